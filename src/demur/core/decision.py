@@ -1,0 +1,182 @@
+"""The only code that refuses. Calibration, evaluation, every engine and the gateway call decide_many.
+
+Shapes: N prompts, K categories, C = K + 1 control tokens (column 0 = respond). Scores are natural-log probabilities,
+float32; every comparison is made in float64 on logs, so a probability of 0.9999999 still has a neighbour. Ties refuse;
+between categories the first in the taxonomy wins a tie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.errors import ScoreError
+from demur.core.policy import CategoryPolicy, Policy
+from demur.core.score import Floats, check_scores
+
+Ints = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What a policy makes of one prompt's score, before the answer."""
+
+    choice: str  # "respond" or the category refused with
+    column: int  # the same as a column of the score: 0 = respond
+    heaviest: str  # the active category with the most probability; "respond" if none is active
+    margin: float  # log-odds above (>= 0) or below the threshold that was compared
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a refusal token is emitted."""
+        return self.column > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Decisions:
+    """What a policy makes of N scores."""
+
+    choice_N: Ints  # emitted control token as a column: 0 = respond
+    heaviest_N: Ints  # column of the heaviest active category, 0 if none is active
+    margin_N: Doubles  # log-odds distance to the threshold that was compared; +-inf when nothing was
+
+    @property
+    def refuses_N(self) -> npt.NDArray[np.bool_]:
+        """Whether each prompt gets a refusal token."""
+        return self.choice_N > 0
+
+
+def decide_many(policy: Policy, logp_NC: Floats) -> Decisions:
+    """Decide N prompts at once. Raises ScoreError on a wrong shape and on anything but log-probabilities."""
+    if logp_NC.ndim != 2 or logp_NC.shape[1] != len(policy.taxonomy.tokens):
+        raise ScoreError(
+            f"scores of shape {logp_NC.shape} for {len(policy.taxonomy.tokens)} control tokens",
+            f"policy {policy.name!r} decides over {policy.taxonomy.tokens}",
+        )
+    check_scores(logp_NC)
+    forced = [k for k, c in enumerate(policy.categories, start=1) if c.override == "force"]
+    if forced:
+        everyone_N = np.full(len(logp_NC), forced[0], dtype=np.int64)
+        return Decisions(choice_N=everyone_N, heaviest_N=everyone_N, margin_N=np.full(len(logp_NC), np.inf))
+    logq_NC = policy.calibrator.apply(logp_NC).astype(np.float64)
+    return _RULES[policy.rule](policy, logq_NC)
+
+
+def decide(policy: Policy, logp_C: Floats) -> Decision:
+    """Decide one prompt. See decide_many."""
+    many = decide_many(policy, logp_C[None, :])
+    column = int(many.choice_N[0])
+    heaviest = policy.taxonomy.choices[int(many.heaviest_N[0])]
+    return Decision(
+        choice=policy.taxonomy.choices[column], column=column, heaviest=heaviest, margin=float(many.margin_N[0])
+    )
+
+
+def _may_emit(category: CategoryPolicy) -> bool:
+    return category.active and category.override != "suppress"
+
+
+def _log_thresholds(policy: Policy) -> Doubles:
+    with np.errstate(divide="ignore"):
+        return np.log(np.array([c.threshold for c in policy.categories], dtype=np.float64))
+
+
+def _masked(policy: Policy, logq_NC: Doubles, *, active_only: bool = True) -> Doubles:
+    """The categories' columns, those that may not be emitted at -inf. Shape (N, K)."""
+    allowed_K = [_may_emit(c) if active_only else c.override != "suppress" for c in policy.categories]
+    return np.where(np.array(allowed_K, dtype=bool)[None, :], logq_NC[:, 1:], -np.inf)
+
+
+def _pick(value_NK: Doubles, index_N: Ints) -> Doubles:
+    return np.take_along_axis(value_NK, index_N[:, None], axis=1)[:, 0]
+
+
+def log_odds(logq: Doubles) -> Doubles:
+    """log(q / (1 - q)) from log q, accurate near q = 1; +inf for q >= 1."""
+    with np.errstate(divide="ignore"):
+        return np.where(logq >= 0.0, np.inf, logq - np.log(-np.expm1(np.minimum(logq, 0.0))))
+
+
+def _margin(logq: Doubles, log_threshold: Doubles) -> Doubles:
+    """Log-odds of q minus log-odds of the threshold, >= 0 exactly when q >= threshold, whatever is infinite."""
+    with np.errstate(invalid="ignore"):
+        difference = log_odds(logq) - log_odds(log_threshold)
+    difference = np.where(np.isnan(difference), 0.0, difference)
+    met = logq >= log_threshold
+    return np.where(met, np.maximum(difference, 0.0), np.minimum(difference, -np.finfo(np.float64).tiny))
+
+
+def _settle(value_NK: Doubles, choice_N: Ints, margin_N: Doubles) -> Decisions:
+    """Decisions from the masked category values, with nobody refusing where no category may be emitted."""
+    best_N = value_NK.argmax(axis=1).astype(np.int64)
+    any_N = np.isfinite(_pick(value_NK, best_N))
+    return Decisions(
+        choice_N=np.where(any_N, choice_N, 0),
+        heaviest_N=np.where(any_N, best_N + 1, 0),
+        margin_N=np.where(any_N, margin_N, -np.inf),
+    )
+
+
+def _natural(policy: Policy, logq_NC: Doubles) -> Decisions:
+    return _most_probable(_masked(policy, logq_NC, active_only=False), logq_NC[:, 0])
+
+
+def _bias(policy: Policy, logq_NC: Doubles) -> Decisions:
+    bias_K = np.array([c.bias for c in policy.categories], dtype=np.float64)
+    return _most_probable(_masked(policy, logq_NC) + bias_K[None, :], logq_NC[:, 0])
+
+
+def _most_probable(value_NK: Doubles, respond_N: Doubles) -> Decisions:
+    best_N = value_NK.argmax(axis=1).astype(np.int64)
+    margin_N = _pick(value_NK, best_N) - respond_N
+    return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
+
+
+def _heaviest(policy: Policy, logq_NC: Doubles) -> Decisions:
+    value_NK = _masked(policy, logq_NC)
+    best_N = value_NK.argmax(axis=1).astype(np.int64)
+    margin_N = _margin(_pick(value_NK, best_N), _log_thresholds(policy)[best_N])
+    return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
+
+
+def _released(policy: Policy, logq_NC: Doubles) -> Decisions:
+    """As published: only the heaviest of ALL refusal tokens is looked at; outside S the model's own token stands."""
+    value_NK = _masked(policy, logq_NC, active_only=False)
+    best_N = value_NK.argmax(axis=1).astype(np.int64)
+    own = _most_probable(value_NK, logq_NC[:, 0])
+    active_N = np.array([c.active for c in policy.categories], dtype=bool)[best_N]
+    ours_N = _margin(_pick(value_NK, best_N), _log_thresholds(policy)[best_N])
+    margin_N = np.where(active_N, ours_N, own.margin_N)
+    return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
+
+
+def _sum(policy: Policy, logq_NC: Doubles) -> Decisions:
+    value_NK = _masked(policy, logq_NC)
+    best_N = value_NK.argmax(axis=1).astype(np.int64)
+    active = [t for t, c in zip(_log_thresholds(policy), policy.categories, strict=True) if c.active]
+    threshold = np.float64(active[0] if active else np.inf)
+    total_N = np.minimum(np.logaddexp.reduce(value_NK, axis=1), 0.0)
+    margin_N = _margin(total_N, np.full(len(total_N), threshold))
+    return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
+
+
+def _any(policy: Policy, logq_NC: Doubles) -> Decisions:
+    value_NK = _masked(policy, logq_NC)
+    log_thresholds_NK = np.broadcast_to(_log_thresholds(policy), value_NK.shape)
+    margin_NK = np.where(np.isfinite(value_NK), _margin(value_NK, log_thresholds_NK), -np.inf)
+    widest_N = margin_NK.argmax(axis=1).astype(np.int64)
+    margin_N = _pick(margin_NK, widest_N)
+    return _settle(value_NK, np.where(margin_N >= 0.0, widest_N + 1, 0), margin_N)
+
+
+_RULES = {
+    "natural": _natural,
+    "heaviest": _heaviest,
+    "released": _released,
+    "sum": _sum,
+    "any": _any,
+    "bias": _bias,
+}

@@ -1,0 +1,67 @@
+"""What can go wrong, one class per boundary. A message says what happened with values, the hint says what to do."""
+
+from __future__ import annotations
+
+
+class DemurError(Exception):
+    """Base of every error demur raises on purpose.
+
+    message: what happened, with values, and what was expected. hint: what to do about it.
+    exit_code: what the command line returns (2 = the caller's input, 3 = a goal that cannot be met).
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class ConfigError(DemurError):
+    """A setting that is unknown, malformed or contradicts another."""
+
+
+class DataError(DemurError):
+    """A row, a file of rows or a set of rows that cannot be used."""
+
+
+class TaxonomyError(DemurError):
+    """Categories or control tokens that cannot stand together."""
+
+
+class ScoreError(DemurError):
+    """Scores that are not log-probabilities of the control tokens."""
+
+
+class PolicyError(DemurError):
+    """A policy that contradicts itself, its taxonomy or its model."""
+
+
+class GoalError(DemurError):
+    """A goal that cannot be read, or that the data at hand cannot express."""
+
+
+class GoalInfeasible(DemurError):
+    """A goal that no threshold meets on the data at hand. A result, not a fault: exit code 3."""
+
+    exit_code = 3
+
+
+class Undefined(DemurError):
+    """A rate with an empty denominator was asked for its value."""
+
+
+class ArtifactError(DemurError):
+    """A file of a run folder that is missing, damaged, or was made from something else."""
+
+
+class EngineError(DemurError):
+    """A model, tokenizer or backend that does not do what demur needs of it."""
+
+
+class MissingDependency(DemurError):
+    """An optional package that the chosen part needs is not installed."""

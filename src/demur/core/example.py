@@ -1,0 +1,97 @@
+"""A prompt and what ought to happen to it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from demur.core.errors import DataError
+
+Role = Literal["system", "user", "assistant"]
+Split = Literal["train", "calibrate", "test"]
+Kind = Literal["refusal", "contrast", "benign"]
+Expected = Literal["refuse", "respond"]
+
+SPLITS: tuple[Split, ...] = ("train", "calibrate", "test")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One turn of a conversation, plain text."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One labelled request.
+
+    Raises DataError if there is no user turn to answer, or if label and category contradict each other.
+    """
+
+    id: str  # unique over a run
+    source: str  # where the row came from
+    messages: tuple[Message, ...]  # ends with the user's turn, or with the reply to be learnt
+    kind: Kind  # refusal: to be refused. contrast: resembles a refusal of its category, to be answered. benign
+    category: str | None = None  # None for benign rows
+    subcategory: str | None = None
+    group: str | None = None  # rows made from one another; never crosses splits
+    split: Split | None = None  # set by the source when it has splits of its own
+
+    def __post_init__(self) -> None:
+        if not self.prompt or self.prompt[-1].role != "user":
+            raise DataError(f"row {self.id!r} has no user message to answer", "a row needs at least one user message")
+        if self.kind == "refusal" and self.category is None:
+            raise DataError(f"row {self.id!r} is to be refused but has no category", "name the category of the refusal")
+
+    @property
+    def expected(self) -> Expected:
+        """What ought to happen: refusals are to be refused, contrast and benign rows answered."""
+        return "refuse" if self.kind == "refusal" else "respond"
+
+    @property
+    def label(self) -> str | None:
+        """The category to refuse with, or None when the request is to be answered."""
+        return self.category if self.kind == "refusal" else None
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The messages up to the user's last turn."""
+        return self.messages[:-1] if self.messages and self.messages[-1].role == "assistant" else self.messages
+
+    @property
+    def reply(self) -> str | None:
+        """The answer to learn, if the row has one."""
+        last = self.messages[-1]
+        return last.content if last.role == "assistant" else None
+
+    @property
+    def text(self) -> str:
+        """The user's last message: what people read in tables."""
+        return self.prompt[-1].content
+
+
+def fold(text: str) -> str:
+    """Text as compared for duplicates: NFKC, case folded, punctuation dropped, white space runs to one space."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.sub(r"[^\w\s]", " ", plain).split())
+
+
+def prompt_key(example: Example) -> str:
+    """Key under which two rows count as the same prompt: the folded text of all its turns."""
+    return "\n".join(fold(m.content) for m in example.prompt)
+
+
+def shared_prompts(left: Iterable[Example], right: Iterable[Example]) -> tuple[list[str], list[str]]:
+    """Ids of rows in `right` whose (prompt, group) also occurs in `left`. Returns (by prompt, by group)."""
+    known = list(left)
+    prompts = {prompt_key(e) for e in known}
+    groups = {(e.source, e.group) for e in known if e.group is not None}
+    rows = list(right)
+    by_prompt = [e.id for e in rows if prompt_key(e) in prompts]
+    by_group = [e.id for e in rows if e.group is not None and (e.source, e.group) in groups]
+    return by_prompt, by_group

@@ -1,0 +1,104 @@
+"""What demur asks of the outside world. Implementations are named in demur.wiring.
+
+Source: builtin, jsonl, hub (demur.sources). Trainer: tiny, sft (demur.engines). Scorer and Generator: hf, fake
+(demur.engines). Judge: phrases (demur.judges).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from demur.core.example import Example, Message
+from demur.core.policy import Fingerprint
+from demur.core.rates import Outcome
+from demur.core.score import Floats
+from demur.core.taxonomy import Taxonomy
+
+Prompt = tuple[Message, ...]
+Progress = Callable[[int, int], None]  # (done, total) in the caller's unit; called often, must be cheap
+
+
+def no_progress(done: int, total: int) -> None:
+    """The progress callback that shows nothing."""
+
+
+class Source(Protocol):
+    """Rows from somewhere."""
+
+    def read(self) -> Iterable[Example]:
+        """All rows, in a stable order. Raises DataError naming file and line of a bad row."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedModel:
+    """What training leaves behind, beside the checkpoint itself."""
+
+    fingerprint: Fingerprint
+    steps: int
+    history: tuple[dict[str, float], ...]  # logged values, in order: step, loss, control_loss_share, ...
+    row_change: tuple[float, ...]  # per control token: how far its embedding row moved, relative to the median row norm
+    details: dict[str, str | int | float | bool] = field(default_factory=dict)  # recipe, processes, parameters, ...
+
+
+class Trainer(Protocol):
+    """Turns examples into a checkpoint that emits a control token first."""
+
+    def train(
+        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
+    ) -> TrainedModel:
+        """Train, write a plain Hugging Face checkpoint to `folder`/model, resume from `folder`/checkpoints if there."""
+        ...
+
+
+class Scorer(Protocol):
+    """Reads control-token scores off a model."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The model behind the scores."""
+        ...
+
+    def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
+        """(N, C) natural-log probabilities at the first answer position, in the order of `prompts`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One generated text: without its control token, and whether it ended by itself."""
+
+    text: str
+    finished: bool
+    tokens: int  # generated after the control token
+
+
+class Generator(Protocol):
+    """Writes answers that follow a forced control token."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The model behind the answers."""
+        ...
+
+    def branches(
+        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+    ) -> list[dict[int, Answer]]:
+        """For each prompt the answer after each asked control token (a score column), from one prefill per prompt."""
+        ...
+
+
+class Judge(Protocol):
+    """Says what an answer did."""
+
+    @property
+    def version(self) -> str:
+        """Name and version, stored with every outcome."""
+        ...
+
+    def judge(self, request: str, answer: str, category: str | None) -> Outcome:
+        """One verdict. Never raises on odd text: what cannot be judged is "unscored" with a reason."""
+        ...

@@ -1,0 +1,49 @@
+"""Judged answers and rates that know their own denominator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from demur.core import bounds
+from demur.core.errors import Undefined
+
+Verdict = Literal["refusal", "partial", "compliance", "unscored"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a judge says of one answer."""
+
+    verdict: Verdict
+    reason: str  # the phrase that decided, or why it is unscored
+    judge: str  # name and version
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the text declines (strict view: a partial refusal is not one)."""
+        return self.verdict == "refusal"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """hits out of so many. Undefined, not 0, when the denominator is empty."""
+
+    hits: int
+    of: int
+
+    @property
+    def defined(self) -> bool:
+        """Whether there is a denominator."""
+        return self.of > 0
+
+    @property
+    def value(self) -> float:
+        """hits / of. Raises Undefined if of == 0."""
+        if not self.of:
+            raise Undefined("a rate over 0 rows has no value", "check `.defined` first, or report it as undefined")
+        return self.hits / self.of
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Clopper-Pearson interval. Raises Undefined if of == 0."""
+        return bounds.interval(self.hits, self.of, confidence)
