@@ -1,0 +1,1 @@
+"""The artifacts of a run: versioned formats, digests, atomic writes, the run folder."""

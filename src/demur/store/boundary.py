@@ -1,0 +1,93 @@
+"""Reading what people write: unknown keys, wrong types and broken syntax become one clear error."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from demur.core.errors import ArtifactError, ConfigError, DemurError
+
+
+class Strict(BaseModel):
+    """A record at the boundary: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Record = TypeVar("Record", bound=Strict)
+
+
+def validated(kind: type[Record], data: object, where: str, error: type[DemurError] = ArtifactError) -> Record:
+    """`data` as a `kind`. Raises `error` naming `where`, the key, the value, and the nearest known key."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise error(f"{where}: {key}: {_message(first)}", _hint(kind, first)) from None
+
+
+def read_text(path: Path, error: type[DemurError] = ArtifactError) -> str:
+    """The text of a UTF-8 file. Raises `error` naming the path if it is missing or unreadable."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise error(f"{path} does not exist", "check the path, or run the stage that makes it") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise error(f"cannot read {path}: {e}", "expected a readable UTF-8 text file") from None
+
+
+def read_json(path: Path, error: type[DemurError] = ArtifactError) -> Any:
+    """The value of a JSON file. Raises `error` naming the line of the first fault."""
+    text = read_text(path, error)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise error(f"{path} is damaged: line {e.lineno}: {e.msg}", "restore it, or run its stage again") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table of a TOML file. Raises ConfigError naming the fault."""
+    text = read_text(path, ConfigError)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{path} is not TOML: {e}", "see examples/ for working files") from None
+
+
+def _message(first: ErrorDetails) -> str:
+    if first["type"] == "extra_forbidden":
+        return "unknown key"
+    shown = repr(first["input"])
+    return f"{first['msg']} (got {shown if len(shown) <= 80 else shown[:77] + '...'})"
+
+
+def _hint(kind: type[BaseModel], first: ErrorDetails) -> str:
+    if first["type"] != "extra_forbidden":
+        return "correct the value"
+    known = _keys_at(kind, first["loc"][:-1])
+    close = get_close_matches(str(first["loc"][-1]), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+
+
+def _keys_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The field names of the record nested at `loc`, or of the nearest enclosing one that can be told."""
+    for part in loc:
+        field = kind.model_fields.get(str(part))
+        inner = (
+            [t for t in _flatten(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)] if field else []
+        )
+        if inner:
+            kind = inner[0]
+    return [f.alias or name for name, f in kind.model_fields.items()]
+
+
+def _flatten(annotation: object) -> list[object]:
+    inside = getattr(annotation, "__args__", ())
+    return [annotation, *(t for a in inside for t in _flatten(a))]

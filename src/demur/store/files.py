@@ -1,0 +1,77 @@
+"""Atomic writes and digests: no artifact is ever half-written, and every one can be told from another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from demur.core.errors import ArtifactError
+
+CHUNK_BYTES = 1 << 20
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a temporary beside it, flushed to disk, then renamed over it.
+
+    Raises ArtifactError (full disk, no permission) and leaves what was there before.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as e:
+        raise ArtifactError(f"cannot write {path}: {e.strerror or e}", "check the folder and its permissions") from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp makes it private; an artifact is as readable as any other file
+        temporary.replace(path)
+    except OSError as e:
+        raise ArtifactError(f"cannot write {path}: {e.strerror or e}", "free some space, then run again") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically. See write_bytes."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, keys in the given order; NaN and infinities are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def digest_bytes(data: bytes) -> str:
+    """sha256 of some bytes, "sha256:" and 64 hex digits."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of one file. Raises ArtifactError if it cannot be read."""
+    state = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                state.update(chunk)
+    except OSError as e:
+        raise ArtifactError(f"cannot read {path}: {e.strerror or e}", "run the stage that makes it") from None
+    return f"sha256:{state.hexdigest()}"
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """One sha256 over several files: their names and their own digests, in name order."""
+    parts = [f"{p.name} {digest_file(p)}" for p in sorted(paths)]
+    return digest_bytes("\n".join(parts).encode())
+
+
+def digest_json(value: Any) -> str:
+    """sha256 of a JSON value, independent of key order."""
+    return digest_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode("utf-8"))

@@ -1,0 +1,242 @@
+"""policy.json and the taxonomy and fingerprint inside it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from demur.core.calibrator import IDENTITY
+from demur.core.errors import DemurError, PolicyError
+from demur.core.guarantee import Promise, Status
+from demur.core.policy import CategoryPolicy, CurvePoint, Fingerprint, Override, Policy, Rule
+from demur.core.rates import Rate
+from demur.core.taxonomy import Category, Taxonomy
+from demur.store.boundary import Strict, read_json, validated
+from demur.store.files import digest_json, write_json
+
+NEVER_WORD = "never"  # JSON has no infinity
+
+
+def _read_threshold(value: object) -> object:
+    return math.inf if value == NEVER_WORD else value
+
+
+def _write_threshold(value: float) -> float | str:
+    return NEVER_WORD if math.isinf(value) else value
+
+
+Threshold = Annotated[float, BeforeValidator(_read_threshold), PlainSerializer(_write_threshold)]
+
+
+class CategoryRow(Strict):
+    """One category of a taxonomy."""
+
+    name: str
+    token: str
+    description: str
+
+
+class TaxonomyRow(Strict):
+    """A taxonomy, in policies, in demur.json and in users' TOML."""
+
+    name: str
+    respond_token: str
+    categories: tuple[CategoryRow, ...]
+
+    def to_core(self) -> Taxonomy:
+        """The core record. Raises TaxonomyError."""
+        categories = tuple(Category(name=c.name, token=c.token, description=c.description) for c in self.categories)
+        return Taxonomy(name=self.name, respond_token=self.respond_token, categories=categories)
+
+    @classmethod
+    def from_core(cls, taxonomy: Taxonomy) -> TaxonomyRow:
+        """The row of a core record."""
+        rows = tuple(CategoryRow(name=c.name, token=c.token, description=c.description) for c in taxonomy.categories)
+        return cls(name=taxonomy.name, respond_token=taxonomy.respond_token, categories=rows)
+
+
+class FingerprintRow(Strict):
+    """A core Fingerprint, field by field."""
+
+    model_digest: str
+    tokenizer_digest: str
+    template_digest: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    dtype: str
+    logprobs: str
+
+    def to_core(self) -> Fingerprint:
+        """The core record."""
+        return Fingerprint(**dict(self))
+
+    @classmethod
+    def from_core(cls, fingerprint: Fingerprint) -> FingerprintRow:
+        """The row of a core record."""
+        return cls(**{f: getattr(fingerprint, f) for f in cls.model_fields})
+
+
+class RateRow(Strict):
+    """hits of so many."""
+
+    hits: int
+    of: int
+
+    def to_core(self) -> Rate:
+        """The core record."""
+        return Rate(hits=self.hits, of=self.of)
+
+    @classmethod
+    def from_core(cls, rate: Rate) -> RateRow:
+        """The row of a core record."""
+        return cls(hits=rate.hits, of=rate.of)
+
+
+class CurveRow(Strict):
+    """One point of an operating curve."""
+
+    threshold: Threshold
+    refusal_rate: RateRow
+    false_refusal: RateRow
+    missed_refusal: RateRow
+
+
+class CategoryPolicyRow(Strict):
+    """What the policy does about one category."""
+
+    category: str
+    threshold: Threshold
+    active: bool = True
+    bias: float = 0.0
+    override: Override | None = None
+    on_refuse: str = "generate"
+    locked: bool = False
+    limits: tuple[Threshold, Threshold] | None = None
+    curve: tuple[CurveRow, ...] = ()
+
+    def to_core(self) -> CategoryPolicy:
+        """The core record."""
+        fields = {f: getattr(self, f) for f in type(self).model_fields if f not in ("category", "curve")}
+        return CategoryPolicy(**fields, curve=tuple(_curve_point(row) for row in self.curve))
+
+
+class PromiseRow(Strict):
+    """A core Promise, field by field."""
+
+    risk: str
+    level: float | None
+    confidence: float | None
+    status: Status
+    rate: RateRow | None
+    data_digest: str
+    method: str
+
+    def to_core(self) -> Promise:
+        """The core record."""
+        return Promise(**{**dict(self), "rate": self.rate.to_core() if self.rate else None})
+
+
+class CalibratorRow(Strict):
+    """A fitted calibrator."""
+
+    kind: Literal["identity"]
+
+
+class PolicyFile(Strict):
+    """policy.json."""
+
+    format: Literal["demur.policy/1"]
+    name: str
+    taxonomy: TaxonomyRow
+    rule: Rule
+    calibrator: CalibratorRow
+    categories: tuple[CategoryPolicyRow, ...]
+    promises: tuple[PromiseRow, ...] = ()
+    fingerprint: FingerprintRow | None
+
+    def to_core(self) -> Policy:
+        """The core record. Raises PolicyError or TaxonomyError if the parts contradict each other."""
+        named = tuple(c.category for c in self.categories)
+        taxonomy = self.taxonomy.to_core()
+        if named != taxonomy.names:
+            raise PolicyError(f"categories {named} are not the taxonomy's {taxonomy.names}", "same names, same order")
+        return Policy(
+            name=self.name,
+            taxonomy=taxonomy,
+            rule=self.rule,
+            categories=tuple(c.to_core() for c in self.categories),
+            calibrator=IDENTITY,
+            fingerprint=self.fingerprint.to_core() if self.fingerprint else None,
+            promises=tuple(p.to_core() for p in self.promises),
+        )
+
+
+def write_policy(path: Path, policy: Policy) -> None:
+    """Write a policy atomically."""
+    write_json(path, policy_to_json(policy))
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy. Raises PolicyError naming the file, the key and the remedy."""
+    return policy_from_json(read_json(path, PolicyError), str(path))
+
+
+def policy_from_json(value: object, where: str) -> Policy:
+    """A policy from its JSON value. Raises PolicyError naming `where`."""
+    file = validated(PolicyFile, value, where, PolicyError)
+    try:
+        return file.to_core()
+    except DemurError as e:
+        raise PolicyError(f"{where}: {e.message}", e.hint) from None
+
+
+def policy_to_json(policy: Policy) -> dict[str, Any]:
+    """The JSON value of a policy."""
+    fingerprint = FingerprintRow.from_core(policy.fingerprint) if policy.fingerprint else None
+    file = PolicyFile(
+        format="demur.policy/1",
+        name=policy.name,
+        taxonomy=TaxonomyRow.from_core(policy.taxonomy),
+        rule=policy.rule,
+        calibrator=CalibratorRow(kind="identity"),
+        categories=tuple(map(_category_row, policy.taxonomy.names, policy.categories)),
+        promises=tuple(map(_promise_row, policy.promises)),
+        fingerprint=fingerprint,
+    )
+    return file.model_dump(mode="json")
+
+
+def policy_digest(policy: Policy) -> str:
+    """sha256 of a policy's JSON value: the hash that answers and logs carry."""
+    return digest_json(policy_to_json(policy))
+
+
+def _curve_point(row: CurveRow) -> CurvePoint:
+    return CurvePoint(
+        threshold=row.threshold,
+        refusal_rate=row.refusal_rate.to_core(),
+        false_refusal=row.false_refusal.to_core(),
+        missed_refusal=row.missed_refusal.to_core(),
+    )
+
+
+def _category_row(name: str, category: CategoryPolicy) -> CategoryPolicyRow:
+    plain = ("threshold", "active", "bias", "override", "on_refuse", "locked", "limits")
+    curve = tuple(
+        CurveRow(
+            threshold=p.threshold,
+            refusal_rate=RateRow.from_core(p.refusal_rate),
+            false_refusal=RateRow.from_core(p.false_refusal),
+            missed_refusal=RateRow.from_core(p.missed_refusal),
+        )
+        for p in category.curve
+    )
+    return CategoryPolicyRow(category=name, curve=curve, **{f: getattr(category, f) for f in plain})
+
+
+def _promise_row(promise: Promise) -> PromiseRow:
+    fields = {f: getattr(promise, f) for f in PromiseRow.model_fields if f != "rate"}
+    return PromiseRow(**fields, rate=RateRow.from_core(promise.rate) if promise.rate else None)

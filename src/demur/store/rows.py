@@ -1,0 +1,98 @@
+"""Examples as JSONL: one object per line, the row format of the data page in the docs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from demur.core.errors import DataError, DemurError
+from demur.core.example import Example, Kind, Message, Role, Split
+from demur.store.boundary import Strict, read_text, validated
+from demur.store.files import write_text
+
+
+class MessageRow(Strict):
+    """One turn."""
+
+    role: Role
+    content: str
+
+
+class ExampleRow(Strict):
+    """One line of data/*.jsonl."""
+
+    id: str
+    source: str
+    split: Split
+    messages: tuple[MessageRow, ...]
+    category: str | None
+    expected: Literal["refuse", "respond"]
+    kind: Kind
+    subcategory: str | None
+    group: str | None
+
+    def to_core(self) -> Example:
+        """The core record. Raises DataError if label and kind contradict each other."""
+        example = Example(
+            id=self.id,
+            source=self.source,
+            split=self.split,
+            messages=tuple(Message(role=m.role, content=m.content) for m in self.messages),
+            kind=self.kind,
+            category=self.category,
+            subcategory=self.subcategory,
+            group=self.group,
+        )
+        if example.expected != self.expected:
+            raise DataError(
+                f"row {self.id!r} is of kind {self.kind!r} but expected {self.expected!r}", "correct one of them"
+            )
+        return example
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """Write examples atomically as JSONL. Every example must have a split."""
+    write_text(path, "".join(json.dumps(_row(e), ensure_ascii=False) + "\n" for e in examples))
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Read a split written by write_examples. Raises DataError naming file and line of the first bad row."""
+    return [_checked(row, f"{path}:{number}") for number, row in read_jsonl(path)]
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, object]]:
+    """(line number, value) of every line that is not blank. Raises DataError naming file and line."""
+    for number, line in enumerate(read_text(path, DataError).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as e:
+            raise DataError(
+                f"{path}:{number} is not JSON: {e.msg}", "one JSON object per line; is it cut off?"
+            ) from None
+
+
+def _checked(row: object, where: str) -> Example:
+    try:
+        return validated(ExampleRow, row, where, DataError).to_core()
+    except DemurError as e:
+        if e.message.startswith(where):
+            raise
+        raise DataError(f"{where}: {e.message}", e.hint) from None
+
+
+def _row(e: Example) -> dict[str, object]:
+    return {
+        "id": e.id,
+        "source": e.source,
+        "split": e.split,
+        "messages": [{"role": m.role, "content": m.content} for m in e.messages],
+        "category": e.category,
+        "expected": e.expected,
+        "kind": e.kind,
+        "subcategory": e.subcategory,
+        "group": e.group,
+    }

@@ -1,0 +1,104 @@
+"""The run folder: where each stage keeps its artifact, and what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from demur.core.errors import ArtifactError
+from demur.core.example import Split
+from demur.store.boundary import Strict, read_json, validated
+from demur.store.files import digest_file, digest_json, write_json
+
+Stage = Literal["data", "train", "score", "calibrate", "evaluate", "report"]
+STAGES: tuple[Stage, ...] = ("data", "train", "score", "calibrate", "evaluate", "report")
+
+
+class Receipt(Strict):
+    """<stage>/made.json: written last, so a stage without it is not finished."""
+
+    format: Literal["demur.receipt/1"] = "demur.receipt/1"
+    stage: Stage
+    settings: dict[str, object]  # the stage's resolved config
+    made_from: dict[str, str]  # name of an input -> digest
+    made: dict[str, str]  # file, relative to the run folder -> digest
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run on disk. Paths only; reading and writing is in the other modules of demur.store."""
+
+    root: Path
+
+    def stage(self, stage: Stage) -> Path:
+        """The folder of one stage."""
+        return self.root / stage
+
+    def split(self, split: Split) -> Path:
+        """data/<split>.jsonl"""
+        return self.root / "data" / f"{split}.jsonl"
+
+    def scores(self, split: Split) -> Path:
+        """score/<split>.parquet"""
+        return self.root / "score" / f"{split}.parquet"
+
+    @property
+    def model(self) -> Path:
+        """train/model: a plain Hugging Face checkpoint and demur.json"""
+        return self.root / "train" / "model"
+
+    @property
+    def policy(self) -> Path:
+        """calibrate/policy.json"""
+        return self.root / "calibrate" / "policy.json"
+
+    @property
+    def branches(self) -> Path:
+        """evaluate/branches.parquet"""
+        return self.root / "evaluate" / "branches.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        """evaluate/metrics.json"""
+        return self.root / "evaluate" / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """report/index.html"""
+        return self.root / "report" / "index.html"
+
+    def receipt(self, stage: Stage) -> Receipt | None:
+        """The receipt of a finished stage, None if it has not finished. Raises ArtifactError if damaged."""
+        path = self.stage(stage) / "made.json"
+        return validated(Receipt, read_json(path), str(path)) if path.exists() else None
+
+    def finish(
+        self, stage: Stage, settings: dict[str, object], made_from: Mapping[str, str], files: list[Path]
+    ) -> None:
+        """Write the receipt of a stage: its files exist, whole, and were made from these inputs."""
+        made = {str(f.relative_to(self.root)): digest_file(f) for f in files}
+        receipt = Receipt(stage=stage, settings=settings, made_from=dict(made_from), made=made)
+        write_json(self.stage(stage) / "made.json", receipt.model_dump(mode="json"))
+
+    def is_current(self, stage: Stage, settings: dict[str, object], made_from: Mapping[str, str]) -> bool:
+        """Whether the stage is finished, with these settings, from these inputs, and its files are as it left them."""
+        receipt = self.receipt(stage)
+        if receipt is None or receipt.made_from != dict(made_from):
+            return False
+        if digest_json(receipt.settings) != digest_json(settings):
+            return False
+        return all((self.root / f).exists() and digest_file(self.root / f) == d for f, d in receipt.made.items())
+
+    def require(self, stage: Stage) -> Receipt:
+        """The receipt of a stage that must have finished. Raises ArtifactError naming a file that changed since."""
+        receipt = self.receipt(stage)
+        if receipt is None:
+            raise ArtifactError(f"{self.stage(stage)} is not finished", f"run: demur {stage} {self.root}")
+        for name, digest in receipt.made.items():
+            path = self.root / name
+            if not path.exists() or digest_file(path) != digest:
+                state = "is missing" if not path.exists() else "has changed since it was made"
+                raise ArtifactError(f"{path} {state}", f"restore it, or run: demur {stage} {self.root}")
+        return receipt

@@ -1,0 +1,59 @@
+"""Names to implementations: the only place that imports by name. Yours: "acme.tgi:TgiScorer"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from demur.core.errors import ConfigError, MissingDependency
+
+SOURCES = {
+    "builtin": "demur.sources.builtin:BuiltinSource",
+    "jsonl": "demur.sources.jsonl:JsonlSource",
+    "hub": "demur.sources.hub:HubSource",
+}
+TRAINERS = {"tiny": "demur.engines.hf_tiny:TinyTrainer", "sft": "demur.engines.hf_sft:SftTrainer"}
+ENGINES = {"hf": "demur.engines.hf:HfEngine", "fake": "demur.engines.fake:FakeEngine"}
+JUDGES = {"phrases": "demur.judges.phrases:PhraseJudge"}
+
+_EXTRAS = {
+    "torch": "hf",
+    "transformers": "hf",
+    "trl": "hf",
+    "peft": "hf",
+    "accelerate": "hf",
+    "tokenizers": "hf",
+    "safetensors": "hf",
+    "datasets": "hub",
+}
+
+
+def find(name: str, known: Mapping[str, str], what: str) -> Any:
+    """The class behind a name of `known`, or behind "package.module:Class".
+
+    Raises ConfigError for an unknown name, with a suggestion, and MissingDependency when the package that the part
+    needs is not installed. A package that is installed but broken raises its own error.
+    """
+    target = known.get(name, name)
+    module, colon, attribute = target.partition(":")
+    if not colon:
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}; or 'package.module:Class'"
+        raise ConfigError(f"unknown {what} {name!r}", hint)
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as e:
+        missing = (e.name or "").partition(".")[0]
+        if missing in _EXTRAS:
+            raise MissingDependency(
+                f"{what} {name!r} needs {missing}", f"pip install 'demur[{_EXTRAS[missing]}]'"
+            ) from None
+        if e.name and module.startswith(e.name):
+            raise ConfigError(f"{what} {name!r}: there is no module {e.name!r}", "check the spelling") from None
+        raise
+    except AttributeError:
+        raise ConfigError(
+            f"{what} {name!r}: module {module!r} has no {attribute!r}", "export the class there"
+        ) from None
