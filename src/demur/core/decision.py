@@ -75,6 +75,17 @@ def decide(policy: Policy, logp_C: Floats) -> Decision:
     )
 
 
+def compared_scores(policy: Policy, logp_NC: Floats) -> Floats:
+    """What one threshold shared by all categories is compared with: natural-log probability, float32, shape (N,).
+
+    Rule `sum`: the active categories together; every other rule: the heaviest active one. Never above 0; -inf where
+    no category may be emitted. What decide_many refuses at a shared T in [0, 1] is exactly what lies at or above log T.
+    """
+    value_NK = _masked(policy, policy.calibrator.apply(logp_NC).astype(np.float64))
+    compared_N = _total(value_NK) if policy.rule == "sum" else value_NK.max(axis=1)
+    return np.asarray(np.minimum(compared_N, 0.0), dtype=np.float32)
+
+
 def _may_emit(category: CategoryPolicy) -> bool:
     return category.active and category.override != "suppress"
 
@@ -153,13 +164,17 @@ def _released(policy: Policy, logq_NC: Doubles) -> Decisions:
     return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
 
 
+def _total(value_NK: Doubles) -> Doubles:
+    """Log of the categories' summed probability, rounded to float32 once, as calibrators do: see Calibrator.apply."""
+    return np.minimum(np.logaddexp.reduce(value_NK, axis=1), 0.0).astype(np.float32).astype(np.float64)
+
+
 def _sum(policy: Policy, logq_NC: Doubles) -> Decisions:
     value_NK = _masked(policy, logq_NC)
     best_N = value_NK.argmax(axis=1).astype(np.int64)
     active = [t for t, c in zip(_log_thresholds(policy), policy.categories, strict=True) if c.active]
     threshold = np.float64(active[0] if active else np.inf)
-    total_N = np.minimum(np.logaddexp.reduce(value_NK, axis=1), 0.0)
-    margin_N = _margin(total_N, np.full(len(total_N), threshold))
+    margin_N = _margin(_total(value_NK), np.full(len(value_NK), threshold))
     return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
 
 

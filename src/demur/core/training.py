@@ -1,0 +1,83 @@
+"""What a trainer is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from demur.core.errors import ConfigError
+
+WHOLE_ANSWER = 1_000_000  # answer_tokens: more than any answer has
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSettings:
+    """Settings of one training. The defaults fine-tune a base model; `tiny()` holds the from-scratch recipe.
+
+    Raises ConfigError when two settings contradict each other.
+    """
+
+    base: str = "tiny"  # "tiny": a small Llama from nothing; else a folder or a Hugging Face model name
+    seed: int = 0
+    epochs: float = 1.0
+    max_length: int = 2048  # tokens; longer rows are left out, and counted
+    answer_tokens: int = WHOLE_ANSWER  # the loss counts on so many tokens of each answer
+    control_weight: float = 1.0  # of a control token in the loss
+    answer_weight: float = 1.0  # of any other answer token
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: torch.optim.Muon on matrices, AdamW on the rest
+    learning_rate: float = 2e-5  # of AdamW
+    matrix_learning_rate: float = 0.02  # of Muon
+    weight_decay: float = 0.0
+    schedule: Literal["linear", "cosine"] = "cosine"
+    warmup: float = 0.1  # share of all steps
+    batch_tokens: int | None = None  # tokens per optimizer step, all processes together; None: fixed rows per batch
+    rows_per_device: int = 16  # without batch_tokens
+    accumulate: int = 1  # batches per optimizer step, without batch_tokens
+    packing: bool = False  # several rows in one sequence, attention kept within each
+    gradient_checkpointing: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    lora_rank: int = 0  # 0: full training
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    keep_history: bool = True  # past assistant turns carry their control token, in training and in service
+    save_every: int = 200  # optimizer steps between checkpoints
+    processes: int | None = None  # how many must take part; None: as many as the launcher started
+    tiny_width: int = 192
+    tiny_layers: int = 3
+    tiny_heads: int = 4
+    tiny_vocabulary: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.packing and self.batch_tokens is not None:
+            raise ConfigError("train.packing and train.batch_tokens are both set", "choose one way to fill a batch")
+        if self.lora_rank and self.optimizer == "muon":
+            raise ConfigError("train.optimizer = 'muon' with LoRA adapters", "use adamw, or lora_rank = 0")
+        if self.base == "tiny" and self.lora_rank:
+            raise ConfigError("train.base = 'tiny' starts from nothing: adapters cannot learn it", "set lora_rank = 0")
+        for name in ("epochs", "max_length", "answer_tokens", "control_weight", "learning_rate", "save_every"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"train.{name} = {getattr(self, name)} must be above 0", "correct it")
+        if self.answer_weight < 0 or not 0 <= self.warmup < 1:
+            raise ConfigError(
+                f"train.answer_weight = {self.answer_weight} or train.warmup = {self.warmup} is out of range",
+                "answer_weight >= 0, warmup in [0, 1)",
+            )
+
+
+def tiny(*, seed: int = 0, epochs: float = 2.2) -> TrainSettings:
+    """The from-scratch recipe, about four CPU-minutes on 20,000 rows (docs/benchmarks.md)."""
+    return TrainSettings(
+        base="tiny",
+        seed=seed,
+        epochs=epochs,
+        max_length=512,
+        answer_tokens=48,
+        control_weight=10.0,
+        answer_weight=0.5,
+        optimizer="muon",
+        learning_rate=2e-3,
+        weight_decay=0.1,
+        schedule="linear",
+        warmup=0.03,
+        batch_tokens=1024,
+    )

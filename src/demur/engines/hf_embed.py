@@ -1,0 +1,109 @@
+"""Rows of the embedding and of the head that belong to control tokens: made, initialised, proven trained, merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from demur.core.errors import EngineError
+from demur.core.taxonomy import Taxonomy
+
+# A trained row moves by whole percents of a typical row; float32 rounding and weight decay alone move it far less.
+LEAST_CHANGE = 1e-3
+MERGE_TOLERANCE = 1e-3  # largest |logit| difference between the merged model and its reload, float32; bf16 gets 0.05
+
+
+def tables(model: Any) -> list[torch.Tensor]:
+    """The weight matrices (V, d) with one row per token: the embedding, and the head where it is not tied to it."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return [embedding] if head is embedding or head.data_ptr() == embedding.data_ptr() else [embedding, head]
+
+
+def make_rows(model: Any, tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy, ids: Sequence[int]) -> None:
+    """Give the model a row for every token and start each control token's row at the mean row of its description.
+
+    Distinct descriptions give distinct rows, so categories do not begin as copies of each other.
+    """
+    if len(tokenizer) > tables(model)[0].shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    texts = ["Answer the request.", *(c.description for c in taxonomy.categories)]
+    with torch.no_grad():
+        for table in tables(model):
+            for token_id, text in zip(ids, texts, strict=True):
+                words = tokenizer(text, add_special_tokens=False)["input_ids"]
+                table[token_id] = table[words].mean(dim=0)
+
+
+def control_rows(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """A float32 copy of the control tokens' rows, (tables, C, d)."""
+    return torch.stack([table.detach()[list(ids)].float().cpu() for table in tables(model)])
+
+
+def row_change(model: Any, ids: Sequence[int], before: torch.Tensor) -> tuple[float, ...]:
+    """How far each control token's row moved, relative to the median row norm; the least over embedding and head.
+
+    Raises EngineError if a row did not move or is about zero: then the token was never trained.
+    """
+    after = control_rows(model, ids)
+    scale = torch.stack([table.detach().float().norm(dim=1).median().cpu() for table in tables(model)])
+    change_C = ((after - before).norm(dim=2) / scale[:, None]).min(dim=0).values
+    norm_C = (after.norm(dim=2) / scale[:, None]).min(dim=0).values
+    for token_id, change, norm in zip(ids, change_C.tolist(), norm_C.tolist(), strict=True):
+        if change < LEAST_CHANGE or norm < LEAST_CHANGE:
+            raise EngineError(
+                f"the row of control token id {token_id} was not trained: moved {change:.2g}, norm {norm:.2g}",
+                "every category of the taxonomy needs training rows; with LoRA, its rows must be trainable",
+            )
+    return tuple(change_C.tolist())
+
+
+def lora(model: Any, ids: Sequence[int], *, rank: int, alpha: int, dropout: float) -> Any:
+    """A PEFT model: adapters on all linear layers, and the control tokens' rows trainable wherever they are stored."""
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  # 5 s of imports that full training never needs
+    from peft.utils import other  # noqa: PLC0415
+
+    # trl's fused head reads `.bias` of a wrapped lm_head; peft 0.21's wrapper has none. Drop when it does.
+    if not hasattr(other.TrainableTokensWrapper, "bias"):
+        other.TrainableTokensWrapper.bias = None  # type: ignore[attr-defined]
+    rows: Any = list(ids)
+    if len(tables(model)) == 2:  # untied: a bare list would train the embedding's rows only
+        rows = {_name(model, model.get_input_embeddings()): rows, _name(model, model.get_output_embeddings()): rows}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        trainable_token_indices=rows,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def merge(adapted: Any, folder: Path, probe_ids: Sequence[int]) -> Any:
+    """Merge adapters, save to `folder`, reload, and compare logits on `probe_ids`. Returns the merged model.
+
+    Raises EngineError if the reloaded checkpoint computes something else: with tied embeddings or new rows a merge
+    can silently drop what was learnt.
+    """
+    probe = torch.tensor([list(probe_ids)], device=adapted.device)
+    adapted.eval()
+    with torch.no_grad():
+        wanted = adapted(input_ids=probe).logits[0, -1].float().cpu()
+    merged = adapted.merge_and_unload()
+    merged.save_pretrained(folder)
+    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=merged.dtype)
+    with torch.no_grad():
+        found = reloaded(input_ids=probe.cpu()).logits[0, -1].float()
+    gap = float((wanted - found).abs().max())
+    if gap > (MERGE_TOLERANCE if merged.dtype == torch.float32 else 0.05):
+        raise EngineError(f"the merged checkpoint's logits differ by {gap:.3g} after a reload", "train in full instead")
+    return merged
+
+
+def _name(model: Any, module: Any) -> str:
+    names: dict[int, str] = {id(m): name for name, m in model.named_modules()}
+    return names[id(module)].rpartition(".")[2]

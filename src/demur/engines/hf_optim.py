@@ -1,0 +1,51 @@
+"""Muon on the matrices, AdamW on everything else, behind one optimizer as transformers' Trainer wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """torch.optim.Muon for two-dimensional weights inside the layers, AdamW for embeddings, head and norms.
+
+    The recipe that trains the tiny model best in minutes of CPU time (docs/benchmarks.md). Both parts keep their own
+    state; the learning-rate schedule scales both alike.
+    """
+
+    def __init__(self, model: nn.Module, *, lr_matrices: float, lr_rest: float, weight_decay: float) -> None:
+        ends = {id(p) for e in (model.get_input_embeddings(), model.get_output_embeddings()) for p in e.parameters()}  # type: ignore[operator]
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        matrices = [p for p in trainable if p.ndim == 2 and id(p) not in ends]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in trainable if id(p) not in chosen]
+        self._parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=lr_matrices, weight_decay=weight_decay),
+            torch.optim.AdamW(rest, lr=lr_rest, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        super().__init__([{"params": matrices}, {"params": rest}], {})
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        """Show the parts' own parameter groups, so that whoever sets a learning rate here sets it there."""
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """One step of both parts. Closures are not supported: Trainer never passes one."""
+        if closure is not None:
+            raise ValueError("MuonWithAdamW takes no closure")
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of both parts."""
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of both parts."""
+        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share_groups()

@@ -1,0 +1,246 @@
+"""Training with TRL: base model in, plain Hugging Face checkpoint with trained control tokens out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
+from trl.trainer.sft_config import SFTConfig
+
+from demur.core.errors import EngineError
+from demur.core.example import Example
+from demur.core.ports import Progress, TrainedModel, no_progress
+from demur.core.taxonomy import Taxonomy
+from demur.core.training import TrainSettings
+from demur.engines import hf_embed
+from demur.engines.fingerprint import fingerprint
+from demur.engines.hf_optim import MuonWithAdamW
+from demur.engines.hf_packing import check_packing
+from demur.engines.hf_rows import TrainingRow, training_rows
+from demur.engines.hf_tiny import TinyConfig, make_tiny
+from demur.engines.hf_trainer import ControlTokenTrainer, LossWeights, PadRight, StepProgress, TokenBudgetBatches
+from demur.engines.tokens import ChatEncoder, install, load_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A base model with its control tokens in place, and the rows it will learn from."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    encoder: ChatEncoder
+    rows: list[TrainingRow]
+    before: torch.Tensor  # the control tokens' rows as initialised
+    reused: int  # control tokens that took over a reserved row of the vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class SftTrainer:
+    """The Trainer port on TRL's SFTTrainer: full or LoRA, one process or many under torchrun or accelerate."""
+
+    settings: TrainSettings
+
+    def train(
+        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
+    ) -> TrainedModel | None:
+        """Train into `folder`/model, resuming from `folder`/checkpoints. None on every process but the first.
+
+        Raises EngineError when a category has no training row, when the processes asked for did not come, or when a
+        control token did not train.
+        """
+        state = check_processes(self.settings.processes)
+        _check_categories(examples, taxonomy)
+        work = folder / "checkpoints" / _work_name(self.settings, examples, taxonomy)
+        prepared = self._prepare(examples, taxonomy, work, state)
+        trainer = self._trainer(prepared, work, state, progress)
+        trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work))
+        if not state.is_main_process:
+            state.wait_for_everyone()
+            return None
+        trained = self._finish(trainer, prepared, folder)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        state.wait_for_everyone()
+        return trained
+
+    def _prepare(self, examples: Sequence[Example], taxonomy: Taxonomy, work: Path, state: PartialState) -> _Prepared:
+        with state.main_process_first():
+            base = self._base(examples, work, state)
+            scratch = work / f"tokenizer-{state.process_index}"
+            tokenizer, reused = install(load_tokenizer(base), taxonomy, scratch)
+        set_seed(self.settings.seed)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, self.settings.dtype))
+        encoder = ChatEncoder(tokenizer, taxonomy.tokens, keep_history=self.settings.keep_history)
+        hf_embed.make_rows(model, tokenizer, taxonomy, encoder.token_ids)
+        before = hf_embed.control_rows(model, encoder.token_ids)
+        if self.settings.lora_rank:
+            model = hf_embed.lora(
+                model,
+                encoder.token_ids,
+                rank=self.settings.lora_rank,
+                alpha=self.settings.lora_alpha,
+                dropout=self.settings.lora_dropout,
+            )
+        if self.settings.packing:
+            check_packing(model)
+        rows = training_rows(
+            examples,
+            taxonomy,
+            encoder,
+            max_length=self.settings.max_length,
+            answer_tokens=self.settings.answer_tokens,
+        )
+        return _Prepared(model, tokenizer, encoder, rows, before, len(reused))
+
+    def _base(self, examples: Sequence[Example], work: Path, state: PartialState) -> str:
+        """Where the base model lies; makes the tiny one if asked for."""
+        if self.settings.base != "tiny":
+            return self.settings.base
+        folder = work / "base"
+        if state.is_main_process and not (folder / "tokenizer.json").exists():
+            sizes = TinyConfig(
+                width=self.settings.tiny_width,
+                layers=self.settings.tiny_layers,
+                heads=self.settings.tiny_heads,
+                vocabulary=self.settings.tiny_vocabulary,
+            )
+            make_tiny(examples, sizes, folder, seed=self.settings.seed)
+        return str(folder)
+
+    def _trainer(self, prepared: _Prepared, work: Path, state: PartialState, progress: Progress) -> ControlTokenTrainer:
+        s = self.settings
+        rows = [asdict(r) for r in prepared.rows]
+        batches = None
+        if s.batch_tokens is not None:
+            lengths = [len(r.input_ids) for r in prepared.rows]
+            batches = TokenBudgetBatches(
+                lengths, budget=s.batch_tokens, seed=s.seed, rank=state.process_index, world=state.num_processes
+            )
+        optimizer = None
+        if s.optimizer == "muon":
+            optimizer = MuonWithAdamW(
+                prepared.model, lr_matrices=s.matrix_learning_rate, lr_rest=s.learning_rate, weight_decay=s.weight_decay
+            )
+        collator = None if s.packing else PadRight(pad_id=prepared.tokenizer.pad_token_id or 0)
+        return ControlTokenTrainer(
+            model=prepared.model,
+            args=_arguments(s, work),
+            train_dataset=Dataset.from_list(rows),
+            data_collator=collator,
+            processing_class=prepared.tokenizer,
+            optimizers=(optimizer, None),
+            callbacks=[StepProgress(progress)],
+            weights=LossWeights(
+                control_ids=prepared.encoder.token_ids, control=s.control_weight, answer=s.answer_weight
+            ),
+            batches=batches,
+        )
+
+    def _finish(self, trainer: ControlTokenTrainer, prepared: _Prepared, folder: Path) -> TrainedModel:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        partial, final = folder / "model.partial", folder / "model"
+        shutil.rmtree(partial, ignore_errors=True)
+        if self.settings.lora_rank:
+            model = hf_embed.merge(model, partial, prepared.rows[0].input_ids)
+        else:
+            model.save_pretrained(partial)
+        prepared.tokenizer.save_pretrained(partial)
+        change = hf_embed.row_change(model, prepared.encoder.token_ids, prepared.before)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)  # whole or not there: the rename is the moment the model exists
+        return TrainedModel(
+            fingerprint=fingerprint(final, prepared.tokenizer, prepared.encoder, self.settings.dtype),
+            steps=trainer.state.global_step,
+            history=tuple({k: float(v) for k, v in row.items()} for row in trainer.state.log_history if "loss" in row),
+            row_change=change,
+            details={
+                "base": self.settings.base,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "rows": len(prepared.rows),
+                "tokens_per_epoch": sum(len(r.input_ids) for r in prepared.rows),
+                "processes": trainer.accelerator.num_processes,
+                "optimizer": self.settings.optimizer,
+                "lora_rank": self.settings.lora_rank,
+                "reserved_rows_reused": prepared.reused,
+                "keep_history": self.settings.keep_history,
+            },
+        )
+
+
+def check_processes(asked: int | None) -> PartialState:
+    """The distributed state, after making sure that as many processes take part as were asked for.
+
+    asked: from the settings; None means what the launcher announced (WORLD_SIZE). Raises EngineError otherwise: some
+    launchers silently start one process, and an unnoticed smaller batch trains another model.
+    """
+    announced = int(os.environ.get("WORLD_SIZE", "1"))
+    state = PartialState(cpu=not torch.cuda.is_available())
+    wanted = announced if asked is None else asked
+    if state.num_processes != wanted:
+        raise EngineError(
+            f"{state.num_processes} processes take part in training, {wanted} were asked for",
+            f"start them with: torchrun --nproc_per_node {wanted} -m demur train ...",
+        )
+    return state
+
+
+def _arguments(s: TrainSettings, work: Path) -> SFTConfig:
+    on_cpu = not torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(work),
+        per_device_train_batch_size=s.rows_per_device,
+        gradient_accumulation_steps=1 if s.batch_tokens else s.accumulate,
+        num_train_epochs=s.epochs,
+        learning_rate=s.learning_rate,
+        lr_scheduler_type=s.schedule,
+        warmup_steps=s.warmup,
+        weight_decay=s.weight_decay,
+        max_length=s.max_length,
+        packing=s.packing,
+        gradient_checkpointing=s.gradient_checkpointing,
+        bf16=s.dtype == "bfloat16",
+        use_cpu=on_cpu,
+        seed=s.seed,
+        data_seed=s.seed,
+        logging_steps=10,
+        save_strategy="steps",
+        save_steps=s.save_every,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": not s.packing},
+        log_level="error",
+    )
+
+
+def _check_categories(examples: Sequence[Example], taxonomy: Taxonomy) -> None:
+    present = {taxonomy.column(e.label) for e in examples}
+    missing = [name for column, name in enumerate(taxonomy.choices) if column not in present]
+    if missing:
+        raise EngineError(
+            f"no training row for {', '.join(missing)}: its control token would never be trained",
+            "add rows, or take the category out of the taxonomy",
+        )
+
+
+def _work_name(settings: TrainSettings, examples: Sequence[Example], taxonomy: Taxonomy) -> str:
+    """A folder name that changes with anything that changes training, so that a resume never mixes two trainings."""
+    what = [asdict(settings), taxonomy.tokens, [(e.id, e.text, e.reply, e.label) for e in examples]]
+    return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def _last_whole_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end: Trainer writes trainer_state.json after everything else."""
+    whole = [p for p in work.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+    return str(max(whole, key=lambda p: int(p.name.rpartition("-")[2]))) if whole else None

@@ -1,0 +1,234 @@
+"""Control tokens in a tokenizer, and prompts in which nobody but us can write one.
+
+Every control token is proved to be exactly one special id that survives a round trip. Conversations are rendered with
+the model's own chat template, but text that came from people never meets the tokenizer's special-token matching: each
+added token spelled out in it is replaced by a random marker before rendering and encoded letter by letter afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from demur.core.errors import EngineError
+from demur.core.example import Message
+from demur.core.taxonomy import Taxonomy
+
+RESERVED = re.compile(r"<\|?(reserved_special_token_|unused|extra_id_|reserved_)\d+\|?>")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """Where one assistant turn lies in an encoded conversation."""
+
+    control_at: int  # position of its control token
+    text_end: int  # first position after its text: where the end-of-turn token stands
+
+
+_Encoded = tuple[list[int], list[Turn]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """Places in a rendered conversation that are not left to the tokenizer."""
+
+    nonce: str  # nobody can write it in advance
+    pieces: list[tuple[str, list[int]]] = field(default_factory=list)  # (kind, ids that belong there)
+
+    def add(self, kind: str, ids: list[int]) -> str:
+        self.pieces.append((kind, ids))
+        return f"{self.nonce}x{len(self.pieces) - 1}x"
+
+    def found_in(self, text: str) -> list[int]:
+        return [int(n) for n in re.findall(rf"{self.nonce}x(\d+)x", text)]
+
+    def replace(self, text: str, stand_in: str) -> str:
+        return re.sub(rf"{self.nonce}x\d+x", lambda _: stand_in, text)
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
+    """A fast tokenizer with a chat template. Raises EngineError if it has neither."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError) as e:
+        raise EngineError(
+            f"no tokenizer at {str(path)!r}: {str(e).splitlines()[0]}", "check the path or name"
+        ) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise EngineError(f"the tokenizer of {str(path)!r} is not a fast one", "convert it to tokenizer.json first")
+    if not tokenizer.chat_template:
+        raise EngineError(
+            f"the tokenizer of {str(path)!r} has no chat template", "set tokenizer.chat_template and save it"
+        )
+    return tokenizer
+
+
+def install(tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy, scratch: Path) -> tuple[Any, dict[str, str]]:
+    """A copy of `tokenizer` in which every control token is one special id, reusing reserved rows where there are any.
+
+    scratch: an empty folder to edit the tokenizer files in. Returns the new tokenizer and, per control token, the
+    reserved token whose row it took (absent when a row must be added to the model).
+    """
+    tokenizer.save_pretrained(scratch)
+    added = [t.content for t in tokenizer.added_tokens_decoder.values()]
+    missing = [t for t in taxonomy.tokens if t not in added]
+    reserved = [t for t in added if RESERVED.fullmatch(t)]
+    if reserved and len(reserved) >= len(missing):
+        taken = dict(zip(missing, reserved, strict=False))
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+            _rename_tokens(scratch / name, {old: new for new, old in taken.items()})
+        return load_tokenizer(scratch), taken
+    copy = load_tokenizer(scratch)
+    # False: the default replaces the model's own extra special tokens instead of adding to them.
+    copy.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
+    return copy, {}
+
+
+def control_ids(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str]) -> tuple[int, ...]:
+    """The id of each control token. Raises EngineError unless each is one special id of its own that round-trips."""
+    ids = []
+    for token in tokens:
+        encoded = tokenizer(token, add_special_tokens=False)["input_ids"]
+        if len(encoded) != 1 or encoded[0] == tokenizer.unk_token_id:
+            raise EngineError(
+                f"control token {token!r} encodes to {len(encoded)} ids {encoded}, expected exactly one",
+                "train with `demur train`, which registers it; or check the taxonomy's spelling: demur doctor MODEL",
+            )
+        entry = tokenizer.added_tokens_decoder.get(encoded[0])
+        if entry is None or not entry.special:
+            raise EngineError(
+                f"{token!r} (id {encoded[0]}) is not a special token", "register it with add_special_tokens"
+            )
+        if tokenizer.decode(encoded) != token:
+            raise EngineError(f"{token!r} decodes to {tokenizer.decode(encoded)!r}", "the token must round-trip")
+        ids.append(int(encoded[0]))
+    if len(set(ids)) != len(ids):
+        raise EngineError(f"control tokens {list(tokens)} share ids {ids}", "give each its own")
+    return tuple(ids)
+
+
+class ChatEncoder:
+    """Conversations to ids, with control tokens only where we put them.
+
+    keep_history: whether past assistant turns carry their control token; training and serving must agree, so it is
+    part of the fingerprint. Raises EngineError when the template drops or reorders messages, or when a control id
+    turns up that we did not write.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str], *, keep_history: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._tokens = tuple(tokens)
+        self._ids = control_ids(tokenizer, tokens)
+        self._keep_history = keep_history
+        literals = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+        self._literal = re.compile("|".join(map(re.escape, literals)))
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The control tokens, by score column."""
+        return self._tokens
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The control ids, by score column."""
+        return self._ids
+
+    @property
+    def template_digest(self) -> str:
+        """sha256 of the chat template and of the history setting."""
+        text = f"{self._tokenizer.chat_template}\nkeep_history={self._keep_history}"
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def prompt(self, messages: Sequence[Message], columns: Sequence[int] = ()) -> list[int]:
+        """Ids of a conversation that ends with the user, up to where the answer's control token belongs.
+
+        columns: the control token of each past assistant turn, as a score column; missing ones are 0 (respond).
+        """
+        return self._encode(messages, columns, generation=True)[0]
+
+    def conversation(self, messages: Sequence[Message], columns: Sequence[int]) -> tuple[list[int], list[Turn]]:
+        """Ids of a finished conversation, and its assistant turns that open with a control token."""
+        return self._encode(messages, columns, generation=False)
+
+    def _encode(self, messages: Sequence[Message], columns: Sequence[int], *, generation: bool) -> _Encoded:
+        marks = _Marks(nonce=secrets.token_hex(8))
+        rendered, turn = [], 0
+        for at, message in enumerate(messages):
+            before = after = ""
+            opens = message.role == "assistant" and (self._keep_history or at == len(messages) - 1)
+            if opens:
+                before = marks.add("open", [self._ids[columns[turn] if turn < len(columns) else 0]])
+            text = self._literal.sub(lambda m: marks.add("text", self._spelled(m.group())), message.content)
+            if opens:
+                text, after = text.strip(), marks.add("close", [])
+            turn += message.role == "assistant"
+            rendered.append({"role": message.role, "content": before + text + after})
+        whole = self._tokenizer.apply_chat_template(
+            rendered, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+        )
+        return self._splice(str(whole), marks)
+
+    def _splice(self, text: str, marks: _Marks) -> _Encoded:
+        """Tokenise the rendered text with a control token standing in for every mark, then put in what is marked.
+
+        A special token cuts the text exactly as it will be cut in service, whatever the tokenizer does at the start
+        of a piece, so ids of ordinary text stay what they always were.
+        """
+        if marks.found_in(text) != list(range(len(marks.pieces))):
+            raise EngineError(
+                f"the chat template dropped or moved some of {len(marks.pieces)} marked places",
+                "use a template that renders every message once and in order",
+            )
+        raw = self._tokenizer(marks.replace(text, self._tokens[0]), add_special_tokens=False)["input_ids"]
+        stand_in = self._ids[0]
+        if raw.count(stand_in) != len(marks.pieces) or any(i in self._ids[1:] for i in raw):
+            raise EngineError("a control token turned up that nobody wrote", "the chat template must not contain one")
+        ids: list[int] = []
+        turns: list[Turn] = []
+        pieces = iter(marks.pieces)
+        for token_id in raw:
+            kind, piece = next(pieces) if token_id == stand_in else ("plain", [token_id])
+            if kind == "open":
+                turns.append(Turn(control_at=len(ids), text_end=-1))
+            elif kind == "close":
+                turns[-1] = replace(turns[-1], text_end=len(ids))
+            ids += piece
+        return ids, turns
+
+    def _spelled(self, literal: str) -> list[int]:
+        """The ids of a special token's literal as mere text."""
+        ids = list(self._tokenizer(literal, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        if set(ids) & set(self._ids):
+            raise EngineError(f"text {literal!r} encodes to a control id", "register control tokens as special tokens")
+        return ids
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """sha256 of everything that decides how text becomes ids."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state.pop("padding", None)  # set and unset by whoever pads last; does not change ids
+    state.pop("truncation", None)
+    return f"sha256:{hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()}"
+
+
+def _rename_tokens(path: Path, taken: dict[str, str]) -> None:
+    """Give reserved tokens their new spelling wherever a tokenizer file names them."""
+    if path.exists():
+        value = _renamed(json.loads(path.read_text(encoding="utf-8")), taken)
+        path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def _renamed(value: Any, taken: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {taken.get(k, k): _renamed(v, taken) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_renamed(v, taken) for v in value]
+    return taken.get(value, value) if isinstance(value, str) else value
