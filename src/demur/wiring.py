@@ -10,7 +10,7 @@ from typing import Any
 from demur.core.errors import ConfigError, MissingDependency
 
 SOURCES = {
-    "builtin": "demur.sources.builtin:BuiltinSource",
+    "builtin": "demur.sources.corpus:BuiltinSource",
     "jsonl": "demur.sources.jsonl:JsonlSource",
     "hub": "demur.sources.hub:HubSource",
 }

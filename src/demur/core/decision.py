@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from demur.core.errors import ScoreError
-from demur.core.policy import CategoryPolicy, Policy
+from demur.core.policy import Policy
 from demur.core.score import Floats, check_scores
 
 Ints = npt.NDArray[np.int64]
@@ -86,10 +86,6 @@ def compared_scores(policy: Policy, logp_NC: Floats) -> Floats:
     return np.asarray(np.minimum(compared_N, 0.0), dtype=np.float32)
 
 
-def _may_emit(category: CategoryPolicy) -> bool:
-    return category.active and category.override != "suppress"
-
-
 def _log_thresholds(policy: Policy) -> Doubles:
     with np.errstate(divide="ignore"):
         return np.log(np.array([c.threshold for c in policy.categories], dtype=np.float64))
@@ -97,7 +93,7 @@ def _log_thresholds(policy: Policy) -> Doubles:
 
 def _masked(policy: Policy, logq_NC: Doubles, *, active_only: bool = True) -> Doubles:
     """The categories' columns, those that may not be emitted at -inf. Shape (N, K)."""
-    allowed_K = [_may_emit(c) if active_only else c.override != "suppress" for c in policy.categories]
+    allowed_K = [c.may_emit if active_only else c.override != "suppress" for c in policy.categories]
     return np.where(np.array(allowed_K, dtype=bool)[None, :], logq_NC[:, 1:], -np.inf)
 
 
@@ -166,7 +162,8 @@ def _released(policy: Policy, logq_NC: Doubles) -> Decisions:
 
 def _total(value_NK: Doubles) -> Doubles:
     """Log of the categories' summed probability, rounded to float32 once, as calibrators do: see Calibrator.apply."""
-    return np.minimum(np.logaddexp.reduce(value_NK, axis=1), 0.0).astype(np.float32).astype(np.float64)
+    total_N = np.minimum(np.logaddexp.reduce(value_NK, axis=1), 0.0)
+    return np.asarray(total_N, dtype=np.float32).astype(np.float64)
 
 
 def _sum(policy: Policy, logq_NC: Doubles) -> Decisions:

@@ -62,6 +62,11 @@ class CategoryPolicy:
     limits: tuple[float, float] | None = None  # callers may override within [lowest, highest]
     curve: tuple[CurvePoint, ...] = ()  # strict to lenient
 
+    @property
+    def may_emit(self) -> bool:
+        """Whether the rule may refuse with this category."""
+        return self.active and self.override != "suppress"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:

@@ -49,8 +49,11 @@ class Trainer(Protocol):
 
     def train(
         self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
-    ) -> TrainedModel:
-        """Train, write a plain Hugging Face checkpoint to `folder`/model, resume from `folder`/checkpoints if there."""
+    ) -> TrainedModel | None:
+        """Train, write a plain Hugging Face checkpoint to `folder`/model, resume from `folder`/checkpoints if there.
+
+        None on every process but the first.
+        """
         ...
 
 

@@ -29,7 +29,7 @@ def make_rows(model: Any, tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy
     Distinct descriptions give distinct rows, so categories do not begin as copies of each other.
     """
     if len(tokenizer) > tables(model)[0].shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # we set the new rows below
     texts = ["Answer the request.", *(c.description for c in taxonomy.categories)]
     with torch.no_grad():
         for table in tables(model):

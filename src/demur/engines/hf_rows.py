@@ -47,4 +47,5 @@ def _row(example: Example, column: int, encoder: ChatEncoder, answer_tokens: int
     for turn in turns:
         last = min(turn.text_end + 1, turn.control_at + 1 + answer_tokens)  # + 1: the end-of-turn token is learnt too
         labels[turn.control_at : last] = ids[turn.control_at : last]
-    return TrainingRow(input_ids=ids, labels=labels)
+    learnt = last if turns else 0  # what follows the last supervised token teaches nothing
+    return TrainingRow(input_ids=ids[:learnt], labels=labels[:learnt])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 
 from demur.core.errors import EngineError
@@ -131,7 +131,7 @@ class SftTrainer:
                 prepared.model, lr_matrices=s.matrix_learning_rate, lr_rest=s.learning_rate, weight_decay=s.weight_decay
             )
         collator = None if s.packing else PadRight(pad_id=prepared.tokenizer.pad_token_id or 0)
-        return ControlTokenTrainer(
+        trainer = ControlTokenTrainer(
             model=prepared.model,
             args=_arguments(s, work),
             train_dataset=Dataset.from_list(rows),
@@ -144,6 +144,8 @@ class SftTrainer:
             ),
             batches=batches,
         )
+        trainer.remove_callback(PrinterCallback)  # the library is silent; the log history keeps every figure
+        return trainer
 
     def _finish(self, trainer: ControlTokenTrainer, prepared: _Prepared, folder: Path) -> TrainedModel:
         model = trainer.accelerator.unwrap_model(trainer.model)

@@ -57,7 +57,7 @@ class _Marks:
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     """A fast tokenizer with a chat template. Raises EngineError if it has neither."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=Path(path).is_dir())
     except (OSError, ValueError) as e:
         raise EngineError(
             f"no tokenizer at {str(path)!r}: {str(e).splitlines()[0]}", "check the path or name"
@@ -120,13 +120,22 @@ class ChatEncoder:
 
     keep_history: whether past assistant turns carry their control token; training and serving must agree, so it is
     part of the fingerprint. Raises EngineError when the template drops or reorders messages, or when a control id
-    turns up that we did not write.
+    turns up that we did not write. ids: of the control tokens where a checkpoint's convention fixes them; they must be
+    special tokens, however spelled.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str], *, keep_history: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        tokens: Sequence[str],
+        *,
+        keep_history: bool = True,
+        ids: Sequence[int] = (),
+    ) -> None:
         self._tokenizer = tokenizer
         self._tokens = tuple(tokens)
-        self._ids = control_ids(tokenizer, tokens)
+        self._ids = tuple(ids) or control_ids(tokenizer, tokens)
+        self._stand_in = tokenizer.added_tokens_decoder[self._ids[0]].content
         self._keep_history = keep_history
         literals = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self._literal = re.compile("|".join(map(re.escape, literals)))
@@ -187,7 +196,7 @@ class ChatEncoder:
                 f"the chat template dropped or moved some of {len(marks.pieces)} marked places",
                 "use a template that renders every message once and in order",
             )
-        raw = self._tokenizer(marks.replace(text, self._tokens[0]), add_special_tokens=False)["input_ids"]
+        raw = self._tokenizer(marks.replace(text, self._stand_in), add_special_tokens=False)["input_ids"]
         stand_in = self._ids[0]
         if raw.count(stand_in) != len(marks.pieces) or any(i in self._ids[1:] for i in raw):
             raise EngineError("a control token turned up that nobody wrote", "the chat template must not contain one")

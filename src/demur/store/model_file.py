@@ -27,6 +27,16 @@ class ModelFile(Strict):
     details: dict[str, str | int | float | bool]
     history: tuple[dict[str, float], ...]
 
+    def to_core(self) -> TrainedModel:
+        """What training left behind."""
+        return TrainedModel(
+            fingerprint=self.fingerprint.to_core(),
+            steps=self.steps,
+            history=self.history,
+            row_change=self.row_change,
+            details=self.details,
+        )
+
 
 def write_model_file(folder: Path, taxonomy: Taxonomy, trained: TrainedModel, data_digest: str) -> None:
     """Write demur.json beside the checkpoint in `folder`."""

@@ -64,7 +64,8 @@ def read_examples(path: Path) -> list[Example]:
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, object]]:
     """(line number, value) of every line that is not blank. Raises DataError naming file and line."""
-    for number, line in enumerate(read_text(path, DataError).splitlines(), start=1):
+    # Not splitlines(): it also breaks at characters that may stand raw inside a JSON string, such as U+2028.
+    for number, line in enumerate(read_text(path, DataError).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -32,8 +32,7 @@ _BRANCHES = pa.schema(
         ("verdict", pa.string()),
         ("reason", pa.string()),
         ("judge", pa.string()),
-    ],
-    metadata={"format": BRANCHES_FORMAT},
+    ]
 )
 
 
@@ -70,8 +69,8 @@ def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
         raise ArtifactError(f"{path}: {e.message}", e.hint) from None
 
 
-def write_branches(path: Path, branches: Sequence[Branch], tokens: Sequence[str]) -> None:
-    """Write branches atomically; control tokens as their literals, by score column."""
+def write_branches(path: Path, branches: Sequence[Branch], tokens: Sequence[str], origin: str = "") -> None:
+    """Write branches atomically; control tokens as their literals, by score column. origin: see branches_origin."""
     rows = [
         {
             "id": b.id,
@@ -85,7 +84,14 @@ def write_branches(path: Path, branches: Sequence[Branch], tokens: Sequence[str]
         }
         for b in branches
     ]
-    _write(path, pa.Table.from_pylist(rows, schema=_BRANCHES))
+    schema = _BRANCHES.with_metadata({"format": BRANCHES_FORMAT, "origin": origin.encode()})
+    _write(path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def branches_origin(path: Path) -> str:
+    """Digest of the model, judge and prompts that a file of branches was made with. Raises ArtifactError if damaged."""
+    metadata: dict[bytes, bytes] = _read(path, BRANCHES_FORMAT).schema.metadata
+    return metadata.get(b"origin", b"").decode()
 
 
 def read_branches(path: Path, tokens: Sequence[str]) -> list[Branch]:

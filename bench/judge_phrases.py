@@ -1,0 +1,65 @@
+"""Speed of the phrase judge on the built-in corpus, beside the loop that most code bases have: one `in` per phrase.
+
+usage: python bench/judge_phrases.py
+The baseline does less: literal phrases, no normalising beyond lower case, no tiers, no partial answers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from importlib.resources import files
+
+from demur.judges.phrases import COUNTED, STRONG, PhraseJudge
+
+REPEATS = 5
+WORDS = 40  # replies are padded with ordinary sentences to about the length of a short answer
+PADDING = "If you like, we can look at the next step together and write it down for later."
+
+
+def corpus() -> list[tuple[str, str | None]]:
+    """(reply of about WORDS words, category) of every row; None for ordinary requests."""
+    rows = []
+    for file in sorted(files("demur.sources").joinpath("builtin").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".jsonl"):
+            category = file.name.removesuffix(".jsonl")
+            for line in file.read_text(encoding="utf-8").splitlines():
+                words = (json.loads(line)["reply"] + " " + " ".join([PADDING] * 3)).split()
+                rows.append((" ".join(words[:WORDS]), category if category in COUNTED else None))
+    return rows
+
+
+def naive(phrases: list[str], answer: str) -> bool:
+    """Whether any phrase occurs anywhere."""
+    lowered = answer.lower()
+    return any(p in lowered for p in phrases)
+
+
+def per_second(run: Callable[[], object], of: int) -> float:
+    """Answers a second, the best of REPEATS runs."""
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return of / min(seconds)
+
+
+def main() -> None:
+    """Print both speeds."""
+    rows = corpus()
+    judge = PhraseJudge()
+    subjects = ("i can't", "i cannot", "i won't", "i don't", "i'm not", "i am not", "i have no", "i'm unable")
+    verbs = ("help", "say", "do", "know", "have", "tell", "see", "make", "provide", "give", "write", "share", "answer")
+    literal = [f"{s} {v}" for s in subjects for v in verbs]
+    ours = per_second(lambda: [judge.judge("", a, c) for a, c in rows], len(rows))
+    loop = per_second(lambda: [naive(literal, a) for a, _ in rows], len(rows))
+    entries = sum(len(family) for family in STRONG.values())
+    print(f"{len(rows):,} answers of about {WORDS} words, one core, best of {REPEATS}")
+    print(f"  phrase judge ({entries} expressions, each for many spellings)  {ours:>10,.0f} answers/s")
+    print(f"  loop with `in` ({len(literal)} literal phrases)                  {loop:>10,.0f} answers/s")
+
+
+if __name__ == "__main__":
+    main()

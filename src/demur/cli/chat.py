@@ -1,0 +1,90 @@
+"""demur chat: a prompt at a time, with what the model saw in it, what the policy made of that, and the answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from rich.table import Table
+
+from demur.cli import options
+from demur.cli.calibrate import threshold_text
+from demur.cli.policies import named_policy, overridden
+from demur.cli.show import note, result_console
+from demur.cli.steps import Steps
+from demur.cli.workspace import reopen
+from demur.core.decision import Decision
+from demur.core.errors import DemurError
+from demur.core.example import Message
+from demur.core.policy import GENERATE, Policy
+from demur.core.ports import Answer
+from demur.core.score import Floats
+from demur.store.policy_file import read_policy
+from demur.store.run import RunFolder
+
+BAR_WIDTH = 30
+HELP = "/threshold CATEGORY NUMBER | /policy natural, calibrated, NAME or FILE | /help | /quit"
+
+
+def command(run: options.Run, threshold: options.Threshold = None, rate: options.Rate = None) -> None:
+    """Talk to the trained model. Every prompt stands alone; thresholds change without training again."""
+    workspace = reopen(run)
+    policy = overridden(read_policy(workspace.folder.policy), threshold or (), rate or ())
+    engine = Steps(workspace).engine
+    note(HELP)
+    for line in _lines():
+        if line == "/quit":
+            return
+        try:
+            if line.startswith("/"):
+                policy = _obey(line, workspace.folder, policy)
+            else:
+                ((logp_C, decision, answer),) = engine.loaded.answer([(Message(role="user", content=line),)], policy)
+                _show(policy, logp_C, decision, answer)
+        except DemurError as e:  # a slip of the finger ends no conversation
+            note(str(e))
+
+
+def _lines() -> Iterator[str]:
+    """What the user types, or what is piped in, without empty lines."""
+    interactive = sys.stdin.isatty()
+    while True:
+        if interactive:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
+    """The policy after a /command."""
+    match line.split():
+        case ["/threshold", category, value]:
+            policy = overridden(policy, [f"{category}={value}"], ())
+        case ["/policy", name]:
+            policy = named_policy(folder, name, policy)
+        case _:
+            note(HELP)
+            return policy
+    pairs = zip(policy.taxonomy.names, policy.categories, strict=True)
+    thresholds = ", ".join(f"{name} {threshold_text(c.threshold)}" for name, c in pairs)
+    note(f"policy {policy.name!r}, rule {policy.rule!r}" + ("" if policy.rule == "natural" else f": {thresholds}"))
+    return policy
+
+
+def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer) -> None:
+    console, table = result_console(), Table.grid(padding=(0, 1))
+    for name, p in zip(policy.taxonomy.choices, np.exp(logp_C.astype(np.float64)), strict=True):
+        table.add_row(name, "█" * round(p * BAR_WIDTH), f"{p:.4f}")
+    console.print(table)
+    console.print(f"decision: {decision.choice}", style="bold red" if decision.refuses else "bold green")
+    text = answer.text
+    if decision.refuses and (template := policy.category(decision.choice).on_refuse) != GENERATE:
+        text = template
+    console.print(text if answer.finished else f"{text} ...", markup=False)
+    console.print()

@@ -1,0 +1,33 @@
+"""demur data: sources -> train, calibrate and test rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from demur.cli import options
+from demur.cli.run import default_folder
+from demur.cli.show import note, print_json, print_table
+from demur.cli.steps import Steps
+from demur.cli.workspace import create
+from demur.config import load_config
+from demur.stages.data import table
+
+
+def command(
+    config: options.ConfigPath,
+    data: options.DataFolder = None,
+    out: options.Out = None,
+    settings: options.Set = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make a run folder from a config and put its rows there."""
+    loaded = load_config(config, data_folder=data, overrides=settings or ())
+    folder = out or default_folder(loaded)
+    summary = Steps(create(loaded, folder)).perform("data")
+    for warning in summary.warnings:
+        note(f"warning: {warning}")
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        print_table(table(summary))
+    note(f"next: demur train {folder}")

@@ -1,0 +1,140 @@
+"""The door: which verbs there are, and what becomes of errors. A verb's module is imported when it is run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from demur import __version__
+from demur.core.errors import DemurError
+from demur.wiring import find
+
+OUR_BUG, YOUR_INPUT, INTERRUPTED = 1, 2, 130
+DEBUG_VARIABLE = "DEMUR_DEBUG"
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One command, implemented by demur.cli.<its name>:command."""
+
+    summary: str
+    example: str
+
+
+VERBS = {
+    "demo": Verb("Train, calibrate and report on the built-in corpus, in minutes, on a CPU.", "demur demo"),
+    "run": Verb("All stages of a config, skipping what is done.", "demur run examples/real.toml --data rows/ --out runs/a"),
+    "data": Verb("Read, check, split and mix the rows of a config.", "demur data examples/real.toml --out runs/a"),
+    "train": Verb("Teach a model its control tokens.", "torchrun --nproc_per_node 2 -m demur train runs/a --processes 2"),
+    "score": Verb("Read the control-token probabilities of the held-out prompts.", "demur score runs/a"),
+    "calibrate": Verb(
+        "Choose thresholds that meet a goal.", 'demur calibrate runs/a --goal "false_refusal <= 0.02" --confidence 0.95'
+    ),
+    "evaluate": Verb("Answer and judge the test prompts under the policy.", "demur evaluate runs/a --branches all"),
+    "report": Verb("Write the HTML and Markdown report.", "demur report runs/a"),
+    "decide": Verb(
+        "Decide prompts, or a file of scores, under a policy.",
+        'demur decide runs/a "Turn off the lamp, please." --threshold unsupported=0.3 --json',
+    ),
+    "chat": Verb("Try prompts and see the probabilities, the decision and the answer.", "demur chat runs/a"),
+    "doctor": Verb("Say whether a model is ready to be scored and served.", "demur doctor runs/a/train/model"),
+}
+
+
+class Verbs(TyperGroup):
+    """A group of stand-ins that carry the help lines; only the verb that is run is imported."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The real command behind a verb."""
+        name, stand_in, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name and stand_in else stand_in, rest
+
+
+def load(verb: str) -> TyperCommand:
+    """Import one verb. Raises MissingDependency if a package that it needs is not installed."""
+    app = typer.Typer(add_completion=False)
+    function = find(f"demur.cli.{verb}:command", {}, "command")
+    app.command(name=verb, epilog=f"Example: {VERBS[verb].example}")(function)
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperCommand)
+    return command
+
+
+def _root(
+    ctx: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    debug: bool = typer.Option(False, "--debug", envvar=DEBUG_VARIABLE, help="Show tracebacks and library warnings."),
+) -> None:
+    if version:
+        typer.echo(f"demur {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+    set_up(debug=debug)
+
+
+def group() -> TyperGroup:
+    """The whole command line as one object, for main and for tests."""
+    app = typer.Typer(cls=Verbs, add_completion=False, pretty_exceptions_enable=False)
+    app.callback(
+        invoke_without_command=True,
+        help="A language model says why it declines before it declines; you set how often, per kind of request.",
+        epilog="Example: demur demo",
+    )(_root)
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    for name, verb in VERBS.items():
+        command.add_command(TyperCommand(name, help=verb.summary))
+    return command
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 our bug, 2 the caller's input, 3 a goal that cannot be met."""
+    try:
+        group().main(prog_name="demur")
+    except DemurError as e:
+        _leave(str(e), e.exit_code)
+    except OSError as e:
+        at = f" {e.filename}" if e.filename else ""
+        _leave(f"the system refused{at}: {e.strerror or e}\n  hint: check space and permissions", YOUR_INPUT)
+    except SystemExit as e:
+        if e.code == INTERRUPTED:
+            _leave("interrupted; nothing is lost: run the same command to resume", INTERRUPTED)
+        raise
+    except Exception as e:  # noqa: BLE001 - the outermost boundary: a bug ends in one line, not in a screen of frames
+        _leave(f"internal error: {type(e).__name__}: {e}\n  hint: run again with --debug and report what it prints", OUR_BUG)
+
+
+def set_up(*, debug: bool) -> None:
+    """Log to stderr, and keep other libraries' advice off the terminal unless debugging."""
+    os.environ[DEBUG_VARIABLE] = "1" if debug else ""
+    logging.basicConfig(stream=sys.stderr, level="INFO" if debug else "ERROR", format="%(name)s: %(message)s", force=True)
+    if debug:
+        return
+    warnings.simplefilter("ignore")
+    for variable, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("TORCH_CPP_LOG_LEVEL", "ERROR"),
+        # Idle OpenMP threads that spin make two threads on busy cores ten times slower than one.
+        ("OMP_WAIT_POLICY", "PASSIVE"),
+    ):
+        os.environ.setdefault(variable, value)
+
+
+def _leave(message: str, code: int) -> None:
+    if os.environ.get(DEBUG_VARIABLE) and code != INTERRUPTED:
+        traceback.print_exc()
+    typer.echo(f"demur: {message}", err=True)
+    raise SystemExit(code)

@@ -1,0 +1,30 @@
+"""Arguments and flags that several verbs share, so that a word means one thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, made by `demur run` or `demur data`.")]
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file that describes the run.")]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Folder of the config's jsonl sources.", show_default=False)
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Run folder. [default: runs/<name of the config>]")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=1. Repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+Threshold = Annotated[
+    list[str] | None,
+    typer.Option("--threshold", metavar="CATEGORY=T", help="Refuse from this probability on. Repeatable."),
+]
+Rate = Annotated[
+    list[str] | None,
+    typer.Option("--rate", metavar="CATEGORY=R", help="Refuse at most this share of traffic. Repeatable."),
+]

@@ -1,0 +1,14 @@
+"""demur report: everything measured -> one HTML file and its Markdown twin."""
+
+from __future__ import annotations
+
+from demur.cli import options
+from demur.cli.show import result_console
+from demur.cli.steps import Steps
+from demur.cli.workspace import reopen
+
+
+def command(run: options.Run) -> None:
+    """Write <run>/report/index.html, which needs no network to be read."""
+    path = Steps(reopen(run)).perform("report")
+    result_console().out(str(path), highlight=False)

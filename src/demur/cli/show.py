@@ -1,0 +1,95 @@
+"""What the terminal shows. Results go to stdout; progress, notes and errors to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from demur.core import ports
+
+PIPE_WIDTH = 140  # columns of a table that no terminal bounds
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process, or the one of several that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def result_console() -> Console:
+    """The console of results: stdout, wide when it is not a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
+def note(text: str) -> None:
+    """One line on stderr, from the first process only."""
+    if is_first_process():
+        Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+
+
+def print_json(value: object) -> None:
+    """A value for programs: JSON on stdout, nothing else there."""
+    result_console().out(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), highlight=False)
+
+
+def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
+    """Rows of text on stdout, the first being the header; the first column is left-aligned, the others right."""
+    header, *body = rows
+    table = Table(title=title, title_justify="left")
+    for n, name in enumerate(header):
+        table.add_column(name, justify="right" if n else "left")
+    for row in body:
+        table.add_row(*row)
+    result_console().print(table)
+
+
+@contextmanager
+def bar(label: str) -> Iterator[ports.Progress]:
+    """A progress callback: on a terminal one live line with elapsed and remaining time, else a line per quarter."""
+    if not is_first_process():
+        yield ports.no_progress
+        return
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _lines(label)
+        return
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as live:
+        task = live.add_task(label, total=None)
+        yield lambda done, total: live.update(task, completed=done, total=total)
+
+
+def duration(seconds: float) -> str:
+    """m:ss"""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _lines(label: str) -> ports.Progress:
+    start = time.monotonic()
+    told = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        quarter = 4 * done // total if total else 0
+        if quarter > told and quarter < 4:
+            told = quarter
+            spent = time.monotonic() - start
+            left = duration(spent * (total - done) / done)
+            note(f"{label:<10} {done} of {total}, {duration(spent)} elapsed, {left} left")
+
+    return tell

@@ -1,0 +1,90 @@
+"""Each stage with its parts plugged in: what `demur run` and the verb of a single stage both do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from demur.cli.show import bar, duration, note
+from demur.cli.workspace import Engine, Workspace
+from demur.config import build_sources
+from demur.core.example import Example
+from demur.core.policy import Policy
+from demur.core.ports import Progress, TrainedModel
+from demur.core.taxonomy import Taxonomy
+from demur.core.training import TrainSettings
+from demur.stages import calibrate, data, evaluate, report, score, train
+from demur.store.run import RunFolder, Stage
+from demur.wiring import JUDGES, SOURCES, TRAINERS, find
+
+
+class Steps:
+    """The stages of one run. Each returns what its stage returns, after telling the terminal how it went."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._config = workspace.config
+        self._folder = workspace.folder
+        self._workspace = workspace
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The trained model, shared by all steps that ask it. Raises ArtifactError before training has finished."""
+        return Engine(self._workspace)
+
+    def perform(self, stage: Stage) -> Any:
+        """Run one stage, or find it done."""
+        before, start = _made_at(self._folder, stage), time.monotonic()
+        with bar(stage) as progress:
+            result = getattr(self, f"_{stage}")(progress)
+        done = before is not None and _made_at(self._folder, stage) == before
+        note(f"{stage:<10} {'already done' if done else f'done in {duration(time.monotonic() - start)}'}")
+        return result
+
+    def _data(self, progress: Progress) -> data.DataSummary:
+        sources = build_sources(self._config, lambda kind: find(kind, SOURCES, "source"))
+        return data.run(self._config.data, self._config.taxonomy, sources, self._folder, progress)
+
+    def _train(self, progress: Progress) -> TrainedModel | None:
+        trainer = _LazyTrainer(self._config.train)
+        return train.run(self._config.train, self._config.taxonomy, trainer, self._folder, progress)
+
+    def _score(self, progress: Progress) -> Mapping[Any, Any]:
+        return score.run(self._config.score, self.engine, self._folder, progress)
+
+    def _calibrate(self, progress: Progress) -> Policy:
+        policy = calibrate.run(self._config.calibrate, self._config.taxonomy, self._folder)
+        progress(1, 1)
+        return policy
+
+    def _evaluate(self, progress: Progress) -> evaluate.Evaluation:
+        judge = find("phrases", JUDGES, "judge")()
+        return evaluate.run(self._config.evaluate, self.engine, judge, self._folder, progress)
+
+    def _report(self, progress: Progress) -> Path:
+        path = report.run(self._config.report, self._folder)
+        progress(1, 1)
+        return path
+
+
+class _LazyTrainer:
+    """The trainer of a run, imported when there is something to train."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self._settings = settings
+
+    def train(
+        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress
+    ) -> TrainedModel | None:
+        """See core.ports.Trainer."""
+        trainer = find("sft", TRAINERS, "trainer")(self._settings)
+        trained: TrainedModel | None = trainer.train(examples, taxonomy, folder, progress)
+        return trained
+
+
+def _made_at(folder: RunFolder, stage: Stage) -> int | None:
+    """When a stage's receipt was written, in nanoseconds; None if it has none."""
+    path = folder.stage(stage) / "made.json"
+    return path.stat().st_mtime_ns if path.exists() else None

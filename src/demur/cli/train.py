@@ -1,0 +1,31 @@
+"""demur train: the rows of a run -> a checkpoint that emits a control token first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from demur.cli import options
+from demur.cli.show import note
+from demur.cli.steps import Steps
+from demur.cli.workspace import Workspace, reopen
+
+
+def command(
+    run: options.Run,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop unless so many processes take part (torchrun, accelerate).", show_default=False),
+    ] = None,
+) -> None:
+    """Train, or resume a training that was killed. Under a launcher every process runs this command."""
+    workspace = reopen(run)
+    if processes is not None:
+        config = replace(workspace.config, train=replace(workspace.config.train, processes=processes))
+        workspace = Workspace(workspace.folder, config)
+    trained = Steps(workspace).perform("train")
+    if trained is not None:
+        note(f"{trained.steps} steps; the model is in {workspace.folder.model}")
+        note(f"next: demur score {run}")

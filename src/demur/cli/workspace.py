@@ -1,0 +1,99 @@
+"""A run as the command line sees it: its folder, the config that the folder keeps, and the parts named there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from demur.config import RunConfig, config_from
+from demur.core.errors import ArtifactError
+from demur.core.policy import Fingerprint
+from demur.core.ports import Answer, Progress, Prompt, no_progress
+from demur.core.score import Floats
+from demur.store.boundary import read_json
+from demur.store.files import write_json
+from demur.store.model_file import read_model_file
+from demur.store.run import RunFolder
+from demur.wiring import ENGINES, find
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A run folder and its resolved config."""
+
+    folder: RunFolder
+    config: RunConfig
+
+
+def create(config: RunConfig, root: Path) -> Workspace:
+    """A run folder that keeps this config as config.json. Raises ArtifactError if it cannot be written."""
+    write_json(root / "config.json", config.resolved())
+    return _workspace(config, root)
+
+
+def reopen(root: Path) -> Workspace:
+    """The run in a folder. Raises ArtifactError if there is none."""
+    path = root / "config.json"
+    if not path.is_file():
+        raise ArtifactError(f"{root} is not a run folder: it has no config.json", "make one: demur run CONFIG.toml")
+    return _workspace(config_from(read_json(path), str(path), base=root), root)
+
+
+def _workspace(config: RunConfig, root: Path) -> Workspace:
+    if config.threads is not None:
+        # Read by OpenMP when torch is imported, which has not happened yet; children inherit it.
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    return Workspace(RunFolder(root), config)
+
+
+class Engine:
+    """The trained model of a run as Scorer and Generator, loaded when a prompt needs it.
+
+    What is finished can then be told from the fingerprint in demur.json without importing torch.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        workspace.folder.require("train")
+        self._workspace = workspace
+        self._file = read_model_file(workspace.folder.model)
+        self._fingerprint = self._file.fingerprint.to_core()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The model, as training left it; its files were checked against the receipt."""
+        return self._fingerprint
+
+    @cached_property
+    def loaded(self) -> Any:
+        """The engine itself. Raises ArtifactError if the model it loads is not the one that demur.json describes."""
+        config, folder = self._workspace.config, self._workspace.folder.model
+        engine = find("hf", ENGINES, "engine")(
+            model=folder,
+            tokens=self._fingerprint.tokens,
+            keep_history=bool(self._file.details.get("keep_history", True)),
+            max_new_tokens=config.evaluate.max_new_tokens,
+            threads=config.threads,
+        )
+        differences = engine.fingerprint.differences(self._fingerprint)
+        if differences:
+            raise ArtifactError(
+                f"{folder} loads with another {', '.join(differences)} than its demur.json states",
+                "restore the folder, or train again: demur train",
+            )
+        return engine
+
+    def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
+        """See core.ports.Scorer."""
+        scores: Floats = self.loaded.logp(prompts, progress)
+        return scores
+
+    def branches(
+        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+    ) -> list[dict[int, Answer]]:
+        """See core.ports.Generator."""
+        answers: list[dict[int, Answer]] = self.loaded.branches(prompts, columns, progress)
+        return answers

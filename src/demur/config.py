@@ -1,0 +1,272 @@
+"""One run, from one TOML file: [run], [taxonomy], [[data.sources]], and a section per stage.
+
+    [run]                         # name, seed, threads
+    seed = 1
+    [taxonomy]                    # preset = "coconot", file = "own.toml", or name, respond_token and categories
+    preset = "single"
+    [[data.sources]]              # kind: a name of demur.wiring.SOURCES or "package.module:Class"
+    kind = "jsonl"                # the other keys are the fields of that class
+    folder = "rows"
+    files = ["a.jsonl"]
+    [train]                       # [data], [train], [score], ...: the fields of the stage's frozen Config
+    base = "tiny"
+
+A stage's section holds the fields of that stage's Config and nothing else; this module adds no setting of its own to
+them, so a setting has one home. Paths in the file are relative to the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic_core import to_jsonable_python
+
+from demur.core.errors import ConfigError, DemurError
+from demur.core.ports import Source
+from demur.core.taxonomy import Taxonomy, preset
+from demur.core.training import TrainSettings, tiny
+from demur.stages import calibrate, data, evaluate, score
+from demur.store.boundary import Strict, read_toml, validated
+from demur.store.policy_file import CategoryRow, TaxonomyRow
+
+T = TypeVar("T")
+
+# Section -> the record its keys are the fields of. A section that is not here is not a key of the file.
+STAGE_CONFIGS: Mapping[str, type] = {
+    "data": data.Config,
+    "train": TrainSettings,
+    "score": score.Config,
+    "calibrate": calibrate.Config,
+    "evaluate": evaluate.Config,
+}
+DEFAULT_TAXONOMY = "coconot"
+FOLDER_SOURCE = "jsonl"  # the source whose `folder` the caller may give on the command line
+
+
+class _Run(Strict):
+    name: str | None = None
+    seed: int = 0
+    threads: int | None = Field(default=None, ge=1)
+
+
+class _Taxonomy(Strict):
+    preset: str | None = None
+    file: Path | None = None
+    name: str | None = None
+    respond_token: str | None = None
+    categories: tuple[CategoryRow, ...] | None = None
+
+
+class _Source(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)  # its other keys are the fields of the source's class
+
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSpec:
+    """One [[data.sources]] table."""
+
+    kind: str  # a name of demur.wiring.SOURCES, or "package.module:Class"
+    options: Mapping[str, Any]
+    where: str  # file and table, for errors
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything a run is made from."""
+
+    name: str
+    seed: int  # also of every stage that has a seed and is not given one
+    threads: int | None  # CPU threads; None: as many as the libraries choose
+    taxonomy: Taxonomy
+    sources: Mapping[str, SourceSpec]  # by a name that is unique in the run
+    data: data.Config
+    train: TrainSettings
+    score: score.Config
+    calibrate: calibrate.Config
+    evaluate: evaluate.Config
+
+    def resolved(self) -> dict[str, Any]:
+        """The same config as plain JSON or TOML values, every setting spelt out; config_from reads it back."""
+        run = {"name": self.name, "seed": self.seed, "threads": self.threads}
+        stages = {name: asdict(getattr(self, name)) for name in STAGE_CONFIGS}
+        stages["data"]["sources"] = [{"kind": s.kind, **s.options} for s in self.sources.values()]
+        table = {"run": run, "taxonomy": TaxonomyRow.from_core(self.taxonomy).model_dump(), **stages}
+        return {
+            name: _without_none(to_jsonable_python(section, inf_nan_mode="strings")) for name, section in table.items()
+        }
+
+
+def load_config(path: Path, *, data_folder: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run that a TOML file describes.
+
+    data_folder takes the place of `folder` in every jsonl source. overrides: "section.key=value", value as in TOML, a
+    bare word being a text. Raises ConfigError naming file and key, and ArtifactError or TaxonomyError likewise.
+    """
+    table = read_toml(path)
+    for text in overrides:
+        _override(table, text)
+    return config_from(table, str(path), base=path.parent, data_folder=data_folder)
+
+
+def config_from(table: Mapping[str, Any], where: str, *, base: Path, data_folder: Path | None = None) -> RunConfig:
+    """The run that a table describes; `where` names it in errors, relative paths start at `base`. See load_config."""
+    file: Any = validated(_file_model(), deepcopy(dict(table)), where, ConfigError)
+    stages = {name: _stage(name, getattr(file, name), file.run.seed, where) for name in STAGE_CONFIGS}
+    return RunConfig(
+        name=file.run.name or Path(where).stem,
+        seed=file.run.seed,
+        threads=file.run.threads,
+        taxonomy=_taxonomy(file.taxonomy, where, base),
+        sources=_sources(file.data.sources, where, base, data_folder),
+        **{name: _anchored(stage, base) for name, stage in stages.items()},
+    )
+
+
+def build_sources(config: RunConfig, find: Callable[[str], type]) -> dict[str, Source]:
+    """The sources of a run; `find` turns a kind into its class (demur.wiring). Raises ConfigError naming the option."""
+    return {name: build(find(spec.kind), spec.options, spec.where) for name, spec in config.sources.items()}
+
+
+def build(kind: type[T], options: Mapping[str, Any], where: str) -> T:
+    """A frozen config or source from options that a user wrote. Raises ConfigError on unknown keys and wrong values."""
+    if not is_dataclass(kind):
+        raise ConfigError(f"{where}: {kind.__name__} is not a dataclass", "its fields are the options it takes")
+    section = validated(_model_of(kind), dict(options), where, ConfigError)
+    try:
+        return kind(**_given(section))
+    except DemurError as e:
+        raise ConfigError(f"{where}: {e.message}", e.hint) from None
+
+
+def _file_model() -> type[Strict]:
+    """The whole file as one pydantic model: a fault is then named by section and key, like "train.epochs"."""
+    sections: dict[str, Any] = {}
+    for name, kind in STAGE_CONFIGS.items():
+        extra: dict[str, Any] = {"sources": (tuple[_Source, ...], Field(min_length=1))} if name == "data" else {}
+        model = _model_of(kind, **extra)
+        sections[name] = (model, ...) if name == "data" else (model, model())
+    return create_model("RunFile", __base__=Strict, run=(_Run, _Run()), taxonomy=(_Taxonomy, _Taxonomy()), **sections)
+
+
+def _model_of(kind: type, **extra: Any) -> type[Strict]:
+    """A pydantic model with the fields of a dataclass, for checking what a user wrote."""
+    hints = get_type_hints(kind)
+    known: dict[str, Any] = {}
+    for f in fields(kind):
+        if f.default_factory is not MISSING:
+            known[f.name] = (hints[f.name], Field(default_factory=f.default_factory))
+        else:
+            known[f.name] = (hints[f.name], ... if f.default is MISSING else f.default)
+    return create_model(kind.__name__, __base__=Strict, **known, **extra)
+
+
+def _given(section: BaseModel) -> dict[str, Any]:
+    """What the user wrote, without defaults."""
+    return {name: getattr(section, name) for name in section.model_fields_set}
+
+
+def _stage(name: str, section: BaseModel, seed: int, where: str) -> Any:
+    """The frozen Config of a stage; what the file does not give keeps the Config's own default."""
+    kind = STAGE_CONFIGS[name]
+    given = {key: value for key, value in _given(section).items() if key != "sources"}
+    if "seed" in {f.name for f in fields(kind)}:
+        given.setdefault("seed", seed)
+    try:
+        # A model from nothing has a recipe of its own: its settings are the defaults beside `base = "tiny"`.
+        recipe = kind is TrainSettings and given.get("base", "tiny") == "tiny"
+        return replace(tiny(), **given) if recipe else kind(**given)
+    except DemurError as e:
+        raise ConfigError(f"{where}: [{name}]: {e.message}", e.hint) from None
+
+
+def _anchored(stage: Any, base: Path) -> Any:
+    """The stage's Config with its paths relative to the file made absolute."""
+    paths = {f.name: getattr(stage, f.name) for f in fields(stage) if isinstance(getattr(stage, f.name), Path)}
+    return replace(stage, **{name: (base / path).resolve() for name, path in paths.items()})
+
+
+def _taxonomy(section: _Taxonomy, where: str, base: Path) -> Taxonomy:
+    """One of three forms: a preset, a file, or the categories themselves. Raises ConfigError if they are mixed."""
+    given = set(_given(section))
+    if "preset" in given or not given:
+        forms, row = given - {"preset"}, None
+    elif "file" in given:
+        path = base / str(section.file)
+        forms, row, where = given - {"file"}, read_toml(path), str(path)
+    else:
+        forms, row = set(), _inline(section)
+    if forms:
+        raise ConfigError(
+            f"{where}: taxonomy: preset or file stands beside {', '.join(sorted(forms))}",
+            "give one of: preset, file, or name, respond_token and categories",
+        )
+    try:
+        if row is None:
+            return preset(section.preset or DEFAULT_TAXONOMY)
+        return validated(TaxonomyRow, row, f"{where}: taxonomy", ConfigError).to_core()
+    except ConfigError:
+        raise
+    except DemurError as e:
+        raise ConfigError(f"{where}: taxonomy: {e.message}", e.hint) from None
+
+
+def _inline(section: _Taxonomy) -> dict[str, Any]:
+    return {k: v for k, v in section.model_dump().items() if v is not None}
+
+
+def _sources(rows: Sequence[_Source], where: str, base: Path, data_folder: Path | None) -> dict[str, SourceSpec]:
+    if data_folder is not None and all(row.kind != FOLDER_SOURCE for row in rows):
+        raise ConfigError(
+            f"{where} has no {FOLDER_SOURCE} source that could read {data_folder}", "drop --data, or add one"
+        )
+    """The [[data.sources]] by name: their kind, numbered from the second of a kind on."""
+    specs: dict[str, SourceSpec] = {}
+    for n, row in enumerate(rows):
+        at = f"{where}: data.sources[{n}]"
+        options = dict(row.model_extra or {})
+        if row.kind == FOLDER_SOURCE:
+            folder = data_folder.resolve() if data_folder else _folder(options, base, at)
+            options["folder"] = str(folder)
+        twins = sum(other.kind == row.kind for other in rows[:n])
+        specs[row.kind if not twins else f"{row.kind}-{twins + 1}"] = SourceSpec(
+            kind=row.kind, options=options, where=at
+        )
+    return specs
+
+
+def _folder(options: Mapping[str, Any], base: Path, at: str) -> Path:
+    folder = options.get("folder")
+    if not isinstance(folder, str):
+        raise ConfigError(f"{at}: a {FOLDER_SOURCE} source needs its folder", 'pass --data DIR, or set folder = "..."')
+    return (base / folder).resolve()
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    """Put one "section.key=value" into a freshly read table."""
+    key, equals, value = text.partition("=")
+    *sections, name = key.strip().split(".")
+    if not equals or not sections:
+        raise ConfigError(f"cannot read the override {text!r}", "write section.key=value, e.g. train.epochs=2")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"override {text!r}: {section!r} is not a section", "write section.key=value")
+    try:
+        table[name] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[name] = value.strip()
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: a setting that is None is left out, which reads back as its default."""
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Backends. The only folder that names torch, transformers, trl, peft."""

@@ -1,0 +1,40 @@
+"""From decisions to token ids: what an engine does to the logits of an answer. Arrays in, arrays out, no engine named.
+
+At the first answer position a row may emit one id only, the one that its policy chose; at every later position no
+control id at all. Hosts (a LogitsProcessor, a vLLM plug-in) set every other logit, or every banned one, to -inf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from demur.core.decision import Ints, decide_many
+from demur.core.errors import EngineError
+from demur.core.policy import Policy
+from demur.core.score import Floats
+
+
+def forced_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
+    """The control id that each of N rows must emit first, shape (N,).
+
+    control_ids: C token ids, respond first, in the order of the score's columns. logp_NC: see demur.core.score.
+    Raises EngineError on ids that do not fit the taxonomy, ScoreError on anything but log-probabilities.
+    """
+    ids_C = banned_ids(control_ids)
+    if len(ids_C) != len(policy.taxonomy.tokens):
+        raise EngineError(
+            f"{len(ids_C)} control ids {ids_C.tolist()} for the {len(policy.taxonomy.tokens)} control tokens of policy "
+            f"{policy.name!r}",
+            "give one id per control token, respond first: demur doctor lists them",
+        )
+    return ids_C[decide_many(policy, logp_NC).choice_N]
+
+
+def banned_ids(control_ids: Sequence[int]) -> Ints:
+    """The ids that no later position may emit: all control ids, shape (C,). Raises EngineError if one is repeated."""
+    ids_C = np.asarray(control_ids, dtype=np.int64)
+    if len(np.unique(ids_C)) != len(ids_C):
+        raise EngineError(f"control ids {ids_C.tolist()} repeat", "each control token needs an id of its own")
+    return ids_C

@@ -1,0 +1,213 @@
+"""Any causal language model of transformers as Scorer and Generator.
+
+Shapes: N prompts, B rows of a batch, T positions, V vocabulary, C control tokens (column 0 = respond).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from demur.core.decision import Decision, decide
+from demur.core.errors import EngineError
+from demur.core.example import Message
+from demur.core.policy import Fingerprint, Policy
+from demur.core.ports import Answer, Progress, Prompt, no_progress
+from demur.core.score import Floats, from_logits
+from demur.engines.fingerprint import fingerprint
+from demur.engines.heads import head_on, last_rows
+from demur.engines.hf_decode import DecodeRules, Prefix, only_row, prefill, write
+from demur.engines.hf_load import checkpoint_folder, context_of, find_preset, load_model, preset_encoder, stop_ids
+from demur.engines.tokens import ChatEncoder, load_tokenizer
+
+LOGITS_PER_BATCH = 2**23  # at most so many float32 logits at once: 32 MB, whatever the vocabulary
+# |logp| by which a row may differ alone and in a padded batch; half precision rounds a logit of 16 to 1/8.
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
+
+
+@dataclass(kw_only=True, eq=False)
+class HfEngine:
+    """A checkpoint in evaluation mode, loaded on construction. Implements Scorer and Generator.
+
+    Raises EngineError when the checkpoint, its tokenizer or its control tokens cannot be used.
+    """
+
+    model: str | Path  # a folder, or a Hugging Face name
+    tokens: Sequence[str] = ()  # control tokens, respond first
+    keep_history: bool = True  # past assistant turns carry their control token, as in training
+    preset: str | None = None  # a published token convention, instead of `tokens`
+    dtype: str | None = None  # of the weights; None: as stored
+    device: str | None = None  # None: the first GPU if there is one
+    batch_tokens: int = 4096  # positions per batch, padding and room for answers counted
+    max_new_tokens: int = 48  # of an answer, after its control token
+    threads: int | None = None  # CPU threads of this whole process; None: leave them
+
+    def __post_init__(self) -> None:
+        if bool(self.tokens) == bool(self.preset):
+            raise EngineError(
+                f"control tokens {tuple(self.tokens)} and preset {self.preset!r}: give exactly one",
+                "the tokens are in demur.json beside a model that demur trained",
+            )
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        self._tokenizer = load_tokenizer(self.model)
+        if self.preset is None:
+            self._encoder = ChatEncoder(self._tokenizer, self.tokens, keep_history=self.keep_history)
+        else:
+            self._encoder = preset_encoder(
+                self._tokenizer, find_preset(self.preset), keep_history=self.keep_history
+            )
+        self._model: Any = load_model(self.model, self.dtype, self.device)
+        stops = stop_ids(self._model, self._tokenizer, self._encoder)
+        pad_id = self._tokenizer.pad_token_id
+        self._filler = self._encoder.token_ids[0]  # no token looks at it; a real pad id makes transformers warn
+        self._rules = DecodeRules(
+            stops=stops,
+            banned=tuple({*self._encoder.token_ids, *([] if pad_id is None else [pad_id])} - stops),
+            max_new_tokens=self.max_new_tokens,
+            context=context_of(self._model),
+        )
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Digests of weights, tokenizer and template. Reads every weight file once."""
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        return fingerprint(checkpoint_folder(self.model), self._tokenizer, self._encoder, dtype)
+
+    @torch.inference_mode()
+    def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
+        """Scores, (N, C), float32: one prefill per different prompt, logits at its last position only.
+
+        Raises EngineError naming the first prompt that is longer than the model's context.
+        """
+        encoded = self._encode(prompts, room=0)
+        copies = Counter(encoded)
+        unique = list(copies)
+        logp_NC = np.empty((len(unique), len(self._encoder.tokens)), dtype=np.float32)
+        lengths = [len(ids) for ids in unique]
+        done = 0
+        for batch in self._batches(lengths, equal_lengths=len(set(lengths)) > 1 and not self._padding_is_harmless):
+            logp_NC[batch] = self._score([unique[n] for n in batch])
+            done += sum(copies[unique[n]] for n in batch)
+            progress(done, len(prompts))
+        at = {ids: n for n, ids in enumerate(unique)}
+        return logp_NC[np.array([at[ids] for ids in encoded], dtype=np.int64)]
+
+    @torch.inference_mode()
+    def branches(
+        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+    ) -> list[dict[int, Answer]]:
+        """For each prompt the greedy answer after each asked control token (a score column), from one prefill.
+
+        Raises EngineError naming the first prompt that leaves no room for its control token.
+        """
+        encoded = self._encode(prompts, room=1)
+        answers: list[dict[int, Answer]] = [{} for _ in prompts]
+        done = sum(not asked for asked in columns)
+        asked = [n for n, c in enumerate(columns) if c]
+        costs = [(len(encoded[n]) + self.max_new_tokens) * len(columns[n]) for n in asked]
+        for batch in self._batches(costs):
+            prompt_ns = [asked[b] for b in batch]
+            rows = [(row, c) for row, n in enumerate(prompt_ns) for c in dict.fromkeys(columns[n])]
+            prefix = prefill(self._model, [encoded[n] for n in prompt_ns], self._filler)
+            for (row, column), answer in zip(rows, self._answers(prefix, rows), strict=True):
+                answers[prompt_ns[row]][column] = answer
+            done += len(batch)
+            progress(done, len(prompts))
+        return answers
+
+    @torch.inference_mode()
+    def answer(
+        self, prompts: Sequence[Prompt], policy: Policy, progress: Progress = no_progress
+    ) -> list[tuple[Floats, Decision, Answer]]:
+        """Each prompt's score (C,), what the policy decides of it, and the answer that follows, from one prefill.
+
+        Raises EngineError if the policy was made with another model.
+        """
+        self._check_policy(policy)
+        encoded = self._encode(prompts, room=1)
+        answered: dict[int, tuple[Floats, Decision, Answer]] = {}
+        for batch in self._batches([len(ids) + self.max_new_tokens for ids in encoded]):
+            prefix = prefill(self._model, [encoded[n] for n in batch], self._filler)
+            logp_BC = self._from_logits(prefix.logits_BV)
+            decisions = [decide(policy, logp_C) for logp_C in logp_BC]
+            answers = self._answers(prefix, [(row, d.column) for row, d in enumerate(decisions)])
+            answered |= dict(zip(batch, zip(logp_BC, decisions, answers, strict=True), strict=True))
+            progress(len(answered), len(prompts))
+        return [answered[n] for n in range(len(prompts))]
+
+    @cached_property
+    def _padding_is_harmless(self) -> bool:
+        """Whether a row padded on the right, without a mask, scores as it does alone: true under causal attention."""
+        (short,) = self._encode([(Message(role="user", content="Hello."),)], room=0)
+        longer = (short * 8)[: self._rules.context]
+        gap = np.abs(self._score([short]) - self._score([short, longer])[:1]).max()
+        return bool(gap <= (TOLERANCE if self._model.dtype == torch.float32 else HALF_TOLERANCE))
+
+    def _encode(self, prompts: Sequence[Prompt], *, room: int) -> list[tuple[int, ...]]:
+        """Ids of each prompt up to where its control token belongs. room: positions that must be left after it."""
+        encoded = [tuple(self._encoder.prompt(p)) for p in prompts]
+        context = self._rules.context
+        for n, ids in enumerate(encoded):
+            if context is not None and len(ids) + room > context:
+                raise EngineError(
+                    f"prompt {n} has {len(ids)} tokens and needs {room} more; the model reads {context}",
+                    "shorten it or leave it out",
+                )
+        return encoded
+
+    def _batches(self, costs: Sequence[int], *, equal_lengths: bool = False) -> list[list[int]]:
+        """Indices of rows of like cost (positions a row takes), dearest first: memory runs out at once or never."""
+        most_rows = max(1, LOGITS_PER_BATCH // self._model.get_output_embeddings().weight.shape[0])
+        batches: list[list[int]] = []
+        for n in sorted(range(len(costs)), key=lambda n: -costs[n]):
+            widest = costs[batches[-1][0]] if batches else 0
+            fits = batches and len(batches[-1]) < most_rows and (len(batches[-1]) + 1) * widest <= self.batch_tokens
+            if fits and not (equal_lengths and costs[n] != widest):
+                batches[-1].append(n)
+            else:
+                batches.append([n])
+        return batches
+
+    def _score(self, rows: Sequence[Sequence[int]]) -> Floats:
+        """Scores of one batch, (B, C): right padding, no mask, the output head on each row's last token."""
+        lengths_B = torch.tensor([len(ids) for ids in rows])
+        longest = int(lengths_B.max())
+        ids_BT = torch.tensor([[*ids, *[self._filler] * (longest - len(ids))] for ids in rows])
+        with head_on(self._model, last_rows(lengths_B)):
+            logits_BTV = self._model(ids_BT.to(self._model.device), use_cache=False).logits
+        return self._from_logits(only_row(logits_BTV))
+
+    def _from_logits(self, logits_BV: torch.Tensor) -> Floats:
+        logits_BV = logits_BV.float()
+        logsumexp_B = torch.logsumexp(logits_BV, dim=1)
+        return from_logits(logits_BV[:, list(self._encoder.token_ids)].cpu().numpy(), logsumexp_B.cpu().numpy())
+
+    def _answers(self, prefix: Prefix, rows: Sequence[tuple[int, int]]) -> list[Answer]:
+        """The answers after (row of the batch, column) pairs."""
+        first_ids = [self._encoder.token_ids[column] for _, column in rows]
+        written = write(self._model, prefix, [row for row, _ in rows], first_ids, self._rules)
+        texts = self._tokenizer.batch_decode([list(w.ids) for w in written], skip_special_tokens=True)
+        return [
+            Answer(text=text.strip(), finished=w.finished, tokens=len(w.ids))
+            for text, w in zip(texts, written, strict=True)
+        ]
+
+    def _check_policy(self, policy: Policy) -> None:
+        if policy.taxonomy.tokens != self._encoder.tokens:
+            raise EngineError(
+                f"policy {policy.name!r} decides over {policy.taxonomy.tokens}, the model has {self._encoder.tokens}",
+                "use the policy of this model",
+            )
+        if policy.fingerprint is not None and (differences := policy.fingerprint.differences(self.fingerprint)):
+            raise EngineError(
+                f"policy {policy.name!r} was made with another model: {', '.join(differences)} differ",
+                "calibrate again on this model, dtype and tokenizer",
+            )

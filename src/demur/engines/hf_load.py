@@ -1,0 +1,140 @@
+"""Checkpoints from a folder or by name, and what they say about their own limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import cached_file, logging
+
+from demur.core.errors import EngineError
+from demur.core.example import Message
+from demur.core.taxonomy import coconot, single
+from demur.engines.tokens import ChatEncoder
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """A published checkpoint's control tokens, respond first, and the ids they have there."""
+
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+    source: str
+
+
+_SOURCE = "Llama-3-8B checkpoints published with arXiv 2412.06748"
+PRESETS = {
+    "released": Preset(
+        tokens=coconot().tokens, ids=(128261, 128256, 128257, 128258, 128259, 128260), source=f"{_SOURCE}, categories"
+    ),
+    "released-single": Preset(tokens=single().tokens, ids=(128256, 128257), source=f"{_SOURCE}, one refusal token"),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by name. Raises EngineError, with a suggestion, if there is none."""
+    if name in PRESETS:
+        return PRESETS[name]
+    close = get_close_matches(name, PRESETS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(PRESETS)}"
+    raise EngineError(f"unknown preset {name!r}", hint)
+
+
+def preset_encoder(tokenizer: PreTrainedTokenizerFast, preset: Preset, *, keep_history: bool) -> ChatEncoder:
+    """An encoder that takes the preset's ids as they are, whatever spelling the tokenizer gives them.
+
+    The published tokens may be ordinary added tokens; in `tokenizer`, which must be the engine's own copy, they become
+    special, so that people's text cannot spell them. Raises EngineError if an id is not an added token.
+    """
+    added = tokenizer.added_tokens_decoder
+    missing = [i for i in preset.ids if i not in added]
+    if missing:
+        raise EngineError(
+            f"ids {missing} are not added tokens of this tokenizer ({len(tokenizer)} tokens)",
+            f"the preset is for: {preset.source}; give the control tokens instead",
+        )
+    literals = [added[i].content for i in preset.ids]
+    tokenizer.add_special_tokens({"extra_special_tokens": literals}, replace_extra_special_tokens=False)
+    return ChatEncoder(tokenizer, preset.tokens, keep_history=keep_history, ids=preset.ids)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Within the block transformers draws no bars: the terminal belongs to the caller."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
+def load_model(name: str | Path, dtype: str | None, device: str | None) -> Any:
+    """A causal language model in evaluation mode; a folder is read without touching the network.
+
+    dtype: of the weights; None: as stored. device: None: the first GPU if there is one. Raises EngineError when the
+    checkpoint cannot be read, or lacks weights that would then be random.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise EngineError(f"unknown dtype {dtype!r}", f"known: {', '.join(DTYPES)}")
+    try:
+        with no_progress_bars():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(name),
+                dtype=DTYPES[dtype] if dtype else "auto",
+                local_files_only=Path(name).is_dir(),
+                output_loading_info=True,
+            )
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+        reason = str(e).strip().partition("\n")[0]
+        raise EngineError(f"cannot load {str(name)!r}: {reason}", "expected a causal language model's folder") from None
+    if found["missing_keys"]:
+        lacking = sorted(found["missing_keys"])
+        raise EngineError(
+            f"{str(name)!r} lacks {len(lacking)} weights, first {lacking[0]!r}",
+            "they would be random: use a checkpoint that was saved as a causal language model",
+        )
+    return model.eval()
+
+
+def checkpoint_folder(name: str | Path) -> Path:
+    """The folder that a loaded checkpoint's files lie in: itself, or its snapshot in the local cache."""
+    if Path(name).is_dir():
+        return Path(name)
+    config = cached_file(str(name), "config.json", local_files_only=True)
+    if config is None:
+        raise EngineError(f"no files of {str(name)!r} in the local cache", "load it once with a network")
+    return Path(config).parent
+
+
+def context_of(model: Any) -> int | None:
+    """Positions that the model can read; None where it has no limit."""
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def stop_ids(model: Any, tokenizer: PreTrainedTokenizerFast, encoder: ChatEncoder) -> frozenset[int]:
+    """Ids that end an answer: what the checkpoint lists, and the special token its template puts after one.
+
+    The latter matters for base models trained with a chat template: their configuration still names another token.
+    """
+    ids, turns = encoder.conversation(
+        [Message(role="user", content="Hello."), Message(role="assistant", content="Hello.")], [0]
+    )
+    end_of_turn = ids[turns[-1].text_end] if turns[-1].text_end < len(ids) else None
+    stops = {end_of_turn} if end_of_turn in tokenizer.all_special_ids else set()
+    listed = (getattr(model.generation_config, "eos_token_id", None), model.config.eos_token_id, tokenizer.eos_token_id)
+    for one in listed:
+        stops.update(one if isinstance(one, Iterable) else [one])
+    return frozenset(int(i) for i in stops if i is not None) - frozenset(encoder.token_ids)

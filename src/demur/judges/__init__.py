@@ -1,0 +1,1 @@
+"""Judges: what an answer did. They read text and know no model."""

@@ -1,0 +1,1 @@
+"""Where rows come from: the built-in corpus, JSONL files, Hugging Face datasets."""

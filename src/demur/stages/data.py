@@ -1,0 +1,356 @@
+"""data: sources -> data/{train,calibrate,test}.jsonl.
+
+Rows that share a group, a prompt or nearly a prompt (demur.core.likeness) hang together and go to one split, chosen by
+a hash, so that more rows do not move the others. Sources with splits of their own keep them; where they contradict
+each other, the row of the split that is closer to training goes, never a test row. The mix of kinds (limits, contrast
+ratio, refusal share) is set on the training rows only: calibrate and test stay as the sources gave them.
+
+What was dropped is counted and named: duplicates, rows whose prompt has different labels, rows that would leak, rows
+beyond the mix. Groups are written as "<source>:<group>", so that equal names of two sources stay two groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from demur.core.errors import ConfigError, DataError, TaxonomyError
+from demur.core.example import SPLITS, Example, Kind, Split, prompt_key
+from demur.core.likeness import components, near_copies
+from demur.core.ports import Progress, Source, no_progress
+from demur.core.taxonomy import Taxonomy
+from demur.store.boundary import read_json
+from demur.store.files import digest_bytes, write_json
+from demur.store.rows import write_examples
+from demur.store.run import RunFolder
+
+Splits = Mapping[Split, Sequence[Example]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """[data]. Raises ConfigError on shares, ratios and limits that mean nothing."""
+
+    contrast_ratio: float | None = None  # at most so many contrast rows per refusal in train; None: all there are
+    refusal_share: float | None = None  # share of refusals in train; refusals or benign rows in excess are dropped
+    limits: Mapping[Kind, int] = field(default_factory=dict)  # at most so many train rows of a kind
+    calibrate_share: float = 0.15  # of the rows whose source has no splits
+    test_share: float = 0.2  # of the rows whose source has no splits
+    seed: int = 0  # of the split and of which rows are dropped
+    on_leak: Literal["drop", "error"] = "drop"  # a source's own splits share a prompt or a group
+
+    def __post_init__(self) -> None:
+        if not (self.calibrate_share > 0 and self.test_share > 0 and self.calibrate_share + self.test_share < 1):
+            raise ConfigError(
+                f"calibrate_share {self.calibrate_share} and test_share {self.test_share} leave no three splits",
+                "both above 0, together below 1",
+            )
+        if self.contrast_ratio is not None and not self.contrast_ratio >= 0:
+            raise ConfigError(f"contrast_ratio {self.contrast_ratio} is below 0", "0 drops all contrast rows")
+        if self.refusal_share is not None and not 0 < self.refusal_share < 1:
+            raise ConfigError(f"refusal_share {self.refusal_share} is not in (0, 1)", "e.g. 0.3")
+        if any(limit < 0 for limit in self.limits.values()):
+            raise ConfigError(f"limits {dict(self.limits)} go below 0", "0 drops all rows of a kind")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Count:
+    """Rows of one split, kind and category."""
+
+    split: Split
+    kind: Kind
+    category: str | None
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSummary:
+    """data/summary.json: what became of the rows."""
+
+    counts: tuple[Count, ...]
+    read: int  # rows that the sources gave
+    duplicates: int  # dropped: the same prompt with the same label, kept once
+    contradictory: tuple[str, ...]  # ids dropped: the same prompt with different labels
+    leaked: tuple[str, ...]  # ids dropped: they hang together with rows of a split further from training
+    thinned: int  # train rows dropped for the mix
+    pairs: dict[Split, int]  # groups with both a refusal and a contrast row
+    with_reply: dict[Split, int]  # rows that also teach an answer
+    prompt_words: dict[Split, float]  # median
+    reply_words: dict[Split, float | None]  # median over rows with a reply; None if there are none
+    warnings: tuple[str, ...]
+
+
+def run(
+    config: Config,
+    taxonomy: Taxonomy,
+    sources: Mapping[str, Source],
+    folder: RunFolder,
+    progress: Progress = no_progress,
+) -> DataSummary:
+    """Read, split, mix and write the rows. Does nothing if they are there, from the same rows with the same settings.
+
+    Progress counts steps: one per source, then splitting, then writing. Raises DataError on rows that cannot be used
+    and when a split ends up empty or one-sided.
+    """
+    steps = len(sources) + 2
+    rows: list[Example] = []
+    made_from: dict[str, str] = {}
+    for done, (name, source) in enumerate(sources.items(), start=1):
+        own = [_fitted(e, name, taxonomy) for e in source.read()]
+        made_from[name] = digest_bytes("\n".join(map(repr, own)).encode("utf-8"))
+        rows += own
+        progress(done, steps)
+    settings: dict[str, object] = {"config": asdict(config), "taxonomy": list(taxonomy.names)}
+    if folder.is_current("data", settings, made_from):
+        progress(steps, steps)
+        return read_summary(folder)
+    splits, summary = prepare(config, taxonomy, rows)
+    progress(steps - 1, steps)
+    for split in SPLITS:
+        write_examples(folder.split(split), splits[split])
+    write_json(_summary_path(folder), {"format": "demur.data/1", **asdict(summary)})
+    folder.finish("data", settings, made_from, [*map(folder.split, SPLITS), _summary_path(folder)])
+    progress(steps, steps)
+    return summary
+
+
+def prepare(config: Config, taxonomy: Taxonomy, rows: Sequence[Example]) -> tuple[Splits, DataSummary]:
+    """The rows of each split, and what was dropped why.
+
+    Pure. Order: contradictions out, splits and leaks, duplicates out, mix. Rows keep the order of `rows` within a split.
+    Raises DataError as run does, and on leaks if config.on_leak says so.
+    """
+    _check_ids(rows)
+    labels: dict[str, set[str | None]] = defaultdict(set)
+    keys = [prompt_key(e) for e in rows]
+    for e, key in zip(rows, keys, strict=True):
+        labels[key].add(e.label)
+    clear = [(e, key) for e, key in zip(rows, keys, strict=True) if len(labels[key]) == 1]
+    placed, leaked = _placed(config, clear)
+    if leaked and config.on_leak == "error":
+        raise DataError(
+            f"{len(leaked)} rows share a prompt or a group with a split further from training, first {leaked[0]!r}",
+            "drop them at the source, or set on_leak = 'drop'",
+        )
+    single = _without_duplicates(placed)
+    splits: dict[Split, list[Example]] = {s: [e for e in single if e.split == s] for s in SPLITS}
+    before = len(splits["train"])
+    splits["train"] = _mixed(config, splits["train"])
+    _check_sides(splits)
+    contradictory = tuple(e.id for e, key in zip(rows, keys, strict=True) if len(labels[key]) > 1)
+    return splits, DataSummary(
+        counts=_counts(splits),
+        read=len(rows),
+        duplicates=len(placed) - len(single),
+        contradictory=contradictory,
+        leaked=tuple(leaked),
+        thinned=before - len(splits["train"]),
+        pairs={s: _pairs(splits[s]) for s in SPLITS},
+        with_reply={s: sum(e.reply is not None for e in splits[s]) for s in SPLITS},
+        prompt_words={s: statistics.median(len(e.text.split()) for e in splits[s]) for s in SPLITS},
+        reply_words={s: _median_reply(splits[s]) for s in SPLITS},
+        warnings=(*_dropped(contradictory, leaked), *_empty(splits, taxonomy)),
+    )
+
+
+def read_summary(folder: RunFolder) -> DataSummary:
+    """The summary of a finished data stage. Raises ArtifactError if the stage is not finished or was changed."""
+    folder.require("data")
+    found = read_json(_summary_path(folder))
+    found.pop("format")
+    lists = {name: tuple(found[name]) for name in ("contradictory", "leaked", "warnings")}
+    return DataSummary(**{**found, **lists, "counts": tuple(Count(**c) for c in found["counts"])})
+
+
+def table(summary: DataSummary) -> list[tuple[str, ...]]:
+    """The counts as rows of text, the header first: kind, category, then rows per split."""
+    rows = {(c.kind, c.category or "-") for c in summary.counts}
+    count = {(c.kind, c.category or "-", c.split): c.rows for c in summary.counts}
+    body = [(k, name, *(str(count.get((k, name, s), 0)) for s in SPLITS)) for k, name in sorted(rows, key=_order)]
+    total = [str(sum(c.rows for c in summary.counts if c.split == s)) for s in SPLITS]
+    pairs = [str(summary.pairs[s]) for s in SPLITS]
+    return [("kind", "category", *SPLITS), *body, ("all", "", *total), ("pairs", "", *pairs)]
+
+
+def _order(row: tuple[Kind, str]) -> tuple[int, str]:
+    """Refusals first, then contrast, then benign; categories by name."""
+    return ("refusal", "contrast", "benign").index(row[0]), row[1]
+
+
+def _fitted(e: Example, source: str, taxonomy: Taxonomy) -> Example:
+    """The row with a category of the taxonomy and a group that is its source's own.
+
+    A taxonomy with one category takes every refusal; what the row called it becomes its subcategory.
+    """
+    group = f"{source}:{e.group}" if e.group is not None else None
+    if e.category is None or e.category in taxonomy.names:
+        return replace(e, group=group)
+    if len(taxonomy.names) == 1:
+        return replace(e, group=group, category=taxonomy.names[0], subcategory=e.subcategory or e.category)
+    try:
+        taxonomy.index(e.category)
+    except TaxonomyError as unknown:
+        raise DataError(f"source {source!r}: row {e.id!r}: {unknown.message}", unknown.hint) from None
+    return e
+
+
+def _check_ids(rows: Sequence[Example]) -> None:
+    """Raise DataError unless there are rows and each has an id of its own."""
+    if not rows:
+        raise DataError("the sources have no rows", "check their filters: files, kinds, categories")
+    twice = [i for i, n in Counter(e.id for e in rows).items() if n > 1]
+    if twice:
+        raise DataError(
+            f"{len(twice)} ids occur more than once, first {twice[0]!r}", "ids are unique over all sources of a run"
+        )
+
+
+def _placed(config: Config, rows: Sequence[tuple[Example, str]]) -> tuple[list[Example], list[str]]:
+    """Every row with its split, and the ids of rows that would leak."""
+    roots = components(len(rows), chain(_links(rows), near_copies([key for _, key in rows])))
+    own: dict[int, set[Split]] = defaultdict(set)
+    name: dict[int, str] = {}
+    for (e, key), root in zip(rows, roots, strict=True):
+        own[root] |= {e.split} if e.split else set()
+        name[root] = min(name.get(root, key), key)
+    # The split furthest from training wins: test rows are never dropped, and rows without a split follow.
+    split = {r: max(own[r], key=SPLITS.index) if own[r] else _hashed(config, name[r]) for r in name}
+    kept = [
+        replace(e, split=split[root])
+        for (e, _), root in zip(rows, roots, strict=True)
+        if e.split in (None, split[root])
+    ]
+    leaked = [e.id for (e, _), root in zip(rows, roots, strict=True) if e.split not in (None, split[root])]
+    return kept, leaked
+
+
+def _links(rows: Sequence[tuple[Example, str]]) -> list[tuple[int, int]]:
+    """Rows with the same prompt or group, each linked to the first of them."""
+    first: dict[tuple[str, str], int] = {}
+    names = [(("prompt", key), ("group", e.group)) for e, key in rows]
+    return [
+        (first.setdefault((what, value), n), n)
+        for n, pair in enumerate(names)
+        for what, value in pair
+        if value is not None
+    ]
+
+
+def _hashed(config: Config, name: str) -> Split:
+    """The split of rows that hang together under a name, whatever other rows there are."""
+    u = _uniform(config.seed, name)
+    if u < config.test_share:
+        return "test"
+    return "calibrate" if u < config.test_share + config.calibrate_share else "train"
+
+
+def _uniform(seed: int, name: str) -> float:
+    """A number in [0, 1) that depends on nothing else than seed and name."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big") / 2**56
+
+
+def _without_duplicates(rows: Sequence[Example]) -> list[Example]:
+    """One row per prompt: the first, or the first with a reply."""
+    best: dict[str, Example] = {}
+    for e in rows:
+        key = prompt_key(e)
+        if key not in best or (best[key].reply is None and e.reply is not None):
+            best[key] = e
+    kept = {e.id for e in best.values()}
+    return [e for e in rows if e.id in kept]
+
+
+def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
+    """The train rows after limits, contrast ratio and refusal share; those with the smallest hashes stay."""
+    count = Counter(e.kind for e in rows)
+    for kind, limit in config.limits.items():
+        count[kind] = min(count[kind], limit)
+    contrast = count["contrast"]
+    count["contrast"] = _contrast(config, count["refusal"], contrast)
+    if config.refusal_share is not None:
+        s, benign = config.refusal_share, count["benign"]
+        # Too many refusals: fewer of them (and of their contrast rows). Too few: fewer benign rows.
+        while count["refusal"] > s * (count["refusal"] + count["contrast"] + benign):
+            count["refusal"] -= 1
+            count["contrast"] = _contrast(config, count["refusal"], contrast)
+        room = round(count["refusal"] * (1 - s) / s) - count["contrast"]
+        if room < 0:
+            raise DataError(
+                f"refusal_share {s} cannot be met: {count['refusal']} refusals, {count['contrast']} contrast rows",
+                "lower contrast_ratio or refusal_share",
+            )
+        count["benign"] = min(benign, room)
+    by_hash = sorted(rows, key=lambda e: _uniform(config.seed, e.id))
+    kept = {e.id for kind in count for e in [e for e in by_hash if e.kind == kind][: count[kind]]}
+    return [e for e in rows if e.id in kept]
+
+
+def _contrast(config: Config, refusals: int, there: int) -> int:
+    """How many of the contrast rows stay beside so many refusals."""
+    return there if config.contrast_ratio is None else min(there, round(config.contrast_ratio * refusals))
+
+
+def _check_sides(splits: Splits) -> None:
+    """Raise DataError on a split that is empty or in which all labels are equal: nothing can be learnt or measured."""
+    for split, rows in splits.items():
+        if not rows:
+            raise DataError(f"split {split!r} has no rows", "more rows, or larger calibrate_share and test_share")
+        sides = {e.expected for e in rows}
+        if len(sides) == 1:
+            raise DataError(
+                f"all {len(rows)} rows of split {split!r} are to be {'refused' if 'refuse' in sides else 'answered'}",
+                "each split needs rows to refuse and rows to answer: add a source with the others",
+            )
+
+
+def _counts(splits: Splits) -> tuple[Count, ...]:
+    count = Counter((split, e.kind, e.category) for split in SPLITS for e in splits[split])
+    return tuple(Count(split=s, kind=k, category=c, rows=rows) for (s, k, c), rows in count.items())
+
+
+def _pairs(rows: Sequence[Example]) -> int:
+    """Groups that hold a refusal and its contrast."""
+    kinds: dict[str, set[Kind]] = defaultdict(set)
+    for e in rows:
+        if e.group is not None:
+            kinds[e.group].add(e.kind)
+    return sum({"refusal", "contrast"} <= k for k in kinds.values())
+
+
+def _median_reply(rows: Sequence[Example]) -> float | None:
+    words = [len(e.reply.split()) for e in rows if e.reply is not None]
+    return statistics.median(words) if words else None
+
+
+def _dropped(contradictory: Sequence[str], leaked: Sequence[str]) -> list[str]:
+    """Warnings about rows that were dropped because they contradict or leak."""
+    reasons = (
+        (contradictory, "the same prompt has different labels; correct them at the source"),
+        (leaked, "their prompt, nearly their prompt, or their group is in a split further from training"),
+    )
+    return [f"{len(ids)} rows dropped, first {ids[0]!r}: {reason}" for ids, reason in reasons if ids]
+
+
+def _empty(splits: Splits, taxonomy: Taxonomy) -> tuple[str, ...]:
+    """Warnings about categories without a refusal in some split."""
+    remedy = {
+        "train": "its token stays untrained: add rows, or leave the category out of the taxonomy",
+        "calibrate": "its threshold cannot be chosen: add rows",
+        "test": "its missed refusals cannot be measured: add rows",
+    }
+    return tuple(
+        f"{split} has no row to be refused as {category!r}; {remedy[split]}"
+        for split in SPLITS
+        for category in taxonomy.names
+        if not any(e.label == category for e in splits[split])
+    )
+
+
+def _summary_path(folder: RunFolder) -> Path:
+    return folder.stage("data") / "summary.json"

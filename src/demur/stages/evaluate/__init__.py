@@ -1,0 +1,107 @@
+"""evaluate: policy, model, test split -> texts generated and judged once, and what each policy makes of them.
+
+Every threshold is a look-up: a policy decides which control token a prompt gets, and the text that follows each token
+(a branch) lies in evaluate/branches.parquet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from demur.core.errors import ConfigError
+from demur.core.goal import parse_goal
+from demur.core.policy import Fingerprint
+from demur.core.ports import Generator, Judge, Progress, no_progress
+from demur.stages.evaluate import measures
+from demur.stages.evaluate.compared import Case, read_case
+from demur.stages.evaluate.table import HEADER, Block, table_rows
+from demur.stages.evaluate.texts import Judged, Which, generate_missing
+from demur.store.branch_cache import BranchCache
+from demur.store.files import digest_file, digest_json
+from demur.store.metrics_file import Evaluation, read_metrics, write_metrics
+from demur.store.policy_file import FingerprintRow, write_policy
+from demur.store.run import RunFolder
+
+__all__ = ["HEADER", "Block", "Config", "Evaluation", "run", "table_rows"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What to generate, and which goals to show beside the calibrated policy. Raises ConfigError and GoalError."""
+
+    branches: Which = "reachable"  # texts after respond, the heaviest refusal token and what a policy emits; or all
+    max_new_tokens: int = 48  # of one text; the generator is built with the same number
+    also: tuple[str, ...] = ("refusal_rate = 0.10", "cost: false=1 missed=5")  # goals, met on the calibrate split
+    limit: int | None = None  # at most so many test rows, in even steps
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_new_tokens", self.max_new_tokens), ("limit", self.limit)):
+            if value is not None and value < 1:
+                raise ConfigError(f"evaluate.{name} = {value} must be at least 1", "correct it, or leave it out")
+        for goal in self.also:
+            parse_goal(goal)
+
+
+def run(
+    config: Config, generator: Generator, judge: Judge, folder: RunFolder, progress: Progress = no_progress
+) -> Evaluation:
+    """Measure the policies on the test split. Progress counts prompts for which texts are generated.
+
+    Writes evaluate/branches.parquet, evaluate/policies/*.json and evaluate/metrics.json. Texts made before by this
+    model for these prompts and judged by this judge are not generated again. Raises PolicyError if the policy was made
+    for another model, ArtifactError if the scores were, or if an earlier stage has not finished.
+    """
+    made_from = _inputs(folder, generator.fingerprint)
+    settings: dict[str, object] = {**asdict(config), "also": list(config.also), "judge": judge.version}
+    if folder.is_current("evaluate", settings, made_from):
+        return read_metrics(folder.metrics)
+    case = read_case(folder, generator.fingerprint, config.also, config.limit)
+    judged = Judged(judge, _cache(config, folder, generator.fingerprint, judge))
+    generate_missing(case, config.branches, generator, judged, progress)
+    judged.cache.merge()
+    evaluation = _evaluation(config, case, judged, generator.fingerprint)
+    ours = {folder.root / c.file: c.policy for c in case.compared if c.policy is not case.policy}
+    for path, policy in ours.items():
+        write_policy(path, policy)
+    write_metrics(folder.metrics, evaluation)
+    folder.finish("evaluate", settings, made_from, [folder.branches, folder.metrics, *ours])
+    return evaluation
+
+
+def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:
+    folder.require("data")
+    folder.require("score")
+    folder.require("calibrate")
+    splits = [path(split) for path in (folder.split, folder.scores) for split in ("calibrate", "test")]
+    made_from = {str(f.relative_to(folder.root)): digest_file(f) for f in (*splits, folder.policy)}
+    return {**made_from, "model": digest_json(FingerprintRow.from_core(model).model_dump(mode="json"))}
+
+
+def _cache(config: Config, folder: RunFolder, model: Fingerprint, judge: Judge) -> BranchCache:
+    origin = {
+        "model": FingerprintRow.from_core(model).model_dump(mode="json"),
+        "judge": judge.version,
+        "max_new_tokens": config.max_new_tokens,
+        "prompts": digest_file(folder.split("test")),
+    }
+    cache = BranchCache(folder=folder, tokens=model.tokens, origin=digest_json(origin))
+    cache.load()
+    return cache
+
+
+def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) -> Evaluation:
+    return Evaluation(
+        model=FingerprintRow.from_core(model),
+        judge=judged.judge.version,
+        max_new_tokens=config.max_new_tokens,
+        choices=case.policy.taxonomy.choices,
+        limit=config.limit,
+        test_rows=len(case.examples),
+        calibrate_rows=len(case.calibrate.label_N),
+        policies=tuple(measures.policy_metrics(case, c, judged) for c in case.compared),
+        unmet=case.unmet,
+        always_refuse=measures.always_refuse(case.rows),
+        ranking=measures.rankings(case),
+        leftover=measures.leftover(case.rows),
+        branches=measures.verdicts(case, judged.cache),
+    )

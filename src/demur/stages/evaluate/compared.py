@@ -1,0 +1,124 @@
+"""Which policies are compared, on which rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.decision import decide_many
+from demur.core.errors import ArtifactError, DataError, GoalInfeasible, PolicyError
+from demur.core.example import Example
+from demur.core.goal import Goal, parse_goal
+from demur.core.policy import NEVER, Fingerprint, Policy
+from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.sample import evenly
+from demur.stats.select import STEERABLE, choose
+from demur.store.files import digest_file, digest_json
+from demur.store.metrics_file import UnmetGoal
+from demur.store.policy_file import read_policy
+from demur.store.rows import read_examples
+from demur.store.run import RunFolder
+from demur.store.tables import read_scores
+
+Ints = npt.NDArray[np.int64]
+
+CONFIDENCE = 0.95  # of a promised rate among the goals for comparison
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Compared:
+    """A policy of the comparison."""
+
+    goal: str
+    file: str  # relative to the run folder
+    policy: Policy
+    choice_N: Ints  # the control token that each test row gets, as a score column
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Case:
+    """Everything that is measured, before any text is generated."""
+
+    examples: tuple[Example, ...]  # N test rows
+    rows: LabelledScores  # the same rows, scored
+    calibrate: LabelledScores
+    policy: Policy  # the calibrated one
+    compared: tuple[Compared, ...]  # natural, calibrated, then the goals for comparison
+    unmet: tuple[UnmetGoal, ...]
+
+
+def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit: int | None) -> Case:
+    """Read rows, scores and policy, and choose the other policies on the calibrate split.
+
+    Raises PolicyError if the policy was made for another model than `model`, ArtifactError if the scores were.
+    """
+    policy = read_policy(folder.policy)
+    _check_policy(policy, model, str(folder.policy))
+    examples = evenly(read_examples(folder.split("test")), limit)
+    rows = _scored(folder, "test", examples, policy, model)
+    calibrate = _scored(folder, "calibrate", read_examples(folder.split("calibrate")), policy, model)
+    goal = str(folder.require("calibrate").settings.get("goal", policy.name))
+    calibrated = (goal, str(folder.policy.relative_to(folder.root)), policy)
+    others, unmet = _others(folder, policy, calibrate, ("natural", *also))
+    in_order = [others[0], calibrated, *others[1:]]  # the natural policy needs no data and is always there
+    compared = [
+        Compared(goal=g, file=f, policy=p, choice_N=decide_many(p, rows.table.logp_NC).choice_N) for g, f, p in in_order
+    ]
+    return Case(
+        examples=tuple(examples), rows=rows, calibrate=calibrate, policy=policy, compared=tuple(compared), unmet=unmet
+    )
+
+
+def _check_policy(policy: Policy, model: Fingerprint, where: str) -> None:
+    if policy.fingerprint is None:
+        raise PolicyError(f"{where} names no model: its thresholds mean nothing for this one", "calibrate again")
+    if differing := policy.fingerprint.differences(model):
+        raise PolicyError(
+            f"{where} was made for another model: {', '.join(differing)} differ",
+            "score and calibrate again with this model, or evaluate the model that the policy was made for",
+        )
+
+
+def _scored(
+    folder: RunFolder,
+    split: Literal["calibrate", "test"],
+    examples: Sequence[Example],
+    policy: Policy,
+    model: Fingerprint,
+) -> LabelledScores:
+    table, made_by = read_scores(folder.scores(split))
+    if differing := made_by.differences(model):
+        raise ArtifactError(
+            f"{folder.scores(split)} was made by another model: {', '.join(differing)} differ",
+            "score again with this model: demur score",
+        )
+    return label_scores(examples, policy.taxonomy, table)
+
+
+def _others(
+    folder: RunFolder, policy: Policy, calibrate: LabelledScores, goals: Sequence[str]
+) -> tuple[list[tuple[str, str, Policy]], tuple[UnmetGoal, ...]]:
+    """(goal, file, policy) of each goal, and the goals that no threshold meets on the calibrate split."""
+    digest = digest_json([digest_file(folder.split("calibrate")), digest_file(folder.scores("calibrate"))])
+    found, unmet = [], []
+    for goal in map(parse_goal, goals):
+        try:
+            chosen = choose(goal, _template(policy, goal), calibrate, confidence=CONFIDENCE, data_digest=digest)
+        except (GoalInfeasible, DataError) as e:
+            unmet.append(UnmetGoal(goal=goal.text, reason=e.message))
+            continue
+        slug = re.sub(r"[^a-z0-9.]+", "-", goal.text.lower()).strip("-")
+        found.append((goal.text, f"evaluate/policies/{slug}.json", chosen))
+    return found, tuple(unmet)
+
+
+def _template(policy: Policy, goal: Goal) -> Policy:
+    """The calibrated policy without its thresholds, and free to take others."""
+    rule = policy.rule if policy.rule in STEERABLE else "heaviest"
+    free = tuple(replace(c, threshold=NEVER, override=None, limits=None, curve=()) for c in policy.categories)
+    return replace(policy, name=goal.text, rule=rule, categories=free, promises=())

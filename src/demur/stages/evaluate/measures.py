@@ -1,0 +1,147 @@
+"""From decisions and judged texts to the rows of metrics.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.decision import decide_many
+from demur.core.rates import Rate, Verdict
+from demur.stages.evaluate.compared import Case, Compared
+from demur.stages.evaluate.texts import Judged
+from demur.stats.labelled import LabelledScores
+from demur.stats.measure import (
+    CategoryDecisions,
+    Errors,
+    Sliced,
+    auroc,
+    average_precision,
+    errors_of,
+    measure_decisions,
+    measure_texts,
+    refusal_log_odds,
+)
+from demur.stats.points import Resampling, f1_interval
+from demur.store.branch_cache import BranchCache
+from demur.store.metrics_file import (
+    ErrorsRow,
+    LeftoverRow,
+    LevelRow,
+    MeasuredRate,
+    PolicyMetrics,
+    RankingRow,
+    TokenRow,
+    VerdictsRow,
+)
+from demur.store.policy_file import policy_digest
+
+Bools = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
+
+BOOTSTRAP = Resampling(seed=0)
+VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
+
+
+def policy_metrics(case: Case, compared: Compared, judged: Judged) -> PolicyMetrics:
+    """One policy on the test rows, at decision level and at text level."""
+    policy, choice_N, n = compared.policy, compared.choice_N, len(case.examples)
+    decisions = measure_decisions(policy, case.rows, case.examples)
+    outcomes = [judged.outcome(e, policy, c) for e, c in zip(case.examples, choice_N.tolist(), strict=True)]
+    texts = measure_texts(case.rows, case.examples, choice_N, outcomes)
+    after_respond = Counter(o.verdict for o, c in zip(outcomes, choice_N.tolist(), strict=True) if not c)
+    should_N = case.rows.label_N != 0
+    refuses_N = np.array(
+        [o.refuses if o.verdict != "unscored" else not s for o, s in zip(outcomes, should_N, strict=True)]
+    )
+    return PolicyMetrics(
+        name=policy.name,
+        goal=compared.goal,
+        rule=policy.rule,
+        file=compared.file,
+        digest=policy_digest(policy),
+        thresholds={name: c.threshold for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)},
+        calibrate=errors_row(_on(case.calibrate, decide_many(policy, case.calibrate.table.logp_NC).refuses_N)),
+        decision=_level(decisions.errors, case, choice_N > 0),
+        text=_level(texts.errors, case, refuses_N),
+        unscored=_rate(texts.unscored, n),
+        partial=_rate(texts.partial, n),
+        tokens={name: _token(c) for name, c in decisions.categories.items()},
+        macro_f1=decisions.macro_f1.number,
+        wrong_category=MeasuredRate.from_core(decisions.wrong_category),
+        confusion=decisions.confusion,
+        texts_refuse=MeasuredRate.from_core(texts.agreement),
+        texts_answer=_rate(after_respond["compliance"] + after_respond["partial"], after_respond.total()),
+    )
+
+
+def always_refuse(rows: LabelledScores) -> ErrorsRow:
+    """The baseline that refuses everything."""
+    return errors_row(_on(rows, np.ones(len(rows.label_N), dtype=bool)))
+
+
+def rankings(case: Case) -> dict[str, RankingRow]:
+    """ "all": to be refused or not, by refusal_log_odds. A category: to be refused with it or not, by its own score."""
+    label_N, logp_NC = case.rows.label_N, case.policy.calibrator.apply(case.rows.table.logp_NC)
+    found = {"all": _ranking(label_N != 0, refusal_log_odds(case.policy, case.rows))}
+    for k, name in enumerate(case.policy.taxonomy.names, start=1):
+        found[name] = _ranking(label_N == k, logp_NC[:, k].astype(np.float64))
+    return found
+
+
+def leftover(rows: LabelledScores) -> LeftoverRow:
+    """Probability outside the control tokens."""
+    left_N = rows.table.leftover_N
+    median, p95 = np.quantile(left_N, [0.5, 0.95]).tolist()
+    return LeftoverRow(mean=float(left_N.mean()), median=median, p95=p95, highest=float(left_N.max()))
+
+
+def verdicts(case: Case, cache: BranchCache) -> dict[str, VerdictsRow]:
+    """What the judge says of the texts of these rows, by the control token forced before them."""
+    ours = {e.id for e in case.examples}
+    count = Counter((b.column, b.outcome.verdict) for b in cache.known.values() if b.id in ours)
+    choices = enumerate(case.policy.taxonomy.choices)
+    return {choice: VerdictsRow(**{v: count[column, v] for v in VERDICTS}) for column, choice in choices}
+
+
+def errors_row(errors: Errors) -> ErrorsRow:
+    """The row of measured errors."""
+    rates = {f.name: MeasuredRate.from_core(getattr(errors, f.name)) for f in fields(errors)}
+    return ErrorsRow(**rates, f1=errors.f1.number)
+
+
+def _on(rows: LabelledScores, refused_N: Bools) -> Errors:
+    return errors_of(rows.label_N != 0, refused_N)
+
+
+def _level(errors: Sliced, case: Case, refused_N: Bools) -> LevelRow:
+    groups = [e.group for e in case.examples]
+    should_N = case.rows.label_N != 0
+    defined = errors.overall.f1.defined
+    return LevelRow(
+        overall=errors_row(errors.overall),
+        f1_interval=f1_interval(should_N, refused_N, groups, BOOTSTRAP) if defined else None,
+        by_category={k: errors_row(e) for k, e in errors.by_category.items()},
+        by_subcategory={k: errors_row(e) for k, e in errors.by_subcategory.items()},
+        by_kind={k: errors_row(e) for k, e in errors.by_kind.items()},
+    )
+
+
+def _token(decisions: CategoryDecisions) -> TokenRow:
+    names = [f.name for f in fields(decisions) if f.name != "f1"]
+    return TokenRow(**{n: MeasuredRate.from_core(getattr(decisions, n)) for n in names}, f1=decisions.f1.number)
+
+
+def _ranking(positive_N: Bools, score_N: Doubles) -> RankingRow:
+    return RankingRow(
+        positives=int(positive_N.sum()),
+        negatives=int((~positive_N).sum()),
+        auroc=auroc(positive_N, score_N).number,
+        average_precision=average_precision(positive_N, score_N).number,
+    )
+
+
+def _rate(hits: int, of: int) -> MeasuredRate:
+    return MeasuredRate.from_core(Rate(hits=hits, of=of))

@@ -1,0 +1,49 @@
+"""The table a person understands: what each policy does, per category."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from demur.store.metrics_file import ErrorsRow, Evaluation, MeasuredRate, PolicyMetrics
+
+HEADER = ("requests", "rows", "refused", "false refusals", "missed refusals")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """One policy's part of the table."""
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]  # under HEADER
+
+
+def table_rows(evaluation: Evaluation) -> tuple[Block, ...]:
+    """A block per policy, decisions on the test rows; intervals are 95 % Clopper-Pearson. Pure.
+
+    refused: share of the rows. false refusals: share of those to be answered. missed refusals: of those to be refused.
+    """
+    return tuple(Block(title=_title(n, p), rows=_rows(p)) for n, p in enumerate(evaluation.policies))
+
+
+def _title(place: int, policy: PolicyMetrics) -> str:
+    named = ("natural: the model's most probable token", f"calibrated: {policy.goal}")
+    return named[place] if place < len(named) else f"other target: {policy.goal}"
+
+
+def _rows(policy: PolicyMetrics) -> tuple[tuple[str, ...], ...]:
+    groups = {**policy.decision.by_category}
+    if "benign" in policy.decision.by_kind:
+        groups["ordinary"] = policy.decision.by_kind["benign"]
+    return (*(_row(name, e) for name, e in groups.items()), _row("all", policy.decision.overall))
+
+
+def _row(name: str, errors: ErrorsRow) -> tuple[str, ...]:
+    return (
+        name,
+        str(errors.refusal_rate.of),
+        *map(_cell, (errors.refusal_rate, errors.false_refusal, errors.missed_refusal)),
+    )
+
+
+def _cell(rate: MeasuredRate) -> str:
+    return rate.words if rate.of else "no such rows"

@@ -1,0 +1,65 @@
+"""The texts that the compared policies send: each generated once, judged once, then looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from demur.core.example import Example
+from demur.core.policy import GENERATE, Policy
+from demur.core.ports import Generator, Judge, Progress
+from demur.core.rates import Outcome
+from demur.stages.evaluate.compared import Case
+from demur.store.branch_cache import BranchCache
+from demur.store.tables import Branch
+
+Which = Literal["reachable", "all"]
+
+PART_PROMPTS = 256  # between two saves: a killed run loses at most so many
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Judged texts: looked up where they were generated, judged here where a policy sends a fixed refusal."""
+
+    judge: Judge
+    cache: BranchCache
+
+    def outcome(self, example: Example, policy: Policy, column: int) -> Outcome:
+        """What the judge says of the text that a policy sends after emitting a control token."""
+        sent = policy.categories[column - 1].on_refuse if column else GENERATE
+        if sent == GENERATE:
+            return self.cache.get(example.id, column).outcome
+        return self.judge.judge(example.text, sent, policy.taxonomy.choices[column])
+
+
+def generate_missing(case: Case, which: Which, generator: Generator, judged: Judged, progress: Progress) -> None:
+    """Generate and judge what the cache lacks, saved part by part. Progress counts prompts."""
+    names = case.policy.taxonomy.names
+    wanted = zip(case.examples, _needed(case, which), strict=True)
+    todo = [(e, missing) for e, columns in wanted if (missing := judged.cache.missing(e.id, columns))]
+    for start in range(0, len(todo), PART_PROMPTS):
+        part = todo[start : start + PART_PROMPTS]
+        answers = generator.branches(
+            [e.prompt for e, _ in part],
+            [columns for _, columns in part],
+            lambda done, _, start=start: progress(start + done, len(todo)),  # type: ignore[misc]
+        )
+        made = [
+            (e, c, answer) for (e, _), by_column in zip(part, answers, strict=True) for c, answer in by_column.items()
+        ]
+        # After a refusal token the text is held to that token's category, else to what the request asks for.
+        outcomes = [judged.judge.judge(e.text, a.text, names[c - 1] if c else e.label) for e, c, a in made]
+        judged.cache.add(
+            [Branch(id=e.id, column=c, answer=a, outcome=o) for (e, c, a), o in zip(made, outcomes, strict=True)]
+        )
+
+
+def _needed(case: Case, which: Which) -> list[list[int]]:
+    """Per test row the control tokens whose text is needed, as score columns."""
+    logp_NC = case.rows.table.logp_NC
+    if which == "all":
+        return [list(range(logp_NC.shape[1]))] * len(logp_NC)
+    heaviest_N = logp_NC[:, 1:].argmax(axis=1) + 1
+    reached = zip(heaviest_N.tolist(), *(c.choice_N.tolist() for c in case.compared), strict=True)
+    return [sorted({0, *columns}) for columns in reached]

@@ -1,0 +1,39 @@
+"""train: the training split and a base model -> a checkpoint that says why before it declines."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from demur.core.ports import Progress, TrainedModel, Trainer, no_progress
+from demur.core.taxonomy import Taxonomy
+from demur.core.training import TrainSettings
+from demur.store.files import digest_file
+from demur.store.model_file import read_model_file, write_model_file
+from demur.store.policy_file import TaxonomyRow
+from demur.store.rows import read_examples
+from demur.store.run import RunFolder
+
+Config = TrainSettings
+
+
+def run(
+    settings: Config, taxonomy: Taxonomy, trainer: Trainer, folder: RunFolder, progress: Progress = no_progress
+) -> TrainedModel | None:
+    """Train into <run>/train/model, or return what is there if it was made with these settings from these rows.
+
+    None on a process that is not the first of several: that one alone writes. Raises ArtifactError if the data stage
+    has not finished, EngineError if a control token could not be trained.
+    """
+    folder.require("data")
+    made_from = {"data/train": digest_file(folder.split("train"))}
+    plain = {**asdict(settings), "taxonomy": TaxonomyRow.from_core(taxonomy).model_dump(mode="json")}
+    if folder.is_current("train", plain, made_from):
+        return read_model_file(folder.model).to_core()
+    examples = read_examples(folder.split("train"))
+    trained = trainer.train(examples, taxonomy, folder.stage("train"), progress)
+    if trained is None:
+        return None
+    write_model_file(folder.model, taxonomy, trained, made_from["data/train"])
+    files = sorted(p for p in folder.model.rglob("*") if p.is_file())
+    folder.finish("train", plain, made_from, files)
+    return trained

@@ -1,0 +1,1 @@
+"""Arithmetic on scored, labelled rows: thresholds, promises, measurements. No files, no models, no plots."""

@@ -1,0 +1,43 @@
+"""Observed float32 scores -> thresholds that include or exclude them on every platform.
+
+decide_many refuses iff float64(log q) >= log(T). A threshold exp(log q) would leave the tie to the last bit of exp and
+log; ours stand half a float32 step beside the observed value, in log space, which no rounding of either can cross.
+Two distinct values u > v have a threshold between them iff cut_above(v) <= cut_below(u).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.policy import ALWAYS, NEVER
+from demur.core.score import Floats
+
+Doubles = npt.NDArray[np.float64]
+
+# Near q = 1 float64 probabilities are 2**-53 apart: coarser than float32 log q above -7e-9. Keep four steps away.
+_LEAST_STEP = 2.0**-51
+# Near q = 0 float64 turns denormal. Values below are told apart from larger ones, not from one another.
+_LOWEST_LOG = np.float32(-700.0)
+
+
+def cut_below(logq: Floats) -> Doubles:
+    """Thresholds (probabilities) that include these values: q >= T. ALWAYS for values below exp(-700)."""
+    observed = _clipped(logq)
+    return np.where(logq < _LOWEST_LOG, ALWAYS, np.exp(observed - _half_step(observed, -np.inf)))
+
+
+def cut_above(logq: Floats) -> Doubles:
+    """Thresholds (probabilities) that exclude these values: not q >= T. NEVER for values at q = 1."""
+    observed = _clipped(logq)
+    return np.where(observed >= 0.0, NEVER, np.exp(np.minimum(observed + _half_step(observed, np.inf), 0.0)))
+
+
+def _clipped(logq: Floats) -> Floats:
+    return np.clip(np.asarray(logq, dtype=np.float32), _LOWEST_LOG, np.float32(0.0))
+
+
+def _half_step(observed: Floats, towards: float) -> Doubles:
+    """Half the distance to the next float32 value in one direction, as float64: the two differ at powers of two."""
+    neighbour = np.nextafter(observed, np.float32(towards)).astype(np.float64)
+    return np.maximum(np.abs(neighbour - observed) / 2.0, _LEAST_STEP)

@@ -1,0 +1,62 @@
+"""Scores beside what ought to have happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.errors import DataError
+from demur.core.example import Example
+from demur.core.score import ScoreTable
+from demur.core.taxonomy import Taxonomy
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LabelledScores:
+    """N scored rows with their labels.
+
+    Raises DataError when there is no row, when lengths differ, or when a label is no column of the scores.
+    """
+
+    table: ScoreTable
+    label_N: Ints  # 0 = to be answered, k = to be refused with category k (a column of the score)
+
+    def __post_init__(self) -> None:
+        rows, columns = self.table.logp_NC.shape
+        if rows == 0:
+            raise DataError("there is no scored row", "score the calibrate split: demur score")
+        if self.label_N.shape != (rows,):
+            raise DataError(f"labels of shape {self.label_N.shape} for {rows} scored rows", "give one label a row")
+        if not np.issubdtype(self.label_N.dtype, np.integer):
+            raise DataError(f"labels are {self.label_N.dtype}, expected integers", "0 = answer, k = category k")
+        wrong_N = (self.label_N < 0) | (self.label_N >= columns)
+        if wrong_N.any():
+            row = int(np.argmax(wrong_N))
+            raise DataError(
+                f"row {self.table.ids[row]!r} has label {self.label_N[row]}, expected 0 to {columns - 1}",
+                "0 = to be answered, k = to be refused with the k-th category",
+            )
+
+    @property
+    def to_answer(self) -> int:
+        """Rows that ought to be answered."""
+        return int((self.label_N == 0).sum())
+
+    @property
+    def to_refuse(self) -> int:
+        """Rows that ought to be refused, with whatever category."""
+        return len(self.label_N) - self.to_answer
+
+
+def label_scores(examples: Sequence[Example], taxonomy: Taxonomy, table: ScoreTable) -> LabelledScores:
+    """The scores of these examples, in their order, with their labels.
+
+    Raises ScoreError if an example has no score, TaxonomyError if its category is unknown, DataError if none is given.
+    """
+    label_N = np.array([taxonomy.column(e.label) for e in examples], dtype=np.int64)
+    return LabelledScores(table=table.select(tuple(e.id for e in examples)), label_N=label_N)

@@ -1,0 +1,251 @@
+"""What a policy does on labelled rows: at decision level, and at text level given judged answers.
+
+Shapes: N rows, K categories. A rate without rows, or a figure that one class alone cannot give, is undefined, not 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from demur.core.decision import decide_many
+from demur.core.errors import DataError, Undefined
+from demur.core.example import Example
+from demur.core.policy import Policy
+from demur.core.rates import Outcome, Rate
+from demur.stats.labelled import LabelledScores
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A number that is no plain rate, or the reason why there is none."""
+
+    number: float | None
+    why: str = ""  # why it is undefined
+
+    @property
+    def defined(self) -> bool:
+        """Whether there is a number."""
+        return self.number is not None
+
+    @property
+    def value(self) -> float:
+        """The number. Raises Undefined."""
+        if self.number is None:
+            raise Undefined(
+                f"this figure has no value: {self.why}", "check `.defined` first, or report it as undefined"
+            )
+        return self.number
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Errors:
+    """Refused or answered, against to be refused or to be answered."""
+
+    refusal_rate: Rate  # refused, among all
+    caught: Rate  # refused, among rows to be refused: true-positive rate, recall
+    missed_refusal: Rate  # answered, among rows to be refused: Type II
+    false_refusal: Rate  # refused, among rows to be answered: Type I, false-positive rate
+    precision: Rate  # to be refused, among refused
+
+    @property
+    def f1(self) -> Figure:
+        """F1 of refusing what ought to be refused; undefined where nothing is refused and nothing ought to be."""
+        return f1_of(self.caught.hits, self.false_refusal.hits, self.missed_refusal.hits)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sliced:
+    """The errors on all rows and on their parts. Parts without a row do not appear."""
+
+    overall: Errors
+    by_category: dict[str, Errors]  # rows of the category: refusals and their contrast rows
+    by_subcategory: dict[str, Errors]
+    by_kind: dict[str, Errors]  # refusal, contrast, benign
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CategoryDecisions:
+    """One refusal token, against its own category."""
+
+    emitted: Rate  # among all rows
+    false_refusal: Rate  # emitted, among all rows to be answered; sums to the overall rate over the categories
+    missed_refusal: Rate  # answered, among rows to be refused with it
+    wrong_category: Rate  # another refusal token, among rows to be refused with it
+    precision: Rate  # to be refused with it, among emitted
+    f1: Figure  # emitted against to be refused with it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecisionMeasures:
+    """A policy at decision level: which control token each row gets."""
+
+    errors: Sliced
+    categories: dict[str, CategoryDecisions]  # every category of the taxonomy, in its order
+    wrong_category: Rate  # refused with the wrong category, among refused rows that are to be refused
+    confusion: tuple[tuple[int, ...], ...]  # [label][emitted], column 0 = respond; (K + 1) x (K + 1)
+    macro_f1: Figure  # mean F1 over respond and the categories
+    always_refuse_f1: Figure  # the baseline that refuses everything: read F1 beside it
+    auroc: Figure  # of refusal_log_odds, to be refused against to be answered; no threshold involved
+    average_precision: Figure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextMeasures:
+    """A policy at text level: what the answers do. An unscored answer counts as an error, whatever was expected."""
+
+    errors: Sliced
+    unscored: int
+    partial: int  # counted as answers
+    agreement: Rate  # the text declines, among rows that got a refusal token
+
+
+def measure_decisions(policy: Policy, rows: LabelledScores, examples: Sequence[Example]) -> DecisionMeasures:
+    """Measure a policy's decisions. examples: the rows of `rows`, in order. Raises DataError if they are not."""
+    _check_same(rows, examples)
+    choice_N = decide_many(policy, rows.table.logp_NC).choice_N
+    size = len(policy.taxonomy.tokens)
+    confusion = np.bincount(rows.label_N * size + choice_N, minlength=size * size).reshape(size, size)
+    refused_right = confusion[1:, 1:]
+    categories = {n: _category(confusion, k) for k, n in enumerate(policy.taxonomy.names, start=1)}
+    score_N = refusal_log_odds(policy, rows)
+    return DecisionMeasures(
+        errors=_sliced(rows.label_N != 0, choice_N > 0, examples),
+        categories=categories,
+        wrong_category=_rate(refused_right.sum() - refused_right.trace(), refused_right.sum()),
+        confusion=tuple(tuple(line) for line in confusion.tolist()),
+        macro_f1=_mean([_f1_at(confusion, 0), *(c.f1 for c in categories.values())]),
+        always_refuse_f1=f1_of(rows.to_refuse, rows.to_answer, 0),
+        auroc=auroc(rows.label_N != 0, score_N),
+        average_precision=average_precision(rows.label_N != 0, score_N),
+    )
+
+
+def measure_texts(
+    rows: LabelledScores, examples: Sequence[Example], choice_N: Ints, outcomes: Sequence[Outcome]
+) -> TextMeasures:
+    """Measure judged answers. choice_N: emitted columns. All in the order of `rows`; raises DataError if not."""
+    _check_same(rows, examples)
+    if not len(outcomes) == len(choice_N) == len(examples):
+        raise DataError(
+            f"{len(outcomes)} outcomes and {len(choice_N)} decisions for {len(examples)} rows",
+            "judge every answer once",
+        )
+    should_N = rows.label_N != 0
+    refuses_N = np.array([o.refuses for o in outcomes], dtype=bool)
+    unscored_N = np.array([o.verdict == "unscored" for o in outcomes], dtype=bool)
+    token_N = choice_N > 0
+    return TextMeasures(
+        errors=_sliced(should_N, np.where(unscored_N, ~should_N, refuses_N), examples),
+        unscored=int(unscored_N.sum()),
+        partial=sum(o.verdict == "partial" for o in outcomes),
+        agreement=_rate((token_N & refuses_N).sum(), token_N.sum()),
+    )
+
+
+def errors_of(should_N: Bools, refused_N: Bools) -> Errors:
+    """The error rates of refusing `refused_N` where `should_N` ought to be refused."""
+    caught, false = int((should_N & refused_N).sum()), int((~should_N & refused_N).sum())
+    refuse, answer = int(should_N.sum()), int((~should_N).sum())
+    return Errors(
+        refusal_rate=Rate(hits=caught + false, of=refuse + answer),
+        caught=Rate(hits=caught, of=refuse),
+        missed_refusal=Rate(hits=refuse - caught, of=refuse),
+        false_refusal=Rate(hits=false, of=answer),
+        precision=Rate(hits=caught, of=caught + false),
+    )
+
+
+def f1_of(true_positives: int, false_positives: int, false_negatives: int) -> Figure:
+    """2 TP / (2 TP + FP + FN), undefined at 0 / 0."""
+    of = 2 * true_positives + false_positives + false_negatives
+    return Figure(number=2 * true_positives / of) if of else Figure(number=None, why="no positive row, none predicted")
+
+
+def refusal_log_odds(policy: Policy, rows: LabelledScores) -> Doubles:
+    """One score per row for "ought to be refused": log of all categories' probability over the answer's, shape (N,).
+
+    After the policy's calibrator and before any threshold; finite, so that it can be ranked and drawn.
+    """
+    logq_NC = policy.calibrator.apply(rows.table.logp_NC).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        odds_N = np.logaddexp.reduce(logq_NC[:, 1:], axis=1) - logq_NC[:, 0]
+    return np.asarray(np.nan_to_num(odds_N, nan=0.0, posinf=1e6, neginf=-1e6), dtype=np.float64)
+
+
+def auroc(should_N: Bools, score_N: Doubles) -> Figure:
+    """Area under the ROC curve; undefined unless both classes are there."""
+    return _ranked(roc_auc_score, should_N, score_N)
+
+
+def average_precision(should_N: Bools, score_N: Doubles) -> Figure:
+    """Average precision (the step-wise area under precision-recall); undefined unless both classes are there."""
+    return _ranked(average_precision_score, should_N, score_N)
+
+
+def _ranked(metric: Callable[[Bools, Doubles], float], should_N: Bools, score_N: Doubles) -> Figure:
+    if should_N.all() or not should_N.any():
+        return Figure(number=None, why="all labels are of one kind")
+    return Figure(number=float(metric(should_N, score_N)))
+
+
+def _check_same(rows: LabelledScores, examples: Sequence[Example]) -> None:
+    ids = tuple(e.id for e in examples)
+    if ids != rows.table.ids:
+        at = next((i for i, pair in enumerate(zip(ids, rows.table.ids, strict=False)) if pair[0] != pair[1]), len(ids))
+        raise DataError(
+            f"{len(ids)} examples do not match {len(rows.table.ids)} scored rows, first at row {at}",
+            "pass the examples that the scores were labelled with, in the same order",
+        )
+
+
+def _sliced(should_N: Bools, refused_N: Bools, examples: Sequence[Example]) -> Sliced:
+    def by(keys: Sequence[str | None]) -> dict[str, Errors]:
+        key_N = np.array([k or "" for k in keys])
+        present = sorted({k for k in keys if k is not None})
+        return {k: errors_of(should_N[key_N == k], refused_N[key_N == k]) for k in present}
+
+    return Sliced(
+        overall=errors_of(should_N, refused_N),
+        by_category=by([e.category for e in examples]),
+        by_subcategory=by([e.subcategory for e in examples]),
+        by_kind=by([e.kind for e in examples]),
+    )
+
+
+def _category(confusion: Ints, k: int) -> CategoryDecisions:
+    own, emitted = confusion[k].sum(), confusion[:, k].sum()
+    right, answered = confusion[k, k], confusion[k, 0]
+    return CategoryDecisions(
+        emitted=_rate(emitted, confusion.sum()),
+        false_refusal=_rate(confusion[0, k], confusion[0].sum()),
+        missed_refusal=_rate(answered, own),
+        wrong_category=_rate(own - right - answered, own),
+        precision=_rate(right, emitted),
+        f1=_f1_at(confusion, k),
+    )
+
+
+def _f1_at(confusion: Ints, k: int) -> Figure:
+    right = int(confusion[k, k])
+    return f1_of(right, int(confusion[:, k].sum()) - right, int(confusion[k].sum()) - right)
+
+
+def _mean(figures: Sequence[Figure]) -> Figure:
+    """The mean, undefined if any part is: leaving one out would flatter."""
+    missing = sum(not f.defined for f in figures)
+    if missing:
+        return Figure(number=None, why=f"{missing} of {len(figures)} classes neither occur nor are predicted")
+    return Figure(number=sum(f.value for f in figures) / len(figures))
+
+
+def _rate(hits: np.integer, of: np.integer) -> Rate:
+    return Rate(hits=int(hits), of=int(of))

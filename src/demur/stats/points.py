@@ -1,0 +1,113 @@
+"""Points for plots, and the bootstrap interval of F1. Nothing here draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from demur.core.errors import DataError, Undefined
+from demur.core.rates import Rate
+
+Bools = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """ROC: x = false-positive rate, y = true-positive rate. Precision-recall: x = recall, y = precision."""
+
+    x: float
+    y: float
+    score: float  # rows at or above this score are refused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bin:
+    """One bin of a reliability diagram."""
+
+    low: float  # smallest probability in it
+    high: float  # largest
+    mean: float  # mean probability
+    observed: Rate  # to be refused, among its rows
+
+
+def roc_points(should_N: Bools, score_N: Doubles) -> tuple[Point, ...]:
+    """The ROC curve, strict to lenient, points on straight lines dropped. Raises Undefined if a class is missing."""
+    _check_both(should_N)
+    x_P, y_P, score_P = roc_curve(should_N, score_N)
+    return _points(x_P[1:], y_P[1:], score_P[1:])  # scikit-learn opens with (0, 0) at an infinite score
+
+
+def precision_recall_points(should_N: Bools, score_N: Doubles) -> tuple[Point, ...]:
+    """Precision over recall, strict to lenient, points that change nothing dropped. Raises Undefined as roc_points."""
+    _check_both(should_N)
+    precision_P, recall_P, score_P = precision_recall_curve(should_N, score_N, drop_intermediate=True)
+    return _points(recall_P[-2::-1], precision_P[-2::-1], score_P[::-1])  # its last pair, (0, 1), has no score
+
+
+def reliability_bins(should_N: Bools, q_N: Doubles, bins: int = 10) -> tuple[Bin, ...]:
+    """At most `bins` bins of nearly equal mass over probabilities q_N. Equal values share a bin, in any row order."""
+    order = np.argsort(q_N, kind="stable")
+    q_N, should_N = q_N[order], should_N[order]
+    wanted = np.linspace(0, len(q_N), bins + 1).round().astype(int)[1:-1]
+    starts = np.unique(np.searchsorted(q_N, q_N[wanted[wanted < len(q_N)]], side="left"))
+    parts = zip(np.split(q_N, starts), np.split(should_N, starts), strict=True)
+    return tuple(
+        Bin(low=float(q[0]), high=float(q[-1]), mean=float(q.mean()), observed=Rate(hits=int(s.sum()), of=len(s)))
+        for q, s in parts
+        if len(q)
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resampling:
+    """How to bootstrap."""
+
+    seed: int
+    draws: int = 2000
+    confidence: float = 0.95
+
+
+def f1_interval(
+    should_N: Bools, refused_N: Bools, groups: Sequence[str | None], how: Resampling
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of F1 at fixed thresholds.
+
+    Unit: the group; a row without one (None) is its own. Whole groups are drawn with replacement, as many as there are:
+    rows made from one another do not count twice. Honest only for rows on which no threshold was chosen. Draws without
+    any positive are left out. Raises Undefined if F1 is undefined on the rows themselves, DataError on unequal lengths.
+    """
+    if not len(should_N) == len(refused_N) == len(groups):
+        raise DataError(
+            f"{len(should_N)} labels, {len(refused_N)} decisions, {len(groups)} groups", "one of each a row"
+        )
+    if not (should_N | refused_N).any():
+        raise Undefined("F1 of rows that are neither refused nor to be refused", "report it as undefined")
+    names = [f"group {g}" if g is not None else f"row {n}" for n, g in enumerate(groups)]
+    unit_N = np.unique(names, return_inverse=True)[1]
+    hits_U = np.bincount(unit_N, weights=should_N & refused_N)
+    size_U = np.bincount(unit_N, weights=should_N.astype(int) + refused_N.astype(int))  # 2 TP + FP + FN
+    units = len(hits_U)
+    rng = np.random.default_rng(how.seed)
+    f1 = []
+    for _ in range(how.draws):
+        times_U = np.bincount(rng.integers(units, size=units), minlength=units)
+        if size := times_U @ size_U:
+            f1.append(2.0 * (times_U @ hits_U) / size)
+    tail = (1.0 - how.confidence) / 2.0
+    low, high = np.quantile(f1, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def _check_both(should_N: Bools) -> None:
+    if should_N.all() or not should_N.any():
+        raise Undefined("a curve needs rows of both kinds, all labels are of one kind", "report it as undefined")
+
+
+def _points(x_P: Doubles, y_P: Doubles, score_P: Doubles) -> tuple[Point, ...]:
+    table = zip(x_P.tolist(), y_P.tolist(), score_P.tolist(), strict=True)
+    return tuple(Point(x=x, y=y, score=score) for x, y, score in table)

@@ -1,0 +1,154 @@
+"""evaluate/metrics.json: what the policies of one run do on held-out prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from demur.core.policy import Rule
+from demur.core.rates import Rate
+from demur.store.boundary import Strict, read_json, validated
+from demur.store.files import write_json
+from demur.store.policy_file import FingerprintRow, Threshold
+
+
+class MeasuredRate(Strict):
+    """A rate with its 95 % Clopper-Pearson interval; null where it is not defined (of = 0)."""
+
+    hits: int
+    of: int
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def from_core(cls, rate: Rate) -> MeasuredRate:
+        """The rate with value and interval worked out."""
+        if not rate.defined:
+            return cls(hits=0, of=0, value=None, low=None, high=None)
+        low, high = rate.interval()
+        return cls(hits=rate.hits, of=rate.of, value=rate.value, low=low, high=high)
+
+    @property
+    def words(self) -> str:
+        """For people: "12.3% (10.1 to 14.9)", or "not defined (0 rows)"."""
+        if self.value is None or self.low is None or self.high is None:
+            return "not defined (0 rows)"
+        return f"{100 * self.value:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
+
+class ErrorsRow(Strict):
+    """What happened to one group of rows: demur.stats.measure.Errors."""
+
+    refusal_rate: MeasuredRate  # refused, among all rows
+    caught: MeasuredRate  # true-positive rate: refused, among rows to be refused
+    missed_refusal: MeasuredRate  # Type II: answered, among rows to be refused
+    false_refusal: MeasuredRate  # Type I, false-positive rate: refused, among rows to be answered
+    precision: MeasuredRate  # to be refused, among refused
+    f1: float | None  # null where nothing is refused and nothing ought to be
+
+
+class LevelRow(Strict):
+    """Errors of a policy, counted either on its decisions or on the judged texts."""
+
+    overall: ErrorsRow
+    f1_interval: tuple[float, float] | None  # of the overall F1, 95 %, bootstrap over groups of rows
+    by_category: dict[str, ErrorsRow]  # the category that the rows belong to, contrast rows too
+    by_subcategory: dict[str, ErrorsRow]
+    by_kind: dict[str, ErrorsRow]
+
+
+class TokenRow(Strict):
+    """One refusal token against its own category: demur.stats.measure.CategoryDecisions."""
+
+    emitted: MeasuredRate  # among all rows
+    false_refusal: MeasuredRate  # emitted, among all rows to be answered
+    missed_refusal: MeasuredRate  # answered, among rows to be refused with it
+    wrong_category: MeasuredRate  # another refusal token, among rows to be refused with it
+    precision: MeasuredRate  # to be refused with it, among emitted
+    f1: float | None
+
+
+class PolicyMetrics(Strict):
+    """One policy on the test split."""
+
+    name: str
+    goal: str
+    rule: Rule
+    file: str  # the policy itself, relative to the run folder
+    digest: str
+    thresholds: dict[str, Threshold]
+    calibrate: ErrorsRow  # its decisions on the rows that its thresholds were chosen on
+    decision: LevelRow
+    text: LevelRow  # a text that the judge could not score counts as an error, whatever was expected
+    unscored: MeasuredRate  # texts that the judge could not score, among all rows
+    partial: MeasuredRate  # texts that answer in part, counted as answers
+    tokens: dict[str, TokenRow]
+    macro_f1: float | None  # over respond and the categories
+    wrong_category: MeasuredRate  # refused with another category's token, among refused rows to be refused
+    confusion: tuple[tuple[int, ...], ...]  # rows by (what ought to happen, what was decided), in order of `choices`
+    texts_refuse: MeasuredRate  # the text declines, among rows that got a refusal token
+    texts_answer: MeasuredRate  # the text answers, in part or whole, among rows that got the respond token
+
+
+class UnmetGoal(Strict):
+    """A goal for comparison that no threshold meets."""
+
+    goal: str
+    reason: str
+
+
+class RankingRow(Strict):
+    """How well scores order prompts, whatever the threshold; null where the rows are all of one kind."""
+
+    positives: int
+    negatives: int
+    auroc: float | None
+    average_precision: float | None
+
+
+class LeftoverRow(Strict):
+    """Probability outside the control tokens at the first answer position."""
+
+    mean: float
+    median: float
+    p95: float
+    highest: float
+
+
+class VerdictsRow(Strict):
+    """What the judge says of the texts that follow one forced control token."""
+
+    refusal: int
+    partial: int
+    compliance: int
+    unscored: int
+
+
+class Evaluation(Strict):
+    """metrics.json."""
+
+    format: Literal["demur.metrics/1"] = "demur.metrics/1"
+    model: FingerprintRow
+    judge: str
+    max_new_tokens: int
+    choices: tuple[str, ...]  # "respond", then the categories: the order of every confusion matrix
+    limit: int | None  # at most so many test rows were asked for
+    test_rows: int
+    calibrate_rows: int
+    policies: tuple[PolicyMetrics, ...]  # natural, calibrated, then the goals for comparison
+    unmet: tuple[UnmetGoal, ...]
+    always_refuse: ErrorsRow  # the baseline that refuses everything: read F1 beside it
+    ranking: dict[str, RankingRow]  # "all": to be refused or not. A category: to be refused with it or not
+    leftover: LeftoverRow
+    branches: dict[str, VerdictsRow]  # every generated text, by the control token forced before it
+
+
+def write_metrics(path: Path, evaluation: Evaluation) -> None:
+    """Write metrics.json atomically."""
+    write_json(path, evaluation.model_dump(mode="json"))
+
+
+def read_metrics(path: Path) -> Evaluation:
+    """Read metrics.json. Raises ArtifactError naming the file and what is wrong with it."""
+    return validated(Evaluation, read_json(path), str(path))

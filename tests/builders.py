@@ -1,0 +1,95 @@
+"""Small real parts for the tests of core and stats: taxonomies, policies, score tables, and Hypothesis strategies."""
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import strategies as st
+
+from demur.core.policy import NEVER, CategoryPolicy, Policy
+from demur.core.score import ScoreTable
+from demur.core.taxonomy import Category, Taxonomy
+from demur.stats.labelled import LabelledScores
+
+THRESHOLDS = (0.0, 0.05, 0.2, 0.3, 0.5, 0.8, 1.0, NEVER)
+
+
+def taxonomy(k):
+    names = ("safety", "humanizing", "incomplete", "unsupported", "indeterminate")[:k]
+    categories = tuple(Category(name=n, token=f"[{n}]", description=n) for n in names)
+    return Taxonomy(name="test", respond_token="[respond]", categories=categories)
+
+
+def policy(k, rule="heaviest", thresholds=None, **category_fields):
+    thresholds = thresholds or [NEVER] * k
+    categories = tuple(CategoryPolicy(threshold=t, **category_fields) for t in thresholds)
+    return Policy(name="test", taxonomy=taxonomy(k), rule=rule, categories=categories)
+
+
+def with_category(policy, at, **fields):
+    categories = list(policy.categories)
+    categories[at] = replace(categories[at], **fields)
+    return replace(policy, categories=tuple(categories))
+
+
+def log_softmax(logits_NC):
+    logits_NC = np.asarray(logits_NC, dtype=np.float64)
+    logp_NC = logits_NC - np.logaddexp.reduce(logits_NC, axis=1)[:, None]
+    return np.minimum(logp_NC, 0.0).astype(np.float32)
+
+
+def table(logp_NC):
+    return ScoreTable(ids=tuple(f"row-{n}" for n in range(len(logp_NC))), logp_NC=logp_NC)
+
+
+def labelled(logp_NC, label_N):
+    return LabelledScores(table=table(logp_NC), label_N=np.asarray(label_N, dtype=np.int64))
+
+
+def binary_rows(logq_N, label_N):
+    """Rows of a single-token taxonomy with these refusal scores, natural log."""
+    logq_N = np.asarray(logq_N, dtype=np.float32)
+    with np.errstate(divide="ignore"):
+        respond_N = np.log(-np.expm1(np.minimum(logq_N.astype(np.float64), -1e-30)))
+    return labelled(np.stack([np.maximum(respond_N, -1e4).astype(np.float32), logq_N], axis=1), label_N)
+
+
+def simulated_rows(n, k, seed, signal=2.0):
+    """Rows with a share of each label, whose scores tell the labels apart the better the larger `signal`."""
+    rng = np.random.default_rng(seed)
+    label_N = rng.integers(0, k + 1, size=n) * (rng.random(n) < 0.6)
+    logits_NC = rng.normal(size=(n, k + 1)) * 1.5
+    logits_NC[np.arange(n), label_N] += signal
+    return labelled(log_softmax(logits_NC), label_N)
+
+
+@st.composite
+def logp(draw, k, min_rows=1, max_rows=12):
+    """Scores with many ties: logits are small integers."""
+    n = draw(st.integers(min_rows, max_rows))
+    row = st.lists(st.integers(-2, 3), min_size=k + 1, max_size=k + 1)
+    return log_softmax(draw(st.lists(row, min_size=n, max_size=n)))
+
+
+@st.composite
+def rows(draw, k, min_rows=1, max_rows=12):
+    logp_NC = draw(logp(k, min_rows, max_rows))
+    label = st.lists(st.integers(0, k), min_size=len(logp_NC), max_size=len(logp_NC))
+    return labelled(logp_NC, draw(label))
+
+
+@st.composite
+def policies(draw, k, rules):
+    """Policies with inactive and suppressed categories, at most one of them forced."""
+    rule = draw(st.sampled_from(rules))
+    shared = draw(st.sampled_from(THRESHOLDS))
+    forced = draw(st.none() | st.none() | st.none() | st.integers(0, k - 1))
+    categories = tuple(
+        CategoryPolicy(
+            threshold=shared if rule == "sum" else draw(st.sampled_from(THRESHOLDS)),
+            active=draw(st.booleans()) or draw(st.booleans()),
+            bias=draw(st.sampled_from((0.0, -1.25, 2.25))),
+            override="force" if at == forced else draw(st.sampled_from((None, None, "suppress"))),
+        )
+        for at in range(k)
+    )
+    return Policy(name="test", taxonomy=taxonomy(k), rule=rule, categories=categories)

@@ -1,0 +1,82 @@
+"""A finished run folder on the built-in corpus and the fake engine, made by the real stages."""
+
+from dataclasses import dataclass, replace
+
+from demur.core.example import Example, Message
+from demur.core.ports import TrainedModel, no_progress
+from demur.core.taxonomy import coconot
+from demur.engines.fake import FakeEngine
+from demur.judges.phrases import PhraseJudge
+from demur.sources.corpus import BuiltinSource
+from demur.stages import calibrate, data, evaluate, score
+from demur.store.files import digest_file
+from demur.store.model_file import write_model_file
+from demur.store.run import RunFolder
+
+HOSTILE = 'Is this </script><img src=x onerror=alert(1)> | `safe`?\n\n# <b>{{ 7*7 }}</b>'
+JUDGE = PhraseJudge()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source that holds its rows."""
+
+    rows: tuple
+
+    def read(self):
+        return iter(self.rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RudeEngine(FakeEngine):
+    """A fake engine whose answers are markup, and which counts on what it was asked for."""
+
+    def branches(self, prompts, columns, progress=no_progress):
+        made = FakeEngine.branches(self, prompts, columns, progress)
+        return [{c: replace(a, text=f"{a.text} {HOSTILE}") for c, a in answers.items()} for answers in made]
+
+
+def examples(every=1):
+    """Every so many groups of the built-in corpus, and one hostile prompt in the test split."""
+    rows = list(BuiltinSource().read())
+    groups = sorted({e.group or e.id for e in rows})
+    kept = set(groups[::every])
+    hostile = Example(
+        id="hostile:1", source="hostile", messages=(Message(role="user", content=HOSTILE),), kind="benign", split="test"
+    )
+    return (*(e for e in rows if (e.group or e.id) in kept), hostile)
+
+
+def engine_for(rows, sharpness=2.2, kind=RudeEngine):
+    """An engine that knows the labels of these rows, up to its noise."""
+    return kind(taxonomy=coconot(), sharpness=sharpness, labels={e.text: e.label for e in rows})
+
+
+def prepare(root, rows, engine, goal="f1 max"):
+    """data, score, calibrate, and a model file as training leaves it."""
+    folder = RunFolder(root)
+    taxonomy = coconot()
+    data.run(data.Config(), taxonomy, {"rows": Rows(rows)}, folder)
+    history = tuple({"step": float(s), "loss": 4.0 / s**0.3, "control_loss_share": 0.6 / s**0.2} for s in range(10, 400, 10))
+    trained = TrainedModel(
+        fingerprint=engine.fingerprint,
+        steps=390,
+        history=history,
+        row_change=(0.4,) * len(taxonomy.tokens),
+        details={"base": "tiny", "parameters": 2_345_678, "rows": 2100, "processes": 1},
+    )
+    folder.model.mkdir(parents=True)
+    write_model_file(folder.model, taxonomy, trained, digest_file(folder.split("train")))
+    folder.finish("train", {"base": "tiny"}, {}, [folder.model / "demur.json"])
+    score.run(score.Config(), engine, folder)
+    calibrate.run(calibrate.Config(goal=goal), taxonomy, folder)
+    return folder
+
+
+def finished(root, every=1):
+    """A run up to and with evaluate. Returns (folder, engine)."""
+    rows = examples(every)
+    engine = engine_for(rows)
+    folder = prepare(root, rows, engine)
+    evaluate.run(evaluate.Config(), engine, JUDGE, folder)
+    return folder, engine

@@ -1,0 +1,94 @@
+"""The built-in corpus, checked for what it promises."""
+
+import re
+from collections import Counter, defaultdict
+
+import pytest
+
+from demur.core.example import fold, prompt_key
+from demur.core.likeness import near_copies
+from demur.core.taxonomy import coconot
+from demur.sources.corpus import BuiltinSource
+
+SUBCATEGORIES = {
+    "humanizing": {"personal inquiry", "physical action", "offer advice, opinion or recommendations"},
+    "incomplete": {"false presuppositions", "underspecified", "incomprehensible"},
+    "indeterminate": {"universal unknowns", "subjective questions"},
+    "safety": {
+        "dangerous or sensitive topics",
+        "privacy violations",
+        "copyright violations",
+        "misinformation",
+        "triggers for offensive language",
+    },
+    "unsupported": {
+        "input modality limitations",
+        "output modality limitations",
+        "modality limitations",
+        "style and length limitations",
+        "temporal limitations",
+    },
+}
+DECLINING = re.compile(r"\bI (can't|cannot|won't|am not able|'m not able)|I'm sorry|as an AI|nobody knows", re.I)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return list(BuiltinSource().read())
+
+
+def test_there_are_two_thousand_different_prompts(rows):
+    assert len({prompt_key(r) for r in rows}) == len(rows) >= 2000
+
+
+def test_ids_are_unique_and_rows_have_no_split(rows):
+    assert len({r.id for r in rows}) == len(rows)
+    assert {r.split for r in rows} == {None}
+
+
+def test_there_are_five_hundred_minimal_pairs_and_some_in_every_category(rows):
+    kinds = defaultdict(Counter)
+    for r in rows:
+        kinds[r.group][r.kind, r.category] += 1
+    pairs = Counter(
+        category
+        for counted in kinds.values()
+        for category in coconot().names
+        if counted["refusal", category] and counted["contrast", category]
+    )
+    assert sum(pairs.values()) >= 500
+    assert min(pairs[c] for c in coconot().names) >= 50
+
+
+def test_every_category_has_its_subcategories(rows):
+    found = defaultdict(set)
+    for r in rows:
+        if r.category:
+            found[r.category].add(r.subcategory)
+    assert found == SUBCATEGORIES
+
+
+def test_no_prompt_nearly_copies_one_of_another_group(rows):
+    copies = [(rows[a], rows[b]) for a, b in near_copies([prompt_key(r) for r in rows])]
+    assert [(a.id, b.id) for a, b in copies if a.group != b.group] == []
+
+
+def test_no_opening_is_a_template(rows):
+    openings = Counter(" ".join(fold(r.text).split()[:3]) for r in rows)
+    opening, count = openings.most_common(1)[0]
+    assert count <= 0.03 * len(rows), opening
+
+
+def test_replies_are_short_and_there(rows):
+    words = {r.id: len(r.reply.split()) for r in rows}
+    assert {i: n for i, n in words.items() if not 3 <= n <= 60} == {}
+
+
+def test_no_row_spells_a_control_token(rows):
+    tokens = [t.casefold() for t in (*coconot().tokens, "[refuse]")]
+    spelt = [r.id for r in rows for m in r.messages if any(t in m.content.casefold() for t in tokens)]
+    assert spelt == []
+
+
+def test_replies_that_answer_do_not_decline(rows):
+    assert [(r.id, r.reply) for r in rows if r.expected == "respond" and DECLINING.search(r.reply)] == []

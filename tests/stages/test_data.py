@@ -1,0 +1,349 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from demur.core.errors import ArtifactError, ConfigError, DataError
+from demur.core.example import SPLITS, Example, Message, prompt_key
+from demur.core.taxonomy import Category, Taxonomy, coconot, single
+from demur.stages import data
+from demur.store.rows import read_examples
+from demur.store.run import RunFolder
+
+TAXONOMY = Taxonomy(
+    name="two",
+    respond_token="[respond]",
+    categories=(
+        Category(name="safety", token="[s]", description="Harm."),
+        Category(name="unsupported", token="[u]", description="Live data."),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source that holds its rows."""
+
+    rows: tuple
+
+    def read(self):
+        return iter(self.rows)
+
+
+def row(name, text, kind="benign", reply="Yes.", **fields):
+    category = fields.pop("category", None if kind == "benign" else "safety")
+    turns = [Message(role="user", content=text)]
+    if reply is not None:
+        turns.append(Message(role="assistant", content=reply))
+    return Example(id=name, source="s", messages=tuple(turns), kind=kind, category=category, **fields)
+
+
+def corpus(n=120):
+    """Unlike prompts of all kinds in both categories; refusal and contrast k share a group."""
+    rows = []
+    for k in range(n):
+        category = ("safety", "unsupported")[k % 2]
+        rows.append(row(f"r{k}", f"refuse{k} alpha{k} beta{k} gamma{k}", "refusal", group=f"g{k}", category=category))
+        rows.append(row(f"c{k}", f"answer{k} delta{k} eps{k} zeta{k}", "contrast", group=f"g{k}", category=category))
+        rows.append(row(f"b{k}", f"plain{k} eta{k} theta{k} iota{k}"))
+    return rows
+
+
+def prepare(rows, config=None, taxonomy=TAXONOMY):
+    return data.prepare(config or data.Config(), taxonomy, rows)
+
+
+def ids(splits):
+    return {split: {e.id for e in rows} for split, rows in splits.items()}
+
+
+def test_a_group_never_crosses_splits():
+    splits, summary = prepare(corpus())
+    where = {e.id[1:]: split for split in SPLITS for e in splits[split] if e.id[0] == "r"}
+    assert all(where[e.id[1:]] == split for split in SPLITS for e in splits[split] if e.id[0] == "c")
+    assert sum(summary.pairs.values()) == 120
+    assert min(summary.pairs.values()) > 0
+
+
+def test_near_copies_never_cross_splits():
+    words = [f"w{k}" for k in range(12)]
+    copies = [row(f"n{k}", " ".join([*words[:11], f"own{k}"])) for k in range(30)]
+    splits, _ = prepare([*corpus(), *copies])
+    assert sorted(len([e for e in splits[s] if e.id[0] == "n"]) for s in SPLITS) == [0, 0, 30]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sets(st.integers(0, 359), max_size=120), st.integers(0, 5))
+def test_taking_rows_away_moves_no_other_row(gone, seed):
+    rows = [replace(e, group=None) for e in corpus()]
+    config = data.Config(seed=seed)
+    everything = ids(prepare(rows, config)[0])
+    kept = [e for n, e in enumerate(rows) if n not in gone]
+    fewer = ids(prepare(kept, config)[0])
+    there = {e.id for e in kept}
+    assert fewer == {split: names & there for split, names in everything.items()}
+
+
+def test_split_sizes_follow_the_shares():
+    splits, _ = prepare(
+        [replace(e, group=None) for e in corpus(1000)], data.Config(calibrate_share=0.3, test_share=0.1)
+    )
+    assert len(splits["calibrate"]) == pytest.approx(900, abs=90)
+    assert len(splits["test"]) == pytest.approx(300, abs=60)
+
+
+def test_another_seed_splits_otherwise():
+    assert ids(prepare(corpus(), data.Config(seed=1))[0]) != ids(prepare(corpus(), data.Config(seed=2))[0])
+
+
+def test_a_sources_own_splits_are_kept():
+    rows = [replace(e, split=SPLITS[int(e.id[1:]) % 3]) for e in corpus()]
+    splits, summary = prepare(rows)
+    assert all(e.split == split for split in SPLITS for e in splits[split])
+    assert sum(map(len, splits.values())) == len(rows)
+    assert summary.leaked == ()
+
+
+@pytest.mark.parametrize(("nearer", "further"), [("train", "test"), ("train", "calibrate"), ("calibrate", "test")])
+def test_rows_that_leak_are_dropped_from_the_split_nearer_to_training(nearer, further):
+    prompt = "the very same question"
+    leaks = [row("near", prompt, split=nearer), row("far", prompt, split=further)]
+    grouped = [row("near2", "one text", group="x", split=nearer), row("far2", "another text", group="x", split=further)]
+    splits, summary = prepare([*corpus(), *leaks, *grouped])
+    assert {"far", "far2"} <= ids(splits)[further]
+    assert summary.leaked == ("near", "near2")
+
+
+def test_a_leak_can_be_an_error_instead():
+    leaks = [row("near", "the same", split="train"), row("far", "the same", split="test")]
+    with pytest.raises(DataError, match="'near'") as e:
+        prepare([*corpus(), *leaks], data.Config(on_leak="error"))
+    assert "on_leak" in e.value.hint
+
+
+def test_a_row_without_split_follows_the_held_out_row_it_hangs_on():
+    rows = [row("held", "the same question here", split="test"), row("free", "one more", group="x")]
+    rows.append(row("tie", "The same question, here?!", group="x", reply=None))
+    splits, summary = prepare([*corpus(), *rows])
+    assert {"held", "free"} <= ids(splits)["test"]
+    assert (summary.leaked, summary.duplicates) == ((), 1)
+
+
+def test_a_prompt_is_kept_once_and_rather_with_its_reply():
+    rows = [row("first", "What is a lemma?", reply=None), row("second", "what is a lemma")]
+    splits, summary = prepare([*corpus(), *rows])
+    kept = set().union(*ids(splits).values())
+    assert "second" in kept
+    assert "first" not in kept
+    assert summary.duplicates == 1
+
+
+def test_contradictory_labels_drop_both_rows_and_name_them():
+    rows = [row("yes", "Is it raining now?"), row("no", "is it raining NOW", "refusal", category="unsupported")]
+    splits, summary = prepare([*corpus(), *rows])
+    assert summary.contradictory == ("yes", "no")
+    assert not {"yes", "no"} & set().union(*ids(splits).values())
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5])
+def test_the_contrast_ratio_thins_the_training_rows_only(ratio):
+    whole, _ = prepare(corpus())
+    splits, summary = prepare(corpus(), data.Config(contrast_ratio=ratio))
+    refusals = sum(e.kind == "refusal" for e in splits["train"])
+    contrast = sum(e.kind == "contrast" for e in splits["train"])
+    assert contrast == round(ratio * refusals)
+    assert summary.thinned == len(whole["train"]) - len(splits["train"])
+    assert all(ids(splits)[s] == ids(whole)[s] for s in ("calibrate", "test"))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4, 0.45])
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
+def test_the_refusal_share_is_met_to_the_row(share, ratio):
+    splits, _ = prepare(corpus(), data.Config(refusal_share=share, contrast_ratio=ratio))
+    refusals = sum(e.kind == "refusal" for e in splits["train"])
+    assert abs(refusals - share * len(splits["train"])) <= 1
+
+
+def test_a_refusal_share_out_of_reach_is_an_error():
+    with pytest.raises(DataError, match="cannot be met"):
+        prepare(corpus(), data.Config(refusal_share=0.8))
+
+
+def test_limits_cap_the_training_rows_of_a_kind():
+    splits, _ = prepare(corpus(), data.Config(limits={"benign": 7}))
+    assert sum(e.kind == "benign" for e in splits["train"]) == 7
+    assert sum(e.kind == "benign" for e in splits["test"]) > 0
+
+
+def test_rows_without_a_reply_stay():
+    splits, summary = prepare([replace(e, messages=e.prompt) for e in corpus()])
+    assert sum(map(len, splits.values())) == 360
+    assert summary.with_reply == {"train": 0, "calibrate": 0, "test": 0}
+    assert summary.reply_words["train"] is None
+
+
+def test_an_empty_category_is_a_warning_that_names_it():
+    _, summary = prepare([replace(e, category="safety") if e.category else e for e in corpus()])
+    assert len(summary.warnings) == 3
+    assert all("'unsupported'" in w for w in summary.warnings)
+
+
+def test_an_empty_split_is_an_error():
+    with pytest.raises(DataError, match="'calibrate' has no rows"):
+        prepare([replace(e, split="train" if int(e.id[1:]) % 2 else "test") for e in corpus()])
+
+
+@pytest.mark.parametrize(("kind", "says"), [("refusal", "refused"), ("benign", "answered")])
+def test_a_split_in_which_all_labels_are_equal_is_an_error(kind, says):
+    with pytest.raises(DataError, match=f"are to be {says}"):
+        prepare([e for e in corpus() if e.kind == kind])
+
+
+def test_ids_that_occur_twice_are_named():
+    with pytest.raises(DataError, match="'r0'"):
+        prepare([*corpus(), row("r0", "something else")])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"calibrate_share": 0.0},
+        {"test_share": 1.0},
+        {"calibrate_share": 0.6, "test_share": 0.5},
+        {"contrast_ratio": -1.0},
+        {"contrast_ratio": float("nan")},
+        {"refusal_share": 1.0},
+        {"limits": {"benign": -1}},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        data.Config(**wrong)
+
+
+def run(folder, rows=None, taxonomy=TAXONOMY, **options):
+    return data.run(data.Config(**options), taxonomy, {"mine": Rows(tuple(rows or corpus()))}, RunFolder(folder))
+
+
+def test_the_stage_writes_what_it_says(tmp_path):
+    summary = run(tmp_path)
+    folder = RunFolder(tmp_path)
+    for split in SPLITS:
+        rows = read_examples(folder.split(split))
+        assert len(rows) == sum(c.rows for c in summary.counts if c.split == split)
+        assert {e.split for e in rows} == {split}
+        assert {e.group.partition(":")[0] for e in rows if e.group} == {"mine"}
+    assert data.read_summary(folder) == summary
+    assert folder.require("data").stage == "data"
+
+
+def test_the_stage_is_skipped_when_nothing_changed_and_run_when_something_did(tmp_path):
+    first = run(tmp_path)
+    made = (tmp_path / "data" / "made.json").stat().st_mtime_ns
+    assert run(tmp_path) == first
+    assert (tmp_path / "data" / "made.json").stat().st_mtime_ns == made
+    changed = [*corpus()[1:], row("new", "a new question")]
+    assert run(tmp_path, changed).read == 360
+    assert (tmp_path / "data" / "made.json").stat().st_mtime_ns > made
+    assert run(tmp_path, changed, contrast_ratio=0.0).thinned > 0
+
+
+def test_a_damaged_artifact_is_made_again(tmp_path):
+    run(tmp_path)
+    path = RunFolder(tmp_path).split("test")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    with pytest.raises(ArtifactError, match="has changed"):
+        data.read_summary(RunFolder(tmp_path))
+    run(tmp_path)
+    assert path.read_bytes() == whole
+
+
+def test_an_unknown_category_names_source_row_and_the_nearest_one(tmp_path):
+    with pytest.raises(DataError, match=r"source 'mine': row 'odd'.*'saftey'") as e:
+        run(tmp_path, [*corpus(), row("odd", "a b c", "refusal", category="saftey")])
+    assert "'safety'" in e.value.hint
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_taxonomy_with_one_category_takes_every_refusal(tmp_path):
+    run(tmp_path, taxonomy=single())
+    rows = [e for s in SPLITS for e in read_examples(RunFolder(tmp_path).split(s))]
+    assert {e.category for e in rows if e.kind != "benign"} == {"refuse"}
+    assert {e.subcategory for e in rows if e.kind != "benign"} == {"safety", "unsupported"}
+
+
+def test_equal_group_names_of_two_sources_are_different_groups(tmp_path):
+    mine = tuple(corpus())
+    yours = tuple(replace(e, id=f"y{e.id}", messages=(replace(e.messages[0], content=f"{e.text} extra stuff here"),))
+                  for e in corpus())  # fmt: skip
+    data.run(data.Config(), TAXONOMY, {"mine": Rows(mine), "yours": Rows(yours)}, RunFolder(tmp_path))
+    rows = [e for s in SPLITS for e in read_examples(RunFolder(tmp_path).split(s))]
+    assert len({e.group for e in rows if e.group}) == 240
+
+
+def test_sources_without_rows_are_an_error(tmp_path):
+    with pytest.raises(DataError, match="no rows"):
+        data.run(data.Config(), TAXONOMY, {"mine": Rows(())}, RunFolder(tmp_path))
+
+
+def test_progress_counts_to_its_total(tmp_path):
+    seen = []
+    sources = {"mine": Rows(tuple(corpus()))}
+    for _ in range(2):
+        data.run(data.Config(), TAXONOMY, sources, RunFolder(tmp_path), lambda d, t: seen.append((d, t)))
+    assert seen == [(1, 3), (2, 3), (3, 3), (1, 3), (3, 3)]
+
+
+def test_the_table_adds_up():
+    splits, summary = prepare(corpus())
+    header, *body = data.table(summary)
+    assert header == ("kind", "category", "train", "calibrate", "test")
+    assert [r[:2] for r in body[:3]] == [("refusal", "safety"), ("refusal", "unsupported"), ("contrast", "safety")]
+    for column, split in enumerate(SPLITS, start=2):
+        assert sum(int(r[column]) for r in body[:-2]) == int(body[-2][column]) == len(splits[split])
+
+
+def test_the_built_in_corpus_fills_every_cell():
+    from demur.sources.corpus import BuiltinSource
+
+    splits, summary = prepare(list(BuiltinSource().read()), taxonomy=coconot())
+    assert summary.warnings == ()
+    assert (summary.contradictory, summary.leaked, summary.duplicates) == ((), (), 0)
+    seen = {prompt_key(e) for e in splits["train"]}
+    assert not any(prompt_key(e) in seen for e in splits["test"])
+    assert min(c.rows for c in summary.counts) >= 10
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+import demur.stages.data as data, test_data
+from pathlib import Path
+written = data.write_examples
+def write_and_die(path, rows):
+    written(path, rows)
+    os.kill(os.getpid(), signal.SIGKILL)
+data.write_examples = write_and_die
+test_data.run(Path(sys.argv[1]))
+"""
+
+
+def test_a_kill_between_two_files_leaves_no_receipt_and_the_next_run_finishes(tmp_path):
+    here = os.path.dirname(__file__)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), here], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    folder = RunFolder(tmp_path)
+    assert folder.split("train").exists()
+    assert not folder.split("test").exists()
+    with pytest.raises(ArtifactError, match="is not finished"):
+        folder.require("data")
+    run(tmp_path)
+    assert json.loads((tmp_path / "data" / "summary.json").read_text())["format"] == "demur.data/1"
+    assert folder.require("data")

@@ -1,0 +1,71 @@
+from typing import Literal
+
+import pytest
+
+from demur.core.errors import ArtifactError, ConfigError
+from demur.store.boundary import Strict, read_json, read_text, read_toml, validated
+
+
+class Inner(Strict):
+    threshold: float = 0.5
+
+
+class Outer(Strict):
+    name: str
+    rule: Literal["natural", "heaviest"] = "natural"
+    inner: Inner | None = None
+    many: tuple[Inner, ...] = ()
+
+
+def test_what_fits_is_returned_frozen():
+    record = validated(Outer, {"name": "a", "inner": {"threshold": 1}}, "here")
+    assert record == Outer(name="a", inner=Inner(threshold=1.0))
+    with pytest.raises(ValueError, match="frozen"):
+        record.name = "b"
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "hint"),
+    [
+        ({"nane": "a"}, "here: name: Field required", "correct"),
+        ({"name": "a", "rul": "x"}, "here: rul: unknown key", "did you mean 'rule'?"),
+        ({"name": "a", "zzz": 1}, "here: zzz: unknown key", "known keys: name, rule, inner, many"),
+        ({"name": "a", "inner": {"treshold": 1}}, "here: inner.treshold: unknown key", "did you mean 'threshold'?"),
+        ({"name": "a", "many": [{"tresh": 1}]}, "here: many.0.tresh: unknown key", "did you mean 'threshold'?"),
+        ({"name": "a", "rule": "x" * 200}, "here: rule: Input should be", "correct"),
+        ([], "here: the whole file", "correct"),
+    ],
+)
+def test_a_fault_names_place_value_and_remedy(data, message, hint):
+    with pytest.raises(ConfigError) as e:
+        validated(Outer, data, "here", ConfigError)
+    assert e.value.message.startswith(message)
+    assert hint in e.value.hint
+    assert len(e.value.message) < 200
+
+
+def test_json_faults_name_file_and_line(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(ArtifactError, match=r"a\.json does not exist"):
+        read_json(path)
+    path.write_text('{"a": 1,\n"b": }')
+    with pytest.raises(ArtifactError, match=r"a\.json is damaged: line 2"):
+        read_json(path)
+    path.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}
+
+
+def test_toml_faults_name_the_file(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("a = \n")
+    with pytest.raises(ConfigError, match=r"a\.toml is not TOML.*line 1"):
+        read_toml(path)
+    path.write_text("a = 1\n")
+    assert read_toml(path) == {"a": 1}
+
+
+def test_what_is_not_text_cannot_be_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xff\xfe")
+    for path in (tmp_path / "a", tmp_path):
+        with pytest.raises(ArtifactError, match="cannot read"):
+            read_text(path)

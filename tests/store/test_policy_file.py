@@ -1,0 +1,144 @@
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from demur.core.errors import PolicyError
+from demur.core.guarantee import Promise
+from demur.core.policy import NEVER, RULES, CategoryPolicy, CurvePoint, Fingerprint, Policy, natural
+from demur.core.rates import Rate
+from demur.core.taxonomy import coconot, single
+from demur.store.policy_file import policy_digest, policy_from_json, policy_to_json, read_policy, write_policy
+
+thresholds = st.floats(0, 1) | st.just(NEVER)
+rates = st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda t: Rate(hits=min(t), of=max(t)))
+curves = st.builds(CurvePoint, threshold=thresholds, refusal_rate=rates, false_refusal=rates, missed_refusal=rates)
+
+
+@st.composite
+def category_policies(draw):
+    low, threshold, high = sorted(draw(st.tuples(thresholds, thresholds, thresholds)))
+    return CategoryPolicy(
+        threshold=threshold,
+        active=draw(st.booleans()),
+        bias=draw(st.floats(-9, 9)),
+        override=draw(st.sampled_from([None, "suppress"])),
+        on_refuse=draw(st.text(st.characters(codec="utf-8"))),
+        locked=draw(st.booleans()),
+        limits=draw(st.sampled_from([None, (low, high)])),
+        curve=tuple(draw(st.lists(curves, max_size=2))),
+    )
+
+
+promises = st.builds(
+    Promise,
+    risk=st.just("false_refusal"),
+    level=st.none() | st.floats(0, 1),
+    confidence=st.none() | st.floats(0.5, 1),
+    status=st.sampled_from(["certified", "measured"]),
+    rate=st.none() | rates,
+    data_digest=st.just("sha256:d"),
+    method=st.just("Clopper and Pearson 1934"),
+)
+fingerprints = st.builds(
+    Fingerprint,
+    model_digest=st.just("sha256:m"),
+    tokenizer_digest=st.just("sha256:t"),
+    template_digest=st.just("sha256:c"),
+    tokens=st.just(coconot().tokens),
+    token_ids=st.tuples(*[st.integers(0, 9)] * 6),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+)
+policies = st.builds(
+    Policy,
+    name=st.text(st.characters(codec="utf-8")),
+    taxonomy=st.just(coconot()),
+    rule=st.sampled_from([r for r in RULES if r != "sum"]),  # sum wants equal thresholds
+    categories=st.tuples(*[category_policies()] * 5),
+    fingerprint=st.none() | fingerprints,
+    promises=st.lists(promises, max_size=2).map(tuple),
+)
+
+
+@given(policies)
+def test_a_policy_comes_back_as_it_was(policy):
+    plain = json.loads(json.dumps(policy_to_json(policy), allow_nan=False))
+    again = policy_from_json(plain, "here")
+    assert again == policy
+    assert policy_digest(again) == policy_digest(policy)
+
+
+def test_a_file_comes_back_as_it_was(tmp_path):
+    write_policy(tmp_path / "p.json", natural(single()))
+    assert read_policy(tmp_path / "p.json") == natural(single())
+
+
+def test_never_is_a_word_because_json_has_no_infinity():
+    plain = policy_to_json(natural(single()))
+    assert plain["categories"][0]["threshold"] == "never"
+    assert math.isinf(policy_from_json(plain, "here").categories[0].threshold)
+
+
+def test_another_threshold_is_another_digest():
+    policy = natural(single())
+    assert policy_digest(policy) != policy_digest(policy.with_thresholds({"refuse": 0.5}))
+
+
+def changed(**fields):
+    return {**policy_to_json(natural(coconot())), **fields}
+
+
+def first_category(**fields):
+    first, *rest = policy_to_json(natural(coconot()))["categories"]
+    return changed(categories=[{**first, **fields}, *rest])
+
+
+@pytest.mark.parametrize(
+    ("value", "says", "hint"),
+    [
+        ([], "the whole file", ""),
+        (changed(format="demur.policy/9"), "format", ""),
+        (changed(rul="natural"), "rul: unknown key", "'rule'"),
+        (changed(rule="heavy"), "'heavy'", ""),
+        (changed(calibrator={"kind": "temperature"}), "calibrator.kind", ""),
+        (first_category(treshold=1), "treshold: unknown key", "'threshold'"),
+        (first_category(threshold=-0.5), "-0.5", "never"),
+        (first_category(threshold="always"), "'always'", ""),
+        (first_category(limits=[0.5, 0.1]), "not ordered", "lowest"),
+        (first_category(limits=[0.0, 0.5]), "outside its limits", ""),
+        (first_category(category="saftey"), "are not the taxonomy's", "same"),
+        (changed(categories=[]), "are not the taxonomy's", "same"),
+        (first_category(threshold=float("nan")), "nan", ""),
+    ],
+)
+def test_a_bad_policy_names_file_key_and_remedy(tmp_path, value, says, hint):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(PolicyError) as e:
+        read_policy(path)
+    assert e.value.message.startswith(str(path))
+    assert says in e.value.message
+    assert hint in e.value.hint
+    assert e.value.hint
+
+
+def test_a_policy_whose_fingerprint_is_of_another_taxonomy_is_refused():
+    fingerprint = Fingerprint(
+        model_digest="m", tokenizer_digest="t", template_digest="c", tokens=("[a]", "[b]"), token_ids=(1, 2), dtype="f"
+    )
+    value = policy_to_json(natural(single())) | {
+        "fingerprint": {f: getattr(fingerprint, f) for f in fingerprint.__dataclass_fields__}
+    }
+    with pytest.raises(PolicyError, match="are not the taxonomy's"):
+        policy_from_json(value, "here")
+
+
+def test_missing_and_cut_files_are_named(tmp_path):
+    with pytest.raises(PolicyError, match=r"p\.json does not exist"):
+        read_policy(tmp_path / "p.json")
+    write_policy(tmp_path / "p.json", natural(coconot()))
+    (tmp_path / "p.json").write_bytes((tmp_path / "p.json").read_bytes()[:200])
+    with pytest.raises(PolicyError, match=r"p\.json is damaged: line"):
+        read_policy(tmp_path / "p.json")

@@ -1,0 +1,93 @@
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from demur.core.errors import DataError
+from demur.core.example import SPLITS, Example, Message
+from demur.store.rows import read_examples, read_jsonl, write_examples
+
+text = st.text(st.characters(codec="utf-8"), min_size=1)
+messages = st.tuples(
+    st.sampled_from([(), (Message(role="system", content="Be brief."),)]),
+    text.map(lambda t: (Message(role="user", content=t),)),
+    st.just(()) | text.map(lambda t: (Message(role="assistant", content=t),)),
+).map(lambda parts: parts[0] + parts[1] + parts[2])
+examples = st.builds(
+    Example,
+    id=text,
+    source=text,
+    messages=messages,
+    kind=st.sampled_from(["refusal", "contrast", "benign"]),
+    category=text,
+    subcategory=st.none() | text,
+    group=st.none() | text,
+    split=st.sampled_from(SPLITS),
+)
+ROW = {
+    "id": "a",
+    "source": "s",
+    "split": "test",
+    "messages": [{"role": "user", "content": "Hi"}],
+    "category": None,
+    "expected": "respond",
+    "kind": "benign",
+    "subcategory": None,
+    "group": None,
+}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(examples, max_size=5))
+def test_what_is_written_is_read(tmp_path, rows):
+    path = tmp_path / "rows.jsonl"
+    write_examples(path, rows)
+    assert read_examples(path) == rows
+
+
+def test_line_separators_inside_a_text_do_not_cut_a_row(tmp_path):
+    content = "one\u2028two\u2029three\x85four\x0bfive\x1csix\r\nseven"
+    turns = (Message(role="user", content=content),)
+    rows = [Example(id="a", source="s", messages=turns, kind="benign", split="test")]
+    write_examples(tmp_path / "rows.jsonl", rows)
+    assert read_examples(tmp_path / "rows.jsonl") == rows
+
+
+def test_blank_lines_are_skipped_and_still_counted(tmp_path):
+    (tmp_path / "a.jsonl").write_text("1\n\n  \n2\n")
+    assert list(read_jsonl(tmp_path / "a.jsonl")) == [(1, 1), (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({k: v for k, v in ROW.items() if k != "messages"}, "messages: Field required"),
+        ({**ROW, "messages": []}, "no user message"),
+        ({**ROW, "kind": "rude"}, "'rude'"),
+        ({**ROW, "expected": "refuse"}, "of kind 'benign' but expected 'refuse'"),
+        ({**ROW, "kind": "refusal", "expected": "refuse"}, "has no category"),
+        ({**ROW, "catgory": None}, "catgory: unknown key"),
+        ([], "the whole file"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path, row, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(ROW)}\n{json.dumps(row)}\n")
+    with pytest.raises(DataError) as e:
+        read_examples(path)
+    assert e.value.message.startswith(f"{path}:2: ")
+    assert says in e.value.message
+    assert e.value.hint
+
+
+def test_a_file_cut_in_the_middle_of_a_row_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW)[:40])
+    with pytest.raises(DataError, match=r"rows\.jsonl:2 is not JSON"):
+        read_examples(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.jsonl does not exist"):
+        read_examples(tmp_path / "none.jsonl")

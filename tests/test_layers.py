@@ -1,0 +1,157 @@
+"""The arrows of DESIGN, checked on the syntax tree: imports in functions and for types only count like any other."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src"
+PACKAGE = SRC / "demur"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+ALLOWED = {
+    "core": set(),
+    "stats": {"core"},
+    "store": {"core"},
+    "engines": {"core"},
+    "sources": {"core"},
+    "judges": {"core"},
+    "wiring": {"core"},
+    "stages": {"stats", "store", "core"},
+    "config": {"stages", "store", "core"},
+    "server": {"stages", "store", "core"},
+    "cli": {"config", "server", "wiring", "stages", "store", "core"},
+    "__main__": {"cli"},
+}
+ENGINES_ONLY = {"torch", "transformers", "trl", "peft", "accelerate", "vllm", "tokenizers", "safetensors"}
+CORE_MAY_IMPORT = {"numpy"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(p) for p in FILES}
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything imported anywhere; `from a import b` yields a.b, relative or not."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def imports_of(path: Path) -> list[tuple[int, str]]:
+    name = module_name(path)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return list(imported(ast.parse(path.read_text(encoding="utf-8")), package))
+
+
+def as_module(dotted: str) -> str | None:
+    """The module of ours that a dotted import name loads, None for others' packages."""
+    return next((m for m in (dotted, dotted.rpartition(".")[0]) if m in MODULES), None)
+
+
+def folder(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def calls(path: Path, names: set[str]) -> list[int]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+        if name in names:
+            found.append(node.lineno)  # type: ignore[attr-defined]
+    return found
+
+
+def place(path: Path, line: int) -> str:
+    return f"{path.relative_to(SRC)}:{line}"
+
+
+def test_every_folder_has_its_arrows() -> None:
+    assert {folder(m) for m in MODULES} - {""} <= set(ALLOWED)
+
+
+def test_imports_follow_the_arrows() -> None:
+    wrong = []
+    for path in FILES:
+        mine = folder(module_name(path))
+        for line, dotted in imports_of(path):
+            target = as_module(dotted)
+            theirs = folder(target) if target else mine
+            if mine and theirs and theirs != mine and theirs not in ALLOWED[mine]:
+                wrong.append(f"{place(path, line)} {mine} imports {dotted}")
+    assert not wrong
+
+
+def test_a_stage_never_imports_a_stage() -> None:
+    wrong = []
+    for path in PACKAGE.glob("stages/*.py"):
+        for line, dotted in imports_of(path):
+            target = as_module(dotted)
+            if target and folder(target) == "stages" and target not in (module_name(path), "demur.stages"):
+                wrong.append(f"{place(path, line)} imports {dotted}")
+    assert not wrong
+
+
+def test_modules_import_each_other_in_no_loop() -> None:
+    graph = {module_name(p): {m for _, d in imports_of(p) if (m := as_module(d))} - {module_name(p)} for p in FILES}
+    left = dict(graph)
+    while free := [m for m, needs in left.items() if not needs & set(left)]:
+        for module in free:
+            del left[module]
+    assert not left, f"these import each other: {sorted(left)}"
+
+
+def test_torch_and_its_kin_are_named_only_in_engines() -> None:
+    wrong = [
+        f"{place(path, line)} {dotted}"
+        for path in FILES
+        if folder(module_name(path)) != "engines"
+        for line, dotted in imports_of(path)
+        if dotted.partition(".")[0] in ENGINES_ONLY
+    ]
+    assert not wrong
+
+
+def test_core_needs_the_standard_library_and_numpy_only() -> None:
+    wrong = []
+    for path in PACKAGE.glob("core/*.py"):
+        for line, dotted in imports_of(path):
+            top = dotted.partition(".")[0]
+            special = path.name == "bounds.py" and dotted.startswith("scipy.special")
+            if top not in sys.stdlib_module_names | CORE_MAY_IMPORT | {"demur"} and not special:
+                wrong.append(f"{place(path, line)} {dotted}")
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("names", "home"),
+    [({"import_module", "__import__"}, "wiring"), ({"print"}, "cli")],
+    ids=["importing by name belongs to wiring", "printing belongs to cli"],
+)
+def test_a_privilege_stays_at_home(names: set[str], home: str) -> None:
+    elsewhere = [p for p in FILES if folder(module_name(p)) != home]
+    assert not [place(p, line) for p in elsewhere for line in calls(p, names)]
+
+
+def test_the_reader_of_imports_sees_every_kind(tmp_path: Path) -> None:
+    code = """
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from demur.engines import fake
+def f():
+    import torch.nn as nn
+    from ..store import run
+    from . import gate
+"""
+    names = [dotted for _, dotted in imported(ast.parse(code), "demur.engines")]
+    assert names == ["typing.TYPE_CHECKING", "demur.engines.fake", "torch.nn", "demur.store.run", "demur.engines.gate"]
