@@ -5,7 +5,8 @@
 The naive reference reads scores as the code published with refusal tokens does: batches of 8 in dataset order, left
 padding, logits and softmax at every position; and to answer, it reads each prompt a second time. The model is a
 random 8-layer Llama of width 512 with 128,256 tokens, float32, one thread. Every figure comes from a process of its
-own: CPU-seconds from time.process_time, memory as the growth of the peak resident size after loading and one warm-up.
+own: CPU-seconds from time.process_time, memory as the growth of the peak resident size after loading and one warm-up
+(Linux only: the kernel is asked to forget the peak of loading).
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ from demur.engines.hf import HfEngine
 WORDS = 2000
 SHORTEST, LONGEST = 12, 409  # tokens of a prompt; the median is 24
 ANSWERED, NEW_TOKENS = 96, 16
-TEMPLATE = (
-    "{% for m in messages %}<u> {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
-)
+TEMPLATE = "{% for m in messages %}<u> {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -65,7 +64,10 @@ def make_checkpoint(folder: Path) -> None:
         bos_token_id=None,
         eos_token_id=0,
     )
-    LlamaForCausalLM(sizes).save_pretrained(folder)
+    model = LlamaForCausalLM(sizes)
+    with torch.no_grad():  # far from uniform, so that probabilities and decisions differ between prompts
+        model.get_output_embeddings().weight[3:5] *= 30
+    model.save_pretrained(folder)
 
 
 def make_prompts(count: int) -> list[Prompt]:
@@ -87,27 +89,27 @@ def naive_answers(engine: HfEngine, prompts: list[Prompt]) -> list[str]:
     texts = []
     for at in range(0, len(prompts), 8):
         p_BC, ids_BT, mask_BT = _naive_batch(engine, prompts[at : at + 8])
-        forced_B1 = torch.tensor([[engine._encoder.token_ids[int(p[1] >= p[0])]] for p in p_BC])
-        generated = engine._model.generate(
+        forced_B1 = torch.tensor([[engine.encoder.token_ids[int(p[1] >= p[0])]] for p in p_BC])
+        generated = engine.network.generate(
             torch.cat([ids_BT, forced_B1], dim=1),
             attention_mask=torch.cat([mask_BT, torch.ones_like(forced_B1)], dim=1),
             do_sample=False,
             max_new_tokens=NEW_TOKENS,
             pad_token_id=0,
-            suppress_tokens=list(engine._encoder.token_ids),
+            suppress_tokens=list(engine.encoder.token_ids),
         )
-        texts += engine._tokenizer.batch_decode(generated[:, ids_BT.shape[1] + 1 :], skip_special_tokens=True)
+        texts += engine.tokenizer.batch_decode(generated[:, ids_BT.shape[1] + 1 :], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 
 @torch.inference_mode()
 def _naive_batch(engine: HfEngine, prompts: list[Prompt]) -> tuple[Floats, torch.Tensor, torch.Tensor]:
-    encoded = [engine._encoder.prompt(p) for p in prompts]
+    encoded = [engine.encoder.prompt(p) for p in prompts]
     width = max(map(len, encoded))
     ids_BT = torch.tensor([[0] * (width - len(ids)) + ids for ids in encoded])
     mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded])
-    p_BTV = torch.softmax(engine._model(ids_BT, attention_mask=mask_BT).logits, dim=-1)
-    return p_BTV[:, -1, list(engine._encoder.token_ids)].numpy(), ids_BT, mask_BT
+    p_BTV = torch.softmax(engine.network(ids_BT, attention_mask=mask_BT).logits, dim=-1)
+    return p_BTV[:, -1, list(engine.encoder.token_ids)].numpy(), ids_BT, mask_BT
 
 
 def our_scores(engine: HfEngine, prompts: list[Prompt]) -> Floats:
@@ -126,7 +128,7 @@ def backbone(engine: HfEngine, prompts: list[Prompt]) -> None:
     encoded = engine._encode(prompts, room=0)
     for batch in engine._batches([len(ids) for ids in encoded]):
         width = max(len(encoded[n]) for n in batch)
-        engine._model.model(
+        engine.network.model(
             torch.tensor([[*encoded[n], *[0] * (width - len(encoded[n]))] for n in batch]), use_cache=False
         )
 
@@ -145,6 +147,7 @@ def measure(way: str, folder: Path, count: int) -> None:
     engine = HfEngine(model=folder, tokens=single().tokens, max_new_tokens=NEW_TOKENS, threads=1)
     prompts = make_prompts(500)[:count]
     WAYS[way](engine, [prompts[0][:1]])
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
     before_kb, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     result = WAYS[way](engine, prompts)
     cpu_s = time.process_time() - started

@@ -31,7 +31,7 @@ from demur.core.errors import ConfigError, DemurError
 from demur.core.ports import Source
 from demur.core.taxonomy import Taxonomy, preset
 from demur.core.training import TrainSettings, tiny
-from demur.stages import calibrate, data, evaluate, score
+from demur.stages import calibrate, data, evaluate, report, score
 from demur.store.boundary import Strict, read_toml, validated
 from demur.store.policy_file import CategoryRow, TaxonomyRow
 
@@ -44,6 +44,7 @@ STAGE_CONFIGS: Mapping[str, type] = {
     "score": score.Config,
     "calibrate": calibrate.Config,
     "evaluate": evaluate.Config,
+    "report": report.Config,
 }
 DEFAULT_TAXONOMY = "coconot"
 FOLDER_SOURCE = "jsonl"  # the source whose `folder` the caller may give on the command line
@@ -92,6 +93,7 @@ class RunConfig:
     score: score.Config
     calibrate: calibrate.Config
     evaluate: evaluate.Config
+    report: report.Config
 
     def resolved(self) -> dict[str, Any]:
         """The same config as plain JSON or TOML values, every setting spelt out; config_from reads it back."""
@@ -117,7 +119,11 @@ def load_config(path: Path, *, data_folder: Path | None = None, overrides: Seque
 
 
 def config_from(table: Mapping[str, Any], where: str, *, base: Path, data_folder: Path | None = None) -> RunConfig:
-    """The run that a table describes; `where` names it in errors, relative paths start at `base`. See load_config."""
+    """The run that a table describes, as load_config and RunConfig.resolved make it.
+
+    where: names the table in errors; its stem is the run's name if the table gives none. base: relative paths start
+    here. Raises ConfigError.
+    """
     file: Any = validated(_file_model(), deepcopy(dict(table)), where, ConfigError)
     stages = {name: _stage(name, getattr(file, name), file.run.seed, where) for name in STAGE_CONFIGS}
     return RunConfig(

@@ -53,7 +53,9 @@ def test_most_errors_is_the_last_count_whose_tail_is_within_delta(n, level, delt
 
 @pytest.mark.parametrize("key", GOLDEN["k_star"]["k_star"])
 def test_most_errors_equals_the_published_table(key):
-    delta, alpha = (float(part.removeprefix(name)) for part, name in zip(key.split("_"), ("delta", "alpha"), strict=True))
+    delta, alpha = (
+        float(part.removeprefix(name)) for part, name in zip(key.split("_"), ("delta", "alpha"), strict=True)
+    )
     found = [bounds.most_errors(n, alpha, delta) for n in GOLDEN["k_star"]["n"]]
     assert [-1 if k is None else k for k in found] == GOLDEN["k_star"]["k_star"][key]
 

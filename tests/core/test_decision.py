@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.builders import THRESHOLDS, log_softmax, logp, policies, policy, with_category
 
 from demur.core.decision import compared_scores, decide, decide_many
 from demur.core.errors import ScoreError
 from demur.core.policy import RULES
+from tests.builders import THRESHOLDS, log_softmax, logp, policies, policy, with_category
 
 MONOTONE = ("heaviest", "sum", "any")
 
@@ -17,50 +17,51 @@ def logit(p):
     return math.inf if p >= 1 else -math.inf if p <= 0 else math.log(p / (1 - p))
 
 
-def first_largest(values):
-    return max(range(len(values)), key=lambda i: (values[i], -i))
-
-
-def allowed_choices(policy, logp_C):
-    """Columns that the specification allows, straight from its words; two where rounding may settle it either way."""
-    categories = policy.categories
-    for column, c in enumerate(categories, start=1):
-        if c.override == "force":
-            return {column}
-    logq = [float(v) for v in logp_C]
-    unsuppressed = [k for k, c in enumerate(categories, start=1) if c.override != "suppress"]
-    emittable = [k for k in unsuppressed if categories[k - 1].active]
-    considered = unsuppressed if policy.rule in ("natural", "released") else emittable
-    if not considered:
-        return {0}
-    heaviest = considered[first_largest([logq[k] for k in considered])]
-    threshold = categories[heaviest - 1].threshold
-    if policy.rule == "natural":
-        return {heaviest if logq[heaviest] >= logq[0] else 0}
-    if policy.rule == "bias":
-        biased = {k: logq[k] + categories[k - 1].bias for k in considered}
-        best = considered[first_largest([biased[k] for k in considered])]
-        return {best if biased[best] >= logq[0] else 0}
-    if policy.rule == "released" and not categories[heaviest - 1].active:
-        return {heaviest if logq[heaviest] >= logq[0] else 0}
-    if policy.rule == "sum":
-        total = math.fsum(math.exp(logq[k]) for k in considered)
-        active = [c.threshold for c in categories if c.active]
-        if abs(total - active[0]) < 1e-6:
-            return {0, heaviest}
-        return {heaviest if total >= active[0] else 0}
-    if policy.rule == "any":
-        met = [k for k in considered if met_by(logq[k], categories[k - 1].threshold)]
-        if not met:
-            return {0}
-        margins = [logit(math.exp(logq[k])) - logit(categories[k - 1].threshold) for k in met]
-        margins = [0.0 if math.isnan(m) else m for m in margins]
-        return {k for k, m in zip(met, margins, strict=True) if m >= max(margins) - 1e-5}
-    return {heaviest if met_by(logq[heaviest], threshold) else 0}
+def heaviest_of(columns, value):
+    return max(columns, key=lambda k: (value[k], -k))
 
 
 def met_by(logq, threshold):
     return logq >= (math.log(threshold) if threshold > 0 else -math.inf)
+
+
+def most_probable(policy, logq, columns):
+    """Rules natural and bias, and released outside S."""
+    biased = [
+        v + b for v, b in zip(logq, (0.0, *(c.bias * (policy.rule == "bias") for c in policy.categories)), strict=True)
+    ]
+    best = heaviest_of(columns, biased)
+    return {best if biased[best] >= biased[0] else 0}
+
+
+def by_sum(policy, logq, columns):
+    total = math.fsum(math.exp(logq[k]) for k in columns)
+    threshold = policy.categories[columns[0] - 1].threshold
+    refused = {heaviest_of(columns, logq)}
+    return refused | {0} if abs(total - threshold) < 1e-6 else refused if total >= threshold else {0}
+
+
+def by_widest_margin(policy, logq, columns):
+    threshold = {k: policy.categories[k - 1].threshold for k in columns}
+    margins = {k: logit(math.exp(logq[k])) - logit(threshold[k]) for k in columns if met_by(logq[k], threshold[k])}
+    margins = {k: 0.0 if math.isnan(m) else m for k, m in margins.items()}
+    return {k for k, m in margins.items() if m >= max(margins.values()) - 1e-5} or {0}
+
+
+def allowed_choices(policy, logp_C):
+    """Columns that the specification allows, straight from its words; two where rounding may settle it either way."""
+    rule, categories, logq = policy.rule, policy.categories, [float(v) for v in logp_C]
+    forced = {k for k, c in enumerate(categories, start=1) if c.override == "force"}
+    looks_at_all = rule in ("natural", "released")
+    columns = [k for k, c in enumerate(categories, 1) if c.override != "suppress" and (c.active or looks_at_all)]
+    if forced or not columns:
+        return forced or {0}
+    heaviest = heaviest_of(columns, logq)
+    if rule in ("natural", "bias") or (rule == "released" and not categories[heaviest - 1].active):
+        return most_probable(policy, logq, columns)
+    if rule in ("sum", "any"):
+        return (by_sum if rule == "sum" else by_widest_margin)(policy, logq, columns)
+    return {heaviest if met_by(logq[heaviest], categories[heaviest - 1].threshold) else 0}
 
 
 @settings(max_examples=400)

@@ -2,11 +2,11 @@ import math
 from dataclasses import replace
 
 import pytest
-from tests.builders import policy, taxonomy, with_category
 
 from demur.core.errors import PolicyError, TaxonomyError
 from demur.core.policy import NEVER, CurvePoint, Fingerprint, Policy, natural
 from demur.core.rates import Rate
+from tests.builders import policy, taxonomy, with_category
 
 
 def fingerprint(**changes):

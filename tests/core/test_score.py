@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import log_softmax, table
 
 from demur.core.errors import ScoreError
 from demur.core.score import ScoreTable, from_logits
+from tests.builders import log_softmax, table
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1.0])

@@ -1,8 +1,8 @@
 import pytest
-from tests.builders import taxonomy
 
 from demur.core.errors import TaxonomyError
 from demur.core.taxonomy import RESPOND, Category, Taxonomy, coconot, preset, single
+from tests.builders import taxonomy
 
 
 def made_of(*names_and_tokens, respond="[respond]"):

@@ -1,11 +1,11 @@
 from itertools import pairwise
 
 import pytest
-from tests.builders import labelled, log_softmax, policy, simulated_rows, with_category
 
 from demur.core.decision import decide_many
 from demur.core.policy import NEVER
 from demur.stats.curve import MOST_POINTS, with_curves
+from tests.builders import labelled, log_softmax, policy, simulated_rows, with_category
 
 
 @pytest.mark.parametrize("rule", ["heaviest", "sum", "any"])
@@ -16,10 +16,15 @@ def test_every_point_is_what_decide_many_does_at_its_threshold(rule):
     for column, name in enumerate(base.taxonomy.names, start=1):
         for point in curved.category(name).curve[::10]:
             moved = base.taxonomy.names if rule == "sum" else (name,)
-            choice_N = decide_many(base.with_thresholds(dict.fromkeys(moved, point.threshold)), rows.table.logp_NC).choice_N
+            choice_N = decide_many(
+                base.with_thresholds(dict.fromkeys(moved, point.threshold)), rows.table.logp_NC
+            ).choice_N
             emitted_N, own_N = choice_N == column, rows.label_N == column
             assert (point.refusal_rate.hits, point.refusal_rate.of) == (emitted_N.sum(), 400)
-            assert (point.false_refusal.hits, point.false_refusal.of) == ((emitted_N & (rows.label_N == 0)).sum(), rows.to_answer)
+            assert (point.false_refusal.hits, point.false_refusal.of) == (
+                (emitted_N & (rows.label_N == 0)).sum(),
+                rows.to_answer,
+            )
             assert (point.missed_refusal.hits, point.missed_refusal.of) == ((~emitted_N & own_N).sum(), own_N.sum())
 
 

@@ -1,11 +1,11 @@
 import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.builders import policy
 
 from demur.core.decision import decide_many
 from demur.core.policy import ALWAYS, NEVER
 from demur.stats.cuts import cut_above, cut_below
+from tests.builders import policy
 
 LOGQ = st.floats(-1000, 0, width=32) | st.floats(-1, 0, width=32) | st.floats(-(2.0**-20), 0, width=32)
 EDGES = (0.0, -0.0, -1e-45, -(2.0**-53), -1e-12, -(2.0**-27), -1.0, -(2.0**-20), -700.0, -800.0)
@@ -17,12 +17,12 @@ def refuses(logq, threshold):
 
 
 def shaken(threshold):
-    """The threshold moved by up to two float64 steps: more than exp and log differ between platforms."""
-    steps = [float(threshold)]
-    for towards in (0.0, np.inf):
-        once = np.nextafter(threshold, towards)
-        steps += [float(once), float(np.nextafter(once, towards))]
-    return [t for t in steps if t >= 0.0]
+    """The threshold moved by up to two float64 steps: more than log differs between platforms, whose ends are exact."""
+    threshold = float(threshold)
+    if threshold in (0.0, 1.0, np.inf):
+        return [threshold]
+    down, up = (np.nextafter(threshold, towards) for towards in (0.0, 1.0))
+    return [float(t) for t in (np.nextafter(down, 0.0), down, threshold, up, np.nextafter(up, 1.0))]
 
 
 def edges(test):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from tests.builders import labelled, log_softmax, table, taxonomy
 
 from demur.core.errors import DataError, ScoreError, TaxonomyError
 from demur.core.example import Example, Message
 from demur.stats.labelled import LabelledScores, label_scores
+from tests.builders import labelled, log_softmax, table, taxonomy
 
 
 def example(id, kind, category=None):
@@ -13,7 +13,11 @@ def example(id, kind, category=None):
 
 def test_labels_follow_the_examples_and_their_order():
     scores = table(log_softmax([[0, 1, 2], [2, 1, 0], [1, 1, 1]]))
-    examples = [example("row-2", "refusal", "humanizing"), example("row-0", "contrast", "safety"), example("row-1", "benign")]
+    examples = [
+        example("row-2", "refusal", "humanizing"),
+        example("row-0", "contrast", "safety"),
+        example("row-1", "benign"),
+    ]
     rows = label_scores(examples, taxonomy(2), scores)
     assert rows.table.ids == ("row-2", "row-0", "row-1")
     assert rows.label_N.tolist() == [2, 0, 0]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.builders import labelled, policy, rows
 
 from demur.stats.optimum import best_fbeta, best_linear, exact, totals
 from demur.stats.sweep import category_sweeps, sweep_of
+from tests.builders import labelled, policy, rows
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "thresholds.json").read_text())["categories"]
 
@@ -43,7 +43,10 @@ def test_a_linear_optimum_equals_trying_every_cut_with_exact_ties(data, gain, co
     sweeps = list(category_sweeps(policy(2), data.draw(rows(2, max_rows=20))).values())
     gain, cost = exact(gain), exact(cost)
     for sweep, cut in zip(sweeps, best_linear(sweeps, gain, cost), strict=True):
-        values = [gain * c - cost * f for c, f in zip(sweep.at_cuts.caught.tolist(), sweep.at_cuts.false.tolist(), strict=True)]
+        values = [
+            gain * c - cost * f
+            for c, f in zip(sweep.at_cuts.caught.tolist(), sweep.at_cuts.false.tolist(), strict=True)
+        ]
         assert cut == values.index(max(values))
 
 

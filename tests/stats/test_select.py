@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.builders import binary_rows, labelled, log_softmax, policy, rows, simulated_rows, with_category
 
 from demur.core.decision import decide_many
 from demur.core.errors import DataError, GoalError, GoalInfeasible, PolicyError
@@ -15,6 +14,7 @@ from demur.core.goal import parse_goal
 from demur.core.policy import NEVER
 from demur.core.rates import Rate
 from demur.stats.select import STEERABLE, choose
+from tests.builders import binary_rows, labelled, log_softmax, policy, rows, simulated_rows, with_category
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "thresholds.json").read_text())["one_score"]
 OPTIMA = ("f1 max", "f0.5 max", "youden max", "cost: false=1 missed=0.3", "cost: false=1 missed=5")
@@ -101,7 +101,12 @@ def test_a_certified_policy_says_what_it_promises_and_keeps_its_count(rule):
     rows = simulated_rows(1000, 3, seed=5)
     done = chosen("false_refusal <= 5%", policy(3, rule), rows, confidence=0.9)
     promise = done.promises[0]
-    assert (promise.risk, promise.level, promise.confidence, promise.status) == ("false_refusal", 0.05, 0.9, "certified")
+    assert (promise.risk, promise.level, promise.confidence, promise.status) == (
+        "false_refusal",
+        0.05,
+        0.9,
+        "certified",
+    )
     assert (promise.rate.hits, promise.rate.of) == (errors(done, rows)[1], rows.to_answer)
     assert promise.rate.interval(0.8)[1] <= 0.05  # one side of the interval at 80 % is the bound at 90 %
     assert promise.data_digest == "digest"

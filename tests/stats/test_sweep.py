@@ -3,11 +3,11 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.builders import THRESHOLDS, policy, rows, simulated_rows, with_category
 
 from demur.core.decision import compared_scores, decide_many
 from demur.core.policy import NEVER
 from demur.stats.sweep import category_sweeps, pooled_sweep, sweep_of
+from tests.builders import THRESHOLDS, policy, rows, simulated_rows, with_category
 
 
 def brute(policy, rows, column=None):

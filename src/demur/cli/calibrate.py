@@ -2,52 +2,67 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 from demur.cli.steps import Steps
-from demur.cli.workspace import Workspace, reopen
+from demur.cli.workspace import reopen
+from demur.core.decision import decide_many
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy, Rule
 from demur.store.policy_file import policy_to_json
+from demur.store.rows import read_examples
+from demur.store.run import RunFolder
+from demur.store.tables import read_scores
+
 
 def command(
     run: options.Run,
+    *,
     goal: Annotated[
-        str | None, typer.Option(help='"f1 max", "refusal_rate[safety] = 10%", "false_refusal <= 0.02", ... (config)')
+        str | None,
+        typer.Option(help="Such as 'f1 max', 'refusal_rate = 10%', 'false_refusal <= 0.02'. Default: the config's."),
     ] = None,
-    confidence: Annotated[float | None, typer.Option(help="Of a promise, e.g. 0.95. (config)")] = None,
-    rule: Annotated[Rule | None, typer.Option(help="How probabilities become a choice. (config)")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the policy. (config)")] = None,
+    confidence: Annotated[float | None, typer.Option(help="Of a promise, such as 0.95. Default: the config's.")] = None,
+    rule: Annotated[Rule | None, typer.Option(help="How probabilities become a choice. Default: the config's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the policy. Default: the config's.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Choose thresholds on the calibrate split. Calls no model; exit code 3 if no threshold meets the goal."""
-    workspace = reopen(run)
-    given = {"goal": goal, "confidence": confidence, "rule": rule, "name": name}
-    stage = replace(workspace.config.calibrate, **{k: v for k, v in given.items() if v is not None})
-    workspace = Workspace(workspace.folder, replace(workspace.config, calibrate=stage))
+    workspace = reopen(run).changed("calibrate", goal=goal, confidence=confidence, rule=rule, name=name)
     policy = Steps(workspace).perform("calibrate")
     if as_json:
         print_json(policy_to_json(policy))
         return
-    print_table([("category", "threshold", "refused", "false refusals", "missed"), *policy_rows(policy)])
+    header = ("category", "threshold", "refused", "false refusals", "missed refusals")
+    print_table([header, *_rows(workspace.folder, policy)], title="on the calibrate split")
     for promise in policy.promises:
         note(promise_line(promise))
     note(f"policy: {workspace.folder.policy}")
 
 
-def policy_rows(policy: Policy) -> list[tuple[str, ...]]:
-    """Per category: the threshold, and what it did on the calibration rows by the policy's own curve."""
+def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:
+    """Per category: its threshold, and what the policy does on the rows it was chosen on."""
+    examples, (table, _) = read_examples(folder.split("calibrate")), read_scores(folder.scores("calibrate"))
+    choice_N = decide_many(policy, table.select(tuple(e.id for e in examples)).logp_NC).choice_N
+    label_N = np.array([policy.taxonomy.column(e.label) for e in examples])
     rows = []
-    for name, category in zip(policy.taxonomy.names, policy.categories, strict=True):
-        at = [p for p in category.curve if p.threshold == category.threshold]
-        rates = [(r.refusal_rate, r.false_refusal, r.missed_refusal) for r in at[:1]]
-        cells = [f"{rate.hits} of {rate.of}" for rate in rates[0]] if rates else ["-"] * 3
-        rows.append((name, threshold_text(category.threshold), *cells))
+    for column, category in enumerate(policy.categories, start=1):
+        emitted_N, own_N, comply_N = choice_N == column, label_N == column, label_N == 0
+        rows.append(
+            (
+                policy.taxonomy.choices[column],
+                "-" if policy.rule == "natural" else threshold_text(category.threshold),
+                f"{emitted_N.sum()} of {len(examples)}",
+                f"{emitted_N[comply_N].sum()} of {comply_N.sum()}",
+                f"{(choice_N[own_N] == 0).sum()} of {own_N.sum()}",
+            )
+        )
     return rows
 
 

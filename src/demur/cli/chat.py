@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 from rich.table import Table
@@ -13,8 +12,7 @@ from demur.cli import options
 from demur.cli.calibrate import threshold_text
 from demur.cli.policies import named_policy, overridden
 from demur.cli.show import note, result_console
-from demur.cli.steps import Steps
-from demur.cli.workspace import reopen
+from demur.cli.workspace import Engine, reopen
 from demur.core.decision import Decision
 from demur.core.errors import DemurError
 from demur.core.example import Message
@@ -32,7 +30,7 @@ def command(run: options.Run, threshold: options.Threshold = None, rate: options
     """Talk to the trained model. Every prompt stands alone; thresholds change without training again."""
     workspace = reopen(run)
     policy = overridden(read_policy(workspace.folder.policy), threshold or (), rate or ())
-    engine = Steps(workspace).engine
+    engine = Engine(workspace)
     note(HELP)
     for line in _lines():
         if line == "/quit":

@@ -15,6 +15,7 @@ from demur.stages.data import table
 
 def command(
     config: options.ConfigPath,
+    *,
     data: options.DataFolder = None,
     out: options.Out = None,
     settings: options.Set = None,

@@ -13,8 +13,7 @@ import typer
 from demur.cli import options
 from demur.cli.policies import check_model, decision_json, overridden
 from demur.cli.show import print_json, print_table
-from demur.cli.steps import Steps
-from demur.cli.workspace import reopen
+from demur.cli.workspace import Engine, reopen
 from demur.core.decision import decide
 from demur.core.errors import ConfigError
 from demur.core.example import Message
@@ -36,13 +35,14 @@ class _Scored:
 
 def command(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Run folder; not needed with --policy and --scores.")
+        Path | None, typer.Argument(metavar="RUN", help="Run folder; not needed with --policy and --scores.")
     ] = None,
     prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="What users say. None: a line each from stdin.")
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What users say. Default: the lines of stdin.")
     ] = None,
+    *,
     policy: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A policy file. [default: the run's calibrated policy]")
+        Path | None, typer.Option(metavar="FILE", help="A policy file. Default: the run's calibrated policy.")
     ] = None,
     scores: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Decide the rows of a score file; loads no model.")
@@ -64,7 +64,7 @@ def command(
         print_json(rows)
         return
     header = ("prompt", "decision", *chosen.taxonomy.choices)
-    print_table([header, *(_cells(r, chosen.taxonomy.choices) for r in rows)])
+    print_table([header, *(_cells(r, chosen.taxonomy.choices) for r in rows)], words=2)
 
 
 def _policy(run: Path | None, path: Path | None) -> Policy:
@@ -84,7 +84,7 @@ def _from_model(run: Path | None, prompts: Sequence[str] | None) -> _Scored:
     texts = list(prompts or ()) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise ConfigError("there is no prompt", "give prompts as arguments, or one per line on stdin")
-    engine = Steps(reopen(run)).engine
+    engine = Engine(reopen(run))
     logp_NC = engine.logp([(Message(role="user", content=text),) for text in texts])
     return _Scored(texts, logp_NC, engine.fingerprint)
 

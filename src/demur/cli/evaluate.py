@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
@@ -10,30 +9,31 @@ import typer
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 from demur.cli.steps import Steps
-from demur.cli.workspace import Workspace, reopen
+from demur.cli.workspace import reopen
 from demur.stages import evaluate
 from demur.store.boundary import read_json
 
 
 def command(
     run: options.Run,
+    *,
     branches: Annotated[
         Literal["reachable", "all"] | None,
-        typer.Option(help="Which forced tokens' answers to write. (config)", show_default=False),
+        typer.Option(help="After which control tokens to write answers. Default: the config's.", show_default=False),
     ] = None,
     also: Annotated[
-        list[str] | None, typer.Option(metavar="GOAL", help="Another goal to measure beside the policy. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="GOAL", help="Another goal to measure, instead of the config's. Repeatable."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Write answers for so many test prompts only. (config)", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Use so many test prompts only. Default: the config's.", show_default=False),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure the policy on prompts that neither training nor calibration saw."""
-    workspace = reopen(run)
-    given = {"branches": branches, "also": tuple(also) if also else None, "limit": limit}
-    stage = replace(workspace.config.evaluate, **{k: v for k, v in given.items() if v is not None})
-    workspace = Workspace(workspace.folder, replace(workspace.config, evaluate=stage))
+    goals = tuple(also) if also else None
+    workspace = reopen(run).changed("evaluate", branches=branches, also=goals, limit=limit)
     evaluation = Steps(workspace).perform("evaluate")
     if as_json:
         print_json(read_json(workspace.folder.metrics))

@@ -31,9 +31,13 @@ class Verb:
 
 VERBS = {
     "demo": Verb("Train, calibrate and report on the built-in corpus, in minutes, on a CPU.", "demur demo"),
-    "run": Verb("All stages of a config, skipping what is done.", "demur run examples/real.toml --data rows/ --out runs/a"),
+    "run": Verb(
+        "All stages of a config, skipping what is done.", "demur run examples/real.toml --data rows/ --out runs/a"
+    ),
     "data": Verb("Read, check, split and mix the rows of a config.", "demur data examples/real.toml --out runs/a"),
-    "train": Verb("Teach a model its control tokens.", "torchrun --nproc_per_node 2 -m demur train runs/a --processes 2"),
+    "train": Verb(
+        "Teach a model its control tokens.", "torchrun --nproc_per_node 2 -m demur train runs/a --processes 2"
+    ),
     "score": Verb("Read the control-token probabilities of the held-out prompts.", "demur score runs/a"),
     "calibrate": Verb(
         "Choose thresholds that meet a goal.", 'demur calibrate runs/a --goal "false_refusal <= 0.02" --confidence 0.95'
@@ -54,6 +58,7 @@ class Verbs(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command behind a verb."""
+        set_up(debug=ctx.params["debug"])  # before the verb imports anything
         name, stand_in, rest = super().resolve_command(ctx, args)
         return name, load(name) if name and stand_in else stand_in, rest
 
@@ -71,7 +76,9 @@ def load(verb: str) -> TyperCommand:
 def _root(
     ctx: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-    debug: bool = typer.Option(False, "--debug", envvar=DEBUG_VARIABLE, help="Show tracebacks and library warnings."),
+    debug: bool = typer.Option(  # noqa: ARG001 - read in Verbs.resolve_command, before the verb is imported
+        False, "--debug", envvar=DEBUG_VARIABLE, help="Show tracebacks and library warnings."
+    ),
 ) -> None:
     if version:
         typer.echo(f"demur {__version__}")
@@ -79,7 +86,6 @@ def _root(
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
         raise typer.Exit
-    set_up(debug=debug)
 
 
 def group() -> TyperGroup:
@@ -111,13 +117,18 @@ def main() -> None:
             _leave("interrupted; nothing is lost: run the same command to resume", INTERRUPTED)
         raise
     except Exception as e:  # noqa: BLE001 - the outermost boundary: a bug ends in one line, not in a screen of frames
-        _leave(f"internal error: {type(e).__name__}: {e}\n  hint: run again with --debug and report what it prints", OUR_BUG)
+        _leave(
+            f"internal error: {type(e).__name__}: {e}\n  hint: run again with --debug and report what it prints",
+            OUR_BUG,
+        )
 
 
 def set_up(*, debug: bool) -> None:
     """Log to stderr, and keep other libraries' advice off the terminal unless debugging."""
     os.environ[DEBUG_VARIABLE] = "1" if debug else ""
-    logging.basicConfig(stream=sys.stderr, level="INFO" if debug else "ERROR", format="%(name)s: %(message)s", force=True)
+    logging.basicConfig(
+        stream=sys.stderr, level="INFO" if debug else "ERROR", format="%(name)s: %(message)s", force=True
+    )
     if debug:
         return
     warnings.simplefilter("ignore")

@@ -13,7 +13,7 @@ DataFolder = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Folder of the config's jsonl sources.", show_default=False)
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Run folder. [default: runs/<name of the config>]")
+    Path | None, typer.Option("--out", metavar="DIR", help="Run folder. Default: runs/ and the config's name.")
 ]
 Set = Annotated[
     list[str] | None,

@@ -17,8 +17,10 @@ from demur.config import RunConfig, load_config
 from demur.core.errors import ConfigError
 from demur.store.run import STAGES, RunFolder, Stage
 
+
 def command(
     config: options.ConfigPath,
+    *,
     data: options.DataFolder = None,
     out: options.Out = None,
     start: Annotated[

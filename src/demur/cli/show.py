@@ -16,6 +16,7 @@ from rich.table import Table
 from demur.core import ports
 
 PIPE_WIDTH = 140  # columns of a table that no terminal bounds
+SECONDS_PER_LINE = 15.0  # between two lines of progress where there is no terminal
 
 
 def is_first_process() -> bool:
@@ -25,8 +26,8 @@ def is_first_process() -> bool:
 
 def result_console() -> Console:
     """The console of results: stdout, wide when it is not a terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    console = Console(highlight=False, markup=False)  # control tokens look like markup
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)
 
 
 def note(text: str) -> None:
@@ -40,12 +41,12 @@ def print_json(value: object) -> None:
     result_console().out(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), highlight=False)
 
 
-def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
-    """Rows of text on stdout, the first being the header; the first column is left-aligned, the others right."""
+def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, words: int = 1) -> None:
+    """Rows of text on stdout, the first being the header; the first `words` columns hold words, the others numbers."""
     header, *body = rows
     table = Table(title=title, title_justify="left")
     for n, name in enumerate(header):
-        table.add_column(name, justify="right" if n else "left")
+        table.add_column(name, justify="left" if n < words else "right")
     for row in body:
         table.add_row(*row)
     result_console().print(table)
@@ -53,7 +54,7 @@ def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None) -> N
 
 @contextmanager
 def bar(label: str) -> Iterator[ports.Progress]:
-    """A progress callback: on a terminal one live line with elapsed and remaining time, else a line per quarter."""
+    """A progress callback: on a terminal one live line with elapsed and remaining time, else a line now and then."""
     if not is_first_process():
         yield ports.no_progress
         return
@@ -80,16 +81,18 @@ def duration(seconds: float) -> str:
 
 
 def _lines(label: str) -> ports.Progress:
-    start = time.monotonic()
-    told = 0
+    started: tuple[float, int] | None = None  # when the first unit was done: loading a model says nothing of the rest
+    told = time.monotonic()
 
     def tell(done: int, total: int) -> None:
-        nonlocal told
-        quarter = 4 * done // total if total else 0
-        if quarter > told and quarter < 4:
-            told = quarter
-            spent = time.monotonic() - start
-            left = duration(spent * (total - done) / done)
-            note(f"{label:<10} {done} of {total}, {duration(spent)} elapsed, {left} left")
+        nonlocal started, told
+        now = time.monotonic()
+        started = started or (now, done)
+        spent, units = now - started[0], done - started[1]
+        if now - told < SECONDS_PER_LINE or not units:
+            return
+        told = now
+        left = spent / units * (total - done)
+        note(f"{label:<10} {done} of {total}, {duration(spent)} elapsed, {duration(left)} left")
 
     return tell

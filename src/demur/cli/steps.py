@@ -13,7 +13,7 @@ from demur.cli.workspace import Engine, Workspace
 from demur.config import build_sources
 from demur.core.example import Example
 from demur.core.policy import Policy
-from demur.core.ports import Progress, TrainedModel
+from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
 from demur.stages import calibrate, data, evaluate, report, score, train
@@ -76,7 +76,7 @@ class _LazyTrainer:
         self._settings = settings
 
     def train(
-        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress
+        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
     ) -> TrainedModel | None:
         """See core.ports.Trainer."""
         trainer = find("sft", TRAINERS, "trainer")(self._settings)

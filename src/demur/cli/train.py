@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from demur.cli import options
 from demur.cli.show import note
 from demur.cli.steps import Steps
-from demur.cli.workspace import Workspace, reopen
+from demur.cli.workspace import reopen
 
 
 def command(
@@ -21,10 +20,7 @@ def command(
     ] = None,
 ) -> None:
     """Train, or resume a training that was killed. Under a launcher every process runs this command."""
-    workspace = reopen(run)
-    if processes is not None:
-        config = replace(workspace.config, train=replace(workspace.config.train, processes=processes))
-        workspace = Workspace(workspace.folder, config)
+    workspace = reopen(run).changed("train", processes=processes)
     trained = Steps(workspace).perform("train")
     if trained is not None:
         note(f"{trained.steps} steps; the model is in {workspace.folder.model}")

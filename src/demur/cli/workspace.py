@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from demur.core.score import Floats
 from demur.store.boundary import read_json
 from demur.store.files import write_json
 from demur.store.model_file import read_model_file
-from demur.store.run import RunFolder
+from demur.store.run import RunFolder, Stage
 from demur.wiring import ENGINES, find
 
 
@@ -27,6 +27,12 @@ class Workspace:
 
     folder: RunFolder
     config: RunConfig
+
+    def changed(self, stage: Stage, **settings: Any) -> Workspace:
+        """The same run with other settings of one stage; those that are None stay as they are."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        config = replace(self.config, **{stage: replace(getattr(self.config, stage), **given)})
+        return Workspace(self.folder, config)
 
 
 def create(config: RunConfig, root: Path) -> Workspace:

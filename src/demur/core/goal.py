@@ -71,9 +71,9 @@ class _Reader:
         """The token under the cursor. The last one is always the end."""
         return self._tokens[0]
 
-    def take(self) -> str:
-        """Move on, returning the token passed."""
-        return self._tokens.pop(0).text if len(self._tokens) > 1 else ""
+    def take(self) -> None:
+        """Pass the current token."""
+        self._tokens.pop(0)
 
     def word(self, literal: str) -> None:
         """Pass exactly this word or symbol."""

@@ -35,7 +35,8 @@ class TrainSettings:
     accumulate: int = 1  # batches per optimizer step, without batch_tokens
     packing: bool = False  # several rows in one sequence, attention kept within each
     gradient_checkpointing: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights
+    autocast: Literal["no", "bfloat16", "auto"] = "no"  # of the arithmetic; auto: bfloat16 where the machine has it
     lora_rank: int = 0  # 0: full training
     lora_alpha: int = 16
     lora_dropout: float = 0.05

@@ -36,6 +36,8 @@ TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
 class HfEngine:
     """A checkpoint in evaluation mode, loaded on construction. Implements Scorer and Generator.
 
+    `network`, `tokenizer` and `encoder` are the engine's own, for those who look inside: nobody may change them.
+
     Raises EngineError when the checkpoint, its tokenizer or its control tokens cannot be used.
     """
 
@@ -57,29 +59,27 @@ class HfEngine:
             )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        self._tokenizer = load_tokenizer(self.model)
+        self.tokenizer = load_tokenizer(self.model)
         if self.preset is None:
-            self._encoder = ChatEncoder(self._tokenizer, self.tokens, keep_history=self.keep_history)
+            self.encoder = ChatEncoder(self.tokenizer, self.tokens, keep_history=self.keep_history)
         else:
-            self._encoder = preset_encoder(
-                self._tokenizer, find_preset(self.preset), keep_history=self.keep_history
-            )
-        self._model: Any = load_model(self.model, self.dtype, self.device)
-        stops = stop_ids(self._model, self._tokenizer, self._encoder)
-        pad_id = self._tokenizer.pad_token_id
-        self._filler = self._encoder.token_ids[0]  # no token looks at it; a real pad id makes transformers warn
+            self.encoder = preset_encoder(self.tokenizer, find_preset(self.preset), keep_history=self.keep_history)
+        self.network: Any = load_model(self.model, self.dtype, self.device)
+        stops = stop_ids(self.network, self.tokenizer, self.encoder)
+        pad_id = self.tokenizer.pad_token_id
+        self._filler = self.encoder.token_ids[0]  # no token looks at it; a real pad id makes transformers warn
         self._rules = DecodeRules(
             stops=stops,
-            banned=tuple({*self._encoder.token_ids, *([] if pad_id is None else [pad_id])} - stops),
+            banned=tuple({*self.encoder.token_ids, *([] if pad_id is None else [pad_id])} - stops),
             max_new_tokens=self.max_new_tokens,
-            context=context_of(self._model),
+            context=context_of(self.network),
         )
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Digests of weights, tokenizer and template. Reads every weight file once."""
-        dtype = str(self._model.dtype).removeprefix("torch.")
-        return fingerprint(checkpoint_folder(self.model), self._tokenizer, self._encoder, dtype)
+        dtype = str(self.network.dtype).removeprefix("torch.")
+        return fingerprint(checkpoint_folder(self.model), self.tokenizer, self.encoder, dtype)
 
     @torch.inference_mode()
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
@@ -90,7 +90,7 @@ class HfEngine:
         encoded = self._encode(prompts, room=0)
         copies = Counter(encoded)
         unique = list(copies)
-        logp_NC = np.empty((len(unique), len(self._encoder.tokens)), dtype=np.float32)
+        logp_NC = np.empty((len(unique), len(self.encoder.tokens)), dtype=np.float32)
         lengths = [len(ids) for ids in unique]
         done = 0
         for batch in self._batches(lengths, equal_lengths=len(set(lengths)) > 1 and not self._padding_is_harmless):
@@ -116,7 +116,7 @@ class HfEngine:
         for batch in self._batches(costs):
             prompt_ns = [asked[b] for b in batch]
             rows = [(row, c) for row, n in enumerate(prompt_ns) for c in dict.fromkeys(columns[n])]
-            prefix = prefill(self._model, [encoded[n] for n in prompt_ns], self._filler)
+            prefix = prefill(self.network, [encoded[n] for n in prompt_ns], self._filler)
             for (row, column), answer in zip(rows, self._answers(prefix, rows), strict=True):
                 answers[prompt_ns[row]][column] = answer
             done += len(batch)
@@ -135,7 +135,7 @@ class HfEngine:
         encoded = self._encode(prompts, room=1)
         answered: dict[int, tuple[Floats, Decision, Answer]] = {}
         for batch in self._batches([len(ids) + self.max_new_tokens for ids in encoded]):
-            prefix = prefill(self._model, [encoded[n] for n in batch], self._filler)
+            prefix = prefill(self.network, [encoded[n] for n in batch], self._filler)
             logp_BC = self._from_logits(prefix.logits_BV)
             decisions = [decide(policy, logp_C) for logp_C in logp_BC]
             answers = self._answers(prefix, [(row, d.column) for row, d in enumerate(decisions)])
@@ -149,11 +149,11 @@ class HfEngine:
         (short,) = self._encode([(Message(role="user", content="Hello."),)], room=0)
         longer = (short * 8)[: self._rules.context]
         gap = np.abs(self._score([short]) - self._score([short, longer])[:1]).max()
-        return bool(gap <= (TOLERANCE if self._model.dtype == torch.float32 else HALF_TOLERANCE))
+        return bool(gap <= (TOLERANCE if self.network.dtype == torch.float32 else HALF_TOLERANCE))
 
     def _encode(self, prompts: Sequence[Prompt], *, room: int) -> list[tuple[int, ...]]:
         """Ids of each prompt up to where its control token belongs. room: positions that must be left after it."""
-        encoded = [tuple(self._encoder.prompt(p)) for p in prompts]
+        encoded = [tuple(self.encoder.prompt(p)) for p in prompts]
         context = self._rules.context
         for n, ids in enumerate(encoded):
             if context is not None and len(ids) + room > context:
@@ -165,7 +165,7 @@ class HfEngine:
 
     def _batches(self, costs: Sequence[int], *, equal_lengths: bool = False) -> list[list[int]]:
         """Indices of rows of like cost (positions a row takes), dearest first: memory runs out at once or never."""
-        most_rows = max(1, LOGITS_PER_BATCH // self._model.get_output_embeddings().weight.shape[0])
+        most_rows = max(1, LOGITS_PER_BATCH // self.network.get_output_embeddings().weight.shape[0])
         batches: list[list[int]] = []
         for n in sorted(range(len(costs)), key=lambda n: -costs[n]):
             widest = costs[batches[-1][0]] if batches else 0
@@ -181,29 +181,29 @@ class HfEngine:
         lengths_B = torch.tensor([len(ids) for ids in rows])
         longest = int(lengths_B.max())
         ids_BT = torch.tensor([[*ids, *[self._filler] * (longest - len(ids))] for ids in rows])
-        with head_on(self._model, last_rows(lengths_B)):
-            logits_BTV = self._model(ids_BT.to(self._model.device), use_cache=False).logits
+        with head_on(self.network, last_rows(lengths_B)):
+            logits_BTV = self.network(ids_BT.to(self.network.device), use_cache=False).logits
         return self._from_logits(only_row(logits_BTV))
 
     def _from_logits(self, logits_BV: torch.Tensor) -> Floats:
         logits_BV = logits_BV.float()
         logsumexp_B = torch.logsumexp(logits_BV, dim=1)
-        return from_logits(logits_BV[:, list(self._encoder.token_ids)].cpu().numpy(), logsumexp_B.cpu().numpy())
+        return from_logits(logits_BV[:, list(self.encoder.token_ids)].cpu().numpy(), logsumexp_B.cpu().numpy())
 
     def _answers(self, prefix: Prefix, rows: Sequence[tuple[int, int]]) -> list[Answer]:
         """The answers after (row of the batch, column) pairs."""
-        first_ids = [self._encoder.token_ids[column] for _, column in rows]
-        written = write(self._model, prefix, [row for row, _ in rows], first_ids, self._rules)
-        texts = self._tokenizer.batch_decode([list(w.ids) for w in written], skip_special_tokens=True)
+        first_ids = [self.encoder.token_ids[column] for _, column in rows]
+        written = write(self.network, prefix, [row for row, _ in rows], first_ids, self._rules)
+        texts = self.tokenizer.batch_decode([list(w.ids) for w in written], skip_special_tokens=True)
         return [
             Answer(text=text.strip(), finished=w.finished, tokens=len(w.ids))
             for text, w in zip(texts, written, strict=True)
         ]
 
     def _check_policy(self, policy: Policy) -> None:
-        if policy.taxonomy.tokens != self._encoder.tokens:
+        if policy.taxonomy.tokens != self.encoder.tokens:
             raise EngineError(
-                f"policy {policy.name!r} decides over {policy.taxonomy.tokens}, the model has {self._encoder.tokens}",
+                f"policy {policy.name!r} decides over {policy.taxonomy.tokens}, the model has {self.encoder.tokens}",
                 "use the policy of this model",
             )
         if policy.fingerprint is not None and (differences := policy.fingerprint.differences(self.fingerprint)):

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
 from demur.core.errors import EngineError
 from demur.core.example import Message
@@ -87,9 +88,10 @@ def load_model(name: str | Path, dtype: str | None, device: str | None) -> Any:
     """
     if dtype is not None and dtype not in DTYPES:
         raise EngineError(f"unknown dtype {dtype!r}", f"known: {', '.join(DTYPES)}")
+    loader: Any = AutoModelForCausalLM
     try:
         with no_progress_bars():
-            model, found = AutoModelForCausalLM.from_pretrained(
+            model, found = loader.from_pretrained(
                 str(name),
                 dtype=DTYPES[dtype] if dtype else "auto",
                 local_files_only=Path(name).is_dir(),
@@ -133,8 +135,12 @@ def stop_ids(model: Any, tokenizer: PreTrainedTokenizerFast, encoder: ChatEncode
         [Message(role="user", content="Hello."), Message(role="assistant", content="Hello.")], [0]
     )
     end_of_turn = ids[turns[-1].text_end] if turns[-1].text_end < len(ids) else None
-    stops = {end_of_turn} if end_of_turn in tokenizer.all_special_ids else set()
-    listed = (getattr(model.generation_config, "eos_token_id", None), model.config.eos_token_id, tokenizer.eos_token_id)
+    stops: set[int | None] = {end_of_turn} if end_of_turn in tokenizer.all_special_ids else set()
+    listed: tuple[Any, ...] = (
+        getattr(model.generation_config, "eos_token_id", None),
+        model.config.eos_token_id,
+        tokenizer.eos_token_id,
+    )
     for one in listed:
         stops.update(one if isinstance(one, Iterable) else [one])
     return frozenset(int(i) for i in stops if i is not None) - frozenset(encoder.token_ids)

@@ -195,6 +195,13 @@ def check_processes(asked: int | None) -> PartialState:
     return state
 
 
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 matrices faster than float32 ones."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()  # torch has no public name for it
+
+
 def _arguments(s: TrainSettings, work: Path) -> SFTConfig:
     on_cpu = not torch.cuda.is_available()
     return SFTConfig(
@@ -209,7 +216,7 @@ def _arguments(s: TrainSettings, work: Path) -> SFTConfig:
         max_length=s.max_length,
         packing=s.packing,
         gradient_checkpointing=s.gradient_checkpointing,
-        bf16=s.dtype == "bfloat16",
+        bf16=s.dtype == "bfloat16" or s.autocast == "bfloat16" or (s.autocast == "auto" and has_bfloat16()),
         use_cpu=on_cpu,
         seed=s.seed,
         data_seed=s.seed,

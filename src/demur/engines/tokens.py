@@ -56,6 +56,8 @@ class _Marks:
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     """A fast tokenizer with a chat template. Raises EngineError if it has neither."""
+    if not Path(path).is_dir() and (Path(path).is_absolute() or str(path).startswith((".", "~"))):
+        raise EngineError(f"there is no folder {str(path)!r}", "expected a checkpoint folder or a Hugging Face name")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=Path(path).is_dir())
     except (OSError, ValueError) as e:
@@ -81,15 +83,13 @@ def install(tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy, scratch: Pat
     added = [t.content for t in tokenizer.added_tokens_decoder.values()]
     missing = [t for t in taxonomy.tokens if t not in added]
     reserved = [t for t in added if RESERVED.fullmatch(t)]
-    if reserved and len(reserved) >= len(missing):
-        taken = dict(zip(missing, reserved, strict=False))
-        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-            _rename_tokens(scratch / name, {old: new for new, old in taken.items()})
-        return load_tokenizer(scratch), taken
+    taken = dict(zip(missing, reserved, strict=False)) if len(reserved) >= len(missing) else {}
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        _rename_tokens(scratch / name, {old: new for new, old in taken.items()})
     copy = load_tokenizer(scratch)
-    # False: the default replaces the model's own extra special tokens instead of adding to them.
-    copy.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
-    return copy, {}
+    # Those that exist become special, keeping their ids. False: the default would drop the model's own special tokens.
+    copy.add_special_tokens({"extra_special_tokens": list(taxonomy.tokens)}, replace_extra_special_tokens=False)
+    return copy, taken
 
 
 def control_ids(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str]) -> tuple[int, ...]:
@@ -230,7 +230,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def _rename_tokens(path: Path, taken: dict[str, str]) -> None:
     """Give reserved tokens their new spelling wherever a tokenizer file names them."""
-    if path.exists():
+    if taken and path.exists():
         value = _renamed(json.loads(path.read_text(encoding="utf-8")), taken)
         path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 

@@ -1,4 +1,8 @@
-"""The corpus written by hand for demur: one file per category, and ordinary requests."""
+"""The corpus written by hand for demur: one file per category, and ordinary requests.
+
+A line holds group, kind, subcategory, prompt and reply. A refusal and the contrast row that differs from it by a few
+words share a group: a minimal pair. What the corpus promises is checked in tests/sources/test_corpus.py.
+"""
 
 from __future__ import annotations
 

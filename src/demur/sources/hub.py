@@ -54,10 +54,11 @@ class HubSource:
         prefix = ":".join(part for part in (self.name, self.config, self.split) if part)
         adapt = _ADAPTERS[self.adapter]
         rows = self._load()
-        for number in range(len(rows) if self.limit is None else min(self.limit, len(rows))):
+        some = rows if self.limit is None else rows.select(range(min(self.limit, len(rows))))
+        for number, row in enumerate(some):
             where = f"{prefix}:{number}"
             try:
-                yield replace(adapt(rows[number], where, self), split=self.use_as)
+                yield replace(adapt(row, where, self), split=self.use_as)
             except KeyError as e:
                 columns = ", ".join(rows.column_names)
                 raise DataError(

@@ -1,6 +1,9 @@
-"""JSONL files of chat rows.
+"""JSONL files of chat rows, one object per line.
 
-One object per line. Needed: `messages` (a list of {role, content} that ends with the user's turn or the reply to it)
+    {"messages": [{"role": "user", "content": "Who will win?"}, {"role": "assistant", "content": "Nobody knows yet."}],
+     "kind": "refusal", "category": "indeterminate", "split": "train", "group": "winner-1"}
+
+Needed: `messages` (a list of {role, content} that ends with the user's turn or the reply to it)
 and `kind` (refusal, contrast or benign); `category` for refusals. Read when present: `id`, `source`, `split` (train,
 validation or calibrate, test), `expected` (refuse or respond, checked against `kind`), `subcategory`, `group` (rows
 made from one another; one name space over all files of a source). Other keys are ignored: rows come from many tools.
@@ -43,7 +46,10 @@ class _Row(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JsonlSource:
-    """Rows of one or more JSONL files in a folder, in file order."""
+    """Rows of one or more JSONL files in a folder, in file order.
+
+    Categories are checked against the taxonomy by the data stage, which knows it; everything else here, with the line.
+    """
 
     folder: Path
     files: tuple[str, ...]  # names inside the folder

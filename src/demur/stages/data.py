@@ -26,7 +26,7 @@ from demur.core.likeness import components, near_copies
 from demur.core.ports import Progress, Source, no_progress
 from demur.core.taxonomy import Taxonomy
 from demur.store.boundary import read_json
-from demur.store.files import digest_bytes, write_json
+from demur.store.files import write_json
 from demur.store.rows import write_examples
 from demur.store.run import RunFolder
 
@@ -35,7 +35,11 @@ Splits = Mapping[Split, Sequence[Example]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """[data]. Raises ConfigError on shares, ratios and limits that mean nothing."""
+    """[data]: how rows are split, and the mix of the training rows.
+
+    The mix is made in this order: limits, then contrast_ratio, then refusal_share. Which rows stay is decided by a hash
+    of seed and id, so that more rows change little. Raises ConfigError on shares, ratios and limits that mean nothing.
+    """
 
     contrast_ratio: float | None = None  # at most so many contrast rows per refusal in train; None: all there are
     refusal_share: float | None = None  # share of refusals in train; refusals or benign rows in excess are dropped
@@ -95,6 +99,7 @@ def run(
 ) -> DataSummary:
     """Read, split, mix and write the rows. Does nothing if they are there, from the same rows with the same settings.
 
+    sources: by a name that tells their groups apart. The receipt is written last, so a killed run starts over.
     Progress counts steps: one per source, then splitting, then writing. Raises DataError on rows that cannot be used
     and when a split ends up empty or one-sided.
     """
@@ -103,7 +108,7 @@ def run(
     made_from: dict[str, str] = {}
     for done, (name, source) in enumerate(sources.items(), start=1):
         own = [_fitted(e, name, taxonomy) for e in source.read()]
-        made_from[name] = digest_bytes("\n".join(map(repr, own)).encode("utf-8"))
+        made_from[name] = _digest(own)
         rows += own
         progress(done, steps)
     settings: dict[str, object] = {"config": asdict(config), "taxonomy": list(taxonomy.names)}
@@ -123,7 +128,7 @@ def run(
 def prepare(config: Config, taxonomy: Taxonomy, rows: Sequence[Example]) -> tuple[Splits, DataSummary]:
     """The rows of each split, and what was dropped why.
 
-    Pure. Order: contradictions out, splits and leaks, duplicates out, mix. Rows keep the order of `rows` within a split.
+    Pure. Order: contradictions out, splits and leaks, duplicates out, mix. Within a split rows keep their order.
     Raises DataError as run does, and on leaks if config.on_leak says so.
     """
     _check_ids(rows)
@@ -200,6 +205,14 @@ def _fitted(e: Example, source: str, taxonomy: Taxonomy) -> Example:
     return e
 
 
+def _digest(rows: Sequence[Example]) -> str:
+    """sha256 of what a source gave, row by row: a large source is never held as one text."""
+    state = hashlib.sha256()
+    for e in rows:
+        state.update(f"{e!r}\n".encode())
+    return f"sha256:{state.hexdigest()}"
+
+
 def _check_ids(rows: Sequence[Example]) -> None:
     """Raise DataError unless there are rows and each has an id of its own."""
     if not rows:
@@ -267,7 +280,10 @@ def _without_duplicates(rows: Sequence[Example]) -> list[Example]:
 
 
 def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
-    """The train rows after limits, contrast ratio and refusal share; those with the smallest hashes stay."""
+    """The train rows after limits, contrast ratio and refusal share; those with the smallest hashes stay.
+
+    Raises DataError if the share cannot be met: refusals and contrast rows alone are too many for it.
+    """
     count = Counter(e.kind for e in rows)
     for kind, limit in config.limits.items():
         count[kind] = min(count[kind], limit)

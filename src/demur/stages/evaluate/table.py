@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from demur.store.metrics_file import ErrorsRow, Evaluation, MeasuredRate, PolicyMetrics
+from demur.store.metrics_file import ErrorsRow, Evaluation, PolicyMetrics
 
 HEADER = ("requests", "rows", "refused", "false refusals", "missed refusals")
 
@@ -38,12 +38,5 @@ def _rows(policy: PolicyMetrics) -> tuple[tuple[str, ...], ...]:
 
 
 def _row(name: str, errors: ErrorsRow) -> tuple[str, ...]:
-    return (
-        name,
-        str(errors.refusal_rate.of),
-        *map(_cell, (errors.refusal_rate, errors.false_refusal, errors.missed_refusal)),
-    )
-
-
-def _cell(rate: MeasuredRate) -> str:
-    return rate.words if rate.of else "no such rows"
+    rates = (errors.refusal_rate, errors.false_refusal, errors.missed_refusal)
+    return (name, str(errors.refusal_rate.of), *(r.words for r in rates))

@@ -1,0 +1,46 @@
+# What a newcomer and the checks run. Installs once, into .venv; see constraints.txt for why versions are pinned here.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Two test processes with one thread each: threads that share cores make torch many times slower.
+TEST_PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help install demo test test-slow check bench clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(INSTALLED): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
+	@# torch alone first: resolved beside the rest it may pull in gigabytes for an accelerator that is not there.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[hf,hub,test]'
+	@touch $@
+
+install: $(INSTALLED) ## make the virtual environment
+
+demo: $(INSTALLED) ## the whole pipeline on the built-in corpus, a few minutes on two CPU cores
+	$(BIN)/demur demo
+
+test: $(INSTALLED) ## all tests but the slow ones
+	$(PYTEST) -n $(TEST_PROCESSES) -m "not slow"
+
+test-slow: $(INSTALLED) ## validity simulations and load runs
+	$(PYTEST) -n $(TEST_PROCESSES) -m slow
+
+check: $(INSTALLED) ## lint, format, types, layers, shape, code blocks of the docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST) tests/test_layers.py tests/test_shape.py tests/test_docs.py
+
+bench: $(INSTALLED) ## the numbers of docs/benchmarks.md
+	@set -e; for script in bench/*.py; do $(BIN)/python $$script; done
+
+clean: ## remove the virtual environment and caches, not the runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

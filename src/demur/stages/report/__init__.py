@@ -1,0 +1,46 @@
+"""report: a finished run -> report/index.html, self-contained, and report/report.md."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from demur.core.errors import ConfigError
+from demur.stages.report.content import headline, sections
+from demur.stages.report.material import read_material
+from demur.stages.report.page import render_html, render_markdown
+from demur.store.files import digest_file, write_text
+from demur.store.run import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What the report is called and how many prompts it shows. Raises ConfigError."""
+
+    title: str = "Refusal report"
+    examples: int = 12  # of each kind
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise ConfigError(f"report.examples = {self.examples} is below 0", "0 shows no prompts")
+
+
+def run(config: Config, folder: RunFolder) -> Path:
+    """Write report/index.html and report/report.md; returns the path of the page.
+
+    Raises ArtifactError if an earlier stage has not finished or its files were changed.
+    """
+    settings: dict[str, object] = dict(asdict(config))
+    made_from = {
+        "evaluate/metrics.json": digest_file(folder.metrics),
+        "evaluate/branches.parquet": digest_file(folder.branches),
+    }
+    if folder.is_current("report", settings, made_from):
+        return folder.report
+    material = read_material(folder)
+    first, chapters = headline(material), sections(material, folder.root.name, config.examples)
+    text = folder.report.with_name("report.md")
+    write_text(folder.report, render_html(config.title, first, chapters))
+    write_text(text, render_markdown(config.title, first, chapters))
+    folder.finish("report", settings, made_from, [folder.report, text])
+    return folder.report

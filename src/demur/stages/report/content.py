@@ -1,0 +1,108 @@
+"""What the report says, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from demur.stages.report import curves, figures, tables
+from demur.stages.report.material import Material
+from demur.stages.report.parts import Code, Figure, Section
+
+_TINY = (
+    "A word of honesty: this is a tiny model trained from nothing in a few minutes. Its ordinary answers are poor "
+    "prose, and it does not solve the hardest pairs of prompts. It is here to show the control working. All figures are "
+    "whatever they are, on prompts that neither training nor calibration saw."
+)
+
+
+def headline(m: Material) -> str:
+    """The result in plain words."""
+    chosen, natural = m.measured.decision.overall, m.evaluation.policies[0].decision.overall
+    return (
+        f"On {m.evaluation.test_rows:,} held-out prompts, the policy calibrated for “{m.measured.goal}” declines "
+        f"{chosen.caught.words} of the prompts that should be declined and, wrongly, {chosen.false_refusal.words} of "
+        f"those that should be answered. Left to itself, the model declines {natural.caught.words} and "
+        f"{natural.false_refusal.words}. In brackets: 95% intervals."
+    )
+
+
+def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, ...]:
+    """The chapters."""
+    return (
+        Section(key="model", title="What this model is", parts=(), text=_model(m)),
+        Section(
+            key="policies",
+            title="What the policies do",
+            parts=(tables.policies(m), tables.by_category(m)),
+            text=_unmet(m),
+        ),
+        Section(key="promise", title="Promise and measurement", parts=(tables.promises(m),)),
+        Section(key="control", title="Setting the rate", parts=_drawn(m, figures.thresholds, curves.trade_off)),
+        _scores(m),
+        Section(
+            key="errors",
+            title="Where it errs",
+            parts=(figures.confusion(m), tables.by_kind(m), tables.by_subcategory(m)),
+        ),
+        Section(
+            key="texts", title="Token and text", parts=(tables.agreement(m), tables.disagreements(m, most_examples))
+        ),
+        Section(key="examples", title="Borderline prompts", parts=(tables.nearest(m, most_examples),)),
+        Section(
+            key="made",
+            title="How it was made",
+            parts=(*_drawn(m, figures.training), tables.data(m), _commands(run_name), tables.settings(m)),
+        ),
+    )
+
+
+def _scores(m: Material) -> Section:
+    left = m.evaluation.leftover
+    text = (
+        f"Leftover mass, the probability of anything but a control token at the first position: {left.mean:.2%} on "
+        f"average, {left.p95:.2%} or less on 95% of the prompts, {left.highest:.2%} at most. It should be near zero.",
+    )
+    drawn = _drawn(m, curves.roc, curves.precision_recall, curves.reliability, figures.histograms)
+    return Section(key="scores", title="How good the scores are", parts=(*drawn, tables.rankings(m)), text=text)
+
+
+def _drawn(m: Material, *draw: Callable[[Material], Figure | None]) -> tuple[Figure, ...]:
+    """The figures that can be drawn from these rows."""
+    return tuple(figure for f in draw if (figure := f(m)) is not None)
+
+
+def _model(m: Material) -> tuple[str, ...]:
+    short = m.evaluation.model.model_digest.removeprefix("sha256:")[:12]
+    policy = m.evaluation.policies[1].digest.removeprefix("sha256:")[:12]
+    marks = (
+        f"Model fingerprint {short} ({m.evaluation.model.dtype}), policy fingerprint {policy}. Decisions are made on "
+        f"the probabilities of {len(m.evaluation.choices)} control tokens at the first position of the answer; texts of "
+        f"at most {m.evaluation.max_new_tokens} tokens were judged by {m.evaluation.judge}."
+    )
+    if m.model is None:
+        return ("This checkpoint was not trained in this run.", marks)
+    details = m.model.details
+    base = str(details.get("base", "unknown"))
+    made = (
+        f"Base “{base}”, {_count(details.get('parameters'))} parameters, trained for {m.model.steps:,} steps on "
+        f"{_count(details.get('rows'))} rows."
+    )
+    return (made, _TINY, marks) if base == "tiny" else (made, marks)
+
+
+def _unmet(m: Material) -> tuple[str, ...]:
+    return tuple(f"The goal “{u.goal}” has no line: {u.reason}." for u in m.evaluation.unmet)
+
+
+def _commands(run_name: str) -> Code:
+    stages = ("data", "train", "score", "calibrate", "evaluate", "report")
+    return Code(
+        title="How to reproduce",
+        caption="Each stage reads what the one before it wrote; a stage that is up to date does nothing. The settings "
+        "are in the table below and in each stage's made.json.",
+        lines=tuple(f"demur {stage} {run_name}" for stage in stages),
+    )
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "an unknown number of"

@@ -1,0 +1,125 @@
+"""Plots of what the scores can do, whatever the threshold. None where the rows are all of one kind."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from demur.stages.report.drawing import REFUSE, diagonal, line, policy_marks, probit, probit_axis, spec_of
+from demur.stages.report.material import Material
+from demur.stages.report.parts import Figure, Panel, Spec, Table
+from demur.stats.points import precision_recall_points, reliability_bins, roc_points
+from demur.store.metrics_file import MeasuredRate
+
+EVERY = "every shared threshold"
+
+
+def roc(m: Material) -> Figure | None:
+    """True-positive over false-positive rate."""
+    area = m.evaluation.ranking["all"].auroc
+    if area is None:
+        return None
+    points = roc_points(m.should_N, m.score_N)
+    overall = [p.decision.overall for p in m.evaluation.policies]
+    marks = policy_marks(m.evaluation.policies, [(e.false_refusal.value, e.caught.value) for e in overall])
+    curve = line([p.x for p in points], [p.y for p in points], EVERY)
+    levels = (0.01, 0.02, 0.05, 0.1, 0.2)
+    caught = [max((p.y for p in points if p.x <= level), default=0.0) for level in levels]
+    return Figure(
+        title=f"ROC, area {area:.3f}",
+        caption="Up and to the left is better: the line is what one threshold on all refusal tokens together reaches "
+        "on the test rows, the marks are the policies, and the dotted line is chance.",
+        panels=(Panel(label="ROC", spec=spec_of([diagonal(), curve, *marks], "false refusals", "caught")),),
+        numbers=Table(
+            title="On the line",
+            header=("false refusals at most", "caught"),
+            rows=tuple((f"{level:.0%}", f"{y:.1%}") for level, y in zip(levels, caught, strict=True)),
+        ),
+    )
+
+
+def precision_recall(m: Material) -> Figure | None:
+    """Precision over recall."""
+    area = m.evaluation.ranking["all"].average_precision
+    if area is None:
+        return None
+    points = precision_recall_points(m.should_N, m.score_N)
+    overall = [p.decision.overall for p in m.evaluation.policies]
+    marks = policy_marks(m.evaluation.policies, [(e.caught.value, e.precision.value) for e in overall])
+    curve = line([p.x for p in points], [p.y for p in points], EVERY)
+    levels = (0.5, 0.7, 0.8, 0.9, 0.95)
+    best = [max((p.y for p in points if p.x >= level), default=0.0) for level in levels]
+    return Figure(
+        title=f"Precision and recall, average precision {area:.3f}",
+        caption="Up and to the right is better: across, the share of the prompts to be refused that is refused; up, "
+        "the share of the refused prompts that should be.",
+        panels=(Panel(label="precision and recall", spec=spec_of([curve, *marks], "caught (recall)", "precision")),),
+        numbers=Table(
+            title="On the line",
+            header=("caught at least", "best precision"),
+            rows=tuple((f"{level:.0%}", f"{y:.1%}") for level, y in zip(levels, best, strict=True)),
+        ),
+    )
+
+
+def trade_off(m: Material) -> Figure | None:
+    """False against missed refusals on normal-deviate axes: detection error trade-off (Martin et al. 1997)."""
+    if m.evaluation.ranking["all"].auroc is None:
+        return None
+    points = roc_points(m.should_N, m.score_N)
+    curve = line([probit(p.x) for p in points], [probit(1.0 - p.y) for p in points], EVERY) | {"hoverinfo": "skip"}
+    overall = [p.decision.overall for p in m.evaluation.policies]
+    # Both rates are defined: the area under the curve was.
+    chosen = [(probit(e.false_refusal.value or 0.0), probit(e.missed_refusal.value or 0.0)) for e in overall]
+    spec = spec_of([curve, *policy_marks(m.evaluation.policies, chosen)], "", "")
+    spec["layout"] |= {"xaxis": probit_axis("false refusals"), "yaxis": probit_axis("missed refusals")}
+    rows = tuple(
+        (p.goal, e.false_refusal, e.missed_refusal) for p, e in zip(m.evaluation.policies, overall, strict=True)
+    )
+    return Figure(
+        title="False refusals against missed refusals",
+        caption="Down and to the left is better; small rates are stretched (below 0.15% they stand at the edge), and "
+        "going from one mark to another takes no training and no call of the model.",
+        panels=(Panel(label="trade-off", spec=spec),),
+        numbers=Table(title="The policies", header=("policy", "false refusals", "missed refusals"), rows=rows),
+    )
+
+
+def reliability(m: Material) -> Figure:
+    """How often prompts should be refused, over the probability of refusing them."""
+    q_N = 1.0 / (1.0 + np.exp(-np.clip(m.score_N, -50.0, 50.0)))
+    bins = reliability_bins(m.should_N, q_N)
+    rates = [MeasuredRate.from_core(b.observed) for b in bins]
+    bars: Spec = {
+        "type": "data",
+        "array": [(r.high or 0.0) - b.observed.value for b, r in zip(bins, rates, strict=True)],
+        "arrayminus": [b.observed.value - (r.low or 0.0) for b, r in zip(bins, rates, strict=True)],
+        "color": REFUSE,
+        "thickness": 1,
+        "width": 0,
+    }
+    marks = line([b.mean for b in bins], [b.observed.value for b in bins]) | {
+        "mode": "markers+lines",
+        "marker": {"color": REFUSE, "size": 8},
+        "line": {"color": REFUSE, "width": 1},
+        "error_y": bars,
+        "customdata": [b.observed.of for b in bins],
+        "hovertemplate": "says %{x:.1%}, is %{y:.1%} of %{customdata} prompts<extra></extra>",
+    }
+    return Figure(
+        title="Reliability of the probabilities",
+        caption="On the dotted line a probability means what it says, below it the model is too ready to refuse; every "
+        "mark holds about as many test rows as the next, and its bar is a 95% interval.",
+        panels=(
+            Panel(
+                label="reliability", spec=spec_of([diagonal(), marks], "probability of refusing", "should be refused")
+            ),
+        ),
+        numbers=Table(
+            title="Bins",
+            header=("probability", "rows", "mean probability", "should be refused"),
+            rows=tuple(
+                (f"{b.low:.3f} to {b.high:.3f}", str(b.observed.of), f"{b.mean:.1%}", r)
+                for b, r in zip(bins, rates, strict=True)
+            ),
+        ),
+    )

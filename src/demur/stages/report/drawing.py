@@ -1,0 +1,125 @@
+"""What all plots share. Specs are plain plotly.js dictionaries; colours name CSS variables, for dark mode and print."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+from demur.core.decision import log_odds
+from demur.stages.report.parts import Spec
+from demur.store.metrics_file import PolicyMetrics
+
+INK, SOFT, PAGE, REFUSE, ANSWER, MIXED = "--ink", "--soft", "--page", "--refuse", "--answer", "--mixed"
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+WIDEST_ODDS = 9.2  # log-odds of 0.9999: what lies beyond is drawn there
+LEAST_RATE, MOST_RATE = 0.0015, 0.93  # what lies beyond is drawn there, on normal-deviate axes
+MOST_POINTS = 400  # of one curve: more cannot be seen
+
+
+def spec_of(data: list[Spec], x: str, y: str) -> Spec:
+    """A plot of rates from 0 to 1 on both axes, with their titles."""
+    axis = {"automargin": True, "tickformat": ".0%", "dtick": 0.2, "range": [-0.02, 1.02], "zeroline": False}
+    layout = {
+        "height": 420,
+        "margin": {"l": 10, "r": 16, "t": 10, "b": 10},
+        "xaxis": {"title": {"text": x}, **axis},
+        "yaxis": {"title": {"text": y}, **axis},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "hovermode": "closest",
+    }
+    return {"data": data, "layout": layout}
+
+
+def small(data: list[Spec], x_axis: Spec, y_axis: Spec) -> Spec:
+    """One of several plots side by side, without a legend."""
+    layout = {
+        "height": 230,
+        "margin": {"l": 10, "r": 16, "t": 10, "b": 10},
+        "xaxis": {"automargin": True, "zeroline": False, **x_axis},
+        "yaxis": {"automargin": True, "rangemode": "tozero", **y_axis},
+        "showlegend": False,
+        "bargap": 0.05,
+    }
+    return {"data": data, "layout": layout}
+
+
+def line(x: Sequence[float], y: Sequence[float], name: str = "") -> Spec:
+    """A curve; thinned, and to five digits, because the page carries every number."""
+    step = max(1, math.ceil(len(x) / MOST_POINTS))
+    at = sorted({*range(0, len(x), step), *([len(x) - 1] if len(x) else [])})
+    values = {"x": [_short(x[n]) for n in at], "y": [_short(y[n]) for n in at]}
+    style = {"line": {"color": INK, "width": 2}, "showlegend": bool(name), "hoverinfo": "x+y"}
+    return {"type": "scatter", "mode": "lines", "name": name, **style, **values}
+
+
+def diagonal() -> Spec:
+    """Chance, or perfect calibration."""
+    return line([0.0, 1.0], [0.0, 1.0]) | {"line": {"color": SOFT, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
+
+
+def policy_marks(policies: Sequence[PolicyMetrics], points: Sequence[tuple[float | None, float | None]]) -> list[Spec]:
+    """A mark per policy, its shape telling which; a policy with an undefined rate has none."""
+    marks: list[Spec] = []
+    for n, (policy, (x, y)) in enumerate(zip(policies, points, strict=True)):
+        if x is None or y is None:
+            continue
+        colour = REFUSE if n == 1 else ANSWER
+        symbol = SYMBOLS[n % len(SYMBOLS)]
+        marks.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [x],
+                "y": [y],
+                "name": html.escape(f"calibrated: {policy.goal}" if n == 1 else policy.goal),
+                "marker": {"color": colour, "size": 12, "symbol": symbol, "line": {"color": PAGE, "width": 1}},
+                "hoverinfo": "name",
+                "hoverlabel": {"namelength": -1},
+            }
+        )
+    return marks
+
+
+def odds(probability: float) -> float:
+    """Log-odds of a probability or threshold in [0, inf], cut off where the axis ends."""
+    if probability <= 0.0 or probability >= 1.0:
+        return math.copysign(WIDEST_ODDS, probability - 0.5)
+    return float(np.clip(log_odds(np.array(math.log(probability))), -WIDEST_ODDS, WIDEST_ODDS))
+
+
+def odds_axis(title: str) -> Spec:
+    """An axis of probabilities, spread out near 0 and 1 where scores pile up."""
+    ticks = (0.001, 0.03, 0.5, 0.97, 0.999)
+    return {
+        "title": {"text": title},
+        "tickvals": [odds(p) for p in ticks],
+        "ticktext": [f"{p:g}" for p in ticks],
+        "tickangle": 0,
+        "range": [-WIDEST_ODDS - 0.3, WIDEST_ODDS + 0.3],
+    }
+
+
+def probit(rate: float) -> float:
+    """The normal deviate of a rate."""
+    return NormalDist().inv_cdf(min(max(rate, LEAST_RATE), MOST_RATE))
+
+
+def probit_axis(title: str) -> Spec:
+    """An axis of rates, spread out near 0."""
+    ticks = (0.002, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
+    return {
+        "title": {"text": title},
+        "automargin": True,
+        "zeroline": False,
+        "tickvals": [probit(t) for t in ticks],
+        "ticktext": [f"{100 * t:g}%" for t in ticks],
+        "range": [probit(LEAST_RATE), probit(MOST_RATE)],
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")

@@ -1,0 +1,148 @@
+"""Plots per category, per kind of row, and of training."""
+
+from __future__ import annotations
+
+import html
+import math
+
+import numpy as np
+
+from demur.core.policy import CategoryPolicy
+from demur.core.rates import Rate
+from demur.stages.report.drawing import ANSWER, INK, MIXED, PAGE, REFUSE, WIDEST_ODDS, line, odds, odds_axis, small
+from demur.stages.report.material import Material
+from demur.stages.report.parts import Cell, Figure, Panel, Spec, Table
+from demur.store.metrics_file import MeasuredRate
+
+KINDS = (
+    ("refusal", "should be refused", REFUSE),
+    ("contrast", "only look like it", MIXED),
+    ("benign", "ordinary", ANSWER),
+)
+LOGGED = {"loss": "training loss", "control_loss_share": "control tokens' share of the loss"}
+
+
+def thresholds(m: Material) -> Figure | None:
+    """Operating curves: refusal rate over threshold, per category. None if the policy carries none."""
+    categories = list(zip(m.calibrated.taxonomy.names, m.calibrated.categories, strict=True))
+    drawn = [(name, c) for name, c in categories if c.curve]
+    if not drawn:
+        return None
+    rows = tuple(
+        (name, "never" if math.isinf(c.threshold) else f"{c.threshold:.4f}", MeasuredRate.from_core(_refused_now(c)))
+        for name, c in drawn
+    )
+    return Figure(
+        title="Refusal rate against threshold, per category",
+        caption="Each line is the share of all calibrate rows that gets this category's refusal token if the threshold "
+        "stands there; the diamond is the threshold chosen, and moving it changes no other category's refusals.",
+        panels=tuple(Panel(label=name, spec=_operating_curve(c)) for name, c in drawn),
+        numbers=Table(title="Chosen", header=("category", "threshold", "of the calibrate rows"), rows=rows),
+    )
+
+
+def _operating_curve(category: CategoryPolicy) -> Spec:
+    steps = line([odds(p.threshold) for p in category.curve], [p.refusal_rate.value for p in category.curve])
+    chosen = line([odds(category.threshold)], [_refused_now(category).value]) | {
+        "mode": "markers",
+        "marker": {"color": REFUSE, "size": 11, "symbol": "diamond"},
+    }
+    steps["line"] = {"color": INK, "width": 2, "shape": "vh"}  # the rate is a step function of the threshold
+    return small([steps, chosen], odds_axis("threshold"), {"tickformat": ".0%"})
+
+
+def _refused_now(category: CategoryPolicy) -> Rate:
+    """The stored rate at the last stored threshold that is at least as strict as the chosen one."""
+    stricter = [p.refusal_rate for p in category.curve if p.threshold >= category.threshold]
+    return stricter[-1] if stricter else category.curve[0].refusal_rate
+
+
+def histograms(m: Material) -> Figure:
+    """Log-odds of refusing, by kind of row."""
+    edges = np.linspace(-WIDEST_ODDS, WIDEST_ODDS, 33)
+    kind_N = np.array([e.kind for e in m.examples])
+    panels: list[Panel] = []
+    rows: list[tuple[Cell, ...]] = []
+    for kind, words, colour in KINDS:
+        score_M = np.clip(m.score_N[kind_N == kind], -WIDEST_ODDS, WIDEST_ODDS)
+        if not len(score_M):
+            continue
+        bars = {
+            "type": "bar",
+            "x": ((edges[1:] + edges[:-1]) / 2).round(4).tolist(),
+            "y": (np.histogram(score_M, edges)[0] / len(score_M)).round(5).tolist(),
+            "marker": {"color": colour},
+            "hovertemplate": "%{y:.1%}<extra></extra>",
+        }
+        spec = small([bars], odds_axis("probability of refusing"), {"tickformat": ".0%"})
+        panels.append(Panel(label=f"{kind} ({words})", spec=spec))
+        quantiles = (1.0 / (1.0 + np.exp(-np.quantile(score_M, [0.1, 0.5, 0.9])))).tolist()
+        rows.append((kind, str(len(score_M)), *(f"{q:.3f}" for q in quantiles)))
+    return Figure(
+        title="Where the scores lie, by kind of prompt",
+        caption="Across, the probability of refusing; up, the share of the prompts of a kind: the less the first "
+        "histogram overlaps the others, the easier the choice of a threshold.",
+        panels=tuple(panels),
+        numbers=Table(
+            title="Probability of refusing",
+            header=("kind", "rows", "a tenth lies below", "half lies below", "nine tenths lie below"),
+            rows=tuple(rows),
+        ),
+    )
+
+
+def confusion(m: Material) -> Figure:
+    """What ought to happen against what was decided."""
+    names = [html.escape(c) for c in m.evaluation.choices]
+    counts = np.array(m.measured.confusion)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    heat = {
+        "type": "heatmap",
+        "x": names,
+        "y": names,
+        "z": share.round(4).tolist(),
+        "zmin": 0,
+        "zmax": 1,
+        "text": counts.tolist(),
+        "texttemplate": "%{text}",
+        "colorscale": [[0, PAGE], [1, ANSWER]],
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+        "hovertemplate": "%{y}, decided %{x}: %{text} rows (%{z:.1%})<extra></extra>",
+    }
+    plain = {"type": "category", "showgrid": False, "ticks": ""}
+    spec = small([heat], {**plain, "side": "top", "title": {"text": "decided"}}, {**plain, "autorange": "reversed"})
+    spec["layout"]["height"] = 120 + 46 * len(names)
+    rows = tuple((c, *map(str, counted)) for c, counted in zip(m.evaluation.choices, counts.tolist(), strict=True))
+    return Figure(
+        title="Confusion between categories, calibrated policy",
+        caption="Rows are what ought to happen, columns what was decided; the numbers count test rows, the shade is "
+        "their share of the row, and everything off the diagonal is an error.",
+        panels=(Panel(label="confusion", spec=spec),),
+        numbers=Table(title="Counts", header=("ought to be", *m.evaluation.choices), rows=rows),
+    )
+
+
+def training(m: Material) -> Figure | None:
+    """Loss and the control tokens' share of it; None if demur did not train the model."""
+    history = [h for h in m.model.history if "step" in h] if m.model else []
+    panels = []
+    for key, words in LOGGED.items():
+        logged = [h for h in history if key in h]
+        if logged:
+            values = line([h["step"] for h in logged], [h[key] for h in logged])
+            panels.append(
+                Panel(label=words, spec=small([values], {"title": {"text": "step"}, "rangemode": "tozero"}, {}))
+            )
+    if not panels:
+        return None
+    some = history[:: max(1, len(history) // 8)]
+    rows = tuple((f"{h['step']:g}", *(f"{h[key]:.3f}" if key in h else "" for key in LOGGED)) for h in some)
+    return Figure(
+        title="Training",
+        caption="The loss should fall and flatten; the share tells how much of the training signal goes into choosing "
+        "the control token rather than into wording the answer.",
+        panels=tuple(panels),
+        numbers=Table(title="Some steps", header=("step", *LOGGED.values()), rows=rows),
+    )

@@ -1,0 +1,79 @@
+"""Everything a report is made from, read once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.example import SPLITS, Example, Split
+from demur.core.policy import Policy
+from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.measure import refusal_log_odds
+from demur.stats.sample import evenly
+from demur.store.metrics_file import Evaluation, PolicyMetrics, read_metrics
+from demur.store.model_file import FILE_NAME, ModelFile, read_model_file
+from demur.store.policy_file import read_policy
+from demur.store.rows import read_examples
+from demur.store.run import STAGES, Receipt, RunFolder
+from demur.store.tables import Branch, read_branches, read_scores
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Material:
+    """A finished run."""
+
+    evaluation: Evaluation
+    policies: tuple[Policy, ...]  # in the order of evaluation.policies
+    examples: tuple[Example, ...]  # N test rows that were evaluated
+    rows: LabelledScores  # the same rows
+    branches: dict[tuple[str, int], Branch]  # by prompt id and score column
+    model: ModelFile | None  # None for a checkpoint that demur did not train
+    counts: dict[tuple[Split, str, str], int]  # rows by split, kind and category ("" for none)
+    receipts: tuple[Receipt, ...]  # of the stages that finished
+
+    @property
+    def calibrated(self) -> Policy:
+        """The calibrated policy."""
+        return self.policies[1]
+
+    @property
+    def measured(self) -> PolicyMetrics:
+        """What the calibrated policy does on the test rows."""
+        return self.evaluation.policies[1]
+
+    @property
+    def score_N(self) -> Doubles:
+        """Log-odds of refusing at all, per test row."""
+        return refusal_log_odds(self.calibrated, self.rows)
+
+    @property
+    def should_N(self) -> npt.NDArray[np.bool_]:
+        """Which test rows ought to be refused."""
+        should_N: npt.NDArray[np.bool_] = self.rows.label_N != 0
+        return should_N
+
+
+def read_material(folder: RunFolder) -> Material:
+    """Read a run. Raises ArtifactError if a stage has not finished or was changed since."""
+    for stage in ("data", "score", "calibrate", "evaluate"):
+        folder.require(stage)
+    evaluation = read_metrics(folder.metrics)
+    policies = tuple(read_policy(folder.root / p.file) for p in evaluation.policies)
+    splits = {s: read_examples(folder.split(s)) for s in SPLITS}
+    examples = tuple(evenly(splits["test"], evaluation.limit))
+    table, model = read_scores(folder.scores("test"))
+    return Material(
+        evaluation=evaluation,
+        policies=policies,
+        examples=examples,
+        rows=label_scores(examples, policies[1].taxonomy, table),
+        branches={(b.id, b.column): b for b in read_branches(folder.branches, model.tokens)},
+        model=read_model_file(folder.model) if (folder.model / FILE_NAME).exists() else None,
+        counts=Counter((s, e.kind, e.category or "") for s in SPLITS for e in splits[s]),
+        receipts=tuple(r for s in STAGES if (r := folder.receipt(s))),
+    )

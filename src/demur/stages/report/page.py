@@ -1,0 +1,85 @@
+"""Sections -> HTML and Markdown. Everything from a prompt, an answer or a config is escaped; scripts are hashed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from demur.stages.report.parts import Cell, Panel, Section, Spec
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|&~-])")
+
+
+def render_html(title: str, headline: str, sections: Sequence[Section]) -> str:
+    """One self-contained page. Its content security policy allows no network and no script but the two inlined."""
+    specs: list[Spec] = []
+
+    def plot_number(panel: Panel) -> int:
+        specs.append(panel.spec)
+        return len(specs) - 1
+
+    environment = _environment(autoescape=True)
+    # The numbers are given out while the body is rendered, so the specs are filled in afterwards.
+    scripts = {"plotly_js": _script(get_plotlyjs()), "plots_js": _script(_file("plots.js"))}
+    return environment.get_template("index.html.jinja").render(
+        title=title,
+        headline=headline,
+        sections=sections,
+        style=Markup(_file("style.css")),
+        script_hashes=Markup(" ".join(map(_hash, scripts.values()))),
+        plot_number=plot_number,
+        plots_json=lambda: Markup(_json_in_html(specs)),
+        **scripts,
+    )
+
+
+def render_markdown(title: str, headline: str, sections: Sequence[Section]) -> str:
+    """The same as text, figures as tables of their numbers."""
+    environment = _environment(autoescape=False)
+    environment.filters["md"] = escape_markdown
+    environment.filters["words"] = cell_words
+    text = environment.get_template("report.md.jinja").render(title=title, headline=headline, sections=sections)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def escape_markdown(text: str) -> str:
+    """One line of Markdown that shows exactly this text, white space runs to one space."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+
+
+def cell_words(cell: Cell) -> str:
+    """A cell as text."""
+    return cell if isinstance(cell, str) else cell.words
+
+
+def _environment(autoescape: bool) -> Environment:
+    loader = PackageLoader("demur.stages.report", "")
+    return Environment(
+        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _file(name: str) -> str:
+    return (resources.files("demur.stages.report") / name).read_text(encoding="utf-8")
+
+
+def _script(text: str) -> Markup:
+    """Code as a browser will read it: the hash is taken after line ends are made one kind."""
+    return Markup(text.replace("\r\n", "\n"))
+
+
+def _hash(script: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode() + "'"
+
+
+def _json_in_html(value: object) -> str:
+    """JSON that no HTML parser can leave early."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")

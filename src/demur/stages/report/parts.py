@@ -1,0 +1,100 @@
+"""What a page is made of. Records only; page.py turns them into HTML and Markdown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from demur.store.metrics_file import MeasuredRate
+
+Spec = dict[str, Any]  # {"data": [...], "layout": {...}} as plotly.js takes it; colours are names of CSS variables
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A figure that is no rate, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def words(self) -> str:
+        """For text."""
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+Cell = str | MeasuredRate | Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Rows under a header. A row of one cell is a heading over the rows that follow."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+    text_columns: int = 1  # leading columns that hold words; the others hold numbers
+    kind: str = "table"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One plot of a figure."""
+
+    label: str
+    spec: Spec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """Plots side by side under one caption, and their numbers for those who read text."""
+
+    title: str
+    caption: str  # one sentence: how to read it
+    panels: tuple[Panel, ...]
+    numbers: Table
+    kind: str = "figure"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """One prompt and what became of it. All text is a stranger's."""
+
+    prompt: str
+    facts: tuple[tuple[str, str], ...]
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cards:
+    """Prompts worth reading."""
+
+    title: str
+    caption: str
+    cards: tuple[Card, ...]
+    kind: str = "cards"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Code:
+    """Commands to type."""
+
+    title: str
+    caption: str
+    lines: tuple[str, ...]
+    kind: str = "code"
+
+
+Part = Table | Figure | Cards | Code
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A chapter of the page."""
+
+    key: str  # anchor
+    title: str
+    parts: tuple[Part, ...]
+    text: tuple[str, ...] = ()  # paragraphs before the parts

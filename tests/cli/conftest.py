@@ -1,0 +1,45 @@
+"""The command line, called in this process, and a finished run on the fake engine for it to work on."""
+
+import os
+import sys
+from dataclasses import dataclass
+from unittest import mock
+
+import pytest
+
+from demur.cli.main import main
+from demur.cli.workspace import create
+from demur.config import config_from
+from tests.fake_run import finished
+
+CONFIG = {"data": {"sources": [{"kind": "builtin"}]}}
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def demur(capsys, monkeypatch):
+    """Run a command as the shell would; the environment is put back afterwards."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["demur", *map(str, arguments)])
+        with mock.patch.dict(os.environ), pytest.raises(SystemExit) as left:
+            main()
+        printed = capsys.readouterr()
+        return Result(code=left.value.code or 0, out=printed.out, err=printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def made_run(tmp_path_factory):
+    """A run up to evaluate, with a config.json; tests must not change it."""
+    root = tmp_path_factory.mktemp("runs") / "made"
+    finished(root, every=4)
+    create(config_from(CONFIG, "made.toml", base=root), root)
+    return root

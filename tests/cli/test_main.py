@@ -1,0 +1,116 @@
+import re
+import subprocess
+import sys
+
+import pytest
+from typer.core import TyperOption
+
+from demur.cli.main import VERBS, load
+
+# A flag that comes or goes is a decision: change this list with it. No verb has more than eight.
+FLAGS = {
+    "demo": ["--out", "--set"],
+    "run": ["--data", "--out", "--from", "--set"],
+    "data": ["--data", "--out", "--set", "--json"],
+    "train": ["--processes"],
+    "score": [],
+    "calibrate": ["--goal", "--confidence", "--rule", "--name", "--json"],
+    "evaluate": ["--branches", "--also", "--limit", "--json"],
+    "report": [],
+    "decide": ["--policy", "--scores", "--threshold", "--rate", "--json"],
+    "chat": ["--threshold", "--rate"],
+    "doctor": ["--taxonomy", "--dtypes", "--json"],
+}
+
+
+def flags(verb):
+    own = [p for p in load(verb).params if isinstance(p, TyperOption) and p.name != "help"]
+    return [p.opts[0] for p in own]
+
+
+def test_the_list_of_flags_is_the_one_agreed_on():
+    assert {verb: flags(verb) for verb in VERBS} == FLAGS
+    assert max(map(len, FLAGS.values())) <= 8
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_an_example(demur, verb):
+    result = demur(verb, "--help")
+    assert result.code == 0
+    assert f"demur {verb}" in " ".join(result.out.split("Example:")[1].split())
+
+
+def test_help_lists_every_verb_without_importing_one():
+    code = "import sys\nsys.argv = ['demur', '--help']\nfrom demur.cli.main import main\n"
+    code += "try: main()\nexcept SystemExit: pass\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *page, modules = done.stdout.splitlines()
+    assert [v for v in VERBS if not re.search(rf"\b{v}\b", "\n".join(page))] == []
+    loaded = set(modules.split())
+    assert not loaded & {"torch", "sklearn", "plotly", "pyarrow", "pydantic", "numpy"}
+    assert not {f"demur.cli.{v}" for v in VERBS} & loaded
+
+
+def test_no_verb_at_all_shows_the_help(demur):
+    result = demur()
+    assert result.code == 0
+    assert "calibrate" in result.out
+
+
+def test_the_version_is_printed(demur):
+    assert demur("--version").out.startswith("demur ")
+
+
+def test_a_misspelt_verb_is_the_callers_mistake_and_gets_a_suggestion(demur):
+    result = demur("calibrte", "runs/a")
+    assert result.code == 2
+    assert "calibrate" in result.err
+    assert result.out == ""
+
+
+def test_an_unknown_flag_is_the_callers_mistake(demur):
+    assert demur("report", "runs/a", "--colour").code == 2
+
+
+def test_a_user_error_has_a_message_and_a_hint_and_no_traceback(demur, tmp_path):
+    result = demur("report", tmp_path)
+    assert result.code == 2
+    assert str(tmp_path) in result.err
+    assert "hint: make one: demur run" in result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+
+
+def fails_with(monkeypatch, error):
+    """Put a fault into a verb."""
+
+    def command():
+        raise error
+
+    monkeypatch.setattr("demur.cli.report.command", command)
+
+
+def test_a_bug_of_ours_is_one_line_unless_debugging(demur, monkeypatch):
+    fails_with(monkeypatch, RuntimeError("the wheel came off"))
+    result = demur("report")
+    assert result.code == 1
+    assert "internal error: RuntimeError: the wheel came off" in result.err
+    assert "Traceback" not in result.err
+    assert "Traceback" in demur("--debug", "report").err
+    monkeypatch.setenv("DEMUR_DEBUG", "1")
+    assert "Traceback" in demur("report").err
+
+
+def test_ctrl_c_says_how_to_go_on(demur, monkeypatch):
+    fails_with(monkeypatch, KeyboardInterrupt())
+    result = demur("report")
+    assert result.code == 130
+    assert "run the same command to resume" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_refusal_of_the_operating_system_names_the_file(demur, monkeypatch):
+    fails_with(monkeypatch, OSError(28, "No space left on device", "runs/a/train/model.partial"))
+    result = demur("report")
+    assert result.code == 2
+    assert "runs/a/train/model.partial: No space left on device" in result.err

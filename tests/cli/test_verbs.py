@@ -1,0 +1,194 @@
+"""Verbs that need no model, on a real run folder."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from demur.cli.policies import overridden
+from demur.core.errors import PolicyError
+from demur.store.policy_file import policy_to_json, read_policy
+from demur.store.run import RunFolder
+from tests import builders
+
+
+@pytest.fixture
+def run(made_run, tmp_path):
+    """A copy of the finished run, to be changed."""
+    return shutil.copytree(made_run, tmp_path / "run")
+
+
+def test_calibrate_prints_the_policy_that_it_wrote(demur, run):
+    result = demur("calibrate", run, "--goal", "refusal_rate = 20%", "--name", "fifth", "--json")
+    assert result.code == 0
+    policy = read_policy(RunFolder(run).policy)
+    assert json.loads(result.out) == policy_to_json(policy)
+    assert policy.name == "fifth"
+    assert policy.promises[0].risk == "refusal_rate"
+
+
+def test_calibrate_shows_a_row_per_category_and_whether_anything_is_promised(demur, run):
+    result = demur("calibrate", run, "--goal", "false_refusal <= 0.2")
+    assert result.code == 0
+    assert "certified: false_refusal at 0.2 with 95% confidence" in result.err
+    assert [
+        c for c in ("humanizing", "incomplete", "indeterminate", "safety", "unsupported") if c not in result.out
+    ] == []
+
+
+def test_an_infeasible_goal_has_an_exit_code_of_its_own_and_leaves_the_policy(demur, run):
+    before = RunFolder(run).policy.read_bytes()
+    result = demur("calibrate", run, "--goal", "false_refusal <= 0.0001")
+    assert result.code == 3
+    assert "hint: calibrate on at least" in result.err
+    assert RunFolder(run).policy.read_bytes() == before
+
+
+def test_an_unreadable_goal_is_shown_with_a_caret(demur, run):
+    result = demur("calibrate", run, "--goal", "false_refusal < 0.1")
+    assert result.code == 2
+    assert "^ expected" in result.err
+
+
+def test_calibrate_refuses_a_calibrate_split_that_shares_prompts_with_training(demur, run):
+    folder = RunFolder(run)
+    train, calibrate = (folder.split(s).read_text(encoding="utf-8").splitlines() for s in ("train", "calibrate"))
+    folder.split("train").write_text(
+        "\n".join([calibrate[0].replace('"calibrate"', '"train"'), *train]), encoding="utf-8"
+    )
+    result = demur("calibrate", run, "--goal", "youden max")
+    assert result.code == 2
+    assert "shares 1 prompts" in result.err
+
+
+def test_a_damaged_score_file_is_named(demur, run):
+    path = RunFolder(run).scores("calibrate")
+    path.write_bytes(path.read_bytes()[:-100])
+    result = demur("calibrate", run, "--goal", "youden max")
+    assert result.code == 2
+    assert str(path) in result.err
+    assert "demur score" in result.err
+
+
+def test_report_is_written_once_and_then_found_done(demur, run):
+    first = demur("report", run)
+    assert first.code == 0
+    assert first.out.strip() == str(RunFolder(run).report)
+    assert RunFolder(run).report.exists()
+    assert "already done" in demur("report", run).err
+
+
+def test_data_makes_a_run_folder_and_counts_rows_for_programs(demur, tmp_path):
+    config = tmp_path / "mine.toml"
+    config.write_text('[[data.sources]]\nkind = "builtin"\n', encoding="utf-8")
+    result = demur("data", config, "--out", tmp_path / "out", "--set", "data.seed=3", "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["read"] > 2000
+    assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["data"]["seed"] == 3
+    assert "already done" in demur("data", config, "--out", tmp_path / "out", "--set", "data.seed=3").err
+
+
+def test_an_unknown_key_of_a_config_is_named_with_a_suggestion(demur, tmp_path):
+    config = tmp_path / "mine.toml"
+    config.write_text('[data]\nsed = 3\n[[data.sources]]\nkind = "builtin"\n', encoding="utf-8")
+    result = demur("data", config)
+    assert result.code == 2
+    assert "data.sed" in result.err
+    assert "did you mean 'seed'?" in result.err
+
+
+def test_a_run_folder_that_cannot_be_made_is_the_callers_mistake(demur, tmp_path):
+    config = tmp_path / "mine.toml"
+    config.write_text('[[data.sources]]\nkind = "builtin"\n', encoding="utf-8")
+    result = demur("data", config, "--out", config / "inside")
+    assert result.code == 2
+    assert f"cannot write {config / 'inside'}" in result.err
+
+
+def test_decide_reads_scores_without_a_model_and_agrees_with_the_policy(demur, made_run):
+    folder = RunFolder(made_run)
+    result = demur("decide", "--policy", folder.policy, "--scores", folder.scores("test"), "--json")
+    rows = json.loads(result.out)
+    assert result.code == 0
+    policy = read_policy(folder.policy)
+    for row in rows:
+        thresholds = {n: c.threshold for n, c in zip(policy.taxonomy.names, policy.categories, strict=True)}
+        assert row["refuses"] == (row["decision"] != "respond")
+        assert row["refuses"] == (row["probability"][row["heaviest"]] >= thresholds[row["heaviest"]])
+
+
+def test_deciding_stored_scores_imports_no_engine(made_run):
+    folder = RunFolder(made_run)
+    arguments = ["demur", "decide", "--policy", str(folder.policy), "--scores", str(folder.scores("test"))]
+    code = f"import sys\nsys.argv = {arguments}\nfrom demur.cli.main import main\ntry: main()\n"
+    code += "except SystemExit as e: print(e.code, *sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    exit_code, *modules = done.stderr.split()
+    assert exit_code == "0"
+    assert not {"torch", "transformers", "plotly"} & set(modules)
+
+
+def decisions(result):
+    return [row["decision"] for row in json.loads(result.out)]
+
+
+def test_an_override_of_one_category_leaves_the_others_alone(demur, made_run):
+    scores = RunFolder(made_run).scores("test")
+    plain = decisions(demur("decide", made_run, "--scores", scores, "--json"))
+    silenced = decisions(demur("decide", made_run, "--scores", scores, "--threshold", "safety=never", "--json"))
+    changed = {(a, b) for a, b in zip(plain, silenced, strict=True) if a != b}
+    assert changed == {("safety", "respond")}
+
+
+def test_a_rate_is_looked_up_on_the_policys_own_curve(demur, made_run):
+    scores = RunFolder(made_run).scores("calibrate")
+    chosen = decisions(demur("decide", made_run, "--scores", scores, "--rate", "humanizing=0.05", "--json"))
+    assert 0.03 < chosen.count("humanizing") / len(chosen) <= 0.05
+
+
+@pytest.mark.parametrize("override", ["safety", "safety=much", "=0.3"])
+def test_an_override_that_cannot_be_read_says_how_to_write_it(demur, made_run, override):
+    result = demur("decide", made_run, "--scores", RunFolder(made_run).scores("test"), "--threshold", override)
+    assert result.code == 2
+    assert "hint:" in result.err
+
+
+def test_a_policy_for_another_model_is_refused(demur, made_run, tmp_path):
+    file = json.loads(RunFolder(made_run).policy.read_text(encoding="utf-8"))
+    file["fingerprint"]["model_digest"] = "sha256:another"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(file), encoding="utf-8")
+    result = demur("decide", made_run, "--policy", other, "--scores", RunFolder(made_run).scores("test"))
+    assert result.code == 2
+    assert "made for another model: model_digest differ" in result.err
+
+
+def test_decide_without_a_policy_says_what_to_give(demur):
+    result = demur("decide")
+    assert result.code == 2
+    assert "give a run folder" in result.err
+
+
+def test_an_unknown_category_in_an_override_gets_a_suggestion(demur, made_run):
+    result = demur("decide", made_run, "--scores", RunFolder(made_run).scores("test"), "--threshold", "safty=0.1")
+    assert result.code == 2
+    assert "did you mean 'safety'?" in result.err
+
+
+def test_a_locked_category_cannot_be_overridden():
+    policy = builders.with_category(builders.policy(2), 0, locked=True)
+    assert overridden(policy, ["humanizing=0.3"], []).category("humanizing").threshold == 0.3
+    with pytest.raises(PolicyError, match="locked"):
+        overridden(policy, ["safety=0.3"], [])
+
+
+def test_a_rule_without_thresholds_cannot_be_overridden():
+    with pytest.raises(PolicyError, match="compares no thresholds"):
+        overridden(builders.policy(2, rule="natural"), ["safety=0.3"], [])
+
+
+def test_the_one_threshold_of_rule_sum_moves_for_all_categories():
+    changed = overridden(builders.policy(3, rule="sum"), ["safety=0.3"], [])
+    assert [c.threshold for c in changed.categories] == [0.3, 0.3, 0.3]

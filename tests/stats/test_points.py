@@ -1,0 +1,98 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from demur.core.errors import DataError, Undefined
+from demur.stats.measure import auroc, errors_of
+from demur.stats.points import Resampling, f1_interval, precision_recall_points, reliability_bins, roc_points
+
+
+@st.composite
+def scored(draw):
+    should = [True, False, *draw(st.lists(st.booleans(), max_size=20))]
+    scores = draw(st.lists(st.integers(0, 8), min_size=len(should), max_size=len(should)))
+    return np.array(should), np.array(scores, dtype=np.float64)
+
+
+@given(scored())
+def test_curve_points_are_the_rates_of_refusing_at_their_score(case):
+    should_N, score_N = case
+    for point in roc_points(should_N, score_N):
+        e = errors_of(should_N, score_N >= point.score)
+        assert (point.x, point.y) == pytest.approx((e.false_refusal.value, e.caught.value))
+    for point in precision_recall_points(should_N, score_N):
+        e = errors_of(should_N, score_N >= point.score)
+        assert (point.x, point.y) == pytest.approx((e.caught.value, e.precision.value))
+
+
+@given(scored())
+def test_curves_run_from_strict_to_lenient_and_the_area_is_auroc(case):
+    should_N, score_N = case
+    for points in (roc_points(should_N, score_N), precision_recall_points(should_N, score_N)):
+        assert all(a.score > b.score for a, b in pairwise(points))
+    x, y = zip((0.0, 0.0), *((p.x, p.y) for p in roc_points(should_N, score_N)), strict=True)
+    assert np.trapezoid(y, x) == pytest.approx(auroc(should_N, score_N).value)
+
+
+def test_curves_need_both_kinds():
+    for points in (roc_points, precision_recall_points):
+        with pytest.raises(Undefined, match="both kinds"):
+            points(np.array([True]), np.array([1.0]))
+
+
+@given(case=scored(), bins=st.integers(1, 12), seed=st.integers(0, 5))
+def test_reliability_bins_hold_every_row_once_share_no_value_and_ignore_row_order(case, bins, seed):
+    should_N, score_N = case
+    q_N = score_N / 8
+    made = reliability_bins(should_N, q_N, bins)
+    assert len(made) <= bins
+    assert sum(b.observed.of for b in made) == len(q_N)
+    assert sum(b.observed.hits for b in made) == should_N.sum()
+    assert all(a.high < b.low for a, b in pairwise(made))
+    assert sum(b.mean * b.observed.of for b in made) == pytest.approx(q_N.sum())
+    order = np.random.default_rng(seed).permutation(len(q_N))
+    assert [(b.low, b.observed) for b in reliability_bins(should_N[order], q_N[order], bins)] == [
+        (b.low, b.observed) for b in made
+    ]
+
+
+def test_reliability_bins_of_distinct_values_have_equal_mass():
+    q_N = np.random.default_rng(0).random(1000)
+    assert {b.observed.of for b in reliability_bins(q_N > 0.5, q_N)} == {100}
+
+
+def interval_over(groups, seed=0):
+    rng = np.random.default_rng(3)
+    should_N = rng.random(200) < 0.4
+    refused_N = should_N ^ (rng.random(200) < 0.2)
+    low, high = f1_interval(should_N, refused_N, groups, Resampling(seed=seed, draws=500))
+    assert low < errors_of(should_N, refused_N).f1.value < high
+    return low, high
+
+
+def test_the_f1_interval_is_seeded_and_holds_the_value():
+    assert interval_over([None] * 200) == interval_over([None] * 200) != interval_over([None] * 200, seed=1)
+
+
+def test_copies_in_one_group_do_not_narrow_the_f1_interval():
+    rng = np.random.default_rng(4)
+    should_N = rng.random(100) < 0.5
+    refused_N = should_N ^ (rng.random(100) < 0.2)
+    how = Resampling(seed=0, draws=1000)
+    once = f1_interval(should_N, refused_N, [None] * 100, how)
+    names = [str(n % 100) for n in range(400)]
+    grouped = f1_interval(np.tile(should_N, 4), np.tile(refused_N, 4), names, how)
+    alone = f1_interval(np.tile(should_N, 4), np.tile(refused_N, 4), [None] * 400, how)
+    assert np.diff(grouped) == pytest.approx(np.diff(once), rel=0.2)
+    assert np.diff(alone) < 0.7 * np.diff(grouped)
+
+
+def test_the_f1_interval_of_nothing_is_undefined_and_lengths_must_agree():
+    nothing = np.zeros(3, dtype=bool)
+    with pytest.raises(Undefined, match="neither refused"):
+        f1_interval(nothing, nothing, [None] * 3, Resampling(seed=0))
+    with pytest.raises(DataError, match="3 labels, 3 decisions, 2 groups"):
+        f1_interval(~nothing, nothing, [None] * 2, Resampling(seed=0))
