@@ -28,10 +28,10 @@ demo: $(INSTALLED) ## the whole pipeline on the built-in corpus, a few minutes o
 	$(BIN)/demur demo
 
 test: $(INSTALLED) ## all tests but the slow ones
-	$(PYTEST) -n $(TEST_PROCESSES) -m "not slow"
+	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
 
 test-slow: $(INSTALLED) ## validity simulations and load runs
-	$(PYTEST) -n $(TEST_PROCESSES) -m slow
+	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile -m slow
 
 check: $(INSTALLED) ## lint, format, types, layers, shape, code blocks of the docs
 	$(BIN)/ruff check .

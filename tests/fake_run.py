@@ -13,7 +13,7 @@ from demur.store.files import digest_file
 from demur.store.model_file import write_model_file
 from demur.store.run import RunFolder
 
-HOSTILE = 'Is this </script><img src=x onerror=alert(1)> | `safe`?\n\n# <b>{{ 7*7 }}</b>'
+HOSTILE = "Is this </script><img src=x onerror=alert(1)> | `safe`?\n\n# <b>{{ 7*7 }}</b>"
 JUDGE = PhraseJudge()
 
 
@@ -29,7 +29,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RudeEngine(FakeEngine):
-    """A fake engine whose answers are markup, and which counts on what it was asked for."""
+    """A fake engine that ends every answer in markup."""
 
     def branches(self, prompts, columns, progress=no_progress):
         made = FakeEngine.branches(self, prompts, columns, progress)
@@ -37,44 +37,41 @@ class RudeEngine(FakeEngine):
 
 
 def examples(every=1):
-    """Every so many groups of the built-in corpus, and one hostile prompt in the test split."""
+    """One in so many groups of the built-in corpus, and a hostile prompt in the test split."""
     rows = list(BuiltinSource().read())
-    groups = sorted({e.group or e.id for e in rows})
-    kept = set(groups[::every])
+    kept = set(sorted({e.group or e.id for e in rows})[::every])
     hostile = Example(
         id="hostile:1", source="hostile", messages=(Message(role="user", content=HOSTILE),), kind="benign", split="test"
     )
     return (*(e for e in rows if (e.group or e.id) in kept), hostile)
 
 
-def engine_for(rows, sharpness=2.2, kind=RudeEngine):
+def engine_for(rows, kind=RudeEngine, sharpness=2.2):
     """An engine that knows the labels of these rows, up to its noise."""
     return kind(taxonomy=coconot(), sharpness=sharpness, labels={e.text: e.label for e in rows})
 
 
-def prepare(root, rows, engine, goal="f1 max"):
-    """data, score, calibrate, and a model file as training leaves it."""
+def prepare(root, rows, engine, config=None):
+    """data, a model file as training leaves it, score, calibrate."""
     folder = RunFolder(root)
-    taxonomy = coconot()
-    data.run(data.Config(), taxonomy, {"rows": Rows(rows)}, folder)
-    history = tuple({"step": float(s), "loss": 4.0 / s**0.3, "control_loss_share": 0.6 / s**0.2} for s in range(10, 400, 10))
+    data.run(data.Config(), coconot(), {"rows": Rows(rows)}, folder)
+    steps = range(10, 400, 10)
     trained = TrainedModel(
         fingerprint=engine.fingerprint,
         steps=390,
-        history=history,
-        row_change=(0.4,) * len(taxonomy.tokens),
-        details={"base": "tiny", "parameters": 2_345_678, "rows": 2100, "processes": 1},
+        history=tuple({"step": float(s), "loss": 4 / s**0.3, "control_loss_share": 0.6 / s**0.2} for s in steps),
+        row_change=(0.4,) * 6,
+        details={"base": "tiny", "parameters": 2_345_678, "rows": 2100},
     )
-    folder.model.mkdir(parents=True)
-    write_model_file(folder.model, taxonomy, trained, digest_file(folder.split("train")))
+    write_model_file(folder.model, coconot(), trained, digest_file(folder.split("train")))
     folder.finish("train", {"base": "tiny"}, {}, [folder.model / "demur.json"])
     score.run(score.Config(), engine, folder)
-    calibrate.run(calibrate.Config(goal=goal), taxonomy, folder)
+    calibrate.run(config or calibrate.Config(), coconot(), folder)
     return folder
 
 
 def finished(root, every=1):
-    """A run up to and with evaluate. Returns (folder, engine)."""
+    """A run up to and with evaluate: (folder, engine)."""
     rows = examples(every)
     engine = engine_for(rows)
     folder = prepare(root, rows, engine)

@@ -199,6 +199,13 @@ def test_every_example_loads_and_its_resolved_form_reads_back(tmp_path, name):
     assert build_sources(again, find) == build_sources(config, find)
 
 
+def test_infinity_survives_the_resolved_form(tmp_path):
+    config = load(tmp_path, SOURCE + "[calibrate.limits]\nsafety = [0.5, inf]\n")
+    plain = json.loads(json.dumps(config.resolved(), allow_nan=False))
+    assert config_from(plain, "run.json", base=tmp_path).calibrate == config.calibrate
+    assert config.calibrate.limits == {"safety": (0.5, float("inf"))}
+
+
 def test_the_example_for_real_rows_asks_for_the_folder():
     with pytest.raises(ConfigError, match="needs its folder") as e:
         load_config(EXAMPLES / "real.toml")

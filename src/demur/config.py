@@ -17,6 +17,7 @@ them, so a setting has one home. Paths in the file are relative to the file.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -101,9 +102,7 @@ class RunConfig:
         stages = {name: asdict(getattr(self, name)) for name in STAGE_CONFIGS}
         stages["data"]["sources"] = [{"kind": s.kind, **s.options} for s in self.sources.values()]
         table = {"run": run, "taxonomy": TaxonomyRow.from_core(self.taxonomy).model_dump(), **stages}
-        return {
-            name: _without_none(to_jsonable_python(section, inf_nan_mode="strings")) for name, section in table.items()
-        }
+        return {name: _plain(to_jsonable_python(section)) for name, section in table.items()}
 
 
 def load_config(path: Path, *, data_folder: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -271,8 +270,10 @@ def _override(table: dict[str, Any], text: str) -> None:
         table[name] = value.strip()
 
 
-def _without_none(value: Any) -> Any:
-    """TOML has no null: a setting that is None is left out, which reads back as its default."""
+def _plain(value: Any) -> Any:
+    """Without what TOML or JSON lacks: None is left out (it reads back as the default), infinity becomes a word."""
     if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    return [_without_none(v) for v in value] if isinstance(value, list) else value
+        return {k: _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value

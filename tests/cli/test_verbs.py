@@ -127,7 +127,7 @@ def test_deciding_stored_scores_imports_no_engine(made_run):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     exit_code, *modules = done.stderr.split()
     assert exit_code == "0"
-    assert not {"torch", "transformers", "plotly"} & set(modules)
+    assert not {"torch", "transformers", "trl"} & set(modules)
 
 
 def decisions(result):

@@ -81,4 +81,4 @@ def test_every_example_in_the_hint_is_a_goal():
     with pytest.raises(GoalError) as raised:
         parse_goal("?")
     examples = re.sub(".*like: ", "", raised.value.hint).split("; ")
-    assert len({parse_goal(e).kind for e in examples}) == 6
+    assert len({parse_goal(e).kind for e in examples}) == 10

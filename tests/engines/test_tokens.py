@@ -190,6 +190,13 @@ def test_a_template_that_writes_a_control_token_itself_is_refused(tmp_path):
         ChatEncoder(tokenizer, single().tokens).prompt(user("hello"))
 
 
+def test_a_template_that_refuses_a_role_says_so_with_the_roles(tmp_path):
+    tokenizer, _ = install(make_tokenizer(), single(), tmp_path)
+    tokenizer.chat_template = "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}"
+    with pytest.raises(EngineError, match=r"refuses roles \['system', 'user'\]: no system role"):
+        ChatEncoder(tokenizer, single().tokens).prompt([Message(role="system", content="x"), *user("hello")])
+
+
 def test_a_tokenizer_without_a_template_and_a_missing_folder_are_named(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None

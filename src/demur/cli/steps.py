@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,17 @@ from demur.wiring import JUDGES, SOURCES, TRAINERS, find
 
 
 class Steps:
-    """The stages of one run. Each returns what its stage returns, after telling the terminal how it went."""
+    """The stages of one run. Each returns what its stage returns, after telling the terminal how it went.
 
-    def __init__(self, workspace: Workspace) -> None:
+    processes: how many must take part in training. It is asked of the trainer and kept out of the stage's settings:
+    a model that two processes trained is not out of date for one.
+    """
+
+    def __init__(self, workspace: Workspace, *, processes: int | None = None) -> None:
         self._config = workspace.config
         self._folder = workspace.folder
         self._workspace = workspace
+        self._processes = processes
 
     @cached_property
     def engine(self) -> Engine:
@@ -48,8 +54,9 @@ class Steps:
         return data.run(self._config.data, self._config.taxonomy, sources, self._folder, progress)
 
     def _train(self, progress: Progress) -> TrainedModel | None:
-        trainer = _LazyTrainer(self._config.train)
-        return train.run(self._config.train, self._config.taxonomy, trainer, self._folder, progress)
+        settings = self._config.train
+        trainer = _LazyTrainer(replace(settings, processes=self._processes or settings.processes))
+        return train.run(settings, self._config.taxonomy, trainer, self._folder, progress)
 
     def _score(self, progress: Progress) -> Mapping[Any, Any]:
         return score.run(self._config.score, self.engine, self._folder, progress)

@@ -20,8 +20,8 @@ def command(
     ] = None,
 ) -> None:
     """Train, or resume a training that was killed. Under a launcher every process runs this command."""
-    workspace = reopen(run).changed("train", processes=processes)
-    trained = Steps(workspace).perform("train")
+    workspace = reopen(run)
+    trained = Steps(workspace, processes=processes).perform("train")
     if trained is not None:
         note(f"{trained.steps} steps; the model is in {workspace.folder.model}")
         note(f"next: demur score {run}")

@@ -90,8 +90,8 @@ def shared_prompts(left: Iterable[Example], right: Iterable[Example]) -> tuple[l
     """Ids of rows in `right` whose (prompt, group) also occurs in `left`. Returns (by prompt, by group)."""
     known = list(left)
     prompts = {prompt_key(e) for e in known}
-    groups = {(e.source, e.group) for e in known if e.group is not None}
+    groups = {e.group for e in known if e.group is not None}
     rows = list(right)
     by_prompt = [e.id for e in rows if prompt_key(e) in prompts]
-    by_group = [e.id for e in rows if e.group is not None and (e.source, e.group) in groups]
+    by_group = [e.id for e in rows if e.group is not None and e.group in groups]
     return by_prompt, by_group

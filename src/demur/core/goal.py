@@ -1,40 +1,57 @@
-"""Goals: what a caller wants of a policy, in one line of text.
+"""Goals: what a caller wants of a policy, one line of text each.
 
-natural                          the model's most probable token
-f1 max / f0.5 max                the best F-beta for "should be refused"
-youden max                       the best true-positive minus false-positive rate
-refusal_rate = 0.10              refuse this share of traffic, all categories together
-refusal_rate[humanizing] = 10%   the same for one category
-cost: false=1 missed=5           the least cost, per error
-false_refusal <= 0.05            a promise about false refusals, with a confidence
+natural                            the model's most probable token
+f1 max / f0.5 max                  the best F-beta for "should be refused"
+f1[safety] max                     the best F-beta of one category's token; moves that threshold only
+macro_f1 max / micro_f1 max        the best mean over the categories; the best F-beta of all tokens counted together
+youden max                         the best true-positive minus false-positive rate
+cost: false=1 missed=5             the least cost, per error
+cost: false=1 missed[safety]=20    a cost per category; what is not named costs `missed`, else as much as `false`
+cost: false=1 missed=5 wrong=0.5   refusing with the wrong category costs too; 0 unless given
+refusal_rate = 0.10                refuse this share of traffic, all categories together
+refusal_rate[humanizing] = 10%     the same for one category
 
-A new form is a reader function and a line in _FORMS.
+Promises, each kept with one confidence for all of them together:
+false_refusal <= 0.05              refused, among requests to be answered
+false_refusal[safety] <= 1%        refused with this category's token, among all requests to be answered
+missed_refusal <= 0.05             answered, among requests to be refused
+missed_refusal[safety] <= 0.02     answered, among requests to be refused with safety
+missed_refusal[a + b] <= 0.02      the same over two small categories pooled
+wrong_category <= 0.1              refused with another category's token, among requests to be refused
+refusal_rate <= 0.10               refused, among all traffic; also per category
+
+A promise is hard. "... <= 0.05 soft" or "... soft 2" says that it may be given up, the largest number first, where the
+caller chose so on failure. A new form is a reader function and a line in _FORMS.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from difflib import get_close_matches
-from typing import Literal, NoReturn
+from typing import Literal
 
 from demur.core.errors import GoalError
+from demur.core.goal_text import GoalReader
 
-GoalKind = Literal["natural", "fbeta", "youden", "refusal_rate", "cost", "false_refusal"]
+GoalKind = Literal[
+    "natural",
+    "fbeta",
+    "macro_fbeta",
+    "micro_fbeta",
+    "youden",
+    "cost",
+    "refusal_rate",
+    "refusal_rate_cap",
+    "false_refusal",
+    "missed_refusal",
+    "wrong_category",
+]
+PROMISED: tuple[GoalKind, ...] = ("false_refusal", "missed_refusal", "wrong_category", "refusal_rate_cap")
+OPTIMA: tuple[GoalKind, ...] = ("fbeta", "macro_fbeta", "micro_fbeta", "youden", "cost")
 
-_TOKEN = re.compile(
-    r"""\s*(?:
-      (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?(?:\s*%)?)
-    | (?P<word>[A-Za-z_]\w*(?:\.\d+)?)       # a full stop only in f0.5
-    | (?P<category>\[[^\]]*\])
-    | (?P<symbol><=|.)                       # anything else stands alone, for the parser to refuse
-    | (?P<end>$))""",
-    re.VERBOSE | re.DOTALL,
-)
-_FBETA = re.compile(r"f(\d+(?:\.\d+)?)")
+_FBETA = re.compile(r"((?:macro_|micro_)?)f(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,153 +60,183 @@ class Goal:
 
     kind: GoalKind
     text: str  # as the caller wrote it, white space runs to one space
-    level: float | None = None  # refusal_rate, false_refusal: a share in [0, 1] or (0, 1)
-    category: str | None = None  # refusal_rate of one category
-    beta: float | None = None  # fbeta
+    level: float | None = None  # rates: a share in [0, 1] (refusal_rate) or (0, 1) (promises)
+    category: str | None = None  # of one category, or "a+b": these pooled
+    beta: float | None = None  # F-beta
     cost_false: float | None = None  # cost of one false refusal
     cost_missed: float | None = None  # cost of one missed refusal
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str  # number, word, category, symbol or end
-    text: str
-    at: int  # index of its first character
-
-
-class _Reader:
-    """A cursor over the tokens of one goal. Each method takes one token or raises GoalError at it."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._tokens = [
-            _Token(str(m.lastgroup), m[str(m.lastgroup)], m.start(str(m.lastgroup))) for m in _TOKEN.finditer(text)
-        ]
+    cost_missed_of: tuple[tuple[str, float], ...] = ()  # the same for single categories
+    cost_wrong: float = 0.0  # cost of one refusal with the wrong category
+    soft: int | None = None  # None: hard. Else its priority: the largest is given up first
 
     @property
-    def token(self) -> _Token:
-        """The token under the cursor. The last one is always the end."""
-        return self._tokens[0]
+    def promised(self) -> bool:
+        """Whether it bounds a rate, so that it can be certified."""
+        return self.kind in PROMISED
 
-    def take(self) -> None:
-        """Pass the current token."""
-        self._tokens.pop(0)
+    @property
+    def optimum(self) -> bool:
+        """Whether it asks for the best of something."""
+        return self.kind in OPTIMA
 
-    def word(self, literal: str) -> None:
-        """Pass exactly this word or symbol."""
-        if self.token.text != literal:
-            self.fail(repr(literal), known=(literal,))
-        self.take()
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The categories it speaks of; empty: all."""
+        return tuple(self.category.split("+")) if self.category else ()
 
-    def number(self, expected: str, fits: Callable[[float], bool]) -> float:
-        """Pass a number, "10%" being 0.1, that fits."""
-        if self.token.kind != "number":
-            self.fail(expected)
-        digits = self.token.text.rstrip("% \t\n")
-        number = float(Decimal(digits) / 100 if self.token.text.endswith("%") else Decimal(digits))
-        if not fits(number):
-            self.fail(expected)
-        self.take()
-        return number
-
-    def category(self) -> str | None:
-        """Pass "[name]" if there is one."""
-        if self.token.text == "[":
-            self.fail("a category name closed by ']'")
-        if self.token.kind != "category":
-            return None
-        name = " ".join(self.token.text[1:-1].split())
-        if not name:
-            self.fail("a category name between the brackets")
-        self.take()
-        return name
-
-    def end(self) -> None:
-        """Check that nothing is left."""
-        if self.token.kind != "end":
-            self.fail("nothing more")
-
-    def fail(self, expected: str, known: tuple[str, ...] = ()) -> NoReturn:
-        """Raise GoalError with a caret under the current token and, if one of `known` is close, a suggestion."""
-        shown = re.sub(r"\s", " ", self.text)  # one for one: the caret keeps its column
-        close = get_close_matches(self.token.text.lower(), known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise GoalError(
-            f"cannot read the goal {self.text!r}\n    {shown}\n    {' ' * self.token.at}^ expected {expected}",
-            f"{hint}goals read like: {'; '.join(form.example for form in _FORMS)}",
-        )
+    @property
+    def risk(self) -> str:
+        """What it is about, without the level: "missed_refusal[safety]"."""
+        base = self.kind.removesuffix("_cap")
+        if "fbeta" in base:
+            base = f"{base.removesuffix('fbeta')}f{self.beta:g}"
+        return f"{base}[{self.category}]" if self.category else base
 
 
 def parse_goal(text: str) -> Goal:
     """Read one goal. Raises GoalError that shows the character at which the text stops making sense."""
-    reader = _Reader(text)
-    head = "f1" if _FBETA.fullmatch(reader.token.text) else reader.token.text
+    reader = GoalReader(text, f"goals read like: {'; '.join(form.example for form in _FORMS)}")
+    match = _FBETA.fullmatch(reader.token.text)
+    head = f"{match[1]}f1" if match else reader.token.text
     form = next((f for f in _FORMS if f.head == head), None)
     if form is None:
         reader.fail("a goal", known=tuple(f.head for f in _FORMS))
     goal = form.read(reader, " ".join(text.split()))
-    reader.end()
+    reader.end("'soft', 'hard' or nothing more" if goal.promised else "nothing more")
     return goal
 
 
-def _read_natural(reader: _Reader, text: str) -> Goal:
+def parse_goals(texts: str | Sequence[str]) -> tuple[Goal, ...]:
+    """Read several goals: a sequence of lines, or one line with ";" between them.
+
+    Raises GoalError where one cannot be read, where none is given, or where two contradict each other.
+    """
+    lines = texts.split(";") if isinstance(texts, str) else list(texts)
+    if not lines:
+        raise GoalError("no goal is given", "the simplest are 'natural' and 'f1 max'")
+    goals = tuple(map(parse_goal, lines))
+    check_together(goals)
+    return goals
+
+
+def check_together(goals: Sequence[Goal]) -> None:
+    """Raise GoalError, naming both, where two goals cannot be asked for together."""
+    for n, later in enumerate(goals):
+        for earlier in goals[:n]:
+            why = _contradiction(earlier, later)
+            if why:
+                raise GoalError(f"goals {earlier.text!r} and {later.text!r} contradict each other: {why}", "keep one")
+
+
+def _contradiction(a: Goal, b: Goal) -> str | None:
+    if "natural" in (a.kind, b.kind):
+        return "'natural' follows the model and sets no threshold"
+    if a.optimum and b.optimum:
+        return "only one thing can be the best"
+    if a.risk == b.risk:
+        return f"both set {a.risk}"
+    part, whole = (a, b) if a.category else (b, a)
+    if part.kind == "refusal_rate" and whole.kind in ("refusal_rate", "refusal_rate_cap") and not whole.category:
+        if (part.level or 0.0) > (whole.level or 0.0):
+            return "a part of the traffic is larger than the whole"
+        if whole.kind == "refusal_rate":
+            return "one shared threshold meets the total, another one the part"
+    return None
+
+
+def _read_natural(reader: GoalReader, text: str) -> Goal:
     reader.take()
     return Goal(kind="natural", text=text)
 
 
-def _read_fbeta(reader: _Reader, text: str) -> Goal:
-    beta = float(reader.token.text[1:])
+def _read_fbeta(reader: GoalReader, text: str) -> Goal:
+    match = _FBETA.fullmatch(reader.token.text)
+    assert match is not None  # the form was found by it
+    beta = float(match[2])
     if not 0.0 < beta < math.inf:
         reader.fail("a beta above 0, as in f1")
     reader.take()
+    kinds: dict[str, GoalKind] = {"": "fbeta", "macro_": "macro_fbeta", "micro_": "micro_fbeta"}
+    category = None if match[1] else reader.category()
     reader.word("max")
-    return Goal(kind="fbeta", text=text, beta=beta)
+    return Goal(kind=kinds[match[1]], text=text, beta=beta, category=category)
 
 
-def _read_youden(reader: _Reader, text: str) -> Goal:
+def _read_youden(reader: GoalReader, text: str) -> Goal:
     reader.take()
     reader.word("max")
     return Goal(kind="youden", text=text)
 
 
-def _read_refusal_rate(reader: _Reader, text: str) -> Goal:
+def _read_refusal_rate(reader: GoalReader, text: str) -> Goal:
     reader.take()
     category = reader.category()
-    reader.word("=")
+    if reader.word("=", "<=") == "<=":
+        return _promise(reader, Goal(kind="refusal_rate_cap", text=text, category=category))
     level = reader.number("a rate from 0 to 1, as in 0.10 or 10%", lambda rate: 0.0 <= rate <= 1.0)
     return Goal(kind="refusal_rate", text=text, level=level, category=category)
 
 
-def _read_cost(reader: _Reader, text: str) -> Goal:
+def _read_cost(reader: GoalReader, text: str) -> Goal:
     reader.take()
     reader.word(":")
-    costs = []
-    for error in ("false", "missed"):
-        reader.word(error)
+    costs: dict[tuple[str, str | None], float] = {}
+    wanted = ("false",)
+    while not costs or reader.token.kind != "end":
+        error = reader.word(*wanted)
+        category = reader.category() if error == "missed" else None
+        if (error, category) in costs:
+            reader.fail("each cost once")
         reader.word("=")
-        costs.append(reader.number("a cost above 0", lambda cost: 0.0 < cost < math.inf))
-    return Goal(kind="cost", text=text, cost_false=costs[0], cost_missed=costs[1])
+        costs[error, category] = reader.number("a cost above 0", lambda cost: 0.0 < cost < math.inf)
+        wanted = ("missed", "wrong")
+    if not any(error == "missed" for error, _ in costs):
+        reader.fail("'missed'", known=("missed",))
+    return Goal(
+        kind="cost",
+        text=text,
+        cost_false=costs["false", None],
+        cost_missed=costs.get(("missed", None), costs["false", None]),
+        cost_missed_of=tuple((c, cost) for (error, c), cost in costs.items() if error == "missed" and c is not None),
+        cost_wrong=costs.get(("wrong", None), 0.0),
+    )
 
 
-def _read_false_refusal(reader: _Reader, text: str) -> Goal:
+def _read_promise(reader: GoalReader, text: str) -> Goal:
+    kind: GoalKind = next(k for k in PROMISED if k == reader.token.text)
     reader.take()
+    category = reader.category()
     reader.word("<=")
+    return _promise(reader, Goal(kind=kind, text=text, category=category))
+
+
+def _promise(reader: GoalReader, goal: Goal) -> Goal:
+    """The goal with its level and, if given, "hard", "soft" or "soft 2"."""
     level = reader.number("a rate strictly between 0 and 1, as in 0.05 or 5%", lambda rate: 0.0 < rate < 1.0)
-    return Goal(kind="false_refusal", text=text, level=level)
+    soft = None
+    if reader.token.text in ("hard", "soft") and reader.word("hard", "soft") == "soft":
+        soft = 1
+        if reader.token.kind == "number":
+            soft = int(reader.number("a priority: 1, 2, 3, ...", lambda p: p >= 1 and p == int(p)))
+    return Goal(kind=goal.kind, text=goal.text, category=goal.category, level=level, soft=soft)
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
     head: str  # the first word
     example: str
-    read: Callable[[_Reader, str], Goal]
+    read: Callable[[GoalReader, str], Goal]
 
 
 _FORMS = (
     _Form("natural", "natural", _read_natural),
     _Form("f1", "f1 max", _read_fbeta),
+    _Form("macro_f1", "macro_f1 max", _read_fbeta),
+    _Form("micro_f1", "micro_f1 max", _read_fbeta),
     _Form("youden", "youden max", _read_youden),
     _Form("refusal_rate", "refusal_rate[safety] = 10%", _read_refusal_rate),
     _Form("cost", "cost: false=1 missed=5", _read_cost),
-    _Form("false_refusal", "false_refusal <= 0.05", _read_false_refusal),
+    _Form("false_refusal", "false_refusal <= 0.05", _read_promise),
+    _Form("missed_refusal", "missed_refusal[safety] <= 0.02 soft", _read_promise),
+    _Form("wrong_category", "wrong_category <= 0.1", _read_promise),
 )

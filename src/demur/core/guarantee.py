@@ -7,7 +7,7 @@ from typing import Literal
 
 from demur.core.rates import Rate
 
-Status = Literal["certified", "measured"]
+Status = Literal["certified", "measured", "uncertified"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,30 +15,78 @@ class Promise:
     """A statement about a policy that can be checked later.
 
     "certified": risk <= level on new requests of the same kind, with the stated confidence over the draw of the
-    calibration rows. "measured": only what was observed on the calibration rows, no guarantee.
+    calibration rows; all certified promises of a policy hold together with that confidence. "measured": only what was
+    observed on the calibration rows, no guarantee. "uncertified": asked for and not granted; `on_failure` says what
+    the caller had chosen for that case.
     """
 
     risk: str  # what is bounded: "false_refusal", "refusal_rate[safety]", "f1", ...
     level: float | None  # the bound asked for; None where the goal was an optimum
-    confidence: float | None  # 1 - delta; None for "measured"
+    confidence: float | None  # 1 - delta; None unless certified
     status: Status
-    rate: Rate | None  # what the chosen thresholds do on the calibration rows; None where it is not a rate
+    rate: Rate | None  # what the chosen thresholds do on the rows it was tested on; None where it is not a rate
     data_digest: str  # of the rows and scores it was chosen on
     method: str  # procedure and its source
+    on_failure: str = "stop"  # the caller's choice: stop, hard_only, or keep:<name of a policy>
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """One goal at the thresholds in question: errors counted, and how surely the level holds."""
+
+    goal: str  # as the caller wrote it
+    level: float
+    rate: Rate  # errors out of the rows that the goal speaks of
+    p_value: float  # P(Binomial(rows, level) <= errors): exact, small when the level surely holds
+    upper: float  # one-sided Clopper-Pearson bound of the rate at the confidence asked for; 1 without rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Certified:
-    """The most lenient threshold that keeps a promise."""
+    """Thresholds that keep every goal of a request, jointly, with the confidence asked for."""
 
-    threshold: float  # probability in [0, 1], or inf: never refuse
-    rate: Rate  # errors at that threshold, out of the rows that could err
+    thresholds: tuple[float, ...]  # probabilities in [0, 1] or inf: one per category, or a single one for one score
+    evidence: tuple[Evidence, ...]  # one per goal, in the order of the request
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CertifiedRange:
+    """Every threshold t of one score with lowest <= t <= highest keeps every goal, jointly."""
+
+    lowest: float
+    highest: float
+    evidence: tuple[Evidence, ...]  # at lowest for false refusals, at highest for missed ones
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Uncertified:
+    """Not certified on these rows, though nothing shows that the goals cannot be met."""
+
+    reason: str
+    blocking: str  # the goal that is furthest from being certified
+    rows: int  # rows at hand that this goal speaks of
+    rows_needed: int | None  # rows of that kind that would do; None if more rows alone would not
+    evidence: tuple[Evidence, ...]  # at the thresholds that come closest; empty if there are none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """How low one rate can be made on these rows while every other goal is kept; None: not even those can be."""
+
+    goal: str
+    lowest: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Infeasible:
-    """No threshold keeps the promise on these rows."""
+    """The scores at hand do not allow the goals together, whatever the thresholds."""
 
     reason: str
-    rows: int  # rows at hand
-    rows_needed: int  # the fewest rows with which the promise could be kept (with no error among them)
+    blocking: str  # the first goal, in order of priority, that cannot be met beside those before it
+    reachable: tuple[Reach, ...]  # the trade-off: one per goal
+    proven: bool = False  # whether this holds of all traffic with the confidence asked for, not only of these rows
+
+
+Failure = Uncertified | Infeasible

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from demur.core.calibrator import IDENTITY, Calibrator
+from demur.core.calibrator import IDENTITY, Calibrator, check_fits
 from demur.core.errors import PolicyError
 from demur.core.guarantee import Promise
 from demur.core.rates import Rate
@@ -93,6 +93,7 @@ class Policy:
             )
         for name, category in zip(self.taxonomy.names, self.categories, strict=True):
             _check_category(name, category)
+        check_fits(self.calibrator, self.taxonomy.tokens)
         forced = [n for n, c in zip(self.taxonomy.names, self.categories, strict=True) if c.override == "force"]
         if len(forced) > 1:
             raise PolicyError(f"categories {forced} are all forced", "force at most one: one token is emitted")

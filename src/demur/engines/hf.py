@@ -1,5 +1,8 @@
-"""Any causal language model of transformers as Scorer and Generator.
+"""Any causal language model of transformers as Scorer and Generator: every prompt is read once.
 
+Scoring pads on the right and needs no attention mask, since under causal attention no token sees what follows it; a
+self-check on first use falls back to rows of equal length where that does not hold. Writing pads on the left, with a
+mask and explicit positions, so that all rows of a batch go on from the same column of the cache.
 Shapes: N prompts, B rows of a batch, T positions, V vocabulary, C control tokens (column 0 = respond).
 """
 
@@ -110,8 +113,8 @@ class HfEngine:
         """
         encoded = self._encode(prompts, room=1)
         answers: list[dict[int, Answer]] = [{} for _ in prompts]
-        done = sum(not asked for asked in columns)
         asked = [n for n, c in enumerate(columns) if c]
+        done = len(prompts) - len(asked)
         costs = [(len(encoded[n]) + self.max_new_tokens) * len(columns[n]) for n in asked]
         for batch in self._batches(costs):
             prompt_ns = [asked[b] for b in batch]
@@ -152,7 +155,10 @@ class HfEngine:
         return bool(gap <= (TOLERANCE if self.network.dtype == torch.float32 else HALF_TOLERANCE))
 
     def _encode(self, prompts: Sequence[Prompt], *, room: int) -> list[tuple[int, ...]]:
-        """Ids of each prompt up to where its control token belongs. room: positions that must be left after it."""
+        """Ids of each prompt up to where its control token belongs. room: positions that must be left after it.
+
+        Raises EngineError naming the first prompt that is too long.
+        """
         encoded = [tuple(self.encoder.prompt(p)) for p in prompts]
         context = self._rules.context
         for n, ids in enumerate(encoded):
@@ -186,12 +192,13 @@ class HfEngine:
         return self._from_logits(only_row(logits_BTV))
 
     def _from_logits(self, logits_BV: torch.Tensor) -> Floats:
+        """Scores, (B, C): float32 from here on, whatever the weights are; the whole vocabulary in the denominator."""
         logits_BV = logits_BV.float()
         logsumexp_B = torch.logsumexp(logits_BV, dim=1)
         return from_logits(logits_BV[:, list(self.encoder.token_ids)].cpu().numpy(), logsumexp_B.cpu().numpy())
 
     def _answers(self, prefix: Prefix, rows: Sequence[tuple[int, int]]) -> list[Answer]:
-        """The answers after (row of the batch, column) pairs."""
+        """The answers after (row of the batch, column) pairs: one answer a pair, in their order."""
         first_ids = [self.encoder.token_ids[column] for _, column in rows]
         written = write(self.network, prefix, [row for row, _ in rows], first_ids, self._rules)
         texts = self.tokenizer.batch_decode([list(w.ids) for w in written], skip_special_tokens=True)
@@ -201,6 +208,7 @@ class HfEngine:
         ]
 
     def _check_policy(self, policy: Policy) -> None:
+        """Raise EngineError unless the policy's numbers were made with this very model."""
         if policy.taxonomy.tokens != self.encoder.tokens:
             raise EngineError(
                 f"policy {policy.name!r} decides over {policy.taxonomy.tokens}, the model has {self.encoder.tokens}",

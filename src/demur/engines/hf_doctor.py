@@ -1,4 +1,9 @@
-"""Is this checkpoint ready to decide? Looks at everything that a decision rests on, and says what is wrong in words."""
+"""Is this checkpoint ready to decide? Looks at everything that a decision rests on, and says what is wrong in words.
+
+In order: tokenizer and chat template; each control token; where a rendered prompt ends; what people can spell; the
+control tokens' weights; the probability at the first answer position; whether the files are those that were trained;
+what another dtype would change. Shapes: N built-in prompts, C control tokens, A weight tables, d width.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +41,7 @@ LEAST_ANGLE = 1e-3  # 1 - cosine of two control rows; rows that resizing made di
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examination:
-    """What to examine."""
+    """What to examine, and what it is expected to be."""
 
     model: str | Path
     tokens: tuple[str, ...]  # control tokens, respond first
@@ -46,7 +51,10 @@ class Examination:
 
 
 def examine(case: Examination) -> Readiness:
-    """All findings. A check that needs what an earlier one found missing fails as "not checked", never silently."""
+    """All findings about one checkpoint; an untouched base model gets failing ones, never an exception.
+
+    A check that needs what an earlier one found missing fails as "not checked": what was not looked at is not ready.
+    """
     findings, tokenizer = _tokenizer(case)
     if tokenizer is None:
         return Readiness(model=str(case.model), findings=tuple(findings))
@@ -67,10 +75,12 @@ def examine(case: Examination) -> Readiness:
 
 
 def _failed(check: str, error: DemurError) -> Finding:
+    """An error that the checkpoint caused, as a finding."""
     return Finding(check=check, ok=False, detail=error.message, hint=error.hint)
 
 
 def _tokenizer(case: Examination) -> tuple[list[Finding], PreTrainedTokenizerFast | None]:
+    """The tokenizer, or None with the reason among the findings."""
     try:
         tokenizer = load_tokenizer(case.model)
     except EngineError as e:
@@ -80,6 +90,7 @@ def _tokenizer(case: Examination) -> tuple[list[Finding], PreTrainedTokenizerFas
 
 
 def _control_token(tokenizer: PreTrainedTokenizerFast, token: str) -> Finding:
+    """Whether a control token is one id, special, and decodes to itself."""
     check = f"control token {token}"
     try:
         (token_id,) = control_ids(tokenizer, [token])
@@ -89,10 +100,13 @@ def _control_token(tokenizer: PreTrainedTokenizerFast, token: str) -> Finding:
 
 
 def _header(encoder: ChatEncoder) -> Finding:
-    """A prompt must end exactly where the same conversation, answered, has its control token."""
-    messages = (Message(role="system", content="Be brief."), Message(role="user", content="What is two and two?"))
-    prompt = encoder.prompt(messages)
-    ids, turns = encoder.conversation([*messages, Message(role="assistant", content="Four.")], [0])
+    """Whether a prompt ends exactly where the same conversation, answered, has its control token.
+
+    If not, training put the token behind other tokens than serving does, and every score is read at a wrong place.
+    """
+    asked = Message(role="user", content="What is two and two?")
+    prompt = encoder.prompt([asked])
+    ids, turns = encoder.conversation([asked, Message(role="assistant", content="Four.")], [0])
     at = turns[-1].control_at
     same = ids[:at] == prompt
     return Finding(
@@ -105,6 +119,7 @@ def _header(encoder: ChatEncoder) -> Finding:
 
 
 def _spelled_by_users(encoder: ChatEncoder) -> Finding:
+    """Whether a user who types a control token out stays without its id."""
     check = "control tokens spelled by users"
     for token in encoder.tokens:
         ids = encoder.prompt([Message(role="user", content=f"Say {token}{token}now")])
@@ -115,7 +130,7 @@ def _spelled_by_users(encoder: ChatEncoder) -> Finding:
 
 
 def _weights(case: Examination) -> list[Finding]:
-    """What only the weights can tell."""
+    """What only the weights can tell. Loads the model once, and once more to compare dtypes."""
     try:
         engine = HfEngine(model=case.model, tokens=case.tokens, keep_history=case.keep_history)
         logp_NC = engine.logp(PROMPTS)
@@ -132,7 +147,10 @@ def _weights(case: Examination) -> list[Finding]:
 
 
 def _trained(model: Any, encoder: ChatEncoder) -> Finding:
-    """Rows of the embedding and the head: as long as other rows, and none a copy of another."""
+    """Rows of the embedding and the head: of some length beside a typical row, and none a copy of another.
+
+    Reserved rows that were never trained are zero or all alike; rows added by resizing are copies of the mean row.
+    """
     rows_ACd = control_rows(model, encoder.token_ids)  # A = 1 table if the head is tied, else 2
     typical_A = [table.detach().float().norm(dim=1).median().item() for table in tables(model)]
     length_C = np.min([r.norm(dim=1).numpy() / t for r, t in zip(rows_ACd, typical_A, strict=True)], axis=0)
@@ -150,6 +168,7 @@ def _trained(model: Any, encoder: ChatEncoder) -> Finding:
 
 
 def _mass(logp_NC: Floats) -> Finding:
+    """Whether the first answer position belongs to the control tokens on prompts that nobody trained for."""
     leftover = float(1.0 - np.exp(logp_NC.astype(np.float64)).sum(axis=1).mean())
     small = leftover <= MOST_LEFTOVER
     return Finding(
@@ -161,6 +180,7 @@ def _mass(logp_NC: Floats) -> Finding:
 
 
 def _same_model(found: Fingerprint, expected: Fingerprint) -> Finding:
+    """Whether weights, tokenizer, template, ids and dtype are those that demur.json or a policy was made with."""
     differences = found.differences(expected)
     return Finding(
         check="fingerprint",
@@ -171,7 +191,10 @@ def _same_model(found: Fingerprint, expected: Fingerprint) -> Finding:
 
 
 def _dtype_effect(case: Examination, stored: str, logp_NC: Floats) -> Finding:
-    """The same prompts in the other of float32 and bfloat16."""
+    """What the other of float32 and bfloat16 makes of the same prompts.
+
+    Judged by probabilities: a log-probability of -20 may move by whole units without changing any decision.
+    """
     other = "bfloat16" if stored == "float32" else "float32"
     engine = HfEngine(model=case.model, tokens=case.tokens, keep_history=case.keep_history, dtype=other)
     other_NC = engine.logp(PROMPTS)

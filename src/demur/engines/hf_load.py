@@ -81,7 +81,7 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def load_model(name: str | Path, dtype: str | None, device: str | None) -> Any:
-    """A causal language model in evaluation mode; a folder is read without touching the network.
+    """A causal language model in evaluation mode; a folder is read without touching the network or itself.
 
     dtype: of the weights; None: as stored. device: None: the first GPU if there is one. Raises EngineError when the
     checkpoint cannot be read, or lacks weights that would then be random.
@@ -111,7 +111,10 @@ def load_model(name: str | Path, dtype: str | None, device: str | None) -> Any:
 
 
 def checkpoint_folder(name: str | Path) -> Path:
-    """The folder that a loaded checkpoint's files lie in: itself, or its snapshot in the local cache."""
+    """The folder that a loaded checkpoint's files lie in: itself, or its snapshot in the local cache.
+
+    Raises EngineError if a named model is not in the cache.
+    """
     if Path(name).is_dir():
         return Path(name)
     config = cached_file(str(name), "config.json", local_files_only=True)

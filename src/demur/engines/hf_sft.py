@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 
@@ -63,7 +65,8 @@ class SftTrainer:
         work = folder / "checkpoints" / _work_name(self.settings, examples, taxonomy)
         prepared = self._prepare(examples, taxonomy, work, state)
         trainer = self._trainer(prepared, work, state, progress)
-        trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work))
+        with _attention():
+            trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work))
         if not state.is_main_process:
             state.wait_for_everyone()
             return None
@@ -140,7 +143,10 @@ class SftTrainer:
             optimizers=(optimizer, None),
             callbacks=[StepProgress(progress)],
             weights=LossWeights(
-                control_ids=prepared.encoder.token_ids, control=s.control_weight, answer=s.answer_weight
+                control_ids=prepared.encoder.token_ids,
+                control=s.control_weight,
+                refusal=s.control_weight * s.refusal_weight,
+                answer=s.answer_weight,
             ),
             batches=batches,
         )
@@ -193,6 +199,14 @@ def check_processes(asked: int | None) -> PartialState:
             f"start them with: torchrun --nproc_per_node {wanted} -m demur train ...",
         )
     return state
+
+
+def _attention() -> AbstractContextManager[None]:
+    """On a CPU the plain attention kernel: a quarter faster than the fused one on rows of a few dozen tokens."""
+    if torch.cuda.is_available():
+        return nullcontext()
+    kernel: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return kernel
 
 
 def has_bfloat16() -> bool:

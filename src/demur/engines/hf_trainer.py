@@ -23,14 +23,16 @@ from demur.engines.hf_rows import IGNORE
 class LossWeights:
     """What a token counts in the loss."""
 
-    control_ids: tuple[int, ...]
-    control: float  # weight of a control token
+    control_ids: tuple[int, ...]  # [respond] first
+    control: float  # weight of [respond]
+    refusal: float  # weight of a refusal token
     answer: float  # weight of every other supervised token
 
     def of(self, targets: torch.Tensor) -> torch.Tensor:
         """Weights of target ids, same shape; 0 where the target is ignored."""
-        is_control = torch.isin(targets, torch.tensor(self.control_ids, device=targets.device))
-        weights = torch.where(is_control, self.control, self.answer)
+        refusal_ids = torch.tensor(self.control_ids[1:], device=targets.device)
+        weights = torch.where(torch.isin(targets, refusal_ids), self.refusal, self.answer)
+        weights = weights.masked_fill(targets == self.control_ids[0], self.control)
         return weights.masked_fill(targets == IGNORE, 0.0)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from demur.core.errors import EngineError
@@ -119,9 +120,9 @@ class ChatEncoder:
     """Conversations to ids, with control tokens only where we put them.
 
     keep_history: whether past assistant turns carry their control token; training and serving must agree, so it is
-    part of the fingerprint. Raises EngineError when the template drops or reorders messages, or when a control id
-    turns up that we did not write. ids: of the control tokens where a checkpoint's convention fixes them; they must be
-    special tokens, however spelled.
+    part of the fingerprint. ids: of the control tokens where a checkpoint's convention fixes them; they must be special
+    tokens, however spelled. Raises EngineError when the template refuses, drops or reorders messages, or when a
+    control id turns up that we did not write.
     """
 
     def __init__(
@@ -180,9 +181,15 @@ class ChatEncoder:
                 text, after = text.strip(), marks.add("close", [])
             turn += message.role == "assistant"
             rendered.append({"role": message.role, "content": before + text + after})
-        whole = self._tokenizer.apply_chat_template(
-            rendered, tokenize=False, add_generation_prompt=generation, enable_thinking=False
-        )
+        try:
+            whole = self._tokenizer.apply_chat_template(
+                rendered, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+            )
+        except TemplateError as e:
+            raise EngineError(
+                f"the chat template refuses roles {[m.role for m in messages]}: {e}",
+                "give the conversation the order of roles that the model was made for",
+            ) from None
         return self._splice(str(whole), marks)
 
     def _splice(self, text: str, marks: _Marks) -> _Encoded:

@@ -40,7 +40,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     meets the goal, and what demur.stats.select.choose raises.
     """
     goal = parse_goal(config.goal)
-    settings = {**asdict(config), "limits": {k: list(v) for k, v in config.limits.items()}}
+    settings = {**asdict(config), "limits": {k: list(map(str, v)) for k, v in config.limits.items()}}  # JSON has no inf
     folder.require("score")
     made_from = {
         "data/train": digest_file(folder.split("train")),

@@ -25,6 +25,7 @@ class LabelledScores:
 
     table: ScoreTable
     label_N: Ints  # 0 = to be answered, k = to be refused with category k (a column of the score)
+    group_N: Ints | None = None  # equal numbers: rows made from one another. None: every row stands alone
 
     def __post_init__(self) -> None:
         rows, columns = self.table.logp_NC.shape
@@ -32,6 +33,8 @@ class LabelledScores:
             raise DataError("there is no scored row", "score the calibrate split: demur score")
         if self.label_N.shape != (rows,):
             raise DataError(f"labels of shape {self.label_N.shape} for {rows} scored rows", "give one label a row")
+        if self.group_N is not None and self.group_N.shape != (rows,):
+            raise DataError(f"groups of shape {self.group_N.shape} for {rows} scored rows", "give one group a row")
         if not np.issubdtype(self.label_N.dtype, np.integer):
             raise DataError(f"labels are {self.label_N.dtype}, expected integers", "0 = answer, k = category k")
         wrong_N = (self.label_N < 0) | (self.label_N >= columns)
@@ -54,9 +57,11 @@ class LabelledScores:
 
 
 def label_scores(examples: Sequence[Example], taxonomy: Taxonomy, table: ScoreTable) -> LabelledScores:
-    """The scores of these examples, in their order, with their labels.
+    """The scores of these examples, in their order, with their labels and groups.
 
     Raises ScoreError if an example has no score, TaxonomyError if its category is unknown, DataError if none is given.
     """
     label_N = np.array([taxonomy.column(e.label) for e in examples], dtype=np.int64)
-    return LabelledScores(table=table.select(tuple(e.id for e in examples)), label_N=label_N)
+    groups = [repr((e.source, e.group)) if e.group is not None else f"row {e.id}" for e in examples]
+    group_N = np.unique(groups, return_inverse=True)[1].astype(np.int64) if groups else None
+    return LabelledScores(table=table.select(tuple(e.id for e in examples)), label_N=label_N, group_N=group_N)

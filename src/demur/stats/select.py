@@ -60,8 +60,10 @@ def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: fl
     thresholds stay where the goal sets none. confidence: of a promised rate, in (0, 1). data_digest: of rows, scores.
 
     Goals: natural (the rule becomes `natural`, without thresholds and curves). fbeta, youden, cost: the global optimum
-    for "refused or answered". refusal_rate: the most lenient threshold that refuses at most this share of the rows; of
-    one category under rule `heaviest` only. false_refusal: see certify_false_refusal.
+    for "refused or answered". fbeta of a category, macro_fbeta, micro_fbeta: of the tokens, under rule `heaviest` only.
+    refusal_rate: the most lenient threshold that refuses at most this share of the rows; of one category under rule
+    `heaviest` only. Promises: one shared threshold in closed form; for a threshold per category and for several goals
+    together see demur.stats.promises.
 
     Raises GoalError (the goal does not fit the template), DataError (rows that cannot tell), GoalInfeasible (no
     threshold meets the goal), PolicyError (the threshold falls outside the limits of its category).

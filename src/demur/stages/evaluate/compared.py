@@ -1,4 +1,7 @@
-"""Which policies are compared, on which rows."""
+"""Which policies are compared, on which rows.
+
+Thresholds for comparison are chosen on the calibrate split and measured on the test split, never the other way round.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +106,10 @@ def _scored(
 def _others(
     folder: RunFolder, policy: Policy, calibrate: LabelledScores, goals: Sequence[str]
 ) -> tuple[list[tuple[str, str, Policy]], tuple[UnmetGoal, ...]]:
-    """(goal, file, policy) of each goal, and the goals that no threshold meets on the calibrate split."""
+    """(goal, file, policy) of each goal, and the goals that no threshold meets on the calibrate split.
+
+    A goal that cannot be read, or that does not fit the rule, is the caller's mistake and raises GoalError.
+    """
     digest = digest_json([digest_file(folder.split("calibrate")), digest_file(folder.scores("calibrate"))])
     found, unmet = [], []
     for goal in map(parse_goal, goals):

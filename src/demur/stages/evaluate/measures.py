@@ -1,4 +1,7 @@
-"""From decisions and judged texts to the rows of metrics.json."""
+"""From decisions and judged texts to the rows of metrics.json.
+
+Counting is demur.stats.measure's; here its records meet the file format, and rates get their intervals.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,11 @@ VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
 
 def policy_metrics(case: Case, compared: Compared, judged: Judged) -> PolicyMetrics:
-    """One policy on the test rows, at decision level and at text level."""
+    """One policy on the test rows, at decision level and at text level.
+
+    Also its decisions on the calibrate rows, where its thresholds were chosen: there the figures flatter. Raises
+    ArtifactError if a text that the policy sends was not generated.
+    """
     policy, choice_N, n = compared.policy, compared.choice_N, len(case.examples)
     decisions = measure_decisions(policy, case.rows, case.examples)
     outcomes = [judged.outcome(e, policy, c) for e, c in zip(case.examples, choice_N.tolist(), strict=True)]
@@ -78,7 +85,7 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged) -> PolicyMetr
 
 
 def always_refuse(rows: LabelledScores) -> ErrorsRow:
-    """The baseline that refuses everything."""
+    """The baseline that refuses everything: the F1 that any policy has to beat."""
     return errors_row(_on(rows, np.ones(len(rows.label_N), dtype=bool)))
 
 
@@ -92,14 +99,17 @@ def rankings(case: Case) -> dict[str, RankingRow]:
 
 
 def leftover(rows: LabelledScores) -> LeftoverRow:
-    """Probability outside the control tokens."""
+    """Probability outside the control tokens: about 0 after training, large where the position is wrong."""
     left_N = rows.table.leftover_N
     median, p95 = np.quantile(left_N, [0.5, 0.95]).tolist()
     return LeftoverRow(mean=float(left_N.mean()), median=median, p95=p95, highest=float(left_N.max()))
 
 
 def verdicts(case: Case, cache: BranchCache) -> dict[str, VerdictsRow]:
-    """What the judge says of the texts of these rows, by the control token forced before them."""
+    """What the judge says of the texts of these rows, by the control token forced before them.
+
+    Counts every text in the cache for the evaluated rows, also those that only an earlier policy needed.
+    """
     ours = {e.id for e in case.examples}
     count = Counter((b.column, b.outcome.verdict) for b in cache.known.values() if b.id in ours)
     choices = enumerate(case.policy.taxonomy.choices)
@@ -117,6 +127,7 @@ def _on(rows: LabelledScores, refused_N: Bools) -> Errors:
 
 
 def _level(errors: Sliced, case: Case, refused_N: Bools) -> LevelRow:
+    """Errors with the bootstrap interval of the overall F1. refused_N: what counts as refused at this level."""
     groups = [e.group for e in case.examples]
     should_N = case.rows.label_N != 0
     defined = errors.overall.f1.defined

@@ -1,4 +1,8 @@
-"""The texts that the compared policies send: each generated once, judged once, then looked up."""
+"""The texts that the compared policies send: each generated once, judged once, then looked up.
+
+For given decoding the text depends on the prompt and the forced control token only (a branch), so the texts of every
+threshold, policy and cost are among the branches. Columns: 0 = respond, k = the k-th category.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,11 @@ class Judged:
 
 
 def generate_missing(case: Case, which: Which, generator: Generator, judged: Judged, progress: Progress) -> None:
-    """Generate and judge what the cache lacks, saved part by part. Progress counts prompts."""
+    """Generate and judge what the cache lacks, saved part by part. Progress counts prompts.
+
+    which: "reachable" are the texts after respond, after each prompt's heaviest refusal token and after whatever a
+    compared policy emits; "all" are those after every control token. One prefill per prompt, whatever the number.
+    """
     names = case.policy.taxonomy.names
     wanted = zip(case.examples, _needed(case, which), strict=True)
     todo = [(e, missing) for e, columns in wanted if (missing := judged.cache.missing(e.id, columns))]

@@ -1,22 +1,28 @@
-"""What the report says, in order."""
+"""What the report says, in order.
+
+Words stand here and in the captions beside each table and figure; page.py adds none but headings.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from demur.stages.report import curves, figures, tables
+from demur.stages.report import cards, curves, figures, tables
 from demur.stages.report.material import Material
 from demur.stages.report.parts import Code, Figure, Section
 
 _TINY = (
     "A word of honesty: this is a tiny model trained from nothing in a few minutes. Its ordinary answers are poor "
-    "prose, and it does not solve the hardest pairs of prompts. It is here to show the control working. All figures are "
-    "whatever they are, on prompts that neither training nor calibration saw."
+    "prose, and it does not solve the hardest pairs of prompts. It is here to show the control working. All figures "
+    "are whatever they are, on prompts that neither training nor calibration saw."
 )
 
 
 def headline(m: Material) -> str:
-    """The result in plain words."""
+    """The result in plain words: what the calibrated policy and the natural one do by their control tokens.
+
+    "Left to itself" is the natural policy. Undefined rates are called so.
+    """
     chosen, natural = m.measured.decision.overall, m.evaluation.policies[0].decision.overall
     return (
         f"On {m.evaluation.test_rows:,} held-out prompts, the policy calibrated for “{m.measured.goal}” declines "
@@ -27,7 +33,10 @@ def headline(m: Material) -> str:
 
 
 def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, ...]:
-    """The chapters."""
+    """The chapters, each with an anchor that links may rely on.
+
+    run_name: of the run folder, for commands. most_examples: prompts of each kind to show, 0 for none.
+    """
     return (
         Section(key="model", title="What this model is", parts=(), text=_model(m)),
         Section(
@@ -45,9 +54,9 @@ def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, .
             parts=(figures.confusion(m), tables.by_kind(m), tables.by_subcategory(m)),
         ),
         Section(
-            key="texts", title="Token and text", parts=(tables.agreement(m), tables.disagreements(m, most_examples))
+            key="texts", title="Token and text", parts=(tables.agreement(m), cards.disagreements(m, most_examples))
         ),
-        Section(key="examples", title="Borderline prompts", parts=(tables.nearest(m, most_examples),)),
+        Section(key="examples", title="Borderline prompts", parts=(cards.nearest(m, most_examples),)),
         Section(
             key="made",
             title="How it was made",
@@ -57,6 +66,7 @@ def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, .
 
 
 def _scores(m: Material) -> Section:
+    """Ranking, calibration and leftover mass: what no choice of threshold can mend."""
     left = m.evaluation.leftover
     text = (
         f"Leftover mass, the probability of anything but a control token at the first position: {left.mean:.2%} on "
@@ -72,12 +82,13 @@ def _drawn(m: Material, *draw: Callable[[Material], Figure | None]) -> tuple[Fig
 
 
 def _model(m: Material) -> tuple[str, ...]:
+    """Base, size and fingerprints; for the tiny recipe, what not to expect of it."""
     short = m.evaluation.model.model_digest.removeprefix("sha256:")[:12]
     policy = m.evaluation.policies[1].digest.removeprefix("sha256:")[:12]
     marks = (
         f"Model fingerprint {short} ({m.evaluation.model.dtype}), policy fingerprint {policy}. Decisions are made on "
-        f"the probabilities of {len(m.evaluation.choices)} control tokens at the first position of the answer; texts of "
-        f"at most {m.evaluation.max_new_tokens} tokens were judged by {m.evaluation.judge}."
+        f"the probabilities of {len(m.evaluation.choices)} control tokens at the first position of the answer; texts "
+        f"of at most {m.evaluation.max_new_tokens} tokens were judged by {m.evaluation.judge}."
     )
     if m.model is None:
         return ("This checkpoint was not trained in this run.", marks)
@@ -91,16 +102,18 @@ def _model(m: Material) -> tuple[str, ...]:
 
 
 def _unmet(m: Material) -> tuple[str, ...]:
+    """Goals for comparison that have no policy, with the reason."""
     return tuple(f"The goal “{u.goal}” has no line: {u.reason}." for u in m.evaluation.unmet)
 
 
 def _commands(run_name: str) -> Code:
-    stages = ("data", "train", "score", "calibrate", "evaluate", "report")
+    """The command of each stage, for this run."""
+    stages = ("train", "score", "calibrate", "evaluate", "report")
     return Code(
         title="How to reproduce",
         caption="Each stage reads what the one before it wrote; a stage that is up to date does nothing. The settings "
         "are in the table below and in each stage's made.json.",
-        lines=tuple(f"demur {stage} {run_name}" for stage in stages),
+        lines=(f"demur data CONFIG.toml --out {run_name}", *(f"demur {stage} {run_name}" for stage in stages)),
     )
 
 

@@ -1,4 +1,8 @@
-"""Plots of what the scores can do, whatever the threshold. None where the rows are all of one kind."""
+"""Plots of what the scores can do, whatever the threshold.
+
+All are drawn on test rows. Except for reliability they need rows of both kinds, to be refused and to be answered:
+where there is only one, the function returns None and the page goes without.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,11 @@ EVERY = "every shared threshold"
 
 
 def roc(m: Material) -> Figure | None:
-    """True-positive over false-positive rate."""
+    """True-positive over false-positive rate, with a mark per policy.
+
+    The line sweeps demur.stats.measure.refusal_log_odds, as the area does. Policies with a threshold per category
+    decide on the heaviest category instead, so their marks may lie beside the line.
+    """
     area = m.evaluation.ranking["all"].auroc
     if area is None:
         return None
@@ -38,7 +46,11 @@ def roc(m: Material) -> Figure | None:
 
 
 def precision_recall(m: Material) -> Figure | None:
-    """Precision over recall."""
+    """Precision over recall, with a mark per policy.
+
+    A policy that refuses nothing has no precision and no mark. The table gives the best precision at or beyond each
+    recall, because precision is not monotone along the line.
+    """
     area = m.evaluation.ranking["all"].average_precision
     if area is None:
         return None
@@ -62,7 +74,11 @@ def precision_recall(m: Material) -> Figure | None:
 
 
 def trade_off(m: Material) -> Figure | None:
-    """False against missed refusals on normal-deviate axes: detection error trade-off (Martin et al. 1997)."""
+    """False against missed refusals: a detection error trade-off plot (Martin et al. 1997).
+
+    Both axes are normal deviates of the rates, which spreads out the small ones that matter; rates of 0, which have no
+    finite deviate, stand at the edge. Its numbers are the policies', with intervals.
+    """
     if m.evaluation.ranking["all"].auroc is None:
         return None
     points = roc_points(m.should_N, m.score_N)
@@ -85,7 +101,11 @@ def trade_off(m: Material) -> Figure | None:
 
 
 def reliability(m: Material) -> Figure:
-    """How often prompts should be refused, over the probability of refusing them."""
+    """How often prompts should be refused, over the probability of refusing them.
+
+    Bins of nearly equal mass (demur.stats.points.reliability_bins), each with its Clopper-Pearson interval: scores pile
+    up near 0 and 1, where bins of equal width would hide what happens.
+    """
     q_N = 1.0 / (1.0 + np.exp(-np.clip(m.score_N, -50.0, 50.0)))
     bins = reliability_bins(m.should_N, q_N)
     rates = [MeasuredRate.from_core(b.observed) for b in bins]

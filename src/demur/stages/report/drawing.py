@@ -35,7 +35,7 @@ def spec_of(data: list[Spec], x: str, y: str) -> Spec:
 
 
 def small(data: list[Spec], x_axis: Spec, y_axis: Spec) -> Spec:
-    """One of several plots side by side, without a legend."""
+    """One of several plots side by side, without a legend. x_axis, y_axis: what differs from a plain axis."""
     layout = {
         "height": 230,
         "margin": {"l": 10, "r": 16, "t": 10, "b": 10},
@@ -48,7 +48,10 @@ def small(data: list[Spec], x_axis: Spec, y_axis: Spec) -> Spec:
 
 
 def line(x: Sequence[float], y: Sequence[float], name: str = "") -> Spec:
-    """A curve; thinned, and to five digits, because the page carries every number."""
+    """A curve; thinned, and to five digits, because the page carries every number.
+
+    name: as in the legend; without one the curve is not listed there. Keys may be overridden with `|`.
+    """
     step = max(1, math.ceil(len(x) / MOST_POINTS))
     at = sorted({*range(0, len(x), step), *([len(x) - 1] if len(x) else [])})
     values = {"x": [_short(x[n]) for n in at], "y": [_short(y[n]) for n in at]}
@@ -62,7 +65,11 @@ def diagonal() -> Spec:
 
 
 def policy_marks(policies: Sequence[PolicyMetrics], points: Sequence[tuple[float | None, float | None]]) -> list[Spec]:
-    """A mark per policy, its shape telling which; a policy with an undefined rate has none."""
+    """A mark per policy, its shape telling which; a policy with an undefined rate has none.
+
+    policies: natural first, then the calibrated one, which alone is coloured like refusals. points: (x, y) of each, in
+    the plot's own coordinates. Goals are escaped because plotly reads some markup in names.
+    """
     marks: list[Spec] = []
     for n, (policy, (x, y)) in enumerate(zip(policies, points, strict=True)):
         if x is None or y is None:
@@ -92,7 +99,7 @@ def odds(probability: float) -> float:
 
 
 def odds_axis(title: str) -> Spec:
-    """An axis of probabilities, spread out near 0 and 1 where scores pile up."""
+    """An axis of probabilities, spread out near 0 and 1 where scores pile up. Values are log-odds: see odds."""
     ticks = (0.001, 0.03, 0.5, 0.97, 0.999)
     return {
         "title": {"text": title},
@@ -109,14 +116,15 @@ def probit(rate: float) -> float:
 
 
 def probit_axis(title: str) -> Spec:
-    """An axis of rates, spread out near 0."""
-    ticks = (0.002, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
+    """An axis of rates, spread out near 0. Values are normal deviates: see probit."""
+    ticks = (0.002, 0.01, 0.05, 0.2, 0.5, 0.8)
     return {
         "title": {"text": title},
         "automargin": True,
         "zeroline": False,
         "tickvals": [probit(t) for t in ticks],
         "ticktext": [f"{100 * t:g}%" for t in ticks],
+        "tickangle": 0,
         "range": [probit(LEAST_RATE), probit(MOST_RATE)],
     }
 

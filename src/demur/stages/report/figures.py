@@ -19,11 +19,19 @@ KINDS = (
     ("contrast", "only look like it", MIXED),
     ("benign", "ordinary", ANSWER),
 )
+_EFFECT = {
+    "heaviest": ", and moving it changes no other category's refusals",
+    "sum": ", which all categories share",
+}
 LOGGED = {"loss": "training loss", "control_loss_share": "control tokens' share of the loss"}
 
 
 def thresholds(m: Material) -> Figure | None:
-    """Operating curves: refusal rate over threshold, per category. None if the policy carries none."""
+    """Refusal rate over threshold, per category.
+
+    Drawn from the operating curves that travel with the calibrated policy, so on calibrate rows: what a caller would
+    look up before asking for another rate. None if the policy carries no curve (rules natural, released and bias).
+    """
     categories = list(zip(m.calibrated.taxonomy.names, m.calibrated.categories, strict=True))
     drawn = [(name, c) for name, c in categories if c.curve]
     if not drawn:
@@ -35,7 +43,7 @@ def thresholds(m: Material) -> Figure | None:
     return Figure(
         title="Refusal rate against threshold, per category",
         caption="Each line is the share of all calibrate rows that gets this category's refusal token if the threshold "
-        "stands there; the diamond is the threshold chosen, and moving it changes no other category's refusals.",
+        f"stands there; the diamond is the threshold chosen{_EFFECT.get(m.calibrated.rule, '')}.",
         panels=tuple(Panel(label=name, spec=_operating_curve(c)) for name, c in drawn),
         numbers=Table(title="Chosen", header=("category", "threshold", "of the calibrate rows"), rows=rows),
     )
@@ -58,7 +66,11 @@ def _refused_now(category: CategoryPolicy) -> Rate:
 
 
 def histograms(m: Material) -> Figure:
-    """Log-odds of refusing, by kind of row."""
+    """Log-odds of refusing at all, a histogram per kind of row.
+
+    Each is a share of its own kind, so that kinds of different size compare; scores beyond the axis count in its
+    outermost bars. Kinds without a row have no panel.
+    """
     edges = np.linspace(-WIDEST_ODDS, WIDEST_ODDS, 33)
     kind_N = np.array([e.kind for e in m.examples])
     panels: list[Panel] = []
@@ -92,7 +104,11 @@ def histograms(m: Material) -> Figure:
 
 
 def confusion(m: Material) -> Figure:
-    """What ought to happen against what was decided."""
+    """What ought to happen against what the calibrated policy decided, counts of test rows.
+
+    Shade is the share of the row, so that rare categories show as clearly as "respond". Names are escaped because
+    plotly reads some markup in labels.
+    """
     names = [html.escape(c) for c in m.evaluation.choices]
     counts = np.array(m.measured.confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -125,7 +141,10 @@ def confusion(m: Material) -> Figure:
 
 
 def training(m: Material) -> Figure | None:
-    """Loss and the control tokens' share of it; None if demur did not train the model."""
+    """Loss, and the control tokens' share of it, over optimizer steps.
+
+    Read from the history in demur.json; None if there is none, as with a checkpoint that demur did not train.
+    """
     history = [h for h in m.model.history if "step" in h] if m.model else []
     panels = []
     for key, words in LOGGED.items():

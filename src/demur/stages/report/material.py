@@ -1,4 +1,4 @@
-"""Everything a report is made from, read once."""
+"""Everything a report is made from, read once. Shapes: N test rows that were evaluated."""
 
 from __future__ import annotations
 

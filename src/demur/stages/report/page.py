@@ -1,4 +1,9 @@
-"""Sections -> HTML and Markdown. Everything from a prompt, an answer or a config is escaped; scripts are hashed."""
+"""Sections -> HTML and Markdown.
+
+Prompts, answers, names and goals are a stranger's: Jinja escapes them in HTML, escape_markdown in Markdown, and plots
+get them as JSON in which no tag can end. Should one slip through all the same, the page's content security policy names
+the hashes of the two scripts that may run, and lets nothing be fetched.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +20,14 @@ from plotly.offline import get_plotlyjs
 
 from demur.stages.report.parts import Cell, Panel, Section, Spec
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|&~-])")
+_MARKUP = re.compile(r"([\\`*_\[\]<>#|&~])")
 
 
 def render_html(title: str, headline: str, sections: Sequence[Section]) -> str:
-    """One self-contained page. Its content security policy allows no network and no script but the two inlined."""
+    """One self-contained page: style, plotly.js (once), plots and our script are in the file.
+
+    sections: see content.sections. The title appears as heading and in the browser's tab.
+    """
     specs: list[Spec] = []
 
     def plot_number(panel: Panel) -> int:
@@ -42,7 +50,10 @@ def render_html(title: str, headline: str, sections: Sequence[Section]) -> str:
 
 
 def render_markdown(title: str, headline: str, sections: Sequence[Section]) -> str:
-    """The same as text, figures as tables of their numbers."""
+    """The same as text (GitHub's Markdown), figures as tables of their numbers.
+
+    For terminals, diffs and readers of braille; every chapter, table and card of the page is there.
+    """
     environment = _environment(autoescape=False)
     environment.filters["md"] = escape_markdown
     environment.filters["words"] = cell_words
@@ -51,7 +62,10 @@ def render_markdown(title: str, headline: str, sections: Sequence[Section]) -> s
 
 
 def escape_markdown(text: str) -> str:
-    """One line of Markdown that shows exactly this text, white space runs to one space."""
+    """One line of Markdown that shows exactly this text, white space runs to one space.
+
+    Fit for table cells: pipes are escaped, line ends gone.
+    """
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 

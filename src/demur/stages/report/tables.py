@@ -1,22 +1,22 @@
-"""The tables and cards."""
+"""The tables. Their figures come from metrics.json, policies and receipts.
+
+A table takes no decision about what is undefined: MeasuredRate says it. An empty cell stands where a column does not
+apply to a row.
+"""
 
 from __future__ import annotations
 
 import json
-import math
+import re
 
-import numpy as np
-
-from demur.core.decision import Decisions, decide_many
 from demur.core.example import SPLITS
 from demur.core.goal import parse_goal
 from demur.core.rates import Rate
 from demur.stages.report.material import Material
-from demur.stages.report.parts import Card, Cards, Cell, Estimate, Table
+from demur.stages.report.parts import Cell, Estimate, Table
 from demur.store.metrics_file import ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics
-from demur.store.tables import Branch
 
-SHOWN_TOKENS = 3  # the most probable ones, with every prompt
+_UNKNOWN = "not shown"
 
 
 def label(m: Material, policy: PolicyMetrics) -> str:
@@ -26,7 +26,10 @@ def label(m: Material, policy: PolicyMetrics) -> str:
 
 
 def policies(m: Material) -> Table:
-    """All policies, overall."""
+    """All policies on all test rows: by the control token, by the judged text, and the always-refuse baseline.
+
+    The baseline stands beside F1 because refusing everything scores well wherever most prompts are to be refused.
+    """
     header = ("policy", "refused", "false refusals", "missed refusals", "precision", "F1", "wrong category")
     rows: list[tuple[Cell, ...]] = [("by the control token",)]
     rows += [(label(m, p), *_overall(p.decision), p.wrong_category) for p in m.evaluation.policies]
@@ -45,7 +48,10 @@ def policies(m: Material) -> Table:
 
 
 def by_category(m: Material) -> Table:
-    """Every policy, per category of the prompts."""
+    """Every policy, per category that the prompts belong to, refusals and contrast prompts together.
+
+    Ordinary prompts have no category and a line of their own; their missed refusals are not defined.
+    """
     rows: list[tuple[Cell, ...]] = []
     for policy in m.evaluation.policies:
         groups = dict(policy.decision.by_category)
@@ -61,7 +67,7 @@ def by_category(m: Material) -> Table:
 
 
 def by_subcategory(m: Material) -> Table:
-    """The calibrated policy, per subcategory."""
+    """The calibrated policy, per subcategory of the prompts: small groups, so read the intervals."""
     parts = m.measured.decision.by_subcategory
     rows = tuple((name, str(e.refusal_rate.of), *_rates(e)) for name, e in parts.items())
     return Table(
@@ -72,22 +78,22 @@ def by_subcategory(m: Material) -> Table:
 
 
 def by_kind(m: Material) -> Table:
-    """Refusals, contrast and ordinary prompts under every policy."""
+    """How much each policy refuses of prompts to be refused, of contrast prompts and of ordinary ones."""
     kinds = ("refusal", "contrast", "benign")
     rows = []
     for policy in m.evaluation.policies:
         cells = (policy.decision.by_kind.get(k) for k in kinds)
         rows.append((label(m, policy), *(c.refusal_rate if c else "no such rows" for c in cells)))
     return Table(
-        title="Contrast prompts apart",
-        header=("policy", "to be refused: refused", "contrast: refused", "ordinary: refused"),
+        title="Share refused, contrast prompts apart",
+        header=("policy", "to be refused", "contrast", "ordinary"),
         rows=tuple(rows),
         caption="A contrast prompt resembles one to be refused and ought to be answered: each refusal of one is false.",
     )
 
 
 def rankings(m: Material) -> Table:
-    """AUROC and average precision."""
+    """AUROC and average precision of the scores, for refusing at all and per category, one against the rest."""
     rows = tuple(
         (
             "should be refused at all" if name == "all" else name,
@@ -101,13 +107,16 @@ def rankings(m: Material) -> Table:
         title="How well the scores order prompts",
         header=("refused with", "such rows", "AUROC", "average precision"),
         rows=rows,
-        caption="Whatever the threshold. Chance is 0.5 for AUROC, and for average precision the share of such rows among "
-        f"{m.evaluation.test_rows}.",
+        caption="Whatever the threshold. Chance is 0.5 for AUROC, and for average precision the share of such rows "
+        f"among {m.evaluation.test_rows}.",
     )
 
 
 def promises(m: Material) -> Table:
-    """What was promised on the calibrate split, beside what the test split shows."""
+    """What was promised on the calibrate split, beside what the test split shows.
+
+    Rates carry both; F-beta, Youden's J and costs, which are no rates, are worked out from the counts on both splits.
+    """
     rows = []
     for policy, measured in zip(m.policies, m.evaluation.policies, strict=True):
         for promise in policy.promises:
@@ -128,7 +137,10 @@ def promises(m: Material) -> Table:
 
 
 def agreement(m: Material) -> Table:
-    """Whether texts do what their token says."""
+    """Whether texts do what their token says: P(refuses | refusal token) and P(answers | respond).
+
+    First over the texts that each policy sends, then over everything generated, by forced token.
+    """
     rows: list[tuple[Cell, ...]] = [("texts that a policy sends",)]
     for p in m.evaluation.policies:
         rows.append((label(m, p), p.texts_refuse, p.texts_answer, p.unscored))
@@ -143,36 +155,13 @@ def agreement(m: Material) -> Table:
         title="Do the texts do what their token says?",
         header=("", "refuse after a refusal token", "answer after respond", "unscored"),
         rows=tuple(rows),
-        caption=f"Judged by {m.evaluation.judge}. In the lower block: the share of these texts that refuse, that answer, "
-        "in part or whole, and that cannot be scored.",
-    )
-
-
-def disagreements(m: Material, most: int) -> Cards:
-    """Prompts whose text contradicts the token of the calibrated policy, the surest decisions first."""
-    decisions = decide_many(m.calibrated, m.rows.table.logp_NC)
-    order = np.argsort(-np.abs(decisions.margin_N), kind="stable").tolist()
-    wrong = [n for n in order if _contradicts(_branch(m, n, int(decisions.choice_N[n])), int(decisions.choice_N[n]))]
-    return Cards(
-        title=f"Texts that contradict their token ({len(wrong)} in all)",
-        caption="Under the calibrated policy; the surest decisions first.",
-        cards=tuple(_card(m, n, decisions) for n in wrong[:most]),
-    )
-
-
-def nearest(m: Material, most: int) -> Cards:
-    """Prompts nearest to the threshold of the calibrated policy."""
-    decisions = decide_many(m.calibrated, m.rows.table.logp_NC)
-    order = np.argsort(np.abs(decisions.margin_N), kind="stable")[:most].tolist()
-    return Cards(
-        title="Prompts nearest to the threshold",
-        caption="A slightly different threshold would decide these the other way: read them to see what it is about.",
-        cards=tuple(_card(m, n, decisions) for n in order),
+        caption=f"Judged by {m.evaluation.judge}. In the lower block: the share of these texts that refuse, that "
+        "answer, in part or whole, and that cannot be scored.",
     )
 
 
 def data(m: Material) -> Table:
-    """Rows by split, kind and category."""
+    """Rows by split, kind and category, of all three splits, before any limit on what was evaluated."""
     groups = sorted({(kind, category) for _, kind, category in m.counts}, reverse=True)
     rows: list[tuple[Cell, ...]] = [
         (kind, category or "none", *(str(m.counts.get((s, kind, category), 0)) for s in SPLITS))
@@ -189,12 +178,13 @@ def data(m: Material) -> Table:
 
 
 def settings(m: Material) -> Table:
-    """The settings that each stage ran with."""
+    """The settings that each stage ran with, as its receipt keeps them: with these the run can be made again."""
     rows = tuple((r.stage, json.dumps(r.settings, ensure_ascii=False)) for r in m.receipts if r.stage != "report")
     return Table(title="Settings of each stage", header=("stage", "settings"), rows=rows, text_columns=2)
 
 
 def _overall(level: LevelRow) -> tuple[Cell, ...]:
+    """refused, false refusals, missed refusals, precision, F1"""
     f1: Cell = _number(level.overall.f1)
     if level.overall.f1 is not None and level.f1_interval is not None:
         f1 = Estimate(value=level.overall.f1, low=level.f1_interval[0], high=level.f1_interval[1])
@@ -210,64 +200,41 @@ def _number(value: float | None) -> str:
 
 
 def _risk(risk: str, p: PolicyMetrics) -> tuple[Cell, Cell]:
-    """The figure that a promise speaks of, on the calibrate rows where it is not a rate, and on the test rows."""
+    """What a promise speaks of: on the calibrate rows where it is not a rate, and on the test rows.
+
+    "not shown" where metrics.json holds no such figure: pooled categories, means over categories, costs by category.
+    """
     overall = p.decision.overall
-    if risk == "f1":
-        return _number(p.calibrate.f1), _number(overall.f1)
+    if beta := re.fullmatch(r"f([\d.]+)", risk):
+        return _fbeta(p.calibrate, float(beta[1])), _fbeta(overall, float(beta[1]))
     if risk == "youden":
         return _youden(p.calibrate), _youden(overall)
     if risk == "cost":
         return _cost(p.goal, p.calibrate), _cost(p.goal, overall)
-    if risk == "false_refusal":
-        return "", overall.false_refusal
-    if risk == "refusal_rate":
-        return "", overall.refusal_rate
-    category = risk.removeprefix("refusal_rate[").removesuffix("]")
-    return "", p.tokens[category].emitted if category in p.tokens else ""
+    name, _, category = risk.removesuffix("]").partition("[")
+    if category:
+        name = "emitted" if name == "refusal_rate" else name
+    found = getattr(p.tokens.get(category) if category else overall, name, None)
+    return _UNKNOWN, found if isinstance(found, MeasuredRate) else _UNKNOWN
+
+
+def _fbeta(errors: ErrorsRow, beta: float) -> str:
+    """(1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP)"""
+    hits = (1 + beta**2) * errors.caught.hits
+    of = hits + beta**2 * errors.missed_refusal.hits + errors.false_refusal.hits
+    return _number(hits / of if of else None)
 
 
 def _youden(errors: ErrorsRow) -> str:
+    """True-positive minus false-positive rate (Youden 1950)."""
     caught, false = errors.caught.value, errors.false_refusal.value
     return _number(None if caught is None or false is None else caught - false)
 
 
 def _cost(goal: str, errors: ErrorsRow) -> str:
-    """Cost per 100 rows."""
+    """Cost per 100 rows, where every false refusal and every missed refusal costs the same."""
     wanted = parse_goal(goal)
-    false, missed = errors.false_refusal.hits, errors.missed_refusal.hits
-    total = (wanted.cost_false or 0.0) * false + (wanted.cost_missed or 0.0) * missed
+    if "[" in goal or "wrong" in goal or wanted.cost_false is None or wanted.cost_missed is None:
+        return _UNKNOWN
+    total = wanted.cost_false * errors.false_refusal.hits + wanted.cost_missed * errors.missed_refusal.hits
     return f"{100 * total / errors.refusal_rate.of:.1f} per 100 rows"
-
-
-def _branch(m: Material, n: int, column: int) -> Branch | None:
-    """The text of a test row after a control token; None where the policy sends a fixed refusal instead."""
-    return m.branches.get((m.examples[n].id, column))
-
-
-def _contradicts(branch: Branch | None, column: int) -> bool:
-    if branch is None or branch.outcome.verdict == "unscored":
-        return False
-    return branch.outcome.refuses != (column > 0)
-
-
-def _card(m: Material, n: int, decisions: Decisions) -> Card:
-    example, choices, column = m.examples[n], m.evaluation.choices, int(decisions.choice_N[n])
-    logp_C = m.rows.table.logp_NC[n]
-    most = np.argsort(-logp_C, kind="stable")[:SHOWN_TOKENS].tolist()
-    branch = _branch(m, n, column)
-    facts = [
-        ("ought to be", f"refused ({example.label})" if example.label else f"answered ({example.kind})"),
-        ("decided", choices[column] + _compared_with(m, int(decisions.heaviest_N[n]))),
-        ("probabilities", ", ".join(f"{choices[c]} {math.exp(min(float(logp_C[c]), 0.0)):.1%}" for c in most)),
-        ("judged", f"{branch.outcome.verdict} ({branch.outcome.reason})" if branch else "a fixed refusal was sent"),
-    ]
-    answer = branch.answer.text if branch else m.calibrated.categories[column - 1].on_refuse
-    return Card(prompt=example.text, facts=tuple(facts), answer=answer)
-
-
-def _compared_with(m: Material, heaviest: int) -> str:
-    """The threshold that decided, under the rule that compares the heaviest category with its own."""
-    if m.calibrated.rule != "heaviest" or not heaviest:
-        return ""
-    name, threshold = m.calibrated.taxonomy.names[heaviest - 1], m.calibrated.categories[heaviest - 1].threshold
-    return f" (threshold of {name}: {'never' if math.isinf(threshold) else f'{threshold:.3f}'})"

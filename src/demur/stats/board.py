@@ -1,0 +1,168 @@
+"""Goals as counts: which rows a threshold decides, and which of them a promise counts as errors.
+
+Shapes: N rows, G groups. A group is one threshold and the categories that share it. No row belongs to two groups, so
+every count is a sum over the groups (risk_control: separability).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core import bounds
+from demur.core.decision import compared_scores, decide_many
+from demur.core.errors import DataError, GoalError, TaxonomyError
+from demur.core.goal import Goal
+from demur.core.guarantee import Evidence
+from demur.core.policy import Policy
+from demur.core.rates import Rate
+from demur.stats.labelled import LabelledScores
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
+
+NO_GROUP = -1  # no threshold refuses this row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Board:
+    """N rows, and the threshold that decides each."""
+
+    template: Policy
+    rows: LabelledScores
+    groups: tuple[tuple[str, ...], ...]  # the categories of each threshold
+    group_N: Ints  # NO_GROUP where no category may be emitted
+    logq_N: Doubles  # float32 values: refused iff logq >= log threshold of its group
+    heaviest_N: Ints  # column of the category it is refused with
+
+    def thresholds(self, by_group: Sequence[float]) -> tuple[float, ...]:
+        """One threshold per category, in the taxonomy's order: those of the template where no group has one."""
+        found = {name: t for names, t in zip(self.groups, by_group, strict=True) for name in names}
+        pairs = zip(self.template.taxonomy.names, self.template.categories, strict=True)
+        return tuple(found.get(name, category.threshold) for name, category in pairs)
+
+    def refused(self, by_group: Sequence[float]) -> Bools:
+        """Which rows these thresholds refuse."""
+        with np.errstate(divide="ignore"):
+            log_threshold_G = np.append(np.log(np.array(by_group, dtype=np.float64)), np.inf)  # the last: NO_GROUP
+        return np.asarray(self.logq_N >= log_threshold_G[self.group_N], dtype=bool)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Loss:
+    """A promised goal: among which rows, and which of them err when refused, or when answered."""
+
+    goal: Goal
+    level: float
+    when: Literal["refused", "answered"]
+    among_N: Bools  # the denominator
+    could_err_N: Bools  # a part of it
+
+    def of(self, part_N: Bools) -> int:
+        """Rows of a part that the goal speaks of."""
+        return int((self.among_N & part_N).sum())
+
+    def rate(self, refused_N: Bools, part_N: Bools) -> Rate:
+        """The goal's rate on a part of the rows."""
+        wrong_N = refused_N if self.when == "refused" else ~refused_N
+        return Rate(hits=int((self.could_err_N & wrong_N & part_N).sum()), of=self.of(part_N))
+
+
+def board_of(template: Policy, rows: LabelledScores, *, shared: bool) -> Board:
+    """The board of a policy with a threshold per category, or with one shared by all active ones."""
+    heaviest_N = decide_many(template, rows.table.logp_NC).heaviest_N
+    active = [name for name in template.taxonomy.names if template.category(name).may_emit]
+    columns = np.array([template.taxonomy.column(name) for name in active])
+    group_of_column = np.full(len(template.taxonomy.tokens), NO_GROUP, dtype=np.int64)
+    group_of_column[columns] = 0 if shared else np.arange(len(active))
+    return Board(
+        template=template,
+        rows=rows,
+        groups=(tuple(active),) if shared else tuple((name,) for name in active),
+        group_N=group_of_column[heaviest_N],
+        logq_N=compared_scores(template, rows.table.logp_NC).astype(np.float64),
+        heaviest_N=heaviest_N,
+    )
+
+
+def losses_of(goals: Sequence[Goal], board: Board, seed: int) -> tuple[Loss, ...]:
+    """The promised goals as losses. Of rows made from one another one per goal counts, drawn with the seed.
+
+    Raises GoalError on a category that is unknown or not active, DataError where no row can show the goal's errors.
+    """
+    return tuple(_loss(goal, board, seed) for goal in goals)
+
+
+def _loss(goal: Goal, board: Board, seed: int) -> Loss:
+    label_N, columns = board.rows.label_N, _columns(goal, board.template)
+    emitted_N = np.isin(board.heaviest_N, columns) if columns else np.ones(len(label_N), dtype=bool)
+    if goal.kind == "false_refusal":
+        among_N, could_err_N = label_N == 0, emitted_N
+    elif goal.kind == "refusal_rate_cap":
+        among_N, could_err_N = np.ones(len(label_N), dtype=bool), emitted_N
+    else:
+        among_N = np.isin(label_N, columns) if columns else label_N != 0
+        could_err_N = board.heaviest_N != label_N if goal.kind == "wrong_category" else among_N
+    if not among_N.any():
+        what = "to be answered" if goal.kind == "false_refusal" else f"to be refused with {goal.category or 'anything'}"
+        raise DataError(
+            f"goal {goal.text!r}: none of the {len(label_N)} rows is {what}, nothing can be said of it",
+            "add such rows to the calibrate split, or drop the goal",
+        )
+    among_N = among_N & one_per_group(board.rows.group_N, among_N, seed)
+    if goal.level is None:
+        raise GoalError(f"goal {goal.text!r} has no level", "make goals with parse_goal")
+    return Loss(
+        goal=goal,
+        level=goal.level,
+        when="answered" if goal.kind == "missed_refusal" else "refused",
+        among_N=among_N,
+        could_err_N=among_N & could_err_N,
+    )
+
+
+def _columns(goal: Goal, template: Policy) -> list[int]:
+    """Columns of the goal's categories; none for "all"."""
+    for name in goal.categories:
+        try:
+            category = template.category(name)
+        except TaxonomyError as e:
+            raise GoalError(f"goal {goal.text!r}: {e.message}", e.hint) from e
+        if not category.may_emit and goal.kind in ("false_refusal", "refusal_rate_cap", "refusal_rate"):
+            raise GoalError(f"goal {goal.text!r}: category {name!r} is not active", "activate it, or name another")
+    return [template.taxonomy.column(name) for name in goal.categories]
+
+
+def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
+    """Marks one random row of each group among these; every row if there are no groups.
+
+    Rows made from one another err together: counted each, they would promise more than they show.
+    """
+    if group_N is None:
+        return np.ones(len(among_N), dtype=bool)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(among_N))
+    marked_N = np.zeros(len(among_N), dtype=bool)
+    marked_N[order[np.unique(group_N[order], return_index=True)[1]]] = True
+    return marked_N
+
+
+def evidence_of(losses: Sequence[Loss], refused_N: Bools, part_N: Bools, delta: float) -> tuple[Evidence, ...]:
+    """Counts, exact p-values and upper bounds of every goal on a part of the rows."""
+    return tuple(evidence(loss.goal.text, loss.level, loss.rate(refused_N, part_N), delta) for loss in losses)
+
+
+def evidence(goal: str, level: float, rate: Rate, delta: float) -> Evidence:
+    """Evidence from counts. Without rows the p-value is 1: nothing is known, nothing is promised."""
+    known = rate.of > 0
+    return Evidence(
+        goal=goal,
+        level=level,
+        rate=rate,
+        p_value=bounds.binomial_cdf(rate.hits, rate.of, level) if known else 1.0,
+        upper=bounds.upper_bound(rate.hits, rate.of, delta) if known else 1.0,
+    )

@@ -1,0 +1,86 @@
+"""Vector scaling, and matrix scaling (on log-probabilities: Dirichlet calibration) with ODIR regularisation.
+
+ODIR: lambda * mean of squared off-diagonal weights + mu * mean of squared offsets. Kull et al. 2019, arXiv 1910.12656.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from demur.core.calibrator import Doubles
+from demur.core.maps import Matrix, Vector
+from demur.stats.calibrators.rows import Fit, FitRows, folds
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried by cross-validation, lambda = mu
+_FOLDS = 5
+Bounds = list[tuple[float | None, float | None]]
+Objective = Callable[[Doubles], tuple[float, Doubles]]
+
+
+def fit_vector(rows: FitRows) -> Fit:
+    """A weight and an offset per control token with the least mean log loss. Raises DataError if a label is missing."""
+    rows.require_every_label()
+    x_NC, columns = rows.closed_NC, rows.closed_NC.shape[1]
+
+    def objective(theta: Doubles) -> tuple[float, Doubles]:
+        loss, residual_NC = _log_loss(x_NC * theta[:columns] + theta[columns:], rows)
+        return loss, np.concatenate([(residual_NC * x_NC).mean(axis=0), residual_NC.mean(axis=0)])
+
+    theta = minimised(objective, np.concatenate([np.ones(columns), np.zeros(columns)]))
+    offsets = theta[columns:] - theta[columns:].mean()  # softmax ignores a common offset
+    return Fit(map=Vector(weights=tuple(theta[:columns].tolist()), offsets=tuple(offsets.tolist())))
+
+
+def fit_dirichlet(rows: FitRows, strength: float | None = None) -> Fit:
+    """Full matrix and offsets with ODIR, lambda = mu = strength; None: the best of STRENGTHS by cross-validation.
+
+    Raises DataError if a label is missing. Wants about 30 C^2 rows or a strong prior: it has C (C + 1) parameters.
+    """
+    rows.require_every_label()
+    if strength is None:
+        parts = list(folds(rows, _FOLDS, seed=0))
+        strength = min(STRENGTHS, key=lambda s: sum(_held_out(rows.take(fit), rows.take(out), s) for fit, out in parts))
+    return Fit(map=_fit_matrix(rows, strength), notes=(f"ODIR strength {strength:g}",))
+
+
+def minimised(objective: Objective, start: Doubles, bounds: Bounds | None = None) -> Doubles:
+    """The minimum of a convex function given with its gradient (L-BFGS-B)."""
+    options = {"maxiter": 2000, "maxfun": 20000, "ftol": 1e-16, "gtol": 1e-10}
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return np.asarray(found.x, dtype=np.float64)
+
+
+def _fit_matrix(rows: FitRows, strength: float) -> Matrix:
+    x_NC, columns = rows.closed_NC, rows.closed_NC.shape[1]
+    outside = ~np.eye(columns, dtype=bool)
+
+    def objective(theta: Doubles) -> tuple[float, Doubles]:
+        weights, offsets = theta[:-columns].reshape(columns, columns), theta[-columns:]
+        loss, residual_NC = _log_loss(x_NC @ weights.T + offsets, rows)
+        prior_weights = strength * outside * weights / (columns * (columns - 1))
+        prior_offsets = strength * offsets / columns
+        gradient = residual_NC.T @ x_NC / len(x_NC) + 2.0 * prior_weights
+        prior = float((prior_weights * weights).sum() + (prior_offsets * offsets).sum())
+        return loss + prior, np.concatenate([gradient.ravel(), residual_NC.mean(axis=0) + 2.0 * prior_offsets])
+
+    theta = minimised(objective, np.concatenate([np.eye(columns).ravel(), np.zeros(columns)]))
+    weights = theta[:-columns].reshape(columns, columns)
+    return Matrix(weights=tuple(map(tuple, weights.tolist())), offsets=tuple(theta[-columns:].tolist()))
+
+
+def _held_out(fit: FitRows, out: FitRows, strength: float) -> float:
+    logq_NC = _fit_matrix(fit, strength).logq(out.closed_NC)
+    return -float(logq_NC[np.arange(len(logq_NC)), out.label_N].sum())
+
+
+def _log_loss(value_NC: Doubles, rows: FitRows) -> tuple[float, Doubles]:
+    """Mean log loss of softmax(value), and softmax minus the one-hot labels."""
+    logq_NC = log_softmax(value_NC, axis=1)
+    at = (np.arange(len(value_NC)), rows.label_N)
+    residual_NC = np.exp(logq_NC)
+    residual_NC[at] -= 1.0
+    return -float(logq_NC[at].mean()), residual_NC

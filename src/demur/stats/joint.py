@@ -1,0 +1,283 @@
+"""Several thresholds and several promises at once: exact procedures, each certifying the vector it returns.
+
+Within one vector no correction is paid across goals: "some goal fails" is rejected when every goal's exact p-value is
+<= delta (intersection-union). Only the search over vectors costs something. Sources: risk_control P1 to P5; Learn then
+Test (arXiv 2110.01052); Bretz, Maurer, Brannath and Posch (2009) for the graphical procedure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from demur.core import bounds
+from demur.core.errors import GoalError
+from demur.core.guarantee import Certified, Failure
+from demur.core.policy import ALWAYS, NEVER
+from demur.stats.aim import Aim, best_within
+from demur.stats.board import Board, Bools, Doubles, Ints, Loss, evidence_of
+from demur.stats.certify import highest_keeping, lowest_keeping, too_few
+from demur.stats.explain import explain
+from demur.stats.learn import Path, Split, candidates, lenient_path, menu_of, split_rows
+
+Shares = Mapping[str, float]
+ORDER = "fixed-sequence testing of exact binomial p-values (arXiv 2110.01052)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Request:
+    """What to certify, on which rows, how surely."""
+
+    board: Board
+    losses: tuple[Loss, ...]  # all promised together
+    aim: Aim  # what to prefer among certified vectors
+    delta: float
+    fixed: Mapping[int, float]  # thresholds of groups that are set otherwise
+    seed: int = 0
+    learn_share: float = 0.4  # of the rows, to learn an order on; path and vectors only
+    shares: Shares | None = None  # of level and delta per category, sum 1; budgets and graphical only
+
+    @property
+    def everyone(self) -> Bools:
+        """All rows, as a part."""
+        return np.ones(len(self.board.logq_N), dtype=bool)
+
+
+def certify_path(request: Request) -> Certified | Failure:
+    """P1: a strict-to-lenient path of vectors learnt on one part of the rows, tested along on the other.
+
+    For goals that only refusals can break. Each goal's errors grow along the path, so the test stops at the first step
+    with more errors than its rows allow; every earlier step is certified, and the one that serves the aim best is
+    taken. O(n log n).
+    """
+    split = split_rows(request.board, request.learn_share, request.seed)
+    allowed = _allowed(request, split)
+    if not isinstance(allowed, list):
+        return allowed
+    path = _capped(request, _path(request, split.learn_N), split, allowed)
+    first_N = path.first_step(request.board)
+    last = len(path.group_S)
+    for loss, most in zip(request.losses, allowed, strict=True):
+        errors_S = _cumulative(first_N, last, loss.could_err_N & split.test_N)
+        last = min(last, int(np.searchsorted(errors_S, most, side="right")) - 1)
+    if last < 1:  # the first step breaks a goal, or there is none
+        return _explained(request, split)
+    step = request.aim.best_step(first_N, last)
+    refused_N = first_N <= step
+    if request.aim.in_vain(refused_N):
+        return _explained(request, split)
+    return _certified(request, path.at(step, len(request.board.groups)), refused_N, split.test_N, f"learned path, {ORDER}")
+
+
+def certify_vectors(request: Request) -> Certified | Failure:
+    """P4: single vectors chosen on one part of the rows, safest first, tested in that order on the other.
+
+    For goals of both directions. The test stops at the first vector that fails; of those certified the one that serves
+    the aim best is taken.
+    """
+    split = split_rows(request.board, request.learn_share, request.seed)
+    allowed = _allowed(request, split)
+    if not isinstance(allowed, list):
+        return allowed
+    menu = menu_of(request.board, request.losses, request.aim.worth_N, split, request.fixed)
+    best: tuple[float, tuple[float, ...], Bools] | None = None
+    for thresholds in candidates(menu):
+        refused_N = request.board.refused(thresholds)
+        errors = [loss.rate(refused_N, split.test_N).hits for loss in request.losses]
+        if any(k > most for k, most in zip(errors, allowed, strict=True)):
+            break
+        value = request.aim.value(refused_N)
+        if best is None or value > best[0]:
+            best = (value, thresholds, refused_N)
+    if best is None:
+        return _explained(request, split)
+    return _certified(request, best[1], best[2], split.test_N, f"learned vectors, {ORDER}")
+
+
+def certify_shared(request: Request) -> Certified | Failure:
+    """P3 and the closed form: one threshold, from below for false refusals, from above for missed ones, all rows.
+
+    With goals on both sides each side gets half of delta; several goals on one side share its whole delta, because the
+    most careful of their thresholds is where fixed-sequence testing of the largest p-value stops.
+    """
+    board, sides = request.board, {loss.when for loss in request.losses}
+    delta, low, high = request.delta / len(sides), ALWAYS, NEVER
+    for loss in request.losses:
+        compared_M = board.logq_N[loss.could_err_N & (board.group_N == 0)].astype(np.float32)
+        of = loss.of(request.everyone)
+        if bounds.most_errors(of, loss.level, delta) is None:
+            return too_few(loss.goal.text, of, bounds.rows_needed(loss.level, delta))
+        if loss.when == "refused":
+            low = max(low, lowest_keeping(compared_M, of, loss.level, delta) or ALWAYS)
+            continue
+        never_M = np.full(int((loss.could_err_N & (board.group_N != 0)).sum()), -np.inf, dtype=np.float32)
+        limit = highest_keeping(np.concatenate([compared_M, never_M]), of, loss.level, delta)
+        high = min(high, ALWAYS - 1.0 if limit is None else limit)
+    if low > high:
+        return _explained(request, Split(learn_N=request.everyone, test_N=request.everyone))
+    return _within(request, [low], [high], "closed form, one shared threshold (arXiv 2110.01052)")
+
+
+def certify_budgets(request: Request) -> Certified | Failure:
+    """P2: level and delta split over the categories, the closed form for each, on all rows.
+
+    For goals that only refusals can break. Also promises each category its share. Conservative.
+    """
+    return _chains(request, lambda chains: _weights(chains), "budgets per category, closed form (arXiv 2110.01052)")
+
+
+def certify_graphical(request: Request) -> Certified | Failure:
+    """P5: budgets, where a category certified down to its last row hands its delta on to the others.
+
+    One chain of hypotheses per goal and category, strict to lenient; each passes all its weight to the next, the last
+    to the heads of the unfinished chains. Errors grow along a chain, so a chain ends where the closed form says, and
+    the graph needs no learning split.
+    """
+    return _chains(request, _funded, "graphical procedure over chains (Bretz et al. 2009)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    group: int
+    logq_M: Doubles  # scores of the rows that can err in this group
+    of: int
+    level: float
+    share: float  # of the request's delta
+
+    def allowed(self, delta: float) -> int:
+        """The most errors certified at this share of delta; -1 if none."""
+        most = bounds.most_errors(self.of, self.level, delta) if 0.0 < delta else None
+        return -1 if most is None else most
+
+
+def _chains(
+    request: Request, delta_of: Callable[[list[_Chain]], list[float]], method: str
+) -> Certified | Failure:
+    if request.fixed:
+        raise GoalError("a target rate of one category cannot be set beside budgets", "use the method 'path'")
+    chains = [chain for loss in request.losses for chain in _chains_of(request, loss)]
+    low = [ALWAYS] * len(request.board.groups)
+    for chain, weight in zip(chains, delta_of(_scaled(chains, request.delta)), strict=True):
+        limit = lowest_keeping(chain.logq_M.astype(np.float32), chain.of, chain.level, weight)
+        low[chain.group] = max(low[chain.group], NEVER if limit is None else limit)
+    return _within(request, low, [NEVER] * len(low), method)
+
+
+def _chains_of(request: Request, loss: Loss) -> list[_Chain]:
+    if loss.when == "answered":
+        raise GoalError(f"goal {loss.goal.text!r} cannot be split over categories", "use the method 'vectors'")
+    board, of = request.board, loss.of(request.everyone)
+    touched = [g for g in range(len(board.groups)) if (loss.could_err_N & (board.group_N == g)).any()]
+    share_G = _shares(request, touched)
+    return [
+        _Chain(g, board.logq_N[loss.could_err_N & (board.group_N == g)], of, loss.level * share, share)
+        for g, share in zip(touched, share_G, strict=True)
+    ]
+
+
+def _shares(request: Request, touched: Sequence[int]) -> list[float]:
+    """The shares of these groups of what one goal may spend: equal, or the caller's, scaled to those touched."""
+    names = [request.board.groups[g][0] for g in range(len(request.board.groups))]
+    given = request.shares
+    if given is None:
+        return [1.0 / len(touched)] * len(touched)
+    if set(given) != set(names):
+        raise GoalError(f"shares name {sorted(given)}, the active categories are {sorted(names)}", "one share each")
+    total = sum(given.values())
+    if any(share <= 0.0 for share in given.values()) or abs(total - 1.0) > 1e-9:
+        raise GoalError(f"shares {dict(given)} sum to {total:g}, expected positive shares of 1", "scale them")
+    own = [given[names[g]] for g in touched]
+    return [share / sum(own) for share in own]
+
+
+def _scaled(chains: Sequence[_Chain], delta: float) -> list[_Chain]:
+    """The chains with their shares of delta; several goals split it evenly."""
+    total = sum(chain.share for chain in chains)
+    return [_Chain(c.group, c.logq_M, c.of, c.level, delta * c.share / total) for c in chains]
+
+
+def _weights(chains: list[_Chain]) -> list[float]:
+    return [chain.share for chain in chains]
+
+
+def _funded(chains: list[_Chain]) -> list[float]:
+    """Delta per chain once every finished one has handed its own on."""
+    delta_H, open_H = [chain.share for chain in chains], set(range(len(chains)))
+    while True:
+        done = next((h for h in sorted(open_H) if len(chains[h].logq_M) <= chains[h].allowed(delta_H[h])), None)
+        if done is None or len(open_H) == 1:
+            return delta_H
+        open_H.remove(done)
+        for h in open_H:
+            delta_H[h] += delta_H[done] / len(open_H)
+
+
+def _within(request: Request, low: Sequence[float], high: Sequence[float], method: str) -> Certified | Failure:
+    """The best vector between limits that are certified as a whole."""
+    by_group = best_within(request.board, request.aim, low, high)
+    refused_N = request.board.refused(by_group)
+    if request.aim.in_vain(refused_N):
+        return _explained(request, Split(learn_N=request.everyone, test_N=request.everyone))
+    return _certified(request, by_group, refused_N, request.everyone, method)
+
+
+def _allowed(request: Request, split: Split) -> list[int] | Failure:
+    """The most errors each goal allows on the test rows; or which goal has too few of them."""
+    found = []
+    for loss in request.losses:
+        of = loss.of(split.test_N)
+        most = bounds.most_errors(of, loss.level, request.delta)
+        if most is None:
+            needed = bounds.rows_needed(loss.level, request.delta)
+            share = split.test_N.mean()
+            return too_few(loss.goal.text, loss.of(request.everyone), int(np.ceil(needed / share)))
+        found.append(most)
+    return found
+
+
+def _path(request: Request, learn_N: Bools) -> Path:
+    cost_N = np.zeros(len(learn_N))
+    for loss in request.losses:  # a goal close to its level makes its rows dear
+        cost_N += (loss.could_err_N & learn_N) / (loss.level * max(loss.of(learn_N), 1))
+    worth_N = np.where(learn_N, np.maximum(request.aim.worth_N, 0.0), 0.0)
+    return lenient_path(request.board, cost_N, worth_N, request.fixed)
+
+
+def _capped(request: Request, path: Path, split: Split, allowed: Sequence[int]) -> Path:
+    """The path without steps that would, by the learning rows, break a goal about some categories only.
+
+    Otherwise that goal would end the test for all categories.
+    """
+    board, groups = request.board, set(range(len(request.board.groups)))
+    for loss, most in zip(request.losses, allowed, strict=True):
+        touched = set(np.unique(board.group_N[loss.could_err_N]).tolist()) & groups
+        if touched == groups:
+            continue
+        first_N = path.first_step(board)
+        errors_S = _cumulative(first_N, len(path.group_S), loss.could_err_N & split.learn_N)
+        scale = loss.of(split.learn_N) / loss.of(split.test_N)
+        limit = max(most - np.sqrt(most + 1.0), 0.0) * scale
+        broken_S = np.isin(path.group_S, sorted(touched)) & (errors_S[1:] > limit)
+        path = Path(group_S=path.group_S[~broken_S], threshold_S=path.threshold_S[~broken_S], fixed=path.fixed)
+    return path
+
+
+def _cumulative(first_N: Ints, steps: int, member_N: Bools) -> Ints:
+    """Members refused after 0, 1, ..., `steps` steps."""
+    return np.cumsum(np.bincount(first_N[member_N], minlength=steps + 2))[: steps + 1]
+
+
+def _certified(
+    request: Request, by_group: Sequence[float], refused_N: Bools, part_N: Bools, method: str
+) -> Certified:
+    return Certified(
+        thresholds=request.board.thresholds(by_group),
+        evidence=evidence_of(request.losses, refused_N, part_N, request.delta),
+        method=method,
+    )
+
+
+def _explained(request: Request, split: Split) -> Failure:
+    return explain(request.board, request.losses, request.delta, split, request.fixed)

@@ -1,0 +1,213 @@
+"""Where to look for thresholds: a path and single vectors, learnt on rows that the promise is not tested on.
+
+Whatever is learnt here, the test on the other rows is valid; only how much is caught depends on it. Shapes: G groups,
+S steps of a path, J cuts of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from demur.core.policy import NEVER
+from demur.stats.board import Board, Bools, Doubles, Ints, Loss
+from demur.stats.cuts import cut_below
+
+MOST_CUTS = 200  # per group, where every combination is looked at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Split:
+    """Rows to learn an order on, and rows to test promises on. Rows made from one another stay together."""
+
+    learn_N: Bools
+    test_N: Bools
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Path:
+    """Threshold vectors from "never refuse" to lenient: each step lowers one group's threshold."""
+
+    group_S: Ints
+    threshold_S: Doubles
+    fixed: Mapping[int, float]  # thresholds of groups that do not move
+
+    def at(self, step: int, groups: int) -> tuple[float, ...]:
+        """The threshold of each group after the first `step` steps."""
+        found = [self.fixed.get(g, NEVER) for g in range(groups)]
+        for g in set(range(groups)) - set(self.fixed):
+            own = np.flatnonzero(self.group_S[:step] == g)
+            if len(own):
+                found[g] = float(self.threshold_S[own[-1]])
+        return tuple(found)
+
+    def first_step(self, board: Board) -> Ints:
+        """Per row the number of steps after which it is refused; one more than there are if it never is."""
+        step_N = np.full(len(board.logq_N), len(self.group_S) + 1, dtype=np.int64)
+        for g in range(len(board.groups)):
+            rows = np.flatnonzero(board.group_N == g)
+            if g in self.fixed:
+                step_N[rows[board.logq_N[rows] >= _log(self.fixed[g])]] = 0
+                continue
+            own = np.flatnonzero(self.group_S == g)
+            after = np.append(own + 1, len(self.group_S) + 1)
+            step_N[rows] = after[np.searchsorted(-_log(self.threshold_S[own]), -board.logq_N[rows], side="left")]
+        return step_N
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Menu:
+    """A few cuts of every group, strict to lenient, and what each does: the arithmetic of whole vectors."""
+
+    threshold_GJ: tuple[Doubles, ...]
+    errors_GLJ: tuple[Doubles, ...]  # per group, goal and cut: the goal's rate contributed by the group
+    base_L: Doubles  # rates that no threshold changes
+    level_L: Doubles
+    spread_L: Doubles  # standard error of each rate on the rows it will be tested on, at its level
+    worth_GJ: tuple[Doubles, ...]  # what refusing down to each cut is worth
+
+
+def split_rows(board: Board, learn_share: float, seed: int) -> Split:
+    """A seeded split of the rows. Groups of rows never cross it."""
+    group_N = board.rows.group_N
+    units = int(group_N.max()) + 1 if group_N is not None else len(board.logq_N)
+    learn_U = np.random.default_rng(seed).random(units) < learn_share
+    learn_N = learn_U[group_N] if group_N is not None else learn_U
+    return Split(learn_N=learn_N, test_N=~learn_N)
+
+
+def lenient_path(board: Board, cost_N: Doubles, worth_N: Doubles, fixed: Mapping[int, float]) -> Path:
+    """The vectors that gain the most worth per cost, for every price of cost, strict to lenient.
+
+    cost_N: what refusing a row costs, 0 for rows that do not count. worth_N: what it gains. Per group the cuts' worth
+    over cost is made concave (its least concave majorant is an antitonic regression of the slopes); merged by slope,
+    the groups' pieces are the solutions of max worth - price * cost for a falling price, refined to single rows.
+    O(n log n).
+    """
+    parts = [_slopes(board, g, cost_N, worth_N) for g in range(len(board.groups)) if g not in fixed]
+    moving = [g for g in range(len(board.groups)) if g not in fixed]
+    group_S = np.concatenate([np.full(len(slope), g) for g, (slope, _) in zip(moving, parts, strict=True)] or [[]])
+    slope_S = np.concatenate([slope for slope, _ in parts] or [[]])
+    threshold_S = np.concatenate([threshold for _, threshold in parts] or [[]])
+    order = np.argsort(-slope_S, kind="stable")  # stable: within a group the order stays strict to lenient
+    return Path(group_S=group_S[order].astype(np.int64), threshold_S=threshold_S[order], fixed=fixed)
+
+
+def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Doubles, Doubles]:
+    """Per piece of a group's rows, strict to lenient: its (concave) worth per cost, and the threshold that ends it."""
+    rows = np.flatnonzero((board.group_N == g) & ((cost_N > 0) | (worth_N != 0)) & (board.logq_N >= _LEAST))
+    rows = rows[np.argsort(-board.logq_N[rows], kind="stable")]
+    if not len(rows):
+        return np.empty(0), np.empty(0)
+    logq_M = board.logq_N[rows]
+    ends = np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True))
+    cost_J = np.diff(np.cumsum(cost_N[rows])[ends], prepend=0.0)
+    worth_J = np.diff(np.cumsum(worth_N[rows])[ends], prepend=0.0)
+    # A piece: the free cuts after a costly one belong to it. Free cuts before the first costly one have no price.
+    piece_J = np.cumsum(cost_J > 0)
+    last = np.flatnonzero(np.append(np.diff(piece_J), 1))
+    cost_P, worth_P = (np.bincount(piece_J, weights=value) for value in (cost_J, worth_J))
+    threshold = cut_below(logq_M[ends][last].astype(np.float32))
+    present = np.unique(piece_J)
+    cost_P, worth_P = cost_P[present], worth_P[present]
+    free = int(cost_P[0] == 0)
+    slope = np.full(len(cost_P), np.inf)
+    if len(cost_P) > free:
+        ratio = worth_P[free:] / cost_P[free:]
+        slope[free:] = isotonic_regression(ratio, weights=cost_P[free:], increasing=False).x
+    return slope, threshold
+
+
+def menu_of(
+    board: Board, losses: Sequence[Loss], worth_N: Doubles, split: Split, fixed: Mapping[int, float]
+) -> Menu:
+    """At most MOST_CUTS cuts per group, in even steps of the learning rows, with their rates on these rows."""
+    learn_N = split.learn_N
+    of_L = np.array([max(loss.of(learn_N), 1) for loss in losses], dtype=np.float64)
+    threshold_GJ, errors_GLJ, worth_GJ = [], [], []
+    for g in range(len(board.groups)):
+        rows = np.flatnonzero((board.group_N == g) & learn_N)
+        rows = rows[np.argsort(-board.logq_N[rows], kind="stable")]
+        threshold_J = np.array([fixed[g]]) if g in fixed else _few_cuts(board.logq_N[rows])
+        refused_J = np.searchsorted(-board.logq_N[rows], -_log(threshold_J), side="right")
+        errors = [_prefix(loss.could_err_N[rows])[refused_J] for loss in losses]
+        signed = [e if loss.when == "refused" else -e for e, loss in zip(errors, losses, strict=True)]
+        threshold_GJ.append(threshold_J)
+        errors_GLJ.append(np.array(signed) / of_L[:, None])
+        worth_GJ.append(_prefix(worth_N[rows])[refused_J])
+    base = [(loss.could_err_N & learn_N).sum() if loss.when == "answered" else 0 for loss in losses]
+    level_L = np.array([loss.level for loss in losses])
+    tested_L = np.array([max(loss.of(split.test_N), 1) for loss in losses])
+    return Menu(
+        threshold_GJ=tuple(threshold_GJ),
+        errors_GLJ=tuple(errors_GLJ),
+        base_L=np.array(base) / of_L,
+        level_L=level_L,
+        spread_L=np.sqrt(level_L * (1 - level_L) / tested_L),
+        worth_GJ=tuple(worth_GJ),
+    )
+
+
+def candidates(menu: Menu, count: int = 16) -> list[tuple[float, ...]]:
+    """Vectors to test in this order: the safest first, then the most worthwhile at ever smaller margins.
+
+    The margin of a vector: the smallest distance of a rate below its level, in standard errors. Found by moving one
+    threshold at a time over all its cuts, from several starts.
+    """
+    starts = [np.array([round(f * (len(t) - 1)) for t in menu.threshold_GJ]) for f in np.linspace(0, 1, 9)]
+    safest = max((_climb(menu, s, None) for s in starts), key=lambda cut_G: _margin(menu, cut_G))
+    found, cut_G = [safest], safest
+    for least in np.linspace(_margin(menu, safest), 0.0, count)[1:]:
+        cut_G = _climb(menu, cut_G, least)
+        if not any((cut_G == f).all() for f in found):
+            found.append(cut_G)
+    return [tuple(float(t[j]) for t, j in zip(menu.threshold_GJ, f, strict=True)) for f in found]
+
+
+def _climb(menu: Menu, cut_G: Ints, least: float | None) -> Ints:
+    """Move one threshold at a time while it helps: to a larger margin, or to more worth at a margin >= least."""
+    cut_G = cut_G.copy()
+    for _ in range(20):
+        before = cut_G.copy()
+        for g in range(len(cut_G)):
+            rates_LJ = (_rates(menu, cut_G) - menu.errors_GLJ[g][:, cut_G[g]])[:, None] + menu.errors_GLJ[g]
+            margin_LJ = (menu.level_L[:, None] - rates_LJ) / menu.spread_L[:, None]
+            if least is None:  # a smooth minimum: one goal may have to give way before another gains
+                value_J = -np.logaddexp.reduce(-margin_LJ, axis=0)
+            else:
+                value_J = np.where(margin_LJ.min(axis=0) >= least - 1e-9, menu.worth_GJ[g], -np.inf)
+            if value_J.max() > value_J[cut_G[g]]:
+                cut_G[g] = int(np.argmax(value_J))
+        if (cut_G == before).all():
+            break
+    return cut_G
+
+
+def _rates(menu: Menu, cut_G: Ints) -> Doubles:
+    return menu.base_L + sum(errors[:, j] for errors, j in zip(menu.errors_GLJ, cut_G, strict=True))
+
+
+def _margin(menu: Menu, cut_G: Ints) -> float:
+    return float(((menu.level_L - _rates(menu, cut_G)) / menu.spread_L).min())
+
+
+_LEAST = -700.0  # below, cuts are not told apart: see demur.stats.cuts
+
+
+def _few_cuts(logq_M: Doubles) -> Doubles:
+    """NEVER, then thresholds at even steps of these descending scores."""
+    logq_M = logq_M[logq_M >= _LEAST]
+    values = np.unique(logq_M[np.linspace(0, len(logq_M) - 1, MOST_CUTS).astype(int)]) if len(logq_M) else logq_M
+    return np.concatenate([[NEVER], cut_below(values[::-1].astype(np.float32))])
+
+
+def _prefix(value_M: Bools | Doubles) -> Doubles:
+    return np.concatenate([[0.0], np.cumsum(value_M, dtype=np.float64)])
+
+
+def _log(threshold: float | Doubles) -> Doubles:
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(threshold), dtype=np.float64)

@@ -1,0 +1,284 @@
+"""From several goals and labelled scores to one policy, with what it promises. Nothing is given up unless the caller
+said so beforehand, and what the caller said is written into every promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from demur.core.decision import decide_many
+from demur.core.errors import GoalError, GoalInfeasible
+from demur.core.goal import Goal, check_together
+from demur.core.guarantee import Certified, Failure, Infeasible, Promise
+from demur.core.policy import ALWAYS, NEVER, Policy
+from demur.core.rates import Rate
+from demur.stats.aim import aim_of, best_within
+from demur.stats.board import Board, Bools, Loss, board_of, losses_of
+from demur.stats.curve import with_curves
+from demur.stats.joint import (
+    Request,
+    certify_budgets,
+    certify_graphical,
+    certify_path,
+    certify_shared,
+    certify_vectors,
+)
+from demur.stats.labelled import LabelledScores
+from demur.stats.learn import split_rows
+from demur.stats.optimum import exact
+from demur.stats.rate import cut_at_rate
+from demur.stats.select import choose, fitting
+from demur.stats.sweep import sweep_of
+
+Method = Literal["auto", "shared", "path", "vectors", "budgets", "graphical"]
+
+_METHODS: Mapping[str, Callable[[Request], Certified | Failure]] = {
+    "shared": certify_shared,
+    "path": certify_path,
+    "vectors": certify_vectors,
+    "budgets": certify_budgets,
+    "graphical": certify_graphical,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class How:
+    """How to certify, and what to do if it fails.
+
+    Raises GoalError on a confidence, a share, a method or an on_failure that is none.
+    """
+
+    confidence: float = 0.95  # that all promises hold together
+    method: Method = "auto"  # auto: shared under one threshold, path if only refusals can break a goal, else vectors
+    seed: int = 0
+    learn_share: float = 0.4  # of the rows, to learn an order on; path and vectors
+    shares: Mapping[str, float] | None = None  # per category, sum 1; budgets and graphical. None: equal
+    on_failure: str = "stop"  # stop; hard_only: give up soft goals, the largest number first; keep:<name of a policy>
+    kept: Policy | None = None  # the policy of keep:<name>
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.confidence < 1.0:
+            raise GoalError(f"confidence {self.confidence} is not in (0, 1)", "0.95 is usual")
+        if not 0.0 < self.learn_share < 1.0:
+            raise GoalError(f"learn_share {self.learn_share} is not in (0, 1)", "0.4 is usual")
+        if self.method != "auto" and self.method not in _METHODS:
+            raise GoalError(f"unknown method {self.method!r}", f"known: auto, {', '.join(_METHODS)}")
+        if self.on_failure not in ("stop", "hard_only") and not self.on_failure.startswith("keep:"):
+            raise GoalError(f"unknown on_failure {self.on_failure!r}", "known: stop, hard_only, keep:<policy>")
+        if self.on_failure.startswith("keep:") != (self.kept is not None):
+            raise GoalError(f"on_failure {self.on_failure!r} and a kept policy go together", "give both or neither")
+
+    @property
+    def delta(self) -> float:
+        """1 - confidence, without the float residue of 1 - 0.95."""
+        return float(1 - exact(self.confidence))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Granted:
+    """What was certified, and the soft goals given up for it."""
+
+    certified: Certified
+    kept: tuple[Goal, ...]
+    given_up: tuple[Goal, ...]
+
+
+def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How) -> Granted | Failure:
+    """Thresholds that keep all promised goals together, as far as on_failure lets soft ones go.
+
+    Beside promises the goals may hold one optimum (f1, youden, cost), preferred among certified thresholds, and target
+    rates of single categories, set first. Soft goals are given up only under "hard_only"; delta is then split evenly
+    over the sets that are tried, so the promise holds whichever is granted. Raises GoalError, DataError.
+    """
+    check_together(goals)
+    board = _board(goals, template, rows, how)
+    ladder = _ladder([g for g in goals if g.promised], how)
+    failure: Failure | None = None
+    for asked in ladder:
+        request = _request(goals, asked, board, how, how.delta / len(ladder))
+        found = _METHODS[_method(request, how)](request)
+        if isinstance(found, Certified):
+            gone = tuple(g for g in goals if g.promised and g not in asked)
+            return Granted(certified=found, kept=tuple(asked), given_up=gone)
+        failure = found
+    assert failure is not None  # a ladder has a rung
+    return failure
+
+
+def choose_all(
+    goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, *, data_digest: str
+) -> Policy:
+    """The template with thresholds that meet the goals, one promise per goal, and operating curves.
+
+    A single goal that is no promise: demur.stats.select.choose. Raises GoalInfeasible where a promise cannot be
+    certified and on_failure says stop (or also the hard goals alone fail), and what `certify` and `choose` raise.
+    """
+    check_together(goals)
+    if not any(g.promised for g in goals):
+        return _measured_only(goals, template, rows, how, data_digest)
+    found = certify(goals, template, rows, how)
+    if isinstance(found, Granted):
+        policy = template.with_thresholds(dict(zip(template.taxonomy.names, found.certified.thresholds, strict=True)))
+        policy = with_curves(policy, rows)
+        return replace(policy, promises=_promises(goals, policy, rows, how, found, data_digest))
+    if how.kept is not None:
+        promises = tuple(_uncertified(g, how.kept, rows, how, data_digest) for g in goals if g.promised)
+        return replace(how.kept, promises=how.kept.promises + promises)
+    raise GoalInfeasible(
+        f"{', '.join(repr(g.text) for g in goals if g.promised)} at {how.confidence:.0%} confidence: {found.reason}",
+        what_would_do(found),
+    )
+
+
+def what_would_do(failure: Failure) -> str:
+    """The hint that goes with a failure."""
+    if isinstance(failure, Infeasible):
+        return f"{failure.blocking!r} blocks: loosen it or another goal, or train a model whose scores tell more apart"
+    if failure.rows_needed is None:
+        return f"{failure.blocking!r} blocks: loosen it or another goal, or collect more labelled rows"
+    return f"{failure.blocking!r} blocks: about {failure.rows_needed} rows of its kind would do, {failure.rows} are there"
+
+
+def _ladder(promised: Sequence[Goal], how: How) -> list[list[Goal]]:
+    """Goal sets to try, all of them first; under hard_only softer ones leave step by step."""
+    sets = [list(promised)]
+    if how.on_failure == "hard_only":
+        for priority in sorted({g.soft for g in promised if g.soft is not None}, reverse=True):
+            sets.append([g for g in sets[-1] if g.soft != priority])
+    return [s for s in sets if s]
+
+
+def _board(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How) -> Board:
+    for goal in goals:
+        fitting(goal, template)
+    alone = template.rule != "heaviest" or how.method == "shared"
+    return board_of(template, rows, shared=alone)
+
+
+def _request(goals: Sequence[Goal], asked: Sequence[Goal], board: Board, how: How, delta: float) -> Request:
+    losses = losses_of(asked, board, how.seed)
+    return Request(
+        board=board,
+        losses=losses,
+        aim=aim_of(next((g for g in goals if g.optimum), None), board, losses),
+        delta=delta,
+        fixed=_fixed(goals, board, split_rows(board, how.learn_share, how.seed).learn_N),
+        seed=how.seed,
+        learn_share=how.learn_share,
+        shares=how.shares,
+    )
+
+
+def _method(request: Request, how: How) -> str:
+    alone = len(request.board.groups) == 1
+    if how.method not in ("auto", "shared") and alone:
+        raise GoalError(f"method {how.method!r} needs a threshold per category", "use rule 'heaviest', or 'auto'")
+    if (alone or how.method in ("shared", "budgets", "graphical")) and request.fixed:
+        raise GoalError("a target rate of one category needs the method 'path' or 'vectors'", "use 'auto'")
+    if how.method != "auto":
+        return how.method
+    if alone:
+        return "shared"
+    return "path" if all(loss.when == "refused" for loss in request.losses) else "vectors"
+
+
+def _fixed(goals: Sequence[Goal], board: Board, part_N: Bools) -> dict[int, float]:
+    """Thresholds of the categories with a target rate, set on a part of the rows."""
+    found = {}
+    for goal in goals:
+        if goal.kind != "refusal_rate":
+            continue
+        if goal.category is None or (goal.category,) not in board.groups:
+            raise GoalError(
+                f"goal {goal.text!r} cannot be met beside others",
+                "ask for the rate of single categories under rule 'heaviest', or for 'refusal_rate <= ...'",
+            )
+        g = board.groups.index((goal.category,))
+        own_N = part_N & (board.group_N == g)
+        sweep = sweep_of(board.logq_N[own_N].astype(np.float32), board.rows.label_N[own_N])
+        found[g] = float(sweep.threshold_J[cut_at_rate(sweep, int(part_N.sum()), goal)])
+    return found
+
+
+def _measured_only(
+    goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, data_digest: str
+) -> Policy:
+    """Goals that promise nothing: one alone, or target rates of categories beside each other and one optimum."""
+    if len(goals) == 1:
+        return choose(goals[0], template, rows, confidence=how.confidence, data_digest=data_digest)
+    board = _board(goals, template, rows, how)
+    fixed = _fixed(goals, board, np.ones(len(rows.label_N), dtype=bool))
+    groups = range(len(board.groups))
+    best = next((g for g in goals if g.optimum), None)
+    if best is None:
+        unset = {names[0]: template.category(names[0]).threshold for names in board.groups}
+        thresholds = tuple(fixed.get(g, unset[board.groups[g][0]]) for g in groups)
+    else:
+        low, high = ([fixed.get(g, end) for g in groups] for end in (ALWAYS, NEVER))
+        thresholds = best_within(board, aim_of(best, board, ()), low, high)
+    policy = template.with_thresholds(dict(zip(template.taxonomy.names, board.thresholds(thresholds), strict=True)))
+    policy = with_curves(policy, rows)
+    return replace(policy, promises=tuple(_measured(g, policy, rows, how, data_digest) for g in goals))
+
+
+def _promises(
+    goals: Sequence[Goal], policy: Policy, rows: LabelledScores, how: How, granted: Granted, data_digest: str
+) -> tuple[Promise, ...]:
+    seen = {e.goal: e.rate for e in granted.certified.evidence}
+    gone = "".join(f"; given up: {g.text}" for g in granted.given_up)
+    found = []
+    for goal in goals:
+        if goal in granted.kept:
+            found.append(
+                Promise(
+                    risk=goal.risk,
+                    level=goal.level,
+                    confidence=how.confidence,
+                    status="certified",
+                    rate=seen[goal.text],
+                    data_digest=data_digest,
+                    method=granted.certified.method + gone,
+                    on_failure=how.on_failure,
+                )
+            )
+        elif goal.promised:
+            found.append(_uncertified(goal, policy, rows, how, data_digest))
+        else:
+            found.append(_measured(goal, policy, rows, how, data_digest))
+    return tuple(found)
+
+
+def _uncertified(goal: Goal, policy: Policy, rows: LabelledScores, how: How, data_digest: str) -> Promise:
+    loss: Loss = losses_of([goal], board_of(policy, rows, shared=False), how.seed)[0]
+    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+    did = "given up" if how.kept is None else f"thresholds of {how.kept.name!r} kept"
+    return Promise(
+        risk=goal.risk,
+        level=goal.level,
+        confidence=None,
+        status="uncertified",
+        rate=loss.rate(refused_N, np.ones(len(refused_N), dtype=bool)),
+        data_digest=data_digest,
+        method=f"not certified, {did}",
+        on_failure=how.on_failure,
+    )
+
+
+def _measured(goal: Goal, policy: Policy, rows: LabelledScores, how: How, data_digest: str) -> Promise:
+    choice_N = decide_many(policy, rows.table.logp_NC).choice_N
+    column = policy.taxonomy.column(goal.category)
+    rate = Rate(hits=int((choice_N == column).sum()), of=len(choice_N)) if goal.kind == "refusal_rate" else None
+    return Promise(
+        risk=goal.risk,
+        level=goal.level,
+        confidence=None,
+        status="measured",
+        rate=rate,
+        data_digest=data_digest,
+        method="order statistic of the calibration scores" if rate else "the best under the other goals, on these rows",
+        on_failure=how.on_failure,
+    )

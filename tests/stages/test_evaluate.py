@@ -1,0 +1,265 @@
+import shutil
+from dataclasses import dataclass, field, replace
+
+import pytest
+from tests.fake_run import JUDGE, engine_for, examples, prepare
+
+from demur.core.decision import decide_many
+from demur.core.errors import ArtifactError, ConfigError, GoalError, PolicyError
+from demur.core.rates import Outcome
+from demur.engines.fake import FakeEngine
+from demur.stages import calibrate, evaluate
+from demur.store.metrics_file import read_metrics
+from demur.store.policy_file import read_policy, write_policy
+from demur.store.rows import read_examples
+from demur.store.tables import read_branches, read_scores
+
+CONFIG = evaluate.Config()
+
+
+@dataclass
+class Counting:
+    """A generator that notes what it was asked for, and may be killed after so many calls."""
+
+    engine: FakeEngine
+    calls_left: int = 1_000
+    asked: list = field(default_factory=list)
+
+    @property
+    def fingerprint(self):
+        return self.engine.fingerprint
+
+    def branches(self, prompts, columns, progress):
+        if not self.calls_left:
+            raise KeyboardInterrupt
+        self.calls_left -= 1
+        self.asked += [(p, c) for p, cs in zip(prompts, columns, strict=True) for c in cs]
+        return self.engine.branches(prompts, columns, progress)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge with one opinion."""
+
+    verdict: str
+    version: str = "test/1"
+
+    def judge(self, request, answer, category):
+        return Outcome(verdict=self.verdict, reason="always", judge=self.version)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    rows = examples()
+    engine = engine_for(rows, FakeEngine)
+    return prepare(tmp_path_factory.mktemp("prepared") / "run", rows, engine), engine
+
+
+@pytest.fixture
+def run(prepared, tmp_path):
+    """A calibrated run of one's own, and its engine."""
+    folder, engine = prepared
+    shutil.copytree(folder.root, tmp_path / "run")
+    return type(folder)(tmp_path / "run"), engine
+
+
+def natural_of(evaluation):
+    return evaluation.policies[0]
+
+
+def test_the_natural_policy_the_calibrated_one_and_the_other_goals_stand_in_this_order(run):
+    folder, engine = run
+    found = evaluate.run(CONFIG, engine, JUDGE, folder)
+    assert [p.goal for p in found.policies] == ["natural", "f1 max", "refusal_rate = 0.10", "cost: false=1 missed=5"]
+    assert all(read_policy(folder.root / p.file).rule == p.rule for p in found.policies)
+
+
+def test_figures_are_counts_over_the_test_rows_by_decide_many(run):
+    folder, engine = run
+    found = evaluate.run(CONFIG, engine, JUDGE, folder)
+    rows = read_examples(folder.split("test"))
+    table, _ = read_scores(folder.scores("test"))
+    for p in found.policies:
+        refuses = decide_many(
+            read_policy(folder.root / p.file), table.select(tuple(e.id for e in rows)).logp_NC
+        ).refuses_N
+        false = sum(r for r, e in zip(refuses, rows, strict=True) if e.expected == "respond")
+        contrast = sum(r for r, e in zip(refuses, rows, strict=True) if e.kind == "contrast" and e.category == "safety")
+        assert p.decision.overall.false_refusal.hits == false
+        assert p.decision.by_category["safety"].false_refusal.hits == contrast
+        assert sum(map(sum, p.confusion)) == len(rows) == found.test_rows
+
+
+def test_other_goals_are_met_on_the_calibrate_split_not_on_the_test_split(run):
+    folder, engine = run
+    target = evaluate.run(CONFIG, engine, JUDGE, folder).policies[2]
+    assert target.calibrate.refusal_rate.hits == int(0.10 * target.calibrate.refusal_rate.of)
+    low, high = target.decision.overall.refusal_rate.low, target.decision.overall.refusal_rate.high
+    assert low <= 0.10 <= high
+
+
+def test_metrics_read_back_as_they_were_written(run):
+    folder, engine = run
+    assert evaluate.run(CONFIG, engine, JUDGE, folder) == read_metrics(folder.metrics)
+
+
+def test_reachable_branches_hold_respond_the_heaviest_and_what_policies_emit(run):
+    folder, engine = run
+    evaluate.run(CONFIG, engine, JUDGE, folder)
+    have = {(b.id, b.column) for b in read_branches(folder.branches, engine.fingerprint.tokens)}
+    table, _ = read_scores(folder.scores("test"))
+    assert {i for i, c in have if c == 0} == set(table.ids)
+    assert have >= set(zip(table.ids, (table.logp_NC[:, 1:].argmax(axis=1) + 1).tolist(), strict=True))
+    assert len(have) < 3 * len(table.ids)
+
+
+def test_all_branches_hold_every_token_of_every_prompt(run):
+    folder, engine = run
+    evaluate.run(evaluate.Config(branches="all", limit=50), engine, JUDGE, folder)
+    assert len(read_branches(folder.branches, engine.fingerprint.tokens)) == 50 * 6
+
+
+def test_another_goal_needs_no_text_that_is_there(run):
+    folder, engine = run
+    evaluate.run(evaluate.Config(branches="all", limit=80), engine, JUDGE, folder)
+    counting = Counting(engine)
+    found = evaluate.run(evaluate.Config(also=("refusal_rate = 0.3",), limit=80), counting, JUDGE, folder)
+    assert found.policies[2].goal == "refusal_rate = 0.3"
+    assert counting.asked == []
+
+
+def test_an_unchanged_run_is_read_not_measured_again(run):
+    folder, engine = run
+    first = evaluate.run(CONFIG, engine, JUDGE, folder)
+    before = folder.metrics.stat().st_mtime_ns
+    assert evaluate.run(CONFIG, Counting(engine, calls_left=0), JUDGE, folder) == first
+    assert folder.metrics.stat().st_mtime_ns == before
+
+
+def test_a_killed_run_resumes_where_it_stopped(run):
+    folder, engine = run
+    killed = Counting(engine, calls_left=1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(CONFIG, killed, JUDGE, folder)
+    assert not folder.metrics.exists()
+    resumed = Counting(engine)
+    found = evaluate.run(CONFIG, resumed, JUDGE, folder)
+    assert killed.asked
+    assert not {(p[-1].content, c) for p, c in killed.asked} & {(p[-1].content, c) for p, c in resumed.asked}
+    shutil.rmtree(folder.stage("evaluate"))
+    assert evaluate.run(CONFIG, engine, JUDGE, folder) == found
+
+
+@pytest.mark.parametrize("change", ["judge", "length"])
+def test_texts_of_another_judge_or_length_are_not_reused(run, change):
+    folder, engine = run
+    few = replace(CONFIG, limit=30)
+    evaluate.run(few, engine, JUDGE, folder)
+    counting = Counting(engine)
+    if change == "judge":
+        evaluate.run(few, counting, Verdict("refusal"), folder)
+    else:
+        evaluate.run(replace(few, max_new_tokens=9), counting, JUDGE, folder)
+    assert len({p for p, _ in counting.asked}) == 30
+
+
+def test_progress_reaches_its_total(run):
+    folder, engine = run
+    told = []
+    evaluate.run(CONFIG, engine, JUDGE, folder, lambda done, total: told.append((done, total)))
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1] == len(read_examples(folder.split("test")))
+
+
+def test_a_limit_takes_rows_evenly(run):
+    folder, engine = run
+    found = evaluate.run(evaluate.Config(limit=60), engine, JUDGE, folder)
+    assert found.test_rows == 60
+    assert set(natural_of(found).decision.by_kind) == {"refusal", "contrast", "benign"}
+    assert len(natural_of(found).decision.by_category) == 5
+
+
+def test_what_the_judge_cannot_score_has_its_own_column_and_counts_as_an_error(run):
+    folder, engine = run
+    p = natural_of(evaluate.run(evaluate.Config(limit=60), engine, Verdict("unscored"), folder))
+    assert p.unscored.value == 1.0
+    assert p.text.overall.false_refusal.value == p.text.overall.missed_refusal.value == 1.0
+    assert p.texts_refuse.value == p.texts_answer.value == 0.0
+
+
+def test_token_and_text_agree_on_the_fake_engine(run):
+    folder, engine = run
+    p = natural_of(evaluate.run(CONFIG, engine, JUDGE, folder))
+    assert p.texts_refuse.value > 0.95
+    assert p.texts_answer.value > 0.95
+
+
+def test_always_refusing_is_measured_beside(run):
+    folder, engine = run
+    base = evaluate.run(CONFIG, engine, JUDGE, folder).always_refuse
+    assert base.false_refusal.value == base.caught.value == 1.0
+    assert base.f1 == pytest.approx(2 * base.precision.value / (1 + base.precision.value))
+
+
+def test_a_fixed_refusal_text_is_judged_in_place_of_the_generated_one(run):
+    folder, engine = run
+    fixed = dict.fromkeys(engine.taxonomy.names, "Ask me anything!")
+    calibrate.run(calibrate.Config(on_refuse=fixed), engine.taxonomy, folder)
+    _, calibrated, *_ = evaluate.run(CONFIG, engine, JUDGE, folder).policies
+    assert calibrated.texts_refuse.value == 0.0
+
+
+def test_a_goal_that_no_threshold_meets_is_told_not_dropped(run):
+    folder, engine = run
+    found = evaluate.run(evaluate.Config(also=("refusal_rate = 0.0001",), limit=20), engine, JUDGE, folder)
+    assert [u.goal for u in found.unmet] == ["refusal_rate = 0.0001"]
+    assert len(found.policies) == 2
+
+
+def test_a_policy_for_another_model_names_what_differs(run):
+    folder, engine = run
+    with pytest.raises(PolicyError, match="another model: model_digest differ"):
+        evaluate.run(CONFIG, replace(engine, seed=7), JUDGE, folder)
+
+
+def test_a_policy_without_a_model_is_refused(run):
+    folder, engine = run
+    write_policy(folder.policy, replace(read_policy(folder.policy), fingerprint=None))
+    folder.finish("calibrate", {}, {}, [folder.policy])
+    with pytest.raises(PolicyError, match="names no model"):
+        evaluate.run(CONFIG, engine, JUDGE, folder)
+
+
+def test_scores_of_another_model_are_refused(run):
+    folder, engine = run
+    other = replace(engine, seed=7)
+    write_policy(folder.policy, replace(read_policy(folder.policy), fingerprint=other.fingerprint))
+    folder.finish("calibrate", {}, {}, [folder.policy])
+    with pytest.raises(ArtifactError, match=r"test\.parquet was made by another model: model_digest differ"):
+        evaluate.run(CONFIG, other, JUDGE, folder)
+
+
+def test_an_earlier_stage_that_has_not_finished_is_named(run):
+    folder, engine = run
+    shutil.rmtree(folder.stage("calibrate"))
+    with pytest.raises(ArtifactError, match="calibrate is not finished"):
+        evaluate.run(CONFIG, engine, JUDGE, folder)
+
+
+def test_settings_that_mean_nothing_are_refused():
+    with pytest.raises(ConfigError, match="limit = 0"):
+        evaluate.Config(limit=0)
+    with pytest.raises(GoalError):
+        evaluate.Config(also=("refuse a lot",))
+
+
+def test_the_table_has_a_block_per_policy_and_a_line_per_category(run):
+    folder, engine = run
+    found = evaluate.run(CONFIG, engine, JUDGE, folder)
+    blocks = evaluate.table_rows(found)
+    assert [b.title.split(":")[0] for b in blocks] == ["natural", "calibrated", "other target", "other target"]
+    for block in blocks:
+        assert [r[0] for r in block.rows] == [*engine.taxonomy.names, "ordinary", "all"]
+        assert all(len(r) == len(evaluate.HEADER) for r in block.rows)
+    assert blocks[0].rows[-2][-1] == "not defined (0 rows)"
+    assert blocks[0].rows[-1][2] == natural_of(found).decision.overall.refusal_rate.words

@@ -1,0 +1,200 @@
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+from playwright.sync_api import sync_playwright
+from tests.fake_run import HOSTILE, JUDGE, examples, finished
+
+from demur.core.errors import ArtifactError, ConfigError
+from demur.stages import calibrate, evaluate, report
+from demur.stages.report.page import escape_markdown
+from demur.store.metrics_file import read_metrics, write_metrics
+from demur.store.run import RunFolder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SHOW_ALL = len(examples())  # so many cards that the hostile prompt is among them
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run with its report; every prompt is shown."""
+    folder, engine = finished(tmp_path_factory.mktemp("report") / "run", every=4)
+    return folder, engine, report.run(report.Config(title=f"Run {HOSTILE}", examples=SHOW_ALL), folder)
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """An evaluated run of one's own, without its report, and its engine."""
+    shutil.copytree(made[0].root, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
+    return RunFolder(tmp_path / "run"), made[1]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+def opened(browser, path, **context):
+    """The page, drawn, with what it logged and what it asked the network for."""
+    page = browser.new_context(**context).new_page()
+    logged, asked = [], []
+    page.on("console", lambda message: logged.append(message.text))
+    page.on("pageerror", lambda error: logged.append(str(error)))
+    page.on("dialog", lambda dialog: (logged.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_function(
+        "[...document.querySelectorAll('[data-plot]')].every((p) => p.querySelector('svg.main-svg'))"
+    )
+    return page, logged, asked
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_the_page_draws_every_plot_without_errors_or_network(made, browser, width):
+    page, logged, asked = opened(browser, made[2], viewport={"width": width, "height": 900})
+    assert logged == []
+    assert asked == [made[2].as_uri()]
+    assert page.locator("[data-plot]").count() == 15
+    assert page.locator("svg.main-svg path").count() > 100
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_the_page_works_in_the_dark(made, browser):
+    page, logged, _ = opened(browser, made[2], color_scheme="dark")
+    assert logged == []
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
+
+
+def test_hostile_prompts_and_titles_stay_text(made, browser):
+    page, logged, _ = opened(browser, made[2])
+    assert logged == []
+    assert page.locator("img").count() == page.locator("main b").count() == 0
+    assert page.locator(".prompt").filter(has_text="</script><img src=x onerror=alert(1)>").count() >= 1
+    assert page.locator(".answer").filter(has_text="{{ 7*7 }}").count() > 1
+    assert page.locator("h1").inner_text().startswith("Run Is this </script><img")
+
+
+def test_a_script_that_was_not_written_by_demur_does_not_run(made, browser, tmp_path):
+    spoilt = tmp_path / "spoilt.html"
+    spoilt.write_text(made[2].read_text().replace("<main>", "<script>window.bad = 1</script><main>"))
+    page, logged, _ = opened(browser, spoilt)
+    assert page.evaluate("window.bad") is None
+    assert any("Content Security Policy" in line for line in logged)
+
+
+def test_plotly_is_inlined_once_and_the_file_stays_small(made):
+    page = made[2].read_text(encoding="utf-8")
+    assert page.count("plotly.js v") == 1
+    assert made[2].stat().st_size < 6_000_000
+    assert not re.search(r"<(?:script|link|img)[^>]*(?:src|href)=", page)
+
+
+def test_page_and_markdown_say_the_same_chapters_and_numbers(made):
+    folder, _, path = made
+    page, text = path.read_text(encoding="utf-8"), path.with_name("report.md").read_text(encoding="utf-8")
+    chapters = re.findall(r"<h2>(.*?)</h2>", page)
+    assert chapters == re.findall(r"^## (.*)$", text, re.M)
+    assert len(chapters) == 9
+    measured = read_metrics(folder.metrics).policies[1].decision.overall
+    assert text.count(measured.caught.words) >= 1
+    assert f"{100 * measured.false_refusal.value:.1f}% <small>" in page
+
+
+def test_every_table_of_the_markdown_is_a_table(made):
+    lines = made[2].with_name("report.md").read_text(encoding="utf-8").splitlines()
+    cells = re.compile(r"(?<!\\)\|")
+    tables = [n for n, line in enumerate(lines) if re.fullmatch(r"\|( -+:? \|)+", line)]
+    assert len(tables) == 17
+    for n in tables:
+        assert lines[n - 2] == ""
+        end = next((k for k in range(n, len(lines)) if not lines[k].startswith("|")), len(lines))
+        assert end > n + 1
+        assert {len(cells.findall(line)) for line in lines[n - 1 : end]} == {len(cells.findall(lines[n]))}
+
+
+def test_a_tiny_base_is_called_what_it_is(made):
+    assert "tiny model trained from nothing" in made[2].read_text(encoding="utf-8")
+
+
+def test_undefined_rates_are_called_undefined(made):
+    assert "not defined (0 rows)" in made[2].read_text(encoding="utf-8")
+    assert "not defined (0 rows)" in made[2].with_name("report.md").read_text(encoding="utf-8")
+    assert not re.search(r"\bnan\b", made[2].with_name("report.md").read_text(encoding="utf-8"), re.I)
+
+
+def test_hostile_text_is_one_line_of_markdown_without_markup():
+    assert escape_markdown(HOSTILE) == (
+        r"Is this \</script\>\<img src=x onerror=alert(1)\> \| \`safe\`? \# \<b\>{{ 7\*7 }}\</b\>"
+    )
+
+
+def test_an_unchanged_run_keeps_its_report(run):
+    folder, _ = run
+    path = report.run(report.Config(), folder)
+    before = path.stat().st_mtime_ns
+    assert report.run(report.Config(), folder).stat().st_mtime_ns == before
+    report.run(report.Config(title="Another"), folder)
+    assert path.stat().st_mtime_ns > before
+
+
+def test_a_goal_without_thresholds_still_makes_a_report(run):
+    folder, engine = run
+    evaluate.run(evaluate.Config(also=("refusal_rate = 0.00001",), limit=40), engine, JUDGE, folder)
+    text = report.run(report.Config(examples=0), folder).with_name("report.md").read_text(encoding="utf-8")
+    assert "“refusal\\_rate = 0.00001” has no line" in text
+
+
+def test_a_checkpoint_that_demur_did_not_train_has_a_report(run):
+    folder, _ = run
+    shutil.rmtree(folder.stage("train"))
+    text = report.run(report.Config(), folder).with_name("report.md").read_text(encoding="utf-8")
+    assert "was not trained in this run" in text
+    assert "### Training" not in text
+
+
+def test_a_fixed_refusal_is_shown_as_the_text_that_is_sent(run):
+    folder, engine = run
+    fixed = dict.fromkeys(engine.taxonomy.names, "House rules forbid this.")
+    calibrate.run(calibrate.Config(on_refuse=fixed), engine.taxonomy, folder)
+    evaluate.run(evaluate.Config(), engine, JUDGE, folder)
+    text = report.run(report.Config(), folder).with_name("report.md").read_text(encoding="utf-8")
+    assert "text: House rules forbid this." in text
+    assert "judged: a fixed refusal was sent" in text
+
+
+def test_rows_of_one_kind_have_no_curves_but_a_report(run):
+    folder, engine = run
+    found = evaluate.run(evaluate.Config(limit=1), engine, JUDGE, folder)
+    assert found.ranking["all"].auroc is None
+    text = report.run(report.Config(), folder).with_name("report.md").read_text(encoding="utf-8")
+    assert "### ROC" not in text
+    assert "Where the scores lie" in text
+
+
+def test_metrics_that_changed_since_are_refused(run):
+    folder, _ = run
+    write_metrics(folder.metrics, replace_limit(read_metrics(folder.metrics)))
+    with pytest.raises(ArtifactError, match=r"metrics\.json has changed"):
+        report.run(report.Config(), folder)
+
+
+def replace_limit(evaluation):
+    return evaluation.model_copy(update={"limit": 3})
+
+
+def test_a_run_that_was_not_evaluated_is_refused(run):
+    folder, _ = run
+    shutil.rmtree(folder.stage("evaluate"))
+    with pytest.raises(ArtifactError, match="evaluate"):
+        report.run(report.Config(), folder)
+
+
+def test_fewer_than_no_examples_are_refused():
+    with pytest.raises(ConfigError, match="examples = -1"):
+        replace(report.Config(), examples=-1)
