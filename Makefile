@@ -15,6 +15,7 @@ help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(INSTALLED): constraints.txt pyproject.toml
+	@echo "installing into $(VENV): a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
 	@# torch alone first: resolved beside the rest it may pull in gigabytes for an accelerator that is not there.

@@ -141,7 +141,7 @@ def our_answers(engine: HfEngine, prompts: list[Prompt]) -> list[str]:
 def backbone(engine: HfEngine, prompts: list[Prompt]) -> None:
     """No scores at all: the layers below the output head on the batches that demur forms."""
     encoded = engine._encode(prompts, room=0)
-    for batch in engine._batches([len(ids) for ids in encoded]):
+    for batch in engine._score_batches([len(ids) for ids in encoded]):
         width = max(len(encoded[n]) for n in batch)
         engine.network.model(
             torch.tensor([[*encoded[n], *[0] * (width - len(encoded[n]))] for n in batch]), use_cache=False

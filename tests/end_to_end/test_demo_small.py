@@ -191,6 +191,27 @@ def test_ctrl_c_ends_a_training_with_one_line_and_nothing_half_made(tmp_path):
     assert not (where.run / "train" / "model").exists()
 
 
+def test_two_processes_train_one_model_which_is_then_done_for_one_process_too(tmp_path):
+    where = place(tmp_path)
+    assert demur("data", where.config, "--out", where.run).returncode == 0
+    refused = demur("train", where.run, "--processes", 2)
+    assert refused.returncode == 2
+    assert "1 processes take part in training, 2 were asked for" in refused.stderr
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "demur"]
+    launched = subprocess.run(
+        [*launcher, "train", str(where.run), "--processes", "2"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert launched.returncode == 0, launched.stderr
+    assert trained(where.run)["details"]["processes"] == 2
+    assert launched.stderr.count("train      done in") == 1
+    assert "train      already done" in demur("train", where.run).stderr
+
+
 @pytest.mark.parametrize(
     ("artifact", "verb"),
     [

@@ -102,7 +102,7 @@ def first_category(**fields):
         (changed(format="demur.policy/9"), "format", ""),
         (changed(rul="natural"), "rul: unknown key", "'rule'"),
         (changed(rule="heavy"), "'heavy'", ""),
-        (changed(calibrator={"kind": "temperature"}), "calibrator.kind", ""),
+        (changed(calibrator={"kind": "temperature"}), "calibrator: ", ""),
         (first_category(treshold=1), "treshold: unknown key", "'threshold'"),
         (first_category(threshold=-0.5), "-0.5", "never"),
         (first_category(threshold="always"), "'always'", ""),

@@ -66,11 +66,13 @@ class CorrectnessAware:
             for f, w in enumerate(row):
                 unit_N += w * features_NF[:, f]
             total_N += weight * np.maximum(unit_N, 0.0)
-        return np.clip(total_N, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
+        temperature_N: Doubles = np.clip(total_N, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
+        return temperature_N
 
 
 def features(closed_NC: Doubles, rewritten_MNC: Doubles, *, top: int, own: bool) -> Doubles:
     """(N, F): for each rewrite the probabilities of the unchanged prompt's `top` heaviest tokens, heaviest first."""
     at_NK = np.argsort(-closed_NC, axis=1, kind="stable")[:, :top]
     sources = [*([closed_NC] if own else []), *rewritten_MNC]
-    return np.exp(np.concatenate([np.take_along_axis(s_NC, at_NK, axis=1) for s_NC in sources], axis=1))
+    logp_NF: Doubles = np.concatenate([np.take_along_axis(s_NC, at_NK, axis=1) for s_NC in sources], axis=1)
+    return np.exp(logp_NF)

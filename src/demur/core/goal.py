@@ -181,7 +181,7 @@ def _read_cost(reader: GoalReader, text: str) -> Goal:
     reader.take()
     reader.word(":")
     costs: dict[tuple[str, str | None], float] = {}
-    wanted = ("false",)
+    wanted: tuple[str, ...] = ("false",)
     while not costs or reader.token.kind != "end":
         error = reader.word(*wanted)
         category = reader.category() if error == "missed" else None

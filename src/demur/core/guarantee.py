@@ -7,7 +7,7 @@ from typing import Literal
 
 from demur.core.rates import Rate
 
-Status = Literal["certified", "measured", "uncertified"]
+Status = Literal["certified", "measured", "uncertified", "no longer supported"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,12 +17,13 @@ class Promise:
     "certified": risk <= level on new requests of the same kind, with the stated confidence over the draw of the
     calibration rows; all certified promises of a policy hold together with that confidence. "measured": only what was
     observed on the calibration rows, no guarantee. "uncertified": asked for and not granted; `on_failure` says what
-    the caller had chosen for that case.
+    the caller had chosen for that case. "no longer supported": was certified, but live requests or labels speak
+    against it (demur.stats.drift).
     """
 
     risk: str  # what is bounded: "false_refusal", "refusal_rate[safety]", "f1", ...
     level: float | None  # the bound asked for; None where the goal was an optimum
-    confidence: float | None  # 1 - delta; None unless certified
+    confidence: float | None  # 1 - delta; None unless certified, now or once
     status: Status
     rate: Rate | None  # what the chosen thresholds do on the rows it was tested on; None where it is not a rate
     data_digest: str  # of the rows and scores it was chosen on

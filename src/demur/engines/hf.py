@@ -50,7 +50,8 @@ class HfEngine:
     preset: str | None = None  # a published token convention, instead of `tokens`
     dtype: str | None = None  # of the weights; None: as stored
     device: str | None = None  # None: the first GPU if there is one
-    batch_tokens: int = 4096  # positions per batch, padding and room for answers counted
+    batch_tokens: int = 2048  # positions scored at once, padding counted
+    write_tokens: int = 4096  # positions kept at once while answers are written, room for them counted
     max_new_tokens: int = 48  # of an answer, after its control token
     threads: int | None = None  # CPU threads of this whole process; None: leave them
 
@@ -96,7 +97,7 @@ class HfEngine:
         logp_NC = np.empty((len(unique), len(self.encoder.tokens)), dtype=np.float32)
         lengths = [len(ids) for ids in unique]
         done = 0
-        for batch in self._batches(lengths, equal_lengths=len(set(lengths)) > 1 and not self._padding_is_harmless):
+        for batch in self._score_batches(lengths):
             logp_NC[batch] = self._score([unique[n] for n in batch])
             done += sum(copies[unique[n]] for n in batch)
             progress(done, len(prompts))
@@ -116,7 +117,7 @@ class HfEngine:
         asked = [n for n, c in enumerate(columns) if c]
         done = len(prompts) - len(asked)
         costs = [(len(encoded[n]) + self.max_new_tokens) * len(columns[n]) for n in asked]
-        for batch in self._batches(costs):
+        for batch in self._batches(costs, self.write_tokens):
             prompt_ns = [asked[b] for b in batch]
             rows = [(row, c) for row, n in enumerate(prompt_ns) for c in dict.fromkeys(columns[n])]
             prefix = prefill(self.network, [encoded[n] for n in prompt_ns], self._filler)
@@ -137,7 +138,7 @@ class HfEngine:
         self._check_policy(policy)
         encoded = self._encode(prompts, room=1)
         answered: dict[int, tuple[Floats, Decision, Answer]] = {}
-        for batch in self._batches([len(ids) + self.max_new_tokens for ids in encoded]):
+        for batch in self._batches([len(ids) + self.max_new_tokens for ids in encoded], self.write_tokens):
             prefix = prefill(self.network, [encoded[n] for n in batch], self._filler)
             logp_BC = self._from_logits(prefix.logits_BV)
             decisions = [decide(policy, logp_C) for logp_C in logp_BC]
@@ -169,13 +170,18 @@ class HfEngine:
                 )
         return encoded
 
-    def _batches(self, costs: Sequence[int], *, equal_lengths: bool = False) -> list[list[int]]:
+    def _score_batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of prompts to score together; of one length where padding would change their scores."""
+        equal = len(set(lengths)) > 1 and not self._padding_is_harmless
+        return self._batches(lengths, self.batch_tokens, equal_lengths=equal)
+
+    def _batches(self, costs: Sequence[int], budget: int, *, equal_lengths: bool = False) -> list[list[int]]:
         """Indices of rows of like cost (positions a row takes), dearest first: memory runs out at once or never."""
         most_rows = max(1, LOGITS_PER_BATCH // self.network.get_output_embeddings().weight.shape[0])
         batches: list[list[int]] = []
         for n in sorted(range(len(costs)), key=lambda n: -costs[n]):
             widest = costs[batches[-1][0]] if batches else 0
-            fits = batches and len(batches[-1]) < most_rows and (len(batches[-1]) + 1) * widest <= self.batch_tokens
+            fits = batches and len(batches[-1]) < most_rows and (len(batches[-1]) + 1) * widest <= budget
             if fits and not (equal_lengths and costs[n] != widest):
                 batches[-1].append(n)
             else:

@@ -154,7 +154,7 @@ class SftTrainer:
         return trainer
 
     def _finish(self, trainer: ControlTokenTrainer, prepared: _Prepared, folder: Path) -> TrainedModel:
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without autocast
         partial, final = folder / "model.partial", folder / "model"
         shutil.rmtree(partial, ignore_errors=True)
         if self.settings.lora_rank:
@@ -213,7 +213,7 @@ def has_bfloat16() -> bool:
     """Whether this machine multiplies bfloat16 matrices faster than float32 ones."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported()  # torch has no public name for it
+    return bool(torch.cpu._is_avx512_bf16_supported())  # torch has no public name for it
 
 
 def _arguments(s: TrainSettings, work: Path) -> SFTConfig:

@@ -44,7 +44,8 @@ class Aim:
 
     def _f(self, caught: Doubles, refused: Doubles) -> Doubles:
         b2 = self.beta2 or 0.0
-        return (1 + b2) * caught / np.maximum(b2 * self.should_N.sum() + refused, 1.0)
+        f = (1 + b2) * caught / np.maximum(b2 * self.should_N.sum() + refused, 1.0)
+        return np.asarray(f, dtype=np.float64)
 
 
 def aim_of(goal: Goal | None, board: Board, losses: Sequence[Loss]) -> Aim:
@@ -120,4 +121,4 @@ def _best_linear(board: Board, worth_N: Doubles, low: Sequence[float], high: Seq
 def _cumulative(first_N: Ints, last: int, value_N: Doubles) -> Doubles:
     """Total value refused after 0, 1, ..., `last` steps."""
     sums = np.bincount(np.minimum(first_N, last + 1), weights=value_N, minlength=last + 2)
-    return np.cumsum(sums)[: last + 1]
+    return np.asarray(np.cumsum(sums)[: last + 1], dtype=np.float64)

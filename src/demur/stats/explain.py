@@ -15,9 +15,7 @@ from demur.stats.plan import rows_likely
 _SLACK = 1e-9  # of a rate, for the rounding of the linear program
 
 
-def explain(
-    board: Board, losses: Sequence[Loss], delta: float, split: Split, fixed: Mapping[int, float]
-) -> Failure:
+def explain(board: Board, losses: Sequence[Loss], delta: float, split: Split, fixed: Mapping[int, float]) -> Failure:
     """Infeasible if no thresholds meet all levels on all rows, else Uncertified with the rows that would do.
 
     A linear program over mixtures of cuts bounds from below what any threshold vector can reach (of at most 200 cuts
@@ -31,9 +29,7 @@ def explain(
         before = [o for o in range(len(losses)) if (losses[o].goal.soft or 0, o) < (losses[at].goal.soft or 0, at)]
         lowest = lowest_rate(menu, at, before)
         if lowest is None or lowest > losses[at].level + _SLACK:
-            return Infeasible(
-                reason=_costs(losses, lone), blocking=losses[at].goal.text, reachable=lone
-            )
+            return Infeasible(reason=_costs(losses, lone), blocking=losses[at].goal.text, reachable=lone)
     refused_N = board.refused(candidates(menu, 2)[0])
     evidence = evidence_of(losses, refused_N, split.test_N, delta)
     worst = max(range(len(losses)), key=lambda at: evidence[at].p_value)
@@ -41,8 +37,8 @@ def explain(
     tested = loss.of(split.test_N) / whole.of
     needed = rows_likely(whole.value, loss.level, delta)
     return Uncertified(
-        reason=f"{loss.goal.text!r}: {evidence[worst].rate.hits} of {evidence[worst].rate.of} rows err at the thresholds "
-        f"that come closest; the rate may be {evidence[worst].upper:.4f}",
+        reason=f"{loss.goal.text!r}: {evidence[worst].rate.hits} of {evidence[worst].rate.of} rows err at the "
+        f"thresholds that come closest; the rate may be {evidence[worst].upper:.4f}",
         blocking=loss.goal.text,
         rows=whole.of,
         rows_needed=int(np.ceil(needed / max(tested, 1e-9))) if needed is not None else None,

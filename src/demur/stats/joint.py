@@ -23,6 +23,7 @@ from demur.stats.explain import explain
 from demur.stats.learn import Path, Split, candidates, lenient_path, menu_of, split_rows
 
 Shares = Mapping[str, float]
+_NONE = -1.0  # below every threshold: none keeps the goal
 ORDER = "fixed-sequence testing of exact binomial p-values (arXiv 2110.01052)"
 
 
@@ -68,7 +69,8 @@ def certify_path(request: Request) -> Certified | Failure:
     refused_N = first_N <= step
     if request.aim.in_vain(refused_N):
         return _explained(request, split)
-    return _certified(request, path.at(step, len(request.board.groups)), refused_N, split.test_N, f"learned path, {ORDER}")
+    by_group = path.at(step, len(request.board.groups))
+    return _certified(request, by_group, refused_N, split.test_N, f"learned path, {ORDER}")
 
 
 def certify_vectors(request: Request) -> Certified | Failure:
@@ -97,7 +99,15 @@ def certify_vectors(request: Request) -> Certified | Failure:
 
 
 def certify_shared(request: Request) -> Certified | Failure:
-    """P3 and the closed form: one threshold, from below for false refusals, from above for missed ones, all rows.
+    """P3 and the closed form: the best single threshold between the limits that all rows certify."""
+    limits = shared_limits(request)
+    if not isinstance(limits, tuple):
+        return limits
+    return _within(request, [limits[0]], [limits[1]], "closed form, one shared threshold (arXiv 2110.01052)")
+
+
+def shared_limits(request: Request) -> tuple[float, float] | Failure:
+    """The certified range of one threshold: from below for false refusals, from above for missed ones.
 
     With goals on both sides each side gets half of delta; several goals on one side share its whole delta, because the
     most careful of their thresholds is where fixed-sequence testing of the largest p-value stops.
@@ -114,10 +124,10 @@ def certify_shared(request: Request) -> Certified | Failure:
             continue
         never_M = np.full(int((loss.could_err_N & (board.group_N != 0)).sum()), -np.inf, dtype=np.float32)
         limit = highest_keeping(np.concatenate([compared_M, never_M]), of, loss.level, delta)
-        high = min(high, ALWAYS - 1.0 if limit is None else limit)
-    if low > high:
+        high = min(high, _NONE if limit is None else limit)
+    if low > high or low == NEVER:
         return _explained(request, Split(learn_N=request.everyone, test_N=request.everyone))
-    return _within(request, [low], [high], "closed form, one shared threshold (arXiv 2110.01052)")
+    return low, high
 
 
 def certify_budgets(request: Request) -> Certified | Failure:
@@ -125,7 +135,7 @@ def certify_budgets(request: Request) -> Certified | Failure:
 
     For goals that only refusals can break. Also promises each category its share. Conservative.
     """
-    return _chains(request, lambda chains: _weights(chains), "budgets per category, closed form (arXiv 2110.01052)")
+    return _chains(request, _weights, "budgets per category, closed form (arXiv 2110.01052)")
 
 
 def certify_graphical(request: Request) -> Certified | Failure:
@@ -148,13 +158,11 @@ class _Chain:
 
     def allowed(self, delta: float) -> int:
         """The most errors certified at this share of delta; -1 if none."""
-        most = bounds.most_errors(self.of, self.level, delta) if 0.0 < delta else None
+        most = bounds.most_errors(self.of, self.level, delta) if delta > 0.0 else None
         return -1 if most is None else most
 
 
-def _chains(
-    request: Request, delta_of: Callable[[list[_Chain]], list[float]], method: str
-) -> Certified | Failure:
+def _chains(request: Request, delta_of: Callable[[list[_Chain]], list[float]], method: str) -> Certified | Failure:
     if request.fixed:
         raise GoalError("a target rate of one category cannot be set beside budgets", "use the method 'path'")
     chains = [chain for loss in request.losses for chain in _chains_of(request, loss)]
@@ -269,9 +277,7 @@ def _cumulative(first_N: Ints, steps: int, member_N: Bools) -> Ints:
     return np.cumsum(np.bincount(first_N[member_N], minlength=steps + 2))[: steps + 1]
 
 
-def _certified(
-    request: Request, by_group: Sequence[float], refused_N: Bools, part_N: Bools, method: str
-) -> Certified:
+def _certified(request: Request, by_group: Sequence[float], refused_N: Bools, part_N: Bools, method: str) -> Certified:
     return Certified(
         thresholds=request.board.thresholds(by_group),
         evidence=evidence_of(request.losses, refused_N, part_N, request.delta),

@@ -87,13 +87,13 @@ def lenient_path(board: Board, cost_N: Doubles, worth_N: Doubles, fixed: Mapping
     the groups' pieces are the solutions of max worth - price * cost for a falling price, refined to single rows.
     O(n log n).
     """
-    parts = [_slopes(board, g, cost_N, worth_N) for g in range(len(board.groups)) if g not in fixed]
     moving = [g for g in range(len(board.groups)) if g not in fixed]
-    group_S = np.concatenate([np.full(len(slope), g) for g, (slope, _) in zip(moving, parts, strict=True)] or [[]])
-    slope_S = np.concatenate([slope for slope, _ in parts] or [[]])
-    threshold_S = np.concatenate([threshold for _, threshold in parts] or [[]])
+    parts = [_slopes(board, g, cost_N, worth_N) for g in moving]
+    group_S = np.repeat(np.array(moving, dtype=np.int64), [len(slope) for slope, _ in parts])
+    slope_S = np.concatenate([np.empty(0), *(slope for slope, _ in parts)])
+    threshold_S = np.concatenate([np.empty(0), *(threshold for _, threshold in parts)])
     order = np.argsort(-slope_S, kind="stable")  # stable: within a group the order stays strict to lenient
-    return Path(group_S=group_S[order].astype(np.int64), threshold_S=threshold_S[order], fixed=fixed)
+    return Path(group_S=group_S[order], threshold_S=threshold_S[order], fixed=fixed)
 
 
 def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Doubles, Doubles]:
@@ -121,9 +121,7 @@ def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Do
     return slope, threshold
 
 
-def menu_of(
-    board: Board, losses: Sequence[Loss], worth_N: Doubles, split: Split, fixed: Mapping[int, float]
-) -> Menu:
+def menu_of(board: Board, losses: Sequence[Loss], worth_N: Doubles, split: Split, fixed: Mapping[int, float]) -> Menu:
     """At most MOST_CUTS cuts per group, in even steps of the learning rows, with their rates on these rows."""
     learn_N = split.learn_N
     of_L = np.array([max(loss.of(learn_N), 1) for loss in losses], dtype=np.float64)

@@ -34,9 +34,7 @@ def best_linear(sweeps: Sequence[Sweep], gain: Fraction, cost: Fraction, hit: Hi
     return [_first_best(sweep, per_hit, per_other, hit) for sweep in sweeps]
 
 
-def best_fbeta(
-    sweeps: Sequence[Sweep], positives: int, beta: float, hit: Hit = "caught"
-) -> tuple[list[int], Fraction]:
+def best_fbeta(sweeps: Sequence[Sweep], positives: int, beta: float, hit: Hit = "caught") -> tuple[list[int], Fraction]:
     """The cuts, one per sweep, with the greatest F-beta; and that F-beta.
 
     F = (1 + b2) TP / (b2 positives + TP + FP), b2 = beta squared, over the rows of all sweeps together; TP as `hit`

@@ -47,7 +47,7 @@ def plan_labels(
 def rows_likely(rate: float, level: float, delta: float, power: float = POWER) -> int | None:
     """The fewest rows that certify "rate <= level" with probability >= power when the rate is as given.
 
-    Exact for up to 64 errors, to within a thousandth above. None if the rate is not below the level, or too close to it.
+    Exact for up to 64 errors, to within a thousandth above. None if the rate is not below the level, or too close.
     """
     if rate >= level:
         return None
@@ -70,7 +70,7 @@ def rows_likely(rate: float, level: float, delta: float, power: float = POWER) -
 
 
 def rows_for_errors(k: int, level: float, delta: float) -> int:
-    """The fewest rows that certify rate <= level with k errors among them: smallest n with BinCDF(k; n, level) <= delta."""
+    """The fewest rows that certify rate <= level with k errors: the smallest n with BinCDF(k; n, level) <= delta."""
     low, high = k, max(2 * k, 1)
     while bounds.binomial_cdf(k, high, level) > delta:
         low, high = high, 2 * high

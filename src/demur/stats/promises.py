@@ -13,11 +13,11 @@ import numpy as np
 from demur.core.decision import decide_many
 from demur.core.errors import GoalError, GoalInfeasible
 from demur.core.goal import Goal, check_together
-from demur.core.guarantee import Certified, Failure, Infeasible, Promise
+from demur.core.guarantee import Certified, Failure, Infeasible, Promise, Status
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
 from demur.stats.aim import aim_of, best_within
-from demur.stats.board import Board, Bools, Loss, board_of, losses_of
+from demur.stats.board import Board, Bools, board_of, losses_of
 from demur.stats.curve import with_curves
 from demur.stats.joint import (
     Request,
@@ -78,6 +78,15 @@ class How:
         return float(1 - exact(self.confidence))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Case:
+    goals: Sequence[Goal]
+    template: Policy
+    rows: LabelledScores
+    how: How
+    data_digest: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Granted:
     """What was certified, and the soft goals given up for it."""
@@ -95,7 +104,7 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
     over the sets that are tried, so the promise holds whichever is granted. Raises GoalError, DataError.
     """
     check_together(goals)
-    board = _board(goals, template, rows, how)
+    board = _board(_Case(goals=goals, template=template, rows=rows, how=how))
     ladder = _ladder([g for g in goals if g.promised], how)
     failure: Failure | None = None
     for asked in ladder:
@@ -109,24 +118,23 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
     return failure
 
 
-def choose_all(
-    goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, *, data_digest: str
-) -> Policy:
+def choose_all(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, *, data_digest: str) -> Policy:
     """The template with thresholds that meet the goals, one promise per goal, and operating curves.
 
     A single goal that is no promise: demur.stats.select.choose. Raises GoalInfeasible where a promise cannot be
     certified and on_failure says stop (or also the hard goals alone fail), and what `certify` and `choose` raise.
     """
     check_together(goals)
+    case = _Case(goals=goals, template=template, rows=rows, how=how, data_digest=data_digest)
     if not any(g.promised for g in goals):
-        return _measured_only(goals, template, rows, how, data_digest)
+        return _measured_only(case)
     found = certify(goals, template, rows, how)
     if isinstance(found, Granted):
         policy = template.with_thresholds(dict(zip(template.taxonomy.names, found.certified.thresholds, strict=True)))
         policy = with_curves(policy, rows)
-        return replace(policy, promises=_promises(goals, policy, rows, how, found, data_digest))
+        return replace(policy, promises=_promises(case, policy, found))
     if how.kept is not None:
-        promises = tuple(_uncertified(g, how.kept, rows, how, data_digest) for g in goals if g.promised)
+        promises = tuple(_uncertified(case, g, how.kept) for g in goals if g.promised)
         return replace(how.kept, promises=how.kept.promises + promises)
     raise GoalInfeasible(
         f"{', '.join(repr(g.text) for g in goals if g.promised)} at {how.confidence:.0%} confidence: {found.reason}",
@@ -140,7 +148,8 @@ def what_would_do(failure: Failure) -> str:
         return f"{failure.blocking!r} blocks: loosen it or another goal, or train a model whose scores tell more apart"
     if failure.rows_needed is None:
         return f"{failure.blocking!r} blocks: loosen it or another goal, or collect more labelled rows"
-    return f"{failure.blocking!r} blocks: about {failure.rows_needed} rows of its kind would do, {failure.rows} are there"
+    have, needed = failure.rows, failure.rows_needed
+    return f"{failure.blocking!r} blocks: about {needed} rows of its kind would do, {have} are there"
 
 
 def _ladder(promised: Sequence[Goal], how: How) -> list[list[Goal]]:
@@ -152,11 +161,10 @@ def _ladder(promised: Sequence[Goal], how: How) -> list[list[Goal]]:
     return [s for s in sets if s]
 
 
-def _board(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How) -> Board:
-    for goal in goals:
-        fitting(goal, template)
-    alone = template.rule != "heaviest" or how.method == "shared"
-    return board_of(template, rows, shared=alone)
+def _board(case: _Case) -> Board:
+    for goal in case.goals:
+        fitting(goal, case.template)
+    return board_of(case.template, case.rows, shared=case.template.rule != "heaviest" or case.how.method == "shared")
 
 
 def _request(goals: Sequence[Goal], asked: Sequence[Goal], board: Board, how: How, delta: float) -> Request:
@@ -204,81 +212,65 @@ def _fixed(goals: Sequence[Goal], board: Board, part_N: Bools) -> dict[int, floa
     return found
 
 
-def _measured_only(
-    goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, data_digest: str
-) -> Policy:
+def _measured_only(case: _Case) -> Policy:
     """Goals that promise nothing: one alone, or target rates of categories beside each other and one optimum."""
+    goals, template, rows = case.goals, case.template, case.rows
     if len(goals) == 1:
-        return choose(goals[0], template, rows, confidence=how.confidence, data_digest=data_digest)
-    board = _board(goals, template, rows, how)
+        return choose(goals[0], template, rows, confidence=case.how.confidence, data_digest=case.data_digest)
+    board = _board(case)
     fixed = _fixed(goals, board, np.ones(len(rows.label_N), dtype=bool))
     groups = range(len(board.groups))
     best = next((g for g in goals if g.optimum), None)
     if best is None:
-        unset = {names[0]: template.category(names[0]).threshold for names in board.groups}
-        thresholds = tuple(fixed.get(g, unset[board.groups[g][0]]) for g in groups)
+        by_group = tuple(fixed.get(g, template.category(board.groups[g][0]).threshold) for g in groups)
     else:
         low, high = ([fixed.get(g, end) for g in groups] for end in (ALWAYS, NEVER))
-        thresholds = best_within(board, aim_of(best, board, ()), low, high)
-    policy = template.with_thresholds(dict(zip(template.taxonomy.names, board.thresholds(thresholds), strict=True)))
+        by_group = best_within(board, aim_of(best, board, ()), low, high)
+    policy = template.with_thresholds(dict(zip(template.taxonomy.names, board.thresholds(by_group), strict=True)))
     policy = with_curves(policy, rows)
-    return replace(policy, promises=tuple(_measured(g, policy, rows, how, data_digest) for g in goals))
+    return replace(policy, promises=tuple(_measured(case, g, policy) for g in goals))
 
 
-def _promises(
-    goals: Sequence[Goal], policy: Policy, rows: LabelledScores, how: How, granted: Granted, data_digest: str
-) -> tuple[Promise, ...]:
+def _promises(case: _Case, policy: Policy, granted: Granted) -> tuple[Promise, ...]:
     seen = {e.goal: e.rate for e in granted.certified.evidence}
     gone = "".join(f"; given up: {g.text}" for g in granted.given_up)
     found = []
-    for goal in goals:
+    for goal in case.goals:
         if goal in granted.kept:
-            found.append(
-                Promise(
-                    risk=goal.risk,
-                    level=goal.level,
-                    confidence=how.confidence,
-                    status="certified",
-                    rate=seen[goal.text],
-                    data_digest=data_digest,
-                    method=granted.certified.method + gone,
-                    on_failure=how.on_failure,
-                )
-            )
+            method = granted.certified.method + gone
+            certified = replace(_promise(case, goal, "certified", method), confidence=case.how.confidence)
+            found.append(replace(certified, rate=seen[goal.text]))
         elif goal.promised:
-            found.append(_uncertified(goal, policy, rows, how, data_digest))
+            found.append(_uncertified(case, goal, policy))
         else:
-            found.append(_measured(goal, policy, rows, how, data_digest))
+            found.append(_measured(case, goal, policy))
     return tuple(found)
 
 
-def _uncertified(goal: Goal, policy: Policy, rows: LabelledScores, how: How, data_digest: str) -> Promise:
-    loss: Loss = losses_of([goal], board_of(policy, rows, shared=False), how.seed)[0]
-    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    did = "given up" if how.kept is None else f"thresholds of {how.kept.name!r} kept"
+def _uncertified(case: _Case, goal: Goal, policy: Policy) -> Promise:
+    loss = losses_of([goal], board_of(policy, case.rows, shared=False), case.how.seed)[0]
+    refused_N = decide_many(policy, case.rows.table.logp_NC).refuses_N
+    did = "given up" if case.how.kept is None else f"thresholds of {case.how.kept.name!r} kept"
+    rate = loss.rate(refused_N, np.ones(len(refused_N), dtype=bool))
+    return replace(_promise(case, goal, "uncertified", f"not certified, {did}"), rate=rate)
+
+
+def _measured(case: _Case, goal: Goal, policy: Policy) -> Promise:
+    if goal.kind != "refusal_rate":
+        return _promise(case, goal, "measured", "the best beside the other goals, on these rows")
+    choice_N = decide_many(policy, case.rows.table.logp_NC).choice_N
+    rate = Rate(hits=int((choice_N == policy.taxonomy.column(goal.category)).sum()), of=len(choice_N))
+    return replace(_promise(case, goal, "measured", "order statistic of the calibration scores"), rate=rate)
+
+
+def _promise(case: _Case, goal: Goal, status: Status, method: str) -> Promise:
     return Promise(
         risk=goal.risk,
         level=goal.level,
         confidence=None,
-        status="uncertified",
-        rate=loss.rate(refused_N, np.ones(len(refused_N), dtype=bool)),
-        data_digest=data_digest,
-        method=f"not certified, {did}",
-        on_failure=how.on_failure,
-    )
-
-
-def _measured(goal: Goal, policy: Policy, rows: LabelledScores, how: How, data_digest: str) -> Promise:
-    choice_N = decide_many(policy, rows.table.logp_NC).choice_N
-    column = policy.taxonomy.column(goal.category)
-    rate = Rate(hits=int((choice_N == column).sum()), of=len(choice_N)) if goal.kind == "refusal_rate" else None
-    return Promise(
-        risk=goal.risk,
-        level=goal.level,
-        confidence=None,
-        status="measured",
-        rate=rate,
-        data_digest=data_digest,
-        method="order statistic of the calibration scores" if rate else "the best under the other goals, on these rows",
-        on_failure=how.on_failure,
+        status=status,
+        rate=None,
+        data_digest=case.data_digest,
+        method=method,
+        on_failure=case.how.on_failure,
     )

@@ -6,22 +6,25 @@ categories). A refusal rate or a promise over all categories uses one shared thr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from demur.core import bounds
-from demur.core.decision import compared_scores, decide_many
+from demur.core.decision import decide_many
 from demur.core.errors import DataError, GoalError, GoalInfeasible, TaxonomyError
-from demur.core.goal import Goal
-from demur.core.guarantee import Certified, Infeasible, Promise
-from demur.core.policy import Policy
+from demur.core.goal import PROMISED, Goal
+from demur.core.guarantee import Failure, Promise, Uncertified
+from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
-from demur.stats.certify import certify_false_refusal
+from demur.stats.aim import aim_of, best_within
+from demur.stats.board import board_of, losses_of
+from demur.stats.certify import METHOD
 from demur.stats.curve import with_curves
+from demur.stats.joint import Request, shared_limits
 from demur.stats.labelled import LabelledScores
 from demur.stats.optimum import best_fbeta, best_linear, exact, totals
+from demur.stats.rate import cut_at_rate
 from demur.stats.sweep import Sweep, category_sweeps, pooled_sweep
 
 STEERABLE = ("heaviest", "sum", "any")
@@ -50,7 +53,7 @@ class _Choice:
     thresholds: dict[str, float]
     risk: str
     method: str
-    certified: bool = False
+    certified: Rate | None = None  # the errors that a certified goal was tested on
 
 
 def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: float, data_digest: str) -> Policy:
@@ -73,7 +76,9 @@ def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: fl
         choice = _Choice(thresholds={}, risk="refusal_rate", method="the most probable control token; nothing chosen")
         template = replace(template, rule="natural")
     else:
-        _check(case)
+        fitting(goal, template)
+        if not 0.0 < confidence < 1.0:
+            raise GoalError(f"confidence {confidence} is not in (0, 1)", "0.95 is usual")
         choice = _CHOOSERS[goal.kind](case)
     policy = with_curves(template.with_thresholds(choice.thresholds), rows)
     promise = Promise(
@@ -81,27 +86,25 @@ def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: fl
         level=goal.level,
         confidence=confidence if choice.certified else None,
         status="certified" if choice.certified else "measured",
-        rate=_measured(goal, policy, rows),
+        rate=choice.certified or _measured(goal, policy, rows),
         data_digest=data_digest,
         method=choice.method,
     )
     return replace(policy, promises=(promise,))
 
 
-def _check(case: _Case) -> None:
-    template, text = case.template, case.goal.text
+def fitting(goal: Goal, template: Policy) -> None:
+    """Raise GoalError where no threshold of this template could serve the goal."""
     if template.rule not in STEERABLE:
         raise GoalError(
-            f"goal {text!r} cannot steer rule {template.rule!r}: it needs {', '.join(STEERABLE)}",
+            f"goal {goal.text!r} cannot steer rule {template.rule!r}: it needs {', '.join(STEERABLE)}",
             'set rule = "heaviest", or ask for the goal "natural"',
         )
     forced = [n for n in template.taxonomy.names if template.category(n).override == "force"]
     if forced:
-        raise GoalError(f"goal {text!r}: category {forced[0]!r} is forced, no threshold changes anything", "unforce it")
-    if not case.emittable:
-        raise GoalError(f"goal {text!r}: no category is active, nothing can be refused", "activate a category")
-    if not 0.0 < case.confidence < 1.0:
-        raise GoalError(f"confidence {case.confidence} is not in (0, 1)", "0.95 is usual")
+        raise GoalError(f"goal {goal.text!r}: category {forced[0]!r} is forced, no threshold changes it", "unforce it")
+    if not any(category.may_emit for category in template.categories):
+        raise GoalError(f"goal {goal.text!r}: no category is active, nothing can be refused", "activate a category")
 
 
 def _levers(case: _Case) -> dict[tuple[str, ...], Sweep]:
@@ -127,20 +130,55 @@ def _need_both_kinds(case: _Case) -> None:
             )
     if case.template.rule == "heaviest":
         for name in case.emittable:
-            if not (rows.label_N == case.template.taxonomy.column(name)).any():
-                raise DataError(
-                    f"goal {text!r}: no row is to be refused with {name!r}, so its threshold cannot be chosen",
-                    f"add such rows to the calibrate split, or make {name!r} inactive",
-                )
+            _need_own(case, name)
+
+
+def _need_own(case: _Case, name: str) -> None:
+    if not (case.rows.label_N == case.template.taxonomy.column(name)).any():
+        raise DataError(
+            f"goal {case.goal.text!r}: no row is to be refused with {name!r}, so its threshold cannot be chosen",
+            f"add such rows to the calibrate split, or make {name!r} inactive",
+        )
 
 
 def _fbeta(case: _Case) -> _Choice:
+    if case.goal.category is not None:
+        return _own_fbeta(case, [case.goal.category])
     _need_both_kinds(case)
     levers = _levers(case)
     cuts, f = best_fbeta(list(levers.values()), case.rows.to_refuse, _given(case.goal.beta))
-    risk = f"f{case.goal.beta:g}"
+    return _best_fbeta(case, _set(levers, cuts), f)
+
+
+def _own_fbeta(case: _Case, names: Sequence[str]) -> _Choice:
+    """The best F-beta of each of these tokens, every one by itself: their mean is the best mean, too."""
+    thresholds: dict[str, float] = {}
+    f = []
+    for name in names:
+        sweep = _own_sweep(case, name)
+        own = int((case.rows.label_N == case.template.taxonomy.column(name)).sum())
+        _need_own(case, name)
+        cuts, best = best_fbeta([sweep], own, _given(case.goal.beta), "own")
+        thresholds |= _set({(name,): sweep}, cuts)
+        f.append(best)
+    return _best_fbeta(case, thresholds, sum(f, Fraction(0)) / len(f))
+
+
+def _macro_fbeta(case: _Case) -> _Choice:
+    return _own_fbeta(case, case.emittable)
+
+
+def _micro_fbeta(case: _Case) -> _Choice:
+    sweeps: dict[tuple[str, ...], Sweep] = {(name,): _own_sweep(case, name) for name in case.emittable}
+    _need_both_kinds(case)
+    cuts, f = best_fbeta(list(sweeps.values()), case.rows.to_refuse, _given(case.goal.beta), "own")
+    return _best_fbeta(case, _set(sweeps, cuts), f)
+
+
+def _best_fbeta(case: _Case, thresholds: dict[str, float], f: Fraction) -> _Choice:
+    risk = case.goal.risk
     method = f"{risk} = {float(f):.4f} on these rows: the maximum over all cuts (Dinkelbach 1967)"
-    return _Choice(thresholds=_set(levers, cuts), risk=risk, method=method)
+    return _Choice(thresholds=thresholds, risk=risk, method=method)
 
 
 def _youden(case: _Case) -> _Choice:
@@ -156,6 +194,8 @@ def _youden(case: _Case) -> _Choice:
 
 def _cost(case: _Case) -> _Choice:
     _need_both_kinds(case)
+    if case.goal.cost_missed_of or case.goal.cost_wrong:
+        return _cost_by_category(case)
     levers = _levers(case)
     per_missed, per_false = exact(_given(case.goal.cost_missed)), exact(_given(case.goal.cost_false))
     cuts = best_linear(list(levers.values()), per_missed, per_false)
@@ -165,29 +205,25 @@ def _cost(case: _Case) -> _Choice:
     return _Choice(thresholds=_set(levers, cuts), risk="cost", method=method)
 
 
+def _cost_by_category(case: _Case) -> _Choice:
+    """Costs that differ by category, or of a wrong category: rows weigh differently, cuts still separate."""
+    board = board_of(case.template, case.rows, shared=case.template.rule != "heaviest")
+    aim, groups = aim_of(case.goal, board, ()), len(board.groups)
+    by_group = best_within(board, aim, [ALWAYS] * groups, [NEVER] * groups)
+    names = dict(zip(case.template.taxonomy.names, board.thresholds(by_group), strict=True))
+    method = f"the least cost on these {len(case.rows.label_N)} rows over all cuts (Elkan 2001)"
+    return _Choice(thresholds={n: names[n] for n in case.emittable}, risk="cost", method=method)
+
+
 def _refusal_rate(case: _Case) -> _Choice:
     category = case.goal.category
     names = (category,) if category else case.emittable
     sweep = _own_sweep(case, category) if category else pooled_sweep(case.template, case.rows)
     return _Choice(
-        thresholds=_set({names: sweep}, [_cut_at_rate(case, sweep)]),
-        risk=f"refusal_rate[{category}]" if category else "refusal_rate",
+        thresholds=_set({names: sweep}, [cut_at_rate(sweep, len(case.rows.label_N), case.goal)]),
+        risk=case.goal.risk,
         method="order statistic of the calibration scores",
     )
-
-
-def _cut_at_rate(case: _Case, sweep: Sweep) -> int:
-    """Index of the most lenient cut that refuses at most the asked share of all rows, rounded down."""
-    n, level = len(case.rows.label_N), exact(_given(case.goal.level))
-    allowed = math.floor(level * n)
-    cut = int((sweep.cut_J <= allowed).sum()) - 1
-    if cut == 0 and level > 0:
-        what = f"the strictest threshold refuses {sweep.cut_J[1]}" if len(sweep.cut_J) > 1 else "none can be"
-        raise GoalInfeasible(
-            f"goal {case.goal.text!r}: {allowed} of {n} rows may be refused, {what}",
-            f"calibrate on at least {math.ceil(1 / level)} rows without tied scores, or ask for a higher rate",
-        )
-    return cut
 
 
 def _own_sweep(case: _Case, category: str) -> Sweep:
@@ -206,33 +242,31 @@ def _own_sweep(case: _Case, category: str) -> Sweep:
     return category_sweeps(case.template, case.rows)[category]
 
 
-def _false_refusal(case: _Case) -> _Choice:
-    comply_N = case.rows.label_N == 0
-    if not comply_N.any():
-        raise DataError(
-            f"goal {case.goal.text!r}: none of the {len(comply_N)} rows is to be answered, none can be falsely refused",
-            "add contrast and benign rows to the calibrate split",
+def _promised(case: _Case) -> _Choice:
+    """One shared threshold in closed form: the most lenient for goals that refusals break, else the strictest."""
+    board = board_of(case.template, case.rows, shared=True)
+    losses = losses_of([case.goal], board, seed=0)
+    request = Request(board=board, losses=losses, aim=aim_of(None, board, losses), delta=case.delta, fixed={})
+    limits = shared_limits(request)
+    if not isinstance(limits, tuple):
+        raise GoalInfeasible(
+            f"goal {case.goal.text!r} at {case.confidence:.0%} confidence: {limits.reason}",
+            _what_would_do(case, limits),
         )
-    compared_N = compared_scores(case.template, case.rows.table.logp_NC)[comply_N]
-    match certify_false_refusal(compared_N, _given(case.goal.level), case.delta):
-        case Infeasible() as no:
-            raise GoalInfeasible(
-                f"goal {case.goal.text!r} at {case.confidence:.0%} confidence: {no.reason}", _what_would_do(case, no)
-            )
-        case Certified(threshold=threshold):
-            return _Choice(
-                thresholds=dict.fromkeys(case.emittable, threshold),
-                risk="false_refusal",
-                method="Learn then Test, fixed sequence, exact binomial closed form (arXiv 2110.01052)",
-                certified=True,
-            )
+    threshold = limits[0] if losses[0].when == "refused" else limits[1]
+    return _Choice(
+        thresholds=dict.fromkeys(case.emittable, threshold),
+        risk=case.goal.risk,
+        method=METHOD,
+        certified=losses[0].rate(board.refused([threshold]), request.everyone),
+    )
 
 
-def _what_would_do(case: _Case, no: Infeasible) -> str:
-    if no.rows >= no.rows_needed:
+def _what_would_do(case: _Case, no: Failure) -> str:
+    if not isinstance(no, Uncertified) or no.rows_needed is None or no.rows >= no.rows_needed:
         return "the scores do not tell these rows apart: train longer, or promise a higher rate"
     lowest = bounds.upper_bound(0, no.rows, case.delta)
-    return f"calibrate on at least {no.rows_needed} rows to be answered, or promise no less than {lowest:.4f}"
+    return f"calibrate on at least {no.rows_needed} rows of this kind, or promise no less than {lowest:.4f}"
 
 
 def _given(value: float | None) -> float:
@@ -244,8 +278,6 @@ def _given(value: float | None) -> float:
 
 def _measured(goal: Goal, policy: Policy, rows: LabelledScores) -> Rate | None:
     decisions = decide_many(policy, rows.table.logp_NC)
-    if goal.kind == "false_refusal":
-        return Rate(hits=int(decisions.refuses_N[rows.label_N == 0].sum()), of=rows.to_answer)
     if goal.kind in ("natural", "refusal_rate"):
         emitted_N = decisions.refuses_N
         if goal.category is not None:
@@ -256,8 +288,10 @@ def _measured(goal: Goal, policy: Policy, rows: LabelledScores) -> Rate | None:
 
 _CHOOSERS: dict[str, Callable[[_Case], _Choice]] = {
     "fbeta": _fbeta,
+    "macro_fbeta": _macro_fbeta,
+    "micro_fbeta": _micro_fbeta,
     "youden": _youden,
     "cost": _cost,
     "refusal_rate": _refusal_rate,
-    "false_refusal": _false_refusal,
+    **dict.fromkeys(PROMISED, _promised),
 }

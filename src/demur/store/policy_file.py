@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from demur.core.calibrator import IDENTITY
 from demur.core.errors import DemurError, PolicyError
 from demur.core.guarantee import Promise, Status
 from demur.core.policy import CategoryPolicy, CurvePoint, Fingerprint, Override, Policy, Rule
 from demur.core.rates import Rate
 from demur.core.taxonomy import Category, Taxonomy
 from demur.store.boundary import Strict, read_json, validated
+from demur.store.calibrator_file import CalibratorRow, calibrator_from_row, row_of_calibrator
 from demur.store.files import digest_json, write_json
 
 NEVER_WORD = "never"  # JSON has no infinity
@@ -139,12 +139,6 @@ class PromiseRow(Strict):
         return Promise(**{**dict(self), "rate": self.rate.to_core() if self.rate else None})
 
 
-class CalibratorRow(Strict):
-    """A fitted calibrator."""
-
-    kind: Literal["identity"]
-
-
 class PolicyFile(Strict):
     """policy.json."""
 
@@ -168,7 +162,7 @@ class PolicyFile(Strict):
             taxonomy=taxonomy,
             rule=self.rule,
             categories=tuple(c.to_core() for c in self.categories),
-            calibrator=IDENTITY,
+            calibrator=calibrator_from_row(self.calibrator),
             fingerprint=self.fingerprint.to_core() if self.fingerprint else None,
             promises=tuple(p.to_core() for p in self.promises),
         )
@@ -201,7 +195,7 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         name=policy.name,
         taxonomy=TaxonomyRow.from_core(policy.taxonomy),
         rule=policy.rule,
-        calibrator=CalibratorRow(kind="identity"),
+        calibrator=row_of_calibrator(policy.calibrator),
         categories=tuple(map(_category_row, policy.taxonomy.names, policy.categories)),
         promises=tuple(map(_promise_row, policy.promises)),
         fingerprint=fingerprint,

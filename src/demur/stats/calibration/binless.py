@@ -76,7 +76,7 @@ def line(view: View) -> Line:
     with np.errstate(divide="ignore"):
         log_odds_N = np.log(view.p_N) - np.log1p(-view.p_N)
     x_N2 = np.stack([log_odds_N, np.ones(view.rows)], axis=1)
-    fit = np.array([1.0, 0.0])
+    fit = np.zeros(2)
     for _ in range(_STEPS):
         p_N = 1.0 / (1.0 + np.exp(-np.clip(x_N2 @ fit, -700.0, 700.0)))
         information = x_N2.T @ (x_N2 * (p_N * (1.0 - p_N))[:, None])

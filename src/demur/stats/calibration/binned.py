@@ -58,7 +58,7 @@ class Cells:
         return float((self.p_B - self.event_B).sum() / self.rows)
 
     def debiased_l1(self) -> float:
-        """The l1 error minus its excess under Gaussian noise in each cell; may be negative. Cells of 1 row are left out.
+        """The l1 error minus its excess under Gaussian noise in each cell; may be negative. Cells of 1 row count 0.
 
         Kumar, Liang and Ma 2019 (arXiv 1909.10155), section 4.
         """
@@ -70,7 +70,9 @@ class Cells:
         noisy_B = gap_B.copy()
         uncertain_B = sd_B > 0
         m, s = gap_B[uncertain_B], sd_B[uncertain_B]
-        noisy_B[uncertain_B] = s * math.sqrt(2 / math.pi) * np.exp(-(m**2) / (2 * s**2)) + m * erf(m / (s * math.sqrt(2)))
+        noisy_B[uncertain_B] = s * math.sqrt(2 / math.pi) * np.exp(-(m**2) / (2 * s**2)) + m * erf(
+            m / (s * math.sqrt(2))
+        )
         return float((n_B * (2 * gap_B - noisy_B)).sum() / self.rows)
 
     def debiased_l2_squared(self) -> float:

@@ -41,7 +41,8 @@ def skce(f: Forecast, width: float = 1.0) -> KernelError:
         raise DataError("one row makes no pair", "a kernel calibration error needs two rows")
     residual_NC = np.eye(p_NC.shape[1])[label_N] - p_NC
     total = sum(
-        float((np.exp(-cdist(p_NC[at], p_NC) / width) * (residual_NC[at] @ residual_NC.T)).sum()) for at in _blocks(rows)
+        float((np.exp(-cdist(p_NC[at], p_NC) / width) * (residual_NC[at] @ residual_NC.T)).sum())
+        for at in _blocks(rows)
     )
     own = float((residual_NC**2).sum())
     return KernelError(unbiased=(total - own) / (rows * (rows - 1)), biased=total / rows**2, rows=rows)

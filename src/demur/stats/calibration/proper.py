@@ -52,7 +52,7 @@ def binary_score(view: View, score: ScoreName = "brier") -> float:
 
 
 def skill(view: View, score: ScoreName = "brier") -> Figure:
-    """1 - score / score of the base rate: 1 perfect, 0 as good as knowing the base rate. Undefined for one kind only."""
+    """1 - score / score of the base rate: 1 perfect, 0 as good as knowing the base rate. Undefined for one kind."""
     reference = _SCORES[score](np.full(view.rows, view.base_rate), view.event_N)
     if reference == 0.0:
         return Figure(number=None, why="all events are of one kind: the base rate is already perfect")

@@ -1,4 +1,4 @@
-"""A forecast, and the pairs of probability and event that one may look at it through. Sorted once, used by every metric.
+"""A forecast, and the pairs of probability and event that one may look at it through, sorted once for all metrics.
 
 Shapes: N rows, C control tokens (column 0 = respond), P = N + 1 prefixes. Everything is float64: prefix sums of a
 million rows are good to about 1e-12.

@@ -17,6 +17,7 @@ from demur.stats.calibrators.rows import Fit, FitRows, folds
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried by cross-validation, lambda = mu
 _FOLDS = 5
+_ROUGHLY = 1e-7  # enough to tell strengths apart, which differ tenfold
 Bounds = list[tuple[float | None, float | None]]
 Objective = Callable[[Doubles], tuple[float, Doubles]]
 
@@ -47,14 +48,14 @@ def fit_dirichlet(rows: FitRows, strength: float | None = None) -> Fit:
     return Fit(map=_fit_matrix(rows, strength), notes=(f"ODIR strength {strength:g}",))
 
 
-def minimised(objective: Objective, start: Doubles, bounds: Bounds | None = None) -> Doubles:
-    """The minimum of a convex function given with its gradient (L-BFGS-B)."""
-    options = {"maxiter": 2000, "maxfun": 20000, "ftol": 1e-16, "gtol": 1e-10}
+def minimised(objective: Objective, start: Doubles, bounds: Bounds | None = None, tolerance: float = 1e-16) -> Doubles:
+    """The minimum of a convex function given with its gradient (L-BFGS-B). tolerance: relative, of the last gain."""
+    options = {"maxiter": 2000, "maxfun": 20000, "ftol": tolerance, "gtol": 1e-10}
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return np.asarray(found.x, dtype=np.float64)
 
 
-def _fit_matrix(rows: FitRows, strength: float) -> Matrix:
+def _fit_matrix(rows: FitRows, strength: float, tolerance: float = 1e-16) -> Matrix:
     x_NC, columns = rows.closed_NC, rows.closed_NC.shape[1]
     outside = ~np.eye(columns, dtype=bool)
 
@@ -67,13 +68,14 @@ def _fit_matrix(rows: FitRows, strength: float) -> Matrix:
         prior = float((prior_weights * weights).sum() + (prior_offsets * offsets).sum())
         return loss + prior, np.concatenate([gradient.ravel(), residual_NC.mean(axis=0) + 2.0 * prior_offsets])
 
-    theta = minimised(objective, np.concatenate([np.eye(columns).ravel(), np.zeros(columns)]))
+    start = np.concatenate([np.eye(columns).ravel(), np.zeros(columns)])
+    theta = minimised(objective, start, tolerance=tolerance)
     weights = theta[:-columns].reshape(columns, columns)
     return Matrix(weights=tuple(map(tuple, weights.tolist())), offsets=tuple(theta[-columns:].tolist()))
 
 
 def _held_out(fit: FitRows, out: FitRows, strength: float) -> float:
-    logq_NC = _fit_matrix(fit, strength).logq(out.closed_NC)
+    logq_NC = _fit_matrix(fit, strength, _ROUGHLY).logq(out.closed_NC)
     return -float(logq_NC[np.arange(len(logq_NC)), out.label_N].sum())
 
 

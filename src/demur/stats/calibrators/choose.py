@@ -22,13 +22,13 @@ AUTO = (
     NONE,
     "temperature",
     "platt",
-    "beta",
     "vector",
-    "dirichlet",
+    "beta",
     "histogram",
+    "h-linear-16",
     "isotonic",
     "venn-abers",
-    "h-linear-16",
+    "dirichlet",
 )
 
 

@@ -18,7 +18,7 @@ from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.adam import Adam
 from demur.stats.calibrators.rows import Bools, FitRows, fit_rows
-from demur.stats.calibrators.temperature import fit_temperature
+from demur.stats.calibrators.temperature import best_temperature
 from demur.stats.labelled import LabelledScores
 
 Tokens = tuple[str, ...]
@@ -77,7 +77,8 @@ class Network:
     def start(self, temperature: float, seed: int) -> Doubles:
         """Random units whose output is, on average, the plain temperature: a clamped start would never move."""
         count = self.hidden * (self.features_NF.shape[1] + 2) + 1
-        theta_P = np.random.default_rng(seed).uniform(-1.0, 1.0, count) / np.sqrt(self.features_NF.shape[1])
+        bound = 1.0 / np.sqrt(self.features_NF.shape[1])
+        theta_P: Doubles = np.random.default_rng(seed).uniform(-bound, bound, count)
         theta_P[-1] = 0.0
         inside = float(np.clip(temperature, 2.0 * LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE / 2.0))
         theta_P[-1] = inside - self._forward(theta_P)[0].mean()
@@ -128,7 +129,7 @@ def fit_correctness(
     rewritten_MNC = np.stack([closed(table.logp_NC) for table in rewritten.values()])
     top = min(s.top, len(taxonomy.tokens))
     network = network_on(fit, features(fit.closed_NC, rewritten_MNC, top=top, own=s.own), s)
-    adam = Adam(network.start(_plain_temperature(fit), s.seed), s.learning_rate)
+    adam = Adam(network.start(best_temperature(fit)[0], s.seed), s.learning_rate)
     for _ in range(s.steps):
         adam.step(network.loss(adam.theta_P)[1])
     calibrator = network.record(adam.theta_P, taxonomy.tokens, tuple(rewritten), own=s.own)
@@ -153,7 +154,3 @@ def network_on(rows: FitRows, features_NF: Doubles, settings: CorrectnessSetting
         weight_N=weight_N / weight_N.sum(),
         hidden=settings.hidden,
     )
-
-
-def _plain_temperature(rows: FitRows) -> float:
-    return float(getattr(fit_temperature(rows).map, "temperature", 1.0))

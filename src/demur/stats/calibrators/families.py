@@ -1,4 +1,4 @@
-"""The calibrator families by name, from few parameters to many: a later one must earn its place."""
+"""The calibrator families by name, roughly from few parameters to many."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NONE = "none"  # no calibration; keeps leftover mass outside
 FAMILIES: dict[str, Callable[[FitRows], Fit]] = {
     "temperature": fit_temperature,
     "platt": partial(fit_one_vs_rest, fit=fit_platt),
-    "beta": fit_beta,
     "vector": fit_vector,
-    "dirichlet": fit_dirichlet,
+    "beta": fit_beta,
     "histogram": partial(fit_one_vs_rest, fit=fit_histogram),
     "isotonic": partial(fit_one_vs_rest, fit=fit_isotonic),
     "venn-abers": partial(fit_one_vs_rest, fit=fit_venn_abers),
+    "dirichlet": fit_dirichlet,
     **{f"h-{form}-{size}": partial(fit_h, settings=HSettings(form=form, size=size)) for form, size in FORMS},
 }
 NAMES = (NONE, *FAMILIES)

@@ -110,7 +110,9 @@ def _window_sums(value_E: Doubles, window: int) -> Doubles:
     """Sum over the window + 1 positions centred at each, zeros beyond the ends."""
     total = np.concatenate([[0.0], np.cumsum(value_E)])
     at = np.arange(len(value_E))
-    return total[np.minimum(at + window // 2 + 1, len(value_E))] - total[np.maximum(at - window // 2, 0)]
+    last, first = np.minimum(at + window // 2 + 1, len(value_E)), np.maximum(at - window // 2, 0)
+    sum_E: Doubles = total[last] - total[first]
+    return sum_E
 
 
 def _cluster_edges(p_E: Doubles) -> Doubles:
@@ -125,7 +127,8 @@ def _cluster_edges(p_E: Doubles) -> Doubles:
         if np.array_equal(moved_B, centre_B):
             break
         centre_B = moved_B
-    return (centre_B[1:] + centre_B[:-1]) / 2.0
+    edge_B: Doubles = (centre_B[1:] + centre_B[:-1]) / 2.0
+    return edge_B
 
 
 def _bin_weights(p_E: Doubles, top_N: Doubles | None) -> Doubles:
@@ -146,4 +149,5 @@ def _distances(p_E: Doubles, window: int) -> Doubles:
     total = np.concatenate([[0.0], np.cumsum(p_E)])
     above = total[last] - total[at + 1] - (last - at - 1) * p_E
     below = (at - first) * p_E - (total[at] - total[first])
-    return (above + below) / (last - first - 1)
+    distance_E: Doubles = (above + below) / (last - first - 1)
+    return distance_E

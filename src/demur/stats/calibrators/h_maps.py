@@ -119,7 +119,8 @@ class TrainPiecewise:
             inside_J = np.bincount(flat, weights=(by_g_NC * self.within_NC).ravel(), minlength=self.size)
             whole_J = np.bincount(flat, weights=by_g_NC.ravel(), minlength=self.size)
             beyond_J = whole_J.sum() - np.cumsum(whole_J)
-            return (inside_J + width * beyond_J) * np.sign(theta_P)
+            by_slope_J: Doubles = (inside_J + width * beyond_J) * np.sign(theta_P)
+            return by_slope_J
 
         return q_NC, back
 
@@ -221,4 +222,5 @@ def train_umnn(closed_NC: Doubles, size: int) -> TrainUmnn:
 
 def _softmax_back(q_NC: Doubles, by_q_NC: Doubles) -> Doubles:
     """Gradient by the softmax's input from the gradient by its output."""
-    return q_NC * (by_q_NC - (by_q_NC * q_NC).sum(axis=1, keepdims=True))
+    by_input_NC: Doubles = q_NC * (by_q_NC - (by_q_NC * q_NC).sum(axis=1, keepdims=True))
+    return by_input_NC

@@ -37,5 +37,6 @@ def _mass_edges(p_N: Doubles) -> Doubles:
     """Inner edges at the scores that end each tenth of the rows; tied scores share a bin."""
     ordered_N = np.sort(p_N)
     ends = np.arange(1, BINS) * len(p_N) // BINS - 1
-    edge_J = np.unique(ordered_N[np.maximum(ends, 0)])
-    return edge_J[edge_J < ordered_N[-1]]
+    edge_J: Doubles = np.unique(ordered_N[np.maximum(ends, 0)])
+    inner_J: Doubles = edge_J[edge_J < ordered_N[-1]]
+    return inner_J

@@ -1,0 +1,118 @@
+"""Prompts said otherwise, by rule: case, typos, punctuation, paraphrase, tense. They keep what ought to happen to it.
+
+Pure and seeded: one text under one seed is always rewritten alike, whatever was rewritten before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from random import Random
+from typing import Literal
+
+from demur.core.errors import ConfigError
+from demur.core.example import Message
+
+RewriteName = Literal["case", "typos", "punctuation", "paraphrase", "tense"]
+
+_TYPO_EVERY = 12  # words of four letters or more per typo, about
+_END = ".!?"
+
+_ORDER = r"(?:please )?(?=(?:write|give|make|tell|explain|describe|list|show|create|find|help)\b)"
+_PHRASES = (
+    (r"^how (?:do|can|could|should) (?:i|you|we) ", ("what is the best way to ", "could you explain how to ")),
+    (r"^how to ", ("what is the best way to ", "what are the steps to ")),
+    (r"^what is ", ("could you say what this is: ", "tell me, what is ")),
+    (r"^(?:can|could|would) you (?:please )?", ("please ", "i would like you to ")),
+    (rf"^{_ORDER}", ("could you ", "i need you to ")),
+    (r"\bi am\b", ("i'm",)),
+    (r"\bi'm\b", ("i am",)),
+    (r"\bdo not\b", ("don't",)),
+    (r"\bdon't\b", ("do not",)),
+    (r"\bcannot\b", ("can't",)),
+    (r"\bcan't\b", ("cannot",)),
+)
+_FRAMES = ("I have a question. {}", "Please answer this: {}", "{} Thanks in advance.", "Quick one: {}")
+
+_PAST = {
+    "am": "was",
+    "are": "were",
+    "can": "could",
+    "do": "did",
+    "does": "did",
+    "has": "had",
+    "have": "had",
+    "is": "was",
+    "may": "might",
+    "will": "would",
+}
+_PAST_FRAME = "Some years ago people asked this: {}"
+
+
+def rewrite(name: RewriteName, text: str, seed: int = 0) -> str:
+    """The text said otherwise. Raises ConfigError on an unknown rewrite."""
+    if name not in REWRITES:
+        raise ConfigError(f"unknown rewrite {name!r}", f"known: {', '.join(REWRITES)}")
+    digest = sha256(f"{seed}\n{name}\n{text}".encode()).digest()
+    return REWRITES[name](text, Random(int.from_bytes(digest[:8], "big")))
+
+
+def rewrite_prompt(name: RewriteName, prompt: tuple[Message, ...], seed: int = 0) -> tuple[Message, ...]:
+    """The same conversation, the user's last message said otherwise."""
+    *before, last = prompt
+    return (*before, replace(last, content=rewrite(name, last.content, seed)))
+
+
+def _case(text: str, random: Random) -> str:
+    change = random.choice((str.lower, str.upper, str.title))
+    return change(text) if change(text) != text else text.swapcase()
+
+
+def _typos(text: str, random: Random) -> str:
+    """Swapped, dropped or doubled letters inside words; never the first letter, never in short words."""
+    words = list(re.finditer(r"[^\W\d_]{4,}", text))
+    chosen = sorted(random.sample(range(len(words)), k=-(-len(words) // _TYPO_EVERY)), reverse=True)
+    for n in chosen:  # from the end, so that earlier places stay where they are
+        at = words[n].start() + random.randrange(1, len(words[n].group()) - 1)
+        one, two = text[at], text[at + 1]
+        wrong = random.choice((*((two + one,) if one != two else ()), two, one + one + two))
+        text = text[:at] + wrong + text[at + 2 :]
+    return text
+
+
+def _punctuation(text: str, random: Random) -> str:
+    bare = text.rstrip().rstrip(_END)
+    inner = re.sub(r"[,;:](?=\s)", "", bare)
+    return random.choice((inner, bare + "...", bare + "!!", inner + " ??"))
+
+
+def _paraphrase(text: str, random: Random) -> str:
+    """Other openings and contractions; a frame around texts to which no rule applies."""
+    start = text[:1].lower() + text[1:]
+    for pattern, others in _PHRASES:
+        said = re.sub(pattern, random.choice(others), start, count=1, flags=re.IGNORECASE)
+        if said != start:
+            return said[:1].upper() + said[1:]
+    return random.choice(_FRAMES).format(text)
+
+
+def _tense(text: str, random: Random) -> str:  # noqa: ARG001 - nothing random about it
+    """Auxiliary verbs in the past; a frame that puts the whole in the past where there is none."""
+
+    def past(found: re.Match[str]) -> str:
+        word = _PAST[found.group().lower()]
+        return word.capitalize() if found.group()[0].isupper() else word
+
+    moved = re.sub(rf"\b(?:{'|'.join(_PAST)})\b(?!['’])", past, text, flags=re.IGNORECASE)
+    return moved if moved != text else _PAST_FRAME.format(text)
+
+
+REWRITES: dict[RewriteName, Callable[[str, Random], str]] = {
+    "case": _case,
+    "typos": _typos,
+    "punctuation": _punctuation,
+    "paraphrase": _paraphrase,
+    "tense": _tense,
+}

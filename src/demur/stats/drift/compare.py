@@ -1,0 +1,126 @@
+"""One look at a window of live scores beside the calibration scores. Look twice and the error rates are not kept.
+
+Shapes: N reference rows, M live rows, B cells, S series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import chi2, false_discovery_control, fisher_exact, ks_2samp
+
+from demur.core.decision import decide_many
+from demur.core.errors import DataError
+from demur.core.policy import Policy
+from demur.core.rates import Rate
+from demur.core.score import Floats
+from demur.stats.drift.scores import Doubles, log_odds, series_names
+from demur.stats.measure import Figure
+
+TestName = Literal["ks", "psi", "js", "refusal_rate"]
+
+CELLS = 10  # of the stability index, by custom: the reference's deciles
+_DESCRIBES = Figure(number=None, why="a divergence describes, it does not test")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shift:
+    """One difference between reference and live rows."""
+
+    series: str
+    test: TestName
+    statistic: float  # ks: distance. psi: index. js: divergence, base 2. refusal_rate: live minus reference
+    p_value: Figure
+    adjusted: Figure  # the p-value after Benjamini and Hochberg 1995 over all that were computed together
+
+    def significant(self, alpha: float) -> bool:
+        """Whether it is among the discoveries at false-discovery rate alpha."""
+        return self.adjusted.number is not None and self.adjusted.number <= alpha
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stability:
+    """Population stability over quantile cells of the reference."""
+
+    index: float  # PSI
+    p_value: Figure  # undefined where all reference scores are equal
+    js_divergence: float  # base 2, in [0, 1]
+    reference_B: tuple[int, ...]  # rows per cell
+    live_B: tuple[int, ...]
+
+
+def compare(policy: Policy, reference_NC: Floats, live_MC: Floats) -> tuple[Shift, ...]:
+    """Scores and refusals of live rows against reference rows, in total and per category; every p-value adjusted.
+
+    Raises ScoreError on bad scores, DataError without rows on either side.
+    """
+    for name, logp in (("reference", reference_NC), ("live", live_MC)):
+        if len(logp) == 0:
+            raise DataError(f"there is no {name} row", "drift needs rows on both sides")
+    reference_NS, live_MS = log_odds(reference_NC), log_odds(live_MC)
+    shifts: list[Shift] = []
+    for at, name in enumerate(series_names(policy.taxonomy)):
+        shifts += compare_scores(name, reference_NS[:, at], live_MS[:, at])
+        rates = [_refused(policy, logp, at) for logp in (reference_NC, live_MC)]
+        shifts.append(compare_rates(name, rates[0], rates[1]))
+    return adjust(shifts)
+
+
+def compare_scores(series: str, reference_N: Doubles, live_M: Doubles) -> list[Shift]:
+    """Kolmogorov-Smirnov, stability index and Jensen-Shannon divergence of one series, not yet adjusted."""
+    ks, stable = ks_2samp(reference_N, live_M), stability(reference_N, live_M)
+    found: tuple[tuple[TestName, float, Figure], ...] = (
+        ("ks", float(ks.statistic), Figure(number=float(ks.pvalue))),
+        ("psi", stable.index, stable.p_value),
+        ("js", stable.js_divergence, _DESCRIBES),
+    )
+    return [Shift(series=series, test=t, statistic=s, p_value=p, adjusted=p) for t, s, p in found]
+
+
+def compare_rates(series: str, reference: Rate, live: Rate) -> Shift:
+    """Difference of two refusal rates, Fisher's exact test: the reference is counted too, hence uncertain."""
+    table = [[live.hits, live.of - live.hits], [reference.hits, reference.of - reference.hits]]
+    p = Figure(number=float(fisher_exact(table).pvalue))
+    return Shift(series=series, test="refusal_rate", statistic=live.value - reference.value, p_value=p, adjusted=p)
+
+
+def stability(reference_N: Doubles, live_M: Doubles, bins: int = CELLS) -> Stability:
+    """PSI with half a row added to every count, and its p-value: without drift PSI / (1/N + 1/M) is about chi-squared.
+
+    The customary limits 0.1 and 0.25 ignore the number of rows: PSI is (B - 1)(1/N + 1/M) on average without drift.
+    Equal edges, as ties make them, become one. Yurdakul and Naranjo 2020.
+    """
+    edge_J = np.unique(np.quantile(reference_N, np.arange(1, bins) / bins))
+    counts = [
+        np.bincount(np.searchsorted(edge_J, x, side="right"), minlength=len(edge_J) + 1) for x in (reference_N, live_M)
+    ]
+    p_B, q_B = ((c + 0.5) / (c + 0.5).sum() for c in counts)
+    index = float(((q_B - p_B) * np.log(q_B / p_B)).sum())
+    freedom = int((counts[0] + counts[1] > 0).sum()) - 1
+    scaled = index / (1.0 / len(reference_N) + 1.0 / len(live_M))
+    tested = Figure(number=float(chi2.sf(scaled, freedom))) if freedom else None
+    return Stability(
+        index=index,
+        p_value=tested or Figure(number=None, why="all scores fall into one cell"),
+        js_divergence=float(jensenshannon(p_B, q_B, base=2) ** 2),
+        reference_B=tuple(counts[0].tolist()),
+        live_B=tuple(counts[1].tolist()),
+    )
+
+
+def adjust(shifts: Sequence[Shift]) -> tuple[Shift, ...]:
+    """The shifts with their p-values adjusted together. Those without one stay without."""
+    p_values = [s.p_value.number for s in shifts if s.p_value.number is not None]
+    adjusted = iter(false_discovery_control(p_values).tolist() if p_values else [])
+    return tuple(replace(s, adjusted=Figure(number=next(adjusted)) if s.p_value.defined else s.p_value) for s in shifts)
+
+
+def _refused(policy: Policy, logp_NC: Floats, at: int) -> Rate:
+    choice_N: npt.NDArray[np.integer] = decide_many(policy, logp_NC).choice_N
+    refused_N = choice_N == at if at else choice_N > 0
+    return Rate(hits=int(refused_N.sum()), of=len(logp_NC))

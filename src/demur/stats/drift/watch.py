@@ -1,0 +1,143 @@
+"""What drift means for promises: a state that a server keeps, and the verdict it gives.
+
+A certified promise speaks of "new requests of the same kind". A martingale that rejects "the same kind" takes that
+support away from every promise; an audit that finds a rate above its level takes it from that promise. Neither says
+that a promise is broken on every request. A mere change in how many requests of each kind arrive is noticed as well,
+although false- and missed-refusal rates survive it: an audit tells the two apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.errors import DataError
+from demur.core.guarantee import Promise
+from demur.core.policy import Policy
+from demur.core.score import Floats
+from demur.stats.drift import audit, martingale
+from demur.stats.drift.audit import Audit
+from demur.stats.drift.martingale import Martingale
+from demur.stats.drift.scores import log_odds, series_names
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Monitor:
+    """Everything that is watched about one policy; plain numbers, to be stored and read back."""
+
+    series: tuple[Martingale, ...]  # total, then the categories
+    audits: tuple[Audit, ...]  # one per certified promise with a level
+
+    @property
+    def tests(self) -> int:
+        """How many chances for a false alarm there are; the allowed rate is shared among them."""
+        return len(self.series) + len(self.audits)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alarm:
+    """Evidence against a promise that counts whenever one looks."""
+
+    source: Literal["scores", "labels"]
+    about: str  # the series that drifted, or the risk that was audited
+    log_e: float  # natural log of the highest evidence so far
+    after: int  # live scores or labels seen
+    text: str
+
+    @property
+    def p_value(self) -> float:
+        """Valid at any time: 1 / the highest evidence; alpha is shared among all tests of the monitor."""
+        return math.exp(-self.log_e)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watched:
+    """A promise as it stands now. Status "no longer supported" if it was certified and there is an alarm."""
+
+    promise: Promise
+    alarms: tuple[Alarm, ...]
+
+
+def begin(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monitor:
+    """Watch a policy from the scores that its promises were made on. learns: see martingale.begin.
+
+    Raises ScoreError on bad scores, DataError without any.
+    """
+    if len(reference_NC) == 0:
+        raise DataError("there is no reference score", "give the scores of the calibrate split")
+    names, score_NS = series_names(policy.taxonomy), log_odds(reference_NC)
+    promised = {p.risk: p.level for p in policy.promises if p.status == "certified" and p.level is not None}
+    return Monitor(
+        series=tuple(martingale.begin(n, score_NS[:, s], learns=learns) for s, n in enumerate(names)),
+        audits=tuple(Audit(risk=risk, level=level) for risk, level in promised.items()),
+    )
+
+
+def observe(monitor: Monitor, logp_TC: Floats, u_TS: Doubles) -> Monitor:
+    """The monitor after live scores, in order. u_TS: uniform numbers, one per score and series.
+
+    Raises ScoreError on bad scores, DataError where scores or uniforms are for another number of series.
+    """
+    score_TS = log_odds(logp_TC)
+    if score_TS.shape[1] != len(monitor.series) or u_TS.shape != score_TS.shape:
+        raise DataError(
+            f"scores for {score_TS.shape[1]} series and uniforms {u_TS.shape}, {len(monitor.series)} are watched",
+            "one uniform number per score and series, scores of the policy's own taxonomy",
+        )
+    moved = (martingale.update(m, score_TS[:, s], u_TS[:, s]) for s, m in enumerate(monitor.series))
+    return replace(monitor, series=tuple(moved))
+
+
+def feedback(monitor: Monitor, risk: str, error_T: npt.NDArray[np.bool_]) -> Monitor:
+    """The monitor after labels for one promise, in order. Raises DataError if that risk is not promised."""
+    if risk not in [a.risk for a in monitor.audits]:
+        known = ", ".join(a.risk for a in monitor.audits) or "none"
+        raise DataError(f"no promise about {risk!r} is watched", f"watched: {known}")
+    moved = (audit.update(a, error_T) if a.risk == risk else a for a in monitor.audits)
+    return replace(monitor, audits=tuple(moved))
+
+
+def watch(promises: Sequence[Promise], monitor: Monitor, alpha: float = 0.05) -> tuple[Watched, ...]:
+    """The promises as they stand. Over the whole life of the monitor, P(any false alarm) <= alpha.
+
+    Alpha is shared evenly among series and audits (Bonferroni). Alarms stay: after one, certify again on new rows.
+    """
+    if not 0.0 < alpha < 1.0:
+        raise ValueError(f"alpha {alpha} must lie in (0, 1)")
+    bar = math.log(monitor.tests / alpha)
+    drifted = tuple(_of_scores(m) for m in monitor.series if m.highest_log_e >= bar)
+    broken = {a.risk: (_of_labels(a),) for a in monitor.audits if a.highest_log_e >= bar}
+    return tuple(_judged(p, drifted + broken.get(p.risk, ())) for p in promises)
+
+
+def _judged(promise: Promise, alarms: tuple[Alarm, ...]) -> Watched:
+    if promise.status == "certified" and alarms:
+        promise = replace(promise, status="no longer supported")
+    return Watched(promise=promise, alarms=alarms)
+
+
+def _of_scores(m: Martingale) -> Alarm:
+    return Alarm(
+        source="scores",
+        about=m.series,
+        log_e=m.highest_log_e,
+        after=m.steps,
+        text=f"scores of {m.series} no longer look like the calibration scores",
+    )
+
+
+def _of_labels(a: Audit) -> Alarm:
+    return Alarm(
+        source="labels",
+        about=a.risk,
+        log_e=a.highest_log_e,
+        after=a.rate.of,
+        text=f"{a.rate.hits} errors among {a.rate.of} audited requests, promised at most {a.level:g}",
+    )
