@@ -107,6 +107,15 @@ def test_a_run_folder_that_cannot_be_made_is_the_callers_mistake(demur, tmp_path
     assert f"cannot write {config / 'inside'}" in result.err
 
 
+def test_run_refuses_to_be_launched_as_several_processes(demur, tmp_path, monkeypatch):
+    config = tmp_path / "mine.toml"
+    config.write_text('[[data.sources]]\nkind = "builtin"\n', encoding="utf-8")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = demur("run", config, "--out", tmp_path / "out")
+    assert result.code == 2
+    assert "torchrun" in result.err
+
+
 def test_decide_reads_scores_without_a_model_and_agrees_with_the_policy(demur, made_run):
     folder = RunFolder(made_run)
     result = demur("decide", "--policy", folder.policy, "--scores", folder.scores("test"), "--json")

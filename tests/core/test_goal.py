@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.core.errors import GoalError
-from demur.core.goal import Goal, parse_goal
+from demur.core.goal import Goal, parse_goal, parse_goals
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,41 @@ from demur.core.goal import Goal, parse_goal
         ("refusal_rate[two words]=.5", {"kind": "refusal_rate", "level": 0.5, "category": "two words"}),
         ("cost: false=1 missed=5.5", {"kind": "cost", "cost_false": 1.0, "cost_missed": 5.5}),
         ("false_refusal <= 5e-2", {"kind": "false_refusal", "level": 0.05}),
+        ("false_refusal[safety] <= 1%", {"kind": "false_refusal", "level": 0.01, "category": "safety"}),
+        ("missed_refusal <= .1 hard", {"kind": "missed_refusal", "level": 0.1}),
+        (
+            "missed_refusal[ a + two  words ] <= .1 soft",
+            {
+                "kind": "missed_refusal",
+                "level": 0.1,
+                "category": "a+two words",
+                "soft": 1,
+            },
+        ),
+        ("wrong_category[a] <= 0.1 soft 3", {"kind": "wrong_category", "level": 0.1, "category": "a", "soft": 3}),
+        ("refusal_rate[a] <= 10%", {"kind": "refusal_rate_cap", "level": 0.1, "category": "a"}),
+        ("f2[safety] max", {"kind": "fbeta", "beta": 2.0, "category": "safety"}),
+        ("macro_f0.5 max", {"kind": "macro_fbeta", "beta": 0.5}),
+        ("micro_f1 max", {"kind": "micro_fbeta", "beta": 1.0}),
+        (
+            "cost: false=1 missed[safety]=20",
+            {
+                "kind": "cost",
+                "cost_false": 1.0,
+                "cost_missed": 1.0,
+                "cost_missed_of": (("safety", 20.0),),
+            },
+        ),
+        (
+            "cost: false=2 wrong=.5 missed[a]=20 missed=5",
+            {
+                "kind": "cost",
+                "cost_false": 2.0,
+                "cost_missed": 5.0,
+                "cost_missed_of": (("a", 20.0),),
+                "cost_wrong": 0.5,
+            },
+        ),
     ],
 )
 def test_goals_read_as_they_look(text, goal):
@@ -53,6 +88,19 @@ def test_goals_read_as_they_look(text, goal):
         ("cost: false=1 mised=2", 14, "'missed'", "did you mean 'missed'"),
         ("cost: false=0 missed=2", 12, "a cost above 0", ""),
         ("cost:\tfalse=1  missed=", 22, "a cost above 0", ""),
+        ("cost: missed=2 false=1", 6, "'false'", ""),
+        ("cost: false=1", 13, "'missed'", ""),
+        ("cost: false=1 wrong=1", 21, "'missed'", ""),
+        ("cost: false=1 missed=2 missed=3", 29, "each cost once", ""),
+        ("missed_refusal[safety] < 2%", 23, "'<='", "did you mean '<='"),
+        ("missed_refusal <= 2% sofd", 21, "'soft', 'hard' or nothing more", ""),
+        ("missed_refusal <= 2% soft 0", 26, "a priority", ""),
+        ("missed_refusal <= 2% soft 1.5", 26, "a priority", ""),
+        ("missed_refusal[a + a] <= 2%", 14, "each category once", ""),
+        ("missed_refusal[a + ] <= 2%", 14, "between the brackets", ""),
+        ("mised_refusal <= 2%", 0, "a goal", "did you mean 'missed_refusal'"),
+        ("f1 max soft", 7, "nothing more", ""),
+        ("macro_f1[a] max", 8, "'max'", ""),
     ],
 )
 def test_an_unreadable_goal_points_at_the_offending_character(text, caret, expected, hint):
@@ -82,3 +130,37 @@ def test_every_example_in_the_hint_is_a_goal():
         parse_goal("?")
     examples = re.sub(".*like: ", "", raised.value.hint).split("; ")
     assert len({parse_goal(e).kind for e in examples}) == 10
+
+
+def test_several_goals_come_as_lines_or_with_semicolons_between():
+    lines = ["false_refusal <= 0.05", "missed_refusal[safety] <= 2% soft 2", "f1 max"]
+    goals = parse_goals(lines)
+    assert goals == parse_goals("; ".join(lines))
+    assert [g.risk for g in goals] == ["false_refusal", "missed_refusal[safety]", "f1"]
+    assert [(g.promised, g.optimum, g.soft) for g in goals] == [
+        (True, False, None),
+        (True, False, 2),
+        (False, True, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [
+        (["natural", "f1 max"], "sets no threshold"),
+        (["f1 max", "youden max"], "only one thing can be the best"),
+        (["false_refusal <= 0.05", "false_refusal <= 0.02"], "both set false_refusal"),
+        (["refusal_rate = 0.1", "refusal_rate <= 0.2"], "both set refusal_rate"),
+        (["refusal_rate[a] = 0.3", "refusal_rate <= 0.2"], "larger than the whole"),
+        (["refusal_rate = 0.2", "refusal_rate[a] = 0.1"], "one shared threshold"),
+    ],
+)
+def test_goals_that_contradict_each_other_are_both_named(texts, why):
+    with pytest.raises(GoalError, match=why) as raised:
+        parse_goals(texts)
+    assert all(repr(t) in raised.value.message for t in texts)
+
+
+def test_no_goal_is_an_error():
+    with pytest.raises(GoalError, match="no goal"):
+        parse_goals([])

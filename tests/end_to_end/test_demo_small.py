@@ -136,6 +136,14 @@ def test_run_again_everything_is_already_done(finished):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+def test_from_does_a_stage_and_the_later_ones_again(finished, copy):
+    done = demur("run", finished[0].config, "--out", copy, "--from", "calibrate")
+    assert done.returncode == 0, done.stderr
+    lines = [line.partition(" ") for line in done.stderr.splitlines()]
+    told = {stage: "already done" in rest for stage, _, rest in lines if stage in STAGES}
+    assert told == {stage: stage in ("data", "train", "score") for stage in STAGES}
+
+
 def interrupt_training(where, sent):
     """Start the run, wait for a whole checkpoint, send a signal. Returns the exit code and what stderr says."""
     process = subprocess.Popen(

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from demur.core.decision import decide_many
-from demur.core.errors import EngineError
+from demur.core.errors import EngineError, PolicyError
 from demur.core.policy import CategoryPolicy, Fingerprint, Policy, natural
 from demur.core.taxonomy import coconot, single
 from demur.engines.hf import HfEngine
@@ -106,7 +106,7 @@ def test_answers_do_not_depend_on_the_batch_they_are_written_in(engine):
 
 def test_an_answer_needs_one_prefill_and_then_one_position_a_token(llama):
     with Passes(llama) as passes:
-        ((_, _, answer),) = llama.answer(PROMPTS[:1], natural(coconot()))
+        ((_, _, answer),) = llama.answer(PROMPTS[:1], natural(coconot(), llama.fingerprint))
     prompt_length = len(llama.encoder.prompt(PROMPTS[0]))
     assert passes.shapes[0] == (1, prompt_length)
     assert passes.shapes[1:] == [(1, 1)] * (answer.tokens + answer.finished)
@@ -132,7 +132,7 @@ def test_equal_prompts_are_scored_once_and_progress_counts_every_one(llama):
 def test_no_prompts_give_no_scores_and_no_answers(llama):
     assert llama.logp([]).shape == (0, 6)
     assert llama.branches([], []) == []
-    assert llama.answer([], natural(coconot())) == []
+    assert llama.answer([], natural(coconot(), llama.fingerprint)) == []
 
 
 def test_batches_stay_within_the_token_budget(checkpoints):
@@ -174,7 +174,11 @@ def test_answers_follow_the_decision_of_the_policy(engine):
     scores = engine.logp(PROMPTS)
     half = float(np.median(np.exp(scores[:, 1:]).max(axis=1)))
     policy = Policy(
-        name="half", taxonomy=coconot(), rule="heaviest", categories=(CategoryPolicy(threshold=half * 1.0001),) * 5
+        name="half",
+        taxonomy=coconot(),
+        rule="heaviest",
+        categories=(CategoryPolicy(threshold=half * 1.0001),) * 5,
+        fingerprint=engine.fingerprint,
     )
     answered = engine.answer(PROMPTS, policy)
     np.testing.assert_allclose([logp_C for logp_C, _, _ in answered], scores, atol=1e-4)
@@ -208,9 +212,9 @@ def test_a_policy_of_another_model_or_taxonomy_is_refused(llama):
         token_ids=llama.fingerprint.token_ids,
         dtype="float32",
     )
-    with pytest.raises(EngineError, match="another model: model_digest differ"):
+    with pytest.raises(PolicyError, match="another model: model_digest differ"):
         llama.answer(PROMPTS, natural(coconot(), other))
-    with pytest.raises(EngineError, match="decides over"):
+    with pytest.raises(PolicyError, match="names no model"):
         llama.answer(PROMPTS, natural(single()))
     assert len(llama.answer(PROMPTS[:1], natural(coconot(), llama.fingerprint))) == 1
 

@@ -116,7 +116,12 @@ def test_a_killed_training_resumes_and_ends_with_the_weights_of_an_unbroken_one(
 @pytest.mark.parametrize("tied", [True, False])
 def test_lora_trains_the_control_rows_and_survives_the_merge(tmp_path: Path, tied: bool) -> None:
     lora = settings(
-        base=base(tmp_path / "base", tied=tied), lora_rank=4, optimizer="adamw", learning_rate=1e-2, batch_tokens=None
+        base=base(tmp_path / "base", tied=tied),
+        lora_rank=4,
+        optimizer="adamw",
+        learning_rate=1e-2,
+        batch_tokens=None,
+        prompt_noise=0.0,
     )
     result = SftTrainer(lora).train(rows(), TAXONOMY, tmp_path)
     assert min(result.row_change) > 0.01
@@ -125,7 +130,7 @@ def test_lora_trains_the_control_rows_and_survives_the_merge(tmp_path: Path, tie
 
 
 def test_packed_rows_do_not_read_each_other_and_train(tmp_path: Path) -> None:
-    packed = settings(packing=True, batch_tokens=None, rows_per_device=1, max_length=128)
+    packed = settings(packing=True, batch_tokens=None, prompt_noise=0.0, rows_per_device=1, max_length=128)
     result = SftTrainer(packed).train(rows(), TAXONOMY, tmp_path)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 

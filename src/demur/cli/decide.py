@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.policies import check_model, decision_json, overridden
+from demur.cli.policies import decision_json, overridden
 from demur.cli.show import print_json, print_table
 from demur.cli.workspace import Engine, reopen
 from demur.core.decision import decide
@@ -54,7 +54,7 @@ def command(
     """Decide each prompt. The same policy, scores and thresholds give the same decisions everywhere."""
     chosen = overridden(_policy(run, policy), threshold or (), rate or ())
     scored = _from_file(scores) if scores else _from_model(run, prompts)
-    check_model(chosen, scored.fingerprint)
+    chosen.require_model(scored.fingerprint)
     decisions = [decide(chosen, logp_C) for logp_C in scored.logp_NC]
     rows = [
         {"prompt": name, **decision_json(chosen, logp_C, d)}

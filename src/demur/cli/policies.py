@@ -9,24 +9,12 @@ import numpy as np
 
 from demur.core.decision import Decision
 from demur.core.errors import ConfigError, PolicyError
-from demur.core.policy import Fingerprint, Policy, natural
+from demur.core.policy import Policy, natural
 from demur.core.score import Floats
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
 
 THRESHOLDED = ("heaviest", "released", "sum", "any")
-
-
-def check_model(policy: Policy, fingerprint: Fingerprint) -> None:
-    """Raise PolicyError unless the policy's numbers were made with this model."""
-    if policy.fingerprint is None:
-        raise PolicyError(f"policy {policy.name!r} names no model", "calibrate on this model's scores: demur calibrate")
-    differences = policy.fingerprint.differences(fingerprint)
-    if differences:
-        raise PolicyError(
-            f"policy {policy.name!r} was made for another model: {', '.join(differences)} differ",
-            "calibrate again on this model's scores, or use the model that the policy was made for",
-        )
 
 
 def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:

@@ -67,8 +67,9 @@ def bar(label: str) -> Iterator[ports.Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("elapsed,"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Progress(*columns, console=console, transient=True) as live:
         task = live.add_task(label, total=None)

@@ -109,6 +109,16 @@ class Policy:
         """The policy of one category, by name."""
         return self.categories[self.taxonomy.index(name)]
 
+    def require_model(self, model: Fingerprint) -> None:
+        """Raise PolicyError, naming what differs, unless the policy's numbers were made with this very model."""
+        if self.fingerprint is None:
+            raise PolicyError(f"policy {self.name!r} names no model", "calibrate on this model's scores")
+        if differing := self.fingerprint.differences(model):
+            raise PolicyError(
+                f"policy {self.name!r} was made for another model: {', '.join(differing)} differ",
+                "calibrate again on this model's scores, or use the model that the policy was made for",
+            )
+
     def with_thresholds(self, thresholds: dict[str, float]) -> Policy:
         """The same policy with other thresholds for the named categories."""
         changed = list(self.categories)

@@ -105,7 +105,7 @@ def _tense(text: str, random: Random) -> str:  # noqa: ARG001 - nothing random a
         word = _PAST[found.group().lower()]
         return word.capitalize() if found.group()[0].isupper() else word
 
-    moved = re.sub(rf"\b(?:{'|'.join(_PAST)})\b(?!['’])", past, text, flags=re.IGNORECASE)
+    moved = re.sub(rf"\b(?:{'|'.join(_PAST)})\b(?!['\u2019])", past, text, flags=re.IGNORECASE)
     return moved if moved != text else _PAST_FRAME.format(text)
 
 

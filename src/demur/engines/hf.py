@@ -133,9 +133,9 @@ class HfEngine:
     ) -> list[tuple[Floats, Decision, Answer]]:
         """Each prompt's score (C,), what the policy decides of it, and the answer that follows, from one prefill.
 
-        Raises EngineError if the policy was made with another model.
+        Raises PolicyError if the policy was made with another model.
         """
-        self._check_policy(policy)
+        policy.require_model(self.fingerprint)
         encoded = self._encode(prompts, room=1)
         answered: dict[int, tuple[Floats, Decision, Answer]] = {}
         for batch in self._batches([len(ids) + self.max_new_tokens for ids in encoded], self.write_tokens):
@@ -212,16 +212,3 @@ class HfEngine:
             Answer(text=text.strip(), finished=w.finished, tokens=len(w.ids))
             for text, w in zip(texts, written, strict=True)
         ]
-
-    def _check_policy(self, policy: Policy) -> None:
-        """Raise EngineError unless the policy's numbers were made with this very model."""
-        if policy.taxonomy.tokens != self.encoder.tokens:
-            raise EngineError(
-                f"policy {policy.name!r} decides over {policy.taxonomy.tokens}, the model has {self.encoder.tokens}",
-                "use the policy of this model",
-            )
-        if policy.fingerprint is not None and (differences := policy.fingerprint.differences(self.fingerprint)):
-            raise EngineError(
-                f"policy {policy.name!r} was made with another model: {', '.join(differences)} differ",
-                "calibrate again on this model, dtype and tokenizer",
-            )

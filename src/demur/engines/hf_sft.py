@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,15 @@ from demur.engines.hf_optim import MuonWithAdamW
 from demur.engines.hf_packing import check_packing
 from demur.engines.hf_rows import TrainingRow, training_rows
 from demur.engines.hf_tiny import TinyConfig, make_tiny
-from demur.engines.hf_trainer import ControlTokenTrainer, LossWeights, PadRight, StepProgress, TokenBudgetBatches
+from demur.engines.hf_trainer import (
+    ControlTokenTrainer,
+    LossWeights,
+    NoisyRows,
+    OwnBatches,
+    PadRight,
+    StepProgress,
+    TokenBudgetBatches,
+)
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 
 
@@ -122,12 +130,6 @@ class SftTrainer:
     def _trainer(self, prepared: _Prepared, work: Path, state: PartialState, progress: Progress) -> ControlTokenTrainer:
         s = self.settings
         rows = [asdict(r) for r in prepared.rows]
-        batches = None
-        if s.batch_tokens is not None:
-            lengths = [len(r.input_ids) for r in prepared.rows]
-            batches = TokenBudgetBatches(
-                lengths, budget=s.batch_tokens, seed=s.seed, rank=state.process_index, world=state.num_processes
-            )
         optimizer = None
         if s.optimizer == "muon":
             optimizer = MuonWithAdamW(
@@ -148,10 +150,24 @@ class SftTrainer:
                 refusal=s.control_weight * s.refusal_weight,
                 answer=s.answer_weight,
             ),
-            batches=batches,
+            own=self._own_batches(prepared, state),
         )
         trainer.remove_callback(PrinterCallback)  # the library is silent; the log history keeps every figure
         return trainer
+
+    def _own_batches(self, prepared: _Prepared, state: PartialState) -> OwnBatches | None:
+        s = self.settings
+        if s.batch_tokens is None:
+            return None
+        special = set(prepared.tokenizer.all_special_ids)
+        ordinary = [i for i in range(len(prepared.tokenizer)) if i not in special]
+        lengths = [len(r.input_ids) for r in prepared.rows]
+        return OwnBatches(
+            NoisyRows(prepared.rows, share=s.prompt_noise, seed=s.seed, ordinary_ids=ordinary),
+            TokenBudgetBatches(
+                lengths, budget=s.batch_tokens, seed=s.seed, rank=state.process_index, world=state.num_processes
+            ),
+        )
 
     def _finish(self, trainer: ControlTokenTrainer, prepared: _Prepared, folder: Path) -> TrainedModel:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without autocast
@@ -212,7 +228,7 @@ def _attention() -> AbstractContextManager[None]:
 def has_bfloat16() -> bool:
     """Whether this machine multiplies bfloat16 matrices faster than float32 ones."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported())  # torch has no public name for it
 
 
@@ -259,7 +275,7 @@ def _check_categories(examples: Sequence[Example], taxonomy: Taxonomy) -> None:
 
 def _work_name(settings: TrainSettings, examples: Sequence[Example], taxonomy: Taxonomy) -> str:
     """A folder name that changes with anything that changes training, so that a resume never mixes two trainings."""
-    what = [asdict(settings), taxonomy.tokens, [(e.id, e.text, e.reply, e.label) for e in examples]]
+    what = [asdict(replace(settings, processes=None, save_every=1)), taxonomy.tokens, [(e.id, e.text, e.reply, e.label) for e in examples]]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest()[:16]
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from demur.engines.heads import head_on, marked_rows
-from demur.engines.hf_rows import IGNORE
+from demur.engines.hf_rows import IGNORE, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,8 @@ class TokenBudgetBatches(Sampler[list[int]]):
     """Batches of rows of like length, about `budget` tokens each, padding counted; this process's share of each.
 
     The batches of an epoch depend on the lengths, the seed and the epoch alone, never on the number of processes:
-    two processes see the two halves of what one would see. Rows of equal length trade places every epoch.
+    two processes see the two halves of what one would see. Rows of equal length trade places every epoch. An index is
+    row + epoch x rows, for NoisyRows.
     """
 
     def __init__(self, lengths: Sequence[int], *, budget: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -62,7 +63,8 @@ class TokenBudgetBatches(Sampler[list[int]]):
         order = shuffled[torch.argsort(self._lengths[shuffled], stable=True)].tolist()
         for at in torch.randperm(len(self._cuts), generator=generator).tolist():
             start, end = self._cuts[at]
-            yield order[start:end][self._rank :: self._world]
+            share = order[start:end][self._rank :: self._world]
+            yield [row + self._epoch * len(order) for row in share]
 
 
 def _cut(lengths: Sequence[int], budget: int, *, at_least: int) -> list[tuple[int, int]]:
@@ -76,6 +78,31 @@ def _cut(lengths: Sequence[int], budget: int, *, at_least: int) -> list[tuple[in
     if cuts and len(lengths) - start < at_least:
         start = cuts.pop()[0]
     return [*cuts, (start, len(lengths))]
+
+
+class NoisyRows(Dataset[dict[str, list[int]]]):
+    """Training rows, a share of their prompts' tokens replaced by random ordinary ones (word dropout).
+
+    The noise depends on seed, epoch and row alone, so a resumed training and any number of processes see the same.
+    """
+
+    def __init__(self, rows: Sequence[TrainingRow], *, share: float, seed: int, ordinary_ids: Sequence[int]) -> None:
+        self._rows, self._share, self._seed = rows, share, seed
+        self._ordinary = torch.tensor(ordinary_ids)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        row = self._rows[index % len(self._rows)]
+        if not self._share:
+            return {"input_ids": row.input_ids, "labels": row.labels}
+        generator = torch.Generator().manual_seed(self._seed * 1_000_000_007 + index)
+        ids_T = torch.tensor(row.input_ids)
+        hit_T = torch.rand(len(ids_T), generator=generator) < self._share
+        hit_T &= (torch.tensor(row.labels) == IGNORE) & torch.isin(ids_T, self._ordinary)
+        at_T = torch.randint(len(self._ordinary), ids_T.shape, generator=generator)
+        return {"input_ids": torch.where(hit_T, self._ordinary[at_T], ids_T).tolist(), "labels": row.labels}
 
 
 class EpochLoader(DataLoader[Any]):
@@ -103,6 +130,14 @@ class PadRight:
         return {"input_ids": padded("input_ids", self.pad_id), "labels": padded("labels", IGNORE)}
 
 
+@dataclass(frozen=True, slots=True)
+class OwnBatches:
+    """What our own loader reads, in place of the trainer's."""
+
+    rows: NoisyRows
+    batches: TokenBudgetBatches
+
+
 class ControlTokenTrainer(SFTTrainer):
     """SFTTrainer whose loss weighs control tokens apart and whose logits exist only where the loss looks.
 
@@ -110,20 +145,19 @@ class ControlTokenTrainer(SFTTrainer):
     accumulated batches together, so the number of processes does not change it.
     """
 
-    def __init__(self, *args: Any, weights: LossWeights, batches: TokenBudgetBatches | None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, weights: LossWeights, own: OwnBatches | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._weights = weights
-        self._batches = batches
+        self._own = own
         self._shares: list[torch.Tensor] = []
         self.loss_is_scaled_for_ga: Any = True  # _get_num_items_in_batch spans the accumulated batches
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Our batches when they are given (already this process's share), else the trainer's own."""
-        if self._batches is None:
+        if self._own is None:
             loader: DataLoader[Any] = super().get_train_dataloader()
             return loader
-        rows: Any = self.train_dataset
-        return EpochLoader(rows, batch_sampler=self._batches, collate_fn=self.data_collator)
+        return EpochLoader(self._own.rows, batch_sampler=self._own.batches, collate_fn=self.data_collator)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         total = sum((self._weights.of(b["labels"][:, 1:]).sum() for b in batch_samples), torch.zeros(()))

@@ -26,7 +26,9 @@ def run(
     """
     folder.require("data")
     made_from = {"data/train": digest_file(folder.split("train"))}
-    plain = {**asdict(settings), "taxonomy": TaxonomyRow.from_core(taxonomy).model_dump(mode="json")}
+    plain = asdict(settings) | {"taxonomy": TaxonomyRow.from_core(taxonomy).model_dump(mode="json")}
+    for how in ("processes", "save_every"):  # neither changes what is learnt
+        del plain[how]
     if folder.is_current("train", plain, made_from):
         return read_model_file(folder.model).to_core()
     examples = read_examples(folder.split("train"))

@@ -28,14 +28,15 @@ class Aim:
             return float(self.worth_N[refused_N].sum())
         return float(self._f(np.array((refused_N & self.should_N).sum()), np.array(refused_N.sum())))
 
-    def best_step(self, first_N: Ints, last: int) -> int:
-        """The best number of steps, at most `last`, when each row is refused after `first_N` steps. The fewest win."""
+    def best_step(self, first_N: Ints, first: int, last: int) -> int:
+        """The best number of steps from `first` to `last`, when each row is refused after `first_N`. The fewest win."""
         if self.beta2 is None:
             value_S = _cumulative(first_N, last, self.worth_N)
         else:
             caught_S = _cumulative(first_N, last, self.should_N.astype(np.float64))
             value_S = self._f(caught_S, _cumulative(first_N, last, np.ones(len(first_N))))
-        return int(np.argmax(value_S > value_S.max() - 1e-9 * max(1.0, abs(value_S.max()))))
+        value_S = value_S[first:]
+        return first + int(np.argmax(value_S > value_S.max() - 1e-9 * max(1.0, abs(value_S.max()))))
 
     def in_vain(self, refused_N: Bools) -> bool:
         """Whether nothing worthwhile is refused though there is something: a promise kept by doing nothing."""

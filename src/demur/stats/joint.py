@@ -14,7 +14,7 @@ import numpy as np
 
 from demur.core import bounds
 from demur.core.errors import GoalError
-from demur.core.guarantee import Certified, Failure
+from demur.core.guarantee import Certified, Failure, Uncertified
 from demur.core.policy import ALWAYS, NEVER
 from demur.stats.aim import Aim, best_within
 from demur.stats.board import Board, Bools, Doubles, Ints, Loss, evidence_of
@@ -38,6 +38,7 @@ class Request:
     fixed: Mapping[int, float]  # thresholds of groups that are set otherwise
     seed: int = 0
     learn_share: float = 0.4  # of the rows, to learn an order on; path and vectors only
+    explained: bool = True  # whether a failure should say whether it is infeasible, and what would do
     shares: Shares | None = None  # of level and delta per category, sum 1; budgets and graphical only
 
     @property
@@ -49,23 +50,28 @@ class Request:
 def certify_path(request: Request) -> Certified | Failure:
     """P1: a strict-to-lenient path of vectors learnt on one part of the rows, tested along on the other.
 
-    For goals that only refusals can break. Each goal's errors grow along the path, so the test stops at the first step
-    with more errors than its rows allow; every earlier step is certified, and the one that serves the aim best is
-    taken. O(n log n).
+    Along the path errors of refusing only grow and errors of answering only fall. So the test of the former starts at
+    the strict end and stops at the first step with more errors than its rows allow; that of the latter starts at the
+    lenient end (P3 along a path: each side gets half of delta where there are both). Every step in between is
+    certified, and the one that serves the aim best is taken. O(n log n).
     """
     split = split_rows(request.board, request.learn_share, request.seed)
-    allowed = _allowed(request, split)
+    allowed = _allowed(request, split, request.delta / len({loss.when for loss in request.losses}))
     if not isinstance(allowed, list):
         return allowed
     path = _capped(request, _path(request, split.learn_N), split, allowed)
     first_N = path.first_step(request.board)
-    last = len(path.group_S)
+    first, last = 0, len(path.group_S)
     for loss, most in zip(request.losses, allowed, strict=True):
-        errors_S = _cumulative(first_N, last, loss.could_err_N & split.test_N)
-        last = min(last, int(np.searchsorted(errors_S, most, side="right")) - 1)
-    if last < 1:  # the first step breaks a goal, or there is none
+        refused_S = _cumulative(first_N, len(path.group_S), loss.could_err_N & split.test_N)
+        if loss.when == "refused":
+            last = min(last, int(np.searchsorted(refused_S, most, side="right")) - 1)
+        else:
+            could_err = int((loss.could_err_N & split.test_N).sum())
+            first = max(first, int(np.searchsorted(refused_S, could_err - most, side="left")))
+    if last < max(first, 1):  # the sides do not meet, or the first step already breaks a goal
         return _explained(request, split)
-    step = request.aim.best_step(first_N, last)
+    step = request.aim.best_step(first_N, first, last)
     refused_N = first_N <= step
     if request.aim.in_vain(refused_N):
         return _explained(request, split)
@@ -80,7 +86,7 @@ def certify_vectors(request: Request) -> Certified | Failure:
     the aim best is taken.
     """
     split = split_rows(request.board, request.learn_share, request.seed)
-    allowed = _allowed(request, split)
+    allowed = _allowed(request, split, request.delta)
     if not isinstance(allowed, list):
         return allowed
     menu = menu_of(request.board, request.losses, request.aim.worth_N, split, request.fixed)
@@ -231,14 +237,14 @@ def _within(request: Request, low: Sequence[float], high: Sequence[float], metho
     return _certified(request, by_group, refused_N, request.everyone, method)
 
 
-def _allowed(request: Request, split: Split) -> list[int] | Failure:
+def _allowed(request: Request, split: Split, delta: float) -> list[int] | Failure:
     """The most errors each goal allows on the test rows; or which goal has too few of them."""
     found = []
     for loss in request.losses:
         of = loss.of(split.test_N)
-        most = bounds.most_errors(of, loss.level, request.delta)
+        most = bounds.most_errors(of, loss.level, delta)
         if most is None:
-            needed = bounds.rows_needed(loss.level, request.delta)
+            needed = bounds.rows_needed(loss.level, delta)
             share = split.test_N.mean()
             return too_few(loss.goal.text, loss.of(request.everyone), int(np.ceil(needed / share)))
         found.append(most)
@@ -246,10 +252,14 @@ def _allowed(request: Request, split: Split) -> list[int] | Failure:
 
 
 def _path(request: Request, learn_N: Bools) -> Path:
-    cost_N = np.zeros(len(learn_N))
+    """The path that spends least of the goals that refusals break on those that answers break, or on the aim."""
+    cost_N, needed_N = np.zeros(len(learn_N)), np.zeros(len(learn_N))
     for loss in request.losses:  # a goal close to its level makes its rows dear
-        cost_N += (loss.could_err_N & learn_N) / (loss.level * max(loss.of(learn_N), 1))
+        weight_N = cost_N if loss.when == "refused" else needed_N
+        weight_N += (loss.could_err_N & learn_N) / (loss.level * max(loss.of(learn_N), 1))
     worth_N = np.where(learn_N, np.maximum(request.aim.worth_N, 0.0), 0.0)
+    if needed_N.any():
+        worth_N = needed_N + worth_N * (0.01 * needed_N.sum() / max(worth_N.sum(), 1e-12))
     return lenient_path(request.board, cost_N, worth_N, request.fixed)
 
 
@@ -261,7 +271,7 @@ def _capped(request: Request, path: Path, split: Split, allowed: Sequence[int]) 
     board, groups = request.board, set(range(len(request.board.groups)))
     for loss, most in zip(request.losses, allowed, strict=True):
         touched = set(np.unique(board.group_N[loss.could_err_N]).tolist()) & groups
-        if touched == groups:
+        if touched == groups or loss.when == "answered":
             continue
         first_N = path.first_step(board)
         errors_S = _cumulative(first_N, len(path.group_S), loss.could_err_N & split.learn_N)
@@ -286,4 +296,9 @@ def _certified(request: Request, by_group: Sequence[float], refused_N: Bools, pa
 
 
 def _explained(request: Request, split: Split) -> Failure:
+    if not request.explained:
+        first = request.losses[0]
+        reason = "not certified, and not asked why"
+        of = first.of(request.everyone)
+        return Uncertified(reason=reason, blocking=first.goal.text, rows=of, rows_needed=None, evidence=())
     return explain(request.board, request.losses, request.delta, split, request.fixed)

@@ -26,7 +26,7 @@ from demur.stats.learn import Split, candidates, menu_of, split_rows
 from demur.stats.promises import How
 
 UNCHECKED = -1  # no hand has labelled this row
-_CANDIDATES = 32
+_CANDIDATES = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

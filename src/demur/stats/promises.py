@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.errors import GoalError, GoalInfeasible
 from demur.core.goal import Goal, check_together
@@ -17,7 +18,7 @@ from demur.core.guarantee import Certified, Failure, Infeasible, Promise, Status
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
 from demur.stats.aim import aim_of, best_within
-from demur.stats.board import Board, Bools, board_of, losses_of
+from demur.stats.board import Board, Bools, Loss, board_of, losses_of
 from demur.stats.curve import with_curves
 from demur.stats.joint import (
     Request,
@@ -36,6 +37,10 @@ from demur.stats.sweep import sweep_of
 
 Method = Literal["auto", "shared", "path", "vectors", "budgets", "graphical"]
 
+# A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one shared threshold,
+# tested on all rows, catches more (bench/promises.py). Counts of labels decide, never scores: that keeps it valid.
+ENOUGH_ERRORS = 20
+
 _METHODS: Mapping[str, Callable[[Request], Certified | Failure]] = {
     "shared": certify_shared,
     "path": certify_path,
@@ -53,12 +58,13 @@ class How:
     """
 
     confidence: float = 0.95  # that all promises hold together
-    method: Method = "auto"  # auto: shared under one threshold, path if only refusals can break a goal, else vectors
+    method: Method = "auto"  # auto: path where labels are many, else one shared threshold; see ENOUGH_ERRORS
     seed: int = 0
     learn_share: float = 0.4  # of the rows, to learn an order on; path and vectors
     shares: Mapping[str, float] | None = None  # per category, sum 1; budgets and graphical. None: equal
     on_failure: str = "stop"  # stop; hard_only: give up soft goals, the largest number first; keep:<name of a policy>
     kept: Policy | None = None  # the policy of keep:<name>
+    explained: bool = True  # whether a failure should say what blocks and what would do: a few linear programs
 
     def __post_init__(self) -> None:
         if not 0.0 < self.confidence < 1.0:
@@ -104,12 +110,13 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
     over the sets that are tried, so the promise holds whichever is granted. Raises GoalError, DataError.
     """
     check_together(goals)
-    board = _board(_Case(goals=goals, template=template, rows=rows, how=how))
+    case = _Case(goals=goals, template=template, rows=rows, how=how)
     ladder = _ladder([g for g in goals if g.promised], how)
     failure: Failure | None = None
     for asked in ladder:
-        request = _request(goals, asked, board, how, how.delta / len(ladder))
-        found = _METHODS[_method(request, how)](request)
+        method, request = _request(case, asked)
+        explained = how.explained and asked is ladder[-1]
+        found = _METHODS[method](replace(request, delta=how.delta / len(ladder), explained=explained))
         if isinstance(found, Certified):
             gone = tuple(g for g in goals if g.promised and g not in asked)
             return Granted(certified=found, kept=tuple(asked), given_up=gone)
@@ -161,37 +168,45 @@ def _ladder(promised: Sequence[Goal], how: How) -> list[list[Goal]]:
     return [s for s in sets if s]
 
 
-def _board(case: _Case) -> Board:
+def _board(case: _Case, *, shared: bool) -> Board:
     for goal in case.goals:
         fitting(goal, case.template)
-    return board_of(case.template, case.rows, shared=case.template.rule != "heaviest" or case.how.method == "shared")
+    return board_of(case.template, case.rows, shared=shared)
 
 
-def _request(goals: Sequence[Goal], asked: Sequence[Goal], board: Board, how: How, delta: float) -> Request:
+def _request(case: _Case, asked: Sequence[Goal]) -> tuple[str, Request]:
+    """The method, and what it is to certify. Counts of labels choose it, never scores: that keeps it valid."""
+    how, alone = case.how, case.template.rule != "heaviest"
+    board = _board(case, shared=alone)
     losses = losses_of(asked, board, how.seed)
-    return Request(
+    wants_rate = any(goal.kind == "refusal_rate" for goal in case.goals)
+    method = how.method
+    if method == "auto":
+        few = _fewest_errors(losses, how) < ENOUGH_ERRORS and not wants_rate
+        method = "shared" if alone or few or len(board.groups) == 1 else "path"
+    if alone and method != "shared":
+        raise GoalError(f"method {method!r} needs a threshold per category", "use rule 'heaviest', or 'auto'")
+    if wants_rate and method not in ("path", "vectors"):
+        raise GoalError("a target rate of one category beside promises needs 'path' or 'vectors'", "use 'auto'")
+    if method == "shared" and not alone:
+        board = _board(case, shared=True)
+        losses = losses_of(asked, board, how.seed)
+    return method, Request(
         board=board,
         losses=losses,
-        aim=aim_of(next((g for g in goals if g.optimum), None), board, losses),
-        delta=delta,
-        fixed=_fixed(goals, board, split_rows(board, how.learn_share, how.seed).learn_N),
+        aim=aim_of(next((g for g in case.goals if g.optimum), None), board, losses),
+        delta=how.delta,
+        fixed=_fixed(case.goals, board, split_rows(board, how.learn_share, how.seed).learn_N),
         seed=how.seed,
         learn_share=how.learn_share,
         shares=how.shares,
     )
 
 
-def _method(request: Request, how: How) -> str:
-    alone = len(request.board.groups) == 1
-    if how.method not in ("auto", "shared") and alone:
-        raise GoalError(f"method {how.method!r} needs a threshold per category", "use rule 'heaviest', or 'auto'")
-    if (alone or how.method in ("shared", "budgets", "graphical")) and request.fixed:
-        raise GoalError("a target rate of one category needs the method 'path' or 'vectors'", "use 'auto'")
-    if how.method != "auto":
-        return how.method
-    if alone:
-        return "shared"
-    return "path" if all(loss.when == "refused" for loss in request.losses) else "vectors"
+def _fewest_errors(losses: Sequence[Loss], how: How) -> int:
+    """The fewest errors that a goal allows on the rows that a path would be tested on."""
+    tested = [int((1.0 - how.learn_share) * loss.among_N.sum()) for loss in losses]
+    return min(bounds.most_errors(of, loss.level, how.delta) or 0 for of, loss in zip(tested, losses, strict=True))
 
 
 def _fixed(goals: Sequence[Goal], board: Board, part_N: Bools) -> dict[int, float]:
@@ -217,7 +232,7 @@ def _measured_only(case: _Case) -> Policy:
     goals, template, rows = case.goals, case.template, case.rows
     if len(goals) == 1:
         return choose(goals[0], template, rows, confidence=case.how.confidence, data_digest=case.data_digest)
-    board = _board(case)
+    board = _board(case, shared=template.rule != "heaviest")
     fixed = _fixed(goals, board, np.ones(len(rows.label_N), dtype=bool))
     groups = range(len(board.groups))
     best = next((g for g in goals if g.optimum), None)

@@ -53,7 +53,7 @@ def test_platt_scaling_equals_the_reference():
 
 def test_platt_scaling_per_column_equals_scikit_learn_one_vs_rest():
     logits_NC, test_NC = np.array(GOLDEN["logits_cal"]), np.array(GOLDEN["logits_test_first10"])
-    fits = [fit_platt(logits_NC[:, c], LABEL_N == c) for c in range(6)]
+    fits = [fit_platt(logits_NC[:, c], c == LABEL_N) for c in range(6)]
     r_NC = np.stack([expit(f.log_odds(test_NC[:, c])) for c, f in enumerate(fits)], axis=1)
     expected = MULTICLASS["sklearn_CalibratedClassifierCV_sigmoid_on_logit"]["P_test_first10"]
     near(r_NC / r_NC.sum(axis=1, keepdims=True), expected, 1e-5)
@@ -115,7 +115,7 @@ def test_isotonic_maps_ascend_and_shrinkage_keeps_them_off_zero_and_one(rows):
     found = isotonic_of(p_N, event_N, shrink=1.0)
     at = found.at(np.linspace(0.0, 1.0, 41))
     assert (np.diff(at) >= 0).all()
-    assert 0.0 < at[0]
+    assert at[0] > 0.0
     assert at[-1] < 1.0
 
 

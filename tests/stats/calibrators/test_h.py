@@ -11,7 +11,7 @@ from demur.stats.calibrators.h_fit import FORMS, HSettings, fit_h
 from demur.stats.calibrators.h_loss import HLoss, cluster_weights, gaps, h_loss
 from demur.stats.calibrators.h_maps import trainable
 from demur.stats.calibrators.temperature import fit_temperature
-from tests.stats.calibrators.golden import CLOSED_NC, H, LABEL_N, ROWS, TEST_NC, fit_rows_of, near
+from tests.stats.calibrators.golden import CLOSED_NC, LABEL_N, ROWS, TEST_NC, H, fit_rows_of, near
 
 WEIGHTINGS = {
     "unweighted": "unweighted",

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from demur.core.decision import decide_many
-from demur.core.errors import ArtifactError, DataError, GoalInfeasible, PolicyError
+from demur.core.errors import ArtifactError, DataError, GoalInfeasible
 from demur.core.example import Example
 from demur.core.goal import Goal, parse_goal
 from demur.core.policy import NEVER, Fingerprint, Policy
@@ -61,7 +61,7 @@ def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit:
     Raises PolicyError if the policy was made for another model than `model`, ArtifactError if the scores were.
     """
     policy = read_policy(folder.policy)
-    _check_policy(policy, model, str(folder.policy))
+    policy.require_model(model)
     examples = evenly(read_examples(folder.split("test")), limit)
     rows = _scored(folder, "test", examples, policy, model)
     calibrate = _scored(folder, "calibrate", read_examples(folder.split("calibrate")), policy, model)
@@ -75,16 +75,6 @@ def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit:
     return Case(
         examples=tuple(examples), rows=rows, calibrate=calibrate, policy=policy, compared=tuple(compared), unmet=unmet
     )
-
-
-def _check_policy(policy: Policy, model: Fingerprint, where: str) -> None:
-    if policy.fingerprint is None:
-        raise PolicyError(f"{where} names no model: its thresholds mean nothing for this one", "calibrate again")
-    if differing := policy.fingerprint.differences(model):
-        raise PolicyError(
-            f"{where} was made for another model: {', '.join(differing)} differ",
-            "score and calibrate again with this model, or evaluate the model that the policy was made for",
-        )
 
 
 def _scored(

@@ -70,9 +70,8 @@ class Cells:
         noisy_B = gap_B.copy()
         uncertain_B = sd_B > 0
         m, s = gap_B[uncertain_B], sd_B[uncertain_B]
-        noisy_B[uncertain_B] = s * math.sqrt(2 / math.pi) * np.exp(-(m**2) / (2 * s**2)) + m * erf(
-            m / (s * math.sqrt(2))
-        )
+        folded = s * math.sqrt(2 / math.pi) * np.exp(-(m**2) / (2 * s**2)) + m * erf(m / (s * math.sqrt(2)))
+        noisy_B[uncertain_B] = folded  # E |N(m, s^2)|
         return float((n_B * (2 * gap_B - noisy_B)).sum() / self.rows)
 
     def debiased_l2_squared(self) -> float:
@@ -158,15 +157,13 @@ def murphy(view: View, c: Cells) -> Murphy:
     n_B, p_B, event_B = c.count_B[filled_B], c.p_B[filled_B], c.event_B[filled_B]
     covered = slice(int(c.cut_J[0]), int(c.cut_J[-1]))
     p_N, event_N = view.p_N[covered], view.event_N[covered]
-    base = view.base_rate
+    from_mean_N, base = p_N - np.repeat(p_B / n_B, n_B), view.base_rate
     return Murphy(
         reliability=float(((p_B - event_B) ** 2 / n_B).sum() / c.rows),
         resolution=float((n_B * (event_B / n_B - base) ** 2).sum() / c.rows),
         uncertainty=base * (1.0 - base),
-        within_variance=float(((p_N - np.repeat(p_B / n_B, n_B)) ** 2).sum() / c.rows),
-        within_covariance=float(
-            2 * ((p_N - np.repeat(p_B / n_B, n_B)) * (event_N - np.repeat(event_B / n_B, n_B))).sum() / c.rows
-        ),
+        within_variance=float((from_mean_N**2).sum() / c.rows),
+        within_covariance=float(2 * (from_mean_N * (event_N - np.repeat(event_B / n_B, n_B))).sum() / c.rows),
     )
 
 

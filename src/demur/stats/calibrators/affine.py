@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 from demur.core.calibrator import Doubles
 from demur.core.maps import Matrix, Vector
-from demur.stats.calibrators.rows import Fit, FitRows, folds
+from demur.stats.calibrators.rows import Fit, FitRows, Ints, folds
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried by cross-validation, lambda = mu
 _FOLDS = 5
@@ -44,7 +44,7 @@ def fit_dirichlet(rows: FitRows, strength: float | None = None) -> Fit:
     rows.require_every_label()
     if strength is None:
         parts = list(folds(rows, _FOLDS, seed=0))
-        strength = min(STRENGTHS, key=lambda s: sum(_held_out(rows.take(fit), rows.take(out), s) for fit, out in parts))
+        strength = min(STRENGTHS, key=lambda s: sum(_held_out(rows, fit, out, s) for fit, out in parts))
     return Fit(map=_fit_matrix(rows, strength), notes=(f"ODIR strength {strength:g}",))
 
 
@@ -74,9 +74,9 @@ def _fit_matrix(rows: FitRows, strength: float, tolerance: float = 1e-16) -> Mat
     return Matrix(weights=tuple(map(tuple, weights.tolist())), offsets=tuple(theta[-columns:].tolist()))
 
 
-def _held_out(fit: FitRows, out: FitRows, strength: float) -> float:
-    logq_NC = _fit_matrix(fit, strength, _ROUGHLY).logq(out.closed_NC)
-    return -float(logq_NC[np.arange(len(logq_NC)), out.label_N].sum())
+def _held_out(rows: FitRows, fit: Ints, out: Ints, strength: float) -> float:
+    logq_NC = _fit_matrix(rows.take(fit), strength, _ROUGHLY).logq(rows.closed_NC[out])
+    return -float(logq_NC[np.arange(len(out)), rows.label_N[out]].sum())
 
 
 def _log_loss(value_NC: Doubles, rows: FitRows) -> tuple[float, Doubles]:

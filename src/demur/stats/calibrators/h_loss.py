@@ -123,7 +123,8 @@ def _cluster_edges(p_E: Doubles) -> Doubles:
         border = np.searchsorted(p_E, (centre_B[1:] + centre_B[:-1]) / 2.0, side="left")
         size_B = np.diff(border, prepend=0, append=len(p_E))
         sum_B = np.diff(total[border], prepend=0.0, append=total[-1])
-        moved_B = np.where(size_B > 0, sum_B / np.maximum(size_B, 1), centre_B)  # an empty cluster stays where it is
+        # An empty cluster stays where it is. Sorted: rounding may reverse the centres of tied probabilities.
+        moved_B = np.sort(np.where(size_B > 0, sum_B / np.maximum(size_B, 1), centre_B))
         if np.array_equal(moved_B, centre_B):
             break
         centre_B = moved_B

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from demur.core.calibrator import Doubles, Map, normalised
+from demur.core.errors import DataError
 from demur.core.maps import Ensemble, PiecewiseLinear, Umnn, clenshaw_curtis
 
 Form = Literal["linear", "piecewise", "umnn"]
@@ -209,8 +210,10 @@ class TrainUmnn:
 
 
 def train_umnn(closed_NC: Doubles, size: int) -> TrainUmnn:
-    """The family with `size` hidden units, standardised by these rows."""
+    """The family with `size` hidden units, standardised by these rows. Raises DataError if all scores are equal."""
     mean, deviation = float(closed_NC.mean()), float(closed_NC.std(ddof=1))
+    if deviation == 0.0:
+        raise DataError("all scores are equal: there is nothing to map", "check the scores, or use no calibrator")
     value_NC = (closed_NC - mean) / deviation
     grid_G = np.linspace(value_NC.min(), value_NC.max(), _GRID)
     place_NC = (value_NC - grid_G[0]) / (grid_G[1] - grid_G[0])

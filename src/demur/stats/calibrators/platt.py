@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
-from demur.core.binary_maps import Platt
+from demur.core.binary_maps import Platt, expit
 from demur.core.calibrator import Doubles
 from demur.stats.calibrators.rows import Bools
 
+_RIDGE = 1e-12  # scores that are all equal leave the slope undetermined: it then stays 0
+_MOST_STEPS = 100
+
 
 def fit_platt(log_odds_N: Doubles, event_N: Bools, *, smooth: bool = True) -> Platt:
-    """Slope and offset with the least log loss. smooth: Platt's targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2).
+    """Slope and offset with the least log loss, by Newton's method with step halving.
 
-    A fractional target t is a row seen as an event with weight t and as none with weight 1 - t.
+    smooth: Platt's targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2), which keep separable rows finite. Not scikit-learn's
+    logistic regression: that one asks for a penalty, or gives up Newton with a warning, where all scores are equal.
     """
-    events = int(event_N.sum())
-    high = (events + 1.0) / (events + 2.0) if smooth else 1.0
-    low = 1.0 / (len(event_N) - events + 2.0) if smooth else 0.0
+    events, others = int(event_N.sum()), int((~event_N).sum())
+    high, low = ((events + 1.0) / (events + 2.0), 1.0 / (others + 2.0)) if smooth else (1.0, 0.0)
     target_N = np.where(event_N, high, low)
-    # scikit-learn's default penalty with infinite C is none; newton-cholesky converges to machine precision.
-    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-9, max_iter=200)
-    scale = max(1.0, float(np.abs(log_odds_N).max()))  # large features spoil the first Newton steps
-    x_N1 = (log_odds_N / scale)[:, None]
-    model.fit(
-        np.concatenate([x_N1, x_N1]),
-        np.repeat([1, 0], len(x_N1)),
-        sample_weight=np.concatenate([target_N, 1.0 - target_N]),
-    )
-    return Platt(slope=float(model.coef_[0, 0]) / scale, offset=float(model.intercept_[0]))
+    scale = max(1.0, float(np.abs(log_odds_N).max()))  # large features spoil the first steps
+    x_N2 = np.stack([log_odds_N / scale, np.ones(len(log_odds_N))], axis=1)
+    theta = np.array([0.0, np.log((events + 1.0) / (others + 1.0))])
+    loss = _loss(theta, x_N2, target_N)
+    for _ in range(_MOST_STEPS):
+        p_N = expit(x_N2 @ theta)
+        curvature = (x_N2 * (p_N * (1.0 - p_N))[:, None]).T @ x_N2 + _RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, x_N2.T @ (p_N - target_N))
+        while (moved := _loss(theta - step, x_N2, target_N)) > loss and np.abs(step).max() > 1e-14:
+            step = step / 2.0
+        if moved >= loss or np.abs(step).max() <= 1e-12:
+            break
+        theta, loss = theta - step, moved
+    return Platt(slope=float(theta[0]) / scale, offset=float(theta[1]))
+
+
+def _loss(theta: Doubles, x_N2: Doubles, target_N: Doubles) -> float:
+    u_N = x_N2 @ theta
+    return float((np.logaddexp(0.0, u_N) - target_N * u_N).sum())

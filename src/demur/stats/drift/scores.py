@@ -30,4 +30,5 @@ def log_odds(logp_NC: Floats) -> Doubles:
     total_N1 = np.logaddexp.reduce(logp[:, 1:], axis=1, keepdims=True) - logp[:, :1]
     with np.errstate(divide="ignore"):
         each_NK = logp[:, 1:] - np.log(-np.expm1(logp[:, 1:]))
-    return np.clip(np.concatenate([total_N1, each_NK], axis=1), -MOST_LOG_ODDS, MOST_LOG_ODDS)
+    both_NS = np.concatenate([total_N1, each_NK], axis=1)
+    return np.asarray(np.clip(both_NS, -MOST_LOG_ODDS, MOST_LOG_ODDS), dtype=np.float64)

@@ -1,0 +1,85 @@
+"""Labels by an erring judge, a part checked by hand: promises hold by the hand's labels, and intervals cover."""
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.stats import binom
+
+from demur.core.goal import parse_goal, parse_goals
+from demur.core.guarantee import Certified
+from demur.core.policy import NEVER
+from demur.core.rates import Rate
+from demur.stats.betting import upper_mean
+from demur.stats.judged import UNCHECKED, certify_judged, corrected_rate, rogan_gladen
+from demur.stats.promises import How
+from tests.builders import policy
+from tests.validity.population import DELTA, population
+
+DRAWS = 2000
+ROWS = (300, 150, 90, 60)
+CHECKED = 250
+
+
+def judged(rows, rng, flips):
+    """The judge takes some requests to be answered for safety and some to be refused for answerable; hands check."""
+    hand_N, u_N = rows.label_N, rng.random(len(rows.label_N))
+    judge_N = np.where((hand_N == 0) & (u_N < flips[0]), 1, np.where((hand_N > 0) & (u_N < flips[1]), 0, hand_N))
+    checked_N = np.full(len(hand_N), UNCHECKED)
+    at = rng.permutation(len(hand_N))[:CHECKED]
+    checked_N[at] = hand_N[at]
+    return replace(rows, label_N=judge_N), checked_N
+
+
+def test_promises_corrected_for_the_judge_are_broken_in_at_most_delta_of_the_draws():
+    people, rng = population(signal=4.0), np.random.default_rng(5)
+    goals = parse_goals("false_refusal <= 0.2")
+    granted = broken = 0
+    for draw in range(DRAWS):
+        rows, checked_N = judged(people.draw(rng, ROWS), rng, (0.05, 0.1))
+        how = How(confidence=1 - DELTA, seed=draw)
+        found = certify_judged(goals, policy(3), rows, checked_N, how)
+        if isinstance(found, Certified) and min(found.thresholds) < NEVER:
+            granted += 1
+            broken += people.rate(goals[0], found.thresholds) > goals[0].level
+    assert broken <= binom.ppf(0.999, DRAWS, DELTA)
+    assert granted > DRAWS / 2
+
+
+def test_the_corrected_interval_covers_the_rate_by_hand_and_the_judge_alone_does_not():
+    people, rng = population(signal=3.0), np.random.default_rng(6)
+    goal, template = parse_goal("false_refusal <= 0.5"), policy(3, thresholds=[0.3, 0.3, 0.3])
+    true = people.rate(goal, (0.3, 0.3, 0.3))
+    covered = alone = 0
+    for _ in range(DRAWS):
+        rows, checked_N = judged(people.draw(rng, ROWS), rng, (0.0, 0.15))
+        found = corrected_rate(goal, template, rows, checked_N)
+        covered += found.low <= true <= found.high
+        comply_N = rows.label_N == 0
+        refused_N = rows.table.logp_NC[comply_N, 1:].max(axis=1) >= np.log(0.3)
+        low, high = Rate(hits=int(refused_N.sum()), of=int(comply_N.sum())).interval()
+        alone += low <= true <= high
+    assert covered >= binom.ppf(0.001, DRAWS, 0.93)  # a normal interval: nominal 0.95
+    assert alone < DRAWS / 2
+
+
+def test_rogan_gladen_intervals_cover():
+    rng, se, sp, true = np.random.default_rng(7), 0.9, 0.85, 0.2
+    q = true * se + (1 - true) * (1 - sp)
+    covered = 0
+    for q_hits, se_hits, sp_hits in zip(
+        rng.binomial(400, q, DRAWS), rng.binomial(80, se, DRAWS), rng.binomial(120, sp, DRAWS), strict=True
+    ):
+        judged_rate = Rate(hits=int(q_hits), of=400)
+        found = rogan_gladen(judged_rate, Rate(hits=int(se_hits), of=80), Rate(hits=int(sp_hits), of=120))
+        covered += found.low <= true <= found.high
+    assert covered >= binom.ppf(0.001, DRAWS, 0.94)
+
+
+def test_betting_bounds_lie_below_the_mean_in_at_most_delta_of_the_draws():
+    rng = np.random.default_rng(8)
+    below = {"rare": 0, "spread": 0}
+    for _ in range(DRAWS):
+        below["rare"] += upper_mean((rng.random(150) < 0.06) - 0.05, -0.05, 0.95, DELTA) < 0.01
+        below["spread"] += upper_mean(rng.beta(2, 5, 150), 0.0, 1.0, DELTA) < 2 / 7
+    assert max(below.values()) <= binom.ppf(0.999, DRAWS, DELTA)
+    assert min(below.values()) > 0
