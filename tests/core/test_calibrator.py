@@ -46,7 +46,7 @@ def test_a_prompt_alone_and_in_a_batch_gets_the_same_bits(case):
 
 @given(cases())
 def test_leftover_mass_is_shared_out_a_shift_of_the_row_changes_nothing(case):
-    k, map_, logp_NC = case
+    _, map_, logp_NC = case
     shifted_NC = logp_NC.astype(np.float64) - 2.0
     assert np.allclose(map_.logq(closed(shifted_NC)), map_.logq(closed(logp_NC)), atol=1e-9)
 

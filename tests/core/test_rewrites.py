@@ -12,7 +12,7 @@ names = st.sampled_from(sorted(REWRITES))
 @given(names, st.text(max_size=80), st.integers(0, 3))
 def test_a_text_under_a_seed_is_always_rewritten_alike_whatever_it_holds(name, text, seed):
     assert rewrite(name, text, seed) == rewrite(name, text, seed)
-    if text.strip(" .!?"):
+    if any(c.isalnum() for c in text):
         assert rewrite(name, text, seed).strip()
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
+from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.errors import ArtifactError, ConfigError, GoalError, PolicyError
 from demur.core.rates import Outcome
@@ -94,7 +95,8 @@ def test_other_goals_are_met_on_the_calibrate_split_not_on_the_test_split(run):
     folder, engine = run
     target = evaluate.run(CONFIG, engine, JUDGE, folder).policies[2]
     assert target.calibrate.refusal_rate.hits == int(0.10 * target.calibrate.refusal_rate.of)
-    low, high = target.decision.overall.refusal_rate.low, target.decision.overall.refusal_rate.high
+    measured = target.decision.overall.refusal_rate
+    low, high = bounds.interval(measured.hits, measured.of, 0.9999)  # wide: the corpus may change, the law may not
     assert low <= 0.10 <= high
 
 

@@ -110,7 +110,7 @@ def test_missed_refusals_equal_the_golden_order_statistics(expected):
     assert bounds.binomial_cdf(expected["k"], len(REFUSE), expected["level"]) == pytest.approx(
         expected["p_value"], rel=1e-9
     )
-    assert done.evidence[0].rate.hits == expected["empirical_missed_refusals"]
+    assert done.evidence[0].rate.hits == expected["empirical_misses"]
 
 
 @pytest.mark.parametrize("expected", MORE["one_score"]["two_sided"])

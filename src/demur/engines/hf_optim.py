@@ -33,7 +33,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step of both parts. Closures are not supported: Trainer never passes one."""
         if closure is not None:
             raise ValueError("MuonWithAdamW takes no closure")

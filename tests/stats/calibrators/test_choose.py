@@ -6,7 +6,7 @@ import pytest
 from demur.core.calibrator import IDENTITY, Fitted
 from demur.core.errors import ConfigError, DataError, PolicyError
 from demur.core.maps import Temperature
-from demur.stats.calibrators.choose import ChooseSettings, choose_calibrator
+from demur.stats.calibrators.choose import AUTO, ChooseSettings, choose_calibrator
 from demur.stats.calibrators.families import NAMES, fit_calibrator, keeps_order
 from tests.builders import labelled, log_softmax, policy, simulated_rows, taxonomy
 
@@ -81,6 +81,36 @@ def test_every_family_gives_calibrated_probabilities_that_a_policy_takes(family)
     assert fitted.family == family
     if keeps_order(family):
         assert np.array_equal(logq_NC.argmax(axis=1), rows.table.logp_NC.argmax(axis=1))
+
+
+LABELS = np.arange(60) % 3
+NOISE = np.random.default_rng(0).normal(size=(60, 3))
+HARD = {
+    "scores all equal": (np.zeros((60, 3)), LABELS),
+    "labels separable": (np.eye(3)[LABELS] * 8.0, LABELS),
+    "labels separable by thousands of nats": (np.eye(3)[LABELS] * 2_000.0, LABELS),
+    "scores beyond float64 probabilities": (NOISE * 1e4, LABELS),
+    "many tied scores": (np.round(NOISE * 2.0), LABELS),
+    "a label seen once": (NOISE, np.where(np.arange(60) == 0, 2, np.arange(60) % 2)),
+    "scores that point the wrong way": (NOISE - 4.0 * np.eye(3)[LABELS], LABELS),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", sorted(HARD))
+def test_hard_rows_give_finite_probabilities_and_no_warning(case):
+    logits_NC, label_N = HARD[case]
+    rows = labelled(log_softmax(logits_NC), label_N)
+    for family in (*AUTO, "h-piecewise-10"):
+        logq_NC = fit_calibrator(family, rows, taxonomy(2)).calibrator.apply(rows.table.logp_NC)
+        assert np.isfinite(logq_NC).all()
+        assert np.abs(np.exp(logq_NC.astype(float)).sum(axis=1) - 1.0).max() < 1e-5
+
+
+def test_scores_all_equal_leave_nothing_to_map():
+    logits_NC, label_N = HARD["scores all equal"]
+    with pytest.raises(DataError, match="all scores are equal"):
+        fit_calibrator("h-umnn-2", labelled(log_softmax(logits_NC), label_N), taxonomy(2))
 
 
 def test_a_calibrator_of_another_taxonomy_is_refused_by_the_policy():

@@ -212,7 +212,7 @@ class TrainUmnn:
 def train_umnn(closed_NC: Doubles, size: int) -> TrainUmnn:
     """The family with `size` hidden units, standardised by these rows. Raises DataError if all scores are equal."""
     mean, deviation = float(closed_NC.mean()), float(closed_NC.std(ddof=1))
-    if deviation == 0.0:
+    if closed_NC.min() == closed_NC.max():
         raise DataError("all scores are equal: there is nothing to map", "check the scores, or use no calibrator")
     value_NC = (closed_NC - mean) / deviation
     grid_G = np.linspace(value_NC.min(), value_NC.max(), _GRID)

@@ -38,4 +38,4 @@ def shrunk(mean: Doubles, weight: Doubles, base_rate: float, strength: float) ->
 
 def _notes(maps: tuple[BinaryMap, ...]) -> tuple[str, ...]:
     inverted = [c for c, m in enumerate(maps) if isinstance(m, Platt) and m.slope <= 0.0]
-    return tuple(f"map {c}: its slope is not positive, the scores are inverted" for c in inverted)
+    return tuple(f"map {c}: its slope is not positive, the scores are inverted or say nothing" for c in inverted)

@@ -93,15 +93,16 @@ def stability(reference_N: Doubles, live_M: Doubles, bins: int = CELLS) -> Stabi
     """PSI with half a row added to every count, and its p-value: without drift PSI / (1/N + 1/M) is about chi-squared.
 
     The customary limits 0.1 and 0.25 ignore the number of rows: PSI is (B - 1)(1/N + 1/M) on average without drift.
-    Equal edges, as ties make them, become one. Yurdakul and Naranjo 2020.
+    Equal edges, as ties make them, become one, and cells without any row are left out. Yurdakul and Naranjo 2020.
     """
     edge_J = np.unique(np.quantile(reference_N, np.arange(1, bins) / bins))
     counts = [
         np.bincount(np.searchsorted(edge_J, x, side="right"), minlength=len(edge_J) + 1) for x in (reference_N, live_M)
     ]
+    counts = [c[counts[0] + counts[1] > 0] for c in counts]
     p_B, q_B = ((c + 0.5) / (c + 0.5).sum() for c in counts)
     index = float(((q_B - p_B) * np.log(q_B / p_B)).sum())
-    freedom = int((counts[0] + counts[1] > 0).sum()) - 1
+    freedom = len(p_B) - 1
     scaled = index / (1.0 / len(reference_N) + 1.0 / len(live_M))
     tested = Figure(number=float(chi2.sf(scaled, freedom))) if freedom else None
     return Stability(

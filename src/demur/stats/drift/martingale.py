@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from demur.core.errors import DataError, ScoreError
 from demur.stats.drift.scores import MOST_LOG_ODDS, Doubles
@@ -48,7 +49,8 @@ def begin(series: str, reference_N: Doubles, *, learns: bool = True) -> Martinga
     scores outnumber the reference. learns=False keeps the reference as it is: it sees slow drift, but is exact only in
     the limit of a large reference; let it have ten times as many rows as will be tested. Raises ScoreError on NaN.
     """
-    return Martingale(series=series, count_B=tuple(np.bincount(_cells(reference_N), minlength=CELLS)), learns=learns)
+    count_B = np.bincount(cells(reference_N), minlength=CELLS)
+    return Martingale(series=series, count_B=tuple(count_B.tolist()), learns=learns)
 
 
 def update(state: Martingale, score_T: Doubles, u_T: Doubles) -> Martingale:
@@ -61,7 +63,7 @@ def update(state: Martingale, score_T: Doubles, u_T: Doubles) -> Martingale:
         raise DataError(f"{score_T.shape} scores with {u_T.shape} uniform numbers", "one of them per score")
     count_B, seen = list(state.count_B), sum(state.count_B)
     shares, log_e, highest = state.shares, state.log_e, state.highest_log_e
-    for cell, u in zip(_cells(score_T).tolist(), u_T.tolist(), strict=True):
+    for cell, u in zip(cells(score_T).tolist(), u_T.tolist(), strict=True):
         p = smoothed_rank(sum(count_B[cell + 1 :]), count_B[cell], seen, u)
         shares, growth = bet(shares, p)
         log_e += math.log(growth)
@@ -93,9 +95,9 @@ def bet(shares: tuple[float, ...], p: float) -> tuple[tuple[float, ...], float]:
     return tuple(stake / growth for stake in stakes), growth
 
 
-def _cells(score_N: Doubles) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def cells(score_N: Doubles) -> npt.NDArray[np.int64]:
+    """The grid cell of each score. Raises ScoreError on NaN."""
     if np.isnan(score_N).any():
         raise ScoreError(f"score {int(np.argmax(np.isnan(score_N)))} is NaN", "score again")
-    return np.clip((np.clip(score_N, -MOST_LOG_ODDS, MOST_LOG_ODDS) + MOST_LOG_ODDS) / CELL, 0, CELLS - 1).astype(
-        np.int64
-    )
+    inside_N = np.clip(score_N, -MOST_LOG_ODDS, MOST_LOG_ODDS)
+    return np.minimum(((inside_N + MOST_LOG_ODDS) / CELL).astype(np.int64), CELLS - 1)
