@@ -59,6 +59,12 @@ def test_a_damaged_calibrator_is_named(value, says):
     assert e.value.hint
 
 
+def test_a_misspelt_key_of_a_map_is_met_with_the_right_one():
+    with pytest.raises(PolicyError) as e:
+        policy_from_json(changed(map={"kind": "temperature", "temprature": 2.0, "temperature": 1.0}), "here")
+    assert "'temperature'" in e.value.hint
+
+
 def test_a_map_of_ones_own_making_cannot_be_written():
     class Own:
         columns = None

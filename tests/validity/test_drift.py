@@ -10,7 +10,7 @@ from scipy.stats import binom, kstest
 from demur.core.rates import Rate
 from demur.stats.drift import audit, martingale
 from demur.stats.drift.compare import adjust, compare_rates, compare_scores, stability
-from tests.validity.test_false_refusal import to_bfloat16
+from tests.validity.population import to_bfloat16
 
 DRAWS = 2000
 ALPHA = 0.05

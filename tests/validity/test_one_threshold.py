@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import binom
 
-from tests.validity.population import ONE_THRESHOLD, DELTA, tally
+from tests.validity.population import DELTA, ONE_THRESHOLD, tally
 
 DRAWS = 2000
 

@@ -77,15 +77,19 @@ def _hint(kind: type[BaseModel], first: ErrorDetails) -> str:
 
 
 def _keys_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The field names of the record nested at `loc`, or of the nearest enclosing one that can be told."""
+    """The field names of the record nested at `loc`, or of the nearest enclosing one that can be told.
+
+    In a union of records, `loc` names the one that was meant by its `kind`.
+    """
+    options = [kind]
     for part in loc:
-        field = kind.model_fields.get(str(part))
+        tagged = [o for o in options if "kind" in o.model_fields and o.model_fields["kind"].default == part]
+        field = options[0].model_fields.get(str(part))
         inner = (
             [t for t in _flatten(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)] if field else []
         )
-        if inner:
-            kind = inner[0]
-    return [f.alias or name for name, f in kind.model_fields.items()]
+        options = tagged or inner or options
+    return [f.alias or name for name, f in options[0].model_fields.items()]
 
 
 def _flatten(annotation: object) -> list[object]:

@@ -67,7 +67,7 @@ def on_a_mirrored_grid(v, bandwidth, points=1000):
 
 
 def test_relplots_class_wise_numbers_differ_by_its_grid_and_by_nothing_else():
-    """Where scores pile up at 0 its grid is off by up to 6e-3; ours is the integral. On its grid, its numbers come out."""
+    """Where scores pile up at 0 its grid is off by up to 6e-3; ours is the integral. On its grid we get its numbers."""
     for v, golden in zip(all_classes(golden_forecast("pre")), GOLDEN["relplot"]["class_wise_pre"], strict=True):
         assert on_a_mirrored_grid(v, 0.05) == pytest.approx(golden["smECE_sigma_0_05"], abs=2e-3)
         assert on_a_mirrored_grid(v, golden["bandwidth"]) == pytest.approx(golden["smECE"], abs=2e-3)

@@ -7,10 +7,15 @@ from demur.stats.calibrators.affine import fit_dirichlet, fit_vector
 from tests.stats.calibrators.golden import GOLDEN, LABEL_N, MULTICLASS, ROWS, TEST_NC, fit_rows_of, near
 
 
+def log_loss(map_, rows):
+    return -map_.logq(rows.closed_NC)[np.arange(len(rows.label_N)), rows.label_N].mean()
+
+
 def test_vector_scaling_equals_the_reference():
     expected = MULTICLASS["own_vector_scaling_on_log_softmax"]
     found = fit_vector(ROWS).map
     near(found.weights, expected["w"], 1e-4)
+    near(log_loss(found, ROWS), expected["nll_cal"], 1e-6)
     near(found.offsets, expected["b_centred"], 1e-4)
     near(np.exp(found.logq(TEST_NC)), expected["P_test_first10"], 1e-5)
     near(np.exp(found.logq(TEST_NC)), MULTICLASS["netcal_logistic_vector"]["P_test_first10"], 1e-3)
@@ -26,6 +31,12 @@ def test_matrix_and_dirichlet_scaling_equal_the_reference(feature, strength):
     found = fit_dirichlet(rows, strength).map
     near(found.weights, expected["W"], 1e-4)
     near(found.offsets, expected["b"], 1e-4)
+    weights = np.array(found.weights)
+    prior = strength * ((weights**2).sum() - (np.diag(weights) ** 2).sum()) / 30 + strength * np.mean(
+        np.square(found.offsets)
+    )
+    near(log_loss(found, rows), expected["nll_cal"], 1e-6)
+    near(log_loss(found, rows) + prior, expected["objective"], 1e-6)
     near(np.exp(found.logq(test_NC)), expected["P_test_first10"], 1e-5)
 
 

@@ -47,6 +47,9 @@ def test_platt_scaling_equals_the_reference():
     near(expit(smooth.log_odds(LOG_ODDS_GRID)), expected["pred_grid"], 1e-6)
     sigmoid = BINARY["sklearn_sigmoid_on_logit"]
     near([-smooth.slope, -smooth.offset], [sigmoid["a"], sigmoid["b"]], 1e-5)
+    on_p, expected = fit_platt(SCORE_N, EVENT_N), BINARY["sklearn_sigmoid_on_probability"]
+    near([-on_p.slope, -on_p.offset], [expected["a"], expected["b"]], 1e-5)
+    near(expit(on_p.log_odds(GRID)), expected["pred_grid"], 1e-5)
     expected = BINARY["own_platt_mle_plain_targets"]
     near([plain.slope, plain.offset], [expected["slope"], expected["intercept"]], 1e-5)
 

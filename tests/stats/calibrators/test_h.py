@@ -135,19 +135,22 @@ def test_training_sees_the_map_that_core_applies_and_its_true_slope(form, size):
     near(back(weight_NC), slopes, 1e-6)
 
 
-def test_400_steps_of_training_follow_the_reference():
-    trace = H["training_trace_ensemble16_unweighted_pooled_adam0.005"]
+@pytest.mark.parametrize(("weighting", "tolerance"), [("unweighted", 1e-6), ("cluACE", 0.1)])
+def test_400_steps_of_training_follow_the_reference(weighting, tolerance):
+    """With clusters only in shape: the reference starts its clusters from random points."""
+    trace = H[f"training_trace_ensemble16_{weighting.lower()}_pooled_adam0.005"]
     family = trainable("linear", 16, CLOSED_NC)
     adam = Adam(np.concatenate([np.linspace(0.02, 0.25, 16), np.linspace(0.25, 0.02, 16)]), 0.005)
     found = {}
     for step in range(401):
         q_NC, back = family.value(adam.theta_P)
-        loss, by_q_NC = h_loss(q_NC, LABEL_N, HLoss(weighting="unweighted"))
+        loss, by_q_NC = h_loss(q_NC, LABEL_N, HLoss(weighting=weighting))
         found[str(step)] = 1e5 * loss
         adam.step(1e5 * back(by_q_NC))
     for step, expected in trace["loss_before_step"].items():
-        assert abs(found[step] / expected - 1.0) <= 1e-6
-    near(q_NC[:3], trace["P_cal_first3"], 1e-3)
+        assert abs(found[step] / expected - 1.0) <= tolerance
+    if weighting == "unweighted":
+        near(q_NC[:3], trace["P_cal_first3"], 1e-3)
 
 
 @pytest.mark.parametrize("form", ["linear", "piecewise", "umnn"])

@@ -23,7 +23,7 @@ _STEEP = 1e3  # a slope that no calibration data have: events are separated, the
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Test:
+class CalibrationTest:
     """A statistic and how rarely a calibrated forecast exceeds it."""
 
     error: float  # as a difference of probabilities
@@ -41,7 +41,7 @@ class Line:
     offset_sd: Figure
 
 
-def kolmogorov_smirnov(view: View) -> Test:
+def kolmogorov_smirnov(view: View) -> CalibrationTest:
     """Largest absolute cumulated difference. Gupta et al. 2021 (arXiv 2006.12800); asymptotic p-value.
 
     Read at the ends of runs of tied probabilities only, so that the order of rows does not matter.
@@ -50,22 +50,24 @@ def kolmogorov_smirnov(view: View) -> Test:
     return _tested(view, error, _highest_excursion)
 
 
-def kuiper(view: View) -> Test:
+def kuiper(view: View) -> CalibrationTest:
     """Range of the cumulated difference, which sees over- and under-confidence in one. Tygert 2022; Feller 1951."""
     walk = _walk(view)
     error = float(max(walk.max(), 0.0) - min(walk.min(), 0.0))
     return _tested(view, error, _range_of_path)
 
 
-def spiegelhalter(view: View) -> Test:
+def spiegelhalter(view: View) -> CalibrationTest:
     """Whether the Brier score is what calibration implies: z and its two-sided p-value. Spiegelhalter 1986."""
     p_N, pull_N = view.p_N, 1.0 - 2.0 * view.p_N
     error = float(((view.event_N - p_N) * pull_N).mean())
     variance = float((pull_N**2 * p_N * (1.0 - p_N)).sum()) / view.rows**2
     if variance == 0.0:
-        return Test(error=error, standardised=_undefined(_NO_NOISE), p_value=_undefined(_NO_NOISE))
+        return CalibrationTest(error=error, standardised=_undefined(_NO_NOISE), p_value=_undefined(_NO_NOISE))
     z = error / math.sqrt(variance)
-    return Test(error=error, standardised=Figure(number=z), p_value=Figure(number=math.erfc(abs(z) / math.sqrt(2))))
+    return CalibrationTest(
+        error=error, standardised=Figure(number=z), p_value=Figure(number=math.erfc(abs(z) / math.sqrt(2)))
+    )
 
 
 def line(view: View) -> Line:
@@ -73,8 +75,7 @@ def line(view: View) -> Line:
     why = _no_line(view)
     if why:
         return _no(why)
-    with np.errstate(divide="ignore"):
-        log_odds_N = np.log(view.p_N) - np.log1p(-view.p_N)
+    log_odds_N = np.log(view.p_N) - np.log1p(-view.p_N)
     x_N2 = np.stack([log_odds_N, np.ones(view.rows)], axis=1)
     fit = np.zeros(2)
     for _ in range(_STEPS):
@@ -95,11 +96,13 @@ def _walk(view: View) -> Doubles:
     return (view.event_P - view.p_P)[view.run_ends] / view.rows
 
 
-def _tested(view: View, error: float, survival: Callable[[float], float]) -> Test:
+def _tested(view: View, error: float, survival: Callable[[float], float]) -> CalibrationTest:
     sd = math.sqrt(float((view.p_N * (1.0 - view.p_N)).sum())) / view.rows
     if sd == 0.0:
-        return Test(error=error, standardised=_undefined(_NO_NOISE), p_value=_undefined(_NO_NOISE))
-    return Test(error=error, standardised=Figure(number=error / sd), p_value=Figure(number=survival(error / sd)))
+        return CalibrationTest(error=error, standardised=_undefined(_NO_NOISE), p_value=_undefined(_NO_NOISE))
+    return CalibrationTest(
+        error=error, standardised=Figure(number=error / sd), p_value=Figure(number=survival(error / sd))
+    )
 
 
 def _highest_excursion(x: float) -> float:

@@ -41,8 +41,8 @@ def error_interval(
     sums_GB3 = _by_group(view, c, group_N)
     groups, bins = sums_GB3.shape[:2]
     rng = np.random.default_rng(resampling.seed)
-    drawn: list[Doubles] = []
-    for start in range(0, resampling.draws, size := max(1, _AT_ONCE // groups)):
+    size, drawn = max(1, _AT_ONCE // groups), list[Doubles]()
+    for start in range(0, resampling.draws, size):
         draws = min(size, resampling.draws - start)
         weight_RG = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=draws).astype(np.float64)
         drawn.append(_errors((weight_RG @ sums_GB3.reshape(groups, -1)).reshape(draws, bins, 3), norm))
