@@ -43,4 +43,4 @@ def test_prompts_are_the_same_up_to_case_punctuation_and_space():
 def test_shared_prompts_are_found_by_text_and_by_group():
     train = [example("a b", id="1", group="g"), example("c", id="2")]
     test = [example("A, b!", id="3"), example("d", id="4", group="g"), example("d", id="5", group="g", source="other")]
-    assert shared_prompts(train, test) == (["3"], ["4"])
+    assert shared_prompts(train, test) == (["3"], ["4", "5"])

@@ -160,6 +160,18 @@ def test_the_best_between_limits_is_the_best_of_every_vector_between_them(data, 
     assert aim.value(board.refused(found)) == pytest.approx(most, abs=1e-9)
 
 
+def test_a_category_without_an_error_among_the_rows_still_needs_its_share():
+    labelled_rows = simulated_rows(300, 2, seed=11, signal=3.0)
+    kept = (labelled_rows.label_N != 0) | (labelled_rows.table.logp_NC[:, 1:].argmax(axis=1) == 0)
+    few = labelled(labelled_rows.table.logp_NC[kept], labelled_rows.label_N[kept])
+    asked = request("false_refusal <= 0.1", few, k=2)
+    for procedure in (certify_budgets, certify_graphical):
+        found = procedure(asked)
+        assert isinstance(found, Certified)
+        of = found.evidence[0].rate.of
+        assert found.evidence[0].rate.hits <= bounds.most_errors(of, 0.05, 0.1)
+
+
 def test_too_few_rows_say_how_many_would_do_whatever_the_procedure():
     labelled_rows = simulated_rows(60, 3, seed=6)
     for procedure in EVERY[:3]:

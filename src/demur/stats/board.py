@@ -62,10 +62,15 @@ class Loss:
     when: Literal["refused", "answered"]
     among_N: Bools  # the denominator
     could_err_N: Bools  # a part of it
+    deciders: tuple[str, ...]  # categories whose thresholds it depends on, whatever the rows at hand
 
     def of(self, part_N: Bools) -> int:
         """Rows of a part that the goal speaks of."""
         return int((self.among_N & part_N).sum())
+
+    def groups(self, board: Board) -> list[int]:
+        """The thresholds it depends on."""
+        return [g for g, names in enumerate(board.groups) if set(names) & set(self.deciders)]
 
     def rate(self, refused_N: Bools, part_N: Bools) -> Rate:
         """The goal's rate on a part of the rows."""
@@ -123,7 +128,17 @@ def _loss(goal: Goal, board: Board, seed: int) -> Loss:
         when="answered" if goal.kind == "missed_refusal" else "refused",
         among_N=among_N,
         could_err_N=among_N & could_err_N,
+        deciders=_deciders(goal, board.template),
     )
+
+
+def _deciders(goal: Goal, template: Policy) -> tuple[str, ...]:
+    names = template.taxonomy.names
+    if goal.kind in ("false_refusal", "refusal_rate_cap") and goal.category:
+        return goal.categories
+    if goal.kind == "wrong_category" and len(goal.categories) == 1:
+        return tuple(name for name in names if name not in goal.categories)
+    return names
 
 
 def _columns(goal: Goal, template: Policy) -> list[int]:

@@ -183,7 +183,7 @@ def _chains_of(request: Request, loss: Loss) -> list[_Chain]:
     if loss.when == "answered":
         raise GoalError(f"goal {loss.goal.text!r} cannot be split over categories", "use the method 'vectors'")
     board, of = request.board, loss.of(request.everyone)
-    touched = [g for g in range(len(board.groups)) if (loss.could_err_N & (board.group_N == g)).any()]
+    touched = loss.groups(board)
     share_G = _shares(request, touched)
     return [
         _Chain(g, board.logq_N[loss.could_err_N & (board.group_N == g)], of, loss.level * share, share)
@@ -268,16 +268,16 @@ def _capped(request: Request, path: Path, split: Split, allowed: Sequence[int]) 
 
     Otherwise that goal would end the test for all categories.
     """
-    board, groups = request.board, set(range(len(request.board.groups)))
+    board = request.board
     for loss, most in zip(request.losses, allowed, strict=True):
-        touched = set(np.unique(board.group_N[loss.could_err_N]).tolist()) & groups
-        if touched == groups or loss.when == "answered":
+        touched = loss.groups(board)
+        if len(touched) == len(board.groups) or loss.when == "answered":
             continue
         first_N = path.first_step(board)
         errors_S = _cumulative(first_N, len(path.group_S), loss.could_err_N & split.learn_N)
         scale = loss.of(split.learn_N) / loss.of(split.test_N)
         limit = max(most - np.sqrt(most + 1.0), 0.0) * scale
-        broken_S = np.isin(path.group_S, sorted(touched)) & (errors_S[1:] > limit)
+        broken_S = np.isin(path.group_S, touched) & (errors_S[1:] > limit)
         path = Path(group_S=path.group_S[~broken_S], threshold_S=path.threshold_S[~broken_S], fixed=path.fixed)
     return path
 
