@@ -54,7 +54,7 @@ def ours(rows: LabelledScores, method: str, seed: int = 0) -> tuple[float, ...]:
 
 def mapie(rows: LabelledScores) -> tuple[float, ...]:
     """The same promise by MAPIE: one threshold, fixed-sequence testing over its default grid, most caught."""
-    from mapie.risk_control import BinaryClassificationController, recall
+    from mapie.risk_control import BinaryClassificationController, recall  # noqa: PLC0415  # optional, slow to import
 
     p_N = np.exp(compared_scores(POLICY, rows.table.logp_NC).astype(np.float64))
     controller = BinaryClassificationController(
@@ -118,7 +118,7 @@ def utility(draws: int, version: str | None) -> None:
         "one threshold, closed form": lambda rows, seed: ours(rows, "shared", seed),
     }
     if version:
-        ways["one threshold, MAPIE, 100 points"] = lambda rows, seed: mapie(rows)
+        ways["one threshold, MAPIE, 100 points"] = lambda rows, _: mapie(rows)
     print(f"\n{'way':34} {'rows':>8} {'caught':>8} {'false refusals':>15}")
     for n in (1_000, 4_000, 20_000):
         for name, way in ways.items():

@@ -55,7 +55,8 @@ def print_targets(policy: Policy, calibrate: LabelledScores, test: LabelledScore
     for scope in ("", *(f"[{n}]" for n in policy.taxonomy.names)):
         for level in TARGETS:
             try:
-                chosen = choose(parse_goal(f"refusal_rate{scope} = {level}"), policy, calibrate, confidence=0.95)
+                goal = parse_goal(f"refusal_rate{scope} = {level}")
+                chosen = choose(goal, policy, calibrate, confidence=0.95, data_digest="")
             except GoalInfeasible:
                 print(f"  refusal_rate{scope:<16} = {level:.2f}   cannot be met: ties or too few rows")
                 continue
@@ -65,6 +66,11 @@ def print_targets(policy: Policy, calibrate: LabelledScores, test: LabelledScore
                 column = policy.taxonomy.column(scope.strip("[]") or None)
                 hits = int((choice_N == column).sum() if column else (choice_N > 0).sum())
                 rates.append(Rate(hits=hits, of=len(choice_N)))
+            if rates[0].value < 0.9 * level:
+                print(
+                    f"  refusal_rate{scope:<16} = {level:.2f}   out of reach: it is the heaviest on {rates[0].value:.3f}"
+                )
+                continue
             low, high = rates[1].interval()
             tried, inside = tried + 1, inside + (low <= level <= high)
             print(
@@ -90,7 +96,9 @@ def main() -> None:
     print("target rates:")
     print_targets(policy, rows["calibrate"], rows["test"])
     print(f"mean leftover mass on test rows: {rows['test'].table.leftover_N.mean():.4f} (target < 0.02)")
-    print(f"evaluate/metrics.json: {read_metrics(folder.metrics).branches}")
+    print("texts, by the control token forced before them, as judged:")
+    for token, verdicts in read_metrics(folder.metrics).branches.items():
+        print(f"  {token:<16} {verdicts.refusal} refuse, {verdicts.compliance} answer, {verdicts.partial} partly")
 
 
 if __name__ == "__main__":

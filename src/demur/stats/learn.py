@@ -16,6 +16,8 @@ from demur.core.policy import NEVER
 from demur.stats.board import Board, Bools, Doubles, Ints, Loss
 from demur.stats.cuts import cut_below
 
+# A stream of its own: rows that the caller drew with the same seed must not decide which part they fall into.
+_OF_SPLITS = 0x5B117
 MOST_CUTS = 200  # per group, where every combination is looked at
 
 
@@ -74,7 +76,7 @@ def split_rows(board: Board, learn_share: float, seed: int) -> Split:
     """A seeded split of the rows. Groups of rows never cross it."""
     group_N = board.rows.group_N
     units = int(group_N.max()) + 1 if group_N is not None else len(board.logq_N)
-    learn_U = np.random.default_rng(seed).random(units) < learn_share
+    learn_U = np.random.default_rng([seed, _OF_SPLITS]).random(units) < learn_share
     learn_N = learn_U[group_N] if group_N is not None else learn_U
     return Split(learn_N=learn_N, test_N=~learn_N)
 
