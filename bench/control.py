@@ -68,7 +68,7 @@ def print_targets(policy: Policy, calibrate: LabelledScores, test: LabelledScore
                 rates.append(Rate(hits=hits, of=len(choice_N)))
             if rates[0].value < 0.9 * level:
                 print(
-                    f"  refusal_rate{scope:<16} = {level:.2f}   out of reach: it is the heaviest on {rates[0].value:.3f}"
+                    f"  refusal_rate{scope:<16} = {level:.2f}   out of reach: heaviest on {rates[0].value:.3f}"
                 )
                 continue
             low, high = rates[1].interval()

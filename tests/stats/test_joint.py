@@ -1,18 +1,14 @@
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.errors import GoalError
 from demur.core.goal import parse_goals
-from demur.core.guarantee import Certified, Infeasible, Uncertified
-from demur.core.policy import NEVER
-from demur.stats.aim import aim_of, best_within
+from demur.core.guarantee import Certified, Uncertified
+from demur.stats.aim import aim_of
 from demur.stats.board import board_of, losses_of
 from demur.stats.graphical import graphical
 from demur.stats.joint import (
@@ -23,8 +19,8 @@ from demur.stats.joint import (
     certify_shared,
     certify_vectors,
 )
-from demur.stats.learn import lenient_path, split_rows
-from tests.builders import labelled, log_softmax, policy, rows, simulated_rows
+from demur.stats.learn import split_rows
+from tests.builders import labelled, log_softmax, policy, simulated_rows
 
 EVERY = (certify_path, certify_vectors, certify_shared, certify_budgets, certify_graphical)
 
@@ -75,33 +71,6 @@ def test_a_goal_about_one_category_does_not_hold_the_others_back():
     assert strict.thresholds[2] <= alone.thresholds[2]
 
 
-@settings(max_examples=60)
-@given(data=st.data())
-def test_the_learnt_path_holds_the_best_vector_for_every_price_of_cost(data):
-    labelled_rows = data.draw(rows(2, min_rows=2, max_rows=14))
-    board = board_of(policy(2), labelled_rows, shared=False)
-    cost_N, worth_N = (labelled_rows.label_N == 0).astype(float), (labelled_rows.label_N != 0).astype(float)
-    path = lenient_path(board, cost_N, worth_N, {})
-    first_N = path.first_step(board)
-    on_path = [(worth_N[first_N <= s].sum(), cost_N[first_N <= s].sum()) for s in range(len(path.group_S) + 1)]
-    observed = [[*np.exp(board.logq_N[board.group_N == g]) * (1 - 1e-6), NEVER] for g in range(2)]
-    every = [(worth_N[r].sum(), cost_N[r].sum()) for r in (board.refused(t) for t in product(*observed))]
-    for price in (0.05, 0.3, 0.7, 1.1, 2.3, 40.0):
-        assert max(w - price * c for w, c in on_path) == pytest.approx(max(w - price * c for w, c in every))
-    for step in range(len(path.group_S) + 1):
-        assert (board.refused(path.at(step, 2)) == (first_N <= step)).all()
-
-
-def test_a_path_only_ever_lowers_thresholds():
-    board = board_of(policy(3), simulated_rows(500, 3, seed=3), shared=False)
-    label_N = board.rows.label_N
-    path = lenient_path(board, (label_N == 0).astype(float), (label_N != 0).astype(float), {})
-    vectors = np.array([path.at(step, 3) for step in range(len(path.group_S) + 1)])
-    with np.errstate(invalid="ignore"):
-        assert not (np.diff(vectors, axis=0) > 0).any()
-    assert (vectors[0] == NEVER).all()
-
-
 def test_the_graphical_procedure_over_chains_is_the_graph_with_a_node_per_cut():
     rng = np.random.default_rng(4)
     for _ in range(20):
@@ -142,24 +111,6 @@ def test_a_finished_category_hands_its_delta_on_and_budgets_do_not():
     assert caught[0] >= caught[1]
 
 
-@settings(max_examples=60)
-@given(
-    data=st.data(),
-    text=st.sampled_from(["f1 max", "youden max", "cost: false=1 missed=3 missed[safety]=0.4 wrong=0.2"]),
-)
-def test_the_best_between_limits_is_the_best_of_every_vector_between_them(data, text):
-    labelled_rows = data.draw(rows(2, min_rows=3, max_rows=12))
-    board = board_of(policy(2), labelled_rows, shared=False)
-    aim = aim_of(parse_goals(text)[0], board, ())
-    low, high = (0.2, 0.3), (0.7, NEVER)
-    found = best_within(board, aim, low, high)
-    assert all(a <= t <= b for a, t, b in zip(low, found, high, strict=True))
-    values = np.exp(board.logq_N)
-    choices = [[t for t in (*values * (1 - 1e-6), a, b) if a <= t <= b] for a, b in zip(low, high, strict=True)]
-    most = max(aim.value(board.refused(t)) for t in product(*choices))
-    assert aim.value(board.refused(found)) == pytest.approx(most, abs=1e-9)
-
-
 def test_a_category_without_an_error_among_the_rows_still_needs_its_share():
     labelled_rows = simulated_rows(300, 2, seed=11, signal=3.0)
     kept = (labelled_rows.label_N != 0) | (labelled_rows.table.logp_NC[:, 1:].argmax(axis=1) == 0)
@@ -179,23 +130,6 @@ def test_too_few_rows_say_how_many_would_do_whatever_the_procedure():
         assert isinstance(found, Uncertified)
         assert found.rows == labelled_rows.to_answer
         assert found.rows_needed >= 230
-
-
-def test_goals_that_the_scores_cannot_meet_are_infeasible_with_the_trade_off():
-    found = certify_path(request("false_refusal <= 0.02; missed_refusal <= 0.1", simulated_rows(4000, 3, seed=7)))
-    assert isinstance(found, Infeasible)
-    assert found.blocking == "missed_refusal <= 0.1"
-    kept_false, kept_missed = (r.lowest for r in found.reachable)
-    assert kept_false > 0.02
-    assert kept_missed > 0.1
-    assert "can go no lower than" in found.reason
-
-
-def test_the_priority_of_soft_goals_says_which_one_blocks():
-    texts = ["false_refusal <= 0.02 soft 2", "missed_refusal <= 0.1 soft"]
-    found = certify_path(request(texts, simulated_rows(4000, 3, seed=7)))
-    assert isinstance(found, Infeasible)
-    assert found.blocking == texts[0]
 
 
 def test_a_promise_is_not_kept_by_refusing_nobody():

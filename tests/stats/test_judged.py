@@ -9,7 +9,6 @@ from demur.core.errors import DataError, GoalError, Undefined
 from demur.core.goal import parse_goal, parse_goals
 from demur.core.guarantee import Certified, Uncertified
 from demur.core.rates import Rate
-from demur.stats.betting import upper_mean
 from demur.stats.judged import UNCHECKED, certify_judged, corrected_rate, prediction_powered, rogan_gladen
 from demur.stats.promises import How
 from tests.builders import policy, simulated_rows
@@ -89,12 +88,3 @@ def test_bad_input_is_refused():
         corrected_rate(parse_goal("refusal_rate <= 0.1"), policy(2), ROWS, checked(ROWS, 50))
     with pytest.raises(GoalError, match="needs a correction"):
         certify_judged(parse_goals("f1 max"), policy(2), ROWS, checked(ROWS, 50), How())
-
-
-def test_betting_bounds_shrink_with_rows_and_follow_the_scale():
-    value_M = np.random.default_rng(3).random(1000)
-    assert 0.5 < upper_mean(value_M, 0.0, 1.0, 0.05) < upper_mean(value_M[:100], 0.0, 1.0, 0.05) < 1.0
-    scaled = upper_mean(4 * value_M - 1, -1.0, 3.0, 0.05)
-    assert scaled == pytest.approx(4 * upper_mean(value_M, 0.0, 1.0, 0.05) - 1, abs=1e-5)
-    assert upper_mean(np.empty(0), 0.0, 1.0, 0.05) == 1.0
-    assert upper_mean(np.ones(50), 0.0, 1.0, 0.05) == 1.0

@@ -48,3 +48,19 @@ def test_labels_are_integers():
 def test_no_rows_are_refused():
     with pytest.raises(DataError, match="no scored row"):
         labelled(np.zeros((0, 2), dtype=np.float32), [])
+
+
+def test_rows_of_one_group_and_source_share_a_number_and_others_have_their_own():
+    parts = [("a", "g1"), ("a", "g1"), ("b", "g1"), ("a", None), ("a", None)]
+    examples = [
+        Example(id=f"row-{n}", source=s, messages=(Message(role="user", content=str(n)),), kind="benign", group=g)
+        for n, (s, g) in enumerate(parts)
+    ]
+    group_N = label_scores(examples, taxonomy(2), table(log_softmax([[0, 0, 0]] * 5))).group_N
+    assert group_N[0] == group_N[1]
+    assert len(set(group_N.tolist())) == 4
+
+
+def test_groups_that_do_not_fit_are_refused():
+    with pytest.raises(DataError, match="groups of shape"):
+        LabelledScores(table=table(log_softmax([[0, 0]])), label_N=np.array([0]), group_N=np.array([0, 1]))

@@ -9,8 +9,6 @@ from demur.core.goal import parse_goals
 from demur.core.guarantee import Infeasible, Uncertified
 from demur.core.policy import NEVER
 from demur.core.rates import Rate
-from demur.stats.board import board_of, one_per_group
-from demur.stats.learn import split_rows
 from demur.stats.promises import Granted, How, certify, choose_all
 from tests.builders import labelled, policy, simulated_rows, with_category
 
@@ -125,13 +123,6 @@ def test_rows_made_from_one_another_count_once():
     assert certify(goals, policy(2), twice, how).certified.evidence[0].rate.of == 2 * once.certified.evidence[0].rate.of
 
 
-def test_one_per_group_marks_exactly_one_row_of_each_group_among_those_asked():
-    group_N, among_N = np.array([0, 0, 1, 1, 1, 2]), np.array([True, True, False, True, True, False])
-    marked_N = one_per_group(group_N, among_N, seed=0)
-    assert sorted(group_N[marked_N].tolist()) == [0, 1]
-    assert not marked_N[~among_N].any()
-
-
 @pytest.mark.parametrize(
     ("texts", "template", "error", "message"),
     [
@@ -183,17 +174,3 @@ def test_methods_that_need_a_threshold_per_category_refuse_rules_with_one():
             simulated_rows(300, 2, seed=9),
             method="budgets",
         )
-
-
-def test_the_split_does_not_follow_what_the_caller_drew_with_the_same_seed():
-    drawn_N = np.random.default_rng(3).random(2000)
-    rows = simulated_rows(2000, 2, seed=3)
-    learn_N = split_rows(board_of(policy(2), rows, shared=False), 0.4, seed=3).learn_N
-    assert abs(np.corrcoef(drawn_N, learn_N)[0, 1]) < 0.1
-    assert learn_N.mean() == pytest.approx(0.4, abs=0.05)
-
-
-def test_rows_made_from_one_another_stay_on_one_side_of_the_split():
-    rows = replace(simulated_rows(600, 2, seed=4), group_N=np.repeat(np.arange(200), 3))
-    learn_N = split_rows(board_of(policy(2), rows, shared=False), 0.4, seed=0).learn_N
-    assert set(learn_N.reshape(200, 3).sum(axis=1).tolist()) == {0, 3}

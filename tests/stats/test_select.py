@@ -190,3 +190,52 @@ def test_a_goal_that_does_not_fit_the_template_says_why(text, template, message)
 def test_a_confidence_outside_zero_to_one_is_refused(confidence):
     with pytest.raises(GoalError, match="not in"):
         chosen("false_refusal <= 0.1", policy(1), simulated_rows(50, 1, seed=1), confidence=confidence)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_each_tokens_own_f_is_best_for_that_category_and_moves_no_other(beta):
+    rows, template = simulated_rows(600, 3, seed=10), policy(3, thresholds=[0.4, 0.5, 0.6])
+    one, every = (chosen(t, template, rows) for t in (f"f{beta}[humanizing] max", f"macro_f{beta} max"))
+    assert [one.categories[at].threshold for at in (0, 2)] == [0.4, 0.6]
+    assert one.categories[1].threshold == every.categories[1].threshold
+    assert one.promises[0].risk == f"f{beta:g}[humanizing]"
+
+    def own_f(threshold):
+        choice_N = decide_many(template.with_thresholds({"humanizing": threshold}), rows.table.logp_NC).choice_N
+        hits = int(((choice_N == 2) & (rows.label_N == 2)).sum())
+        return (1 + beta**2) * hits / (beta**2 * (rows.label_N == 2).sum() + (choice_N == 2).sum())
+
+    tried = max(own_f(t) for t in np.linspace(0.0, 1.0, 301))
+    assert own_f(one.categories[1].threshold) >= tried
+
+
+def test_micro_f_needs_a_threshold_per_category():
+    rows = simulated_rows(300, 2, seed=11)
+    assert chosen("micro_f1 max", policy(2), rows).promises[0].risk == "micro_f1"
+    with pytest.raises(GoalError, match="needs rule 'heaviest'"):
+        chosen("micro_f1 max", policy(2, "sum"), rows)
+
+
+@pytest.mark.parametrize("rule", STEERABLE)
+def test_costs_by_category_are_least_over_all_cuts(rule):
+    rows = simulated_rows(300, 2, seed=12)
+    done = chosen("cost: false=1 missed[safety]=20 missed=0.5", policy(2, rule), rows)
+    cheap = chosen("cost: false=1 missed[safety]=0.5 missed=20", policy(2, rule), rows)
+
+    def cost(policy, safety, other):
+        refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+        missed = [(~refused_N & (rows.label_N == c)).sum() for c in (1, 2)]
+        return (refused_N & (rows.label_N == 0)).sum() + safety * missed[0] + other * missed[1]
+
+    assert cost(done, 20, 0.5) <= cost(cheap, 20, 0.5)
+    assert cost(cheap, 0.5, 20) <= cost(done, 0.5, 20)
+
+
+@pytest.mark.parametrize("text", ["missed_refusal <= 20%", "wrong_category <= 20%", "refusal_rate <= 30%"])
+def test_every_promise_is_certified_with_one_shared_threshold(text):
+    rows = simulated_rows(1000, 3, seed=13, signal=4.0)
+    done = chosen(text, policy(3), rows)
+    promise = done.promises[0]
+    assert (promise.status, promise.level) == ("certified", parse_goal(text).level)
+    assert promise.rate.interval(0.9)[1] <= promise.level
+    assert len({c.threshold for c in done.categories}) == 1

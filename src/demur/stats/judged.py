@@ -189,5 +189,3 @@ def _evidence(loss: Loss, refused_N: Bools, split: Split, delta: float) -> Evide
 
 def _clip(rate: float) -> float:
     return float(min(max(rate, 0.0), 1.0))
-
-

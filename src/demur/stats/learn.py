@@ -74,10 +74,10 @@ class Menu:
 
 def split_rows(board: Board, learn_share: float, seed: int) -> Split:
     """A seeded split of the rows. Groups of rows never cross it."""
-    group_N = board.rows.group_N
-    units = int(group_N.max()) + 1 if group_N is not None else len(board.logq_N)
-    learn_U = np.random.default_rng([seed, _OF_SPLITS]).random(units) < learn_share
-    learn_N = learn_U[group_N] if group_N is not None else learn_U
+    unit_N = np.arange(len(board.logq_N))
+    if board.rows.group_N is not None:
+        unit_N = np.unique(board.rows.group_N, return_inverse=True)[1]
+    learn_N = (np.random.default_rng([seed, _OF_SPLITS]).random(unit_N.max() + 1) < learn_share)[unit_N]
     return Split(learn_N=learn_N, test_N=~learn_N)
 
 

@@ -112,6 +112,8 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
     check_together(goals)
     case = _Case(goals=goals, template=template, rows=rows, how=how)
     ladder = _ladder([g for g in goals if g.promised], how)
+    if not ladder:
+        raise GoalError("no goal is a promise, nothing can be certified", "such as 'false_refusal <= 0.05'")
     failure: Failure | None = None
     for asked in ladder:
         method, request = _request(case, asked)
@@ -131,6 +133,8 @@ def choose_all(goals: Sequence[Goal], template: Policy, rows: LabelledScores, ho
     A single goal that is no promise: demur.stats.select.choose. Raises GoalInfeasible where a promise cannot be
     certified and on_failure says stop (or also the hard goals alone fail), and what `certify` and `choose` raise.
     """
+    if not goals:
+        raise GoalError("no goal is given", "the simplest are 'natural' and 'f1 max'")
     check_together(goals)
     case = _Case(goals=goals, template=template, rows=rows, how=how, data_digest=data_digest)
     if not any(g.promised for g in goals):
@@ -155,8 +159,9 @@ def what_would_do(failure: Failure) -> str:
         return f"{failure.blocking!r} blocks: loosen it or another goal, or train a model whose scores tell more apart"
     if failure.rows_needed is None:
         return f"{failure.blocking!r} blocks: loosen it or another goal, or collect more labelled rows"
+    pool = ", or pool its category with another: [a + b]" if "[" in failure.blocking else ""
     have, needed = failure.rows, failure.rows_needed
-    return f"{failure.blocking!r} blocks: about {needed} rows of its kind would do, {have} are there"
+    return f"{failure.blocking!r} blocks: about {needed} rows of its kind would do, {have} are there{pool}"
 
 
 def _ladder(promised: Sequence[Goal], how: How) -> list[list[Goal]]:

@@ -243,7 +243,10 @@ def _own_sweep(case: _Case, category: str) -> Sweep:
 
 
 def _promised(case: _Case) -> _Choice:
-    """One shared threshold in closed form: the most lenient for goals that refusals break, else the strictest."""
+    """One shared threshold in closed form: the most lenient for goals that refusals break, else the strictest.
+
+    A goal about one category's token leaves the others' refusals free: then the threshold that catches the most.
+    """
     board = board_of(case.template, case.rows, shared=True)
     losses = losses_of([case.goal], board, seed=0)
     request = Request(board=board, losses=losses, aim=aim_of(None, board, losses), delta=case.delta, fixed={})
@@ -254,6 +257,8 @@ def _promised(case: _Case) -> _Choice:
             _what_would_do(case, limits),
         )
     threshold = limits[0] if losses[0].when == "refused" else limits[1]
+    if case.goal.category is not None:
+        threshold = best_within(board, request.aim, limits[:1], limits[1:])[0]
     return _Choice(
         thresholds=dict.fromkeys(case.emittable, threshold),
         risk=case.goal.risk,

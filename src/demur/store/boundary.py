@@ -28,7 +28,9 @@ def validated(kind: type[Record], data: object, where: str, error: type[DemurErr
     try:
         return kind.model_validate(data)
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
+        faults = e.errors(include_url=False)
+        # A misspelt key is two faults, one unknown and one missing: the unknown one says more.
+        first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
         key = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise error(f"{where}: {key}: {_message(first)}", _hint(kind, first)) from None
 

@@ -1,0 +1,75 @@
+"""The train stage: trains once, and knows when what is there will do."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+from tests.fake_run import Rows, examples
+
+from demur.core.errors import ArtifactError
+from demur.core.ports import TrainedModel, no_progress
+from demur.core.taxonomy import coconot, single
+from demur.core.training import TrainSettings, tiny
+from demur.engines.fake import FakeEngine
+from demur.stages import data, train
+from demur.store.model_file import read_model_file
+from demur.store.run import RunFolder
+
+
+@dataclass
+class Apprentice:
+    """A trainer that writes a file and counts how often it was asked."""
+
+    first: bool = True
+    asked: list[int] = field(default_factory=list)
+
+    def train(self, rows, taxonomy, folder, progress=no_progress):
+        self.asked.append(len(rows))
+        if not self.first:
+            return None
+        (folder / "model").mkdir(parents=True, exist_ok=True)
+        (folder / "model" / "model.safetensors").write_bytes(b"weights")
+        engine = FakeEngine(taxonomy=taxonomy)
+        return TrainedModel(fingerprint=engine.fingerprint, steps=1, history=(), row_change=(1.0,) * 6, details={})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = RunFolder(tmp_path)
+    data.run(data.Config(), coconot(), {"rows": Rows(examples(every=8))}, run)
+    return run
+
+
+def test_a_model_that_is_there_is_not_trained_again_however_many_processes_are_asked_for(folder):
+    apprentice = Apprentice()
+    first = train.run(tiny(), coconot(), apprentice, folder)
+    again = train.run(replace(tiny(), processes=2, save_every=7), coconot(), apprentice, folder)
+    assert again == first
+    assert len(apprentice.asked) == 1
+    assert read_model_file(folder.model).taxonomy.to_core() == coconot()
+
+
+@pytest.mark.parametrize("changed", ["settings", "taxonomy", "rows", "weights"])
+def test_whatever_changes_the_model_trains_it_again(folder, changed):
+    apprentice = Apprentice()
+    train.run(tiny(), coconot(), apprentice, folder)
+    settings, taxonomy = tiny(), coconot()
+    if changed == "settings":
+        settings = TrainSettings(base="somewhere")
+    if changed == "taxonomy":
+        taxonomy = single()
+    if changed == "rows":
+        data.run(data.Config(), coconot(), {"rows": Rows(examples(every=5))}, folder)
+    if changed == "weights":
+        (folder.model / "model.safetensors").write_bytes(b"other")
+    train.run(settings, taxonomy, apprentice, folder)
+    assert len(apprentice.asked) == 2
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(folder):
+    assert train.run(tiny(), coconot(), Apprentice(first=False), folder) is None
+    assert folder.receipt("train") is None
+
+
+def test_without_data_there_is_nothing_to_train_on(tmp_path):
+    with pytest.raises(ArtifactError, match="is not finished"):
+        train.run(tiny(), coconot(), Apprentice(), RunFolder(tmp_path))
