@@ -7,8 +7,8 @@ from playwright.sync_api import sync_playwright
 from tests.fake_run import HOSTILE, JUDGE, examples, finished
 
 from demur.core.errors import ArtifactError, ConfigError
+from demur.pages.page import escape_markdown
 from demur.stages import calibrate, evaluate, report
-from demur.stages.report.page import escape_markdown
 from demur.store.metrics_file import read_metrics, write_metrics
 from demur.store.run import RunFolder
 

@@ -157,6 +157,7 @@ def test_rows_without_anything_to_answer_promise_nothing_about_false_refusals():
         ({"on_failure": "shrug"}, "unknown on_failure"),
         ({"on_failure": "keep:old"}, "go together"),
         ({"kept": policy(1)}, "go together"),
+        ({"on_failure": "keep:old", "kept": policy(1)}, "of that name"),
     ],
 )
 def test_a_way_that_is_none_is_refused(how, message):
@@ -174,3 +175,26 @@ def test_methods_that_need_a_threshold_per_category_refuse_rules_with_one():
             simulated_rows(300, 2, seed=9),
             method="budgets",
         )
+
+
+def test_rows_without_anything_to_refuse_choose_no_threshold():
+    rows = labelled(simulated_rows(500, 2, seed=10).table.logp_NC, [0] * 500)
+    with pytest.raises(DataError, match="none of the 500 rows is to be refused"):
+        chosen("false_refusal <= 0.1", policy(2), rows)
+
+
+def test_target_rates_of_every_category_can_be_promised_not_to_refuse_falsely():
+    rows = simulated_rows(4000, 2, seed=11, signal=4.0)
+    texts = ["refusal_rate[safety] = 10%", "refusal_rate[humanizing] = 10%", "false_refusal <= 0.1"]
+    done = chosen(texts, policy(2), rows)
+    assert [p.status for p in done.promises] == ["measured", "measured", "certified"]
+    with pytest.raises(GoalInfeasible):
+        chosen([*texts[:2], "missed_refusal <= 0.01"], policy(2), rows)
+
+
+def test_no_goal_and_no_promise_are_refused():
+    rows = simulated_rows(100, 2, seed=12)
+    with pytest.raises(GoalError, match="no goal is given"):
+        choose_all((), policy(2), rows, How(), data_digest="")
+    with pytest.raises(GoalError, match="no goal is a promise"):
+        certify(parse_goals("f1 max"), policy(2), rows, How())

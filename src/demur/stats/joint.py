@@ -69,7 +69,7 @@ def certify_path(request: Request) -> Certified | Failure:
         else:
             could_err = int((loss.could_err_N & split.test_N).sum())
             first = max(first, int(np.searchsorted(refused_S, could_err - most, side="left")))
-    if last < max(first, 1):  # the sides do not meet, or the first step already breaks a goal
+    if last < first:  # the sides do not meet, or thresholds that are set otherwise already break a goal
         return _explained(request, split)
     step = request.aim.best_step(first_N, first, last)
     refused_N = first_N <= step
@@ -99,7 +99,7 @@ def certify_vectors(request: Request) -> Certified | Failure:
         value = request.aim.value(refused_N)
         if best is None or value > best[0]:
             best = (value, thresholds, refused_N)
-    if best is None:
+    if best is None or request.aim.in_vain(best[2]):
         return _explained(request, split)
     return _certified(request, best[1], best[2], split.test_N, f"learned vectors, {ORDER}")
 

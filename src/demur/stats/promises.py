@@ -12,7 +12,7 @@ import numpy as np
 
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.errors import GoalError, GoalInfeasible
+from demur.core.errors import DataError, GoalError, GoalInfeasible
 from demur.core.goal import Goal, check_together
 from demur.core.guarantee import Certified, Failure, Infeasible, Promise, Status
 from demur.core.policy import ALWAYS, NEVER, Policy
@@ -75,8 +75,8 @@ class How:
             raise GoalError(f"unknown method {self.method!r}", f"known: auto, {', '.join(_METHODS)}")
         if self.on_failure not in ("stop", "hard_only") and not self.on_failure.startswith("keep:"):
             raise GoalError(f"unknown on_failure {self.on_failure!r}", "known: stop, hard_only, keep:<policy>")
-        if self.on_failure.startswith("keep:") != (self.kept is not None):
-            raise GoalError(f"on_failure {self.on_failure!r} and a kept policy go together", "give both or neither")
+        if self.on_failure.removeprefix("keep:") != (self.kept.name if self.kept else self.on_failure):
+            raise GoalError(f"on_failure {self.on_failure!r} and a kept policy of that name go together", "give both")
 
     @property
     def delta(self) -> float:
@@ -182,6 +182,11 @@ def _board(case: _Case, *, shared: bool) -> Board:
 def _request(case: _Case, asked: Sequence[Goal]) -> tuple[str, Request]:
     """The method, and what it is to certify. Counts of labels choose it, never scores: that keeps it valid."""
     how, alone = case.how, case.template.rule != "heaviest"
+    if not case.rows.to_refuse:
+        raise DataError(
+            f"none of the {len(case.rows.label_N)} rows is to be refused: nothing says what thresholds should catch",
+            "add rows to be refused to the calibrate split",
+        )
     board = _board(case, shared=alone)
     losses = losses_of(asked, board, how.seed)
     wants_rate = any(goal.kind == "refusal_rate" for goal in case.goals)

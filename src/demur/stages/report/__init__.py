@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from demur.core.errors import ConfigError
+from demur.pages.page import render_html, render_markdown
+from demur.pages.parts import Page
 from demur.stages.report.content import headline, sections
 from demur.stages.report.material import read_material
-from demur.stages.report.page import render_html, render_markdown
 from demur.store.files import digest_file, write_text
 from demur.store.run import RunFolder
 
@@ -38,9 +39,14 @@ def run(config: Config, folder: RunFolder) -> Path:
     if folder.is_current("report", settings, made_from):
         return folder.report
     material = read_material(folder)
-    first, chapters = headline(material), sections(material, folder.root.name, config.examples)
+    page = Page(
+        made_by="demur report",
+        title=config.title,
+        headline=headline(material),
+        sections=sections(material, folder.root.name, config.examples),
+    )
     text = folder.report.with_name("report.md")
-    write_text(folder.report, render_html(config.title, first, chapters))
-    write_text(text, render_markdown(config.title, first, chapters))
+    write_text(folder.report, render_html(page))
+    write_text(text, render_markdown(page))
     folder.finish("report", settings, made_from, [folder.report, text])
     return folder.report

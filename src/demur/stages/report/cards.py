@@ -8,8 +8,8 @@ import numpy as np
 
 from demur.core.decision import Decisions, decide_many
 from demur.core.policy import GENERATE
+from demur.pages.parts import Card, Cards
 from demur.stages.report.material import Material
-from demur.stages.report.parts import Card, Cards
 from demur.store.tables import Branch
 
 SHOWN_TOKENS = 3  # the most probable ones, with every prompt

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from demur.pages.parts import Code, Figure, Section
 from demur.stages.report import cards, curves, figures, tables
 from demur.stages.report.material import Material
-from demur.stages.report.parts import Code, Figure, Section
 
 _TINY = (
     "A word of honesty: this is a tiny model trained from nothing in a few minutes. Its ordinary answers are poor "

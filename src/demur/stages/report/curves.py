@@ -6,15 +6,19 @@ where there is only one, the function returns None and the page goes without.
 
 from __future__ import annotations
 
+import html
+from collections.abc import Sequence
+
 import numpy as np
 
-from demur.stages.report.drawing import REFUSE, diagonal, line, policy_marks, probit, probit_axis, spec_of
+from demur.pages.drawing import ANSWER, PAGE, REFUSE, diagonal, line, probit, probit_axis, spec_of
+from demur.pages.parts import Figure, Panel, Spec, Table
 from demur.stages.report.material import Material
-from demur.stages.report.parts import Figure, Panel, Spec, Table
 from demur.stats.points import precision_recall_points, reliability_bins, roc_points
-from demur.store.metrics_file import MeasuredRate
+from demur.store.metrics_file import MeasuredRate, PolicyMetrics
 
 EVERY = "every shared threshold"
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 
 
 def roc(m: Material) -> Figure | None:
@@ -28,7 +32,7 @@ def roc(m: Material) -> Figure | None:
         return None
     points = roc_points(m.should_N, m.score_N)
     overall = [p.decision.overall for p in m.evaluation.policies]
-    marks = policy_marks(m.evaluation.policies, [(e.false_refusal.value, e.caught.value) for e in overall])
+    marks = _policy_marks(m.evaluation.policies, [(e.false_refusal.value, e.caught.value) for e in overall])
     curve = line([p.x for p in points], [p.y for p in points], EVERY)
     levels = (0.01, 0.02, 0.05, 0.1, 0.2)
     caught = [max((p.y for p in points if p.x <= level), default=0.0) for level in levels]
@@ -56,7 +60,7 @@ def precision_recall(m: Material) -> Figure | None:
         return None
     points = precision_recall_points(m.should_N, m.score_N)
     overall = [p.decision.overall for p in m.evaluation.policies]
-    marks = policy_marks(m.evaluation.policies, [(e.caught.value, e.precision.value) for e in overall])
+    marks = _policy_marks(m.evaluation.policies, [(e.caught.value, e.precision.value) for e in overall])
     curve = line([p.x for p in points], [p.y for p in points], EVERY)
     levels = (0.5, 0.7, 0.8, 0.9, 0.95)
     best = [max((p.y for p in points if p.x >= level), default=0.0) for level in levels]
@@ -86,7 +90,7 @@ def trade_off(m: Material) -> Figure | None:
     overall = [p.decision.overall for p in m.evaluation.policies]
     # Both rates are defined: the area under the curve was.
     chosen = [(probit(e.false_refusal.value or 0.0), probit(e.missed_refusal.value or 0.0)) for e in overall]
-    spec = spec_of([curve, *policy_marks(m.evaluation.policies, chosen)], "", "")
+    spec = spec_of([curve, *_policy_marks(m.evaluation.policies, chosen)], "", "")
     spec["layout"] |= {"xaxis": probit_axis("false refusals"), "yaxis": probit_axis("missed refusals")}
     rows = tuple(
         (p.goal, e.false_refusal, e.missed_refusal) for p, e in zip(m.evaluation.policies, overall, strict=True)
@@ -143,3 +147,30 @@ def reliability(m: Material) -> Figure:
             ),
         ),
     )
+
+
+def _policy_marks(policies: Sequence[PolicyMetrics], points: Sequence[tuple[float | None, float | None]]) -> list[Spec]:
+    """A mark per policy, its shape telling which; a policy with an undefined rate has none.
+
+    policies: natural first, then the calibrated one, which alone is coloured like refusals. points: (x, y) of each, in
+    the plot's own coordinates. Goals are escaped because plotly reads some markup in names.
+    """
+    marks: list[Spec] = []
+    for n, (policy, (x, y)) in enumerate(zip(policies, points, strict=True)):
+        if x is None or y is None:
+            continue
+        colour = REFUSE if n == 1 else ANSWER
+        symbol = SYMBOLS[n % len(SYMBOLS)]
+        marks.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [x],
+                "y": [y],
+                "name": html.escape(f"calibrated: {policy.goal}" if n == 1 else policy.goal),
+                "marker": {"color": colour, "size": 12, "symbol": symbol, "line": {"color": PAGE, "width": 1}},
+                "hoverinfo": "name",
+                "hoverlabel": {"namelength": -1},
+            }
+        )
+    return marks

@@ -9,9 +9,9 @@ import numpy as np
 
 from demur.core.policy import CategoryPolicy
 from demur.core.rates import Rate
-from demur.stages.report.drawing import ANSWER, INK, MIXED, PAGE, REFUSE, WIDEST_ODDS, line, odds, odds_axis, small
+from demur.pages.drawing import ANSWER, INK, MIXED, PAGE, REFUSE, WIDEST_ODDS, line, odds, odds_axis, small
+from demur.pages.parts import Cell, Figure, Panel, Spec, Table
 from demur.stages.report.material import Material
-from demur.stages.report.parts import Cell, Figure, Panel, Spec, Table
 from demur.store.metrics_file import MeasuredRate
 
 KINDS = (

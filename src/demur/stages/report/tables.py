@@ -12,8 +12,8 @@ import re
 from demur.core.example import SPLITS
 from demur.core.goal import parse_goal
 from demur.core.rates import Rate
+from demur.pages.parts import Cell, Estimate, Table
 from demur.stages.report.material import Material
-from demur.stages.report.parts import Cell, Estimate, Table
 from demur.store.metrics_file import ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics
 
 _UNKNOWN = "not shown"

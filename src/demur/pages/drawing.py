@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -10,11 +9,9 @@ from statistics import NormalDist
 import numpy as np
 
 from demur.core.decision import log_odds
-from demur.stages.report.parts import Spec
-from demur.store.metrics_file import PolicyMetrics
+from demur.pages.parts import Spec
 
 INK, SOFT, PAGE, REFUSE, ANSWER, MIXED = "--ink", "--soft", "--page", "--refuse", "--answer", "--mixed"
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 WIDEST_ODDS = 9.2  # log-odds of 0.9999: what lies beyond is drawn there
 LEAST_RATE, MOST_RATE = 0.0015, 0.93  # what lies beyond is drawn there, on normal-deviate axes
 MOST_POINTS = 400  # of one curve: more cannot be seen
@@ -62,33 +59,6 @@ def line(x: Sequence[float], y: Sequence[float], name: str = "") -> Spec:
 def diagonal() -> Spec:
     """Chance, or perfect calibration."""
     return line([0.0, 1.0], [0.0, 1.0]) | {"line": {"color": SOFT, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
-
-
-def policy_marks(policies: Sequence[PolicyMetrics], points: Sequence[tuple[float | None, float | None]]) -> list[Spec]:
-    """A mark per policy, its shape telling which; a policy with an undefined rate has none.
-
-    policies: natural first, then the calibrated one, which alone is coloured like refusals. points: (x, y) of each, in
-    the plot's own coordinates. Goals are escaped because plotly reads some markup in names.
-    """
-    marks: list[Spec] = []
-    for n, (policy, (x, y)) in enumerate(zip(policies, points, strict=True)):
-        if x is None or y is None:
-            continue
-        colour = REFUSE if n == 1 else ANSWER
-        symbol = SYMBOLS[n % len(SYMBOLS)]
-        marks.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": [x],
-                "y": [y],
-                "name": html.escape(f"calibrated: {policy.goal}" if n == 1 else policy.goal),
-                "marker": {"color": colour, "size": 12, "symbol": symbol, "line": {"color": PAGE, "width": 1}},
-                "hoverinfo": "name",
-                "hoverlabel": {"namelength": -1},
-            }
-        )
-    return marks
 
 
 def odds(probability: float) -> float:

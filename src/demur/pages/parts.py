@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from demur.store.metrics_file import MeasuredRate
+from typing import Any, Protocol
 
 Spec = dict[str, Any]  # {"data": [...], "layout": {...}} as plotly.js takes it; colours are names of CSS variables
+
+
+class Measured(Protocol):
+    """A rate or another figure with its 95 % interval; None where it is not defined. A rate has hits and of as well."""
+
+    @property
+    def value(self) -> float | None:
+        """The figure."""
+        ...
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the interval."""
+        ...
+
+    @property
+    def high(self) -> float | None:
+        """Upper end."""
+        ...
+
+    @property
+    def words(self) -> str:
+        """All of it, for text."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +46,7 @@ class Estimate:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-Cell = str | MeasuredRate | Estimate
+Cell = str | Measured
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,3 +120,13 @@ class Section:
     title: str
     parts: tuple[Part, ...]
     text: tuple[str, ...] = ()  # paragraphs before the parts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """Everything that page.py renders."""
+
+    made_by: str  # the command, above the title
+    title: str  # as heading and in the browser's tab
+    headline: str  # the result in one sentence or two
+    sections: tuple[Section, ...]

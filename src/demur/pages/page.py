@@ -1,4 +1,4 @@
-"""Sections -> HTML and Markdown.
+"""A page -> HTML and Markdown.
 
 Prompts, answers, names and goals are a stranger's: Jinja escapes them in HTML, escape_markdown in Markdown, and plots
 get them as JSON in which no tag can end. Should one slip through all the same, the page's content security policy names
@@ -11,23 +11,19 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from demur.stages.report.parts import Cell, Panel, Section, Spec
+from demur.pages.parts import Cell, Page, Panel, Spec
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>#|&~])")
 
 
-def render_html(title: str, headline: str, sections: Sequence[Section]) -> str:
-    """One self-contained page: style, plotly.js (once), plots and our script are in the file.
-
-    sections: see content.sections. The title appears as heading and in the browser's tab.
-    """
+def render_html(page: Page) -> str:
+    """One self-contained file: style, plotly.js (once), plots and our script are in it."""
     specs: list[Spec] = []
 
     def plot_number(panel: Panel) -> int:
@@ -37,10 +33,8 @@ def render_html(title: str, headline: str, sections: Sequence[Section]) -> str:
     environment = _environment(autoescape=True)
     # The numbers are given out while the body is rendered, so the specs are filled in afterwards.
     scripts = {"plotly_js": _script(get_plotlyjs()), "plots_js": _script(_file("plots.js"))}
-    return environment.get_template("index.html.jinja").render(
-        title=title,
-        headline=headline,
-        sections=sections,
+    return environment.get_template("page.html.jinja").render(
+        page=page,
         style=Markup(_file("style.css")),
         script_hashes=Markup(" ".join(map(_hash, scripts.values()))),
         plot_number=plot_number,
@@ -49,7 +43,7 @@ def render_html(title: str, headline: str, sections: Sequence[Section]) -> str:
     )
 
 
-def render_markdown(title: str, headline: str, sections: Sequence[Section]) -> str:
+def render_markdown(page: Page) -> str:
     """The same as text (GitHub's Markdown), figures as tables of their numbers.
 
     For terminals, diffs and readers of braille; every chapter, table and card of the page is there.
@@ -57,7 +51,7 @@ def render_markdown(title: str, headline: str, sections: Sequence[Section]) -> s
     environment = _environment(autoescape=False)
     environment.filters["md"] = escape_markdown
     environment.filters["words"] = cell_words
-    text = environment.get_template("report.md.jinja").render(title=title, headline=headline, sections=sections)
+    text = environment.get_template("page.md.jinja").render(page=page)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
@@ -75,14 +69,14 @@ def cell_words(cell: Cell) -> str:
 
 
 def _environment(autoescape: bool) -> Environment:
-    loader = PackageLoader("demur.stages.report", "")
+    loader = PackageLoader("demur.pages", "")
     return Environment(
         loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
 
 
 def _file(name: str) -> str:
-    return (resources.files("demur.stages.report") / name).read_text(encoding="utf-8")
+    return (resources.files("demur.pages") / name).read_text(encoding="utf-8")
 
 
 def _script(text: str) -> Markup:
