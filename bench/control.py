@@ -67,9 +67,7 @@ def print_targets(policy: Policy, calibrate: LabelledScores, test: LabelledScore
                 hits = int((choice_N == column).sum() if column else (choice_N > 0).sum())
                 rates.append(Rate(hits=hits, of=len(choice_N)))
             if rates[0].value < 0.9 * level:
-                print(
-                    f"  refusal_rate{scope:<16} = {level:.2f}   out of reach: heaviest on {rates[0].value:.3f}"
-                )
+                print(f"  refusal_rate{scope:<16} = {level:.2f}   out of reach: heaviest on {rates[0].value:.3f}")
                 continue
             low, high = rates[1].interval()
             tried, inside = tried + 1, inside + (low <= level <= high)

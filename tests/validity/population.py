@@ -10,8 +10,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from demur.core.goal import parse_goals
+from demur.core.guarantee import Certified
 from demur.core.policy import NEVER
 from demur.core.score import ScoreTable
+from demur.stats.aim import Aim
+from demur.stats.board import board_of, losses_of
+from demur.stats.joint import (
+    Request,
+    certify_budgets,
+    certify_graphical,
+    certify_path,
+    certify_shared,
+    certify_vectors,
+)
 from demur.stats.labelled import LabelledScores
 from demur.stats.promises import Granted, How, certify
 from tests.builders import policy
@@ -43,6 +54,7 @@ class Case:
     goals: str
     rows: tuple[int, ...] = (300, 120, 60, 30)  # per class
     method: str = "auto"
+    edge: bool = True  # look at the edge of what is certified, not at what a caller would be given
     rule: str = "heaviest"
     rounding: object = plain
     signal: float = 4.0
@@ -119,28 +131,73 @@ class Tally:
     caught: float  # mean share of rows to be refused that granted policies refuse
 
 
+PROCEDURES = {
+    "shared": certify_shared,
+    "path": certify_path,
+    "vectors": certify_vectors,
+    "budgets": certify_budgets,
+    "graphical": certify_graphical,
+}
+
+
+def at_the_edge(case, rows, goals, seed):
+    """Thresholds at the edge of what a procedure certifies, where a promise is the likeliest to break; or None.
+
+    The lenient edge, where only refusals can break the goals; the strict one, where only answers can; else in turn.
+    """
+    board = board_of(policy(3, case.rule), rows, shared=case.method == "shared")
+    losses = losses_of(goals, board, seed)
+    sides = {loss.when for loss in losses}
+    worth = -1.0 if sides == {"answered"} or (len(sides) == 2 and seed % 2) else 1.0
+    everyone_N = np.ones(len(rows.label_N), dtype=bool)
+    found = PROCEDURES[case.method](
+        Request(
+            board=board,
+            losses=losses,
+            aim=Aim(worth_N=worth * everyone_N, should_N=everyone_N),
+            delta=DELTA,
+            fixed={},
+            seed=seed,
+            shares=case.shares,
+            explained=False,
+        )
+    )
+    return (found.thresholds, goals) if isinstance(found, Certified) else None
+
+
+def as_asked(case, rows, goals, seed):
+    """Thresholds and goals as a caller gets them; or None."""
+    how = How(
+        confidence=1 - DELTA,
+        seed=seed,
+        method=case.method,
+        on_failure=case.on_failure,
+        shares=case.shares,
+        explained=False,
+    )
+    found = certify(goals, policy(3, case.rule), rows, how)
+    return (found.certified.thresholds, found.kept) if isinstance(found, Granted) else None
+
+
 def tally(case, draws, seed=1):
     """Certify on draws and compare every granted goal with its true rate."""
-    people = population(case.rounding, case.signal)
-    goals, template = parse_goals(case.goals), policy(3, case.rule)
-    rng = np.random.default_rng(seed)
-    kept = {"method": case.method, "on_failure": case.on_failure, "shares": case.shares, "explained": False}
+    people, goals, rng = population(case.rounding, case.signal), parse_goals(case.goals), np.random.default_rng(seed)
     granted = broken = 0
     caught = 0.0
     for _ in range(draws):
-        how = How(confidence=1 - DELTA, seed=int(rng.integers(2**31)), **kept)
-        found = certify(goals, template, people.draw(rng, case.rows), how)
-        if isinstance(found, Granted):
+        rows, own = people.draw(rng, case.rows), int(rng.integers(2**31))
+        found = (at_the_edge if case.edge else as_asked)(case, rows, goals, own)
+        if found is not None:
+            thresholds, kept = found
             granted += 1
-            thresholds = found.certified.thresholds
-            broken += any(people.rate(goal, thresholds) > goal.level for goal in found.kept)
+            broken += any(people.rate(goal, thresholds) > goal.level for goal in kept)
             emitted = people.emitted(thresholds)
             caught += sum(n for (_, c), n in emitted.items() if c) / sum(map(len, people.of_class[1:]))
     return Tally(draws, granted, broken, caught / max(granted, 1))
 
 
 ONE_THRESHOLD = {
-    "false refusals": Case(goals="false_refusal <= 0.05", method="shared"),
+    "false refusals": Case(goals="false_refusal <= 0.05", method="shared", rows=(306, 120, 60, 30)),
     "false refusals, bfloat16": Case(goals="false_refusal <= 0.05", method="shared", rounding=to_bfloat16),
     "missed refusals": Case(goals="missed_refusal <= 0.15", method="shared"),
     "missed refusals of a small category": Case(goals="missed_refusal[incomplete] <= 0.2", method="shared"),
@@ -182,6 +239,7 @@ BOTH_SIDES = {
     "vectors, bfloat16": Case(
         goals="false_refusal <= 0.12; missed_refusal <= 0.13; f1 max",
         method="vectors",
+        edge=False,
         signal=3.5,
         rounding=to_bfloat16,
         least_granted=0.2,
@@ -190,5 +248,7 @@ BOTH_SIDES = {
         goals="false_refusal <= 0.1; missed_refusal[safety] <= 0.1 soft; missed_refusal[incomplete] <= 0.2 soft 2",
         signal=3.0,
         on_failure="hard_only",
+        edge=False,
     ),
+    "as a caller asks": Case(goals="false_refusal <= 0.05; youden max", rounding=to_bfloat16, edge=False),
 }

@@ -15,8 +15,9 @@ from demur.cli.workspace import reopen
 from demur.core.decision import decide_many
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy, Rule
+from demur.stages.calibrate import threshold_rows
+from demur.store.choice_file import read_choice
 from demur.store.policy_file import policy_to_json
-from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 
@@ -31,16 +32,28 @@ def command(
     confidence: Annotated[float | None, typer.Option(help="Of a promise, such as 0.95. Default: the config's.")] = None,
     rule: Annotated[Rule | None, typer.Option(help="How probabilities become a choice. Default: the config's.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the policy. Default: the config's.")] = None,
+    calibrator: Annotated[
+        str | None, typer.Option(help="'auto', or a family such as 'temperature'. Default: the config's.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Choose thresholds on the calibrate split. Calls no model; exit code 3 if no threshold meets the goal."""
-    workspace = reopen(run).changed("calibrate", goal=goal, confidence=confidence, rule=rule, name=name)
+    given = {"goal": goal, "confidence": confidence, "rule": rule, "name": name, "calibrator": calibrator}
+    workspace = reopen(run).changed("calibrate", **given)
     policy = Steps(workspace).perform("calibrate")
+    choice = read_choice(workspace.folder.calibrator)
     if as_json:
-        print_json(policy_to_json(policy))
+        chosen = {"calibrator_choice": choice.model_dump(mode="json")} if choice else {}
+        print_json(policy_to_json(policy) | chosen)
         return
+    if choice:
+        note(f"calibrator: {choice.why}; fitted on {choice.fitted_on} rows, thresholds on {choice.left} others")
+        for words in choice.notes:
+            note(f"calibrator: {words}")
     header = ("category", "threshold", "refused", "false refusals", "missed refusals")
-    print_table([header, *_rows(workspace.folder, policy)], title="on the calibrate split")
+    print_table(
+        [header, *_rows(workspace.folder, policy)], title="on the calibrate rows that thresholds were chosen on"
+    )
     for promise in policy.promises:
         note(promise_line(promise))
     note(f"policy: {workspace.folder.policy}")
@@ -48,7 +61,7 @@ def command(
 
 def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:
     """Per category: its threshold, and what the policy does on the rows it was chosen on."""
-    examples, (table, _) = read_examples(folder.split("calibrate")), read_scores(folder.scores("calibrate"))
+    examples, (table, _) = threshold_rows(folder), read_scores(folder.scores("calibrate"))
     choice_N = decide_many(policy, table.select(tuple(e.id for e in examples)).logp_NC).choice_N
     label_N = np.array([policy.taxonomy.column(e.label) for e in examples])
     rows = []

@@ -77,7 +77,8 @@ def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
 
 def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer) -> None:
     console, table = result_console(), Table.grid(padding=(0, 1))
-    for name, p in zip(policy.taxonomy.choices, np.exp(logp_C.astype(np.float64)), strict=True):
+    p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0].astype(np.float64))  # what thresholds are compared with
+    for name, p in zip(policy.taxonomy.choices, p_C, strict=True):
         table.add_row(name, "█" * round(p * BAR_WIDTH), f"{p:.4f}")
     console.print(table)
     console.print(f"decision: {decision.choice}", style="bold red" if decision.refuses else "bold green")

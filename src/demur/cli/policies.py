@@ -51,8 +51,9 @@ def overridden(policy: Policy, thresholds: Sequence[str], rates: Sequence[str]) 
 
 
 def decision_json(policy: Policy, logp_C: Floats, decision: Decision) -> dict[str, object]:
-    """A decision for programs. margin is null where nothing was compared."""
-    probability = {name: float(p) for name, p in zip(policy.taxonomy.choices, np.exp(logp_C), strict=True)}
+    """A decision for programs, with calibrated probabilities. margin is null where nothing was compared."""
+    p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0])
+    probability = {name: float(p) for name, p in zip(policy.taxonomy.choices, p_C, strict=True)}
     return {
         "decision": decision.choice,
         "refuses": decision.refuses,

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 
-from demur.core.errors import DataError
+from demur.core.calibrator import IDENTITY, Calibrator
+from demur.core.errors import ConfigError, DataError
 from demur.core.example import Example, shared_prompts
 from demur.core.goal import parse_goal
 from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy, Rule
+from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
+from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
+from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
 from demur.stats.labelled import label_scores
+from demur.stats.sample import apart
 from demur.stats.select import choose
+from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 from demur.store.files import digest_file, digest_json
 from demur.store.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 
+AUTO = "auto"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What the policy should achieve, and what callers may change about it."""
+    """What the policy should achieve, and what callers may change about it. Raises ConfigError on the calibrator."""
 
     goal: str = "f1 max"
     rule: Rule = "heaviest"
@@ -31,15 +40,36 @@ class Config:
     locked: tuple[str, ...] = ()  # categories whose threshold callers cannot override
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # category -> [lowest, highest] override
     on_refuse: Mapping[str, str] = field(default_factory=dict)  # category -> refusal text to send instead
+    calibrator: str = NONE  # "auto", or a name of demur.stats.calibrators.families
+    calibrator_share: float = 0.4  # of the calibrate rows, for fitting it; thresholds are chosen on the others
+    seed: int = 0  # which rows these are
+
+    def __post_init__(self) -> None:
+        if self.calibrator not in (AUTO, *NAMES):
+            close = get_close_matches(self.calibrator, (AUTO, *NAMES), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join((AUTO, *NAMES))}"
+            raise ConfigError(f"unknown calibrator {self.calibrator!r}", hint)
+        if not 0.0 < self.calibrator_share < 1.0:
+            raise ConfigError(
+                f"calibrate.calibrator_share = {self.calibrator_share} is not in (0, 1)",
+                "0.4 leaves most rows to the thresholds",
+            )
 
 
 def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     """Choose a policy on the calibrate split and write <run>/calibrate/policy.json.
 
-    Raises DataError if the calibrate split shares a prompt or a group with training, GoalInfeasible if no threshold
-    meets the goal, and what demur.stats.select.choose raises.
+    With a calibrator, also calibrate/calibrator.json: it is fitted first, on rows of its own, so that what is promised
+    of the thresholds holds for it as it stands. Raises DataError if the calibrate split shares a prompt or a group with
+    training or a calibrator cannot be fitted on it, ConfigError on a calibrator for the natural policy, GoalInfeasible if no threshold meets the goal, and what demur.stats.select.choose
+    raises.
     """
     goal = parse_goal(config.goal)
+    if goal.kind == "natural" and config.calibrator != NONE:
+        raise ConfigError(
+            f"calibrator {config.calibrator!r} beside the goal 'natural', which is the model left to itself",
+            "do without a calibrator, or choose another goal",
+        )
     settings = {**asdict(config), "limits": {k: list(map(str, v)) for k, v in config.limits.items()}}  # JSON has no inf
     folder.require("score")
     made_from = {
@@ -52,16 +82,78 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     examples = read_examples(folder.split("calibrate"))
     check_disjoint(read_examples(folder.split("train")), examples)
     table, fingerprint = read_scores(folder.scores("calibrate"))
+    fitted = _fitted(config, taxonomy, examples, table)
     policy = choose(
         goal,
-        template(config, taxonomy, fingerprint),
-        label_scores(examples, taxonomy, table),
+        replace(template(config, taxonomy, fingerprint), calibrator=fitted.calibrator),
+        label_scores(fitted.left, taxonomy, table),
         confidence=config.confidence,
-        data_digest=digest_json(made_from),
+        data_digest=digest_json(made_from),  # of all calibrate rows: both those fitted on and those left
     )
     write_policy(folder.policy, policy)
-    folder.finish("calibrate", settings, made_from, [folder.policy])
+    folder.calibrator.unlink(missing_ok=True)
+    if fitted.record is not None:
+        write_choice(folder.calibrator, fitted.record)
+    made = [folder.policy, *([folder.calibrator] if fitted.record is not None else [])]
+    folder.finish("calibrate", settings, made_from, made)
     return policy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fitted:
+    """A calibrator, its record, and the rows that it has not seen."""
+
+    calibrator: Calibrator = IDENTITY
+    record: CalibratorChoice | None = None  # None if no calibrator was asked for
+    left: Sequence[Example]
+
+
+def _fitted(config: Config, taxonomy: Taxonomy, examples: Sequence[Example], table: ScoreTable) -> _Fitted:
+    if config.calibrator == NONE:
+        return _Fitted(left=examples)
+    own, left = apart(examples, config.calibrator_share, config.seed)
+    if not own or not left:
+        raise DataError(
+            f"calibrator {config.calibrator!r}: of {len(examples)} calibrate rows {len(own)} are its own and "
+            f"{len(left)} are left for the thresholds",
+            "give more rows, move calibrate.calibrator_share, or do without a calibrator",
+        )
+    try:
+        choice = _chosen(config, taxonomy, own, table)
+    except DataError as e:
+        raise DataError(
+            f"calibrator {config.calibrator!r}, {len(own)} of the {len(examples)} calibrate rows are its own "
+            f"(calibrator_share = {config.calibrator_share:g}): {e.message}",
+            e.hint,
+        ) from None
+    record = CalibratorChoice(
+        asked=config.calibrator,
+        family=choice.family,
+        why=choice.why,
+        notes=choice.notes,
+        share=config.calibrator_share,
+        seed=config.seed,
+        fitted_on=len(own),
+        left=len(left),
+        trials=tuple(TrialRow(**asdict(t)) for t in choice.trials),
+    )
+    return _Fitted(calibrator=choice.calibrator, record=record, left=left)
+
+
+def _chosen(config: Config, taxonomy: Taxonomy, own: Sequence[Example], table: ScoreTable) -> Choice:
+    """The calibrator that was asked for, or the one that cross-validation picks, fitted on these rows."""
+    rows, groups = label_scores(own, taxonomy, table), [e.group for e in own]
+    if config.calibrator == AUTO:
+        return choose_calibrator(rows, taxonomy, groups, ChooseSettings(seed=config.seed))
+    fitted = fit_calibrator(config.calibrator, rows, taxonomy, groups)
+    why = f"{fitted.family}: asked for by name, compared with nothing"
+    return Choice(family=fitted.family, calibrator=fitted.calibrator, why=why, trials=(), notes=fitted.notes)
+
+
+def threshold_rows(folder: RunFolder) -> list[Example]:
+    """The calibrate rows that thresholds were chosen on: all but the calibrator's own."""
+    examples, choice = read_examples(folder.split("calibrate")), read_choice(folder.calibrator)
+    return apart(examples, choice.share, choice.seed)[1] if choice else examples
 
 
 def template(config: Config, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Policy:

@@ -119,7 +119,8 @@ def certify_judged(
     rows, hand_N: as in corrected_rate. "errors / rows <= level" is E[error - level * row] <= 0 by the hand; that is
     bounded by the judge's mean on all test rows plus the mean difference on the checked ones, each with half of delta,
     by betting bounds (differences lie in [-1, 1]). Vectors are learnt on one part of the rows and tested on the other,
-    safest first, as in demur.stats.joint.certify_vectors. Evidence counts are the judge's.
+    safest first, as in demur.stats.joint.certify_vectors. Evidence counts are the judge's; its
+    p-value and bound only repeat what was tested: delta, and the level.
     """
     board = board_of(template, rows, shared=template.rule != "heaviest" or how.method == "shared")
     promised = [goal for goal in goals if goal.promised]

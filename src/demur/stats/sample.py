@@ -1,9 +1,12 @@
-"""Fewer rows, without a draw."""
+"""Which rows, without a draw that depends on the others."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TypeVar
+
+from demur.core.example import Example
 
 Row = TypeVar("Row")
 
@@ -13,3 +16,14 @@ def evenly(rows: Sequence[Row], limit: int | None) -> list[Row]:
     if limit is None or limit >= len(rows):
         return list(rows)
     return [rows[n * len(rows) // limit] for n in range(limit)]
+
+
+def apart(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(about `share` of the rows, the others), in order. Rows of one group stay together; more rows move none."""
+    first = [_uniform(seed, f"group {e.group}" if e.group is not None else f"row {e.id}") < share for e in rows]
+    return [e for e, f in zip(rows, first, strict=True) if f], [e for e, f in zip(rows, first, strict=True) if not f]
+
+
+def _uniform(seed: int, name: str) -> float:
+    """A number in [0, 1) that depends on nothing but seed and name; others than those that split the data."""
+    return int.from_bytes(hashlib.sha256(f"apart:{seed}:{name}".encode()).digest()[:7], "big") / 2**56

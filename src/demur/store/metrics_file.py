@@ -116,6 +116,26 @@ class LeftoverRow(Strict):
     highest: float
 
 
+class CalibrationErrors(Strict):
+    """How far probabilities are from what happens, over all control tokens; smaller is better."""
+
+    refusal_ece: float  # of "refused or not": mean gap over 15 bins of equal mass, tied rows kept together
+    top_ece: float  # the same for the most probable token being right
+    log_loss: float | None  # nats per row; null where a label has probability 0
+    brier: float  # squared error summed over the control tokens, per row
+
+
+class CalibrationRow(Strict):
+    """What the calibrator of the calibrated policy does on the test rows; leftover mass is shared out in both."""
+
+    family: str
+    why: str
+    notes: tuple[str, ...]
+    fitted_on: int  # calibrate rows of its own
+    before: CalibrationErrors
+    after: CalibrationErrors
+
+
 class VerdictsRow(Strict):
     """What the judge says of the texts that follow one forced control token."""
 
@@ -135,11 +155,12 @@ class Evaluation(Strict):
     choices: tuple[str, ...]  # "respond", then the categories: the order of every confusion matrix
     limit: int | None  # at most so many test rows were asked for
     test_rows: int
-    calibrate_rows: int
+    calibrate_rows: int  # on which thresholds were chosen
     policies: tuple[PolicyMetrics, ...]  # natural, calibrated, then the goals for comparison
     unmet: tuple[UnmetGoal, ...]
     always_refuse: ErrorsRow  # the baseline that refuses everything: read F1 beside it
     ranking: dict[str, RankingRow]  # "all": to be refused or not. A category: to be refused with it or not
+    calibration: CalibrationRow | None = None  # null if no calibrator was asked for
     leftover: LeftoverRow
     branches: dict[str, VerdictsRow]  # every generated text, by the control token forced before it
 

@@ -55,6 +55,11 @@ class RunFolder:
         return self.root / "calibrate" / "policy.json"
 
     @property
+    def calibrator(self) -> Path:
+        """calibrate/calibrator.json: there only if a calibrator was asked for"""
+        return self.root / "calibrate" / "calibrator.json"
+
+    @property
     def branches(self) -> Path:
         """evaluate/branches.parquet"""
         return self.root / "evaluate" / "branches.parquet"

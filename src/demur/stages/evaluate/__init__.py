@@ -73,7 +73,8 @@ def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:
     folder.require("score")
     folder.require("calibrate")
     splits = [path(split) for path in (folder.split, folder.scores) for split in ("calibrate", "test")]
-    made_from = {str(f.relative_to(folder.root)): digest_file(f) for f in (*splits, folder.policy)}
+    calibrated = (folder.policy, *([folder.calibrator] if folder.calibrator.exists() else []))
+    made_from = {str(f.relative_to(folder.root)): digest_file(f) for f in (*splits, *calibrated)}
     return {**made_from, "model": digest_json(FingerprintRow.from_core(model).model_dump(mode="json"))}
 
 
@@ -102,6 +103,7 @@ def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) 
         unmet=case.unmet,
         always_refuse=measures.always_refuse(case.rows),
         ranking=measures.rankings(case),
+        calibration=measures.calibration(case),
         leftover=measures.leftover(case.rows),
         branches=measures.verdicts(case, judged.cache),
     )

@@ -13,14 +13,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from demur.core.calibrator import IDENTITY
 from demur.core.decision import decide_many
 from demur.core.errors import ArtifactError, DataError, GoalInfeasible
 from demur.core.example import Example
 from demur.core.goal import Goal, parse_goal
 from demur.core.policy import NEVER, Fingerprint, Policy
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.sample import evenly
+from demur.stats.sample import apart, evenly
 from demur.stats.select import STEERABLE, choose
+from demur.store.choice_file import CalibratorChoice, read_choice
 from demur.store.files import digest_file, digest_json
 from demur.store.metrics_file import UnmetGoal
 from demur.store.policy_file import read_policy
@@ -49,8 +51,9 @@ class Case:
 
     examples: tuple[Example, ...]  # N test rows
     rows: LabelledScores  # the same rows, scored
-    calibrate: LabelledScores
+    calibrate: LabelledScores  # rows that thresholds are chosen on: none that the calibrator was fitted on
     policy: Policy  # the calibrated one
+    choice: CalibratorChoice | None  # None if no calibrator was asked for
     compared: tuple[Compared, ...]  # natural, calibrated, then the goals for comparison
     unmet: tuple[UnmetGoal, ...]
 
@@ -64,7 +67,8 @@ def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit:
     policy.require_model(model)
     examples = evenly(read_examples(folder.split("test")), limit)
     rows = _scored(folder, "test", examples, policy, model)
-    calibrate = _scored(folder, "calibrate", read_examples(folder.split("calibrate")), policy, model)
+    choice = read_choice(folder.calibrator)
+    calibrate = _scored(folder, "calibrate", _unseen(folder, choice), policy, model)
     goal = str(folder.require("calibrate").settings.get("goal", policy.name))
     calibrated = (goal, str(folder.policy.relative_to(folder.root)), policy)
     others, unmet = _others(folder, policy, calibrate, ("natural", *also))
@@ -73,8 +77,20 @@ def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit:
         Compared(goal=g, file=f, policy=p, choice_N=decide_many(p, rows.table.logp_NC).choice_N) for g, f, p in in_order
     ]
     return Case(
-        examples=tuple(examples), rows=rows, calibrate=calibrate, policy=policy, compared=tuple(compared), unmet=unmet
+        examples=tuple(examples),
+        rows=rows,
+        calibrate=calibrate,
+        policy=policy,
+        choice=choice,
+        compared=tuple(compared),
+        unmet=unmet,
     )
+
+
+def _unseen(folder: RunFolder, choice: CalibratorChoice | None) -> list[Example]:
+    """The calibrate rows that the calibrator has not seen: what is promised of thresholds holds on these only."""
+    examples = read_examples(folder.split("calibrate"))
+    return apart(examples, choice.share, choice.seed)[1] if choice else examples
 
 
 def _scored(
@@ -114,7 +130,11 @@ def _others(
 
 
 def _template(policy: Policy, goal: Goal) -> Policy:
-    """The calibrated policy without its thresholds, and free to take others."""
+    """The calibrated policy without its thresholds, and free to take others.
+
+    The natural policy is the model left to itself: no calibrator either.
+    """
+    calibrator = IDENTITY if goal.kind == "natural" else policy.calibrator
     rule = policy.rule if policy.rule in STEERABLE else "heaviest"
     free = tuple(replace(c, threshold=NEVER, override=None, limits=None, curve=()) for c in policy.categories)
-    return replace(policy, name=goal.text, rule=rule, categories=free, promises=())
+    return replace(policy, name=goal.text, rule=rule, categories=free, calibrator=calibrator, promises=())

@@ -11,10 +11,14 @@ from dataclasses import fields
 import numpy as np
 import numpy.typing as npt
 
+from demur.core.calibrator import closed
 from demur.core.decision import decide_many
 from demur.core.rates import Rate, Verdict
 from demur.stages.evaluate.compared import Case, Compared
 from demur.stages.evaluate.texts import Judged
+from demur.stats.calibration.binned import cells
+from demur.stats.calibration.proper import brier, nll
+from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
 from demur.stats.labelled import LabelledScores
 from demur.stats.measure import (
     CategoryDecisions,
@@ -30,6 +34,8 @@ from demur.stats.measure import (
 from demur.stats.points import Resampling, f1_interval
 from demur.store.branch_cache import BranchCache
 from demur.store.metrics_file import (
+    CalibrationErrors,
+    CalibrationRow,
     ErrorsRow,
     LeftoverRow,
     LevelRow,
@@ -45,6 +51,7 @@ Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
 
 BOOTSTRAP = Resampling(seed=0)
+ECE_BINS = 15  # the usual number, see demur.stats.calibration.study
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
 
@@ -98,6 +105,21 @@ def rankings(case: Case) -> dict[str, RankingRow]:
     return found
 
 
+def calibration(case: Case) -> CalibrationRow | None:
+    """The probabilities of the test rows before and after the calibrator; None if none was asked for."""
+    if case.choice is None:
+        return None
+    logp_NC, label_N = case.rows.table.logp_NC, case.rows.label_N
+    return CalibrationRow(
+        family=case.choice.family,
+        why=case.choice.why,
+        notes=case.choice.notes,
+        fitted_on=case.choice.fitted_on,
+        before=_calibration_errors(forecast(closed(logp_NC), label_N)),
+        after=_calibration_errors(forecast(closed(case.policy.calibrator.apply(logp_NC)), label_N)),
+    )
+
+
 def leftover(rows: LabelledScores) -> LeftoverRow:
     """Probability outside the control tokens: about 0 after training, large where the position is wrong."""
     left_N = rows.table.leftover_N
@@ -120,6 +142,11 @@ def errors_row(errors: Errors) -> ErrorsRow:
     """The row of measured errors."""
     rates = {f.name: MeasuredRate.from_core(getattr(errors, f.name)) for f in fields(errors)}
     return ErrorsRow(**rates, f1=errors.f1.number)
+
+
+def _calibration_errors(f: Forecast) -> CalibrationErrors:
+    refusal_ece, top_ece = (cells(v, "mass_whole_ties", ECE_BINS).error() for v in (refusal(f), top_label(f)))
+    return CalibrationErrors(refusal_ece=refusal_ece, top_ece=top_ece, log_loss=nll(f).number, brier=brier(f))
 
 
 def _on(rows: LabelledScores, refused_N: Bools) -> Errors:

@@ -44,13 +44,13 @@ def disagreements(m: Material, most: int) -> Cards:
 def _card(m: Material, n: int, decisions: Decisions) -> Card:
     """One test row under the calibrated policy: label, decision, probabilities, verdict, and the text that is sent."""
     example, choices, column = m.examples[n], m.evaluation.choices, int(decisions.choice_N[n])
-    logp_C = m.rows.table.logp_NC[n]
-    most = np.argsort(-logp_C, kind="stable")[:SHOWN_TOKENS].tolist()
+    logq_C = m.calibrated.calibrator.apply(m.rows.table.logp_NC[n : n + 1])[0]  # what thresholds are compared with
+    most = np.argsort(-logq_C, kind="stable")[:SHOWN_TOKENS].tolist()
     branch = _branch(m, n, column)
     facts = [
         ("ought to be", f"refused ({example.label})" if example.label else f"answered ({example.kind})"),
         ("decided", choices[column] + _compared_with(m, int(decisions.heaviest_N[n]))),
-        ("probabilities", ", ".join(f"{choices[c]} {math.exp(min(float(logp_C[c]), 0.0)):.1%}" for c in most)),
+        ("probabilities", ", ".join(f"{choices[c]} {math.exp(min(float(logq_C[c]), 0.0)):.1%}" for c in most)),
         ("judged", f"{branch.outcome.verdict} ({branch.outcome.reason})" if branch else "a fixed refusal was sent"),
     ]
     answer = branch.answer.text if branch else m.calibrated.categories[column - 1].on_refuse

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from demur.pages.parts import Code, Figure, Section
+from demur.pages.parts import Code, Figure, Part, Section
 from demur.stages.report import cards, curves, figures, tables
 from demur.stages.report.material import Material
 
@@ -71,9 +71,27 @@ def _scores(m: Material) -> Section:
     text = (
         f"Leftover mass, the probability of anything but a control token at the first position: {left.mean:.2%} on "
         f"average, {left.p95:.2%} or less on 95% of the prompts, {left.highest:.2%} at most. It should be near zero.",
+        *_calibrator(m),
     )
-    drawn = _drawn(m, curves.roc, curves.precision_recall, curves.reliability, figures.histograms)
-    return Section(key="scores", title="How good the scores are", parts=(*drawn, tables.rankings(m)), text=text)
+    parts: tuple[Part, ...] = (
+        *_drawn(m, curves.roc, curves.precision_recall, curves.reliability),
+        *tables.calibration(m),
+        figures.histograms(m),
+        tables.rankings(m),
+    )
+    return Section(key="scores", title="How good the scores are", parts=parts, text=text)
+
+
+def _calibrator(m: Material) -> tuple[str, ...]:
+    """Which calibrator stands between scores and thresholds, and why; nothing if none was asked for."""
+    made = m.evaluation.calibration
+    if made is None:
+        return ()
+    notes = f" To know: {'; '.join(made.notes)}." if made.notes else ""
+    return (
+        f"Calibrator: {made.why}. It was fitted on {made.fitted_on:,} calibrate rows of its own; thresholds were "
+        f"chosen on {m.evaluation.calibrate_rows:,} others.{notes}",
+    )
 
 
 def _drawn(m: Material, *draw: Callable[[Material], Figure | None]) -> tuple[Figure, ...]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from demur.core.calibrator import IDENTITY
 from demur.pages.drawing import ANSWER, PAGE, REFUSE, diagonal, line, probit, probit_axis, spec_of
-from demur.pages.parts import Figure, Panel, Spec, Table
+from demur.pages.parts import Cell, Figure, Panel, Spec, Table
 from demur.stages.report.material import Material
-from demur.stats.points import precision_recall_points, reliability_bins, roc_points
+from demur.stats.measure import refusal_log_odds
+from demur.stats.points import Bin, precision_recall_points, reliability_bins, roc_points
 from demur.store.metrics_file import MeasuredRate, PolicyMetrics
 
 EVERY = "every shared threshold"
@@ -108,11 +111,37 @@ def reliability(m: Material) -> Figure:
     """How often prompts should be refused, over the probability of refusing them.
 
     Bins of nearly equal mass (demur.stats.points.reliability_bins), each with its Clopper-Pearson interval: scores pile
-    up near 0 and 1, where bins of equal width would hide what happens.
+    up near 0 and 1, where bins of equal width would hide what happens. Two plots where the policy has a calibrator.
     """
-    q_N = 1.0 / (1.0 + np.exp(-np.clip(m.score_N, -50.0, 50.0)))
-    bins = reliability_bins(m.should_N, q_N)
-    rates = [MeasuredRate.from_core(b.observed) for b in bins]
+    seen = {"the probabilities as they are": m.score_N}
+    if m.calibrated.calibrator != IDENTITY:
+        raw_N = refusal_log_odds(replace(m.calibrated, calibrator=IDENTITY), m.rows)
+        seen = {"before calibration": raw_N, "after calibration": m.score_N}
+    panels: list[Panel] = []
+    rows: list[tuple[Cell, ...]] = []
+    for label, score_N in seen.items():
+        bins = reliability_bins(m.should_N, 1.0 / (1.0 + np.exp(-np.clip(score_N, -50.0, 50.0))))
+        rates = [MeasuredRate.from_core(b.observed) for b in bins]
+        spec = spec_of([diagonal(), _bin_marks(bins, rates)], "probability of refusing", "should be refused")
+        panels.append(Panel(label=label, spec=spec))
+        rows += [(label,)] if len(seen) > 1 else []
+        rows += [
+            (f"{b.low:.3f} to {b.high:.3f}", str(b.observed.of), f"{b.mean:.1%}", r)
+            for b, r in zip(bins, rates, strict=True)
+        ]
+    return Figure(
+        title="Reliability of the probabilities",
+        caption="On the dotted line a probability means what it says, below it the model is too ready to refuse; every "
+        "mark holds about as many test rows as the next, and its bar is a 95% interval.",
+        panels=tuple(panels),
+        numbers=Table(
+            title="Bins", header=("probability", "rows", "mean probability", "should be refused"), rows=tuple(rows)
+        ),
+    )
+
+
+def _bin_marks(bins: Sequence[Bin], rates: Sequence[MeasuredRate]) -> Spec:
+    """A mark per bin with the interval of what was observed in it."""
     bars: Spec = {
         "type": "data",
         "array": [(r.high or 0.0) - b.observed.value for b, r in zip(bins, rates, strict=True)],
@@ -121,7 +150,7 @@ def reliability(m: Material) -> Figure:
         "thickness": 1,
         "width": 0,
     }
-    marks = line([b.mean for b in bins], [b.observed.value for b in bins]) | {
+    return line([b.mean for b in bins], [b.observed.value for b in bins]) | {
         "mode": "markers+lines",
         "marker": {"color": REFUSE, "size": 8},
         "line": {"color": REFUSE, "width": 1},
@@ -129,24 +158,6 @@ def reliability(m: Material) -> Figure:
         "customdata": [b.observed.of for b in bins],
         "hovertemplate": "says %{x:.1%}, is %{y:.1%} of %{customdata} prompts<extra></extra>",
     }
-    return Figure(
-        title="Reliability of the probabilities",
-        caption="On the dotted line a probability means what it says, below it the model is too ready to refuse; every "
-        "mark holds about as many test rows as the next, and its bar is a 95% interval.",
-        panels=(
-            Panel(
-                label="reliability", spec=spec_of([diagonal(), marks], "probability of refusing", "should be refused")
-            ),
-        ),
-        numbers=Table(
-            title="Bins",
-            header=("probability", "rows", "mean probability", "should be refused"),
-            rows=tuple(
-                (f"{b.low:.3f} to {b.high:.3f}", str(b.observed.of), f"{b.mean:.1%}", r)
-                for b, r in zip(bins, rates, strict=True)
-            ),
-        ),
-    )
 
 
 def _policy_marks(policies: Sequence[PolicyMetrics], points: Sequence[tuple[float | None, float | None]]) -> list[Spec]:

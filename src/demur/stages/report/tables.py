@@ -112,6 +112,28 @@ def rankings(m: Material) -> Table:
     )
 
 
+def calibration(m: Material) -> tuple[Table, ...]:
+    """Errors of the probabilities on the test rows, before and after the calibrator; nothing if none was asked for."""
+    made = m.evaluation.calibration
+    if made is None:
+        return ()
+    names = {
+        "refusal_ece": "calibration error of refusing at all",
+        "top_ece": "calibration error of the most probable token",
+        "log_loss": "log loss, nats per prompt",
+        "brier": "Brier score",
+    }
+    both = (made.before.model_dump(), made.after.model_dump())
+    table = Table(
+        title="Probabilities before and after calibration",
+        header=("test rows", "before", f"after ({made.family})"),
+        rows=tuple((words, *(_number(errors[key]) for errors in both)) for key, words in names.items()),
+        caption="Smaller is better. Calibration errors are mean gaps over 15 bins of equal mass, and never quite 0 on "
+        "finitely many rows; log loss and Brier score take in all control tokens and reward sharpness too.",
+    )
+    return (table,)
+
+
 def promises(m: Material) -> Table:
     """What was promised on the calibrate split, beside what the test split shows.
 
