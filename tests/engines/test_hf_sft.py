@@ -54,8 +54,8 @@ def rows() -> list[Example]:
 
 
 def settings(**changes: object) -> TrainSettings:
-    small = replace(tiny(epochs=16), tiny_width=64, tiny_layers=2, tiny_heads=2, tiny_vocabulary=400, batch_tokens=128)
-    return replace(small, **changes)
+    size = {"tiny_width": 64, "tiny_layers": 2, "tiny_heads": 2, "tiny_vocabulary": 400}
+    return replace(tiny(epochs=16), **{"answer_tokens": 48, "batch_tokens": 128, **size, **changes})
 
 
 def base(folder: Path, *, tied: bool) -> str:

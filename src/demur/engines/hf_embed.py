@@ -43,13 +43,21 @@ def control_rows(model: Any, ids: Sequence[int]) -> torch.Tensor:
     return torch.stack([table.detach()[list(ids)].float().cpu() for table in tables(model)])
 
 
-def row_change(model: Any, ids: Sequence[int], before: torch.Tensor) -> tuple[float, ...]:
+def table_names(model: Any) -> list[str]:
+    """What the state dict calls the matrices of `tables`, in the same order."""
+    named = {p.data_ptr(): name for name, p in model.named_parameters()}
+    return [named[table.data_ptr()] for table in tables(model)]
+
+
+def row_change(after_tables: Sequence[torch.Tensor], ids: Sequence[int], before: torch.Tensor) -> tuple[float, ...]:
     """How far each control token's row moved, relative to the median row norm; the least over embedding and head.
+
+    after_tables: the trained matrices of `tables`. before: control_rows as they were initialised.
 
     Raises EngineError if a row did not move or is about zero: then the token was never trained.
     """
-    after = control_rows(model, ids)
-    scale = torch.stack([table.detach().float().norm(dim=1).median().cpu() for table in tables(model)])
+    after = torch.stack([table[list(ids)].float().cpu() for table in after_tables])
+    scale = torch.stack([table.float().norm(dim=1).median().cpu() for table in after_tables])
     change_C = ((after - before).norm(dim=2) / scale[:, None]).min(dim=0).values
     norm_C = (after.norm(dim=2) / scale[:, None]).min(dim=0).values
     for token_id, change, norm in zip(ids, change_C.tolist(), norm_C.tolist(), strict=True):

@@ -51,6 +51,7 @@ class _Prepared:
     encoder: ChatEncoder
     rows: list[TrainingRow]
     before: torch.Tensor  # the control tokens' rows as initialised
+    table_names: list[str]  # of the matrices they are rows of
     reused: int  # control tokens that took over a reserved row of the vocabulary
 
 
@@ -75,11 +76,11 @@ class SftTrainer:
         trainer = self._trainer(prepared, work, state, progress)
         with _attention():
             trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work))
-        if not state.is_main_process:
-            state.wait_for_everyone()
-            return None
-        trained = self._finish(trainer, prepared, folder)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        weights = trainer.accelerator.get_state_dict(trainer.model)  # sharded or not, all processes take part
+        trained = None
+        if state.is_main_process:
+            trained = self._finish(trainer, prepared, weights, folder)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         state.wait_for_everyone()
         return trained
 
@@ -92,7 +93,7 @@ class SftTrainer:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, self.settings.dtype))
         encoder = ChatEncoder(tokenizer, taxonomy.tokens, keep_history=self.settings.keep_history)
         hf_embed.make_rows(model, tokenizer, taxonomy, encoder.token_ids)
-        before = hf_embed.control_rows(model, encoder.token_ids)
+        before, names = hf_embed.control_rows(model, encoder.token_ids), hf_embed.table_names(model)
         if self.settings.lora_rank:
             model = hf_embed.lora(
                 model,
@@ -110,7 +111,7 @@ class SftTrainer:
             max_length=self.settings.max_length,
             answer_tokens=self.settings.answer_tokens,
         )
-        return _Prepared(model, tokenizer, encoder, rows, before, len(reused))
+        return _Prepared(model, tokenizer, encoder, rows, before, names, len(reused))
 
     def _base(self, examples: Sequence[Example], work: Path, state: PartialState) -> str:
         """Where the base model lies; makes the tiny one if asked for."""
@@ -169,16 +170,20 @@ class SftTrainer:
             ),
         )
 
-    def _finish(self, trainer: ControlTokenTrainer, prepared: _Prepared, folder: Path) -> TrainedModel:
+    def _finish(
+        self, trainer: ControlTokenTrainer, prepared: _Prepared, weights: dict[str, Any], folder: Path
+    ) -> TrainedModel:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without autocast
         partial, final = folder / "model.partial", folder / "model"
         shutil.rmtree(partial, ignore_errors=True)
         if self.settings.lora_rank:
             model = hf_embed.merge(model, partial, prepared.rows[0].input_ids)
+            weights = model.state_dict()
         else:
-            model.save_pretrained(partial)
+            model.save_pretrained(partial, state_dict=weights)
         prepared.tokenizer.save_pretrained(partial)
-        change = hf_embed.row_change(model, prepared.encoder.token_ids, prepared.before)
+        tables = [weights[name] for name in prepared.table_names]
+        change = hf_embed.row_change(tables, prepared.encoder.token_ids, prepared.before)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)  # whole or not there: the rename is the moment the model exists
         return TrainedModel(
