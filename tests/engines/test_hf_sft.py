@@ -129,6 +129,19 @@ def test_lora_trains_the_control_rows_and_survives_the_merge(tmp_path: Path, tie
     assert (model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()) == tied
 
 
+def test_a_base_model_without_a_chat_template_is_refused_unless_one_is_given(tmp_path: Path) -> None:
+    bare = base(tmp_path / "base", tied=True)
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    with pytest.raises(EngineError, match="has no chat template") as error:
+        SftTrainer(settings(base=bare)).train(rows(), TAXONOMY, tmp_path)
+    assert '"turns"' in error.value.hint
+    result = SftTrainer(settings(base=bare, chat_template="turns", epochs=2.0)).train(rows(), TAXONOMY, tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path / "model")
+    turns = [{"role": "user", "content": "draw tea"}]
+    assert saved.apply_chat_template(turns, tokenize=False, add_generation_prompt=True).endswith("### assistant\n")
+    assert result.steps > 0
+
+
 def test_packed_rows_do_not_read_each_other_and_train(tmp_path: Path) -> None:
     packed = settings(packing=True, batch_tokens=None, prompt_noise=0.0, rows_per_device=1, max_length=128)
     result = SftTrainer(packed).train(rows(), TAXONOMY, tmp_path)

@@ -18,6 +18,7 @@ class TrainSettings:
     """
 
     base: str = "tiny"  # "tiny": a small Llama from nothing; else a folder or a Hugging Face model name
+    chat_template: str | None = None  # None: the base model's own; "turns": a plain one of ours; else Jinja
     seed: int = 0
     epochs: float = 1.0
     max_length: int = 2048  # tokens; longer rows are left out, and counted

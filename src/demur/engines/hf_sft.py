@@ -88,7 +88,7 @@ class SftTrainer:
         with state.main_process_first():
             base = self._base(examples, work, state)
             scratch = work / f"tokenizer-{state.process_index}"
-            tokenizer, reused = install(load_tokenizer(base), taxonomy, scratch)
+            tokenizer, reused = install(load_tokenizer(base, self.settings.chat_template), taxonomy, scratch)
         set_seed(self.settings.seed)
         model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, self.settings.dtype))
         encoder = ChatEncoder(tokenizer, taxonomy.tokens, keep_history=self.settings.keep_history)

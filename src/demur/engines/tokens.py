@@ -55,8 +55,15 @@ class _Marks:
         return re.sub(rf"{self.nonce}x\d+x", lambda _: stand_in, text)
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
-    """A fast tokenizer with a chat template. Raises EngineError if it has neither."""
+# For base models, which come without a template: a line that names the role, the text, the end token.
+TURNS = (
+    "{{ bos_token or '' }}{% for m in messages %}{{ '### ' + m['role'] + '\n' + m['content'] + eos_token + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}"
+)
+
+
+def load_tokenizer(path: str | Path, template: str | None = None) -> PreTrainedTokenizerFast:
+    """A fast tokenizer with a chat template: its own, or `template` ("turns" or Jinja). Raises EngineError without."""
     if not Path(path).is_dir() and (Path(path).is_absolute() or str(path).startswith((".", "~"))):
         raise EngineError(f"there is no folder {str(path)!r}", "expected a checkpoint folder or a Hugging Face name")
     try:
@@ -67,9 +74,12 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise EngineError(f"the tokenizer of {str(path)!r} is not a fast one", "convert it to tokenizer.json first")
+    if template is not None:
+        tokenizer.chat_template = TURNS if template == "turns" else template
     if not tokenizer.chat_template:
         raise EngineError(
-            f"the tokenizer of {str(path)!r} has no chat template", "set tokenizer.chat_template and save it"
+            f"the tokenizer of {str(path)!r} has no chat template",
+            'base models have none: set train.chat_template = "turns", or to a Jinja template of yours',
         )
     return tokenizer
 
