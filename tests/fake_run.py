@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from demur.core.example import Example, Message
 from demur.core.ports import TrainedModel, no_progress
 from demur.core.taxonomy import coconot
@@ -11,7 +13,9 @@ from demur.sources.corpus import BuiltinSource
 from demur.stages import calibrate, data, evaluate, score
 from demur.store.files import digest_file
 from demur.store.model_file import write_model_file
+from demur.store.rows import read_examples
 from demur.store.run import RunFolder
+from demur.store.tables import read_scores, write_scores
 
 HOSTILE = "Is this </script><img src=x onerror=alert(1)> | `safe`?\n\n# <b>{{ 7*7 }}</b>"
 JUDGE = PhraseJudge()
@@ -68,6 +72,15 @@ def prepare(root, rows, engine, config=None):
     score.run(score.Config(), engine, folder)
     calibrate.run(config or calibrate.Config(), coconot(), folder)
     return folder
+
+
+def like_traffic(folder, to, seed=3):
+    """Scores of test rows as requests of strangers come: in random order, of rows made from one another one."""
+    rows, (table, fingerprint) = read_examples(folder.split("test")), read_scores(folder.scores("test"))
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    ids = {rows[n].group or rows[n].id: rows[n].id for n in order}
+    write_scores(to, table.select(tuple(ids.values())), fingerprint)
+    return to
 
 
 def finished(root, every=1):

@@ -14,11 +14,14 @@ FLAGS = {
     "data": ["--data", "--out", "--set", "--json"],
     "train": ["--processes"],
     "score": [],
-    "calibrate": ["--goal", "--confidence", "--rule", "--name", "--json"],
+    "plan-labels": ["--goal", "--have", "--confidence", "--method", "--json"],
+    "calibrate": ["--goal", "--confidence", "--rule", "--name", "--on-failure", "--calibrator", "--json"],
     "evaluate": ["--branches", "--also", "--limit", "--json"],
     "report": [],
     "decide": ["--policy", "--scores", "--threshold", "--rate", "--json"],
     "chat": ["--threshold", "--rate"],
+    "watch": ["--scores", "--feedback", "--state", "--json"],
+    "bench-calibration": ["--out", "--calibrator", "--by", "--json"],
     "doctor": ["--taxonomy", "--dtypes", "--json"],
 }
 
@@ -48,7 +51,7 @@ def test_help_lists_every_verb_without_importing_one():
     assert [v for v in VERBS if not re.search(rf"\b{v}\b", "\n".join(page))] == []
     loaded = set(modules.split())
     assert not loaded & {"torch", "sklearn", "plotly", "pyarrow", "pydantic", "numpy"}
-    assert not {f"demur.cli.{v}" for v in VERBS} & loaded
+    assert not {f"demur.cli.{v.replace('-', '_')}" for v in VERBS} & loaded
 
 
 def test_no_verb_at_all_shows_the_help(demur):

@@ -1,6 +1,7 @@
 """Verbs that need no model, on a real run folder."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,10 +9,14 @@ import sys
 import pytest
 
 from demur.cli.policies import overridden
+from demur.cli.workspace import create
+from demur.config import config_from
 from demur.core.errors import PolicyError
+from demur.stages.calibrate import threshold_rows
 from demur.store.policy_file import policy_to_json, read_policy
 from demur.store.run import RunFolder
-from tests import builders
+from tests import builders, fake_run
+from tests.cli.conftest import CONFIG
 
 
 @pytest.fixture
@@ -36,6 +41,67 @@ def test_calibrate_shows_a_row_per_category_and_whether_anything_is_promised(dem
     assert [
         c for c in ("humanizing", "incomplete", "indeterminate", "safety", "unsupported") if c not in result.out
     ] == []
+
+
+def test_calibrate_says_which_calibrator_it_took_and_why(demur, run):
+    result = demur("calibrate", run, "--calibrator", "temperature")
+    assert result.code == 0
+    assert "calibrator: temperature: asked for by name, compared with nothing; fitted on" in result.err
+    assert "on the calibrate rows that thresholds were chosen on" in result.out
+    left = len(threshold_rows(RunFolder(run)))
+    assert f" of {left} " in result.out
+    as_json = json.loads(demur("calibrate", run, "--calibrator", "temperature", "--json").out)
+    choice = as_json.pop("calibrator_choice")
+    assert as_json == policy_to_json(read_policy(RunFolder(run).policy))
+    assert (choice["family"], choice["left"]) == ("temperature", left)
+
+
+def test_calibrate_picks_a_calibrator_by_itself(demur, run):
+    result = demur("calibrate", run, "--calibrator", "auto")
+    assert result.code == 0
+    assert re.search(r"calibrator: [\w-]+: log loss \d", result.err)
+
+
+def test_an_unknown_calibrator_gets_a_suggestion(demur, run):
+    result = demur("calibrate", run, "--calibrator", "isotonc")
+    assert result.code == 2
+    assert "did you mean 'isotonic'?" in result.err
+
+
+def test_decisions_show_calibrated_probabilities(demur, run):
+    folder = RunFolder(run)
+    demur("calibrate", run, "--calibrator", "platt")
+    rows = json.loads(demur("decide", run, "--scores", folder.scores("test"), "--json").out)
+    policy = read_policy(folder.policy)
+    for row in rows:
+        assert sum(row["probability"].values()) == pytest.approx(1.0, abs=1e-5)
+        threshold = policy.category(row["heaviest"]).threshold
+        assert row["refuses"] == (row["probability"][row["heaviest"]] >= threshold)
+
+
+def test_bench_calibration_studies_the_runs_below_a_folder(demur, tmp_path):
+    config = config_from(CONFIG, "one.toml", base=tmp_path)
+    rows = fake_run.examples(every=2)
+    for sharpness in (1.0, 2.0):
+        folder = fake_run.prepare(
+            tmp_path / "runs" / f"s{sharpness}", rows, fake_run.engine_for(rows, sharpness=sharpness)
+        )
+        create(config, folder.root)
+    result = demur("bench-calibration", tmp_path / "runs", "--calibrator", "platt", "--calibrator", "temperature")
+    assert result.code == 0
+    assert [c for c in ("none", "platt", "temperature") if c not in result.out] == []
+    assert "Do the measurements agree? Not known: 2 cases, at least 3 needed." in result.err
+    out = tmp_path / "runs" / "study"
+    assert sorted(p.name for p in out.iterdir()) == ["study.html", "study.json", "study.md"]
+    study = json.loads(demur("bench-calibration", tmp_path / "runs", "--calibrator", "platt", "--json").out)
+    assert [m["name"] for m in study["models"]] == ["s1.0", "s2.0"]
+    assert study["calibrators"] == ["none", "platt"]
+
+
+def test_bench_calibration_without_a_scored_run_says_where_it_looked(demur, tmp_path):
+    result = demur("bench-calibration", tmp_path)
+    assert result.code == 2
+    assert f"{tmp_path} has no scored run" in result.err
 
 
 def test_an_infeasible_goal_has_an_exit_code_of_its_own_and_leaves_the_policy(demur, run):

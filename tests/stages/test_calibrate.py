@@ -6,13 +6,19 @@ from dataclasses import replace
 import pytest
 from tests.fake_run import engine_for, examples, prepare
 
-from demur.core.errors import DataError, GoalError, GoalInfeasible, PolicyError, TaxonomyError
+from demur.core.calibrator import IDENTITY
+from demur.core.errors import ConfigError, DataError, GoalError, GoalInfeasible, PolicyError, TaxonomyError
 from demur.core.policy import NEVER
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
+from demur.stats.calibrators.families import fit_calibrator
+from demur.stats.labelled import label_scores
+from demur.stats.sample import apart
+from demur.store.choice_file import read_choice
 from demur.store.files import digest_json
 from demur.store.policy_file import read_policy
 from demur.store.rows import read_examples, write_examples
+from demur.store.tables import read_scores
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +124,103 @@ def test_a_damaged_policy_is_named_with_its_key(folder):
         read_policy(folder.policy)
     assert "'rule'" in error.value.hint
     assert digest_json(value).startswith("sha256:")
+
+
+def test_the_calibrator_is_fitted_on_rows_of_its_own_and_the_promise_speaks_of_the_others(folder):
+    policy = run(folder, goal="false_refusal <= 0.2", calibrator="platt", calibrator_share=0.3, seed=3)
+    rows = read_examples(folder.split("calibrate"))
+    own, left = apart(rows, 0.3, 3)
+    table, _ = read_scores(folder.scores("calibrate"))
+    fitted = fit_calibrator("platt", label_scores(own, coconot(), table), coconot(), [e.group for e in own])
+    assert policy.calibrator == fitted.calibrator
+    assert policy.promises[0].rate.of == sum(e.expected == "respond" for e in left)
+    assert calibrate.threshold_rows(folder) == left
+    assert not {e.group for e in own if e.group} & {e.group for e in left if e.group}
+
+
+def test_the_promise_names_all_calibrate_rows_whether_fitted_on_or_left(folder):
+    with_one, without = (run(folder, calibrator=c).promises[0].data_digest for c in ("temperature", "none"))
+    assert with_one == without
+
+
+def test_the_policy_carries_the_calibrator_through_its_file(folder):
+    policy = run(folder, calibrator="isotonic")
+    assert policy.calibrator != IDENTITY
+    assert read_policy(folder.policy) == policy
+    assert run(folder, calibrator="isotonic") == policy
+
+
+def test_auto_records_the_family_with_its_reason_and_what_it_was_compared_with(folder):
+    policy = run(folder, calibrator="auto")
+    choice = read_choice(folder.calibrator)
+    lowest = min(t.log_loss for t in choice.trials if t.log_loss is not None)
+    assert choice.asked == "auto"
+    assert choice.why.startswith(f"{choice.family}: log loss")
+    assert {t.family: t for t in choice.trials}[choice.family].behind == pytest.approx(
+        {t.family: t for t in choice.trials}[choice.family].log_loss - lowest
+    )
+    assert choice.fitted_on + choice.left == len(read_examples(folder.split("calibrate")))
+    assert (policy.calibrator == IDENTITY) == (choice.family == "none")
+
+
+def test_without_a_calibrator_the_record_of_an_earlier_one_is_gone(folder):
+    run(folder, calibrator="temperature")
+    assert folder.calibrator.exists()
+    policy = run(folder)
+    assert policy.calibrator == IDENTITY
+    assert read_choice(folder.calibrator) is None
+    assert calibrate.threshold_rows(folder) == read_examples(folder.split("calibrate"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "hint"),
+    [
+        ({"calibrator": "temprature"}, "unknown calibrator 'temprature'", "'temperature'"),
+        ({"calibrator": "atuo"}, "unknown calibrator 'atuo'", "'auto'"),
+        ({"calibrator": "magic"}, "unknown calibrator 'magic'", "known: auto, none, temperature"),
+        ({"calibrator_share": 0.0}, "calibrator_share = 0.0", "0.4"),
+        ({"calibrator_share": 1.0}, "calibrator_share = 1.0", "0.4"),
+    ],
+)
+def test_a_calibrator_that_is_none_is_an_error_before_anything_is_read(settings, message, hint):
+    with pytest.raises(ConfigError, match=message) as error:
+        calibrate.Config(**settings)
+    assert hint in error.value.hint
+
+
+def test_the_model_left_to_itself_takes_no_calibrator(folder):
+    with pytest.raises(ConfigError, match="'platt' beside the goal 'natural'"):
+        run(folder, goal="natural", calibrator="platt")
+
+
+def test_too_few_rows_for_a_calibrator_are_counted(folder):
+    with pytest.raises(DataError, match=r"\d+ of the \d+ calibrate rows are its own .* too few to fit") as error:
+        run(folder, calibrator="platt", calibrator_share=0.02)
+    assert "at least 20" in error.value.hint
+
+
+def test_a_share_that_leaves_no_row_says_so(folder):
+    with pytest.raises(DataError, match="0 are its own"):
+        run(folder, calibrator="platt", calibrator_share=1e-9)
+
+
+def test_a_class_without_rows_is_named_where_the_family_needs_it(folder, tmp_path):
+    rows = [e for e in examples(every=2) if not (e.category == "safety" and e.kind == "refusal")]
+    other = prepare(tmp_path, rows, engine_for(rows), calibrate.Config(goal="natural"))
+    with pytest.raises(DataError, match=r"calibrator 'vector'.* none of .* has label 'safety'") as error:
+        run(other, goal="refusal_rate = 0.1", calibrator="vector")
+    assert "temperature" in error.value.hint
+    run(other, goal="refusal_rate = 0.1", calibrator="temperature")
+
+
+def test_operating_curves_count_the_threshold_rows_only_however_many_the_calibrator_has(tmp_path):
+    rows = examples(every=2)
+    other = prepare(tmp_path, rows, engine_for(rows))
+    before = run(other, goal="f1 max", calibrator="temperature")
+    own, left = apart(read_examples(other.split("calibrate")), 0.4, 0)
+    assert own
+    write_examples(other.split("calibrate"), [*own[: len(own) // 2], *left])
+    after = run(other, goal="f1 max", calibrator="temperature")
+    assert before.promises[0].data_digest != after.promises[0].data_digest
+    assert [c.curve[0].refusal_rate.of for c in before.categories] == [len(left)] * 5
+    assert [c.curve[0].refusal_rate.of for c in after.categories] == [len(left)] * 5

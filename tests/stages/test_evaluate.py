@@ -5,6 +5,7 @@ import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
 from demur.core import bounds
+from demur.core.calibrator import IDENTITY, closed
 from demur.core.decision import decide_many
 from demur.core.errors import ArtifactError, ConfigError, GoalError, PolicyError
 from demur.core.rates import Outcome
@@ -201,6 +202,51 @@ def test_always_refusing_is_measured_beside(run):
     base = evaluate.run(CONFIG, engine, JUDGE, folder).always_refuse
     assert base.false_refusal.value == base.caught.value == 1.0
     assert base.f1 == pytest.approx(2 * base.precision.value / (1 + base.precision.value))
+
+
+def test_thresholds_for_comparison_are_chosen_on_rows_that_the_calibrator_has_not_seen(run):
+    folder, engine = run
+    calibrate.run(calibrate.Config(calibrator="platt"), engine.taxonomy, folder)
+    found = evaluate.run(evaluate.Config(also=("false_refusal <= 0.2",), limit=40), engine, JUDGE, folder)
+    left = calibrate.threshold_rows(folder)
+    promise = read_policy(folder.root / found.policies[2].file).promises[0]
+    assert found.calibrate_rows == len(left) < len(read_examples(folder.split("calibrate")))
+    assert promise.rate.of == sum(e.expected == "respond" for e in left)
+
+
+def test_the_natural_policy_is_the_model_left_to_itself_whatever_the_calibrator(run):
+    folder, engine = run
+    plain = natural_of(evaluate.run(evaluate.Config(limit=60), engine, JUDGE, folder))
+    calibrate.run(calibrate.Config(calibrator="platt"), engine.taxonomy, folder)
+    calibrated = natural_of(evaluate.run(evaluate.Config(limit=60), engine, JUDGE, folder))
+    assert read_policy(folder.root / calibrated.file).calibrator == IDENTITY
+    assert calibrated.confusion == plain.confusion
+
+
+def test_a_calibrator_whose_rows_are_unknown_is_refused(run):
+    folder, engine = run
+    calibrate.run(calibrate.Config(calibrator="temperature"), engine.taxonomy, folder)
+    folder.calibrator.unlink()
+    folder.finish("calibrate", {}, {}, [folder.policy])
+    with pytest.raises(ArtifactError, match=r"carries a calibrator, and no calibrator\.json"):
+        evaluate.run(CONFIG, engine, JUDGE, folder)
+
+
+def test_probabilities_are_measured_before_and_after_the_calibrator_on_the_test_rows(run):
+    folder, engine = run
+    assert evaluate.run(CONFIG, engine, JUDGE, folder).calibration is None
+    policy = calibrate.run(calibrate.Config(calibrator="temperature"), engine.taxonomy, folder)
+    made = evaluate.run(CONFIG, engine, JUDGE, folder).calibration
+    rows = read_examples(folder.split("test"))
+    logp_NC = read_scores(folder.scores("test"))[0].select(tuple(e.id for e in rows)).logp_NC
+    label_N = [engine.taxonomy.column(e.label) for e in rows]
+    for found, scores_NC in ((made.before, logp_NC), (made.after, policy.calibrator.apply(logp_NC))):
+        own_N = closed(scores_NC)[range(len(rows)), label_N]
+        assert found.log_loss == pytest.approx(-own_N.mean())
+        assert 0 < found.brier < 2
+        assert 0 <= min(found.refusal_ece, found.top_ece) <= 1
+    assert made.family == "temperature"
+    assert made.why
 
 
 def test_a_fixed_refusal_text_is_judged_in_place_of_the_generated_one(run):

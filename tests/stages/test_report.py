@@ -2,15 +2,18 @@ import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 from tests.fake_run import HOSTILE, JUDGE, examples, finished
 
+from demur.core.decision import decide_many
 from demur.core.errors import ArtifactError, ConfigError
-from demur.pages.page import escape_markdown
 from demur.stages import calibrate, evaluate, report
 from demur.store.metrics_file import read_metrics, write_metrics
+from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
+from demur.store.tables import read_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHOW_ALL = len(examples())  # so many cards that the hostile prompt is among them
@@ -128,12 +131,6 @@ def test_undefined_rates_are_called_undefined(made):
     assert not re.search(r"\bnan\b", made[2].with_name("report.md").read_text(encoding="utf-8"), re.I)
 
 
-def test_hostile_text_is_one_line_of_markdown_without_markup():
-    assert escape_markdown(HOSTILE) == (
-        r"Is this \</script\>\<img src=x onerror=alert(1)\> \| \`safe\`? \# \<b\>{{ 7\*7 }}\</b\>"
-    )
-
-
 def test_an_unchanged_run_keeps_its_report(run):
     folder, _ = run
     path = report.run(report.Config(), folder)
@@ -175,6 +172,56 @@ def test_rows_of_one_kind_have_no_curves_but_a_report(run):
     text = report.run(report.Config(), folder).with_name("report.md").read_text(encoding="utf-8")
     assert "### ROC" not in text
     assert "Where the scores lie" in text
+
+
+@pytest.fixture(scope="module")
+def calibrated(made, tmp_path_factory):
+    """The run again, with a calibrator, and its report."""
+    root, engine = tmp_path_factory.mktemp("calibrated") / "run", made[1]
+    shutil.copytree(made[0].root, root)
+    folder = RunFolder(root)
+    calibrate.run(calibrate.Config(calibrator="platt"), engine.taxonomy, folder)
+    evaluate.run(evaluate.Config(), engine, JUDGE, folder)
+    return folder, report.run(report.Config(examples=2), folder)
+
+
+def test_a_calibrator_is_named_with_its_reason_and_measured_before_and_after(calibrated):
+    folder, path = calibrated
+    text = path.with_name("report.md").read_text(encoding="utf-8")
+    made = read_metrics(folder.metrics)
+    assert "Calibrator: platt: asked for by name" in text
+    assert f"fitted on {made.calibration.fitted_on} calibrate rows" in text
+    assert f"chosen on {made.calibrate_rows} others" in text
+    for key in ("refusal_ece", "top_ece", "log_loss", "brier"):
+        before, after = getattr(made.calibration.before, key), getattr(made.calibration.after, key)
+        assert f"| {before:.3f} | {after:.3f} |" in text
+
+
+def test_reliability_has_a_plot_before_and_one_after_the_calibrator(calibrated, browser):
+    page, logged, asked = opened(browser, calibrated[1], viewport={"width": 420, "height": 900})
+    assert logged == []
+    assert asked == [calibrated[1].as_uri()]
+    assert page.locator("[data-plot]").count() == 16
+    assert page.locator(".label", has_text="before calibration").count() == 1
+    assert page.locator(".label", has_text="after calibration").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") == 420
+
+
+def test_cards_show_the_probabilities_that_thresholds_are_compared_with(calibrated):
+    folder, path = calibrated
+    policy = read_policy(folder.policy)
+    table, _ = read_scores(folder.scores("test"))
+    margin_N = decide_many(policy, table.logp_NC).margin_N
+    nearest = abs(margin_N).argmin()
+    highest = np.exp(policy.calibrator.apply(table.logp_NC[nearest : nearest + 1])[0].max())
+    shown = path.with_name("report.md").read_text(encoding="utf-8").split("## Borderline prompts")[1]
+    assert f" {highest:.1%}," in shown.split("probabilities: ")[1].split("\n")[0]
+
+
+def test_a_run_without_a_calibrator_says_nothing_of_one(made):
+    text = made[2].with_name("report.md").read_text(encoding="utf-8")
+    assert "Calibrator:" not in text
+    assert "before and after calibration" not in text
 
 
 def test_metrics_that_changed_since_are_refused(run):

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -37,10 +38,11 @@ promises = st.builds(
     risk=st.just("false_refusal"),
     level=st.none() | st.floats(0, 1),
     confidence=st.none() | st.floats(0.5, 1),
-    status=st.sampled_from(["certified", "measured"]),
+    status=st.sampled_from(["certified", "measured", "uncertified", "no longer supported"]),
     rate=st.none() | rates,
     data_digest=st.just("sha256:d"),
     method=st.just("Clopper and Pearson 1934"),
+    on_failure=st.sampled_from(["stop", "hard_only", "keep:careful"]),
 )
 fingerprints = st.builds(
     Fingerprint,
@@ -68,6 +70,15 @@ def test_a_policy_comes_back_as_it_was(policy):
     again = policy_from_json(plain, "here")
     assert again == policy
     assert policy_digest(again) == policy_digest(policy)
+
+
+def test_a_promise_written_before_failures_had_a_choice_is_read_as_one_that_would_have_stopped():
+    promise = Promise(
+        risk="f1", level=None, confidence=None, status="measured", rate=None, data_digest="sha256:d", method="optimum"
+    )
+    value = policy_to_json(replace(natural(single()), promises=(promise,)))
+    del value["promises"][0]["on_failure"]
+    assert policy_from_json(value, "here").promises == (promise,)
 
 
 def test_a_file_comes_back_as_it_was(tmp_path):

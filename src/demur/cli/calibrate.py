@@ -26,20 +26,27 @@ def command(
     run: options.Run,
     *,
     goal: Annotated[
-        str | None,
-        typer.Option(help="Such as 'f1 max', 'refusal_rate = 10%', 'false_refusal <= 0.02'. Default: the config's."),
+        list[str] | None,
+        typer.Option(
+            metavar="GOAL", help="Such as 'f1 max', 'false_refusal <= 0.02'. Repeatable. Default: the config's."
+        ),
     ] = None,
-    confidence: Annotated[float | None, typer.Option(help="Of a promise, such as 0.95. Default: the config's.")] = None,
+    confidence: Annotated[float | None, typer.Option(help="Of all promises together. Default: the config's.")] = None,
     rule: Annotated[Rule | None, typer.Option(help="How probabilities become a choice. Default: the config's.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the policy. Default: the config's.")] = None,
+    on_failure: Annotated[
+        str | None,
+        typer.Option(help="If promises cannot be certified: stop, hard_only, keep:natural. Default: the config's."),
+    ] = None,
     calibrator: Annotated[
         str | None, typer.Option(help="'auto', or a family such as 'temperature'. Default: the config's.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Choose thresholds on the calibrate split. Calls no model; exit code 3 if no threshold meets the goal."""
-    given = {"goal": goal, "confidence": confidence, "rule": rule, "name": name, "calibrator": calibrator}
-    workspace = reopen(run).changed("calibrate", **given)
+    asked = "; ".join(goal) if goal else None
+    given = {"confidence": confidence, "rule": rule, "name": name, "calibrator": calibrator, "on_failure": on_failure}
+    workspace = reopen(run).changed("calibrate", goal=asked, **given)
     policy = Steps(workspace).perform("calibrate")
     choice = read_choice(workspace.folder.calibrator)
     if as_json:

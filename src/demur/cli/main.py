@@ -23,7 +23,7 @@ DEBUG_VARIABLE = "DEMUR_DEBUG"
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One command, implemented by demur.cli.<its name>:command."""
+    """One command, implemented by demur.cli.<its name, hyphens as underscores>:command."""
 
     summary: str
     example: str
@@ -39,6 +39,10 @@ VERBS = {
         "Teach a model its control tokens.", "torchrun --nproc_per_node 2 -m demur train runs/a --processes 2"
     ),
     "score": Verb("Read the control-token probabilities of the held-out prompts.", "demur score runs/a"),
+    "plan-labels": Verb(
+        "Say what so many labels can promise, and how many would do.",
+        'demur plan-labels --goal "missed_refusal[safety] <= 0.05" --have safety=30',
+    ),
     "calibrate": Verb(
         "Choose thresholds that meet a goal.", 'demur calibrate runs/a --goal "false_refusal <= 0.02" --confidence 0.95'
     ),
@@ -49,6 +53,13 @@ VERBS = {
         'demur decide runs/a "Turn off the lamp, please." --threshold unsupported=0.3 --json',
     ),
     "chat": Verb("Try prompts and see the probabilities, the decision and the answer.", "demur chat runs/a"),
+    "watch": Verb(
+        "Say whether live scores and labels still support what was promised.",
+        "demur watch runs/a --scores monday.parquet --feedback monday.jsonl",
+    ),
+    "bench-calibration": Verb(
+        "Compare calibrators and measurements over many scored runs.", "demur bench-calibration runs/"
+    ),
     "doctor": Verb("Say whether a model is ready to be scored and served.", "demur doctor runs/a/train/model"),
 }
 
@@ -66,7 +77,7 @@ class Verbs(TyperGroup):
 def load(verb: str) -> TyperCommand:
     """Import one verb. Raises MissingDependency if a package that it needs is not installed."""
     app = typer.Typer(add_completion=False)
-    function = find(f"demur.cli.{verb}:command", {}, "command")
+    function = find(f"demur.cli.{verb.replace('-', '_')}:command", {}, "command")
     app.command(name=verb, epilog=f"Example: {VERBS[verb].example}")(function)
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)

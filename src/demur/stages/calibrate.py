@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
+from pathlib import Path
 
 from demur.core.calibrator import IDENTITY, Calibrator
-from demur.core.errors import ConfigError, DataError
+from demur.core.errors import ConfigError, DataError, GoalInfeasible
 from demur.core.example import Example, shared_prompts
-from demur.core.goal import parse_goal
-from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy, Rule
+from demur.core.goal import Goal, parse_goals
+from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy, Rule, natural
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
 from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
-from demur.stats.labelled import label_scores
+from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.promises import How, Method, choose_all
 from demur.stats.sample import apart
 from demur.stats.select import choose
 from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
@@ -32,9 +34,11 @@ AUTO = "auto"
 class Config:
     """What the policy should achieve, and what callers may change about it. Raises ConfigError on the calibrator."""
 
-    goal: str = "f1 max"
+    goal: str = "f1 max"  # one, or several with ";" between them
     rule: Rule = "heaviest"
-    confidence: float = 0.95
+    confidence: float = 0.95  # that all promises hold together
+    method: Method = "auto"  # how promises are certified; auto: one alone shares one threshold, else see How
+    on_failure: str = "stop"  # stop; hard_only: give up soft goals; keep:natural or keep:<policy file>: see _kept
     name: str = "default"
     inactive: tuple[str, ...] = ()  # categories that take no part in the rule
     locked: tuple[str, ...] = ()  # categories whose threshold callers cannot override
@@ -61,11 +65,11 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
 
     With a calibrator, also calibrate/calibrator.json: it is fitted first, on rows of its own, so that what is promised
     of the thresholds holds for it as it stands. Raises DataError if the calibrate split shares a prompt or a group with
-    training or a calibrator cannot be fitted on it, ConfigError on a calibrator for the natural policy, GoalInfeasible if no threshold meets the goal, and what demur.stats.select.choose
-    raises.
+    training or a calibrator cannot be fitted on it, ConfigError on a calibrator for the natural policy, GoalInfeasible
+    if no threshold meets the goal and on_failure says stop, and what demur.stats.promises.choose_all raises.
     """
-    goal = parse_goal(config.goal)
-    if goal.kind == "natural" and config.calibrator != NONE:
+    goals = parse_goals(config.goal)
+    if goals[0].kind == "natural" and config.calibrator != NONE:
         raise ConfigError(
             f"calibrator {config.calibrator!r} beside the goal 'natural', which is the model left to itself",
             "do without a calibrator, or choose another goal",
@@ -77,25 +81,72 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         "data/calibrate": digest_file(folder.split("calibrate")),
         "score/calibrate": digest_file(folder.scores("calibrate")),
     }
+    if (kept_file := _kept_file(config, folder)) is not None:
+        made_from["kept"] = digest_file(kept_file)
     if folder.is_current("calibrate", settings, made_from):
         return read_policy(folder.policy)
     examples = read_examples(folder.split("calibrate"))
     check_disjoint(read_examples(folder.split("train")), examples)
     table, fingerprint = read_scores(folder.scores("calibrate"))
     fitted = _fitted(config, taxonomy, examples, table)
-    policy = choose(
-        goal,
+    policy = _choose(
+        goals,
         replace(template(config, taxonomy, fingerprint), calibrator=fitted.calibrator),
         label_scores(fitted.left, taxonomy, table),
-        confidence=config.confidence,
-        data_digest=digest_json(made_from),  # of all calibrate rows: both those fitted on and those left
+        _how(config, goals, _kept(kept_file, config, taxonomy, fingerprint)),
+        digest_json(made_from),  # of all calibrate rows: both those fitted on and those left
     )
     write_policy(folder.policy, policy)
     folder.calibrator.unlink(missing_ok=True)
-    if fitted.record is not None:
-        write_choice(folder.calibrator, fitted.record)
-    made = [folder.policy, *([folder.calibrator] if fitted.record is not None else [])]
+    record = fitted.record if policy.calibrator is fitted.calibrator else None  # a kept policy has not got it
+    if record is not None:
+        write_choice(folder.calibrator, record)
+    made = [folder.policy, *([folder.calibrator] if record is not None else [])]
     folder.finish("calibrate", settings, made_from, made)
+    return policy
+
+
+def _choose(goals: Sequence[Goal], before: Policy, rows: LabelledScores, how: How, digest: str) -> Policy:
+    """One goal alone, unless another method is asked for, has a closed form: on_failure then moves no threshold."""
+    if len(goals) == 1 and how.method in ("auto", "shared"):
+        try:
+            policy = choose(goals[0], before, rows, confidence=how.confidence, data_digest=digest)
+            return replace(policy, promises=tuple(replace(p, on_failure=how.on_failure) for p in policy.promises))
+        except GoalInfeasible:
+            if how.on_failure == "stop":
+                raise
+    return choose_all(goals, before, rows, how, data_digest=digest)
+
+
+def _how(config: Config, goals: Sequence[Goal], kept: Policy | None) -> How:
+    """One goal alone is certified with one shared threshold, whatever is to be done if that fails."""
+    method: Method = "shared" if config.method == "auto" and len(goals) == 1 else config.method
+    on_failure = f"keep:{kept.name}" if kept else config.on_failure
+    return How(confidence=config.confidence, method=method, seed=config.seed, on_failure=on_failure, kept=kept)
+
+
+def _kept_file(config: Config, folder: RunFolder) -> Path | None:
+    """The file of on_failure = "keep:<file>", relative to the run folder. Raises ConfigError on our own output."""
+    name = config.on_failure.removeprefix("keep:")
+    if name in (config.on_failure, "natural"):
+        return None
+    path = folder.root / name
+    if path.resolve() == folder.policy.resolve():
+        raise ConfigError(f"on_failure keeps {path}, which this stage writes", "copy it elsewhere, and keep the copy")
+    return path
+
+
+def _kept(path: Path | None, config: Config, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Policy | None:
+    """The policy to use if the goals cannot be certified; None if the caller named none.
+
+    It must be of the same model and without a calibrator: which rows that was fitted on could not be told.
+    """
+    if path is None:
+        return natural(taxonomy, fingerprint) if config.on_failure == "keep:natural" else None
+    policy = read_policy(path)
+    policy.require_model(fingerprint)
+    if policy.calibrator != IDENTITY:
+        raise ConfigError(f"on_failure keeps {path}, which carries a calibrator", "keep a policy without one")
     return policy
 
 

@@ -133,6 +133,7 @@ class PromiseRow(Strict):
     rate: RateRow | None
     data_digest: str
     method: str
+    on_failure: str = "stop"  # files written before there was a choice stopped
 
     def to_core(self) -> Promise:
         """The core record."""

@@ -61,13 +61,19 @@ class Case:
 def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit: int | None) -> Case:
     """Read rows, scores and policy, and choose the other policies on the calibrate split.
 
-    Raises PolicyError if the policy was made for another model than `model`, ArtifactError if the scores were.
+    Raises PolicyError if the policy was made for another model than `model`, ArtifactError if the scores were, or if
+    it cannot be told which rows the calibrator has seen.
     """
     policy = read_policy(folder.policy)
     policy.require_model(model)
     examples = evenly(read_examples(folder.split("test")), limit)
     rows = _scored(folder, "test", examples, policy, model)
     choice = read_choice(folder.calibrator)
+    if choice is None and policy.calibrator != IDENTITY:
+        raise ArtifactError(
+            f"{folder.policy} carries a calibrator, and no {folder.calibrator.name} says which rows it was fitted on",
+            f"calibrate again: demur calibrate {folder.root}",
+        )
     calibrate = _scored(folder, "calibrate", _unseen(folder, choice), policy, model)
     goal = str(folder.require("calibrate").settings.get("goal", policy.name))
     calibrated = (goal, str(folder.policy.relative_to(folder.root)), policy)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from demur.core.calibrator import IDENTITY
+from demur.core.policy import Policy
 from demur.pages.drawing import ANSWER, PAGE, REFUSE, diagonal, line, probit, probit_axis, spec_of
 from demur.pages.parts import Cell, Figure, Panel, Spec, Table
 from demur.stages.report.material import Material
@@ -95,16 +96,29 @@ def trade_off(m: Material) -> Figure | None:
     chosen = [(probit(e.false_refusal.value or 0.0), probit(e.missed_refusal.value or 0.0)) for e in overall]
     spec = spec_of([curve, *_policy_marks(m.evaluation.policies, chosen)], "", "")
     spec["layout"] |= {"xaxis": probit_axis("false refusals"), "yaxis": probit_axis("missed refusals")}
+    region = _promised_region(m.calibrated)
+    spec["layout"] |= {"shapes": [region]} if region else {}
     rows = tuple(
         (p.goal, e.false_refusal, e.missed_refusal) for p, e in zip(m.evaluation.policies, overall, strict=True)
     )
     return Figure(
         title="False refusals against missed refusals",
         caption="Down and to the left is better; small rates are stretched (below 0.15% they stand at the edge), and "
-        "going from one mark to another takes no training and no call of the model.",
+        "going from one mark to another takes no training and no call of the model."
+        + (" In the shaded region the calibrated policy's certified levels are kept." if region else ""),
         panels=(Panel(label="trade-off", spec=spec),),
         numbers=Table(title="The policies", header=("policy", "false refusals", "missed refusals"), rows=rows),
     )
+
+
+def _promised_region(policy: Policy) -> Spec | None:
+    """The rates that a policy's certified promises about all categories allow, as a rectangle; None without such."""
+    level = {p.risk: p.level for p in policy.promises if p.status == "certified" and p.level is not None}
+    if not {"false_refusal", "missed_refusal"} & set(level):
+        return None
+    ends = {"x1": probit(level.get("false_refusal", 1.0)), "y1": probit(level.get("missed_refusal", 1.0))}
+    look = {"fillcolor": ANSWER, "opacity": 0.12, "line": {"width": 0}, "layer": "below"}
+    return {"type": "rect", "x0": probit(0.0), "y0": probit(0.0), **ends, **look}
 
 
 def reliability(m: Material) -> Figure:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 from demur.core.example import SPLITS
-from demur.core.goal import parse_goal
+from demur.core.goal import parse_goals
 from demur.core.rates import Rate
 from demur.pages.parts import Cell, Estimate, Table
 from demur.stages.report.material import Material
-from demur.store.metrics_file import ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics
+from demur.store.metrics_file import ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics, TokenRow
 
 _UNKNOWN = "not shown"
 
@@ -154,7 +155,8 @@ def promises(m: Material) -> Table:
         rows=tuple(rows),
         text_columns=3,
         caption='"certified" bounds the rate on new prompts of the same kind, with the stated confidence over the draw '
-        'of the calibrate rows; "measured" only reports what was seen. No threshold was chosen on test rows.',
+        'of the calibrate rows, all of a policy together; "measured" only reports what was seen; "uncertified" was '
+        "asked for and not granted, and the policy says what was to be done then. No threshold was chosen on test rows.",
     )
 
 
@@ -224,20 +226,55 @@ def _number(value: float | None) -> str:
 def _risk(risk: str, p: PolicyMetrics) -> tuple[Cell, Cell]:
     """What a promise speaks of: on the calibrate rows where it is not a rate, and on the test rows.
 
-    "not shown" where metrics.json holds no such figure: pooled categories, means over categories, costs by category.
+    "not shown" where metrics.json holds no such figure: F-beta of tokens on calibrate rows, costs by category.
     """
     overall = p.decision.overall
-    if beta := re.fullmatch(r"f([\d.]+)", risk):
-        return _fbeta(p.calibrate, float(beta[1])), _fbeta(overall, float(beta[1]))
     if risk == "youden":
         return _youden(p.calibrate), _youden(overall)
     if risk == "cost":
         return _cost(p.goal, p.calibrate), _cost(p.goal, overall)
-    name, _, category = risk.removesuffix("]").partition("[")
-    if category:
-        name = "emitted" if name == "refusal_rate" else name
-    found = getattr(p.tokens.get(category) if category else overall, name, None)
-    return _UNKNOWN, found if isinstance(found, MeasuredRate) else _UNKNOWN
+    name, _, inside = risk.removesuffix("]").partition("[")
+    if beta := re.fullmatch(r"(|macro_|micro_)f([\d.]+)", name):
+        if not beta[1] and not inside:
+            return _fbeta(p.calibrate, float(beta[2])), _fbeta(overall, float(beta[2]))
+        return _UNKNOWN, _number(_tokens_fbeta(_tokens(p, inside), float(beta[2]), mean=beta[1] == "macro_"))
+    if name == "wrong_category" and not inside:
+        return _UNKNOWN, _wrong_category(p.confusion)
+    if not inside:
+        found = getattr(overall, name, None)
+        return _UNKNOWN, found if isinstance(found, MeasuredRate) else _UNKNOWN
+    return _UNKNOWN, _pooled(_tokens(p, inside), "emitted" if name == "refusal_rate" else name)
+
+
+def _tokens(p: PolicyMetrics, inside: str) -> list[TokenRow]:
+    """The rows of "a+b"; of every category if none is named. Empty where one is unknown."""
+    names = inside.split("+") if inside else list(p.tokens)
+    return [p.tokens[n] for n in names] if set(names) <= set(p.tokens) else []
+
+
+def _pooled(tokens: Sequence[TokenRow], name: str) -> Cell:
+    """A rate over several categories: errors add up, and so do their own rows; rows that all share count once."""
+    found = [getattr(t, name, None) for t in tokens]
+    rates = [r for r in found if isinstance(r, MeasuredRate)]
+    if not rates or len(rates) < len(found):
+        return _UNKNOWN
+    of = rates[0].of if name in ("emitted", "false_refusal") else sum(r.of for r in rates)
+    return MeasuredRate.from_core(Rate(hits=sum(r.hits for r in rates), of=of))
+
+
+def _wrong_category(confusion: Sequence[Sequence[int]]) -> MeasuredRate:
+    """Refused with another category, among all rows to be refused: rows are what ought to happen, 0 = answer."""
+    wrong = sum(n for at, row in enumerate(confusion) for to, n in enumerate(row) if at and to and at != to)
+    return MeasuredRate.from_core(Rate(hits=wrong, of=sum(map(sum, confusion[1:]))))
+
+
+def _tokens_fbeta(tokens: Sequence[TokenRow], beta: float, *, mean: bool) -> float | None:
+    """F-beta of refusal tokens: the mean over them, or of all counted together. None where one is not defined."""
+    hits = [(1 + beta**2) * t.precision.hits for t in tokens]
+    of = [beta**2 * t.missed_refusal.of + t.precision.of for t in tokens]  # b^2 (TP + FN) + (TP + FP)
+    if not mean:
+        return sum(hits) / sum(of) if sum(of) else None
+    return sum(h / n for h, n in zip(hits, of, strict=True)) / len(of) if of and all(of) else None
 
 
 def _fbeta(errors: ErrorsRow, beta: float) -> str:
@@ -255,8 +292,8 @@ def _youden(errors: ErrorsRow) -> str:
 
 def _cost(goal: str, errors: ErrorsRow) -> str:
     """Cost per 100 rows, where every false refusal and every missed refusal costs the same."""
-    wanted = parse_goal(goal)
-    if "[" in goal or "wrong" in goal or wanted.cost_false is None or wanted.cost_missed is None:
+    wanted = next(g for g in parse_goals(goal) if g.kind == "cost")
+    if wanted.cost_missed_of or wanted.cost_wrong or wanted.cost_false is None or wanted.cost_missed is None:
         return _UNKNOWN
     total = wanted.cost_false * errors.false_refusal.hits + wanted.cost_missed * errors.missed_refusal.hits
     return f"{100 * total / errors.refusal_rate.of:.1f} per 100 rows"

@@ -1,0 +1,82 @@
+"""demur plan-labels: goals -> how many labels could certify them, before anything is labelled or fitted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from demur.cli import options
+from demur.cli.show import note, print_json, print_table
+from demur.core.errors import ConfigError
+from demur.stages import plan_labels
+from demur.stages.plan_labels import Config, Method, PlanRow
+
+
+def command(
+    *,
+    goal: Annotated[list[str], typer.Option(metavar="GOAL", help="A promise to plan for. Repeatable.")],
+    have: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND=N", help="Labels at hand: respond=400, safety=30. Repeatable."),
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="That all promises hold together.")] = 0.95,
+    method: Annotated[
+        Method, typer.Option(help="One shared threshold, or one per category (learns on 40% of the rows).")
+    ] = "shared",
+    as_json: options.AsJson = False,
+) -> None:
+    """Say what so many labels can promise, and how many would do. Reads no run, calls no model."""
+    told = dict(map(_count, have)) if have else None
+    plan = plan_labels.run(Config(goals=tuple(goal), have=told, confidence=confidence, method=method))
+    if as_json:
+        print_json([asdict(row) for row in plan])
+        return
+    header = (
+        "goal",
+        "counts requests",
+        "at hand",
+        "errors allowed",
+        "lowest level",
+        "needed, no error",
+        "needed, likely",
+    )
+    print_table([header, *map(_cells, plan)], words=2)
+    for row in plan:
+        note(sentence(row))
+    note(
+        "errors allowed: so many among the labels that are tested on still certify the goal. lowest level: what these "
+        "could certify if none errs. likely: enough in 4 of 5 cases if the true rate is half the level."
+    )
+
+
+def sentence(row: PlanRow) -> str:
+    """What the labels at hand can say of one goal."""
+    wanted = f"{row.needed} labels of requests {row.labels} could certify it without an error, {row.likely} probably"
+    if row.have is None:
+        return f"{row.goal}: {wanted}"
+    if row.allowed is None:
+        least = "nothing" if row.lowest is None else f"a level of {row.lowest:.2%} at best"
+        return f"{row.goal}: not with {row.have} labels, which can promise {least}; {wanted}"
+    errors = "no error" if row.allowed == 0 else f"at most {row.allowed} {'error' if row.allowed == 1 else 'errors'}"
+    return f"{row.goal}: can be certified with {row.have} labels, if they show {errors}"
+
+
+def _cells(row: PlanRow) -> tuple[str, ...]:
+    if row.have is None:
+        at_hand = ("not told", "", "")
+    else:
+        allowed = "not even 0" if row.allowed is None else str(row.allowed)
+        at_hand = (str(row.have), allowed, "none" if row.lowest is None else f"{row.lowest:.2%}")
+    return (row.goal, row.labels, *at_hand, str(row.needed), str(row.likely))
+
+
+def _count(text: str) -> tuple[str, int]:
+    """ "safety=30" as ("safety", 30). Raises ConfigError."""
+    kind, equals, number = text.partition("=")
+    if not equals or not kind.strip() or not number.strip().isdecimal():
+        raise ConfigError(
+            f"cannot read --have {text!r}", "write --have KIND=N, e.g. --have respond=400 --have safety=30"
+        )
+    return kind.strip(), int(number)

@@ -1,0 +1,51 @@
+"""bench-calibration: scored runs -> study.json, study.md and study.html: which calibrator, and which measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from demur.core.errors import DataError
+from demur.core.ports import Progress, no_progress
+from demur.pages.page import render_html, render_markdown
+from demur.stages.bench_calibration.content import page_of
+from demur.stages.bench_calibration.measured import Scored, measure_all, read_case
+from demur.stages.bench_calibration.summary import By, summarise
+from demur.stats.calibrators.choose import AUTO
+from demur.stats.calibrators.families import NONE, check_family
+from demur.store.files import write_text
+from demur.store.study_file import StudyFile, write_study
+
+__all__ = ["Config", "Scored", "run"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What to compare. Raises ConfigError on an unknown calibrator."""
+
+    calibrators: tuple[str, ...] = AUTO  # families; "none" is always among them, and first
+    by: By = "category"  # what parts the test rows, to see whether calibration carries over from part to part
+
+    def __post_init__(self) -> None:
+        for family in self.calibrators:
+            check_family(family)
+
+
+def run(config: Config, models: Sequence[Scored], out: Path, progress: Progress = no_progress) -> StudyFile:
+    """Fit every calibrator on each model's calibrate split and measure it on the test split; write <out>/study.*.
+
+    Progress counts pairs of model and calibrator. A calibrator that cannot be fitted on a model is recorded with the
+    reason. Raises DataError without a model or with fewer than 150 test rows, ArtifactError on a run that is not
+    scored.
+    """
+    if not models:
+        raise DataError("there is no scored run to study", "score some: demur score RUN")
+    cases = [read_case(model) for model in models]
+    families = tuple(dict.fromkeys((NONE, *config.calibrators)))
+    study = summarise(cases, measure_all(cases, families, progress), config.by)
+    page = page_of(study)
+    write_text(out / "study.html", render_html(page))
+    write_text(out / "study.md", render_markdown(page))
+    write_study(out / "study.json", study)
+    return study

@@ -1,0 +1,185 @@
+"""What the page of a study says, in order."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from demur.pages.drawing import ANSWER, PAGE, REFUSE, small
+from demur.pages.parts import Cell, Figure, Page, Panel, Section, Spec, Table
+from demur.store.study_file import AnswerRow, StudyFile
+
+FEW_MODELS = 10  # fewer orders than this are often equal by chance
+_NAMES = (
+    "ece and mce: mean and largest gap between probability and frequency, bins of equal width; ece_em: of equal mass; "
+    "cwce, cwce_em: the same, mean over control tokens; the number is that of the bins. ks, kde, mmce: without bins. "
+    "nll, brier: log loss and Brier score, which count sharpness too"
+)
+
+
+def page_of(study: StudyFile) -> Page:
+    """The study as a page."""
+    return Page(
+        made_by="demur bench-calibration",
+        title="Calibration study",
+        headline=_headline(study),
+        sections=(
+            Section(
+                key="questions",
+                title="Six questions",
+                parts=(_questions(study),),
+                text=(*(sentence(a) for a in study.answers), *_caution(study)),
+            ),
+            Section(key="calibrators", title="Which calibrator", parts=(_rankings(study), _errors(study))),
+            Section(key="measurements", title="Which measurement", parts=(_correlations(study),)),
+            Section(key="models", title="What was compared", parts=(_models(study),), text=_left_out(study)),
+        ),
+    )
+
+
+def sentence(answer: AnswerRow) -> str:
+    """A question and its answer, with the number that it rests on and how far that spreads."""
+    if answer.figure is None:
+        return f"{answer.question} Not known: {answer.why}."
+    spread = ""
+    known = sorted((value, name) for name, value in answer.details.items() if value is not None)
+    if len(known) > 1:
+        (low, lowest), (high, highest) = known[0], known[-1]
+        spread = f" From {low:.2f} ({lowest}) to {high:.2f} ({highest})."
+    return f"{answer.question} {answer.verdict.capitalize()}: {answer.figure:.2f}, {answer.meaning}.{spread}"
+
+
+def _caution(study: StudyFile) -> tuple[str, ...]:
+    if len(study.models) >= FEW_MODELS:
+        return ()
+    return (
+        f"All of this rests on {_counted(len(study.models), 'model')}: read it as a description of them, not as a rule "
+        "about others.",
+    )
+
+
+def _headline(study: StudyFile) -> str:
+    ranking = study.rankings[0]
+    first = [s.calibrator for s in ranking.standings if s.place == 1]
+    best = f"{', '.join(first)} cannot be told apart at the top" if len(first) > 1 else f"{first[0]} stands first"
+    return (
+        f"{_counted(len(study.models), 'model')} under {_counted(len(study.calibrators), 'calibrator')}, "
+        f"{len(study.columns)} measurements each, on test rows that no calibrator was fitted on. "
+        f"By {ranking.measurement}, {best}."
+    )
+
+
+def _questions(study: StudyFile) -> Table:
+    return Table(
+        title="The figures",
+        header=("question", "answer", "what the figure is", "figure"),
+        rows=tuple((a.question, a.verdict, a.meaning, _number(a.figure)) for a in study.answers),
+        text_columns=3,
+        caption="yes from 0.7 on, partly from 0.3 on. The questions are those of A Benchmark Study on Calibration "
+        "(arXiv 2308.11838), asked of refusal scores.",
+    )
+
+
+def _rankings(study: StudyFile) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for r in study.rankings:
+        p, difference = _number(r.p_value), _number(r.critical_difference)
+        cases = _counted(r.cases, "model")
+        rows += [
+            (f"by {r.measurement}: {cases}, Friedman p-value {p}, critical difference of mean ranks {difference}",)
+        ]
+        rows += [(s.calibrator, str(s.place), f"{s.mean_rank:.2f}", str(s.best_in)) for s in r.standings]
+    return Table(
+        title="Ranking of the calibrators",
+        header=("calibrator", "place", "mean rank", "none better, in models"),
+        rows=tuple(rows),
+        caption="Those that could be fitted on every model. An equal place means that these models do not tell them "
+        "apart: their mean ranks are within the critical difference (Nemenyi, 5%).",
+    )
+
+
+def _errors(study: StudyFile) -> Figure:
+    """The headline error of every pair, as a heat map and as a table."""
+    measurement = study.rankings[0].measurement
+    found = {(m.model, m.calibrator): m.errors.get(measurement) for m in study.measured}
+    models, calibrators = [m.name for m in study.models], study.calibrators
+    error_ML = [[found[m, c] for c in calibrators] for m in models]
+    spec = _heat(calibrators, models, error_ML, [[0, PAGE], [1, REFUSE]], "3f")
+    return Figure(
+        title=f"{measurement} by model and calibrator",
+        caption="Smaller and paler is better; an empty cell could not be fitted or measured.",
+        panels=(Panel(label="error by model and calibrator", spec=spec),),
+        numbers=Table(
+            title=measurement,
+            header=("model", *calibrators),
+            rows=tuple((m, *map(_number, error_L)) for m, error_L in zip(models, error_ML, strict=True)),
+        ),
+    )
+
+
+def _correlations(study: StudyFile) -> Figure:
+    panels, rows = [], list[tuple[Cell, ...]]()
+    for c in study.correlations:
+        spec = _heat(c.columns, c.columns, c.tau, [[0, REFUSE], [0.5, PAGE], [1, ANSWER]], "2f")
+        spec["data"][0] |= {"zmin": -1, "zmax": 1}
+        panels.append(Panel(label=f"over {c.over}", spec=spec))
+        rows.append((f"over {c.over}",))
+        rows += [(name, *map(_number, tau)) for name, tau in zip(c.columns, c.tau, strict=True)]
+    return Figure(
+        title="Correlation of the measurements",
+        caption="Kendall's tau: 1 where two measurements put the cases in the same order, 0 where one says nothing of "
+        f"the other, empty where there are too few cases. {_NAMES}.",
+        panels=tuple(panels),
+        numbers=Table(title="Kendall's tau", header=("measurement", *study.correlations[0].columns), rows=tuple(rows)),
+    )
+
+
+def _heat(
+    x: Sequence[str], y: Sequence[str], z: Sequence[Sequence[float | None]], colours: list[list[object]], digits: str
+) -> Spec:
+    """A heat map with its numbers in it. Names are escaped because plotly reads some markup in labels."""
+    heat = {
+        "type": "heatmap",
+        "x": [html.escape(name) for name in x],
+        "y": [html.escape(name) for name in y],
+        "z": [list(row) for row in z],
+        "texttemplate": f"%{{z:.{digits}}}",
+        "textfont": {"size": 10},
+        "colorscale": colours,
+        "showscale": False,
+        "xgap": 1,
+        "ygap": 1,
+        "hoverongaps": False,
+        "hovertemplate": f"%{{y}}, %{{x}}: %{{z:.{digits}}}<extra></extra>",
+    }
+    plain = {"type": "category", "showgrid": False, "ticks": ""}
+    spec = small([heat], {**plain, "tickangle": -45}, {**plain, "autorange": "reversed"})
+    spec["layout"]["height"] = 130 + 30 * len(y)
+    return spec
+
+
+def _models(study: StudyFile) -> Table:
+    return Table(
+        title="Models",
+        header=("run", "calibrate rows", "test rows", "accuracy", "AUROC"),
+        rows=tuple(
+            (m.name, f"{m.calibrate_rows:,}", f"{m.test_rows:,}", f"{m.accuracy:.1%}", _number(m.auroc))
+            for m in study.models
+        ),
+        caption="Accuracy is that of the most probable control token, AUROC that of refusing at all, both before "
+        "calibration.",
+    )
+
+
+def _left_out(study: StudyFile) -> tuple[str, ...]:
+    """What could not be fitted, and why."""
+    failed = [m for m in study.measured if m.failure]
+    return tuple(f"{m.calibrator} was not fitted on {m.model}: {m.failure}." for m in failed)
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _number(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:.2e}"

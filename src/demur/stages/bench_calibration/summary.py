@@ -1,0 +1,195 @@
+"""From measurements to the study: correlations, rankings, and the six questions.
+
+Questions are answered over the models. Only the fifth, whether calibration carries over, looks at parts of the rows.
+Shapes: M models, L calibrators, T measurements, D parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from demur.core.errors import DataError
+from demur.stages.bench_calibration.measured import Case, Measured
+from demur.stats.calibration.binned import cells
+from demur.stats.calibration.metrics import COLUMNS, Column
+from demur.stats.calibration.proper import auroc
+from demur.stats.calibration.ranking import correlations, rank
+from demur.stats.calibration.study import HEADLINE, USUAL_BINS, Answer, Study, answers, carries_over, table_row
+from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
+from demur.stats.calibrators.families import NONE
+from demur.stats.measure import Bools, Figure
+from demur.store.study_file import (
+    AnswerRow,
+    CalibratorRanking,
+    CorrelationRow,
+    MeasuredRow,
+    ModelRow,
+    StandingRow,
+    StudyFile,
+)
+
+By = Literal["category", "source"]
+
+RANKED_BY = (HEADLINE, Column(family="nll"), Column(family="brier"))
+FEWEST_TEST_ROWS = 10 * USUAL_BINS  # fewer cannot fill the bins of the headline error: see Column.noisy
+
+
+def summarise(cases: Sequence[Case], measured: Sequence[Measured], by: By) -> StudyFile:
+    """The whole study. Raises DataError if a test split has fewer than 150 rows."""
+    study = _study(cases, measured)
+    parts = _parts(cases, by)
+    return StudyFile(
+        models=tuple(_model(c) for c in cases),
+        calibrators=study.calibrators,
+        columns=tuple(map(str, study.columns)),
+        by=by,
+        parts=tuple(parts),
+        measured=tuple(_measured_row(m, study.columns) for m in measured),
+        correlations=_correlations(study),
+        rankings=tuple(_ranking(study, column) for column in RANKED_BY),
+        answers=tuple(map(_answer, _answers(study, parts, by))),
+    )
+
+
+def _study(cases: Sequence[Case], measured: Sequence[Measured]) -> Study:
+    """All rows as one part; NaN where a calibrator could not be fitted. Measurements that would be noise are left out.
+
+    A calibrator that fitted no model is no part of it.
+    """
+    smallest = min(cases, key=lambda c: len(c.examples))
+    if len(smallest.examples) < FEWEST_TEST_ROWS:
+        raise DataError(
+            f"{smallest.name} has {len(smallest.examples)} test rows, {USUAL_BINS} bins need {FEWEST_TEST_ROWS}",
+            "give more test rows, or keep this run out of the folder",
+        )
+    columns = tuple(c for c in COLUMNS if not c.noisy(len(smallest.examples)))
+    found = {(m.model, m.calibrator): m.figures for m in measured if m.figures}
+    calibrators = tuple(dict.fromkeys(m.calibrator for m in measured if m.figures))
+    value_MLT = np.full((len(cases), len(calibrators), len(columns)), np.nan)
+    for i, case in enumerate(cases):
+        for k, calibrator in enumerate(calibrators):
+            if figures := found.get((case.name, calibrator)):
+                value_MLT[i, k] = table_row(figures, columns)
+    return Study(
+        subsets=("all",),
+        models=tuple(c.name for c in cases),
+        calibrators=calibrators,
+        columns=columns,
+        value_DMLT=value_MLT[None],
+        accuracy_DM=np.array([[_accuracy(c.raw) for c in cases]]),
+        auroc_DM=np.array([[_or_nan(auroc(refusal(c.raw))) for c in cases]]),
+    )
+
+
+def _parts(cases: Sequence[Case], by: By) -> dict[str, list[float]]:
+    """The headline error of each model before calibration, shape (D, M); NaN where a part has too few rows for it."""
+    names_MN = [[e.source if by == "source" else e.category or "ordinary" for e in c.examples] for c in cases]
+    errors = {
+        part: [_headline(c, np.array(names_N) == part) for c, names_N in zip(cases, names_MN, strict=True)]
+        for part in sorted({name for names_N in names_MN for name in names_N})
+    }
+    return {part: error_M for part, error_M in errors.items() if np.isfinite(error_M).any()}
+
+
+def _headline(case: Case, at_N: Bools) -> float:
+    if HEADLINE.noisy(int(at_N.sum())):
+        return float("nan")
+    part = forecast(case.raw.logp_NC[at_N], case.raw.label_N[at_N])
+    return cells(top_label(part), "mass", USUAL_BINS).error()
+
+
+def _answers(study: Study, parts: Mapping[str, list[float]], by: By) -> tuple[Answer, ...]:
+    """The six answers, the one about parts of the rows from those parts."""
+    found = {a.question: a for a in answers(study)}
+    apart = _carries_over(study, parts, by)
+    return tuple((found | {apart.question: apart}).values())
+
+
+def _carries_over(study: Study, parts: Mapping[str, list[float]], by: By) -> Answer:
+    if len(parts) < 2:
+        why = f"parts by {by} with at least {FEWEST_TEST_ROWS} test rows: {len(parts)}, 2 are needed"
+        return replace(carries_over(study), figure=Figure(number=None, why=why))
+    unknown_DM = np.full((len(parts), len(study.models)), np.nan)
+    apart = replace(
+        study,
+        subsets=tuple(parts),
+        calibrators=(NONE,),
+        columns=(HEADLINE,),
+        value_DMLT=np.array(list(parts.values()))[:, :, None, None],
+        accuracy_DM=unknown_DM,
+        auroc_DM=unknown_DM,
+    )
+    return carries_over(apart)
+
+
+def _correlations(study: Study) -> tuple[CorrelationRow, ...]:
+    """Over models before calibration, and over models and calibrators after it."""
+    columns = tuple(c for c in study.columns if c.bins in (None, USUAL_BINS))
+    value_XLT = study.value_DMLT[0][:, :, [study.columns.index(c) for c in columns]]
+    cases = {"models, before calibration": value_XLT[:, 0], "models and calibrators, after": value_XLT[:, 1:]}
+    return tuple(
+        CorrelationRow(
+            over=over,
+            columns=tuple(map(str, columns)),
+            tau=tuple(
+                tuple(figure.number for figure in row) for row in correlations(list(value.reshape(-1, len(columns)).T))
+            ),
+        )
+        for over, value in cases.items()
+    )
+
+
+def _ranking(study: Study, column: Column) -> CalibratorRanking:
+    """Of the calibrators that were fitted on every model: a missing one would drop the model for all."""
+    everywhere = [k for k in range(len(study.calibrators)) if np.isfinite(study.values(HEADLINE, k)).all()]
+    errors_ML = np.stack([study.values(column, k).ravel() for k in everywhere], axis=1)
+    found = rank([study.calibrators[k] for k in everywhere], errors_ML)
+    standings = (
+        StandingRow(place=s.place, calibrator=s.calibrator, mean_rank=s.mean_rank, best_in=s.best_in)
+        for s in found.standings
+    )
+    return CalibratorRanking(
+        measurement=str(column),
+        cases=found.cases,
+        p_value=found.p_value.number,
+        critical_difference=found.critical_difference.number,
+        standings=tuple(standings),
+    )
+
+
+def _model(case: Case) -> ModelRow:
+    return ModelRow(
+        name=case.name,
+        calibrate_rows=len(case.groups),
+        test_rows=len(case.examples),
+        accuracy=_accuracy(case.raw),
+        auroc=auroc(refusal(case.raw)).number,
+    )
+
+
+def _measured_row(m: Measured, columns: Sequence[Column]) -> MeasuredRow:
+    errors = {str(c): m.figures[c].number for c in columns} if m.figures else {}
+    return MeasuredRow(model=m.model, calibrator=m.calibrator, errors=errors, failure=m.failure)
+
+
+def _answer(answer: Answer) -> AnswerRow:
+    return AnswerRow(
+        question=answer.question,
+        verdict=answer.verdict,
+        figure=answer.figure.number,
+        meaning=answer.meaning,
+        why=answer.figure.why,
+        details={name: figure.number for name, figure in answer.details.items()},
+    )
+
+
+def _accuracy(raw: Forecast) -> float:
+    return float((raw.p_NC.argmax(axis=1) == raw.label_N).mean())
+
+
+def _or_nan(figure: Figure) -> float:
+    return float("nan") if figure.number is None else figure.number

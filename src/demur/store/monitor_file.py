@@ -1,0 +1,74 @@
+"""The state of `demur watch`, and the labels that it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import FiniteFloat, NonNegativeFloat, NonNegativeInt
+
+from demur.core.errors import DataError
+from demur.store.boundary import Strict, read_json, validated
+from demur.store.files import write_json
+from demur.store.policy_file import RateRow
+from demur.store.rows import read_jsonl
+
+
+class SeriesRow(Strict):
+    """One test martingale: demur.stats.drift.martingale, field by field."""
+
+    series: str
+    count_B: tuple[NonNegativeInt, ...]
+    shares: tuple[NonNegativeFloat, ...]
+    log_e: FiniteFloat
+    highest_log_e: NonNegativeFloat
+    steps: NonNegativeInt
+    learns: bool
+
+
+class AuditRow(Strict):
+    """One audited promise: demur.stats.drift.audit, field by field."""
+
+    risk: str
+    level: float
+    rate: RateRow
+    highest_log_e: NonNegativeFloat
+
+
+class MonitorFile(Strict):
+    """What has been seen so far. It grows with the labels and the number of score files, not with the traffic."""
+
+    format: Literal["demur.monitor/1"] = "demur.monitor/1"
+    policy: str  # digest of the policy that is watched
+    batches: tuple[str, ...] = ()  # digests of the score files that were counted
+    labelled: tuple[str, ...] = ()  # ids of the requests whose labels were counted
+    series: tuple[SeriesRow, ...]
+    audits: tuple[AuditRow, ...]
+
+
+class FeedbackRow(Strict):
+    """One line of a feedback file."""
+
+    id: str  # of a scored request
+    label: str  # what ought to have happened: "respond", or a category
+
+
+def write_monitor(path: Path, monitor: MonitorFile) -> None:
+    """Write a monitor's state atomically."""
+    write_json(path, monitor.model_dump(mode="json"))
+
+
+def read_monitor(path: Path) -> MonitorFile:
+    """Read a monitor's state. Raises ArtifactError naming the file and what is wrong with it."""
+    return validated(MonitorFile, read_json(path), str(path))
+
+
+def read_feedback(path: Path) -> dict[str, str]:
+    """Label by request id, in the order of the file. Raises DataError naming file and line, also if an id repeats."""
+    found: dict[str, str] = {}
+    for number, value in read_jsonl(path):
+        row = validated(FeedbackRow, value, f"{path}:{number}", DataError)
+        if row.id in found:
+            raise DataError(f"{path}:{number}: request {row.id!r} is labelled a second time", "one label a request")
+        found[row.id] = row.label
+    return found

@@ -1,0 +1,91 @@
+"""study.json: how many models are calibrated under many calibrators, and what that says of the measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from demur.store.boundary import Strict, read_json, validated
+from demur.store.files import write_json
+
+
+class ModelRow(Strict):
+    """One run of the study."""
+
+    name: str  # its folder, relative to the folder of the study
+    calibrate_rows: int  # calibrators were fitted on these
+    test_rows: int  # everything was measured on these
+    accuracy: float  # of the most probable control token, before calibration
+    auroc: float | None  # of "ought to be refused", before calibration; null where the rows are all of one kind
+
+
+class MeasuredRow(Strict):
+    """One calibrator on one model."""
+
+    model: str
+    calibrator: str
+    errors: dict[str, float | None]  # by measurement; null where undefined; empty if it could not be fitted
+    failure: str  # why it could not be fitted
+
+
+class CorrelationRow(Strict):
+    """Kendall's tau of every two measurements, 15 bins where there are bins; null where undefined."""
+
+    over: str  # the cases
+    columns: tuple[str, ...]
+    tau: tuple[tuple[float | None, ...], ...]
+
+
+class StandingRow(Strict):
+    """One calibrator among the others; equal places are not told apart by these models."""
+
+    place: int
+    calibrator: str
+    mean_rank: float
+    best_in: int
+
+
+class CalibratorRanking(Strict):
+    """Calibrators by one measurement, best first."""
+
+    measurement: str
+    cases: int  # models in which every one of them was measured
+    p_value: float | None  # Friedman test of "they do not differ"
+    critical_difference: float | None  # of mean ranks, at 5 % (Nemenyi)
+    standings: tuple[StandingRow, ...]
+
+
+class AnswerRow(Strict):
+    """One of the six questions."""
+
+    question: str
+    verdict: Literal["yes", "partly", "no", "undefined"]
+    figure: float | None
+    meaning: str  # of the figure
+    why: str  # it is undefined
+    details: dict[str, float | None]
+
+
+class StudyFile(Strict):
+    """study.json."""
+
+    format: Literal["demur.study/1"] = "demur.study/1"
+    models: tuple[ModelRow, ...]
+    calibrators: tuple[str, ...]  # "none" first; those that fitted at least one model
+    columns: tuple[str, ...]  # measurements that the smallest test split can bear
+    by: str  # what the test rows were parted by, for the fifth question
+    parts: tuple[str, ...]
+    measured: tuple[MeasuredRow, ...]
+    correlations: tuple[CorrelationRow, ...]  # before calibration, then after
+    rankings: tuple[CalibratorRanking, ...]
+    answers: tuple[AnswerRow, ...]
+
+
+def write_study(path: Path, study: StudyFile) -> None:
+    """Write study.json atomically."""
+    write_json(path, study.model_dump(mode="json"))
+
+
+def read_study(path: Path) -> StudyFile:
+    """Read study.json. Raises ArtifactError naming the file and what is wrong with it."""
+    return validated(StudyFile, read_json(path), str(path))

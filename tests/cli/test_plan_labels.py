@@ -1,0 +1,32 @@
+import json
+
+import pytest
+
+
+def test_a_plan_is_printed_in_plain_words_without_a_run(demur):
+    result = demur(
+        "plan-labels", "--goal", "false_refusal <= 0.05", "--goal", "missed_refusal[safety] <= 0.05",
+        "--have", "respond=400", "--have", "safety=30",
+    )  # fmt: skip
+    assert result.code == 0
+    assert "false_refusal <= 0.05: can be certified with 400 labels, if they show at most 11 errors" in result.err
+    assert "not with 30 labels, which can promise a level of 11.57% at best; 72 labels" in result.err
+    assert "to be refused with safety" in result.out
+
+
+def test_a_plan_without_labels_says_how_many_would_do(demur):
+    result = demur("plan-labels", "--goal", "false_refusal <= 0.05", "--json")
+    assert result.code == 0
+    (row,) = json.loads(result.out)
+    assert (row["have"], row["needed"]) == (None, 59)
+
+
+@pytest.mark.parametrize("have", ["safety", "safety=many", "=3", "safety=-1"])
+def test_a_count_that_cannot_be_read_says_how_to_write_it(demur, have):
+    result = demur("plan-labels", "--goal", "missed_refusal <= 0.05", "--have", have)
+    assert result.code == 2
+    assert "--have KIND=N" in result.err
+
+
+def test_a_goal_is_asked_for(demur):
+    assert demur("plan-labels").code == 2

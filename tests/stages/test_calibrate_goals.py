@@ -1,0 +1,115 @@
+"""Several goals at once, and what becomes of those that cannot be certified, on a run of the fake engine."""
+
+from dataclasses import replace
+
+import pytest
+from tests.fake_run import engine_for, examples, prepare
+
+from demur.core.errors import ArtifactError, ConfigError, GoalError, GoalInfeasible, PolicyError
+from demur.core.taxonomy import coconot
+from demur.stages import calibrate
+from demur.store.policy_file import read_policy, write_policy
+
+SOFT = "false_refusal <= 0.2; missed_refusal[safety] <= 0.01 soft; f1 max"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    rows = examples(every=2)
+    engine = engine_for(rows)
+    return prepare(tmp_path_factory.mktemp("run"), rows, engine), engine
+
+
+@pytest.fixture(scope="module")
+def folder(made):
+    return made[0]
+
+
+def run(folder, **settings):
+    return calibrate.run(calibrate.Config(**settings), coconot(), folder)
+
+
+def test_several_goals_get_a_promise_each_and_come_back_from_disk(folder):
+    policy = run(folder, goal="false_refusal <= 0.2; missed_refusal <= 0.4; f1 max", confidence=0.9)
+    assert [(p.risk, p.status) for p in policy.promises] == [
+        ("false_refusal", "certified"),
+        ("missed_refusal", "certified"),
+        ("f1", "measured"),
+    ]
+    assert read_policy(folder.policy) == policy
+
+
+def test_one_goal_alone_is_certified_as_before_unless_a_method_is_asked_for(folder):
+    alone = run(folder, goal="false_refusal <= 0.2")
+    assert run(folder, goal="false_refusal <= 0.2", on_failure="keep:natural").categories == alone.categories
+    assert len({c.threshold for c in alone.categories}) == 1
+    assert "learned path" in run(folder, goal="false_refusal <= 0.2", method="path").promises[0].method
+
+
+def test_a_failure_says_which_goal_blocks_and_how_many_labels_would_do_and_changes_nothing(folder):
+    before = run(folder, goal="f1 max")
+    with pytest.raises(GoalInfeasible) as e:
+        run(folder, goal=SOFT)
+    assert e.value.exit_code == 3
+    assert "'missed_refusal[safety] <= 0.01 soft' blocks: about" in e.value.hint
+    assert "rows of its kind would do" in e.value.hint
+    assert read_policy(folder.policy) == before
+
+
+def test_goals_that_the_scores_do_not_allow_come_with_the_trade_off_that_is_reachable(folder):
+    with pytest.raises(GoalInfeasible) as e:
+        run(folder, goal="false_refusal <= 0.05; missed_refusal <= 0.05")
+    assert "can go no lower than" in e.value.message
+    assert "blocks" in e.value.hint
+
+
+def test_soft_goals_are_given_up_where_the_caller_said_so_and_that_is_on_record(folder):
+    policy = run(folder, goal=SOFT, on_failure="hard_only")
+    assert [p.status for p in policy.promises] == ["certified", "uncertified", "measured"]
+    assert {p.on_failure for p in policy.promises} == {"hard_only"}
+    assert read_policy(folder.policy) == policy
+
+
+def test_the_natural_policy_is_kept_where_the_caller_said_so(folder):
+    policy = run(folder, goal="false_refusal <= 0.0001", on_failure="keep:natural", calibrator="temperature")
+    assert policy.rule == "natural"
+    assert [(p.status, p.on_failure) for p in policy.promises] == [("uncertified", "keep:natural")]
+    assert not folder.calibrator.exists()  # the kept policy has none
+
+
+def test_a_policy_file_is_kept_and_a_change_of_it_is_noticed(folder):
+    careful = run(folder, goal="false_refusal <= 0.1", name="careful")
+    write_policy(folder.root / "careful.json", careful)
+    wish = {"goal": "false_refusal <= 0.0001", "on_failure": "keep:careful.json"}
+    kept = run(folder, **wish)
+    assert kept.categories == careful.categories
+    assert [p.status for p in kept.promises] == ["certified", "uncertified"]
+    write_policy(folder.root / "careful.json", replace(careful, name="other"))
+    assert run(folder, **wish).name == "other"
+
+
+def test_a_policy_that_cannot_be_kept_is_refused(folder):
+    mine = run(folder, goal="f1 max")
+    wish = {"goal": "false_refusal <= 0.0001"}
+    with pytest.raises(ConfigError, match="which this stage writes"):
+        run(folder, **wish, on_failure="keep:calibrate/policy.json")
+    with pytest.raises(ArtifactError, match=r"nowhere\.json"):
+        run(folder, **wish, on_failure="keep:nowhere.json")
+    assert mine.fingerprint is not None
+    other = replace(mine, fingerprint=replace(mine.fingerprint, model_digest="sha256:other"))
+    write_policy(folder.root / "other.json", other)
+    with pytest.raises(PolicyError, match="another model"):
+        run(folder, **wish, on_failure="keep:other.json")
+    write_policy(folder.root / "calibrated.json", run(folder, goal="f1 max", calibrator="temperature"))
+    with pytest.raises(ConfigError, match="carries a calibrator"):
+        run(folder, **wish, on_failure="keep:calibrated.json")
+
+
+def test_a_choice_on_failure_that_is_none_is_refused(folder):
+    with pytest.raises(GoalError, match="on_failure 'ignore'"):
+        run(folder, goal="false_refusal <= 0.2", on_failure="ignore")
+
+
+def test_contradicting_goals_are_both_named(folder):
+    with pytest.raises(GoalError, match=r"'f1 max' and 'youden max' contradict"):
+        run(folder, goal="f1 max; youden max")

@@ -1,0 +1,56 @@
+"""Plans of labels, held against what the procedures then do."""
+
+import numpy as np
+import pytest
+from tests.builders import labelled, log_softmax, policy
+
+from demur.core.errors import GoalError
+from demur.core.goal import parse_goals
+from demur.core.guarantee import Uncertified
+from demur.stages.plan_labels import Config, run
+from demur.stats.promises import Granted, How, certify
+
+BOTH = ("false_refusal <= 0.1", "missed_refusal <= 0.2")
+
+
+def clear_rows(to_answer, to_refuse):
+    """Rows whose scores tell the kinds apart without an error."""
+    label_N = np.repeat([0, 1, 2], [to_answer, to_refuse // 2, to_refuse - to_refuse // 2])
+    logits_NC = np.random.default_rng(0).normal(size=(len(label_N), 3)) * 0.1
+    logits_NC[np.arange(len(label_N)), label_N] += 8.0
+    return labelled(log_softmax(logits_NC), label_N)
+
+
+def test_the_planned_numbers_are_those_at_which_certification_begins():
+    false, missed = run(Config(goals=BOTH))
+    how, goals = How(method="shared"), parse_goals(BOTH)
+    assert isinstance(certify(goals, policy(2), clear_rows(false.needed, missed.needed), how), Granted)
+    for fewer in ((false.needed - 1, missed.needed), (false.needed, missed.needed - 1)):
+        assert isinstance(certify(goals, policy(2), clear_rows(*fewer), how), Uncertified)
+
+
+def test_goals_of_both_sides_share_delta_and_learning_takes_rows():
+    (alone,) = run(Config(goals=BOTH[:1]))
+    both = run(Config(goals=BOTH))
+    path = run(Config(goals=BOTH, method="path"))
+    assert alone.needed < both[0].needed < path[0].needed
+    assert run(Config(goals=BOTH, method="vectors"))[0].needed < path[0].needed
+
+
+def test_what_is_not_told_is_not_counted_as_zero():
+    false, missed = run(Config(goals=BOTH, have={"safety": 30}))
+    assert (false.have, missed.have) == (None, 30)
+
+
+@pytest.mark.parametrize(
+    ("goals", "more", "message"),
+    [
+        (("f1 max",), {}, "promises nothing"),
+        (("missed_refusal[safety] <= 0.1",), {"have": {"safty": 30}}, "no label count of 'safety'"),
+        (("false_refusal <= 0.1", "false_refusal <= 0.2"), {}, "contradict"),
+        (("false_refusal <= 0.1",), {"confidence": 1.5}, "is not in"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(goals, more, message):
+    with pytest.raises(GoalError, match=message):
+        run(Config(goals=goals, **more))
