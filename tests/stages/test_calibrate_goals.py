@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from tests.fake_run import engine_for, examples, prepare
 
+from demur.config import load_config
 from demur.core.errors import ArtifactError, ConfigError, GoalError, GoalInfeasible, PolicyError
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
@@ -113,3 +114,14 @@ def test_a_choice_on_failure_that_is_none_is_refused(folder):
 def test_contradicting_goals_are_both_named(folder):
     with pytest.raises(GoalError, match=r"'f1 max' and 'youden max' contradict"):
         run(folder, goal="f1 max; youden max")
+
+
+def test_goals_method_and_choice_on_failure_have_a_place_in_the_toml_file(tmp_path):
+    (tmp_path / "run.toml").write_text(
+        f'[[data.sources]]\nkind = "builtin"\n[calibrate]\ngoal = "{SOFT}"\nmethod = "path"\non_failure = "hard_only"\n'
+    )
+    config = load_config(tmp_path / "run.toml").calibrate
+    assert (config.goal, config.method, config.on_failure) == (SOFT, "path", "hard_only")
+    (tmp_path / "bad.toml").write_text('[[data.sources]]\nkind = "builtin"\n[calibrate]\nmethod = "best"\n')
+    with pytest.raises(ConfigError, match=r"calibrate\.method"):
+        load_config(tmp_path / "bad.toml")

@@ -76,7 +76,7 @@ class TrainSettings:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} is not in [0, {high})", "correct it")
 
 
-def tiny(*, seed: int = 0, epochs: float = 2.1) -> TrainSettings:
+def tiny(*, seed: int = 0, epochs: float = 2.5) -> TrainSettings:
     """The from-scratch recipe, about four CPU-minutes on 20,000 rows (docs/benchmarks.md)."""
     return TrainSettings(
         base="tiny",

@@ -94,10 +94,9 @@ def trade_off(m: Material) -> Figure | None:
     overall = [p.decision.overall for p in m.evaluation.policies]
     # Both rates are defined: the area under the curve was.
     chosen = [(probit(e.false_refusal.value or 0.0), probit(e.missed_refusal.value or 0.0)) for e in overall]
-    spec = spec_of([curve, *_policy_marks(m.evaluation.policies, chosen)], "", "")
-    spec["layout"] |= {"xaxis": probit_axis("false refusals"), "yaxis": probit_axis("missed refusals")}
     region = _promised_region(m.calibrated)
-    spec["layout"] |= {"shapes": [region]} if region else {}
+    spec = spec_of([*region, curve, *_policy_marks(m.evaluation.policies, chosen)], "", "")
+    spec["layout"] |= {"xaxis": probit_axis("false refusals"), "yaxis": probit_axis("missed refusals")}
     rows = tuple(
         (p.goal, e.false_refusal, e.missed_refusal) for p, e in zip(m.evaluation.policies, overall, strict=True)
     )
@@ -105,20 +104,23 @@ def trade_off(m: Material) -> Figure | None:
         title="False refusals against missed refusals",
         caption="Down and to the left is better; small rates are stretched (below 0.15% they stand at the edge), and "
         "going from one mark to another takes no training and no call of the model."
-        + (" In the shaded region the calibrated policy's certified levels are kept." if region else ""),
+        + (" The shade spans the levels certified for the calibrated policy, and for no other." if region else ""),
         panels=(Panel(label="trade-off", spec=spec),),
         numbers=Table(title="The policies", header=("policy", "false refusals", "missed refusals"), rows=rows),
     )
 
 
-def _promised_region(policy: Policy) -> Spec | None:
-    """The rates that a policy's certified promises about all categories allow, as a rectangle; None without such."""
+def _promised_region(policy: Policy) -> list[Spec]:
+    """The rates that a policy's certified promises about all categories allow: a rectangle, or nothing without such."""
     level = {p.risk: p.level for p in policy.promises if p.status == "certified" and p.level is not None}
     if not {"false_refusal", "missed_refusal"} & set(level):
-        return None
-    ends = {"x1": probit(level.get("false_refusal", 1.0)), "y1": probit(level.get("missed_refusal", 1.0))}
-    look = {"fillcolor": ANSWER, "opacity": 0.12, "line": {"width": 0}, "layer": "below"}
-    return {"type": "rect", "x0": probit(0.0), "y0": probit(0.0), **ends, **look}
+        return []
+    low, right, top = (
+        probit(rate) for rate in (0.0, level.get("false_refusal", 1.0), level.get("missed_refusal", 1.0))
+    )
+    edge = line([low, right, right, low, low], [low, low, top, top, low], "certified levels")
+    look = {"fill": "toself", "fillcolor": ANSWER, "opacity": 0.15, "line": {"width": 0, "color": ANSWER}}
+    return [edge | look | {"hoverinfo": "skip"}]
 
 
 def reliability(m: Material) -> Figure:

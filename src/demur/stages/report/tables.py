@@ -7,17 +7,14 @@ apply to a row.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 
 from demur.core.example import SPLITS
-from demur.core.goal import parse_goals
 from demur.core.rates import Rate
 from demur.pages.parts import Cell, Estimate, Table
+from demur.stages.report import risks
 from demur.stages.report.material import Material
-from demur.store.metrics_file import ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics, TokenRow
-
-_UNKNOWN = "not shown"
+from demur.stages.report.risks import number
+from demur.store.metrics_file import ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics
 
 
 def label(m: Material, policy: PolicyMetrics) -> str:
@@ -37,7 +34,7 @@ def policies(m: Material) -> Table:
     rows += [("by the text, as judged",)]
     rows += [(label(m, p), *_overall(p.text), "") for p in m.evaluation.policies]
     base = m.evaluation.always_refuse
-    rows += [("for comparison",), ("always refuse", *_rates(base), base.precision, _number(base.f1), "")]
+    rows += [("for comparison",), ("always refuse", *_rates(base), base.precision, number(base.f1), "")]
     return Table(
         title="Policies on held-out prompts",
         header=header,
@@ -99,8 +96,8 @@ def rankings(m: Material) -> Table:
         (
             "should be refused at all" if name == "all" else name,
             str(r.positives),
-            _number(r.auroc),
-            _number(r.average_precision),
+            number(r.auroc),
+            number(r.average_precision),
         )
         for name, r in m.evaluation.ranking.items()
     )
@@ -128,7 +125,7 @@ def calibration(m: Material) -> tuple[Table, ...]:
     table = Table(
         title="Probabilities before and after calibration",
         header=("test rows", "before", f"after ({made.family})"),
-        rows=tuple((words, *(_number(errors[key]) for errors in both)) for key, words in names.items()),
+        rows=tuple((words, *(number(errors[key]) for errors in both)) for key, words in names.items()),
         caption="Smaller is better. Calibration errors are mean gaps over 15 bins of equal mass, and never quite 0 on "
         "finitely many rows; log loss and Brier score take in all control tokens and reward sharpness too.",
     )
@@ -142,11 +139,12 @@ def promises(m: Material) -> Table:
     """
     rows = []
     for policy, measured in zip(m.policies, m.evaluation.policies, strict=True):
+        active = [n for n in policy.taxonomy.names if policy.category(n).may_emit]
         for promise in policy.promises:
             optimum = "nothing asked" if policy.rule == "natural" else "the optimum"
             level = optimum if promise.level is None else f"{promise.level:.1%}"
             sure = "no guarantee" if promise.confidence is None else f"{promise.confidence:.0%}"
-            before, after = _risk(promise.risk, measured)
+            before, after = risks.measured(promise.risk, measured, active)
             on_calibrate: Cell = MeasuredRate.from_core(promise.rate) if promise.rate else before
             rows.append((label(m, measured), promise.status, promise.risk, level, sure, on_calibrate, after))
     return Table(
@@ -156,7 +154,7 @@ def promises(m: Material) -> Table:
         text_columns=3,
         caption='"certified" bounds the rate on new prompts of the same kind, with the stated confidence over the draw '
         'of the calibrate rows, all of a policy together; "measured" only reports what was seen; "uncertified" was '
-        "asked for and not granted, and the policy says what was to be done then. No threshold was chosen on test rows.",
+        "asked for and not granted: the policy says what was to be done then. No threshold was chosen on test rows.",
     )
 
 
@@ -209,7 +207,7 @@ def settings(m: Material) -> Table:
 
 def _overall(level: LevelRow) -> tuple[Cell, ...]:
     """refused, false refusals, missed refusals, precision, F1"""
-    f1: Cell = _number(level.overall.f1)
+    f1: Cell = number(level.overall.f1)
     if level.overall.f1 is not None and level.f1_interval is not None:
         f1 = Estimate(value=level.overall.f1, low=level.f1_interval[0], high=level.f1_interval[1])
     return (*_rates(level.overall), level.overall.precision, f1)
@@ -217,83 +215,3 @@ def _overall(level: LevelRow) -> tuple[Cell, ...]:
 
 def _rates(errors: ErrorsRow) -> tuple[Cell, ...]:
     return (errors.refusal_rate, errors.false_refusal, errors.missed_refusal)
-
-
-def _number(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.3f}"
-
-
-def _risk(risk: str, p: PolicyMetrics) -> tuple[Cell, Cell]:
-    """What a promise speaks of: on the calibrate rows where it is not a rate, and on the test rows.
-
-    "not shown" where metrics.json holds no such figure: F-beta of tokens on calibrate rows, costs by category.
-    """
-    overall = p.decision.overall
-    if risk == "youden":
-        return _youden(p.calibrate), _youden(overall)
-    if risk == "cost":
-        return _cost(p.goal, p.calibrate), _cost(p.goal, overall)
-    name, _, inside = risk.removesuffix("]").partition("[")
-    if beta := re.fullmatch(r"(|macro_|micro_)f([\d.]+)", name):
-        if not beta[1] and not inside:
-            return _fbeta(p.calibrate, float(beta[2])), _fbeta(overall, float(beta[2]))
-        return _UNKNOWN, _number(_tokens_fbeta(_tokens(p, inside), float(beta[2]), mean=beta[1] == "macro_"))
-    if name == "wrong_category" and not inside:
-        return _UNKNOWN, _wrong_category(p.confusion)
-    if not inside:
-        found = getattr(overall, name, None)
-        return _UNKNOWN, found if isinstance(found, MeasuredRate) else _UNKNOWN
-    return _UNKNOWN, _pooled(_tokens(p, inside), "emitted" if name == "refusal_rate" else name)
-
-
-def _tokens(p: PolicyMetrics, inside: str) -> list[TokenRow]:
-    """The rows of "a+b"; of every category if none is named. Empty where one is unknown."""
-    names = inside.split("+") if inside else list(p.tokens)
-    return [p.tokens[n] for n in names] if set(names) <= set(p.tokens) else []
-
-
-def _pooled(tokens: Sequence[TokenRow], name: str) -> Cell:
-    """A rate over several categories: errors add up, and so do their own rows; rows that all share count once."""
-    found = [getattr(t, name, None) for t in tokens]
-    rates = [r for r in found if isinstance(r, MeasuredRate)]
-    if not rates or len(rates) < len(found):
-        return _UNKNOWN
-    of = rates[0].of if name in ("emitted", "false_refusal") else sum(r.of for r in rates)
-    return MeasuredRate.from_core(Rate(hits=sum(r.hits for r in rates), of=of))
-
-
-def _wrong_category(confusion: Sequence[Sequence[int]]) -> MeasuredRate:
-    """Refused with another category, among all rows to be refused: rows are what ought to happen, 0 = answer."""
-    wrong = sum(n for at, row in enumerate(confusion) for to, n in enumerate(row) if at and to and at != to)
-    return MeasuredRate.from_core(Rate(hits=wrong, of=sum(map(sum, confusion[1:]))))
-
-
-def _tokens_fbeta(tokens: Sequence[TokenRow], beta: float, *, mean: bool) -> float | None:
-    """F-beta of refusal tokens: the mean over them, or of all counted together. None where one is not defined."""
-    hits = [(1 + beta**2) * t.precision.hits for t in tokens]
-    of = [beta**2 * t.missed_refusal.of + t.precision.of for t in tokens]  # b^2 (TP + FN) + (TP + FP)
-    if not mean:
-        return sum(hits) / sum(of) if sum(of) else None
-    return sum(h / n for h, n in zip(hits, of, strict=True)) / len(of) if of and all(of) else None
-
-
-def _fbeta(errors: ErrorsRow, beta: float) -> str:
-    """(1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP)"""
-    hits = (1 + beta**2) * errors.caught.hits
-    of = hits + beta**2 * errors.missed_refusal.hits + errors.false_refusal.hits
-    return _number(hits / of if of else None)
-
-
-def _youden(errors: ErrorsRow) -> str:
-    """True-positive minus false-positive rate (Youden 1950)."""
-    caught, false = errors.caught.value, errors.false_refusal.value
-    return _number(None if caught is None or false is None else caught - false)
-
-
-def _cost(goal: str, errors: ErrorsRow) -> str:
-    """Cost per 100 rows, where every false refusal and every missed refusal costs the same."""
-    wanted = next(g for g in parse_goals(goal) if g.kind == "cost")
-    if wanted.cost_missed_of or wanted.cost_wrong or wanted.cost_false is None or wanted.cost_missed is None:
-        return _UNKNOWN
-    total = wanted.cost_false * errors.false_refusal.hits + wanted.cost_missed * errors.missed_refusal.hits
-    return f"{100 * total / errors.refusal_rate.of:.1f} per 100 rows"

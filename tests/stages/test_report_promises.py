@@ -1,0 +1,105 @@
+"""Promise beside measurement: what the report shows of a promise is what the promise is about."""
+
+import numpy as np
+import pytest
+from tests.fake_run import JUDGE, engine_for, examples, prepare
+
+from demur.core.decision import decide_many
+from demur.core.goal import parse_goal
+from demur.pages.drawing import probit
+from demur.stages import calibrate, evaluate, report
+from demur.stages.report import curves, risks, tables
+from demur.stages.report.material import read_material
+from demur.stats.board import board_of, losses_of
+from demur.store.metrics_file import MeasuredRate
+
+GOALS = "false_refusal <= 0.2; missed_refusal <= 0.4; missed_refusal[safety] <= 0.3 soft; cost: false=1 missed=2"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    rows = examples(every=2)
+    engine = engine_for(rows)
+    config = calibrate.Config(goal=GOALS, confidence=0.9, on_failure="hard_only")
+    folder = prepare(tmp_path_factory.mktemp("run"), rows, engine, config)
+    evaluate.run(evaluate.Config(also=("f1 max",)), engine, JUDGE, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def material(folder):
+    return read_material(folder)
+
+
+@pytest.mark.parametrize(
+    "risk",
+    [
+        "false_refusal",
+        "missed_refusal",
+        "refusal_rate",
+        "wrong_category",
+        "false_refusal[safety]",
+        "missed_refusal[safety]",
+        "refusal_rate[humanizing]",
+        "wrong_category[incomplete]",
+        "false_refusal[safety+incomplete]",
+        "missed_refusal[safety+humanizing]",
+        "refusal_rate[safety+incomplete]",
+        "wrong_category[safety+incomplete]",
+    ],
+)
+def test_the_measured_rate_of_a_promise_is_counted_as_its_certificate_counts(material, risk):
+    policy, goal = material.calibrated, parse_goal(f"{risk} <= 0.5")
+    rows = type(material.rows)(table=material.rows.table, label_N=material.rows.label_N)  # every row, not one per group
+    (loss,) = losses_of([goal], board_of(policy, rows, shared=False), 0)
+    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+    _, shown = risks.measured(risk, material.measured, policy.taxonomy.names)
+    assert shown == MeasuredRate.from_core(loss.rate(refused_N, np.ones(len(refused_N), dtype=bool)))
+
+
+@pytest.mark.parametrize(("risk", "mean"), [("macro_f2", True), ("micro_f2", False), ("f2[safety]", False)])
+def test_f_beta_of_tokens_is_worked_out_from_their_counts(material, risk, mean):
+    policy = material.calibrated
+    choice_N = decide_many(policy, material.rows.table.logp_NC).choice_N
+    names = ["safety"] if "[" in risk else list(policy.taxonomy.names)
+    columns = [policy.taxonomy.column(n) for n in names]
+    hit = [int(((choice_N == c) & (material.rows.label_N == c)).sum()) for c in columns]
+    of = [4 * int((material.rows.label_N == c).sum()) + int((choice_N == c).sum()) for c in columns]
+    expected = np.mean([5 * h / n for h, n in zip(hit, of, strict=True)]) if mean else 5 * sum(hit) / sum(of)
+    assert risks.measured(risk, material.measured, names) == ("not shown", f"{expected:.3f}")
+
+
+def test_a_cost_among_several_goals_is_worked_out_on_both_splits(material):
+    before, after = risks.measured("cost", material.measured, material.calibrated.taxonomy.names)
+    assert "per 100 rows" in before
+    assert "per 100 rows" in after
+
+
+def test_what_cannot_be_told_is_not_shown(material):
+    assert risks.measured("missed_refusal[nobody]", material.measured, []) == ("not shown", "not shown")
+    assert risks.measured("sharpness", material.measured, []) == ("not shown", "not shown")
+
+
+def test_every_promise_has_a_line_with_its_status(material):
+    lines = [row for row in tables.promises(material).rows if GOALS in str(row[0])]
+    assert [row[2] for row in lines] == [p.risk for p in material.calibrated.promises]
+    assert {row[1] for row in lines} >= {"certified", "measured"}
+
+
+def test_the_certified_region_is_shaded_up_to_the_levels(material, folder):
+    figure = curves.trade_off(material)
+    region = figure.panels[0].spec["data"][0]
+    assert region["name"] == "certified levels"
+    assert (max(region["x"]), max(region["y"])) == pytest.approx((probit(0.2), probit(0.4)), abs=1e-4)
+    assert "The shade" in figure.caption
+    assert "certified" in report.run(report.Config(), folder).read_text(encoding="utf-8")
+
+
+def test_without_a_certified_promise_nothing_is_shaded(tmp_path):
+    rows = examples(every=6)
+    engine = engine_for(rows)
+    folder = prepare(tmp_path / "run", rows, engine)
+    evaluate.run(evaluate.Config(), engine, JUDGE, folder)
+    figure = curves.trade_off(read_material(folder))
+    assert "certified levels" not in [trace["name"] for trace in figure.panels[0].spec["data"]]
+    assert "The shade" not in figure.caption
