@@ -147,7 +147,13 @@ def test_from_does_a_stage_and_the_later_ones_again(finished, copy):
 def interrupt_training(where, sent):
     """Start the run, wait for a whole checkpoint, send a signal. Returns the exit code and what stderr says."""
     process = subprocess.Popen(
-        [*COMMAND, *where.arguments], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *where.arguments],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A runner that was started in the background ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + PATIENCE_S
     try:
