@@ -63,5 +63,25 @@ class EngineError(DemurError):
     """A model, tokenizer or backend that does not do what demur needs of it."""
 
 
+class BackendError(EngineError):
+    """A backend that did not answer a request. Callers learn that, never how the backend looks inside."""
+
+
+class BackendDown(BackendError):
+    """It cannot be reached, has shut down, or broke off in mid-answer."""
+
+
+class BackendTimeout(BackendError):
+    """It did not answer within the operator's limit."""
+
+
+class BackendBusy(BackendError):
+    """It holds as many requests as it may."""
+
+
+class AccessError(DemurError):
+    """A caller asked for what its tenant may not have: a policy, an override, a route."""
+
+
 class MissingDependency(DemurError):
     """An optional package that the chosen part needs is not installed."""

@@ -1,0 +1,84 @@
+"""What a server asks of an engine: the decision first, then the answer that follows it.
+
+A backend reads the score at the first answer position, decides with demur.core.decision under the request's policy,
+and only then writes: nothing for a refusal that has a text of the operator's own, else the answer or the model's own
+refusal, going on from the same prefill where it can. Implementations are named in demur.wiring.BACKENDS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from demur.core.decision import Decision
+from demur.core.policy import Fingerprint, Policy
+from demur.core.ports import Prompt
+from demur.core.score import Floats
+
+Finish = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How an answer is written. None of it touches the decision."""
+
+    max_tokens: int = 512  # after the control token
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """One request, after the server's checks: what was said, what decides, how to write."""
+
+    messages: Prompt  # ends with a user message
+    policy: Policy  # with the caller's permitted overrides already applied
+    policy_digest: str  # of the stored policy that `policy` came from; a backend with its own copy compares it
+    sampling: Sampling = field(default_factory=Sampling)
+    json_schema: Mapping[str, Any] | None = None  # an answer, not a refusal, must fit it; {}: any JSON object
+    tools: tuple[Mapping[str, Any], ...] = ()  # OpenAI's function declarations
+    tool_choice: str | None = None  # "auto", "required" or a function's name; None without tools
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A piece of an answer's text; the last one says why the answer ended."""
+
+    text: str = ""
+    tokens: int = 0  # generated for this piece
+    finish: Finish | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()  # OpenAI's shape, whole, in the last part only
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Reply:
+    """A decided request. `parts` is read once; closing it early (aclose) stops generation and frees its place."""
+
+    decision: Decision
+    logp_C: Floats  # what was decided on
+    prompt_tokens: int
+    parts: AsyncIterator[Part]  # empty for a refusal whose text the policy holds: no token is generated for it
+
+
+class Backend(Protocol):
+    """An engine behind the server. All of it runs in one event loop and never blocks it."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The model behind the answers: the server refuses to start with policies for another."""
+        ...
+
+    async def open(self, ask: Ask) -> Reply:
+        """Score and decide. Raises a BackendError, or another EngineError for what it cannot honour."""
+        ...
+
+    async def ready(self) -> None:
+        """Return when a request would be answered now. Raises BackendDown saying why not."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; open replies end with BackendDown."""
+        ...
