@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import fisher_exact
 
 from demur.core.decision import decide_many
 from demur.core.errors import GoalInfeasible
@@ -51,7 +52,7 @@ def other_rows_changed(policy: Policy, logp_NC: Floats) -> dict[str, tuple[int, 
 
 def print_targets(policy: Policy, calibrate: LabelledScores, test: LabelledScores) -> None:
     """Target rates in total and per category: asked, on the calibrate rows, on the test rows with its interval."""
-    inside = tried = 0
+    inside = alike = tried = 0
     for scope in ("", *(f"[{n}]" for n in policy.taxonomy.names)):
         for level in TARGETS:
             try:
@@ -70,12 +71,15 @@ def print_targets(policy: Policy, calibrate: LabelledScores, test: LabelledScore
                 print(f"  refusal_rate{scope:<16} = {level:.2f}   out of reach: heaviest on {rates[0].value:.3f}")
                 continue
             low, high = rates[1].interval()
+            table = [[r.hits, r.of - r.hits] for r in rates]
             tried, inside = tried + 1, inside + (low <= level <= high)
+            alike += bool(fisher_exact(table).pvalue >= 0.05)
             print(
                 f"  refusal_rate{scope:<16} = {level:.2f}   calibrate {rates[0].value:.3f}   test {rates[1].value:.3f} "
                 f"({low:.3f} to {high:.3f})"
             )
-    print(f"  target inside the 95% interval of the test rate: {inside} of {tried}")
+    print(f"  target inside the 95% interval of the test rate, as if the threshold were given: {inside} of {tried}")
+    print(f"  calibrate and test rate alike at 95% (Fisher), which counts the sampling of both: {alike} of {tried}")
 
 
 def main() -> None:

@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,6 @@ from demur.core.errors import ArtifactError
 from demur.store.files import (
     digest_bytes,
     digest_file,
-    digest_files,
     digest_json,
     write_bytes,
     write_json,
@@ -114,13 +112,3 @@ def test_a_json_digest_does_not_see_key_order(value):
     turned = dict(reversed(value.items()))
     assert digest_json(value) == digest_json(turned)
     assert digest_json(value) != digest_json({**value, "one more key than any": 0, "": "changed"})
-
-
-def test_a_digest_of_files_sees_names_and_contents_not_their_order(tmp_path):
-    def some(*names: str) -> list[Path]:
-        return [tmp_path / n for n in names]
-
-    for name, text in (("a", "1"), ("b", "2"), ("c", "2")):
-        (tmp_path / name).write_text(text)
-    assert digest_files(some("a", "b")) == digest_files(some("b", "a"))
-    assert digest_files(some("a", "b")) != digest_files(some("a", "c"))

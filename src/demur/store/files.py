@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +63,6 @@ def digest_file(path: Path) -> str:
     except OSError as e:
         raise ArtifactError(f"cannot read {path}: {e.strerror or e}", "run the stage that makes it") from None
     return f"sha256:{state.hexdigest()}"
-
-
-def digest_files(paths: Iterable[Path]) -> str:
-    """One sha256 over several files: their names and their own digests, in name order."""
-    parts = [f"{p.name} {digest_file(p)}" for p in sorted(paths)]
-    return digest_bytes("\n".join(parts).encode())
 
 
 def digest_json(value: Any) -> str:
