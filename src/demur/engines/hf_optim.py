@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+# Newton-Schulz iterations: on matrices this small five (the usual number) cost as much as the model's own arithmetic.
+ORTHOGONAL_STEPS = 3
+
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """torch.optim.Muon for two-dimensional weights inside the layers, AdamW for embeddings, head and norms.
@@ -22,7 +25,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         chosen = {id(p) for p in matrices}
         rest = [p for p in trainable if id(p) not in chosen]
         self._parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=lr_matrices, weight_decay=weight_decay),
+            torch.optim.Muon(matrices, lr=lr_matrices, weight_decay=weight_decay, ns_steps=ORTHOGONAL_STEPS),
             torch.optim.AdamW(rest, lr=lr_rest, betas=(0.9, 0.95), weight_decay=0.0),
         ]
         super().__init__([{"params": matrices}, {"params": rest}], {})

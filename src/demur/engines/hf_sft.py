@@ -130,7 +130,7 @@ class SftTrainer:
 
     def _trainer(self, prepared: _Prepared, work: Path, state: PartialState, progress: Progress) -> ControlTokenTrainer:
         s = self.settings
-        rows = [asdict(r) for r in prepared.rows]
+        rows = [{"input_ids": r.input_ids, "labels": r.labels} for r in prepared.rows]
         optimizer = None
         if s.optimizer == "muon":
             optimizer = MuonWithAdamW(

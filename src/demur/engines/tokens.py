@@ -23,6 +23,7 @@ from demur.core.errors import EngineError
 from demur.core.example import Message
 from demur.core.taxonomy import Taxonomy
 
+MARK = re.compile(r"([0-9a-f]{16})x(\d+)x")  # one pattern for every nonce: compiling one each would double the work
 RESERVED = re.compile(r"<\|?(reserved_special_token_|unused|extra_id_|reserved_)\d+\|?>")
 
 
@@ -49,10 +50,10 @@ class _Marks:
         return f"{self.nonce}x{len(self.pieces) - 1}x"
 
     def found_in(self, text: str) -> list[int]:
-        return [int(n) for n in re.findall(rf"{self.nonce}x(\d+)x", text)]
+        return [int(n) for nonce, n in MARK.findall(text) if nonce == self.nonce]
 
     def replace(self, text: str, stand_in: str) -> str:
-        return re.sub(rf"{self.nonce}x\d+x", lambda _: stand_in, text)
+        return MARK.sub(lambda found: stand_in if found[1] == self.nonce else found[0], text)
 
 
 # For base models, which come without a template: a line that names the role, the text, the end token.
