@@ -5,6 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# vLLM wants an older fastapi and an older llguidance than our server has, so it gets an environment of its own.
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
+
 # Two test processes with one thread each: threads that share cores make torch many times slower.
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -12,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # bench/control.py wants a finished run, bench/real_input.py a folder of rows.
 BENCHES := $(filter-out control real_input,$(basename $(notdir $(wildcard bench/*.py))))
 
-.PHONY: help install demo test test-slow check bench clean
+.PHONY: help install demo test test-slow vllm test-vllm check bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +42,20 @@ test: $(INSTALLED) ## all tests but the slow ones
 test-slow: $(INSTALLED) ## validity simulations and load runs
 	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile -m slow
 
+$(VLLM_INSTALLED): constraints.txt requirements-vllm.txt pyproject.toml
+	@echo "installing vLLM for the CPU into $(VLLM_VENV): about 4 GB, once"
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints.txt pip
+	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[hf]' hypothesis pytest
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps --requirement requirements-vllm.txt
+	@touch $@
+
+vllm: $(VLLM_INSTALLED) ## make the virtual environment with vLLM's CPU build
+
+test-vllm: $(VLLM_INSTALLED) ## the tests that run a real vLLM, some minutes on two CPU cores
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -m vllm tests/engines
+
 check: $(INSTALLED) ## lint, format, types, layers, shape, code blocks of the docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +66,4 @@ bench: $(INSTALLED) ## the numbers of docs/benchmarks.md that need nothing but t
 	@set -e; for name in $(BENCHES); do OMP_NUM_THREADS=1 $(BIN)/python bench/$$name.py; done
 
 clean: ## remove the virtual environment and caches, not the runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -135,6 +135,20 @@ def config_from(table: Mapping[str, Any], where: str, *, base: Path, data_folder
     )
 
 
+def changed(stage: T, overrides: Sequence[str], where: str) -> T:
+    """The Config of a stage with "key=value" overrides, value as in TOML; paths are relative to where one stands.
+
+    Raises ConfigError naming the key.
+    """
+    table: dict[str, Any] = {}
+    for text in overrides:
+        _override(table, f"{where}.{text}")
+    section = validated(_model_of(type(stage)), table.get(where, {}), where, ConfigError)
+    made: T = replace(stage, **_given(section))  # type: ignore[type-var]
+    anchored: T = _anchored(made, Path())
+    return anchored
+
+
 def build_sources(config: RunConfig, find: Callable[[str], type]) -> dict[str, Source]:
     """The sources of a run; `find` turns a kind into its class (demur.wiring). Raises ConfigError naming the option."""
     return {name: build(find(spec.kind), spec.options, spec.where) for name, spec in config.sources.items()}

@@ -16,6 +16,13 @@ SOURCES = {
 }
 TRAINERS = {"tiny": "demur.engines.hf_tiny:TinyTrainer", "sft": "demur.engines.hf_sft:SftTrainer"}
 ENGINES = {"hf": "demur.engines.hf:HfEngine", "fake": "demur.engines.fake:FakeEngine"}
+BACKENDS = {
+    "hf": "demur.engines.hf_serve:HfBackend",
+    "vllm": "demur.engines.gateway_plugin:PluginBackend",
+    "gateway": "demur.engines.gateway:GatewayBackend",
+    "openai": "demur.engines.gateway_openai:OpenAiBackend",
+    "fake": "demur.engines.fake_backend:FakeBackend",
+}
 JUDGES = {"phrases": "demur.judges.phrases:PhraseJudge"}
 
 _EXTRAS = {
@@ -27,6 +34,10 @@ _EXTRAS = {
     "tokenizers": "hf",
     "safetensors": "hf",
     "datasets": "hub",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "httpx": "serve",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from demur.cli.policies import overridden
 from demur.cli.workspace import create
 from demur.config import config_from
-from demur.core.errors import PolicyError
+from demur.core.errors import AccessError
 from demur.stages.calibrate import threshold_rows
 from demur.store.policy_file import policy_to_json, read_policy
 from demur.store.run import RunFolder
@@ -255,12 +255,12 @@ def test_an_unknown_category_in_an_override_gets_a_suggestion(demur, made_run):
 def test_a_locked_category_cannot_be_overridden():
     policy = builders.with_category(builders.policy(2), 0, locked=True)
     assert overridden(policy, ["humanizing=0.3"], []).category("humanizing").threshold == 0.3
-    with pytest.raises(PolicyError, match="locked"):
+    with pytest.raises(AccessError, match="locked"):
         overridden(policy, ["safety=0.3"], [])
 
 
 def test_a_rule_without_thresholds_cannot_be_overridden():
-    with pytest.raises(PolicyError, match="compares no thresholds"):
+    with pytest.raises(AccessError, match="compares no thresholds"):
         overridden(builders.policy(2, rule="natural"), ["safety=0.3"], [])
 
 

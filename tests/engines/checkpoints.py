@@ -51,6 +51,18 @@ SPECIALS = {
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 CONFIGS = {
     "llama": ("LlamaConfig", {**_SIZES, "max_position_embeddings": 192, "tie_word_embeddings": True}),
+    # Heads of 32: vLLM's attention on the CPU takes no smaller ones.
+    "llama-wide": (
+        "LlamaConfig",
+        {
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 96,
+            "max_position_embeddings": 192,
+            "tie_word_embeddings": True,
+        },
+    ),
     "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 192}),
     "qwen2": ("Qwen2Config", {**_SIZES, "num_key_value_heads": 2, "max_position_embeddings": 192}),
     "gemma2": (

@@ -66,7 +66,7 @@ def plain_logp(engine, prompt):
 def two_prefills(engine, prompt, column):
     """transformers' own generate, reading prompt and control token anew. Returns the ids before a stop."""
     ids = torch.tensor([[*engine.encoder.prompt(prompt), engine.encoder.token_ids[column]]])
-    rules = engine._rules
+    rules = engine.rules
     with torch.no_grad():
         whole = engine.network.generate(
             ids,

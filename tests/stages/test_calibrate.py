@@ -224,3 +224,54 @@ def test_operating_curves_count_the_threshold_rows_only_however_many_the_calibra
     assert before.promises[0].data_digest != after.promises[0].data_digest
     assert [c.curve[0].refusal_rate.of for c in before.categories] == [len(left)] * 5
     assert [c.curve[0].refusal_rate.of for c in after.categories] == [len(left)] * 5
+
+
+def test_a_sensitivity_is_given_by_rates_and_stored_as_the_thresholds_that_keep_them(folder):
+    plain = run(folder)
+    policy = run(folder, sensitivities={"strict": {"humanizing": 0.2, "safety": 0.1}, "quiet": {"humanizing": 0.0}})
+    strict, quiet = policy.sensitivities
+    assert strict.name == "strict"
+    assert dict(strict.thresholds) == {
+        "humanizing": plain.threshold_at_rate("humanizing", 0.2),
+        "safety": plain.threshold_at_rate("safety", 0.1),
+    }
+    assert dict(quiet.thresholds) == {"humanizing": NEVER}
+    assert read_policy(folder.policy) == policy
+    assert replace(policy, sensitivities=()) == plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"sensitivities": {"strict": {"safty": 0.1}}}, "sensitivity 'strict': unknown category 'safty'"),
+        ({"sensitivities": {"strict": {"safety": 0.1}}, "locked": ("safety",)}, "'safety' is locked"),
+        (
+            {"sensitivities": {"strict": {"safety": 0.0}}, "limits": {"safety": (0.0, 0.9)}},
+            r"outside its limits \[0, 0.9\]",
+        ),
+        ({"sensitivities": {"strict": {"safety": 7.0}}}, "no share of traffic"),
+        ({"sensitivities": {"strict": {}}}, "no threshold"),
+        ({"translations": {"safety": {"de": "Nein."}}}, "put the text|does not have"),
+    ],
+)
+def test_what_callers_could_never_get_is_not_written(folder, settings, says):
+    run(folder)
+    before = folder.policy.read_bytes()
+    with pytest.raises(PolicyError, match=says):
+        run(folder, **settings)
+    assert folder.policy.read_bytes() == before
+
+
+def test_the_model_left_to_itself_has_no_sensitivities(folder):
+    with pytest.raises(ConfigError, match="has no thresholds"):
+        run(folder, goal="natural", sensitivities={"strict": {"safety": 0.1}})
+    kept = run(
+        folder, goal="false_refusal <= 0.0001", on_failure="keep:natural", sensitivities={"strict": {"safety": 0.1}}
+    )
+    assert (kept.rule, kept.sensitivities) == ("natural", ())
+
+
+def test_refusal_texts_have_translations(folder):
+    policy = run(folder, on_refuse={"safety": "No."}, translations={"safety": {"de": "Nein."}})
+    assert policy.category("safety").translations == (("de", "Nein."),)
+    assert read_policy(folder.policy) == policy

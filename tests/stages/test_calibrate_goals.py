@@ -1,15 +1,25 @@
 """Several goals at once, and what becomes of those that cannot be certified, on a run of the fake engine."""
 
+import json
 from dataclasses import replace
 
 import pytest
 from tests.fake_run import engine_for, examples, prepare
 
 from demur.config import load_config
-from demur.core.errors import ArtifactError, ConfigError, GoalError, GoalInfeasible, PolicyError
+from demur.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    GoalError,
+    GoalInfeasible,
+    PolicyError,
+    TaxonomyError,
+)
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
 from demur.store.policy_file import read_policy, write_policy
+from demur.store.rows import read_examples
 
 SOFT = "false_refusal <= 0.2; missed_refusal[safety] <= 0.01 soft; f1 max"
 
@@ -109,6 +119,45 @@ def test_a_policy_that_cannot_be_kept_is_refused(folder):
 def test_a_choice_on_failure_that_is_none_is_refused(folder):
     with pytest.raises(GoalError, match="on_failure 'ignore'"):
         run(folder, goal="false_refusal <= 0.2", on_failure="ignore")
+
+
+def hands(folder, path, every, wrong=0):
+    """Every so many calibrate rows labelled by hand; the first few against the label at hand."""
+    rows = read_examples(folder.split("calibrate"))[::every]
+    lines = [
+        {"id": e.id, "label": ("safety" if e.label is None else "respond") if n < wrong else e.label or "respond"}
+        for n, e in enumerate(rows)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_labels_by_a_judge_are_corrected_by_those_of_hands_and_the_promise_says_so(folder, tmp_path):
+    wish = {"goal": "false_refusal <= 0.35", "human_labels": hands(folder, tmp_path / "hands.jsonl", 2)}
+    policy = run(folder, **wish)
+    assert [p.status for p in policy.promises] == ["certified"]
+    assert "rows checked by hand" in policy.promises[0].method
+    assert read_policy(folder.policy) == policy
+    hands(folder, tmp_path / "hands.jsonl", 2, wrong=60)
+    with pytest.raises(GoalInfeasible, match="corrected excess over the level"):
+        run(folder, **wish)  # the file is read again
+
+
+def test_where_hands_labelled_every_row_nothing_is_corrected(folder, tmp_path):
+    policy = run(folder, goal="false_refusal <= 0.2", human_labels=hands(folder, tmp_path / "hands.jsonl", 1))
+    assert policy.categories == run(folder, goal="false_refusal <= 0.2").categories
+
+
+def test_human_labels_that_mean_nothing_here_are_refused(folder, tmp_path):
+    path = tmp_path / "hands.jsonl"
+    with pytest.raises(ConfigError, match="promises nothing"):
+        run(folder, goal="f1 max", human_labels=path)
+    path.write_text('{"id": "nobody", "label": "respond"}\n')
+    with pytest.raises(DataError, match="not in the calibrate split, first 'nobody'"):
+        run(folder, goal="false_refusal <= 0.2", human_labels=path)
+    path.write_text(f'{{"id": "{read_examples(folder.split("calibrate"))[0].id}", "label": "safty"}}\n')
+    with pytest.raises(TaxonomyError, match="safty"):
+        run(folder, goal="false_refusal <= 0.2", human_labels=path)
 
 
 def test_contradicting_goals_are_both_named(folder):

@@ -7,10 +7,11 @@ import pytest
 
 from demur.core.errors import DataError, GoalError, Undefined
 from demur.core.goal import parse_goal, parse_goals
-from demur.core.guarantee import Certified, Uncertified
+from demur.core.guarantee import Uncertified
 from demur.core.rates import Rate
-from demur.stats.judged import UNCHECKED, certify_judged, corrected_rate, prediction_powered, rogan_gladen
-from demur.stats.promises import How
+from demur.stats.judged import corrected_rate, prediction_powered, rogan_gladen
+from demur.stats.labelled import UNCHECKED
+from demur.stats.promises import Granted, How, certify
 from tests.builders import policy, simulated_rows
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "promises.json").read_text())["judge"]
@@ -65,16 +66,33 @@ def test_more_checked_rows_certify_more_and_a_worse_judge_less():
     thresholds = []
     for rows, count in ((ROWS, 1500), (ROWS, 300), (replace(ROWS, label_N=np.roll(ROWS.label_N, 1)), 300)):
         hand_N = checked(ROWS, count)
-        found = certify_judged(GOALS, policy(2), rows, hand_N, How())
-        thresholds.append(sum(found.thresholds) if isinstance(found, Certified) else np.inf)
+        found = certify(GOALS, policy(2), replace(rows, hand_N=hand_N), How())
+        thresholds.append(sum(found.certified.thresholds) if isinstance(found, Granted) else np.inf)
     assert thresholds[0] <= thresholds[1] <= thresholds[2]
     assert thresholds[0] < thresholds[2]
 
 
 def test_too_few_checked_rows_are_uncertified():
-    found = certify_judged(GOALS, policy(2), ROWS, checked(ROWS, 10), How())
+    found = certify(GOALS, policy(2), replace(ROWS, hand_N=checked(ROWS, 10)), How())
     assert isinstance(found, Uncertified)
-    assert "checked rows" in found.reason
+    assert "rows checked" in found.reason
+
+
+def test_one_threshold_is_corrected_as_well_and_the_estimate_by_hand_is_on_record():
+    rows = replace(ROWS, hand_N=checked(ROWS, 1500))
+    found = certify(GOALS, policy(2), rows, How(method="shared"))
+    assert isinstance(found, Granted)
+    assert len(set(found.certified.thresholds)) == 1
+    assert "false_refusal about" in found.certified.method
+    assert "rows checked by hand" in found.certified.method
+
+
+def test_soft_goals_are_given_up_under_a_judge_too():
+    rows = replace(ROWS, hand_N=checked(ROWS, 1500))
+    goals = parse_goals("false_refusal <= 0.2; missed_refusal[humanizing] <= 0.001 soft")
+    found = certify(goals, policy(2), rows, How(on_failure="hard_only", explained=False))
+    assert isinstance(found, Granted)
+    assert found.given_up == goals[1:]
 
 
 def test_bad_input_is_refused():
@@ -86,5 +104,12 @@ def test_bad_input_is_refused():
         corrected_rate(GOALS[0], policy(2), ROWS, np.full(3000, UNCHECKED))
     with pytest.raises(GoalError, match="has no correction"):
         corrected_rate(parse_goal("refusal_rate <= 0.1"), policy(2), ROWS, checked(ROWS, 50))
-    with pytest.raises(GoalError, match="needs a correction"):
-        certify_judged(parse_goals("f1 max"), policy(2), ROWS, checked(ROWS, 50), How())
+    judged = replace(ROWS, hand_N=checked(ROWS, 50))
+    with pytest.raises(GoalError, match="has no correction"):
+        certify(parse_goals("refusal_rate <= 0.1"), policy(2), judged, How())
+    with pytest.raises(GoalError, match="takes labels at their word"):
+        certify(GOALS, policy(2), judged, How(method="path"))
+    with pytest.raises(DataError, match="none or too many"):
+        replace(ROWS, hand_N=np.full(3000, UNCHECKED))
+    with pytest.raises(DataError, match="has label 7"):
+        replace(ROWS, hand_N=np.full(3000, 7))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from demur.core.errors import PolicyError
 from demur.core.guarantee import Promise
-from demur.core.policy import NEVER, RULES, CategoryPolicy, CurvePoint, Fingerprint, Policy, natural
+from demur.core.policy import NEVER, RULES, CategoryPolicy, CurvePoint, Fingerprint, Policy, Sensitivity, natural
 from demur.core.rates import Rate
 from demur.core.taxonomy import coconot, single
 from demur.store.policy_file import policy_digest, policy_from_json, policy_to_json, read_policy, write_policy
@@ -53,6 +53,21 @@ fingerprints = st.builds(
     token_ids=st.tuples(*[st.integers(0, 9)] * 6),
     dtype=st.sampled_from(["float32", "bfloat16"]),
 )
+CATEGORY = CategoryPolicy(threshold=0.5, limits=(0.1, NEVER), on_refuse="No.", translations=(("de", "Nein."),))
+
+
+@st.composite
+def asked_for(draw):
+    """A policy with everything that callers may ask for by name."""
+    thresholds = st.floats(0.1, 1) | st.just(NEVER)
+    named = draw(st.dictionaries(st.text(min_size=1, max_size=3), st.tuples(thresholds, thresholds), max_size=2))
+    made = tuple(
+        Sensitivity(name=name, thresholds=tuple(zip(("safety", "humanizing"), pair, strict=True)))
+        for name, pair in named.items()
+    )
+    return replace(natural(coconot()), rule="any", categories=(CATEGORY,) * 5, sensitivities=made)
+
+
 policies = st.builds(
     Policy,
     name=st.text(st.characters(codec="utf-8")),
@@ -64,7 +79,7 @@ policies = st.builds(
 )
 
 
-@given(policies)
+@given(policies | asked_for())
 def test_a_policy_comes_back_as_it_was(policy):
     plain = json.loads(json.dumps(policy_to_json(policy), allow_nan=False))
     again = policy_from_json(plain, "here")
@@ -79,6 +94,12 @@ def test_a_promise_written_before_failures_had_a_choice_is_read_as_one_that_woul
     value = policy_to_json(replace(natural(single()), promises=(promise,)))
     del value["promises"][0]["on_failure"]
     assert policy_from_json(value, "here").promises == (promise,)
+
+
+def test_a_policy_that_uses_no_later_key_is_written_as_before_there_was_one():
+    value = policy_to_json(natural(single()))
+    assert "sensitivities" not in value
+    assert "translations" not in value["categories"][0]
 
 
 def test_a_file_comes_back_as_it_was(tmp_path):
@@ -117,6 +138,14 @@ def first_category(**fields):
         (first_category(treshold=1), "treshold: unknown key", "'threshold'"),
         (first_category(threshold=-0.5), "-0.5", "never"),
         (first_category(threshold="always"), "'always'", ""),
+        (first_category(translations={"de": "Nein."}), "does not have", "on_refuse"),
+        (first_category(on_refuse="No.", translations={"de_AT": "Nein."}), "'de_at'", "'de'"),
+        (first_category(on_refuse="No.", translations={"de": "Nein.", "DE": "Na."}), "'de'", "'de'"),
+        (changed(sensitivities={"s": {"safety": 0.1}}), "compares no thresholds", ""),
+        (changed(rule="any", sensitivities={"s": {"safty": 0.1}}), "sensitivity 's': unknown category", "'safety'"),
+        (changed(rule="any", sensitivities={"s": {"safety": -1}}), "sensitivity 's': threshold -1", ""),
+        (changed(rule="any", sensitivities={"s": {}}), "no threshold", ""),
+        (changed(rule="sum", sensitivities={"s": {"safety": 0.1, "humanizing": 0.2}}), "'sum' has one", "equal"),
         (first_category(limits=[0.5, 0.1]), "not ordered", "lowest"),
         (first_category(limits=[0.0, 0.5]), "outside its limits", ""),
         (first_category(category="saftey"), "are not the taxonomy's", "same"),

@@ -6,12 +6,11 @@ import numpy as np
 from scipy.stats import binom
 
 from demur.core.goal import parse_goal, parse_goals
-from demur.core.guarantee import Certified
-from demur.core.policy import NEVER
 from demur.core.rates import Rate
 from demur.stats.betting import upper_mean
-from demur.stats.judged import UNCHECKED, certify_judged, corrected_rate, rogan_gladen
-from demur.stats.promises import How
+from demur.stats.judged import corrected_rate, rogan_gladen
+from demur.stats.labelled import UNCHECKED
+from demur.stats.promises import Granted, How, certify
 from tests.builders import policy
 from tests.validity.population import DELTA, population
 
@@ -36,11 +35,11 @@ def test_promises_corrected_for_the_judge_are_broken_in_at_most_delta_of_the_dra
     granted = broken = 0
     for draw in range(DRAWS):
         rows, checked_N = judged(people.draw(rng, ROWS), rng, (0.05, 0.1))
-        how = How(confidence=1 - DELTA, seed=draw)
-        found = certify_judged(goals, policy(3), rows, checked_N, how)
-        if isinstance(found, Certified) and min(found.thresholds) < NEVER:
+        how = How(confidence=1 - DELTA, seed=draw, explained=False)
+        found = certify(goals, policy(3), replace(rows, hand_N=checked_N), how)
+        if isinstance(found, Granted):
             granted += 1
-            broken += people.rate(goals[0], found.thresholds) > goals[0].level
+            broken += people.rate(goals[0], found.certified.thresholds) > goals[0].level
     assert broken <= binom.ppf(0.999, DRAWS, DELTA)
     assert granted > DRAWS / 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -11,10 +12,11 @@ import typer
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 from demur.cli.steps import Steps
-from demur.cli.workspace import reopen
+from demur.cli.workspace import Workspace, reopen
+from demur.config import changed
 from demur.core.decision import decide_many
 from demur.core.guarantee import Promise
-from demur.core.policy import Policy, Rule
+from demur.core.policy import Policy
 from demur.stages.calibrate import threshold_rows
 from demur.store.choice_file import read_choice
 from demur.store.policy_file import policy_to_json
@@ -32,7 +34,6 @@ def command(
         ),
     ] = None,
     confidence: Annotated[float | None, typer.Option(help="Of all promises together. Default: the config's.")] = None,
-    rule: Annotated[Rule | None, typer.Option(help="How probabilities become a choice. Default: the config's.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the policy. Default: the config's.")] = None,
     on_failure: Annotated[
         str | None,
@@ -41,12 +42,20 @@ def command(
     calibrator: Annotated[
         str | None, typer.Option(help="'auto', or a family such as 'temperature'. Default: the config's.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Another setting of [calibrate], e.g. method=path, rule=sum. Repeatable."
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Choose thresholds on the calibrate split. Calls no model; exit code 3 if no threshold meets the goal."""
     asked = "; ".join(goal) if goal else None
-    given = {"confidence": confidence, "rule": rule, "name": name, "calibrator": calibrator, "on_failure": on_failure}
-    workspace = reopen(run).changed("calibrate", goal=asked, **given)
+    given = {"goal": asked, "confidence": confidence, "name": name, "calibrator": calibrator, "on_failure": on_failure}
+    workspace = reopen(run)
+    config = changed(workspace.config.calibrate, settings or (), "calibrate")
+    workspace = Workspace(workspace.folder, replace(workspace.config, calibrate=config)).changed("calibrate", **given)
     policy = Steps(workspace).perform("calibrate")
     choice = read_choice(workspace.folder.calibrator)
     if as_json:

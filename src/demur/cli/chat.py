@@ -29,7 +29,7 @@ HELP = "/threshold CATEGORY NUMBER | /policy natural, calibrated, NAME or FILE |
 def command(run: options.Run, threshold: options.Threshold = None, rate: options.Rate = None) -> None:
     """Talk to the trained model. Every prompt stands alone; thresholds change without training again."""
     workspace = reopen(run)
-    policy = overridden(read_policy(workspace.folder.policy), threshold or (), rate or ())
+    policy = overridden(read_policy(workspace.folder.policy), threshold, rate)
     engine = Engine(workspace)
     note(HELP)
     for line in _lines():

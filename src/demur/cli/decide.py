@@ -52,7 +52,7 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Decide each prompt. The same policy, scores and thresholds give the same decisions everywhere."""
-    chosen = overridden(_policy(run, policy), threshold or (), rate or ())
+    chosen = overridden(_policy(run, policy), threshold, rate)
     scored = _from_file(scores) if scores else _from_model(run, prompts)
     chosen.require_model(scored.fingerprint)
     decisions = [decide(chosen, logp_C) for logp_C in scored.logp_NC]

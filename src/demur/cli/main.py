@@ -53,6 +53,16 @@ VERBS = {
         'demur decide runs/a "Turn off the lamp, please." --threshold unsupported=0.3 --json',
     ),
     "chat": Verb("Try prompts and see the probabilities, the decision and the answer.", "demur chat runs/a"),
+    "serve": Verb("Answer OpenAI's chat protocol under the run's policies.", "demur serve runs/a --port 8000"),
+    "explain": Verb(
+        "Say which thresholds decide a request, and where they come from.",
+        "demur explain policies/ --tenant acme@tenants.toml --rate humanizing=0.05",
+    ),
+    "diff": Verb(
+        "Show which decisions change between two policies.",
+        "demur diff policies/old.json policies/new.json --scores runs/a/score/test.parquet",
+    ),
+    "keys": Verb("Make an API key for a tenant of the server.", "demur keys acme --days 90"),
     "watch": Verb(
         "Say whether live scores and labels still support what was promised.",
         "demur watch runs/a --scores monday.parquet --feedback monday.jsonl",

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from demur.core.access import PolicyAsk, effective
 from demur.core.decision import Decision
-from demur.core.errors import ConfigError, PolicyError
+from demur.core.errors import ConfigError
 from demur.core.policy import Policy, natural
 from demur.core.score import Floats
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
-
-THRESHOLDED = ("heaviest", "released", "sum", "any")
 
 
 def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
@@ -27,27 +26,23 @@ def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
     return read_policy(stored if stored.exists() else Path(name))
 
 
-def overridden(policy: Policy, thresholds: Sequence[str], rates: Sequence[str]) -> Policy:
-    """The policy with "category=number" overrides; a rate is looked up on the category's operating curve.
+def policy_file(path: Path) -> Path:
+    """A policy as operators name it: its file, or the run folder that has calibrated it."""
+    return RunFolder(path).policy if RunFolder(path).policy.is_file() else path
 
-    Raises PolicyError when a category is locked, a value is outside its limits, or the rule has no thresholds.
-    """
-    if (thresholds or rates) and policy.rule not in THRESHOLDED:
-        raise PolicyError(
-            f"rule {policy.rule!r} of policy {policy.name!r} compares no thresholds",
-            f"calibrate with one of {', '.join(THRESHOLDED)}: demur calibrate --rule heaviest",
-        )
-    chosen = dict(_number(text, "--threshold") for text in thresholds)
-    for category, rate in (_number(text, "--rate") for text in rates):
-        chosen[category] = policy.threshold_at_rate(category, rate)
-    for category in chosen:
-        if policy.category(category).locked:
-            raise PolicyError(
-                f"category {category!r} is locked by policy {policy.name!r}", "calibrate again with another threshold"
-            )
-    if policy.rule == "sum" and chosen:  # one threshold for all, whichever category it is said of
-        chosen = dict.fromkeys(policy.taxonomy.names, next(iter(chosen.values())))
-    return policy.with_thresholds(chosen)
+
+def asked(thresholds: Sequence[str] | None, rates: Sequence[str] | None, sensitivity: str | None = None) -> PolicyAsk:
+    """The overrides of `--threshold category=number`, `--rate category=number` and `--sensitivity NAME`."""
+    return PolicyAsk(
+        sensitivity=sensitivity,
+        rates=dict(_number(text, "--rate") for text in rates or ()),
+        thresholds=dict(_number(text, "--threshold") for text in thresholds or ()),
+    )
+
+
+def overridden(policy: Policy, thresholds: Sequence[str] | None, rates: Sequence[str] | None) -> Policy:
+    """The policy with "category=number" overrides, as a server applies them. Raises AccessError: see `effective`."""
+    return effective(policy, asked(thresholds, rates)).policy
 
 
 def decision_json(policy: Policy, logp_C: Floats, decision: Decision) -> dict[str, object]:

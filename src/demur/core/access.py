@@ -6,10 +6,14 @@ for the categories that it names; each is checked against the policy's limits, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 
+from demur.core.errors import AccessError, PolicyError
 from demur.core.policy import Policy
+
+POLICY_ORIGIN = "policy"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +37,11 @@ class PolicyAsk:
     rates: Mapping[str, float] = field(default_factory=dict)  # category -> share of traffic to refuse with it
     thresholds: Mapping[str, float] = field(default_factory=dict)  # category -> threshold
 
+    @property
+    def overrides(self) -> bool:
+        """Whether it asks for anything but a policy as it stands."""
+        return self.sensitivity is not None or bool(self.rates) or bool(self.thresholds)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
@@ -49,4 +58,124 @@ class Effective:
 
     policy: Policy
     settings: tuple[Setting, ...]  # one per category
-    overridden: bool  # then the stored policy's promises do not cover this request
+    overridden: bool  # then the stored policy's promises do not cover this request, and `policy` carries none
+
+
+def permitted(tenant: Tenant, ask: PolicyAsk, policies: Collection[str]) -> str:
+    """The name of the policy that a tenant's request is decided under; `policies` are the names that there are.
+
+    Raises AccessError, code "policy_not_found", in the same words whether a policy does not exist or is another
+    tenant's, so that names cannot be probed; and code "no_overrides" if this tenant must take policies as they are.
+    """
+    name = tenant.policies[0] if ask.policy is None else ask.policy
+    own = [p for p in tenant.policies if p in policies]
+    if name not in own:
+        raise AccessError(
+            f"there is no policy {name!r} for this key",
+            f"it may use: {', '.join(own) or 'none; tell the operator'}",
+            code="policy_not_found",
+            param="policy",
+        )
+    if ask.overrides and not tenant.may_override:
+        param = "sensitivity" if ask.sensitivity is not None else "rates" if ask.rates else "thresholds"
+        raise AccessError(
+            "this key may choose a policy, not change it",
+            "leave out sensitivity, rates and thresholds",
+            code="no_overrides",
+            param=param,
+        )
+    return name
+
+
+def effective(policy: Policy, ask: PolicyAsk) -> Effective:
+    """The policy with what the ask may change. `ask.policy` is not looked at: `permitted` chose the policy.
+
+    Nothing is clamped and nothing ignored: AccessError on an unknown category or sensitivity, a locked category, a
+    threshold outside its limits (however it was asked for), a category or a rule that no threshold decides, a rate
+    without a curve, and on values that are no rates or thresholds. Its code and param say which. Rule "sum" has one
+    threshold: naming any category moves it for all active ones, so they must all be movable to there.
+    """
+    settings = {
+        name: Setting(category=name, threshold=c.threshold, origin=POLICY_ORIGIN)
+        for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
+    }
+    for layer in (_by_sensitivity, _by_rate, _by_threshold):
+        settings |= {s.category: s for s in _allowed(policy, layer(policy, ask))}
+    moved = {n: s.threshold for n, s in settings.items() if s.threshold != policy.category(n).threshold}
+    changed = replace(policy.with_thresholds(moved), promises=()) if moved else policy
+    return Effective(policy=changed, settings=tuple(settings.values()), overridden=bool(moved))
+
+
+def _by_sensitivity(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting]]:
+    """The settings that a named sensitivity makes, each with the part of the ask that it comes from."""
+    if ask.sensitivity is None:
+        return
+    known = {s.name: s.thresholds for s in policy.sensitivities}
+    if ask.sensitivity not in known:
+        close = get_close_matches(ask.sensitivity, known, n=1)
+        raise AccessError(
+            f"policy {policy.name!r} has no sensitivity {ask.sensitivity!r}",
+            f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}",
+            code="unknown_sensitivity",
+            param="sensitivity",
+        )
+    for category, threshold in known[ask.sensitivity]:
+        yield "sensitivity", Setting(category=category, threshold=threshold, origin=f"sensitivity {ask.sensitivity}")
+
+
+def _by_rate(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting]]:
+    for category, rate in ask.rates.items():
+        param = f"rates.{category}"
+        _require_effect(policy, category, param)  # says more than that there is no curve
+        if not 0.0 <= rate <= 1.0:
+            raise AccessError(
+                f"rate {rate} of category {category!r} is no share of traffic",
+                "0.05 refuses at most 5 % of it",
+                code="invalid_value",
+                param=param,
+            )
+        try:
+            threshold = policy.threshold_at_rate(category, rate)
+        except PolicyError as e:
+            raise AccessError(e.message, "ask for a threshold instead", code="no_curve", param=param) from None
+        yield param, Setting(category=category, threshold=threshold, origin=f"rate {rate:g}")
+
+
+def _by_threshold(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting]]:
+    for category, threshold in ask.thresholds.items():
+        param = f"thresholds.{category}"
+        _require_effect(policy, category, param)
+        yield param, Setting(category=category, threshold=threshold, origin="threshold")
+
+
+def _require_effect(policy: Policy, category: str, param: str) -> None:
+    """Raise AccessError unless this category's threshold may be moved and then moves something."""
+    policy.require_movable(category, param)
+    if not policy.category(category).may_emit or any(c.override == "force" for c in policy.categories):
+        raise AccessError(
+            f"no threshold of category {category!r} decides anything under policy {policy.name!r}",
+            "leave it out: a category there is inactive, suppressed or forced",
+            code="no_effect",
+            param=param,
+        )
+
+
+def _allowed(policy: Policy, layer: Iterable[tuple[str, Setting]]) -> list[Setting]:
+    """The settings of one layer, checked; under rule "sum" the one threshold that they name, for every category."""
+    asked = []
+    for param, setting in layer:
+        policy.check_override(setting.category, setting.threshold, param)
+        asked.append(setting)
+    if policy.rule != "sum" or not asked:
+        return asked
+    first, *others = asked
+    if any(s.threshold != first.threshold for s in others):
+        raise AccessError(
+            f"rule 'sum' of policy {policy.name!r} has one threshold, and these are several",
+            "name one category: it moves all",
+            code="one_threshold",
+        )
+    active = [n for n, c in zip(policy.taxonomy.names, policy.categories, strict=True) if c.active]
+    for name in active:
+        policy.check_override(name, first.threshold)
+    return [replace(first, category=name) for name in active]

@@ -79,8 +79,28 @@ class BackendBusy(BackendError):
     """It holds as many requests as it may."""
 
 
+class PromptTooLong(EngineError):
+    """A prompt that leaves no room for an answer in the model's context. The caller can shorten it."""
+
+
+class ScoreDoubt(EngineError):
+    """A backend's scores are known within bounds only, and the bounds leave the decision open. The operator settles it.
+
+    A policy that forces a category, or suppresses all, leaves nothing open: ask again with one to fail closed or open.
+    """
+
+
 class AccessError(DemurError):
-    """A caller asked for what its tenant may not have: a policy, an override, a route."""
+    """A caller asked for what its tenant may not have: a policy, an override, a route.
+
+    code: why not, one word for programs. param: the part of the "demur" object at fault, such as "thresholds.safety";
+    None for the request as a whole. An OpenAI error has a field for each.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, code: str = "not_permitted", param: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.code = code
+        self.param = param
 
 
 class MissingDependency(DemurError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from demur.core.calibrator import IDENTITY, Calibrator, check_fits
-from demur.core.errors import PolicyError
+from demur.core.errors import AccessError, PolicyError, TaxonomyError
 from demur.core.guarantee import Promise
 from demur.core.rates import Rate
 from demur.core.taxonomy import Taxonomy
@@ -16,10 +17,12 @@ Rule = Literal["natural", "heaviest", "released", "sum", "any", "bias"]
 Override = Literal["suppress", "force"]
 
 RULES: tuple[Rule, ...] = ("natural", "heaviest", "released", "sum", "any", "bias")
+THRESHOLD_RULES: tuple[Rule, ...] = ("heaviest", "released", "sum", "any")  # the others compare no thresholds
 NEVER = math.inf  # a threshold above every probability
 ALWAYS = 0.0  # a threshold at or below every probability
 GENERATE = "generate"  # on_refuse: let the model write its own refusal
 LOGPROB_CONVENTION = "raw-logprobs/full-vocabulary/temperature-1/float32"
+LANGUAGE_TAG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647 section 2.1, without "*"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +61,7 @@ class CategoryPolicy:
     bias: float = 0.0  # rule "bias" only: natural-log odds added to the category's score
     override: Override | None = None  # suppress: its token is never emitted. force: it is emitted for every prompt
     on_refuse: str = GENERATE  # "generate", or the refusal text to send instead
+    translations: tuple[tuple[str, str], ...] = ()  # (language tag, that text), beside a text in on_refuse
     locked: bool = False  # callers cannot override the threshold
     limits: tuple[float, float] | None = None  # callers may override within [lowest, highest]
     curve: tuple[CurvePoint, ...] = ()  # strict to lenient
@@ -66,6 +70,14 @@ class CategoryPolicy:
     def may_emit(self) -> bool:
         """Whether the rule may refuse with this category."""
         return self.active and self.override != "suppress"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sensitivity:
+    """Thresholds that a caller may ask for by one name."""
+
+    name: str
+    thresholds: tuple[tuple[str, float], ...]  # (category, threshold); the others stay as in the policy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +94,7 @@ class Policy:
     calibrator: Calibrator = IDENTITY
     fingerprint: Fingerprint | None = None  # None only for policies that never meet a model
     promises: tuple[Promise, ...] = ()
+    sensitivities: tuple[Sensitivity, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -104,6 +117,7 @@ class Policy:
                 f"fingerprint tokens {self.fingerprint.tokens} are not the taxonomy's {self.taxonomy.tokens}",
                 "the policy was made for another taxonomy: calibrate again",
             )
+        _check_sensitivities(self)
 
     def category(self, name: str) -> CategoryPolicy:
         """The policy of one category, by name."""
@@ -138,6 +152,49 @@ class Policy:
         fitting = [p.threshold for p in curve if p.refusal_rate.value <= rate]
         return min(fitting, default=NEVER)
 
+    def require_movable(self, category: str, param: str | None = None) -> None:
+        """Raise AccessError unless callers may move this category's threshold.
+
+        param: the part of the request that asks for it, for the error.
+        """
+        if self.rule not in THRESHOLD_RULES:
+            raise AccessError(
+                f"rule {self.rule!r} of policy {self.name!r} compares no thresholds",
+                f"choose a policy with one of the rules {', '.join(THRESHOLD_RULES)}",
+                code="no_thresholds",
+                param=param,
+            )
+        try:
+            now = self.category(category)
+        except TaxonomyError as e:
+            raise AccessError(e.message, e.hint, code="unknown_category", param=param) from None
+        if now.locked:
+            raise AccessError(
+                f"category {category!r} is locked by policy {self.name!r}",
+                "leave it out; moving it takes another policy",
+                code="locked",
+                param=param,
+            )
+
+    def check_override(self, category: str, threshold: float, param: str | None = None) -> None:
+        """Raise AccessError unless callers may move this category's threshold, and to there. param: see above."""
+        self.require_movable(category, param)
+        if math.isnan(threshold) or threshold < 0:
+            raise AccessError(
+                f"threshold {threshold} of category {category!r} is not in [0, inf]",
+                "0 always refuses, inf never",
+                code="invalid_value",
+                param=param,
+            )
+        low, high = self.category(category).limits or (ALWAYS, NEVER)
+        if not low <= threshold <= high:
+            raise AccessError(
+                f"threshold {threshold:.4g} of category {category!r} is outside its limits [{low:g}, {high:g}]",
+                f"policy {self.name!r} allows nothing else",
+                code="outside_limits",
+                param=param,
+            )
+
 
 def natural(taxonomy: Taxonomy, fingerprint: Fingerprint | None = None) -> Policy:
     """The policy that follows the model's most probable control token."""
@@ -145,7 +202,35 @@ def natural(taxonomy: Taxonomy, fingerprint: Fingerprint | None = None) -> Polic
     return Policy(name="natural", taxonomy=taxonomy, rule="natural", categories=categories, fingerprint=fingerprint)
 
 
+def _check_sensitivities(policy: Policy) -> None:
+    names = [s.name for s in policy.sensitivities]
+    for sensitivity in policy.sensitivities:
+        what = f"sensitivity {sensitivity.name!r}"
+        if not sensitivity.name or names.count(sensitivity.name) > 1 or not sensitivity.thresholds:
+            raise PolicyError(f"{what} has no name, no threshold or a twin", "give each a name and thresholds")
+        if policy.rule == "sum" and len({t for _, t in sensitivity.thresholds}) > 1:
+            raise PolicyError(f"{what}: rule 'sum' has one threshold for all active categories", "make them equal")
+        for category, threshold in sensitivity.thresholds:
+            try:
+                policy.check_override(category, threshold)
+            except AccessError as e:
+                raise PolicyError(f"{what}: {e.message}", e.hint) from None
+
+
+def _check_translations(name: str, category: CategoryPolicy) -> None:
+    tags = [tag.lower() for tag, _ in category.translations]
+    for tag in tags:
+        if not LANGUAGE_TAG.fullmatch(tag) or tags.count(tag) > 1:
+            raise PolicyError(f"language {tag!r} of category {name!r} is no tag or repeated", "write 'de' or 'pt-BR'")
+    if tags and category.on_refuse == GENERATE:
+        raise PolicyError(
+            f"category {name!r} has translations of a text that it does not have",
+            "put the text for all other languages into on_refuse",
+        )
+
+
 def _check_category(name: str, category: CategoryPolicy) -> None:
+    _check_translations(name, category)
     t = category.threshold
     if math.isnan(t) or t < 0:
         raise PolicyError(f"threshold {t} of category {name!r} is not in [0, inf]", "0 always refuses, inf never")

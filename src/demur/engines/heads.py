@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from demur.core.errors import EngineError
+from demur.core.score import Floats, from_logits
 
 Select = Callable[[torch.Tensor], torch.Tensor]  # (B, T, d) hidden states -> (B', T', d)
 
@@ -47,3 +48,10 @@ def marked_rows(mask_BT: torch.Tensor) -> Select:
         return hidden_BTd[mask_BT.to(hidden_BTd.device)][None]
 
     return select
+
+
+def control_scores(logits_BV: torch.Tensor, control_ids: Sequence[int]) -> Floats:
+    """Scores, (B, C), of raw logits: float32 from here on, whatever they are; the whole vocabulary below the line."""
+    logits_BV = logits_BV.float()
+    logsumexp_B = torch.logsumexp(logits_BV, dim=1)
+    return from_logits(logits_BV[:, list(control_ids)].cpu().numpy(), logsumexp_B.cpu().numpy())

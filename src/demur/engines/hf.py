@@ -23,9 +23,9 @@ from demur.core.errors import EngineError
 from demur.core.example import Message
 from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Answer, Progress, Prompt, no_progress
-from demur.core.score import Floats, from_logits
+from demur.core.score import Floats
 from demur.engines.fingerprint import fingerprint
-from demur.engines.heads import head_on, last_rows
+from demur.engines.heads import control_scores, head_on, last_rows
 from demur.engines.hf_decode import DecodeRules, Prefix, only_row, prefill, write
 from demur.engines.hf_load import checkpoint_folder, context_of, find_preset, load_model, preset_encoder, stop_ids
 from demur.engines.tokens import ChatEncoder, load_tokenizer
@@ -39,7 +39,8 @@ TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
 class HfEngine:
     """A checkpoint in evaluation mode, loaded on construction. Implements Scorer and Generator.
 
-    `network`, `tokenizer` and `encoder` are the engine's own, for those who look inside: nobody may change them.
+    `network`, `tokenizer`, `encoder`, `rules` (of writing) and `filler` (an id for padding) are the engine's own, for
+    those who look inside: nobody may change them.
 
     Raises EngineError when the checkpoint, its tokenizer or its control tokens cannot be used.
     """
@@ -71,8 +72,8 @@ class HfEngine:
         self.network: Any = load_model(self.model, self.dtype, self.device)
         stops = stop_ids(self.network, self.tokenizer, self.encoder)
         pad_id = self.tokenizer.pad_token_id
-        self._filler = self.encoder.token_ids[0]  # no token looks at it; a real pad id makes transformers warn
-        self._rules = DecodeRules(
+        self.filler = self.encoder.token_ids[0]  # no token looks at it; a real pad id makes transformers warn
+        self.rules = DecodeRules(
             stops=stops,
             banned=tuple({*self.encoder.token_ids, *([] if pad_id is None else [pad_id])} - stops),
             max_new_tokens=self.max_new_tokens,
@@ -120,7 +121,7 @@ class HfEngine:
         for batch in self._batches(costs, self.write_tokens):
             prompt_ns = [asked[b] for b in batch]
             rows = [(row, c) for row, n in enumerate(prompt_ns) for c in dict.fromkeys(columns[n])]
-            prefix = prefill(self.network, [encoded[n] for n in prompt_ns], self._filler)
+            prefix = prefill(self.network, [encoded[n] for n in prompt_ns], self.filler)
             for (row, column), answer in zip(rows, self._answers(prefix, rows), strict=True):
                 answers[prompt_ns[row]][column] = answer
             done += len(batch)
@@ -139,8 +140,8 @@ class HfEngine:
         encoded = self._encode(prompts, room=1)
         answered: dict[int, tuple[Floats, Decision, Answer]] = {}
         for batch in self._batches([len(ids) + self.max_new_tokens for ids in encoded], self.write_tokens):
-            prefix = prefill(self.network, [encoded[n] for n in batch], self._filler)
-            logp_BC = self._from_logits(prefix.logits_BV)
+            prefix = prefill(self.network, [encoded[n] for n in batch], self.filler)
+            logp_BC = control_scores(prefix.logits_BV, self.encoder.token_ids)
             decisions = [decide(policy, logp_C) for logp_C in logp_BC]
             answers = self._answers(prefix, [(row, d.column) for row, d in enumerate(decisions)])
             answered |= dict(zip(batch, zip(logp_BC, decisions, answers, strict=True), strict=True))
@@ -148,10 +149,10 @@ class HfEngine:
         return [answered[n] for n in range(len(prompts))]
 
     @cached_property
-    def _padding_is_harmless(self) -> bool:
+    def padding_is_harmless(self) -> bool:
         """Whether a row padded on the right, without a mask, scores as it does alone: true under causal attention."""
         (short,) = self._encode([(Message(role="user", content="Hello."),)], room=0)
-        longer = (short * 8)[: self._rules.context]
+        longer = (short * 8)[: self.rules.context]
         gap = np.abs(self._score([short]) - self._score([short, longer])[:1]).max()
         return bool(gap <= (TOLERANCE if self.network.dtype == torch.float32 else HALF_TOLERANCE))
 
@@ -161,7 +162,7 @@ class HfEngine:
         Raises EngineError naming the first prompt that is too long.
         """
         encoded = [tuple(self.encoder.prompt(p)) for p in prompts]
-        context = self._rules.context
+        context = self.rules.context
         for n, ids in enumerate(encoded):
             if context is not None and len(ids) + room > context:
                 raise EngineError(
@@ -172,7 +173,7 @@ class HfEngine:
 
     def _score_batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of prompts to score together; of one length where padding would change their scores."""
-        equal = len(set(lengths)) > 1 and not self._padding_is_harmless
+        equal = len(set(lengths)) > 1 and not self.padding_is_harmless
         return self._batches(lengths, self.batch_tokens, equal_lengths=equal)
 
     def _batches(self, costs: Sequence[int], budget: int, *, equal_lengths: bool = False) -> list[list[int]]:
@@ -192,21 +193,15 @@ class HfEngine:
         """Scores of one batch, (B, C): right padding, no mask, the output head on each row's last token."""
         lengths_B = torch.tensor([len(ids) for ids in rows])
         longest = int(lengths_B.max())
-        ids_BT = torch.tensor([[*ids, *[self._filler] * (longest - len(ids))] for ids in rows])
+        ids_BT = torch.tensor([[*ids, *[self.filler] * (longest - len(ids))] for ids in rows])
         with head_on(self.network, last_rows(lengths_B)):
             logits_BTV = self.network(ids_BT.to(self.network.device), use_cache=False).logits
-        return self._from_logits(only_row(logits_BTV))
-
-    def _from_logits(self, logits_BV: torch.Tensor) -> Floats:
-        """Scores, (B, C): float32 from here on, whatever the weights are; the whole vocabulary in the denominator."""
-        logits_BV = logits_BV.float()
-        logsumexp_B = torch.logsumexp(logits_BV, dim=1)
-        return from_logits(logits_BV[:, list(self.encoder.token_ids)].cpu().numpy(), logsumexp_B.cpu().numpy())
+        return control_scores(only_row(logits_BTV), self.encoder.token_ids)
 
     def _answers(self, prefix: Prefix, rows: Sequence[tuple[int, int]]) -> list[Answer]:
         """The answers after (row of the batch, column) pairs: one answer a pair, in their order."""
         first_ids = [self.encoder.token_ids[column] for _, column in rows]
-        written = write(self.network, prefix, [row for row, _ in rows], first_ids, self._rules)
+        written = write(self.network, prefix, [row for row, _ in rows], first_ids, self.rules)
         texts = self.tokenizer.batch_decode([list(w.ids) for w in written], skip_special_tokens=True)
         return [
             Answer(text=text.strip(), finished=w.finished, tokens=len(w.ids))

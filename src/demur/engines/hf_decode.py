@@ -63,7 +63,7 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prefix
     ids_BT = torch.tensor([[filler] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
     mask_BT = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     with head_on(model, lambda hidden_BTd: hidden_BTd[:, -1:]):
-        read = model(ids_BT, attention_mask=mask_BT, use_cache=True, **_positions(model, mask_BT, longest))
+        read = model(ids_BT, attention_mask=mask_BT, use_cache=True, **position_ids(model, mask_BT, longest))
     if getattr(read, "past_key_values", None) is None:
         raise EngineError(
             f"{type(model).__name__} keeps no key-value cache", "use a causal decoder (is_decoder = true in its config)"
@@ -91,7 +91,7 @@ def write(
             cache.reorder_cache(kept_R)
             mask_RT, tokens_R = mask_RT[kept_R], tokens_R[kept_R]
         mask_RT = torch.cat([mask_RT, mask_RT.new_ones(len(tokens_R), 1)], dim=1)
-        positions = _positions(model, mask_RT, 1)
+        positions = position_ids(model, mask_RT, 1)
         read = model(tokens_R[:, None], attention_mask=mask_RT, past_key_values=cache, use_cache=True, **positions)
         tokens_R = read.logits[:, -1].index_fill(1, banned, -torch.inf).argmax(dim=1)
         kept = []
@@ -111,7 +111,7 @@ def _limit(rules: DecodeRules, prompt_length: int) -> int:
     return max(0, min(rules.max_new_tokens, room))
 
 
-def _positions(model: Any, mask_RT: torch.Tensor, last: int) -> dict[str, torch.Tensor]:
+def position_ids(model: Any, mask_RT: torch.Tensor, last: int) -> dict[str, torch.Tensor]:
     """Position ids of the last columns, for models that take them: left padding must not shift learnt positions."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return {}

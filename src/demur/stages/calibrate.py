@@ -7,21 +7,25 @@ from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+import numpy as np
+
+from demur.core.access import POLICY_ORIGIN, PolicyAsk, effective
 from demur.core.calibrator import IDENTITY, Calibrator
-from demur.core.errors import ConfigError, DataError, GoalInfeasible
+from demur.core.errors import AccessError, ConfigError, DataError, GoalInfeasible, PolicyError
 from demur.core.example import Example, shared_prompts
 from demur.core.goal import Goal, parse_goals
-from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy, Rule, natural
+from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy, Rule, Sensitivity, natural
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
 from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
-from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
 from demur.stats.promises import How, Method, choose_all
 from demur.stats.sample import apart
 from demur.stats.select import choose
 from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 from demur.store.files import digest_file, digest_json
+from demur.store.monitor_file import read_feedback
 from demur.store.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
@@ -44,9 +48,12 @@ class Config:
     locked: tuple[str, ...] = ()  # categories whose threshold callers cannot override
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # category -> [lowest, highest] override
     on_refuse: Mapping[str, str] = field(default_factory=dict)  # category -> refusal text to send instead
+    translations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # category -> language tag -> that text
+    sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # name -> category -> refusal rate
     calibrator: str = NONE  # "auto", or a name of demur.stats.calibrators.families
     calibrator_share: float = 0.4  # of the calibrate rows, for fitting it; thresholds are chosen on the others
     seed: int = 0  # which rows these are
+    human_labels: Path | None = None  # JSONL {"id", "label"} of a random sample: the rows' labels are then a judge's
 
     def __post_init__(self) -> None:
         if self.calibrator not in (AUTO, *NAMES):
@@ -74,7 +81,13 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
             f"calibrator {config.calibrator!r} beside the goal 'natural', which is the model left to itself",
             "do without a calibrator, or choose another goal",
         )
-    settings = {**asdict(config), "limits": {k: list(map(str, v)) for k, v in config.limits.items()}}  # JSON has no inf
+    if config.human_labels is not None and not any(goal.promised for goal in goals):
+        raise ConfigError(
+            f"human labels beside {config.goal!r}, which promises nothing", "leave them out, or add a promise"
+        )
+    settings = _plain(config)
+    if goals[0].kind == "natural" and config.sensitivities:
+        raise ConfigError("sensitivities beside the goal 'natural', which has no thresholds", "choose another goal")
     folder.require("score")
     made_from = {
         "data/train": digest_file(folder.split("train")),
@@ -83,6 +96,8 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     }
     if (kept_file := _kept_file(config, folder)) is not None:
         made_from["kept"] = digest_file(kept_file)
+    if config.human_labels is not None:
+        made_from["human_labels"] = digest_file(config.human_labels)
     if folder.is_current("calibrate", settings, made_from):
         return read_policy(folder.policy)
     examples = read_examples(folder.split("calibrate"))
@@ -92,10 +107,11 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     policy = _choose(
         goals,
         replace(template(config, taxonomy, fingerprint), calibrator=fitted.calibrator),
-        label_scores(fitted.left, taxonomy, table),
+        _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, table), taxonomy),
         _how(config, goals, _kept(kept_file, config, taxonomy, fingerprint)),
         digest_json(made_from),  # of all calibrate rows: both those fitted on and those left
     )
+    policy = with_sensitivities(policy, config.sensitivities)
     write_policy(folder.policy, policy)
     folder.calibrator.unlink(missing_ok=True)
     record = fitted.record if policy.calibrator is fitted.calibrator else None  # a kept policy has not got it
@@ -106,9 +122,36 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     return policy
 
 
+def _plain(config: Config) -> dict[str, object]:
+    """The settings as JSON has them: no infinity, no path. What the file of human labels says is an input."""
+    limits = {k: list(map(str, v)) for k, v in config.limits.items()}
+    return {**asdict(config), "limits": limits, "human_labels": config.human_labels is not None}
+
+
+def _checked(
+    path: Path | None, examples: Sequence[Example], rows: LabelledScores, taxonomy: Taxonomy
+) -> LabelledScores:
+    """The rows with what hands say of some of them. Where hands labelled every row, nothing needs a correction.
+
+    Raises DataError on a label of a row that is not in the calibrate split, TaxonomyError on one that is none.
+    """
+    if path is None:
+        return rows
+    labels, known = read_feedback(path), {e.id for e in examples}
+    if unknown := [i for i in labels if i not in known]:
+        raise DataError(
+            f"{path}: {len(unknown)} labelled rows are not in the calibrate split, first {unknown[0]!r}",
+            "label a random sample of data/calibrate.jsonl, by its ids",
+        )
+    hand_N = np.array([taxonomy.column(labels[i]) if i in labels else UNCHECKED for i in rows.table.ids])
+    if (hand_N != UNCHECKED).all():
+        return replace(rows, label_N=hand_N)
+    return replace(rows, hand_N=hand_N)
+
+
 def _choose(goals: Sequence[Goal], before: Policy, rows: LabelledScores, how: How, digest: str) -> Policy:
     """One goal alone, unless another method is asked for, has a closed form: on_failure then moves no threshold."""
-    if len(goals) == 1 and how.method in ("auto", "shared"):
+    if len(goals) == 1 and how.method in ("auto", "shared") and rows.hand_N is None:
         try:
             policy = choose(goals[0], before, rows, confidence=how.confidence, data_digest=digest)
             return replace(policy, promises=tuple(replace(p, on_failure=how.on_failure) for p in policy.promises))
@@ -209,7 +252,7 @@ def threshold_rows(folder: RunFolder) -> list[Example]:
 
 def template(config: Config, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Policy:
     """The policy before its thresholds are chosen: nothing is refused. Raises TaxonomyError on an unknown category."""
-    for name in (*config.inactive, *config.locked, *config.limits, *config.on_refuse):
+    for name in (*config.inactive, *config.locked, *config.limits, *config.on_refuse, *config.translations):
         taxonomy.index(name)
     categories = tuple(
         CategoryPolicy(
@@ -218,10 +261,31 @@ def template(config: Config, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Po
             limits=config.limits.get(name),
             threshold=config.limits[name][1] if name in config.limits else NEVER,
             on_refuse=config.on_refuse.get(name, GENERATE),
+            translations=tuple(config.translations.get(name, {}).items()),
         )
         for name in taxonomy.names
     )
     return Policy(name=config.name, taxonomy=taxonomy, rule=config.rule, categories=categories, fingerprint=fingerprint)
+
+
+def with_sensitivities(policy: Policy, rates: Mapping[str, Mapping[str, float]]) -> Policy:
+    """The policy with named sensitivities: name -> category -> share of the threshold rows to refuse with it at most.
+
+    The thresholds are looked up on the policy's own curves, and stored: what a name means does not move. Raises
+    PolicyError, naming the sensitivity, for what a caller could not ask of this policy by rate. The model left to
+    itself, kept because the goals could not be certified, has none.
+    """
+    if policy.rule == "natural" or not rates:
+        return policy
+    made = []
+    for name, wanted in rates.items():
+        try:
+            found = effective(policy, PolicyAsk(rates=wanted)).settings
+        except AccessError as e:
+            raise PolicyError(f"sensitivity {name!r}: {e.message}", e.hint) from None
+        named = tuple((s.category, s.threshold) for s in found if s.origin != POLICY_ORIGIN)
+        made.append(Sensitivity(name=name, thresholds=named))
+    return replace(policy, sensitivities=tuple(made))
 
 
 def check_disjoint(train: Sequence[Example], calibrate: Sequence[Example]) -> None:

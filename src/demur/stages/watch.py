@@ -32,7 +32,7 @@ from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 
-__all__ = ["Alarm", "Config", "Shift", "Sight", "Watched", "run", "state_path"]
+__all__ = ["Alarm", "Config", "Shift", "Sight", "Standing", "Watched", "resume", "run", "state_path", "take_in"]
 
 SUPPORTED = "supported"
 
@@ -78,6 +78,40 @@ def verdict(watched: Watched) -> str:
 def state_path(folder: RunFolder) -> Path:
     """Where the state is kept unless the caller says otherwise: <run>/watch/state.json"""
     return folder.root / "watch" / "state.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """A policy under watch between two batches of live scores, for a server that takes them in as they come."""
+
+    policy: Policy
+    monitor: Monitor
+    state: Path
+
+    @property
+    def watched(self) -> tuple[Watched, ...]:
+        """The policy's promises as they stand."""
+        return watch(self.policy.promises, self.monitor)
+
+
+def resume(folder: RunFolder, state: Path) -> Standing:
+    """A run's policy as a state file left it, or watched afresh from the run's calibration scores. Writes nothing.
+
+    Raises ArtifactError if the state is damaged or of another policy, PolicyError if the scores are another model's.
+    """
+    folder.require("calibrate")
+    policy = read_policy(folder.policy)
+    file = _opened(state, policy, _reference(folder, policy, seed=0))
+    return Standing(policy=policy, monitor=_monitor(file, state), state=state)
+
+
+def take_in(standing: Standing, logp_TC: Floats) -> Standing:
+    """The standing after live scores, in order, with its state file written. Raises ScoreError on bad scores."""
+    steps = standing.monitor.series[0].steps
+    table = ScoreTable(ids=tuple(str(steps + t) for t in range(len(logp_TC))), logp_NC=logp_TC)
+    monitor = _seen(standing.monitor, standing.policy, table, seed=0)
+    write_monitor(standing.state, _file(monitor, policy_digest(standing.policy), (), ()))
+    return replace(standing, monitor=monitor)
 
 
 def run(config: Config, folder: RunFolder) -> Sight:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from demur.core.binary_maps import expit
+from demur.core.decision import log_odds
 from demur.core.policy import ALWAYS, NEVER
 from demur.core.score import Floats
 
@@ -19,6 +21,8 @@ Doubles = npt.NDArray[np.float64]
 _LEAST_STEP = 2.0**-51
 # Near q = 0 float64 turns denormal. Values below are told apart from larger ones, not from one another.
 _LOWEST_LOG = np.float32(-700.0)
+# Beyond these log-odds float32 log q is 0.
+_SUREST = 17.0
 
 
 def cut_below(logq: Floats) -> Doubles:
@@ -31,6 +35,20 @@ def cut_above(logq: Floats) -> Doubles:
     """Thresholds (probabilities) that exclude these values: not q >= T. NEVER for values at q = 1."""
     observed = _clipped(logq)
     return np.where(observed >= 0.0, NEVER, np.exp(np.minimum(observed + _half_step(observed, np.inf), 0.0)))
+
+
+def cut_between(above: Floats, below: Floats) -> Doubles:
+    """Thresholds that include the one value and exclude the other, halfway between them in log-odds; above > below.
+
+    Where only rows to learn from are known, others fall into the gap: halfway errs the least in either direction.
+    """
+    middle = (_finite_log_odds(above) + _finite_log_odds(below)) / 2.0
+    lowest, highest = cut_above(below), cut_below(above)
+    return np.clip(expit(middle), np.minimum(lowest, highest), highest)
+
+
+def _finite_log_odds(logq: Floats) -> Doubles:
+    return np.minimum(log_odds(np.asarray(logq, dtype=np.float64)), _SUREST)
 
 
 def _clipped(logq: Floats) -> Floats:

@@ -18,14 +18,12 @@ from demur.core.goal import Goal
 from demur.core.guarantee import Certified, Evidence, Failure, Uncertified
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.stats.aim import aim_of
 from demur.stats.betting import upper_mean
 from demur.stats.board import Board, Bools, Doubles, Ints, Loss, board_of, losses_of, one_per_group
-from demur.stats.labelled import LabelledScores
+from demur.stats.joint import Request
+from demur.stats.labelled import UNCHECKED, LabelledScores
 from demur.stats.learn import Split, candidates, menu_of, split_rows
-from demur.stats.promises import How
 
-UNCHECKED = -1  # no hand has labelled this row
 _CANDIDATES = 12
 
 
@@ -94,60 +92,77 @@ def corrected_rate(
     linearisation (delta method), clipped to [0, 1].
     """
     board = board_of(policy, rows, shared=False)
-    judge, hand = _both(goal, board, hand_N)
-    refused_N, known_N = board.refused([policy.category(names[0]).threshold for names in board.groups]), hand_N >= 0
-    error = [_errors(loss, refused_N).astype(np.float64) for loss in (judge, hand)]
-    among = [loss.among_N.astype(np.float64) for loss in (judge, hand)]
+    refused_N = board.refused([policy.category(names[0]).threshold for names in board.groups])
+    known_N = hand_N >= 0
+    return _ratio(_both(goal, board, hand_N), refused_N, (known_N, ~known_N), confidence)
+
+
+def certify_judged(request: Request) -> Certified | Failure:
+    """Thresholds whose rates hold by the hand's labels, although most rows were labelled by the judge only.
+
+    The rows of the request carry hand_N. "errors / rows <= level" is E[error - level * row] <= 0 by the hand; that is
+    bounded by the judge's mean on all test rows plus the mean difference on the checked ones, each with half of delta,
+    by betting bounds (differences lie in [-1, 1]). Vectors are learnt on one part of the rows and tested on the other,
+    safest first, as in demur.stats.joint.certify_vectors. Evidence counts are the judge's; its
+    p-value and bound only repeat what was tested: delta, and the level. Raises DataError without hand labels.
+    """
+    board, hand_N = request.board, request.board.rows.hand_N
+    if hand_N is None:
+        raise DataError("no row carries a label by hand", "check a random sample of the rows by hand")
+    pairs = [_both(loss.goal, board, hand_N) for loss in request.losses]
+    split = split_rows(board, request.learn_share, request.seed)
+    alone_N = one_per_group(board.rows.group_N, np.ones(len(hand_N), dtype=bool), request.seed)
+    split = Split(learn_N=split.learn_N, test_N=split.test_N & alone_N)
+    menu = menu_of(board, [judge for judge, _ in pairs], request.aim.worth_N, split, request.fixed)
+    best: tuple[float, tuple[float, ...], Bools] | None = None
+    worst, bound = request.losses[0].goal, math.inf
+    for by_group in candidates(menu, _CANDIDATES):
+        refused_N = board.refused(by_group)
+        excess = [_upper(pair, refused_N, (split, hand_N >= 0), request.delta) for pair in pairs]
+        if max(excess) > 0.0:
+            worst, bound = request.losses[int(np.argmax(excess))].goal, max(excess)
+            break
+        if best is None or request.aim.value(refused_N) > best[0]:
+            best = (request.aim.value(refused_N), by_group, refused_N)
+    checked_N = split.test_N & (hand_N >= 0)
+    if best is None or request.aim.in_vain(best[2]):
+        rows = int(checked_N.sum())
+        reason = f"{worst.text!r}: the corrected excess over the level may be {bound:.4f}, with {rows} rows checked"
+        return Uncertified(reason=reason, blocking=worst.text, rows=rows, rows_needed=None, evidence=())
+    evidence = tuple(_evidence(judge, best[2], split, request.delta) for judge, _ in pairs)
+    method = _method(pairs, best[2], split.test_N, checked_N)
+    return Certified(thresholds=board.thresholds(best[1]), evidence=evidence, method=method)
+
+
+def _method(pairs: Sequence[tuple[Loss, Loss]], refused_N: Bools, test_N: Bools, checked_N: Bools) -> str:
+    """How it was certified, with what the rates are by hand, as far as can be estimated."""
+    found = []
+    for pair in pairs:
+        try:
+            c = _ratio(pair, refused_N, (checked_N, test_N & ~checked_N), 0.95)
+            found.append(f"{pair[0].goal.risk} about {c.value:.1%} ({c.low:.1%} to {c.high:.1%}) by hand")
+        except Undefined:
+            found.append(f"{pair[0].goal.risk} by hand cannot be estimated")
+    bounds = f"betting bounds of the judge's mean and of the difference on {checked_N.sum()} rows checked by hand"
+    return f"corrected for the judge: {'; '.join(found)}; {bounds} (arXiv 2010.09686)"
+
+
+def _ratio(pair: tuple[Loss, Loss], refused_N: Bools, parts: tuple[Bools, Bools], confidence: float) -> Corrected:
+    """errors / rows by the hand. pair: by the judge's labels, by the hand's. parts: rows checked, rows only judged."""
+    checked_N, judged_N = parts
+    error = [_errors(loss, refused_N).astype(np.float64) for loss in pair]
+    among = [loss.among_N.astype(np.float64) for loss in pair]
 
     def mean(values: Sequence[Doubles]) -> Corrected:
-        return prediction_powered(values[1][known_N], values[0][known_N], values[0][~known_N], confidence)[0]
+        return prediction_powered(values[1][checked_N], values[0][checked_N], values[0][judged_N], confidence)[0]
 
     whole = mean(among).value
     if whole <= 0:
-        raise Undefined(f"goal {goal.text!r}: no row of its kind by the hand's labels", "check more rows")
+        raise Undefined(f"goal {pair[0].goal.text!r}: no row of its kind by the hand's labels", "check more rows")
     rate = mean(error).value / whole
     around = mean([e - rate * a for e, a in zip(error, among, strict=True)])
     half = (around.high - around.value) / whole
     return Corrected(value=_clip(rate), low=_clip(rate - half), high=_clip(rate + half), method="PPI++ ratio")
-
-
-def certify_judged(
-    goals: Sequence[Goal], template: Policy, rows: LabelledScores, hand_N: Ints, how: How
-) -> Certified | Failure:
-    """Thresholds whose rates hold by the hand's labels, although most rows were labelled by the judge only.
-
-    rows, hand_N: as in corrected_rate. "errors / rows <= level" is E[error - level * row] <= 0 by the hand; that is
-    bounded by the judge's mean on all test rows plus the mean difference on the checked ones, each with half of delta,
-    by betting bounds (differences lie in [-1, 1]). Vectors are learnt on one part of the rows and tested on the other,
-    safest first, as in demur.stats.joint.certify_vectors. Evidence counts are the judge's; its
-    p-value and bound only repeat what was tested: delta, and the level.
-    """
-    board = board_of(template, rows, shared=template.rule != "heaviest" or how.method == "shared")
-    promised = [goal for goal in goals if goal.promised]
-    if not promised:
-        raise GoalError("no goal is a promise, nothing needs a correction", "such as 'false_refusal <= 0.05'")
-    judge, hand = zip(*(_both(goal, board, hand_N) for goal in promised), strict=True)
-    split = split_rows(board, how.learn_share, how.seed)
-    alone_N = one_per_group(rows.group_N, np.ones(len(hand_N), dtype=bool), how.seed)
-    split = Split(learn_N=split.learn_N, test_N=split.test_N & alone_N)
-    aim = aim_of(next((g for g in goals if g.optimum), None), board, judge)
-    best: tuple[float, tuple[float, ...], Bools] | None = None
-    worst, bound = promised[0], math.inf
-    for by_group in candidates(menu_of(board, judge, aim.worth_N, split, {}), _CANDIDATES):
-        refused_N = board.refused(by_group)
-        excess = [_upper(j, h, refused_N, (split, hand_N >= 0), how.delta) for j, h in zip(judge, hand, strict=True)]
-        if max(excess) > 0.0:
-            worst, bound = promised[int(np.argmax(excess))], max(excess)
-            break
-        if best is None or aim.value(refused_N) > best[0]:
-            best = (aim.value(refused_N), by_group, refused_N)
-    checked = int((split.test_N & (hand_N >= 0)).sum())
-    if best is None or aim.in_vain(best[2]):
-        reason = f"{worst.text!r}: the corrected excess over the level may be {bound:.4f}, with {checked} checked rows"
-        return Uncertified(reason=reason, blocking=worst.text, rows=checked, rows_needed=None, evidence=())
-    evidence = tuple(_evidence(loss, best[2], split, how.delta) for loss in judge)
-    method = f"corrected for the judge on {checked} checked rows: betting bounds of mean and difference, delta halved"
-    return Certified(thresholds=board.thresholds(best[1]), evidence=evidence, method=method)
 
 
 def _both(goal: Goal, board: Board, hand_N: Ints) -> tuple[Loss, Loss]:
@@ -174,12 +189,12 @@ def _errors(loss: Loss, refused_N: Bools) -> Bools:
     return loss.could_err_N & (refused_N if loss.when == "refused" else ~refused_N)
 
 
-def _upper(judge: Loss, hand: Loss, refused_N: Bools, parts: tuple[Split, Bools], delta: float) -> float:
+def _upper(pair: tuple[Loss, Loss], refused_N: Bools, parts: tuple[Split, Bools], delta: float) -> float:
     """Upper bound of the hand's E[error - level * row], with probability 1 - delta."""
-    split, known_N = parts
-    judged_N, by_hand_N = (_errors(loss, refused_N) - loss.level * loss.among_N for loss in (judge, hand))
+    (split, known_N), level = parts, pair[0].level
+    judged_N, by_hand_N = (_errors(loss, refused_N) - level * loss.among_N for loss in pair)
     difference_M = (by_hand_N - judged_N)[split.test_N & known_N]
-    mean = upper_mean(judged_N[split.test_N], -judge.level, 1.0 - judge.level, delta / 2)
+    mean = upper_mean(judged_N[split.test_N], -level, 1.0 - level, delta / 2)
     return mean + upper_mean(difference_M, -1.0, 1.0, delta / 2)
 
 

@@ -15,6 +15,8 @@ from demur.core.taxonomy import Taxonomy
 
 Ints = npt.NDArray[np.int64]
 
+UNCHECKED = -1  # no hand has labelled this row
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LabelledScores:
@@ -26,9 +28,10 @@ class LabelledScores:
     table: ScoreTable
     label_N: Ints  # 0 = to be answered, k = to be refused with category k (a column of the score)
     group_N: Ints | None = None  # equal numbers: rows made from one another. None: every row stands alone
+    hand_N: Ints | None = None  # labels by hand, UNCHECKED elsewhere: label_N is then a judge's. None: it is the truth
 
     def __post_init__(self) -> None:
-        rows, columns = self.table.logp_NC.shape
+        rows = len(self.table.logp_NC)
         if rows == 0:
             raise DataError("there is no scored row", "score the calibrate split: demur score")
         if self.label_N.shape != (rows,):
@@ -37,11 +40,22 @@ class LabelledScores:
             raise DataError(f"groups of shape {self.group_N.shape} for {rows} scored rows", "give one group a row")
         if not np.issubdtype(self.label_N.dtype, np.integer):
             raise DataError(f"labels are {self.label_N.dtype}, expected integers", "0 = answer, k = category k")
-        wrong_N = (self.label_N < 0) | (self.label_N >= columns)
+        self._check_range(self.label_N, 0)
+        if self.hand_N is not None:
+            if self.hand_N.shape != (rows,) or not (self.hand_N != UNCHECKED).any():
+                raise DataError(
+                    f"hand labels of shape {self.hand_N.shape} for {rows} scored rows, none or too many of them",
+                    "one a row: a column of the scores, or -1 where no hand has labelled it",
+                )
+            self._check_range(self.hand_N, UNCHECKED)
+
+    def _check_range(self, label_N: Ints, lowest: int) -> None:
+        columns = self.table.logp_NC.shape[1]
+        wrong_N = (label_N < lowest) | (label_N >= columns)
         if wrong_N.any():
             row = int(np.argmax(wrong_N))
             raise DataError(
-                f"row {self.table.ids[row]!r} has label {self.label_N[row]}, expected 0 to {columns - 1}",
+                f"row {self.table.ids[row]!r} has label {label_N[row]}, expected {lowest} to {columns - 1}",
                 "0 = to be answered, k = to be refused with the k-th category",
             )
 

@@ -14,7 +14,7 @@ from scipy.optimize import isotonic_regression
 
 from demur.core.policy import NEVER
 from demur.stats.board import Board, Bools, Doubles, Ints, Loss
-from demur.stats.cuts import cut_below
+from demur.stats.cuts import cut_below, cut_between
 
 # A stream of its own: rows that the caller drew with the same seed must not decide which part they fall into.
 _OF_SPLITS = 0x5B117
@@ -112,7 +112,7 @@ def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Do
     piece_J = np.cumsum(cost_J > 0)
     last = np.flatnonzero(np.append(np.diff(piece_J), 1))
     cost_P, worth_P = (np.bincount(piece_J, weights=value) for value in (cost_J, worth_J))
-    threshold = cut_below(logq_M[ends][last].astype(np.float32))
+    threshold = _cuts_after(logq_M, ends[last])
     present = np.unique(piece_J)
     cost_P, worth_P = cost_P[present], worth_P[present]
     free = int(cost_P[0] == 0)
@@ -200,8 +200,17 @@ _LEAST = -700.0  # below, cuts are not told apart: see demur.stats.cuts
 def _few_cuts(logq_M: Doubles) -> Doubles:
     """NEVER, then thresholds at even steps of these descending scores."""
     logq_M = logq_M[logq_M >= _LEAST]
-    values = np.unique(logq_M[np.linspace(0, len(logq_M) - 1, MOST_CUTS).astype(int)]) if len(logq_M) else logq_M
-    return np.concatenate([[NEVER], cut_below(values[::-1].astype(np.float32))])
+    if not len(logq_M):
+        return np.array([NEVER])
+    values = np.unique(logq_M[np.linspace(0, len(logq_M) - 1, MOST_CUTS).astype(int)])[::-1]
+    return np.concatenate([[NEVER], _cuts_after(logq_M, np.searchsorted(-logq_M, -values, side="right") - 1)])
+
+
+def _cuts_after(logq_M: Doubles, last_J: Ints) -> Doubles:
+    """Thresholds that include these rows of descending scores and not the next: halfway to it, if there is one."""
+    above = logq_M[last_J].astype(np.float32)
+    below = logq_M[np.minimum(last_J + 1, len(logq_M) - 1)].astype(np.float32)
+    return np.where(above > below, cut_between(above, below), cut_below(above))
 
 
 def _prefix(value_M: Bools | Doubles) -> Doubles:

@@ -28,6 +28,7 @@ from demur.stats.joint import (
     certify_shared,
     certify_vectors,
 )
+from demur.stats.judged import certify_judged
 from demur.stats.labelled import LabelledScores
 from demur.stats.learn import split_rows
 from demur.stats.optimum import exact
@@ -38,7 +39,7 @@ from demur.stats.sweep import sweep_of
 Method = Literal["auto", "shared", "path", "vectors", "budgets", "graphical"]
 
 # A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one shared threshold,
-# tested on all rows, catches more (bench/promises.py). Counts of labels decide, never scores: that keeps it valid.
+# tested on all rows, catches more (bench/certify.py). Counts of labels decide, never scores: that keeps it valid.
 ENOUGH_ERRORS = 20
 
 _METHODS: Mapping[str, Callable[[Request], Certified | Failure]] = {
@@ -48,6 +49,8 @@ _METHODS: Mapping[str, Callable[[Request], Certified | Failure]] = {
     "budgets": certify_budgets,
     "graphical": certify_graphical,
 }
+_JUDGED = "judged"  # follows from the rows, not from the caller
+_PROCEDURES = {**_METHODS, _JUDGED: certify_judged}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +121,7 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
     for asked in ladder:
         method, request = _request(case, asked)
         explained = how.explained and asked is ladder[-1]
-        found = _METHODS[method](replace(request, delta=how.delta / len(ladder), explained=explained))
+        found = _PROCEDURES[method](replace(request, delta=how.delta / len(ladder), explained=explained))
         if isinstance(found, Certified):
             gone = tuple(g for g in goals if g.promised and g not in asked)
             return Granted(certified=found, kept=tuple(asked), given_up=gone)
@@ -189,21 +192,36 @@ def _request(case: _Case, asked: Sequence[Goal]) -> tuple[str, Request]:
         )
     board = _board(case, shared=alone)
     losses = losses_of(asked, board, how.seed)
+    method = _chosen(case, board, losses)
+    if method == "shared" and not alone:
+        board = _board(case, shared=True)
+        losses = losses_of(asked, board, how.seed)
+    return method if case.rows.hand_N is None else _JUDGED, _asked(case, board, losses)
+
+
+def _chosen(case: _Case, board: Board, losses: Sequence[Loss]) -> str:
+    """The method that was asked for, if it fits; or the one that does."""
+    how, alone, judged = case.how, case.template.rule != "heaviest", case.rows.hand_N is not None
     wants_rate = any(goal.kind == "refusal_rate" for goal in case.goals)
-    method = how.method
+    method: str = how.method
     if method == "auto":
-        few = _fewest_errors(losses, how) < ENOUGH_ERRORS and not wants_rate
-        method = "shared" if alone or few or len(board.groups) == 1 else "path"
+        few = not judged and _fewest_errors(losses, how) < ENOUGH_ERRORS and not wants_rate
+        one = alone or few or len(board.groups) == 1
+        method = "shared" if one else "vectors" if judged else "path"
     if alone and method != "shared":
         raise GoalError(f"method {method!r} needs a threshold per category", "use rule 'heaviest', or 'auto'")
     if wants_rate and method not in ("path", "vectors"):
         raise GoalError("a target rate of one category beside promises needs 'path' or 'vectors'", "use 'auto'")
-    if method == "shared" and not alone:
-        board = _board(case, shared=True)
-        losses = losses_of(asked, board, how.seed)
-    return method, Request(
+    if judged and method not in ("shared", "vectors"):
+        raise GoalError(f"method {method!r} takes labels at their word", "use 'auto', 'shared' or 'vectors'")
+    return method
+
+
+def _asked(case: _Case, board: Board, losses: Sequence[Loss]) -> Request:
+    how = case.how
+    return Request(
         board=board,
-        losses=losses,
+        losses=tuple(losses),
         aim=aim_of(next((g for g in case.goals if g.optimum), None), board, losses),
         delta=how.delta,
         fixed=_fixed(case.goals, board, split_rows(board, how.learn_share, how.seed).learn_N),

@@ -24,15 +24,19 @@ Record = TypeVar("Record", bound=Strict)
 
 
 def validated(kind: type[Record], data: object, where: str, error: type[DemurError] = ArtifactError) -> Record:
-    """`data` as a `kind`. Raises `error` naming `where`, the key, the value, and the nearest known key."""
+    """`data` as a `kind`. Raises `error` naming `where`, the key, the value, and the nearest known key.
+
+    The value stays out of the error where the model_config of `kind` says hide_input_in_errors: it may be a secret.
+    """
     try:
         return kind.model_validate(data)
     except ValidationError as e:
         faults = e.errors(include_url=False)
         # A misspelt key is two faults, one unknown and one missing: the unknown one says more.
         first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
+        hidden = kind.model_config.get("hide_input_in_errors")
         key = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise error(f"{where}: {key}: {_message(first)}", _hint(kind, first)) from None
+        raise error(f"{where}: {key}: {_message(first, hide=bool(hidden))}", _hint(kind, first)) from None
 
 
 def read_text(path: Path, error: type[DemurError] = ArtifactError) -> str:
@@ -63,9 +67,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {e}", "see examples/ for working files") from None
 
 
-def _message(first: ErrorDetails) -> str:
+def _message(first: ErrorDetails, *, hide: bool) -> str:
     if first["type"] == "extra_forbidden":
         return "unknown key"
+    if hide:
+        return first["msg"]
     shown = repr(first["input"])
     return f"{first['msg']} (got {shown if len(shown) <= 80 else shown[:77] + '...'})"
 

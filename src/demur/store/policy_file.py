@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from demur.core.errors import DemurError, PolicyError
 from demur.core.guarantee import Promise, Status
-from demur.core.policy import CategoryPolicy, CurvePoint, Fingerprint, Override, Policy, Rule
+from demur.core.policy import CategoryPolicy, CurvePoint, Fingerprint, Override, Policy, Rule, Sensitivity
 from demur.core.rates import Rate
 from demur.core.taxonomy import Category, Taxonomy
 from demur.store.boundary import Strict, read_json, validated
@@ -18,6 +18,7 @@ from demur.store.calibrator_file import CalibratorRow, calibrator_from_row, row_
 from demur.store.files import digest_json, write_json
 
 NEVER_WORD = "never"  # JSON has no infinity
+_PLAIN = ("threshold", "active", "bias", "override", "on_refuse", "locked", "limits")  # the same in file and record
 
 
 def _read_threshold(value: object) -> object:
@@ -113,14 +114,16 @@ class CategoryPolicyRow(Strict):
     bias: float = 0.0
     override: Override | None = None
     on_refuse: str = "generate"
+    translations: dict[str, str] = Field(default_factory=dict)  # language tag -> refusal text
     locked: bool = False
     limits: tuple[Threshold, Threshold] | None = None
     curve: tuple[CurveRow, ...] = ()
 
     def to_core(self) -> CategoryPolicy:
         """The core record."""
-        fields = {f: getattr(self, f) for f in type(self).model_fields if f not in ("category", "curve")}
-        return CategoryPolicy(**fields, curve=tuple(_curve_point(row) for row in self.curve))
+        fields = {f: getattr(self, f) for f in _PLAIN}
+        curve = tuple(_curve_point(row) for row in self.curve)
+        return CategoryPolicy(**fields, translations=tuple(self.translations.items()), curve=curve)
 
 
 class PromiseRow(Strict):
@@ -150,6 +153,7 @@ class PolicyFile(Strict):
     calibrator: CalibratorRow
     categories: tuple[CategoryPolicyRow, ...]
     promises: tuple[PromiseRow, ...] = ()
+    sensitivities: dict[str, dict[str, Threshold]] = Field(default_factory=dict)  # name -> category -> threshold
     fingerprint: FingerprintRow | None
 
     def to_core(self) -> Policy:
@@ -166,6 +170,10 @@ class PolicyFile(Strict):
             calibrator=calibrator_from_row(self.calibrator),
             fingerprint=self.fingerprint.to_core() if self.fingerprint else None,
             promises=tuple(p.to_core() for p in self.promises),
+            sensitivities=tuple(
+                Sensitivity(name=name, thresholds=tuple(thresholds.items()))
+                for name, thresholds in self.sensitivities.items()
+            ),
         )
 
 
@@ -199,9 +207,15 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         calibrator=row_of_calibrator(policy.calibrator),
         categories=tuple(map(_category_row, policy.taxonomy.names, policy.categories)),
         promises=tuple(map(_promise_row, policy.promises)),
+        sensitivities={s.name: dict(s.thresholds) for s in policy.sensitivities},
         fingerprint=fingerprint,
     )
-    return file.model_dump(mode="json")
+    value = file.model_dump(mode="json")
+    # Keys that came later are left out where there is nothing to say, so that a policy without them keeps its digest.
+    for table, late in ((value, "sensitivities"), *((row, "translations") for row in value["categories"])):
+        if not table[late]:
+            del table[late]
+    return value
 
 
 def policy_digest(policy: Policy) -> str:
@@ -219,7 +233,6 @@ def _curve_point(row: CurveRow) -> CurvePoint:
 
 
 def _category_row(name: str, category: CategoryPolicy) -> CategoryPolicyRow:
-    plain = ("threshold", "active", "bias", "override", "on_refuse", "locked", "limits")
     curve = tuple(
         CurveRow(
             threshold=p.threshold,
@@ -229,7 +242,8 @@ def _category_row(name: str, category: CategoryPolicy) -> CategoryPolicyRow:
         )
         for p in category.curve
     )
-    return CategoryPolicyRow(category=name, curve=curve, **{f: getattr(category, f) for f in plain})
+    plain = {f: getattr(category, f) for f in _PLAIN}
+    return CategoryPolicyRow(category=name, translations=dict(category.translations), curve=curve, **plain)
 
 
 def _promise_row(promise: Promise) -> PromiseRow:

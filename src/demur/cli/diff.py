@@ -1,0 +1,116 @@
+"""demur diff: which decisions change from one policy to another, on stored scores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demur.cli import options
+from demur.cli.policies import policy_file
+from demur.cli.show import note, print_json, print_table
+from demur.core.decision import decide_many
+from demur.core.errors import ConfigError
+from demur.core.policy import Policy
+from demur.core.score import ScoreTable
+from demur.store.policy_file import policy_digest, read_policy
+from demur.store.rows import read_examples
+from demur.store.tables import read_scores
+
+CHANGED = 3  # a result, not a fault
+SHOWN_ROWS = 20
+SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """One prompt's decisions: "respond" or a category."""
+
+    id: str
+    before: str
+    after: str
+
+
+def command(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The policy as it is: a file, or a calibrated run.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The policy as it would be.")],
+    *,
+    scores: Annotated[Path, typer.Option(metavar="FILE", help="Scores to decide, as `demur score` writes them.")],
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Their examples, such as data/test.jsonl: shows the prompts.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Decide stored scores under both policies. Exit code 0 if every decision stays, 3 if any changes."""
+    policies = read_policy(policy_file(a)), read_policy(policy_file(b))
+    table, fingerprint = read_scores(scores)
+    for policy in policies:
+        policy.require_model(fingerprint)
+    rows = _rows(table, policies)
+    changed = [row for row in rows if row.before != row.after]
+    texts = _texts(prompts, changed) if prompts else {}
+    if as_json:
+        print_json(_json(policies, rows, changed, texts))
+    else:
+        _show(policies, rows, changed, texts)
+    if changed:
+        raise typer.Exit(CHANGED)
+
+
+def _rows(table: ScoreTable, policies: tuple[Policy, Policy]) -> list[_Row]:
+    before, after = (
+        [p.taxonomy.choices[column] for column in decide_many(p, table.logp_NC).choice_N.tolist()] for p in policies
+    )
+    return [_Row(id=i, before=x, after=y) for i, x, y in zip(table.ids, before, after, strict=True)]
+
+
+def _texts(path: Path, rows: Sequence[_Row]) -> dict[str, str]:
+    """The prompts of these rows. Raises ConfigError if the file lacks one."""
+    found = {e.id: e.text for e in read_examples(path)}
+    missing = [row.id for row in rows if row.id not in found]
+    if missing:
+        raise ConfigError(
+            f"{path} lacks {len(missing)} rows that were scored, first {missing[0]!r}", "give the split that was scored"
+        )
+    return found
+
+
+def _show(
+    policies: tuple[Policy, Policy], rows: Sequence[_Row], changed: Sequence[_Row], texts: Mapping[str, str]
+) -> None:
+    counts = Counter((row.before, row.after) for row in rows)
+    old, new = (p.taxonomy.choices for p in policies)
+    table = [("from \\ to", *new), *((x, *(str(counts[x, y]) for y in new)) for x in old)]
+    before, after = (f"{p.name!r} {policy_digest(p)[:19]}" for p in policies)
+    print_table(table, title=f"decisions from {before} to {after}, {len(rows)} rows")
+    if changed:
+        header = ("row", "from", "to", *(["prompt"] if texts else []))
+        print_table([header, *(_cells(row, texts) for row in changed[:SHOWN_ROWS])], words=4)
+    if len(changed) > SHOWN_ROWS:
+        note(f"{len(changed) - SHOWN_ROWS} more changed rows: --json lists all")
+    note(f"{len(changed)} of {len(rows)} decisions change")
+
+
+def _cells(row: _Row, texts: Mapping[str, str]) -> tuple[str, ...]:
+    text = texts.get(row.id, "")
+    shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
+    return (row.id, row.before, row.after, *([shown] if texts else []))
+
+
+def _json(
+    policies: tuple[Policy, Policy], rows: Sequence[_Row], changed: Sequence[_Row], texts: Mapping[str, str]
+) -> dict[str, object]:
+    counts = Counter((row.before, row.after) for row in rows)
+    before, after = ({"policy": p.name, "digest": policy_digest(p)} for p in policies)
+    return {
+        "before": before,
+        "after": after,
+        "rows": len(rows),
+        "changed": len(changed),
+        "counts": [{"before": x, "after": y, "rows": n} for (x, y), n in sorted(counts.items())],
+        "changes": [asdict(row) | ({"prompt": texts[row.id]} if texts else {}) for row in changed],
+    }

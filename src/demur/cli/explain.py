@@ -1,0 +1,160 @@
+"""demur explain: which thresholds a request would be decided under, and where each one comes from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from demur.cli import options
+from demur.cli.calibrate import threshold_text
+from demur.cli.policies import asked, decision_json, policy_file
+from demur.cli.show import note, print_json, print_table
+from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, permitted
+from demur.core.decision import decide
+from demur.core.errors import AccessError, ConfigError
+from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
+from demur.store.policy_file import NEVER_WORD
+from demur.store.policy_folder import Live, PolicySet, read_folder
+from demur.store.tables import read_scores
+from demur.store.tenants_file import read_tenants
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Explained:
+    """A stored policy, and what a request makes of it."""
+
+    live: Live
+    effective: Effective
+    decision: dict[str, Any] | None  # of the row that was asked about
+
+
+def command(
+    policies: Annotated[
+        Path, typer.Argument(metavar="POLICIES", help="A folder of policies, a policy file, or a calibrated run.")
+    ],
+    *,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="NAME@FILE", help="A tenant of a tenants file. Default: may do anything.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the tenant's, or the only one.")] = None,
+    sensitivity: Annotated[str | None, typer.Option(metavar="NAME", help="One that the policy defines.")] = None,
+    rate: options.Rate = None,
+    threshold: options.Threshold = None,
+    row: Annotated[
+        str | None, typer.Option(metavar="ID@FILE", help="Decide this row of a score file under it, too.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say what decides a request: thresholds win over rates, rates over a sensitivity, that over the policy."""
+    there = read_folder(policy_file(policies))
+    for fault in there.faults:
+        note(f"not read: {fault.message}")
+    who = _tenant(tenant) if tenant else _operator(there, policy)
+    ask = replace(asked(threshold, rate, sensitivity), policy=policy)
+    live = there.policies[permitted(who, ask, there.policies)]
+    found = effective(live.policy, ask)
+    explained = _Explained(live=live, effective=found, decision=_decided(row, found.policy) if row else None)
+    if as_json:
+        print_json(_json(explained))
+        return
+    _show(explained)
+
+
+def _operator(there: PolicySet, policy: str | None) -> Tenant:
+    """Who asks if no tenant is named: someone who may use and change every policy, but must say which."""
+    if not there.policies:
+        there.require_sound()
+    if policy is None and len(there.policies) > 1:
+        raise ConfigError(
+            f"{there.path} holds {len(there.policies)} policies", f"pick one: --policy {' | '.join(there.policies)}"
+        )
+    return Tenant(name="operator", policies=tuple(there.policies), may_override=True)
+
+
+def _tenant(text: str) -> Tenant:
+    name, path = _parts(text, "--tenant", "acme@tenants.toml")
+    known = {t.name: t for t in read_tenants(Path(path)).tenants}
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        raise ConfigError(
+            f"{path} has no tenant {name!r}", f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        )
+    return known[name]
+
+
+def _decided(text: str, policy: Policy) -> dict[str, Any]:
+    name, path = _parts(text, "--row", "ID@runs/demo/score/test.parquet")
+    table, fingerprint = read_scores(Path(path))
+    policy.require_model(fingerprint)
+    logp_C = table.select((name,)).logp_NC[0]
+    return {"id": name, **decision_json(policy, logp_C, decide(policy, logp_C))}
+
+
+def _parts(text: str, flag: str, example: str) -> tuple[str, str]:
+    name, at, path = text.rpartition("@")
+    if not (name and at and path):
+        raise ConfigError(f"cannot read {flag} {text!r}", f"write {flag} {example}")
+    return name, path
+
+
+def _show(explained: _Explained) -> None:
+    policy, decision = explained.live.policy, explained.decision
+    header = ["category", "where from", "callers may choose", "threshold"]
+    cells = [[s.category, s.origin, _freedom(policy, s), _threshold(policy, s)] for s in explained.effective.settings]
+    if decision:
+        header.append("probability")
+        cells = [[*row, f"{decision['probability'][row[0]]:.4f}"] for row in cells]
+    title = f"policy {policy.name!r} {explained.live.digest[:19]}, rule {policy.rule!r}"
+    print_table([header, *cells], title=title, words=3)
+    if decision:
+        print_table([("row", "decision"), (decision["id"], decision["decision"])], words=2)
+    if known := ", ".join(s.name for s in policy.sensitivities):
+        note(f"sensitivities of this policy: {known}")
+    if explained.effective.overridden:
+        note("the promises of the policy do not cover these thresholds")
+
+
+def _threshold(policy: Policy, setting: Setting) -> str:
+    return threshold_text(setting.threshold) if policy.rule in THRESHOLD_RULES else "-"
+
+
+def _freedom(policy: Policy, setting: Setting) -> str:
+    """The thresholds of a category that callers may ask for, or why there is none."""
+    category = policy.category(setting.category)
+    try:
+        effective(policy, PolicyAsk(thresholds={setting.category: category.threshold}))
+    except AccessError as e:
+        return f"none: {e.code}"
+    low, high = map(threshold_text, category.limits or (ALWAYS, NEVER))
+    return f"{low} to {high}"
+
+
+def _json(explained: _Explained) -> dict[str, object]:
+    policy = explained.live.policy
+    return {
+        "policy": policy.name,
+        "digest": explained.live.digest,
+        "rule": policy.rule,
+        "overridden": explained.effective.overridden,
+        "sensitivities": [s.name for s in policy.sensitivities],
+        "categories": [
+            {
+                "category": s.category,
+                "threshold": _plain(s.threshold),
+                "origin": s.origin,
+                "locked": c.locked,
+                "limits": [_plain(limit) for limit in c.limits] if c.limits else None,
+            }
+            for s, c in zip(explained.effective.settings, policy.categories, strict=True)
+        ],
+        "row": explained.decision,
+    }
+
+
+def _plain(threshold: float) -> float | str:
+    return NEVER_WORD if math.isinf(threshold) else threshold

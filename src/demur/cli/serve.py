@@ -1,0 +1,126 @@
+"""demur serve: a run's model behind OpenAI's chat protocol, under the run's policy or a folder of them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from demur.cli import options
+from demur.cli.backends import make_backend
+from demur.cli.show import note
+from demur.cli.workspace import Workspace, reopen
+from demur.config import build
+from demur.core.errors import ConfigError
+from demur.server.app import Service
+from demur.server.log import JsonLines
+from demur.server.policies import Access
+from demur.server.run import run as run_until_told
+from demur.server.settings import Limits, Settings
+from demur.stages.watch import Standing, resume
+from demur.store.boundary import read_toml
+from demur.store.policy_folder import read_folder
+from demur.store.run import RunFolder
+from demur.store.tenants_file import read_tenants
+
+TABLES = ("server", "limits", "files", "backend")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Files:
+    """[files] of the settings; relative paths start at the settings file."""
+
+    policies: Path | None = None  # None: the run's own policy
+    tenants: Path | None = None  # None: no keys, and nobody but this machine
+    watch: tuple[Path, ...] | None = None  # runs whose promises are watched; None: this run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Told:
+    """Everything that flags and settings say."""
+
+    settings: Settings
+    files: Files
+    backend: dict[str, Any]
+
+
+def command(
+    run: options.Run,
+    *,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML with [server], [limits], [files], [backend].")
+    ] = None,
+    policies: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Policies, reloaded while serving. Default: the run's.")
+    ] = None,
+    tenants: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Tenants and keys. Default: this machine only, no key.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME", help="hf (in this process), vllm, gateway or openai.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Of the server behind vllm, gateway, openai.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind to. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8000; 0: any.")] = None,
+) -> None:
+    """Serve until SIGTERM. Logs go to stdout, a JSON object a line."""
+    workspace = reopen(run)
+    flags = {"host": host, "port": port}, {"policies": policies, "tenants": tenants}, {"kind": backend, "url": url}
+    told = _told(config, workspace, *[{k: v for k, v in part.items() if v is not None} for part in flags])
+    tenants_read = read_tenants(told.files.tenants) if told.files.tenants else None
+    kind, at = told.backend.pop("kind", "hf"), told.backend.pop("url", None)
+    made = make_backend(kind, workspace, at, told.backend, f"{config}: backend")
+    access = Access(
+        policies=read_folder(told.files.policies or workspace.folder.policy, made.fingerprint),
+        tenants=tenants_read,
+        tenants_file=told.files.tenants,
+    )
+    service = Service(told.settings, made, access, _standings(workspace, told.files.watch))
+    _log_to_stdout()
+    keys = "no key needed" if tenants_read is None else f"{len(tenants_read.keys)} keys"
+    run_until_told(service, lambda address: note(f"serving {told.settings.model!r} on {address}/v1, {keys}"))
+
+
+def _told(
+    path: Path | None, workspace: Workspace, server: dict[str, Any], files: dict[str, Any], backend: dict[str, Any]
+) -> _Told:
+    """Flags over the settings file over defaults. Raises ConfigError naming the key."""
+    table = read_toml(path) if path else {}
+    for name in table:
+        if name not in TABLES:
+            raise ConfigError(f"{path}: {name}: unknown table", f"known tables: {', '.join(TABLES)}")
+    base = path.parent if path else Path()
+    settings = build(Settings, {"model": workspace.config.name, **table.get("server", {}), **server}, f"{path}: server")
+    limits = build(Limits, table.get("limits", {}), f"{path}: limits")
+    listed = _anchored(build(Files, table.get("files", {}), f"{path}: files"), base)
+    return _Told(
+        settings=replace(settings, limits=limits),
+        files=replace(listed, **files),
+        backend={**table.get("backend", {}), **backend},
+    )
+
+
+def _anchored(files: Files, base: Path) -> Files:
+    return Files(
+        policies=base / files.policies if files.policies else None,
+        tenants=base / files.tenants if files.tenants else None,
+        watch=None if files.watch is None else tuple(base / w for w in files.watch),
+    )
+
+
+def _standings(workspace: Workspace, runs: Sequence[Path] | None) -> list[Standing]:
+    """What is watched of each run's policy. Its state lies beside that of `demur watch`, which counts other rows."""
+    folders = [workspace.folder] if runs is None else [RunFolder(r) for r in runs]
+    return [resume(folder, folder.root / "watch" / "live.json") for folder in folders]
+
+
+def _log_to_stdout() -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("demur").setLevel(logging.INFO)

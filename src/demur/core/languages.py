@@ -1,0 +1,47 @@
+"""Refusal texts in the caller's language."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from demur.core.policy import GENERATE, LANGUAGE_TAG, CategoryPolicy
+
+QUALITY = re.compile(r"[qQ]\s*=\s*(0(\.\d{0,3})?|1(\.0{0,3})?)")  # RFC 9110 section 12.4.2
+
+
+def refusal_text(category: CategoryPolicy, languages: Sequence[str] = ()) -> str | None:
+    """The text to refuse with, in the first of the caller's languages that there is; None: the model writes its own.
+
+    languages: ranges such as "de-AT", most wanted first (see preferred_languages). Lookup as in RFC 4647 section 3.4:
+    "de-AT" falls back to "de", then the next language is tried; if none fits, the category's default text it is.
+    """
+    if category.on_refuse == GENERATE:
+        return None
+    texts = {tag.lower(): text for tag, text in category.translations}
+    for language in languages:
+        for tag in _ever_shorter(language.lower()):
+            if tag in texts:
+                return texts[tag]
+    return category.on_refuse
+
+
+def preferred_languages(header: str) -> tuple[str, ...]:
+    """The language ranges of an Accept-Language header (RFC 9110 section 12.5.4), most wanted first.
+
+    Leaves out "*", what has q=0 and what cannot be read: no such header makes a request fail.
+    """
+    wanted = []
+    for part in header.split(","):
+        tag, _, parameter = (piece.strip() for piece in part.partition(";"))
+        quality = QUALITY.fullmatch(parameter) if parameter else QUALITY.fullmatch("q=1")
+        if LANGUAGE_TAG.fullmatch(tag) and quality and float(quality[1]) > 0:
+            wanted.append((float(quality[1]), tag))
+    return tuple(tag for _, tag in sorted(wanted, key=lambda pair: -pair[0]))  # sorted() keeps the order of equals
+
+
+def _ever_shorter(language: str) -> Iterator[str]:
+    """ "de-latn-at", "de-latn", "de"."""
+    subtags = language.split("-")
+    for length in range(len(subtags), 0, -1):
+        yield "-".join(subtags[:length])

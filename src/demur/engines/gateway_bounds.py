@@ -1,0 +1,76 @@
+"""Decisions on scores of which some are known by an upper bound only. C control tokens, column 0 = respond.
+
+A list of the most probable tokens bounds what is not in it: by the least probable listed one, and by the probability
+that the listed ones leave. A decision stands when every score within the bounds leads to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+
+from demur.core.calibrator import Fitted, Identity
+from demur.core.decision import Decision, decide, decide_many
+from demur.core.errors import ScoreDoubt
+from demur.core.maps import Pair, Temperature
+from demur.core.policy import Policy
+from demur.core.score import Floats
+
+_LOWEST = -1e4  # log of a probability that is none, yet finite
+_MOST_MISSING = 8  # 2**8 corners
+
+
+def settle(policy: Policy, listed: Mapping[str, float], tokens: tuple[str, ...]) -> tuple[Decision, Floats]:
+    """The decision that stands whatever the unlisted scores are, and the score with those at their upper bound, (C,).
+
+    listed: natural log-probability by token, the most probable of the vocabulary; tokens: the control tokens.
+    Raises ScoreDoubt when the bounds leave several decisions open.
+    """
+    known_C = np.array([listed.get(token, np.nan) for token in tokens], dtype=np.float64)
+    missing = [c for c, value in enumerate(known_C) if np.isnan(value)]
+    if not missing:
+        logp_C = np.asarray(known_C, dtype=np.float32)
+        return decide(policy, logp_C), logp_C
+    least = float(np.exp(min(listed.values(), default=0.0)))
+    left = max(0.0, 1.0 - float(np.exp(list(listed.values())).sum()))
+    corners_SC = _corners(policy, known_C, missing, (least, left))
+    decisions = decide_many(policy, corners_SC)
+    if len(set(decisions.choice_N.tolist())) > 1:
+        open_choices = sorted({policy.taxonomy.choices[c] for c in decisions.choice_N})
+        raise ScoreDoubt(
+            f"the backend lists no score for {[tokens[c] for c in missing]}: at most {min(least, left):.3g}, which "
+            f"leaves {open_choices} open",
+            "a backend that reports log-probabilities by token id leaves nothing open: docs/gateway.md",
+        )
+    return decide(policy, corners_SC[-1]), corners_SC[-1]
+
+
+def _corners(policy: Policy, known_C: np.ndarray, missing: list[int], most: tuple[float, float]) -> Floats:
+    """Scores at the ends of the bounds, the last with every missing one at its upper end.
+
+    Rules compare scores with each other, with thresholds and in sums, all monotone in each score; so the ends decide
+    for what lies between. A calibrator keeps that only if it is monotone in each score too.
+    """
+    calibrator = policy.calibrator
+    shared = isinstance(calibrator, Identity)
+    if not shared and not (isinstance(calibrator, Fitted) and isinstance(calibrator.map, Temperature | Pair)):
+        raise ScoreDoubt(
+            f"the backend lists no score for {len(missing)} control tokens, and the calibrator mixes the scores",
+            "use calibrator none or temperature, or a backend that reports log-probabilities by token id",
+        )
+    if len(missing) > _MOST_MISSING:
+        raise ScoreDoubt(f"the backend lists no score for {len(missing)} control tokens", "too many to bound")
+    rows = []
+    for ends in product((False, True), repeat=len(missing)):
+        row_C = known_C.copy()
+        row_C[missing] = _LOWEST
+        up = [c for c, end in zip(missing, ends, strict=True) if end]
+        if up:
+            # Uncalibrated scores share what is left; a fitted map sees ratios only, so each may claim it whole.
+            each = min(most[0], most[1] / len(up) if shared else most[1])
+            row_C[up] = max(np.log(each), _LOWEST) if each > 0 else _LOWEST
+        total = float(np.logaddexp.reduce(row_C))
+        rows.append(row_C - max(0.0, total))
+    return np.asarray(np.minimum(rows, 0.0), dtype=np.float32)

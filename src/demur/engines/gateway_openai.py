@@ -1,0 +1,228 @@
+"""The gateway to a server that speaks OpenAI's protocol and nothing more: chat, with the 20 most probable tokens.
+
+What is lost against gateway.py: prompts are rendered over there, so control tokens in people's text are broken by a
+word joiner instead of being encoded apart; a control token outside the 20 is known by a bound only (ScoreDoubt where
+that settles nothing). The server must be able to continue an assistant message: that is tried before it is ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from pydantic import BaseModel
+
+from demur.core.decision import Decision
+from demur.core.errors import BackendDown, EngineError
+from demur.core.policy import Fingerprint
+from demur.core.ports import Prompt
+from demur.core.serving import Ask, Part, Reply
+from demur.engines.gateway_bounds import settle
+from demur.engines.gateway_http import LOG, Link, Wire, broken_off, parsed
+from demur.engines.gateway_parts import Parts, finish_of, is_silent, nothing
+from demur.engines.gateway_tools import CallParts, response_format, wants_call, with_tools
+
+TOP = 20  # the most that the protocol allows
+WORD_JOINER = "\u2060"  # invisible, and no break for a reader
+_PREFILL = {"continue_final_message": True, "add_generation_prompt": False}
+_BAN = -100.0
+
+
+class _Token(BaseModel):
+    token: str
+    logprob: float
+
+
+class _Position(_Token):
+    top_logprobs: list[_Token] = []
+
+
+class _Logprobs(BaseModel):
+    content: list[_Position] | None = None
+
+
+class _Delta(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    delta: _Delta = _Delta()
+    logprobs: _Logprobs | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int
+
+
+class _Chat(BaseModel):
+    model: str = ""
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+class _Card(BaseModel):
+    id: str
+
+
+class _Models(BaseModel):
+    data: list[_Card]
+
+
+@dataclass(kw_only=True, eq=False)
+class OpenAiBackend:
+    """Implements demur.core.serving.Backend in front of any chat endpoint with log-probabilities and prefill.
+
+    declared: the fingerprint that the operator vouches for; nothing of it can be checked from here.
+    """
+
+    link: Link
+    model: str  # the served model's name
+    declared: Fingerprint
+    keep_history: bool = True  # past assistant turns carry their control token, as in training
+    literals: Sequence[str] = ()  # further special tokens of the served model, broken in people's text like ours
+
+    _wire: Wire = field(init=False, repr=False)
+    _answers_as: str | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._wire = Wire(self.link)
+        longest_first = sorted({*self.declared.tokens, *self.literals}, key=len, reverse=True)
+        self._literal = re.compile("|".join(map(re.escape, longest_first)))
+        self._looking = asyncio.Lock()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """As declared: see the class."""
+        return self.declared
+
+    async def open(self, ask: Ask) -> Reply:
+        """Decide, then begin the answer. See demur.core.serving.Backend.
+
+        Raises PolicyError on a policy of another model, ScoreDoubt when 20 tokens do not settle the decision,
+        EngineError for a schema or a tool choice that cannot be honoured, and BackendDown, -Timeout or -Busy.
+        """
+        ask.policy.require_model(self.declared)
+        call = wants_call(ask)
+        if self._answers_as is None:
+            await self.ready()
+        listed, prompt_tokens = await self._listed(self._rendered(ask.messages))
+        decision, logp_C = settle(ask.policy, listed, self.declared.tokens)
+        parts: AsyncIterator[Part] = nothing()
+        if not is_silent(ask.policy, decision):
+            parts = await self._go_on(ask, decision, call=call and not decision.refuses)
+        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts)
+
+    async def ready(self) -> None:
+        """Ask what is served; the first time, whether an assistant message can be continued after one token.
+
+        Raises BackendDown when the model is not there or changed its name, EngineError when it cannot continue.
+        """
+        async with self._looking:
+            served = await self._wire.get("models", _Models)
+            if all(m.id != self.model for m in served.data):
+                LOG.error("upstream serves %s, not %r", [m.id for m in served.data], self.model)
+                raise BackendDown(f"the backend does not serve {self.model!r}", "check the model's name")
+            if self._answers_as is None:
+                self._answers_as = await self._try_prefill()
+
+    async def close(self) -> None:
+        """Hang up: open replies end with BackendDown."""
+        await self._wire.close()
+
+    def _rendered(self, messages: Prompt) -> list[dict[str, Any]]:
+        """Messages in which nobody but us spells a control token."""
+        answered = self.declared.tokens[0] if self.keep_history else ""
+        return [
+            {"role": m.role, "content": (answered if m.role == "assistant" else "") + self._broken(m.content)}
+            for m in messages
+        ]
+
+    def _broken(self, text: str) -> str:
+        """The text without literals: a word joiner behind the first character of each, until none is left."""
+        while self._literal.search(text):
+            text = self._literal.sub(lambda m: m.group()[0] + WORD_JOINER + m.group()[1:], text)
+        return text
+
+    async def _listed(self, messages: list[dict[str, Any]]) -> tuple[dict[str, float], int]:
+        """Log-probability of the most probable first tokens, and the prompt's tokens."""
+        body = {"messages": messages, "logprobs": True, "top_logprobs": TOP, "max_tokens": 1}
+        # Temperature 1: some servers report what is left after processing.
+        chat = await self._wire.ask("chat/completions", {"model": self.model, "temperature": 1.0, **body}, _Chat)
+        choice = self._choice(chat, self._answers_as or chat.model)
+        content = (choice.logprobs.content if choice and choice.logprobs else None) or []
+        if not content or not content[0].top_logprobs:
+            raise BackendDown("the backend reports no log-probabilities", "it needs logprobs and top_logprobs")
+        listed = {t.token: min(t.logprob, 0.0) for t in reversed(content[0].top_logprobs)}
+        return listed, chat.usage.prompt_tokens if chat.usage else 0
+
+    async def _go_on(self, ask: Ask, decision: Decision, *, call: bool) -> AsyncIterator[Part]:
+        """Begin to write after the control token."""
+        messages = self._rendered(with_tools(ask) if call else ask.messages)
+        body = {**self._after(messages, decision.column), **_writing(ask), "stream": True}
+        if not decision.refuses and (wanted := response_format(ask, call=call)) is not None:
+            body["response_format"] = wanted
+        events = await self._wire.stream("chat/completions", body)
+        parts = Parts(events, partial(self._part, answers_as=self._answers_as or ""))
+        if "response_format" in body:
+            await parts.begin()  # some accept any schema at first and say what is wrong with it in the stream
+        return CallParts(parts) if call else parts
+
+    def _after(self, messages: list[dict[str, Any]], column: int) -> dict[str, Any]:
+        """A request to go on after a control token, never to write another."""
+        opened = [*messages, {"role": "assistant", "content": self.declared.tokens[column]}]
+        banned = {str(i): _BAN for i in self.declared.token_ids}
+        return {"model": self.model, "messages": opened, "logit_bias": banned, **_PREFILL}
+
+    async def _try_prefill(self) -> str:
+        """The name that the server answers as. Raises EngineError unless a control token prefilled is one token more.
+
+        A server that ignores the request to continue closes the turn and opens another: several tokens more.
+        """
+        messages = [{"role": "user", "content": "Hello."}]
+        asked = {"model": self.model, "messages": messages, "max_tokens": 1}
+        plain = await self._wire.ask("chat/completions", asked, _Chat)
+        opened = await self._wire.ask("chat/completions", {**self._after(messages, 0), "max_tokens": 1}, _Chat)
+        counted = [c.usage.prompt_tokens if c.usage else None for c in (plain, opened)]
+        if None in counted or counted[1] != counted[0] + 1:  # type: ignore[operator]
+            raise EngineError(
+                f"the backend cannot continue an assistant message after {self.declared.tokens[0]!r}: prompts of "
+                f"{counted[0]} and {counted[1]} tokens, expected one more",
+                "it must know continue_final_message, keep the control token one id, and report usage",
+            )
+        return plain.model
+
+    def _choice(self, chat: _Chat, answers_as: str) -> _Choice | None:
+        if chat.error is not None:
+            raise broken_off(chat.error)
+        if chat.model != answers_as:
+            LOG.error("upstream answers as %r, at start-up it was %r", chat.model, answers_as)
+            raise BackendDown("the backend serves another model than at start-up", "restart once it is back")
+        return chat.choices[0] if chat.choices else None
+
+    def _part(self, data: bytes, answers_as: str) -> Part | None:
+        """One event as a part; the protocol sends about a token an event."""
+        choice = self._choice(parsed(data, _Chat), answers_as)
+        if choice is None:
+            return None
+        text = choice.delta.content or ""
+        if choice.finish_reason is None and not text:
+            return None
+        return Part(text=text, tokens=1 if text else 0, finish=finish_of(choice.finish_reason))
+
+
+def _writing(ask: Ask) -> Mapping[str, Any]:
+    """How the answer is to be written, in fields that every server knows."""
+    s = ask.sampling
+    optional = {"seed": s.seed, "stop": list(s.stop) or None}
+    return {
+        "max_tokens": s.max_tokens,
+        "temperature": s.temperature,
+        "top_p": s.top_p,
+        **{name: value for name, value in optional.items() if value is not None},
+    }

@@ -1,0 +1,48 @@
+"""The next token of every row of a batch, each drawn in its own way. Shapes: R rows, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from demur.core.serving import Sampling
+
+GREEDY = 1e-5  # at or below this temperature the most probable token is taken: logits divided by less overflow
+
+
+def next_tokens(logits_RV: torch.Tensor, samplings: Sequence[Sampling], draws_R: Sequence[float]) -> list[int]:
+    """One id per row. logits_RV: float32, banned ids at -inf. draws_R: uniform in [0, 1), unused by greedy rows.
+
+    Temperature comes first, then top_p: the fewest tokens, most probable first, that hold at least top_p together.
+    A row's token depends on its own logits, sampling and draw alone.
+    """
+    tokens = logits_RV.argmax(dim=1).tolist()
+    drawn = [r for r, s in enumerate(samplings) if s.temperature > GREEDY]
+    for nucleus in (False, True):
+        rows = [r for r in drawn if (samplings[r].top_p < 1.0) == nucleus]
+        if rows:
+            heat_R = logits_RV.new_tensor([samplings[r].temperature for r in rows], dtype=torch.float64)
+            p_RV = torch.softmax(logits_RV[rows].double() / heat_R[:, None], dim=1)
+            top_p_R = heat_R.new_tensor([samplings[r].top_p for r in rows])
+            draw_R = heat_R.new_tensor([draws_R[r] for r in rows])
+            picked = _in_nucleus(p_RV, top_p_R, draw_R) if nucleus else _inverse(p_RV, draw_R)
+            for r, token in zip(rows, picked.tolist(), strict=True):
+                tokens[r] = token
+    return [int(token) for token in tokens]
+
+
+def _in_nucleus(p_RV: torch.Tensor, top_p_R: torch.Tensor, draw_R: torch.Tensor) -> torch.Tensor:
+    sorted_RV, ids_RV = p_RV.sort(dim=1, descending=True, stable=True)
+    before_RV = sorted_RV.cumsum(dim=1) - sorted_RV
+    kept_RV = sorted_RV.where(before_RV < top_p_R[:, None], 0.0)
+    kept_RV[:, 0] = sorted_RV[:, 0]  # also where top_p is 0
+    return ids_RV.gather(1, _inverse(kept_RV, draw_R)[:, None])[:, 0]
+
+
+def _inverse(weight_RV: torch.Tensor, draw_R: torch.Tensor) -> torch.Tensor:
+    """The entry at which the running sum first exceeds draw x total: never one of weight 0."""
+    sum_RV = weight_RV.cumsum(dim=1)
+    at_R = torch.searchsorted(sum_RV, draw_R[:, None] * sum_RV[:, -1:], right=True)[:, 0]
+    heaviest_R = weight_RV.argmax(dim=1)
+    return torch.where(at_R < weight_RV.shape[1], at_R, heaviest_R)  # rounding may leave the draw at the very end

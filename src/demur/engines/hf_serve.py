@@ -1,0 +1,170 @@
+"""A model in this very process behind a server: many requests at once, each decided and answered from one prefill.
+
+The event loop encodes nothing and computes nothing: prompts are encoded in one thread, the model runs in another
+(demur.engines.hf_worker). Backend of `demur serve` when no other software is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from random import Random
+
+import torch
+
+from demur.core.errors import BackendBusy, DemurError, EngineError
+from demur.core.policy import Fingerprint
+from demur.core.serving import Ask, Part, Reply
+from demur.engines.answer_text import AnswerText
+from demur.engines.hf import HALF_TOLERANCE, TOLERANCE, HfEngine
+from demur.engines.hf_batch import joining_gap
+from demur.engines.hf_grammar import Grammars
+from demur.engines.hf_worker import Job, Limits, Worker, is_written
+
+
+class HfBackend:
+    """An HfEngine in service. Implements demur.core.serving.Backend.
+
+    The engine belongs to the backend from now on: nobody else may run its network. Construction reads the weight files
+    for the fingerprint and tries out that rows which join a batch are read as they are alone; it raises EngineError if
+    they are not. Greedy answers are those of HfEngine.branches; a seed fixes the draws of a sampled one.
+    """
+
+    def __init__(self, engine: HfEngine, limits: Limits | None = None) -> None:
+        self._engine = engine
+        self._limits = limits or Limits()
+        self._fingerprint = engine.fingerprint
+        _require_batching(engine)
+        vocabulary = engine.network.get_output_embeddings().weight.shape[0]
+        self._grammars = Grammars(engine.tokenizer, engine.rules.stops, vocabulary)
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="demur-encode")
+        self._undecided = 0
+        self._worker = Worker(engine, self._limits)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The engine's."""
+        return self._fingerprint
+
+    @property
+    def writing(self) -> int:
+        """Answers that are being written."""
+        return self._worker.writing
+
+    async def open(self, ask: Ask) -> Reply:
+        """Wait for a place, read the prompt, decide.
+
+        Raises BackendBusy when too many requests wait, BackendDown when the model has stopped, PolicyError on a policy
+        of another model, EngineError on a prompt that fills the context, a schema that cannot be honoured and on tools.
+        """
+        ask.policy.require_model(self._fingerprint)
+        if ask.tools:
+            raise EngineError(
+                "tool calls need a vLLM or OpenAI-compatible back end", "leave out tools, or serve the model with vLLM"
+            )
+        await self.ready()
+        if self._undecided >= self._limits.waiting:
+            raise BackendBusy(f"{self._undecided} requests wait already", "try again later, or allow more to wait")
+        self._undecided += 1
+        try:
+            loop = asyncio.get_running_loop()
+            make_job = await loop.run_in_executor(self._encoding, self._prepare, ask)
+            job = make_job(loop=loop, decided=loop.create_future())
+            self._worker.add(job)
+            try:
+                decision, logp_C = await job.decided
+            except asyncio.CancelledError:
+                self._worker.cancel(job)
+                raise
+        finally:
+            self._undecided -= 1
+        written = is_written(ask.policy, decision)
+        parts = Parts(job, self._worker) if written else _nothing()
+        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
+
+    async def ready(self) -> None:
+        """Raises BackendDown when the model's thread has ended, and why."""
+        self._worker.check()
+
+    async def close(self) -> None:
+        """Stop the model; open replies end with BackendDown."""
+        await asyncio.to_thread(self._worker.stop)
+        self._encoding.shutdown(wait=False)
+
+    def _prepare(self, ask: Ask) -> partial[Job]:
+        """What can be made of a request outside the event loop. Raises EngineError; see open."""
+        engine, sampling = self._engine, ask.sampling
+        ids = tuple(engine.encoder.prompt(ask.messages))
+        context = engine.rules.context
+        room = sampling.max_tokens if context is None else context - len(ids) - 1
+        if room < 0:
+            raise EngineError(
+                f"the prompt has {len(ids)} tokens and needs 1 more for its control token; the model reads {context}",
+                "shorten the messages",
+            )
+        return partial(
+            Job,
+            ask=ask,
+            ids=ids,
+            limit=min(sampling.max_tokens, room),
+            text=AnswerText(self._decode, sampling.stop),
+            random=Random(sampling.seed),
+            grammar=None if ask.json_schema is None else self._grammars.make(ask.json_schema),
+        )
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._engine.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+class Parts:
+    """The answer of one request, as it is written. Closing it, read or unread, frees its place."""
+
+    def __init__(self, job: Job, worker: Worker) -> None:
+        self._job = job
+        self._worker = worker
+        self._ended = False
+
+    def __aiter__(self) -> Parts:
+        return self
+
+    async def __anext__(self) -> Part:
+        if self._ended:
+            raise StopAsyncIteration
+        part = await self._job.parts.get()
+        if isinstance(part, DemurError):
+            self._ended = True
+            raise part
+        self._ended = part.finish is not None
+        return part
+
+    async def aclose(self) -> None:
+        """Stop writing, if it is not over."""
+        self._ended = True
+        self._worker.cancel(self._job)
+
+
+def _require_batching(engine: HfEngine) -> None:
+    """Raise EngineError unless neither padding nor joining a running batch changes what the model says."""
+    with torch.inference_mode():
+        if not engine.padding_is_harmless:
+            raise EngineError(
+                f"padding on the right changes the scores of {type(engine.network).__name__}",
+                "in-process serving needs a causal decoder; serve the model with another back end",
+            )
+        short = [engine.encoder.token_ids[0], *sorted(engine.rules.stops)]
+        gap = joining_gap(engine.network, [short, short * 3, short * 2], engine.filler)
+    allowed = TOLERANCE if engine.network.dtype == torch.float32 else HALF_TOLERANCE
+    if not gap <= allowed:
+        raise EngineError(
+            f"rows that join a batch of {type(engine.network).__name__} are read otherwise than alone: their "
+            f"log-probabilities differ by {gap:.2g}, rounding makes at most {allowed}",
+            "serve the model with another back end",
+        )
+
+
+async def _nothing() -> AsyncIterator[Part]:
+    none: tuple[Part, ...] = ()
+    for part in none:
+        yield part

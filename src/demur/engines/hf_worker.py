@@ -1,0 +1,288 @@
+"""The thread that owns a model in service: reads prompts, decides, writes, for all requests at once.
+
+Between two steps of the answers under way it drops those that nobody waits for, reads prompts that fit, hands out their
+decisions, and lets those that are answered join the batch. A prompt is read once, decision included; a refusal whose
+text the operator holds never joins. Everything that callers see is posted to their event loop, once a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+
+import torch
+
+from demur.core.decision import Decision, decide
+from demur.core.errors import BackendDown, DemurError, EngineError
+from demur.core.policy import GENERATE, Policy
+from demur.core.score import Floats
+from demur.core.serving import Ask, Finish, Part
+from demur.engines.answer_text import AnswerText
+from demur.engines.heads import control_scores
+from demur.engines.hf import LOGITS_PER_BATCH, HfEngine
+from demur.engines.hf_batch import RunningBatch, read
+from demur.engines.hf_grammar import Grammar
+from demur.engines.hf_sample import next_tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How much a backend takes on at once."""
+
+    waiting: int = 256  # requests that may await their decision; one more is BackendBusy
+    rows: int = 64  # answers written at once
+    cache_tokens: int = 2**16  # positions kept at once, room for whole answers counted; one long request may exceed it
+    prefill_tokens: int = 2048  # positions read between two steps, padding counted: how long a step may be held up
+    threads: int | None = None  # CPU threads of the model; None: leave them
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Job:
+    """One request on its way. `left` is set by the event loop, `last` to `unsent` belong to the worker."""
+
+    ask: Ask
+    ids: tuple[int, ...]  # of the prompt
+    limit: int  # tokens that may follow the control token
+    text: AnswerText
+    random: Random
+    grammar: Grammar | None  # of an answer; a refusal is not bound by it
+    loop: asyncio.AbstractEventLoop
+    decided: asyncio.Future[tuple[Decision, Floats]]
+    parts: asyncio.Queue[Part | DemurError] = field(default_factory=asyncio.Queue)
+    left: bool = False  # nobody waits for it any more
+    last: int = -1  # the token that the model has yet to read
+    written: int = 0  # tokens after the control token
+    unsent: int = 0  # of them, not yet in a part
+
+    @property
+    def room(self) -> int:
+        """Positions that it may come to need."""
+        return len(self.ids) + 1 + self.limit
+
+    def take(self, token: int, stops: frozenset[int]) -> Part | None:
+        """Note the next token; the part that may be sent now, if any. The last one has a `finish`.
+
+        Raises EngineError if the grammar does not allow the token, or gave up.
+        """
+        if self.grammar is not None:
+            self.grammar.take(token)
+        if token in stops:
+            return self._part(self.text.end(), "stop")
+        self.last, self.written, self.unsent = token, self.written + 1, self.unsent + 1
+        shown = self.text.push(token)
+        if self.text.stopped:
+            return self._part(shown, "stop")
+        if self.grammar is not None and self.grammar.finished:
+            return self._part(shown + self.text.end(), "stop")
+        if self.written >= self.limit:
+            shown += self.text.end()
+            return self._part(shown, "stop" if self.text.stopped else "length")
+        return self._part(shown, None) if shown else None
+
+    def fail(self, error: DemurError) -> None:
+        """On the event loop: tell whoever waits."""
+        if self.decided.done():
+            self.parts.put_nowait(error)
+        else:
+            self.decided.set_exception(error)
+
+    def resolve(self, decision: Decision, logp_C: Floats) -> None:
+        """On the event loop: hand out the decision."""
+        if not self.decided.done():
+            self.decided.set_result((decision, logp_C))
+
+    def _part(self, text: str, finish: Finish | None) -> Part:
+        part = Part(text=text, tokens=self.unsent, finish=finish)
+        self.unsent = 0
+        return part
+
+
+def is_written(policy: Policy, decision: Decision) -> bool:
+    """Whether the model writes anything: not for a refusal whose text the operator holds."""
+    return not decision.refuses or policy.categories[decision.column - 1].on_refuse == GENERATE
+
+
+class Worker:
+    """A thread and its queue. `add`, `cancel` and `stop` may be called from any thread."""
+
+    def __init__(self, engine: HfEngine, limits: Limits) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._most_read = max(1, LOGITS_PER_BATCH // engine.network.get_output_embeddings().weight.shape[0])
+        self._wake = threading.Condition()  # guards _waiting, _open, _closing and _down
+        self._waiting: deque[Job] = deque()
+        self._open: set[Job] = set()  # added, and not yet told their end
+        self._closing = False
+        self._down: BackendDown | None = None
+        self._batch = RunningBatch(engine.network)
+        self._rows: list[Job] = []  # by row of the batch
+        self._outbox: list[tuple[Job, Callable[[], object]]] = []
+        self._thread = threading.Thread(target=self._run, name="demur-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def writing(self) -> int:
+        """Answers that are being written."""
+        return len(self._rows)
+
+    def check(self) -> None:
+        """Raise BackendDown if the thread has ended or is told to."""
+        with self._wake:
+            if self._down is not None or self._closing:
+                raise self._down or BackendDown("the model is shutting down", "start the server again")
+
+    def add(self, job: Job) -> None:
+        """Queue a request. Raises BackendDown if nobody will take it up."""
+        with self._wake:
+            self.check()
+            self._waiting.append(job)
+            self._open.add(job)
+            self._wake.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Free a request's place: in the queue at once, in the batch before its next step."""
+        job.left = True
+        with self._wake:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self._open.discard(job)
+
+    def stop(self) -> None:
+        """End the thread; every open request gets BackendDown."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            if self._limits.threads is not None:
+                torch.set_num_threads(self._limits.threads)
+            with torch.inference_mode():
+                while self._await_work():
+                    self._step()
+        finally:
+            cause = sys.exception()
+            self._end("the model was shut down" if cause is None else f"the model's thread ended: {cause!r}")
+
+    def _await_work(self) -> bool:
+        with self._wake:
+            self._wake.wait_for(lambda: self._waiting or self._rows or self._closing)
+            return not self._closing
+
+    def _end(self, why: str) -> None:
+        with self._wake:
+            self._down = BackendDown(why, "start the server again; the log has the reason")
+            jobs, self._open = self._open, set()
+            self._waiting.clear()
+        self._rows.clear()
+        for job in jobs:
+            self._outbox.append((job, partial(job.fail, BackendDown(why, "try again later"))))
+        self._post()
+
+    def _step(self) -> None:
+        self._keep([r for r, job in enumerate(self._rows) if not job.left])
+        if jobs := self._admit():
+            self._read(jobs)
+            self._post()
+        if self._rows:
+            self._write()
+            self._post()
+
+    def _admit(self) -> list[Job]:
+        """The next requests in line that fit in beside those under way."""
+        jobs: list[Job] = []
+        with self._wake:
+            while self._waiting and self._fits(jobs, self._waiting[0]):
+                jobs.append(self._waiting.popleft())
+        return jobs
+
+    def _fits(self, jobs: list[Job], job: Job) -> bool:
+        limits, rows = self._limits, len(self._rows) + len(jobs) + 1
+        if rows == 1:
+            return True
+        longest = max(len(one.ids) for one in (*jobs, job))
+        read_ok = not jobs or (len(jobs) < self._most_read and (len(jobs) + 1) * longest <= limits.prefill_tokens)
+        room = max(one.room for one in (*self._rows, *jobs, job))
+        return read_ok and rows <= limits.rows and rows * room <= limits.cache_tokens
+
+    def _read(self, jobs: list[Job]) -> None:
+        """Read prompts, decide each on its own score, and let those that are written join the batch."""
+        prompts = read(self._engine.network, [job.ids for job in jobs], self._engine.filler)
+        control_ids = self._engine.encoder.token_ids
+        joining = []
+        for b, (job, logp_C) in enumerate(zip(jobs, control_scores(prompts.logits_BV, control_ids), strict=True)):
+            try:
+                decision = decide(job.ask.policy, logp_C)
+            except DemurError as e:  # of this request's own policy and score: the others go on
+                self._outbox.append((job, partial(job.fail, e)))
+                self._forget(job)
+                continue
+            self._outbox.append((job, partial(job.resolve, decision, logp_C)))
+            if not is_written(job.ask.policy, decision):
+                self._forget(job)
+            elif job.limit < 1:
+                self._outbox.append((job, partial(job.parts.put_nowait, Part(finish="length"))))
+                self._forget(job)
+            else:
+                job.last = control_ids[decision.column]
+                job.grammar = None if decision.refuses else job.grammar
+                joining.append(b)
+        self._batch.join(prompts, joining)
+        self._rows += [jobs[b] for b in joining]
+
+    def _write(self) -> None:
+        """One more token for every answer under way."""
+        rules = self._engine.rules
+        logits_RV = self._batch.step([job.last for job in self._rows])
+        logits_RV[:, list(rules.banned)] = -torch.inf
+        for logits_V, job in zip(logits_RV, self._rows, strict=True):
+            if job.grammar is not None:
+                job.grammar.mask(logits_V)
+        tokens = next_tokens(logits_RV, [j.ask.sampling for j in self._rows], [j.random.random() for j in self._rows])
+        kept = []
+        for r, (job, token) in enumerate(zip(self._rows, tokens, strict=True)):
+            try:
+                part = job.take(token, rules.stops)
+            except EngineError as e:  # of this answer's grammar: the others go on
+                self._outbox.append((job, partial(job.fail, e)))
+                continue
+            if part is not None:
+                self._outbox.append((job, partial(job.parts.put_nowait, part)))
+            if part is None or part.finish is None:
+                kept.append(r)
+        self._keep(kept)
+
+    def _keep(self, rows: list[int]) -> None:
+        """Let all other rows of the batch go."""
+        if len(rows) < len(self._rows):
+            for r in set(range(len(self._rows))) - set(rows):
+                self._forget(self._rows[r])
+            self._rows = [self._rows[r] for r in rows]
+            self._batch.keep(rows)
+
+    def _forget(self, job: Job) -> None:
+        with self._wake:
+            self._open.discard(job)
+
+    def _post(self) -> None:
+        """Hand everything out, with one call per event loop."""
+        outbox, self._outbox = self._outbox, []
+        for loop in {job.loop for job, _ in outbox}:
+            mine = [(job, call) for job, call in outbox if job.loop is loop]
+            try:
+                loop.call_soon_threadsafe(_call_all, [call for _, call in mine])
+            except RuntimeError:  # the event loop is closed, and everybody who waited is gone with it
+                for job, _ in mine:
+                    job.left = True
+
+
+def _call_all(calls: Sequence[Callable[[], object]]) -> None:
+    for call in calls:
+        call()

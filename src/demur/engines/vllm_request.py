@@ -1,0 +1,96 @@
+"""What a vLLM request says about its policy, and what it may not ask for beside one. Pure: vLLM is not imported.
+
+A request carries flat values in `vllm_xargs`: the name of a policy, the digest of the version that it expects, and one
+threshold per category that it moves. Nothing in them is ignored: what cannot be honoured is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from demur.core.errors import AccessError
+from demur.core.policy import NEVER
+
+PREFIX = "demur_"
+POLICY, DIGEST, THRESHOLD = f"{PREFIX}policy", f"{PREFIX}digest", f"{PREFIX}threshold_"
+# Written by validate_params, over whatever a client put there: the effective policy on its way to the worker.
+EFFECTIVE = f"{PREFIX}effective"
+NEVER_WORD = "never"  # JSON has no infinity
+
+# Sampling parameters that hide control tokens, or shift the score before we see it in one of vLLM's two model runners:
+# name -> (its neutral values, why not).
+_CONFLICTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "structured_outputs": ((None,), "a grammar hides the control tokens: decide first, with max_tokens=1"),
+    "logit_bias": ((None, {}), "it shifts the score that the policy reads"),
+    "allowed_token_ids": ((None,), "it hides tokens from the score that the policy reads"),
+    "bad_words": ((None, []), "they are hidden from the score that the policy reads"),
+    "min_tokens": ((None, 0), "it hides the end token from the score that the policy reads"),
+    "repetition_penalty": ((None, 1.0), "it shifts the score; if you sent none, start with --generation-config vllm"),
+    "thinking_token_budget": ((None,), "it forces tokens over the policy's"),
+    "trace_decode_token_ids": ((None, []), "it forces tokens over the policy's"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyRequest:
+    """What `vllm_xargs` says."""
+
+    policy: str | None = None
+    digest: str | None = None  # of the version that the caller has in mind
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # by category
+
+
+def read_request(extra_args: Mapping[str, Any] | None) -> PolicyRequest:
+    """What a request's extra arguments say; those of other plug-ins are let by.
+
+    Raises AccessError on a key of ours that is unknown and on a value of the wrong kind.
+    """
+    ours = {k: v for k, v in (extra_args or {}).items() if k.startswith(PREFIX) and k != EFFECTIVE}
+    thresholds = {k.removeprefix(THRESHOLD): _threshold(k, v) for k, v in ours.items() if k.startswith(THRESHOLD)}
+    for key in ours:
+        if key not in (POLICY, DIGEST) and not key.startswith(THRESHOLD):
+            close = get_close_matches(key, (POLICY, DIGEST, THRESHOLD), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {POLICY}, {DIGEST}, {THRESHOLD}CATEGORY"
+            raise AccessError(f"unknown parameter {key!r}", hint, code="unknown_parameter", param=key)
+    return PolicyRequest(policy=_text(ours, POLICY), digest=_text(ours, DIGEST), thresholds=thresholds)
+
+
+def check_sampling(params: Any) -> None:
+    """Raise AccessError if these SamplingParams ask for something that cannot be honoured beside a policy."""
+    for name, (neutral, reason) in _CONFLICTS.items():
+        value = getattr(params, name, None)
+        if value not in neutral:
+            raise AccessError(
+                f"{name} cannot be combined with a policy", reason, code="unsupported_combination", param=name
+            )
+
+
+def is_beam_search(params: Any) -> bool:
+    """Whether these SamplingParams are one step of vLLM's beam search, told by a setting that no route offers.
+
+    It drops the request's extra arguments and chooses tokens by raw log-probabilities, so no policy would be heard.
+    """
+    return not params.detokenize and params.max_tokens == 1 and (params.logprobs or 0) > 1 and not params.extra_args
+
+
+def _threshold(key: str, value: Any) -> float:
+    if value == NEVER_WORD:
+        return NEVER
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise AccessError(
+            f"{key} = {value!r} is no threshold",
+            f'give a number in [0, 1], or "{NEVER_WORD}"',
+            code="invalid_value",
+            param=key,
+        )
+    return float(value)
+
+
+def _text(values: Mapping[str, Any], key: str) -> str | None:
+    value = values.get(key)
+    if value is not None and not isinstance(value, str):
+        raise AccessError(f"{key} = {value!r} is no text", "give a name", code="invalid_value", param=key)
+    return value

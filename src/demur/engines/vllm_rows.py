@@ -1,0 +1,139 @@
+"""Which rows of a vLLM batch have a policy, which of them are due for their first token, and what is done to both.
+
+Shapes: R rows of a step's logits, F of them due, V vocabulary, C control tokens (column 0 = respond), S request slots.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from demur.core.decision import Ints
+from demur.core.errors import ScoreError
+from demur.core.policy import Policy
+from demur.core.score import Floats
+from demur.engines.gate import forced_ids
+from demur.engines.heads import control_scores
+
+LOG = logging.getLogger(__name__)
+
+Due = Sequence[tuple[int, Policy]]  # rows whose first token is chosen in this step, with the policy that chooses
+
+
+def edit(logits_RV: torch.Tensor, due: Due, mask_R: torch.Tensor, control_ids: torch.Tensor) -> None:
+    """Leave each due row the one control id that its policy decides on, and every other row of the mask none at all."""
+    index_F = torch.tensor([row for row, _ in due], dtype=torch.long, device=logits_RV.device)
+    # Read before anything is written. Rows are copied only where some are not due: V is large.
+    read_FV = logits_RV if list(range(len(logits_RV))) == [row for row, _ in due] else logits_RV[index_F]
+    chosen_F = torch.as_tensor(_chosen(read_FV, due, control_ids.tolist()), device=logits_RV.device) if due else None
+    logits_RV[:, control_ids] = logits_RV[:, control_ids].masked_fill(mask_R[:, None], -torch.inf)
+    if chosen_F is not None:
+        logits_RV.index_fill_(0, index_F, -torch.inf)
+        logits_RV[index_F, chosen_F] = 0.0
+
+
+def _chosen(logits_FV: torch.Tensor, due: Due, control_ids: Sequence[int]) -> Ints:
+    """The control id that each due row must emit, (F,): one call of decide_many per policy."""
+    logp_FC = control_scores(logits_FV, control_ids)
+    groups: dict[int, tuple[Policy, list[int]]] = {}
+    for at, (_, policy) in enumerate(due):
+        groups.setdefault(id(policy), (policy, []))[1].append(at)
+    chosen_F = np.empty(len(due), dtype=np.int64)
+    for policy, at_G in groups.values():
+        chosen_F[at_G] = _closed(policy, control_ids, logp_FC[at_G])
+    return chosen_F
+
+
+def _closed(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
+    """forced_ids, with a refusal for each row that has no valid score (a model that computes NaN).
+
+    An error would stop the server for everyone, and letting the row pass would be an answer that nobody decided on.
+    """
+    try:
+        return forced_ids(policy, control_ids, logp_NC)
+    except ScoreError as e:
+        if len(logp_NC) > 1:
+            return np.concatenate([_closed(policy, control_ids, row_C[None]) for row_C in logp_NC])
+        columns = range(1, len(control_ids))
+        column = next((k for k in columns if policy.categories[k - 1].may_emit), 0)
+        LOG.error("policy %r: a prompt that cannot be scored gets column %d: %s", policy.name, column, e.message)
+        return np.array([control_ids[column]])
+
+
+class Rows:
+    """Model runner V1: requests by row of the batch. `entries` is kept up to date by vLLM's own bookkeeping."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.entries: dict[int, tuple[Policy, Sequence[int]]] = {}  # row -> its policy, its output ids so far (live)
+        self._device = device
+        self._mask_R = torch.empty(0, dtype=torch.bool)
+
+    def changed(self) -> None:
+        """To be called when `entries` has."""
+        self._mask_R = torch.empty(0, dtype=torch.bool)
+
+    def due(self) -> Due:
+        """The rows without output."""
+        return [(row, policy) for row, (policy, written) in sorted(self.entries.items()) if not written]
+
+    def mask(self, rows: int) -> torch.Tensor:
+        """Which of so many rows have a policy, (R,)."""
+        if len(self._mask_R) != rows:
+            mask_R = torch.zeros(rows, dtype=torch.bool)
+            mask_R[list(self.entries)] = True
+            self._mask_R = mask_R.to(self._device)
+        return self._mask_R
+
+
+class Slots:
+    """Model runner V2: requests by slot, rows mapped to slots on the device.
+
+    states: vLLM's per-slot state. exact: whether the host knows how long each sequence is (no speculative decoding).
+    The host's view only tells steps in which no row can be due, which then wait for nothing; rows are found on the
+    device, so that a step may order, shard or repeat them as it likes.
+    """
+
+    def __init__(self, states: Any, *, exact: bool) -> None:
+        self._states, self._exact = states, exact
+        self._policies: dict[int, Policy] = {}
+        self._taken_S = np.zeros(states.max_num_reqs, dtype=np.bool_)
+        self._mask_S = torch.zeros(states.max_num_reqs, dtype=torch.bool, device=states.device)
+        self._stale = False
+
+    def take(self, slot: int, policy: Policy | None) -> bool:
+        """A new request has this slot. Whether it has a policy."""
+        self._policies.pop(slot, None)
+        if policy is not None:
+            self._policies[slot] = policy
+        self._taken_S[slot] = policy is not None
+        self._stale = True
+        return policy is not None
+
+    def flush(self) -> None:
+        """Bring the device up to date."""
+        if self._stale:
+            self._mask_S.copy_(torch.from_numpy(self._taken_S))
+            self._stale = False
+
+    def due(self, ctx: Any) -> Due:
+        """The rows that read the last token of their prompt."""
+        slots = ctx.idx_mapping_np
+        length, prompt = ctx.seq_lens_upper_bound_np[: len(slots)], self._states.prompt_len.np[slots]
+        maybe = self._taken_S[slots] & (length >= prompt)
+        if self._exact:
+            maybe &= length == prompt
+        if not maybe.any():
+            return ()
+        slot_R = ctx.expanded_idx_mapping.long()
+        due_R = self._mask_S[slot_R] & (ctx.pos + 1 == self._states.prompt_len.gpu[slot_R])
+        row_F = due_R.nonzero()[:, 0]
+        pairs = zip(row_F.tolist(), slot_R[row_F].tolist(), strict=True)
+        return [(row, self._policies[slot]) for row, slot in pairs]
+
+    def mask(self, ctx: Any) -> torch.Tensor:
+        """Which rows have a policy, (R,)."""
+        return self._mask_S[ctx.expanded_idx_mapping.long()]

@@ -1,0 +1,189 @@
+"""The routes, and there are no others: chat, models, health, readiness, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from demur.core.errors import BackendError, ConfigError, DemurError
+from demur.core.serving import Backend
+from demur.server.chat import answer_chat
+from demur.server.describe import CHAT, HEALTH, METRICS, MODELS, READY, description
+from demur.server.doors import Doors
+from demur.server.drift import Drift
+from demur.server.envelope import Envelope
+from demur.server.errors import ApiError, api_error
+from demur.server.house import House
+from demur.server.log import event
+from demur.server.metrics import Metrics
+from demur.server.policies import Access, Book
+from demur.server.settings import Settings
+from demur.server.visit import visit_of
+from demur.stages.watch import Standing
+
+READY_S = 1.0  # for which an answer of /readyz is good: asking often does not reach the backend
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Written by hand: the routes read their own bodies."""
+        return description()
+
+
+class Service:
+    """A server's app, its parts and its state. Raises PolicyError or ConfigError for policies it cannot serve."""
+
+    def __init__(
+        self, settings: Settings, backend: Backend, access: Access, standings: Sequence[Standing] = ()
+    ) -> None:
+        if access.tenants is None and not settings.is_local:
+            raise ConfigError(
+                f"without a tenants file anybody who reaches {settings.host} could use this server",
+                "give --tenants FILE (keys: demur keys NAME), or bind to 127.0.0.1",
+            )
+        metrics = Metrics()
+        book = Book(access, metrics, default_policy=settings.default_policy)
+        for live in access.policies.policies.values():
+            live.policy.require_model(backend.fingerprint)
+        self.draining = False
+        self.house = House(
+            settings=settings,
+            backend=backend,
+            book=book,
+            doors=Doors(book, settings),
+            metrics=metrics,
+            drift=Drift(standings, metrics, settings.watch_rows),
+        )
+        self._started = int(time.time())
+        self._readiness: tuple[float, bool] = (0.0, False)  # good until, and what it was
+        self.app = self._app()
+
+    def _app(self) -> FastAPI:
+        app = _App(
+            title="demur",
+            openapi_url="/openapi.json" if self.house.settings.describe else None,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+            lifespan=self._lifespan,
+            exception_handlers={ApiError: _refuse, DemurError: _refuse, HTTPException: _no_route},
+        )
+        app.add_api_route(CHAT, self.chat, methods=["POST"], response_model=None)
+        app.add_api_route(MODELS, self.models, methods=["GET"], response_model=None)
+        app.add_api_route(MODELS + "/{model:path}", self.model, methods=["GET"], response_model=None)
+        app.add_api_route(HEALTH, self.health, methods=["GET"], response_model=None)
+        app.add_api_route(READY, self.ready, methods=["GET"], response_model=None)
+        app.add_api_route(METRICS, self.metrics, methods=["GET"], response_model=None)
+        app.add_middleware(
+            Envelope,
+            metrics=self.house.metrics,
+            routes=frozenset({CHAT, MODELS, HEALTH, READY, METRICS}),
+            write_s=self.house.settings.limits.write_s,
+        )
+        return app
+
+    @asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        looking = asyncio.create_task(self.house.book.keep_up(self.house.settings.reload_s))
+        try:
+            yield
+        finally:
+            looking.cancel()
+            await self.house.drift.flush()
+            await self.house.backend.close()
+
+    async def chat(self, request: Request) -> Response:
+        """Decide, then answer or refuse."""
+        return await answer_chat(request, self.house)
+
+    async def models(self, request: Request) -> dict[str, Any]:
+        """The one model, with the policies that this key may use."""
+        return {"object": "list", "data": [self._model(request)]}
+
+    async def model(self, request: Request, model: str) -> dict[str, Any]:
+        """One model by name."""
+        found = self._model(request)
+        if model != found["id"]:
+            raise ApiError(
+                404, f"The model {model[:256]!r} does not exist here.", code="model_not_found", param="model"
+            )
+        return found
+
+    async def health(self) -> dict[str, str]:
+        """Whether the process lives."""
+        return {"status": "ok"}
+
+    async def ready(self) -> Response:
+        """Whether a request would be answered now."""
+        if self.draining:
+            return JSONResponse({"status": "shutting down"}, status_code=503)
+        if await self._is_ready():
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready"}, status_code=503)
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus' metrics, for operators."""
+        if not self.house.settings.open_metrics:
+            self._require_operator(request)
+        return Response(self.house.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    def _model(self, request: Request) -> dict[str, Any]:
+        visit, access = visit_of(request), self.house.book.now
+        caller = visit.held.enter_context(self.house.doors.admitted(request.headers, access))
+        visit.tenant, visit.key = caller.tenant.name, caller.key
+        policies = [p for p in caller.tenant.policies if p in access.policies.policies]
+        return {
+            "id": self.house.settings.model,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "demur",
+            "demur": {"policies": policies},
+        }
+
+    def _require_operator(self, request: Request) -> None:
+        visit, access = visit_of(request), self.house.book.now
+        caller = visit.held.enter_context(self.house.doors.admitted(request.headers, access))
+        if not caller.tenant.sees_scores:
+            raise ApiError(403, "This key is not an operator's.", code="operators_only")
+
+    async def _is_ready(self) -> bool:
+        good_until, was = self._readiness
+        if monotonic() < good_until:
+            return was
+        try:
+            await self.house.backend.ready()
+            now = True
+        except DemurError as e:
+            now = False
+            event(logging.WARNING, "not ready", reason=e.message, hint=e.hint)
+        self._readiness = (monotonic() + READY_S, now)
+        return now
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """An error of ours as OpenAI's error object. What the caller is not told goes to the log."""
+    assert isinstance(error, ApiError | DemurError)
+    told = error if isinstance(error, ApiError) else api_error(error)
+    visit = visit_of(request)
+    visit.code = told.code
+    if isinstance(error, BackendError) or (isinstance(error, DemurError) and told.status >= 500):
+        event(logging.ERROR, "no answer", request_id=visit.request_id, reason=error.message, hint=error.hint)
+    return JSONResponse(told.body(), status_code=told.status, headers=told.headers())
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
+    told = ApiError(error.status_code, f"There is no {request.method} here.", code=code)
+    visit_of(request).code = code
+    return JSONResponse(told.body(), status_code=error.status_code, headers=error.headers)

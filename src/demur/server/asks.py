@@ -1,0 +1,174 @@
+"""From a request to what a backend is asked: the conversation in core's terms, the effective policy, the sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from demur.core.access import Effective, Tenant, effective, permitted
+from demur.core.example import Message
+from demur.core.ports import Prompt
+from demur.core.serving import Ask, Sampling
+from demur.server import wire
+from demur.server.errors import ApiError
+from demur.server.settings import Settings
+from demur.store.policy_folder import Live, PolicySet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One request, decided about in every respect but the model's."""
+
+    live: Live  # the stored policy
+    effective: Effective
+    asks: tuple[Ask, ...]  # one per choice
+    stream: bool
+    include_usage: bool
+
+
+def case_of(chat: wire.ChatRequest, tenant: Tenant, policies: PolicySet, settings: Settings) -> Case:
+    """What a request comes to. Raises ApiError on what this server does not allow, AccessError on what the tenant may
+    not have."""
+    if chat.model != settings.model:
+        raise ApiError(404, f"The model {chat.model!r} does not exist here.", code="model_not_found", param="model")
+    ask = (chat.demur or wire.DemurAsk()).to_core()
+    live = policies.policies[permitted(tenant, ask, policies.policies)]
+    found = effective(live.policy, ask)
+    first = Ask(
+        messages=_prompt(chat.messages, settings.limits.messages),
+        policy=found.policy,
+        policy_digest=live.digest,
+        sampling=_sampling(chat, settings),
+        json_schema=_schema(chat),
+        tools=_tools(chat),
+        tool_choice=_tool_choice(chat),
+    )
+    return Case(
+        live=live,
+        effective=found,
+        asks=_choices(first, chat.n or 1, settings.limits.choices),
+        stream=bool(chat.stream),
+        include_usage=_include_usage(chat),
+    )
+
+
+def _prompt(messages: Sequence[wire.Message], most: int) -> Prompt:
+    """The conversation. Raises ApiError if it is too long, or does not end with somebody who awaits an answer."""
+    if len(messages) > most:
+        raise _invalid("messages", f"{len(messages)} messages, at most {most} are taken")
+    if not isinstance(messages[-1], wire.UserMessage | wire.ToolMessage):
+        raise _invalid("messages", "the last message must be the user's, or a tool's; an answer cannot be begun for us")
+    called: dict[str, str] = {}  # tool call id -> function
+    prompt = []
+    for at, message in enumerate(messages):
+        match message:
+            case wire.SystemMessage():
+                prompt.append(Message(role="system", content=_text(message.content)))
+            case wire.UserMessage():
+                prompt.append(Message(role="user", content=_text(message.content)))
+            case wire.AssistantMessage():
+                called |= {c.id: c.function.name for c in message.tool_calls or ()}
+                prompt.append(Message(role="assistant", content=_past_answer(message, at)))
+            case wire.ToolMessage():
+                prompt.append(Message(role="user", content=_tool_result(message, called, at)))
+    return tuple(prompt)
+
+
+def _text(content: str | Sequence[wire.TextPart | wire.RefusalPart]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(p.text if isinstance(p, wire.TextPart) else p.refusal for p in content)
+
+
+def _past_answer(message: wire.AssistantMessage, at: int) -> str:
+    """What was answered: text, a refusal, or calls in words, for core knows text only."""
+    said = [_text(message.content)] if message.content is not None else []
+    said += [message.refusal] if message.refusal is not None else []
+    said += [f"{c.function.name}({c.function.arguments})" for c in message.tool_calls or ()]
+    if not said:
+        raise _invalid(f"messages[{at}]", "an answer needs content, a refusal or tool_calls")
+    return "\n".join(said)
+
+
+def _tool_result(message: wire.ToolMessage, called: dict[str, str], at: int) -> str:
+    """A result is a turn of the user's side: it is scored and decided about like what the user types."""
+    if message.tool_call_id not in called:
+        raise _invalid(f"messages[{at}].tool_call_id", "no earlier tool call has this id")
+    return f"{called[message.tool_call_id]} returned:\n{_text(message.content)}"
+
+
+def _sampling(chat: wire.ChatRequest, settings: Settings) -> Sampling:
+    limits = settings.limits
+    if None not in (chat.max_tokens, chat.max_completion_tokens) and chat.max_tokens != chat.max_completion_tokens:
+        raise _invalid("max_tokens", "it contradicts max_completion_tokens")
+    tokens = chat.max_completion_tokens or chat.max_tokens or limits.answer_tokens
+    if tokens > limits.most_answer_tokens:
+        name = "max_tokens" if chat.max_tokens else "max_completion_tokens"
+        raise _invalid(name, f"{tokens} is more than the {limits.most_answer_tokens} that an answer may have")
+    stop = (chat.stop,) if isinstance(chat.stop, str) else chat.stop or ()
+    return Sampling(
+        max_tokens=tokens,
+        temperature=1.0 if chat.temperature is None else chat.temperature,
+        top_p=1.0 if chat.top_p is None else chat.top_p,
+        seed=chat.seed,
+        stop=stop,
+    )
+
+
+def _schema(chat: wire.ChatRequest) -> dict[str, Any] | None:
+    match chat.response_format:
+        case wire.SchemaFormat(json_schema=named):
+            return named.schema_
+        case wire.PlainFormat(type="json_object"):
+            return {}
+    return None
+
+
+def _tools(chat: wire.ChatRequest) -> tuple[dict[str, Any], ...]:
+    if chat.tool_choice == "none":
+        return ()
+    names = [t.function.name for t in chat.tools or ()]
+    for at, name in enumerate(names):
+        if names.index(name) < at or name in ("none", "auto", "required"):
+            raise _invalid(f"tools[{at}].function.name", "taken: choose another name")
+    return tuple(t.model_dump(exclude_none=True) for t in chat.tools or ())
+
+
+def _tool_choice(chat: wire.ChatRequest) -> str | None:
+    names = [t.function.name for t in chat.tools or ()]
+    if chat.tool_choice is not None and not names:
+        raise _invalid("tool_choice", "it needs tools")
+    match chat.tool_choice:
+        case wire.ToolChoice(function=chosen):
+            if chosen.name not in names:
+                raise _invalid("tool_choice.function.name", "there is no tool of that name")
+            return chosen.name
+        case "none":
+            return None
+        case None:
+            return "auto" if names else None
+        case word:
+            return word
+
+
+def _choices(first: Ask, n: int, most: int) -> tuple[Ask, ...]:
+    """The same ask n times, each with a seed of its own if one was given."""
+    if n > most:
+        raise _invalid("n", f"{n} is more than the {most} choices that may be asked for")
+    seed = first.sampling.seed
+    if seed is None:
+        return (first,) * n
+    return tuple(replace(first, sampling=replace(first.sampling, seed=seed + at)) for at in range(n))
+
+
+def _include_usage(chat: wire.ChatRequest) -> bool:
+    if chat.stream_options is None:
+        return False
+    if not chat.stream:
+        raise _invalid("stream_options", "it needs stream to be true")
+    return bool(chat.stream_options.include_usage)
+
+
+def _invalid(param: str, message: str) -> ApiError:
+    return ApiError(400, f"Invalid {param!r}: {message}.", code="invalid_value", param=param)

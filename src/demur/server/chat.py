@@ -1,0 +1,243 @@
+"""POST /v1/chat/completions, once the caller is in: ask the backend, then send what it decides and writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from demur.core.decision import Decision
+from demur.core.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
+from demur.core.languages import preferred_languages, refusal_text
+from demur.core.serving import Ask, Backend, Part, Reply
+from demur.server.answers import Head, finish_reason, scores_of, tool_call_deltas, usage
+from demur.server.asks import Case, case_of
+from demur.server.doors import Caller, read_body
+from demur.server.errors import api_error
+from demur.server.house import House
+from demur.server.log import event
+from demur.server.settings import Settings
+from demur.server.visit import Visit, visit_of, while_connected
+from demur.server.wire import parse_chat
+
+DONE = b"data: [DONE]\n\n"
+STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that gathers a stream would make it none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Verdict:
+    """One choice, decided. Without a reply there was none: the operator's setting refused."""
+
+    reply: Reply | None
+    category: str | None  # refused with; None if it is answered, or was not decided
+    text: str | None  # of the refusal, where it is the operator's own
+
+    @property
+    def refused(self) -> bool:
+        """Whether a refusal follows."""
+        return self.reply is None or self.category is not None
+
+
+async def answer_chat(request: Request, house: House) -> Response:
+    """The answer to a chat request. Raises ApiError and DemurError for those that get none."""
+    visit, access = visit_of(request), house.book.now
+    caller = visit.held.enter_context(house.doors.admitted(request.headers, access))
+    visit.tenant, visit.key = caller.tenant.name, caller.key
+    chat = parse_chat(await read_body(request, house.settings.limits))
+    case = case_of(chat, caller.tenant, access.policies, house.settings)
+    visit.policy, visit.policy_hash = case.live.policy.name, case.live.digest
+    visit.overridden, visit.stream = case.effective.overridden, case.stream
+    languages = preferred_languages(request.headers.get("accept-language", ""))
+    verdicts = await while_connected(request.receive, _decide(case, languages, house, visit))
+    writing = _Writing(house.settings, case, verdicts, visit)
+    head = _head(house, case, verdicts[0], caller)
+    if case.stream:
+        return StreamingResponse(writing.events(head), media_type="text/event-stream", headers=STREAM_HEADERS)
+    return JSONResponse(await while_connected(request.receive, writing.whole(head)))
+
+
+async def _decide(case: Case, languages: Sequence[str], house: House, visit: Visit) -> list[Verdict]:
+    """A verdict per choice, its reply let go of with the visit. Without a decision the operator's setting rules."""
+    policy = case.effective.policy
+    try:
+        replies = await _open_all(house.backend, case.asks, visit)
+    except (ScoreDoubt, ScoreError) as e:
+        event(logging.ERROR, "undecided", request_id=visit.request_id, reason=e.message, hint=e.hint)
+        house.metrics.decided(visit, policy, None, None)
+        if house.settings.on_doubt == "error":
+            raise
+        visit.decision = "undecided"
+        return [Verdict(reply=None, category=None, text=house.settings.doubt_text) for _ in case.asks]
+    first = replies[0]
+    visit.decision_s = round(visit.elapsed_s(), 6)
+    visit.decision = "refuse" if first.decision.refuses else "respond"
+    visit.category = _category(first.decision)
+    house.metrics.decided(visit, policy, first.decision, first.logp_C)
+    if not case.effective.overridden:
+        house.drift.saw(case.live.digest, first.logp_C)
+    verdicts = []
+    for reply in replies:
+        category = _category(reply.decision)
+        text = refusal_text(policy.category(category), languages) if category else None
+        verdicts.append(Verdict(reply=reply, category=category, text=text))
+    return verdicts
+
+
+async def _open_all(backend: Backend, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
+    """All replies, or none: those that were opened are closed with the visit."""
+
+    async def one(ask: Ask) -> Reply:
+        reply = await backend.open(ask)
+        visit.held.push_async_callback(_close, reply.parts)
+        return reply
+
+    tasks = [asyncio.create_task(one(ask)) for ask in asks]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _close(parts: AsyncIterator[Part]) -> None:
+    aclose = getattr(parts, "aclose", None)
+    if aclose is not None:
+        await aclose()
+
+
+class _Writing:
+    """Reads the parts of a request's choices and makes the answer's body of them."""
+
+    def __init__(self, settings: Settings, case: Case, verdicts: Sequence[Verdict], visit: Visit) -> None:
+        self._settings = settings
+        self._case = case
+        self._verdicts = verdicts
+        self._visit = visit
+        self._tokens = 0
+
+    async def whole(self, head: Head) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        choices = await asyncio.gather(*(self._choice(head, at, v) for at, v in enumerate(self._verdicts)))
+        return head.completion(choices, self._usage())
+
+    async def events(self, head: Head) -> AsyncIterator[bytes]:
+        """The events of a stream, one choice after the other. A failure is its last event: no [DONE] follows."""
+        try:
+            for at, verdict in enumerate(self._verdicts):
+                async for event_bytes in self._choice_events(head, at, verdict):
+                    yield event_bytes
+        except DemurError as e:
+            error = api_error(e, decided=True)
+            self._visit.code = error.code
+            event(logging.ERROR, "broken stream", request_id=self._visit.request_id, reason=e.message, hint=e.hint)
+            yield _event(error.body())
+            return
+        if self._case.include_usage:
+            yield _event(head.usage_chunk(self._usage()))
+        else:
+            self._usage()
+        yield DONE
+
+    async def _choice(self, head: Head, at: int, verdict: Verdict) -> dict[str, Any]:
+        text, finish = "", None
+        calls: list[Mapping[str, Any]] = []
+        async for part in self._parts(verdict):
+            text, finish = text + part.text, part.finish
+            calls += part.tool_calls
+        message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+        if verdict.refused:
+            message["refusal"] = text
+        elif text or not calls:
+            message["content"] = text
+        if calls:
+            message["tool_calls"] = calls
+        return {
+            "index": at,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": self._finish(finish, verdict),
+            "content_filter_results": head.filter_results(verdict.category),
+        }
+
+    async def _choice_events(self, head: Head, at: int, verdict: Verdict) -> AsyncIterator[bytes]:
+        filters = {"content_filter_results": head.filter_results(verdict.category)}
+        voice = "refusal" if verdict.refused else "content"
+        opening = {"role": "assistant", "content": None if verdict.refused else "", "refusal": None}
+        yield _event(head.chunk(_delta(at, opening, **filters), with_note=at == 0))
+        finish = None
+        async for part in self._parts(verdict):
+            delta: dict[str, Any] = {voice: part.text} if part.text else {}
+            if part.tool_calls:
+                delta["tool_calls"] = tool_call_deltas(part.tool_calls)
+            if delta:
+                yield _event(head.chunk(_delta(at, delta)))
+            finish = part.finish
+        yield _event(head.chunk(_delta(at, {}, finish_reason=self._finish(finish, verdict), **filters)))
+
+    async def _parts(self, verdict: Verdict) -> AsyncIterator[Part]:
+        """The parts of one choice; the operator's own text is one of them. Raises BackendDown if the end is missing."""
+        if verdict.text is not None or verdict.reply is None:
+            yield Part(text=verdict.text or "", finish="stop")
+            return
+        ended = False
+        async for part in verdict.reply.parts:
+            self._tokens += part.tokens
+            ended = part.finish is not None
+            yield part
+        if not ended:
+            raise BackendDown("the backend ended an answer without saying why", "look at its log")
+
+    def _finish(self, finish: Any, verdict: Verdict) -> str:
+        reason = finish_reason(finish, refused=verdict.refused, of_refusals=self._settings.refusal_finish)
+        self._visit.finish = reason
+        return reason
+
+    def _usage(self) -> dict[str, int]:
+        first = self._verdicts[0].reply
+        self._visit.prompt_tokens = first.prompt_tokens if first else 0
+        self._visit.completion_tokens = self._tokens
+        return usage(self._visit.prompt_tokens, self._tokens)
+
+
+def _head(house: House, case: Case, first: Verdict, caller: Caller) -> Head:
+    live, overridden = case.live, case.effective.overridden
+    decision = "refuse" if first.category else "respond" if first.reply else "undecided"
+    note: dict[str, Any] = {
+        "decision": decision,
+        "category": first.category,
+        "policy": live.policy.name,
+        "policy_hash": live.digest,
+        "overridden": overridden,
+        "promises": house.drift.promises(live.policy, live.digest, overridden=overridden),
+    }
+    if caller.tenant.sees_scores and first.reply is not None:
+        note |= scores_of(case.effective.policy, first.reply.decision, first.reply.logp_C)
+    return Head(
+        id=f"chatcmpl-{secrets.token_hex(12)}",
+        created=int(time.time()),
+        model=house.settings.model,
+        system_fingerprint=f"fp_{house.backend.fingerprint.model_digest.removeprefix('sha256:')[:12]}",
+        taxonomy=live.policy.taxonomy.names,
+        note=note,
+    )
+
+
+def _category(decision: Decision) -> str | None:
+    return decision.choice if decision.refuses else None
+
+
+def _delta(at: int, delta: dict[str, Any], **beside: Any) -> dict[str, Any]:
+    return {"index": at, "delta": delta, "logprobs": None, "finish_reason": None, **beside}
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

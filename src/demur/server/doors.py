@@ -1,0 +1,145 @@
+"""Who comes in: key, rate, concurrency, size of the body."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+
+from demur.core.access import Tenant
+from demur.core.keys import KeyProblem, Tenants, authenticate
+from demur.server.errors import RETRY_S, ApiError
+from demur.server.policies import Access, Book
+from demur.server.settings import Limits, Settings
+from demur.server.visit import Gone
+
+MINUTE_S = 60.0
+LOCAL = "local"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """Who asks."""
+
+    tenant: Tenant
+    key: str | None  # the key's label; None without a tenants file
+
+
+@dataclass(slots=True)
+class Meter:
+    """What one key has used."""
+
+    recent_s: deque[float] = field(default_factory=deque)  # when its requests of the last minute came
+    inside: int = 0
+
+
+class Doors:
+    """Lets callers in and counts them."""
+
+    def __init__(self, book: Book, settings: Settings, clock_s: Callable[[], float] = monotonic) -> None:
+        self._book = book
+        self._settings = settings
+        self._clock_s = clock_s
+        self._meters: dict[tuple[str, str | None], Meter] = {}
+        self._inside = 0
+
+    @contextmanager
+    def admitted(self, headers: Headers, access: Access) -> Iterator[Caller]:
+        """Let a caller in for as long as the context lasts. Raises ApiError 401, 403, 429 or 503."""
+        caller = self._caller(headers, access)
+        meter = self._meters.setdefault((caller.tenant.name, caller.key), Meter())
+        self._count(meter, caller.tenant)
+        meter.inside += 1
+        self._inside += 1
+        try:
+            yield caller
+        finally:
+            meter.inside -= 1
+            self._inside -= 1
+
+    def _caller(self, headers: Headers, access: Access) -> Caller:
+        if access.tenants is not None:
+            return _with_key(headers, access.tenants)
+        if not _is_local_host(headers.get("host", "")):
+            # A web page can point a name of its own at this machine; its requests then carry that name.
+            raise ApiError(403, "Without keys this server answers to localhost only.", code="wrong_host")
+        others = sorted(set(access.policies.policies) - {self._book.default_policy})
+        tenant = Tenant(
+            name=LOCAL,
+            policies=(self._book.default_policy, *others),
+            may_override=True,
+            sees_scores=True,
+            requests_per_minute=1_000_000,
+            concurrent=self._settings.limits.in_flight,
+        )
+        return Caller(tenant=tenant, key=None)
+
+    def _count(self, meter: Meter, tenant: Tenant) -> None:
+        """Raise ApiError if the key, or all callers together, have all they may. A refused request is not counted."""
+        now_s = self._clock_s()
+        while meter.recent_s and meter.recent_s[0] <= now_s - MINUTE_S:
+            meter.recent_s.popleft()
+        if len(meter.recent_s) >= tenant.requests_per_minute:
+            wait_s = math.ceil(meter.recent_s[0] + MINUTE_S - now_s)
+            message = f"Rate limit: {tenant.requests_per_minute} requests per minute."
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_s=wait_s)
+        if meter.inside >= tenant.concurrent:
+            message = f"Rate limit: {tenant.concurrent} requests at a time."
+            raise ApiError(429, message, code="concurrency_limit_exceeded", retry_s=RETRY_S)
+        if self._inside >= self._settings.limits.in_flight:
+            raise ApiError(503, "The server is full.", code="overloaded", retry_s=RETRY_S)
+        meter.recent_s.append(now_s)
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The whole body, counted while it comes in. Raises ApiError 408, 413 or 415, Gone if the client hangs up."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        # Also keeps web pages out: a browser sends this type to another site only after asking it.
+        raise ApiError(415, "The body must be JSON: content-type application/json.", code="unsupported_media_type")
+    size, pieces = 0, []
+    try:
+        async with asyncio.timeout(limits.body_s):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limits.body_bytes:
+                    message = f"The body is larger than {limits.body_bytes} bytes."
+                    raise ApiError(413, message, code="request_too_large")
+                pieces.append(piece)
+    except TimeoutError:
+        raise ApiError(408, "The body did not arrive in time.", code="request_timeout") from None
+    except ClientDisconnect:
+        raise Gone from None
+    return b"".join(pieces)
+
+
+def _with_key(headers: Headers, tenants: Tenants) -> Caller:
+    scheme, _, presented = headers.get("authorization", "").partition(" ")
+    key = authenticate(tenants.keys, presented.strip() if scheme.lower() == "bearer" else None, datetime.now(UTC))
+    if not isinstance(key, KeyProblem):
+        return Caller(tenant=key.tenant, key=key.label)
+    messages = {
+        "missing": "You didn't provide an API key. Send it as: Authorization: Bearer YOUR_KEY.",
+        "unknown": "Incorrect API key provided.",
+        "expired": "This API key has expired. Ask the operator for a new one.",
+    }
+    code = "expired_api_key" if key.reason == "expired" else "invalid_api_key"
+    raise ApiError(401, messages[key.reason], code=code)
+
+
+def _is_local_host(host: str) -> bool:
+    """Whether a Host header names this machine by its loopback name or address."""
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower() == "localhost"

@@ -1,0 +1,87 @@
+"""Around every request: its id, the headers that every answer carries, one line in the log, and no bug left open."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from demur.server.errors import our_bug
+from demur.server.log import crash, event
+from demur.server.metrics import Metrics
+from demur.server.visit import Gone, Visit
+
+ELSEWHERE = "other"  # route of what is none of ours; their paths are not labels
+HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class Envelope:
+    """ASGI middleware, outermost. Opens the Visit that the routes find with visit_of."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], write_s: float) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._routes = routes
+        self._write_s = write_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Lifespan messages pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        route = scope["path"] if scope["path"] in self._routes else ELSEWHERE
+        visit = scope["demur.visit"] = Visit(method=scope["method"], route=route)
+        outlet = _Outlet(send, visit, self._write_s)
+        self._metrics.arrived()
+        try:
+            async with visit.held:
+                await self._app(scope, receive, outlet.send)
+        except Gone:
+            visit.code = "client_gone"
+        except TimeoutError:
+            visit.code = "client_too_slow"
+        except Exception as e:  # noqa: BLE001 - the outermost boundary: a bug is logged without what was said, and closed
+            visit.code = "server_error"
+            crash(e, request_id=visit.request_id)
+            if visit.status is None:
+                await outlet.fail()
+        finally:
+            if not outlet.ended and visit.code is None:
+                visit.code = "client_gone"
+            self._metrics.left(visit)
+            event(logging.INFO, "request", **visit.record())
+
+
+class _Outlet:
+    """Sends an answer's messages, for a limited time each: who does not read does not keep a place."""
+
+    def __init__(self, send: Send, visit: Visit, write_s: float) -> None:
+        self._send = send
+        self._visit = visit
+        self._write_s = write_s
+        self.ended = False
+
+    async def send(self, message: Message) -> None:
+        """Pass one message on."""
+        if message["type"] == "http.response.start":
+            self._visit.status = message["status"]
+            ours = [*HEADERS, (b"x-request-id", self._visit.request_id.encode())]
+            message = {**message, "headers": [*message.get("headers", ()), *ours]}
+        async with asyncio.timeout(self._write_s):
+            await self._send(message)
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    async def fail(self) -> None:
+        """Answer that the fault is ours."""
+        error = our_bug()
+        body = json.dumps(error.body()).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})

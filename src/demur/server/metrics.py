@@ -1,0 +1,117 @@
+"""Prometheus metrics, in a registry of their own: two servers in one process do not mix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from demur.core.decision import Decision
+from demur.core.policy import Policy
+from demur.core.score import Floats
+from demur.server.visit import Visit
+from demur.store.policy_folder import Change, PolicySet
+
+PROBABILITIES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+UNDECIDED = "undecided"
+
+
+class Metrics:
+    """Everything that is counted. Labels hold only names that the operator chose, so their number is bounded."""
+
+    def __init__(self) -> None:
+        self.registry = here = CollectorRegistry()
+        self._requests = Counter("demur_requests", "Requests answered.", ["route", "status"], registry=here)
+        self._errors = Counter("demur_errors", "Requests that failed, by error code.", ["code"], registry=here)
+        self._in_flight = Gauge("demur_requests_in_flight", "Requests being served.", registry=here)
+        by_decision = ["tenant", "policy", "decision"]
+        self._decisions = Counter("demur_decisions", "Decisions: respond, or a category.", by_decision, registry=here)
+        self._overridden = Counter(
+            "demur_overridden_decisions",
+            "Decisions under thresholds of the caller's.",
+            ["tenant", "policy"],
+            registry=here,
+        )
+        self._scores = Histogram(
+            "demur_probability",
+            "Calibrated probability of each control token.",
+            ["policy", "choice"],
+            buckets=PROBABILITIES,
+            registry=here,
+        )
+        self._decision_s = Histogram(
+            "demur_decision_seconds", "From a request's arrival to its decision.", buckets=SECONDS, registry=here
+        )
+        self._request_s = Histogram(
+            "demur_request_seconds", "From a request's arrival to its end.", ["stream"], buckets=SECONDS, registry=here
+        )
+        self._tokens = Counter("demur_tokens", "Tokens read and written.", ["kind"], registry=here)
+        self._reloads = Counter("demur_policy_changes", "What reloads did to policies.", ["kind"], registry=here)
+        self._policy = Gauge(
+            "demur_policy_info", "1 for each policy in force.", ["policy", "policy_hash"], registry=here
+        )
+        self._faults = Gauge("demur_policy_faults", "Policy files that are not in force as they stand.", registry=here)
+        self._tenants = Gauge("demur_tenants_rejected", "1 while the tenants file cannot be used.", registry=here)
+        self._supported = Gauge(
+            "demur_promise_supported",
+            "1 while no live score speaks against a certified promise, 0 from the first alarm on.",
+            ["policy", "policy_hash", "risk"],
+            registry=here,
+        )
+        self._watched = Gauge("demur_watched_scores", "Live scores taken in.", ["policy", "policy_hash"], registry=here)
+
+    def text(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def arrived(self) -> None:
+        """A request has come."""
+        self._in_flight.inc()
+
+    def left(self, visit: Visit) -> None:
+        """A request has been answered, or its client has gone."""
+        self._in_flight.dec()
+        self._requests.labels(visit.route, str(visit.status or "gone")).inc()
+        if visit.code is not None:
+            self._errors.labels(visit.code).inc()
+        if visit.decision is not None:
+            self._request_s.labels("yes" if visit.stream else "no").observe(visit.elapsed_s())
+        if visit.completion_tokens is not None:
+            self._tokens.labels("prompt").inc(visit.prompt_tokens or 0)
+            self._tokens.labels("completion").inc(visit.completion_tokens)
+
+    def decided(self, visit: Visit, policy: Policy, decision: Decision | None, logp_C: Floats | None) -> None:
+        """A decision has been made; None: it could not be."""
+        tenant, name = visit.tenant or "", visit.policy or ""
+        self._decisions.labels(tenant, name, decision.choice if decision else UNDECIDED).inc()
+        if visit.overridden:
+            self._overridden.labels(tenant, name).inc()
+        self._decision_s.observe(visit.elapsed_s())
+        if logp_C is None:
+            return
+        p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0])
+        for choice, p in zip(policy.taxonomy.choices, p_C.tolist(), strict=True):
+            self._scores.labels(name, choice).observe(p)
+
+    def policies(self, policies: PolicySet) -> None:
+        """Which policies are in force."""
+        self._policy.clear()
+        for name, live in policies.policies.items():
+            self._policy.labels(name, live.digest).set(1)
+        self._faults.set(len(policies.faults))
+
+    def reloaded(self, policies: PolicySet, changes: Sequence[Change], complaint: str | None) -> None:
+        """What a reload did. complaint: about the tenants file."""
+        for change in changes:
+            self._reloads.labels(change.kind).inc()
+        if changes:
+            self.policies(policies)
+        self._tenants.set(0 if complaint is None else 1)
+
+    def watched(self, policy: str, digest: str, supported: dict[str, bool], scores: int) -> None:
+        """How the certified promises of a policy stand, by risk."""
+        for risk, holds in supported.items():
+            self._supported.labels(policy, digest, risk).set(holds)
+        self._watched.labels(policy, digest).set(scores)

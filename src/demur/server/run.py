@@ -1,0 +1,112 @@
+"""The process: one event loop, its signals, and how it ends.
+
+SIGTERM or SIGINT: /readyz says no, the door closes, answers being written are finished within a limit, then the
+process ends by itself with exit code 0. A second SIGINT does not wait. SIGHUP: look at policies and tenants now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from socket import AF_INET, AF_INET6, create_server, socket
+from types import FrameType
+
+import uvicorn
+
+from demur.server.app import Service
+from demur.server.log import event
+
+HEAD_BYTES = 16 * 1024  # of a request's line and headers
+CUT_OFF_S = 5.0  # for streams that were cut off to say so
+
+
+def run(service: Service, started: Callable[[str], None]) -> None:
+    """Serve until told to end. Raises OSError if the address cannot be had."""
+    settings = service.house.settings
+    family = AF_INET6 if ":" in settings.host else AF_INET
+    with create_server((settings.host, settings.port), family=family) as door:
+        Process(service, started).run(sockets=[door])
+
+
+class Process(uvicorn.Server):
+    """A service behind a socket. started: told its address once it can be reached."""
+
+    def __init__(self, service: Service, started: Callable[[str], None]) -> None:
+        settings = service.house.settings
+        super().__init__(
+            uvicorn.Config(
+                service.app,
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                h11_max_incomplete_event_size=HEAD_BYTES,
+                timeout_graceful_shutdown=int(settings.shutdown_s + CUT_OFF_S),
+            )
+        )
+        self._service = service
+        self._started = started
+        self.loop: asyncio.AbstractEventLoop | None = None  # once it runs
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Open the door."""
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            event(logging.INFO, "listening", address=address)
+            self._started(address)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Close the door; let answers finish, then end those that have not."""
+        cut_off = asyncio.create_task(self._cut_off())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cut_off.cancel()
+        event(logging.INFO, "stopped")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ours instead of uvicorn's, which ends by the signal itself: an orderly end is exit code 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        ours = {signal.SIGTERM: self.handle_exit, signal.SIGINT: self.handle_exit, signal.SIGHUP: self._look_again}
+        before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what a handler is given
+        """Begin to end."""
+        self.begin_to_end(hurry=sig == signal.SIGINT and self._service.draining)
+
+    def begin_to_end(self, *, hurry: bool = False) -> None:
+        """Not ready any more; the door closes when load balancers have had time to see that."""
+        self._service.draining = True
+        if hurry or self.loop is None:
+            self.should_exit, self.force_exit = True, hurry
+            return
+        self.loop.call_soon_threadsafe(self.loop.call_later, self._service.house.settings.linger_s, self._close_door)
+
+    def _close_door(self) -> None:
+        self.should_exit = True
+
+    def _look_again(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what a handler is given
+        threading.Thread(target=self._service.house.book.reload, name="demur-reload").start()
+
+    async def _cut_off(self) -> None:
+        await asyncio.sleep(self._service.house.settings.shutdown_s)
+        event(logging.WARNING, "answers cut off", after_s=self._service.house.settings.shutdown_s)
+        await self._service.house.backend.close()

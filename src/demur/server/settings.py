@@ -1,0 +1,70 @@
+"""Everything that an operator may set about the server, beside the backend's own options."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Literal
+
+from demur.core.errors import ConfigError
+
+OnDoubt = Literal["refuse", "error"]
+RefusalFinish = Literal["stop", "content_filter"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one request may take. Rates and concurrency are the tenant's: demur.core.access.Tenant."""
+
+    body_bytes: int = 1 << 20
+    body_s: float = 30.0  # until the whole body is here
+    write_s: float = 30.0  # for which a client may leave a piece of its answer unread
+    messages: int = 256
+    choices: int = 4  # n
+    answer_tokens: int = 512  # where the request does not say
+    most_answer_tokens: int = 4096
+    in_flight: int = 512  # requests of all callers together
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if not getattr(self, name) > 0:
+                raise ConfigError(
+                    f"limits.{name} = {getattr(self, name)} is not above 0", "leave it out: it has a default"
+                )
+        if self.answer_tokens > self.most_answer_tokens:
+            raise ConfigError("limits.answer_tokens is above limits.most_answer_tokens", "raise the second one")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How the server answers. Raises ConfigError on what contradicts itself."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: any free one
+    model: str = "demur"  # the name under which clients ask for it
+    default_policy: str | None = None  # without a tenants file; None: the only policy, or the first by name
+    on_doubt: OnDoubt = "refuse"  # no decision can be made: refuse, or answer with an error
+    doubt_text: str = "I can't help with that right now."
+    refusal_finish: RefusalFinish = "stop"  # finish_reason of a refusal; OpenAI's own refusals end with "stop"
+    reload_s: float = 2.0  # between two looks at the policies and the tenants file
+    shutdown_s: float = 30.0  # for which answers may go on being written after SIGTERM
+    linger_s: float = 0.0  # between SIGTERM and the closed door: time for a load balancer to see /readyz
+    open_metrics: bool = False  # /metrics without a key, on a loopback address only
+    describe: bool = False  # serve /openapi.json
+    watch_rows: int = 64  # live scores that a promise's monitor takes in at a time
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.open_metrics and not self.is_local:
+            raise ConfigError(
+                f"open_metrics beside host {self.host!r} would show tenants and decisions to anybody",
+                "scrape with an operator's key, or bind to 127.0.0.1",
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"

@@ -1,0 +1,81 @@
+"""What is known of one request while it is served: what it holds, and what the log will say of it. Never its text."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, fields
+from time import monotonic
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.types import Receive
+
+T = TypeVar("T")
+
+
+class Gone(Exception):
+    """The client has hung up: nobody waits for the answer."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Visit:
+    """One request. `held` is let go when its answer has been sent, or cannot be any more."""
+
+    method: str
+    route: str
+    request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
+    started_s: float = field(default_factory=monotonic)
+    held: AsyncExitStack = field(default_factory=AsyncExitStack)
+    status: int | None = None
+    code: str | None = None  # of the error
+    tenant: str | None = None
+    key: str | None = None  # its label
+    policy: str | None = None
+    policy_hash: str | None = None
+    overridden: bool | None = None
+    decision: str | None = None
+    category: str | None = None
+    stream: bool | None = None
+    finish: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    decision_s: float | None = None  # from the request's arrival to the decision
+
+    def elapsed_s(self) -> float:
+        """Since the request came."""
+        return monotonic() - self.started_s
+
+    def record(self) -> dict[str, Any]:
+        """What the log says."""
+        left_out = ("started_s", "held")
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in left_out)
+        return {name: value for name, value in pairs if value is not None} | {"total_s": round(self.elapsed_s(), 6)}
+
+
+def visit_of(request: Request) -> Visit:
+    """The visit that demur.server.envelope opened for a request."""
+    visit = request.scope["demur.visit"]
+    assert isinstance(visit, Visit)
+    return visit
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work. Cancels it and raises Gone when the client hangs up first. The body has been read."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(_hung_up(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Gone
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

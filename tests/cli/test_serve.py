@@ -1,0 +1,106 @@
+"""demur serve: a run's model and policy behind HTTP, from flags and a settings file."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from demur.cli.serve import _told
+from demur.cli.workspace import reopen
+from demur.core.errors import ConfigError
+from demur.core.taxonomy import coconot
+from demur.engines.fake import FakeEngine
+from demur.store.files import write_json
+from tests.fake_run import examples, prepare
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of the fake engine with its default settings, which `--backend fake` makes again."""
+    root = tmp_path_factory.mktemp("runs") / "a"
+    prepare(root, examples(every=8), FakeEngine(taxonomy=coconot()))
+    config = {"run": {"name": "a"}, "taxonomy": {"preset": "coconot"}, "data": {"sources": [{"kind": "builtin"}]}}
+    write_json(root / "config.json", config)
+    return root
+
+
+def demur(*arguments):
+    return [sys.executable, "-m", "demur", "serve", *map(str, arguments)]
+
+
+def failing(*arguments):
+    """What stderr says of a server that does not start; it ends by itself with exit code 2."""
+    done = subprocess.run(demur(*arguments), capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("demur: ") == 1
+    return done.stderr
+
+
+def test_a_run_is_served_without_further_ado_and_ends_with_0(run):
+    command = demur(run, "--backend", "fake", "--port", "0")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            said = server.stderr.readline()
+            url = said.partition(" on ")[2].partition(",")[0]
+            with httpx.Client(base_url=url, trust_env=False) as client:
+                asked = {"model": "a", "messages": [{"role": "user", "content": "Something about safety."}]}
+                got = client.post("chat/completions", json=asked).json()
+            server.send_signal(signal.SIGTERM)
+            out, _ = server.communicate(timeout=60)
+        finally:
+            server.kill()
+    assert server.returncode == 0
+    assert "no key needed" in said
+    assert got["demur"]["policy"] == "default"
+    events = [json.loads(line)["event"] for line in out.splitlines()]
+    assert events == ["listening", "request", "stopped"]
+    assert (run / "watch" / "live.json").exists()
+
+
+def test_policies_of_another_model_are_one_message_and_exit_code_2(run, tmp_path):
+    other = tmp_path / "other.json"
+    text = json.loads((run / "calibrate" / "policy.json").read_text())
+    text["fingerprint"]["model_digest"] = "sha256:0"
+    other.write_text(json.dumps(text))
+    assert "made for another model: model_digest" in failing(run, "--backend", "fake", "--policies", other)
+
+
+def test_an_open_address_without_tenants_is_refused(run):
+    assert "without a tenants file" in failing(run, "--backend", "fake", "--host", "0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[servr]\n", "servr: unknown table"),
+        ("[server]\nprot = 1\n", "did you mean 'port'"),
+        ("[limits]\nbody_bytes = 0\n", "body_bytes"),
+        ("[server]\non_doubt = 'hope'\n", "on_doubt"),
+        ("[server]\nhost = '0.0.0.0'\nopen_metrics = true\n", "open_metrics"),
+        ("[files]\ntenant = 'x'\n", "did you mean 'tenants'"),
+    ],
+)
+def test_a_settings_file_at_fault_is_named(run, tmp_path, text, message):
+    path = tmp_path / "serve.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as e:
+        _told(path, reopen(run), {}, {}, {})
+    assert message in str(e.value)
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(run, tmp_path):
+    path = tmp_path / "serve.toml"
+    path.write_text('[server]\nport = 9\nmodel = "m"\n[files]\npolicies = "p"\n[backend]\nkind = "vllm"\n')
+    told = _told(path, reopen(run), {"port": 7}, {}, {"url": "http://127.0.0.1:1/v1"})
+    assert (told.settings.port, told.settings.model, told.settings.host) == (7, "m", "127.0.0.1")
+    assert told.files.policies == tmp_path / "p"
+    assert told.backend == {"kind": "vllm", "url": "http://127.0.0.1:1/v1"}
+
+
+@pytest.mark.parametrize("flags", [("--backend", "vllm"), ("--url", "http://127.0.0.1:1/v1")], ids=str)
+def test_a_remote_backend_and_a_url_belong_together(run, flags):
+    assert "--url" in failing(run, *flags)

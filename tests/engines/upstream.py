@@ -1,0 +1,175 @@
+"""A small server that speaks vLLM's and OpenAI's dialects over a tiny model, unguarded like the real ones, and fails
+on request. It runs in a thread of its own, on a free port of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import torch
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from demur.engines.hf import HfEngine
+
+
+class Upstream:
+    """The server. `failure` names what goes wrong from now on; `requests` holds the bodies that came in."""
+
+    def __init__(self, engine: HfEngine) -> None:
+        self.network, self.tokenizer = engine.network, engine.tokenizer
+        self.model = "tiny"
+        self.failure: str | None = None
+        self.failures_left = 10**9
+        self.context = 192  # tokens that it says it reads
+        self.pause_s = 0.0  # between the tokens of a stream
+        self.prefill = True  # chat: whether an assistant message can be continued
+        self.script: list[str] | None = None  # texts to stream instead of the model's own
+        self.requests: list[dict] = []
+        self.streams_cut = 0  # by the client, before their end
+        routes = [
+            Route("/v1/models", self.models),
+            Route("/v1/completions", self.completions, methods=["POST"]),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+        ]
+        config = uvicorn.Config(Starlette(routes=routes), host="127.0.0.1", port=0, log_level="critical")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def __enter__(self) -> Upstream:
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.failure = None
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{port}/v1"
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"data": [{"id": self.model, "max_model_len": self.context}]})
+
+    async def completions(self, request: Request) -> Response:
+        body = await self._received(request)
+        if (failed := await self._fail(body)) is not None:
+            return failed
+        if body.get("stream"):
+            return StreamingResponse(self._stream(body, body["prompt"], chat=False))
+        logp_V = self._logp(body["prompt"])
+        choice = {"text": "", "finish_reason": "length", "token_ids": [int(logp_V.argmax())]}
+        if self.failure != "no logprobs":
+            wanted = body["logprob_token_ids"][1:] if self.failure == "one missing" else body["logprob_token_ids"]
+            shift = 10.0 if self.failure == "logits" else 0.0
+            top = {f"token_id:{i}": float(logp_V[i]) + shift for i in wanted}
+            choice["logprobs"] = {"top_logprobs": [top]}
+        return JSONResponse({"model": self._answers_as, "choices": [choice]})
+
+    async def chat(self, request: Request) -> Response:
+        body = await self._received(request)
+        if (failed := await self._fail(body)) is not None:
+            return failed
+        continues = self.prefill and bool(body.get("continue_final_message"))
+        ids = self._rendered(body["messages"], continues=continues)
+        if body.get("stream"):
+            return StreamingResponse(self._stream(body, ids, chat=True))
+        logp_V = self._logp(ids)
+        top = torch.topk(logp_V, body.get("top_logprobs", 1))
+        listed = [
+            {"token": self.tokenizer.decode([int(i)]), "logprob": float(p)}
+            for p, i in zip(top.values, top.indices, strict=True)
+        ]
+        position = {**listed[0], "top_logprobs": listed}
+        logprobs = None if self.failure == "no logprobs" else {"content": [position]}
+        choice = {"message": {"content": ""}, "finish_reason": "length", "logprobs": logprobs}
+        usage = {"prompt_tokens": len(ids)}
+        return JSONResponse({"model": self._answers_as, "choices": [choice], "usage": usage})
+
+    async def _received(self, request: Request) -> dict:
+        self.requests.append(body := await request.json())
+        return body
+
+    async def _fail(self, body: dict) -> Response | None:
+        failure = self.failure
+        if failure is None or self.failures_left <= 0:
+            return None
+        self.failures_left -= 1
+        if failure in ("400", "401", "404", "429", "500", "503", "504"):
+            return JSONResponse({"error": {"message": "secret upstream words"}}, status_code=int(failure))
+        if failure == "stall":
+            await asyncio.sleep(2.0)
+        return PlainTextResponse("<html>not JSON") if failure == "malformed" else None
+
+    @property
+    def _answers_as(self) -> str:
+        return "another" if self.failure == "renamed" else self.model
+
+    def _rendered(self, messages: list[dict], *, continues: bool) -> list[int]:
+        """As an unguarded server does it: whatever people typed is tokenised with all its special tokens."""
+        shown = messages[:-1] if continues else messages
+        text = self.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer(text + (messages[-1]["content"] if continues else ""), add_special_tokens=False)[
+            "input_ids"
+        ]
+
+    @torch.no_grad()
+    def _logp(self, ids: list[int]) -> torch.Tensor:
+        return torch.log_softmax(self.network(torch.tensor([ids])).logits[0, -1].float(), dim=-1)
+
+    async def _stream(self, body: dict, ids: list[int], *, chat: bool) -> AsyncIterator[str]:
+        ended = False
+        try:
+            async for event in self._events(body, list(ids), chat=chat):
+                yield f"data: {event}\n\n"
+            if self.failure not in ("break", "no end"):
+                yield "data: [DONE]\n\n"
+            ended = True
+        finally:
+            self.streams_cut += not ended
+
+    async def _events(self, body: dict, ids: list[int], *, chat: bool) -> AsyncIterator[str]:
+        for n, (text, at, finish) in enumerate(self._written(body, ids)):
+            if n == 2 and self.failure == "break":
+                return
+            if n == 2 and self.failure == "error event":
+                yield json.dumps({"error": {"message": "secret upstream words"}})
+                return
+            if n == 2 and self.failure == "stall in mid-stream":
+                await asyncio.sleep(2.0)
+            await asyncio.sleep(self.pause_s)
+            reason = {"abort": "abort", "no finish": None}.get(self.failure or "", finish)
+            content = {"delta": {"content": text}} if chat else {"text": text, "token_ids": [at]}
+            event = {"model": self._answers_as, "choices": [{**content, "finish_reason": reason}]}
+            yield json.dumps(event, ensure_ascii=False)
+
+    def _written(self, body: dict, ids: list[int]) -> Iterator[tuple[str, int, str | None]]:
+        """(text, id, finish reason) of each token: from the script if there is one, else greedy."""
+        if self.script is not None:
+            yield from ((text, 0, "stop" if text is self.script[-1] else None) for text in self.script)
+            return
+        bias = {int(i): b for i, b in body.get("logit_bias", {}).items()}
+        stops = {self.tokenizer.eos_token_id, *body.get("stop_token_ids", ())}
+        written, shown = [], ""
+        while True:
+            logp_V = self._logp([*ids, *written])
+            for i, b in bias.items():
+                logp_V[i] += b if self.failure != "ignores the ban" else -b
+            written.append(int(logp_V.argmax()))
+            text = self.tokenizer.decode(written, skip_special_tokens=True)
+            finish = "stop" if written[-1] in stops else "length" if len(written) == body["max_tokens"] else None
+            held = text.endswith("\ufffd") and finish is None  # bytes of a character that is not whole yet
+            new, shown = ("", shown) if held else (text[len(shown) :], text)
+            yield new, written[-1], finish
+            if finish:
+                return

@@ -1,0 +1,153 @@
+"""Policies and tenants that change while requests are served."""
+
+import json
+import logging
+import threading
+
+import pytest
+
+from demur.core.errors import ConfigError, PolicyError
+from demur.engines.fake import FakeEngine
+from demur.engines.fake_backend import FakeBackend
+from demur.server.app import Service
+from demur.server.policies import Access
+from demur.server.settings import Settings
+from demur.store.policy_file import policy_digest, write_policy
+from demur.store.policy_folder import read_folder
+from demur.store.tenants_file import read_tenants
+from tests.server.house import (
+    KEY,
+    OTHER_KEY,
+    REFUSED,
+    engine,
+    folder_of,
+    policy,
+    serving,
+    tenants_file,
+    wait_until,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return folder_of(tmp_path / "policies", policy(), policy("strict"))
+
+
+def hash_of(got):
+    return got.json()["demur"]["policy_hash"]
+
+
+def test_a_changed_policy_decides_the_next_requests(folder, caplog):
+    caplog.set_level(logging.INFO)
+    with serving(folder) as server:
+        assert server.chat(REFUSED).json()["demur"]["decision"] == "refuse"
+        new = policy(threshold=1.0)
+        write_policy(folder / "default.json", new)
+        wait_until(lambda: hash_of(server.chat(REFUSED)) == policy_digest(new))
+        assert server.chat(REFUSED).json()["demur"]["decision"] == "respond"
+        wait_until(lambda: server.metric('demur_policy_changes_total{kind="changed"}') == 1)
+        line = f'demur_policy_info{{policy="default",policy_hash="{policy_digest(new)}"}}'
+        wait_until(lambda: server.metric(line) == 1)
+    assert "policy changed" in [r.getMessage() for r in caplog.records]
+
+
+@pytest.mark.parametrize("bad", ["{", "", '{"format": "demur.policy/1"}', "other model"])
+def test_a_bad_file_keeps_the_old_policy_and_log_and_metrics_say_so(folder, bad, caplog):
+    if bad == "other model":
+        stranger = FakeEngine(taxonomy=engine().taxonomy, seed=9).fingerprint
+        text = json.dumps(json.loads((folder / "default.json").read_text()) | {"fingerprint": _row(stranger)})
+    else:
+        text = bad
+    with serving(folder) as server:
+        before = hash_of(server.chat())
+        (folder / "default.json").write_text(text, encoding="utf-8")
+        wait_until(lambda: server.metric("demur_policy_faults") == 1)
+        assert server.metric('demur_policy_changes_total{kind="rejected"}') == 1
+        assert hash_of(server.chat()) == before
+        write_policy(folder / "default.json", policy(threshold=0.25))
+        wait_until(lambda: hash_of(server.chat()) == policy_digest(policy(threshold=0.25)))
+        wait_until(lambda: server.metric("demur_policy_faults") == 0)
+    assert any(r.getMessage() == "policy rejected" and "default.json" in r.fields["reason"] for r in caplog.records)
+
+
+def _row(fingerprint):
+    return {f: getattr(fingerprint, f) for f in fingerprint.__dataclass_fields__}
+
+
+def test_every_answer_carries_the_hash_of_a_policy_that_was_in_force_when_it_was_asked_for(folder):
+    versions = [policy(threshold=0.3 + n / 100) for n in range(20)]
+    known = {policy_digest(v): n for n, v in enumerate(versions)}
+    write_policy(folder / "default.json", versions[0])
+    written, wrong, stop = [0], [], threading.Event()
+
+    def ask(server):
+        newest = 0
+        with server.client() as client:
+            while not stop.is_set():
+                got = client.post(
+                    "/v1/chat/completions", json={"model": "demur", "messages": MESSAGES, "max_tokens": 1}
+                )
+                latest = written[0]
+                version = known.get(hash_of(got)) if got.status_code == 200 else None
+                if version is None or not newest <= version <= latest:
+                    wrong.append((got.status_code, newest, version, latest))
+                newest = max(newest, version or 0)
+
+    with serving(folder) as server:
+        threads = [threading.Thread(target=ask, args=(server,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for n, version in enumerate(versions[1:], start=1):
+            written[0] = n
+            write_policy(folder / "default.json", version)
+            server.service.house.book.reload()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert hash_of(server.chat()) == policy_digest(versions[-1])
+    assert not wrong
+
+
+MESSAGES = [{"role": "user", "content": "Hello."}]
+
+
+def test_a_key_taken_out_of_the_tenants_file_opens_nothing_any_more(folder, tmp_path):
+    path = tenants_file(tmp_path / "tenants.toml")
+    with serving(folder, path) as server:
+        assert server.chat(key=KEY).status_code == 200
+        text = path.read_text()
+        path.write_text(text[text.index("[tenants.operator]") :], encoding="utf-8")
+        wait_until(lambda: server.chat(key=KEY).status_code == 401)
+        assert server.chat(key=OTHER_KEY).status_code == 200
+        path.write_text("nonsense", encoding="utf-8")
+        wait_until(lambda: server.metric("demur_tenants_rejected") == 1)
+        assert server.chat(key=OTHER_KEY).status_code == 200
+        path.write_text(text, encoding="utf-8")
+        wait_until(lambda: server.chat(key=KEY).status_code == 200)
+
+
+def test_a_policy_that_a_tenant_falls_back_on_outlives_its_file(folder, tmp_path):
+    with serving(folder, tenants_file(tmp_path / "tenants.toml")) as server:
+        (folder / "strict.json").unlink()
+        wait_until(lambda: server.metric("demur_policy_faults") == 1)
+        assert server.chat(key=OTHER_KEY).status_code == 200
+
+
+def test_a_server_does_not_start_on_policies_of_another_model_or_on_bad_files(folder, tmp_path):
+    backend = FakeBackend(engine=FakeEngine(taxonomy=engine().taxonomy, seed=9))
+    for given in (backend.fingerprint, None):
+        with pytest.raises(PolicyError, match="another model"):
+            Service(Settings(), backend, Access(policies=read_folder(folder, given)))
+    (folder / "default.json").write_text("{", encoding="utf-8")
+    with pytest.raises(PolicyError, match="damaged"):
+        Service(Settings(), FakeBackend(engine=engine()), Access(policies=read_folder(folder)))
+
+
+def test_a_server_does_not_start_with_tenants_or_a_default_without_their_policy(folder, tmp_path):
+    (folder / "strict.json").unlink()
+    backend, policies = FakeBackend(engine=engine()), read_folder(folder)
+    tenants = read_tenants(tenants_file(tmp_path / "tenants.toml"))
+    with pytest.raises(ConfigError, match="names policy 'strict'"):
+        Service(Settings(), backend, Access(policies=policies, tenants=tenants))
+    with pytest.raises(ConfigError, match="'strict'"):
+        Service(Settings(default_policy="strict"), backend, Access(policies=policies))

@@ -1,0 +1,98 @@
+"""How a server ends, and what signals do, in a process of its own."""
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from demur.store.policy_file import policy_digest, write_policy
+from tests.server.house import ANSWERED, folder_of, policy, request, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return folder_of(tmp_path / "policies", policy())
+
+
+@contextmanager
+def process(folder, delay_s=0.0, **settings):
+    """(the process, its address); killed if the test leaves it running."""
+    command = [sys.executable, "-m", "tests.server.process", str(folder), str(delay_s), json.dumps(settings)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            yield running, running.stdout.readline().strip()
+        finally:
+            if running.poll() is None:
+                running.kill()
+
+
+def streaming(client):
+    return client.stream("POST", "/v1/chat/completions", json=request(ANSWERED, stream=True))
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_closes_the_door_lets_streams_finish_and_ends_with_0(folder, sign):
+    with process(folder, delay_s=0.1) as (running, url), httpx.Client(base_url=url, trust_env=False) as client:
+        with streaming(client) as got:
+            pieces = got.iter_text()
+            next(pieces)
+            running.send_signal(sign)
+            wait_until(lambda: refuses(url))
+            assert "".join(pieces).endswith("data: [DONE]\n\n")
+        assert running.wait(timeout=20) == 0
+        lines = [json.loads(line) for line in running.stderr.read().splitlines()]
+    assert "stopped" in [line["event"] for line in lines]
+
+
+def refuses(url):
+    try:
+        httpx.get(f"{url}/healthz", trust_env=False)
+    except httpx.ConnectError:
+        return True
+    return False
+
+
+def test_a_stream_that_takes_too_long_is_cut_off_with_an_error(folder):
+    with process(folder, 0.3, shutdown_s=0.5) as (running, url), httpx.Client(base_url=url, trust_env=False) as client:
+        with streaming(client) as got:
+            pieces = got.iter_text()
+            next(pieces)
+            running.terminate()
+            rest = "".join(pieces)
+        assert "[DONE]" not in rest
+        assert '"code":"model_unavailable"' in rest
+        assert running.wait(timeout=20) == 0
+
+
+def test_while_it_lingers_it_answers_and_is_not_ready(folder):
+    with process(folder, linger_s=1.0) as (running, url), httpx.Client(base_url=url, trust_env=False) as client:
+        assert client.get("/readyz").status_code == 200
+        running.terminate()
+        wait_until(lambda: client.get("/readyz").status_code == 503)
+        assert client.post("/v1/chat/completions", json=request()).status_code == 200
+        assert running.wait(timeout=20) == 0
+
+
+def test_a_hangup_signal_reloads_at_once(folder):
+    with process(folder, reload_s=3600.0) as (running, url), httpx.Client(base_url=url, trust_env=False) as client:
+        new = policy(threshold=0.25)
+        write_policy(folder / "default.json", new)
+        running.send_signal(signal.SIGHUP)
+        ask = {"url": "/v1/chat/completions", "json": request()}
+        wait_until(lambda: client.post(**ask).json()["demur"]["policy_hash"] == policy_digest(new))
+        running.terminate()
+        assert running.wait(timeout=20) == 0
+
+
+def test_an_address_that_is_taken_is_an_error_of_the_systems(folder):
+    with process(folder) as (_, url), process(folder, port=int(url.rpartition(":")[2])) as (second, nothing):
+        assert nothing == ""
+        assert second.wait(timeout=20) != 0
+        assert "OSError" in second.stderr.read()
