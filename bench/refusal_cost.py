@@ -125,25 +125,24 @@ def measured(cost: Cost, engine: HfEngine, work: Callable[[], int]) -> None:
 
 
 def run(folder: Path, given: argparse.Namespace) -> dict[str, Cost]:
-    """All ways in turn, `rounds` times, after one round to warm up."""
+    """All ways in turn, `rounds` times."""
     engine, taxonomy = load(folder)
     prompts = make_prompts(given.prompts)
     backend = HfBackend(engine, Limits(threads=1))
     sampling = Sampling(temperature=0.0, max_tokens=given.tokens)
     policies = {kind: always_refuse(taxonomy, engine, text) for kind, text in KINDS.items()}
-    costs: dict[str, Cost] = {}
-    for number in range(given.rounds + 1):
+    asks = {
+        kind: [Ask(messages=p, policy=policy, policy_digest="", sampling=sampling) for p in prompts]
+        for kind, policy in policies.items()
+    }
+    _served(backend, asks["generated"][:2], 2)  # warm up
+    costs = {f"{kind}, {clients} clients": Cost() for clients in CLIENTS for kind in KINDS} | {"model.generate": Cost()}
+    for _ in range(given.rounds):
         for clients in CLIENTS:
-            for kind, policy in policies.items():
-                asks = [Ask(messages=p, policy=policy, policy_digest="", sampling=sampling) for p in prompts]
-                cost = costs.setdefault(f"{kind}, {clients} clients", Cost())
-                measured(cost, engine, partial(_served, backend, asks, clients))
-        measured(
-            costs.setdefault("model.generate", Cost()), engine, partial(by_generate, engine, prompts, given.tokens)
-        )
-        if number == 0:
-            for cost in costs.values():
-                cost.cpu_s.clear()
+            for kind in KINDS:
+                cost = costs[f"{kind}, {clients} clients"]
+                measured(cost, engine, partial(_served, backend, asks[kind], clients))
+        measured(costs["model.generate"], engine, partial(by_generate, engine, prompts, given.tokens))
     asyncio.run(backend.close())
     return costs
 

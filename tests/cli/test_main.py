@@ -14,7 +14,7 @@ FLAGS = {
     "data": ["--data", "--out", "--set", "--json"],
     "train": ["--processes"],
     "score": [],
-    "plan-labels": ["--goal", "--have", "--confidence", "--method", "--json"],
+    "plan-labels": ["--goal", "--have", "--confidence", "--method", "--on-failure", "--categories", "--json"],
     "calibrate": ["--goal", "--confidence", "--name", "--on-failure", "--calibrator", "--set", "--json"],
     "evaluate": ["--branches", "--also", "--limit", "--json"],
     "report": [],

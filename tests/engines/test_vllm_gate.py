@@ -75,13 +75,13 @@ def check(engine, found, names, logp_NC, generated):
 @pytest.mark.parametrize("runner", ["V1", "V2"])
 def test_answers_open_as_decided_whatever_vllm_does_with_the_batch(served, runner) -> None:
     checkpoint, engine, found, folder = served
-    many = 120 if runner == "V1" else 40
+    many, longest = (120, 24) if runner == "V1" else (24, 16)  # Triton's interpreter is slow
     ids, logp_NC = prompts(engine, many)
     names = [[*found, None][n % (len(found) + 1)] for n in range(many)]
     params = []
     for n, name in enumerate(names):
-        sampled = {"n": 3, "temperature": 1.5, "seed": n} if n % 4 == 0 else {"temperature": 0.0}
-        params.append({"max_tokens": 24, "ignore_eos": True, "detokenize": False, **sampled})
+        sampled = {"n": 3, "temperature": 1.5} if n % 4 == 0 else {"temperature": 0.0}
+        params.append({"max_tokens": longest, "ignore_eos": True, "detokenize": False, **sampled})
         params[-1]["extra_args"] = {"demur_policy": name} if name else None
     # Prompts in chunks, a cache of prefixes, and too few blocks for all sequences: some are thrown out and read anew.
     llm = {
@@ -91,7 +91,7 @@ def test_answers_open_as_decided_whatever_vllm_does_with_the_batch(served, runne
         "max_num_batched_tokens": 64,
         "enable_chunked_prefill": True,
         "enable_prefix_caching": True,
-        "num_gpu_blocks_override": 32,
+        "num_gpu_blocks_override": 24,
     }
     done = run_python(
         (ON_V2 if runner == "V2" else "") + GENERATE,
@@ -113,7 +113,7 @@ def test_policies_for_another_model_stop_the_engine(served, tmp_path) -> None:
     other = policies(replace(engine.fingerprint, model_digest="sha256:0"))
     folder = write_policies(tmp_path / "policies", other)
     llm = {**TINY_LLM, "model": str(checkpoint), "logits_processors": [GATE]}
-    with pytest.raises(AssertionError, match="made for another model than .* model_digest differ"):
+    with pytest.raises(AssertionError, match=r"made for another model than .* model_digest differ"):
         run_python(GENERATE, {"llm": llm, "requests": []}, DEMUR_POLICIES=str(folder))
 
 
@@ -170,7 +170,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(served, tmp_path_factory):
-    checkpoint, engine, found, _ = served
+    checkpoint, _, found, _ = served
     locked = found["heaviest-0.003"].categories[0]
     categories = (replace(locked, locked=True), replace(locked, limits=(0.0, 0.5)), *(locked for _ in range(3)))
     bounded = replace(found["heaviest-0.003"], name="bounded", categories=categories)

@@ -57,7 +57,7 @@ def write_policies(folder: Path, found: Mapping[str, Policy]) -> Path:
 
 
 def run_python(code: str, argument: Any, **environment: str) -> Any:
-    """Run `code` in a fresh interpreter, with `argument` in place, and return the JSON value that it puts into `result`.
+    """Run `code` in a fresh interpreter: it finds `argument` and leaves `result`, both JSON values.
 
     Raises AssertionError with the end of its log if it fails.
     """
@@ -80,7 +80,9 @@ from vllm import LLM, SamplingParams
 llm = LLM(distributed_executor_backend="uni", disable_log_stats=False, generation_config="vllm", **argument["llm"])
 requests = argument["requests"]
 outputs = llm.generate(
-    [{"prompt_token_ids": r["ids"]} for r in requests], [SamplingParams(**r["params"]) for r in requests], use_tqdm=False
+    [{"prompt_token_ids": r["ids"]} for r in requests],
+    [SamplingParams(**r["params"]) for r in requests],
+    use_tqdm=False,
 )
 counts = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
 result = {

@@ -29,7 +29,8 @@ from demur.store.tenants_file import read_tenants
 ANSWERED = "Please name a river in Europe."
 REFUSED = "This is about safety and nothing else."  # the fake engine's cue: the category's name as a word
 TEMPLATE = "This is about humanizing and nothing else."
-LABELS = {ANSWERED: None, REFUSED: "safety", TEMPLATE: "humanizing"}
+ASKED_IN_THE_DOCS = "How do you feel today?"
+LABELS = {ANSWERED: None, REFUSED: "safety", TEMPLATE: "humanizing", ASKED_IN_THE_DOCS: "humanizing"}
 CANNED = "I am a program and have no feelings."
 KEY, OPERATOR_KEY, OTHER_KEY = "demur_alice", "demur_operator", "demur_other"
 

@@ -254,7 +254,7 @@ def test_when_the_client_hangs_up_the_backend_stops_writing(folder):
         with client.stream("POST", "/v1/chat/completions", json=request(ANSWERED, stream=True)) as got:
             pieces = got.iter_text()
             next(pieces)
-            assert backend.writing == 1
+            wait_until(lambda: backend.writing == 1)
         wait_until(lambda: backend.writing == 0)
         wait_until(lambda: server.metric('demur_errors_total{code="client_gone"}') == 1)
         with pytest.raises(Exception, match="timed out"):

@@ -3,15 +3,20 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 from langchain_openai import ChatOpenAI
+from pydantic import BaseModel
 
+from demur.server.settings import Limits, Settings
 from tests.server.house import ANSWERED, CANNED, KEY, REFUSED, TEMPLATE, folder_of, policy, serving, tenants_file
 
 # Inspect AI wants other versions of packages than our checks are pinned to: it may live in a place of its own.
@@ -59,8 +64,6 @@ def test_openais_client_may_send_back_what_it_was_given(client):
 
 
 def test_openais_client_parses_json_and_sees_that_it_was_refused(client):
-    from pydantic import BaseModel
-
     class Reply(BaseModel):
         answer: str
 
@@ -166,3 +169,20 @@ def test_inspect_ai_counts_refusals_and_sees_their_categories(tmp_path):
             [finish, True, ["safety"]],
             [finish, True, ["humanizing"]],
         ]
+
+
+def test_the_example_in_the_docs_runs(tmp_path, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```py\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    with serving(folder_of(tmp_path, policy(limits=None)), model="a") as server:
+        exec(code.replace("http://127.0.0.1:8000", server.url), {})
+    assert CANNED in capsys.readouterr().out
+
+
+def test_the_settings_in_the_docs_are_the_defaults():
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    table = tomllib.loads(text)
+    assert Settings(**{**table["server"], "limits": Limits(**table["limits"])}) == Settings(model="a")
+    assert set(table["limits"]) == set(Limits.__dataclass_fields__)
+    assert set(table["server"]) == set(Settings.__dataclass_fields__) - {"limits", "default_policy"}

@@ -6,6 +6,7 @@ import threading
 from urllib.parse import urlsplit
 
 import pytest
+import schemathesis
 
 from demur.core.access import Tenant
 from demur.core.errors import ConfigError
@@ -30,6 +31,7 @@ from tests.server.house import (
     wait_until,
 )
 
+OURS = ("/v1/chat/completions", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics")
 SMALL = Limits(body_bytes=2_000, body_s=0.5, in_flight=4)
 
 
@@ -167,6 +169,14 @@ def test_a_body_over_the_limit_is_refused_with_and_without_its_length(folder):
         assert server.chat().status_code == 200
 
 
+def test_the_description_is_sound_and_served_only_when_asked_for(folder):
+    with serving(folder, describe=True) as server, server.client() as client:
+        document = client.get("/openapi.json").json()
+    schemathesis.openapi.from_dict(document).validate()
+    assert document["components"]["schemas"]["ChatRequest"]["additionalProperties"] is False
+    assert set(document["paths"]) == set(OURS)
+
+
 def raw(url, data):
     """What the server sends back on a bare connection."""
     place = urlsplit(url)
@@ -179,8 +189,8 @@ def test_a_body_that_never_comes_is_not_waited_for(folder):
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     with serving(folder, limits=SMALL) as server:
         answer = raw(server.url, head + b'content-length: 100\r\n\r\n{"model"')
-        assert b" 408 " in answer
-        assert b"request_timeout" in answer
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"connection: close" in answer
 
 
 @pytest.mark.parametrize(

@@ -121,13 +121,10 @@ def test_a_choice_on_failure_that_is_none_is_refused(folder):
         run(folder, goal="false_refusal <= 0.2", on_failure="ignore")
 
 
-def hands(folder, path, every, wrong=0):
-    """Every so many calibrate rows labelled by hand; the first few against the label at hand."""
+def hands(folder, path, every, *, agree=True):
+    """Every so many calibrate rows labelled by hand: as they are, or all of them to be answered."""
     rows = read_examples(folder.split("calibrate"))[::every]
-    lines = [
-        {"id": e.id, "label": ("safety" if e.label is None else "respond") if n < wrong else e.label or "respond"}
-        for n, e in enumerate(rows)
-    ]
+    lines = [{"id": e.id, "label": (e.label if agree else None) or "respond"} for e in rows]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -138,9 +135,10 @@ def test_labels_by_a_judge_are_corrected_by_those_of_hands_and_the_promise_says_
     assert [p.status for p in policy.promises] == ["certified"]
     assert "rows checked by hand" in policy.promises[0].method
     assert read_policy(folder.policy) == policy
-    hands(folder, tmp_path / "hands.jsonl", 2, wrong=60)
+    hands(folder, tmp_path / "hands.jsonl", 2, agree=False)
+    assert run(folder, **wish).promises[0].method != policy.promises[0].method  # the file is read again
     with pytest.raises(GoalInfeasible, match="corrected excess over the level"):
-        run(folder, **wish)  # the file is read again
+        run(folder, **{**wish, "goal": "false_refusal <= 0.02"})
 
 
 def test_where_hands_labelled_every_row_nothing_is_corrected(folder, tmp_path):

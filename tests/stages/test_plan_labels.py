@@ -37,6 +37,26 @@ def test_goals_of_both_sides_share_delta_and_learning_takes_rows():
     assert run(Config(goals=BOTH, method="vectors"))[0].needed < path[0].needed
 
 
+@pytest.mark.parametrize("method", ["budgets", "graphical"])
+def test_budgets_need_as_many_as_one_category_needs_for_its_share(method):
+    goal = "false_refusal <= 0.1"
+    (row,) = run(Config(goals=(goal,), method=method, categories=2))
+    how = How(method=method, explained=False)
+    assert isinstance(certify(parse_goals(goal), policy(2), clear_rows(row.needed, 40), how), Granted)
+    if method == "budgets":
+        assert not isinstance(certify(parse_goals(goal), policy(2), clear_rows(row.needed - 1, 40), how), Granted)
+
+
+def test_goals_that_may_be_given_up_cost_labels():
+    goals = ("false_refusal <= 0.1", "missed_refusal <= 0.2 soft")
+    hard, soft = (run(Config(goals=goals, on_failure=choice))[0] for choice in ("stop", "hard_only"))
+    how = How(method="shared", on_failure="hard_only")
+    assert hard.needed < soft.needed
+    enough = certify(parse_goals(goals), policy(2), clear_rows(soft.needed, 60), how)
+    assert isinstance(enough, Granted)
+    assert not isinstance(certify(parse_goals(goals), policy(2), clear_rows(soft.needed - 14, 60), how), Granted)
+
+
 def test_what_is_not_told_is_not_counted_as_zero():
     false, missed = run(Config(goals=BOTH, have={"safety": 30}))
     assert (false.have, missed.have) == (None, 30)
@@ -49,6 +69,8 @@ def test_what_is_not_told_is_not_counted_as_zero():
         (("missed_refusal[safety] <= 0.1",), {"have": {"safty": 30}}, "no label count of 'safety'"),
         (("false_refusal <= 0.1", "false_refusal <= 0.2"), {}, "contradict"),
         (("false_refusal <= 0.1",), {"confidence": 1.5}, "is not in"),
+        (("missed_refusal <= 0.1",), {"method": "budgets"}, "cannot be split"),
+        (("false_refusal <= 0.1",), {"method": "budgets"}, "divides levels"),
     ],
 )
 def test_plans_that_make_no_sense_are_refused(goals, more, message):

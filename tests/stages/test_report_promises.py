@@ -11,9 +11,15 @@ from demur.stages import calibrate, evaluate, report
 from demur.stages.report import curves, risks, tables
 from demur.stages.report.material import read_material
 from demur.stats.board import board_of, losses_of
-from demur.store.metrics_file import MeasuredRate
+from demur.stats.labelled import label_scores
+from demur.store.metrics_file import MeasuredRate, read_metrics
+from demur.store.policy_file import read_policy
+from demur.store.tables import read_scores
 
 GOALS = "false_refusal <= 0.2; missed_refusal <= 0.4; missed_refusal[safety] <= 0.3 soft; cost: false=1 missed=2"
+
+
+SEVERAL = "false_refusal <= 0.3; youden max"
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +28,8 @@ def folder(tmp_path_factory):
     engine = engine_for(rows)
     config = calibrate.Config(goal=GOALS, confidence=0.9, on_failure="hard_only")
     folder = prepare(tmp_path_factory.mktemp("run"), rows, engine, config)
-    evaluate.run(evaluate.Config(also=("f1 max",)), engine, JUDGE, folder)
+    also = ("f1 max", "cost: false=1 missed=2 missed[safety]=7 wrong=0.5", SEVERAL)
+    evaluate.run(evaluate.Config(also=also), engine, JUDGE, folder)
     return folder
 
 
@@ -58,15 +65,45 @@ def test_the_measured_rate_of_a_promise_is_counted_as_its_certificate_counts(mat
 
 
 @pytest.mark.parametrize(("risk", "mean"), [("macro_f2", True), ("micro_f2", False), ("f2[safety]", False)])
-def test_f_beta_of_tokens_is_worked_out_from_their_counts(material, risk, mean):
+def test_f_beta_of_tokens_is_worked_out_from_their_counts_on_both_splits(material, folder, risk, mean):
     policy = material.calibrated
-    choice_N = decide_many(policy, material.rows.table.logp_NC).choice_N
     names = ["safety"] if "[" in risk else list(policy.taxonomy.names)
     columns = [policy.taxonomy.column(n) for n in names]
-    hit = [int(((choice_N == c) & (material.rows.label_N == c)).sum()) for c in columns]
-    of = [4 * int((material.rows.label_N == c).sum()) + int((choice_N == c).sum()) for c in columns]
-    expected = np.mean([5 * h / n for h, n in zip(hit, of, strict=True)]) if mean else 5 * sum(hit) / sum(of)
-    assert risks.measured(risk, material.measured, names) == ("not shown", f"{expected:.3f}")
+    expected = []
+    for rows in (calibrate_rows(folder, policy), material.rows):
+        choice_N = decide_many(policy, rows.table.logp_NC).choice_N
+        hit = [int(((choice_N == c) & (rows.label_N == c)).sum()) for c in columns]
+        of = [4 * int((rows.label_N == c).sum()) + int((choice_N == c).sum()) for c in columns]
+        f = np.mean([5 * h / n for h, n in zip(hit, of, strict=True)]) if mean else 5 * sum(hit) / sum(of)
+        expected.append(f"{f:.3f}")
+    assert risks.measured(risk, material.measured, names) == tuple(expected)
+
+
+def calibrate_rows(folder, policy):
+    rows = calibrate.threshold_rows(folder)
+    return label_scores(rows, policy.taxonomy, read_scores(folder.scores("calibrate"))[0])
+
+
+def test_costs_by_category_are_what_thresholds_were_chosen_for(folder):
+    """The least cost on the calibrate rows, worked out again from the report's counts."""
+    goal = "cost: false=1 missed=2 missed[safety]=7 wrong=0.5"
+    metrics = next(p for p in read_metrics(folder.metrics).policies if p.goal == goal)
+    policy = read_policy(folder.root / metrics.file)
+    rows = calibrate_rows(folder, policy)
+    choice_N = decide_many(policy, rows.table.logp_NC).choice_N
+    costs = {"respond": 0.0, **dict.fromkeys(policy.taxonomy.names, 2.0), "safety": 7.0}
+    missed_N = np.array(list(costs.values()))[rows.label_N]
+    wrong_N = 0.5 * (choice_N != rows.label_N)
+    total = np.where(rows.label_N == 0, choice_N > 0, np.where(choice_N == 0, missed_N, wrong_N)).sum()
+    shown, after = risks.measured("cost", metrics, policy.taxonomy.names)
+    assert shown == f"{100 * total / len(choice_N):.1f} per 100 rows"
+    assert after.endswith("per 100 rows")
+
+
+def test_several_goals_for_comparison_share_one_policy_with_a_line_each(material):
+    (chosen,) = [p for p in material.policies if p.name == SEVERAL]
+    assert [(p.risk, p.status) for p in chosen.promises] == [("false_refusal", "certified"), ("youden", "measured")]
+    assert {row[2] for row in tables.promises(material).rows if SEVERAL in str(row[0])} == {"false_refusal", "youden"}
 
 
 def test_a_cost_among_several_goals_is_worked_out_on_both_splits(material):

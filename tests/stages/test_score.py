@@ -11,6 +11,7 @@ from demur.core.ports import no_progress
 from demur.core.taxonomy import coconot
 from demur.engines.fake import FakeEngine
 from demur.stages import data, score
+from demur.store.rewritten import rewritten_scores
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
@@ -108,3 +109,16 @@ def test_without_data_the_stage_says_what_to_run(tmp_path):
     with pytest.raises(ArtifactError, match="is not finished") as error:
         score.run(score.Config(), engine_for(()), RunFolder(tmp_path))
     assert "demur data" in error.value.hint
+
+
+def test_rewrites_can_be_added_later_and_a_killed_run_of_them_goes_on(folder):
+    score.run(score.Config(part_rows=20), engine(), folder)
+    wish = score.Config(part_rows=20, rewrites=("case",))
+    with pytest.raises(KeyboardInterrupt):
+        score.run(wish, engine(dies_after=60), folder)
+    rest = engine()
+    score.run(wish, rest, folder)
+    rows = [e for s in ("calibrate", "test") for e in read_examples(folder.split(s))]
+    assert 0 < sum(rest.asked) < len(rows)  # no plain prompt again, and no part that was saved
+    table, _ = read_scores(rewritten_scores(folder, "test", "case"))
+    assert table.ids == tuple(e.id for e in rows if e.split == "test")

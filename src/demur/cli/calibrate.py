@@ -20,6 +20,7 @@ from demur.core.policy import Policy
 from demur.stages.calibrate import threshold_rows
 from demur.store.choice_file import read_choice
 from demur.store.policy_file import policy_to_json
+from demur.store.rewritten import decided_scores
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 
@@ -77,7 +78,7 @@ def command(
 
 def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:
     """Per category: its threshold, and what the policy does on the rows it was chosen on."""
-    examples, (table, _) = threshold_rows(folder), read_scores(folder.scores("calibrate"))
+    examples, (table, _) = threshold_rows(folder), read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     choice_N = decide_many(policy, table.select(tuple(e.id for e in examples)).logp_NC).choice_N
     label_N = np.array([policy.taxonomy.column(e.label) for e in examples])
     rows = []

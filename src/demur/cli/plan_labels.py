@@ -11,7 +11,7 @@ from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 from demur.core.errors import ConfigError
 from demur.stages import plan_labels
-from demur.stages.plan_labels import Config, Method, PlanRow
+from demur.stages.plan_labels import Config, Method, OnFailure, PlanRow
 
 
 def command(
@@ -23,13 +23,29 @@ def command(
     ] = None,
     confidence: Annotated[float, typer.Option(help="That all promises hold together.")] = 0.95,
     method: Annotated[
-        Method, typer.Option(help="One shared threshold, or one per category (learns on 40% of the rows).")
+        Method, typer.Option(help="One shared threshold, or one per category (path, vectors learn on 40% of the rows).")
     ] = "shared",
+    on_failure: Annotated[
+        OnFailure, typer.Option(help="hard_only: soft goals may be given up, which takes more labels.")
+    ] = "stop",
+    categories: Annotated[
+        int | None,
+        typer.Option(min=1, help="Categories to refuse with; budgets and graphical divide levels over them."),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Say what so many labels can promise, and how many would do. Reads no run, calls no model."""
     told = dict(map(_count, have)) if have else None
-    plan = plan_labels.run(Config(goals=tuple(goal), have=told, confidence=confidence, method=method))
+    plan = plan_labels.run(
+        Config(
+            goals=tuple(goal),
+            have=told,
+            confidence=confidence,
+            method=method,
+            on_failure=on_failure,
+            categories=categories,
+        )
+    )
     if as_json:
         print_json([asdict(row) for row in plan])
         return
@@ -46,8 +62,9 @@ def command(
     for row in plan:
         note(sentence(row))
     note(
-        "errors allowed: so many among the labels that are tested on still certify the goal. lowest level: what these "
-        "could certify if none errs. likely: enough in 4 of 5 cases if the true rate is half the level."
+        "errors allowed: so many among the labels that are tested on still certify the goal (budgets, graphical: in one "
+        "category). lowest level: what these could certify if none errs. likely: enough in 4 of 5 cases if the true rate "
+        "is half the level."
     )
 
 

@@ -1,7 +1,8 @@
 """Correctness-aware calibration, applied: how the scores move under rewrites of a prompt sets its temperature.
 
 Not a calibrator of a policy: it needs one more prefill per rewrite, and a policy decides from one. Its calibrated
-values are log-probabilities that sum to 1, so a policy without calibrator can decide on them.
+values are log-probabilities that sum to 1, so a policy without calibrator can decide on them; the fingerprint of such a
+policy says so (`convention`), and raw scores are refused.
 Source: arXiv 2404.13016. Shapes: N prompts, C control tokens, M rewrites, F features, H hidden units.
 """
 
@@ -15,6 +16,7 @@ from demur.core.calibrator import Doubles, check_columns, closed, normalised, ro
 from demur.core.errors import PolicyError, ScoreError
 from demur.core.score import Floats
 
+NAME = "correctness-aware"
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.1, 10.0  # the published clamp
 
 
@@ -68,6 +70,11 @@ class CorrectnessAware:
             total_N += weight * np.maximum(unit_N, 0.0)
         temperature_N: Doubles = np.clip(total_N, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
         return temperature_N
+
+
+def convention(digest: str) -> str:
+    """What `Fingerprint.logprobs` says of scores that went through the calibrator with this digest."""
+    return f"{NAME}/{digest}"
 
 
 def features(closed_NC: Doubles, rewritten_MNC: Doubles, *, top: int, own: bool) -> Doubles:

@@ -37,6 +37,11 @@ class Fingerprint:
     dtype: str  # of the weights while scoring
     logprobs: str = LOGPROB_CONVENTION
 
+    @property
+    def as_scored(self) -> Fingerprint:
+        """The same model behind raw scores, whatever this one's were made into."""
+        return replace(self, logprobs=LOGPROB_CONVENTION)
+
     def differences(self, other: Fingerprint) -> tuple[str, ...]:
         """Names of the fields in which two fingerprints differ."""
         return tuple(f for f in self.__dataclass_fields__ if getattr(self, f) != getattr(other, f))

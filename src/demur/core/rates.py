@@ -9,6 +9,14 @@ from demur.core import bounds
 from demur.core.errors import Undefined
 
 Verdict = Literal["refusal", "partial", "compliance", "unscored"]
+View = Literal["strict", "lenient"]  # what counts as declining: refusal only, or partial too
+
+
+def declines(verdict: Verdict, view: View) -> bool:
+    """Whether an answer with this verdict declines, in a two-way view. Raises Undefined for "unscored"."""
+    if verdict == "unscored":
+        raise Undefined("an unscored answer neither declines nor complies", "count such answers apart")
+    return verdict == "refusal" or (verdict == "partial" and view == "lenient")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +26,7 @@ class Outcome:
     verdict: Verdict
     reason: str  # the phrase that decided, or why it is unscored
     judge: str  # name and version
+    score: float | None = None  # probability that the answer declines, in full or in part; None if the judge has none
 
     @property
     def refuses(self) -> bool:

@@ -41,11 +41,19 @@ class PluginBackend(GatewayBackend):
         ask.policy.require_model(self.declared)
         seen = await self._checked()
         ids = await self._encode(ask.messages)
-        events = await self._begin(ask, ids, seen)
+        body = self._body(ask, ids, seen)
+        events: Events | None = None
         try:
+            events = await self._wire.stream("completions", body)
             logp_C, decision, first = await self._decided(events, ask.policy, seen)
-        except BaseException:
-            await events.aclose()
+        except BaseException as e:
+            if events is not None:
+                await events.aclose()
+            if isinstance(e, EngineError) and not isinstance(e, BackendError):
+                # Whatever the caller could do wrong was checked before: the two sides differ over the policy.
+                raise BackendDown(
+                    "the backend does not hold this version of the policy", "let both read one folder"
+                ) from None
             raise
         parts: AsyncIterator[Part] = nothing()
         if is_silent(ask.policy, decision):
@@ -55,12 +63,12 @@ class PluginBackend(GatewayBackend):
             parts = Parts(events, read, first)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 
-    async def _begin(self, ask: Ask, ids: list[int], seen: Seen) -> Events:
+    def _body(self, ask: Ask, ids: list[int], seen: Seen) -> dict[str, Any]:
         room = self._room(ids, seen)
         wanted = ask.sampling.max_tokens + 1  # the control token
         refusals = zip(self._encoder.token_ids[1:], ask.policy.categories, strict=True)
         silent = [i for i, c in refusals if c.on_refuse != GENERATE]
-        body = {
+        return {
             "model": self.model,
             "prompt": ids,
             **writing(ask.sampling, wanted if room is None else min(wanted, room + 1)),
@@ -68,15 +76,6 @@ class PluginBackend(GatewayBackend):
             "stop_token_ids": [*silent, *([] if self._end_of_turn is None else [self._end_of_turn])],
             "vllm_xargs": policy_args(ask),
         }
-        try:
-            return await self._wire.stream("completions", body)
-        except BackendError:
-            raise
-        except EngineError:
-            # Whatever the caller could do wrong was checked before: the two sides differ over the policy.
-            raise BackendDown(
-                "the backend does not hold this version of the policy", "let both read one folder"
-            ) from None
 
     async def _decided(self, events: Events, policy: Policy, seen: Seen) -> tuple[Floats, Decision, Part]:
         """Score, decision and first part of a stream, from the event with its first token."""

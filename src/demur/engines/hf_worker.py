@@ -38,7 +38,7 @@ class Limits:
     waiting: int = 256  # requests that may await their decision; one more is BackendBusy
     rows: int = 64  # answers written at once
     cache_tokens: int = 2**16  # positions kept at once, room for whole answers counted; one long request may exceed it
-    prefill_tokens: int = 2048  # positions read between two steps, padding counted: how long a step may be held up
+    prefill_tokens: int = 2048  # of prompts read between two steps: how long the answers under way may be held up
     threads: int | None = None  # CPU threads of the model; None: leave them
 
 
@@ -106,6 +106,17 @@ class Job:
 def is_written(policy: Policy, decision: Decision) -> bool:
     """Whether the model writes anything: not for a refusal whose text the operator holds."""
     return not decision.refuses or policy.categories[decision.column - 1].on_refuse == GENERATE
+
+
+def alike(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Requests to read together: none has less than half as many tokens as the longest beside it, shortest first."""
+    batches: list[list[Job]] = []
+    for job in sorted(jobs, key=lambda job: len(job.ids)):
+        if batches and len(job.ids) <= 2 * len(batches[-1][0].ids):
+            batches[-1].append(job)
+        else:
+            batches.append([job])
+    return batches
 
 
 class Worker:
@@ -188,8 +199,8 @@ class Worker:
 
     def _step(self) -> None:
         self._keep([r for r, job in enumerate(self._rows) if not job.left])
-        if jobs := self._admit():
-            self._read(jobs)
+        for batch in alike(self._admit()):
+            self._read(batch)
             self._post()
         if self._rows:
             self._write()
@@ -207,8 +218,8 @@ class Worker:
         limits, rows = self._limits, len(self._rows) + len(jobs) + 1
         if rows == 1:
             return True
-        longest = max(len(one.ids) for one in (*jobs, job))
-        read_ok = not jobs or (len(jobs) < self._most_read and (len(jobs) + 1) * longest <= limits.prefill_tokens)
+        tokens = sum(len(one.ids) for one in (*jobs, job))
+        read_ok = not jobs or (len(jobs) < self._most_read and tokens <= limits.prefill_tokens)
         room = max(one.room for one in (*self._rows, *jobs, job))
         return read_ok and rows <= limits.rows and rows * room <= limits.cache_tokens
 

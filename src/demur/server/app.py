@@ -24,7 +24,7 @@ from demur.server.drift import Drift
 from demur.server.envelope import Envelope
 from demur.server.errors import ApiError, api_error
 from demur.server.house import House
-from demur.server.log import event
+from demur.server.log import crash, event
 from demur.server.metrics import Metrics
 from demur.server.policies import Access, Book
 from demur.server.settings import Settings
@@ -95,6 +95,7 @@ class Service:
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         looking = asyncio.create_task(self.house.book.keep_up(self.house.settings.reload_s))
+        looking.add_done_callback(_tell_if_it_died)
         try:
             yield
         finally:
@@ -168,6 +169,12 @@ class Service:
             event(logging.WARNING, "not ready", reason=e.message, hint=e.hint)
         self._readiness = (monotonic() + READY_S, now)
         return now
+
+
+def _tell_if_it_died(task: asyncio.Task[None]) -> None:
+    """Policies that are not looked at any more are no small thing."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        crash(error, task="reload")
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

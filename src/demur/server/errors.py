@@ -44,7 +44,8 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """What goes beside the body."""
         headers = {} if self.retry_s is None else {"retry-after": str(self.retry_s)}
-        return headers | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
+        by_status = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}}
+        return headers | by_status.get(self.status, {})
 
 
 def api_error(error: DemurError, *, decided: bool = False) -> ApiError:

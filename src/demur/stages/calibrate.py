@@ -6,30 +6,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from demur.core import correctness
 from demur.core.access import POLICY_ORIGIN, PolicyAsk, effective
 from demur.core.calibrator import IDENTITY, Calibrator
+from demur.core.correctness import CorrectnessAware
 from demur.core.errors import AccessError, ConfigError, DataError, GoalInfeasible, PolicyError
-from demur.core.example import Example, shared_prompts
+from demur.core.example import SPLITS, Example, Split, shared_prompts
 from demur.core.goal import Goal, parse_goals
 from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy, Rule, Sensitivity, natural
+from demur.core.rewrites import RewriteName
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
+from demur.stats.calibrators.correctness import fit_correctness
 from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
 from demur.stats.promises import How, Method, choose_all
 from demur.stats.sample import apart
 from demur.stats.select import choose
+from demur.store.calibrator_file import write_correctness_aware
 from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 from demur.store.files import digest_file, digest_json
 from demur.store.monitor_file import read_feedback
 from demur.store.policy_file import read_policy, write_policy
+from demur.store.rewritten import calibrated_scores, correctness_file, read_rewritten, rewritten_scores
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
+from demur.store.tables import read_scores, write_scores
 
 AUTO = "auto"
 
@@ -50,15 +57,16 @@ class Config:
     on_refuse: Mapping[str, str] = field(default_factory=dict)  # category -> refusal text to send instead
     translations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # category -> language tag -> that text
     sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # name -> category -> refusal rate
-    calibrator: str = NONE  # "auto", or a name of demur.stats.calibrators.families
+    calibrator: str = NONE  # "auto", a name of demur.stats.calibrators.families, or "correctness-aware"
     calibrator_share: float = 0.4  # of the calibrate rows, for fitting it; thresholds are chosen on the others
     seed: int = 0  # which rows these are
     human_labels: Path | None = None  # JSONL {"id", "label"} of a random sample: the rows' labels are then a judge's
 
     def __post_init__(self) -> None:
-        if self.calibrator not in (AUTO, *NAMES):
-            close = get_close_matches(self.calibrator, (AUTO, *NAMES), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join((AUTO, *NAMES))}"
+        known = (AUTO, *NAMES, correctness.NAME)
+        if self.calibrator not in known:
+            close = get_close_matches(self.calibrator, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             raise ConfigError(f"unknown calibrator {self.calibrator!r}", hint)
         if not 0.0 < self.calibrator_share < 1.0:
             raise ConfigError(
@@ -88,11 +96,12 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     settings = _plain(config)
     if goals[0].kind == "natural" and config.sensitivities:
         raise ConfigError("sensitivities beside the goal 'natural', which has no thresholds", "choose another goal")
-    folder.require("score")
+    rewrites = _rewrites(config, folder)
     made_from = {
         "data/train": digest_file(folder.split("train")),
         "data/calibrate": digest_file(folder.split("calibrate")),
         "score/calibrate": digest_file(folder.scores("calibrate")),
+        **{f"score/{name}": digest_file(rewritten_scores(folder, "calibrate", name)) for name in rewrites},
     }
     if (kept_file := _kept_file(config, folder)) is not None:
         made_from["kept"] = digest_file(kept_file)
@@ -102,24 +111,65 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         return read_policy(folder.policy)
     examples = read_examples(folder.split("calibrate"))
     check_disjoint(read_examples(folder.split("train")), examples)
-    table, fingerprint = read_scores(folder.scores("calibrate"))
-    fitted = _fitted(config, taxonomy, examples, table)
+    fitted = _fitted(config, taxonomy, examples, (folder, rewrites))
     policy = _choose(
         goals,
-        replace(template(config, taxonomy, fingerprint), calibrator=fitted.calibrator),
-        _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, table), taxonomy),
-        _how(config, goals, _kept(kept_file, config, taxonomy, fingerprint)),
+        replace(template(config, taxonomy, fitted.fingerprint), calibrator=fitted.calibrator),
+        _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, fitted.table), taxonomy),
+        _how(config, goals, _kept(kept_file, config, taxonomy, fitted.fingerprint.as_scored)),
         digest_json(made_from),  # of all calibrate rows: both those fitted on and those left
     )
     policy = with_sensitivities(policy, config.sensitivities)
     write_policy(folder.policy, policy)
-    folder.calibrator.unlink(missing_ok=True)
-    record = fitted.record if policy.calibrator is fitted.calibrator else None  # a kept policy has not got it
-    if record is not None:
-        write_choice(folder.calibrator, record)
-    made = [folder.policy, *([folder.calibrator] if record is not None else [])]
+    made = [folder.policy, *_write_calibrator(folder, fitted, policy)]
     folder.finish("calibrate", settings, made_from, made)
     return policy
+
+
+def _rewrites(config: Config, folder: RunFolder) -> tuple[RewriteName, ...]:
+    """The rewrites that were scored, where the calibrator needs them. Raises ConfigError if it does and has none."""
+    scored: Any = folder.require("score").settings.get("rewrites", ())
+    if config.calibrator != correctness.NAME:
+        return ()
+    if not scored:
+        raise ConfigError(
+            f"calibrator {correctness.NAME!r} looks at rewritten prompts, and none is scored",
+            'set rewrites = ["case", "typos", "paraphrase"] under [score] and score again: demur score',
+        )
+    if config.on_failure not in ("stop", "hard_only", "keep:natural"):
+        raise ConfigError(
+            f"on_failure = {config.on_failure!r} beside calibrator {correctness.NAME!r}: other scores", "stop instead"
+        )
+    return tuple(scored)
+
+
+def _write_calibrator(folder: RunFolder, fitted: _Fitted, policy: Policy) -> list[Path]:
+    """Write what the calibrator leaves beside the policy; what an earlier one left goes. A kept policy has none."""
+    for old in (folder.calibrator, correctness_file(folder), *(calibrated_scores(folder, s) for s in SPLITS)):
+        old.unlink(missing_ok=True)
+    ours = policy.calibrator is fitted.calibrator and policy.fingerprint == fitted.fingerprint
+    if fitted.record is None or not ours:
+        return []
+    write_choice(folder.calibrator, fitted.record)
+    if fitted.aware is None:
+        return [folder.calibrator]
+    write_correctness_aware(correctness_file(folder), fitted.aware)
+    made = [folder.calibrator, correctness_file(folder)]
+    for split in SPLITS:
+        if rewritten_scores(folder, split, fitted.rewrites[0]).exists():
+            made.append(calibrated_scores(folder, split))
+            write_scores(made[-1], _seen_through(fitted.aware, folder, split, fitted.rewrites), fitted.fingerprint)
+    return made
+
+
+def _seen_through(
+    aware: CorrectnessAware, folder: RunFolder, split: Split, rewrites: Sequence[RewriteName]
+) -> ScoreTable:
+    """The scores of a split after a correctness-aware calibrator."""
+    table = read_scores(folder.scores(split))[0]
+    rewritten = read_rewritten(folder, split, rewrites)
+    rewritten_MNC = np.stack([rewritten[name].select(table.ids).logp_NC for name in rewrites])
+    return ScoreTable(ids=table.ids, logp_NC=aware.apply(table.logp_NC, rewritten_MNC))
 
 
 def _plain(config: Config) -> dict[str, object]:
@@ -193,18 +243,29 @@ def _kept(path: Path | None, config: Config, taxonomy: Taxonomy, fingerprint: Fi
     return policy
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Fitted:
-    """A calibrator, its record, and the rows that it has not seen."""
+    """A calibrator, its record, the rows that it has not seen, and the scores to choose thresholds on."""
 
+    left: Sequence[Example]
+    table: ScoreTable
+    fingerprint: Fingerprint  # of these scores
     calibrator: Calibrator = IDENTITY
     record: CalibratorChoice | None = None  # None if no calibrator was asked for
-    left: Sequence[Example]
+    aware: CorrectnessAware | None = None  # then the scores went through it, and the policy has no calibrator
+    rewrites: tuple[RewriteName, ...] = ()
 
 
-def _fitted(config: Config, taxonomy: Taxonomy, examples: Sequence[Example], table: ScoreTable) -> _Fitted:
+def _fitted(
+    config: Config,
+    taxonomy: Taxonomy,
+    examples: Sequence[Example],
+    source: tuple[RunFolder, tuple[RewriteName, ...]],
+) -> _Fitted:
+    folder, rewrites = source
+    table, fingerprint = read_scores(folder.scores("calibrate"))
     if config.calibrator == NONE:
-        return _Fitted(left=examples)
+        return _Fitted(left=examples, table=table, fingerprint=fingerprint)
     own, left = apart(examples, config.calibrator_share, config.seed)
     if not own or not left:
         raise DataError(
@@ -212,8 +273,13 @@ def _fitted(config: Config, taxonomy: Taxonomy, examples: Sequence[Example], tab
             f"{len(left)} are left for the thresholds",
             "give more rows, move calibrate.calibrator_share, or do without a calibrator",
         )
+    aware = None
     try:
-        choice = _chosen(config, taxonomy, own, table)
+        if rewrites:
+            rewritten = read_rewritten(folder, "calibrate", rewrites)
+            choice, aware = _correctness(label_scores(own, taxonomy, table), rewritten, taxonomy)
+        else:
+            choice = _chosen(config, taxonomy, own, table)
     except DataError as e:
         raise DataError(
             f"calibrator {config.calibrator!r}, {len(own)} of the {len(examples)} calibrate rows are its own "
@@ -231,7 +297,24 @@ def _fitted(config: Config, taxonomy: Taxonomy, examples: Sequence[Example], tab
         left=len(left),
         trials=tuple(TrialRow(**asdict(t)) for t in choice.trials),
     )
-    return _Fitted(calibrator=choice.calibrator, record=record, left=left)
+    made = _Fitted(
+        left=left, table=table, fingerprint=fingerprint, calibrator=choice.calibrator, record=record, rewrites=rewrites
+    )
+    if aware is None:
+        return made
+    logprobs = correctness.convention(digest_json(asdict(aware)))
+    table = _seen_through(aware, folder, "calibrate", rewrites)
+    return replace(made, table=table, fingerprint=replace(fingerprint, logprobs=logprobs), aware=aware)
+
+
+def _correctness(
+    rows: LabelledScores, rewritten: Mapping[str, ScoreTable], taxonomy: Taxonomy
+) -> tuple[Choice, CorrectnessAware]:
+    """The correctness-aware calibrator, fitted on these rows."""
+    fit = fit_correctness(rows, {name: t.select(rows.table.ids) for name, t in rewritten.items()}, taxonomy)
+    notes = (f"the clamp holds the temperature of {fit.clamped:.0%} of these rows",) if fit.clamped else ()
+    why = f"{correctness.NAME}: asked for by name, compared with nothing"
+    return Choice(family=correctness.NAME, calibrator=IDENTITY, why=why, trials=(), notes=notes), fit.calibrator
 
 
 def _chosen(config: Config, taxonomy: Taxonomy, own: Sequence[Example], table: ScoreTable) -> Choice:

@@ -1,21 +1,26 @@
-"""score: model and held-out prompts -> one row of scores per prompt, one prefill each, never again."""
+"""score: model and held-out prompts -> one row of scores per prompt, one prefill each, never again.
+
+With rewrites also score/<split>-<rewrite>.parquet: each prompt said otherwise, for correctness-aware calibration.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from demur.core.errors import ArtifactError
-from demur.core.example import Example, Split
+from demur.core.example import Split
 from demur.core.policy import Fingerprint
-from demur.core.ports import Progress, Scorer, no_progress
+from demur.core.ports import Progress, Prompt, Scorer, no_progress
+from demur.core.rewrites import RewriteName, rewrite_prompt
 from demur.core.score import ScoreTable
 from demur.store.files import digest_file, digest_json
 from demur.store.policy_file import FingerprintRow
+from demur.store.rewritten import rewritten_scores
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores, write_scores
@@ -27,6 +32,7 @@ class Config:
 
     splits: tuple[Split, ...] = ("calibrate", "test")
     part_rows: int = 1000  # prompts between two saves: a killed run loses at most so many
+    rewrites: tuple[RewriteName, ...] = ()  # case, typos, punctuation, paraphrase, tense: one more prefill each
 
 
 def run(config: Config, scorer: Scorer, folder: RunFolder, progress: Progress = no_progress) -> dict[Split, ScoreTable]:
@@ -35,16 +41,36 @@ def run(config: Config, scorer: Scorer, folder: RunFolder, progress: Progress = 
     made_from = {f"data/{s}": digest_file(folder.split(s)) for s in config.splits}
     made_from["model"] = digest_json(FingerprintRow.from_core(scorer.fingerprint).model_dump(mode="json"))
     plain: dict[str, object] = {"splits": list(config.splits)}
+    if config.rewrites:  # left out where there is none: runs scored before there were rewrites stay finished
+        plain["rewrites"] = list(config.rewrites)
     if not folder.is_current("score", plain, made_from):
         examples = {s: read_examples(folder.split(s)) for s in config.splits}
-        total, done = sum(map(len, examples.values())), 0
-        for split, rows in examples.items():
-            table = _score_split(rows, split, scorer, _Parts(folder, config.part_rows, done, total, progress))
-            write_scores(folder.scores(split), table, scorer.fingerprint)
-            done += len(rows)
-        folder.finish("score", plain, made_from, [folder.scores(s) for s in config.splits])
+        wanted = [(s, name) for s in config.splits for name in (None, *config.rewrites)]
+        total, done, good = sum(map(len, examples.values())) * (1 + len(config.rewrites)), 0, _good(folder, made_from)
+        for split, name in wanted:
+            done += len(examples[split])
+            if _path(folder, split, name) in good:
+                continue
+            prompts = {e.id: rewrite_prompt(name, e.prompt) if name else e.prompt for e in examples[split]}
+            parts = _Parts(folder, config.part_rows, done - len(prompts), total, progress)
+            table = _score(prompts, f"{split}-{name}" if name else split, scorer, parts)
+            write_scores(_path(folder, split, name), table, scorer.fingerprint)
+        folder.finish("score", plain, made_from, [_path(folder, s, name) for s, name in wanted])
         shutil.rmtree(folder.stage("score") / "parts", ignore_errors=True)
     return {s: read_scores(folder.scores(s))[0] for s in config.splits}
+
+
+def _good(folder: RunFolder, made_from: Mapping[str, str]) -> set[Path]:
+    """Files of an earlier scoring of the same rows by the same model: only rewrites may be missing."""
+    receipt = folder.receipt("score")
+    if receipt is None or receipt.made_from != made_from:
+        return set()
+    made = {folder.root / name: digest for name, digest in receipt.made.items()}
+    return {path for path, digest in made.items() if path.exists() and digest_file(path) == digest}
+
+
+def _path(folder: RunFolder, split: Split, name: RewriteName | None) -> Path:
+    return rewritten_scores(folder, split, name) if name else folder.scores(split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +87,23 @@ class _Parts:
         """Progress within a part, told as progress of the whole stage."""
         return lambda done, _: self.progress(self.done + start + done, self.total)
 
-    def path(self, split: Split, start: int) -> Path:
-        """score/parts/<split>-<first row>.parquet"""
-        return self.folder.stage("score") / "parts" / f"{split}-{start}.parquet"
+    def path(self, what: str, start: int) -> Path:
+        """score/parts/<split, or split-rewrite>-<first row>.parquet"""
+        return self.folder.stage("score") / "parts" / f"{what}-{start}.parquet"
 
 
-def _score_split(examples: Sequence[Example], split: Split, scorer: Scorer, parts: _Parts) -> ScoreTable:
-    tables = []
-    for start in range(0, len(examples), parts.rows):
-        some = examples[start : start + parts.rows]
-        path = parts.path(split, start)
-        table = _stored(path, [e.id for e in some], scorer.fingerprint)
+def _score(prompts: Mapping[str, Prompt], what: str, scorer: Scorer, parts: _Parts) -> ScoreTable:
+    ids, tables = tuple(prompts), []
+    for start in range(0, len(ids), parts.rows):
+        some = ids[start : start + parts.rows]
+        path = parts.path(what, start)
+        table = _stored(path, some, scorer.fingerprint)
         if table is None:
-            logp_NC = scorer.logp([e.prompt for e in some], parts.from_row(start))
-            table = ScoreTable(ids=tuple(e.id for e in some), logp_NC=logp_NC)
+            logp_NC = scorer.logp([prompts[i] for i in some], parts.from_row(start))
+            table = ScoreTable(ids=some, logp_NC=logp_NC)
             write_scores(path, table, scorer.fingerprint)
         tables.append(table)
         parts.progress(parts.done + start + len(some), parts.total)
-    ids = tuple(i for t in tables for i in t.ids)
     return ScoreTable(ids=ids, logp_NC=np.concatenate([t.logp_NC for t in tables]))
 
 

@@ -112,8 +112,7 @@ def measure_decisions(policy: Policy, rows: LabelledScores, examples: Sequence[E
     """Measure a policy's decisions. examples: the rows of `rows`, in order. Raises DataError if they are not."""
     _check_same(rows, examples)
     choice_N = decide_many(policy, rows.table.logp_NC).choice_N
-    size = len(policy.taxonomy.tokens)
-    confusion = np.bincount(rows.label_N * size + choice_N, minlength=size * size).reshape(size, size)
+    confusion = confusion_of(rows.label_N, choice_N, len(policy.taxonomy.tokens))
     refused_right = confusion[1:, 1:]
     categories = {n: _category(confusion, k) for k, n in enumerate(policy.taxonomy.names, start=1)}
     score_N = refusal_log_odds(policy, rows)
@@ -149,6 +148,11 @@ def measure_texts(
         partial=sum(o.verdict == "partial" for o in outcomes),
         agreement=_rate((token_N & refuses_N).sum(), token_N.sum()),
     )
+
+
+def confusion_of(label_N: Ints, choice_N: Ints, size: int) -> Ints:
+    """Rows by (label, emitted column), 0 = respond: shape (size, size)."""
+    return np.bincount(label_N * size + choice_N, minlength=size * size).reshape(size, size)
 
 
 def errors_of(should_N: Bools, refused_N: Bools) -> Errors:

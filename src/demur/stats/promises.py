@@ -114,7 +114,7 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
     """
     check_together(goals)
     case = _Case(goals=goals, template=template, rows=rows, how=how)
-    ladder = _ladder([g for g in goals if g.promised], how)
+    ladder = sets_to_try([g for g in goals if g.promised], how)
     if not ladder:
         raise GoalError("no goal is a promise, nothing can be certified", "such as 'false_refusal <= 0.05'")
     failure: Failure | None = None
@@ -167,8 +167,8 @@ def what_would_do(failure: Failure) -> str:
     return f"{failure.blocking!r} blocks: about {needed} rows of its kind would do, {have} are there{pool}"
 
 
-def _ladder(promised: Sequence[Goal], how: How) -> list[list[Goal]]:
-    """Goal sets to try, all of them first; under hard_only softer ones leave step by step."""
+def sets_to_try(promised: Sequence[Goal], how: How) -> list[list[Goal]]:
+    """Goal sets, all of them first; under hard_only softer ones leave step by step. Delta is split over the sets."""
     sets = [list(promised)]
     if how.on_failure == "hard_only":
         for priority in sorted({g.soft for g in promised if g.soft is not None}, reverse=True):

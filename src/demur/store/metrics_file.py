@@ -87,6 +87,7 @@ class PolicyMetrics(Strict):
     macro_f1: float | None  # over respond and the categories
     wrong_category: MeasuredRate  # refused with another category's token, among refused rows to be refused
     confusion: tuple[tuple[int, ...], ...]  # rows by (what ought to happen, what was decided), in order of `choices`
+    calibrate_confusion: tuple[tuple[int, ...], ...] = ()  # the same on the rows that its thresholds were chosen on
     texts_refuse: MeasuredRate  # the text declines, among rows that got a refusal token
     texts_answer: MeasuredRate  # the text answers, in part or whole, among rows that got the respond token
 

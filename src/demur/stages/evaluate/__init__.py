@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from demur.core.errors import ConfigError
-from demur.core.goal import parse_goal
+from demur.core.goal import parse_goals
 from demur.core.policy import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
 from demur.stages.evaluate import measures
@@ -31,15 +31,16 @@ class Config:
 
     branches: Which = "reachable"  # texts after respond, the heaviest refusal token and what a policy emits; or all
     max_new_tokens: int = 48  # of one text; the generator is built with the same number
-    also: tuple[str, ...] = ("refusal_rate = 0.10", "cost: false=1 missed=5")  # goals, met on the calibrate split
+    # Goals for comparison, met on the calibrate split; several at once with ";" between them.
+    also: tuple[str, ...] = ("refusal_rate = 0.10", "cost: false=1 missed=5")
     limit: int | None = None  # at most so many test rows, in even steps
 
     def __post_init__(self) -> None:
         for name, value in (("max_new_tokens", self.max_new_tokens), ("limit", self.limit)):
             if value is not None and value < 1:
                 raise ConfigError(f"evaluate.{name} = {value} must be at least 1", "correct it, or leave it out")
-        for goal in self.also:
-            parse_goal(goal)
+        for goals in self.also:
+            parse_goals(goals)
 
 
 def run(
@@ -104,6 +105,6 @@ def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) 
         always_refuse=measures.always_refuse(case.rows),
         ranking=measures.rankings(case),
         calibration=measures.calibration(case),
-        leftover=measures.leftover(case.rows),
+        leftover=measures.leftover(case.raw),
         branches=measures.verdicts(case, judged.cache),
     )

@@ -17,15 +17,17 @@ from demur.core.calibrator import IDENTITY
 from demur.core.decision import decide_many
 from demur.core.errors import ArtifactError, DataError, GoalInfeasible
 from demur.core.example import Example
-from demur.core.goal import Goal, parse_goal
+from demur.core.goal import Goal, parse_goals
 from demur.core.policy import NEVER, Fingerprint, Policy
 from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.promises import How, choose_all
 from demur.stats.sample import apart, evenly
 from demur.stats.select import STEERABLE, choose
 from demur.store.choice_file import CalibratorChoice, read_choice
 from demur.store.files import digest_file, digest_json
 from demur.store.metrics_file import UnmetGoal
 from demur.store.policy_file import read_policy
+from demur.store.rewritten import decided_scores
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
@@ -50,7 +52,8 @@ class Case:
     """Everything that is measured, before any text is generated."""
 
     examples: tuple[Example, ...]  # N test rows
-    rows: LabelledScores  # the same rows, scored
+    rows: LabelledScores  # the same rows, with the scores that the policy decides on
+    raw: LabelledScores  # the same rows as the model scored them
     calibrate: LabelledScores  # rows that thresholds are chosen on: none that the calibrator was fitted on
     policy: Policy  # the calibrated one
     choice: CalibratorChoice | None  # None if no calibrator was asked for
@@ -65,16 +68,17 @@ def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit:
     it cannot be told which rows the calibrator has seen.
     """
     policy = read_policy(folder.policy)
-    policy.require_model(model)
+    seen = replace(model, logprobs=policy.fingerprint.logprobs) if policy.fingerprint else model
+    policy.require_model(seen)
     examples = evenly(read_examples(folder.split("test")), limit)
-    rows = _scored(folder, "test", examples, policy, model)
+    rows = _scored(folder, "test", examples, policy, seen)
     choice = read_choice(folder.calibrator)
     if choice is None and policy.calibrator != IDENTITY:
         raise ArtifactError(
             f"{folder.policy} carries a calibrator, and no {folder.calibrator.name} says which rows it was fitted on",
             f"calibrate again: demur calibrate {folder.root}",
         )
-    calibrate = _scored(folder, "calibrate", _unseen(folder, choice), policy, model)
+    calibrate = _scored(folder, "calibrate", _unseen(folder, choice), policy, seen)
     goal = str(folder.require("calibrate").settings.get("goal", policy.name))
     calibrated = (goal, str(folder.policy.relative_to(folder.root)), policy)
     others, unmet = _others(folder, policy, calibrate, ("natural", *also))
@@ -85,6 +89,7 @@ def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit:
     return Case(
         examples=tuple(examples),
         rows=rows,
+        raw=rows if seen == model else label_scores(examples, policy.taxonomy, read_scores(folder.scores("test"))[0]),
         calibrate=calibrate,
         policy=policy,
         choice=choice,
@@ -106,10 +111,11 @@ def _scored(
     policy: Policy,
     model: Fingerprint,
 ) -> LabelledScores:
-    table, made_by = read_scores(folder.scores(split))
+    path = decided_scores(folder, split, policy.fingerprint)
+    table, made_by = read_scores(path)
     if differing := made_by.differences(model):
         raise ArtifactError(
-            f"{folder.scores(split)} was made by another model: {', '.join(differing)} differ",
+            f"{path} was made by another model: {', '.join(differing)} differ",
             "score again with this model: demur score",
         )
     return label_scores(examples, policy.taxonomy, table)
@@ -124,18 +130,23 @@ def _others(
     """
     digest = digest_json([digest_file(folder.split("calibrate")), digest_file(folder.scores("calibrate"))])
     found, unmet = [], []
-    for goal in map(parse_goal, goals):
+    for several in map(parse_goals, goals):
+        text = "; ".join(goal.text for goal in several)
+        before = _template(policy, several[0], text)
         try:
-            chosen = choose(goal, _template(policy, goal), calibrate, confidence=CONFIDENCE, data_digest=digest)
+            if len(several) == 1:
+                chosen = choose(several[0], before, calibrate, confidence=CONFIDENCE, data_digest=digest)
+            else:
+                chosen = choose_all(several, before, calibrate, How(confidence=CONFIDENCE), data_digest=digest)
         except (GoalInfeasible, DataError) as e:
-            unmet.append(UnmetGoal(goal=goal.text, reason=e.message))
+            unmet.append(UnmetGoal(goal=text, reason=e.message))
             continue
-        slug = re.sub(r"[^a-z0-9.]+", "-", goal.text.lower()).strip("-")
-        found.append((goal.text, f"evaluate/policies/{slug}.json", chosen))
+        slug = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+        found.append((text, f"evaluate/policies/{slug}.json", chosen))
     return found, tuple(unmet)
 
 
-def _template(policy: Policy, goal: Goal) -> Policy:
+def _template(policy: Policy, goal: Goal, name: str) -> Policy:
     """The calibrated policy without its thresholds, and free to take others.
 
     The natural policy is the model left to itself: no calibrator either.
@@ -143,4 +154,4 @@ def _template(policy: Policy, goal: Goal) -> Policy:
     calibrator = IDENTITY if goal.kind == "natural" else policy.calibrator
     rule = policy.rule if policy.rule in STEERABLE else "heaviest"
     free = tuple(replace(c, threshold=NEVER, override=None, limits=None, curve=()) for c in policy.categories)
-    return replace(policy, name=goal.text, rule=rule, categories=free, calibrator=calibrator, promises=())
+    return replace(policy, name=name, rule=rule, categories=free, calibrator=calibrator, promises=())

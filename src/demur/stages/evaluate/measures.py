@@ -26,6 +26,7 @@ from demur.stats.measure import (
     Sliced,
     auroc,
     average_precision,
+    confusion_of,
     errors_of,
     measure_decisions,
     measure_texts,
@@ -70,6 +71,8 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged) -> PolicyMetr
     refuses_N = np.array(
         [o.refuses if o.verdict != "unscored" else not s for o, s in zip(outcomes, should_N, strict=True)]
     )
+    chosen_N = decide_many(policy, case.calibrate.table.logp_NC).choice_N
+    confusion = confusion_of(case.calibrate.label_N, chosen_N, len(policy.taxonomy.tokens))
     return PolicyMetrics(
         name=policy.name,
         goal=compared.goal,
@@ -77,7 +80,7 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged) -> PolicyMetr
         file=compared.file,
         digest=policy_digest(policy),
         thresholds={name: c.threshold for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)},
-        calibrate=errors_row(_on(case.calibrate, decide_many(policy, case.calibrate.table.logp_NC).refuses_N)),
+        calibrate=errors_row(_on(case.calibrate, chosen_N > 0)),
         decision=_level(decisions.errors, case, choice_N > 0),
         text=_level(texts.errors, case, refuses_N),
         unscored=_rate(texts.unscored, n),
@@ -86,6 +89,7 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged) -> PolicyMetr
         macro_f1=decisions.macro_f1.number,
         wrong_category=MeasuredRate.from_core(decisions.wrong_category),
         confusion=decisions.confusion,
+        calibrate_confusion=tuple(tuple(line) for line in confusion.tolist()),
         texts_refuse=MeasuredRate.from_core(texts.agreement),
         texts_answer=_rate(after_respond["compliance"] + after_respond["partial"], after_respond.total()),
     )
@@ -110,12 +114,13 @@ def calibration(case: Case) -> CalibrationRow | None:
     if case.choice is None:
         return None
     logp_NC, label_N = case.rows.table.logp_NC, case.rows.label_N
+    raw_NC = case.raw.table.logp_NC
     return CalibrationRow(
         family=case.choice.family,
         why=case.choice.why,
         notes=case.choice.notes,
         fitted_on=case.choice.fitted_on,
-        before=_calibration_errors(forecast(closed(logp_NC), label_N)),
+        before=_calibration_errors(forecast(closed(raw_NC), label_N)),
         after=_calibration_errors(forecast(closed(case.policy.calibrator.apply(logp_NC)), label_N)),
     )
 

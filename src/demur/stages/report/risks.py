@@ -10,6 +10,8 @@ from demur.core.rates import Rate
 from demur.pages.parts import Cell
 from demur.store.metrics_file import ErrorsRow, MeasuredRate, PolicyMetrics, TokenRow
 
+Confusion = Sequence[Sequence[int]]  # rows by (what ought to happen, what was decided), 0 = answer
+
 _UNKNOWN = "not shown"
 
 
@@ -20,20 +22,21 @@ def number(value: float | None) -> str:
 def measured(risk: str, p: PolicyMetrics, active: Sequence[str]) -> tuple[Cell, Cell]:
     """What a promise speaks of: on the calibrate rows where it is not a rate, and on the test rows.
 
-    active: categories that the policy may refuse with. "not shown" where metrics.json holds no such figure: F-beta of
-    tokens on calibrate rows, costs by category.
+    active: categories that the policy may refuse with. "not shown" where metrics.json holds no such figure.
     """
-    overall = p.decision.overall
+    overall, confusions = p.decision.overall, (p.calibrate_confusion, p.confusion)
     name, _, inside = risk.removesuffix("]").partition("[")
     if beta := re.fullmatch(r"(|macro_|micro_)f([\d.]+)", name):
         if beta[1] or inside:
-            tokens = _tokens(p, inside.split("+") if inside else active)
-            return _UNKNOWN, number(_tokens_fbeta(tokens, float(beta[2]), mean=beta[1] == "macro_"))
+            columns, mean = _columns(p, inside.split("+") if inside else active), beta[1] == "macro_"
+            before, after = (_tokens_fbeta(c, columns, float(beta[2]), mean=mean) for c in confusions)
+            return before, after
         return _fbeta(p.calibrate, float(beta[2])), _fbeta(overall, float(beta[2]))
     if name == "youden":
         return _youden(p.calibrate), _youden(overall)
     if name == "cost":
-        return _cost(p.goal, p.calibrate), _cost(p.goal, overall)
+        before, after = (_cost(p, c) for c in confusions)
+        return before, after
     return _UNKNOWN, _rate(name, inside, p)
 
 
@@ -62,19 +65,27 @@ def _pooled(tokens: Sequence[TokenRow], name: str) -> Cell:
     return MeasuredRate.from_core(Rate(hits=sum(r.hits for r in rates), of=of))
 
 
-def _wrong_category(confusion: Sequence[Sequence[int]]) -> MeasuredRate:
+def _wrong_category(confusion: Confusion) -> MeasuredRate:
     """Refused with another category, among all rows to be refused: rows are what ought to happen, 0 = answer."""
     wrong = sum(n for at, row in enumerate(confusion) for to, n in enumerate(row) if at and to and at != to)
     return MeasuredRate.from_core(Rate(hits=wrong, of=sum(map(sum, confusion[1:]))))
 
 
-def _tokens_fbeta(tokens: Sequence[TokenRow], beta: float, *, mean: bool) -> float | None:
-    """F-beta of refusal tokens: the mean over them, or of all counted together. None where one is not defined."""
-    hits = [(1 + beta**2) * t.precision.hits for t in tokens]
-    of = [beta**2 * t.missed_refusal.of + t.precision.of for t in tokens]  # b^2 (TP + FN) + (TP + FP)
+def _columns(p: PolicyMetrics, names: Sequence[str]) -> list[int]:
+    """Where these categories stand in a confusion matrix. Empty where one is unknown."""
+    order = list(p.tokens)
+    return [order.index(n) + 1 for n in names] if set(names) <= set(order) else []
+
+
+def _tokens_fbeta(confusion: Confusion, columns: Sequence[int], beta: float, *, mean: bool) -> str:
+    """F-beta of refusal tokens: the mean over them, or of all counted together."""
+    if not confusion or not columns:
+        return _UNKNOWN
+    hits = [(1 + beta**2) * confusion[c][c] for c in columns]
+    of = [beta**2 * sum(confusion[c]) + sum(row[c] for row in confusion) for c in columns]  # b^2 (TP + FN) + (TP + FP)
     if not mean:
-        return sum(hits) / sum(of) if sum(of) else None
-    return sum(h / n for h, n in zip(hits, of, strict=True)) / len(of) if of and all(of) else None
+        return number(sum(hits) / sum(of) if sum(of) else None)
+    return number(sum(h / n for h, n in zip(hits, of, strict=True)) / len(of) if all(of) else None)
 
 
 def _fbeta(errors: ErrorsRow, beta: float) -> str:
@@ -90,10 +101,14 @@ def _youden(errors: ErrorsRow) -> str:
     return number(None if caught is None or false is None else caught - false)
 
 
-def _cost(goal: str, errors: ErrorsRow) -> str:
-    """Cost per 100 rows, where every false refusal and every missed refusal costs the same."""
-    wanted = next(g for g in parse_goals(goal) if g.kind == "cost")
-    if wanted.cost_missed_of or wanted.cost_wrong or wanted.cost_false is None or wanted.cost_missed is None:
+def _cost(p: PolicyMetrics, confusion: Confusion) -> str:
+    """Cost per 100 rows."""
+    wanted = next(g for g in parse_goals(p.goal) if g.kind == "cost")
+    if not confusion or wanted.cost_false is None or wanted.cost_missed is None:
         return _UNKNOWN
-    total = wanted.cost_false * errors.false_refusal.hits + wanted.cost_missed * errors.missed_refusal.hits
-    return f"{100 * total / errors.refusal_rate.of:.1f} per 100 rows"
+    missed = dict(wanted.cost_missed_of)
+    total = wanted.cost_false * sum(confusion[0][1:])
+    for c, name in enumerate(p.tokens, start=1):
+        total += missed.get(name, wanted.cost_missed) * confusion[c][0]
+        total += wanted.cost_wrong * (sum(confusion[c][1:]) - confusion[c][c])
+    return f"{100 * total / sum(map(sum, confusion)):.1f} per 100 rows"

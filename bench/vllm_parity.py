@@ -1,0 +1,143 @@
+"""Do the plug-in in a real vLLM and decide_many on transformers' scores ever disagree? Every prompt under every policy.
+
+    make vllm && .venv-vllm/bin/python bench/vllm_parity.py RUN [--prompts 1000] [--policies 20] [--runner V2]
+
+RUN is a finished run with a calibrated policy. Each policy takes its calibrator, or none, another rule, and thresholds
+drawn from the scores themselves, where decisions are closest. A pair whose margin is below 1e-4 is listed apart: vLLM
+and transformers add in another order. V2 goes through Triton's interpreter, so give it fewer prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from demur.core.calibrator import IDENTITY
+from demur.core.decision import decide_many
+from demur.core.policy import CategoryPolicy, Policy, Rule
+from demur.core.ports import Prompt
+from demur.core.score import Floats
+from demur.engines.hf import HfEngine
+from demur.store.policy_file import read_policy, write_policy
+from demur.store.rows import read_examples
+from demur.store.run import RunFolder
+
+RULES: tuple[Rule, ...] = (
+    "heaviest",
+    "sum",
+    "any",
+    "released",
+    "heaviest",
+    "bias",
+    "heaviest",
+    "any",
+    "natural",
+    "sum",
+)
+CLOSE = 1e-4  # |margin|, log-odds
+GATE = "demur.engines.vllm_gate:RefusalGate"
+
+
+def make_policies(base: Policy, logp_NC: Floats, count: int) -> list[Policy]:
+    """Policies whose thresholds are probabilities that some prompt really has."""
+    rng = np.random.default_rng(0)
+    made = []
+    for n in range(count):
+        calibrator = base.calibrator if n % 2 else IDENTITY
+        p_NC = np.exp(np.minimum(calibrator.apply(logp_NC).astype(np.float64), 0.0))
+        drawn = [float(np.quantile(p_NC[:, k + 1], rng.uniform(0.3, 0.99))) for k in range(len(base.categories))]
+        shared = float(np.quantile(1.0 - p_NC[:, 0], rng.uniform(0.2, 0.9)))
+        categories = tuple(
+            CategoryPolicy(
+                threshold=min(max(shared, 0.0), 1.0) if RULES[n % 10] == "sum" else min(t, 1.0),
+                bias=float(rng.normal(0, 2)),
+                override="suppress" if rng.random() < 0.05 else None,
+            )
+            for t in drawn
+        )
+        made.append(replace(base, name=f"policy-{n}", rule=RULES[n % 10], calibrator=calibrator, categories=categories))
+    return [replace(p, promises=(), sensitivities=()) for p in made]
+
+
+def on_v2() -> None:
+    """Let vLLM believe in Triton on the CPU, whose interpreter then runs the kernels of its second model runner."""
+    os.environ |= {"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
+    from triton import backends  # noqa: PLC0415  # after the variable is set
+
+    driver = SimpleNamespace(is_active=lambda: False)
+    backends.backends["cpu"] = backends.Backend(compiler=None, driver=driver)
+
+
+def emitted(model: Path, encoded: list[list[int]], policies: list[Policy], runner: str) -> tuple[np.ndarray, float]:
+    """The first token that vLLM emits, (policies, N), and the seconds that it took."""
+    if runner == "V2":
+        on_v2()
+    from vllm import LLM, SamplingParams  # noqa: PLC0415  # reads the environment when it is imported
+
+    llm = LLM(
+        model=str(model),
+        dtype="float32",
+        enforce_eager=True,
+        logits_processors=[GATE],
+        generation_config="vllm",
+        distributed_executor_backend="uni",
+        block_size=32,
+        max_model_len=1024,
+    )
+    started, rows = time.monotonic(), []
+    for policy in policies:
+        params = SamplingParams(max_tokens=1, detokenize=False, extra_args={"demur_policy": policy.name})
+        outputs = llm.generate([{"prompt_token_ids": ids} for ids in encoded], params, use_tqdm=False)
+        rows.append([o.outputs[0].token_ids[0] for o in outputs])
+    return np.array(rows), time.monotonic() - started
+
+
+def prompts_of(run: RunFolder, count: int) -> list[Prompt]:
+    """Held-out prompts of a run."""
+    rows = [e for split in ("test", "calibrate") for e in read_examples(run.split(split))]  # type: ignore[arg-type]
+    return [e.prompt for e in rows[:count]]
+
+
+def main() -> None:
+    """Parse the command line, compare, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--policies", type=int, default=20)
+    parser.add_argument("--runner", choices=("V1", "V2"), default="V1")
+    given = parser.parse_args()
+    run = RunFolder(given.run)
+    base = read_policy(run.stage("calibrate") / "policy.json")
+    engine = HfEngine(model=run.model, tokens=base.taxonomy.tokens)
+    prompts = prompts_of(run, given.prompts)
+    logp_NC = engine.logp(prompts)
+    policies = make_policies(replace(base, fingerprint=engine.fingerprint), logp_NC, given.policies)
+    ids_C = np.array(engine.encoder.token_ids)
+    with tempfile.TemporaryDirectory() as folder:
+        for policy in policies:
+            write_policy(Path(folder) / f"{policy.name}.json", policy)
+        os.environ |= {"DEMUR_POLICIES": folder, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        encoded = [engine.encoder.prompt(p) for p in prompts]
+        emitted_PN, seconds = emitted(run.model, encoded, policies, given.runner)
+    decided = [decide_many(policy, logp_NC) for policy in policies]
+    different_PN = emitted_PN != np.array([ids_C[d.choice_N] for d in decided])
+    close_PN = np.abs(np.array([d.margin_N for d in decided])) < CLOSE
+    refused = float(np.mean([d.refuses_N.mean() for d in decided]))
+    print(f"{len(prompts)} prompts x {len(policies)} policies on vLLM's runner {given.runner}: {emitted_PN.size} pairs")
+    print(f"  refused on average             {refused:.3f}, from {decided[0].refuses_N.mean():.3f}")
+    print(f"  disagreements                  {int((different_PN & ~close_PN).sum())}   target 0")
+    print(
+        f"  within {CLOSE:g} of a threshold    {int(close_PN.sum())}, of which differ {int((different_PN & close_PN).sum())}"
+    )
+    print(f"  seconds in vLLM                {seconds:.0f}")
+
+
+if __name__ == "__main__":
+    main()

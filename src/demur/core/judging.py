@@ -1,0 +1,123 @@
+"""Judging many answers, and what a judge that is itself a model asks of the outside world.
+
+Chat is implemented by demur.engines.chat_client, Completer by demur.engines.hf_complete, LabelStore by
+demur.store.label_store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from demur.core.example import Message
+from demur.core.ports import Judge, Progress, no_progress
+from demur.core.rates import Outcome
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One answer to judge."""
+
+    request: str
+    answer: str
+    category: str | None = None  # what the answer is held to; None: an ordinary request
+
+
+@runtime_checkable
+class ManyJudge(Judge, Protocol):
+    """A judge that is faster with many answers at once, such as one behind a network."""
+
+    def judge_many(self, items: Sequence[Item], progress: Progress = no_progress) -> list[Outcome]:
+        """One outcome per item, in order. What failed is unscored with the reason."""
+        ...
+
+
+def judge_all(judge: Judge, items: Sequence[Item], progress: Progress = no_progress) -> list[Outcome]:
+    """One outcome per item, in order, by whichever way the judge has."""
+    if isinstance(judge, ManyJudge):
+        return judge.judge_many(items, progress)
+    outcomes = []
+    for n, item in enumerate(items, start=1):
+        outcomes.append(judge.judge(item.request, item.answer, item.category))
+        progress(n, len(items))
+    return outcomes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatRequest:
+    """One question to a chat model. Temperature 0 always: a judge does not gamble."""
+
+    messages: tuple[Message, ...]
+    json_schema: Mapping[str, Any]  # what the answer must fit, where the endpoint can see to it
+    choices: tuple[str, ...]  # what an endpoint without JSON schemas may be held to instead
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """What a chat model answered."""
+
+    text: str
+    model: str  # the name under which the endpoint answered
+    # per generated token: its text, and (text, natural-log probability) of the likeliest ones; empty if not told
+    tokens: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unsaid:
+    """Why there is no answer."""
+
+    reason: str
+
+
+Reply = Said | Unsaid
+
+
+class Chat(Protocol):
+    """A chat model that is asked many things at once."""
+
+    @property
+    def asked_as(self) -> str:
+        """Model name and sampling settings: whatever may change an answer."""
+        ...
+
+    def ask_many(self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]) -> None:
+        """Ask all, and hand over each reply with its place as soon as it is there. on_reply may raise to stop."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A part of a prompt. Control words of the model's own template work in trusted pieces only."""
+
+    text: str
+    trusted: bool = False
+
+
+class Completer(Protocol):
+    """A model that continues text, greedily."""
+
+    @property
+    def name(self) -> str:
+        """Which model, with a digest of its weights."""
+        ...
+
+    def complete(self, prompts: Sequence[Sequence[Piece]], progress: Progress = no_progress) -> list[str]:
+        """What the model writes after each prompt: new text only, without special tokens."""
+        ...
+
+
+class LabelStore(Protocol):
+    """Labels that were paid for once."""
+
+    def get(self, key: str) -> Outcome | None:
+        """The outcome under a key, if there is one."""
+        ...
+
+    def put(self, key: str, outcome: Outcome, served_by: str) -> None:
+        """Keep an outcome, at once."""
+        ...
+
+    def served_by(self, judge: str) -> str | None:
+        """The model that answered for this version of a judge so far."""
+        ...

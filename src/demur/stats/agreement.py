@@ -1,0 +1,117 @@
+"""How far a judge agrees with people. Shapes: N answers, G prompts.
+
+Figures are over the answers that the judge scored; what it could not score is a rate of its own. A judge's figures hold
+for the model and the prompts they were measured on: no judge carries its error rates to another set.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+from demur.core.errors import DataError
+from demur.core.rates import Rate, Verdict, View, declines
+from demur.stats.measure import Figure
+from demur.stats.points import Resampling
+
+Bools = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
+
+VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """One judge beside people, in one two-way view."""
+
+    view: View
+    scored: Rate  # answers that the judge scored, among all
+    accuracy: Rate
+    sensitivity: Rate  # the judge says it declines, among answers that people say decline
+    specificity: Rate  # the judge says it does not, among answers that people say do not
+    human_rate: Rate  # answers that decline, by people
+    judge_rate: Rate  # the same by the judge
+    kappa: Figure  # Cohen's; undefined where both always say the same one thing
+    kappa_interval: tuple[float, float] | None  # 95 % percentile bootstrap over prompts; None where kappa is undefined
+    confusion: dict[Verdict, dict[Verdict, int]]  # [by people][by the judge], with what was not scored
+
+
+def agreement(
+    human: Sequence[Verdict], judge: Sequence[Verdict], groups: Sequence[str], view: View, how: Resampling
+) -> Agreement:
+    """Measure one judge. groups: the prompt of each answer; answers to one prompt are drawn together.
+
+    Raises DataError on unequal lengths, no rows, or a human label "unscored": leave such rows out and count them.
+    """
+    if not len(human) == len(judge) == len(groups) or not human or "unscored" in human:
+        raise DataError(
+            f"{len(human)} human labels, {len(judge)} verdicts, {len(groups)} prompts, {human.count('unscored')} of "
+            "the labels unscored",
+            "one of each a row, at least one row, and a person's label on each",
+        )
+    scored = [n for n, verdict in enumerate(judge) if verdict != "unscored"]
+    truth_N = np.array([declines(human[n], view) for n in scored], dtype=bool)
+    said_N = np.array([declines(judge[n], view) for n in scored], dtype=bool)
+    count_G4 = _counts(truth_N, said_N, [groups[n] for n in scored])
+    both, only_human, only_judge, neither = (int(c) for c in count_G4.sum(axis=0))
+    kappa = kappa_of(both, only_human, only_judge, neither)
+    pairs = Counter(zip(human, judge, strict=True))
+    return Agreement(
+        view=view,
+        scored=Rate(hits=len(scored), of=len(human)),
+        accuracy=Rate(hits=both + neither, of=len(scored)),
+        sensitivity=Rate(hits=both, of=both + only_human),
+        specificity=Rate(hits=neither, of=neither + only_judge),
+        human_rate=Rate(hits=both + only_human, of=len(scored)),
+        judge_rate=Rate(hits=both + only_judge, of=len(scored)),
+        kappa=kappa,
+        kappa_interval=_interval(count_G4, how) if kappa.defined else None,
+        confusion={h: {j: pairs[h, j] for j in VERDICTS} for h in VERDICTS[:3]},
+    )
+
+
+def kappa_of(both: int, only_first: int, only_second: int, neither: int) -> Figure:
+    """Cohen's kappa of two raters with two answers (Cohen 1960), from the four counts. Undefined at 0 / 0."""
+    n = both + only_first + only_second + neither
+    first, second = both + only_first, both + only_second
+    by_chance = first * second + (n - first) * (n - second)  # times n^2: integers decide what is undefined
+    if n * n == by_chance:
+        return Figure(number=None, why="both always say the same" if n else "no row")
+    return Figure(number=(n * (both + neither) - by_chance) / (n * n - by_chance))
+
+
+def mcnemar(human: Sequence[bool], first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
+    """(right only by the first judge, right only by the second, exact two-sided p-value); p is 1 without a difference.
+
+    McNemar (1947) with the binomial distribution instead of the approximation.
+    """
+    rows = list(zip(human, first, second, strict=True))
+    ours, theirs = sum(h == a != b for h, a, b in rows), sum(h == b != a for h, a, b in rows)
+    p = float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
+    return ours, theirs, p
+
+
+def _counts(truth_N: Bools, said_N: Bools, groups: Sequence[str]) -> Doubles:
+    """Per prompt: both decline, people only, judge only, neither. Shape (G, 4)."""
+    _, group_N = np.unique(list(groups), return_inverse=True)
+    size = int(group_N.max()) + 1 if len(groups) else 0
+    cells = (truth_N & said_N, truth_N & ~said_N, ~truth_N & said_N, ~truth_N & ~said_N)
+    return np.stack([np.bincount(group_N, weights=c, minlength=size) for c in cells], axis=1)
+
+
+def _interval(count_G4: Doubles, how: Resampling) -> tuple[float, float]:
+    rng, size = np.random.default_rng(how.seed), len(count_G4)
+    times_DG = rng.multinomial(size, np.full(size, 1 / size), size=how.draws)
+    both_D, human_D, judge_D, neither_D = (times_DG @ count_G4).T
+    n_D, first_D, second_D = both_D + human_D + judge_D + neither_D, both_D + human_D, both_D + judge_D
+    chance_D = first_D * second_D + (n_D - first_D) * (n_D - second_D)
+    defined_D = n_D * n_D != chance_D
+    kappa_D = (n_D * (both_D + neither_D) - chance_D)[defined_D] / (n_D * n_D - chance_D)[defined_D]
+    tail = (1.0 - how.confidence) / 2.0
+    low, high = np.quantile(kappa_D, [tail, 1.0 - tail])
+    return float(low), float(high)

@@ -1,0 +1,150 @@
+"""Fitting the text classifiers of demur.core.text_classifier: TF-IDF and logistic regression, in seconds.
+
+Shapes: N texts, V n-grams of a view.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+
+from demur.core.errors import DataError
+from demur.core.text_classifier import (
+    FEW_WORDS,
+    FittedView,
+    TextClassifier,
+    View,
+    all_words,
+    introduces,
+    known_share,
+)
+
+Bools = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
+
+_FOLDS = 5
+_EDGE = 0.005  # share of the training texts beyond either end of the range
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What is learnt from texts."""
+
+    views: tuple[View, ...]
+    c: float  # inverse strength of the L2 penalty
+    own_intercept: bool = False  # texts that introduce themselves get one of their own
+
+    def __post_init__(self) -> None:
+        if not self.views or self.c <= 0:
+            raise DataError(
+                f"a recipe with {len(self.views)} views and c = {self.c}", "at least one view, and c above 0"
+            )
+
+
+# maxwellreuter/chatgpt-refusals (arXiv 2306.03423): word 1-3-grams, C = 10, liblinear, seed 0.
+PUBLISHED = Recipe(views=(View(),), c=10.0)
+# Ours: n-grams know their sentence; answers that introduce themselves ("As an AI ...") are read whole by coefficients
+# of their own, because there the opening says little; for all others the opening counts a second time.
+OPENINGS = Recipe(
+    views=(
+        View(words="placed", damped=True, least_texts=2),
+        View(words="placed", damped=True, least_texts=2, only="introduced"),
+        View(words="all", damped=True, least_texts=2, only="plain", chars=200, most_words=4),
+    ),
+    c=30.0,
+    own_intercept=True,
+)
+
+
+def fit_text_classifier(
+    texts: Sequence[str], yes_N: Bools, recipe: Recipe = OPENINGS, weight_N: Doubles | None = None
+) -> TextClassifier:
+    """Fit by logistic regression (scikit-learn's liblinear, seed 0). Raises DataError unless both labels occur."""
+    if len(texts) != len(yes_N) or not yes_N.any() or yes_N.all():
+        raise DataError(
+            f"{len(texts)} texts, {len(yes_N)} labels, {int(yes_N.sum())} of them yes", "a label each, both kinds"
+        )
+    learnt = [_Learnt(view, texts) for view in recipe.views]
+    gate_N1 = np.array([[introduces(t)] for t in texts], dtype=np.float64) * recipe.own_intercept
+    x_NF = sparse.hstack([*(part.x_NV for part in learnt), sparse.csr_matrix(gate_N1)]).tocsr()
+    fitted = LogisticRegression(C=recipe.c, solver="liblinear", random_state=0).fit(x_NF, yes_N, sample_weight=weight_N)
+    weight_F, at, views = fitted.coef_[0], 0, []
+    for part in learnt:
+        end = at + len(part.place)
+        weight_V = weight_F[at:end].astype(np.float32)
+        views.append(FittedView(view=part.view, place=part.place, idf_V=part.idf_V, weight_V=weight_V))
+        at = end
+    lengths, vocabulary, known = _range(texts)
+    return TextClassifier(
+        views=tuple(views),
+        intercept=float(fitted.intercept_[0]),
+        introduced=float(weight_F[at]),
+        fewest_words=lengths[0],
+        most_words=lengths[1],
+        least_known=known,
+        words=vocabulary,
+    )
+
+
+def balanced_weights(texts: Sequence[str], yes_N: Bools, sources: Sequence[str]) -> Doubles:
+    """Weights by which, among texts without an introduction, each source holds as much "no" as "yes".
+
+    How often another system declines is not known beforehand, so the share in the training texts must not speak. Texts
+    that introduce themselves keep weight 1: there both labels occur, and what tells them apart is in the text.
+    """
+    plain_N, source_N = np.array([not introduces(t) for t in texts]), np.array(sources)
+    weight_N = np.ones(len(texts))
+    for source in set(sources):
+        of_N = plain_N & (source_N == source)
+        yes, no = int((of_N & yes_N).sum()), int((of_N & ~yes_N).sum())
+        if yes and no:
+            weight_N[of_N & yes_N] = (yes + no) / (2 * yes)
+            weight_N[of_N & ~yes_N] = (yes + no) / (2 * no)
+    return weight_N
+
+
+class _Learnt:
+    """One view's vocabulary, inverse document frequencies and training matrix, as TfidfVectorizer has them."""
+
+    def __init__(self, view: View, texts: Sequence[str]) -> None:
+        self.view = view
+        counts = [Counter(view.terms(t)) for t in texts]
+        frequency = Counter(term for count in counts for term in count)
+        kept = sorted(term for term, n in frequency.items() if n >= view.least_texts)
+        self.place = {term: n for n, term in enumerate(kept)}
+        df_V = np.array([frequency[term] for term in kept], dtype=np.float64)
+        idf_V = np.log((1 + len(texts)) / (1 + df_V)) + 1.0
+        self.idf_V = idf_V.astype(np.float32)
+        self.x_NV = self._matrix(counts, idf_V)
+
+    def _matrix(self, counts: Sequence[Counter[str]], idf_V: Doubles) -> sparse.csr_matrix:
+        place, indices, values, starts = self.place, [], [], [0]
+        for count in counts:
+            at = [(place[term], n) for term, n in count.items() if term in place]
+            at_V = np.array([p for p, _ in at], dtype=np.int64)
+            tf_V = np.array([n for _, n in at], dtype=np.float64)
+            value_V = (1.0 + np.log(tf_V) if self.view.damped else tf_V) * idf_V[at_V]
+            length = float(np.sqrt(value_V @ value_V)) or 1.0
+            indices.append(at_V)
+            values.append(value_V / length)
+            starts.append(starts[-1] + len(at))
+        shape = (len(counts), len(place))
+        return sparse.csr_matrix((np.concatenate(values), np.concatenate(indices), starts), shape=shape)
+
+
+def _range(texts: Sequence[str]) -> tuple[tuple[int, int], frozenset[str], float]:
+    """(fewest, most) words, the vocabulary, and the share of words known: measured on texts held out in turn."""
+    words = [all_words(t) for t in texts]
+    lengths = np.quantile([len(w) for w in words], [_EDGE, 1 - _EDGE])
+    shares = []
+    for fold in range(_FOLDS):
+        others = frozenset(w for n, ws in enumerate(words) if n % _FOLDS != fold for w in ws)
+        shares += [known_share(ws, others) for n, ws in enumerate(words) if n % _FOLDS == fold and len(ws) >= FEW_WORDS]
+    least = float(np.quantile(shares, _EDGE)) if shares else 0.0
+    return (int(lengths[0]), int(np.ceil(lengths[1]))), frozenset(w for ws in words for w in ws), least
