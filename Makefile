@@ -28,7 +28,7 @@ $(INSTALLED): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
 	@# torch alone first: resolved beside the rest it may pull in gigabytes for an accelerator that is not there.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[hf,hub,serve,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gateway,hf,hub,json,serve,test]'
 	@touch $@
 
 install: $(INSTALLED) ## make the virtual environment

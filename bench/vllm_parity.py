@@ -129,14 +129,14 @@ def main() -> None:
     decided = [decide_many(policy, logp_NC) for policy in policies]
     different_PN = emitted_PN != np.array([ids_C[d.choice_N] for d in decided])
     close_PN = np.abs(np.array([d.margin_N for d in decided])) < CLOSE
-    refused = float(np.mean([d.refuses_N.mean() for d in decided]))
+    rates = [float(d.refuses_N.mean()) for d in decided]
     print(f"{len(prompts)} prompts x {len(policies)} policies on vLLM's runner {given.runner}: {emitted_PN.size} pairs")
-    print(f"  refused on average             {refused:.3f}, from {decided[0].refuses_N.mean():.3f}")
-    print(f"  disagreements                  {int((different_PN & ~close_PN).sum())}   target 0")
+    print(f"  refused, per policy      {min(rates):.2f} to {max(rates):.2f}")
+    print(f"  disagreements            {int((different_PN & ~close_PN).sum())}   target 0")
     print(
-        f"  within {CLOSE:g} of a threshold    {int(close_PN.sum())}, of which differ {int((different_PN & close_PN).sum())}"
+        f"  closer than {CLOSE:g}       {int(close_PN.sum())}, of which differ {int((different_PN & close_PN).sum())}"
     )
-    print(f"  seconds in vLLM                {seconds:.0f}")
+    print(f"  seconds in vLLM          {seconds:.0f}")
 
 
 if __name__ == "__main__":

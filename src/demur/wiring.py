@@ -37,7 +37,8 @@ _EXTRAS = {
     "fastapi": "serve",
     "uvicorn": "serve",
     "prometheus_client": "serve",
-    "httpx": "serve",
+    "httpx": "gateway",
+    "llguidance": "json",
 }
 
 

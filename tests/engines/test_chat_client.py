@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.engines.chat_stub import completion, serving
 
 from demur.core.errors import ConfigError, EngineError
 from demur.core.example import Message
@@ -17,6 +16,7 @@ from demur.core.judging import ChatRequest, Item, Said, Unsaid
 from demur.engines.chat_client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric, decline_share
 from demur.store.label_store import LabelFile
+from tests.engines.chat_stub import completion, serving
 
 LABEL = json.dumps({"reason": "it says no", "label": "refusal"})
 

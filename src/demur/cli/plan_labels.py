@@ -62,9 +62,9 @@ def command(
     for row in plan:
         note(sentence(row))
     note(
-        "errors allowed: so many among the labels that are tested on still certify the goal (budgets, graphical: in one "
-        "category). lowest level: what these could certify if none errs. likely: enough in 4 of 5 cases if the true rate "
-        "is half the level."
+        "errors allowed: so many among the labels that are tested on (budgets, graphical: in one category) still "
+        "certify the goal. lowest level: what these could certify if none errs. likely: enough in 4 of 5 cases if the "
+        "true rate is half the level."
     )
 
 

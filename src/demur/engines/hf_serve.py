@@ -14,7 +14,7 @@ from random import Random
 
 import torch
 
-from demur.core.errors import BackendBusy, DemurError, EngineError
+from demur.core.errors import BackendBusy, DemurError, EngineError, PromptTooLong
 from demur.core.policy import Fingerprint
 from demur.core.serving import Ask, Part, Reply
 from demur.engines.answer_text import AnswerText
@@ -57,7 +57,7 @@ class HfBackend:
         """Wait for a place, read the prompt, decide.
 
         Raises BackendBusy when too many requests wait, BackendDown when the model has stopped, PolicyError on a policy
-        of another model, EngineError on a prompt that fills the context, a schema that cannot be honoured and on tools.
+        of another model, PromptTooLong, and EngineError on a schema that cannot be honoured and on tools.
         """
         ask.policy.require_model(self._fingerprint)
         if ask.tools:
@@ -100,7 +100,7 @@ class HfBackend:
         context = engine.rules.context
         room = sampling.max_tokens if context is None else context - len(ids) - 1
         if room < 0:
-            raise EngineError(
+            raise PromptTooLong(
                 f"the prompt has {len(ids)} tokens and needs 1 more for its control token; the model reads {context}",
                 "shorten the messages",
             )

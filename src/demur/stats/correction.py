@@ -22,7 +22,7 @@ Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
 
 LEAST = 10  # checked rows below which nothing is corrected
-RARE = 5  # checked hits, or misses, below which the exact interval of the hand labels is the honest one
+RARE = 10  # checked hits, or misses, below which the exact interval of the hand labels is the honest one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ def regression_rate(judge_N: Doubles, hand_N: Doubles, known_N: Bools, confidenc
 
     judge_N: 0, 1 or anything between, such as 0.5 where the judge could not score. hand_N: 0 or 1; read only where
     known_N. Regression estimator of a finite set (Cochran 1977, chapter 7), the finite form of PPI++: mean_N(w J) +
-    mean_M(H - w J) with w of least variance, variance with factor 1 - M/N; Student's t. Fewer than 5 hits or misses by
+    mean_M(H - w J) with w of least variance, variance with factor 1 - M/N; Student's t. Fewer than 10 hits or misses by
     hand: the exact binomial interval of the hand labels alone. Raises Undefined on fewer than 10 known rows.
     """
     _check(judge_N, hand_N, known_N)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from demur.core.policy import Rule
 from demur.core.rates import Rate
 from demur.store.boundary import Strict, read_json, validated
@@ -69,6 +71,41 @@ class TokenRow(Strict):
     f1: float | None
 
 
+class CorrectedRate(Strict):
+    """A rate of judged texts, corrected by hand labels of some of them: demur.stats.correction. 95 % interval."""
+
+    value: float | None  # null where too few labels say anything
+    low: float | None
+    high: float | None
+    labels: int  # by hand, among the texts of this rate
+    method: str  # or why there is no value
+
+    @property
+    def words(self) -> str:
+        """For people: "12.3% (10.1 to 14.9)", or why not."""
+        if self.value is None or self.low is None or self.high is None:
+            return f"not corrected: {self.method}"
+        return f"{100 * self.value:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
+
+class KeptRow(Strict):
+    """Whether texts after one control token do what it said: demur.stats.consistency.Kept."""
+
+    kept: MeasuredRate  # after a refusal token: declines. After respond: answers, in part or whole
+    kept_if_partial_refuses: MeasuredRate
+    unscored: int  # texts; they count as keeping nobody's word
+
+
+class TwinsRow(Strict):
+    """Prompts with a text after a forced refusal token and one after forced respond: demur.stats.consistency.Twins."""
+
+    controllable: MeasuredRate
+    stuck_refuse: MeasuredRate
+    stuck_answer: MeasuredRate
+    inverted: MeasuredRate
+    unscored: int  # prompts left out
+
+
 class PolicyMetrics(Strict):
     """One policy on the test split."""
 
@@ -90,6 +127,11 @@ class PolicyMetrics(Strict):
     calibrate_confusion: tuple[tuple[int, ...], ...] = ()  # the same on the rows that its thresholds were chosen on
     texts_refuse: MeasuredRate  # the text declines, among rows that got a refusal token
     texts_answer: MeasuredRate  # the text answers, in part or whole, among rows that got the respond token
+    kept: dict[str, KeptRow] = Field(
+        default_factory=dict
+    )  # texts that the policy sends, by the control token that it emitted
+    # "all", "category safety", "kind contrast" -> a name of ErrorsRow, texts_refuse or texts_answer; empty: no labels
+    corrected: dict[str, dict[str, CorrectedRate]] = Field(default_factory=dict)
 
 
 class UnmetGoal(Strict):
@@ -164,6 +206,10 @@ class Evaluation(Strict):
     calibration: CalibrationRow | None = None  # null if no calibrator was asked for
     leftover: LeftoverRow
     branches: dict[str, VerdictsRow]  # every generated text, by the control token forced before it
+    forced: dict[str, KeptRow] = Field(default_factory=dict)  # the same texts: do they keep the forced token's word?
+    # "all", "to be answered", "to be refused", then the prompts of each category
+    twins: dict[str, TwinsRow] = Field(default_factory=dict)
+    labels: int = 0  # texts labelled by hand among the generated ones
 
 
 def write_metrics(path: Path, evaluation: Evaluation) -> None:

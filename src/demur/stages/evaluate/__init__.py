@@ -7,17 +7,19 @@ Every threshold is a look-up: a policy decides which control token a prompt gets
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from demur.core.errors import ConfigError
 from demur.core.goal import parse_goals
 from demur.core.policy import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
-from demur.stages.evaluate import measures
+from demur.stages.evaluate import measures, words
 from demur.stages.evaluate.compared import Case, read_case
 from demur.stages.evaluate.table import HEADER, Block, table_rows
 from demur.stages.evaluate.texts import Judged, Which, generate_missing
 from demur.store.branch_cache import BranchCache
 from demur.store.files import digest_file, digest_json
+from demur.store.labels import read_labels
 from demur.store.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.policy_file import FingerprintRow, write_policy
 from demur.store.run import RunFolder
@@ -34,6 +36,7 @@ class Config:
     # Goals for comparison, met on the calibrate split; several at once with ";" between them.
     also: tuple[str, ...] = ("refusal_rate = 0.10", "cost: false=1 missed=5")
     limit: int | None = None  # at most so many test rows, in even steps
+    labels: Path | None = None  # JSONL: hand labels of a random sample of the texts; see demur.store.labels
 
     def __post_init__(self) -> None:
         for name, value in (("max_new_tokens", self.max_new_tokens), ("limit", self.limit)):
@@ -53,7 +56,10 @@ def run(
     for another model, ArtifactError if the scores were, or if an earlier stage has not finished.
     """
     made_from = _inputs(folder, generator.fingerprint)
+    if config.labels:
+        made_from["labels"] = digest_file(config.labels)
     settings: dict[str, object] = {**asdict(config), "also": list(config.also), "judge": judge.version}
+    settings["labels"] = str(config.labels) if config.labels else None
     if folder.is_current("evaluate", settings, made_from):
         return read_metrics(folder.metrics)
     case = read_case(folder, generator.fingerprint, config.also, config.limit)
@@ -92,6 +98,7 @@ def _cache(config: Config, folder: RunFolder, model: Fingerprint, judge: Judge) 
 
 
 def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) -> Evaluation:
+    labels = read_labels(config.labels, case.policy.taxonomy.choices) if config.labels else {}
     return Evaluation(
         model=FingerprintRow.from_core(model),
         judge=judged.judge.version,
@@ -100,11 +107,14 @@ def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) 
         limit=config.limit,
         test_rows=len(case.examples),
         calibrate_rows=len(case.calibrate.label_N),
-        policies=tuple(measures.policy_metrics(case, c, judged) for c in case.compared),
+        policies=tuple(measures.policy_metrics(case, c, judged, labels) for c in case.compared),
         unmet=case.unmet,
         always_refuse=measures.always_refuse(case.rows),
         ranking=measures.rankings(case),
         calibration=measures.calibration(case),
         leftover=measures.leftover(case.raw),
         branches=measures.verdicts(case, judged.cache),
+        forced=words.forced(case, judged.cache),
+        twins=words.twin_rows(case, judged.cache),
+        labels=sum((b.id, b.column) in labels for b in judged.cache.known.values()),
     )

@@ -16,6 +16,7 @@ from demur.core.decision import decide_many
 from demur.core.rates import Rate, Verdict
 from demur.stages.evaluate.compared import Case, Compared
 from demur.stages.evaluate.texts import Judged
+from demur.stages.evaluate.words import HandLabels, corrected, kept_by_token
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import brier, nll
 from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
@@ -56,11 +57,11 @@ ECE_BINS = 15  # the usual number, see demur.stats.calibration.study
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
 
-def policy_metrics(case: Case, compared: Compared, judged: Judged) -> PolicyMetrics:
+def policy_metrics(case: Case, compared: Compared, judged: Judged, labels: HandLabels) -> PolicyMetrics:
     """One policy on the test rows, at decision level and at text level.
 
-    Also its decisions on the calibrate rows, where its thresholds were chosen: there the figures flatter. Raises
-    ArtifactError if a text that the policy sends was not generated.
+    labels: by hand, of some of the texts. Also its decisions on the calibrate rows, where its thresholds were chosen:
+    there the figures flatter. Raises ArtifactError if a text that the policy sends was not generated.
     """
     policy, choice_N, n = compared.policy, compared.choice_N, len(case.examples)
     decisions = measure_decisions(policy, case.rows, case.examples)
@@ -92,6 +93,8 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged) -> PolicyMetr
         calibrate_confusion=tuple(tuple(line) for line in confusion.tolist()),
         texts_refuse=MeasuredRate.from_core(texts.agreement),
         texts_answer=_rate(after_respond["compliance"] + after_respond["partial"], after_respond.total()),
+        kept=kept_by_token(policy.taxonomy.choices, choice_N.tolist(), [o.verdict for o in outcomes]),
+        corrected=corrected(case, compared, outcomes, labels),
     )
 
 

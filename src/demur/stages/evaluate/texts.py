@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from demur.core.example import Example
+from demur.core.judging import Item, judge_all
 from demur.core.policy import GENERATE, Policy
 from demur.core.ports import Generator, Judge, Progress
 from demur.core.rates import Outcome
@@ -57,7 +58,8 @@ def generate_missing(case: Case, which: Which, generator: Generator, judged: Jud
             (e, c, answer) for (e, _), by_column in zip(part, answers, strict=True) for c, answer in by_column.items()
         ]
         # After a refusal token the text is held to that token's category, else to what the request asks for.
-        outcomes = [judged.judge.judge(e.text, a.text, names[c - 1] if c else e.label) for e, c, a in made]
+        items = [Item(request=e.text, answer=a.text, category=names[c - 1] if c else e.label) for e, c, a in made]
+        outcomes = judge_all(judged.judge, items)
         judged.cache.add(
             [Branch(id=e.id, column=c, answer=a, outcome=o) for (e, c, a), o in zip(made, outcomes, strict=True)]
         )
