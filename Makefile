@@ -14,8 +14,8 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# bench/control.py wants a finished run, bench/real_input.py a folder of rows.
-BENCHES := $(filter-out control real_input,$(basename $(notdir $(wildcard bench/*.py))))
+# bench/control.py wants a finished run, bench/real_input.py a folder of rows, the vllm ones a run and vLLM.
+BENCHES := $(filter-out control real_input vllm_parity vllm_cost,$(basename $(notdir $(wildcard bench/*.py))))
 
 .PHONY: help install demo test test-slow vllm test-vllm check bench clean
 

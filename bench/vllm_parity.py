@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -68,8 +69,7 @@ def make_policies(base: Policy, logp_NC: Floats, count: int) -> list[Policy]:
 
 def on_v2() -> None:
     """Let vLLM believe in Triton on the CPU, whose interpreter then runs the kernels of its second model runner."""
-    os.environ |= {"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
-    from triton import backends  # noqa: PLC0415  # after the variable is set
+    from triton import backends  # noqa: PLC0415  # only there beside vLLM
 
     driver = SimpleNamespace(is_active=lambda: False)
     backends.backends["cpu"] = backends.Backend(compiler=None, driver=driver)
@@ -113,6 +113,9 @@ def main() -> None:
     parser.add_argument("--policies", type=int, default=20)
     parser.add_argument("--runner", choices=("V1", "V2"), default="V1")
     given = parser.parse_args()
+    if given.runner == "V2" and "TRITON_INTERPRET" not in os.environ:  # read by Triton when torch imports it
+        environment = {**os.environ, "TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     run = RunFolder(given.run)
     base = read_policy(run.stage("calibrate") / "policy.json")
     engine = HfEngine(model=run.model, tokens=base.taxonomy.tokens)

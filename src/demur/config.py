@@ -113,7 +113,7 @@ def load_config(path: Path, *, data_folder: Path | None = None, overrides: Seque
     """
     table = read_toml(path)
     for text in overrides:
-        _override(table, text)
+        override(table, text)
     return config_from(table, str(path), base=path.parent, data_folder=data_folder)
 
 
@@ -142,7 +142,7 @@ def changed(stage: T, overrides: Sequence[str], where: str) -> T:
     """
     table: dict[str, Any] = {}
     for text in overrides:
-        _override(table, f"{where}.{text}")
+        override(table, f"{where}.{text}")
     section = validated(_model_of(type(stage)), table.get(where, {}), where, ConfigError)
     made: T = replace(stage, **_given(section))  # type: ignore[type-var]
     anchored: T = _anchored(made, Path())
@@ -268,7 +268,7 @@ def _folder(options: Mapping[str, Any], base: Path, at: str) -> Path:
     return (base / folder).resolve()
 
 
-def _override(table: dict[str, Any], text: str) -> None:
+def override(table: dict[str, Any], text: str) -> None:
     """Put one "section.key=value" into a freshly read table."""
     key, equals, value = text.partition("=")
     *sections, name = key.strip().split(".")

@@ -23,7 +23,14 @@ BACKENDS = {
     "openai": "demur.engines.gateway_openai:OpenAiBackend",
     "fake": "demur.engines.fake_backend:FakeBackend",
 }
-JUDGES = {"phrases": "demur.judges.phrases:PhraseJudge"}
+JUDGES = {
+    "phrases": "demur.judges.phrases:PhraseJudge",
+    "trained": "demur.judges.trained:TrainedJudge",
+    "llm": "demur.judges.rubric:RubricJudge",
+    "wildguard": "demur.judges.wildguard:WildGuardJudge",
+}
+CHATS = {"openai": "demur.engines.chat_client:ChatClient"}
+COMPLETERS = {"hf": "demur.engines.hf_complete:HfCompleter"}
 
 _EXTRAS = {
     "torch": "hf",

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from demur.store.policy_file import read_policy
+from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 
 
@@ -43,3 +44,24 @@ def test_what_is_done_on_failure_is_the_callers_choice_and_on_record(demur, run)
         ("uncertified", "hard_only"),
     ]
     assert read_policy(RunFolder(run).policy).promises[1].status == "uncertified"
+
+
+def test_every_setting_of_the_stage_can_be_given(demur, run):
+    goals = ("--goal", "false_refusal <= 0.3")
+    result = demur("calibrate", run, *goals, "--set", "method=path", "--set", "seed=3", "--set", 'locked=["safety"]')
+    assert result.code == 0
+    assert "learned path" in result.err
+    assert read_policy(RunFolder(run).policy).category("safety").locked
+    result = demur("calibrate", run, *goals, "--set", "metod=path")
+    assert result.code == 2
+    assert "did you mean 'method'?" in result.err
+
+
+def test_labels_by_hand_are_found_from_where_one_stands(demur, run, monkeypatch):
+    rows = read_examples(RunFolder(run).split("calibrate"))[::2]
+    lines = [json.dumps({"id": e.id, "label": e.label or "respond"}) for e in rows]
+    (run.parent / "hands.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.chdir(run.parent)
+    result = demur("calibrate", run, "--goal", "false_refusal <= 0.5", "--set", "human_labels=hands.jsonl")
+    assert result.code == 0
+    assert "rows checked by hand" in result.err

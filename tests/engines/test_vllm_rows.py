@@ -29,7 +29,8 @@ def test_due_rows_keep_one_id_later_rows_lose_control_ids_others_are_untouched(s
     before = logits_of(seed, len(kinds))
     due = [(row, some[row % len(some)]) for row, kind in enumerate(kinds) if kind == "due"]
     after = before.clone()
-    edit(after, due, torch.tensor([kind != "none" for kind in kinds]), torch.tensor(IDS))
+    mask_R = torch.tensor([kind != "none" for kind in kinds])
+    edit(after, due, None if mask_R.all() else mask_R, torch.tensor(IDS))
     for row, kind in enumerate(kinds):
         if kind == "none":
             assert torch.equal(after[row], before[row])
@@ -46,7 +47,7 @@ def test_a_row_that_cannot_be_scored_is_refused_and_its_neighbours_are_decided(c
     logits = logits_of(0, 3)
     logits[1, 0] = torch.nan
     never = policy(3)
-    edit(logits, [(row, never) for row in range(3)], torch.ones(3, dtype=torch.bool), torch.tensor(IDS))
+    edit(logits, [(row, never) for row in range(3)], None, torch.tensor(IDS))
     assert logits.argmax(dim=1).tolist() == [IDS[0], IDS[1], IDS[0]]
     assert "cannot be scored" in caplog.text
 
@@ -55,7 +56,7 @@ def test_only_a_category_that_may_be_emitted_stands_in_for_a_missing_score() -> 
     logits = torch.full((2, V), torch.nan)
     first = with_category(policy(3), 0, override="suppress")
     silent = policy(3, override="suppress")
-    edit(logits, [(0, first), (1, silent)], torch.ones(2, dtype=torch.bool), torch.tensor(IDS))
+    edit(logits, [(0, first), (1, silent)], None, torch.tensor(IDS))
     assert logits.argmax(dim=1).tolist() == [IDS[2], IDS[0]]
 
 
@@ -70,6 +71,8 @@ def test_rows_are_due_until_they_have_output() -> None:
     rows.changed()
     assert rows.mask(6).tolist() == [False, True, False, False, False, False]
     assert rows.mask(2).tolist() == [False, True]
+    rows.entries[0] = (its, [7])
+    assert rows.mask(2) is None
 
 
 def states(prompt_len):
@@ -116,6 +119,7 @@ def test_a_recycled_slot_forgets_its_last_request() -> None:
     slots.take(0, its)
     slots.flush()
     assert list(slots.due(step([0], [5]))) == [(0, its)]
+    assert slots.mask(step([0], [5])) is None
 
 
 def test_rows_of_draft_tokens_are_told_from_the_first_by_position() -> None:

@@ -8,7 +8,7 @@ from demur.core.errors import ConfigError, PolicyError
 from demur.core.policy import LOGPROB_CONVENTION
 from demur.core.rewrites import rewrite_prompt
 from demur.core.taxonomy import coconot
-from demur.stages import calibrate, evaluate, report, score
+from demur.stages import calibrate, evaluate, report, score, watch
 from demur.store.calibrator_file import read_correctness_aware
 from demur.store.choice_file import read_choice
 from demur.store.rewritten import calibrated_scores, correctness_file, read_rewritten, rewritten_scores
@@ -77,6 +77,16 @@ def test_it_is_measured_and_reported_on_the_scores_that_it_decides_on(made):
     assert report.run(report.Config(), folder).exists()
 
 
+def test_promises_of_it_can_be_watched_on_its_own_scores_and_on_no_others(made, tmp_path):
+    folder, _ = made
+    run(folder, **WISH)
+    state = tmp_path / "state.json"
+    seen = watch.run(watch.Config(scores=calibrated_scores(folder, "test"), state=state), folder)
+    assert [w.promise.risk for w in seen.watched] == ["false_refusal"]
+    with pytest.raises(PolicyError, match="logprobs differ"):
+        watch.run(watch.Config(scores=folder.scores("test"), state=state), folder)
+
+
 def test_another_calibrator_leaves_nothing_of_it(made):
     folder, engine = made
     run(folder, **WISH)
@@ -95,5 +105,5 @@ def test_what_it_needs_is_said(made, tmp_path):
     plain = prepare(tmp_path, rows, engine_for(rows), calibrate.Config(goal="natural"))
     with pytest.raises(ConfigError, match="none is scored") as e:
         run(plain, **WISH)
-    assert "rewrites" in e.value.hint
+    assert "--rewrite case" in e.value.hint
     assert not rewritten_scores(plain, "test", "case").exists()

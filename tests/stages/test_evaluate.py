@@ -1,16 +1,20 @@
+import json
 import shutil
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
 from demur.core import bounds
 from demur.core.calibrator import IDENTITY, closed
 from demur.core.decision import decide_many
-from demur.core.errors import ArtifactError, ConfigError, GoalError, PolicyError
+from demur.core.errors import ArtifactError, ConfigError, DataError, GoalError, PolicyError
 from demur.core.rates import Outcome
+from demur.core.taxonomy import coconot
 from demur.engines.fake import FakeEngine
 from demur.stages import calibrate, evaluate
+from demur.stats.sample import evenly
 from demur.store.metrics_file import read_metrics
 from demur.store.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
@@ -311,3 +315,78 @@ def test_the_table_has_a_block_per_policy_and_a_line_per_category(run):
         assert all(len(r) == len(evaluate.HEADER) for r in block.rows)
     assert blocks[0].rows[-2][-1] == "not defined (0 rows)"
     assert blocks[0].rows[-1][2] == natural_of(found).decision.overall.refusal_rate.words
+
+
+def hand_labels(folder, share, seed=0):
+    """A file of labels by hand of a random share of the generated texts: the phrase judge's, some of them turned."""
+    rng = np.random.default_rng(seed)
+    made = read_branches(folder.branches, coconot().tokens)
+    lines, truth = [], {}
+    for b in made:
+        refuses = b.outcome.refuses if rng.random() > 0.1 else not b.outcome.refuses
+        truth[b.id, b.column] = refuses
+        if rng.random() < share:
+            label = "refusal" if refuses else "compliance"
+            lines.append({"id": b.id, "token": coconot().choices[b.column], "label": label})
+    path = folder.root / "labels.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path, truth
+
+
+def test_with_hand_labels_every_rate_of_the_texts_is_raw_and_corrected(run):
+    folder, engine = run
+    assert evaluate.run(evaluate.Config(limit=400), engine, JUDGE, folder).policies[0].corrected == {}
+    labels, truth = hand_labels(folder, 0.5)
+    found = evaluate.run(evaluate.Config(limit=400, labels=labels), engine, JUDGE, folder)
+    assert found.labels == len(labels.read_text().splitlines())
+    rows = read_examples(folder.split("test"))
+    natural = found.policies[0]
+    corrected = natural.corrected["all"]["refusal_rate"]
+    assert corrected.low < corrected.value < corrected.high
+    table, _ = read_scores(folder.scores("test"))
+    ids = tuple(e.id for e in evenly(rows, 400))
+    choices = decide_many(read_policy(folder.root / natural.file), table.select(ids).logp_NC).choice_N.tolist()
+    true_rate = np.mean([truth[i, c] for i, c in zip(ids, choices, strict=True)])
+    assert abs(corrected.value - true_rate) < abs(natural.text.overall.refusal_rate.value - true_rate) + 0.02
+    assert corrected.low <= true_rate <= corrected.high
+    flipped = natural.corrected["all"]["missed_refusal"]
+    assert flipped.value == pytest.approx(1 - natural.corrected["all"]["caught"].value)
+    assert {"category safety", "kind contrast"} < set(natural.corrected)
+
+
+def test_labels_are_part_of_what_an_evaluation_was_made_from(run):
+    folder, engine = run
+    evaluate.run(evaluate.Config(limit=60), engine, JUDGE, folder)
+    labels, _ = hand_labels(folder, 0.5)
+    first = evaluate.run(evaluate.Config(limit=60, labels=labels), engine, JUDGE, folder)
+    labels, _ = hand_labels(folder, 1.0)
+    assert evaluate.run(evaluate.Config(limit=60, labels=labels), engine, JUDGE, folder).labels > first.labels
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ({"id": "a", "token": "sefety", "label": "refusal"}, "'sefety' is no control token"),
+        ({"id": "a", "token": "safety", "label": "yes"}, "label"),
+        ({"id": "a", "token": "safety"}, "label"),
+    ],
+)
+def test_a_hand_label_that_cannot_be_read_is_named(run, line, named):
+    folder, engine = run
+    path = folder.root / "labels.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(DataError, match=named):
+        evaluate.run(evaluate.Config(limit=20, labels=path), engine, JUDGE, folder)
+
+
+def test_each_token_of_each_policy_says_whether_its_texts_keep_its_word(run):
+    folder, engine = run
+    found = evaluate.run(evaluate.Config(limit=300), engine, JUDGE, folder)
+    for p in found.policies:
+        kept = p.kept.values()
+        assert sum(k.kept.of for k in kept) == 300
+        assert p.kept["respond"].kept.hits == p.texts_answer.hits
+        assert sum(k.kept.hits for c, k in p.kept.items() if c != "respond") == p.texts_refuse.hits
+    assert found.forced["respond"].kept.of == 300
+    assert found.twins["all"].controllable.of + found.twins["all"].unscored == 300
+    assert found.twins["to be answered"].controllable.of + found.twins["to be refused"].controllable.of == 300

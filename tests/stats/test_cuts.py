@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from demur.core.decision import decide_many
 from demur.core.policy import ALWAYS, NEVER
-from demur.stats.cuts import cut_above, cut_below
+from demur.stats.cuts import cut_above, cut_below, cut_between
 from tests.builders import policy
 
 LOGQ = st.floats(-1000, 0, width=32) | st.floats(-1, 0, width=32) | st.floats(-(2.0**-20), 0, width=32)
@@ -74,3 +74,18 @@ def test_the_ends_of_the_scale():
     assert cut_below(np.float32(-np.inf)) == ALWAYS
     assert 0.0 < cut_above(np.float32(-np.inf)) < 1e-300
     assert cut_below(np.float32(5e-5)) == cut_below(np.float32(0.0))  # a log-softmax may end a hair above 0
+
+
+@given(LOGQ, LOGQ)
+def test_a_cut_between_includes_one_value_and_excludes_the_other_wherever_a_threshold_can(a, b):
+    low, high = sorted((np.float32(a), np.float32(b)))
+    cut = cut_between(high, low)
+    assert all(refuses(high, t) for t in shaken(cut))
+    if cut_above(low) <= cut_below(high):
+        assert not any(refuses(low, t) for t in shaken(cut))
+
+
+def test_a_cut_between_lies_halfway_in_log_odds_also_beside_q_of_1():
+    low, high = np.log(np.float32(0.1)), np.log(np.float32(0.9))
+    assert abs(cut_between(high, low) - 0.5) < 1e-6
+    assert 0.99 < cut_between(np.float32(0.0), low) < 0.9999

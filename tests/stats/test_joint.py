@@ -132,6 +132,18 @@ def test_too_few_rows_say_how_many_would_do_whatever_the_procedure():
         assert found.rows_needed >= 230
 
 
+@pytest.mark.parametrize("procedure", [certify_path, certify_vectors])
+def test_a_few_rows_that_scores_part_without_an_error_are_certified_and_thresholds_lie_in_the_gap(procedure):
+    """A threshold right below the lowest learnt score would miss every new row that scores a little lower."""
+    for seed in range(20):
+        label_N = np.repeat([0, 1, 2, 3], [60, 20, 20, 20])
+        logits_NC = np.random.default_rng(seed).normal(size=(120, 4)) + 12 * np.eye(4)[label_N]
+        rows = labelled(log_softmax(logits_NC), label_N)
+        found = procedure(request("false_refusal <= 0.15; missed_refusal <= 0.15", rows, seed=seed))
+        assert isinstance(found, Certified)
+        assert [e.rate.hits for e in found.evidence] == [0, 0]
+
+
 def test_a_promise_is_not_kept_by_refusing_nobody():
     rng = np.random.default_rng(8)
     label_N = np.repeat([0, 1], [300, 100])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from demur.cli.workspace import Engine, Workspace
 from demur.config import build
 from demur.core.errors import ConfigError
 from demur.core.serving import Backend
+from demur.store.boundary import read_json
 from demur.store.model_file import read_model_file
 from demur.wiring import BACKENDS, ENGINES, find
 
@@ -51,7 +53,15 @@ def _remote(kind: str, workspace: Workspace, options: Mapping[str, Any], where: 
         "declared": file.fingerprint.to_core(),
         "keep_history": bool(file.details.get("keep_history", True)),
     }
-    if kind != "openai":
+    if kind == "openai":
+        own["literals"] = _special_tokens(folder / "tokenizer.json")
+    else:
         own["tokenizer"] = str(folder)
     backend: Backend = find(kind, BACKENDS, "backend")(**own)
     return backend
+
+
+def _special_tokens(path: Path) -> tuple[str, ...]:
+    """What a model's tokenizer takes for the end of a turn and the like, spelled out: nobody may type it."""
+    added = read_json(path).get("added_tokens", [])
+    return tuple(t["content"] for t in added if t.get("special"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -29,11 +30,15 @@ def command(
         int | None,
         typer.Option(min=1, help="Use so many test prompts only. Default: the config's.", show_default=False),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Hand labels of a random sample of the texts: corrects the judged rates."),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure the policy on prompts that neither training nor calibration saw."""
     goals = tuple(also) if also else None
-    workspace = reopen(run).changed("evaluate", branches=branches, also=goals, limit=limit)
+    workspace = reopen(run).changed("evaluate", branches=branches, also=goals, limit=limit, labels=labels)
     evaluation = Steps(workspace).perform("evaluate")
     if as_json:
         print_json(read_json(workspace.folder.metrics))

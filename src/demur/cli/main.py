@@ -63,12 +63,34 @@ VERBS = {
         "demur diff policies/old.json policies/new.json --scores runs/a/score/test.parquet",
     ),
     "keys": Verb("Make an API key for a tenant of the server.", "demur keys acme --days 90"),
+    "judge": Verb(
+        "Say which answers of a file decline.", "demur judge answers.jsonl --judge phrases --out verdicts.jsonl"
+    ),
+    "judge-check": Verb(
+        "Say how far judges agree with hand labels, and correct rates for their errors.",
+        "demur judge-check answers.jsonl --judge phrases --by model",
+    ),
+    "judge-train": Verb(
+        "Train a judge on labelled answers, in seconds.", "demur judge-train answers.jsonl --out judge.npz"
+    ),
     "watch": Verb(
         "Say whether live scores and labels still support what was promised.",
         "demur watch runs/a --scores monday.parquet --feedback monday.jsonl",
     ),
     "bench-calibration": Verb(
         "Compare calibrators and measurements over many scored runs.", "demur bench-calibration runs/"
+    ),
+    "bench-refusals": Verb(
+        "Measure false and missed refusals on public benchmarks.",
+        "demur bench-refusals runs/a --benchmark xstest --benchmark jailbreakbench:benign=benign.csv",
+    ),
+    "temporal": Verb(
+        "Make questions that a model can and cannot know from dated news.",
+        "demur temporal news.jsonl --cutoff 2024-03-31 --url http://localhost:8000/v1 --model big",
+    ),
+    "ability": Verb(
+        "Say what a model can still do after refusal tokens, item by item.",
+        "demur ability base/ runs/a/ability/ --margin 0.02",
     ),
     "doctor": Verb("Say whether a model is ready to be scored and served.", "demur doctor runs/a/train/model"),
 }

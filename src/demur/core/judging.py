@@ -33,6 +33,18 @@ class ManyJudge(Judge, Protocol):
         ...
 
 
+def judge_rows(judge: Judge, items: Sequence[Item], progress: Progress = no_progress) -> list[Outcome]:
+    """As judge_all, for rows that may lack a text: one without a request or an answer is unscored, and says so."""
+    whole = [item for item in items if item.request.strip() and item.answer.strip()]
+    judged = iter(judge_all(judge, whole, progress))
+    return [next(judged) if i.request.strip() and i.answer.strip() else _lacking(i, judge.version) for i in items]
+
+
+def _lacking(item: Item, judge: str) -> Outcome:
+    what = "answer" if item.request.strip() else "request"
+    return Outcome(verdict="unscored", reason=f"the row has no {what}", judge=judge)
+
+
 def judge_all(judge: Judge, items: Sequence[Item], progress: Progress = no_progress) -> list[Outcome]:
     """One outcome per item, in order, by whichever way the judge has."""
     if isinstance(judge, ManyJudge):
@@ -102,8 +114,8 @@ class Completer(Protocol):
         """Which model, with a digest of its weights."""
         ...
 
-    def complete(self, prompts: Sequence[Sequence[Piece]], progress: Progress = no_progress) -> list[str]:
-        """What the model writes after each prompt: new text only, without special tokens."""
+    def complete(self, prompts: Sequence[Sequence[Piece]], progress: Progress = no_progress) -> list[str | Unsaid]:
+        """What the model writes after each prompt, new text only, without special tokens; or why it wrote nothing."""
         ...
 
 

@@ -20,13 +20,6 @@ from demur.core.plain_text import normalise
 
 Floats = npt.NDArray[np.float32]
 
-# "As an AI language model, ...": whether the system introduces itself before it goes on, to answer or to decline.
-INTRODUCES = re.compile(
-    r"\b(?:as|being|i'm|i am) (?:just |only )?an? (?:\w+ ){0,3}(?:ai|language model|assistant|artificial)\b"
-    r"|language model|openai",
-    re.IGNORECASE,
-)
-INTRODUCED_WITHIN = 200  # characters
 FEW_WORDS = 5  # of fewer, the share that is known says nothing
 _WORD = re.compile(r"\w+")
 _LONG_WORD = re.compile(r"\b\w\w+\b")  # scikit-learn's default
@@ -39,17 +32,11 @@ class View:
     """One way to read a text as n-grams."""
 
     words: Literal["long", "all", "placed"] = "long"  # of 2 letters or more; all; all, marked by their sentence
-    chars: int | None = None  # from the head of the text only
     most_words: int = 3  # in an n-gram
     damped: bool = False  # 1 + log(count) instead of the count
-    only: Literal["always", "introduced", "plain"] = "always"  # empty for other texts: see INTRODUCES
-    least_texts: int = 1  # n-grams of fewer training texts are left out
 
     def terms(self, text: str) -> list[str]:
         """The n-grams of a text, with repetitions."""
-        if self.only != "always" and introduces(text) != (self.only == "introduced"):
-            return []
-        text = text[: self.chars]
         if self.words == "long":
             return _ngrams(_LONG_WORD.findall(text.lower()), self.most_words)
         if self.words == "all":
@@ -88,7 +75,6 @@ class TextClassifier:
 
     views: tuple[FittedView, ...]
     intercept: float
-    introduced: float  # added for a text that introduces itself
     fewest_words: int
     most_words: int
     least_known: float  # share of a text's words that the training texts hold; lower: another language, or no language
@@ -96,8 +82,7 @@ class TextClassifier:
 
     def log_odds(self, text: str) -> float:
         """Natural-log odds of yes."""
-        own = self.introduced if introduces(text) else 0.0
-        return self.intercept + own + sum(view.score(text) for view in self.views)
+        return self.intercept + sum(view.score(text) for view in self.views)
 
     def probability(self, text: str) -> float:
         """P(yes | text), in (0, 1)."""
@@ -113,11 +98,6 @@ class TextClassifier:
         if len(words) >= FEW_WORDS and known < self.least_known:
             return f"{known:.0%} of its words are known, trained on {self.least_known:.0%} or more"
         return None
-
-
-def introduces(text: str) -> bool:
-    """Whether a text introduces its writer as an AI."""
-    return INTRODUCES.search(text[:INTRODUCED_WITHIN]) is not None
 
 
 def all_words(text: str) -> list[str]:

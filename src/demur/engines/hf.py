@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from demur.core.decision import Decision, decide
-from demur.core.errors import EngineError
+from demur.core.errors import EngineError, PromptTooLong
 from demur.core.example import Message
 from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Answer, Progress, Prompt, no_progress
@@ -159,13 +159,13 @@ class HfEngine:
     def _encode(self, prompts: Sequence[Prompt], *, room: int) -> list[tuple[int, ...]]:
         """Ids of each prompt up to where its control token belongs. room: positions that must be left after it.
 
-        Raises EngineError naming the first prompt that is too long.
+        Raises PromptTooLong naming the first prompt that is.
         """
         encoded = [tuple(self.encoder.prompt(p)) for p in prompts]
         context = self.rules.context
         for n, ids in enumerate(encoded):
             if context is not None and len(ids) + room > context:
-                raise EngineError(
+                raise PromptTooLong(
                     f"prompt {n} has {len(ids)} tokens and needs {room} more; the model reads {context}",
                     "shorten it or leave it out",
                 )

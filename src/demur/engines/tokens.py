@@ -151,6 +151,7 @@ class ChatEncoder:
         self._keep_history = keep_history
         literals = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self._literal = re.compile("|".join(map(re.escape, literals)))
+        self._spellings: dict[str, list[int]] = {}  # filled as they occur: a hostile text has the same one 80,000 times
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -232,9 +233,12 @@ class ChatEncoder:
 
     def _spelled(self, literal: str) -> list[int]:
         """The ids of a special token's literal as mere text."""
+        if literal in self._spellings:
+            return self._spellings[literal]
         ids = list(self._tokenizer(literal, add_special_tokens=False, split_special_tokens=True)["input_ids"])
         if set(ids) & set(self._ids):
             raise EngineError(f"text {literal!r} encodes to a control id", "register control tokens as special tokens")
+        self._spellings[literal] = ids
         return ids
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,21 @@ LOG = logging.getLogger(__name__)
 Due = Sequence[tuple[int, Policy]]  # rows whose first token is chosen in this step, with the policy that chooses
 
 
-def edit(logits_RV: torch.Tensor, due: Due, mask_R: torch.Tensor, control_ids: torch.Tensor) -> None:
-    """Leave each due row the one control id that its policy decides on, and every other row of the mask none at all."""
-    index_F = torch.tensor([row for row, _ in due], dtype=torch.long, device=logits_RV.device)
-    # Read before anything is written. Rows are copied only where some are not due: V is large.
-    read_FV = logits_RV if list(range(len(logits_RV))) == [row for row, _ in due] else logits_RV[index_F]
-    chosen_F = torch.as_tensor(_chosen(read_FV, due, control_ids.tolist()), device=logits_RV.device) if due else None
-    logits_RV[:, control_ids] = logits_RV[:, control_ids].masked_fill(mask_R[:, None], -torch.inf)
-    if chosen_F is not None:
+def edit(logits_RV: torch.Tensor, due: Due, mask_R: torch.Tensor | None, control_ids: torch.Tensor) -> None:
+    """Leave each due row the one control id that its policy decides on, and every other row of the mask none at all.
+
+    mask_R: the rows with a policy, the due ones among them; None: all rows. Runs at every step, so it does little.
+    """
+    rows = [row for row, _ in due]
+    if rows:  # read before anything is written; rows are copied only where some are not due, since V is large
+        index_F = torch.tensor(rows, device=logits_RV.device)
+        read_FV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[index_F]
+        chosen_F = torch.as_tensor(_chosen(read_FV, due, control_ids.tolist()), device=logits_RV.device)
+    if mask_R is None:
+        logits_RV.index_fill_(1, control_ids, -torch.inf)
+    else:
+        logits_RV[:, control_ids] = logits_RV[:, control_ids].masked_fill(mask_R[:, None], -torch.inf)
+    if rows:
         logits_RV.index_fill_(0, index_F, -torch.inf)
         logits_RV[index_F, chosen_F] = 0.0
 
@@ -78,10 +86,14 @@ class Rows:
 
     def due(self) -> Due:
         """The rows without output."""
-        return [(row, policy) for row, (policy, written) in sorted(self.entries.items()) if not written]
+        return sorted(
+            ((row, policy) for row, (policy, written) in self.entries.items() if not written), key=itemgetter(0)
+        )
 
-    def mask(self, rows: int) -> torch.Tensor:
-        """Which of so many rows have a policy, (R,)."""
+    def mask(self, rows: int) -> torch.Tensor | None:
+        """Which of so many rows have a policy, (R,); None: all."""
+        if len(self.entries) == rows:
+            return None
         if len(self._mask_R) != rows:
             mask_R = torch.zeros(rows, dtype=torch.bool)
             mask_R[list(self.entries)] = True
@@ -134,6 +146,8 @@ class Slots:
         pairs = zip(row_F.tolist(), slot_R[row_F].tolist(), strict=True)
         return [(row, self._policies[slot]) for row, slot in pairs]
 
-    def mask(self, ctx: Any) -> torch.Tensor:
-        """Which rows have a policy, (R,)."""
+    def mask(self, ctx: Any) -> torch.Tensor | None:
+        """Which rows have a policy, (R,); None: all."""
+        if self._taken_S[ctx.idx_mapping_np].all():
+            return None
         return self._mask_S[ctx.expanded_idx_mapping.long()]

@@ -19,7 +19,7 @@ from demur.core.errors import BackendError, ConfigError, DemurError
 from demur.core.serving import Backend
 from demur.server.chat import answer_chat
 from demur.server.describe import CHAT, HEALTH, METRICS, MODELS, READY, description
-from demur.server.doors import Doors
+from demur.server.doors import Doors, require_local_host
 from demur.server.drift import Drift
 from demur.server.envelope import Envelope
 from demur.server.errors import ApiError, api_error
@@ -134,7 +134,9 @@ class Service:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus' metrics, for operators."""
-        if not self.house.settings.open_metrics:
+        if self.house.settings.open_metrics:
+            require_local_host(request.headers)
+        else:
             self._require_operator(request)
         return Response(self.house.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 

@@ -69,9 +69,7 @@ class Doors:
     def _caller(self, headers: Headers, access: Access) -> Caller:
         if access.tenants is not None:
             return _with_key(headers, access.tenants)
-        if not _is_local_host(headers.get("host", "")):
-            # A web page can point a name of its own at this machine; its requests then carry that name.
-            raise ApiError(403, "Without keys this server answers to localhost only.", code="wrong_host")
+        require_local_host(headers)
         others = sorted(set(access.policies.policies) - {self._book.default_policy})
         tenant = Tenant(
             name=LOCAL,
@@ -122,8 +120,17 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return b"".join(pieces)
 
 
+def require_local_host(headers: Headers) -> None:
+    """Raise ApiError 403 unless a keyless request calls this machine by its loopback name or address."""
+    if not _is_local_host(headers.get("host", "")):
+        # A web page can point a name of its own at this machine; its requests then carry that name.
+        raise ApiError(403, "Without keys this server answers to localhost only.", code="wrong_host")
+
+
 def _with_key(headers: Headers, tenants: Tenants) -> Caller:
-    scheme, _, presented = headers.get("authorization", "").partition(" ")
+    stated = headers.getlist("authorization")
+    # Of several a proxy may have checked another one than we would.
+    scheme, _, presented = (stated[0] if len(stated) == 1 else "").partition(" ")
     key = authenticate(tenants.keys, presented.strip() if scheme.lower() == "bearer" else None, datetime.now(UTC))
     if not isinstance(key, KeyProblem):
         return Caller(tenant=key.tenant, key=key.label)

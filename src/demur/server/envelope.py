@@ -8,7 +8,7 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from demur.server.errors import our_bug
+from demur.server.errors import ApiError, our_bug
 from demur.server.log import crash, event
 from demur.server.metrics import Metrics
 from demur.server.visit import Gone, Visit
@@ -41,6 +41,10 @@ class Envelope:
         outlet = _Outlet(send, visit, self._write_s)
         self._metrics.arrived()
         try:
+            if _is_two_sizes(scope):
+                visit.code = "invalid_framing"
+                await outlet.answer(ApiError(400, "The request states two sizes.", code=visit.code))
+                return
             async with visit.held:
                 await self._app(scope, receive, outlet.send)
         except Gone:
@@ -51,7 +55,7 @@ class Envelope:
             visit.code = "server_error"
             crash(e, request_id=visit.request_id)
             if visit.status is None:
-                await outlet.fail()
+                await outlet.answer(our_bug())
         finally:
             if not outlet.ended and visit.code is None:
                 visit.code = "client_gone"
@@ -78,10 +82,16 @@ class _Outlet:
             await self._send(message)
         self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
-    async def fail(self) -> None:
-        """Answer that the fault is ours."""
-        error = our_bug()
+    async def answer(self, error: ApiError) -> None:
+        """Answer with an error, and nothing more on this connection."""
         body = json.dumps(error.body()).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        size = str(len(body)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", size), (b"connection", b"close")]
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
+
+
+def _is_two_sizes(scope: Scope) -> bool:
+    """Whether a body is sized twice: a proxy that goes by the other size would take its end for another request."""
+    names = [name for name, _ in scope["headers"]]
+    return b"transfer-encoding" in names and b"content-length" in names

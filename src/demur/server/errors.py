@@ -12,6 +12,7 @@ from demur.core.errors import (
     BackendTimeout,
     DemurError,
     EngineError,
+    MissingDependency,
     PromptTooLong,
     ScoreDoubt,
     ScoreError,
@@ -58,6 +59,8 @@ def api_error(error: DemurError, *, decided: bool = False) -> ApiError:
             return next(make() for kind, make in _NO_ANSWER if isinstance(error, kind))
         case PromptTooLong() if not decided:
             return ApiError(400, _plain(error), code="context_length_exceeded", param="messages")
+        case MissingDependency() if not decided:
+            return ApiError(400, "This server does not give answers of that kind.", code="unsupported_request")
         case EngineError() if not decided:
             return ApiError(400, _plain(error), code="unsupported_request")
     return our_bug()

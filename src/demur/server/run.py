@@ -18,6 +18,7 @@ from types import FrameType
 import uvicorn
 
 from demur.server.app import Service
+from demur.server.connection import Connection
 from demur.server.log import event
 
 HEAD_BYTES = 16 * 1024  # of a request's line and headers
@@ -40,7 +41,7 @@ class Process(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 service.app,
-                http="h11",
+                http=Connection,
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -16,6 +16,7 @@ from demur.core.policy import NEVER
 from demur.server.errors import ApiError
 
 SIGNED_64 = 2**63
+MOST_FAULTS = 1000  # to look through for the one to name: a small body can hold half a million of them
 
 
 class Wire(BaseModel):
@@ -64,8 +65,8 @@ class RefusalPart(Wire):
     refusal: Text
 
 
-Content = Text | Annotated[tuple[TextPart, ...], Field(min_length=1)]
-PastContent = Text | Annotated[tuple[TextPart | RefusalPart, ...], Field(min_length=1)]
+Content = Text | Annotated[tuple[TextPart, ...], Field(min_length=1, fail_fast=True)]
+PastContent = Text | Annotated[tuple[TextPart | RefusalPart, ...], Field(min_length=1, fail_fast=True)]
 
 
 class SystemMessage(Wire):
@@ -103,7 +104,7 @@ class AssistantMessage(Wire):
     role: Literal["assistant"]
     content: PastContent | None = None
     refusal: Text | None = None
-    tool_calls: Annotated[tuple[ToolCall, ...], Field(min_length=1)] | None = None
+    tool_calls: Annotated[tuple[ToolCall, ...], Field(min_length=1, fail_fast=True)] | None = None
     annotations: Annotated[tuple[Any, ...], Field(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
@@ -199,18 +200,18 @@ class ChatRequest(Wire):
     """POST /v1/chat/completions."""
 
     model: Annotated[Text, Field(max_length=256)]
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)]
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-SIGNED_64, lt=SIGNED_64)] | None = None
-    stop: StopText | Annotated[tuple[StopText, ...], Field(max_length=4)] | None = None
+    stop: StopText | Annotated[tuple[StopText, ...], Field(max_length=4, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
-    tools: Annotated[tuple[Tool, ...], Field(max_length=128)] | None = None
+    tools: Annotated[tuple[Tool, ...], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     demur: DemurAsk | None = None
     # Sent by some clients for their own books. Nothing is made of them.
@@ -232,6 +233,8 @@ def parse_chat(body: bytes) -> ChatRequest:
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as e:
+        if e.error_count() > MOST_FAULTS:
+            raise ApiError(400, f"The request has {e.error_count()} faults.", code="invalid_value") from None
         faults = e.errors(include_url=False, include_context=False, include_input=False)
     unknown = next((f for f in faults if f["type"] == "extra_forbidden"), None)
     # Of a union every member complains: the one that got furthest into the value is the one that was meant.

@@ -53,7 +53,7 @@ class HubSource:
         """
         prefix = ":".join(part for part in (self.name, self.config, self.split) if part)
         adapt = _ADAPTERS[self.adapter]
-        rows = self._load()
+        rows = load_rows(self.name, self.config, self.split, self.revision)
         some = rows if self.limit is None else rows.select(range(min(self.limit, len(rows))))
         for number, row in enumerate(some):
             where = f"{prefix}:{number}"
@@ -66,15 +66,17 @@ class HubSource:
                     f"its columns are {columns}; another adapter, or adapter = 'columns' with your own mapping",
                 ) from None
 
-    def _load(self) -> Any:
-        try:
-            return datasets.load_dataset(self.name, self.config, split=self.split, revision=self.revision)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
-            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-            raise DataError(
-                f"cannot load dataset {self.name!r} (config {self.config}, split {self.split}): {reason}",
-                "check name, config and split; a gated dataset needs a login; without a network give a local folder",
-            ) from None
+
+def load_rows(name: str, config: str | None, split: str, revision: str | None = None) -> Any:
+    """A dataset's rows as the package `datasets` gives them. Raises DataError when they cannot be had."""
+    try:
+        return datasets.load_dataset(name, config, split=split, revision=revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise DataError(
+            f"cannot load dataset {name!r} (config {config}, split {split}): {reason}",
+            "check name, config and split; a gated dataset needs a login; without a network give a local folder",
+        ) from None
 
 
 def _coconot(row: Row, where: str, source: HubSource) -> Example:

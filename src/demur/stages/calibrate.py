@@ -134,7 +134,7 @@ def _rewrites(config: Config, folder: RunFolder) -> tuple[RewriteName, ...]:
     if not scored:
         raise ConfigError(
             f"calibrator {correctness.NAME!r} looks at rewritten prompts, and none is scored",
-            'set rewrites = ["case", "typos", "paraphrase"] under [score] and score again: demur score',
+            "score them: demur score RUN --rewrite case --rewrite typos --rewrite paraphrase",
         )
     if config.on_failure not in ("stop", "hard_only", "keep:natural"):
         raise ConfigError(

@@ -169,18 +169,19 @@ def candidates(menu: Menu, count: int = 16) -> list[tuple[float, ...]]:
 
 def _climb(menu: Menu, cut_G: Ints, least: float | None) -> Ints:
     """Move one threshold at a time while it helps: to a larger margin, or to more worth at a margin >= least."""
-    cut_G = cut_G.copy()
+    cut_G, rate_L = cut_G.copy(), _rates(menu, cut_G)
     for _ in range(20):
         before = cut_G.copy()
-        for g in range(len(cut_G)):
-            rates_LJ = (_rates(menu, cut_G) - menu.errors_GLJ[g][:, cut_G[g]])[:, None] + menu.errors_GLJ[g]
+        for g, errors_LJ in enumerate(menu.errors_GLJ):
+            rates_LJ = (rate_L - errors_LJ[:, cut_G[g]])[:, None] + errors_LJ
             margin_LJ = (menu.level_L[:, None] - rates_LJ) / menu.spread_L[:, None]
             if least is None:  # a smooth minimum: one goal may have to give way before another gains
                 value_J = -np.logaddexp.reduce(-margin_LJ, axis=0)
             else:
                 value_J = np.where(margin_LJ.min(axis=0) >= least - 1e-9, menu.worth_GJ[g], -np.inf)
-            if value_J.max() > value_J[cut_G[g]]:
-                cut_G[g] = int(np.argmax(value_J))
+            best = int(np.argmax(value_J))
+            if value_J[best] > value_J[cut_G[g]]:
+                cut_G[g], rate_L = best, rates_LJ[:, best]
         if (cut_G == before).all():
             break
     return cut_G

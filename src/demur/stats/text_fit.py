@@ -21,7 +21,6 @@ from demur.core.text_classifier import (
     TextClassifier,
     View,
     all_words,
-    introduces,
     known_share,
 )
 
@@ -38,7 +37,6 @@ class Recipe:
 
     views: tuple[View, ...]
     c: float  # inverse strength of the L2 penalty
-    own_intercept: bool = False  # texts that introduce themselves get one of their own
 
     def __post_init__(self) -> None:
         if not self.views or self.c <= 0:
@@ -49,31 +47,19 @@ class Recipe:
 
 # maxwellreuter/chatgpt-refusals (arXiv 2306.03423): word 1-3-grams, C = 10, liblinear, seed 0.
 PUBLISHED = Recipe(views=(View(),), c=10.0)
-# Ours: n-grams know their sentence; answers that introduce themselves ("As an AI ...") are read whole by coefficients
-# of their own, because there the opening says little; for all others the opening counts a second time.
-OPENINGS = Recipe(
-    views=(
-        View(words="placed", damped=True, least_texts=2),
-        View(words="placed", damped=True, least_texts=2, only="introduced"),
-        View(words="all", damped=True, least_texts=2, only="plain", chars=200, most_words=4),
-    ),
-    c=30.0,
-    own_intercept=True,
-)
+# Ours: n-grams know whether they stand in the first, the second or a later sentence.
+PLACED = Recipe(views=(View(words="placed", damped=True),), c=30.0)
 
 
-def fit_text_classifier(
-    texts: Sequence[str], yes_N: Bools, recipe: Recipe = OPENINGS, weight_N: Doubles | None = None
-) -> TextClassifier:
+def fit_text_classifier(texts: Sequence[str], yes_N: Bools, recipe: Recipe = PLACED) -> TextClassifier:
     """Fit by logistic regression (scikit-learn's liblinear, seed 0). Raises DataError unless both labels occur."""
     if len(texts) != len(yes_N) or not yes_N.any() or yes_N.all():
         raise DataError(
             f"{len(texts)} texts, {len(yes_N)} labels, {int(yes_N.sum())} of them yes", "a label each, both kinds"
         )
     learnt = [_Learnt(view, texts) for view in recipe.views]
-    gate_N1 = np.array([[introduces(t)] for t in texts], dtype=np.float64) * recipe.own_intercept
-    x_NF = sparse.hstack([*(part.x_NV for part in learnt), sparse.csr_matrix(gate_N1)]).tocsr()
-    fitted = LogisticRegression(C=recipe.c, solver="liblinear", random_state=0).fit(x_NF, yes_N, sample_weight=weight_N)
+    x_NF = sparse.hstack([part.x_NV for part in learnt]).tocsr()
+    fitted = LogisticRegression(C=recipe.c, solver="liblinear", random_state=0).fit(x_NF, yes_N)
     weight_F, at, views = fitted.coef_[0], 0, []
     for part in learnt:
         end = at + len(part.place)
@@ -84,29 +70,11 @@ def fit_text_classifier(
     return TextClassifier(
         views=tuple(views),
         intercept=float(fitted.intercept_[0]),
-        introduced=float(weight_F[at]),
         fewest_words=lengths[0],
         most_words=lengths[1],
         least_known=known,
         words=vocabulary,
     )
-
-
-def balanced_weights(texts: Sequence[str], yes_N: Bools, sources: Sequence[str]) -> Doubles:
-    """Weights by which, among texts without an introduction, each source holds as much "no" as "yes".
-
-    How often another system declines is not known beforehand, so the share in the training texts must not speak. Texts
-    that introduce themselves keep weight 1: there both labels occur, and what tells them apart is in the text.
-    """
-    plain_N, source_N = np.array([not introduces(t) for t in texts]), np.array(sources)
-    weight_N = np.ones(len(texts))
-    for source in set(sources):
-        of_N = plain_N & (source_N == source)
-        yes, no = int((of_N & yes_N).sum()), int((of_N & ~yes_N).sum())
-        if yes and no:
-            weight_N[of_N & yes_N] = (yes + no) / (2 * yes)
-            weight_N[of_N & ~yes_N] = (yes + no) / (2 * no)
-    return weight_N
 
 
 class _Learnt:
@@ -116,7 +84,7 @@ class _Learnt:
         self.view = view
         counts = [Counter(view.terms(t)) for t in texts]
         frequency = Counter(term for count in counts for term in count)
-        kept = sorted(term for term, n in frequency.items() if n >= view.least_texts)
+        kept = sorted(frequency)
         self.place = {term: n for n, term in enumerate(kept)}
         df_V = np.array([frequency[term] for term in kept], dtype=np.float64)
         idf_V = np.log((1 + len(texts)) / (1 + df_V)) + 1.0

@@ -41,6 +41,35 @@ def disagreements(m: Material, most: int) -> Cards:
     )
 
 
+def stuck(m: Material, most: int) -> Cards:
+    """Prompts whose forced text breaks its token's word, those first where the model itself wanted that token most.
+
+    Worst of all: the model prefers the token, gets it, and does the opposite all the same.
+    """
+    logq_NC = m.calibrated.calibrator.apply(m.rows.table.logp_NC)
+    broken = [
+        (-float(logq_NC[n, column]), n, column)
+        for n, e in enumerate(m.examples)
+        for column in range(logq_NC.shape[1])
+        if _contradicts(m.branches.get((e.id, column)), column)
+    ]
+    return Cards(
+        title=f"Forced texts that break their token's word ({len(broken)} in all)",
+        caption="After every control token that was forced; first where the model itself gave that token most.",
+        cards=tuple(_forced_card(m, n, column, -cost) for cost, n, column in sorted(broken)[:most]),
+    )
+
+
+def _forced_card(m: Material, n: int, column: int, logq: float) -> Card:
+    example, branch = m.examples[n], m.branches[m.examples[n].id, column]
+    facts = (
+        ("ought to be", f"refused ({example.label})" if example.label else f"answered ({example.kind})"),
+        ("forced", f"{m.evaluation.choices[column]}, probability {math.exp(min(logq, 0.0)):.1%}"),
+        ("judged", f"{branch.outcome.verdict} ({branch.outcome.reason})"),
+    )
+    return Card(prompt=example.text, facts=facts, answer=branch.answer.text)
+
+
 def _card(m: Material, n: int, decisions: Decisions) -> Card:
     """One test row under the calibrated policy: label, decision, probabilities, verdict, and the text that is sent."""
     example, choices, column = m.examples[n], m.evaluation.choices, int(decisions.choice_N[n])

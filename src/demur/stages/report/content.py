@@ -54,7 +54,16 @@ def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, .
             parts=(figures.confusion(m), tables.by_kind(m), tables.by_subcategory(m)),
         ),
         Section(
-            key="texts", title="Token and text", parts=(tables.agreement(m), cards.disagreements(m, most_examples))
+            key="texts",
+            title="Token and text",
+            parts=(
+                tables.agreement(m),
+                tables.kept_word(m),
+                tables.twins(m),
+                *tables.corrected(m),
+                cards.disagreements(m, most_examples),
+                cards.stuck(m, most_examples),
+            ),
         ),
         Section(key="examples", title="Borderline prompts", parts=(cards.nearest(m, most_examples),)),
         Section(

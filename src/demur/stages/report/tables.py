@@ -14,7 +14,7 @@ from demur.pages.parts import Cell, Estimate, Table
 from demur.stages.report import risks
 from demur.stages.report.material import Material
 from demur.stages.report.risks import number
-from demur.store.metrics_file import ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics
+from demur.store.metrics_file import CorrectedRate, ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics
 
 
 def label(m: Material, policy: PolicyMetrics) -> str:
@@ -180,6 +180,70 @@ def agreement(m: Material) -> Table:
         caption=f"Judged by {m.evaluation.judge}. In the lower block: the share of these texts that refuse, that "
         "answer, in part or whole, and that cannot be scored.",
     )
+
+
+def kept_word(m: Material) -> Table:
+    """Per control token: do the texts do what it said, as sent under the calibrated policy and with the token forced?
+
+    Partial answers are counted either way: as answers, and as refusals.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for title, kept in (("as sent", m.measured.kept), ("forced", m.evaluation.forced)):
+        rows.append((title,))
+        rows += [(choice, k.kept, k.kept_if_partial_refuses, str(k.unscored)) for choice, k in kept.items()]
+    return Table(
+        title="Texts that keep their token's word, per token",
+        header=("token", "keeps its word", "with partial answers as refusals", "unscored"),
+        rows=tuple(rows),
+        caption="After a refusal token the text should decline, after respond it should answer. As sent: what the "
+        "calibrated policy sends. Forced: every text generated after that token, whatever the policy would do.",
+    )
+
+
+def twins(m: Material) -> Table:
+    """What the token does to the text: prompts answered once after their refusal token and once after respond."""
+    rows = tuple(
+        (name, t.controllable, t.stuck_refuse, t.stuck_answer, t.inverted, str(t.unscored))
+        for name, t in m.evaluation.twins.items()
+    )
+    return Table(
+        title="Does the token decide the text?",
+        header=("prompts", "both keep their word", "decline either way", "answer either way", "inverted", "unscored"),
+        rows=rows,
+        caption="Each prompt with two texts, one after its likeliest refusal token and one after respond, both forced. "
+        "Among prompts to be answered, those that decline either way are a floor: no threshold brings the texts' "
+        "false refusals below it.",
+    )
+
+
+def corrected(m: Material) -> tuple[Table, ...]:
+    """Judged rates of the texts beside the same corrected by hand labels; nothing if there are no labels."""
+    if not m.evaluation.labels:
+        return ()
+    names = ("refusal_rate", "false_refusal", "missed_refusal", "texts_refuse", "texts_answer")
+    rows: list[tuple[Cell, ...]] = []
+    for p in m.evaluation.policies:
+        raw = {n: getattr(p.text.overall, n) for n in names[:3]}
+        raw |= {"texts_refuse": p.texts_refuse, "texts_answer": p.texts_answer}
+        rows.append((label(m, p),))
+        for name in names:
+            found = p.corrected["all"][name]
+            rows.append((name.replace("_", " "), raw[name], _estimate(found), str(found.labels)))
+    table = Table(
+        title="Judged rates, corrected by hand labels",
+        header=("rate", "as judged", "corrected", "labels"),
+        rows=tuple(rows),
+        caption=f"{m.evaluation.labels} texts were labelled by hand, taken for a random sample. Corrected: regression "
+        "estimate, unbiased whatever the judge's errors; where hits are rare, the hand labels alone. Per category: "
+        "evaluate/metrics.json.",
+    )
+    return (table,)
+
+
+def _estimate(found: CorrectedRate) -> Cell:
+    if found.value is None or found.low is None or found.high is None:
+        return "too few labels"
+    return found.words
 
 
 def data(m: Material) -> Table:

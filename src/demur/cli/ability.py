@@ -1,0 +1,120 @@
+"""demur ability: what a model could do before and can do after, item by item, as a statement with a number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demur.cli import options
+from demur.cli.show import note, print_json, print_table
+from demur.core.errors import ConfigError
+from demur.stages.ability import Comparison, Config, run
+from demur.store.item_results import CardEntry, write_card
+
+NOT_SHOWN = 3  # a result, not a fault
+
+
+def command(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Results by item: JSONL, or a harness's folder.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Results of the same items after the change.")],
+    *,
+    margin: Annotated[
+        float | None,
+        typer.Option(metavar="M", help="Loss that is tolerated, such as 0.02. Exit code 3 if not ruled out."),
+    ] = None,
+    confidence: Annotated[float, typer.Option(metavar="P", help="That all bounds hold together.")] = 0.95,
+    metric: Annotated[str, typer.Option(metavar="NAME", help="Metric of a harness's samples that is 0 or 1.")] = "acc",
+    card: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write AFTER as .eval_results for a model card.")
+    ] = None,
+    card_dataset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK=DATASET:ID", help="A task's dataset and task id on the hub. Repeatable."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Compare two runs over the same items. Exit code 3 if a loss beyond the margin is not ruled out."""
+    found = run(before, after, Config(metric=metric, confidence=confidence))
+    if (card is None) != (not card_dataset):
+        raise ConfigError("--card and --card-dataset go together", "--card FILE --card-dataset TASK=DATASET:ID")
+    if card is not None and card_dataset:
+        write_card(card, [_entry(found, text) for text in card_dataset])
+        note(f"{card}: {len(card_dataset)} results; put it into .eval_results/ of the model's repository")
+    if as_json:
+        print_json([_json(c) for c in found])
+    else:
+        _show(found)
+    bounds = [c.bound for c in found]
+    most = None if None in bounds else max(b for b in bounds if b is not None)
+    note(_statement(most, len(found), confidence))
+    if margin is not None and (most is None or most > margin):
+        raise typer.Exit(NOT_SHOWN)
+
+
+def _show(found: tuple[Comparison, ...]) -> None:
+    rows = [
+        ("task", "items", "before", "after", "gained", "lost", "change", "interval", "p", "p (Holm)", "lost at most")
+    ]
+    for c in found:
+        p = c.paired
+        interval = "-" if p.interval is None else f"{_points(p.interval[0])} to {_points(p.interval[1])}"
+        rows.append(
+            (
+                c.task,
+                str(p.before.of),
+                f"{p.before.value:.1%}",
+                f"{p.after.value:.1%}",
+                str(p.gained),
+                str(p.lost),
+                _points(p.difference),
+                interval,
+                f"{p.p:.3g}",
+                f"{c.p_holm:.3g}",
+                "unknown" if c.bound is None else f"{100 * c.bound:.1f}",
+            )
+        )
+    print_table(rows, title="share of right answers; changes in points")
+
+
+def _statement(most: float | None, tasks: int, confidence: float) -> str:
+    """What may be said, with its number."""
+    if most is None:
+        return "how much may have been lost is unknown: items share groups, and none of them changed"
+    where = "" if tasks == 1 else f" in any of the {tasks} tasks"
+    return f"with {confidence:.0%} confidence at most {100 * max(most, 0.0):.1f} points are lost{where}"
+
+
+def _json(c: Comparison) -> dict[str, object]:
+    p = c.paired
+    return {
+        "task": c.task,
+        "items": p.before.of,
+        "groups": p.groups,
+        "before": p.before.value,
+        "after": p.after.value,
+        "gained": p.gained,
+        "lost": p.lost,
+        "difference": p.difference,
+        "interval": p.interval,
+        "p": p.p,
+        "p_holm": c.p_holm,
+        "most_lost": c.bound,
+    }
+
+
+def _entry(found: tuple[Comparison, ...], text: str) -> CardEntry:
+    """The entry of one --card-dataset. Raises ConfigError if it cannot be read or names no task at hand."""
+    task, _, place = text.partition("=")
+    dataset, _, name = place.partition(":")
+    known = {c.task: c.paired for c in found}
+    if task not in known or not dataset or not name:
+        raise ConfigError(f"cannot read --card-dataset {text!r}", f"TASK=DATASET:ID, TASK one of {', '.join(known)}")
+    p = known[task]
+    notes = f"{p.after.hits} of {p.after.of} right; {p.before.value:.4f} before refusal tokens"
+    return CardEntry(dataset=dataset, task=name, value=p.after.value, notes=notes)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"

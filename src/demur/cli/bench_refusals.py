@@ -1,0 +1,109 @@
+"""demur bench-refusals: a model under a policy, public benchmarks -> both error directions, with exact intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from demur.cli import options
+from demur.cli.judges import build_judge, read_settings
+from demur.cli.show import bar, note, print_json, print_table
+from demur.cli.workspace import Engine, Workspace, reopen
+from demur.core.benchmark import BenchSet
+from demur.core.errors import ConfigError
+from demur.core.policy import natural
+from demur.core.taxonomy import coconot
+from demur.stages import bench_refusals
+from demur.stages.bench_refusals import HEADER, Candidate, Config, prompt_key, table_rows
+from demur.stages.bench_refusals.content import facts
+from demur.store.bench_file import BenchFile
+from demur.store.policy_file import read_policy
+from demur.store.rows import read_examples
+from demur.wiring import find
+
+SUBJECTS = ("always-refuse", "never-refuse", "refuse-then-answer", "answer-then-refuse")
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help=f"Run folder; or a test subject: {', '.join(SUBJECTS)}.")
+    ],
+    *,
+    benchmark: Annotated[
+        list[str], typer.Option(metavar="NAME[:PART][=FILE]", help="By name from the hub, or a local file. Repeatable.")
+    ],
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A policy file. Default: the run's calibrated policy.")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Also write the answers, for this judge. Default: decisions only."),
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option("--settings", metavar="FILE", help="Settings of the judge, as for demur judge.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use so many rows of each benchmark only.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write bench.*. Default: RUN/bench, or bench/.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure false and missed refusals side by side. A direction without rows is named, never shown as 0."""
+    sets = _sets(benchmark)
+    candidate = _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
+    target = out or (Path() if model in SUBJECTS else Path(model)) / "bench"
+    built, tell = build_judge(judge, read_settings(settings, (), target / "labels.sqlite")) if judge else (None, None)
+    try:
+        with bar("benchmark") as progress:
+            bench = bench_refusals.run(Config(limit=limit), replace(candidate, judge=built), sets, target, progress)
+    finally:
+        if tell:
+            tell()
+    if as_json:
+        print_json(bench.model_dump(mode="json"))
+        return
+    _print(bench)
+    note(f"written: {target / 'bench.md'}")
+
+
+def _sets(benchmarks: Sequence[str]) -> list[BenchSet]:
+    """The benchmarks' rows; the package `datasets` is imported when one has no file."""
+    wanted = find("demur.sources.benchmarks:wanted", {}, "source")
+    load = find("demur.sources.benchmarks:load", {}, "source")
+
+    def fetch(*where: Any) -> Any:
+        return find("demur.sources.hub:load_rows", {}, "source")(*where)
+
+    return [load(asked, fetch) for asked in map(wanted, benchmarks)]
+
+
+def _subject(name: str, policy: Path | None) -> Candidate:
+    if policy:
+        raise ConfigError(f"{name!r} is no trained model, and {policy} was made for one", "leave --policy out")
+    subject = find(f"demur.engines.subjects:{name.replace('-', '_')}", {}, "subject")(coconot())
+    return Candidate(policy=natural(coconot(), subject.fingerprint), scorer=subject, generator=subject)
+
+
+def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
+    folder, engine = workspace.folder, Engine(workspace)
+    seen = [e for split in ("train", "calibrate") for e in read_examples(folder.split(split))]
+    return Candidate(
+        policy=read_policy(policy or folder.policy),
+        scorer=engine,
+        generator=engine,
+        settings=f"max_new_tokens={workspace.config.evaluate.max_new_tokens}",
+        seen=frozenset(prompt_key(e.prompt) for e in seen),
+    )
+
+
+def _print(bench: BenchFile) -> None:
+    for row in bench.benchmarks:
+        if row.rows:
+            for title, lines in table_rows(row):
+                print_table([HEADER, *lines], title=title)
+        for fact in facts(row):
+            note(f"{row.name}: {fact}")

@@ -1,0 +1,51 @@
+"""demur judge: a file of answers -> what a judge says of each."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demur.cli import options
+from demur.cli.judges import build_judge, read_settings
+from demur.cli.show import bar, note, print_json, print_table
+from demur.stages import judge as stage
+
+Answers = Annotated[Path, typer.Argument(metavar="FILE", help="JSONL: id, request, answer, and category if known.")]
+SettingsFile = Annotated[
+    Path | None, typer.Option("--settings", metavar="FILE", help="TOML with [llm], [trained], [wildguard].")
+]
+
+
+def command(
+    file: Answers,
+    *,
+    judge: Annotated[str, typer.Option(help="phrases, trained, llm, wildguard, or package.module:Class.")] = "phrases",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: FILE with .verdicts.jsonl.", show_default=False)
+    ] = None,
+    settings: SettingsFile = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in llm.model=m. Repeatable.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say of each answer whether it refuses, complies, or does a part. What cannot be judged is unscored, with why."""
+    found = read_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
+    built, tell = build_judge(judge, found)
+    to = out or file.with_suffix(".verdicts.jsonl")
+    try:
+        with bar("judge") as progress:
+            summary = stage.run(stage.Config(file=file, out=to), built, progress)
+    finally:
+        tell()
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        rows = [(v, str(n), f"{100 * n / summary.answers:.1f}%") for v, n in summary.verdicts.items()]
+        print_table([("verdict", "answers", "share"), *rows], title=summary.judge)
+    for reason, count in summary.unscored:
+        note(f"unscored: {count} x {reason}")
+    note(f"wrote {to}")

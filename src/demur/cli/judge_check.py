@@ -1,0 +1,142 @@
+"""demur judge-check: how far judges agree with people, and rates corrected for their errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demur.cli import options
+from demur.cli.judge import SettingsFile
+from demur.cli.judges import build_judge, read_settings
+from demur.cli.show import bar, note, print_json, print_table
+from demur.core.rates import Rate, View
+from demur.stages import judge_check as stage
+from demur.stages.judge_check import Agreement, Check, Checked, Corrected
+
+Line = tuple[str, ...]
+
+
+def command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help='JSONL of answers; some or all with "label".')],
+    *,
+    judge: Annotated[list[str] | None, typer.Option(help="A judge to run. Repeatable. Default: phrases.")] = None,
+    judged: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Verdicts by `demur judge`. Repeatable.")
+    ] = None,
+    settings: SettingsFile = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in trained.model=j.npz. Repeatable.")
+    ] = None,
+    view: Annotated[View, typer.Option(help="strict: a partial answer is no refusal. lenient: it is one.")] = "lenient",
+    by: Annotated[str | None, typer.Option(metavar="KEY", help="Also for each value of this key of the rows.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure judges against hand labels: accuracy, kappa, sensitivity, specificity, and what corrects their rates."""
+    found = read_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
+    names = judge or ([] if judged else ["phrases"])
+    built = {name: build_judge(name, found) for name in names}
+    config = stage.Config(file=file, judged=tuple(judged or ()), view=view, by=by)
+    try:
+        with bar("judge-check") as progress:
+            check = stage.run(config, {name: judge for name, (judge, _) in built.items()}, progress)
+    finally:
+        for _, tell in built.values():
+            tell()
+    if as_json:
+        print_json(_json(check))
+    else:
+        _print(check)
+
+
+def _print(check: Check) -> None:
+    header = ("judge", "answers", "scored", "accuracy", "kappa", "sensitivity", "specificity")
+    lines = [line for c in check.checked for line in _lines(c)]
+    print_table([header, *lines], title=f"{check.labelled} labelled of {check.answers}, {check.view} view")
+    for c in check.checked:
+        judged = list(c.agreement.confusion["refusal"])
+        rows = [(label, *(str(row[v]) for v in judged)) for label, row in c.agreement.confusion.items()]
+        print_table([("by people", *judged), *rows], title=f"by {c.judge}")
+    rates = [(c.judge, _rate(c.raw), _corrected(c.corrected), _corrected(c.rogan_gladen)) for c in check.checked]
+    print_table([("judge", "as judged", "corrected", "Rogan-Gladen"), *rates], title="share of answers that decline")
+    for c in check.checked:
+        for b in c.beside:
+            note(
+                f"{c.judge} beside {b.other}: right where the other is wrong {b.right_only_here} times, the reverse "
+                f"{b.right_only_there} times, p = {b.p_value:.2g} (McNemar)"
+            )
+    for text in check.notes:
+        note(text)
+
+
+def _lines(checked: Checked) -> list[Line]:
+    whole = [_line(checked.judge, checked.agreement)]
+    return whole + [_line(f"  {name}", part) for name, part in checked.strata.items()]
+
+
+def _line(name: str, a: Agreement) -> Line:
+    kappa = "not defined"
+    if a.kappa.defined and a.kappa_interval:
+        kappa = f"{a.kappa.value:.3f} ({a.kappa_interval[0]:.3f} to {a.kappa_interval[1]:.3f})"
+    rates = (_rate(a.accuracy), kappa, _rate(a.sensitivity), _rate(a.specificity))
+    return (name, str(a.scored.of), str(a.scored.hits), *rates)
+
+
+def _rate(rate: Rate) -> str:
+    if not rate.defined:
+        return "not defined (0 rows)"
+    low, high = rate.interval()
+    return f"{100 * rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _corrected(found: Corrected | str) -> str:
+    if isinstance(found, str):
+        return f"none: {found}"
+    return f"{100 * found.value:.1f}% ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
+def _json(check: Check) -> dict[str, object]:
+    return {
+        "answers": check.answers,
+        "labelled": check.labelled,
+        "view": check.view,
+        "judges": [
+            {
+                "judge": c.judge,
+                "agreement": _agreement_json(c.agreement),
+                "strata": {name: _agreement_json(part) for name, part in c.strata.items()},
+                "raw": _rate_json(c.raw),
+                "corrected": _corrected_json(c.corrected),
+                "rogan_gladen": _corrected_json(c.rogan_gladen),
+                "beside": [
+                    {
+                        "other": b.other,
+                        "right_only_here": b.right_only_here,
+                        "right_only_there": b.right_only_there,
+                        "p_value": b.p_value,
+                    }
+                    for b in c.beside
+                ],
+            }
+            for c in check.checked
+        ],
+        "notes": list(check.notes),
+    }
+
+
+def _agreement_json(a: Agreement) -> dict[str, object]:
+    rates = ("scored", "accuracy", "sensitivity", "specificity", "human_rate", "judge_rate")
+    kappa = {"value": a.kappa.number, "interval": a.kappa_interval, "why": a.kappa.why or None}
+    return {**{name: _rate_json(getattr(a, name)) for name in rates}, "kappa": kappa, "confusion": a.confusion}
+
+
+def _rate_json(rate: Rate) -> dict[str, object]:
+    interval = rate.interval() if rate.defined else None
+    return {"hits": rate.hits, "of": rate.of, "value": rate.value if rate.defined else None, "interval": interval}
+
+
+def _corrected_json(found: Corrected | str) -> dict[str, object]:
+    if isinstance(found, str):
+        return {"value": None, "why": found}
+    return {"value": found.value, "interval": (found.low, found.high), "method": found.method}

@@ -1,0 +1,35 @@
+"""demur judge-train: labelled answers -> a judge."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demur.cli import options
+from demur.cli.show import note, print_json, print_table
+from demur.stages import judge_train as stage
+
+
+def command(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help='JSONL of answers with "label".')],
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the judge goes.")] = Path("judge.npz"),
+    recipe: Annotated[str, typer.Option(help="placed (ours), or published (arXiv 2306.03423).")] = "placed",
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a judge on labelled answers: TF-IDF and logistic regression. Measure it on others: demur judge-check."""
+    trained = stage.run(stage.Config(files=tuple(files), out=out, recipe=recipe))
+    if as_json:
+        print_json(asdict(trained))
+    else:
+        rows = [
+            ("answers", f"{trained.answers:,}"),
+            ("that decline", f"{trained.declining:,}"),
+            ("left out, no label or no answer", f"{trained.left_out:,}"),
+            ("words of an answer it will judge", f"{trained.words[0]} to {trained.words[1]}"),
+        ]
+        print_table([("trained on", ""), *rows])
+    note(f"next: demur judge-check FILE --judge trained --set trained.model={out}")

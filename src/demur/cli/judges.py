@@ -1,0 +1,121 @@
+"""Judges by name, with their settings from a TOML file of sections [llm], [trained], [wildguard].
+
+[llm]        url, model, key_variable, in_flight, most_calls, ... (demur.engines.chat_client.Endpoint), and
+             rubric (a name or a TOML file), labels (where labels are kept), control_tokens, most_chars
+[trained]    model: the file of `demur judge-train`; force: judge answers unlike the training answers too
+[wildguard]  model, batch, max_new_tokens, dtype, device (demur.engines.hf_complete.HfCompleter), and template: a file
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from demur.cli.show import note
+from demur.config import build, override
+from demur.core.errors import ConfigError
+from demur.core.ports import Judge
+from demur.core.taxonomy import coconot, single
+from demur.store.boundary import read_text, read_toml
+from demur.store.label_store import LabelFile
+from demur.store.text_model_file import read_text_classifier
+from demur.wiring import CHATS, COMPLETERS, JUDGES, find
+
+SECTIONS = ("llm", "trained", "wildguard")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What a user wrote for judges."""
+
+    table: Mapping[str, Any]
+    base: Path  # relative paths start here
+    where: str  # for errors
+    labels: Path  # where an LLM's labels are kept unless the settings say
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A copy of one section; empty if there is none."""
+        return dict(self.table.get(name, {}))
+
+    def path(self, value: str) -> Path:
+        """A path of the settings."""
+        return self.base / value
+
+
+def read_settings(file: Path | None, overrides: Sequence[str], labels: Path) -> Settings:
+    """The settings of a TOML file with overrides such as "llm.model=...". Raises ConfigError naming file and key."""
+    table: dict[str, Any] = read_toml(file) if file else {}
+    for text in overrides:
+        override(table, text)
+    where = str(file) if file else "--set"
+    unknown = sorted(set(table) - set(SECTIONS))
+    if unknown:
+        raise ConfigError(f"{where}: unknown section {unknown[0]!r}", f"sections: {', '.join(SECTIONS)}")
+    return Settings(table=table, base=file.parent if file else Path(), where=where, labels=labels)
+
+
+def build_judge(name: str, settings: Settings) -> tuple[Judge, Callable[[], None]]:
+    """A judge, and what tells the terminal what it cost. Raises ConfigError for an unknown name or a wrong setting."""
+    kind = find(name, JUDGES, "judge")
+    builders = {"llm": _llm, "trained": _trained, "wildguard": _wildguard}
+    if name not in builders:
+        return kind(), lambda: None
+    return builders[name](kind, settings)
+
+
+def _llm(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
+    section = settings.section("llm")
+    wording: dict[str, Any] = {}
+    named = str(section.pop("rubric", "coconot"))
+    if named.endswith(".toml"):
+        own = settings.path(named)
+        wording["rubric"] = find("demur.judges.rubric:rubric_from", {}, "rubric")(read_toml(own), str(own))
+    else:
+        wording["rubric"] = find("demur.judges.rubric:builtin_rubric", {}, "rubric")(named)
+    wording["control_tokens"] = tuple(section.pop("control_tokens", (*coconot().tokens, *single().tokens)))
+    if "most_chars" in section:
+        wording["most_chars"] = section.pop("most_chars")
+    labels = settings.path(str(section.pop("labels"))) if "labels" in section else settings.labels
+    endpoint = build(find("demur.engines.chat_client:Endpoint", {}, "endpoint"), section, f"{settings.where}: [llm]")
+    chat = find("openai", CHATS, "chat model")(endpoint=endpoint)
+    made = find("demur.judges.rubric:Wording", {}, "wording")(**wording)
+
+    def tell() -> None:
+        s = chat.spent
+        price = f", {s.price(endpoint):.4f} in your currency" if endpoint.price_in or endpoint.price_out else ""
+        note(
+            f"{s.calls} calls ({s.retries} of them retries), {s.failed} questions without an answer, "
+            f"{s.prompt_tokens} + {s.completion_tokens} tokens{price}; at most {s.most_in_flight} at a time"
+        )
+
+    return kind(chat=chat, store=LabelFile(labels), wording=made), tell
+
+
+def _trained(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
+    section = settings.section("trained")
+    _only(section, ("model", "force"), f"{settings.where}: [trained]")
+    if "model" not in section:
+        raise ConfigError(
+            "the trained judge needs its model", "demur judge-train makes one; then --set trained.model=FILE"
+        )
+    classifier, digest = read_text_classifier(settings.path(str(section["model"])))
+    return kind(classifier=classifier, digest=digest, force=bool(section.get("force", False))), lambda: None
+
+
+def _wildguard(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
+    section = settings.section("wildguard")
+    template = section.pop("template", None)
+    completer = find("hf", COMPLETERS, "classifier model")
+    _only(section, [f.name for f in fields(completer) if f.init], f"{settings.where}: [wildguard]")
+    if "model" not in section:
+        raise ConfigError("the wildguard judge needs its model", "--set wildguard.model=FOLDER")
+    given = {"template": read_text(settings.path(str(template)), ConfigError)} if template else {}
+    return kind(completer=completer(**section), **given), lambda: None
+
+
+def _only(section: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    unknown = sorted(set(section) - set(known))
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}", f"known keys: {', '.join(known)}")

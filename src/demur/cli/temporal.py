@@ -1,0 +1,81 @@
+"""demur temporal: dated news, a knowledge cutoff, a chat model -> questions that can and cannot be known."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from demur.cli import options
+from demur.cli.show import bar, note, print_json, print_table
+from demur.core.errors import ConfigError
+from demur.store.files import write_text
+from demur.store.reply_file import ReplyFile
+from demur.wiring import CHATS, find
+
+
+def command(
+    news: Annotated[Path, typer.Argument(metavar="NEWS", help="JSONL file: date, title and body of each article.")],
+    *,
+    cutoff: Annotated[str, typer.Option(metavar="DATE", help="Until when the tested model knows the world.")],
+    url: Annotated[str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, up to and with /v1.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="The model there that writes and labels the questions.")],
+    margin: Annotated[int, typer.Option(min=0, help="Days before the cutoff that are left out.")] = 90,
+    most_calls: Annotated[int | None, typer.Option(min=1, help="Budget: calls of the endpoint.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the rows go.")] = Path("temporal.jsonl"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Write questions from dated news, label and filter them. The same command goes on where it stopped."""
+    limit = find("demur.sources.news:Cutoff", {}, "source")(day=_day(cutoff), margin_days=margin)
+    articles, rejected = find("demur.sources.news:read_news", {}, "source")(news, limit)
+    endpoint = find("demur.engines.chat_client:Endpoint", {}, "client")(url=url, model=model, most_calls=most_calls)
+    chat = find("openai", CHATS, "chat model")(endpoint=endpoint)
+    replies = ReplyFile(out.with_suffix(".replies.sqlite"))
+    builder = find("demur.sources.temporal:Builder", {}, "source")(chat=chat, replies=replies, cutoff=limit)
+    try:
+        with bar("temporal") as progress:
+            built = builder.build(articles, progress)
+    finally:
+        replies.close()
+    write_text(out, "".join(json.dumps(_row(q, limit), ensure_ascii=False) + "\n" for q in built.questions))
+    rejected.update(built.rejected)
+    _show(built, rejected, chat.spent, out, as_json=as_json)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"cutoff {text!r} is no date", "write it as 2024-03-31") from None
+
+
+def _row(question: Any, cutoff: Any) -> dict[str, object]:
+    """A row of demur's own format; the two dates are for people, and ignored when the file is read."""
+    e = question.example()
+    return {
+        "id": e.id,
+        "source": e.source,
+        "messages": [{"role": m.role, "content": m.content} for m in e.messages],
+        "kind": e.kind,
+        "expected": e.expected,
+        "category": e.category,
+        "subcategory": e.subcategory,
+        "event_date": question.event.isoformat(),
+        "cutoff": cutoff.day.isoformat(),
+    }
+
+
+def _show(built: Any, rejected: Counter[str], spent: Any, out: Path, *, as_json: bool) -> None:
+    sides = Counter(q.side for q in built.questions)
+    kept = {side: sides[side] for side in ("unanswerable", "answerable")}
+    if as_json:
+        calls = {"calls": spent.calls, "prompt_tokens": spent.prompt_tokens, "tokens": spent.completion_tokens}
+        print_json({"kept": kept, "rejected": dict(rejected), "model": built.model, **calls, "out": str(out)})
+        return
+    lines = [*((f"kept: {side}", str(n)) for side, n in kept.items()), *((why, str(n)) for why, n in rejected.items())]
+    print_table([("articles and questions", "number"), *lines])
+    note(f"{spent.calls} calls of {built.model or 'no model'}; written: {out}")

@@ -1,0 +1,228 @@
+"""Benchmarks from the hub or from local files of the same shape; demur.sources.benchmark_table says how each is read.
+
+A row without a prompt or without a gold label is left out and counted by reason: it is never scored.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from demur.core.benchmark import BenchRow, BenchSet
+from demur.core.errors import ConfigError, DataError
+from demur.core.example import Message
+from demur.sources.benchmark_table import BENCHMARKS, Benchmark, Part, Row
+from demur.sources.jsonl import parsed
+
+NO_PROMPT, NO_GOLD = "no prompt", "no gold label"
+
+Fetch = Callable[[str, str | None, str], Iterable[Row]]  # (dataset, config, split) -> rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """NAME[:PART][=FILE] as asked for."""
+
+    benchmark: Benchmark
+    part: Part | None = None
+    file: Path | None = None
+
+
+def wanted(text: str) -> Wanted:
+    """Read NAME[:PART][=FILE]. Raises ConfigError with a suggestion for an unknown name or part."""
+    asked, _, file = text.partition("=")
+    name, colon, part_name = asked.partition(":")
+    benchmark = BENCHMARKS.get(name)
+    if benchmark is None:
+        raise ConfigError(f"unknown benchmark {name!r}", _near(name, list(BENCHMARKS)))
+    parts = {p.name: p for p in benchmark.parts}
+    if colon and part_name not in parts:
+        raise ConfigError(f"benchmark {name!r} has no part {part_name!r}", _near(part_name, list(parts)))
+    part = parts[part_name] if colon else benchmark.parts[0] if len(parts) == 1 else None
+    if file and part is None:
+        raise ConfigError(
+            f"benchmark {name!r} has parts with labels of their own, and {file} could be any of them",
+            f"say which: {name}:{next(iter(parts))}={file}; parts: {', '.join(parts)}",
+        )
+    return Wanted(benchmark=benchmark, part=part, file=Path(file) if file else None)
+
+
+def load(asked: Wanted, fetch: Fetch) -> BenchSet:
+    """The rows of a benchmark. fetch: reads the hub; not called where a file is named.
+
+    Raises DataError when there is nothing to read or no row has a prompt column, ConfigError where a benchmark cannot
+    come from the hub.
+    """
+    benchmark = asked.benchmark
+    parts = (asked.part,) if asked.part else tuple(p for p in benchmark.parts if p.usual)
+    left_out: Counter[str] = Counter()
+    rows: list[BenchRow] = []
+    sources = []
+    for part in parts:
+        source, raw = (str(asked.file), read_rows(asked.file)) if asked.file else _from_hub(benchmark, part, fetch)
+        sources.append(source)
+        rows += _usable(benchmark, part, source, raw, left_out)
+    named = asked.part is not None and len(benchmark.parts) > 1
+    return BenchSet(
+        name=f"{benchmark.name}:{parts[0].name}" if named else benchmark.name,
+        source=", ".join(sources),
+        licence=benchmark.licence,
+        rows=tuple(rows),
+        left_out=dict(left_out),
+    )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a .jsonl, .json, .csv or .parquet file. Raises DataError naming the file and what is wrong."""
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path} is of no known kind", f"expected a file named *{', *'.join(_READERS)}")
+    try:
+        rows = reader(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", "check the path after NAME=") from None
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as e:
+        raise DataError(f"cannot read {path}: {str(e).splitlines()[0]}", f"expected a {path.suffix} file") from None
+    if not rows:
+        raise DataError(f"{path} holds no row", "is it cut off?")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            raise DataError(f"{path}: row {number} is no object", "one object per row, with a key per column")
+    return rows
+
+
+def _from_hub(benchmark: Benchmark, part: Part, fetch: Fetch) -> tuple[str, list[Row]]:
+    if benchmark.dataset is None:
+        raise ConfigError(
+            f"benchmark {benchmark.name!r} cannot be loaded by name: {benchmark.no_hub}",
+            f"give a local file: {benchmark.name}=FILE",
+        )
+    source = ":".join(filter(None, (benchmark.dataset, part.config, part.split)))
+    try:
+        return source, list(fetch(benchmark.dataset, part.config, part.split))
+    except DataError as e:
+        gated = "this dataset is gated: agree to its terms on its page and log in; or " if benchmark.gated else ""
+        raise DataError(e.message, f"{gated}give a local copy: {benchmark.name}:{part.name}=FILE") from None
+
+
+def _usable(benchmark: Benchmark, part: Part, source: str, raw: list[Row], left_out: Counter[str]) -> list[BenchRow]:
+    """The rows that can be measured; the others are added to `left_out`."""
+    if raw and not any(column in row for row in raw for column in benchmark.prompt):
+        raise DataError(
+            f"{source} has no column {' or '.join(map(repr, benchmark.prompt))}, which {benchmark.name!r} reads",
+            f"its columns are {', '.join(map(str, raw[0]))}; is it another benchmark's file?",
+        )
+    rows = []
+    for number, row in enumerate(raw, start=1):
+        reason, prompt = _left_out(benchmark, row), _prompt(benchmark, row)
+        expected = part.gold(row)
+        if reason or not prompt or expected is None:
+            left_out[reason or (NO_GOLD if prompt else NO_PROMPT)] += 1
+            continue
+        own = _first(row, benchmark.own)
+        name = f"{benchmark.name}:{part.name}:{number}"
+        rows.append(
+            BenchRow(
+                id=name,
+                prompt=prompt,
+                expected=expected,
+                category=benchmark.category(row) or None,
+                subcategory=None if own is None else _words(own),
+            )
+        )
+    return rows
+
+
+def _left_out(benchmark: Benchmark, row: Row) -> str:
+    """Why a row is a variant that is not asked for; empty if it is not."""
+    if benchmark.only is None:
+        return ""
+    column, value = benchmark.only
+    return "" if row.get(column, value) in (value, None) else f"{column} is not {value!r}"
+
+
+def _prompt(benchmark: Benchmark, row: Row) -> tuple[Message, ...]:
+    """The conversation up to the user's last turn; empty if there is none."""
+    turns = _turns(_first(row, benchmark.prompt))
+    context = _first(row, benchmark.context)
+    if turns and isinstance(context, str) and context.strip():
+        return (*turns[:-1], Message(role="user", content=f"{context.strip()}\n\n{turns[-1].content}"))
+    return turns
+
+
+def _turns(value: object) -> tuple[Message, ...]:
+    """A text, the first text of a list, or the messages up to the user's last one."""
+    if isinstance(value, str):
+        return (Message(role="user", content=value),) if value.strip() else ()
+    if not isinstance(value, list):
+        return ()
+    if not any(isinstance(v, Mapping) for v in value):
+        return next((t for v in value if (t := _turns(v))), ())
+    messages = [_message(v) for v in value]
+    while messages and (messages[-1] is None or messages[-1].role != "user"):
+        messages.pop()
+    return tuple(m for m in messages if m is not None)
+
+
+def _message(value: object) -> Message | None:
+    """A turn with something in it."""
+    if not isinstance(value, Mapping) or value.get("role") not in ("system", "user", "assistant"):
+        return None
+    content = value.get("content")
+    return Message(role=value["role"], content=content) if isinstance(content, str) and content.strip() else None
+
+
+def _first(row: Row, columns: Iterable[str]) -> Any:
+    return next((row[c] for c in columns if row.get(c) is not None), None)
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _near(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def _jsonl(path: Path) -> list[Row]:
+    # Not splitlines(): it also breaks at characters that may stand raw inside a JSON string, such as U+2028.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [parsed(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _json(path: Path) -> list[Row]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as e:
+        raise DataError(f"{path} is not JSON: line {e.lineno}: {e.msg}", "is it cut off?") from None
+    if not isinstance(value, list):
+        raise DataError(f"{path} holds no list of rows", "expected a list of objects")
+    return value
+
+
+def _csv(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _parquet(path: Path) -> list[Row]:
+    rows: list[Row] = pq.read_table(path).to_pylist()
+    return rows
+
+
+_READERS: Mapping[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,79 @@
+"""ability: two runs over the same items -> what was gained, lost, and may have been lost at most. No model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from demur.core.errors import ConfigError, DataError
+from demur.stats.paired import Paired, holm, paired
+from demur.stats.points import Resampling
+from demur.store.item_results import Item, read_items
+
+__all__ = ["Comparison", "Config", "Paired", "run"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What is compared, and how surely."""
+
+    metric: str = "acc"  # of lm-evaluation-harness's samples
+    confidence: float = 0.95  # that all bounds hold together
+    seed: int = 0  # of the bootstrap
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """One task, before and after."""
+
+    task: str
+    paired: Paired  # its interval and bound at `confidence` over the number of tasks
+    p_holm: float  # McNemar's p-value, adjusted for all tasks
+
+    @property
+    def bound(self) -> float | None:
+        """The most that may have been lost: exact, or the bootstrap's where items share groups; None if unknown."""
+        if self.paired.most_lost is not None:
+            return self.paired.most_lost
+        return None if self.paired.interval is None else -self.paired.interval[0]
+
+
+def run(before: Path, after: Path, config: Config) -> tuple[Comparison, ...]:
+    """One comparison per task, by name. All bounds hold together with the confidence (Bonferroni).
+
+    Raises DataError if the two do not hold the same items: what is missing on one side is no zero and is not dropped.
+    """
+    if not 0.0 < config.confidence < 1.0:
+        raise ConfigError(f"confidence {config.confidence} is not between 0 and 1", "such as 0.95")
+    olds, news = _by_task(read_items(before, config.metric)), _by_task(read_items(after, config.metric))
+    if olds.keys() != news.keys():
+        raise DataError(f"tasks {sorted(olds)} before, {sorted(news)} after", "give the same tasks on both sides")
+    confidence = 1.0 - (1.0 - config.confidence) / len(olds)
+    how = Resampling(seed=config.seed, confidence=confidence)
+    found = [_compare(olds[task], news[task], how) for task in sorted(olds)]
+    adjusted = holm([f.p for f in found])
+    return tuple(
+        Comparison(task=task, paired=f, p_holm=p) for task, f, p in zip(sorted(olds), found, adjusted, strict=True)
+    )
+
+
+def _by_task(items: Sequence[Item]) -> dict[str, dict[str, Item]]:
+    tasks: dict[str, dict[str, Item]] = {}
+    for item in items:
+        tasks.setdefault(item.task, {})[item.id] = item
+    return tasks
+
+
+def _compare(olds: dict[str, Item], news: dict[str, Item], how: Resampling) -> Paired:
+    if alone := sorted(olds.keys() ^ news.keys()):
+        task = next(iter(olds.values())).task
+        raise DataError(
+            f"task {task!r}: {len(alone)} items are on one side only, first {alone[0]!r}", "run both on the same rows"
+        )
+    return paired(
+        [o.correct for o in olds.values()],
+        [news[name].correct for name in olds],
+        [o.group for o in olds.values()],
+        how,
+    )

@@ -1,0 +1,114 @@
+"""bench-refusals: a model under a policy, benchmarks -> bench.json, bench.md: both error directions, never one alone.
+
+With a judge also branches.parquet: each needed text is written and judged once, and found again by a killed run or by
+another policy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from demur.core.benchmark import BenchSet
+from demur.core.decision import Ints, decide_many
+from demur.core.errors import ConfigError, DataError
+from demur.core.ports import Progress, no_progress
+from demur.core.rates import Outcome
+from demur.pages.page import render_markdown
+from demur.stages.bench_refusals.candidate import Candidate, prompt_key
+from demur.stages.bench_refusals.content import HEADER, page_of, table_rows
+from demur.stages.bench_refusals.counted import level_of, text_of
+from demur.stages.bench_refusals.scored import scores_of
+from demur.stages.bench_refusals.texts import Texts
+from demur.stats.sample import evenly
+from demur.store.bench_file import BenchFile, BenchmarkRow, write_bench
+from demur.store.files import write_text
+from demur.store.policy_file import FingerprintRow, policy_digest
+
+__all__ = ["HEADER", "Candidate", "Config", "prompt_key", "run", "table_rows"]
+
+TOO_LONG = "longer than the model can read"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What to measure. Raises ConfigError on a limit below 1."""
+
+    limit: int | None = None  # at most so many rows of each benchmark, in even steps
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit = {self.limit} must be at least 1", "correct it, or leave it out")
+
+
+def run(
+    config: Config, candidate: Candidate, sets: Sequence[BenchSet], out: Path, progress: Progress = no_progress
+) -> BenchFile:
+    """Measure a policy on benchmarks; write <out>/bench.json and bench.md. Progress counts prompts, texts apart.
+
+    A benchmark none of whose rows can be measured stays in the result, without figures. Raises DataError if that is so
+    for all of them or if one is given twice, PolicyError if the policy was made for another model.
+    """
+    candidate.policy.require_model(candidate.scorer.fingerprint)
+    sampled = [replace(s, rows=tuple(evenly(s.rows, config.limit))) for s in sets]
+    _check(sampled)
+    prompts = [row.prompt for s in sampled for row in s.rows]
+    fit, logp_NC = scores_of(candidate.scorer, prompts, progress)
+    chosen = _that_fit(sampled, fit)
+    rows = [row for s in chosen for row in s.rows]
+    choice_N = decide_many(candidate.policy, logp_NC).choice_N
+    outcomes = None
+    if candidate.judge is not None:
+        texts = Texts(candidate=candidate, judge=candidate.judge, rows=rows, path=out / "branches.parquet")
+        outcomes = texts.outcomes(choice_N, progress)
+    measured, start = [], 0
+    for s in chosen:
+        part = slice(start, start + len(s.rows))
+        measured.append(_measured(s, candidate, choice_N[part], None if outcomes is None else outcomes[part]))
+        start = part.stop
+    bench = BenchFile(
+        model=FingerprintRow.from_core(candidate.scorer.fingerprint),
+        policy=candidate.policy.name,
+        policy_digest=policy_digest(candidate.policy),
+        judge=candidate.judge.version if candidate.judge else None,
+        limit=config.limit,
+        benchmarks=tuple(measured),
+    )
+    write_text(out / "bench.md", render_markdown(page_of(bench)))
+    write_bench(out / "bench.json", bench)
+    return bench
+
+
+def _check(sets: Sequence[BenchSet]) -> None:
+    ids = Counter(row.id for s in sets for row in s.rows)
+    if ids and (twice := ids.most_common(1)[0])[1] > 1:
+        raise DataError(f"row {twice[0]!r} is there twice", "name each benchmark, or each part of it, once")
+    if not ids:
+        reasons = "; ".join(f"{s.name}: {n} rows with {why}" for s in sets for why, n in s.left_out.items())
+        raise DataError(f"no row can be measured ({reasons or 'no benchmark is given'})", "is it the right file?")
+
+
+def _that_fit(sets: Sequence[BenchSet], fit: Sequence[int]) -> list[BenchSet]:
+    """The sets without the rows that are too long for the model. fit: indices of the others, over all sets."""
+    kept, start, found = set(fit), 0, []
+    for s in sets:
+        rows = tuple(row for n, row in enumerate(s.rows, start) if n in kept)
+        too_long = {TOO_LONG: len(s.rows) - len(rows)} if len(rows) < len(s.rows) else {}
+        found.append(replace(s, rows=rows, left_out={**s.left_out, **too_long}))
+        start += len(s.rows)
+    return found
+
+
+def _measured(s: BenchSet, candidate: Candidate, choice_N: Ints, outcomes: Sequence[Outcome] | None) -> BenchmarkRow:
+    return BenchmarkRow(
+        name=s.name,
+        source=s.source,
+        licence=s.licence,
+        rows=len(s.rows),
+        left_out=dict(s.left_out),
+        seen=None if candidate.seen is None else sum(prompt_key(r.prompt) in candidate.seen for r in s.rows),
+        decision=level_of(s.rows, choice_N > 0),
+        text=None if outcomes is None else text_of(s.rows, choice_N, outcomes),
+    )

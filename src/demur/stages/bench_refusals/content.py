@@ -1,0 +1,74 @@
+"""What the Markdown and the terminal show: a line per benchmark and part of it, both directions on every line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from demur.pages.parts import Cell, Page, Section, Table
+from demur.store.bench_file import BenchFile, BenchLevel, BenchmarkRow, SliceRow
+from demur.store.metrics_file import MeasuredRate
+
+HEADER = ("requests", "rows", "false refusals", "missed refusals")
+
+
+def table_rows(benchmark: BenchmarkRow) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:
+    """(title, rows under HEADER) of the decisions and, where they were judged, of the texts."""
+    levels = [("decisions", benchmark.decision)]
+    if benchmark.text is not None:
+        levels.append(("texts", benchmark.text.level))
+    return tuple((f"{benchmark.name}: {title}", tuple(_lines(level))) for title, level in levels)
+
+
+def page_of(bench: BenchFile) -> Page:
+    """The result as a page."""
+    return Page(
+        made_by="demur bench-refusals",
+        title=f"Refusals of policy {bench.policy}",
+        headline="Refused what should be answered, and answered what should be refused: always read both. "
+        "In brackets: exact 95% intervals (Clopper and Pearson).",
+        sections=tuple(_section(b) for b in bench.benchmarks),
+    )
+
+
+def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
+    """What must be known to read the figures: rows that were left out, seen before, or could not be judged."""
+    found = [f"{benchmark.rows} rows of {benchmark.source}. Licence: {benchmark.licence}."]
+    found += [f"Left out: {n} rows ({why})." for why, n in benchmark.left_out.items()]
+    found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in benchmark.decision.overall.unmeasured]
+    if benchmark.seen:
+        found.append(f"{benchmark.seen} of the prompts also occur in training or calibration: these figures flatter.")
+    if (text := benchmark.text) is not None:
+        found.append(
+            f"After a refusal token {text.texts_refuse.words} of the texts decline; after the respond token "
+            f"{text.texts_answer.words} answer. {text.unscored} texts could not be scored and count as errors, "
+            f"{text.partial} decline in part and count as answers."
+        )
+    return tuple(found)
+
+
+def _section(benchmark: BenchmarkRow) -> Section:
+    tables = [
+        Table(title=title, header=HEADER, rows=_cells(rows)) for title, rows in table_rows(benchmark) if benchmark.rows
+    ]
+    own = benchmark.decision.by_subcategory
+    if own:
+        rows = _cells(tuple(_line(name, s) for name, s in own.items()))
+        tables.append(Table(title=f"{benchmark.name}: decisions, by its own categories", header=HEADER, rows=rows))
+    return Section(key=benchmark.name, title=benchmark.name, parts=tuple(tables), text=facts(benchmark))
+
+
+def _cells(rows: tuple[tuple[str, ...], ...]) -> tuple[tuple[Cell, ...], ...]:
+    return tuple(tuple(cell for cell in row) for row in rows)
+
+
+def _lines(level: BenchLevel) -> Iterator[tuple[str, ...]]:
+    yield from (_line(name, s) for name, s in level.by_category.items())
+    yield _line("all", level.overall)
+
+
+def _line(name: str, s: SliceRow) -> tuple[str, ...]:
+    return (name, str(s.rows), _words(s.false_refusal, "to be answered"), _words(s.missed_refusal, "to be refused"))
+
+
+def _words(rate: MeasuredRate, kind: str) -> str:
+    return f"{rate.hits} of {rate.of}: {rate.words}" if rate.of else f"unmeasured: no rows {kind}"

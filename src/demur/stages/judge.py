@@ -1,0 +1,48 @@
+"""judge: a file of answers -> a file of verdicts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from demur.core.judging import judge_rows
+from demur.core.ports import Judge, Progress, no_progress
+from demur.core.rates import Verdict
+from demur.store.answers_file import read_answers, write_verdicts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What to judge, and where the verdicts go."""
+
+    file: Path
+    out: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What the judge said, counted."""
+
+    judge: str
+    answers: int
+    verdicts: dict[Verdict, int]
+    unscored: tuple[tuple[str, int], ...]  # reasons of unscored answers, the most frequent first
+
+
+def run(config: Config, judge: Judge, progress: Progress = no_progress) -> Summary:
+    """Judge a file. Progress counts answers. Raises DataError naming file and line of a row that cannot be read.
+
+    An answer that is missing or empty, and one whose request is, are unscored with that reason: nothing is made up.
+    """
+    rows = read_answers(config.file)
+    outcomes = judge_rows(judge, [row.item for row in rows], progress)
+    write_verdicts(config.out, [row.id for row in rows], outcomes)
+    count = Counter(o.verdict for o in outcomes)
+    reasons = Counter(o.reason for o in outcomes if o.verdict == "unscored")
+    return Summary(
+        judge=judge.version,
+        answers=len(rows),
+        verdicts={v: count[v] for v in ("refusal", "partial", "compliance", "unscored")},
+        unscored=tuple(reasons.most_common()),
+    )

@@ -1,0 +1,172 @@
+"""judge-check: hand-labelled answers -> how far judges agree with people, and the rate corrected for their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from demur.core.errors import DataError, Undefined
+from demur.core.judging import judge_rows
+from demur.core.ports import Judge, Progress, no_progress
+from demur.core.rates import Outcome, Rate, View, declines
+from demur.stats.agreement import Agreement, agreement, mcnemar
+from demur.stats.correction import regression_rate
+from demur.stats.judged import Corrected, rogan_gladen
+from demur.stats.points import Resampling
+from demur.store.answers_file import AnswerRow, read_answers, read_verdicts
+
+__all__ = ["Agreement", "Check", "Checked", "Config", "Corrected", "run"]
+
+RARE_LABELS = 100  # hand labels below which the intervals are wide enough to say so
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """The answers, and how to count."""
+
+    file: Path
+    judged: tuple[Path, ...] = ()  # files of verdicts by `demur judge`, beside the judges that are run here
+    view: View = "lenient"  # whether a partial answer counts as declining
+    by: str | None = None  # a key of the rows: agreement for each of its values too
+    seed: int = 0  # of the bootstrap
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beside:
+    """Two judges on the same labelled answers: McNemar's exact test."""
+
+    other: str
+    right_only_here: int
+    right_only_there: int
+    p_value: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """One judge."""
+
+    judge: str
+    agreement: Agreement  # on the labelled answers
+    strata: dict[str, Agreement]
+    raw: Rate  # answers that decline by the judge, among all it scored, labelled or not
+    corrected: Corrected | str  # of all answers, by the hand's labels of some; or why there is none
+    rogan_gladen: Corrected | str  # from the sensitivity and specificity seen here; see WARNING
+    beside: tuple[Beside, ...]  # against the judges before it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """What judge-check found."""
+
+    answers: int
+    labelled: int
+    view: View
+    checked: tuple[Checked, ...]
+    notes: tuple[str, ...]
+
+
+WARNING = (
+    "Rogan-Gladen needs error rates of the very answers that are corrected; taken from another model or other prompts "
+    "it can be wrong by half the scale. The regression estimate needs no such thing: prefer it."
+)
+
+
+def run(config: Config, judges: Mapping[str, Judge], progress: Progress = no_progress) -> Check:
+    """Measure judges against hand labels. Raises DataError if no row is labelled or no judge is given."""
+    rows = read_answers(config.file, config.by)
+    labelled = [n for n, row in enumerate(rows) if row.label is not None]
+    if not labelled:
+        raise DataError(f"{config.file} has no label", 'rows need "label": refusal, partial or compliance')
+    said = {name: judge_rows(judge, [row.item for row in rows], progress) for name, judge in judges.items()}
+    said |= {path.name: read_verdicts(path, [row.id for row in rows]) for path in config.judged}
+    if not said:
+        raise DataError("no judge is given", "name one: --judge phrases, or --judged FILE")
+    checked: list[Checked] = []
+    for name, outcomes in said.items():
+        before = [(c.judge, said[c.judge]) for c in checked]
+        checked.append(_checked(name, config, rows, outcomes, before))
+    return Check(
+        answers=len(rows),
+        labelled=len(labelled),
+        view=config.view,
+        checked=tuple(checked),
+        notes=_notes(len(labelled), len(rows)),
+    )
+
+
+def _checked(
+    name: str,
+    config: Config,
+    rows: Sequence[AnswerRow],
+    outcomes: Sequence[Outcome],
+    before: Sequence[tuple[str, Sequence[Outcome]]],
+) -> Checked:
+    known = [n for n, row in enumerate(rows) if row.label is not None]
+    whole = _agreement(config, rows, outcomes, known)
+    strata = {
+        value: _agreement(config, rows, outcomes, [n for n in known if rows[n].stratum == value])
+        for value in sorted({rows[n].stratum for n in known if config.by is not None})
+    }
+    scored = [declines(o.verdict, config.view) for o in outcomes if o.verdict != "unscored"]
+    raw = Rate(hits=sum(scored), of=len(scored))
+    return Checked(
+        judge=name,
+        agreement=whole,
+        strata=strata,
+        raw=raw,
+        corrected=_corrected(config, rows, outcomes),
+        rogan_gladen=_rogan_gladen(raw, whole),
+        beside=tuple(_beside(config, rows, outcomes, other) for other in before),
+    )
+
+
+def _agreement(config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Outcome], at: Sequence[int]) -> Agreement:
+    return agreement(
+        [label for n in at if (label := rows[n].label) is not None],
+        [outcomes[n].verdict for n in at],
+        [rows[n].group for n in at],
+        config.view,
+        Resampling(seed=config.seed),
+    )
+
+
+def _corrected(config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Outcome]) -> Corrected | str:
+    judge_N = [0.5 if o.verdict == "unscored" else float(declines(o.verdict, config.view)) for o in outcomes]
+    known_N = np.array([row.label is not None for row in rows])
+    hand_N = [row.label is not None and declines(row.label, config.view) for row in rows]
+    try:
+        return regression_rate(np.array(judge_N), np.array(hand_N, dtype=np.float64), known_N)
+    except Undefined as e:
+        return e.message
+
+
+def _rogan_gladen(raw: Rate, seen: Agreement) -> Corrected | str:
+    try:
+        return rogan_gladen(raw, seen.sensitivity, seen.specificity)
+    except Undefined as e:
+        return e.message
+
+
+def _beside(
+    config: Config, rows: Sequence[AnswerRow], ours: Sequence[Outcome], other: tuple[str, Sequence[Outcome]]
+) -> Beside:
+    name, theirs = other
+    both = [
+        (declines(row.label, config.view), declines(a.verdict, config.view), declines(b.verdict, config.view))
+        for row, a, b in zip(rows, ours, theirs, strict=True)
+        if row.label is not None and "unscored" not in (a.verdict, b.verdict)
+    ]
+    here, there, p = mcnemar([h for h, _, _ in both], [a for _, a, _ in both], [b for _, _, b in both])
+    return Beside(other=name, right_only_here=here, right_only_there=there, p_value=p)
+
+
+def _notes(labelled: int, answers: int) -> tuple[str, ...]:
+    notes = ["These figures hold for answers of this model to prompts like these; no judge carries them elsewhere."]
+    if labelled < answers:
+        notes.append(f"The correction takes the {labelled} labelled answers for a random sample of the {answers}.")
+    if labelled < RARE_LABELS:
+        notes.append(f"{labelled} labels: about {RARE_LABELS} make the intervals useful.")
+    return (*notes, WARNING)

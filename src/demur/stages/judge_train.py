@@ -1,0 +1,62 @@
+"""judge-train: labelled answers -> a trained judge, in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from demur.core.errors import DataError
+from demur.core.rates import declines
+from demur.stats.text_fit import PLACED, PUBLISHED, fit_text_classifier
+from demur.store.answers_file import read_answers
+from demur.store.text_model_file import write_text_classifier
+
+RECIPES = {"placed": PLACED, "published": PUBLISHED}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What to learn from. Raises DataError on an unknown recipe."""
+
+    files: tuple[Path, ...]  # JSONL with "label"
+    out: Path  # .npz
+    recipe: str = "placed"
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise DataError(f"unknown recipe {self.recipe!r}", f"known: {', '.join(RECIPES)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What was learnt from."""
+
+    digest: str
+    answers: int
+    declining: int
+    left_out: int  # rows without a label or an answer
+    words: tuple[int, int]  # answers of so many words are judged
+
+
+def run(config: Config) -> Trained:
+    """Fit and write the classifier; a partial answer counts as declining. Raises DataError unless both labels occur."""
+    texts, yes, left_out = [], [], 0
+    for path in config.files:
+        for row in read_answers(path):
+            if row.label is None or not row.item.answer.strip():
+                left_out += 1
+                continue
+            texts.append(row.item.answer)
+            yes.append(declines(row.label, "lenient"))
+    yes_N = np.array(yes, dtype=bool)
+    made = fit_text_classifier(texts, yes_N, RECIPES[config.recipe])
+    digest = write_text_classifier(config.out, made)
+    return Trained(
+        digest=digest,
+        answers=len(texts),
+        declining=int(yes_N.sum()),
+        left_out=left_out,
+        words=(made.fewest_words, made.most_words),
+    )

@@ -1,0 +1,100 @@
+"""Answers to judge, and what judges said of them, as JSONL.
+
+In: {"id", "request" or "prompt", "answer" or "response", "category", "label"}; other keys are left alone. All but the
+answer may be missing. Out: {"id", "verdict", "score", "reason", "judge"}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import AliasChoices, ConfigDict, Field
+
+from demur.core.errors import DataError
+from demur.core.judging import Item
+from demur.core.rates import Outcome, Verdict
+from demur.store.boundary import Strict, validated
+from demur.store.files import write_text
+from demur.store.rows import read_jsonl
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerRow:
+    """One line of a file of answers."""
+
+    id: str
+    item: Item  # texts that the line lacks are empty
+    label: Verdict | None  # by hand; None: nobody has looked
+    group: str  # the prompt: answers to one prompt are not independent
+    stratum: str  # value of the key that was asked for, "" without
+
+
+class _Line(Strict):
+    model_config = ConfigDict(extra="allow", frozen=True)  # people's files say more than we need
+
+    id: str | int | None = None
+    request: str | None = Field(default=None, validation_alias=AliasChoices("request", "prompt"))
+    answer: str | None = Field(default=None, validation_alias=AliasChoices("answer", "response"))
+    category: str | None = None
+    label: Verdict | None = None
+
+
+class VerdictRow(Strict):
+    """One line of a file of verdicts."""
+
+    id: str
+    verdict: Verdict
+    score: float | None = None
+    reason: str
+    judge: str
+
+
+def read_answers(path: Path, by: str | None = None) -> list[AnswerRow]:
+    """All lines. by: a key of the lines whose value is the stratum. Raises DataError naming file and line."""
+    rows: list[AnswerRow] = []
+    seen: set[str] = set()
+    for number, value in read_jsonl(path):
+        where = f"{path}:{number}"
+        line = validated(_Line, value, where, DataError)
+        name = str(line.id if line.id is not None else number)
+        if name in seen:
+            raise DataError(f"{where}: id {name!r} occurs twice", "give each answer an id of its own")
+        seen.add(name)
+        if by is not None and isinstance(value, dict) and by not in value:
+            raise DataError(f"{where}: no key {by!r} to sort answers by", f"keys: {', '.join(sorted(value))}")
+        item = Item(request=line.request or "", answer=line.answer or "", category=line.category)
+        stratum = str(value[by]) if by is not None and isinstance(value, dict) else ""
+        group = item.request or name
+        label = None if line.label == "unscored" else line.label
+        rows.append(AnswerRow(id=name, item=item, label=label, group=group, stratum=stratum))
+    if not rows:
+        raise DataError(f"{path} holds no answer", "one JSON object per line: id, request, answer")
+    return rows
+
+
+def write_verdicts(path: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+    """Write verdicts atomically, one line an answer, in order."""
+    lines = [
+        {"id": i, "verdict": o.verdict, "score": o.score, "reason": o.reason, "judge": o.judge}
+        for i, o in zip(ids, outcomes, strict=True)
+    ]
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def read_verdicts(path: Path, ids: Sequence[str]) -> list[Outcome]:
+    """The verdicts of these answers, in this order. Raises DataError if one is missing or stands there twice."""
+    found: dict[str, Outcome] = {}
+    for number, value in read_jsonl(path):
+        row = validated(VerdictRow, value, f"{path}:{number}", DataError)
+        if row.id in found:
+            raise DataError(f"{path}:{number}: answer {row.id!r} is judged twice", "keep one verdict")
+        found[row.id] = Outcome(verdict=row.verdict, reason=row.reason, judge=row.judge, score=row.score)
+    missing = [i for i in ids if i not in found]
+    if missing:
+        raise DataError(
+            f"{path} has no verdict on {len(missing)} answers, first {missing[0]!r}", "judge them: demur judge"
+        )
+    return [found[i] for i in ids]

@@ -1,0 +1,73 @@
+"""bench.json: what one policy does on public benchmarks, both error directions side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from demur.store.boundary import Strict, read_json, validated
+from demur.store.files import write_json
+from demur.store.metrics_file import MeasuredRate
+from demur.store.policy_file import FingerprintRow
+
+
+class SliceRow(Strict):
+    """Both errors on some rows. A direction without rows is named, and has no figure."""
+
+    rows: int
+    false_refusal: MeasuredRate  # refused, among rows to be answered
+    missed_refusal: MeasuredRate  # answered, among rows to be refused
+    unmeasured: tuple[str, ...]  # "no rows to be answered: false refusals unmeasured"
+
+
+class BenchLevel(Strict):
+    """Errors counted on decisions, or on judged texts."""
+
+    overall: SliceRow
+    by_category: dict[str, SliceRow]  # ours; rows without one stand in `overall` only
+    by_subcategory: dict[str, SliceRow]  # the benchmark's own words
+
+
+class BenchText(Strict):
+    """What the texts do. A text that the judge could not score counts as an error, whatever was expected."""
+
+    level: BenchLevel
+    unscored: int
+    partial: int  # counted as answers
+    texts_refuse: MeasuredRate  # the text declines, among rows that got a refusal token
+    texts_answer: MeasuredRate  # the text answers, among rows that got the respond token
+
+
+class BenchmarkRow(Strict):
+    """One benchmark."""
+
+    name: str
+    source: str
+    licence: str
+    rows: int  # measured
+    left_out: dict[str, int]  # reason -> rows that were not
+    seen: int | None  # measured rows whose prompt also occurs in training or calibration; null if that is not known
+    decision: BenchLevel
+    text: BenchText | None  # null if no text was asked for
+
+
+class BenchFile(Strict):
+    """bench.json."""
+
+    format: Literal["demur.bench/1"] = "demur.bench/1"
+    model: FingerprintRow
+    policy: str
+    policy_digest: str
+    judge: str | None
+    limit: int | None  # at most so many rows of each benchmark
+    benchmarks: tuple[BenchmarkRow, ...]
+
+
+def write_bench(path: Path, bench: BenchFile) -> None:
+    """Write bench.json atomically."""
+    write_json(path, bench.model_dump(mode="json"))
+
+
+def read_bench(path: Path) -> BenchFile:
+    """Read bench.json. Raises ArtifactError naming the file and what is wrong with it."""
+    return validated(BenchFile, read_json(path), str(path))

@@ -1,0 +1,67 @@
+"""demur judge, judge-check and judge-train as a shell calls them, with a real endpoint for the LLM judge."""
+
+import json
+
+from tests.engines.chat_stub import completion, serving
+from tests.stages.test_judge import rows, write
+
+
+def test_judge_writes_verdicts_and_shows_their_shares(demur, tmp_path):
+    file = write(tmp_path / "a.jsonl", [*rows(10), {"id": "x", "response": "No."}])
+    result = demur("judge", file, "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["verdicts"] == {"refusal": 4, "partial": 0, "compliance": 6, "unscored": 1}
+    assert "unscored: 1 x the row has no request" in result.err
+    assert len((tmp_path / "a.verdicts.jsonl").read_text().splitlines()) == 11
+
+
+def test_a_trained_judge_goes_from_training_to_checking(demur, tmp_path):
+    made = [r | {"response": f"{r['response']} Number {n}."} for n, r in enumerate(rows(60))]
+    file = write(tmp_path / "a.jsonl", made)
+    assert demur("judge-train", file, "--out", tmp_path / "j.npz").code == 0
+    result = demur(
+        "judge-check", file, "--judge", "phrases", "--judge", "trained", "--set", f"trained.model={tmp_path / 'j.npz'}",
+        "--by", "model", "--json",
+    )  # fmt: skip
+    assert result.code == 0
+    check = json.loads(result.out)
+    assert [j["judge"] for j in check["judges"]] == ["phrases", "trained"]
+    assert check["judges"][0]["agreement"]["accuracy"]["hits"] == 54
+    assert set(check["judges"][0]["strata"]) == {"m0", "m1"}
+
+
+def test_judge_check_shows_tables_and_the_warning(demur, tmp_path):
+    result = demur("judge-check", write(tmp_path / "a.jsonl", rows(60)))
+    assert result.code == 0
+    assert "60 labelled of 60, lenient view" in result.out
+    assert "Rogan-Gladen needs error rates" in " ".join(result.err.split())
+
+
+def test_the_llm_judge_is_asked_once_and_says_what_it_cost(demur, tmp_path):
+    file = write(tmp_path / "a.jsonl", rows(12))
+    with serving(lambda n, b: completion('{"reason": "r", "label": "partial"}')) as (url, stub):
+        (tmp_path / "judge.toml").write_text(f'[llm]\nurl = "{url}"\nmodel = "m"\nprice_in = 1.0\n')
+        first = demur("judge", file, "--judge", "llm", "--settings", tmp_path / "judge.toml", "--json")
+        again = demur("judge", file, "--judge", "llm", "--settings", tmp_path / "judge.toml", "--json")
+    assert first.code == again.code == 0
+    assert len(stub.bodies) == 12
+    assert json.loads(first.out)["verdicts"]["partial"] == 12
+    assert json.loads(first.out)["judge"].startswith("llm/coconot-1/")
+    assert "12 calls (0 of them retries), 0 questions without an answer, 1200 + 120 tokens, 0.0012" in first.err
+    assert "0 calls" in again.err
+
+
+def test_settings_that_nobody_knows_are_named(demur, tmp_path):
+    file = write(tmp_path / "a.jsonl", rows(2))
+    for override, message in (
+        ("llm.modle=x", "unknown key"),
+        ("lln.model=x", "unknown section 'lln'"),
+        ("trained.modle=x", "unknown key 'modle'"),
+    ):
+        name = "trained" if override.startswith("trained") else "llm"
+        result = demur("judge", file, "--judge", name, "--set", override)
+        assert result.code == 2
+        assert message in result.err
+    result = demur("judge", file, "--judge", "frases")
+    assert result.code == 2
+    assert "did you mean 'phrases'" in result.err

@@ -1,0 +1,47 @@
+"""A small model trained by the real command line, and a few of its test rows. The harnesses live in an environment of
+their own (`make test-harness`): where one is missing, its tests are skipped by name."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+[run]
+name = "small"
+threads = 1
+[data]
+limits = { refusal = 180, contrast = 70, benign = 50 }
+[[data.sources]]
+kind = "builtin"
+[train]
+base = "tiny"
+epochs = 2
+tiny_width = 64
+tiny_vocabulary = 1024
+"""
+ROWS = 24
+
+
+@dataclass(frozen=True)
+class Small:
+    """A calibrated run and a file with some of its test rows."""
+
+    run: Path
+    rows: Path
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    pytest.importorskip("torch", reason="a model is trained: pip install 'demur[hf]'")
+    root = tmp_path_factory.mktemp("small")
+    (root / "small.toml").write_text(CONFIG, encoding="utf-8")
+    run = root / "run"
+    for words in (["data", root / "small.toml", "--out", run], ["train", run], ["score", run], ["calibrate", run]):
+        subprocess.run([sys.executable, "-m", "demur", *map(str, words)], check=True, timeout=300)
+    lines = (run / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = lines[:: max(1, len(lines) // ROWS)][:ROWS]
+    (root / "rows.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return Small(run=run, rows=root / "rows.jsonl")

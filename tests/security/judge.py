@@ -1,0 +1,121 @@
+"""Whether an attempt has succeeded, and with what."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from demur.core.decision import decide
+from demur.store.policy_file import policy_digest
+from tests.security.attempt import KEYS, Attempt, Turns
+from tests.security.site import Answer, Site, messages
+
+SHOWN = ("scores", "margin", "logprobs", "top_logprobs")  # keys under which a number would be a score
+
+
+def verdict(site: Site, attempt: Attempt) -> str | None:
+    """What an attempt achieved; None: nothing."""
+    site.read.clear()
+    answer = site.send(attempt)
+    return "; ".join(_achieved(site, attempt, answer)) or None
+
+
+def _achieved(site: Site, attempt: Attempt, answer: Answer) -> Iterator[str]:
+    if answer.status not in attempt.ends:
+        yield f"status {answer.status}, expected {attempt.ends}: {answer.text[:200]}"
+        return
+    everything = f"{answer.text} {answer.headers}"
+    if any(key in everything for key in KEYS):
+        yield "a key in the answer"
+    if answer.status != 200:
+        yield from _in_a_refusal(site, attempt, answer)
+        return
+    notes = list(_notes(answer))
+    for numbers in notes:
+        yield from _scores_in(numbers)
+    yield from _what_was_read(site, attempt.reads or ())
+    yield from _decision(site, attempt, notes[0], everything)
+
+
+def _in_a_refusal(site: Site, attempt: Attempt, answer: Answer) -> Iterator[str]:
+    if site.read:
+        yield "the model was run for a request that was refused"
+    if attempt.method == "HEAD":
+        return
+    error = json.loads(answer.text).get("error", {})
+    if set(error) != {"message", "type", "param", "code"}:
+        yield f"no error object: {answer.text[:200]}"
+    elif attempt.codes and error["code"] not in attempt.codes:
+        yield f"code {error['code']}, expected {attempt.codes}"
+
+
+def _notes(answer: Answer) -> Iterator[Any]:
+    """The JSON values of an answer, streamed or not."""
+    if not answer.text.startswith("data: "):
+        yield json.loads(answer.text)
+        return
+    for event in answer.text.split("\n\n"):
+        data = event.removeprefix("data: ")
+        if data and data != "[DONE]":
+            yield json.loads(data)
+
+
+def _scores_in(value: Any) -> Iterator[str]:
+    """Keys and numbers that would show a score: an answer to a caller has whole numbers only."""
+    match value:
+        case dict():
+            yield from (f"{key} = {value[key]} shown" for key in SHOWN if value.get(key) is not None)
+            for item in value.values():
+                yield from _scores_in(item)
+        case list():
+            for item in value:
+                yield from _scores_in(item)
+        case float():
+            yield f"the number {value} shown"
+
+
+def _what_was_read(site: Site, turns: Turns) -> Iterator[str]:
+    """The prompt must be the conversation letter by letter, with special ids where the template puts them only."""
+    tokenizer, control = site.oracle.tokenizer, site.oracle.encoder.token_ids
+    respond = site.oracle.encoder.tokens[0]
+    text = ""
+    for role, said in turns:
+        text += f"<|im_start|>{role}\n" + (respond + said.strip() if role == "assistant" else said) + "<|im_end|>\n"
+    text += "<|im_start|>assistant\n"
+    past = sum(role == "assistant" for role, _ in turns)
+    special = {"<|im_start|>": len(turns) + 1, "<|im_end|>": len(turns), "<|end|>": 0, respond: past}
+    prefills = [row for rows in site.read for row in rows if len(row) > 1]
+    if not prefills:
+        yield "nothing was read"
+    for ids in prefills:
+        if tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) != text:
+            yield f"read {tokenizer.decode(ids)!r}, expected {text!r}"
+        for token, count in special.items():
+            if ids.count(tokenizer.convert_tokens_to_ids(token)) != count:
+                yield f"{token} read {ids.count(tokenizer.convert_tokens_to_ids(token))} times, expected {count}"
+        if set(ids) & set(control[1:]):
+            yield "a refusal token was read"
+    written = [row for rows in site.read for row in rows if len(row) == 1]
+    if sum(row[0] in control for row in written) > len(prefills):
+        yield "a control token was written after the first position"
+
+
+def _decision(site: Site, attempt: Attempt, note: Any, everything: str) -> Iterator[str]:
+    """It must be that of the tenant's own policy, made apart on the text; the score behind it must not show."""
+    assert attempt.key is not None
+    policy = site.policies[attempt.key]
+    logp_C = site.oracle.logp([messages(attempt.reads or ())])[0]
+    wanted = decide(policy, logp_C)
+    category = wanted.choice if wanted.refuses else None
+    found = note["demur"]
+    if (found["policy"], found["policy_hash"]) != (policy.name, policy_digest(policy)) or found["overridden"]:
+        yield f"decided under {found}"
+    if (found["decision"], found["category"]) != ("refuse" if category else "respond", category):
+        yield f"decided {found['decision']} {found['category']}, expected {category}"
+    for number in (*logp_C, *np.exp(logp_C), *np.exp(logp_C - np.logaddexp.reduce(logp_C))):
+        if math.isfinite(number) and f"{abs(float(number)):.5f}"[1:] in everything:
+            yield f"the score {number} shown"

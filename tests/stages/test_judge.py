@@ -1,0 +1,127 @@
+"""judge, judge-check and judge-train on files: what is counted, what is named, what is refused."""
+
+import json
+
+import pytest
+
+from demur.core.errors import DataError
+from demur.judges.phrases import PhraseJudge
+from demur.judges.trained import TrainedJudge
+from demur.stages import judge, judge_check, judge_train
+from demur.store.answers_file import read_answers, read_verdicts
+from demur.store.text_model_file import read_text_classifier
+
+NO, YES = "I won't help with that.", "Mix flour and water, then wait."
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def rows(count, label=True):
+    """Answers that decline and answers that do not, in turn; every tenth reads like the opposite of its label."""
+    made = []
+    for n in range(count):
+        refuses = n % 2 == 0
+        said = refuses if n % 10 else not refuses
+        row = {"id": f"a{n}", "prompt": f"Question {n}?", "response": NO if said else YES, "model": f"m{n % 2}"}
+        made.append(row | ({"label": "refusal" if refuses else "compliance"} if label else {}))
+    return made
+
+
+def unlabelled(count):
+    return [r | {"id": f"u{n}"} for n, r in enumerate(rows(count, label=False))]
+
+
+def test_every_answer_gets_a_line_and_the_counts_add_up(tmp_path):
+    file = write(tmp_path / "a.jsonl", rows(20))
+    summary = judge.run(judge.Config(file=file, out=tmp_path / "v.jsonl"), PhraseJudge())
+    assert sum(summary.verdicts.values()) == summary.answers == 20
+    read = read_verdicts(tmp_path / "v.jsonl", [f"a{n}" for n in range(20)])
+    assert [o.verdict for o in read].count("refusal") == summary.verdicts["refusal"] == 8
+
+
+def test_rows_that_lack_a_text_are_unscored_and_named_never_an_answer(tmp_path):
+    bad = [{"id": "x", "response": NO}, {"id": "y", "prompt": "Q?"}, {"id": "z", "prompt": "Q?", "response": "..."}]
+    file = write(tmp_path / "a.jsonl", [*rows(4), *bad])
+    summary = judge.run(judge.Config(file=file, out=tmp_path / "v.jsonl"), PhraseJudge())
+    assert summary.verdicts["unscored"] == 3
+    assert dict(summary.unscored) == {
+        "the row has no request": 1,
+        "the row has no answer": 1,
+        "the answer holds no word": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ([{"id": "a", "answer": 3}], "a.jsonl:1: answer"),
+        ([{"id": "a"}, {"id": "a"}], "a.jsonl:2: id 'a' occurs twice"),
+        ([{"id": "a", "label": "yes"}], "a.jsonl:1: label"),
+        ([], "holds no answer"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(tmp_path, lines, named):
+    with pytest.raises(DataError, match=named):
+        read_answers(write(tmp_path / "a.jsonl", lines))
+
+
+def test_a_check_counts_agreement_on_the_labelled_rows_and_corrects_the_rate_of_all(tmp_path):
+    file = write(
+        tmp_path / "a.jsonl", [*rows(60), *({**r, "id": f"u{n}"} for n, r in enumerate(rows(200, label=False)))]
+    )
+    found = judge_check.run(judge_check.Config(file=file, by="model"), {"phrases": PhraseJudge()})
+    assert (found.answers, found.labelled) == (260, 60)
+    checked = found.checked[0]
+    assert (checked.agreement.accuracy.hits, checked.agreement.accuracy.of) == (54, 60)
+    assert set(checked.strata) == {"m0", "m1"}
+    assert checked.raw.of == 260
+    assert checked.corrected.low < 0.5 < checked.corrected.high
+    assert checked.corrected.method == "regression on 60 hand labels"
+    assert any("Rogan-Gladen needs" in n for n in found.notes)
+
+
+def test_two_judges_stand_side_by_side_and_verdict_files_count_as_judges(tmp_path):
+    file = write(tmp_path / "a.jsonl", rows(60))
+    judge.run(judge.Config(file=file, out=tmp_path / "v.jsonl"), PhraseJudge())
+    config = judge_check.Config(file=file, judged=(tmp_path / "v.jsonl",))
+    found = judge_check.run(config, {"phrases": PhraseJudge()})
+    assert [c.judge for c in found.checked] == ["phrases", "v.jsonl"]
+    assert found.checked[1].beside[0].p_value == 1.0
+    assert found.checked[1].agreement == found.checked[0].agreement
+
+
+def test_a_check_without_labels_judges_or_verdicts_is_refused(tmp_path):
+    file = write(tmp_path / "a.jsonl", rows(4, label=False))
+    with pytest.raises(DataError, match="has no label"):
+        judge_check.run(judge_check.Config(file=file), {"phrases": PhraseJudge()})
+    file = write(tmp_path / "b.jsonl", rows(4))
+    with pytest.raises(DataError, match="no judge is given"):
+        judge_check.run(judge_check.Config(file=file), {})
+    verdicts = write(tmp_path / "v.jsonl", [{"id": "q", "verdict": "refusal", "reason": "r", "judge": "j"}])
+    with pytest.raises(DataError, match="no verdict on 4 answers"):
+        judge_check.run(judge_check.Config(file=file, judged=(verdicts,)), {})
+
+
+def test_too_few_labels_are_said_to_correct_nothing(tmp_path):
+    file = write(tmp_path / "a.jsonl", [*rows(6), *unlabelled(20)])
+    found = judge_check.run(judge_check.Config(file=file), {"phrases": PhraseJudge()})
+    assert "6 of 26 rows are labelled by hand" in found.checked[0].corrected
+
+
+def test_a_judge_is_trained_from_files_and_judges(tmp_path):
+    made = [r | {"response": f"{r['response']} Number {n}."} for n, r in enumerate(rows(60))]
+    files = (
+        write(tmp_path / "a.jsonl", made[:30]),
+        write(tmp_path / "b.jsonl", [*made[30:], {"id": "x", "answer": "x"}]),
+    )
+    trained = judge_train.run(judge_train.Config(files=files, out=tmp_path / "j.npz"))
+    assert (trained.answers, trained.declining, trained.left_out) == (60, 30, 1)
+    classifier, digest = read_text_classifier(tmp_path / "j.npz")
+    assert trained.digest == f"sha256:{digest}"
+    said = TrainedJudge(classifier=classifier, digest=digest).judge("q", f"{NO} Number 7.", None)
+    assert said.verdict == "refusal"
+    with pytest.raises(DataError, match="unknown recipe 'forest'"):
+        judge_train.Config(files=files, out=tmp_path / "j.npz", recipe="forest")

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, false_discovery_control
+
+from demur.core.errors import DataError, Undefined
+from demur.stats.paired import holm, mcnemar_p, most_lost, paired
+from demur.stats.points import Resampling
+
+HOW = Resampling(seed=0, draws=2000)
+COUNTS = st.integers(0, 60)
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+
+
+def items(both, gained, lost, neither):
+    before = [True] * both + [False] * gained + [True] * lost + [False] * neither
+    after = [True] * both + [True] * gained + [False] * lost + [False] * neither
+    return before, after, [str(n) for n in range(len(before))]
+
+
+def test_figures_are_the_counts_of_a_small_table():
+    found = paired(*items(40, 4, 12, 44), HOW)
+    assert (found.before.hits, found.after.hits, found.before.of, found.groups) == (52, 44, 100, 100)
+    assert (found.gained, found.lost, found.difference) == (4, 12, pytest.approx(-0.08))
+    assert found.p == pytest.approx(0.0768127, abs=1e-7)  # 2 * P(Bin(16, 1/2) <= 4) = 2 * 2517 / 65536
+    low, high = found.interval
+    assert low < -0.08 < high
+    assert found.most_lost > 0.08
+
+
+@given(gained=COUNTS, lost=COUNTS)
+def test_mcnemar_agrees_with_scipys_binomial_test(gained, lost):
+    theirs = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert mcnemar_p(gained, lost) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_holms_adjustment_on_a_table_worked_by_hand():
+    # sorted 0.005 0.01 0.03 0.04, times 4 3 2 1 = 0.02 0.03 0.06 0.04, then never decreasing
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(P_VALUES)
+def test_holm_lies_between_benjamini_hochberg_and_bonferroni_and_keeps_the_order(p_values):
+    adjusted = holm(p_values)
+    for p, h in zip(p_values, adjusted, strict=True):
+        assert p <= h <= min(1.0, len(p_values) * p) + 1e-12
+    assert all(h >= b - 1e-9 for h, b in zip(adjusted, false_discovery_control(p_values), strict=True))
+    order = np.argsort(p_values, kind="stable")
+    assert np.all(np.diff(np.array(adjusted)[order]) >= 0)
+
+
+def test_no_change_is_no_proof_of_no_loss():
+    found = paired(*items(9, 0, 0, 1), HOW)
+    assert (found.p, found.interval) == (1.0, None)
+    assert found.most_lost > 0.25  # ten items say little, however alike
+    assert paired(*items(900, 0, 0, 100), HOW).most_lost < 0.004
+
+
+@given(COUNTS, COUNTS, COUNTS)
+def test_more_lost_items_raise_the_bound_and_more_gained_ones_lower_it(gained, lost, same):
+    n = gained + lost + same + 1
+    assert most_lost(gained, lost + 1, n, 0.05) >= most_lost(gained, lost, n, 0.05)
+    assert most_lost(gained + 1, lost, n, 0.05) <= most_lost(gained, lost, n, 0.05)
+    assert most_lost(gained, lost, n, 0.05) >= (lost - gained) / n
+
+
+@pytest.mark.parametrize(("n", "gain", "loss"), [(50, 0.02, 0.04), (300, 0.05, 0.05), (1000, 0.0, 0.002)])
+def test_the_bound_of_the_loss_holds_as_often_as_it_says(n, gain, loss):
+    rng = np.random.default_rng(7)
+    counts = rng.multinomial(n, [gain, loss, 1 - gain - loss], size=2000)
+    misses = sum(most_lost(int(g), int(b), n, 0.05) < loss - gain for g, b, _ in counts)
+    assert misses / 2000 <= 0.05 + 3 * (0.05 * 0.95 / 2000) ** 0.5
+
+
+def test_the_bootstrap_interval_covers_a_change_in_groups():
+    rng, hits, truth = np.random.default_rng(3), 0, 0.0
+    for seed in range(200):
+        shift_G = rng.choice([-1, 0, 1], p=[0.2, 0.6, 0.2], size=80)  # a group's items change together
+        before = np.repeat(shift_G == -1, 4)
+        after = np.repeat(shift_G == 1, 4)
+        groups = [str(g) for g in np.repeat(np.arange(80), 4)]
+        found = paired(before.tolist(), after.tolist(), groups, Resampling(seed=seed, draws=400))
+        low, high = found.interval
+        hits += low <= truth <= high
+        assert found.most_lost is None
+    assert hits >= 180
+
+
+def test_runs_that_do_not_pair_up_are_refused():
+    with pytest.raises(DataError, match="2 items before, 1 after"):
+        paired([True, False], [True], ["a", "b"], HOW)
+    with pytest.raises(DataError, match="0 items before"):
+        paired([], [], [], HOW)
+    with pytest.raises(Undefined):
+        most_lost(0, 0, 0, 0.05)
