@@ -10,6 +10,11 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 
+# Evaluation harnesses want older versions of packages that ours are tested with: see constraints-harness.txt.
+HARNESS_VENV ?= .venv-harness
+HARNESS_BIN := $(HARNESS_VENV)/bin
+HARNESS_INSTALLED := $(HARNESS_VENV)/.installed
+
 # Two test processes with one thread each: threads that share cores make torch many times slower.
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -17,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # bench/control.py wants a finished run, bench/real_input.py a folder of rows, the vllm ones a run and vLLM.
 BENCHES := $(filter-out control real_input vllm_parity vllm_cost,$(basename $(notdir $(wildcard bench/*.py))))
 
-.PHONY: help install demo test test-slow vllm test-vllm check bench clean
+.PHONY: help install demo test test-slow vllm test-vllm harness test-harness check bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -56,6 +61,20 @@ vllm: $(VLLM_INSTALLED) ## make the virtual environment with vLLM's CPU build
 test-vllm: $(VLLM_INSTALLED) ## the tests that run a real vLLM, some minutes on two CPU cores
 	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -m vllm tests/engines
 
+$(HARNESS_INSTALLED): constraints-harness.txt pyproject.toml
+	@echo "installing Inspect AI and lm-evaluation-harness into $(HARNESS_VENV): about 2 GB, once"
+	$(PYTHON) -m venv $(HARNESS_VENV)
+	$(HARNESS_BIN)/python -m pip install --quiet --constraint constraints-harness.txt torch
+	$(HARNESS_BIN)/python -m pip install --quiet --constraint constraints-harness.txt \
+		--editable '.[hf,inspect,lm-eval]' openai pytest
+	@touch $@
+
+harness: $(HARNESS_INSTALLED) ## make the virtual environment with other people's evaluation harnesses
+
+test-harness: $(HARNESS_INSTALLED) $(INSTALLED) ## the tests that run Inspect AI and lm-evaluation-harness, some minutes
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(HARNESS_BIN)/python -m pytest tests/harness
+	DEMUR_INSPECT_PYTHON=$(abspath $(HARNESS_BIN)/python) $(PYTEST) tests/server/test_clients.py -k inspect
+
 check: $(INSTALLED) ## lint, format, types, layers, shape, code blocks of the docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,4 +85,4 @@ bench: $(INSTALLED) ## the numbers of docs/benchmarks.md that need nothing but t
 	@set -e; for name in $(BENCHES); do OMP_NUM_THREADS=1 $(BIN)/python bench/$$name.py; done
 
 clean: ## remove the virtual environment and caches, not the runs
-	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VLLM_VENV) $(HARNESS_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -73,7 +73,9 @@ def main() -> None:
             f"  {LABELS} labels, {DRAWS} draws: interval covers the truth in {covered / DRAWS:.3f}, mean width {width:.3f}, "
             f"bias {values_D.mean() - truth:+.4f}, root mean square error {np.sqrt(((values_D - truth) ** 2).mean()):.4f}"
         )
-        print(f"  Rogan-Gladen with the error rates of {other}: {foreign.value:.3f} ({foreign.low:.3f} to {foreign.high:.3f})")
+        print(
+            f"  Rogan-Gladen with the error rates of {other}: {foreign.value:.3f} ({foreign.low:.3f} to {foreign.high:.3f})"
+        )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ class Waiting:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await _head(reader):
-            length = next(int(h.split(b":")[1]) for h in head.lower().split(b"\r\n") if h.startswith(b"content-length:"))
+            length = next(
+                int(h.split(b":")[1]) for h in head.lower().split(b"\r\n") if h.startswith(b"content-length:")
+            )
             await reader.readexactly(length)
             self.now += 1
             self.most = max(self.most, self.now)

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -62,6 +63,11 @@ class Report:
                 wrong.append(f"{digest[:16]} at {sent:.2f}")
         return wrong
 
+    def latest_s(self) -> float:
+        """How long after its replacement a policy still decided a request that was sent only then."""
+        ends = {digest: end for (_, digest), (end, _) in pairwise(self.put)}
+        return max((sent - ends[digest] for sent, _, digest in self.answers if digest in ends), default=0.0)
+
     def growth(self) -> float:
         """Fitted growth of memory after the warm-up, as a share of what it was then."""
         start = self.memory[0][0] + WARM_UP * (self.memory[-1][0] - self.memory[0][0])
@@ -83,7 +89,8 @@ class Report:
             f"{len(self.answers)} answers streamed, {len(self.errors)} errors",
             f"{len(self.put) - 1} replacements of the policy, {self.reloads} taken over; "
             f"{len({a[2] for a in self.answers})} hashes seen, "
-            f"{len(self.answers)} checked, {len(self.stale())} not in force",
+            f"{len(self.answers)} checked, {len(self.stale())} not in force "
+            f"(latest use {self.latest_s():.2f} s after its replacement, allowed {LATE_S:.2f} s)",
             f"memory {mb[0]:.0f} MB at the start, {mb[-1]:.0f} MB at the end, at most {max(mb):.0f} MB; "
             f"fitted growth after the first third {self.growth():+.2%} (flat: at most {MOST_GROWTH:.0%})",
         ]

@@ -134,7 +134,7 @@ def our_scores(engine: HfEngine, prompts: list[Prompt]) -> Floats:
 
 def our_answers(engine: HfEngine, prompts: list[Prompt]) -> list[str]:
     """The same by demur: decision and continuation from one prefill."""
-    return [answer.text for _, _, answer in engine.answer(prompts, natural(single()))]
+    return [answer.text for _, _, answer in engine.answer(prompts, natural(single(), engine.fingerprint))]
 
 
 @torch.inference_mode()

@@ -18,9 +18,14 @@ limits = { refusal = 180, contrast = 70, benign = 50 }
 kind = "builtin"
 [train]
 base = "tiny"
-epochs = 2
+epochs = 1
 tiny_width = 64
 tiny_vocabulary = 1024
+[evaluate]
+limit = 8
+max_new_tokens = 8
+[report]
+examples = 1
 """
 ROWS = 24
 
@@ -39,8 +44,8 @@ def small(tmp_path_factory):
     root = tmp_path_factory.mktemp("small")
     (root / "small.toml").write_text(CONFIG, encoding="utf-8")
     run = root / "run"
-    for words in (["data", root / "small.toml", "--out", run], ["train", run], ["score", run], ["calibrate", run]):
-        subprocess.run([sys.executable, "-m", "demur", *map(str, words)], check=True, timeout=300)
+    command = [sys.executable, "-m", "demur", "run", str(root / "small.toml"), "--out", str(run)]
+    subprocess.run(command, check=True, timeout=600)
     lines = (run / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     kept = lines[:: max(1, len(lines) // ROWS)][:ROWS]
     (root / "rows.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")

@@ -13,7 +13,8 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 
 from demur.core.errors import ConfigError, EngineError  # noqa: E402
 from demur.core.example import Message  # noqa: E402
-from demur.harness.lm_face import TASKS, DemurLM  # noqa: E402
+from demur.harness import TASKS  # noqa: E402
+from demur.harness.lm_face import DemurLM  # noqa: E402
 
 pytestmark = pytest.mark.harness
 

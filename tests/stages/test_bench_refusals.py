@@ -277,6 +277,9 @@ def test_prompts_that_the_model_cannot_read_are_counted_and_do_not_stop_the_othe
     assert (first.decision.overall.missed_refusal.of, first.decision.overall.false_refusal.of) == (58, 59)
     assert (second.rows, second.left_out) == (4, {})
     assert narrow.calls < 45  # halving, not one by one
+    whole = replace(asked, rows=tuple(replace(r, prompt=lengthened[5].prompt) for r in asked.rows[:3]))
+    (none,) = bench_refusals.run(Config(), replace(put, scorer=narrow), [whole], tmp_path / "none").benchmarks
+    assert (none.rows, len(none.decision.overall.unmeasured)) == (0, 2)
 
 
 def test_prompts_seen_in_training_are_counted(tmp_path):

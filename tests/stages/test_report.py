@@ -113,7 +113,7 @@ def test_every_table_of_the_markdown_is_a_table(made):
     lines = made[2].with_name("report.md").read_text(encoding="utf-8").splitlines()
     cells = re.compile(r"(?<!\\)\|")
     tables = [n for n, line in enumerate(lines) if re.fullmatch(r"\|( -+:? \|)+", line)]
-    assert len(tables) == 17
+    assert len(tables) == 19
     for n in tables:
         assert lines[n - 2] == ""
         end = next((k for k in range(n, len(lines)) if not lines[k].startswith("|")), len(lines))

@@ -64,4 +64,5 @@ def _remote(kind: str, workspace: Workspace, options: Mapping[str, Any], where: 
 def _special_tokens(path: Path) -> tuple[str, ...]:
     """What a model's tokenizer takes for the end of a turn and the like, spelled out: nobody may type it."""
     added = read_json(path).get("added_tokens", [])
-    return tuple(t["content"] for t in added if t.get("special"))
+    # One of a single character could not be broken.
+    return tuple(t["content"] for t in added if t.get("special") and len(t["content"]) > 1)

@@ -4,7 +4,7 @@
         --tasks demur_refusals --metadata '{"rows": "runs/a/data/test.jsonl"}' --include_path TASKS
 
 The harness has no entry points: a model is known once its module was imported, which this module does.
-TASKS is the folder `tasks` beside this file (TASKS in Python).
+TASKS is the folder `tasks` beside this file, demur.harness.TASKS in Python.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lm_eval.__main__ import cli_evaluate
@@ -27,7 +26,6 @@ from demur.harness.subject import answer, open_subject
 from demur.store.policy_file import policy_digest
 from demur.wiring import BACKENDS, find
 
-TASKS = Path(__file__).parent / "tasks"
 AT_ONCE = 64  # requests in flight: as many as the backend writes together
 ANSWER_TOKENS = 256
 _CHAT = "demur chat: "  # before a conversation that the harness's chat template was applied to

@@ -26,7 +26,7 @@ def scores_of(scorer: Scorer, prompts: Sequence[Prompt], progress: Progress) -> 
 
 
 def _fitting(scorer: Scorer, prompts: Sequence[Prompt], part: Sequence[int]) -> list[tuple[list[int], Floats]]:
-    """The same for a part. The engine refuses all of it for one long prompt, so the part is halved until it is found."""
+    """The same for a part. An engine refuses all of it for one long prompt: it is halved until that is found."""
     try:
         return [(list(part), scorer.logp([prompts[n] for n in part]))]
     except PromptTooLong:
