@@ -1,8 +1,8 @@
 """Coverage of the corrected rate: 100 hand labels drawn from hand-labelled answers, again and again.
 
 usage: python bench/judge_correction.py FOLDER
-FOLDER holds response_labels.jsonl. Judge: XSTest's string match, which errs much and differently on the two sets. Truth:
-the rate by people over all answers. Also what Rogan-Gladen says with the error rates of the OTHER set.
+FOLDER holds response_labels.jsonl. Judge: XSTest's string match, which errs much and differently on the two sets.
+Truth: the rate by people over all answers. Also what Rogan-Gladen says with the error rates of the OTHER set.
 """
 
 from __future__ import annotations
@@ -70,12 +70,11 @@ def main() -> None:
         foreign = rogan_gladen(raw, *errors(*sets[other]))
         print(f"{name}: {len(judge_N)} answers, {truth:.3f} decline by people, {raw.value:.3f} by the string match")
         print(
-            f"  {LABELS} labels, {DRAWS} draws: interval covers the truth in {covered / DRAWS:.3f}, mean width {width:.3f}, "
-            f"bias {values_D.mean() - truth:+.4f}, root mean square error {np.sqrt(((values_D - truth) ** 2).mean()):.4f}"
+            f"  {LABELS} labels, {DRAWS} draws: interval covers the truth in {covered / DRAWS:.3f}, mean width "
+            f"{width:.3f}, bias {values_D.mean() - truth:+.4f}, RMSE {np.sqrt(((values_D - truth) ** 2).mean()):.4f}"
         )
-        print(
-            f"  Rogan-Gladen with the error rates of {other}: {foreign.value:.3f} ({foreign.low:.3f} to {foreign.high:.3f})"
-        )
+        interval = f"({foreign.low:.3f} to {foreign.high:.3f})"
+        print(f"  Rogan-Gladen with the error rates of {other}: {foreign.value:.3f} {interval}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -95,28 +96,32 @@ class ChatClient:
 
     async def _ask_many(self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]) -> None:
         e, places = self.endpoint, iter(range(len(requests)))
-        key = os.environ.get(e.key_variable)
-        limits = httpx.Limits(max_connections=e.in_flight, max_keepalive_connections=e.in_flight)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(timeout=None, limits=limits, headers=headers, trust_env=False) as http:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(e.in_flight, len(requests))):
-                        group.create_task(self._work(http, requests, places, on_reply))
-            except* DemurError as several:
-                raise _first(several) from None
+        trusted = ssl.create_default_context()  # made once: it takes longer than a request
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(e.in_flight, len(requests))):
+                    group.create_task(self._work(trusted, requests, places, on_reply))
+        except* DemurError as several:
+            raise _first(several) from None
 
     async def _work(
         self,
-        http: httpx.AsyncClient,
+        trusted: ssl.SSLContext,
         requests: Sequence[ChatRequest],
         places: Iterator[int],
         on_reply: Callable[[int, Reply], None],
     ) -> None:
-        for place in places:
-            reply = await self._ask(http, requests[place])
-            self.spent.failed += isinstance(reply, Unsaid)
-            on_reply(place, reply)
+        """One request after another, on a connection of its own: httpx looks through a shared pool at each request."""
+        key = os.environ.get(self.endpoint.key_variable)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        limits = httpx.Limits(max_connections=1)
+        async with httpx.AsyncClient(
+            timeout=None, limits=limits, headers=headers, trust_env=False, verify=trusted
+        ) as http:
+            for place in places:
+                reply = await self._ask(http, requests[place])
+                self.spent.failed += isinstance(reply, Unsaid)
+                on_reply(place, reply)
 
     async def _ask(self, http: httpx.AsyncClient, request: ChatRequest) -> Reply:
         """One question, with all its tries."""

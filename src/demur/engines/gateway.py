@@ -116,8 +116,9 @@ class GatewayBackend:
     async def _checked(self) -> Seen:
         """No request is answered by a server that was never looked at."""
         if self._seen is None:
-            await self.ready()
-        assert self._seen is not None
+            async with self._looking:
+                if self._seen is None:  # still: all first requests waited here, and one look is enough
+                    self._seen = await self._look(None)
         return self._seen
 
     async def _encode(self, messages: Prompt) -> list[int]:

@@ -110,7 +110,9 @@ class OpenAiBackend:
         ask.policy.require_model(self.declared)
         call = wants_call(ask)
         if self._answers_as is None:
-            await self.ready()
+            async with self._looking:
+                if self._answers_as is None:  # still: all first requests waited here, and one look is enough
+                    await self._look()
         listed, prompt_tokens = await self._listed(self._rendered(ask.messages))
         decision, logp_C = settle(ask.policy, listed, self.declared.tokens)
         parts: AsyncIterator[Part] = nothing()
@@ -124,12 +126,15 @@ class OpenAiBackend:
         Raises BackendDown when the model is not there or changed its name, EngineError when it cannot continue.
         """
         async with self._looking:
-            served = await self._wire.get("models", _Models)
-            if all(m.id != self.model for m in served.data):
-                LOG.error("upstream serves %s, not %r", [m.id for m in served.data], self.model)
-                raise BackendDown(f"the backend does not serve {self.model!r}", "check the model's name")
-            if self._answers_as is None:
-                self._answers_as = await self._try_prefill()
+            await self._look()
+
+    async def _look(self) -> None:
+        served = await self._wire.get("models", _Models)
+        if all(m.id != self.model for m in served.data):
+            LOG.error("upstream serves %s, not %r", [m.id for m in served.data], self.model)
+            raise BackendDown(f"the backend does not serve {self.model!r}", "check the model's name")
+        if self._answers_as is None:
+            self._answers_as = await self._try_prefill()
 
     async def close(self) -> None:
         """Hang up: open replies end with BackendDown."""

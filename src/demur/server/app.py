@@ -66,6 +66,7 @@ class Service:
         )
         self._started = int(time.time())
         self._readiness: tuple[float, bool] = (0.0, False)  # good until, and what it was
+        self._asking = asyncio.Lock()
         self.app = self._app()
 
     def _app(self) -> FastAPI:
@@ -160,17 +161,18 @@ class Service:
             raise ApiError(403, "This key is not an operator's.", code="operators_only")
 
     async def _is_ready(self) -> bool:
-        good_until, was = self._readiness
-        if monotonic() < good_until:
-            return was
-        try:
-            await self.house.backend.ready()
-            now = True
-        except DemurError as e:
-            now = False
-            event(logging.WARNING, "not ready", reason=e.message, hint=e.hint)
-        self._readiness = (monotonic() + READY_S, now)
-        return now
+        async with self._asking:  # all who come meanwhile are told what the first one learns
+            good_until, was = self._readiness
+            if monotonic() < good_until:
+                return was
+            try:
+                await self.house.backend.ready()
+                now = True
+            except DemurError as e:
+                now = False
+                event(logging.WARNING, "not ready", reason=e.message, hint=e.hint)
+            self._readiness = (monotonic() + READY_S, now)
+            return now
 
 
 def _tell_if_it_died(task: asyncio.Task[None]) -> None:
