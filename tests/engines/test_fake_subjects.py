@@ -15,7 +15,7 @@ ENGINE = FakeEngine(taxonomy=coconot())
 
 
 def prompts(count=30):
-    rows = [e for e in examples(every=9)][:count]
+    rows = list(examples(every=9))[:count]
     return [e.prompt for e in rows]
 
 
