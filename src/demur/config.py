@@ -1,6 +1,6 @@
 """One run, from one TOML file: [run], [taxonomy], [[data.sources]], and a section per stage.
 
-    [run]                         # name, seed, threads
+    [run]                         # name, seed, threads, engine
     seed = 1
     [taxonomy]                    # preset = "coconot", file = "own.toml", or name, respond_token and categories
     preset = "single"
@@ -55,6 +55,7 @@ class _Run(Strict):
     name: str | None = None
     seed: int = 0
     threads: int | None = Field(default=None, ge=1)
+    engine: str = "hf"
 
 
 class _Taxonomy(Strict):
@@ -87,6 +88,7 @@ class RunConfig:
     name: str
     seed: int  # also of every stage that has a seed and is not given one
     threads: int | None  # CPU threads; None: as many as the libraries choose
+    engine: str  # what scores and writes: a name of demur.wiring.ENGINES or "package.module:Class"
     taxonomy: Taxonomy
     sources: Mapping[str, SourceSpec]  # by a name that is unique in the run
     data: data.Config
@@ -98,7 +100,7 @@ class RunConfig:
 
     def resolved(self) -> dict[str, Any]:
         """The same config as plain JSON or TOML values, every setting spelt out; config_from reads it back."""
-        run = {"name": self.name, "seed": self.seed, "threads": self.threads}
+        run = {"name": self.name, "seed": self.seed, "threads": self.threads, "engine": self.engine}
         stages = {name: asdict(getattr(self, name)) for name in STAGE_CONFIGS}
         stages["data"]["sources"] = [{"kind": s.kind, **s.options} for s in self.sources.values()]
         table = {"run": run, "taxonomy": TaxonomyRow.from_core(self.taxonomy).model_dump(), **stages}
@@ -129,6 +131,7 @@ def config_from(table: Mapping[str, Any], where: str, *, base: Path, data_folder
         name=file.run.name or Path(where).stem,
         seed=file.run.seed,
         threads=file.run.threads,
+        engine=file.run.engine,
         taxonomy=_taxonomy(file.taxonomy, where, base),
         sources=_sources(file.data.sources, where, base, data_folder),
         **{name: _anchored(stage, base) for name, stage in stages.items()},

@@ -15,7 +15,11 @@ SOURCES = {
     "hub": "demur.sources.hub:HubSource",
 }
 TRAINERS = {"tiny": "demur.engines.hf_tiny:TinyTrainer", "sft": "demur.engines.hf_sft:SftTrainer"}
-ENGINES = {"hf": "demur.engines.hf:HfEngine", "fake": "demur.engines.fake:FakeEngine"}
+ENGINES = {
+    "hf": "demur.engines.hf:HfEngine",
+    "fake": "demur.engines.fake:FakeEngine",
+    "vllm": "demur.engines.vllm_engine:VllmEngine",
+}
 BACKENDS = {
     "hf": "demur.engines.hf_serve:HfBackend",
     "vllm": "demur.engines.gateway_plugin:PluginBackend",
@@ -46,6 +50,7 @@ _EXTRAS = {
     "prometheus_client": "serve",
     "httpx": "gateway",
     "llguidance": "json",
+    "vllm": "vllm",
 }
 
 

@@ -77,12 +77,13 @@ class Engine:
     def loaded(self) -> Any:
         """The engine itself. Raises ArtifactError if the model it loads is not the one that demur.json describes."""
         config, folder = self._workspace.config, self._workspace.folder.model
-        engine = find("hf", ENGINES, "engine")(
+        own = {"threads": config.threads} if config.engine == "hf" else {}
+        engine = find(config.engine, ENGINES, "engine")(
             model=folder,
             tokens=self._fingerprint.tokens,
             keep_history=bool(self._file.details.get("keep_history", True)),
             max_new_tokens=config.evaluate.max_new_tokens,
-            threads=config.threads,
+            **own,
         )
         differences = engine.fingerprint.differences(self._fingerprint)
         if differences:

@@ -1,7 +1,7 @@
 """What demur asks of the outside world. Implementations are named in demur.wiring.
 
 Source: builtin, jsonl, hub (demur.sources). Trainer: tiny, sft (demur.engines). Scorer and Generator: hf, fake
-(demur.engines). Judge: phrases (demur.judges).
+(demur.engines). Judge: phrases, trained, llm, wildguard (demur.judges).
 """
 
 from __future__ import annotations
