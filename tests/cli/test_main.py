@@ -20,6 +20,7 @@ FLAGS = {
     "report": [],
     "decide": ["--policy", "--scores", "--threshold", "--rate", "--json"],
     "chat": ["--threshold", "--rate"],
+    "serve": ["--config", "--policies", "--tenants", "--backend", "--url", "--host", "--port"],
     "explain": ["--tenant", "--policy", "--sensitivity", "--rate", "--threshold", "--row", "--json"],
     "diff": ["--scores", "--prompts", "--json"],
     "keys": ["--label", "--days", "--json"],
@@ -30,6 +31,7 @@ FLAGS = {
     "bench-calibration": ["--out", "--calibrator", "--by", "--json"],
     "bench-refusals": ["--benchmark", "--policy", "--judge", "--settings", "--limit", "--out", "--json"],
     "temporal": ["--cutoff", "--url", "--model", "--margin", "--most-calls", "--out", "--json"],
+    "ability": ["--margin", "--confidence", "--metric", "--card", "--card-dataset", "--json"],
     "doctor": ["--taxonomy", "--dtypes", "--json"],
 }
 
