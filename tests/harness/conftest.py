@@ -18,7 +18,8 @@ limits = { refusal = 180, contrast = 70, benign = 50 }
 kind = "builtin"
 [train]
 base = "tiny"
-epochs = 1
+epochs = 4
+answer_tokens = 16
 tiny_width = 64
 tiny_vocabulary = 1024
 [evaluate]
