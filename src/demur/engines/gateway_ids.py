@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import BaseModel
 
 from demur.core.errors import BackendDown, EngineError
-from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.score import Floats
 from demur.core.serving import Part, Sampling
@@ -82,9 +81,7 @@ def encoder_of(tokenizer_name: str, declared: Fingerprint, *, keep_history: bool
             f"the tokenizer of {tokenizer_name!r} is not the one of the policies: {', '.join(differing)} differ",
             "give the tokenizer and chat template of the model that the policies were made with, and its keep_history",
         )
-    ids, turns = encoder.conversation([Message(role="user", content="a"), Message(role="assistant", content="b")], [0])
-    after = ids[turns[0].text_end] if turns[0].text_end < len(ids) else None
-    return encoder, after if after in tokenizer.all_special_ids else None
+    return encoder, encoder.end_of_turn
 
 
 def decision_body(encoder: ChatEncoder, ids: Sequence[int]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from demur.core.errors import EngineError
-from demur.core.example import Message
 from demur.core.taxonomy import coconot, single
 from demur.engines.tokens import ChatEncoder
 
@@ -134,11 +133,7 @@ def stop_ids(model: Any, tokenizer: PreTrainedTokenizerFast, encoder: ChatEncode
 
     The latter matters for base models trained with a chat template: their configuration still names another token.
     """
-    ids, turns = encoder.conversation(
-        [Message(role="user", content="Hello."), Message(role="assistant", content="Hello.")], [0]
-    )
-    end_of_turn = ids[turns[-1].text_end] if turns[-1].text_end < len(ids) else None
-    stops: set[int | None] = {end_of_turn} if end_of_turn in tokenizer.all_special_ids else set()
+    stops: set[int | None] = {encoder.end_of_turn}
     listed: tuple[Any, ...] = (
         getattr(model.generation_config, "eos_token_id", None),
         model.config.eos_token_id,

@@ -169,6 +169,13 @@ class ChatEncoder:
         text = f"{self._tokenizer.chat_template}\nkeep_history={self._keep_history}"
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
+    @property
+    def end_of_turn(self) -> int | None:
+        """The special token that the template puts after an answer; None where it puts none there."""
+        ids, turns = self.conversation([Message(role="user", content="a"), Message(role="assistant", content="b")], [0])
+        after = ids[turns[-1].text_end] if turns[-1].text_end < len(ids) else None
+        return after if after in self._tokenizer.all_special_ids else None
+
     def prompt(self, messages: Sequence[Message], columns: Sequence[int] = ()) -> list[int]:
         """Ids of a conversation that ends with the user, up to where the answer's control token belongs.
 

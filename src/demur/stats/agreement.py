@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from demur.core.errors import DataError
 from demur.core.rates import Rate, Verdict, View, declines
 from demur.stats.measure import Figure
+from demur.stats.paired import mcnemar_p
 from demur.stats.points import Resampling
 
 Bools = npt.NDArray[np.bool_]
@@ -92,8 +92,7 @@ def mcnemar(human: Sequence[bool], first: Sequence[bool], second: Sequence[bool]
     """
     rows = list(zip(human, first, second, strict=True))
     ours, theirs = sum(h == a != b for h, a, b in rows), sum(h == b != a for h, a, b in rows)
-    p = float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
-    return ours, theirs, p
+    return ours, theirs, mcnemar_p(ours, theirs)
 
 
 def _counts(truth_N: Bools, said_N: Bools, groups: Sequence[str]) -> Doubles:
