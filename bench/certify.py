@@ -5,7 +5,7 @@ Usage: python bench/certify.py [--sizes 10000,100000,1000000] [--mapie-up-to 100
 Speed: from scores and labels to certified thresholds, median of 5 runs, one process. Utility: at the same promise
 (false_refusal <= 0.05, confidence 0.9) the share of requests to be refused that each policy catches on 200,000 fresh
 rows, mean over draws, beside the false-refusal rate it then has; the last line is the knapsack optimum on the fresh
-rows, which promises nothing. MAPIE (pip install --no-deps mapie) is skipped by name where it is not installed.
+rows, which promises nothing. MAPIE comes with the extra `test`; it is skipped by name where it is not installed.
 """
 
 from __future__ import annotations
