@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from demur.store.tables import read_scores
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the populations live beside the tests
 
 from tests.validity.population import BOTH_SIDES, CATEGORIES, DELTA, ONE_THRESHOLD, REAL, Tally, scored, tally
+from tests.validity.test_calibrated import calibrated_promises
+from tests.validity.test_judged import corrected_promises
 
 
 def simulated(args: argparse.Namespace) -> Iterator[tuple[str, Tally]]:
@@ -37,6 +40,14 @@ def simulated(args: argparse.Namespace) -> Iterator[tuple[str, Tally]]:
         for name, case in cases.items():
             if args.only in f"{table}: {name}":
                 yield f"{table}: {name}", tally(case, args.draws, seed=2)
+    further = {
+        "labels: by a judge, some checked by hand": corrected_promises,
+        "calibrator: temperature": partial(calibrated_promises, "temperature", apart=True),
+        "calibrator: isotonic": partial(calibrated_promises, "isotonic", apart=True),
+    }
+    for name, run in further.items():
+        if args.only in name:
+            yield name, run(args.draws)
 
 
 def resampled(args: argparse.Namespace) -> Iterator[tuple[str, Tally]]:

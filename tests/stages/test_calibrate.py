@@ -275,3 +275,31 @@ def test_refusal_texts_have_translations(folder):
     policy = run(folder, on_refuse={"safety": "No."}, translations={"safety": {"de": "Nein."}})
     assert policy.category("safety").translations == (("de", "Nein."),)
     assert read_policy(folder.policy) == policy
+
+
+@pytest.fixture(scope="module")
+def two_tenants(tmp_path_factory):
+    rows = [replace(e, source="acme" if n % 3 else "beta") for n, e in enumerate(examples(every=1))]
+    return prepare(tmp_path_factory.mktemp("tenants"), rows, engine_for(rows))
+
+
+def test_a_policy_for_one_source_is_made_on_its_rows_and_pooled_ones_on_theirs(two_tenants):
+    def rows_behind(*sources):
+        run(two_tenants, goal="false_refusal <= 0.20", sources=sources)
+        used = calibrate.threshold_rows(two_tenants)
+        promise = read_policy(two_tenants.policy).promises[0]
+        assert promise.rate is not None
+        assert promise.rate.of == sum(e.expected == "respond" for e in used)
+        return [e.id for e in used]
+
+    acme, beta = rows_behind("acme"), rows_behind("beta")
+    everything = [e.id for e in read_examples(two_tenants.split("calibrate"))]
+    assert set(acme) | set(beta) == set(everything)
+    assert not set(acme) & set(beta)
+    assert rows_behind("beta", "acme") == rows_behind() == everything
+
+
+def test_a_source_without_rows_is_named_with_those_that_have_some(two_tenants):
+    with pytest.raises(DataError, match="no row of the calibrate split is of source 'gamma'") as raised:
+        run(two_tenants, goal="f1 max", sources=("gamma",))
+    assert raised.value.hint == "sources: acme, beta"

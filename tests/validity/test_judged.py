@@ -12,7 +12,7 @@ from demur.stats.judged import corrected_rate, rogan_gladen
 from demur.stats.labelled import UNCHECKED
 from demur.stats.promises import Granted, How, certify
 from tests.builders import policy
-from tests.validity.population import DELTA, population
+from tests.validity.population import DELTA, Tally, population
 
 DRAWS = 2000
 ROWS = (300, 150, 90, 60)
@@ -29,19 +29,26 @@ def judged(rows, rng, flips):
     return replace(rows, label_N=judge_N), checked_N
 
 
-def test_promises_corrected_for_the_judge_are_broken_in_at_most_delta_of_the_draws():
+def corrected_promises(draws):
+    """Certify on draws whose labels a judge gave and a hand checked in part; the truth is the hand's."""
     people, rng = population(signal=4.0), np.random.default_rng(5)
     goals = parse_goals("false_refusal <= 0.2")
-    granted = broken = 0
-    for draw in range(DRAWS):
+    granted, broken, caught = 0, 0, 0.0
+    for draw in range(draws):
         rows, checked_N = judged(people.draw(rng, ROWS), rng, (0.05, 0.1))
         how = How(confidence=1 - DELTA, seed=draw, explained=False)
         found = certify(goals, policy(3), replace(rows, hand_N=checked_N), how)
         if isinstance(found, Granted):
             granted += 1
             broken += people.rate(goals[0], found.certified.thresholds) > goals[0].level
-    assert broken <= binom.ppf(0.999, DRAWS, DELTA)
-    assert granted > DRAWS / 2
+            caught += people.caught(found.certified.thresholds)
+    return Tally(draws, granted, broken, caught / max(granted, 1))
+
+
+def test_promises_corrected_for_the_judge_are_broken_in_at_most_delta_of_the_draws():
+    seen = corrected_promises(DRAWS)
+    assert seen.broken <= binom.ppf(0.999, DRAWS, DELTA)
+    assert seen.granted > DRAWS / 2
 
 
 def test_the_corrected_interval_covers_the_rate_by_hand_and_the_judge_alone_does_not():

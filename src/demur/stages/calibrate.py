@@ -34,7 +34,7 @@ from demur.store.files import digest_file, digest_json
 from demur.store.monitor_file import read_feedback
 from demur.store.policy_file import read_policy, write_policy
 from demur.store.rewritten import calibrated_scores, correctness_file, read_rewritten, rewritten_scores
-from demur.store.rows import read_examples
+from demur.store.rows import read_examples, read_policy_rows
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores, write_scores
 
@@ -60,6 +60,7 @@ class Config:
     calibrator: str = NONE  # "auto", a name of demur.stats.calibrators.families, or "correctness-aware"
     calibrator_share: float = 0.4  # of the calibrate rows, for fitting it; thresholds are chosen on the others
     seed: int = 0  # which rows these are
+    sources: tuple[str, ...] = ()  # only rows of these, such as one tenant's or several pooled; none named: all rows
     human_labels: Path | None = None  # JSONL {"id", "label"} of a random sample: the rows' labels are then a judge's
 
     def __post_init__(self) -> None:
@@ -109,7 +110,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         made_from["human_labels"] = digest_file(config.human_labels)
     if folder.is_current("calibrate", settings, made_from):
         return read_policy(folder.policy)
-    examples = read_examples(folder.split("calibrate"))
+    examples = read_policy_rows(folder, "calibrate", config.sources)
     check_disjoint(read_examples(folder.split("train")), examples)
     fitted = _fitted(config, taxonomy, examples, (folder, rewrites))
     policy = _choose(
@@ -175,7 +176,8 @@ def _seen_through(
 def _plain(config: Config) -> dict[str, object]:
     """The settings as JSON has them: no infinity, no path. What the file of human labels says is an input."""
     limits = {k: list(map(str, v)) for k, v in config.limits.items()}
-    return {**asdict(config), "limits": limits, "human_labels": config.human_labels is not None}
+    hands = config.human_labels is not None
+    return {**asdict(config), "limits": limits, "sources": list(config.sources), "human_labels": hands}
 
 
 def _checked(
@@ -329,7 +331,7 @@ def _chosen(config: Config, taxonomy: Taxonomy, own: Sequence[Example], table: S
 
 def threshold_rows(folder: RunFolder) -> list[Example]:
     """The calibrate rows that thresholds were chosen on: all but the calibrator's own."""
-    examples, choice = read_examples(folder.split("calibrate")), read_choice(folder.calibrator)
+    examples, choice = read_policy_rows(folder, "calibrate"), read_choice(folder.calibrator)
     return apart(examples, choice.share, choice.seed)[1] if choice else examples
 
 

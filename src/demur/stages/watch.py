@@ -29,7 +29,7 @@ from demur.store.files import digest_file
 from demur.store.monitor_file import AuditRow, MonitorFile, SeriesRow, read_feedback, read_monitor, write_monitor
 from demur.store.policy_file import RateRow, policy_digest, read_policy
 from demur.store.rewritten import decided_scores
-from demur.store.rows import read_examples
+from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 
@@ -148,10 +148,10 @@ def run(config: Config, folder: RunFolder) -> Sight:
 
 
 def _reference(folder: RunFolder, policy: Policy, seed: int) -> Floats:
-    """The scores of the calibrate split; of rows made from one another one, so that they are independent."""
+    """The scores of the policy's calibrate rows; of rows made from one another one, so that they are independent."""
     table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     policy.require_model(model)
-    rows = label_scores(read_examples(folder.split("calibrate")), policy.taxonomy, table)
+    rows = label_scores(read_policy_rows(folder, "calibrate"), policy.taxonomy, table)
     alone_N = one_per_group(rows.group_N, np.ones(len(rows.label_N), dtype=bool), seed)
     return np.asarray(rows.table.logp_NC[alone_N], dtype=np.float32)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from demur.core.errors import DataError, DemurError
 from demur.core.example import Example, Kind, Message, Role, Split
 from demur.store.boundary import Strict, read_text, validated
 from demur.store.files import write_text
+from demur.store.run import RunFolder
 
 
 class MessageRow(Strict):
@@ -60,6 +61,21 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 def read_examples(path: Path) -> list[Example]:
     """Read a split written by write_examples. Raises DataError naming file and line of the first bad row."""
     return [_checked(row, f"{path}:{number}") for number, row in read_jsonl(path)]
+
+
+def read_policy_rows(folder: RunFolder, split: Split, sources: Sequence[str] | None = None) -> list[Example]:
+    """The rows of a split that are of these sources, all where none is named. None: as the run's policy was made.
+
+    Raises DataError on a source that has no row there.
+    """
+    examples = read_examples(folder.split(split))
+    if sources is None:
+        made: Any = folder.require("calibrate").settings.get("sources", ())
+        sources = made
+    known = sorted({e.source for e in examples})
+    if unknown := [s for s in sources if s not in known]:
+        raise DataError(f"no row of the {split} split is of source {unknown[0]!r}", f"sources: {', '.join(known)}")
+    return [e for e in examples if not sources or e.source in sources]
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, object]]:

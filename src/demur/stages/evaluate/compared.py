@@ -28,7 +28,7 @@ from demur.store.files import digest_file, digest_json
 from demur.store.metrics_file import UnmetGoal
 from demur.store.policy_file import read_policy
 from demur.store.rewritten import decided_scores
-from demur.store.rows import read_examples
+from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 
@@ -70,7 +70,7 @@ def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit:
     policy = read_policy(folder.policy)
     seen = replace(model, logprobs=policy.fingerprint.logprobs) if policy.fingerprint else model
     policy.require_model(seen)
-    examples = evenly(read_examples(folder.split("test")), limit)
+    examples = evenly(read_policy_rows(folder, "test"), limit)
     rows = _scored(folder, "test", examples, policy, seen)
     choice = read_choice(folder.calibrator)
     if choice is None and policy.calibrator != IDENTITY:
@@ -100,7 +100,7 @@ def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit:
 
 def _unseen(folder: RunFolder, choice: CalibratorChoice | None) -> list[Example]:
     """The calibrate rows that the calibrator has not seen: what is promised of thresholds holds on these only."""
-    examples = read_examples(folder.split("calibrate"))
+    examples = read_policy_rows(folder, "calibrate")
     return apart(examples, choice.share, choice.seed)[1] if choice else examples
 
 

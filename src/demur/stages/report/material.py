@@ -17,7 +17,7 @@ from demur.store.metrics_file import Evaluation, PolicyMetrics, read_metrics
 from demur.store.model_file import FILE_NAME, ModelFile, read_model_file
 from demur.store.policy_file import read_policy
 from demur.store.rewritten import decided_scores
-from demur.store.rows import read_examples
+from demur.store.rows import read_examples, read_policy_rows
 from demur.store.run import STAGES, Receipt, RunFolder
 from demur.store.tables import Branch, read_branches, read_scores
 
@@ -66,7 +66,7 @@ def read_material(folder: RunFolder) -> Material:
     evaluation = read_metrics(folder.metrics)
     policies = tuple(read_policy(folder.root / p.file) for p in evaluation.policies)
     splits = {s: read_examples(folder.split(s)) for s in SPLITS}
-    examples = tuple(evenly(splits["test"], evaluation.limit))
+    examples = tuple(evenly(read_policy_rows(folder, "test"), evaluation.limit))
     table, model = read_scores(decided_scores(folder, "test", policies[1].fingerprint))
     return Material(
         evaluation=evaluation,
