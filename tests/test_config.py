@@ -56,6 +56,15 @@ def test_one_seed_serves_every_stage_that_is_given_none(tmp_path):
     assert (config.seed, config.data.seed, config.train.seed) == (7, 3, 7)
 
 
+def test_an_engine_has_options_and_paths_of_its_own(tmp_path):
+    text = SOURCE + '[run]\nengine = "guard-hf"\n[engine]\nmodel = "./guard"\nrefuse = ["harmful"]\nname = "a/b"\n'
+    config = load(tmp_path, text, overrides=["engine.batch=4"])
+    assert config.engine == "guard-hf"
+    assert config.options == {"model": str(tmp_path / "guard"), "refuse": ["harmful"], "name": "a/b", "batch": 4}
+    assert config_from(config.resolved(), "config.json", base=tmp_path / "elsewhere").options == config.options
+    assert "engine" not in load(tmp_path, SOURCE).resolved()
+
+
 def test_overrides_speak_toml_and_bare_words(tmp_path):
     overrides = ["run.seed=5", "train.base = some/model", "train.learning_rate=1e-4", "data.limits.benign=9"]
     config = load(tmp_path, SOURCE, overrides=overrides)

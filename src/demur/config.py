@@ -8,11 +8,14 @@
     kind = "jsonl"                # the other keys are the fields of that class
     folder = "rows"
     files = ["a.jsonl"]
+    [engine]                      # of a guard model: the fields of its class, see demur.wiring.ENGINES
+    model = "./guard"
     [train]                       # [data], [train], [score], ...: the fields of the stage's frozen Config
     base = "tiny"
 
 A stage's section holds the fields of that stage's Config and nothing else; this module adds no setting of its own to
-them, so a setting has one home. Paths in the file are relative to the file.
+them, so a setting has one home. Paths in the file are relative to the file; in [engine], where a name may be a path or
+not, those that begin with "./" or "../".
 """
 
 from __future__ import annotations
@@ -89,6 +92,7 @@ class RunConfig:
     seed: int  # also of every stage that has a seed and is not given one
     threads: int | None  # CPU threads; None: as many as the libraries choose
     engine: str  # what scores and writes: a name of demur.wiring.ENGINES or "package.module:Class"
+    options: Mapping[str, Any]  # [engine]: fields of that class, for guard models; empty otherwise
     taxonomy: Taxonomy
     sources: Mapping[str, SourceSpec]  # by a name that is unique in the run
     data: data.Config
@@ -101,9 +105,10 @@ class RunConfig:
     def resolved(self) -> dict[str, Any]:
         """The same config as plain JSON or TOML values, every setting spelt out; config_from reads it back."""
         run = {"name": self.name, "seed": self.seed, "threads": self.threads, "engine": self.engine}
+        engine = {"engine": dict(self.options)} if self.options else {}
         stages = {name: asdict(getattr(self, name)) for name in STAGE_CONFIGS}
         stages["data"]["sources"] = [{"kind": s.kind, **s.options} for s in self.sources.values()]
-        table = {"run": run, "taxonomy": TaxonomyRow.from_core(self.taxonomy).model_dump(), **stages}
+        table = {"run": run, **engine, "taxonomy": TaxonomyRow.from_core(self.taxonomy).model_dump(), **stages}
         return {name: _plain(to_jsonable_python(section)) for name, section in table.items()}
 
 
@@ -132,6 +137,7 @@ def config_from(table: Mapping[str, Any], where: str, *, base: Path, data_folder
         seed=file.run.seed,
         threads=file.run.threads,
         engine=file.run.engine,
+        options=_options(file.engine, base),
         taxonomy=_taxonomy(file.taxonomy, where, base),
         sources=_sources(file.data.sources, where, base, data_folder),
         **{name: _anchored(stage, base) for name, stage in stages.items()},
@@ -175,7 +181,8 @@ def _file_model() -> type[Strict]:
         extra: dict[str, Any] = {"sources": (tuple[_Source, ...], Field(min_length=1))} if name == "data" else {}
         model = _model_of(kind, **extra)
         sections[name] = (model, ...) if name == "data" else (model, model())
-    return create_model("RunFile", __base__=Strict, run=(_Run, _Run()), taxonomy=(_Taxonomy, _Taxonomy()), **sections)
+    sections |= {"run": (_Run, _Run()), "taxonomy": (_Taxonomy, _Taxonomy()), "engine": (dict[str, Any], {})}
+    return create_model("RunFile", __base__=Strict, **sections)
 
 
 def _model_of(kind: type, **extra: Any) -> type[Strict]:
@@ -213,6 +220,12 @@ def _anchored(stage: Any, base: Path) -> Any:
     """The stage's Config with its paths relative to the file made absolute."""
     paths = {f.name: getattr(stage, f.name) for f in fields(stage) if isinstance(getattr(stage, f.name), Path)}
     return replace(stage, **{name: (base / path).resolve() for name, path in paths.items()})
+
+
+def _options(section: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """[engine] with its relative paths made absolute; the class that they are for checks them."""
+    relative = {k: v for k, v in section.items() if isinstance(v, str) and v.startswith(("./", "../"))}
+    return {**section, **{name: str((base / path).resolve()) for name, path in relative.items()}}
 
 
 def _taxonomy(section: _Taxonomy, where: str, base: Path) -> Taxonomy:

@@ -19,12 +19,16 @@ ENGINES = {
     "hf": "demur.engines.hf:HfEngine",
     "fake": "demur.engines.fake:FakeEngine",
     "vllm": "demur.engines.vllm_engine:VllmEngine",
+    "prompts": "demur.engines.prompt_scorer:PromptScorer",
+    "guard-chat": "demur.engines.guard_chat:ChatGuard",
+    "guard-hf": "demur.engines.hf_guard:HfGuard",
 }
 BACKENDS = {
     "hf": "demur.engines.hf_serve:HfBackend",
     "vllm": "demur.engines.gateway_plugin:PluginBackend",
     "gateway": "demur.engines.gateway:GatewayBackend",
     "openai": "demur.engines.gateway_openai:OpenAiBackend",
+    "gate": "demur.engines.pre_answer:PreAnswerBackend",
     "fake": "demur.engines.fake_backend:FakeBackend",
 }
 JUDGES = {

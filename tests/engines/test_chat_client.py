@@ -51,6 +51,28 @@ def items(count):
     return [Item(request=f"How do I do {n}?", answer=f"I won't help with {n}.") for n in range(count)]
 
 
+def ask_plainly(client, count):
+    replies = {}
+    plain = [ChatRequest(messages=(Message(role="user", content=f"q{n}"),)) for n in range(count)]
+    client.ask_many(plain, replies.__setitem__)
+    return [replies[n] for n in range(count)]
+
+
+def test_a_plain_question_is_held_to_no_format():
+    with serving(echo) as (url, stub):
+        client = ChatClient(endpoint=endpoint(url, max_tokens=7))
+        assert [r.text for r in ask_plainly(client, 3)] == ["q0", "q1", "q2"]
+    assert not {"response_format", "structured_outputs"} & {key for body in stub.bodies for key in body}
+    assert {body["max_tokens"] for body in stub.bodies} == {7}
+
+
+def test_a_plain_question_that_is_turned_down_is_asked_once():
+    with serving(lambda n, body: (400, '{"error": "content filter"}')) as (url, stub):
+        (reply,) = ask_plainly(ChatClient(endpoint=endpoint(url)), 1)
+    assert reply == Unsaid(reason='HTTP 400: {"error": "content filter"}')
+    assert len(stub.bodies) == 1
+
+
 def test_replies_come_with_their_places_and_the_record_counts_them():
     with serving(echo) as (url, stub):
         client = ChatClient(endpoint=endpoint(url, price_in=1.0, price_out=10.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,17 @@ from tests.security.site import Answer, Site, messages
 SHOWN = ("scores", "margin", "logprobs", "top_logprobs")  # keys under which a number would be a score
 
 
-def verdict(site: Site, attempt: Attempt) -> str | None:
-    """What an attempt achieved; None: nothing."""
+Look = Callable[[Site, Turns], Iterator[str]]  # what is wrong with what the model read
+
+
+def verdict(site: Site, attempt: Attempt, look: Look | None = None) -> str | None:
+    """What an attempt achieved; None: nothing. look: where the model is not in this process."""
     site.read.clear()
     answer = site.send(attempt)
-    return "; ".join(_achieved(site, attempt, answer)) or None
+    return "; ".join(_achieved(site, attempt, answer, look or _what_was_read)) or None
 
 
-def _achieved(site: Site, attempt: Attempt, answer: Answer) -> Iterator[str]:
+def _achieved(site: Site, attempt: Attempt, answer: Answer, look: Look) -> Iterator[str]:
     if answer.status not in attempt.ends:
         yield f"status {answer.status}, expected {attempt.ends}: {answer.text[:200]}"
         return
@@ -37,7 +40,7 @@ def _achieved(site: Site, attempt: Attempt, answer: Answer) -> Iterator[str]:
     notes = list(_notes(answer))
     for numbers in notes:
         yield from _scores_in(numbers)
-    yield from _what_was_read(site, attempt.reads or ())
+    yield from look(site, attempt.reads or ())
     yield from _decision(site, attempt, notes[0], everything)
 
 

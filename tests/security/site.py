@@ -78,7 +78,7 @@ def _usual(attempt: Attempt, named: set[str]) -> Iterator[tuple[str, str]]:
             yield "content-type", "application/json"
 
 
-class _Lines(logging.Handler):
+class Lines(logging.Handler):
     """Keeps the log as an operator would see it."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ def site(root: Path) -> Iterator[Site]:
     def see(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         read.append((args[0] if args else kwargs["input_ids"]).tolist())
 
-    lines = _Lines()
+    lines = Lines()
     logging.getLogger().addHandler(lines)
     before = logging.getLogger("demur").level
     logging.getLogger("demur").setLevel(logging.DEBUG)

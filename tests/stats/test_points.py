@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from demur.core.errors import DataError, Undefined
 from demur.stats.measure import auroc, errors_of
-from demur.stats.points import Resampling, f1_interval, precision_recall_points, reliability_bins, roc_points
+from demur.stats.points import (
+    Resampling,
+    auroc_interval,
+    f1_interval,
+    precision_recall_points,
+    reliability_bins,
+    roc_points,
+)
 
 
 @st.composite
@@ -96,3 +103,33 @@ def test_the_f1_interval_of_nothing_is_undefined_and_lengths_must_agree():
         f1_interval(nothing, nothing, [None] * 3, Resampling(seed=0))
     with pytest.raises(DataError, match="3 labels, 3 decisions, 2 groups"):
         f1_interval(~nothing, nothing, [None] * 2, Resampling(seed=0))
+
+
+def ranked(count, seed=5):
+    rng = np.random.default_rng(seed)
+    should_N = rng.random(count) < 0.4
+    return should_N, np.round(rng.normal(size=count) + 1.2 * should_N, 1)  # with ties
+
+
+def test_the_auroc_interval_covers_the_true_area_about_as_often_as_it_says():
+    truth = auroc(*ranked(200_000)).value
+    found = [auroc_interval(*ranked(150, seed), [None] * 150, Resampling(seed=0, draws=300)) for seed in range(300)]
+    covered = sum(low <= truth <= high for low, high in found)
+    assert 0.90 <= covered / 300 <= 0.99
+
+
+def test_copies_in_one_group_do_not_narrow_the_auroc_interval():
+    should_N, score_N = ranked(100)
+    how = Resampling(seed=0, draws=1000)
+    once = auroc_interval(should_N, score_N, [None] * 100, how)
+    names = [str(n % 100) for n in range(400)]
+    grouped = auroc_interval(np.tile(should_N, 4), np.tile(score_N, 4), names, how)
+    assert np.diff(grouped) == pytest.approx(np.diff(once), rel=0.2)
+    assert once[0] < auroc(should_N, score_N).value < once[1]
+
+
+def test_an_auroc_interval_needs_both_kinds_and_equal_lengths():
+    with pytest.raises(Undefined, match="rows of both kinds"):
+        auroc_interval(np.ones(3, dtype=bool), np.zeros(3), [None] * 3, Resampling(seed=0))
+    with pytest.raises(DataError, match="3 labels, 2 scores"):
+        auroc_interval(np.ones(3, dtype=bool), np.zeros(2), [None] * 3, Resampling(seed=0))

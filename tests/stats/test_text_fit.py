@@ -12,10 +12,13 @@ from sklearn.model_selection import train_test_split
 
 from demur.core.errors import ArtifactError, DataError
 from demur.core.text_classifier import View
+from demur.stats.measure import auroc
 from demur.stats.text_fit import PLACED, PUBLISHED, Recipe, fit_text_classifier
 from demur.store.text_model_file import read_text_classifier, write_text_classifier
 
-GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "judges.json").read_text())["shared_data_pack"]
+GOLDEN_FILE = json.loads((Path(__file__).parent.parent / "golden" / "judges.json").read_text())
+GOLDEN, PROMPT_MODELS = GOLDEN_FILE["shared_data_pack"], GOLDEN_FILE["prompt_models"]
+QUORA_FROM = 721  # the source's rows from here on are questions from Quora
 LABELLED = Path(__file__).parents[2].parent / "shared" / "data" / "response_labels.jsonl"
 needs_data = pytest.mark.skipif(not LABELLED.exists(), reason="../shared/data/response_labels.jsonl is absent")
 
@@ -30,14 +33,23 @@ TEXTS = [
 YES = np.array([True, True, True, False, False, False])
 
 
-@pytest.fixture(scope="module")
-def split():
-    """The published split of chatgpt-refusals: (train, validation, test) rows."""
+def split_of(part):
+    """The published split of chatgpt-refusals, or of its Quora part: (train, validation, test) rows."""
     rows = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
     rows = [r for r in rows if r["source"] == "chatgpt_refusals" and r["tone"] not in ("incoherent", "dontknow")]
-    rows.sort(key=lambda r: int(r["id"].split(":")[1]))
+    rows.sort(key=number)
+    rows = [r for r in rows if part == "all" or number(r) >= QUORA_FROM]
     train, rest = train_test_split(rows, test_size=0.3, random_state=0)
     return train, *train_test_split(rest, test_size=0.5, random_state=0)
+
+
+def number(row):
+    return int(row["id"].split(":")[1])
+
+
+@pytest.fixture(scope="module")
+def split():
+    return split_of("all")
 
 
 def declines(rows):
@@ -121,3 +133,28 @@ def test_the_published_forest_gives_its_figure_too(split):
     forest = RandomForestClassifier(n_estimators=300, min_samples_split=5, random_state=0).fit(x_NV, declines(train))
     found = forest.predict(vectorizer.transform([r["response"] for r in test]))
     assert int((found == declines(test)).sum()) == GOLDEN["response_RF"]["n_correct"]
+
+
+@needs_data
+@pytest.mark.parametrize("part", ["all", "quora"])
+def test_the_prompt_alone_tells_what_it_told_in_the_published_regression(part):
+    train, _, test = split_of(part)
+    golden = PROMPT_MODELS[f"{part}_LR"]
+    assert (len(train), len(test)) == (golden["n_train"], golden["n_test"])
+    made = fit_text_classifier([r["prompt"] for r in train], declines(train), PUBLISHED)
+    log_odds = np.array([made.log_odds(r["prompt"]) for r in test])
+    assert int(((log_odds > 0) == declines(test)).sum()) == golden["n_correct"]
+    assert auroc(declines(test), log_odds).value == pytest.approx(golden["auc"], abs=1e-6)
+    assert len(made.views[0].place) == golden["n_features"]
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["all", "quora"])
+def test_the_prompt_alone_tells_what_it_told_in_the_published_forest(part):
+    train, _, test = split_of(part)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 3))
+    x_NV = vectorizer.fit_transform([r["prompt"] for r in train])
+    forest = RandomForestClassifier(n_estimators=3000, min_samples_split=2, random_state=0).fit(x_NV, declines(train))
+    found = forest.predict(vectorizer.transform([r["prompt"] for r in test]))
+    assert int((found == declines(test)).sum()) == PROMPT_MODELS[f"{part}_RF"]["n_correct"]

@@ -7,23 +7,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from demur.cli.predictors import PREDICTORS
 from demur.cli.workspace import Engine, Workspace
 from demur.config import build
 from demur.core.errors import ConfigError
 from demur.core.serving import Backend
+from demur.store.blackbox_file import BlackboxFolder, read_summary
 from demur.store.boundary import read_json
 from demur.store.model_file import read_model_file
 from demur.wiring import BACKENDS, ENGINES, find
 
 KEY_VARIABLE = "DEMUR_BACKEND_KEY"  # of the server behind ours; never in a file or on a command line
-REMOTE = ("vllm", "gateway", "openai")
+GATE = "gate"
+REMOTE = ("vllm", "gateway", "openai", GATE)
+_GATE_OPTIONS = ("model", "answers_as", "refusal", "reads")  # demur.engines.pre_answer.GateSettings
+
+
+def default_backend(workspace: Workspace) -> str:
+    """The backend of a run that was told none: its own model in this process, or a gate where it has none."""
+    return GATE if workspace.config.engine in PREDICTORS else "hf"
 
 
 def make_backend(kind: str, workspace: Workspace, url: str | None, options: Mapping[str, Any], where: str) -> Backend:
-    """A backend by its name in demur.wiring.BACKENDS. Raises ConfigError for options it does not have."""
+    """A backend by its name in demur.wiring.BACKENDS. Raises ConfigError for options it does not have, and for one
+    that cannot serve this run.
+    """
+    _check_fits(kind, workspace.config.engine)
     if (url is None) == (kind in REMOTE):
         need = "needs --url" if url is None else "has no --url"
         raise ConfigError(f"backend {kind!r} {need}", f"with a url: {', '.join(REMOTE)}")
+    if kind == GATE:
+        return _gate(workspace, {**options, "url": url}, where)
     if kind in REMOTE:
         return _remote(kind, workspace, {**options, "url": url}, where)
     made: Backend
@@ -37,18 +51,49 @@ def make_backend(kind: str, workspace: Workspace, url: str | None, options: Mapp
     return made
 
 
+def _check_fits(kind: str, engine: str) -> None:
+    if engine in PREDICTORS and kind != GATE:
+        raise ConfigError(
+            f"backend {kind!r} writes with the run's model, and a run with engine {engine!r} has none",
+            "leave --backend out, and give the --url of the model behind",
+        )
+    if kind == GATE and engine not in PREDICTORS:
+        raise ConfigError(
+            f"backend {GATE!r} decides by a predictor, and the run's engine is {engine!r}",
+            f"engines that predict: {', '.join(PREDICTORS)}; this run is served by hf, vllm, gateway or openai",
+        )
+
+
+def _gate(workspace: Workspace, options: Mapping[str, Any], where: str) -> Backend:
+    """In front of any chat endpoint: the run's predictor decides, the model behind is asked for answers only."""
+    own = {name: options[name] for name in _GATE_OPTIONS if name in options}
+    if workspace.config.engine == "guard-chat" and own.get("reads") == "all":
+        raise ConfigError(
+            f'{where}: reads = "all": guard-chat reads the whole conversation, roles and all', "leave it out"
+        )
+    summary = BlackboxFolder(workspace.folder).summary
+    asked = read_summary(summary).model if summary.exists() else None  # the model that the predictor was fitted on
+    defaults = {"model": asked or workspace.config.name, "answers_as": asked}
+    backend: Backend = find(GATE, BACKENDS, "backend")(
+        link=_link({name: value for name, value in options.items() if name not in own}, where),
+        settings=build(find("demur.engines.pre_answer:GateSettings", {}, "record"), {**defaults, **own}, where),
+        scorer=Engine(workspace).loaded,
+    )
+    return backend
+
+
+def _link(options: Mapping[str, Any], where: str) -> Any:
+    link = find("demur.engines.gateway_http:Link", {}, "record")
+    return build(link, {**options, "api_key": os.environ.get(KEY_VARIABLE)}, where)
+
+
 def _remote(kind: str, workspace: Workspace, options: Mapping[str, Any], where: str) -> Backend:
     """In front of another server: it holds the run's model, we hold the run's fingerprint and tokenizer."""
     workspace.folder.require("train")
     folder = workspace.folder.model
     file = read_model_file(folder)
-    link_options = {name: value for name, value in options.items() if name != "model"}
     own = {
-        "link": build(
-            find("demur.engines.gateway_http:Link", {}, "record"),
-            {**link_options, "api_key": os.environ.get(KEY_VARIABLE)},
-            where,
-        ),
+        "link": _link({name: value for name, value in options.items() if name != "model"}, where),
         "model": options.get("model", workspace.config.name),
         "declared": file.fingerprint.to_core(),
         "keep_history": bool(file.details.get("keep_history", True)),

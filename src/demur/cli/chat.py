@@ -11,9 +11,10 @@ from rich.table import Table
 from demur.cli import options
 from demur.cli.calibrate import threshold_text
 from demur.cli.policies import named_policy, overridden
+from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note, result_console
 from demur.cli.workspace import Engine, reopen
-from demur.core.decision import Decision
+from demur.core.decision import Decision, decide
 from demur.core.errors import DemurError
 from demur.core.example import Message
 from demur.core.policy import GENERATE, Policy
@@ -29,9 +30,12 @@ HELP = "/threshold CATEGORY NUMBER | /policy natural, calibrated, NAME or FILE |
 def command(run: options.Run, threshold: options.Threshold = None, rate: options.Rate = None) -> None:
     """Talk to the trained model. Every prompt stands alone; thresholds change without training again."""
     workspace = reopen(run)
+    speaks = workspace.config.engine not in PREDICTORS
     policy = overridden(read_policy(workspace.folder.policy), threshold, rate)
     engine = Engine(workspace)
     note(HELP)
+    if not speaks:
+        note(f"engine {workspace.config.engine!r} decides and writes nothing: `demur serve` asks the model behind it")
     for line in _lines():
         if line == "/quit":
             return
@@ -39,7 +43,13 @@ def command(run: options.Run, threshold: options.Threshold = None, rate: options
             if line.startswith("/"):
                 policy = _obey(line, workspace.folder, policy)
             else:
-                ((logp_C, decision, answer),) = engine.loaded.answer([(Message(role="user", content=line),)], policy)
+                prompt = (Message(role="user", content=line),)
+                if speaks:
+                    ((logp_C, decision, answer),) = engine.loaded.answer([prompt], policy)
+                else:
+                    policy.require_model(engine.fingerprint)
+                    logp_C = engine.logp([prompt])[0]
+                    decision, answer = decide(policy, logp_C), None
                 _show(policy, logp_C, decision, answer)
         except DemurError as e:  # a slip of the finger ends no conversation
             note(str(e))
@@ -75,15 +85,20 @@ def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
     return policy
 
 
-def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer) -> None:
+def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | None) -> None:
     console, table = result_console(), Table.grid(padding=(0, 1))
     p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0].astype(np.float64))  # what thresholds are compared with
     for name, p in zip(policy.taxonomy.choices, p_C, strict=True):
         table.add_row(name, "█" * round(p * BAR_WIDTH), f"{p:.4f}")
     console.print(table)
     console.print(f"decision: {decision.choice}", style="bold red" if decision.refuses else "bold green")
-    text = answer.text
-    if decision.refuses and (template := policy.category(decision.choice).on_refuse) != GENERATE:
-        text = template
-    console.print(text if answer.finished else f"{text} ...", markup=False)
+    console.print(_text(policy, decision, answer), markup=False)
     console.print()
+
+
+def _text(policy: Policy, decision: Decision, answer: Answer | None) -> str:
+    if decision.refuses and (template := policy.category(decision.choice).on_refuse) != GENERATE:
+        return template
+    if answer is None:
+        return ""
+    return answer.text if answer.finished else f"{answer.text} ..."

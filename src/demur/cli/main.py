@@ -73,6 +73,10 @@ VERBS = {
     "judge-train": Verb(
         "Train a judge on labelled answers, in seconds.", "demur judge-train answers.jsonl --out judge.npz"
     ),
+    "blackbox": Verb(
+        "Learn which prompts somebody else's model declines, from its answers.",
+        "demur blackbox prompts.jsonl --url http://localhost:8000/v1 --model big --out runs/bb",
+    ),
     "watch": Verb(
         "Say whether live scores and labels still support what was promised.",
         "demur watch runs/a --scores monday.parquet --feedback monday.jsonl",

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
+from demur.cli.calibrate import promise_line
 from demur.cli.evaluate import print_evaluation
+from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note
 from demur.cli.steps import Steps
 from demur.cli.workspace import Workspace, create
@@ -39,7 +41,10 @@ def default_folder(config: RunConfig) -> Path:
 
 
 def run_all(workspace: Workspace, start: Stage | None = None) -> None:
-    """Every stage in turn; the measured table on stdout, the report's path last."""
+    """Every stage in turn; the measured table on stdout, the report's path last.
+
+    Where the run's engine writes no answers, there is none to measure: its policy is the last stage.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
             "several processes cannot share `demur run`", "launch only the training so: torchrun ... -m demur train RUN"
@@ -47,6 +52,14 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
     if start is not None:
         _forget(workspace.folder, start)
     steps = Steps(workspace)
+    if workspace.config.engine in PREDICTORS:
+        policy = [steps.perform(stage) for stage in STAGES[: STAGES.index("evaluate")]][-1]
+        for promise in policy.promises:
+            note(promise_line(promise))
+        note(f"left out: evaluate and report; engine {workspace.config.engine!r} writes no answers")
+        note(f"next: demur serve {workspace.folder.root} --url URL")
+        return
+    steps.check_judge()  # a misspelt judge must not come to light after the training
     results = {stage: steps.perform(stage) for stage in STAGES}
     print_evaluation(results["evaluate"])
     note(f"report: {results['report']}")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from demur.cli import options
-from demur.cli.backends import make_backend
+from demur.cli.backends import default_backend, make_backend
 from demur.cli.show import note
 from demur.cli.workspace import Workspace, reopen
 from demur.config import build
@@ -62,9 +62,9 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Tenants and keys. Default: this machine only, no key.")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="hf (in this process), vllm, gateway or openai.")
+        str | None, typer.Option(metavar="NAME", help="hf (in this process), vllm, gateway, openai or gate.")
     ] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Of the server behind vllm, gateway, openai.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Of the server behind, for all but hf.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind to. Default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8000; 0: any.")] = None,
 ) -> None:
@@ -73,7 +73,7 @@ def command(
     flags = {"host": host, "port": port}, {"policies": policies, "tenants": tenants}, {"kind": backend, "url": url}
     told = _told(config, workspace, *[{k: v for k, v in part.items() if v is not None} for part in flags])
     tenants_read = read_tenants(told.files.tenants) if told.files.tenants else None
-    kind, at = told.backend.pop("kind", "hf"), told.backend.pop("url", None)
+    kind, at = told.backend.pop("kind", default_backend(workspace)), told.backend.pop("url", None)
     made = make_backend(kind, workspace, at, told.backend, f"{config}: backend")
     access = Access(
         policies=read_folder(told.files.policies or workspace.folder.policy, made.fingerprint),

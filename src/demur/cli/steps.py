@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from demur.cli.judges import Settings, build_judge, read_settings
+from demur.cli.predictors import GUARDS, make_predictor, require_writer
 from demur.cli.show import bar, duration, note
 from demur.cli.workspace import Engine, Workspace
 from demur.config import build_sources
@@ -18,6 +20,7 @@ from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
 from demur.stages import calibrate, data, evaluate, report, score, train
+from demur.stages.blackbox import page, predictor
 from demur.store.run import RunFolder, Stage
 from demur.wiring import JUDGES, SOURCES, TRAINERS, find
 
@@ -40,6 +43,13 @@ class Steps:
         """The trained model, shared by all steps that ask it. Raises ArtifactError before training has finished."""
         return Engine(self._workspace)
 
+    def check_judge(self) -> Settings:
+        """The settings of the run's judge. Raises ConfigError if they or its name cannot be read; loads no model."""
+        config = self._config.evaluate
+        find(config.judge, JUDGES, "judge")
+        settings = read_settings(config.judge_settings, (), self._folder.stage("evaluate") / "labels.sqlite")
+        return replace(settings, tokens=self._config.taxonomy.tokens)
+
     def perform(self, stage: Stage) -> Any:
         """Run one stage, or find it done."""
         before, start = _made_at(self._folder, stage), time.monotonic()
@@ -55,8 +65,17 @@ class Steps:
 
     def _train(self, progress: Progress) -> TrainedModel | None:
         settings = self._config.train
+        if self._config.engine == predictor.KIND:
+            return train.run(settings, self._config.taxonomy, predictor.PromptTrainer(), self._folder, progress)
+        if self._config.engine in GUARDS:
+            return self._adopt()
         trainer = _LazyTrainer(replace(settings, processes=self._processes or settings.processes))
         return train.run(settings, self._config.taxonomy, trainer, self._folder, progress)
+
+    def _adopt(self) -> TrainedModel:
+        config = self._config
+        guard = make_predictor(config, self._folder.model, config.taxonomy.tokens)
+        return train.adopt({"engine": config.engine, **config.options}, config.taxonomy, guard, self._folder)
 
     def _score(self, progress: Progress) -> Mapping[Any, Any]:
         return score.run(self._config.score, self.engine, self._folder, progress)
@@ -67,11 +86,19 @@ class Steps:
         return policy
 
     def _evaluate(self, progress: Progress) -> evaluate.Evaluation:
-        judge = find("phrases", JUDGES, "judge")()
-        return evaluate.run(self._config.evaluate, self.engine, judge, self._folder, progress)
+        require_writer(self._config, "evaluate")
+        judge, tell = build_judge(self._config.evaluate.judge, self.check_judge())
+        try:
+            return evaluate.run(self._config.evaluate, self.engine, judge, self._folder, progress)
+        finally:
+            tell()
 
     def _report(self, progress: Progress) -> Path:
-        path = report.run(self._config.report, self._folder)
+        if self._config.engine == predictor.KIND:
+            path = page.run(self._folder, self._config.taxonomy)
+        else:
+            require_writer(self._config, "report")
+            path = report.run(self._config.report, self._folder)
         progress(1, 1)
         return path
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from demur.cli.predictors import PREDICTORS, check_engine, make_predictor, require_writer
 from demur.config import RunConfig, config_from
 from demur.core.errors import ArtifactError
 from demur.core.policy import Fingerprint
@@ -37,8 +38,9 @@ class Workspace:
 
 def create(config: RunConfig, root: Path) -> Workspace:
     """A run folder that keeps this config as config.json. Raises ArtifactError if it cannot be written."""
+    workspace = _workspace(config, root)
     write_json(root / "config.json", config.resolved())
-    return _workspace(config, root)
+    return workspace
 
 
 def reopen(root: Path) -> Workspace:
@@ -50,6 +52,7 @@ def reopen(root: Path) -> Workspace:
 
 
 def _workspace(config: RunConfig, root: Path) -> Workspace:
+    check_engine(config)
     if config.threads is not None:
         # Read by OpenMP when torch is imported, which has not happened yet; children inherit it.
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
@@ -76,15 +79,8 @@ class Engine:
     @cached_property
     def loaded(self) -> Any:
         """The engine itself. Raises ArtifactError if the model it loads is not the one that demur.json describes."""
-        config, folder = self._workspace.config, self._workspace.folder.model
-        own = {"threads": config.threads} if config.engine == "hf" else {}
-        engine = find(config.engine, ENGINES, "engine")(
-            model=folder,
-            tokens=self._fingerprint.tokens,
-            keep_history=bool(self._file.details.get("keep_history", True)),
-            max_new_tokens=config.evaluate.max_new_tokens,
-            **own,
-        )
+        folder = self._workspace.folder.model
+        engine = self._made()
         differences = engine.fingerprint.differences(self._fingerprint)
         if differences:
             raise ArtifactError(
@@ -92,6 +88,19 @@ class Engine:
                 "restore the folder, or train again: demur train",
             )
         return engine
+
+    def _made(self) -> Any:
+        config, folder = self._workspace.config, self._workspace.folder.model
+        if config.engine in PREDICTORS:
+            return make_predictor(config, folder, self._fingerprint.tokens)
+        own = {"threads": config.threads} if config.engine == "hf" else {}
+        return find(config.engine, ENGINES, "engine")(
+            model=folder,
+            tokens=self._fingerprint.tokens,
+            keep_history=bool(self._file.details.get("keep_history", True)),
+            max_new_tokens=config.evaluate.max_new_tokens,
+            **own,
+        )
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """See core.ports.Scorer."""
@@ -102,5 +111,6 @@ class Engine:
         self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
     ) -> list[dict[int, Answer]]:
         """See core.ports.Generator."""
+        require_writer(self._workspace.config, "writing answers")
         answers: list[dict[int, Answer]] = self.loaded.branches(prompts, columns, progress)
         return answers

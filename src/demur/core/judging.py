@@ -58,11 +58,11 @@ def judge_all(judge: Judge, items: Sequence[Item], progress: Progress = no_progr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatRequest:
-    """One question to a chat model. Temperature 0 always: a judge does not gamble."""
+    """One question to a chat model. Temperature 0 always: a judge does not gamble, and an answer can be had again."""
 
     messages: tuple[Message, ...]
-    json_schema: Mapping[str, Any]  # what the answer must fit, where the endpoint can see to it
-    choices: tuple[str, ...]  # what an endpoint without JSON schemas may be held to instead
+    json_schema: Mapping[str, Any] | None = None  # what the answer must fit, if the endpoint can see to it; None: text
+    choices: tuple[str, ...] = ()  # what an endpoint without JSON schemas may be held to instead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +73,9 @@ class Said:
     model: str  # the name under which the endpoint answered
     # per generated token: its text, and (text, natural-log probability) of the likeliest ones; empty if not told
     tokens: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
+
+
+NOT_ASKED = "not asked"  # how the reason begins where the budget was spent before the question was sent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

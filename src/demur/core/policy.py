@@ -22,6 +22,7 @@ NEVER = math.inf  # a threshold above every probability
 ALWAYS = 0.0  # a threshold at or below every probability
 GENERATE = "generate"  # on_refuse: let the model write its own refusal
 LOGPROB_CONVENTION = "raw-logprobs/full-vocabulary/temperature-1/float32"
+PREDICTED = "predicted/"  # how the convention of scores begins that no language model gave: see core.predictor
 LANGUAGE_TAG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647 section 2.1, without "*"
 
 
@@ -39,8 +40,13 @@ class Fingerprint:
 
     @property
     def as_scored(self) -> Fingerprint:
-        """The same model behind raw scores, whatever this one's were made into."""
-        return replace(self, logprobs=LOGPROB_CONVENTION)
+        """The same model behind raw scores, whatever this one's were made into. Predicted scores are raw."""
+        return self if self.predicted else replace(self, logprobs=LOGPROB_CONVENTION)
+
+    @property
+    def predicted(self) -> bool:
+        """Whether the scores come from a predictor beside the model that answers: see core.predictor."""
+        return self.logprobs.startswith(PREDICTED)
 
     def differences(self, other: Fingerprint) -> tuple[str, ...]:
         """Names of the fields in which two fingerprints differ."""

@@ -51,6 +51,7 @@ class Part:
     tokens: int = 0  # generated for this piece
     finish: Finish | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()  # OpenAI's shape, whole, in the last part only
+    prompt_tokens: int | None = None  # of the prompt, where that is known only now; else see Reply
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

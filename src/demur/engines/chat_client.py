@@ -16,7 +16,7 @@ from typing import Any, Literal
 import httpx
 
 from demur.core.errors import ConfigError, DemurError, EngineError
-from demur.core.judging import ChatRequest, Reply, Said, Unsaid
+from demur.core.judging import NOT_ASKED, ChatRequest, Reply, Said, Unsaid
 
 Format = Literal["json_schema", "choice", "text"]
 FORMATS: tuple[Format, ...] = ("json_schema", "choice", "text")
@@ -38,12 +38,14 @@ class Endpoint:
     max_tokens: int = 300
     seed: int | None = 0
     logprobs: bool = False  # asks for the likeliest tokens, from which a label's probability is read
+    likeliest: int = 5  # how many of them
     in_flight: int = 64  # requests at a time
     timeout_s: float = 60.0  # of one request, from sending to the last byte
     tries: int = 6  # of one request
     first_wait_s: float = 0.5  # doubled with each try, drawn between 0 and that
     most_calls: int | None = None  # the budget: nothing is sent once it is reached
     most_tokens: int | None = None  # prompt and completion together, as the endpoint counts them
+    most_price: float | None = None  # in the caller's currency, by the two prices
     price_in: float = 0.0  # per million prompt tokens, in the caller's currency
     price_out: float = 0.0  # per million completion tokens
 
@@ -51,6 +53,8 @@ class Endpoint:
         for name in ("max_tokens", "in_flight", "timeout_s", "tries"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be above 0", "correct it, or leave it out")
+        if self.most_price is not None and not self.price_in + self.price_out > 0:
+            raise ConfigError(f"most_price = {self.most_price:g} without a price", "set price_in and price_out")
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"url {self.url!r} is no HTTP address", "such as http://localhost:8000/v1")
 
@@ -83,6 +87,7 @@ class ChatClient:
     endpoint: Endpoint
     spent: Spent = field(default_factory=Spent)
     _format: Format | None = None  # the best one that the endpoint takes, once that is known
+    _trusted: ssl.SSLContext | None = None  # made once: it takes longer than a request
 
     @property
     def asked_as(self) -> str:
@@ -96,7 +101,7 @@ class ChatClient:
 
     async def _ask_many(self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]) -> None:
         e, places = self.endpoint, iter(range(len(requests)))
-        trusted = ssl.create_default_context()  # made once: it takes longer than a request
+        self._trusted = trusted = self._trusted or ssl.create_default_context()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(e.in_flight, len(requests))):
@@ -140,7 +145,7 @@ class ChatClient:
     async def _try(self, http: httpx.AsyncClient, request: ChatRequest) -> tuple[Reply | None, tuple[str, float]]:
         """(reply, ...) or (None, (what went wrong, seconds that the endpoint asks to wait))."""
         while True:
-            sent_as = self._format or self.endpoint.format
+            sent_as = (self._format or self.endpoint.format) if request.json_schema is not None else "text"
             try:
                 return await self._send(http, request, sent_as)
             except _Refused as e:
@@ -196,9 +201,11 @@ class ChatClient:
     def _over_budget(self) -> str | None:
         e, s = self.endpoint, self.spent
         if e.most_calls is not None and s.calls >= e.most_calls:
-            return f"not asked: the budget of {e.most_calls} calls is spent"
+            return f"{NOT_ASKED}: the budget of {e.most_calls} calls is spent"
         if e.most_tokens is not None and s.prompt_tokens + s.completion_tokens >= e.most_tokens:
-            return f"not asked: the budget of {e.most_tokens} tokens is spent"
+            return f"{NOT_ASKED}: the budget of {e.most_tokens} tokens is spent"
+        if e.most_price is not None and s.price(e) >= e.most_price:
+            return f"{NOT_ASKED}: the budget of {e.most_price:g} in your currency is spent"
         return None
 
     def _pause_s(self, attempt: int) -> float:
@@ -216,7 +223,7 @@ def _body(endpoint: Endpoint, request: ChatRequest, sent_as: Format) -> dict[str
     if endpoint.seed is not None:
         body["seed"] = endpoint.seed
     if endpoint.logprobs:
-        body |= {"logprobs": True, "top_logprobs": 5}
+        body |= {"logprobs": True, "top_logprobs": endpoint.likeliest}
     if sent_as == "json_schema":
         schema = {"name": "label", "strict": True, "schema": request.json_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}

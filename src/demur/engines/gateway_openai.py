@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-from pydantic import BaseModel
 
 from demur.core.decision import Decision
 from demur.core.errors import BackendDown, EngineError
@@ -22,9 +20,10 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Part, Reply
 from demur.engines.gateway_bounds import settle
-from demur.engines.gateway_http import LOG, Link, Wire, broken_off, parsed
-from demur.engines.gateway_parts import Parts, finish_of, is_silent, nothing
-from demur.engines.gateway_tools import CallParts, response_format, wants_call, with_tools
+from demur.engines.gateway_chat import Chat, choice_of, require_served, writing
+from demur.engines.gateway_http import Link, Wire, parsed
+from demur.engines.gateway_parts import Parts, finish_of, is_silent, nothing, response_format
+from demur.engines.tool_calls import Mode, Schema, Written, mode_of, text_or_call, with_tools
 
 TOP = 20  # the most that the protocol allows
 WORD_JOINER = "\u2060"  # invisible, and no break for a reader
@@ -32,53 +31,12 @@ _PREFILL = {"continue_final_message": True, "add_generation_prompt": False}
 _BAN = -100.0
 
 
-class _Token(BaseModel):
-    token: str
-    logprob: float
-
-
-class _Position(_Token):
-    top_logprobs: list[_Token] = []
-
-
-class _Logprobs(BaseModel):
-    content: list[_Position] | None = None
-
-
-class _Delta(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    delta: _Delta = _Delta()
-    logprobs: _Logprobs | None = None
-    finish_reason: str | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int
-
-
-class _Chat(BaseModel):
-    model: str = ""
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: Any = None
-
-
-class _Card(BaseModel):
-    id: str
-
-
-class _Models(BaseModel):
-    data: list[_Card]
-
-
 @dataclass(kw_only=True, eq=False)
 class OpenAiBackend:
     """Implements demur.core.serving.Backend in front of any chat endpoint with log-probabilities and prefill.
 
     declared: the fingerprint that the operator vouches for; nothing of it can be checked from here.
+    Raises EngineError for a literal that cannot be broken.
     """
 
     link: Link
@@ -93,6 +51,8 @@ class OpenAiBackend:
     def __post_init__(self) -> None:
         self._wire = Wire(self.link)
         longest_first = sorted({*self.declared.tokens, *self.literals}, key=len, reverse=True)
+        if whole := [t for t in longest_first if len(t) < 2 or WORD_JOINER in t]:
+            raise EngineError(f"{whole} cannot be broken by a word joiner", "name literals of two characters or more")
         self._literal = re.compile("|".join(map(re.escape, longest_first)))
         self._looking = asyncio.Lock()
 
@@ -108,7 +68,7 @@ class OpenAiBackend:
         EngineError for a schema or a tool choice that cannot be honoured, and BackendDown, -Timeout or -Busy.
         """
         ask.policy.require_model(self.declared)
-        call = wants_call(ask)
+        mode = mode_of(ask)
         if self._answers_as is None:
             async with self._looking:
                 if self._answers_as is None:  # still: all first requests waited here, and one look is enough
@@ -117,7 +77,7 @@ class OpenAiBackend:
         decision, logp_C = settle(ask.policy, listed, self.declared.tokens)
         parts: AsyncIterator[Part] = nothing()
         if not is_silent(ask.policy, decision):
-            parts = await self._go_on(ask, decision, call=call and not decision.refuses)
+            parts = await self._answer(ask, decision, mode)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts)
 
     async def ready(self) -> None:
@@ -129,10 +89,7 @@ class OpenAiBackend:
             await self._look()
 
     async def _look(self) -> None:
-        served = await self._wire.get("models", _Models)
-        if all(m.id != self.model for m in served.data):
-            LOG.error("upstream serves %s, not %r", [m.id for m in served.data], self.model)
-            raise BackendDown(f"the backend does not serve {self.model!r}", "check the model's name")
+        await require_served(self._wire, self.model)
         if self._answers_as is None:
             self._answers_as = await self._try_prefill()
 
@@ -158,25 +115,33 @@ class OpenAiBackend:
         """Log-probability of the most probable first tokens, and the prompt's tokens."""
         body = {"messages": messages, "logprobs": True, "top_logprobs": TOP, "max_tokens": 1}
         # Temperature 1: some servers report what is left after processing.
-        chat = await self._wire.ask("chat/completions", {"model": self.model, "temperature": 1.0, **body}, _Chat)
-        choice = self._choice(chat, self._answers_as or chat.model)
+        chat = await self._wire.ask("chat/completions", {"model": self.model, "temperature": 1.0, **body}, Chat)
+        choice = choice_of(chat, self._answers_as or chat.model)
         content = (choice.logprobs.content if choice and choice.logprobs else None) or []
         if not content or not content[0].top_logprobs:
             raise BackendDown("the backend reports no log-probabilities", "it needs logprobs and top_logprobs")
         listed = {t.token: min(t.logprob, 0.0) for t in reversed(content[0].top_logprobs)}
         return listed, chat.usage.prompt_tokens if chat.usage else 0
 
-    async def _go_on(self, ask: Ask, decision: Decision, *, call: bool) -> AsyncIterator[Part]:
+    async def _answer(self, ask: Ask, decision: Decision, mode: Mode) -> Written:
+        """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
+        write = partial(self._go_on, ask, decision.column)
+        if decision.refuses:
+            return await write(ask.messages, None)
+        if mode == "none":
+            return await write(ask.messages, ask.json_schema)
+        return await text_or_call(ask, mode, partial(write, with_tools(ask)))
+
+    async def _go_on(self, ask: Ask, column: int, messages: Prompt, schema: Schema | None) -> Parts:
         """Begin to write after the control token."""
-        messages = self._rendered(with_tools(ask) if call else ask.messages)
-        body = {**self._after(messages, decision.column), **_writing(ask), "stream": True}
-        if not decision.refuses and (wanted := response_format(ask, call=call)) is not None:
+        body = {**self._after(self._rendered(messages), column), **writing(ask), "stream": True}
+        if (wanted := response_format(schema)) is not None:
             body["response_format"] = wanted
         events = await self._wire.stream("chat/completions", body)
         parts = Parts(events, partial(self._part, answers_as=self._answers_as or ""))
-        if "response_format" in body:
+        if wanted is not None:
             await parts.begin()  # some accept any schema at first and say what is wrong with it in the stream
-        return CallParts(parts) if call else parts
+        return parts
 
     def _after(self, messages: list[dict[str, Any]], column: int) -> dict[str, Any]:
         """A request to go on after a control token, never to write another."""
@@ -191,8 +156,8 @@ class OpenAiBackend:
         """
         messages = [{"role": "user", "content": "Hello."}]
         asked = {"model": self.model, "messages": messages, "max_tokens": 1}
-        plain = await self._wire.ask("chat/completions", asked, _Chat)
-        opened = await self._wire.ask("chat/completions", {**self._after(messages, 0), "max_tokens": 1}, _Chat)
+        plain = await self._wire.ask("chat/completions", asked, Chat)
+        opened = await self._wire.ask("chat/completions", {**self._after(messages, 0), "max_tokens": 1}, Chat)
         counted = [c.usage.prompt_tokens if c.usage else None for c in (plain, opened)]
         if None in counted or counted[1] != counted[0] + 1:  # type: ignore[operator]
             raise EngineError(
@@ -202,32 +167,12 @@ class OpenAiBackend:
             )
         return plain.model
 
-    def _choice(self, chat: _Chat, answers_as: str) -> _Choice | None:
-        if chat.error is not None:
-            raise broken_off(chat.error)
-        if chat.model != answers_as:
-            LOG.error("upstream answers as %r, at start-up it was %r", chat.model, answers_as)
-            raise BackendDown("the backend serves another model than at start-up", "restart once it is back")
-        return chat.choices[0] if chat.choices else None
-
     def _part(self, data: bytes, answers_as: str) -> Part | None:
         """One event as a part; the protocol sends about a token an event."""
-        choice = self._choice(parsed(data, _Chat), answers_as)
+        choice = choice_of(parsed(data, Chat), answers_as)
         if choice is None:
             return None
         text = choice.delta.content or ""
         if choice.finish_reason is None and not text:
             return None
         return Part(text=text, tokens=1 if text else 0, finish=finish_of(choice.finish_reason))
-
-
-def _writing(ask: Ask) -> Mapping[str, Any]:
-    """How the answer is to be written, in fields that every server knows."""
-    s = ask.sampling
-    optional = {"seed": s.seed, "stop": list(s.stop) or None}
-    return {
-        "max_tokens": s.max_tokens,
-        "temperature": s.temperature,
-        "top_p": s.top_p,
-        **{name: value for name, value in optional.items() if value is not None},
-    }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from demur.core.decision import Decision
-from demur.core.errors import BackendDown, EngineError
+from demur.core.errors import BackendDown
 from demur.core.policy import GENERATE, Policy
 from demur.core.serving import Finish, Part
 from demur.engines.gateway_http import LOG, Events
@@ -40,8 +42,8 @@ class Parts:
             part = await self._next()
             if part.finish is not None:
                 self._ended = True
-                async for data in self._events:
-                    self._read(data)
+                async for data in self._events:  # some count only now
+                    part = _with_count(part, self._read(data))
         except BaseException:  # also when the reader is cancelled: nobody will ask for the rest
             await self.aclose()
             raise
@@ -60,6 +62,12 @@ class Parts:
             if (read := self._read(data)) is not None:
                 return read
         raise BackendDown("the backend ended the answer without saying why", "ask again")
+
+
+def _with_count(last: Part, after: Part | None) -> Part:
+    if after is None:
+        return last
+    return replace(last, tokens=last.tokens + after.tokens, prompt_tokens=after.prompt_tokens or last.prompt_tokens)
 
 
 def finish_of(reason: str | None) -> Finish | None:
@@ -84,11 +92,8 @@ async def nothing() -> AsyncIterator[Part]:
         yield part
 
 
-async def collected(parts: Parts) -> tuple[str, int, Finish]:
-    """The whole text of an answer, its tokens, and why it ended."""
-    text, tokens = "", 0
-    async for part in parts:
-        text, tokens = text + part.text, tokens + part.tokens
-        if part.finish is not None:
-            return text, tokens, part.finish
-    raise EngineError("an answer without an end", "report this")
+def response_format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the answer must look like, in the words of OpenAI's protocol; {}: any JSON object, None: anything."""
+    if not schema:
+        return None if schema is None else {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}

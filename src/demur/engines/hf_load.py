@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
@@ -79,15 +79,16 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_model(name: str | Path, dtype: str | None, device: str | None) -> Any:
-    """A causal language model in evaluation mode; a folder is read without touching the network or itself.
+def load_model(name: str | Path, dtype: str | None, device: str | None, loader: Any = AutoModelForCausalLM) -> Any:
+    """A model in evaluation mode; a folder is read without touching the network or itself.
 
-    dtype: of the weights; None: as stored. device: None: the first GPU if there is one. Raises EngineError when the
-    checkpoint cannot be read, or lacks weights that would then be random.
+    dtype: of the weights; None: as stored. device: None: the first GPU if there is one. loader: transformers' class
+    for this kind of model. Raises EngineError when the checkpoint cannot be read, or lacks weights that would then be
+    random.
     """
     if dtype is not None and dtype not in DTYPES:
         raise EngineError(f"unknown dtype {dtype!r}", f"known: {', '.join(DTYPES)}")
-    loader: Any = AutoModelForCausalLM
+    what = "sequence classifier" if loader is AutoModelForSequenceClassification else "causal language model"
     try:
         with no_progress_bars():
             model, found = loader.from_pretrained(
@@ -99,12 +100,12 @@ def load_model(name: str | Path, dtype: str | None, device: str | None) -> Any:
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         reason = str(e).strip().partition("\n")[0]
-        raise EngineError(f"cannot load {str(name)!r}: {reason}", "expected a causal language model's folder") from None
+        raise EngineError(f"cannot load {str(name)!r}: {reason}", f"expected a {what}'s folder") from None
     if found["missing_keys"]:
         lacking = sorted(found["missing_keys"])
         raise EngineError(
             f"{str(name)!r} lacks {len(lacking)} weights, first {lacking[0]!r}",
-            "they would be random: use a checkpoint that was saved as a causal language model",
+            f"they would be random: use a checkpoint that was saved as a {what}",
         )
     return model.eval()
 

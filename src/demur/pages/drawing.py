@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from demur.core.decision import log_odds
-from demur.pages.parts import Spec
+from demur.pages.parts import MeasuredOf, Spec
 
 INK, SOFT, PAGE, REFUSE, ANSWER, MIXED = "--ink", "--soft", "--page", "--refuse", "--answer", "--mixed"
 WIDEST_ODDS = 9.2  # log-odds of 0.9999: what lies beyond is drawn there
@@ -59,6 +59,27 @@ def line(x: Sequence[float], y: Sequence[float], name: str = "") -> Spec:
 def diagonal() -> Spec:
     """Chance, or perfect calibration."""
     return line([0.0, 1.0], [0.0, 1.0]) | {"line": {"color": SOFT, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
+
+
+def rate_marks(mean: Sequence[float], rates: Sequence[MeasuredOf]) -> Spec:
+    """A reliability diagram's marks: what was observed over the mean probability, each with its interval."""
+    value = [r.value or 0.0 for r in rates]
+    bars: Spec = {
+        "type": "data",
+        "array": [(r.high or 0.0) - v for r, v in zip(rates, value, strict=True)],
+        "arrayminus": [v - (r.low or 0.0) for r, v in zip(rates, value, strict=True)],
+        "color": REFUSE,
+        "thickness": 1,
+        "width": 0,
+    }
+    return line(mean, value) | {
+        "mode": "markers+lines",
+        "marker": {"color": REFUSE, "size": 8},
+        "line": {"color": REFUSE, "width": 1},
+        "error_y": bars,
+        "customdata": [r.of for r in rates],
+        "hovertemplate": "says %{x:.1%}, is %{y:.1%} of %{customdata} prompts<extra></extra>",
+    }
 
 
 def odds(probability: float) -> float:

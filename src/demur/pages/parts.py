@@ -32,6 +32,15 @@ class Measured(Protocol):
         ...
 
 
+class MeasuredOf(Measured, Protocol):
+    """A rate that knows its rows."""
+
+    @property
+    def of(self) -> int:
+        """How many rows."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """A figure that is no rate, with its 95 % interval."""

@@ -122,7 +122,8 @@ class _Writing:
         self._case = case
         self._verdicts = verdicts
         self._visit = visit
-        self._tokens = 0
+        first = verdicts[0].reply
+        self._prompt_tokens, self._tokens = first.prompt_tokens if first else 0, 0
 
     async def whole(self, head: Head) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
@@ -191,6 +192,8 @@ class _Writing:
         ended = False
         async for part in verdict.reply.parts:
             self._tokens += part.tokens
+            if part.prompt_tokens is not None:
+                self._prompt_tokens = part.prompt_tokens
             ended = part.finish is not None
             yield part
         if not ended:
@@ -202,10 +205,8 @@ class _Writing:
         return reason
 
     def _usage(self) -> dict[str, int]:
-        first = self._verdicts[0].reply
-        self._visit.prompt_tokens = first.prompt_tokens if first else 0
-        self._visit.completion_tokens = self._tokens
-        return usage(self._visit.prompt_tokens, self._tokens)
+        self._visit.prompt_tokens, self._visit.completion_tokens = self._prompt_tokens, self._tokens
+        return usage(self._prompt_tokens, self._tokens)
 
 
 def _head(house: House, case: Case, first: Verdict, caller: Caller) -> Head:

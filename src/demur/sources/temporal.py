@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any
 
-from demur.core.errors import EngineError
+from demur.core.asking import Asker, Replies, not_asked
 from demur.core.example import Example, Message, fold
 from demur.core.judging import Chat, ChatRequest, Reply, Said, Unsaid
 from demur.core.ports import Progress, no_progress
@@ -70,18 +70,6 @@ _RELATIVE = re.compile(
 )
 
 
-class Replies(Protocol):
-    """Replies that were paid for. Implemented by demur.store.reply_file."""
-
-    def get(self, key: str) -> Said | None:
-        """The reply under a key, if there is one."""
-        ...
-
-    def put(self, key: str, said: Said) -> None:
-        """Keep a reply, at once."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
     """A question with the day of its event."""
@@ -118,7 +106,6 @@ class Builder:
     chat: Chat
     replies: Replies
     cutoff: Cutoff
-    _model: str | None = field(default=None, init=False)
 
     def build(self, articles: Sequence[Article], progress: Progress = no_progress) -> Built:
         """Write a question per article, check its dates, drop repeated ones, and keep those labelled as meant.
@@ -128,7 +115,8 @@ class Builder:
         """
         rejected: Counter[str] = Counter()
         total = 2 * len(articles)
-        written = self._ask([_writing(a) for a in articles], lambda done: progress(done, total))
+        asker = Asker(chat=self.chat, replies=self.replies)
+        written = asker.ask([_writing(a) for a in articles], lambda done: progress(done, total))
         questions: dict[str, Question] = {}
         for article, reply in zip(articles, written, strict=True):
             made = _why_not(reply) or _question(article, self.cutoff, reply)
@@ -140,7 +128,7 @@ class Builder:
                 questions[key] = made
         asked = [*questions.values()]
         skipped = total - len(articles) - len(asked)
-        said = self._ask(
+        said = asker.ask(
             [_labelling(q, self.cutoff) for q in asked],
             lambda done: progress(len(articles) + skipped + done, total),
         )
@@ -152,43 +140,7 @@ class Builder:
             else:
                 kept.append(question)
         progress(total, total)
-        return Built(questions=tuple(kept), rejected=rejected, model=self._model)
-
-    def _ask(self, requests: Sequence[ChatRequest], tell: Callable[[int], None]) -> list[Reply]:
-        """A reply per request, in order; known ones are looked up, new ones kept as they come."""
-        keys = [_key(self.chat.asked_as, r) for r in requests]
-        found: dict[int, Reply] = {n: said for n, key in enumerate(keys) if (said := self.replies.get(key))}
-        for known in found.values():
-            self._same_model(known)
-        todo = [n for n in range(len(requests)) if n not in found]
-
-        def on_reply(place: int, reply: Reply) -> None:
-            n = todo[place]
-            found[n] = reply
-            if isinstance(reply, Said):
-                self._same_model(reply)
-                self.replies.put(keys[n], reply)
-            tell(len(found))
-
-        if todo:
-            self.chat.ask_many([requests[n] for n in todo], on_reply)
-        return [found[n] for n in range(len(requests))]
-
-    def _same_model(self, reply: Reply) -> None:
-        if not isinstance(reply, Said):
-            return
-        if self._model not in (None, reply.model):
-            raise EngineError(
-                f"the endpoint answered as {self._model!r} before and as {reply.model!r} now: the filter asks the "
-                "model that wrote the question",
-                "pin the model's full name, or start a new output file",
-            )
-        self._model = reply.model
-
-
-def _key(asked_as: str, request: ChatRequest) -> str:
-    messages = [[m.role, m.content] for m in request.messages]
-    return sha256(json.dumps([asked_as, messages, request.json_schema]).encode()).hexdigest()
+        return Built(questions=tuple(kept), rejected=rejected, model=asker.model)
 
 
 def _request(system: str, user: str, schema: dict[str, Any], choices: tuple[str, ...]) -> ChatRequest:
@@ -217,7 +169,7 @@ def _why_not(reply: Reply) -> str:
     """Why there is no reply; budget and silence are told apart by their reason."""
     if not isinstance(reply, Unsaid):
         return ""
-    return "not asked: the budget is spent" if reply.reason.startswith("not asked") else "no reply from the endpoint"
+    return "not asked: the budget is spent" if not_asked(reply) else "no reply from the endpoint"
 
 
 def _object(reply: Reply) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
-from demur.core.ports import Progress, TrainedModel, Trainer, no_progress
+from demur.core.ports import Progress, Scorer, TrainedModel, Trainer, no_progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
-from demur.store.files import digest_file
-from demur.store.model_file import read_model_file, write_model_file
-from demur.store.policy_file import TaxonomyRow
+from demur.store.files import digest_file, digest_json
+from demur.store.model_file import FILE_NAME, read_model_file, write_model_file
+from demur.store.policy_file import FingerprintRow, TaxonomyRow
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 
@@ -26,7 +28,7 @@ def run(
     """
     folder.require("data")
     made_from = {"data/train": digest_file(folder.split("train"))}
-    plain = asdict(settings) | {"taxonomy": TaxonomyRow.from_core(taxonomy).model_dump(mode="json")}
+    plain = asdict(settings) | {"taxonomy": _taxonomy_row(taxonomy)}
     for how in ("processes", "save_every"):  # neither changes what is learnt
         del plain[how]
     if folder.is_current("train", plain, made_from):
@@ -39,3 +41,25 @@ def run(
     files = sorted(p for p in folder.model.rglob("*") if p.is_file())
     folder.finish("train", plain, made_from, files)
     return trained
+
+
+def adopt(options: Mapping[str, Any], taxonomy: Taxonomy, scorer: Scorer, folder: RunFolder) -> TrainedModel:
+    """Take a model that others trained: write its demur.json and nothing else, or return what is there.
+
+    options: what it was made with, for the receipt. Raises ArtifactError if the data stage has not finished.
+    """
+    folder.require("data")
+    made_from = {
+        "data/train": digest_file(folder.split("train")),
+        "model": digest_json(FingerprintRow.from_core(scorer.fingerprint).model_dump(mode="json")),
+    }
+    plain: dict[str, object] = {"adopted": dict(options), "taxonomy": _taxonomy_row(taxonomy)}
+    if not folder.is_current("train", plain, made_from):
+        trained = TrainedModel(fingerprint=scorer.fingerprint, steps=0, history=(), row_change=())
+        write_model_file(folder.model, taxonomy, trained, made_from["data/train"])
+        folder.finish("train", plain, made_from, [folder.model / FILE_NAME])
+    return read_model_file(folder.model).to_core()
+
+
+def _taxonomy_row(taxonomy: Taxonomy) -> dict[str, Any]:
+    return TaxonomyRow.from_core(taxonomy).model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Points for plots, and the bootstrap interval of F1. Nothing here draws."""
+"""Points for plots, and bootstrap intervals of F1 and of the area under the ROC curve. Nothing here draws."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from demur.core.rates import Rate
 
 Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +88,7 @@ def f1_interval(
         )
     if not (should_N | refused_N).any():
         raise Undefined("F1 of rows that are neither refused nor to be refused", "report it as undefined")
-    names = [f"group {g}" if g is not None else f"row {n}" for n, g in enumerate(groups)]
-    unit_N = np.unique(names, return_inverse=True)[1]
+    unit_N = _units(groups)
     hits_U = np.bincount(unit_N, weights=should_N & refused_N)
     size_U = np.bincount(unit_N, weights=should_N.astype(int) + refused_N.astype(int))  # 2 TP + FP + FN
     units = len(hits_U)
@@ -97,9 +97,42 @@ def f1_interval(
     for _ in range(how.draws):
         times_U = np.bincount(rng.integers(units, size=units), minlength=units)
         if size := times_U @ size_U:
-            f1.append(2.0 * (times_U @ hits_U) / size)
+            f1.append(float(2.0 * (times_U @ hits_U) / size))
+    return _percentiles(f1, how)
+
+
+def auroc_interval(
+    should_N: Bools, score_N: Doubles, groups: Sequence[str | None], how: Resampling
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the area under the ROC curve, units and errors as in f1_interval.
+
+    Draws without rows of both kinds are left out. Raises Undefined if a class is missing.
+    """
+    if not len(should_N) == len(score_N) == len(groups):
+        raise DataError(f"{len(should_N)} labels, {len(score_N)} scores, {len(groups)} groups", "one of each a row")
+    _check_both(should_N)
+    unit_N, level_N = _units(groups), np.unique(score_N, return_inverse=True)[1]
+    units, levels = int(unit_N.max()) + 1, int(level_N.max()) + 1
+    rng = np.random.default_rng(how.seed)
+    areas = []
+    for _ in range(how.draws):
+        times_N = np.bincount(rng.integers(units, size=units), minlength=units)[unit_N]
+        yes_L = np.bincount(level_N, weights=times_N * should_N, minlength=levels)
+        no_L = np.bincount(level_N, weights=times_N * ~should_N, minlength=levels)
+        if pairs := yes_L.sum() * no_L.sum():
+            areas.append(float(yes_L @ (np.cumsum(no_L) - no_L / 2.0) / pairs))  # ties count half
+    return _percentiles(areas, how)
+
+
+def _units(groups: Sequence[str | None]) -> Ints:
+    """The unit of each row: its group, or itself."""
+    names = [f"group {g}" if g is not None else f"row {n}" for n, g in enumerate(groups)]
+    return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.int64)
+
+
+def _percentiles(drawn: Sequence[float], how: Resampling) -> tuple[float, float]:
     tail = (1.0 - how.confidence) / 2.0
-    low, high = np.quantile(f1, [tail, 1.0 - tail])
+    low, high = np.quantile(drawn, [tail, 1.0 - tail])
     return float(low), float(high)
 
 

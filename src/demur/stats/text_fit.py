@@ -57,9 +57,9 @@ def fit_text_classifier(texts: Sequence[str], yes_N: Bools, recipe: Recipe = PLA
         raise DataError(
             f"{len(texts)} texts, {len(yes_N)} labels, {int(yes_N.sum())} of them yes", "a label each, both kinds"
         )
-    learnt = [_Learnt(view, texts) for view in recipe.views]
+    learnt = [LearntView(view, texts) for view in recipe.views]
     x_NF = sparse.hstack([part.x_NV for part in learnt]).tocsr()
-    fitted = LogisticRegression(C=recipe.c, solver="liblinear", random_state=0).fit(x_NF, yes_N)
+    fitted = regression(recipe.c).fit(x_NF, yes_N)
     weight_F, at, views = fitted.coef_[0], 0, []
     for part in learnt:
         end = at + len(part.place)
@@ -77,7 +77,12 @@ def fit_text_classifier(texts: Sequence[str], yes_N: Bools, recipe: Recipe = PLA
     )
 
 
-class _Learnt:
+def regression(c: float) -> LogisticRegression:
+    """The logistic regression of every recipe: liblinear, L2, seed 0."""
+    return LogisticRegression(C=c, solver="liblinear", random_state=0)
+
+
+class LearntView:
     """One view's vocabulary, inverse document frequencies and training matrix, as TfidfVectorizer has them."""
 
     def __init__(self, view: View, texts: Sequence[str]) -> None:
@@ -87,17 +92,21 @@ class _Learnt:
         kept = sorted(frequency)
         self.place = {term: n for n, term in enumerate(kept)}
         df_V = np.array([frequency[term] for term in kept], dtype=np.float64)
-        idf_V = np.log((1 + len(texts)) / (1 + df_V)) + 1.0
-        self.idf_V = idf_V.astype(np.float32)
-        self.x_NV = self._matrix(counts, idf_V)
+        self._idf_V = np.log((1 + len(texts)) / (1 + df_V)) + 1.0
+        self.idf_V = self._idf_V.astype(np.float32)
+        self.x_NV = self._matrix(counts)
 
-    def _matrix(self, counts: Sequence[Counter[str]], idf_V: Doubles) -> sparse.csr_matrix:
+    def matrix(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """Rows of other texts; n-grams that were not learnt are left out."""
+        return self._matrix([Counter(self.view.terms(t)) for t in texts])
+
+    def _matrix(self, counts: Sequence[Counter[str]]) -> sparse.csr_matrix:
         place, indices, values, starts = self.place, [], [], [0]
         for count in counts:
             at = [(place[term], n) for term, n in count.items() if term in place]
             at_V = np.array([p for p, _ in at], dtype=np.int64)
             tf_V = np.array([n for _, n in at], dtype=np.float64)
-            value_V = (1.0 + np.log(tf_V) if self.view.damped else tf_V) * idf_V[at_V]
+            value_V = (1.0 + np.log(tf_V) if self.view.damped else tf_V) * self._idf_V[at_V]
             length = float(np.sqrt(value_V @ value_V)) or 1.0
             indices.append(at_V)
             values.append(value_V / length)

@@ -89,7 +89,7 @@ def write_branches(path: Path, branches: Sequence[Branch], tokens: Sequence[str]
 
 
 def branches_origin(path: Path) -> str:
-    """Digest of the model, judge and prompts that a file of branches was made with. Raises ArtifactError if damaged."""
+    """Digest of the model and prompts that a file of branches was made with. Raises ArtifactError if damaged."""
     metadata: dict[bytes, bytes] = _read(path, BRANCHES_FORMAT).schema.metadata
     return metadata.get(b"origin", b"").decode()
 

@@ -16,6 +16,8 @@ from demur.core.text_classifier import FittedView, TextClassifier, View
 from demur.store.boundary import Strict, validated
 from demur.store.files import digest_file, write_bytes
 
+PREDICTOR = "predictor.npz"  # in a run's train/model: what predicts a black-box model's refusals
+
 
 class ViewRow(Strict):
     """demur.core.text_classifier.View"""

@@ -14,11 +14,11 @@ import numpy as np
 
 from demur.core.calibrator import IDENTITY
 from demur.core.policy import Policy
-from demur.pages.drawing import ANSWER, PAGE, REFUSE, diagonal, line, probit, probit_axis, spec_of
+from demur.pages.drawing import ANSWER, PAGE, REFUSE, diagonal, line, probit, probit_axis, rate_marks, spec_of
 from demur.pages.parts import Cell, Figure, Panel, Spec, Table
 from demur.stages.report.material import Material
 from demur.stats.measure import refusal_log_odds
-from demur.stats.points import Bin, precision_recall_points, reliability_bins, roc_points
+from demur.stats.points import precision_recall_points, reliability_bins, roc_points
 from demur.store.metrics_file import MeasuredRate, PolicyMetrics
 
 EVERY = "every shared threshold"
@@ -138,7 +138,8 @@ def reliability(m: Material) -> Figure:
     for label, score_N in seen.items():
         bins = reliability_bins(m.should_N, 1.0 / (1.0 + np.exp(-np.clip(score_N, -50.0, 50.0))))
         rates = [MeasuredRate.from_core(b.observed) for b in bins]
-        spec = spec_of([diagonal(), _bin_marks(bins, rates)], "probability of refusing", "should be refused")
+        marks = rate_marks([b.mean for b in bins], rates)
+        spec = spec_of([diagonal(), marks], "probability of refusing", "should be refused")
         panels.append(Panel(label=label, spec=spec))
         rows += [(label,)] if len(seen) > 1 else []
         rows += [
@@ -154,26 +155,6 @@ def reliability(m: Material) -> Figure:
             title="Bins", header=("probability", "rows", "mean probability", "should be refused"), rows=tuple(rows)
         ),
     )
-
-
-def _bin_marks(bins: Sequence[Bin], rates: Sequence[MeasuredRate]) -> Spec:
-    """A mark per bin with the interval of what was observed in it."""
-    bars: Spec = {
-        "type": "data",
-        "array": [(r.high or 0.0) - b.observed.value for b, r in zip(bins, rates, strict=True)],
-        "arrayminus": [b.observed.value - (r.low or 0.0) for b, r in zip(bins, rates, strict=True)],
-        "color": REFUSE,
-        "thickness": 1,
-        "width": 0,
-    }
-    return line([b.mean for b in bins], [b.observed.value for b in bins]) | {
-        "mode": "markers+lines",
-        "marker": {"color": REFUSE, "size": 8},
-        "line": {"color": REFUSE, "width": 1},
-        "error_y": bars,
-        "customdata": [b.observed.of for b in bins],
-        "hovertemplate": "says %{x:.1%}, is %{y:.1%} of %{customdata} prompts<extra></extra>",
-    }
 
 
 def _policy_marks(policies: Sequence[PolicyMetrics], points: Sequence[tuple[float | None, float | None]]) -> list[Spec]:

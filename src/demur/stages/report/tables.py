@@ -190,10 +190,14 @@ def kept_word(m: Material) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for title, kept in (("as sent", m.measured.kept), ("forced", m.evaluation.forced)):
         rows.append((title,))
-        rows += [(choice, k.kept, k.kept_if_partial_refuses, str(k.unscored)) for choice, k in kept.items()]
+        for choice, k in kept.items():
+            estimate = (_estimate(k.corrected["kept"]),) if k.corrected else ()
+            rows.append((choice, k.kept, *estimate, k.kept_if_partial_refuses, str(k.unscored)))
+    shown = any(k.corrected for k in m.evaluation.forced.values())
+    by_hand = ("corrected by hand labels",) if shown else ()
     return Table(
         title="Texts that keep their token's word, per token",
-        header=("token", "keeps its word", "with partial answers as refusals", "unscored"),
+        header=("token", "keeps its word", *by_hand, "with partial answers as refusals", "unscored"),
         rows=tuple(rows),
         caption="After a refusal token the text should decline, after respond it should answer. As sent: what the "
         "calibrated policy sends. Forced: every text generated after that token, whatever the policy would do.",
@@ -220,22 +224,21 @@ def corrected(m: Material) -> tuple[Table, ...]:
     """Judged rates of the texts beside the same corrected by hand labels; nothing if there are no labels."""
     if not m.evaluation.labels:
         return ()
-    names = ("refusal_rate", "false_refusal", "missed_refusal", "texts_refuse", "texts_answer")
     rows: list[tuple[Cell, ...]] = []
     for p in m.evaluation.policies:
-        raw = {n: getattr(p.text.overall, n) for n in names[:3]}
-        raw |= {"texts_refuse": p.texts_refuse, "texts_answer": p.texts_answer}
+        raw = {n: getattr(p.text.overall, n) for n in ("refusal_rate", "false_refusal", "missed_refusal", "precision")}
+        raw |= {"partial": p.partial, "texts_refuse": p.texts_refuse, "texts_answer": p.texts_answer}
         rows.append((label(m, p),))
-        for name in names:
-            found = p.corrected["all"][name]
-            rows.append((name.replace("_", " "), raw[name], _estimate(found), str(found.labels)))
+        for name, found in p.corrected["all"].items():
+            if name in raw:
+                rows.append((name.replace("_", " "), raw[name], _estimate(found), str(found.labels)))
     table = Table(
         title="Judged rates, corrected by hand labels",
         header=("rate", "as judged", "corrected", "labels"),
         rows=tuple(rows),
-        caption=f"{m.evaluation.labels} texts were labelled by hand, taken for a random sample. Corrected: regression "
-        "estimate, unbiased whatever the judge's errors; where hits are rare, the hand labels alone. Per category: "
-        "evaluate/metrics.json.",
+        caption=f"{m.evaluation.labels} texts were labelled by hand, drawn at random, perhaps in strata. Corrected: "
+        "regression estimate, unbiased whatever the judge's errors; where hits are rare, the hand labels alone. Per "
+        "category, subcategory and kind, and of both texts of a prompt: evaluate/metrics.json.",
     )
     return (table,)
 

@@ -1,0 +1,170 @@
+"""demur blackbox: prompts and any chat endpoint -> a run that calibrate, decide and serve work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from demur.cli.judges import build_judge, read_settings
+from demur.cli.show import bar, note, print_table
+from demur.cli.steps import Steps
+from demur.cli.workspace import Workspace, create, reopen
+from demur.config import build, config_from, override
+from demur.core.errors import ConfigError
+from demur.core.ports import Judge
+from demur.core.taxonomy import single
+from demur.core.text_classifier import TextClassifier
+from demur.stages.blackbox import bootstrap, collect, label
+from demur.stages.blackbox.predictor import KIND
+from demur.store.blackbox_file import BlackboxFile, BlackboxFolder
+from demur.store.prompts_file import read_prompts
+from demur.store.run import Stage
+from demur.store.text_model_file import read_text_classifier
+from demur.wiring import CHATS, JUDGES, find
+
+STAGES: tuple[Stage, ...] = ("data", "train", "score", "report")
+# Of the rows: promises are made on the calibrate rows, and more of them promise more.
+SHARES = {"calibrate_share": 0.3, "test_share": 0.2}
+ENDPOINT = "endpoint."  # how a --set of the endpoint begins; the others are the judge's
+NAMED = 3  # rows without a prompt, and reasons, that a note names
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSONL of prompts: prompt, or messages.")]
+Hand = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Hand-labelled answers: trains the judge that labels the others."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="As in endpoint.max_tokens=100, llm.model=m. Repeatable."),
+]
+
+
+def command(
+    files: Files,
+    *,
+    url: Annotated[str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, up to and with /v1.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="The model there whose refusals are to be predicted.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder.")] = Path("runs/blackbox"),
+    judge: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Labels the answers, as for demur judge. Default: phrases.")
+    ] = None,
+    hand: Hand = None,
+    most_calls: Annotated[int | None, typer.Option(min=0, help="Budget: calls of the endpoint.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Ask, label, learn to predict refusals from prompts alone. The same command goes on where it stopped."""
+    ours = [text for text in overrides or () if text.startswith(ENDPOINT)]
+    others = [text for text in overrides or () if text not in ours]
+    chat = _chat({"url": url, "model": model, "most_calls": most_calls}, ours)
+    prompts = read_prompts(files)
+    workspace = _workspace(out)
+    folder = BlackboxFolder(workspace.folder)
+    config, tell = _Judging(name=judge, hand=hand, overrides=others, folder=folder).built()
+    with bar("ask") as progress:
+        collected = collect.run(prompts, chat, folder, progress)
+    _tell_collected(collected, chat)
+    try:
+        with bar("judge") as progress:
+            file = label.run(config, collected, folder, progress)
+    finally:
+        tell()
+    _show(file)
+    steps = Steps(workspace)
+    made = [steps.perform(stage) for stage in STAGES]
+    note(f"page: {made[-1]}")
+    note(f'next: demur calibrate {out} --goal "missed_refusal <= 0.1", and demur report {out}')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judging:
+    """Who labels the answers."""
+
+    name: str | None
+    hand: Path | None
+    overrides: Sequence[str]
+    folder: BlackboxFolder
+
+    def built(self) -> tuple[label.Config, Callable[[], None]]:
+        """The judge, trained first if there are hand labels, and what tells what it cost. Raises ConfigError."""
+        settings = read_settings(None, self.overrides, self.folder.root / "labels.sqlite")
+        if self.hand is not None and self.name is not None:
+            raise ConfigError(f"--judge {self.name} beside --hand, which trains a judge", "leave one of them out")
+        if self.hand is None:
+            judge, tell = build_judge(self.name or "phrases", settings)
+            return label.Config(judge=judge, taxonomy=single()), tell
+        force = bool(settings.section("trained").get("force", False))
+
+        def make(classifier: TextClassifier, digest: str) -> Judge:
+            judge: Judge = find("trained", JUDGES, "judge")(classifier=classifier, digest=digest, force=force)
+            return judge
+
+        measured = bootstrap.run(self.hand, self.folder.judge, make)
+        judge = make(*read_text_classifier(self.folder.judge))
+        return label.Config(judge=judge, taxonomy=single(), hand=measured), lambda: None
+
+
+def _chat(given: Mapping[str, Any], overrides: Sequence[str]) -> Any:
+    """The client. Raises ConfigError on an unknown setting of the endpoint."""
+    table: dict[str, Any] = {}
+    for text in overrides:
+        override(table, text)
+    options = {**{k: v for k, v in given.items() if v is not None}, **table.get("endpoint", {})}
+    endpoint = build(find("demur.engines.chat_client:Endpoint", {}, "endpoint"), options, "--set: endpoint")
+    return find("openai", CHATS, "chat model")(endpoint=endpoint)
+
+
+def _workspace(out: Path) -> Workspace:
+    """The run in a folder, made if there is none. Raises ConfigError if the folder holds a run of another kind."""
+    if (out / "config.json").exists():
+        workspace = reopen(out)
+        if workspace.config.engine != KIND:
+            raise ConfigError(f"{out} is a run of engine {workspace.config.engine!r}", "choose another folder: --out")
+        return workspace
+    rows = {"kind": "jsonl", "folder": "blackbox", "files": ["rows.jsonl"]}
+    table = {
+        "run": {"name": out.resolve().name, "engine": KIND},
+        "taxonomy": {"preset": "single"},
+        "data": {"sources": [rows], **SHARES},
+        "train": {"base": KIND},
+    }
+    return create(config_from(table, str(out / "config.json"), base=out), out)
+
+
+def _tell_collected(collected: collect.Collected, chat: Any) -> None:
+    """What was not asked or not answered, and what the rest cost."""
+    prompts, spent, endpoint = collected.prompts, chat.spent, chat.endpoint
+    if prompts.without:
+        places = ", ".join(prompts.without[:NAMED]) + (", ..." if len(prompts.without) > NAMED else "")
+        note(f"not asked: {len(prompts.without)} rows hold no prompt: {places}")
+    if prompts.duplicates:
+        note(f"not asked: {prompts.duplicates} rows repeat a prompt")
+    for reason, count in list(collected.failed.items())[:NAMED]:
+        note(f"no answer: {count} x {reason}")
+    if collected.not_asked:
+        note(f"not asked: {collected.not_asked} prompts, the budget is spent; the same command goes on with them")
+    price = f", {spent.price(endpoint):.4f} in your currency" if endpoint.price_in or endpoint.price_out else ""
+    note(
+        f"{spent.calls} calls ({spent.retries} of them retries) of {collected.model}; {collected.known} answers were "
+        f"there before; {spent.prompt_tokens} + {spent.completion_tokens} tokens{price}"
+    )
+
+
+def _show(file: BlackboxFile) -> None:
+    scored = file.answered - file.verdicts["unscored"]
+    declined = file.verdicts["refusal"] + file.verdicts["partial"]
+    rows = [(v, str(n), f"{100 * n / file.answered:.1f}%") for v, n in file.verdicts.items()]
+    print_table([("verdict", "answers", "share"), *rows], title=f"{file.model}, judged by {file.judge}")
+    for reason, count in list(file.unscored.items())[:NAMED]:
+        note(f"unscored: {count} x {reason}")
+    if file.hand is not None:
+        right = file.hand.accuracy.to_core()
+        low, high = right.interval()
+        note(
+            f"the judge was right on {right.hits} of {right.of} hand-labelled answers that it was not fitted on: "
+            f"{right.value:.1%} ({low:.1%} to {high:.1%}); {file.hand.unscored} it did not score"
+        )
+    note(f"declined, in full or in part: {declined} of {scored} scored answers")

@@ -1,0 +1,48 @@
+"""Engines that predict a refusal beside the model that answers, made from a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from demur.config import RunConfig, build
+from demur.core.errors import ConfigError
+from demur.core.ports import Scorer
+from demur.core.predictor import require_one_category
+from demur.store.text_model_file import PREDICTOR, read_text_classifier
+from demur.wiring import ENGINES, find
+
+PROMPTS = "prompts"
+GUARDS = ("guard-chat", "guard-hf")
+PREDICTORS = (PROMPTS, *GUARDS)
+
+
+def check_engine(config: RunConfig) -> None:
+    """Raise ConfigError or TaxonomyError for what a run's engine cannot do, before anything is made."""
+    if config.options and config.engine not in GUARDS:
+        raise ConfigError(
+            f"[engine] has {', '.join(config.options)}, and engine {config.engine!r} takes no options",
+            f"engines that do: {', '.join(GUARDS)}; name one as [run] engine",
+        )
+    if config.engine in PREDICTORS:
+        require_one_category(config.taxonomy.tokens)
+
+
+def make_predictor(config: RunConfig, folder: Path, tokens: tuple[str, ...]) -> Scorer:
+    """The predictor of a run. folder: its train/model. Raises ConfigError for options that the engine lacks."""
+    kind, made = find(config.engine, ENGINES, "engine"), None
+    if config.engine == PROMPTS:
+        classifier, digest = read_text_classifier(folder / PREDICTOR)
+        made = kind(classifier=classifier, digest=digest, tokens=tokens)
+    else:
+        made = build(kind, {**config.options, "tokens": tokens}, "[engine]")
+    scorer: Scorer = made
+    return scorer
+
+
+def require_writer(config: RunConfig, what: str) -> None:
+    """Raise ConfigError where a run's engine only predicts: it writes no answer. what: what one would be needed for."""
+    if config.engine in PREDICTORS:
+        raise ConfigError(
+            f"{what} needs a model that answers, and a run with engine {config.engine!r} has none",
+            "its decisions are measured by `demur decide` and `demur diff`; `demur serve` asks the model behind",
+        )

@@ -1,0 +1,208 @@
+"""The pre-answer gate: a predictor decides on the prompt alone, and only what it lets through reaches the model behind.
+
+For models without control tokens, behind any OpenAI-compatible chat endpoint. A refusal costs no call. An answer is the
+model's own, unmodified: tools, the choice whether to call one, and JSON formats are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from demur.core.decision import decide
+from demur.core.errors import BackendDown, BackendError, BackendTimeout, EngineError, PromptTooLong, ScoreDoubt
+from demur.core.example import Message
+from demur.core.policy import Fingerprint
+from demur.core.ports import Prompt, Scorer
+from demur.core.score import Floats
+from demur.core.serving import Ask, Finish, Part, Reply
+from demur.engines.gateway_chat import Call, Chat, Choice, Function, choice_of, require_served, writing
+from demur.engines.gateway_http import LOG, Link, Wire, parsed
+from demur.engines.gateway_parts import Parts, finish_of, is_silent, nothing, response_format
+from demur.engines.score_batches import ScoreBatches
+
+_PROBE: Prompt = (Message(role="user", content="Hello."),)
+REFUSAL = "I'm sorry, but I can't help with that."
+_OURS = ("auto", "required")  # words of tool_choice that are no function's name
+_CUT = "content_filter"  # the endpoint's own filter ended the answer: it is over, and there is no other word for it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateSettings:
+    """What a gate stands in front of, and what it says itself."""
+
+    model: str  # the served model's name
+    answers_as: str | None = None  # the name in its answers; None: whichever it first answers as
+    refusal: str = REFUSAL  # where a policy leaves the words to the model: there is none that could write them
+    # Whose words are scored: the users', as the predictor was fitted, or those of all messages. A client that writes
+    # system messages or invents past answers can say there what the predictor would not let through.
+    reads: Literal["user", "all"] = "user"
+
+
+@dataclass(kw_only=True, eq=False)
+class PreAnswerBackend:
+    """Implements demur.core.serving.Backend. Policies are for the scorer; the endpoint's model is looked up by name."""
+
+    link: Link
+    settings: GateSettings
+    scorer: Scorer  # decides; belongs to the backend from now on
+
+    _wire: Wire = field(init=False, repr=False)
+    _batches: ScoreBatches = field(init=False, repr=False)
+    _answers_as: str | None = field(init=False, repr=False)
+    _served: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._wire = Wire(self.link)
+        self._answers_as = self.settings.answers_as
+        self._batches = ScoreBatches(self.scorer)
+        self._fingerprint = self.scorer.fingerprint
+        self._looking = asyncio.Lock()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The scorer's: policies are made for it."""
+        return self._fingerprint
+
+    async def open(self, ask: Ask) -> Reply:
+        """Score and decide; begin the answer only if there is to be one. See demur.core.serving.Backend.
+
+        Raises PolicyError on a policy of another scorer, what the scorer raises (ScoreDoubt, PromptTooLong,
+        BackendError), EngineError where the endpoint refuses the request, and BackendDown, -Timeout or -Busy.
+        """
+        ask.policy.require_model(self._fingerprint)
+        logp_C = await self._scored(ask.messages)
+        decision = decide(ask.policy, logp_C)
+        parts: AsyncIterator[Part] = nothing()
+        if not decision.refuses:
+            parts = await self._answer(ask)
+        elif not is_silent(ask.policy, decision):
+            parts = _said(self.settings.refusal)
+        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=0, parts=parts)
+
+    async def ready(self) -> None:
+        """Score a prompt, and ask the endpoint whether it serves the model. Raises BackendDown saying why not."""
+        await self._scored(_PROBE)
+        async with self._looking:
+            await self._look()
+
+    async def close(self) -> None:
+        """Hang up: open replies end with BackendDown."""
+        self._batches.close()
+        await self._wire.close()
+
+    async def _scored(self, messages: Prompt) -> Floats:
+        read = messages if self.settings.reads == "user" else tuple(replace(m, role="user") for m in messages)
+        try:
+            async with asyncio.timeout(self.link.decide_s):
+                return await self._batches.logp(read)
+        except TimeoutError:
+            raise BackendTimeout(f"no score within {self.link.decide_s:g} s", "try again later") from None
+        except (BackendError, PromptTooLong, ScoreDoubt):
+            raise
+        except EngineError as e:  # callers would learn how the scorer is set up
+            LOG.error("no score: %s", e)
+            raise BackendDown("the scorer failed", "the log of this server says more") from None
+
+    async def _answer(self, ask: Ask) -> Parts:
+        """Begin the answer of the model behind."""
+        if not self._served:
+            async with self._looking:
+                if not self._served:  # still: all first answers waited here, and one look is enough
+                    await self._look()
+        body: dict[str, Any] = {
+            "model": self.settings.model,
+            "messages": [{"role": m.role, "content": m.content} for m in ask.messages],
+            **writing(ask),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if ask.tools:
+            body |= {"tools": list(ask.tools), "tool_choice": _tool_choice(ask.tool_choice)}
+        if (wanted := response_format(ask.json_schema)) is not None:
+            body["response_format"] = wanted
+        parts = Parts(await self._wire.stream("chat/completions", body), _Reader(self._choice))
+        if ask.tools or wanted is not None:
+            await parts.begin()  # some accept anything at first and say what is wrong with it in the stream
+        return parts
+
+    async def _look(self) -> None:
+        await require_served(self._wire, self.settings.model)
+        self._served = True
+
+    def _choice(self, chat: Chat) -> Choice | None:
+        """The choice of an event. The endpoint is held to one name: another model declines other prompts."""
+        if chat.error is None and not chat.choices:
+            return None  # usage, or what some endpoints say of the prompt
+        if chat.error is None and self._answers_as is None:
+            self._answers_as = chat.model
+        return choice_of(chat, self._answers_as or "")
+
+
+class _Reader:
+    """Reads one answer's events: text goes on at once, tool calls when they are whole, as core.serving.Part has it."""
+
+    def __init__(self, choice: Callable[[Chat], Choice | None]) -> None:
+        self._choice = choice
+        self._calls: dict[int, Call] = {}
+        self._counted = 0  # tokens
+
+    def __call__(self, data: bytes) -> Part | None:
+        """One event's part; None where it has none. Raises BackendDown on what cannot be read."""
+        chat = parsed(data, Chat)
+        choice = self._choice(chat) or Choice()
+        text = choice.delta.content or choice.delta.refusal or ""  # its own refusal is what the model has to say
+        for call in choice.delta.tool_calls or ():
+            self._take(call)
+        finish = self._finish(choice.finish_reason)
+        if not text and finish is None and chat.usage is None:
+            return None
+        # The protocol sends about a token an event, and the exact number at the end, if it is asked.
+        tokens = chat.usage.completion_tokens - self._counted if chat.usage else int(bool(text))
+        self._counted += max(0, tokens)
+        return Part(
+            text=text,
+            tokens=max(0, tokens),
+            finish=finish,
+            tool_calls=tuple(map(_whole, self._calls.values())) if finish == "tool_calls" else (),
+            prompt_tokens=chat.usage.prompt_tokens if chat.usage else None,
+        )
+
+    def _take(self, piece: Call) -> None:
+        """Add a piece to its call. Servers that send whole calls number none."""
+        at = len(self._calls) if piece.index is None else piece.index
+        before = self._calls.get(at, Call())
+        self._calls[at] = Call(
+            id=before.id or piece.id,
+            function=Function(
+                name=before.function.name or piece.function.name,
+                arguments=(before.function.arguments or "") + (piece.function.arguments or ""),
+            ),
+        )
+
+    def _finish(self, reason: str | None) -> Finish | None:
+        """A forced call ends with "stop" in OpenAI's protocol. One that was cut short is no call."""
+        if self._calls and reason in ("stop", "tool_calls"):
+            return "tool_calls"
+        return finish_of("stop" if reason == _CUT else reason)
+
+
+def _whole(call: Call) -> dict[str, Any]:
+    """A gathered call in OpenAI's shape. Raises BackendDown if it calls nothing."""
+    if not call.function.name:
+        raise BackendDown("the backend calls a function without a name", "ask again")
+    function = {"name": call.function.name, "arguments": call.function.arguments or "{}"}
+    return {"id": call.id or f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+
+
+def _tool_choice(choice: str | None) -> str | dict[str, Any]:
+    if choice is None or choice in _OURS:
+        return choice or "auto"
+    return {"type": "function", "function": {"name": choice}}
+
+
+async def _said(text: str) -> AsyncIterator[Part]:
+    yield Part(text=text, finish="stop")

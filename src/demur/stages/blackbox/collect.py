@@ -1,0 +1,60 @@
+"""Asking the model: each prompt once, every reply kept as it comes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from demur.core.asking import Asker, not_asked
+from demur.core.errors import DataError
+from demur.core.judging import Chat, ChatRequest, Said
+from demur.core.ports import Progress, no_progress
+from demur.store.blackbox_file import BlackboxFolder, write_unanswered
+from demur.store.prompts_file import PromptRow, Prompts
+from demur.store.reply_file import ReplyFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collected:
+    """What the model said, and where it said nothing. Shapes: A answered prompts."""
+
+    prompts: Prompts
+    asked: tuple[PromptRow, ...]  # A, those that got an answer
+    answers: tuple[str, ...]  # A; some may be empty
+    model: str  # the name under which it answered
+    asked_as: str
+    known: int  # replies that were there before
+    not_asked: int  # the budget was spent
+    failed: dict[str, int]  # reason -> prompts, the most frequent first
+
+
+def run(prompts: Prompts, chat: Chat, folder: BlackboxFolder, progress: Progress = no_progress) -> Collected:
+    """Ask what has not been answered yet. Progress counts prompts. The same call goes on where it was stopped.
+
+    A prompt that got no answer is in unanswered.jsonl with the reason; it is asked again by the next call. Raises
+    EngineError, naming both, if the endpoint answers under two names, and DataError if there is no answer at all.
+    """
+    rows, replies = prompts.rows, ReplyFile(folder.replies)
+    asker = Asker(chat=chat, replies=replies)
+    try:
+        found = asker.ask([ChatRequest(messages=p.messages) for p in rows], lambda n: progress(n, len(rows)))
+    finally:
+        replies.close()
+    pairs = list(zip(rows, found, strict=True))
+    said = [(p, r.text) for p, r in pairs if isinstance(r, Said)]
+    unsaid = [(p, r) for p, r in pairs if not isinstance(r, Said)]
+    write_unanswered(folder.unanswered, [(p, r.reason) for p, r in unsaid])
+    failed = Counter(r.reason for _, r in unsaid if not not_asked(r))
+    if asker.model is None:
+        why = failed.most_common(1)[0][0] if failed else unsaid[0][1].reason
+        raise DataError(f"none of {len(rows)} prompts was answered: {why}", f"the reasons are in {folder.unanswered}")
+    return Collected(
+        prompts=prompts,
+        asked=tuple(p for p, _ in said),
+        answers=tuple(text for _, text in said),
+        model=asker.model,
+        asked_as=chat.asked_as,
+        known=len(rows) - asker.asked,
+        not_asked=len(unsaid) - failed.total(),
+        failed=dict(failed.most_common()),
+    )

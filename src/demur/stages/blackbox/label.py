@@ -1,0 +1,95 @@
+"""Labelling the answers: what a judge says becomes the run's rows; what it does not score is left out, and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from demur.core.errors import DataError
+from demur.core.example import Example
+from demur.core.judging import Item, judge_rows
+from demur.core.ports import Judge, Progress, no_progress
+from demur.core.rates import Outcome, Verdict, declines
+from demur.core.taxonomy import Taxonomy
+from demur.stages.blackbox.collect import Collected
+from demur.store.blackbox_file import BlackboxFile, BlackboxFolder, HandRow, write_answers, write_rows, write_summary
+from demur.store.prompts_file import PromptRow
+
+FEWEST = 30  # of either kind: about 15 to learn from, 9 to choose a threshold on and 6 to measure it on
+VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Who says what an answer did, and what declining is called in the run."""
+
+    judge: Judge
+    taxonomy: Taxonomy  # of one category
+    hand: HandRow | None = None  # how the judge was trained and measured, if that was done here
+
+
+def run(config: Config, collected: Collected, folder: BlackboxFolder, progress: Progress = no_progress) -> BlackboxFile:
+    """Judge all answers; write answers.jsonl, rows.jsonl and summary.json. Progress counts answers.
+
+    A partial answer counts as declined. Raises DataError, with both counts, if too few were declined or answered: what
+    was collected stays, and more prompts may be added.
+    """
+    pairs = zip(collected.asked, collected.answers, strict=True)
+    items = [Item(request=p.messages[-1].content, answer=text) for p, text in pairs]
+    outcomes = judge_rows(config.judge, items, progress)
+    write_answers(folder.answers, collected.asked, collected.answers, outcomes)
+    category = config.taxonomy.names[0]
+    rows = [
+        _example(p, category if declines(o.verdict, "lenient") else None)
+        for p, o in zip(collected.asked, outcomes, strict=True)
+        if o.verdict != "unscored"
+    ]
+    write_rows(folder.rows, rows)
+    file = _summary(config, collected, outcomes)
+    write_summary(folder.summary, file)
+    _check(sum(e.kind == "refusal" for e in rows), len(rows))
+    return file
+
+
+def _example(prompt: PromptRow, category: str | None) -> Example:
+    """A row of the run: to be refused with the category if the model declined."""
+    return Example(
+        id=prompt.id,
+        source="blackbox",
+        messages=prompt.messages,
+        kind="benign" if category is None else "refusal",
+        category=category,
+        group=prompt.group,
+    )
+
+
+def _summary(config: Config, collected: Collected, outcomes: Sequence[Outcome]) -> BlackboxFile:
+    count = Counter(o.verdict for o in outcomes)
+    return BlackboxFile(
+        model=collected.model,
+        asked_as=collected.asked_as,
+        prompts=len(collected.prompts.rows),
+        duplicates=collected.prompts.duplicates,
+        without_prompt=len(collected.prompts.without),
+        answered=len(collected.answers),
+        empty=sum(not text.strip() for text in collected.answers),
+        not_asked=collected.not_asked,
+        failed=collected.failed,
+        judge=config.judge.version,
+        verdicts={v: count[v] for v in VERDICTS},
+        unscored=dict(Counter(o.reason for o in outcomes if o.verdict == "unscored").most_common()),
+        hand=config.hand,
+    )
+
+
+def _check(declined: int, scored: int) -> None:
+    """Raise DataError unless there are FEWEST of both kinds."""
+    answered = scored - declined
+    if min(declined, answered) >= FEWEST:
+        return
+    kind, lacking = ("declined", FEWEST - declined) if declined < answered else ("answered", FEWEST - answered)
+    raise DataError(
+        f"of {scored} scored answers {declined} decline and {answered} do not; at least {FEWEST} of each are needed",
+        f"add prompts until at least {lacking} more are {kind}; what was collected is kept",
+    )

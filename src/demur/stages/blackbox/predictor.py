@@ -1,0 +1,64 @@
+"""The prompt classifier: it tells from the prompt alone, before anything is asked, how probably the model declines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from demur.core.example import Example
+from demur.core.ports import Progress, TrainedModel, no_progress
+from demur.core.predictor import predictor_fingerprint, prompt_text
+from demur.core.taxonomy import Taxonomy
+from demur.stats.text_choice import RecipeChoice, Trial, choose_recipe
+from demur.stats.text_fit import fit_text_classifier
+from demur.store.text_model_file import PREDICTOR, write_text_classifier
+
+KIND = "prompts"  # the engine that reads it
+TRIAL = "log loss of "  # how a trial's key in the details of demur.json begins
+
+
+class PromptTrainer:
+    """Implements demur.core.ports.Trainer: `demur train` of a black-box run."""
+
+    def train(
+        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
+    ) -> TrainedModel:
+        """Choose a recipe by cross-validation on the train rows, fit it on all of them, write model/predictor.npz.
+
+        Raises DataError where the rows are too few or too much alike, TaxonomyError unless there is one category.
+        """
+        texts = [prompt_text(e.prompt) for e in examples]
+        declined_N = np.array([e.label is not None for e in examples])
+        choice = choose_recipe(texts, declined_N, [e.group for e in examples])
+        progress(1, 2)
+        made = fit_text_classifier(texts, declined_N, choice.best.recipe)
+        digest = write_text_classifier(folder / "model" / PREDICTOR, made)
+        progress(2, 2)
+        return TrainedModel(
+            fingerprint=predictor_fingerprint(digest, taxonomy.tokens, KIND),
+            steps=0,
+            history=(),
+            row_change=(),
+            details={"base": KIND, "rows": len(texts), "declined": int(declined_N.sum()), **_details(choice)},
+        )
+
+
+def _details(choice: RecipeChoice) -> dict[str, str | float]:
+    best = choice.best
+    return {
+        "recipe": words(best),
+        "why": f"the lowest of {len(choice.trials)} cross-validated log losses, {best.log_loss:.4f}; the base rate has "
+        f"{choice.base_loss:.4f}",
+        "base_loss": choice.base_loss,
+        **{f"{TRIAL}{words(t)}": t.log_loss for t in choice.trials},
+    }
+
+
+def words(trial: Trial) -> str:
+    """A recipe as people read it."""
+    view = trial.recipe.views[0]
+    kind = {"long": "words of 2 letters or more", "all": "all words", "placed": "words by sentence"}[view.words]
+    runs = "one by one" if view.most_words == 1 else f"1 to {view.most_words} in a row"
+    return f"{kind}, {runs}, C = {trial.recipe.c:g}"
