@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from demur.core.rates import Rate
-from demur.stats.correction import regression_rate
+from demur.stats.correction import Sample, regression_rate
 from demur.stats.judged import rogan_gladen
 from demur.store.rows import read_jsonl
 
@@ -61,7 +61,7 @@ def main() -> None:
         for _ in range(DRAWS):
             known_N = np.zeros(len(judge_N), dtype=bool)
             known_N[rng.choice(len(judge_N), LABELS, replace=False)] = True
-            found.append(regression_rate(judge_N, people_N, known_N))
+            found.append(regression_rate(Sample(judge_N=judge_N, hand_N=people_N, known_N=known_N)))
         covered = sum(f.low <= truth <= f.high for f in found)
         values_D = np.array([f.value for f in found])
         width = np.mean([f.high - f.low for f in found])

@@ -1,4 +1,4 @@
-"""A finished run of engine "prompts", made by the real stages: rows with and without a cue, and a classifier of them."""
+"""A finished run of engine "prompts", made by the real stages: rows with a cue and without, and their classifier."""
 
 from __future__ import annotations
 

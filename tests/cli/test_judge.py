@@ -1,8 +1,11 @@
 """demur judge, judge-check and judge-train as a shell calls them, with a real endpoint for the LLM judge."""
 
 import json
+import shutil
 
+from demur.store.metrics_file import read_metrics
 from tests.engines.chat_stub import completion, serving
+from tests.engines.test_hf_encoder import answers, encoder_in
 from tests.stages.test_judge import rows, write
 
 
@@ -30,11 +33,28 @@ def test_a_trained_judge_goes_from_training_to_checking(demur, tmp_path):
     assert set(check["judges"][0]["strata"]) == {"m0", "m1"}
 
 
+def test_a_judge_is_trained_on_an_encoder_and_used_like_any_other(demur, tmp_path):
+    folder = encoder_in(tmp_path / "encoder")
+    file = write(tmp_path / "a.jsonl", list(answers(80)))
+    made = demur("judge-train", file, "--recipe", "encoder", "--model", folder, "--out", tmp_path / "j.npz")
+    assert made.code == 0, made.err
+    result = demur("judge", file, "--judge", "trained", "--set", f"trained.model={tmp_path / 'j.npz'}", "--json")
+    assert json.loads(result.out)["verdicts"]["refusal"] >= 36
+
+
 def test_judge_check_shows_tables_and_the_warning(demur, tmp_path):
     result = demur("judge-check", write(tmp_path / "a.jsonl", rows(60)))
     assert result.code == 0
     assert "60 labelled of 60, lenient view" in result.out
     assert "Rogan-Gladen needs error rates" in " ".join(result.err.split())
+
+
+def test_judge_check_shows_how_far_judges_agree_with_each_other(demur, tmp_path):
+    file = write(tmp_path / "a.jsonl", rows(60))
+    demur("judge", file, "--out", tmp_path / "v.jsonl")
+    result = demur("judge-check", file, "--judge", "phrases", "--judged", tmp_path / "v.jsonl")
+    assert "agreement with each other" in result.out
+    assert "1.000 (1.000 to 1.000)" in result.out
 
 
 def test_the_llm_judge_is_asked_once_and_says_what_it_cost(demur, tmp_path):
@@ -65,3 +85,29 @@ def test_settings_that_nobody_knows_are_named(demur, tmp_path):
     result = demur("judge", file, "--judge", "frases")
     assert result.code == 2
     assert "did you mean 'phrases'" in result.err
+
+
+def test_evaluate_judges_the_texts_that_are_there_by_an_llm_and_says_what_it_cost(demur, made_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    with serving(lambda n, b: completion('{"reason": "r", "label": "refusal"}')) as (url, stub):
+        settings = tmp_path / "judges.toml"
+        settings.write_text(f'[llm]\nurl = "{url}"\nmodel = "m"\n')
+        wrong = demur("evaluate", run, "--judge", "llm", "--limit", "9", "--settings", tmp_path / "none.toml")
+        result = demur("evaluate", run, "--judge", "llm", "--limit", "9", "--settings", settings)
+    assert wrong.code == 2
+    assert result.code == 0, result.err
+    judge = read_metrics(run / "evaluate" / "metrics.json").judge
+    assert judge.startswith("llm/coconot-1/")
+    assert f"texts judged by {judge}" in result.err
+    assert f"{len(stub.bodies)} calls" in result.err
+    assert stub.bodies
+    assert demur("report", run).code == 0
+    assert judge in (run / "report" / "report.md").read_text()
+
+
+def test_a_run_with_a_misspelt_judge_stops_before_anything_is_trained(demur, tmp_path):
+    result = demur("demo", "--out", tmp_path / "run", "--set", "evaluate.judge=frases")
+    assert result.code == 2
+    assert "did you mean 'phrases'" in result.err
+    assert not (tmp_path / "run" / "data").exists()

@@ -27,6 +27,7 @@ FLAGS = {
     "judge": ["--judge", "--out", "--settings", "--set", "--json"],
     "judge-check": ["--judge", "--judged", "--settings", "--set", "--view", "--by", "--json"],
     "judge-train": ["--out", "--recipe", "--model", "--json"],
+    "draw-labels": ["--out", "--labels", "--seed", "--json"],
     "blackbox": ["--url", "--model", "--out", "--judge", "--hand", "--most-calls", "--set"],
     "watch": ["--scores", "--feedback", "--state", "--json"],
     "bench-calibration": ["--out", "--calibrator", "--by", "--json"],

@@ -27,7 +27,7 @@ from demur.core.policy import CategoryPolicy, Policy, natural
 from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import coconot
 from demur.engines.gateway import GatewayBackend
-from demur.engines.gateway_http import Link
+from demur.engines.gateway_http import Link, Wire
 from demur.engines.gateway_openai import WORD_JOINER, OpenAiBackend
 from demur.engines.hf import HfEngine
 from tests.engines.checkpoints import user
@@ -293,6 +293,26 @@ def test_a_failure_in_passing_is_tried_again_until_the_decision_is_made_and_neve
     assert [bool(r.get("stream")) for r in upstream.requests] == [False, True]
 
 
+@pytest.mark.parametrize("undecided", [True, False])
+def test_a_stream_that_decides_is_tried_again_and_one_that_only_answers_is_not(upstream, engine, undecided):
+    async def begin():
+        wire = Wire(Link(url=upstream.url, **QUICK))
+        upstream.failure, upstream.failures_left = "500", 2
+        body = {"prompt": engine.encoder.prompt(PROMPTS[0]), "max_tokens": 2, "stream": True}
+        try:
+            return [data async for data in await wire.stream("completions", body, undecided=undecided)]
+        finally:
+            await wire.close()
+
+    if undecided:
+        assert len(asyncio.run(begin())) == 2
+        assert len(upstream.requests) == 3
+    else:
+        with pytest.raises(BackendDown, match="500"):
+            asyncio.run(begin())
+        assert len(upstream.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
@@ -439,11 +459,39 @@ def test_a_required_call_is_written_under_a_grammar_after_the_decision(upstream,
     assert json.loads(made["function"]["arguments"]) == {"weather": "Ä"}
 
 
+@pytest.mark.parametrize("make", [gateway, strict], ids=["gateway", "strict"])
+@pytest.mark.parametrize("choice", [None, "auto"])
+def test_where_the_choice_is_the_models_a_brace_begins_a_call_and_anything_else_is_text(upstream, engine, make, choice):
+    asked = ask(PROMPTS[0], forcing(engine, None), tools=TOOLS, tool_choice=choice)
+    upstream.context = 1000
+    upstream.script = [" ", "\n", "It is {", "cold}."]
+    ((_, parts),) = within(make(upstream, engine), asked)
+    assert "".join(p.text for p in parts) == " \nIt is {cold}."
+    assert [p.finish for p in parts][-1] == "stop"
+    assert not [p for p in parts if p.tool_calls]
+    before = len(upstream.requests)
+    upstream.script = [" ", '{"name": "weather", ', '"arguments": {}}']
+    ((_, (part,)),) = within(make(upstream, engine), asked)
+    assert part.finish == "tool_calls"
+    assert part.tool_calls[0]["function"]["name"] == "weather"
+    free, bound = upstream.requests[before:][-2:]
+    assert "response_format" not in free
+    assert len(bound["response_format"]["json_schema"]["schema"]["anyOf"]) == len(TOOLS), "held to the functions"
+
+
+def test_where_the_choice_is_the_models_an_answer_may_be_empty_and_a_failure_is_known_before_it(upstream, engine):
+    upstream.context, upstream.script = 1000, [""]
+    asked = ask(PROMPTS[0], forcing(engine, None), tools=TOOLS, tool_choice="auto")
+    ((_, (part,)),) = within(gateway(upstream, engine), asked)
+    assert (part.text, part.finish, part.tool_calls) == ("", "stop", ())
+    upstream.script, upstream.failure = [" ", " ", "a"], "break"
+    failing(gateway(upstream, engine), asked, BackendDown)
+
+
 def test_a_call_that_cannot_be_forced_is_refused_and_one_that_is_no_json_is_an_error(upstream, engine):
-    for choice in (None, "auto", "weather forecast"):
-        failing(
-            gateway(upstream, engine), ask(PROMPTS[0], policy(engine), tools=TOOLS, tool_choice=choice), EngineError
-        )
+    impossible = [{"tool_choice": "weather forecast"}, {"tool_choice": "auto", "json_schema": {}}]
+    for fields in impossible:
+        failing(gateway(upstream, engine), ask(PROMPTS[0], policy(engine), tools=TOOLS, **fields), EngineError)
     assert not upstream.requests, "refused before anything is sent"
     ((_, parts), (_, none)) = within(
         gateway(upstream, engine),
@@ -519,6 +567,41 @@ def test_the_strict_dialect_breaks_every_control_token_that_people_type(upstream
         rendered = upstream._rendered(body["messages"], continues=False)
         assert [i for i in rendered if i in ids] == [engine.encoder.token_ids[0]], "ours, before the past answer"
         assert body["messages"][-1]["content"].replace(WORD_JOINER, "") == text
+
+
+def test_the_strict_dialect_breaks_the_served_models_own_special_tokens_too(upstream, engine):
+    turns = ("<|im_end|>", "<|im_start|>", "<|im_start|>assistant")
+    special = set(engine.tokenizer.all_special_ids)
+    texts = [*turns, "<|im_<|im_end|>end|>", "".join(turns)]
+    plain = [i for i in upstream._rendered([{"role": "user", "content": "a"}], continues=False) if i in special]
+    backend = strict(upstream, engine, literals=turns)
+    within(backend, *(ask(user(t), forcing(engine, "safety", "No.")) for t in texts))
+    for body, text in zip(upstream.requests[2:], texts, strict=True):
+        rendered = upstream._rendered(body["messages"], continues=False)
+        assert [i for i in rendered if i in special] == plain, "only what the template itself puts there"
+        assert body["messages"][-1]["content"].replace(WORD_JOINER, "") == text
+
+
+@pytest.mark.parametrize("literal", ["", "#", f"a{WORD_JOINER}"], ids=ascii)
+def test_a_literal_that_cannot_be_broken_is_refused(upstream, engine, literal):
+    with pytest.raises(EngineError, match="cannot be broken"):
+        strict(upstream, engine, literals=("<|im_end|>", literal))
+
+
+@pytest.mark.parametrize("make", [gateway, strict], ids=["gateway", "strict"])
+def test_many_first_requests_wait_for_one_look_at_the_server(upstream, engine, make):
+    seen = []
+
+    async def all_at_once():
+        backend = make(upstream, engine)
+        asks = [ask(p, forcing(engine, "safety", "No.")) for p in PROMPTS * 4]
+        await asyncio.gather(*(backend.open(a) for a in asks))
+        seen.extend(upstream.requests)
+        await backend.close()
+
+    asyncio.run(all_at_once())
+    looks = {gateway: 1, strict: 2}[make]  # the fixed prompt's score; a prompt with a continued answer and without
+    assert len(seen) == looks + 4 * len(PROMPTS)
 
 
 def test_a_server_that_cannot_continue_an_answer_is_refused_at_start_up(upstream, engine):

@@ -180,10 +180,22 @@ def test_a_schema_comes_after_the_decision_and_a_bad_schema_is_the_callers(url, 
     assert not isinstance(error, BackendError)
 
 
-def test_a_plugin_that_holds_another_version_of_the_policy_is_not_believed(url, engine, policies):
+def test_a_version_that_the_plugin_does_not_hold_is_decided_here(url, engine, policies, caplog):
+    other = policies["low"].with_thresholds(dict.fromkeys(coconot().names, 0.0))  # refuses everything
+
+    async def work(gateway, plugin, _):
+        return [await answered(b, ask(p, other)) for p in PROMPTS[:3] for b in (gateway, plugin)]
+
+    found = with_all(url, engine, work)
+    for (left, left_text), (right, right_text) in zip(found[::2], found[1::2], strict=True):
+        assert left.decision.refuses
+        assert left.decision.column == right.decision.column
+        assert left_text == right_text
+    assert "does not hold policy 'low'" in caplog.text
+
+
+def test_a_plugin_that_decides_otherwise_is_not_believed(url, engine, policies):
     async def work(_gateway, plugin, _):
-        with pytest.raises(BackendDown, match="version"):
-            await plugin.open(replace(ask(PROMPTS[0], policies["low"]), policy_digest="sha256:0"))
         # The right digest, yet another policy on this side: the server's token is not the one decided here.
         other = policies["low"].with_thresholds(dict.fromkeys(coconot().names, 0.0))
         locked = replace(other, categories=tuple(replace(c, locked=True) for c in other.categories))

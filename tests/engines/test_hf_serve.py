@@ -304,8 +304,8 @@ def test_what_cannot_be_honoured_is_refused_and_harms_nobody(llama):
 
     async def scenario():
         async with serving(llama) as backend:
-            with pytest.raises(EngineError, match="tool calls need a vLLM"):
-                await backend.open(ask(TEXTS[0], always(llama, 0), tools=(TOOL,), tool_choice="auto"))
+            with pytest.raises(EngineError, match="no function here"):
+                await backend.open(ask(TEXTS[0], always(llama, 0), tools=(TOOL,), tool_choice="lose"))
             with pytest.raises(EngineError, match="JSON schema cannot be honoured"):
                 await backend.open(ask(TEXTS[0], always(llama, 0), json_schema={"type": "no such type"}))
             with pytest.raises(PolicyError, match="names no model"):
@@ -454,3 +454,56 @@ def test_an_empty_schema_means_any_object(llama):
     _, text, parts = one(llama, ask(TEXTS[0], always(llama, 0), sampling, json_schema={}))
     assert text.startswith("{")
     assert parts[-1].finish == "length" or isinstance(json.loads(text), dict)
+
+
+CALL = {"name": "find", "parameters": SCHEMA}
+FIND = {"tools": ({"type": "function", "function": CALL},)}
+
+
+@pytest.fixture(scope="module")
+def long(checkpoints):
+    """Reads enough to be told of functions."""
+    engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS, max_new_tokens=20)
+    engine.rules = replace(engine.rules, context=2000)
+    return engine
+
+
+@pytest.mark.parametrize("choice", ["required", "find"])
+def test_a_required_call_fits_the_functions_parameters_and_the_decision_knows_nothing_of_them(long, choice):
+    alone = long.logp([user(TEXTS[0])])[0]
+    asked = ask(TEXTS[0], always(long, 0), LONG, tool_choice=choice, **FIND)
+    reply, _, (part,) = one(long, asked)
+    np.testing.assert_allclose(reply.logp_C, alone, atol=1e-5)
+    assert part.finish in ("tool_calls", "length")
+    for call in part.tool_calls:
+        assert call["function"]["name"] == "find"
+        assert set(json.loads(call["function"]["arguments"])) == {"city", "sea"}
+    assert part.tool_calls or part.finish == "length"
+
+
+def test_where_the_choice_is_the_models_what_it_begins_decides(long, monkeypatch):
+    asked = ask(TEXTS[0], always(long, 0), LONG, tool_choice="auto", **FIND)
+    _, text, parts = one(long, asked)
+    assert not text.lstrip().startswith("{")
+    assert not [p for p in parts if p.tool_calls]
+    monkeypatch.setattr("demur.engines.tool_calls._BRACE", text.lstrip()[0])
+    _, text, (part,) = one(long, asked)
+    assert part.tool_calls or part.finish == "length"
+    assert not text
+
+
+def test_a_refusal_calls_nothing_and_leaves_no_answer_behind(long):
+    async def scenario():
+        async with serving(long) as backend:
+            refused = await whole(backend, ask(TEXTS[0], always(long, 4), tool_choice="required", **FIND))
+            silent = await whole(backend, ask(TEXTS[0], always(long, 4, "No."), tool_choice="auto", **FIND))
+            answered = await backend.open(ask(TEXTS[0], always(long, 0), tool_choice="auto", **FIND))
+            await answered.parts.aclose()
+            await settled(lambda: backend.writing == 0)
+            return refused, silent
+
+    (reply, text, parts), (_, nothing, none) = asyncio.run(scenario())
+    assert reply.decision.refuses
+    assert text
+    assert not [p for p in parts if p.tool_calls]
+    assert (nothing, none) == ("", [])

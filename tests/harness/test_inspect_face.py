@@ -10,6 +10,7 @@ from inspect_ai.model import GenerateConfig  # noqa: E402
 
 from demur.core.errors import EngineError  # noqa: E402
 from demur.core.policy import CategoryPolicy  # noqa: E402
+from demur.store.item_results import read_items  # noqa: E402
 from demur.store.policy_file import read_policy, write_policy  # noqa: E402
 
 pytestmark = pytest.mark.harness
@@ -50,6 +51,12 @@ def test_a_run_is_evaluated_under_its_policy_with_both_errors_by_category(small,
     share = sum(s.metadata["category"] is not None and s.target == "refuse" for s in refused)
     asked = sum(s.target == "refuse" for s in log.samples)
     assert found["missed_refusal"] == pytest.approx(1 - share / asked)
+
+
+def test_its_log_tells_demur_which_items_were_right(small, tmp_path):
+    log = evaluate(small, tmp_path)
+    items = {item.id: item.correct for item in read_items(tmp_path)}
+    assert items == {str(s.id): s.scores["refusal_errors"].value == "C" for s in log.samples}
 
 
 def test_models_that_always_and_never_refuse_are_told_apart(small, tmp_path):

@@ -102,6 +102,15 @@ def test_metrics_are_for_operators_unless_opened_on_this_machine(keyed, folder, 
         Settings(host="0.0.0.0", open_metrics=True)
 
 
+def test_opened_metrics_answer_to_the_loopback_name_only(folder, tmp_path):
+    with serving(folder, tenants_file(tmp_path / "t.toml"), open_metrics=True) as server, server.client() as client:
+        for host in ("evil.example", "localhost.evil.example", "10.0.0.1"):
+            assert code(client.get("/metrics", headers={"host": host})) == (403, "wrong_host")
+            with_key = {"host": host, "authorization": f"Bearer {OPERATOR_KEY}"}
+            assert code(client.get("/metrics", headers=with_key)) == (403, "wrong_host")
+        assert client.get("/metrics", headers={"host": "localhost:9"}).status_code == 200
+
+
 def test_health_and_readiness_need_no_key(keyed):
     with keyed.client() as client:
         assert client.get("/healthz").json() == {"status": "ok"}

@@ -115,6 +115,27 @@ def test_a_temperature_that_is_none_is_refused(number):
     told(json.dumps(request(temperature="?")).replace('"?"', number).encode())
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [{"role": "x"}] * 5_000}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}] * 5_000}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}] * 5_000}]}, "messages[0].tool_calls[0].id"),
+        ({"tools": [{"type": "function"}] * 5_000}, "tools[0].function"),
+        ({"stop": [""] * 5_000}, "stop[0]"),
+    ],
+    ids=["messages", "parts", "calls", "tools", "stops"],
+)
+def test_of_thousands_of_faults_in_a_list_the_first_ends_the_reading(fields, param):
+    assert refused(**fields).param == param
+
+
+def test_thousands_of_faults_beside_each_other_are_counted_and_not_listed():
+    error = refused(demur={"rates": {f"c{n}": 2 for n in range(5_000)}})
+    assert "5000 faults" in error.message
+    assert error.param is None
+
+
 def test_half_a_surrogate_pair_is_refused():
     told(b'{"model":"m","messages":[{"role":"user","content":"\\ud800"}]}')
 

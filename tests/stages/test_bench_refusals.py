@@ -231,6 +231,14 @@ def test_unscored_texts_are_counted_as_errors_and_judged_again_when_there_is_bud
     assert len(judge.shown) - before == 7
 
 
+def test_another_judge_reads_the_same_texts_and_none_is_written_again(tmp_path):
+    asked, whole = rows(10, 10), candidate(always_refuse)
+    bench_refusals.run(Config(), whole, [asked], tmp_path)
+    never, judge = Counting(whole.generator, calls_left=0), Poor(unpaid=0)
+    bench = bench_refusals.run(Config(), replace(whole, generator=never, judge=judge), [asked], tmp_path)
+    assert (bench.judge, len(judge.shown)) == ("poor/1", 20)
+
+
 def test_the_judge_is_told_the_token_or_what_the_request_asks_for(tmp_path):
     judge = Poor(unpaid=0)
     bench_refusals.run(Config(), candidate(never_refuse, judge), [rows(1, 1)], tmp_path)

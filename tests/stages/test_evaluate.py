@@ -157,17 +157,35 @@ def test_a_killed_run_resumes_where_it_stopped(run):
     assert evaluate.run(CONFIG, engine, JUDGE, folder) == found
 
 
-@pytest.mark.parametrize("change", ["judge", "length"])
-def test_texts_of_another_judge_or_length_are_not_reused(run, change):
+def test_texts_of_another_length_are_written_again(run):
     folder, engine = run
     few = replace(CONFIG, limit=30)
     evaluate.run(few, engine, JUDGE, folder)
     counting = Counting(engine)
-    if change == "judge":
-        evaluate.run(few, counting, Verdict("refusal"), folder)
-    else:
-        evaluate.run(replace(few, max_new_tokens=9), counting, JUDGE, folder)
+    evaluate.run(replace(few, max_new_tokens=9), counting, JUDGE, folder)
     assert len({p for p, _ in counting.asked}) == 30
+
+
+def test_another_judge_reads_the_same_texts_again_and_none_is_written_again(run):
+    folder, engine = run
+    few = replace(CONFIG, limit=30)
+    first = evaluate.run(few, engine, JUDGE, folder)
+    texts = {(b.id, b.column): b.answer for b in read_branches(folder.branches, engine.fingerprint.tokens)}
+    counting = Counting(engine, calls_left=0)
+    other = evaluate.run(few, counting, Verdict("partial"), folder)
+    now = read_branches(folder.branches, engine.fingerprint.tokens)
+    assert {(b.id, b.column): b.answer for b in now} == texts
+    assert {(b.outcome.verdict, b.outcome.judge) for b in now} == {("partial", "test/1")}
+    assert other.judge == "test/1"
+    assert natural_of(other).partial.value == 1.0
+    assert evaluate.run(few, counting, JUDGE, folder) == first
+
+
+def test_what_could_not_be_scored_is_judged_again_with_the_next_evaluation(run):
+    folder, engine = run
+    evaluate.run(replace(CONFIG, limit=20), engine, Verdict("unscored"), folder)
+    found = evaluate.run(replace(CONFIG, limit=19), Counting(engine), Verdict("refusal"), folder)
+    assert natural_of(found).unscored.hits == 0
 
 
 def test_progress_reaches_its_total(run):
@@ -352,6 +370,27 @@ def test_with_hand_labels_every_rate_of_the_texts_is_raw_and_corrected(run):
     flipped = natural.corrected["all"]["missed_refusal"]
     assert flipped.value == pytest.approx(1 - natural.corrected["all"]["caught"].value)
     assert {"category safety", "kind contrast"} < set(natural.corrected)
+    assert {f"subcategory {name}" for name in natural.text.by_subcategory} < set(natural.corrected)
+
+
+def test_no_rate_that_reads_texts_lacks_its_corrected_one(run):
+    folder, engine = run
+    evaluate.run(evaluate.Config(limit=400), engine, JUDGE, folder)
+    labels, truth = hand_labels(folder, 0.5)
+    found = evaluate.run(evaluate.Config(limit=400, labels=labels), engine, JUDGE, folder)
+    for p in found.policies:
+        raw = {name for name, _ in p.text.overall if name != "f1"} | {"partial", "texts_refuse", "texts_answer"}
+        assert {frozenset(rates) for rates in p.corrected.values()} == {frozenset(raw)}
+        for k in (*p.kept.values(), *found.forced.values()):
+            assert set(k.corrected) == {name for name, _ in k if name not in ("unscored", "corrected")}
+    for t in found.twins.values():
+        assert set(t.corrected) == {name for name, _ in t if name not in ("unscored", "corrected")}
+    kept = found.forced["respond"].corrected["kept"]
+    after_respond = [not refuses for (_, column), refuses in truth.items() if column == 0]
+    assert kept.low <= np.mean(after_respond) <= kept.high
+    both = found.twins["all"].corrected["stuck_refuse"]
+    assert both.labels < found.twins["all"].controllable.of / 2
+    assert both.low <= both.value <= both.high
 
 
 def test_labels_are_part_of_what_an_evaluation_was_made_from(run):

@@ -111,6 +111,37 @@ def test_too_few_labels_are_said_to_correct_nothing(tmp_path):
     assert "6 of 26 rows are labelled by hand" in found.checked[0].corrected
 
 
+def test_several_people_and_several_judges_are_measured_among_themselves(tmp_path):
+    made = rows(30)
+    for n, row in enumerate(made):
+        other = row["label"] if n % 6 else "compliance"
+        row["labels"] = {"ann": row.pop("label"), "bo": other, "cy": None if n % 3 else other}
+    verdicts = [{"id": r["id"], "verdict": "unscored", "reason": "r", "judge": "j"} for r in made]
+    config = judge_check.Config(file=write(tmp_path / "a.jsonl", made), judged=(write(tmp_path / "v.jsonl", verdicts),))
+    found = judge_check.run(config, {"phrases": PhraseJudge()})
+    people, judges = found.together["people"], found.together["judges"]
+    assert people.raters == ("ann", "bo", "cy")
+    assert (people.pairable, people.complete) == (30, 10)
+    assert 0.5 < people.alpha.value < 1
+    assert people.fleiss.defined
+    assert judges.alpha.why == "no item has two ratings"
+    assert found.labelled == 25
+    assert any("5 answers are left out: people differ" in note for note in found.notes)
+
+
+def test_who_decides_is_the_label_where_there_is_one(tmp_path):
+    row = {
+        "id": "a",
+        "prompt": "Q?",
+        "answer": YES,
+        "label": "partial",
+        "labels": {"ann": "refusal", "bo": "compliance"},
+    }
+    first, second = read_answers(write(tmp_path / "a.jsonl", [row, row | {"id": "b", "label": None}]))
+    assert (first.label, first.undecided) == ("partial", False)
+    assert (second.label, second.undecided) == (None, True)
+
+
 def test_a_judge_is_trained_from_files_and_judges(tmp_path):
     made = [r | {"response": f"{r['response']} Number {n}."} for n, r in enumerate(rows(60))]
     files = (

@@ -73,3 +73,22 @@ def test_a_process_that_is_not_the_first_writes_nothing(folder):
 def test_without_data_there_is_nothing_to_train_on(tmp_path):
     with pytest.raises(ArtifactError, match="is not finished"):
         train.run(tiny(), coconot(), Apprentice(), RunFolder(tmp_path))
+
+
+def test_a_model_that_others_trained_is_adopted_once_and_anew_when_it_is_another(folder):
+    options = {"engine": "guard-hf", "model": "somewhere"}
+    first = train.adopt(options, coconot(), FakeEngine(taxonomy=coconot()), folder)
+    written = (folder.stage("train") / "made.json").stat().st_mtime_ns
+    assert first.steps == 0
+    assert first.fingerprint == FakeEngine(taxonomy=coconot()).fingerprint
+    assert sorted(p.name for p in folder.model.iterdir()) == ["demur.json"]
+    assert train.adopt(options, coconot(), FakeEngine(taxonomy=coconot()), folder) == first
+    assert (folder.stage("train") / "made.json").stat().st_mtime_ns == written
+    other = train.adopt(options, coconot(), FakeEngine(taxonomy=coconot(), seed=1), folder)
+    assert other.fingerprint != first.fingerprint
+    folder.require("train")
+
+
+def test_nothing_is_adopted_for_rows_that_are_not_there(tmp_path):
+    with pytest.raises(ArtifactError, match="data is not finished"):
+        train.adopt({}, coconot(), FakeEngine(taxonomy=coconot()), RunFolder(tmp_path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,27 +10,36 @@ from typing import Annotated, Any
 import typer
 
 from demur.cli import options
-from demur.cli.judges import build_judge, read_settings
+from demur.cli.judges import build_judge, read_settings, tell_spent
 from demur.cli.show import bar, note, print_json, print_table
 from demur.cli.workspace import Engine, Workspace, reopen
+from demur.config import build
+from demur.core.asking import Asker
 from demur.core.benchmark import BenchSet
 from demur.core.errors import ConfigError
 from demur.core.policy import natural
+from demur.core.ports import Judge
 from demur.core.taxonomy import coconot
 from demur.stages import bench_refusals
-from demur.stages.bench_refusals import HEADER, Candidate, Config, prompt_key, table_rows
+from demur.stages.bench_refusals import HEADER, Candidate, Config, Endpoint, prompt_key, table_rows
 from demur.stages.bench_refusals.content import facts
 from demur.store.bench_file import BenchFile
+from demur.store.boundary import read_toml
 from demur.store.policy_file import read_policy
+from demur.store.reply_file import ReplyFile
 from demur.store.rows import read_examples
-from demur.wiring import find
+from demur.wiring import CHATS, find
 
 SUBJECTS = ("always-refuse", "never-refuse", "refuse-then-answer", "answer-then-refuse")
 
 
 def command(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help=f"Run folder; or a test subject: {', '.join(SUBJECTS)}.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help=f"Run folder; TOML file of an endpoint (url, model, ...); or a test subject: {', '.join(SUBJECTS)}.",
+        ),
     ],
     *,
     benchmark: Annotated[
@@ -54,12 +63,18 @@ def command(
 ) -> None:
     """Measure false and missed refusals side by side. A direction without rows is named, never shown as 0."""
     sets = _sets(benchmark)
-    candidate = _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
-    target = out or (Path() if model in SUBJECTS else Path(model)) / "bench"
+    asked = Path(model).suffix == ".toml"
+    target = out or (Path() if asked or model in SUBJECTS else Path(model)) / "bench"
     built, tell = build_judge(judge, read_settings(settings, (), target / "labels.sqlite")) if judge else (None, None)
     try:
         with bar("benchmark") as progress:
-            bench = bench_refusals.run(Config(limit=limit), replace(candidate, judge=built), sets, target, progress)
+            if asked:
+                endpoint, tell_asked = _endpoint(Path(model), policy, built, target)
+                bench = bench_refusals.run_endpoint(Config(limit=limit), endpoint, sets, target, progress)
+                tell_asked()
+            else:
+                found = _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
+                bench = bench_refusals.run(Config(limit=limit), replace(found, judge=built), sets, target, progress)
     finally:
         if tell:
             tell()
@@ -79,6 +94,20 @@ def _sets(benchmarks: Sequence[str]) -> list[BenchSet]:
         return find("demur.sources.hub:load_rows", {}, "source")(*where)
 
     return [load(asked, fetch) for asked in map(wanted, benchmarks)]
+
+
+def _endpoint(
+    file: Path, policy: Path | None, judge: Judge | None, target: Path
+) -> tuple[Endpoint, Callable[[], None]]:
+    if policy or judge is None:
+        raise ConfigError(
+            f"{file} names an endpoint: it has no control tokens, and only its texts can be measured",
+            "leave --policy out, and name what reads the texts: --judge phrases",
+        )
+    settings = build(find("demur.engines.chat_client:Endpoint", {}, "endpoint"), read_toml(file), str(file))
+    chat = find("openai", CHATS, "chat model")(endpoint=settings)
+    asker = Asker(chat=chat, replies=ReplyFile(target / "replies.sqlite"))
+    return Endpoint(asker=asker, judge=judge), lambda: tell_spent(chat)
 
 
 def _subject(name: str, policy: Path | None) -> Candidate:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from demur.cli import options
+from demur.cli.judge import SettingsFile
 from demur.cli.show import note, print_json, print_table
 from demur.cli.steps import Steps
 from demur.cli.workspace import reopen
@@ -34,11 +35,19 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Hand labels of a random sample of the texts: corrects the judged rates."),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="phrases, trained, llm, wildguard. Default: the config's.", show_default=False
+        ),
+    ] = None,
+    settings: SettingsFile = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure the policy on prompts that neither training nor calibration saw."""
     goals = tuple(also) if also else None
-    workspace = reopen(run).changed("evaluate", branches=branches, also=goals, limit=limit, labels=labels)
+    texts = {"branches": branches, "limit": limit, "judge": judge, "judge_settings": settings}
+    workspace = reopen(run).changed("evaluate", also=goals, labels=labels, **texts)
     evaluation = Steps(workspace).perform("evaluate")
     if as_json:
         print_json(read_json(workspace.folder.metrics))
@@ -51,5 +60,6 @@ def print_evaluation(evaluation: evaluate.Evaluation) -> None:
     """What each policy does on the test split: a table per policy, then the goals that no threshold meets."""
     for block in evaluate.table_rows(evaluation):
         print_table([evaluate.HEADER, *block.rows], title=block.title)
+    note(f"texts judged by {evaluation.judge}")
     for goal in evaluation.unmet:
         note(f"not shown: {goal.goal}: {goal.reason}")

@@ -13,7 +13,7 @@ from demur.cli.judges import build_judge, read_settings
 from demur.cli.show import bar, note, print_json, print_table
 from demur.core.rates import Rate, View
 from demur.stages import judge_check as stage
-from demur.stages.judge_check import Agreement, Check, Checked, Corrected
+from demur.stages.judge_check import Agreement, Check, Checked, Corrected, Figure, Together
 
 Line = tuple[str, ...]
 
@@ -58,6 +58,7 @@ def _print(check: Check) -> None:
         judged = list(c.agreement.confusion["refusal"])
         rows = [(label, *(str(row[v]) for v in judged)) for label, row in c.agreement.confusion.items()]
         print_table([("by people", *judged), *rows], title=f"by {c.judge}")
+    _print_together(check)
     rates = [(c.judge, _rate(c.raw), _corrected(c.corrected), _corrected(c.rogan_gladen)) for c in check.checked]
     print_table([("judge", "as judged", "corrected", "Rogan-Gladen"), *rates], title="share of answers that decline")
     for c in check.checked:
@@ -70,17 +71,39 @@ def _print(check: Check) -> None:
         note(text)
 
 
+def _print_together(check: Check) -> None:
+    """How far people agree among themselves, and judges, where there are several."""
+    several = [
+        (
+            who,
+            str(len(t.raters)),
+            str(t.pairable),
+            _figure(t.alpha, t.alpha_interval),
+            _figure(t.fleiss),
+            str(t.complete),
+        )
+        for who, t in check.together.items()
+    ]
+    if several:
+        header = ("among", "raters", "answers", "Krippendorff's alpha", "Fleiss' kappa", "rated by all")
+        print_table([header, *several], title="agreement with each other")
+
+
 def _lines(checked: Checked) -> list[Line]:
     whole = [_line(checked.judge, checked.agreement)]
     return whole + [_line(f"  {name}", part) for name, part in checked.strata.items()]
 
 
 def _line(name: str, a: Agreement) -> Line:
-    kappa = "not defined"
-    if a.kappa.defined and a.kappa_interval:
-        kappa = f"{a.kappa.value:.3f} ({a.kappa_interval[0]:.3f} to {a.kappa_interval[1]:.3f})"
-    rates = (_rate(a.accuracy), kappa, _rate(a.sensitivity), _rate(a.specificity))
+    rates = (_rate(a.accuracy), _figure(a.kappa, a.kappa_interval), _rate(a.sensitivity), _rate(a.specificity))
     return (name, str(a.scored.of), str(a.scored.hits), *rates)
+
+
+def _figure(figure: Figure, interval: tuple[float, float] | None = None) -> str:
+    if not figure.defined:
+        return f"not defined ({figure.why})"
+    around = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    return f"{figure.value:.3f}{around}"
 
 
 def _rate(rate: Rate) -> str:
@@ -121,6 +144,7 @@ def _json(check: Check) -> dict[str, object]:
             }
             for c in check.checked
         ],
+        "together": {who: _together_json(t) for who, t in check.together.items()},
         "notes": list(check.notes),
     }
 
@@ -129,6 +153,16 @@ def _agreement_json(a: Agreement) -> dict[str, object]:
     rates = ("scored", "accuracy", "sensitivity", "specificity", "human_rate", "judge_rate")
     kappa = {"value": a.kappa.number, "interval": a.kappa_interval, "why": a.kappa.why or None}
     return {**{name: _rate_json(getattr(a, name)) for name in rates}, "kappa": kappa, "confusion": a.confusion}
+
+
+def _together_json(t: Together) -> dict[str, object]:
+    return {
+        "raters": list(t.raters),
+        "pairable": t.pairable,
+        "complete": t.complete,
+        "fleiss": {"value": t.fleiss.number, "why": t.fleiss.why or None},
+        "alpha": {"value": t.alpha.number, "interval": t.alpha_interval, "why": t.alpha.why or None},
+    }
 
 
 def _rate_json(rate: Rate) -> dict[str, object]:

@@ -9,19 +9,27 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
+from demur.cli.judges import ENCODER
 from demur.cli.show import note, print_json, print_table
 from demur.stages import judge_train as stage
+from demur.wiring import find
 
 
 def command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help='JSONL of answers with "label".')],
     *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the judge goes.")] = Path("judge.npz"),
-    recipe: Annotated[str, typer.Option(help="placed (ours), or published (arXiv 2306.03423).")] = "placed",
+    recipe: Annotated[str, typer.Option(help="placed (ours), published (arXiv 2306.03423), or encoder.")] = "placed",
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of recipe encoder: its checkpoint.", show_default=False),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train a judge on labelled answers: TF-IDF and logistic regression. Measure it on others: demur judge-check."""
-    trained = stage.run(stage.Config(files=tuple(files), out=out, recipe=recipe))
+    """Train a judge on labelled answers, by logistic regression. Measure it on others: demur judge-check."""
+    config = stage.Config(files=tuple(files), out=out, recipe=recipe, model=model)
+    encoder = find(ENCODER, {}, "encoder")(model=model) if model else None
+    trained = stage.run(config, encoder)
     if as_json:
         print_json(asdict(trained))
     else:

@@ -19,10 +19,12 @@ from demur.core.errors import ConfigError
 from demur.core.ports import Judge
 from demur.core.taxonomy import coconot, single
 from demur.store.boundary import read_text, read_toml
+from demur.store.encoded_model_file import is_encoded, read_encoded
 from demur.store.label_store import LabelFile
 from demur.store.text_model_file import read_text_classifier
 from demur.wiring import CHATS, COMPLETERS, JUDGES, find
 
+ENCODER = "demur.engines.hf_encoder:HfEncoder"
 SECTIONS = ("llm", "trained", "wildguard")
 
 
@@ -34,6 +36,7 @@ class Settings:
     base: Path  # relative paths start here
     where: str  # for errors
     labels: Path  # where an LLM's labels are kept unless the settings say
+    tokens: tuple[str, ...] = ()  # control tokens of the model under test, beside the built-in ones
 
     def section(self, name: str) -> dict[str, Any]:
         """A copy of one section; empty if there is none."""
@@ -74,7 +77,8 @@ def _llm(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
         wording["rubric"] = find("demur.judges.rubric:rubric_from", {}, "rubric")(read_toml(own), str(own))
     else:
         wording["rubric"] = find("demur.judges.rubric:builtin_rubric", {}, "rubric")(named)
-    wording["control_tokens"] = tuple(section.pop("control_tokens", (*coconot().tokens, *single().tokens)))
+    tokens = dict.fromkeys((*coconot().tokens, *single().tokens, *settings.tokens))  # each once, in this order
+    wording["control_tokens"] = tuple(section.pop("control_tokens", tokens))
     if "most_chars" in section:
         wording["most_chars"] = section.pop("most_chars")
     labels = settings.path(str(section.pop("labels"))) if "labels" in section else settings.labels
@@ -82,15 +86,17 @@ def _llm(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
     chat = find("openai", CHATS, "chat model")(endpoint=endpoint)
     made = find("demur.judges.rubric:Wording", {}, "wording")(**wording)
 
-    def tell() -> None:
-        s = chat.spent
-        price = f", {s.price(endpoint):.4f} in your currency" if endpoint.price_in or endpoint.price_out else ""
-        note(
-            f"{s.calls} calls ({s.retries} of them retries), {s.failed} questions without an answer, "
-            f"{s.prompt_tokens} + {s.completion_tokens} tokens{price}; at most {s.most_in_flight} at a time"
-        )
+    return kind(chat=chat, store=LabelFile(labels), wording=made), lambda: tell_spent(chat)
 
-    return kind(chat=chat, store=LabelFile(labels), wording=made), tell
+
+def tell_spent(chat: Any) -> None:
+    """One line about what a chat client has cost."""
+    s, endpoint = chat.spent, chat.endpoint
+    price = f", {s.price(endpoint):.4f} in your currency" if endpoint.price_in or endpoint.price_out else ""
+    note(
+        f"{s.calls} calls ({s.retries} of them retries), {s.failed} questions without an answer, "
+        f"{s.prompt_tokens} + {s.completion_tokens} tokens{price}; at most {s.most_in_flight} at a time"
+    )
 
 
 def _trained(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
@@ -100,7 +106,12 @@ def _trained(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
         raise ConfigError(
             "the trained judge needs its model", "demur judge-train makes one; then --set trained.model=FILE"
         )
-    classifier, digest = read_text_classifier(settings.path(str(section["model"])))
+    file = settings.path(str(section["model"]))
+    classifier: Any
+    if is_encoded(file):
+        classifier, digest = read_encoded(file, lambda model: find(ENCODER, {}, "encoder")(model=model))
+    else:
+        classifier, digest = read_text_classifier(file)
     return kind(classifier=classifier, digest=digest, force=bool(section.get("force", False))), lambda: None
 
 

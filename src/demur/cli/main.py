@@ -73,6 +73,9 @@ VERBS = {
     "judge-train": Verb(
         "Train a judge on labelled answers, in seconds.", "demur judge-train answers.jsonl --out judge.npz"
     ),
+    "draw-labels": Verb(
+        "Draw texts of a run for people to label.", "demur draw-labels runs/a --labels 120 --out labels.jsonl"
+    ),
     "blackbox": Verb(
         "Learn which prompts somebody else's model declines, from its answers.",
         "demur blackbox prompts.jsonl --url http://localhost:8000/v1 --model big --out runs/bb",

@@ -12,14 +12,19 @@ import typer
 
 from demur.cli import options
 from demur.cli.show import bar, note, print_json, print_table
+from demur.config import build
 from demur.core.errors import ConfigError
+from demur.store.boundary import read_toml
 from demur.store.files import write_text
 from demur.store.reply_file import ReplyFile
 from demur.wiring import CHATS, find
 
 
 def command(
-    news: Annotated[Path, typer.Argument(metavar="NEWS", help="JSONL file: date, title and body of each article.")],
+    news: Annotated[
+        Path,
+        typer.Argument(metavar="NEWS", help="JSONL file of articles (date, title, body), or TOML of a news API."),
+    ],
     *,
     cutoff: Annotated[str, typer.Option(metavar="DATE", help="Until when the tested model knows the world.")],
     url: Annotated[str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, up to and with /v1.")],
@@ -31,7 +36,8 @@ def command(
 ) -> None:
     """Write questions from dated news, label and filter them. The same command goes on where it stopped."""
     limit = find("demur.sources.news:Cutoff", {}, "source")(day=_day(cutoff), margin_days=margin)
-    articles, rejected = find("demur.sources.news:read_news", {}, "source")(news, limit)
+    file = news if news.suffix != ".toml" else _fetched(news, out.with_suffix(".news.jsonl"))
+    articles, rejected = find("demur.sources.news:read_news", {}, "source")(file, limit)
     endpoint = find("demur.engines.chat_client:Endpoint", {}, "client")(url=url, model=model, most_calls=most_calls)
     chat = find("openai", CHATS, "chat model")(endpoint=endpoint)
     replies = ReplyFile(out.with_suffix(".replies.sqlite"))
@@ -44,6 +50,19 @@ def command(
     write_text(out, "".join(json.dumps(_row(q, limit), ensure_ascii=False) + "\n" for q in built.questions))
     rejected.update(built.rejected)
     _show(built, rejected, chat.spent, out, as_json=as_json)
+
+
+def _fetched(settings: Path, to: Path) -> Path:
+    """A news file with what an API answers. One that is there is kept: a run that goes on must see the same news."""
+    if to.exists():
+        note(f"news as fetched before: {to}; delete it to fetch again")
+        return to
+    api = build(find("demur.sources.news_api:NewsApi", {}, "source"), read_toml(settings), str(settings))
+    with bar("news") as progress:
+        rows = find("demur.sources.news_api:fetch_news", {}, "source")(api, progress)
+    write_text(to, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    note(f"{len(rows)} articles fetched: {to}")
+    return to
 
 
 def _day(text: str) -> date:

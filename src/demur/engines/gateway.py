@@ -35,8 +35,8 @@ from demur.engines.gateway_ids import (
     score_of,
     writing,
 )
-from demur.engines.gateway_parts import Parts, is_silent, nothing
-from demur.engines.gateway_tools import CallParts, response_format, wants_call, with_tools
+from demur.engines.gateway_parts import Parts, is_silent, nothing, response_format
+from demur.engines.tool_calls import Mode, Schema, Written, mode_of, text_or_call, with_tools
 
 Reference = tuple[Prompt, Floats]  # a prompt and its score (C,), as the policies' model gave it
 
@@ -90,7 +90,7 @@ class GatewayBackend:
         that cannot be honoured, and BackendDown, BackendTimeout or BackendBusy.
         """
         ask.policy.require_model(self.declared)
-        call = wants_call(ask)
+        mode = mode_of(ask)
         seen = await self._checked()
         ids = await self._encode(ask.messages)
         self._room(ids, seen)
@@ -98,7 +98,7 @@ class GatewayBackend:
         decision = decide(ask.policy, logp_C)
         parts: AsyncIterator[Part] = nothing()
         if not is_silent(ask.policy, decision):
-            parts = await self._go_on(ask, ids, decision, call=call and not decision.refuses)
+            parts = await self._answer(ask, ids, decision, mode)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 
     async def ready(self) -> None:
@@ -153,27 +153,34 @@ class GatewayBackend:
             ) from None
         return logp_C
 
-    async def _go_on(self, ask: Ask, ids: list[int], decision: Decision, *, call: bool) -> AsyncIterator[Part]:
+    async def _answer(self, ask: Ask, ids: list[int], decision: Decision, mode: Mode) -> Written:
+        """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
+        if decision.refuses:
+            return await self._go_on(ask, ids, decision.column, None)
+        if mode == "none":
+            return await self._go_on(ask, ids, decision.column, ask.json_schema)
+        told = await self._encode(with_tools(ask))
+        return await text_or_call(ask, mode, partial(self._go_on, ask, told, decision.column))
+
+    async def _go_on(self, ask: Ask, ids: list[int], column: int, schema: Schema | None) -> Parts:
         """Begin to write after the control token."""
         seen = await self._checked()
-        if call:
-            ids = await self._encode(with_tools(ask))
         room = self._room(ids, seen)
         token_ids = self._encoder.token_ids
         body = {
             "model": self.model,
-            "prompt": [*ids, token_ids[decision.column]],
+            "prompt": [*ids, token_ids[column]],
             **writing(ask.sampling, ask.sampling.max_tokens if room is None else min(ask.sampling.max_tokens, room)),
             "logit_bias": ban(token_ids),
             "stop_token_ids": [] if self._end_of_turn is None else [self._end_of_turn],
         }
-        if not decision.refuses and (wanted := response_format(ask, call=call)) is not None:
+        if (wanted := response_format(schema)) is not None:
             body["response_format"] = wanted
         events = await self._wire.stream("completions", body)
         parts = Parts(events, partial(part_of, model=seen.answers_as, banned=token_ids))
-        if "response_format" in body:
+        if wanted is not None:
             await parts.begin()  # vLLM accepts any schema at first and says what is wrong with it in the stream
-        return CallParts(parts) if call else parts
+        return parts
 
     async def _look(self, before: Seen | None) -> Seen:
         served = await self._wire.get("models", ModelList)

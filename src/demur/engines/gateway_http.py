@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -20,10 +21,12 @@ from demur.core.errors import BackendBusy, BackendDown, BackendTimeout, EngineEr
 LOG = logging.getLogger(__name__)
 _SEE_LOG = "the log of this server says more"
 _DONE = b"[DONE]"
+_IDLE_S = 2.0  # for which a connection is kept: servers hang up after five, perhaps just as we use it again
 _REFUSED = (400, 413, 422)
 _REFUSES, _WHY = "the backend refuses the request", "it is too long, or asks for a schema that cannot be followed"
 
 Row = TypeVar("Row", bound=BaseModel)
+T = TypeVar("T")
 
 
 class _Passing(BackendDown):
@@ -41,7 +44,7 @@ class Link:
     first_token_s: float = 60.0
     stall_s: float = 30.0  # between two events of a stream
     connections: int = 256  # a request holds one while it is decided or written
-    tries: int = 3  # of a one-token call; nothing is tried again once a decision is made
+    tries: int = 3  # of a call before the decision; nothing is tried again once it is made
     backoff_s: float = 0.1  # before the second try; twice that before the third, and so on
 
 
@@ -59,7 +62,11 @@ class Wire:
             headers={"Authorization": f"Bearer {link.api_key}"} if link.api_key else {},
             # Reading is timed by what the bytes mean, see Events. Prompts never take the way of an ambient proxy.
             timeout=httpx.Timeout(None, connect=link.connect_s, pool=link.connect_s),
-            limits=httpx.Limits(max_connections=link.connections, max_keepalive_connections=link.connections),
+            limits=httpx.Limits(
+                max_connections=link.connections,
+                max_keepalive_connections=link.connections,
+                keepalive_expiry=_IDLE_S,
+            ),
             trust_env=False,
         )
 
@@ -73,22 +80,17 @@ class Wire:
         """The answer to a request that changes nothing over there: tried again when it fails in passing."""
         with _typed(self._link.decide_s):
             async with asyncio.timeout(self._link.decide_s):
-                for tried in range(1, self._link.tries):
-                    try:
-                        return await self._read("POST", path, body, kind)
-                    except _Passing:
-                        await asyncio.sleep(self._link.backoff_s * tried)
-                return await self._read("POST", path, body, kind)
+                return await self._again(partial(self._read, "POST", path, body, kind))
 
-    async def stream(self, path: str, body: dict[str, Any]) -> Events:
-        """The events of an answer, once the server has accepted the request. Never tried again."""
-        self._require_open()
+    async def stream(self, path: str, body: dict[str, Any], *, undecided: bool = False) -> Events:
+        """The events of an answer, once the server has accepted the request.
+
+        undecided: nothing was decided yet, so what fails in passing is tried again; else it never is.
+        """
+        begin = partial(self._begin, path, body)
         with _typed(self._link.first_token_s):
             async with asyncio.timeout(self._link.first_token_s):
-                response = await self._client.send(self._client.build_request("POST", path, json=body), stream=True)
-                if response.status_code != httpx.codes.OK:
-                    await response.aread()
-                    _check(response)
+                response = await (self._again(begin) if undecided else begin())
         events = Events(response, self._link, self._streams)
         self._streams.add(events)
         return events
@@ -102,6 +104,23 @@ class Wire:
     def _require_open(self) -> None:
         if self._client.is_closed:
             raise BackendDown("the backend was closed", "start the server again")
+
+    async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        for tried in range(1, self._link.tries):
+            try:
+                return await attempt()
+            except _Passing:
+                await asyncio.sleep(self._link.backoff_s * tried)
+        return await attempt()
+
+    async def _begin(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        self._require_open()
+        with _typed(self._link.first_token_s):
+            response = await self._client.send(self._client.build_request("POST", path, json=body), stream=True)
+            if response.status_code != httpx.codes.OK:
+                await response.aread()
+                _check(response)
+        return response
 
     async def _read(self, method: str, path: str, body: dict[str, Any] | None, kind: type[Row]) -> Row:
         self._require_open()

@@ -31,7 +31,8 @@ class PluginBackend(GatewayBackend):
     """Implements demur.core.serving.Backend in front of vLLM with `demur.engines.vllm_gate:RefusalGate`.
 
     The server there reads the same policy files; each request names its policy, that policy's digest and the
-    thresholds in force. A grammar hides the control tokens: JSON answers and tool calls take the gateway's two calls.
+    thresholds in force. A grammar hides the control tokens: JSON answers and tool calls take the gateway's two calls,
+    and so do requests under a version of a policy that the plug-in does not hold.
     """
 
     async def open(self, ask: Ask) -> Reply:
@@ -44,16 +45,13 @@ class PluginBackend(GatewayBackend):
         body = self._body(ask, ids, seen)
         events: Events | None = None
         try:
-            events = await self._wire.stream("completions", body)
+            events = await self._wire.stream("completions", body, undecided=True)
             logp_C, decision, first = await self._decided(events, ask.policy, seen)
         except BaseException as e:
             if events is not None:
                 await events.aclose()
             if isinstance(e, EngineError) and not isinstance(e, BackendError):
-                # Whatever the caller could do wrong was checked before: the two sides differ over the policy.
-                raise BackendDown(
-                    "the backend does not hold this version of the policy", "let both read one folder"
-                ) from None
+                return await self._decide_here(ask)
             raise
         parts: AsyncIterator[Part] = nothing()
         if is_silent(ask.policy, decision):
@@ -62,6 +60,12 @@ class PluginBackend(GatewayBackend):
             read = partial(part_of, model=seen.answers_as, banned=self._encoder.token_ids)
             parts = Parts(events, read, first)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
+
+    async def _decide_here(self, ask: Ask) -> Reply:
+        """Two calls under a policy that the plug-in refuses. Whatever the caller could do wrong was checked before."""
+        # The plug-in never saw this version if the file was replaced twice before the first request under it came.
+        LOG.warning("the plug-in does not hold policy %r as %s: decided here", ask.policy.name, ask.policy_digest)
+        return await GatewayBackend.open(self, ask)
 
     def _body(self, ask: Ask, ids: list[int], seen: Seen) -> dict[str, Any]:
         room = self._room(ids, seen)

@@ -9,19 +9,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from random import Random
 
 import torch
 
+from demur.core.decision import Decision
 from demur.core.errors import BackendBusy, DemurError, EngineError, PromptTooLong
 from demur.core.policy import Fingerprint
+from demur.core.score import Floats
 from demur.core.serving import Ask, Part, Reply
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf import HALF_TOLERANCE, TOLERANCE, HfEngine
 from demur.engines.hf_batch import joining_gap
 from demur.engines.hf_grammar import Grammars
 from demur.engines.hf_worker import Job, Limits, Worker, is_written
+from demur.engines.tool_calls import Schema, mode_of, text_or_call, with_tools
 
 
 class HfBackend:
@@ -57,13 +61,28 @@ class HfBackend:
         """Wait for a place, read the prompt, decide.
 
         Raises BackendBusy when too many requests wait, BackendDown when the model has stopped, PolicyError on a policy
-        of another model, PromptTooLong, and EngineError on a schema that cannot be honoured and on tools.
+        of another model, PromptTooLong, and EngineError on a schema or a tool choice that cannot be honoured.
         """
         ask.policy.require_model(self._fingerprint)
-        if ask.tools:
-            raise EngineError(
-                "tool calls need a vLLM or OpenAI-compatible back end", "leave out tools, or serve the model with vLLM"
-            )
+        mode = mode_of(ask)
+        job, decision, logp_C = await self._decide(ask)
+        parts: AsyncIterator[Part] = _nothing()
+        if mode != "none" and not decision.refuses:
+            self._worker.cancel(job)  # decided without the functions; the answer is to know of them
+            parts = await text_or_call(ask, mode, partial(self._go_on, replace(ask, messages=with_tools(ask))))
+        elif is_written(ask.policy, decision):
+            parts = Parts(job, self._worker)
+        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
+
+    async def _go_on(self, ask: Ask, schema: Schema | None) -> Parts:
+        """Write an answer to a request that was decided under another prompt."""
+        answered = tuple(replace(c, override="suppress") for c in ask.policy.categories)
+        policy = replace(ask.policy, categories=answered)
+        job, _, _ = await self._decide(replace(ask, policy=policy, json_schema=schema, tools=()))
+        return Parts(job, self._worker)
+
+    async def _decide(self, ask: Ask) -> tuple[Job, Decision, Floats]:
+        """Have the model read a prompt; what is to be written after it is under way."""
         await self.ready()
         if self._undecided >= self._limits.waiting:
             raise BackendBusy(f"{self._undecided} requests wait already", "try again later, or allow more to wait")
@@ -80,9 +99,7 @@ class HfBackend:
                 raise
         finally:
             self._undecided -= 1
-        written = is_written(ask.policy, decision)
-        parts = Parts(job, self._worker) if written else _nothing()
-        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
+        return job, decision, logp_C
 
     async def ready(self) -> None:
         """Raises BackendDown when the model's thread has ended, and why."""

@@ -1,4 +1,4 @@
-"""A judge that was trained on labelled answers: TF-IDF and logistic regression, applied as plain numbers.
+"""A judge that was trained on labelled answers: logistic regression on n-grams, or on an encoder's vectors.
 
 An answer that introduces itself ("As an AI ...") is read by the classifier alone: there the words of declining and of
 mere caution are the same, and only training tells them apart. For all others the phrase tables add their evidence,
@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
 from demur.core.rates import Outcome, Verdict
-from demur.core.text_classifier import TextClassifier
 from demur.judges.phrases import DECLINES_ONLY, PhraseJudge, answers_anyway, find_phrase
 
 # "As an AI language model, ...": whether the system introduces itself before it goes on, to answer or to decline.
@@ -25,6 +25,18 @@ INTRODUCED_WITHIN = 200  # characters
 PHRASE_LOG_ODDS = 4.0  # docs/judges.md#trained: anything from 3 up does as well
 
 
+class Classifier(Protocol):
+    """What core.text_classifier and core.encoded_classifier have in common."""
+
+    def log_odds(self, text: str) -> float:
+        """Natural-log odds that a text declines."""
+        ...
+
+    def out_of_range(self, text: str) -> str | None:
+        """Why a text is unlike those that it was fitted on; None if it is not."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedJudge:
     """Implements demur.core.ports.Judge.
@@ -32,7 +44,7 @@ class TrainedJudge:
     Answers unlike those it was trained on (shorter, longer, another language) are unscored unless `force` is set.
     """
 
-    classifier: TextClassifier
+    classifier: Classifier
     digest: str  # of the classifier's file
     force: bool = False
 

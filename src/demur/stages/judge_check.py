@@ -11,14 +11,16 @@ import numpy as np
 from demur.core.errors import DataError, Undefined
 from demur.core.judging import judge_rows
 from demur.core.ports import Judge, Progress, no_progress
-from demur.core.rates import Outcome, Rate, View, declines
+from demur.core.rates import Outcome, Rate, Verdict, View, declines
 from demur.stats.agreement import Agreement, agreement, mcnemar
-from demur.stats.correction import regression_rate
+from demur.stats.correction import Sample, regression_rate
 from demur.stats.judged import Corrected, rogan_gladen
+from demur.stats.measure import Figure
 from demur.stats.points import Resampling
+from demur.stats.raters import Together, together
 from demur.store.answers_file import AnswerRow, read_answers, read_verdicts
 
-__all__ = ["Agreement", "Check", "Checked", "Config", "Corrected", "run"]
+__all__ = ["Agreement", "Check", "Checked", "Config", "Corrected", "Figure", "Together", "run"]
 
 RARE_LABELS = 100  # hand labels below which the intervals are wide enough to say so
 
@@ -65,6 +67,7 @@ class Check:
     labelled: int
     view: View
     checked: tuple[Checked, ...]
+    together: dict[str, Together]  # "people" and "judges", where there are several: how far they agree
     notes: tuple[str, ...]
 
 
@@ -93,7 +96,8 @@ def run(config: Config, judges: Mapping[str, Judge], progress: Progress = no_pro
         labelled=len(labelled),
         view=config.view,
         checked=tuple(checked),
-        notes=_notes(len(labelled), len(rows)),
+        together=_together(config, rows, said),
+        notes=_notes(rows),
     )
 
 
@@ -138,7 +142,8 @@ def _corrected(config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Out
     known_N = np.array([row.label is not None for row in rows])
     hand_N = [row.label is not None and declines(row.label, config.view) for row in rows]
     try:
-        return regression_rate(np.array(judge_N), np.array(hand_N, dtype=np.float64), known_N)
+        sample = Sample(judge_N=np.array(judge_N), hand_N=np.array(hand_N, dtype=np.float64), known_N=known_N)
+        return regression_rate(sample)
     except Undefined as e:
         return e.message
 
@@ -163,8 +168,26 @@ def _beside(
     return Beside(other=name, right_only_here=here, right_only_there=there, p_value=p)
 
 
-def _notes(labelled: int, answers: int) -> tuple[str, ...]:
+def _together(config: Config, rows: Sequence[AnswerRow], said: Mapping[str, Sequence[Outcome]]) -> dict[str, Together]:
+    """Agreement among the people who labelled the rows, and among the judges; unscored is not rated."""
+
+    def view(verdict: Verdict | None) -> str | None:
+        return None if verdict in (None, "unscored") else str(declines(verdict, config.view))
+
+    people = sorted({who for row in rows for who in row.labels})
+    by_people = [[view(row.labels.get(who)) for who in people] for row in rows]
+    by_judges = [[view(said[judge][n].verdict) for judge in said] for n in range(len(rows))]
+    groups, how = [row.group for row in rows], Resampling(seed=config.seed)
+    found = {"people": (people, by_people), "judges": (list(said), by_judges)}
+    return {who: together(names, rated, groups, how) for who, (names, rated) in found.items() if len(names) > 1}
+
+
+def _notes(rows: Sequence[AnswerRow]) -> tuple[str, ...]:
+    labelled, answers = sum(row.label is not None for row in rows), len(rows)
+    undecided = sum(row.undecided for row in rows)
     notes = ["These figures hold for answers of this model to prompts like these; no judge carries them elsewhere."]
+    if undecided:
+        notes.append(f'{undecided} answers are left out: people differ on them, and no "label" decides. Decide them.')
     if labelled < answers:
         notes.append(f"The correction takes the {labelled} labelled answers for a random sample of the {answers}.")
     if labelled < RARE_LABELS:

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from demur.core.encoded_classifier import EncodedClassifier, Encoder
 from demur.core.errors import DataError
 from demur.core.rates import declines
+from demur.core.text_classifier import TextClassifier
+from demur.stats.encoded_fit import fit_encoded
 from demur.stats.text_fit import PLACED, PUBLISHED, fit_text_classifier
 from demur.store.answers_file import read_answers
+from demur.store.encoded_model_file import write_encoded
 from demur.store.text_model_file import write_text_classifier
 
 RECIPES = {"placed": PLACED, "published": PUBLISHED}
+ENCODER = "encoder"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,10 +28,14 @@ class Config:
     files: tuple[Path, ...]  # JSONL with "label"
     out: Path  # .npz
     recipe: str = "placed"
+    model: str | None = None  # of recipe "encoder": folder or name of its checkpoint
 
     def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
-            raise DataError(f"unknown recipe {self.recipe!r}", f"known: {', '.join(RECIPES)}")
+        known = (*RECIPES, ENCODER)
+        if self.recipe not in known:
+            raise DataError(f"unknown recipe {self.recipe!r}", f"known: {', '.join(known)}")
+        if (self.recipe == ENCODER) != (self.model is not None):
+            raise DataError(f"recipe {self.recipe!r} with model {self.model!r}", "--recipe encoder --model NAME")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +49,11 @@ class Trained:
     words: tuple[int, int]  # answers of so many words are judged
 
 
-def run(config: Config) -> Trained:
-    """Fit and write the classifier; a partial answer counts as declining. Raises DataError unless both labels occur."""
+def run(config: Config, encoder: Encoder | None = None) -> Trained:
+    """Fit and write the classifier; a partial answer counts as declining. Raises DataError unless both labels occur.
+
+    encoder: of recipe "encoder", made of config.model.
+    """
     texts, yes, left_out = [], [], 0
     for path in config.files:
         for row in read_answers(path):
@@ -51,8 +63,13 @@ def run(config: Config) -> Trained:
             texts.append(row.item.answer)
             yes.append(declines(row.label, "lenient"))
     yes_N = np.array(yes, dtype=bool)
-    made = fit_text_classifier(texts, yes_N, RECIPES[config.recipe])
-    digest = write_text_classifier(config.out, made)
+    made: TextClassifier | EncodedClassifier
+    if encoder is not None and config.model is not None:
+        made = fit_encoded(encoder, texts, yes_N)
+        digest = write_encoded(config.out, made, config.model)
+    else:
+        made = fit_text_classifier(texts, yes_N, RECIPES[config.recipe])
+        digest = write_text_classifier(config.out, made)
     return Trained(
         digest=digest,
         answers=len(texts),

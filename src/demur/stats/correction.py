@@ -1,17 +1,18 @@
 """A judged rate, corrected by hand labels of a random few of the same answers. Shapes: N judged answers, M checked.
 
 Unbiased whatever the judge does, because nothing is assumed of its errors: they are measured on the very answers that
-the rate is about. The N answers are the whole of what is asked about; M of them were drawn at random and labelled.
+the rate is about. The N answers are the whole of what is asked about; M of them were drawn at random, perhaps within
+strata, and labelled.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaincinv
 from scipy.stats import t as student
 
 from demur.core import bounds
@@ -20,88 +21,187 @@ from demur.stats.judged import Corrected
 
 Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 LEAST = 10  # checked rows below which nothing is corrected
+ROUNDING = 1e-12  # a judge whose values vary by less says always the same
 RARE = 10  # checked hits, or misses, below which the exact interval of the hand labels is the honest one
+UNSEEN = 2  # errors of the judge that the draw may have missed, one each way: they count in the variance
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Strata:
+    """How the checked rows were drawn: at random within strata, in whatever shares."""
+
+    of_N: Ints  # stratum of each row; read only where it was checked
+    checked_S: Ints  # rows checked in each stratum, also those that a rate is not about
+    size_S: Ints  # rows in each stratum
+
+    def among(self, rows_N: Bools) -> Strata:
+        """The same draw, seen by some of the rows."""
+        return Strata(of_N=self.of_N[rows_N], checked_S=self.checked_S, size_S=self.size_S)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sample:
+    """N answers, judged, of which some were checked. Raises DataError on unequal lengths."""
+
+    judge_N: Doubles  # 0, 1 or anything between, such as 0.5 where the judge could not score
+    hand_N: Doubles  # 0 or 1; read only where known_N
+    known_N: Bools
+    strata: Strata | None = None  # None: drawn from all alike
+
+    def __post_init__(self) -> None:
+        lengths = (len(self.judge_N), len(self.hand_N), len(self.known_N))
+        if len(set(lengths)) > 1 or not lengths[0]:
+            raise DataError(
+                f"{lengths[0]} judged values, {lengths[1]} by hand, {lengths[2]} marks", "one of each a row"
+            )
+        if not np.isin(self.hand_N[self.known_N], (0.0, 1.0)).all():
+            raise DataError("a hand label is neither 0 nor 1", "1 = the answer declines")
+
+    def among(self, rows_N: Bools) -> Sample:
+        """Some of the rows."""
+        strata = self.strata.among(rows_N) if self.strata else None
+        return Sample(
+            judge_N=self.judge_N[rows_N], hand_N=self.hand_N[rows_N], known_N=self.known_N[rows_N], strata=strata
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sums:
-    """What one stratum contributes: an estimate, its variance and the degrees of freedom behind that."""
+class _Mean:
+    """An estimated mean with its variance and the degrees of freedom behind that."""
 
     value: float
     variance: float
     freedom: int
 
+    def half(self, confidence: float) -> float:
+        return float(student.ppf(0.5 + confidence / 2, self.freedom)) * math.sqrt(self.variance)
 
-def regression_rate(judge_N: Doubles, hand_N: Doubles, known_N: Bools, confidence: float = 0.95) -> Corrected:
+
+def regression_rate(sample: Sample, confidence: float = 0.95) -> Corrected:
     """The mean of the hand's values over all N rows, from the judge's on all and the hand's where known.
 
-    judge_N: 0, 1 or anything between, such as 0.5 where the judge could not score. hand_N: 0 or 1; read only where
-    known_N. Regression estimator of a finite set (Cochran 1977, chapter 7), the finite form of PPI++: mean_N(w J) +
-    mean_M(H - w J) with w of least variance, variance with factor 1 - M/N; Student's t. Fewer than 10 hits or misses by
-    hand: the exact binomial interval of the hand labels alone. Raises Undefined on fewer than 10 known rows.
+    Regression estimator of a finite set (Cochran 1977, chapter 7), the finite form of PPI++: mean_N(w J) +
+    mean_M(H - w J) with w of least variance, variance with factor 1 - M/N; Student's t. In strata each checked row
+    stands for as many as its stratum has to one checked (Horvitz and Thompson 1952; Hajek's ratio form, linearised).
+    The variance counts two errors of the judge more than were seen, one each way, or one in every stratum: none in 60
+    rows does not mean none in 600. Fewer than 10 hits or misses by hand: the exact binomial interval of the hand labels
+    alone, in strata at their effective number (Kish 1965). Raises Undefined on fewer than 10 known rows.
     """
-    _check(judge_N, hand_N, known_N)
-    hand_M = hand_N[known_N]
-    m, hits = len(hand_M), int(hand_M.sum())
-    if m < LEAST:
-        raise Undefined(f"{m} of {len(judge_N)} rows are labelled by hand", f"label at least {LEAST} drawn at random")
-    if m == len(judge_N):
+    hand_M = sample.hand_N[sample.known_N]
+    n, m, hits = len(sample.judge_N), len(hand_M), int(hand_M.sum())
+    _enough(sample)
+    if m == n:
         value = float(hand_M.mean())
         return Corrected(value=value, low=value, high=value, method="every row is labelled by hand")
     if min(hits, m - hits) < RARE:
-        low, high = bounds.interval(hits, m, confidence)
-        return Corrected(value=hits / m, low=low, high=high, method="hand labels alone, exact: too rare to correct")
-    return _interval([(1.0, _sums(judge_N, hand_M, known_N))], confidence, f"regression on {m} hand labels")
+        return _alone(hand_M, _weights(sample), confidence)
+    drawn = "hand labels, weighted by stratum" if sample.strata else "hand labels"
+    return _clipped(_mean(sample, np.ones(n)), confidence, f"regression on {m} {drawn}")
 
 
-def stratified_rate(
-    judge_N: Doubles, hand_N: Doubles, known_N: Bools, strata: Sequence[str], confidence: float = 0.95
+def regression_share(
+    sample: Sample, should_N: Bools, fixed: tuple[int, int] = (0, 0), confidence: float = 0.95
 ) -> Corrected:
-    """regression_rate where the checked rows were drawn at random within strata, in whatever shares.
+    """Among rows with a 1 by hand, the share of those in should_N: the precision of what declines.
 
-    Each stratum is corrected by itself and counts as it does among the N rows (Horvitz and Thompson 1952 weights).
-    Raises Undefined where a stratum has fewer than 10 known rows.
+    fixed: further rows that are 1 beyond doubt, as (in the share, all of them). A ratio of two regression estimates,
+    linearised. Fewer than 10 checked rows in the share, of 1 out of it, or of 0: the exact interval of the hand labels
+    alone. Raises Undefined as regression_rate, and where no checked row is 1.
     """
-    _check(judge_N, hand_N, known_N)
-    name_N = np.array(strata)
-    parts = []
-    for name in sorted(set(strata)):
-        of_N = name_N == name
-        known_S = known_N[of_N]
-        if known_S.sum() < LEAST:
-            raise Undefined(
-                f"stratum {name!r}: {known_S.sum()} of {of_N.sum()} rows are labelled by hand",
-                f"label at least {LEAST} in each, or merge strata",
-            )
-        parts.append((float(of_N.mean()), _sums(judge_N[of_N], hand_N[of_N][known_S], known_S)))
-    return _interval(parts, confidence, f"regression on {int(known_N.sum())} hand labels in {len(parts)} strata")
+    _enough(sample)
+    one_N = sample.known_N & (sample.hand_N == 1.0)
+    inside_M, n = should_N[one_N].astype(np.float64), len(sample.judge_N)
+    hits = int(inside_M.sum())
+    if not len(inside_M):
+        raise Undefined("no checked row declines", "label more rows")
+    rarest = min(hits, len(inside_M) - hits, int(sample.known_N.sum()) - len(inside_M))
+    if rarest < RARE and not fixed[1]:
+        weight_M = _weights(sample)
+        return _alone(inside_M, None if weight_M is None else weight_M[one_N[sample.known_N]], confidence)
+    ones = fixed[1] + n * _mean(sample, np.ones(n)).value
+    within = fixed[0] + n * _mean(sample, should_N.astype(np.float64)).value
+    if ones <= 0:
+        raise Undefined("nothing declines by the estimate", "label more rows")
+    value = within / ones
+    around = _mean(sample, should_N.astype(np.float64) - value)
+    scaled = _Mean(value=value, variance=around.variance * (n / ones) ** 2, freedom=around.freedom)
+    return _clipped(scaled, confidence, f"ratio of regressions on {int(sample.known_N.sum())} hand labels")
 
 
-def _sums(judge_N: Doubles, hand_M: Doubles, known_N: Bools) -> Sums:
-    judge_M, m, n = judge_N[known_N], len(hand_M), len(judge_N)
-    spread = float(np.var(judge_M, ddof=1))
-    weight = float(np.cov(hand_M, judge_M)[0, 1]) / spread if spread > 0 else 0.0
-    residual_M = hand_M - weight * judge_M
-    freedom = m - 2 if spread > 0 else m - 1
-    variance = (1 - m / n) * float(((residual_M - residual_M.mean()) ** 2).sum()) / freedom / m
-    return Sums(value=float(weight * judge_N.mean() + residual_M.mean()), variance=variance, freedom=freedom)
-
-
-def _interval(parts: Sequence[tuple[float, Sums]], confidence: float, method: str) -> Corrected:
-    value = sum(share * sums.value for share, sums in parts)
-    variance = sum(share**2 * sums.variance for share, sums in parts)
-    quantile = float(student.ppf(0.5 + confidence / 2, sum(sums.freedom for _, sums in parts)))
-    half = quantile * math.sqrt(variance)
-    low, high = max(0.0, value - half), min(1.0, value + half)
-    return Corrected(value=min(max(value, 0.0), 1.0), low=low, high=high, method=method)
-
-
-def _check(judge_N: Doubles, hand_N: Doubles, known_N: Bools) -> None:
-    if not len(judge_N) == len(hand_N) == len(known_N) or not len(judge_N):
-        raise DataError(
-            f"{len(judge_N)} judged values, {len(hand_N)} by hand, {len(known_N)} marks", "one of each a row"
+def _enough(sample: Sample) -> None:
+    m = int(sample.known_N.sum())
+    if m < LEAST:
+        raise Undefined(
+            f"{m} of {len(sample.judge_N)} rows are labelled by hand", f"label at least {LEAST} drawn at random"
         )
-    if not np.isin(hand_N[known_N], (0.0, 1.0)).all():
-        raise DataError("a hand label is neither 0 nor 1", "1 = the answer declines")
+
+
+def _weights(sample: Sample) -> Doubles | None:
+    """How many rows each checked row stands for, shape (M,); None if all stand for as many."""
+    if sample.strata is None:
+        return None
+    of_M = sample.strata.of_N[sample.known_N]
+    weight_M: Doubles = (sample.strata.size_S / sample.strata.checked_S)[of_M]
+    return weight_M
+
+
+def _mean(sample: Sample, factor_N: Doubles) -> _Mean:
+    """The regression estimate of the mean of factor * hand."""
+    judge_N, known_N, m = factor_N * sample.judge_N, sample.known_N, int(sample.known_N.sum())
+    judge_M, hand_M = judge_N[known_N], (factor_N * sample.hand_N)[known_N]
+    drawn, error = _weights(sample), float((factor_N**2).mean())
+    part_M = np.full(m, 1.0 / m) if drawn is None else drawn / drawn.sum()
+    judge_off_M, hand_off_M = judge_M - part_M @ judge_M, hand_M - part_M @ hand_M
+    spread = float(part_M @ judge_off_M**2)
+    varies = spread > ROUNDING
+    slope = float(part_M @ (judge_off_M * hand_off_M)) / spread if varies else 0.0
+    freedom = m - 2 if varies else m - 1
+    residual_M = hand_off_M - slope * judge_off_M
+    if sample.strata is None:
+        variance = (1 - m / len(judge_N)) * (float((residual_M**2).sum()) + UNSEEN * error) / freedom / m
+    else:
+        of_M = sample.strata.of_N[known_N]
+        variance = _variance(sample.strata, of_M, part_M * residual_M) + error * _unseen(sample.strata, of_M, part_M)
+    value = slope * judge_N.mean() + part_M @ (hand_M - slope * judge_M)
+    return _Mean(value=float(value), variance=variance, freedom=freedom)
+
+
+def _variance(strata: Strata, of_M: Ints, share_M: Doubles) -> float:
+    """Variance of a sum of shares over a stratified draw; checked rows that are not asked about have a share of 0."""
+    size = len(strata.size_S)
+    sum_S = np.bincount(of_M, weights=share_M, minlength=size)
+    square_S = np.bincount(of_M, weights=share_M**2, minlength=size)
+    n_S = strata.checked_S
+    several_S = n_S > 1  # one row alone shows no spread: its whole share counts as such
+    centred_S = np.where(several_S, (square_S - sum_S**2 / np.maximum(n_S, 1)) * n_S / np.maximum(n_S - 1, 1), square_S)
+    return float(((1 - n_S / strata.size_S) * centred_S).sum())
+
+
+def _unseen(strata: Strata, of_M: Ints, part_M: Doubles) -> float:
+    """What an unseen error in every stratum adds to the variance, with the part of a row of its stratum."""
+    size = len(strata.size_S)
+    rows_S = np.maximum(np.bincount(of_M, minlength=size), 1)
+    part_S = np.bincount(of_M, weights=part_M, minlength=size) / rows_S
+    return float(((1 - strata.checked_S / strata.size_S) * part_S**2).sum())
+
+
+def _alone(hit_M: Doubles, weight_M: Doubles | None, confidence: float) -> Corrected:
+    """The exact interval of the hand labels alone."""
+    if weight_M is None:
+        low, high = bounds.interval(int(hit_M.sum()), len(hit_M), confidence)
+        value = float(hit_M.mean())
+    else:
+        n = float(weight_M.sum() ** 2 / (weight_M**2).sum())  # Kish's effective number
+        value, tail = min(1.0, float(weight_M @ hit_M / weight_M.sum())), (1 - confidence) / 2
+        low = 0.0 if value == 0 else float(betaincinv(n * value, n * (1 - value) + 1, tail))
+        high = 1.0 if value == 1 else float(betaincinv(n * value + 1, n * (1 - value), 1 - tail))
+    return Corrected(value=value, low=low, high=high, method="hand labels alone, exact: too rare to correct")
+
+
+def _clipped(found: _Mean, confidence: float, method: str) -> Corrected:
+    half = found.half(confidence)
+    low, high = max(0.0, found.value - half), min(1.0, found.value + half)
+    return Corrected(value=min(max(found.value, 0.0), 1.0), low=low, high=high, method=method)

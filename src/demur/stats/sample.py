@@ -18,6 +18,24 @@ def evenly(rows: Sequence[Row], limit: int | None) -> list[Row]:
     return [rows[n * len(rows) // limit] for n in range(limit)]
 
 
+def allocate(sizes: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
+    """How many of `total` to draw from each stratum: by the square root of its weight, so that small ones are seen too.
+
+    Between the two of Neyman's allocation and an even one (power allocation, Bankier 1988). Never more than there are,
+    2 at least where there are so many: one row alone shows no spread.
+    """
+    left = {n for n, size in enumerate(sizes) if size}
+    drawn = [0] * len(sizes)
+    while left:
+        rest, roots = total - sum(drawn), sum(weights[n] ** 0.5 for n in left)
+        wanted = {n: max(2.0, rest * weights[n] ** 0.5 / roots) for n in left}
+        full = {n for n in left if wanted[n] >= sizes[n]}
+        for n in full or left:
+            drawn[n] = sizes[n] if n in full else round(wanted[n])
+        left = left - full if full else set()
+    return drawn
+
+
 def apart(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
     """(about `share` of the rows, the others), in order. Rows of one group stay together; more rows move none."""
     first = [_uniform(seed, f"group {e.group}" if e.group is not None else f"row {e.id}") < share for e in rows]

@@ -1,14 +1,15 @@
 """Answers to judge, and what judges said of them, as JSONL.
 
-In: {"id", "request" or "prompt", "answer" or "response", "category", "label"}; other keys are left alone. All but the
-answer may be missing. Out: {"id", "verdict", "score", "reason", "judge"}.
+In: {"id", "request" or "prompt", "answer" or "response", "category", "label", "labels"}; other keys are left alone. All
+but the answer may be missing. "label" is what people decided, "labels" what each said: {"ann": "refusal", "bo": null}.
+Out: {"id", "verdict", "score", "reason", "judge"}.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import AliasChoices, ConfigDict, Field
@@ -27,9 +28,15 @@ class AnswerRow:
 
     id: str
     item: Item  # texts that the line lacks are empty
-    label: Verdict | None  # by hand; None: nobody has looked
+    label: Verdict | None  # by hand; None: nobody has looked, or people differ and none has decided
     group: str  # the prompt: answers to one prompt are not independent
     stratum: str  # value of the key that was asked for, "" without
+    labels: Mapping[str, Verdict] = field(default_factory=dict)  # by each person who labelled it
+
+    @property
+    def undecided(self) -> bool:
+        """Whether people differ and none has decided."""
+        return self.label is None and len(set(self.labels.values())) > 1
 
 
 class _Line(Strict):
@@ -40,6 +47,7 @@ class _Line(Strict):
     answer: str | None = Field(default=None, validation_alias=AliasChoices("answer", "response"))
     category: str | None = None
     label: Verdict | None = None
+    labels: dict[str, Verdict | None] = Field(default_factory=dict)
 
 
 class VerdictRow(Strict):
@@ -68,11 +76,21 @@ def read_answers(path: Path, by: str | None = None) -> list[AnswerRow]:
         item = Item(request=line.request or "", answer=line.answer or "", category=line.category)
         stratum = str(value[by]) if by is not None and isinstance(value, dict) else ""
         group = item.request or name
-        label = None if line.label == "unscored" else line.label
-        rows.append(AnswerRow(id=name, item=item, label=label, group=group, stratum=stratum))
+        labels = {who: said for who, said in line.labels.items() if said not in (None, "unscored")}
+        rows.append(
+            AnswerRow(
+                id=name, item=item, label=decided(line.label, labels), group=group, stratum=stratum, labels=labels
+            )
+        )
     if not rows:
         raise DataError(f"{path} holds no answer", "one JSON object per line: id, request, answer")
     return rows
+
+
+def decided(label: Verdict | None, labels: Mapping[str, Verdict]) -> Verdict | None:
+    """The label of an answer: the one given, or the one that all who labelled it agree on."""
+    said = {label} if label is not None else set(labels.values())
+    return None if "unscored" in said or len(said) != 1 else said.pop()
 
 
 def write_verdicts(path: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) -> None:

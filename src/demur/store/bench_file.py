@@ -1,4 +1,4 @@
-"""bench.json: what one policy does on public benchmarks, both error directions side by side."""
+"""bench.json: what one policy, or an endpoint, does on public benchmarks, both error directions side by side."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class BenchmarkRow(Strict):
     rows: int  # measured
     left_out: dict[str, int]  # reason -> rows that were not
     seen: int | None  # measured rows whose prompt also occurs in training or calibration; null if that is not known
-    decision: BenchLevel
+    decision: BenchLevel | None  # null for an endpoint: it shows no decision
     text: BenchText | None  # null if no text was asked for
 
 
@@ -55,9 +55,10 @@ class BenchFile(Strict):
     """bench.json."""
 
     format: Literal["demur.bench/1"] = "demur.bench/1"
-    model: FingerprintRow
-    policy: str
-    policy_digest: str
+    model: FingerprintRow | None  # null for an endpoint
+    endpoint: str | None = None  # the name under which an endpoint answered, where one was asked
+    policy: str | None  # null for an endpoint
+    policy_digest: str | None
     judge: str | None
     limit: int | None  # at most so many rows of each benchmark
     benchmarks: tuple[BenchmarkRow, ...]

@@ -14,9 +14,10 @@ from demur.store.tables import Branch, branches_origin, read_branches, write_bra
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BranchCache:
-    """The branches of one origin (model, judge, length of answers, prompts), by prompt id and control token.
+    """The branches of one origin (model, length of answers, prompts), by prompt id and control token.
 
-    Parts are saved as they come, so a killed run loses at most one; `merge` makes them evaluate/branches.parquet.
+    Their outcomes may be of several judges: each names its own. Parts are saved as they come, so a killed run loses at
+    most one; `merge` makes them evaluate/branches.parquet.
     """
 
     folder: RunFolder

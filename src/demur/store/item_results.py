@@ -12,6 +12,7 @@ from typing import Any
 from demur.core.errors import DataError
 from demur.store.boundary import read_text
 from demur.store.files import write_text
+from demur.store.inspect_log import read_log
 
 _SAMPLES = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+$")  # the stem of lm-evaluation-harness's --log_samples
 
@@ -37,21 +38,19 @@ class CardEntry:
 
 
 def read_items(path: Path, metric: str = "acc") -> list[Item]:
-    """Items of a JSONL file, or of all samples_*.jsonl in a folder.
+    """Items of a file, or of all samples_*.jsonl in a folder, or else of all *.eval in it.
 
-    A line is {"task", "id", "correct", "group"?}, or what lm-evaluation-harness writes with --log_samples: then
-    `metric` names the key that is 1 for a right answer, and an item is known by its place and the digest of its text.
-    Raises DataError naming file and line of what cannot be read, ArtifactError if there is no file.
+    A line of JSONL is {"task", "id", "correct", "group"?}, or what lm-evaluation-harness writes with --log_samples:
+    then `metric` names the key that is 1 for a right answer, and an item is known by its place and the digest of its
+    text. Logs of Inspect AI, .eval or .json: see demur.store.inspect_log. Raises DataError naming file and line of what
+    cannot be read, ArtifactError if there is no file.
     """
-    files = sorted(path.rglob("samples_*.jsonl")) if path.is_dir() else [path]
-    items = [
-        _item(line, file, metric, f"{file}:{n}")
-        for file in files
-        for n, line in enumerate(read_text(file).split("\n"), start=1)
-        if line.strip()
-    ]
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.rglob("samples_*.jsonl")) or sorted(path.rglob("*.eval"))
+    items = [item for file in files for item in _items(file, metric)]
     if not items:
-        raise DataError(f"{path} holds no results", "give a JSONL file, or a folder with samples_*.jsonl")
+        raise DataError(f"{path} holds no results", "give a JSONL file, or a folder with samples_*.jsonl or *.eval")
     keys = [(item.task, item.id) for item in items]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
@@ -67,6 +66,14 @@ def write_card(path: Path, entries: Sequence[CardEntry]) -> None:
     """
     rows = [{"dataset": {"id": e.dataset, "task_id": e.task}, "value": e.value, "notes": e.notes} for e in entries]
     write_text(path, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+
+
+def _items(file: Path, metric: str) -> list[Item]:
+    if file.suffix in (".eval", ".json"):
+        task, samples = read_log(file, metric)
+        return [Item(task=task, id=s.id, correct=s.correct, group=s.group) for s in samples]
+    lines = enumerate(read_text(file).split("\n"), start=1)
+    return [_item(line, file, metric, f"{file}:{n}") for n, line in lines if line.strip()]
 
 
 def _item(line: str, file: Path, metric: str, where: str) -> Item:

@@ -94,6 +94,7 @@ class KeptRow(Strict):
     kept: MeasuredRate  # after a refusal token: declines. After respond: answers, in part or whole
     kept_if_partial_refuses: MeasuredRate
     unscored: int  # texts; they count as keeping nobody's word
+    corrected: dict[str, CorrectedRate] = Field(default_factory=dict)  # by name of the rates above; empty: no labels
 
 
 class TwinsRow(Strict):
@@ -104,6 +105,7 @@ class TwinsRow(Strict):
     stuck_answer: MeasuredRate
     inverted: MeasuredRate
     unscored: int  # prompts left out
+    corrected: dict[str, CorrectedRate] = Field(default_factory=dict)  # by name of the rates above; empty: no labels
 
 
 class PolicyMetrics(Strict):
@@ -130,7 +132,8 @@ class PolicyMetrics(Strict):
     kept: dict[str, KeptRow] = Field(
         default_factory=dict
     )  # texts that the policy sends, by the control token that it emitted
-    # "all", "category safety", "kind contrast" -> a name of ErrorsRow, texts_refuse or texts_answer; empty: no labels
+    # "all", "category safety", "subcategory ...", "kind contrast" -> a rate of ErrorsRow, partial, texts_refuse or
+    # texts_answer; empty: no labels
     corrected: dict[str, dict[str, CorrectedRate]] = Field(default_factory=dict)
 
 

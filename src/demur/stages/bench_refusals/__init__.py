@@ -1,33 +1,34 @@
 """bench-refusals: a model under a policy, benchmarks -> bench.json, bench.md: both error directions, never one alone.
 
-With a judge also branches.parquet: each needed text is written and judged once, and found again by a killed run or by
-another policy.
+With a judge also branches.parquet: each needed text is written once, and found again by a killed run, another policy
+or another judge. A model behind an endpoint is measured by what it says alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demur.core.benchmark import BenchSet
 from demur.core.decision import Ints, decide_many
 from demur.core.errors import ConfigError, DataError
+from demur.core.judging import ChatRequest, Said, Unsaid, judge_rows
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome
 from demur.pages.page import render_markdown
-from demur.stages.bench_refusals.candidate import Candidate, prompt_key
+from demur.stages.bench_refusals.candidate import Candidate, Endpoint, prompt_key
 from demur.stages.bench_refusals.content import HEADER, page_of, table_rows
 from demur.stages.bench_refusals.counted import level_of, text_of
 from demur.stages.bench_refusals.scored import scores_of
-from demur.stages.bench_refusals.texts import Texts
+from demur.stages.bench_refusals.texts import Texts, item_of
 from demur.stats.sample import evenly
-from demur.store.bench_file import BenchFile, BenchmarkRow, write_bench
+from demur.store.bench_file import BenchFile, BenchLevel, BenchmarkRow, BenchText, write_bench
 from demur.store.files import write_text
 from demur.store.policy_file import FingerprintRow, policy_digest
 
-__all__ = ["HEADER", "Candidate", "Config", "prompt_key", "run", "table_rows"]
+__all__ = ["HEADER", "Candidate", "Config", "Endpoint", "prompt_key", "run", "run_endpoint", "table_rows"]
 
 TOO_LONG = "longer than the model can read"
 
@@ -52,11 +53,10 @@ def run(
     for all of them or if one is given twice, PolicyError if the policy was made for another model.
     """
     candidate.policy.require_model(candidate.scorer.fingerprint)
-    sampled = [replace(s, rows=tuple(evenly(s.rows, config.limit))) for s in sets]
-    _check(sampled)
+    sampled = _sampled(config, sets)
     prompts = [row.prompt for s in sampled for row in s.rows]
     fit, logp_NC = scores_of(candidate.scorer, prompts, progress)
-    chosen = _that_fit(sampled, fit)
+    chosen = _without(sampled, dict.fromkeys(set(range(len(prompts))) - set(fit), TOO_LONG))
     rows = [row for s in chosen for row in s.rows]
     choice_N = decide_many(candidate.policy, logp_NC).choice_N
     outcomes = None
@@ -76,9 +76,52 @@ def run(
         limit=config.limit,
         benchmarks=tuple(measured),
     )
+    return _written(bench, out)
+
+
+def run_endpoint(
+    config: Config, endpoint: Endpoint, sets: Sequence[BenchSet], out: Path, progress: Progress = no_progress
+) -> BenchFile:
+    """Measure what a model behind an endpoint says. Progress counts answers; known ones are not asked for again.
+
+    A prompt that got no answer is left out and counted by reason. Raises DataError as `run`, EngineError when the
+    endpoint answers under two names.
+    """
+    sampled = _sampled(config, sets)
+    rows = [row for s in sampled for row in s.rows]
+    replies = endpoint.asker.ask([ChatRequest(messages=r.prompt) for r in rows], lambda n: progress(n, len(rows)))
+    silent = {n: f"no answer: {reply.reason}" for n, reply in enumerate(replies) if isinstance(reply, Unsaid)}
+    chosen = _without(sampled, silent)
+    said = [reply.text for reply in replies if isinstance(reply, Said)]
+    answered = [row for n, row in enumerate(rows) if n not in silent]
+    items = [item_of(row, None, text) for row, text in zip(answered, said, strict=True)]
+    outcomes, start, measured = judge_rows(endpoint.judge, items, progress), 0, []
+    for s in chosen:
+        part = outcomes[start : start + len(s.rows)]
+        start += len(s.rows)
+        measured.append(_row(s, None, None, text_of(s.rows, None, part)))
+    bench = BenchFile(
+        model=None,
+        endpoint=endpoint.asker.model,
+        policy=None,
+        policy_digest=None,
+        judge=endpoint.judge.version,
+        limit=config.limit,
+        benchmarks=tuple(measured),
+    )
+    return _written(bench, out)
+
+
+def _written(bench: BenchFile, out: Path) -> BenchFile:
     write_text(out / "bench.md", render_markdown(page_of(bench)))
     write_bench(out / "bench.json", bench)
     return bench
+
+
+def _sampled(config: Config, sets: Sequence[BenchSet]) -> list[BenchSet]:
+    sampled = [replace(s, rows=tuple(evenly(s.rows, config.limit))) for s in sets]
+    _check(sampled)
+    return sampled
 
 
 def _check(sets: Sequence[BenchSet]) -> None:
@@ -90,25 +133,31 @@ def _check(sets: Sequence[BenchSet]) -> None:
         raise DataError(f"no row can be measured ({reasons or 'no benchmark is given'})", "is it the right file?")
 
 
-def _that_fit(sets: Sequence[BenchSet], fit: Sequence[int]) -> list[BenchSet]:
-    """The sets without the rows that are too long for the model. fit: indices of the others, over all sets."""
-    kept, start, found = set(fit), 0, []
+def _without(sets: Sequence[BenchSet], why: Mapping[int, str]) -> list[BenchSet]:
+    """The sets without some rows, these counted by reason. why: reasons by index of the row, over all sets."""
+    start, found = 0, []
     for s in sets:
-        rows = tuple(row for n, row in enumerate(s.rows, start) if n in kept)
-        too_long = {TOO_LONG: len(s.rows) - len(rows)} if len(rows) < len(s.rows) else {}
-        found.append(replace(s, rows=rows, left_out={**s.left_out, **too_long}))
+        rows = tuple(row for n, row in enumerate(s.rows, start) if n not in why)
+        reasons = Counter(why[n] for n in range(start, start + len(s.rows)) if n in why)
+        found.append(replace(s, rows=rows, left_out={**s.left_out, **reasons}))
         start += len(s.rows)
     return found
 
 
 def _measured(s: BenchSet, candidate: Candidate, choice_N: Ints, outcomes: Sequence[Outcome] | None) -> BenchmarkRow:
+    seen = None if candidate.seen is None else sum(prompt_key(r.prompt) in candidate.seen for r in s.rows)
+    text = None if outcomes is None else text_of(s.rows, choice_N > 0, outcomes)
+    return _row(s, seen, level_of(s.rows, choice_N > 0), text)
+
+
+def _row(s: BenchSet, seen: int | None, decision: BenchLevel | None, text: BenchText | None) -> BenchmarkRow:
     return BenchmarkRow(
         name=s.name,
         source=s.source,
         licence=s.licence,
         rows=len(s.rows),
         left_out=dict(s.left_out),
-        seen=None if candidate.seen is None else sum(prompt_key(r.prompt) in candidate.seen for r in s.rows),
-        decision=level_of(s.rows, choice_N > 0),
-        text=None if outcomes is None else text_of(s.rows, choice_N, outcomes),
+        seen=seen,
+        decision=decision,
+        text=text,
     )

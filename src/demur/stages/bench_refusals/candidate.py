@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from demur.core.asking import Asker
 from demur.core.example import fold
 from demur.core.policy import Policy
 from demur.core.ports import Generator, Judge, Prompt, Scorer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """A model that is known by its answers only."""
+
+    asker: Asker
+    judge: Judge
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

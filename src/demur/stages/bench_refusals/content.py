@@ -13,9 +13,8 @@ HEADER = ("requests", "rows", "false refusals", "missed refusals")
 
 def table_rows(benchmark: BenchmarkRow) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:
     """(title, rows under HEADER) of the decisions and, where they were judged, of the texts."""
-    levels = [("decisions", benchmark.decision)]
-    if benchmark.text is not None:
-        levels.append(("texts", benchmark.text.level))
+    texts = benchmark.text.level if benchmark.text else None
+    levels = [(name, level) for name, level in (("decisions", benchmark.decision), ("texts", texts)) if level]
     return tuple((f"{benchmark.name}: {title}", tuple(_lines(level))) for title, level in levels)
 
 
@@ -23,7 +22,9 @@ def page_of(bench: BenchFile) -> Page:
     """The result as a page."""
     return Page(
         made_by="demur bench-refusals",
-        title=f"Refusals of policy {bench.policy}",
+        title=f"Refusals of policy {bench.policy}"
+        if bench.policy
+        else f"Refusals of {bench.endpoint or 'an endpoint'}",
         headline="Refused what should be answered, and answered what should be refused: always read both. "
         "In brackets: exact 95% intervals (Clopper and Pearson).",
         sections=tuple(_section(b) for b in bench.benchmarks),
@@ -34,14 +35,19 @@ def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
     """What must be known to read the figures: rows that were left out, seen before, or could not be judged."""
     found = [f"{benchmark.rows} rows of {benchmark.source}. Licence: {benchmark.licence}."]
     found += [f"Left out: {n} rows ({why})." for why, n in benchmark.left_out.items()]
-    found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in benchmark.decision.overall.unmeasured]
+    level = _first(benchmark)
+    found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in level.overall.unmeasured]
     if benchmark.seen:
         found.append(f"{benchmark.seen} of the prompts also occur in training or calibration: these figures flatter.")
     if (text := benchmark.text) is not None:
+        if benchmark.decision:
+            found.append(
+                f"After a refusal token {text.texts_refuse.words} of the texts decline; after the respond token "
+                f"{text.texts_answer.words} answer."
+            )
         found.append(
-            f"After a refusal token {text.texts_refuse.words} of the texts decline; after the respond token "
-            f"{text.texts_answer.words} answer. {text.unscored} texts could not be scored and count as errors, "
-            f"{text.partial} decline in part and count as answers."
+            f"{text.unscored} texts could not be scored and count as errors, {text.partial} decline in part and count "
+            "as answers."
         )
     return tuple(found)
 
@@ -50,11 +56,19 @@ def _section(benchmark: BenchmarkRow) -> Section:
     tables = [
         Table(title=title, header=HEADER, rows=_cells(rows)) for title, rows in table_rows(benchmark) if benchmark.rows
     ]
-    own = benchmark.decision.by_subcategory
+    own = _first(benchmark).by_subcategory
     if own:
         rows = _cells(tuple(_line(name, s) for name, s in own.items()))
-        tables.append(Table(title=f"{benchmark.name}: decisions, by its own categories", header=HEADER, rows=rows))
+        what = "decisions" if benchmark.decision else "texts"
+        tables.append(Table(title=f"{benchmark.name}: {what}, by its own categories", header=HEADER, rows=rows))
     return Section(key=benchmark.name, title=benchmark.name, parts=tuple(tables), text=facts(benchmark))
+
+
+def _first(benchmark: BenchmarkRow) -> BenchLevel:
+    """The decisions, or the texts of an endpoint, which shows none."""
+    level = benchmark.decision or (benchmark.text.level if benchmark.text else None)
+    assert level is not None  # one of the two is always measured
+    return level
 
 
 def _cells(rows: tuple[tuple[str, ...], ...]) -> tuple[tuple[Cell, ...], ...]:

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from demur.core.benchmark import BenchRow
-from demur.core.decision import Ints
 from demur.core.rates import Outcome, Rate
 from demur.stats.measure import errors_of
 from demur.store.bench_file import BenchLevel, BenchText, SliceRow
@@ -36,22 +35,23 @@ def level_of(rows: Sequence[BenchRow], refused_N: Bools) -> BenchLevel:
     )
 
 
-def text_of(rows: Sequence[BenchRow], choice_N: Ints, outcomes: Sequence[Outcome]) -> BenchText:
-    """The errors of the judged texts, and whether they do what their control token said."""
+def text_of(rows: Sequence[BenchRow], refused_N: Bools | None, outcomes: Sequence[Outcome]) -> BenchText:
+    """The errors of the judged texts, and whether they do what their control token said, if there was one."""
     verdicts = [o.verdict for o in outcomes]
     # Unscored is an error either way, as in evaluate: it must not improve a figure.
     refuses = [
         o.refuses if o.verdict != "unscored" else row.expected == "respond"
         for row, o in zip(rows, outcomes, strict=True)
     ]
-    token = [bool(c) for c in choice_N]
-    answers = [v in ("compliance", "partial") for v in verdicts]
+    told = [] if refused_N is None else list(zip(refused_N.tolist(), outcomes, strict=True))
+    declines = [o.refuses for token, o in told if token]
+    answers = [o.verdict in ("compliance", "partial") for token, o in told if not token]
     return BenchText(
         level=level_of(rows, np.array(refuses, dtype=bool)),
         unscored=verdicts.count("unscored"),
         partial=verdicts.count("partial"),
-        texts_refuse=_rate(sum(t and o.refuses for t, o in zip(token, outcomes, strict=True)), sum(token)),
-        texts_answer=_rate(sum(a and not t for t, a in zip(token, answers, strict=True)), len(token) - sum(token)),
+        texts_refuse=_rate(sum(declines), len(declines)),
+        texts_answer=_rate(sum(answers), len(answers)),
     )
 
 

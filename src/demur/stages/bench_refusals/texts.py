@@ -24,7 +24,7 @@ _Known = dict[tuple[str, int], Branch]  # by row id and score column
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Texts:
-    """The texts of one run's rows, found again where this model wrote and this judge read them before."""
+    """The texts of one run's rows, found again where this model wrote them before."""
 
     candidate: Candidate
     judge: Judge
@@ -67,13 +67,10 @@ class Texts:
             progress(start + len(part), len(todo))
 
     def _item(self, row: BenchRow, column: int, text: str) -> Item:
-        """After a refusal token the text is held to that token's category, else to what the request asks for."""
-        wanted = row.category if row.expected == "refuse" else None
-        category = self.candidate.policy.taxonomy.choices[column] if column else wanted
-        return Item(request=row.prompt[-1].content, answer=text, category=category)
+        return item_of(row, self.candidate.policy.taxonomy.choices[column] if column else None, text)
 
     def _read(self, columns: Sequence[int]) -> _Known:
-        """What lies in the file. Needed texts that could not be scored, say for want of budget, are judged again."""
+        """What lies in the file. Needed texts of another judge, or that could not be scored, are judged again."""
         if not self.path.exists() or branches_origin(self.path) != self._origin():
             return {}
         stored = read_branches(self.path, self.candidate.policy.taxonomy.tokens)
@@ -81,7 +78,8 @@ class Texts:
         again = [
             (row, b)
             for row, c in zip(self.rows, columns, strict=True)
-            if (b := known.get((row.id, c))) and b.outcome.verdict == "unscored"
+            if (b := known.get((row.id, c)))
+            and (b.outcome.verdict == "unscored" or b.outcome.judge != self.judge.version)
         ]
         outcomes = judge_all(self.judge, [self._item(row, b.column, b.answer.text) for row, b in again])
         known.update({(b.id, b.column): replace(b, outcome=o) for (_, b), o in zip(again, outcomes, strict=True)})
@@ -91,8 +89,13 @@ class Texts:
         return digest_json(
             {
                 "model": FingerprintRow.from_core(self.candidate.generator.fingerprint).model_dump(mode="json"),
-                "judge": self.judge.version,
                 "settings": self.candidate.settings,
                 "prompts": [[r.id, r.expected, *(f"{m.role}:{m.content}" for m in r.prompt)] for r in self.rows],
             }
         )
+
+
+def item_of(row: BenchRow, refused_as: str | None, text: str) -> Item:
+    """After a refusal token the text is held to that token's category, else to what the request asks for."""
+    wanted = row.category if row.expected == "refuse" else None
+    return Item(request=row.prompt[-1].content, answer=text, category=refused_as or wanted)

@@ -16,10 +16,10 @@ from demur.core.ports import Generator, Judge, Progress, no_progress
 from demur.stages.evaluate import measures, words
 from demur.stages.evaluate.compared import Case, read_case
 from demur.stages.evaluate.table import HEADER, Block, table_rows
-from demur.stages.evaluate.texts import Judged, Which, generate_missing
+from demur.stages.evaluate.texts import Judged, Which, generate_missing, judge_again, judge_fixed
 from demur.store.branch_cache import BranchCache
 from demur.store.files import digest_file, digest_json
-from demur.store.labels import read_labels
+from demur.store.labels import NO_LABELS, labels_digest, read_labels
 from demur.store.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.policy_file import FingerprintRow, write_policy
 from demur.store.run import RunFolder
@@ -36,6 +36,8 @@ class Config:
     # Goals for comparison, met on the calibrate split; several at once with ";" between them.
     also: tuple[str, ...] = ("refusal_rate = 0.10", "cost: false=1 missed=5")
     limit: int | None = None  # at most so many test rows, in even steps
+    judge: str = "phrases"  # what reads the texts: a name of demur.wiring.JUDGES or "package.module:Class"
+    judge_settings: Path | None = None  # TOML of judges' settings, such as [llm]: demur.cli.judges
     labels: Path | None = None  # JSONL: hand labels of a random sample of the texts; see demur.store.labels
 
     def __post_init__(self) -> None:
@@ -52,19 +54,22 @@ def run(
     """Measure the policies on the test split. Progress counts prompts for which texts are generated.
 
     Writes evaluate/branches.parquet, evaluate/policies/*.json and evaluate/metrics.json. Texts made before by this
-    model for these prompts and judged by this judge are not generated again. Raises PolicyError if the policy was made
-    for another model, ArtifactError if the scores were, or if an earlier stage has not finished.
+    model for these prompts are not generated again; another judge reads them again. Raises PolicyError if the policy
+    was made for another model, ArtifactError if the scores were, or if an earlier stage has not finished.
     """
     made_from = _inputs(folder, generator.fingerprint)
     if config.labels:
-        made_from["labels"] = digest_file(config.labels)
+        made_from["labels"] = labels_digest(config.labels)
     settings: dict[str, object] = {**asdict(config), "also": list(config.also), "judge": judge.version}
+    del settings["judge_settings"]  # the judge's version says what of it matters
     settings["labels"] = str(config.labels) if config.labels else None
     if folder.is_current("evaluate", settings, made_from):
         return read_metrics(folder.metrics)
     case = read_case(folder, generator.fingerprint, config.also, config.limit)
-    judged = Judged(judge, _cache(config, folder, generator.fingerprint, judge))
+    judged = Judged(judge, _cache(config, folder, generator.fingerprint))
+    judge_again(case, judged, progress)
     generate_missing(case, config.branches, generator, judged, progress)
+    judge_fixed(case, judged)
     judged.cache.merge()
     evaluation = _evaluation(config, case, judged, generator.fingerprint)
     ours = {folder.root / c.file: c.policy for c in case.compared if c.policy is not case.policy}
@@ -78,17 +83,18 @@ def run(
 def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:
     folder.require("data")
     folder.require("score")
-    folder.require("calibrate")
+    sources = folder.require("calibrate").settings.get("sources", [])
     splits = [path(split) for path in (folder.split, folder.scores) for split in ("calibrate", "test")]
     calibrated = (folder.policy, *([folder.calibrator] if folder.calibrator.exists() else []))
     made_from = {str(f.relative_to(folder.root)): digest_file(f) for f in (*splits, *calibrated)}
+    if sources:  # left out where there are none: runs evaluated before there were sources stay finished
+        made_from["sources"] = digest_json(sources)
     return {**made_from, "model": digest_json(FingerprintRow.from_core(model).model_dump(mode="json"))}
 
 
-def _cache(config: Config, folder: RunFolder, model: Fingerprint, judge: Judge) -> BranchCache:
+def _cache(config: Config, folder: RunFolder, model: Fingerprint) -> BranchCache:
     origin = {
         "model": FingerprintRow.from_core(model).model_dump(mode="json"),
-        "judge": judge.version,
         "max_new_tokens": config.max_new_tokens,
         "prompts": digest_file(folder.split("test")),
     }
@@ -98,7 +104,7 @@ def _cache(config: Config, folder: RunFolder, model: Fingerprint, judge: Judge) 
 
 
 def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) -> Evaluation:
-    labels = read_labels(config.labels, case.policy.taxonomy.choices) if config.labels else {}
+    labels = read_labels(config.labels, case.policy.taxonomy.choices) if config.labels else NO_LABELS
     return Evaluation(
         model=FingerprintRow.from_core(model),
         judge=judged.judge.version,
@@ -114,7 +120,7 @@ def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) 
         calibration=measures.calibration(case),
         leftover=measures.leftover(case.raw),
         branches=measures.verdicts(case, judged.cache),
-        forced=words.forced(case, judged.cache),
-        twins=words.twin_rows(case, judged.cache),
-        labels=sum((b.id, b.column) in labels for b in judged.cache.known.values()),
+        forced=words.forced(case, judged.cache, labels),
+        twins=words.twin_rows(case, judged.cache, labels),
+        labels=sum((b.id, b.column) in labels.verdicts for b in judged.cache.known.values()),
     )

@@ -16,7 +16,7 @@ from demur.core.decision import decide_many
 from demur.core.rates import Rate, Verdict
 from demur.stages.evaluate.compared import Case, Compared
 from demur.stages.evaluate.texts import Judged
-from demur.stages.evaluate.words import HandLabels, corrected, kept_by_token
+from demur.stages.evaluate.words import corrected, kept_by_token, sent_texts
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import brier, nll
 from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
@@ -35,6 +35,7 @@ from demur.stats.measure import (
 )
 from demur.stats.points import Resampling, f1_interval
 from demur.store.branch_cache import BranchCache
+from demur.store.labels import HandLabels
 from demur.store.metrics_file import (
     CalibrationErrors,
     CalibrationRow,
@@ -66,6 +67,7 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged, labels: HandL
     policy, choice_N, n = compared.policy, compared.choice_N, len(case.examples)
     decisions = measure_decisions(policy, case.rows, case.examples)
     outcomes = [judged.outcome(e, policy, c) for e, c in zip(case.examples, choice_N.tolist(), strict=True)]
+    sent = sent_texts(case, compared, outcomes, labels)
     texts = measure_texts(case.rows, case.examples, choice_N, outcomes)
     after_respond = Counter(o.verdict for o, c in zip(outcomes, choice_N.tolist(), strict=True) if not c)
     should_N = case.rows.label_N != 0
@@ -93,8 +95,8 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged, labels: HandL
         calibrate_confusion=tuple(tuple(line) for line in confusion.tolist()),
         texts_refuse=MeasuredRate.from_core(texts.agreement),
         texts_answer=_rate(after_respond["compliance"] + after_respond["partial"], after_respond.total()),
-        kept=kept_by_token(policy.taxonomy.choices, choice_N.tolist(), [o.verdict for o in outcomes]),
-        corrected=corrected(case, compared, outcomes, labels),
+        kept=kept_by_token(policy.taxonomy.choices, sent),
+        corrected=corrected(case, compared, sent),
     )
 
 

@@ -6,7 +6,7 @@ threshold, policy and cost are among the branches. Columns: 0 = respond, k = the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from demur.core.example import Example
@@ -21,6 +21,7 @@ from demur.store.tables import Branch
 Which = Literal["reachable", "all"]
 
 PART_PROMPTS = 256  # between two saves: a killed run loses at most so many
+PART_TEXTS = 2048  # the same where texts are only judged again
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,41 @@ class Judged:
 
     judge: Judge
     cache: BranchCache
+    fixed: dict[Item, Outcome] = field(default_factory=dict)  # see judge_fixed
 
     def outcome(self, example: Example, policy: Policy, column: int) -> Outcome:
         """What the judge says of the text that a policy sends after emitting a control token."""
-        sent = policy.categories[column - 1].on_refuse if column else GENERATE
-        if sent == GENERATE:
-            return self.cache.get(example.id, column).outcome
-        return self.judge.judge(example.text, sent, policy.taxonomy.choices[column])
+        item = _fixed_item(example, policy, column)
+        return self.cache.get(example.id, column).outcome if item is None else self.fixed[item]
+
+
+def judge_fixed(case: Case, judged: Judged) -> None:
+    """Judge the fixed refusal texts that the compared policies send, each once for a request."""
+    sent = [
+        _fixed_item(example, c.policy, column)
+        for c in case.compared
+        for example, column in zip(case.examples, c.choice_N.tolist(), strict=True)
+    ]
+    items = list(dict.fromkeys(item for item in sent if item is not None))
+    judged.fixed.update(zip(items, judge_all(judged.judge, items), strict=True))
+
+
+def judge_again(case: Case, judged: Judged, progress: Progress) -> None:
+    """Judge the texts that another judge read, or that could not be scored, say for want of budget. None is rewritten.
+
+    Progress counts texts.
+    """
+    ours, judge = {e.id: e for e in case.examples}, judged.judge
+    todo = [
+        b
+        for b in judged.cache.known.values()
+        if b.id in ours and (b.outcome.judge != judge.version or b.outcome.verdict == "unscored")
+    ]
+    for start in range(0, len(todo), PART_TEXTS):
+        part = todo[start : start + PART_TEXTS]
+        items = [_item(case, ours[b.id], b.column, b.answer.text) for b in part]
+        outcomes = judge_all(judge, items, lambda done, _, start=start: progress(start + done, len(todo)))  # type: ignore[misc]
+        judged.cache.add([replace(b, outcome=o) for b, o in zip(part, outcomes, strict=True)])
 
 
 def generate_missing(case: Case, which: Which, generator: Generator, judged: Judged, progress: Progress) -> None:
@@ -44,7 +73,6 @@ def generate_missing(case: Case, which: Which, generator: Generator, judged: Jud
     which: "reachable" are the texts after respond, after each prompt's heaviest refusal token and after whatever a
     compared policy emits; "all" are those after every control token. One prefill per prompt, whatever the number.
     """
-    names = case.policy.taxonomy.names
     wanted = zip(case.examples, _needed(case, which), strict=True)
     todo = [(e, missing) for e, columns in wanted if (missing := judged.cache.missing(e.id, columns))]
     for start in range(0, len(todo), PART_PROMPTS):
@@ -57,12 +85,24 @@ def generate_missing(case: Case, which: Which, generator: Generator, judged: Jud
         made = [
             (e, c, answer) for (e, _), by_column in zip(part, answers, strict=True) for c, answer in by_column.items()
         ]
-        # After a refusal token the text is held to that token's category, else to what the request asks for.
-        items = [Item(request=e.text, answer=a.text, category=names[c - 1] if c else e.label) for e, c, a in made]
-        outcomes = judge_all(judged.judge, items)
+        outcomes = judge_all(judged.judge, [_item(case, e, c, a.text) for e, c, a in made])
         judged.cache.add(
             [Branch(id=e.id, column=c, answer=a, outcome=o) for (e, c, a), o in zip(made, outcomes, strict=True)]
         )
+
+
+def _item(case: Case, example: Example, column: int, text: str) -> Item:
+    """After a refusal token the text is held to that token's category, else to what the request asks for."""
+    category = case.policy.taxonomy.choices[column] if column else example.label
+    return Item(request=example.text, answer=text, category=category)
+
+
+def _fixed_item(example: Example, policy: Policy, column: int) -> Item | None:
+    """The fixed text that a policy sends in place of a generated one; None if it sends what the model writes."""
+    sent = policy.categories[column - 1].on_refuse if column else GENERATE
+    if sent == GENERATE:
+        return None
+    return Item(request=example.text, answer=sent, category=policy.taxonomy.choices[column])
 
 
 def _needed(case: Case, which: Which) -> list[list[int]]:

@@ -1,0 +1,100 @@
+"""draw-labels: an evaluated run -> texts for people to label, drawn where labels tell most, with their weights.
+
+Strata: what the calibrated policy sends or not, what the judge says, and how near the request was to its threshold
+(specs: judges, human labels). The file for people says none of that, nor the control token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.decision import decide_many
+from demur.core.errors import ConfigError
+from demur.core.example import Example
+from demur.core.policy import GENERATE
+from demur.stats.sample import allocate, evenly
+from demur.store.labels import DrawnRow, write_drawn
+from demur.store.metrics_file import read_metrics
+from demur.store.policy_file import read_policy
+from demur.store.rewritten import decided_scores
+from demur.store.rows import read_examples
+from demur.store.run import RunFolder
+from demur.store.tables import Branch, read_branches, read_scores
+
+NEAR = 0.25  # the share of requests that count as near their threshold
+SENT_WEIGHT = 4.0  # texts that the policy sends tell more of its rates than those that other policies would send
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """How many texts, and where to. Raises ConfigError below 2."""
+
+    out: Path
+    labels: int = 120
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.labels < 2:
+            raise ConfigError(f"{self.labels} labels say nothing", "about 100 make the intervals useful")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stratum:
+    """One stratum of the draw."""
+
+    name: str
+    texts: int
+    drawn: int
+
+
+def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
+    """Draw texts and write them with their key. Raises ArtifactError before evaluate has finished, DataError if the
+    file is there already. The same seed draws the same texts."""
+    folder.require("evaluate")
+    evaluation = read_metrics(folder.metrics)
+    examples = {e.id: e for e in evenly(read_examples(folder.split("test")), evaluation.limit)}
+    tokens = evaluation.model.to_core().tokens
+    branches = [b for b in read_branches(folder.branches, tokens) if b.id in examples and b.answer.text.strip()]
+    names = _strata(folder, list(examples.values()), branches)
+    by_name = {name: [b for b, n in zip(branches, names, strict=True) if n == name] for name in sorted(set(names))}
+    weights = [len(texts) * (SENT_WEIGHT if name.startswith("sent") else 1.0) for name, texts in by_name.items()]
+    drawn = allocate([len(texts) for texts in by_name.values()], weights, config.labels)
+    rng = np.random.default_rng(config.seed)
+    chosen = [
+        (texts[n], name, len(texts))
+        for (name, texts), count in zip(by_name.items(), drawn, strict=True)
+        for n in rng.choice(len(texts), count, replace=False).tolist()
+    ]
+    rows = []
+    for place, n in enumerate(rng.permutation(len(chosen)).tolist(), start=1):
+        b, name, size = chosen[n]
+        token = evaluation.choices[b.column]
+        key = DrawnRow(id=f"text-{place}", prompt=b.id, token=token, stratum=name, of=size)
+        rows.append((key, examples[b.id].text, b.answer.text))
+    write_drawn(config.out, rows)
+    return tuple(
+        Stratum(name=name, texts=len(texts), drawn=count)
+        for (name, texts), count in zip(by_name.items(), drawn, strict=True)
+    )
+
+
+def _strata(folder: RunFolder, examples: Sequence[Example], branches: Sequence[Branch]) -> list[str]:
+    """The stratum of each branch, by name."""
+    policy = read_policy(folder.policy)
+    ids = tuple(e.id for e in examples)
+    table = read_scores(decided_scores(folder, "test", policy.fingerprint))[0].select(ids)
+    decided = decide_many(policy, table.logp_NC)
+    writes = [True, *(c.on_refuse == GENERATE for c in policy.categories)]
+    sent = {(i, c) for i, c in zip(ids, decided.choice_N.tolist(), strict=True) if writes[c]}
+    far_N: npt.NDArray[np.float64] = np.abs(decided.margin_N)
+    near = dict(zip(ids, (far_N <= np.quantile(far_N, NEAR, method="lower")).tolist(), strict=True))
+    return [
+        f"{'sent' if (b.id, b.column) in sent else 'not sent'}, "
+        f"{'declines' if b.outcome.refuses else 'answers'}, {'near' if near[b.id] else 'far'}"
+        for b in branches
+    ]

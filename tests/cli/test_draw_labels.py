@@ -1,0 +1,31 @@
+"""demur draw-labels on a finished run, then demur evaluate on what people made of it."""
+
+import json
+import shutil
+
+import typer
+from typer.testing import CliRunner
+
+from demur.cli.draw_labels import command
+from demur.store.labels import key_path
+
+
+def test_drawn_texts_come_back_labelled_and_correct_the_rates(demur, made_run, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "labels.jsonl"
+    shutil.copytree(made_run, run)
+    app = typer.Typer()
+    app.command()(command)
+    drawn = CliRunner().invoke(app, [str(run), "--out", str(out), "--labels", "60", "--json"])
+    assert drawn.exit_code == 0, drawn.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert key_path(out).exists()
+    for n, row in enumerate(rows):
+        row["label"] = "refusal" if n % 3 else "compliance"
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = demur("evaluate", run, "--labels", out, "--json")
+    assert result.code == 0, result.err
+    metrics = json.loads(result.out)
+    assert metrics["labels"] == len(rows)
+    assert "stratum" in metrics["policies"][1]["corrected"]["all"]["refusal_rate"]["method"]
+    assert demur("report", run).code == 0
+    assert "corrected by hand labels" in (run / "report" / "report.md").read_text()
