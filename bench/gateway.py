@@ -1,39 +1,68 @@
 """What the gateway adds to vLLM's own latency, one request at a time: 32 answer tokens after about 190 prompt tokens.
 
-    python bench/gateway.py RUN http://127.0.0.1:8000/v1 MODEL [ROUNDS]
+    python bench/gateway.py RUN --vllm .venv-vllm/bin/python [--rounds 40]
 
-RUN: a finished run; MODEL: the name under which vLLM serves its train/model. Every round sends one prompt to each
-arm, in an order that is drawn anew; a tag at its head keeps the arms out of each other's prefix cache. Arms: vLLM
-directly, the gateway's two calls, and the plug-in's one call where the server runs it with a policy named "main".
+RUN: a finished run; --vllm: the Python of an environment with vLLM, in which a server is started. Every round sends one
+prompt to each arm, in an order that is drawn anew; a tag at its head keeps the arms out of each other's prefix cache.
+Arms: vLLM directly, asked in ids; the gateway's two calls, in this process; the same behind `demur serve`, asked in
+OpenAI's protocol; and, where the server runs the plug-in (--plug-in), one call, in this process and behind `demur
+serve`.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import random
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
-from demur.core.errors import BackendDown
+import servers
+from demur.cli.main import main as demur
 from demur.core.example import Message
+from demur.core.policy import Policy
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Sampling
+from demur.engines import gateway as gateway_module
 from demur.engines.gateway import GatewayBackend
 from demur.engines.gateway_http import Link
 from demur.engines.gateway_ids import NEUTRAL, encoder_of, writing
 from demur.engines.gateway_plugin import PluginBackend
-from demur.store.policy_file import policy_digest, read_policy
+from demur.store.policy_file import policy_digest, read_policy, write_policy
+from demur.store.run import RunFolder
 
 ANSWER, PROMPT = 32, 190
 LIMIT = 1.25
+WARM_UPS = 3  # rounds that compile
 SAMPLING = Sampling(max_tokens=ANSWER, temperature=0.0)
+
+
+class Arm(Protocol):
+    """A way to an answer."""
+
+    async def answer(self, messages: Prompt) -> int:
+        """Tokens written."""
+        ...
+
+
+def write_to_the_last_token() -> None:
+    """A small model's answers end early, each at another length: here all arms write on."""
+
+    def without_an_end(*args: Any, **named: Any) -> Any:
+        return encoder_of(*args, **named)[0], None
+
+    NEUTRAL["ignore_eos"] = True
+    gateway_module.encoder_of = without_an_end
 
 
 class Direct:
@@ -67,6 +96,26 @@ class Behind:
         return sum([part.tokens async for part in reply.parts])
 
 
+class Served:
+    """One streamed request to `demur serve`."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.AsyncClient(base_url=url, timeout=60.0, trust_env=False)
+
+    async def answer(self, messages: Prompt) -> int:
+        """Tokens written, by the server's own count."""
+        said = [{"role": m.role, "content": m.content} for m in messages]
+        body = {"model": servers.MODEL, "messages": said, "max_tokens": ANSWER, "temperature": 0, "stream": True}
+        tokens = 0
+        async with self._client.stream(
+            "POST", "/v1/chat/completions", json={**body, "stream_options": {"include_usage": True}}
+        ) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    tokens = (json.loads(line[6:]).get("usage") or {}).get("completion_tokens", tokens)
+        return tokens
+
+
 def prompts(run: Path, encoder: Any, draw: random.Random) -> list[str]:
     """Texts of about PROMPT tokens, made of the test split's requests."""
     rows = [json.loads(line) for line in (run / "data" / "test.jsonl").open(encoding="utf-8")]
@@ -80,54 +129,80 @@ def prompts(run: Path, encoder: Any, draw: random.Random) -> list[str]:
     return made
 
 
-async def measure(run: Path, url: str, model: str, rounds: int) -> None:
-    """Print the median latency of each arm, and its ratio to vLLM's own."""
-    draw = random.Random(0)
-    policy = read_policy(run / "calibrate" / "policy.json")
-    never = policy.with_thresholds(dict.fromkeys(policy.taxonomy.names, float("inf")))
-    assert policy.fingerprint is not None
-    folder = str(run / "train" / "model")
-    fields: dict[str, Any] = {
-        "link": Link(url=url),
-        "model": model,
-        "tokenizer": folder,
-        "declared": policy.fingerprint,
-    }
-    encoder, _ = encoder_of(folder, policy.fingerprint, keep_history=True)
-    ask = Ask(messages=(), policy=never, policy_digest=policy_digest(policy), sampling=SAMPLING)
-    gateway, plugin = GatewayBackend(**fields), PluginBackend(**fields)
-    # A small model's answers end early, each at another length: here all arms write on to the last token.
-    NEUTRAL["ignore_eos"] = True
-    gateway._end_of_turn = plugin._end_of_turn = None
-    await gateway.ready()
-    arms: dict[str, Direct | Behind] = {"direct": Direct(url, model, encoder), "gateway": Behind(gateway, ask)}
-    try:
-        await plugin.ready()
-        named = replace(never, name="main")
-        digest = policy_digest(replace(policy, name="main"))
-        arms["plug-in"] = Behind(plugin, replace(ask, policy=named, policy_digest=digest))
-    except BackendDown as e:
-        print(f"no plug-in: {e.message}")
+async def measure(arms: Mapping[str, Arm], texts: list[str], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each answer, by arm."""
+    draw = random.Random(1)
     taken_s: dict[str, list[float]] = {name: [] for name in arms}
-    texts = prompts(run, encoder, draw)
-    for at in range(rounds + 3):
+    for at in range(rounds + WARM_UPS):
         for name in draw.sample(list(arms), len(arms)):
             text = f"{draw.getrandbits(40):x} {texts[at % len(texts)]}"
             start = time.perf_counter()
             tokens = await arms[name].answer((Message(role="user", content=text),))
             assert tokens == ANSWER, f"{name} wrote {tokens} tokens"
-            if at >= 3:  # the first rounds compile
+            if at >= WARM_UPS:
                 taken_s[name].append(time.perf_counter() - start)
-    await gateway.close()
-    await plugin.close()
-    direct_s = statistics.median(taken_s["direct"])
+    return taken_s
+
+
+async def compare(run: RunFolder, policy: Policy, urls: Mapping[str, str], rounds: int) -> None:
+    """Print the median latency of each arm, and its ratio to vLLM's own. urls: of vLLM and of each `demur serve`."""
+    assert policy.fingerprint is not None
+    encoder, _ = encoder_of(str(run.model), policy.fingerprint, keep_history=True)
+    ask = Ask(messages=(), policy=policy, policy_digest=policy_digest(policy), sampling=SAMPLING)
+    fields: dict[str, Any] = {
+        "link": Link(url=urls["direct"]),
+        "model": servers.MODEL,
+        "tokenizer": str(run.model),
+        "declared": policy.fingerprint,
+    }
+    backends: dict[str, GatewayBackend] = {"gateway": GatewayBackend(**fields)}
+    if "vllm" in urls:
+        backends["vllm"] = PluginBackend(**fields)
+    arms: dict[str, Arm] = {"direct": Direct(urls["direct"], servers.MODEL, encoder)}
+    for name, backend in backends.items():
+        arms |= {name: Behind(backend, ask), f"{name}, served": Served(urls[name])}
+    taken_s = await measure(arms, prompts(run.root, encoder, random.Random(0)), rounds)
+    for backend in backends.values():
+        await backend.close()
+    direct_s = taken_s["direct"]
     for name, values in taken_s.items():
-        ratio = statistics.median(values) / direct_s
-        paired = statistics.median(v / d for v, d in zip(values, taken_s["direct"], strict=True))
-        print(f"{name:8} median {1e3 * statistics.median(values):7.1f} ms  {ratio:.3f}x  (by round {paired:.3f}x)")
-        if name == "gateway":
-            print("within" if ratio <= LIMIT else "ABOVE", f"the limit of {LIMIT}x")
+        ratio = statistics.median(values) / statistics.median(direct_s)
+        paired = statistics.median(v / d for v, d in zip(values, direct_s, strict=True))
+        print(f"{name:16} median {1e3 * statistics.median(values):7.1f} ms  {ratio:.3f}x  (by round {paired:.3f}x)")
+    print(f"target: gateway, served <= {LIMIT}x")
+
+
+def main() -> None:
+    """Parse the command line, start the servers, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--vllm", type=Path, required=True, help="Python of an environment with vLLM")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--plug-in", action="store_true", help="let vLLM run demur's plug-in, and measure that too")
+    told = parser.parse_args()
+    write_to_the_last_token()
+    run = RunFolder(told.run)
+    policy = replace(read_policy(run.policy), promises=(), sensitivities=())
+    never = policy.with_thresholds(dict.fromkeys(policy.taxonomy.names, float("inf")))
+    with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
+        folder, config = Path(root) / "policies", Path(root) / "serve.toml"
+        folder.mkdir()
+        write_policy(folder / "policy.json", never)
+        config.write_text(
+            f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n[backend]\nmodel = "{servers.MODEL}"\n',
+            encoding="utf-8",
+        )
+        urls = {"direct": stack.enter_context(servers.vllm(told.vllm, run.model, folder if told.plug_in else None))}
+        for name in ("gateway", "vllm") if told.plug_in else ("gateway",):
+            words = [str(run.root), "--config", str(config), "--policies", str(folder), "--backend", name]
+            served = servers.demur([*words, "--url", urls["direct"]], program=(__file__,))
+            urls[name] = stack.enter_context(served)[0]
+        asyncio.run(compare(run, never, urls, told.rounds))
 
 
 if __name__ == "__main__":
-    asyncio.run(measure(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]) if len(sys.argv) > 4 else 40))
+    if sys.argv[1:2] == ["serve"]:  # started by ourselves, in the place of `demur`
+        write_to_the_last_token()
+        demur()
+    else:
+        main()

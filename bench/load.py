@@ -1,10 +1,14 @@
 """Many streaming clients at once against `demur serve`, while its policy is replaced again and again.
 
     python bench/load.py RUN [--clients 64] [--seconds 60] [--replacements 500]
-    python bench/load.py RUN --backend gateway --url http://127.0.0.1:8001/v1     # a vLLM server behind it
+    python bench/load.py RUN --backend gateway --vllm .venv-vllm/bin/python     # before an unmodified vLLM
+    python bench/load.py RUN --backend vllm --vllm .venv-vllm/bin/python        # before one with demur's plug-in
 
-RUN: a finished run. Says how many requests were answered, how many failed, whether every answer carried the hash of a
-policy that was in force when it was decided, and how the server's memory moved. Exit code 1 on any failure.
+RUN: a finished run. The servers are processes of their own. Each policy is put in place when the server's metrics say
+that the one before is in force; the load goes on until the last one is. So every answer's hash can be checked without
+any allowance: its policy was put in place before it decided, and the next one was not yet seen to be in force when the
+request was sent. Also said: how many requests failed, and how the memory of `demur serve` moved. Exit code 1 on any
+failure.
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ import argparse
 import asyncio
 import json
 import shutil
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -28,9 +33,11 @@ import psutil
 
 from demur.core.policy import Policy
 from demur.store.policy_file import policy_digest, read_policy, write_policy
+from demur.store.run import RunFolder
 
 RELOAD_S = 0.05  # between two looks of the server at its policies
-LATE_S = RELOAD_S + 2.0  # after a replacement the policy before may still decide: a look, and the time a busy one takes
+LOOK_S = 0.02  # between two looks of ours at its metrics
+MOST_S = 60.0  # for one policy to be taken over, and for one piece of an answer
 WARM_UP = 1 / 3  # of the run: until then memory may grow
 MOST_GROWTH = 0.03  # of the memory at the warm-up's end, fitted over the rest of the run: more is no longer flat
 TEXTS = (
@@ -43,30 +50,34 @@ TEXTS = (
 
 
 @dataclass(kw_only=True)
+class Reload:
+    """One policy, by its hash. Times are of the machine's one monotonic clock."""
+
+    digest: str
+    put_s: float  # it was put in place then, and decided nothing before
+    seen_s: float = float("inf")  # the server was seen to hold it, and no other one decided what came later
+
+
+@dataclass(kw_only=True)
 class Report:
     """What was seen."""
 
     answers: list[tuple[float, float, str]] = field(default_factory=list)  # sent at, decided by, hash
     errors: list[str] = field(default_factory=list)
-    put: list[tuple[float, str]] = field(default_factory=list)  # when a policy was put there, hash
+    reloads: list[Reload] = field(default_factory=list)  # the first is what the server started with
     memory: list[tuple[float, int]] = field(default_factory=list)  # s, bytes resident
-    reloads: int = 0  # policies that the server took over
+    over: bool = False  # clients finish what they have begun
 
     def stale(self) -> list[str]:
-        """Answers with a hash that was not in force between LATE_S before they were sent and their decision."""
-        known = {digest: at for at, (_, digest) in enumerate(self.put)}
-        ends = [at for at, _ in self.put[1:]] + [float("inf")]
+        """Answers under a policy that was in force at no time between their sending and their decision."""
+        place = {r.digest: at for at, r in enumerate(self.reloads)}
+        ends_s = [r.seen_s for r in self.reloads[1:]] + [float("inf")]
         wrong = []
         for sent, decided, digest in self.answers:
-            at = known.get(digest)
-            if at is None or self.put[at][0] > decided or ends[at] < sent - LATE_S:
+            at = place.get(digest)
+            if at is None or self.reloads[at].put_s > decided or ends_s[at] < sent:
                 wrong.append(f"{digest[:16]} at {sent:.2f}")
         return wrong
-
-    def latest_s(self) -> float:
-        """How long after its replacement a policy still decided a request that was sent only then."""
-        ends = {digest: end for (_, digest), (end, _) in pairwise(self.put)}
-        return max((sent - ends[digest] for sent, _, digest in self.answers if digest in ends), default=0.0)
 
     def growth(self) -> float:
         """Fitted growth of memory after the warm-up, as a share of what it was then."""
@@ -85,12 +96,14 @@ class Report:
     def lines(self) -> list[str]:
         """For people."""
         mb = [size / 2**20 for _, size in self.memory]
+        taken_s = [r.seen_s - r.put_s for r in self.reloads[1:]]
         return [
-            f"{len(self.answers)} answers streamed, {len(self.errors)} errors",
-            f"{len(self.put) - 1} replacements of the policy, {self.reloads} taken over; "
-            f"{len({a[2] for a in self.answers})} hashes seen, "
-            f"{len(self.answers)} checked, {len(self.stale())} not in force "
-            f"(latest use {self.latest_s():.2f} s after its replacement, allowed {LATE_S:.2f} s)",
+            f"{len(self.answers)} answers streamed in {self.memory[-1][0] - self.memory[0][0]:.0f} s, "
+            f"{len(self.errors)} errors",
+            f"{len(taken_s)} policies put in place, each taken over before the next (median "
+            f"{statistics.median(taken_s):.2f} s, longest {max(taken_s):.2f} s)",
+            f"{len({a[2] for a in self.answers})} hashes in the answers, {len(self.stale())} answers under a policy "
+            "not in force",
             f"memory {mb[0]:.0f} MB at the start, {mb[-1]:.0f} MB at the end, at most {max(mb):.0f} MB; "
             f"fitted growth after the first third {self.growth():+.2%} (flat: at most {MOST_GROWTH:.0%})",
         ]
@@ -105,11 +118,11 @@ def variants(policy: Policy, count: int) -> list[Policy]:
     return [plain.with_thresholds({name: float(base * f * (1 + n * 1e-6))}) for n, f in enumerate(factors)]
 
 
-async def _client(url: str, model: str, number: int, end: float, report: Report) -> None:
-    """One client: streams answer after answer until the end."""
+async def _client(url: str, model: str, number: int, report: Report) -> None:
+    """One client: streams answer after answer until it is over."""
     asked = number
-    async with httpx.AsyncClient(base_url=url, timeout=60.0, trust_env=False) as client:
-        while time.monotonic() < end:
+    async with httpx.AsyncClient(base_url=url, timeout=MOST_S, trust_env=False) as client:
+        while not report.over:
             asked += 1
             said = [{"role": "user", "content": f"{TEXTS[asked % len(TEXTS)]} {asked}"}]
             body = {"model": model, "messages": said, "stream": True, "max_tokens": 4 + asked % 13}
@@ -129,18 +142,38 @@ async def _client(url: str, model: str, number: int, end: float, report: Report)
                 report.answers.append((sent, *first))
 
 
-async def _replace(file: Path, policies: Sequence[Policy], seconds: float, report: Report) -> None:
-    """Put one policy after the other in place, by renaming, evenly over the time."""
+async def _replace(url: str, file: Path, policies: Sequence[Policy], seconds: float, report: Report) -> None:
+    """Put one policy after the other in place, by renaming, evenly over the time if the server is quick enough."""
     start = time.monotonic()
-    for at, policy in enumerate(policies, start=1):
-        await asyncio.sleep(max(0.0, start + seconds * at / (len(policies) + 1) - time.monotonic()))
-        digest = policy_digest(policy)
-        report.put.append((time.monotonic(), digest))  # before: it cannot be in force any earlier
-        await asyncio.to_thread(write_policy, file, policy)
+    async with httpx.AsyncClient(base_url=url, timeout=MOST_S, trust_env=False) as client:
+        for at, policy in enumerate(policies, start=1):
+            await asyncio.sleep(max(0.0, start + seconds * at / (len(policies) + 1) - time.monotonic()))
+            report.reloads.append(Reload(digest=policy_digest(policy), put_s=time.monotonic()))
+            await asyncio.to_thread(write_policy, file, policy)
+            if not await _taken_over(client, report.reloads[-1], report):
+                report.errors.append(f"policy {at} was not taken over within {MOST_S:g} s")
+                break
+    await asyncio.sleep(max(0.0, start + seconds - time.monotonic()))
+    report.over = True
 
 
-async def _weigh(process: psutil.Process, end: float, report: Report) -> None:
-    while time.monotonic() < end:
+async def _taken_over(client: httpx.AsyncClient, reload: Reload, report: Report) -> bool:
+    """Wait until the server's metrics name the policy as the one in force."""
+    while time.monotonic() < reload.put_s + MOST_S:
+        try:
+            lines = (await client.get("/metrics")).text.splitlines()
+        except httpx.HTTPError as e:
+            report.errors.append(f"metrics: {type(e).__name__} {e}")
+            continue
+        if any(line.startswith("demur_policy_info{") and reload.digest in line for line in lines):
+            reload.seen_s = time.monotonic()
+            return True
+        await asyncio.sleep(LOOK_S)
+    return False
+
+
+async def _weigh(process: psutil.Process, report: Report) -> None:
+    while not report.over:
         report.memory.append((time.monotonic(), process.memory_info().rss))
         await asyncio.sleep(0.25)
 
@@ -149,16 +182,12 @@ async def crowd(url: str, model: str, pid: int, file: Path, given: tuple[int, fl
     """Load a server without keys. file: its policy, in place; given: clients, seconds, replacements."""
     clients, seconds, replacements = given
     now = read_policy(file)
-    report, end = Report(), time.monotonic() + seconds
-    report.put.append((0.0, policy_digest(now)))
+    report = Report(reloads=[Reload(digest=policy_digest(now), put_s=0.0, seen_s=0.0)])
     await asyncio.gather(
-        *(_client(url, model, n * 1000, end, report) for n in range(clients)),
-        _replace(file, variants(now, replacements), seconds, report),
-        _weigh(psutil.Process(pid), end, report),
+        *(_client(url, model, n * 1000, report) for n in range(clients)),
+        _replace(url, file, variants(now, replacements), seconds, report),
+        _weigh(psutil.Process(pid), report),
     )
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
-        counted = (await client.get("/metrics")).text
-    report.reloads = int(float(counted.partition('demur_policy_changes_total{kind="changed"} ')[2].partition("\n")[0]))
     return report
 
 
@@ -169,32 +198,31 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--replacements", type=int, default=500)
-    parser.add_argument("--backend", default="hf")
-    parser.add_argument("--url", default=None)
+    parser.add_argument("--backend", choices=("hf", "gateway", "vllm"), default="hf")
+    parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM, for the other two back ends")
     told = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
+    import servers  # noqa: PLC0415  # beside this file, whose directory is on the path of a program only
+
+    with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
         folder = Path(root) / "policies"
         folder.mkdir()
         shutil.copy(told.run / "calibrate" / "policy.json", folder / "policy.json")
         config = Path(root) / "serve.toml"
-        config.write_text(f'[server]\nmodel = "m"\nreload_s = {RELOAD_S}\n[files]\nwatch = []\n', encoding="utf-8")
-        command = [sys.executable, "-m", "demur", "serve", str(told.run), "--config", str(config), "--port", "0"]
-        command += ["--policies", str(folder), "--backend", told.backend, *(["--url", told.url] if told.url else [])]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
-            try:
-                assert server.stderr is not None
-                said = ""
-                while " on http" not in said:
-                    said = server.stderr.readline()
-                    assert said, "the server did not start"
-                url = said.partition(" on ")[2].partition("/v1")[0]
-                given = (told.clients, told.seconds, told.replacements)
-                report = asyncio.run(crowd(url, "m", server.pid, folder / "policy.json", given))
-            finally:
-                server.terminate()
-        print(f"{told.clients} clients, {told.seconds:g} s, backend {told.backend}")
-        print("\n".join([*report.lines(), *report.failures()]))
-        sys.exit(bool(report.failures() or server.returncode))
+        backend = "" if told.backend == "hf" else f'[backend]\nmodel = "{servers.MODEL}"\n'
+        listed = f'[server]\nmodel = "{servers.MODEL}"\nreload_s = {RELOAD_S}\n'
+        config.write_text(f"{listed}[files]\nwatch = []\n{backend}", encoding="utf-8")
+        words = [str(told.run), "--config", str(config), "--policies", str(folder), "--backend", told.backend]
+        if told.backend != "hf":
+            plug_in = folder if told.backend == "vllm" else None
+            words += ["--url", stack.enter_context(servers.vllm(told.vllm, RunFolder(told.run).model, plug_in))]
+        log = Path(root) / "log"
+        with servers.demur(words, log=log) as (url, server):
+            given = (told.clients, told.seconds, told.replacements)
+            report = asyncio.run(crowd(url, servers.MODEL, server.pid, folder / "policy.json", given))
+        reasons = Counter(e["reason"] for e in map(json.loads, log.open()) if e["level"] == "error" and "reason" in e)
+    print(f"{told.clients} clients, backend {told.backend}")
+    print("\n".join([*report.lines(), *report.failures(), *(f"log: {n} x {r}" for r, n in reasons.items())]))
+    sys.exit(bool(report.failures() or server.returncode))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """What a refusal costs in service: the operator's own text, or one that the model writes.
 
-    python bench/refusal_cost.py [--model FOLDER] [--prompts 16] [--tokens 24] [--rounds 3]
+    python bench/refusal_cost.py [--run RUN] [--prompts 16] [--tokens 24] [--rounds 3]
 
 Every prompt is refused, through demur's in-process back end, by 1 client and by 16 at once: with a template, and with a
 refusal of the model's own of at most `tokens` tokens (24 are about twenty words). Beside it, what transformers' own
-`generate` takes for the same texts, one prompt after another. Without --model, a folder that demur trained, it is the
+`generate` takes for the same texts, one prompt after another. With --run, a finished run, it is the run's model and
+prompts of its test split, and the same is asked of `demur serve` too, by one client, with HTTP and JSON. Without, the
 random 8-layer Llama of bench/scoring.py with its 128,256 tokens, which never ends by itself. One thread; CPU-seconds of
-this process, the kinds in turn, medians over the rounds. Forward passes are counted, and positions that they read.
+the process that serves, the kinds in turn, medians over the rounds. Forward passes are counted, and positions read.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import torch
 
+import servers
 from demur.core.policy import GENERATE, CategoryPolicy, Policy
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Sampling
@@ -32,6 +36,9 @@ from demur.core.taxonomy import Category, Taxonomy, single
 from demur.engines.hf import HfEngine
 from demur.engines.hf_serve import HfBackend
 from demur.engines.hf_worker import Limits
+from demur.store.policy_file import write_policy
+from demur.store.rows import read_examples
+from demur.store.run import RunFolder
 from scoring import make_checkpoint, make_prompts
 
 CLIENTS = (1, 16)
@@ -124,10 +131,9 @@ def measured(cost: Cost, engine: HfEngine, work: Callable[[], int]) -> None:
     cost.read = sum(rows for rows, width in shapes if width > 1)
 
 
-def run(folder: Path, given: argparse.Namespace) -> dict[str, Cost]:
+def run(folder: Path, prompts: list[Prompt], given: argparse.Namespace) -> dict[str, Cost]:
     """All ways in turn, `rounds` times."""
     engine, taxonomy = load(folder)
-    prompts = make_prompts(given.prompts)
     backend = HfBackend(engine, Limits(threads=1))
     sampling = Sampling(temperature=0.0, max_tokens=given.tokens)
     policies = {kind: always_refuse(taxonomy, engine, text) for kind, text in KINDS.items()}
@@ -151,6 +157,43 @@ def _served(backend: HfBackend, asks: list[Ask], clients: int) -> int:
     return asyncio.run(serve(backend, asks, clients))
 
 
+def by_server(run: RunFolder, prompts: list[Prompt], given: argparse.Namespace) -> dict[str, list[float]]:
+    """CPU-seconds of `demur serve` for all prompts, one after the other, by kind and round."""
+    engine, taxonomy = load(run.model)
+    cpu_s: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory() as root:
+        folder, config = Path(root) / "policies", Path(root) / "serve.toml"
+        folder.mkdir()
+        for kind, text in KINDS.items():
+            write_policy(folder / f"{kind}.json", replace(always_refuse(taxonomy, engine, text), name=kind))
+        config.write_text(f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n', encoding="utf-8")
+        words = [str(run.root), "--config", str(config), "--policies", str(folder)]
+        with (
+            servers.demur(words) as (url, process),
+            httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client,
+        ):
+            server = psutil.Process(process.pid)
+            for at in range(given.rounds + 1):
+                for kind, rounds in cpu_s.items():
+                    before = sum(server.cpu_times()[:2])
+                    for prompt in prompts:
+                        said = [{"role": m.role, "content": m.content} for m in prompt]
+                        body = {"model": servers.MODEL, "messages": said, "demur": {"policy": kind}, "temperature": 0}
+                        client.post(
+                            "/v1/chat/completions", json={**body, "max_tokens": given.tokens}
+                        ).raise_for_status()
+                    if at:  # the first round warms up
+                        rounds.append(sum(server.cpu_times()[:2]) - before)
+    return cpu_s
+
+
+def show_served(cpu_s: dict[str, list[float]], prompts: int) -> None:
+    """The same ratio, all of HTTP counted."""
+    ms = {kind: statistics.median(rounds) * 1e3 / prompts for kind, rounds in cpu_s.items()}
+    each = ", ".join(f"{kind} {value:.1f} CPU-ms" for kind, value in ms.items())
+    print(f"  demur serve, 1 client: {each}, ratio {ms['generated'] / ms['template']:5.1f}   target >= {TARGET:g}")
+
+
 def show(costs: dict[str, Cost], prompts: int) -> None:
     """The table, and the two ratios with their target."""
     cpu_ms = {way: statistics.median(cost.cpu_s) * 1e3 / prompts for way, cost in costs.items()}
@@ -169,16 +212,21 @@ def show(costs: dict[str, Cost], prompts: int) -> None:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", type=Path, help="a folder that demur trained; else a random model")
+    parser.add_argument("--run", type=Path, help="a finished run; else a random model and random words")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=24, help="at most, of a refusal that the model writes")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        if given.model is None:
+    if given.run is None:
+        with tempfile.TemporaryDirectory() as scratch:
             make_checkpoint(Path(scratch))
-        show(run(given.model or Path(scratch), given), given.prompts)
+            show(run(Path(scratch), make_prompts(given.prompts), given), given.prompts)
+        return
+    folder = RunFolder(given.run)
+    prompts = [e.prompt for e in read_examples(folder.split("test"))[: given.prompts]]
+    show(run(folder.model, prompts, given), len(prompts))
+    show_served(by_server(folder, prompts, given), len(prompts))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,22 +63,24 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure false and missed refusals side by side. A direction without rows is named, never shown as 0."""
-    sets = _sets(benchmark)
     asked = Path(model).suffix == ".toml"
     target = out or (Path() if asked or model in SUBJECTS else Path(model)) / "bench"
     built, tell = build_judge(judge, read_settings(settings, (), target / "labels.sqlite")) if judge else (None, None)
+    tell_asked: Callable[[], None] | None = None
+    measure: Callable[..., BenchFile]
+    if asked:
+        endpoint, tell_asked = _endpoint(Path(model), policy, built, target)
+        measure = partial(bench_refusals.run_endpoint, Config(limit=limit), endpoint)
+    else:
+        found = _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
+        measure = partial(bench_refusals.run, Config(limit=limit), replace(found, judge=built))
+    sets = _sets(benchmark)
     try:
         with bar("benchmark") as progress:
-            if asked:
-                endpoint, tell_asked = _endpoint(Path(model), policy, built, target)
-                bench = bench_refusals.run_endpoint(Config(limit=limit), endpoint, sets, target, progress)
-                tell_asked()
-            else:
-                found = _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
-                bench = bench_refusals.run(Config(limit=limit), replace(found, judge=built), sets, target, progress)
+            bench = measure(sets, target, progress)
     finally:
-        if tell:
-            tell()
+        for told in filter(None, (tell_asked, tell)):
+            told()
     if as_json:
         print_json(bench.model_dump(mode="json"))
         return

@@ -184,6 +184,7 @@ def set_up(*, debug: bool) -> None:
     warnings.simplefilter("ignore")
     for variable, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_VERBOSITY", "error"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
