@@ -429,3 +429,13 @@ def test_each_token_of_each_policy_says_whether_its_texts_keep_its_word(run):
     assert found.forced["respond"].kept.of == 300
     assert found.twins["all"].controllable.of + found.twins["all"].unscored == 300
     assert found.twins["to be answered"].controllable.of + found.twins["to be refused"].controllable.of == 300
+
+
+def test_a_policy_of_one_source_is_measured_on_the_test_rows_of_that_source(tmp_path):
+    rows = [replace(e, source="acme" if n % 3 else "beta") for n, e in enumerate(examples(every=2))]
+    engine = engine_for(rows, FakeEngine)
+    folder = prepare(tmp_path / "run", rows, engine, calibrate.Config(sources=("acme",)))
+    acme = [e for e in read_examples(folder.split("test")) if e.source == "acme"]
+    assert evaluate.run(CONFIG, engine, JUDGE, folder).test_rows == len(acme) > 0
+    calibrate.run(calibrate.Config(), coconot(), folder)
+    assert evaluate.run(CONFIG, engine, JUDGE, folder).test_rows == len(read_examples(folder.split("test")))
