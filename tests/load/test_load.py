@@ -5,13 +5,14 @@ import subprocess
 import sys
 
 import pytest
-from bench.load import RELOAD_S, Reload, Report, crowd
+from bench.load import RELOAD_S, Reload, Report, crowd, variants
 
 from demur.core.taxonomy import coconot
 from demur.engines.hf import HfEngine
+from demur.store.policy_file import policy_digest
 from tests.engines.checkpoints import make_checkpoint
 from tests.security.site import policies_for
-from tests.server.house import folder_of
+from tests.server.house import folder_of, policy
 
 REPLACEMENTS = 500
 
@@ -38,6 +39,12 @@ def test_64_clients_for_a_minute_and_500_reloads(tmp_path):
     assert len(report.reloads) == REPLACEMENTS + 1
     assert len(report.answers) >= 64
     assert len({digest for _, _, digest in report.answers}) >= 5
+
+
+def test_policies_put_in_place_differ_from_each_other_and_from_the_first():
+    first = policy()
+    made = variants(first, REPLACEMENTS)
+    assert len({policy_digest(p) for p in (first, *made)}) == REPLACEMENTS + 1
 
 
 def report(*answers, growth=0):

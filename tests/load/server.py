@@ -1,0 +1,20 @@
+"""A server over a small model in a process of its own: python -m tests.load.server CHECKPOINT POLICIES RELOAD_S."""
+
+import sys
+from pathlib import Path
+
+from demur.core.taxonomy import coconot
+from demur.engines.hf import HfEngine
+from demur.engines.hf_serve import HfBackend
+from demur.server.app import Service
+from demur.server.policies import Access
+from demur.server.run import run
+from demur.server.settings import Settings
+from demur.store.policy_folder import read_folder
+
+if __name__ == "__main__":
+    checkpoint, folder, reload_s = sys.argv[1:]
+    backend = HfBackend(HfEngine(model=checkpoint, tokens=coconot().tokens))
+    settings = Settings(port=0, reload_s=float(reload_s))
+    service = Service(settings, backend, Access(policies=read_folder(Path(folder), backend.fingerprint)))
+    run(service, lambda address: print(address, flush=True))  # noqa: T201 - its parent reads it
