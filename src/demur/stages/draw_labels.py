@@ -22,7 +22,7 @@ from demur.store.labels import DrawnRow, write_drawn
 from demur.store.metrics_file import read_metrics
 from demur.store.policy_file import read_policy
 from demur.store.rewritten import decided_scores
-from demur.store.rows import read_examples
+from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 from demur.store.tables import Branch, read_branches, read_scores
 
@@ -57,7 +57,7 @@ def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
     file is there already. The same seed draws the same texts."""
     folder.require("evaluate")
     evaluation = read_metrics(folder.metrics)
-    examples = {e.id: e for e in evenly(read_examples(folder.split("test")), evaluation.limit)}
+    examples = {e.id: e for e in evenly(read_policy_rows(folder, "test"), evaluation.limit)}
     tokens = evaluation.model.to_core().tokens
     branches = [b for b in read_branches(folder.branches, tokens) if b.id in examples and b.answer.text.strip()]
     names = _strata(folder, list(examples.values()), branches)
