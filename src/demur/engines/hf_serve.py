@@ -25,7 +25,7 @@ from demur.engines.hf import HALF_TOLERANCE, TOLERANCE, HfEngine
 from demur.engines.hf_batch import joining_gap
 from demur.engines.hf_grammar import Grammars
 from demur.engines.hf_worker import Job, Limits, Worker, is_written
-from demur.engines.tool_calls import Schema, mode_of, text_or_call, with_tools
+from demur.engines.tool_calls import Schema, call_schema, mode_of, text_or_call, with_tools
 
 
 class HfBackend:
@@ -65,6 +65,8 @@ class HfBackend:
         """
         ask.policy.require_model(self._fingerprint)
         mode = mode_of(ask)
+        if mode != "none":
+            await self._require_callable(ask)
         job, decision, logp_C = await self._decide(ask)
         parts: AsyncIterator[Part] = _nothing()
         if mode != "none" and not decision.refuses:
@@ -73,6 +75,11 @@ class HfBackend:
         elif is_written(ask.policy, decision):
             parts = Parts(job, self._worker)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
+
+    async def _require_callable(self, ask: Ask) -> None:
+        """Raise PromptTooLong or EngineError for functions that do not fit or bind, whatever will be decided."""
+        described = replace(ask, messages=with_tools(ask), json_schema=call_schema(ask))
+        await asyncio.get_running_loop().run_in_executor(self._encoding, self._prepare, described)
 
     async def _go_on(self, ask: Ask, schema: Schema | None) -> Parts:
         """Write an answer to a request that was decided under another prompt."""

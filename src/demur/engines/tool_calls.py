@@ -65,6 +65,11 @@ def with_tools(ask: Ask) -> Prompt:
     return (Message(role="system", content=text), *ask.messages)
 
 
+def call_schema(ask: Ask) -> Schema:
+    """What a call of one of the functions is written under."""
+    return {"anyOf": [_call_schema(f) for f in _chosen(ask)]}
+
+
 async def text_or_call(ask: Ask, mode: Mode, write: Callable[[Schema | None], Awaitable[Written]]) -> Written:
     """The answer to a conversation `with_tools`. write: begins an answer, under a schema or freely."""
     if mode == "auto":
@@ -77,7 +82,7 @@ async def text_or_call(ask: Ask, mode: Mode, write: Callable[[Schema | None], Aw
         if not first.text.lstrip().startswith(_BRACE):
             return _Resumed(first, text)
         await text.aclose()
-    return CallParts(await write({"anyOf": [_call_schema(f) for f in _chosen(ask)]}))
+    return CallParts(await write(call_schema(ask)))
 
 
 class CallParts:
