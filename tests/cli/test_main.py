@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.markup import render
 from typer.core import TyperOption
 
 from demur.cli.main import VERBS, load
@@ -31,8 +32,8 @@ FLAGS = {
     "blackbox": ["--url", "--model", "--out", "--judge", "--hand", "--most-calls", "--set"],
     "watch": ["--scores", "--feedback", "--state", "--json"],
     "bench-calibration": ["--out", "--calibrator", "--by", "--json"],
-    "bench-refusals": ["--benchmark", "--policy", "--judge", "--settings", "--limit", "--out", "--json"],
-    "temporal": ["--cutoff", "--url", "--model", "--margin", "--most-calls", "--out", "--json"],
+    "bench-refusals": ["--benchmark", "--policy", "--judge", "--settings", "--limit", "--out", "--card", "--json"],
+    "temporal": ["--cutoff", "--url", "--model", "--margin", "--most-calls", "--out", "--set", "--json"],
     "ability": ["--margin", "--confidence", "--metric", "--card", "--card-dataset", "--json"],
     "doctor": ["--taxonomy", "--dtypes", "--json"],
 }
@@ -53,6 +54,11 @@ def test_every_verb_explains_itself_with_an_example(demur, verb):
     result = demur(verb, "--help")
     assert result.code == 0
     assert f"demur {verb}" in " ".join(result.out.split("Example:")[1].split())
+
+
+def test_what_stands_in_brackets_is_shown():
+    for param in [p for verb in VERBS for p in load(verb).params if "[" in (getattr(p, "help", "") or "")]:
+        assert render(param.help).plain.count("[") == param.help.count("[") > 0
 
 
 def test_help_lists_every_verb_without_importing_one():
@@ -81,6 +87,20 @@ def test_a_misspelt_verb_is_the_callers_mistake_and_gets_a_suggestion(demur):
     assert result.code == 2
     assert "calibrate" in result.err
     assert result.out == ""
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if v.startswith("bench-")])
+def test_bench_may_be_written_as_a_word_of_its_own(demur, verb):
+    spaced, hyphened = demur("bench", verb.removeprefix("bench-"), "--help"), demur(verb, "--help")
+    assert (spaced.code, spaced.out) == (0, hyphened.out)
+    assert "--benchmark" in demur("bench", "refusals", "never-refuse").err  # its own usage error: the flag is missing
+
+
+def test_bench_alone_or_of_something_unknown_is_the_callers_mistake(demur):
+    assert demur("bench").code == 2
+    result = demur("bench", "refusal")
+    assert result.code == 2
+    assert "bench-refusals" in result.err
 
 
 def test_an_unknown_flag_is_the_callers_mistake(demur):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from rich.markup import escape
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from demur import __version__
 from demur.core.errors import DemurError
@@ -19,6 +20,7 @@ from demur.wiring import find
 
 OUR_BUG, YOUR_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG_VARIABLE = "DEMUR_DEBUG"
+SPACED = "bench"  # `demur bench refusals` is read as `demur bench-refusals`
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ class Verbs(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command behind a verb."""
         set_up(debug=ctx.params["debug"])  # before the verb imports anything
+        if args[0] == SPACED:
+            args = ["-".join(args[:2]), *args[2:]]
         name, stand_in, rest = super().resolve_command(ctx, args)
         return name, load(name) if name and stand_in else stand_in, rest
 
@@ -120,6 +124,9 @@ def load(verb: str) -> TyperCommand:
     app.command(name=verb, epilog=f"Example: {VERBS[verb].example}")(function)
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)
+    for param in command.params:
+        if isinstance(param, TyperArgument | TyperOption) and param.help:
+            param.help = escape(param.help)  # "[server]" is a section of a file, and no colour
     return command
 
 
