@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from demur.stats.calibration.metrics import BINS, COLUMNS, benchmark
+from demur.stats.calibration.metrics import BINS, COLUMNS, Column, benchmark
 from demur.stats.calibration.smooth import mmce
 from demur.stats.calibration.views import forecast, top_label
+from demur.stats.measure import Figure
 
 COLUMNS_OF_SCORES = 6
 QUADRATIC_ROWS = 3000
@@ -90,6 +91,22 @@ def quadratic_mmce(p_N: np.ndarray, event_N: np.ndarray) -> float:
     return float(np.sqrt(max(r_N @ np.exp(-np.abs(p_N[:, None] - p_N) / 0.4) @ r_N, 0.0)) / len(p_N))
 
 
+def by_netcal(raw_NC: np.ndarray, true_NC: np.ndarray, label_N: np.ndarray) -> list[float]:
+    """ECE and MCE of the top label at every number of bins, before and after, as netcal has them: 36 of the 102."""
+    from netcal.metrics import ECE, MCE  # noqa: PLC0415  # of the extra `test`, slow to import
+
+    found = []
+    for logp_NC in (raw_NC, true_NC):
+        p_N, event_N = np.exp(logp_NC.max(axis=1)), (logp_NC.argmax(axis=1) == label_N).astype(float)
+        found += [float(kind(bins).measure(p_N, event_N)) for kind in (ECE, MCE) for bins in BINS]
+    return found
+
+
+def ours_of(figures: dict[Column, Figure]) -> list[float]:
+    """The same 18 of one forecast."""
+    return [figures[Column(family=family, bins=bins)].value for family in ("ece", "mce") for bins in BINS]
+
+
 def median_seconds(run: Callable[[], object], runs: int) -> float:
     """Median CPU time."""
     seconds = []
@@ -115,12 +132,19 @@ def main() -> None:
 
     if np.abs(np.subtract(ours, baseline(by_count))).max() > 1e-12:
         raise SystemExit("the one call and the measurements made afresh disagree")
+    if (
+        np.abs(np.subtract(ours_of(found.raw) + ours_of(found.calibrated), by_netcal(raw_NC, true_NC, label_N))).max()
+        > 1e-9
+    ):
+        raise SystemExit("netcal and the one call disagree")
     seconds = median_seconds(lambda: benchmark(raw_NC, true_NC, label_N), args.runs)
     print(f"{args.rows:,} rows x {COLUMNS_OF_SCORES} control tokens, CPU seconds, median of {args.runs} runs")
     print(f"  one call, {len(found)} measurements       {seconds:8.3f} s")
     for name, measure, runs in (("bin and count", by_count, args.runs), ("loop over cells", by_loop, LOOP_RUNS)):
         theirs = median_seconds(lambda m=measure: baseline(m), runs)  # type: ignore[misc]
         print(f"  {name + ', 90 binned':34s}{theirs:8.3f} s   {theirs / seconds:6.1f} x")
+    netcal = median_seconds(lambda: by_netcal(raw_NC, true_NC, label_N), args.runs)
+    print(f"  {'netcal, ECE and MCE, 36':34s}{netcal:8.3f} s   {netcal / seconds:6.1f} x")
     top = top_label(forecast(raw_NC[:QUADRATIC_ROWS], label_N[:QUADRATIC_ROWS]))
     if abs(mmce(top) - quadratic_mmce(top.p_N, top.event_N)) > 1e-12:
         raise SystemExit("MMCE by prefix sums and over all pairs disagree")

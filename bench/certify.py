@@ -1,6 +1,6 @@
 """Promises at scale: certified thresholds per category beside MAPIE's controller on its grid of 100 thresholds.
 
-Usage: python bench/certify.py [--sizes 10000,100000,1000000] [--mapie-up-to 100000] [--draws 20]
+Usage: python bench/certify.py [--sizes 10000,100000,1000000] [--mapie-up-to 1000000] [--draws 12]
 
 Speed: from scores and labels to certified thresholds, median of 5 runs, one process. Utility: at the same promise
 (false_refusal <= 0.05, confidence 0.9) the share of requests to be refused that each policy catches on 200,000 fresh
@@ -134,8 +134,8 @@ def main() -> None:
     """Print speed, then utility."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="10000,100000,1000000")
-    parser.add_argument("--mapie-up-to", type=int, default=100_000, help="MAPIE holds rows x thresholds in memory")
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--mapie-up-to", type=int, default=1_000_000, help="MAPIE holds rows x thresholds in memory")
+    parser.add_argument("--draws", type=int, default=12)
     args = parser.parse_args()
     version = installed()
     print(f"false_refusal <= {LEVEL} at {CONFIDENCE:.0%} confidence; MAPIE {version or 'not installed: skipped'}")
