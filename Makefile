@@ -20,7 +20,7 @@ TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # Those that need more than this tree: a finished run, a folder of rows, a served model, or vLLM.
-BENCHES := $(filter-out control gateway judge_correction judge_trained load real_input servers vllm_cost vllm_parity,\
+BENCHES := $(filter-out control gateway judge_correction judge_trained load real_input score_arms servers vllm_cost vllm_parity,\
   $(basename $(notdir $(wildcard bench/*.py))))
 
 .PHONY: help install demo test test-slow vllm test-vllm harness test-harness check bench clean
