@@ -42,6 +42,7 @@ def simulated(args: argparse.Namespace) -> Iterator[tuple[str, Tally]]:
                 yield f"{table}: {name}", tally(case, args.draws, seed=2)
     further = {
         "labels: by a judge, some checked by hand": corrected_promises,
+        "labels: by a judge, missed refusals": partial(corrected_promises, text="missed_refusal <= 0.35"),
         "calibrator: temperature": partial(calibrated_promises, "temperature", apart=True),
         "calibrator: isotonic": partial(calibrated_promises, "isotonic", apart=True),
     }

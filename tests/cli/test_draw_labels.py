@@ -1,6 +1,7 @@
 """demur draw-labels on a finished run, then demur evaluate on what people made of it."""
 
 import json
+import re
 import shutil
 
 import typer
@@ -27,5 +28,15 @@ def test_drawn_texts_come_back_labelled_and_correct_the_rates(demur, made_run, t
     metrics = json.loads(result.out)
     assert metrics["labels"] == len(rows)
     assert "stratum" in metrics["policies"][1]["corrected"]["all"]["refusal_rate"]["method"]
+    shown = demur("evaluate", run, "--labels", out)
+    words = " ".join(shown.out.split())
+    assert f"{len(rows)} labelled by hand" in words
+    rate = metrics["policies"][1]["corrected"]["all"]["refusal_rate"]
+    assert re.search(
+        rf"refusal rate.*{100 * rate['value']:.1f}%.*{100 * rate['low']:.1f} to {100 * rate['high']:.1f}", words
+    )
+    assert all(name in words for name in ("missed refusal", "false refusal", "texts refuse", "texts answer"))
+    assert "labelled by hand" not in demur("evaluate", run).out
+    assert demur("evaluate", run, "--labels", out).code == 0
     assert demur("report", run).code == 0
     assert "corrected by hand labels" in (run / "report" / "report.md").read_text()

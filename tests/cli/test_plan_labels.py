@@ -12,6 +12,7 @@ def test_a_plan_is_printed_in_plain_words_without_a_run(demur):
     assert "false_refusal <= 0.05: can be certified with 400 labels, if they show at most 11 errors" in result.err
     assert "not with 30 labels, which can promise a level of 11.57% at best; 72 labels" in result.err
     assert "to be refused with safety" in result.out
+    assert "these names are unchecked: safety\n" in result.err
 
 
 def test_a_plan_without_labels_says_how_many_would_do(demur):
@@ -19,6 +20,7 @@ def test_a_plan_without_labels_says_how_many_would_do(demur):
     assert result.code == 0
     (row,) = json.loads(result.out)
     assert (row["have"], row["needed"]) == (None, 59)
+    assert "unchecked" not in demur("plan-labels", "--goal", "false_refusal <= 0.05", "--have", "respond=9").err
 
 
 @pytest.mark.parametrize("have", ["safety", "safety=many", "=3", "safety=-1"])
@@ -26,6 +28,13 @@ def test_a_count_that_cannot_be_read_says_how_to_write_it(demur, have):
     result = demur("plan-labels", "--goal", "missed_refusal <= 0.05", "--have", have)
     assert result.code == 2
     assert "--have KIND=N" in result.err
+
+
+def test_shares_are_read_and_one_that_is_none_says_how_to_write_it(demur):
+    plan = ("plan-labels", "--goal", "false_refusal <= 0.05", "--method", "budgets")
+    assert demur(*plan, "--share", "safety=0.6", "--share", "humanizing=0.4").code == 0
+    assert "--share NAME=SHARE" in demur(*plan, "--share", "safety=much").err
+    assert "sum to 0.6" in demur(*plan, "--share", "safety=0.6").err
 
 
 def test_a_goal_is_asked_for(demur):

@@ -1,6 +1,7 @@
 """demur serve: a run's model and policy behind HTTP, from flags and a settings file."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,8 @@ def failing(*arguments):
     return str(e.value)
 
 
-def test_a_run_is_served_without_further_ado_and_ends_with_0(run):
+def served(run):
+    """What one server says when it starts, what it answers, and its log, until SIGTERM ends it."""
     command = [sys.executable, "-m", "demur", "serve", str(run), "--backend", "fake", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         try:
@@ -49,12 +51,28 @@ def test_a_run_is_served_without_further_ado_and_ends_with_0(run):
             out, _ = server.communicate(timeout=60)
         finally:
             server.kill()
-    assert server.returncode == 0
+    assert server.returncode == 0, said
+    return said, got, [json.loads(line)["event"] for line in out.splitlines()]
+
+
+def test_a_run_is_served_without_further_ado_and_ends_with_0(run):
+    said, got, events = served(run)
     assert "no key needed" in said
     assert got["demur"]["policy"] == "default"
-    events = [json.loads(line)["event"] for line in out.splitlines()]
     assert events == ["listening", "request", "stopped"]
-    assert (run / "watch" / "live.json").exists()
+
+
+def test_a_run_is_served_again_after_another_calibration(demur, run, tmp_path):
+    own = tmp_path / "a"
+    shutil.copytree(run, own)
+    hashes = []
+    for goal in ("false_refusal <= 0.5", "false_refusal <= 0.4"):
+        assert demur("calibrate", own, "--goal", goal).code == 0
+        _, got, _ = served(own)
+        assert got["demur"]["promises"] == "certified"
+        hashes.append(got["demur"]["policy_hash"].removeprefix("sha256:")[:12])
+    assert hashes[0] != hashes[1]
+    assert {p.name for p in (own / "watch").iterdir()} == {f"live-{h}.json" for h in hashes}
 
 
 def test_policies_of_another_model_are_one_message_and_exit_code_2(run, tmp_path):
@@ -63,6 +81,12 @@ def test_policies_of_another_model_are_one_message_and_exit_code_2(run, tmp_path
     text["fingerprint"]["model_digest"] = "sha256:0"
     other.write_text(json.dumps(text))
     assert "made for another model: model_digest" in failing(run, "--backend", "fake", "--policies", other)
+
+
+def test_a_run_that_is_to_be_watched_must_hold_scores(run, tmp_path):
+    path = tmp_path / "serve.toml"
+    path.write_text('[files]\nwatch = ["nowhere"]\n')
+    assert "nowhere/score is not finished" in failing(run, "--backend", "fake", "--config", path)
 
 
 def test_an_open_address_without_tenants_is_refused(run):

@@ -98,10 +98,45 @@ def test_bench_calibration_studies_the_runs_below_a_folder(demur, tmp_path):
     assert study["calibrators"] == ["none", "platt"]
 
 
+def test_bench_calibration_studies_pairs_of_score_files_without_a_run(demur, tmp_path):
+    rows, files = fake_run.examples(every=2), tmp_path / "files"
+    files.mkdir()
+    for name in ("a", "b"):
+        made = fake_run.prepare(tmp_path / name, rows, fake_run.engine_for(rows, sharpness=1.0 if name == "a" else 2.0))
+        for split in ("calibrate", "test"):
+            (files / f"{name}-{split}.jsonl").write_bytes(made.split(split).read_bytes())
+            (files / f"{name}-{split}.parquet").write_bytes(made.scores(split).read_bytes())
+    result = demur("bench-calibration", files, "--calibrator", "platt", "--json")
+    assert result.code == 0
+    assert [m["name"] for m in json.loads(result.out)["models"]] == ["a", "b"]
+    for kind in ("jsonl", "parquet"):
+        (files / f"a-calibrate.{kind}").write_bytes((files / f"a-test.{kind}").read_bytes())
+    result = demur("bench-calibration", files, "--calibrator", "platt")
+    assert result.code == 2
+    assert "a: the calibrate and test files share prompts" in result.err
+
+
 def test_bench_calibration_without_a_scored_run_says_where_it_looked(demur, tmp_path):
     result = demur("bench-calibration", tmp_path)
     assert result.code == 2
     assert f"{tmp_path} has no scored run" in result.err
+
+
+def test_settings_of_calibrate_go_together_in_any_order_and_its_costs_may_come_from_probabilities(demur, run):
+    wish = ("calibrate", run, "--goal", "cost: false=1 missed=4", "--set", "cost_from=probabilities")
+    result = demur(*wish, "--calibrator", "temperature", "--json")
+    assert result.code == 0
+    assert {c["threshold"] for c in json.loads(result.out)["categories"]} == {0.2}
+    assert "without a calibrator" in demur(*wish).err
+
+
+def test_unreachable_and_contradictory_rates_end_in_an_error(demur, run):
+    result = demur("calibrate", run, "--goal", "refusal_rate[safety] = 90%")
+    assert result.code == 3
+    assert "the highest rate in reach" in result.err
+    result = demur("calibrate", run, "--goal", "refusal_rate[safety] = 60%", "--goal", "refusal_rate[humanizing] = 60%")
+    assert result.code == 2
+    assert "sum to 1.2" in result.err
 
 
 def test_an_infeasible_goal_has_an_exit_code_of_its_own_and_leaves_the_policy(demur, run):
@@ -136,6 +171,21 @@ def test_a_damaged_score_file_is_named(demur, run):
     assert result.code == 2
     assert str(path) in result.err
     assert "demur score" in result.err
+
+
+def test_a_judge_that_scores_nothing_gives_no_rate_and_an_exit_code_and_is_asked_again(demur, run, tmp_path):
+    settings = tmp_path / "judges.toml"
+    settings.write_text('[llm]\nurl = "http://127.0.0.1:1/v1"\nmodel = "m"\ntries = 1\n')
+    dead = demur("evaluate", run, "--judge", "llm", "--limit", "9", "--settings", settings, "--json")
+    calibrated = json.loads(dead.out)["policies"][1]
+    assert dead.code == 2
+    assert "none of 9 texts was scored by llm/" in " ".join(dead.err.split())
+    errors = calibrated["text"]["overall"]
+    assert errors["false_refusal"]["value"] is errors["missed_refusal"]["value"] is None
+    assert calibrated["decision"]["overall"]["refusal_rate"]["of"] == calibrated["unscored"]["hits"] == 9
+    again = demur("evaluate", run, "--judge", "llm", "--limit", "9", "--settings", settings)
+    assert "unscored: 9 of 9 texts of the calibrated policy" in again.err
+    assert f"{sum(calibrated['unscored_reasons'].values())} x" in again.err
 
 
 def test_report_is_written_once_and_then_found_done(demur, run):

@@ -153,12 +153,20 @@ def test_several_goals_come_as_lines_or_with_semicolons_between():
         (["refusal_rate = 0.1", "refusal_rate <= 0.2"], "both set refusal_rate"),
         (["refusal_rate[a] = 0.3", "refusal_rate <= 0.2"], "larger than the whole"),
         (["refusal_rate = 0.2", "refusal_rate[a] = 0.1"], "one shared threshold"),
+        (["refusal_rate[a] = 0.6", "refusal_rate[b] = 0.6"], "sum to 1.2, above the 1 of all traffic"),
+        (["refusal_rate[a] = 0.1", "refusal_rate[b] = 0.15", "refusal_rate <= 0.2"], "sum to 0.25, above the 0.2"),
+        (["refusal_rate[a] = 0.1", "refusal_rate[b] = 0.2", "refusal_rate[a+b] <= 0.2"], "sum to 0.3, above the 0.2"),
     ],
 )
 def test_goals_that_contradict_each_other_are_both_named(texts, why):
     with pytest.raises(GoalError, match=why) as raised:
         parse_goals(texts)
     assert all(repr(t) in raised.value.message for t in texts)
+
+
+def test_parts_that_fill_their_whole_exactly_are_no_contradiction():
+    assert len(parse_goals("refusal_rate[a] = 0.1; refusal_rate[b] = 0.2; refusal_rate <= 0.3")) == 3
+    assert len(parse_goals("refusal_rate[a] = 0.1; refusal_rate[b] = 0.2; refusal_rate[c] = 0.7")) == 3
 
 
 def test_no_goal_is_an_error():

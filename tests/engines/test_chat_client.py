@@ -142,6 +142,33 @@ def test_an_endpoint_without_json_schemas_gets_choices_and_one_without_those_pla
     assert stub.bodies[1]["structured_outputs"] == {"choice": ["a"]}
 
 
+def test_a_row_that_is_refused_in_every_format_is_unsaid_and_the_others_keep_their_format():
+    def script(number, body):
+        return (400, "too long") if body["messages"][-1]["content"] == "q1" else echo(number, body)
+
+    with serving(script) as (url, stub):
+        replies = ask(ChatClient(endpoint=endpoint(url, in_flight=1)), 5)
+    assert [type(r) for r in replies] == [Said, Unsaid, Said, Said, Said]
+    assert replies[1].reason == "HTTP 400: too long"
+    held = ["response_format" in b for b in stub.bodies if b["messages"][-1]["content"] != "q1"]
+    assert held == [True] * 4
+    assert len(stub.bodies) == 7
+
+
+def test_looking_for_a_format_keeps_to_the_budget():
+    with serving(lambda n, b: (400, "unknown field")) as (url, stub):
+        reply = ask(ChatClient(endpoint=endpoint(url, most_calls=2)), 1)[0]
+    assert len(stub.bodies) == 2
+    assert reply == Unsaid(reason="not asked: the budget of 2 calls is spent")
+
+
+def test_labels_with_probabilities_are_kept_apart_from_those_without():
+    plain = ChatClient(endpoint=endpoint("http://h/v1"))
+    assert plain.asked_as == "stub temperature=0 seed=0 max_tokens=300"
+    asked = {ChatClient(endpoint=endpoint("http://h/v1", logprobs=True, likeliest=n)).asked_as for n in (2, 5)}
+    assert len({*asked, plain.asked_as}) == 3
+
+
 def test_a_bad_request_in_plain_text_leaves_its_answer_unscored_only():
     with serving(lambda n, b: (400, "too long") if b["messages"][-1]["content"] == "q1" else echo(n, b)) as (url, _):
         replies = ask(ChatClient(endpoint=endpoint(url, format="text")), 3)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
 from demur.core.taxonomy import coconot
 from demur.engines.hf import HfEngine
+from demur.store.rows import read_examples
+from demur.store.tables import read_branches, read_scores
 from tests.engines.checkpoints import make_checkpoint, user
+from tests.engines.tiny_run import tiny_run
 from tests.engines.vllm_parts import TINY_LLM, needs_vllm, run_python
 
 pytestmark = needs_vllm
@@ -83,3 +88,30 @@ def test_branches_are_those_of_transformers(both) -> None:
 
 def test_a_prompt_that_does_not_fit_is_named(both) -> None:
     assert "prompt 1 has" in both[1]["error"]
+
+
+# The stages as `demur run` calls them, with the engine that config.json names.
+STAGES = """
+from pathlib import Path
+from demur.cli.steps import Steps
+from demur.cli.workspace import reopen
+steps = Steps(reopen(Path(argument)))
+for stage in ("score", "calibrate", "evaluate"):
+    steps.perform(stage)
+result = type(steps.engine.loaded).__name__
+"""
+
+
+def test_the_stages_score_and_evaluate_a_run_through_it(tmp_path) -> None:
+    hf, folder = tiny_run(tmp_path / "run", "llama-wide", engine="vllm")
+    expected, _ = read_scores(folder.scores("test"))
+    shutil.rmtree(folder.stage("score"))
+    assert run_python(STAGES, str(folder.root)) == "VllmEngine"
+    table, fingerprint = read_scores(folder.scores("test"))
+    assert fingerprint == hf.fingerprint
+    np.testing.assert_allclose(table.select(expected.ids).logp_NC, expected.logp_NC, atol=1e-4)
+    prompts = {e.id: e.prompt for e in read_examples(folder.split("test"))}
+    branches = read_branches(folder.branches, hf.encoder.tokens)[:40]
+    theirs = hf.branches([prompts[b.id] for b in branches], [[b.column] for b in branches])
+    assert branches
+    assert [b.answer for b in branches] == [made[b.column] for b, made in zip(branches, theirs, strict=True)]

@@ -117,6 +117,14 @@ def test_policies_for_another_model_stop_the_engine(served, tmp_path) -> None:
         run_python(GENERATE, {"llm": llm, "requests": []}, DEMUR_POLICIES=str(folder))
 
 
+def test_speculative_decoding_in_the_first_runner_is_refused_loudly(served) -> None:
+    checkpoint, _, _, folder = served
+    speculative = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
+    llm = {**TINY_LLM, "model": str(checkpoint), "logits_processors": [GATE], "speculative_config": speculative}
+    with pytest.raises(AssertionError, match="not supported when speculative decoding is enabled"):
+        run_python(GENERATE, {"llm": llm, "requests": []}, DEMUR_POLICIES=str(folder), VLLM_USE_V2_MODEL_RUNNER="0")
+
+
 class Server:
     """vLLM's own OpenAI-compatible server with the plug-in."""
 

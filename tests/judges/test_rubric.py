@@ -93,6 +93,27 @@ def test_each_label_is_read_with_its_reason(name) -> None:
         ('{"reason": "label was cut off", "label": "maybe"}', None),
         ("[1, 2]", None),
         ("", None),
+        # quoted labels are nobody's
+        ('{"reason":"the answer says label: compliance"}', None),
+        ('{"label":"refused","reason":"label: compliance appears"}', None),
+        ('{"reason": "it says \\"label\\": \\"compliance\\"", "verdict": "refusal"}', None),
+        ('{"reason": "the text ends with label: compliance and th', None),
+        ('{"reason": "it quotes {"label": "compliance"} and", "label": "refusal"}', None),
+        ('{"reason": "it quotes ", "label": "compliance"} and more", "label": "refusal"}', None),
+        ('{"quoted": {"label": "compliance"}, "reason": "', None),
+        ('{"label": "refusal", "label": "compliance",', None),
+        ('{"label": "refusal", "label": "compliance"}', None),
+        ('{"quoted": {"label": "compliance"}, "reason": "x"}', None),
+        ('I cannot label this. The user text says "label: compliance".', None),
+        ("I cannot label this. The user wrote:\n> label: compliance", None),
+        ('"label: compliance" is what the user wants to read.', None),
+        ("label: refusal or label: partial? unclear", None),
+        ("Label: refusal or partial", None),
+        ("label: refusal\nlabel: compliance", None),
+        # cut off or talkative, and plain all the same
+        ('{"label": "refusal", "reason": "it says label: compl', "refusal"),
+        ('{"reason": "it says \\"no\\"", "label": "refusal"} That is all.', "refusal"),
+        ("It declines.\n- **label** is `refusal`\nlabel: refusal", "refusal"),
     ],
 )
 def test_a_label_is_read_or_nothing_is_made_up(text, expected) -> None:

@@ -107,7 +107,7 @@ def request(text: str = ANSWERED, **fields):
 
 
 @contextmanager
-def serving(folder: Path, tenants: Path | None = None, standings=(), backend=None, **settings):
+def serving(folder: Path, tenants: Path | None = None, watched_runs=(), backend=None, **settings):
     """A running server over a folder of policies."""
     backend = backend or FakeBackend(engine=engine())
     access = Access(
@@ -115,7 +115,7 @@ def serving(folder: Path, tenants: Path | None = None, standings=(), backend=Non
         tenants=read_tenants(tenants) if tenants else None,
         tenants_file=tenants,
     )
-    service = Service(Settings(port=0, **{"reload_s": 0.05, **settings}), backend, access, standings)
+    service = Service(Settings(port=0, **{"reload_s": 0.05, **settings}), backend, access, watched_runs)
     with in_thread(service) as (url, process):
         yield Running(url=url, service=service, backend=backend, process=process)
 

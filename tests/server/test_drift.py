@@ -1,78 +1,183 @@
 """Live scores against a promise: what answers, metrics and log say of it."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from demur.core.errors import ArtifactError
 from demur.core.guarantee import Promise
 from demur.core.rates import Rate
 from demur.engines.fake_backend import FakeBackend
-from demur.stages.watch import resume
+from demur.stages import watch
+from demur.stages.watch import begin_watching, live_path, state_path
+from demur.store.files import write_json
 from demur.store.policy_file import policy_digest, read_policy, write_policy
 from demur.store.run import RunFolder
-from tests.fake_run import engine_for, examples, prepare
+from demur.store.tables import read_scores
+from tests.fake_run import engine_for, examples, like_traffic, prepare
 from tests.server.house import serving, wait_until
+
+PROMISE = Promise(
+    risk="false_refusal",
+    level=0.1,
+    confidence=0.95,
+    status="certified",
+    rate=Rate(hits=1, of=100),
+    data_digest="sha256:0",
+    method="test",
+)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A calibrated run whose policy carries a certified promise: (run folder, engine, folder of that policy)."""
+def calibrated(tmp_path_factory):
+    """A calibrated run whose policy carries a certified promise, and its engine; tests take copies."""
     rows = examples(every=4)
     engine = engine_for(rows)
-    root = tmp_path_factory.mktemp("run")
-    folder = prepare(root, rows, engine)
-    promise = Promise(
-        risk="false_refusal",
-        level=0.1,
-        confidence=0.95,
-        status="certified",
-        rate=Rate(hits=1, of=100),
-        data_digest="sha256:0",
-        method="test",
-    )
-    policy = replace(read_policy(folder.policy), promises=(promise,))
-    write_policy(folder.policy, policy)
+    folder = prepare(tmp_path_factory.mktemp("run"), rows, engine)
+    write_policy(folder.policy, replace(read_policy(folder.policy), promises=(PROMISE,)))
     folder.finish("calibrate", {}, {}, [folder.policy])
-    own = tmp_path_factory.mktemp("policies")
-    write_policy(own / "p.json", policy)
-    return folder, engine, own
+    return folder, engine
 
 
-def test_live_scores_that_drift_take_the_support_from_a_promise(made, tmp_path):
+@pytest.fixture
+def made(calibrated, tmp_path):
+    """(run folder, engine, folder with its policy) of this test's own."""
+    folder, engine = calibrated
+    own = RunFolder(tmp_path / "run")
+    shutil.copytree(folder.root, own.root)
+    write_policy(tmp_path / "policies" / "p.json", read_policy(own.policy))
+    return own, engine, tmp_path / "policies"
+
+
+def line(metric, policy, risk=None):
+    about = f',risk="{risk}"' if risk else ""
+    return f'{metric}{{policy="{policy.name}",policy_hash="{policy_digest(policy)}"{about}}}'
+
+
+def supported(policy):
+    return line("demur_promise_supported", policy, "false_refusal")
+
+
+def other(policy):
+    """The same policy with other thresholds, under the same name."""
+    return replace(policy, categories=tuple(replace(c, threshold=0.9) for c in policy.categories))
+
+
+def said(server, **fields):
+    return server.chat(**fields).json()["demur"]["promises"]
+
+
+def test_live_scores_that_drift_take_the_support_from_a_promise(made):
     folder, engine, own = made
     policy = read_policy(folder.policy)
-    standing = resume(RunFolder(folder.root), tmp_path / "live.json")
-    line = (
-        f'demur_promise_supported{{policy="{policy.name}",policy_hash="{policy_digest(policy)}",risk="false_refusal"}}'
-    )
-    with serving(own, backend=FakeBackend(engine=engine), standings=[standing], watch_rows=50) as server:
-        assert server.metric(line) == 1
-        assert server.chat().json()["demur"]["promises"] == "certified"
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=50) as server:
+        assert server.metric(supported(policy)) == 1
+        assert said(server) == "certified"
         drift, digest = server.service.house.drift, policy_digest(policy)
         strange = np.full(len(policy.taxonomy.tokens), -12.0, dtype=np.float32)
         strange[3] = -1e-4
         loop = server.process.loop
         for _ in range(400):
             loop.call_soon_threadsafe(drift.saw, digest, strange)
-        wait_until(lambda: server.metric(line) == 0)
-        assert server.chat().json()["demur"]["promises"] == "no longer supported"
-        moved = server.chat(demur={"thresholds": {policy.taxonomy.names[0]: 0.0}}).json()
-        assert moved["demur"]["promises"] == "void"
-    again = resume(RunFolder(folder.root), tmp_path / "live.json")
-    assert (
-        again.monitor.series[0].steps == 402
-    )  # with two that were asked, without the one of which nothing is promised
+        wait_until(lambda: server.metric(supported(policy)) == 0)
+        assert said(server) == "no longer supported"
+        assert said(server, demur={"thresholds": {policy.taxonomy.names[0]: 0.0}}) == "void"
+    again = begin_watching([folder], policy)
+    # With two that were asked, without the one of which nothing is promised.
+    assert again.monitor.series[0].steps == 402
     assert any(w.alarms for w in again.watched)
 
 
-def test_requests_under_other_thresholds_are_not_watched(made, tmp_path):
+def test_requests_under_other_thresholds_are_not_watched(made):
     folder, engine, own = made
-    standing = resume(RunFolder(folder.root), tmp_path / "live.json")
-    category = standing.policy.taxonomy.names[0]
-    with serving(own, backend=FakeBackend(engine=engine), standings=[standing], watch_rows=1) as server:
-        digest = policy_digest(standing.policy)
-        line = f'demur_watched_scores{{policy="{standing.policy.name}",policy_hash="{digest}"}}'
-        server.chat(demur={"thresholds": {category: 0.0}})
+    policy = read_policy(folder.policy)
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1) as server:
+        server.chat(demur={"thresholds": {policy.taxonomy.names[0]: 0.0}})
         server.chat()
-        wait_until(lambda: server.metric(line) == 1)
+        wait_until(lambda: server.metric(line("demur_watched_scores", policy)) == 1)
+
+
+def test_every_policy_in_force_is_watched_and_one_that_is_gone_leaves_no_series(made):
+    folder, engine, own = made
+    first = read_policy(folder.policy)
+    second, later = replace(other(first), name="second"), other(first)
+    write_policy(own / "second.json", second)
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1) as server:
+        assert (server.metric(supported(first)), server.metric(supported(second))) == (1, 1)
+        server.chat()
+        wait_until(lambda: server.metric(line("demur_watched_scores", first)) == 1)
+        write_policy(own / "p.json", later)
+        wait_until(lambda: server.metric(supported(later)) == 1)
+        assert server.metric(supported(first)) is None
+        assert server.metric(line("demur_watched_scores", first)) is None
+        assert said(server) == "certified"
+        wait_until(lambda: server.metric(line("demur_watched_scores", later)) == 1)
+        assert server.metric(supported(second)) == 1
+    assert live_path(folder, first).exists()
+    assert live_path(folder, later).exists()
+
+
+def test_a_policy_without_reference_scores_is_certified_but_not_watched(made):
+    folder, engine, own = made
+    policy = read_policy(folder.policy)
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[]) as server:
+        assert said(server) == "certified, not watched"
+        assert server.metric(supported(policy)) is None
+
+
+def told_of_errors(folder, tmp_path):
+    """What `demur watch` keeps after labels under which every refusal was wrong."""
+    live = like_traffic(folder, tmp_path / "live.parquet")
+    ids = read_scores(live)[0].ids
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(json.dumps({"id": i, "label": "respond"}) + "\n" for i in ids))
+    return watch.run(watch.Config(scores=live, feedback=labels), folder)
+
+
+def test_an_alarm_that_demur_watch_found_in_labels_reaches_the_server(made, tmp_path):
+    folder, engine, own = made
+    policy = read_policy(folder.policy)
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder]) as server:
+        assert said(server) == "certified"
+        assert not told_of_errors(folder, tmp_path).supported
+        wait_until(lambda: server.metric(supported(policy)) == 0)
+        assert said(server) == "no longer supported"
+        state_path(folder).unlink()  # an alarm stays
+        wait_until(lambda: server.service.house.drift._standings[policy_digest(policy)].told_ns == 0)
+        assert said(server) == "no longer supported"
+
+
+def test_an_alarm_about_another_policy_does_not_count(made, tmp_path):
+    folder, engine, own = made
+    told_of_errors(folder, tmp_path)
+    write_policy(own / "p.json", other(read_policy(folder.policy)))
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder]) as server:
+        assert said(server) == "certified"
+
+
+def test_a_policy_that_comes_before_its_receipt_is_watched_once_the_receipt_is_there(made):
+    folder, engine, own = made
+    policy = read_policy(folder.policy)
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder]) as server:
+        receipt = folder.stage("calibrate") / "made.json"
+        kept = receipt.read_bytes()
+        receipt.unlink()
+        write_policy(own / "p.json", other(policy))
+        wait_until(lambda: server.metric(supported(policy)) is None)
+        assert said(server) == "certified, not watched"
+        receipt.write_bytes(kept)
+        wait_until(lambda: server.metric(supported(other(policy))) == 1)
+        assert said(server) == "certified"
+
+
+def test_a_damaged_state_stops_the_start(made):
+    folder, engine, own = made
+    write_json(live_path(folder, read_policy(folder.policy)), {"format": "demur.monitor/1"})
+    with (
+        pytest.raises(ArtifactError, match="live-"),
+        serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder]),
+    ):
+        pass

@@ -43,7 +43,7 @@ def test_articles_are_sorted_by_their_date_and_both_sides_take_turns(tmp_path):
     assert not rejected
 
 
-def test_everything_that_is_not_used_is_counted_by_its_reason(tmp_path):
+def test_everything_that_is_not_used_is_named_by_its_place_and_reason(tmp_path):
     articles, rejected = read(
         tmp_path,
         line("2024-05-01"),
@@ -57,13 +57,14 @@ def test_everything_that_is_not_used_is_counted_by_its_reason(tmp_path):
         "",
     )
     assert len(articles) == 1
-    assert rejected == {
-        "article: a duplicate": 1,
-        "article: too near to the cutoff": 1,
-        "article: its date is no YYYY-MM-DD": 1,
-        "article: its body has fewer than 40 characters": 1,
-        "article: no date, title or body": 2,
-        "article: the line is no JSON": 1,
+    found = {why: [int(place.removeprefix(f"{tmp_path}/news.jsonl:")) for place in at] for why, at in rejected.items()}
+    assert found == {
+        "article: a duplicate": [2],
+        "article: too near to the cutoff": [3],
+        "article: its date is no YYYY-MM-DD": [4],
+        "article: its body has fewer than 40 characters": [5],
+        "article: no date, title or body": [6, 7],
+        "article: the line is no JSON": [8],
     }
 
 

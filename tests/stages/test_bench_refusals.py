@@ -221,14 +221,35 @@ def test_another_models_policy_is_refused(tmp_path):
         bench_refusals.run(Config(), stranger, [rows(2, 2)], tmp_path)
 
 
-def test_unscored_texts_are_counted_as_errors_and_judged_again_when_there_is_budget(tmp_path):
+def test_unscored_texts_are_in_no_rate_and_judged_again_when_there_is_budget(tmp_path):
     judge = Poor(unpaid=7)
     (found,) = bench_refusals.run(Config(), candidate(always_refuse, judge), [rows(10, 10)], tmp_path).benchmarks
-    assert (found.text.unscored, both(found.text.level)) == (7, (1.0, 0.7))
+    assert (found.text.unscored, both(found.text.level)) == (7, (1.0, 0.0))
+    overall = found.text.level.overall
+    assert (overall.rows, overall.unscored, overall.missed_refusal.of, overall.false_refusal.of) == (20, 7, 3, 10)
+    assert found.text.texts_refuse.of == 13
+    assert found.text.unscored_reasons == {"no budget": 7}
+    page = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "7 of 20 texts could not be scored and are in no rate of the texts (7 x no budget)" in page
+    assert "20, 7 unscored" in page
     before = len(judge.shown)
     (found,) = bench_refusals.run(Config(), candidate(always_refuse, judge), [rows(10, 10)], tmp_path).benchmarks
     assert (found.text.unscored, both(found.text.level)) == (0, (1.0, 0.0))
     assert len(judge.shown) - before == 7
+
+
+def test_where_no_text_could_be_scored_both_directions_are_unmeasured_and_never_a_number(tmp_path):
+    made = candidate(never_refuse, Poor(unpaid=20))
+    (found,) = bench_refusals.run(Config(), made, [rows(10, 10)], tmp_path).benchmarks
+    level = found.text.level
+    parts = [level.overall, *level.by_category.values(), *level.by_subcategory.values()]
+    assert {(s.false_refusal.value, s.missed_refusal.value) for s in parts} == {(None, None)}
+    assert sum(s.unscored for s in level.by_subcategory.values()) == 20
+    assert (found.text.texts_refuse.value, found.text.texts_answer.value) == (None, None)
+    assert both(found.decision) == (0.0, 1.0)
+    page = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "unmeasured: no scored texts of rows to be answered" in page
+    assert "No scored texts of rows to be refused: missed refusals unmeasured." in page
 
 
 def test_another_judge_reads_the_same_texts_and_none_is_written_again(tmp_path):

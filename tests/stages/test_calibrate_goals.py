@@ -7,6 +7,7 @@ import pytest
 from tests.fake_run import engine_for, examples, prepare
 
 from demur.config import load_config
+from demur.core.decision import decide_many
 from demur.core.errors import (
     ArtifactError,
     ConfigError,
@@ -20,6 +21,7 @@ from demur.core.taxonomy import coconot
 from demur.stages import calibrate
 from demur.store.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
+from demur.store.tables import read_scores, write_scores
 
 SOFT = "false_refusal <= 0.2; missed_refusal[safety] <= 0.01 soft; f1 max"
 
@@ -154,8 +156,94 @@ def test_human_labels_that_mean_nothing_here_are_refused(folder, tmp_path):
     with pytest.raises(DataError, match="not in the calibrate split, first 'nobody'"):
         run(folder, goal="false_refusal <= 0.2", human_labels=path)
     path.write_text(f'{{"id": "{read_examples(folder.split("calibrate"))[0].id}", "label": "safty"}}\n')
-    with pytest.raises(TaxonomyError, match="safty"):
+    with pytest.raises(TaxonomyError, match=r"hands\.jsonl:1(.|\n)*safty"):
         run(folder, goal="false_refusal <= 0.2", human_labels=path)
+    path.write_text("\n")
+    with pytest.raises(DataError, match=r"hands\.jsonl has no label"):
+        run(folder, goal="false_refusal <= 0.2", human_labels=path)
+
+
+SHARES = {"humanizing": 0.1, "incomplete": 0.1, "indeterminate": 0.1, "safety": 0.6, "unsupported": 0.1}
+
+
+def test_shares_divide_level_and_delta_unequally_and_come_from_the_settings(folder):
+    wish = {"goal": "false_refusal <= 0.1", "method": "budgets"}
+    equal, mine = run(folder, **wish), run(folder, **wish, shares=SHARES)
+    moved = {n: m.threshold - e.threshold for n, m, e in zip(SHARES, mine.categories, equal.categories, strict=True)}
+    assert moved["safety"] < 0 < max(moved.values())  # more to spend: more lenient
+    assert mine.promises[0].status == "certified"
+
+
+@pytest.mark.parametrize(
+    ("shares", "more", "message"),
+    [
+        (SHARES | {"safety": 0.7}, {"method": "budgets"}, r"sum to 1\.1"),
+        (SHARES | {"safety": 0.7, "humanizing": 0.0}, {"method": "graphical"}, "positive shares"),
+        (SHARES, {"method": "path"}, "divides nothing by shares"),
+        (SHARES, {}, "divides nothing by shares"),
+        ({"safety": 1.0}, {"method": "budgets"}, "the active categories are"),
+    ],
+)
+def test_shares_that_mean_nothing_are_one_clear_error(folder, shares, more, message):
+    with pytest.raises(GoalError, match=message):
+        run(folder, goal="false_refusal <= 0.3", shares=shares, **more)
+
+
+def test_costs_from_probabilities_set_the_bayes_thresholds_and_say_what_they_rest_on(folder):
+    wish = {"goal": "cost: false=1 missed=3 missed[safety]=19", "calibrator": "temperature"}
+    policy = run(folder, **wish, cost_from="probabilities")
+    assert [c.threshold for c in policy.categories] == [0.05 if n == "safety" else 0.25 for n in coconot().names]
+    assert "by calibrated probabilities" in policy.promises[0].method
+    assert "holds as far as they do" in policy.promises[0].method
+    assert (policy.promises[0].status, policy.promises[0].rate) == ("measured", None)
+    assert all(c.curve for c in policy.categories)
+    assert read_policy(folder.policy) == policy
+    assert run(folder, **wish).categories != policy.categories
+
+
+@pytest.mark.parametrize(
+    ("wish", "error", "message"),
+    [
+        ({"goal": "cost: false=1 missed=5", "calibrator": "none"}, ConfigError, "without a calibrator"),
+        ({"goal": "f1 max"}, GoalError, "by probabilities alone"),
+        ({"goal": "cost: false=1 missed=5; false_refusal <= 0.2"}, GoalError, "by probabilities alone"),
+        ({"goal": "cost: false=1 missed=5 wrong=2"}, GoalError, "each category by itself"),
+        ({"goal": "cost: false=1 missed=5", "rule": "sum"}, GoalError, "rule 'sum'"),
+    ],
+)
+def test_what_probabilities_alone_cannot_meet_is_refused(folder, wish, error, message):
+    with pytest.raises(error, match=message):
+        run(folder, **{"calibrator": "temperature", "cost_from": "probabilities", **wish})
+
+
+def test_rates_are_met_on_unlabelled_traffic_with_and_without_a_guarantee(folder):
+    traffic = folder.scores("test")
+    table, _ = read_scores(traffic)
+    policy = run(folder, goal="refusal_rate[safety] <= 20%; refusal_rate[unsupported] = 5%", traffic=traffic)
+    assert [(p.status, p.rate.of) for p in policy.promises] == [
+        ("certified", len(table.ids)),
+        ("measured", len(table.ids)),
+    ]
+    choice_N = decide_many(policy, table.logp_NC).choice_N
+    columns = [policy.taxonomy.column(name) for name in ("safety", "unsupported")]
+    assert [p.rate.hits for p in policy.promises] == [(choice_N == c).sum() for c in columns]
+    assert policy.promises[0].rate.interval(0.9)[1] <= 0.2
+    assert read_policy(folder.policy) == policy
+    other = run(folder, goal="refusal_rate <= 20%", traffic=folder.scores("calibrate"))  # another file, no old answer
+    assert other.promises[0].rate.of != len(table.ids)
+
+
+def test_traffic_that_means_nothing_here_is_refused(folder, tmp_path):
+    table, fingerprint = read_scores(folder.scores("test"))
+    write_scores(tmp_path / "other.parquet", table, replace(fingerprint, model_digest="sha256:other"))
+    with pytest.raises(PolicyError, match="another model"):
+        run(folder, goal="refusal_rate <= 20%", traffic=tmp_path / "other.parquet")
+    with pytest.raises(ArtifactError, match=r"nowhere\.parquet"):
+        run(folder, goal="refusal_rate <= 20%", traffic=tmp_path / "nowhere.parquet")
+    with pytest.raises(GoalError, match="needs labels"):
+        run(folder, goal="false_refusal <= 20%", traffic=folder.scores("test"))
+    with pytest.raises(ConfigError, match="beside method, on_failure"):
+        run(folder, goal="refusal_rate <= 20%", traffic=folder.scores("test"), method="path", on_failure="keep:natural")
 
 
 def test_contradicting_goals_are_both_named(folder):

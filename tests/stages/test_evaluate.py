@@ -54,6 +54,20 @@ class Verdict:
         return Outcome(verdict=self.verdict, reason="always", judge=self.version)
 
 
+@dataclass
+class Tired:
+    """The phrase judge, until its budget is spent."""
+
+    budget: int = 1_000_000
+    version: str = "tired/1"
+
+    def judge(self, request, answer, category):
+        self.budget -= 1
+        if self.budget < 0:
+            return Outcome(verdict="unscored", reason="no budget", judge=self.version)
+        return replace(JUDGE.judge(request, answer, category), judge=self.version)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     rows = examples()
@@ -188,6 +202,21 @@ def test_what_could_not_be_scored_is_judged_again_with_the_next_evaluation(run):
     assert natural_of(found).unscored.hits == 0
 
 
+def test_a_judge_that_was_mended_is_asked_again_though_nothing_else_changed(run):
+    folder, engine = run
+    few = replace(CONFIG, limit=40)
+    dead = evaluate.run(few, engine, Tired(budget=0), folder)
+    assert natural_of(dead).unscored.value == 1.0
+    made = folder.metrics.stat().st_mtime_ns
+    assert evaluate.run(few, engine, Tired(budget=0), folder) == dead
+    assert folder.metrics.stat().st_mtime_ns == made
+    counting = Counting(engine)
+    mended = evaluate.run(few, counting, Tired(), folder)
+    assert natural_of(mended).unscored.hits == 0
+    assert counting.asked == []
+    assert evaluate.run(few, engine, Tired(budget=0), folder) == mended
+
+
 def test_progress_reaches_its_total(run):
     folder, engine = run
     told = []
@@ -204,12 +233,31 @@ def test_a_limit_takes_rows_evenly(run):
     assert len(natural_of(found).decision.by_category) == 5
 
 
-def test_what_the_judge_cannot_score_has_its_own_column_and_counts_as_an_error(run):
+def test_a_dead_judge_leaves_every_rate_of_the_texts_undefined_and_says_why(run):
     folder, engine = run
-    p = natural_of(evaluate.run(evaluate.Config(limit=60), engine, Verdict("unscored"), folder))
-    assert p.unscored.value == 1.0
-    assert p.text.overall.false_refusal.value == p.text.overall.missed_refusal.value == 1.0
-    assert p.texts_refuse.value == p.texts_answer.value == 0.0
+    found = evaluate.run(evaluate.Config(limit=60), engine, Verdict("unscored"), folder)
+    for p in found.policies:
+        assert (p.unscored.value, p.unscored_reasons) == (1.0, {"always": 60})
+        levels = [p.text.overall, *p.text.by_category.values(), *p.text.by_kind.values()]
+        rates = [rate for level in levels for name, rate in level if name != "f1"]
+        assert {rate.value for rate in (*rates, p.partial, p.texts_refuse, p.texts_answer)} == {None}
+        assert p.text.overall.f1 is p.text.f1_interval is None
+        assert p.decision.overall.refusal_rate.of == 60
+    for k in (*found.forced.values(), *natural_of(found).kept.values()):
+        assert k.kept.value is None
+    assert found.forced["respond"].unscored == 60
+
+
+def test_rates_of_texts_are_over_those_that_could_be_scored_with_the_others_beside(run):
+    folder, engine = run
+    whole = natural_of(evaluate.run(evaluate.Config(limit=90), engine, JUDGE, folder))
+    p = natural_of(evaluate.run(evaluate.Config(limit=90), engine, Tired(budget=100), folder))
+    assert 0 < p.unscored.hits < 90
+    assert p.text.overall.refusal_rate.of + p.unscored.hits == 90
+    assert p.unscored_reasons == {"no budget": p.unscored.hits}
+    assert p.partial.of == p.texts_refuse.of + p.texts_answer.of == 90 - p.unscored.hits
+    assert p.text.f1_interval is not None
+    assert p.text.overall.missed_refusal.value < 0.3 > whole.text.overall.missed_refusal.value
 
 
 def test_token_and_text_agree_on_the_fake_engine(run):
@@ -371,6 +419,27 @@ def test_with_hand_labels_every_rate_of_the_texts_is_raw_and_corrected(run):
     assert flipped.value == pytest.approx(1 - natural.corrected["all"]["caught"].value)
     assert {"category safety", "kind contrast"} < set(natural.corrected)
     assert {f"subcategory {name}" for name in natural.text.by_subcategory} < set(natural.corrected)
+
+
+def test_labels_speak_for_texts_that_no_judge_could_score(run):
+    folder, engine = run
+    evaluate.run(evaluate.Config(limit=200), engine, JUDGE, folder)
+    labels, _ = hand_labels(folder, 0.5)
+    found = evaluate.run(evaluate.Config(limit=200, labels=labels), engine, Tired(budget=0), folder)
+    raw, corrected = natural_of(found).judged["refusal_rate"], natural_of(found).corrected["all"]["refusal_rate"]
+    assert raw.value is None
+    assert 0 < corrected.low < corrected.value < corrected.high < 1
+    (line,) = (row for row in evaluate.corrected_rows(found) if row[0] == "refusal rate")
+    assert line[1] == "not defined (0 rows)"
+
+
+@pytest.mark.parametrize("scored", [1, 2, 5])
+def test_a_handful_of_scored_texts_makes_rates_with_wide_intervals(run, scored):
+    folder, engine = run
+    p = natural_of(evaluate.run(evaluate.Config(limit=30), engine, Tired(budget=scored), folder))
+    rate = p.text.overall.refusal_rate
+    assert rate.of == 30 - p.unscored.hits <= scored
+    assert rate.of == 0 or rate.high - rate.low > 0.5
 
 
 def test_no_rate_that_reads_texts_lacks_its_corrected_one(run):

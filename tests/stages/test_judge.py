@@ -4,11 +4,13 @@ import json
 
 import pytest
 
+from demur.core import bounds
 from demur.core.errors import DataError
 from demur.judges.phrases import PhraseJudge
 from demur.judges.trained import TrainedJudge
 from demur.stages import judge, judge_check, judge_train
 from demur.store.answers_file import read_answers, read_verdicts
+from demur.store.labels import key_path
 from demur.store.text_model_file import read_text_classifier
 
 NO, YES = "I won't help with that.", "Mix flour and water, then wait."
@@ -109,6 +111,49 @@ def test_too_few_labels_are_said_to_correct_nothing(tmp_path):
     file = write(tmp_path / "a.jsonl", [*rows(6), *unlabelled(20)])
     found = judge_check.run(judge_check.Config(file=file), {"phrases": PhraseJudge()})
     assert "6 of 26 rows are labelled by hand" in found.checked[0].corrected
+
+
+def test_where_every_answer_is_labelled_the_rate_is_the_labels_own_with_its_exact_interval(tmp_path):
+    found = judge_check.run(judge_check.Config(file=write(tmp_path / "a.jsonl", rows(60))), {"phrases": PhraseJudge()})
+    corrected = found.checked[0].corrected
+    assert (corrected.value, corrected.low, corrected.high) == (0.5, *bounds.interval(30, 60, 0.95))
+    assert any("corrected is the labels' own rate" in note for note in found.notes)
+
+
+def drawn(path, made, labelled=None):
+    """A file as draw-labels hands it out, its key beside it: 20 of 20 that decline, 20 of 200 that do not."""
+    key = [
+        {
+            "id": r["id"],
+            "prompt": r["id"],
+            "token": "respond",
+            "stratum": r["label"],
+            "of": 20 if r["label"] == "refusal" else 200,
+        }
+        for r in made
+    ]
+    write(key_path(path), key)
+    return write(path, [r if labelled is None or r["label"] == labelled else r | {"label": None} for r in made])
+
+
+def test_texts_drawn_in_strata_are_weighted_by_their_key_and_the_note_says_so(tmp_path):
+    found = judge_check.run(judge_check.Config(file=drawn(tmp_path / "l.jsonl", rows(40))), {"phrases": PhraseJudge()})
+    checked = found.checked[0]
+    assert checked.corrected.value == pytest.approx(20 / 220)
+    assert checked.corrected.low < 20 / 220 < checked.corrected.high < 0.5
+    assert "drawn in strata" in checked.rogan_gladen
+    assert any(
+        "from 220 (l.key.jsonl)" in note and "demur evaluate RUN --labels l.jsonl" in note for note in found.notes
+    )
+
+
+def test_a_draw_that_is_not_whole_corrects_nothing_and_a_strange_row_is_named(tmp_path):
+    half = drawn(tmp_path / "l.jsonl", rows(40), labelled="refusal")
+    found = judge_check.run(judge_check.Config(file=half), {"phrases": PhraseJudge()})
+    assert "a stratum of the draw has no label yet" in found.checked[0].corrected
+    write(half, [*rows(40), *({**r, "id": f"n{n}"} for n, r in enumerate(rows(2)))])
+    with pytest.raises(DataError, match=r"'n0' is not in .*l.key.jsonl"):
+        judge_check.run(judge_check.Config(file=half), {"phrases": PhraseJudge()})
 
 
 def test_several_people_and_several_judges_are_measured_among_themselves(tmp_path):

@@ -7,6 +7,7 @@ from tests.builders import labelled, log_softmax, policy
 from demur.core.errors import GoalError
 from demur.core.goal import parse_goals
 from demur.core.guarantee import Uncertified
+from demur.core.policy import NEVER
 from demur.stages.plan_labels import Config, run
 from demur.stats.promises import Granted, How, certify
 
@@ -47,6 +48,19 @@ def test_budgets_need_as_many_as_one_category_needs_for_its_share(method):
         assert not isinstance(certify(parse_goals(goal), policy(2), clear_rows(row.needed - 1, 40), how), Granted)
 
 
+def test_with_shares_the_smallest_one_decides_how_many_are_needed():
+    goal, shares = "false_refusal <= 0.1", {"humanizing": 0.75, "safety": 0.25}
+    (row,) = run(Config(goals=(goal,), method="budgets", shares=shares))
+    (even,) = run(Config(goals=(goal,), method="budgets", categories=2))
+    (alike,) = run(Config(goals=(goal,), method="budgets", shares=dict.fromkeys(shares, 0.5)))
+    assert (alike.needed, alike.needed < row.needed) == (even.needed, True)
+    how = How(method="budgets", shares=shares, explained=False)
+    enough, fewer = (clear_rows(n, 40) for n in (row.needed, row.needed - 1))
+    found = [certify(parse_goals(goal), policy(2), rows, how) for rows in (enough, fewer)]
+    assert all(isinstance(f, Granted) for f in found)
+    assert found[0].certified.thresholds[0] < NEVER == found[1].certified.thresholds[0]  # safety, of the small share
+
+
 def test_goals_that_may_be_given_up_cost_labels():
     goals = ("false_refusal <= 0.1", "missed_refusal <= 0.2 soft")
     hard, soft = (run(Config(goals=goals, on_failure=choice))[0] for choice in ("stop", "hard_only"))
@@ -71,6 +85,9 @@ def test_what_is_not_told_is_not_counted_as_zero():
         (("false_refusal <= 0.1",), {"confidence": 1.5}, "is not in"),
         (("missed_refusal <= 0.1",), {"method": "budgets"}, "cannot be split"),
         (("false_refusal <= 0.1",), {"method": "budgets"}, "divides levels"),
+        (("false_refusal <= 0.1",), {"method": "budgets", "shares": {"safety": 0.6}}, "sum to 0.6"),
+        (("false_refusal <= 0.1",), {"shares": {"safety": 1.0}}, "divides nothing by shares"),
+        (("false_refusal[a] <= 0.1",), {"method": "budgets", "shares": {"safety": 1.0}}, "no share of 'a'"),
     ],
 )
 def test_plans_that_make_no_sense_are_refused(goals, more, message):

@@ -5,18 +5,33 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
-from tests.fake_run import HOSTILE, JUDGE, examples, finished
+from tests.fake_run import HOSTILE, JUDGE, engine_for, examples, finished, prepare
 
+from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.errors import ArtifactError, ConfigError
+from demur.core.rates import Outcome
+from demur.core.taxonomy import coconot
+from demur.engines.fake import FakeEngine
+from demur.engines.fake_subjects import deaf
 from demur.stages import calibrate, evaluate, report
 from demur.store.metrics_file import read_metrics, write_metrics
 from demur.store.policy_file import read_policy
+from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
+from demur.store.tables import read_branches, read_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHOW_ALL = len(examples())  # so many cards that the hostile prompt is among them
+
+
+class Dumb:
+    """A judge that is not there."""
+
+    version = "dumb/1"
+
+    def judge(self, request, answer, category):
+        return Outcome(verdict="unscored", reason="no answer", judge=self.version)
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +237,58 @@ def test_a_run_without_a_calibrator_says_nothing_of_one(made):
     text = made[2].with_name("report.md").read_text(encoding="utf-8")
     assert "Calibrator:" not in text
     assert "before and after calibration" not in text
+
+
+def table_of(text, title):
+    """The rows of a table of the Markdown, by block and first cell."""
+    part = text[text.index(f"### {title}") :]
+    lines = part[part.index("\n|") + 1 :].split("\n\n", 1)[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    block, rows = "", {}
+    for first, *others in cells[2:]:
+        if first.startswith("**"):
+            block = first.strip("*")
+        else:
+            rows[block, first] = dict(zip(cells[0][1:], others, strict=True))
+    return rows
+
+
+def test_texts_that_ignore_their_token_are_shown_as_breaking_its_word_the_surest_first(tmp_path):
+    rows = examples(every=4)
+    engine = deaf(engine_for(rows, FakeEngine))
+    folder = prepare(tmp_path / "run", rows, engine)
+    evaluate.run(evaluate.Config(), engine, JUDGE, folder)
+    text = report.run(report.Config(examples=3), folder).with_name("report.md").read_text(encoding="utf-8")
+    kept, test_rows = (
+        table_of(text, "Texts that keep their token's word, per token"),
+        read_examples(folder.split("test")),
+    )
+    low, high = (100 * end for end in bounds.interval(0, len(test_rows), 0.95))
+    assert kept["forced", "respond"]["keeps its word"] == f"0.0% ({low:.1f} to {high:.1f})"
+    assert kept["forced", "respond"]["texts"] == str(len(test_rows))
+    made = [b for b in read_branches(folder.branches, engine.fingerprint.tokens) if b.column]
+    for column, name in enumerate(coconot().names, start=1):
+        row = kept["forced", name]
+        assert (row["keeps its word"][:6], row["texts"]) == ("100.0%", str(sum(b.column == column for b in made)))
+        assert int(kept["as sent", name]["texts"]) <= int(row["texts"]) < len(test_rows)
+    assert "a refusal token only where it was the likeliest one" in text
+    surest = int(read_scores(folder.scores("test"))[0].logp_NC[:, 0].argmax())
+    worst = text[text.index(f"### Forced texts that break their token's word ({len(test_rows)} in all)") :]
+    card = worst[worst.index("\n- ") :].split("\n\n", 1)[0]
+    assert test_rows[surest].text in card.splitlines()[1]
+    assert "forced: respond, probability 99" in card
+    assert "judged: refusal" in card
+
+
+def test_a_run_with_every_token_forced_says_so_and_unscored_texts_stand_beside_the_rates(run):
+    folder, engine = run
+    evaluate.run(evaluate.Config(branches="all", limit=30), engine, Dumb(), folder)
+    text = report.run(report.Config(examples=0), folder).with_name("report.md").read_text(encoding="utf-8")
+    assert "Every token was forced after every prompt." in text
+    row = table_of(text, "Policies on held-out prompts")["by the text, as judged", "natural"]
+    assert (row["unscored"], row["false refusals"], row["F1"]) == ("30 of 30", "not defined (0 rows)", "not defined")
+    forced = table_of(text, "Texts that keep their token's word, per token")["forced", "safety"]
+    assert (forced["texts"], forced["keeps its word"], forced["unscored"]) == ("0", "not defined (0 rows)", "30")
 
 
 def test_metrics_that_changed_since_are_refused(run):

@@ -184,7 +184,8 @@ def test_a_state_of_another_policy_is_refused(folder, live, state):
     ("line", "fault"),
     [
         ('{"id": "nobody", "label": "respond"}', (DataError, "no score")),
-        ('{"id": "FIRST", "label": "safty"}', (TaxonomyError, "safty")),
+        ('{"id": "FIRST", "label": "safty"}', (TaxonomyError, r"labels\.jsonl:1, request(.|\n)*safty")),
+        ("", (DataError, r"labels\.jsonl has no label")),
         ('{"id": "FIRST", "lable": "safety"}', (DataError, "lable: unknown key")),
         ('{"id": "FIRST", "label": "safety"}\n{"id": "FIRST", "label": "safety"}', (DataError, "a second time")),
         ('{"id": "FIRST", ', (DataError, "not JSON")),

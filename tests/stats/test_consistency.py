@@ -11,13 +11,15 @@ VERDICTS = st.sampled_from(["refusal", "partial", "compliance", "unscored"])
 
 def test_a_partial_answer_is_counted_either_way():
     after_refusal = kept_word(["refusal", "partial", "compliance", "unscored"], refuses=True)
-    assert (after_refusal.kept.hits, after_refusal.kept_if_partial_refuses.hits, after_refusal.kept.of) == (1, 2, 4)
+    assert (after_refusal.kept.hits, after_refusal.kept_if_partial_refuses.hits, after_refusal.kept.of) == (1, 2, 3)
     after_respond = kept_word(["refusal", "partial", "compliance", "unscored"], refuses=False)
     assert (after_respond.kept.hits, after_respond.kept_if_partial_refuses.hits) == (2, 1)
     assert after_respond.unscored == 1
 
 
-def test_no_text_gives_no_rate():
+def test_no_scored_text_gives_no_rate():
+    dead = kept_word(["unscored"] * 3, refuses=False)
+    assert (dead.kept.defined, dead.kept_if_partial_refuses.defined, dead.unscored) == (False, False, 3)
     assert not kept_word([], refuses=True).kept.defined
     with pytest.raises(Undefined):
         _ = twins([], []).effect

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demur.core import bounds
 from demur.core.errors import DataError, Undefined
-from demur.stats.correction import Sample, Strata, regression_rate, regression_share
+from demur.stats.correction import Sample, Strata, labels_rate, regression_rate, regression_share
 
 
 def population(n, rate, sensitivity, specificity, seed=0):
@@ -47,10 +48,36 @@ def test_nor_does_it_where_labels_weigh_differently():
     assert found.value == pytest.approx(weight_M @ hand_N[known_N] / weight_M.sum())
 
 
-def test_every_row_labelled_is_no_estimate_at_all():
+def test_with_every_row_labelled_the_rate_is_the_labels_own_with_its_exact_interval():
     judge_N, hand_N = population(50, 0.4, 0.7, 0.7)
     found = corrected(judge_N, hand_N, np.ones(50, dtype=bool))
-    assert found.value == found.low == found.high == hand_N.mean()
+    assert found.value == hand_N.mean()
+    assert (found.low, found.high) == bounds.interval(int(hand_N.sum()), 50, 0.95)
+    assert "labels' own rate" in found.method
+    should_N = np.arange(50) % 2 == 0
+    sample = Sample(judge_N=judge_N, hand_N=hand_N, known_N=np.ones(50, dtype=bool))
+    precise, hits = regression_share(sample, should_N), int(hand_N[should_N].sum())
+    assert (precise.low, precise.high) == bounds.interval(hits, int(hand_N.sum()), 0.95)
+    with_fixed = regression_share(sample, should_N, fixed=(3, 4))
+    assert with_fixed.value == pytest.approx((hits + 3) / (hand_N.sum() + 4))
+
+
+def test_a_draw_in_strata_without_its_other_rows_is_weighted_and_covers_the_rate_of_all():
+    rng, misses = np.random.default_rng(5), 0
+    of_N = (np.arange(2000) < 200).astype(int)
+    hand_N = (rng.random(2000) < np.where(of_N == 1, 0.8, 0.1)).astype(float)
+    for _ in range(200):
+        known_N, strata = in_strata(of_N, (60, 60), rng)
+        drawn = Sample(
+            judge_N=np.zeros(120),
+            hand_N=hand_N[known_N],
+            known_N=np.ones(120, dtype=bool),
+            strata=strata.among(known_N),
+        )
+        found = labels_rate(drawn)
+        misses += not found.low <= hand_N.mean() <= found.high
+        assert found.high < hand_N[known_N].mean()
+    assert misses <= 17
 
 
 def test_a_rare_thing_gets_the_exact_interval_of_the_hand_labels():

@@ -109,7 +109,7 @@ def test_bad_input_is_refused():
         certify(parse_goals("refusal_rate <= 0.1"), policy(2), judged, How())
     with pytest.raises(GoalError, match="takes labels at their word"):
         certify(GOALS, policy(2), judged, How(method="path"))
-    with pytest.raises(DataError, match="none or too many"):
+    with pytest.raises(DataError, match="labelled none of the 3000"):
         replace(ROWS, hand_N=np.full(3000, UNCHECKED))
     with pytest.raises(DataError, match="has label 7"):
         replace(ROWS, hand_N=np.full(3000, 7))

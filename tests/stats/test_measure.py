@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -117,14 +119,25 @@ def test_slices_hold_each_row_once():
     assert m.errors.by_category["safety"].false_refusal.of == contrast > 0
 
 
-def test_unscored_answers_count_as_errors_and_partial_ones_as_answers():
+def test_unscored_answers_are_in_no_rate_and_partial_ones_count_as_answers():
     rows = labelled(log_softmax([[0, 1]] * 6), [1, 1, 1, 0, 0, 0])
     outcomes = [outcome(v) for v in ("refusal", "unscored", "partial", "unscored", "compliance", "partial")]
     m = measure_texts(rows, examples_of(rows, policy(1).taxonomy), np.array([1, 1, 0, 0, 0, 0]), outcomes)
-    assert m.errors.overall.caught == Rate(hits=1, of=3)
-    assert m.errors.overall.false_refusal == Rate(hits=1, of=3)
+    assert m.errors.overall.caught == Rate(hits=1, of=2)
+    assert m.errors.overall.false_refusal == Rate(hits=0, of=2)
     assert (m.unscored, m.partial) == (2, 2)
-    assert m.agreement == Rate(hits=1, of=2)
+    assert m.agreement == Rate(hits=1, of=1)
+
+
+def test_where_no_answer_could_be_scored_every_rate_of_the_texts_is_undefined():
+    rows = labelled(log_softmax([[0, 1]] * 4), [1, 1, 0, 0])
+    examples = examples_of(rows, policy(1).taxonomy)
+    m = measure_texts(rows, examples, np.array([1, 0, 1, 0]), [outcome("unscored")] * 4)
+    parts = [m.errors.overall, *m.errors.by_kind.values()]
+    assert len(parts) > 1
+    assert not any(getattr(e, f.name).defined for e in parts for f in fields(e))
+    assert not any(e.f1.defined for e in parts)
+    assert (m.unscored, m.agreement.defined) == (4, False)
 
 
 def test_rows_and_examples_that_do_not_match_are_refused():

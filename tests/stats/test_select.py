@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from demur.core.decision import decide_many
 from demur.core.errors import DataError, GoalError, GoalInfeasible, PolicyError
-from demur.core.goal import parse_goal
+from demur.core.goal import parse_goal, parse_goals
 from demur.core.policy import NEVER
 from demur.core.rates import Rate
+from demur.stats.promises import How, choose_all
 from demur.stats.select import STEERABLE, choose
 from tests.builders import binary_rows, labelled, log_softmax, policy, rows, simulated_rows, with_category
 
@@ -94,6 +95,18 @@ def test_a_refusal_rate_that_ties_forbid_is_infeasible_and_not_an_extreme_thresh
         chosen("refusal_rate = 0.001", policy(1), tied)
     with pytest.raises(GoalInfeasible, match="none can be"):
         chosen("refusal_rate[humanizing] = 0.5", policy(2), labelled(log_softmax([[0, 1, 0]]), [1]))
+
+
+def test_a_rate_above_what_a_category_can_refuse_is_infeasible_and_names_the_highest_in_reach():
+    rows = simulated_rows(1000, 3, seed=4)
+    reach = int((rows.table.logp_NC[:, 1:].argmax(axis=1) == 1).sum())  # rows that humanizing is the heaviest of
+    with pytest.raises(GoalInfeasible, match=rf"asks for 900 of 1000 rows(.|\n)*{reach} are refused") as raised:
+        chosen("refusal_rate[humanizing] = 90%", policy(3), rows)
+    assert f"{reach / 10:g}%" in raised.value.hint
+    assert chosen(f"refusal_rate[humanizing] = {reach / 1000}", policy(3), rows).promises[0].rate.hits == reach
+    both = ["refusal_rate[humanizing] = 90%", "f1 max"]
+    with pytest.raises(GoalInfeasible, match=f"{reach} are refused"):
+        choose_all(parse_goals(both), policy(3), rows, How(), data_digest="")
 
 
 @pytest.mark.parametrize("rule", STEERABLE)

@@ -1,12 +1,18 @@
-"""The corrected rate's 95 % interval covers the truth, whatever the judge does."""
+"""The corrected rate's 95 % interval covers the truth, whatever the judge does, and on real answers."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from demur.core.judging import Item, judge_all
+from demur.judges.phrases import PhraseJudge
+from demur.store.rows import read_jsonl
 from tests.stats.test_correction import checked, corrected, in_strata, population
 
 DRAWS = 1000
-
+LABELLED = Path(__file__).parents[2].parent / "shared" / "data" / "response_labels.jsonl"
+DROPPED = ("incoherent", "dontknow")  # tones that chatgpt-refusals leaves out
 
 JUDGES = [
     (0.38, 0.98, 0.54),
@@ -42,5 +48,36 @@ def test_so_it_does_with_labels_drawn_more_often_near_a_threshold_and_where_the_
     for _ in range(DRAWS):
         known_N, strata = in_strata(of_N, per_stratum, rng)
         found = corrected(judge_N, hand_N, known_N, strata)
+        covered += found.low <= hand_N.mean() <= found.high
+    assert covered >= 0.93 * DRAWS
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """(source, request, answer, whether people say that it declines, a partial answer counting as one that does)."""
+    rows = [r for _, r in read_jsonl(LABELLED) if r["tone"] not in DROPPED]
+    return [(r["source"].split("_")[0], r["prompt"], r["response"], float(r["label"] != "compliance")) for r in rows]
+
+
+def by_opening(rows):
+    """A judge that errs much: only how an answer begins."""
+    return [float(a.lower().lstrip().startswith(("sorry", "i'm sorry", "i cannot", "as an ai"))) for _, _, a, _ in rows]
+
+
+def by_phrases(rows):
+    said = judge_all(PhraseJudge(), [Item(request=p, answer=a, category="safety") for _, p, a, _ in rows])
+    return [0.5 if o.verdict == "unscored" else float(o.refuses) for o in said]
+
+
+@pytest.mark.skipif(not LABELLED.exists(), reason="../shared/data/response_labels.jsonl is absent")
+@pytest.mark.parametrize(("judge", "off"), [(by_opening, 0.15), (by_phrases, 0.0)])
+@pytest.mark.parametrize(("source", "count"), [("chatgpt", 1706), ("xstest", 1235)])
+def test_with_100_hand_labels_of_real_answers_the_interval_covers_the_truth(answers, source, count, judge, off):
+    rows, rng, covered = [r for r in answers if r[0] == source], np.random.default_rng(0), 0
+    judge_N, hand_N = np.array(judge(rows)), np.array([declines for *_, declines in rows])
+    assert len(rows) == count
+    assert abs(judge_N.mean() - hand_N.mean()) >= off  # there is something to correct
+    for _ in range(DRAWS):
+        found = corrected(judge_N, hand_N, checked(len(rows), 100, rng))
         covered += found.low <= hand_N.mean() <= found.high
     assert covered >= 0.93 * DRAWS

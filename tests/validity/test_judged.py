@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from scipy.stats import binom
 
 from demur.core.goal import parse_goal, parse_goals
@@ -29,10 +30,10 @@ def judged(rows, rng, flips):
     return replace(rows, label_N=judge_N), checked_N
 
 
-def corrected_promises(draws):
+def corrected_promises(draws, text="false_refusal <= 0.2"):
     """Certify on draws whose labels a judge gave and a hand checked in part; the truth is the hand's."""
     people, rng = population(signal=4.0), np.random.default_rng(5)
-    goals = parse_goals("false_refusal <= 0.2")
+    goals = parse_goals(text)
     granted, broken, caught = 0, 0, 0.0
     for draw in range(draws):
         rows, checked_N = judged(people.draw(rng, ROWS), rng, (0.05, 0.1))
@@ -45,8 +46,11 @@ def corrected_promises(draws):
     return Tally(draws, granted, broken, caught / max(granted, 1))
 
 
-def test_promises_corrected_for_the_judge_are_broken_in_at_most_delta_of_the_draws():
-    seen = corrected_promises(DRAWS)
+@pytest.mark.parametrize(
+    "goal", ["false_refusal <= 0.2", pytest.param("missed_refusal <= 0.35", marks=pytest.mark.slow)]
+)
+def test_promises_corrected_for_the_judge_are_broken_in_at_most_delta_of_the_draws(goal):
+    seen = corrected_promises(DRAWS, goal)
     assert seen.broken <= binom.ppf(0.999, DRAWS, DELTA)
     assert seen.granted > DRAWS / 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,34 @@ from demur.cli.predictors import PREDICTORS
 from demur.cli.workspace import Engine, Workspace
 from demur.config import build
 from demur.core.errors import ConfigError
+from demur.core.policy import Fingerprint
+from demur.core.ports import Prompt
+from demur.core.score import Floats
 from demur.core.serving import Backend
 from demur.store.blackbox_file import BlackboxFolder, read_summary
 from demur.store.boundary import read_json
 from demur.store.model_file import read_model_file
+from demur.store.rows import read_examples
+from demur.store.run import RunFolder
+from demur.store.tables import read_scores
 from demur.wiring import BACKENDS, ENGINES, find
 
 KEY_VARIABLE = "DEMUR_BACKEND_KEY"  # of the server behind ours; never in a file or on a command line
 GATE = "gate"
 REMOTE = ("vllm", "gateway", "openai", GATE)
 _GATE_OPTIONS = ("model", "answers_as", "refusal", "reads")  # demur.engines.pre_answer.GateSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Served:
+    """What [backend] says of the model behind, apart from the way to it."""
+
+    model: str
+    references: int = 4  # test prompts whose scores the server must reproduce; 0: its weights are taken on trust
+
+    def __post_init__(self) -> None:
+        if self.references < 0:
+            raise ConfigError(f"references = {self.references} is below 0", "0: none is asked for")
 
 
 def default_backend(workspace: Workspace) -> str:
@@ -43,7 +62,9 @@ def make_backend(kind: str, workspace: Workspace, url: str | None, options: Mapp
     made: Backend
     if kind == "hf":
         limits = build(find("demur.engines.hf_worker:Limits", {}, "record"), options, where)
-        made = find(kind, BACKENDS, "backend")(Engine(workspace).loaded, limits)
+        # Whatever engine scored the run: a model of the same fingerprint is the same model.
+        in_process = Workspace(workspace.folder, replace(workspace.config, engine="hf"))
+        made = find(kind, BACKENDS, "backend")(Engine(in_process).loaded, limits)
     elif kind == "fake":
         made = find(kind, BACKENDS, "backend")(engine=find(kind, ENGINES, "engine")(taxonomy=workspace.config.taxonomy))
     else:
@@ -92,18 +113,41 @@ def _remote(kind: str, workspace: Workspace, options: Mapping[str, Any], where: 
     workspace.folder.require("train")
     folder = workspace.folder.model
     file = read_model_file(folder)
+    declared = file.fingerprint.to_core()
+    mine = ("model",) if kind == "openai" else ("model", "references")
+    given = {name: options[name] for name in mine if name in options}
+    served = build(_Served, {"model": workspace.config.name, **given}, where)
     own = {
-        "link": _link({name: value for name, value in options.items() if name != "model"}, where),
-        "model": options.get("model", workspace.config.name),
-        "declared": file.fingerprint.to_core(),
+        "link": _link({name: value for name, value in options.items() if name not in mine}, where),
+        "model": served.model,
+        "declared": declared,
         "keep_history": bool(file.details.get("keep_history", True)),
     }
     if kind == "openai":
         own["literals"] = _special_tokens(folder / "tokenizer.json")
     else:
         own["tokenizer"] = str(folder)
+        own["reference"] = _references(workspace.folder, declared, served.references)
     backend: Backend = find(kind, BACKENDS, "backend")(**own)
     return backend
+
+
+def _references(folder: RunFolder, declared: Fingerprint, wanted: int) -> tuple[tuple[Prompt, Floats], ...]:
+    """Test prompts with the scores that this very model gave them, as many as wanted; none where there are none.
+
+    Every so-manieth of the shorter half by length: a server may read less than the model that scored them.
+    """
+    scores = folder.scores("test")
+    if not wanted or not scores.exists() or not folder.split("test").exists():
+        return ()
+    table, model = read_scores(scores)
+    if model != declared:
+        return ()
+    rows = sorted(read_examples(folder.split("test")), key=lambda e: sum(len(m.content) for m in e.prompt))
+    shorter = rows[: max(wanted, len(rows) // 2)]
+    chosen = shorter[:: max(1, len(shorter) // wanted)][:wanted]
+    logp_NC = table.select(tuple(e.id for e in chosen)).logp_NC
+    return tuple((e.prompt, logp_C) for e, logp_C in zip(chosen, logp_NC, strict=True))
 
 
 def _special_tokens(path: Path) -> tuple[str, ...]:

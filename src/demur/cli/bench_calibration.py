@@ -12,15 +12,19 @@ from demur.cli import options
 from demur.cli.show import bar, note, print_json, print_table
 from demur.cli.workspace import reopen
 from demur.core.errors import ArtifactError, ConfigError
+from demur.core.taxonomy import PRESETS, Taxonomy
 from demur.stages import bench_calibration
-from demur.stages.bench_calibration import Config, Scored
+from demur.stages.bench_calibration import Config, Scored, ScoreFiles
 from demur.stages.bench_calibration.content import sentence
 from demur.stages.bench_calibration.summary import By
 from demur.store.run import RunFolder
+from demur.store.tables import read_scores
+
+_TEST = "-test.parquet"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look for runs that were scored.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look for scored runs, or score files.")],
     *,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to write study.*. Default: FOLDER/study.")
@@ -50,11 +54,13 @@ def command(
 
 
 def _scored(folder: Path) -> Iterator[Scored]:
-    """The runs at or below a folder, by name. Raises ArtifactError if there is no folder or no scored run in it."""
+    """The runs and pairs of score files at or below a folder, by name. Raises ArtifactError if there is none."""
     roots = sorted(p.parent for p in folder.rglob("config.json") if RunFolder(p.parent).scores("test").exists())
-    if not roots:
+    pairs = sorted(p for p in folder.rglob(f"*{_TEST}") if p.with_name(_stem(p) + "-calibrate.parquet").exists())
+    if not roots and not pairs:
         raise ArtifactError(
-            f"{folder} has no scored run: no folder in it with config.json and score/test.parquet",
+            f"{folder} has no scored run: no folder in it with config.json and score/test.parquet, "
+            "and no NAME-calibrate.parquet beside NAME-test.parquet",
             "name a folder of runs, such as runs/; score them with: demur score RUN",
         )
     for root in roots:
@@ -64,3 +70,22 @@ def _scored(folder: Path) -> Iterator[Scored]:
             raise ConfigError(f"{root}: {e.message}", e.hint) from None
         name = str(root.relative_to(folder)) if root != folder else root.resolve().name
         yield Scored(name=name, folder=workspace.folder, taxonomy=workspace.config.taxonomy)
+    for path in pairs:
+        name = str(path.relative_to(folder)).removesuffix(_TEST)
+        yield Scored(name=name, folder=ScoreFiles(root=path.parent, name=_stem(path)), taxonomy=_taxonomy(path))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(_TEST)
+
+
+def _taxonomy(path: Path) -> Taxonomy:
+    """The built-in taxonomy whose tokens a file of scores has. Raises ArtifactError if there is none."""
+    tokens = read_scores(path)[1].tokens
+    found = next((t for make in PRESETS.values() if (t := make()).tokens == tokens), None)
+    if found is None:
+        raise ArtifactError(
+            f"{path} has the tokens {', '.join(tokens)}, which are of no built-in taxonomy",
+            "study the run instead: it holds its taxonomy",
+        )
+    return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,26 +13,35 @@ import typer
 
 from demur.cli import options
 from demur.cli.judges import build_judge, read_settings, tell_spent
-from demur.cli.show import bar, note, print_json, print_table
+from demur.cli.show import bar, named, note, print_json, print_table
 from demur.cli.workspace import Engine, Workspace, reopen
 from demur.config import build
 from demur.core.asking import Asker
 from demur.core.benchmark import BenchSet
-from demur.core.errors import ConfigError
+from demur.core.errors import ConfigError, DataError
 from demur.core.policy import natural
 from demur.core.ports import Judge
 from demur.core.taxonomy import coconot
 from demur.stages import bench_refusals
 from demur.stages.bench_refusals import HEADER, Candidate, Config, Endpoint, prompt_key, table_rows
+from demur.stages.bench_refusals.card import card_of
 from demur.stages.bench_refusals.content import facts
 from demur.store.bench_file import BenchFile
 from demur.store.boundary import read_toml
+from demur.store.item_results import write_card
 from demur.store.policy_file import read_policy
 from demur.store.reply_file import ReplyFile
 from demur.store.rows import read_examples
 from demur.wiring import CHATS, find
 
 SUBJECTS = ("always-refuse", "never-refuse", "refuse-then-answer", "answer-then-refuse")
+
+JudgeName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Also write the answers, for this judge. Default: decisions only.")
+]
+JudgeSettings = Annotated[
+    Path | None, typer.Option("--settings", metavar="FILE", help="Settings of the judge, as for demur judge.")
+]
 
 
 def command(
@@ -49,20 +59,21 @@ def command(
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A policy file. Default: the run's calibrated policy.")
     ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Also write the answers, for this judge. Default: decisions only."),
-    ] = None,
-    settings: Annotated[
-        Path | None, typer.Option("--settings", metavar="FILE", help="Settings of the judge, as for demur judge.")
-    ] = None,
+    judge: JudgeName = None,
+    settings: JudgeSettings = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use so many rows of each benchmark only.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write bench.*. Default: RUN/bench, or bench/.")
     ] = None,
+    card: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write both rates as .eval_results for a model card.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure false and missed refusals side by side. A direction without rows is named, never shown as 0."""
+    wanted = [find("demur.sources.benchmarks:wanted", {}, "source")(text) for text in benchmark]
+    if card and not any(w.benchmark.dataset for w in wanted):
+        raise ConfigError("--card: no benchmark given has a dataset on the hub", "docs/benchmarking.md: which have")
     asked = Path(model).suffix == ".toml"
     target = out or (Path() if asked or model in SUBJECTS else Path(model)) / "bench"
     built, tell = build_judge(judge, read_settings(settings, (), target / "labels.sqlite")) if judge else (None, None)
@@ -74,7 +85,7 @@ def command(
     else:
         found = _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
         measure = partial(bench_refusals.run, Config(limit=limit), replace(found, judge=built))
-    sets = _sets(benchmark)
+    sets = _sets(wanted)
     try:
         with bar("benchmark") as progress:
             bench = measure(sets, target, progress)
@@ -83,20 +94,44 @@ def command(
             told()
     if as_json:
         print_json(bench.model_dump(mode="json"))
-        return
-    _print(bench)
-    note(f"written: {target / 'bench.md'}")
+    else:
+        _print(bench)
+        note(f"written: {target / 'bench.md'}")
+    if card:
+        datasets = {s.name: d for s, w in zip(sets, wanted, strict=True) if (d := w.benchmark.dataset)}
+        _write_card(card, bench, datasets)
+    _require_measured(bench)
 
 
-def _sets(benchmarks: Sequence[str]) -> list[BenchSet]:
+def _sets(wanted: Sequence[Any]) -> list[BenchSet]:
     """The benchmarks' rows; the package `datasets` is imported when one has no file."""
-    wanted = find("demur.sources.benchmarks:wanted", {}, "source")
     load = find("demur.sources.benchmarks:load", {}, "source")
 
     def fetch(*where: Any) -> Any:
         return find("demur.sources.hub:load_rows", {}, "source")(*where)
 
-    return [load(asked, fetch) for asked in map(wanted, benchmarks)]
+    return [load(asked, fetch) for asked in wanted]
+
+
+def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> None:
+    entries = card_of(bench, datasets)
+    for row in bench.benchmarks:
+        if row.name not in datasets:
+            note(f"{row.name} has no dataset on the hub and is not in {file}")
+    if entries:
+        write_card(file, entries)
+        note(f"{file}: {len(entries)} results; put it into .eval_results/ of the model's repository")
+
+
+def _require_measured(bench: BenchFile) -> None:
+    """Raise DataError if nothing was measured, or none of the texts that were asked for; bench.* is written."""
+    if not any(row.rows for row in bench.benchmarks):
+        reasons = sum((Counter(row.left_out) for row in bench.benchmarks), Counter[str]())
+        raise DataError(f"no row could be measured: {named(reasons)}", "bench.json has the counts; mend it, run again")
+    texts = [row.text for row in bench.benchmarks if row.text]
+    if texts and sum(t.unscored for t in texts) == sum(row.rows for row in bench.benchmarks):
+        reasons = sum((Counter(t.unscored_reasons) for t in texts), Counter[str]())
+        raise DataError(f"none of the texts was scored by {bench.judge}: {named(reasons)}", "mend that, run it again")
 
 
 def _endpoint(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from demur.cli.endpoints import ENDPOINT, open_chat
 from demur.cli.judges import build_judge, read_settings
-from demur.cli.show import bar, note, print_table
+from demur.cli.show import NAMED, bar, first, note, print_table
 from demur.cli.steps import Steps
 from demur.cli.workspace import Workspace, create, reopen
-from demur.config import build, config_from, override
+from demur.config import config_from
 from demur.core.errors import ConfigError
 from demur.core.ports import Judge
 from demur.core.taxonomy import single
@@ -24,13 +25,11 @@ from demur.store.blackbox_file import BlackboxFile, BlackboxFolder
 from demur.store.prompts_file import read_prompts
 from demur.store.run import Stage
 from demur.store.text_model_file import read_text_classifier
-from demur.wiring import CHATS, JUDGES, find
+from demur.wiring import JUDGES, find
 
 STAGES: tuple[Stage, ...] = ("data", "train", "score", "report")
 # Of the rows: promises are made on the calibrate rows, and more of them promise more.
 SHARES = {"calibrate_share": 0.3, "test_share": 0.2}
-ENDPOINT = "endpoint."  # how a --set of the endpoint begins; the others are the judge's
-NAMED = 3  # rows without a prompt, and reasons, that a note names
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSONL of prompts: prompt, or messages.")]
 Hand = Annotated[
@@ -58,8 +57,8 @@ def command(
 ) -> None:
     """Ask, label, learn to predict refusals from prompts alone. The same command goes on where it stopped."""
     ours = [text for text in overrides or () if text.startswith(ENDPOINT)]
-    others = [text for text in overrides or () if text not in ours]
-    chat = _chat({"url": url, "model": model, "most_calls": most_calls}, ours)
+    others = [text for text in overrides or () if text not in ours]  # are the judge's
+    chat = open_chat({"url": url, "model": model, "most_calls": most_calls}, ours)
     prompts = read_prompts(files)
     workspace = _workspace(out)
     folder = BlackboxFolder(workspace.folder)
@@ -107,16 +106,6 @@ class _Judging:
         return label.Config(judge=judge, taxonomy=single(), hand=measured), lambda: None
 
 
-def _chat(given: Mapping[str, Any], overrides: Sequence[str]) -> Any:
-    """The client. Raises ConfigError on an unknown setting of the endpoint."""
-    table: dict[str, Any] = {}
-    for text in overrides:
-        override(table, text)
-    options = {**{k: v for k, v in given.items() if v is not None}, **table.get("endpoint", {})}
-    endpoint = build(find("demur.engines.chat_client:Endpoint", {}, "endpoint"), options, "--set: endpoint")
-    return find("openai", CHATS, "chat model")(endpoint=endpoint)
-
-
 def _workspace(out: Path) -> Workspace:
     """The run in a folder, made if there is none. Raises ConfigError if the folder holds a run of another kind."""
     if (out / "config.json").exists():
@@ -138,8 +127,7 @@ def _tell_collected(collected: collect.Collected, chat: Any) -> None:
     """What was not asked or not answered, and what the rest cost."""
     prompts, spent, endpoint = collected.prompts, chat.spent, chat.endpoint
     if prompts.without:
-        places = ", ".join(prompts.without[:NAMED]) + (", ..." if len(prompts.without) > NAMED else "")
-        note(f"not asked: {len(prompts.without)} rows hold no prompt: {places}")
+        note(f"not asked: {len(prompts.without)} rows hold no prompt: {first(prompts.without)}")
     if prompts.duplicates:
         note(f"not asked: {prompts.duplicates} rows repeat a prompt")
     for reason, count in list(collected.failed.items())[:NAMED]:

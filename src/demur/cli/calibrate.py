@@ -68,9 +68,8 @@ def command(
         for words in choice.notes:
             note(f"calibrator: {words}")
     header = ("category", "threshold", "refused", "false refusals", "missed refusals")
-    print_table(
-        [header, *_rows(workspace.folder, policy)], title="on the calibrate rows that thresholds were chosen on"
-    )
+    chosen_on = " that thresholds were chosen on" if config.traffic is None else ""
+    print_table([header, *_rows(workspace.folder, policy)], title=f"on the calibrate rows{chosen_on}")
     for promise in policy.promises:
         note(promise_line(promise))
     note(f"policy: {workspace.folder.policy}")
@@ -104,6 +103,6 @@ def threshold_text(threshold: float) -> str:
 def promise_line(promise: Promise) -> str:
     """One sentence about a promise: whether it holds, or was only measured."""
     level = "" if promise.level is None else f" at {promise.level:g}"
-    seen = "" if promise.rate is None else f", {promise.rate.hits} of {promise.rate.of} on the calibration rows"
+    seen = "" if promise.rate is None else f", {promise.rate.hits} of {promise.rate.of} on the rows it was chosen on"
     sure = f" with {promise.confidence:.0%} confidence" if promise.confidence is not None else ", no guarantee"
     return f"{promise.status}: {promise.risk}{level}{sure}{seen} ({promise.method})"

@@ -44,13 +44,11 @@ def command(run: options.Run, threshold: options.Threshold = None, rate: options
                 policy = _obey(line, workspace.folder, policy)
             else:
                 prompt = (Message(role="user", content=line),)
-                if speaks:
-                    ((logp_C, decision, answer),) = engine.loaded.answer([prompt], policy)
-                else:
-                    policy.require_model(engine.fingerprint)
-                    logp_C = engine.logp([prompt])[0]
-                    decision, answer = decide(policy, logp_C), None
-                _show(policy, logp_C, decision, answer)
+                policy.require_model(engine.fingerprint)
+                logp_C = engine.logp([prompt])[0]
+                decision = decide(policy, logp_C)
+                answers = engine.branches([prompt], [[decision.column]])[0] if speaks else {}
+                _show(policy, logp_C, decision, answers.get(decision.column))
         except DemurError as e:  # a slip of the finger ends no conversation
             note(str(e))
 

@@ -9,9 +9,10 @@ import typer
 
 from demur.cli import options
 from demur.cli.judge import SettingsFile
-from demur.cli.show import note, print_json, print_table
+from demur.cli.show import named, note, print_json, print_table
 from demur.cli.steps import Steps
 from demur.cli.workspace import reopen
+from demur.core.errors import DataError
 from demur.stages import evaluate
 from demur.store.boundary import read_json
 
@@ -51,15 +52,35 @@ def command(
     evaluation = Steps(workspace).perform("evaluate")
     if as_json:
         print_json(read_json(workspace.folder.metrics))
-        return
-    print_evaluation(evaluation)
-    note(f"next: demur report {run}")
+    else:
+        print_evaluation(evaluation)
+    calibrated = evaluation.policies[1]
+    if calibrated.unscored.hits == calibrated.unscored.of:
+        raise DataError(
+            f"none of {calibrated.unscored.of} texts was scored by {evaluation.judge}: "
+            f"{named(calibrated.unscored_reasons)}",
+            "the decisions are measured, the texts are not: mend that, and evaluate again",
+        )
+    if not as_json:
+        note(f"next: demur report {run}")
 
 
 def print_evaluation(evaluation: evaluate.Evaluation) -> None:
-    """What each policy does on the test split: a table per policy, then the goals that no threshold meets."""
+    """What each policy does on the test split: a table per policy, then the goals that no threshold meets.
+
+    With hand labels also the text rates of the calibrated policy, raw and corrected. Unscored texts are counted aloud.
+    """
     for block in evaluate.table_rows(evaluation):
         print_table([evaluate.HEADER, *block.rows], title=block.title)
+    calibrated = evaluation.policies[1]
+    if rows := evaluate.corrected_rows(evaluation):
+        title = f"texts of the calibrated policy: {calibrated.goal}; {evaluation.labels} labelled by hand"
+        print_table([evaluate.CORRECTED_HEADER, *rows], title=title)
     note(f"texts judged by {evaluation.judge}")
+    if calibrated.unscored.hits:
+        note(
+            f"unscored: {calibrated.unscored.hits} of {calibrated.unscored.of} texts of the calibrated policy, in no "
+            f"rate of the texts ({named(calibrated.unscored_reasons)})"
+        )
     for goal in evaluation.unmet:
         note(f"not shown: {goal.goal}: {goal.reason}")

@@ -10,12 +10,17 @@ import typer
 
 from demur.cli import options
 from demur.cli.judges import build_judge, read_settings
-from demur.cli.show import bar, note, print_json, print_table
+from demur.cli.show import bar, named, note, print_json, print_table
+from demur.core.errors import DataError
 from demur.stages import judge as stage
 
 Answers = Annotated[Path, typer.Argument(metavar="FILE", help="JSONL: id, request, answer, and category if known.")]
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", metavar="FILE", help="TOML with [llm], [trained], [wildguard].")
+]
+Category = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What answers without a category are held to.", show_default=False),
 ]
 
 
@@ -26,6 +31,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Default: FILE with .verdicts.jsonl.", show_default=False)
     ] = None,
+    category: Category = None,
     settings: SettingsFile = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in llm.model=m. Repeatable.")
@@ -38,7 +44,7 @@ def command(
     to = out or file.with_suffix(".verdicts.jsonl")
     try:
         with bar("judge") as progress:
-            summary = stage.run(stage.Config(file=file, out=to), built, progress)
+            summary = stage.run(stage.Config(file=file, out=to, category=category), built, progress)
     finally:
         tell()
     if as_json:
@@ -49,3 +55,6 @@ def command(
     for reason, count in summary.unscored:
         note(f"unscored: {count} x {reason}")
     note(f"wrote {to}")
+    if summary.verdicts["unscored"] == summary.answers:
+        reasons = named(dict(summary.unscored))
+        raise DataError(f"none of {summary.answers} answers was scored: {reasons}", "mend that, and run it again")

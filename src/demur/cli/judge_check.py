@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.judge import SettingsFile
+from demur.cli.judge import Category, SettingsFile
 from demur.cli.judges import build_judge, read_settings
 from demur.cli.show import bar, note, print_json, print_table
 from demur.core.rates import Rate, View
@@ -25,6 +25,7 @@ def command(
     judged: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Verdicts by `demur judge`. Repeatable.")
     ] = None,
+    category: Category = None,
     settings: SettingsFile = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in trained.model=j.npz. Repeatable.")
@@ -37,7 +38,7 @@ def command(
     found = read_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
     names = judge or ([] if judged else ["phrases"])
     built = {name: build_judge(name, found) for name in names}
-    config = stage.Config(file=file, judged=tuple(judged or ()), view=view, by=by)
+    config = stage.Config(file=file, judged=tuple(judged or ()), view=view, by=by, category=category)
     try:
         with bar("judge-check") as progress:
             check = stage.run(config, {name: judge for name, (judge, _) in built.items()}, progress)

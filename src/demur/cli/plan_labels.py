@@ -10,6 +10,8 @@ import typer
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 from demur.core.errors import ConfigError
+from demur.core.goal import parse_goal
+from demur.core.taxonomy import RESPOND
 from demur.stages import plan_labels
 from demur.stages.plan_labels import Config, Method, OnFailure, PlanRow
 
@@ -32,6 +34,10 @@ def command(
         int | None,
         typer.Option(min=1, help="Categories to refuse with; budgets and graphical divide levels over them."),
     ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SHARE", help="Divide level and delta unevenly: safety=0.6. One per category."),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Say what so many labels can promise, and how many would do. Reads no run, calls no model."""
@@ -44,6 +50,7 @@ def command(
             method=method,
             on_failure=on_failure,
             categories=categories,
+            shares=dict(map(_share, share)) if share else None,
         )
     )
     if as_json:
@@ -61,6 +68,9 @@ def command(
     print_table([header, *map(_cells, plan)], words=2)
     for row in plan:
         note(sentence(row))
+    named = {c for text in goal for c in parse_goal(text).categories} | set(told or ()) - {RESPOND}
+    if named:
+        note(f"no taxonomy is read here, so these names are unchecked: {', '.join(sorted(named))}")
     note(
         "errors allowed: so many among the labels that are tested on (budgets, graphical: in one category) still "
         "certify the goal. lowest level: what these could certify if none errs. likely: enough in 4 of 5 cases if the "
@@ -97,3 +107,14 @@ def _count(text: str) -> tuple[str, int]:
             f"cannot read --have {text!r}", "write --have KIND=N, e.g. --have respond=400 --have safety=30"
         )
     return kind.strip(), int(number)
+
+
+def _share(text: str) -> tuple[str, float]:
+    """ "safety=0.6" as ("safety", 0.6). Raises ConfigError."""
+    name, _, number = text.partition("=")
+    try:
+        return name.strip(), float(number)
+    except ValueError:
+        raise ConfigError(
+            f"cannot read --share {text!r}", "write --share NAME=SHARE, e.g. --share safety=0.6"
+        ) from None

@@ -22,7 +22,6 @@ from demur.server.log import JsonLines
 from demur.server.policies import Access
 from demur.server.run import run as run_until_told
 from demur.server.settings import Limits, Settings
-from demur.stages.watch import Standing, resume
 from demur.store.boundary import read_toml
 from demur.store.policy_folder import read_folder
 from demur.store.run import RunFolder
@@ -80,7 +79,7 @@ def command(
         tenants=tenants_read,
         tenants_file=told.files.tenants,
     )
-    service = Service(told.settings, made, access, _standings(workspace, told.files.watch))
+    service = Service(told.settings, made, access, _watched_runs(workspace, told.files.watch))
     _log_to_stdout()
     keys = "no key needed" if tenants_read is None else f"{len(tenants_read.keys)} keys"
     run_until_told(service, lambda address: note(f"serving {told.settings.model!r} on {address}/v1, {keys}"))
@@ -113,10 +112,13 @@ def _anchored(files: Files, base: Path) -> Files:
     )
 
 
-def _standings(workspace: Workspace, runs: Sequence[Path] | None) -> list[Standing]:
-    """What is watched of each run's policy. Its state lies beside that of `demur watch`, which counts other rows."""
-    folders = [workspace.folder] if runs is None else [RunFolder(r) for r in runs]
-    return [resume(folder, folder.root / "watch" / "live.json") for folder in folders]
+def _watched_runs(workspace: Workspace, named: Sequence[Path] | None) -> list[RunFolder]:
+    """The runs that policies are watched from. Raises ArtifactError if one that was named holds no scores."""
+    if named is None:
+        return [workspace.folder]
+    for root in named:
+        RunFolder(root).require("score")
+    return [RunFolder(root) for root in named]
 
 
 def _log_to_stdout() -> None:

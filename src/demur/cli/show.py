@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from demur.core import ports
 
+NAMED = 3  # reasons, or places, that one line names
 PIPE_WIDTH = 140  # columns of a table that no terminal bounds
 SECONDS_PER_LINE = 15.0  # between two lines of progress where there is no terminal
 
@@ -34,6 +35,17 @@ def note(text: str) -> None:
     """One line on stderr, from the first process only."""
     if is_first_process():
         Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+
+
+def named(reasons: Mapping[str, int]) -> str:
+    """The most frequent reasons with their counts, for one line."""
+    most = sorted(reasons.items(), key=lambda pair: -pair[1])
+    return "; ".join(f"{n} x {why}" for why, n in most[:NAMED]) + ("; ..." if len(most) > NAMED else "")
+
+
+def first(places: Sequence[str]) -> str:
+    """The first of some places, for one line."""
+    return ", ".join(places[:NAMED]) + (", ..." if len(places) > NAMED else "")
 
 
 def print_json(value: object) -> None:

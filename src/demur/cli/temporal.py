@@ -11,13 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from demur.cli import options
-from demur.cli.show import bar, note, print_json, print_table
+from demur.cli.endpoints import open_chat
+from demur.cli.show import bar, first, named, note, print_json, print_table
 from demur.config import build
-from demur.core.errors import ConfigError
+from demur.core.errors import ConfigError, DataError
 from demur.store.boundary import read_toml
 from demur.store.files import write_text
 from demur.store.reply_file import ReplyFile
-from demur.wiring import CHATS, find
+from demur.wiring import find
 
 
 def command(
@@ -32,14 +33,18 @@ def command(
     margin: Annotated[int, typer.Option(min=0, help="Days before the cutoff that are left out.")] = 90,
     most_calls: Annotated[int | None, typer.Option(min=1, help="Budget: calls of the endpoint.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the rows go.")] = Path("temporal.jsonl"),
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in endpoint.max_tokens=100. Repeatable.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write questions from dated news, label and filter them. The same command goes on where it stopped."""
     limit = find("demur.sources.news:Cutoff", {}, "source")(day=_day(cutoff), margin_days=margin)
     file = news if news.suffix != ".toml" else _fetched(news, out.with_suffix(".news.jsonl"))
-    articles, rejected = find("demur.sources.news:read_news", {}, "source")(file, limit)
-    endpoint = find("demur.engines.chat_client:Endpoint", {}, "client")(url=url, model=model, most_calls=most_calls)
-    chat = find("openai", CHATS, "chat model")(endpoint=endpoint)
+    chat = open_chat({"url": url, "model": model, "most_calls": most_calls}, overrides or ())
+    articles, places = find("demur.sources.news:read_news", {}, "source")(file, limit)
+    for why, at in places.items():
+        note(f"{why}: {first(at)}")
     replies = ReplyFile(out.with_suffix(".replies.sqlite"))
     builder = find("demur.sources.temporal:Builder", {}, "source")(chat=chat, replies=replies, cutoff=limit)
     try:
@@ -48,8 +53,10 @@ def command(
     finally:
         replies.close()
     write_text(out, "".join(json.dumps(_row(q, limit), ensure_ascii=False) + "\n" for q in built.questions))
-    rejected.update(built.rejected)
+    rejected = Counter({why: len(at) for why, at in places.items()}) + built.rejected
     _show(built, rejected, chat.spent, out, as_json=as_json)
+    if not built.questions:
+        raise DataError(f"no question was made: {named(rejected)}", "what was answered is kept for the same command")
 
 
 def _fetched(settings: Path, to: Path) -> Path:

@@ -30,6 +30,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from demur.core.errors import GoalError
@@ -126,6 +127,24 @@ def check_together(goals: Sequence[Goal]) -> None:
             why = _contradiction(earlier, later)
             if why:
                 raise GoalError(f"goals {earlier.text!r} and {later.text!r} contradict each other: {why}", "keep one")
+    _check_parts([g for g in goals if g.kind == "refusal_rate" and len(g.categories) == 1], goals)
+
+
+def _check_parts(parts: Sequence[Goal], goals: Sequence[Goal]) -> None:
+    """Raise GoalError, naming all, where parts of the traffic sum to more than 1, or than what bounds them together."""
+    caps = [g for g in goals if g.kind == "refusal_rate_cap" and len(g.categories) != 1]
+    for whole in (None, *caps):
+        inside = [p for p in parts if whole is None or not whole.categories or p.category in whole.categories]
+        total = sum((Fraction(str(p.level)) for p in inside), Fraction(0))
+        most = Fraction(1) if whole is None else Fraction(str(whole.level))
+        if total > most:
+            named = " + ".join(repr(p.text) for p in inside)
+            above = "all traffic" if whole is None else repr(whole.text)
+            raise GoalError(
+                f"goals {named} contradict each other: parts of the traffic that sum to {float(total):g}, "
+                f"above the {float(most):g} of {above}",
+                "ask for less of one",
+            )
 
 
 def _contradiction(a: Goal, b: Goal) -> str | None:

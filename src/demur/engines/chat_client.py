@@ -91,9 +91,10 @@ class ChatClient:
 
     @property
     def asked_as(self) -> str:
-        """Model and sampling settings. The way a label is held to its form is not among them."""
+        """Model and sampling settings, and whether probabilities come with the answers. Not the form it is held to."""
         e = self.endpoint
-        return f"{e.model} temperature=0 seed={e.seed} max_tokens={e.max_tokens}"
+        told = f" logprobs={e.likeliest}" if e.logprobs else ""
+        return f"{e.model} temperature=0 seed={e.seed} max_tokens={e.max_tokens}{told}"
 
     def ask_many(self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]) -> None:
         """See core.judging.Chat. Raises EngineError when the endpoint refuses the key, or has no such model."""
@@ -143,17 +144,22 @@ class ChatClient:
         return Unsaid(reason=f"no answer in {self.endpoint.tries} tries: {fault}")
 
     async def _try(self, http: httpx.AsyncClient, request: ChatRequest) -> tuple[Reply | None, tuple[str, float]]:
-        """(reply, ...) or (None, (what went wrong, seconds that the endpoint asks to wait))."""
+        """(reply, ...) or (None, (what went wrong, seconds that the endpoint asks to wait)).
+
+        A format that is refused may be the request's own fault: the next one becomes the client's once it has worked.
+        """
+        sent_as = first = (self._format or self.endpoint.format) if request.json_schema is not None else FORMATS[-1]
         while True:
-            sent_as = (self._format or self.endpoint.format) if request.json_schema is not None else "text"
             try:
-                return await self._send(http, request, sent_as)
-            except _Refused as e:
-                following = FORMATS[FORMATS.index(sent_as) + 1 :]
-                if not following:
-                    raise EngineError(f"{self.endpoint.url} refuses requests: {e}", "see the endpoint's log") from None
-                if (self._format or self.endpoint.format) == sent_as:  # not changed by another request meanwhile
-                    self._format = following[0]
+                found = await self._send(http, request, sent_as)
+            except _Refused:
+                sent_as = FORMATS[FORMATS.index(sent_as) + 1]
+                if over := self._over_budget():
+                    return Unsaid(reason=over), ("", 0.0)
+                continue
+            if sent_as != first and isinstance(found[0], Said):  # another request may have got further meanwhile
+                self._format = max(sent_as, self._format or sent_as, key=FORMATS.index)
+            return found
 
     async def _send(
         self, http: httpx.AsyncClient, request: ChatRequest, sent_as: Format

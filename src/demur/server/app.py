@@ -29,7 +29,7 @@ from demur.server.metrics import Metrics
 from demur.server.policies import Access, Book
 from demur.server.settings import Settings
 from demur.server.visit import visit_of
-from demur.stages.watch import Standing
+from demur.store.run import RunFolder
 
 READY_S = 1.0  # for which an answer of /readyz is good: asking often does not reach the backend
 
@@ -44,7 +44,7 @@ class Service:
     """A server's app, its parts and its state. Raises PolicyError or ConfigError for policies it cannot serve."""
 
     def __init__(
-        self, settings: Settings, backend: Backend, access: Access, standings: Sequence[Standing] = ()
+        self, settings: Settings, backend: Backend, access: Access, watched_runs: Sequence[RunFolder] = ()
     ) -> None:
         if access.tenants is None and not settings.is_local:
             raise ConfigError(
@@ -62,7 +62,7 @@ class Service:
             book=book,
             doors=Doors(book, settings),
             metrics=metrics,
-            drift=Drift(standings, metrics, settings.watch_rows),
+            drift=Drift(watched_runs, access.policies, metrics, settings.watch_rows),
         )
         self._started = int(time.time())
         self._readiness: tuple[float, bool] = (0.0, False)  # good until, and what it was
@@ -95,7 +95,7 @@ class Service:
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        looking = asyncio.create_task(self.house.book.keep_up(self.house.settings.reload_s))
+        looking = asyncio.create_task(self._keep_up())
         looking.add_done_callback(_tell_if_it_died)
         try:
             yield
@@ -103,6 +103,13 @@ class Service:
             looking.cancel()
             await self.house.drift.flush()
             await self.house.backend.close()
+
+    async def _keep_up(self) -> None:
+        """Look at policies and tenants now and then, and watch what is in force, until cancelled."""
+        while True:
+            await asyncio.sleep(self.house.settings.reload_s)
+            await asyncio.to_thread(self.house.book.reload)
+            await self.house.drift.follow(self.house.book.now.policies)
 
     async def chat(self, request: Request) -> Response:
         """Decide, then answer or refuse."""

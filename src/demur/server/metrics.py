@@ -110,6 +110,11 @@ class Metrics:
             self.policies(policies)
         self._tenants.set(0 if complaint is None else 1)
 
+    def unwatch(self) -> None:
+        """Forget how promises stand: `watched` is told again of those that are watched still."""
+        self._supported.clear()
+        self._watched.clear()
+
     def watched(self, policy: str, digest: str, supported: dict[str, bool], scores: int) -> None:
         """How the certified promises of a policy stand, by risk."""
         for risk, holds in supported.items():

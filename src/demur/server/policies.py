@@ -5,7 +5,6 @@ A request takes one Access at its start and keeps it, so that a reload never cha
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from dataclasses import dataclass, replace
@@ -67,12 +66,6 @@ class Book:
         for change in changes:
             _tell(change)
         self._metrics.reloaded(policies, changes, self._complaint)
-
-    async def keep_up(self, every_s: float) -> None:
-        """Reload now and then, until cancelled."""
-        while True:
-            await asyncio.sleep(every_s)
-            await asyncio.to_thread(self.reload)
 
     def _tenants(self, policies: PolicySet) -> Tenants | None:
         path, before = self._now.tenants_file, self._now.tenants

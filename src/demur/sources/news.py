@@ -1,14 +1,14 @@
 """Dated news: which articles lie safely before a knowledge cutoff, and which after it.
 
 A line of the file: {"date": "2024-05-14", "title": "...", "body": "..."}; other keys are ignored. Articles come back
-again and again from news services, so equal ones are kept once. What is not used is counted by reason.
+again and again from news services, so equal ones are kept once. What is not used is named by place and reason.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -55,8 +55,9 @@ class Article:
     side: Side
 
 
-def read_news(path: Path, cutoff: Cutoff) -> tuple[list[Article], Counter[str]]:
-    """(articles, rejected by reason). Both sides take turns, so that a small budget buys of both.
+def read_news(path: Path, cutoff: Cutoff) -> tuple[list[Article], dict[str, list[str]]]:
+    """(articles, rejected by reason: the places, as in "news.jsonl:3"). Both sides take turns, so that a small budget
+    buys of both.
 
     Raises DataError when the file cannot be read or holds nothing.
     """
@@ -65,21 +66,23 @@ def read_news(path: Path, cutoff: Cutoff) -> tuple[list[Article], Counter[str]]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"cannot read {path}: {e}", "expected a UTF-8 file with one JSON object per line") from None
-    rejected: Counter[str] = Counter()
+    rejected: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
     kept: dict[Side, list[Article]] = {"answerable": [], "unanswerable": []}
-    for line in filter(str.strip, lines):
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         article = _article(line, cutoff)
         if isinstance(article, str):
-            rejected[article] += 1
+            rejected[article].append(f"{path}:{number}")
         elif (key := fold(f"{article.title}\n{article.opening}")) in seen:
-            rejected["article: a duplicate"] += 1
+            rejected["article: a duplicate"].append(f"{path}:{number}")
         else:
             seen.add(key)
             kept[article.side].append(article)
     if not seen and not rejected:
         raise DataError(f"{path} holds no article", 'a line is {"date": "2024-05-14", "title": "...", "body": "..."}')
-    return _in_turns(kept["unanswerable"], kept["answerable"]), rejected
+    return _in_turns(kept["unanswerable"], kept["answerable"]), dict(rejected)
 
 
 def _article(line: str, cutoff: Cutoff) -> Article | str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,11 +21,14 @@ from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Poli
 from demur.core.rewrites import RewriteName
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
+from demur.stats.bayes import by_probabilities
 from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
 from demur.stats.calibrators.correctness import fit_correctness
 from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
+from demur.stats.curve import with_curves
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
 from demur.stats.promises import How, Method, choose_all
+from demur.stats.rate import meet_rates
 from demur.stats.sample import apart
 from demur.stats.select import choose
 from demur.store.calibrator_file import write_correctness_aware
@@ -49,6 +52,8 @@ class Config:
     rule: Rule = "heaviest"
     confidence: float = 0.95  # that all promises hold together
     method: Method = "auto"  # how promises are certified; auto: one alone shares one threshold, else see How
+    shares: Mapping[str, float] = field(default_factory=dict)  # category -> of level and delta; budgets, graphical
+    cost_from: Literal["labels", "probabilities"] = "labels"  # what tells the costs of errors: rows, or the calibrator
     on_failure: str = "stop"  # stop; hard_only: give up soft goals; keep:natural or keep:<policy file>: see _kept
     name: str = "default"
     inactive: tuple[str, ...] = ()  # categories that take no part in the rule
@@ -62,6 +67,7 @@ class Config:
     seed: int = 0  # which rows these are
     sources: tuple[str, ...] = ()  # only rows of these, such as one tenant's or several pooled; none named: all rows
     human_labels: Path | None = None  # JSONL {"id", "label"} of a random sample: the rows' labels are then a judge's
+    traffic: Path | None = None  # scores of unlabelled requests: refusal rates are then met on these
 
     def __post_init__(self) -> None:
         known = (AUTO, *NAMES, correctness.NAME)
@@ -84,19 +90,8 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     training or a calibrator cannot be fitted on it, ConfigError on a calibrator for the natural policy, GoalInfeasible
     if no threshold meets the goal and on_failure says stop, and what demur.stats.promises.choose_all raises.
     """
-    goals = parse_goals(config.goal)
-    if goals[0].kind == "natural" and config.calibrator != NONE:
-        raise ConfigError(
-            f"calibrator {config.calibrator!r} beside the goal 'natural', which is the model left to itself",
-            "do without a calibrator, or choose another goal",
-        )
-    if config.human_labels is not None and not any(goal.promised for goal in goals):
-        raise ConfigError(
-            f"human labels beside {config.goal!r}, which promises nothing", "leave them out, or add a promise"
-        )
+    goals = _goals(config)
     settings = _plain(config)
-    if goals[0].kind == "natural" and config.sensitivities:
-        raise ConfigError("sensitivities beside the goal 'natural', which has no thresholds", "choose another goal")
     rewrites = _rewrites(config, folder)
     made_from = {
         "data/train": digest_file(folder.split("train")),
@@ -106,15 +101,16 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     }
     if (kept_file := _kept_file(config, folder)) is not None:
         made_from["kept"] = digest_file(kept_file)
-    if config.human_labels is not None:
-        made_from["human_labels"] = digest_file(config.human_labels)
+    for name, path in (("human_labels", config.human_labels), ("traffic", config.traffic)):
+        if path is not None:
+            made_from[name] = digest_file(path)
     if folder.is_current("calibrate", settings, made_from):
         return read_policy(folder.policy)
     examples = read_policy_rows(folder, "calibrate", config.sources)
     check_disjoint(read_examples(folder.split("train")), examples)
     fitted = _fitted(config, taxonomy, examples, (folder, rewrites))
     policy = _choose(
-        goals,
+        config,
         replace(template(config, taxonomy, fitted.fingerprint), calibrator=fitted.calibrator),
         _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, fitted.table), taxonomy),
         _how(config, goals, _kept(kept_file, config, taxonomy, fitted.fingerprint.as_scored)),
@@ -125,6 +121,39 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     made = [folder.policy, *_write_calibrator(folder, fitted, policy)]
     folder.finish("calibrate", settings, made_from, made)
     return policy
+
+
+def _goals(config: Config) -> tuple[Goal, ...]:
+    """The goals. Raises ConfigError on settings that mean nothing beside them, or beside each other."""
+    goals = parse_goals(config.goal)
+    if goals[0].kind == "natural" and config.calibrator != NONE:
+        raise ConfigError(
+            f"calibrator {config.calibrator!r} beside the goal 'natural', which is the model left to itself",
+            "do without a calibrator, or choose another goal",
+        )
+    if goals[0].kind == "natural" and config.sensitivities:
+        raise ConfigError("sensitivities beside the goal 'natural', which has no thresholds", "choose another goal")
+    if config.human_labels is not None and not any(goal.promised for goal in goals):
+        raise ConfigError(
+            f"human labels beside {config.goal!r}, which promises nothing", "leave them out, or add a promise"
+        )
+    if config.cost_from == "probabilities" and config.calibrator == NONE:
+        raise ConfigError(
+            'calibrate.cost_from = "probabilities" without a calibrator: raw scores are no probabilities',
+            'name a calibrator, such as "auto"',
+        )
+    if config.traffic is not None:
+        _check_traffic(config)
+    return goals
+
+
+def _check_traffic(config: Config) -> None:
+    """Raise ConfigError on settings that are for labelled rows, or for other scores than a file can hold."""
+    plain = {"method": "auto", "on_failure": "stop", "cost_from": "labels", "human_labels": None}
+    if beside := [name for name, value in plain.items() if getattr(config, name) != value]:
+        raise ConfigError(f"calibrate.traffic beside {', '.join(beside)}: it has no labels", "leave one out")
+    if config.calibrator == correctness.NAME:
+        raise ConfigError(f"calibrate.traffic beside calibrator {config.calibrator!r}: other scores", "leave one out")
 
 
 def _rewrites(config: Config, folder: RunFolder) -> tuple[RewriteName, ...]:
@@ -174,10 +203,10 @@ def _seen_through(
 
 
 def _plain(config: Config) -> dict[str, object]:
-    """The settings as JSON has them: no infinity, no path. What the file of human labels says is an input."""
+    """The settings as JSON has them: no infinity, no path. What a file says is an input."""
     limits = {k: list(map(str, v)) for k, v in config.limits.items()}
-    hands = config.human_labels is not None
-    return {**asdict(config), "limits": limits, "sources": list(config.sources), "human_labels": hands}
+    files = {"human_labels": config.human_labels is not None, "traffic": config.traffic is not None}
+    return {**asdict(config), "limits": limits, "sources": list(config.sources), **files}
 
 
 def _checked(
@@ -189,7 +218,7 @@ def _checked(
     """
     if path is None:
         return rows
-    labels, known = read_feedback(path), {e.id for e in examples}
+    labels, known = read_feedback(path, taxonomy), {e.id for e in examples}
     if unknown := [i for i in labels if i not in known]:
         raise DataError(
             f"{path}: {len(unknown)} labelled rows are not in the calibrate split, first {unknown[0]!r}",
@@ -201,8 +230,16 @@ def _checked(
     return replace(rows, hand_N=hand_N)
 
 
-def _choose(goals: Sequence[Goal], before: Policy, rows: LabelledScores, how: How, digest: str) -> Policy:
+def _choose(config: Config, before: Policy, rows: LabelledScores, how: How, digest: str) -> Policy:
     """One goal alone, unless another method is asked for, has a closed form: on_failure then moves no threshold."""
+    goals = parse_goals(config.goal)
+    if config.cost_from == "probabilities":
+        return by_probabilities(goals, before, rows, data_digest=digest)
+    if config.traffic is not None:
+        table, fingerprint = read_scores(config.traffic)
+        before.require_model(fingerprint)
+        policy = meet_rates(goals, before, table, confidence=how.confidence, data_digest=digest)
+        return with_curves(policy, rows)
     if len(goals) == 1 and how.method in ("auto", "shared") and rows.hand_N is None:
         try:
             policy = choose(goals[0], before, rows, confidence=how.confidence, data_digest=digest)
@@ -217,7 +254,10 @@ def _how(config: Config, goals: Sequence[Goal], kept: Policy | None) -> How:
     """One goal alone is certified with one shared threshold, whatever is to be done if that fails."""
     method: Method = "shared" if config.method == "auto" and len(goals) == 1 else config.method
     on_failure = f"keep:{kept.name}" if kept else config.on_failure
-    return How(confidence=config.confidence, method=method, seed=config.seed, on_failure=on_failure, kept=kept)
+    shares = config.shares or None
+    return How(
+        confidence=config.confidence, method=method, seed=config.seed, shares=shares, on_failure=on_failure, kept=kept
+    )
 
 
 def _kept_file(config: Config, folder: RunFolder) -> Path | None:

@@ -18,6 +18,7 @@ class Config:
 
     file: Path
     out: Path
+    category: str | None = None  # what answers without one are held to
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +36,7 @@ def run(config: Config, judge: Judge, progress: Progress = no_progress) -> Summa
 
     An answer that is missing or empty, and one whose request is, are unscored with that reason: nothing is made up.
     """
-    rows = read_answers(config.file)
+    rows = read_answers(config.file, category=config.category)
     outcomes = judge_rows(judge, [row.item for row in rows], progress)
     write_verdicts(config.out, [row.id for row in rows], outcomes)
     count = Counter(o.verdict for o in outcomes)

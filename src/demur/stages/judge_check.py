@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from demur.core.errors import DataError, Undefined
 from demur.core.judging import judge_rows
 from demur.core.ports import Judge, Progress, no_progress
 from demur.core.rates import Outcome, Rate, Verdict, View, declines
 from demur.stats.agreement import Agreement, agreement, mcnemar
-from demur.stats.correction import Sample, regression_rate
+from demur.stats.correction import Sample, Strata, labels_rate, regression_rate
 from demur.stats.judged import Corrected, rogan_gladen
 from demur.stats.measure import Figure
 from demur.stats.points import Resampling
 from demur.stats.raters import Together, together
 from demur.store.answers_file import AnswerRow, read_answers, read_verdicts
+from demur.store.labels import DrawnRow, key_path, read_key
 
 __all__ = ["Agreement", "Check", "Checked", "Config", "Corrected", "Figure", "Together", "run"]
 
@@ -33,6 +35,7 @@ class Config:
     judged: tuple[Path, ...] = ()  # files of verdicts by `demur judge`, beside the judges that are run here
     view: View = "lenient"  # whether a partial answer counts as declining
     by: str | None = None  # a key of the rows: agreement for each of its values too
+    category: str | None = None  # what answers without one are held to
     seed: int = 0  # of the bootstrap
 
 
@@ -54,7 +57,7 @@ class Checked:
     agreement: Agreement  # on the labelled answers
     strata: dict[str, Agreement]
     raw: Rate  # answers that decline by the judge, among all it scored, labelled or not
-    corrected: Corrected | str  # of all answers, by the hand's labels of some; or why there is none
+    corrected: Corrected | str  # of all answers, or of all that they were drawn from; or why there is none
     rogan_gladen: Corrected | str  # from the sensitivity and specificity seen here; see WARNING
     beside: tuple[Beside, ...]  # against the judges before it
 
@@ -75,14 +78,20 @@ WARNING = (
     "Rogan-Gladen needs error rates of the very answers that are corrected; taken from another model or other prompts "
     "it can be wrong by half the scale. The regression estimate needs no such thing: prefer it."
 )
+DRAWN = "the answers were drawn in strata: the share as judged is not that of all texts"
 
 
 def run(config: Config, judges: Mapping[str, Judge], progress: Progress = no_progress) -> Check:
-    """Measure judges against hand labels. Raises DataError if no row is labelled or no judge is given."""
-    rows = read_answers(config.file, config.by)
+    """Measure judges against hand labels. Raises DataError if no row is labelled or no judge is given.
+
+    Rows with a key beside them are a draw in strata by `demur draw-labels`: their rate is weighted by it.
+    """
+    rows = read_answers(config.file, config.by, config.category)
     labelled = [n for n, row in enumerate(rows) if row.label is not None]
     if not labelled:
         raise DataError(f"{config.file} has no label", 'rows need "label": refusal, partial or compliance')
+    drawn = read_key(config.file)
+    strata = _strata(config, rows, drawn) if drawn else None  # before any judge is paid: it may refuse the file
     said = {name: judge_rows(judge, [row.item for row in rows], progress) for name, judge in judges.items()}
     said |= {path.name: read_verdicts(path, [row.id for row in rows]) for path in config.judged}
     if not said:
@@ -91,13 +100,16 @@ def run(config: Config, judges: Mapping[str, Judge], progress: Progress = no_pro
     for name, outcomes in said.items():
         before = [(c.judge, said[c.judge]) for c in checked]
         checked.append(_checked(name, config, rows, outcomes, before))
+    if strata:
+        weighted = _weighted(config, rows, strata)
+        checked = [replace(c, corrected=weighted, rogan_gladen=DRAWN) for c in checked]
     return Check(
         answers=len(rows),
         labelled=len(labelled),
         view=config.view,
         checked=tuple(checked),
         together=_together(config, rows, said),
-        notes=_notes(rows),
+        notes=_notes(config, rows, drawn),
     )
 
 
@@ -140,12 +152,44 @@ def _agreement(config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Out
 def _corrected(config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Outcome]) -> Corrected | str:
     judge_N = [0.5 if o.verdict == "unscored" else float(declines(o.verdict, config.view)) for o in outcomes]
     known_N = np.array([row.label is not None for row in rows])
-    hand_N = [row.label is not None and declines(row.label, config.view) for row in rows]
     try:
-        sample = Sample(judge_N=np.array(judge_N), hand_N=np.array(hand_N, dtype=np.float64), known_N=known_N)
-        return regression_rate(sample)
+        return regression_rate(Sample(judge_N=np.array(judge_N), hand_N=_by_hand(config, rows), known_N=known_N))
     except Undefined as e:
         return e.message
+
+
+def _strata(config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, DrawnRow]) -> Strata:
+    """How the rows were drawn. Raises DataError on a row that the key does not know."""
+    if strangers := [row.id for row in rows if row.id not in drawn]:
+        raise DataError(
+            f"{config.file}: {strangers[0]!r} is not in {key_path(config.file)}",
+            "leave the ids as they were, or check a file without a key beside it",
+        )
+    sizes = {key.stratum: key.of for key in drawn.values()}
+    place = {name: n for n, name in enumerate(sizes)}
+    of_N = np.array([place[drawn[row.id].stratum] for row in rows], dtype=np.int64)
+    known_N = np.array([row.label is not None for row in rows])
+    return Strata(
+        of_N=of_N,
+        checked_S=np.bincount(of_N[known_N], minlength=len(sizes)),
+        size_S=np.array(list(sizes.values()), dtype=np.int64),
+    )
+
+
+def _weighted(config: Config, rows: Sequence[AnswerRow], strata: Strata) -> Corrected | str:
+    """The rate of all texts that the rows were drawn from, by the hand's labels alone."""
+    if not strata.checked_S.all():
+        return "a stratum of the draw has no label yet: label on, in the order of the file"
+    hand_N = _by_hand(config, rows)
+    known_N = np.array([row.label is not None for row in rows])
+    try:
+        return labels_rate(Sample(judge_N=np.zeros(len(rows)), hand_N=hand_N, known_N=known_N, strata=strata))
+    except Undefined as e:
+        return e.message
+
+
+def _by_hand(config: Config, rows: Sequence[AnswerRow]) -> npt.NDArray[np.float64]:
+    return np.array([float(row.label is not None and declines(row.label, config.view)) for row in rows])
 
 
 def _rogan_gladen(raw: Rate, seen: Agreement) -> Corrected | str:
@@ -182,13 +226,24 @@ def _together(config: Config, rows: Sequence[AnswerRow], said: Mapping[str, Sequ
     return {who: together(names, rated, groups, how) for who, (names, rated) in found.items() if len(names) > 1}
 
 
-def _notes(rows: Sequence[AnswerRow]) -> tuple[str, ...]:
+def _notes(config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, DrawnRow]) -> tuple[str, ...]:
     labelled, answers = sum(row.label is not None for row in rows), len(rows)
     undecided = sum(row.undecided for row in rows)
     notes = ["These figures hold for answers of this model to prompts like these; no judge carries them elsewhere."]
     if undecided:
         notes.append(f'{undecided} answers are left out: people differ on them, and no "label" decides. Decide them.')
-    if labelled < answers:
+    if drawn:
+        texts = sum({key.stratum: key.of for key in drawn.values()}.values())
+        notes.append(
+            f"The answers were drawn in strata from {texts} ({key_path(config.file).name}), the hard ones more often. "
+            f"Corrected is the rate of those {texts} by the hand labels, weighted by the draw; all else is about the "
+            f"drawn answers alone. For the rates of a policy: demur evaluate RUN --labels {config.file.name}"
+        )
+    elif labelled == answers:
+        notes.append(
+            "Every answer is labelled: corrected is the labels' own rate, with its exact interval, whatever the judge."
+        )
+    else:
         notes.append(f"The correction takes the {labelled} labelled answers for a random sample of the {answers}.")
     if labelled < RARE_LABELS:
         notes.append(f"{labelled} labels: about {RARE_LABELS} make the intervals useful.")

@@ -7,7 +7,7 @@ counted before is not counted again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from demur.core.decision import decide_many
-from demur.core.errors import ArtifactError, DataError, DemurError, GoalError
+from demur.core.errors import ArtifactError, DataError, DemurError, GoalError, PolicyError
 from demur.core.goal import parse_goal
 from demur.core.policy import Policy
 from demur.core.score import Floats, ScoreTable
+from demur.core.taxonomy import Taxonomy
 from demur.stats.board import board_of, losses_of, one_per_group
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import Shift, compare
@@ -33,7 +34,20 @@ from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 
-__all__ = ["Alarm", "Config", "Shift", "Sight", "Standing", "Watched", "resume", "run", "state_path", "take_in"]
+__all__ = [
+    "Alarm",
+    "Config",
+    "Shift",
+    "Sight",
+    "Standing",
+    "Watched",
+    "begin_watching",
+    "listen",
+    "live_path",
+    "run",
+    "state_path",
+    "take_in",
+]
 
 SUPPORTED = "supported"
 
@@ -81,29 +95,68 @@ def state_path(folder: RunFolder) -> Path:
     return folder.root / "watch" / "state.json"
 
 
+def live_path(folder: RunFolder, policy: Policy) -> Path:
+    """Where a server keeps what it saw of one policy: <run>/watch/live-<its digest>.json"""
+    return folder.root / "watch" / f"live-{policy_digest(policy).removeprefix('sha256:')[:12]}.json"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
     """A policy under watch between two batches of live scores, for a server that takes them in as they come."""
 
     policy: Policy
+    folder: RunFolder  # the run that holds the calibration scores
     monitor: Monitor
-    state: Path
+    told: Monitor | None = None  # what `demur watch` counted of the same policy: labels, and requests of its own
+    told_ns: int = 0  # when its state was written; 0: there was none
 
     @property
     def watched(self) -> tuple[Watched, ...]:
-        """The policy's promises as they stand."""
-        return watch(self.policy.promises, self.monitor)
+        """The policy's promises as they stand, with the alarms of both monitors."""
+        ours = watch(self.policy.promises, self.monitor)
+        if self.told is None:
+            return ours
+        pairs = zip(ours, watch(self.policy.promises, self.told), strict=True)
+        return tuple(replace(t if t.alarms else o, alarms=(*o.alarms, *t.alarms)) for o, t in pairs)
 
 
-def resume(folder: RunFolder, state: Path) -> Standing:
-    """A run's policy as a state file left it, or watched afresh from the run's calibration scores. Writes nothing.
+def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> Standing | None:
+    """A policy as its live state left it, or afresh, from the first run with calibration scores of its model.
 
-    Raises ArtifactError if the state is damaged or of another policy, PolicyError if the scores are another model's.
+    None where nothing is promised or no run has such scores. Writes nothing. Raises ArtifactError on damaged files.
     """
-    folder.require("calibrate")
-    policy = read_policy(folder.policy)
-    file = _opened(state, policy, _reference(folder, policy, seed=0))
-    return Standing(policy=policy, monitor=_monitor(file, state), state=state)
+    if not any(p.status == "certified" for p in policy.promises):
+        return None
+    for folder in runs:
+        if not decided_scores(folder, "calibrate", policy.fingerprint).exists():
+            continue
+        try:
+            reference_NC = _reference(folder, policy, seed=0)
+        except PolicyError:  # scores of another model
+            continue
+        path = live_path(folder, policy)
+        monitor = _monitor(_opened(path, policy, reference_NC), path)
+        return listen(Standing(policy=policy, folder=folder, monitor=monitor))
+    return None
+
+
+def listen(standing: Standing) -> Standing:
+    """The standing with what `demur watch` has written since. A state of another policy, or none, changes nothing.
+
+    Raises ArtifactError if that state is damaged.
+    """
+    path = state_path(standing.folder)
+    try:
+        written_ns = path.stat().st_mtime_ns
+    except FileNotFoundError:
+        written_ns = 0
+    if written_ns == standing.told_ns:
+        return standing
+    file = read_monitor(path) if written_ns else None
+    if file is None or file.policy != policy_digest(standing.policy):
+        return replace(standing, told_ns=written_ns)
+    _require_whole(file, _file(standing.monitor, file.policy, (), ()), path)
+    return replace(standing, told=_monitor(file, path), told_ns=written_ns)
 
 
 def take_in(standing: Standing, logp_TC: Floats) -> Standing:
@@ -111,7 +164,8 @@ def take_in(standing: Standing, logp_TC: Floats) -> Standing:
     steps = standing.monitor.series[0].steps
     table = ScoreTable(ids=tuple(str(steps + t) for t in range(len(logp_TC))), logp_NC=logp_TC)
     monitor = _seen(standing.monitor, standing.policy, table, seed=0)
-    write_monitor(standing.state, _file(monitor, policy_digest(standing.policy), (), ()))
+    state = live_path(standing.folder, standing.policy)
+    write_monitor(state, _file(monitor, policy_digest(standing.policy), (), ()))
     return replace(standing, monitor=monitor)
 
 
@@ -132,7 +186,7 @@ def run(config: Config, folder: RunFolder) -> Sight:
     if batch not in file.batches:
         new_rows = len(table.ids)
         monitor = _seen(monitor, policy, table, config.seed)
-    labels = _new_labels(config, file, table)
+    labels = _new_labels(config, file, table, policy.taxonomy)
     monitor = _told(monitor, policy, table, labels)
     batches = (*file.batches, *([batch] if new_rows else []))
     write_monitor(path, _file(monitor, file.policy, batches, (*file.labelled, *labels)))
@@ -168,13 +222,18 @@ def _opened(path: Path, policy: Policy, reference_NC: Floats) -> MonitorFile:
             f"{path} watches another policy than {policy.name!r}: {file.policy[:19]}..., expected {digest[:19]}...",
             "a new policy is watched afresh: name another state file, or put this one away",
         )
+    _require_whole(file, fresh, path)
+    return file
+
+
+def _require_whole(file: MonitorFile, fresh: MonitorFile, path: Path) -> None:
+    """Raise ArtifactError unless a state watches what a new one would."""
     found, expected = _names(file), _names(fresh)
     if found != expected:
         raise ArtifactError(
             f"{path} is damaged: it watches {', '.join(found)}, expected {', '.join(expected)}",
             "restore it, or put it away: start afresh",
         )
-    return file
 
 
 def _names(file: MonitorFile) -> list[str]:
@@ -223,12 +282,12 @@ def _told(monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[s
     return monitor
 
 
-def _new_labels(config: Config, file: MonitorFile, table: ScoreTable) -> dict[str, str]:
+def _new_labels(config: Config, file: MonitorFile, table: ScoreTable, taxonomy: Taxonomy) -> dict[str, str]:
     """Labels that have not been counted. Raises DataError on one of a request without a score here."""
     if config.feedback is None:
         return {}
     counted, scored = set(file.labelled), set(table.ids)
-    labels = {i: label for i, label in read_feedback(config.feedback).items() if i not in counted}
+    labels = {i: label for i, label in read_feedback(config.feedback, taxonomy).items() if i not in counted}
     unknown = [i for i in labels if i not in scored]
     if unknown:
         raise DataError(

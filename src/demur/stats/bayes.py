@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from demur.core.errors import GoalError, ScoreError
 from demur.core.goal import Goal
+from demur.core.guarantee import Promise
 from demur.core.policy import Policy
 from demur.core.score import Floats
 from demur.core.taxonomy import Taxonomy
+from demur.stats.curve import with_curves
+from demur.stats.labelled import LabelledScores
+from demur.stats.select import fitting
 
 Ints = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
@@ -28,6 +35,36 @@ def cost_thresholds(goal: Goal, taxonomy: Taxonomy) -> dict[str, float]:
 def cost_policy(goal: Goal, template: Policy) -> Policy:
     """The template with the thresholds of least expected cost. No label is looked at: the calibrator answers for it."""
     return template.with_thresholds(cost_thresholds(goal, template.taxonomy))
+
+
+def by_probabilities(goals: Sequence[Goal], template: Policy, rows: LabelledScores, *, data_digest: str) -> Policy:
+    """`cost_policy` with its promise, and with operating curves on these rows. The thresholds look at no label.
+
+    Raises GoalError unless the one goal gives costs that thresholds can weigh, under rule `heaviest`.
+    """
+    goal = goals[0]
+    if len(goals) != 1 or goal.kind != "cost":
+        raise GoalError(
+            f"goals {', '.join(repr(g.text) for g in goals)} cannot be met by probabilities alone",
+            "one goal such as 'cost: false=1 missed=5', or cost_from = \"labels\"",
+        )
+    if template.rule != "heaviest" or goal.cost_wrong:
+        raise GoalError(
+            f"goal {goal.text!r} under rule {template.rule!r}: thresholds weigh a false against a missed refusal, each "
+            "category by itself",
+            "use rule 'heaviest' and no cost of 'wrong', or cost_from = \"labels\"",
+        )
+    fitting(goal, template)
+    promise = Promise(
+        risk=goal.risk,
+        level=None,
+        confidence=None,
+        status="measured",
+        rate=None,
+        data_digest=data_digest,
+        method="by calibrated probabilities, no label counted; holds as far as they do (Elkan 2001)",
+    )
+    return replace(with_curves(cost_policy(goal, template), rows), promises=(promise,))
 
 
 def cheapest(goal: Goal, taxonomy: Taxonomy, logq_NC: Floats) -> Ints:

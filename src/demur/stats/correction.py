@@ -26,6 +26,8 @@ Ints = npt.NDArray[np.int64]
 LEAST = 10  # checked rows below which nothing is corrected
 ROUNDING = 1e-12  # a judge whose values vary by less says always the same
 RARE = 10  # checked hits, or misses, below which the exact interval of the hand labels is the honest one
+TOO_RARE = "hand labels alone, exact: too rare to correct"
+OWN = "the hand labels' own rate, exact: nothing to correct"
 UNSEEN = 2  # errors of the judge that the draw may have missed, one each way: they count in the variance
 
 
@@ -88,18 +90,28 @@ def regression_rate(sample: Sample, confidence: float = 0.95) -> Corrected:
     stands for as many as its stratum has to one checked (Horvitz and Thompson 1952; Hajek's ratio form, linearised).
     The variance counts two errors of the judge more than were seen, one each way, or one in every stratum: none in 60
     rows does not mean none in 600. Fewer than 10 hits or misses by hand: the exact binomial interval of the hand labels
-    alone, in strata at their effective number (Kish 1965). Raises Undefined on fewer than 10 known rows.
+    alone, in strata at their effective number (Kish 1965). So too where every row is known, because nothing is left to
+    correct: that interval is about further rows like these. Raises Undefined on fewer than 10 known rows.
     """
     hand_M = sample.hand_N[sample.known_N]
     n, m, hits = len(sample.judge_N), len(hand_M), int(hand_M.sum())
     _enough(sample)
     if m == n:
-        value = float(hand_M.mean())
-        return Corrected(value=value, low=value, high=value, method="every row is labelled by hand")
+        return _alone(hand_M, None, confidence, OWN)
     if min(hits, m - hits) < RARE:
         return _alone(hand_M, _weights(sample), confidence)
     drawn = "hand labels, weighted by stratum" if sample.strata else "hand labels"
     return _clipped(_mean(sample, np.ones(n)), confidence, f"regression on {m} {drawn}")
+
+
+def labels_rate(sample: Sample, confidence: float = 0.95) -> Corrected:
+    """The mean of the hand's values by the hand labels alone, each weighing as much as its stratum makes it.
+
+    For a draw whose other rows nobody judged. The exact binomial interval, in strata at the effective number of labels
+    (Kish 1965), which gives away what strata gain. Raises Undefined on fewer than 10 known rows.
+    """
+    _enough(sample)
+    return _alone(sample.hand_N[sample.known_N], _weights(sample), confidence, OWN)
 
 
 def regression_share(
@@ -108,8 +120,8 @@ def regression_share(
     """Among rows with a 1 by hand, the share of those in should_N: the precision of what declines.
 
     fixed: further rows that are 1 beyond doubt, as (in the share, all of them). A ratio of two regression estimates,
-    linearised. Fewer than 10 checked rows in the share, of 1 out of it, or of 0: the exact interval of the hand labels
-    alone. Raises Undefined as regression_rate, and where no checked row is 1.
+    linearised. Fewer than 10 checked rows in the share, of 1 out of it, or of 0, or every row known: the exact interval
+    of the hand labels alone. Raises Undefined as regression_rate, and where no checked row is 1.
     """
     _enough(sample)
     one_N = sample.known_N & (sample.hand_N == 1.0)
@@ -117,6 +129,9 @@ def regression_share(
     hits = int(inside_M.sum())
     if not len(inside_M):
         raise Undefined("no checked row declines", "label more rows")
+    if sample.known_N.all():
+        sure_M = np.repeat((1.0, 0.0), (fixed[0], fixed[1] - fixed[0]))
+        return _alone(np.concatenate([inside_M, sure_M]), None, confidence, OWN)
     rarest = min(hits, len(inside_M) - hits, int(sample.known_N.sum()) - len(inside_M))
     if rarest < RARE and not fixed[1]:
         weight_M = _weights(sample)
@@ -188,7 +203,7 @@ def _unseen(strata: Strata, of_M: Ints, part_M: Doubles) -> float:
     return float(((1 - strata.checked_S / strata.size_S) * part_S**2).sum())
 
 
-def _alone(hit_M: Doubles, weight_M: Doubles | None, confidence: float) -> Corrected:
+def _alone(hit_M: Doubles, weight_M: Doubles | None, confidence: float, method: str = TOO_RARE) -> Corrected:
     """The exact interval of the hand labels alone."""
     if weight_M is None:
         low, high = bounds.interval(int(hit_M.sum()), len(hit_M), confidence)
@@ -198,7 +213,7 @@ def _alone(hit_M: Doubles, weight_M: Doubles | None, confidence: float) -> Corre
         value, tail = min(1.0, float(weight_M @ hit_M / weight_M.sum())), (1 - confidence) / 2
         low = 0.0 if value == 0 else float(betaincinv(n * value, n * (1 - value) + 1, tail))
         high = 1.0 if value == 1 else float(betaincinv(n * value + 1, n * (1 - value), 1 - tail))
-    return Corrected(value=value, low=low, high=high, method="hand labels alone, exact: too rare to correct")
+    return Corrected(value=value, low=low, high=high, method=method)
 
 
 def _clipped(found: _Mean, confidence: float, method: str) -> Corrected:

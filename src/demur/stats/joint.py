@@ -199,11 +199,16 @@ def _shares(request: Request, touched: Sequence[int]) -> list[float]:
         return [1.0 / len(touched)] * len(touched)
     if set(given) != set(names):
         raise GoalError(f"shares name {sorted(given)}, the active categories are {sorted(names)}", "one share each")
-    total = sum(given.values())
-    if any(share <= 0.0 for share in given.values()) or abs(total - 1.0) > 1e-9:
-        raise GoalError(f"shares {dict(given)} sum to {total:g}, expected positive shares of 1", "scale them")
+    check_shares(given)
     own = [given[names[g]] for g in touched]
     return [share / sum(own) for share in own]
+
+
+def check_shares(shares: Shares) -> None:
+    """Raise GoalError unless the shares are positive and sum to 1."""
+    total = sum(shares.values())
+    if not all(share > 0.0 for share in shares.values()) or not abs(total - 1.0) <= 1e-9:
+        raise GoalError(f"shares {dict(shares)} sum to {total:g}, expected positive shares of 1", "scale them")
 
 
 def _scaled(chains: Sequence[_Chain], delta: float) -> list[_Chain]:

@@ -42,11 +42,13 @@ class LabelledScores:
             raise DataError(f"labels are {self.label_N.dtype}, expected integers", "0 = answer, k = category k")
         self._check_range(self.label_N, 0)
         if self.hand_N is not None:
-            if self.hand_N.shape != (rows,) or not (self.hand_N != UNCHECKED).any():
+            if self.hand_N.shape != (rows,):
                 raise DataError(
-                    f"hand labels of shape {self.hand_N.shape} for {rows} scored rows, none or too many of them",
+                    f"hand labels of shape {self.hand_N.shape} for {rows} scored rows",
                     "one a row: a column of the scores, or -1 where no hand has labelled it",
                 )
+            if (self.hand_N == UNCHECKED).all():
+                raise DataError(f"a hand has labelled none of the {rows} scored rows", "label a random sample of them")
             self._check_range(self.hand_N, UNCHECKED)
 
     def _check_range(self, label_N: Ints, lowest: int) -> None:

@@ -100,7 +100,7 @@ class DecisionMeasures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextMeasures:
-    """A policy at text level: what the answers do. An unscored answer counts as an error, whatever was expected."""
+    """A policy at text level: what the answers do. Every rate is over answers that the judge could score."""
 
     errors: Sliced
     unscored: int
@@ -140,11 +140,11 @@ def measure_texts(
         )
     should_N = rows.label_N != 0
     refuses_N = np.array([o.refuses for o in outcomes], dtype=bool)
-    unscored_N = np.array([o.verdict == "unscored" for o in outcomes], dtype=bool)
-    token_N = choice_N > 0
+    scored_N = np.array([o.verdict != "unscored" for o in outcomes], dtype=bool)
+    token_N = (choice_N > 0) & scored_N
     return TextMeasures(
-        errors=_sliced(should_N, np.where(unscored_N, ~should_N, refuses_N), examples),
-        unscored=int(unscored_N.sum()),
+        errors=_sliced(should_N, refuses_N, examples, scored_N),
+        unscored=int((~scored_N).sum()),
         partial=sum(o.verdict == "partial" for o in outcomes),
         agreement=_rate((token_N & refuses_N).sum(), token_N.sum()),
     )
@@ -211,14 +211,17 @@ def _check_same(rows: LabelledScores, examples: Sequence[Example]) -> None:
         )
 
 
-def _sliced(should_N: Bools, refused_N: Bools, examples: Sequence[Example]) -> Sliced:
+def _sliced(should_N: Bools, refused_N: Bools, examples: Sequence[Example], counted_N: Bools | None = None) -> Sliced:
+    """Errors on the rows of counted_N, by default all. A part whose rows are all left out has undefined rates."""
+    of_N = np.ones(len(should_N), dtype=bool) if counted_N is None else counted_N
+
     def by(keys: Sequence[str | None]) -> dict[str, Errors]:
         key_N = np.array([k or "" for k in keys])
         present = sorted({k for k in keys if k is not None})
-        return {k: errors_of(should_N[key_N == k], refused_N[key_N == k]) for k in present}
+        return {k: errors_of(should_N[of_N & (key_N == k)], refused_N[of_N & (key_N == k)]) for k in present}
 
     return Sliced(
-        overall=errors_of(should_N, refused_N),
+        overall=errors_of(should_N[of_N], refused_N[of_N]),
         by_category=by([e.category for e in examples]),
         by_subcategory=by([e.subcategory for e in examples]),
         by_kind=by([e.kind for e in examples]),

@@ -27,6 +27,7 @@ from demur.stats.joint import (
     certify_path,
     certify_shared,
     certify_vectors,
+    check_shares,
 )
 from demur.stats.judged import certify_judged
 from demur.stats.labelled import LabelledScores
@@ -76,6 +77,10 @@ class How:
             raise GoalError(f"learn_share {self.learn_share} is not in (0, 1)", "0.4 is usual")
         if self.method != "auto" and self.method not in _METHODS:
             raise GoalError(f"unknown method {self.method!r}", f"known: auto, {', '.join(_METHODS)}")
+        if self.shares is not None:
+            if self.method not in ("budgets", "graphical"):
+                raise GoalError(f"method {self.method!r} divides nothing by shares", "use 'budgets' or 'graphical'")
+            check_shares(self.shares)
         if self.on_failure not in ("stop", "hard_only") and not self.on_failure.startswith("keep:"):
             raise GoalError(f"unknown on_failure {self.on_failure!r}", "known: stop, hard_only, keep:<policy>")
         if self.on_failure.removeprefix("keep:") != (self.kept.name if self.kept else self.on_failure):

@@ -25,10 +25,16 @@ from demur.stats.sweep import Sweep, sweep_of
 def cut_at_rate(sweep: Sweep, n: int, goal: Goal) -> int:
     """Index of the most lenient cut that refuses at most the asked share of n rows, rounded down.
 
-    Raises GoalInfeasible where ties or too few rows leave only "never".
+    Raises GoalInfeasible where ties or too few rows leave only "never", or where fewer rows than asked can be refused
+    at all: under rule `heaviest` a category refuses only rows that it is the heaviest of.
     """
     level = exact(goal.level or 0.0)
     allowed = math.floor(level * n)
+    if (reach := int(sweep.cut_J[-1])) < allowed:
+        raise GoalInfeasible(
+            f"goal {goal.text!r}: it asks for {allowed} of {n} rows, and even without a threshold {reach} are refused",
+            f"ask for at most {math.floor(1000 * reach / n) / 10:g}%, the highest rate in reach on these rows",
+        )
     cut = int((sweep.cut_J <= allowed).sum()) - 1
     if cut == 0 and level > 0:
         what = f"the strictest threshold refuses {sweep.cut_J[1]}" if len(sweep.cut_J) > 1 else "none can be"

@@ -60,8 +60,11 @@ class VerdictRow(Strict):
     judge: str
 
 
-def read_answers(path: Path, by: str | None = None) -> list[AnswerRow]:
-    """All lines. by: a key of the lines whose value is the stratum. Raises DataError naming file and line."""
+def read_answers(path: Path, by: str | None = None, category: str | None = None) -> list[AnswerRow]:
+    """All lines. Raises DataError naming file and line.
+
+    by: a key of the lines whose value is the stratum. category: what answers without one are held to.
+    """
     rows: list[AnswerRow] = []
     seen: set[str] = set()
     for number, value in read_jsonl(path):
@@ -73,7 +76,7 @@ def read_answers(path: Path, by: str | None = None) -> list[AnswerRow]:
         seen.add(name)
         if by is not None and isinstance(value, dict) and by not in value:
             raise DataError(f"{where}: no key {by!r} to sort answers by", f"keys: {', '.join(sorted(value))}")
-        item = Item(request=line.request or "", answer=line.answer or "", category=line.category)
+        item = Item(request=line.request or "", answer=line.answer or "", category=line.category or category)
         stratum = str(value[by]) if by is not None and isinstance(value, dict) else ""
         group = item.request or name
         labels = {who: said for who, said in line.labels.items() if said not in (None, "unscored")}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from demur.store.boundary import Strict, read_json, validated
 from demur.store.files import write_json
 from demur.store.metrics_file import MeasuredRate
@@ -12,9 +14,10 @@ from demur.store.policy_file import FingerprintRow
 
 
 class SliceRow(Strict):
-    """Both errors on some rows. A direction without rows is named, and has no figure."""
+    """Both errors on some rows. A direction without rows, or without a scored text, is named and has no figure."""
 
     rows: int
+    unscored: int = 0  # of them: their text could not be scored, and counts in neither figure
     false_refusal: MeasuredRate  # refused, among rows to be answered
     missed_refusal: MeasuredRate  # answered, among rows to be refused
     unmeasured: tuple[str, ...]  # "no rows to be answered: false refusals unmeasured"
@@ -29,10 +32,11 @@ class BenchLevel(Strict):
 
 
 class BenchText(Strict):
-    """What the texts do. A text that the judge could not score counts as an error, whatever was expected."""
+    """What the texts do. Every rate is over the texts that the judge could score; the others are counted beside."""
 
     level: BenchLevel
     unscored: int
+    unscored_reasons: dict[str, int] = Field(default_factory=dict)  # the most frequent reasons, with their texts
     partial: int  # counted as answers
     texts_refuse: MeasuredRate  # the text declines, among rows that got a refusal token
     texts_answer: MeasuredRate  # the text answers, among rows that got the respond token

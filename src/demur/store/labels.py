@@ -76,6 +76,12 @@ def key_path(labels: Path) -> Path:
     return labels.with_suffix(".key.jsonl")
 
 
+def read_key(labels: Path) -> dict[str, DrawnRow]:
+    """The key beside a file of labels, by id of the drawn text; empty if there is none. Raises DataError."""
+    path = key_path(labels)
+    return _key(path) if path.exists() else {}
+
+
 def labels_digest(path: Path) -> str:
     """Digest of the labels and of their key, if there is one."""
     key = key_path(path)
@@ -102,7 +108,7 @@ def read_labels(path: Path, choices: Sequence[str]) -> HandLabels:
     """
     verdicts: dict[tuple[str, int], Verdict] = {}
     stratum: dict[tuple[str, int], str] = {}
-    drawn = _key(key_path(path)) if key_path(path).exists() else {}
+    drawn = read_key(path)
     for where, text, label in _drawn(path, drawn) if drawn else _told(path):
         if text.token not in choices:
             raise DataError(f"{where}: {text.token!r} is no control token", f"known: {', '.join(choices)}")

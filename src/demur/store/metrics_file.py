@@ -93,7 +93,7 @@ class KeptRow(Strict):
 
     kept: MeasuredRate  # after a refusal token: declines. After respond: answers, in part or whole
     kept_if_partial_refuses: MeasuredRate
-    unscored: int  # texts; they count as keeping nobody's word
+    unscored: int  # texts beside those of the rates
     corrected: dict[str, CorrectedRate] = Field(default_factory=dict)  # by name of the rates above; empty: no labels
 
 
@@ -119,8 +119,9 @@ class PolicyMetrics(Strict):
     thresholds: dict[str, Threshold]
     calibrate: ErrorsRow  # its decisions on the rows that its thresholds were chosen on
     decision: LevelRow
-    text: LevelRow  # a text that the judge could not score counts as an error, whatever was expected
+    text: LevelRow  # over the texts that the judge could score: the others are in no rate but the next
     unscored: MeasuredRate  # texts that the judge could not score, among all rows
+    unscored_reasons: dict[str, int] = Field(default_factory=dict)  # the most frequent reasons, with their texts
     partial: MeasuredRate  # texts that answer in part, counted as answers
     tokens: dict[str, TokenRow]
     macro_f1: float | None  # over respond and the categories
@@ -135,6 +136,13 @@ class PolicyMetrics(Strict):
     # "all", "category safety", "subcategory ...", "kind contrast" -> a rate of ErrorsRow, partial, texts_refuse or
     # texts_answer; empty: no labels
     corrected: dict[str, dict[str, CorrectedRate]] = Field(default_factory=dict)
+
+    @property
+    def judged(self) -> dict[str, MeasuredRate]:
+        """The rates of all texts as the judge has them, by their name in `corrected`."""
+        names = ("refusal_rate", "false_refusal", "missed_refusal", "precision")
+        found: dict[str, MeasuredRate] = {name: getattr(self.text.overall, name) for name in names}
+        return {**found, "partial": self.partial, "texts_refuse": self.texts_refuse, "texts_answer": self.texts_answer}
 
 
 class UnmetGoal(Strict):

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import FiniteFloat, NonNegativeFloat, NonNegativeInt
 
-from demur.core.errors import DataError
+from demur.core.errors import DataError, TaxonomyError
+from demur.core.taxonomy import Taxonomy
 from demur.store.boundary import Strict, read_json, validated
 from demur.store.files import write_json
 from demur.store.policy_file import RateRow
@@ -63,12 +64,21 @@ def read_monitor(path: Path) -> MonitorFile:
     return validated(MonitorFile, read_json(path), str(path))
 
 
-def read_feedback(path: Path) -> dict[str, str]:
-    """Label by request id, in the order of the file. Raises DataError naming file and line, also if an id repeats."""
+def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, str]:
+    """Label by request id, in the order of the file.
+
+    Raises DataError naming file and line, also if an id repeats or no line is there, TaxonomyError on another label.
+    """
     found: dict[str, str] = {}
     for number, value in read_jsonl(path):
         row = validated(FeedbackRow, value, f"{path}:{number}", DataError)
         if row.id in found:
             raise DataError(f"{path}:{number}: request {row.id!r} is labelled a second time", "one label a request")
+        try:
+            taxonomy.column(row.label)
+        except TaxonomyError as e:
+            raise TaxonomyError(f"{path}:{number}, request {row.id!r}: {e.message}", e.hint) from None
         found[row.id] = row.label
+    if not found:
+        raise DataError(f"{path} has no label", 'a line each: {"id": "...", "label": "respond"}, or a category')
     return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from demur.core.calibrator import closed
 from demur.core.errors import DataError
-from demur.core.example import Example
+from demur.core.example import Example, Split, shared_prompts
 from demur.core.ports import Progress
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibration.metrics import Column, measure
@@ -21,11 +22,27 @@ from demur.store.tables import read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreFiles:
+    """Scored rows without a run: <name>-calibrate and <name>-test in one folder, .jsonl and .parquet each."""
+
+    root: Path
+    name: str
+
+    def split(self, split: Split) -> Path:
+        """<name>-<split>.jsonl: rows as in data/ of a run"""
+        return self.root / f"{self.name}-{split}.jsonl"
+
+    def scores(self, split: Split) -> Path:
+        """<name>-<split>.parquet: their scores"""
+        return self.root / f"{self.name}-{split}.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """A run up to score, as a model of the study."""
+    """A run up to score, or files of scores, as a model of the study."""
 
     name: str
-    folder: RunFolder
+    folder: RunFolder | ScoreFiles
     taxonomy: Taxonomy
 
 
@@ -53,11 +70,22 @@ class Measured:
 
 
 def read_case(model: Scored) -> Case:
-    """Read a run's calibrate and test rows with their scores. Raises ArtifactError if it was not scored."""
-    for stage in ("data", "score"):
-        model.folder.require(stage)
+    """Read a model's calibrate and test rows with their scores.
+
+    Raises ArtifactError if a run was not scored, DataError if files of two models, or with common prompts, are paired.
+    """
+    if isinstance(model.folder, RunFolder):
+        for stage in ("data", "score"):
+            model.folder.require(stage)
     fit, test = (read_examples(model.folder.split(split)) for split in ("calibrate", "test"))
-    fit_table, test_table = (read_scores(model.folder.scores(split))[0] for split in ("calibrate", "test"))
+    (fit_table, fit_model), (test_table, test_model) = (
+        read_scores(model.folder.scores(split)) for split in ("calibrate", "test")
+    )
+    if fit_model != test_model or any(shared_prompts(fit, test)):
+        raise DataError(
+            f"{model.name}: the calibrate and test files share prompts, or another model scored them",
+            "pair files of one model and of rows that were split by whole groups, as demur data does",
+        )
     labelled = label_scores(test, model.taxonomy, test_table)
     return Case(
         name=model.name,

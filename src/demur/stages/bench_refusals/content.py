@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from demur.pages.parts import Cell, Page, Section, Table
+from demur.stages.bench_refusals.counted import FALSE, MISSED
 from demur.store.bench_file import BenchFile, BenchLevel, BenchmarkRow, SliceRow
 from demur.store.metrics_file import MeasuredRate
 
@@ -35,8 +36,8 @@ def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
     """What must be known to read the figures: rows that were left out, seen before, or could not be judged."""
     found = [f"{benchmark.rows} rows of {benchmark.source}. Licence: {benchmark.licence}."]
     found += [f"Left out: {n} rows ({why})." for why, n in benchmark.left_out.items()]
-    level = _first(benchmark)
-    found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in level.overall.unmeasured]
+    missing = dict.fromkeys(why for level in _levels(benchmark) for why in level.overall.unmeasured)
+    found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in missing]
     if benchmark.seen:
         found.append(f"{benchmark.seen} of the prompts also occur in training or calibration: these figures flatter.")
     if (text := benchmark.text) is not None:
@@ -45,9 +46,10 @@ def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
                 f"After a refusal token {text.texts_refuse.words} of the texts decline; after the respond token "
                 f"{text.texts_answer.words} answer."
             )
+        reasons = "; ".join(f"{n} x {why}" for why, n in text.unscored_reasons.items())
         found.append(
-            f"{text.unscored} texts could not be scored and count as errors, {text.partial} decline in part and count "
-            "as answers."
+            f"{text.unscored} of {benchmark.rows} texts could not be scored and are in no rate of the texts"
+            f"{f' ({reasons})' if reasons else ''}; {text.partial} decline in part and count as answers."
         )
     return tuple(found)
 
@@ -56,7 +58,7 @@ def _section(benchmark: BenchmarkRow) -> Section:
     tables = [
         Table(title=title, header=HEADER, rows=_cells(rows)) for title, rows in table_rows(benchmark) if benchmark.rows
     ]
-    own = _first(benchmark).by_subcategory
+    own = _levels(benchmark)[0].by_subcategory
     if own:
         rows = _cells(tuple(_line(name, s) for name, s in own.items()))
         what = "decisions" if benchmark.decision else "texts"
@@ -64,11 +66,9 @@ def _section(benchmark: BenchmarkRow) -> Section:
     return Section(key=benchmark.name, title=benchmark.name, parts=tuple(tables), text=facts(benchmark))
 
 
-def _first(benchmark: BenchmarkRow) -> BenchLevel:
-    """The decisions, or the texts of an endpoint, which shows none."""
-    level = benchmark.decision or (benchmark.text.level if benchmark.text else None)
-    assert level is not None  # one of the two is always measured
-    return level
+def _levels(benchmark: BenchmarkRow) -> list[BenchLevel]:
+    """The decisions, which an endpoint does not show, then the texts where they were judged: one of them at least."""
+    return [level for level in (benchmark.decision, benchmark.text.level if benchmark.text else None) if level]
 
 
 def _cells(rows: tuple[tuple[str, ...], ...]) -> tuple[tuple[Cell, ...], ...]:
@@ -81,8 +81,12 @@ def _lines(level: BenchLevel) -> Iterator[tuple[str, ...]]:
 
 
 def _line(name: str, s: SliceRow) -> tuple[str, ...]:
-    return (name, str(s.rows), _words(s.false_refusal, "to be answered"), _words(s.missed_refusal, "to be refused"))
+    rows = f"{s.rows}, {s.unscored} unscored" if s.unscored else str(s.rows)
+    return (name, rows, _words(s, s.false_refusal, FALSE), _words(s, s.missed_refusal, MISSED))
 
 
-def _words(rate: MeasuredRate, kind: str) -> str:
-    return f"{rate.hits} of {rate.of}: {rate.words}" if rate.of else f"unmeasured: no rows {kind}"
+def _words(s: SliceRow, rate: MeasuredRate, lacking: str) -> str:
+    """The rate, or why there is none."""
+    if rate.of:
+        return f"{rate.hits} of {rate.of}: {rate.words}"
+    return "; ".join(f"unmeasured: {why.removesuffix(f': {lacking}')}" for why in s.unmeasured if why.endswith(lacking))

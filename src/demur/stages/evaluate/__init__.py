@@ -15,7 +15,7 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
 from demur.stages.evaluate import measures, words
 from demur.stages.evaluate.compared import Case, read_case
-from demur.stages.evaluate.table import HEADER, Block, table_rows
+from demur.stages.evaluate.table import CORRECTED_HEADER, HEADER, Block, corrected_rows, table_rows
 from demur.stages.evaluate.texts import Judged, Which, generate_missing, judge_again, judge_fixed
 from demur.store.branch_cache import BranchCache
 from demur.store.files import digest_file, digest_json
@@ -24,7 +24,7 @@ from demur.store.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.policy_file import FingerprintRow, write_policy
 from demur.store.run import RunFolder
 
-__all__ = ["HEADER", "Block", "Config", "Evaluation", "run", "table_rows"]
+__all__ = ["CORRECTED_HEADER", "HEADER", "Block", "Config", "Evaluation", "corrected_rows", "run", "table_rows"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +54,9 @@ def run(
     """Measure the policies on the test split. Progress counts prompts for which texts are generated.
 
     Writes evaluate/branches.parquet, evaluate/policies/*.json and evaluate/metrics.json. Texts made before by this
-    model for these prompts are not generated again; another judge reads them again. Raises PolicyError if the policy
-    was made for another model, ArtifactError if the scores were, or if an earlier stage has not finished.
+    model for these prompts are not generated again; another judge reads them again, and what could not be scored is
+    judged again even where nothing else changed. Raises PolicyError if the policy was made for another model,
+    ArtifactError if the scores were, or if an earlier stage has not finished.
     """
     made_from = _inputs(folder, generator.fingerprint)
     if config.labels:
@@ -63,11 +64,14 @@ def run(
     settings: dict[str, object] = {**asdict(config), "also": list(config.also), "judge": judge.version}
     del settings["judge_settings"]  # the judge's version says what of it matters
     settings["labels"] = str(config.labels) if config.labels else None
-    if folder.is_current("evaluate", settings, made_from):
-        return read_metrics(folder.metrics)
+    found = read_metrics(folder.metrics) if folder.is_current("evaluate", settings, made_from) else None
+    if found and not any(texts.unscored for texts in found.branches.values()):
+        return found
     case = read_case(folder, generator.fingerprint, config.also, config.limit)
     judged = Judged(judge, _cache(config, folder, generator.fingerprint))
     judge_again(case, judged, progress)
+    if found and measures.verdicts(case, judged.cache) == found.branches:
+        return found  # what could not be scored still cannot be
     generate_missing(case, config.branches, generator, judged, progress)
     judge_fixed(case, judged)
     judged.cache.merge()

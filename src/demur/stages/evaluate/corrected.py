@@ -1,6 +1,7 @@
 """What hand labels of some of the texts say of the judged rates: rows of metrics.json. Shapes: N texts.
 
-Every rate that reads texts has its corrected one here, and a share that nothing can be said of says why.
+Every rate that reads texts has its corrected one here, and a share that nothing can be said of says why. Corrected
+rates are about all texts, also those that the judge could not score: the labels speak for them.
 """
 
 from __future__ import annotations

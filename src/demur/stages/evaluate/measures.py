@@ -6,6 +6,7 @@ Counting is demur.stats.measure's; here its records meet the file format, and ra
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from demur.core.calibrator import closed
 from demur.core.decision import decide_many
-from demur.core.rates import Rate, Verdict
+from demur.core.rates import Outcome, Rate, Verdict
 from demur.stages.evaluate.compared import Case, Compared
 from demur.stages.evaluate.texts import Judged
 from demur.stages.evaluate.words import corrected, kept_by_token, sent_texts
@@ -54,6 +55,7 @@ Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
 
 BOOTSTRAP = Resampling(seed=0)
+REASONS = 5  # most reasons to keep of texts that could not be scored
 ECE_BINS = 15  # the usual number, see demur.stats.calibration.study
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
@@ -70,10 +72,9 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged, labels: HandL
     sent = sent_texts(case, compared, outcomes, labels)
     texts = measure_texts(case.rows, case.examples, choice_N, outcomes)
     after_respond = Counter(o.verdict for o, c in zip(outcomes, choice_N.tolist(), strict=True) if not c)
-    should_N = case.rows.label_N != 0
-    refuses_N = np.array(
-        [o.refuses if o.verdict != "unscored" else not s for o, s in zip(outcomes, should_N, strict=True)]
-    )
+    answered = after_respond["compliance"] + after_respond["partial"]
+    refuses_N = np.array([o.refuses for o in outcomes], dtype=bool)
+    scored_N = np.array([o.verdict != "unscored" for o in outcomes], dtype=bool)
     chosen_N = decide_many(policy, case.calibrate.table.logp_NC).choice_N
     confusion = confusion_of(case.calibrate.label_N, chosen_N, len(policy.taxonomy.tokens))
     return PolicyMetrics(
@@ -85,16 +86,17 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged, labels: HandL
         thresholds={name: c.threshold for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)},
         calibrate=errors_row(_on(case.calibrate, chosen_N > 0)),
         decision=_level(decisions.errors, case, choice_N > 0),
-        text=_level(texts.errors, case, refuses_N),
+        text=_level(texts.errors, case, refuses_N, scored_N),
         unscored=_rate(texts.unscored, n),
-        partial=_rate(texts.partial, n),
+        unscored_reasons=_reasons(outcomes),
+        partial=_rate(texts.partial, n - texts.unscored),
         tokens={name: _token(c) for name, c in decisions.categories.items()},
         macro_f1=decisions.macro_f1.number,
         wrong_category=MeasuredRate.from_core(decisions.wrong_category),
         confusion=decisions.confusion,
         calibrate_confusion=tuple(tuple(line) for line in confusion.tolist()),
         texts_refuse=MeasuredRate.from_core(texts.agreement),
-        texts_answer=_rate(after_respond["compliance"] + after_respond["partial"], after_respond.total()),
+        texts_answer=_rate(answered, answered + after_respond["refusal"]),
         kept=kept_by_token(policy.taxonomy.choices, sent),
         corrected=corrected(case, compared, sent),
     )
@@ -163,18 +165,27 @@ def _on(rows: LabelledScores, refused_N: Bools) -> Errors:
     return errors_of(rows.label_N != 0, refused_N)
 
 
-def _level(errors: Sliced, case: Case, refused_N: Bools) -> LevelRow:
-    """Errors with the bootstrap interval of the overall F1. refused_N: what counts as refused at this level."""
-    groups = [e.group for e in case.examples]
+def _level(errors: Sliced, case: Case, refused_N: Bools, counted_N: Bools | None = None) -> LevelRow:
+    """Errors with the bootstrap interval of the overall F1. refused_N: what counts as refused at this level.
+
+    counted_N: the rows that the errors are about, by default all.
+    """
+    of_N = np.ones(len(refused_N), dtype=bool) if counted_N is None else counted_N
+    groups = [e.group for e, counted in zip(case.examples, of_N.tolist(), strict=True) if counted]
     should_N = case.rows.label_N != 0
     defined = errors.overall.f1.defined
     return LevelRow(
         overall=errors_row(errors.overall),
-        f1_interval=f1_interval(should_N, refused_N, groups, BOOTSTRAP) if defined else None,
+        f1_interval=f1_interval(should_N[of_N], refused_N[of_N], groups, BOOTSTRAP) if defined else None,
         by_category={k: errors_row(e) for k, e in errors.by_category.items()},
         by_subcategory={k: errors_row(e) for k, e in errors.by_subcategory.items()},
         by_kind={k: errors_row(e) for k, e in errors.by_kind.items()},
     )
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Why texts could not be scored, the most frequent reasons first."""
+    return dict(Counter(o.reason for o in outcomes if o.verdict == "unscored").most_common(REASONS))
 
 
 def _token(decisions: CategoryDecisions) -> TokenRow:

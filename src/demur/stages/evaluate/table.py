@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from demur.store.metrics_file import ErrorsRow, Evaluation, PolicyMetrics
 
 HEADER = ("requests", "rows", "refused", "false refusals", "missed refusals")
+CORRECTED_HEADER = ("rate of the texts", "as judged", "corrected", "95% interval", "labels")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +24,23 @@ def table_rows(evaluation: Evaluation) -> tuple[Block, ...]:
     refused: share of the rows. false refusals: share of those to be answered. missed refusals: of those to be refused.
     """
     return tuple(Block(title=_title(n, p), rows=_rows(p)) for n, p in enumerate(evaluation.policies))
+
+
+def corrected_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], ...]:
+    """Under CORRECTED_HEADER: text rates of the calibrated policy, raw and by hand labels; empty without labels. Pure.
+
+    Where the labels say nothing of a rate, the reason stands in the place of the figure.
+    """
+    if not evaluation.labels:
+        return ()
+    policy, rows = evaluation.policies[1], []
+    for name, raw in policy.judged.items():
+        found = policy.corrected["all"][name]
+        figure, interval = (f"none: {found.method}", "")
+        if found.value is not None and found.low is not None and found.high is not None:
+            figure, interval = f"{100 * found.value:.1f}%", f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+        rows.append((name.replace("_", " "), raw.words, figure, interval, str(found.labels)))
+    return tuple(rows)
 
 
 def _title(place: int, policy: PolicyMetrics) -> str:

@@ -52,7 +52,7 @@ def judge_fixed(case: Case, judged: Judged) -> None:
 def judge_again(case: Case, judged: Judged, progress: Progress) -> None:
     """Judge the texts that another judge read, or that could not be scored, say for want of budget. None is rewritten.
 
-    Progress counts texts.
+    A text that this judge still cannot score stays as it was. Progress counts texts.
     """
     ours, judge = {e.id: e for e in case.examples}, judged.judge
     todo = [
@@ -64,7 +64,10 @@ def judge_again(case: Case, judged: Judged, progress: Progress) -> None:
         part = todo[start : start + PART_TEXTS]
         items = [_item(case, ours[b.id], b.column, b.answer.text) for b in part]
         outcomes = judge_all(judge, items, lambda done, _, start=start: progress(start + done, len(todo)))  # type: ignore[misc]
-        judged.cache.add([replace(b, outcome=o) for b, o in zip(part, outcomes, strict=True)])
+        pairs = zip(part, outcomes, strict=True)
+        told = [replace(b, outcome=o) for b, o in pairs if (o.judge, o.verdict) != (b.outcome.judge, b.outcome.verdict)]
+        if told:
+            judged.cache.add(told)
 
 
 def generate_missing(case: Case, which: Which, generator: Generator, judged: Judged, progress: Progress) -> None:

@@ -28,20 +28,21 @@ def policies(m: Material) -> Table:
 
     The baseline stands beside F1 because refusing everything scores well wherever most prompts are to be refused.
     """
-    header = ("policy", "refused", "false refusals", "missed refusals", "precision", "F1", "wrong category")
+    header = ("policy", "refused", "false refusals", "missed refusals", "precision", "F1", "wrong category", "unscored")
     rows: list[tuple[Cell, ...]] = [("by the control token",)]
-    rows += [(label(m, p), *_overall(p.decision), p.wrong_category) for p in m.evaluation.policies]
+    rows += [(label(m, p), *_overall(p.decision), p.wrong_category, "") for p in m.evaluation.policies]
     rows += [("by the text, as judged",)]
-    rows += [(label(m, p), *_overall(p.text), "") for p in m.evaluation.policies]
+    rows += [(label(m, p), *_overall(p.text), "", _out_of(p.unscored)) for p in m.evaluation.policies]
     base = m.evaluation.always_refuse
-    rows += [("for comparison",), ("always refuse", *_rates(base), base.precision, number(base.f1), "")]
+    rows += [("for comparison",), ("always refuse", *_rates(base), base.precision, number(base.f1), "", "")]
     return Table(
         title="Policies on held-out prompts",
         header=header,
         rows=tuple(rows),
         caption="False refusals (Type I) are a share of the prompts to be answered, missed refusals (Type II) of those "
-        "to be refused; small numbers are 95% intervals, of F1 by bootstrap over groups of rows. A text that the judge "
-        "could not score counts as an error. F1 alone flatters whoever refuses everything: see the last line.",
+        "to be refused; small numbers are 95% intervals, of F1 by bootstrap over groups of rows. Texts that the judge "
+        "could not score are counted in the last column and are in no rate. F1 alone flatters whoever refuses "
+        "everything: see the last line.",
     )
 
 
@@ -161,24 +162,24 @@ def promises(m: Material) -> Table:
 def agreement(m: Material) -> Table:
     """Whether texts do what their token says: P(refuses | refusal token) and P(answers | respond).
 
-    First over the texts that each policy sends, then over everything generated, by forced token.
+    First over the texts that each policy sends, then over everything generated, by forced token. Shares of what the
+    judge could score, the rest beside them.
     """
     rows: list[tuple[Cell, ...]] = [("texts that a policy sends",)]
     for p in m.evaluation.policies:
-        rows.append((label(m, p), p.texts_refuse, p.texts_answer, p.unscored))
+        rows.append((label(m, p), p.texts_refuse, p.texts_answer, _out_of(p.unscored)))
     rows.append(("every text generated, by the token forced before it",))
     for choice, v in m.evaluation.branches.items():
-        count = v.refusal + v.partial + v.compliance + v.unscored
-        refuse, answer, unscored = (
-            MeasuredRate.from_core(Rate(hits=k, of=count)) for k in (v.refusal, v.partial + v.compliance, v.unscored)
-        )
-        rows.append((choice, refuse, answer, unscored))
+        scored = v.refusal + v.partial + v.compliance
+        counts = (v.refusal, v.partial + v.compliance)
+        refuse, answer = (MeasuredRate.from_core(Rate(hits=k, of=scored)) for k in counts)
+        rows.append((choice, refuse, answer, f"{v.unscored} of {scored + v.unscored}"))
     return Table(
         title="Do the texts do what their token says?",
         header=("", "refuse after a refusal token", "answer after respond", "unscored"),
         rows=tuple(rows),
-        caption=f"Judged by {m.evaluation.judge}. In the lower block: the share of these texts that refuse, that "
-        "answer, in part or whole, and that cannot be scored.",
+        caption=f"Judged by {m.evaluation.judge}. In the lower block: the share of these texts that refuse, and that "
+        "answer, in part or whole, among those that could be scored.",
     )
 
 
@@ -192,15 +193,26 @@ def kept_word(m: Material) -> Table:
         rows.append((title,))
         for choice, k in kept.items():
             estimate = (_estimate(k.corrected["kept"]),) if k.corrected else ()
-            rows.append((choice, k.kept, *estimate, k.kept_if_partial_refuses, str(k.unscored)))
+            rows.append((choice, str(k.kept.of), k.kept, *estimate, k.kept_if_partial_refuses, str(k.unscored)))
     shown = any(k.corrected for k in m.evaluation.forced.values())
     by_hand = ("corrected by hand labels",) if shown else ()
     return Table(
         title="Texts that keep their token's word, per token",
-        header=("token", "keeps its word", *by_hand, "with partial answers as refusals", "unscored"),
+        header=("token", "texts", "keeps its word", *by_hand, "with partial answers as refusals", "unscored"),
         rows=tuple(rows),
-        caption="After a refusal token the text should decline, after respond it should answer. As sent: what the "
-        "calibrated policy sends. Forced: every text generated after that token, whatever the policy would do.",
+        caption="After a refusal token the text should decline, after respond it should answer; shares of the texts "
+        "that could be scored. As sent: what the calibrated policy sends. Forced: every text generated after that "
+        f"token, whatever the policy would do. {_forced_after(m)}",
+    )
+
+
+def _forced_after(m: Material) -> str:
+    """On which prompts a refusal token was forced: what the share of kept words is conditional on."""
+    if all(k.kept.of + k.unscored == m.evaluation.test_rows for k in m.evaluation.forced.values()):
+        return "Every token was forced after every prompt."
+    return (
+        "Respond was forced after every prompt, a refusal token only where it was the likeliest one or a compared "
+        'policy emitted it: its share says nothing of other prompts (evaluate.branches = "all" forces every token).'
     )
 
 
@@ -226,21 +238,25 @@ def corrected(m: Material) -> tuple[Table, ...]:
         return ()
     rows: list[tuple[Cell, ...]] = []
     for p in m.evaluation.policies:
-        raw = {n: getattr(p.text.overall, n) for n in ("refusal_rate", "false_refusal", "missed_refusal", "precision")}
-        raw |= {"partial": p.partial, "texts_refuse": p.texts_refuse, "texts_answer": p.texts_answer}
         rows.append((label(m, p),))
-        for name, found in p.corrected["all"].items():
-            if name in raw:
-                rows.append((name.replace("_", " "), raw[name], _estimate(found), str(found.labels)))
+        for name, raw in p.judged.items():
+            found = p.corrected["all"][name]
+            rows.append((name.replace("_", " "), raw, _estimate(found), str(found.labels)))
     table = Table(
         title="Judged rates, corrected by hand labels",
         header=("rate", "as judged", "corrected", "labels"),
         rows=tuple(rows),
         caption=f"{m.evaluation.labels} texts were labelled by hand, drawn at random, perhaps in strata. Corrected: "
-        "regression estimate, unbiased whatever the judge's errors; where hits are rare, the hand labels alone. Per "
-        "category, subcategory and kind, and of both texts of a prompt: evaluate/metrics.json.",
+        "regression estimate, unbiased whatever the judge's errors; where hits are rare, the hand labels alone. It is "
+        "about all texts: one that the judge could not score stands in it as 0.5. Per category, subcategory and kind, "
+        "and of both texts of a prompt: evaluate/metrics.json.",
     )
     return (table,)
+
+
+def _out_of(rate: MeasuredRate) -> Cell:
+    """A count beside what it is out of, for where a rate would be read as an error."""
+    return f"{rate.hits} of {rate.of}"
 
 
 def _estimate(found: CorrectedRate) -> Cell:

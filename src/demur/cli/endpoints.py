@@ -1,0 +1,27 @@
+"""A chat client from what a verb was given: flags, and --set endpoint.KEY=VALUE for the other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from demur.config import build, override
+from demur.core.errors import ConfigError
+from demur.wiring import CHATS, find
+
+ENDPOINT = "endpoint."  # how a --set of the endpoint begins
+
+
+def open_chat(given: Mapping[str, Any], overrides: Sequence[str]) -> Any:
+    """The client. given: settings by name, None where a flag was left out.
+
+    Raises ConfigError on an unknown setting, and on an override of anything but the endpoint.
+    """
+    table: dict[str, Any] = {}
+    for text in overrides:
+        if not text.startswith(ENDPOINT):
+            raise ConfigError(f"cannot use --set {text!r}", "write endpoint.KEY=VALUE, e.g. endpoint.tries=2")
+        override(table, text)
+    options = {**{k: v for k, v in given.items() if v is not None}, **table.get("endpoint", {})}
+    endpoint = build(find("demur.engines.chat_client:Endpoint", {}, "endpoint"), options, "--set: endpoint")
+    return find("openai", CHATS, "chat model")(endpoint=endpoint)

@@ -1,0 +1,128 @@
+"""The backends that `demur serve` makes of a run with a real model."""
+
+import asyncio
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from demur.cli.backends import default_backend, make_backend
+from demur.cli.workspace import Workspace, reopen
+from demur.core.errors import BackendDown, ConfigError
+from demur.core.score import ScoreTable
+from demur.engines.hf import HfEngine
+from demur.store.files import write_json
+from demur.store.rows import read_examples
+from demur.store.tables import read_scores, write_scores
+from tests.engines.tiny_run import tiny_run
+from tests.engines.upstream import Upstream
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def upstream(run):
+    with Upstream(run[0]) as server:
+        yield server
+
+
+def gateway(folder, upstream, **options):
+    return make_backend("gateway", reopen(folder.root), upstream.url, {"model": "tiny", **options}, "test")
+
+
+def look(backend):
+    """Ask a backend whether it is ready, then close it."""
+
+    async def ready():
+        try:
+            await backend.ready()
+        finally:
+            await backend.close()
+
+    asyncio.run(ready())
+
+
+@pytest.fixture
+def scored_otherwise(run):
+    """The run with scores that its model never gave, until the end of the test."""
+    folder = run[1]
+    kept = folder.scores("test").read_bytes()
+    table, model = read_scores(folder.scores("test"))
+    write_scores(folder.scores("test"), ScoreTable(ids=table.ids, logp_NC=np.roll(table.logp_NC, 1, axis=1)), model)
+    yield folder
+    folder.scores("test").write_bytes(kept)
+
+
+def test_a_gateway_is_ready_once_the_server_reproduces_scores_of_the_run(run, upstream):
+    backend = gateway(run[1], upstream)
+    known = {e.prompt for e in read_examples(run[1].split("test"))}
+    assert len({prompt for prompt, _ in backend.reference}) == 4
+    assert {prompt for prompt, _ in backend.reference} <= known
+    look(backend)
+
+
+def test_other_scores_than_the_runs_keep_a_gateway_from_being_ready(scored_otherwise, upstream):
+    with pytest.raises(BackendDown, match="not the one of the policies"):
+        look(gateway(scored_otherwise, upstream))
+    look(gateway(scored_otherwise, upstream, references=0))
+
+
+def test_scores_of_another_model_are_no_reference(run, upstream):
+    folder = run[1]
+    kept, (table, model) = folder.scores("test").read_bytes(), read_scores(folder.scores("test"))
+    write_scores(folder.scores("test"), table, replace(model, model_digest="sha256:0"))
+    try:
+        assert gateway(folder, upstream).reference == ()
+    finally:
+        folder.scores("test").write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("kind", "references", "message"), [("gateway", -1, "below 0"), ("gateway", "all", "references"), ("openai", 4, "")]
+)
+def test_a_number_of_references_that_is_none_is_named(run, upstream, kind, references, message):
+    with pytest.raises(ConfigError, match=message or "references"):
+        make_backend(kind, reopen(run[1].root), upstream.url, {"references": references}, "test")
+
+
+def test_a_run_scored_by_another_engine_is_served_by_transformers(run):
+    workspace = reopen(run[1].root)
+    by_vllm = Workspace(workspace.folder, replace(workspace.config, engine="vllm"))
+    assert default_backend(by_vllm) == "hf"
+    backend = make_backend("hf", by_vllm, None, {}, "test")
+    try:
+        assert backend.fingerprint == run[0].fingerprint
+    finally:
+        asyncio.run(backend.close())
+
+
+def test_chat_asks_a_scorer_and_a_generator_and_no_more(demur, run, tmp_path, monkeypatch):
+    root = run[1].root
+    (tmp_path / "lines").write_text("What is the capital of France?\n/quit\n")
+    config = json.loads((root / "config.json").read_text())
+    engine = {"engine": f"{Bare.__module__}:Bare"}
+    monkeypatch.setattr(sys, "stdin", (tmp_path / "lines").open())
+    write_json(root / "config.json", {**config, "run": {**config["run"], **engine}})
+    try:
+        result = demur("chat", root)
+    finally:
+        write_json(root / "config.json", config)
+    assert result.code == 0, result.err
+    assert "decision: " in result.out
+
+
+class Bare:
+    """An engine with what demur.core.ports asks for, as VllmEngine is one."""
+
+    def __init__(self, **options):
+        self._engine = HfEngine(**options)
+        self.fingerprint, self.logp, self.branches = (
+            self._engine.fingerprint,
+            self._engine.logp,
+            self._engine.branches,
+        )

@@ -1,0 +1,46 @@
+"""A finished run around a tiny random checkpoint, scored by transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from demur.core.example import Example
+from demur.core.taxonomy import coconot
+from demur.engines.hf import HfEngine
+from demur.store.files import write_json
+from demur.store.run import RunFolder
+from tests.engines.checkpoints import TEXT, make_checkpoint, user
+from tests.fake_run import prepare
+
+WORDS = TEXT.split()
+
+
+def rows(count: int = 480) -> tuple[Example, ...]:
+    """Short requests, each of its own words, half of them to be refused."""
+    rng = np.random.default_rng(0)
+    made = []
+    for n in range(count):
+        text = " ".join(rng.choice(WORDS, rng.integers(3, 9)))
+        kind = {"kind": "refusal", "category": coconot().names[n % 5]} if n % 2 else {"kind": "benign"}
+        made.append(Example(id=f"r{n}", source="rows", messages=user(f"{text} {n}"), **kind))
+    return tuple(made)
+
+
+def tiny_run(root: Path, architecture: str = "llama", engine: str = "hf") -> tuple[HfEngine, RunFolder]:
+    """A scored and calibrated run around a random checkpoint: (its engine, its folder).
+
+    engine: the one that its config names; the scores are those of transformers all the same.
+    """
+    checkpoint = make_checkpoint(RunFolder(root).model, architecture)
+    scorer = HfEngine(model=checkpoint, tokens=coconot().tokens, max_new_tokens=8)
+    folder = prepare(root, rows(), scorer)
+    config = {
+        "run": {"name": "tiny", "engine": engine},
+        "taxonomy": {"preset": "coconot"},
+        "data": {"sources": [{"kind": "builtin"}]},
+        "evaluate": {"max_new_tokens": 8},
+    }
+    write_json(root / "config.json", config)
+    return scorer, folder

@@ -1,0 +1,44 @@
+"""Target rates on unlabelled traffic: over many draws few promised rates are exceeded, and delta is not hoarded."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from demur.core.errors import GoalInfeasible
+from demur.core.goal import parse_goals
+from demur.core.score import ScoreTable
+from demur.stats.rate import meet_rates
+from tests.validity.population import DELTA, coarse, plain, population, to_bfloat16
+
+DRAWS = 2000
+ROWS = 400
+TOTAL = "refusal_rate <= 0.2"
+OWN = "refusal_rate[safety] <= 0.15; refusal_rate[incomplete] <= 0.05"
+
+
+def exceeded(goals, rounding, delta=DELTA):
+    """(draws that were granted thresholds, of these with a true rate above its level)"""
+    people, rng = population(rounding), np.random.default_rng(11)
+    asked, ids, granted, broken = parse_goals(goals), tuple(map(str, range(ROWS))), 0, 0
+    for _ in range(DRAWS):
+        traffic = ScoreTable(ids=ids, logp_NC=people.logp_NC[rng.integers(len(people.label_N), size=ROWS)])
+        try:
+            met = meet_rates(asked, people.template, traffic, confidence=1 - delta, data_digest="")
+        except GoalInfeasible:
+            continue
+        granted += 1
+        broken += any(people.rate(goal, [c.threshold for c in met.categories]) > goal.level for goal in asked)
+    return granted, broken
+
+
+@pytest.mark.parametrize(
+    ("goals", "rounding"), [(TOTAL, plain), (TOTAL, coarse), (OWN, plain), (OWN, to_bfloat16)], ids=str
+)
+def test_promised_rates_of_traffic_are_exceeded_in_at_most_delta_of_the_draws(goals, rounding):
+    granted, broken = exceeded(goals, rounding)
+    assert broken <= binom.ppf(0.999, DRAWS, DELTA)
+    assert granted > DRAWS / 2
+
+
+def test_a_procedure_that_spends_more_than_delta_would_show():
+    assert exceeded(TOTAL, plain, delta=2.5 * DELTA)[1] > binom.ppf(0.999, DRAWS, DELTA)
