@@ -32,7 +32,9 @@ def exceeded(goals, rounding, delta=DELTA):
 
 
 @pytest.mark.parametrize(
-    ("goals", "rounding"), [(TOTAL, plain), (TOTAL, coarse), (OWN, plain), (OWN, to_bfloat16)], ids=str
+    ("goals", "rounding"),
+    [(TOTAL, plain), (TOTAL, coarse), (OWN, plain), (OWN, to_bfloat16)],
+    ids=lambda v: getattr(v, "__name__", v),
 )
 def test_promised_rates_of_traffic_are_exceeded_in_at_most_delta_of_the_draws(goals, rounding):
     granted, broken = exceeded(goals, rounding)
