@@ -19,8 +19,9 @@ HARNESS_INSTALLED := $(HARNESS_VENV)/.installed
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# Those that need more than this tree: a finished run, a folder of rows, a served model, or vLLM.
-BENCHES := $(filter-out control gateway judge_correction judge_trained load real_input score_arms servers vllm_cost vllm_parity,\
+# Those that need more than this tree: a finished run, a folder of rows, a served model, or vLLM; and what benches share.
+BENCHES := $(filter-out ability control gateway judge_correction judge_trained load real_input score_arms servers timing\
+  vllm_cost vllm_parity,\
   $(basename $(notdir $(wildcard bench/*.py))))
 
 .PHONY: help install demo test test-slow vllm test-vllm harness test-harness check bench clean

@@ -11,9 +11,9 @@ seconds of one process. Values must agree to 1e-12.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from demur.stats.calibration.metrics import BINS, COLUMNS, Column, benchmark
 from demur.stats.calibration.smooth import mmce
 from demur.stats.calibration.views import forecast, top_label
 from demur.stats.measure import Figure
+from timing import median_seconds
 
 COLUMNS_OF_SCORES = 6
 QUADRATIC_ROWS = 3000
+cpu_seconds = partial(median_seconds, clock=time.process_time)
 LOOP_RUNS = 1  # one is enough: it takes many seconds
 
 Measure = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
@@ -107,16 +109,6 @@ def ours_of(figures: dict[Column, Figure]) -> list[float]:
     return [figures[Column(family=family, bins=bins)].value for family in ("ece", "mce") for bins in BINS]
 
 
-def median_seconds(run: Callable[[], object], runs: int) -> float:
-    """Median CPU time."""
-    seconds = []
-    for _ in range(runs):
-        start = time.process_time()
-        run()
-        seconds.append(time.process_time() - start)
-    return statistics.median(seconds)
-
-
 def main() -> None:
     """Check that all agree, time them, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -137,19 +129,19 @@ def main() -> None:
         > 1e-9
     ):
         raise SystemExit("netcal and the one call disagree")
-    seconds = median_seconds(lambda: benchmark(raw_NC, true_NC, label_N), args.runs)
+    seconds = cpu_seconds(lambda: benchmark(raw_NC, true_NC, label_N), args.runs)
     print(f"{args.rows:,} rows x {COLUMNS_OF_SCORES} control tokens, CPU seconds, median of {args.runs} runs")
     print(f"  one call, {len(found)} measurements       {seconds:8.3f} s")
     for name, measure, runs in (("bin and count", by_count, args.runs), ("loop over cells", by_loop, LOOP_RUNS)):
-        theirs = median_seconds(lambda m=measure: baseline(m), runs)  # type: ignore[misc]
+        theirs = cpu_seconds(lambda m=measure: baseline(m), runs)  # type: ignore[misc]
         print(f"  {name + ', 90 binned':34s}{theirs:8.3f} s   {theirs / seconds:6.1f} x")
-    netcal = median_seconds(lambda: by_netcal(raw_NC, true_NC, label_N), args.runs)
+    netcal = cpu_seconds(lambda: by_netcal(raw_NC, true_NC, label_N), args.runs)
     print(f"  {'netcal, ECE and MCE, 36':34s}{netcal:8.3f} s   {netcal / seconds:6.1f} x")
     top = top_label(forecast(raw_NC[:QUADRATIC_ROWS], label_N[:QUADRATIC_ROWS]))
     if abs(mmce(top) - quadratic_mmce(top.p_N, top.event_N)) > 1e-12:
         raise SystemExit("MMCE by prefix sums and over all pairs disagree")
-    linear = median_seconds(lambda: [mmce(top) for _ in range(100)], args.runs) / 100
-    quadratic = median_seconds(lambda: quadratic_mmce(top.p_N, top.event_N), args.runs)
+    linear = cpu_seconds(lambda: [mmce(top) for _ in range(100)], args.runs) / 100
+    quadratic = cpu_seconds(lambda: quadratic_mmce(top.p_N, top.event_N), args.runs)
     print(f"  MMCE, {QUADRATIC_ROWS:,} rows: prefix sums   {linear:10.5f} s")
     print(f"  MMCE, {QUADRATIC_ROWS:,} rows: all pairs     {quadratic:10.5f} s   {quadratic / linear:6.0f} x")
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +25,7 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.optimum import most_caught
 from demur.stats.promises import Granted, How, certify
 from demur.stats.sweep import category_sweeps
+from timing import median_seconds
 
 LEVEL, CONFIDENCE, RUNS, FRESH = 0.05, 0.9, 5, 200_000
 GOALS = parse_goals(f"false_refusal <= {LEVEL}")
@@ -78,16 +77,6 @@ def measured(thresholds: tuple[float, ...], fresh: LabelledScores) -> tuple[floa
     return float(refuses_N[fresh.label_N != 0].mean()), float(refuses_N[fresh.label_N == 0].mean())
 
 
-def median_seconds(run: Callable[[], object]) -> float:
-    """Median wall time of several runs."""
-    seconds = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
 def installed() -> str | None:
     """MAPIE's version, if it is there."""
     try:
@@ -101,10 +90,10 @@ def speed(sizes: list[int], mapie_up_to: int, version: str | None) -> None:
     print(f"{'rows':>10} {'per category':>14} {'ns / (n log2 n)':>16} {'MAPIE':>10}")
     for n in sizes:
         rows = simulated(n, seed=0)
-        took = median_seconds(lambda rows=rows: ours(rows, "path"))
+        took = median_seconds(lambda rows=rows: ours(rows, "path"), RUNS)
         other = "-"
         if version and n <= mapie_up_to:
-            other = f"{median_seconds(lambda rows=rows: mapie(rows)):.3f} s"
+            other = f"{median_seconds(lambda rows=rows: mapie(rows), RUNS):.3f} s"
         print(f"{n:10,} {took:12.3f} s {1e9 * took / (n * np.log2(n)):16.1f} {other:>10}", flush=True)
 
 

@@ -10,9 +10,6 @@ and extrapolated. Median of 5 runs each, one process.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -22,6 +19,7 @@ from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.stats.labelled import LabelledScores
 from demur.stats.sweep import pooled_sweep
+from timing import median_seconds
 
 RUNS = 5
 BASELINE_THRESHOLDS = 200
@@ -54,16 +52,6 @@ def decide_again(policy: Policy, rows: LabelledScores, threshold_T: np.ndarray) 
     return np.array(counts)
 
 
-def median_seconds(run: Callable[[], object]) -> float:
-    """Median wall time of several runs."""
-    seconds = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
 def main() -> None:
     """Time both, check that they agree, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -76,8 +64,8 @@ def main() -> None:
     few_T = threshold_T[:BASELINE_THRESHOLDS]
     if not (sweep(policy, rows, few_T) == decide_again(policy, rows, few_T)).all():
         raise SystemExit("the sweep and deciding again disagree")
-    ours = median_seconds(lambda: sweep(policy, rows, threshold_T))
-    timed = median_seconds(lambda: decide_again(policy, rows, few_T))
+    ours = median_seconds(lambda: sweep(policy, rows, threshold_T), RUNS)
+    timed = median_seconds(lambda: decide_again(policy, rows, few_T), RUNS)
     baseline = timed * args.thresholds / len(few_T)
     print(f"{args.thresholds:,} thresholds over {args.prompts:,} scored prompts, median of {RUNS} runs")
     print(f"  sweep, sorting included   {ours:10.3f} s")

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from demur.core.decision import decide_many
 from demur.core.errors import EngineError, PolicyError
 from demur.core.policy import CategoryPolicy, Fingerprint, Policy, natural
+from demur.core.ports import Answerer
 from demur.core.taxonomy import coconot, single
 from demur.engines.hf import HfEngine
 from demur.engines.hf_load import PRESETS
@@ -133,6 +134,7 @@ def test_no_prompts_give_no_scores_and_no_answers(llama):
     assert llama.logp([]).shape == (0, 6)
     assert llama.branches([], []) == []
     assert llama.answer([], natural(coconot(), llama.fingerprint)) == []
+    assert isinstance(llama, Answerer)
 
 
 def test_batches_stay_within_the_token_budget(checkpoints):

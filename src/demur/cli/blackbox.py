@@ -17,10 +17,10 @@ from demur.cli.workspace import Workspace, create, reopen
 from demur.config import config_from
 from demur.core.errors import ConfigError
 from demur.core.ports import Judge
+from demur.core.predictor import PROMPTS
 from demur.core.taxonomy import single
 from demur.core.text_classifier import TextClassifier
 from demur.stages.blackbox import bootstrap, collect, label
-from demur.stages.blackbox.predictor import KIND
 from demur.store.blackbox_file import BlackboxFile, BlackboxFolder
 from demur.store.prompts_file import read_prompts
 from demur.store.run import Stage
@@ -110,15 +110,15 @@ def _workspace(out: Path) -> Workspace:
     """The run in a folder, made if there is none. Raises ConfigError if the folder holds a run of another kind."""
     if (out / "config.json").exists():
         workspace = reopen(out)
-        if workspace.config.engine != KIND:
+        if workspace.config.engine != PROMPTS:
             raise ConfigError(f"{out} is a run of engine {workspace.config.engine!r}", "choose another folder: --out")
         return workspace
     rows = {"kind": "jsonl", "folder": "blackbox", "files": ["rows.jsonl"]}
     table = {
-        "run": {"name": out.resolve().name, "engine": KIND},
+        "run": {"name": out.resolve().name, "engine": PROMPTS},
         "taxonomy": {"preset": "single"},
         "data": {"sources": [rows], **SHARES},
-        "train": {"base": KIND},
+        "train": {"base": PROMPTS},
     }
     return create(config_from(table, str(out / "config.json"), base=out), out)
 

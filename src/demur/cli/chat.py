@@ -18,7 +18,7 @@ from demur.core.decision import Decision, decide
 from demur.core.errors import DemurError
 from demur.core.example import Message
 from demur.core.policy import GENERATE, Policy
-from demur.core.ports import Answer
+from demur.core.ports import Answer, Answerer, Prompt
 from demur.core.score import Floats
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
@@ -43,12 +43,7 @@ def command(run: options.Run, threshold: options.Threshold = None, rate: options
             if line.startswith("/"):
                 policy = _obey(line, workspace.folder, policy)
             else:
-                prompt = (Message(role="user", content=line),)
-                policy.require_model(engine.fingerprint)
-                logp_C = engine.logp([prompt])[0]
-                decision = decide(policy, logp_C)
-                answers = engine.branches([prompt], [[decision.column]])[0] if speaks else {}
-                _show(policy, logp_C, decision, answers.get(decision.column))
+                _show(policy, *_asked(engine, (Message(role="user", content=line),), policy, speaks=speaks))
         except DemurError as e:  # a slip of the finger ends no conversation
             note(str(e))
 
@@ -81,6 +76,17 @@ def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
     thresholds = ", ".join(f"{name} {threshold_text(c.threshold)}" for name, c in pairs)
     note(f"policy {policy.name!r}, rule {policy.rule!r}" + ("" if policy.rule == "natural" else f": {thresholds}"))
     return policy
+
+
+def _asked(engine: Engine, prompt: Prompt, policy: Policy, *, speaks: bool) -> tuple[Floats, Decision, Answer | None]:
+    """The score, the decision and the answer, from one prefill where the engine can. speaks: it writes at all."""
+    if isinstance(engine.loaded, Answerer):
+        return engine.loaded.answer([prompt], policy)[0]
+    policy.require_model(engine.fingerprint)
+    logp_C = engine.logp([prompt])[0]
+    decision = decide(policy, logp_C)
+    answers = engine.branches([prompt], [[decision.column]])[0] if speaks else {}
+    return logp_C, decision, answers.get(decision.column)
 
 
 def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | None) -> None:

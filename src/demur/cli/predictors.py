@@ -7,11 +7,10 @@ from pathlib import Path
 from demur.config import RunConfig, build
 from demur.core.errors import ConfigError
 from demur.core.ports import Scorer
-from demur.core.predictor import require_one_category
+from demur.core.predictor import PROMPTS, require_one_category
 from demur.store.text_model_file import PREDICTOR, read_text_classifier
 from demur.wiring import ENGINES, find
 
-PROMPTS = "prompts"
 GUARDS = ("guard-chat", "guard-hf")
 PREDICTORS = (PROMPTS, *GUARDS)
 

@@ -17,6 +17,7 @@ from demur.config import build_sources
 from demur.core.example import Example
 from demur.core.policy import Policy
 from demur.core.ports import Progress, TrainedModel, no_progress
+from demur.core.predictor import PROMPTS
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
 from demur.stages import calibrate, data, evaluate, report, score, train
@@ -65,7 +66,7 @@ class Steps:
 
     def _train(self, progress: Progress) -> TrainedModel | None:
         settings = self._config.train
-        if self._config.engine == predictor.KIND:
+        if self._config.engine == PROMPTS:
             return train.run(settings, self._config.taxonomy, predictor.PromptTrainer(), self._folder, progress)
         if self._config.engine in GUARDS:
             return self._adopt()
@@ -94,7 +95,7 @@ class Steps:
             tell()
 
     def _report(self, progress: Progress) -> Path:
-        if self._config.engine == predictor.KIND:
+        if self._config.engine == PROMPTS:
             path = page.run(self._folder, self._config.taxonomy)
         else:
             require_writer(self._config, "report")

@@ -18,6 +18,7 @@ from demur.core.policy import PREDICTED, Fingerprint
 from demur.core.ports import Prompt
 from demur.core.score import Floats
 
+PROMPTS = "prompts"  # the engine that reads a prompt classifier, and the kind of its scores
 LEAST = 1e-12  # a probability of 0 has no logarithm; no such predictor means anything by less
 NONE = "none"  # in a fingerprint: there is no tokenizer or template of ours that could change the number
 

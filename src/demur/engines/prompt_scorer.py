@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
-from demur.core.predictor import predictor_fingerprint, prompt_text, require_one_category, scores_of
+from demur.core.predictor import PROMPTS, predictor_fingerprint, prompt_text, require_one_category, scores_of
 from demur.core.score import Floats
 from demur.core.text_classifier import TextClassifier
 
@@ -26,7 +26,7 @@ class PromptScorer:
     @property
     def fingerprint(self) -> Fingerprint:
         """The classifier's file, as a predictor of kind "prompts"."""
-        return predictor_fingerprint(self.digest, self.tokens, "prompts")
+        return predictor_fingerprint(self.digest, self.tokens, PROMPTS)
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """(N, 2) natural-log probabilities that a prompt is answered and that it is refused."""

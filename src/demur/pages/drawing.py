@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 from demur.core.decision import log_odds
-from demur.pages.parts import MeasuredOf, Spec
+from demur.pages.parts import Cell, MeasuredOf, Panel, Spec
 
 INK, SOFT, PAGE, REFUSE, ANSWER, MIXED = "--ink", "--soft", "--page", "--refuse", "--answer", "--mixed"
 WIDEST_ODDS = 9.2  # log-odds of 0.9999: what lies beyond is drawn there
@@ -61,8 +62,35 @@ def diagonal() -> Spec:
     return line([0.0, 1.0], [0.0, 1.0]) | {"line": {"color": SOFT, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
 
 
-def rate_marks(mean: Sequence[float], rates: Sequence[MeasuredOf]) -> Spec:
-    """A reliability diagram's marks: what was observed over the mean probability, each with its interval."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """One bin of a reliability diagram."""
+
+    low: float  # probabilities in it
+    high: float
+    mean: float
+    rate: MeasuredOf  # what was observed
+
+
+def reliability(
+    seen: Mapping[str, Sequence[Mark]], says: str, happens: str
+) -> tuple[tuple[Panel, ...], tuple[tuple[Cell, ...], ...]]:
+    """Diagrams by name, and the rows of their table: probability, rows in the bin, mean probability, what was observed.
+
+    says, happens: the axes' titles. The table names diagrams where there are several.
+    """
+    panels: list[Panel] = []
+    rows: list[tuple[Cell, ...]] = []
+    for name, marks in seen.items():
+        panels.append(Panel(label=name, spec=spec_of([diagonal(), _marks(marks)], says, happens)))
+        rows += [(name,)] if len(seen) > 1 else []
+        rows += [(f"{m.low:.3f} to {m.high:.3f}", str(m.rate.of), f"{m.mean:.1%}", m.rate) for m in marks]
+    return tuple(panels), tuple(rows)
+
+
+def _marks(marks: Sequence[Mark]) -> Spec:
+    """What was observed over the mean probability, each with its interval."""
+    rates = [m.rate for m in marks]
     value = [r.value or 0.0 for r in rates]
     bars: Spec = {
         "type": "data",
@@ -72,7 +100,7 @@ def rate_marks(mean: Sequence[float], rates: Sequence[MeasuredOf]) -> Spec:
         "thickness": 1,
         "width": 0,
     }
-    return line(mean, value) | {
+    return line([m.mean for m in marks], value) | {
         "mode": "markers+lines",
         "marker": {"color": REFUSE, "size": 8},
         "line": {"color": REFUSE, "width": 1},

@@ -105,11 +105,19 @@ class Drift:
         for digest, outcome in found.items():
             standing = outcome if isinstance(outcome, Standing) else old.get(digest)
             if standing is not None:
-                _tell_of_alarms(old.get(digest), standing)
                 self._standings[digest] = standing
         self._waiting = {digest: self._waiting.get(digest, []) for digest in self._standings}
         self._tell_of_unwatched(policies, found)
-        self._show()
+        gone = old.keys() - self._standings.keys()
+        if gone:
+            self._statuses = {d: now for d, now in self._statuses.items() if d not in gone or LOST in now}
+            self._metrics.unwatch()
+        for digest, standing in self._standings.items():
+            before = old.get(digest)
+            if standing is not before:
+                _tell_of_alarms(before, standing)
+            if gone or standing is not before:
+                self._show(digest)
 
     def _tell_of_unwatched(
         self, policies: Mapping[str, Policy], found: Mapping[str, Standing | DemurError | None]
@@ -130,7 +138,6 @@ class Drift:
     async def _take_in(self, digest: str) -> None:
         async with self._lock:
             await self._count(digest)
-            self._show()
 
     async def _count(self, digest: str) -> None:
         """Take in the scores that wait. The caller holds the lock."""
@@ -146,16 +153,15 @@ class Drift:
             return
         _tell_of_alarms(before, after)
         self._standings[digest] = after
+        self._show(digest)
 
-    def _show(self) -> None:
-        """Bring metrics and answers up to date; policies that are gone leave no series behind."""
-        self._statuses = {digest: now for digest, now in self._statuses.items() if LOST in now}
-        self._metrics.unwatch()
-        for digest, standing in self._standings.items():
-            self._statuses[digest] = {w.promise.status for w in standing.watched}
-            promised = [w for w in standing.watched if w.promise.status in (CERTIFIED, LOST)]
-            supported = {w.promise.risk: w.promise.status == CERTIFIED for w in promised}
-            self._metrics.watched(standing.policy.name, digest, supported, standing.monitor.series[0].steps)
+    def _show(self, digest: str) -> None:
+        """Bring metrics and answers up to date about one policy."""
+        standing = self._standings[digest]
+        promises = [w.promise for w in standing.watched]
+        self._statuses[digest] = {p.status for p in promises}
+        supported = {p.risk: p.status == CERTIFIED for p in promises if p.status in (CERTIFIED, LOST)}
+        self._metrics.watched(standing.policy.name, digest, supported, standing.monitor.series[0].steps)
 
 
 def _in_force(policies: PolicySet) -> dict[str, Policy]:

@@ -20,7 +20,7 @@ from demur.stats.measure import Figure
 from demur.stats.points import Resampling
 from demur.stats.raters import Together, together
 from demur.store.answers_file import AnswerRow, read_answers, read_verdicts
-from demur.store.labels import DrawnRow, key_path, read_key
+from demur.store.labels import DrawnRow, key_path, read_key, stratum_sizes
 
 __all__ = ["Agreement", "Check", "Checked", "Config", "Corrected", "Figure", "Together", "run"]
 
@@ -165,7 +165,7 @@ def _strata(config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, Drawn
             f"{config.file}: {strangers[0]!r} is not in {key_path(config.file)}",
             "leave the ids as they were, or check a file without a key beside it",
         )
-    sizes = {key.stratum: key.of for key in drawn.values()}
+    sizes = stratum_sizes(drawn)
     place = {name: n for n, name in enumerate(sizes)}
     of_N = np.array([place[drawn[row.id].stratum] for row in rows], dtype=np.int64)
     known_N = np.array([row.label is not None for row in rows])
@@ -233,7 +233,7 @@ def _notes(config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, DrawnR
     if undecided:
         notes.append(f'{undecided} answers are left out: people differ on them, and no "label" decides. Decide them.')
     if drawn:
-        texts = sum({key.stratum: key.of for key in drawn.values()}.values())
+        texts = sum(stratum_sizes(drawn).values())
         notes.append(
             f"The answers were drawn in strata from {texts} ({key_path(config.file).name}), the hard ones more often. "
             f"Corrected is the rate of those {texts} by the hand labels, weighted by the draw; all else is about the "

@@ -82,6 +82,11 @@ def read_key(labels: Path) -> dict[str, DrawnRow]:
     return _key(path) if path.exists() else {}
 
 
+def stratum_sizes(drawn: Mapping[str, DrawnRow]) -> dict[str, int]:
+    """Texts of each stratum of a draw, by its name."""
+    return {row.stratum: row.of for row in drawn.values()}
+
+
 def labels_digest(path: Path) -> str:
     """Digest of the labels and of their key, if there is one."""
     key = key_path(path)
@@ -118,7 +123,7 @@ def read_labels(path: Path, choices: Sequence[str]) -> HandLabels:
         verdicts[key], stratum[key] = label, text.stratum
     if not verdicts:
         raise DataError(f"{path} holds no label", "one JSON object per line: id, token, label")
-    sizes = {row.stratum: row.of for row in drawn.values()}
+    sizes = stratum_sizes(drawn)
     if bare := sorted(sizes.keys() - set(stratum.values())):
         raise DataError(f"{path}: no text of the stratum {bare[0]!r} is labelled", "label on, in the order of the file")
     place = {name: n for n, name in enumerate(sizes)}

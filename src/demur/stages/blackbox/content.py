@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from demur.core.guarantee import Promise
 from demur.core.rates import Rate
-from demur.pages.drawing import ANSWER, REFUSE, diagonal, rate_marks, small, spec_of
+from demur.pages.drawing import ANSWER, REFUSE, Mark, reliability, small
 from demur.pages.parts import Cell, Code, Estimate, Figure, Page, Panel, Section, Spec, Table
 from demur.stages.blackbox.measured import BINS, OFTEN, Material, Quality, Term
 from demur.stages.blackbox.predictor import TRIAL
@@ -123,26 +123,17 @@ def _reliability(m: Material) -> Figure:
     seen = {"as it is": m.before}
     if m.after:
         seen = {"before calibration": m.before, "after calibration": m.after}
-    panels: list[Panel] = []
-    rows: list[tuple[Cell, ...]] = []
-    for name, quality in seen.items():
-        rates = [MeasuredRate.from_core(b.observed) for b in quality.bins]
-        marks = rate_marks([b.mean for b in quality.bins], rates)
-        spec = spec_of([diagonal(), marks], "probability of declining", "declined")
-        panels.append(Panel(label=name, spec=spec))
-        rows += [(name,)] if m.after else []
-        rows += [
-            (f"{b.low:.3f} to {b.high:.3f}", str(b.observed.of), f"{b.mean:.1%}", r)
-            for b, r in zip(quality.bins, rates, strict=True)
-        ]
+    marks = {
+        name: [Mark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed)) for b in quality.bins]
+        for name, quality in seen.items()
+    }
+    panels, rows = reliability(marks, "probability of declining", "declined")
     return Figure(
         title="Reliability",
         caption="On the dotted line a probability means what it says; every mark holds about as many test prompts as "
         "the next, and its bar is a 95% interval.",
-        panels=tuple(panels),
-        numbers=Table(
-            title="Bins", header=("probability", "prompts", "mean probability", "declined"), rows=tuple(rows)
-        ),
+        panels=panels,
+        numbers=Table(title="Bins", header=("probability", "prompts", "mean probability", "declined"), rows=rows),
     )
 
 

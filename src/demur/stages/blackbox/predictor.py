@@ -9,13 +9,12 @@ import numpy as np
 
 from demur.core.example import Example
 from demur.core.ports import Progress, TrainedModel, no_progress
-from demur.core.predictor import predictor_fingerprint, prompt_text
+from demur.core.predictor import PROMPTS, predictor_fingerprint, prompt_text
 from demur.core.taxonomy import Taxonomy
 from demur.stats.text_choice import RecipeChoice, Trial, choose_recipe
 from demur.stats.text_fit import fit_text_classifier
 from demur.store.text_model_file import PREDICTOR, write_text_classifier
 
-KIND = "prompts"  # the engine that reads it
 TRIAL = "log loss of "  # how a trial's key in the details of demur.json begins
 
 
@@ -37,11 +36,11 @@ class PromptTrainer:
         digest = write_text_classifier(folder / "model" / PREDICTOR, made)
         progress(2, 2)
         return TrainedModel(
-            fingerprint=predictor_fingerprint(digest, taxonomy.tokens, KIND),
+            fingerprint=predictor_fingerprint(digest, taxonomy.tokens, PROMPTS),
             steps=0,
             history=(),
             row_change=(),
-            details={"base": KIND, "rows": len(texts), "declined": int(declined_N.sum()), **_details(choice)},
+            details={"base": PROMPTS, "rows": len(texts), "declined": int(declined_N.sum()), **_details(choice)},
         )
 
 

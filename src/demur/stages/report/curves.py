@@ -14,8 +14,9 @@ import numpy as np
 
 from demur.core.calibrator import IDENTITY
 from demur.core.policy import Policy
-from demur.pages.drawing import ANSWER, PAGE, REFUSE, diagonal, line, probit, probit_axis, rate_marks, spec_of
-from demur.pages.parts import Cell, Figure, Panel, Spec, Table
+from demur.pages.drawing import ANSWER, PAGE, REFUSE, Mark, diagonal, line, probit, probit_axis, spec_of
+from demur.pages.drawing import reliability as reliability_of
+from demur.pages.parts import Figure, Panel, Spec, Table
 from demur.stages.report.material import Material
 from demur.stats.measure import refusal_log_odds
 from demur.stats.points import precision_recall_points, reliability_bins, roc_points
@@ -133,27 +134,19 @@ def reliability(m: Material) -> Figure:
     if m.calibrated.calibrator != IDENTITY:
         raw_N = refusal_log_odds(replace(m.calibrated, calibrator=IDENTITY), m.rows)
         seen = {"before calibration": raw_N, "after calibration": m.score_N}
-    panels: list[Panel] = []
-    rows: list[tuple[Cell, ...]] = []
+    marks = {}
     for label, score_N in seen.items():
         bins = reliability_bins(m.should_N, 1.0 / (1.0 + np.exp(-np.clip(score_N, -50.0, 50.0))))
-        rates = [MeasuredRate.from_core(b.observed) for b in bins]
-        marks = rate_marks([b.mean for b in bins], rates)
-        spec = spec_of([diagonal(), marks], "probability of refusing", "should be refused")
-        panels.append(Panel(label=label, spec=spec))
-        rows += [(label,)] if len(seen) > 1 else []
-        rows += [
-            (f"{b.low:.3f} to {b.high:.3f}", str(b.observed.of), f"{b.mean:.1%}", r)
-            for b, r in zip(bins, rates, strict=True)
+        marks[label] = [
+            Mark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed)) for b in bins
         ]
+    panels, rows = reliability_of(marks, "probability of refusing", "should be refused")
     return Figure(
         title="Reliability of the probabilities",
         caption="On the dotted line a probability means what it says, below it the model is too ready to refuse; every "
         "mark holds about as many test rows as the next, and its bar is a 95% interval.",
-        panels=tuple(panels),
-        numbers=Table(
-            title="Bins", header=("probability", "rows", "mean probability", "should be refused"), rows=tuple(rows)
-        ),
+        panels=panels,
+        numbers=Table(title="Bins", header=("probability", "rows", "mean probability", "should be refused"), rows=rows),
     )
 
 
