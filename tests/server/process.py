@@ -7,7 +7,7 @@ from pathlib import Path
 
 from demur.engines.fake_backend import FakeBackend
 from demur.server.app import Service
-from demur.server.log import JsonLines
+from demur.server.log import JsonLines, LogWriter
 from demur.server.policies import Access
 from demur.server.run import run
 from demur.server.settings import Settings
@@ -16,11 +16,11 @@ from tests.server.house import engine
 
 if __name__ == "__main__":
     folder, delay_s, settings = sys.argv[1:]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
     backend = FakeBackend(engine=engine(), delay_s=float(delay_s))
     service = Service(
         Settings(**{"port": 0, **json.loads(settings)}), backend, Access(policies=read_folder(Path(folder)))
     )
+    handler = LogWriter(2, service.house.metrics.log_dropped)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     run(service, lambda address: print(address, flush=True))  # noqa: T201 - its parent reads it

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from demur.cli.workspace import Workspace, reopen
 from demur.config import build
 from demur.core.errors import ConfigError
 from demur.server.app import Service
-from demur.server.log import JsonLines
+from demur.server.log import JsonLines, LogWriter
 from demur.server.policies import Access
 from demur.server.run import run as run_until_told
 from demur.server.settings import Limits, Settings
@@ -27,6 +27,7 @@ from demur.store.policy_folder import read_folder
 from demur.store.run import RunFolder
 from demur.store.tenants_file import read_tenants
 
+STDOUT = 1  # the descriptor: Python's buffered stream would be waited for at exit
 TABLES = ("server", "limits", "files", "backend")
 
 
@@ -80,9 +81,9 @@ def command(
         tenants_file=told.files.tenants,
     )
     service = Service(told.settings, made, access, _watched_runs(workspace, told.files.watch))
-    _log_to_stdout()
+    _log_to_stdout(service)
     keys = "no key needed" if tenants_read is None else f"{len(tenants_read.keys)} keys"
-    run_until_told(service, lambda address: note(f"serving {told.settings.model!r} on {address}/v1, {keys}"))
+    run_until_told(service, lambda address: _say(f"serving {told.settings.model!r} on {address}/v1, {keys}"))
 
 
 def _told(
@@ -121,8 +122,15 @@ def _watched_runs(workspace: Workspace, named: Sequence[Path] | None) -> list[Ru
     return [RunFolder(root) for root in named]
 
 
-def _log_to_stdout() -> None:
-    handler = logging.StreamHandler(sys.stdout)
+def _say(text: str) -> None:
+    """A note on stderr; a closed or full stderr is no reason not to serve."""
+    with suppress(OSError):
+        note(text)
+
+
+def _log_to_stdout(service: Service) -> None:
+    handler = LogWriter(STDOUT, service.house.metrics.log_dropped)
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("demur").setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)  # else they go to stderr, which may have no reader either

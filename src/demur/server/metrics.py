@@ -60,6 +60,9 @@ class Metrics:
             ["policy", "policy_hash", "risk"],
             registry=here,
         )
+        self._log_dropped = Counter(
+            "demur_log_lines_dropped", "Log lines that could not be written, or had no place.", registry=here
+        )
         self._watched = Gauge("demur_watched_scores", "Live scores taken in.", ["policy", "policy_hash"], registry=here)
 
     def text(self) -> bytes:
@@ -69,6 +72,10 @@ class Metrics:
     def arrived(self) -> None:
         """A request has come."""
         self._in_flight.inc()
+
+    def log_dropped(self, lines: int) -> None:
+        """Log lines were lost."""
+        self._log_dropped.inc(lines)
 
     def left(self, visit: Visit) -> None:
         """A request has been answered, or its client has gone."""

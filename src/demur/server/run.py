@@ -2,12 +2,15 @@
 
 SIGTERM or SIGINT: /readyz says no, the door closes, answers being written are finished within a limit, then the
 process ends by itself with exit code 0. A second SIGINT does not wait. SIGHUP: look at policies and tenants now.
+Whatever hangs then (a disk, a thread of a library), the process ends with exit code 1 OVERDUE_S after that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +26,7 @@ from demur.server.log import event
 
 HEAD_BYTES = 16 * 1024  # of a request's line and headers
 CUT_OFF_S = 5.0  # for streams that were cut off to say so
+OVERDUE_S = 10.0  # after the last limit of an orderly end, until the process ends anyhow
 
 
 def run(service: Service, started: Callable[[str], None]) -> None:
@@ -55,6 +59,7 @@ class Process(uvicorn.Server):
         )
         self._service = service
         self._started = started
+        self._nowhere: int | None = None  # where nothing is read; opened with the first signal to end
         self.loop: asyncio.AbstractEventLoop | None = None  # once it runs
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -95,7 +100,13 @@ class Process(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what a handler is given
-        """Begin to end."""
+        """Begin to end, and see to it that the process does."""
+        if self._nowhere is None:
+            limits = self._service.house.settings
+            self._nowhere = os.open(os.devnull, os.O_WRONLY)
+            # A thread of C's: neither a held lock nor a stuck loop keeps it from ending the process.
+            within_s = limits.linger_s + limits.shutdown_s + CUT_OFF_S + OVERDUE_S
+            faulthandler.dump_traceback_later(within_s, exit=True, file=self._nowhere)
         self.begin_to_end(hurry=sig == signal.SIGINT and self._service.draining)
 
     def begin_to_end(self, *, hurry: bool = False) -> None:
