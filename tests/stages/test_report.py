@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
+from tests.browsing import opened
 from tests.fake_run import HOSTILE, JUDGE, engine_for, examples, finished, prepare
 
 from demur.core import bounds
@@ -21,7 +21,6 @@ from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_branches, read_scores
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHOW_ALL = len(examples())  # so many cards that the hostile prompt is among them
 
 
@@ -46,31 +45,6 @@ def run(made, tmp_path):
     """An evaluated run of one's own, without its report, and its engine."""
     shutil.copytree(made[0].root, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
     return RunFolder(tmp_path / "run"), made[1]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
-
-
-def opened(browser, path, **context):
-    """The page, drawn, with what it logged and what it asked the network for."""
-    page = browser.new_context(**context).new_page()
-    logged, asked = [], []
-    page.on("console", lambda message: logged.append(message.text))
-    page.on("pageerror", lambda error: logged.append(str(error)))
-    page.on("dialog", lambda dialog: (logged.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    page.wait_for_function(
-        "[...document.querySelectorAll('[data-plot]')].every((p) => p.querySelector('svg.main-svg'))"
-    )
-    return page, logged, asked
 
 
 @pytest.mark.parametrize("width", [1280, 420])
@@ -229,7 +203,7 @@ def test_cards_show_the_probabilities_that_thresholds_are_compared_with(calibrat
     margin_N = decide_many(policy, table.logp_NC).margin_N
     nearest = abs(margin_N).argmin()
     highest = np.exp(policy.calibrator.apply(table.logp_NC[nearest : nearest + 1])[0].max())
-    shown = path.with_name("report.md").read_text(encoding="utf-8").split("## Borderline prompts")[1]
+    shown = path.with_name("report.md").read_text(encoding="utf-8").split("### Prompts nearest to the threshold")[1]
     assert f" {highest:.1%}," in shown.split("probabilities: ")[1].split("\n")[0]
 
 

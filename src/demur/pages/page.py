@@ -2,7 +2,7 @@
 
 Prompts, answers, names and goals are a stranger's: Jinja escapes them in HTML, escape_markdown in Markdown, and plots
 get them as JSON in which no tag can end. Should one slip through all the same, the page's content security policy names
-the hashes of the two scripts that may run, and lets nothing be fetched.
+the hashes of the scripts that may run, and lets nothing be fetched.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -32,13 +33,15 @@ def render_html(page: Page) -> str:
 
     environment = _environment(autoescape=True)
     # The numbers are given out while the body is rendered, so the specs are filled in afterwards.
-    scripts = {"plotly_js": _script(get_plotlyjs()), "plots_js": _script(_file("plots.js"))}
+    scripts = {"plotly_js": _script(get_plotlyjs())}
+    scripts |= {f"{name}_js": _script(_file(f"{name}.js")) for name in ("plots", "explorer")}
     return environment.get_template("page.html.jinja").render(
         page=page,
         style=Markup(_file("style.css")),
         script_hashes=Markup(" ".join(map(_hash, scripts.values()))),
         plot_number=plot_number,
         plots_json=lambda: Markup(_json_in_html(specs)),
+        explorer_json=lambda part: Markup(_json_in_html(asdict(part))),
         **scripts,
     )
 

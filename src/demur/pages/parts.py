@@ -67,6 +67,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
     text_columns: int = 1  # leading columns that hold words; the others hold numbers
+    folded: bool = False  # shown as its title until somebody opens it
     kind: str = "table"
 
 
@@ -118,7 +119,42 @@ class Code:
     kind: str = "code"
 
 
-Part = Table | Figure | Cards | Code
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slider:
+    """A threshold that a reader may move. Position 0: never; one further, one more row is refused or several tied."""
+
+    column: int  # of the category among the choices
+    start: int  # position that decides as the policy does
+    threshold: str  # the policy's own, in words
+    thresholds: tuple[float, ...]  # at positions 1, 2, ..: strict to lenient, between the rows' probabilities
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExplorerRow:
+    """A prompt that the page decides again whenever a slider moves."""
+
+    prompt: str  # a stranger's text
+    kind: str
+    label: int  # column that ought to be chosen; 0 = answer
+    fixed: int | None  # column chosen wherever the sliders stand; None: its slider decides
+    column: int  # category whose slider decides
+    rank: int  # position of that slider from which on the row is refused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explorer:
+    """Sliders for thresholds, live rates, and a search over the prompts. Rows: those that were evaluated."""
+
+    title: str
+    caption: str
+    choices: tuple[str, ...]  # respond, then the categories
+    sliders: tuple[Slider, ...]  # none where the rule compares no threshold of one category
+    rows: tuple[ExplorerRow, ...]
+    command: str  # what to type to try the thresholds on a prompt of one's own
+    kind: str = "explorer"
+
+
+Part = Table | Figure | Cards | Code | Explorer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

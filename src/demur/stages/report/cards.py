@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 
@@ -13,6 +14,41 @@ from demur.stages.report.material import Material
 from demur.store.tables import Branch
 
 SHOWN_TOKENS = 3  # the most probable ones, with every prompt
+
+
+def decided(m: Material, most: int) -> tuple[Cards, ...]:
+    """Prompts that the calibrated policy decides wrongly and rightly, four sets, the surest decisions first.
+
+    Each set goes round the categories, so that a large one does not fill it.
+    """
+    decisions = decide_many(m.calibrated, m.rows.table.logp_NC)
+    order = np.argsort(-np.abs(decisions.margin_N), kind="stable").tolist()
+    refused_N = decisions.refuses_N
+    sets = (
+        ("Wrongly refused", "Ought to be answered.", refused_N & ~m.should_N),
+        ("Missed", "Ought to be refused, and were answered.", ~refused_N & m.should_N),
+        ("Rightly refused", "", refused_N & m.should_N),
+        ("Rightly answered", "", ~refused_N & ~m.should_N),
+    )
+    return tuple(
+        Cards(
+            title=f"{title} ({int(in_set_N.sum())} in all)",
+            caption=caption,
+            cards=tuple(_card(m, n, decisions) for n in _in_turn(m, [n for n in order if in_set_N[n]])[:most]),
+        )
+        for title, caption, in_set_N in sets
+    )
+
+
+def _in_turn(m: Material, rows: list[int]) -> list[int]:
+    """The rows, one of each category after the other, each category in the order given."""
+    turn: Counter[str | None] = Counter()
+    placed = []
+    for at, n in enumerate(rows):
+        category = m.examples[n].category
+        placed.append((turn[category], at, n))
+        turn[category] += 1
+    return [n for _, _, n in sorted(placed)]
 
 
 def nearest(m: Material, most: int) -> Cards:

@@ -6,10 +6,14 @@ Words stand here and in the captions beside each table and figure; page.py adds 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from demur.pages.parts import Code, Figure, Part, Section
+from demur.pages.parts import Code, Figure, Part, Section, Table
 from demur.stages.report import cards, curves, figures, tables
+from demur.stages.report.explorer import explorer
 from demur.stages.report.material import Material
+
+FEW = 2  # prompts of each kind at the top of the page
 
 _TINY = (
     "A word of honesty: this is a tiny model trained from nothing in a few minutes. Its ordinary answers are poor "
@@ -37,41 +41,61 @@ def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, .
 
     run_name: of the run folder, for commands. most_examples: prompts of each kind to show, 0 for none.
     """
+    few = min(most_examples, FEW)
     return (
-        Section(key="model", title="What this model is", parts=(), text=_model(m)),
+        Section(key="examples", title="What it decides", parts=cards.decided(m, few)),
+        Section(
+            key="control",
+            title="Setting the rate",
+            parts=(explorer(m, run_name), *_drawn(m, curves.trade_off, figures.thresholds)),
+        ),
         Section(
             key="policies",
             title="What the policies do",
-            parts=(tables.policies(m), tables.by_category(m)),
+            parts=(tables.policies(m), _folded(tables.by_category(m))),
             text=_unmet(m),
         ),
         Section(key="promise", title="Promise and measurement", parts=(tables.promises(m),)),
-        Section(key="control", title="Setting the rate", parts=_drawn(m, figures.thresholds, curves.trade_off)),
         _scores(m),
         Section(
             key="errors",
             title="Where it errs",
-            parts=(figures.confusion(m), tables.by_kind(m), tables.by_subcategory(m)),
+            parts=(
+                figures.confusion(m),
+                _folded(tables.by_kind(m)),
+                _folded(tables.by_subcategory(m)),
+                cards.nearest(m, most_examples),
+            ),
         ),
         Section(
             key="texts",
             title="Token and text",
             parts=(
                 tables.agreement(m),
-                tables.kept_word(m),
-                tables.twins(m),
+                _folded(tables.kept_word(m)),
+                _folded(tables.twins(m)),
                 *tables.corrected(m),
                 cards.disagreements(m, most_examples),
                 cards.stuck(m, most_examples),
             ),
         ),
-        Section(key="examples", title="Borderline prompts", parts=(cards.nearest(m, most_examples),)),
+        Section(key="model", title="What this model is", parts=(), text=_model(m)),
         Section(
             key="made",
             title="How it was made",
-            parts=(*_drawn(m, figures.training), tables.data(m), _commands(run_name), tables.settings(m)),
+            parts=(
+                *_drawn(m, figures.training),
+                _folded(tables.data(m)),
+                _commands(run_name),
+                _folded(tables.settings(m)),
+            ),
         ),
     )
+
+
+def _folded(table: Table) -> Table:
+    """The table, shown as its title until somebody opens it."""
+    return replace(table, folded=True)
 
 
 def _scores(m: Material) -> Section:
@@ -84,9 +108,9 @@ def _scores(m: Material) -> Section:
     )
     parts: tuple[Part, ...] = (
         *_drawn(m, curves.roc, curves.precision_recall, curves.reliability),
-        *tables.calibration(m),
+        *map(_folded, tables.calibration(m)),
         figures.histograms(m),
-        tables.rankings(m),
+        _folded(tables.rankings(m)),
     )
     return Section(key="scores", title="How good the scores are", parts=parts, text=text)
 

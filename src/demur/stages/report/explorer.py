@@ -1,0 +1,121 @@
+"""Sliders for the thresholds of the calibrated policy, over the test rows.
+
+The page takes no decision that decide_many did not take here first:
+
+1. Every threshold that a caller could move is set to "never", then to "always".
+2. A row with the same choice both times does not depend on the sliders (an answer, a locked
+   category, doubt): that choice is stored.
+3. Any other row is refused with one category from some probability on, because the rule `heaviest`
+   compares each row with one threshold. Its rank among those of its category is stored, and the
+   page compares whole numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.decision import decide_many
+from demur.core.policy import ALWAYS, NEVER, Policy
+from demur.core.score import Floats
+from demur.pages.parts import Explorer, ExplorerRow, Slider
+from demur.stages.report.material import Material
+from demur.stats.sample import evenly
+
+MOST_ROWS = 2000  # in the page: about 1 MB of prompts
+MOST_LETTERS = 600  # of a prompt
+
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def explorer(m: Material, run_name: str) -> Explorer:
+    """The test rows with what decides them, and a slider for each category that moves alone.
+
+    run_name: of the run folder, for the command. Policies of other rules than `heaviest` get no
+    sliders: their rows are compared with several thresholds at once.
+    """
+    policy = m.calibrated
+    shown = np.array(evenly(range(len(m.examples)), MOST_ROWS), dtype=np.int64)
+    logp_NC = m.rows.table.logp_NC[shown]
+    movable = _movable(policy)
+    strict_N = _chosen(policy, logp_NC, movable, NEVER)
+    column_N = _chosen(policy, logp_NC, movable, ALWAYS)
+    logq_NC = policy.calibrator.apply(logp_NC).astype(np.float64)
+    logq_N = np.take_along_axis(logq_NC, column_N[:, None], axis=1)[:, 0]
+    stops = {
+        name: np.unique(logq_N[(column_N == policy.taxonomy.column(name)) & (strict_N != column_N)]) for name in movable
+    }
+    rows = []
+    for at, n in enumerate(shown.tolist()):
+        column = int(column_N[at])
+        fixed = column if int(strict_N[at]) == column else None
+        own = stops[m.evaluation.choices[column]] if fixed is None else np.array([])
+        rows.append(
+            ExplorerRow(
+                prompt=m.examples[n].text[:MOST_LETTERS],
+                kind=m.examples[n].kind,
+                label=int(m.rows.label_N[n]),
+                fixed=fixed,
+                column=column,
+                # The likeliest row has rank 1: position 1 refuses it alone.
+                rank=len(own) - int(np.searchsorted(own, logq_N[at])) if fixed is None else 0,
+            )
+        )
+    return Explorer(
+        title="Move a threshold",
+        caption=_caption(len(rows), len(m.examples), bool(movable)),
+        choices=m.evaluation.choices,
+        sliders=tuple(_slider(policy, name, stops[name]) for name in movable),
+        rows=tuple(rows),
+        command=f"demur chat {run_name}",
+    )
+
+
+def _movable(policy: Policy) -> tuple[str, ...]:
+    """The categories whose thresholds may move without moving another's decisions."""
+    if policy.rule != "heaviest":
+        return ()
+    pairs = zip(policy.taxonomy.names, policy.categories, strict=True)
+    return tuple(name for name, c in pairs if c.active and c.override is None and not c.locked)
+
+
+def _chosen(policy: Policy, logp_NC: Floats, movable: tuple[str, ...], threshold: float) -> Ints:
+    """The columns that the policy chooses with all these thresholds at one place, limits aside."""
+    categories = tuple(
+        replace(c, threshold=threshold, limits=None) if name in movable else c
+        for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
+    )
+    return decide_many(replace(policy, categories=categories, sensitivities=()), logp_NC).choice_N
+
+
+def _slider(policy: Policy, name: str, stops: Doubles) -> Slider:
+    """A slider that stands where the policy does.
+
+    stops: the distinct log-probabilities that it decides, rising. Its own thresholds lie half-way
+    between two neighbours, so that they can be typed without hitting a row.
+    """
+    threshold = policy.category(name).threshold
+    with np.errstate(divide="ignore"):
+        start = int((stops >= np.log(threshold)).sum())
+    falling = np.exp(stops[::-1])
+    below = np.append(falling[1:], 0.0)
+    return Slider(
+        column=policy.taxonomy.column(name),
+        start=start,
+        threshold="never" if math.isinf(threshold) else f"{threshold:.4g}",
+        thresholds=tuple(((falling + below) / 2).tolist()),
+    )
+
+
+def _caption(shown: int, of: int, movable: bool) -> str:
+    rows = f"{shown:,} test prompts" if shown == of else f"{shown:,} of {of:,} test prompts"
+    if not movable:
+        return f"{rows}. The policy's rule compares no threshold of one category alone: no sliders."
+    return (
+        f"{rows}, decided again in this page whenever a slider moves: further to the right more is "
+        "refused, at the left end nothing. Nothing is promised of thresholds that were moved."
+    )
