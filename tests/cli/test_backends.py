@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -114,6 +115,28 @@ def test_chat_asks_a_scorer_and_a_generator_and_no_more(demur, run, tmp_path, mo
         write_json(root / "config.json", config)
     assert result.code == 0, result.err
     assert "decision: " in result.out
+
+
+def chatted(demur, run, tmp_path, monkeypatch, lines, *flags):
+    (tmp_path / "lines").write_text("".join(f"{line}\n" for line in lines))
+    monkeypatch.setattr(sys, "stdin", (tmp_path / "lines").open())
+    result = demur("chat", run[1].root, *flags)
+    assert result.code == 0, result.err
+    return result
+
+
+def shown(result):
+    """The lines about respond, one a turn, as printed."""
+    return re.findall(r"^respond .*$", result.out, re.M)
+
+
+def test_a_chat_has_several_turns_and_new_begins_anew(demur, run, tmp_path, monkeypatch):
+    prompt, other = "What is the capital of France?", "Name a river."
+    lines = (prompt, other, "/new", other)
+    _, second, again = shown(chatted(demur, run, tmp_path, monkeypatch, lines))
+    assert second != again  # the turn before it is read, until /new
+    alone = shown(chatted(demur, run, tmp_path, monkeypatch, (prompt, other), "--alone"))
+    assert alone[1] == again
 
 
 class Bare:

@@ -29,7 +29,7 @@ FLAGS = {
     "evaluate": ["--branches", "--also", "--limit", "--labels", "--judge", "--settings", "--json"],
     "report": [],
     "decide": ["--policy", "--scores", "--threshold", "--rate", "--json"],
-    "chat": ["--threshold", "--rate"],
+    "chat": ["--threshold", "--rate", "--alone"],
     "serve": ["--config", "--policies", "--tenants", "--backend", "--url", "--host", "--port"],
     "explain": ["--tenant", "--policy", "--sensitivity", "--rate", "--threshold", "--row", "--json"],
     "diff": ["--scores", "--prompts", "--json"],

@@ -1,11 +1,14 @@
-"""demur chat: a prompt at a time, with what the model saw in it, what the policy made of that, and the answer."""
+"""demur chat: a conversation, with each turn's probabilities, decision and answer."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
+import typer
 from rich.table import Table
 
 from demur.cli import options
@@ -16,34 +19,48 @@ from demur.cli.show import note, result_console
 from demur.cli.workspace import Engine, reopen
 from demur.core.decision import Decision, decide
 from demur.core.errors import DemurError
-from demur.core.example import Message
+from demur.core.example import Message, Role
 from demur.core.policy import GENERATE, Policy
 from demur.core.ports import Answer, Answerer, Prompt
 from demur.core.score import Floats
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
 
+with contextlib.suppress(ModuleNotFoundError):  # not everywhere, and chat does without
+    import readline  # noqa: F401 - arrow keys edit a line and bring back earlier ones
+
 BAR_WIDTH = 30
-HELP = "/threshold CATEGORY NUMBER | /policy natural, calibrated, NAME or FILE | /help | /quit"
+HELP = "/threshold CATEGORY NUMBER | /policy natural, calibrated, NAME or FILE | /new | /help | /quit"
 
 
-def command(run: options.Run, threshold: options.Threshold = None, rate: options.Rate = None) -> None:
-    """Talk to the trained model. Every prompt stands alone; thresholds change without training again."""
+def command(
+    run: options.Run,
+    *,
+    threshold: options.Threshold = None,
+    rate: options.Rate = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Let every prompt stand alone: no earlier turns.")] = False,
+) -> None:
+    """Talk to the trained model. Thresholds change without training again; /new begins anew."""
     workspace = reopen(run)
     speaks = workspace.config.engine not in PREDICTORS
     policy = overridden(read_policy(workspace.folder.policy), threshold, rate)
     engine = Engine(workspace)
     note(HELP)
     if not speaks:
-        note(f"engine {workspace.config.engine!r} decides and writes nothing: `demur serve` asks the model behind it")
+        engine_name = workspace.config.engine
+        note(f"engine {engine_name!r} decides and writes nothing: `demur serve` asks the model behind it")
+    turns: tuple[Message, ...] = ()
     for line in _lines():
         if line == "/quit":
             return
         try:
-            if line.startswith("/"):
+            if line == "/new":
+                turns = ()
+            elif line.startswith("/"):
                 policy = _obey(line, workspace.folder, policy)
             else:
-                _show(policy, *_asked(engine, (Message(role="user", content=line),), policy, speaks=speaks))
+                answered = _turn(engine, policy, (*turns, _said("user", line)), speaks=speaks)
+                turns = () if alone else answered
         except DemurError as e:  # a slip of the finger ends no conversation
             note(str(e))
 
@@ -52,14 +69,34 @@ def _lines() -> Iterator[str]:
     """What the user types, or what is piped in, without empty lines."""
     interactive = sys.stdin.isatty()
     while True:
-        if interactive:
-            sys.stderr.write("> ")
-            sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
+        try:
+            line = input("> ") if interactive else sys.stdin.readline()
+        except EOFError:
+            return
+        if not interactive and not line:
             return
         if line.strip():
             yield line.strip()
+
+
+def _said(role: Role, text: str) -> Message:
+    return Message(role=role, content=text)
+
+
+def _turn(engine: Engine, policy: Policy, prompt: Prompt, *, speaks: bool) -> tuple[Message, ...]:
+    """Decide, answer and show one turn; the conversation with what was answered.
+
+    A later turn is decided on the whole conversation. Where the same words alone would be decided
+    otherwise, that is said: a refused turn may colour those after it.
+    """
+    logp_C, decision, answer = _asked(engine, prompt, policy, speaks=speaks)
+    _show(policy, logp_C, decision, answer)
+    if len(prompt) > 1:
+        alone = decide(policy, engine.logp([prompt[-1:]])[0])
+        if alone.choice != decision.choice:
+            note(f"without the turns before it: {alone.choice} (/new begins anew)")
+    text = _text(policy, decision, answer)
+    return (*prompt, _said("assistant", text)) if text else ()
 
 
 def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
