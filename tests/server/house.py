@@ -110,12 +110,13 @@ def request(text: str = ANSWERED, **fields):
 def serving(folder: Path, tenants: Path | None = None, watched_runs=(), backend=None, **settings):
     """A running server over a folder of policies."""
     backend = backend or FakeBackend(engine=engine())
+    told = Settings(port=0, **{"reload_s": 0.05, **settings})
     access = Access(
-        policies=read_folder(folder, backend.fingerprint),
+        policies=read_folder(folder, backend.fingerprint, told.trust),
         tenants=read_tenants(tenants) if tenants else None,
         tenants_file=tenants,
     )
-    service = Service(Settings(port=0, **{"reload_s": 0.05, **settings}), backend, access, watched_runs)
+    service = Service(told, backend, access, watched_runs)
     with in_thread(service) as (url, process):
         yield Running(url=url, service=service, backend=backend, process=process)
 

@@ -7,15 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from demur.core.errors import ArtifactError
+from demur.core.errors import ArtifactError, PolicyError
 from demur.core.guarantee import Promise
 from demur.core.rates import Rate
 from demur.engines.fake_backend import FakeBackend
 from demur.stages import watch
 from demur.stages.watch import begin_watching, live_path, state_path
 from demur.store.files import write_json
-from demur.store.policy_file import policy_digest, read_policy, write_policy
+from demur.store.policy_file import bound, policy_digest, read_policy, write_policy, write_signed
 from demur.store.run import RunFolder
+from demur.store.signature import new_private_key
 from demur.store.tables import read_scores
 from tests.fake_run import engine_for, examples, like_traffic, prepare
 from tests.server.house import serving, wait_until
@@ -37,7 +38,7 @@ def calibrated(tmp_path_factory):
     rows = examples(every=4)
     engine = engine_for(rows)
     folder = prepare(tmp_path_factory.mktemp("run"), rows, engine)
-    write_policy(folder.policy, replace(read_policy(folder.policy), promises=(PROMISE,)))
+    write_policy(folder.policy, bound(replace(read_policy(folder.policy), promises=(PROMISE,))))
     folder.finish("calibrate", {}, {}, [folder.policy])
     return folder, engine
 
@@ -62,8 +63,9 @@ def supported(policy):
 
 
 def other(policy):
-    """The same policy with other thresholds, under the same name."""
-    return replace(policy, categories=tuple(replace(c, threshold=0.9) for c in policy.categories))
+    """The same policy with other thresholds, under the same name, certified afresh."""
+    categories = tuple(replace(c, threshold=0.9) for c in policy.categories)
+    return bound(replace(policy, categories=categories, promises=(PROMISE,)))
 
 
 def said(server, **fields):
@@ -103,7 +105,7 @@ def test_requests_under_other_thresholds_are_not_watched(made):
 def test_every_policy_in_force_is_watched_and_one_that_is_gone_leaves_no_series(made):
     folder, engine, own = made
     first = read_policy(folder.policy)
-    second, later = replace(other(first), name="second"), other(first)
+    second, later = bound(replace(other(first), name="second")), other(first)
     write_policy(own / "second.json", second)
     with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1) as server:
         assert (server.metric(supported(first)), server.metric(supported(second))) == (1, 1)
@@ -181,3 +183,48 @@ def test_a_damaged_state_stops_the_start(made):
         serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder]),
     ):
         pass
+
+
+def edited(path):
+    """Thresholds set by hand: nothing is refused any more."""
+    value = json.loads(path.read_text())
+    for row in value["categories"]:
+        row["threshold"] = 0.99
+    path.write_text(json.dumps(value))
+    return policy_digest(read_policy(path))
+
+
+def test_thresholds_edited_while_the_server_runs_are_served_as_not_certified(made, caplog):
+    folder, engine, own = made
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder]) as server:
+        assert said(server) == "certified"
+        digest = edited(own / "p.json")
+        wait_until(lambda: server.chat().json()["demur"]["policy_hash"] == digest)
+        assert said(server) == "not certified"
+        line = f'demur_promises_not_certified{{policy="default",policy_hash="{digest}"}}'
+        wait_until(lambda: server.metric(line) == 1)
+    assert "promise not certified" in [r.getMessage() for r in caplog.records]
+
+
+def test_an_edited_policy_is_not_taken_where_the_operator_wants_an_error(made):
+    folder, engine, own = made
+    trust = {"unproven": "error"}
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], **trust) as server:
+        before = server.chat().json()["demur"]["policy_hash"]
+        edited(own / "p.json")
+        wait_until(lambda: server.metric("demur_policy_faults") == 1)
+        assert server.chat().json()["demur"]["policy_hash"] == before
+    with pytest.raises(PolicyError, match="not certified"), serving(own, backend=FakeBackend(engine=engine), **trust):
+        pass
+
+
+def test_a_server_with_trusted_keys_believes_signed_policies_only(made, tmp_path):
+    folder, engine, own = made
+    public = new_private_key(tmp_path / "key.pem")
+    options = {"backend": FakeBackend(engine=engine), "watched_runs": [folder], "trusted_keys": (public,)}
+    with serving(own, **options) as server:
+        assert said(server) == "not certified"
+        write_signed(own / "p.json", read_policy(own / "p.json"), tmp_path / "key.pem")
+        wait_until(lambda: said(server) == "certified")
+        write_policy(own / "p.json", read_policy(own / "p.json"))  # the same digest, without the signature
+        wait_until(lambda: said(server) == "not certified")

@@ -11,7 +11,7 @@ from demur.core.guarantee import Promise
 from demur.core.policy import NEVER, RULES, CategoryPolicy, CurvePoint, Fingerprint, Policy, Sensitivity, natural
 from demur.core.rates import Rate
 from demur.core.taxonomy import coconot, single
-from demur.store.policy_file import policy_digest, policy_from_json, policy_to_json, read_policy, write_policy
+from demur.store.policy_file import bound, policy_digest, policy_from_json, policy_to_json, read_policy, write_policy
 
 thresholds = st.floats(0, 1) | st.just(NEVER)
 rates = st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda t: Rate(hits=min(t), of=max(t)))
@@ -76,7 +76,7 @@ policies = st.builds(
     categories=st.tuples(*[category_policies()] * 5),
     fingerprint=st.none() | fingerprints,
     promises=st.lists(promises, max_size=2).map(tuple),
-)
+).map(bound)
 
 
 @given(policies | asked_for())
@@ -150,7 +150,7 @@ def first_category(**fields):
         (first_category(limits=[0.0, 0.5]), "outside its limits", ""),
         (first_category(category="saftey"), "are not the taxonomy's", "same"),
         (changed(categories=[]), "are not the taxonomy's", "same"),
-        (first_category(threshold=float("nan")), "nan", ""),
+        (first_category(threshold=float("nan")), "NaN", ""),
     ],
 )
 def test_a_bad_policy_names_file_key_and_remedy(tmp_path, value, says, hint):

@@ -13,6 +13,7 @@ import typer
 
 from demur.cli import options
 from demur.cli.judges import build_judge, read_settings, tell_spent
+from demur.cli.policies import opened
 from demur.cli.show import bar, named, note, print_json, print_table
 from demur.cli.workspace import Engine, Workspace, reopen
 from demur.config import build
@@ -29,7 +30,6 @@ from demur.stages.bench_refusals.content import facts
 from demur.store.bench_file import BenchFile
 from demur.store.boundary import read_toml
 from demur.store.item_results import write_card
-from demur.store.policy_file import read_policy
 from demur.store.reply_file import ReplyFile
 from demur.store.rows import read_examples
 from demur.wiring import CHATS, find
@@ -159,7 +159,7 @@ def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
     folder, engine = workspace.folder, Engine(workspace)
     seen = [e for split in ("train", "calibrate") for e in read_examples(folder.split(split))]
     return Candidate(
-        policy=read_policy(policy or folder.policy),
+        policy=opened(policy or folder.policy),
         scorer=engine,
         generator=engine,
         settings=f"max_new_tokens={workspace.config.evaluate.max_new_tokens}",

@@ -105,4 +105,5 @@ def promise_line(promise: Promise) -> str:
     level = "" if promise.level is None else f" at {promise.level:g}"
     seen = "" if promise.rate is None else f", {promise.rate.hits} of {promise.rate.of} on the rows it was chosen on"
     sure = f" with {promise.confidence:.0%} confidence" if promise.confidence is not None else ", no guarantee"
-    return f"{promise.status}: {promise.risk}{level}{sure}{seen} ({promise.method})"
+    fault = "" if promise.fault is None else f"; {promise.fault}"
+    return f"{promise.status}: {promise.risk}{level}{sure}{seen} ({promise.method}){fault}"

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from demur.cli import options
 from demur.cli.calibrate import threshold_text
-from demur.cli.policies import named_policy, overridden
+from demur.cli.policies import named_policy, opened, overridden
 from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note, result_console
 from demur.cli.workspace import Engine, reopen
@@ -23,7 +23,6 @@ from demur.core.example import Message, Role
 from demur.core.policy import GENERATE, Policy
 from demur.core.ports import Answer, Answerer, Prompt
 from demur.core.score import Floats
-from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
 
 with contextlib.suppress(ModuleNotFoundError):  # not everywhere, and chat does without
@@ -43,7 +42,7 @@ def command(
     """Talk to the trained model. Thresholds change without training again; /new begins anew."""
     workspace = reopen(run)
     speaks = workspace.config.engine not in PREDICTORS
-    policy = overridden(read_policy(workspace.folder.policy), threshold, rate)
+    policy = overridden(opened(workspace.folder.policy), threshold, rate)
     engine = Engine(workspace)
     note(HELP)
     if not speaks:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.policies import decision_json, overridden
+from demur.cli.policies import decision_json, opened, overridden
 from demur.cli.show import print_json, print_table
 from demur.cli.workspace import Engine, reopen
 from demur.core.decision import decide
@@ -19,7 +19,6 @@ from demur.core.errors import ConfigError
 from demur.core.example import Message
 from demur.core.policy import Fingerprint, Policy
 from demur.core.score import Floats
-from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 
@@ -70,7 +69,7 @@ def command(
 def _policy(run: Path | None, path: Path | None) -> Policy:
     if path is None and run is None:
         raise ConfigError("there is no policy to decide under", "give a run folder, or --policy FILE --scores FILE")
-    return read_policy(path if path is not None else RunFolder(run or Path()).policy)
+    return opened(path if path is not None else RunFolder(run or Path()).policy)
 
 
 def _from_file(path: Path) -> _Scored:

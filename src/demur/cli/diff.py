@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.policies import policy_file
+from demur.cli.policies import opened, policy_file
 from demur.cli.show import note, print_json, print_table
 from demur.core.decision import decide_many
 from demur.core.errors import ConfigError
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
-from demur.store.policy_file import policy_digest, read_policy
+from demur.store.policy_file import policy_digest
 from demur.store.rows import read_examples
 from demur.store.tables import read_scores
 
@@ -46,7 +46,7 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Decide stored scores under both policies. Exit code 0 if every decision stays, 3 if any changes."""
-    policies = read_policy(policy_file(a)), read_policy(policy_file(b))
+    policies = opened(policy_file(a)), opened(policy_file(b))
     table, fingerprint = read_scores(scores)
     for policy in policies:
         policy.require_model(fingerprint)

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from demur.cli import options
-from demur.cli.calibrate import threshold_text
-from demur.cli.policies import asked, decision_json, policy_file
+from demur.cli.calibrate import promise_line, threshold_text
+from demur.cli.policies import asked, decision_json, policy_file, tell_of_unproven
 from demur.cli.show import note, print_json, print_table
 from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, permitted
 from demur.core.decision import decide
@@ -57,6 +57,7 @@ def command(
     who = _tenant(tenant) if tenant else _operator(there, policy)
     ask = replace(asked(threshold, rate, sensitivity), policy=policy)
     live = there.policies[permitted(who, ask, there.policies)]
+    tell_of_unproven(live.policy)
     found = effective(live.policy, ask)
     explained = _Explained(live=live, effective=found, decision=_decided(row, found.policy) if row else None)
     if as_json:
@@ -115,6 +116,8 @@ def _show(explained: _Explained) -> None:
         print_table([("row", "decision"), (decision["id"], decision["decision"])], words=2)
     if known := ", ".join(s.name for s in policy.sensitivities):
         note(f"sensitivities of this policy: {known}")
+    for promise in policy.promises:
+        note(promise_line(promise))
     if explained.effective.overridden:
         note("the promises of the policy do not cover these thresholds")
 
@@ -141,6 +144,7 @@ def _json(explained: _Explained) -> dict[str, object]:
         "digest": explained.live.digest,
         "rule": policy.rule,
         "overridden": explained.effective.overridden,
+        "promises": [{"risk": p.risk, "level": p.level, "status": p.status} for p in policy.promises],
         "sensitivities": [s.name for s in policy.sensitivities],
         "categories": [
             {

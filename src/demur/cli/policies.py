@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from demur.cli.show import note
 from demur.core.access import PolicyAsk, effective
 from demur.core.decision import Decision
 from demur.core.errors import ConfigError
@@ -21,9 +22,23 @@ def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
     if name == "natural":
         return natural(base.taxonomy, base.fingerprint)
     if name == "calibrated":
-        return read_policy(folder.policy)
+        return opened(folder.policy)
     stored = folder.stage("evaluate") / "policies" / f"{name}.json"
-    return read_policy(stored if stored.exists() else Path(name))
+    return opened(stored if stored.exists() else Path(name))
+
+
+def opened(path: Path) -> Policy:
+    """Read a policy, and say on stderr which of its promises do not count, and why."""
+    policy = read_policy(path)
+    tell_of_unproven(policy)
+    return policy
+
+
+def tell_of_unproven(policy: Policy) -> None:
+    """Say which promises their file calls certified and does not bear out."""
+    for promise in policy.promises:
+        if promise.fault is not None:
+            note(f"policy {policy.name!r}: {promise.risk} is not certified: {promise.fault}; calibrate again")
 
 
 def policy_file(path: Path) -> Path:

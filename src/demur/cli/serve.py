@@ -76,7 +76,7 @@ def command(
     kind, at = told.backend.pop("kind", default_backend(workspace)), told.backend.pop("url", None)
     made = make_backend(kind, workspace, at, told.backend, f"{config}: backend")
     access = Access(
-        policies=read_folder(told.files.policies or workspace.folder.policy, made.fingerprint),
+        policies=read_folder(told.files.policies or workspace.folder.policy, made.fingerprint, told.settings.trust),
         tenants=tenants_read,
         tenants_file=told.files.tenants,
     )

@@ -102,7 +102,7 @@ def effective(policy: Policy, ask: PolicyAsk) -> Effective:
     for layer in (_by_sensitivity, _by_rate, _by_threshold):
         settings |= {s.category: s for s in _allowed(policy, layer(policy, ask))}
     moved = {n: s.threshold for n, s in settings.items() if s.threshold != policy.category(n).threshold}
-    changed = replace(policy.with_thresholds(moved), promises=()) if moved else policy
+    changed = policy.with_thresholds(moved) if moved else policy
     return Effective(policy=changed, settings=tuple(settings.values()), overridden=bool(moved))
 
 

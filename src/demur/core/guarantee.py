@@ -7,7 +7,7 @@ from typing import Literal
 
 from demur.core.rates import Rate
 
-Status = Literal["certified", "measured", "uncertified", "no longer supported"]
+Status = Literal["certified", "measured", "uncertified", "no longer supported", "not certified"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +18,8 @@ class Promise:
     calibration rows; all certified promises of a policy hold together with that confidence. "measured": only what was
     observed on the calibration rows, no guarantee. "uncertified": asked for and not granted; `on_failure` says what
     the caller had chosen for that case. "no longer supported": was certified, but live requests or labels speak
-    against it (demur.stats.drift).
+    against it (demur.stats.drift). "not certified": its file says certified, and does not bear that out
+    (demur.store.binding); `fault` says why.
     """
 
     risk: str  # what is bounded: "false_refusal", "refusal_rate[safety]", "f1", ...
@@ -29,6 +30,8 @@ class Promise:
     data_digest: str  # of the rows and scores it was chosen on
     method: str  # procedure and its source
     on_failure: str = "stop"  # the caller's choice: stop, hard_only, or keep:<name of a policy>
+    digest: str | None = None  # of what it speaks of: demur.store.binding; None in files that older versions wrote
+    fault: str | None = None  # why it is "not certified", found on reading; no file holds it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

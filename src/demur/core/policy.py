@@ -145,12 +145,12 @@ class Policy:
             )
 
     def with_thresholds(self, thresholds: dict[str, float]) -> Policy:
-        """The same policy with other thresholds for the named categories."""
+        """The same policy with other thresholds for the named categories, of which nothing was promised."""
         changed = list(self.categories)
         for name, threshold in thresholds.items():
             at = self.taxonomy.index(name)
             changed[at] = replace(changed[at], threshold=threshold)
-        return replace(self, categories=tuple(changed))
+        return replace(self, categories=tuple(changed), promises=())
 
     def threshold_at_rate(self, category: str, rate: float) -> float:
         """The most lenient stored threshold of a category that refuses at most `rate` of all calibration rows.

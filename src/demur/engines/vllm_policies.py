@@ -16,6 +16,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from demur.core.access import PolicyAsk, effective
 from demur.core.errors import AccessError, ConfigError, PolicyError
@@ -23,12 +24,15 @@ from demur.core.policy import Fingerprint, Policy
 from demur.engines.vllm_request import DIGEST, POLICY, PolicyRequest
 from demur.store.policy_file import policy_from_json, policy_to_json
 from demur.store.policy_folder import Live, PolicySet, read_folder, reload
+from demur.store.trust import DIGESTS_ONLY, Trust
 
 LOG = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "DEMUR_POLICIES"  # a folder of policies, or one policy file
 DEFAULT_VARIABLE = "DEMUR_POLICY"  # the policy of requests that name none
 REQUIRE_VARIABLE = "DEMUR_REQUIRE_POLICY"  # "1": requests that name none are refused
+TRUSTED_VARIABLE = "DEMUR_TRUSTED_KEYS"  # public keys with commas between them: the server's trusted_keys
+UNPROVEN_VARIABLE = "DEMUR_UNPROVEN"  # "not certified" or "error": the server's unproven
 
 REFRESH_S = 1.0  # a changed file is noticed after so long, or at once by a request that names its digest
 # A caller that resolved a policy just before it changed may still have that version: the newest so many are kept.
@@ -49,13 +53,14 @@ class PolicyShelf:
         *,
         default: str | None = None,
         required: bool = False,
+        trust: Trust = DIGESTS_ONLY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._default, self._required, self._clock = default, required, clock
         self._lock = threading.Lock()
         self._versions: OrderedDict[tuple[str, str], Live] = OrderedDict()  # (name, digest), oldest first
-        self.model = _model_of(read_folder(folder))
-        self._take(read_folder(folder, self.model))
+        self.model = _model_of(read_folder(folder, trust=trust))
+        self._take(read_folder(folder, self.model, trust))
         self._set.require_sound()
         if default is not None and default not in self._set.policies:
             raise ConfigError(f"{DEFAULT_VARIABLE} = {default!r} is not in {folder}", self._known(default))
@@ -70,7 +75,7 @@ class PolicyShelf:
         if required not in ("0", "1"):
             raise ConfigError(f"{REQUIRE_VARIABLE} = {required!r}", 'set it to "1" or "0"')
         default = environment.get(DEFAULT_VARIABLE) or None
-        return cls(Path(folder), default=default, required=required == "1")
+        return cls(Path(folder), default=default, required=required == "1", trust=_trust(environment))
 
     def effective(self, request: PolicyRequest) -> str | None:
         """The policy that decides a request, as JSON for `decoded`; None for a request without one, where allowed.
@@ -133,6 +138,13 @@ class PolicyShelf:
     def _known(self, name: str) -> str:
         close = get_close_matches(name, self._set.policies, n=1)
         return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(self._set.policies)}"
+
+
+def _trust(environment: Mapping[str, str]) -> Trust:
+    """What the variables ask of policies. Raises ConfigError on a key or a word that is none."""
+    keys = tuple(key.strip() for key in environment.get(TRUSTED_VARIABLE, "").split(",") if key.strip())
+    otherwise: Any = environment.get(UNPROVEN_VARIABLE) or DIGESTS_ONLY.otherwise
+    return Trust(keys=keys, otherwise=otherwise)
 
 
 def _model_of(policies: PolicySet) -> Fingerprint:

@@ -20,6 +20,7 @@ from demur.store.run import RunFolder
 
 CERTIFIED: Promises = "certified"
 LOST: Promises = "no longer supported"
+UNPROVEN: Promises = "not certified"
 NO_SCORES = "no watched run has calibration scores of its model"
 
 
@@ -74,12 +75,16 @@ class Drift:
         """What an answer says of its policy's promises.
 
         "certified"; "certified, not watched" where no drift would be noticed; "no longer supported" after an alarm;
-        "void" under thresholds of the caller's own, of which nothing was promised; "none" where nothing was certified
-        in the first place.
+        "not certified" where the file says certified of one and does not bear it out (demur.store.trust); "void"
+        under thresholds of the caller's own, of which nothing was promised; "none" where nothing was certified in the
+        first place.
         """
         if overridden:
             return "void"
-        now = self._statuses.get(digest) or {p.status for p in policy.promises}
+        read = {p.status for p in policy.promises}
+        if UNPROVEN in read:  # whatever was said of a file with the same digest: a signature is no part of it
+            return UNPROVEN
+        now = self._statuses.get(digest) or read
         if LOST in now:
             return LOST
         if CERTIFIED not in now:

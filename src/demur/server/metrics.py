@@ -53,6 +53,12 @@ class Metrics:
             "demur_policy_info", "1 for each policy in force.", ["policy", "policy_hash"], registry=here
         )
         self._faults = Gauge("demur_policy_faults", "Policy files that are not in force as they stand.", registry=here)
+        self._unproven = Gauge(
+            "demur_promises_not_certified",
+            "Promises of a policy in force that its file says are certified and does not bear out.",
+            ["policy", "policy_hash"],
+            registry=here,
+        )
         self._tenants = Gauge("demur_tenants_rejected", "1 while the tenants file cannot be used.", registry=here)
         self._supported = Gauge(
             "demur_promise_supported",
@@ -105,8 +111,11 @@ class Metrics:
     def policies(self, policies: PolicySet) -> None:
         """Which policies are in force."""
         self._policy.clear()
+        self._unproven.clear()
         for name, live in policies.policies.items():
             self._policy.labels(name, live.digest).set(1)
+            unproven = sum(p.status == "not certified" for p in live.policy.promises)
+            self._unproven.labels(name, live.digest).set(unproven)
         self._faults.set(len(policies.faults))
 
     def reloaded(self, policies: PolicySet, changes: Sequence[Change], complaint: str | None) -> None:

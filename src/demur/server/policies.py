@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Book:
         self._complaint: str | None = None  # about the tenants file as it stands
         self._now = access
         metrics.policies(access.policies)
+        _tell_of_unproven(access.policies, names)
 
     @property
     def now(self) -> Access:
@@ -65,6 +67,7 @@ class Book:
             self._now = replace(self._now, policies=policies, tenants=self._tenants(policies))
         for change in changes:
             _tell(change)
+        _tell_of_unproven(policies, [c.name for c in changes if c.kind in ("added", "changed") and c.name])
         self._metrics.reloaded(policies, changes, self._complaint)
 
     def _tenants(self, policies: PolicySet) -> Tenants | None:
@@ -83,6 +86,21 @@ class Book:
             event(logging.INFO, "tenants in force", tenants=len(tenants.tenants), keys=len(tenants.keys))
         self._complaint = None
         return tenants
+
+
+def _tell_of_unproven(policies: PolicySet, names: Iterable[str]) -> None:
+    """Log the promises of these policies that their files do not bear out."""
+    for live in (policies.policies[name] for name in names):
+        for promise in live.policy.promises:
+            if promise.fault is not None:
+                event(
+                    logging.ERROR,
+                    "promise not certified",
+                    policy=live.policy.name,
+                    policy_hash=live.digest,
+                    risk=promise.risk,
+                    reason=promise.fault,
+                )
 
 
 def _tell(change: Change) -> None:

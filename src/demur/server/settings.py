@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from demur.core.errors import ConfigError
+from demur.store.trust import Otherwise, Trust
 
 OnDoubt = Literal["refuse", "error"]
 RefusalFinish = Literal["stop", "content_filter"]
@@ -51,15 +52,23 @@ class Settings:
     linger_s: float = 0.0  # between SIGTERM and the closed door: time for a load balancer to see /readyz
     open_metrics: bool = False  # /metrics without a key, on a loopback address only
     describe: bool = False  # serve /openapi.json
+    trusted_keys: tuple[str, ...] = ()  # public keys; any: a promise counts only in a policy signed by one of them
+    unproven: Otherwise = "not certified"  # a policy whose promises do not count decides; "error": it is not used
     watch_rows: int = 64  # live scores that a promise's monitor takes in at a time
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        Trust(keys=self.trusted_keys, otherwise=self.unproven)  # raises on a key that is none
         if self.open_metrics and not self.is_local:
             raise ConfigError(
                 f"open_metrics beside host {self.host!r} would show tenants and decisions to anybody",
                 "scrape with an operator's key, or bind to 127.0.0.1",
             )
+
+    @property
+    def trust(self) -> Trust:
+        """What a policy's promises need to count. Raises ConfigError on a key that is none."""
+        return Trust(keys=self.trusted_keys, otherwise=self.unproven)
 
     @property
     def is_local(self) -> bool:

@@ -35,7 +35,7 @@ from demur.store.calibrator_file import write_correctness_aware
 from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 from demur.store.files import digest_file, digest_json
 from demur.store.monitor_file import read_feedback
-from demur.store.policy_file import read_policy, write_policy
+from demur.store.policy_file import bound, read_policy, write_policy
 from demur.store.rewritten import calibrated_scores, correctness_file, read_rewritten, rewritten_scores
 from demur.store.rows import read_examples, read_policy_rows
 from demur.store.run import RunFolder
@@ -105,7 +105,9 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         if path is not None:
             made_from[name] = digest_file(path)
     if folder.is_current("calibrate", settings, made_from):
-        return read_policy(folder.policy)
+        done = read_policy(folder.policy)
+        if not any(p.status == "not certified" for p in done.promises):  # else: by an older version, without digests
+            return done
     examples = read_policy_rows(folder, "calibrate", config.sources)
     check_disjoint(read_examples(folder.split("train")), examples)
     fitted = _fitted(config, taxonomy, examples, (folder, rewrites))
@@ -116,7 +118,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         _how(config, goals, _kept(kept_file, config, taxonomy, fitted.fingerprint.as_scored)),
         digest_json(made_from),  # of all calibrate rows: both those fitted on and those left
     )
-    policy = with_sensitivities(policy, config.sensitivities)
+    policy = bound(with_sensitivities(policy, config.sensitivities))
     write_policy(folder.policy, policy)
     made = [folder.policy, *_write_calibrator(folder, fitted, policy)]
     folder.finish("calibrate", settings, made_from, made)

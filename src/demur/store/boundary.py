@@ -53,9 +53,19 @@ def read_json(path: Path, error: type[DemurError] = ArtifactError) -> Any:
     """The value of a JSON file. Raises `error` naming the line of the first fault."""
     text = read_text(path, error)
     try:
-        return json.loads(text)
+        return json_value(text)
     except json.JSONDecodeError as e:
         raise error(f"{path} is damaged: line {e.lineno}: {e.msg}", "restore it, or run its stage again") from None
+    except ValueError as e:
+        raise error(f"{path} is damaged: {e}", "restore it, or run its stage again") from None
+
+
+def json_value(text: str | bytes) -> Any:
+    """The value of JSON text. Raises ValueError on anything else, however deep or long it is."""
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -63,8 +73,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     text = read_text(path, ConfigError)
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply", "see examples/ for working files") from None
+    except ValueError as e:  # also a number of thousands of digits, or a date that no calendar has
         raise ConfigError(f"{path} is not TOML: {e}", "see examples/ for working files") from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number that JSON has")
 
 
 def _message(first: ErrorDetails, *, hide: bool) -> str:
@@ -72,8 +88,15 @@ def _message(first: ErrorDetails, *, hide: bool) -> str:
         return "unknown key"
     if hide:
         return first["msg"]
-    shown = repr(first["input"])
+    shown = _shown(first["input"])
     return f"{first['msg']} (got {shown if len(shown) <= 80 else shown[:77] + '...'})"
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except (RecursionError, ValueError):  # an integer of more than 4,300 digits has no decimal text
+        return f"a {type(value).__name__} that is too deep or too long to show"
 
 
 def _hint(kind: type[BaseModel], first: ErrorDetails) -> str:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 
 from demur.core.errors import DemurError, PolicyError
-from demur.core.guarantee import Promise, Status
+from demur.core.guarantee import Promise
 from demur.core.policy import CategoryPolicy, CurvePoint, Fingerprint, Override, Policy, Rule, Sensitivity
 from demur.core.rates import Rate
 from demur.core.taxonomy import Category, Taxonomy
+from demur.store.binding import promise_digest
 from demur.store.boundary import Strict, read_json, validated
 from demur.store.calibrator_file import CalibratorRow, calibrator_from_row, row_of_calibrator
 from demur.store.files import digest_json, write_json
+from demur.store.signature import Signature, sign
+from demur.store.trust import DIGESTS_ONLY, Trust, judged
+
+FileStatus = Literal["certified", "measured", "uncertified", "no longer supported"]
 
 NEVER_WORD = "never"  # JSON has no infinity
 _PLAIN = ("threshold", "active", "bias", "override", "on_refuse", "locked", "limits")  # the same in file and record
@@ -130,13 +136,14 @@ class PromiseRow(Strict):
     """A core Promise, field by field."""
 
     risk: str
-    level: float | None
-    confidence: float | None
-    status: Status
+    level: FiniteFloat | None
+    confidence: FiniteFloat | None
+    status: FileStatus
     rate: RateRow | None
     data_digest: str
     method: str
     on_failure: str = "stop"  # files written before there was a choice stopped
+    digest: str | None = None  # files written before there was one bind their promises to nothing
 
     def to_core(self) -> Promise:
         """The core record."""
@@ -155,6 +162,7 @@ class PolicyFile(Strict):
     promises: tuple[PromiseRow, ...] = ()
     sensitivities: dict[str, dict[str, Threshold]] = Field(default_factory=dict)  # name -> category -> threshold
     fingerprint: FingerprintRow | None
+    signature: Signature | None = None  # of all the rest; no part of the policy's digest
 
     def to_core(self) -> Policy:
         """The core record. Raises PolicyError or TaxonomyError if the parts contradict each other."""
@@ -182,18 +190,44 @@ def write_policy(path: Path, policy: Policy) -> None:
     write_json(path, policy_to_json(policy))
 
 
-def read_policy(path: Path) -> Policy:
+def write_signed(path: Path, policy: Policy, key_file: Path) -> Signature:
+    """Write a policy atomically, with its signature by a private key. Raises ConfigError on a file without one."""
+    value = policy_to_json(policy)
+    signature = sign(value, key_file)
+    write_json(path, value | {"signature": signature.model_dump(mode="json")})
+    return signature
+
+
+def read_policy(path: Path, trust: Trust = DIGESTS_ONLY) -> Policy:
     """Read a policy. Raises PolicyError naming the file, the key and the remedy."""
-    return policy_from_json(read_json(path, PolicyError), str(path))
+    return policy_from_json(read_json(path, PolicyError), str(path), trust)
 
 
-def policy_from_json(value: object, where: str) -> Policy:
-    """A policy from its JSON value. Raises PolicyError naming `where`."""
+def policy_from_json(value: object, where: str, trust: Trust = DIGESTS_ONLY) -> Policy:
+    """A policy from its JSON value, its promises as far as they may be believed: see demur.store.trust.judged.
+
+    Raises PolicyError naming `where`.
+    """
     file = validated(PolicyFile, value, where, PolicyError)
     try:
-        return file.to_core()
+        policy = file.to_core()
+        return replace(policy, promises=judged(policy.promises, policy_to_json(policy), file.signature, trust))
     except DemurError as e:
         raise PolicyError(f"{where}: {e.message}", e.hint) from None
+
+
+def bound(policy: Policy) -> Policy:
+    """The policy as certified, each certified promise tied to what it speaks of. For stages, once all is final.
+
+    A promise that has a digest keeps it: a policy that was kept, and changed, does not become certified again.
+    """
+    value = policy_to_json(policy)
+    pairs = zip(policy.promises, value["promises"], strict=True)
+    made = (
+        replace(p, digest=promise_digest(value, row)) if p.status == "certified" and p.digest is None else p
+        for p, row in pairs
+    )
+    return replace(policy, promises=tuple(made))
 
 
 def policy_to_json(policy: Policy) -> dict[str, Any]:
@@ -212,7 +246,13 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
     )
     value = file.model_dump(mode="json")
     # Keys that came later are left out where there is nothing to say, so that a policy without them keeps its digest.
-    for table, late in ((value, "sensitivities"), *((row, "translations") for row in value["categories"])):
+    late_keys = [
+        (value, "sensitivities"),
+        (value, "signature"),
+        *((row, "translations") for row in value["categories"]),
+        *((row, "digest") for row in value["promises"]),
+    ]
+    for table, late in late_keys:
         if not table[late]:
             del table[late]
     return value
@@ -247,5 +287,7 @@ def _category_row(name: str, category: CategoryPolicy) -> CategoryPolicyRow:
 
 
 def _promise_row(promise: Promise) -> PromiseRow:
-    fields = {f: getattr(promise, f) for f in PromiseRow.model_fields if f != "rate"}
-    return PromiseRow(**fields, rate=RateRow.from_core(promise.rate) if promise.rate else None)
+    """The row as its file has it: that a promise is "not certified" is found on reading, and not written down."""
+    fields = {f: getattr(promise, f) for f in PromiseRow.model_fields if f not in ("rate", "status")}
+    status: FileStatus = "certified" if promise.status == "not certified" else promise.status
+    return PromiseRow(**fields, status=status, rate=RateRow.from_core(promise.rate) if promise.rate else None)

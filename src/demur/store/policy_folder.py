@@ -6,7 +6,6 @@ frozen PolicySet for the next; a request keeps the policy that it started with.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -16,10 +15,13 @@ from typing import Literal
 
 from demur.core.errors import DemurError, PolicyError
 from demur.core.policy import Fingerprint, Policy
+from demur.store.boundary import json_value
 from demur.store.files import digest_bytes
 from demur.store.policy_file import policy_digest, policy_from_json
+from demur.store.trust import DIGESTS_ONLY, Trust
 
 SETTLED_NS = 2_000_000_000  # two writes within one tick of a file system's clock look alike: younger files are reread
+MOST_BYTES = 64 << 20  # a policy has kilobytes; what is larger is not read into memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,6 +69,7 @@ class PolicySet:
 
     path: Path  # the folder, or one policy file
     fingerprint: Fingerprint | None  # of the model that they must be for; None: not checked
+    trust: Trust = DIGESTS_ONLY  # what promises need to count, at every reload
     policies: Mapping[str, Live] = field(default_factory=dict)  # by policy name
     faults: tuple[Fault, ...] = ()
     seen: Mapping[str, _Seen] = field(default_factory=dict)  # by file name; for `reload` only
@@ -79,9 +82,9 @@ class PolicySet:
             raise PolicyError(f"{self.path} holds no policy", "put a policy.json there, as `demur calibrate` writes it")
 
 
-def read_folder(path: Path, fingerprint: Fingerprint | None = None) -> PolicySet:
+def read_folder(path: Path, fingerprint: Fingerprint | None = None, trust: Trust = DIGESTS_ONLY) -> PolicySet:
     """Read a folder of policies, or one policy file, for the first time. What is bad becomes a fault of the set."""
-    return reload(PolicySet(path=path, fingerprint=fingerprint))[0]
+    return reload(PolicySet(path=path, fingerprint=fingerprint, trust=trust))[0]
 
 
 def reload(previous: PolicySet, needed: Collection[str] = ()) -> tuple[PolicySet, tuple[Change, ...]]:
@@ -97,7 +100,7 @@ def reload(previous: PolicySet, needed: Collection[str] = ()) -> tuple[PolicySet
         kept = tuple(f for f in previous.faults if f.file)
         fault = Fault(file="", message=f"cannot read {previous.path}: {e.strerror or e}", hint="check path and rights")
         return _with_changes(previous, replace(previous, faults=(fault, *kept)))
-    seen = {p.name: _look(p, previous.seen.get(p.name), previous.fingerprint) for p in files}
+    seen = {p.name: _look(p, previous.seen.get(p.name), previous) for p in files}
     policies, faults = _settle(previous.policies, {f: s.outcome for f, s in seen.items()}, needed)
     return _with_changes(previous, replace(previous, policies=policies, faults=faults, seen=seen))
 
@@ -106,17 +109,22 @@ def _listed(path: Path) -> list[Path]:
     if not path.is_dir():
         path.stat()  # raises if it is not there
         return [path]
-    return sorted(p for p in path.iterdir() if p.suffix == ".json" and p.name[0] != "." and p.is_file())
+    return sorted(p for p in path.iterdir() if p.suffix == ".json" and p.name[0] != "." and _is_meant(p))
 
 
-def _look(path: Path, before: _Seen | None, fingerprint: Fingerprint | None) -> _Seen:
+def _is_meant(path: Path) -> bool:
+    """Whether this is a file, or a link that ought to lead to one. Folders and pipes are not read."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def _look(path: Path, before: _Seen | None, terms: PolicySet) -> _Seen:
     """Read one file, unless it is as it was. A file replaced meanwhile is read whole, as it was when it was opened."""
     try:
         with path.open("rb") as file:
             stamp = _stamp(file.fileno())
             if before is not None and before.settled and before.stamp == stamp:
                 return before
-            data = file.read()
+            data = file.read(MOST_BYTES + 1)
             torn = _stamp(file.fileno()) != stamp
     except OSError as e:
         fault = Fault(file=path.name, message=f"cannot read {path}: {e.strerror or e}", hint="check its rights")
@@ -124,10 +132,13 @@ def _look(path: Path, before: _Seen | None, fingerprint: Fingerprint | None) -> 
     if torn:
         fault = Fault(file=path.name, message=f"{path} is being written", hint="write beside it, then rename over it")
         return _Seen(stamp=stamp, settled=False, digest="", outcome=fault)
+    if len(data) > MOST_BYTES:
+        fault = Fault(file=path.name, message=f"{path} has more than {MOST_BYTES} bytes", hint="it is no policy")
+        return _Seen(stamp=stamp, settled=False, digest="", outcome=fault)
     settled, digest = time.time_ns() - max(stamp[:2]) > SETTLED_NS, digest_bytes(data)
     if before is not None and before.digest == digest:
         return replace(before, stamp=stamp, settled=settled)
-    return _Seen(stamp=stamp, settled=settled, digest=digest, outcome=_parsed(path, data, fingerprint))
+    return _Seen(stamp=stamp, settled=settled, digest=digest, outcome=_parsed(path, data, terms))
 
 
 def _stamp(descriptor: int) -> tuple[int, ...]:
@@ -135,16 +146,16 @@ def _stamp(descriptor: int) -> tuple[int, ...]:
     return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
 
-def _parsed(path: Path, data: bytes, fingerprint: Fingerprint | None) -> Live | Fault:
+def _parsed(path: Path, data: bytes, terms: PolicySet) -> Live | Fault:
     try:
-        policy = policy_from_json(json.loads(data), str(path))
-        if fingerprint is not None:
-            policy.require_model(fingerprint)
+        policy = policy_from_json(json_value(data), str(path), terms.trust)
+        if terms.fingerprint is not None:
+            policy.require_model(terms.fingerprint)
         return Live(policy=policy, digest=policy_digest(policy), file=path.name)
     except DemurError as e:
         message = e.message if e.message.startswith(str(path)) else f"{path}: {e.message}"
         return Fault(file=path.name, message=message, hint=e.hint)
-    except (ValueError, RecursionError) as e:  # not JSON, not UTF-8, or with numbers that JSON has not
+    except (ValueError, OverflowError, RecursionError) as e:  # not JSON, not UTF-8, or with numbers that JSON has not
         return Fault(file=path.name, message=f"{path} is damaged: {e}", hint="restore it")
 
 
@@ -221,7 +232,7 @@ def _with_changes(old: PolicySet, new: PolicySet) -> tuple[PolicySet, tuple[Chan
         was, now = old.policies.get(name), new.policies.get(name)
         if now is None and was is not None:
             changes.append(Change(kind="removed", file=was.file, name=name, digest=None))
-        elif now is not None and (was is None or was.digest != now.digest):
+        elif now is not None and (was is None or was.policy != now.policy or was.digest != now.digest):
             kind: Literal["added", "changed"] = "changed" if was else "added"
             changes.append(Change(kind=kind, file=now.file, name=name, digest=now.digest))
     held = {live.file: live for live in new.policies.values()}

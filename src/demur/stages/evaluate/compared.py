@@ -26,7 +26,7 @@ from demur.stats.select import STEERABLE, choose
 from demur.store.choice_file import CalibratorChoice, read_choice
 from demur.store.files import digest_file, digest_json
 from demur.store.metrics_file import UnmetGoal
-from demur.store.policy_file import read_policy
+from demur.store.policy_file import bound, read_policy
 from demur.store.rewritten import decided_scores
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
@@ -142,7 +142,7 @@ def _others(
             unmet.append(UnmetGoal(goal=text, reason=e.message))
             continue
         slug = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
-        found.append((text, f"evaluate/policies/{slug}.json", chosen))
+        found.append((text, f"evaluate/policies/{slug}.json", bound(chosen)))
     return found, tuple(unmet)
 
 

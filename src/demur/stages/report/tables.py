@@ -155,7 +155,8 @@ def promises(m: Material) -> Table:
         text_columns=3,
         caption='"certified" bounds the rate on new prompts of the same kind, with the stated confidence over the draw '
         'of the calibrate rows, all of a policy together; "measured" only reports what was seen; "uncertified" was '
-        "asked for and not granted: the policy says what was to be done then. No threshold was chosen on test rows.",
+        "asked for and not granted: the policy says what was to be done then; a promise that its file calls certified "
+        'and does not bear out is "not certified". No threshold was chosen on test rows.',
     )
 
 
