@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from demur.core.errors import ConfigError, DataError
 from demur.sources.benchmark_table import BENCHMARKS
-from demur.sources.benchmarks import NO_GOLD, NO_PROMPT, load, read_rows, wanted
+from demur.sources.benchmarks import NO_GOLD, NO_PROMPT, file_rows, load, wanted
 
 # Rows of our own wording in each benchmark's shape: (asked for, row, expected, category, subcategory).
 SHAPES = [
@@ -259,7 +259,6 @@ def test_another_benchmarks_file_is_named_with_its_columns(tmp_path):
         ("rows.jsonl", b'{"prompt": '),
         ("rows.jsonl", b""),
         ("rows.jsonl", b"[1, 2]\n"),
-        ("rows.json", b'{"prompt": "one object"}'),
         ("rows.json", b"["),
         ("rows.csv", b"prompt\n\xff\xfe\n"),
         ("rows.parquet", b"no parquet"),
@@ -269,10 +268,10 @@ def test_a_damaged_file_is_named(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match="rows"):
-        read_rows(path)
+        file_rows(path)
     path.unlink()
     with pytest.raises(DataError, match="rows"):
-        read_rows(path)
+        file_rows(path)
 
 
 def test_rows_of_the_hubs_own_library_are_read_like_those_of_a_file(tmp_path, monkeypatch):

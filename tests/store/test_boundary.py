@@ -2,8 +2,9 @@ from typing import Literal
 
 import pytest
 
+from demur.base.text import read_text
 from demur.core.errors import ArtifactError, ConfigError
-from demur.store.boundary import Strict, read_json, read_text, read_toml, validated
+from demur.store.boundary import Strict, read_json, read_toml, validated
 
 
 class Inner(Strict):
@@ -60,12 +61,13 @@ def test_toml_faults_name_the_file(tmp_path):
     path.write_text("a = \n")
     with pytest.raises(ConfigError, match=r"a\.toml is not TOML.*line 1"):
         read_toml(path)
-    path.write_text("a = 1\n")
-    assert read_toml(path) == {"a": 1}
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):  # as editors on Windows save it
+        path.write_text("a = 1\n", encoding=encoding)
+        assert read_toml(path) == {"a": 1}
 
 
 def test_what_is_not_text_cannot_be_read(tmp_path):
-    (tmp_path / "a").write_bytes(b"\xff\xfe")
+    (tmp_path / "a").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "a", tmp_path):
         with pytest.raises(ArtifactError, match="cannot read"):
-            read_text(path)
+            read_text(path, ArtifactError)

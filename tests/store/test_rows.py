@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from demur.core.errors import DataError
 from demur.core.example import SPLITS, Example, Message
-from demur.store.rows import read_examples, read_jsonl, write_examples
+from demur.store.rows import read_examples, write_examples
 
 text = st.text(st.characters(codec="utf-8"), min_size=1)
 messages = st.tuples(
@@ -54,11 +54,6 @@ def test_line_separators_inside_a_text_do_not_cut_a_row(tmp_path):
     assert read_examples(tmp_path / "rows.jsonl") == rows
 
 
-def test_blank_lines_are_skipped_and_still_counted(tmp_path):
-    (tmp_path / "a.jsonl").write_text("1\n\n  \n2\n")
-    assert list(read_jsonl(tmp_path / "a.jsonl")) == [(1, 1), (4, 2)]
-
-
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -68,7 +63,7 @@ def test_blank_lines_are_skipped_and_still_counted(tmp_path):
         ({**ROW, "expected": "refuse"}, "of kind 'benign' but expected 'refuse'"),
         ({**ROW, "kind": "refusal", "expected": "refuse"}, "has no category"),
         ({**ROW, "catgory": None}, "catgory: unknown key"),
-        ([], "the whole file"),
+        ([], "the row is a list"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path, row, says):

@@ -13,12 +13,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from demur.base.text import read_text
 from demur.cli.show import note
 from demur.config import build, override
 from demur.core.errors import ConfigError
 from demur.core.ports import Judge
 from demur.core.taxonomy import coconot, single
-from demur.store.boundary import read_text, read_toml
+from demur.store.boundary import read_toml
 from demur.store.encoded_model_file import is_encoded, read_encoded
 from demur.store.label_store import LabelFile
 from demur.store.text_model_file import read_text_classifier

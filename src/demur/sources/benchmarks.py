@@ -5,8 +5,6 @@ A row without a prompt or without a gold label is left out and counted by reason
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,14 +12,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from demur.base.rows import read_rows
 from demur.core.benchmark import BenchRow, BenchSet
 from demur.core.errors import ConfigError, DataError
 from demur.core.example import Message
 from demur.sources.benchmark_table import BENCHMARKS, Benchmark, Part, Row
-from demur.sources.jsonl import parsed
 
 NO_PROMPT, NO_GOLD = "no prompt", "no gold label"
 
@@ -68,7 +63,7 @@ def load(asked: Wanted, fetch: Fetch) -> BenchSet:
     rows: list[BenchRow] = []
     sources = []
     for part in parts:
-        source, raw = (str(asked.file), read_rows(asked.file)) if asked.file else _from_hub(benchmark, part, fetch)
+        source, raw = (str(asked.file), file_rows(asked.file)) if asked.file else _from_hub(benchmark, part, fetch)
         sources.append(source)
         rows += _usable(benchmark, part, source, raw, left_out)
     named = asked.part is not None and len(benchmark.parts) > 1
@@ -81,22 +76,11 @@ def load(asked: Wanted, fetch: Fetch) -> BenchSet:
     )
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a .jsonl, .json, .csv or .parquet file. Raises DataError naming the file and what is wrong."""
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} is of no known kind", f"expected a file named *{', *'.join(_READERS)}")
-    try:
-        rows = reader(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", "check the path after NAME=") from None
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as e:
-        raise DataError(f"cannot read {path}: {str(e).splitlines()[0]}", f"expected a {path.suffix} file") from None
+def file_rows(path: Path) -> list[Row]:
+    """The rows of a local copy. Raises DataError naming the file and what is wrong."""
+    rows: list[Row] = [raw.value for raw in read_rows(path)]
     if not rows:
         raise DataError(f"{path} holds no row", "is it cut off?")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Mapping):
-            raise DataError(f"{path}: row {number} is no object", "one object per row, with a key per column")
     return rows
 
 
@@ -192,37 +176,3 @@ def _words(value: object) -> str:
 def _near(name: str, known: list[str]) -> str:
     close = get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-
-
-def _jsonl(path: Path) -> list[Row]:
-    # Not splitlines(): it also breaks at characters that may stand raw inside a JSON string, such as U+2028.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [parsed(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
-
-
-def _json(path: Path) -> list[Row]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as e:
-        raise DataError(f"{path} is not JSON: line {e.lineno}: {e.msg}", "is it cut off?") from None
-    if not isinstance(value, list):
-        raise DataError(f"{path} holds no list of rows", "expected a list of objects")
-    return value
-
-
-def _csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _parquet(path: Path) -> list[Row]:
-    rows: list[Row] = pq.read_table(path).to_pylist()
-    return rows
-
-
-_READERS: Mapping[str, Callable[[Path], list[Row]]] = {
-    ".jsonl": _jsonl,
-    ".json": _json,
-    ".csv": _csv,
-    ".parquet": _parquet,
-}

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from demur.base.rows import read_rows
 from demur.core.errors import DataError
 from demur.core.example import Example, Expected, Kind, Message, Role, Split
 
@@ -62,15 +63,14 @@ class JsonlSource:
         """The rows that pass the filters. Raises DataError naming file, line, value and remedy."""
         for name in self.files:
             path = self.folder / name
-            for number, line in enumerate(_lines(path), start=1):
-                if line.strip():
-                    example = self._example(line, f"{path}:{number}", f"{path.stem}:{number}")
-                    if self._wanted(example):
-                        yield example
+            for raw in read_rows(path):
+                example = self._example(raw.value, raw.where, f"{path.stem}:{raw.number}")
+                if self._wanted(example):
+                    yield example
 
-    def _example(self, line: str, where: str, default_id: str) -> Example:
+    def _example(self, value: object, where: str, default_id: str) -> Example:
         """One line as an example; label, kind and category are held against each other."""
-        row = _row(parsed(line, where), where)
+        row = _row(value, where)
         try:
             example = Example(
                 id=row.id or default_id,
@@ -105,18 +105,6 @@ def parsed(line: str, where: str) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as e:
         raise DataError(f"{where} is not JSON: {e.msg}", "one JSON object per line; is it cut off?") from None
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a file. Raises DataError naming what is missing or cannot be read."""
-    try:
-        # Not splitlines(): it also breaks at characters that may stand raw inside a JSON string, such as U+2028.
-        return path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        missing = path if path.parent.is_dir() else path.parent
-        raise DataError(f"{missing} does not exist", "check `folder` and `files` of the jsonl source") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"cannot read {path}: {e}", "expected a readable UTF-8 text file") from None
 
 
 def _row(value: object, where: str) -> _Row:

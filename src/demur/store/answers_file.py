@@ -14,12 +14,13 @@ from pathlib import Path
 
 from pydantic import AliasChoices, ConfigDict, Field
 
+from demur.base.rows import read_rows
 from demur.core.errors import DataError
 from demur.core.judging import Item
 from demur.core.rates import Outcome, Verdict
 from demur.store.boundary import Strict, validated
 from demur.store.files import write_text
-from demur.store.rows import read_jsonl
+from demur.store.rows import RowId
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,7 @@ class AnswerRow:
 class _Line(Strict):
     model_config = ConfigDict(extra="allow", frozen=True)  # people's files say more than we need
 
-    id: str | int | None = None
+    id: RowId | None = None
     request: str | None = Field(default=None, validation_alias=AliasChoices("request", "prompt"))
     answer: str | None = Field(default=None, validation_alias=AliasChoices("answer", "response"))
     category: str | None = None
@@ -67,17 +68,17 @@ def read_answers(path: Path, by: str | None = None, category: str | None = None)
     """
     rows: list[AnswerRow] = []
     seen: set[str] = set()
-    for number, value in read_jsonl(path):
-        where = f"{path}:{number}"
+    for raw in read_rows(path):
+        where, value = raw.where, raw.value
         line = validated(_Line, value, where, DataError)
-        name = str(line.id if line.id is not None else number)
+        name = line.id if line.id is not None else str(raw.number)
         if name in seen:
             raise DataError(f"{where}: id {name!r} occurs twice", "give each answer an id of its own")
         seen.add(name)
-        if by is not None and isinstance(value, dict) and by not in value:
+        if by is not None and by not in value:
             raise DataError(f"{where}: no key {by!r} to sort answers by", f"keys: {', '.join(sorted(value))}")
         item = Item(request=line.request or "", answer=line.answer or "", category=line.category or category)
-        stratum = str(value[by]) if by is not None and isinstance(value, dict) else ""
+        stratum = str(value[by]) if by is not None else ""
         group = item.request or name
         labels = {who: said for who, said in line.labels.items() if said not in (None, "unscored")}
         rows.append(
@@ -108,10 +109,10 @@ def write_verdicts(path: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) 
 def read_verdicts(path: Path, ids: Sequence[str]) -> list[Outcome]:
     """The verdicts of these answers, in this order. Raises DataError if one is missing or stands there twice."""
     found: dict[str, Outcome] = {}
-    for number, value in read_jsonl(path):
-        row = validated(VerdictRow, value, f"{path}:{number}", DataError)
+    for raw in read_rows(path):
+        row = validated(VerdictRow, raw.value, raw.where, DataError)
         if row.id in found:
-            raise DataError(f"{path}:{number}: answer {row.id!r} is judged twice", "keep one verdict")
+            raise DataError(f"{raw.where}: answer {row.id!r} is judged twice", "keep one verdict")
         found[row.id] = Outcome(verdict=row.verdict, reason=row.reason, judge=row.judge, score=row.score)
     missing = [i for i in ids if i not in found]
     if missing:

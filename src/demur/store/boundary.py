@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from demur.base.text import read_text
 from demur.core.errors import ArtifactError, ConfigError, DemurError
 
 
@@ -37,16 +38,6 @@ def validated(kind: type[Record], data: object, where: str, error: type[DemurErr
         hidden = kind.model_config.get("hide_input_in_errors")
         key = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise error(f"{where}: {key}: {_message(first, hide=bool(hidden))}", _hint(kind, first)) from None
-
-
-def read_text(path: Path, error: type[DemurError] = ArtifactError) -> str:
-    """The text of a UTF-8 file. Raises `error` naming the path if it is missing or unreadable."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise error(f"{path} does not exist", "check the path, or run the stage that makes it") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise error(f"cannot read {path}: {e}", "expected a readable UTF-8 text file") from None
 
 
 def read_json(path: Path, error: type[DemurError] = ArtifactError) -> Any:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from demur.base.text import read_text
 from demur.core.errors import ArtifactError, DataError
-from demur.store.boundary import read_text
 
 ZSTANDARD = 93  # APPNOTE 4.4.5
 RIGHT: Mapping[object, bool] = {"C": True, "I": False, 1: True, 0: False}  # what a score of right or wrong looks like
@@ -48,7 +48,7 @@ def read_log(path: Path, scorer: str) -> tuple[str, list[Sample]]:
 
 
 def _object(path: Path) -> tuple[dict[str, Any], list[Any]]:
-    log = _json(read_text(path), str(path))
+    log = _json(read_text(path, ArtifactError), str(path))
     return log, log.get("samples") or []
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demur.core.errors import DataError
-from demur.store.boundary import read_text
+from demur.base.text import read_text
+from demur.core.errors import ArtifactError, DataError
 from demur.store.files import write_text
 from demur.store.inspect_log import read_log
 
@@ -72,7 +72,7 @@ def _items(file: Path, metric: str) -> list[Item]:
     if file.suffix in (".eval", ".json"):
         task, samples = read_log(file, metric)
         return [Item(task=task, id=s.id, correct=s.correct, group=s.group) for s in samples]
-    lines = enumerate(read_text(file).split("\n"), start=1)
+    lines = enumerate(read_text(file, ArtifactError).split("\n"), start=1)
     return [_item(line, file, metric, f"{file}:{n}") for n, line in lines if line.strip()]
 
 

@@ -16,12 +16,13 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from demur.base.rows import read_rows
 from demur.core.errors import DataError
 from demur.core.rates import Verdict
 from demur.store.answers_file import decided
 from demur.store.boundary import Strict, validated
 from demur.store.files import digest_file, digest_json, write_text
-from demur.store.rows import read_jsonl
+from demur.store.rows import RowId
 
 ByHand = Literal["refusal", "partial", "compliance"]
 
@@ -29,7 +30,7 @@ ByHand = Literal["refusal", "partial", "compliance"]
 class LabelRow(Strict):
     """One line: the text that follows a control token, labelled by hand."""
 
-    id: str  # of the prompt
+    id: RowId  # of the prompt
     token: str  # "respond" or a category: the control token before the text
     label: ByHand
 
@@ -47,7 +48,7 @@ class DrawnRow(Strict):
 class _Answered(Strict):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    id: str
+    id: RowId
     label: ByHand | None = None  # None: nobody has looked yet
     labels: dict[str, ByHand | None] = Field(default_factory=dict)  # by each person who has
 
@@ -136,25 +137,25 @@ def read_labels(path: Path, choices: Sequence[str]) -> HandLabels:
 
 def _told(path: Path) -> Iterator[tuple[str, DrawnRow, Verdict]]:
     """(where, text, label) of lines that say which text they mean."""
-    for number, value in read_jsonl(path):
-        row = validated(LabelRow, value, f"{path}:{number}", DataError)
-        yield f"{path}:{number}", DrawnRow(id=row.id, prompt=row.id, token=row.token, stratum="", of=1), row.label
+    for raw in read_rows(path):
+        row = validated(LabelRow, raw.value, raw.where, DataError)
+        yield raw.where, DrawnRow(id=row.id, prompt=row.id, token=row.token, stratum="", of=1), row.label
 
 
 def _drawn(path: Path, drawn: Mapping[str, DrawnRow]) -> Iterator[tuple[str, DrawnRow, Verdict]]:
     """(where, text, label) of the lines that are labelled, by the key."""
-    for number, value in read_jsonl(path):
-        row = validated(_Answered, value, f"{path}:{number}", DataError)
+    for raw in read_rows(path):
+        row = validated(_Answered, raw.value, raw.where, DataError)
         if row.id not in drawn:
-            raise DataError(f"{path}:{number}: {row.id!r} is not in {key_path(path)}", "leave the ids as they were")
+            raise DataError(f"{raw.where}: {row.id!r} is not in {key_path(path)}", "leave the ids as they were")
         said: dict[str, Verdict] = {who: label for who, label in row.labels.items() if label is not None}
         label = decided(row.label, said)
         if label is None and said:
-            raise DataError(f"{path}:{number}: people differ on {row.id!r}", 'decide: set "label"')
+            raise DataError(f"{raw.where}: people differ on {row.id!r}", 'decide: set "label"')
         if label is not None:
-            yield f"{path}:{number}", drawn[row.id], label
+            yield raw.where, drawn[row.id], label
 
 
 def _key(path: Path) -> dict[str, DrawnRow]:
-    rows = [validated(DrawnRow, value, f"{path}:{number}", DataError) for number, value in read_jsonl(path)]
+    rows = [validated(DrawnRow, raw.value, raw.where, DataError) for raw in read_rows(path)]
     return {row.id: row for row in rows}

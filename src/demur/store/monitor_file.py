@@ -7,12 +7,13 @@ from typing import Literal
 
 from pydantic import FiniteFloat, NonNegativeFloat, NonNegativeInt
 
+from demur.base.rows import read_rows
 from demur.core.errors import DataError, TaxonomyError
 from demur.core.taxonomy import Taxonomy
 from demur.store.boundary import Strict, read_json, validated
 from demur.store.files import write_json
 from demur.store.policy_file import RateRow
-from demur.store.rows import read_jsonl
+from demur.store.rows import RowId
 
 
 class SeriesRow(Strict):
@@ -50,7 +51,7 @@ class MonitorFile(Strict):
 class FeedbackRow(Strict):
     """One line of a feedback file."""
 
-    id: str  # of a scored request
+    id: RowId  # of a scored request
     label: str  # what ought to have happened: "respond", or a category
 
 
@@ -70,14 +71,14 @@ def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, str]:
     Raises DataError naming file and line, also if an id repeats or no line is there, TaxonomyError on another label.
     """
     found: dict[str, str] = {}
-    for number, value in read_jsonl(path):
-        row = validated(FeedbackRow, value, f"{path}:{number}", DataError)
+    for raw in read_rows(path):
+        row = validated(FeedbackRow, raw.value, raw.where, DataError)
         if row.id in found:
-            raise DataError(f"{path}:{number}: request {row.id!r} is labelled a second time", "one label a request")
+            raise DataError(f"{raw.where}: request {row.id!r} is labelled a second time", "one label a request")
         try:
             taxonomy.column(row.label)
         except TaxonomyError as e:
-            raise TaxonomyError(f"{path}:{number}, request {row.id!r}: {e.message}", e.hint) from None
+            raise TaxonomyError(f"{raw.where}, request {row.id!r}: {e.message}", e.hint) from None
         found[row.id] = row.label
     if not found:
         raise DataError(f"{path} has no label", 'a line each: {"id": "...", "label": "respond"}, or a category')

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from demur.base.rows import read_rows
 from demur.core.errors import DataError
 from demur.core.example import Message, fold
-from demur.store.rows import MessageRow, read_jsonl
+from demur.store.rows import MessageRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,9 +74,9 @@ def read_prompts(files: Sequence[Path]) -> Prompts:
     without: list[str] = []
     rows = 0
     for path in files:
-        for number, value in read_jsonl(path):
-            where, rows = f"{path}:{number}", rows + 1
-            row = _row(value, f"{path.stem}:{number}")
+        for raw in read_rows(path):
+            where, rows = raw.where, rows + 1
+            row = _row(raw.value, f"{path.stem}:{raw.number}")
             if row is None:
                 without.append(where)
                 continue

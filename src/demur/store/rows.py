@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator
+
+from demur.base.rows import read_rows
 from demur.core.errors import DataError, DemurError
 from demur.core.example import Example, Kind, Message, Role, Split
-from demur.store.boundary import Strict, read_text, validated
+from demur.store.boundary import Strict, validated
 from demur.store.files import write_text
 from demur.store.run import RunFolder
+
+
+def _id_text(value: object) -> object:
+    """A whole number as its digits: many programs number their rows."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+RowId = Annotated[str, BeforeValidator(_id_text)]  # of a row that people or their programs wrote
 
 
 class MessageRow(Strict):
@@ -60,7 +71,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 def read_examples(path: Path) -> list[Example]:
     """Read a split written by write_examples. Raises DataError naming file and line of the first bad row."""
-    return [_checked(row, f"{path}:{number}") for number, row in read_jsonl(path)]
+    return [_checked(row.value, row.where) for row in read_rows(path)]
 
 
 def read_policy_rows(folder: RunFolder, split: Split, sources: Sequence[str] | None = None) -> list[Example]:
@@ -76,20 +87,6 @@ def read_policy_rows(folder: RunFolder, split: Split, sources: Sequence[str] | N
     if unknown := [s for s in sources if s not in known]:
         raise DataError(f"no row of the {split} split is of source {unknown[0]!r}", f"sources: {', '.join(known)}")
     return [e for e in examples if not sources or e.source in sources]
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, object]]:
-    """(line number, value) of every line that is not blank. Raises DataError naming file and line."""
-    # Not splitlines(): it also breaks at characters that may stand raw inside a JSON string, such as U+2028.
-    for number, line in enumerate(read_text(path, DataError).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as e:
-            raise DataError(
-                f"{path}:{number} is not JSON: {e.msg}", "one JSON object per line; is it cut off?"
-            ) from None
 
 
 def _checked(row: object, where: str) -> Example:
