@@ -63,6 +63,58 @@ def test_openais_client_may_send_back_what_it_was_given(client):
     assert again.choices[0].message.content
 
 
+CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "find_floor", "arguments": "{}"}}
+WHOLE = {"audio": None, "function_call": None, "tool_calls": None, "annotations": []}  # as the client dumps an answer
+REPLAYED = {
+    "a refusal": {"content": None, "refusal": "No.", **WHOLE},
+    "an empty string": {"content": ""},
+    "null": {"content": None},
+    "nothing": {},
+    "an empty list": {"content": []},
+    "thoughts": {"content": "Hello.", "reasoning_content": "they greet", "reasoning": "they greet"},
+    "a name": {"content": "Hello.", "name": "bot"},
+    "no calls": {"content": "Hello.", "refusal": None, "tool_calls": []},
+}
+
+
+@pytest.mark.parametrize("answer", REPLAYED.values(), ids=REPLAYED)
+def test_openais_client_may_send_back_any_answer_of_its_past(client, answer):
+    past = [*said(ANSWERED), {"role": "assistant", **answer}]
+    assert client.chat.completions.create(model="demur", messages=[*past, *said(ANSWERED)]).choices[0].message.content
+
+
+def test_openais_client_may_send_back_tool_calls_with_names_and_places(client):
+    turns = [
+        *said("Which floor?"),
+        {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "index": 1, "id": "c2"}]},
+        {"role": "tool", "tool_call_id": "c1", "name": "find_floor", "content": "second"},
+        {"role": "tool", "tool_call_id": "c2", "name": "find_floor", "content": [{"type": "text", "text": "third"}]},
+    ]
+    assert client.chat.completions.create(model="demur", messages=turns).choices[0].message.content
+
+
+def test_openais_client_may_send_every_note_for_its_own_books(client):
+    notes = {
+        "prompt_cache_key": "sess-1",
+        "safety_identifier": "u-1",
+        "service_tier": "auto",
+        "store": True,
+        "metadata": {"a": "b"},
+        "user": "u",
+        "parallel_tool_calls": True,
+        "extra_body": {"top_logprobs": None, "functions": None, "anything": None},
+    }
+    parts = [{"type": "text", "text": ANSWERED, "cache_control": {"type": "ephemeral"}}]
+    messages = [{"role": "user", "name": "reader_7", "content": parts}]
+    assert client.chat.completions.create(model="demur", messages=messages, **notes).choices[0].message.content
+
+
+def test_openais_client_is_told_that_images_are_not_read(client):
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    with pytest.raises(openai.BadRequestError, match="text only"):
+        client.chat.completions.create(model="demur", messages=[{"role": "user", "content": [image]}])
+
+
 def test_openais_client_parses_json_and_sees_that_it_was_refused(client):
     class Reply(BaseModel):
         answer: str

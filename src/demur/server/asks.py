@@ -63,31 +63,33 @@ def _prompt(messages: Sequence[wire.Message], most: int) -> Prompt:
     prompt = []
     for at, message in enumerate(messages):
         match message:
+            case wire.SystemMessage(content=None | ()):
+                pass  # no instructions
             case wire.SystemMessage():
                 prompt.append(Message(role="system", content=_text(message.content)))
             case wire.UserMessage():
                 prompt.append(Message(role="user", content=_text(message.content)))
             case wire.AssistantMessage():
                 called |= {c.id: c.function.name for c in message.tool_calls or ()}
-                prompt.append(Message(role="assistant", content=_past_answer(message, at)))
+                prompt.append(Message(role="assistant", content=_past_answer(message)))
             case wire.ToolMessage():
                 prompt.append(Message(role="user", content=_tool_result(message, called, at)))
     return tuple(prompt)
 
 
-def _text(content: str | Sequence[wire.TextPart | wire.RefusalPart]) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(p.text if isinstance(p, wire.TextPart) else p.refusal for p in content)
+def _text(content: str | Sequence[wire.TextPart | wire.RefusalPart | wire.ThoughtPart] | None) -> str:
+    """The text of a message. Thoughts of past answers are left out: the model did not say them."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    said = (p for p in content if not isinstance(p, wire.ThoughtPart))
+    return "\n".join(p.text if isinstance(p, wire.TextPart) else p.refusal for p in said)
 
 
-def _past_answer(message: wire.AssistantMessage, at: int) -> str:
-    """What was answered: text, a refusal, or calls in words, for core knows text only."""
-    said = [_text(message.content)] if message.content is not None else []
-    said += [message.refusal] if message.refusal is not None else []
-    said += [f"{c.function.name}({c.function.arguments})" for c in message.tool_calls or ()]
-    if not said:
-        raise _invalid(f"messages[{at}]", "an answer needs content, a refusal or tool_calls")
+def _past_answer(message: wire.AssistantMessage) -> str:
+    """What was answered: text, a refusal, or calls in words, for core knows text only. It may be empty."""
+    said = [_text(message.content)] if message.content else []
+    said += [message.refusal] if message.refusal else []
+    said += [f"{c.function.name}({c.function.arguments or ''})" for c in message.tool_calls or ()]
     return "\n".join(said)
 
 
@@ -137,6 +139,8 @@ def _tools(chat: wire.ChatRequest) -> tuple[dict[str, Any], ...]:
 
 def _tool_choice(chat: wire.ChatRequest) -> str | None:
     names = [t.function.name for t in chat.tools or ()]
+    if not names and chat.tool_choice in ("none", "auto"):
+        return None  # which call, of none at all: some clients always say
     if chat.tool_choice is not None and not names:
         raise _invalid("tool_choice", "it needs tools")
     match chat.tool_choice:

@@ -1,12 +1,14 @@
-"""What a request may say. A field that is not here is refused: it could move the decision, or look behind it.
+"""What a request may say. A field that is neither here nor in demur.server.ignored is refused.
 
-Strict: a number in quotes is no number. None stands for a field that was left out, as OpenAI's clients send it.
+Strict: a number in quotes is no number. Null stands for a field that was left out, whatever its name, as OpenAI's
+clients send it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -14,15 +16,29 @@ from pydantic_core import ErrorDetails
 from demur.core.access import PolicyAsk
 from demur.core.policy import NEVER
 from demur.server.errors import ApiError
+from demur.server.ignored import NOTES, SAME, is_ignored, is_known
 
 SIGNED_64 = 2**63
 MOST_FAULTS = 1000  # to look through for the one to name: a small body can hold half a million of them
 
 
-class Wire(BaseModel):
-    """A part of a request."""
+def _describe_ignored(schema: dict[str, Any], record: type[BaseModel]) -> None:
+    """Name the ignored fields in the OpenAPI document, and say that there are no others."""
+    for place in getattr(record, "places", ()):
+        for name in (*NOTES.get(place, ()), *SAME.get(place, {})):
+            schema.setdefault("properties", {}).setdefault(name, {"description": "Ignored."})
+    schema["additionalProperties"] = False
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+class Wire(BaseModel):
+    """A part of a request. places: where demur.server.ignored lists the fields that it may hold besides its own."""
+
+    # Others are kept by pydantic and looked at by `_check_rest`, which knows which of them say nothing.
+    model_config = ConfigDict(
+        extra="allow", frozen=True, strict=True, allow_inf_nan=False, json_schema_extra=_describe_ignored
+    )
+    places: ClassVar[tuple[str, ...]] = ()
+    is_open: ClassVar[bool] = False  # whether any field at all may stand beside the listed ones
 
 
 def plain(value: Any) -> Any:
@@ -54,6 +70,7 @@ Threshold = Annotated[float, Field(ge=0)] | Literal["never"]
 class TextPart(Wire):
     """A piece of a message. There is no other kind: images, sound and files are refused."""
 
+    places: ClassVar = ("part",)
     type: Literal["text"]
     text: Text
 
@@ -61,24 +78,35 @@ class TextPart(Wire):
 class RefusalPart(Wire):
     """A piece of an earlier answer that was a refusal."""
 
+    places: ClassVar = ("part",)
     type: Literal["refusal"]
     refusal: Text
 
 
+class ThoughtPart(Wire):
+    """A piece of an earlier answer that was thought and not said: dropped, whatever it holds."""
+
+    is_open: ClassVar = True
+    type: Literal["thinking", "redacted_thinking", "reasoning"]
+
+
+Parts = Annotated[tuple[TextPart, ...], Field(fail_fast=True)]
 Content = Text | Annotated[tuple[TextPart, ...], Field(min_length=1, fail_fast=True)]
-PastContent = Text | Annotated[tuple[TextPart | RefusalPart, ...], Field(min_length=1, fail_fast=True)]
+PastContent = Text | Annotated[tuple[TextPart | RefusalPart | ThoughtPart, ...], Field(fail_fast=True)]
 
 
 class SystemMessage(Wire):
-    """The application's instructions."""
+    """The application's instructions. Null and an empty list stand for none."""
 
+    places: ClassVar = ("message",)
     role: Literal["system", "developer"]
-    content: Content
+    content: Text | Parts | None
 
 
 class UserMessage(Wire):
     """What the user said."""
 
+    places: ClassVar = ("message",)
     role: Literal["user"]
     content: Content
 
@@ -87,35 +115,35 @@ class CalledFunction(Wire):
     """Name and arguments of an earlier call."""
 
     name: FunctionName
-    arguments: Text
+    arguments: Text | None = None
 
 
 class ToolCall(Wire):
     """An earlier call, as an answer of ours carried it."""
 
+    places: ClassVar = ("tool call",)
     id: Annotated[Text, Field(min_length=1, max_length=256)]
-    type: Literal["function"]
+    type: Literal["function"] | None = None
     function: CalledFunction
 
 
 class AssistantMessage(Wire):
-    """An earlier answer, as clients send it back."""
+    """An earlier answer, as clients send it back; one that says nothing is an empty turn."""
 
+    places: ClassVar = ("message", "assistant message")
     role: Literal["assistant"]
     content: PastContent | None = None
     refusal: Text | None = None
-    tool_calls: Annotated[tuple[ToolCall, ...], Field(min_length=1, fail_fast=True)] | None = None
-    annotations: Annotated[tuple[Any, ...], Field(max_length=0)] | None = None
-    audio: None = None
-    function_call: None = None
+    tool_calls: Annotated[tuple[ToolCall, ...], Field(fail_fast=True)] | None = None
 
 
 class ToolMessage(Wire):
-    """What a called function returned."""
+    """What a called function returned; null and an empty list: nothing."""
 
+    places: ClassVar = ("message",)
     role: Literal["tool"]
     tool_call_id: Annotated[Text, Field(min_length=1, max_length=256)]
-    content: Content
+    content: Text | Parts | None
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
@@ -124,8 +152,8 @@ Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage
 class StreamOptions(Wire):
     """How to stream."""
 
+    places: ClassVar = ("stream_options",)
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
 
 
 class PlainFormat(Wire):
@@ -153,6 +181,7 @@ class SchemaFormat(Wire):
 class FunctionDeclaration(Wire):
     """A function that the model may call."""
 
+    places: ClassVar = ("tool",)
     name: FunctionName
     description: Text | None = None
     parameters: Schema | None = None
@@ -162,6 +191,7 @@ class FunctionDeclaration(Wire):
 class Tool(Wire):
     """A tool. There is no kind but functions."""
 
+    places: ClassVar = ("tool",)
     type: Literal["function"]
     function: FunctionDeclaration
 
@@ -184,13 +214,15 @@ class DemurAsk(Wire):
 
     policy: Text | None = None
     sensitivity: Text | None = None
-    rates: dict[Text, Annotated[float, Field(ge=0, le=1)]] = {}
-    thresholds: dict[Text, Threshold] = {}
+    rates: dict[Text, Annotated[float, Field(ge=0, le=1)]] | None = None
+    thresholds: dict[Text, Threshold] | None = None
 
     def to_core(self) -> PolicyAsk:
         """The core record."""
-        thresholds = {c: NEVER if isinstance(t, str) else t for c, t in self.thresholds.items()}
-        return PolicyAsk(policy=self.policy, sensitivity=self.sensitivity, rates=self.rates, thresholds=thresholds)
+        named = self.thresholds or {}
+        thresholds = {c: NEVER if isinstance(t, str) else t for c, t in named.items()}
+        rates = self.rates or {}
+        return PolicyAsk(policy=self.policy, sensitivity=self.sensitivity, rates=rates, thresholds=thresholds)
 
 
 StopText = Annotated[Text, Field(min_length=1, max_length=256)]
@@ -199,6 +231,7 @@ StopText = Annotated[Text, Field(min_length=1, max_length=256)]
 class ChatRequest(Wire):
     """POST /v1/chat/completions."""
 
+    places: ClassVar = ("request",)
     model: Annotated[Text, Field(max_length=256)]
     messages: Annotated[tuple[Message, ...], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -214,46 +247,71 @@ class ChatRequest(Wire):
     tools: Annotated[tuple[Tool, ...], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     demur: DemurAsk | None = None
-    # Sent by some clients for their own books. Nothing is made of them.
-    user: Annotated[Text, Field(max_length=512)] | None = None
-    metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = None
-    # Only in the form in which they change nothing.
-    store: Literal[False] | None = None
-    logprobs: Literal[False] | None = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
 
 
-_OFF = {"store", "logprobs", "logit_bias", "frequency_penalty", "presence_penalty", "audio", "function_call"}
+TEXT_ONLY = "Messages are text only: images, sound and files are not read."
 
 
 def parse_chat(body: bytes) -> ChatRequest:
     """The request in a body. Raises ApiError 400 naming the first field at fault; its value is never repeated."""
     try:
-        return ChatRequest.model_validate_json(body)
+        chat = ChatRequest.model_validate_json(body)
     except ValidationError as e:
         if e.error_count() > MOST_FAULTS:
             raise ApiError(400, f"The request has {e.error_count()} faults.", code="invalid_value") from None
         faults = e.errors(include_url=False, include_context=False, include_input=False)
-    unknown = next((f for f in faults if f["type"] == "extra_forbidden"), None)
+    else:
+        _check_rest(chat, "")
+        return chat
     # Of a union every member complains: the one that got furthest into the value is the one that was meant.
     same_field = [f for f in faults if f["loc"][:1] == faults[0]["loc"][:1]]
-    raise _refusal(unknown or max(same_field, key=lambda f: len(f["loc"])))
+    raise _refusal(max(same_field, key=lambda f: len(f["loc"])))
+
+
+def _check_rest(record: Wire, path: str) -> None:
+    """Raise ApiError for the first field of a record, or of one inside it, that is neither listed nor ignored."""
+    if record.is_open:
+        return
+    for name, value in (record.model_extra or {}).items():
+        if not is_ignored(record.places, name, value):
+            raise _unsupported(record, f"{path}{name}"[:200], name)
+    for name in record.model_fields_set:
+        for at, inner in _records(getattr(record, name)):
+            _check_rest(inner, f"{path}{name}{at}.")
+
+
+def _records(value: Any) -> Iterator[tuple[str, Wire]]:
+    """The records that a field holds, each with its index as it is written in a path."""
+    if isinstance(value, Wire):
+        yield "", value
+    elif isinstance(value, tuple):
+        yield from ((f"[{n}]", item) for n, item in enumerate(value) if isinstance(item, Wire))
+
+
+def _unsupported(record: Wire, param: str, name: str) -> ApiError:
+    if name == "audio":
+        return ApiError(400, TEXT_ONLY, code="unsupported_value", param=param)
+    if is_known(record.places, name):
+        message = f"{param!r} cannot be used here. Leave it out."
+        return ApiError(400, message, code="unsupported_value", param=param)
+    message = f"Unsupported parameter: {param!r}. Leave it out."
+    return ApiError(400, message, code="unsupported_parameter", param=param)
 
 
 def _refusal(fault: ErrorDetails) -> ApiError:
     param = _param(fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        return ApiError(
-            400, f"Unsupported parameter: {param!r}. Leave it out.", code="unsupported_parameter", param=param
-        )
     if not param:
         return ApiError(400, "The body is not a JSON object that can be read.", code="invalid_json")
-    if str(fault["loc"][-1]) in _OFF or param.split(".")[0] in _OFF:
-        return ApiError(400, f"{param!r} cannot be used here. Leave it out.", code="unsupported_value", param=param)
+    if _is_foreign_part(fault):
+        return ApiError(400, TEXT_ONLY, code="unsupported_value", param=param)
     code = "missing_required_parameter" if fault["type"] == "missing" else "invalid_value"
     return ApiError(400, f"Invalid {param!r}: {fault['msg'][:200]}.", code=code, param=param)
+
+
+def _is_foreign_part(fault: ErrorDetails) -> bool:
+    """Whether a piece of a message is of a kind that is no text."""
+    loc = fault["loc"]
+    return loc[0] == "messages" and "content" in loc and loc[-1] == "type" and fault["type"] == "literal_error"
 
 
 def _param(loc: tuple[int | str, ...]) -> str:
@@ -269,7 +327,7 @@ def _param(loc: tuple[int | str, ...]) -> str:
 
 def _is_member(part: str) -> bool:
     return (
-        part in ("str", "constrained-float", "ToolChoice", "TextPart", "RefusalPart")
+        part in ("str", "constrained-float", "ToolChoice", "TextPart", "RefusalPart", "ThoughtPart")
         or "[" in part
         or "function-after" in part
     )
