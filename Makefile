@@ -15,6 +15,9 @@ HARNESS_VENV ?= .venv-harness
 HARNESS_BIN := $(HARNESS_VENV)/bin
 HARNESS_INSTALLED := $(HARNESS_VENV)/.installed
 
+# Errors only: a newcomer's first lines are not a package index's warnings.
+PIP_FLAGS := -qq --disable-pip-version-check --root-user-action=ignore
+
 # Two test processes with one thread each: threads that share cores make torch many times slower.
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -32,10 +35,10 @@ help:
 $(INSTALLED): constraints.txt pyproject.toml
 	@echo "installing into $(VENV): a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt pip
 	@# torch alone first: resolved beside the rest it may pull in gigabytes for an accelerator that is not there.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gateway,hf,hub,json,serve,test]'
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt torch
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[gateway,hf,hub,json,serve,test]'
 	@touch $@
 
 install: $(INSTALLED) ## make the virtual environment
@@ -52,10 +55,10 @@ test-slow: $(INSTALLED) ## validity simulations and load runs
 $(VLLM_INSTALLED): constraints.txt requirements-vllm.txt pyproject.toml
 	@echo "installing vLLM for the CPU into $(VLLM_VENV): about 4 GB, once"
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints.txt pip
-	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[hf]' hypothesis pytest
-	$(VLLM_BIN)/python -m pip install --quiet --no-deps --requirement requirements-vllm.txt
+	$(VLLM_BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt pip
+	$(VLLM_BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt torch
+	$(VLLM_BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[hf]' hypothesis pytest
+	$(VLLM_BIN)/python -m pip install $(PIP_FLAGS) --no-deps --requirement requirements-vllm.txt
 	@touch $@
 
 vllm: $(VLLM_INSTALLED) ## make the virtual environment with vLLM's CPU build
@@ -66,8 +69,8 @@ test-vllm: $(VLLM_INSTALLED) ## the tests that run a real vLLM, some minutes on 
 $(HARNESS_INSTALLED): constraints-harness.txt pyproject.toml
 	@echo "installing Inspect AI and lm-evaluation-harness into $(HARNESS_VENV): about 2 GB, once"
 	$(PYTHON) -m venv $(HARNESS_VENV)
-	$(HARNESS_BIN)/python -m pip install --quiet --constraint constraints-harness.txt torch
-	$(HARNESS_BIN)/python -m pip install --quiet --constraint constraints-harness.txt \
+	$(HARNESS_BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints-harness.txt torch
+	$(HARNESS_BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints-harness.txt \
 		--editable '.[hf,inspect,lm-eval]' openai pytest
 	@touch $@
 

@@ -77,6 +77,14 @@ def test_without_a_judge_only_decisions_are_measured(demur, tmp_path, xstest):
         (("never-refuse", "--benchmark", "abstentionbench"), "abstentionbench=FILE"),
         (("never-refuse", "--benchmark", "xstest=nowhere.csv"), "nowhere.csv does not exist"),
         (("never-refuse",), "--benchmark"),
+        (
+            ("never-refuse", "--benchmark", "xstest=a.csv", "--benchmark", "xstest=b.csv"),
+            "--benchmark xstest=b.csv asks for rows of --benchmark xstest=a.csv again",
+        ),
+        (
+            ("never-refuse", "--benchmark", "xstest", "--benchmark", "xstest:all"),
+            "--benchmark xstest:all asks for rows of --benchmark xstest again",
+        ),
     ],
 )
 def test_a_wrong_benchmark_is_the_callers_mistake(demur, flags, says):

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -158,3 +159,14 @@ def test_a_refusal_of_the_operating_system_names_the_file(demur, monkeypatch):
     result = demur("report")
     assert result.code == 2
     assert "runs/a/train/model.partial: No space left on device" in result.err
+
+
+def test_shells_complete_verbs_and_flags(monkeypatch):
+    def completed(words):
+        command = [sys.executable, "-m", "demur"]
+        asked = {"_DEMUR_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert completed("demur eva") == ["evaluate"]
+    assert completed("demur calibrate --go") == ["--goal"]

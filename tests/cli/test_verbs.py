@@ -188,6 +188,16 @@ def test_a_judge_that_scores_nothing_gives_no_rate_and_an_exit_code_and_is_asked
     assert f"{sum(calibrated['unscored_reasons'].values())} x" in again.err
 
 
+def test_looking_at_an_evaluation_does_not_write_another_one_over_it(demur, run):
+    study = demur("evaluate", run, "--limit", "9", "--json")
+    assert study.code == 0, study.err
+    made = RunFolder(run).metrics.read_bytes()
+    looked = demur("evaluate", run, "--json")
+    assert looked.out == study.out
+    assert "evaluated before with limit = 9" in " ".join(looked.err.split())
+    assert RunFolder(run).metrics.read_bytes() == made
+
+
 def test_report_is_written_once_and_then_found_done(demur, run):
     first = demur("report", run)
     assert first.code == 0

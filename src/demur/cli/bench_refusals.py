@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,6 +73,7 @@ def command(
 ) -> None:
     """Measure false and missed refusals side by side. A direction without rows is named, never shown as 0."""
     wanted = [find("demur.sources.benchmarks:wanted", {}, "source")(text) for text in benchmark]
+    _require_once(benchmark, wanted)
     if card and not any(w.benchmark.dataset for w in wanted):
         raise ConfigError("--card: no benchmark given has a dataset on the hub", "docs/benchmarking.md: which have")
     asked = Path(model).suffix == ".toml"
@@ -101,6 +103,17 @@ def command(
         datasets = {s.name: d for s, w in zip(sets, wanted, strict=True) if (d := w.benchmark.dataset)}
         _write_card(card, bench, datasets)
     _require_measured(bench)
+
+
+def _require_once(texts: Sequence[str], wanted: Sequence[Any]) -> None:
+    """Raise ConfigError, naming both flags, if rows of a benchmark are asked for twice."""
+    for (text, one), (other, two) in combinations(zip(texts, wanted, strict=True), 2):
+        same_part = None in (one.part, two.part) or one.part == two.part
+        if one.benchmark.name == two.benchmark.name and same_part:
+            raise ConfigError(
+                f"--benchmark {other} asks for rows of --benchmark {text} again",
+                "name each part once; measure another file of it in a call of its own, with --out",
+            )
 
 
 def _sets(wanted: Sequence[Any]) -> list[BenchSet]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,10 +12,11 @@ from demur.cli import options
 from demur.cli.judge import SettingsFile
 from demur.cli.show import named, note, print_json, print_table
 from demur.cli.steps import Steps
-from demur.cli.workspace import reopen
+from demur.cli.workspace import Engine, Workspace, reopen
 from demur.core.errors import DataError
 from demur.stages import evaluate
 from demur.store.boundary import read_json
+from demur.wiring import JUDGES
 
 
 def command(
@@ -48,8 +50,11 @@ def command(
     """Measure the policy on prompts that neither training nor calibration saw."""
     goals = tuple(also) if also else None
     texts = {"branches": branches, "limit": limit, "judge": judge, "judge_settings": settings}
-    workspace = reopen(run).changed("evaluate", also=goals, labels=labels, **texts)
-    evaluation = Steps(workspace).perform("evaluate")
+    asked = {name: value for name, value in {**texts, "also": goals, "labels": labels}.items() if value is not None}
+    workspace = reopen(run).changed("evaluate", **asked)
+    evaluation = None if asked else _earlier(workspace)
+    if evaluation is None:
+        evaluation = Steps(workspace).perform("evaluate")
     if as_json:
         print_json(read_json(workspace.folder.metrics))
     else:
@@ -63,6 +68,30 @@ def command(
         )
     if not as_json:
         note(f"next: demur report {run}")
+
+
+def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
+    """The finished evaluation of the run as it is, if it was asked for otherwise than the config asks.
+
+    Whoever names no flag wants to see what was measured, not to write a larger study over with a
+    smaller one.
+    """
+    config, folder = workspace.config.evaluate, workspace.folder
+    found = evaluate.measured(folder, Engine(workspace).fingerprint)
+    if found is None:
+        return None
+    evaluation, settings = found
+    names = ("branches", "limit", "also", "labels", "max_new_tokens")
+    asked = {**asdict(config), "also": list(config.also)}
+    asked["labels"] = str(config.labels) if config.labels else None
+    other = [f"{name} = {settings[name]}" for name in names if settings.get(name) != asked[name]]
+    judge = evaluation.judge.partition("/")[0]
+    if judge in JUDGES and config.judge in JUDGES and judge != config.judge:
+        other.append(f"judge = {judge}")
+    if not other:
+        return None
+    note(f"evaluated before with {', '.join(other)}: shown as it stands; give flags to measure anew")
+    return evaluation
 
 
 def print_evaluation(evaluation: evaluate.Evaluation) -> None:

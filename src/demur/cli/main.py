@@ -147,7 +147,7 @@ def _root(
 
 def group() -> TyperGroup:
     """The whole command line as one object, for main and for tests."""
-    app = typer.Typer(cls=Verbs, add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(cls=Verbs, pretty_exceptions_enable=False)
     app.callback(
         invoke_without_command=True,
         help="A language model says why it declines before it declines; you set how often, per kind of request.",

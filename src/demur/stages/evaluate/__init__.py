@@ -24,7 +24,17 @@ from demur.store.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.policy_file import FingerprintRow, write_policy
 from demur.store.run import RunFolder
 
-__all__ = ["CORRECTED_HEADER", "HEADER", "Block", "Config", "Evaluation", "corrected_rows", "run", "table_rows"]
+__all__ = [
+    "CORRECTED_HEADER",
+    "HEADER",
+    "Block",
+    "Config",
+    "Evaluation",
+    "corrected_rows",
+    "measured",
+    "run",
+    "table_rows",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +92,23 @@ def run(
     write_metrics(folder.metrics, evaluation)
     folder.finish("evaluate", settings, made_from, [folder.branches, folder.metrics, *ours])
     return evaluation
+
+
+def measured(folder: RunFolder, model: Fingerprint) -> tuple[Evaluation, dict[str, object]] | None:
+    """The finished evaluation and the settings it was made with, whatever they are.
+
+    None if there is none, or if what it was made from has changed since. Hand labels are not read
+    again: their counts are in it. Raises ArtifactError if an earlier stage has not finished.
+    """
+    receipt = folder.receipt("evaluate")
+    if receipt is None:
+        return None
+    made_from = _inputs(folder, model)
+    if "labels" in receipt.made_from:
+        made_from["labels"] = receipt.made_from["labels"]
+    if not folder.is_current("evaluate", receipt.settings, made_from):
+        return None
+    return read_metrics(folder.metrics), receipt.settings
 
 
 def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:
