@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from demur.core.errors import PolicyError
 from demur.core.guarantee import Promise
-from demur.core.policy import NEVER, RULES, CategoryPolicy, CurvePoint, Fingerprint, Policy, Sensitivity, natural
+from demur.core.policy import (
+    NEVER,
+    RULES,
+    CategoryPolicy,
+    CurvePoint,
+    DoubtRule,
+    Fingerprint,
+    Policy,
+    Sensitivity,
+    natural,
+)
 from demur.core.rates import Rate
 from demur.core.taxonomy import coconot, single
 from demur.store.policy_file import bound, policy_digest, policy_from_json, policy_to_json, read_policy, write_policy
@@ -182,3 +192,22 @@ def test_missing_and_cut_files_are_named(tmp_path):
     (tmp_path / "p.json").write_bytes((tmp_path / "p.json").read_bytes()[:200])
     with pytest.raises(PolicyError, match=r"p\.json is damaged: line"):
         read_policy(tmp_path / "p.json")
+
+
+def test_a_policy_without_the_key_has_the_default_rule_for_doubt_and_keeps_its_digest() -> None:
+    plain = policy_to_json(natural(coconot()))
+    assert "doubt" not in plain
+    assert policy_from_json(plain, "x").doubt == DoubtRule()
+
+
+def test_a_rule_for_doubt_is_written_and_read() -> None:
+    rule = DoubtRule(most_leftover=0.07, then="error")
+    value = policy_to_json(replace(natural(coconot()), doubt=rule))
+    assert value["doubt"] == {"most_leftover": 0.07, "then": "error"}
+    assert policy_from_json(value, "x").doubt == rule
+
+
+def test_a_bound_that_is_no_probability_is_refused() -> None:
+    value = policy_to_json(natural(coconot())) | {"doubt": {"most_leftover": 1.5, "then": "refuse"}}
+    with pytest.raises(PolicyError, match="most_leftover"):
+        policy_from_json(value, "x")

@@ -3,21 +3,28 @@
 Shapes: N prompts, K categories, C = K + 1 control tokens (column 0 = respond). Scores are natural-log probabilities,
 float32; every comparison is made in float64 on logs, so a probability of 0.9999999 still has a neighbour. Ties refuse;
 between categories the first in the taxonomy wins a tie.
+
+1. The policy's rule decides on calibrated probabilities.
+2. A locked category whose own threshold is met refuses, whatever the rule made of the others.
+3. A score whose leftover mass is above the policy's bound is doubtful: it refuses with the heaviest category, at every
+   threshold. Callers that act on a decision use decide_or_doubt, which raises where the policy says "error".
+4. A forced category stands, whatever the score.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from demur.core.errors import ScoreError
-from demur.core.policy import Policy
-from demur.core.score import Floats, check_scores
+from demur.core.errors import ScoreDoubt, ScoreError
+from demur.core.policy import OnDoubt, Policy
+from demur.core.score import Floats, check_scores, leftover_of
 
 Ints = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +34,8 @@ class Decision:
     choice: str  # "respond" or the category refused with
     column: int  # the same as a column of the score: 0 = respond
     heaviest: str  # the active category with the most probability; "respond" if none is active
-    margin: float  # log-odds above (>= 0) or below the threshold that was compared
+    margin: float  # log-odds above (>= 0) or below the threshold that was compared; inf when nothing was
+    doubt: bool = False  # the leftover mass is above the policy's bound: refused, whatever the thresholds
 
     @property
     def refuses(self) -> bool:
@@ -42,9 +50,10 @@ class Decisions:
     choice_N: Ints  # emitted control token as a column: 0 = respond
     heaviest_N: Ints  # column of the heaviest active category, 0 if none is active
     margin_N: Doubles  # log-odds distance to the threshold that was compared; +-inf when nothing was
+    doubt_N: Bools  # leftover mass above the policy's bound: refused, whatever the thresholds
 
     @property
-    def refuses_N(self) -> npt.NDArray[np.bool_]:
+    def refuses_N(self) -> Bools:
         """Whether each prompt gets a refusal token."""
         return self.choice_N > 0
 
@@ -59,31 +68,70 @@ def decide_many(policy: Policy, logp_NC: Floats) -> Decisions:
     check_scores(logp_NC)
     forced = [k for k, c in enumerate(policy.categories, start=1) if c.override == "force"]
     if forced:
-        everyone_N = np.full(len(logp_NC), forced[0], dtype=np.int64)
-        return Decisions(choice_N=everyone_N, heaviest_N=everyone_N, margin_N=np.full(len(logp_NC), np.inf))
+        everyone_N, nobody_N = np.full(len(logp_NC), forced[0], dtype=np.int64), np.zeros(len(logp_NC), dtype=bool)
+        margin_N = np.full(len(logp_NC), np.inf)
+        return Decisions(choice_N=everyone_N, heaviest_N=everyone_N, margin_N=margin_N, doubt_N=nobody_N)
     logq_NC = policy.calibrator.apply(logp_NC).astype(np.float64)
-    return _RULES[policy.rule](policy, logq_NC)
+    decided = _with_locks(policy, logq_NC, _RULES[policy.rule](policy, logq_NC))
+    return _with_doubt(policy, logq_NC, decided, doubtful(policy, logp_NC))
 
 
 def decide(policy: Policy, logp_C: Floats) -> Decision:
     """Decide one prompt. See decide_many."""
     many = decide_many(policy, logp_C[None, :])
     column = int(many.choice_N[0])
-    heaviest = policy.taxonomy.choices[int(many.heaviest_N[0])]
     return Decision(
-        choice=policy.taxonomy.choices[column], column=column, heaviest=heaviest, margin=float(many.margin_N[0])
+        choice=policy.taxonomy.choices[column],
+        column=column,
+        heaviest=policy.taxonomy.choices[int(many.heaviest_N[0])],
+        margin=float(many.margin_N[0]),
+        doubt=bool(many.doubt_N[0]),
     )
+
+
+def decide_or_doubt(policy: Policy, logp_C: Floats) -> Decision:
+    """The decision that an engine acts on. Raises ScoreDoubt where there is none.
+
+    That is: the score holds NaN, infinities or no log-probabilities, or it is doubtful and the policy says "error".
+    """
+    try:
+        decision = decide(policy, logp_C)
+    except ScoreError as e:
+        raise ScoreDoubt(e.message, e.hint) from None
+    if decision.doubt and on_doubt(policy) == "error":
+        raise ScoreDoubt(doubt_reason(policy, logp_C), f"policy {policy.name!r} says that doubt is an error")
+    return decision
+
+
+def doubtful(policy: Policy, logp_NC: Floats) -> Bools:
+    """Which scores have more leftover mass than the policy allows, shape (N,). The bound itself is allowed."""
+    return np.asarray(leftover_of(logp_NC) > policy.doubt.most_leftover, dtype=bool)
+
+
+def doubt_reason(policy: Policy, logp_C: Floats) -> str:
+    """Why a score is doubtful, in words, with values."""
+    left = float(leftover_of(logp_C[None, :])[0])
+    return (
+        f"{left:.3g} of the probability lies outside the control tokens, policy {policy.name!r} allows "
+        f"{policy.doubt.most_leftover:.3g}"
+    )
+
+
+def on_doubt(policy: Policy) -> OnDoubt:
+    """What is done with a doubtful score. A policy that suppresses every category cannot refuse: an error."""
+    return policy.doubt.then if any(c.override != "suppress" for c in policy.categories) else "error"
 
 
 def compared_scores(policy: Policy, logp_NC: Floats) -> Floats:
     """What one threshold shared by all categories is compared with: natural-log probability, float32, shape (N,).
 
-    Rule `sum`: the active categories together; every other rule: the heaviest active one. Never above 0; -inf where
-    no category may be emitted. What decide_many refuses at a shared T in [0, 1] is exactly what lies at or above log T.
+    Rule `sum`: the active categories together; every other rule: the heaviest active one. At most 0; -inf where no
+    category may be emitted; +inf where the score is doubtful, for no threshold answers it. What decide_many refuses at
+    a shared T, in [0, 1] or NEVER, is exactly what lies at or above log T.
     """
     value_NK = _masked(policy, policy.calibrator.apply(logp_NC).astype(np.float64))
-    compared_N = _total(value_NK) if policy.rule == "sum" else value_NK.max(axis=1)
-    return np.asarray(np.minimum(compared_N, 0.0), dtype=np.float32)
+    compared_N = np.minimum(_total(value_NK) if policy.rule == "sum" else value_NK.max(axis=1), 0.0)
+    return np.asarray(np.where(doubtful(policy, logp_NC), np.inf, compared_N), dtype=np.float32)
 
 
 def _log_thresholds(policy: Policy) -> Doubles:
@@ -124,6 +172,48 @@ def _settle(value_NK: Doubles, choice_N: Ints, margin_N: Doubles) -> Decisions:
         choice_N=np.where(any_N, choice_N, 0),
         heaviest_N=np.where(any_N, best_N + 1, 0),
         margin_N=np.where(any_N, margin_N, -np.inf),
+        doubt_N=np.zeros(len(value_NK), dtype=bool),
+    )
+
+
+def _with_locks(policy: Policy, logq_NC: Doubles, decided: Decisions) -> Decisions:
+    """The decisions, with a refusal wherever a locked category's own threshold is met.
+
+    Callers may move other categories' thresholds, and the heaviest category would hide the locked one. Where several
+    locked categories are met the heaviest of them is emitted. What the rule refuses stays as it is.
+    """
+    locked_K = np.array([c.locked and c.may_emit for c in policy.categories], dtype=bool)
+    if not locked_K.any():
+        return decided
+    log_threshold_K = _log_thresholds(policy)
+    met_NK = locked_K[None, :] & (logq_NC[:, 1:] >= log_threshold_K[None, :])
+    lock_N = np.where(met_NK, logq_NC[:, 1:], -np.inf).argmax(axis=1).astype(np.int64)
+    margin_N = _margin(_pick(logq_NC[:, 1:], lock_N), log_threshold_K[lock_N])
+    by_lock_N = met_NK.any(axis=1) & (decided.choice_N == 0)
+    return replace(
+        decided,
+        choice_N=np.where(by_lock_N, lock_N + 1, decided.choice_N),
+        margin_N=np.where(by_lock_N, margin_N, decided.margin_N),
+    )
+
+
+def _with_doubt(policy: Policy, logq_NC: Doubles, decided: Decisions, doubt_N: Bools) -> Decisions:
+    """The decisions, with a refusal for every doubtful score: the heaviest category, and nothing was compared.
+
+    Where no category may be emitted: the heaviest one that is not suppressed, else the heaviest of all, which engines
+    turn into an error (on_doubt).
+    """
+    if not doubt_N.any():
+        return decided
+    allowed_K = np.array([c.override != "suppress" for c in policy.categories], dtype=bool)
+    allowed_K |= not allowed_K.any()
+    fallback_N = np.where(allowed_K[None, :], logq_NC[:, 1:], -np.inf).argmax(axis=1) + 1
+    column_N = np.where(decided.heaviest_N > 0, decided.heaviest_N, fallback_N)
+    return replace(
+        decided,
+        choice_N=np.where(doubt_N, column_N, decided.choice_N),
+        margin_N=np.where(doubt_N, np.inf, decided.margin_N),
+        doubt_N=doubt_N,
     )
 
 

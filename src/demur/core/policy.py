@@ -15,6 +15,7 @@ from demur.core.taxonomy import Taxonomy
 
 Rule = Literal["natural", "heaviest", "released", "sum", "any", "bias"]
 Override = Literal["suppress", "force"]
+OnDoubt = Literal["refuse", "error"]
 
 RULES: tuple[Rule, ...] = ("natural", "heaviest", "released", "sum", "any", "bias")
 THRESHOLD_RULES: tuple[Rule, ...] = ("heaviest", "released", "sum", "any")  # the others compare no thresholds
@@ -23,6 +24,9 @@ ALWAYS = 0.0  # a threshold at or below every probability
 GENERATE = "generate"  # on_refuse: let the model write its own refusal
 LOGPROB_CONVENTION = "raw-logprobs/full-vocabulary/temperature-1/float32"
 PREDICTED = "predicted/"  # how the convention of scores begins that no language model gave: see core.predictor
+# Above this the model most probably begins its answer with no control token at all. What calibration measures is far
+# below; policies written before there was a rule for doubt get this one. See docs/decisions/0010.
+MOST_LEFTOVER = 0.5
 LANGUAGE_TAG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647 section 2.1, without "*"
 
 
@@ -84,6 +88,23 @@ class CategoryPolicy:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DoubtRule:
+    """When a score is no score, and what is done then. Raises PolicyError on a bound outside [0, 1]."""
+
+    most_leftover: float = MOST_LEFTOVER  # probability outside the control tokens; more than this is doubt. 1: never
+    then: OnDoubt = "refuse"  # refuse with the heaviest category; or error: the engine raises ScoreDoubt
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.most_leftover <= 1.0:
+            raise PolicyError(
+                f"doubt: most_leftover {self.most_leftover} is not in [0, 1]",
+                "calibrate measures it; 0.5 is the default",
+            )
+        if self.then not in ("refuse", "error"):
+            raise PolicyError(f"doubt: unknown {self.then!r}", "known: refuse, error")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sensitivity:
     """Thresholds that a caller may ask for by one name."""
 
@@ -106,6 +127,7 @@ class Policy:
     fingerprint: Fingerprint | None = None  # None only for policies that never meet a model
     promises: tuple[Promise, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
+    doubt: DoubtRule = DoubtRule()
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:

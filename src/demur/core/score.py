@@ -42,8 +42,7 @@ class ScoreTable:
     @property
     def leftover_N(self) -> Floats:
         """Probability outside the control tokens: about 0 after training, large when the position is wrong."""
-        mass_N = np.exp(self.logp_NC.astype(np.float64)).sum(axis=1)
-        return np.asarray(np.clip(1.0 - mass_N, 0.0, 1.0), dtype=np.float32)
+        return leftover_of(self.logp_NC).astype(np.float32)
 
     def select(self, ids: tuple[str, ...]) -> ScoreTable:
         """The rows of these ids, in this order. Raises ScoreError naming the first id that has no score."""
@@ -54,6 +53,15 @@ class ScoreTable:
                 f"{len(missing)} prompts have no score, first {missing[0]!r}", "score the split: demur score"
             )
         return ScoreTable(ids=ids, logp_NC=self.logp_NC[[at[i] for i in ids]])
+
+
+def leftover_of(logp_NC: Floats) -> npt.NDArray[np.float64]:
+    """Probability outside the control tokens, in [0, 1], float64, shape (N,). NaN where a score is."""
+    # Column by column, so that a row alone and the same row in a batch agree to the last bit.
+    mass_N = np.zeros(len(logp_NC), dtype=np.float64)
+    for column_N in np.exp(logp_NC.astype(np.float64)).T:
+        mass_N += column_N
+    return np.clip(1.0 - mass_N, 0.0, 1.0)
 
 
 def check_scores(logp_NC: Floats, ids: tuple[str, ...] | None = None) -> None:

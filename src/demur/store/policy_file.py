@@ -11,7 +11,17 @@ from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 
 from demur.core.errors import DemurError, PolicyError
 from demur.core.guarantee import Promise
-from demur.core.policy import CategoryPolicy, CurvePoint, Fingerprint, Override, Policy, Rule, Sensitivity
+from demur.core.policy import (
+    CategoryPolicy,
+    CurvePoint,
+    DoubtRule,
+    Fingerprint,
+    OnDoubt,
+    Override,
+    Policy,
+    Rule,
+    Sensitivity,
+)
 from demur.core.rates import Rate
 from demur.core.taxonomy import Category, Taxonomy
 from demur.store.binding import promise_digest
@@ -150,6 +160,17 @@ class PromiseRow(Strict):
         return Promise(**{**dict(self), "rate": self.rate.to_core() if self.rate else None})
 
 
+class DoubtRow(Strict):
+    """When a score is no score, and what is done then."""
+
+    most_leftover: float
+    then: OnDoubt
+
+    def to_core(self) -> DoubtRule:
+        """The core record. Raises PolicyError on a bound outside [0, 1]."""
+        return DoubtRule(most_leftover=self.most_leftover, then=self.then)
+
+
 class PolicyFile(Strict):
     """policy.json."""
 
@@ -161,6 +182,7 @@ class PolicyFile(Strict):
     categories: tuple[CategoryPolicyRow, ...]
     promises: tuple[PromiseRow, ...] = ()
     sensitivities: dict[str, dict[str, Threshold]] = Field(default_factory=dict)  # name -> category -> threshold
+    doubt: DoubtRow | None = None  # None: the default rule, and that of files written before there was one
     fingerprint: FingerprintRow | None
     signature: Signature | None = None  # of all the rest; no part of the policy's digest
 
@@ -182,6 +204,7 @@ class PolicyFile(Strict):
                 Sensitivity(name=name, thresholds=tuple(thresholds.items()))
                 for name, thresholds in self.sensitivities.items()
             ),
+            doubt=self.doubt.to_core() if self.doubt else DoubtRule(),
         )
 
 
@@ -242,12 +265,14 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         categories=tuple(map(_category_row, policy.taxonomy.names, policy.categories)),
         promises=tuple(map(_promise_row, policy.promises)),
         sensitivities={s.name: dict(s.thresholds) for s in policy.sensitivities},
+        doubt=_doubt_row(policy.doubt),
         fingerprint=fingerprint,
     )
     value = file.model_dump(mode="json")
     # Keys that came later are left out where there is nothing to say, so that a policy without them keeps its digest.
     late_keys = [
         (value, "sensitivities"),
+        (value, "doubt"),
         (value, "signature"),
         *((row, "translations") for row in value["categories"]),
         *((row, "digest") for row in value["promises"]),
@@ -261,6 +286,12 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
 def policy_digest(policy: Policy) -> str:
     """sha256 of a policy's JSON value: the hash that answers and logs carry."""
     return digest_json(policy_to_json(policy))
+
+
+def _doubt_row(rule: DoubtRule) -> DoubtRow | None:
+    if rule == DoubtRule():
+        return None
+    return DoubtRow(most_leftover=rule.most_leftover, then=rule.then)
 
 
 def _curve_point(row: CurveRow) -> CurvePoint:
