@@ -13,7 +13,7 @@ from demur.core.calibrator import Fitted
 from demur.core.decision import decide_many
 from demur.core.errors import ScoreDoubt
 from demur.core.maps import Matrix, Temperature
-from demur.core.policy import RULES
+from demur.core.policy import RULES, DoubtRule
 from demur.engines.gateway_bounds import settle
 from tests.builders import policies, policy, with_category
 
@@ -84,7 +84,40 @@ def test_a_calibrator_that_mixes_scores_settles_nothing_unless_all_are_listed():
         settle(p, {"[respond]": -0.1}, p.taxonomy.tokens)
 
 
-def test_nothing_is_in_doubt_where_a_category_is_forced_or_none_may_be_emitted():
-    for override, column in (("force", 1), ("suppress", 0)):
-        p = with_category(policy(1, thresholds=[0.0]), 0, override=override)
-        assert settle(p, {"x": -0.1}, p.taxonomy.tokens)[0].column == column
+def test_nothing_is_in_doubt_where_a_category_is_forced():
+    p = with_category(policy(1, thresholds=[0.0]), 0, override="force")
+    assert settle(p, {"x": -0.1}, p.taxonomy.tokens)[0].column == 1
+
+
+def test_no_control_token_among_the_listed_is_no_score_even_where_none_may_be_emitted():
+    p = with_category(policy(1, thresholds=[0.0]), 0, override="suppress")
+    with pytest.raises(ScoreDoubt, match="outside the control tokens"):
+        settle(p, {"x": -0.1}, p.taxonomy.tokens)
+    assert settle(p, {"[respond]": -0.1}, p.taxonomy.tokens)[0].column == 0
+
+
+def test_leftover_mass_that_may_be_above_the_bound_settles_nothing():
+    listed = {"[respond]": np.log(0.45), "a": np.log(0.3), "b": np.log(0.1)}  # [safety]: at most .1, .45 to .55 are off
+    for bound, settled in ((0.6, True), (0.5, False), (0.4, True)):
+        p = replace(policy(1), doubt=DoubtRule(most_leftover=bound))
+        if settled:
+            assert settle(p, listed, p.taxonomy.tokens)[0].doubt == (bound == 0.4)
+        else:
+            with pytest.raises(ScoreDoubt, match="leaves"):
+                settle(p, listed, p.taxonomy.tokens)
+    with pytest.raises(ScoreDoubt, match="outside the control tokens"):
+        settle(replace(policy(1), doubt=DoubtRule(most_leftover=0.4, then="error")), listed, p.taxonomy.tokens)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 0.2])
+@pytest.mark.parametrize("at", ["[respond]", "[safety]", "word"])
+def test_what_is_no_log_probability_is_doubt_wherever_it_is_listed(value, at):
+    p = policy(1, thresholds=[0.5])
+    with pytest.raises(ScoreDoubt, match="no log-probabilities"):
+        settle(p, {"[respond]": -0.7, "[safety]": -5.0, "word": -1.0, at: value}, p.taxonomy.tokens)
+
+
+def test_a_list_that_sums_above_one_is_doubt():
+    p = policy(1, thresholds=[0.5])
+    with pytest.raises(ScoreDoubt, match="no log-probabilities"):
+        settle(p, {"[respond]": -0.1, "[safety]": -0.1}, p.taxonomy.tokens)

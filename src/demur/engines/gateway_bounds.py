@@ -12,11 +12,11 @@ from itertools import product
 import numpy as np
 
 from demur.core.calibrator import Fitted, Identity
-from demur.core.decision import Decision, decide, decide_many
+from demur.core.decision import Decision, decide_many, decide_or_doubt
 from demur.core.errors import ScoreDoubt
 from demur.core.maps import Pair, Temperature
 from demur.core.policy import Policy
-from demur.core.score import Floats
+from demur.core.score import TOLERANCE, Floats
 
 _LOWEST = -1e4  # log of a probability that is none, yet finite
 _MOST_MISSING = 8  # 2**8 corners
@@ -26,13 +26,15 @@ def settle(policy: Policy, listed: Mapping[str, float], tokens: tuple[str, ...])
     """The decision that stands whatever the unlisted scores are, and the score with those at their upper bound, (C,).
 
     listed: natural log-probability by token, the most probable of the vocabulary; tokens: the control tokens.
-    Raises ScoreDoubt when the bounds leave several decisions open.
+    Raises ScoreDoubt when the bounds leave several decisions open, when what is listed is no list of
+    log-probabilities, and when the leftover mass may be above the policy's bound and the policy says "error".
     """
-    known_C = np.array([listed.get(token, np.nan) for token in tokens], dtype=np.float64)
-    missing = [c for c, value in enumerate(known_C) if np.isnan(value)]
+    _check_listed(listed)
+    known_C = np.minimum(np.array([listed.get(token, np.nan) for token in tokens], dtype=np.float64), 0.0)
+    missing = [c for c, token in enumerate(tokens) if token not in listed]
     if not missing:
         logp_C = np.asarray(known_C, dtype=np.float32)
-        return decide(policy, logp_C), logp_C
+        return decide_or_doubt(policy, logp_C), logp_C
     least = float(np.exp(min(listed.values(), default=0.0)))
     left = max(0.0, 1.0 - float(np.exp(list(listed.values())).sum()))
     corners_SC = _corners(policy, known_C, missing, (least, left))
@@ -44,7 +46,19 @@ def settle(policy: Policy, listed: Mapping[str, float], tokens: tuple[str, ...])
             f"leaves {open_choices} open",
             "a backend that reports log-probabilities by token id leaves nothing open: docs/gateway.md",
         )
-    return decide(policy, corners_SC[-1]), corners_SC[-1]
+    # The first corner leaves the most mass outside: if that is not doubtful, no score within the bounds is.
+    logp_C = corners_SC[0 if decisions.doubt_N.any() else -1]
+    return decide_or_doubt(policy, logp_C), logp_C
+
+
+def _check_listed(listed: Mapping[str, float]) -> None:
+    """Raise ScoreDoubt on NaN, infinities, positive values and lists that sum above 1."""
+    values = np.array(list(listed.values()), dtype=np.float64)
+    if not np.isfinite(values).all() or (values > TOLERANCE).any() or np.exp(values).sum() > 1.0 + 1e-3:
+        raise ScoreDoubt(
+            f"the backend lists {dict(listed)}, no log-probabilities",
+            "NaN, infinite, positive or summing above 1: look at the backend's log",
+        )
 
 
 def _corners(policy: Policy, known_C: np.ndarray, missing: list[int], most: tuple[float, float]) -> Floats:

@@ -66,10 +66,18 @@ def _closed(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints
     except ScoreError as e:
         if len(logp_NC) > 1:
             return np.concatenate([_closed(policy, control_ids, row_C[None]) for row_C in logp_NC])
-        columns = range(1, len(control_ids))
-        column = next((k for k in columns if policy.categories[k - 1].may_emit), 0)
+        column = _refusing_column(policy)
         LOG.error("policy %r: a prompt that cannot be scored gets column %d: %s", policy.name, column, e.message)
         return np.array([control_ids[column]])
+
+
+def _refusing_column(policy: Policy) -> int:
+    """The refusal for a row without a score: the first category that may be emitted, else not suppressed, else any."""
+    columns = range(1, len(policy.categories) + 1)
+    allowed = [k for k in columns if policy.categories[k - 1].may_emit]
+    unsuppressed = [k for k in columns if policy.categories[k - 1].override != "suppress"]
+    forced = [k for k in columns if policy.categories[k - 1].override == "force"]
+    return next(iter([*forced, *allowed, *unsuppressed, *columns]))
 
 
 class Rows:
