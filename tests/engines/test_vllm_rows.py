@@ -1,5 +1,6 @@
 """What the plug-in does to a step's logits, without vLLM."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demur.core.policy import DoubtRule
 from demur.engines.gate import forced_ids
 from demur.engines.heads import control_scores
 from demur.engines.vllm_rows import Rows, Slots, edit
@@ -46,18 +48,27 @@ def test_due_rows_keep_one_id_later_rows_lose_control_ids_others_are_untouched(s
 def test_a_row_that_cannot_be_scored_is_refused_and_its_neighbours_are_decided(caplog) -> None:
     logits = logits_of(0, 3)
     logits[1, 0] = torch.nan
-    never = policy(3)
+    never = replace(policy(3), doubt=DoubtRule(most_leftover=1.0))
     edit(logits, [(row, never) for row in range(3)], None, torch.tensor(IDS))
     assert logits.argmax(dim=1).tolist() == [IDS[0], IDS[1], IDS[0]]
     assert "cannot be scored" in caplog.text
 
 
-def test_only_a_category_that_may_be_emitted_stands_in_for_a_missing_score() -> None:
-    logits = torch.full((2, V), torch.nan)
+def test_a_category_that_may_be_emitted_stands_in_for_a_missing_score_and_never_an_answer() -> None:
+    logits = torch.full((4, V), torch.nan)
     first = with_category(policy(3), 0, override="suppress")
     silent = policy(3, override="suppress")
-    edit(logits, [(0, first), (1, silent)], None, torch.tensor(IDS))
-    assert logits.argmax(dim=1).tolist() == [IDS[2], IDS[0]]
+    inactive = with_category(policy(3, active=False), 0, override="suppress")
+    forced = with_category(policy(3), 2, override="force")
+    edit(logits, [(0, first), (1, silent), (2, inactive), (3, forced)], None, torch.tensor(IDS))
+    assert logits.argmax(dim=1).tolist() == [IDS[2], IDS[1], IDS[2], IDS[3]]
+
+
+def test_a_row_with_too_much_probability_off_the_control_tokens_is_refused() -> None:
+    logits = torch.zeros((2, V))  # control tokens are few among V: most of the probability is elsewhere
+    logits[0, IDS[0]] = 9.0
+    edit(logits, [(row, policy(3)) for row in range(2)], None, torch.tensor(IDS))
+    assert logits.argmax(dim=1).tolist() == [IDS[0], IDS[1]]
 
 
 def test_rows_are_due_until_they_have_output() -> None:

@@ -77,7 +77,8 @@ def _refusing_column(policy: Policy) -> int:
     allowed = [k for k in columns if policy.categories[k - 1].may_emit]
     unsuppressed = [k for k in columns if policy.categories[k - 1].override != "suppress"]
     forced = [k for k in columns if policy.categories[k - 1].override == "force"]
-    return next(iter([*forced, *allowed, *unsuppressed, *columns]))
+    order: list[int] = [*forced, *allowed, *unsuppressed, *columns]
+    return order[0]
 
 
 class Rows:
