@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import threading
 
 import pytest
@@ -119,11 +120,133 @@ def test_a_key_taken_out_of_the_tenants_file_opens_nothing_any_more(folder, tmp_
         path.write_text(text[text.index("[tenants.operator]") :], encoding="utf-8")
         wait_until(lambda: server.chat(key=KEY).status_code == 401)
         assert server.chat(key=OTHER_KEY).status_code == 200
-        path.write_text("nonsense", encoding="utf-8")
+        path.write_text(path.read_text() + "\n[nonsense", encoding="utf-8")
         wait_until(lambda: server.metric("demur_tenants_rejected") == 1)
-        assert server.chat(key=OTHER_KEY).status_code == 200
+        assert server.chat(key=OTHER_KEY).status_code == 200  # the file still names it
+        assert server.chat(key=KEY).status_code == 401
         path.write_text(text, encoding="utf-8")
         wait_until(lambda: server.chat(key=KEY).status_code == 200)
+
+
+def ready(server):
+    with server.client() as client:
+        return client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("gone", ["deleted", "nonsense", "a folder", "a pipe", "a loop of links", "not to be read"])
+def test_a_tenants_file_that_is_gone_or_names_nobody_lets_nobody_in(folder, tmp_path, gone):
+    path = tenants_file(tmp_path / "tenants.toml")
+    text = path.read_text()
+    with serving(folder, path) as server:
+        assert server.chat(key=KEY).status_code == 200
+        if gone == "not to be read" and os.geteuid() == 0:
+            pytest.skip("root reads every file")
+        path.unlink()
+        match gone:
+            case "nonsense":
+                path.write_text("nonsense")
+            case "a folder":
+                path.mkdir()
+            case "a pipe":
+                os.mkfifo(path)
+            case "a loop of links":
+                path.symlink_to(path)
+            case "not to be read":
+                path.write_text(text)
+                path.chmod(0)
+        wait_until(lambda: server.chat(key=KEY).status_code == 401)
+        assert server.chat(key=OTHER_KEY).status_code == 401
+        assert not ready(server)
+        assert server.metric("demur_tenants_rejected") == 1
+        path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        path.write_text(text)
+        wait_until(lambda: server.chat(key=KEY).status_code == 200)
+        assert ready(server)
+
+
+def test_a_missing_policy_of_another_tenant_does_not_keep_a_key_open(folder, tmp_path):
+    path = tenants_file(tmp_path / "tenants.toml")
+    with serving(folder, path) as server:
+        assert server.chat(key=KEY).status_code == 200
+        text = path.read_text().replace('["strict"]', '["absent"]')
+        path.write_text(text[text.index("[tenants.operator]") :])
+        wait_until(lambda: server.chat(key=KEY).status_code == 401)
+        wait_until(lambda: server.metric("demur_tenants_rejected") == 1)
+        assert server.chat(key=OTHER_KEY).json()["error"]["code"] == "policy_not_found"
+
+
+@pytest.mark.parametrize("end", ["", "# end\n"])
+def test_a_tenants_file_cut_off_opens_no_expired_key(folder, tmp_path, end):
+    """Whatever line it is cut before, and in the order of lines that operators wrote before there was an end mark."""
+    path = tenants_file(tmp_path / "tenants.toml", other_key="expires = 2020-01-01T00:00:00Z")
+    path.write_text(path.read_text().rstrip() + "\n" + end)
+    whole = path.read_bytes()
+    with serving(folder, path) as server:
+        assert server.chat(key=OTHER_KEY).json()["error"]["code"] == "expired_api_key"
+        book = server.service.house.book
+        for size in (len(whole) - 1, *(at for at in range(len(whole)) if whole[at : at + 1] == b"\n")):
+            path.write_bytes(whole[:size])
+            book.reload()
+            assert server.chat(key=OTHER_KEY).status_code == 401
+            path.write_bytes(whole)
+            book.reload()
+            assert server.chat(key=KEY).status_code == 200
+
+
+HOSTILE = {
+    "deep": b"[" * 100_000,
+    "deep and whole": b"[" * 900 + b"]" * 900,
+    "deep within": b'{"format": "demur.policy/1", "name": ' + b"[" * 900 + b"]" * 900 + b"}",
+    "objects": b'{"a":' * 900 + b"1" + b"}" * 900,
+    "5,000 digits": b'{"format": ' + b"1" * 5_000 + b"}",
+    "4,000 digits": b'{"format": "demur.policy/1", "name": "x", "rule": ' + b"9" * 4_000 + b"}",
+    "huge": b'{"format": 1e999999}',
+    "nan": b'{"format": NaN}',
+    "not utf-8": b"\xff\xfe\xfa",
+    "utf-16": '{"format": 1}'.encode("utf-16"),
+    "nul": b"\x00" * 64,
+    "empty": b"",
+    "surrogate": b'{"name": "\\ud800"}',
+    "toml digits": b"a = " + b"1" * 5_000,
+    "toml deep": b"a = " + b"[" * 5_000,
+    "toml date": b"a = 9999-99-99T99:99:99Z",
+    "toml keys": b"a." * 5_000 + b"a = 1",
+}
+
+
+@pytest.mark.parametrize("where", ["policies", "tenants"])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_no_content_of_a_file_ends_reloading_or_keeps_a_revoked_key_open(folder, tmp_path, what, where):
+    path = tenants_file(tmp_path / "tenants.toml")
+    with serving(folder, path) as server:
+        assert server.chat(key=KEY).status_code == 200
+        if where == "policies":
+            (folder / "default.json").write_bytes(HOSTILE[what])
+            (folder / "new.json").write_bytes(HOSTILE[what])
+            text = path.read_text()
+            path.write_text(text[text.index("[tenants.operator]") :])
+            wait_until(lambda: server.metric("demur_policy_faults") == 2)
+        else:
+            path.write_bytes(HOSTILE[what])
+        wait_until(lambda: server.chat(key=KEY).status_code == 401)
+        assert server.metric("demur_reload_failing") == 0
+
+
+def test_an_error_that_nobody_foresaw_makes_the_server_not_ready_and_reloading_goes_on(folder, caplog):
+    with serving(folder) as server:
+        assert ready(server)
+        book = server.service.house.book
+        book.reload = lambda: 1 / 0  # a bug of ours
+        wait_until(lambda: server.metric("demur_reload_failing") == 1)
+        assert not ready(server)
+        assert server.chat().status_code == 200
+        del book.reload
+        wait_until(lambda: ready(server))
+        assert server.metric("demur_reload_failing") == 0
+        new = policy(threshold=0.25)
+        write_policy(folder / "default.json", new)
+        wait_until(lambda: hash_of(server.chat()) == policy_digest(new))
+    assert any(r.getMessage() == "crash" and r.fields["task"] == "reload" for r in caplog.records)
 
 
 def test_a_policy_that_a_tenant_falls_back_on_outlives_its_file(folder, tmp_path):

@@ -4,6 +4,8 @@ import threading
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.builders import policy, taxonomy
 
 from demur.core.errors import PolicyError
@@ -234,3 +236,34 @@ def test_readers_see_only_whole_policies_while_files_are_replaced_and_torn(folde
     assert seen <= {0.1, 0.2, 0.3, 0.5}
     assert there.faults == ()
     assert thresholds(there)["first"] == 0.3  # what was written last
+
+
+@given(
+    st.binary(max_size=300)
+    | st.recursive(st.none() | st.floats() | st.integers() | st.text(max_size=5), st.lists, max_leaves=5).map(
+        lambda value: json.dumps({"format": "demur.policy/1", "name": value, "rule": value}).encode()
+    )
+)
+def test_no_content_raises_or_puts_a_policy_in_force(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("fuzz", numbered=True)
+    write_policy(folder / "a.json", named("first"))
+    sound = read_folder(folder, MODEL)
+    (folder / "a.json").write_bytes(content)
+    (folder / "b.json").write_bytes(content)
+    after, _ = reload(sound)
+    assert thresholds(after) == thresholds(sound)
+    assert {f.file for f in after.faults} == {"a.json", "b.json"}
+
+
+def test_a_link_that_leads_nowhere_is_a_fault_and_a_pipe_is_not_waited_for(folder):
+    start = read_folder(folder, MODEL)
+    (folder / "a.json").unlink()
+    (folder / "a.json").symlink_to(folder / "a.json")
+    (folder / "b.json").unlink()
+    (folder / "b.json").symlink_to("absent")
+    os.mkfifo(folder / "c.json")
+    after, _ = reload(start)
+    assert thresholds(after) == thresholds(start)
+    assert {f.file for f in after.faults} == {"a.json", "b.json"}
+    os.mkfifo(folder / "alone")
+    assert [f.file for f in read_folder(folder / "alone", MODEL).faults] == ["alone"]

@@ -1,11 +1,13 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from demur.core.access import Tenant
 from demur.core.errors import ConfigError
-from demur.core.keys import ApiKey, KeyProblem, authenticate
-from demur.store.tenants_file import key_block, read_tenants
+from demur.core.keys import ApiKey, KeyProblem, authenticate, digest_of_key
+from demur.store.tenants_file import key_block, read_tenants, reread_tenants
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 TWO = """
@@ -104,3 +106,80 @@ def test_a_key_pasted_where_its_hash_belongs_is_not_repeated_in_the_error(tmp_pa
 def test_a_name_or_label_that_would_break_the_file_gets_no_key(tenant, label):
     with pytest.raises(ConfigError, match="the new key"):
         key_block(tenant, label, "secret")
+
+
+# cut off, damaged, gone
+
+
+WHOLE = TWO + key_block("acme", "first", "one", NOW) + key_block("operators", "only", "two", NOW) + "\n"
+AFTER = NOW + timedelta(seconds=1)
+OLD_ORDER = f"""[tenants.acme]
+policies = ["default"]
+[[tenants.acme.keys]]
+label = "first"
+sha256 = "{digest_of_key("one")}"
+expires = 2030-01-01T00:00:00Z
+"""
+
+
+def opened(tenants, key):
+    return isinstance(authenticate(tenants.keys, key, AFTER), ApiKey)
+
+
+def test_no_beginning_of_a_file_made_by_demur_keys_opens_an_expired_key(tmp_path):
+    sound = 0
+    for size in range(len(WHOLE)):
+        try:
+            tenants = read(tmp_path, WHOLE[:size])
+        except ConfigError:
+            continue
+        sound += 1
+        assert not opened(tenants, "one")
+        assert not opened(tenants, "two")
+    assert sound  # such as one that ends before the first key
+
+
+@given(data=st.data())
+def test_a_file_of_the_old_order_cut_off_or_damaged_while_it_is_read_opens_nothing_new(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "tenants.toml"
+    path.write_text(OLD_ORDER)
+    before = read_tenants(path)
+    size = data.draw(st.integers(0, len(OLD_ORDER) - 1))
+    noise = data.draw(st.sampled_from([b"", b"\x00", b"\xff", b"[", b"a = " + b"9" * 5_000]))
+    path.write_bytes(OLD_ORDER[:size].encode() + noise)
+    found = reread_tenants(path, before, OLD_ORDER)
+    assert found.fault is not None
+    assert not opened(found.tenants, "one")
+    assert set(found.tenants.keys) <= set(before.keys)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_no_bytes_raise_and_a_key_that_is_not_named_any_more_is_shut(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "tenants.toml"
+    path.write_text(WHOLE)
+    before = read_tenants(path)
+    path.write_bytes(content)
+    assert reread_tenants(path, before, WHOLE).tenants.keys == ()
+
+
+def test_a_bad_file_keeps_the_keys_that_it_names_as_the_last_sound_one_had_them(tmp_path):
+    path = tmp_path / "tenants.toml"
+    path.write_text(WHOLE)
+    before = read_tenants(path)
+    commented = WHOLE.replace(f'sha256 = "{digest_of_key("two")}"', f'# sha256 = "{digest_of_key("two")}"')
+    path.write_text(commented.replace("may_override = true", "may_override = ture"))
+    found = reread_tenants(path, before, WHOLE)
+    assert [k.label for k in found.tenants.keys] == ["first"]
+    path.write_text(WHOLE.replace("first", "renamed"))
+    again = reread_tenants(path, found.tenants, found.whole)
+    assert ([k.label for k in again.tenants.keys], again.fault) == (["renamed", "only"], None)
+
+
+def test_a_file_that_loses_its_end_mark_is_not_taken(tmp_path):
+    path = tmp_path / "tenants.toml"
+    path.write_text(WHOLE)
+    before = read_tenants(path)
+    path.write_text(WHOLE.replace("# end", "").replace("60", "6000"))
+    found = reread_tenants(path, before, WHOLE)
+    assert "lost its last line" in found.fault.message
+    assert found.tenants == before

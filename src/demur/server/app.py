@@ -24,9 +24,10 @@ from demur.server.drift import Drift
 from demur.server.envelope import Envelope
 from demur.server.errors import ApiError, api_error
 from demur.server.house import House
-from demur.server.log import crash, event
+from demur.server.log import event
 from demur.server.metrics import Metrics
 from demur.server.policies import Access, Book
+from demur.server.reloading import Reloading
 from demur.server.settings import Settings
 from demur.server.visit import visit_of
 from demur.store.run import RunFolder
@@ -64,6 +65,7 @@ class Service:
             metrics=metrics,
             drift=Drift(watched_runs, access.policies, metrics, settings.watch_rows),
         )
+        self.reloading = Reloading(book, self.house.drift, metrics, settings.reload_s)
         self._started = int(time.time())
         self._readiness: tuple[float, bool] = (0.0, False)  # good until, and what it was
         self._asking = asyncio.Lock()
@@ -95,21 +97,13 @@ class Service:
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        looking = asyncio.create_task(self._keep_up())
-        looking.add_done_callback(_tell_if_it_died)
+        looking = asyncio.create_task(self.reloading.run())
         try:
             yield
         finally:
             looking.cancel()
             await self.house.drift.flush()
             await self.house.backend.close()
-
-    async def _keep_up(self) -> None:
-        """Look at policies and tenants now and then, and watch what is in force, until cancelled."""
-        while True:
-            await asyncio.sleep(self.house.settings.reload_s)
-            await asyncio.to_thread(self.house.book.reload)
-            await self.house.drift.follow(self.house.book.now.policies)
 
     async def chat(self, request: Request) -> Response:
         """Decide, then answer or refuse."""
@@ -136,6 +130,9 @@ class Service:
         """Whether a request would be answered now."""
         if self.draining:
             return JSONResponse({"status": "shutting down"}, status_code=503)
+        if (fault := self.reloading.fault) is not None:
+            event(logging.ERROR, "not ready", reason=fault)
+            return JSONResponse({"status": "not ready"}, status_code=503)
         if await self._is_ready():
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready"}, status_code=503)
@@ -180,12 +177,6 @@ class Service:
                 event(logging.WARNING, "not ready", reason=e.message, hint=e.hint)
             self._readiness = (monotonic() + READY_S, now)
             return now
-
-
-def _tell_if_it_died(task: asyncio.Task[None]) -> None:
-    """Policies that are not looked at any more are no small thing."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        crash(error, task="reload")
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

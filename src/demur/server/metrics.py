@@ -59,6 +59,9 @@ class Metrics:
             ["policy", "policy_hash"],
             registry=here,
         )
+        self._reload_failing = Gauge(
+            "demur_reload_failing", "1 while policies and tenants cannot be looked at again.", registry=here
+        )
         self._tenants = Gauge("demur_tenants_rejected", "1 while the tenants file cannot be used.", registry=here)
         self._supported = Gauge(
             "demur_promise_supported",
@@ -125,6 +128,10 @@ class Metrics:
         if changes:
             self.policies(policies)
         self._tenants.set(0 if complaint is None else 1)
+
+    def reload_failing(self, failing: bool) -> None:
+        """Whether the last look at policies and tenants failed."""
+        self._reload_failing.set(failing)
 
     def unwatch(self) -> None:
         """Forget how promises stand: `watched` is told again of those that are watched still."""

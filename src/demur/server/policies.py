@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from demur.core.keys import Tenants
 from demur.server.log import event
 from demur.server.metrics import Metrics
 from demur.store.policy_folder import Change, PolicySet, reload
-from demur.store.tenants_file import read_tenants
+from demur.store.tenants_file import Reread, has_end, read_tenants_text, reread_tenants
+
+SETTLES_S = 0.2  # after which a tenants file that shuts keys out is looked at again, before it does
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +47,12 @@ class Book:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._complaint: str | None = None  # about the tenants file as it stands
+        self._whole = ""  # the tenants file as it was last taken
+        if access.tenants_file is not None:
+            self._whole = read_tenants_text(access.tenants_file)
+            if not has_end(self._whole):
+                why = f"{access.tenants_file} has no last line '# end': one that was cut off cannot be told from it"
+                event(logging.WARNING, "tenants without an end", reason=why)
         self._now = access
         metrics.policies(access.policies)
         _tell_of_unproven(access.policies, names)
@@ -58,34 +67,61 @@ class Book:
         """What a request without a tenants file falls back on."""
         return self._default
 
+    @property
+    def shut(self) -> bool:
+        """Whether a bad or missing tenants file has left no key that opens anything."""
+        tenants = self._now.tenants
+        return self._complaint is not None and tenants is not None and not tenants.keys
+
     def reload(self) -> None:
-        """Look at the files again. A bad one changes nothing, and log and metrics say so. Blocks: use a thread."""
+        """Look at the files again; log and metrics say what is wrong with them. Blocks: use a thread.
+
+        Keys first, for nothing in the policies may keep one open that was taken away.
+        """
         with self._lock:
-            tenants = self._now.tenants
+            found = self._reread()
+            tenants = self._now.tenants if found is None else found.tenants
+            self._now = replace(self._now, tenants=tenants)
             needed = tenants.defaults if tenants is not None else {self._default}
             policies, changes = reload(self._now.policies, needed)
-            self._now = replace(self._now, policies=policies, tenants=self._tenants(policies))
+            self._now = replace(self._now, policies=policies)
+            if found is not None:
+                self._complain(found.fault or _missing(found.tenants, policies))
         for change in changes:
             _tell(change)
         _tell_of_unproven(policies, [c.name for c in changes if c.kind in ("added", "changed") and c.name])
         self._metrics.reloaded(policies, changes, self._complaint)
 
-    def _tenants(self, policies: PolicySet) -> Tenants | None:
+    def _reread(self) -> Reread | None:
+        """The tenants file, looked at again; None without one. What would shut a key out is looked at twice."""
         path, before = self._now.tenants_file, self._now.tenants
-        if path is None:
-            return before
-        try:
-            tenants = read_tenants(path)
-            tenants.require_policies(policies.policies)
-        except ConfigError as e:
-            if self._complaint != e.message:
-                event(logging.ERROR, "tenants rejected", reason=e.message, hint=e.hint)
-            self._complaint = e.message
-            return before
-        if tenants != before or self._complaint is not None:
-            event(logging.INFO, "tenants in force", tenants=len(tenants.tenants), keys=len(tenants.keys))
-        self._complaint = None
-        return tenants
+        if path is None or before is None:
+            return None
+        found = reread_tenants(path, before, self._whole)
+        if found.fault is not None and found.tenants.keys != before.keys:
+            time.sleep(SETTLES_S)  # an editor may be writing it
+            found = reread_tenants(path, before, self._whole)
+        self._whole = found.whole
+        if found.tenants != before:
+            now = found.tenants
+            event(logging.INFO, "tenants in force", tenants=len(now.tenants), keys=len(now.keys))
+        return found
+
+    def _complain(self, fault: ConfigError | None) -> None:
+        """Log what is wrong with the tenants file, once."""
+        message = None if fault is None else fault.message
+        if fault is not None and message != self._complaint:
+            event(logging.ERROR, "tenants rejected", reason=message, hint=fault.hint)
+        self._complaint = message
+
+
+def _missing(tenants: Tenants, policies: PolicySet) -> ConfigError | None:
+    """The first policy that a tenant names and that is not there. It can ask for the others all the same."""
+    try:
+        tenants.require_policies(policies.policies)
+    except ConfigError as e:
+        return e
+    return None
 
 
 def _tell_of_unproven(policies: PolicySet, names: Iterable[str]) -> None:

@@ -121,7 +121,8 @@ class Process(uvicorn.Server):
         self.should_exit = True
 
     def _look_again(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what a handler is given
-        threading.Thread(target=self._service.house.book.reload, name="demur-reload").start()
+        if self.loop is not None:
+            asyncio.run_coroutine_threadsafe(self._service.reloading.look(), self.loop)
 
     async def _cut_off(self) -> None:
         await asyncio.sleep(self._service.house.settings.shutdown_s)

@@ -61,7 +61,11 @@ def json_value(text: str | bytes) -> Any:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The table of a TOML file. Raises ConfigError naming the fault."""
-    text = read_text(path, ConfigError)
+    return toml_value(read_text(path, ConfigError), path)
+
+
+def toml_value(text: str, path: Path) -> dict[str, Any]:
+    """The table of TOML text. Raises ConfigError naming `path`, however deep or long the text is."""
     try:
         return tomllib.loads(text)
     except RecursionError:

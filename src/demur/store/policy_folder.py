@@ -16,7 +16,7 @@ from typing import Literal
 from demur.core.errors import DemurError, PolicyError
 from demur.core.policy import Fingerprint, Policy
 from demur.store.boundary import json_value
-from demur.store.files import digest_bytes
+from demur.store.files import digest_bytes, open_regular
 from demur.store.policy_file import policy_digest, policy_from_json
 from demur.store.trust import DIGESTS_ONLY, Trust
 
@@ -120,7 +120,7 @@ def _is_meant(path: Path) -> bool:
 def _look(path: Path, before: _Seen | None, terms: PolicySet) -> _Seen:
     """Read one file, unless it is as it was. A file replaced meanwhile is read whole, as it was when it was opened."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             stamp = _stamp(file.fileno())
             if before is not None and before.settled and before.stamp == stamp:
                 return before

@@ -1,0 +1,56 @@
+"""The task that looks at policies, tenants and promises again while the server runs. No error ends it.
+
+An error that nobody foresaw would otherwise stop every later look, and with it every later revocation of a key, while
+metrics go on looking as they did. Here it makes the server not ready, is logged and counted, and the next look comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from demur.server.drift import Drift
+from demur.server.log import crash
+from demur.server.metrics import Metrics
+from demur.server.policies import Book
+
+LATE = 10  # looks that may be missing before a file system that hangs counts as a failure
+LATE_S = 30.0  # and never earlier than this
+
+
+class Reloading:
+    """Looks again every so often."""
+
+    def __init__(self, book: Book, drift: Drift, metrics: Metrics, every_s: float) -> None:
+        self._book, self._drift, self._metrics, self._every_s = book, drift, metrics, every_s
+        self._failing = False
+        self._looked_s = monotonic()
+
+    @property
+    def fault(self) -> str | None:
+        """Why files may have changed without anybody's noticing; None while all is well."""
+        if self._failing:
+            return "the last look at policies and tenants failed"
+        late_s = monotonic() - self._looked_s
+        if late_s > max(LATE_S, LATE * self._every_s):
+            return f"no look at policies and tenants has ended for {late_s:.0f} s"
+        return "the tenants file is bad or gone, and no key opens anything" if self._book.shut else None
+
+    async def run(self) -> None:
+        """Look, until cancelled."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look once. An error is told, and remembered until a look succeeds."""
+        try:
+            await asyncio.to_thread(self._book.reload)
+            await self._drift.follow(self._book.now.policies)
+        except Exception as e:  # noqa: BLE001  # whatever it is, the next look must come: see the module
+            self._failing = True
+            crash(e, task="reload")
+        else:
+            self._failing = False
+            self._looked_s = monotonic()
+        self._metrics.reload_failing(self._failing)
