@@ -41,6 +41,8 @@ class Ask:
     json_schema: Mapping[str, Any] | None = None  # an answer, not a refusal, must fit it; {}: any JSON object
     tools: tuple[Mapping[str, Any], ...] = ()  # OpenAI's function declarations
     tool_choice: str | None = None  # "auto", "required" or a function's name; None without tools
+    tenant: str = ""  # who asks: places are shared out fairly between tenants
+    answers: bool = True  # False: nothing is written unless it is refused; the decision is what is asked for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

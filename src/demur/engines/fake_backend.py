@@ -49,7 +49,7 @@ class FakeBackend:
         logp_C = self.engine.logp([ask.messages])[0]
         decision = decide(ask.policy, logp_C)
         category = ask.policy.categories[decision.column - 1]
-        silent = decision.refuses and category.on_refuse != GENERATE
+        silent = category.on_refuse != GENERATE if decision.refuses else not ask.answers
         parts = _nothing() if silent else self._write(ask, decision.column)
         prompt_tokens = sum(len(m.content.split()) for m in ask.messages)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts)

@@ -97,7 +97,7 @@ class GatewayBackend:
         logp_C, _ = await self._score(ids, seen)
         decision = decide(ask.policy, logp_C)
         parts: AsyncIterator[Part] = nothing()
-        if not is_silent(ask.policy, decision):
+        if not is_silent(ask, decision):
             parts = await self._answer(ask, ids, decision, mode)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 

@@ -76,7 +76,7 @@ class OpenAiBackend:
         listed, prompt_tokens = await self._listed(self._rendered(ask.messages))
         decision, logp_C = settle(ask.policy, listed, self.declared.tokens)
         parts: AsyncIterator[Part] = nothing()
-        if not is_silent(ask.policy, decision):
+        if not is_silent(ask, decision):
             parts = await self._answer(ask, decision, mode)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts)
 

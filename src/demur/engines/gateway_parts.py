@@ -8,8 +8,8 @@ from typing import Any
 
 from demur.core.decision import Decision
 from demur.core.errors import BackendDown
-from demur.core.policy import GENERATE, Policy
-from demur.core.serving import Finish, Part
+from demur.core.policy import GENERATE
+from demur.core.serving import Ask, Finish, Part
 from demur.engines.gateway_http import LOG, Events
 
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
@@ -80,9 +80,11 @@ def finish_of(reason: str | None) -> Finish | None:
     return _FINISHES[reason]
 
 
-def is_silent(policy: Policy, decision: Decision) -> bool:
-    """Whether the operator's own text stands for the refusal, so that nothing is to be generated."""
-    return decision.refuses and policy.categories[decision.column - 1].on_refuse != GENERATE
+def is_silent(ask: Ask, decision: Decision) -> bool:
+    """Whether nothing is to be generated: an operator's own text stands for the refusal, or no answer is asked for."""
+    if not decision.refuses:
+        return not ask.answers
+    return ask.policy.categories[decision.column - 1].on_refuse != GENERATE
 
 
 async def nothing() -> AsyncIterator[Part]:

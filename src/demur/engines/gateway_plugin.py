@@ -54,7 +54,7 @@ class PluginBackend(GatewayBackend):
                 return await self._decide_here(ask)
             raise
         parts: AsyncIterator[Part] = nothing()
-        if is_silent(ask.policy, decision):
+        if is_silent(ask, decision):
             await events.aclose()
         else:
             read = partial(part_of, model=seen.answers_as, banned=self._encoder.token_ids)

@@ -72,7 +72,7 @@ class HfBackend:
         if mode != "none" and not decision.refuses:
             self._worker.cancel(job)  # decided without the functions; the answer is to know of them
             parts = await text_or_call(ask, mode, partial(self._go_on, replace(ask, messages=with_tools(ask))))
-        elif is_written(ask.policy, decision):
+        elif is_written(ask, decision):
             parts = Parts(job, self._worker)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
 

@@ -20,7 +20,7 @@ import torch
 
 from demur.core.decision import Decision, decide
 from demur.core.errors import BackendDown, DemurError, EngineError
-from demur.core.policy import GENERATE, Policy
+from demur.core.policy import GENERATE
 from demur.core.score import Floats
 from demur.core.serving import Ask, Finish, Part
 from demur.engines.answer_text import AnswerText
@@ -103,9 +103,11 @@ class Job:
         return part
 
 
-def is_written(policy: Policy, decision: Decision) -> bool:
-    """Whether the model writes anything: not for a refusal whose text the operator holds."""
-    return not decision.refuses or policy.categories[decision.column - 1].on_refuse == GENERATE
+def is_written(ask: Ask, decision: Decision) -> bool:
+    """Whether the model writes: not a refusal whose text the operator holds, nor an answer that nobody asked for."""
+    if not decision.refuses:
+        return ask.answers
+    return ask.policy.categories[decision.column - 1].on_refuse == GENERATE
 
 
 def alike(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -236,7 +238,7 @@ class Worker:
                 self._forget(job)
                 continue
             self._outbox.append((job, partial(job.resolve, decision, logp_C)))
-            if not is_written(job.ask.policy, decision):
+            if not is_written(job.ask, decision):
                 self._forget(job)
             elif job.limit < 1:
                 self._outbox.append((job, partial(job.parts.put_nowait, Part(finish="length"))))

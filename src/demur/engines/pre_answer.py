@@ -77,10 +77,8 @@ class PreAnswerBackend:
         logp_C = await self._scored(ask.messages)
         decision = decide(ask.policy, logp_C)
         parts: AsyncIterator[Part] = nothing()
-        if not decision.refuses:
-            parts = await self._answer(ask)
-        elif not is_silent(ask.policy, decision):
-            parts = _said(self.settings.refusal)
+        if not is_silent(ask, decision):
+            parts = _said(self.settings.refusal) if decision.refuses else await self._answer(ask)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=0, parts=parts)
 
     async def ready(self) -> None:

@@ -68,6 +68,7 @@ class Note(BaseModel):
     promises: Promises
     scores: dict[str, float] | None = None  # operators only: log-probability by choice
     margin: float | None = None  # operators only: log-odds beyond the threshold
+    decided_on: Literal["declared"] | None = None  # refused for text in tools or a schema; left out otherwise
 
 
 class ChatCompletion(BaseModel):

@@ -9,6 +9,7 @@ from typing import Any
 from demur.core.access import Effective, Tenant, effective, permitted
 from demur.core.example import Message
 from demur.core.ports import Prompt
+from demur.core.schema_bounds import too_much, too_much_together
 from demur.core.serving import Ask, Sampling
 from demur.server import wire
 from demur.server.errors import ApiError
@@ -43,6 +44,7 @@ def case_of(chat: wire.ChatRequest, tenant: Tenant, policies: PolicySet, setting
         json_schema=_schema(chat),
         tools=_tools(chat),
         tool_choice=_tool_choice(chat),
+        tenant=tenant.name,
     )
     return Case(
         live=live,
@@ -121,6 +123,7 @@ def _sampling(chat: wire.ChatRequest, settings: Settings) -> Sampling:
 def _schema(chat: wire.ChatRequest) -> dict[str, Any] | None:
     match chat.response_format:
         case wire.SchemaFormat(json_schema=named):
+            _require_bounded(too_much(named.schema_), "response_format.json_schema.schema")
             return named.schema_
         case wire.PlainFormat(type="json_object"):
             return {}
@@ -134,7 +137,21 @@ def _tools(chat: wire.ChatRequest) -> tuple[dict[str, Any], ...]:
     for at, name in enumerate(names):
         if names.index(name) < at or name in ("none", "auto", "required"):
             raise _invalid(f"tools[{at}].function.name", "taken: choose another name")
+    _require_bounded_tools([t.function.parameters or {} for t in chat.tools or ()])
     return tuple(t.model_dump(exclude_none=True) for t in chat.tools or ())
+
+
+def _require_bounded_tools(parameters: Sequence[dict[str, Any]]) -> None:
+    """Raise ApiError unless all functions' parameters together, and each of them, are within core's bounds."""
+    _require_bounded(too_much_together(parameters), "tools")
+    for at, schema in enumerate(parameters):
+        _require_bounded(too_much(schema), f"tools[{at}].function.parameters")
+
+
+def _require_bounded(fault: str | None, param: str) -> None:
+    """Raise ApiError if there is a fault. It holds numbers and words of JSON Schema, and nothing of the client's."""
+    if fault is not None:
+        raise _invalid(param, f"the schema is not taken: {fault}")
 
 
 def _tool_choice(chat: wire.ChatRequest) -> str | None:

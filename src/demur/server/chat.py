@@ -8,13 +8,14 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from demur.core.decision import Decision
+from demur.core.declared import declared_prompts
 from demur.core.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
 from demur.core.languages import preferred_languages, refusal_text
 from demur.core.serving import Ask, Backend, Part, Reply
@@ -39,6 +40,7 @@ class Verdict:
     reply: Reply | None
     category: str | None  # refused with; None if it is answered, or was not decided
     text: str | None  # of the refusal, where it is the operator's own
+    declared: bool = False  # refused for text in the tools or the schema, not for the conversation
 
     @property
     def refused(self) -> bool:
@@ -68,7 +70,9 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     """A verdict per choice, its reply let go of with the visit. Without a decision the operator's setting rules."""
     policy = case.effective.policy
     try:
-        replies = await _open_all(house.backend, case.asks, visit)
+        replies = await _refused_for_declared(house.backend, case.asks, visit)
+        declared = bool(replies)
+        replies = replies or await _open_all(house.backend, case.asks, visit)
     except (ScoreDoubt, ScoreError) as e:
         event(logging.ERROR, "undecided", request_id=visit.request_id, reason=e.message, hint=e.hint)
         house.metrics.decided(visit, policy, None, None)
@@ -81,14 +85,29 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     visit.decision = "refuse" if first.decision.refuses else "respond"
     visit.category = _category(first.decision)
     house.metrics.decided(visit, policy, first.decision, first.logp_C)
-    if not case.effective.overridden:
+    if not case.effective.overridden and not declared:  # promises speak of conversations
         house.drift.saw(case.live.digest, first.logp_C)
     verdicts = []
     for reply in replies:
         category = _category(reply.decision)
         text = refusal_text(policy.category(category), languages) if category else None
-        verdicts.append(Verdict(reply=reply, category=category, text=text))
+        verdicts.append(Verdict(reply=reply, category=category, text=text, declared=declared))
     return verdicts
+
+
+async def _refused_for_declared(backend: Backend, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
+    """Refusals of text that the request carries beside its conversation, a reply per choice; none: nothing is refused.
+
+    Before the conversation itself, so that nothing is begun, or compiled, for a request that is refused.
+    """
+    prompts = declared_prompts(asks[0])
+    bare = [replace(a, json_schema=None, tools=(), tool_choice=None, answers=False) for a in asks]
+    opened = await _open_all(backend, [replace(bare[0], messages=prompt) for prompt in prompts], visit)
+    for prompt, reply in zip(prompts, opened, strict=True):
+        if reply.decision.refuses:
+            others = [replace(ask, messages=prompt) for ask in bare[1:]]
+            return [reply, *await _open_all(backend, others, visit)]
+    return []
 
 
 async def _open_all(backend: Backend, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
@@ -220,6 +239,8 @@ def _head(house: House, case: Case, first: Verdict, caller: Caller) -> Head:
         "overridden": overridden,
         "promises": house.drift.promises(live.policy, live.digest, overridden=overridden),
     }
+    if first.declared:
+        note["decided_on"] = "declared"
     if caller.tenant.sees_scores and first.reply is not None:
         note |= scores_of(case.effective.policy, first.reply.decision, first.reply.logp_C)
     return Head(

@@ -1,0 +1,80 @@
+"""Text beside the conversation decides too, and schemas beyond their bounds reach no backend."""
+
+import pytest
+
+from demur.core.decision import decide
+from demur.core.example import Message
+from tests.core.test_schema_bounds import HOSTILE, ORDINARY
+from tests.server.house import ANSWERED, REFUSED, TEMPLATE, engine, folder_of, policy, serving
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(folder_of(tmp_path_factory.mktemp("policies"), policy())) as running:
+        yield running
+
+
+def schema_format(schema):
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}
+
+
+def tools(**function):
+    return {"tools": [{"type": "function", "function": {"name": "find", **function}}]}
+
+
+CARRIERS = {
+    "const": lambda text: schema_format({"const": text}),
+    "enum": lambda text: schema_format({"enum": [text, "b"]}),
+    "pattern": lambda text: schema_format({"type": "string", "pattern": "^" + text.replace(".", "\\.")}),
+    "name of a field": lambda text: schema_format({"type": "object", "properties": {text: {"type": "string"}}}),
+    "tool": lambda text: tools(description=text),
+    "parameter": lambda text: tools(parameters={"properties": {"q": {"description": text}}}),
+    "choice of a parameter": lambda text: {
+        **tools(parameters={"properties": {"q": {"enum": [text]}}}),
+        "tool_choice": "required",
+    },
+}
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_refused_as_a_message_is_refused_in_a_schema_or_a_tool(server, carrier, stream):
+    assert decide(policy(), engine().logp([(Message(role="user", content=REFUSED),)])[0]).refuses
+    got = server.chat(ANSWERED, stream=stream, **CARRIERS[carrier](REFUSED))
+    assert got.status_code == 200
+    assert '"decision":"refuse"' in got.text
+    assert '"decided_on":"declared"' in got.text
+    assert '"category":"safety"' in got.text
+    plain = server.chat(ANSWERED, stream=stream, **CARRIERS[carrier]("It is the capital of a country."))
+    assert '"decision":"respond"' in plain.text
+    assert "decided_on" not in plain.text
+
+
+def test_every_choice_is_refused_with_the_operators_own_text_too(server):
+    got = server.chat(ANSWERED, n=2, **CARRIERS["const"](TEMPLATE)).json()
+    assert [c["message"]["refusal"] for c in got["choices"]] == ["I am a program and have no feelings."] * 2
+    own = server.chat(ANSWERED, n=2, **CARRIERS["const"](REFUSED)).json()
+    assert all(c["message"]["refusal"] and c["message"]["content"] is None for c in own["choices"])
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_schema_beyond_the_bounds_is_a_400_that_names_the_parameter_and_no_content(server, name):
+    for fields, param in (
+        (schema_format(HOSTILE[name]), "response_format"),
+        (tools(parameters=HOSTILE[name]), "tools"),
+    ):
+        try:
+            got = server.chat(ANSWERED, **fields)
+        except RecursionError:  # our own client cannot write what is that deep
+            continue
+        assert got.status_code == 400
+        error = got.json()["error"]
+        assert error["param"] is None or error["param"].startswith(param)
+        assert "(a|b)" not in error["message"]
+    assert server.chat(ANSWERED).status_code == 200
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_ordinary_schemas_are_taken(server, name):
+    assert server.chat(ANSWERED, **schema_format(ORDINARY[name])).status_code == 200
+    assert server.chat(ANSWERED, **tools(parameters=ORDINARY[name])).status_code == 200
