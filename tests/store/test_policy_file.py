@@ -20,6 +20,7 @@ from demur.core.policy import (
     natural,
 )
 from demur.core.rates import Rate
+from demur.core.slices import FACETS, Slice
 from demur.core.taxonomy import coconot, single
 from demur.store.policy_file import bound, policy_digest, policy_from_json, policy_to_json, read_policy, write_policy
 
@@ -43,6 +44,9 @@ def category_policies(draw):
     )
 
 
+slices = st.builds(
+    Slice, facet=st.sampled_from(FACETS), name=st.text(st.characters(codec="utf-8"), max_size=5), rate=rates
+)
 promises = st.builds(
     Promise,
     risk=st.just("false_refusal"),
@@ -53,6 +57,7 @@ promises = st.builds(
     data_digest=st.just("sha256:d"),
     method=st.just("Clopper and Pearson 1934"),
     on_failure=st.sampled_from(["stop", "hard_only", "keep:careful"]),
+    mix=st.lists(slices, max_size=2).map(tuple),
 )
 fingerprints = st.builds(
     Fingerprint,
@@ -211,3 +216,16 @@ def test_a_bound_that_is_no_probability_is_refused() -> None:
     value = policy_to_json(natural(coconot())) | {"doubt": {"most_leftover": 1.5, "then": "refuse"}}
     with pytest.raises(PolicyError, match="most_leftover"):
         policy_from_json(value, "x")
+
+
+def test_a_promise_without_a_mix_is_written_as_it_always_was():
+    promise = Promise(
+        risk="false_refusal", level=0.1, confidence=0.9, status="certified", rate=None, data_digest="d", method="m"
+    )
+    made = replace(natural(coconot()), promises=(promise,))
+    assert "mix" not in policy_to_json(made)["promises"][0]
+    part = Slice(facet="kind", name="contrast", rate=Rate(hits=1, of=3))
+    mixed = replace(made, promises=(replace(promise, mix=(part,)),))
+    assert policy_to_json(mixed)["promises"][0]["mix"] == [
+        {"facet": "kind", "name": "contrast", "rate": {"hits": 1, "of": 3}}
+    ]

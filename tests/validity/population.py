@@ -29,6 +29,7 @@ from demur.stats.joint import (
 from demur.stats.labelled import LabelledScores
 from demur.stats.learn import split_rows
 from demur.stats.promises import Granted, How, certify
+from demur.stats.slices import settled
 from tests.builders import policy
 
 ROWS = 60_000
@@ -169,7 +170,7 @@ def at_the_edges(case, template, rows, seed, delta):
     board = board_of(template, rows, shared=case.method == "shared")
     if case.misled:
         board = misled(board, case.misled, split_rows(board, LEARN, seed).learn_N)
-    losses = losses_of(parse_goals(case.goals), board, seed)
+    losses = losses_of(settled(parse_goals(case.goals), template, rows), board, seed)
     everyone_N = np.ones(len(rows.label_N), dtype=bool)
     request = Request(
         board=board,

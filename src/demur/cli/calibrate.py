@@ -10,12 +10,12 @@ import numpy as np
 import typer
 
 from demur.cli import options
+from demur.cli.policy_text import tell_policy, threshold_text
 from demur.cli.show import note, print_json, print_table
 from demur.cli.steps import Steps
 from demur.cli.workspace import Workspace, reopen
 from demur.config import changed
 from demur.core.decision import decide_many
-from demur.core.guarantee import Promise
 from demur.core.policy import Policy
 from demur.stages.calibrate import threshold_rows
 from demur.store.choice_file import read_choice
@@ -70,8 +70,7 @@ def command(
     header = ("category", "threshold", "refused", "false refusals", "missed refusals")
     chosen_on = " that thresholds were chosen on" if config.traffic is None else ""
     print_table([header, *_rows(workspace.folder, policy)], title=f"on the calibrate rows{chosen_on}")
-    for promise in policy.promises:
-        note(promise_line(promise))
+    tell_policy(policy)
     note(f"policy: {workspace.folder.policy}")
 
 
@@ -93,17 +92,3 @@ def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:
             )
         )
     return rows
-
-
-def threshold_text(threshold: float) -> str:
-    """A threshold as people read it."""
-    return "never" if threshold > 1.0 else f"{threshold:.4g}"
-
-
-def promise_line(promise: Promise) -> str:
-    """One sentence about a promise: whether it holds, or was only measured."""
-    level = "" if promise.level is None else f" at {promise.level:g}"
-    seen = "" if promise.rate is None else f", {promise.rate.hits} of {promise.rate.of} on the rows it was chosen on"
-    sure = f" with {promise.confidence:.0%} confidence" if promise.confidence is not None else ", no guarantee"
-    fault = "" if promise.fault is None else f"; {promise.fault}"
-    return f"{promise.status}: {promise.risk}{level}{sure}{seen} ({promise.method}){fault}"

@@ -12,8 +12,8 @@ import typer
 from rich.table import Table
 
 from demur.cli import options
-from demur.cli.calibrate import threshold_text
 from demur.cli.policies import named_policy, opened, overridden
+from demur.cli.policy_text import threshold_text
 from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note, result_console
 from demur.cli.workspace import Engine, reopen

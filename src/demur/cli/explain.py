@@ -11,14 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from demur.cli import options
-from demur.cli.calibrate import promise_line, threshold_text
 from demur.cli.policies import asked, decision_json, policy_file, tell_of_unproven
+from demur.cli.policy_text import tell_policy, threshold_text
 from demur.cli.show import note, print_json, print_table
+from demur.core import caught
 from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, permitted
 from demur.core.decision import decide
 from demur.core.errors import AccessError, ConfigError
 from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
-from demur.store.policy_file import NEVER_WORD
+from demur.store.policy_file import NEVER_WORD, policy_to_json
 from demur.store.policy_folder import Live, PolicySet, read_folder
 from demur.store.tables import read_scores
 from demur.store.tenants_file import read_tenants
@@ -114,10 +115,9 @@ def _show(explained: _Explained) -> None:
     print_table([header, *cells], title=title, words=3)
     if decision:
         print_table([("row", "decision"), (decision["id"], decision["decision"])], words=2)
+    tell_policy(policy)
     if known := ", ".join(s.name for s in policy.sensitivities):
         note(f"sensitivities of this policy: {known}")
-    for promise in policy.promises:
-        note(promise_line(promise))
     if explained.effective.overridden:
         note("the promises of the policy do not cover these thresholds")
 
@@ -144,8 +144,9 @@ def _json(explained: _Explained) -> dict[str, object]:
         "digest": explained.live.digest,
         "rule": policy.rule,
         "overridden": explained.effective.overridden,
-        "promises": [{"risk": p.risk, "level": p.level, "status": p.status} for p in policy.promises],
         "sensitivities": [s.name for s in policy.sensitivities],
+        "promises": _promises(policy),
+        "never_refused": list(caught.never_refused(policy)),
         "categories": [
             {
                 "category": s.category,
@@ -162,3 +163,9 @@ def _json(explained: _Explained) -> dict[str, object]:
 
 def _plain(threshold: float) -> float | str:
     return NEVER_WORD if math.isinf(threshold) else threshold
+
+
+def _promises(policy: Policy) -> list[dict[str, Any]]:
+    """The promises as their file has them, with the status that was found on reading."""
+    rows: list[dict[str, Any]] = policy_to_json(policy)["promises"]
+    return [row | {"status": p.status} for row, p in zip(rows, policy.promises, strict=True)]

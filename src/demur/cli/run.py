@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.calibrate import promise_line
 from demur.cli.evaluate import print_evaluation
+from demur.cli.policy_text import tell_policy
 from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note
 from demur.cli.steps import Steps
@@ -54,14 +54,14 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
     steps = Steps(workspace)
     if workspace.config.engine in PREDICTORS:
         policy = [steps.perform(stage) for stage in STAGES[: STAGES.index("evaluate")]][-1]
-        for promise in policy.promises:
-            note(promise_line(promise))
+        tell_policy(policy)
         note(f"left out: evaluate and report; engine {workspace.config.engine!r} writes no answers")
         note(f"next: demur serve {workspace.folder.root} --url URL")
         return
     steps.check_judge()  # a misspelt judge must not come to light after the training
     results = {stage: steps.perform(stage) for stage in STAGES}
     print_evaluation(results["evaluate"])
+    tell_policy(results["calibrate"])
     note(f"report: {results['report']}")
 
 

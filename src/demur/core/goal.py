@@ -20,6 +20,12 @@ missed_refusal[a + b] <= 0.02      the same over two small categories pooled
 wrong_category <= 0.1              refused with another category's token, among requests to be refused
 refusal_rate <= 0.10               refused, among all traffic; also per category
 
+Slices: a promise about a part of the rows, by their kind or source. Parts in brackets are divided by ",".
+false_refusal[contrast] <= 0.1     among contrast rows. `kind=contrast` says the same; a category of that name is
+                                   written `category=contrast`
+missed_refusal[safety, source=mine + theirs] <= 0.1    among rows of these sources; names may stand in double quotes
+false_refusal <= 0.05 in every source    one promise for each source (kind, category) that the rows have
+
 A promise is hard. "... <= 0.05 soft" or "... soft 2" says that it may be given up, the largest number first, where the
 caller chose so on failure. A new form is a reader function and a line in _FORMS.
 """
@@ -29,12 +35,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
 from demur.core.errors import GoalError
-from demur.core.goal_text import GoalReader
+from demur.core.goal_text import GoalReader, lines_of, quoted
+from demur.core.slices import FACETS, Facet
 
 GoalKind = Literal[
     "natural",
@@ -50,6 +57,8 @@ GoalKind = Literal[
     "wrong_category",
 ]
 PROMISED: tuple[GoalKind, ...] = ("false_refusal", "missed_refusal", "wrong_category", "refusal_rate_cap")
+ANSWERED_KINDS = ("contrast", "benign")  # rows to be answered; as a bare word in brackets they name a slice
+KINDS = ("refusal", *ANSWERED_KINDS)
 OPTIMA: tuple[GoalKind, ...] = ("fbeta", "macro_fbeta", "micro_fbeta", "youden", "cost")
 
 _FBETA = re.compile(r"((?:macro_|micro_)?)f(\d+(?:\.\d+)?)")
@@ -63,6 +72,9 @@ class Goal:
     text: str  # as the caller wrote it, white space runs to one space
     level: float | None = None  # rates: a share in [0, 1] (refusal_rate) or (0, 1) (promises)
     category: str | None = None  # of one category, or "a+b": these pooled
+    where: tuple[tuple[Facet, tuple[str, ...]], ...] = ()  # the slice: rows whose kind and source are among these
+    bare: bool = False  # the kind was written without "kind=": ambiguous beside a category of that name
+    every: Facet | None = None  # one promise for each kind, category or source; see demur.stats.slices
     beta: float | None = None  # F-beta
     cost_false: float | None = None  # cost of one false refusal
     cost_missed: float | None = None  # cost of one missed refusal
@@ -91,7 +103,11 @@ class Goal:
         base = self.kind.removesuffix("_cap")
         if "fbeta" in base:
             base = f"{base.removesuffix('fbeta')}f{self.beta:g}"
-        return f"{base}[{self.category}]" if self.category else base
+        parts = ["+".join(map(quoted, self.categories))] if self.category else []
+        if self.category in ANSWERED_KINDS:
+            parts = [f"category={self.category}"]
+        parts += [f"{facet}={'+'.join(map(quoted, names))}" for facet, names in self.where]
+        return f"{base}[{', '.join(parts)}]" if parts else base
 
 
 def parse_goal(text: str) -> Goal:
@@ -103,7 +119,7 @@ def parse_goal(text: str) -> Goal:
     if form is None:
         reader.fail("a goal", known=tuple(f.head for f in _FORMS))
     goal = form.read(reader, " ".join(text.split()))
-    reader.end("'soft', 'hard' or nothing more" if goal.promised else "nothing more")
+    reader.end("'in every ...', 'soft', 'hard' or nothing more" if goal.promised else "nothing more")
     return goal
 
 
@@ -112,7 +128,7 @@ def parse_goals(texts: str | Sequence[str]) -> tuple[Goal, ...]:
 
     Raises GoalError where one cannot be read, where none is given, or where two contradict each other.
     """
-    lines = texts.split(";") if isinstance(texts, str) else list(texts)
+    lines = lines_of(texts) if isinstance(texts, str) else list(texts)
     if not lines:
         raise GoalError("no goal is given", "the simplest are 'natural' and 'f1 max'")
     goals = tuple(map(parse_goal, lines))
@@ -132,7 +148,7 @@ def check_together(goals: Sequence[Goal]) -> None:
 
 def _check_parts(parts: Sequence[Goal], goals: Sequence[Goal]) -> None:
     """Raise GoalError, naming all, where parts of the traffic sum to more than 1, or than what bounds them together."""
-    caps = [g for g in goals if g.kind == "refusal_rate_cap" and len(g.categories) != 1]
+    caps = [g for g in goals if g.kind == "refusal_rate_cap" and len(g.categories) != 1 and not g.where]
     for whole in (None, *caps):
         inside = [p for p in parts if whole is None or not whole.categories or p.category in whole.categories]
         total = sum((Fraction(str(p.level)) for p in inside), Fraction(0))
@@ -152,10 +168,11 @@ def _contradiction(a: Goal, b: Goal) -> str | None:
         return "'natural' follows the model and sets no threshold"
     if a.optimum and b.optimum:
         return "only one thing can be the best"
-    if a.risk == b.risk:
-        return f"both set {a.risk}"
+    if a.risk == b.risk and a.every == b.every:
+        return f"both set {a.risk}" + (f" in every {a.every}" if a.every else "")
     part, whole = (a, b) if a.category else (b, a)
-    if part.kind == "refusal_rate" and whole.kind in ("refusal_rate", "refusal_rate_cap") and not whole.category:
+    of_all = not whole.category and not whole.where and not whole.every
+    if part.kind == "refusal_rate" and whole.kind in ("refusal_rate", "refusal_rate_cap") and of_all:
         if (part.level or 0.0) > (whole.level or 0.0):
             return "a part of the traffic is larger than the whole"
         if whole.kind == "refusal_rate":
@@ -189,10 +206,16 @@ def _read_youden(reader: GoalReader, text: str) -> Goal:
 
 def _read_refusal_rate(reader: GoalReader, text: str) -> Goal:
     reader.take()
-    category = reader.category()
+    at, parts = reader.token, reader.parts()
+    sliced = _sliced(reader, Goal(kind="refusal_rate_cap", text=text), parts)
+    if parts:
+        reader.take()
     if reader.word("=", "<=") == "<=":
-        return _promise(reader, Goal(kind="refusal_rate_cap", text=text, category=category))
+        return _promise(reader, sliced)
+    if any(key in ("kind", "source") for key, _ in parts):
+        reader.fail("a category: a rate to be met is one of all traffic; bound a slice with '<='", at=at)
     level = reader.number("a rate from 0 to 1, as in 0.10 or 10%", lambda rate: 0.0 <= rate <= 1.0)
+    category = "+".join(name for _, names in parts for name in names) or None
     return Goal(kind="refusal_rate", text=text, level=level, category=category)
 
 
@@ -224,20 +247,69 @@ def _read_cost(reader: GoalReader, text: str) -> Goal:
 def _read_promise(reader: GoalReader, text: str) -> Goal:
     kind: GoalKind = next(k for k in PROMISED if k == reader.token.text)
     reader.take()
-    category = reader.category()
+    parts = reader.parts()
+    goal = _sliced(reader, Goal(kind=kind, text=text), parts)
+    if parts:
+        reader.take()
     reader.word("<=")
-    return _promise(reader, Goal(kind=kind, text=text, category=category))
+    return _promise(reader, goal)
+
+
+def _sliced(reader: GoalReader, goal: Goal, parts: Sequence[tuple[str | None, tuple[str, ...]]]) -> Goal:
+    """The goal with the category and the slice that its brackets name. Fails at the bracket."""
+    among_answered = goal.kind in ("false_refusal", "refusal_rate_cap")
+    where: list[tuple[Facet, tuple[str, ...]]] = []
+    category, bare = None, False
+    for key, names in parts:
+        kinds = [name for name in names if name in ANSWERED_KINDS]
+        if key is None and among_answered and kinds:
+            if len(kinds) < len(names):
+                reader.fail("kinds or categories: they do not pool. Write 'kind=' or 'category=' before the names")
+            where.append(("kind", names))
+            bare = True
+        elif key in (None, "category"):
+            category = "+".join(names)
+        elif key == "source":
+            where.append(("source", names))
+        else:
+            where.append(("kind", _known_kinds(reader, goal, names)))
+    return replace(goal, category=category, where=tuple(sorted(where)), bare=bare)
+
+
+def _known_kinds(reader: GoalReader, goal: Goal, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of kinds that have rows which the goal speaks of. Fails, with a suggestion, on another one."""
+    kinds = KINDS if goal.kind == "refusal_rate_cap" else ANSWERED_KINDS
+    if goal.kind in ("missed_refusal", "wrong_category"):
+        reader.fail("no kind: all rows to be refused are of one kind. Name a category or a source")
+    for name in names:
+        if name not in kinds:
+            reader.fail(f"one of the kinds {', '.join(kinds)} instead of {name!r}", known=kinds, word=name)
+    return names
 
 
 def _promise(reader: GoalReader, goal: Goal) -> Goal:
-    """The goal with its level and, if given, "hard", "soft" or "soft 2"."""
+    """The goal with its level and, if given, "in every source", then "hard", "soft" or "soft 2"."""
     level = reader.number("a rate strictly between 0 and 1, as in 0.05 or 5%", lambda rate: 0.0 < rate < 1.0)
+    every: Facet | None = None
+    if reader.token.text == "in":
+        reader.take()
+        reader.word("every", "each")
+        every = _every(reader, goal)
     soft = None
     if reader.token.text in ("hard", "soft") and reader.word("hard", "soft") == "soft":
         soft = 1
         if reader.token.kind == "number":
             soft = int(reader.number("a priority: 1, 2, 3, ...", lambda p: p >= 1 and p == int(p)))
-    return Goal(kind=goal.kind, text=goal.text, category=goal.category, level=level, soft=soft)
+    return replace(goal, level=level, soft=soft, every=every)
+
+
+def _every(reader: GoalReader, goal: Goal) -> Facet:
+    """Pass the facet after "in every". Fails where the brackets have fixed it already, or where it has one value."""
+    fixed = {facet for facet, _ in goal.where} | ({"category"} if goal.category else set())
+    fixed |= {"kind"} if goal.kind in ("missed_refusal", "wrong_category") else set()
+    open_facets = tuple(f for f in FACETS if f not in fixed)
+    word = reader.word(*open_facets)
+    return next(f for f in FACETS if f == word)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,15 @@ from typing import NoReturn
 
 from demur.core.errors import GoalError
 
+KEYS = ("category", "kind", "source")  # of a part in brackets
+_NAME = re.compile(r'\s*(?:"(?P<quoted>[^"]*)"|(?P<plain>[^"+,=]*))\s*(?P<after>[+,=]?)')
+_SPECIAL = re.compile(r'[\]\[+,=;"]')  # a name with one of these is written in quotes
+
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?(?:\s*%)?)
     | (?P<word>[A-Za-z_]\w*(?:\.\d+)?)       # a full stop only in f0.5
-    | (?P<category>\[[^\]]*\])
+    | (?P<category>\[(?:"[^"]*"|[^\]"])*\])
     | (?P<symbol><=|.)                       # anything else stands alone, for the parser to refuse
     | (?P<end>$))""",
     re.VERBOSE | re.DOTALL,
@@ -71,29 +75,89 @@ class GoalReader:
 
     def category(self) -> str | None:
         """Pass "[name]" or "[name + name]" if there is one; white space is normalised."""
+        parts = self.parts()
+        if any(key not in (None, "category") for key, _ in parts):
+            self.fail("a category and no other part of the rows: only promises speak of slices")
+        names = [name for _, names in parts for name in names]
+        if parts:
+            self.take()
+        return "+".join(names) if names else None
+
+    def parts(self) -> list[tuple[str | None, tuple[str, ...]]]:
+        """The parts of "[safety + other, source=mine]" as (key, names), key None where none is written.
+
+        Takes nothing: what the parts mean may make the caller fail at this token. A name in double quotes may hold
+        any other character. Empty where there is no bracket.
+        """
         if self.token.text == "[":
             self.fail("a category name closed by ']'")
         if self.token.kind != "category":
-            return None
-        names = [" ".join(part.split()) for part in self.token.text[1:-1].split("+")]
-        if not all(names):
-            self.fail("a category name between the brackets")
-        if len(set(names)) < len(names):
+            return []
+        found: list[tuple[str | None, tuple[str, ...]]] = []
+        key, names, inside, at = None, list[str](), self.token.text[1:-1], 0
+        while True:
+            match = _NAME.match(inside, at)
+            if match is None or (not match["after"] and match.end() < len(inside)):
+                self.fail("names with '+' or ',' between them, or in double quotes")
+            name, after, at = " ".join((match["quoted"] or match["plain"] or "").split()), match["after"], match.end()
+            if after == "=":
+                if key is not None or names or name not in KEYS:
+                    self.fail("category=, kind= or source= before names", known=KEYS, word=name)
+                key = name
+                continue
+            if not name:
+                self.fail("a category name between the brackets")
+            names.append(name)
+            if after != "+":
+                found.append((key, tuple(names)))
+                key, names = None, []
+            if not after:
+                break
+        self._check_once(found)
+        return found
+
+    def _check_once(self, parts: list[tuple[str | None, tuple[str, ...]]]) -> None:
+        """Fail where a name or a key occurs twice."""
+        if any(len(set(names)) < len(names) for _, names in parts):
             self.fail("each category once")
-        self.take()
-        return "+".join(names)
+        keys = [key or "category" for key, _ in parts]
+        if any(keys.count(key) > 1 for key in KEYS):
+            self.fail("categories, kind= and source= once each; names are pooled with '+'")
 
     def end(self, expected: str = "nothing more") -> None:
         """Check that nothing is left."""
         if self.token.kind != "end":
             self.fail(expected)
 
-    def fail(self, expected: str, known: tuple[str, ...] = ()) -> NoReturn:
-        """Raise GoalError with a caret under the current token and, if one of `known` is close, a suggestion."""
+    def fail(
+        self, expected: str, known: tuple[str, ...] = (), word: str | None = None, at: Token | None = None
+    ) -> NoReturn:
+        """Raise GoalError with a caret under the current token and, if one of `known` is close, a suggestion.
+
+        word: what should have been one of `known`, where it is a part of the token. at: an earlier token instead.
+        """
+        token = at or self.token
         shown = re.sub(r"\s", " ", self.text)  # one for one: the caret keeps its column
-        close = get_close_matches(self.token.text.lower(), known, n=1, cutoff=0.5)
+        close = get_close_matches((word or token.text).lower(), known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise GoalError(
-            f"cannot read the goal {self.text!r}\n    {shown}\n    {' ' * self.token.at}^ expected {expected}",
+            f"cannot read the goal {self.text!r}\n    {shown}\n    {' ' * token.at}^ expected {expected}",
             f"{hint}{self._hint}",
         )
+
+
+def quoted(name: str) -> str:
+    """A name as goals write it: in double quotes where it holds a character that means something there."""
+    return f'"{name}"' if _SPECIAL.search(name) else name
+
+
+def lines_of(text: str) -> list[str]:
+    """Goals with ";" between them, one by one. A ";" inside double quotes divides nothing."""
+    found, inside = [""], False
+    for character in text:
+        inside ^= character == '"'
+        if character == ";" and not inside:
+            found.append("")
+        else:
+            found[-1] += character
+    return found if not inside else text.split(";")  # a quote that is never closed is an error of its goal

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from demur.core.rates import Rate
+from demur.core.slices import Slice
 
 Status = Literal["certified", "measured", "uncertified", "no longer supported", "not certified"]
 
@@ -30,6 +31,7 @@ class Promise:
     data_digest: str  # of the rows and scores it was chosen on
     method: str  # procedure and its source
     on_failure: str = "stop"  # the caller's choice: stop, hard_only, or keep:<name of a policy>
+    mix: tuple[Slice, ...] = ()  # the rows of `rate` by kind, category and source: what the promise averages over
     digest: str | None = None  # of what it speaks of: demur.store.binding; None in files that older versions wrote
     fault: str | None = None  # why it is "not certified", found on reading; no file holds it
 
@@ -43,6 +45,7 @@ class Evidence:
     rate: Rate  # errors out of the rows that the goal speaks of
     p_value: float  # P(Binomial(rows, level) <= errors): exact, small when the level surely holds
     upper: float  # one-sided Clopper-Pearson bound of the rate at the confidence asked for; 1 without rows
+    mix: tuple[Slice, ...] = ()  # the same errors and rows by kind, category and source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,6 +31,7 @@ from demur.stats.promises import How, Method, choose_all
 from demur.stats.rate import meet_rates
 from demur.stats.sample import apart
 from demur.stats.select import choose
+from demur.stats.slices import settled
 from demur.store.calibrator_file import write_correctness_aware
 from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 from demur.store.files import digest_file, digest_json
@@ -242,6 +243,7 @@ def _choose(config: Config, before: Policy, rows: LabelledScores, how: How, dige
         before.require_model(fingerprint)
         policy = meet_rates(goals, before, table, confidence=how.confidence, data_digest=digest)
         return with_curves(policy, rows)
+    goals = settled(goals, before, rows)
     if len(goals) == 1 and how.method in ("auto", "shared") and rows.hand_N is None:
         try:
             policy = choose(goals[0], before, rows, confidence=how.confidence, data_digest=digest)

@@ -7,7 +7,7 @@ every count is a sum over the groups (risk_control: separability).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,9 @@ from demur.core.goal import Goal
 from demur.core.guarantee import Evidence
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.stats.labelled import LabelledScores
+from demur.core.slices import Slice
+from demur.stats.labelled import LabelledScores, Traits
+from demur.stats.slices import rows_of, said_of
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -64,6 +66,7 @@ class Loss:
     among_N: Bools  # the denominator
     could_err_N: Bools  # a part of it
     deciders: tuple[str, ...]  # categories whose thresholds it depends on, whatever the rows at hand
+    traits: Traits | None = None  # of all rows
 
     def of(self, part_N: Bools) -> int:
         """Rows of a part that the goal speaks of."""
@@ -77,6 +80,13 @@ class Loss:
         """The goal's rate on a part of the rows."""
         wrong_N = refused_N if self.when == "refused" else ~refused_N
         return Rate(hits=int((self.could_err_N & wrong_N & part_N).sum()), of=self.of(part_N))
+
+    def mix(self, refused_N: Bools, part_N: Bools) -> tuple[Slice, ...]:
+        """The same rate by kind, category and source. Empty where the rows do not say them."""
+        if self.traits is None:
+            return ()
+        wrong_N = refused_N if self.when == "refused" else ~refused_N
+        return self.traits.mix(self.could_err_N & wrong_N, self.among_N & part_N)
 
 
 def board_of(template: Policy, rows: LabelledScores, *, shared: bool) -> Board:
@@ -107,17 +117,16 @@ def losses_of(goals: Sequence[Goal], board: Board, seed: int) -> tuple[Loss, ...
 def _loss(goal: Goal, board: Board, seed: int) -> Loss:
     label_N, columns = board.rows.label_N, _columns(goal, board.template)
     emitted_N = np.isin(board.heaviest_N, columns) if columns else np.ones(len(label_N), dtype=bool)
-    if goal.kind == "false_refusal":
-        among_N, could_err_N = label_N == 0, emitted_N
-    elif goal.kind == "refusal_rate_cap":
-        among_N, could_err_N = np.ones(len(label_N), dtype=bool), emitted_N
+    among_N = rows_of(goal, board.rows, columns)
+    if goal.kind == "missed_refusal":
+        could_err_N = among_N
+    elif goal.kind == "wrong_category":
+        could_err_N = board.heaviest_N != label_N
     else:
-        among_N = np.isin(label_N, columns) if columns else label_N != 0
-        could_err_N = board.heaviest_N != label_N if goal.kind == "wrong_category" else among_N
+        could_err_N = emitted_N
     if not among_N.any():
-        what = "to be answered" if goal.kind == "false_refusal" else f"to be refused with {goal.category or 'anything'}"
         raise DataError(
-            f"goal {goal.text!r}: none of the {len(label_N)} rows is {what}, nothing can be said of it",
+            f"goal {goal.text!r}: none of the {len(label_N)} rows is {said_of(goal)}, nothing can be said of it",
             "add such rows to the calibrate split, or drop the goal",
         )
     among_N = among_N & one_per_group(board.rows.group_N, among_N, seed)
@@ -130,6 +139,7 @@ def _loss(goal: Goal, board: Board, seed: int) -> Loss:
         among_N=among_N,
         could_err_N=among_N & could_err_N,
         deciders=_deciders(goal, board.template),
+        traits=board.rows.traits,
     )
 
 
@@ -169,7 +179,11 @@ def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
 
 def evidence_of(losses: Sequence[Loss], refused_N: Bools, part_N: Bools, delta: float) -> tuple[Evidence, ...]:
     """Counts, exact p-values and upper bounds of every goal on a part of the rows."""
-    return tuple(evidence(loss.goal.text, loss.level, loss.rate(refused_N, part_N), delta) for loss in losses)
+    found = []
+    for loss in losses:
+        seen = evidence(loss.goal.text, loss.level, loss.rate(refused_N, part_N), delta)
+        found.append(replace(seen, mix=loss.mix(refused_N, part_N)))
+    return tuple(found)
 
 
 def evidence(goal: str, level: float, rate: Rate, delta: float) -> Evidence:

@@ -21,9 +21,9 @@ MOST_POINTS = 101
 def with_curves(policy: Policy, rows: LabelledScores) -> Policy:
     """The policy with an operating curve for every category that may be emitted.
 
-    At most 101 points, strict to lenient, at real cuts, in even steps of the refusal rate. Under `heaviest` and `any`
-    the other thresholds stay as in the policy; under `sum` the one shared threshold moves. Under the other rules no
-    single threshold tells what happens: no curve.
+    At most 102 points, strict to lenient, at real cuts, in even steps of the refusal rate and at the policy's own.
+    Under `heaviest` and `any` the other thresholds stay as in the policy; under `sum` the one shared threshold moves.
+    Under the other rules no single threshold tells what happens: no curve.
     """
     if policy.rule in ("heaviest", "sum"):
         sweeps = category_sweeps(policy, rows)
@@ -37,7 +37,9 @@ def with_curves(policy: Policy, rows: LabelledScores) -> Policy:
 
 
 def _by_sweep(policy: Policy, rows: LabelledScores, name: str, sweep: Sweep) -> tuple[CurvePoint, ...]:
-    at = _even(sweep)
+    # The cut of the policy's own threshold is always among them: what it does now can be read off the curve.
+    own = int((sweep.threshold_J >= policy.category(name).threshold).sum()) - 1
+    at = np.union1d(_even(sweep), [max(own, 0)])
     return _points(sweep.threshold_J[at].tolist(), sweep.counts(sweep.cut_J[at]), rows, policy.taxonomy.column(name))
 
 

@@ -178,8 +178,8 @@ def _both(goal: Goal, board: Board, hand_N: Ints) -> tuple[Loss, Loss]:
             "one a row: a column of the scores, or -1 where no hand has labelled it",
         )
     filled_N = np.where(hand_N >= 0, hand_N, board.rows.label_N)
-    by_hand = LabelledScores(table=board.rows.table, label_N=filled_N)
-    plain = LabelledScores(table=board.rows.table, label_N=board.rows.label_N)
+    by_hand = LabelledScores(table=board.rows.table, label_N=filled_N, traits=board.rows.traits)
+    plain = LabelledScores(table=board.rows.table, label_N=board.rows.label_N, traits=board.rows.traits)
     shared = len(board.groups) == 1
     judge = losses_of([goal], board_of(board.template, plain, shared=shared), 0)[0]
     return judge, losses_of([goal], board_of(board.template, by_hand, shared=shared), 0)[0]
@@ -200,7 +200,8 @@ def _upper(pair: tuple[Loss, Loss], refused_N: Bools, parts: tuple[Split, Bools]
 
 def _evidence(loss: Loss, refused_N: Bools, split: Split, delta: float) -> Evidence:
     rate = loss.rate(refused_N, split.test_N)
-    return Evidence(goal=loss.goal.text, level=loss.level, rate=rate, p_value=delta, upper=loss.level)
+    mix = loss.mix(refused_N, split.test_N)
+    return Evidence(goal=loss.goal.text, level=loss.level, rate=rate, p_value=delta, upper=loss.level, mix=mix)
 
 
 def _clip(rate: float) -> float:

@@ -10,12 +10,40 @@ import numpy.typing as npt
 
 from demur.core.errors import DataError
 from demur.core.example import Example
+from demur.core.rates import Rate
 from demur.core.score import ScoreTable
+from demur.core.slices import FACETS, NO_CATEGORY, Facet, Slice
 from demur.core.taxonomy import Taxonomy
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Texts = npt.NDArray[np.str_]
 
 UNCHECKED = -1  # no hand has labelled this row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Traits:
+    """Of N rows: kind, category and source, as the data stage wrote them. A contrast row has the one it resembles."""
+
+    kind_N: Texts
+    category_N: Texts  # NO_CATEGORY where there is none
+    source_N: Texts
+
+    def of(self, facet: Facet) -> Texts:
+        """The values of one facet."""
+        return {"kind": self.kind_N, "category": self.category_N, "source": self.source_N}[facet]
+
+    def mix(self, error_N: Bools, among_N: Bools) -> tuple[Slice, ...]:
+        """Errors and rows of each slice among these rows, by facet, then name."""
+        found = []
+        for facet in FACETS:
+            value_M, error_M = self.of(facet)[among_N], error_N[among_N]
+            for name in np.unique(value_M).tolist():
+                own_M = value_M == name
+                rate = Rate(hits=int(error_M[own_M].sum()), of=int(own_M.sum()))
+                found.append(Slice(facet=facet, name=name, rate=rate))
+        return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,6 +57,7 @@ class LabelledScores:
     label_N: Ints  # 0 = to be answered, k = to be refused with category k (a column of the score)
     group_N: Ints | None = None  # equal numbers: rows made from one another. None: every row stands alone
     hand_N: Ints | None = None  # labels by hand, UNCHECKED elsewhere: label_N is then a judge's. None: it is the truth
+    traits: Traits | None = None  # None: nothing is known of kinds and sources, no slice can be looked at
 
     def __post_init__(self) -> None:
         rows = len(self.table.logp_NC)
@@ -38,6 +67,8 @@ class LabelledScores:
             raise DataError(f"labels of shape {self.label_N.shape} for {rows} scored rows", "give one label a row")
         if self.group_N is not None and self.group_N.shape != (rows,):
             raise DataError(f"groups of shape {self.group_N.shape} for {rows} scored rows", "give one group a row")
+        if self.traits is not None and any(self.traits.of(f).shape != (rows,) for f in FACETS):
+            raise DataError(f"traits of another length than {rows} scored rows", "give kind, category and source a row")
         if not np.issubdtype(self.label_N.dtype, np.integer):
             raise DataError(f"labels are {self.label_N.dtype}, expected integers", "0 = answer, k = category k")
         self._check_range(self.label_N, 0)
@@ -80,4 +111,18 @@ def label_scores(examples: Sequence[Example], taxonomy: Taxonomy, table: ScoreTa
     label_N = np.array([taxonomy.column(e.label) for e in examples], dtype=np.int64)
     groups = [repr((e.source, e.group)) if e.group is not None else f"row {e.id}" for e in examples]
     group_N = np.unique(groups, return_inverse=True)[1].astype(np.int64) if groups else None
-    return LabelledScores(table=table.select(tuple(e.id for e in examples)), label_N=label_N, group_N=group_N)
+    return LabelledScores(
+        table=table.select(tuple(e.id for e in examples)),
+        label_N=label_N,
+        group_N=group_N,
+        traits=traits_of(examples) if examples else None,
+    )
+
+
+def traits_of(examples: Sequence[Example]) -> Traits:
+    """Kind, category and source of these rows."""
+    return Traits(
+        kind_N=np.array([e.kind for e in examples]),
+        category_N=np.array([e.category or NO_CATEGORY for e in examples]),
+        source_N=np.array([e.source for e in examples]),
+    )

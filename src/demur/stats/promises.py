@@ -13,7 +13,7 @@ import numpy as np
 from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.errors import DataError, GoalError, GoalInfeasible
-from demur.core.goal import Goal, check_together
+from demur.core.goal import Goal
 from demur.core.guarantee import Certified, Failure, Infeasible, Promise, Status
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
@@ -35,6 +35,7 @@ from demur.stats.learn import split_rows
 from demur.stats.optimum import exact
 from demur.stats.rate import cut_at_rate
 from demur.stats.select import choose, fitting
+from demur.stats.slices import settled
 from demur.stats.sweep import sweep_of
 
 Method = Literal["auto", "shared", "path", "vectors", "budgets", "graphical"]
@@ -117,7 +118,7 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
     rates of single categories, set first. Soft goals are given up only under "hard_only"; delta is then split evenly
     over the sets that are tried, so the promise holds whichever is granted. Raises GoalError, DataError.
     """
-    check_together(goals)
+    goals = settled(goals, template, rows)
     case = _Case(goals=goals, template=template, rows=rows, how=how)
     ladder = sets_to_try([g for g in goals if g.promised], how)
     if not ladder:
@@ -143,7 +144,7 @@ def choose_all(goals: Sequence[Goal], template: Policy, rows: LabelledScores, ho
     """
     if not goals:
         raise GoalError("no goal is given", "the simplest are 'natural' and 'f1 max'")
-    check_together(goals)
+    goals = settled(goals, template, rows)
     case = _Case(goals=goals, template=template, rows=rows, how=how, data_digest=data_digest)
     if not any(g.promised for g in goals):
         return _measured_only(case)
@@ -280,14 +281,14 @@ def _measured_only(case: _Case) -> Policy:
 
 
 def _promises(case: _Case, policy: Policy, granted: Granted) -> tuple[Promise, ...]:
-    seen = {e.goal: e.rate for e in granted.certified.evidence}
+    seen = {e.goal: e for e in granted.certified.evidence}
     gone = "".join(f"; given up: {g.text}" for g in granted.given_up)
     found = []
     for goal in case.goals:
         if goal in granted.kept:
             method = granted.certified.method + gone
             certified = replace(_promise(case, goal, "certified", method), confidence=case.how.confidence)
-            found.append(replace(certified, rate=seen[goal.text]))
+            found.append(replace(certified, rate=seen[goal.text].rate, mix=seen[goal.text].mix))
         elif goal.promised:
             found.append(_uncertified(case, goal, policy))
         else:
@@ -299,8 +300,9 @@ def _uncertified(case: _Case, goal: Goal, policy: Policy) -> Promise:
     loss = losses_of([goal], board_of(policy, case.rows, shared=False), case.how.seed)[0]
     refused_N = decide_many(policy, case.rows.table.logp_NC).refuses_N
     did = "given up" if case.how.kept is None else f"thresholds of {case.how.kept.name!r} kept"
-    rate = loss.rate(refused_N, np.ones(len(refused_N), dtype=bool))
-    return replace(_promise(case, goal, "uncertified", f"not certified, {did}"), rate=rate)
+    everyone_N = np.ones(len(refused_N), dtype=bool)
+    rate, mix = loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
+    return replace(_promise(case, goal, "uncertified", f"not certified, {did}"), rate=rate, mix=mix)
 
 
 def _measured(case: _Case, goal: Goal, policy: Policy) -> Promise:

@@ -10,7 +10,7 @@ import numpy as np
 
 from demur.core import bounds
 from demur.core.errors import GoalError, GoalInfeasible
-from demur.core.goal import Goal, check_together
+from demur.core.goal import Goal
 from demur.core.guarantee import Promise
 from demur.core.policy import NEVER, Policy
 from demur.core.rates import Rate
@@ -19,6 +19,7 @@ from demur.stats.board import Board, board_of, losses_of
 from demur.stats.certify import METHOD, lowest_keeping
 from demur.stats.labelled import LabelledScores
 from demur.stats.optimum import exact
+from demur.stats.slices import settled
 from demur.stats.sweep import Sweep, sweep_of
 
 
@@ -55,10 +56,10 @@ def meet_rates(
     together. Of all categories (one shared threshold) or, under rule `heaviest`, per category; not both. Raises
     GoalError on other goals, GoalInfeasible where a rate cannot be met.
     """
-    check_together(goals)
     _check(goals, template)
-    whole = any(goal.category is None for goal in goals)
     unlabelled = LabelledScores(table=traffic, label_N=np.zeros(len(traffic.ids), dtype=np.int64))
+    goals = settled(goals, template, unlabelled)
+    whole = any(goal.category is None for goal in goals)
     board = board_of(template, unlabelled, shared=whole)
     delta = float(1 - exact(confidence)) / max(sum(goal.promised for goal in goals), 1)
     by_group = {_group(goal, board): (goal, _threshold(goal, board, delta)) for goal in goals}
@@ -84,7 +85,12 @@ def _check(goals: Sequence[Goal], template: Policy) -> None:
     for goal in goals:
         if goal.kind not in ("refusal_rate", "refusal_rate_cap") or len(goal.categories) > 1:
             raise GoalError(f"goal {goal.text!r} needs labels", "unlabelled traffic can meet refusal rates only")
-    if len(goals) > 1 and any(goal.category is None for goal in goals):
+        if goal.where or goal.every in ("kind", "source"):
+            raise GoalError(
+                f"goal {goal.text!r} speaks of a slice, and unlabelled traffic says no kind and no source",
+                "ask for rates of all traffic, or of single categories",
+            )
+    if len(goals) > 1 and any(goal.category is None and not goal.every for goal in goals):
         raise GoalError("a total rate beside rates of categories", "ask for the total, or for each category")
     if template.rule not in ("heaviest", "sum", "any") or (template.rule != "heaviest" and goals[0].category):
         raise GoalError(f"rule {template.rule!r} has no threshold for {goals[0].text!r}", "use rule 'heaviest'")

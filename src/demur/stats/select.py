@@ -14,17 +14,18 @@ from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.errors import DataError, GoalError, GoalInfeasible, TaxonomyError
 from demur.core.goal import PROMISED, Goal
-from demur.core.guarantee import Failure, Promise, Uncertified
+from demur.core.guarantee import Evidence, Failure, Promise, Uncertified
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
 from demur.stats.aim import aim_of, best_within
-from demur.stats.board import board_of, losses_of
+from demur.stats.board import board_of, evidence_of, losses_of
 from demur.stats.certify import METHOD
 from demur.stats.curve import with_curves
 from demur.stats.joint import Request, shared_limits
 from demur.stats.labelled import LabelledScores
 from demur.stats.optimum import best_fbeta, best_linear, exact, totals
 from demur.stats.rate import cut_at_rate
+from demur.stats.slices import settled
 from demur.stats.sweep import Sweep, category_sweeps, pooled_sweep
 
 STEERABLE = ("heaviest", "sum", "any")
@@ -53,7 +54,7 @@ class _Choice:
     thresholds: dict[str, float]
     risk: str
     method: str
-    certified: Rate | None = None  # the errors that a certified goal was tested on
+    certified: Evidence | None = None  # what a certified goal was tested on
 
 
 def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: float, data_digest: str) -> Policy:
@@ -71,6 +72,7 @@ def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: fl
     Raises GoalError (the goal does not fit the template), DataError (rows that cannot tell), GoalInfeasible (no
     threshold meets the goal), PolicyError (the threshold falls outside the limits of its category).
     """
+    goal = _one(goal, template, rows)
     case = _Case(goal=goal, template=template, rows=rows, confidence=confidence)
     if goal.kind == "natural":
         choice = _Choice(thresholds={}, risk="refusal_rate", method="the most probable control token; nothing chosen")
@@ -81,16 +83,26 @@ def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: fl
             raise GoalError(f"confidence {confidence} is not in (0, 1)", "0.95 is usual")
         choice = _CHOOSERS[goal.kind](case)
     policy = with_curves(template.with_thresholds(choice.thresholds), rows)
+    sure = choice.certified
     promise = Promise(
         risk=choice.risk,
         level=goal.level,
-        confidence=confidence if choice.certified else None,
-        status="certified" if choice.certified else "measured",
-        rate=choice.certified or _measured(goal, policy, rows),
+        confidence=confidence if sure else None,
+        status="certified" if sure else "measured",
+        rate=sure.rate if sure else _measured(goal, policy, rows),
         data_digest=data_digest,
         method=choice.method,
+        mix=sure.mix if sure else (),
     )
     return replace(policy, promises=(promise,))
+
+
+def _one(goal: Goal, template: Policy, rows: LabelledScores) -> Goal:
+    """The goal, settled. Raises GoalError where it asks for several slices."""
+    found = settled([goal], template, rows)
+    if len(found) != 1:
+        raise GoalError(f"goal {goal.text!r} asks for {len(found)} promises", "see demur.stats.promises.choose_all")
+    return found[0]
 
 
 def fitting(goal: Goal, template: Policy) -> None:
@@ -245,7 +257,8 @@ def _own_sweep(case: _Case, category: str) -> Sweep:
 def _promised(case: _Case) -> _Choice:
     """One shared threshold in closed form: the most lenient for goals that refusals break, else the strictest.
 
-    A goal about one category's token leaves the others' refusals free: then the threshold that catches the most.
+    A goal about one category's token, or about a slice, leaves other refusals free: then the threshold that catches
+    the most.
     """
     board = board_of(case.template, case.rows, shared=True)
     losses = losses_of([case.goal], board, seed=0)
@@ -257,13 +270,13 @@ def _promised(case: _Case) -> _Choice:
             _what_would_do(case, limits),
         )
     threshold = limits[0] if losses[0].when == "refused" else limits[1]
-    if case.goal.category is not None:
+    if case.goal.category is not None or case.goal.where:
         threshold = best_within(board, request.aim, limits[:1], limits[1:])[0]
     return _Choice(
         thresholds=dict.fromkeys(case.emittable, threshold),
         risk=case.goal.risk,
         method=METHOD,
-        certified=losses[0].rate(board.refused([threshold]), request.everyone),
+        certified=evidence_of(losses, board.refused([threshold]), request.everyone, case.delta)[0],
     )
 
 

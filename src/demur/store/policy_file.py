@@ -23,6 +23,7 @@ from demur.core.policy import (
     Sensitivity,
 )
 from demur.core.rates import Rate
+from demur.core.slices import Facet, Slice
 from demur.core.taxonomy import Category, Taxonomy
 from demur.store.binding import promise_digest
 from demur.store.boundary import Strict, read_json, validated
@@ -142,6 +143,18 @@ class CategoryPolicyRow(Strict):
         return CategoryPolicy(**fields, translations=tuple(self.translations.items()), curve=curve)
 
 
+class SliceRow(Strict):
+    """Rows and errors of one kind, category or source."""
+
+    facet: Facet
+    name: str
+    rate: RateRow
+
+    def to_core(self) -> Slice:
+        """The core record."""
+        return Slice(facet=self.facet, name=self.name, rate=self.rate.to_core())
+
+
 class PromiseRow(Strict):
     """A core Promise, field by field."""
 
@@ -153,11 +166,13 @@ class PromiseRow(Strict):
     data_digest: str
     method: str
     on_failure: str = "stop"  # files written before there was a choice stopped
+    mix: tuple[SliceRow, ...] = ()  # what `rate` averages over; older files do not say it
     digest: str | None = None  # files written before there was one bind their promises to nothing
 
     def to_core(self) -> Promise:
         """The core record."""
-        return Promise(**{**dict(self), "rate": self.rate.to_core() if self.rate else None})
+        mix = tuple(row.to_core() for row in self.mix)
+        return Promise(**{**dict(self), "rate": self.rate.to_core() if self.rate else None, "mix": mix})
 
 
 class DoubtRow(Strict):
@@ -275,6 +290,7 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         (value, "doubt"),
         (value, "signature"),
         *((row, "translations") for row in value["categories"]),
+        *((row, "mix") for row in value["promises"]),
         *((row, "digest") for row in value["promises"]),
     ]
     for table, late in late_keys:
@@ -319,6 +335,7 @@ def _category_row(name: str, category: CategoryPolicy) -> CategoryPolicyRow:
 
 def _promise_row(promise: Promise) -> PromiseRow:
     """The row as its file has it: that a promise is "not certified" is found on reading, and not written down."""
-    fields = {f: getattr(promise, f) for f in PromiseRow.model_fields if f not in ("rate", "status")}
+    fields = {f: getattr(promise, f) for f in PromiseRow.model_fields if f not in ("rate", "status", "mix")}
     status: FileStatus = "certified" if promise.status == "not certified" else promise.status
-    return PromiseRow(**fields, status=status, rate=RateRow.from_core(promise.rate) if promise.rate else None)
+    mix = tuple(SliceRow(facet=s.facet, name=s.name, rate=RateRow.from_core(s.rate)) for s in promise.mix)
+    return PromiseRow(**fields, status=status, rate=RateRow.from_core(promise.rate) if promise.rate else None, mix=mix)

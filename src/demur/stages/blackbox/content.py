@@ -222,7 +222,9 @@ def _promises(promises: Sequence[Promise], errors: Errors) -> Table:
 
 def _measured(risk: str, errors: Errors) -> Cell:
     """A promised rate on the test prompts; the run has one category, so that its rates are those of all."""
-    name = risk.partition("[")[0]
+    name, _, inside = risk.partition("[")
+    if "=" in inside:  # a slice: the test prompts are not counted by it here
+        return "not shown"
     if name == "f1":
         return f"{errors.f1.value:.3f}" if errors.f1.defined else "not defined"
     rate = getattr(errors, name, None)

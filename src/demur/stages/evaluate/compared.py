@@ -23,6 +23,7 @@ from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.promises import How, choose_all
 from demur.stats.sample import apart, evenly
 from demur.stats.select import STEERABLE, choose
+from demur.stats.slices import settled
 from demur.store.choice_file import CalibratorChoice, read_choice
 from demur.store.files import digest_file, digest_json
 from demur.store.metrics_file import UnmetGoal
@@ -130,10 +131,11 @@ def _others(
     """
     digest = digest_json([digest_file(folder.split("calibrate")), digest_file(folder.scores("calibrate"))])
     found, unmet = [], []
-    for several in map(parse_goals, goals):
-        text = "; ".join(goal.text for goal in several)
-        before = _template(policy, several[0], text)
+    for asked in map(parse_goals, goals):
+        text = "; ".join(goal.text for goal in asked)
+        before = _template(policy, asked[0], text)
         try:
+            several = settled(asked, before, calibrate)
             if len(several) == 1:
                 chosen = choose(several[0], before, calibrate, confidence=CONFIDENCE, data_digest=digest)
             else:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from demur.pages.parts import Code, Figure, Part, Section, Table
-from demur.stages.report import cards, curves, figures, tables
+from demur.stages.report import cards, curves, figures, mixes, tables
 from demur.stages.report.explorer import explorer
 from demur.stages.report.material import Material
 
@@ -55,7 +55,12 @@ def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, .
             parts=(tables.policies(m), _folded(tables.by_category(m))),
             text=_unmet(m),
         ),
-        Section(key="promise", title="Promise and measurement", parts=(tables.promises(m),)),
+        Section(
+            key="promise",
+            title="Promise and measurement",
+            parts=(tables.promises(m), *mixes.slices(m)),
+            text=(*mixes.warnings(m), *mixes.sentences(m)),
+        ),
         _scores(m),
         Section(
             key="errors",

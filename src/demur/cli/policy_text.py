@@ -1,0 +1,43 @@
+"""What the terminal says of a policy: its thresholds, its promises with the mix behind them, and what it never does."""
+
+from __future__ import annotations
+
+from demur.cli.show import note
+from demur.core import caught
+from demur.core.guarantee import Promise
+from demur.core.policy import Policy
+from demur.core.slices import mix_words, worst_words
+
+
+def threshold_text(threshold: float) -> str:
+    """A threshold as people read it."""
+    return "never" if threshold > 1.0 else f"{threshold:.4g}"
+
+
+def tell_policy(policy: Policy) -> None:
+    """What a policy promises, over which mix, with the worst slice; and the categories that it never refuses."""
+    for promise in policy.promises:
+        note(promise_line(promise))
+        for line in mix_lines(promise):
+            note(f"  {line}")
+    for words in caught.warnings(policy):
+        note(f"warning: policy {policy.name!r} {words}")
+
+
+def mix_lines(promise: Promise) -> list[str]:
+    """The mix of rows behind a promised rate, and the worst slice of it. Empty where the policy does not say them."""
+    found = []
+    if mix := mix_words(promise.mix):
+        found.append(f"an average over this mix: {mix}")
+    if promise.level is not None and (slice_ := worst_words(promise.mix, promise.level)):
+        found.append(f"worst slice: {slice_}")
+    return found
+
+
+def promise_line(promise: Promise) -> str:
+    """One sentence about a promise: whether it holds, or was only measured."""
+    level = "" if promise.level is None else f" at {promise.level:g}"
+    seen = "" if promise.rate is None else f", {promise.rate.hits} of {promise.rate.of} on the rows it was chosen on"
+    sure = f" with {promise.confidence:.0%} confidence" if promise.confidence is not None else ", no guarantee"
+    fault = "" if promise.fault is None else f"; {promise.fault}"
+    return f"{promise.status}: {promise.risk}{level}{sure}{seen} ({promise.method}){fault}"

@@ -1,0 +1,40 @@
+"""What a policy does about each category on its calibration rows, read off the operating curves that it carries."""
+
+from __future__ import annotations
+
+from demur.core.policy import CategoryPolicy, CurvePoint, Policy
+
+
+def point_at(category: CategoryPolicy) -> CurvePoint | None:
+    """The curve point of the category's own threshold: the last stored one that is at least as strict.
+
+    Exact for policies whose curve holds that cut, as `demur calibrate` writes them. None without a curve.
+    """
+    stricter = [p for p in category.curve if p.threshold >= category.threshold]
+    return stricter[-1] if stricter else None
+
+
+def never_refused(policy: Policy) -> tuple[str, ...]:
+    """Categories that may be refused with and never were on the calibration rows, in the taxonomy's order."""
+    pairs = zip(policy.taxonomy.names, policy.categories, strict=True)
+    return tuple(name for name, category in pairs if category.may_emit and _silent(category))
+
+
+def warnings(policy: Policy) -> tuple[str, ...]:
+    """One sentence for each category that the policy never refuses."""
+    found = []
+    for name in never_refused(policy):
+        point = point_at(policy.category(name))
+        words = f"never refuses {name}"
+        if point is not None:
+            missed, of = point.missed_refusal.hits, point.refusal_rate.of
+            words += (
+                f": 0 of {of} calibrate rows; {missed} of {point.missed_refusal.of} to be refused with it are missed"
+            )
+        found.append(words)
+    return tuple(found)
+
+
+def _silent(category: CategoryPolicy) -> bool:
+    point = point_at(category)
+    return category.threshold > 1.0 if point is None else point.refusal_rate.hits == 0

@@ -1,0 +1,85 @@
+"""What promises average over: their mix of rows, slice by slice, on the calibrate rows and on the test rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from demur.core import caught
+from demur.core.decision import decide_many
+from demur.core.errors import DataError
+from demur.core.goal import parse_goal
+from demur.core.guarantee import Promise
+from demur.core.policy import Policy
+from demur.core.rates import Rate
+from demur.core.slices import Slice, divided, mix_words, rows_to_bound, too_small, worst_words
+from demur.pages.parts import Cell, Table
+from demur.stages.report.material import Material
+from demur.stats.board import board_of, losses_of
+from demur.stats.labelled import LabelledScores
+from demur.store.metrics_file import MeasuredRate
+
+
+def on_rows(promise: Promise, policy: Policy, rows: LabelledScores) -> tuple[Rate, tuple[Slice, ...]] | None:
+    """A promised rate on other rows, and its slices there. None where these hold no row that the promise speaks of."""
+    goal = parse_goal(f"{promise.risk} <= {promise.level!r}")
+    try:
+        (loss,) = losses_of([goal], board_of(policy, rows, shared=False), seed=0)
+    except DataError:
+        return None
+    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+    everyone_N = np.ones(len(refused_N), dtype=bool)
+    return loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
+
+
+def slices(m: Material) -> tuple[Table, ...]:
+    """One table for all promises of the calibrated policy that say their mix; none where none does."""
+    promised = [p for p in m.calibrated.promises if p.level is not None and divided(p.mix)]
+    if not promised:
+        return ()
+    rows: list[tuple[Cell, ...]] = []
+    for promise in promised:
+        rows.append((f"{promise.risk} at {promise.level:g}",))
+        rows += _of_one(promise, m)
+    header = ("slice", "share of the mix", "calibrate rows", "test rows", "rows to bound it alone")
+    return (
+        Table(
+            title="What each promise averages over",
+            header=header,
+            rows=tuple(rows),
+            caption="A promise is an average over its mix of rows: traffic with another mix has another rate, and one "
+            "slice may be far worse than the whole. Intervals of 95%, each of one slice alone. The last column says "
+            "where a slice has too few calibrate rows to bound its rate at the promised level, and how many would do; "
+            "a goal of its own, as in false_refusal[contrast] <= 0.1 or “in every source”, bounds it.",
+        ),
+    )
+
+
+def warnings(m: Material) -> tuple[str, ...]:
+    """What the calibrated policy keeps its promises by not doing."""
+    return tuple(f"Warning: the calibrated policy {words}." for words in caught.warnings(m.calibrated))
+
+
+def sentences(m: Material) -> tuple[str, ...]:
+    """Per promise of the calibrated policy: its mix, and its worst slice."""
+    found = []
+    for p in m.calibrated.promises:
+        if p.level is not None and divided(p.mix):
+            worst = worst_words(p.mix, p.level)
+            found.append(f"{p.risk} at {p.level:g} averages over {mix_words(p.mix)}. Worst slice: {worst}.")
+    return tuple(found)
+
+
+def _of_one(promise: Promise, m: Material) -> list[tuple[Cell, ...]]:
+    tested = on_rows(promise, m.calibrated, m.rows)
+    after = {(s.facet, s.name): s.rate for s in tested[1]} if tested else {}
+    level = promise.level or 1.0
+    few = {(s.facet, s.name) for s in too_small(promise.mix, level)}
+    total = {facet: sum(s.rate.of for s in promise.mix if s.facet == facet) for facet in {s.facet for s in promise.mix}}
+    rows: list[tuple[Cell, ...]] = []
+    for part in divided(promise.mix):
+        key = (part.facet, part.name)
+        seen: Cell = MeasuredRate.from_core(after[key]) if key in after else "no row"
+        needed = str(rows_to_bound(level)) if key in few else "enough"
+        share = f"{part.rate.of / total[part.facet]:.1%}"
+        rows.append((part.label, share, MeasuredRate.from_core(part.rate), seen, needed))
+    return rows
