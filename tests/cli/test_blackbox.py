@@ -79,7 +79,7 @@ def test_all_that_is_left_out_is_said(ask):
     assert "prompts.jsonl:201" in result.err
     assert "prompts.jsonl:203" in result.err
     assert "not asked: 1 rows repeat a prompt" in words
-    assert "no answer: 1 x no answer in 2 tries: HTTP 500: down" in words
+    assert "no answer: 1 x no answer in 2 tries: HTTP 500" in words
     assert "not asked: 20 prompts, the budget is spent; the same command goes on with them" in words
     assert "181 calls (1 of them retries)" in words
     assert "0.0179 in your currency" in words
@@ -90,7 +90,7 @@ def test_all_that_is_left_out_is_said(ask):
     assert len(stub.bodies) == 181
     page = (run / "blackbox" / "blackbox.md").read_text()
     assert "| not asked: the budget was spent | 20 |" in page
-    assert "HTTP 500: down | 1 |" in page
+    assert "HTTP 500 | 1 |" in page
 
 
 def test_hand_labels_train_the_judge_and_its_accuracy_is_stated(ask, tmp_path):

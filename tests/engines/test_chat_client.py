@@ -67,9 +67,9 @@ def test_a_plain_question_is_held_to_no_format():
 
 
 def test_a_plain_question_that_is_turned_down_is_asked_once():
-    with serving(lambda n, body: (400, '{"error": "content filter"}')) as (url, stub):
+    with serving(lambda n, body: (400, '{"error": "q0 is too long"}')) as (url, stub):
         (reply,) = ask_plainly(ChatClient(endpoint=endpoint(url)), 1)
-    assert reply == Unsaid(reason='HTTP 400: {"error": "content filter"}')
+    assert reply == Unsaid(reason="HTTP 400")
     assert len(stub.bodies) == 1
 
 
@@ -101,7 +101,7 @@ def test_an_endpoint_that_errs_is_tried_again(status):
     assert (client.spent.calls, client.spent.retries, client.spent.failed) == (3, 2, 0)
 
 
-@pytest.mark.parametrize("body", ["<html>oops</html>", "{}", '{"choices": []}', "[]", "null", b"\xff\xfe"])
+@pytest.mark.parametrize("body", ["<html>oops</html>", "{}", '{"choices": 3}', "[]", "null", b"\xff\xfe"])
 def test_a_body_that_is_no_completion_is_tried_again_and_then_named(body):
     with serving(lambda n, b: (200, body)) as (url, _):
         client = ChatClient(endpoint=endpoint(url))
@@ -149,7 +149,7 @@ def test_a_row_that_is_refused_in_every_format_is_unsaid_and_the_others_keep_the
     with serving(script) as (url, stub):
         replies = ask(ChatClient(endpoint=endpoint(url, in_flight=1)), 5)
     assert [type(r) for r in replies] == [Said, Unsaid, Said, Said, Said]
-    assert replies[1].reason == "HTTP 400: too long"
+    assert replies[1].reason == "HTTP 400"
     held = ["response_format" in b for b in stub.bodies if b["messages"][-1]["content"] != "q1"]
     assert held == [True] * 4
     assert len(stub.bodies) == 7
@@ -173,7 +173,7 @@ def test_a_bad_request_in_plain_text_leaves_its_answer_unscored_only():
     with serving(lambda n, b: (400, "too long") if b["messages"][-1]["content"] == "q1" else echo(n, b)) as (url, _):
         replies = ask(ChatClient(endpoint=endpoint(url, format="text")), 3)
     assert [type(r) for r in replies] == [Said, Unsaid, Said]
-    assert replies[1].reason == "HTTP 400: too long"
+    assert replies[1].reason == "HTTP 400"
 
 
 def test_the_wait_that_an_endpoint_asks_for_is_kept():

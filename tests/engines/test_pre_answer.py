@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import resource
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -224,12 +226,12 @@ def test_json_formats_are_passed_on(schema, sent):
 def test_a_refusal_of_the_models_own_is_its_answer():
     ((reply, parts),), _ = run(answering({"refusal": "I would rather not."}), ask())
     assert not reply.decision.refuses
-    assert text_of(parts) == "I would rather not."
+    assert (text_of(parts), "".join(p.refusal for p in parts)) == ("", "I would rather not.")
 
 
 def test_an_answer_that_the_endpoints_filter_ends_has_ended():
     ((_, parts),), _ = run(answering("Well", finish="content_filter"), ask())
-    assert parts[-1].finish == "stop"
+    assert (text_of(parts), parts[-1].refusal, parts[-1].finish) == ("Well", "", "content_filter")
 
 
 def test_earlier_turns_are_scored_but_only_the_users_unless_all_are_read():
@@ -398,3 +400,138 @@ def test_what_was_closed_answers_no_more():
         link=Link(url="http://127.0.0.1:9/v1"), settings=GateSettings(model="m"), scorer=WordScorer()
     )
     assert isinstance(asyncio.run(after_close(backend)), BackendDown)
+
+
+FILTER_400 = {"error": {"message": "secret upstream words", "code": "content_filter"}}
+NO_CHOICES = b'data: {"model": "stub-1", "choices": [], "prompt_feedback": {"block_reason": "SAFETY"}}\n\n'
+DONE = b"data: [DONE]\n\n"
+DECLINES = {
+    "HTTP 400": (400, FILTER_400),
+    "HTTP 403": (403, {"error": {"type": "moderation", "message": "secret"}}),
+    "finish": events(finish="content_filter"),
+    "finish, empty text": events("", finish="content_filter"),
+    "another word": events({"content": None}, finish="SAFETY"),
+    "no choices": [NO_CHOICES, DONE],
+    "nothing at all": [DONE],
+    "an error in the stream": [
+        *events(finish=None, usage=None, done=False),
+        f"data: {json.dumps(FILTER_400)}\n\n".encode(),
+        DONE,
+    ],
+}
+
+
+@pytest.mark.parametrize("name", DECLINES)
+def test_a_decline_behind_is_passed_on_as_one_never_as_an_empty_success(name):
+    ((reply, parts),), stub = run(lambda number, body: DECLINES[name], ask(), answers_as="stub-1", refusal="Not here.")
+    assert not reply.decision.refuses
+    assert (text_of(parts), "".join(p.refusal for p in parts)) == ("", "Not here.")
+    assert parts[-1].finish == "content_filter"
+    assert len(stub.bodies) == 1
+
+
+def test_a_cut_answer_keeps_what_was_said():
+    body = [*events("Well", finish=None, usage=None, done=False), f"data: {json.dumps(FILTER_400)}\n\n".encode()]
+    ((_, parts),), _ = run(lambda number, _: body, ask())
+    assert (text_of(parts), parts[-1].refusal, parts[-1].finish) == ("Well", "", "content_filter")
+
+
+def test_thoughts_and_lists_of_parts_are_told_apart_from_the_answer():
+    deltas = (
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+        {"reasoning_content": "!"},
+        {"content": [{"type": "text", "text": "Good "}]},
+        {"content": "morning."},
+    )
+    ((_, parts),), _ = run(answering(*deltas), ask())
+    assert ("".join(p.thought for p in parts), text_of(parts)) == ("hm!", "Good morning.")
+
+
+def test_more_tokens_than_asked_for_are_cut_and_the_endpoint_is_hung_up_on():
+    ((_, parts),), _ = run(lambda *_: events(*["a "] * 5000), ask(sampling=Sampling(max_tokens=7)))
+    assert (text_of(parts), parts[-1].finish) == ("a " * 7, "length")
+
+
+def test_one_token_of_a_megabyte_is_cut():
+    ((_, parts),), _ = run(answering("a" * 900_000), ask(sampling=Sampling(max_tokens=7)))
+    assert (len(text_of(parts)), parts[-1].finish) == (7 * 256, "length")
+
+
+CHUNK = b"x" * 65_536
+FLOODS = {
+    "a line without an end": [b"data: " + CHUNK, *[CHUNK] * 1000],
+    "comments without an end": [b": " + CHUNK, *[CHUNK] * 1000],
+    "comments": [b": keep-alive" + CHUNK[:1000] + b"\n\n"] * 20_000,
+    "events without text": [b'data: {"model": "stub-1", "choices": [{"delta": {}}]}\n\n' * 1000] * 1000,
+    "after the end": [*events("Good"), *[CHUNK] * 1000],
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_an_endpoint_that_floods_is_hung_up_on_with_memory_flat(name):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ((_, error),), _ = run(lambda *_: FLOODS[name], ask(sampling=Sampling(max_tokens=16)), link={"most_bytes": 2**20})
+    assert isinstance(error, BackendDown)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB, of the stub's too
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_body_of_64_megabytes_is_not_read(status):
+    with serving(lambda number, body: (status, b'{"a": "' + CHUNK * 1000)) as (url, _):
+        backend = PreAnswerBackend(
+            link=Link(url=url, tries=1), settings=GateSettings(model="stub-1"), scorer=WordScorer()
+        )
+        ((_, error),) = asyncio.run(_gathered(backend, (ask(),)))
+    assert isinstance(error, EngineError)
+
+
+def test_what_the_endpoint_will_not_take_is_left_out_and_that_is_kept():
+    def script(number, body):
+        if "max_tokens" in body:
+            return 400, {"error": {"param": "max_tokens", "code": "unsupported_parameter"}}
+        if body.get("temperature", 1) != 1:
+            message = "Unsupported value: 'temperature' does not support 0 with this model."
+            return 400, {"error": {"message": message, "param": None}}
+        return events("fine")
+
+    asked = ask(sampling=Sampling(max_tokens=9, temperature=0.0))
+    found, stub = run(script, asked)
+    assert text_of(found[0][1]) == "fine"
+    assert [b.get("max_completion_tokens") for b in stub.bodies] == [None, 9, 9]
+
+    async def twice(backend):
+        return [await _gathered_open(backend), await _gathered_open(backend)]
+
+    with serving(script) as (url, stub):
+        backend = PreAnswerBackend(
+            link=Link(url=url, **QUICK), settings=GateSettings(model="stub-1"), scorer=WordScorer()
+        )
+        assert asyncio.run(twice(backend)) == ["fine", "fine"]
+        assert len(stub.bodies) == 3
+
+
+def test_the_fields_can_be_settled_beforehand():
+    link = {"token_limit": "max_completion_tokens", "leave_out": ("temperature", "seed")}
+    _, stub = run(answering("fine"), ask(sampling=Sampling(max_tokens=9, seed=1)), link=link)
+    assert len(stub.bodies) == 1
+    assert {"max_completion_tokens", "top_p"} <= set(stub.bodies[0])
+    assert not {"max_tokens", "temperature", "seed"} & set(stub.bodies[0])
+
+
+def test_no_word_of_the_endpoint_or_of_a_person_reaches_the_log(caplog):
+    canary = "zq7canary"
+    said = (Message(role="user", content=f"About {canary}."),)
+    bodies = [
+        (400, {"error": {"message": f"bad: {canary}", "code": canary, "param": canary}}),
+        (500, f"<html>{canary}"),
+        [f"data: {canary}\n\n".encode()],
+        [f'data: {{"error": {{"message": "{canary}"}}}}\n\n'.encode()],
+        [f'data: {{"model": "stub-1", "choices": ["{canary}"]}}\n\n'.encode()],
+        events("a", finish=canary),
+        events({"content": [{"type": canary}]}),
+    ]
+    for body in bodies:
+        ((_, error),), _ = run(lambda number, _, body=body: body, ask(said), answers_as="stub-1")
+        assert isinstance(error, EngineError)
+        assert canary not in str(error)
+    assert canary not in caplog.text

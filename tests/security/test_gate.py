@@ -73,7 +73,7 @@ class MarkScorer(HashScorer):
         return scores_of([0.99 if MARK in prompt_text(p).replace("\n", "") else 0.01 for p in prompts])
 
 
-def site_of(tmp_path_factory, scorer, **settings) -> Iterator[Site]:
+def site_of(tmp_path_factory, scorer, script=None, **settings) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("gate")
     policies = {
         name: Policy(
@@ -88,7 +88,7 @@ def site_of(tmp_path_factory, scorer, **settings) -> Iterator[Site]:
     lines = Lines()
     logging.getLogger().addHandler(lines)
     try:
-        with stub_serving(lambda number, body: events("fine")) as (url, stub):
+        with stub_serving(script or (lambda number, body: events("fine"))) as (url, stub):
             backend = PreAnswerBackend(
                 link=Link(url=url), settings=GateSettings(model="stub-1", **settings), scorer=scorer
             )
@@ -267,3 +267,41 @@ def test_a_guard_that_is_down_lets_nothing_pass(tmp_path_factory):
         assert (answer.status, json.loads(answer.text)["error"]["code"]) == (503, "model_unavailable")
         assert "127.0.0.1" not in answer.text
         assert site.read == []
+
+
+FILTERED = {"error": {"message": f"filtered: {CANARY}", "code": "content_filter"}}
+DECLINES = {
+    "HTTP 400": (400, FILTERED),
+    "finish": events(finish="content_filter"),
+    "no choices": [b'data: {"model": "stub-1", "choices": []}\n\n', b"data: [DONE]\n\n"],
+    "an error in the stream": [f"data: {json.dumps(FILTERED)}\n\n".encode()],
+    "refusal": events({"refusal": "I would rather not."}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", DECLINES)
+def test_a_decline_behind_is_a_decline_for_the_caller(tmp_path_factory, name, stream):
+    for site in site_of(tmp_path_factory, MarkScorer(), script=lambda number, body: DECLINES[name]):
+        body = chat(user(f"{CANARY} 2"), stream=stream)
+        answer = site.send(Attempt(kind="", name="", body=body))
+        lines = answer.text.splitlines() if stream else [answer.text]
+        chunks = [json.loads(line.removeprefix("data: ")) for line in lines if "{" in line]
+        choices = [c["choices"][0] for c in chunks]
+        pieces = [c.get("delta") or c.get("message") or {} for c in choices]
+        refusal = "".join(p.get("refusal") or "" for p in pieces)
+        assert answer.status == 200
+        assert refusal
+        assert "".join(p.get("content") or "" for p in pieces) == ""
+        assert choices[-1]["finish_reason"] == ("stop" if name == "refusal" else "content_filter")
+        assert logged_secrets(site.log, CANARY) == []
+
+
+def test_a_thought_behind_is_passed_on_apart(tmp_path_factory):
+    script = events({"reasoning_content": "hm"}, {"content": [{"type": "text", "text": "fine"}]})
+    for site in site_of(tmp_path_factory, MarkScorer(), script=lambda number, body: script):
+        whole = json.loads(site.send(Attempt(kind="", name="", body=chat(user()))).text)
+        assert whole["choices"][0]["message"]["reasoning_content"] == "hm"
+        assert whole["choices"][0]["message"]["content"] == "fine"
+        streamed = site.send(Attempt(kind="", name="", body=chat(user(), stream=True))).text
+        assert '"reasoning_content":"hm"' in streamed.replace(" ", "")

@@ -64,7 +64,7 @@ def test_every_prompt_is_asked_once_and_its_row_says_what_the_model_did(ask):
     kinds = [(r["kind"], r["expected"], r["category"]) for r in lines(folder.rows)]
     assert kinds == [("refusal", "refuse", "refuse") if declines(p) else ("benign", "respond", None) for p in rows]
     again, silent, _ = ask(rows, answers)
-    assert (silent.bodies, again.known, again.answers) == ([], 150, collected.answers)
+    assert (silent.bodies, again.known, again.replies) == ([], 150, collected.replies)
 
 
 def test_a_partial_answer_counts_as_declined(ask):
@@ -91,7 +91,7 @@ def test_the_budget_stops_the_asking_and_the_next_call_goes_on(ask, limit, least
     assert first.failed == {}
     second, rest, _ = ask(rows, answers)
     assert sorted([*asked(stub), *asked(rest)]) == sorted(rows)
-    assert (len(second.answers), second.not_asked, lines(folder.unanswered)) == (120, 0, [])
+    assert (len(second.replies), second.not_asked, lines(folder.unanswered)) == (120, 0, [])
 
 
 def broken(kind):
@@ -105,8 +105,7 @@ def broken(kind):
         return {
             "5xx": (503, "overloaded"),
             "not json": "{" + YES,
-            "no choices": {"model": "stub-1", "choices": []},
-            "client error": (400, '{"error": "content filter"}'),
+            "client error": (400, '{"error": "too long"}'),
         }.get(kind, answers(number, body))
 
     return script
@@ -115,10 +114,9 @@ def broken(kind):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("5xx", "no answer in 2 tries: HTTP 503: overloaded"),
-        ("not json", "no answer in 2 tries: a body that is no chat completion (JSONDecodeError)"),
-        ("no choices", "no answer in 2 tries: a body that is no chat completion (IndexError)"),
-        ("client error", 'HTTP 400: {"error": "content filter"}'),
+        ("5xx", "no answer in 2 tries: HTTP 503"),
+        ("not json", "no answer in 2 tries: a body that is no chat completion: no JSON (JSONDecodeError)"),
+        ("client error", "HTTP 400"),
         ("stall", "no answer in 2 tries: no answer within 1.5 s"),
     ],
 )
@@ -134,6 +132,71 @@ def test_failures_are_counted_with_their_reason_and_never_labelled(ask, kind, re
     assert not lost & kept
     broken_ones = {f"prompts:{n + 1}" for n in range(0, 120, 4)}
     assert lost >= broken_ones if kind == "stall" else lost == broken_ones  # a busy machine stalls, too
+
+
+FILTERED = {"error": {"message": "The prompt was filtered by the content management policy.", "code": "content_filter"}}
+DECLINES = {
+    "HTTP 400": ((400, FILTERED), "content_filter (HTTP 400)"),
+    "finish": (completion("", finish_reason="content_filter"), "content_filter"),
+    "finish, null": (completion(None, finish_reason="content_filter"), "content_filter"),
+    "no choices": (
+        {"model": "stub-1", "choices": [], "prompt_feedback": {"block_reason": "SAFETY"}},
+        "blocked: safety",
+    ),
+    "refusal": (completion(None, message={"content": None, "refusal": NO}), "refusal"),
+}
+
+
+@pytest.mark.parametrize("name", DECLINES)
+def test_what_the_endpoint_itself_declines_is_a_refusal_with_its_own_reason_and_count(ask, name):
+    body, reason = DECLINES[name]
+    rows = prompts(150)
+    collected, stub, folder = ask(rows, lambda n, b: body if declines(asked_in(b)) else answers(n, b))
+    file = labelled(collected, folder)
+    declined = sum(map(declines, rows))
+    assert file.declined == {reason: declined}
+    assert (file.verdicts["refusal"], file.without_outcome, len(stub.bodies)) == (declined, 0, 150)
+    assert [r["kind"] == "refusal" for r in lines(folder.rows)] == [declines(p) for p in rows]
+    assert {r["reason"] for r in lines(folder.answers) if r["verdict"] == "refusal"} == {reason}
+    assert ask(rows, answers)[1].bodies == []  # known by now
+    assert read_summary(folder.summary) == file
+
+
+def asked_in(body):
+    return body["messages"][-1]["content"]
+
+
+def test_thoughts_are_no_answers_however_they_come(ask):
+    rows = prompts(120)
+    said = ("Should I refuse? I can't see why.", "It is a request like any other. " * 20)
+
+    def script(number, body):
+        refuse = declines(asked_in(body))
+        thought, text = said[refuse], NO if refuse else YES
+        parts = [{"type": "thinking", "thinking": [{"type": "text", "text": thought}]}, {"type": "text", "text": text}]
+        forms = (f"<think>{thought}</think>{text}", parts, text)
+        return completion(forms[number % 3], message={"content": forms[number % 3], "reasoning_content": thought})
+
+    collected, _, folder = ask(rows, script)
+    labelled(collected, folder)
+    assert [r["kind"] == "refusal" for r in lines(folder.rows)] == [declines(p) for p in rows]
+    assert {r["answer"] for r in lines(folder.answers)} == {NO, YES}
+
+
+def test_a_thought_that_ate_all_tokens_is_no_answer_and_says_so(ask):
+    cut = completion(None, message={"content": None, "reasoning_content": "hm"}, finish_reason="length")
+    collected, _, folder = ask(prompts(120), lambda n, b: cut if n % 4 == 0 else answers(n, b))
+    file = labelled(collected, folder)
+    assert file.failed == {"a thought and no answer, cut off after 300 tokens": 30}
+    assert file.without_outcome == 30
+
+
+def test_an_alias_and_the_name_that_answers_are_both_kept(ask):
+    collected, _, folder = ask(prompts(120), lambda n, b: answers(n, b) | {"model": "big-2026"})
+    file = labelled(collected, folder)
+    assert (file.model, file.asked_for) == ("big-2026", "m")
+    old = file.model_copy(update={"asked_model": None})
+    assert old.asked_for == "m"  # files of before
 
 
 def test_empty_answers_are_counted_left_unscored_and_not_paid_for_again(ask):
@@ -191,7 +254,7 @@ def test_too_few_of_a_kind_says_how_many_there_are_and_how_many_are_needed(ask):
 
 
 def test_an_endpoint_that_never_answers_is_an_error_with_the_reason(ask):
-    with pytest.raises(DataError, match="none of 5 prompts was answered: no answer in 2 tries: HTTP 500: down"):
+    with pytest.raises(DataError, match="none of 5 prompts was answered: no answer in 2 tries: HTTP 500"):
         ask(prompts(5), lambda n, b: (500, "down"))
 
 

@@ -93,8 +93,12 @@ def _gate(workspace: Workspace, options: Mapping[str, Any], where: str) -> Backe
             f'{where}: reads = "all": guard-chat reads the whole conversation, roles and all', "leave it out"
         )
     summary = BlackboxFolder(workspace.folder).summary
-    asked = read_summary(summary).model if summary.exists() else None  # the model that the predictor was fitted on
-    defaults = {"model": asked or workspace.config.name, "answers_as": asked}
+    found = read_summary(summary) if summary.exists() else None  # of the model that the predictor was fitted on
+    # An endpoint may be asked by an alias and answer by the name behind it.
+    defaults = {
+        "model": found.asked_for if found else workspace.config.name,
+        "answers_as": found.model if found else None,
+    }
     backend: Backend = find(GATE, BACKENDS, "backend")(
         link=_link({name: value for name, value in options.items() if name not in own}, where),
         settings=build(find("demur.engines.pre_answer:GateSettings", {}, "record"), {**defaults, **own}, where),

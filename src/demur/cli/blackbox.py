@@ -135,6 +135,8 @@ def _tell_collected(collected: collect.Collected, chat: Any) -> None:
     if collected.not_asked:
         note(f"not asked: {collected.not_asked} prompts, the budget is spent; the same command goes on with them")
     price = f", {spent.price(endpoint):.4f} in your currency" if endpoint.price_in or endpoint.price_out else ""
+    if words := chat.dialect.words:
+        note(f"the endpoint takes other fields than the usual: {words}")
     note(
         f"{spent.calls} calls ({spent.retries} of them retries) of {collected.model}; {collected.known} answers were "
         f"there before; {spent.prompt_tokens} + {spent.completion_tokens} tokens{price}"
@@ -146,6 +148,8 @@ def _show(file: BlackboxFile) -> None:
     declined = file.verdicts["refusal"] + file.verdicts["partial"]
     rows = [(v, str(n), f"{100 * n / file.answered:.1f}%") for v, n in file.verdicts.items()]
     print_table([("verdict", "answers", "share"), *rows], title=f"{file.model}, judged by {file.judge}")
+    for reason, count in list(file.declined.items())[:NAMED]:
+        note(f"declined by the endpoint itself: {count} x {reason}")
     for reason, count in list(file.unscored.items())[:NAMED]:
         note(f"unscored: {count} x {reason}")
     if file.hand is not None:

@@ -94,8 +94,10 @@ def tell_spent(chat: Any) -> None:
     """One line about what a chat client has cost."""
     s, endpoint = chat.spent, chat.endpoint
     price = f", {s.price(endpoint):.4f} in your currency" if endpoint.price_in or endpoint.price_out else ""
+    if words := chat.dialect.words:
+        note(f"the endpoint takes other fields than the usual: {words}")
     note(
-        f"{s.calls} calls ({s.retries} of them retries), {s.failed} questions without an answer, "
+        f"{s.calls} calls ({s.retries} of them retries), {s.failed + s.declined} questions without an answer, "
         f"{s.prompt_tokens} + {s.completion_tokens} tokens{price}; at most {s.most_in_flight} at a time"
     )
 

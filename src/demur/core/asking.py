@@ -12,17 +12,17 @@ from hashlib import sha256
 from typing import Protocol
 
 from demur.core.errors import EngineError
-from demur.core.judging import NOT_ASKED, Chat, ChatRequest, Reply, Said, Unsaid
+from demur.core.judging import NOT_ASKED, Chat, ChatRequest, Declined, Reply, Said, Unsaid
 
 
 class Replies(Protocol):
     """Replies that were paid for."""
 
-    def get(self, key: str) -> Said | None:
+    def get(self, key: str) -> Said | Declined | None:
         """The reply under a key, if there is one."""
         ...
 
-    def put(self, key: str, said: Said) -> None:
+    def put(self, key: str, reply: Said | Declined) -> None:
         """Keep a reply, at once."""
         ...
 
@@ -50,7 +50,7 @@ class Asker:
         def on_reply(place: int, reply: Reply) -> None:
             n = todo[place]
             found[n] = reply
-            if isinstance(reply, Said):
+            if not isinstance(reply, Unsaid):
                 self._check_model(reply)
                 self.replies.put(keys[n], reply)
             tell(len(found))
@@ -61,7 +61,7 @@ class Asker:
         return [found[n] for n in range(len(requests))]
 
     def _check_model(self, reply: Reply) -> None:
-        if not isinstance(reply, Said):
+        if isinstance(reply, Unsaid) or reply.model is None:  # a filter in front of the model may not name it
             return
         if self.model not in (None, reply.model):
             raise EngineError(

@@ -69,7 +69,7 @@ class ChatRequest:
 class Said:
     """What a chat model answered."""
 
-    text: str
+    text: str  # the answer alone: thoughts are left out
     model: str  # the name under which the endpoint answered
     # per generated token: its text, and (text, natural-log probability) of the likeliest ones; empty if not told
     tokens: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
@@ -79,17 +79,31 @@ NOT_ASKED = "not asked"  # how the reason begins where the budget was spent befo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Declined:
+    """The endpoint's filter, or the model in a field of its own, declined: an outcome, not a failure."""
+
+    reason: str  # how it said so, such as "content_filter (HTTP 400)"; never words of the endpoint
+    text: str = ""  # of the refusal, if there was one
+    model: str | None = None  # the name under which the endpoint answered, if it did
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Unsaid:
     """Why there is no answer."""
 
     reason: str
 
 
-Reply = Said | Unsaid
+Reply = Said | Declined | Unsaid
 
 
 class Chat(Protocol):
     """A chat model that is asked many things at once."""
+
+    @property
+    def model(self) -> str:
+        """The name that is asked for. An endpoint may answer under another one."""
+        ...
 
     @property
     def asked_as(self) -> str:
@@ -97,7 +111,10 @@ class Chat(Protocol):
         ...
 
     def ask_many(self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]) -> None:
-        """Ask all, and hand over each reply with its place as soon as it is there. on_reply may raise to stop."""
+        """Ask all, and hand over each reply with its place as soon as it is there. on_reply may raise to stop.
+
+        A decline is a reply like any other: Declined, never tried again, never a text to be judged.
+        """
         ...
 
 

@@ -16,7 +16,7 @@ from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Prompt
 from demur.core.score import Floats
 
-Finish = Literal["stop", "length", "tool_calls"]
+Finish = Literal["stop", "length", "tool_calls", "content_filter"]  # the last: a filter behind declined
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,8 @@ class Part:
     """A piece of an answer's text; the last one says why the answer ended."""
 
     text: str = ""
+    refusal: str = ""  # of the model behind, where it has a field of its own for that
+    thought: str = ""  # of a model that thinks apart from its answer
     tokens: int = 0  # generated for this piece
     finish: Finish | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()  # OpenAI's shape, whole, in the last part only

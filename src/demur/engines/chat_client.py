@@ -16,7 +16,12 @@ from typing import Any, Literal
 import httpx
 
 from demur.core.errors import ConfigError, DemurError, EngineError
-from demur.core.judging import NOT_ASKED, ChatRequest, Reply, Said, Unsaid
+from demur.core.judging import NOT_ASKED, ChatRequest, Declined, Reply, Said, Unsaid
+from demur.core.thoughts import parted
+from demur.engines.remote.completion import ChatPiece, Malformed, likeliest, loaded, read_chat, token_at
+from demur.engines.remote.declines import declined_error, described
+from demur.engines.remote.dialect import LIMIT, Dialect, adapted
+from demur.engines.remote.transfer import IDENTITY, MOST_BYTES, Bounds, TooMuch, read_bounded
 
 Format = Literal["json_schema", "choice", "text"]
 FORMATS: tuple[Format, ...] = ("json_schema", "choice", "text")
@@ -35,7 +40,10 @@ class Endpoint:
     model: str
     key_variable: str = "OPENAI_API_KEY"  # environment variable of the key; unset: no key is sent
     format: Format = "json_schema"  # falls back to the next one where the endpoint refuses it
-    max_tokens: int = 300
+    max_tokens: int = 300  # of an answer, thoughts among them
+    token_limit: str = LIMIT  # or "max_completion_tokens"; the other one is tried where the endpoint asks for it
+    leave_out: tuple[str, ...] = ()  # of temperature, seed: never sent
+    most_bytes: int = MOST_BYTES  # of one answer
     seed: int | None = 0
     logprobs: bool = False  # asks for the likeliest tokens, from which a label's probability is read
     likeliest: int = 5  # how many of them
@@ -50,7 +58,8 @@ class Endpoint:
     price_out: float = 0.0  # per million completion tokens
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "in_flight", "timeout_s", "tries"):
+        Dialect(limit=self.token_limit, leave_out=tuple(self.leave_out))  # raises ConfigError
+        for name in ("max_tokens", "in_flight", "timeout_s", "tries", "most_bytes"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be above 0", "correct it, or leave it out")
         if self.most_price is not None and not self.price_in + self.price_out > 0:
@@ -66,6 +75,7 @@ class Spent:
     calls: int = 0  # requests sent, each try counted
     retries: int = 0
     failed: int = 0  # questions that got no answer
+    declined: int = 0  # questions that a filter, or the model in a field of its own, declined
     prompt_tokens: int = 0
     completion_tokens: int = 0
     in_flight: int = 0
@@ -80,14 +90,34 @@ class _Refused(Exception):
     """The endpoint does not take the response format."""
 
 
+class _Otherwise(Exception):
+    """The endpoint wants the request in another dialect."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        super().__init__(dialect.words)
+        self.dialect = dialect
+
+
 @dataclass(kw_only=True, slots=True)
 class ChatClient:
     """One endpoint. `spent` may be read at any time, from a progress callback too."""
 
     endpoint: Endpoint
     spent: Spent = field(default_factory=Spent)
+    _dialect: Dialect | None = None  # the first one that worked
     _format: Format | None = None  # the best one that the endpoint takes, once that is known
     _trusted: ssl.SSLContext | None = None  # made once: it takes longer than a request
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the endpoint is spoken to, as far as that is known."""
+        e = self.endpoint
+        return self._dialect or Dialect(limit=e.token_limit, leave_out=tuple(e.leave_out))
+
+    @property
+    def model(self) -> str:
+        """The name that is asked for."""
+        return self.endpoint.model
 
     @property
     def asked_as(self) -> str:
@@ -119,7 +149,7 @@ class ChatClient:
     ) -> None:
         """One request after another, on a connection of its own: httpx looks through a shared pool at each request."""
         key = os.environ.get(self.endpoint.key_variable)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = IDENTITY | ({"Authorization": f"Bearer {key}"} if key else {})
         limits = httpx.Limits(max_connections=1)
         async with httpx.AsyncClient(
             timeout=None, limits=limits, headers=headers, trust_env=False, verify=trusted
@@ -127,6 +157,7 @@ class ChatClient:
             for place in places:
                 reply = await self._ask(http, requests[place])
                 self.spent.failed += isinstance(reply, Unsaid)
+                self.spent.declined += isinstance(reply, Declined)
                 on_reply(place, reply)
 
     async def _ask(self, http: httpx.AsyncClient, request: ChatRequest) -> Reply:
@@ -146,63 +177,95 @@ class ChatClient:
     async def _try(self, http: httpx.AsyncClient, request: ChatRequest) -> tuple[Reply | None, tuple[str, float]]:
         """(reply, ...) or (None, (what went wrong, seconds that the endpoint asks to wait)).
 
-        A format that is refused may be the request's own fault: the next one becomes the client's once it has worked.
+        A format or a field that is refused may be the request's own fault: what was sent in its place becomes the
+        client's once it has worked.
         """
         sent_as = first = (self._format or self.endpoint.format) if request.json_schema is not None else FORMATS[-1]
+        dialect = self.dialect
         while True:
             try:
-                found = await self._send(http, request, sent_as)
-            except _Refused:
-                sent_as = FORMATS[FORMATS.index(sent_as) + 1]
+                found = await self._send(http, request, sent_as, dialect)
+            except (_Refused, _Otherwise) as e:
+                if isinstance(e, _Otherwise):
+                    dialect = e.dialect
+                else:
+                    sent_as = FORMATS[FORMATS.index(sent_as) + 1]
                 if over := self._over_budget():
                     return Unsaid(reason=over), ("", 0.0)
                 continue
-            if sent_as != first and isinstance(found[0], Said):  # another request may have got further meanwhile
-                self._format = max(sent_as, self._format or sent_as, key=FORMATS.index)
+            if isinstance(found[0], Said):  # another request may have got further meanwhile
+                self._dialect = dialect
+                if sent_as != first:
+                    self._format = max(sent_as, self._format or sent_as, key=FORMATS.index)
             return found
 
     async def _send(
-        self, http: httpx.AsyncClient, request: ChatRequest, sent_as: Format
+        self, http: httpx.AsyncClient, request: ChatRequest, sent_as: Format, dialect: Dialect
     ) -> tuple[Reply | None, tuple[str, float]]:
         spent = self.spent
         spent.calls += 1
         spent.in_flight += 1
         spent.most_in_flight = max(spent.most_in_flight, spent.in_flight)
+        sent = dialect.spoken(_body(self.endpoint, request, sent_as))
         try:
             async with asyncio.timeout(self.endpoint.timeout_s):
                 url = f"{self.endpoint.url.rstrip('/')}/chat/completions"
-                response = await http.post(url, json=_body(self.endpoint, request, sent_as))
+                async with http.stream("POST", url, json=sent) as response:
+                    most = self.endpoint.most_bytes if response.is_success else Bounds().error
+                    data = await read_bounded(response, most)
         except TimeoutError:
             return None, (f"no answer within {self.endpoint.timeout_s:g} s", 0.0)
-        except httpx.HTTPError as e:
-            return None, (f"{type(e).__name__}: {e}", 0.0)
+        except TooMuch as e:
+            return Unsaid(reason=f"the endpoint sent {e}"), ("", 0.0)
+        except httpx.HTTPError as e:  # its words may hold bytes of the answer
+            return None, (type(e).__name__, 0.0)
         finally:
             spent.in_flight -= 1
-        return self._read(response, sent_as)
+        if response.status_code == httpx.codes.OK:
+            return self._answer(data)
+        return self._refusal(response, _parsed(data), sent_as, (dialect, sent))
 
-    def _read(self, response: httpx.Response, sent_as: Format) -> tuple[Reply | None, tuple[str, float]]:
-        status, start = response.status_code, " ".join(response.text[:200].split())
+    def _refusal(
+        self, response: httpx.Response, error: Any, sent_as: Format, asked: tuple[Dialect, Mapping[str, Any]]
+    ) -> tuple[Reply | None, tuple[str, float]]:
+        """What an answer other than 200 means. error: its body, of which only known words are ever shown."""
+        status, told = response.status_code, f"HTTP {response.status_code}{described(error)}"
+        if (reason := declined_error(error, status)) is not None:
+            return Declined(reason=reason), ("", 0.0)
         if status in AGAIN:
-            return None, (f"HTTP {status}: {start}", _retry_after_s(response))
+            return None, (told, _retry_after_s(response))
+        if (other := adapted(asked[0], status, error, asked[1])) is not None:
+            raise _Otherwise(other)
         if status in REFUSED_FORMAT and sent_as != FORMATS[-1]:
-            raise _Refused(f"HTTP {status}: {start}")
+            raise _Refused(told)
         if status in REFUSED_KEY or status == httpx.codes.NOT_FOUND:
             hint = f"check url and model, and the key in {self.endpoint.key_variable}"
-            raise EngineError(f"{self.endpoint.url} answers HTTP {status} for {self.endpoint.model!r}: {start}", hint)
-        if status != httpx.codes.OK:
-            return Unsaid(reason=f"HTTP {status}: {start}"), ("", 0.0)
-        try:
-            return self._said(response.json()), ("", 0.0)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
-            return None, (f"a body that is no chat completion ({type(e).__name__}): {start}", 0.0)
+            raise EngineError(f"{self.endpoint.url} answers {told} for {self.endpoint.model!r}", hint)
+        return Unsaid(reason=told), ("", 0.0)
 
-    def _said(self, body: Any) -> Said:
-        usage = body.get("usage") or {}
-        self.spent.prompt_tokens += int(usage.get("prompt_tokens", 0))
-        self.spent.completion_tokens += int(usage.get("completion_tokens", 0))
-        choice = body["choices"][0]
-        text = choice["message"].get("content") or choice["message"].get("refusal") or ""
-        return Said(text=str(text), model=str(body.get("model") or self.endpoint.model), tokens=_tokens(choice))
+    def _answer(self, data: bytes) -> tuple[Reply | None, tuple[str, float]]:
+        """What a 200 holds. A body that is no completion is worth another try; a decline is not."""
+        try:
+            chat = read_chat(loaded(data))
+            self.spent.prompt_tokens += chat.prompt_tokens or 0
+            self.spent.completion_tokens += chat.completion_tokens or 0
+            if chat.error is not None:
+                return None, (f"an error in the place of an answer{described(chat.error)}", 0.0)
+            return self._reply(chat), ("", 0.0)
+        except Malformed as e:
+            return None, (f"a body that is no chat completion: {e}", 0.0)
+
+    def _reply(self, chat: ChatPiece) -> Reply:
+        """The answer without its thought. Raises Malformed on log-probabilities that are none."""
+        model = chat.model or (self.endpoint.model if chat.chosen else None)
+        thought, text = parted(chat.text)
+        if chat.declined is not None:
+            return Declined(reason=chat.declined, text=chat.refusal or text, model=model)
+        if not text.strip() and (thought or chat.thought):
+            cut = f", cut off after {self.endpoint.max_tokens} tokens" if chat.finish == "length" else ""
+            return Unsaid(reason=f"a thought and no answer{cut}")
+        tokens = tuple((token_at(chat, n), likeliest(chat, n)) for n in range(len(chat.places)))
+        return Said(text=text, model=model or self.endpoint.model, tokens=tokens)
 
     def _over_budget(self) -> str | None:
         e, s = self.endpoint, self.spent
@@ -238,12 +301,12 @@ def _body(endpoint: Endpoint, request: ChatRequest, sent_as: Format) -> dict[str
     return body
 
 
-def _tokens(choice: Mapping[str, Any]) -> tuple[tuple[str, tuple[tuple[str, float], ...]], ...]:
-    content = (choice.get("logprobs") or {}).get("content") or ()
-    return tuple(
-        (str(t["token"]), tuple((str(o["token"]), float(o["logprob"])) for o in t.get("top_logprobs", ())))
-        for t in content
-    )
+def _parsed(data: bytes) -> Any:
+    """The body of an error; its text where it is no JSON."""
+    try:
+        return loaded(data)
+    except Malformed:
+        return data.decode("utf-8", "replace")
 
 
 def _retry_after_s(response: httpx.Response) -> float:

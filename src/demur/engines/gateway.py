@@ -22,7 +22,7 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.score import Floats, check_scores
 from demur.core.serving import Ask, Part, Reply
-from demur.engines.gateway_http import LOG, Link, Wire
+from demur.engines.gateway_http import LOG, Link, Wire, parsed
 from demur.engines.gateway_ids import (
     Choice,
     Completion,
@@ -35,7 +35,8 @@ from demur.engines.gateway_ids import (
     score_of,
     writing,
 )
-from demur.engines.gateway_parts import Parts, is_silent, nothing, response_format
+from demur.engines.gateway_parts import Parts, Rules, begun, is_silent, nothing, response_format
+from demur.engines.remote.declines import shown_name
 from demur.engines.tool_calls import Mode, Schema, Written, mode_of, text_or_call, with_tools
 
 Reference = tuple[Prompt, Floats]  # a prompt and its score (C,), as the policies' model gave it
@@ -137,7 +138,7 @@ class GatewayBackend:
     async def _score(self, ids: Sequence[int], seen: Seen | None) -> tuple[Floats, str]:
         """The score of a prompt, (C,), and the name that the server answers as."""
         body = {"model": self.model, **decision_body(self._encoder, ids)}
-        completion = await self._wire.ask("completions", body, Completion)
+        completion = await self._wire.ask("completions", body, partial(parsed, kind=Completion))
         name = seen.answers_as if seen else completion.model
         return self._checked_score(choice_of(completion, name)), name
 
@@ -176,17 +177,16 @@ class GatewayBackend:
         }
         if (wanted := response_format(schema)) is not None:
             body["response_format"] = wanted
-        events = await self._wire.stream("completions", body)
-        parts = Parts(events, partial(part_of, model=seen.answers_as, banned=token_ids))
-        if wanted is not None:
-            await parts.begin()  # vLLM accepts any schema at first and says what is wrong with it in the stream
-        return parts
+        read = partial(part_of, model=seen.answers_as, banned=token_ids)
+        rules = Rules(most_tokens=ask.sampling.max_tokens)
+        # vLLM accepts any schema at first and says what is wrong with it in the stream.
+        return await begun(self._wire.stream("completions", body), read, rules, wait=wanted is not None)
 
     async def _look(self, before: Seen | None) -> Seen:
         served = await self._wire.get("models", ModelList)
         card = next((m for m in served.data if m.id == self.model), None)
         if card is None:
-            LOG.error("upstream serves %s, not %r", [m.id for m in served.data], self.model)
+            LOG.error("upstream serves %s, not %r", ", ".join(shown_name(m.id) for m in served.data[:20]), self.model)
             raise BackendDown(f"the backend does not serve {self.model!r}", "check its --served-model-name")
         probe_C, name = await self._score(await self._encode(_PROBE), before)
         now = Seen(answers_as=name, context=card.max_model_len, probe_C=probe_C)
@@ -203,7 +203,7 @@ class GatewayBackend:
         pairs = ((expected_C, found_C), (closed(expected_C), closed(found_C)))
         apart = max(float(np.abs(np.exp(a_C) - np.exp(b_C)).max()) for a_C, b_C in pairs)
         if apart > self.tolerance:
-            LOG.error("upstream scores %.80r as %s, expected %s", prompt[-1].content, found_C, expected_C)
+            LOG.error("upstream scores a prompt of %d turns as %s, expected %s", len(prompt), found_C, expected_C)
             raise BackendDown(
                 f"the backend's model is not the one of the policies: probabilities are {apart:.3f} apart",
                 "serve the checkpoint, template and dtype that the policies were made with",

@@ -1,4 +1,4 @@
-"""OpenAI's chat protocol as a client speaks it: what its answers hold, and how an answer is asked for."""
+"""OpenAI's chat protocol as a gateway speaks it: reading its answers, and asking for one."""
 
 from __future__ import annotations
 
@@ -8,74 +8,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from demur.core.errors import BackendDown
-from demur.core.serving import Ask
+from demur.core.serving import Ask, Finish
 from demur.engines.gateway_http import LOG, Wire, broken_off
-
-
-class Token(BaseModel):
-    """A token that may have stood in a place."""
-
-    token: str
-    logprob: float
-
-
-class Position(Token):
-    """A place in an answer, with its most probable tokens."""
-
-    top_logprobs: list[Token] = []
-
-
-class Logprobs(BaseModel):
-    """The places of an answer."""
-
-    content: list[Position] | None = None
-
-
-class Function(BaseModel):
-    """A called function, or a piece of that."""
-
-    name: str | None = None
-    arguments: str | None = None
-
-
-class Call(BaseModel):
-    """A tool call, or a piece of one: the pieces of a call share its index."""
-
-    index: int | None = None  # some servers send whole calls, and number none
-    id: str | None = None
-    function: Function = Function()
-
-
-class Delta(BaseModel):
-    """A piece of a message."""
-
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[Call] | None = None
-
-
-class Choice(BaseModel):
-    """A piece of an answer."""
-
-    delta: Delta = Delta()
-    logprobs: Logprobs | None = None
-    finish_reason: str | None = None
-
-
-class Usage(BaseModel):
-    """Tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int = 0
-
-
-class Chat(BaseModel):
-    """An answer of /v1/chat/completions, or an event of its stream."""
-
-    model: str = ""
-    choices: list[Choice] = []
-    usage: Usage | None = None
-    error: Any = None
+from demur.engines.gateway_parts import finish_of
+from demur.engines.remote.completion import ChatPiece, Malformed, likeliest, loaded, read_chat
+from demur.engines.remote.declines import FILTER, FilteredDecline, shown_name
 
 
 class _Card(BaseModel):
@@ -90,18 +27,49 @@ async def require_served(wire: Wire, model: str) -> None:
     """Raise BackendDown unless the server says that it serves a model of this name."""
     served = await wire.get("models", _Models)
     if all(m.id != model for m in served.data):
-        LOG.error("upstream serves %s, not %r", [m.id for m in served.data], model)
+        LOG.error("upstream serves %s, not %r", ", ".join(shown_name(m.id) for m in served.data[:20]), model)
         raise BackendDown(f"the backend does not serve {model!r}", "check the model's name")
 
 
-def choice_of(chat: Chat, answers_as: str) -> Choice | None:
-    """The one choice of an event; None where it has none. Raises BackendDown on an error or another model's answer."""
-    if chat.error is not None:
-        raise broken_off(chat.error)
-    if chat.model != answers_as:
-        LOG.error("upstream answers as %r, at start-up it was %r", chat.model, answers_as)
+def whole_chat(data: bytes) -> ChatPiece:
+    """A completion. Raises BackendDown when it is something else."""
+    return _read(data, whole=True)
+
+
+def chat_event(data: bytes) -> ChatPiece:
+    """An event of a stream. Raises BackendDown when it is something else."""
+    return _read(data, whole=False)
+
+
+def require_model(piece: ChatPiece, answers_as: str) -> None:
+    """Raise BackendDown on an error or another model's answer, FilteredDecline on an error that is a decline."""
+    if piece.error is not None:
+        raise broken_off(piece.error)
+    if piece.model != answers_as and not (piece.declined and not piece.chosen):  # a bare decline may name none
+        LOG.error("upstream answers as %s, at start-up it was %r", shown_name(piece.model), answers_as)
         raise BackendDown("the backend serves another model than at start-up", "restart once it is back")
-    return chat.choices[0] if chat.choices else None
+
+
+def listed_first(piece: ChatPiece) -> dict[str, float]:
+    """Log-probability of the most probable first tokens, at most 0. Raises BackendDown unless there are some.
+
+    Raises FilteredDecline where the server declined instead.
+    """
+    try:
+        listed = likeliest(piece, 0)
+    except Malformed as e:
+        LOG.error("upstream: %s", e)
+        raise BackendDown("the backend's log-probabilities are no numbers", "look at its numerics") from None
+    if not listed and piece.declined:
+        raise FilteredDecline(piece.declined)
+    if not listed:
+        raise BackendDown("the backend reports no log-probabilities", "it needs logprobs and top_logprobs")
+    return {token: min(logp, 0.0) for token, logp in reversed(listed)}
+
+
+def finish_in(chat: ChatPiece) -> Finish | None:
+    """Why an answer ended, if this event says so. Raises BackendDown as `finish_of`."""
+    return FILTER if chat.declined and not chat.chosen else finish_of(chat.finish)
 
 
 def writing(ask: Ask) -> Mapping[str, Any]:
@@ -114,3 +82,11 @@ def writing(ask: Ask) -> Mapping[str, Any]:
         "top_p": s.top_p,
         **{name: value for name, value in optional.items() if value is not None},
     }
+
+
+def _read(data: bytes, *, whole: bool) -> ChatPiece:
+    try:
+        return read_chat(loaded(data), whole=whole)
+    except Malformed as e:
+        LOG.error("malformed answer from upstream: %d bytes, %s", len(data), e)
+        raise BackendDown("the backend sent what cannot be read", "the log of this server says more") from None

@@ -1,6 +1,7 @@
 """The wire to a server that speaks OpenAI's protocol: an answer or a stream at a time, every failure a typed one.
 
-What a caller may learn stands in the error; what only the operator may learn (the other side's own words) is logged.
+What a caller may learn stands in the error; the operator learns more from the log. The other side's own words reach
+neither: an error over there may repeat what somebody said over here.
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from demur.core.errors import BackendBusy, BackendDown, BackendTimeout, EngineError
+from demur.core.errors import BackendBusy, BackendDown, BackendTimeout, ConfigError, EngineError
+from demur.engines.remote.completion import Malformed, loaded
+from demur.engines.remote.declines import FilteredDecline, declined_error, described
+from demur.engines.remote.dialect import LIMIT, Dialect, adapted
+from demur.engines.remote.transfer import IDENTITY, MOST_BYTES, Bounds, TooMuch, Unended, event_data, read_bounded
 
 LOG = logging.getLogger(__name__)
 _SEE_LOG = "the log of this server says more"
-_DONE = b"[DONE]"
+CHAT = "chat/completions"
+_MOST_TRIED = 6  # forms of one request, until the endpoint takes its fields
 _IDLE_S = 2.0  # for which a connection is kept: servers hang up after five, perhaps just as we use it again
 _REFUSED = (400, 413, 422)
 _REFUSES, _WHY = "the backend refuses the request", "it is too long, or asks for a schema that cannot be followed"
@@ -46,6 +52,14 @@ class Link:
     connections: int = 256  # a request holds one while it is decided or written
     tries: int = 3  # of a call before the decision; nothing is tried again once it is made
     backoff_s: float = 0.1  # before the second try; twice that before the third, and so on
+    most_bytes: int = MOST_BYTES  # of one answer, beside 4 KiB for each token that was asked for
+    token_limit: str = LIMIT  # or "max_completion_tokens"; the other one is tried where the endpoint asks for it
+    leave_out: tuple[str, ...] = ()  # of temperature, top_p, seed, stream_options: never sent
+
+    def __post_init__(self) -> None:
+        Dialect(limit=self.token_limit, leave_out=tuple(self.leave_out))  # raises ConfigError
+        if self.most_bytes < 1:
+            raise ConfigError(f"most_bytes = {self.most_bytes} must be above 0", "leave it out for 4 MiB")
 
 
 class Wire:
@@ -57,9 +71,11 @@ class Wire:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._streams: set[Events] = set()
+        self._bounds = Bounds(body=link.most_bytes)
+        self._dialect = Dialect(limit=link.token_limit, leave_out=tuple(link.leave_out))
         self._client = httpx.AsyncClient(
             base_url=link.url.rstrip("/") + "/",
-            headers={"Authorization": f"Bearer {link.api_key}"} if link.api_key else {},
+            headers=IDENTITY | ({"Authorization": f"Bearer {link.api_key}"} if link.api_key else {}),
             # Reading is timed by what the bytes mean, see Events. Prompts never take the way of an ambient proxy.
             timeout=httpx.Timeout(None, connect=link.connect_s, pool=link.connect_s),
             limits=httpx.Limits(
@@ -74,24 +90,29 @@ class Wire:
         """A small document."""
         with _typed(self._link.decide_s):
             async with asyncio.timeout(self._link.decide_s):
-                return await self._read("GET", path, None, kind)
+                return parsed(await self._whole("GET", path, None), kind)
 
-    async def ask(self, path: str, body: dict[str, Any], kind: type[Row]) -> Row:
-        """The answer to a request that changes nothing over there: tried again when it fails in passing."""
+    async def ask(self, path: str, body: dict[str, Any], read: Callable[[bytes], T]) -> T:
+        """The answer to a request that changes nothing over there: tried again when it fails in passing.
+
+        read: makes something of the body. Raises FilteredDecline where the server's filter declines the request.
+        """
         with _typed(self._link.decide_s):
             async with asyncio.timeout(self._link.decide_s):
-                return await self._again(partial(self._read, "POST", path, body, kind))
+                return read(await self._again(partial(self._whole, "POST", path, body)))
 
     async def stream(self, path: str, body: dict[str, Any], *, undecided: bool = False) -> Events:
         """The events of an answer, once the server has accepted the request.
 
-        undecided: nothing was decided yet, so what fails in passing is tried again; else it never is.
+        undecided: nothing was decided yet, so what fails in passing is tried again; else it never is. Raises
+        FilteredDecline where the server's filter declines the request.
         """
         begin = partial(self._begin, path, body)
         with _typed(self._link.first_token_s):
             async with asyncio.timeout(self._link.first_token_s):
                 response = await (self._again(begin) if undecided else begin())
-        events = Events(response, self._link, self._streams)
+        data = event_data(response, self._bounds, int(body.get(LIMIT, 0)))
+        events = Events(response, data, self._link, self._streams)
         self._streams.add(events)
         return events
 
@@ -114,20 +135,45 @@ class Wire:
         return await attempt()
 
     async def _begin(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        self._require_open()
-        with _typed(self._link.first_token_s):
-            response = await self._client.send(self._client.build_request("POST", path, json=body), stream=True)
-            if response.status_code != httpx.codes.OK:
-                await response.aread()
-                _check(response)
-        return response
+        """An accepted request, its answer not yet read."""
+        return await self._sent("POST", path, body)
 
-    async def _read(self, method: str, path: str, body: dict[str, Any] | None, kind: type[Row]) -> Row:
+    async def _whole(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
+        response = await self._sent(method, path, body)
+        try:
+            with _typed(self._link.decide_s):
+                return await read_bounded(response, self._bounds.body)
+        finally:
+            await response.aclose()
+
+    async def _sent(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        """The open answer to a request, in the first form that the server takes. Raises what `_refusal` says."""
         self._require_open()
-        with _typed(self._link.decide_s):
-            response = await self._client.request(method, path, json=body)
-        _check(response)
-        return parsed(response.content, kind)
+        dialect = self._dialect
+        for _ in range(_MOST_TRIED):
+            told = dialect.spoken(body) if body is not None and path == CHAT else body
+            with _typed(self._link.first_token_s):
+                request = self._client.build_request(method, path, json=told)
+                response = await self._client.send(request, stream=True)
+            if response.status_code == httpx.codes.OK:
+                self._dialect = dialect
+                return response
+            error = await self._error(response)
+            other = adapted(dialect, response.status_code, error, told or {}) if path == CHAT else None
+            if other is None:
+                raise _refusal(response.status_code, error)
+            dialect = other
+        raise _refusal(response.status_code, error)
+
+    async def _error(self, response: httpx.Response) -> Any:
+        """The body of a refused request, parsed; an empty text where it is too long or no JSON."""
+        try:
+            with _typed(self._link.first_token_s):
+                return loaded(await read_bounded(response, self._bounds.error))
+        except (TooMuch, Malformed):
+            return ""
+        finally:
+            await response.aclose()
 
 
 class Events:
@@ -136,9 +182,11 @@ class Events:
     Raises BackendTimeout when nothing comes for too long, BackendDown when the stream ends without [DONE].
     """
 
-    def __init__(self, response: httpx.Response, link: Link, open_streams: set[Events]) -> None:
+    def __init__(
+        self, response: httpx.Response, data: AsyncIterator[bytes], link: Link, open_streams: set[Events]
+    ) -> None:
         self._response = response
-        self._data = _data(response)
+        self._data = data
         self._limits_s = (link.first_token_s, link.stall_s)
         self._open_streams = open_streams
 
@@ -171,47 +219,34 @@ def parsed(data: bytes, kind: type[Row]) -> Row:
     try:
         return kind.model_validate_json(data)
     except ValidationError as e:
-        LOG.error("malformed answer from upstream: %s in %.500r", e, data)
+        LOG.error("malformed answer from upstream: %d bytes, %d faults", len(data), e.error_count())
         raise BackendDown("the backend sent what cannot be read", _SEE_LOG) from None
 
 
 def broken_off(error: Any) -> EngineError:
-    """What an error in mid-stream means: a request that the server refuses after all, or an answer it cannot finish."""
-    LOG.error("upstream broke off: %.500s", error)
+    """What an error in mid-stream means: a decline, a request that the server refuses after all, or a failure."""
+    if (reason := declined_error(error)) is not None:
+        return FilteredDecline(reason)
+    LOG.error("upstream broke off%s", described(error))
     if isinstance(error, dict) and error.get("code") in _REFUSED:
         return EngineError(_REFUSES, _WHY)
     return BackendDown("the backend broke off in mid-answer", _SEE_LOG)
 
 
-async def _data(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The payload of each event. Lines end at line feeds only: JSON strings may hold any other separator."""
-    rest, done = b"", False
-    async for chunk in response.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            data = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
-            done = done or data == _DONE  # then read to the end, so that the connection can be used again
-            if data and not done:
-                yield data
-    if not done:
-        raise BackendDown("the backend broke off in mid-answer", _SEE_LOG)
-
-
-def _check(response: httpx.Response) -> None:
-    """Raise unless the server answered the request."""
-    status = response.status_code
-    if status == httpx.codes.OK:
-        return
-    LOG.error("upstream answered HTTP %d: %.500r", status, response.text)
+def _refusal(status: int, error: Any) -> EngineError:
+    """What an answer other than 200 means. error: its parsed body, of which only known words are ever shown."""
+    if (reason := declined_error(error, status)) is not None:
+        return FilteredDecline(reason)
+    LOG.error("upstream answered HTTP %d%s", status, described(error))
     if status in _REFUSED:
-        raise EngineError(_REFUSES, _WHY)
+        return EngineError(_REFUSES, _WHY)
     if status == httpx.codes.TOO_MANY_REQUESTS:
-        raise BackendBusy("the backend takes no more requests", "try again later")
+        return BackendBusy("the backend takes no more requests", "try again later")
     if status in (408, 504):
-        raise BackendTimeout(f"the backend gave up (HTTP {status})", _SEE_LOG)
+        return BackendTimeout(f"the backend gave up (HTTP {status})", _SEE_LOG)
     if status >= 500:
-        raise _Passing(f"the backend failed (HTTP {status})", _SEE_LOG)
-    raise BackendDown(f"the backend turns us away (HTTP {status})", "check its address, key and model name")
+        return _Passing(f"the backend failed (HTTP {status})", _SEE_LOG)
+    return BackendDown(f"the backend turns us away (HTTP {status})", "check its address, key and model name")
 
 
 @contextmanager
@@ -223,8 +258,13 @@ def _typed(limit_s: float) -> Iterator[None]:
         raise BackendTimeout(f"the backend sent nothing for {limit_s:g} s", "try again later") from None
     except httpx.PoolTimeout:
         raise BackendBusy("all connections to the backend are in use", "try again later") from None
-    except httpx.TransportError as e:
-        LOG.error("upstream: %s: %s", type(e).__name__, e)
+    except TooMuch as e:
+        LOG.error("upstream sent too much: %s", e)
+        raise BackendDown("the backend sent more than it may", _SEE_LOG) from None
+    except Unended:
+        raise BackendDown("the backend broke off in mid-answer", _SEE_LOG) from None
+    except httpx.TransportError as e:  # its words may hold bytes of the answer
+        LOG.error("upstream: %s", type(e).__name__)
         raise _Passing("the backend cannot be reached, or broke off", _SEE_LOG) from None
     except httpx.StreamError:  # closed by us while it was read
         raise BackendDown("the backend was closed in mid-answer", "ask again") from None

@@ -14,6 +14,7 @@ from demur.core.score import Floats
 from demur.core.serving import Part, Sampling
 from demur.engines.gateway_http import LOG, broken_off, parsed
 from demur.engines.gateway_parts import finish_of
+from demur.engines.remote.declines import shown_name
 from demur.engines.tokens import ChatEncoder, load_tokenizer, tokenizer_digest
 
 # Sent with every request: what is left out would be filled in from the checkpoint's own sampling defaults.
@@ -133,7 +134,8 @@ def score_of(choice: Choice, token_ids: Sequence[int]) -> Floats:
     by_token = (choice.logprobs.top_logprobs or [None])[0] if choice.logprobs else None
     names = [f"token_id:{i}" for i in token_ids]
     if by_token is None or any(name not in by_token for name in names):
-        LOG.error("upstream sent no log-probability for some of %s: %s", names, by_token)
+        missing = [name for name in names if name not in (by_token or {})]
+        LOG.error("upstream sent no log-probability for %s", missing)
         raise BackendDown("the backend reports no control-token scores", "it must be vLLM 0.32 or later, unmodified")
     return np.array([by_token[name] for name in names], dtype=np.float32)
 
@@ -143,7 +145,7 @@ def choice_of(completion: Completion, model: str) -> Choice | None:
     if completion.error is not None:
         raise broken_off(completion.error)
     if completion.model != model:
-        LOG.error("upstream answers as %r, at start-up it was %r", completion.model, model)
+        LOG.error("upstream answers as %s, at start-up it was %r", shown_name(completion.model), model)
         raise BackendDown("the backend serves another model than at start-up", "restart once the right model is back")
     return completion.choices[0] if completion.choices else None
 

@@ -15,14 +15,22 @@ from functools import partial
 from typing import Any
 
 from demur.core.decision import Decision
-from demur.core.errors import BackendDown, EngineError
+from demur.core.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Part, Reply
 from demur.engines.gateway_bounds import settle
-from demur.engines.gateway_chat import Chat, choice_of, require_served, writing
-from demur.engines.gateway_http import Link, Wire, parsed
-from demur.engines.gateway_parts import Parts, finish_of, is_silent, nothing, response_format
+from demur.engines.gateway_chat import (
+    chat_event,
+    finish_in,
+    listed_first,
+    require_model,
+    require_served,
+    whole_chat,
+    writing,
+)
+from demur.engines.gateway_http import Link, Wire
+from demur.engines.gateway_parts import Parts, Rules, begun, is_silent, nothing, response_format
 from demur.engines.tool_calls import Mode, Schema, Written, mode_of, text_or_call, with_tools
 
 TOP = 20  # the most that the protocol allows
@@ -115,13 +123,10 @@ class OpenAiBackend:
         """Log-probability of the most probable first tokens, and the prompt's tokens."""
         body = {"messages": messages, "logprobs": True, "top_logprobs": TOP, "max_tokens": 1}
         # Temperature 1: some servers report what is left after processing.
-        chat = await self._wire.ask("chat/completions", {"model": self.model, "temperature": 1.0, **body}, Chat)
-        choice = choice_of(chat, self._answers_as or chat.model)
-        content = (choice.logprobs.content if choice and choice.logprobs else None) or []
-        if not content or not content[0].top_logprobs:
-            raise BackendDown("the backend reports no log-probabilities", "it needs logprobs and top_logprobs")
-        listed = {t.token: min(t.logprob, 0.0) for t in reversed(content[0].top_logprobs)}
-        return listed, chat.usage.prompt_tokens if chat.usage else 0
+        asked = {"model": self.model, "temperature": 1.0, **body}
+        chat = await self._wire.ask("chat/completions", asked, whole_chat)
+        require_model(chat, self._answers_as or chat.model)
+        return listed_first(chat), chat.prompt_tokens or 0
 
     async def _answer(self, ask: Ask, decision: Decision, mode: Mode) -> Written:
         """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
@@ -137,11 +142,10 @@ class OpenAiBackend:
         body = {**self._after(self._rendered(messages), column), **writing(ask), "stream": True}
         if (wanted := response_format(schema)) is not None:
             body["response_format"] = wanted
-        events = await self._wire.stream("chat/completions", body)
-        parts = Parts(events, partial(self._part, answers_as=self._answers_as or ""))
-        if wanted is not None:
-            await parts.begin()  # some accept any schema at first and say what is wrong with it in the stream
-        return parts
+        read = partial(self._part, answers_as=self._answers_as or "")
+        rules = Rules(most_tokens=ask.sampling.max_tokens)
+        # Some accept any schema at first and say what is wrong with it in the stream.
+        return await begun(self._wire.stream("chat/completions", body), read, rules, wait=wanted is not None)
 
     def _after(self, messages: list[dict[str, Any]], column: int) -> dict[str, Any]:
         """A request to go on after a control token, never to write another."""
@@ -156,9 +160,9 @@ class OpenAiBackend:
         """
         messages = [{"role": "user", "content": "Hello."}]
         asked = {"model": self.model, "messages": messages, "max_tokens": 1}
-        plain = await self._wire.ask("chat/completions", asked, Chat)
-        opened = await self._wire.ask("chat/completions", {**self._after(messages, 0), "max_tokens": 1}, Chat)
-        counted = [c.usage.prompt_tokens if c.usage else None for c in (plain, opened)]
+        plain = await self._wire.ask("chat/completions", asked, whole_chat)
+        opened = await self._wire.ask("chat/completions", {**self._after(messages, 0), "max_tokens": 1}, whole_chat)
+        counted = [c.prompt_tokens for c in (plain, opened)]
         if None in counted or counted[1] != counted[0] + 1:  # type: ignore[operator]
             raise EngineError(
                 f"the backend cannot continue an assistant message after {self.declared.tokens[0]!r}: prompts of "
@@ -169,10 +173,15 @@ class OpenAiBackend:
 
     def _part(self, data: bytes, answers_as: str) -> Part | None:
         """One event as a part; the protocol sends about a token an event."""
-        choice = choice_of(parsed(data, Chat), answers_as)
-        if choice is None:
+        chat = chat_event(data)
+        if not chat.chosen and chat.error is None and chat.declined is None:
             return None
-        text = choice.delta.content or ""
-        if choice.finish_reason is None and not text:
-            return None
-        return Part(text=text, tokens=1 if text else 0, finish=finish_of(choice.finish_reason))
+        require_model(chat, answers_as)
+        said = bool(chat.text or chat.refusal or chat.thought)
+        return Part(
+            text=chat.text,
+            refusal=chat.refusal,
+            thought=chat.thought,
+            tokens=int(said),
+            finish=finish_in(chat),
+        )

@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any
 
 from demur.core.decision import Decision, decide
-from demur.core.errors import BackendDown, BackendError, EngineError
+from demur.core.errors import BackendDown, BackendError, EngineError, ScoreDoubt
 from demur.core.policy import GENERATE, THRESHOLD_RULES, Policy
 from demur.core.score import Floats
 from demur.core.serving import Ask, Part, Reply
 from demur.engines.gateway import GatewayBackend, Seen
 from demur.engines.gateway_http import LOG, Events, parsed
 from demur.engines.gateway_ids import Choice, Completion, choice_of, decision_body, part_of, readout, writing
-from demur.engines.gateway_parts import Parts, finish_of, is_silent, nothing
+from demur.engines.gateway_parts import Parts, Rules, finish_of, is_silent, nothing
 from demur.engines.vllm_request import DIGEST, NEVER_WORD, POLICY, THRESHOLD
 
 _NOBODYS = "\x00"  # no policy has this name: a server that knows policies refuses it
@@ -50,7 +50,7 @@ class PluginBackend(GatewayBackend):
         except BaseException as e:
             if events is not None:
                 await events.aclose()
-            if isinstance(e, EngineError) and not isinstance(e, BackendError):
+            if isinstance(e, EngineError) and not isinstance(e, BackendError | ScoreDoubt):
                 return await self._decide_here(ask)
             raise
         parts: AsyncIterator[Part] = nothing()
@@ -58,7 +58,7 @@ class PluginBackend(GatewayBackend):
             await events.aclose()
         else:
             read = partial(part_of, model=seen.answers_as, banned=self._encoder.token_ids)
-            parts = Parts(events, read, first)
+            parts = Parts(events, read, Rules(most_tokens=ask.sampling.max_tokens), first)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 
     async def _decide_here(self, ask: Ask) -> Reply:
@@ -104,7 +104,8 @@ class PluginBackend(GatewayBackend):
             return now
         body = {"model": self.model, **decision_body(self._encoder, self._encoder.token_ids[:1])}
         try:
-            await self._wire.ask("completions", {**body, "vllm_xargs": {POLICY: _NOBODYS}}, Completion)
+            asked = {**body, "vllm_xargs": {POLICY: _NOBODYS}}
+            await self._wire.ask("completions", asked, partial(parsed, kind=Completion))
         except BackendError:
             raise
         except EngineError:

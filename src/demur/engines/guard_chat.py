@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from demur.core.errors import BackendDown, EngineError, ScoreDoubt
 from demur.core.example import Message
-from demur.core.judging import ChatRequest, Reply, Said
+from demur.core.judging import ChatRequest, Declined, Reply, Said
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, require_one_category, scores_of
@@ -79,7 +79,8 @@ class ChatGuard:
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """(N, 2) natural-log probabilities that a prompt is answered and that it is refused.
 
-        Raises BackendDown where the guard does not answer or changes its name, ScoreDoubt, naming what it said, where
+        A guard whose endpoint declines the prompt by a filter of its own has refused it: probability 1. Raises
+        BackendDown where the guard does not answer or changes its name, ScoreDoubt, saying what was listed, where
         neither of its words is among the likeliest, EngineError where it refuses the key or reports no probabilities.
         """
         probability_N, done = [math.nan] * len(prompts), 0
@@ -100,6 +101,8 @@ class ChatGuard:
         return (Message(role="user", content=self.template.replace(CONVERSATION, conversation)),)
 
     def _probability(self, reply: Reply) -> float:
+        if isinstance(reply, Declined):
+            return 1.0
         if not isinstance(reply, Said):
             raise BackendDown(f"the guard {self.model!r} did not answer: {reply.reason}", f"look at {self.url}")
         self._answers_as = self._answers_as or reply.model

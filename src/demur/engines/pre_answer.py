@@ -19,15 +19,15 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt, Scorer
 from demur.core.score import Floats
 from demur.core.serving import Ask, Finish, Part, Reply
-from demur.engines.gateway_chat import Call, Chat, Choice, Function, choice_of, require_served, writing
-from demur.engines.gateway_http import LOG, Link, Wire, parsed
-from demur.engines.gateway_parts import Parts, finish_of, is_silent, nothing, response_format
+from demur.engines.gateway_chat import chat_event, finish_in, require_model, require_served, writing
+from demur.engines.gateway_http import CHAT, LOG, Link, Wire
+from demur.engines.gateway_parts import Parts, Rules, begun, is_silent, nothing, response_format
+from demur.engines.remote.completion import CallPiece, ChatPiece
 from demur.engines.score_batches import ScoreBatches
 
 _PROBE: Prompt = (Message(role="user", content="Hello."),)
 REFUSAL = "I'm sorry, but I can't help with that."
 _OURS = ("auto", "required")  # words of tool_choice that are no function's name
-_CUT = "content_filter"  # the endpoint's own filter ended the answer: it is over, and there is no other word for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,77 +122,78 @@ class PreAnswerBackend:
             body |= {"tools": list(ask.tools), "tool_choice": _tool_choice(ask.tool_choice)}
         if (wanted := response_format(ask.json_schema)) is not None:
             body["response_format"] = wanted
-        parts = Parts(await self._wire.stream("chat/completions", body), _Reader(self._choice))
-        if ask.tools or wanted is not None:
-            await parts.begin()  # some accept anything at first and say what is wrong with it in the stream
-        return parts
+        rules = Rules(most_tokens=ask.sampling.max_tokens, declined=self.settings.refusal)
+        # Some accept anything at first and say what is wrong with it in the stream.
+        wait = bool(ask.tools) or wanted is not None
+        return await begun(self._wire.stream(CHAT, body), _Reader(self._check), rules, wait=wait)
 
     async def _look(self) -> None:
         await require_served(self._wire, self.settings.model)
         self._served = True
 
-    def _choice(self, chat: Chat) -> Choice | None:
-        """The choice of an event. The endpoint is held to one name: another model declines other prompts."""
-        if chat.error is None and not chat.choices:
-            return None  # usage, or what some endpoints say of the prompt
+    def _check(self, chat: ChatPiece) -> None:
+        """The endpoint is held to one name: another model declines other prompts."""
+        if not chat.chosen and chat.error is None:
+            return  # usage, or what some endpoints say of the prompt
         if chat.error is None and self._answers_as is None:
             self._answers_as = chat.model
-        return choice_of(chat, self._answers_as or "")
+        require_model(chat, self._answers_as or "")
 
 
 class _Reader:
     """Reads one answer's events: text goes on at once, tool calls when they are whole, as core.serving.Part has it."""
 
-    def __init__(self, choice: Callable[[Chat], Choice | None]) -> None:
-        self._choice = choice
-        self._calls: dict[int, Call] = {}
+    def __init__(self, check: Callable[[ChatPiece], None]) -> None:
+        self._check = check
+        self._calls: dict[int, CallPiece] = {}
         self._counted = 0  # tokens
 
     def __call__(self, data: bytes) -> Part | None:
-        """One event's part; None where it has none. Raises BackendDown on what cannot be read."""
-        chat = parsed(data, Chat)
-        choice = self._choice(chat) or Choice()
-        text = choice.delta.content or choice.delta.refusal or ""  # its own refusal is what the model has to say
-        for call in choice.delta.tool_calls or ():
+        """One event's part; None where it has no choice. Raises BackendDown on what cannot be read."""
+        chat = chat_event(data)
+        self._check(chat)
+        for call in chat.calls:
             self._take(call)
-        finish = self._finish(choice.finish_reason)
-        if not text and finish is None and chat.usage is None:
+        finish = self._finish(chat)
+        said = bool(chat.text or chat.refusal or chat.thought)
+        if not (chat.chosen or chat.declined) and chat.completion_tokens is None:
             return None
         # The protocol sends about a token an event, and the exact number at the end, if it is asked.
-        tokens = chat.usage.completion_tokens - self._counted if chat.usage else int(bool(text))
-        self._counted += max(0, tokens)
+        counted = chat.completion_tokens
+        tokens = int(said) if counted is None else max(0, counted - self._counted)
+        self._counted += tokens
         return Part(
-            text=text,
-            tokens=max(0, tokens),
+            text=chat.text,
+            refusal=chat.refusal,
+            thought=chat.thought,
+            tokens=tokens,
             finish=finish,
             tool_calls=tuple(map(_whole, self._calls.values())) if finish == "tool_calls" else (),
-            prompt_tokens=chat.usage.prompt_tokens if chat.usage else None,
+            prompt_tokens=chat.prompt_tokens,
         )
 
-    def _take(self, piece: Call) -> None:
+    def _take(self, piece: CallPiece) -> None:
         """Add a piece to its call. Servers that send whole calls number none."""
         at = len(self._calls) if piece.index is None else piece.index
-        before = self._calls.get(at, Call())
-        self._calls[at] = Call(
+        before = self._calls.get(at, CallPiece())
+        self._calls[at] = CallPiece(
             id=before.id or piece.id,
-            function=Function(
-                name=before.function.name or piece.function.name,
-                arguments=(before.function.arguments or "") + (piece.function.arguments or ""),
-            ),
+            name=before.name or piece.name,
+            arguments=before.arguments + piece.arguments,
         )
 
-    def _finish(self, reason: str | None) -> Finish | None:
+    def _finish(self, chat: ChatPiece) -> Finish | None:
         """A forced call ends with "stop" in OpenAI's protocol. One that was cut short is no call."""
-        if self._calls and reason in ("stop", "tool_calls"):
+        if self._calls and chat.finish in ("stop", "tool_calls"):
             return "tool_calls"
-        return finish_of("stop" if reason == _CUT else reason)
+        return finish_in(chat)
 
 
-def _whole(call: Call) -> dict[str, Any]:
+def _whole(call: CallPiece) -> dict[str, Any]:
     """A gathered call in OpenAI's shape. Raises BackendDown if it calls nothing."""
-    if not call.function.name:
+    if not call.name:
         raise BackendDown("the backend calls a function without a name", "ask again")
-    function = {"name": call.function.name, "arguments": call.function.arguments or "{}"}
+    function = {"name": call.name, "arguments": call.arguments or "{}"}
     return {"id": call.id or f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 

@@ -102,8 +102,8 @@ class CallParts:
         whole = Part()
         async for part in self._parts:
             whole = _joined(whole, part)
-        if whole.finish == "length":
-            return Part(tokens=whole.tokens, finish="length")
+        if whole.finish != "stop" or whole.refusal:  # cut short, or declined by the model behind
+            return replace(whole, text="")
         return Part(tokens=whole.tokens, finish="tool_calls", tool_calls=(_call(whole.text),))
 
     async def aclose(self) -> None:
@@ -136,13 +136,19 @@ class _Resumed:
 async def _begun(parts: Written) -> Part:
     """What comes up to the first visible character, as one part."""
     first = await anext(parts)
-    while not first.text.strip() and first.finish is None:
+    while not first.text.strip() and not first.refusal and first.finish is None:
         first = _joined(first, await anext(parts))
     return first
 
 
 def _joined(left: Part, right: Part) -> Part:
-    return replace(right, text=left.text + right.text, tokens=left.tokens + right.tokens)
+    return replace(
+        right,
+        text=left.text + right.text,
+        refusal=left.refusal + right.refusal,
+        thought=left.thought + right.thought,
+        tokens=left.tokens + right.tokens,
+    )
 
 
 def _chosen(ask: Ask) -> list[Mapping[str, Any]]:

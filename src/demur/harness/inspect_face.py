@@ -32,7 +32,7 @@ from inspect_ai.solver import TaskState, generate
 
 from demur.core.errors import EngineError
 from demur.core.example import Example, Message
-from demur.core.serving import Ask, Sampling
+from demur.core.serving import Ask, Finish, Sampling
 from demur.harness.rows import BUILTIN, Judged, error_rates, find_judge, is_correct, read_rows
 from demur.harness.subject import Given, answer, open_subject
 from demur.store.policy_file import policy_digest
@@ -42,6 +42,12 @@ By = Literal["decision", "text"]
 
 AT_ONCE = 64  # requests in flight: as many as the backend writes together
 ANSWER_TOKENS = 512
+_STOP_REASONS: dict[Finish, Literal["stop", "max_tokens", "tool_calls", "content_filter"]] = {
+    "stop": "stop",
+    "length": "max_tokens",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+}
 # Settings of a generation that would change an answer and that the backend does not have.
 UNKNOWN_SETTINGS = (
     "best_of",
@@ -122,7 +128,7 @@ class DemurAPI(ModelAPI):
             )
         choice = ChatCompletionChoice(
             message=ChatMessageAssistant(content=text, model=self.model_name, source="generate"),
-            stop_reason="content_filter" if details else "max_tokens" if given.finish == "length" else "stop",
+            stop_reason=_STOP_REASONS["content_filter" if details else given.finish],
             stop_details=details,
         )
         usage = ModelUsage(

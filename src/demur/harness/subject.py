@@ -64,7 +64,7 @@ async def answer(backend: Backend, ask: Ask) -> Given:
     text, tokens = "", 0
     finish: Finish = "stop"
     async for part in reply.parts:
-        text, tokens, finish = text + part.text, tokens + part.tokens, part.finish or finish
+        text, tokens, finish = text + part.text + part.refusal, tokens + part.tokens, part.finish or finish
     refused_with = reply.decision.choice if reply.decision.refuses else None
     own = None if refused_with is None else refusal_text(ask.policy.category(refused_with))
     return Given(

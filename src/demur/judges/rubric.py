@@ -20,7 +20,7 @@ from itertools import count
 
 from demur.core.errors import ConfigError, EngineError
 from demur.core.example import Message
-from demur.core.judging import Chat, ChatRequest, Item, LabelStore, Reply, Said, Unsaid
+from demur.core.judging import Chat, ChatRequest, Declined, Item, LabelStore, Reply, Said, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome, Verdict
 
@@ -210,6 +210,8 @@ class RubricJudge:
         return bad
 
     def _outcome(self, reply: Reply) -> Outcome:
+        if isinstance(reply, Declined):  # what was declined is to judge, not what is judged
+            return self._unscored(f"the judge's endpoint declined the judging request: {reply.reason}")
         if isinstance(reply, Unsaid):
             return self._unscored(reply.reason)
         label, reason = read_reply(reply.text)

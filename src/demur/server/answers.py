@@ -36,6 +36,9 @@ class Message(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = (
+        None  # of a model behind that thinks apart from its answer; left out if there is none
+    )
     tool_calls: list[dict[str, Any]] | None = None  # left out if there are none
 
 

@@ -168,16 +168,19 @@ class _Writing:
         yield DONE
 
     async def _choice(self, head: Head, at: int, verdict: Verdict) -> dict[str, Any]:
-        text, finish = "", None
+        text, refusal, thought, finish = "", "", "", None
         calls: list[Mapping[str, Any]] = []
         async for part in self._parts(verdict):
-            text, finish = text + part.text, part.finish
+            text, refusal, thought = text + part.text, refusal + part.refusal, thought + part.thought
+            finish = part.finish
             calls += part.tool_calls
-        message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": refusal or None}
         if verdict.refused:
-            message["refusal"] = text
-        elif text or not calls:
+            message["refusal"] = text + refusal
+        elif text or not (calls or refusal):
             message["content"] = text
+        if thought:
+            message["reasoning_content"] = thought
         if calls:
             message["tool_calls"] = calls
         return {
@@ -196,6 +199,10 @@ class _Writing:
         finish = None
         async for part in self._parts(verdict):
             delta: dict[str, Any] = {voice: part.text} if part.text else {}
+            if part.refusal:
+                delta["refusal"] = part.refusal
+            if part.thought:
+                delta["reasoning_content"] = part.thought
             if part.tool_calls:
                 delta["tool_calls"] = tool_call_deltas(part.tool_calls)
             if delta:

@@ -18,7 +18,7 @@ from typing import Any
 
 from demur.core.asking import Asker, Replies, not_asked
 from demur.core.example import Example, Message, fold
-from demur.core.judging import Chat, ChatRequest, Reply, Said, Unsaid
+from demur.core.judging import Chat, ChatRequest, Declined, Reply, Said
 from demur.core.ports import Progress, no_progress
 from demur.sources.news import Article, Cutoff, Side
 
@@ -167,8 +167,10 @@ def _labelling(question: Question, cutoff: Cutoff) -> ChatRequest:
 
 def _why_not(reply: Reply) -> str:
     """Why there is no reply; budget and silence are told apart by their reason."""
-    if not isinstance(reply, Unsaid):
+    if isinstance(reply, Said):
         return ""
+    if isinstance(reply, Declined):
+        return f"declined: {reply.reason}"
     return "not asked: the budget is spent" if not_asked(reply) else "no reply from the endpoint"
 
 
@@ -177,7 +179,7 @@ def _object(reply: Reply) -> dict[str, Any]:
     text = reply.text if isinstance(reply, Said) else ""
     try:
         value = json.loads(text[text.find("{") : text.rfind("}") + 1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

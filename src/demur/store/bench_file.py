@@ -50,6 +50,8 @@ class BenchmarkRow(Strict):
     licence: str
     rows: int  # measured
     left_out: dict[str, int]  # reason -> rows that were not
+    # Reason -> texts that an endpoint declined itself; refusals, of which no judge was asked.
+    declined: dict[str, int] = Field(default_factory=dict)
     seen: int | None  # measured rows whose prompt also occurs in training or calibration; null if that is not known
     decision: BenchLevel | None  # null for an endpoint: it shows no decision
     text: BenchText | None  # null if no text was asked for

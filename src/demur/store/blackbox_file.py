@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from demur.core.example import Example
 from demur.core.rates import Outcome, Verdict
 from demur.store.answers_file import read_answers
@@ -80,6 +82,7 @@ class BlackboxFile(Strict):
     format: Literal["demur.blackbox/1"] = "demur.blackbox/1"
     model: str  # the name under which the endpoint answers
     asked_as: str  # model asked for, and how
+    asked_model: str | None = None  # the name that was asked for; None in older files
     prompts: int  # different ones
     duplicates: int
     without_prompt: int
@@ -87,10 +90,21 @@ class BlackboxFile(Strict):
     empty: int
     not_asked: int  # the budget was spent
     failed: dict[str, int]  # reason -> prompts
+    declined: dict[str, int] = Field(default_factory=dict)  # reason -> answers that no judge was asked about
     judge: str
     verdicts: dict[Verdict, int]
     unscored: dict[str, int]  # reason -> answers
     hand: HandRow | None = None
+
+    @property
+    def asked_for(self) -> str:
+        """The name that was asked for, which an endpoint may resolve to another one."""
+        return self.asked_model or self.asked_as.partition(" temperature=")[0]
+
+    @property
+    def without_outcome(self) -> int:
+        """Prompts that were asked and of which nobody knows whether they were declined."""
+        return sum(self.failed.values()) + self.verdicts["unscored"]
 
 
 def write_summary(path: Path, file: BlackboxFile) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from demur.core.benchmark import BenchSet
 from demur.core.decision import Ints, decide_many
 from demur.core.errors import ConfigError, DataError
-from demur.core.judging import ChatRequest, Said, Unsaid, judge_rows
+from demur.core.judging import ChatRequest, Declined, Said, Unsaid, judge_rows
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome
 from demur.pages.page import render_markdown
@@ -30,6 +30,7 @@ from demur.store.policy_file import FingerprintRow, policy_digest
 
 __all__ = ["HEADER", "Candidate", "Config", "Endpoint", "prompt_key", "run", "run_endpoint", "table_rows"]
 
+ENDPOINT = "endpoint"  # the judge of what the endpoint itself says that it declined
 TOO_LONG = "longer than the model can read"
 
 
@@ -84,7 +85,8 @@ def run_endpoint(
 ) -> BenchFile:
     """Measure what a model behind an endpoint says. Progress counts answers; known ones are not asked for again.
 
-    A prompt that got no answer is left out and counted by reason. Raises DataError as `run`, EngineError when the
+    What the endpoint says that it declined is a refusal, whatever the judge. A prompt that got no answer is left out
+    and counted by reason. Raises DataError as `run`, EngineError when the
     endpoint answers under two names.
     """
     sampled = _sampled(config, sets)
@@ -92,17 +94,23 @@ def run_endpoint(
     replies = endpoint.asker.ask([ChatRequest(messages=r.prompt) for r in rows], lambda n: progress(n, len(rows)))
     silent = {n: f"no answer: {reply.reason}" for n, reply in enumerate(replies) if isinstance(reply, Unsaid)}
     chosen = _without(sampled, silent)
-    said = [reply.text for reply in replies if isinstance(reply, Said)]
-    answered = [row for n, row in enumerate(rows) if n not in silent]
-    items = [item_of(row, None, text) for row, text in zip(answered, said, strict=True)]
-    outcomes, start, measured = judge_rows(endpoint.judge, items, progress), 0, []
+    items = [item_of(row, None, r.text) for row, r in zip(rows, replies, strict=True) if isinstance(r, Said)]
+    judged = iter(judge_rows(endpoint.judge, items, progress))
+    outcomes = [
+        Outcome(verdict="refusal", reason=r.reason, judge=ENDPOINT) if isinstance(r, Declined) else next(judged)
+        for r in replies
+        if not isinstance(r, Unsaid)
+    ]
+    start, measured = 0, []
     for s in chosen:
         part = outcomes[start : start + len(s.rows)]
         start += len(s.rows)
-        measured.append(_row(s, None, None, text_of(s.rows, None, part)))
+        declined = Counter(o.reason for o in part if o.judge == ENDPOINT)
+        row = _row(s, None, None, text_of(s.rows, None, part))
+        measured.append(row.model_copy(update={"declined": dict(declined.most_common())}))
     bench = BenchFile(
         model=None,
-        endpoint=endpoint.asker.model,
+        endpoint=endpoint.asker.model or endpoint.asker.chat.model,
         policy=None,
         policy_digest=None,
         judge=endpoint.judge.version,

@@ -36,6 +36,7 @@ def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
     """What must be known to read the figures: rows that were left out, seen before, or could not be judged."""
     found = [f"{benchmark.rows} rows of {benchmark.source}. Licence: {benchmark.licence}."]
     found += [f"Left out: {n} rows ({why})." for why, n in benchmark.left_out.items()]
+    found += [f"Declined by the endpoint itself: {n} rows ({why})." for why, n in benchmark.declined.items()]
     missing = dict.fromkeys(why for level in _levels(benchmark) for why in level.overall.unmeasured)
     found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in missing]
     if benchmark.seen:

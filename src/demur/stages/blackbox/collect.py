@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from demur.core.asking import Asker, not_asked
 from demur.core.errors import DataError
-from demur.core.judging import Chat, ChatRequest, Said
+from demur.core.judging import Chat, ChatRequest, Declined, Said, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.store.blackbox_file import BlackboxFolder, write_unanswered
 from demur.store.prompts_file import PromptRow, Prompts
@@ -19,9 +19,10 @@ class Collected:
     """What the model said, and where it said nothing. Shapes: A answered prompts."""
 
     prompts: Prompts
-    asked: tuple[PromptRow, ...]  # A, those that got an answer
-    answers: tuple[str, ...]  # A; some may be empty
+    asked: tuple[PromptRow, ...]  # A, those that got an answer or were declined
+    replies: tuple[Said | Declined, ...]  # A
     model: str  # the name under which it answered
+    asked_model: str  # the name that was asked for: an alias of it, perhaps
     asked_as: str
     known: int  # replies that were there before
     not_asked: int  # the budget was spent
@@ -32,7 +33,8 @@ def run(prompts: Prompts, chat: Chat, folder: BlackboxFolder, progress: Progress
     """Ask what has not been answered yet. Progress counts prompts. The same call goes on where it was stopped.
 
     A prompt that got no answer is in unanswered.jsonl with the reason; it is asked again by the next call. Raises
-    EngineError, naming both, if the endpoint answers under two names, and DataError if there is no answer at all.
+    EngineError, naming both, if the endpoint answers under two names, and DataError if there is no answer at all. What
+    a filter in front of the model declines is a decline, and no prompt without an answer.
     """
     rows, replies = prompts.rows, ReplyFile(folder.replies)
     asker = Asker(chat=chat, replies=replies)
@@ -41,18 +43,20 @@ def run(prompts: Prompts, chat: Chat, folder: BlackboxFolder, progress: Progress
     finally:
         replies.close()
     pairs = list(zip(rows, found, strict=True))
-    said = [(p, r.text) for p, r in pairs if isinstance(r, Said)]
-    unsaid = [(p, r) for p, r in pairs if not isinstance(r, Said)]
+    said = [(p, r) for p, r in pairs if not isinstance(r, Unsaid)]
+    unsaid = [(p, r) for p, r in pairs if isinstance(r, Unsaid)]
     write_unanswered(folder.unanswered, [(p, r.reason) for p, r in unsaid])
     failed = Counter(r.reason for _, r in unsaid if not not_asked(r))
     if asker.model is None:
-        why = failed.most_common(1)[0][0] if failed else unsaid[0][1].reason
+        declined = f"a filter declined {len(said)} of them" if said else None
+        why = declined or (failed.most_common(1)[0][0] if failed else unsaid[0][1].reason)
         raise DataError(f"none of {len(rows)} prompts was answered: {why}", f"the reasons are in {folder.unanswered}")
     return Collected(
         prompts=prompts,
         asked=tuple(p for p, _ in said),
-        answers=tuple(text for _, text in said),
+        replies=tuple(r for _, r in said),
         model=asker.model,
+        asked_model=chat.model,
         asked_as=chat.asked_as,
         known=len(rows) - asker.asked,
         not_asked=len(unsaid) - failed.total(),

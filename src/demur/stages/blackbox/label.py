@@ -1,4 +1,7 @@
-"""Labelling the answers: what a judge says becomes the run's rows; what it does not score is left out, and counted."""
+"""Labelling the answers: what a judge says becomes the run's rows; what it does not score is counted against promises.
+
+What the endpoint's filter declined, or the model in a field of its own, is declined: no judge is asked about it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 
 from demur.core.errors import DataError
 from demur.core.example import Example
-from demur.core.judging import Item, judge_rows
+from demur.core.judging import Declined, Item, Said, judge_rows
 from demur.core.ports import Judge, Progress, no_progress
 from demur.core.rates import Outcome, Verdict, declines
 from demur.core.taxonomy import Taxonomy
@@ -17,6 +20,7 @@ from demur.store.blackbox_file import BlackboxFile, BlackboxFolder, HandRow, wri
 from demur.store.prompts_file import PromptRow
 
 FEWEST = 30  # of either kind: about 15 to learn from, 9 to choose a threshold on and 6 to measure it on
+ENDPOINT = "endpoint"  # the judge of what the endpoint itself says that it declined
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
 
@@ -35,10 +39,8 @@ def run(config: Config, collected: Collected, folder: BlackboxFolder, progress: 
     A partial answer counts as declined. Raises DataError, with both counts, if too few were declined or answered: what
     was collected stays, and more prompts may be added.
     """
-    pairs = zip(collected.asked, collected.answers, strict=True)
-    items = [Item(request=p.messages[-1].content, answer=text) for p, text in pairs]
-    outcomes = judge_rows(config.judge, items, progress)
-    write_answers(folder.answers, collected.asked, collected.answers, outcomes)
+    outcomes = _outcomes(config.judge, collected, progress)
+    write_answers(folder.answers, collected.asked, [r.text for r in collected.replies], outcomes)
     category = config.taxonomy.names[0]
     rows = [
         _example(p, category if declines(o.verdict, "lenient") else None)
@@ -50,6 +52,17 @@ def run(config: Config, collected: Collected, folder: BlackboxFolder, progress: 
     write_summary(folder.summary, file)
     _check(sum(e.kind == "refusal" for e in rows), len(rows))
     return file
+
+
+def _outcomes(judge: Judge, collected: Collected, progress: Progress) -> list[Outcome]:
+    """One outcome per reply, in order: the endpoint's own declines as they are, the judge's word on all others."""
+    pairs = list(zip(collected.asked, collected.replies, strict=True))
+    items = [Item(request=p.messages[-1].content, answer=r.text) for p, r in pairs if isinstance(r, Said)]
+    judged = iter(judge_rows(judge, items, progress))
+    return [
+        Outcome(verdict="refusal", reason=r.reason, judge=ENDPOINT) if isinstance(r, Declined) else next(judged)
+        for _, r in pairs
+    ]
 
 
 def _example(prompt: PromptRow, category: str | None) -> Example:
@@ -72,8 +85,10 @@ def _summary(config: Config, collected: Collected, outcomes: Sequence[Outcome]) 
         prompts=len(collected.prompts.rows),
         duplicates=collected.prompts.duplicates,
         without_prompt=len(collected.prompts.without),
-        answered=len(collected.answers),
-        empty=sum(not text.strip() for text in collected.answers),
+        asked_model=collected.asked_model,
+        answered=len(collected.replies),
+        empty=sum(isinstance(r, Said) and not r.text.strip() for r in collected.replies),
+        declined=dict(Counter(r.reason for r in collected.replies if isinstance(r, Declined)).most_common()),
         not_asked=collected.not_asked,
         failed=collected.failed,
         judge=config.judge.version,
