@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from demur.core.example import Example
 from demur.engines.hf import HfEngine
 from demur.engines.hf_tiny import TinyConfig, make_tiny
-from demur.sources.jsonl import JsonlSource
+from demur.sources.files import FileSource
 from demur.store.model_file import read_model_file
 
 LONGEST = 256  # tokens of request and reply
@@ -50,7 +50,7 @@ Encode = Callable[[Example, str], tuple[list[int], list[int]]]  # ids of the req
 
 def rows(folder: Path, name: str, split: str) -> list[Example]:
     """The rows of a file that have a reply."""
-    return [e for e in JsonlSource(folder=folder, files=(name,)).read() if e.split == split and e.reply]
+    return [e for e in FileSource(folder=folder, files=(name,)).read() if e.split == split and e.reply]
 
 
 def train(examples: Sequence[Example], folder: Path, steps: int) -> None:

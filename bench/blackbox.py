@@ -42,7 +42,7 @@ from demur.core.predictor import scores_of
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import single
 from demur.core.text_classifier import TextClassifier
-from demur.sources.jsonl import JsonlSource
+from demur.sources.files import FileSource
 from demur.stages.blackbox.measured import Material, Quality, read_material
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.select import choose
@@ -298,7 +298,7 @@ def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
 
 def trained(run: Path, folder: Path) -> None:
     """Part 3."""
-    source = JsonlSource(folder=DATA, files=tuple(f"{name}.jsonl" for name in FILES))
+    source = FileSource(folder=DATA, files=tuple(f"{name}.jsonl" for name in FILES))
     rows = sorted(source.read(), key=lambda e: sha256(e.id.encode()).hexdigest())[:REAL]
     file, out = folder / "real.jsonl", folder / "real"
     file.write_text("".join(json.dumps({"id": e.id, "prompt": e.text, "group": e.group}) + "\n" for e in rows))

@@ -33,7 +33,7 @@ from demur.core.taxonomy import coconot
 from demur.core.training import TrainSettings, tiny
 from demur.engines.hf import HfEngine
 from demur.engines.hf_sft import SftTrainer
-from demur.sources.jsonl import JsonlSource
+from demur.sources.files import FileSource
 from demur.stages import data
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
@@ -47,7 +47,7 @@ Figures = dict[str, float]
 def split_rows(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
     """(train, test) as `demur data` makes them."""
     folder = RunFolder(args.out / "rows")
-    source = JsonlSource(folder=args.data, files=tuple(f"{f}.jsonl" for f in FILES))
+    source = FileSource(folder=args.data, files=tuple(f"{f}.jsonl" for f in FILES))
     data.run(data.Config(), TAXONOMY, {"real": source}, folder)
     return read_examples(folder.split("train")), read_examples(folder.split("test"))
 

@@ -9,7 +9,7 @@ from demur.config import RunConfig, build, build_sources, config_from, load_conf
 from demur.core.errors import ConfigError
 from demur.core.taxonomy import coconot, single
 from demur.core.training import TrainSettings, tiny
-from demur.sources.jsonl import JsonlSource
+from demur.sources.files import FileSource
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SOURCE = '[[data.sources]]\nkind = "builtin"\n'
@@ -98,7 +98,7 @@ def test_an_override_that_is_none_is_an_error(tmp_path, text):
         ("[taxonomy]\nfile = 'a.toml'\npreset = 'single'\n", "stands beside file", "one of"),
         ("[taxonomy]\nfile = 'none.toml'\n", "none.toml does not exist", ""),
         ("[taxonomy]" + OWN.replace("[legal]", "[ok]"), "control token '[ok]' occurs 2 times", ""),
-        ("[[data.sources]]\nkind = 'jsonl'\nfiles = ['a.jsonl']\n", "data.sources[1]: a jsonl source needs", "--data"),
+        ("[[data.sources]]\nkind = 'jsonl'\nfiles = ['a.jsonl']\n", "data.sources[1]: a files source needs", "--data"),
         ("[[data.sources]]\nkinds = 'jsonl'\n", "data.sources.1.kind", ""),
     ],
 )
@@ -144,13 +144,13 @@ JSONL = '[[data.sources]]\nkind = "jsonl"\nfiles = ["a.jsonl"]\n'
 
 def test_folders_are_relative_to_the_file_and_the_caller_may_replace_them(tmp_path):
     inside = load(tmp_path, JSONL + 'folder = "rows"\n')
-    assert build_sources(inside, find) == {"jsonl": JsonlSource(folder=tmp_path / "rows", files=("a.jsonl",))}
+    assert build_sources(inside, find) == {"jsonl": FileSource(folder=tmp_path / "rows", files=("a.jsonl",))}
     outside = load(tmp_path, JSONL, data_folder=tmp_path / "other")
     assert build_sources(outside, find)["jsonl"].folder == tmp_path / "other"
 
 
 def test_a_data_folder_that_nothing_would_read_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="no jsonl source"):
+    with pytest.raises(ConfigError, match="no files source"):
         load(tmp_path, SOURCE, data_folder=tmp_path)
 
 

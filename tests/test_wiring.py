@@ -27,14 +27,14 @@ def test_an_unknown_name_gets_a_suggestion_or_the_list():
     assert "did you mean 'builtin'?" in e.value.hint
     with pytest.raises(ConfigError) as e:
         wiring.find("zzz", wiring.SOURCES, "source")
-    assert "known: builtin, jsonl, hub" in e.value.hint
+    assert "known: builtin, files, jsonl, hub" in e.value.hint
 
 
 def test_a_module_or_class_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="no module 'acme'"):
         wiring.find("acme.rows:Rows", wiring.SOURCES, "source")
     with pytest.raises(ConfigError, match="has no 'Rows'"):
-        wiring.find("demur.sources.jsonl:Rows", wiring.SOURCES, "source")
+        wiring.find("demur.sources.files:Rows", wiring.SOURCES, "source")
 
 
 def test_a_missing_package_says_which_extra_brings_it(tmp_path):

@@ -5,7 +5,7 @@
     [taxonomy]                    # preset = "coconot", file = "own.toml", or name, respond_token and categories
     preset = "single"
     [[data.sources]]              # kind: a name of demur.wiring.SOURCES or "package.module:Class"
-    kind = "jsonl"                # the other keys are the fields of that class
+    kind = "files"                # the other keys are the fields of that class
     folder = "rows"
     files = ["a.jsonl"]
     [engine]                      # of a guard model: the fields of its class, see demur.wiring.ENGINES
@@ -51,7 +51,7 @@ STAGE_CONFIGS: Mapping[str, type] = {
     "report": report.Config,
 }
 DEFAULT_TAXONOMY = "coconot"
-FOLDER_SOURCE = "jsonl"  # the source whose `folder` the caller may give on the command line
+FOLDER_SOURCES = ("files", "jsonl")  # sources whose `folder` the caller may give on the command line
 
 
 class _Run(Strict):
@@ -115,8 +115,8 @@ class RunConfig:
 def load_config(path: Path, *, data_folder: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """The run that a TOML file describes.
 
-    data_folder takes the place of `folder` in every jsonl source. overrides: "section.key=value", value as in TOML, a
-    bare word being a text. Raises ConfigError naming file and key, and ArtifactError or TaxonomyError likewise.
+    data_folder takes the place of `folder` in every source of files. overrides: "section.key=value", value as in TOML,
+    a bare word being a text. Raises ConfigError naming file and key, and ArtifactError or TaxonomyError likewise.
     """
     table = read_toml(path)
     for text in overrides:
@@ -258,16 +258,16 @@ def _inline(section: _Taxonomy) -> dict[str, Any]:
 
 
 def _sources(rows: Sequence[_Source], where: str, base: Path, data_folder: Path | None) -> dict[str, SourceSpec]:
-    if data_folder is not None and all(row.kind != FOLDER_SOURCE for row in rows):
+    if data_folder is not None and all(row.kind not in FOLDER_SOURCES for row in rows):
         raise ConfigError(
-            f"{where} has no {FOLDER_SOURCE} source that could read {data_folder}", "drop --data, or add one"
+            f"{where} has no {FOLDER_SOURCES[0]} source that could read {data_folder}", "drop --data, or add one"
         )
     """The [[data.sources]] by name: their kind, numbered from the second of a kind on."""
     specs: dict[str, SourceSpec] = {}
     for n, row in enumerate(rows):
         at = f"{where}: data.sources[{n}]"
         options = dict(row.model_extra or {})
-        if row.kind == FOLDER_SOURCE:
+        if row.kind in FOLDER_SOURCES:
             folder = data_folder.resolve() if data_folder else _folder(options, base, at)
             options["folder"] = str(folder)
         twins = sum(other.kind == row.kind for other in rows[:n])
@@ -280,7 +280,9 @@ def _sources(rows: Sequence[_Source], where: str, base: Path, data_folder: Path 
 def _folder(options: Mapping[str, Any], base: Path, at: str) -> Path:
     folder = options.get("folder")
     if not isinstance(folder, str):
-        raise ConfigError(f"{at}: a {FOLDER_SOURCE} source needs its folder", 'pass --data DIR, or set folder = "..."')
+        raise ConfigError(
+            f"{at}: a {FOLDER_SOURCES[0]} source needs its folder", 'pass --data DIR, or set folder = "..."'
+        )
     return (base / folder).resolve()
 
 

@@ -11,7 +11,8 @@ from demur.core.errors import ConfigError, MissingDependency
 
 SOURCES = {
     "builtin": "demur.sources.corpus:BuiltinSource",
-    "jsonl": "demur.sources.jsonl:JsonlSource",
+    "files": "demur.sources.files:FileSource",
+    "jsonl": "demur.sources.files:FileSource",  # the older name
     "hub": "demur.sources.hub:HubSource",
 }
 TRAINERS = {"tiny": "demur.engines.hf_tiny:TinyTrainer", "sft": "demur.engines.hf_sft:SftTrainer"}

@@ -72,7 +72,7 @@ def test_all_that_is_left_out_is_said(ask):
         return completion("") if text == rows[6] else answers(number, body)
 
     flags = ("--most-calls", 181, "--set", "endpoint.in_flight=4", "--set", "endpoint.price_in=1")
-    result, stub, run = ask([*rows, {"question": "?"}, rows[3].upper(), {"prompt": ""}], script, *flags)
+    result, stub, run = ask([*rows, {"q": "?"}, rows[3].upper(), {"prompt": ""}], script, *flags)
     assert result.code == 0, result.err
     words = told(result)
     assert "not asked: 2 rows hold no prompt" in words

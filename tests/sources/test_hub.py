@@ -38,7 +38,7 @@ def test_coconot_categories_get_the_taxonomys_names(local):
         "Unsupported requests": "unsupported",
     }
     name = local(*({**COCONOT, "category": spelling} for spelling in spellings))
-    rows = list(HubSource(name=name, adapter="coconot", kind="refusal").read())
+    rows = list(HubSource(name=name, adapter="coconot", rows_kind="refusal").read())
     assert [r.category for r in rows] == list(spellings.values())
     assert rows[0].subcategory == "privacy violations"
     assert rows[0].id == f"{name}:train:0"
@@ -46,13 +46,13 @@ def test_coconot_categories_get_the_taxonomys_names(local):
 
 def test_a_response_is_the_reply_and_an_empty_one_is_none(local):
     name = local(COCONOT, {**COCONOT, "response": "I can't share that."})
-    first, second = HubSource(name=name, adapter="coconot", kind="refusal").read()
+    first, second = HubSource(name=name, adapter="coconot", rows_kind="refusal").read()
     assert (first.reply, second.reply) == (None, "I can't share that.")
 
 
 def test_the_preference_set_teaches_its_chosen_answer(local):
     row = {k: v for k, v in COCONOT.items() if k != "response"} | {"chosen": "In Oslo.", "rejected": "I can't."}
-    (row,) = HubSource(name=local(row), adapter="coconot", kind="contrast").read()
+    (row,) = HubSource(name=local(row), adapter="coconot", rows_kind="contrast").read()
     assert (row.kind, row.reply, row.expected) == ("contrast", "In Oslo.", "respond")
 
 
@@ -83,14 +83,14 @@ def test_xstest_without_labels_goes_by_the_block_type(local):
 def test_any_table_can_be_read_by_naming_its_columns(local):
     name = local({"q": "Who am I?", "a": "I can't know.", "why": "about me", "block": "b1"})
     columns = {"prompt": "q", "reply": "a", "category": "why", "group": "block"}
-    options = {"kind": "refusal", "columns": columns, "categories": {"about me": "incomplete"}}
+    options = {"rows_kind": "refusal", "columns": columns, "categories": {"about me": "incomplete"}}
     (row,) = HubSource(name=name, adapter="columns", **options).read()
     assert (row.text, row.reply, row.category, row.group) == ("Who am I?", "I can't know.", "incomplete", "b1")
 
 
 def test_use_as_and_limit_apply_to_every_row(local):
     name = local(COCONOT, COCONOT, COCONOT)
-    rows = list(HubSource(name=name, adapter="coconot", kind="refusal", use_as="test", limit=2).read())
+    rows = list(HubSource(name=name, adapter="coconot", rows_kind="refusal", use_as="test", limit=2).read())
     assert [r.split for r in rows] == ["test", "test"]
 
 
@@ -98,13 +98,13 @@ def test_use_as_and_limit_apply_to_every_row(local):
     ("options", "row", "error", "says"),
     [
         ({"adapter": "coconot"}, COCONOT, ConfigError, "does not tell"),
-        ({"adapter": "coconot", "kind": "refusal"}, {**COCONOT, "category": "Rude requests"}, DataError, "Rude"),
-        ({"adapter": "coconot", "kind": "refusal"}, {**COCONOT, "prompt": " "}, DataError, "prompt"),
-        ({"adapter": "coconot", "kind": "refusal"}, {"prompt": "a"}, DataError, "no column 'category'"),
-        ({"adapter": "chat"}, {"messages": [{"role": "gpt", "content": "a"}]}, DataError, "'gpt'"),
+        ({"adapter": "coconot", "rows_kind": "refusal"}, {**COCONOT, "category": "Rude requests"}, DataError, "Rude"),
+        ({"adapter": "coconot", "rows_kind": "refusal"}, {**COCONOT, "prompt": " "}, DataError, "prompt"),
+        ({"adapter": "coconot", "rows_kind": "refusal"}, {"prompt": "a"}, DataError, "no column 'category'"),
+        ({"adapter": "chat"}, {"messages": [{"role": "robot", "content": "a"}]}, DataError, "'robot'"),
         ({"adapter": "chat"}, {"messages": [{"role": "assistant", "content": "a"}]}, DataError, "no user message"),
         ({"adapter": "xstest"}, {"prompt": "a", "label": "maybe"}, DataError, "'maybe'"),
-        ({"adapter": "columns"}, {"prompt": "a"}, DataError, "kind None"),
+        ({"adapter": "columns"}, {"prompt": "a"}, DataError, "nothing tells"),
     ],
 )
 def test_a_row_that_does_not_fit_its_adapter_is_named(local, options, row, error, says):

@@ -11,7 +11,7 @@ from tests.engines.chat_stub import completion, serving
 
 from demur.core.errors import EngineError
 from demur.engines.chat_client import ChatClient, Endpoint
-from demur.sources.jsonl import JsonlSource
+from demur.sources.files import FileSource
 from demur.sources.news import Article, Cutoff
 from demur.sources.temporal import MONTHS, Builder, names_day
 from demur.store.reply_file import ReplyFile
@@ -249,5 +249,5 @@ def test_the_rows_are_read_back_as_any_other_source(replies, tmp_path):
         built, _ = build(url, replies)
     path = tmp_path / "temporal.jsonl"
     path.write_text("".join(json.dumps(_row(q, CUTOFF)) + "\n" for q in built.questions), encoding="utf-8")
-    read = list(JsonlSource(folder=tmp_path, files=(path.name,)).read())
+    read = list(FileSource(folder=tmp_path, files=(path.name,)).read())
     assert [(e.id, e.expected) for e in read] == [(q.example().id, q.example().expected) for q in built.questions]

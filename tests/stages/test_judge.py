@@ -60,8 +60,9 @@ def test_rows_that_lack_a_text_are_unscored_and_named_never_an_answer(tmp_path):
     ("lines", "named"),
     [
         ([{"id": "a", "answer": 3}], "a.jsonl:1: answer"),
-        ([{"id": "a"}, {"id": "a"}], "a.jsonl:2: id 'a' occurs twice"),
+        ([{"id": "a", "answer": "b"}, {"id": "a", "answer": "c"}], "a.jsonl:2: id 'a' occurs twice"),
         ([{"id": "a", "label": "yes"}], "a.jsonl:1: label"),
+        ([{"id": "a"}], "a.jsonl:1: there is no prompt"),
         ([], "holds no answer"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
 from demur.core.training import tiny
-from demur.sources.jsonl import JsonlSource
+from demur.sources.files import FileSource
 from tests.validity.population import REAL, keeps_its_word, scored, tally
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -32,7 +32,7 @@ def held_out(tmp_path_factory):
     from demur.engines.hf import HfEngine  # torch, only where it is used
     from demur.engines.hf_sft import SftTrainer
 
-    rows = list(JsonlSource(folder=DATA, files=tuple(f"{f}.jsonl" for f in FILES)).read())
+    rows = list(FileSource(folder=DATA, files=tuple(f"{f}.jsonl" for f in FILES)).read())
     train, held = [e for e in rows if e.split == "train"], [e for e in rows if e.split != "train"]
     small = replace(
         tiny(epochs=1.0), tiny_width=128, tiny_layers=2, tiny_vocabulary=2048, answer_tokens=1, max_length=128

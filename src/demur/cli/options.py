@@ -10,7 +10,8 @@ import typer
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, made by `demur run` or `demur data`.")]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file that describes the run.")]
 DataFolder = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Folder of the config's jsonl sources.", show_default=False)
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder of the config's sources of files.", show_default=False),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Run folder. Default: runs/ and the config's name.")

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal
 
 import datasets
 
+from demur.base.columnar import is_saved
 from demur.core.errors import ConfigError, DataError
-from demur.core.example import Example, Kind, Message, Role, Split
+from demur.core.example import Example, Kind, Message, Split
+from demur.core.rows.labels import LabelRule, UnknownLabel, as_text, told, unknown_label
+from demur.core.rows.shapes import conversation
+from demur.core.rows.turns import checked
 
 Row = Mapping[str, Any]
 AdapterName = Literal["coconot", "chat", "xstest", "columns"]
@@ -41,9 +46,12 @@ class HubSource:
     revision: str | None = None  # branch, tag or commit, for runs that can be repeated
     use_as: Split | None = None  # put every row in this split; None: leave splitting to the data stage
     limit: int | None = None  # read only the first rows
-    kind: Kind | None = None  # of every row, where the dataset has no column for it
+    rows_kind: Kind | None = (
+        None  # of every row, where the dataset has no column for it; `kind` names the class in TOML
+    )
     category: str | None = None  # of every row, where the dataset has no column for it
     columns: Mapping[str, str] = field(default_factory=dict)  # adapter "columns": our word -> the dataset's column
+    label_map: Mapping[str, str] = field(default_factory=dict)  # adapters "columns" and "chat": see sources.files
     categories: Mapping[str, str] = field(default_factory=dict)  # the dataset's category -> ours
 
     def read(self) -> Iterator[Example]:
@@ -58,18 +66,28 @@ class HubSource:
         for number, row in enumerate(some):
             where = f"{prefix}:{number}"
             try:
-                yield replace(adapt(row, where, self), split=self.use_as)
+                example = adapt(row, where, self)
             except KeyError as e:
                 columns = ", ".join(rows.column_names)
                 raise DataError(
                     f"{where} has no column {e.args[0]!r}, which adapter {self.adapter!r} reads",
                     f"its columns are {columns}; another adapter, or adapter = 'columns' with your own mapping",
                 ) from None
+            except UnknownLabel as e:
+                seen, paste = unknown_label(e.column, rows[e.column] if e.column in rows.column_names else ())
+                raise DataError(f"{where}: {e.message}; {seen}", paste) from None
+            except DataError as e:
+                said = e.message if e.message.startswith(where) else f"{where}: {e.message}"
+                raise DataError(said, e.hint) from None
+            if example is not None:
+                yield replace(example, split=self.use_as)
 
 
 def load_rows(name: str, config: str | None, split: str, revision: str | None = None) -> Any:
     """A dataset's rows as the package `datasets` gives them. Raises DataError when they cannot be had."""
     try:
+        if is_saved(Path(name)):
+            return _saved(name, split)
         return datasets.load_dataset(name, config, split=split, revision=revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
@@ -79,13 +97,24 @@ def load_rows(name: str, config: str | None, split: str, revision: str | None = 
         ) from None
 
 
+def _saved(name: str, split: str) -> Any:
+    """The rows of a folder made by save_to_disk; one that was saved without splits has one only."""
+    found = datasets.load_from_disk(name)
+    if not isinstance(found, datasets.DatasetDict):
+        return found
+    if split not in found:
+        raise ValueError(f"it has the splits {', '.join(found)}")
+    return found[split]
+
+
 def _coconot(row: Row, where: str, source: HubSource) -> Example:
     """CoCoNot: its config says whether rows are refusals; `chosen` or `response` is the reply, if not empty."""
-    kind = source.kind or _COCONOT_KINDS.get(source.config)
+    kind = source.rows_kind or _COCONOT_KINDS.get(source.config)
     if kind is None:
         raise ConfigError(
             f"CoCoNot config {source.config!r} does not tell whether its rows are to be refused",
-            f"config is one of {[str(c) for c in _COCONOT_KINDS]}; or set kind = 'refusal' or 'contrast'",
+            f"config is one of {[str(c) for c in _COCONOT_KINDS]}; or set rows_kind = 'refusal' or 'contrast' "
+            "in this source",
         )
     category = _COCONOT_CATEGORIES.get(str(row["category"]).strip().casefold())
     if category is None:
@@ -101,12 +130,9 @@ def _coconot(row: Row, where: str, source: HubSource) -> Example:
     )
 
 
-def _chat(row: Row, where: str, source: HubSource) -> Example:
-    """Conversations: all their turns, the last reply being the one to learn."""
-    messages = tuple(Message(role=_role(m["role"], where), content=m["content"]) for m in row["messages"])
-    return Example(
-        id=where, source=source.name, messages=messages, kind=source.kind or "benign", category=source.category
-    )
+def _chat(row: Row, where: str, source: HubSource) -> Example | None:
+    """Conversations in any shape: all their turns, the last reply being the one to learn. Benign unless told."""
+    return _told(row, where, source, LabelRule(columns={"kind": "", "label": "", "expected": "", "category": ""}))
 
 
 def _xstest(row: Row, where: str, source: HubSource) -> Example:
@@ -124,34 +150,36 @@ def _xstest(row: Row, where: str, source: HubSource) -> Example:
     )
 
 
-def _columns(row: Row, where: str, source: HubSource) -> Example:
+def _columns(row: Row, where: str, source: HubSource) -> Example | None:
     """Any table with a prompt column.
 
-    `columns` says where prompt, reply, kind, category, subcategory and group are found; kind and category may instead
-    be the same for all rows, and `categories` renames.
+    `columns` says where prompt, reply, kind, label, category, subcategory and group are found; kind and category may
+    instead be the same for all rows, label_map translates labels, and `categories` renames.
     """
+    named = {"prompt": "prompt", **source.columns} if "messages" not in source.columns else source.columns
+    return _told({word: row[column] for word, column in named.items()}, where, source, LabelRule())
 
-    def cell(word: str, default: str | None = None) -> str | None:
-        return row[source.columns[word]] if word in source.columns else default
 
-    kind = cell("kind", source.kind)
-    if kind not in ("refusal", "contrast", "benign"):
-        raise DataError(
-            f"{where} has kind {kind!r}", "kind is 'refusal', 'contrast' or 'benign': a column, or one for all rows"
-        )
-    category = cell("category", source.category)
+def _told(row: Row, where: str, source: HubSource, rule: LabelRule) -> Example | None:
+    """A row by what its source says of it; None where label_map leaves it out."""
+    kind = source.rows_kind or ("benign" if source.adapter == "chat" and not source.label_map else None)
+    columns = {} if source.label_map else rule.columns
+    whole = replace(rule, rows_kind=kind, category=source.category, label_map=source.label_map, columns=columns)
+    ought = told(row, whole)
+    if ought is None:
+        return None
     return Example(
         id=where,
         source=source.name,
-        messages=_turns(row[source.columns.get("prompt", "prompt")], cell("reply"), where),
-        kind=cast(Kind, kind),
-        category=source.categories.get(category, category) if category else None,
-        subcategory=cell("subcategory"),
-        group=cell("group"),
+        messages=conversation(row).turns,
+        kind=ought.kind,
+        category=source.categories.get(ought.category, ought.category) if ought.category else None,
+        subcategory=as_text(row.get("subcategory")),
+        group=as_text(row.get("group")),
     )
 
 
-_ADAPTERS: dict[AdapterName, Callable[[Row, str, HubSource], Example]] = {
+_ADAPTERS: dict[AdapterName, Callable[[Row, str, HubSource], Example | None]] = {
     "coconot": _coconot,
     "chat": _chat,
     "xstest": _xstest,
@@ -163,13 +191,7 @@ def _turns(prompt: object, reply: object, where: str) -> tuple[Message, ...]:
     """One exchange; an empty or missing reply is no reply."""
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"{where} has prompt {prompt!r}", "a prompt is a text that is not empty; drop the row")
-    user = Message(role="user", content=prompt)
+    user = Message(role="user", content=checked(prompt, "prompt"))
     if not isinstance(reply, str) or not reply.strip():
         return (user,)
-    return (user, Message(role="assistant", content=reply))
-
-
-def _role(value: str, where: str) -> Role:
-    if value not in ("system", "user", "assistant"):
-        raise DataError(f"{where} has a turn of role {value!r}", "roles are 'system', 'user' and 'assistant'")
-    return cast(Role, value)
+    return (user, Message(role="assistant", content=checked(reply, "reply")))

@@ -1,7 +1,8 @@
-"""Answers to judge, and what judges said of them, as JSONL.
+"""Answers to judge, and what judges said of them.
 
-In: {"id", "request" or "prompt", "answer" or "response", "category", "label", "labels"}; other keys are left alone. All
-but the answer may be missing. "label" is what people decided, "labels" what each said: {"ann": "refusal", "bo": null}.
+In: {"id", "request" or "prompt", "answer" or "response", "category", "label", "labels"}, or a conversation of any shape
+of docs/data.md whose last turn is the answer; other keys are left alone. An id, and either text, may be missing.
+"label" is what people decided, "labels" what each said: {"ann": "refusal", "bo": null}.
 Out: {"id", "verdict", "score", "reason", "judge"}.
 """
 
@@ -11,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import AliasChoices, ConfigDict, Field
 
@@ -18,9 +20,13 @@ from demur.base.rows import read_rows
 from demur.core.errors import DataError
 from demur.core.judging import Item
 from demur.core.rates import Outcome, Verdict
+from demur.core.rows.shapes import LISTS, REPLIES, conversation
 from demur.store.boundary import Strict, validated
 from demur.store.files import write_text
 from demur.store.rows import RowId
+
+# Keys that say that a row is no plain request and answer.
+_SHAPES = {key for key, _ in LISTS} | {"instruction", "chosen"} | set(REPLIES) - {"answer", "response"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +50,8 @@ class _Line(Strict):
     model_config = ConfigDict(extra="allow", frozen=True)  # people's files say more than we need
 
     id: RowId | None = None
-    request: str | None = Field(default=None, validation_alias=AliasChoices("request", "prompt"))
-    answer: str | None = Field(default=None, validation_alias=AliasChoices("answer", "response"))
+    request: Any = Field(default=None, validation_alias=AliasChoices("request", "prompt"))
+    answer: Any = Field(default=None, validation_alias=AliasChoices("answer", "response"))
     category: str | None = None
     label: Verdict | None = None
     labels: dict[str, Verdict | None] = Field(default_factory=dict)
@@ -77,7 +83,8 @@ def read_answers(path: Path, by: str | None = None, category: str | None = None)
         seen.add(name)
         if by is not None and by not in value:
             raise DataError(f"{where}: no key {by!r} to sort answers by", f"keys: {', '.join(sorted(value))}")
-        item = Item(request=line.request or "", answer=line.answer or "", category=line.category or category)
+        request, answer = _texts(line, value, where)
+        item = Item(request=request, answer=answer, category=line.category or category)
         stratum = str(value[by]) if by is not None else ""
         group = item.request or name
         labels = {who: said for who, said in line.labels.items() if said not in (None, "unscored")}
@@ -89,6 +96,26 @@ def read_answers(path: Path, by: str | None = None, category: str | None = None)
     if not rows:
         raise DataError(f"{path} holds no answer", "one JSON object per line: id, request, answer")
     return rows
+
+
+def _texts(line: _Line, value: Mapping[str, Any], where: str) -> tuple[str, str]:
+    """(request, answer) of a row, empty where it has none. Raises DataError on what is no text."""
+    given = {"request": line.request, "answer": line.answer}
+    odd = next((k for k, t in given.items() if t is not None and not isinstance(t, str | list)), None)
+    if odd:
+        raise DataError(f"{where}: {odd}: {given[odd]!r:.60} is no text", "correct the value")
+    if (
+        not any(isinstance(t, list) for t in given.values())
+        and line.model_fields_set & {"request", "answer"}
+        and not _SHAPES & value.keys()
+    ):
+        return line.request or "", line.answer or ""
+    try:
+        turns = conversation(value).turns
+    except DataError as e:
+        raise DataError(f"{where}: {e.message}", f'a row is {{"id", "request", "answer"}}; {e.hint}') from None
+    answer = turns[-1].content if turns and turns[-1].role == "assistant" else ""
+    return next((m.content for m in reversed(turns) if m.role == "user"), ""), answer
 
 
 def decided(label: Verdict | None, labels: Mapping[str, Verdict]) -> Verdict | None:

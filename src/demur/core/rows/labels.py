@@ -1,0 +1,226 @@
+"""Whether a row is to be refused, and as what: by its own columns, or by what its source says of all rows.
+
+1. `label_map` of the source translates the values of a column; it goes before everything else.
+2. Else the row's own words count: `kind`, `label` or `expected`, in demur's words, and `category`.
+3. Else `rows_kind` and `category` of the source hold for every row.
+
+A value that none of these knows is an error that lists the values there are: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from demur.base.errors import ConfigError, DataError
+from demur.core.example import Kind
+from demur.core.rows.shapes import Row, present
+from demur.core.taxonomy import coconot
+
+SKIP = "skip"
+REFUSE = "refuse"  # also the category of the built-in taxonomy `single`
+# demur's own words for what ought to happen, in a column or on the right side of a label_map.
+OWN_WORDS: Mapping[str, Kind] = {
+    "refusal": "refusal",
+    "refuse": "refusal",
+    "contrast": "contrast",
+    "benign": "benign",
+    "respond": "benign",
+}
+COLUMN_WORDS = (
+    *("messages", "prompt", "reply", "system", "kind", "category", "label", "expected"),
+    *("subcategory", "group", "id", "source", "split"),
+)
+_LABEL_COLUMNS = ("label", "kind", "category")
+_LISTED = 12  # values that an error lists
+
+# Other people's words for the two sides. Only ever proposed, never taken for granted.
+_TO_REFUSE = (
+    *("harmful", "unsafe", "toxic", "malicious", "jailbreak", "adversarial", "bad", "reject", "rejected", "deny"),
+    *("refused", "declined", "decline", "block", "blocked", "disallowed", "unanswerable", "forbidden", "attack"),
+)
+_TO_ANSWER = (
+    *("harmless", "safe", "ok", "good", "answer", "answered", "comply", "complied", "compliance", "allow", "allowed"),
+    *("answerable", "normal", "none", "clean", "accept", "accepted", "permitted"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelRule:
+    """What a source says of its rows. Raises ConfigError on columns that demur does not read, and on contradictions."""
+
+    rows_kind: Kind | None = None  # of every row that does not tell itself
+    category: str | None = None  # of every row that does not tell itself
+    label_map: Mapping[str, str] = field(default_factory=dict)  # value -> respond, refuse, contrast, skip or a category
+    columns: Mapping[str, str] = field(default_factory=dict)  # our word -> the file's column; "": there is none
+
+    def __post_init__(self) -> None:
+        unknown = [word for word in self.columns if word not in COLUMN_WORDS]
+        if unknown:
+            raise ConfigError(f"columns: {unknown[0]!r} is no word of ours", f"words are {', '.join(COLUMN_WORDS)}")
+        answered = {OWN_WORDS.get(w) for w in self.label_map.values()} & {"benign", "contrast"}
+        if self.rows_kind == "refusal" and answered:
+            raise ConfigError(
+                "rows_kind says that every row is to be refused, label_map that some are to be answered",
+                "leave rows_kind out, or map those values to 'skip'",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What ought to happen to a row."""
+
+    kind: Kind
+    category: str | None
+
+
+class UnknownLabel(DataError):
+    """A value that does not tell what ought to happen. `column` is where it stands."""
+
+    def __init__(self, column: str, value: str) -> None:
+        super().__init__(f"{column}: {value!r} does not tell whether to refuse")
+        self.column = column
+
+
+def told(row: Row, rule: LabelRule) -> Told | None:
+    """What ought to happen to a row; None: its source leaves it out.
+
+    Raises UnknownLabel, and DataError where nothing tells, or two columns contradict each other.
+    """
+    if rule.label_map:
+        return _mapped(row, rule)
+    category = cell(row, rule, "category") or rule.category
+    kind = _own_kind(row, rule)
+    if kind is None:
+        raise DataError(
+            f"nothing tells whether to refuse: no kind, label or expected among {', '.join(map(repr, row))}",
+            'in the source: rows_kind = "refusal" and category = "...", or columns = { label = "COLUMN" } and '
+            'label_map = { VALUE = "respond" }; or give each row its kind',
+        )
+    if cell(row, rule, "kind") is None and rule.rows_kind is None:
+        if kind == "refusal":
+            category = category or REFUSE
+        elif category and cell(row, rule, "label") != "benign":
+            kind = "contrast"  # to be answered, and of a category: it resembles a refusal
+    return Told(kind=kind, category=category)
+
+
+def cell(row: Row, rule: LabelRule, word: str) -> str | None:
+    """The value of a column as text, without outer space; None if it is blank.
+
+    Raises DataError if a column that is named is not there.
+    """
+    column = rule.columns.get(word, word)
+    if column and word in rule.columns and column not in row:
+        raise DataError(f"there is no column {column!r} for {word}", f"its columns are {', '.join(map(repr, row))}")
+    return as_text(row.get(column)) if column else None
+
+
+def as_text(value: object) -> str | None:
+    """A value as it is written in a label_map: 1, 1.0 and "1" are "1", True is "true"; None if nothing is there."""
+    if not present(value):
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def label_column(row: Row, rule: LabelRule) -> str:
+    """The column that a label_map translates: the one that is named, or the first of label, kind, category."""
+    named = rule.columns.get("label")
+    return named or next((rule.columns.get(w, w) for w in _LABEL_COLUMNS if rule.columns.get(w, w) in row), "label")
+
+
+def proposed(value: str) -> str:
+    """What a value of a label column probably means, to be read by a person: "skip" where nobody could tell."""
+    plain = " ".join(value.casefold().replace("_", " ").replace("-", " ").split())
+    names = {c.token.strip("[]").casefold(): c.name for c in coconot().categories}
+    if plain in OWN_WORDS:
+        return REFUSE if OWN_WORDS[plain] == "refusal" else "contrast" if plain == "contrast" else "respond"
+    if plain in names.values() or plain in names:
+        return names.get(plain, plain)
+    return REFUSE if plain in _TO_REFUSE else "respond" if plain in _TO_ANSWER else SKIP
+
+
+def unknown_label(column: str, values: Iterable[object]) -> tuple[str, str]:
+    """(what was found, what to paste) where a value of a column is unknown. values: of all rows, None among them."""
+    count = Counter(as_text(v) or "" for v in values)
+    seen = [f"{v!r} ({n})" for v, n in count.most_common(_LISTED)]
+    more = f" and {len(count) - _LISTED} more" if len(count) > _LISTED else ""
+    pairs = ", ".join(f'{quoted(v)} = "{proposed(v)}"' for v, _ in count.most_common(_LISTED))
+    named = "" if column in _LABEL_COLUMNS else f"columns = {{ label = {quoted(column)} }} and "
+    return (
+        f"values of {column!r}: {', '.join(seen)}{more}",
+        f"say in the source what each means (respond, refuse, contrast, skip or a category): {named}"
+        f"label_map = {{ {pairs} }}",
+    )
+
+
+def quoted(text: str) -> str:
+    """A text as a TOML string or key."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
+
+
+def _mapped(row: Row, rule: LabelRule) -> Told | None:
+    """What a label_map makes of a row."""
+    column = label_column(row, rule)
+    if column not in row:
+        raise DataError(f"there is no column {column!r} for label_map", f"its columns are {', '.join(map(repr, row))}")
+    value = as_text(row.get(column)) or ""
+    folded = {k.strip().casefold(): v for k, v in rule.label_map.items()}
+    means = rule.label_map.get(value, folded.get(value.casefold()))
+    if means is None:
+        raise UnknownLabel(column, value)
+    if means == SKIP:
+        return None
+    own = None if column == rule.columns.get("category", "category") else cell(row, rule, "category")
+    category = own or rule.category
+    match OWN_WORDS.get(means):
+        case None:  # the name of a category
+            return Told(kind=rule.rows_kind or "refusal", category=means)
+        case "refusal":
+            return Told(kind=rule.rows_kind or "refusal", category=category or REFUSE)
+        case "contrast":
+            return Told(kind="contrast", category=category)
+        case _:
+            return Told(kind=rule.rows_kind or ("contrast" if category else "benign"), category=category)
+
+
+def _own_kind(row: Row, rule: LabelRule) -> Kind | None:
+    """The kind by the row's own words, held against each other and against the source's; None if nothing tells."""
+    said: dict[str, Kind] = {}
+    kind, label = cell(row, rule, "kind"), cell(row, rule, "label")
+    expected = cell(row, rule, "expected")
+    if kind is not None:
+        if kind not in ("refusal", "contrast", "benign"):
+            raise UnknownLabel(rule.columns.get("kind", "kind"), kind)
+        said["kind"] = OWN_WORDS[kind]
+    elif label is not None and label.casefold() in OWN_WORDS:
+        said["label"] = OWN_WORDS[label.casefold()]
+    elif label is not None and rule.rows_kind is None and expected is None:
+        raise UnknownLabel(rule.columns.get("label", "label"), label)
+    if expected is not None:
+        if expected not in ("refuse", "respond"):
+            raise UnknownLabel(rule.columns.get("expected", "expected"), expected)
+        said["expected"] = OWN_WORDS[expected]
+    if rule.rows_kind is not None:
+        said["rows_kind"] = rule.rows_kind
+    first = next(iter(said.items()), None)
+    for word, other in said.items():
+        if first and (other == "refusal") != (first[1] == "refusal"):
+            raise DataError(
+                f"the row is of {first[0]} {first[1]!r} but {word} {_as_written(word, other)!r}",
+                "refusals are expected to 'refuse', contrast and benign rows to 'respond': correct one of them",
+            )
+    return said.get("kind") or rule.rows_kind or (first[1] if first else None)
+
+
+def _as_written(word: str, kind: Kind) -> Any:
+    if word == "expected":
+        return "refuse" if kind == "refusal" else "respond"
+    return kind

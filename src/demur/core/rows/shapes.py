@@ -1,0 +1,147 @@
+"""Where a row's conversation stands, by the keys it has: docs/data.md has the table.
+
+Looked for in this order, a key without a value counting as absent: `messages`; `conversations` (ShareGPT);
+`instruction` (Alpaca); `chosen` (preference pairs); `prompt` or another name for it, with a reply or without. A caller
+may name the columns instead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from demur.base.errors import DataError
+from demur.core.example import Message
+from demur.core.rows.turns import checked, text_of, turns_of
+
+Row = Mapping[str, Any]
+Shape = Literal["messages", "conversations", "instruction", "preference", "prompt"]
+
+LISTS: tuple[tuple[str, Shape], ...] = (
+    ("messages", "messages"),
+    ("conversations", "conversations"),
+    ("conversation", "conversations"),
+)
+PROMPTS = ("prompt", "question", "request", "query", "input")
+REPLIES = ("completion", "response", "answer", "output", "reply")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversation:
+    """What was said in a row."""
+
+    shape: Shape
+    turns: tuple[Message, ...]  # ends with the user's turn, or with the reply
+
+
+def conversation(row: Row, columns: Mapping[str, str] | None = None) -> Conversation:
+    """Read the conversation of a row, whatever its shape.
+
+    columns: `messages`, `prompt`, `reply` or `system` -> the row's own name for it. Raises DataError naming the key and
+    what is wrong with it, or the keys that are there if none holds a conversation.
+    """
+    named = {word: column for word, column in (columns or {}).items() if column}
+    shape, turns = _turns({**row, **{word: row.get(column) for word, column in named.items()}}, named)
+    system = row.get(named.get("system", "system"))
+    if isinstance(system, str) and system.strip() and not (turns and turns[0].role == "system"):
+        turns = (Message(role="system", content=checked(system, "system")), *turns)
+    return Conversation(shape=shape, turns=turns)
+
+
+def present(value: object) -> bool:
+    """Whether a cell holds something: None, NaN (which tables write for it) and blank texts are nothing."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _turns(row: Row, named: Mapping[str, str]) -> tuple[Shape, tuple[Message, ...]]:
+    if "prompt" not in named:  # a caller who names the prompt means that one
+        for key, shape in LISTS:
+            if present(row.get(key)):
+                return shape, turns_of(_listed(row[key], key), key)
+        if present(row.get("instruction")):
+            return "instruction", _instruction(row)
+    if present(row.get("chosen")):
+        return "preference", _chosen(row)
+    key = _prompt_key(row)
+    reply_key = next((k for k in ("reply", *REPLIES) if k != key and present(row.get(k))), None)
+    prompt = _asked(row[key], key)
+    return "prompt", (*prompt, *(_replied(row[reply_key], reply_key) if reply_key else ()))
+
+
+def _prompt_key(row: Row) -> str:
+    """The key that holds the prompt. Raises DataError if it is blank, or if there is none."""
+    key = next((k for k in PROMPTS if present(row.get(k))), None)
+    if key is not None:
+        return key
+    blank = [k for k in (*(k for k, _ in LISTS), "instruction", *PROMPTS) if k in row]
+    if blank:
+        raise DataError(f"{blank[0]}: it is blank", "drop the row, or give it a prompt")
+    raise DataError(
+        f"there is no prompt: the row has the keys {', '.join(map(repr, row)) or 'none'}",
+        'name the column: columns = { prompt = "COLUMN" }; docs/data.md lists what is read as it is',
+    )
+
+
+def _listed(value: object, key: str) -> Sequence[Any]:
+    """A list of turns, also where a table holds it as JSON text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise DataError(f"{key}: {value!r:.60} is no list of turns", "in a table, write the list as JSON") from None
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise DataError(f"{key}: {value!r:.60} is no list of turns", 'a list of {"role", "content"}')
+    return value
+
+
+def _asked(value: object, key: str) -> tuple[Message, ...]:
+    """A prompt: a text, or the turns up to it."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return turns_of(value, key)
+    text = text_of(value, key)
+    return (Message(role="user", content=text or ""),)
+
+
+def _replied(value: object, key: str) -> tuple[Message, ...]:
+    """A reply: a text, or the turns that follow the prompt."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return turns_of(value, key)
+    text = text_of(value, key)
+    return (Message(role="assistant", content=text),) if text and text.strip() else ()
+
+
+def _instruction(row: Row) -> tuple[Message, ...]:
+    """Alpaca: an instruction, perhaps with an input below it, earlier exchanges, and the output."""
+    told = [text_of(row[k], k) for k in ("instruction", "input") if present(row.get(k))]
+    asked = Message(role="user", content="\n".join(t for t in told if t is not None))
+    reply = next((_replied(row[k], k) for k in REPLIES if present(row.get(k))), ())
+    earlier = row.get("history") or ()
+    if not isinstance(earlier, Sequence) or isinstance(earlier, str) or any(len(pair) != 2 for pair in earlier):
+        raise DataError(f"history: {earlier!r:.60} is no list of exchanges", "a list of [request, reply]")
+    past = [_exchange(pair, f"history.{n}") for n, pair in enumerate(earlier)]
+    return (*(m for pair in past for m in pair), asked, *reply)
+
+
+def _exchange(pair: Sequence[object], key: str) -> tuple[Message, ...]:
+    return turns_of([{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}], key)
+
+
+def _chosen(row: Row) -> tuple[Message, ...]:
+    """A preference pair: the chosen answer is the reply. It may repeat the whole conversation."""
+    chosen = row["chosen"]
+    prompt = next((k for k in PROMPTS if present(row.get(k))), None)
+    if isinstance(chosen, str):
+        if prompt is None:
+            raise DataError(
+                f"chosen: {chosen!r:.60} is a whole dialogue in one text, or lacks its prompt",
+                "give the prompt a column of its own, or write the turns as a list",
+            )
+        return (*_asked(row[prompt], prompt), *_replied(chosen, "chosen"))
+    turns = turns_of(_listed(chosen, "chosen"), "chosen")
+    whole = any(m.role == "user" for m in turns)
+    return turns if whole or prompt is None else (*_asked(row[prompt], prompt), *turns)

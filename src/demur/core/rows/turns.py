@@ -1,0 +1,137 @@
+"""Turns of a conversation as OpenAI, ShareGPT, TRL and others write them, as demur's messages.
+
+1. Roles have many names: `human` is the user, `gpt` and `model` the assistant, `developer` the system.
+2. Content is a text or a list of parts; only text parts can be read.
+3. A tool call becomes the words `name(arguments)` of the assistant, a tool's result a turn of the user's side, as the
+   server does with what it is sent: a model must see in training what it will see in service.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from demur.base.errors import DataError
+from demur.core.example import Message
+
+_Side = Literal["system", "user", "assistant", "tool"]
+
+_SIDES: Mapping[str, _Side] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "chatgpt", "ai", "bot", "chatbot"), "assistant"),
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),  # ShareGPT: the call itself, in words
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response"), "tool"),
+}
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts that were never said to the user
+
+
+def call_words(name: str, arguments: str) -> str:
+    """A tool call as the text that stands for it in a past turn of the assistant."""
+    return f"{name}({arguments})"
+
+
+def result_words(name: str, result: str) -> str:
+    """What a tool returned, as the text of the turn that stands for it."""
+    return f"{name} returned:\n{result}"
+
+
+def turns_of(value: Sequence[Any], key: str) -> tuple[Message, ...]:
+    """Read a list of turns. An empty system turn, and an empty last answer, are none.
+
+    key: names the list in errors. Raises DataError naming the turn and what is wrong with it.
+    """
+    called: dict[str, str] = {}  # tool call id -> function
+    found: list[Message] = []
+    for n, turn in enumerate(value):
+        at = f"{key}.{n}"
+        if not isinstance(turn, Mapping):
+            raise DataError(f"{at}: {turn!r:.60} is no turn", 'a turn is {"role": ..., "content": ...}')
+        side = _side(turn, at)
+        text = _said(turn, side, called, at)
+        if side == "user" and not (text or "").strip():
+            raise DataError(f"{at}.content: the user's turn is blank", "drop the turn, or the row")
+        if side == "assistant" and text is None and n < len(value) - 1:
+            raise DataError(f"{at}.content: the assistant's turn is empty", "drop the turn, or the row")
+        if text is not None and (side != "system" or text.strip()):
+            found.append(Message(role="user" if side == "tool" else side, content=text))
+    return tuple(found)
+
+
+def checked(text: str, key: str) -> str:
+    """The text itself. Raises DataError if it holds what no request can: U+0000, or half of a character."""
+    if "\0" in text:
+        raise DataError(f"{key}: the text holds the character U+0000", "take it out: requests cannot hold it")
+    half = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
+    if half is not None:
+        what = f"half of a character, \\u{ord(half):04x}"
+        raise DataError(f"{key}: the text holds {what}", "the text was cut inside an emoji or the like: mend the row")
+    return text
+
+
+def text_of(value: object, key: str) -> str | None:
+    """Read content: a text, or a list of text parts, which become lines; None if nothing is there.
+
+    Raises DataError on parts that are no text, and on other values.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return checked(value, key)
+    if isinstance(value, Sequence):
+        parts = [_part(part, f"{key}.{n}") for n, part in enumerate(value)]
+        said = [p for p in parts if p is not None]
+        return "\n".join(said) if said else None
+    raise DataError(f"{key}: {value!r:.60} is no text", "content is a text, or a list of text parts")
+
+
+def _side(turn: Mapping[str, Any], at: str) -> _Side:
+    role = turn.get("role") or turn.get("from")
+    side = _SIDES.get(str(role).strip().lower())
+    if side is None:
+        known = "system, developer, user, human, assistant, gpt, tool"
+        raise DataError(f"{at}.role: {role!r} is no role that is known", f"known are {known} and a few more")
+    return side
+
+
+def _said(turn: Mapping[str, Any], side: _Side, called: dict[str, str], at: str) -> str | None:
+    """The text of a turn; None if it says nothing. Remembers in `called` which functions were called."""
+    raw = next((turn[k] for k in ("content", "value", "text") if turn.get(k) is not None), None)
+    text = text_of(raw, f"{at}.content")
+    if side == "tool":
+        name = called.get(str(turn.get("tool_call_id"))) or turn.get("name") or next(reversed(called.values()), "tool")
+        return result_words(str(name), text or "")
+    if side != "assistant":
+        return text
+    refusal = text_of(turn.get("refusal"), f"{at}.refusal")
+    said = [t for t in (text, refusal) if t is not None and t.strip()]
+    calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
+    said += [_call(call, called, f"{at}.tool_calls.{n}") for n, call in enumerate(calls)]
+    return "\n".join(said) if said else None
+
+
+def _call(call: object, called: dict[str, str], at: str) -> str:
+    function = call.get("function") or call if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise DataError(f"{at}: {call!r:.60} is no tool call", 'a call has {"function": {"name", "arguments"}}')
+    name, arguments = function["name"], function.get("arguments")
+    called[str(call.get("id")) if isinstance(call, Mapping) else name] = name
+    as_text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    return checked(call_words(name, as_text), at)
+
+
+def _part(part: object, key: str) -> str | None:
+    """The text of a part; None if it is a thought. Raises DataError if it is no text."""
+    if isinstance(part, str):
+        return checked(part, key)
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if isinstance(part, Mapping) and kind in _THOUGHTS:
+        return None
+    if isinstance(part, Mapping) and kind in (*_TEXT_PARTS, None) and isinstance(part.get("text"), str):
+        return checked(part["text"], key)
+    if isinstance(part, Mapping) and kind == "refusal" and isinstance(part.get("refusal"), str):
+        return checked(part["refusal"], key)
+    what = f"a part of type {kind!r}" if kind else f"{part!r:.60}"
+    raise DataError(f"{key}: {what} cannot be read: text only", "drop the row, or keep its text parts alone")

@@ -1,0 +1,132 @@
+"""Rows of files: JSONL, a JSON array, CSV, TSV, Parquet, Arrow, and folders saved by the package `datasets`.
+
+Formats are told by content (demur.base.rows), conversations by their keys (demur.core.rows.shapes), and what is to be
+refused by the rows' own words or by the source's (demur.core.rows.labels). docs/data.md shows all of them. Read when
+present: `id`, `source`, `split` (train, validation or calibrate, test), `subcategory`, `group` (rows made from one
+another; one name space over all files of a source). Other keys are ignored: rows come from many tools.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from demur.base.rows import RawRow, read_rows
+from demur.core.errors import ConfigError, DataError
+from demur.core.example import Example, Kind, Message, Split
+from demur.core.rows.labels import LabelRule, Told, UnknownLabel, cell, told, unknown_label
+from demur.core.rows.shapes import conversation
+
+_SPLITS: Mapping[str, Split] = {
+    "train": "train",
+    "validation": "calibrate",
+    "calibrate": "calibrate",
+    "test": "test",
+}
+_ID_DIGITS = 12  # of the digest that names a row without an id: 48 bits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileSource:
+    """Rows of one or more files in a folder, in file order.
+
+    A row without an id is named by a digest of what it says. Categories are checked against the taxonomy by the data
+    stage, which knows it; everything else here, with the place. Raises ConfigError on settings that mean nothing.
+    """
+
+    folder: Path
+    files: tuple[str, ...]  # names inside the folder: files, or folders that `datasets` saved
+    rows_kind: Kind | None = None  # of every row that does not tell itself
+    category: str | None = None  # of every row that does not tell itself
+    label_map: Mapping[str, str] = field(default_factory=dict)  # value -> respond, refuse, contrast, skip or a category
+    columns: Mapping[str, str] = field(default_factory=dict)  # our word -> the file's column; "": there is none
+    encoding: str | None = None  # of text files without a byte-order mark; None: UTF-8
+    kinds: tuple[Kind, ...] | None = None  # keep only these; None: all
+    include_categories: tuple[str, ...] | None = None  # keep only these, and rows without a category; None: all
+    exclude_sources: tuple[str, ...] = ()  # drop rows whose `source` is one of these
+    use_splits: bool = True  # keep the rows' own splits; False: leave splitting to the data stage
+
+    def __post_init__(self) -> None:
+        self._rule()
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError:
+            raise ConfigError(f"encoding {self.encoding!r} is unknown", 'e.g. "cp1252", "latin-1"') from None
+
+    def read(self) -> Iterator[Example]:
+        """The rows that pass the filters. Raises DataError naming file, line or row, value and remedy."""
+        found = {name: list(self._file(name)) for name in dict.fromkeys(self.files)}
+        files_with = Counter(e.id for rows in found.values() for e in rows)
+        for name, rows in found.items():
+            for example in rows:
+                if self._wanted(example):
+                    # Many files number their rows from 1: an id that several have is no id without its file.
+                    shared = files_with[example.id] > 1
+                    yield replace(example, id=f"{Path(name).stem}:{example.id}") if shared else example
+
+    def _rule(self) -> LabelRule:
+        return LabelRule(
+            rows_kind=self.rows_kind, category=self.category, label_map=self.label_map, columns=self.columns
+        )
+
+    def _file(self, name: str) -> Iterator[Example]:
+        """The rows of one file, each with an id that no other row of the file has."""
+        rule, raws = self._rule(), list(read_rows(self.folder / name, self.encoding))
+        places: dict[str, str] = {}
+        copies: Counter[str] = Counter()
+        for raw in raws:
+            try:
+                ought = told(raw.value, rule)
+                example = self._example(raw, ought, rule, Path(name).stem) if ought else None
+            except UnknownLabel as e:
+                seen, paste = unknown_label(e.column, (r.value.get(e.column) for r in raws))
+                raise DataError(f"{raw.where}: {e.message}; {seen}", paste) from None
+            except DataError as e:
+                raise DataError(f"{raw.where}: {e.message}", e.hint) from None
+            if example is None:
+                continue
+            if cell(raw.value, rule, "id") is None:
+                copies[example.id] += 1
+                n = copies[example.id]
+                example = replace(example, id=f"{example.id}-{n}") if n > 1 else example
+            elif example.id in places:
+                hint = 'give each row an id of its own, or say that there is none: columns = { id = "" }'
+                raise DataError(f"{raw.where}: id {example.id!r} stands at {places[example.id]} too", hint)
+            places[example.id] = raw.where
+            yield example
+
+    def _example(self, raw: RawRow, ought: Told, rule: LabelRule, stem: str) -> Example:
+        turns = conversation(raw.value, self.columns).turns
+        return Example(
+            id=cell(raw.value, rule, "id") or f"{stem}:{_digest(turns)}",
+            source=cell(raw.value, rule, "source") or stem,
+            messages=turns,
+            kind=ought.kind,
+            category=ought.category,
+            subcategory=cell(raw.value, rule, "subcategory"),
+            group=cell(raw.value, rule, "group"),
+            split=self._split(raw, rule),
+        )
+
+    def _split(self, raw: RawRow, rule: LabelRule) -> Split | None:
+        """The row's own split. Raises DataError on a word that is none; parts of a saved folder have any name."""
+        own = cell(raw.value, rule, "split")
+        if own is not None and own not in _SPLITS:
+            raise DataError(f"split: {own!r} is no split", f"splits are {', '.join(_SPLITS)}, or none")
+        return _SPLITS.get(own or raw.part or "") if self.use_splits else None
+
+    def _wanted(self, example: Example) -> bool:
+        if self.kinds is not None and example.kind not in self.kinds:
+            return False
+        if self.include_categories is not None and example.category not in (None, *self.include_categories):
+            return False
+        return example.source not in self.exclude_sources
+
+
+def _digest(turns: tuple[Message, ...]) -> str:
+    text = "\n".join(f"{m.role}\t{m.content}" for m in turns)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:_ID_DIGITS]
