@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from demur.core.policy import NEVER, CategoryPolicy, Policy
+from demur.core.policy import NEVER, RULES, CategoryPolicy, DoubtRule, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.labelled import LabelledScores
 
+BOUNDS = (0.0, 0.1, 0.5, 0.9, 1.0)  # of leftover mass
 THRESHOLDS = (0.0, 0.05, 0.2, 0.3, 0.5, 0.8, 1.0, NEVER)
 
 
@@ -23,6 +24,11 @@ def policy(k, rule="heaviest", thresholds=None, **category_fields):
     thresholds = thresholds or [NEVER] * k
     categories = tuple(CategoryPolicy(threshold=t, **category_fields) for t in thresholds)
     return Policy(name="test", taxonomy=taxonomy(k), rule=rule, categories=categories)
+
+
+def undoubted(policy):
+    """The policy without a bound on leftover mass, for scores that are no whole distribution."""
+    return replace(policy, doubt=DoubtRule(most_leftover=1.0))
 
 
 def with_category(policy, at, **fields):
@@ -93,3 +99,19 @@ def policies(draw, k, rules):
         for at in range(k)
     )
     return Policy(name="test", taxonomy=taxonomy(k), rule=rule, categories=categories)
+
+
+@st.composite
+def leaking(draw, k):
+    """Scores of which a part of the probability, none to nearly all, lies outside the control tokens."""
+    logp_NC = draw(logp(k))
+    kept_N = draw(st.lists(st.sampled_from((1.0, 0.95, 0.4, 0.02)), min_size=len(logp_NC), max_size=len(logp_NC)))
+    return (logp_NC + np.log(np.array(kept_N, dtype=np.float32))[:, None]).astype(np.float32)
+
+
+@st.composite
+def locked(draw, k, rules=RULES):
+    """Policies with a bound, of which any category may be locked."""
+    found = draw(policies(k, rules))
+    categories = tuple(replace(c, locked=draw(st.booleans())) for c in found.categories)
+    return replace(found, categories=categories, doubt=DoubtRule(most_leftover=draw(st.sampled_from(BOUNDS))))

@@ -11,26 +11,9 @@ from demur.core.decision import compared_scores, decide, decide_many, decide_or_
 from demur.core.errors import PolicyError, ScoreDoubt
 from demur.core.policy import MOST_LEFTOVER, RULES, DoubtRule
 from demur.core.score import leftover_of
-from tests.builders import THRESHOLDS, logp, policies, policy, with_category
+from tests.builders import BOUNDS, THRESHOLDS, leaking, locked, policy, with_category
 
 MONOTONE = ("heaviest", "sum", "any")
-BOUNDS = (0.0, 0.1, 0.5, 0.9, 1.0)
-
-
-@st.composite
-def leaking(draw, k):
-    """Scores of which a part of the probability, none to nearly all, lies outside the control tokens."""
-    logp_NC = draw(logp(k))
-    kept_N = draw(st.lists(st.sampled_from((1.0, 0.95, 0.4, 0.02)), min_size=len(logp_NC), max_size=len(logp_NC)))
-    return (logp_NC + np.log(np.array(kept_N, dtype=np.float32))[:, None]).astype(np.float32)
-
-
-@st.composite
-def locked(draw, k, rules=RULES):
-    """Policies with a bound, of which any category may be locked."""
-    found = draw(policies(k, rules))
-    categories = tuple(replace(c, locked=draw(st.booleans())) for c in found.categories)
-    return replace(found, categories=categories, doubt=DoubtRule(most_leftover=draw(st.sampled_from(BOUNDS))))
 
 
 def forced(policy):

@@ -1,13 +1,11 @@
-from dataclasses import replace
-
 import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from demur.core.decision import decide_many
-from demur.core.policy import ALWAYS, NEVER, DoubtRule
+from demur.core.policy import ALWAYS, NEVER
 from demur.stats.cuts import cut_above, cut_below, cut_between
-from tests.builders import policy
+from tests.builders import policy, undoubted
 
 LOGQ = st.floats(-1000, 0, width=32) | st.floats(-1, 0, width=32) | st.floats(-(2.0**-20), 0, width=32)
 EDGES = (0.0, -0.0, -1e-45, -(2.0**-53), -1e-12, -(2.0**-27), -1.0, -(2.0**-20), -700.0, -800.0)
@@ -15,8 +13,7 @@ EDGES = (0.0, -0.0, -1e-45, -(2.0**-53), -1e-12, -(2.0**-27), -1.0, -(2.0**-20),
 
 def refuses(logq, threshold):
     logp_NC = np.array([[-2000.0, logq]], dtype=np.float32)
-    undoubted = replace(policy(1, thresholds=[float(threshold)]), doubt=DoubtRule(most_leftover=1.0))
-    return bool(decide_many(undoubted, logp_NC).refuses_N[0])
+    return bool(decide_many(undoubted(policy(1, thresholds=[float(threshold)])), logp_NC).refuses_N[0])
 
 
 def shaken(threshold):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from demur.stats.optimum import best_fbeta, best_linear, exact, most_caught, totals
 from demur.stats.sweep import category_sweeps, sweep_of
-from tests.builders import labelled, policy, rows
+from tests.builders import labelled, policy, rows, undoubted
 
 FOLDER = Path(__file__).parent.parent / "golden"
 GOLDEN = json.loads((FOLDER / "thresholds.json").read_text())["categories"]
@@ -72,7 +72,7 @@ def golden_thresholds(sweeps, cuts):
 @pytest.mark.parametrize("beta", GOLDEN["refuse_fbeta"])
 def test_the_refuse_or_answer_optimum_equals_the_golden_one(beta):
     expected, labelled_rows = GOLDEN["refuse_fbeta"][beta], golden_rows()
-    sweeps = list(category_sweeps(policy(5), labelled_rows).values())
+    sweeps = list(category_sweeps(undoubted(policy(5)), labelled_rows).values())
     cuts, f = best_fbeta(sweeps, labelled_rows.to_refuse, float(beta))
     assert float(f) == pytest.approx(expected["F"], abs=1e-10)
     assert totals(sweeps, cuts) == (expected["tp"], expected["fp"])
@@ -82,7 +82,7 @@ def test_the_refuse_or_answer_optimum_equals_the_golden_one(beta):
 @pytest.mark.parametrize("beta", MORE["micro_fbeta"])
 def test_the_micro_optimum_of_all_tokens_equals_the_golden_one(beta):
     expected, labelled_rows = MORE["micro_fbeta"][beta], golden_rows()
-    sweeps = list(category_sweeps(policy(5), labelled_rows).values())
+    sweeps = list(category_sweeps(undoubted(policy(5)), labelled_rows).values())
     cuts, f = best_fbeta(sweeps, labelled_rows.to_refuse, float(beta), "own")
     assert float(f) == pytest.approx(expected["F"], abs=1e-10)
     assert totals(sweeps, cuts, "own") == (expected["tp"], expected["fp"])
@@ -92,7 +92,7 @@ def test_the_micro_optimum_of_all_tokens_equals_the_golden_one(beta):
 @pytest.mark.parametrize("beta", MORE["own_fbeta"])
 def test_each_tokens_optimum_equals_the_golden_one(beta):
     labelled_rows, found = golden_rows(), []
-    for column, sweep in enumerate(category_sweeps(policy(5), labelled_rows).values(), start=1):
+    for column, sweep in enumerate(category_sweeps(undoubted(policy(5)), labelled_rows).values(), start=1):
         expected = MORE["own_fbeta"][beta][str(column)]
         cuts, f = best_fbeta([sweep], int((labelled_rows.label_N == column).sum()), float(beta), "own")
         found.append(float(f))
@@ -104,7 +104,7 @@ def test_each_tokens_optimum_equals_the_golden_one(beta):
 
 @pytest.mark.parametrize("expected", MORE["most_caught"])
 def test_the_knapsack_catches_as_many_as_the_golden_one(expected):
-    sweeps = list(category_sweeps(policy(5), golden_rows()).values())
+    sweeps = list(category_sweeps(undoubted(policy(5)), golden_rows()).values())
     cuts, caught = most_caught(sweeps, expected["budget"])
     assert caught == expected["caught"]
     assert totals(sweeps, cuts) == (expected["caught"], expected["used"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,6 +55,11 @@ def aim_of(goal: Goal | None, board: Board, losses: Sequence[Loss]) -> Aim:
     Where only missed refusals are promised it is the other way round: the fewest false refusals, then the most caught.
     Raises GoalError on an optimum that cannot be weighed beside promises.
     """
+    aim = _aim_of(goal, board, losses)
+    return replace(aim, worth_N=np.where(board.always_N, 0.0, aim.worth_N))  # no threshold earns what doubt refuses
+
+
+def _aim_of(goal: Goal | None, board: Board, losses: Sequence[Loss]) -> Aim:
     label_N = board.rows.label_N
     should_N = label_N != 0
     if goal is None:
@@ -88,35 +93,63 @@ def saved_by_refusing(goal: Goal, board: Board) -> Doubles:
 def best_within(board: Board, aim: Aim, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:
     """The best threshold of each group between its limits, on all rows; ties go to the stricter one.
 
-    A linear aim separates over the groups. F-beta does at its own maximum (Dinkelbach 1967): iterate.
+    A linear aim separates over the groups. F-beta does at its own maximum (Dinkelbach 1967): iterate. Beside locked
+    categories neither does: the best vector that moving one threshold at a time arrives at.
     """
     if aim.beta2 is None:
         return _best_linear(board, aim.worth_N, low, high)
-    f = 0.0
+    f, best = 0.0, tuple(high)
     while True:
         found = _best_linear(board, np.where(aim.should_N, 1 + aim.beta2 - f, -f), low, high)
         better = aim.value(board.refused(found))
         if better <= f + 1e-12:
-            return found
-        f = better
+            return best if board.locked and better < f else found
+        f, best = better, found
 
 
 def _best_linear(board: Board, worth_N: Doubles, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:
-    found = []
-    for g, (least, most) in enumerate(zip(low, high, strict=True)):
-        with np.errstate(divide="ignore"):
-            log_low, log_high = np.log(least), np.log(most)
-        rows = np.flatnonzero((board.group_N == g) & (board.logq_N >= log_low))
-        rows = rows[np.argsort(-board.logq_N[rows], kind="stable")]
-        logq_M, value_P = board.logq_N[rows], np.concatenate([[0.0], np.cumsum(worth_N[rows])])
-        must = int((logq_M >= log_high).sum())
-        cuts = np.append(np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True)[: len(logq_M)]) + 1, must)
-        cuts = np.unique(cuts[cuts >= must])
-        value_J = value_P[cuts]
-        cut = int(cuts[np.argmax(value_J > value_J.max() - 1e-9 * max(1.0, abs(value_J.max())))])
-        inside = min(max(float(cut_below(logq_M[cut - 1 : cut].astype(np.float32))[0]), least), most) if cut else most
-        found.append(most if cut == must and most < NEVER else inside)
-    return tuple(found)
+    limits = list(zip(low, high, strict=True))
+    alone = [_best_cut(board.compared_with(g), worth_N, own) for g, own in enumerate(limits)]
+    if not board.locked:
+        return tuple(alone)
+    ends = [_by_turns(board, worth_N, limits, start) for start in (alone, list(high), list(low))]
+    return max(ends, key=lambda by_group: float(worth_N[board.refused(by_group)].sum()))
+
+
+_MOST_TURNS = 20
+
+
+def _by_turns(
+    board: Board, worth_N: Doubles, limits: Sequence[tuple[float, float]], start: Sequence[float]
+) -> tuple[float, ...]:
+    """Thresholds that no move of a single one improves, from a start between the limits."""
+    by_group = list(start)
+    for _ in range(_MOST_TURNS):
+        before = list(by_group)
+        for g, own in enumerate(limits):
+            others_N = board.refused([*by_group[:g], NEVER, *by_group[g + 1 :]])
+            by_group[g] = _best_cut(np.where(others_N, -np.inf, board.compared_with(g)), worth_N, own)
+        if by_group == before:
+            break
+    return tuple(by_group)
+
+
+def _best_cut(logq_N: Doubles, worth_N: Doubles, limits: tuple[float, float]) -> float:
+    """The threshold between limits that refuses the most worth among rows with these scores; the strictest of those."""
+    least, most = limits
+    with np.errstate(divide="ignore"):
+        log_low, log_high = np.log(least), np.log(most)
+    rows = np.flatnonzero((logq_N >= log_low) & np.isfinite(logq_N))  # +inf: refused at any threshold
+    rows = rows[np.argsort(-logq_N[rows], kind="stable")]
+    logq_M, value_P = logq_N[rows], np.concatenate([[0.0], np.cumsum(worth_N[rows])])
+    must = int((logq_M >= log_high).sum())
+    cuts = np.append(np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True)[: len(logq_M)]) + 1, must)
+    cuts = np.unique(cuts[cuts >= must])
+    value_J = value_P[cuts]
+    cut = int(cuts[np.argmax(value_J > value_J.max() - 1e-9 * max(1.0, abs(value_J.max())))])
+    if cut == must:
+        return most
+    return min(max(float(cut_below(logq_M[cut - 1 : cut].astype(np.float32))[0]), least), most)
 
 
 def _cumulative(first_N: Ints, last: int, value_N: Doubles) -> Doubles:

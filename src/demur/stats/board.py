@@ -1,13 +1,18 @@
 """Goals as counts: which rows a threshold decides, and which of them a promise counts as errors.
 
-Shapes: N rows, G groups. A group is one threshold and the categories that share it. No row belongs to two groups, so
-every count is a sum over the groups (risk_control: separability).
+Shapes: N rows, G groups. A group is one threshold and the categories that share it.
+
+1. A row belongs to the group of its heaviest category and to no other, so counts are sums over the groups
+   (risk_control: separability).
+2. A locked category refuses whenever its own threshold is met: under rule `heaviest` its threshold reaches every row.
+   Counts are then no sums; `refused` is right for any thresholds, and solvers add up no more than an upper bound.
+3. A doubtful row is refused by no threshold and answered by none: its score is +inf.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -40,8 +45,21 @@ class Board:
     rows: LabelledScores
     groups: tuple[tuple[str, ...], ...]  # the categories of each threshold
     group_N: Ints  # NO_GROUP where no category may be emitted
-    logq_N: Doubles  # float32 values: refused iff logq >= log threshold of its group
-    heaviest_N: Ints  # column of the category it is refused with
+    logq_N: Doubles  # float32 values: refused iff logq >= log threshold of its group; +inf where doubtful
+    heaviest_N: Ints  # column of the category it is refused with, if not by a lock
+    locked: Mapping[int, Doubles] = field(default_factory=dict)  # group of a locked category -> its log q of all rows
+
+    @property
+    def always_N(self) -> Bools:
+        """Which rows are refused whatever the thresholds: doubtful ones."""
+        return np.asarray(self.logq_N == np.inf, dtype=bool)
+
+    def compared_with(self, g: int) -> Doubles:
+        """What a group's threshold is compared with, (N,): -inf in rows that it does not reach."""
+        if g in self.locked:
+            # A doubtful row is counted once, with the group of its heaviest category.
+            return np.where(self.always_N, np.where(self.group_N == g, np.inf, -np.inf), self.locked[g])
+        return np.where(self.group_N == g, self.logq_N, -np.inf)
 
     def thresholds(self, by_group: Sequence[float]) -> tuple[float, ...]:
         """One threshold per category, in the taxonomy's order: those of the template where no group has one."""
@@ -53,7 +71,10 @@ class Board:
         """Which rows these thresholds refuse."""
         with np.errstate(divide="ignore"):
             log_threshold_G = np.append(np.log(np.array(by_group, dtype=np.float64)), np.inf)  # the last: NO_GROUP
-        return np.asarray(self.logq_N >= log_threshold_G[self.group_N], dtype=bool)
+        refused_N = self.logq_N >= log_threshold_G[self.group_N]
+        for g, logq_N in self.locked.items():
+            refused_N |= logq_N >= log_threshold_G[g]
+        return np.asarray(refused_N, dtype=bool)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -103,7 +124,18 @@ def board_of(template: Policy, rows: LabelledScores, *, shared: bool) -> Board:
         group_N=group_of_column[heaviest_N],
         logq_N=compared_scores(template, rows.table.logp_NC).astype(np.float64),
         heaviest_N=heaviest_N,
+        # One threshold for all: the heaviest category meets it wherever a locked one does.
+        locked={} if shared or template.rule != "heaviest" else _locks(template, rows, active),
     )
+
+
+def _locks(template: Policy, rows: LabelledScores, active: Sequence[str]) -> dict[int, Doubles]:
+    logq_NC = template.calibrator.apply(rows.table.logp_NC).astype(np.float64)
+    return {
+        g: np.minimum(logq_NC[:, template.taxonomy.column(name)], 0.0)
+        for g, name in enumerate(active)
+        if template.category(name).locked
+    }
 
 
 def losses_of(goals: Sequence[Goal], board: Board, seed: int) -> tuple[Loss, ...]:
@@ -117,6 +149,14 @@ def losses_of(goals: Sequence[Goal], board: Board, seed: int) -> tuple[Loss, ...
 def _loss(goal: Goal, board: Board, seed: int) -> Loss:
     label_N, columns = board.rows.label_N, _columns(goal, board.template)
     emitted_N = np.isin(board.heaviest_N, columns) if columns else np.ones(len(label_N), dtype=bool)
+    if board.locked:
+        # A locked category may be emitted for any row. Counting each refusal as its own errs on the careful side.
+        emitted_N |= any(name in goal.categories for g in board.locked for name in board.groups[g])
+        if goal.kind == "wrong_category":
+            raise GoalError(
+                f"goal {goal.text!r} beside a locked category, which refuses over the heaviest one",
+                "unlock it, or promise false and missed refusals",
+            )
     among_N = rows_of(goal, board.rows, columns)
     if goal.kind == "missed_refusal":
         could_err_N = among_N
@@ -138,7 +178,7 @@ def _loss(goal: Goal, board: Board, seed: int) -> Loss:
         when="answered" if goal.kind == "missed_refusal" else "refused",
         among_N=among_N,
         could_err_N=among_N & could_err_N,
-        deciders=_deciders(goal, board.template),
+        deciders=board.template.taxonomy.names if board.locked else _deciders(goal, board.template),
         traits=board.rows.traits,
     )
 

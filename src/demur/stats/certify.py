@@ -41,7 +41,8 @@ class Limits:
 def lowest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> float | None:
     """The most lenient threshold that keeps "refused" <= level, when only these M of `of` rows can be so refused.
 
-    NEVER where ties at q = 1 leave no other; None where `of` rows cannot promise it even without an error.
+    NEVER where ties at q = 1, or rows that every threshold refuses (+inf), leave no other: it promises nothing then.
+    None where `of` rows cannot promise it even without an error.
     """
     k = bounds.most_errors(of, level, delta)
     if k is None:
@@ -60,7 +61,7 @@ def highest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> 
     k = bounds.most_errors(of, level, delta)
     if k is None:
         return None
-    if len(compared_M) <= k:
+    if int((compared_M < np.inf).sum()) <= k:
         return NEVER
     value = np.partition(compared_M, k)[k]
     return None if value == -np.inf else float(cut_below(value))
@@ -136,8 +137,9 @@ def _upward(goal: str, compared_N: Floats, level: float, delta: float) -> Certif
     if threshold is None:
         return too_few(goal, rows, bounds.rows_needed(level, delta))
     if threshold == NEVER:
-        reason = f"too many of {rows} rows to be answered score q = 1: no threshold excludes them"
-        return Infeasible(reason=reason, blocking=goal, reachable=(Reach(goal=goal, lowest=0.0),))
+        lowest = float((compared_N == np.inf).mean())
+        reason = f"too many of {rows} rows to be answered score q = 1 or are in doubt: no threshold excludes them"
+        return Infeasible(reason=reason, blocking=goal, reachable=(Reach(goal=goal, lowest=lowest),))
     refused = Rate(hits=_at_or_above(compared_N, threshold), of=rows)
     return Certified(thresholds=(threshold,), evidence=(evidence(goal, level, refused, delta),), method=METHOD)
 

@@ -25,10 +25,11 @@ def with_curves(policy: Policy, rows: LabelledScores) -> Policy:
     Under `heaviest` and `any` the other thresholds stay as in the policy; under `sum` the one shared threshold moves.
     Under the other rules no single threshold tells what happens: no curve.
     """
-    if policy.rule in ("heaviest", "sum"):
+    locks = policy.rule == "heaviest" and any(c.locked and c.may_emit for c in policy.categories)
+    if policy.rule in ("heaviest", "sum") and not locks:
         sweeps = category_sweeps(policy, rows)
         points = {name: _by_sweep(policy, rows, name, sweep) for name, sweep in sweeps.items()}
-    elif policy.rule == "any":
+    elif policy.rule == "any" or locks:
         points = {n: _by_decisions(policy, rows, n) for n in policy.taxonomy.names if policy.category(n).may_emit}
     else:
         points = {}
@@ -44,7 +45,7 @@ def _by_sweep(policy: Policy, rows: LabelledScores, name: str, sweep: Sweep) -> 
 
 
 def _by_decisions(policy: Policy, rows: LabelledScores, name: str) -> tuple[CurvePoint, ...]:
-    """Rule `any` lets categories hand prompts to one another: ask decide_many at every point."""
+    """Rule `any` and locks let categories hand prompts to one another: ask decide_many at every point."""
     column = policy.taxonomy.column(name)
     logq_N = np.minimum(policy.calibrator.apply(rows.table.logp_NC)[:, column], np.float32(0.0))
     finite_N = np.isfinite(logq_N)
@@ -61,7 +62,7 @@ def _by_decisions(policy: Policy, rows: LabelledScores, name: str) -> tuple[Curv
 
 def _even(sweep: Sweep) -> Ints:
     """Indices of at most MOST_POINTS cuts, in even steps of rows refused, the first and the last among them."""
-    wanted = np.linspace(0, sweep.cut_J[-1], MOST_POINTS)
+    wanted = np.linspace(sweep.cut_J[0], sweep.cut_J[-1], MOST_POINTS)
     return np.unique(np.searchsorted(sweep.cut_J, wanted, side="right") - 1)
 
 

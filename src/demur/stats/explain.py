@@ -25,7 +25,9 @@ def explain(board: Board, losses: Sequence[Loss], delta: float, split: Split, fi
     worth_N = (board.rows.label_N != 0).astype(np.float64)
     menu = menu_of(board, losses, worth_N, Split(learn_N=everyone_N, test_N=everyone_N), fixed)
     lone = _reach_alone(menu, losses)
-    for at in sorted(range(len(losses)), key=lambda at: losses[at].goal.soft or 0):
+    # Beside locked categories the menu counts rows twice: its bounds are none, and nothing is called infeasible.
+    order = () if board.locked else sorted(range(len(losses)), key=lambda at: losses[at].goal.soft or 0)
+    for at in order:
         before = [o for o in range(len(losses)) if (losses[o].goal.soft or 0, o) < (losses[at].goal.soft or 0, at)]
         lowest = lowest_rate(menu, at, before)
         if lowest is None or lowest > losses[at].level + _SLACK:

@@ -174,6 +174,9 @@ def _chains(request: Request, delta_of: Callable[[list[_Chain]], list[float]], m
     chains = [chain for loss in request.losses for chain in _chains_of(request, loss)]
     low = [ALWAYS] * len(request.board.groups)
     for chain, weight in zip(chains, delta_of(_scaled(chains, request.delta)), strict=True):
+        # A chain begins at NEVER, which refuses doubtful rows still: if that is not certified, nothing is.
+        if int((chain.logq_M == np.inf).sum()) > chain.allowed(weight):
+            return _explained(request, Split(learn_N=request.everyone, test_N=request.everyone))
         limit = lowest_keeping(chain.logq_M.astype(np.float32), chain.of, chain.level, weight)
         low[chain.group] = max(low[chain.group], NEVER if limit is None else limit)
     return _within(request, low, [NEVER] * len(low), method)
@@ -186,8 +189,9 @@ def _chains_of(request: Request, loss: Loss) -> list[_Chain]:
     touched = loss.groups(board)
     share_G = _shares(request, touched)
     return [
-        _Chain(g, board.logq_N[loss.could_err_N & (board.group_N == g)], of, loss.level * share, share)
+        _Chain(g, logq_M[logq_M > -np.inf], of, loss.level * share, share)
         for g, share in zip(touched, share_G, strict=True)
+        for logq_M in (board.compared_with(g)[loss.could_err_N],)
     ]
 
 

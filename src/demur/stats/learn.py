@@ -50,13 +50,16 @@ class Path:
         """Per row the number of steps after which it is refused; one more than there are if it never is."""
         step_N = np.full(len(board.logq_N), len(self.group_S) + 1, dtype=np.int64)
         for g in range(len(board.groups)):
-            rows = np.flatnonzero(board.group_N == g)
+            logq_N = board.compared_with(g)
+            rows = np.flatnonzero(logq_N > -np.inf)
             if g in self.fixed:
-                step_N[rows[board.logq_N[rows] >= _log(self.fixed[g])]] = 0
+                step_N[rows[logq_N[rows] >= _log(self.fixed[g])]] = 0
                 continue
             own = np.flatnonzero(self.group_S == g)
             after = np.append(own + 1, len(self.group_S) + 1)
-            step_N[rows] = after[np.searchsorted(-_log(self.threshold_S[own]), -board.logq_N[rows], side="left")]
+            found = after[np.searchsorted(-_log(self.threshold_S[own]), -logq_N[rows], side="left")]
+            step_N[rows] = np.minimum(step_N[rows], found)  # the first of the thresholds that reach it
+        step_N[board.always_N] = 0
         return step_N
 
 
@@ -100,11 +103,12 @@ def lenient_path(board: Board, cost_N: Doubles, worth_N: Doubles, fixed: Mapping
 
 def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Doubles, Doubles]:
     """Per piece of a group's rows, strict to lenient: its (concave) worth per cost, and the threshold that ends it."""
-    rows = np.flatnonzero((board.group_N == g) & ((cost_N > 0) | (worth_N != 0)) & (board.logq_N >= _LEAST))
-    rows = rows[np.argsort(-board.logq_N[rows], kind="stable")]
+    logq_N = board.compared_with(g)
+    rows = np.flatnonzero(((cost_N > 0) | (worth_N != 0)) & (logq_N >= _LEAST) & ~board.always_N)
+    rows = rows[np.argsort(-logq_N[rows], kind="stable")]
     if not len(rows):
         return np.empty(0), np.empty(0)
-    logq_M = board.logq_N[rows]
+    logq_M = logq_N[rows]
     ends = np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True))
     cost_J = np.diff(np.cumsum(cost_N[rows])[ends], prepend=0.0)
     worth_J = np.diff(np.cumsum(worth_N[rows])[ends], prepend=0.0)
@@ -129,16 +133,20 @@ def menu_of(board: Board, losses: Sequence[Loss], worth_N: Doubles, split: Split
     of_L = np.array([max(loss.of(learn_N), 1) for loss in losses], dtype=np.float64)
     threshold_GJ, errors_GLJ, worth_GJ = [], [], []
     for g in range(len(board.groups)):
-        rows = np.flatnonzero((board.group_N == g) & learn_N)
-        rows = rows[np.argsort(-board.logq_N[rows], kind="stable")]
-        threshold_J = np.array([fixed[g]]) if g in fixed else _few_cuts(board.logq_N[rows])
-        refused_J = np.searchsorted(-board.logq_N[rows], -_log(threshold_J), side="right")
+        logq_N = board.compared_with(g)
+        rows = np.flatnonzero((logq_N > -np.inf) & learn_N & ~board.always_N)
+        rows = rows[np.argsort(-logq_N[rows], kind="stable")]
+        threshold_J = np.array([fixed[g]]) if g in fixed else _few_cuts(logq_N[rows])
+        refused_J = np.searchsorted(-logq_N[rows], -_log(threshold_J), side="right")
         errors = [_prefix(loss.could_err_N[rows])[refused_J] for loss in losses]
         signed = [e if loss.when == "refused" else -e for e, loss in zip(errors, losses, strict=True)]
         threshold_GJ.append(threshold_J)
         errors_GLJ.append(np.array(signed) / of_L[:, None])
         worth_GJ.append(_prefix(worth_N[rows])[refused_J])
-    base = [(loss.could_err_N & learn_N).sum() if loss.when == "answered" else 0 for loss in losses]
+    base = [
+        (loss.could_err_N & learn_N & (~board.always_N if loss.when == "answered" else board.always_N)).sum()
+        for loss in losses
+    ]
     level_L = np.array([loss.level for loss in losses])
     tested_L = np.array([max(loss.of(split.test_N), 1) for loss in losses])
     return Menu(

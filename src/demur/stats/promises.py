@@ -255,8 +255,9 @@ def _fixed(goals: Sequence[Goal], board: Board, part_N: Bools) -> dict[int, floa
                 "ask for the rate of single categories under rule 'heaviest', or for 'refusal_rate <= ...'",
             )
         g = board.groups.index((goal.category,))
-        own_N = part_N & (board.group_N == g)
-        sweep = sweep_of(board.logq_N[own_N].astype(np.float32), board.rows.label_N[own_N])
+        compared_N = board.compared_with(g)
+        own_N = part_N & (compared_N > -np.inf)
+        sweep = sweep_of(compared_N[own_N].astype(np.float32), board.rows.label_N[own_N])
         found[g] = float(sweep.threshold_J[cut_at_rate(sweep, int(part_N.sum()), goal)])
     return found
 

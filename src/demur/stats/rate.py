@@ -36,6 +36,11 @@ def cut_at_rate(sweep: Sweep, n: int, goal: Goal) -> int:
             f"goal {goal.text!r}: it asks for {allowed} of {n} rows, and even without a threshold {reach} are refused",
             f"ask for at most {math.floor(1000 * reach / n) / 10:g}%, the highest rate in reach on these rows",
         )
+    if (always := int(sweep.cut_J[0])) > allowed:
+        raise GoalInfeasible(
+            f"goal {goal.text!r}: {allowed} of {n} rows may be refused, and {always} are in doubt at every threshold",
+            "ask for a higher rate, or train a model that puts its probability on the control tokens",
+        )
     cut = int((sweep.cut_J <= allowed).sum()) - 1
     if cut == 0 and level > 0:
         what = f"the strictest threshold refuses {sweep.cut_J[1]}" if len(sweep.cut_J) > 1 else "none can be"
@@ -70,7 +75,7 @@ def meet_rates(
             level=goal.level,
             confidence=confidence if goal.promised else None,
             status="certified" if goal.promised else "measured",
-            rate=Rate(hits=int(((board.group_N == g) & (board.logq_N >= np.log(t))).sum()), of=len(traffic.ids)),
+            rate=Rate(hits=int((board.compared_with(g) >= np.log(t)).sum()), of=len(traffic.ids)),
             data_digest=data_digest,
             method=f"{METHOD}, unlabelled traffic" if goal.promised else "order statistic of the traffic's scores",
         )
@@ -104,7 +109,8 @@ def _group(goal: Goal, board: Board) -> int:
 
 
 def _threshold(goal: Goal, board: Board, delta: float) -> float:
-    logq_M = board.logq_N[board.group_N == _group(goal, board)].astype(np.float32)
+    compared_N = board.compared_with(_group(goal, board))
+    logq_M = compared_N[compared_N > -np.inf].astype(np.float32)
     n, level = len(board.logq_N), goal.level or 0.0
     if not goal.promised:
         sweep = sweep_of(logq_M, np.zeros(len(logq_M), dtype=np.int64))

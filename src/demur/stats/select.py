@@ -48,6 +48,11 @@ class _Case:
         """Categories that may be refused with."""
         return tuple(name for name in self.template.taxonomy.names if self.template.category(name).may_emit)
 
+    @property
+    def locks(self) -> tuple[str, ...]:
+        """Locked ones among them, where each has a threshold of its own."""
+        return tuple(n for n in self.emittable if self.template.rule == "heaviest" and self.template.category(n).locked)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Choice:
@@ -157,6 +162,8 @@ def _fbeta(case: _Case) -> _Choice:
     if case.goal.category is not None:
         return _own_fbeta(case, [case.goal.category])
     _need_both_kinds(case)
+    if case.locks:
+        return _beside_locks(case, case.goal.risk)
     levers = _levers(case)
     cuts, f = best_fbeta(list(levers.values()), case.rows.to_refuse, _given(case.goal.beta))
     return _best_fbeta(case, _set(levers, cuts), f)
@@ -176,11 +183,34 @@ def _own_fbeta(case: _Case, names: Sequence[str]) -> _Choice:
     return _best_fbeta(case, thresholds, sum(f, Fraction(0)) / len(f))
 
 
+def _beside_locks(case: _Case, risk: str) -> _Choice:
+    """A locked category reaches over the others' rows: no sum over thresholds is right, so they are moved in turn."""
+    board = board_of(case.template, case.rows, shared=False)
+    aim, groups = aim_of(case.goal, board, ()), len(board.groups)
+    by_group = best_within(board, aim, [ALWAYS] * groups, [NEVER] * groups)
+    names = dict(zip(case.template.taxonomy.names, board.thresholds(by_group), strict=True))
+    method = (
+        f"{risk} on these {len(case.rows.label_N)} rows: no move of one threshold betters it; locked categories "
+        "refuse over the others, so the best of all vectors is not known"
+    )
+    return _Choice(thresholds={n: names[n] for n in case.emittable}, risk=risk, method=method)
+
+
+def _no_locks(case: _Case) -> None:
+    if case.locks:
+        raise GoalError(
+            f"goal {case.goal.text!r} beside locked categories {', '.join(case.locks)}: they refuse over the others",
+            "ask for 'f1 max', which counts refused or answered, or unlock them",
+        )
+
+
 def _macro_fbeta(case: _Case) -> _Choice:
+    _no_locks(case)
     return _own_fbeta(case, case.emittable)
 
 
 def _micro_fbeta(case: _Case) -> _Choice:
+    _no_locks(case)
     sweeps: dict[tuple[str, ...], Sweep] = {(name,): _own_sweep(case, name) for name in case.emittable}
     _need_both_kinds(case)
     cuts, f = best_fbeta(list(sweeps.values()), case.rows.to_refuse, _given(case.goal.beta), "own")
@@ -195,6 +225,8 @@ def _best_fbeta(case: _Case, thresholds: dict[str, float], f: Fraction) -> _Choi
 
 def _youden(case: _Case) -> _Choice:
     _need_both_kinds(case)
+    if case.locks:
+        return _beside_locks(case, "youden")
     levers = _levers(case)
     per_caught, per_false = Fraction(1, case.rows.to_refuse), Fraction(1, case.rows.to_answer)
     cuts = best_linear(list(levers.values()), per_caught, per_false)
@@ -206,6 +238,8 @@ def _youden(case: _Case) -> _Choice:
 
 def _cost(case: _Case) -> _Choice:
     _need_both_kinds(case)
+    if case.locks:
+        return _beside_locks(case, "cost")
     if case.goal.cost_missed_of or case.goal.cost_wrong:
         return _cost_by_category(case)
     levers = _levers(case)

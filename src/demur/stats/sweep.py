@@ -38,10 +38,11 @@ class Counts:
 class Sweep:
     """M rows that one threshold decides, sorted once.
 
-    A cut is a prefix length that some threshold refuses: 0 (none), then the end of each run of tied scores.
+    A cut is a prefix length that some threshold refuses: that of NEVER, then the end of each run of tied scores. NEVER
+    refuses doubtful rows only.
     """
 
-    logq_M: Doubles  # float32 values, descending
+    logq_M: Doubles  # float32 values, descending; +inf where doubtful
     caught_P: Ints  # rows to be refused among the first 0, 1, ..., M
     own_P: Ints  # rows of the sweep's own category among them
     cut_J: Ints  # cuts, ascending: strict to lenient
@@ -65,17 +66,22 @@ class Sweep:
 
 
 def sweep_of(logq_M: Floats, label_M: Ints, own: int = NO_CATEGORY) -> Sweep:
-    """The sweep of these scores (natural log, float32, finite) and labels. own: the label of the sweep's category."""
+    """The sweep of these scores and labels. own: the label of the sweep's category.
+
+    logq_M: natural log, float32, finite; +inf in rows that every threshold refuses.
+    """
     order = np.argsort(-logq_M, kind="stable")
     logq_M, label_M = logq_M[order], label_M[order]
+    always = int((logq_M == np.inf).sum())
     last_M = np.ones(len(logq_M), dtype=bool)
     last_M[:-1] = cut_above(logq_M[1:]) <= cut_below(logq_M[:-1])
+    last_M[:always] = False
     ends = np.flatnonzero(last_M)
     return Sweep(
         logq_M=logq_M.astype(np.float64),
         caught_P=_prefixes(label_M != 0),
         own_P=_prefixes(label_M == own),
-        cut_J=np.concatenate([[0], ends + 1]),
+        cut_J=np.concatenate([[always], ends + 1]),
         threshold_J=np.concatenate([[NEVER], cut_below(logq_M[ends])]),
     )
 
@@ -87,14 +93,24 @@ def pooled_sweep(policy: Policy, rows: LabelledScores) -> Sweep:
 
 
 def category_sweeps(policy: Policy, rows: LabelledScores) -> dict[str, Sweep]:
-    """One sweep per category that may be emitted, over the rows whose heaviest active category it is."""
+    """One sweep per category that may be emitted, over the rows whose heaviest active category it is.
+
+    Under rule `heaviest` that of a locked category is over all rows, on its own score: it refuses over the heaviest.
+    Sweeps then overlap, and what several of them refuse is at most the sum.
+    """
     heaviest_N = decide_many(policy, rows.table.logp_NC).heaviest_N
     compared_N = compared_scores(policy, rows.table.logp_NC)
-    return {
-        name: sweep_of(compared_N[heaviest_N == column], rows.label_N[heaviest_N == column], own=column)
-        for column, (name, category) in enumerate(zip(policy.taxonomy.names, policy.categories, strict=True), start=1)
-        if category.may_emit
-    }
+    logq_NC = np.minimum(policy.calibrator.apply(rows.table.logp_NC), np.float32(0.0))
+    found = {}
+    for column, (name, category) in enumerate(zip(policy.taxonomy.names, policy.categories, strict=True), start=1):
+        if not category.may_emit:
+            continue
+        own_N, value_N = heaviest_N == column, compared_N
+        if category.locked and policy.rule == "heaviest":
+            value_N = np.where(own_N, compared_N, logq_NC[:, column])
+            own_N = own_N | (compared_N < np.inf)
+        found[name] = sweep_of(value_N[own_N], rows.label_N[own_N], own=column)
+    return found
 
 
 def _prefixes(member_M: npt.NDArray[np.bool_]) -> Ints:
