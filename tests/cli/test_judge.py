@@ -23,6 +23,8 @@ def test_judge_writes_verdicts_and_shows_their_shares(demur, tmp_path):
     assert json.loads(result.out)["verdicts"] == {"refusal": 4, "partial": 0, "compliance": 6, "unscored": 1}
     assert "unscored: 1 x the row has no request" in result.err
     assert len((tmp_path / "a.verdicts.jsonl").read_text().splitlines()) == 11
+    assert "11 of 11 answers are read without a category; on XSTest's answers" in " ".join(result.err.split())
+    assert "without a category" not in demur("judge", file, "--category", "safety").err
 
 
 def test_answers_of_which_none_is_scored_are_a_failure_that_says_why(demur, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.core.errors import ConfigError, EngineError
-from demur.core.judging import Item, ManyJudge, Said, Unsaid
+from demur.core.judging import Declined, Item, ManyJudge, Said, Unsaid
 from demur.judges.rubric import (
     LABELS,
     Rubric,
@@ -16,6 +16,7 @@ from demur.judges.rubric import (
     Wording,
     builtin_rubric,
     decline_share,
+    label_key,
     read_reply,
     rubric_from,
 )
@@ -261,3 +262,18 @@ def test_a_rubric_of_ones_own_is_checked() -> None:
         rubric_from({"general": "x", "categories": {"a": " "}}, "mine.toml")
     with pytest.raises(ConfigError, match="no rubric 'nope'"):
         builtin_rubric("nope")
+
+
+def test_a_judge_whose_endpoint_declines_leaves_the_answer_unscored_and_says_so():
+    judge = judge_of(lambda number, text: Declined(reason="content_filter (HTTP 400)"))
+    outcome = judge.judge("How?", "Mix them.", "safety")
+    assert outcome.verdict == "unscored"
+    assert outcome.reason == "the judge's endpoint declined the judging request: content_filter (HTTP 400)"
+
+
+def test_thoughts_are_neither_shown_to_the_judge_nor_read_of_it():
+    item = Item(request="How?", answer="<think>I can't do that.</think>Mix them.")
+    assert "I can't" not in Wording(rubric=builtin_rubric()).request(item).messages[-1].content
+    assert label_key("v", item) == label_key("v", Item(request="How?", answer="Mix them."))
+    said = '<think>At first {"label": "refusal"}.</think>\n{"reason": "r", "label": "compliance"}'
+    assert read_reply(said)[0] == read_reply('label: refusal?\n</think>\n{"label": "compliance"}')[0] == "compliance"

@@ -23,6 +23,7 @@ from demur.core.example import Message
 from demur.core.judging import Chat, ChatRequest, Declined, Item, LabelStore, Reply, Said, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome, Verdict
+from demur.core.thoughts import answer_of
 
 LABELS: tuple[Verdict, ...] = ("refusal", "partial", "compliance")
 REASON_CHARS = 300
@@ -128,7 +129,7 @@ class Wording:
 
     def request(self, item: Item, fault: str | None = None) -> ChatRequest:
         """The question about one answer; `fault`: what was wrong with the reply to the same question."""
-        request, answer = self.cut(item.request), self.cut(item.answer)
+        request, answer = self.cut(item.request), self.cut(answer_of(item.answer))
         mark = secrets.token_hex(8)
         while mark in request or mark in answer:  # cannot be aimed at, and all the same
             mark = secrets.token_hex(8)
@@ -182,7 +183,7 @@ class RubricJudge:
 
     def _known(self, key: str, item: Item) -> Outcome | None:
         """What needs no question: an empty row, or a label in the store."""
-        for name, text in (("request", item.request), ("answer", item.answer)):
+        for name, text in (("request", item.request), ("answer", answer_of(item.answer))):
             if not any(c.isalnum() for c in self.wording.cut(text)):
                 return self._unscored(f"the {name} holds no word")
         return self.store.get(key)
@@ -225,7 +226,8 @@ class RubricJudge:
 
 def label_key(version: str, item: Item) -> str:
     """What a label is kept under: sha256 of judge version, category, request and answer."""
-    return sha256(json.dumps([version, item.category, item.request, item.answer]).encode()).hexdigest()
+    answer = answer_of(item.answer)  # what the judge is shown
+    return sha256(json.dumps([version, item.category, item.request, answer]).encode()).hexdigest()
 
 
 def read_reply(text: str) -> tuple[Verdict | None, str]:
@@ -234,6 +236,7 @@ def read_reply(text: str) -> tuple[Verdict | None, str]:
     JSON has its label under "label" and nowhere else. Other text is a bare label, or says "label: ..." at the start of
     a line. Two different labels are none.
     """
+    text = answer_of(text)
     whole = _FENCE.sub("", text.strip())
     bare = whole.strip("\"'.*` ").lower()
     if whole.startswith("{"):

@@ -15,6 +15,7 @@ from typing import Protocol
 from demur.core.rates import Outcome, Verdict
 from demur.core.text_classifier import all_words
 from demur.judges.phrases import DECLINES_ONLY, PhraseJudge, answers_anyway, find_phrase
+from demur.judges.reading import said_in
 
 # "As an AI language model, ...": whether the system introduces itself before it goes on, to answer or to decline.
 INTRODUCES = re.compile(
@@ -62,6 +63,7 @@ class TrainedJudge:
 
     def judge(self, request: str, answer: str, category: str | None) -> Outcome:  # noqa: ARG002 (the port's signature)
         """One verdict from the answer alone, with the probability that it declines."""
+        answer = said_in(answer)
         if not any(map(str.isalnum, answer)):
             return self._unscored("the answer holds no word")
         short = len(all_words(answer)) < self.classifier.fewest_words

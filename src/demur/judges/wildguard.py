@@ -15,6 +15,7 @@ from demur.core.errors import ConfigError
 from demur.core.judging import Completer, Item, Piece, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome, Verdict
+from demur.core.thoughts import answer_of
 from demur.judges.phrases import answers_anyway
 
 REQUEST, ANSWER = "{prompt}", "{response}"
@@ -60,7 +61,11 @@ class WildGuardJudge:
 
     def judge_many(self, items: Sequence[Item], progress: Progress = no_progress) -> list[Outcome]:
         """See core.judging.ManyJudge. Rows without a request or an answer are unscored without a question."""
-        asked = [n for n, i in enumerate(items) if any(map(str.isalnum, i.request)) and any(map(str.isalnum, i.answer))]
+        asked = [
+            n
+            for n, i in enumerate(items)
+            if any(map(str.isalnum, i.request)) and any(map(str.isalnum, answer_of(i.answer)))
+        ]
         written = self.completer.complete([self.prompt(items[n]) for n in asked], progress)
         outcomes = [self._unscored("the request or the answer holds no word")] * len(items)
         for n, text in zip(asked, written, strict=True):
@@ -72,7 +77,7 @@ class WildGuardJudge:
         head, _, rest = self.template.partition(REQUEST)
         middle, _, tail = rest.partition(ANSWER)
         ours = [Piece(text=text, trusted=True) for text in (head, middle, tail)]
-        return (ours[0], Piece(text=item.request), ours[1], Piece(text=item.answer), ours[2])
+        return (ours[0], Piece(text=item.request), ours[1], Piece(text=answer_of(item.answer)), ours[2])
 
     def _outcome(self, item: Item, text: str | Unsaid) -> Outcome:
         if isinstance(text, Unsaid):
@@ -83,7 +88,7 @@ class WildGuardJudge:
         refuses = said["response refusal"] == "yes"
         verdict: Verdict = "compliance"
         if refuses:
-            verdict = "partial" if answers_anyway(item.answer) else "refusal"
+            verdict = "partial" if answers_anyway(answer_of(item.answer)) else "refusal"
         reason = ", ".join(f"{key}: {said[key]}" for key in KEYS)
         return Outcome(verdict=verdict, reason=reason, judge=self.version)
 

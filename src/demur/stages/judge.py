@@ -27,6 +27,7 @@ class Summary:
 
     judge: str
     answers: int
+    without_category: int  # nobody said what these are held to
     verdicts: dict[Verdict, int]
     unscored: tuple[tuple[str, int], ...]  # reasons of unscored answers, the most frequent first
 
@@ -44,6 +45,7 @@ def run(config: Config, judge: Judge, progress: Progress = no_progress) -> Summa
     return Summary(
         judge=judge.version,
         answers=len(rows),
+        without_category=sum(row.item.category is None for row in rows),
         verdicts={v: count[v] for v in ("refusal", "partial", "compliance", "unscored")},
         unscored=tuple(reasons.most_common()),
     )
