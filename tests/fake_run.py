@@ -6,6 +6,7 @@ import numpy as np
 
 from demur.core.example import Example, Message
 from demur.core.ports import TrainedModel, no_progress
+from demur.core.seen import seen_of
 from demur.core.taxonomy import coconot
 from demur.engines.fake import FakeEngine
 from demur.judges.phrases import PhraseJudge
@@ -15,6 +16,7 @@ from demur.store.files import digest_file
 from demur.store.model_file import write_model_file
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
+from demur.store.seen_file import SEEN, write_seen
 from demur.store.tables import read_scores, write_scores
 
 HOSTILE = "Is this </script><img src=x onerror=alert(1)> | `safe`?\n\n# <b>{{ 7*7 }}</b>"
@@ -67,8 +69,9 @@ def prepare(root, rows, engine, config=None):
         row_change=(0.4,) * 6,
         details={"base": "tiny", "parameters": 2_345_678, "rows": 2100},
     )
+    write_seen(folder.model / SEEN, seen_of(read_examples(folder.split("train"))), engine.fingerprint.model_digest)
     write_model_file(folder.model, coconot(), trained, digest_file(folder.split("train")))
-    folder.finish("train", {"base": "tiny"}, {}, [folder.model / "demur.json"])
+    folder.finish("train", {"base": "tiny"}, {}, [folder.model / "demur.json", folder.model / SEEN])
     score.run(score.Config(), engine, folder)
     calibrate.run(config or calibrate.Config(), coconot(), folder)
     return folder

@@ -218,8 +218,14 @@ def _stage(name: str, section: BaseModel, seed: int, where: str) -> Any:
 
 def _anchored(stage: Any, base: Path) -> Any:
     """The stage's Config with its paths relative to the file made absolute."""
-    paths = {f.name: getattr(stage, f.name) for f in fields(stage) if isinstance(getattr(stage, f.name), Path)}
-    return replace(stage, **{name: (base / path).resolve() for name, path in paths.items()})
+    values = {f.name: getattr(stage, f.name) for f in fields(stage)}
+    paths = {name: (base / path).resolve() for name, path in values.items() if isinstance(path, Path)}
+    lists = {
+        name: tuple((base / path).resolve() for path in some)
+        for name, some in values.items()
+        if isinstance(some, tuple) and some and all(isinstance(path, Path) for path in some)
+    }
+    return replace(stage, **paths, **lists)
 
 
 def _options(section: Mapping[str, Any], base: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from demur.cli.main import VERBS, load
 FLAGS = {
     "demo": ["--out", "--set"],
     "run": ["--data", "--out", "--from", "--set"],
-    "data": ["--data", "--out", "--set", "--json"],
-    "train": ["--processes"],
+    "data": ["--data", "--out", "--set", "--again", "--json"],
+    "train": ["--processes", "--seen"],
     "score": ["--rewrite"],
     "plan-labels": [
         "--goal",

@@ -153,15 +153,25 @@ def test_an_unreadable_goal_is_shown_with_a_caret(demur, run):
     assert "^ expected" in result.err
 
 
-def test_calibrate_refuses_a_calibrate_split_that_shares_prompts_with_training(demur, run):
-    folder = RunFolder(run)
-    train, calibrate = (folder.split(s).read_text(encoding="utf-8").splitlines() for s in ("train", "calibrate"))
-    folder.split("train").write_text(
-        "\n".join([calibrate[0].replace('"calibrate"', '"train"'), *train]), encoding="utf-8"
+def test_rows_that_a_model_was_trained_on_are_named_by_every_stage_and_nothing_is_written_before(demur, run, tmp_path):
+    config = tmp_path / "again.toml"
+    config.write_text('[[data.sources]]\nkind = "builtin"\n[data]\ncalibrate_share = 0.5\n')
+    before = {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    refused = demur("data", config, "--out", run)
+    assert refused.code == 2
+    assert re.search(
+        r"trained on [\d,]+ of [\d,]+ rows .* of the new calibrate and test splits; nothing was written", refused.err
     )
-    result = demur("calibrate", run, "--goal", "youden max")
-    assert result.code == 2
-    assert "shares 1 prompts" in result.err
+    assert "--again" in refused.err
+    assert {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()} == before
+    assert demur("run", config, "--out", run).code == 2
+    assert {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()} == before
+    assert demur("data", config, "--out", run, "--again").code == 0
+    for verb in ("score", "calibrate", "evaluate", "report"):
+        result = demur(verb, run)
+        assert result.code == 2
+        assert re.search(r"the model was trained on [\d,]+ of [\d,]+ rows|is out of date", result.err)
+    assert re.search(r"the calibrate split of .*: the model was trained on .* first 'builtin", demur("score", run).err)
 
 
 def test_a_damaged_score_file_is_named(demur, run):

@@ -4,13 +4,21 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.fake_run import engine_for, examples, prepare
+from tests.fake_run import Rows, engine_for, examples, prepare
 
 from demur.core.calibrator import IDENTITY
-from demur.core.errors import ConfigError, DataError, GoalError, GoalInfeasible, PolicyError, TaxonomyError
+from demur.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    GoalError,
+    GoalInfeasible,
+    PolicyError,
+    TaxonomyError,
+)
 from demur.core.policy import NEVER
 from demur.core.taxonomy import coconot
-from demur.stages import calibrate
+from demur.stages import calibrate, data, score
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.labelled import label_scores
 from demur.stats.sample import apart
@@ -101,17 +109,12 @@ def test_a_goal_that_cannot_be_read_shows_where(folder):
         run(folder, goal="false_refusal <= many")
 
 
-@pytest.mark.parametrize("shared", ["prompt", "group"])
-def test_a_calibrate_split_that_overlaps_training_is_refused(folder, tmp_path, shared):
+@pytest.mark.parametrize("split", ["train", "calibrate", "test"])
+def test_a_split_that_was_edited_is_refused_by_name(tmp_path, split):
     rows = examples(every=6)
     other = prepare(tmp_path, rows, engine_for(rows))
-    train, held = read_examples(other.split("train")), read_examples(other.split("calibrate"))
-    if shared == "prompt":
-        stolen = replace(held[0], id="stolen", split="train", group=None)
-    else:
-        stolen = replace(train[0], id="stolen", group=next(e.group for e in held if e.group))
-    write_examples(other.split("train"), [*train, stolen])
-    with pytest.raises(DataError, match="shares"):
+    write_examples(other.split(split), read_examples(other.split(split))[1:])
+    with pytest.raises(ArtifactError, match=f"{split}.jsonl has changed"):
         run(other, goal="youden max")
 
 
@@ -219,7 +222,11 @@ def test_operating_curves_count_the_threshold_rows_only_however_many_the_calibra
     before = run(other, goal="f1 max", calibrator="temperature")
     own, left = apart(read_examples(other.split("calibrate")), 0.4, 0)
     assert own
-    write_examples(other.split("calibrate"), [*own[: len(own) // 2], *left])
+    test = read_examples(other.split("test"))
+    kept = [*read_examples(other.split("train")), *own[: len(own) // 2], *left, *test]
+    bare = [replace(e, group=e.group.removeprefix("rows:") if e.group else None) for e in kept]
+    data.run(data.Config(), coconot(), {"rows": Rows(bare)}, other)
+    score.run(score.Config(), engine_for(rows), other)
     after = run(other, goal="f1 max", calibrator="temperature")
     assert before.promises[0].data_digest != after.promises[0].data_digest
     assert [c.curve[0].refusal_rate.of for c in before.categories] == [len(left)] * 5

@@ -58,7 +58,7 @@ def test_whatever_changes_the_model_trains_it_again(folder, changed):
     if changed == "taxonomy":
         taxonomy = single()
     if changed == "rows":
-        data.run(data.Config(), coconot(), {"rows": Rows(examples(every=5))}, folder)
+        data.again(data.Config(), coconot(), {"rows": Rows(examples(every=5))}, folder)
     if changed == "weights":
         (folder.model / "model.safetensors").write_bytes(b"other")
     train.run(settings, taxonomy, apprentice, folder)
@@ -81,7 +81,7 @@ def test_a_model_that_others_trained_is_adopted_once_and_anew_when_it_is_another
     written = (folder.stage("train") / "made.json").stat().st_mtime_ns
     assert first.steps == 0
     assert first.fingerprint == FakeEngine(taxonomy=coconot()).fingerprint
-    assert sorted(p.name for p in folder.model.iterdir()) == ["demur.json"]
+    assert sorted(p.name for p in folder.model.iterdir()) == ["demur.json", "seen.npz"]
     assert train.adopt(options, coconot(), FakeEngine(taxonomy=coconot()), folder) == first
     assert (folder.stage("train") / "made.json").stat().st_mtime_ns == written
     other = train.adopt(options, coconot(), FakeEngine(taxonomy=coconot(), seed=1), folder)

@@ -72,7 +72,7 @@ def command(
     finally:
         tell()
     _show(file)
-    steps = Steps(workspace)
+    steps = Steps(workspace, again=True)  # more answers are more rows, and the predictor is fitted anew on them
     made = [steps.perform(stage) for stage in STAGES]
     note(f"page: {made[-1]}")
     note(f'next: demur calibrate {out} --goal "missed_refusal <= 0.1", and demur report {out}')

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
+
+import typer
 
 from demur.cli import options
 from demur.cli.run import default_folder
 from demur.cli.show import note, print_json, print_table
 from demur.cli.steps import Steps
-from demur.cli.workspace import create
+from demur.cli.workspace import planned
 from demur.config import load_config
 from demur.stages.data import table
 
@@ -19,12 +22,17 @@ def command(
     data: options.DataFolder = None,
     out: options.Out = None,
     settings: options.Set = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also where a model was trained on the rows as they are.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Make a run folder from a config and put its rows there."""
     loaded = load_config(config, data_folder=data, overrides=settings or ())
     folder = out or default_folder(loaded)
-    summary = Steps(create(loaded, folder)).perform("data")
+    workspace = planned(loaded, folder)
+    summary = Steps(workspace, again=again).perform("data")
+    workspace.keep()
     for warning in summary.warnings:
         note(f"warning: {warning}")
     if as_json:

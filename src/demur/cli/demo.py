@@ -7,7 +7,7 @@ from pathlib import Path
 
 from demur.cli import options
 from demur.cli.run import default_folder, run_all
-from demur.cli.workspace import create
+from demur.cli.workspace import planned
 from demur.config import load_config
 
 
@@ -15,4 +15,4 @@ def command(out: options.Out = None, settings: options.Set = None) -> None:
     """Run the packaged demo config. Needs no network and no accelerator."""
     with resources.as_file(resources.files("demur.cli") / "demo.toml") as path:
         config = load_config(Path(path), overrides=settings or ())
-    run_all(create(config, out or default_folder(config)))
+    run_all(planned(config, out or default_folder(config)))

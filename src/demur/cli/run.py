@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +16,7 @@ from demur.cli.policy_text import tell_policy
 from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note
 from demur.cli.steps import Steps
-from demur.cli.workspace import Workspace, create
+from demur.cli.workspace import Workspace, planned
 from demur.config import RunConfig, load_config
 from demur.core.errors import ConfigError
 from demur.store.run import STAGES, RunFolder, Stage
@@ -32,7 +34,7 @@ def command(
 ) -> None:
     """Prepare, train, score, calibrate, evaluate, report."""
     loaded = load_config(config, data_folder=data, overrides=settings or ())
-    run_all(create(loaded, out or default_folder(loaded)), start)
+    run_all(planned(loaded, out or default_folder(loaded)), start)
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -49,23 +51,40 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
         raise ConfigError(
             "several processes cannot share `demur run`", "launch only the training so: torchrun ... -m demur train RUN"
         )
-    if start is not None:
-        _forget(workspace.folder, start)
-    steps = Steps(workspace)
+    steps = Steps(workspace, again=start == "data")
     if workspace.config.engine in PREDICTORS:
-        policy = [steps.perform(stage) for stage in STAGES[: STAGES.index("evaluate")]][-1]
+        policy = [_performed(steps, stage, workspace, start) for stage in STAGES[: STAGES.index("evaluate")]][-1]
         tell_policy(policy)
         note(f"left out: evaluate and report; engine {workspace.config.engine!r} writes no answers")
         note(f"next: demur serve {workspace.folder.root} --url URL")
         return
     steps.check_judge()  # a misspelt judge must not come to light after the training
-    results = {stage: steps.perform(stage) for stage in STAGES}
+    results = {stage: _performed(steps, stage, workspace, start) for stage in STAGES}
     print_evaluation(results["evaluate"])
     tell_policy(results["calibrate"])
     note(f"report: {results['report']}")
 
 
-def _forget(folder: RunFolder, start: Stage) -> None:
-    """Remove the receipts of a stage and of those after it: a stage without a receipt is not finished."""
-    for stage in STAGES[STAGES.index(start) :]:
-        (folder.stage(stage) / "made.json").unlink(missing_ok=True)
+def _performed(steps: Steps, stage: Stage, workspace: Workspace, start: Stage | None) -> Any:
+    """What a stage returns. The config is kept once its rows are there: a run that was refused is as it was."""
+    anew = start is not None and STAGES.index(stage) >= STAGES.index(start)
+    with _set_aside(workspace.folder, stage) if anew else nullcontext():
+        result = steps.perform(stage)
+    if stage == "data":
+        workspace.keep()
+    return result
+
+
+@contextmanager
+def _set_aside(folder: RunFolder, stage: Stage) -> Iterator[None]:
+    """Within the block a stage counts as unfinished; if it then fails, its receipt is put back."""
+    receipt = folder.stage(stage) / "made.json"
+    aside = receipt.with_name("made.before.json")
+    if receipt.exists():
+        receipt.replace(aside)
+    try:
+        yield
+    finally:
+        if aside.exists() and not receipt.exists():
+            aside.replace(receipt)
+        aside.unlink(missing_ok=True)

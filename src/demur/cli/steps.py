@@ -30,14 +30,15 @@ class Steps:
     """The stages of one run. Each returns what its stage returns, after telling the terminal how it went.
 
     processes: how many must take part in training. It is asked of the trainer and kept out of the stage's settings:
-    a model that two processes trained is not out of date for one.
+    a model that two processes trained is not out of date for one. again: whether the rows may change under a model.
     """
 
-    def __init__(self, workspace: Workspace, *, processes: int | None = None) -> None:
+    def __init__(self, workspace: Workspace, *, processes: int | None = None, again: bool = False) -> None:
         self._config = workspace.config
         self._folder = workspace.folder
         self._workspace = workspace
         self._processes = processes
+        self._again = again
 
     @cached_property
     def engine(self) -> Engine:
@@ -62,7 +63,8 @@ class Steps:
 
     def _data(self, progress: Progress) -> data.DataSummary:
         sources = build_sources(self._config, lambda kind: find(kind, SOURCES, "source"))
-        return data.run(self._config.data, self._config.taxonomy, sources, self._folder, progress)
+        made = data.again if self._again else data.run
+        return made(self._config.data, self._config.taxonomy, sources, self._folder, progress)
 
     def _train(self, progress: Progress) -> TrainedModel | None:
         settings = self._config.train
@@ -76,7 +78,8 @@ class Steps:
     def _adopt(self) -> TrainedModel:
         config = self._config
         guard = make_predictor(config, self._folder.model, config.taxonomy.tokens)
-        return train.adopt({"engine": config.engine, **config.options}, config.taxonomy, guard, self._folder)
+        options = {"engine": config.engine, **config.options}
+        return train.adopt(options, config.taxonomy, guard, self._folder, config.train.seen)
 
     def _score(self, progress: Progress) -> Mapping[Any, Any]:
         return score.run(self._config.score, self.engine, self._folder, progress)

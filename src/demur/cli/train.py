@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from demur.cli import options
 from demur.cli.show import note
 from demur.cli.steps import Steps
 from demur.cli.workspace import reopen
+from demur.stages import train
 
 
 def command(
@@ -18,9 +20,20 @@ def command(
         int | None,
         typer.Option(min=1, help="Stop unless so many processes take part (torchrun, accelerate).", show_default=False),
     ] = None,
+    seen: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rows or a model that the weights had before: recorded, and nothing trained. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Train, or resume a training that was killed. Under a launcher every process runs this command."""
     workspace = reopen(run)
+    if seen:
+        record = train.tell(seen, workspace.folder)
+        note(f"recorded: the model has seen {len(record.prompts):,} prompts in {len(record.groups):,} groups")
+        return
     trained = Steps(workspace, processes=processes).perform("train")
     if trained is not None:
         note(f"{trained.steps} steps; the model is in {workspace.folder.model}")

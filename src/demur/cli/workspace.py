@@ -29,6 +29,10 @@ class Workspace:
     folder: RunFolder
     config: RunConfig
 
+    def keep(self) -> None:
+        """Write the config beside what was made with it. Raises ArtifactError if it cannot be written."""
+        write_json(self.folder.root / "config.json", self.config.resolved())
+
     def changed(self, stage: Stage, **settings: Any) -> Workspace:
         """The same run with other settings of one stage; those that are None stay as they are."""
         given = {name: value for name, value in settings.items() if value is not None}
@@ -38,9 +42,14 @@ class Workspace:
 
 def create(config: RunConfig, root: Path) -> Workspace:
     """A run folder that keeps this config as config.json. Raises ArtifactError if it cannot be written."""
-    workspace = _workspace(config, root)
-    write_json(root / "config.json", config.resolved())
+    workspace = planned(config, root)
+    workspace.keep()
     return workspace
+
+
+def planned(config: RunConfig, root: Path) -> Workspace:
+    """A run folder for this config; nothing is written before `keep`."""
+    return _workspace(config, root)
 
 
 def reopen(root: Path) -> Workspace:

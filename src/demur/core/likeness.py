@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import TypeVar
+
+T = TypeVar("T", bound=Hashable)
 
 # Jaccard likeness >= 0.8 between word sets of 4 to 60 words. Kept as a ratio of integers: no rounding decides.
 LIKE_NUMERATOR, LIKE_DENOMINATOR = 4, 5
@@ -20,11 +23,34 @@ def near_copies(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """
     first: dict[frozenset[str], int] = {}
     for n, text in enumerate(texts):
-        words = frozenset(text.split())
-        if SHORTEST <= len(words) <= LONGEST and first.setdefault(words, n) != n:
+        words = word_set(text)
+        if words is not None and first.setdefault(words, n) != n:
             yield first[words], n
     for left, right in _like(sorted(first, key=len)):
         yield first[left], first[right]
+
+
+def word_set(folded: str) -> frozenset[str] | None:
+    """The different words of a folded text; None if they are so few, or so many, that it is like nothing."""
+    words = frozenset(folded.split())
+    return words if SHORTEST <= len(words) <= LONGEST else None
+
+
+def alike_any(known: Collection[frozenset[T]], asked: Collection[frozenset[T]]) -> set[frozenset[T]]:
+    """Those of the asked sets that are equal or alike to a known one, by the measure of near_copies.
+
+    Both hold word sets, or sets of words' digests, of 4 to 60 elements. Exact, by the same prefix filtering.
+    """
+    frequency = Counter(chain.from_iterable(chain(known, asked)))
+    having: dict[T, list[frozenset[T]]] = defaultdict(list)
+    for words in dict.fromkeys(asked):
+        for word in _rarest(words, frequency):
+            having[word].append(words)
+    found: set[frozenset[T]] = set()
+    for words in known:
+        candidates = {other for word in _rarest(words, frequency) for other in having.get(word, ())}
+        found.update(other for other in candidates - found if _are_alike(words, other))
+    return found
 
 
 def components(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
@@ -48,12 +74,30 @@ def _like(shortest_first: Sequence[frozenset[str]]) -> Iterator[tuple[frozenset[
     frequency = Counter(chain.from_iterable(shortest_first))
     having: dict[str, list[frozenset[str]]] = defaultdict(list)
     for words in shortest_first:
-        common_needed = -(-LIKE_NUMERATOR * len(words) // LIKE_DENOMINATOR)
-        rarest = sorted(words, key=lambda word: (frequency[word], word))[: len(words) - common_needed + 1]
+        rarest = _rarest(words, frequency)
+        common_needed = _common_needed(words)
         candidates = {other for word in rarest for other in having[word] if len(other) >= common_needed}
         for other in candidates:
-            common = len(words & other)
-            if LIKE_DENOMINATOR * common >= LIKE_NUMERATOR * (len(words) + len(other) - common):
+            if _are_alike(words, other):
                 yield other, words
         for word in rarest:
             having[word].append(words)
+
+
+def _common_needed(words: frozenset[T]) -> int:
+    """Elements that a set shares with anything alike, at least."""
+    return -(-LIKE_NUMERATOR * len(words) // LIKE_DENOMINATOR)
+
+
+def _rarest(words: frozenset[T], frequency: Counter[T]) -> list[T]:
+    """So many of the rarest elements of a set that an alike set has one of them among its own."""
+
+    def rarity(word: T) -> tuple[int, str]:
+        return frequency[word], str(word)
+
+    return sorted(words, key=rarity)[: len(words) - _common_needed(words) + 1]
+
+
+def _are_alike(a: frozenset[T], b: frozenset[T]) -> bool:
+    common = len(a & b)
+    return LIKE_DENOMINATOR * common >= LIKE_NUMERATOR * (len(a) + len(b) - common)

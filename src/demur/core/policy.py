@@ -41,6 +41,7 @@ class Fingerprint:
     token_ids: tuple[int, ...]
     dtype: str  # of the weights while scoring
     logprobs: str = LOGPROB_CONVENTION
+    config_digest: str | None = None  # of config.json and its like: core.checkpoint. None: written before it was named
 
     @property
     def as_scored(self) -> Fingerprint:
@@ -161,6 +162,12 @@ class Policy:
         if self.fingerprint is None:
             raise PolicyError(f"policy {self.name!r} names no model", "calibrate on this model's scores")
         if differing := self.fingerprint.differences(model):
+            if differing == ("config_digest",) and self.fingerprint.config_digest is None:
+                raise PolicyError(
+                    f"policy {self.name!r} was written before policies named the model's configuration: nobody can "
+                    "tell whether this model computes with the same",
+                    "score and calibrate again on this model",
+                )
             raise PolicyError(
                 f"policy {self.name!r} was made for another model: {', '.join(differing)} differ",
                 "calibrate again on this model's scores, or use the model that the policy was made for",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from demur.core.errors import ConfigError
@@ -45,6 +46,7 @@ class TrainSettings:
     lora_dropout: float = 0.05
     keep_history: bool = True  # past assistant turns carry their control token, in training and in service
     save_every: int = 200  # optimizer steps between checkpoints
+    seen: tuple[Path, ...] = ()  # rows, records or models that the base was trained on elsewhere: see store.seen_file
     processes: int | None = None  # how many must take part; None: as many as the launcher started
     tiny_width: int = 192
     tiny_layers: int = 3

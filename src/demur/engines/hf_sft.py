@@ -280,7 +280,7 @@ def _check_categories(examples: Sequence[Example], taxonomy: Taxonomy) -> None:
 
 def _work_name(settings: TrainSettings, examples: Sequence[Example], taxonomy: Taxonomy) -> str:
     """A folder name that changes with anything that changes training, so that a resume never mixes two trainings."""
-    learnt = asdict(replace(settings, processes=None, save_every=1))  # neither changes what is learnt
+    learnt = asdict(replace(settings, processes=None, save_every=1, seen=()))  # none changes what is learnt
     what = [learnt, taxonomy.tokens, [(e.id, e.text, e.reply, e.label) for e in examples]]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest()[:16]
 

@@ -15,11 +15,12 @@ from demur.core.access import POLICY_ORIGIN, PolicyAsk, effective
 from demur.core.calibrator import IDENTITY, Calibrator
 from demur.core.correctness import CorrectnessAware
 from demur.core.errors import AccessError, ConfigError, DataError, GoalInfeasible, PolicyError
-from demur.core.example import SPLITS, Example, Split, shared_prompts
+from demur.core.example import SPLITS, Example, Split
 from demur.core.goal import Goal, parse_goals
 from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy, Rule, Sensitivity, natural
 from demur.core.rewrites import RewriteName
 from demur.core.score import ScoreTable
+from demur.core.seen import Seen, seen_ids
 from demur.core.taxonomy import Taxonomy
 from demur.stats.bayes import by_probabilities
 from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
@@ -38,8 +39,9 @@ from demur.store.files import digest_file, digest_json
 from demur.store.monitor_file import read_feedback
 from demur.store.policy_file import bound, read_policy, write_policy
 from demur.store.rewritten import calibrated_scores, correctness_file, read_rewritten, rewritten_scores
-from demur.store.rows import read_examples, read_policy_rows
+from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
+from demur.store.seen_file import SEEN, require_unseen_splits
 from demur.store.tables import read_scores, write_scores
 
 AUTO = "auto"
@@ -87,30 +89,34 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     """Choose a policy on the calibrate split and write <run>/calibrate/policy.json.
 
     With a calibrator, also calibrate/calibrator.json: it is fitted first, on rows of its own, so that what is promised
-    of the thresholds holds for it as it stands. Raises DataError if the calibrate split shares a prompt or a group with
-    training or a calibrator cannot be fitted on it, ConfigError on a calibrator for the natural policy, GoalInfeasible
-    if no threshold meets the goal and on_failure says stop, and what demur.stats.promises.choose_all raises.
+    of the thresholds holds for it as it stands. Raises DataError, naming rows, if the model has seen rows of the
+    calibrate split in training or a calibrator cannot be fitted on it, ConfigError on a calibrator for the natural
+    policy, GoalInfeasible if no threshold meets the goal and on_failure says stop, and what
+    demur.stats.promises.choose_all raises.
     """
     goals = _goals(config)
     settings = _plain(config)
+    folder.require("data")
     rewrites = _rewrites(config, folder)
+    seen = require_unseen_splits(folder, ["calibrate"])
     made_from = {
-        "data/train": digest_file(folder.split("train")),
         "data/calibrate": digest_file(folder.split("calibrate")),
         "score/calibrate": digest_file(folder.scores("calibrate")),
         **{f"score/{name}": digest_file(rewritten_scores(folder, "calibrate", name)) for name in rewrites},
     }
+    if (folder.model / SEEN).exists():
+        made_from[f"train/model/{SEEN}"] = digest_file(folder.model / SEEN)
     if (kept_file := _kept_file(config, folder)) is not None:
         made_from["kept"] = digest_file(kept_file)
     for name, path in (("human_labels", config.human_labels), ("traffic", config.traffic)):
         if path is not None:
             made_from[name] = digest_file(path)
+            _require_unseen_ids(seen, path, taxonomy)
     if folder.is_current("calibrate", settings, made_from):
         done = read_policy(folder.policy)
         if not any(p.status == "not certified" for p in done.promises):  # else: by an older version, without digests
             return done
     examples = read_policy_rows(folder, "calibrate", config.sources)
-    check_disjoint(read_examples(folder.split("train")), examples)
     fitted = _fitted(config, taxonomy, examples, (folder, rewrites))
     policy = _choose(
         config,
@@ -417,13 +423,11 @@ def with_sensitivities(policy: Policy, rates: Mapping[str, Mapping[str, float]])
     return replace(policy, sensitivities=tuple(made))
 
 
-def check_disjoint(train: Sequence[Example], calibrate: Sequence[Example]) -> None:
-    """Raise DataError, naming rows, if a prompt or a group of the calibrate split occurs in training."""
-    by_prompt, by_group = shared_prompts(train, calibrate)
-    if by_prompt or by_group:
-        first = (by_prompt or by_group)[0]
+def _require_unseen_ids(seen: Seen, path: Path, taxonomy: Taxonomy) -> None:
+    """Raise DataError if a file of scores or of labels names rows that the model was trained on."""
+    ids = read_feedback(path, taxonomy) if path.suffix != ".parquet" else read_scores(path)[0].ids
+    if known := seen_ids(seen, ids):
         raise DataError(
-            f"the calibrate split shares {len(by_prompt)} prompts and {len(by_group)} grouped rows with training, "
-            f"first row {first!r}: thresholds chosen on it would promise too much",
-            "make the splits again: demur data",
+            f"{path}: the model was trained on {len(known)} of {len(ids)} rows, going by their ids, first {known[0]!r}",
+            "leave them out; or, if these are other requests, give them ids of their own",
         )

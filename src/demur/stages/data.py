@@ -24,11 +24,13 @@ from demur.core.errors import ConfigError, DataError, TaxonomyError
 from demur.core.example import SPLITS, Example, Kind, Split, prompt_key
 from demur.core.likeness import components, near_copies
 from demur.core.ports import Progress, Source, no_progress
+from demur.core.seen import seen_rows
 from demur.core.taxonomy import Taxonomy
 from demur.store.boundary import read_json
-from demur.store.files import write_json
-from demur.store.rows import write_examples
+from demur.store.files import digest_bytes, digest_file, json_bytes, write_together
+from demur.store.rows import examples_text
 from demur.store.run import RunFolder
+from demur.store.seen_file import seen_by_run
 
 Splits = Mapping[Split, Sequence[Example]]
 
@@ -101,8 +103,35 @@ def run(
 
     sources: by a name that tells their groups apart. The receipt is written last, so a killed run starts over.
     Progress counts steps: one per source, then splitting, then writing. Raises DataError on rows that cannot be used
-    and when a split ends up empty or one-sided.
+    and when a split ends up empty or one-sided, and, naming rows, when the run holds a model and its splits would
+    change: see `again`. Then nothing was written.
     """
+    return _run(_Asked(config, taxonomy, sources), folder, progress)
+
+
+def again(
+    config: Config,
+    taxonomy: Taxonomy,
+    sources: Mapping[str, Source],
+    folder: RunFolder,
+    progress: Progress = no_progress,
+) -> DataSummary:
+    """As run, under a trained model too: its scores, policies and figures are then out of date, and say so."""
+    return _run(_Asked(config, taxonomy, sources, under_a_model=True), folder, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Which splits are wanted, from what."""
+
+    config: Config
+    taxonomy: Taxonomy
+    sources: Mapping[str, Source]
+    under_a_model: bool = False  # whether those of a trained model may change
+
+
+def _run(asked: _Asked, folder: RunFolder, progress: Progress) -> DataSummary:
+    config, taxonomy, sources = asked.config, asked.taxonomy, asked.sources
     steps = len(sources) + 2
     rows: list[Example] = []
     made_from: dict[str, str] = {}
@@ -117,12 +146,34 @@ def run(
         return read_summary(folder)
     splits, summary = prepare(config, taxonomy, rows)
     progress(steps - 1, steps)
-    for split in SPLITS:
-        write_examples(folder.split(split), splits[split])
-    write_json(_summary_path(folder), {"format": "demur.data/1", **asdict(summary)})
+    files = {folder.split(split): examples_text(splits[split]).encode() for split in SPLITS}
+    if not asked.under_a_model:
+        _require_free(folder, files, splits)
+    write_together({**files, _summary_path(folder): json_bytes({"format": "demur.data/1", **asdict(summary)})})
     folder.finish("data", settings, made_from, [*map(folder.split, SPLITS), _summary_path(folder)])
     progress(steps, steps)
     return summary
+
+
+def _require_free(folder: RunFolder, files: Mapping[Path, bytes], splits: Splits) -> None:
+    """Raise DataError if the run holds a model that was trained here and a split would change under it."""
+    trained = folder.receipt("train")
+    if trained is None or "adopted" in trained.settings:
+        return
+    changed = [
+        path.stem for path, data in files.items() if not path.exists() or digest_file(path) != digest_bytes(data)
+    ]
+    if not changed:
+        return
+    held_out = [e for split in SPLITS if split != "train" for e in splits[split]]
+    found = seen_rows(seen_by_run(folder), held_out)
+    moved = f"the model was trained on {found.words} of the new calibrate and test splits; " if found else ""
+    raise DataError(
+        f"{folder.root} holds a model, and the splits {', '.join(changed)} would change under it: {moved}nothing was "
+        "written",
+        "choose another folder (--out), or make all of it again: demur data --again, then demur train; or demur run "
+        "--from data",
+    )
 
 
 def prepare(config: Config, taxonomy: Taxonomy, rows: Sequence[Example]) -> tuple[Splits, DataSummary]:

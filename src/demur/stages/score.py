@@ -23,6 +23,7 @@ from demur.store.policy_file import FingerprintRow
 from demur.store.rewritten import rewritten_scores
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
+from demur.store.seen_file import require_unseen_splits
 from demur.store.tables import read_scores, write_scores
 
 
@@ -36,8 +37,13 @@ class Config:
 
 
 def run(config: Config, scorer: Scorer, folder: RunFolder, progress: Progress = no_progress) -> dict[Split, ScoreTable]:
-    """Score the splits into <run>/score/<split>.parquet, or read them if this model already scored these rows."""
+    """Score the splits into <run>/score/<split>.parquet, or read them if this model already scored these rows.
+
+    Raises DataError, naming rows, if the run's model was trained on any of the calibrate and test rows.
+    """
     folder.require("data")
+    if folder.receipt("train") is not None:  # else whose scores these are is the caller's to know
+        require_unseen_splits(folder, config.splits)
     made_from = {f"data/{s}": digest_file(folder.split(s)) for s in config.splits}
     made_from["model"] = digest_json(FingerprintRow.from_core(scorer.fingerprint).model_dump(mode="json"))
     plain: dict[str, object] = {"splits": list(config.splits)}

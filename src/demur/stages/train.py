@@ -1,19 +1,27 @@
-"""train: the training split and a base model -> a checkpoint that says why before it declines."""
+"""train: the training split and a base model -> a checkpoint that says why before it declines.
+
+Beside the weights stand demur.json and seen.npz, the digests of all rows that they were trained on: its own, those of
+its base, and those that somebody names. The trainer works in train/work; what is there stays until the new is whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from demur.core.ports import Progress, Scorer, TrainedModel, Trainer, no_progress
+from demur.core.seen import Seen, given_rows, seen_of, together
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
-from demur.store.files import digest_file, digest_json
-from demur.store.model_file import FILE_NAME, read_model_file, write_model_file
+from demur.store.files import digest_file, digest_json, readable
+from demur.store.model_file import FILE_NAME, read_model_file, require_whole, seal_model_file, write_model_file
 from demur.store.policy_file import FingerprintRow, TaxonomyRow
 from demur.store.rows import read_examples
-from demur.store.run import RunFolder
+from demur.store.run import Receipt, RunFolder
+from demur.store.seen_file import SEEN, seen_by_base, seen_by_files, seen_by_run, write_seen
 
 Config = TrainSettings
 
@@ -24,29 +32,34 @@ def run(
     """Train into <run>/train/model, or return what is there if it was made with these settings from these rows.
 
     None on a process that is not the first of several: that one alone writes. Raises ArtifactError if the data stage
-    has not finished, EngineError if a control token could not be trained.
+    has not finished or a base's record is damaged, EngineError if a control token could not be trained.
     """
     folder.require("data")
-    made_from = {"data/train": digest_file(folder.split("train"))}
-    plain = asdict(settings) | {"taxonomy": _taxonomy_row(taxonomy)}
-    for how in ("processes", "save_every"):  # neither changes what is learnt
-        del plain[how]
+    plain = _plain(settings, taxonomy)
+    made_from = _inputs(settings, folder)
     if folder.is_current("train", plain, made_from):
         return read_model_file(folder.model).to_core()
     examples = read_examples(folder.split("train"))
-    trained = trainer.train(examples, taxonomy, folder.stage("train"), progress)
+    before = _brought_along(settings)  # a damaged record comes to light before the training
+    work = folder.stage("train") / "work"
+    trained = trainer.train(examples, taxonomy, work, progress)
     if trained is None:
         return None
-    write_model_file(folder.model, taxonomy, trained, made_from["data/train"])
-    files = sorted(p for p in folder.model.rglob("*") if p.is_file())
-    folder.finish("train", plain, made_from, files)
+    write_seen(work / "model" / SEEN, together([seen_of(examples), before]), trained.fingerprint.model_digest)
+    write_model_file(work / "model", taxonomy, trained, made_from["data/train"])
+    _take_over(folder, work / "model")
+    _finish(folder, plain, made_from)
+    shutil.rmtree(work, ignore_errors=True)
     return trained
 
 
-def adopt(options: Mapping[str, Any], taxonomy: Taxonomy, scorer: Scorer, folder: RunFolder) -> TrainedModel:
+def adopt(
+    options: Mapping[str, Any], taxonomy: Taxonomy, scorer: Scorer, folder: RunFolder, seen: Sequence[Path] = ()
+) -> TrainedModel:
     """Take a model that others trained: write its demur.json and nothing else, or return what is there.
 
-    options: what it was made with, for the receipt. Raises ArtifactError if the data stage has not finished.
+    options: what it was made with, for the receipt. seen: what it is said to have been trained on; the rest nobody
+    knows. Raises ArtifactError if the data stage has not finished.
     """
     folder.require("data")
     made_from = {
@@ -56,9 +69,69 @@ def adopt(options: Mapping[str, Any], taxonomy: Taxonomy, scorer: Scorer, folder
     plain: dict[str, object] = {"adopted": dict(options), "taxonomy": _taxonomy_row(taxonomy)}
     if not folder.is_current("train", plain, made_from):
         trained = TrainedModel(fingerprint=scorer.fingerprint, steps=0, history=(), row_change=())
+        name = " ".join(str(options[key]) for key in ("engine", "model") if key in options)
+        record = together([Seen(unknown=(name or "the model",)), seen_by_files(seen)])
+        write_seen(folder.model / SEEN, record, trained.fingerprint.model_digest)
         write_model_file(folder.model, taxonomy, trained, made_from["data/train"])
-        folder.finish("train", plain, made_from, [folder.model / FILE_NAME])
+        _finish(folder, plain, made_from)
     return read_model_file(folder.model).to_core()
+
+
+def tell(paths: Sequence[Path], folder: RunFolder) -> Seen:
+    """Add rows to the record of what the run's model has seen, without training; returns the record.
+
+    Who names the rows of a model without a record makes it good. Raises ArtifactError before training has finished.
+    """
+    receipt = folder.require("train")
+    record = together([given_rows(seen_by_run(folder)), seen_by_files(paths)])
+    write_seen(folder.model / SEEN, record, read_model_file(folder.model).fingerprint.model_digest)
+    seal_model_file(folder.model)
+    _finish(folder, receipt.settings, receipt.made_from)
+    return record
+
+
+def _plain(settings: Config, taxonomy: Taxonomy) -> dict[str, object]:
+    """The settings that change what is learnt."""
+    plain: dict[str, object] = asdict(settings) | {"taxonomy": _taxonomy_row(taxonomy)}
+    for how in ("processes", "save_every", "seen"):
+        del plain[how]
+    return plain
+
+
+def _inputs(settings: Config, folder: RunFolder) -> dict[str, str]:
+    """Digests of the rows and, where the base is a model of demur's in a folder, of that.
+
+    A receipt of before bases were recorded is not held against its run: training again is dear.
+    """
+    made_from = {"data/train": digest_file(folder.split("train"))}
+    receipt: Receipt | None = folder.receipt("train")
+    if (Path(settings.base) / FILE_NAME).exists() and not (receipt and "base" not in receipt.made_from):
+        made_from["base"] = digest_file(Path(settings.base) / FILE_NAME)
+    return made_from
+
+
+def _brought_along(settings: Config) -> Seen:
+    """What the base model saw before. Raises ArtifactError if its folder or record is damaged."""
+    if (Path(settings.base) / FILE_NAME).exists():
+        require_whole(Path(settings.base))
+    base = seen_by_base(settings.base)
+    return together([given_rows(base), seen_by_files(settings.seen)]) if settings.seen else base
+
+
+def _take_over(folder: RunFolder, made: Path) -> None:
+    """Put a finished model folder where the run has its model. The old one stays until then."""
+    readable(made)
+    old = folder.stage("train") / "model.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.model.exists():
+        folder.model.rename(old)
+    made.rename(folder.model)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _finish(folder: RunFolder, settings: dict[str, object], made_from: Mapping[str, str]) -> None:
+    files = sorted(p for p in folder.model.rglob("*") if p.is_file())
+    folder.finish("train", settings, made_from, files)
 
 
 def _taxonomy_row(taxonomy: Taxonomy) -> dict[str, Any]:

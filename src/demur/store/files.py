@@ -8,12 +8,15 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from demur.core.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 20
+MODE = 0o644
+PART = ".part"  # how the name of a temporary ends
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -21,9 +24,33 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Raises ArtifactError (full disk, no permission) and leaves what was there before.
     """
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write several files, none before all are on the disk: what is there stays if one of them does not fit.
+
+    Raises ArtifactError as write_bytes does. Only a kill between two renames leaves some old and some new.
+    """
+    parts: dict[Path, Path] = {}
+    try:
+        for path, data in files.items():
+            parts[path] = _part(path, data)
+        for path, part in parts.items():
+            try:
+                part.replace(path)
+            except OSError as e:
+                raise _unwritten(path, e) from None
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def _part(path: Path, data: bytes) -> Path:
+    """A temporary beside `path` that holds the data, on the disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     except OSError as e:
         raise ArtifactError(f"cannot write {path}: {e.strerror or e}", "check the folder and its permissions") from None
     temporary = Path(name)
@@ -32,12 +59,27 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes it private; an artifact is as readable as any other file
-        temporary.replace(path)
+        temporary.chmod(MODE)  # mkstemp makes it private; an artifact is as readable as any other file
     except OSError as e:
-        raise ArtifactError(f"cannot write {path}: {e.strerror or e}", "free some space, then run again") from None
-    finally:
         temporary.unlink(missing_ok=True)
+        raise _unwritten(path, e) from None
+    return temporary
+
+
+def _unwritten(path: Path, e: OSError) -> ArtifactError:
+    return ArtifactError(f"cannot write {path}: {e.strerror or e}", "free some space, then run again")
+
+
+def readable(folder: Path) -> None:
+    """Make all files in a folder as readable as other artifacts: some libraries write theirs for the owner alone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(MODE)
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file is the temporary of a write that is under way, or that was killed."""
+    return path.name.startswith(".") and path.name.endswith(PART)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,7 +89,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, indented, keys in the given order; NaN and infinities are refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as artifacts have it. NaN and infinities are refused."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 def open_regular(path: Path) -> BinaryIO:

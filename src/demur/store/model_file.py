@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from demur.core.errors import ArtifactError, DemurError
 from demur.core.ports import TrainedModel
 from demur.core.taxonomy import Taxonomy
 from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import write_json
+from demur.store.files import digest_file, is_part, write_json
 from demur.store.policy_file import FingerprintRow, TaxonomyRow
 
 FILE_NAME = "demur.json"
@@ -26,6 +28,9 @@ class ModelFile(Strict):
     row_change: tuple[float, ...]  # per control token, see core.ports.TrainedModel
     details: dict[str, str | int | float | bool]
     history: tuple[dict[str, float], ...]
+    files: dict[str, str] = Field(
+        default_factory=dict
+    )  # every other file of the folder -> digest; older ones have none
 
     def to_core(self) -> TrainedModel:
         """What training left behind."""
@@ -39,7 +44,7 @@ class ModelFile(Strict):
 
 
 def write_model_file(folder: Path, taxonomy: Taxonomy, trained: TrainedModel, data_digest: str) -> None:
-    """Write demur.json beside the checkpoint in `folder`."""
+    """Write demur.json beside the checkpoint in `folder`, last: it holds the digests of all other files there."""
     file = ModelFile(
         taxonomy=TaxonomyRow.from_core(taxonomy),
         fingerprint=FingerprintRow.from_core(trained.fingerprint),
@@ -49,7 +54,39 @@ def write_model_file(folder: Path, taxonomy: Taxonomy, trained: TrainedModel, da
         details=trained.details,
         history=trained.history,
     )
-    write_json(folder / FILE_NAME, file.model_dump(mode="json"))
+    _write(folder, file)
+
+
+def seal_model_file(folder: Path) -> None:
+    """Write demur.json again after a file beside it has changed on purpose. Raises ArtifactError if it is damaged."""
+    _write(folder, read_model_file(folder))
+
+
+def require_whole(folder: Path) -> ModelFile:
+    """demur.json of a folder whose other files are as it says. Raises ArtifactError naming one that is not.
+
+    A file that it does not name is no fault here: engines say which weights they would not read.
+    """
+    file = read_model_file(folder)
+    for name, digest in file.files.items():
+        path = folder / name
+        if not path.exists() or digest_file(path) != digest:
+            state = "is missing" if not path.exists() else "has changed since the model was made"
+            raise ArtifactError(f"{path} {state}", "restore the model folder, or train again")
+    return file
+
+
+def _write(folder: Path, file: ModelFile) -> None:
+    others = (
+        sorted(p for p in folder.rglob("*") if p.is_file() and p.name != FILE_NAME and not is_part(p))
+        if folder.is_dir()
+        else []
+    )
+    files = {str(p.relative_to(folder)): digest_file(p) for p in others}
+    value = file.model_copy(update={"files": files}).model_dump(mode="json")
+    if not files:  # a predictor elsewhere has no file here
+        del value["files"]
+    write_json(folder / FILE_NAME, value)
 
 
 def read_model_file(folder: Path) -> ModelFile:

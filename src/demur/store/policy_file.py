@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
+from pydantic import (
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from demur.core.errors import DemurError, PolicyError
 from demur.core.guarantee import Promise
@@ -86,6 +93,15 @@ class FingerprintRow(Strict):
     token_ids: tuple[int, ...]
     dtype: str
     logprobs: str
+    config_digest: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a digest that is not there: what was written before there was one keeps its own digest."""
+        row: dict[str, Any] = serialise(self)
+        if row["config_digest"] is None:
+            del row["config_digest"]
+        return row
 
     def to_core(self) -> Fingerprint:
         """The core record."""

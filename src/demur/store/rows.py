@@ -66,7 +66,12 @@ class ExampleRow(Strict):
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """Write examples atomically as JSONL. Every example must have a split."""
-    write_text(path, "".join(json.dumps(_row(e), ensure_ascii=False) + "\n" for e in examples))
+    write_text(path, examples_text(examples))
+
+
+def examples_text(examples: Iterable[Example]) -> str:
+    """Examples as JSONL, the text of a split's file."""
+    return "".join(json.dumps(_row(e), ensure_ascii=False) + "\n" for e in examples)
 
 
 def read_examples(path: Path) -> list[Example]:

@@ -96,14 +96,67 @@ class RunFolder:
             return False
         return all((self.root / f).exists() and digest_file(self.root / f) == d for f, d in receipt.made.items())
 
-    def require(self, stage: Stage) -> Receipt:
-        """The receipt of a stage that must have finished. Raises ArtifactError naming a file that changed since."""
+    def require(self, stage: Stage, *names: str) -> Receipt:
+        """The receipt of a stage that must have finished, from what is still there.
+
+        names: look at these of its files only, relative to the run folder; none named: at all. Raises ArtifactError,
+        naming it, for a file that changed since, and for what the stage was made from that is another by now.
+        """
         receipt = self.receipt(stage)
         if receipt is None:
-            raise ArtifactError(f"{self.stage(stage)} is not finished", f"run: demur {stage} {self.root}")
-        for name, digest in receipt.made.items():
+            raise ArtifactError(f"{self.stage(stage)} is not finished", _remedy(stage, self.root))
+        for name in names or receipt.made:
             path = self.root / name
-            if not path.exists() or digest_file(path) != digest:
+            if not path.exists() or digest_file(path) != receipt.made.get(name):
                 state = "is missing" if not path.exists() else "has changed since it was made"
-                raise ArtifactError(f"{path} {state}", f"restore it, or run: demur {stage} {self.root}")
+                raise ArtifactError(f"{path} {state}", f"restore it, or {_remedy(stage, self.root)}")
+        self._require_inputs(receipt)
         return receipt
+
+    def require_fresh(self, stage: Stage) -> None:
+        """Raise ArtifactError as `require` does if a finished stage was made from what is another by now.
+
+        Its own files may have been edited, and the stage may never have run: what reads them judges that.
+        """
+        if (receipt := self.receipt(stage)) is not None:
+            self._require_inputs(receipt)
+
+    def changed_inputs(self, receipt: Receipt) -> list[str]:
+        """Artifacts of this run that a stage was made from and that are others by now, or gone.
+
+        Not what came from outside the run, and not the rows that a model was trained on: the model folder keeps a
+        record of those, which stays true whatever becomes of the split.
+        """
+        if receipt.stage in ("data", "train"):
+            return []
+        return [name for name, digest in receipt.made_from.items() if self._digest_now(name, digest) != digest]
+
+    def _require_inputs(self, receipt: Receipt) -> None:
+        if changed := self.changed_inputs(receipt):
+            raise ArtifactError(
+                f"{self.stage(receipt.stage)} is out of date: it was made from another {', '.join(changed)} than is "
+                "there now",
+                _remedy(receipt.stage, self.root),
+            )
+
+    def _digest_now(self, name: str, unknown: str) -> str | None:
+        """The digest of an input as receipts name it; None if it is gone, `unknown` for what is not of this run.
+
+        Where its whole stage is gone, the run was cleared on purpose: nothing there is another by now.
+        """
+        stage: str
+        if name == "model":
+            path = self.model / "demur.json"
+            return digest_json(read_json(path).get("fingerprint")) if path.exists() else unknown
+        stage, slash, rest = name.partition("/")
+        if not slash or stage not in STAGES:
+            return unknown
+        suffix = "" if "." in rest else {"data": ".jsonl", "score": ".parquet"}.get(stage, "")
+        # "score/case" is a rewrite of the calibrate rows: score/calibrate-case.parquet
+        paths = [self.stage(stage) / f"{before}{rest}{suffix}" for before in ("", "calibrate-")]
+        gone = None if (self.stage(stage) / "made.json").exists() else unknown
+        return next((digest_file(path) for path in paths if path.exists()), gone)
+
+
+def _remedy(stage: Stage, root: Path) -> str:
+    return f"run: demur data CONFIG --out {root}" if stage == "data" else f"run: demur {stage} {root}"

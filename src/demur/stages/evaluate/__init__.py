@@ -23,6 +23,7 @@ from demur.store.labels import NO_LABELS, labels_digest, read_labels
 from demur.store.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.policy_file import FingerprintRow, write_policy
 from demur.store.run import RunFolder
+from demur.store.seen_file import require_unseen_splits
 
 __all__ = [
     "CORRECTED_HEADER",
@@ -66,9 +67,11 @@ def run(
     Writes evaluate/branches.parquet, evaluate/policies/*.json and evaluate/metrics.json. Texts made before by this
     model for these prompts are not generated again; another judge reads them again, and what could not be scored is
     judged again even where nothing else changed. Raises PolicyError if the policy was made for another model,
-    ArtifactError if the scores were, or if an earlier stage has not finished.
+    ArtifactError if the scores were, or if an earlier stage has not finished or is out of date, DataError, naming
+    rows, if the model was trained on rows that it would be measured on.
     """
     made_from = _inputs(folder, generator.fingerprint)
+    require_unseen_splits(folder, ("calibrate", "test"))
     if config.labels:
         made_from["labels"] = labels_digest(config.labels)
     settings: dict[str, object] = {**asdict(config), "also": list(config.also), "judge": judge.version}

@@ -9,7 +9,7 @@ from demur.core.errors import ConfigError
 from demur.pages.page import render_html, render_markdown
 from demur.pages.parts import Page
 from demur.stages.report.content import headline, sections
-from demur.stages.report.material import read_material
+from demur.stages.report.material import read_material, require_finished
 from demur.store.files import digest_file, write_text
 from demur.store.run import RunFolder
 
@@ -29,8 +29,10 @@ class Config:
 def run(config: Config, folder: RunFolder) -> Path:
     """Write report/index.html and report/report.md; returns the path of the page.
 
-    Raises ArtifactError if an earlier stage has not finished or its files were changed.
+    Raises ArtifactError if an earlier stage has not finished, is out of date or was changed, DataError, naming rows,
+    if the model was trained on rows that it was measured on.
     """
+    require_finished(folder)
     settings: dict[str, object] = dict(asdict(config))
     made_from = {
         "evaluate/metrics.json": digest_file(folder.metrics),

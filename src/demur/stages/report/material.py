@@ -19,6 +19,7 @@ from demur.store.policy_file import read_policy
 from demur.store.rewritten import decided_scores
 from demur.store.rows import read_examples, read_policy_rows
 from demur.store.run import STAGES, Receipt, RunFolder
+from demur.store.seen_file import require_unseen_splits
 from demur.store.tables import Branch, read_branches, read_scores
 
 Doubles = npt.NDArray[np.float64]
@@ -59,10 +60,17 @@ class Material:
         return should_N
 
 
-def read_material(folder: RunFolder) -> Material:
-    """Read a run. Raises ArtifactError if a stage has not finished or was changed since."""
+def require_finished(folder: RunFolder) -> None:
+    """Raise ArtifactError or DataError unless a run can be reported on: see run."""
     for stage in ("data", "score", "calibrate", "evaluate"):
         folder.require(stage)
+    promised = any(p.status == "certified" for p in read_policy(folder.policy).promises)
+    if folder.receipt("train") is not None or promised:  # without a train stage, nobody may have promised anything
+        require_unseen_splits(folder, ("calibrate", "test"))
+
+
+def read_material(folder: RunFolder) -> Material:
+    """Read a run that passes require_finished. Raises ArtifactError on a damaged file."""
     evaluation = read_metrics(folder.metrics)
     policies = tuple(read_policy(folder.root / p.file) for p in evaluation.policies)
     splits = {s: read_examples(folder.split(s)) for s in SPLITS}
