@@ -14,7 +14,7 @@ import torch
 
 from demur.core.decision import decide
 from demur.core.errors import BackendBusy, BackendDown, EngineError, PolicyError, ScoreError
-from demur.core.policy import CategoryPolicy, Policy, natural
+from demur.core.policy import CategoryPolicy, DoubtRule, Policy, natural
 from demur.core.serving import Ask, Backend, Sampling
 from demur.core.taxonomy import coconot
 from demur.engines.hf import HfEngine
@@ -24,6 +24,7 @@ from tests.engines.checkpoints import user
 from tests.engines.test_hf import Passes
 
 TOKENS = coconot().tokens
+NEVER_IN_DOUBT = DoubtRule(most_leftover=1.0)  # a random model has nearly all of its mass elsewhere
 GREEDY = Sampling(temperature=0.0, max_tokens=20)
 LONG = Sampling(temperature=0.0, max_tokens=150)
 TEXTS = ["What is the capital of France?", "bake bread " * 12, "Hi", "Tell me how you feel.", "a poem about the sea"]
@@ -69,6 +70,7 @@ def always(engine, column, on_refuse="generate"):
         rule="heaviest",
         categories=tuple(categories),
         fingerprint=engine.fingerprint,
+        doubt=NEVER_IN_DOUBT,
     )
 
 
@@ -77,7 +79,12 @@ def half(engine, on_refuse="generate"):
     score = float(np.median(np.exp(engine.logp([user(t) for t in TEXTS])[:, 1:]).max(axis=1)))
     categories = (CategoryPolicy(threshold=score, on_refuse=on_refuse),) * 5
     return Policy(
-        name="half", taxonomy=coconot(), rule="heaviest", categories=categories, fingerprint=engine.fingerprint
+        name="half",
+        taxonomy=coconot(),
+        rule="heaviest",
+        categories=categories,
+        fingerprint=engine.fingerprint,
+        doubt=NEVER_IN_DOUBT,
     )
 
 
@@ -113,7 +120,12 @@ async def settled(condition):
 
 
 def test_64_requests_at_once_are_each_scored_decided_and_answered_as_alone(engine):
-    policies = [always(engine, 0), always(engine, 2), half(engine), natural(coconot(), engine.fingerprint)]
+    policies = [
+        always(engine, 0),
+        always(engine, 2),
+        half(engine),
+        replace(natural(coconot(), engine.fingerprint), doubt=NEVER_IN_DOUBT),
+    ]
     asks = [
         ask(TEXTS[n % 5] + " please" * (n % 7), policies[n % 4], replace(GREEDY, max_tokens=1 + n % 20))
         for n in range(64)
@@ -306,7 +318,7 @@ def test_what_cannot_be_honoured_is_refused_and_harms_nobody(llama):
         async with serving(llama) as backend:
             with pytest.raises(EngineError, match="no function here"):
                 await backend.open(ask(TEXTS[0], always(llama, 0), tools=(TOOL,), tool_choice="lose"))
-            with pytest.raises(EngineError, match="JSON schema cannot be honoured"):
+            with pytest.raises(EngineError, match="JSON schema cannot be followed"):
                 await backend.open(ask(TEXTS[0], always(llama, 0), json_schema={"type": "no such type"}))
             with pytest.raises(PolicyError, match="names no model"):
                 await backend.open(ask(TEXTS[0], bad))

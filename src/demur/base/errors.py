@@ -90,6 +90,10 @@ class ScoreDoubt(EngineError):
     """
 
 
+class SchemaTooCostly(EngineError):
+    """A JSON schema that takes more time or memory than one may, before the answer or while it is written."""
+
+
 class AccessError(DemurError):
     """A caller asked for what its tenant may not have: a policy, an override, a route.
 

@@ -43,6 +43,10 @@ class SchemaBounds:
 
 
 STANDARD = SchemaBounds()
+# Of one schema that all functions of a request were put into, each within STANDARD.
+TOGETHER = SchemaBounds(
+    characters=524_288, nodes=20_480, depth=40, references=4_096, targets=256, chained_depth=512, unfolded=524_288
+)
 _LENGTHS = ("minLength", "maxLength")
 _COUNTS = ("minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains")
 # References that are resolved while matching, or by a base address: what they lead to is not known beforehand.

@@ -54,6 +54,16 @@ def read(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prompts:
     return Prompts(cache=cache, lengths=tuple(lengths_B.tolist()), logits_BV=only_row(logits_BTV))
 
 
+def only(prompts: Prompts, row: int) -> Prompts:
+    """One of several prompts that were read together, with memory of its own."""
+    length = prompts.lengths[row]
+    layers = [
+        (one.keys[row : row + 1, :, :length], one.values[row : row + 1, :, :length]) for one in prompts.cache.layers
+    ]
+    cache = DynamicCache([(keys.clone(), values.clone()) for keys, values in layers])
+    return Prompts(cache=cache, lengths=(length,), logits_BV=prompts.logits_BV[row : row + 1].clone())
+
+
 class RunningBatch:
     """Rows that go on together, each ending at the last column of the cache."""
 
@@ -89,6 +99,16 @@ class RunningBatch:
             new = [(torch.cat([k, key]), torch.cat([v, value])) for (k, v), (key, value) in zip(old, new, strict=True)]
         self._cache = DynamicCache(new)
         self._mask_RT = torch.cat([pad(self._mask_RT, (wider, 0)), (from_RT >= 0).long()])
+
+    def copy_of(self, row: int, logits_V: torch.Tensor) -> Prompts:
+        """One row as prompts that were read in, so that it can go and join again. logits_V: what came after it."""
+        length = int(self._mask_RT[row].sum())
+        first = self.width - length
+        layers = [
+            (one.keys[row : row + 1, :, first:], one.values[row : row + 1, :, first:]) for one in self._cache.layers
+        ]
+        cache = DynamicCache([(keys.clone(), values.clone()) for keys, values in layers])
+        return Prompts(cache=cache, lengths=(length,), logits_BV=logits_V[None].clone())
 
     def keep(self, rows: Sequence[int]) -> None:
         """Let all other rows go, and the columns that only they needed."""

@@ -23,9 +23,9 @@ from demur.core.serving import Ask, Part, Reply
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf import HALF_TOLERANCE, TOLERANCE, HfEngine
 from demur.engines.hf_batch import joining_gap
-from demur.engines.hf_grammar import Grammars
 from demur.engines.hf_worker import Job, Limits, Worker, is_written
-from demur.engines.tool_calls import Schema, call_schema, mode_of, text_or_call, with_tools
+from demur.engines.inprocess.grammars import GrammarLimits, Grammars
+from demur.engines.tool_calls import Schema, mode_of, text_or_call, with_tools
 
 
 class HfBackend:
@@ -42,7 +42,7 @@ class HfBackend:
         self._fingerprint = engine.fingerprint
         _require_batching(engine)
         vocabulary = engine.network.get_output_embeddings().weight.shape[0]
-        self._grammars = Grammars(engine.tokenizer, engine.rules.stops, vocabulary)
+        self._grammars = Grammars(engine.tokenizer, engine.rules.stops, vocabulary, GrammarLimits())
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="demur-encode")
         self._undecided = 0
         self._worker = Worker(engine, self._limits)
@@ -73,19 +73,31 @@ class HfBackend:
             self._worker.cancel(job)  # decided without the functions; the answer is to know of them
             parts = await text_or_call(ask, mode, partial(self._go_on, replace(ask, messages=with_tools(ask))))
         elif is_written(ask, decision):
-            parts = Parts(job, self._worker)
+            parts = await self._begun(job, decision)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
 
     async def _require_callable(self, ask: Ask) -> None:
-        """Raise PromptTooLong or EngineError for functions that do not fit or bind, whatever will be decided."""
-        described = replace(ask, messages=with_tools(ask), json_schema=call_schema(ask))
+        """Raise PromptTooLong for functions that leave no room for an answer, whatever will be decided."""
+        described = replace(ask, messages=with_tools(ask))
         await asyncio.get_running_loop().run_in_executor(self._encoding, self._prepare, described)
 
     async def _go_on(self, ask: Ask, schema: Schema | None) -> Parts:
         """Write an answer to a request that was decided under another prompt."""
         answered = tuple(replace(c, override="suppress") for c in ask.policy.categories)
         policy = replace(ask.policy, categories=answered)
-        job, _, _ = await self._decide(replace(ask, policy=policy, json_schema=schema, tools=()))
+        job, decision, _ = await self._decide(replace(ask, policy=policy, json_schema=schema, tools=()))
+        return await self._begun(job, decision)
+
+    async def _begun(self, job: Job, decision: Decision) -> Parts:
+        """The answer of a decided request, under way once its schema is prepared, if it has one to follow."""
+        schema = job.ask.json_schema
+        if schema is not None and not decision.refuses:
+            try:
+                grammar = await self._grammars.begin(schema, job.ask.tenant)
+            except BaseException:  # also when the caller is gone: the answer is to keep no place
+                self._worker.cancel(job)
+                raise
+            self._worker.bind(job, grammar)
         return Parts(job, self._worker)
 
     async def _decide(self, ask: Ask) -> tuple[Job, Decision, Floats]:
@@ -115,6 +127,7 @@ class HfBackend:
     async def close(self) -> None:
         """Stop the model; open replies end with BackendDown."""
         await asyncio.to_thread(self._worker.stop)
+        await asyncio.to_thread(self._grammars.close)
         self._encoding.shutdown(wait=False)
 
     def _prepare(self, ask: Ask) -> partial[Job]:
@@ -135,7 +148,6 @@ class HfBackend:
             limit=min(sampling.max_tokens, room),
             text=AnswerText(self._decode, sampling.stop),
             random=Random(sampling.seed),
-            grammar=None if ask.json_schema is None else self._grammars.make(ask.json_schema),
         )
 
     def _decode(self, ids: list[int]) -> str:

@@ -3,6 +3,9 @@
 Between two steps of the answers under way it drops those that nobody waits for, reads prompts that fit, hands out their
 decisions, and lets those that are answered join the batch. A prompt is read once, decision included; a refusal whose
 text the operator holds never joins. Everything that callers see is posted to their event loop, once a step.
+
+An answer under a JSON schema is parked, with its cache, while other processes prepare its grammar, and again whenever
+its next mask is late: nobody's schema holds up the step of all (demur.engines.inprocess.grammars).
 """
 
 from __future__ import annotations
@@ -11,24 +14,29 @@ import asyncio
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
+from time import monotonic
 
 import torch
 
 from demur.core.decision import Decision, decide
-from demur.core.errors import BackendDown, DemurError, EngineError
+from demur.core.errors import BackendDown, DemurError, SchemaTooCostly
 from demur.core.policy import GENERATE
 from demur.core.score import Floats
 from demur.core.serving import Ask, Finish, Part
 from demur.engines.answer_text import AnswerText
 from demur.engines.heads import control_scores
 from demur.engines.hf import LOGITS_PER_BATCH, HfEngine
-from demur.engines.hf_batch import RunningBatch, read
-from demur.engines.hf_grammar import Grammar
+from demur.engines.hf_batch import Prompts, RunningBatch, only, read
 from demur.engines.hf_sample import next_tokens
+from demur.engines.inprocess.grammar import Grammar, wait
+
+GRACE_S = 0.01  # for which a step of all answers waits for masks that are late
+LATE_S = 15.0  # for which an answer is parked until its mask is there; the grammar's own limits end it before that
+LOOK_S = 0.005  # between two looks for masks where every answer is parked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,10 +59,10 @@ class Job:
     limit: int  # tokens that may follow the control token
     text: AnswerText
     random: Random
-    grammar: Grammar | None  # of an answer; a refusal is not bound by it
     loop: asyncio.AbstractEventLoop
     decided: asyncio.Future[tuple[Decision, Floats]]
     parts: asyncio.Queue[Part | DemurError] = field(default_factory=asyncio.Queue)
+    grammar: Grammar | None = None  # of an answer under a schema, once it is prepared
     left: bool = False  # nobody waits for it any more
     last: int = -1  # the token that the model has yet to read
     written: int = 0  # tokens after the control token
@@ -66,24 +74,28 @@ class Job:
         return len(self.ids) + 1 + self.limit
 
     def take(self, token: int, stops: frozenset[int]) -> Part | None:
-        """Note the next token; the part that may be sent now, if any. The last one has a `finish`.
-
-        Raises EngineError if the grammar does not allow the token, or gave up.
-        """
-        if self.grammar is not None:
-            self.grammar.take(token)
+        """Note the next token; the part that may be sent now, if any. The last one has a `finish`."""
         if token in stops:
             return self._part(self.text.end(), "stop")
         self.last, self.written, self.unsent = token, self.written + 1, self.unsent + 1
         shown = self.text.push(token)
         if self.text.stopped:
             return self._part(shown, "stop")
-        if self.grammar is not None and self.grammar.finished:
-            return self._part(shown + self.text.end(), "stop")
-        if self.written >= self.limit:
-            shown += self.text.end()
-            return self._part(shown, "stop" if self.text.stopped else "length")
+        if self.grammar is not None:  # whether this was the last one is known with the next mask
+            self.grammar.take(token)
+        elif self.written >= self.limit:
+            return self._cut(shown)
         return self._part(shown, None) if shown else None
+
+    def settle(self) -> Part | None:
+        """The end of an answer under a schema, if it is over. Raises SchemaTooCostly if its grammar gave up."""
+        if self.grammar is None:
+            return None
+        if self.grammar.state == "failed":
+            raise SchemaTooCostly("the JSON schema takes more time or memory to follow than it may", "make it simpler")
+        if self.grammar.state == "finished":
+            return self._part(self.text.end(), "stop")
+        return self._cut("") if self.written >= self.limit else None
 
     def fail(self, error: DemurError) -> None:
         """On the event loop: tell whoever waits."""
@@ -97,10 +109,24 @@ class Job:
         if not self.decided.done():
             self.decided.set_result((decision, logp_C))
 
+    def _cut(self, shown: str) -> Part:
+        shown += self.text.end()
+        return self._part(shown, "stop" if self.text.stopped else "length")
+
     def _part(self, text: str, finish: Finish | None) -> Part:
         part = Part(text=text, tokens=self.unsent, finish=finish)
         self.unsent = 0
         return part
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Parked:
+    """An answer that is not in the batch for now."""
+
+    job: Job
+    prompts: Prompts  # what the model has read of it, and what it said last
+    late: bool = False  # its mask is awaited; else it awaits its grammar, and has not read its control token
+    since_s: float = field(default_factory=monotonic)
 
 
 def is_written(ask: Ask, decision: Decision) -> bool:
@@ -135,6 +161,7 @@ class Worker:
         self._down: BackendDown | None = None
         self._batch = RunningBatch(engine.network)
         self._rows: list[Job] = []  # by row of the batch
+        self._parked: list[Parked] = []
         self._outbox: list[tuple[Job, Callable[[], object]]] = []
         self._thread = threading.Thread(target=self._run, name="demur-model", daemon=True)
         self._thread.start()
@@ -142,7 +169,7 @@ class Worker:
     @property
     def writing(self) -> int:
         """Answers that are being written."""
-        return len(self._rows)
+        return len(self._rows) + len(self._parked)
 
     def check(self) -> None:
         """Raise BackendDown if the thread has ended or is told to."""
@@ -166,6 +193,14 @@ class Worker:
                 self._waiting.remove(job)
                 self._open.discard(job)
 
+    def bind(self, job: Job, grammar: Grammar) -> None:
+        """Let an answer under a schema begin: its grammar is there."""
+        with self._wake:
+            job.grammar = grammar
+            if job.left or job not in self._open:
+                grammar.close()
+            self._wake.notify()
+
     def stop(self) -> None:
         """End the thread; every open request gets BackendDown."""
         with self._wake:
@@ -186,7 +221,10 @@ class Worker:
 
     def _await_work(self) -> bool:
         with self._wake:
-            self._wake.wait_for(lambda: self._waiting or self._rows or self._closing)
+            if self._parked and not self._rows:
+                self._wake.wait(LOOK_S)
+            else:
+                self._wake.wait_for(lambda: self._waiting or self._rows or self._closing)
             return not self._closing
 
     def _end(self, why: str) -> None:
@@ -195,12 +233,16 @@ class Worker:
             jobs, self._open = self._open, set()
             self._waiting.clear()
         self._rows.clear()
+        self._parked.clear()
         for job in jobs:
+            if job.grammar is not None:
+                job.grammar.close()
             self._outbox.append((job, partial(job.fail, BackendDown(why, "try again later"))))
         self._post()
 
     def _step(self) -> None:
         self._keep([r for r, job in enumerate(self._rows) if not job.left])
+        self._unpark()
         for batch in alike(self._admit()):
             self._read(batch)
             self._post()
@@ -217,12 +259,13 @@ class Worker:
         return jobs
 
     def _fits(self, jobs: list[Job], job: Job) -> bool:
-        limits, rows = self._limits, len(self._rows) + len(jobs) + 1
+        limits, held = self._limits, [*self._rows, *(p.job for p in self._parked)]
+        rows = len(held) + len(jobs) + 1
         if rows == 1:
             return True
         tokens = sum(len(one.ids) for one in (*jobs, job))
         read_ok = not jobs or (len(jobs) < self._most_read and tokens <= limits.prefill_tokens)
-        room = max(one.room for one in (*self._rows, *jobs, job))
+        room = max(one.room for one in (*held, *jobs, job))
         return read_ok and rows <= limits.rows and rows * room <= limits.cache_tokens
 
     def _read(self, jobs: list[Job]) -> None:
@@ -245,42 +288,96 @@ class Worker:
                 self._forget(job)
             else:
                 job.last = control_ids[decision.column]
-                job.grammar = None if decision.refuses else job.grammar
-                joining.append(b)
+                if job.ask.json_schema is not None and not decision.refuses:
+                    self._parked.append(Parked(job=job, prompts=only(prompts, b)))
+                else:
+                    joining.append(b)
         self._batch.join(prompts, joining)
         self._rows += [jobs[b] for b in joining]
 
+    def _unpark(self) -> None:
+        """Let parked answers go on whose grammar, or next mask, has come."""
+        wait((p.job.grammar for p in self._parked if p.late and p.job.grammar is not None), 0.0)
+        parked, self._parked = self._parked, []
+        for one in parked:
+            if one.job.left:
+                self._forget(one.job)
+            elif one.late and one.job.grammar is not None and one.job.grammar.state != "waiting":
+                if self._choose(one.prompts.logits_BV, [one.job]):
+                    self._join(one)
+            elif not one.late and one.job.grammar is not None:
+                self._join(one)  # the mask is computed while the model reads the control token
+            elif one.late and monotonic() > one.since_s + LATE_S:
+                self._fail(one.job, SchemaTooCostly("the JSON schema takes too long to follow", "make it simpler"))
+            else:
+                self._parked.append(one)
+        self._post()
+
+    def _join(self, parked: Parked) -> None:
+        self._batch.join(parked.prompts, [0])
+        self._rows.append(parked.job)
+
     def _write(self) -> None:
-        """One more token for every answer under way."""
-        rules = self._engine.rules
+        """One more token for every answer under way but those whose mask is late: they are parked."""
         logits_RV = self._batch.step([job.last for job in self._rows])
-        logits_RV[:, list(rules.banned)] = -torch.inf
-        for logits_V, job in zip(logits_RV, self._rows, strict=True):
-            if job.grammar is not None:
-                job.grammar.mask(logits_V)
-        tokens = next_tokens(logits_RV, [j.ask.sampling for j in self._rows], [j.random.random() for j in self._rows])
-        kept = []
-        for r, (job, token) in enumerate(zip(self._rows, tokens, strict=True)):
+        logits_RV[:, list(self._engine.rules.banned)] = -torch.inf
+        wait((job.grammar for job in self._rows if job.grammar is not None), GRACE_S)
+        late = {r for r, job in enumerate(self._rows) if job.grammar is not None and job.grammar.state == "waiting"}
+        for r in late:
+            prompts = self._batch.copy_of(r, logits_RV[r])
+            self._parked.append(Parked(job=self._rows[r], prompts=prompts, late=True))
+        here = [r for r in range(len(self._rows)) if r not in late]
+        if here:
+            kept = self._choose(logits_RV if not late else logits_RV[here], [self._rows[r] for r in here])
+            self._keep([here[k] for k in kept], parked=late)
+        else:
+            self._keep([], parked=late)
+
+    def _choose(self, logits_RV: torch.Tensor, jobs: Sequence[Job]) -> list[int]:
+        """Choose and hand out a token for every answer; the places of those that go on. logits_RV: its rows."""
+        going = []
+        for r, job in enumerate(jobs):
             try:
-                part = job.take(token, rules.stops)
-            except EngineError as e:  # of this answer's grammar: the others go on
-                self._outbox.append((job, partial(job.fail, e)))
+                part = job.settle()
+            except SchemaTooCostly as e:
+                self._fail(job, e)
                 continue
+            if part is not None:
+                self._outbox.append((job, partial(job.parts.put_nowait, part)))
+                continue
+            going.append(r)
+            if job.grammar is not None:
+                job.grammar.mask(logits_RV[r])
+        if not going:
+            return []
+        writing = [jobs[r] for r in going]
+        rows_RV = logits_RV if len(going) == len(jobs) else logits_RV[going]
+        tokens = next_tokens(rows_RV, [j.ask.sampling for j in writing], [j.random.random() for j in writing])
+        kept = []
+        for r, job, token in zip(going, writing, tokens, strict=True):
+            part = job.take(token, self._engine.rules.stops)
             if part is not None:
                 self._outbox.append((job, partial(job.parts.put_nowait, part)))
             if part is None or part.finish is None:
                 kept.append(r)
-        self._keep(kept)
+        return kept
 
-    def _keep(self, rows: list[int]) -> None:
-        """Let all other rows of the batch go."""
+    def _fail(self, job: Job, error: DemurError) -> None:
+        """End one answer; the others go on."""
+        self._outbox.append((job, partial(job.fail, error)))
+        self._forget(job)
+
+    def _keep(self, rows: list[int], parked: Collection[int] = ()) -> None:
+        """Let all other rows of the batch go; those that are parked are not over."""
         if len(rows) < len(self._rows):
-            for r in set(range(len(self._rows))) - set(rows):
+            for r in set(range(len(self._rows))) - set(rows) - set(parked):
                 self._forget(self._rows[r])
             self._rows = [self._rows[r] for r in rows]
             self._batch.keep(rows)
 
     def _forget(self, job: Job) -> None:
+        if job.grammar is not None:
+            job.grammar.close()
         with self._wake:
             self._open.discard(job)
 

@@ -67,7 +67,7 @@ def with_tools(ask: Ask) -> Prompt:
 
 def call_schema(ask: Ask) -> Schema:
     """What a call of one of the functions is written under."""
-    return {"anyOf": [_call_schema(f) for f in _chosen(ask)]}
+    return {"anyOf": [_call_schema(f, f"#/anyOf/{at}/properties/arguments") for at, f in enumerate(_chosen(ask))]}
 
 
 async def text_or_call(ask: Ask, mode: Mode, write: Callable[[Schema | None], Awaitable[Written]]) -> Written:
@@ -160,14 +160,26 @@ def _chosen(ask: Ask) -> list[Mapping[str, Any]]:
     return chosen
 
 
-def _call_schema(function: Mapping[str, Any]) -> dict[str, Any]:
+def _call_schema(function: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A call of one function. place: where its parameters stand in the whole, so that their references lead there."""
     arguments = function.get("parameters") or {"type": "object", "properties": {}, "additionalProperties": False}
     return {
         "type": "object",
-        "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+        "properties": {"name": {"const": function["name"]}, "arguments": _moved(arguments, place)},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema that became a part of another: what referred to its root refers to its new place."""
+    if isinstance(schema, Mapping):
+        return {
+            name: place + item[1:] if name == "$ref" and isinstance(item, str) and item.startswith("#") else
+            _moved(item, place)
+            for name, item in schema.items()
+        }  # fmt: skip
+    return [_moved(item, place) for item in schema] if isinstance(schema, list | tuple) else schema
 
 
 def _call(text: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from demur.core.errors import (
     EngineError,
     MissingDependency,
     PromptTooLong,
+    SchemaTooCostly,
     ScoreDoubt,
     ScoreError,
 )
@@ -61,8 +62,9 @@ def api_error(error: DemurError, *, decided: bool = False) -> ApiError:
             return ApiError(400, _plain(error), code="context_length_exceeded", param="messages")
         case MissingDependency() if not decided:
             return ApiError(400, "This server does not give answers of that kind.", code="unsupported_request")
-        case EngineError() if not decided:
-            return ApiError(400, _plain(error), code="unsupported_request")
+        case EngineError() if not decided or isinstance(error, SchemaTooCostly):  # what that takes may show late
+            code = "schema_too_costly" if isinstance(error, SchemaTooCostly) else "unsupported_request"
+            return ApiError(400, _plain(error), code=code)
     return our_bug()
 
 

@@ -1,0 +1,248 @@
+"""Schemas run in processes of their own: what one of them does is felt by nobody else."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psutil
+import pytest
+import torch
+
+from demur.core.errors import BackendBusy, BackendDown, EngineError, SchemaTooCostly
+from demur.core.schema_bounds import SchemaBounds, too_much
+from demur.engines.hf import HfEngine
+from demur.engines.inprocess.grammar import wait
+from demur.engines.inprocess.grammars import GrammarLimits, Grammars
+from tests.core.test_schema_bounds import chain
+from tests.engines.checkpoints import make_tokenizer
+from tests.engines.test_hf_serve import GREEDY, TOKENS, always, ask, serving, settled, whole
+
+pytest.importorskip("llguidance")
+
+# Everything passes: these tests are about what happens where the bounds have a hole.
+UNBOUNDED = SchemaBounds(**dict.fromkeys(SchemaBounds.__dataclass_fields__, 10**9))
+ENDS_A_PROCESS = chain(1300)
+NEVER_DONE = {"type": "string", "allOf": [{"pattern": f"(a|b)*a(a|b){{{n + 4}}}"} for n in range(24)]}
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Oslo", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def schema_of(n):
+    field = f"field{n}"
+    fields = {field: {"type": "boolean"}}
+    return {"type": "object", "properties": fields, "required": [field], "additionalProperties": False}
+
+
+@contextmanager
+def grammars(**limits):
+    tokenizer = make_tokenizer()
+    made = Grammars(tokenizer, frozenset({tokenizer.eos_token_id}), len(tokenizer), GrammarLimits(**limits))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def children():
+    """Processes below this one, those that have ended left out."""
+    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def written(grammar, tokenizer, most=200):
+    """What comes of always taking the first token that is allowed, and what state that ends in."""
+    ids = []
+    wait([grammar], 10.0)
+    while grammar.state == "ready" and len(ids) < most:
+        logits_V = torch.zeros(len(tokenizer))
+        grammar.mask(logits_V)
+        ids.append(int(logits_V.argmax()))
+        grammar.take(ids[-1])
+        wait([grammar], 10.0)
+    return tokenizer.decode(ids), grammar.state
+
+
+def test_masks_lead_to_an_answer_that_fits_and_then_nothing_may_follow():
+    with grammars() as made:
+        for schema in (CITY, schema_of(1)):
+            text, state = written(asyncio.run(made.begin(schema)), make_tokenizer())
+            assert state == "finished"
+            assert set(json.loads(text)) == set(schema["required"])
+
+
+@pytest.mark.parametrize("schema", [ENDS_A_PROCESS, NEVER_DONE], ids=["ends a process", "is never done"])
+def test_a_schema_that_ends_or_holds_its_process_is_an_error_and_others_go_on(schema):
+    assert too_much(schema)
+
+    async def scenario(made):
+        await made.begin(CITY, "them")
+        start = time.monotonic()
+        hostile = asyncio.create_task(made.begin(schema, "me"))
+        await asyncio.sleep(0.05)
+        beside = await made.begin(schema_of(2), "them")
+        with pytest.raises(SchemaTooCostly) as told:
+            await hostile
+        spent_s = time.monotonic() - start
+        with pytest.raises(SchemaTooCostly):  # it is not tried again
+            await made.begin(schema, "me")
+        return beside, str(told.value), spent_s
+
+    with grammars(bounds=UNBOUNDED, compile_s=1.0) as made:
+        beside, told, spent_s = asyncio.run(scenario(made))
+        assert written(beside, make_tokenizer())[1] == "finished"
+        assert spent_s < 8.0  # a second on a machine that is not busy
+        assert "a|b" not in told
+        assert "#/$defs" not in told
+        assert sum(p.memory_info().rss for p in children()) < 2**29
+
+
+def test_a_schema_that_cannot_be_followed_is_told_apart_and_its_text_stays_unsaid():
+    with grammars() as made, pytest.raises(EngineError, match="cannot be followed") as told:
+        asyncio.run(made.begin({"type": "no such secret type"}))
+    assert "secret" not in str(told.value)
+    assert not isinstance(told.value, SchemaTooCostly)
+
+
+def test_the_bounds_hold_without_a_server_in_front():
+    with grammars() as made:
+        with pytest.raises(SchemaTooCostly, match="properties in one place"):
+            asyncio.run(made.begin(ENDS_A_PROCESS))
+        assert children() == []
+
+
+def test_a_schema_whose_sender_has_gone_is_dropped_at_once():
+    async def scenario(made):
+        await made.begin(CITY)
+        before = len(children())
+        task = asyncio.create_task(made.begin(NEVER_DONE))
+        await settled(lambda: len(children()) > before)
+        task.cancel()
+        start = time.monotonic()
+        await settled(lambda: len(children()) == before)
+        return time.monotonic() - start
+
+    with grammars(bounds=UNBOUNDED, compile_s=60.0) as made:
+        assert asyncio.run(scenario(made)) < 5.0
+
+
+def test_two_that_send_the_same_schema_share_its_process_and_one_may_leave():
+    async def scenario(made):
+        tasks = [asyncio.create_task(made.begin(CITY)) for _ in range(5)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        kept = await asyncio.gather(*tasks[1:])
+        again = await made.begin(CITY)
+        return [*kept, again]
+
+    with grammars() as made:
+        kept = asyncio.run(scenario(made))
+        assert len(children()) == 2  # the host, and one
+        assert {written(g, make_tokenizer())[0] for g in kept} == {'{"city":"Oslo"}'}
+
+
+def test_idle_schemas_are_kept_up_to_a_number_and_the_oldest_goes():
+    with grammars(processes=3) as made:
+        for n in (0, 1, 2, 0, 3):
+            asyncio.run(made.begin(schema_of(n))).close()
+        asyncio.run(settled(lambda: len(children()) == 4))
+        pids = {p.pid for p in children()}
+        for n in (0, 2, 3):
+            asyncio.run(made.begin(schema_of(n))).close()
+        assert {p.pid for p in children()} == pids
+
+
+def test_one_tenant_gets_half_of_the_places():
+    async def scenario(made):
+        mine = [await made.begin(schema_of(n), "me") for n in range(2)]
+        with pytest.raises(BackendBusy, match="2 of this tenant"):
+            await made.begin(schema_of(2), "me")
+        await made.begin(schema_of(3), "them")
+        mine[0].close()
+        await made.begin(schema_of(2), "me")
+
+    with grammars(processes=4) as made:
+        asyncio.run(scenario(made))
+
+
+@pytest.mark.parametrize("limits", [{"step_s": 1e-6}, {"answer_s": 0.0}])
+def test_an_answer_whose_masks_take_too_long_fails_alone(limits):
+    with grammars(**limits) as made:
+        grammar = asyncio.run(made.begin(CITY))
+        wait([grammar], 10.0)
+        assert grammar.state == "failed"
+
+
+def test_a_host_that_was_ended_is_started_again():
+    with grammars() as made:
+        grammar = asyncio.run(made.begin(CITY))
+        wait([grammar], 10.0)
+        for process in children():
+            process.kill()
+        asyncio.run(settled(lambda: not children()))
+        grammar.take(0)
+        wait([grammar], 10.0)
+        assert grammar.state == "failed"
+        made.close()
+        with pytest.raises(BackendDown, match="shutting down"):
+            asyncio.run(made.begin(schema_of(7)))
+    with grammars() as made:
+        asyncio.run(made.begin(CITY))
+        children()[0].kill()
+        time.sleep(0.1)
+        assert written(asyncio.run(made.begin(schema_of(1))), make_tokenizer())[1] == "finished"
+
+
+def test_nothing_is_left_behind():
+    before = len(children())
+    open_files = psutil.Process().num_fds()
+    with grammars() as made:
+        for n in range(6):
+            asyncio.run(made.begin(schema_of(n)))
+    asyncio.run(settled(lambda: len(children()) == before))
+    assert psutil.Process().num_fds() <= open_files + 1
+
+
+def test_a_process_that_hangs_in_mid_answer_holds_up_no_other_answer(checkpoints):
+    engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS, max_new_tokens=20)
+    sampling = replace(GREEDY, max_tokens=120)
+
+    async def scenario():
+        async with serving(engine) as backend:
+            alone = (await whole(backend, ask("Hi", always(engine, 0), sampling, json_schema=CITY)))[1]
+            reply = await backend.open(ask("Hi", always(engine, 0), sampling, json_schema=CITY))
+            first = await anext(reply.parts)
+            (_, held) = sorted(p.pid for p in children())
+            os.kill(held, signal.SIGSTOP)
+            try:
+                start = time.monotonic()
+                beside = await asyncio.gather(*(whole(backend, ask(t, always(engine, 0))) for t in ("a", "b", "c")))
+                spent_s = time.monotonic() - start
+                assert backend.writing == 1
+            finally:
+                os.kill(held, signal.SIGCONT)
+            rest = "".join([p.text async for p in reply.parts])
+            return alone, first.text + rest, [text for _, text, _ in beside], spent_s
+
+    alone, resumed, beside, spent_s = asyncio.run(scenario())
+    assert resumed == alone
+    assert json.loads(resumed)["city"] in ("Oslo", "Rome")
+    assert all(beside)
+    assert spent_s < 5.0
+
+
+def test_a_refused_prompt_compiles_nothing(checkpoints):
+    engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS, max_new_tokens=20)
+
+    async def scenario():
+        async with serving(engine) as backend:
+            await whole(backend, ask("Hi", always(engine, 2), json_schema=ENDS_A_PROCESS))
+            return children()
+
+    assert asyncio.run(scenario()) == []
