@@ -1,4 +1,7 @@
-"""A server in a process of its own, for signals: python -m tests.server.process FOLDER DELAY_S SETTINGS_JSON."""
+"""A server in a process of its own, for signals: python -m tests.server.process FOLDER DELAY_S SETTINGS_JSON [RUN].
+
+With a run, the server watches it, and is its engine of tests.server.test_drift.
+"""
 
 import json
 import logging
@@ -12,13 +15,18 @@ from demur.server.policies import Access
 from demur.server.run import run
 from demur.server.settings import Settings
 from demur.store.policy_folder import read_folder
+from demur.store.run import RunFolder
+from tests.fake_run import engine_for, examples
 from tests.server.house import engine
 
 if __name__ == "__main__":
-    folder, delay_s, settings = sys.argv[1:]
-    backend = FakeBackend(engine=engine(), delay_s=float(delay_s))
+    folder, delay_s, settings, *runs = sys.argv[1:]
+    backend = FakeBackend(engine=engine_for(examples(every=4)) if runs else engine(), delay_s=float(delay_s))
     service = Service(
-        Settings(**{"port": 0, **json.loads(settings)}), backend, Access(policies=read_folder(Path(folder)))
+        Settings(**{"port": 0, **json.loads(settings)}),
+        backend,
+        Access(policies=read_folder(Path(folder))),
+        [RunFolder(Path(run_folder)) for run_folder in runs],
     )
     handler = LogWriter(2, service.house.metrics.log_dropped)
     handler.setFormatter(JsonLines())

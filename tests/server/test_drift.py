@@ -2,8 +2,13 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -14,13 +19,16 @@ from demur.engines.fake_backend import FakeBackend
 from demur.stages import watch
 from demur.stages.watch import begin_watching, live_path, state_path
 from demur.store.files import write_json
+from demur.store.monitor_file import read_live
 from demur.store.policy_file import bound, policy_digest, read_policy, write_policy, write_signed
 from demur.store.run import RunFolder
 from demur.store.signature import new_private_key
 from demur.store.tables import read_scores
 from tests.fake_run import engine_for, examples, like_traffic, prepare
-from tests.server.house import serving, wait_until
+from tests.server.house import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file, wait_until
 
+ROOT = Path(__file__).parents[2]
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
 PROMISE = Promise(
     risk="false_refusal",
     level=0.1,
@@ -53,8 +61,8 @@ def made(calibrated, tmp_path):
     return own, engine, tmp_path / "policies"
 
 
-def line(metric, policy, risk=None):
-    about = f',risk="{risk}"' if risk else ""
+def line(metric, policy, risk=None, tenant=None):
+    about = f',risk="{risk}"' if risk else f',tenant="{tenant}"' if tenant is not None else ""
     return f'{metric}{{policy="{policy.name}",policy_hash="{policy_digest(policy)}"{about}}}'
 
 
@@ -72,7 +80,7 @@ def said(server, **fields):
     return server.chat(**fields).json()["demur"]["promises"]
 
 
-def test_live_scores_that_drift_take_the_support_from_a_promise(made):
+def test_live_scores_that_drift_are_said_to_and_take_no_promise_away(made):
     folder, engine, own = made
     policy = read_policy(folder.policy)
     with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=50) as server:
@@ -83,14 +91,17 @@ def test_live_scores_that_drift_take_the_support_from_a_promise(made):
         strange[3] = -1e-4
         loop = server.process.loop
         for _ in range(400):
-            loop.call_soon_threadsafe(drift.saw, digest, strange)
-        wait_until(lambda: server.metric(supported(policy)) == 0)
-        assert said(server) == "no longer supported"
+            loop.call_soon_threadsafe(drift.saw, digest, "local", strange)
+        wait_until(lambda: drift.promises(policy, digest, "local", overridden=False) == "certified, drift seen")
+        assert said(server) == "certified, drift seen"
+        assert server.metric(supported(policy)) == 1
+        assert server.metric(line("demur_drift_seen", policy, tenant="local")) == 1
         assert said(server, demur={"thresholds": {policy.taxonomy.names[0]: 0.0}}) == "void"
     again = begin_watching([folder], policy)
     # With two that were asked, without the one of which nothing is promised.
-    assert again.monitor.series[0].steps == 402
-    assert any(w.alarms for w in again.watched)
+    assert again.steps == 402
+    assert any(w.drift for w in again.watched("local"))
+    assert not any(w.drift for w in again.watched("another"))
 
 
 def test_requests_under_other_thresholds_are_not_watched(made):
@@ -228,3 +239,141 @@ def test_a_server_with_trusted_keys_believes_signed_policies_only(made, tmp_path
         wait_until(lambda: said(server) == "certified")
         write_policy(own / "p.json", read_policy(own / "p.json"))  # the same digest, without the signature
         wait_until(lambda: said(server) == "not certified")
+
+
+# tenants, servers and disks
+
+
+def with_rate(folder, own):
+    """The run's policy with a promise that live scores alone can speak against: how many requests are refused."""
+    rate = replace(PROMISE, risk="refusal_rate", level=0.3)
+    policy = bound(replace(read_policy(folder.policy), promises=(PROMISE, rate)))
+    write_policy(folder.policy, policy)
+    folder.finish("calibrate", {}, {}, [folder.policy])
+    write_policy(own / "p.json", policy)
+    return policy
+
+
+def surely(policy, column):
+    """A score that is refused for sure, or answered."""
+    score = np.full(len(policy.taxonomy.tokens), -12.0, dtype=np.float32)
+    score[column] = -1e-4
+    return score
+
+
+def refused(policy):
+    return surely(policy, 3)
+
+
+def send(server, policy, tenant, scores, times):
+    drift, digest = server.service.house.drift, policy_digest(policy)
+    for _ in range(times):
+        server.process.loop.call_soon_threadsafe(drift.saw, digest, tenant, scores)
+
+
+def says(server, policy, tenant):
+    return server.service.house.drift.promises(policy, policy_digest(policy), tenant, overridden=False)
+
+
+def test_one_tenants_requests_take_nothing_from_another_and_a_reset_gives_it_back(made):
+    folder, engine, own = made
+    policy = with_rate(folder, own)
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder]) as server:
+        send(server, policy, "acme", refused(policy), 250)
+        wait_until(lambda: says(server, policy, "acme") == "no longer supported")
+        assert says(server, policy, "other") == "certified"
+        lost = 'demur_promise_lost{policy="default",policy_hash="%s",risk="%s",tenant="acme"}'
+        assert server.metric(lost % (policy_digest(policy), "refusal_rate")) == 1
+        assert server.metric(lost % (policy_digest(policy), "false_refusal")) == 0  # which no score can speak against
+        watch.reset(folder, "a load test of acme's", NOW)
+        wait_until(lambda: says(server, policy, "acme") == "certified")
+        send(server, policy, "acme", surely(policy, 0), 10)
+        wait_until(lambda: server.metric(line("demur_watched_scores", policy)) == 10)
+        assert says(server, policy, "acme") == "certified"
+    assert read_live(live_path(folder, policy)).resets[0].reason == "a load test of acme's"
+
+
+def test_made_up_requests_are_not_counted(made, tmp_path):
+    folder, engine, own = made
+    policy = read_policy(folder.policy)
+    tenants = tenants_file(tmp_path / "tenants.toml", alice="synthetic = true")
+    tenants.write_text(tenants.read_text().replace('["default", "strict"]', '["default"]').replace("strict", "default"))
+    mark = {"x-demur-synthetic": "true"}
+    options = {"tenants": tenants, "backend": FakeBackend(engine=engine), "watched_runs": [folder], "watch_rows": 1}
+    with serving(own, **options) as server:
+        assert server.chat(key=KEY).status_code == 200  # a tenant that the file calls so
+        assert server.chat(key=OPERATOR_KEY, headers=mark).status_code == 200
+        assert server.chat(key=OTHER_KEY, headers=mark).status_code == 200  # not for everybody to say
+        wait_until(lambda: server.metric(line("demur_watched_scores", policy)) == 1)
+        assert server.metric(line("demur_drift_seen", policy, tenant="other")) == 0
+        assert server.metric(line("demur_drift_seen", policy, tenant="alice")) is None
+
+
+def test_two_servers_on_one_run_make_one_state_and_no_alarm_is_lost(made):
+    folder, engine, own = made
+    policy = with_rate(folder, own)
+    backend = FakeBackend(engine=engine)
+    with (
+        serving(own, backend=backend, watched_runs=[folder]) as one,
+        serving(own, backend=backend, watched_runs=[folder]) as two,
+    ):
+        send(one, policy, "acme", refused(policy), 100)
+        wait_until(lambda: says(one, policy, "acme") == "no longer supported")
+        wait_until(lambda: says(two, policy, "acme") == "no longer supported")
+        for server in (two, one, two):
+            send(server, policy, "acme", read_scores(folder.scores("test"))[0].logp_NC[0], 64)
+        wait_until(lambda: read_live(live_path(folder, policy)).tenants["acme"].series[0].steps == 292)
+    again = begin_watching([folder], policy)
+    assert again.steps == 292
+    assert any(w.alarms for w in again.watched("acme"))
+
+
+def test_with_a_disk_that_takes_nothing_answers_say_that_nobody_watches(made, caplog):
+    folder, engine, own = made
+    policy = read_policy(folder.policy)
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1) as server:
+        assert said(server) == "certified"
+        wait_until(lambda: server.metric(line("demur_watched_scores", policy)) == 1)
+        room = folder.root / "watch"
+        room.rename(folder.root / "away")
+        room.write_text("no folder")  # as good as a full disk: no file can be made
+        server.chat()
+        wait_until(lambda: said(server) == "certified, not watched")
+        assert server.metric(line("demur_watch_blind", policy)) == 1
+        room.unlink()
+        (folder.root / "away").rename(room)
+        wait_until(lambda: says(server, policy, "local") == "certified")
+        assert server.metric(line("demur_watch_blind", policy)) == 0
+        counted = server.metric(line("demur_watched_scores", policy))
+        assert counted == server.metric('demur_decisions_total{decision="respond",policy="default",tenant="local"}')
+    assert "scores not watched" in [r.getMessage() for r in caplog.records]
+
+
+def test_what_a_killed_server_decided_is_counted_by_the_next(made, tmp_path):
+    folder, _, own = made
+    policy = read_policy(folder.policy)
+    command = [sys.executable, "-m", "tests.server.process", str(own), "0", "{}", str(folder.root)]
+    answered = 0
+    for number in (3, 70, 11):
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as server:
+            url = server.stdout.readline().strip()
+            with httpx.Client(base_url=url, trust_env=False) as client:
+                for _ in range(number):
+                    assert client.post("/v1/chat/completions", json=request()).status_code == 200
+                    answered += 1
+            server.kill()
+    again = begin_watching([folder], policy)
+    assert again.steps == answered
+    assert list(live_path(folder, policy).parent.glob("*.journal")) == []
+    assert begin_watching([folder], policy).steps == answered  # each once
+
+
+def test_a_state_that_an_older_version_wrote_goes_on_for_every_tenant(made):
+    folder, _, _ = made
+    policy = read_policy(folder.policy)
+    told_of_errors(folder, folder.root)
+    shutil.copy(state_path(folder), live_path(folder, policy))
+    again = begin_watching([folder], policy)
+    assert all(any(w.alarms for w in again.watched(tenant)) for tenant in ("local", "acme"))

@@ -237,14 +237,15 @@ def test_promises_stand_while_nothing_changes():
     assert [(w.promise.status, w.alarms) for w in found] == [("certified", ()), ("certified", ())]
 
 
-def test_drifted_scores_take_the_support_of_every_certified_promise_with_the_evidence():
+def test_drifted_scores_put_the_assumption_in_doubt_and_take_no_promise_away():
     rows = simulated_rows(2000, 2, seed=3).table.logp_NC
     live = log_softmax(rows[1000:].astype(np.float64) + np.array([0.0, 2.0, 0.0]))
     monitor = watch.observe(watch.begin(promised(), rows[:1000]), live, uniforms(1000))
     promises = (*promised().promises, promise("f1", "measured", None))
     found = watch.watch(promises, monitor, alpha=0.01)
-    assert [w.promise.status for w in found] == ["no longer supported", "no longer supported", "measured"]
-    alarm = next(a for a in found[0].alarms if a.about == "safety")
+    assert [w.promise.status for w in found] == ["certified", "certified", "measured"]
+    assert not any(w.alarms for w in found)
+    alarm = next(a for a in found[0].drift if a.about == "safety")
     assert alarm.source == "scores"
     assert alarm.p_value <= 0.01 / monitor.tests
     assert (alarm.after, alarm.text) == (1000, "scores of safety no longer look like the calibration scores")

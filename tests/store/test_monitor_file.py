@@ -46,7 +46,7 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path_factory, monitor):
     ("text", "says"),
     [
         ("", "is damaged"),
-        ("{}", "policy"),
+        ('{"series": [], "audits": []}', "policy"),
         ('{"format": "demur.monitor/2", "policy": "p", "series": [], "audits": []}', "format"),
         ('{"policy": "p", "series": [], "audits": [], "batch": []}', "batch: unknown key"),
     ],

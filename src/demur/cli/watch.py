@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 from demur.cli.workspace import reopen
+from demur.core.errors import ConfigError
 from demur.stages import watch
 from demur.stages.watch import Config, Shift, Sight, Watched
 
@@ -22,8 +24,9 @@ def command(
     run: options.Run,
     *,
     scores: Annotated[
-        Path, typer.Option(metavar="FILE", help="Scores of live requests, as `demur score` writes them.")
-    ],
+        Path | None,
+        typer.Option(metavar="PATH", help="Scores of live requests: a file, or a folder of them as a server writes."),
+    ] = None,
     feedback: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help='Labels of a random sample of them: lines of {"id": ..., "label": ...}.'),
@@ -31,18 +34,32 @@ def command(
     state: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What was seen before. Default: RUN/watch/state.json.")
     ] = None,
+    in_order: Annotated[
+        bool, typer.Option("--in-order", help="The rows are in the order in which requests came.")
+    ] = False,
+    reset: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Put away what was seen, also by servers; the reason is kept.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Compare live scores with the calibration scores. Exit code 3 if the evidence so far speaks against a promise."""
-    sight = watch.run(Config(scores=scores, feedback=feedback, state=state), reopen(run).folder)
+    folder = reopen(run).folder
+    if reset is not None:
+        changed = watch.reset(folder, reset, datetime.now(UTC), state)
+        note(f"put away, and the reason kept: {', '.join(map(str, changed))}")
+    if scores is None:
+        if reset is None or feedback is not None:
+            raise ConfigError("there is nothing to look at", "give --scores PATH, or --reset REASON")
+        return
+    sight = watch.run(Config(scores=scores, feedback=feedback, state=state, in_order=in_order), folder)
     if as_json:
         print_json(_json(sight))
     else:
-        header = ("promise", "level", "verdict", "evidence against it")
+        header = ("promise", "level", "verdict", "evidence against it, or its assumption")
         print_table([header, *map(_promise, sight.watched)], words=4)
         print_table(
             [("series", "KS", "JS", "PSI", "refusals, live minus calibration"), *_drift(sight.shifts)],
-            title="this file beside the calibration scores, with p-values adjusted together",
+            title="these scores beside the calibration scores, with p-values adjusted together",
         )
         _notes(sight)
     if not sight.supported:
@@ -51,7 +68,10 @@ def command(
 
 def _promise(watched: Watched) -> tuple[str, ...]:
     level = "" if watched.promise.level is None else f"{watched.promise.level:g}"
-    alarms = "; ".join(f"{a.text} (p = {a.p_value:.2g} after {a.after})" for a in watched.alarms)
+    found = (*watched.alarms, *watched.drift)
+    alarms = "; ".join(f"{a.text} (p = {a.p_value:.2g} after {a.after})" for a in found)
+    if watched.promise.fault is not None:
+        alarms = watched.promise.fault
     return (watched.promise.risk, level, watch.verdict(watched), alarms or "none")
 
 
@@ -67,7 +87,17 @@ def _drift(shifts: Sequence[Shift]) -> list[tuple[str, ...]]:
 def _notes(sight: Sight) -> None:
     if not sight.new_rows:
         note("these scores were counted before, and are not counted again")
-    note(f"{sight.rows} scores in this file, {sight.monitor.series[0].steps} in all; {sight.new_labels} new labels")
+    if sight.permuted:
+        note(
+            f"{sight.permuted} score files have no order in time: their rows were put into a random one (seed 0), so "
+            "only a change between files can be seen; --in-order if they are in the order in which requests came"
+        )
+    if sight.drifted:
+        note(
+            "drift seen: requests no longer look like those that were calibrated on. No promise is lost by that; label "
+            "a random sample (--feedback) to see whether one is, and calibrate again on new rows"
+        )
+    note(f"{sight.rows} scores here, {sight.monitor.series[0].steps} in all; {sight.new_labels} new labels")
     for a in sight.monitor.audits:
         note(f"audit of {a.risk} <= {a.level:g}: {a.rate.hits} errors among {a.rate.of} requests of its kind")
     if not any(w.promise.status in ("certified", "no longer supported") for w in sight.watched):
@@ -78,12 +108,15 @@ def _notes(sight: Sight) -> None:
 def _json(sight: Sight) -> dict[str, object]:
     return {
         "supported": sight.supported,
+        "drift_seen": sight.drifted,
+        "permuted_files": sight.permuted,
         "promises": [
             {
                 "risk": w.promise.risk,
                 "level": w.promise.level,
                 "verdict": watch.verdict(w),
                 "alarms": [asdict(a) | {"p_value": a.p_value} for a in w.alarms],
+                "drift": [asdict(a) | {"p_value": a.p_value} for a in w.drift],
             }
             for w in sight.watched
         ],

@@ -26,6 +26,7 @@ class Tenant:
     sees_scores: bool = False  # operators only: answers carry the control-token probabilities
     requests_per_minute: int = 600
     concurrent: int = 64
+    synthetic: bool = False  # its requests are made up, such as probes and tests: no monitor counts them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

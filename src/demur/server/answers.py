@@ -20,7 +20,15 @@ from demur.core.serving import Finish
 from demur.server.settings import RefusalFinish
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
-Promises = Literal["certified", "certified, not watched", "no longer supported", "not certified", "void", "none"]
+Promises = Literal[
+    "certified",
+    "certified, drift seen",
+    "certified, not watched",
+    "no longer supported",
+    "not certified",
+    "void",
+    "none",
+]
 
 
 class FilterResult(BaseModel):

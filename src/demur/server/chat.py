@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from demur.core.access import Tenant
 from demur.core.decision import Decision
 from demur.core.declared import declared_prompts
 from demur.core.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
@@ -30,6 +31,7 @@ from demur.server.visit import Visit, visit_of, while_connected
 from demur.server.wire import parse_chat
 
 DONE = b"data: [DONE]\n\n"
+SYNTHETIC = "x-demur-synthetic"  # "true" in a probe's or a test's request
 STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that gathers a stream would make it none
 
 
@@ -57,6 +59,7 @@ async def answer_chat(request: Request, house: House) -> Response:
     case = case_of(chat, caller.tenant, access.policies, house.settings)
     visit.policy, visit.policy_hash = case.live.policy.name, case.live.digest
     visit.overridden, visit.stream = case.effective.overridden, case.stream
+    visit.synthetic = _is_synthetic(request, caller.tenant)
     languages = preferred_languages(request.headers.get("accept-language", ""))
     verdicts = await while_connected(request.receive, _decide(case, languages, house, visit))
     writing = _Writing(house.settings, case, verdicts, visit)
@@ -85,8 +88,8 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     visit.decision = "refuse" if first.decision.refuses else "respond"
     visit.category = _category(first.decision)
     house.metrics.decided(visit, policy, first.decision, first.logp_C)
-    if not case.effective.overridden and not declared:  # promises speak of conversations
-        house.drift.saw(case.live.digest, first.logp_C)
+    if not (case.effective.overridden or declared or visit.synthetic):  # promises speak of conversations
+        house.drift.saw(case.live.digest, visit.tenant or "", first.logp_C)
     verdicts = []
     for reply in replies:
         category = _category(reply.decision)
@@ -244,7 +247,7 @@ def _head(house: House, case: Case, first: Verdict, caller: Caller) -> Head:
         "policy": live.policy.name,
         "policy_hash": live.digest,
         "overridden": overridden,
-        "promises": house.drift.promises(live.policy, live.digest, overridden=overridden),
+        "promises": house.drift.promises(live.policy, live.digest, caller.tenant.name, overridden=overridden),
     }
     if first.declared:
         note["decided_on"] = "declared"
@@ -258,6 +261,11 @@ def _head(house: House, case: Case, first: Verdict, caller: Caller) -> Head:
         taxonomy=live.policy.taxonomy.names,
         note=note,
     )
+
+
+def _is_synthetic(request: Request, tenant: Tenant) -> bool:
+    """Whether nobody asks this in earnest. Only operators may say so of a request: others could hide from monitors."""
+    return tenant.synthetic or (tenant.sees_scores and request.headers.get(SYNTHETIC, "") == "true")
 
 
 def _category(decision: Decision) -> str | None:

@@ -1,27 +1,52 @@
-"""Whether live scores still support the promises: a monitor for each policy in force, fed beside the requests."""
+"""Whether live scores still support the promises: monitors for each policy in force, fed beside the requests.
+
+What an answer says of its promises is what the monitor can vouch for at that moment. A score waits here until it is
+counted, at the latest a second later; meanwhile a journal holds it, so that a kill loses only what was decided in the
+last instant (demur.store.locked). Where the state cannot be written, as on a full disk, nothing is vouched for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from time import monotonic
 
-import numpy as np
-
-from demur.core.errors import DemurError
+from demur.core.errors import DemurError, ScoreError
 from demur.core.policy import Policy
 from demur.core.score import Floats
 from demur.server.answers import Promises
-from demur.server.log import event
+from demur.server.log import crash, event
 from demur.server.metrics import Metrics
-from demur.stages.watch import Standing, begin_watching, listen, take_in
+from demur.stages.watch import Scored, Standing, begin_watching, listen, live_path, take_in
+from demur.store.locked import Journal
 from demur.store.policy_folder import PolicySet
 from demur.store.run import RunFolder
 
 CERTIFIED: Promises = "certified"
+DRIFTED: Promises = "certified, drift seen"
+UNWATCHED: Promises = "certified, not watched"
 LOST: Promises = "no longer supported"
 UNPROVEN: Promises = "not certified"
 NO_SCORES = "no watched run has calibration scores of its model"
+COUNTED_S = 1.0  # after which a score is counted, if no full batch came before
+AGAIN_S = 5.0  # between two attempts to count where the state cannot be written
+HANGS_S = 30.0  # for which a score may wait before nothing is vouched for
+MOST_WAITING = 4096  # scores of one policy; further ones are lost to the monitor, and counted as lost
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Scores of one policy that are not counted yet."""
+
+    rows: list[Scored] = field(default_factory=list)
+    since_s: float | None = None  # when the first of them came
+    timer: asyncio.TimerHandle | None = None
+    journal: Journal | None = None
+    blind: str | None = None  # why the last batch could not be counted
+    counting: bool = False  # a batch is being counted
 
 
 class Drift:
@@ -34,13 +59,16 @@ class Drift:
     def __init__(self, runs: Sequence[RunFolder], policies: PolicySet, metrics: Metrics, rows: int) -> None:
         self._runs = tuple(runs)
         self._standings: dict[str, Standing] = {}
-        self._waiting: dict[str, list[Floats]] = {}
-        self._statuses: dict[str, set[str]] = {}  # of the promises of each watched policy, also of a lost one that left
+        self._waiting: dict[str, _Waiting] = {}
+        self._begun: dict[str, _Waiting] = {}  # of policies that are about to be watched
+        self._said: dict[tuple[str, str], Promises] = {}  # what answers say, by policy and tenant; also of a lost one
         self._unwatched: dict[str, str] = {}  # policies that cannot be watched, and why
         self._metrics = metrics
         self._rows = rows
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        # One thread, so that journals are written in order, and a disk that hangs holds up no request.
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="demur-journal")
         found = self._look(_in_force(policies))
         for outcome in found.values():
             if isinstance(outcome, DemurError):
@@ -48,74 +76,126 @@ class Drift:
         self._settle(_in_force(policies), found)
 
     async def follow(self, policies: PolicySet) -> None:
-        """Watch what is in force now, hear what `demur watch` says of it, and let go of what is not."""
+        """Watch what is in force now, hear what others have seen of it, and let go of what is not."""
         now = _in_force(policies)
         async with self._lock:
-            for digest in [d for d in self._standings if d not in now]:
-                await self._count(digest)
+            for digest, waiting in self._waiting.items():
+                if digest not in now or waiting.blind is not None:
+                    await self._count(digest)
+                if digest not in now:
+                    self._end_journal(waiting)
             self._settle(now, await asyncio.to_thread(self._look, now))
 
-    def saw(self, digest: str, logp_C: Floats) -> None:
-        """A request was decided on this score, under that stored policy as it stands."""
+    def saw(self, digest: str, tenant: str, logp_C: Floats) -> None:
+        """A tenant's request was decided on this score, under that stored policy as it stands."""
         waiting = self._waiting.get(digest)
         if waiting is None:
             return
-        waiting.append(logp_C)
-        if len(waiting) >= self._rows:
-            task = asyncio.get_running_loop().create_task(self._take_in(digest))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if len(waiting.rows) >= MOST_WAITING:
+            self._metrics.scores_lost(1)
+            return
+        waiting.rows.append(self._journaled(digest, waiting, Scored(tenant=tenant, logp_C=logp_C)))
+        waiting.since_s = waiting.since_s or monotonic()
+        self._see_to(digest, waiting)
+
+    def _see_to(self, digest: str, waiting: _Waiting) -> None:
+        """Count what waits: now if it is a full batch, else soon."""
+        if len(waiting.rows) >= self._rows and waiting.blind is None and not waiting.counting:
+            self._begin(digest)
+        elif waiting.rows and waiting.timer is None:
+            after_s = COUNTED_S if waiting.blind is None else AGAIN_S
+            waiting.timer = asyncio.get_running_loop().call_later(after_s, self._begin, digest)
 
     async def flush(self) -> None:
         """Take in what waits, before the server goes."""
-        for digest in list(self._standings):
-            await self._take_in(digest)
+        async with self._lock:
+            for digest, waiting in self._waiting.items():
+                if waiting.timer is not None:
+                    waiting.timer.cancel()
+                await self._count(digest)
+                self._end_journal(waiting)
+        self._writer.shutdown(wait=False)
 
-    def promises(self, policy: Policy, digest: str, *, overridden: bool) -> Promises:
-        """What an answer says of its policy's promises.
+    def promises(self, policy: Policy, digest: str, tenant: str, *, overridden: bool) -> Promises:
+        """What an answer to a tenant says of its policy's promises.
 
-        "certified"; "certified, not watched" where no drift would be noticed; "no longer supported" after an alarm;
-        "not certified" where the file says certified of one and does not bear it out (demur.store.trust); "void"
-        under thresholds of the caller's own, of which nothing was promised; "none" where nothing was certified in the
-        first place.
+        "certified"; "certified, drift seen" where the tenant's scores no longer look like the calibration scores;
+        "certified, not watched" where nothing would be noticed; "no longer supported" after an alarm; "not certified"
+        where the file says certified of one and does not bear it out (demur.store.trust); "void" under thresholds of
+        the caller's own, of which nothing was promised; "none" where nothing was certified in the first place.
         """
         if overridden:
             return "void"
         read = {p.status for p in policy.promises}
         if UNPROVEN in read:  # whatever was said of a file with the same digest: a signature is no part of it
             return UNPROVEN
-        now = self._statuses.get(digest) or read
-        if LOST in now:
-            return LOST
-        if CERTIFIED not in now:
-            return "none"
-        return CERTIFIED if digest in self._standings else "certified, not watched"
+        if CERTIFIED not in read:
+            return LOST if LOST in read else "none"
+        standing = self._standings.get(digest)
+        if standing is None:
+            return LOST if self._said.get((digest, tenant)) == LOST else UNWATCHED
+        said = self._said.get((digest, tenant))
+        if said is None:
+            said = self._said[digest, tenant] = _said(standing, tenant)
+        return UNWATCHED if said != LOST and self._is_blind(self._waiting[digest]) else said
+
+    def _is_blind(self, waiting: _Waiting) -> bool:
+        late = waiting.since_s is not None and monotonic() - waiting.since_s > HANGS_S
+        return waiting.blind is not None or late
+
+    def _journaled(self, digest: str, waiting: _Waiting, row: Scored) -> Scored:
+        """The row, on its way into the journal. Without a journal a kill loses what waits."""
+        journal = waiting.journal
+        if journal is None:
+            return row
+        value = {"tenant": row.tenant, "logp": [float(v) for v in row.logp_C]}
+        future = self._writer.submit(journal.append, value)
+        future.add_done_callback(lambda done: self._lose_journal(digest, journal) if done.exception() else None)
+        return replace(row, journal=journal.name)
+
+    def _lose_journal(self, digest: str, journal: Journal) -> None:
+        """Stop writing to a journal that cannot be written. Called from the writer's thread."""
+        waiting = self._waiting.get(digest)
+        if waiting is not None and waiting.journal is journal:
+            waiting.journal = None
+            event(logging.ERROR, "journal lost", policy_hash=digest, journal=str(journal.path))
+
+    def _end_journal(self, waiting: _Waiting) -> None:
+        """Close a journal: it is removed if all its rows are counted, and else left for whoever begins next."""
+        journal, waiting.journal = waiting.journal, None
+        if journal is not None:
+            all_counted = not waiting.rows
+            self._writer.submit(lambda: journal.end(remove=all_counted))
 
     def _look(self, policies: Mapping[str, Policy]) -> dict[str, Standing | DemurError | None]:
-        """How each policy stands by now; None: it cannot be watched. Reads files and changes nothing."""
+        """How each policy stands by now; None: it cannot be watched. Files only: off the event loop."""
         found: dict[str, Standing | DemurError | None] = {}
         for digest, policy in policies.items():
             before = self._standings.get(digest)
             if self._unwatched.get(digest) == NO_SCORES:
                 continue  # looked for once; files that cannot be read may be half-way to another calibration
             try:
-                found[digest] = listen(before) if before else begin_watching(self._runs, policy)
+                found[digest] = standing = listen(before) if before else begin_watching(self._runs, policy)
+                if standing is not None and digest not in self._waiting:
+                    self._begun[digest] = _begun(standing)
             except DemurError as e:
                 found[digest] = e
         return found
 
     def _settle(self, policies: Mapping[str, Policy], found: Mapping[str, Standing | DemurError | None]) -> None:
-        """Put what was found in force. A state that cannot be read leaves a standing as it was."""
+        """Put what was found in force. A state that cannot be read leaves a standing as it was, and nothing vouched."""
         old, self._standings = self._standings, {}
         for digest, outcome in found.items():
             standing = outcome if isinstance(outcome, Standing) else old.get(digest)
             if standing is not None:
                 self._standings[digest] = standing
-        self._waiting = {digest: self._waiting.get(digest, []) for digest in self._standings}
+        self._waiting = {d: self._waiting.get(d) or self._begun.pop(d, _Waiting()) for d in self._standings}
+        for digest, waiting in self._waiting.items():
+            if isinstance(outcome := found.get(digest), DemurError):
+                waiting.blind = outcome.message
         self._tell_of_unwatched(policies, found)
-        gone = old.keys() - self._standings.keys()
-        if gone:
-            self._statuses = {d: now for d, now in self._statuses.items() if d not in gone or LOST in now}
+        if gone := old.keys() - self._standings.keys():
+            self._said = {key: said for key, said in self._said.items() if key[0] not in gone or said == LOST}
             self._metrics.unwatch()
         for digest, standing in self._standings.items():
             before = old.get(digest)
@@ -140,33 +220,92 @@ class Drift:
                 event(logging.WARNING, "promises not watched", policy=name, policy_hash=digest, reason=why)
         self._unwatched = before | reasons
 
+    def _begin(self, digest: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._take_in(digest))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _take_in(self, digest: str) -> None:
         async with self._lock:
             await self._count(digest)
 
     async def _count(self, digest: str) -> None:
-        """Take in the scores that wait. The caller holds the lock."""
-        batch = self._waiting.get(digest)
-        if not batch:
+        """Take in the scores that wait; those that cannot be counted now wait on. The caller holds the lock."""
+        waiting = self._waiting.get(digest)
+        if waiting is None or not (waiting.rows or waiting.blind):  # a blind one is tried without rows, too
             return
-        self._waiting[digest] = []
-        before = self._standings[digest]
+        if waiting.timer is not None:
+            waiting.timer.cancel()
+            waiting.timer = None
+        before, batch = self._standings[digest], list(waiting.rows)
+        waiting.counting = True
         try:
-            after = await asyncio.to_thread(take_in, before, np.stack(batch))
-        except DemurError as e:  # these scores are lost to the monitor; the requests were answered
+            after = await asyncio.to_thread(take_in, before, batch)
+            if waiting.journal is None:
+                waiting.journal = (await asyncio.to_thread(_begun, after)).journal
+        except ScoreError as e:  # no later attempt could count them
             event(logging.ERROR, "scores not watched", policy_hash=digest, reason=e.message, hint=e.hint)
+            self._metrics.scores_lost(len(batch))
+            del waiting.rows[: len(batch)]
             return
+        except Exception as e:  # noqa: BLE001  # answers must not go on saying that somebody watches
+            self._go_blind(digest, waiting, e)
+            return
+        finally:
+            waiting.counting = False
+        waiting.blind = None
+        del waiting.rows[: len(batch)]
+        waiting.since_s = monotonic() if waiting.rows else None
+        self._see_to(digest, waiting)
         _tell_of_alarms(before, after)
         self._standings[digest] = after
         self._show(digest)
 
+    def _go_blind(self, digest: str, waiting: _Waiting, error: Exception) -> None:
+        """Vouch for nothing until the scores that wait can be counted, and try again later."""
+        reason = error.message if isinstance(error, DemurError) else type(error).__name__
+        if not isinstance(error, DemurError):
+            crash(error, task="watch")
+        if waiting.blind != reason:
+            event(logging.ERROR, "scores not watched", policy_hash=digest, reason=reason, waiting=len(waiting.rows))
+        waiting.blind = reason
+        self._metrics.watch_blind(self._standings[digest].policy.name, digest, blind=True)
+        self._see_to(digest, waiting)
+
     def _show(self, digest: str) -> None:
         """Bring metrics and answers up to date about one policy."""
         standing = self._standings[digest]
-        promises = [w.promise for w in standing.watched]
-        self._statuses[digest] = {p.status for p in promises}
-        supported = {p.risk: p.status == CERTIFIED for p in promises if p.status in (CERTIFIED, LOST)}
-        self._metrics.watched(standing.policy.name, digest, supported, standing.monitor.series[0].steps)
+        self._said = {key: said for key, said in self._said.items() if key[0] != digest}
+        tenants = sorted({*standing.monitors, ""})
+        views = {tenant: standing.watched(tenant) for tenant in tenants}
+        supported: dict[str, bool] = {}
+        for watched in views.values():
+            for w in watched:
+                if w.promise.status in (CERTIFIED, LOST):
+                    supported[w.promise.risk] = supported.get(w.promise.risk, True) and w.promise.status == CERTIFIED
+        self._metrics.watched(standing.policy.name, digest, supported, standing.steps)
+        for tenant, watched in views.items():
+            lost = {w.promise.risk: bool(w.alarms) for w in watched if w.promise.status in (CERTIFIED, LOST)}
+            self._metrics.seen_of_tenant(
+                (standing.policy.name, digest, tenant), lost, drifted=any(w.drift for w in watched)
+            )
+        self._metrics.watch_blind(standing.policy.name, digest, blind=self._is_blind(self._waiting[digest]))
+
+
+def _begun(standing: Standing) -> _Waiting:
+    """The queue of a policy that begins to be watched, with its journal where one can be written."""
+    try:
+        return _Waiting(journal=Journal(live_path(standing.folder, standing.policy)))
+    except DemurError as e:
+        event(logging.ERROR, "no journal", policy=standing.policy.name, reason=e.message, hint=e.hint)
+        return _Waiting(blind=e.message)
+
+
+def _said(standing: Standing, tenant: str) -> Promises:
+    watched = standing.watched(tenant)
+    if any(w.promise.status == LOST for w in watched):
+        return LOST
+    return DRIFTED if any(w.drift for w in watched if w.promise.status == CERTIFIED) else CERTIFIED
 
 
 def _in_force(policies: PolicySet) -> dict[str, Policy]:
@@ -176,15 +315,21 @@ def _in_force(policies: PolicySet) -> dict[str, Policy]:
 
 
 def _tell_of_alarms(before: Standing | None, after: Standing) -> None:
-    """Log the alarms that were not there before."""
-    known = {(w.promise.risk, a.source, a.about) for w in (before.watched if before else ()) for a in w.alarms}
-    for w in after.watched:
-        for a in w.alarms:
-            if (w.promise.risk, a.source, a.about) not in known:
-                event(
-                    logging.WARNING,
-                    "promise in doubt",
-                    policy=after.policy.name,
-                    risk=w.promise.risk,
-                    reason=a.text,
-                )
+    """Log the alarms, and the drift, that were not there before."""
+    known = _alarms(before) if before else {}
+    for key, fields in _alarms(after).items():
+        if key not in known:
+            event(logging.WARNING, key[0], policy=after.policy.name, **fields)
+
+
+def _alarms(standing: Standing) -> dict[tuple[str, str, str], dict[str, str]]:
+    """What is to be logged of a standing, by event, tenant and subject."""
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for tenant in sorted({*standing.monitors, ""}):
+        for w in standing.watched(tenant):
+            for a in w.alarms:
+                fields = {"risk": w.promise.risk, "reason": a.text, "tenant": tenant}
+                found["promise no longer supported", tenant, w.promise.risk] = fields
+            for a in w.drift:
+                found["drift seen", tenant, a.about] = {"reason": a.text, "tenant": tenant}
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -63,16 +63,35 @@ class Metrics:
             "demur_reload_failing", "1 while policies and tenants cannot be looked at again.", registry=here
         )
         self._tenants = Gauge("demur_tenants_rejected", "1 while the tenants file cannot be used.", registry=here)
+        self._log_dropped = Counter(
+            "demur_log_lines_dropped", "Log lines that could not be written, or had no place.", registry=here
+        )
+        self._of_monitors(here)
+
+    def _of_monitors(self, here: CollectorRegistry) -> None:
         self._supported = Gauge(
             "demur_promise_supported",
             "1 while no live score speaks against a certified promise, 0 from the first alarm on.",
             ["policy", "policy_hash", "risk"],
             registry=here,
         )
-        self._log_dropped = Counter(
-            "demur_log_lines_dropped", "Log lines that could not be written, or had no place.", registry=here
-        )
         self._watched = Gauge("demur_watched_scores", "Live scores taken in.", ["policy", "policy_hash"], registry=here)
+        self._lost = Gauge(
+            "demur_promise_lost",
+            "1 where a tenant's scores, or labels, speak against a promise.",
+            ["policy", "policy_hash", "tenant", "risk"],
+            registry=here,
+        )
+        self._drift = Gauge(
+            "demur_drift_seen",
+            "1 where a tenant's scores no longer look like the calibration scores.",
+            ["policy", "policy_hash", "tenant"],
+            registry=here,
+        )
+        self._blind = Gauge(
+            "demur_watch_blind", "1 while live scores cannot be counted.", ["policy", "policy_hash"], registry=here
+        )
+        self._scores_lost = Counter("demur_watched_scores_lost", "Scores that no monitor will ever see.", registry=here)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""
@@ -135,11 +154,25 @@ class Metrics:
 
     def unwatch(self) -> None:
         """Forget how promises stand: `watched` is told again of those that are watched still."""
-        self._supported.clear()
-        self._watched.clear()
+        for gauge in (self._supported, self._watched, self._lost, self._drift, self._blind):
+            gauge.clear()
 
     def watched(self, policy: str, digest: str, supported: dict[str, bool], scores: int) -> None:
         """How the certified promises of a policy stand, by risk."""
         for risk, holds in supported.items():
             self._supported.labels(policy, digest, risk).set(holds)
         self._watched.labels(policy, digest).set(scores)
+
+    def seen_of_tenant(self, key: tuple[str, str, str], lost: Mapping[str, bool], *, drifted: bool) -> None:
+        """What one tenant's requests say. key: policy, its digest, tenant. lost: by risk."""
+        self._drift.labels(*key).set(drifted)
+        for risk, is_lost in lost.items():
+            self._lost.labels(*key, risk).set(is_lost)
+
+    def watch_blind(self, policy: str, digest: str, *, blind: bool) -> None:
+        """Whether live scores of a policy cannot be counted now."""
+        self._blind.labels(policy, digest).set(blind)
+
+    def scores_lost(self, scores: int) -> None:
+        """Scores were given up."""
+        self._scores_lost.inc(scores)

@@ -36,6 +36,7 @@ class Visit:
     policy: str | None = None
     policy_hash: str | None = None
     overridden: bool | None = None
+    synthetic: bool | None = None  # whether no monitor counts it
     decision: str | None = None
     category: str | None = None
     stream: bool | None = None

@@ -20,6 +20,7 @@ from demur.store.files import write_bytes
 from demur.store.policy_file import FingerprintRow
 
 SCORES_FORMAT = b"demur.scores/1"
+IN_TIME = b"time"
 BRANCHES_FORMAT = b"demur.branches/1"
 
 _BRANCHES = pa.schema(
@@ -46,12 +47,17 @@ class Branch:
     outcome: Outcome
 
 
-def write_scores(path: Path, table: ScoreTable, fingerprint: Fingerprint) -> None:
-    """Write scores atomically: id, a column per control token (its literal), leftover; fingerprint as metadata."""
+def write_scores(path: Path, table: ScoreTable, fingerprint: Fingerprint, *, in_time: bool = False) -> None:
+    """Write scores atomically: id, a column per control token (its literal), leftover; fingerprint as metadata.
+
+    in_time: the rows are in the order in which requests came, and the file says so.
+    """
     columns: dict[str, object] = {"id": list(table.ids)}
     columns |= {token: table.logp_NC[:, c] for c, token in enumerate(fingerprint.tokens)}
     columns["leftover"] = table.leftover_N
     meta = {"format": SCORES_FORMAT, "fingerprint": FingerprintRow.from_core(fingerprint).model_dump_json().encode()}
+    if in_time:
+        meta["order"] = IN_TIME
     _write(path, pa.table(columns).replace_schema_metadata(meta))
 
 
@@ -67,6 +73,12 @@ def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
         raise ArtifactError(f"{path} is damaged: {e}", "score again: demur score") from None
     except DemurError as e:
         raise ArtifactError(f"{path}: {e.message}", e.hint) from None
+
+
+def is_in_time(path: Path) -> bool:
+    """Whether a file of scores says that its rows are in the order in which requests came."""
+    metadata: dict[bytes, bytes] = _read(path, SCORES_FORMAT).schema.metadata
+    return metadata.get(b"order") == IN_TIME
 
 
 def write_branches(path: Path, branches: Sequence[Branch], tokens: Sequence[str], origin: str = "") -> None:

@@ -53,6 +53,7 @@ class TenantRow(Strict):
     sees_scores: bool = False
     requests_per_minute: Annotated[int, Field(ge=1)] = 600
     concurrent: Annotated[int, Field(ge=1)] = 64
+    synthetic: bool = False
     keys: tuple[KeyRow, ...] = ()
 
 
@@ -111,7 +112,7 @@ def read_tenants_text(path: Path) -> str:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise ConfigError(f"{path} has more than {MOST_BYTES} bytes", "it is no tenants file")
-        return data.decode()
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist", "put it back: without it no key opens anything") from None
     except (OSError, ValueError) as e:  # also a name that no file can have, and text that is not UTF-8

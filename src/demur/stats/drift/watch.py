@@ -1,9 +1,11 @@
 """What drift means for promises: a state that a server keeps, and the verdict it gives.
 
-A certified promise speaks of "new requests of the same kind". A martingale that rejects "the same kind" takes that
-support away from every promise; an audit that finds a rate above its level takes it from that promise. Neither says
-that a promise is broken on every request. A mere change in how many requests of each kind arrive is noticed as well,
-although false- and missed-refusal rates survive it: an audit tells the two apart.
+1. A certified promise bounds a rate. Only that rate speaks against it: an audit that finds it above its level takes the
+   support from that promise, and from no other. Labelled requests show false and missed refusals; every request shows
+   whether it was refused.
+2. It speaks of "new requests of the same kind". A martingale that rejects "the same kind" puts that assumption in
+   doubt: drift is seen. The support stays. Requests of another kind, or a mere change in how many of each kind arrive,
+   can leave every promised rate as it was: scores alone cannot tell, an audit can.
 """
 
 from __future__ import annotations
@@ -40,6 +42,11 @@ class Monitor:
         """How many chances for a false alarm there are; the allowed rate is shared among them."""
         return len(self.series) + len(self.audits)
 
+    @property
+    def seen(self) -> int:
+        """Live scores and labels so far."""
+        return self.series[0].steps + sum(a.rate.of for a in self.audits)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alarm:
@@ -62,7 +69,8 @@ class Watched:
     """A promise as it stands now. Status "no longer supported" if it was certified and there is an alarm."""
 
     promise: Promise
-    alarms: tuple[Alarm, ...]
+    alarms: tuple[Alarm, ...]  # against this promise: its rate is above its level
+    drift: tuple[Alarm, ...] = ()  # against its assumption: live scores come from elsewhere
 
 
 def begin(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monitor:
@@ -114,13 +122,31 @@ def watch(promises: Sequence[Promise], monitor: Monitor, alpha: float = 0.05) ->
     bar = math.log(monitor.tests / alpha)
     drifted = tuple(_of_scores(m) for m in monitor.series if m.highest_log_e >= bar)
     broken = {a.risk: (_of_labels(a),) for a in monitor.audits if a.highest_log_e >= bar}
-    return tuple(_judged(p, drifted + broken.get(p.risk, ())) for p in promises)
+    return tuple(judged(Watched(promise=p, alarms=broken.get(p.risk, ()), drift=drifted)) for p in promises)
 
 
-def _judged(promise: Promise, alarms: tuple[Alarm, ...]) -> Watched:
-    if promise.status == "certified" and alarms:
-        promise = replace(promise, status="no longer supported")
-    return Watched(promise=promise, alarms=alarms)
+def judged(watched: Watched) -> Watched:
+    """The promise with the status that its alarms leave it."""
+    if watched.promise.status == "certified" and watched.alarms:
+        return replace(watched, promise=replace(watched.promise, status="no longer supported"))
+    return watched
+
+
+def joined(one: Monitor, other: Monitor) -> Monitor:
+    """Two states of one monitor, of which one was seen later: the later, with the highest evidence of both.
+
+    So an alarm that either has raised stays, whichever was written last.
+    """
+    late, early = (one, other) if one.seen >= other.seen else (other, one)
+    series = (
+        replace(a, highest_log_e=max(a.highest_log_e, b.highest_log_e))
+        for a, b in zip(late.series, early.series, strict=True)
+    )
+    audits = (
+        replace(a, highest_log_e=max(a.highest_log_e, b.highest_log_e))
+        for a, b in zip(late.audits, early.audits, strict=True)
+    )
+    return Monitor(series=tuple(series), audits=tuple(audits))
 
 
 def _of_scores(m: Martingale) -> Alarm:

@@ -1,0 +1,262 @@
+"""watch: live scores, and labels of some of them -> whether the promises of a policy still have the rows behind them.
+
+Its state lies in one file, so that it can be called batch after batch and stopped at any time: what the monitors say
+holds however often one looks (demur.stats.drift). Each request counts once: a file of scores or a label that was
+counted before is not counted again. What servers see of their own requests: demur.stages.watch.live.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from demur.core.errors import ArtifactError, DataError, GoalError
+from demur.core.policy import Policy
+from demur.core.score import ScoreTable
+from demur.core.taxonomy import Taxonomy
+from demur.stages.watch.live import (
+    Scored,
+    Standing,
+    begin_watching,
+    listen,
+    live_path,
+    state_path,
+    take_in,
+)
+from demur.stages.watch.state import monitor_of, reference_of, row_of, seen, told
+from demur.stats.drift.compare import Shift, compare
+from demur.stats.drift.watch import Alarm, Monitor, Watched, begin, watch
+from demur.store.files import digest_file
+from demur.store.locked import locked
+from demur.store.monitor_file import (
+    MonitorFile,
+    ResetRow,
+    read_feedback,
+    read_live,
+    read_monitor,
+    write_live,
+    write_monitor,
+)
+from demur.store.policy_file import policy_digest, read_policy
+from demur.store.run import RunFolder
+from demur.store.tables import is_in_time, read_scores
+
+__all__ = [
+    "Alarm",
+    "Config",
+    "Scored",
+    "Shift",
+    "Sight",
+    "Standing",
+    "Watched",
+    "begin_watching",
+    "listen",
+    "live_path",
+    "reset",
+    "run",
+    "state_path",
+    "take_in",
+]
+
+SUPPORTED, DRIFTED = "supported", "drift seen"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What to look at. Raises GoalError on an alpha that is none."""
+
+    scores: Path  # of live requests: a file, or a folder of files, which are read in the order of their names
+    feedback: Path | None = None  # JSONL: {"id": ..., "label": "respond" or a category}, a random sample of them
+    state: Path | None = None  # None: <run>/watch/state.json
+    in_order: bool = False  # rows are in the order in which requests came, though the file does not say so
+    alpha: float = 0.05  # P(any false alarm) over the monitor's whole life
+    seed: int = 0  # of the uniform numbers that break ties, and of the order of rows that have none in time
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.alpha < 1.0:
+            raise GoalError(f"watch.alpha = {self.alpha} is not in (0, 1)", "0.05 is usual")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sight:
+    """What was seen."""
+
+    watched: tuple[Watched, ...]  # the policy's promises, in order
+    shifts: tuple[Shift, ...]  # these scores beside the calibration scores; one look, p-values adjusted together
+    monitor: Monitor  # with these scores and labels
+    rows: int  # scores looked at
+    new_rows: int  # of them counted now: all of a file, or none if the file was counted before
+    new_labels: int
+    permuted: int  # files whose rows have no order in time, and were put into a random one
+    state: Path
+
+    @property
+    def supported(self) -> bool:
+        """Whether no promise is lost. It does not say that the promises hold."""
+        return not any(w.alarms or w.promise.status == "not certified" for w in self.watched)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether live scores no longer look like the calibration scores: the promises' assumption is in doubt."""
+        return any(w.drift for w in self.watched)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Batch:
+    """One file of scores, its rows in the order in which they are tested."""
+
+    table: ScoreTable
+    digest: str
+    in_time: bool  # else the order is random
+
+
+def verdict(watched: Watched) -> str:
+    """ "supported", "drift seen", "no longer supported", or why there was nothing to support: "measured", ..."""
+    if watched.promise.status != "certified":
+        return watched.promise.status
+    return DRIFTED if watched.drift else SUPPORTED
+
+
+def run(config: Config, folder: RunFolder) -> Sight:
+    """Take in files of scores, and labels of requests in them, and judge the promises of the run's policy.
+
+    Raises PolicyError if the scores are another model's, ArtifactError if the state is damaged or of another policy,
+    DataError on a label of an unknown request or without a live row, TaxonomyError on a label that is none.
+    """
+    folder.require("calibrate")
+    policy, path = read_policy(folder.policy), config.state or state_path(folder)
+    batches = [_batch(config, policy, file) for file in _files(config.scores)]
+    table = _together(batches)
+    reference_NC = reference_of(folder, policy, config.seed)
+    shifts = compare(policy, reference_NC, table.logp_NC)
+    fresh = begin(policy, reference_NC)
+    with locked(path):
+        file = _opened(path, policy, fresh)
+        monitor = monitor_of(file, fresh, path)
+        new = [b for b in batches if b.digest not in file.batches]
+        for b in new:
+            monitor = seen(monitor, policy, b.table.logp_NC, config.seed)
+        labels = _new_labels(config, file, table, policy.taxonomy)
+        monitor = told(monitor, policy, table, labels)
+        permuted = {b.digest: config.seed for b in new if not b.in_time}
+        changed = {
+            **dict(row_of(monitor)),
+            "batches": (*file.batches, *(b.digest for b in new)),
+            "labelled": (*file.labelled, *labels),
+            "permuted": {**file.permuted, **permuted},
+        }
+        write_monitor(path, file.model_copy(update=changed))
+    return Sight(
+        watched=watch(policy.promises, monitor, config.alpha),
+        shifts=shifts,
+        monitor=monitor,
+        rows=len(table.ids),
+        new_rows=sum(len(b.table.ids) for b in new),
+        new_labels=len(labels),
+        permuted=sum(not b.in_time for b in batches),
+        state=path,
+    )
+
+
+def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = None) -> list[Path]:
+    """Put away what was seen of the run's policy, by `demur watch` and by servers; the record keeps why. The files.
+
+    A promise that was lost counts again: that is the operator's word, and no evidence. Raises ArtifactError if nothing
+    was seen yet, or a state is damaged.
+    """
+    if not reason.strip():
+        raise DataError("a reset without a reason", "say why: it stays in the record")
+    policy, path, live = read_policy(folder.policy), state or state_path(folder), None
+    fresh = begin(policy, reference_of(folder, policy))
+    changed = []
+    if path.exists():
+        with locked(path):
+            file = _opened(path, policy, fresh)
+            row = _reset_row(policy, [monitor_of(file, fresh, path)], reason, now)
+            empty = {**dict(row_of(fresh)), "batches": (), "labelled": (), "permuted": {}}
+            write_monitor(path, file.model_copy(update={**empty, "resets": (*file.resets, row)}))
+        changed.append(path)
+    path = live_path(folder, policy)
+    if path.exists():
+        with locked(path):
+            live = read_live(path)
+            assert live is not None  # nobody removes it while we hold its lock
+            monitors = [monitor_of(m, fresh, path) for m in live.tenants.values()]
+            row = _reset_row(policy, monitors, reason, now)
+            write_live(path, live.model_copy(update={"tenants": {}, "resets": (*live.resets, row)}))
+        changed.append(path)
+    if not changed:
+        raise ArtifactError(f"nothing was seen of policy {policy.name!r} yet", "there is nothing to put away")
+    return changed
+
+
+def _reset_row(policy: Policy, monitors: Iterable[Monitor], reason: str, now: datetime) -> ResetRow:
+    views = [(m, w) for m in monitors for w in watch(policy.promises, m)]
+    against = dict.fromkeys(f"{w.promise.risk}: {a.text}" for _, w in views for a in (*w.alarms, *w.drift))
+    seen_rows = sum(m.seen for m in {id(m): m for m, _ in views}.values())
+    return ResetRow(at=now.isoformat(timespec="seconds"), reason=reason.strip(), seen=seen_rows, against=tuple(against))
+
+
+def _files(path: Path) -> list[Path]:
+    """The score files of a path. Raises DataError on a folder that holds none."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.parquet"))
+    if not files:
+        raise DataError(f"{path} holds no score file", "expected files named *.parquet, as a server writes them")
+    return files
+
+
+def _batch(config: Config, policy: Policy, path: Path) -> _Batch:
+    """One file of scores. Rows without an order in time are permuted: a sorted file would look like drift."""
+    table, model = read_scores(path)
+    policy.require_model(model)
+    digest, in_time = digest_file(path), config.in_order or is_in_time(path)
+    if not in_time:
+        of_file = int(digest.removeprefix("sha256:")[:16], 16)
+        order_N = np.random.default_rng([config.seed, of_file]).permutation(len(table.ids))
+        table = table.select(tuple(table.ids[n] for n in order_N.tolist()))
+    return _Batch(table=table, digest=digest, in_time=in_time)
+
+
+def _together(batches: Sequence[_Batch]) -> ScoreTable:
+    """All rows. Raises DataError on a request that stands in two files."""
+    ids = tuple(i for b in batches for i in b.table.ids)
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise DataError(f"request {twice!r} stands in two score files", "cut traffic into files that do not overlap")
+    return ScoreTable(ids=ids, logp_NC=np.concatenate([b.table.logp_NC for b in batches]))
+
+
+def _opened(path: Path, policy: Policy, fresh: Monitor) -> MonitorFile:
+    """The state in a file, or a new one. Raises ArtifactError if it is not of this policy."""
+    digest = policy_digest(policy)
+    if not path.exists():
+        return MonitorFile(policy=digest, **dict(row_of(fresh)))
+    file = read_monitor(path)
+    if file.policy != digest:
+        raise ArtifactError(
+            f"{path} watches another policy than {policy.name!r}: {file.policy[:19]}..., expected {digest[:19]}...",
+            "a new policy is watched afresh: name another state file, or put this one away",
+        )
+    return file
+
+
+def _new_labels(config: Config, file: MonitorFile, table: ScoreTable, taxonomy: Taxonomy) -> dict[str, str]:
+    """Labels that have not been counted. Raises DataError on one of a request without a score here."""
+    if config.feedback is None:
+        return {}
+    counted, scored = set(file.labelled), set(table.ids)
+    labels = {i: label for i, label in read_feedback(config.feedback, taxonomy).items() if i not in counted}
+    unknown = [i for i in labels if i not in scored]
+    if unknown:
+        raise DataError(
+            f"{config.feedback}: {len(unknown)} requests have no score in {config.scores}, first {unknown[0]!r}",
+            "give labels together with the scores of the same requests",
+        )
+    return labels

@@ -1,0 +1,231 @@
+"""A policy under watch by servers: one state file a policy, shared by all processes, with a monitor per tenant.
+
+1. A server counts its scores under the file's lock: it reads what all have seen, adds its own, and writes that back. So
+   two servers on one run make one state, and no alarm is written over.
+2. A tenant's requests speak about the promises as that tenant has them, and about nobody else's.
+3. A score is appended to the server's journal before it is counted. What a killed process had not counted, the next
+   one to begin counts from there; what was counted already is known from the state file, to the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from demur.core.errors import ArtifactError, PolicyError, ScoreError
+from demur.core.policy import Policy
+from demur.core.score import Floats, check_scores
+from demur.stages.watch.state import monitor_of, reference_of, row_of, seen
+from demur.stats.drift.watch import Monitor, Watched, begin, joined, judged, watch
+from demur.store.locked import Abandoned, abandoned_journals, locked
+from demur.store.monitor_file import UNKNOWN, LiveFile, read_live, read_monitor, write_live
+from demur.store.policy_file import policy_digest
+from demur.store.rewritten import decided_scores
+from demur.store.run import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Scored:
+    """One decided request, for the monitor."""
+
+    tenant: str
+    logp_C: Floats
+    journal: str | None = None  # the name of the journal that holds it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """A policy under watch between two batches of live scores, for a server that takes them in as they come."""
+
+    policy: Policy
+    folder: RunFolder  # the run that holds the calibration scores
+    fresh: Monitor  # before any live score
+    monitors: Mapping[str, Monitor] = field(default_factory=dict)  # by tenant
+    resets: int = 0  # how often an operator put away what had been seen
+    live_ns: int = 0  # when the live state was written; 0: there was none
+    told: Monitor | None = None  # what `demur watch` counted of the same policy: labels, and requests of its own
+    told_ns: int = 0
+
+    def watched(self, tenant: str) -> tuple[Watched, ...]:
+        """The policy's promises for one tenant, as its own requests leave them, and what `demur watch` counted."""
+        mine = [self.monitors[name] for name in dict.fromkeys((tenant, UNKNOWN)) if name in self.monitors]
+        mine += [self.told] if self.told is not None else []
+        views = [watch(self.policy.promises, m) for m in (self.fresh, *mine)]
+        return tuple(
+            judged(
+                Watched(
+                    promise=promise,
+                    alarms=tuple(a for view in views for a in view[at].alarms),
+                    drift=tuple(a for view in views for a in view[at].drift),
+                )
+            )
+            for at, promise in enumerate(self.policy.promises)
+        )
+
+    @property
+    def steps(self) -> int:
+        """Live scores that were taken in, of all tenants."""
+        return sum(m.series[0].steps for m in self.monitors.values())
+
+
+def live_path(folder: RunFolder, policy: Policy) -> Path:
+    """Where servers keep what they saw of one policy: <run>/watch/live-<its digest>.json"""
+    return folder.root / "watch" / f"live-{policy_digest(policy).removeprefix('sha256:')[:12]}.json"
+
+
+def state_path(folder: RunFolder) -> Path:
+    """Where `demur watch` keeps its state unless the caller says otherwise: <run>/watch/state.json"""
+    return folder.root / "watch" / "state.json"
+
+
+def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> Standing | None:
+    """A policy as its live state left it, or afresh, from the first run with calibration scores of its model.
+
+    What killed servers left uncounted is counted now. None where nothing is promised or no run has such scores. Raises
+    ArtifactError on damaged files.
+    """
+    if not any(p.status == "certified" for p in policy.promises):
+        return None
+    for folder in runs:
+        if not decided_scores(folder, "calibrate", policy.fingerprint).exists():
+            continue
+        try:
+            reference_NC = reference_of(folder, policy)
+        except PolicyError:  # scores of another model
+            continue
+        standing = Standing(policy=policy, folder=folder, fresh=begin(policy, reference_NC))
+        return listen(_after_kills(standing))
+    return None
+
+
+def listen(standing: Standing) -> Standing:
+    """The standing with what other servers and `demur watch` have written since. States of other policies do not count.
+
+    Raises ArtifactError if a state is damaged.
+    """
+    path = live_path(standing.folder, standing.policy)
+    if (written_ns := _written_ns(path)) != standing.live_ns:
+        standing = replace(_with_file(standing, _read(path, standing.policy)), live_ns=written_ns)
+    path = state_path(standing.folder)
+    if (written_ns := _written_ns(path)) == standing.told_ns:
+        return standing
+    file = read_monitor(path) if written_ns else None
+    if file is None or file.policy != policy_digest(standing.policy):
+        return replace(standing, told_ns=written_ns)
+    return replace(standing, told=monitor_of(file, standing.fresh, path), told_ns=written_ns)
+
+
+def take_in(standing: Standing, rows: Sequence[Scored]) -> Standing:
+    """The standing after live scores, in order, with the state file written: all of them are counted, or none.
+
+    Raises ScoreError on bad scores, ArtifactError where the state cannot be read or written.
+    """
+    path = live_path(standing.folder, standing.policy)
+    with locked(path):
+        file = _read(path, standing.policy)
+        standing = _counted(_with_file(standing, file), rows)
+        _write(path, standing, file, _journals(file, rows))
+        return replace(standing, live_ns=_written_ns(path))
+
+
+def _after_kills(standing: Standing) -> Standing:
+    """The standing with what is left in the journals of processes that live no more, which are then removed."""
+    path = live_path(standing.folder, standing.policy)
+    if not path.parent.is_dir():
+        return standing
+    with locked(path):
+        left = abandoned_journals(path)
+        if not left:
+            return standing
+        file = _read(path, standing.policy)
+        counted = file.journals if file else {}
+        rows = [row for journal in left for row in _uncounted(journal, counted.get(journal.name, 0), standing)]
+        standing = _counted(_with_file(standing, file), rows)
+        _write(path, standing, file, {n: c for n, c in counted.items() if n not in {j.name for j in left}})
+        for journal in left:
+            journal.path.unlink(missing_ok=True)
+    return standing
+
+
+def _uncounted(journal: Abandoned, counted: int, standing: Standing) -> list[Scored]:
+    """The rows of a journal that no state has. A row that is none of ours ends it."""
+    found = []
+    for row in journal.rows[counted:]:
+        tenant, logp = (row.get("tenant"), row.get("logp")) if isinstance(row, dict) else (None, None)
+        if not isinstance(tenant, str) or not _are_scores(logp, len(standing.policy.taxonomy.tokens)):
+            break
+        found.append(Scored(tenant=tenant, logp_C=np.array(logp, dtype=np.float32)))
+    return found
+
+
+def _are_scores(value: Any, columns: int) -> bool:
+    if not isinstance(value, list) or len(value) != columns or not all(isinstance(v, float | int) for v in value):
+        return False
+    try:
+        check_scores(np.array([value], dtype=np.float32))
+    except ScoreError:
+        return False
+    return True
+
+
+def _counted(standing: Standing, rows: Sequence[Scored]) -> Standing:
+    by_tenant: dict[str, list[Floats]] = {}
+    for row in rows:
+        by_tenant.setdefault(row.tenant, []).append(row.logp_C)
+    monitors = dict(standing.monitors)
+    for tenant, logps in by_tenant.items():
+        monitors[tenant] = seen(monitors.get(tenant, standing.fresh), standing.policy, np.stack(logps))
+    return replace(standing, monitors=monitors)
+
+
+def _journals(file: LiveFile | None, rows: Sequence[Scored]) -> dict[str, int]:
+    counted = dict(file.journals) if file else {}
+    for row in rows:
+        if row.journal is not None:
+            counted[row.journal] = counted.get(row.journal, 0) + 1
+    return counted
+
+
+def _read(path: Path, policy: Policy) -> LiveFile | None:
+    file = read_live(path)
+    digest = policy_digest(policy)
+    if file is not None and file.policy != digest:
+        raise ArtifactError(
+            f"{path} watches another policy than {policy.name!r}: {file.policy[:19]}..., expected {digest[:19]}...",
+            "put it away: a policy is watched afresh",
+        )
+    return file
+
+
+def _with_file(standing: Standing, file: LiveFile | None) -> Standing:
+    """The standing with what the state file has. Without a file, or with an older one, what is known here stays.
+
+    Only a reset takes evidence away: then the file is taken as it is.
+    """
+    if file is None:
+        return standing
+    path = live_path(standing.folder, standing.policy)
+    theirs = {tenant: monitor_of(row, standing.fresh, path) for tenant, row in file.tenants.items()}
+    if len(file.resets) > standing.resets:
+        return replace(standing, monitors=theirs, resets=len(file.resets))
+    both = dict(theirs)
+    for tenant, monitor in standing.monitors.items():
+        both[tenant] = joined(theirs[tenant], monitor) if tenant in theirs else monitor
+    return replace(standing, monitors=both)
+
+
+def _write(path: Path, standing: Standing, file: LiveFile | None, journals: dict[str, int]) -> None:
+    tenants = {tenant: row_of(monitor) for tenant, monitor in standing.monitors.items()}
+    resets = file.resets if file else ()
+    write_live(path, LiveFile(policy=policy_digest(standing.policy), tenants=tenants, resets=resets, journals=journals))
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,110 @@
+"""What `demur watch` and the servers share: the reference of a policy, monitors from files and back, new evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.decision import decide_many
+from demur.core.errors import ArtifactError, DataError, DemurError
+from demur.core.goal import parse_goal
+from demur.core.policy import Policy
+from demur.core.score import Floats, ScoreTable
+from demur.stats.board import board_of, losses_of, one_per_group
+from demur.stats.drift.audit import Audit
+from demur.stats.drift.martingale import Martingale
+from demur.stats.drift.watch import Monitor, feedback, observe
+from demur.stats.labelled import LabelledScores, label_scores
+from demur.store.monitor_file import AuditRow, MonitorRow, SeriesRow
+from demur.store.policy_file import RateRow
+from demur.store.rewritten import decided_scores
+from demur.store.rows import read_policy_rows
+from demur.store.run import RunFolder
+from demur.store.tables import read_scores
+
+
+def reference_of(folder: RunFolder, policy: Policy, seed: int = 0) -> Floats:
+    """The scores of the policy's calibrate rows; of rows made from one another one, so that they are independent."""
+    table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
+    policy.require_model(model)
+    rows = label_scores(read_policy_rows(folder, "calibrate"), policy.taxonomy, table)
+    alone_N = one_per_group(rows.group_N, np.ones(len(rows.label_N), dtype=bool), seed)
+    return np.asarray(rows.table.logp_NC[alone_N], dtype=np.float32)
+
+
+def monitor_of(row: MonitorRow, fresh: Monitor, path: Path) -> Monitor:
+    """A stored monitor. Raises ArtifactError unless it watches what a new one would."""
+    try:
+        monitor = Monitor(
+            series=tuple(Martingale(**dict(r)) for r in row.series),
+            audits=tuple(Audit(**{**dict(r), "rate": r.rate.to_core()}) for r in row.audits),
+        )
+    except DemurError as e:
+        raise ArtifactError(f"{path} is damaged: {e.message}", "restore it, or put it away: start afresh") from None
+    if (found := _names(monitor)) != (expected := _names(fresh)):
+        raise ArtifactError(
+            f"{path} is damaged: it watches {', '.join(found)}, expected {', '.join(expected)}",
+            "restore it, or put it away: start afresh",
+        )
+    return monitor
+
+
+def row_of(monitor: Monitor) -> MonitorRow:
+    """A monitor as files have it."""
+    audits = tuple(
+        AuditRow(risk=a.risk, level=a.level, rate=RateRow.from_core(a.rate), highest_log_e=a.highest_log_e)
+        for a in monitor.audits
+    )
+    return MonitorRow(series=tuple(SeriesRow(**asdict(s)) for s in monitor.series), audits=audits)
+
+
+def seen(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 0) -> Monitor:
+    """The monitor after live scores, in order. What share of traffic is refused needs no labels: audited here."""
+    rng = np.random.default_rng([seed, monitor.series[0].steps])  # other numbers for each batch, the same if repeated
+    monitor = observe(monitor, logp_TC, rng.random((len(logp_TC), len(monitor.series))))
+    table = ScoreTable(ids=tuple(map(str, range(len(logp_TC)))), logp_NC=logp_TC)
+    unlabelled = LabelledScores(table=table, label_N=np.zeros(len(logp_TC), dtype=np.int64))
+    for a in monitor.audits:
+        if _of_traffic(a):
+            monitor = feedback(monitor, a.risk, _errors(policy, a, unlabelled))
+    return monitor
+
+
+def told(monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[str, str]) -> Monitor:
+    """The monitor after labels of scored requests, in the order of the table."""
+    ids = tuple(i for i in table.ids if i in labels)
+    if not ids:
+        return monitor
+    label_N = np.array([policy.taxonomy.column(labels[i]) for i in ids], dtype=np.int64)
+    rows = LabelledScores(table=table.select(ids), label_N=label_N)
+    for a in monitor.audits:
+        if not _of_traffic(a):
+            monitor = feedback(monitor, a.risk, _errors(policy, a, rows))
+    return monitor
+
+
+def _names(monitor: Monitor) -> list[str]:
+    return [*(s.series for s in monitor.series), *(f"{a.risk} <= {a.level:g}" for a in monitor.audits)]
+
+
+def _of_traffic(audit: Audit) -> bool:
+    return audit.risk.startswith("refusal_rate")
+
+
+def _errors(policy: Policy, audit: Audit, rows: LabelledScores) -> npt.NDArray[np.bool_]:
+    """Per row that the promise speaks of, in order: whether the policy errs on it."""
+    goal = parse_goal(f"{audit.risk} <= {audit.level!r}")
+    if goal.where:  # neither live scores nor labels say of what kind or source a request is
+        return np.zeros(0, dtype=bool)
+    board = board_of(policy, replace(rows, group_N=None), shared=False)
+    try:
+        (loss,) = losses_of([goal], board, 0)
+    except DataError:  # none of these rows is of the promise's kind
+        return np.zeros(0, dtype=bool)
+    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+    wrong_N = loss.could_err_N & (refused_N if loss.when == "refused" else ~refused_N)
+    return np.asarray(wrong_N[loss.among_N], dtype=bool)
