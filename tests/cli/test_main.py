@@ -13,6 +13,7 @@ from demur.cli.main import VERBS, load
 FLAGS = {
     "demo": ["--out", "--set"],
     "run": ["--data", "--out", "--from", "--set"],
+    "init": ["--out", "--json"],
     "data": ["--data", "--out", "--set", "--again", "--json"],
     "train": ["--processes", "--seen"],
     "score": ["--rewrite"],
@@ -29,7 +30,7 @@ FLAGS = {
     "calibrate": ["--goal", "--confidence", "--name", "--on-failure", "--calibrator", "--set", "--json"],
     "evaluate": ["--branches", "--also", "--limit", "--labels", "--judge", "--settings", "--json"],
     "report": [],
-    "decide": ["--policy", "--scores", "--threshold", "--rate", "--json"],
+    "decide": ["--policy", "--scores", "--prompts", "--lines", "--threshold", "--rate", "--json"],
     "chat": ["--threshold", "--rate", "--alone"],
     "serve": ["--config", "--policies", "--tenants", "--backend", "--url", "--host", "--port"],
     "explain": ["--tenant", "--policy", "--sensitivity", "--rate", "--threshold", "--row", "--json"],

@@ -1,8 +1,11 @@
 import json
+import tomllib
+from dataclasses import replace
 
 import pytest
+from tests.base.test_rows import saved
 
-from demur.core.errors import DataError
+from demur.core.errors import ConfigError, DataError
 from demur.sources.files import FileSource
 
 REFUSAL = {
@@ -109,3 +112,66 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
         list(FileSource(folder=tmp_path, files=("rows.jsonl",)).read())
     with pytest.raises(DataError, match="is a folder"):
         list(FileSource(folder=tmp_path.parent, files=(tmp_path.name,)).read())
+
+
+def test_rows_without_an_id_are_named_by_what_they_say(tmp_path):
+    first, again, other = source_of(tmp_path, BENIGN, BENIGN, {**BENIGN, "messages": BENIGN["messages"][:1]}).read()
+    assert first.id.startswith("rows:")
+    assert again.id == f"{first.id}-2"
+    assert other.id not in (first.id, again.id)
+    (moved,) = source_of(tmp_path, "", {**BENIGN, "note": "x"}).read()
+    assert moved.id == first.id
+
+
+def test_ids_may_be_numbers_and_files_may_both_count_from_one(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("id,prompt,label\n1,Hi,respond\n2,Steal it,refuse\n")
+    (tmp_path / "c.jsonl").write_text(json.dumps({**BENIGN, "id": 3}) + "\n")
+    found = FileSource(folder=tmp_path, files=("a.csv", "b.csv", "c.jsonl")).read()
+    assert [e.id for e in found] == ["a:1", "a:2", "b:1", "b:2", "3"]
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: id '7' stands at .*rows\.jsonl:1 too"):
+        list(source_of(tmp_path, {**BENIGN, "id": 7}, {**BENIGN, "id": "7"}).read())
+
+
+def test_a_table_of_a_prompt_and_a_label_is_enough(tmp_path):
+    (tmp_path / "a.csv").write_bytes("q;y;a\nCafé?;1;\nThé?;0;Oui\nJunk;2;\n".encode("cp1252"))
+    options = {"columns": {"prompt": "q", "label": "y", "reply": "a"}, "encoding": "cp1252", "category": "safety"}
+    mapped = {"label_map": {"1": "refuse", "0": "respond", "2": "skip"}}
+    refused, answered = FileSource(folder=tmp_path, files=("a.csv",), **options, **mapped).read()
+    assert (refused.text, refused.label, refused.reply) == ("Café?", "safety", None)
+    assert (answered.text, answered.kind, answered.reply) == ("Thé?", "contrast", "Oui")
+
+
+def test_an_unknown_label_shows_the_values_seen_and_a_map_to_paste(tmp_path):
+    rows = [{"prompt": "a", "label": label} for label in ("harmful", "harmless", "harmless", "qz")]
+    with pytest.raises(DataError) as e:
+        list(source_of(tmp_path, *rows).read())
+    assert "rows.jsonl:1: label: 'harmful' does not tell" in e.value.message
+    assert "'harmless' (2), 'harmful' (1), 'qz' (1)" in e.value.message
+    paste = '{ "harmless" = "respond", "harmful" = "refuse", "qz" = "skip" }'
+    assert paste in e.value.hint
+    mapping = tomllib.loads(f"m = {paste}")["m"]
+    kinds = [x.kind for x in source_of(tmp_path, *rows, label_map=mapping).read()]
+    assert kinds == ["refusal", "benign", "benign"]
+
+
+def test_rows_of_a_source_may_all_be_of_one_kind(tmp_path):
+    row = {"conversations": [{"from": "human", "value": "Steal it."}, {"from": "gpt", "value": "No."}]}
+    (found,) = source_of(tmp_path, row, rows_kind="refusal", category="safety").read()
+    assert (found.label, found.reply) == ("safety", "No.")
+
+
+def test_a_saved_folder_brings_its_splits(tmp_path):
+    for split in ("train", "validation", "extra"):
+        saved(tmp_path / "set" / split, [{"prompt": f"{split}?", "label": "respond"}])
+    (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["train", "validation", "extra"]}')
+    source = FileSource(folder=tmp_path, files=("set",))
+    assert [e.split for e in source.read()] == ["train", "calibrate", None]
+    assert {e.split for e in replace(source, use_splits=False).read()} == {None}
+
+
+def test_settings_that_mean_nothing_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="encoding 'cp9999' is unknown"):
+        FileSource(folder=tmp_path, files=("a.csv",), encoding="cp9999")
+    with pytest.raises(ConfigError, match="no word of ours"):
+        FileSource(folder=tmp_path, files=("a.csv",), columns={"promt": "q"})

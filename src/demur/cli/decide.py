@@ -18,7 +18,10 @@ from demur.core.decision import decide
 from demur.core.errors import ConfigError
 from demur.core.example import Message
 from demur.core.policy import Fingerprint, Policy
+from demur.core.ports import Prompt
+from demur.core.rows.turns import checked
 from demur.core.score import Floats
+from demur.store.prompts_file import read_each_prompt
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 
@@ -27,9 +30,15 @@ SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    names: Sequence[str]  # N ids or prompts
+    names: Sequence[dict[str, str]]  # N: what each row is called, by "id", "prompt" or both
     logp_NC: Floats
     fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    name: dict[str, str]
+    messages: Prompt
 
 
 def command(
@@ -37,7 +46,7 @@ def command(
         Path | None, typer.Argument(metavar="RUN", help="Run folder; not needed with --policy and --scores.")
     ] = None,
     prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT", help="What users say. Default: the lines of stdin.")
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What users say. Default: stdin, whole, as one prompt.")
     ] = None,
     *,
     policy: Annotated[
@@ -46,17 +55,24 @@ def command(
     scores: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Decide the rows of a score file; loads no model.")
     ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help="Rows with prompts, in any format of docs/data.md."),
+    ] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Each line of stdin is a prompt.")] = False,
     threshold: options.Threshold = None,
     rate: options.Rate = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Decide each prompt. The same policy, scores and thresholds give the same decisions everywhere."""
     chosen = overridden(_policy(run, policy), threshold, rate)
-    scored = _from_file(scores) if scores else _from_model(run, prompts)
+    if sum(map(bool, (scores, prompts, file, lines))) > 1:
+        raise ConfigError("prompts come from several places", "give one of PROMPT, --prompts, --lines and --scores")
+    scored = _from_file(scores) if scores else _from_model(run, prompts, file, lines=lines)
     chosen.require_model(scored.fingerprint)
     decisions = [decide(chosen, logp_C) for logp_C in scored.logp_NC]
     rows = [
-        {"prompt": name, **decision_json(chosen, logp_C, d)}
+        {**name, **decision_json(chosen, logp_C, d)}
         for name, logp_C, d in zip(scored.names, scored.logp_NC, decisions, strict=True)
     ]
     if as_json:
@@ -74,22 +90,38 @@ def _policy(run: Path | None, path: Path | None) -> Policy:
 
 def _from_file(path: Path) -> _Scored:
     table, fingerprint = read_scores(path)
-    return _Scored(table.ids, table.logp_NC, fingerprint)
+    return _Scored([{"prompt": name} for name in table.ids], table.logp_NC, fingerprint)
 
 
-def _from_model(run: Path | None, prompts: Sequence[str] | None) -> _Scored:
+def _from_model(run: Path | None, prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> _Scored:
     if run is None:
         raise ConfigError("scoring a prompt needs a model", "give the run folder first, then the prompts")
-    texts = list(prompts or ()) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    if not texts:
-        raise ConfigError("there is no prompt", "give prompts as arguments, or one per line on stdin")
+    asked = _asked(prompts, file, lines=lines)
     engine = Engine(reopen(run))
-    logp_NC = engine.logp([(Message(role="user", content=text),) for text in texts])
-    return _Scored(texts, logp_NC, engine.fingerprint)
+    logp_NC = engine.logp([a.messages for a in asked])
+    return _Scored([a.name for a in asked], logp_NC, engine.fingerprint)
+
+
+def _asked(prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> list[_Asked]:
+    """The prompts of the arguments, of a file, or of standard input: whole, or line by line if that is asked for.
+
+    Raises ConfigError if there is none, DataError on one that no request can hold.
+    """
+    if file is not None:
+        return [
+            _Asked({"id": row.id, "prompt": row.messages[-1].content}, row.messages) for row in read_each_prompt(file)
+        ]
+    texts = list(prompts or ())
+    if not texts:
+        text = sys.stdin.read().removeprefix("\ufeff").rstrip("\r\n")
+        texts = [line.rstrip("\r") for line in text.split("\n") if line.strip()] if lines else [text]
+    if not all(text.strip() for text in texts) or not texts:
+        raise ConfigError("there is no prompt", "give prompts as arguments, one on stdin, or rows: --prompts FILE")
+    return [_Asked({"prompt": checked(t, "prompt")}, (Message(role="user", content=t),)) for t in texts]
 
 
 def _cells(row: dict[str, object], choices: Sequence[str]) -> tuple[str, ...]:
-    text, probability = str(row["prompt"]), row["probability"]
+    text, probability = " ".join(str(row["prompt"]).split()), row["probability"]
     assert isinstance(probability, dict)
     shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
     return (shown, str(row["decision"]), *(f"{probability[c]:.4f}" for c in choices))

@@ -36,6 +36,7 @@ VERBS = {
     "run": Verb(
         "All stages of a config, skipping what is done.", "demur run examples/real.toml --data rows/ --out runs/a"
     ),
+    "init": Verb("Look at a folder of rows and write the TOML of a run.", "demur init rows/ --out mine.toml"),
     "data": Verb("Read, check, split and mix the rows of a config.", "demur data examples/real.toml --out runs/a"),
     "train": Verb(
         "Teach a model its control tokens.", "torchrun --nproc_per_node 2 -m demur train runs/a --processes 2"

@@ -133,18 +133,17 @@ class _Asked:
 def _run(asked: _Asked, folder: RunFolder, progress: Progress) -> DataSummary:
     config, taxonomy, sources = asked.config, asked.taxonomy, asked.sources
     steps = len(sources) + 2
-    rows: list[Example] = []
+    read: dict[str, list[Example]] = {}
     made_from: dict[str, str] = {}
     for done, (name, source) in enumerate(sources.items(), start=1):
-        own = [_fitted(e, name, taxonomy) for e in source.read()]
-        made_from[name] = _digest(own)
-        rows += own
+        read[name] = [_fitted(e, name, taxonomy) for e in source.read()]
+        made_from[name] = _digest(read[name])
         progress(done, steps)
     settings: dict[str, object] = {"config": asdict(config), "taxonomy": list(taxonomy.names)}
     if folder.is_current("data", settings, made_from):
         progress(steps, steps)
         return read_summary(folder)
-    splits, summary = prepare(config, taxonomy, rows)
+    splits, summary = prepare(config, taxonomy, _with_own_ids(read))
     progress(steps - 1, steps)
     files = {folder.split(split): examples_text(splits[split]).encode() for split in SPLITS}
     if not asked.under_a_model:
@@ -254,6 +253,17 @@ def _fitted(e: Example, source: str, taxonomy: Taxonomy) -> Example:
     except TaxonomyError as unknown:
         raise DataError(f"source {source!r}: row {e.id!r}: {unknown.message}", unknown.hint) from None
     return e
+
+
+def _with_own_ids(read: Mapping[str, Sequence[Example]]) -> list[Example]:
+    """All rows, by source; an id that several sources have gets its source's name in front.
+
+    Many files number their rows from 1. An id that one source has twice stays so, and is an error later.
+    """
+    sources_with = Counter(i for rows in read.values() for i in {e.id for e in rows})
+    return [
+        replace(e, id=f"{name}:{e.id}") if sources_with[e.id] > 1 else e for name, rows in read.items() for e in rows
+    ]
 
 
 def _digest(rows: Sequence[Example]) -> str:

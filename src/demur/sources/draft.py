@@ -1,0 +1,82 @@
+"""The TOML of a run for the files that were looked at: sources, taxonomy, and what was guessed, as comments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from demur.core.example import Kind
+from demur.core.rows.labels import REFUSE, LabelRule, quoted
+from demur.core.taxonomy import Category, coconot, single
+from demur.sources.guess import Look
+
+_CALIBRATE_SHARE = 0.3  # promises are made on these rows; most folders are small
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """A run to be written down."""
+
+    name: str
+    folder: str  # of the files, as the TOML has it
+    looks: tuple[Look, ...]  # files that can be used
+
+    def toml(self) -> str:
+        """The text of the file."""
+        parts = [f"# Written by demur init, which guessed: read it before you believe it. {self._rows()}", ""]
+        parts += ["[run]", f"name = {quoted(self.name)}", "", *_taxonomy(self.looks), ""]
+        parts += ["[data]", f"calibrate_share = {_CALIBRATE_SHARE}  # promises are made on these rows", ""]
+        for rule, looks in _alike(self.looks):
+            parts += [*self._source(rule, looks), ""]
+        parts += ["[train]", 'base = "tiny"  # a small model from nothing; or a model of yours: docs/train.md']
+        return "\n".join(parts) + "\n"
+
+    def _rows(self) -> str:
+        return f"{sum(look.rows for look in self.looks)} rows in {len(self.looks)} files."
+
+    def _source(self, rule: LabelRule, looks: Sequence[Look]) -> list[str]:
+        notes = list(dict.fromkeys(note for look in looks for note in look.notes))
+        files = ", ".join(quoted(look.name) for look in looks)
+        lines = ["[[data.sources]]", 'kind = "files"', f"folder = {quoted(self.folder)}", f"files = [{files}]"]
+        lines += [f"rows_kind = {quoted(rule.rows_kind)}"] if rule.rows_kind else []
+        lines += [f"category = {quoted(rule.category)}"] if rule.category else []
+        lines += [f"columns = {_table(rule.columns)}"] if rule.columns else []
+        lines += [f"label_map = {_table(rule.label_map)}"] if rule.label_map else []
+        return [*(f"# {' '.join(note.split())}" for note in notes), *lines]
+
+
+def _alike(looks: Sequence[Look]) -> list[tuple[LabelRule, list[Look]]]:
+    """Files that are read alike, together."""
+    found: list[tuple[LabelRule, list[Look]]] = []
+    for look in looks:
+        same = next((others for rule, others in found if rule == look.rule), None)
+        if same is None:
+            found.append((look.rule, [look]))
+        else:
+            same.append(look)
+    return found
+
+
+def _taxonomy(looks: Sequence[Look]) -> list[str]:
+    """The built-in taxonomy that fits the categories of the rows, or one of their own."""
+    kinds: list[tuple[Kind, str | None]] = [key for look in looks for key in look.counts]
+    names = list(dict.fromkeys(category for _, category in kinds if category))
+    if set(names) <= {REFUSE}:
+        return ["[taxonomy]", f"preset = {quoted(single().name)}  # one refusal token for everything"]
+    if set(names) == set(coconot().names):
+        return ["[taxonomy]", f"preset = {quoted(coconot().name)}"]
+    lines = ["[taxonomy]", 'name = "own"', f"respond_token = {quoted(coconot().respond_token)}"]
+    for category in map(_category, names):
+        lines += ["", "[[taxonomy.categories]]", f"name = {quoted(category.name)}", f"token = {quoted(category.token)}"]
+        lines += [f"description = {quoted(category.description)}  # its token starts from these words: say it better"]
+    return lines
+
+
+def _category(name: str) -> Category:
+    known = next((c for c in (*coconot().categories, *single().categories) if c.name == name), None)
+    plain = name.replace("-", " ").replace("_", " ")
+    return known or Category(name=name, token=f"[{plain}]", description=f"Asks for what falls under: {plain}.")
+
+
+def _table(values: Mapping[str, str]) -> str:
+    return f"{{ {', '.join(f'{quoted(k)} = {quoted(v)}' for k, v in values.items())} }}"
