@@ -54,6 +54,8 @@ def ought(row, **rule):
         ({"category": "Legal advice"}, {"label_map": MAP}, ("refusal", "legal")),
         ({"category": "Legal advice"}, {"label_map": MAP | {"ok": "skip", "alike": "skip", "0": "skip"},
                                         "rows_kind": "refusal"}, ("refusal", "legal")),
+        ({"kind": "refusal", "category": "Law"}, {"categories": {"Law": "legal"}}, ("refusal", "legal")),
+        ({"label": "ok", "category": "Law"}, {"label_map": MAP, "categories": {"Law": "legal"}}, ("contrast", "legal")),
         ({"y": True}, {"columns": {"label": "y"}, "label_map": {"true": "refuse"}}, ("refusal", "refuse")),
         ({"y": None}, {"columns": {"label": "y"}, "label_map": {"": "respond"}}, ("benign", None)),
         ({"kind": "junk", "label": "refuse"}, {"columns": {"kind": ""}}, ("refusal", "refuse")),

@@ -44,6 +44,7 @@ class FileSource:
     category: str | None = None  # of every row that does not tell itself
     label_map: Mapping[str, str] = field(default_factory=dict)  # value -> respond, refuse, contrast, skip or a category
     columns: Mapping[str, str] = field(default_factory=dict)  # our word -> the file's column; "": there is none
+    categories: Mapping[str, str] = field(default_factory=dict)  # the file's category -> ours
     encoding: str | None = None  # of text files without a byte-order mark; None: UTF-8
     kinds: tuple[Kind, ...] | None = None  # keep only these; None: all
     include_categories: tuple[str, ...] | None = None  # keep only these, and rows without a category; None: all
@@ -70,7 +71,11 @@ class FileSource:
 
     def _rule(self) -> LabelRule:
         return LabelRule(
-            rows_kind=self.rows_kind, category=self.category, label_map=self.label_map, columns=self.columns
+            rows_kind=self.rows_kind,
+            category=self.category,
+            label_map=self.label_map,
+            columns=self.columns,
+            categories=self.categories,
         )
 
     def _file(self, name: str) -> Iterator[Example]:

@@ -55,6 +55,7 @@ class LabelRule:
     category: str | None = None  # of every row that does not tell itself
     label_map: Mapping[str, str] = field(default_factory=dict)  # value -> respond, refuse, contrast, skip or a category
     columns: Mapping[str, str] = field(default_factory=dict)  # our word -> the file's column; "": there is none
+    categories: Mapping[str, str] = field(default_factory=dict)  # the file's category -> ours
 
     def __post_init__(self) -> None:
         unknown = [word for word in self.columns if word not in COLUMN_WORDS]
@@ -91,7 +92,7 @@ def told(row: Row, rule: LabelRule) -> Told | None:
     """
     if rule.label_map:
         return _mapped(row, rule)
-    category = cell(row, rule, "category") or rule.category
+    category = _own_category(row, rule) or rule.category
     kind = _own_kind(row, rule)
     if kind is None:
         raise DataError(
@@ -178,7 +179,7 @@ def _mapped(row: Row, rule: LabelRule) -> Told | None:
         raise UnknownLabel(column, value)
     if means == SKIP:
         return None
-    own = None if column == rule.columns.get("category", "category") else cell(row, rule, "category")
+    own = None if column == rule.columns.get("category", "category") else _own_category(row, rule)
     category = own or rule.category
     match OWN_WORDS.get(means):
         case None:  # the name of a category
@@ -189,6 +190,12 @@ def _mapped(row: Row, rule: LabelRule) -> Told | None:
             return Told(kind="contrast", category=category)
         case _:
             return Told(kind=rule.rows_kind or ("contrast" if category else "benign"), category=category)
+
+
+def _own_category(row: Row, rule: LabelRule) -> str | None:
+    """The row's category, by the name that its source gives it."""
+    own = cell(row, rule, "category")
+    return rule.categories.get(own, own) if own is not None else None
 
 
 def _own_kind(row: Row, rule: LabelRule) -> Kind | None:
