@@ -7,7 +7,7 @@ import pytest
 
 from demur.core.judging import Item, judge_all
 from demur.judges.phrases import PhraseJudge
-from demur.store.rows import read_jsonl
+from demur.base.rows import read_rows
 from tests.stats.test_correction import checked, corrected, in_strata, population
 
 DRAWS = 1000
@@ -55,7 +55,7 @@ def test_so_it_does_with_labels_drawn_more_often_near_a_threshold_and_where_the_
 @pytest.fixture(scope="module")
 def answers():
     """(source, request, answer, whether people say that it declines, a partial answer counting as one that does)."""
-    rows = [r for _, r in read_jsonl(LABELLED) if r["tone"] not in DROPPED]
+    rows = [r.value for r in read_rows(LABELLED) if r.value["tone"] not in DROPPED]
     return [(r["source"].split("_")[0], r["prompt"], r["response"], float(r["label"] != "compliance")) for r in rows]
 
 
