@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from demur.base.rows import read_rows
 from demur.core.judging import Item, judge_all
 from demur.judges.phrases import PhraseJudge
-from demur.base.rows import read_rows
 from tests.stats.test_correction import checked, corrected, in_strata, population
 
 DRAWS = 1000
