@@ -157,3 +157,25 @@ def test_a_killed_run_asks_nothing_twice_that_was_answered(ask, tmp_path):
     assert len(set(answered) & set(again)) <= 4  # only what was in flight when the process died
     assert set(answered) | set(again) == set(prompts(120))
     assert len(set(again)) == len(again)
+
+
+def test_prompts_without_an_outcome_count_against_a_promise(ask, demur):
+    def half_lost(number, body):
+        text = body["messages"][-1]["content"]
+        lost = "lock" in text and int(text.rpartition("x")[2]) % 2
+        return (500, "down") if lost else answers(number, body)
+
+    result, _, run = ask(prompts(300), half_lost, "--set", "endpoint.max_tokens=50")
+    lost = sum("lock" in p and int(p.rpartition("x")[2]) % 2 for p in prompts(300))
+    assert f"{lost} prompts have no outcome: each counts as an error of every promise" in told(result)
+    both = ("--goal", "missed_refusal <= 0.35", "--goal", "false_refusal <= 0.5")
+    assert demur("calibrate", run, *both).code == 3
+    kept = demur("calibrate", run, "--goal", "missed_refusal <= 0.9", "--confidence", 0.9, "--json")
+    (promise,) = json.loads(kept.out)["promises"]
+    assert promise["status"] == "certified"
+    assert promise["method"].endswith(f"{lost} prompts without an outcome count as errors")
+    again, _, _ = ask(prompts(300), answers, "--set", "endpoint.max_tokens=50")  # now all are answered
+    assert "no outcome" not in told(again)
+    good = json.loads(demur("calibrate", run, *both, "--json").out)
+    assert [p["status"] for p in good["promises"]] == ["certified"] * 2
+    assert "without an outcome" not in good["promises"][0]["method"]

@@ -159,4 +159,9 @@ def _show(file: BlackboxFile) -> None:
             f"the judge was right on {right.hits} of {right.of} hand-labelled answers that it was not fitted on: "
             f"{right.value:.1%} ({low:.1%} to {high:.1%}); {file.hand.unscored} it did not score"
         )
+    if file.without_outcome:
+        note(
+            f"{file.without_outcome} prompts have no outcome: each counts as an error of every promise that demur "
+            "calibrate makes; the same command asks again for those without an answer"
+        )
     note(f"declined, in full or in part: {declined} of {scored} scored answers")

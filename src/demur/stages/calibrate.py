@@ -28,11 +28,13 @@ from demur.stats.calibrators.correctness import fit_correctness
 from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
 from demur.stats.curve import with_curves
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
+from demur.stats.missing import with_missing
 from demur.stats.promises import How, Method, choose_all
 from demur.stats.rate import meet_rates
 from demur.stats.sample import apart
 from demur.stats.select import choose
 from demur.stats.slices import settled
+from demur.store.blackbox_file import prompts_without_outcome
 from demur.store.calibrator_file import write_correctness_aware
 from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 from demur.store.files import digest_file, digest_json
@@ -106,6 +108,9 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     }
     if (folder.model / SEEN).exists():
         made_from[f"train/model/{SEEN}"] = digest_file(folder.model / SEEN)
+    missing = prompts_without_outcome(folder) if any(goal.promised for goal in goals) else 0
+    if missing:
+        made_from["blackbox"] = digest_json(missing)
     if (kept_file := _kept_file(config, folder)) is not None:
         made_from["kept"] = digest_file(kept_file)
     for name, path in (("human_labels", config.human_labels), ("traffic", config.traffic)):
@@ -121,15 +126,25 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     policy = _choose(
         config,
         replace(template(config, taxonomy, fitted.fingerprint), calibrator=fitted.calibrator),
-        _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, fitted.table), taxonomy),
+        with_missing(
+            _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, fitted.table), taxonomy),
+            missing,
+        ),
         _how(config, goals, _kept(kept_file, config, taxonomy, fitted.fingerprint.as_scored)),
         digest_json(made_from),  # of all calibrate rows: both those fitted on and those left
     )
-    policy = bound(with_sensitivities(policy, config.sensitivities))
+    policy = bound(with_sensitivities(_told(policy, missing), config.sensitivities))
     write_policy(folder.policy, policy)
     made = [folder.policy, *_write_calibrator(folder, fitted, policy)]
     folder.finish("calibrate", settings, made_from, made)
     return policy
+
+
+def _told(policy: Policy, missing: int) -> Policy:
+    """The policy whose promises say how many prompts without an outcome they count as errors."""
+    words = f"; {missing} prompts without an outcome count as errors"
+    told = tuple(replace(p, method=p.method + words) if p.status == "certified" else p for p in policy.promises)
+    return replace(policy, promises=told) if missing else policy
 
 
 def _goals(config: Config) -> tuple[Goal, ...]:

@@ -117,6 +117,15 @@ def read_summary(path: Path) -> BlackboxFile:
     return validated(BlackboxFile, read_json(path), str(path))
 
 
+def prompts_without_outcome(run: RunFolder) -> int:
+    """Prompts of a black-box run that got no answer, or one that no judge could score; 0 for any other run.
+
+    Raises ArtifactError if the counts are damaged.
+    """
+    path = BlackboxFolder(run).summary
+    return read_summary(path).without_outcome if path.exists() else 0
+
+
 def write_answers(path: Path, asked: Sequence[PromptRow], texts: Sequence[str], outcomes: Sequence[Outcome]) -> None:
     """Write answers atomically. `verdict` is the judge's; `label` is a person's, kept where the answer is the same.
 
