@@ -181,6 +181,7 @@ def test_answers_follow_the_decision_of_the_policy(engine):
         rule="heaviest",
         categories=(CategoryPolicy(threshold=half * 1.0001),) * 5,
         fingerprint=engine.fingerprint,
+        doubt=DoubtRule(most_leftover=1.0),  # the networks are not trained
     )
     answered = engine.answer(PROMPTS, policy)
     np.testing.assert_allclose([logp_C for logp_C, _, _ in answered], scores, atol=1e-4)
