@@ -235,6 +235,7 @@ def test_the_settings_in_the_docs_are_the_defaults():
     page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     table = tomllib.loads(text)
-    assert Settings(**{**table["server"], "limits": Limits(**table["limits"])}) == Settings(model="a")
+    server = {name: tuple(v) if isinstance(v, list) else v for name, v in table["server"].items()}
+    assert Settings(**{**server, "limits": Limits(**table["limits"])}) == Settings(model="a")
     assert set(table["limits"]) == set(Limits.__dataclass_fields__)
     assert set(table["server"]) == set(Settings.__dataclass_fields__) - {"limits", "default_policy"}

@@ -91,7 +91,7 @@ class Service:
             Envelope,
             metrics=self.house.metrics,
             routes=frozenset({CHAT, MODELS, HEALTH, READY, METRICS}),
-            write_s=self.house.settings.limits.write_s,
+            limits=self.house.settings.limits,
         )
         return app
 

@@ -28,7 +28,7 @@ from demur.server.house import House
 from demur.server.log import event
 from demur.server.settings import Settings
 from demur.server.visit import Visit, visit_of, while_connected
-from demur.server.wire import parse_chat
+from demur.server.wire import SMALL_BODY, parse_chat
 
 DONE = b"data: [DONE]\n\n"
 SYNTHETIC = "x-demur-synthetic"  # "true" in a probe's or a test's request
@@ -55,8 +55,12 @@ async def answer_chat(request: Request, house: House) -> Response:
     visit, access = visit_of(request), house.book.now
     caller = visit.held.enter_context(house.doors.admitted(request.headers, access))
     visit.tenant, visit.key = caller.tenant.name, caller.key
-    chat = parse_chat(await read_body(request, house.settings.limits))
-    case = case_of(chat, caller.tenant, access.policies, house.settings)
+    body = await read_body(request, house.settings.limits)
+
+    def read() -> Case:
+        return case_of(parse_chat(body), caller.tenant, access.policies, house.settings)
+
+    case = read() if len(body) <= SMALL_BODY else await house.doors.in_turn(caller, read)
     visit.policy, visit.policy_hash = case.live.policy.name, case.live.digest
     visit.overridden, visit.stream = case.effective.overridden, case.stream
     visit.synthetic = _is_synthetic(request, caller.tenant)

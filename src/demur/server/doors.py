@@ -10,18 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, perf_counter
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from demur.core.access import Tenant
 from demur.core.keys import KeyProblem, Tenants, authenticate
+from demur.server.connection import RESTS
 from demur.server.errors import RETRY_S, ApiError
 from demur.server.policies import Access, Book
 from demur.server.settings import Limits, Settings
 from demur.server.visit import Gone
 
+T = TypeVar("T")
 MINUTE_S = 60.0
 LOCAL = "local"
 
@@ -40,6 +43,7 @@ class Meter:
 
     recent_s: deque[float] = field(default_factory=deque)  # when its requests of the last minute came
     inside: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of work that holds up all callers
 
 
 class Doors:
@@ -65,6 +69,20 @@ class Doors:
         finally:
             meter.inside -= 1
             self._inside -= 1
+
+    async def in_turn(self, caller: Caller, work: Callable[[], T]) -> T:
+        """The result of work that holds up all callers, one at a time for each key.
+
+        The key's next such work waits for twice as long as this took, so that it takes a third of the time at most.
+        """
+        turn = self._meters[caller.tenant.name, caller.key].turn
+        await turn.acquire()
+        began_s = perf_counter()
+        try:
+            return work()
+        finally:
+            rest_s = RESTS * (perf_counter() - began_s)
+            asyncio.get_running_loop().call_later(rest_s, turn.release)
 
     def _caller(self, headers: Headers, access: Access) -> Caller:
         if access.tenants is not None:

@@ -8,12 +8,15 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from demur.server.connection import is_costly
 from demur.server.errors import ApiError, our_bug
 from demur.server.log import crash, event
 from demur.server.metrics import Metrics
+from demur.server.settings import Limits
 from demur.server.visit import Gone, Visit
 
 ELSEWHERE = "other"  # route of what is none of ours; their paths are not labels
+CLOSE = (b"connection", b"close")
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -25,11 +28,11 @@ HEADERS = [
 class Envelope:
     """ASGI middleware, outermost. Opens the Visit that the routes find with visit_of."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], write_s: float) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], limits: Limits) -> None:
         self._app = app
         self._metrics = metrics
         self._routes = routes
-        self._write_s = write_s
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Lifespan messages pass through."""
@@ -38,19 +41,23 @@ class Envelope:
             return
         route = scope["path"] if scope["path"] in self._routes else ELSEWHERE
         visit = scope["demur.visit"] = Visit(method=scope["method"], route=route)
-        outlet = _Outlet(send, visit, self._write_s)
+        inlet = _Inlet(scope, receive)
+        outlet = _Outlet(send, visit, self._limits.write_s, inlet)
         self._metrics.arrived()
         try:
             if _is_two_sizes(scope):
                 visit.code = "invalid_framing"
                 await outlet.answer(ApiError(400, "The request states two sizes.", code=visit.code))
                 return
-            async with visit.held:
-                await self._app(scope, receive, outlet.send)
+            async with asyncio.timeout(self._limits.request_s) as whole, visit.held:
+                await self._app(scope, inlet.receive, outlet.send)
         except Gone:
             visit.code = "client_gone"
         except TimeoutError:
-            visit.code = "client_too_slow"
+            visit.code = "timeout" if whole.expired() else "client_too_slow"
+            if visit.status is None:
+                told = f"The request took more than {self._limits.request_s:g} s."
+                await outlet.answer(ApiError(504, told, code="timeout"))
         except Exception as e:  # noqa: BLE001 - the outermost boundary: a bug is logged without what was said, and closed
             visit.code = "server_error"
             crash(e, request_id=visit.request_id)
@@ -63,21 +70,38 @@ class Envelope:
             event(logging.INFO, "request", **visit.record())
 
 
+class _Inlet:
+    """Knows whether a request's body has been read to its end, or will be skipped."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        self.is_read = not is_costly(scope["headers"])
+
+    async def receive(self) -> Message:
+        """The next message."""
+        message = await self._receive()
+        self.is_read = self.is_read or not message.get("more_body", False)
+        return message
+
+
 class _Outlet:
     """Sends an answer's messages, for a limited time each: who does not read does not keep a place."""
 
-    def __init__(self, send: Send, visit: Visit, write_s: float) -> None:
+    def __init__(self, send: Send, visit: Visit, write_s: float, inlet: _Inlet) -> None:
         self._send = send
         self._visit = visit
         self._write_s = write_s
+        self._inlet = inlet
         self.ended = False
 
     async def send(self, message: Message) -> None:
         """Pass one message on."""
         if message["type"] == "http.response.start":
             self._visit.status = message["status"]
-            ours = [*HEADERS, (b"x-request-id", self._visit.request_id.encode())]
-            message = {**message, "headers": [*message.get("headers", ()), *ours]}
+            headers = [*message.get("headers", ()), *HEADERS, (b"x-request-id", self._visit.request_id.encode())]
+            if not self._inlet.is_read and CLOSE not in headers:
+                headers.append(CLOSE)  # demur.server.connection does not read on to find the next request
+            message = {**message, "headers": headers}
         async with asyncio.timeout(self._write_s):
             await self._send(message)
         self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
@@ -86,7 +110,7 @@ class _Outlet:
         """Answer with an error, and nothing more on this connection."""
         body = json.dumps(error.body()).encode()
         size = str(len(body)).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", size), (b"connection", b"close")]
+        headers = [(b"content-type", b"application/json"), (b"content-length", size), CLOSE]
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -32,6 +33,9 @@ OVERDUE_S = 10.0  # after the last limit of an orderly end, until the process en
 def run(service: Service, started: Callable[[str], None]) -> None:
     """Serve until told to end. Raises OSError if the address cannot be had."""
     settings = service.house.settings
+    # What is loaded by now stays: else a request of many small values has all of it searched for garbage, for a while.
+    gc.collect()
+    gc.freeze()
     family = AF_INET6 if ":" in settings.host else AF_INET
     with create_server((settings.host, settings.port), family=family) as door:
         Process(service, started).run(sockets=[door])

@@ -20,6 +20,7 @@ class Limits:
     body_bytes: int = 1 << 20
     body_s: float = 30.0  # until the whole body is here
     write_s: float = 30.0  # for which a client may leave a piece of its answer unread
+    request_s: float = 600.0  # from a request's headers to the end of its answer
     messages: int = 256
     choices: int = 4  # n
     answer_tokens: int = 512  # where the request does not say

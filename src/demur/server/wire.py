@@ -7,7 +7,8 @@ clients send it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +20,10 @@ from demur.server.errors import ApiError
 from demur.server.ignored import NOTES, SAME, is_ignored, is_known
 
 SIGNED_64 = 2**63
+SMALL_BODY = 2**15  # bytes that may hold whatever they like: reading them takes milliseconds
+MOST_STRINGS = 16_384  # names and texts in a larger one; 256 messages and 128 tools of 40 fields have fewer
+# A string of JSON; cut off, it goes on to the end, so that no place is looked at twice.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.?[^"\\]*)*+(?:"|\Z)', re.DOTALL)
 MOST_FAULTS = 1000  # to look through for the one to name: a small body can hold half a million of them
 
 
@@ -33,7 +38,7 @@ def _describe_ignored(schema: dict[str, Any], record: type[BaseModel]) -> None:
 class Wire(BaseModel):
     """A part of a request. places: where demur.server.ignored lists the fields that it may hold besides its own."""
 
-    # Others are kept by pydantic and looked at by `_check_rest`, which knows which of them say nothing.
+    # Others are kept by pydantic and looked at by `_stray`, which knows which of them say nothing.
     model_config = ConfigDict(
         extra="allow", frozen=True, strict=True, allow_inf_nan=False, json_schema_extra=_describe_ignored
     )
@@ -254,6 +259,8 @@ TEXT_ONLY = "Messages are text only: images, sound and files are not read."
 
 def parse_chat(body: bytes) -> ChatRequest:
     """The request in a body. Raises ApiError 400 naming the first field at fault; its value is never repeated."""
+    if len(body) > SMALL_BODY:
+        _require_few(body)
     try:
         chat = ChatRequest.model_validate_json(body)
     except ValidationError as e:
@@ -261,34 +268,44 @@ def parse_chat(body: bytes) -> ChatRequest:
             raise ApiError(400, f"The request has {e.error_count()} faults.", code="invalid_value") from None
         faults = e.errors(include_url=False, include_context=False, include_input=False)
     else:
-        _check_rest(chat, "")
+        if (found := _stray(chat)) is not None:
+            raise _unsupported(*found)
         return chat
     # Of a union every member complains: the one that got furthest into the value is the one that was meant.
     same_field = [f for f in faults if f["loc"][:1] == faults[0]["loc"][:1]]
     raise _refusal(max(same_field, key=lambda f: len(f["loc"])))
 
 
-def _check_rest(record: Wire, path: str) -> None:
-    """Raise ApiError for the first field of a record, or of one inside it, that is neither listed nor ignored."""
+def _require_few(body: bytes) -> None:
+    """Raise ApiError for a body of countless small values: what it takes to read is not bounded by its bytes."""
+    strings = sum(1 for _ in islice(_STRING.finditer(body), MOST_STRINGS + 1))
+    others = _STRING.sub(b"", body).count(b",") if strings <= MOST_STRINGS else 0
+    if max(strings, others) > MOST_STRINGS:
+        message = f"The request holds more than {MOST_STRINGS} values."
+        raise ApiError(413, message, code="request_too_large")
+
+
+def _stray(record: Wire) -> tuple[str, Wire] | None:
+    """The path of the first field that is neither listed nor ignored, and the record that holds it.
+
+    Looks through records inside records as well. Paths are made only where there is something to tell.
+    """
     if record.is_open:
-        return
+        return None
     for name, value in (record.model_extra or {}).items():
         if not is_ignored(record.places, name, value):
-            raise _unsupported(record, f"{path}{name}"[:200], name)
-    for name in record.model_fields_set:
-        for at, inner in _records(getattr(record, name)):
-            _check_rest(inner, f"{path}{name}{at}.")
+            return name[:200], record
+    for name, value in record.__dict__.items():
+        items = value if isinstance(value, tuple) else (value,)
+        for n, item in enumerate(items):
+            if isinstance(item, Wire) and (found := _stray(item)) is not None:
+                at = f"{name}[{n}]" if items is value else name
+                return f"{at}.{found[0]}", found[1]
+    return None
 
 
-def _records(value: Any) -> Iterator[tuple[str, Wire]]:
-    """The records that a field holds, each with its index as it is written in a path."""
-    if isinstance(value, Wire):
-        yield "", value
-    elif isinstance(value, tuple):
-        yield from ((f"[{n}]", item) for n, item in enumerate(value) if isinstance(item, Wire))
-
-
-def _unsupported(record: Wire, param: str, name: str) -> ApiError:
+def _unsupported(param: str, record: Wire) -> ApiError:
+    name = param.rpartition(".")[2]
     if name == "audio":
         return ApiError(400, TEXT_ONLY, code="unsupported_value", param=param)
     if is_known(record.places, name):

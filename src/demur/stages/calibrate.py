@@ -29,7 +29,7 @@ from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
 from demur.stats.curve import with_curves
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
 from demur.stats.missing import with_missing
-from demur.stats.promises import How, Method, choose_all, closed_form
+from demur.stats.promises import How, Method, choose_all
 from demur.stats.rate import meet_rates
 from demur.stats.sample import apart
 from demur.stats.select import choose
@@ -56,7 +56,7 @@ class Config:
     goal: str = "f1 max"  # one, or several with ";" between them
     rule: Rule = "heaviest"
     confidence: float = 0.95  # that all promises hold together
-    method: Method = "auto"  # how promises are certified; auto: what fits goals and labels, see How
+    method: Method = "auto"  # how promises are certified; auto: one alone shares one threshold, else see How
     shares: Mapping[str, float] = field(default_factory=dict)  # category -> of level and delta; budgets, graphical
     cost_from: Literal["labels", "probabilities"] = "labels"  # what tells the costs of errors: rows, or the calibrator
     on_failure: str = "stop"  # stop; hard_only: give up soft goals; keep:natural or keep:<policy file>: see _kept
@@ -265,7 +265,7 @@ def _choose(config: Config, before: Policy, rows: LabelledScores, how: How, dige
         policy = meet_rates(goals, before, table, confidence=how.confidence, data_digest=digest)
         return with_curves(policy, rows)
     goals = settled(goals, before, rows)
-    if closed_form(goals, before, rows, how.method):
+    if len(goals) == 1 and how.method in ("auto", "shared") and rows.hand_N is None:
         try:
             policy = choose(goals[0], before, rows, confidence=how.confidence, data_digest=digest)
             return replace(policy, promises=tuple(replace(p, on_failure=how.on_failure) for p in policy.promises))
@@ -276,9 +276,8 @@ def _choose(config: Config, before: Policy, rows: LabelledScores, how: How, dige
 
 
 def _how(config: Config, goals: Sequence[Goal], kept: Policy | None) -> How:
-    """One goal alone, unless about false refusals, has one shared threshold, whatever is to be done if that fails."""
-    alone = config.method == "auto" and len(goals) == 1 and goals[0].kind != "false_refusal"
-    method: Method = "shared" if alone else config.method
+    """One goal alone is certified with one shared threshold, whatever is to be done if that fails."""
+    method: Method = "shared" if config.method == "auto" and len(goals) == 1 else config.method
     on_failure = f"keep:{kept.name}" if kept else config.on_failure
     shares = config.shares or None
     return How(
