@@ -8,14 +8,15 @@ from tests.fake_run import JUDGE, engine_for, examples, prepare
 from demur.core import bounds
 from demur.core.benchmark import BenchRow, BenchSet
 from demur.core.errors import ConfigError, DataError, PolicyError, PromptTooLong
-from demur.core.example import Message
+from demur.core.example import Example, Message
 from demur.core.policy import natural
 from demur.core.rates import Outcome
+from demur.core.seen import Seen, seen_of
 from demur.core.taxonomy import coconot
 from demur.engines.fake import FakeEngine
 from demur.engines.subjects import Subject, always_refuse, answer_then_refuse, never_refuse, refuse_then_answer
 from demur.stages import bench_refusals, evaluate
-from demur.stages.bench_refusals import Candidate, Config, prompt_key
+from demur.stages.bench_refusals import Candidate, Config
 from demur.stages.bench_refusals.texts import PART_PROMPTS
 from demur.store.bench_file import read_bench
 from demur.store.policy_file import read_policy
@@ -311,12 +312,37 @@ def test_prompts_that_the_model_cannot_read_are_counted_and_do_not_stop_the_othe
     assert (none.rows, len(none.decision.overall.unmeasured)) == (0, 2)
 
 
-def test_prompts_seen_in_training_are_counted(tmp_path):
+def trained_on(*texts):
+    messages = [(Message(role="user", content=text),) for text in texts]
+    return seen_of(Example(id=str(n), source="s", messages=m, kind="benign") for n, m in enumerate(messages))
+
+
+def test_prompts_seen_in_training_are_named_and_figures_without_them_stand_beside(tmp_path):
     asked = rows(3, 3)
-    known = frozenset({prompt_key((Message(role="user", content="request 2 of SET!"),))})
-    (found,) = bench_refusals.run(Config(), candidate(seen=known), [asked], tmp_path).benchmarks
-    assert found.seen == 1
-    assert "1 of the prompts also occur in training" in (tmp_path / "bench.md").read_text(encoding="utf-8")
+    known = trained_on("request 2 of SET!", "Request  0, of set")
+    put = candidate(never_refuse, seen=known)
+    (found,) = bench_refusals.run(Config(), put, [asked], tmp_path).benchmarks
+    names = [row.id for row in asked.rows if row.prompt[-1].content in ("Request 0 of set", "Request 2 of set")]
+    assert (found.seen, list(found.seen_rows)) == (2, names)
+    assert (found.unseen.rows, found.rows) == (4, 6)
+    both = (found.decision.overall, found.unseen.decision.overall)
+    assert [s.missed_refusal.of + s.false_refusal.of for s in both] == [6, 4]
+    assert found.unseen.text.level.overall.rows == 4
+    page = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "2 of the prompts, or nearly they, also occur in training or calibration" in page
+    assert all(name in page for name in names)
+    assert "on the 4 rows that the model has not seen" in page
+
+
+def test_where_nothing_was_seen_or_nothing_is_known_the_page_says_which(tmp_path):
+    asked = rows(3, 3)
+    (found,) = bench_refusals.run(Config(), candidate(seen=trained_on("Something else")), [asked], tmp_path).benchmarks
+    assert (found.seen, found.unseen) == (0, None)
+    assert "None of the prompts, nor nearly one," in (tmp_path / "bench.md").read_text(encoding="utf-8")
+    lost = Seen(missing=("old/model",), unknown=("a base",))
+    (found,) = bench_refusals.run(Config(), candidate(seen=lost), [asked], tmp_path).benchmarks
+    assert found.seen is None
+    assert "Not known: which of them a base, old/model was trained on" in (tmp_path / "bench.md").read_text("utf-8")
 
 
 def test_a_limit_takes_even_steps_through_each_benchmark(tmp_path):

@@ -18,10 +18,10 @@ from demur.core.score import Floats
 from demur.core.serving import Backend
 from demur.store.blackbox_file import BlackboxFolder, read_summary
 from demur.store.boundary import read_json
-from demur.store.model_file import read_model_file
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
+from demur.store.upgrade import brought_up_to_date
 from demur.wiring import BACKENDS, ENGINES, find
 
 KEY_VARIABLE = "DEMUR_BACKEND_KEY"  # of the server behind ours; never in a file or on a command line
@@ -114,9 +114,8 @@ def _link(options: Mapping[str, Any], where: str) -> Any:
 
 def _remote(kind: str, workspace: Workspace, options: Mapping[str, Any], where: str) -> Backend:
     """In front of another server: it holds the run's model, we hold the run's fingerprint and tokenizer."""
-    workspace.folder.require("train")
     folder = workspace.folder.model
-    file = read_model_file(folder)
+    file = brought_up_to_date(workspace.folder)
     declared = file.fingerprint.to_core()
     mine = ("model",) if kind == "openai" else ("model", "references")
     given = {name: options[name] for name in mine if name in options}

@@ -23,9 +23,10 @@ from demur.core.benchmark import BenchSet
 from demur.core.errors import ConfigError, DataError
 from demur.core.policy import natural
 from demur.core.ports import Judge
+from demur.core.seen import seen_of, together
 from demur.core.taxonomy import coconot
 from demur.stages import bench_refusals
-from demur.stages.bench_refusals import HEADER, Candidate, Config, Endpoint, prompt_key, table_rows
+from demur.stages.bench_refusals import HEADER, Candidate, Config, Endpoint, table_rows
 from demur.stages.bench_refusals.card import card_of
 from demur.stages.bench_refusals.content import facts
 from demur.store.bench_file import BenchFile
@@ -33,6 +34,7 @@ from demur.store.boundary import read_toml
 from demur.store.item_results import write_card
 from demur.store.reply_file import ReplyFile
 from demur.store.rows import read_examples
+from demur.store.seen_file import seen_by_run
 from demur.wiring import CHATS, find
 
 SUBJECTS = ("always-refuse", "never-refuse", "refuse-then-answer", "answer-then-refuse")
@@ -170,13 +172,13 @@ def _subject(name: str, policy: Path | None) -> Candidate:
 
 def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
     folder, engine = workspace.folder, Engine(workspace)
-    seen = [e for split in ("train", "calibrate") for e in read_examples(folder.split(split))]
+    seen = together([seen_by_run(folder), seen_of(read_examples(folder.split("calibrate")))])
     return Candidate(
         policy=opened(policy or folder.policy),
         scorer=engine,
         generator=engine,
         settings=f"max_new_tokens={workspace.config.evaluate.max_new_tokens}",
-        seen=frozenset(prompt_key(e.prompt) for e in seen),
+        seen=seen,
     )
 
 

@@ -16,7 +16,10 @@ from demur.cli.workspace import Engine, Workspace, reopen
 from demur.core.errors import DataError
 from demur.stages import evaluate
 from demur.store.boundary import read_json
+from demur.store.run import RunFolder
 from demur.wiring import JUDGES
+
+SPOKEN_AGAINST = 3  # a result, not a fault
 
 
 def command(
@@ -68,6 +71,16 @@ def command(
         )
     if not as_json:
         note(f"next: demur report {run}")
+    leave_if_spoken_against(workspace.folder)
+
+
+def leave_if_spoken_against(folder: RunFolder) -> None:
+    """Say which certified promises the test rows speak against, and leave with exit code 3 if there is one."""
+    if found := evaluate.against(folder):
+        for one in found:
+            note(f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {one.words}")
+        note("do not rely on it: find out what sets the test rows apart (demur report), then calibrate again")
+        raise typer.Exit(SPOKEN_AGAINST)
 
 
 def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:

@@ -24,11 +24,18 @@ def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
     if name == "calibrated":
         return opened(folder.policy)
     stored = folder.stage("evaluate") / "policies" / f"{name}.json"
+    if stored.exists():
+        folder.require_fresh("evaluate")
     return opened(stored if stored.exists() else Path(name))
 
 
 def opened(path: Path) -> Policy:
-    """Read a policy, and say on stderr which of its promises do not count, and why."""
+    """Read a policy, and say on stderr which of its promises do not count, and why.
+
+    Raises ArtifactError if it is a run's own and was calibrated on scores or rows that are others by now.
+    """
+    if path == RunFolder(path.parent.parent).policy:
+        RunFolder(path.parent.parent).require_fresh("calibrate")
     policy = read_policy(path)
     tell_of_unproven(policy)
     return policy
@@ -43,7 +50,10 @@ def tell_of_unproven(policy: Policy) -> None:
 
 def policy_file(path: Path) -> Path:
     """A policy as operators name it: its file, or the run folder that has calibrated it."""
-    return RunFolder(path).policy if RunFolder(path).policy.is_file() else path
+    if not RunFolder(path).policy.is_file():
+        return path
+    RunFolder(path).require_fresh("calibrate")
+    return RunFolder(path).policy
 
 
 def asked(thresholds: Sequence[str] | None, rates: Sequence[str] | None, sensitivity: str | None = None) -> PolicyAsk:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from demur.cli import options
+from demur.cli.evaluate import leave_if_spoken_against
+from demur.cli.predictors import PREDICTORS
 from demur.cli.show import result_console
 from demur.cli.steps import Steps
 from demur.cli.workspace import reopen
@@ -10,5 +12,8 @@ from demur.cli.workspace import reopen
 
 def command(run: options.Run) -> None:
     """Write <run>/report/index.html, which needs no network to be read."""
-    path = Steps(reopen(run)).perform("report")
+    workspace = reopen(run)
+    path = Steps(workspace).perform("report")
     result_console().out(str(path), highlight=False)
+    if workspace.config.engine not in PREDICTORS:
+        leave_if_spoken_against(workspace.folder)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from demur.cli import options
-from demur.cli.evaluate import print_evaluation
+from demur.cli.evaluate import leave_if_spoken_against, print_evaluation
 from demur.cli.policy_text import tell_policy
 from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note
@@ -63,6 +63,7 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
     print_evaluation(results["evaluate"])
     tell_policy(results["calibrate"])
     note(f"report: {results['report']}")
+    leave_if_spoken_against(workspace.folder)
 
 
 def _performed(steps: Steps, stage: Stage, workspace: Workspace, start: Stage | None) -> Any:

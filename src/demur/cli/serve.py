@@ -75,6 +75,8 @@ def command(
     tenants_read = read_tenants(told.files.tenants) if told.files.tenants else None
     kind, at = told.backend.pop("kind", default_backend(workspace)), told.backend.pop("url", None)
     made = make_backend(kind, workspace, at, told.backend, f"{config}: backend")
+    if told.files.policies is None:
+        workspace.folder.require_fresh("calibrate")
     access = Access(
         policies=read_folder(told.files.policies or workspace.folder.policy, made.fingerprint, told.settings.trust),
         tenants=tenants_read,

@@ -17,8 +17,8 @@ from demur.core.ports import Answer, Progress, Prompt, no_progress
 from demur.core.score import Floats
 from demur.store.boundary import read_json
 from demur.store.files import write_json
-from demur.store.model_file import read_model_file
 from demur.store.run import RunFolder, Stage
+from demur.store.upgrade import brought_up_to_date
 from demur.wiring import ENGINES, find
 
 
@@ -75,9 +75,8 @@ class Engine:
     """
 
     def __init__(self, workspace: Workspace) -> None:
-        workspace.folder.require("train")
         self._workspace = workspace
-        self._file = read_model_file(workspace.folder.model)
+        self._file = brought_up_to_date(workspace.folder)
         self._fingerprint = self._file.fingerprint.to_core()
 
     @property

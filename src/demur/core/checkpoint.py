@@ -18,7 +18,15 @@ NOISE: Mapping[str, frozenset[str]] = {
     ),
     "generation_config.json": frozenset({"transformers_version", "_from_model_config", "use_cache"}),
     "tokenizer_config.json": frozenset(
-        {"transformers_version", "name_or_path", "tokenizer_class", "chat_template", "backend", "is_local"}
+        {
+            "transformers_version",
+            "name_or_path",
+            "tokenizer_class",
+            "chat_template",
+            "backend",
+            "is_local",
+            "local_files_only",
+        }
     ),
     "special_tokens_map.json": frozenset(),
 }

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from demur.core.errors import EngineError
 from demur.core.judging import Piece, Unsaid
 from demur.core.ports import Progress, no_progress
-from demur.engines.fingerprint import model_digest
+from demur.engines.fingerprint import checkpoint_digest
 from demur.engines.hf_load import checkpoint_folder, load_model
 
 
@@ -38,8 +38,8 @@ class HfCompleter:
 
     @property
     def name(self) -> str:
-        """The last part of the path or name, the digest of the weights, and the length of what it writes."""
-        digest = model_digest(checkpoint_folder(self.model)).removeprefix("sha256:")[:12]
+        """The last part of the path or name, the digests of weights and settings, the length of what it writes."""
+        digest = checkpoint_digest(checkpoint_folder(self.model))
         return f"{Path(str(self.model)).name} {digest} {self.max_new_tokens}"
 
     def complete(self, prompts: Sequence[Sequence[Piece]], progress: Progress = no_progress) -> list[str | Unsaid]:
@@ -95,7 +95,7 @@ class HfCompleter:
 def _tokenizer(model: str | Path) -> Any:
     from_folder = Path(model).is_dir()
     try:
-        return AutoTokenizer.from_pretrained(str(model), local_files_only=from_folder)
+        return AutoTokenizer.from_pretrained(str(model), local_files_only=from_folder, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise EngineError(
             f"no tokenizer at {str(model)!r}: {str(e).splitlines()[0]}", "check the path or name"

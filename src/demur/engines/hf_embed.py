@@ -103,7 +103,7 @@ def merge(adapted: Any, folder: Path, probe_ids: Sequence[int]) -> Any:
         wanted = adapted(input_ids=probe).logits[0, -1].float().cpu()
     merged = adapted.merge_and_unload()
     merged.save_pretrained(folder)
-    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=merged.dtype)
+    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=merged.dtype, trust_remote_code=False)
     with torch.no_grad():
         found = reloaded(input_ids=probe.cpu()).logits[0, -1].float()
     gap = float((wanted - found).abs().max())

@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from demur.core.encoded_classifier import Floats
 from demur.core.errors import EngineError
-from demur.engines.fingerprint import model_digest
-from demur.engines.hf_load import checkpoint_folder, no_progress_bars
+from demur.engines.fingerprint import checkpoint_digest
+from demur.engines.hf_load import checkpoint_folder, load_model, no_progress_bars
 
 
 @dataclass(kw_only=True)
@@ -35,18 +35,18 @@ class HfEncoder:
         try:
             with no_progress_bars():
                 here = Path(self.model).is_dir()
-                self._tokenizer = AutoTokenizer.from_pretrained(str(self.model), local_files_only=here)
-                self._model = AutoModel.from_pretrained(str(self.model), dtype=torch.float32, local_files_only=here)
+                self._tokenizer = AutoTokenizer.from_pretrained(
+                    str(self.model), local_files_only=here, trust_remote_code=False
+                )
         except (OSError, ValueError) as e:
             reason = str(e).splitlines()[0]
             raise EngineError(f"cannot load {str(self.model)!r}: {reason}", "check the path or name") from None
-        self._model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self._model = load_model(self.model, "float32", self.device, AutoModel)
 
     @property
     def name(self) -> str:
-        """The last part of the path or name, the digest of the weights, and how much of a text is read."""
-        digest = model_digest(checkpoint_folder(self.model)).removeprefix("sha256:")[:12]
-        return f"{Path(str(self.model)).name} {digest} {self._room}"
+        """The last part of the path or name, the digests of weights and settings, and how much of a text is read."""
+        return f"{Path(str(self.model)).name} {checkpoint_digest(checkpoint_folder(self.model))} {self._room}"
 
     @property
     def _room(self) -> int:

@@ -20,7 +20,7 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, prompt_text, require_one_category, scores_of
 from demur.core.score import Floats
-from demur.engines.fingerprint import model_digest
+from demur.engines.fingerprint import model_digest, settings_digest
 from demur.engines.hf_load import checkpoint_folder, context_of, load_model
 from demur.engines.tokens import tokenizer_digest
 
@@ -56,10 +56,11 @@ class HfGuard:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Weights, tokenizer, labels and windows, as a predictor of kind "guard-hf"."""
-        weights = model_digest(checkpoint_folder(self.model))
+        """Weights, settings, tokenizer, labels and windows, as a predictor of kind "guard-hf"."""
+        folder = checkpoint_folder(self.model)
+        weights = model_digest(folder)
         how = (*sorted(self.refuse), str(self._length), str(self._network.dtype))
-        parts = (weights, tokenizer_digest(self._tokenizer), *how)
+        parts = (weights, str(settings_digest(folder)), tokenizer_digest(self._tokenizer), *how)
         return predictor_fingerprint(sha256("\0".join(parts).encode()).hexdigest(), self.tokens, "guard-hf")
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
@@ -106,7 +107,7 @@ class HfGuard:
 
 def _tokenizer(name: str) -> PreTrainedTokenizerFast:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise EngineError(f"no tokenizer at {name!r}: {str(e).splitlines()[0]}", "check the path or name") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,13 +11,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from demur.core.errors import EngineError
 from demur.core.taxonomy import coconot, single
-from demur.engines.tokens import ChatEncoder
+from demur.engines.fingerprint import check_files
+from demur.engines.tokens import ChatEncoder, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -83,31 +89,83 @@ def load_model(name: str | Path, dtype: str | None, device: str | None, loader: 
     """A model in evaluation mode; a folder is read without touching the network or itself.
 
     dtype: of the weights; None: as stored. device: None: the first GPU if there is one. loader: transformers' class
-    for this kind of model. Raises EngineError when the checkpoint cannot be read, or lacks weights that would then be
-    random.
+    for this kind of model. No code that comes with a checkpoint is run. Raises EngineError when the checkpoint cannot
+    be read, lacks weights that would then be random, or holds weights that this model has no place for.
     """
+    model = _loaded(name, dtype, loader)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model.eval()
+
+
+def load_base(name: str, dtype: str) -> Any:
+    """A causal language model to train on, where it is loaded: the trainer places it. Raises EngineError as above."""
+    return _loaded(name, dtype, AutoModelForCausalLM)
+
+
+def _loaded(name: str | Path, dtype: str | None, loader: Any) -> Any:
     if dtype is not None and dtype not in DTYPES:
         raise EngineError(f"unknown dtype {dtype!r}", f"known: {', '.join(DTYPES)}")
-    what = "sequence classifier" if loader is AutoModelForSequenceClassification else "causal language model"
+    what = _KINDS.get(loader, "model")
+    if Path(name).is_dir():
+        check_files(Path(name))
     try:
         with no_progress_bars():
             model, found = loader.from_pretrained(
                 str(name),
                 dtype=DTYPES[dtype] if dtype else "auto",
                 local_files_only=Path(name).is_dir(),
+                trust_remote_code=False,
                 output_loading_info=True,
             )
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         reason = str(e).strip().partition("\n")[0]
         raise EngineError(f"cannot load {str(name)!r}: {reason}", f"expected a {what}'s folder") from None
-    if found["missing_keys"]:
-        lacking = sorted(found["missing_keys"])
+    _check_keys(model, found, str(name), what)
+    return model
+
+
+_KINDS = {AutoModelForSequenceClassification: "sequence classifier", AutoModelForCausalLM: "causal language model"}
+
+
+def _check_keys(model: Any, found: Mapping[str, Any], name: str, what: str) -> None:
+    """Raise EngineError on weights that are missing, or that the model has no place for: it is not what was saved.
+
+    A bare encoder may do without its pooler, which nothing of ours reads, and leave a head of another task behind.
+    """
+    lacking, left = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    if what == "model":
+        parts = {part for part, _ in model.named_children()}
+        bare = model.base_model_prefix
+        lacking = [key for key in lacking if "pooler" not in key.split(".")]
+        left = [key for key in left if key.removeprefix(f"{bare}.").split(".")[0] in parts - {"pooler"}]
+    if lacking:
         raise EngineError(
-            f"{str(name)!r} lacks {len(lacking)} weights, first {lacking[0]!r}",
+            f"{name!r} lacks {len(lacking)} weights, first {lacking[0]!r}",
             f"they would be random: use a checkpoint that was saved as a {what}",
         )
-    return model.eval()
+    if left:
+        raise EngineError(
+            f"{name!r} holds {len(left)} weights that its config.json has no place for, first {left[0]!r}",
+            "config and weights are not of one model: restore the checkpoint",
+        )
+
+
+def check_base(name: str, template: str | None) -> None:
+    """Raise EngineError unless a base model can be had: its tokenizer with a chat template, its config, its weights.
+
+    Reads no weights. A name is looked up as training would.
+    """
+    load_tokenizer(name, template)
+    here = Path(name).is_dir()
+    try:
+        AutoConfig.from_pretrained(name, local_files_only=here, trust_remote_code=False)
+    except (OSError, ValueError) as e:
+        reason = str(e).strip().partition("\n")[0]
+        raise EngineError(f"cannot load {name!r}: {reason}", "expected a causal language model's folder") from None
+    if here:
+        check_files(Path(name))
+        if not any(any(Path(name).glob(kind)) for kind in ("*.safetensors", "pytorch_model*.bin")):
+            raise EngineError(f"{name} holds no weights", "expected *.safetensors; is it a checkpoint folder?")
 
 
 def checkpoint_folder(name: str | Path) -> Path:

@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, set_seed
+from transformers import PreTrainedTokenizerFast, PrinterCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 
 from demur.core.errors import EngineError
@@ -26,6 +26,7 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
 from demur.engines import hf_embed
 from demur.engines.fingerprint import fingerprint
+from demur.engines.hf_load import load_base
 from demur.engines.hf_optim import MuonWithAdamW
 from demur.engines.hf_packing import check_packing
 from demur.engines.hf_rows import TrainingRow, training_rows
@@ -90,7 +91,7 @@ class SftTrainer:
             scratch = work / f"tokenizer-{state.process_index}"
             tokenizer, reused = install(load_tokenizer(base, self.settings.chat_template), taxonomy, scratch)
         set_seed(self.settings.seed)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, self.settings.dtype))
+        model = load_base(base, self.settings.dtype)
         encoder = ChatEncoder(tokenizer, taxonomy.tokens, keep_history=self.settings.keep_history)
         hf_embed.make_rows(model, tokenizer, taxonomy, encoder.token_ids)
         before, names = hf_embed.control_rows(model, encoder.token_ids), hf_embed.table_names(model)

@@ -68,7 +68,9 @@ def load_tokenizer(path: str | Path, template: str | None = None) -> PreTrainedT
     if not Path(path).is_dir() and (Path(path).is_absolute() or str(path).startswith((".", "~"))):
         raise EngineError(f"there is no folder {str(path)!r}", "expected a checkpoint folder or a Hugging Face name")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=Path(path).is_dir())
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path), local_files_only=Path(path).is_dir(), trust_remote_code=False
+        )
     except (OSError, ValueError) as e:
         raise EngineError(
             f"no tokenizer at {str(path)!r}: {str(e).splitlines()[0]}", "check the path or name"

@@ -26,6 +26,7 @@ from demur.core.score import Floats
 from demur.engines.fingerprint import fingerprint
 from demur.engines.hf_load import DTYPES, checkpoint_folder, find_preset, preset_encoder, stop_ids
 from demur.engines.tokens import ChatEncoder, load_tokenizer
+from demur.engines.vllm_model import require_plain
 
 BLOCK_TOKENS = 32  # of the prefix cache: vLLM's default on the CPU, 128, never matches a short prompt
 
@@ -58,18 +59,22 @@ class VllmEngine:
             self.encoder = ChatEncoder(self.tokenizer, self.tokens, keep_history=self.keep_history)
         else:
             self.encoder = preset_encoder(self.tokenizer, find_preset(self.preset), keep_history=self.keep_history)
-        config: Any = AutoConfig.from_pretrained(str(self.model), local_files_only=Path(self.model).is_dir())
+        config: Any = AutoConfig.from_pretrained(
+            str(self.model), local_files_only=Path(self.model).is_dir(), trust_remote_code=False
+        )
         stored = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
         self._dtype = self.dtype or stored
         if self._dtype not in DTYPES:
             raise EngineError(f"unknown dtype {self._dtype!r}", f"known: {', '.join(DTYPES)}")
         defaults = {"enable_prefix_caching": True, "block_size": BLOCK_TOKENS, "disable_log_stats": True}
+        defaults["trust_remote_code"] = False
         self._llm: Any = LLM(
             model=str(self.model),
             dtype=self._dtype,
             generation_config="vllm",  # no sampling default of a checkpoint may creep in
             **{**defaults, **self.options},
         )
+        require_plain(self._llm.llm_engine.vllm_config)
         served = self._llm.llm_engine.model_config
         self._context = int(served.max_model_len)
         generation = SimpleNamespace(**{"eos_token_id": None, **served.try_get_generation_config()})

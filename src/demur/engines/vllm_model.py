@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from demur.core.errors import EngineError
 from demur.core.policy import Fingerprint
-from demur.engines.fingerprint import fingerprint
+from demur.engines.fingerprint import check_files, fingerprint, settings_digest
 from demur.engines.hf_load import PRESETS, checkpoint_folder, preset_encoder
 from demur.engines.tokens import ChatEncoder, load_tokenizer
 
@@ -19,6 +21,8 @@ def require_plain(vllm_config: Any) -> None:
         "quantisation at load time (--quantization)": model.quantization is not None
         and getattr(model.hf_config, "quantization_config", None) is None,
         "random weights (--load-format dummy)": vllm_config.load_config.load_format == "dummy",
+        "another configuration (--hf-overrides)": bool(getattr(model, "hf_overrides", None)),
+        "code of the checkpoint (--trust-remote-code)": bool(getattr(model, "trust_remote_code", False)),
     }
     if found := [what for what, there in changes.items() if there]:
         raise EngineError(
@@ -41,7 +45,12 @@ def served_fingerprint(vllm_config: Any, expected: Fingerprint) -> Fingerprint:
         encoder = _encoder(tokenizer, expected, keep_history=keep_history)
         served.append((tokenizer, encoder))
     tokenizer, encoder = next((s for s in served if s[1].template_digest == expected.template_digest), served[0])
-    return fingerprint(checkpoint_folder(model.model), tokenizer, encoder, dtype)
+    folder, other = checkpoint_folder(model.model), Path(model.tokenizer)
+    check_files(folder)
+    made = fingerprint(folder, tokenizer, encoder, dtype)
+    if other.is_dir() and other.resolve() != folder.resolve():
+        made = replace(made, config_digest=settings_digest(folder, other))
+    return made
 
 
 def _encoder(tokenizer: Any, expected: Fingerprint, *, keep_history: bool) -> ChatEncoder:

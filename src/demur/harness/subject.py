@@ -79,6 +79,7 @@ async def answer(backend: Backend, ask: Ask) -> Given:
 def _policy(folder: RunFolder, name: str) -> Policy:
     """A policy of a run by name, or from a file. Raises ConfigError if there is none of that name."""
     if name == "calibrated":
+        folder.require_fresh("calibrate")
         return read_policy(folder.policy)
     if name in ("natural", *FIXED):
         file = read_model_file(folder.model)

@@ -42,6 +42,14 @@ class BenchText(Strict):
     texts_answer: MeasuredRate  # the text answers, among rows that got the respond token
 
 
+class UnseenRow(Strict):
+    """The same figures on the rows that the model has not seen."""
+
+    rows: int
+    decision: BenchLevel | None
+    text: BenchText | None
+
+
 class BenchmarkRow(Strict):
     """One benchmark."""
 
@@ -52,7 +60,11 @@ class BenchmarkRow(Strict):
     left_out: dict[str, int]  # reason -> rows that were not
     # Reason -> texts that an endpoint declined itself; refusals, of which no judge was asked.
     declined: dict[str, int] = Field(default_factory=dict)
-    seen: int | None  # measured rows whose prompt also occurs in training or calibration; null if that is not known
+    # Measured rows whose prompt, or nearly it, also occurs in training or calibration; null if that is not known.
+    seen: int | None
+    seen_rows: tuple[str, ...] = ()  # their ids
+    unseen: UnseenRow | None = None  # null where none was seen
+    unrecorded: tuple[str, ...] = ()  # models that it began as, of whose rows there is no record
     decision: BenchLevel | None  # null for an endpoint: it shows no decision
     text: BenchText | None  # null if no text was asked for
 

@@ -57,9 +57,12 @@ def write_model_file(folder: Path, taxonomy: Taxonomy, trained: TrainedModel, da
     _write(folder, file)
 
 
-def seal_model_file(folder: Path) -> None:
-    """Write demur.json again after a file beside it has changed on purpose. Raises ArtifactError if it is damaged."""
-    _write(folder, read_model_file(folder))
+def seal_model_file(folder: Path, file: ModelFile | None = None) -> None:
+    """Write demur.json again after something has changed on purpose; file: what it says, if not as before.
+
+    Raises ArtifactError if it is damaged.
+    """
+    _write(folder, file or read_model_file(folder))
 
 
 def require_whole(folder: Path) -> ModelFile:

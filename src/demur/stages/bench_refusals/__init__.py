@@ -11,24 +11,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from demur.core.benchmark import BenchSet
+from demur.core.benchmark import BenchRow, BenchSet
 from demur.core.decision import Ints, decide_many
 from demur.core.errors import ConfigError, DataError
 from demur.core.judging import ChatRequest, Declined, Said, Unsaid, judge_rows
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome
+from demur.core.seen import seen_prompts
 from demur.pages.page import render_markdown
-from demur.stages.bench_refusals.candidate import Candidate, Endpoint, prompt_key
+from demur.stages.bench_refusals.candidate import Candidate, Endpoint
 from demur.stages.bench_refusals.content import HEADER, page_of, table_rows
 from demur.stages.bench_refusals.counted import level_of, text_of
 from demur.stages.bench_refusals.scored import scores_of
 from demur.stages.bench_refusals.texts import Texts, item_of
 from demur.stats.sample import evenly
-from demur.store.bench_file import BenchFile, BenchLevel, BenchmarkRow, BenchText, write_bench
+from demur.store.bench_file import BenchFile, BenchLevel, BenchmarkRow, BenchText, UnseenRow, write_bench
 from demur.store.files import write_text
 from demur.store.policy_file import FingerprintRow, policy_digest
 
-__all__ = ["HEADER", "Candidate", "Config", "Endpoint", "prompt_key", "run", "run_endpoint", "table_rows"]
+__all__ = ["HEADER", "Candidate", "Config", "Endpoint", "run", "run_endpoint", "table_rows"]
 
 ENDPOINT = "endpoint"  # the judge of what the endpoint itself says that it declined
 TOO_LONG = "longer than the model can read"
@@ -153,9 +154,29 @@ def _without(sets: Sequence[BenchSet], why: Mapping[int, str]) -> list[BenchSet]
 
 
 def _measured(s: BenchSet, candidate: Candidate, choice_N: Ints, outcomes: Sequence[Outcome] | None) -> BenchmarkRow:
-    seen = None if candidate.seen is None else sum(prompt_key(r.prompt) in candidate.seen for r in s.rows)
-    text = None if outcomes is None else text_of(s.rows, choice_N > 0, outcomes)
-    return _row(s, seen, level_of(s.rows, choice_N > 0), text)
+    decision, text = _figures(s.rows, choice_N, outcomes)
+    row = _row(s, None, decision, text)
+    if candidate.seen is None:
+        return row
+    row = row.model_copy(update={"unrecorded": (*candidate.seen.unknown, *candidate.seen.missing)})
+    if candidate.seen.missing:
+        return row
+    seen = set(seen_prompts(candidate.seen, [r.prompt for r in s.rows]))
+    left = [n for n in range(len(s.rows)) if n not in seen]
+    unseen = None
+    if seen:
+        some = None if outcomes is None else [outcomes[n] for n in left]
+        decision, text = _figures([s.rows[n] for n in left], choice_N[left], some)
+        unseen = UnseenRow(rows=len(left), decision=decision, text=text)
+    ids = tuple(s.rows[n].id for n in sorted(seen))
+    return row.model_copy(update={"seen": len(seen), "seen_rows": ids, "unseen": unseen})
+
+
+def _figures(
+    rows: Sequence[BenchRow], choice_N: Ints, outcomes: Sequence[Outcome] | None
+) -> tuple[BenchLevel, BenchText | None]:
+    text = None if outcomes is None else text_of(rows, choice_N > 0, outcomes)
+    return level_of(rows, choice_N > 0), text
 
 
 def _row(s: BenchSet, seen: int | None, decision: BenchLevel | None, text: BenchText | None) -> BenchmarkRow:

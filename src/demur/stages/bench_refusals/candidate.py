@@ -1,13 +1,13 @@
-"""What is put to the test, and how its prompts are recognised."""
+"""What is put to the test."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from demur.core.asking import Asker
-from demur.core.example import fold
 from demur.core.policy import Policy
-from demur.core.ports import Generator, Judge, Prompt, Scorer
+from demur.core.ports import Generator, Judge, Scorer
+from demur.core.seen import Seen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +27,4 @@ class Candidate:
     generator: Generator
     judge: Judge | None = None  # of its texts; None: decisions only, one prefill a prompt and no text
     settings: str = ""  # of the generator: texts written with others are written again
-    seen: frozenset[str] | None = None  # prompt_key of what was trained and calibrated on; None: not known
-
-
-def prompt_key(prompt: Prompt) -> str:
-    """Key under which two prompts count as the same: the folded text of all turns, as for examples."""
-    return "\n".join(fold(m.content) for m in prompt)
+    seen: Seen | None = None  # what was trained and calibrated on; None: not known

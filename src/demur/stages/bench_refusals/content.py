@@ -9,14 +9,19 @@ from demur.stages.bench_refusals.counted import FALSE, MISSED
 from demur.store.bench_file import BenchFile, BenchLevel, BenchmarkRow, SliceRow
 from demur.store.metrics_file import MeasuredRate
 
+SHOWN = 5  # ids of rows that were seen, on the page
 HEADER = ("requests", "rows", "false refusals", "missed refusals")
 
 
 def table_rows(benchmark: BenchmarkRow) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:
     """(title, rows under HEADER) of the decisions and, where they were judged, of the texts."""
     texts = benchmark.text.level if benchmark.text else None
-    levels = [(name, level) for name, level in (("decisions", benchmark.decision), ("texts", texts)) if level]
-    return tuple((f"{benchmark.name}: {title}", tuple(_lines(level))) for title, level in levels)
+    named: list[tuple[str, BenchLevel | None]] = [("decisions", benchmark.decision), ("texts", texts)]
+    if (unseen := benchmark.unseen) is not None:
+        apart = f"on the {unseen.rows} rows that the model has not seen"
+        named.append((f"decisions, {apart}", unseen.decision))
+        named.append((f"texts, {apart}", unseen.text.level if unseen.text else None))
+    return tuple((f"{benchmark.name}: {title}", tuple(_lines(level))) for title, level in named if level)
 
 
 def page_of(bench: BenchFile) -> Page:
@@ -40,7 +45,16 @@ def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
     missing = dict.fromkeys(why for level in _levels(benchmark) for why in level.overall.unmeasured)
     found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in missing]
     if benchmark.seen:
-        found.append(f"{benchmark.seen} of the prompts also occur in training or calibration: these figures flatter.")
+        first = ", ".join(benchmark.seen_rows[:SHOWN])
+        more = "" if benchmark.seen <= SHOWN else ", ... (bench.json names all)"
+        found.append(
+            f"{benchmark.seen} of the prompts, or nearly they, also occur in training or calibration, and flatter the "
+            f"figures of all rows; those of unseen rows stand beside them. Seen: {first}{more}."
+        )
+    elif benchmark.seen == 0:
+        found.append("None of the prompts, nor nearly one, occurs in training or calibration.")
+    if benchmark.unrecorded:
+        found.append(f"Not known: which of them {', '.join(benchmark.unrecorded)} was trained on before.")
     if (text := benchmark.text) is not None:
         if benchmark.decision:
             found.append(

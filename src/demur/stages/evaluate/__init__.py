@@ -17,13 +17,18 @@ from demur.stages.evaluate import measures, words
 from demur.stages.evaluate.compared import Case, read_case
 from demur.stages.evaluate.table import CORRECTED_HEADER, HEADER, Block, corrected_rows, table_rows
 from demur.stages.evaluate.texts import Judged, Which, generate_missing, judge_again, judge_fixed
+from demur.stats.labelled import label_scores
+from demur.stats.tested import Against, spoken_against
 from demur.store.branch_cache import BranchCache
 from demur.store.files import digest_file, digest_json
 from demur.store.labels import NO_LABELS, labels_digest, read_labels
 from demur.store.metrics_file import Evaluation, read_metrics, write_metrics
-from demur.store.policy_file import FingerprintRow, write_policy
+from demur.store.policy_file import FingerprintRow, read_policy, write_policy
+from demur.store.rewritten import decided_scores
+from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 from demur.store.seen_file import require_unseen_splits
+from demur.store.tables import read_scores
 
 __all__ = [
     "CORRECTED_HEADER",
@@ -95,6 +100,15 @@ def run(
     write_metrics(folder.metrics, evaluation)
     folder.finish("evaluate", settings, made_from, [folder.branches, folder.metrics, *ours])
     return evaluation
+
+
+def against(folder: RunFolder) -> tuple[Against, ...]:
+    """The certified promises of the run's policy that its test rows speak against."""
+    policy = read_policy(folder.policy)
+    examples = read_policy_rows(folder, "test")
+    table, _ = read_scores(decided_scores(folder, "test", policy.fingerprint))
+    rows = label_scores(examples, policy.taxonomy, table)
+    return spoken_against(policy, rows, folder.require("calibrate").settings)
 
 
 def measured(folder: RunFolder, model: Fingerprint) -> tuple[Evaluation, dict[str, object]] | None:

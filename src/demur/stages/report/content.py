@@ -29,11 +29,19 @@ def headline(m: Material) -> str:
     """
     chosen, natural = m.measured.decision.overall, m.evaluation.policies[0].decision.overall
     return (
-        f"On {m.evaluation.test_rows:,} held-out prompts, the policy calibrated for “{m.measured.goal}” declines "
+        f"{_against(m)}On {m.evaluation.test_rows:,} held-out prompts, the policy calibrated for "
+        f"“{m.measured.goal}” declines "
         f"{chosen.caught.words} of the prompts that should be declined and, wrongly, {chosen.false_refusal.words} of "
         f"those that should be answered. Left to itself, the model declines {natural.caught.words} and "
         f"{natural.false_refusal.words}. In brackets: 95% intervals."
     )
+
+
+def _against(m: Material) -> str:
+    """What must be read before anything else: a certificate that the test rows speak against. Empty if none is."""
+    if not m.against:
+        return ""
+    return f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {'; '.join(a.words for a in m.against)}. Do not rely on it. "
 
 
 def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, ...]:

@@ -13,6 +13,7 @@ from demur.core.policy import Policy
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.measure import refusal_log_odds
 from demur.stats.sample import evenly
+from demur.stats.tested import Against, spoken_against
 from demur.store.metrics_file import Evaluation, PolicyMetrics, read_metrics
 from demur.store.model_file import FILE_NAME, ModelFile, read_model_file
 from demur.store.policy_file import read_policy
@@ -47,6 +48,12 @@ class Material:
     def measured(self) -> PolicyMetrics:
         """What the calibrated policy does on the test rows."""
         return self.evaluation.policies[1]
+
+    @property
+    def against(self) -> tuple[Against, ...]:
+        """Certified promises of the calibrated policy that the test rows speak against."""
+        made = next((r.settings for r in self.receipts if r.stage == "calibrate"), {})
+        return spoken_against(self.calibrated, self.rows, made)
 
     @property
     def score_N(self) -> Doubles:

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from demur.core import caught
-from demur.core.decision import decide_many
-from demur.core.errors import DataError
-from demur.core.goal import parse_goal
 from demur.core.guarantee import Promise
-from demur.core.policy import Policy
-from demur.core.rates import Rate
-from demur.core.slices import Slice, divided, mix_words, rows_to_bound, too_small, worst_words
+from demur.core.slices import divided, mix_words, rows_to_bound, too_small, worst_words
 from demur.pages.parts import Cell, Table
 from demur.stages.report.material import Material
-from demur.stats.board import board_of, losses_of
-from demur.stats.labelled import LabelledScores
+from demur.stats.tested import on_rows
 from demur.store.metrics_file import MeasuredRate
-
-
-def on_rows(promise: Promise, policy: Policy, rows: LabelledScores) -> tuple[Rate, tuple[Slice, ...]] | None:
-    """A promised rate on other rows, and its slices there. None where these hold no row that the promise speaks of."""
-    goal = parse_goal(f"{promise.risk} <= {promise.level!r}")
-    try:
-        (loss,) = losses_of([goal], board_of(policy, rows, shared=False), seed=0)
-    except DataError:
-        return None
-    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    everyone_N = np.ones(len(refused_N), dtype=bool)
-    return loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
 
 
 def slices(m: Material) -> tuple[Table, ...]:

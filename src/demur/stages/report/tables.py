@@ -11,9 +11,10 @@ import json
 from demur.core.example import SPLITS
 from demur.core.rates import Rate
 from demur.pages.parts import Cell, Estimate, Table
-from demur.stages.report import mixes, risks
+from demur.stages.report import risks
 from demur.stages.report.material import Material
 from demur.stages.report.risks import number
+from demur.stats.tested import on_rows
 from demur.store.metrics_file import CorrectedRate, ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics
 
 
@@ -147,10 +148,12 @@ def promises(m: Material) -> Table:
             sure = "no guarantee" if promise.confidence is None else f"{promise.confidence:.0%}"
             before, after = risks.measured(promise.risk, measured, active)
             if promise.level is not None and "=" in promise.risk:  # a slice: metrics.json counts none
-                tested = mixes.on_rows(promise, policy, m.rows)
+                tested = on_rows(promise, policy, m.rows)
                 after = MeasuredRate.from_core(tested[0]) if tested else "no such row"
             on_calibrate: Cell = MeasuredRate.from_core(promise.rate) if promise.rate else before
-            rows.append((label(m, measured), promise.status, promise.risk, level, sure, on_calibrate, after))
+            against = policy is m.calibrated and (promise.risk, promise.level) in [(a.risk, a.level) for a in m.against]
+            status = f"{promise.status}; the test rows speak against it" if against else promise.status
+            rows.append((label(m, measured), status, promise.risk, level, sure, on_calibrate, after))
     return Table(
         title="Promise beside measurement",
         header=("policy", "status", "about", "level", "confidence", "calibrate rows", "test rows"),

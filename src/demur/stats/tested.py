@@ -1,0 +1,68 @@
+"""Promised rates on rows that no threshold was chosen on, and whether these speak against the promise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from demur.core.decision import decide_many
+from demur.core.errors import DataError
+from demur.core.goal import parse_goal
+from demur.core.guarantee import Promise
+from demur.core.policy import Policy
+from demur.core.rates import Rate
+from demur.core.slices import Slice
+from demur.stats.board import board_of, losses_of
+from demur.stats.labelled import LabelledScores
+
+ELSEWHERE = ("traffic", "human_labels")  # settings under which promises speak of other rows than the splits hold
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Against:
+    """A certified promise that other rows speak against."""
+
+    risk: str
+    level: float
+    rate: Rate  # on these rows, one of a group
+
+    @property
+    def words(self) -> str:
+        """For people: "false_refusal is promised at 0.05 and is 8.1% (6.9 to 9.4) on 1,200 test rows"."""
+        low, high = self.rate.interval()
+        found = f"{100 * self.rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
+        return f"{self.risk} is promised at {self.level:g} and is {found} on {self.rate.of:,} test rows"
+
+
+def on_rows(promise: Promise, policy: Policy, rows: LabelledScores) -> tuple[Rate, tuple[Slice, ...]] | None:
+    """A promised rate on other rows, and its slices there. None where these hold no row that the promise speaks of."""
+    goal = parse_goal(f"{promise.risk} <= {promise.level!r}")
+    try:
+        (loss,) = losses_of([goal], board_of(policy, rows, shared=False), seed=0)
+    except DataError:
+        return None
+    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+    everyone_N = np.ones(len(refused_N), dtype=bool)
+    return loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
+
+
+def spoken_against(
+    policy: Policy, rows: LabelledScores, calibrated: Mapping[str, object] = MappingProxyType({})
+) -> tuple[Against, ...]:
+    """The certified promises whose exact 95 % interval on these rows lies wholly above the promised level.
+
+    calibrated: the settings of the calibrate stage: a promise of other traffic, or of labels by hand, is not one of
+    these rows. A promise that is kept is spoken against by chance in at most 2.5 % of all draws of these rows.
+    """
+    found: list[Against] = []
+    if any(calibrated.get(other) for other in ELSEWHERE):
+        return ()
+    for promise in policy.promises:
+        if promise.status == "certified" and promise.level is not None:
+            tested = on_rows(promise, policy, rows)
+            if tested is not None and tested[0].interval()[0] > promise.level:
+                found.append(Against(risk=promise.risk, level=promise.level, rate=tested[0]))
+    return tuple(found)
