@@ -79,23 +79,25 @@ def test_near_copies_never_cross_splits():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sets(st.integers(0, 359), max_size=120), st.integers(0, 5))
-def test_taking_rows_away_moves_no_other_row(gone, seed):
+@given(st.sets(st.integers(0, 359), max_size=60), st.integers(0, 5))
+def test_taking_rows_away_moves_few_other_rows(gone, seed):
     rows = [replace(e, group=None) for e in corpus()]
     config = data.Config(seed=seed)
     everything = ids(prepare(rows, config)[0])
     kept = [e for n, e in enumerate(rows) if n not in gone]
     fewer = ids(prepare(kept, config)[0])
     there = {e.id for e in kept}
-    assert fewer == {split: names & there for split, names in everything.items()}
+    moved = {i for split, names in everything.items() for i in names & there if i not in fewer[split]}
+    assert len(moved) <= 2 * len(gone) ** 0.5 + 6  # those beside the cuts, which move as the counts do
+    assert not gone or len(moved) < len(there) / 8
 
 
 def test_split_sizes_follow_the_shares():
     splits, _ = prepare(
         [replace(e, group=None) for e in corpus(1000)], data.Config(calibrate_share=0.3, test_share=0.1)
     )
-    assert len(splits["calibrate"]) == pytest.approx(900, abs=90)
-    assert len(splits["test"]) == pytest.approx(300, abs=60)
+    assert len(splits["calibrate"]) == pytest.approx(900, abs=2)
+    assert len(splits["test"]) == pytest.approx(300, abs=2)
 
 
 def test_another_seed_splits_otherwise():
@@ -190,8 +192,7 @@ def test_rows_without_a_reply_stay():
 
 def test_an_empty_category_is_a_warning_that_names_it():
     _, summary = prepare([replace(e, category="safety") if e.category else e for e in corpus()])
-    assert len(summary.warnings) == 3
-    assert all("'unsupported'" in w for w in summary.warnings)
+    assert sum("'unsupported'" in w for w in summary.warnings) == 3
 
 
 def test_an_empty_split_is_an_error():
@@ -347,3 +348,22 @@ def test_a_kill_between_two_files_leaves_no_receipt_and_the_next_run_finishes(tm
     run(tmp_path)
     assert json.loads((tmp_path / "data" / "summary.json").read_text())["format"] == "demur.data/1"
     assert folder.require("data")
+
+
+def test_a_small_category_is_split_as_asked_and_warned_about():
+    rows = [
+        *(replace(e, category="unsupported" if e.category else None) for e in corpus(400)),
+        *(row(f"s{n}", f"please break the law number {n}", kind="refusal", category="safety") for n in range(40)),
+    ]
+    splits, summary = prepare(rows)
+    assert [sum(e.label == "safety" for e in splits[s]) for s in SPLITS] == [26, 6, 8]
+    assert any(w.startswith("calibrate has few rows of") and "safety 6" in w for w in summary.warnings)
+    assert any(w.startswith("test has few rows of") and "safety 8" in w for w in summary.warnings)
+
+
+def test_a_split_that_cannot_have_its_share_is_warned_about():
+    words = [f"w{k}" for k in range(12)]
+    copies = [row(f"n{k}", " ".join([*words[:11], f"own{k}"])) for k in range(3000)]
+    splits, summary = prepare([*corpus(), *copies])
+    assert sum(e.id[0] == "n" for e in splits["train"]) == 3000  # whatever a hash says of their first prompt
+    assert any(w.startswith("test has") and "hang together" in w for w in summary.warnings)

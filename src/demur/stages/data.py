@@ -1,9 +1,11 @@
 """data: sources -> data/{train,calibrate,test}.jsonl.
 
-Rows that share a group, a prompt or nearly a prompt (demur.core.likeness) hang together and go to one split, chosen by
-a hash, so that more rows do not move the others. Sources with splits of their own keep them; where they contradict
-each other, the row of the split that is closer to training goes, never a test row. The mix of kinds (limits, contrast
-ratio, refusal share) is set on the training rows only: calibrate and test stay as the sources gave them.
+Rows that share a group, a prompt or nearly a prompt (demur.core.likeness) hang together and go to one split. Every
+label, and within it every source, kind and category, gets the shares exactly, as far as what hangs together allows;
+which rows go where depends on a hash, so that more rows move few of the others (demur.core.splitting). Sources with
+splits of their own keep them; where they contradict each other, the row of the split that is closer to training goes,
+never a test row. The mix of kinds (limits, contrast ratio, refusal share) is set on the training rows only: calibrate
+and test stay as the sources gave them.
 
 What was dropped is counted and named: duplicates, rows whose prompt has different labels, rows that would leak, rows
 beyond the mix. Groups are written as "<source>:<group>", so that equal names of two sources stay two groups.
@@ -25,6 +27,7 @@ from demur.core.example import SPLITS, Example, Kind, Split, prompt_key
 from demur.core.likeness import components, near_copies
 from demur.core.ports import Progress, Source, no_progress
 from demur.core.seen import seen_rows
+from demur.core.splitting import divided, piece_of, small
 from demur.core.taxonomy import Taxonomy
 from demur.store.boundary import read_json
 from demur.store.files import digest_bytes, digest_file, json_bytes, write_together
@@ -210,7 +213,7 @@ def prepare(config: Config, taxonomy: Taxonomy, rows: Sequence[Example]) -> tupl
         with_reply={s: sum(e.reply is not None for e in splits[s]) for s in SPLITS},
         prompt_words={s: statistics.median(len(e.text.split()) for e in splits[s]) for s in SPLITS},
         reply_words={s: _median_reply(splits[s]) for s in SPLITS},
-        warnings=(*_dropped(contradictory, leaked), *_empty(splits, taxonomy)),
+        warnings=(*_dropped(contradictory, leaked), *_empty(splits, taxonomy), *small(splits, placed, _shares(config))),
     )
 
 
@@ -294,7 +297,8 @@ def _placed(config: Config, rows: Sequence[tuple[Example, str]]) -> tuple[list[E
         own[root] |= {e.split} if e.split else set()
         name[root] = min(name.get(root, key), key)
     # The split furthest from training wins: test rows are never dropped, and rows without a split follow.
-    split = {r: max(own[r], key=SPLITS.index) if own[r] else _hashed(config, name[r]) for r in name}
+    free = _divided(config, rows, [None if own[root] else name[root] for root in roots])
+    split = {root: max(own[root], key=SPLITS.index) if own[root] else free[name[root]] for root in name}
     kept = [
         replace(e, split=split[root])
         for (e, _), root in zip(rows, roots, strict=True)
@@ -316,12 +320,19 @@ def _links(rows: Sequence[tuple[Example, str]]) -> list[tuple[int, int]]:
     ]
 
 
-def _hashed(config: Config, name: str) -> Split:
-    """The split of rows that hang together under a name, whatever other rows there are."""
-    u = _uniform(config.seed, name)
-    if u < config.test_share:
-        return "test"
-    return "calibrate" if u < config.test_share + config.calibrate_share else "train"
+def _divided(config: Config, rows: Sequence[tuple[Example, str]], names: Sequence[str | None]) -> dict[str, Split]:
+    """The split of everything that hangs together, by its name. names: per row; None has a split of its own."""
+    together: dict[str, list[tuple[Example, str]]] = defaultdict(list)
+    for row, name in zip(rows, names, strict=True):
+        if name is not None:
+            together[name].append(row)
+    pieces = [piece_of(own, _uniform(config.seed, name)) for name, own in together.items()]
+    found = divided(pieces, config.test_share, config.calibrate_share)
+    return dict(zip(together, found, strict=True))
+
+
+def _shares(config: Config) -> dict[Split, float]:
+    return {"calibrate": config.calibrate_share, "test": config.test_share}
 
 
 def _uniform(seed: int, name: str) -> float:
