@@ -51,7 +51,9 @@ def test_thresholds_are_chosen_on_calibrated_scores_that_come_back_from_disk_bit
         table, fingerprint = read_scores(calibrated_scores(folder, split))
         raw, _ = read_scores(folder.scores(split))
         rewritten_MNC = np.stack([t.logp_NC for t in read_rewritten(folder, split, REWRITES).values()])
-        np.testing.assert_array_equal(table.logp_NC, aware.apply(raw.logp_NC, rewritten_MNC))
+        kept_N = np.log(np.maximum(1.0 - raw.leftover_N, np.float32(1e-6)))  # leftover mass is put back
+        np.testing.assert_array_equal(table.logp_NC, aware.apply(raw.logp_NC, rewritten_MNC) + kept_N[:, None])
+        np.testing.assert_allclose(table.leftover_N, raw.leftover_N, atol=1e-5)
         assert fingerprint == policy.fingerprint
         np.testing.assert_array_equal(table.logp_NC.argmax(axis=1), raw.logp_NC.argmax(axis=1))
     choice = read_choice(folder.calibrator)

@@ -11,13 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from demur.core import correctness
-from demur.core.access import POLICY_ORIGIN, PolicyAsk, effective
 from demur.core.calibrator import IDENTITY, Calibrator
 from demur.core.correctness import CorrectnessAware
-from demur.core.errors import AccessError, ConfigError, DataError, GoalInfeasible, PolicyError
+from demur.core.errors import ConfigError, DataError, GoalInfeasible
 from demur.core.example import SPLITS, Example, Split
 from demur.core.goal import Goal, parse_goals
-from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy, Rule, Sensitivity, natural
+from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, OnDoubt, Policy, Rule, natural
 from demur.core.rewrites import RewriteName
 from demur.core.score import ScoreTable
 from demur.core.seen import Seen, seen_ids
@@ -27,12 +26,14 @@ from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibr
 from demur.stats.calibrators.correctness import fit_correctness
 from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
 from demur.stats.curve import with_curves
+from demur.stats.doubt import measured_rule, require_trained
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
 from demur.stats.missing import with_missing
 from demur.stats.promises import How, Method, choose_all
 from demur.stats.rate import meet_rates
 from demur.stats.sample import apart
 from demur.stats.select import choose
+from demur.stats.sensitivities import with_sensitivities
 from demur.stats.slices import settled
 from demur.store.blackbox_file import prompts_without_outcome
 from demur.store.calibrator_file import write_correctness_aware
@@ -59,6 +60,7 @@ class Config:
     method: Method = "auto"  # how promises are certified; auto: one alone shares one threshold, else see How
     shares: Mapping[str, float] = field(default_factory=dict)  # category -> of level and delta; budgets, graphical
     cost_from: Literal["labels", "probabilities"] = "labels"  # what tells the costs of errors: rows, or the calibrator
+    on_doubt: OnDoubt = "refuse"  # too much probability off the control tokens: refuse, or error
     on_failure: str = "stop"  # stop; hard_only: give up soft goals; keep:natural or keep:<policy file>: see _kept
     name: str = "default"
     inactive: tuple[str, ...] = ()  # categories that take no part in the rule
@@ -123,14 +125,18 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
             return done
     examples = read_policy_rows(folder, "calibrate", config.sources)
     fitted = _fitted(config, taxonomy, examples, (folder, rewrites))
+    doubt = measured_rule(fitted.table.select(tuple(e.id for e in examples)), fitted.fingerprint, config.on_doubt)
+    kept = _kept(kept_file, config, taxonomy, fitted.fingerprint.as_scored)
+    if kept is not None and kept_file is None:
+        kept = replace(kept, doubt=doubt)
     policy = _choose(
         config,
-        replace(template(config, taxonomy, fitted.fingerprint), calibrator=fitted.calibrator),
+        replace(template(config, taxonomy, fitted.fingerprint), calibrator=fitted.calibrator, doubt=doubt),
         with_missing(
             _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, fitted.table), taxonomy),
             missing,
         ),
-        _how(config, goals, _kept(kept_file, config, taxonomy, fitted.fingerprint.as_scored)),
+        _how(config, goals, kept),
         digest_json(made_from),  # of all calibrate rows: both those fitted on and those left
     )
     policy = bound(with_sensitivities(_told(policy, missing), config.sensitivities))
@@ -223,7 +229,9 @@ def _seen_through(
     table = read_scores(folder.scores(split))[0]
     rewritten = read_rewritten(folder, split, rewrites)
     rewritten_MNC = np.stack([rewritten[name].select(table.ids).logp_NC for name in rewrites])
-    return ScoreTable(ids=table.ids, logp_NC=aware.apply(table.logp_NC, rewritten_MNC))
+    # The calibrator shares the leftover mass out. It is put back, or padded prompts would look like any other.
+    kept_N = np.log(np.maximum(1.0 - table.leftover_N, np.float32(1e-6)))
+    return ScoreTable(ids=table.ids, logp_NC=aware.apply(table.logp_NC, rewritten_MNC) + kept_N[:, None])
 
 
 def _plain(config: Config) -> dict[str, object]:
@@ -331,6 +339,7 @@ def _fitted(
 ) -> _Fitted:
     folder, rewrites = source
     table, fingerprint = read_scores(folder.scores("calibrate"))
+    require_trained(table.select(tuple(e.id for e in examples)))
     if config.calibrator == NONE:
         return _Fitted(left=examples, table=table, fingerprint=fingerprint)
     own, left = apart(examples, config.calibrator_share, config.seed)
@@ -416,26 +425,6 @@ def template(config: Config, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Po
         for name in taxonomy.names
     )
     return Policy(name=config.name, taxonomy=taxonomy, rule=config.rule, categories=categories, fingerprint=fingerprint)
-
-
-def with_sensitivities(policy: Policy, rates: Mapping[str, Mapping[str, float]]) -> Policy:
-    """The policy with named sensitivities: name -> category -> share of the threshold rows to refuse with it at most.
-
-    The thresholds are looked up on the policy's own curves, and stored: what a name means does not move. Raises
-    PolicyError, naming the sensitivity, for what a caller could not ask of this policy by rate. The model left to
-    itself, kept because the goals could not be certified, has none.
-    """
-    if policy.rule == "natural" or not rates:
-        return policy
-    made = []
-    for name, wanted in rates.items():
-        try:
-            found = effective(policy, PolicyAsk(rates=wanted)).settings
-        except AccessError as e:
-            raise PolicyError(f"sensitivity {name!r}: {e.message}", e.hint) from None
-        named = tuple((s.category, s.threshold) for s in found if s.origin != POLICY_ORIGIN)
-        made.append(Sensitivity(name=name, thresholds=named))
-    return replace(policy, sensitivities=tuple(made))
 
 
 def _require_unseen_ids(seen: Seen, path: Path, taxonomy: Taxonomy) -> None:

@@ -161,6 +161,7 @@ class _Chain:
     of: int
     level: float
     share: float  # of the request's delta
+    counts: bool = True  # False: too few rows for its share; it stays at NEVER, another chain counts its doubtful rows
 
     def allowed(self, delta: float) -> int:
         """The most errors certified at this share of delta; -1 if none."""
@@ -171,15 +172,36 @@ class _Chain:
 def _chains(request: Request, delta_of: Callable[[list[_Chain]], list[float]], method: str) -> Certified | Failure:
     if request.fixed:
         raise GoalError("a target rate of one category cannot be set beside budgets", "use the method 'path'")
-    chains = [chain for loss in request.losses for chain in _chains_of(request, loss)]
+    by_loss = [_chains_of(request, loss) for loss in request.losses]
+    total = sum(chain.share for own in by_loss for chain in own)
+    chains = [chain for own in by_loss for chain in _with_idle(own, request.delta / total)]
     low = [ALWAYS] * len(request.board.groups)
     for chain, weight in zip(chains, delta_of(_scaled(chains, request.delta)), strict=True):
         # A chain begins at NEVER, which refuses doubtful rows still: if that is not certified, nothing is.
-        if int((chain.logq_M == np.inf).sum()) > chain.allowed(weight):
+        doubtful = int((chain.logq_M == np.inf).sum())
+        if doubtful > max(chain.allowed(weight), 0) or (chain.counts and chain.allowed(weight) < 0):
             return _explained(request, Split(learn_N=request.everyone, test_N=request.everyone))
         limit = lowest_keeping(chain.logq_M.astype(np.float32), chain.of, chain.level, weight)
         low[chain.group] = max(low[chain.group], NEVER if limit is None else limit)
     return _within(request, low, [NEVER] * len(low), method)
+
+
+def _with_idle(chains: list[_Chain], delta: float) -> list[_Chain]:
+    """One goal's chains. Those that too few rows can certify hand their doubtful rows to the one with most to spend.
+
+    Which ones these are follows from counts of rows, never from scores. delta: of the request, per unit of share.
+    """
+    able = [chain.allowed(delta * chain.share) >= 0 for chain in chains]
+    if all(able) or not any(able):
+        return chains
+    heir = max((h for h, can in enumerate(able) if can), key=lambda h: chains[h].share)
+    handed = sum(int((c.logq_M == np.inf).sum()) for c, can in zip(chains, able, strict=True) if not can)
+    found = []
+    for h, (chain, can) in enumerate(zip(chains, able, strict=True)):
+        own_M = chain.logq_M if can else chain.logq_M[chain.logq_M < np.inf]
+        logq_M = np.concatenate([own_M, np.full(handed, np.inf)]) if h == heir else own_M
+        found.append(_Chain(chain.group, logq_M, chain.of, chain.level, chain.share, counts=can))
+    return found
 
 
 def _chains_of(request: Request, loss: Loss) -> list[_Chain]:
@@ -218,7 +240,7 @@ def check_shares(shares: Shares) -> None:
 def _scaled(chains: Sequence[_Chain], delta: float) -> list[_Chain]:
     """The chains with their shares of delta; several goals split it evenly."""
     total = sum(chain.share for chain in chains)
-    return [_Chain(c.group, c.logq_M, c.of, c.level, delta * c.share / total) for c in chains]
+    return [_Chain(c.group, c.logq_M, c.of, c.level, delta * c.share / total, counts=c.counts) for c in chains]
 
 
 def _weights(chains: list[_Chain]) -> list[float]:
