@@ -65,6 +65,8 @@ VERBS = {
         "Show which decisions change between two policies.",
         "demur diff policies/old.json policies/new.json --scores runs/a/score/test.parquet",
     ),
+    "sign": Verb("Vouch for a policy with a key that servers trust.", "demur sign policies/careful.json --key ops.pem"),
+    "verify": Verb("Count the evidence of a policy's promises again, from its run.", "demur verify runs/a runs/a"),
     "keys": Verb("Make an API key for a tenant of the server.", "demur keys acme --days 90"),
     "judge": Verb(
         "Say which answers of a file decline.", "demur judge answers.jsonl --judge phrases --out verdicts.jsonl"

@@ -32,6 +32,7 @@ class Promise:
     method: str  # procedure and its source
     on_failure: str = "stop"  # the caller's choice: stop, hard_only, or keep:<name of a policy>
     mix: tuple[Slice, ...] = ()  # the rows of `rate` by kind, category and source: what the promise averages over
+    rows: str | None = None  # digest of the ids of the rows of `rate`; None where they are not the run's, or not known
     digest: str | None = None  # of what it speaks of: demur.store.binding; None in files that older versions wrote
     fault: str | None = None  # why it is "not certified", found on reading; no file holds it
 

@@ -27,6 +27,7 @@ from demur.stats.calibrators.correctness import fit_correctness
 from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
 from demur.stats.curve import with_curves
 from demur.stats.doubt import measured_rule, require_trained
+from demur.stats.evidence import with_rows
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
 from demur.stats.missing import with_missing
 from demur.stats.promises import How, Method, choose_all
@@ -125,6 +126,8 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
             return done
     examples = read_policy_rows(folder, "calibrate", config.sources)
     fitted = _fitted(config, taxonomy, examples, (folder, rewrites))
+    rows = _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, fitted.table), taxonomy)
+    rows = with_missing(rows, missing)
     doubt = measured_rule(fitted.table.select(tuple(e.id for e in examples)), fitted.fingerprint, config.on_doubt)
     kept = _kept(kept_file, config, taxonomy, fitted.fingerprint.as_scored)
     if kept is not None and kept_file is None:
@@ -132,14 +135,12 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     policy = _choose(
         config,
         replace(template(config, taxonomy, fitted.fingerprint), calibrator=fitted.calibrator, doubt=doubt),
-        with_missing(
-            _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, fitted.table), taxonomy),
-            missing,
-        ),
+        rows,
         _how(config, goals, kept),
         digest_json(made_from),  # of all calibrate rows: both those fitted on and those left
     )
-    policy = bound(with_sensitivities(_told(policy, missing), config.sensitivities))
+    policy = with_sensitivities(_told(policy, missing), config.sensitivities)
+    policy = bound(policy if config.traffic else with_rows(policy, rows, (config.seed, 0)))
     write_policy(folder.policy, policy)
     made = [folder.policy, *_write_calibrator(folder, fitted, policy)]
     folder.finish("calibrate", settings, made_from, made)
@@ -149,7 +150,8 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
 def _told(policy: Policy, missing: int) -> Policy:
     """The policy whose promises say how many prompts without an outcome they count as errors."""
     words = f"; {missing} prompts without an outcome count as errors"
-    told = tuple(replace(p, method=p.method + words) if p.status == "certified" else p for p in policy.promises)
+    ours = [p.status == "certified" and p.digest is None for p in policy.promises]  # not those of a kept policy
+    told = tuple(replace(p, method=p.method + words) if o else p for p, o in zip(policy.promises, ours, strict=True))
     return replace(policy, promises=told) if missing else policy
 
 

@@ -183,6 +183,7 @@ class PromiseRow(Strict):
     method: str
     on_failure: str = "stop"  # files written before there was a choice stopped
     mix: tuple[SliceRow, ...] = ()  # what `rate` averages over; older files do not say it
+    rows: str | None = None  # as above
     digest: str | None = None  # files written before there was one bind their promises to nothing
 
     def to_core(self) -> Promise:
@@ -307,7 +308,7 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         (value, "signature"),
         *((row, "translations") for row in value["categories"]),
         *((row, "mix") for row in value["promises"]),
-        *((row, "digest") for row in value["promises"]),
+        *((row, late) for row in value["promises"] for late in ("rows", "digest")),
     ]
     for table, late in late_keys:
         if not table[late]:

@@ -1,0 +1,67 @@
+"""demur verify: whether a policy's promises follow from the rows of the run that made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demur.cli import options
+from demur.cli.policies import policy_file
+from demur.cli.show import note, print_json, print_table
+from demur.stages import verify
+from demur.stages.verify import Verified
+from demur.store.run import RunFolder
+from demur.store.trust import Trust
+
+NOT_VERIFIED = 3  # a result, not a fault
+
+
+def command(
+    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A policy file, or a calibrated run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that made it.")],
+    *,
+    trusted: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="A public key; the policy must be signed by one of them.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Count the evidence of each promise again. Exit code 0 if all follow from the run, 3 if any does not."""
+    file = policy_file(policy)
+    found, promises = verify.run(file, RunFolder(run), Trust(keys=tuple(trusted or ())))
+    verified = bool(promises) and not any(v.faults for v in promises)
+    if as_json:
+        print_json({"policy": found.name, "verified": verified, "promises": [_json(v) for v in promises]})
+    elif promises:
+        print_table([("promise", "level", "counted again", "bound", "verdict"), *map(_row, promises)], words=5)
+    for v in promises:
+        for fault in v.faults:
+            note(f"{v.promise.risk}: {fault}")
+    if not promises:
+        note(f"policy {found.name!r} calls no promise certified: there is nothing to verify")
+    if not verified:
+        raise typer.Exit(NOT_VERIFIED)
+    note(f"verified: {file} follows from {run}")
+
+
+def _row(v: Verified) -> tuple[str, ...]:
+    counts, bound = ("-", "-") if v.counted is None else (f"{v.counted.rate.hits} of {v.counted.rate.of}", "")
+    if v.counted is not None:
+        bound = f"{v.counted.upper:.4f}"
+    level = "-" if v.promise.level is None else f"{v.promise.level:g}"
+    return (v.promise.risk, level, counts, bound, "not verified" if v.faults else "verified")
+
+
+def _json(v: Verified) -> dict[str, object]:
+    counted = v.counted
+    return {
+        "risk": v.promise.risk,
+        "level": v.promise.level,
+        "confidence": v.promise.confidence,
+        "status": v.promise.status,
+        "counted": None if counted is None else {"hits": counted.rate.hits, "of": counted.rate.of},
+        "bound": None if counted is None else counted.upper,
+        "rows": v.promise.rows,
+        "faults": list(v.faults),
+    }

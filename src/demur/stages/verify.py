@@ -1,0 +1,105 @@
+"""verify: a policy and the run that made it -> whether its promises follow from the rows of that run.
+
+Nothing that the policy says of itself is believed: decisions are made again from the run's scores, errors counted by
+the run's labels, the bound computed, and every digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demur.core.errors import DataError, GoalError
+from demur.core.guarantee import Promise
+from demur.core.policy import Policy
+from demur.stats.evidence import Counted, count_again, rows_digest
+from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.missing import with_missing
+from demur.stats.sample import apart
+from demur.store.blackbox_file import prompts_without_outcome
+from demur.store.choice_file import read_choice
+from demur.store.files import digest_json
+from demur.store.policy_file import read_policy
+from demur.store.rewritten import decided_scores
+from demur.store.rows import read_policy_rows
+from demur.store.run import Receipt, RunFolder
+from demur.store.tables import read_scores
+from demur.store.trust import Trust
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verified:
+    """One promise, looked into."""
+
+    promise: Promise
+    counted: Counted | None  # None where it could not be counted again
+    faults: tuple[str, ...]  # what does not follow from the run; empty: all does
+
+
+def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[Verified, ...]]:
+    """The policy, and each promise that its file calls certified.
+
+    Raises PolicyError on a policy that cannot be read or is another model's, ArtifactError on a run without a
+    calibration, or whose files have changed since.
+    """
+    receipt = _calibration(folder)
+    folder.require("score")
+    policy = read_policy(path, trust)
+    rows = _rows(policy, folder, receipt.settings)
+    claimed = [p for p in policy.promises if p.status in ("certified", "not certified")]
+    return policy, tuple(_verified(policy, p, rows, receipt) for p in claimed)
+
+
+def _calibration(folder: RunFolder) -> Receipt:
+    """The receipt of the calibration. Its policy may have been edited: that is what is to be found out."""
+    receipt = folder.receipt("calibrate")
+    others = [name for name in receipt.made if folder.root / name != folder.policy] if receipt else []
+    if receipt is None or others:
+        return folder.require("calibrate", *others)
+    folder.require_fresh("calibrate")
+    return receipt
+
+
+def _rows(policy: Policy, folder: RunFolder, settings: Mapping[str, Any]) -> LabelledScores:
+    """The calibrate rows that thresholds were chosen on, with the scores that the policy decides on."""
+    examples = read_policy_rows(folder, "calibrate", settings.get("sources", ()))
+    choice = read_choice(folder.calibrator)
+    left = apart(examples, choice.share, choice.seed)[1] if choice else examples
+    table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
+    policy.require_model(model)
+    return with_missing(label_scores(left, policy.taxonomy, table), prompts_without_outcome(folder))
+
+
+def _verified(policy: Policy, promise: Promise, rows: LabelledScores, receipt: Receipt) -> Verified:
+    digest, faults = digest_json(receipt.made_from), list[str]()
+    if promise.fault is not None:
+        faults.append(promise.fault)
+    if promise.data_digest != digest:
+        faults.append(f"it was made from other rows: {promise.data_digest[:19]}..., the run has {digest[:19]}...")
+    settings: Mapping[str, Any] = receipt.settings
+    elsewhere = [name for name in ("human_labels", "traffic") if settings.get(name)]
+    if elsewhere:
+        faults.append(f"it cannot be counted again: it rests on {elsewhere[0]}, which the run does not keep")
+        return Verified(promise=promise, counted=None, faults=tuple(faults))
+    try:
+        counted = count_again(policy, promise, rows, (int(settings.get("seed", 0)), 0))
+    except (DataError, GoalError) as e:
+        return Verified(promise=promise, counted=None, faults=(*faults, f"it cannot be counted again: {e.message}"))
+    return Verified(promise=promise, counted=counted, faults=(*faults, *_differences(promise, counted)))
+
+
+def _differences(promise: Promise, counted: Counted) -> list[str]:
+    """What the promise says of its evidence and the run does not."""
+    found, rate = [], promise.rate
+    if rate != counted.rate:
+        said = "nothing" if rate is None else f"{rate.hits} errors of {rate.of} rows"
+        found.append(f"it says {said}, the run has {counted.rate.hits} of {counted.rate.of}")
+    elif promise.rows is not None and promise.rows != rows_digest(counted.ids):
+        found.append("it was counted on other rows of the run than those it names")
+    if promise.level is None or promise.confidence is None:
+        found.append("it has no level or no confidence")
+    elif counted.upper > promise.level:
+        found.append(f"these counts allow {counted.upper:.4f} at {promise.confidence:.0%}, above {promise.level:g}")
+    return found

@@ -1,0 +1,83 @@
+"""Which rows a certified promise was counted on: found again from the policy, the rows and the seed, never taken on
+trust."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from demur.core import bounds
+from demur.core.decision import decide_many
+from demur.core.goal import parse_goal
+from demur.core.guarantee import Promise
+from demur.core.policy import Policy
+from demur.core.rates import Rate
+from demur.stats.board import Board, board_of, losses_of
+from demur.stats.labelled import Bools, LabelledScores
+from demur.stats.learn import split_rows
+from demur.stats.optimum import exact
+from demur.stats.promises import How
+from demur.stats.slices import settled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counted:
+    """A promise counted again."""
+
+    rate: Rate  # errors out of the rows that the promise speaks of
+    ids: tuple[str, ...]  # of these rows
+    upper: float  # one-sided Clopper-Pearson bound of the rate at the promise's confidence; 1 without one
+
+
+def count_again(policy: Policy, promise: Promise, rows: LabelledScores, seeds: Sequence[int]) -> Counted:
+    """The promise's rate under this policy on these rows: on all of them, or on those a learned order is tested on.
+
+    Of the ways in which rows are chosen (the seed draws one row of each group, and the rows to test on) the first that
+    gives the promise's own counts; if none does, the first. Raises GoalError or DataError where the rows cannot tell.
+    """
+    goals = settled([parse_goal(f"{promise.risk} <= {promise.level!r}")], policy, rows)
+    board = board_of(policy, rows, shared=False)
+    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+    found = []
+    for seed in dict.fromkeys(seeds):
+        (loss,) = losses_of(goals, board, seed)
+        for part_N in _parts(board, seed):
+            ids = tuple(rows.table.ids[n] for n in np.flatnonzero(loss.among_N & part_N))
+            found.append((loss.rate(refused_N, part_N), ids))
+    rate, ids = next((pair for pair in found if pair[0] == promise.rate), found[0])
+    sure = promise.confidence is not None and 0.0 < promise.confidence < 1.0
+    delta = float(1 - exact(promise.confidence or 0.0))
+    upper = bounds.upper_bound(rate.hits, rate.of, delta) if rate.of and sure else 1.0
+    return Counted(rate=rate, ids=ids, upper=upper)
+
+
+def rows_digest(ids: Iterable[str]) -> str:
+    """sha256 of some rows, by the digests of their ids, in any order: ids may say what must not leave the house."""
+    each = sorted(hashlib.sha256(i.encode()).hexdigest() for i in ids)
+    return f"sha256:{hashlib.sha256(chr(10).join(each).encode()).hexdigest()}"
+
+
+def with_rows(policy: Policy, rows: LabelledScores, seeds: Sequence[int]) -> Policy:
+    """The policy whose newly certified promises name the rows that they were counted on, by digest.
+
+    Not where hands corrected a judge's labels: then no count alone is the evidence.
+    """
+    if rows.hand_N is not None:
+        return policy
+
+    def named(promise: Promise) -> Promise:
+        if promise.status != "certified" or promise.digest is not None:
+            return promise
+        again = count_again(policy, promise, rows, seeds)
+        return replace(promise, rows=rows_digest(again.ids) if again.rate == promise.rate else None)
+
+    return replace(policy, promises=tuple(map(named, policy.promises)))
+
+
+def _parts(board: Board, seed: int) -> tuple[Bools, Bools]:
+    """All rows, and those that are not learned from: demur.stats.promises.How.learn_share."""
+    everyone_N = np.ones(len(board.logq_N), dtype=bool)
+    return everyone_N, split_rows(board, How().learn_share, seed).test_N

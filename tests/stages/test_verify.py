@@ -1,0 +1,109 @@
+"""Verifying policies against the run that made them: whatever was edited, it does not follow from the rows."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from tests.fake_run import engine_for, examples, prepare
+
+from demur.core.errors import ArtifactError
+from demur.core.rates import Rate
+from demur.stages import calibrate, verify
+from demur.stats.evidence import rows_digest
+from demur.store.policy_file import bound, read_policy, write_policy
+from demur.store.run import RunFolder
+from demur.store.trust import DIGESTS_ONLY
+
+GOALS = {
+    "one": {"goal": "false_refusal <= 0.2"},
+    "other side": {"goal": "missed_refusal <= 0.6"},
+    "two": {"goal": "false_refusal <= 0.25; missed_refusal <= 0.6", "seed": 3},
+    "path": {"goal": "false_refusal <= 0.25", "method": "path", "seed": 5},
+    "budgets": {"goal": "false_refusal <= 0.4", "method": "budgets"},
+    "calibrated": {"goal": "false_refusal <= 0.3", "calibrator": "temperature"},
+    "slice": {"goal": "false_refusal[kind=benign] <= 0.3"},
+    "rate": {"goal": "refusal_rate <= 0.8"},
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    rows = examples()
+    return prepare(tmp_path_factory.mktemp("run"), rows, engine_for(rows, sharpness=4.0))
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    return RunFolder(shutil.copytree(prepared.root, tmp_path / "run"))
+
+
+def certified(folder, **settings):
+    from demur.core.taxonomy import coconot
+
+    return calibrate.run(calibrate.Config(confidence=0.9, **settings), coconot(), folder)
+
+
+def faults(folder, path=None):
+    _, found = verify.run(path or folder.policy, folder, DIGESTS_ONLY)
+    assert found
+    return [fault for v in found for fault in v.faults]
+
+
+@pytest.mark.parametrize("name", GOALS)
+def test_what_calibrate_certifies_follows_from_its_run(folder, name):
+    policy = certified(folder, **GOALS[name])
+    assert all(p.rows is not None for p in policy.promises)
+    assert faults(folder) == []
+    _, found = verify.run(folder.policy, folder, DIGESTS_ONLY)
+    assert [v.counted.rate for v in found] == [p.rate for p in policy.promises]
+    assert [rows_digest(v.counted.ids) for v in found] == [p.rows for p in policy.promises]
+
+
+def test_a_forger_who_makes_the_digest_again_is_found_out(folder, tmp_path):
+    policy = certified(folder, **GOALS["one"])
+    (promise,) = policy.promises
+    thresholds = tuple(replace(c, threshold=0.99) for c in policy.categories)
+    forgeries = {
+        "the run has": replace(policy, promises=(replace(promise, rate=Rate(hits=0, of=100_000), digest=None),)),
+        "errors of": replace(policy, categories=thresholds, promises=(replace(promise, digest=None),)),
+        "allow": replace(policy, promises=(replace(promise, level=0.001, digest=None),)),
+        "other rows": replace(policy, promises=(replace(promise, data_digest="sha256:0", digest=None),)),
+        "than those it names": replace(policy, promises=(replace(promise, rows="sha256:0", digest=None),)),
+        "no level": replace(policy, promises=(replace(promise, confidence=None, digest=None),)),
+    }
+    for said, forged in forgeries.items():
+        write_policy(tmp_path / "forged.json", bound(forged))
+        assert any(said in fault for fault in faults(folder, tmp_path / "forged.json")), said
+
+
+def test_an_edited_policy_and_one_of_another_calibration_do_not_follow(folder, tmp_path):
+    certified(folder, **GOALS["one"])
+    value = json.loads(folder.policy.read_text())
+    value["categories"][0]["threshold"] = 0.99
+    (tmp_path / "edited.json").write_text(json.dumps(value))
+    assert any("digest" in fault for fault in faults(folder, tmp_path / "edited.json"))
+    shutil.copy(folder.policy, tmp_path / "one.json")
+    certified(folder, goal="false_refusal <= 0.3", sources=("builtin",))
+    assert read_policy(tmp_path / "one.json").promises[0].status == "certified"
+
+
+def test_a_run_whose_rows_have_changed_verifies_nothing(folder):
+    certified(folder, **GOALS["one"])
+    rows = folder.split("calibrate").read_text().splitlines()
+    folder.split("calibrate").write_text("\n".join(rows[:-1]) + "\n")
+    with pytest.raises(ArtifactError, match="out of date"):
+        faults(folder)
+
+
+def test_a_runs_own_policy_edited_in_place_does_not_follow(folder):
+    certified(folder, **GOALS["one"])
+    value = json.loads(folder.policy.read_text())
+    value["categories"][0]["threshold"] = 0.99
+    folder.policy.write_text(json.dumps(value))
+    assert any("digest" in fault for fault in faults(folder))
+
+
+def test_a_run_without_a_calibration_is_named(prepared, tmp_path):
+    with pytest.raises(ArtifactError, match="calibrate"):
+        verify.run(prepared.policy, RunFolder(tmp_path), DIGESTS_ONLY)
