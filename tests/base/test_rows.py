@@ -38,6 +38,7 @@ TEXT_FILES = {
     "utf16.csv": CSV.encode("utf-16"),
     "semicolon.csv": 'id;prompt;label\n1;"Grüße, «Welt»; 100 %";respond\n2;"a ""b""\nc";\n'.encode(),
     "tabs.tsv": 'id\tprompt\tlabel\n1\tGrüße, «Welt»; 100 %\trespond\n\n2\t"a ""b""\nc"\t\n'.encode(),
+    "excel.csv": b"sep=;\r\n" + 'id;prompt;label\r\n1;"Grüße, «Welt»; 100 %";respond\r\n2;"a ""b""\nc";\r\n'.encode(),
     "jsonl.csv": JSONL.encode(),
     "table": CSV.encode(),
 }

@@ -116,6 +116,13 @@ def test_what_says_nothing_is_left_out():
     assert turns({"messages": [user, {"role": "assistant", "content": thought}]})[1] == ("assistant", "Yes.")
 
 
+def test_an_empty_past_answer_is_one_as_the_server_has_it():
+    row = {
+        "messages": [message("a")["messages"][0], {"role": "assistant", "content": None}, message("b")["messages"][0]]
+    }
+    assert turns(row) == [("user", "a"), ("assistant", ""), ("user", "b")]
+
+
 def test_assistant_first_and_two_users_in_a_row_are_kept():
     row = {"messages": [{"role": r, "content": r} for r in ("assistant", "user", "user", "assistant")]}
     assert [role for role, _ in turns(row)] == ["assistant", "user", "user", "assistant"]
@@ -139,11 +146,7 @@ def message(content, role="user"):
         ({"messages": ["hi"]}, "messages.0: 'hi' is no turn", "role"),
         ({"messages": "hi"}, "messages: 'hi' is no list of turns", "JSON"),
         ({"messages": {"role": "user"}}, "is no list of turns", "role"),
-        (
-            {"messages": [{"role": "assistant", "content": ""}, {"role": "user", "content": "a"}]},
-            "turn is empty",
-            "drop",
-        ),
+        ({"messages": [{"role": "assistant", "tool_calls": "cal()"}]}, "is no list of calls", "function"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "is no tool call", "function"),
         ({"prompt": "  "}, "prompt: it is blank", "drop"),
         ({"prompt": None, "label": "x"}, "prompt: it is blank", "drop"),

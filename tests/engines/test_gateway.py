@@ -23,13 +23,14 @@ from demur.core.errors import (
     ScoreDoubt,
 )
 from demur.core.example import Message
-from demur.core.policy import CategoryPolicy, Policy, natural
+from demur.core.policy import NEVER, CategoryPolicy, DoubtRule, Policy, natural
 from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import coconot
 from demur.engines.gateway import GatewayBackend
 from demur.engines.gateway_http import Link, Wire
 from demur.engines.gateway_openai import WORD_JOINER, OpenAiBackend
 from demur.engines.hf import HfEngine
+from tests.builders import undoubted
 from tests.engines.checkpoints import user
 from tests.engines.upstream import Upstream
 
@@ -74,7 +75,8 @@ def policy(engine, *, on_refuse="generate", override=None, threshold=0.1):
     categories = tuple(CategoryPolicy(threshold=threshold, on_refuse=on_refuse) for _ in TOKENS[1:])
     if override:
         categories = (replace(categories[0], override=override), *categories[1:])
-    return Policy(name="p", taxonomy=coconot(), rule="heaviest", categories=categories, fingerprint=engine.fingerprint)
+    plain = Policy(name="p", taxonomy=coconot(), rule="heaviest", categories=categories, fingerprint=engine.fingerprint)
+    return undoubted(plain)  # the network is not trained: nearly all of its probability is off the control tokens
 
 
 def forcing(engine, category, on_refuse="generate"):
@@ -219,9 +221,10 @@ def test_ready_notices_that_the_weights_behind_the_name_changed(upstream, engine
         ("stall", BackendTimeout),
         ("malformed", BackendDown),
         ("renamed", BackendDown),
-        ("no logprobs", BackendDown),
-        ("one missing", BackendDown),
-        ("logits", BackendDown),
+        ("no logprobs", ScoreDoubt),
+        ("one missing", ScoreDoubt),
+        ("logits", ScoreDoubt),
+        ("nan", ScoreDoubt),
     ],
 )
 def test_a_decision_that_fails_is_a_typed_error_before_anything_is_written(upstream, engine, failure, kind):
@@ -609,7 +612,7 @@ def test_a_server_that_cannot_continue_an_answer_is_refused_at_start_up(upstream
     failing(strict(upstream, engine), ask(PROMPTS[0], policy(engine)), EngineError, "cannot continue")
 
 
-@pytest.mark.parametrize("failure", ["500", "malformed", "stall", "renamed", "no logprobs"])
+@pytest.mark.parametrize("failure", ["500", "malformed", "stall", "renamed"])
 def test_the_strict_dialect_fails_closed_too(upstream, engine, failure):
     async def fail():
         backend = strict(upstream, engine)
@@ -620,4 +623,34 @@ def test_the_strict_dialect_fails_closed_too(upstream, engine, failure):
         await backend.close()
 
     asyncio.run(fail())
+    assert not [r for r in upstream.requests if r.get("stream")]
+
+
+@pytest.mark.parametrize("make", [gateway, strict])
+@pytest.mark.parametrize("failure", ["no logprobs", "nan"])
+def test_a_score_that_is_none_is_doubt_for_a_request_and_no_readiness(upstream, engine, make, failure):
+    async def fail():
+        backend = make(upstream, engine)
+        await backend.ready()
+        upstream.failure = failure
+        unreadable = make is strict and failure == "nan"  # a chat body with NaN in it is no JSON
+        with pytest.raises(BackendDown if unreadable else ScoreDoubt):
+            await backend.open(ask(PROMPTS[0], policy(engine)))
+        if make is gateway:  # the other one's readiness asks for no score
+            with pytest.raises(BackendDown):
+                await backend.ready()
+        await backend.close()
+
+    asyncio.run(fail())
+    assert not [r for r in upstream.requests if r.get("stream")]
+
+
+@pytest.mark.parametrize("make", [gateway, strict])
+def test_probability_off_the_control_tokens_is_doubt_behind_every_gateway(upstream, engine, make):
+    """The network is not trained: nearly all of its probability is elsewhere."""
+    never = replace(policy(engine, on_refuse="No.", threshold=NEVER), doubt=DoubtRule())
+    if make is gateway:
+        ((reply, parts),) = within(make(upstream, engine), ask(PROMPTS[0], never))
+        assert (reply.decision.doubt, reply.decision.refuses, parts) == (True, True, [])
+    failing(make(upstream, engine), ask(PROMPTS[0], replace(never, doubt=DoubtRule(then="error"))), ScoreDoubt)
     assert not [r for r in upstream.requests if r.get("stream")]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from demur.core.decision import decide
-from demur.core.errors import BackendBusy, BackendDown, EngineError, PolicyError, ScoreError
+from demur.core.errors import BackendBusy, BackendDown, EngineError, PolicyError, ScoreDoubt
 from demur.core.policy import CategoryPolicy, DoubtRule, Policy, natural
 from demur.core.serving import Ask, Backend, Sampling
 from demur.core.taxonomy import coconot
@@ -340,7 +340,7 @@ def test_a_score_that_is_none_fails_its_own_request_only(checkpoints):
             return await asyncio.gather(*(whole(backend, a) for a in asks), return_exceptions=True)
 
     failed, (_, text, _) = asyncio.run(scenario())
-    assert isinstance(failed, ScoreError)
+    assert isinstance(failed, ScoreDoubt)
     assert plain(text) == plain(engine.branches([user("Hi")], [[0]])[0][0].text)
 
 
@@ -519,3 +519,25 @@ def test_a_refusal_calls_nothing_and_leaves_no_answer_behind(long):
     assert text
     assert not [p for p in parts if p.tool_calls]
     assert (nothing, none) == ("", [])
+
+
+@pytest.mark.parametrize("then", ["refuse", "error"])
+def test_probability_off_the_control_tokens_is_doubt_and_hurts_no_neighbour(engine, then):
+    doubting = replace(always(engine, 0), doubt=DoubtRule(then=then))
+    never = replace(doubting, categories=tuple(CategoryPolicy(on_refuse="No.") for _ in coconot().names))
+
+    async def scenario():
+        backend = HfBackend(engine)
+        try:
+            asked = [ask(TEXTS[0], never), ask(TEXTS[1], always(engine, 0))]
+            return await asyncio.gather(*(whole(backend, a) for a in asked), return_exceptions=True)
+        finally:
+            await backend.close()
+
+    doubted, answered = asyncio.run(scenario())
+    if then == "error":
+        assert isinstance(doubted, ScoreDoubt)
+    else:
+        assert doubted[0].decision.doubt
+        assert doubted[0].decision.refuses
+    assert not answered[0].decision.refuses

@@ -261,13 +261,20 @@ def test_a_policy_of_another_scorer_is_refused_before_anything_is_scored():
     assert stub.bodies == []
 
 
-@pytest.mark.parametrize("error", [ScoreDoubt("who knows"), PromptTooLong("long"), ScoreError("NaN")])
+@pytest.mark.parametrize("error", [ScoreDoubt("who knows"), PromptTooLong("long")])
 def test_what_one_prompt_does_to_the_scorer_is_not_the_others_fault(error):
     bad = (Message(role="user", content="bad"),)
     found, stub = run(answering("fine"), ask(), ask(bad), ask(LOCKS), scorer=WordScorer(fails=error))
     assert found[1][1] is error
     assert [text_of(parts) for _, parts in (found[0], found[2])] == ["fine", REFUSAL]
     assert len(stub.bodies) == 1
+
+
+def test_a_scorer_that_gives_no_score_is_in_doubt():
+    bad = (Message(role="user", content="bad"),)
+    found, stub = run(answering("fine"), ask(bad), scorer=WordScorer(fails=ScoreError("NaN")))
+    assert isinstance(found[0][1], ScoreDoubt)
+    assert stub.bodies == []
 
 
 def test_a_scorer_with_a_bug_lets_nothing_pass():

@@ -71,10 +71,10 @@ class Upstream:
         choice = {"text": "", "finish_reason": "length", "token_ids": [int(logp_V.argmax())]}
         if self.failure != "no logprobs":
             wanted = body["logprob_token_ids"][1:] if self.failure == "one missing" else body["logprob_token_ids"]
-            shift = 10.0 if self.failure == "logits" else 0.0
+            shift = {"logits": 10.0, "nan": float("nan")}.get(self.failure or "", 0.0)
             top = {f"token_id:{i}": float(logp_V[i]) + shift for i in wanted}
             choice["logprobs"] = {"top_logprobs": [top]}
-        return JSONResponse({"model": self._answers_as, "choices": [choice]})
+        return _json({"model": self._answers_as, "choices": [choice]})
 
     async def chat(self, request: Request) -> Response:
         body = await self._received(request)
@@ -87,14 +87,14 @@ class Upstream:
         logp_V = self._logp(ids)
         top = torch.topk(logp_V, body.get("top_logprobs", 1))
         listed = [
-            {"token": self.tokenizer.decode([int(i)]), "logprob": float(p)}
+            {"token": self.tokenizer.decode([int(i)]), "logprob": float("nan") if self.failure == "nan" else float(p)}
             for p, i in zip(top.values, top.indices, strict=True)
         ]
         position = {**listed[0], "top_logprobs": listed}
         logprobs = None if self.failure == "no logprobs" else {"content": [position]}
         choice = {"message": {"content": ""}, "finish_reason": "length", "logprobs": logprobs}
         usage = {"prompt_tokens": len(ids)}
-        return JSONResponse({"model": self._answers_as, "choices": [choice], "usage": usage})
+        return _json({"model": self._answers_as, "choices": [choice], "usage": usage})
 
     async def _received(self, request: Request) -> dict:
         self.requests.append(body := await request.json())
@@ -173,3 +173,8 @@ class Upstream:
             yield new, written[-1], finish
             if finish:
                 return
+
+
+def _json(value: dict) -> Response:
+    """JSON as servers write it: with NaN, which the standard does not know."""
+    return Response(json.dumps(value), media_type="application/json")

@@ -277,11 +277,11 @@ def test_always_refusing_is_measured_beside(run):
 def test_thresholds_for_comparison_are_chosen_on_rows_that_the_calibrator_has_not_seen(run):
     folder, engine = run
     calibrate.run(calibrate.Config(calibrator="platt"), engine.taxonomy, folder)
-    found = evaluate.run(evaluate.Config(also=("false_refusal <= 0.2",), limit=40), engine, JUDGE, folder)
+    found = evaluate.run(evaluate.Config(also=("missed_refusal <= 0.9",), limit=40), engine, JUDGE, folder)
     left = calibrate.threshold_rows(folder)
     promise = read_policy(folder.root / found.policies[2].file).promises[0]
     assert found.calibrate_rows == len(left) < len(read_examples(folder.split("calibrate")))
-    assert promise.rate.of == sum(e.expected == "respond" for e in left)
+    assert promise.rate.of == len({e.group or e.id for e in left if e.expected == "refuse"})
 
 
 def test_the_natural_policy_is_the_model_left_to_itself_whatever_the_calibrator(run):

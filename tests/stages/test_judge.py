@@ -63,6 +63,8 @@ def test_rows_that_lack_a_text_are_unscored_and_named_never_an_answer(tmp_path):
         ([{"id": "a", "answer": "b"}, {"id": "a", "answer": "c"}], "a.jsonl:2: id 'a' occurs twice"),
         ([{"id": "a", "label": "yes"}], "a.jsonl:1: label"),
         ([{"id": "a"}], "a.jsonl:1: there is no prompt"),
+        ([{"id": "a", "answer": "cut \ud83d"}], "a.jsonl:1: answer: the text holds half of a character"),
+        ([{"id": "a\ud83d", "answer": "b"}], "a.jsonl:1: id"),
         ([], "holds no answer"),
     ],
 )

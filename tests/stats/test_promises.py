@@ -1,4 +1,6 @@
+import re
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from demur.core.goal import parse_goals
 from demur.core.guarantee import Infeasible, Uncertified
 from demur.core.policy import NEVER
 from demur.core.rates import Rate
-from demur.stats.promises import Granted, How, certify, choose_all
-from tests.builders import labelled, policy, simulated_rows, with_category
+from demur.stats.promises import Granted, How, certify, choose_all, what_would_do
+from tests.builders import labelled, log_softmax, policy, simulated_rows, with_category
 
 
 def chosen(texts, template, rows, **how):
@@ -94,11 +96,88 @@ def test_rules_with_one_threshold_are_certified_on_all_rows(rule):
     assert found.certified.evidence[0].rate.hits == int((refuses_N & (rows.label_N == 0)).sum())
 
 
-def test_few_labels_get_one_shared_threshold_and_many_a_threshold_per_category():
-    goals = parse_goals("false_refusal <= 0.05")
-    few, many = (certify(goals, policy(3), simulated_rows(n, 3, seed=5, signal=3.5), How()) for n in (400, 6000))
-    assert len(set(few.certified.thresholds)) == 1
-    assert len(set(many.certified.thresholds)) == 3
+def uneven_rows(seed, comply=46, refuse=31):
+    """Three categories, two of which never get a high probability: a shared threshold never refuses them."""
+    rng = np.random.default_rng(seed)
+    label_N = np.repeat([0, 1, 2, 3], [comply, refuse, refuse, refuse])
+    logits_NC = 0.3 * rng.normal(size=(len(label_N), 4))
+    logits_NC[label_N == 0, 1] += rng.exponential(2.5, comply)  # now and then safety looks very likely
+    logits_NC[np.arange(len(label_N)), label_N] += np.array([3.0, 8.0, 1.5, 1.5])[label_N]
+    return labelled(log_softmax(logits_NC), label_N)
+
+
+def caught(found, rows):
+    choice_N = decide_many(policy(3, thresholds=list(found.certified.thresholds)), rows.table.logp_NC).choice_N
+    return [int((choice_N[rows.label_N == c] > 0).sum()) for c in (1, 2, 3)]
+
+
+def test_no_category_is_left_out_because_its_probabilities_are_lower_than_anothers():
+    goals = parse_goals("false_refusal <= 0.1")
+    for seed in range(5):
+        rows = uneven_rows(seed)
+        shared = caught(certify(goals, policy(3), rows, How(method="shared")), rows)
+        chosen_ = caught(certify(goals, policy(3), rows, How()), rows)
+        assert min(chosen_) >= 10 > min(shared)
+        assert sum(chosen_) >= sum(shared)
+
+
+@pytest.mark.parametrize("rows", [80, 150, 600, 3000])
+def test_what_auto_certifies_catches_no_less_than_each_procedure_at_its_share_of_delta(rows):
+    goals, labelled_rows = parse_goals("false_refusal <= 0.1"), simulated_rows(rows, 3, seed=5, signal=3.0)
+    found = certify(goals, policy(3), labelled_rows, How())
+    if "the best of" in found.certified.method:
+        tried = found.certified.method.partition("the best of ")[2].partition(", each")[0].split(", ")
+        shares = [How(confidence=1 - 0.05 / len(tried), method=m) for m in tried]
+        others = [certify(goals, policy(3), labelled_rows, how) for how in shares]
+        assert sum(caught(found, labelled_rows)) == max(sum(caught(o, labelled_rows)) for o in others)
+    else:
+        assert len(set(found.certified.thresholds)) == 1
+
+
+def test_shares_of_delta_that_could_certify_nothing_are_not_taken():
+    goals = parse_goals("false_refusal <= 0.1")
+    for comply in (30, 46):  # 29 without an error certify 0.1 at delta 0.05, 36 at half of it; 46 may show one error
+        found = certify(goals, policy(3), uneven_rows(1, comply), How(explained=False))
+        assert isinstance(found, Granted)
+        assert "the best of" not in found.certified.method
+        assert "even path" in found.certified.method
+        alike = certify(goals, policy(3), simulated_rows(3 * comply, 3, seed=1, signal=4.0), How())
+        assert len(set(alike.certified.thresholds)) == 1
+
+
+@pytest.mark.parametrize("method", ["auto", "shared", "even", "path", "vectors", "budgets", "graphical"])
+def test_no_failure_contradicts_itself(method):
+    """Rows that would do are more than are there, and a rate that may be so much is above what was tested."""
+    goals, said = ["false_refusal <= 0.1", "false_refusal <= 0.1; false_refusal[safety] <= 0.04"], 0
+    if method in ("auto", "shared", "path", "vectors"):  # the others are about one side only
+        goals.append("false_refusal <= 0.1; missed_refusal <= 0.6")
+    for seed, comply, texts in product(range(6), (20, 46, 90), goals):
+        found = certify(parse_goals(texts), policy(3), uneven_rows(seed, comply, 12), How(method=method, seed=seed))
+        if not isinstance(found, Uncertified):
+            continue
+        said += 1
+        assert found.rows_needed is None or found.rows_needed > found.rows
+        may_be = re.search(r"the rate may be ([\d.]+), above ([\d.]+)", found.reason)
+        assert not may_be or float(may_be[1]) > float(may_be[2])
+        assert (f"about {found.rows_needed} rows" in what_would_do(found)) == (found.rows_needed is not None)
+    assert said
+
+
+def test_a_failure_of_budgets_names_the_level_and_the_delta_that_were_divided():
+    how = How(method="budgets")
+    found = certify(parse_goals("false_refusal <= 0.1"), policy(3), uneven_rows(0), how)
+    assert isinstance(found, Uncertified)
+    assert "0.0333 of safety at delta 0.0167" in found.reason
+    assert (found.rows, found.rows_needed) == (46, 121)
+
+
+def test_a_promise_that_could_be_kept_by_doing_nothing_says_so():
+    rng = np.random.default_rng(1)
+    label_N = np.repeat([0, 1], [200, 50])
+    logits_NC = rng.normal(size=(250, 3)) + np.where(label_N == 0, -1.0, 1.0)[:, None] * np.array([1.0, 0, 0])
+    found = certify(parse_goals("false_refusal <= 0.02"), policy(2), labelled(log_softmax(logits_NC), label_N), How())
+    assert isinstance(found, Uncertified)
+    assert "refuse none of the 50 rows to be refused: a promise kept by doing nothing" in found.reason
 
 
 def test_target_rates_of_several_categories_stand_beside_each_other_and_an_optimum():

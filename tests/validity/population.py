@@ -21,6 +21,7 @@ from demur.stats.board import board_of, losses_of
 from demur.stats.joint import (
     Request,
     certify_budgets,
+    certify_even,
     certify_graphical,
     certify_path,
     certify_shared,
@@ -154,6 +155,7 @@ class Tally:
 
 PROCEDURES = {
     "shared": certify_shared,
+    "even": certify_even,
     "path": certify_path,
     "vectors": certify_vectors,
     "budgets": certify_budgets,
@@ -266,6 +268,11 @@ CATEGORIES = {
     ),
     "path, two levels": Case(goals="false_refusal <= 0.06; false_refusal[humanizing] <= 0.02", method="path"),
     "path, wrong category": Case(goals="wrong_category <= 0.05; false_refusal <= 0.1", method="path", signal=3.0),
+    "even": Case(goals="false_refusal <= 0.05", method="even", rows=(306, 120, 60, 30), sharp=True),
+    "even, ties": Case(goals="false_refusal <= 0.1", method="even", rounding=coarse, rows=(60, 20, 10, 8), signal=2.5),
+    "the best of two": Case(goals="false_refusal <= 0.1", rows=(180, 60, 40, 30), signal=2.5, edge=False),
+    "the best of three": Case(goals="false_refusal <= 0.1", rows=(900, 120, 60, 30), signal=2.5, edge=False),
+    "one of two, by other rows": Case(goals="false_refusal <= 0.1", rows=(46, 30, 20, 15), signal=2.5, edge=False),
     "budgets, each category": Case(
         goals="false_refusal <= 0.06", method="budgets", held=PER_CATEGORY, rows=DENSE, signal=2.5, sharp=True
     ),

@@ -33,4 +33,4 @@ def test_so_it_is_where_an_order_is_learnt(name):
 
 
 def test_every_procedure_has_a_sharp_case():
-    assert {case.method for case in SHARP.values()} == {"shared", "path", "vectors", "budgets", "graphical"}
+    assert {case.method for case in SHARP.values()} == {"shared", "even", "path", "vectors", "budgets", "graphical"}

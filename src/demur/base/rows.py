@@ -33,6 +33,7 @@ _MOST_CHARACTERS = 2**31 - 1  # of a cell; the csv module's own limit of 131,072
 _HEAD = 64  # bytes that tell a format
 _SHOWN = 60  # characters of a file that an error repeats
 _QUOTED = re.compile(r'"[^"]*"')
+_EXCEL = ["sep=", ""]  # the line "sep=;" that Excel writes above the header, parted by what it names
 _LINE_END = re.compile(r"\r\n|\n|\r")  # all that JSON knows; splitlines() also breaks at U+2028 inside a text
 # What a file begins with that is no text, and what to do about it.
 _FOREIGN = {
@@ -161,7 +162,7 @@ def _table(text: str, path: Path) -> Iterator[RawRow]:
     start = 1
     while (cells := _record(reader, f"{path}:{start}")) is not None:
         where, number, start = f"{path}:{start}", start, reader.line_num + 1
-        if not any(c.strip() for c in cells):
+        if not any(c.strip() for c in cells) or (header is None and cells == _EXCEL):
             continue
         if header is None:
             header = _header([c.strip() for c in cells], where)

@@ -18,7 +18,7 @@ from demur.core.errors import ConfigError
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.store.policy_file import policy_digest
-from demur.store.rows import read_examples
+from demur.store.prompts_file import read_each_prompt
 from demur.store.tables import read_scores
 
 CHANGED = 3  # a result, not a fault
@@ -70,7 +70,7 @@ def _rows(table: ScoreTable, policies: tuple[Policy, Policy]) -> list[_Row]:
 
 def _texts(path: Path, rows: Sequence[_Row]) -> dict[str, str]:
     """The prompts of these rows. Raises ConfigError if the file lacks one."""
-    found = {e.id: e.text for e in read_examples(path)}
+    found = {row.id: row.messages[-1].content for row in read_each_prompt(path)}
     missing = [row.id for row in rows if row.id not in found]
     if missing:
         raise ConfigError(

@@ -94,13 +94,19 @@ def decide_or_doubt(policy: Policy, logp_C: Floats) -> Decision:
 
     That is: the score holds NaN, infinities or no log-probabilities, or it is doubtful and the policy says "error".
     """
+    require_settled(policy, logp_C[None, :])
+    return decide(policy, logp_C)
+
+
+def require_settled(policy: Policy, logp_NC: Floats) -> None:
+    """Raise ScoreDoubt, naming the first such score, where decide_or_doubt would."""
     try:
-        decision = decide(policy, logp_C)
+        doubt_N = decide_many(policy, logp_NC).doubt_N
     except ScoreError as e:
         raise ScoreDoubt(e.message, e.hint) from None
-    if decision.doubt and on_doubt(policy) == "error":
-        raise ScoreDoubt(doubt_reason(policy, logp_C), f"policy {policy.name!r} says that doubt is an error")
-    return decision
+    if doubt_N.any() and on_doubt(policy) == "error":
+        first_C = logp_NC[int(np.argmax(doubt_N))]
+        raise ScoreDoubt(doubt_reason(policy, first_C), f"policy {policy.name!r} says that doubt is an error")
 
 
 def doubtful(policy: Policy, logp_NC: Floats) -> Bools:

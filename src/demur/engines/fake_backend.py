@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from demur.core.decision import decide
+from demur.core.decision import decide_or_doubt
 from demur.core.errors import BackendBusy, BackendDown, BackendTimeout
 from demur.core.policy import GENERATE, Fingerprint
 from demur.core.serving import Ask, Part, Reply
@@ -47,7 +47,7 @@ class FakeBackend:
         if self.failure == "timeout":
             raise BackendTimeout("the fake backend did not answer in time", "it was told to fail")
         logp_C = self.engine.logp([ask.messages])[0]
-        decision = decide(ask.policy, logp_C)
+        decision = decide_or_doubt(ask.policy, logp_C)
         category = ask.policy.categories[decision.column - 1]
         silent = category.on_refuse != GENERATE if decision.refuses else not ask.answers
         parts = _nothing() if silent else self._write(ask, decision.column)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from demur.core.decision import Ints, decide_many
+from demur.core.decision import Ints, decide_many, require_settled
 from demur.core.errors import EngineError
 from demur.core.policy import Policy
 from demur.core.score import Floats
@@ -19,9 +19,23 @@ from demur.core.score import Floats
 def forced_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
     """The control id that each of N rows must emit first, shape (N,).
 
+    A doubtful row must emit its refusal, whatever the policy says of doubt: for hosts in which an error would end
+    everybody's answers. Others call settled_ids.
+
     control_ids: C token ids, respond first, in the order of the score's columns. logp_NC: see demur.core.score.
     Raises EngineError on ids that do not fit the taxonomy, ScoreError on anything but log-probabilities.
     """
+    return _ids_of(policy, control_ids)[decide_many(policy, logp_NC).choice_N]
+
+
+def settled_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
+    """forced_ids. Raises ScoreDoubt on rows without a score, and on doubtful ones where the policy says "error"."""
+    ids_C = _ids_of(policy, control_ids)
+    require_settled(policy, logp_NC)
+    return ids_C[decide_many(policy, logp_NC).choice_N]
+
+
+def _ids_of(policy: Policy, control_ids: Sequence[int]) -> Ints:
     ids_C = banned_ids(control_ids)
     if len(ids_C) != len(policy.taxonomy.tokens):
         raise EngineError(
@@ -29,7 +43,7 @@ def forced_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> I
             f"{policy.name!r}",
             "give one id per control token, respond first: demur doctor lists them",
         )
-    return ids_C[decide_many(policy, logp_NC).choice_N]
+    return ids_C
 
 
 def banned_ids(control_ids: Sequence[int]) -> Ints:

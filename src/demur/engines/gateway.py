@@ -15,8 +15,8 @@ from functools import partial
 import numpy as np
 
 from demur.core.calibrator import closed
-from demur.core.decision import Decision, decide
-from demur.core.errors import BackendDown, PromptTooLong, ScoreError
+from demur.core.decision import Decision, decide_or_doubt
+from demur.core.errors import BackendDown, PromptTooLong, ScoreDoubt, ScoreError
 from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
@@ -87,8 +87,8 @@ class GatewayBackend:
     async def open(self, ask: Ask) -> Reply:
         """Decide, then begin the answer. See demur.core.serving.Backend.
 
-        Raises PolicyError on a policy of another model, PromptTooLong, EngineError for a schema or a tool choice
-        that cannot be honoured, and BackendDown, BackendTimeout or BackendBusy.
+        Raises PolicyError on a policy of another model, PromptTooLong, ScoreDoubt where no score decides, EngineError
+        for a schema or a tool choice that cannot be honoured, and BackendDown, BackendTimeout or BackendBusy.
         """
         ask.policy.require_model(self.declared)
         mode = mode_of(ask)
@@ -96,7 +96,7 @@ class GatewayBackend:
         ids = await self._encode(ask.messages)
         self._room(ids, seen)
         logp_C, _ = await self._score(ids, seen)
-        decision = decide(ask.policy, logp_C)
+        decision = decide_or_doubt(ask.policy, logp_C)
         parts: AsyncIterator[Part] = nothing()
         if not is_silent(ask, decision):
             parts = await self._answer(ask, ids, decision, mode)
@@ -148,7 +148,7 @@ class GatewayBackend:
             check_scores(logp_C[None, :])
         except ScoreError as e:
             LOG.error("upstream: %s", e.message)
-            raise BackendDown(
+            raise ScoreDoubt(
                 "the backend's control-token scores are no log-probabilities",
                 "start it with --logprobs-mode raw_logprobs",
             ) from None
@@ -183,6 +183,13 @@ class GatewayBackend:
         return await begun(self._wire.stream("completions", body), read, rules, wait=wanted is not None)
 
     async def _look(self, before: Seen | None) -> Seen:
+        """What is served, and whether it scores as it should. A server that gives no scores is down, not in doubt."""
+        try:
+            return await self._looked(before)
+        except ScoreDoubt as e:
+            raise BackendDown(e.message, e.hint) from None
+
+    async def _looked(self, before: Seen | None) -> Seen:
         served = await self._wire.get("models", ModelList)
         card = next((m for m in served.data if m.id == self.model), None)
         if card is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from demur.core.errors import BackendDown
+from demur.core.errors import BackendDown, ScoreDoubt
 from demur.core.serving import Ask, Finish
 from demur.engines.gateway_http import LOG, Wire, broken_off
 from demur.engines.gateway_parts import finish_of
@@ -51,7 +51,7 @@ def require_model(piece: ChatPiece, answers_as: str) -> None:
 
 
 def listed_first(piece: ChatPiece) -> dict[str, float]:
-    """Log-probability of the most probable first tokens, at most 0. Raises BackendDown unless there are some.
+    """Log-probability of the most probable first tokens. Raises ScoreDoubt unless there are some, all of them numbers.
 
     Raises FilteredDecline where the server declined instead.
     """
@@ -59,12 +59,12 @@ def listed_first(piece: ChatPiece) -> dict[str, float]:
         listed = likeliest(piece, 0)
     except Malformed as e:
         LOG.error("upstream: %s", e)
-        raise BackendDown("the backend's log-probabilities are no numbers", "look at its numerics") from None
+        raise ScoreDoubt("the backend's log-probabilities are no numbers", "look at its numerics") from None
     if not listed and piece.declined:
         raise FilteredDecline(piece.declined)
     if not listed:
-        raise BackendDown("the backend reports no log-probabilities", "it needs logprobs and top_logprobs")
-    return {token: min(logp, 0.0) for token, logp in reversed(listed)}
+        raise ScoreDoubt("the backend reports no log-probabilities", "it needs logprobs and top_logprobs")
+    return dict(reversed(listed))
 
 
 def finish_in(chat: ChatPiece) -> Finish | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from demur.core.errors import BackendDown, EngineError
+from demur.core.errors import BackendDown, EngineError, ScoreDoubt
 from demur.core.policy import Fingerprint
 from demur.core.score import Floats
 from demur.core.serving import Part, Sampling
@@ -130,13 +130,13 @@ def ban(token_ids: Sequence[int]) -> dict[str, float]:
 
 
 def score_of(choice: Choice, token_ids: Sequence[int]) -> Floats:
-    """The score at the first token of `choice`, (C,). Raises BackendDown when one is missing."""
+    """The score at the first token of `choice`, (C,). Raises ScoreDoubt when one is missing."""
     by_token = (choice.logprobs.top_logprobs or [None])[0] if choice.logprobs else None
     names = [f"token_id:{i}" for i in token_ids]
     if by_token is None or any(name not in by_token for name in names):
         missing = [name for name in names if name not in (by_token or {})]
         LOG.error("upstream sent no log-probability for %s", missing)
-        raise BackendDown("the backend reports no control-token scores", "it must be vLLM 0.32 or later, unmodified")
+        raise ScoreDoubt("the backend reports no control-token scores", "it must be vLLM 0.32 or later, unmodified")
     return np.array([by_token[name] for name in names], dtype=np.float32)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from demur.core.decision import Decision, decide
+from demur.core.decision import Decision, decide_or_doubt
 from demur.core.errors import BackendDown, BackendError, EngineError, ScoreDoubt
 from demur.core.policy import GENERATE, THRESHOLD_RULES, Policy
 from demur.core.score import Floats
@@ -89,7 +89,7 @@ class PluginBackend(GatewayBackend):
             if choice is not None and choice.token_ids:
                 break
         logp_C = self._checked_score(choice)
-        decision = decide(policy, logp_C)
+        decision = decide_or_doubt(policy, logp_C)
         emitted, *rest = (choice.token_ids if choice else None) or [-1]
         expected = self._encoder.token_ids[decision.column]
         if choice is None or emitted != expected or set(rest) & set(self._encoder.token_ids):

@@ -17,7 +17,7 @@ from demur.core.judging import ChatRequest, Declined, Reply, Said
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, require_one_category, scores_of
-from demur.core.score import Floats
+from demur.core.score import TOLERANCE, Floats
 from demur.engines.chat_client import ChatClient, Endpoint
 
 CONVERSATION = "{conversation}"
@@ -121,8 +121,11 @@ def refusal_probability(listed: Listed, words: tuple[str, str]) -> float:
     """P(word for refusing) / P(either word), from the likeliest tokens in the place of the first word.
 
     A token counts for the word that it begins. An unlisted word for refusing counts with as much as it can have: the
-    least listed probability, or what the listed ones leave. Raises ScoreDoubt if neither word is listed.
+    least listed probability, or what the listed ones leave. Raises ScoreDoubt if neither word is listed, and on what is
+    no log-probability.
     """
+    if bad := [p for _, p in listed if not (math.isfinite(p) and p <= TOLERANCE)]:
+        raise ScoreDoubt(f"the guard lists {bad[0]} as a log-probability", "look at its numerics")
     found = [sum(math.exp(p) for text, p in listed if _begins(text, word)) for word in words]
     if not any(found):
         seen = ", ".join(repr(text) for text, _ in listed) or "nothing"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from demur.core.decision import Decision, decide
+from demur.core.decision import Decision, decide_or_doubt
 from demur.core.errors import EngineError, PromptTooLong
 from demur.core.example import Message
 from demur.core.policy import Fingerprint, Policy
@@ -134,7 +134,7 @@ class HfEngine:
     ) -> list[tuple[Floats, Decision, Answer]]:
         """Each prompt's score (C,), what the policy decides of it, and the answer that follows, from one prefill.
 
-        Raises PolicyError if the policy was made with another model.
+        Raises PolicyError if the policy was made with another model, ScoreDoubt where a score decides nothing.
         """
         policy.require_model(self.fingerprint)
         encoded = self._encode(prompts, room=1)
@@ -142,7 +142,7 @@ class HfEngine:
         for batch in self._batches([len(ids) + self.max_new_tokens for ids in encoded], self.write_tokens):
             prefix = prefill(self.network, [encoded[n] for n in batch], self.filler)
             logp_BC = control_scores(prefix.logits_BV, self.encoder.token_ids)
-            decisions = [decide(policy, logp_C) for logp_C in logp_BC]
+            decisions = [decide_or_doubt(policy, logp_C) for logp_C in logp_BC]
             answers = self._answers(prefix, [(row, d.column) for row, d in enumerate(decisions)])
             answered |= dict(zip(batch, zip(logp_BC, decisions, answers, strict=True), strict=True))
             progress(len(answered), len(prompts))

@@ -22,7 +22,7 @@ from transformers import LogitsProcessor
 from demur.core.decision import Ints
 from demur.core.errors import EngineError
 from demur.core.policy import Policy
-from demur.engines.gate import banned_ids, forced_ids
+from demur.engines.gate import banned_ids, settled_ids
 from demur.engines.heads import control_scores
 
 
@@ -93,7 +93,7 @@ class RefusalGate(LogitsProcessor):
         own_R = np.repeat([id(policy) for policy in self._policies], copies)
         for policy in {id(policy): policy for policy in self._policies}.values():
             rows = own_R == id(policy)
-            ids_R[rows] = forced_ids(policy, self._control_ids.tolist(), logp_RC[rows])
+            ids_R[rows] = settled_ids(policy, self._control_ids.tolist(), logp_RC[rows])
         return ids_R
 
     def _watch(self, _model: Any, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

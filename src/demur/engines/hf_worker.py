@@ -22,7 +22,7 @@ from time import monotonic
 
 import torch
 
-from demur.core.decision import Decision, decide
+from demur.core.decision import Decision, decide_or_doubt
 from demur.core.errors import BackendDown, DemurError, SchemaTooCostly
 from demur.core.policy import GENERATE
 from demur.core.score import Floats
@@ -275,7 +275,7 @@ class Worker:
         joining = []
         for b, (job, logp_C) in enumerate(zip(jobs, control_scores(prompts.logits_BV, control_ids), strict=True)):
             try:
-                decision = decide(job.ask.policy, logp_C)
+                decision = decide_or_doubt(job.ask.policy, logp_C)
             except DemurError as e:  # of this request's own policy and score: the others go on
                 self._outbox.append((job, partial(job.fail, e)))
                 self._forget(job)

@@ -12,8 +12,16 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from demur.core.decision import decide
-from demur.core.errors import BackendDown, BackendError, BackendTimeout, EngineError, PromptTooLong, ScoreDoubt
+from demur.core.decision import decide_or_doubt
+from demur.core.errors import (
+    BackendDown,
+    BackendError,
+    BackendTimeout,
+    EngineError,
+    PromptTooLong,
+    ScoreDoubt,
+    ScoreError,
+)
 from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt, Scorer
@@ -75,7 +83,7 @@ class PreAnswerBackend:
         """
         ask.policy.require_model(self._fingerprint)
         logp_C = await self._scored(ask.messages)
-        decision = decide(ask.policy, logp_C)
+        decision = decide_or_doubt(ask.policy, logp_C)
         parts: AsyncIterator[Part] = nothing()
         if not is_silent(ask, decision):
             parts = _said(self.settings.refusal) if decision.refuses else await self._answer(ask)
@@ -101,6 +109,8 @@ class PreAnswerBackend:
             raise BackendTimeout(f"no score within {self.link.decide_s:g} s", "try again later") from None
         except (BackendError, PromptTooLong, ScoreDoubt):
             raise
+        except ScoreError as e:
+            raise ScoreDoubt(e.message, e.hint) from None
         except EngineError as e:  # callers would learn how the scorer is set up
             LOG.error("no score: %s", e)
             raise BackendDown("the scorer failed", "the log of this server says more") from None

@@ -9,6 +9,7 @@ from typing import Any
 from demur.core.access import Effective, Tenant, effective, permitted
 from demur.core.example import Message
 from demur.core.ports import Prompt
+from demur.core.rows.turns import call_words, result_words
 from demur.core.schema_bounds import too_much, too_much_together
 from demur.core.serving import Ask, Sampling
 from demur.server import wire
@@ -91,7 +92,7 @@ def _past_answer(message: wire.AssistantMessage) -> str:
     """What was answered: text, a refusal, or calls in words, for core knows text only. It may be empty."""
     said = [_text(message.content)] if message.content else []
     said += [message.refusal] if message.refusal else []
-    said += [f"{c.function.name}({c.function.arguments or ''})" for c in message.tool_calls or ()]
+    said += [call_words(c.function.name, c.function.arguments or "") for c in message.tool_calls or ()]
     return "\n".join(said)
 
 
@@ -99,7 +100,7 @@ def _tool_result(message: wire.ToolMessage, called: dict[str, str], at: int) -> 
     """A result is a turn of the user's side: it is scored and decided about like what the user types."""
     if message.tool_call_id not in called:
         raise _invalid(f"messages[{at}].tool_call_id", "no earlier tool call has this id")
-    return f"{called[message.tool_call_id]} returned:\n{_text(message.content)}"
+    return result_words(called[message.tool_call_id], _text(message.content))
 
 
 def _sampling(chat: wire.ChatRequest, settings: Settings) -> Sampling:

@@ -16,9 +16,11 @@ from demur.base.rows import read_rows
 from demur.core.benchmark import BenchRow, BenchSet
 from demur.core.errors import ConfigError, DataError
 from demur.core.example import Message
+from demur.core.rows.turns import checked
 from demur.sources.benchmark_table import BENCHMARKS, Benchmark, Part, Row
 
 NO_PROMPT, NO_GOLD = "no prompt", "no gold label"
+NO_TEXT = "a text that no request can hold: U+0000, or half of a character"
 
 Fetch = Callable[[str, str | None, str], Iterable[Row]]  # (dataset, config, split) -> rows
 
@@ -109,6 +111,8 @@ def _usable(benchmark: Benchmark, part: Part, source: str, raw: list[Row], left_
     for number, row in enumerate(raw, start=1):
         reason, prompt = _left_out(benchmark, row), _prompt(benchmark, row)
         expected = part.gold(row)
+        if not reason and not all(_can_be_sent(m.content) for m in prompt):
+            reason = NO_TEXT
         if reason or not prompt or expected is None:
             left_out[reason or (NO_GOLD if prompt else NO_PROMPT)] += 1
             continue
@@ -163,6 +167,14 @@ def _message(value: object) -> Message | None:
         return None
     content = value.get("content")
     return Message(role=value["role"], content=content) if isinstance(content, str) and content.strip() else None
+
+
+def _can_be_sent(text: str) -> bool:
+    try:
+        checked(text, "prompt")
+    except DataError:
+        return False
+    return True
 
 
 def _first(row: Row, columns: Iterable[str]) -> Any:

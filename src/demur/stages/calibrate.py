@@ -30,7 +30,7 @@ from demur.stats.doubt import measured_rule, require_trained
 from demur.stats.evidence import with_rows
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
 from demur.stats.missing import with_missing
-from demur.stats.promises import How, Method, choose_all
+from demur.stats.promises import How, Method, choose_all, closed_form
 from demur.stats.rate import meet_rates
 from demur.stats.sample import apart
 from demur.stats.select import choose
@@ -58,7 +58,7 @@ class Config:
     goal: str = "f1 max"  # one, or several with ";" between them
     rule: Rule = "heaviest"
     confidence: float = 0.95  # that all promises hold together
-    method: Method = "auto"  # how promises are certified; auto: one alone shares one threshold, else see How
+    method: Method = "auto"  # how promises are certified; auto: what fits goals and labels, see How
     shares: Mapping[str, float] = field(default_factory=dict)  # category -> of level and delta; budgets, graphical
     cost_from: Literal["labels", "probabilities"] = "labels"  # what tells the costs of errors: rows, or the calibrator
     on_doubt: OnDoubt = "refuse"  # too much probability off the control tokens: refuse, or error
@@ -275,7 +275,7 @@ def _choose(config: Config, before: Policy, rows: LabelledScores, how: How, dige
         policy = meet_rates(goals, before, table, confidence=how.confidence, data_digest=digest)
         return with_curves(policy, rows)
     goals = settled(goals, before, rows)
-    if len(goals) == 1 and how.method in ("auto", "shared") and rows.hand_N is None:
+    if closed_form(goals, before, rows, how.method):
         try:
             policy = choose(goals[0], before, rows, confidence=how.confidence, data_digest=digest)
             return replace(policy, promises=tuple(replace(p, on_failure=how.on_failure) for p in policy.promises))
@@ -286,8 +286,9 @@ def _choose(config: Config, before: Policy, rows: LabelledScores, how: How, dige
 
 
 def _how(config: Config, goals: Sequence[Goal], kept: Policy | None) -> How:
-    """One goal alone is certified with one shared threshold, whatever is to be done if that fails."""
-    method: Method = "shared" if config.method == "auto" and len(goals) == 1 else config.method
+    """One goal alone, unless about false refusals, has one shared threshold, whatever is to be done if that fails."""
+    alone = config.method == "auto" and len(goals) == 1 and goals[0].kind != "false_refusal"
+    method: Method = "shared" if alone else config.method
     on_failure = f"keep:{kept.name}" if kept else config.on_failure
     shares = config.shares or None
     return How(

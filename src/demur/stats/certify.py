@@ -125,9 +125,10 @@ def mean_false_refusal_threshold(compared_N: Floats, level: float) -> float:
     return NEVER if k < 0 else float(cut_above(np.sort(compared_N)[max(rows - 1 - k, 0)]))
 
 
-def too_few(goal: str, rows: int, needed: int) -> Uncertified:
-    """Not even rows without an error could promise it."""
-    reason = f"{rows} rows cannot promise {goal!r}, even with no error among them: {needed} could"
+def too_few(goal: str, rows: int, needed: int, tested: str = "") -> Uncertified:
+    """Not even rows without an error could promise it. tested: at which level and delta, where these were divided."""
+    how = f" ({tested})" if tested else ""
+    reason = f"{rows} rows cannot promise {goal!r}, even with no error among them{how}: {needed} could"
     return Uncertified(reason=reason, blocking=goal, rows=rows, rows_needed=needed, evidence=())
 
 

@@ -8,7 +8,10 @@ import numpy as np
 from scipy.optimize import linprog
 
 from demur.core.guarantee import Failure, Infeasible, Reach, Uncertified
+from demur.core.policy import NEVER
+from demur.core.rates import Rate
 from demur.stats.board import Board, Loss, evidence_of
+from demur.stats.cuts import cut_below
 from demur.stats.learn import Menu, Split, candidates, menu_of
 from demur.stats.plan import rows_likely
 
@@ -35,17 +38,76 @@ def explain(board: Board, losses: Sequence[Loss], delta: float, split: Split, fi
     refused_N = board.refused(candidates(menu, 2)[0])
     evidence = evidence_of(losses, refused_N, split.test_N, delta)
     worst = max(range(len(losses)), key=lambda at: evidence[at].p_value)
-    whole, loss = losses[worst].rate(refused_N, everyone_N), losses[worst]
-    tested = loss.of(split.test_N) / whole.of
-    needed = rows_likely(whole.value, loss.level, delta)
+    seen, loss = evidence[worst], losses[worst]
+    whole = loss.rate(refused_N, everyone_N)
+    words = (
+        f"{loss.goal.text!r}: {seen.rate.hits} of {seen.rate.of} tested rows err at the thresholds that come closest"
+    )
+    kept = seen.p_value <= delta
+    if kept:  # they were found with all rows in view, and the procedure must not choose so
+        words += (
+            f", which would do (at delta {delta:.3g} the rate may be {seen.upper:.4f}); the thresholds that are tested "
+            "in an order learnt on other rows stop short of them"
+        )
+    else:
+        words += f"; at delta {delta:.3g} the rate may be {seen.upper:.4f}, above {loss.level:g}"
     return Uncertified(
-        reason=f"{loss.goal.text!r}: {evidence[worst].rate.hits} of {evidence[worst].rate.of} rows err at the "
-        f"thresholds that come closest; the rate may be {evidence[worst].upper:.4f}",
+        reason=words,
         blocking=loss.goal.text,
         rows=whole.of,
-        rows_needed=int(np.ceil(needed / max(tested, 1e-9))) if needed is not None else None,
+        rows_needed=None if kept else _needed(whole, loss, delta, split),
         evidence=evidence,
     )
+
+
+def in_vain(board: Board, losses: Sequence[Loss], delta: float, split: Split) -> Uncertified:
+    """The goals can be kept by refusing nothing that ought to be refused: certified, that would be useless.
+
+    What would do is worked out at the thresholds that catch the first row at the least cost, on all rows.
+    """
+    everyone_N = np.ones(len(board.logq_N), dtype=bool)
+    cheapest = min(
+        (_worst_rate(losses, board, first) for first in _first_caught(board)), key=lambda t: t[0], default=None
+    )
+    loss, rate = (losses[0], losses[0].rate(everyone_N & False, everyone_N)) if cheapest is None else cheapest[1:]
+    caught = int((board.rows.label_N != 0).sum())
+    words = (
+        f"the thresholds that {loss.goal.text!r} certifies at delta {delta:.3g} refuse none of the {caught} rows to be "
+        f"refused: a promise kept by doing nothing. To catch the first of them, {rate.hits} of {rate.of} rows err"
+    )
+    needed = _needed(rate, loss, delta, split) if rate.value < loss.level else None
+    return Uncertified(reason=words, blocking=loss.goal.text, rows=rate.of, rows_needed=needed, evidence=())
+
+
+def _first_caught(board: Board) -> list[tuple[float, ...]]:
+    """Per group the vector that refuses its likeliest row to be refused, and nothing in other groups."""
+    found = []
+    for g in range(len(board.groups)):
+        logq_N = board.compared_with(g)
+        own_N = (board.rows.label_N != 0) & np.isfinite(logq_N)
+        if own_N.any():
+            cut = float(cut_below(logq_N[own_N].max(keepdims=True).astype(np.float32))[0])
+            found.append(tuple(cut if at == g else NEVER for at in range(len(board.groups))))
+    return found
+
+
+def _worst_rate(losses: Sequence[Loss], board: Board, by_group: Sequence[float]) -> tuple[float, Loss, Rate]:
+    """The goal that these thresholds keep least, with its rate on all rows, first by how far it is used up."""
+    refused_N = board.refused(by_group)
+    rates = [(loss, loss.rate(refused_N, np.ones(len(refused_N), dtype=bool))) for loss in losses]
+    used = [rate.value / loss.level for loss, rate in rates]
+    at = int(np.argmax(used))
+    return used[at], *rates[at]
+
+
+def _needed(whole: Rate, loss: Loss, delta: float, split: Split) -> int | None:
+    """Rows of the goal's kind that would probably certify it, if so many err among all; None if that is no help."""
+    needed = rows_likely(whole.value, loss.level, delta)
+    tested = loss.of(split.test_N) / max(whole.of, 1)
+    if needed is None or not tested:
+        return None
+    rows = int(np.ceil(needed / tested))
+    return rows if rows > whole.of else None  # "so many would do" where as many are there contradicts itself
 
 
 def lowest_rate(menu: Menu, at: int, keeping: Sequence[int]) -> float | None:

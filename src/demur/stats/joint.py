@@ -19,8 +19,8 @@ from demur.core.policy import ALWAYS, NEVER
 from demur.stats.aim import Aim, best_within
 from demur.stats.board import Board, Bools, Doubles, Ints, Loss, evidence_of
 from demur.stats.certify import highest_keeping, lowest_keeping, too_few
-from demur.stats.explain import explain
-from demur.stats.learn import Path, Split, candidates, lenient_path, menu_of, split_rows
+from demur.stats.explain import explain, in_vain
+from demur.stats.learn import Path, Split, candidates, even_path, lenient_path, menu_of, split_rows
 
 Shares = Mapping[str, float]
 _NONE = -1.0  # below every threshold: none keeps the goal
@@ -55,11 +55,29 @@ def certify_path(request: Request) -> Certified | Failure:
     lenient end (P3 along a path: each side gets half of delta where there are both). Every step in between is
     certified, and the one that serves the aim best is taken. O(n log n).
     """
-    split = split_rows(request.board, request.learn_share, request.seed)
-    allowed = _allowed(request, split, request.delta / len({loss.when for loss in request.losses}))
+    split = split_rows(request.board, request.learn_share, request.seed, request.losses)
+    return _along(request, split, _path(request, split.learn_N), "learned path")
+
+
+def certify_even(request: Request) -> Certified | Failure:
+    """A path that catches the same share of each category, learnt on rows that no goal speaks of, tested on all others.
+
+    For goals that only refusals can break, where too few rows are at hand to learn a path on some of them: no row of
+    the goals' own kind is spent on learning.
+    """
+    if any(loss.when == "answered" for loss in request.losses):
+        raise GoalError("method 'even' learns on rows to be refused, which a goal here speaks of", "use 'path'")
+    split = split_rows(request.board, 0.0, request.seed, request.losses)
+    return _along(request, split, even_path(request.board, split.learn_N, request.fixed), "even path")
+
+
+def _along(request: Request, split: Split, path: Path, name: str) -> Certified | Failure:
+    """Test along a path, on the rows that it was not learnt on, and take the certified step that serves the aim."""
+    delta = request.delta / len({loss.when for loss in request.losses})
+    allowed = _allowed(request, split, delta)
     if not isinstance(allowed, list):
         return allowed
-    path = _capped(request, _path(request, split.learn_N), split, allowed)
+    path = _capped(request, path, split, allowed)
     first_N = path.first_step(request.board)
     first, last = 0, len(path.group_S)
     for loss, most in zip(request.losses, allowed, strict=True):
@@ -70,13 +88,13 @@ def certify_path(request: Request) -> Certified | Failure:
             could_err = int((loss.could_err_N & split.test_N).sum())
             first = max(first, int(np.searchsorted(refused_S, could_err - most, side="left")))
     if last < first:  # the sides do not meet, or thresholds that are set otherwise already break a goal
-        return _explained(request, split)
+        return _explained(request, split, delta)
     step = request.aim.best_step(first_N, first, last)
     refused_N = first_N <= step
     if request.aim.in_vain(refused_N):
-        return _explained(request, split)
+        return in_vain(request.board, request.losses, delta, split)
     by_group = path.at(step, len(request.board.groups))
-    return _certified(request, by_group, refused_N, split.test_N, f"learned path, {ORDER}")
+    return _certified(request, by_group, refused_N, split.test_N, f"{name}, {ORDER}")
 
 
 def certify_vectors(request: Request) -> Certified | Failure:
@@ -85,7 +103,7 @@ def certify_vectors(request: Request) -> Certified | Failure:
     For goals of both directions. The test stops at the first vector that fails; of those certified the one that serves
     the aim best is taken.
     """
-    split = split_rows(request.board, request.learn_share, request.seed)
+    split = split_rows(request.board, request.learn_share, request.seed, request.losses)
     allowed = _allowed(request, split, request.delta)
     if not isinstance(allowed, list):
         return allowed
@@ -99,8 +117,10 @@ def certify_vectors(request: Request) -> Certified | Failure:
         value = request.aim.value(refused_N)
         if best is None or value > best[0]:
             best = (value, thresholds, refused_N)
-    if best is None or request.aim.in_vain(best[2]):
-        return _explained(request, split)
+    if best is None:
+        return _explained(request, split, request.delta)
+    if request.aim.in_vain(best[2]):
+        return in_vain(request.board, request.losses, request.delta, split)
     return _certified(request, best[1], best[2], split.test_N, f"learned vectors, {ORDER}")
 
 
@@ -124,7 +144,8 @@ def shared_limits(request: Request) -> tuple[float, float] | Failure:
         compared_M = board.logq_N[loss.could_err_N & (board.group_N == 0)].astype(np.float32)
         of = loss.of(request.everyone)
         if bounds.most_errors(of, loss.level, delta) is None:
-            return too_few(loss.goal.text, of, bounds.rows_needed(loss.level, delta))
+            divided = f"tested at delta {delta:.3g}" if len(sides) > 1 else ""
+            return too_few(loss.goal.text, of, bounds.rows_needed(loss.level, delta), divided)
         if loss.when == "refused":
             low = max(low, lowest_keeping(compared_M, of, loss.level, delta) or ALWAYS)
             continue
@@ -132,7 +153,7 @@ def shared_limits(request: Request) -> tuple[float, float] | Failure:
         limit = highest_keeping(np.concatenate([compared_M, never_M]), of, loss.level, delta)
         high = min(high, _NONE if limit is None else limit)
     if low > high or low == NEVER:
-        return _explained(request, Split(learn_N=request.everyone, test_N=request.everyone))
+        return _explained(request, Split(learn_N=request.everyone, test_N=request.everyone), delta)
     return low, high
 
 
@@ -175,12 +196,13 @@ def _chains(request: Request, delta_of: Callable[[list[_Chain]], list[float]], m
     by_loss = [_chains_of(request, loss) for loss in request.losses]
     total = sum(chain.share for own in by_loss for chain in own)
     chains = [chain for own in by_loss for chain in _with_idle(own, request.delta / total)]
-    low = [ALWAYS] * len(request.board.groups)
-    for chain, weight in zip(chains, delta_of(_scaled(chains, request.delta)), strict=True):
-        # A chain begins at NEVER, which refuses doubtful rows still: if that is not certified, nothing is.
-        doubtful = int((chain.logq_M == np.inf).sum())
-        if doubtful > max(chain.allowed(weight), 0) or (chain.counts and chain.allowed(weight) < 0):
-            return _explained(request, Split(learn_N=request.everyone, test_N=request.everyone))
+    low, deltas = [ALWAYS] * len(request.board.groups), delta_of(_scaled(chains, request.delta))
+    # A chain begins at NEVER, which refuses doubtful rows still: if that is not certified, nothing is.
+    if any(chain.counts and chain.allowed(weight) < 0 for chain, weight in zip(chains, deltas, strict=True)):
+        return _divided_too_far(request, chains, deltas)
+    for chain, weight in zip(chains, deltas, strict=True):
+        if int((chain.logq_M == np.inf).sum()) > max(chain.allowed(weight), 0):
+            return _explained(request, Split(learn_N=request.everyone, test_N=request.everyone), weight)
         limit = lowest_keeping(chain.logq_M.astype(np.float32), chain.of, chain.level, weight)
         low[chain.group] = max(low[chain.group], NEVER if limit is None else limit)
     return _within(request, low, [NEVER] * len(low), method)
@@ -215,6 +237,18 @@ def _chains_of(request: Request, loss: Loss) -> list[_Chain]:
         for g, share in zip(touched, share_G, strict=True)
         for logq_M in (board.compared_with(g)[loss.could_err_N],)
     ]
+
+
+def _divided_too_far(request: Request, chains: Sequence[_Chain], deltas: Sequence[float]) -> Failure:
+    """No category's share of level and delta can be promised on so many rows, even without an error among them."""
+    needed, chain, delta = max(
+        ((bounds.rows_needed(c.level, d), c, d) for c, d in zip(chains, deltas, strict=True) if c.counts),
+        key=lambda t: t[0],
+    )
+    goal = next(loss.goal for loss in request.losses if chain.group in loss.groups(request.board))
+    name = request.board.groups[chain.group][0]
+    divided = f"level and delta are divided over the categories: {chain.level:.3g} of {name} at delta {delta:.3g}"
+    return too_few(goal.text, chain.of, needed, divided)
 
 
 def _shares(request: Request, touched: Sequence[int]) -> list[float]:
@@ -264,7 +298,8 @@ def _within(request: Request, low: Sequence[float], high: Sequence[float], metho
     by_group = best_within(request.board, request.aim, low, high)
     refused_N = request.board.refused(by_group)
     if request.aim.in_vain(refused_N):
-        return _explained(request, Split(learn_N=request.everyone, test_N=request.everyone))
+        everyone = Split(learn_N=request.everyone, test_N=request.everyone)
+        return in_vain(request.board, request.losses, request.delta, everyone)
     return _certified(request, by_group, refused_N, request.everyone, method)
 
 
@@ -275,9 +310,10 @@ def _allowed(request: Request, split: Split, delta: float) -> list[int] | Failur
         of = loss.of(split.test_N)
         most = bounds.most_errors(of, loss.level, delta)
         if most is None:
-            needed = bounds.rows_needed(loss.level, delta)
-            share = split.test_N.mean()
-            return too_few(loss.goal.text, loss.of(request.everyone), int(np.ceil(needed / share)))
+            whole, needed = loss.of(request.everyone), bounds.rows_needed(loss.level, delta)
+            share = of / whole if of else 1.0 - request.learn_share
+            divided = f"{of} of them tested, at delta {delta:.3g}"
+            return too_few(loss.goal.text, whole, int(np.ceil(needed / share)), divided)
         found.append(most)
     return found
 
@@ -326,10 +362,11 @@ def _certified(request: Request, by_group: Sequence[float], refused_N: Bools, pa
     )
 
 
-def _explained(request: Request, split: Split) -> Failure:
+def _explained(request: Request, split: Split, delta: float) -> Failure:
+    """Why nothing is certified. delta: what each side was tested at."""
     if not request.explained:
         first = request.losses[0]
         reason = "not certified, and not asked why"
         of = first.of(request.everyone)
         return Uncertified(reason=reason, blocking=first.goal.text, rows=of, rows_needed=None, evidence=())
-    return explain(request.board, request.losses, request.delta, split, request.fixed)
+    return explain(request.board, request.losses, delta, split, request.fixed)

@@ -19,6 +19,7 @@ from demur.stats.cuts import cut_below, cut_between
 # A stream of its own: rows that the caller drew with the same seed must not decide which part they fall into.
 _OF_SPLITS = 0x5B117
 MOST_CUTS = 200  # per group, where every combination is looked at
+FEW_ROWS, LEFT_OUT = 5, 0.1  # rows of a group that say something; the share of pairs below which it is left out
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,13 +76,45 @@ class Menu:
     worth_GJ: tuple[Doubles, ...]  # what refusing down to each cut is worth
 
 
-def split_rows(board: Board, learn_share: float, seed: int) -> Split:
-    """A seeded split of the rows. Groups of rows never cross it."""
+def split_rows(board: Board, learn_share: float, seed: int, losses: Sequence[Loss] = ()) -> Split:
+    """A seeded split of the rows. Groups of rows never cross it.
+
+    losses: rows of groups in which none of these goals has a row are all learnt from. A test of the goals never looks
+    at them, so nothing is used twice: with promises about false refusals only, these are the rows to be refused.
+    """
     unit_N = np.arange(len(board.logq_N))
     if board.rows.group_N is not None:
         unit_N = np.unique(board.rows.group_N, return_inverse=True)[1]
-    learn_N = (np.random.default_rng([seed, _OF_SPLITS]).random(unit_N.max() + 1) < learn_share)[unit_N]
+    learn_U = np.random.default_rng([seed, _OF_SPLITS]).random(unit_N.max() + 1) < learn_share
+    if losses:
+        spoken_U = np.zeros(len(learn_U), dtype=bool)
+        for loss in losses:
+            spoken_U[unit_N[loss.among_N]] = True
+        learn_U |= ~spoken_U
+    learn_N = learn_U[unit_N]
     return Split(learn_N=learn_N, test_N=~learn_N)
+
+
+def even_path(board: Board, learn_N: Bools, fixed: Mapping[int, float]) -> Path:
+    """The vectors that refuse the same share of each group's rows to be refused, by these rows, strict to lenient.
+
+    Where labels are few it needs none of those that the test is about: no row to be answered says what is cheap.
+    """
+    moving = [g for g in range(len(board.groups)) if g not in fixed]
+    group, threshold, share = [], [], []
+    for g in moving:
+        logq_N = board.compared_with(g)
+        own_N = learn_N & (board.rows.label_N != 0) & (logq_N >= _LEAST) & ~board.always_N
+        logq_M = -np.sort(-logq_N[own_N])
+        if not len(logq_M):
+            continue
+        ends = np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True))
+        threshold.append(_cuts_after(logq_M, ends))
+        share.append((ends + 1) / len(logq_M))
+        group.append(np.full(len(ends), g, dtype=np.int64))
+    order = np.argsort(np.concatenate([np.empty(0), *share]), kind="stable")
+    group_S = np.concatenate([np.empty(0, dtype=np.int64), *group])[order]
+    return Path(group_S=group_S, threshold_S=np.concatenate([np.empty(0), *threshold])[order], fixed=fixed)
 
 
 def lenient_path(board: Board, cost_N: Doubles, worth_N: Doubles, fixed: Mapping[int, float]) -> Path:
@@ -99,6 +132,18 @@ def lenient_path(board: Board, cost_N: Doubles, worth_N: Doubles, fixed: Mapping
     threshold_S = np.concatenate([np.empty(0), *(threshold for _, threshold in parts)])
     order = np.argsort(-slope_S, kind="stable")  # stable: within a group the order stays strict to lenient
     return Path(group_S=group_S[order], threshold_S=threshold_S[order], fixed=fixed)
+
+
+def uneven(board: Board, learn_N: Bools) -> bool:
+    """Whether one threshold for all groups would leave one out, by these rows to be refused alone.
+
+    Of some two groups with FEW_ROWS rows or more, one scores above the other in fewer than LEFT_OUT of all pairs.
+    """
+    own_N = learn_N & (board.rows.label_N != 0) & ~board.always_N
+    groups = [np.sort(board.logq_N[own_N & (board.group_N == g)]) for g in range(len(board.groups))]
+    known = [logq_M for logq_M in groups if len(logq_M) >= FEW_ROWS]
+    above = [np.searchsorted(low, high, side="left").mean() / len(low) for high in known for low in known]
+    return min(above, default=1.0) < LEFT_OUT
 
 
 def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Doubles, Doubles]:

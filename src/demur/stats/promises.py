@@ -23,6 +23,7 @@ from demur.stats.curve import with_curves
 from demur.stats.joint import (
     Request,
     certify_budgets,
+    certify_even,
     certify_graphical,
     certify_path,
     certify_shared,
@@ -31,21 +32,23 @@ from demur.stats.joint import (
 )
 from demur.stats.judged import certify_judged
 from demur.stats.labelled import LabelledScores
-from demur.stats.learn import split_rows
+from demur.stats.learn import split_rows, uneven
 from demur.stats.optimum import exact
 from demur.stats.rate import cut_at_rate
 from demur.stats.select import choose, fitting
 from demur.stats.slices import settled
 from demur.stats.sweep import sweep_of
 
-Method = Literal["auto", "shared", "path", "vectors", "budgets", "graphical"]
+Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical"]
 
 # A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one shared threshold,
 # tested on all rows, catches more (bench/certify.py). Counts of labels decide, never scores: that keeps it valid.
 ENOUGH_ERRORS = 20
+WORTH_DIVIDING = 0.75  # delta is divided over procedures where each may still err so often, as a share of the whole
 
 _METHODS: Mapping[str, Callable[[Request], Certified | Failure]] = {
     "shared": certify_shared,
+    "even": certify_even,
     "path": certify_path,
     "vectors": certify_vectors,
     "budgets": certify_budgets,
@@ -63,7 +66,7 @@ class How:
     """
 
     confidence: float = 0.95  # that all promises hold together
-    method: Method = "auto"  # auto: path where labels are many, else one shared threshold; see ENOUGH_ERRORS
+    method: Method = "auto"  # what fits the goals and the counts of labels: see _fitting_methods
     seed: int = 0
     learn_share: float = 0.4  # of the rows, to learn an order on; path and vectors
     shares: Mapping[str, float] | None = None  # per category, sum 1; budgets and graphical. None: equal
@@ -125,15 +128,39 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
         raise GoalError("no goal is a promise, nothing can be certified", "such as 'false_refusal <= 0.05'")
     failure: Failure | None = None
     for asked in ladder:
-        method, request = _request(case, asked)
         explained = how.explained and asked is ladder[-1]
-        found = _PROCEDURES[method](replace(request, delta=how.delta / len(ladder), explained=explained))
+        found = _best(case, asked, how.delta / len(ladder), explained=explained)
         if isinstance(found, Certified):
             gone = tuple(g for g in goals if g.promised and g not in asked)
             return Granted(certified=found, kept=tuple(asked), given_up=gone)
         failure = found
     assert failure is not None  # a ladder has a rung
     return failure
+
+
+def _best(case: _Case, asked: Sequence[Goal], delta: float, *, explained: bool) -> Certified | Failure:
+    """The best of what one or several procedures certify, each at an even share of delta.
+
+    All of them hold together with 1 - delta (union bound), so that it may be chosen by whatever the rows show: by what
+    is caught on all of them, also on those that certify.
+    """
+    tried = _requests(case, asked, delta)
+    best: tuple[float, Certified] | None = None
+    failure: Failure | None = None
+    for method, request in tried:
+        found = _PROCEDURES[method](replace(request, delta=delta / len(tried), explained=explained))
+        if not isinstance(found, Certified):
+            failure = found if failure is None else failure
+            continue
+        names = [request.board.template.taxonomy.names.index(group[0]) for group in request.board.groups]
+        value = request.aim.value(request.board.refused([found.thresholds[at] for at in names]))
+        if best is None or value > best[0]:
+            best = (value, found)
+    if best is None:
+        assert failure is not None  # something is always tried
+        return failure
+    others = f"; the best of {', '.join(m for m, _ in tried)}, each at delta {delta / len(tried):.3g}"
+    return replace(best[1], method=best[1].method + (others if len(tried) > 1 else ""))
 
 
 def choose_all(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, *, data_digest: str) -> Policy:
@@ -162,11 +189,22 @@ def choose_all(goals: Sequence[Goal], template: Policy, rows: LabelledScores, ho
     )
 
 
+def closed_form(goals: Sequence[Goal], template: Policy, rows: LabelledScores, method: str) -> bool:
+    """Whether one goal alone is met by one shared threshold or its own optimum: demur.stats.select.choose.
+
+    A promise about false refusals is not, where several categories have a threshold each: see `_fitting_methods`.
+    """
+    if len(goals) != 1 or method not in ("auto", "shared") or rows.hand_N is not None:
+        return False
+    several = template.rule == "heaviest" and sum(c.may_emit for c in template.categories) > 1
+    return method == "shared" or goals[0].kind != "false_refusal" or not several
+
+
 def what_would_do(failure: Failure) -> str:
     """The hint that goes with a failure."""
     if isinstance(failure, Infeasible):
         return f"{failure.blocking!r} blocks: loosen it or another goal, or train a model whose scores tell more apart"
-    if failure.rows_needed is None:
+    if failure.rows_needed is None or failure.rows_needed <= failure.rows:
         return f"{failure.blocking!r} blocks: loosen it or another goal, or collect more labelled rows"
     pool = ", or pool its category with another: [a + b]" if "[" in failure.blocking else ""
     have, needed = failure.rows, failure.rows_needed
@@ -188,8 +226,8 @@ def _board(case: _Case, *, shared: bool) -> Board:
     return board_of(case.template, case.rows, shared=shared)
 
 
-def _request(case: _Case, asked: Sequence[Goal]) -> tuple[str, Request]:
-    """The method, and what it is to certify. Counts of labels choose it, never scores: that keeps it valid."""
+def _requests(case: _Case, asked: Sequence[Goal], delta: float) -> list[tuple[str, Request]]:
+    """The methods to try, and what each is to certify. Counts of labels choose them, never scores: that is valid."""
     how, alone = case.how, case.template.rule != "heaviest"
     if not case.rows.to_refuse:
         raise DataError(
@@ -198,29 +236,57 @@ def _request(case: _Case, asked: Sequence[Goal]) -> tuple[str, Request]:
         )
     board = _board(case, shared=alone)
     losses = losses_of(asked, board, how.seed)
-    method = _chosen(case, board, losses)
-    if method == "shared" and not alone:
-        board = _board(case, shared=True)
-        losses = losses_of(asked, board, how.seed)
-    return method if case.rows.hand_N is None else _JUDGED, _asked(case, board, losses)
+    methods = _chosen(case, board, losses, delta)
+    found = []
+    for method in methods:
+        if method == "shared" and not alone:
+            one = _board(case, shared=True)
+            found.append((method, _asked(case, one, losses_of(asked, one, how.seed))))
+        else:
+            found.append((method, _asked(case, board, losses)))
+    return found if case.rows.hand_N is None else [(_JUDGED, request) for _, request in found]
 
 
-def _chosen(case: _Case, board: Board, losses: Sequence[Loss]) -> str:
-    """The method that was asked for, if it fits; or the one that does."""
+def _chosen(case: _Case, board: Board, losses: Sequence[Loss], delta: float) -> list[str]:
+    """The method that was asked for, if it fits; or those that do, to take the best of."""
     how, alone, judged = case.how, case.template.rule != "heaviest", case.rows.hand_N is not None
     wants_rate = any(goal.kind == "refusal_rate" for goal in case.goals)
-    method: str = how.method
-    if method == "auto":
-        few = not judged and _fewest_errors(losses, how) < ENOUGH_ERRORS and not wants_rate
-        one = alone or few or len(board.groups) == 1
-        method = "shared" if one else "vectors" if judged else "path"
-    if alone and method != "shared":
-        raise GoalError(f"method {method!r} needs a threshold per category", "use rule 'heaviest', or 'auto'")
-    if wants_rate and method not in ("path", "vectors"):
-        raise GoalError("a target rate of one category beside promises needs 'path' or 'vectors'", "use 'auto'")
-    if judged and method not in ("shared", "vectors"):
-        raise GoalError(f"method {method!r} takes labels at their word", "use 'auto', 'shared' or 'vectors'")
-    return method
+    methods: list[str] = [how.method]
+    if how.method == "auto":
+        methods = _fitting_methods(case, board, losses, delta)
+    for method in methods:
+        if alone and method != "shared":
+            raise GoalError(f"method {method!r} needs a threshold per category", "use rule 'heaviest', or 'auto'")
+        if wants_rate and method not in ("path", "vectors"):
+            raise GoalError("a target rate of one category beside promises needs 'path' or 'vectors'", "use 'auto'")
+        if judged and method not in ("shared", "vectors"):
+            raise GoalError(f"method {method!r} takes labels at their word", "use 'auto', 'shared' or 'vectors'")
+    return methods
+
+
+def _fitting_methods(case: _Case, board: Board, losses: Sequence[Loss], delta: float) -> list[str]:
+    """What "auto" tries. One threshold for all may never refuse a category whose probabilities are lower than others'.
+
+    So where only false refusals are promised, a path that catches evenly is tried beside it, and one that is learnt
+    where labels are many. Where rows are so few that a share of delta allows far fewer errors, one of them gets all of
+    delta: scores of rows that the goals do not speak of, and that are not tested, say which.
+    """
+    how, judged = case.how, case.rows.hand_N is not None
+    if case.template.rule != "heaviest" or len(board.groups) == 1:
+        return ["shared"]
+    wants_rate = any(goal.kind == "refusal_rate" for goal in case.goals)
+    few = not judged and _fewest_errors(losses, how) < ENOUGH_ERRORS and not wants_rate
+    if judged or wants_rate or any(loss.goal.kind != "false_refusal" for loss in losses):
+        return ["shared"] if few else ["vectors" if judged else "path"]
+    methods = ["shared", "even"] if few else ["shared", "even", "path"]
+    everyone_N = np.ones(len(board.logq_N), dtype=bool)
+    for loss in losses:
+        of = loss.of(everyone_N)
+        whole, share = (bounds.most_errors(of, loss.level, d) or 0 for d in (delta, delta / len(methods)))
+        if share < WORTH_DIVIDING * whole or not share:
+            free_N = split_rows(board, 0.0, how.seed, losses).learn_N
+            return ["even" if uneven(board, free_N) else "shared"]
+    return methods
 
 
 def _asked(case: _Case, board: Board, losses: Sequence[Loss]) -> Request:

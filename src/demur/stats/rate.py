@@ -116,7 +116,15 @@ def _threshold(goal: Goal, board: Board, delta: float) -> float:
         sweep = sweep_of(logq_M, np.zeros(len(logq_M), dtype=np.int64))
         return float(sweep.threshold_J[cut_at_rate(sweep, n, goal)])
     threshold = lowest_keeping(logq_M, n, level, delta)
-    if threshold is None or threshold == NEVER:
+    if threshold is None:
         needed = bounds.rows_needed(level, delta)
-        raise GoalInfeasible(f"goal {goal.text!r}: {n} rows allow no threshold but 'never'", f"{needed} rows might do")
+        raise GoalInfeasible(
+            f"goal {goal.text!r}: {n} rows allow no threshold but 'never' at delta {delta:.3g}",
+            f"at least {needed} rows are needed",
+        )
+    if threshold == NEVER:
+        raise GoalInfeasible(
+            f"goal {goal.text!r}: too many of {n} rows score q = 1, no threshold but 'never' excludes them",
+            "ask for a higher rate, or train a model whose scores tell more apart",
+        )
     return threshold

@@ -21,6 +21,7 @@ from demur.core.errors import DataError
 from demur.core.judging import Item
 from demur.core.rates import Outcome, Verdict
 from demur.core.rows.shapes import LISTS, REPLIES, conversation
+from demur.core.rows.turns import checked
 from demur.store.boundary import Strict, validated
 from demur.store.files import write_text
 from demur.store.rows import RowId
@@ -109,7 +110,10 @@ def _texts(line: _Line, value: Mapping[str, Any], where: str) -> tuple[str, str]
         and line.model_fields_set & {"request", "answer"}
         and not _SHAPES & value.keys()
     ):
-        return line.request or "", line.answer or ""
+        try:
+            return checked(line.request or "", "request"), checked(line.answer or "", "answer")
+        except DataError as e:
+            raise DataError(f"{where}: {e.message}", e.hint) from None
     try:
         turns = conversation(value).turns
     except DataError as e:

@@ -18,7 +18,9 @@ from demur.store.run import RunFolder
 
 
 def _id_text(value: object) -> object:
-    """A whole number as its digits: many programs number their rows."""
+    """A whole number as its digits: many programs number their rows. Raises ValueError on half of a character."""
+    if isinstance(value, str):
+        value.encode("utf-8")  # its error is a ValueError
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Kind
 from demur.core.rows.shapes import Row, present
+from demur.core.rows.turns import checked
 from demur.core.taxonomy import coconot
 
 SKIP = "skip"
@@ -120,14 +121,17 @@ def cell(row: Row, rule: LabelRule, word: str) -> str | None:
 
 
 def as_text(value: object) -> str | None:
-    """A value as it is written in a label_map: 1, 1.0 and "1" are "1", True is "true"; None if nothing is there."""
+    """A value as it is written in a label_map: 1, 1.0 and "1" are "1", True is "true"; None if nothing is there.
+
+    Raises DataError on a text that holds U+0000 or half of a character: no file of ours could hold it.
+    """
     if not present(value):
         return None
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip()
+    return checked(str(value).strip(), "a cell")
 
 
 def label_column(row: Row, rule: LabelRule) -> str:

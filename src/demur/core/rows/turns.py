@@ -53,8 +53,8 @@ def turns_of(value: Sequence[Any], key: str) -> tuple[Message, ...]:
         text = _said(turn, side, called, at)
         if side == "user" and not (text or "").strip():
             raise DataError(f"{at}.content: the user's turn is blank", "drop the turn, or the row")
-        if side == "assistant" and text is None and n < len(value) - 1:
-            raise DataError(f"{at}.content: the assistant's turn is empty", "drop the turn, or the row")
+        if side == "assistant" and n < len(value) - 1:
+            text = text or ""  # an empty past answer is one; an empty last one is no reply to learn
         if text is not None and (side != "system" or text.strip()):
             found.append(Message(role="user" if side == "tool" else side, content=text))
     return tuple(found)
@@ -108,6 +108,8 @@ def _said(turn: Mapping[str, Any], side: _Side, called: dict[str, str], at: str)
     refusal = text_of(turn.get("refusal"), f"{at}.refusal")
     said = [t for t in (text, refusal) if t is not None and t.strip()]
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        raise DataError(f"{at}.tool_calls: {calls!r:.60} is no list of calls", 'a call has {"function": {"name"}}')
     said += [_call(call, called, f"{at}.tool_calls.{n}") for n, call in enumerate(calls)]
     return "\n".join(said) if said else None
 
@@ -118,7 +120,8 @@ def _call(call: object, called: dict[str, str], at: str) -> str:
         raise DataError(f"{at}: {call!r:.60} is no tool call", 'a call has {"function": {"name", "arguments"}}')
     name, arguments = function["name"], function.get("arguments")
     called[str(call.get("id")) if isinstance(call, Mapping) else name] = name
-    as_text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    as_text = "" if arguments is None else arguments
+    as_text = as_text if isinstance(as_text, str) else json.dumps(as_text, ensure_ascii=False)
     return checked(call_words(name, as_text), at)
 
 

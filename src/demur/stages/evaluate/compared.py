@@ -20,7 +20,7 @@ from demur.core.example import Example
 from demur.core.goal import Goal, parse_goals
 from demur.core.policy import NEVER, Fingerprint, Policy
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.promises import How, choose_all
+from demur.stats.promises import How, choose_all, closed_form
 from demur.stats.sample import apart, evenly
 from demur.stats.select import STEERABLE, choose
 from demur.stats.slices import settled
@@ -136,7 +136,7 @@ def _others(
         before = _template(policy, asked[0], text)
         try:
             several = settled(asked, before, calibrate)
-            if len(several) == 1:
+            if closed_form(several, before, calibrate, "auto"):
                 chosen = choose(several[0], before, calibrate, confidence=CONFIDENCE, data_digest=digest)
             else:
                 chosen = choose_all(several, before, calibrate, How(confidence=CONFIDENCE), data_digest=digest)

@@ -85,6 +85,8 @@ def test_a_line_separator_inside_a_text_does_not_cut_the_row(tmp_path):
         ({"messages": BENIGN["messages"]}, "kind"),
         ({**BENIGN, "kind": "refused"}, "'refused'"),
         ({**BENIGN, "split": "dev"}, "'dev'"),
+        ('{"id": "\\ud83d", "kind": "benign", "prompt": "a"}', "half of a character"),
+        ('{"group": "\\u0000", "kind": "benign", "prompt": "a"}', "U+0000"),
         ({**BENIGN, "expected": "refuse"}, "expected 'refuse'"),
         ({**REFUSAL, "expected": "respond"}, "expected 'respond'"),
         ({**REFUSAL, "category": None}, "has no category"),
