@@ -80,3 +80,10 @@ def test_a_missing_or_empty_file_is_named(tmp_path):
         read_news(tmp_path / "news.jsonl", CUTOFF)
     with pytest.raises(DataError, match="holds no article"):
         read(tmp_path, "", " ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, encoding):
+    path = tmp_path / "news.jsonl"
+    path.write_text(line("2024-05-01") + "\r\n", encoding=encoding)
+    assert len(read_news(path, CUTOFF)[0]) == 1

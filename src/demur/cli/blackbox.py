@@ -31,7 +31,9 @@ STAGES: tuple[Stage, ...] = ("data", "train", "score", "report")
 # Of the rows: promises are made on the calibrate rows, and more of them promise more.
 SHARES = {"calibrate_share": 0.3, "test_share": 0.2}
 
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSONL of prompts: prompt, or messages.")]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="Rows with prompts, in any format of docs/data.md.")
+]
 Hand = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Hand-labelled answers: trains the judge that labels the others."),

@@ -21,7 +21,7 @@ UNTOLD = {
     "trained": "on XSTest's answers that gives kappa .709 instead of .820",
     "llm": "the rubric of their category is not shown to the judge, and what that costs is not measured",
 }
-Answers = Annotated[Path, typer.Argument(metavar="FILE", help="JSONL: id, request, answer, and category if known.")]
+Answers = Annotated[Path, typer.Argument(metavar="FILE", help="Rows: id, request, answer, and category if known.")]
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", metavar="FILE", help="TOML with [llm], [trained], [wildguard].")
 ]

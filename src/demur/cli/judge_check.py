@@ -19,7 +19,7 @@ Line = tuple[str, ...]
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help='JSONL of answers; some or all with "label".')],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help='Rows of answers; some or all with "label".')],
     *,
     judge: Annotated[list[str] | None, typer.Option(help="A judge to run. Repeatable. Default: phrases.")] = None,
     judged: Annotated[

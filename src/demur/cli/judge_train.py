@@ -16,7 +16,7 @@ from demur.wiring import find
 
 
 def command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help='JSONL of answers with "label".')],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help='Rows of answers with "label".')],
     *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the judge goes.")] = Path("judge.npz"),
     recipe: Annotated[str, typer.Option(help="placed (ours), published (arXiv 2306.03423), or encoder.")] = "placed",

@@ -16,6 +16,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Literal
 
+from demur.base.text import read_text
 from demur.core.errors import ConfigError, DataError
 from demur.core.example import fold
 
@@ -61,11 +62,8 @@ def read_news(path: Path, cutoff: Cutoff) -> tuple[list[Article], dict[str, list
 
     Raises DataError when the file cannot be read or holds nothing.
     """
-    try:
-        # Not splitlines(): it also breaks at characters that may stand raw inside a JSON string, such as U+2028.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"cannot read {path}: {e}", "expected a UTF-8 file with one JSON object per line") from None
+    # Not splitlines(): it also breaks at characters that may stand raw inside a JSON string, such as U+2028.
+    lines = read_text(path, DataError).split("\n")
     rejected: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
     kept: dict[Side, list[Article]] = {"answerable": [], "unanswerable": []}
