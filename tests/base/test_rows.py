@@ -1,7 +1,9 @@
 """One reader for every verb: the same rows in each format, and errors that name file and line."""
 
 import codecs
+import contextlib
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.csv
@@ -172,3 +174,19 @@ def test_a_folder_shows_what_can_be_read_in_it(tmp_path):
     assert [p.relative_to(tmp_path).as_posix() for p in rows_below(tmp_path)] == ["b.csv", "set", "sub/a.jsonl"]
     with pytest.raises(DataError, match="is a folder, and none that `datasets` saved"):
         list(read_rows(tmp_path / "sub"))
+
+
+def test_a_damaged_table_is_an_error_and_never_the_end_of_the_process(tmp_path):
+    table = pa.Table.from_pylist(ROWS * 20)
+    pyarrow.parquet.write_table(table, tmp_path / "whole.parquet")
+    whole = {"a.parquet": (tmp_path / "whole.parquet").read_bytes()}
+    whole["a.arrow"] = (saved(tmp_path / "set", ROWS * 20) / "data-00000-of-00001.arrow").read_bytes()
+    draw = random.Random(0)
+    for name, data in whole.items():
+        for _ in range(200):
+            damaged = bytearray(data)
+            for _ in range(draw.randint(1, 4)):
+                damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+            (tmp_path / name).write_bytes(damaged)
+            with contextlib.suppress(DataError):
+                assert len(list(read_rows(tmp_path / name))) >= 0

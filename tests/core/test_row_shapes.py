@@ -157,6 +157,9 @@ def message(content, role="user"):
         ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "c"}, "whole dialogue", "column"),
         ({"prompt": "a", "completion": [{"role": "assistant", "content": "\0"}]}, "completion.0.content", "out"),
         ({"instruction": "a", "history": "b"}, "history: 'b' is no list", "request"),
+        ({"instruction": "a", "history": [1]}, "history: [1] is no list", "request"),
+        ({"instruction": "a", "history": [[1, 2]]}, "history.0.0.content: 1 is no text", "text"),
+        ({"prompt": b"raw"}, "cannot be read: text only", "text"),
     ],
 )
 def test_what_is_no_conversation_is_named_by_its_key(row, says, hint):

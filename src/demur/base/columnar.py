@@ -79,7 +79,7 @@ def _guarded(path: Path, read: Callable[[Path], Iterator[list[dict[str, Any]]]])
             yield Batch(path=path, rows=rows)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "save the dataset again: save_to_disk") from None
-    except (OSError, pa.ArrowException) as e:
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as e:  # texts that are none, days of no year
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise DataError(f"cannot read {path}: {reason}", "it is damaged or cut off: write it again") from None
 
@@ -87,7 +87,7 @@ def _guarded(path: Path, read: Callable[[Path], Iterator[list[dict[str, Any]]]])
 def _parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches():
-            yield batch.to_pylist()
+            yield _listed_rows(batch)
 
 
 def _arrow(path: Path, *, as_file: bool) -> Iterator[list[dict[str, Any]]]:
@@ -96,7 +96,14 @@ def _arrow(path: Path, *, as_file: bool) -> Iterator[list[dict[str, Any]]]:
         if as_file:
             reader = pa.ipc.open_file(source)
             for n in range(reader.num_record_batches):
-                yield reader.get_batch(n).to_pylist()
+                yield _listed_rows(reader.get_batch(n))
             return
         for batch in pa.ipc.open_stream(source):
-            yield batch.to_pylist()
+            yield _listed_rows(batch)
+
+
+def _listed_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a batch, checked first: pyarrow follows the offsets of a damaged one out of its memory."""
+    batch.validate(full=True)
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    return rows

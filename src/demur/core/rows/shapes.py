@@ -121,7 +121,8 @@ def _instruction(row: Row) -> tuple[Message, ...]:
     asked = Message(role="user", content="\n".join(t for t in told if t is not None))
     reply = next((_replied(row[k], k) for k in REPLIES if present(row.get(k))), ())
     earlier = row.get("history") or ()
-    if not isinstance(earlier, Sequence) or isinstance(earlier, str) or any(len(pair) != 2 for pair in earlier):
+    pairs = isinstance(earlier, Sequence) and not isinstance(earlier, str)
+    if not pairs or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in earlier):
         raise DataError(f"history: {earlier!r:.60} is no list of exchanges", "a list of [request, reply]")
     past = [_exchange(pair, f"history.{n}") for n, pair in enumerate(earlier)]
     return (*(m for pair in past for m in pair), asked, *reply)
