@@ -44,6 +44,9 @@ class TrainSettings:
     lora_rank: int = 0  # 0: full training
     lora_alpha: int = 16
     lora_dropout: float = 0.05
+    # Of a reasoning model: where its control token stands. template: where its own template has it; none: after an
+    # empty thought; before: in front of any. The template that is saved with the model has it there.
+    thought: Literal["template", "none", "before"] = "template"
     keep_history: bool = True  # past assistant turns carry their control token, in training and in service
     save_every: int = 200  # optimizer steps between checkpoints
     seen: tuple[Path, ...] = ()  # rows, records or models that the base was trained on elsewhere: see store.seen_file

@@ -40,6 +40,7 @@ from demur.engines.hf_trainer import (
     StepProgress,
     TokenBudgetBatches,
 )
+from demur.engines.thought_place import require_one_place, with_thought
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 
 
@@ -89,10 +90,13 @@ class SftTrainer:
         with state.main_process_first():
             base = self._base(examples, work, state)
             scratch = work / f"tokenizer-{state.process_index}"
-            tokenizer, reused = install(load_tokenizer(base, self.settings.chat_template), taxonomy, scratch)
+            plain = load_tokenizer(base, self.settings.chat_template)
+            plain.chat_template = with_thought(str(plain.chat_template), self.settings.thought)
+            tokenizer, reused = install(plain, taxonomy, scratch)
         set_seed(self.settings.seed)
         model = load_base(base, self.settings.dtype)
         encoder = ChatEncoder(tokenizer, taxonomy.tokens, keep_history=self.settings.keep_history)
+        require_one_place(tokenizer, encoder)
         hf_embed.make_rows(model, tokenizer, taxonomy, encoder.token_ids)
         before, names = hf_embed.control_rows(model, encoder.token_ids), hf_embed.table_names(model)
         if self.settings.lora_rank:
@@ -282,6 +286,8 @@ def _check_categories(examples: Sequence[Example], taxonomy: Taxonomy) -> None:
 def _work_name(settings: TrainSettings, examples: Sequence[Example], taxonomy: Taxonomy) -> str:
     """A folder name that changes with anything that changes training, so that a resume never mixes two trainings."""
     learnt = asdict(replace(settings, processes=None, save_every=1, seen=()))  # none changes what is learnt
+    if settings.thought == "template":  # checkpoints of before the setting are gone on with
+        del learnt["thought"]
     what = [learnt, taxonomy.tokens, [(e.id, e.text, e.reply, e.label) for e in examples]]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest()[:16]
 

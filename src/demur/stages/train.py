@@ -95,6 +95,8 @@ def _plain(settings: Config, taxonomy: Taxonomy) -> dict[str, object]:
     plain: dict[str, object] = asdict(settings) | {"taxonomy": _taxonomy_row(taxonomy)}
     for how in ("processes", "save_every", "seen"):
         del plain[how]
+    if settings.thought == "template":  # receipts of before the setting do not have it
+        del plain["thought"]
     return plain
 
 

@@ -1,0 +1,83 @@
+"""A control token is trained, scored and served in one place, whatever a template does with thoughts."""
+
+import pytest
+
+from demur.core.errors import EngineError
+from demur.core.example import Message
+from demur.core.taxonomy import single
+from demur.engines.thought_place import EMPTY, require_one_place, with_thought
+from demur.engines.tokens import ChatEncoder, install
+from tests.engines.checkpoints import TEMPLATES, make_tokenizer, user
+
+HEADER = "<|im_start|>assistant\n"
+CLOSED = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
+# Shapes of reasoning models' templates: what stands in front of an answer in a finished conversation, and in a prompt.
+SHAPES = {
+    "closes it in both": TEMPLATES["qwen3-like"],
+    "opens it in a prompt": (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    ),
+    "closes it in a prompt only": (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}" + CLOSED
+    ),
+    "begins with a block on a line of its own": (
+        "  {%- set x = 1 %}\n{% for m in messages %}\n<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+        "{% endfor %}\n{% if add_generation_prompt %}\n<|im_start|>assistant\n<think>\n{% endif %}\n"
+    ),
+    "none": TEMPLATES["chatml-like"],
+}
+
+
+def encoder_of(shape, thought, tmp_path):
+    tokenizer = make_tokenizer("qwen3-like")
+    tokenizer.chat_template = with_thought(SHAPES[shape], thought)
+    tokenizer, _ = install(tokenizer, single(), tmp_path)
+    return tokenizer, ChatEncoder(tokenizer, single().tokens)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("thought", ["none", "before"])
+def test_the_place_is_one_and_the_asked_for(shape, thought, tmp_path):
+    tokenizer, encoder = encoder_of(shape, thought, tmp_path)
+    require_one_place(tokenizer, encoder)
+    turns = [*user("hi"), Message(role="assistant", content="Good."), *user("<think>go on")]
+    for asked in (user("hi"), turns):
+        shown = tokenizer.decode(encoder.prompt(asked))
+        assert shown.endswith(HEADER + (EMPTY if thought == "none" else ""))
+        ids, found = encoder.conversation([*asked, Message(role="assistant", content="Good.")], [0, 1])
+        assert encoder.prompt(asked) == ids[: found[-1].control_at]
+        written = tokenizer.decode(ids)
+        assert written.count(EMPTY) == (thought == "none")
+        assert "[refuse]Good." in written or "[respond]Good." in written
+
+
+@pytest.mark.parametrize("shape", ["opens it in a prompt", "closes it in a prompt only"])
+def test_a_template_with_two_places_is_refused_with_the_setting_to_use(shape, tmp_path):
+    tokenizer, encoder = encoder_of(shape, "template", tmp_path)
+    with pytest.raises(EngineError, match="control token behind") as e:
+        require_one_place(tokenizer, encoder)
+    assert 'train.thought: "none"' in e.value.hint
+
+
+@pytest.mark.parametrize("shape", ["closes it in both", "none"])
+def test_a_template_with_one_place_is_left_alone(shape, tmp_path):
+    assert with_thought(SHAPES[shape], "template") == SHAPES[shape]
+    require_one_place(*encoder_of(shape, "template", tmp_path))
+
+
+def test_a_thought_that_stays_open_in_both_is_no_place(tmp_path):
+    tokenizer = make_tokenizer("qwen3-like")
+    opened = SHAPES["opens it in a prompt"].replace(
+        "<|im_start|>{{ m['role'] }}\n",
+        "<|im_start|>{{ m['role'] }}\n{% if loop.last and m['role'] == 'assistant' %}<think>\n{% endif %}",
+    )
+    tokenizer.chat_template = opened
+    tokenizer, _ = install(tokenizer, single(), tmp_path)
+    with pytest.raises(EngineError, match="leaves open"):
+        require_one_place(tokenizer, ChatEncoder(tokenizer, single().tokens))
+
+
+def test_an_untouched_setting_keeps_fingerprints():
+    for template in TEMPLATES.values():
+        assert with_thought(template, "template") == template
