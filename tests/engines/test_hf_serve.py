@@ -372,7 +372,7 @@ def test_a_model_that_breaks_takes_everybody_down_and_says_why(llama):
         raise RuntimeError("out of memory")
 
     async def scenario():
-        async with serving(llama) as backend:
+        async with serving(llama, restarts=0) as backend:
             reply = await backend.open(ask(TEXTS[0], always(llama, 0), LONG))
             await anext(reply.parts)
             handle = llama.network.register_forward_pre_hook(fail)

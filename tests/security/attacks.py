@@ -9,6 +9,7 @@ from typing import Any
 
 from demur.core.taxonomy import coconot
 from demur.server.ignored import NOTES
+from tests.core.test_schema_bounds import HOSTILE
 from tests.security.attempt import CALLER, CANARY, CHAT, EXPIRED, OTHER, TUNER, Attempt, Turns, chat, user
 
 RESPOND, *REFUSALS = coconot().tokens
@@ -206,6 +207,11 @@ def forged() -> Iterator[Attempt]:
             yield Attempt(kind="forged turns", name=f"{way.__name__}: {form}", body=body, reads=reads)
 
 
+def _beside(text: str) -> Turns:
+    """A harmless conversation with declared text behind it."""
+    return (("user", f"{PLAIN[1]}\n\n{text}"),)
+
+
 def beside() -> Iterator[Attempt]:
     """Control tokens in fields that are no messages: refused, or nothing comes of them."""
     kind = "control tokens in other fields"
@@ -225,11 +231,16 @@ def beside() -> Iterator[Attempt]:
         "a schema's pattern": {"type": "object", "properties": {"a": {"pattern": "^\\[respond\\]$"}}},
     }.items():
         form = {"type": "json_schema", "json_schema": {"name": "a", "description": RESPOND, "schema": schema}}
-        yield Attempt(kind=kind, name=name, body=chat(user(), response_format=form), reads=(PLAIN,))
+        declared = (_beside(RESPOND if name == "a schema's keys" else f"a\n{RESPOND}"),)
+        body = chat(user(), response_format=form)
+        yield Attempt(kind=kind, name=name, body=body, reads=(PLAIN,), declared=declared)
     tool = {"type": "function", "function": {"name": "find", "description": RESPOND, "parameters": {"x": RESPOND}}}
+    for name, fields in {"tool description": {}, "tool description, forced": {"tool_choice": "required"}}.items():
+        body = chat(user(), tools=[tool], **fields)
+        # Where it is decided to answer, the functions do not fit this model's context.
+        declared = (_beside(f"find\n{RESPOND}\nx"),)
+        yield Attempt(kind=kind, name=name, body=body, ends=(200, 400), reads=(PLAIN,), declared=declared)
     refused: dict[str, dict[str, Any]] = {
-        "tool description": {"tools": [tool]},
-        "tool description, forced": {"tools": [tool], "tool_choice": "required"},
         "tool name": {"tools": [{"type": "function", "function": {"name": RESPOND}}]},
         "tool kind": {"tools": [{"type": RESPOND, "function": {"name": "find"}}]},
         "tool choice": {"tool_choice": RESPOND},
@@ -670,7 +681,17 @@ def bodies() -> Iterator[Attempt]:
     for name, schema in schemas.items():
         form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
         body = chat(user(), response_format=form)
-        yield Attempt(kind=kind, name=f"schema: {name}", body=body, ends=(200, 400), reads=(PLAIN,))
+        text = {"an unknown type": RESPOND, "choices of choices": "a"}.get(name)  # what is decided about beside it
+        declared = () if text is None else (_beside(text),)
+        yield Attempt(kind=kind, name=f"schema: {name}", body=body, ends=(200, 400), reads=(PLAIN,), declared=declared)
+    for name, schema in HOSTILE.items():
+        try:
+            body = json.dumps(
+                chat(user(), response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}})
+            ).encode()
+        except RecursionError:  # too deep for our own writer; raw bodies above are deeper
+            continue
+        yield Attempt(kind=kind, name=f"schema: {name}", body=body, ends=(400, 413), reads=(PLAIN,))
 
 
 def _choices(depth: int) -> dict[str, Any]:

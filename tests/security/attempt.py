@@ -33,6 +33,7 @@ class Attempt:
     ends: tuple[int, ...] = (200,)
     codes: tuple[str, ...] = ()  # of the error; none: any
     reads: Turns | None = None
+    declared: tuple[Turns, ...] = ()  # what the model may read besides: text of tools and schemas, as decided about
 
     @property
     def content(self) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,15 @@ def _achieved(site: Site, attempt: Attempt, answer: Answer, look: Look) -> Itera
     notes = list(_notes(answer))
     for numbers in notes:
         yield from _scores_in(numbers)
-    yield from look(site, attempt.reads or ())
+    if attempt.declared:
+        yield from _declared_was_read(site, attempt)
+    else:
+        yield from look(site, attempt.reads or ())
     yield from _decision(site, attempt, notes[0], everything)
 
 
 def _in_a_refusal(site: Site, attempt: Attempt, answer: Answer) -> Iterator[str]:
-    if site.read:
+    if site.read and not attempt.declared:
         yield "the model was run for a request that was refused"
     if attempt.method == "HEAD":
         return
@@ -83,27 +86,56 @@ def _scores_in(value: Any) -> Iterator[str]:
 
 def _what_was_read(site: Site, turns: Turns) -> Iterator[str]:
     """The prompt must be the conversation letter by letter, with special ids where the template puts them only."""
-    tokenizer, control = site.oracle.tokenizer, site.oracle.encoder.token_ids
-    respond = site.oracle.encoder.tokens[0]
-    text = ""
-    for role, said in turns:
-        text += f"<|im_start|>{role}\n" + (respond + said.strip() if role == "assistant" else said) + "<|im_end|>\n"
-    text += "<|im_start|>assistant\n"
-    past = sum(role == "assistant" for role, _ in turns)
-    special = {"<|im_start|>": len(turns) + 1, "<|im_end|>": len(turns), "<|end|>": 0, respond: past}
     prefills = [row for rows in site.read for row in rows if len(row) > 1]
     if not prefills:
         yield "nothing was read"
     for ids in prefills:
-        if tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) != text:
-            yield f"read {tokenizer.decode(ids)!r}, expected {text!r}"
-        for token, count in special.items():
-            if ids.count(tokenizer.convert_tokens_to_ids(token)) != count:
-                yield f"{token} read {ids.count(tokenizer.convert_tokens_to_ids(token))} times, expected {count}"
-        if set(ids) & set(control[1:]):
-            yield "a refusal token was read"
+        if (read := _decoded(site, ids)) != _rendered(site, turns):
+            yield f"read {read!r}, expected {_rendered(site, turns)!r}"
+        yield from _special_ids(site, ids, turns)
+    yield from _written(site, len(prefills))
+
+
+def _declared_was_read(site: Site, attempt: Attempt) -> Iterator[str]:
+    """Each declared prompt must be read letter by letter, and nothing else before the conversation is."""
+    prefills = [row for rows in site.read for row in rows if len(row) > 1]
+    expected = {_rendered(site, turns): turns for turns in (*attempt.declared, attempt.reads or ())}
+    read = {_decoded(site, ids): ids for ids in prefills}
+    yield from (f"read {text!r}, expected one of {list(expected)}" for text in read if text not in expected)
+    yield from (f"{text!r} was not read" for text in list(expected)[:-1] if text not in read)
+    for text, ids in read.items():
+        yield from _special_ids(site, ids, expected.get(text, ()))
+    yield from _written(site, len(prefills))
+
+
+def _decoded(site: Site, ids: Sequence[int]) -> str:
+    tokenizer = site.oracle.tokenizer
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _rendered(site: Site, turns: Turns) -> str:
+    """A conversation as the template writes it."""
+    respond = site.oracle.encoder.tokens[0]
+    text = ""
+    for role, said in turns:
+        text += f"<|im_start|>{role}\n" + (respond + said.strip() if role == "assistant" else said) + "<|im_end|>\n"
+    return text + "<|im_start|>assistant\n"
+
+
+def _special_ids(site: Site, ids: Sequence[int], turns: Turns) -> Iterator[str]:
+    tokenizer = site.oracle.tokenizer
+    past = sum(role == "assistant" for role, _ in turns)
+    counts = {"<|im_start|>": len(turns) + 1, "<|im_end|>": len(turns), "<|end|>": 0}
+    for token, count in {**counts, site.oracle.encoder.tokens[0]: past}.items():
+        if ids.count(tokenizer.convert_tokens_to_ids(token)) != count:
+            yield f"{token} read {ids.count(tokenizer.convert_tokens_to_ids(token))} times, expected {count}"
+    if set(ids) & set(site.oracle.encoder.token_ids[1:]):
+        yield "a refusal token was read"
+
+
+def _written(site: Site, prompts: int) -> Iterator[str]:
     written = [row for rows in site.read for row in rows if len(row) == 1]
-    if sum(row[0] in control for row in written) > len(prefills):
+    if sum(row[0] in site.oracle.encoder.token_ids for row in written) > prompts:
         yield "a control token was written after the first position"
 
 
@@ -112,7 +144,8 @@ def _decision(site: Site, attempt: Attempt, note: Any, everything: str) -> Itera
     assert attempt.key is not None
     policy = site.policies[attempt.key]
     logp_C = site.oracle.logp([messages(attempt.reads or ())])[0]
-    wanted = decide(policy, logp_C)
+    decided = (decide(policy, site.oracle.logp([messages(turns)])[0]) for turns in attempt.declared)
+    wanted = next((d for d in decided if d.refuses), None) or decide(policy, logp_C)
     category = wanted.choice if wanted.refuses else None
     found = note["demur"]
     if (found["policy"], found["policy_hash"]) != (policy.name, policy_digest(policy)) or found["overridden"]:

@@ -16,16 +16,20 @@ from random import Random
 import torch
 
 from demur.core.decision import Decision
-from demur.core.errors import BackendBusy, DemurError, EngineError, PromptTooLong
+from demur.core.errors import BackendBusy, BackendDown, DemurError, EngineError, PromptTooLong
 from demur.core.policy import Fingerprint
 from demur.core.score import Floats
 from demur.core.serving import Ask, Part, Reply
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf import HALF_TOLERANCE, TOLERANCE, HfEngine
 from demur.engines.hf_batch import joining_gap
-from demur.engines.hf_worker import Job, Limits, Worker, is_written
+from demur.engines.hf_worker import Limits
 from demur.engines.inprocess.grammars import GrammarLimits, Grammars
+from demur.engines.inprocess.job import Job, is_written
+from demur.engines.inprocess.watched import WatchedWorker
 from demur.engines.tool_calls import Schema, mode_of, text_or_call, with_tools
+
+PROOF_S = 5.0  # for the model to show that it computes: a load balancer is to look elsewhere meanwhile
 
 
 class HfBackend:
@@ -45,7 +49,7 @@ class HfBackend:
         self._grammars = Grammars(engine.tokenizer, engine.rules.stops, vocabulary, GrammarLimits())
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="demur-encode")
         self._undecided = 0
-        self._worker = Worker(engine, self._limits)
+        self._worker = WatchedWorker(engine, self._limits)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -102,7 +106,7 @@ class HfBackend:
 
     async def _decide(self, ask: Ask) -> tuple[Job, Decision, Floats]:
         """Have the model read a prompt; what is to be written after it is under way."""
-        await self.ready()
+        self._worker.check()
         if self._undecided >= self._limits.waiting:
             raise BackendBusy(f"{self._undecided} requests wait already", "try again later, or allow more to wait")
         self._undecided += 1
@@ -121,8 +125,15 @@ class HfBackend:
         return job, decision, logp_C
 
     async def ready(self) -> None:
-        """Raises BackendDown when the model's thread has ended, and why."""
-        self._worker.check()
+        """Return once the model has computed something: a step of the answers under way, or one token for this.
+
+        Raises BackendDown when its thread has ended or is stuck, and why, and when nothing came within PROOF_S.
+        """
+        try:
+            async with asyncio.timeout(PROOF_S):
+                await asyncio.wrap_future(self._worker.prove())
+        except TimeoutError:
+            raise BackendDown(f"the model has computed nothing for {PROOF_S:g} s", "try again later") from None
 
     async def close(self) -> None:
         """Stop the model; open replies end with BackendDown."""
@@ -157,7 +168,7 @@ class HfBackend:
 class Parts:
     """The answer of one request, as it is written. Closing it, read or unread, frees its place."""
 
-    def __init__(self, job: Job, worker: Worker) -> None:
+    def __init__(self, job: Job, worker: WatchedWorker) -> None:
         self._job = job
         self._worker = worker
         self._ended = False

@@ -10,32 +10,31 @@ its next mask is late: nobody's schema holds up the step of all (demur.engines.i
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
-from random import Random
 from time import monotonic
 
 import torch
 
-from demur.core.decision import Decision, decide_or_doubt
+from demur.core.decision import decide_or_doubt
 from demur.core.errors import BackendDown, DemurError, SchemaTooCostly
-from demur.core.policy import GENERATE
-from demur.core.score import Floats
-from demur.core.serving import Ask, Finish, Part
-from demur.engines.answer_text import AnswerText
+from demur.core.serving import Part
 from demur.engines.heads import control_scores
 from demur.engines.hf import LOGITS_PER_BATCH, HfEngine
-from demur.engines.hf_batch import Prompts, RunningBatch, only, read
+from demur.engines.hf_batch import RunningBatch, only, read
 from demur.engines.hf_sample import next_tokens
 from demur.engines.inprocess.grammar import Grammar, wait
+from demur.engines.inprocess.job import Job, Parked, is_written
 
 GRACE_S = 0.01  # for which a step of all answers waits for masks that are late
 LATE_S = 15.0  # for which an answer is parked until its mask is there; the grammar's own limits end it before that
+TOKEN_S = 0.02  # that reading one token of a prompt may take: far more than any machine in service needs
+STOP_S = 15.0  # for a step to end when the server does
 LOOK_S = 0.005  # between two looks for masks where every answer is parked
 
 
@@ -48,92 +47,8 @@ class Limits:
     cache_tokens: int = 2**16  # positions kept at once, room for whole answers counted; one long request may exceed it
     prefill_tokens: int = 2048  # of prompts read between two steps: how long the answers under way may be held up
     threads: int | None = None  # CPU threads of the model; None: leave them
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Job:
-    """One request on its way. `left` is set by the event loop, `last` to `unsent` belong to the worker."""
-
-    ask: Ask
-    ids: tuple[int, ...]  # of the prompt
-    limit: int  # tokens that may follow the control token
-    text: AnswerText
-    random: Random
-    loop: asyncio.AbstractEventLoop
-    decided: asyncio.Future[tuple[Decision, Floats]]
-    parts: asyncio.Queue[Part | DemurError] = field(default_factory=asyncio.Queue)
-    grammar: Grammar | None = None  # of an answer under a schema, once it is prepared
-    left: bool = False  # nobody waits for it any more
-    last: int = -1  # the token that the model has yet to read
-    written: int = 0  # tokens after the control token
-    unsent: int = 0  # of them, not yet in a part
-
-    @property
-    def room(self) -> int:
-        """Positions that it may come to need."""
-        return len(self.ids) + 1 + self.limit
-
-    def take(self, token: int, stops: frozenset[int]) -> Part | None:
-        """Note the next token; the part that may be sent now, if any. The last one has a `finish`."""
-        if token in stops:
-            return self._part(self.text.end(), "stop")
-        self.last, self.written, self.unsent = token, self.written + 1, self.unsent + 1
-        shown = self.text.push(token)
-        if self.text.stopped:
-            return self._part(shown, "stop")
-        if self.grammar is not None:  # whether this was the last one is known with the next mask
-            self.grammar.take(token)
-        elif self.written >= self.limit:
-            return self._cut(shown)
-        return self._part(shown, None) if shown else None
-
-    def settle(self) -> Part | None:
-        """The end of an answer under a schema, if it is over. Raises SchemaTooCostly if its grammar gave up."""
-        if self.grammar is None:
-            return None
-        if self.grammar.state == "failed":
-            raise SchemaTooCostly("the JSON schema takes more time or memory to follow than it may", "make it simpler")
-        if self.grammar.state == "finished":
-            return self._part(self.text.end(), "stop")
-        return self._cut("") if self.written >= self.limit else None
-
-    def fail(self, error: DemurError) -> None:
-        """On the event loop: tell whoever waits."""
-        if self.decided.done():
-            self.parts.put_nowait(error)
-        else:
-            self.decided.set_exception(error)
-
-    def resolve(self, decision: Decision, logp_C: Floats) -> None:
-        """On the event loop: hand out the decision."""
-        if not self.decided.done():
-            self.decided.set_result((decision, logp_C))
-
-    def _cut(self, shown: str) -> Part:
-        shown += self.text.end()
-        return self._part(shown, "stop" if self.text.stopped else "length")
-
-    def _part(self, text: str, finish: Finish | None) -> Part:
-        part = Part(text=text, tokens=self.unsent, finish=finish)
-        self.unsent = 0
-        return part
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Parked:
-    """An answer that is not in the batch for now."""
-
-    job: Job
-    prompts: Prompts  # what the model has read of it, and what it said last
-    late: bool = False  # its mask is awaited; else it awaits its grammar, and has not read its control token
-    since_s: float = field(default_factory=monotonic)
-
-
-def is_written(ask: Ask, decision: Decision) -> bool:
-    """Whether the model writes: not a refusal whose text the operator holds, nor an answer that nobody asked for."""
-    if not decision.refuses:
-        return ask.answers
-    return ask.policy.categories[decision.column - 1].on_refuse == GENERATE
+    step_s: float = 30.0  # for one step of the model, and TOKEN_S for each token read in it: longer is stuck
+    restarts: int = 3  # of a model that was stuck or failed, within an hour; then the server is not ready for good
 
 
 def alike(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -163,6 +78,8 @@ class Worker:
         self._rows: list[Job] = []  # by row of the batch
         self._parked: list[Parked] = []
         self._outbox: list[tuple[Job, Callable[[], object]]] = []
+        self._due_s: float | None = None  # when the step under way should be over; None: none is
+        self._asked: list[Future[None]] = []  # by those who want to know whether the model still computes
         self._thread = threading.Thread(target=self._run, name="demur-model", daemon=True)
         self._thread.start()
 
@@ -171,11 +88,41 @@ class Worker:
         """Answers that are being written."""
         return len(self._rows) + len(self._parked)
 
+    @property
+    def stuck(self) -> bool:
+        """Whether a step takes longer than any should."""
+        due_s = self._due_s
+        return due_s is not None and monotonic() > due_s
+
+    @property
+    def ended(self) -> BackendDown | None:
+        """Why the thread has ended; None: it has not."""
+        return self._down
+
     def check(self) -> None:
-        """Raise BackendDown if the thread has ended or is told to."""
+        """Raise BackendDown if the thread has ended, is told to, or is stuck."""
         with self._wake:
             if self._down is not None or self._closing:
                 raise self._down or BackendDown("the model is shutting down", "start the server again")
+        if self.stuck:
+            raise BackendDown("a step of the model does not end", "it is started again")
+
+    def prove(self) -> Future[None]:
+        """Done as soon as the model has computed something from now on: a step of answers, or one token for this."""
+        asked: Future[None] = Future()
+        with self._wake:
+            self.check()
+            self._asked.append(asked)
+            self._wake.notify()
+        return asked
+
+    def abandon(self, why: str) -> None:
+        """Give up a thread that may never come back: every open request gets BackendDown, and it is heard no more."""
+        jobs, asked = self._closed(BackendDown(why, "it is started again"))
+        _tell([(job, partial(job.fail, BackendDown(why, "ask again"))) for job in jobs])
+        for one in asked:
+            if one.set_running_or_notify_cancel():
+                one.set_exception(BackendDown(why, "try again later"))
 
     def add(self, job: Job) -> None:
         """Queue a request. Raises BackendDown if nobody will take it up."""
@@ -202,11 +149,13 @@ class Worker:
             self._wake.notify()
 
     def stop(self) -> None:
-        """End the thread; every open request gets BackendDown."""
+        """End the thread; every open request gets BackendDown. A thread that is stuck is left behind."""
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            self.abandon("the model was shut down")
 
     def _run(self) -> None:
         try:
@@ -215,30 +164,59 @@ class Worker:
             with torch.inference_mode():
                 while self._await_work():
                     self._step()
+                    self._due_s = None
         finally:
+            self._due_s = None
             cause = sys.exception()
-            self._end("the model was shut down" if cause is None else f"the model's thread ended: {cause!r}")
+            if self._down is None:  # else it was abandoned, and everybody has been told
+                self._end("the model was shut down" if cause is None else f"the model's thread ended: {cause!r}")
 
     def _await_work(self) -> bool:
         with self._wake:
             if self._parked and not self._rows:
                 self._wake.wait(LOOK_S)
             else:
-                self._wake.wait_for(lambda: self._waiting or self._rows or self._closing)
-            return not self._closing
+                self._wake.wait_for(lambda: self._waiting or self._rows or self._closing or self._asked)
+            return not self._closing and self._down is None
+
+    def _begin(self, tokens: int = 0) -> None:
+        """Note that the model computes from here on. tokens: of prompts that it reads."""
+        self._due_s = monotonic() + self._limits.step_s + TOKEN_S * tokens
 
     def _end(self, why: str) -> None:
-        with self._wake:
-            self._down = BackendDown(why, "start the server again; the log has the reason")
-            jobs, self._open = self._open, set()
-            self._waiting.clear()
+        jobs, asked = self._closed(BackendDown(why, "start the server again; the log has the reason"))
         self._rows.clear()
         self._parked.clear()
+        self._outbox += [(job, partial(job.fail, BackendDown(why, "try again later"))) for job in jobs]
+        outbox, self._outbox = self._outbox, []
+        _tell(outbox)
+        for one in asked:
+            if one.set_running_or_notify_cancel():
+                one.set_exception(BackendDown(why, "try again later"))
+
+    def _closed(self, why: BackendDown) -> tuple[set[Job], list[Future[None]]]:
+        """Take up nothing more; those who have to be told."""
+        with self._wake:
+            self._down = why
+            jobs, self._open = self._open, set()
+            asked, self._asked = self._asked, []
+            self._waiting.clear()
+            self._wake.notify()
         for job in jobs:
             if job.grammar is not None:
                 job.grammar.close()
-            self._outbox.append((job, partial(job.fail, BackendDown(why, "try again later"))))
-        self._post()
+        return jobs, asked
+
+    def _answer_asked(self) -> None:
+        """Tell those who ask whether the model computes; let it, where no answer is under way."""
+        with self._wake:
+            asked, self._asked = self._asked, []
+        if asked and not self._rows:
+            self._begin()
+            read(self._engine.network, [self._engine.encoder.token_ids[:1]], self._engine.filler)
+        for one in asked:
+            if one.set_running_or_notify_cancel():  # else its time was over
+                one.set_result(None)
 
     def _step(self) -> None:
         self._keep([r for r, job in enumerate(self._rows) if not job.left])
@@ -249,6 +227,7 @@ class Worker:
         if self._rows:
             self._write()
             self._post()
+        self._answer_asked()
 
     def _admit(self) -> list[Job]:
         """The next requests in line that fit in beside those under way."""
@@ -270,6 +249,7 @@ class Worker:
 
     def _read(self, jobs: list[Job]) -> None:
         """Read prompts, decide each on its own score, and let those that are written join the batch."""
+        self._begin(sum(len(job.ids) for job in jobs))
         prompts = read(self._engine.network, [job.ids for job in jobs], self._engine.filler)
         control_ids = self._engine.encoder.token_ids
         joining = []
@@ -319,6 +299,7 @@ class Worker:
 
     def _write(self) -> None:
         """One more token for every answer under way but those whose mask is late: they are parked."""
+        self._begin()
         logits_RV = self._batch.step([job.last for job in self._rows])
         logits_RV[:, list(self._engine.rules.banned)] = -torch.inf
         wait((job.grammar for job in self._rows if job.grammar is not None), GRACE_S)
@@ -382,15 +363,21 @@ class Worker:
             self._open.discard(job)
 
     def _post(self) -> None:
-        """Hand everything out, with one call per event loop."""
+        """Hand everything out, unless somebody else has told all callers that this thread is given up."""
         outbox, self._outbox = self._outbox, []
-        for loop in {job.loop for job, _ in outbox}:
-            mine = [(job, call) for job, call in outbox if job.loop is loop]
-            try:
-                loop.call_soon_threadsafe(_call_all, [call for _, call in mine])
-            except RuntimeError:  # the event loop is closed, and everybody who waited is gone with it
-                for job, _ in mine:
-                    job.left = True
+        if self._down is None:
+            _tell(outbox)
+
+
+def _tell(outbox: Sequence[tuple[Job, Callable[[], object]]]) -> None:
+    """Make calls on the event loops of their jobs, with one message per loop."""
+    for loop in {job.loop for job, _ in outbox}:
+        mine = [(job, call) for job, call in outbox if job.loop is loop]
+        try:
+            loop.call_soon_threadsafe(_call_all, [call for _, call in mine])
+        except RuntimeError:  # the event loop is closed, and everybody who waited is gone with it
+            for job, _ in mine:
+                job.left = True
 
 
 def _call_all(calls: Sequence[Callable[[], object]]) -> None:

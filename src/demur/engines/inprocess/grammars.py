@@ -72,6 +72,7 @@ class Grammars:
         self._tokenizer = tokenizer
         self._queue: FairQueue | None = None
         self._host: Host | None = None
+        self._starting = threading.Lock()
         self._lock = threading.Lock()  # guards everything below
         self._held: OrderedDict[str, SchemaProcess] = OrderedDict()  # by digest; the one used last comes last
         self._coming: dict[str, _Coming] = {}
@@ -209,8 +210,9 @@ class Grammars:
 
     def _compiled(self, coming: _Coming) -> SchemaProcess:
         """A process that holds the schema. Raises _Refused, and BackendDown where none can be had."""
-        if self._host is None or not self._host.alive:
-            self._host = Host(self._settings())
+        with self._starting:
+            if self._host is None or not self._host.alive:
+                self._host = Host(self._settings())
         line, coming.number = self._host.start()
         line.settimeout(self._limits.compile_s + SLACK_S)
         data = coming.text.encode()
