@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from demur.core.example import Message
-from demur.core.policy import CategoryPolicy, Policy
+from demur.core.policy import CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import coconot
 from demur.engines.hf import HfEngine
 from demur.engines.hf_serve import HfBackend
@@ -97,7 +97,12 @@ def policies_for(engine: HfEngine) -> dict[str, Policy]:
     def made(name: str, threshold: float, **special: CategoryPolicy) -> Policy:
         categories = tuple(special.get(n, CategoryPolicy(threshold=threshold)) for n in coconot().names)
         return Policy(
-            name=name, taxonomy=coconot(), rule="heaviest", categories=categories, fingerprint=engine.fingerprint
+            name=name,
+            taxonomy=coconot(),
+            rule="heaviest",
+            categories=categories,
+            fingerprint=engine.fingerprint,
+            doubt=DoubtRule(most_leftover=1.0),  # a random model: all would be refused, and half is to be answered
         )
 
     locked = CategoryPolicy(threshold=half, locked=True)
