@@ -159,7 +159,7 @@ def message(content, role="user"):
         ({"instruction": "a", "history": "b"}, "history: 'b' is no list", "request"),
         ({"instruction": "a", "history": [1]}, "history: [1] is no list", "request"),
         ({"instruction": "a", "history": [[1, 2]]}, "history.0.0.content: 1 is no text", "text"),
-        ({"prompt": b"raw"}, "cannot be read: text only", "text"),
+        ({"prompt": b"raw"}, "prompt: b'raw' is no text", "text"),
     ],
 )
 def test_what_is_no_conversation_is_named_by_its_key(row, says, hint):

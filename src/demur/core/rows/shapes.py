@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from demur.base.errors import DataError
 from demur.core.example import Message
-from demur.core.rows.turns import checked, text_of, turns_of
+from demur.core.rows.turns import checked, is_list, text_of, turns_of
 
 Row = Mapping[str, Any]
 Shape = Literal["messages", "conversations", "instruction", "preference", "prompt"]
@@ -94,14 +94,14 @@ def _listed(value: object, key: str) -> Sequence[Any]:
             value = json.loads(value)
         except (ValueError, RecursionError):
             raise DataError(f"{key}: {value!r:.60} is no list of turns", "in a table, write the list as JSON") from None
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if not is_list(value):
         raise DataError(f"{key}: {value!r:.60} is no list of turns", 'a list of {"role", "content"}')
     return value
 
 
 def _asked(value: object, key: str) -> tuple[Message, ...]:
     """A prompt: a text, or the turns up to it."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if is_list(value):
         return turns_of(value, key)
     text = text_of(value, key)
     return (Message(role="user", content=text or ""),)
@@ -109,7 +109,7 @@ def _asked(value: object, key: str) -> tuple[Message, ...]:
 
 def _replied(value: object, key: str) -> tuple[Message, ...]:
     """A reply: a text, or the turns that follow the prompt."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if is_list(value):
         return turns_of(value, key)
     text = text_of(value, key)
     return (Message(role="assistant", content=text),) if text and text.strip() else ()
@@ -121,8 +121,7 @@ def _instruction(row: Row) -> tuple[Message, ...]:
     asked = Message(role="user", content="\n".join(t for t in told if t is not None))
     reply = next((_replied(row[k], k) for k in REPLIES if present(row.get(k))), ())
     earlier = row.get("history") or ()
-    pairs = isinstance(earlier, Sequence) and not isinstance(earlier, str)
-    if not pairs or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in earlier):
+    if not is_list(earlier) or not all(is_list(pair) and len(pair) == 2 for pair in earlier):
         raise DataError(f"history: {earlier!r:.60} is no list of exchanges", "a list of [request, reply]")
     past = [_exchange(pair, f"history.{n}") for n, pair in enumerate(earlier)]
     return (*(m for pair in past for m in pair), asked, *reply)

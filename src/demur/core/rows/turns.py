@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from demur.base.errors import DataError
 from demur.core.example import Message
@@ -60,6 +60,11 @@ def turns_of(value: Sequence[Any], key: str) -> tuple[Message, ...]:
     return tuple(found)
 
 
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether a value is a list or a tuple; texts and bytes are sequences too."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
 def checked(text: str, key: str) -> str:
     """The text itself. Raises DataError if it holds what no request can: U+0000, or half of a character."""
     if "\0" in text:
@@ -80,7 +85,7 @@ def text_of(value: object, key: str) -> str | None:
         return None
     if isinstance(value, str):
         return checked(value, key)
-    if isinstance(value, Sequence):
+    if is_list(value):
         parts = [_part(part, f"{key}.{n}") for n, part in enumerate(value)]
         said = [p for p in parts if p is not None]
         return "\n".join(said) if said else None
@@ -108,7 +113,7 @@ def _said(turn: Mapping[str, Any], side: _Side, called: dict[str, str], at: str)
     refusal = text_of(turn.get("refusal"), f"{at}.refusal")
     said = [t for t in (text, refusal) if t is not None and t.strip()]
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
-    if not isinstance(calls, Sequence) or isinstance(calls, str):
+    if not is_list(calls):
         raise DataError(f"{at}.tool_calls: {calls!r:.60} is no list of calls", 'a call has {"function": {"name"}}')
     said += [_call(call, called, f"{at}.tool_calls.{n}") for n, call in enumerate(calls)]
     return "\n".join(said) if said else None
