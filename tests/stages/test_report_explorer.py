@@ -24,9 +24,11 @@ def made(tmp_path_factory):
 
 def chosen(page, position):
     """The columns that the page shows with its sliders at these positions, by column."""
-    return [
-        row.fixed if row.fixed is not None else row.column * (position[row.column] >= row.rank) for row in page.rows
-    ]
+    return [row.column if row.rank and position[row.column] >= row.rank else row.below for row in page.rows]
+
+
+def with_policy(m, policy):
+    return replace(m, policies=(m.policies[0], policy, *m.policies[2:]))
 
 
 def test_at_the_start_the_page_decides_as_the_policy_does(made):
@@ -41,26 +43,28 @@ def test_at_the_start_the_page_decides_as_the_policy_does(made):
 @given(data=st.data())
 def test_any_position_decides_as_its_thresholds_do(made, data):
     m, _ = made
-    page = explorer(m, "run")
-    assert len(page.sliders) == len(m.calibrated.taxonomy.names)
+    locked_K = data.draw(st.lists(st.booleans(), min_size=5, max_size=5))
+    categories = tuple(
+        replace(c, locked=locked, threshold=0.3 if locked else c.threshold)
+        for c, locked in zip(m.calibrated.categories, locked_K, strict=True)
+    )
+    policy = replace(m.calibrated, categories=categories)
+    page = explorer(with_policy(m, policy), "run")
+    assert len(page.sliders) == locked_K.count(False)
     position, thresholds = {}, {}
     for s in page.sliders:
         at = data.draw(st.integers(0, len(s.thresholds)))
         position[s.column] = at
         thresholds[page.choices[s.column]] = s.thresholds[at - 1] if at else NEVER
-    decided = decide_many(m.calibrated.with_thresholds(thresholds), m.rows.table.logp_NC).choice_N
+    decided = decide_many(policy.with_thresholds(thresholds), m.rows.table.logp_NC).choice_N
     assert chosen(page, position) == decided.tolist()
 
 
-def test_a_locked_category_and_other_rules_have_no_slider(made):
+def test_rules_that_compare_several_thresholds_have_no_slider(made):
     m, _ = made
-    first, *others = m.calibrated.categories
-    locked = replace(m.calibrated, categories=(replace(first, locked=True), *others))
-    page = explorer(replace(m, policies=(m.policies[0], locked, *m.policies[2:])), "run")
-    assert [s.column for s in page.sliders] == list(range(2, 1 + len(m.calibrated.categories)))
-    natural = explorer(replace(m, policies=(m.policies[0], m.policies[0], *m.policies[2:])), "run")
-    assert natural.sliders == ()
-    assert all(row.fixed is not None for row in natural.rows)
+    page = explorer(with_policy(m, m.policies[0]), "run")
+    assert page.sliders == ()
+    assert {row.rank for row in page.rows} == {0}
 
 
 def test_a_moved_slider_shows_the_rates_that_its_threshold_has(made, browser):

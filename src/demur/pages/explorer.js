@@ -17,7 +17,7 @@
     const { choices, sliders, rows, command } = JSON.parse(place.querySelector("script").textContent);
     const position = choices.map(() => 0);
     for (const s of sliders) position[s.column] = s.start;
-    const decide = (row) => (row.fixed !== null ? row.fixed : position[row.column] >= row.rank ? row.column : 0);
+    const decide = (row) => (row.rank > 0 && position[row.column] >= row.rank ? row.column : row.below);
     const before = rows.map(decide);
     const rates = place.querySelector(".rates");
     const found = place.querySelector(".found");

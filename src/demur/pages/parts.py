@@ -136,9 +136,9 @@ class ExplorerRow:
     prompt: str  # a stranger's text
     kind: str
     label: int  # column that ought to be chosen; 0 = answer
-    fixed: int | None  # column chosen wherever the sliders stand; None: its slider decides
+    below: int  # column chosen while the row's slider stands below its rank; wherever it stands where rank is 0
     column: int  # category whose slider decides
-    rank: int  # position of that slider from which on the row is refused
+    rank: int  # position of that slider from which on the row is refused with it; 0: no slider decides
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

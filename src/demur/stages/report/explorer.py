@@ -6,8 +6,8 @@ The page takes no decision that decide_many did not take here first:
 2. A row with the same choice both times does not depend on the sliders (an answer, a locked
    category, doubt): that choice is stored.
 3. Any other row is refused with one category from some probability on, because the rule `heaviest`
-   compares each row with one threshold. Its rank among those of its category is stored, and the
-   page compares whole numbers.
+   compares each row with one movable threshold. Its rank among those of its category is stored
+   beside the choice below it, and the page compares whole numbers.
 """
 
 from __future__ import annotations
@@ -51,18 +51,17 @@ def explorer(m: Material, run_name: str) -> Explorer:
     }
     rows = []
     for at, n in enumerate(shown.tolist()):
-        column = int(column_N[at])
-        fixed = column if int(strict_N[at]) == column else None
-        own = stops[m.evaluation.choices[column]] if fixed is None else np.array([])
+        column, below = int(column_N[at]), int(strict_N[at])
+        own = stops[m.evaluation.choices[column]] if column != below else np.array([])
         rows.append(
             ExplorerRow(
                 prompt=m.examples[n].text[:MOST_LETTERS],
                 kind=m.examples[n].kind,
                 label=int(m.rows.label_N[n]),
-                fixed=fixed,
+                below=below,
                 column=column,
-                # The likeliest row has rank 1: position 1 refuses it alone.
-                rank=len(own) - int(np.searchsorted(own, logq_N[at])) if fixed is None else 0,
+                # The likeliest row has rank 1: position 1 refuses it alone. No stops: rank 0.
+                rank=len(own) - int(np.searchsorted(own, logq_N[at])),
             )
         )
     return Explorer(
