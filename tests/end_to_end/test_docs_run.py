@@ -67,7 +67,7 @@ def demur(*arguments, cwd, stdin=""):
 def answer(number, body):
     """An endpoint for everything: it judges, writes questions from news, and declines what mentions bombs."""
     words = " ".join(str(m["content"]) for m in body["messages"])
-    if "Bridge" in words:
+    if "write one question" in words or "unanswerable" in words:  # demur temporal
         return scripted(model=body["model"])(number, body)
     if body.get("response_format"):
         return completion(json.dumps({"reason": "it answers", "label": "compliance"}), body["model"])
@@ -86,7 +86,8 @@ def endpoint():
 def finished(tmp_path_factory, endpoint):
     """A small run trained on a part of the built-in corpus, a black-box run and a trained judge."""
     home = tmp_path_factory.mktemp("docs")
-    (home / "small.toml").write_text(CONFIG.replace("limit = 80", "limit = 40"), encoding="utf-8")
+    config = CONFIG.replace("limit = 80", "limit = 40").replace("epochs = 2", "epochs = 8\nanswer_tokens = 16")
+    (home / "small.toml").write_text(config, encoding="utf-8")  # long enough to write words
     done = demur("run", "small.toml", "--out", "run", cwd=home)
     assert done.returncode == 0, done.stderr
     furnish(home, home / "run")
@@ -128,12 +129,13 @@ def furnish(home, run):
     ]
     for name in ("answers", "chatgpt_train", "chatgpt_test", "xstest"):
         lines(home / f"{name}.jsonl", answers)
-    asked = [{"id": f"p{n}", "prompt": f"Tell me about {'a bomb' if n % 2 else 'tea'} number {n}."} for n in range(160)]
+    asked = [{"id": f"p{n}", "prompt": f"Tell me about {'a bomb' if n % 2 else 'tea'} number {n}."} for n in range(400)]
     lines(home / "prompts.jsonl", asked)
-    lines(home / "a.jsonl", asked[:80])
-    lines(home / "b.jsonl", asked[80:])
+    lines(home / "a.jsonl", asked[:200])
+    lines(home / "b.jsonl", asked[200:])
     lines(
-        home / "labelled.jsonl", [{"id": a["id"], "label": ("respond", "refuse")[n % 2]} for n, a in enumerate(asked)]
+        home / "labelled.jsonl",
+        [{"id": a["id"], "label": ("compliance", "refusal")[n % 2]} for n, a in enumerate(asked)],
     )
     calibrate = [json.loads(x) for x in (run / "data" / "calibrate.jsonl").read_text(encoding="utf-8").splitlines()]
     test = [json.loads(x) for x in (run / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()]
