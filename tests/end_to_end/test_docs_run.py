@@ -133,10 +133,11 @@ def furnish(home, run):
     lines(home / "prompts.jsonl", asked)
     lines(home / "a.jsonl", asked[:200])
     lines(home / "b.jsonl", asked[200:])
-    lines(
-        home / "labelled.jsonl",
-        [{"id": a["id"], "label": ("compliance", "refusal")[n % 2]} for n, a in enumerate(asked)],
-    )
+    hand = [
+        {"id": row["id"], "request": row["prompt"], "answer": a["answer"], "label": a["label"]}
+        for row, a in zip(asked, answers, strict=False)
+    ]
+    lines(home / "labelled.jsonl", hand)
     calibrate = [json.loads(x) for x in (run / "data" / "calibrate.jsonl").read_text(encoding="utf-8").splitlines()]
     test = [json.loads(x) for x in (run / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     lines(home / "hands.jsonl", [{"id": r["id"], "label": label_of(r)} for r in calibrate[::2]])
