@@ -16,7 +16,7 @@ FLAGS = {
     "init": ["--out", "--json"],
     "data": ["--data", "--out", "--set", "--again", "--json"],
     "train": ["--processes", "--seen"],
-    "score": ["--rewrite"],
+    "score": ["--rewrite", "--prompts", "--out"],
     "plan-labels": [
         "--goal",
         "--have",

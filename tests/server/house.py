@@ -107,7 +107,7 @@ def request(text: str = ANSWERED, **fields):
 
 
 @contextmanager
-def serving(folder: Path, tenants: Path | None = None, watched_runs=(), backend=None, **settings):
+def serving(folder: Path, tenants: Path | None = None, watched_runs=(), backend=None, live=None, **settings):
     """A running server over a folder of policies."""
     backend = backend or FakeBackend(engine=engine())
     told = Settings(port=0, **{"reload_s": 0.05, **settings})
@@ -116,7 +116,7 @@ def serving(folder: Path, tenants: Path | None = None, watched_runs=(), backend=
         tenants=read_tenants(tenants) if tenants else None,
         tenants_file=tenants,
     )
-    service = Service(told, backend, access, watched_runs)
+    service = Service(told, backend, access, watched_runs, live)
     with in_thread(service) as (url, process):
         yield Running(url=url, service=service, backend=backend, process=process)
 

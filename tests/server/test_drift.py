@@ -16,6 +16,7 @@ from demur.core.errors import ArtifactError, PolicyError
 from demur.core.guarantee import Promise
 from demur.core.rates import Rate
 from demur.engines.fake_backend import FakeBackend
+from demur.server import live_scores
 from demur.stages import watch
 from demur.stages.watch import begin_watching, live_path, state_path
 from demur.store.files import write_json
@@ -23,9 +24,10 @@ from demur.store.monitor_file import read_live
 from demur.store.policy_file import bound, policy_digest, read_policy, write_policy, write_signed
 from demur.store.run import RunFolder
 from demur.store.signature import new_private_key
-from demur.store.tables import read_scores
+from demur.store.tables import is_in_time, read_scores
 from tests.fake_run import engine_for, examples, like_traffic, prepare
 from tests.server.house import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file, wait_until
+from tests.server.house import engine as house_engine
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -377,3 +379,39 @@ def test_a_state_that_an_older_version_wrote_goes_on_for_every_tenant(made):
     shutil.copy(state_path(folder), live_path(folder, policy))
     again = begin_watching([folder], policy)
     assert all(any(w.alarms for w in again.watched(tenant)) for tenant in ("local", "acme"))
+
+
+def test_live_scores_are_written_with_request_ids_and_labels_of_served_requests_count(made, tmp_path):
+    folder, engine, own = made
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], live=tmp_path / "live") as server:
+        ids = [server.chat("Please name a river.").headers["x-request-id"] for _ in range(3)]
+        server.chat(headers={"x-demur-synthetic": "true"})
+    (path,) = (tmp_path / "live").glob("*.parquet")
+    assert list(read_scores(path)[0].ids) == ids
+    assert is_in_time(path)
+    assert b"river" not in path.read_bytes()
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text(json.dumps({"id": ids[1], "label": "respond"}))
+    sight = watch.run(watch.Config(scores=tmp_path / "live", feedback=labels), folder)
+    assert (sight.new_rows, sight.new_labels, sight.permuted) == (3, 1, 0)
+
+
+def test_live_scores_that_cannot_be_written_are_counted_and_hold_up_no_answer(made, tmp_path):
+    folder, engine, own = made
+    (tmp_path / "live").write_text("no folder")
+    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], live=tmp_path / "live") as server:
+        assert said(server) == "certified"
+    assert server.metric("demur_watched_scores_lost_total") == 1
+
+
+def test_live_scores_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(live_scores, "ROWS", 1)
+    monkeypatch.setattr(live_scores, "MOST_FILES", 3)
+    model = house_engine().fingerprint
+    lost = []
+    writer = live_scores.LiveScores(tmp_path, model, lost.append)
+    for n in range(9):
+        writer.saw(f"r-{n}", np.full(6, np.log(1 / 6), dtype=np.float32))
+    writer.end()
+    kept = [read_scores(path)[0].ids[0] for path in sorted(tmp_path.glob("*.parquet"))]
+    assert (kept, lost) == (["r-6", "r-7", "r-8"], [])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from demur.cli import options
-from demur.cli.show import note, print_table
+from demur.cli.show import bar, note, print_table
 from demur.cli.steps import Steps
-from demur.cli.workspace import reopen
+from demur.cli.workspace import Engine, Workspace, reopen
 from demur.config import changed
+from demur.core.errors import ConfigError
+from demur.core.score import ScoreTable
+from demur.store.prompts_file import read_each_prompt
+from demur.store.tables import write_scores
 
 
 def command(
@@ -23,9 +28,16 @@ def command(
             metavar="NAME", help="Score each prompt said otherwise too: case, typos, punctuation, paraphrase, tense."
         ),
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Score this file's prompts instead, by their ids, for --out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where their scores go: a .parquet file.")] = None,
 ) -> None:
     """Score each held-out prompt once; every threshold afterwards is arithmetic."""
     workspace = reopen(run)
+    if prompts is not None or out is not None:
+        _score_file(workspace, prompts, out)
+        return
     if rewrite:
         asked = changed(workspace.config.score, [f"rewrites={json.dumps(rewrite)}"], "score")
         workspace = workspace.changed("score", rewrites=asked.rewrites)
@@ -33,3 +45,16 @@ def command(
     rows = [(split, str(len(table.ids)), f"{float(table.leftover_N.mean()):.4f}") for split, table in tables.items()]
     print_table([("split", "prompts", "leftover mass"), *rows])
     note(f"next: demur calibrate {run}")
+
+
+def _score_file(workspace: Workspace, prompts: Path | None, out: Path | None) -> None:
+    """Score the prompts of any file with the run's model. Raises ConfigError unless both files are named."""
+    if prompts is None or out is None:
+        raise ConfigError("--prompts and --out go together", "demur score RUN --prompts FILE --out scores.parquet")
+    rows, engine = read_each_prompt(prompts), Engine(workspace)
+    with bar("score") as progress:
+        logp_NC = engine.logp([row.messages for row in rows], progress)
+    table = ScoreTable(ids=tuple(row.id for row in rows), logp_NC=logp_NC)
+    write_scores(out, table, engine.fingerprint)
+    print_table([("file", "prompts", "leftover mass"), (str(out), str(len(rows)), f"{table.leftover_N.mean():.4f}")])
+    note(f"next: demur decide --policy POLICY --scores {out}, or demur watch {workspace.folder.root} --scores {out}")

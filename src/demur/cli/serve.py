@@ -38,6 +38,7 @@ class Files:
     policies: Path | None = None  # None: the run's own policy
     tenants: Path | None = None  # None: no keys, and nobody but this machine
     watch: tuple[Path, ...] | None = None  # runs whose promises are watched; None: this run
+    live: Path | None = None  # a folder for the scores of served requests; None: they are not written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +83,7 @@ def command(
         tenants=tenants_read,
         tenants_file=told.files.tenants,
     )
-    service = Service(told.settings, made, access, _watched_runs(workspace, told.files.watch))
+    service = Service(told.settings, made, access, _watched_runs(workspace, told.files.watch), told.files.live)
     _log_to_stdout(service)
     keys = "no key needed" if tenants_read is None else f"{len(tenants_read.keys)} keys"
     run_until_told(service, lambda address: _say(f"serving {told.settings.model!r} on {address}/v1, {keys}"))
@@ -112,6 +113,7 @@ def _anchored(files: Files, base: Path) -> Files:
         policies=base / files.policies if files.policies else None,
         tenants=base / files.tenants if files.tenants else None,
         watch=None if files.watch is None else tuple(base / w for w in files.watch),
+        live=base / files.live if files.live else None,
     )
 
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -24,6 +25,7 @@ from demur.server.drift import Drift
 from demur.server.envelope import Envelope
 from demur.server.errors import ApiError, api_error
 from demur.server.house import House
+from demur.server.live_scores import LiveScores
 from demur.server.log import event
 from demur.server.metrics import Metrics
 from demur.server.policies import Access, Book
@@ -45,7 +47,12 @@ class Service:
     """A server's app, its parts and its state. Raises PolicyError or ConfigError for policies it cannot serve."""
 
     def __init__(
-        self, settings: Settings, backend: Backend, access: Access, watched_runs: Sequence[RunFolder] = ()
+        self,
+        settings: Settings,
+        backend: Backend,
+        access: Access,
+        watched_runs: Sequence[RunFolder] = (),
+        live: Path | None = None,
     ) -> None:
         if access.tenants is None and not settings.is_local:
             raise ConfigError(
@@ -54,8 +61,8 @@ class Service:
             )
         metrics = Metrics()
         book = Book(access, metrics, default_policy=settings.default_policy)
-        for live in access.policies.policies.values():
-            live.policy.require_model(backend.fingerprint)
+        for held in access.policies.policies.values():
+            held.policy.require_model(backend.fingerprint)
         self.draining = False
         self.house = House(
             settings=settings,
@@ -64,6 +71,7 @@ class Service:
             doors=Doors(book, settings),
             metrics=metrics,
             drift=Drift(watched_runs, access.policies, metrics, settings.watch_rows),
+            live=None if live is None else LiveScores(live, backend.fingerprint, metrics.scores_lost),
         )
         self.reloading = Reloading(book, self.house.drift, metrics, settings.reload_s)
         self._started = int(time.time())
@@ -103,6 +111,8 @@ class Service:
         finally:
             looking.cancel()
             await self.house.drift.flush()
+            if self.house.live is not None:
+                await asyncio.to_thread(self.house.live.end)
             await self.house.backend.close()
 
     async def chat(self, request: Request) -> Response:

@@ -94,6 +94,8 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     house.metrics.decided(visit, policy, first.decision, first.logp_C)
     if not (case.effective.overridden or declared or visit.synthetic):  # promises speak of conversations
         house.drift.saw(case.live.digest, visit.tenant or "", first.logp_C)
+        if house.live is not None:
+            house.live.saw(visit.request_id, first.logp_C)
     verdicts = []
     for reply in replies:
         category = _category(reply.decision)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from demur.core.serving import Backend
 from demur.server.doors import Doors
 from demur.server.drift import Drift
+from demur.server.live_scores import LiveScores
 from demur.server.metrics import Metrics
 from demur.server.policies import Book
 from demur.server.settings import Settings
@@ -22,3 +23,4 @@ class House:
     doors: Doors
     metrics: Metrics
     drift: Drift
+    live: LiveScores | None  # where the operator wants scores of served requests

@@ -1,0 +1,85 @@
+"""Scores of served requests, written for `demur watch` where the operator wants them: ids and numbers, never a text.
+
+A thread of its own gathers rows and writes a file of them now and then, the oldest files going when there are many. No
+request waits for it: what it cannot take or write is lost, and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+
+from demur.core.errors import DemurError
+from demur.core.policy import Fingerprint
+from demur.core.score import Floats, ScoreTable
+from demur.server.log import event
+from demur.store.tables import write_scores
+
+ROWS = 256  # of a file
+OPEN_S = 60.0  # after which a file with fewer rows is written
+MOST_FILES = 4096  # about a million requests
+MOST_WAITING = 16_384
+END_S = 5.0  # for which the end of the server waits for the last file
+
+
+class LiveScores:
+    """Writes the scores of one model's requests into a folder. lost: called with the number of rows given up."""
+
+    def __init__(self, folder: Path, fingerprint: Fingerprint, lost: Callable[[int], None]) -> None:
+        self._folder, self._fingerprint, self._lost = folder, fingerprint, lost
+        self._queue: queue.Queue[tuple[str, Floats] | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, name="demur-live-scores", daemon=True)
+        self._thread.start()
+
+    def saw(self, request_id: str, logp_C: Floats) -> None:
+        """A request was decided on this score."""
+        try:
+            self._queue.put_nowait((request_id, logp_C))
+        except queue.Full:
+            self._lost(1)
+
+    def end(self) -> None:
+        """Write what is left. Blocks for a while: use a thread."""
+        try:
+            self._queue.put(None, timeout=END_S)
+        except queue.Full:
+            return
+        self._thread.join(END_S)
+
+    def _work(self) -> None:
+        rows: list[tuple[str, Floats]] = []
+        since_s = monotonic()
+        ended = False
+        while not ended:
+            try:
+                row = self._queue.get(timeout=max(0.01, since_s + OPEN_S - monotonic()) if rows else None)
+                ended = row is None
+                if row is not None:
+                    since_s = since_s if rows else monotonic()
+                    rows.append(row)
+            except queue.Empty:
+                pass  # the file has been open for long enough
+            if rows and (ended or len(rows) >= ROWS or monotonic() - since_s >= OPEN_S):
+                self._write(rows)
+                rows = []
+
+    def _write(self, rows: list[tuple[str, Floats]]) -> None:
+        """Write one file, and remove the oldest beyond the limit. Names sort in time."""
+        now = datetime.now(UTC)
+        path = self._folder / f"live-{now:%Y%m%dT%H%M%S}-{now.microsecond:06d}.parquet"
+        table = ScoreTable(ids=tuple(i for i, _ in rows), logp_NC=np.stack([logp_C for _, logp_C in rows]))
+        try:
+            write_scores(path, table, self._fingerprint, in_time=True)
+            for old in sorted(self._folder.glob("live-*.parquet"))[:-MOST_FILES]:
+                old.unlink(missing_ok=True)
+        except (DemurError, OSError) as e:
+            self._lost(len(rows))
+            reason = e.message if isinstance(e, DemurError) else str(e.strerror or e)
+            event(logging.ERROR, "live scores not written", reason=reason, rows=len(rows))
