@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from demur.cli import options
+from demur.cli.policies import doubt_note
 from demur.cli.policy_text import tell_policy, threshold_text
 from demur.cli.show import note, print_json, print_table
 from demur.cli.steps import Steps
@@ -17,6 +18,7 @@ from demur.cli.workspace import Workspace, reopen
 from demur.config import changed
 from demur.core.decision import decide_many
 from demur.core.policy import Policy
+from demur.core.score import Floats
 from demur.stages.calibrate import threshold_rows
 from demur.store.choice_file import read_choice
 from demur.store.policy_file import policy_to_json
@@ -71,13 +73,21 @@ def command(
     chosen_on = " that thresholds were chosen on" if config.traffic is None else ""
     print_table([header, *_rows(workspace.folder, policy)], title=f"on the calibrate rows{chosen_on}")
     tell_policy(policy)
+    if told := doubt_note(policy, _threshold_scores(workspace.folder, policy)):
+        note(told)
     note(f"policy: {workspace.folder.policy}")
+
+
+def _threshold_scores(folder: RunFolder, policy: Policy) -> Floats:
+    """The scores that thresholds were chosen on."""
+    table, _ = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
+    return table.select(tuple(e.id for e in threshold_rows(folder))).logp_NC
 
 
 def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:
     """Per category: its threshold, and what the policy does on the rows it was chosen on."""
-    examples, (table, _) = threshold_rows(folder), read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
-    choice_N = decide_many(policy, table.select(tuple(e.id for e in examples)).logp_NC).choice_N
+    examples = threshold_rows(folder)
+    choice_N = decide_many(policy, _threshold_scores(folder, policy)).choice_N
     label_N = np.array([policy.taxonomy.column(e.label) for e in examples])
     rows = []
     for column, category in enumerate(policy.categories, start=1):

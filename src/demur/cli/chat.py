@@ -17,7 +17,7 @@ from demur.cli.policy_text import threshold_text
 from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note, result_console
 from demur.cli.workspace import Engine, reopen
-from demur.core.decision import Decision, decide
+from demur.core.decision import Decision, decide_or_doubt, doubt_reason
 from demur.core.errors import DemurError
 from demur.core.example import Message, Role
 from demur.core.policy import GENERATE, Policy
@@ -91,7 +91,7 @@ def _turn(engine: Engine, policy: Policy, prompt: Prompt, *, speaks: bool) -> tu
     logp_C, decision, answer = _asked(engine, prompt, policy, speaks=speaks)
     _show(policy, logp_C, decision, answer)
     if len(prompt) > 1:
-        alone = decide(policy, engine.logp([prompt[-1:]])[0])
+        alone = decide_or_doubt(policy, engine.logp([prompt[-1:]])[0])
         if alone.choice != decision.choice:
             note(f"without the turns before it: {alone.choice} (/new begins anew)")
     text = _text(policy, decision, answer)
@@ -120,7 +120,7 @@ def _asked(engine: Engine, prompt: Prompt, policy: Policy, *, speaks: bool) -> t
         return engine.loaded.answer([prompt], policy)[0]
     policy.require_model(engine.fingerprint)
     logp_C = engine.logp([prompt])[0]
-    decision = decide(policy, logp_C)
+    decision = decide_or_doubt(policy, logp_C)
     answers = engine.branches([prompt], [[decision.column]])[0] if speaks else {}
     return logp_C, decision, answers.get(decision.column)
 
@@ -132,6 +132,8 @@ def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | N
         table.add_row(name, "█" * round(p * BAR_WIDTH), f"{p:.4f}")
     console.print(table)
     console.print(f"decision: {decision.choice}", style="bold red" if decision.refuses else "bold green")
+    if decision.doubt:
+        console.print(f"doubt: {doubt_reason(policy, logp_C)}")
     console.print(_text(policy, decision, answer), markup=False)
     console.print()
 

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.policies import decision_json, opened, overridden
-from demur.cli.show import print_json, print_table
+from demur.cli.policies import decision_json, doubt_note, opened, overridden
+from demur.cli.show import note, print_json, print_table
 from demur.cli.workspace import Engine, reopen
 from demur.core.decision import decide
 from demur.core.errors import ConfigError
@@ -80,6 +80,8 @@ def command(
         return
     header = ("prompt", "decision", *chosen.taxonomy.choices)
     print_table([header, *(_cells(r, chosen.taxonomy.choices) for r in rows)], words=2)
+    if told := doubt_note(chosen, scored.logp_NC):
+        note(told)
 
 
 def _policy(run: Path | None, path: Path | None) -> Policy:
@@ -124,4 +126,8 @@ def _cells(row: dict[str, object], choices: Sequence[str]) -> tuple[str, ...]:
     text, probability = " ".join(str(row["prompt"]).split()), row["probability"]
     assert isinstance(probability, dict)
     shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
-    return (shown, str(row["decision"]), *(f"{probability[c]:.4f}" for c in choices))
+    return (shown, _decision(row), *(f"{probability[c]:.4f}" for c in choices))
+
+
+def _decision(row: dict[str, object]) -> str:
+    return f"{row['decision']} (doubt)" if row["doubt"] else str(row["decision"])

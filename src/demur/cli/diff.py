@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.policies import opened, policy_file
+from demur.cli.policies import doubt_note, opened, policy_file
 from demur.cli.show import note, print_json, print_table
 from demur.core.decision import decide_many
 from demur.core.errors import ConfigError
@@ -57,6 +57,9 @@ def command(
         print_json(_json(policies, rows, changed, texts))
     else:
         _show(policies, rows, changed, texts)
+        for p in policies:
+            if told := doubt_note(p, table.logp_NC):
+                note(f"{p.name!r}: {told}")
     if changed:
         raise typer.Exit(CHANGED)
 

@@ -115,6 +115,8 @@ def _show(explained: _Explained) -> None:
     print_table([header, *cells], title=title, words=3)
     if decision:
         print_table([("row", "decision"), (decision["id"], decision["decision"])], words=2)
+        if decision["doubt"]:
+            note(f"doubt: {decision['doubt']}")
     tell_policy(policy)
     if known := ", ".join(s.name for s in policy.sensitivities):
         note(f"sensitivities of this policy: {known}")

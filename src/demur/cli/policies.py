@@ -9,10 +9,10 @@ import numpy as np
 
 from demur.cli.show import note
 from demur.core.access import PolicyAsk, effective
-from demur.core.decision import Decision
+from demur.core.decision import Decision, decide_many, doubt_reason, on_doubt
 from demur.core.errors import ConfigError
 from demur.core.policy import Policy, natural
-from demur.core.score import Floats
+from demur.core.score import Floats, leftover_of
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
 
@@ -70,15 +70,37 @@ def overridden(policy: Policy, thresholds: Sequence[str] | None, rates: Sequence
     return effective(policy, asked(thresholds, rates)).policy
 
 
+def decided_word(policy: Policy, decision: Decision) -> str:
+    """ "respond", the category refused with, or "undecided": as an engine would act on the decision."""
+    return "undecided" if decision.doubt and on_doubt(policy) == "error" else decision.choice
+
+
+def doubt_note(policy: Policy, logp_NC: Floats) -> str | None:
+    """How many of these scores are doubtful, in words; None if there is none."""
+    doubtful = int(decide_many(policy, logp_NC).doubt_N.sum())
+    if not doubtful:
+        return None
+    act = "an error" if on_doubt(policy) == "error" else "refused, whatever the thresholds"
+    return (
+        f"doubt: {doubtful} of {len(logp_NC)} put more than {policy.doubt.most_leftover:.4g} of their probability "
+        f"outside the control tokens: {act}"
+    )
+
+
 def decision_json(policy: Policy, logp_C: Floats, decision: Decision) -> dict[str, object]:
-    """A decision for programs, with calibrated probabilities. margin is null where nothing was compared."""
+    """A decision for programs, with calibrated probabilities. margin is null where nothing was compared.
+
+    refuses: no answer follows. decision: "undecided" where a score is doubtful and the policy makes that an error.
+    """
     p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0])
     probability = {name: float(p) for name, p in zip(policy.taxonomy.choices, p_C, strict=True)}
     return {
-        "decision": decision.choice,
+        "decision": decided_word(policy, decision),
         "refuses": decision.refuses,
         "heaviest": decision.heaviest,
         "margin": decision.margin if np.isfinite(decision.margin) else None,
+        "doubt": doubt_reason(policy, logp_C) if decision.doubt else None,
+        "leftover": float(leftover_of(logp_C[None, :])[0]),
         "probability": probability,
     }
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from demur.core.decision import Decision
 from demur.core.policy import Policy
-from demur.core.score import Floats
+from demur.core.score import Floats, leftover_of
 from demur.core.serving import Finish
 from demur.server.settings import RefusalFinish
 
@@ -80,6 +80,8 @@ class Note(BaseModel):
     scores: dict[str, float] | None = None  # operators only: log-probability by choice
     margin: float | None = None  # operators only: log-odds beyond the threshold
     decided_on: Literal["declared"] | None = None  # refused for text in tools or a schema; left out otherwise
+    doubt: str | None = None  # why the score decides nothing; left out where it does
+    leftover: float | None = None  # operators only: probability outside the control tokens
 
 
 class ChatCompletion(BaseModel):
@@ -146,7 +148,8 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 def scores_of(policy: Policy, decision: Decision, logp_C: Floats) -> dict[str, Any]:
     """What operators see of a decision. The margin is null where nothing was compared."""
     scores = dict(zip(policy.taxonomy.choices, map(float, logp_C), strict=True))
-    return {"scores": scores, "margin": decision.margin if math.isfinite(decision.margin) else None}
+    margin = decision.margin if math.isfinite(decision.margin) else None
+    return {"scores": scores, "margin": margin, "leftover": float(leftover_of(logp_C[None, :])[0])}
 
 
 def finish_reason(finish: Finish, *, refused: bool, of_refusals: RefusalFinish) -> FinishReason:

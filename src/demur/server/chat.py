@@ -15,7 +15,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from demur.core.access import Tenant
-from demur.core.decision import Decision
+from demur.core.decision import Decision, doubt_reason
 from demur.core.declared import declared_prompts
 from demur.core.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
 from demur.core.languages import preferred_languages, refusal_text
@@ -30,6 +30,8 @@ from demur.server.settings import Settings
 from demur.server.visit import Visit, visit_of, while_connected
 from demur.server.wire import SMALL_BODY, parse_chat
 
+NO_SCORE = "there is no score that decides"
+OFF_THE_TOKENS = "the score puts too much probability outside the control tokens"
 DONE = b"data: [DONE]\n\n"
 SYNTHETIC = "x-demur-synthetic"  # "true" in a probe's or a test's request
 STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that gathers a stream would make it none
@@ -83,6 +85,7 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     except (ScoreDoubt, ScoreError) as e:
         event(logging.ERROR, "undecided", request_id=visit.request_id, reason=e.message, hint=e.hint)
         house.metrics.decided(visit, policy, None, None)
+        visit.doubt = True
         if house.settings.on_doubt == "error":
             raise
         visit.decision = "undecided"
@@ -91,6 +94,10 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     visit.decision_s = round(visit.elapsed_s(), 6)
     visit.decision = "refuse" if first.decision.refuses else "respond"
     visit.category = _category(first.decision)
+    if first.decision.doubt:
+        visit.doubt = True
+        reason = doubt_reason(policy, first.logp_C)
+        event(logging.WARNING, "doubt", request_id=visit.request_id, reason=reason)
     house.metrics.decided(visit, policy, first.decision, first.logp_C)
     if not (case.effective.overridden or declared or visit.synthetic):  # promises speak of conversations
         house.drift.saw(case.live.digest, visit.tenant or "", first.logp_C)
@@ -255,6 +262,8 @@ def _head(house: House, case: Case, first: Verdict, caller: Caller) -> Head:
         "overridden": overridden,
         "promises": house.drift.promises(live.policy, live.digest, caller.tenant.name, overridden=overridden),
     }
+    if first.reply is None or first.reply.decision.doubt:
+        note["doubt"] = NO_SCORE if first.reply is None else OFF_THE_TOKENS
     if first.declared:
         note["decided_on"] = "declared"
     if caller.tenant.sees_scores and first.reply is not None:

@@ -34,6 +34,12 @@ class Metrics:
             ["tenant", "policy"],
             registry=here,
         )
+        self._doubt = Counter(
+            "demur_doubt",
+            "Scores that decide nothing: refused by the policy's rule, or undecided.",
+            ["tenant", "policy", "how"],
+            registry=here,
+        )
         self._scores = Histogram(
             "demur_probability",
             "Calibrated probability of each control token.",
@@ -121,6 +127,8 @@ class Metrics:
         """A decision has been made; None: it could not be."""
         tenant, name = visit.tenant or "", visit.policy or ""
         self._decisions.labels(tenant, name, decision.choice if decision else UNDECIDED).inc()
+        if decision is None or decision.doubt:
+            self._doubt.labels(tenant, name, "refused" if decision else UNDECIDED).inc()
         if visit.overridden:
             self._overridden.labels(tenant, name).inc()
         self._decision_s.observe(visit.elapsed_s())

@@ -39,6 +39,7 @@ class Visit:
     synthetic: bool | None = None  # whether no monitor counts it
     decision: str | None = None
     category: str | None = None
+    doubt: bool | None = None  # the score decides nothing: refused by the policy's rule, or undecided
     stream: bool | None = None
     finish: str | None = None
     prompt_tokens: int | None = None
