@@ -185,10 +185,10 @@ def test_thoughts_are_no_answers_however_they_come(ask):
 
 def test_a_thought_that_ate_all_tokens_is_no_answer_and_says_so(ask):
     cut = completion(None, message={"content": None, "reasoning_content": "hm"}, finish_reason="length")
-    collected, _, folder = ask(prompts(120), lambda n, b: cut if n % 4 == 0 else answers(n, b))
+    collected, _, folder = ask(prompts(160), lambda n, b: cut if n % 8 == 0 else answers(n, b))
     file = labelled(collected, folder)
-    assert file.failed == {"a thought and no answer, cut off after 300 tokens": 30}
-    assert file.without_outcome == 30
+    assert file.failed == {"a thought and no answer, cut off after 300 tokens": 20}
+    assert file.without_outcome == 20
 
 
 def test_an_alias_and_the_name_that_answers_are_both_kept(ask):

@@ -63,7 +63,8 @@ def _counts(m: Material) -> Table:
         ("rows without a prompt, not asked", s.without_prompt),
         ("not asked: the budget was spent", s.not_asked),
         *((f"no answer: {reason}", n) for reason, n in s.failed.items()),
-        ("answered", s.answered),
+        ("answered or declined", s.answered),
+        *((f"declined by the endpoint itself: {reason}", n) for reason, n in s.declined.items()),
         *((f"judged: {verdict}", n) for verdict, n in s.verdicts.items()),
         *((f"unscored: {reason}", n) for reason, n in s.unscored.items()),
     ]
@@ -72,7 +73,8 @@ def _counts(m: Material) -> Table:
         title="Counts",
         header=("what", "number"),
         rows=rows,
-        caption=f"Asked as: {s.asked_as}. Judge: {s.judge}. What has no score is left out, not guessed.",
+        caption=f"Asked as: {s.asked_as}. Judge: {s.judge}. A prompt without an outcome has no "
+        "row; each counts as an error of every promise.",
     )
 
 
