@@ -18,7 +18,7 @@ import datasets
 from demur.base.columnar import is_saved
 from demur.core.errors import ConfigError, DataError
 from demur.core.example import Example, Kind, Message, Split
-from demur.core.rows.labels import LabelRule, UnknownLabel, as_text, told, unknown_label
+from demur.core.rows.labels import LabelRule, UnknownLabel, cell, told, unknown_label
 from demur.core.rows.shapes import conversation
 from demur.core.rows.turns import checked
 
@@ -174,8 +174,8 @@ def _told(row: Row, where: str, source: HubSource, rule: LabelRule) -> Example |
         messages=conversation(row).turns,
         kind=ought.kind,
         category=source.categories.get(ought.category, ought.category) if ought.category else None,
-        subcategory=as_text(row.get("subcategory")),
-        group=as_text(row.get("group")),
+        subcategory=cell(row, LabelRule(), "subcategory"),
+        group=cell(row, LabelRule(), "group"),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from demur.base.rows import RawRow, read_rows
 from demur.core.errors import DataError
 from demur.core.example import Message, fold
-from demur.core.rows.labels import as_text
+from demur.core.rows.labels import LabelRule, cell
 from demur.core.rows.shapes import conversation
 
 
@@ -78,14 +78,14 @@ def _row(raw: RawRow, path: Path) -> PromptRow:
     """The prompt of a row. Raises DataError with the place if it holds none that can be asked."""
     try:
         turns = conversation(raw.value).turns
+        name, group = (cell(raw.value, LabelRule(), word) for word in ("id", "group"))
     except DataError as e:
         raise DataError(f"{raw.where}: {e.message}", e.hint) from None
     while turns and turns[-1].role == "assistant":
         turns = turns[:-1]
     if not turns or turns[-1].role != "user":
         raise DataError(f"{raw.where}: there is no turn of the user to answer", "drop the row")
-    name = as_text(raw.value.get("id")) or f"{path.stem}:{raw.number}"
-    return PromptRow(id=name, messages=turns, group=as_text(raw.value.get("group")))
+    return PromptRow(id=name or f"{path.stem}:{raw.number}", messages=turns, group=group)
 
 
 def _require_new(row: PromptRow, raw: RawRow, ids: dict[str, str]) -> None:

@@ -112,26 +112,24 @@ def told(row: Row, rule: LabelRule) -> Told | None:
 def cell(row: Row, rule: LabelRule, word: str) -> str | None:
     """The value of a column as text, without outer space; None if it is blank.
 
-    Raises DataError if a column that is named is not there.
+    Raises DataError if a column that is named is not there, and on a text that no file of ours could hold.
     """
     column = rule.columns.get(word, word)
     if column and word in rule.columns and column not in row:
         raise DataError(f"there is no column {column!r} for {word}", f"its columns are {', '.join(map(repr, row))}")
-    return as_text(row.get(column)) if column else None
+    text = as_text(row.get(column)) if column else None
+    return text if text is None else checked(text, column)
 
 
 def as_text(value: object) -> str | None:
-    """A value as it is written in a label_map: 1, 1.0 and "1" are "1", True is "true"; None if nothing is there.
-
-    Raises DataError on a text that holds U+0000 or half of a character: no file of ours could hold it.
-    """
+    """A value as it is written in a label_map: 1, 1.0 and "1" are "1", True is "true"; None if nothing is there."""
     if not present(value):
         return None
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return checked(str(value).strip(), "a cell")
+    return str(value).strip()
 
 
 def label_column(row: Row, rule: LabelRule) -> str:
