@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from demur.core.errors import EngineError
 from demur.core.example import Message
 from demur.core.taxonomy import coconot, single
+from demur.core.turns import fold
 from demur.engines.tokens import ChatEncoder, control_ids, install, load_tokenizer, tokenizer_digest
 from tests.engines.checkpoints import SPECIALS, TEMPLATES, TEXT, make_tokenizer, user
 
@@ -192,9 +195,63 @@ def test_a_template_that_writes_a_control_token_itself_is_refused(tmp_path):
 
 def test_a_template_that_refuses_a_role_says_so_with_the_roles(tmp_path):
     tokenizer, _ = install(make_tokenizer(), single(), tmp_path)
-    tokenizer.chat_template = "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}"
-    with pytest.raises(EngineError, match=r"refuses roles \['system', 'user'\]: no system role"):
-        ChatEncoder(tokenizer, single().tokens).prompt([Message(role="system", content="x"), *user("hello")])
+    tokenizer.chat_template = "{{ raise_exception('no first answer') if messages[0]['role'] == 'assistant' }}"
+    with pytest.raises(EngineError, match=r"refuses roles \['assistant', 'user'\]: no first answer"):
+        ChatEncoder(tokenizer, single().tokens).prompt([Message(role="assistant", content="x"), *user("hello")])
+
+
+STRICT = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+S, U, A = (lambda text, role=role: Message(role=role, content=text) for role in ("system", "user", "assistant"))
+FOLDED = {
+    "as it is": ([U("Hi.")], [U("Hi.")]),
+    "instructions": ([S("Be brief."), U("Hi.")], [U("Be brief.\n\nHi.")]),
+    "late instructions": (
+        [U("Hi."), A("Yes?"), S("Be brief."), U("Go.")],
+        [U("Hi."), A("Yes?"), U("Be brief.\n\nGo.")],
+    ),
+    "two users": ([U("Hi."), U("Go.")], [U("Hi.\n\nGo.")]),
+    "two results": ([U("Which?"), A("f({})"), U("f: 2"), U("f: 3")], [U("Which?"), A("f({})"), U("f: 2\n\nf: 3")]),
+    "two answers": ([U("Hi."), A("Yes?"), A("No?"), U("Go.")], [U("Hi."), A("Yes?\n\nNo?"), U("Go.")]),
+    "empty": ([S(""), U("Hi.")], [U("Hi.")]),
+}
+
+
+@pytest.mark.parametrize(("said", "folded"), FOLDED.values(), ids=FOLDED)
+def test_a_strict_template_reads_a_conversation_folded_in_scoring_and_in_training_alike(said, folded, tmp_path):
+    tokenizer, _ = install(make_tokenizer(), single(), tmp_path)
+    tokenizer.chat_template = STRICT
+    encoder = ChatEncoder(tokenizer, single().tokens)
+    assert encoder.prompt(said) == encoder.prompt(folded)
+    assert list(fold(said, ())[0]) == folded
+    trained, turns = encoder.conversation([*said, A("Well.")], [1, 1, 1, 1])
+    answered, _ = encoder.conversation([*folded, A("Well.")], [1, 1, 1])
+    assert trained == answered
+    assert trained[: turns[-1].control_at] == encoder.prompt(said, [1, 1, 1])
+
+
+def test_a_lenient_template_reads_a_conversation_as_it_is(installed):
+    encoder = ChatEncoder(installed, coconot().tokens)
+    (said, folded) = FOLDED["instructions"]
+    assert encoder.prompt(said) != encoder.prompt(folded)
+
+
+@settings(max_examples=50, deadline=None)
+@given(messages=st.lists(st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=st.text())))
+def test_folding_keeps_every_text_in_order_and_alternates(messages):
+    folded, columns = fold(messages, range(len(messages)))
+    assert all(a.role != b.role for a, b in itertools.pairwise(folded))
+    rest = "".join(m.content for m in folded)
+    for message in messages:
+        assert message.content in rest
+        rest = rest[rest.index(message.content) + len(message.content) :]
+    assert len(columns) == sum(m.role == "assistant" for m in folded)
+    assert sorted(columns) == list(columns)
 
 
 def test_a_tokenizer_without_a_template_and_a_missing_folder_are_named(tmp_path):
@@ -234,3 +291,16 @@ def test_a_metaspace_tokenizer_keeps_the_ids_of_ordinary_prompts(prepend, tmp_pa
     assert ids == tokenizer.apply_chat_template(answered, return_dict=False)
     assert turns[0].control_at == ids.index(encoder.token_ids[0])
     assert not set(encoder.prompt(user("say [refuse]"))) & set(encoder.token_ids)
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.text(max_size=300), min_size=1, max_size=4))
+def test_a_prompt_has_no_fewer_tokens_than_is_said_without_encoding_it(texts):
+    encoder = ChatEncoder(CHATML, coconot().tokens)
+    messages = [Message(role="user", content=text) for text in texts]
+    assert encoder.fewest_tokens(messages) <= len(encoder.prompt(messages))
+
+
+def test_a_text_far_too_long_is_known_to_be():
+    encoder = ChatEncoder(CHATML, coconot().tokens)
+    assert encoder.fewest_tokens(user("a " * 500_000)) > 1000

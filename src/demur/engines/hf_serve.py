@@ -144,8 +144,13 @@ class HfBackend:
     def _prepare(self, ask: Ask) -> partial[Job]:
         """What can be made of a request outside the event loop. Raises EngineError; see open."""
         engine, sampling = self._engine, ask.sampling
-        ids = tuple(engine.encoder.prompt(ask.messages))
         context = engine.rules.context
+        # Encoding a text takes as long as it is: nobody waits here for one that cannot fit.
+        if context is not None and (fewest := engine.encoder.fewest_tokens(ask.messages)) > context:
+            raise PromptTooLong(
+                f"the prompt has {fewest} tokens or more; the model reads {context}", "shorten the messages"
+            )
+        ids = tuple(engine.encoder.prompt(ask.messages))
         room = sampling.max_tokens if context is None else context - len(ids) - 1
         if room < 0:
             raise PromptTooLong(

@@ -2,7 +2,9 @@
 
 Every control token is proved to be exactly one special id that survives a round trip. Conversations are rendered with
 the model's own chat template, but text that came from people never meets the tokenizer's special-token matching: each
-added token spelled out in it is replaced by a random marker before rendering and encoded letter by letter afterwards.
+added token spelled out in it is replaced by a random marker before rendering and encoded letter by letter afterwards
+(demur.engines.turn_guard: also where the tokenizer would make such a token of other letters). Where a template knows no
+system role, or wants turns to alternate, the conversation is folded first (demur.core.turns).
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers.normalizers import NFC, NFKC
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from demur.core.errors import EngineError
 from demur.core.example import Message
 from demur.core.taxonomy import Taxonomy
+from demur.core.turns import fold
+from demur.engines.turn_guard import Piece, TurnGuard
 
 MARK = re.compile(r"([0-9a-f]{16})x(\d+)x")  # one pattern for every nonce: compiling one each would double the work
 RESERVED = re.compile(r"<\|?(reserved_special_token_|unused|extra_id_|reserved_)\d+\|?>")
@@ -36,6 +41,10 @@ class Turn:
 
 
 _Encoded = tuple[list[int], list[Turn]]
+_Shape = tuple[bool, tuple[tuple[str, bool], ...]]  # (for an answer, (role, whether it says something) by message)
+COMPOSED = 4  # characters that composing may make one of, at most
+SPELLINGS = 10_000  # whose ids are remembered
+STRUCTURES = 256  # shapes of conversations whose turns are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,11 @@ class ChatEncoder:
         self._keep_history = keep_history
         literals = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self._literal = re.compile("|".join(map(re.escape, literals)))
+        self._guard = TurnGuard(tokenizer, self._ids)
+        normaliser = tokenizer.backend_tokenizer.normalizer
+        keeps = normaliser is None or isinstance(normaliser, NFC | NFKC)
+        self._longest = max(map(len, tokenizer.get_vocab())) if keeps else 0  # characters of a token
+        self._structures: dict[_Shape, list[int]] = {}
         self._spellings: dict[str, list[int]] = {}  # filled as they occur: a hostile text has the same one 80,000 times
 
     @property
@@ -185,35 +199,88 @@ class ChatEncoder:
         """
         return self._encode(messages, columns, generation=True)[0]
 
+    def fewest_tokens(self, messages: Sequence[Message]) -> int:
+        """A number that a prompt's tokens do not fall below, known without encoding it.
+
+        No token stands for more characters than its own string has. Composing (NFC, NFKC) joins a few characters
+        into one; where a normaliser may drop characters nothing is known: 0.
+        """
+        characters = sum(len(m.content) for m in messages)
+        return characters // (self._longest * COMPOSED) if self._longest else 0
+
     def conversation(self, messages: Sequence[Message], columns: Sequence[int]) -> tuple[list[int], list[Turn]]:
         """Ids of a finished conversation, and its assistant turns that open with a control token."""
         return self._encode(messages, columns, generation=False)
 
     def _encode(self, messages: Sequence[Message], columns: Sequence[int], *, generation: bool) -> _Encoded:
+        try:
+            whole, marks = self._render(messages, columns, generation=generation)
+        except TemplateError:
+            # No system role, or turns that must alternate: the same texts, folded into turns that do.
+            messages, columns = fold(messages, columns)
+            try:
+                whole, marks = self._render(messages, columns, generation=generation)
+            except TemplateError as e:
+                raise EngineError(
+                    f"the chat template refuses roles {[m.role for m in messages]}: {e}",
+                    "give the conversation the order of roles that the model was made for",
+                ) from None
+        expected = self._structure(messages, generation=generation) if self._guard.is_needed else None
+        return self._splice(whole, marks, expected)
+
+    def _render(self, messages: Sequence[Message], columns: Sequence[int], *, generation: bool) -> tuple[str, _Marks]:
+        """The template's text with marks. Raises TemplateError if the template refuses the conversation."""
         marks = _Marks(nonce=secrets.token_hex(8))
-        rendered, turn = [], 0
+        rendered: list[dict[str, str]] = []
+        turn = 0
         for at, message in enumerate(messages):
             before = after = ""
-            opens = message.role == "assistant" and (self._keep_history or at == len(messages) - 1)
+            opens = self._opens(message.role, at, len(messages))
             if opens:
                 before = marks.add("open", [self._ids[columns[turn] if turn < len(columns) else 0]])
-            text = self._literal.sub(lambda m: marks.add("text", self._spelled(m.group())), message.content)
+            pieces = self._pieces(message.content)
+            text = "".join(marks.add("text", self._spelled(p)) if spelled else p for p, spelled in pieces)
             if opens:
                 text, after = text.strip(), marks.add("close", [])
             turn += message.role == "assistant"
             rendered.append({"role": message.role, "content": before + text + after})
-        try:
-            whole = self._tokenizer.apply_chat_template(
+        return self._templated(rendered, generation=generation), marks
+
+    def _opens(self, role: str, at: int, turns: int) -> bool:
+        """Whether the message at this place of so many opens with a control token."""
+        return role == "assistant" and (self._keep_history or at == turns - 1)
+
+    def _pieces(self, text: str) -> list[Piece]:
+        """The text in pieces, those apart that would be read as tokens of ours or of the template."""
+        pieces: list[Piece] = []
+        at = 0
+        for found in self._literal.finditer(text):
+            pieces += [*self._guard.pieces(text[at : found.start()]), (found.group(), True)]
+            at = found.end()
+        return pieces + self._guard.pieces(text[at:])
+
+    def _templated(self, rendered: list[dict[str, str]], *, generation: bool) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
                 rendered, tokenize=False, add_generation_prompt=generation, enable_thinking=False
             )
-        except TemplateError as e:
-            raise EngineError(
-                f"the chat template refuses roles {[m.role for m in messages]}: {e}",
-                "give the conversation the order of roles that the model was made for",
-            ) from None
-        return self._splice(str(whole), marks)
+        )
 
-    def _splice(self, text: str, marks: _Marks) -> _Encoded:
+    def _structure(self, messages: Sequence[Message], *, generation: bool) -> list[int]:
+        """The tokens of turns that the template itself writes for a conversation of these roles."""
+        key = (generation, tuple((m.role, bool(m.content.strip())) for m in messages))
+        if key not in self._structures:
+            bare = [{"role": role, "content": "x" if said else ""} for role, said in key[1]]
+            for at, turn in enumerate(bare):
+                if self._opens(turn["role"], at, len(bare)):  # cut where real turns are: a piece begins anew there
+                    turn["content"] = self._stand_in + turn["content"] + self._stand_in
+            found = self._guard.found(self._templated(bare, generation=generation))
+            self._structures[key] = [i for i in found if i != self._ids[0]]
+            while len(self._structures) > STRUCTURES:
+                self._structures.pop(next(iter(self._structures)))
+        return self._structures[key]
+
+    def _splice(self, text: str, marks: _Marks, expected: list[int] | None) -> _Encoded:
         """Tokenise the rendered text with a control token standing in for every mark, then put in what is marked.
 
         A special token cuts the text exactly as it will be cut in service, whatever the tokenizer does at the start
@@ -228,6 +295,11 @@ class ChatEncoder:
         stand_in = self._ids[0]
         if raw.count(stand_in) != len(marks.pieces) or any(i in self._ids[1:] for i in raw):
             raise EngineError("a control token turned up that nobody wrote", "the chat template must not contain one")
+        if expected is not None and [i for i in raw if i in self._guard.ids and i != stand_in] != expected:
+            raise EngineError(
+                "text of the conversation would be read as the beginning or the end of a turn",
+                "this tokenizer normalises it into such a token: leave it out",
+            )
         ids: list[int] = []
         turns: list[Turn] = []
         pieces = iter(marks.pieces)
@@ -244,10 +316,9 @@ class ChatEncoder:
         """The ids of a special token's literal as mere text."""
         if literal in self._spellings:
             return self._spellings[literal]
-        ids = list(self._tokenizer(literal, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-        if set(ids) & set(self._ids):
-            raise EngineError(f"text {literal!r} encodes to a control id", "register control tokens as special tokens")
-        self._spellings[literal] = ids
+        ids = self._guard.spelled(literal)
+        if len(self._spellings) < SPELLINGS:
+            self._spellings[literal] = ids
         return ids
 
 
