@@ -187,3 +187,18 @@ def test_a_benchmark_of_which_nothing_is_measured_is_a_failure_that_says_why(dem
     assert "none of the texts was scored by phrases" in " ".join(empty.err.split())
     assert ": 3 x the row has no answer" in " ".join(empty.err.split())
     assert read_bench(out / "bench.json").benchmarks[0].text.unscored == 3
+
+
+def test_what_an_endpoint_declines_itself_is_a_refusal_with_its_reason(demur, tmp_path, xstest):
+    file, out = tmp_path / "big.toml", tmp_path / "out"
+    filtered = {"error": {"message": "secret", "code": "content_filter"}}
+    with serving(lambda n, b: (400, filtered)) as (url, _):
+        file.write_text(f'url = "{url}"\nmodel = "m"\ntries = 1\n')
+        result = demur("bench-refusals", file, "--benchmark", xstest, "--judge", "phrases", "--out", out)
+    assert result.code == 0, result.err
+    bench = read_bench(out / "bench.json")
+    (row,) = bench.benchmarks
+    assert (bench.endpoint, row.rows, row.declined) == ("m", 3, {"content_filter (HTTP 400)": 3})
+    assert row.text.level.overall.missed_refusal.hits == 0
+    assert row.text.level.overall.false_refusal.hits == row.text.level.overall.false_refusal.of > 0
+    assert "Declined by the endpoint itself: 3 rows" in (out / "bench.md").read_text()

@@ -96,6 +96,12 @@ async def read(backend, asked):
     return reply, [part async for part in reply.parts]
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_logged_that_the_server_said(caplog):
+    yield
+    assert "secret" not in caplog.text
+
+
 def within(backend, *asks):
     """Open and read each ask in turn, then close."""
 

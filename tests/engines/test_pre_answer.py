@@ -32,7 +32,7 @@ from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import single
 from demur.engines.gateway_http import Link
 from demur.engines.pre_answer import REFUSAL, GateSettings, PreAnswerBackend
-from tests.engines.chat_stub import events, serving
+from tests.engines.chat_stub import completion, events, serving
 
 QUICK = {"backoff_s": 0.01}
 HASTY = {"first_token_s": 0.4, "stall_s": 0.4}
@@ -420,6 +420,8 @@ DECLINES = {
     "another word": events({"content": None}, finish="SAFETY"),
     "no choices": [NO_CHOICES, DONE],
     "nothing at all": [DONE],
+    "a body in the place of a stream": {"model": "stub-1", "choices": []},
+    "an error in the place of a stream": {"error": {"code": "content_filter", "message": "secret"}},
     "an error in the stream": [
         *events(finish=None, usage=None, done=False),
         f"data: {json.dumps(FILTER_400)}\n\n".encode(),
@@ -452,6 +454,17 @@ def test_thoughts_and_lists_of_parts_are_told_apart_from_the_answer():
     )
     ((_, parts),), _ = run(answering(*deltas), ask())
     assert ("".join(p.thought for p in parts), text_of(parts)) == ("hm!", "Good morning.")
+
+
+def test_one_body_in_the_place_of_a_stream_is_an_answer_too():
+    ((_, parts),), _ = run(lambda *_: completion("Good morning."), ask())
+    assert (text_of(parts), parts[-1].finish) == ("Good morning.", "stop")
+
+
+def test_a_call_without_an_end_is_cut():
+    piece = {"tool_calls": [{"index": 0, "function": {"arguments": "a"}}]}
+    ((_, parts),), _ = run(answering(*[piece] * 500), ask(sampling=Sampling(max_tokens=7), tools=(TOOL,)))
+    assert (parts[-1].finish, parts[-1].tool_calls) == ("length", ())
 
 
 def test_more_tokens_than_asked_for_are_cut_and_the_endpoint_is_hung_up_on():

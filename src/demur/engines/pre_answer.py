@@ -165,7 +165,7 @@ class _Reader:
         for call in chat.calls:
             self._take(call)
         finish = self._finish(chat)
-        said = bool(chat.text or chat.refusal or chat.thought)
+        said = bool(chat.text or chat.refusal or chat.thought or chat.calls)
         if not (chat.chosen or chat.declined) and chat.completion_tokens is None:
             return None
         # The protocol sends about a token an event, and the exact number at the end, if it is asked.

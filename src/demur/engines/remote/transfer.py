@@ -12,6 +12,7 @@ import httpx
 
 MOST_BYTES = 4 * 2**20
 IDENTITY = {"accept-encoding": "identity"}
+_ANSWERS = (b'"choices"', b'"error"')  # one of them is in any answer that says something
 _DONE = b"[DONE]"
 _AFTER_DONE = 65_536  # bytes that may follow the end: read, so that the connection can be used again
 
@@ -51,9 +52,16 @@ async def read_bounded(response: httpx.Response, most: int) -> bytes:
 async def event_data(response: httpx.Response, bounds: Bounds, most_tokens: int) -> AsyncIterator[bytes]:
     """The payload of each event up to [DONE]. Lines end at line feeds only: JSON strings may hold any other separator.
 
-    Raises TooMuch on a line or a stream that is too long, Unended where the end is missing.
+    A server that answers with one JSON body instead, as some do where a filter declines, has sent one event. Raises
+    TooMuch on a line or a stream that is too long, Unended where the end is missing.
     """
     _require_plain(response)
+    if response.headers.get("content-type", "").lower().startswith("application/json"):
+        data = await read_bounded(response, bounds.body)
+        if not any(name in data for name in _ANSWERS):
+            raise Unended
+        yield data
+        return
     most = bounds.body + most_tokens * bounds.token
     rest, done, total = bytearray(), False, 0
     async for chunk in response.aiter_raw():
