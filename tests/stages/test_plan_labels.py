@@ -8,7 +8,7 @@ from demur.core.errors import GoalError
 from demur.core.goal import parse_goals
 from demur.core.guarantee import Uncertified
 from demur.core.policy import NEVER
-from demur.stages.plan_labels import Config, run
+from demur.stages.plan_labels import Config, for_rows, run
 from demur.stats.promises import Granted, How, certify
 
 BOTH = ("false_refusal <= 0.1", "missed_refusal <= 0.2")
@@ -93,3 +93,33 @@ def test_what_is_not_told_is_not_counted_as_zero():
 def test_plans_that_make_no_sense_are_refused(goals, more, message):
     with pytest.raises(GoalError, match=message):
         run(Config(goals=goals, **more))
+
+
+def test_a_slice_is_counted_by_what_stands_in_its_brackets():
+    have = {"respond": 400, "contrast": 39, "source=mine": 20, "source=theirs": 70, "safety": 30}
+    goals = (
+        "false_refusal[contrast] <= 0.05",
+        "false_refusal <= 0.05 in every source",
+        "missed_refusal[safety] <= 0.1",
+    )
+    one, every, own = run(Config(goals=goals, have=have))
+    assert (one.labels, one.have, one.allowed) == ("to be answered, of kind contrast", 39, None)
+    assert (every.labels, every.have) == ("to be answered, in each source", 20)
+    assert own.have == 30
+    (unknown,) = run(Config(goals=("false_refusal[source=else] <= 0.05",), have=have))
+    assert unknown.have is None
+    (whole,) = run(Config(goals=("false_refusal <= 0.05",), have=have))
+    assert whole.have == 400  # the slices are parts of it
+
+
+def test_a_plan_for_rows_that_are_there_names_each_slice_that_is_too_small():
+    rows = [e for e in examples(every=3) if e.kind != "benign" or e.source != "hostile"]
+    goals = ("false_refusal <= 0.05 in every kind", "missed_refusal <= 0.001 in every category", "f1 max")
+    found = for_rows(Config(goals=goals), rows, coconot())
+    assert [row.goal for row in found][:2] == [
+        "false_refusal[kind=benign] <= 0.05",
+        "false_refusal[kind=contrast] <= 0.05",
+    ]
+    assert len(found) == 7
+    assert all(row.allowed is None and row.needed > row.have for row in found[2:])
+    assert for_rows(Config(goals=("f1 max",)), rows, coconot()) == ()

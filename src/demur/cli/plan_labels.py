@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
+from demur.cli.policy_text import sentence
 from demur.cli.show import note, print_json, print_table
 from demur.core.errors import ConfigError
 from demur.core.goal import parse_goal
@@ -21,7 +22,9 @@ def command(
     goal: Annotated[list[str], typer.Option(metavar="GOAL", help="A promise to plan for. Repeatable.")],
     have: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND=N", help="Labels at hand: respond=400, safety=30. Repeatable."),
+        typer.Option(
+            metavar="KIND=N", help="Labels at hand: respond=400, safety=30, contrast=39, source=mine=20. Repeatable."
+        ),
     ] = None,
     confidence: Annotated[float, typer.Option(help="That all promises hold together.")] = 0.95,
     method: Annotated[
@@ -78,18 +81,6 @@ def command(
     )
 
 
-def sentence(row: PlanRow) -> str:
-    """What the labels at hand can say of one goal."""
-    wanted = f"{row.needed} labels of requests {row.labels} could certify it without an error, {row.likely} probably"
-    if row.have is None:
-        return f"{row.goal}: {wanted}"
-    if row.allowed is None:
-        least = "nothing" if row.lowest is None else f"a level of {row.lowest:.2%} at best"
-        return f"{row.goal}: not with {row.have} labels, which can promise {least}; {wanted}"
-    errors = "no error" if row.allowed == 0 else f"at most {row.allowed} {'error' if row.allowed == 1 else 'errors'}"
-    return f"{row.goal}: can be certified with {row.have} labels, if they show {errors}"
-
-
 def _cells(row: PlanRow) -> tuple[str, ...]:
     if row.have is None:
         at_hand = ("not told", "", "")
@@ -101,7 +92,7 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
 
 def _count(text: str) -> tuple[str, int]:
     """ "safety=30" as ("safety", 30). Raises ConfigError."""
-    kind, equals, number = text.partition("=")
+    kind, equals, number = text.rpartition("=")  # "source=mine=30" counts a slice
     if not equals or not kind.strip() or not number.strip().isdecimal():
         raise ConfigError(
             f"cannot read --have {text!r}", "write --have KIND=N, e.g. --have respond=400 --have safety=30"

@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from demur.cli.judges import Settings, build_judge, read_settings
+from demur.cli.policy_text import sentence
 from demur.cli.predictors import GUARDS, make_predictor, require_writer
 from demur.cli.show import bar, duration, note
 from demur.cli.workspace import Engine, Workspace
 from demur.config import build_sources
+from demur.core.errors import DataError, GoalError, TaxonomyError
 from demur.core.example import Example
+from demur.core.goal_text import lines_of
 from demur.core.policy import Policy
 from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.predictor import PROMPTS
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
-from demur.stages import calibrate, data, evaluate, report, score, train
+from demur.stages import calibrate, data, evaluate, plan_labels, report, score, train
 from demur.stages.blackbox import page, predictor
+from demur.stats.calibrators.families import NONE
+from demur.store.rows import read_examples
 from demur.store.run import RunFolder, Stage
 from demur.wiring import JUDGES, SOURCES, TRAINERS, find
 
@@ -64,7 +69,32 @@ class Steps:
     def _data(self, progress: Progress) -> data.DataSummary:
         sources = build_sources(self._config, lambda kind: find(kind, SOURCES, "source"))
         made = data.again if self._again else data.run
-        return made(self._config.data, self._config.taxonomy, sources, self._folder, progress)
+        summary = made(self._config.data, self._config.taxonomy, sources, self._folder, progress)
+        self._tell_plan()
+        return summary
+
+    def _tell_plan(self) -> None:
+        """Say which goals of the config cannot be certified on the calibrate rows, before anything is trained."""
+        asked = self._config.calibrate
+        rows = read_examples(self._folder.split("calibrate"))
+        share = 1.0 if asked.calibrator == NONE else 1.0 - asked.calibrator_share
+        plan = plan_labels.Config(
+            goals=tuple(lines_of(asked.goal)),
+            confidence=asked.confidence,
+            method="shared" if asked.method in ("auto", "even") else asked.method,
+            on_failure="hard_only" if asked.on_failure == "hard_only" else "stop",
+            categories=len(self._config.taxonomy.names) - len(asked.inactive),
+            shares=dict(asked.shares) or None,
+        )
+        own = [e for e in rows if not asked.sources or e.source in asked.sources]
+        try:
+            found = plan_labels.for_rows(plan, own, self._config.taxonomy, share)
+        except (GoalError, DataError, TaxonomyError) as e:  # calibrate will stop at it; the rows are made
+            note(f"warning: the goals of [calibrate]: {e.message} ({e.hint})")
+            return
+        for row in found:
+            if row.allowed is None:
+                note(f"warning: {sentence(row)}")
 
     def _train(self, progress: Progress) -> TrainedModel | None:
         settings = self._config.train

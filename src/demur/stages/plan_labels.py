@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from demur.core.errors import GoalError
-from demur.core.goal import Goal, parse_goals
-from demur.core.taxonomy import RESPOND
-from demur.stats.plan import PlanRow, plan_labels
-from demur.stats.promises import How, sets_to_try
+import numpy as np
 
-__all__ = ["Config", "Method", "OnFailure", "PlanRow", "run"]
+from demur.core.errors import GoalError
+from demur.core.example import Example
+from demur.core.goal import Goal, parse_goals
+from demur.core.policy import CategoryPolicy, Policy
+from demur.core.score import ScoreTable
+from demur.core.taxonomy import Taxonomy
+from demur.stats.board import one_per_group
+from demur.stats.labelled import label_scores
+from demur.stats.plan import PlanRow, counted, plan_row
+from demur.stats.promises import How, sets_to_try
+from demur.stats.slices import rows_of, settled
+
+__all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run"]
 
 Method = Literal["shared", "path", "vectors", "budgets", "graphical"]
 OnFailure = Literal["stop", "hard_only"]
@@ -41,20 +50,46 @@ def run(config: Config) -> tuple[PlanRow, ...]:
     sum to 1, or a bad confidence.
     """
     goals = parse_goals(config.goals)
-    how = How(confidence=config.confidence, method=config.method, shares=config.shares, on_failure=config.on_failure)
     told = dict(config.have) if config.have else None
-    rows: list[PlanRow] = []
+    return tuple(_planned(config, goals, goal, None if told is None else counted(goal, told)) for goal in goals)
+
+
+def for_rows(
+    config: Config, examples: Sequence[Example], taxonomy: Taxonomy, share: float = 1.0
+) -> tuple[PlanRow, ...]:
+    """The plan of a config's promises on rows that are there, with one line for each slice of "in every ...".
+
+    share: of the rows that thresholds are chosen on, the others being a calibrator's. Goals that promise nothing have
+    no line. Raises GoalError as run does, and on slices that no row is in.
+    """
+    asked = [goal for goal in parse_goals(config.goals) if goal.promised]
+    if not asked or not examples:
+        return ()
+    nothing_NC = np.full((len(examples), len(taxonomy.tokens)), -np.log(len(taxonomy.tokens)), dtype=np.float32)
+    rows = label_scores(examples, taxonomy, ScoreTable(ids=tuple(e.id for e in examples), logp_NC=nothing_NC))
+    template = Policy(
+        name="plan", taxonomy=taxonomy, rule="heaviest", categories=(CategoryPolicy(),) * len(taxonomy.names)
+    )
+    goals = settled(asked, template, rows)
+    found = []
     for goal in goals:
-        known = told is not None and (goal.kind != "false_refusal" or RESPOND in told)
-        parts = _parts(config, goal)
-        (row,) = plan_labels(
-            [replace(goal, level=goal.level / parts if goal.level else None)],
-            told if known else None,
-            confidence=1.0 - how.delta / len(sets_to_try(goals, how)) / _tests(config, goals) / parts,
-            tested=1.0 - how.learn_share if config.method in ("path", "vectors") else 1.0,
-        )
-        rows.append(replace(row, lowest=None if row.lowest is None else min(1.0, row.lowest * parts)))
-    return tuple(rows)
+        among_N = rows_of(goal, rows, [taxonomy.column(name) for name in goal.categories])
+        have = int(one_per_group(rows.group_N, among_N, seed=0)[among_N].sum())
+        found.append(_planned(config, goals, goal, math.floor(have * share)))
+    return tuple(found)
+
+
+def _planned(config: Config, goals: Sequence[Goal], goal: Goal, have: int | None) -> PlanRow:
+    """The plan of one goal beside the others. Raises GoalError on one that is no promise."""
+    how = How(confidence=config.confidence, method=config.method, shares=config.shares, on_failure=config.on_failure)
+    parts = _parts(config, goal)
+    row = plan_row(
+        replace(goal, level=goal.level / parts if goal.level else None),
+        have,
+        how.delta / len(sets_to_try(goals, how)) / _tests(config, goals) / parts,
+        tested=1.0 - how.learn_share if config.method in ("path", "vectors") else 1.0,
+    )
+    return replace(row, lowest=None if row.lowest is None else min(1.0, row.lowest * parts))
 
 
 def _tests(config: Config, goals: Sequence[Goal]) -> int:

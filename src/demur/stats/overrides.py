@@ -1,0 +1,63 @@
+"""Categories that are suppressed or forced after thresholds are chosen: nothing is chosen again because of it.
+
+A suppressed category's token is never emitted: a request whose heaviest category it is, is decided by the next heaviest
+one, under that one's own threshold. All other requests are decided exactly as before. A forced category is emitted for
+every request. What had been certified was certified of other decisions, so it no longer is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from demur.core.decision import decide_many
+from demur.core.goal import parse_goal
+from demur.core.guarantee import Promise
+from demur.core.policy import Override, Policy
+from demur.stats.board import board_of, losses_of
+from demur.stats.labelled import LabelledScores
+
+
+def with_overrides(policy: Policy, overrides: Mapping[str, Override], rows: LabelledScores) -> Policy:
+    """The policy with these categories suppressed or forced; thresholds and curves stay as they are.
+
+    Certified promises become uncertified, with the rate that is seen on these rows now. One of missed refusals stays
+    where a category is forced: then none is missed. Raises TaxonomyError on an unknown category, PolicyError where two
+    are forced.
+    """
+    if not overrides:
+        return policy
+    categories = list(policy.categories)
+    for name, override in overrides.items():
+        at = policy.taxonomy.index(name)
+        categories[at] = replace(categories[at], override=override)
+    made = replace(policy, categories=tuple(categories))
+    named = ", ".join(f"{name} {'suppressed' if o == 'suppress' else 'forced'}" for name, o in overrides.items())
+    forced = "force" in overrides.values()
+    kept = ("missed_refusal",) if forced else ()
+    promises = tuple(
+        p if p.status != "certified" or p.risk.partition("[")[0] in kept else _withdrawn(p, made, rows, named)
+        for p in policy.promises
+    )
+    return replace(made, promises=promises)
+
+
+def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: str) -> Promise:
+    """The promise as one that was asked for and does not hold of these decisions."""
+    bare = replace(
+        promise,
+        status="uncertified",
+        confidence=None,
+        rate=None,
+        mix=(),
+        method=f"not certified: thresholds were chosen before {named}; to choose them without it, make it inactive",
+    )
+    goal = parse_goal(f"{promise.risk} <= {promise.level!r}")
+    if not all(policy.category(name).may_emit for name in goal.categories):
+        return bare
+    (loss,) = losses_of([goal], board_of(policy, rows, shared=False), seed=0)
+    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+    everyone_N = np.ones(len(refused_N), dtype=bool)
+    return replace(bare, rate=loss.rate(refused_N, everyone_N), mix=loss.mix(refused_N, everyone_N))
