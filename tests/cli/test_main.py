@@ -27,7 +27,7 @@ FLAGS = {
         "--share",
         "--json",
     ],
-    "calibrate": ["--goal", "--confidence", "--name", "--on-failure", "--calibrator", "--set", "--json"],
+    "calibrate": ["--goal", "--confidence", "--name", "--on-failure", "--calibrator", "--override", "--set", "--json"],
     "evaluate": ["--branches", "--also", "--limit", "--labels", "--judge", "--settings", "--json"],
     "report": [],
     "decide": ["--policy", "--scores", "--prompts", "--lines", "--threshold", "--rate", "--json"],

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 from tests.builders import labelled, log_softmax, policy
+from tests.fake_run import examples
 
 from demur.core.errors import GoalError
 from demur.core.goal import parse_goals
 from demur.core.guarantee import Uncertified
 from demur.core.policy import NEVER
+from demur.core.taxonomy import coconot
 from demur.stages.plan_labels import Config, for_rows, run
 from demur.stats.promises import Granted, How, certify
 

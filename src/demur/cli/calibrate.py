@@ -11,17 +11,17 @@ import typer
 
 from demur.cli import options
 from demur.cli.policies import doubt_note
-from demur.cli.policy_text import tell_policy, threshold_text
+from demur.cli.policy_text import summary_json, tell_policy, threshold_text
 from demur.cli.show import note, print_json, print_table
 from demur.cli.steps import Steps
 from demur.cli.workspace import Workspace, reopen
 from demur.config import changed
 from demur.core.decision import decide_many
+from demur.core.errors import ConfigError
 from demur.core.policy import Policy
 from demur.core.score import Floats
 from demur.stages.calibrate import threshold_rows
 from demur.store.choice_file import read_choice
-from demur.store.policy_file import policy_to_json
 from demur.store.rewritten import decided_scores
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
@@ -45,6 +45,13 @@ def command(
     calibrator: Annotated[
         str | None, typer.Option(help="'auto', or a family such as 'temperature'. Default: the config's.")
     ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CATEGORY=suppress|force",
+            help="Never or always emit this category; other thresholds stay. Repeatable.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,13 +64,13 @@ def command(
     asked = "; ".join(goal) if goal else None
     given = {"goal": asked, "confidence": confidence, "name": name, "calibrator": calibrator, "on_failure": on_failure}
     workspace = reopen(run)
-    config = changed(workspace.config.calibrate, settings or (), "calibrate")
+    config = changed(workspace.config.calibrate, [*(settings or ()), *_overrides(override)], "calibrate")
     workspace = Workspace(workspace.folder, replace(workspace.config, calibrate=config)).changed("calibrate", **given)
     policy = Steps(workspace).perform("calibrate")
     choice = read_choice(workspace.folder.calibrator)
     if as_json:
         chosen = {"calibrator_choice": choice.model_dump(mode="json")} if choice else {}
-        print_json(policy_to_json(policy) | chosen)
+        print_json(summary_json(policy, workspace.folder.policy) | chosen)
         return
     if choice:
         note(f"calibrator: {choice.why}; fitted on {choice.fitted_on} rows, thresholds on {choice.left} others")
@@ -82,6 +89,15 @@ def _threshold_scores(folder: RunFolder, policy: Policy) -> Floats:
     """The scores that thresholds were chosen on."""
     table, _ = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     return table.select(tuple(e.id for e in threshold_rows(folder))).logp_NC
+
+
+def _overrides(texts: Sequence[str] | None) -> list[str]:
+    """ "safety=suppress" as the setting "override.safety=suppress". Raises ConfigError."""
+    for text in texts or ():
+        name, _, what = text.rpartition("=")
+        if not name.strip() or what.strip() not in ("suppress", "force"):
+            raise ConfigError(f"cannot read --override {text!r}", "write CATEGORY=suppress or CATEGORY=force")
+    return [f"override.{text}" for text in texts or ()]
 
 
 def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:

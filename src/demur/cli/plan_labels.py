@@ -16,6 +16,16 @@ from demur.core.taxonomy import RESPOND
 from demur.stages import plan_labels
 from demur.stages.plan_labels import Config, Method, OnFailure, PlanRow
 
+HEADER = (
+    "goal",
+    "counts requests",
+    "at hand",
+    "errors allowed",
+    "lowest level",
+    "needed, no error",
+    "needed, likely",
+)
+
 
 def command(
     *,
@@ -59,16 +69,7 @@ def command(
     if as_json:
         print_json([asdict(row) for row in plan])
         return
-    header = (
-        "goal",
-        "counts requests",
-        "at hand",
-        "errors allowed",
-        "lowest level",
-        "needed, no error",
-        "needed, likely",
-    )
-    print_table([header, *map(_cells, plan)], words=2)
+    print_table([HEADER, *map(_cells, plan)], words=2)
     for row in plan:
         note(sentence(row))
     named = {c for text in goal for c in parse_goal(text).categories} | set(told or ()) - {RESPOND}

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from demur.cli.show import note
 from demur.core import caught
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy
 from demur.core.slices import mix_words, worst_words
 from demur.stages.plan_labels import PlanRow
+from demur.store.policy_file import policy_to_json
+
+LONGEST = 30  # entries of a list that a summary shows
+
+
+def summary_json(policy: Policy, file: Path) -> dict[str, Any]:
+    """A policy for programs, short: what each category does on its calibration rows instead of the whole curve.
+
+    Everything is in the file, whose path stands under "file"; a list of more than LONGEST entries says how many.
+    """
+    value = policy_to_json(policy)
+    for row, category in zip(value["categories"], policy.categories, strict=True):
+        row.pop("curve", None)
+        point = caught.point_at(category)
+        if point is not None:
+            rates = ("refusal_rate", "false_refusal", "missed_refusal")
+            row["on_calibrate_rows"] = {n: {"hits": getattr(point, n).hits, "of": getattr(point, n).of} for n in rates}
+    value |= {"never_refused": list(caught.never_refused(policy)), "file": str(file)}
+    return {key: _short(entry) for key, entry in value.items()}
+
+
+def _short(value: Any) -> Any:
+    """A JSON value with its long lists of plain entries counted instead."""
+    if isinstance(value, dict):
+        return {key: _short(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return f"{len(value)} entries" if len(value) > LONGEST else [_short(entry) for entry in value]
+    return value
 
 
 def threshold_text(threshold: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from demur.cli.judges import Settings, build_judge, read_settings
 from demur.cli.policy_text import sentence
@@ -29,6 +29,8 @@ from demur.stats.calibrators.families import NONE
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder, Stage
 from demur.wiring import JUDGES, SOURCES, TRAINERS, find
+
+_PLANNED: dict[str, plan_labels.Method] = {m: m for m in get_args(plan_labels.Method)}  # others test on all rows
 
 
 class Steps:
@@ -81,7 +83,7 @@ class Steps:
         plan = plan_labels.Config(
             goals=tuple(lines_of(asked.goal)),
             confidence=asked.confidence,
-            method="shared" if asked.method in ("auto", "even") else asked.method,
+            method=_PLANNED.get(asked.method, "shared"),
             on_failure="hard_only" if asked.on_failure == "hard_only" else "stop",
             categories=len(self._config.taxonomy.names) - len(asked.inactive),
             shares=dict(asked.shares) or None,

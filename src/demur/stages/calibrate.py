@@ -16,7 +16,7 @@ from demur.core.correctness import CorrectnessAware
 from demur.core.errors import ConfigError, DataError, GoalInfeasible
 from demur.core.example import SPLITS, Example, Split
 from demur.core.goal import Goal, parse_goals
-from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, OnDoubt, Policy, Rule, natural
+from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, OnDoubt, Override, Policy, Rule, natural
 from demur.core.rewrites import RewriteName
 from demur.core.score import ScoreTable
 from demur.core.seen import Seen, seen_ids
@@ -29,7 +29,8 @@ from demur.stats.curve import with_curves
 from demur.stats.doubt import measured_rule, require_trained
 from demur.stats.evidence import with_rows
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
-from demur.stats.missing import with_missing
+from demur.stats.missing import told, with_missing
+from demur.stats.overrides import with_overrides
 from demur.stats.promises import How, Method, choose_all, closed_form
 from demur.stats.rate import meet_rates
 from demur.stats.sample import apart
@@ -64,7 +65,8 @@ class Config:
     on_doubt: OnDoubt = "refuse"  # too much probability off the control tokens: refuse, or error
     on_failure: str = "stop"  # stop; hard_only: give up soft goals; keep:natural or keep:<policy file>: see _kept
     name: str = "default"
-    inactive: tuple[str, ...] = ()  # categories that take no part in the rule
+    inactive: tuple[str, ...] = ()  # categories that take no part in the rule: thresholds are chosen without them
+    override: Mapping[str, Override] = field(default_factory=dict)  # category -> suppress or force, after the choice
     locked: tuple[str, ...] = ()  # categories whose threshold callers cannot override
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # category -> [lowest, highest] override
     on_refuse: Mapping[str, str] = field(default_factory=dict)  # category -> refusal text to send instead
@@ -139,20 +141,13 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         _how(config, goals, kept),
         digest_json(made_from),  # of all calibrate rows: both those fitted on and those left
     )
-    policy = with_sensitivities(_told(policy, missing), config.sensitivities)
+    policy = with_overrides(policy, config.override, rows)
+    policy = with_sensitivities(told(policy, missing), config.sensitivities)
     policy = bound(policy if config.traffic else with_rows(policy, rows, (config.seed, 0)))
     write_policy(folder.policy, policy)
     made = [folder.policy, *_write_calibrator(folder, fitted, policy)]
     folder.finish("calibrate", settings, made_from, made)
     return policy
-
-
-def _told(policy: Policy, missing: int) -> Policy:
-    """The policy whose promises say how many prompts without an outcome they count as errors."""
-    words = f"; {missing} prompts without an outcome count as errors"
-    ours = [p.status == "certified" and p.digest is None for p in policy.promises]  # not those of a kept policy
-    told = tuple(replace(p, method=p.method + words) if o else p for p, o in zip(policy.promises, ours, strict=True))
-    return replace(policy, promises=told) if missing else policy
 
 
 def _goals(config: Config) -> tuple[Goal, ...]:
@@ -239,8 +234,11 @@ def _seen_through(
 def _plain(config: Config) -> dict[str, object]:
     """The settings as JSON has them: no infinity, no path. What a file says is an input."""
     limits = {k: list(map(str, v)) for k, v in config.limits.items()}
+    plain = asdict(config)
+    if not config.override:
+        del plain["override"]  # as receipts had it before there were overrides: such runs stay finished
     files = {"human_labels": config.human_labels is not None, "traffic": config.traffic is not None}
-    return {**asdict(config), "limits": limits, "sources": list(config.sources), **files}
+    return {**plain, "limits": limits, "sources": list(config.sources), **files}
 
 
 def _checked(
@@ -414,7 +412,14 @@ def threshold_rows(folder: RunFolder) -> list[Example]:
 
 def template(config: Config, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Policy:
     """The policy before its thresholds are chosen: nothing is refused. Raises TaxonomyError on an unknown category."""
-    for name in (*config.inactive, *config.locked, *config.limits, *config.on_refuse, *config.translations):
+    for name in (
+        *config.inactive,
+        *config.override,
+        *config.locked,
+        *config.limits,
+        *config.on_refuse,
+        *config.translations,
+    ):
         taxonomy.index(name)
     categories = tuple(
         CategoryPolicy(

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from demur.core.errors import DataError
+from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.core.slices import NO_CATEGORY
 from demur.stats.labelled import LabelledScores, Traits
@@ -48,6 +49,14 @@ def with_missing(rows: LabelledScores, missing: int) -> LabelledScores:
         group_N=groups,
         traits=None if rows.traits is None else _joined(rows.traits, missing),
     )
+
+
+def told(policy: Policy, missing: int) -> Policy:
+    """The policy whose promises say how many prompts without an outcome they count as errors."""
+    words = f"; {missing} prompts without an outcome count as errors"
+    ours = [p.status == "certified" and p.digest is None for p in policy.promises]  # not those of a kept policy
+    made = tuple(replace(p, method=p.method + words) if o else p for p, o in zip(policy.promises, ours, strict=True))
+    return replace(policy, promises=made) if missing else policy
 
 
 def _joined(traits: Traits, missing: int) -> Traits:
