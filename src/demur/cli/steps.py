@@ -25,7 +25,6 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
 from demur.stages import calibrate, data, evaluate, plan_labels, report, score, train
 from demur.stages.blackbox import page, predictor
-from demur.stats.calibrators.families import NONE
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder, Stage
 from demur.wiring import JUDGES, SOURCES, TRAINERS, find
@@ -79,7 +78,7 @@ class Steps:
         """Say which goals of the config cannot be certified on the calibrate rows, before anything is trained."""
         asked = self._config.calibrate
         rows = read_examples(self._folder.split("calibrate"))
-        share = 1.0 if asked.calibrator == NONE else 1.0 - asked.calibrator_share
+        share = 1.0 if asked.calibrator == calibrate.NO_CALIBRATOR else 1.0 - asked.calibrator_share
         plan = plan_labels.Config(
             goals=tuple(lines_of(asked.goal)),
             confidence=asked.confidence,

@@ -50,6 +50,7 @@ from demur.store.seen_file import SEEN, require_unseen_splits
 from demur.store.tables import read_scores, write_scores
 
 AUTO = "auto"
+NO_CALIBRATOR = NONE  # rows are then all for thresholds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
