@@ -21,6 +21,8 @@ from demur.core.errors import AccessError, ConfigError
 from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
 from demur.store.policy_file import NEVER_WORD, policy_to_json
 from demur.store.policy_folder import Live, PolicySet, read_folder
+from demur.store.rows import read_examples
+from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 from demur.store.tenants_file import read_tenants
 
@@ -65,6 +67,23 @@ def command(
         print_json(_json(explained))
         return
     _show(explained)
+    if live.policy.promises and (covered := _turns_covered(policies)):
+        note(covered)
+
+
+def _turns_covered(path: Path) -> str | None:
+    """Which turns the promises of a run are about; None where there is no run to count in."""
+    split = RunFolder(path).split("calibrate")
+    if not split.exists():
+        return None
+    rows = read_examples(split)
+    later = sum(any(m.role == "assistant" for m in row.prompt) for row in rows)
+    if later:
+        return f"promises are about requests like the calibrate rows: {later} of {len(rows)} have an earlier answer"
+    return (
+        f"promises are about single turns: none of {len(rows)} calibrate rows has an earlier answer. Later turns are "
+        'covered only where the latest turn decides alone: decides_on = "latest turn" of the server'
+    )
 
 
 def _operator(there: PolicySet, policy: str | None) -> Tenant:

@@ -6,6 +6,7 @@ refuses a conversation as it is), so that what is scored is what was trained on.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from demur.core.example import Message, Role
@@ -32,3 +33,12 @@ def fold(messages: Sequence[Message], columns: Sequence[int]) -> tuple[tuple[Mes
                 kept.append(columns[turn])
         turn += message.role == "assistant"
     return tuple(Message(role=role, content=text) for role, text in folded), tuple(kept)
+
+
+def latest_turn(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """What was said since the last answer, behind the instructions that open the conversation."""
+    answers = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    if not answers:
+        return tuple(messages)
+    opening = itertools.takewhile(lambda message: message.role == "system", messages)
+    return (*opening, *messages[answers[-1] + 1 :])

@@ -79,7 +79,8 @@ class Note(BaseModel):
     promises: Promises
     scores: dict[str, float] | None = None  # operators only: log-probability by choice
     margin: float | None = None  # operators only: log-odds beyond the threshold
-    decided_on: Literal["declared"] | None = None  # refused for text in tools or a schema; left out otherwise
+    # Refused for text in tools or a schema, or decided without the turns before; left out otherwise.
+    decided_on: Literal["declared", "latest turn"] | None = None
     doubt: str | None = None  # why the score decides nothing; left out where it does
     leftover: float | None = None  # operators only: probability outside the control tokens
 

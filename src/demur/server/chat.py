@@ -20,6 +20,7 @@ from demur.core.declared import declared_prompts
 from demur.core.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
 from demur.core.languages import preferred_languages, refusal_text
 from demur.core.serving import Ask, Backend, Part, Reply
+from demur.core.turns import latest_turn
 from demur.server.answers import Head, finish_reason, scores_of, tool_call_deltas, usage
 from demur.server.asks import Case, case_of
 from demur.server.doors import Caller, read_body
@@ -81,7 +82,7 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     try:
         replies = await _refused_for_declared(house.backend, case.asks, visit)
         declared = bool(replies)
-        replies = replies or await _open_all(house.backend, case.asks, visit)
+        replies = replies or await _open_decided(house, case.asks, visit)
     except (ScoreDoubt, ScoreError) as e:
         event(logging.ERROR, "undecided", request_id=visit.request_id, reason=e.message, hint=e.hint)
         house.metrics.decided(visit, policy, None, None)
@@ -124,6 +125,25 @@ async def _refused_for_declared(backend: Backend, asks: Sequence[Ask], visit: Vi
             others = [replace(ask, messages=prompt) for ask in bare[1:]]
             return [reply, *await _open_all(backend, others, visit)]
     return []
+
+
+async def _open_decided(house: House, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
+    """A reply per choice, decided on the conversation, or on its latest turn where the operator says so.
+
+    Of a request whose latest turn passes, the whole conversation is answered, and no category can be refused there.
+    """
+    latest = latest_turn(asks[0].messages)
+    if house.settings.decides_on == "conversation" or latest == asks[0].messages:
+        return await _open_all(house.backend, asks, visit)
+    bare = [replace(a, messages=latest, json_schema=None, tools=(), tool_choice=None, answers=False) for a in asks]
+    (decided,) = await _open_all(house.backend, bare[:1], visit)
+    if decided.decision.refuses:
+        return [decided, *await _open_all(house.backend, bare[1:], visit)]
+    passing = tuple(replace(c, override="suppress") for c in asks[0].policy.categories)
+    answered = [replace(a, policy=replace(a.policy, categories=passing)) for a in asks]
+    replies = await _open_all(house.backend, answered, visit)
+    # Doubt about the conversation still refuses it: nothing else can.
+    return [r if r.decision.refuses else replace(r, decision=decided.decision, logp_C=decided.logp_C) for r in replies]
 
 
 async def _open_all(backend: Backend, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
@@ -266,6 +286,10 @@ def _head(house: House, case: Case, first: Verdict, caller: Caller) -> Head:
         note["doubt"] = NO_SCORE if first.reply is None else OFF_THE_TOKENS
     if first.declared:
         note["decided_on"] = "declared"
+    elif house.settings.decides_on != "conversation" and len(latest_turn(messages := case.asks[0].messages)) < len(
+        messages
+    ):
+        note["decided_on"] = house.settings.decides_on
     if caller.tenant.sees_scores and first.reply is not None:
         note |= scores_of(case.effective.policy, first.reply.decision, first.reply.logp_C)
     return Head(

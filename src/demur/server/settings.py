@@ -10,6 +10,7 @@ from demur.core.errors import ConfigError
 from demur.store.trust import Otherwise, Trust
 
 OnDoubt = Literal["refuse", "error"]
+DecidesOn = Literal["conversation", "latest turn"]
 RefusalFinish = Literal["stop", "content_filter"]
 
 
@@ -45,6 +46,8 @@ class Settings:
     port: int = 8000  # 0: any free one
     model: str = "demur"  # the name under which clients ask for it
     default_policy: str | None = None  # without a tenants file; None: the only policy, or the first by name
+    # "latest turn": what was said since the last answer decides; the answer is still to the whole conversation.
+    decides_on: DecidesOn = "conversation"
     on_doubt: OnDoubt = "refuse"  # no decision can be made: refuse, or answer with an error
     doubt_text: str = "I can't help with that right now."
     refusal_finish: RefusalFinish = "stop"  # finish_reason of a refusal; OpenAI's own refusals end with "stop"
