@@ -1,5 +1,7 @@
 """Every engine of ours decides as decide_many: 10,000 random rows x 100 random policies, no disagreement at all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from demur.core.calibrator import IDENTITY, Fitted
 from demur.core.decision import decide, decide_many
 from demur.core.maps import Temperature
-from demur.core.policy import NEVER, RULES, CategoryPolicy, Policy
+from demur.core.policy import NEVER, RULES, CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import coconot
 from demur.engines.gate import forced_ids
 from demur.engines.heads import control_scores
@@ -38,12 +40,20 @@ def random_policy(seed, p_NC):
             active=bool(rng.random() < 0.8),
             bias=rng.normal() if rule == "bias" else 0.0,
             override="force" if k == forced else "suppress" if rng.random() < 0.1 else None,
+            locked=bool(rng.random() < 0.2),
         )
         for k in range(len(names))
     )
     fitted = Fitted(tokens=coconot().tokens, map=Temperature(temperature=rng.uniform(0.5, 2.0)))
     calibrator = fitted if seed % 4 == 0 else IDENTITY
-    return Policy(name=f"{seed}", taxonomy=coconot(), rule=rule, categories=categories, calibrator=calibrator)
+    return Policy(
+        name=f"{seed}",
+        taxonomy=coconot(),
+        rule=rule,
+        categories=categories,
+        calibrator=calibrator,
+        doubt=DoubtRule(most_leftover=float(rng.choice([0.3, 0.7, 0.95, 1.0]))),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +79,16 @@ def test_the_policies_tell_the_rows_apart(case) -> None:
     assert {p.rule for p in policies} == set(RULES)
     assert all((id_PR == control_id).sum() > 10_000 for control_id in IDS)
     assert sum(len(np.unique(id_R)) > 1 for id_R in id_PR) > 0.8 * POLICIES
+
+
+def test_doubt_and_locks_decide_some_of_the_rows_and_no_engine_is_shown_easy_ones_only(case) -> None:
+    _, logp_RC, policies, id_PR = case
+    doubt_PR = np.stack([decide_many(policy, logp_RC).doubt_N for policy in policies])
+    assert 0.2 < doubt_PR.mean() < 0.8
+    assert (id_PR[doubt_PR] != IDS[0]).all()
+    free = [replace(p, categories=tuple(replace(c, locked=False) for c in p.categories)) for p in policies]
+    moved = sum(int((IDS[decide_many(p, logp_RC).choice_N] != i).sum()) for p, i in zip(free, id_PR, strict=True))
+    assert moved > 1000
 
 
 def test_scores_in_torch_are_log_probabilities_over_the_whole_vocabulary(case) -> None:
