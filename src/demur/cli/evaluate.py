@@ -119,6 +119,9 @@ def print_evaluation(evaluation: evaluate.Evaluation) -> None:
         title = f"texts of the calibrated policy: {calibrated.goal}; {evaluation.labels} labelled by hand"
         print_table([evaluate.CORRECTED_HEADER, *rows], title=title)
     note(f"texts judged by {evaluation.judge}")
+    if evaluation.leftover.doubtful:
+        left = evaluation.leftover
+        note(f"doubt: {left.doubtful} of {evaluation.test_rows} test rows, refused at every threshold")
     if calibrated.unscored.hits:
         note(
             f"unscored: {calibrated.unscored.hits} of {calibrated.unscored.of} texts of the calibrated policy, in no "

@@ -168,6 +168,8 @@ class LeftoverRow(Strict):
     median: float
     p95: float
     highest: float
+    most: float | None = None  # the calibrated policy's bound: rows above it are in doubt; None in older files
+    doubtful: int | None = None  # test rows in doubt
 
 
 class CalibrationErrors(Strict):

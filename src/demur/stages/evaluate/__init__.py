@@ -166,7 +166,7 @@ def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) 
         always_refuse=measures.always_refuse(case.rows),
         ranking=measures.rankings(case),
         calibration=measures.calibration(case),
-        leftover=measures.leftover(case.raw),
+        leftover=measures.leftover(case),
         branches=measures.verdicts(case, judged.cache),
         forced=words.forced(case, judged.cache, labels),
         twins=words.twin_rows(case, judged.cache, labels),

@@ -132,11 +132,18 @@ def calibration(case: Case) -> CalibrationRow | None:
     )
 
 
-def leftover(rows: LabelledScores) -> LeftoverRow:
+def leftover(case: Case) -> LeftoverRow:
     """Probability outside the control tokens: about 0 after training, large where the position is wrong."""
-    left_N = rows.table.leftover_N
+    left_N = case.raw.table.leftover_N
     median, p95 = np.quantile(left_N, [0.5, 0.95]).tolist()
-    return LeftoverRow(mean=float(left_N.mean()), median=median, p95=p95, highest=float(left_N.max()))
+    return LeftoverRow(
+        mean=float(left_N.mean()),
+        median=median,
+        p95=p95,
+        highest=float(left_N.max()),
+        most=case.policy.doubt.most_leftover,
+        doubtful=int(decide_many(case.policy, case.rows.table.logp_NC).doubt_N.sum()),
+    )
 
 
 def verdicts(case: Case, cache: BranchCache) -> dict[str, VerdictsRow]:

@@ -117,6 +117,7 @@ def _scores(m: Material) -> Section:
     text = (
         f"Leftover mass, the probability of anything but a control token at the first position: {left.mean:.2%} on "
         f"average, {left.p95:.2%} or less on 95% of the prompts, {left.highest:.2%} at most. It should be near zero.",
+        *_doubt(m),
         *_calibrator(m),
     )
     parts: tuple[Part, ...] = (
@@ -126,6 +127,17 @@ def _scores(m: Material) -> Section:
         _folded(tables.rankings(m)),
     )
     return Section(key="scores", title="How good the scores are", parts=parts, text=text)
+
+
+def _doubt(m: Material) -> tuple[str, ...]:
+    """How many rows no threshold decides; nothing in evaluations from before there was a bound."""
+    left = m.evaluation.leftover
+    if left.most is None or left.doubtful is None:
+        return ()
+    return (
+        f"In doubt, and refused at every threshold: {left.doubtful:,} of {m.evaluation.test_rows:,} test rows put more "
+        f"than {left.most:.2%} of their probability outside the control tokens.",
+    )
 
 
 def _calibrator(m: Material) -> tuple[str, ...]:
