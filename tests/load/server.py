@@ -1,4 +1,4 @@
-"""A server over a small model in a process of its own: python -m tests.load.server CHECKPOINT POLICIES RELOAD_S."""
+"""A server over a small model in a process of its own: -m tests.load.server CHECKPOINT POLICIES RELOAD_S [TENANTS]."""
 
 import sys
 from pathlib import Path
@@ -11,10 +11,17 @@ from demur.server.policies import Access
 from demur.server.run import run
 from demur.server.settings import Settings
 from demur.store.policy_folder import read_folder
+from demur.store.tenants_file import read_tenants
 
 if __name__ == "__main__":
-    checkpoint, folder, reload_s = sys.argv[1:]
+    checkpoint, folder, reload_s, *tenants = sys.argv[1:]
     backend = HfBackend(HfEngine(model=checkpoint, tokens=coconot().tokens))
     settings = Settings(port=0, reload_s=float(reload_s))
-    service = Service(settings, backend, Access(policies=read_folder(Path(folder), backend.fingerprint)))
+    file = Path(tenants[0]) if tenants else None
+    access = Access(
+        policies=read_folder(Path(folder), backend.fingerprint),
+        tenants=read_tenants(file) if file else None,
+        tenants_file=file,
+    )
+    service = Service(settings, backend, access)
     run(service, lambda address: print(address, flush=True))  # noqa: T201 - its parent reads it

@@ -5,11 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from bench import load_hostile
 from bench.load import RELOAD_S, Reload, Report, crowd, variants
 
+from demur.core.schema_bounds import too_much
 from demur.core.taxonomy import coconot
 from demur.engines.hf import HfEngine
-from demur.store.policy_file import policy_digest
+from demur.store.policy_file import policy_digest, write_policy
 from tests.engines.checkpoints import make_checkpoint
 from tests.security.site import policies_for
 from tests.server.house import folder_of, policy
@@ -64,3 +66,35 @@ def test_memory_that_grows_and_requests_that_fail_are_found():
     assert report(growth=5).failures()
     assert not report(growth=1).failures()
     assert Report(errors=["x"], memory=[(0.0, 1), (1.0, 1), (2.0, 1)]).failures()
+
+
+@pytest.mark.slow
+def test_clients_that_leave_and_a_hostile_tenant_cost_no_place_and_no_error(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "model", "llama")
+    guarded = policies_for(HfEngine(model=checkpoint, tokens=coconot().tokens))["guarded"]
+    write_policy(tmp_path / "policy.json", guarded)
+    folder, tenants = load_hostile.site(tmp_path, tmp_path / "policy.json")
+    command = [sys.executable, "-m", "tests.load.server", str(checkpoint), str(folder), "1.0", str(tenants)]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+    ):
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            assert url, (tmp_path / "log").read_text()
+            halves = asyncio.run(load_hostile.both((url, "demur", server.pid), 32, 6, 15.0))
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+    for half in halves:
+        assert (half.errors, half.unfinished) == ([], 0), half.line()
+        assert half.took_s, half.line()
+        assert half.left, half.line()
+    assert sum(halves[1].hostile.values()) >= 6
+    # How much slower others may become is the bench's to say: here other tests share the machine.
+
+
+@pytest.mark.parametrize("n", range(8))
+def test_the_worst_schemas_are_accepted(n):
+    assert too_much(load_hostile.worst(n)) is None

@@ -64,6 +64,21 @@ def only(prompts: Prompts, row: int) -> Prompts:
     return Prompts(cache=cache, lengths=(length,), logits_BV=prompts.logits_BV[row : row + 1].clone())
 
 
+def together(parts: Sequence[Prompts]) -> Prompts:
+    """Several prompts as one batch, each row beginning at column 0."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(max(part.lengths) for part in parts)
+    layers = []
+    for same in zip(*(part.cache.layers for part in parts), strict=True):
+        keys = [pad(one.keys, (0, 0, 0, longest - one.keys.shape[2])) for one in same]
+        values = [pad(one.values, (0, 0, 0, longest - one.values.shape[2])) for one in same]
+        layers.append((torch.cat(keys), torch.cat(values)))
+    lengths = tuple(length for part in parts for length in part.lengths)
+    logits_BV = torch.cat([part.logits_BV for part in parts])
+    return Prompts(cache=DynamicCache(layers), lengths=lengths, logits_BV=logits_BV)
+
+
 class RunningBatch:
     """Rows that go on together, each ending at the last column of the cache."""
 

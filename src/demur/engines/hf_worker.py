@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -26,14 +26,16 @@ from demur.core.errors import BackendDown, DemurError, SchemaTooCostly
 from demur.core.serving import Part
 from demur.engines.heads import control_scores
 from demur.engines.hf import LOGITS_PER_BATCH, HfEngine
-from demur.engines.hf_batch import RunningBatch, only, read
+from demur.engines.hf_batch import RunningBatch, only, read, together
 from demur.engines.hf_sample import next_tokens
 from demur.engines.inprocess.grammar import Grammar, wait
 from demur.engines.inprocess.job import Job, Parked, is_written
+from demur.engines.inprocess.turns import Turns
 
-GRACE_S = 0.01  # for which a step of all answers waits for masks that are late
+GRACE_S = 0.002  # for which a step of all answers waits for masks that are late
 LATE_S = 15.0  # for which an answer is parked until its mask is there; the grammar's own limits end it before that
 TOKEN_S = 0.02  # that reading one token of a prompt may take: far more than any machine in service needs
+SHARED = 4  # by which less is read between two steps where several tenants are served: none is held up for long
 STOP_S = 15.0  # for a step to end when the server does
 LOOK_S = 0.005  # between two looks for masks where every answer is parked
 
@@ -77,6 +79,7 @@ class Worker:
         self._batch = RunningBatch(engine.network)
         self._rows: list[Job] = []  # by row of the batch
         self._parked: list[Parked] = []
+        self._turns = Turns()
         self._outbox: list[tuple[Job, Callable[[], object]]] = []
         self._due_s: float | None = None  # when the step under way should be over; None: none is
         self._asked: list[Future[None]] = []  # by those who want to know whether the model still computes
@@ -225,31 +228,43 @@ class Worker:
             self._read(batch)
             self._post()
         if self._rows:
+            start_s = monotonic()
             self._write()
+            self._turns.wrote(monotonic() - start_s)
             self._post()
         self._answer_asked()
 
     def _admit(self) -> list[Job]:
-        """The next requests in line that fit in beside those under way."""
+        """The next requests that fit in beside those under way: of tenants that owe least, in line within a tenant."""
         jobs: list[Job] = []
         with self._wake:
-            while self._waiting and self._fits(jobs, self._waiting[0]):
-                jobs.append(self._waiting.popleft())
+            active = {job.ask.tenant for job in (*self._rows, *self._waiting)}
+            for job in sorted(self._waiting, key=lambda job: self._turns.owed_s(job.ask.tenant)):
+                tenant = job.ask.tenant
+                most = self._limits.prefill_tokens // (SHARED if len(active) > 1 else 1)
+                if not self._turns.may_read(tenant, active - {tenant}) or not self._fits(jobs, job, most):
+                    break  # those behind owe as much, or more: nobody overtakes a long prompt
+                jobs.append(job)
+                self._waiting.remove(job)
         return jobs
 
-    def _fits(self, jobs: list[Job], job: Job) -> bool:
+    def _fits(self, jobs: list[Job], job: Job, most_tokens: int) -> bool:
         limits, held = self._limits, [*self._rows, *(p.job for p in self._parked)]
         rows = len(held) + len(jobs) + 1
         if rows == 1:
             return True
         tokens = sum(len(one.ids) for one in (*jobs, job))
-        read_ok = not jobs or (len(jobs) < self._most_read and tokens <= limits.prefill_tokens)
+        read_ok = not jobs or (len(jobs) < self._most_read and tokens <= most_tokens)
         room = max(one.room for one in (*held, *jobs, job))
         return read_ok and rows <= limits.rows and rows * room <= limits.cache_tokens
 
     def _read(self, jobs: list[Job]) -> None:
         """Read prompts, decide each on its own score, and let those that are written join the batch."""
-        self._begin(sum(len(job.ids) for job in jobs))
+        tokens: Counter[str] = Counter()
+        for job in jobs:
+            tokens[job.ask.tenant] += len(job.ids)
+        start_s = monotonic()
+        self._begin(tokens.total())
         prompts = read(self._engine.network, [job.ids for job in jobs], self._engine.filler)
         control_ids = self._engine.encoder.token_ids
         joining = []
@@ -273,29 +288,30 @@ class Worker:
                 else:
                     joining.append(b)
         self._batch.join(prompts, joining)
+        self._turns.read(tokens, monotonic() - start_s)
         self._rows += [jobs[b] for b in joining]
 
     def _unpark(self) -> None:
         """Let parked answers go on whose grammar, or next mask, has come."""
         wait((p.job.grammar for p in self._parked if p.late and p.job.grammar is not None), 0.0)
         parked, self._parked = self._parked, []
+        joining = []
         for one in parked:
             if one.job.left:
                 self._forget(one.job)
             elif one.late and one.job.grammar is not None and one.job.grammar.state != "waiting":
                 if self._choose(one.prompts.logits_BV, [one.job]):
-                    self._join(one)
+                    joining.append(one)
             elif not one.late and one.job.grammar is not None:
-                self._join(one)  # the mask is computed while the model reads the control token
+                joining.append(one)  # the mask is computed while the model reads the control token
             elif one.late and monotonic() > one.since_s + LATE_S:
                 self._fail(one.job, SchemaTooCostly("the JSON schema takes too long to follow", "make it simpler"))
             else:
                 self._parked.append(one)
+        if joining:  # all at once: each time, the cache of the whole batch is copied
+            self._batch.join(together([one.prompts for one in joining]), range(len(joining)))
+            self._rows += [one.job for one in joining]
         self._post()
-
-    def _join(self, parked: Parked) -> None:
-        self._batch.join(parked.prompts, [0])
-        self._rows.append(parked.job)
 
     def _write(self) -> None:
         """One more token for every answer under way but those whose mask is late: they are parked."""
