@@ -8,7 +8,8 @@ from demur.core.errors import AccessError, ConfigError, PolicyError
 from demur.core.policy import Fingerprint
 from demur.engines.vllm_policies import PolicyShelf, decoded
 from demur.engines.vllm_request import PolicyRequest
-from demur.store.policy_file import policy_digest, write_policy
+from demur.store.policy_file import policy_digest, read_policy, write_policy, write_signed
+from demur.store.signature import new_private_key
 from tests.builders import policy, with_category
 
 MODEL = Fingerprint(
@@ -158,3 +159,24 @@ def test_what_travels_decides_like_the_whole_policy_and_carries_nothing_else(fol
     write_policy(folder / "a.json", whole)
     sent = asked(PolicyShelf(folder), "strict")
     assert sent == with_category(whole, 0, translations=())
+
+
+def test_with_trusted_keys_the_plug_in_takes_signed_policies_only(folder, tmp_path_factory) -> None:
+    key = tmp_path_factory.mktemp("keys") / "ops.pem"
+    environment = {
+        "DEMUR_POLICIES": str(folder),
+        "DEMUR_TRUSTED_KEYS": f"{new_private_key(key)}, {new_private_key(key.with_name('spare.pem'))}",
+        "DEMUR_UNPROVEN": "error",
+    }
+    with pytest.raises(PolicyError, match="not signed"):
+        PolicyShelf.from_environment(environment)
+    for path in folder.glob("*.json"):
+        write_signed(path, read_policy(path), key)
+    shelf = PolicyShelf.from_environment(environment)
+    assert asked(shelf, "strict").name == "strict"
+    write_policy(folder / "a.json", named("strict", threshold=0.99))  # unsigned: the old one stays in force
+    shelf._read_at = -10.0
+    assert asked(shelf, "strict").categories[0].threshold == 0.2
+    for name, value in (("DEMUR_TRUSTED_KEYS", "nonsense"), ("DEMUR_UNPROVEN", "perhaps")):
+        with pytest.raises(ConfigError, match=value):
+            PolicyShelf.from_environment({**environment, name: value})

@@ -161,7 +161,7 @@ def test_an_alarm_that_demur_watch_found_in_labels_reaches_the_server(made, tmp_
         wait_until(lambda: server.metric(supported(policy)) == 0)
         assert said(server) == "no longer supported"
         state_path(folder).unlink()  # an alarm stays
-        wait_until(lambda: server.service.house.drift._standings[policy_digest(policy)].told_ns == 0)
+        wait_until(lambda: server.service.house.drift._standings[policy_digest(policy)].told_at is None)
         assert said(server) == "no longer supported"
 
 
@@ -207,11 +207,14 @@ def edited(path):
     return policy_digest(read_policy(path))
 
 
-def test_thresholds_edited_while_the_server_runs_are_served_as_not_certified(made, caplog):
+@pytest.mark.parametrize("where", ["a folder", "the run"])
+def test_thresholds_edited_while_the_server_runs_are_served_as_not_certified(made, caplog, where):
     folder, engine, own = made
-    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder]) as server:
+    path = own / "p.json" if where == "a folder" else folder.policy
+    served = own if where == "a folder" else folder.policy
+    with serving(served, backend=FakeBackend(engine=engine), watched_runs=[folder]) as server:
         assert said(server) == "certified"
-        digest = edited(own / "p.json")
+        digest = edited(path)
         wait_until(lambda: server.chat().json()["demur"]["policy_hash"] == digest)
         assert said(server) == "not certified"
         line = f'demur_promises_not_certified{{policy="default",policy_hash="{digest}"}}'

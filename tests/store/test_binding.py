@@ -13,8 +13,9 @@ from demur.core.calibrator import Fitted
 from demur.core.errors import ArtifactError, ConfigError, PolicyError
 from demur.core.guarantee import Promise
 from demur.core.maps import Temperature
-from demur.core.policy import Fingerprint
+from demur.core.policy import CurvePoint, DoubtRule, Fingerprint
 from demur.core.rates import Rate
+from demur.core.slices import Slice
 from demur.store.policy_file import bound, policy_digest, policy_to_json, read_policy, write_policy, write_signed
 from demur.store.policy_folder import read_folder, reload
 from demur.store.signature import new_private_key
@@ -160,6 +161,68 @@ def test_a_promise_is_certified_of_exactly_one_policy(tmp_path_factory, threshol
     edit(path, categories__0__threshold=threshold_text, categories__1__active=active, promises__0__rate__hits=hits)
     same = (threshold, active, hits) == (0.3, True, 2)
     assert statuses(read_policy(path)) == ["certified" if same else "not certified"]
+
+
+def leaves(value, way=()):
+    """The place of every value of a file that is no list or object, and of every empty one."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [leaf for key, v in inside for leaf in leaves(v, (*way, key))]
+    return found or [way]
+
+
+def mutations(value):
+    """Other values that somebody might put in a value's place."""
+    if isinstance(value, bool):
+        return [not value, None]
+    if isinstance(value, int | float):
+        return [value + 1, value / 2, -value - 1, 0, 1e-9, None, str(value), [value], 10**400]
+    if isinstance(value, str):
+        return [f"{value}x", value[:-1], "", None, 0, "never", "certified"]
+    return [0, "x", [0], {"x": 0}] if value is None else [None, 0, "x"]
+
+
+def full():
+    """A certified policy with everything that a file can hold."""
+    rates = Rate(hits=1, of=9)
+    point = CurvePoint(threshold=0.5, refusal_rate=rates, false_refusal=rates, missed_refusal=rates)
+    mix = (Slice(facet="kind", name="benign", rate=rates),)
+    made = certified(
+        calibrator=Fitted(tokens=taxonomy(2).tokens, map=Temperature(temperature=0.5)),
+        doubt=DoubtRule(most_leftover=0.2, then="error"),
+        promises=(replace(PROMISE, mix=mix, rows="sha256:ids"),),
+    )
+    categories = (replace(made.categories[0], limits=(0.1, 0.9), curve=(point,), on_refuse="No."), made.categories[1])
+    return bound(replace(made, categories=categories))
+
+
+FREE = ("name", "on_refuse", "translations", "limits", "curve", "sensitivities", "format")  # no decision depends on it
+
+
+def test_no_change_of_one_value_of_a_file_leaves_a_promise_of_other_decisions_certified(tmp_path):
+    whole, tried, kept = policy_to_json(full()), 0, set()
+    path = tmp_path / "mutated.json"
+    for way in leaves(whole):
+        original = whole
+        for key in way:
+            original = original[key]
+        for other in mutations(original):
+            value = json.loads(json.dumps(whole))
+            at = value
+            for key in way[:-1]:
+                at = at[key]
+            at[way[-1]] = other
+            path.write_text(json.dumps(value))
+            tried += 1
+            try:
+                found = read_policy(path)
+            except PolicyError:
+                continue
+            same = policy_to_json(found) == whole  # such as "0.3" for 0.3
+            if not same and statuses(found) == ["certified"]:
+                kept.add(next(key for key in way if isinstance(key, str) and key in (*FREE, *whole)))
+                assert {key for key in way if key in FREE}, (way, other)
+    assert tried > 300
+    assert kept <= {"name", "categories", "sensitivities"}
 
 
 # folders

@@ -89,8 +89,8 @@ def _notes(sight: Sight) -> None:
         note("these scores were counted before, and are not counted again")
     if sight.permuted:
         note(
-            f"{sight.permuted} score files have no order in time: their rows were put into a random one (seed 0), so "
-            "only a change between files can be seen; --in-order if they are in the order in which requests came"
+            f"{sight.permuted} score files have no order in time: their rows were put into a random one (seed 0), and "
+            "a change within a file is not seen; --in-order if they are in the order in which requests came"
         )
     if sight.drifted:
         note(

@@ -27,6 +27,8 @@ from demur.store.policy_file import policy_digest
 from demur.store.rewritten import decided_scores
 from demur.store.run import RunFolder
 
+Stamp = tuple[int, int]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Scored:
@@ -46,9 +48,9 @@ class Standing:
     fresh: Monitor  # before any live score
     monitors: Mapping[str, Monitor] = field(default_factory=dict)  # by tenant
     resets: int = 0  # how often an operator put away what had been seen
-    live_ns: int = 0  # when the live state was written; 0: there was none
+    live_at: Stamp | None = None  # which writing of the live state this holds; None: there was none
     told: Monitor | None = None  # what `demur watch` counted of the same policy: labels, and requests of its own
-    told_ns: int = 0
+    told_at: Stamp | None = None
 
     def watched(self, tenant: str) -> tuple[Watched, ...]:
         """The policy's promises for one tenant, as its own requests leave them, and what `demur watch` counted."""
@@ -108,15 +110,15 @@ def listen(standing: Standing) -> Standing:
     Raises ArtifactError if a state is damaged.
     """
     path = live_path(standing.folder, standing.policy)
-    if (written_ns := _written_ns(path)) != standing.live_ns:
-        standing = replace(_with_file(standing, _read(path, standing.policy)), live_ns=written_ns)
+    if (written := _stamp(path)) != standing.live_at:
+        standing = replace(_with_file(standing, _read(path, standing.policy)), live_at=written)
     path = state_path(standing.folder)
-    if (written_ns := _written_ns(path)) == standing.told_ns:
+    if (written := _stamp(path)) == standing.told_at:
         return standing
-    file = read_monitor(path) if written_ns else None
+    file = read_monitor(path) if written else None
     if file is None or file.policy != policy_digest(standing.policy):
-        return replace(standing, told_ns=written_ns)
-    return replace(standing, told=monitor_of(file, standing.fresh, path), told_ns=written_ns)
+        return replace(standing, told_at=written)
+    return replace(standing, told=monitor_of(file, standing.fresh, path), told_at=written)
 
 
 def take_in(standing: Standing, rows: Sequence[Scored]) -> Standing:
@@ -129,7 +131,7 @@ def take_in(standing: Standing, rows: Sequence[Scored]) -> Standing:
         file = _read(path, standing.policy)
         standing = _counted(_with_file(standing, file), rows)
         _write(path, standing, file, _journals(file, rows))
-        return replace(standing, live_ns=_written_ns(path))
+        return replace(standing, live_at=_stamp(path))
 
 
 def _after_kills(standing: Standing) -> Standing:
@@ -224,8 +226,10 @@ def _write(path: Path, standing: Standing, file: LiveFile | None, journals: dict
     write_live(path, LiveFile(policy=policy_digest(standing.policy), tenants=tenants, resets=resets, journals=journals))
 
 
-def _written_ns(path: Path) -> int:
+def _stamp(path: Path) -> Stamp | None:
+    """Tells one writing of a file from another; two within a tick of the clock have inodes of their own."""
     try:
-        return path.stat().st_mtime_ns
+        status = path.stat()
     except FileNotFoundError:
-        return 0
+        return None
+    return status.st_mtime_ns, status.st_ino
