@@ -33,7 +33,7 @@ def require_trained(table: ScoreTable) -> None:
     median = float(np.median(table.leftover_N))
     if median > MOST_MEDIAN:
         raise ScoreError(
-            f"half of the {len(table.ids)} calibrate rows have more than {median:.0%} of their probability outside the "
+            f"half of the {len(table.ids)} calibrate rows have {median:.0%} or more of their probability outside the "
             f"control tokens, expected at most {MOST_MEDIAN:.0%}: the model has not learnt to begin with one",
             "train longer, or with the chat template that prompts are rendered with; demur doctor looks closer",
         )
