@@ -37,7 +37,7 @@ def command(
         ),
     ] = None,
     confidence: Annotated[float | None, typer.Option(help="Of all promises together. Default: the config's.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the policy. Default: the config's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Keep it under this name, beside the run's own policy.")] = None,
     on_failure: Annotated[
         str | None,
         typer.Option(help="If promises cannot be certified: stop, hard_only, keep:natural. Default: the config's."),
@@ -65,7 +65,10 @@ def command(
     given = {"goal": asked, "confidence": confidence, "name": name, "calibrator": calibrator, "on_failure": on_failure}
     workspace = reopen(run)
     config = changed(workspace.config.calibrate, [*(settings or ()), *_overrides(override)], "calibrate")
+    own = workspace.config.calibrate.name
     workspace = Workspace(workspace.folder, replace(workspace.config, calibrate=config)).changed("calibrate", **given)
+    if workspace.config.calibrate.name != own:  # kept beside the run's own policy, which stays as it is
+        workspace = Workspace(workspace.folder.named(workspace.config.calibrate.name), workspace.config)
     policy = Steps(workspace).perform("calibrate")
     choice = read_choice(workspace.folder.calibrator)
     if as_json:

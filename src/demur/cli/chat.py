@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from demur.cli import options
-from demur.cli.policies import named_policy, opened, overridden
+from demur.cli.policies import named_policy, of_run, opened, overridden
 from demur.cli.policy_text import threshold_text
 from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note, result_console
@@ -37,12 +37,13 @@ def command(
     *,
     threshold: options.Threshold = None,
     rate: options.Rate = None,
+    named: options.OfRun = None,
     alone: Annotated[bool, typer.Option("--alone", help="Let every prompt stand alone: no earlier turns.")] = False,
 ) -> None:
     """Talk to the trained model. Thresholds change without training again; /new begins anew."""
     workspace = reopen(run)
     speaks = workspace.config.engine not in PREDICTORS
-    policy = overridden(opened(workspace.folder.policy), threshold, rate)
+    policy = overridden(opened(of_run(workspace.folder, named).policy), threshold, rate)
     engine = Engine(workspace)
     note(HELP)
     if not speaks:

@@ -50,7 +50,8 @@ def command(
     ] = None,
     *,
     policy: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A policy file. Default: the run's calibrated policy.")
+        Path | None,
+        typer.Option(metavar="FILE", help="A policy file, or the name of one of the run's. Default: its own."),
     ] = None,
     scores: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Decide the rows of a score file; loads no model.")
@@ -87,7 +88,10 @@ def command(
 def _policy(run: Path | None, path: Path | None) -> Policy:
     if path is None and run is None:
         raise ConfigError("there is no policy to decide under", "give a run folder, or --policy FILE --scores FILE")
-    return opened(path if path is not None else RunFolder(run or Path()).policy)
+    own = RunFolder(run or Path())
+    if run is not None and str(path) in own.policy_names:
+        return opened(own.named(str(path)).policy)
+    return opened(path if path is not None else own.policy)
 
 
 def _from_file(path: Path) -> _Scored:

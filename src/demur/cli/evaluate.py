@@ -10,6 +10,7 @@ import typer
 
 from demur.cli import options
 from demur.cli.judge import SettingsFile
+from demur.cli.policies import of_run
 from demur.cli.show import named, note, print_json, print_table
 from demur.cli.steps import Steps
 from demur.cli.workspace import Engine, Workspace, reopen
@@ -48,6 +49,7 @@ def command(
         ),
     ] = None,
     settings: SettingsFile = None,
+    policy: options.OfRun = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure the policy on prompts that neither training nor calibration saw."""
@@ -55,6 +57,7 @@ def command(
     texts = {"branches": branches, "limit": limit, "judge": judge, "judge_settings": settings}
     asked = {name: value for name, value in {**texts, "also": goals, "labels": labels}.items() if value is not None}
     workspace = reopen(run).changed("evaluate", **asked)
+    workspace = Workspace(of_run(workspace.folder, policy), workspace.config)
     evaluation = None if asked else _earlier(workspace)
     if evaluation is None:
         evaluation = Steps(workspace).perform("evaluate")
@@ -70,7 +73,7 @@ def command(
             "the decisions are measured, the texts are not: mend that, and evaluate again",
         )
     if not as_json:
-        note(f"next: demur report {run}")
+        note(f"next: demur report {run}" + (f" --policy {policy}" if policy else ""))
     leave_if_spoken_against(workspace.folder)
 
 

@@ -54,7 +54,7 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Say what decides a request: thresholds win over rates, rates over a sensitivity, that over the policy."""
-    there = read_folder(policy_file(policies))
+    there = read_folder(policy_file(policies, policy))
     for fault in there.faults:
         note(f"not read: {fault.message}")
     who = _tenant(tenant) if tenant else _operator(there, policy)

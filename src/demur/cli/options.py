@@ -29,3 +29,7 @@ Rate = Annotated[
     list[str] | None,
     typer.Option("--rate", metavar="CATEGORY=R", help="Refuse at most this share of traffic. Repeatable."),
 ]
+OfRun = Annotated[
+    str | None,
+    typer.Option("--policy", metavar="NAME", help="One that `calibrate --name` keeps. Default: the run's own."),
+]

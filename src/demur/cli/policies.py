@@ -14,15 +14,20 @@ from demur.core.errors import ConfigError
 from demur.core.policy import Policy, natural
 from demur.core.score import Floats, leftover_of
 from demur.store.policy_file import read_policy
-from demur.store.run import RunFolder
+from demur.store.run import RunFolder, run_of
 
 
 def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
-    """The policy of a run by name: "natural", "calibrated", one of <run>/evaluate/policies, or a file's path."""
+    """The policy of a run by name: "natural", "calibrated", one that `calibrate --name` keeps, or a file's path.
+
+    Also one of <run>/evaluate/policies, by its goal.
+    """
     if name == "natural":
         return natural(base.taxonomy, base.fingerprint)
     if name == "calibrated":
         return opened(folder.policy)
+    if name in folder.policy_names:
+        return opened(folder.named(name).policy)
     stored = folder.stage("evaluate") / "policies" / f"{name}.json"
     if stored.exists():
         folder.require_fresh("evaluate")
@@ -34,8 +39,8 @@ def opened(path: Path) -> Policy:
 
     Raises ArtifactError if it is a run's own and was calibrated on scores or rows that are others by now.
     """
-    if path == RunFolder(path.parent.parent).policy:
-        RunFolder(path.parent.parent).require_fresh("calibrate")
+    if (run := run_of(path)) is not None:
+        run.require_fresh("calibrate")
     policy = read_policy(path)
     tell_of_unproven(policy)
     return policy
@@ -48,12 +53,29 @@ def tell_of_unproven(policy: Policy) -> None:
             note(f"policy {policy.name!r}: {promise.risk} is not certified: {promise.fault}; calibrate again")
 
 
-def policy_file(path: Path) -> Path:
-    """A policy as operators name it: its file, or the run folder that has calibrated it."""
-    if not RunFolder(path).policy.is_file():
+def policy_file(path: Path, name: str | None = None) -> Path:
+    """A policy as operators name it: its file, or the run folder that has calibrated it.
+
+    name: of one that the run keeps beside its own; whatever is no such name is left to the caller.
+    """
+    run = RunFolder(path)
+    if name in run.policy_names:
+        run = run.named(name or "")
+    if not run.policy.is_file():
         return path
-    RunFolder(path).require_fresh("calibrate")
-    return RunFolder(path).policy
+    run.require_fresh("calibrate")
+    return run.policy
+
+
+def of_run(folder: RunFolder, name: str | Path | None) -> RunFolder:
+    """The run as one of its policies sees it. Raises ConfigError, with those there are, on an unknown name."""
+    if name is None:
+        return folder
+    if str(name) not in folder.policy_names:
+        known = folder.policy_names
+        hint = f"policies beside its own: {', '.join(known)}" if known else "make one: demur calibrate RUN --name NAME"
+        raise ConfigError(f"{folder.root} keeps no policy {str(name)!r}", hint)
+    return folder.named(str(name))
 
 
 def asked(thresholds: Sequence[str] | None, rates: Sequence[str] | None, sensitivity: str | None = None) -> PolicyAsk:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from demur.cli import options
 from demur.cli.evaluate import leave_if_spoken_against
+from demur.cli.policies import of_run
 from demur.cli.predictors import PREDICTORS
 from demur.cli.show import result_console
 from demur.cli.steps import Steps
-from demur.cli.workspace import reopen
+from demur.cli.workspace import Workspace, reopen
 
 
-def command(run: options.Run) -> None:
+def command(run: options.Run, *, policy: options.OfRun = None) -> None:
     """Write <run>/report/index.html, which needs no network to be read."""
     workspace = reopen(run)
+    workspace = Workspace(of_run(workspace.folder, policy), workspace.config)
     path = Steps(workspace).perform("report")
     result_console().out(str(path), highlight=False)
     if workspace.config.engine not in PREDICTORS:

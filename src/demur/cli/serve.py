@@ -28,6 +28,15 @@ from demur.store.run import RunFolder
 from demur.store.tenants_file import read_tenants
 
 STDOUT = 1  # the descriptor: Python's buffered stream would be waited for at exit
+
+
+def _policies(folder: RunFolder, named: Path | None) -> Path:
+    """The policies to serve: a folder, a file, or the name of one that the run keeps. None: the run's own."""
+    if named is not None and named.name in folder.policy_names and not named.exists():
+        return folder.named(named.name).policy
+    return named or folder.policy
+
+
 TABLES = ("server", "limits", "files", "backend")
 
 
@@ -79,7 +88,7 @@ def command(
     if told.files.policies is None:
         workspace.folder.require_fresh("calibrate")
     access = Access(
-        policies=read_folder(told.files.policies or workspace.folder.policy, made.fingerprint, told.settings.trust),
+        policies=read_folder(_policies(workspace.folder, told.files.policies), made.fingerprint, told.settings.trust),
         tenants=tenants_read,
         tenants_file=told.files.tenants,
     )

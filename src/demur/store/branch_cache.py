@@ -31,7 +31,8 @@ class BranchCache:
 
     def load(self) -> None:
         """Read what is on disk. Raises ArtifactError naming a damaged file."""
-        for path in (self.folder.branches, *sorted(self._parts.glob("*.parquet"))):
+        shared = RunFolder(self.folder.root).branches  # what another policy of the run had written is not written again
+        for path in (shared, self.folder.branches, *sorted(self._parts.glob("*.parquet"))):
             if path.exists() and branches_origin(path) == self.origin:
                 self._know(read_branches(path, self.tokens))
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from demur.core.errors import ArtifactError
+from demur.core.errors import ArtifactError, ConfigError
 from demur.core.example import Split
 from demur.store.boundary import Strict, read_json, validated
 from demur.store.files import digest_file, digest_json, write_json
 
 Stage = Literal["data", "train", "score", "calibrate", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = ("data", "train", "score", "calibrate", "evaluate", "report")
+
+_OF_A_POLICY = ("calibrate", "evaluate", "report")  # stages of which each policy has one of its own
+_POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TAKEN = ("policies", "parts", "policy", "natural", "calibrated")
 
 
 class Receipt(Strict):
@@ -31,10 +36,29 @@ class RunFolder:
     """A run on disk. Paths only; reading and writing is in the other modules of demur.store."""
 
     root: Path
+    policy_name: str | None = None  # one of several policies of the run; None: its own, as the config has it
+
+    def named(self, name: str) -> RunFolder:
+        """The same run as one of its other policies sees it: calibrate/NAME, evaluate/NAME, report/NAME.
+
+        Raises ConfigError on a name that is no plain word or means something else there.
+        """
+        if not _POLICY_NAME.fullmatch(name) or name in _TAKEN:
+            raise ConfigError(
+                f"a policy of a run cannot be called {name!r}",
+                f"letters, digits, '_' and '-'; not {', '.join(_TAKEN)}",
+            )
+        return replace(self, policy_name=name)
+
+    @property
+    def policy_names(self) -> tuple[str, ...]:
+        """Names of the policies that the run keeps beside its own."""
+        return tuple(sorted(path.parent.name for path in (self.root / "calibrate").glob("*/policy.json")))
 
     def stage(self, stage: Stage) -> Path:
-        """The folder of one stage."""
-        return self.root / stage
+        """The folder of one stage, for this policy where the stage has one for each."""
+        own = self.policy_name if stage in _OF_A_POLICY else None
+        return self.root / stage / own if own else self.root / stage
 
     def split(self, split: Split) -> Path:
         """data/<split>.jsonl"""
@@ -52,27 +76,27 @@ class RunFolder:
     @property
     def policy(self) -> Path:
         """calibrate/policy.json"""
-        return self.root / "calibrate" / "policy.json"
+        return self.stage("calibrate") / "policy.json"
 
     @property
     def calibrator(self) -> Path:
         """calibrate/calibrator.json: there only if a calibrator was asked for"""
-        return self.root / "calibrate" / "calibrator.json"
+        return self.stage("calibrate") / "calibrator.json"
 
     @property
     def branches(self) -> Path:
         """evaluate/branches.parquet"""
-        return self.root / "evaluate" / "branches.parquet"
+        return self.stage("evaluate") / "branches.parquet"
 
     @property
     def metrics(self) -> Path:
         """evaluate/metrics.json"""
-        return self.root / "evaluate" / "metrics.json"
+        return self.stage("evaluate") / "metrics.json"
 
     @property
     def report(self) -> Path:
         """report/index.html"""
-        return self.root / "report" / "index.html"
+        return self.stage("report") / "index.html"
 
     def receipt(self, stage: Stage) -> Receipt | None:
         """The receipt of a finished stage, None if it has not finished. Raises ArtifactError if damaged."""
@@ -104,12 +128,12 @@ class RunFolder:
         """
         receipt = self.receipt(stage)
         if receipt is None:
-            raise ArtifactError(f"{self.stage(stage)} is not finished", _remedy(stage, self.root))
+            raise ArtifactError(f"{self.stage(stage)} is not finished", _remedy(stage, self))
         for name in names or receipt.made:
             path = self.root / name
             if not path.exists() or digest_file(path) != receipt.made.get(name):
                 state = "is missing" if not path.exists() else "has changed since it was made"
-                raise ArtifactError(f"{path} {state}", f"restore it, or {_remedy(stage, self.root)}")
+                raise ArtifactError(f"{path} {state}", f"restore it, or {_remedy(stage, self)}")
         self._require_inputs(receipt)
         return receipt
 
@@ -136,7 +160,7 @@ class RunFolder:
             raise ArtifactError(
                 f"{self.stage(receipt.stage)} is out of date: it was made from another {', '.join(changed)} than is "
                 "there now",
-                _remedy(receipt.stage, self.root),
+                _remedy(receipt.stage, self),
             )
 
     def _digest_now(self, name: str, unknown: str) -> str | None:
@@ -153,10 +177,21 @@ class RunFolder:
             return unknown
         suffix = "" if "." in rest else {"data": ".jsonl", "score": ".parquet"}.get(stage, "")
         # "score/case" is a rewrite of the calibrate rows: score/calibrate-case.parquet
-        paths = [self.stage(stage) / f"{before}{rest}{suffix}" for before in ("", "calibrate-")]
-        gone = None if (self.stage(stage) / "made.json").exists() else unknown
+        paths = [self.root / stage / f"{before}{rest}{suffix}" for before in ("", "calibrate-")]
+        gone = None if (paths[0].parent / "made.json").exists() else unknown
         return next((digest_file(path) for path in paths if path.exists()), gone)
 
 
-def _remedy(stage: Stage, root: Path) -> str:
-    return f"run: demur data CONFIG --out {root}" if stage == "data" else f"run: demur {stage} {root}"
+def run_of(policy: Path) -> RunFolder | None:
+    """The run, as that policy sees it, in which a policy file lies; None for a file elsewhere."""
+    own = RunFolder(policy.parent.parent)
+    beside = RunFolder(own.root.parent, policy.parent.name)
+    return next((folder for folder in (own, beside) if folder.policy == policy), None)
+
+
+def _remedy(stage: Stage, folder: RunFolder) -> str:
+    if stage == "data":
+        return f"run: demur data CONFIG --out {folder.root}"
+    flag = {"calibrate": "--name", "evaluate": "--policy", "report": "--policy"}.get(stage)
+    own = f" {flag} {folder.policy_name}" if flag and folder.policy_name else ""
+    return f"run: demur {stage} {folder.root}{own}"

@@ -144,7 +144,8 @@ def _others(
             unmet.append(UnmetGoal(goal=text, reason=e.message))
             continue
         slug = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
-        found.append((text, f"evaluate/policies/{slug}.json", bound(chosen)))
+        file = folder.stage("evaluate").relative_to(folder.root) / "policies" / f"{slug}.json"
+        found.append((text, str(file), bound(chosen)))
     return found, tuple(unmet)
 
 

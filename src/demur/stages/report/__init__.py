@@ -34,10 +34,7 @@ def run(config: Config, folder: RunFolder) -> Path:
     """
     require_finished(folder)
     settings: dict[str, object] = dict(asdict(config))
-    made_from = {
-        "evaluate/metrics.json": digest_file(folder.metrics),
-        "evaluate/branches.parquet": digest_file(folder.branches),
-    }
+    made_from = {str(path.relative_to(folder.root)): digest_file(path) for path in (folder.metrics, folder.branches)}
     if folder.is_current("report", settings, made_from):
         return folder.report
     material = read_material(folder)
