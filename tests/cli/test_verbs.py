@@ -15,6 +15,7 @@ from demur.core.errors import AccessError
 from demur.stages.calibrate import threshold_rows
 from demur.store.policy_file import policy_to_json, read_policy
 from demur.store.run import RunFolder
+from demur.store.tables import read_scores, write_scores
 from tests import builders, fake_run
 from tests.cli.conftest import CONFIG
 
@@ -337,3 +338,41 @@ def test_a_rule_without_thresholds_cannot_be_overridden():
 def test_the_one_threshold_of_rule_sum_moves_for_all_categories():
     changed = overridden(builders.policy(3, rule="sum"), ["safety=0.3"], [])
     assert [c.threshold for c in changed.categories] == [0.3, 0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('train.base="./no/such/model"', "there is no folder './no/such/model'"),
+        ('calibrate.goal="false_refusal <= many"', "many"),
+        ('calibrate.goal="missed_refusal[safty] <= 0.1"', "safty"),
+        ('calibrate.traffic="none.parquet"', "none.parquet does not exist"),
+        ('evaluate.judge="phrasez"', "phrases"),
+    ],
+)
+def test_a_run_that_cannot_end_does_not_begin(demur, run, tmp_path, setting, message):
+    config = tmp_path / "again.toml"
+    config.write_text('[[data.sources]]\nkind = "builtin"\n[data]\ncalibrate_share = 0.5\n')
+    before = {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    result = demur("run", config, "--out", run, "--from", "data", "--set", setting)
+    assert result.code == 2
+    assert message in result.err
+    assert {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()} == before
+
+
+def test_a_stage_that_fails_when_done_again_leaves_the_run_as_it_was(demur, run, tmp_path):
+    config = tmp_path / "again.toml"
+    config.write_text('[[data.sources]]\nkind = "builtin"\n')
+    before = {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    assert demur("run", config, "--out", run, "--from", "data", "--set", "data.limits.refusal=0").code == 2
+    assert {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()} == before
+
+
+def test_a_policy_of_other_scores_is_refused_wherever_it_is_used(demur, run):
+    folder = RunFolder(run)
+    table, fingerprint = read_scores(folder.scores("calibrate"))
+    write_scores(folder.scores("calibrate"), table.select(table.ids[:-1]), fingerprint)
+    for verb in (["decide", run, "Hello."], ["explain", run], ["diff", run, run, "--scores", folder.scores("test")]):
+        result = demur(*verb)
+        assert result.code == 2
+        assert "calibrate is out of date: it was made from another score/calibrate" in result.err

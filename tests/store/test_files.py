@@ -13,9 +13,11 @@ from demur.store.files import (
     digest_bytes,
     digest_file,
     digest_json,
+    sweep,
     write_bytes,
     write_json,
     write_text,
+    write_together,
 )
 
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -112,3 +114,37 @@ def test_a_json_digest_does_not_see_key_order(value):
     turned = dict(reversed(value.items()))
     assert digest_json(value) == digest_json(turned)
     assert digest_json(value) != digest_json({**value, "one more key than any": 0, "": "changed"})
+
+
+def test_several_files_are_written_all_or_none(tmp_path):
+    paths = [tmp_path / "a", tmp_path / "b"]
+    write_together(dict.fromkeys(paths, b"old"))
+    (tmp_path / "c").mkdir()
+    with pytest.raises(ArtifactError, match="cannot write"):
+        write_together({paths[0]: b"new", tmp_path / "c" / "inside" / "d": b"new", paths[1] / "e": b"new"})
+    assert [p.read_bytes() for p in paths] == [b"old", b"old"]
+    assert list(tmp_path.rglob(".*.part")) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from demur.store import files
+os.fsync = lambda handle: (print("writing", flush=True), sys.stdin.readline())
+files.write_bytes(Path(sys.argv[1]), b"half")
+"""
+
+
+def test_what_a_killed_writer_left_is_swept_away_and_what_a_living_one_writes_is_not(tmp_path):
+    path = tmp_path / "calibrate" / "policy.json"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout.readline() == "writing\n"
+    sweep(tmp_path)
+    assert len(list(tmp_path.rglob(".*.part"))) == 1
+    writer.kill()
+    writer.wait(timeout=60)
+    assert len(list(tmp_path.rglob(".*.part"))) == 1
+    sweep(tmp_path)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "calibrate"]

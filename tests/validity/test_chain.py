@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from demur.core.errors import DemurError
+from demur.core.example import SPLITS
 from demur.core.seen import Seen
 from demur.store.model_file import read_model_file, seal_model_file
 from demur.store.rows import read_examples, write_examples
@@ -220,10 +221,11 @@ def test_a_run_without_a_twist_is_certified(tmp_path):
 def test_rows_that_were_only_added_are_certified(tmp_path):
     """More calibrate rows under the same model: what it has not seen counts."""
     world = World(tmp_path, seed=2)
-    some = rows(COUNT, 2)
-    run = world.trained("run", some)
+    run = world.trained("run", rows(COUNT, 2))
     before = len(read_examples(run.split("calibrate")))
-    world.split("run", [*some, *rows(COUNT, 77, tag="more")], again=True)
+    placed = [replace(e, group=None) for split in SPLITS for e in read_examples(run.split(split))]
+    more = [replace(e, split="calibrate") for e in rows(COUNT, 77, tag="more")]
+    world.split("run", [*placed, *more], again=True)
     assert world.certify(run) is None
     assert len(read_examples(run.split("calibrate"))) > before
     assert world.counted_wrongly(run) == []

@@ -13,14 +13,18 @@ from demur.cli.show import note, print_json, print_table
 from demur.config import DEFAULT_TAXONOMY
 from demur.core.readiness import Readiness
 from demur.core.taxonomy import preset
-from demur.store.model_file import FILE_NAME, read_model_file
+from demur.store.model_file import FILE_NAME, require_whole
+from demur.store.run import RunFolder
+from demur.store.upgrade import brought_up_to_date
 from demur.wiring import find
 
 NOT_READY = 2
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or a Hugging Face model name.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, a checkpoint folder, or a Hugging Face model name.")
+    ],
     taxonomy: Annotated[
         str, typer.Option(help="Whose control tokens to look for where no demur.json lies beside the weights.")
     ] = DEFAULT_TAXONOMY,
@@ -28,9 +32,10 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Check control tokens, chat template, trained rows and mass. Exit code 2 if something must be repaired."""
+    model, declared = _declared(model, taxonomy)
     examination = find("demur.engines.hf_doctor:Examination", {}, "check")
     examine = find("demur.engines.hf_doctor:examine", {}, "check")
-    readiness: Readiness = examine(examination(model=model, dtypes=dtypes, **_declared(model, taxonomy)))
+    readiness: Readiness = examine(examination(model=model, dtypes=dtypes, **declared))
     if as_json:
         print_json({**asdict(readiness), "ready": readiness.ready})
     else:
@@ -44,11 +49,18 @@ def command(
         raise typer.Exit(NOT_READY)
 
 
-def _declared(model: str, taxonomy: str) -> dict[str, Any]:
-    """What the model says of itself in demur.json, else the control tokens of a built-in taxonomy."""
-    if not (Path(model) / FILE_NAME).exists():
-        return {"tokens": preset(taxonomy).tokens}
-    file = read_model_file(Path(model))
+def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any]]:
+    """The checkpoint, and what it says of itself in demur.json, else the control tokens of a built-in taxonomy.
+
+    Raises ArtifactError if a file of a run's model, or of a folder with a demur.json, is not as training left it.
+    """
+    run = RunFolder(Path(model))
+    if (run.root / "config.json").exists() and run.stage("train").is_dir():
+        model, file = str(run.model), brought_up_to_date(run)
+    elif (Path(model) / FILE_NAME).exists():
+        file = require_whole(Path(model))
+    else:
+        return model, {"tokens": preset(taxonomy).tokens}
     fingerprint = file.fingerprint.to_core()
     keep_history = bool(file.details.get("keep_history", True))
-    return {"tokens": fingerprint.tokens, "keep_history": keep_history, "fingerprint": fingerprint}
+    return model, {"tokens": fingerprint.tokens, "keep_history": keep_history, "fingerprint": fingerprint}

@@ -52,6 +52,8 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
             "several processes cannot share `demur run`", "launch only the training so: torchrun ... -m demur train RUN"
         )
     steps = Steps(workspace, again=start == "data")
+    steps.check_goals()  # what is misspelt must come to light before anything is written
+    steps.check_base()
     if workspace.config.engine in PREDICTORS:
         policy = [_performed(steps, stage, workspace, start) for stage in STAGES[: STAGES.index("evaluate")]][-1]
         tell_policy(policy)

@@ -11,12 +11,13 @@ from typing import Any, get_args
 
 from demur.cli.judges import Settings, build_judge, read_settings
 from demur.cli.policy_text import sentence
-from demur.cli.predictors import GUARDS, make_predictor, require_writer
+from demur.cli.predictors import GUARDS, PREDICTORS, make_predictor, require_writer
 from demur.cli.show import bar, duration, note
 from demur.cli.workspace import Engine, Workspace
 from demur.config import build_sources
-from demur.core.errors import DataError, GoalError, TaxonomyError
+from demur.core.errors import ConfigError, DataError, GoalError, TaxonomyError
 from demur.core.example import Example
+from demur.core.goal import parse_goals
 from demur.core.goal_text import lines_of
 from demur.core.policy import Policy
 from demur.core.ports import Progress, TrainedModel, no_progress
@@ -25,6 +26,7 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
 from demur.stages import calibrate, data, evaluate, plan_labels, report, score, train
 from demur.stages.blackbox import page, predictor
+from demur.store.files import sweep
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder, Stage
 from demur.wiring import JUDGES, SOURCES, TRAINERS, find
@@ -58,8 +60,34 @@ class Steps:
         settings = read_settings(config.judge_settings, (), self._folder.stage("evaluate") / "labels.sqlite")
         return replace(settings, tokens=self._config.taxonomy.tokens)
 
+    def check_base(self) -> None:
+        """Raise EngineError, before anything is written, if the training that is due could not even begin."""
+        config = self._config
+        if config.engine in PREDICTORS or train.is_trained(config.train, config.taxonomy, self._folder):
+            return
+        if config.train.base != "tiny":
+            find("demur.engines.hf_load:check_base", {}, "check")(config.train.base, config.train.chat_template)
+        train.brought_along(config.train)
+
+    def check_goals(self) -> None:
+        """Raise GoalError, TaxonomyError or ConfigError for what calibrate and evaluate would stumble over later."""
+        config = self._config
+        for goal in parse_goals(config.calibrate.goal):
+            for name in goal.categories:
+                config.taxonomy.index(name)
+        files = {
+            "calibrate.human_labels": config.calibrate.human_labels,
+            "calibrate.traffic": config.calibrate.traffic,
+            "evaluate.labels": config.evaluate.labels,
+            "evaluate.judge_settings": config.evaluate.judge_settings,
+        }
+        for name, path in files.items():
+            if path is not None and not path.exists():
+                raise ConfigError(f"{name} = {path} does not exist", "correct it, or leave it out")
+
     def perform(self, stage: Stage) -> Any:
         """Run one stage, or find it done."""
+        sweep(self._folder.root)
         before, start = _made_at(self._folder, stage), time.monotonic()
         with bar(stage) as progress:
             result = getattr(self, f"_{stage}")(progress)

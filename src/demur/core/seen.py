@@ -129,7 +129,7 @@ def require_record(seen: Seen, what: str) -> None:
     if seen.missing:
         raise DataError(
             f"{what}: nobody knows which rows {', '.join(seen.missing)} was trained on: it has no record of them",
-            'name them in the settings, [train] seen = ["rows.jsonl"], or train again: demur train RUN',
+            "name them: demur train RUN --seen rows.jsonl; or train again: demur train RUN",
         )
 
 

@@ -7,7 +7,7 @@ what another dtype would change. Shapes: N built-in prompts, C control tokens, A
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,11 +181,13 @@ def _mass(logp_NC: Floats) -> Finding:
 
 def _same_model(found: Fingerprint, expected: Fingerprint) -> Finding:
     """Whether weights, tokenizer, template, ids and dtype are those that demur.json or a policy was made with."""
-    differences = found.differences(expected)
+    old = expected.config_digest is None
+    differences = (replace(found, config_digest=None) if old else found).differences(expected)
+    same = f"the model that its record speaks of{', which names no settings: an older one' if old else ''}"
     return Finding(
         check="fingerprint",
         ok=not differences,
-        detail=f"differs in {', '.join(differences)}" if differences else "the model that its record speaks of",
+        detail=f"differs in {', '.join(differences)}" if differences else same,
         hint="the files changed after training: train or calibrate again" if differences else "",
     )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
 from demur.engines import hf_embed
 from demur.engines.fingerprint import fingerprint
+from demur.engines.hf_disk import named_disk_errors
 from demur.engines.hf_load import load_base
 from demur.engines.hf_optim import MuonWithAdamW
 from demur.engines.hf_packing import check_packing
@@ -69,10 +73,20 @@ class SftTrainer:
         """Train into `folder`/model, resuming from `folder`/checkpoints. None on every process but the first.
 
         Raises EngineError when a category has no training row, when the processes asked for did not come, or when a
-        control token did not train.
+        control token did not train, ArtifactError when the disk is full. Memory is given back.
         """
         state = check_processes(self.settings.processes)
         _check_categories(examples, taxonomy)
+        try:
+            with named_disk_errors(folder):
+                return self._trained(examples, taxonomy, folder, (state, progress))
+        finally:
+            release_memory()
+
+    def _trained(
+        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, how: tuple[PartialState, Progress]
+    ) -> TrainedModel | None:
+        state, progress = how
         work = folder / "checkpoints" / _work_name(self.settings, examples, taxonomy)
         prepared = self._prepare(examples, taxonomy, work, state)
         trainer = self._trainer(prepared, work, state, progress)
@@ -225,6 +239,19 @@ def check_processes(asked: int | None) -> PartialState:
             f"start them with: torchrun --nproc_per_node {wanted} -m demur train ...",
         )
     return state
+
+
+def release_memory() -> None:
+    """Give back what a finished training held: its objects refer to each other, and the C library keeps pages.
+
+    Weights, gradients and optimizer state would otherwise stay beside the model that scores.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library than glibc has no such function
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _attention() -> AbstractContextManager[None]:

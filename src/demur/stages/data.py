@@ -26,14 +26,13 @@ from demur.core.errors import ConfigError, DataError, TaxonomyError
 from demur.core.example import SPLITS, Example, Kind, Split, prompt_key
 from demur.core.likeness import components, near_copies
 from demur.core.ports import Progress, Source, no_progress
-from demur.core.seen import seen_rows
 from demur.core.splitting import divided, piece_of, small
 from demur.core.taxonomy import Taxonomy
 from demur.store.boundary import read_json
-from demur.store.files import digest_bytes, digest_file, json_bytes, write_together
+from demur.store.files import json_bytes, write_together
+from demur.store.resplit import keep_record, require_free
 from demur.store.rows import examples_text
 from demur.store.run import RunFolder
-from demur.store.seen_file import seen_by_run
 
 Splits = Mapping[Split, Sequence[Example]]
 
@@ -149,33 +148,14 @@ def _run(asked: _Asked, folder: RunFolder, progress: Progress) -> DataSummary:
     splits, summary = prepare(config, taxonomy, _with_own_ids(read))
     progress(steps - 1, steps)
     files = {folder.split(split): examples_text(splits[split]).encode() for split in SPLITS}
-    if not asked.under_a_model:
-        _require_free(folder, files, splits)
+    if asked.under_a_model:
+        keep_record(folder)
+    else:
+        require_free(folder, files, [e for split in SPLITS if split != "train" for e in splits[split]])
     write_together({**files, _summary_path(folder): json_bytes({"format": "demur.data/1", **asdict(summary)})})
     folder.finish("data", settings, made_from, [*map(folder.split, SPLITS), _summary_path(folder)])
     progress(steps, steps)
     return summary
-
-
-def _require_free(folder: RunFolder, files: Mapping[Path, bytes], splits: Splits) -> None:
-    """Raise DataError if the run holds a model that was trained here and a split would change under it."""
-    trained = folder.receipt("train")
-    if trained is None or "adopted" in trained.settings:
-        return
-    changed = [
-        path.stem for path, data in files.items() if not path.exists() or digest_file(path) != digest_bytes(data)
-    ]
-    if not changed:
-        return
-    held_out = [e for split in SPLITS if split != "train" for e in splits[split]]
-    found = seen_rows(seen_by_run(folder), held_out)
-    moved = f"the model was trained on {found.words} of the new calibrate and test splits; " if found else ""
-    raise DataError(
-        f"{folder.root} holds a model, and the splits {', '.join(changed)} would change under it: {moved}nothing was "
-        "written",
-        "choose another folder (--out), or make all of it again: demur data --again, then demur train; or demur run "
-        "--from data",
-    )
 
 
 def prepare(config: Config, taxonomy: Taxonomy, rows: Sequence[Example]) -> tuple[Splits, DataSummary]:

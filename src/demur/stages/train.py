@@ -40,7 +40,7 @@ def run(
     if folder.is_current("train", plain, made_from):
         return read_model_file(folder.model).to_core()
     examples = read_examples(folder.split("train"))
-    before = _brought_along(settings)  # a damaged record comes to light before the training
+    before = brought_along(settings)  # a damaged record comes to light before the training
     work = folder.stage("train") / "work"
     trained = trainer.train(examples, taxonomy, work, progress)
     if trained is None:
@@ -90,6 +90,20 @@ def tell(paths: Sequence[Path], folder: RunFolder) -> Seen:
     return record
 
 
+def is_trained(settings: Config, taxonomy: Taxonomy, folder: RunFolder) -> bool:
+    """Whether the run's model was trained with these settings, from whatever rows."""
+    receipt = folder.receipt("train")
+    return receipt is not None and digest_json(receipt.settings) == digest_json(_plain(settings, taxonomy))
+
+
+def brought_along(settings: Config) -> Seen:
+    """What the base model saw before. Raises ArtifactError if its folder or record is damaged."""
+    if (Path(settings.base) / FILE_NAME).exists():
+        require_whole(Path(settings.base))
+    base = seen_by_base(settings.base)
+    return together([given_rows(base), seen_by_files(settings.seen)]) if settings.seen else base
+
+
 def _plain(settings: Config, taxonomy: Taxonomy) -> dict[str, object]:
     """The settings that change what is learnt."""
     plain: dict[str, object] = asdict(settings) | {"taxonomy": _taxonomy_row(taxonomy)}
@@ -110,14 +124,6 @@ def _inputs(settings: Config, folder: RunFolder) -> dict[str, str]:
     if (Path(settings.base) / FILE_NAME).exists() and not (receipt and "base" not in receipt.made_from):
         made_from["base"] = digest_file(Path(settings.base) / FILE_NAME)
     return made_from
-
-
-def _brought_along(settings: Config) -> Seen:
-    """What the base model saw before. Raises ArtifactError if its folder or record is damaged."""
-    if (Path(settings.base) / FILE_NAME).exists():
-        require_whole(Path(settings.base))
-    base = seen_by_base(settings.base)
-    return together([given_rows(base), seen_by_files(settings.seen)]) if settings.seen else base
 
 
 def _take_over(folder: RunFolder, made: Path) -> None:

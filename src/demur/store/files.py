@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,38 +34,59 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
     Raises ArtifactError as write_bytes does. Only a kill between two renames leaves some old and some new.
     """
-    parts: dict[Path, Path] = {}
-    try:
-        for path, data in files.items():
-            parts[path] = _part(path, data)
+    with ExitStack() as stack:
+        parts = {path: stack.enter_context(_part(path, data)) for path, data in files.items()}
         for path, part in parts.items():
             try:
                 part.replace(path)
             except OSError as e:
                 raise _unwritten(path, e) from None
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
 
 
-def _part(path: Path, data: bytes) -> Path:
-    """A temporary beside `path` that holds the data, on the disk."""
+@contextmanager
+def _part(path: Path, data: bytes) -> Iterator[Path]:
+    """A temporary beside `path` that holds the data, on the disk; locked within the block, and gone after it.
+
+    The lock tells `sweep` that its writer lives: the system lets go of it when a process is killed.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+        while not _locked(handle):  # swept away between its making and its locking: make another
+            os.close(handle)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     except OSError as e:
         raise ArtifactError(f"cannot write {path}: {e.strerror or e}", "check the folder and its permissions") from None
     temporary = Path(name)
+    file = os.fdopen(handle, "wb")
     try:
-        with os.fdopen(handle, "wb") as file:
+        try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(MODE)  # mkstemp makes it private; an artifact is as readable as any other file
-    except OSError as e:
+            temporary.chmod(MODE)  # mkstemp makes it private; an artifact is as readable as any other file
+        except OSError as e:
+            raise _unwritten(path, e) from None
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise _unwritten(path, e) from None
-    return temporary
+        with suppress(OSError):  # closing tells of a full disk once more
+            file.close()
+
+
+def _locked(handle: int) -> bool:
+    """Lock a file that was just made. False if it has no name any more."""
+    with suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return os.fstat(handle).st_nlink > 0
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporaries of writers that were killed, in a folder and below. Those of living writers stay."""
+    for path in folder.rglob(f".*{PART}"):
+        with suppress(OSError), path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
 
 
 def _unwritten(path: Path, e: OSError) -> ArtifactError:

@@ -18,6 +18,7 @@ from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.measure import Figure
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
+from demur.store.seen_file import require_unseen_splits
 from demur.store.tables import read_scores
 
 
@@ -72,11 +73,13 @@ class Measured:
 def read_case(model: Scored) -> Case:
     """Read a model's calibrate and test rows with their scores.
 
-    Raises ArtifactError if a run was not scored, DataError if files of two models, or with common prompts, are paired.
+    Raises ArtifactError if a run was not scored, DataError if files of two models, or with common prompts, are paired,
+    or if a run's model was trained on such rows. What the model behind files was trained on is the caller's to know.
     """
     if isinstance(model.folder, RunFolder):
         for stage in ("data", "score"):
             model.folder.require(stage)
+        require_unseen_splits(model.folder, ("calibrate", "test"))
     fit, test = (read_examples(model.folder.split(split)) for split in ("calibrate", "test"))
     (fit_table, fit_model), (test_table, test_model) = (
         read_scores(model.folder.scores(split)) for split in ("calibrate", "test")

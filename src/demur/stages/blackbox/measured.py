@@ -28,6 +28,7 @@ from demur.store.model_file import read_model_file
 from demur.store.policy_file import read_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
+from demur.store.seen_file import require_unseen_splits
 from demur.store.tables import read_scores
 from demur.store.text_model_file import PREDICTOR, read_text_classifier
 
@@ -77,9 +78,14 @@ class Material:
 
 
 def read_material(folder: RunFolder, taxonomy: Taxonomy) -> Material:
-    """Read a run up to score. Raises ArtifactError if a stage has not finished or was changed since."""
+    """Read a run up to score.
+
+    Raises ArtifactError if a stage has not finished or was changed since, DataError, naming rows, if the predictor was
+    fitted on rows that it is measured on.
+    """
     for stage in ("data", "train", "score"):
         folder.require(stage)
+    require_unseen_splits(folder, ("calibrate", "test"))
     splits = {s: read_examples(folder.split(s)) for s in SPLITS}
     table, fingerprint = read_scores(folder.scores("test"))
     rows, groups = label_scores(splits["test"], taxonomy, table), [e.group for e in splits["test"]]

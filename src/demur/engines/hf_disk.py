@@ -1,0 +1,43 @@
+"""A full disk has four faces in the libraries that write checkpoints; here they become one error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from demur.core.errors import ArtifactError
+
+# safetensors passes the system's words on as text; torch names the writer that gave up, and not why.
+_SYSTEM = "os error "
+_TORCH = ("PytorchStreamWriter", "inline_container")
+
+
+@contextmanager
+def named_disk_errors(folder: Path) -> Iterator[None]:
+    """Within the block, what the disk refuses is an ArtifactError that names the folder and what to do."""
+    try:
+        yield
+    except OSError as e:
+        raise _refused(folder, e.strerror or str(e)) from None
+    except SafetensorError as e:
+        if _SYSTEM not in str(e):
+            raise
+        raise _refused(folder, str(e).splitlines()[0]) from None
+    except RuntimeError as e:
+        if not any(words in str(e) for words in _TORCH):
+            raise
+        raise _refused(folder, "the disk is full, or the file too large") from None
+    except Exception as e:
+        if type(e) is not Exception or _SYSTEM not in str(e):  # tokenizers raises nothing more special than that
+            raise
+        raise _refused(folder, str(e)) from None
+
+
+def _refused(folder: Path, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"cannot write below {folder}: {why}",
+        "free some space, then run the same command: it goes on from the last whole checkpoint",
+    )
