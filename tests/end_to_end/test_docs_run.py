@@ -33,7 +33,7 @@ ELSEWHERE = {
         "needs a vLLM server: tests/engines/test_gateway_vllm.py"
     ),
 }
-MAY_BE_INFEASIBLE = {"calibrate", "watch", "ability"}  # exit code 3 is an answer of theirs
+MAY_BE_INFEASIBLE = {"calibrate", "watch", "verify", "ability"}  # exit code 3 is an answer of theirs
 USES_THE_POLICY = {"decide", "chat", "explain", "diff"}
 PATIENCE_S = 300
 FILES_OF_REAL = (
@@ -144,6 +144,8 @@ def furnish(home, run):
     lines(home / "hands.jsonl", [{"id": r["id"], "label": label_of(r)} for r in calibrate[::2]])
     lines(home / "monday.jsonl", [{"id": r["id"], "label": label_of(r)} for r in test[:20]])
     shutil.copy(run / "score" / "test.parquet", home / "monday.parquet")
+    (home / "live").mkdir()
+    shutil.copy(run / "score" / "test.parquet", home / "live" / "live-20300101T000000-000000.parquet")
     texts = [row["messages"][0]["content"] for row in rows]
     table(home / "benign.csv", ("Goal", "Category"), [(text, "Harmless") for text in texts[:20]])
     table(
