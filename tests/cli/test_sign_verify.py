@@ -79,3 +79,12 @@ def test_commands_say_that_a_promise_does_not_count(demur, run, tmp_path):
     ):
         result = demur(*arguments)
         assert "false_refusal is not certified" in result.err, arguments
+
+
+def test_a_policy_of_another_name_is_verified_by_its_own_calibration(demur, run, tmp_path):
+    assert demur("calibrate", run, "--goal", "false_refusal <= 0.3", "--name", "lenient").code == 0
+    lenient = RunFolder(run).named("lenient").policy
+    assert demur("verify", lenient, run).code == 0
+    shutil.copy(lenient, tmp_path / "copy.json")
+    assert demur("verify", tmp_path / "copy.json", run).code == 0
+    assert demur("verify", run, run).code == 0

@@ -12,7 +12,8 @@ from demur.cli.policies import policy_file
 from demur.cli.show import note, print_json, print_table
 from demur.stages import verify
 from demur.stages.verify import Verified
-from demur.store.run import RunFolder
+from demur.store.policy_file import read_policy
+from demur.store.run import RunFolder, run_of
 from demur.store.trust import Trust
 
 NOT_VERIFIED = 3  # a result, not a fault
@@ -29,7 +30,7 @@ def command(
 ) -> None:
     """Count the evidence of each promise again. Exit code 0 if all follow from the run, 3 if any does not."""
     file = policy_file(policy)
-    found, promises = verify.run(file, RunFolder(run), Trust(keys=tuple(trusted or ())))
+    found, promises = verify.run(file, _folder(run, file), Trust(keys=tuple(trusted or ())))
     verified = bool(promises) and not any(v.faults for v in promises)
     if as_json:
         print_json({"policy": found.name, "verified": verified, "promises": [_json(v) for v in promises]})
@@ -43,6 +44,15 @@ def command(
     if not verified:
         raise typer.Exit(NOT_VERIFIED)
     note(f"verified: {file} follows from {run}")
+
+
+def _folder(run: Path, file: Path) -> RunFolder:
+    """The run as the policy's own calibration left it: a run keeps several, by name, and copies keep their names."""
+    folder, own = RunFolder(run), run_of(file)
+    if own is not None and own.root.resolve() == run.resolve():
+        return own
+    name = read_policy(file).name
+    return folder.named(name) if name in folder.policy_names else folder
 
 
 def _row(v: Verified) -> tuple[str, ...]:
