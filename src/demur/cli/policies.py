@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
     Also one of <run>/evaluate/policies, by its goal.
     """
     if name == "natural":
-        return natural(base.taxonomy, base.fingerprint)
+        return replace(natural(base.taxonomy, base.fingerprint), doubt=base.doubt)
     if name == "calibrated":
         return opened(folder.policy)
     if name in folder.policy_names:
