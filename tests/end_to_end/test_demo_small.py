@@ -25,7 +25,7 @@ limits = { refusal = 180, contrast = 70, benign = 50 }
 kind = "builtin"
 [train]
 base = "tiny"
-epochs = 2
+epochs = 5
 tiny_width = 64
 tiny_vocabulary = 1024
 save_every = 5
@@ -37,7 +37,7 @@ examples = 3
 """
 STAGES = ("data", "train", "score", "calibrate", "evaluate", "report")
 COMMAND = [sys.executable, "-m", "demur"]
-PATIENCE_S = 120
+PATIENCE_S = 240
 
 
 @dataclass(frozen=True)

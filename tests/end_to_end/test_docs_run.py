@@ -87,7 +87,7 @@ def endpoint():
 def finished(tmp_path_factory, endpoint):
     """A small run trained on a part of the built-in corpus, a black-box run and a trained judge."""
     home = tmp_path_factory.mktemp("docs")
-    config = CONFIG.replace("limit = 80", "limit = 40").replace("epochs = 2", "epochs = 8\nanswer_tokens = 16")
+    config = CONFIG.replace("limit = 80", "limit = 40").replace("epochs = 5", "epochs = 8\nanswer_tokens = 16")
     (home / "small.toml").write_text(config, encoding="utf-8")  # long enough to write words
     done = demur("run", "small.toml", "--out", "run", cwd=home)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,6 @@ from demur.core.score import ScoreTable
 SHARE = 0.99  # of the calibration rows: that quantile of their leftover mass is what ordinary prompts have
 MARGIN = 2.0  # times as much is doubt: about one ordinary prompt in a thousand, and nearly all padded ones
 LEAST = 0.01  # a lower bound would call rounding and other hardware doubt
-MOST_MEDIAN = 0.2  # of a trained model; half-trained ones had .9 and more, one epoch on a pretrained model .05
 
 
 def measured_rule(table: ScoreTable, fingerprint: Fingerprint, then: OnDoubt) -> DoubtRule:
@@ -29,11 +28,15 @@ def measured_rule(table: ScoreTable, fingerprint: Fingerprint, then: OnDoubt) ->
 
 
 def require_trained(table: ScoreTable) -> None:
-    """Raise ScoreError where most of the probability lies on no control token: thresholds would mean nothing."""
+    """Raise ScoreError where most of the probability lies on no control token: thresholds would mean nothing.
+
+    Half of the rows would be in doubt under any bound. Half-trained models leave .9 and more, one epoch on a pretrained
+    model left .05.
+    """
     median = float(np.median(table.leftover_N))
-    if median > MOST_MEDIAN:
+    if median > MOST_LEFTOVER:
         raise ScoreError(
             f"half of the {len(table.ids)} calibrate rows have {median:.0%} or more of their probability outside the "
-            f"control tokens, expected at most {MOST_MEDIAN:.0%}: the model has not learnt to begin with one",
+            f"control tokens, expected at most {MOST_LEFTOVER:.0%}: the model has not learnt to begin with one",
             "train longer, or with the chat template that prompts are rendered with; demur doctor looks closer",
         )
