@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -235,15 +235,17 @@ class Worker:
         self._answer_asked()
 
     def _admit(self) -> list[Job]:
-        """The next requests that fit in beside those under way: of tenants that owe least, in line within a tenant."""
+        """The next requests in line that fit in beside those under way. A long prompt may have to wait for its turn."""
         jobs: list[Job] = []
         with self._wake:
-            active = {job.ask.tenant for job in (*self._rows, *self._waiting)}
-            for job in sorted(self._waiting, key=lambda job: self._turns.owed_s(job.ask.tenant)):
-                tenant = job.ask.tenant
-                most = self._limits.prefill_tokens // (SHARED if len(active) > 1 else 1)
-                if not self._turns.may_read(tenant, active - {tenant}) or not self._fits(jobs, job, most):
-                    break  # those behind owe as much, or more: nobody overtakes a long prompt
+            written = {job.ask.tenant for job in self._rows}
+            active = written | {job.ask.tenant for job in self._waiting}
+            most = self._limits.prefill_tokens // (SHARED if len(active) > 1 else 1)
+            for job in tuple(self._waiting):
+                if not self._turns.may_read(len(job.ids), beside_others=bool(written - {job.ask.tenant})):
+                    continue
+                if not self._fits(jobs, job, most):
+                    break
                 jobs.append(job)
                 self._waiting.remove(job)
         return jobs
@@ -260,11 +262,8 @@ class Worker:
 
     def _read(self, jobs: list[Job]) -> None:
         """Read prompts, decide each on its own score, and let those that are written join the batch."""
-        tokens: Counter[str] = Counter()
-        for job in jobs:
-            tokens[job.ask.tenant] += len(job.ids)
         start_s = monotonic()
-        self._begin(tokens.total())
+        self._begin(sum(len(job.ids) for job in jobs))
         prompts = read(self._engine.network, [job.ids for job in jobs], self._engine.filler)
         control_ids = self._engine.encoder.token_ids
         joining = []
@@ -288,7 +287,7 @@ class Worker:
                 else:
                     joining.append(b)
         self._batch.join(prompts, joining)
-        self._turns.read(tokens, monotonic() - start_s)
+        self._turns.read(max(prompts.lengths), monotonic() - start_s)
         self._rows += [jobs[b] for b in joining]
 
     def _unpark(self) -> None:

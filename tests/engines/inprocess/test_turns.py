@@ -1,33 +1,40 @@
-"""Reading is shared out between tenants by the time that it takes."""
+"""Long prompts wait while answers of others are written; short ones, and a tenant alone, do not."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+import asyncio
 
-from demur.engines.inprocess.turns import WRITING_PER_READING, Turns
+from demur.engines.hf import HfEngine
+from demur.engines.inprocess import turns as module
+from demur.engines.inprocess.turns import LONG_TOKENS, WRITING_PER_READING, Turns
+from tests.engines.test_hf_serve import TEXTS, TOKENS, always, ask, serving, whole
 
 
-def test_alone_a_tenant_may_always_read():
+def test_after_a_long_prompt_the_next_one_waits_for_writing():
     turns = Turns()
-    turns.read({"a": 1000}, 9.0)
-    assert turns.may_read("a", set())
-
-
-def test_who_read_for_long_waits_for_others_and_they_do_not_wait_for_it():
-    turns = Turns()
-    turns.read({"long": 900, "short": 100}, 1.0)
-    assert not turns.may_read("long", {"short"})
-    assert turns.may_read("short", {"long"})
-    turns.wrote(0.8 * WRITING_PER_READING)
-    assert not turns.may_read("long", {"short"})
+    assert turns.may_read(LONG_TOKENS, beside_others=True)
+    turns.read(LONG_TOKENS, 1.0)
+    assert not turns.may_read(LONG_TOKENS, beside_others=True)
+    turns.wrote(0.9 * WRITING_PER_READING)
+    assert not turns.may_read(LONG_TOKENS, beside_others=True)
     turns.wrote(0.2 * WRITING_PER_READING)
-    assert turns.may_read("long", {"short"})
-    assert turns.owed_s("long") == turns.owed_s("short") == 0.0
+    assert turns.may_read(LONG_TOKENS, beside_others=True)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 500), st.floats(0.0, 3.0)), max_size=30))
-def test_somebody_may_always_read(history):
+def test_short_prompts_and_a_tenant_alone_never_wait():
     turns = Turns()
-    for tenant, tokens, seconds in history:
-        turns.read({tenant: tokens}, seconds)
-        turns.wrote(seconds / 3)
-    assert any(turns.may_read(t, set("abc") - {t}) for t in "abc")
+    turns.read(LONG_TOKENS - 1, 9.0)
+    assert turns.may_read(LONG_TOKENS, beside_others=True)
+    turns.read(4 * LONG_TOKENS, 9.0)
+    assert turns.may_read(LONG_TOKENS - 1, beside_others=True)
+    assert turns.may_read(9 * LONG_TOKENS, beside_others=False)
+
+
+def test_long_prompts_of_several_tenants_are_all_answered(checkpoints, monkeypatch):
+    monkeypatch.setattr(module, "LONG_TOKENS", 2)
+    engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS, max_new_tokens=20)
+
+    async def scenario():
+        async with serving(engine, rows=4) as backend, asyncio.timeout(60):
+            asks = [ask(TEXTS[n % 5], always(engine, n % 3), tenant="abc"[n % 3]) for n in range(24)]
+            return await asyncio.gather(*(whole(backend, a) for a in asks))
+
+    assert len(asyncio.run(scenario())) == 24

@@ -1,33 +1,30 @@
-"""Whose prompts are read next: a tenant whose prompts took long waits while answers of others are written."""
+"""When a long prompt may be read beside other tenants' answers: when they were written for longer than the last took.
+
+A prompt is read in one piece, and nobody's answer goes on meanwhile. Short prompts are no trouble; long ones of one
+tenant, one after the other, would leave the others hardly any time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-
-WRITING_PER_READING = 2.0  # seconds of writing that others get for each second in which a tenant's prompts were read
+LONG_TOKENS = 256  # from here on a prompt is long
+WRITING_PER_READING = 2.0  # seconds of writing after each second in which long prompts were read
 
 
 class Turns:
-    """Seconds of reading that tenants owe to the others. Belongs to the decoding thread."""
+    """Seconds of reading long prompts that writing has not made up for. Belongs to the decoding thread."""
 
     def __init__(self) -> None:
-        self._owed_s: dict[str, float] = {}
+        self._owed_s = 0.0
 
-    def owed_s(self, tenant: str) -> float:
-        """What a tenant owes; 0: nothing."""
-        return self._owed_s.get(tenant, 0.0)
+    def may_read(self, tokens: int, *, beside_others: bool) -> bool:
+        """Whether a prompt of so many tokens may be read now."""
+        return tokens < LONG_TOKENS or not beside_others or self._owed_s <= 0.0
 
-    def may_read(self, tenant: str, others: Collection[str]) -> bool:
-        """Whether a tenant's prompts may be read beside these others: it owes no more than any of them."""
-        return self.owed_s(tenant) <= min((self.owed_s(other) for other in others), default=float("inf"))
-
-    def read(self, tokens: Mapping[str, int], seconds: float) -> None:
-        """Prompts were read: tokens of each tenant, in so much time."""
-        whole = sum(tokens.values())
-        for tenant, its in tokens.items():
-            self._owed_s[tenant] = self.owed_s(tenant) + seconds * its / whole
+    def read(self, longest: int, seconds: float) -> None:
+        """Prompts were read, the longest of so many tokens, in so much time."""
+        if longest >= LONG_TOKENS:
+            self._owed_s += seconds
 
     def wrote(self, seconds: float) -> None:
-        """Answers were written for so long: everybody owes less."""
-        less = seconds / WRITING_PER_READING
-        self._owed_s = {tenant: owed - less for tenant, owed in self._owed_s.items() if owed > less}
+        """Answers were written for so long."""
+        self._owed_s = max(0.0, self._owed_s - seconds / WRITING_PER_READING)
