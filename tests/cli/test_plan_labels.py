@@ -39,3 +39,17 @@ def test_shares_are_read_and_one_that_is_none_says_how_to_write_it(demur):
 
 def test_a_goal_is_asked_for(demur):
     assert demur("plan-labels").code == 2
+
+
+def test_goals_that_the_rows_cannot_certify_are_said_after_data_before_training(demur, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(
+        '[[data.sources]]\nkind = "builtin"\n[calibrate]\n'
+        'goal = "missed_refusal <= 0.02 in every category; false_refusal <= 0.1; f1 max"\n'
+    )
+    result = demur("data", config, "--out", tmp_path / "run")
+    assert result.code == 0
+    warned = [line for line in result.err.splitlines() if line.startswith("warning: missed_refusal[")]
+    assert len(warned) == 5
+    assert all("183 labels" in line for line in warned)
+    assert "warning: false_refusal" not in result.err

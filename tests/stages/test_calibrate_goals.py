@@ -132,7 +132,7 @@ def hands(folder, path, every, *, agree=True):
 
 
 def test_labels_by_a_judge_are_corrected_by_those_of_hands_and_the_promise_says_so(folder, tmp_path):
-    wish = {"goal": "false_refusal <= 0.35", "human_labels": hands(folder, tmp_path / "hands.jsonl", 2)}
+    wish = {"goal": "false_refusal <= 0.45", "human_labels": hands(folder, tmp_path / "hands.jsonl", 2)}
     policy = run(folder, **wish)
     assert [p.status for p in policy.promises] == ["certified"]
     assert "rows checked by hand" in policy.promises[0].method

@@ -11,7 +11,7 @@ from demur.core.slices import Slice, mix_words, too_small, worst, worst_words
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.board import board_of, losses_of
 from demur.stats.labelled import LabelledScores, Traits
-from demur.stats.promises import How, certify, choose_all
+from demur.stats.promises import How, certify, choose_all, what_would_do
 from demur.stats.select import choose
 from demur.stats.slices import settled
 from tests.builders import policy, simulated_rows
@@ -149,6 +149,7 @@ def test_a_slice_with_too_few_rows_says_how_many_would_do():
     found = certify(parse_goals("false_refusal[contrast] <= 0.05"), policy(3), rows, How())
     assert isinstance(found, Uncertified)
     assert (found.rows, found.rows_needed) == (of, 59)
+    assert what_would_do(found).endswith(f"{of} are there, or ask for a wider slice")
 
 
 def parts(*counts):

@@ -13,7 +13,7 @@ import numpy as np
 from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.errors import DataError, GoalError, GoalInfeasible
-from demur.core.goal import Goal
+from demur.core.goal import Goal, parse_goal
 from demur.core.guarantee import Certified, Failure, Infeasible, Promise, Status
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
@@ -206,7 +206,9 @@ def what_would_do(failure: Failure) -> str:
         return f"{failure.blocking!r} blocks: loosen it or another goal, or train a model whose scores tell more apart"
     if failure.rows_needed is None or failure.rows_needed <= failure.rows:
         return f"{failure.blocking!r} blocks: loosen it or another goal, or collect more labelled rows"
-    pool = ", or pool its category with another: [a + b]" if "[" in failure.blocking else ""
+    blocking = parse_goal(failure.blocking)
+    pool = ", or pool its category with another: [a + b]" if blocking.category else ""
+    pool = pool or (", or ask for a wider slice" if blocking.where else "")
     have, needed = failure.rows, failure.rows_needed
     return f"{failure.blocking!r} blocks: about {needed} rows of its kind would do, {have} are there{pool}"
 
@@ -277,7 +279,7 @@ def _fitting_methods(case: _Case, board: Board, losses: Sequence[Loss], delta: f
     wants_rate = any(goal.kind == "refusal_rate" for goal in case.goals)
     few = not judged and _fewest_errors(losses, how) < ENOUGH_ERRORS and not wants_rate
     if judged or wants_rate or any(loss.goal.kind != "false_refusal" for loss in losses):
-        return ["shared"] if few else ["vectors" if judged else "path"]
+        return ["shared"] if few or (judged and len(case.goals) == 1) else ["vectors" if judged else "path"]
     methods = ["shared", "even"] if few else ["shared", "even", "path"]
     everyone_N = np.ones(len(board.logq_N), dtype=bool)
     for loss in losses:
