@@ -130,7 +130,10 @@ def what_was_sent(site: Site, turns: Turns) -> Iterator[str]:
 
 
 def attempts(kind):
-    return [a for a in every() if a.kind == kind and a.key == CALLER and a.name not in NATIVE]
+    """Those of a kind that this backend can be held to. Text in declarations is decided about by the server, before any
+    backend answers; what a model in this process read of it is looked at in test_attacks.
+    """
+    return [a for a in every() if a.kind == kind and a.key == CALLER and a.name not in NATIVE and not a.declared]
 
 
 @pytest.mark.parametrize("kind", KINDS)
