@@ -7,12 +7,15 @@ from tests.fake_run import Rows, examples
 
 from demur.core.errors import ArtifactError
 from demur.core.ports import TrainedModel, no_progress
+from demur.core.seen import seen_rows
 from demur.core.taxonomy import coconot, single
 from demur.core.training import TrainSettings, tiny
 from demur.engines.fake import FakeEngine
 from demur.stages import data, train
-from demur.store.model_file import read_model_file
+from demur.store.model_file import read_model_file, require_whole
+from demur.store.rows import read_examples
 from demur.store.run import RunFolder
+from demur.store.seen_file import seen_by_run
 
 
 @dataclass
@@ -92,3 +95,36 @@ def test_a_model_that_others_trained_is_adopted_once_and_anew_when_it_is_another
 def test_nothing_is_adopted_for_rows_that_are_not_there(tmp_path):
     with pytest.raises(ArtifactError, match="data is not finished"):
         train.adopt({}, coconot(), FakeEngine(taxonomy=coconot()), RunFolder(tmp_path))
+
+
+def test_a_record_of_all_rows_lies_beside_the_weights_and_everybody_may_read_them(folder):
+    train.run(tiny(), coconot(), Apprentice(), folder)
+    rows = read_examples(folder.split("train"))
+    assert len(seen_rows(seen_by_run(folder), rows).how) == len(rows)
+    assert {p.stat().st_mode & 0o777 for p in folder.model.iterdir()} == {0o644}
+    assert sorted(p.name for p in folder.stage("train").iterdir()) == ["made.json", "model"]
+    require_whole(folder.model)
+
+
+def test_rows_that_a_model_had_elsewhere_are_recorded_without_training(folder, tmp_path):
+    apprentice = Apprentice()
+    train.run(tiny(), coconot(), apprentice, folder)
+    (tmp_path / "more.jsonl").write_text('{"prompt": "An unheard-of question about nothing in particular"}\n')
+    before = seen_by_run(folder)
+    record = train.tell([tmp_path / "more.jsonl"], folder)
+    assert len(record.prompts) == len(before.prompts) + 1
+    assert seen_by_run(folder) == record
+    train.run(tiny(), coconot(), apprentice, folder)
+    assert len(apprentice.asked) == 1
+
+
+def test_a_training_that_fails_leaves_the_model_that_was_there(folder):
+    class Full(Apprentice):
+        def train(self, rows, taxonomy, folder, progress=no_progress):
+            super().train(rows, taxonomy, folder, progress)
+            raise ArtifactError("no space left")
+
+    train.run(tiny(), coconot(), Apprentice(), folder)
+    with pytest.raises(ArtifactError, match="no space"):
+        train.run(replace(tiny(), seed=9), coconot(), Full(), folder)
+    folder.require("train")
