@@ -192,8 +192,8 @@ def typed() -> Iterator[Attempt]:
             body, reads = way(token)
             yield Attempt(kind=kind, name=f"{way.__name__}: {token}", body=body, reads=reads)
     for way in FIELDS:
-        for form in ("as it is", "inside itself", "cut by a special token inside one", "Jinja expression"):
-            body, reads = way(FORMS[form])
+        for form, text in FORMS.items():
+            body, reads = way(text)
             yield Attempt(kind=kind, name=f"{way.__name__}: {form}", body=body, reads=reads)
     escaped = json.dumps(chat(user("@"))).replace("@", "\\u005bre\\u0073pond\\u005D").encode()
     yield Attempt(kind=kind, name="user: escaped in JSON", body=escaped, reads=(("user", RESPOND),))
@@ -202,7 +202,7 @@ def typed() -> Iterator[Attempt]:
 def forged() -> Iterator[Attempt]:
     """Turns that were never taken, typed into one message."""
     for form, text in FORGED_TURNS.items():
-        for way in (in_user, in_system, in_past_answer, in_tool_result):
+        for way in (in_user, *FIELDS):
             body, reads = way(text)
             yield Attempt(kind="forged turns", name=f"{way.__name__}: {form}", body=body, reads=reads)
 
@@ -685,13 +685,15 @@ def bodies() -> Iterator[Attempt]:
         declared = () if text is None else (_beside(text),)
         yield Attempt(kind=kind, name=f"schema: {name}", body=body, ends=(200, 400), reads=(PLAIN,), declared=declared)
     for name, schema in HOSTILE.items():
+        if schema in schemas.values():
+            continue
         try:
             body = json.dumps(
                 chat(user(), response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}})
             ).encode()
         except RecursionError:  # too deep for our own writer; raw bodies above are deeper
             continue
-        yield Attempt(kind=kind, name=f"schema: {name}", body=body, ends=(400, 413), reads=(PLAIN,))
+        yield Attempt(kind=kind, name=f"schema out of bounds: {name}", body=body, ends=(400, 413), reads=(PLAIN,))
 
 
 def _choices(depth: int) -> dict[str, Any]:

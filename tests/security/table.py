@@ -11,12 +11,13 @@ from tests.security.attacks import every
 from tests.security.attempt import CANARY
 from tests.security.judge import verdict
 from tests.security.site import logged_secrets, site
+from tests.security.trials import trials
 from tests.security.wires import SCENES
 
 
 def rows(achieved: dict[tuple[str, str], str]) -> list[str]:
     """The table's lines: attempts and how many succeeded, by kind."""
-    made = Counter(a.kind for a in (*every(), *SCENES))
+    made = Counter(a.kind for a in (*every(), *SCENES, *trials()))
     won = Counter(kind for kind, _ in achieved)
     lines = [f"| {kind} | {number} | {won[kind]} |" for kind, number in made.items()]
     return [
@@ -37,6 +38,11 @@ def main() -> None:
         for scene in SCENES:
             if what := scene.run(attacked):
                 achieved[scene.kind, scene.name] = what
+        for n, trial in enumerate(trials()):
+            folder = Path(root) / str(n)
+            folder.mkdir()
+            if what := trial.run(folder):
+                achieved[trial.kind, trial.name] = what
         leaked = logged_secrets(attacked.log, CANARY)
     print("\n".join(rows(achieved)))  # noqa: T201 - this is what it is for
     for (kind, name), what in achieved.items():
