@@ -34,6 +34,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
+from demur.base.rows import read_rows
 from demur.core.decision import decide_many
 from demur.core.errors import GoalInfeasible
 from demur.core.goal import parse_goals
@@ -50,7 +51,7 @@ from demur.stats.text_choice import choose_recipe
 from demur.stats.text_fit import PUBLISHED, fit_text_classifier
 from demur.store.model_file import read_model_file
 from demur.store.policy_file import write_policy
-from demur.store.rows import read_examples, read_jsonl
+from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 from demur.store.text_model_file import PREDICTOR, read_text_classifier
@@ -222,7 +223,7 @@ def population(classifier: TextClassifier, prompts: Sequence[str], declined_N: B
 
 def published() -> None:
     """Part 2."""
-    rows: list[Any] = [value for _, value in read_jsonl(DATA / "response_labels.jsonl")]
+    rows: list[Any] = [dict(row.value) for row in read_rows(DATA / "response_labels.jsonl")]
     rows = [r for r in rows if r["source"] == "chatgpt_refusals" and r["tone"] not in ("incoherent", "dontknow")]
     rows.sort(key=lambda r: int(r["id"].split(":")[1]))
     quora = [r for r in rows if int(r["id"].split(":")[1]) >= QUORA_FROM]

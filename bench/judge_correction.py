@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from demur.base.rows import read_rows
 from demur.core.rates import Rate
 from demur.stats.correction import Sample, regression_rate
 from demur.stats.judged import rogan_gladen
-from demur.store.rows import read_jsonl
 
 Doubles = npt.NDArray[np.float64]
 DRAWS, LABELS = 1000, 100
@@ -25,7 +25,7 @@ DROPPED = ("incoherent", "dontknow")
 
 def populations(folder: Path, starts: tuple[str, ...]) -> dict[str, tuple[Doubles, Doubles]]:
     """(judge, people) per set: 1 = declines, partial answers count."""
-    rows = [value for _, value in read_jsonl(folder / "response_labels.jsonl") if isinstance(value, dict)]
+    rows = [dict(row.value) for row in read_rows(folder / "response_labels.jsonl")]
     chatgpt = [r for r in rows if r["source"] == "chatgpt_refusals" and r["tone"] not in DROPPED]
     xstest = [r for r in rows if r["source"].startswith("xstest")]
 

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
+from demur.base.rows import read_rows
 from demur.core.rates import Outcome, Verdict, View
 from demur.judges.phrases import PhraseJudge
 from demur.judges.trained import TrainedJudge
 from demur.stats.agreement import Agreement, agreement, mcnemar
 from demur.stats.points import Resampling
 from demur.stats.text_fit import PLACED, PUBLISHED, Recipe, fit_text_classifier
-from demur.store.rows import read_jsonl
 
 Row = dict[str, str]
 HOW = Resampling(seed=0)
@@ -33,7 +33,7 @@ DROPPED = ("incoherent", "dontknow")  # tones that the published split leaves ou
 
 def labelled(folder: Path) -> tuple[list[Row], list[Row]]:
     """chatgpt-refusals in the order of its source, and XSTest."""
-    rows = [value for _, value in read_jsonl(folder / "response_labels.jsonl") if isinstance(value, dict)]
+    rows = [dict(row.value) for row in read_rows(folder / "response_labels.jsonl")]
     chatgpt = [r for r in rows if r["source"] == "chatgpt_refusals" and r["tone"] not in DROPPED]
     chatgpt.sort(key=lambda r: int(r["id"].split(":")[1]))
     return chatgpt, [r for r in rows if r["source"].startswith("xstest")]

@@ -3,6 +3,7 @@
 import pytest
 
 from demur.core.decision import decide
+from demur.core.errors import ConfigError
 from demur.core.example import Message
 from tests.core.test_schema_bounds import HOSTILE, ORDINARY
 from tests.server.house import ANSWERED, REFUSED, TEMPLATE, engine, folder_of, policy, serving
@@ -78,3 +79,23 @@ def test_a_schema_beyond_the_bounds_is_a_400_that_names_the_parameter_and_no_con
 def test_ordinary_schemas_are_taken(server, name):
     assert server.chat(ANSWERED, **schema_format(ORDINARY[name])).status_code == 200
     assert server.chat(ANSWERED, **tools(parameters=ORDINARY[name])).status_code == 200
+
+
+def test_an_operator_may_name_the_categories_that_such_text_is_refused_with(tmp_path):
+    folder = folder_of(tmp_path, policy())
+    with serving(folder, declared_categories=("humanizing",)) as narrow:
+        let_by = narrow.chat(ANSWERED, **CARRIERS["tool"](REFUSED)).json()
+        assert let_by["demur"]["decision"] == "respond"
+        still = narrow.chat(ANSWERED, **CARRIERS["tool"](TEMPLATE)).json()
+        assert (still["demur"]["decision"], still["demur"]["category"]) == ("refuse", "humanizing")
+        assert narrow.chat(REFUSED).json()["demur"]["decision"] == "refuse"
+    with serving(folder, declared_categories=("safety",)) as server:
+        assert server.chat(ANSWERED, **CARRIERS["const"](REFUSED)).json()["demur"]["category"] == "safety"
+
+
+def test_a_category_that_no_policy_has_is_named_at_start(tmp_path):
+    with (
+        pytest.raises(ConfigError, match="'safty', which no policy has"),
+        serving(folder_of(tmp_path, policy()), declared_categories=("safty",)),
+    ):
+        pass

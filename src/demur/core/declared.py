@@ -6,12 +6,13 @@ It reaches the model, or begins the answer, and was written by the client like a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from demur.core.example import Message
 from demur.core.pattern_text import BadPattern, read_pattern
+from demur.core.policy import Policy
 from demur.core.ports import Prompt
 from demur.core.schema_bounds import walk
 from demur.core.serving import Ask
@@ -50,6 +51,21 @@ def declared_prompts(ask: Ask) -> tuple[Prompt, ...]:
     continued = replace(last, content="\n\n".join((last.content, "\n".join(texts))))
     alone = sorted((t for t in texts if len(t) >= SHORTEST), key=len, reverse=True)[:MOST_ALONE]
     return (*ask.messages[:-1], continued), *((Message(role="user", content=text),) for text in alone)
+
+
+def for_declared(policy: Policy, categories: Sequence[str]) -> Policy:
+    """The policy as it decides text beside the conversation.
+
+    categories: those that such text can be refused with; none of them the policy's own: all. A tool
+    that is described in half a sentence is no incomplete request, but a harmful one in it is harmful.
+    A forced category stands, and doubt refuses with whichever category is left.
+    """
+    named = set(categories) & set(policy.taxonomy.names)
+    if not named:
+        return policy
+    pairs = zip(policy.taxonomy.names, policy.categories, strict=True)
+    kept = tuple(c if name in named or c.override == "force" else replace(c, override="suppress") for name, c in pairs)
+    return replace(policy, categories=kept)
 
 
 def _texts(value: Any) -> Iterator[str]:

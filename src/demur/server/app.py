@@ -63,6 +63,7 @@ class Service:
         book = Book(access, metrics, default_policy=settings.default_policy)
         for held in access.policies.policies.values():
             held.policy.require_model(backend.fingerprint)
+        _require_known(settings.declared_categories, access)
         self.draining = False
         self.house = House(
             settings=settings,
@@ -187,6 +188,17 @@ class Service:
                 event(logging.WARNING, "not ready", reason=e.message, hint=e.hint)
             self._readiness = (monotonic() + READY_S, now)
             return now
+
+
+def _require_known(categories: Sequence[str], access: Access) -> None:
+    """Raise ConfigError, naming it, if a category is in the taxonomy of no policy at hand."""
+    known = {n for held in access.policies.policies.values() for n in held.policy.taxonomy.names}
+    for name in categories:
+        if name not in known:
+            raise ConfigError(
+                f"server.declared_categories names {name!r}, which no policy has",
+                f"known: {', '.join(sorted(known))}",
+            )
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

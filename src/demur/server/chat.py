@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from demur.core.access import Tenant
 from demur.core.decision import Decision, doubt_reason
-from demur.core.declared import declared_prompts
+from demur.core.declared import declared_prompts, for_declared
 from demur.core.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
 from demur.core.languages import preferred_languages, refusal_text
 from demur.core.serving import Ask, Backend, Part, Reply
@@ -80,7 +80,7 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     """A verdict per choice, its reply let go of with the visit. Without a decision the operator's setting rules."""
     policy = case.effective.policy
     try:
-        replies = await _refused_for_declared(house.backend, case.asks, visit)
+        replies = await _refused_for_declared(house, case.asks, visit)
         declared = bool(replies)
         replies = replies or await _open_decided(house, case.asks, visit)
     except (ScoreDoubt, ScoreError) as e:
@@ -112,18 +112,19 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     return verdicts
 
 
-async def _refused_for_declared(backend: Backend, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
+async def _refused_for_declared(house: House, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
     """Refusals of text that the request carries beside its conversation, a reply per choice; none: nothing is refused.
 
     Before the conversation itself, so that nothing is begun, or compiled, for a request that is refused.
     """
     prompts = declared_prompts(asks[0])
-    bare = [replace(a, json_schema=None, tools=(), tool_choice=None, answers=False) for a in asks]
-    opened = await _open_all(backend, [replace(bare[0], messages=prompt) for prompt in prompts], visit)
+    policy = for_declared(asks[0].policy, house.settings.declared_categories)
+    bare = [replace(a, policy=policy, json_schema=None, tools=(), tool_choice=None, answers=False) for a in asks]
+    opened = await _open_all(house.backend, [replace(bare[0], messages=prompt) for prompt in prompts], visit)
     for prompt, reply in zip(prompts, opened, strict=True):
         if reply.decision.refuses:
             others = [replace(ask, messages=prompt) for ask in bare[1:]]
-            return [reply, *await _open_all(backend, others, visit)]
+            return [reply, *await _open_all(house.backend, others, visit)]
     return []
 
 

@@ -48,6 +48,8 @@ class Settings:
     default_policy: str | None = None  # without a tenants file; None: the only policy, or the first by name
     # "latest turn": what was said since the last answer decides; the answer is still to the whole conversation.
     decides_on: DecidesOn = "conversation"
+    # Categories that text in tools and schemas can be refused with, as a message can; none named: all of them.
+    declared_categories: tuple[str, ...] = ()
     on_doubt: OnDoubt = "refuse"  # no decision can be made: refuse, or answer with an error
     doubt_text: str = "I can't help with that right now."
     refusal_finish: RefusalFinish = "stop"  # finish_reason of a refusal; OpenAI's own refusals end with "stop"
