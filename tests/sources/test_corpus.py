@@ -29,6 +29,7 @@ SUBCATEGORIES = {
         "temporal limitations",
     },
 }
+WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]{1,2}|[^\s\u3040-\u30ff\u4e00-\u9fff]+")  # Japanese has no spaces
 DECLINING = re.compile(r"\bI (can't|cannot|won't|am not able|'m not able)|I'm sorry|as an AI|nobody knows", re.I)
 
 
@@ -80,7 +81,7 @@ def test_no_opening_is_a_template(rows):
 
 
 def test_replies_are_short_and_there(rows):
-    words = {r.id: len(r.reply.split()) for r in rows}
+    words = {r.id: len(WORD.findall(r.reply)) for r in rows}
     assert {i: n for i, n in words.items() if not 3 <= n <= 60} == {}
 
 
