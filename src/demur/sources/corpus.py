@@ -1,7 +1,9 @@
 """The corpus written by hand for demur: one file per category, and ordinary requests.
 
-A line holds group, kind, subcategory, prompt and reply. A refusal and the contrast row that differs from it by a few
-words share a group: a minimal pair. What the corpus promises is checked in tests/sources/test_corpus.py.
+A line holds group, kind, subcategory, prompt and reply. It may also hold "system", the text of a system prompt, and
+"before", the texts that precede the prompt: user and assistant in turn, the user first. A refusal and the contrast row
+that differs from it by a few words, there or in the prompt, share a group: a minimal pair. What the corpus promises is
+checked in tests/sources/test_corpus.py.
 """
 
 from __future__ import annotations
@@ -10,15 +12,20 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
+from itertools import cycle
+from typing import Any
 
-from demur.core.example import Example, Message
+from demur.core.example import Example, Message, Role
 
 _ORDINARY = "ordinary_"  # prefix of the files that hold benign rows; the others are named for their category
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuiltinSource:
-    """Short prompts with short replies over CoCoNot's five categories, most in minimal pairs. It has no splits."""
+    """Short prompts with short replies over CoCoNot's five categories, most in minimal pairs, some in conversations.
+
+    It has no splits.
+    """
 
     def read(self) -> Iterator[Example]:
         """All rows, by file name and line; ids are "builtin:<file>:<line>"."""
@@ -32,12 +39,17 @@ class BuiltinSource:
                     yield Example(
                         id=f"builtin:{stem}:{number}",
                         source="builtin",
-                        messages=(
-                            Message(role="user", content=row["prompt"]),
-                            Message(role="assistant", content=row["reply"]),
-                        ),
+                        messages=tuple(_messages(row)),
                         kind=row["kind"],
                         category=category,
                         subcategory=row["subcategory"],
                         group=row["group"],
                     )
+
+
+def _messages(row: dict[str, Any]) -> Iterator[Message]:
+    if "system" in row:
+        yield Message(role="system", content=row["system"])
+    roles: Iterator[Role] = cycle(("user", "assistant"))
+    for role, text in zip(roles, (*row.get("before", ()), row["prompt"], row["reply"]), strict=False):
+        yield Message(role=role, content=text)
