@@ -6,7 +6,18 @@ from demur.core.decision import decide
 from demur.core.errors import ConfigError
 from demur.core.example import Message
 from tests.core.test_schema_bounds import HOSTILE, ORDINARY
-from tests.server.house import ANSWERED, REFUSED, TEMPLATE, engine, folder_of, policy, serving
+from tests.server.house import (
+    ANSWERED,
+    KEY,
+    OPERATOR_KEY,
+    REFUSED,
+    TEMPLATE,
+    engine,
+    folder_of,
+    policy,
+    serving,
+    tenants_file,
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +110,35 @@ def test_a_category_that_no_policy_has_is_named_at_start(tmp_path):
         serving(folder_of(tmp_path, policy()), declared_categories=("safty",)),
     ):
         pass
+
+
+def read_for(server, **fields):
+    return server.chat(ANSWERED, **fields).json()["usage"]["prompt_tokens"]
+
+
+def test_what_is_read_beside_the_conversation_is_counted_as_read(server):
+    text = "one two three four five six seven"  # of its own, too: long enough
+    said = len(ANSWERED.split())
+    assert read_for(server) == said
+    assert read_for(server, **schema_format({"const": "x"})) == said + (said + 1)
+    assert read_for(server, **schema_format({"const": text})) == said + (said + 7) + 7
+    assert read_for(server, n=2, **schema_format({"const": text})) == said + (said + 7) + 7
+    refused = len(REFUSED.split())
+    assert read_for(server, **schema_format({"const": REFUSED})) == (said + refused) + refused
+    before = server.metric('demur_tokens_total{kind="prompt"}')
+    counted = read_for(server, **tools(description=text))
+    assert server.metric('demur_tokens_total{kind="prompt"}') == before + counted
+
+
+def test_each_prompt_beside_the_conversation_is_a_request_of_the_minute(tmp_path):
+    folder = folder_of(tmp_path / "policies", policy(), policy("strict"))
+    tenants = tenants_file(tmp_path / "tenants.toml", alice="requests_per_minute = 4")
+    with serving(folder, tenants) as server:
+        declared = schema_format({"const": "one two three four five six seven"})  # two prompts
+        assert [server.chat(key=KEY, **fields).status_code for fields in (declared, {}, {})] == [200, 200, 429]
+        assert server.chat(key=OPERATOR_KEY).status_code == 200
+    with serving(folder, tenants) as server:  # more than all that is left: answered, and paid for
+        many = schema_format({"enum": [f"{n} and more that is said beside it" for n in range(9)]})
+        assert [server.chat(key=KEY, **many).status_code for _ in range(2)] == [200, 429]
+        wait_s = int(server.chat(key=KEY).headers["retry-after"])
+        assert 55 <= wait_s <= 60

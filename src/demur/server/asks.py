@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from demur.core.access import Effective, Tenant, effective, permitted
+from demur.core.declared import declared_prompts
 from demur.core.example import Message
 from demur.core.ports import Prompt
 from demur.core.rows.turns import call_words, result_words
@@ -25,6 +26,7 @@ class Case:
     live: Live  # the stored policy
     effective: Effective
     asks: tuple[Ask, ...]  # one per choice
+    declared: tuple[Prompt, ...]  # scored beside the conversation: demur.core.declared
     stream: bool
     include_usage: bool
 
@@ -51,6 +53,7 @@ def case_of(chat: wire.ChatRequest, tenant: Tenant, policies: PolicySet, setting
         live=live,
         effective=found,
         asks=_choices(first, chat.n or 1, settings.limits.choices),
+        declared=declared_prompts(first),
         stream=bool(chat.stream),
         include_usage=_include_usage(chat),
     )

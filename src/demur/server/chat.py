@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from demur.core.access import Tenant
 from demur.core.decision import Decision, doubt_reason
-from demur.core.declared import declared_prompts, for_declared
+from demur.core.declared import for_declared
 from demur.core.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
 from demur.core.languages import preferred_languages, refusal_text
 from demur.core.serving import Ask, Backend, Part, Reply
@@ -67,6 +67,7 @@ async def answer_chat(request: Request, house: House) -> Response:
     visit.policy, visit.policy_hash = case.live.policy.name, case.live.digest
     visit.overridden, visit.stream = case.effective.overridden, case.stream
     visit.synthetic = _is_synthetic(request, caller.tenant)
+    house.doors.charge(caller, len(case.declared))
     languages = preferred_languages(request.headers.get("accept-language", ""))
     verdicts = await while_connected(request.receive, _decide(case, languages, house, visit))
     writing = _Writing(house.settings, case, verdicts, visit)
@@ -80,7 +81,7 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     """A verdict per choice, its reply let go of with the visit. Without a decision the operator's setting rules."""
     policy = case.effective.policy
     try:
-        replies = await _refused_for_declared(house, case.asks, visit)
+        replies = await _refused_for_declared(house, case, visit)
         declared = bool(replies)
         replies = replies or await _open_decided(house, case.asks, visit)
     except (ScoreDoubt, ScoreError) as e:
@@ -112,17 +113,18 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     return verdicts
 
 
-async def _refused_for_declared(house: House, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
+async def _refused_for_declared(house: House, case: Case, visit: Visit) -> list[Reply]:
     """Refusals of text that the request carries beside its conversation, a reply per choice; none: nothing is refused.
 
     Before the conversation itself, so that nothing is begun, or compiled, for a request that is refused.
     """
-    prompts = declared_prompts(asks[0])
-    policy = for_declared(asks[0].policy, house.settings.declared_categories)
+    asks, policy = case.asks, for_declared(case.asks[0].policy, house.settings.declared_categories)
     bare = [replace(a, policy=policy, json_schema=None, tools=(), tool_choice=None, answers=False) for a in asks]
-    opened = await _open_all(house.backend, [replace(bare[0], messages=prompt) for prompt in prompts], visit)
-    for prompt, reply in zip(prompts, opened, strict=True):
+    opened = await _open_all(house.backend, [replace(bare[0], messages=prompt) for prompt in case.declared], visit)
+    visit.beside_tokens += sum(reply.prompt_tokens for reply in opened)
+    for prompt, reply in zip(case.declared, opened, strict=True):
         if reply.decision.refuses:
+            visit.beside_tokens -= reply.prompt_tokens  # it is the prompt that is answered
             others = [replace(ask, messages=prompt) for ask in bare[1:]]
             return [reply, *await _open_all(house.backend, others, visit)]
     return []
@@ -140,6 +142,7 @@ async def _open_decided(house: House, asks: Sequence[Ask], visit: Visit) -> list
     (decided,) = await _open_all(house.backend, bare[:1], visit)
     if decided.decision.refuses:
         return [decided, *await _open_all(house.backend, bare[1:], visit)]
+    visit.beside_tokens += decided.prompt_tokens
     passing = tuple(replace(c, override="suppress") for c in asks[0].policy.categories)
     answered = [replace(a, policy=replace(a.policy, categories=passing)) for a in asks]
     replies = await _open_all(house.backend, answered, visit)
@@ -268,8 +271,9 @@ class _Writing:
         return reason
 
     def _usage(self) -> dict[str, int]:
-        self._visit.prompt_tokens, self._visit.completion_tokens = self._prompt_tokens, self._tokens
-        return usage(self._prompt_tokens, self._tokens)
+        read = self._prompt_tokens + self._visit.beside_tokens
+        self._visit.prompt_tokens, self._visit.completion_tokens = read, self._tokens
+        return usage(read, self._tokens)
 
 
 def _head(house: House, case: Case, first: Verdict, caller: Caller) -> Head:

@@ -41,7 +41,7 @@ class Caller:
 class Meter:
     """What one key has used."""
 
-    recent_s: deque[float] = field(default_factory=deque)  # when its requests of the last minute came
+    recent_s: deque[float] = field(default_factory=deque)  # when its requests of the last minute came, or what was read beside them
     inside: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of work that holds up all callers
 
@@ -69,6 +69,13 @@ class Doors:
         finally:
             meter.inside -= 1
             self._inside -= 1
+
+    def charge(self, caller: Caller, prompts: int) -> None:
+        """Count what a request that is in has scored beside its conversation: each prompt as a request of the minute.
+
+        It may take more than is left, or whoever declares much could never ask; the next request waits for that.
+        """
+        self._meters[caller.tenant.name, caller.key].recent_s.extend([self._clock_s()] * prompts)
 
     async def in_turn(self, caller: Caller, work: Callable[[], T]) -> T:
         """The result of work that holds up all callers, one at a time for each key.
@@ -105,7 +112,7 @@ class Doors:
         while meter.recent_s and meter.recent_s[0] <= now_s - MINUTE_S:
             meter.recent_s.popleft()
         if len(meter.recent_s) >= tenant.requests_per_minute:
-            wait_s = math.ceil(meter.recent_s[0] + MINUTE_S - now_s)
+            wait_s = math.ceil(meter.recent_s[-tenant.requests_per_minute] + MINUTE_S - now_s)
             message = f"Rate limit: {tenant.requests_per_minute} requests per minute."
             raise ApiError(429, message, code="rate_limit_exceeded", retry_s=wait_s)
         if meter.inside >= tenant.concurrent:

@@ -44,6 +44,7 @@ class Visit:
     finish: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    beside_tokens: int = 0  # of prompts that were read to decide and not answered; prompt_tokens has them, too
     decision_s: float | None = None  # from the request's arrival to the decision
 
     def elapsed_s(self) -> float:
@@ -52,7 +53,7 @@ class Visit:
 
     def record(self) -> dict[str, Any]:
         """What the log says."""
-        left_out = ("started_s", "held")
+        left_out = ("started_s", "held", "beside_tokens")
         pairs = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in left_out)
         return {name: value for name, value in pairs if value is not None} | {"total_s": round(self.elapsed_s(), 6)}
 
