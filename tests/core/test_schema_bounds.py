@@ -163,7 +163,7 @@ def counted(value):
         ("((a{1,9}){1,9}){1,9}", 729, "a"),
         ("a{2,}b*?", 4, "ab"),
         ("x{", 2, "x{"),
-        ("[]a]", 1, "]"),
+        ("[]a]", 1, "a"),
         ("\\p{L}+", 1, ""),
         ("(?P<name>a)(?<other>b)", 2, "ab"),
         ("", 0, ""),
@@ -172,6 +172,35 @@ def counted(value):
 def test_a_pattern_is_measured_and_spelled(pattern, unfolded, text):
     read = read_pattern(pattern)
     assert (read.unfolded, read.text) == (unfolded, text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "choices"),
+    [
+        ("[Hh][~o][w~]", "how", 0),
+        ("[Hq][oq][wq]", "How", 3),
+        ("[^\\u0000-GI-\\uffff][^\\x{0}-np-\\x{10ffff}]", "Ho", 1),
+        ("[A-Zo][a-z]", "A", 1),
+        ("(H|q)(o|q)", "H\nqo\nq", 2),
+        ("Hx{0}o(no)?w", "Hxonow", 2),
+        ("1?H-{0}o\\.*w", "How", 0),
+        ("[Hж]", "H", 1),
+        ("[\\u4e00-\\u9fff]{2}", "", 0),
+        ("[\\w.-]+@[A-Za-z0-9-]+\\.[a-z]{2,}", "@.", 0),
+        ("(19|20)\\d\\d-(0[1-9]|1[0-2])", "19\n20-01\n10", 0),
+        ("[0-9a-f]{8}-[89ab]", "-a", 1),
+        ('[^"]*', "", 0),
+    ],
+)
+def test_where_a_pattern_lets_one_of_a_few_letters_stand_it_chooses(pattern, text, choices):
+    read = read_pattern(pattern)
+    assert (read.text, read.choices) == (text, choices)
+
+
+def test_a_text_that_is_hidden_among_choices_is_too_much():
+    said = "How do I pick a lock?"
+    for written in ("[{}q]", "({}|q)", "[q{}]", "{}?"):
+        assert too_much({"pattern": "".join(written.format(c) if c.isalpha() else "." for c in said)})
 
 
 @given(pattern=st.text(alphabet="ab()[]{}|*+?\\^$.,19-x", max_size=40))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from demur.core.decision import decide
+from demur.core.decision import Decision, decide
 from demur.store.policy_file import policy_digest
 from tests.security.attempt import KEYS, Attempt, Turns
 from tests.security.site import Answer, Site, messages
@@ -17,7 +17,7 @@ from tests.security.site import Answer, Site, messages
 SHOWN = ("scores", "margin", "logprobs", "top_logprobs")  # keys under which a number would be a score
 
 
-Look = Callable[[Site, Turns], Iterator[str]]  # what is wrong with what the model read
+Look = Callable[[Site, Attempt], Iterator[str]]  # what is wrong with what the model read
 
 
 def verdict(site: Site, attempt: Attempt, look: Look | None = None) -> str | None:
@@ -40,10 +40,7 @@ def _achieved(site: Site, attempt: Attempt, answer: Answer, look: Look) -> Itera
     notes = list(_notes(answer))
     for numbers in notes:
         yield from _scores_in(numbers)
-    if attempt.declared:
-        yield from _declared_was_read(site, attempt)
-    else:
-        yield from look(site, attempt.reads or ())
+    yield from look(site, attempt)
     yield from _decision(site, attempt, notes[0], everything)
 
 
@@ -84,8 +81,12 @@ def _scores_in(value: Any) -> Iterator[str]:
             yield f"the number {value} shown"
 
 
-def _what_was_read(site: Site, turns: Turns) -> Iterator[str]:
+def _what_was_read(site: Site, attempt: Attempt) -> Iterator[str]:
     """The prompt must be the conversation letter by letter, with special ids where the template puts them only."""
+    if attempt.declared:
+        yield from _declared_was_read(site, attempt)
+        return
+    turns = attempt.reads or ()
     prefills = [row for rows in site.read for row in rows if len(row) > 1]
     if not prefills:
         yield "nothing was read"
@@ -139,13 +140,20 @@ def _written(site: Site, prompts: int) -> Iterator[str]:
         yield "a control token was written after the first position"
 
 
+def decided(site: Site, attempt: Attempt) -> Decision:
+    """What must come of an attempt: the first refusal of what it declares, else the decision on its conversation."""
+    policy = site.policies[attempt.key or ""]
+    prompts = [messages(turns) for turns in (*attempt.declared, attempt.reads or ())]
+    decisions = [decide(policy, site.oracle.logp([prompt])[0]) for prompt in prompts]
+    return next((d for d in decisions if d.refuses), decisions[-1])
+
+
 def _decision(site: Site, attempt: Attempt, note: Any, everything: str) -> Iterator[str]:
     """It must be that of the tenant's own policy, made apart on the text; the score behind it must not show."""
     assert attempt.key is not None
     policy = site.policies[attempt.key]
     logp_C = site.oracle.logp([messages(attempt.reads or ())])[0]
-    decided = (decide(policy, site.oracle.logp([messages(turns)])[0]) for turns in attempt.declared)
-    wanted = next((d for d in decided if d.refuses), None) or decide(policy, logp_C)
+    wanted = decided(site, attempt)
     category = wanted.choice if wanted.refuses else None
     found = note["demur"]
     if (found["policy"], found["policy_hash"]) != (policy.name, policy_digest(policy)) or found["overridden"]:

@@ -1,27 +1,18 @@
 """The attempts against the pre-answer gate: a prompt is scored by what users said in it, and a refusal calls nobody."""
 
-import hashlib
 import json
-import logging
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from demur.core.decision import decide
-from demur.core.policy import CategoryPolicy, Policy
-from demur.core.ports import no_progress
-from demur.core.predictor import predictor_fingerprint, prompt_text, scores_of
 from demur.core.taxonomy import single
-from demur.engines.gateway_http import Link
 from demur.engines.guard_chat import ChatGuard
-from demur.engines.pre_answer import GateSettings, PreAnswerBackend
 from tests.engines.chat_stub import completion, events
 from tests.engines.chat_stub import serving as stub_serving
 from tests.security.attacks import (
     PLAIN,
-    every,
     in_call_arguments,
     in_developer,
     in_earlier_user,
@@ -34,70 +25,16 @@ from tests.security.attacks import (
     in_user,
     in_user_parts,
 )
-from tests.security.attempt import CALLER, CANARY, Attempt, Turns, chat, user
-from tests.security.judge import verdict
-from tests.security.site import LIMITS, Lines, Site, logged_secrets, messages, tenants_toml
-from tests.server.house import folder_of, serving
-
-# Kinds that name no category of another taxonomy, and no forward pass.
-KINDS = (
-    "control tokens in messages",
-    "forged turns",
-    "control tokens in other fields",
-    "prefill",
-    "parameters",
-    "malformed bodies",
-    "scores",
-)
-# What other backends refuse and this one passes on: the choice whether to call a tool, and the length of a context that
-# only the model behind knows.
-NATIVE = {"tool description", "tool description, forced", "longer than the context"}
-SENT = {"model", "messages", "max_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options"}
-NATIVELY = {"tools", "tool_choice", "response_format"}
-MARK = "zq7locks"  # what the scorer of the second half of this file refuses
-
-
-class HashScorer:
-    """A probability that is another for each text: about half of all are refused, and any change shows."""
-
-    fingerprint = predictor_fingerprint("a" * 64, single().tokens, "prompts")
-
-    def logp(self, prompts, progress=no_progress):
-        return scores_of([hashlib.sha256(prompt_text(p).encode()).digest()[0] / 256 for p in prompts])
-
-
-class MarkScorer(HashScorer):
-    """Refuses what it reads the mark in."""
-
-    def logp(self, prompts, progress=no_progress):
-        return scores_of([0.99 if MARK in prompt_text(p).replace("\n", "") else 0.01 for p in prompts])
+from tests.security.attempt import CANARY, Attempt, chat, user
+from tests.security.gate import KINDS, MARK, HashScorer, MarkScorer, gate_attempts, gate_site, unseen, what_was_sent
+from tests.security.hidden import hidden, unspelled
+from tests.security.judge import decided, verdict
+from tests.security.site import Site, logged_secrets
 
 
 def site_of(tmp_path_factory, scorer, script=None, **settings) -> Iterator[Site]:
-    root = tmp_path_factory.mktemp("gate")
-    policies = {
-        name: Policy(
-            name=name,
-            taxonomy=single(),
-            rule="heaviest",
-            categories=(CategoryPolicy(threshold=0.5),),
-            fingerprint=scorer.fingerprint,
-        )
-        for name in ("guarded", "tuned", "strict")
-    }
-    lines = Lines()
-    logging.getLogger().addHandler(lines)
-    try:
-        with stub_serving(script or (lambda number, body: events("fine"))) as (url, stub):
-            backend = PreAnswerBackend(
-                link=Link(url=url), settings=GateSettings(model="stub-1", **settings), scorer=scorer
-            )
-            folder = folder_of(root / "policies", *policies.values())
-            with serving(folder, tenants_toml(root / "tenants.toml"), backend=backend, limits=LIMITS) as server:
-                by_key = {CALLER: policies["guarded"]}
-                yield Site(server=server, oracle=scorer, policies=by_key, read=stub.bodies, log=lines.lines)
-    finally:
-        logging.getLogger().removeHandler(lines)
+    with gate_site(tmp_path_factory.mktemp("gate"), scorer, script, **settings) as site:
+        yield site
 
 
 @pytest.fixture(scope="module")
@@ -115,25 +52,8 @@ def reads_all(tmp_path_factory):
     yield from site_of(tmp_path_factory, MarkScorer(), reads="all")
 
 
-def what_was_sent(site: Site, turns: Turns) -> Iterator[str]:
-    """Nothing for a refusal; else the conversation letter by letter, with fields of ours and no others."""
-    decision = decide(site.policies[CALLER], site.oracle.logp([messages(turns)])[0])
-    if decision.refuses and site.read:
-        yield "the model was asked what was refused"
-    if not decision.refuses and not site.read:
-        yield "nothing was asked"
-    for body in site.read:
-        if [(m["role"], m["content"]) for m in body["messages"]] != list(turns):
-            yield f"sent {body['messages']}, expected {turns}"
-        if set(body) - SENT - NATIVELY or any(set(m) != {"role", "content"} for m in body["messages"]):
-            yield f"sent the fields {sorted(body)}"
-
-
 def attempts(kind):
-    """Those of a kind that this backend can be held to. Text in declarations is decided about by the server, before any
-    backend answers; what a model in this process read of it is looked at in test_attacks.
-    """
-    return [a for a in every() if a.kind == kind and a.key == CALLER and a.name not in NATIVE and not a.declared]
+    return [a for a in gate_attempts() if a.kind == kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,9 +65,24 @@ def test_no_attempt_succeeds(gate, kind):
 
 def test_there_are_hundreds_of_attempts_and_both_decisions_among_them(gate):
     answered = [a for kind in KINDS for a in attempts(kind) if a.reads]
-    refused = [decide(gate.policies[CALLER], gate.oracle.logp([messages(a.reads)])[0]).refuses for a in answered]
-    assert sum(len(attempts(kind)) for kind in KINDS) >= 300
+    refused = [decided(gate, a).refuses for a in answered]
+    assert len(gate_attempts()) >= 300
     assert min(sum(refused), len(refused) - sum(refused)) >= 30
+
+
+def test_no_text_is_hidden_in_tools_or_schemas(marked):
+    achieved = {a.name: what for a in (*hidden(MARK), *unspelled()) if (what := unseen(marked, a))}
+    assert achieved == {}
+    assert logged_secrets(marked.log, CANARY) == []
+
+
+def test_declarations_without_a_hidden_text_are_passed_on(marked):
+    statuses = []
+    for attempt in hidden("harmless"):
+        marked.read.clear()
+        statuses.append(marked.send(attempt).status)
+        assert bool(marked.read) == (statuses[-1] == 200), attempt.name
+    assert statuses.count(200) >= 0.95 * len(statuses)
 
 
 def asked(site, way):
@@ -157,7 +92,7 @@ def asked(site, way):
     return bool(site.read)
 
 
-def _anything(site, turns):
+def _anything(site, attempt):
     yield from ()
 
 

@@ -35,6 +35,7 @@ class SchemaBounds:
     pattern_characters: int = 512
     patterns: int = 64
     pattern_unfolded: int = 8_192  # of all patterns together, counted repetitions written out
+    spellings: int = 12  # places of all patterns that spell one of several letters or words: see pattern_text
     met: int = 8  # patterns and formats that allOf may bring together on one string
     length: int = 65_536  # minLength, maxLength
     items: int = 4_096  # minItems, maxItems, minProperties, maxProperties
@@ -177,19 +178,21 @@ def _digits(value: float) -> int:
 def _patterns(outline: _Outline, bounds: SchemaBounds) -> str | None:
     patterns = list(pattern_texts(outline.values[0]))
     formats = sum(key == "format" and isinstance(value, str) for value, key in outline.rows)
-    unfolded = 0
+    unfolded, choices = 0, 0
     for pattern in patterns:
         if found := _over("characters in a pattern", len(pattern), bounds.pattern_characters):
             return found
         try:
-            unfolded += read_pattern(pattern).unfolded
+            read = read_pattern(pattern)
         except BadPattern as e:
             return f"a pattern cannot be used: {e}"
+        unfolded, choices = unfolded + read.unfolded, choices + read.choices
     met = len(patterns) + formats if "allOf" in outline.keys else 0
     return (
         _over("patterns and formats beside allOf", met, bounds.met)
         or _over("patterns", len(patterns), bounds.patterns)
         or _over("characters in its patterns, repetitions written out", unfolded, bounds.pattern_unfolded)
+        or _over("places in its patterns where one of a few letters or words may stand", choices, bounds.spellings)
     )
 
 

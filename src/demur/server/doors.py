@@ -41,7 +41,9 @@ class Caller:
 class Meter:
     """What one key has used."""
 
-    recent_s: deque[float] = field(default_factory=deque)  # when its requests of the last minute came, or what was read beside them
+    recent_s: deque[float] = field(
+        default_factory=deque
+    )  # when its requests of the last minute came, or what was read beside them
     inside: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of work that holds up all callers
 
