@@ -11,10 +11,12 @@ from demur.core.ports import TrainedModel
 from demur.core.seen import Seen, seen_of, seen_rows
 from demur.core.taxonomy import coconot
 from demur.engines.fake import FakeEngine
+from demur.stages import calibrate
+from demur.stages.train import tell
 from demur.store.files import digest_file
 from demur.store.model_file import seal_model_file, write_model_file
 from demur.store.rows import read_examples, write_examples
-from demur.store.seen_file import SEEN, read_seen, seen_by_files, seen_by_model, seen_by_run, write_seen
+from demur.store.seen_file import SEEN, read_seen, seen_by_base, seen_by_files, seen_by_model, seen_by_run, write_seen
 
 
 def rows(count=5, tag=""):
@@ -70,6 +72,7 @@ def run(tmp_path):
     some = examples(every=8)
     folder = prepare(tmp_path, some, engine_for(some))
     (folder.model / SEEN).unlink()
+    seal_model_file(folder.model)
     folder.finish("train", {"base": "tiny"}, {}, [folder.model / "demur.json"])
     return folder
 
@@ -91,6 +94,23 @@ def test_a_record_that_training_did_not_leave_is_refused(run):
     write_seen(run.model / SEEN, Seen(), engine_for(examples(every=8)).fingerprint.model_digest)
     with pytest.raises(ArtifactError, match=f"{SEEN} has changed"):
         seen_by_run(run)
+
+
+def test_a_record_that_training_left_and_that_is_gone_is_missed_by_every_stage_after_it(tmp_path):
+    some = examples(every=8)
+    folder = prepare(tmp_path, some, engine_for(some))
+    calibrate.run(calibrate.Config(goal="false_refusal <= 0.3"), engine_for(some).taxonomy, folder)
+    tell([folder.split("calibrate")], folder)  # rows that no split of the training names
+    with pytest.raises(ArtifactError, match="out of date"):
+        folder.require_fresh("calibrate")
+    (folder.model / SEEN).unlink()
+    with pytest.raises(ArtifactError, match=f"{SEEN} is missing"):
+        seen_by_run(folder)
+    with pytest.raises(ArtifactError, match="out of date"):
+        folder.require_fresh("calibrate")
+    moved = folder.model.rename(tmp_path / "base")  # nor does a model that begins as this one forget it
+    with pytest.raises(ArtifactError, match=f"{SEEN} is missing"):
+        seen_by_base(str(moved))
 
 
 def model(folder, details=None):

@@ -178,7 +178,8 @@ class RunFolder:
         suffix = "" if "." in rest else {"data": ".jsonl", "score": ".parquet"}.get(stage, "")
         # "score/case" is a rewrite of the calibrate rows: score/calibrate-case.parquet
         paths = [self.root / stage / f"{before}{rest}{suffix}" for before in ("", "calibrate-")]
-        gone = None if (paths[0].parent / "made.json").exists() else unknown
+        finished = self.root / stage if stage == "train" else paths[0].parent
+        gone = None if (finished / "made.json").exists() else unknown
         return next((digest_file(path) for path in paths if path.exists()), gone)
 
 

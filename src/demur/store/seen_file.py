@@ -84,8 +84,10 @@ def seen_by_run(folder: RunFolder) -> Seen:
 
     Raises ArtifactError if the train stage is unfinished, or if demur.json or the record is not as training left it.
     """
-    paths = [path for path in (folder.model / FILE_NAME, folder.model / SEEN) if path.exists()]
-    folder.require("train", *(str(path.relative_to(folder.root)) for path in paths))
+    receipt = folder.receipt("train")
+    names = [str((folder.model / name).relative_to(folder.root)) for name in (FILE_NAME, SEEN)]
+    left = [name for name in names if (folder.root / name).exists() or (receipt and name in receipt.made)]
+    folder.require("train", *left)
     return seen_by_model(folder.model, folder.split("train"))
 
 
@@ -93,11 +95,13 @@ def seen_by_model(folder: Path, train_split: Path | None = None) -> Seen:
     """What the model in a folder was trained on, by its record or by the rows of which demur.json has the digest.
 
     train_split: where these rows may still lie; None: in the run that the folder is part of, if it is in one. Raises
-    ArtifactError if demur.json or the record is damaged.
+    ArtifactError if demur.json or the record is damaged, or if the record is gone that demur.json names.
     """
     file, path = read_model_file(folder), folder / SEEN
     if path.exists():
         return read_seen(path, file.fingerprint.model_digest)
+    if SEEN in file.files:  # it may have held more than the split, which cannot make it again
+        raise ArtifactError(f"{path} is missing", "restore the model folder, or train again")
     split = train_split or RunFolder(folder.parent.parent).split("train")
     if split.exists() and digest_file(split) == file.data_digest:
         return together([seen_of(read_examples(split)), seen_by_base(str(file.details.get("base", "tiny")))])
