@@ -5,8 +5,11 @@ import shutil
 
 import pytest
 
+from demur.stages.watch import begin_watching
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
+from demur.store.tables import read_scores
+from tests.fake_run import like_traffic
 
 
 @pytest.fixture
@@ -37,3 +40,26 @@ def test_names_that_mean_something_else_and_policies_that_are_not_there_are_name
     missing = demur("report", run, "--policy", "lenient")
     assert missing.code == 2
     assert "keeps no policy 'lenient'" in missing.err
+
+
+def test_a_named_policy_is_watched_by_its_name_and_servers_hear_what_was_counted(demur, run, tmp_path):
+    assert demur("calibrate", run, "--name", "careful", "--goal", "false_refusal <= 0.2").code == 0
+    scores = like_traffic(RunFolder(run), tmp_path / "live.parquet")
+    ids = read_scores(scores)[0].ids
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(json.dumps({"id": i, "label": "respond"}) + "\n" for i in ids))
+    seen = demur("watch", run, "--policy", "careful", "--scores", scores, "--feedback", labels)
+    assert seen.code == 3, seen.err
+    assert (run / "watch" / "state-careful.json").exists()
+    assert not (run / "watch" / "state.json").exists()
+    standing = begin_watching([RunFolder(run)], read_policy(RunFolder(run).named("careful").policy))
+    assert [w.promise.status for w in standing.watched("acme")] == ["no longer supported"]
+    assert demur("watch", run, "--policy", "lenient", "--scores", scores).code == 2
+
+
+def test_a_named_policy_made_from_other_rows_is_not_served(demur, run):
+    assert demur("calibrate", run, "--name", "careful", "--goal", "false_refusal <= 0.3").code == 0
+    path = run / "data" / "calibrate.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    stale = demur("serve", run, "--policies", "careful", "--port", "0")
+    assert (stale.code, "out of date" in stale.err) == (2, True), stale.err

@@ -24,7 +24,7 @@ from demur.server.run import run as run_until_told
 from demur.server.settings import Limits, Settings
 from demur.store.boundary import read_toml
 from demur.store.policy_folder import read_folder
-from demur.store.run import RunFolder
+from demur.store.run import RunFolder, run_of
 from demur.store.tenants_file import read_tenants
 
 STDOUT = 1  # the descriptor: Python's buffered stream would be waited for at exit
@@ -82,13 +82,14 @@ def command(
     workspace = reopen(run)
     flags = {"host": host, "port": port}, {"policies": policies, "tenants": tenants}, {"kind": backend, "url": url}
     told = _told(config, workspace, *[{k: v for k, v in part.items() if v is not None} for part in flags])
+    path = _policies(workspace.folder, told.files.policies)
+    if (of := run_of(path)) is not None:  # of this run or of another
+        of.require_fresh("calibrate")
     tenants_read = read_tenants(told.files.tenants) if told.files.tenants else None
     kind, at = told.backend.pop("kind", default_backend(workspace)), told.backend.pop("url", None)
     made = make_backend(kind, workspace, at, told.backend, f"{config}: backend")
-    if told.files.policies is None:
-        workspace.folder.require_fresh("calibrate")
     access = Access(
-        policies=read_folder(_policies(workspace.folder, told.files.policies), made.fingerprint, told.settings.trust),
+        policies=read_folder(path, made.fingerprint, told.settings.trust),
         tenants=tenants_read,
         tenants_file=told.files.tenants,
     )

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
+from demur.cli.policies import of_run
 from demur.cli.show import note, print_json, print_table
 from demur.cli.workspace import reopen
 from demur.core.errors import ConfigError
@@ -34,6 +35,7 @@ def command(
     state: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What was seen before. Default: RUN/watch/state.json.")
     ] = None,
+    policy: options.OfRun = None,
     in_order: Annotated[
         bool, typer.Option("--in-order", help="The rows are in the order in which requests came.")
     ] = False,
@@ -43,7 +45,7 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Compare live scores with the calibration scores. Exit code 3 if the evidence so far speaks against a promise."""
-    folder = reopen(run).folder
+    folder = of_run(reopen(run).folder, policy)
     if reset is not None:
         changed = watch.reset(folder, reset, datetime.now(UTC), state)
         note(f"put away, and the reason kept: {', '.join(map(str, changed))}")

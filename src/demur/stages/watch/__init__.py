@@ -72,7 +72,7 @@ class Config:
 
     scores: Path  # of live requests: a file, or a folder of files, which are read in the order of their names
     feedback: Path | None = None  # JSONL: {"id": ..., "label": "respond" or a category}, a random sample of them
-    state: Path | None = None  # None: <run>/watch/state.json
+    state: Path | None = None  # None: demur.stages.watch.live.state_path
     in_order: bool = False  # rows are in the order in which requests came, though the file does not say so
     alpha: float = 0.05  # P(any false alarm) over the monitor's whole life
     seed: int = 0  # of the uniform numbers that break ties, and of the order of rows that have none in time

@@ -80,8 +80,12 @@ def live_path(folder: RunFolder, policy: Policy) -> Path:
 
 
 def state_path(folder: RunFolder) -> Path:
-    """Where `demur watch` keeps its state unless the caller says otherwise: <run>/watch/state.json"""
-    return folder.root / "watch" / "state.json"
+    """Where `demur watch` keeps its state unless the caller says otherwise: <run>/watch/state.json
+
+    Of a policy that the run keeps beside its own: <run>/watch/state-NAME.json
+    """
+    own = f"-{folder.policy_name}" if folder.policy_name else ""
+    return folder.root / "watch" / f"state{own}.json"
 
 
 def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> Standing | None:
@@ -92,7 +96,8 @@ def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> Standing | None
     """
     if not any(p.status == "certified" for p in policy.promises):
         return None
-    for folder in runs:
+    for run in runs:
+        folder = run.named(policy.name) if policy.name in run.policy_names else run
         if not decided_scores(folder, "calibrate", policy.fingerprint).exists():
             continue
         try:
