@@ -240,6 +240,8 @@ def test_traffic_that_means_nothing_here_is_refused(folder, tmp_path):
         run(folder, goal="refusal_rate <= 20%", traffic=tmp_path / "other.parquet")
     with pytest.raises(ArtifactError, match=r"nowhere\.parquet"):
         run(folder, goal="refusal_rate <= 20%", traffic=tmp_path / "nowhere.parquet")
+    with pytest.raises(DataError, match=r"calibrator 'temperature' is fitted on \d+ of its rows"):
+        run(folder, goal="refusal_rate <= 20%", traffic=folder.scores("calibrate"), calibrator="temperature")
     with pytest.raises(GoalError, match="needs labels"):
         run(folder, goal="false_refusal <= 20%", traffic=folder.scores("test"))
     with pytest.raises(ConfigError, match="beside method, on_failure"):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from demur.core.decision import decide_many
 from demur.core.errors import DataError
+from demur.core.goal import parse_goal
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.predictor import predictor_fingerprint, scores_of
 from demur.core.score import ScoreTable
@@ -39,6 +40,13 @@ def test_each_is_a_miss_and_a_false_refusal_at_every_threshold_that_tells_anythi
     own = rows.group_N[2:]
     assert len(set(own.tolist())) == missing
     assert not set(own.tolist()) & {0, 1}
+
+
+def test_a_promise_about_all_prompts_does_not_go_with_missing_ones():
+    rows, goals = rows_of([0.9, 0.1], [1, 0]), [parse_goal("refusal_rate <= 0.2")]
+    with pytest.raises(DataError, match="3 of them have no outcome"):
+        with_missing(rows, 3, goals)
+    assert with_missing(rows, 0, goals) is rows
 
 
 def test_none_missing_changes_nothing_and_hand_labels_do_not_go_with_missing_ones():

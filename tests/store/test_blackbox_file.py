@@ -6,9 +6,19 @@ from demur.core.errors import ArtifactError, DataError
 from demur.core.example import Message
 from demur.core.rates import Outcome
 from demur.store.answers_file import read_answers
-from demur.store.blackbox_file import BlackboxFile, HandRow, read_summary, write_answers, write_summary
+from demur.store.blackbox_file import (
+    BlackboxFile,
+    BlackboxFolder,
+    HandRow,
+    prompts_without_outcome,
+    read_summary,
+    write_answers,
+    write_rows,
+    write_summary,
+)
 from demur.store.policy_file import RateRow
 from demur.store.prompts_file import PromptRow
+from demur.store.run import RunFolder
 
 SUMMARY = BlackboxFile(
     model="m-1",
@@ -54,3 +64,13 @@ def test_labels_by_hand_outlive_another_writing_unless_the_answer_changed(tmp_pa
     path.write_text('{"id": "a", "label": "refused"}')
     with pytest.raises(DataError, match=r"a\.jsonl:1: label"):
         write_answers(path, asked, ["No.", "No.", "Yes."], said)
+
+
+def test_counts_that_are_gone_are_not_taken_for_none_missing(tmp_path):
+    folder = BlackboxFolder(RunFolder(tmp_path))
+    assert prompts_without_outcome(folder.run) == 0  # no black-box run
+    write_rows(folder.rows, [])
+    with pytest.raises(ArtifactError, match=r"summary\.json"):
+        prompts_without_outcome(folder.run)
+    write_summary(folder.summary, SUMMARY)
+    assert prompts_without_outcome(folder.run) == 2

@@ -8,7 +8,7 @@ if its id was. Digests are one-way, yet who has a text can look for it: a record
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -109,6 +109,15 @@ def seen_rows(seen: Seen, examples: Sequence[Example]) -> SeenRows:
 def seen_ids(seen: Seen, ids: Iterable[str]) -> list[str]:
     """Which of these ids are of rows that the model has seen."""
     return [i for i in ids if _digest(i) in seen.ids]
+
+
+def require_unseen_ids(seen: Seen, ids: Collection[str], what: str) -> None:
+    """Raise DataError if the model has seen rows with these ids. what: names the file in the error."""
+    if known := seen_ids(seen, ids):
+        raise DataError(
+            f"{what}: the model was trained on {len(known)} of {len(ids)} rows, going by their ids, first {known[0]!r}",
+            "leave them out; or, if these are other requests, give them ids of their own",
+        )
 
 
 def require_unseen(seen: Seen, examples: Sequence[Example], what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from demur.core.goal import Goal, parse_goals
 from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, OnDoubt, Override, Policy, Rule, natural
 from demur.core.rewrites import RewriteName
 from demur.core.score import ScoreTable
-from demur.core.seen import Seen, seen_ids
+from demur.core.seen import require_unseen_ids
 from demur.core.taxonomy import Taxonomy
 from demur.stats.bayes import by_probabilities
 from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
@@ -122,7 +123,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     for name, path in (("human_labels", config.human_labels), ("traffic", config.traffic)):
         if path is not None:
             made_from[name] = digest_file(path)
-            _require_unseen_ids(seen, path, taxonomy)
+            require_unseen_ids(seen, _ids_in(path, taxonomy), str(path))
     if folder.is_current("calibrate", settings, made_from):
         done = read_policy(folder.policy)
         if not any(p.status == "not certified" for p in done.promises):  # else: by an older version, without digests
@@ -130,7 +131,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     examples = read_policy_rows(folder, "calibrate", config.sources)
     fitted = _fitted(config, taxonomy, examples, (folder, rewrites))
     rows = _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, fitted.table), taxonomy)
-    rows = with_missing(rows, missing)
+    rows = with_missing(rows, missing, goals)
     doubt = measured_rule(fitted.table.select(tuple(e.id for e in examples)), fitted.fingerprint, config.on_doubt)
     kept = _kept(kept_file, config, taxonomy, fitted.fingerprint.as_scored)
     if kept is not None and kept_file is None:
@@ -351,6 +352,7 @@ def _fitted(
             f"{len(left)} are left for the thresholds",
             "give more rows, move calibrate.calibrator_share, or do without a calibrator",
         )
+    _require_not_fitted_on(config, own, taxonomy)
     aware = None
     try:
         if rewrites:
@@ -413,14 +415,8 @@ def threshold_rows(folder: RunFolder) -> list[Example]:
 
 def template(config: Config, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Policy:
     """The policy before its thresholds are chosen: nothing is refused. Raises TaxonomyError on an unknown category."""
-    for name in (
-        *config.inactive,
-        *config.override,
-        *config.locked,
-        *config.limits,
-        *config.on_refuse,
-        *config.translations,
-    ):
+    named = (config.inactive, config.override, config.locked, config.limits, config.on_refuse, config.translations)
+    for name in chain.from_iterable(named):
         taxonomy.index(name)
     categories = tuple(
         CategoryPolicy(
@@ -436,11 +432,15 @@ def template(config: Config, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Po
     return Policy(name=config.name, taxonomy=taxonomy, rule=config.rule, categories=categories, fingerprint=fingerprint)
 
 
-def _require_unseen_ids(seen: Seen, path: Path, taxonomy: Taxonomy) -> None:
-    """Raise DataError if a file of scores or of labels names rows that the model was trained on."""
-    ids = read_feedback(path, taxonomy) if path.suffix != ".parquet" else read_scores(path)[0].ids
-    if known := seen_ids(seen, ids):
+def _ids_in(path: Path, taxonomy: Taxonomy) -> Sequence[str]:
+    """The ids of a file of scores or of labels."""
+    return tuple(read_feedback(path, taxonomy)) if path.suffix != ".parquet" else read_scores(path)[0].ids
+
+
+def _require_not_fitted_on(config: Config, own: Sequence[Example], taxonomy: Taxonomy) -> None:
+    """Raise DataError if traffic holds rows that the calibrator is fitted on: rates there hold of no new request."""
+    if config.traffic is not None and (twice := {e.id for e in own} & set(_ids_in(config.traffic, taxonomy))):
         raise DataError(
-            f"{path}: the model was trained on {len(known)} of {len(ids)} rows, going by their ids, first {known[0]!r}",
-            "leave them out; or, if these are other requests, give them ids of their own",
+            f"{config.traffic}: calibrator {config.calibrator!r} is fitted on {len(twice)} of its rows",
+            "give other requests, or do without a calibrator",
         )

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from demur.core.errors import DataError
+from demur.core.goal import Goal
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.core.slices import NO_CATEGORY
@@ -23,13 +24,19 @@ _NAME = "without an outcome"
 _SURE = 1e-12  # the least probability that a predictor gives
 
 
-def with_missing(rows: LabelledScores, missing: int) -> LabelledScores:
+def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ()) -> LabelledScores:
     """The rows and, for each of M missing ones, its two worse cases: (N + 2 M) rows of a taxonomy of one category.
 
-    Raises DataError beside labels by hand: a correction for a judge's errors cannot be made of rows it never saw.
+    Raises DataError beside labels by hand: a correction for a judge's errors cannot be made of rows it never saw; and
+    beside a goal about all prompts, whatever their label: of the two cases only one would be its error.
     """
     if not missing:
         return rows
+    if capped := [goal for goal in goals if goal.kind == "refusal_rate_cap"]:
+        raise DataError(
+            f"goal {capped[0].text!r} speaks of all prompts, and {missing} of them have no outcome and no score",
+            "promise false_refusal or missed_refusal, or ask again until each prompt has an outcome",
+        )
     if rows.hand_N is not None:
         raise DataError(
             f"{missing} prompts have no outcome, beside labels by hand that correct outcomes",

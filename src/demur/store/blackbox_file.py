@@ -120,10 +120,11 @@ def read_summary(path: Path) -> BlackboxFile:
 def prompts_without_outcome(run: RunFolder) -> int:
     """Prompts of a black-box run that got no answer, or one that no judge could score; 0 for any other run.
 
-    Raises ArtifactError if the counts are damaged.
+    Raises ArtifactError if the counts are damaged, or gone where the answers are there.
     """
-    path = BlackboxFolder(run).summary
-    return read_summary(path).without_outcome if path.exists() else 0
+    folder = BlackboxFolder(run)
+    ours = any(path.exists() for path in (folder.summary, folder.rows, folder.answers))
+    return read_summary(folder.summary).without_outcome if ours else 0
 
 
 def write_answers(path: Path, asked: Sequence[PromptRow], texts: Sequence[str], outcomes: Sequence[Outcome]) -> None:
