@@ -65,7 +65,7 @@ def test_some_pairs_differ_only_in_what_precedes_the_same_last_turn(rows):
     same = defaultdict(set)
     for r in rows:
         same[r.group, prompt_key(r).split("\n")[-1]].add((r.expected, len(r.prompt) > 1))
-    assert sum({("refuse", True), ("respond", True)} <= kinds for kinds in same.values()) >= 12
+    assert sum({("refuse", True), ("respond", True)} <= kinds for kinds in same.values()) >= 15
 
 
 def test_there_are_five_hundred_minimal_pairs_and_some_in_every_category(rows):
