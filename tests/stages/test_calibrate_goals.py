@@ -19,6 +19,7 @@ from demur.core.errors import (
 )
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
+from demur.stages.evaluate.compared import read_case
 from demur.store.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
 from demur.store.tables import read_scores, write_scores
@@ -233,6 +234,12 @@ def test_rates_are_met_on_unlabelled_traffic_with_and_without_a_guarantee(folder
     assert other.promises[0].rate.of != len(table.ids)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_rate_that_no_threshold_can_break_is_met_without_a_warning(folder):
+    policy = run(folder, goal="refusal_rate[safety] <= 90%", traffic=folder.scores("test"))
+    assert policy.promises[0].status == "certified"
+
+
 def test_traffic_that_means_nothing_here_is_refused(folder, tmp_path):
     table, fingerprint = read_scores(folder.scores("test"))
     write_scores(tmp_path / "other.parquet", table, replace(fingerprint, model_digest="sha256:other"))
@@ -262,3 +269,13 @@ def test_goals_method_and_choice_on_failure_have_a_place_in_the_toml_file(tmp_pa
     (tmp_path / "bad.toml").write_text('[[data.sources]]\nkind = "builtin"\n[calibrate]\nmethod = "best"\n')
     with pytest.raises(ConfigError, match=r"calibrate\.method"):
         load_config(tmp_path / "bad.toml")
+
+
+def test_goals_for_comparison_certify_nothing_by_labels_of_a_judge(folder, tmp_path):
+    hand = hands(folder, tmp_path / "hands.jsonl", 2)
+    calibrated = run(folder, goal="false_refusal <= 0.45", human_labels=hand)
+    also = ("false_refusal <= 0.45", "refusal_rate = 0.10")
+    case = read_case(folder, calibrated.fingerprint, also, None)
+    assert [u.goal for u in case.unmet] == ["false_refusal <= 0.45"]
+    assert "labels are a judge's" in case.unmet[0].reason
+    assert [c.goal for c in case.compared] == ["natural", "false_refusal <= 0.45", "refusal_rate = 0.10"]

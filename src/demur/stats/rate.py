@@ -75,7 +75,7 @@ def meet_rates(
             level=goal.level,
             confidence=confidence if goal.promised else None,
             status="certified" if goal.promised else "measured",
-            rate=Rate(hits=int((board.compared_with(g) >= np.log(t)).sum()), of=len(traffic.ids)),
+            rate=Rate(hits=_at_or_above(board, g, t), of=len(traffic.ids)),
             data_digest=data_digest,
             method=f"{METHOD}, unlabelled traffic" if goal.promised else "order statistic of the traffic's scores",
         )
@@ -106,6 +106,11 @@ def _group(goal: Goal, board: Board) -> int:
         return 0
     losses_of([replace(goal, kind="refusal_rate_cap", level=0.5)], board, 0)  # raises on an unknown category
     return board.groups.index((goal.category,))
+
+
+def _at_or_above(board: Board, g: int, threshold: float) -> int:
+    with np.errstate(divide="ignore"):
+        return int((board.compared_with(g) >= np.log(threshold)).sum())
 
 
 def _threshold(goal: Goal, board: Board, delta: float) -> float:

@@ -36,6 +36,7 @@ from demur.store.tables import read_scores
 Ints = npt.NDArray[np.int64]
 
 CONFIDENCE = 0.95  # of a promised rate among the goals for comparison
+NO_HAND = "the rows' labels are a judge's, and only demur calibrate corrects them by those of hands"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -130,10 +131,14 @@ def _others(
     A goal that cannot be read, or that does not fit the rule, is the caller's mistake and raises GoalError.
     """
     digest = digest_json([digest_file(folder.split("calibrate")), digest_file(folder.scores("calibrate"))])
+    judged = bool(folder.require("calibrate").settings.get("human_labels"))
     found, unmet = [], []
     for asked in map(parse_goals, goals):
         text = "; ".join(goal.text for goal in asked)
         before = _template(policy, asked[0], text)
+        if judged and any(goal.promised for goal in asked):
+            unmet.append(UnmetGoal(goal=text, reason=NO_HAND))
+            continue
         try:
             several = settled(asked, before, calibrate)
             if closed_form(several, before, calibrate, "auto"):
