@@ -110,6 +110,7 @@ def test_goals_read_as_they_look(text, goal):
         ("false_refusal < 0.05", 14, "'<='", "did you mean '<='"),
         ("false_refusal <= 0", 17, "strictly between 0 and 1", ""),
         ("false_refusal <= 100%", 17, "strictly between 0 and 1", ""),
+        ("false_refusal <= 1e-300", 17, "1e-09 at least", ""),
         ("refusal_rate = 0,05", 16, "nothing more", ""),
         ("refusal_rate = -1", 15, "from 0 to 1", ""),
         ("refusal_rate = 10", 15, "from 0 to 1", ""),

@@ -24,6 +24,8 @@ GOALS = {
     "calibrated": {"goal": "false_refusal <= 0.3", "calibrator": "temperature"},
     "slice": {"goal": "false_refusal[kind=benign] <= 0.3"},
     "rate": {"goal": "refusal_rate <= 0.8"},
+    "locked": {"goal": "false_refusal[safety] <= 0.1", "locked": ("safety",)},
+    "forced": {"goal": "missed_refusal <= 0.6", "override": {"safety": "force"}},
 }
 
 

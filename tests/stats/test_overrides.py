@@ -41,6 +41,10 @@ def test_what_was_certified_of_other_decisions_is_not_certified_any_more():
     every = with_overrides(made, {"safety": "force"}, labelled_rows)
     assert [p.status for p in every.promises] == ["uncertified", "certified", "measured"]
     assert every.promises[0].rate.value == 1.0
+    assert (every.promises[1].rate.hits, every.promises[1].rate.of) == (0, made.promises[1].rate.of)
+    none = with_overrides(made, dict.fromkeys(made.taxonomy.names, "suppress"), labelled_rows)
+    assert [p.status for p in none.promises] == ["uncertified", "uncertified", "measured"]
+    assert (none.promises[0].rate.value, none.promises[1].rate.value) == (0.0, 1.0)
     assert (decide_many(every, labelled_rows.table.logp_NC).choice_N == 1).all()
 
 

@@ -61,6 +61,8 @@ ANSWERED_KINDS = ("contrast", "benign")  # rows to be answered; as a bare word i
 KINDS = ("refusal", *ANSWERED_KINDS)
 OPTIMA: tuple[GoalKind, ...] = ("fbeta", "macro_fbeta", "micro_fbeta", "youden", "cost")
 
+LEAST_LEVEL = 1e-9  # of a promise: a lower one takes billions of rows, and floats no longer tell 1 - level from 1
+
 _FBETA = re.compile(r"((?:macro_|micro_)?)f(\d+(?:\.\d+)?)")
 
 
@@ -289,7 +291,8 @@ def _known_kinds(reader: GoalReader, goal: Goal, names: tuple[str, ...]) -> tupl
 
 def _promise(reader: GoalReader, goal: Goal) -> Goal:
     """The goal with its level and, if given, "in every source", then "hard", "soft" or "soft 2"."""
-    level = reader.number("a rate strictly between 0 and 1, as in 0.05 or 5%", lambda rate: 0.0 < rate < 1.0)
+    wanted = f"a rate strictly between 0 and 1, {LEAST_LEVEL:g} at least, as in 0.05 or 5%"
+    level = reader.number(wanted, lambda rate: LEAST_LEVEL <= rate < 1.0)
     every: Facet | None = None
     if reader.token.text == "in":
         reader.take()

@@ -114,7 +114,7 @@ def board_of(template: Policy, rows: LabelledScores, *, shared: bool) -> Board:
     """The board of a policy with a threshold per category, or with one shared by all active ones."""
     heaviest_N = decide_many(template, rows.table.logp_NC).heaviest_N
     active = [name for name in template.taxonomy.names if template.category(name).may_emit]
-    columns = np.array([template.taxonomy.column(name) for name in active])
+    columns = np.array([template.taxonomy.column(name) for name in active], dtype=np.int64)
     group_of_column = np.full(len(template.taxonomy.tokens), NO_GROUP, dtype=np.int64)
     group_of_column[columns] = 0 if shared else np.arange(len(active))
     return Board(
@@ -127,6 +127,14 @@ def board_of(template: Policy, rows: LabelledScores, *, shared: bool) -> Board:
         # One threshold for all: the heaviest category meets it wherever a locked one does.
         locked={} if shared or template.rule != "heaviest" else _locks(template, rows, active),
     )
+
+
+def board_as_it_is(policy: Policy, rows: LabelledScores) -> Board:
+    """The board of a policy whose thresholds stand. Where they are all one they are shared, and no lock refuses first:
+    each refusal then counts for its heaviest category alone, as it was certified.
+    """
+    found = {category.threshold for category in policy.categories if category.may_emit}
+    return board_of(policy, rows, shared=len(found) == 1)
 
 
 def _locks(template: Policy, rows: LabelledScores, active: Sequence[str]) -> dict[int, Doubles]:

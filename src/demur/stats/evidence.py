@@ -15,7 +15,7 @@ from demur.core.goal import parse_goal
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.stats.board import Board, board_of, losses_of
+from demur.stats.board import Board, board_as_it_is, losses_of
 from demur.stats.labelled import Bools, LabelledScores
 from demur.stats.learn import split_rows
 from demur.stats.optimum import exact
@@ -39,7 +39,7 @@ def count_again(policy: Policy, promise: Promise, rows: LabelledScores, seeds: S
     gives the promise's own counts; if none does, the first. Raises GoalError or DataError where the rows cannot tell.
     """
     goals = settled([parse_goal(f"{promise.risk} <= {promise.level!r}")], policy, rows)
-    board = board_of(policy, rows, shared=False)
+    board = board_as_it_is(policy, rows)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     found = []
     for seed in dict.fromkeys(seeds):

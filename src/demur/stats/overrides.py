@@ -16,7 +16,8 @@ from demur.core.decision import decide_many
 from demur.core.goal import parse_goal
 from demur.core.guarantee import Promise
 from demur.core.policy import Override, Policy
-from demur.stats.board import board_of, losses_of
+from demur.core.rates import Rate
+from demur.stats.board import board_as_it_is, losses_of
 from demur.stats.labelled import LabelledScores
 
 
@@ -24,8 +25,8 @@ def with_overrides(policy: Policy, overrides: Mapping[str, Override], rows: Labe
     """The policy with these categories suppressed or forced; thresholds and curves stay as they are.
 
     Certified promises become uncertified, with the rate that is seen on these rows now. One of missed refusals stays
-    where a category is forced: then none is missed. Raises TaxonomyError on an unknown category, PolicyError where two
-    are forced.
+    where a category is forced: then none is missed, and it says so. Raises TaxonomyError on an unknown category,
+    PolicyError where two are forced.
     """
     if not overrides:
         return policy
@@ -37,11 +38,22 @@ def with_overrides(policy: Policy, overrides: Mapping[str, Override], rows: Labe
     named = ", ".join(f"{name} {'suppressed' if o == 'suppress' else 'forced'}" for name, o in overrides.items())
     forced = "force" in overrides.values()
     kept = ("missed_refusal",) if forced else ()
-    promises = tuple(
-        p if p.status != "certified" or p.risk.partition("[")[0] in kept else _withdrawn(p, made, rows, named)
-        for p in policy.promises
-    )
-    return replace(made, promises=promises)
+
+    def as_served(promise: Promise) -> Promise:
+        if promise.status != "certified":
+            return promise
+        if promise.risk.partition("[")[0] in kept:
+            return _without_errors(promise, named)
+        return _withdrawn(promise, made, rows, named)
+
+    return replace(made, promises=tuple(map(as_served, policy.promises)))
+
+
+def _without_errors(promise: Promise, named: str) -> Promise:
+    """The promise where no decision can be one of its errors."""
+    mix = tuple(replace(part, rate=Rate(hits=0, of=part.rate.of)) for part in promise.mix)
+    rate = promise.rate and Rate(hits=0, of=promise.rate.of)
+    return replace(promise, rate=rate, mix=mix, method=f"{promise.method}; {named}: none is missed")
 
 
 def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: str) -> Promise:
@@ -57,7 +69,7 @@ def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: st
     goal = parse_goal(f"{promise.risk} <= {promise.level!r}")
     if not all(policy.category(name).may_emit for name in goal.categories):
         return bare
-    (loss,) = losses_of([goal], board_of(policy, rows, shared=False), seed=0)
+    (loss,) = losses_of([goal], board_as_it_is(policy, rows), seed=0)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     everyone_N = np.ones(len(refused_N), dtype=bool)
     return replace(bare, rate=loss.rate(refused_N, everyone_N), mix=loss.mix(refused_N, everyone_N))

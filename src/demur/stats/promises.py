@@ -18,7 +18,7 @@ from demur.core.guarantee import Certified, Failure, Infeasible, Promise, Status
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
 from demur.stats.aim import aim_of, best_within
-from demur.stats.board import Board, Bools, Loss, board_of, losses_of
+from demur.stats.board import Board, Bools, Loss, board_as_it_is, board_of, losses_of
 from demur.stats.curve import with_curves
 from demur.stats.joint import (
     Request,
@@ -366,7 +366,7 @@ def _promises(case: _Case, policy: Policy, granted: Granted) -> tuple[Promise, .
 
 
 def _uncertified(case: _Case, goal: Goal, policy: Policy) -> Promise:
-    loss = losses_of([goal], board_of(policy, case.rows, shared=False), case.how.seed)[0]
+    loss = losses_of([goal], board_as_it_is(policy, case.rows), case.how.seed)[0]
     refused_N = decide_many(policy, case.rows.table.logp_NC).refuses_N
     did = "given up" if case.how.kept is None else f"thresholds of {case.how.kept.name!r} kept"
     everyone_N = np.ones(len(refused_N), dtype=bool)

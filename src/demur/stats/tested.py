@@ -15,7 +15,7 @@ from demur.core.guarantee import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.core.slices import Slice
-from demur.stats.board import board_of, losses_of
+from demur.stats.board import board_as_it_is, losses_of
 from demur.stats.labelled import LabelledScores
 
 ELSEWHERE = ("traffic", "human_labels")  # settings under which promises speak of other rows than the splits hold
@@ -41,7 +41,7 @@ def on_rows(promise: Promise, policy: Policy, rows: LabelledScores) -> tuple[Rat
     """A promised rate on other rows, and its slices there. None where these hold no row that the promise speaks of."""
     goal = parse_goal(f"{promise.risk} <= {promise.level!r}")
     try:
-        (loss,) = losses_of([goal], board_of(policy, rows, shared=False), seed=0)
+        (loss,) = losses_of([goal], board_as_it_is(policy, rows), seed=0)
     except DataError:
         return None
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N

@@ -14,7 +14,7 @@ from demur.core.errors import ArtifactError, DataError, DemurError
 from demur.core.goal import parse_goal
 from demur.core.policy import Policy
 from demur.core.score import Floats, ScoreTable
-from demur.stats.board import board_of, losses_of, one_per_group
+from demur.stats.board import board_as_it_is, losses_of, one_per_group
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.watch import Monitor, feedback, observe
@@ -100,7 +100,7 @@ def _errors(policy: Policy, audit: Audit, rows: LabelledScores) -> npt.NDArray[n
     goal = parse_goal(f"{audit.risk} <= {audit.level!r}")
     if goal.where:  # neither live scores nor labels say of what kind or source a request is
         return np.zeros(0, dtype=bool)
-    board = board_of(policy, replace(rows, group_N=None), shared=False)
+    board = board_as_it_is(policy, replace(rows, group_N=None))
     try:
         (loss,) = losses_of([goal], board, 0)
     except DataError:  # none of these rows is of the promise's kind
