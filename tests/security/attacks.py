@@ -11,6 +11,7 @@ from demur.core.taxonomy import coconot
 from demur.server.ignored import NOTES
 from tests.core.test_schema_bounds import HOSTILE
 from tests.security.attempt import CALLER, CANARY, CHAT, EXPIRED, OTHER, TUNER, Attempt, Turns, chat, user
+from tests.security.folded import attempts as folded
 
 RESPOND, *REFUSALS = coconot().tokens
 PLAIN = ("user", f"{CANARY} Name a river.")
@@ -494,8 +495,8 @@ def keys() -> Iterator[Attempt]:
 def tenants() -> Iterator[Attempt]:
     """Another tenant's policy, by whatever name."""
     kind = "other tenants' policies"
-    names = ("strict", "tuned", "nobody's", "", " guarded", "Guarded", "guarded.json", "../strict", "*", "null", "0")
-    for name in (*names, "guarded\n", "strict\u200b", "g\u0443arded", "x" * 5000, "%2e%2e/strict", "tenants.toml"):
+    names = ("strict", "tuned", "nobody's", "", "../strict", "*", "null", "0")
+    for name in (*names, "g\u0443arded", "x" * 5000, "tenants.toml"):
         body = chat(user(), demur={"policy": name})
         yield Attempt(kind=kind, name=repr(name[:20]), body=body, ends=(404,), codes=("policy_not_found",))
     for name, ask in {
@@ -553,7 +554,7 @@ def overrides() -> Iterator[Attempt]:
     for value in (0, 0.19, 0.81, 1, "never", 1e308):
         body = chat(user(), demur={"thresholds": {BOUND: value}})
         yield Attempt(kind=kind, name=f"outside: {value}", key=TUNER, body=body, ends=(400,), codes=("outside_limits",))
-    for category in ("Safety", "safety ", "s\u0430fety", "Requests with safety concerns", RESPOND, "*", "", "__all__"):
+    for category in ("Requests with safety concerns", RESPOND, "*", "", "__all__"):
         body = chat(user(), demur={"thresholds": {category: "never"}})
         yield Attempt(
             kind=kind, name=f"named {category!r}", key=TUNER, body=body, ends=(400,), codes=("unknown_category",)
@@ -705,5 +706,5 @@ def _choices(depth: int) -> dict[str, Any]:
 
 def every() -> tuple[Attempt, ...]:
     """All attempts that are one request each; tests/security/wires.py has those that need a bare connection."""
-    parts = (typed, forged, beside, prefilled, parameters, ways_in, keys, tenants, overrides, scores, bodies)
+    parts = (typed, forged, beside, prefilled, parameters, ways_in, keys, tenants, overrides, scores, bodies, folded)
     return tuple(attempt for part in parts for attempt in part())

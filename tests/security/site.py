@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from demur.core.example import Message
-from demur.core.policy import CategoryPolicy, DoubtRule, Policy
+from demur.core.policy import CategoryPolicy, DoubtRule, Policy, Sensitivity
 from demur.core.taxonomy import coconot
 from demur.engines.hf import HfEngine
 from demur.engines.hf_serve import HfBackend
@@ -27,6 +27,7 @@ from tests.engines.checkpoints import make_checkpoint, user
 from tests.security.attempt import CALLER, EXPIRED, KEYS, NARROW, OPERATOR, OTHER, TUNER, Attempt
 from tests.server.house import Running, folder_of, serving
 
+GENTLE = "gentle"  # a sensitivity of the policy `tuned`
 LIMITS = Limits(
     body_bytes=20_000, body_s=1.0, messages=20, choices=2, answer_tokens=3, most_answer_tokens=16, in_flight=64
 )
@@ -107,6 +108,8 @@ def policies_for(engine: HfEngine) -> dict[str, Policy]:
 
     locked = CategoryPolicy(threshold=half, locked=True)
     tuned = made("tuned", 0.5, safety=locked, humanizing=CategoryPolicy(threshold=0.5, limits=(0.2, 0.8)))
+    gentle = Sensitivity(name=GENTLE, thresholds=(("incomplete", 0.6),))
+    tuned = replace(tuned, sensitivities=(gentle,))
     strict = made("strict", 0.0)
     strict = replace(strict, categories=tuple(replace(c, locked=True) for c in strict.categories))
     return {"guarded": made("guarded", half), "tuned": tuned, "strict": strict}

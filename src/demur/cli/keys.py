@@ -19,7 +19,7 @@ RANDOM_BYTES = 32
 def command(
     tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose key it is: a table of the tenants file.")],
     *,
-    label: Annotated[str | None, typer.Option(help="What logs call the key. Default: today's date.")] = None,
+    label: Annotated[str | None, typer.Option(help="What logs call the key. Default: the time.")] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days until it expires. Default: it never does.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -27,7 +27,7 @@ def command(
     now = datetime.now(UTC)
     key = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     expires = now + timedelta(days=days) if days else None
-    block = key_block(tenant, label or f"{now:%Y-%m-%d %H:%M:%S}", key, expires)
+    block = key_block(tenant, label or f"{now:%Y-%m-%d %H:%M:%S.%f}", key, expires)
     if as_json:
         print_json({"key": key, "toml": block})
         return

@@ -143,7 +143,7 @@ class GatewayBackend:
         return self._checked_score(choice_of(completion, name)), name
 
     def _checked_score(self, choice: Choice | None) -> Floats:
-        logp_C = score_of(choice or Choice(), self._encoder.token_ids)
+        logp_C = score_of(choice or Choice(text=""), self._encoder.token_ids)
         try:
             check_scores(logp_C[None, :])
         except ScoreError as e:

@@ -38,7 +38,7 @@ class Logprobs(BaseModel):
 class Choice(BaseModel):
     """A piece of an answer."""
 
-    text: str = ""
+    text: str
     token_ids: list[int] | None = None
     logprobs: Logprobs | None = None
     finish_reason: str | None = None

@@ -43,7 +43,7 @@ class RunFolder:
 
         Raises ConfigError on a name that is no plain word or means something else there.
         """
-        if not _POLICY_NAME.fullmatch(name) or name in _TAKEN:
+        if not _POLICY_NAME.fullmatch(name) or name.lower() in _TAKEN:  # some file systems know no capitals
             raise ConfigError(
                 f"a policy of a run cannot be called {name!r}",
                 f"letters, digits, '_' and '-'; not {', '.join(_TAKEN)}",

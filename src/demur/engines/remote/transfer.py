@@ -27,12 +27,13 @@ class Unended(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """The most that an endpoint may send, in bytes."""
+    """The most that an endpoint may send; in bytes, but for events."""
 
     body: int = MOST_BYTES  # one JSON answer; also the most of a stream beyond what its tokens may take
     error: int = 64 * 2**10
     line: int = 2**20  # one event of a stream
     token: int = 4 * 2**10  # a streamed token with everything around it
+    events: int = 2048  # of a stream beyond four a token: each takes time to read, however little it says
 
 
 async def read_bounded(response: httpx.Response, most: int) -> bytes:
@@ -63,7 +64,7 @@ async def event_data(response: httpx.Response, bounds: Bounds, most_tokens: int)
         yield data
         return
     most = bounds.body + most_tokens * bounds.token
-    rest, done, total = bytearray(), False, 0
+    rest, done, total, left_events = bytearray(), False, 0, bounds.events + 4 * most_tokens
     async for chunk in response.aiter_raw():
         total += len(chunk)
         if total > most + (_AFTER_DONE if done else 0):
@@ -81,6 +82,9 @@ async def event_data(response: httpx.Response, bounds: Bounds, most_tokens: int)
             if data == _DONE:  # then read to the end, so that the connection can be used again
                 done, most = True, total
                 break
+            left_events -= bool(data)
+            if left_events < 0:
+                raise TooMuch(f"a stream of more than {bounds.events + 4 * most_tokens:,} events")
             if data:
                 yield data
     if not done:
