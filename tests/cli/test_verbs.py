@@ -9,11 +9,12 @@ import sys
 import pytest
 
 from demur.cli.policies import overridden
+from demur.cli.policy_text import summary_json
 from demur.cli.workspace import create
 from demur.config import config_from
 from demur.core.errors import AccessError
 from demur.stages.calibrate import threshold_rows
-from demur.store.policy_file import policy_to_json, read_policy
+from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores, write_scores
 from tests import builders, fake_run
@@ -29,8 +30,9 @@ def run(made_run, tmp_path):
 def test_calibrate_prints_the_policy_that_it_wrote(demur, run):
     result = demur("calibrate", run, "--goal", "refusal_rate = 20%", "--name", "fifth", "--json")
     assert result.code == 0
-    policy = read_policy(RunFolder(run).policy)
-    assert json.loads(result.out) == policy_to_json(policy)
+    file = RunFolder(run).named("fifth").policy
+    policy = read_policy(file)
+    assert json.loads(result.out) == summary_json(policy, file)
     assert policy.name == "fifth"
     assert policy.promises[0].risk == "refusal_rate"
 
@@ -53,7 +55,8 @@ def test_calibrate_says_which_calibrator_it_took_and_why(demur, run):
     assert f" of {left} " in result.out
     as_json = json.loads(demur("calibrate", run, "--calibrator", "temperature", "--json").out)
     choice = as_json.pop("calibrator_choice")
-    assert as_json == policy_to_json(read_policy(RunFolder(run).policy))
+    file = RunFolder(run).policy
+    assert as_json == summary_json(read_policy(file), file)
     assert (choice["family"], choice["left"]) == ("temperature", left)
 
 
@@ -144,7 +147,8 @@ def test_an_infeasible_goal_has_an_exit_code_of_its_own_and_leaves_the_policy(de
     before = RunFolder(run).policy.read_bytes()
     result = demur("calibrate", run, "--goal", "false_refusal <= 0.0001")
     assert result.code == 3
-    assert "hint: calibrate on at least" in result.err
+    assert "156 rows cannot promise" in result.err
+    assert "about 29956 rows" in result.err
     assert RunFolder(run).policy.read_bytes() == before
 
 
