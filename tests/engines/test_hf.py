@@ -216,7 +216,7 @@ def test_a_policy_of_another_model_or_taxonomy_is_refused(llama):
         token_ids=llama.fingerprint.token_ids,
         dtype="float32",
     )
-    with pytest.raises(PolicyError, match="another model: model_digest differ"):
+    with pytest.raises(PolicyError, match="another model: model_digest, config_digest differ"):
         llama.answer(PROMPTS, natural(coconot(), other))
     with pytest.raises(PolicyError, match="names no model"):
         llama.answer(PROMPTS, natural(single()))
