@@ -43,7 +43,7 @@ FLAGS = {
     "judge-train": ["--out", "--recipe", "--model", "--json"],
     "draw-labels": ["--out", "--labels", "--seed", "--json"],
     "blackbox": ["--url", "--model", "--out", "--judge", "--hand", "--most-calls", "--set"],
-    "watch": ["--scores", "--feedback", "--state", "--in-order", "--reset", "--json"],
+    "watch": ["--scores", "--feedback", "--state", "--policy", "--in-order", "--reset", "--json"],
     "bench-calibration": ["--out", "--calibrator", "--by", "--json"],
     "bench-refusals": ["--benchmark", "--policy", "--judge", "--settings", "--limit", "--out", "--card", "--json"],
     "temporal": ["--cutoff", "--url", "--model", "--margin", "--most-calls", "--out", "--set", "--json"],

@@ -114,7 +114,7 @@ def test_one_command_makes_every_artifact_and_a_table_a_person_understands(finis
     ):
         assert words in done.stdout
     assert "Warning" not in done.stderr
-    assert not (where.run / "train" / "checkpoints").exists()
+    assert not (where.run / "train" / "work").exists()
 
 
 def test_the_checkpoint_loads_without_demur(finished):
@@ -170,7 +170,7 @@ def interrupt_training(where, sent):
 
 def checkpoints(where):
     """The file that is written last in each whole checkpoint."""
-    return list(where.run.glob("train/checkpoints/*/checkpoint-*/trainer_state.json"))
+    return list(where.run.glob("train/work/checkpoints/*/checkpoint-*/trainer_state.json"))
 
 
 def trained(run):
@@ -287,4 +287,4 @@ def test_a_disk_that_takes_no_more_ends_with_one_message_and_nothing_half_writte
     done = demur("data", where.config, "--out", where.run, preexec_fn=limit_file_size)
     assert done.returncode == 2
     assert f"cannot write {where.run / 'data' / 'train.jsonl'}: File too large" in done.stderr
-    assert [p.name for p in where.run.rglob("*") if p.is_file()] == ["config.json"]
+    assert [p.name for p in where.run.rglob("*") if p.is_file()] == []

@@ -38,7 +38,7 @@ def scored(root, name, sharpness, rows):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    root, rows = tmp_path_factory.mktemp("runs"), examples(every=2)
+    root, rows = tmp_path_factory.mktemp("runs"), examples(every=3)
     return [scored(root, f"sharp {s}", s, rows) for s in (0.8, 1.4, 2.2, 4.0)]
 
 

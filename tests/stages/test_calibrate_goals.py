@@ -53,10 +53,13 @@ def test_several_goals_get_a_promise_each_and_come_back_from_disk(folder):
     assert read_policy(folder.policy) == policy
 
 
-def test_one_goal_alone_is_certified_as_before_unless_a_method_is_asked_for(folder):
+def test_one_goal_alone_is_certified_by_the_best_method_unless_one_is_asked_for(folder):
     alone = run(folder, goal="false_refusal <= 0.2")
     assert run(folder, goal="false_refusal <= 0.2", on_failure="keep:natural").categories == alone.categories
-    assert len({c.threshold for c in alone.categories}) == 1
+    assert alone.promises[0].status == "certified"
+    assert "the best of shared, even, path" in alone.promises[0].method
+    shared = run(folder, goal="false_refusal <= 0.2", method="shared")
+    assert len({c.threshold for c in shared.categories}) == 1
     assert "learned path" in run(folder, goal="false_refusal <= 0.2", method="path").promises[0].method
 
 
