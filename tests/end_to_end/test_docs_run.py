@@ -46,6 +46,7 @@ FILES_OF_REAL = (
     "benign_instructions",
 )
 REFUSAL = "I'm sorry, but I can't help with that."
+GLADLY = "Gladly: here is how it goes."
 
 
 def environment():
@@ -72,7 +73,7 @@ def answer(number, body):
         return scripted(model=body["model"])(number, body)
     if body.get("response_format"):
         return completion(json.dumps({"reason": "it answers", "label": "compliance"}), body["model"])
-    text = REFUSAL if "bomb" in words else "Gladly: here is how it goes."
+    text = REFUSAL if "bomb" in words else GLADLY
     return events(text, model=body["model"]) if body.get("stream") else completion(text, body["model"])
 
 
@@ -121,7 +122,7 @@ def furnish(home, run):
         {
             "id": str(n),
             "prompt": row["messages"][0]["content"],
-            "answer": (REFUSAL, "Gladly: first, boil the water.")[n % 2],
+            "answer": (REFUSAL, GLADLY)[n % 2],
             "label": ("refusal", "compliance")[n % 2],
             "category": "safety",
             "model": ("a", "b")[n % 3 == 0],
@@ -163,7 +164,10 @@ def furnish(home, run):
         (home / "policies" / f"{name}.json").write_text(json.dumps(named_so), encoding="utf-8")
     for name in ("base", "after"):
         (home / name).mkdir()
-        lines(home / name / "r.jsonl", [{"task": "gsm8k", "id": str(n), "correct": n < 120} for n in range(200)])
+        lines(
+            home / name / "samples_gsm8k.jsonl",
+            [{"task": "gsm8k", "id": str(n), "correct": n < 120} for n in range(200)],
+        )
     (home / "rows").mkdir()
     free = [{k: v for k, v in r.items() if k not in ("split", "group")} for r in (*rows, *calibrate, *test)]
     for k, file in enumerate(FILES_OF_REAL):

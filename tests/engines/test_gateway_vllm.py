@@ -27,6 +27,7 @@ from demur.engines.gateway_openai import OpenAiBackend
 from demur.engines.gateway_plugin import PluginBackend
 from demur.engines.hf import HfEngine
 from demur.store.policy_file import policy_digest
+from tests.builders import undoubted
 from tests.engines.checkpoints import make_checkpoint, user
 from tests.engines.vllm_parts import ENVIRONMENT, GATE, needs_vllm, write_policies
 
@@ -47,7 +48,7 @@ def engine(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def policies(engine):
-    """By name: each refuses some and answers others."""
+    """By name: each refuses some and answers others. A random model leaves its mass elsewhere: never in doubt."""
     logp_NC = engine.logp(PROMPTS)
     heaviest_N = np.exp(logp_NC[:, 1:].max(axis=1))
     made = {}
@@ -59,7 +60,7 @@ def policies(engine):
             name=name, taxonomy=coconot(), rule="heaviest", categories=categories, fingerprint=engine.fingerprint
         )
     made["natural"] = natural(coconot(), engine.fingerprint)
-    return made
+    return {name: undoubted(policy) for name, policy in made.items()}
 
 
 @pytest.fixture(scope="module")

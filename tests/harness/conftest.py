@@ -18,7 +18,7 @@ limits = { refusal = 180, contrast = 70, benign = 50 }
 kind = "builtin"
 [train]
 base = "tiny"
-epochs = 4
+epochs = 8
 answer_tokens = 16
 tiny_width = 64
 tiny_vocabulary = 1024
