@@ -18,8 +18,10 @@ class TrainSettings:
     Raises ConfigError when two settings contradict each other.
     """
 
-    base: str = "tiny"  # "tiny": a small Llama from nothing; else a folder or a Hugging Face model name
-    chat_template: str | None = None  # None: the base model's own; "turns": a plain one of ours; else Jinja
+    base: str = (
+        "tiny"  # "tiny": a small Llama from nothing; "smollm2-135m": from a package; a folder, .gguf or Hub name
+    )
+    chat_template: str | None = None  # None: the base model's own; "turns", "chatml": plain ones of ours; else Jinja
     seed: int = 0
     epochs: float = 1.0
     max_length: int = 2048  # tokens; longer rows are left out, and counted
@@ -47,6 +49,7 @@ class TrainSettings:
     # Of a reasoning model: where its control token stands. template: where its own template has it; none: after an
     # empty thought; before: in front of any. The template that is saved with the model has it there.
     thought: Literal["template", "none", "before"] = "template"
+    frozen_share: float = 0.0  # of the layers, from below, that stay as they are and are read once; needs batch_tokens
     keep_history: bool = True  # past assistant turns carry their control token, in training and in service
     save_every: int = 200  # optimizer steps between checkpoints
     seen: tuple[Path, ...] = ()  # rows, records or models that the base was trained on elsewhere: see store.seen_file
@@ -61,6 +64,11 @@ class TrainSettings:
             raise ConfigError("train.packing and train.batch_tokens are both set", "choose one way to fill a batch")
         if self.prompt_noise and self.batch_tokens is None:
             raise ConfigError("train.prompt_noise without train.batch_tokens", "set batch_tokens, or prompt_noise = 0")
+        if self.frozen_share and (self.batch_tokens is None or self.lora_rank or self.prompt_noise):
+            raise ConfigError(
+                f"train.frozen_share = {self.frozen_share} needs batch_tokens, and neither LoRA nor prompt_noise",
+                "frozen layers are read once: set frozen_share = 0, or leave out what changes what they read",
+            )
         if self.lora_rank and self.optimizer == "muon":
             raise ConfigError("train.optimizer = 'muon' with LoRA adapters", "use adamw, or lora_rank = 0")
         if self.base == "tiny" and self.lora_rank:
@@ -76,7 +84,12 @@ class TrainSettings:
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must be above 0", "correct it")
-        for name, high in (("answer_weight", float("inf")), ("warmup", 1.0), ("prompt_noise", 1.0)):
+        for name, high in (
+            ("answer_weight", float("inf")),
+            ("warmup", 1.0),
+            ("prompt_noise", 1.0),
+            ("frozen_share", 1.0),
+        ):
             if not 0 <= getattr(self, name) < high:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} is not in [0, {high})", "correct it")
 

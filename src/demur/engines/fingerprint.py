@@ -16,6 +16,12 @@ WHOLE = ("model.safetensors", "pytorch_model.bin")  # weights in one file, in th
 ADAPTER = "adapter_config.json"
 
 
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
 def model_digest(folder: Path) -> str:
     """sha256 over the weight files of a checkpoint folder, in name order. Raises EngineError if there are none."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])

@@ -46,6 +46,8 @@ from demur.engines.hf_trainer import (
 )
 from demur.engines.thought_place import require_one_place, with_thought
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
+from demur.engines.training import trunk
+from demur.engines.training.bases import find_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class _Prepared:
     before: torch.Tensor  # the control tokens' rows as initialised
     table_names: list[str]  # of the matrices they are rows of
     reused: int  # control tokens that took over a reserved row of the vocabulary
+    cut: trunk.CutModel | None = None  # with frozen layers: the model is then what lies above them
+    states: list[torch.Tensor] | None = None  # with frozen layers: what the rows are read as
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,8 @@ class SftTrainer:
         model = load_base(base, self.settings.dtype)
         encoder = ChatEncoder(tokenizer, taxonomy.tokens, keep_history=self.settings.keep_history)
         require_one_place(tokenizer, encoder)
+        if self.settings.frozen_share:
+            trunk.untie(model)  # the frozen layers keep reading the embedding that they know
         hf_embed.make_rows(model, tokenizer, taxonomy, encoder.token_ids)
         before, names = hf_embed.control_rows(model, encoder.token_ids), hf_embed.table_names(model)
         if self.settings.lora_rank:
@@ -130,12 +136,25 @@ class SftTrainer:
             max_length=self.settings.max_length,
             answer_tokens=self.settings.answer_tokens,
         )
-        return _Prepared(model, tokenizer, encoder, rows, before, names, len(reused))
+        prepared = _Prepared(model, tokenizer, encoder, rows, before, names, len(reused))
+        return self._cut(prepared, work, state) if self.settings.frozen_share else prepared
+
+    def _cut(self, prepared: _Prepared, work: Path, state: PartialState) -> _Prepared:
+        """The model above its frozen layers, and the rows as these layers leave them. Only the head's rows learn."""
+        model = prepared.model
+        frozen = trunk.layers_below(model, self.settings.frozen_share)
+        file = work / f"trunk-{frozen}.bin"
+        with state.main_process_first():
+            states = trunk.trunk_states(model, prepared.rows, frozen, file)
+        cut = trunk.cut(model, frozen, prepared.encoder.token_ids, prepared.rows[0])
+        return replace(
+            prepared, cut=cut, states=states, before=prepared.before[-1:], table_names=prepared.table_names[-1:]
+        )
 
     def _base(self, examples: Sequence[Example], work: Path, state: PartialState) -> str:
         """Where the base model lies; makes the tiny one if asked for."""
         if self.settings.base != "tiny":
-            return self.settings.base
+            return find_base(self.settings.base).name
         folder = work / "base"
         if state.is_main_process and not (folder / "tokenizer.json").exists():
             sizes = TinyConfig(
@@ -155,7 +174,8 @@ class SftTrainer:
             optimizer = MuonWithAdamW(
                 prepared.model, lr_matrices=s.matrix_learning_rate, lr_rest=s.learning_rate, weight_decay=s.weight_decay
             )
-        collator = None if s.packing else PadRight(pad_id=prepared.tokenizer.pad_token_id or 0)
+        pad_right = PadRight(pad_id=prepared.tokenizer.pad_token_id or 0)
+        collator: Any = trunk.pad_states if prepared.states is not None else None if s.packing else pad_right
         trainer = ControlTokenTrainer(
             model=prepared.model,
             args=_arguments(s, work),
@@ -182,8 +202,13 @@ class SftTrainer:
         special = set(prepared.tokenizer.all_special_ids)
         ordinary = [i for i in range(len(prepared.tokenizer)) if i not in special]
         lengths = [len(r.input_ids) for r in prepared.rows]
+        rows: torch.utils.data.Dataset[Any] = NoisyRows(
+            prepared.rows, share=s.prompt_noise, seed=s.seed, ordinary_ids=ordinary
+        )
+        if prepared.states is not None:
+            rows = trunk.StateRows(prepared.states, prepared.rows)
         return OwnBatches(
-            NoisyRows(prepared.rows, share=s.prompt_noise, seed=s.seed, ordinary_ids=ordinary),
+            rows,
             TokenBudgetBatches(
                 lengths, budget=s.batch_tokens, seed=s.seed, rank=state.process_index, world=state.num_processes
             ),
@@ -198,6 +223,10 @@ class SftTrainer:
         if self.settings.lora_rank:
             model = hf_embed.merge(model, partial, prepared.rows[0].input_ids)
             weights = model.state_dict()
+        elif prepared.cut is not None:
+            model = trunk.join(prepared.cut)
+            weights = model.state_dict()
+            model.save_pretrained(partial)
         else:
             model.save_pretrained(partial, state_dict=weights)
         prepared.tokenizer.save_pretrained(partial)

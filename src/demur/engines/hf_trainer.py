@@ -134,7 +134,7 @@ class PadRight:
 class OwnBatches:
     """What our own loader reads, in place of the trainer's."""
 
-    rows: NoisyRows
+    rows: Dataset[Any]
     batches: TokenBudgetBatches
 
 

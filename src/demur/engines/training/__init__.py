@@ -1,0 +1,1 @@
+"""Training: where base models come from, and how they learn their control tokens."""

@@ -1,0 +1,208 @@
+"""A frozen trunk: the lower layers of a base model are read once, and only the layers above them learn.
+
+A small machine spends most of a fine-tuning on layers that hardly move. Here
+
+1. every row runs through the lower layers once; the states that leave them are kept in one file;
+2. the model is cut: it reads these states in place of token embeddings, so that a step costs the upper layers only;
+3. of the output head only the control tokens' rows learn. The head is untied from the embedding first: the frozen
+   layers have read the embedding as it was, and would read another one in service;
+4. afterwards the layers are joined again and saved as a plain checkpoint.
+
+Shapes: B rows, T tokens, d width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from demur.core.errors import EngineError
+from demur.core.ports import Progress, no_progress
+from demur.engines.hf_rows import IGNORE, TrainingRow
+
+PROBE_TOLERANCE = 0.05  # largest |logit| difference between the whole model and the cut one, bfloat16 states between
+TOKENS_PER_BATCH = 2048
+
+
+class RowsHead(nn.Module):
+    """An output head (V, d) of which only the rows of `ids` learn."""
+
+    ids: torch.Tensor
+
+    def __init__(self, weight_Vd: torch.Tensor, ids: Sequence[int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight_Vd, requires_grad=False)
+        self.rows = nn.Parameter(weight_Vd[list(ids)].detach().clone())
+        self.register_buffer("ids", torch.tensor(list(ids)), persistent=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits, the control tokens' from the rows that learn."""
+        frozen = functional.linear(hidden, self.weight.to(hidden.dtype))
+        learnt = functional.linear(hidden, self.rows.to(hidden.dtype))
+        return frozen.index_copy(-1, self.ids, learnt.to(frozen.dtype))
+
+    def whole(self) -> torch.Tensor:
+        """The head's weight with the learnt rows in place."""
+        weight = self.weight.detach().clone()
+        weight[self.ids] = self.rows.detach().to(weight.dtype)
+        return weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CutModel:
+    """A model without its lower layers, and the layers."""
+
+    model: Any
+    lower: tuple[nn.Module, ...]
+
+
+def untie(model: Any) -> None:
+    """Give the model an output head of its own, equal to the embedding that it shared."""
+    head = model.get_output_embeddings()
+    if head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr():
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+
+
+def trunk_states(
+    model: Any, rows: Sequence[TrainingRow], frozen: int, file: Path, progress: Progress = no_progress
+) -> list[torch.Tensor]:
+    """What leaves the lower `frozen` layers for each row, (T, d) in bfloat16, kept in `file`.
+
+    Rows of like length are read together, padded on the right: under causal attention no real token sees a pad.
+    A file that is whole is not made again.
+    """
+    body, layers = _body(model)
+    lengths = [len(r.input_ids) for r in rows]
+    width = model.get_input_embeddings().weight.shape[1]
+    starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
+    if not file.is_file():
+        part = file.with_name(f"{file.name}.part")
+        kept = torch.from_file(str(part), shared=True, size=starts[-1] * width, dtype=torch.bfloat16).view(-1, width)
+        norm = body.norm
+        body.layers, body.norm = layers[:frozen], nn.Identity()
+        try:
+            _read(body, rows, kept, starts, progress)
+        finally:
+            body.layers, body.norm = layers, norm
+        del kept
+        part.replace(file)
+    whole = torch.from_file(str(file), shared=False, size=starts[-1] * width, dtype=torch.bfloat16).view(-1, width)
+    return [whole[start : start + length] for start, length in zip(starts, lengths, strict=False)]
+
+
+def _read(
+    body: Any, rows: Sequence[TrainingRow], kept: torch.Tensor, starts: Sequence[int], progress: Progress
+) -> None:
+    order = sorted(range(len(rows)), key=lambda n: len(rows[n].input_ids))
+    done = 0
+    for batch in _batches(order, [len(r.input_ids) for r in rows]):
+        longest = max(len(rows[n].input_ids) for n in batch)
+        ids_BT = torch.tensor([rows[n].input_ids + [0] * (longest - len(rows[n].input_ids)) for n in batch])
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            states_BTd = body(input_ids=ids_BT, use_cache=False).last_hidden_state
+        for n, states_Td in zip(batch, states_BTd, strict=True):
+            length = len(rows[n].input_ids)
+            kept[starts[n] : starts[n] + length] = states_Td[:length].to(torch.bfloat16)
+        done += len(batch)
+        progress(done, len(rows))
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Rows in this order, cut so that rows x longest row stays within TOKENS_PER_BATCH."""
+    batches: list[list[int]] = []
+    for n in order:
+        if batches and (len(batches[-1]) + 1) * lengths[n] <= TOKENS_PER_BATCH:
+            batches[-1].append(n)
+        else:
+            batches.append([n])
+    return batches
+
+
+def cut(model: Any, frozen: int, control_ids: Sequence[int], probe: TrainingRow) -> CutModel:
+    """The model above its lower `frozen` layers; only these, the last norm and the control tokens' rows learn.
+
+    Raises EngineError if the cut model computes something else from the kept states than the whole one: then its
+    architecture scales embeddings or counts its layers in a way that a cut breaks.
+    """
+    ids = torch.tensor([probe.input_ids])
+    body, layers = _body(model)
+    with torch.inference_mode():
+        wanted = model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        norm = body.norm
+        body.layers, body.norm = layers[:frozen], nn.Identity()
+        states = body(input_ids=ids, use_cache=False).last_hidden_state
+        body.layers, body.norm = layers[frozen:], norm
+        found = model(inputs_embeds=states, use_cache=False).logits[0, -1].float()
+    if (gap := float((wanted - found).abs().max())) > PROBE_TOLERANCE:
+        raise EngineError(
+            f"{type(model).__name__} cannot be cut below layer {frozen}: logits differ by {gap:.3g}",
+            "set train.frozen_share = 0, or use LoRA",
+        )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in (*body.layers.parameters(), *norm.parameters()):
+        parameter.requires_grad_(True)
+    model.set_output_embeddings(RowsHead(model.get_output_embeddings().weight.detach(), control_ids))
+    return CutModel(model, tuple(layers[:frozen]))
+
+
+def join(cut_model: CutModel) -> Any:
+    """The whole model again, with a plain output head that holds the learnt rows."""
+    model = cut_model.model
+    body = model.get_decoder()
+    body.layers = nn.ModuleList([*cut_model.lower, *body.layers])
+    head = model.get_output_embeddings()
+    plain = nn.Linear(head.weight.shape[1], head.weight.shape[0], bias=False, dtype=head.weight.dtype)
+    plain.weight = nn.Parameter(head.whole())
+    model.set_output_embeddings(plain)
+    return model
+
+
+def layers_below(model: Any, share: float) -> int:
+    """How many of the model's layers a share of them is. Raises EngineError where that is none or all of them."""
+    layers = _body(model)[1]
+    frozen = round(share * len(layers))
+    if not 0 < frozen < len(layers):
+        raise EngineError(
+            f"train.frozen_share = {share} freezes {frozen} of {len(layers)} layers",
+            "leave one to freeze and one to learn, or set it to 0",
+        )
+    return frozen
+
+
+def _body(model: Any) -> tuple[Any, nn.ModuleList]:
+    body = model.get_decoder()
+    layers = getattr(body, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not hasattr(body, "norm"):
+        raise EngineError(f"{type(model).__name__} keeps its layers elsewhere", "set train.frozen_share = 0")
+    return body, layers
+
+
+class StateRows(Dataset[dict[str, torch.Tensor]]):
+    """Training rows as the cut model reads them. An index is row + epoch x rows, as for NoisyRows."""
+
+    def __init__(self, states: Sequence[torch.Tensor], rows: Sequence[TrainingRow]) -> None:
+        self._states, self._labels = states, [torch.tensor(r.labels) for r in rows]
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        n = index % len(self._states)
+        return {"inputs_embeds": self._states[n], "labels": self._labels[n]}
+
+
+def pad_states(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Collate by padding on the right: {"inputs_embeds" (B, T, d) float32, "labels" (B, T)}."""
+    longest = max(len(r["labels"]) for r in rows)
+    states = [functional.pad(r["inputs_embeds"], (0, 0, 0, longest - len(r["labels"]))) for r in rows]
+    labels = [functional.pad(r["labels"], (0, longest - len(r["labels"])), value=IGNORE) for r in rows]
+    return {"inputs_embeds": torch.stack(states).float(), "labels": torch.stack(labels)}

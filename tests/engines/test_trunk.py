@@ -1,0 +1,88 @@
+"""A frozen trunk: the cut model computes what the whole one does, and what it learns is a plain checkpoint."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from demur.core.errors import ConfigError, EngineError
+from demur.engines.hf_rows import TrainingRow
+from demur.engines.hf_sft import SftTrainer
+from demur.engines.training import trunk
+from tests.engines.test_hf_sft import TAXONOMY, base, rows, settings
+
+
+def frozen(folder, *, tied=True, **changes):
+    made = base(folder / "base", tied=tied)
+    chosen = {"base": made, "frozen_share": 0.5, "optimizer": "adamw", "learning_rate": 5e-3, "epochs": 20.0}
+    return replace(settings(), **{**chosen, **changes})
+
+
+def probe(length, seed=0):
+    ids = torch.randint(20, 300, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return TrainingRow(input_ids=ids, labels=ids)
+
+
+def test_states_and_the_cut_model_give_the_whole_models_logits(tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(base(tmp_path / "base", tied=True)).eval()
+    some = [probe(n, seed=n) for n in (3, 17, 9, 30)]
+    with torch.inference_mode():
+        wanted = [model(input_ids=torch.tensor([r.input_ids])).logits[0, -1] for r in some]
+    trunk.untie(model)
+    states = trunk.trunk_states(model, some, 1, tmp_path / "trunk.bin")
+    cut = trunk.cut(model, 1, (5, 6), some[0])
+    with torch.inference_mode():
+        found = [cut.model(inputs_embeds=s[None].float()).logits[0, -1] for s in states]
+    assert max(float((w - f).abs().max()) for w, f in zip(wanted, found, strict=True)) < 0.02
+
+
+def test_states_that_are_whole_are_not_read_again(tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(base(tmp_path / "base", tied=True)).eval()
+    file = tmp_path / "trunk.bin"
+    first = trunk.trunk_states(model, [probe(5)], 1, file)[0].clone()
+    made = file.stat().st_mtime_ns
+    again = trunk.trunk_states(model, [probe(5)], 1, file)[0]
+    assert file.stat().st_mtime_ns == made
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_only_what_lies_above_the_trunk_learns(tmp_path, tied):
+    chosen = frozen(tmp_path, tied=tied)
+    result = SftTrainer(chosen).train(rows(), TAXONOMY, tmp_path / "run")
+    assert min(result.row_change) > 0.01
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    before = AutoModelForCausalLM.from_pretrained(chosen.base)
+    changed = [name for name, weight in after.named_parameters() if name in dict(before.named_parameters())]
+    kept = dict(before.named_parameters())
+    moved = {
+        n
+        for n in changed
+        if after.get_parameter(n).shape == kept[n].shape and not torch.equal(after.get_parameter(n), kept[n])
+    }
+    assert not {n for n in moved if ".layers.0." in n}
+    assert {n for n in moved if ".layers.1." in n}
+    vocabulary = kept["model.embed_tokens.weight"].shape[0]
+    assert torch.equal(after.model.embed_tokens.weight[:vocabulary], kept["model.embed_tokens.weight"])
+
+
+def test_what_was_learnt_is_what_the_checkpoint_says(tmp_path):
+    from demur.engines.hf import HfEngine
+
+    SftTrainer(frozen(tmp_path, epochs=60.0)).train(rows(), TAXONOMY, tmp_path / "run")
+    engine = HfEngine(model=tmp_path / "run" / "model", tokens=TAXONOMY.tokens)
+    prompts = [e.prompt for e in rows()]
+    wanted = [TAXONOMY.column(e.label) for e in rows()]
+    assert engine.logp(prompts).argmax(axis=1).tolist() == wanted
+
+
+def test_a_share_of_every_layer_is_an_error_with_the_number(tmp_path):
+    with pytest.raises(EngineError, match="freezes 2 of 2 layers"):
+        SftTrainer(frozen(tmp_path, frozen_share=0.9)).train(rows(), TAXONOMY, tmp_path / "run")
+
+
+@pytest.mark.parametrize("change", [{"batch_tokens": None}, {"lora_rank": 4}, {"prompt_noise": 0.1}])
+def test_what_would_change_what_the_trunk_reads_is_refused(tmp_path, change):
+    with pytest.raises(ConfigError, match="frozen_share"):
+        frozen(tmp_path, **change)
