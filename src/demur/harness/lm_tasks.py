@@ -5,6 +5,7 @@ The harness knows texts only, so refusals are told by a judge of texts, for a mo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,18 +16,21 @@ from demur.core.example import Example
 from demur.harness.rows import BUILTIN, find_judge, is_correct, read_rows
 
 JUDGE = "phrases"
+_LOG = logging.getLogger(__name__)
 
 
 def refusal_rows(rows: str = BUILTIN, split: str | None = None, **_metadata: Any) -> DatasetDict:
     """The rows of a refusal task; see demur.harness.rows.read_rows."""
-    return _dataset([{**_doc(e), "category": e.category, "expected": e.expected} for e in read_rows(rows, split)])
+    return _dataset(
+        [{**_doc(e), "category": e.category, "expected": e.expected} for e in _alone(read_rows(rows, split))]
+    )
 
 
 def ability_rows(rows: str | None = None, split: str | None = None, **_metadata: Any) -> DatasetDict:
     """Rows with a gold reply. Raises DataError if no file is named."""
     if rows is None:
         raise DataError("the task demur_ability has no rows of its own", """name a file: --metadata '{"rows": FILE}'""")
-    return _dataset([{**_doc(e), "gold": e.reply} for e in read_rows(rows, split) if e.reply is not None])
+    return _dataset([{**_doc(e), "gold": e.reply} for e in _alone(read_rows(rows, split)) if e.reply is not None])
 
 
 def refusal_errors(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
@@ -46,10 +50,21 @@ def correct(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     return {"acc": float(is_correct(results[0], doc["gold"]))}
 
 
+def _alone(examples: Sequence[Example]) -> list[Example]:
+    """The rows of one user message: the harness passes a request, no conversation.
+
+    The log says how many others were left out. Raises DataError if no row is left.
+    """
+    alone = [e for e in examples if len(e.prompt) == 1]
+    if not alone:
+        raise DataError(f"all {len(examples)} rows are conversations", "give rows with one user message")
+    if left_out := len(examples) - len(alone):
+        _LOG.warning("%d of %d rows are conversations and left out", left_out, len(examples))
+    return alone
+
+
 def _doc(example: Example) -> dict[str, Any]:
-    """What both tasks need. Raises DataError on a conversation: the harness passes one request."""
-    if len(example.prompt) > 1:
-        raise DataError(f"row {example.id!r} has {len(example.prompt)} turns", "give rows with one user message")
+    """What both tasks need."""
     return {"id": example.id, "request": example.text, "group": example.group or example.id, "source": example.source}
 
 
