@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from demur.core.errors import ConfigError
 
@@ -92,6 +92,20 @@ class TrainSettings:
         ):
             if not 0 <= getattr(self, name) < high:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} is not in [0, {high})", "correct it")
+
+
+def learnt(settings: TrainSettings) -> dict[str, Any]:
+    """The settings that change what is learnt: what receipts and the names of checkpoints hold.
+
+    Settings that came later are left out at their default, so that runs of before stay finished.
+    """
+    plain = asdict(settings)
+    for how in ("processes", "save_every", "seen"):
+        del plain[how]
+    for name, default in (("thought", "template"), ("frozen_share", 0.0)):
+        if plain[name] == default:
+            del plain[name]
+    return plain
 
 
 def tiny(*, seed: int = 0, epochs: float = 2.75) -> TrainSettings:

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from demur.core.errors import EngineError
 from demur.core.example import Example
 from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.taxonomy import Taxonomy
-from demur.core.training import TrainSettings
+from demur.core.training import TrainSettings, learnt
 from demur.engines import hf_embed
 from demur.engines.fingerprint import fingerprint
 from demur.engines.hf_disk import named_disk_errors
@@ -341,10 +341,7 @@ def _check_categories(examples: Sequence[Example], taxonomy: Taxonomy) -> None:
 
 def _work_name(settings: TrainSettings, examples: Sequence[Example], taxonomy: Taxonomy) -> str:
     """A folder name that changes with anything that changes training, so that a resume never mixes two trainings."""
-    learnt = asdict(replace(settings, processes=None, save_every=1, seen=()))  # none changes what is learnt
-    if settings.thought == "template":  # checkpoints of before the setting are gone on with
-        del learnt["thought"]
-    what = [learnt, taxonomy.tokens, [(e.id, e.text, e.reply, e.label) for e in examples]]
+    what = [learnt(settings), taxonomy.tokens, [(e.id, e.text, e.reply, e.label) for e in examples]]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest()[:16]
 
 

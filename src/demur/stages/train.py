@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from demur.core.ports import Progress, Scorer, TrainedModel, Trainer, no_progress
 from demur.core.seen import Seen, given_rows, seen_of, together
 from demur.core.taxonomy import Taxonomy
-from demur.core.training import TrainSettings
+from demur.core.training import TrainSettings, learnt
 from demur.store.files import digest_file, digest_json, readable
 from demur.store.model_file import FILE_NAME, read_model_file, require_whole, seal_model_file, write_model_file
 from demur.store.policy_file import FingerprintRow, TaxonomyRow
@@ -106,12 +105,7 @@ def brought_along(settings: Config) -> Seen:
 
 def _plain(settings: Config, taxonomy: Taxonomy) -> dict[str, object]:
     """The settings that change what is learnt."""
-    plain: dict[str, object] = asdict(settings) | {"taxonomy": _taxonomy_row(taxonomy)}
-    for how in ("processes", "save_every", "seen"):
-        del plain[how]
-    if settings.thought == "template":  # receipts of before the setting do not have it
-        del plain["thought"]
-    return plain
+    return learnt(settings) | {"taxonomy": _taxonomy_row(taxonomy)}
 
 
 def _inputs(settings: Config, folder: RunFolder) -> dict[str, str]:

@@ -97,6 +97,7 @@ def find_base(name: str, *, cache: Path | None = None) -> Base:
 
 
 def file_of(name: str, packaged: Packaged) -> Path:
+    """The file that an installed package carries. Raises MissingDependency, or EngineError if the file is gone."""
     try:
         path = Path(str(distribution(packaged.package).locate_file(packaged.file)))
     except PackageNotFoundError:
