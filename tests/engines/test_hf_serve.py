@@ -114,7 +114,7 @@ def plain(text):
 
 async def settled(condition):
     """Wait until something that the worker does is done."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from demur.server import connection
-from demur.server.connection import FREE_PIECES, LINGER_S, MOST_HEADERS
+from demur.server import connection, wire
+from demur.server.connection import FREE_PIECES, MOST_HEADERS
 from demur.server.settings import Limits
 from demur.server.wire import MOST_STRINGS
 from tests.server.house import ANSWERED, KEY, folder_of, policy, request, serving, tenants_file, wait_until
@@ -35,13 +35,13 @@ def server(tmp_path_factory):
     tenants = tenants_file(root / "tenants.toml", alice="requests_per_minute = 1000000")
     with serving(folder_of(root / "policies", policy(), policy("strict")), tenants) as made:
         yield made
-        wait_until(lambda: not made.process.server_state.connections, seconds=LINGER_S + 5)
+        wait_until(lambda: not made.process.server_state.connections, seconds=60)
 
 
 @contextmanager
 def line_to(server):
     place = urlsplit(server.url)
-    with socket.create_connection((place.hostname, place.port), timeout=10) as line:
+    with socket.create_connection((place.hostname, place.port), timeout=60) as line:
         yield line
 
 
@@ -54,8 +54,14 @@ def heard(line) -> bytes:
     return b"".join(pieces)
 
 
+def send_slowly(line, piece: bytes, times: int) -> None:
+    for _ in range(times):
+        line.sendall(piece)
+        time.sleep(0.01)
+
+
 def is_served(server) -> bool:
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=10) as client:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
         got = client.post(CHAT, json=request(ANSWERED), headers={"authorization": f"Bearer {KEY}"})
     return got.status_code == 200
 
@@ -85,12 +91,8 @@ def test_its_client_gets_the_answer_though_it_goes_on_sending_and_is_then_cut_of
     with line_to(server) as line:
         line.sendall(head + b"\r\n" + CRUMB * 10_000)
         answer = line.recv(4096)
-        began_s = time.monotonic()
-        with contextlib.suppress(OSError):
-            while time.monotonic() - began_s < LINGER_S + 5:
-                line.sendall(CRUMB * 1000)
-                time.sleep(0.01)
-        assert time.monotonic() - began_s < LINGER_S + 3
+        with pytest.raises(ConnectionError):  # cut off: a line that is merely not read any more is a TimeoutError
+            send_slowly(line, CRUMB * 1000, times=6_000)  # a minute and more
     assert answer.split()[1] == str(status).encode()
 
 
@@ -203,11 +205,11 @@ def test_long_texts_are_no_countless_values(server, text):
 
 @pytest.mark.parametrize("body", [b'{"a":"' + b'\\"' * 300_000, b'"' + b"\\" * 300_001, b'"' * 300_001], ids=len)
 def test_a_body_without_an_end_is_not_looked_through_twice(server, body):
-    began_s = time.monotonic()
     with server.client(KEY) as client:
         got = client.post(CHAT, content=body, headers={"content-type": "application/json"})
     assert got.status_code in (400, 413)
-    assert time.monotonic() - began_s < 5
+    # Every quote begins a match, closed or not: no attempt fails, after which the next quote would look on to the end.
+    assert wire._STRING.sub(b"", body).strip(b"{:") == b""
 
 
 ATTACKS = {
@@ -222,7 +224,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize(("head", "piece"), ATTACKS.values(), ids=ATTACKS)
 def test_one_client_at_full_speed_does_not_keep_others_from_being_answered(server, head, piece):
-    stop = threading.Event()
+    stop, sent = threading.Event(), threading.Event()
 
     def send_for_ever():
         while not stop.is_set():
@@ -231,14 +233,14 @@ def test_one_client_at_full_speed_does_not_keep_others_from_being_answered(serve
                 line.sendall(head)
                 while not stop.is_set():
                     line.sendall(piece)
+                    sent.set()
 
     thread = threading.Thread(target=send_for_ever)
     thread.start()
     try:
-        time.sleep(0.2)
-        began_s = time.monotonic()
+        wait_until(sent.is_set, seconds=60)
         assert all(is_served(server) for _ in range(5))
-        assert time.monotonic() - began_s < 20  # 0 or 1 were answered in 12 s before
+        assert thread.is_alive()  # the attack went on meanwhile
     finally:
         stop.set()
         thread.join()

@@ -213,10 +213,14 @@ class Worker:
     def _answer_asked(self) -> None:
         """Tell those who ask whether the model computes; let it, where no answer is under way."""
         with self._wake:
-            asked, self._asked = self._asked, []
+            asked = list(self._asked)
         if asked and not self._rows:
             self._begin()
             read(self._engine.network, [self._engine.encoder.token_ids[:1]], self._engine.filler)
+        with self._wake:
+            if self._down is not None:  # abandoned: they have been told
+                return
+            self._asked = self._asked[len(asked) :]
         for one in asked:
             if one.set_running_or_notify_cancel():  # else its time was over
                 one.set_result(None)

@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import os
-import signal
-import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import psutil
 import pytest
@@ -14,6 +12,7 @@ import torch
 
 from demur.core.errors import BackendBusy, BackendDown, EngineError, SchemaTooCostly
 from demur.core.schema_bounds import SchemaBounds, too_much
+from demur.engines import hf_serve, hf_worker
 from demur.engines.hf import HfEngine
 from demur.engines.inprocess.grammar import wait
 from demur.engines.inprocess.grammars import GrammarLimits, Grammars
@@ -41,9 +40,15 @@ def schema_of(n):
     return {"type": "object", "properties": fields, "required": [field], "additionalProperties": False}
 
 
+# Limits that only a hang reaches, on whatever machine.
+PATIENT = {"compile_s": 300.0, "step_s": 60.0, "answer_s": 300.0}
+WATCHDOG_S = 60.0
+
+
 @contextmanager
 def grammars(**limits):
     tokenizer = make_tokenizer()
+    limits = PATIENT | limits
     made = Grammars(tokenizer, frozenset({tokenizer.eos_token_id}), len(tokenizer), GrammarLimits(**limits))
     try:
         yield made
@@ -59,13 +64,13 @@ def children():
 def written(grammar, tokenizer, most=200):
     """What comes of always taking the first token that is allowed, and what state that ends in."""
     ids = []
-    wait([grammar], 10.0)
+    wait([grammar], WATCHDOG_S)
     while grammar.state == "ready" and len(ids) < most:
         logits_V = torch.zeros(len(tokenizer))
         grammar.mask(logits_V)
         ids.append(int(logits_V.argmax()))
         grammar.take(ids[-1])
-        wait([grammar], 10.0)
+        wait([grammar], WATCHDOG_S)
     return tokenizer.decode(ids), grammar.state
 
 
@@ -82,25 +87,45 @@ def test_a_schema_that_ends_or_holds_its_process_is_an_error_and_others_go_on(sc
     assert too_much(schema)
 
     async def scenario(made):
-        await made.begin(CITY, "them")
-        start = time.monotonic()
-        hostile = asyncio.create_task(made.begin(schema, "me"))
-        await asyncio.sleep(0.05)
-        beside = await made.begin(schema_of(2), "them")
         with pytest.raises(SchemaTooCostly) as told:
-            await hostile
-        spent_s = time.monotonic() - start
+            await made.begin(schema, "me")
         with pytest.raises(SchemaTooCostly):  # it is not tried again
             await made.begin(schema, "me")
-        return beside, str(told.value), spent_s
+        return await made.begin(schema_of(2), "them"), str(told.value)
 
-    with grammars(bounds=UNBOUNDED, compile_s=1.0) as made:
-        beside, told, spent_s = asyncio.run(scenario(made))
+    with grammars(bounds=UNBOUNDED, compile_s=4.0) as made:
+        beside, told = asyncio.run(scenario(made))
         assert written(beside, make_tokenizer())[1] == "finished"
-        assert spent_s < 8.0  # a second on a machine that is not busy
         assert "a|b" not in told
         assert "#/$defs" not in told
         assert sum(p.memory_info().rss for p in children()) < 2**29
+
+
+async def held(made, schema):
+    """A schema that is under way and stays so: its process is stopped. Its task and its process."""
+    before = set(children())
+    task = asyncio.create_task(made.begin(schema, "me"))
+    await settled(lambda: set(children()) - before)
+    (process,) = set(children()) - before
+    process.suspend()
+    return task, process
+
+
+def test_while_a_schema_is_compiled_others_are_compiled_and_written():
+    async def scenario(made):
+        await made.begin(CITY, "them")
+        hostile, process = await held(made, NEVER_DONE)
+        try:
+            text, state = written(await made.begin(schema_of(2), "them"), make_tokenizer())
+            assert not hostile.done()
+        finally:
+            process.kill()
+        with pytest.raises(SchemaTooCostly):
+            await hostile
+        return text, state
+
+    with grammars(bounds=UNBOUNDED) as made:
+        assert asyncio.run(scenario(made)) == ('{"field2":false}', "finished")
 
 
 def test_a_schema_that_cannot_be_followed_is_told_apart_and_its_text_stays_unsaid():
@@ -120,16 +145,12 @@ def test_the_bounds_hold_without_a_server_in_front():
 def test_a_schema_whose_sender_has_gone_is_dropped_at_once():
     async def scenario(made):
         await made.begin(CITY)
-        before = len(children())
-        task = asyncio.create_task(made.begin(NEVER_DONE))
-        await settled(lambda: len(children()) > before)
+        task, process = await held(made, NEVER_DONE)
         task.cancel()
-        start = time.monotonic()
-        await settled(lambda: len(children()) == before)
-        return time.monotonic() - start
+        await settled(lambda: process not in children())  # long before its own limits
 
-    with grammars(bounds=UNBOUNDED, compile_s=60.0) as made:
-        assert asyncio.run(scenario(made)) < 5.0
+    with grammars(bounds=UNBOUNDED) as made:
+        asyncio.run(scenario(made))
 
 
 def test_two_that_send_the_same_schema_share_its_process_and_one_may_leave():
@@ -175,27 +196,28 @@ def test_one_tenant_gets_half_of_the_places():
 def test_an_answer_whose_masks_take_too_long_fails_alone(limits):
     with grammars(**limits) as made:
         grammar = asyncio.run(made.begin(CITY))
-        wait([grammar], 10.0)
+        wait([grammar], WATCHDOG_S)
         assert grammar.state == "failed"
 
 
 def test_a_host_that_was_ended_is_started_again():
     with grammars() as made:
         grammar = asyncio.run(made.begin(CITY))
-        wait([grammar], 10.0)
+        wait([grammar], WATCHDOG_S)
         for process in children():
             process.kill()
         asyncio.run(settled(lambda: not children()))
         grammar.take(0)
-        wait([grammar], 10.0)
+        wait([grammar], WATCHDOG_S)
         assert grammar.state == "failed"
         made.close()
         with pytest.raises(BackendDown, match="shutting down"):
             asyncio.run(made.begin(schema_of(7)))
     with grammars() as made:
         asyncio.run(made.begin(CITY))
-        children()[0].kill()
-        time.sleep(0.1)
+        (first, *_) = children()
+        first.kill()
+        asyncio.run(settled(lambda: first not in children()))
         assert written(asyncio.run(made.begin(schema_of(1))), make_tokenizer())[1] == "finished"
 
 
@@ -209,7 +231,9 @@ def test_nothing_is_left_behind():
     assert psutil.Process().num_fds() <= open_files + 1
 
 
-def test_a_process_that_hangs_in_mid_answer_holds_up_no_other_answer(checkpoints):
+def test_a_process_that_hangs_in_mid_answer_holds_up_no_other_answer(checkpoints, monkeypatch):
+    monkeypatch.setattr(hf_worker, "LATE_S", WATCHDOG_S)
+    monkeypatch.setattr(hf_serve, "GrammarLimits", partial(GrammarLimits, **PATIENT))
     engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS, max_new_tokens=20)
     sampling = replace(GREEDY, max_tokens=120)
 
@@ -218,23 +242,20 @@ def test_a_process_that_hangs_in_mid_answer_holds_up_no_other_answer(checkpoints
             alone = (await whole(backend, ask("Hi", always(engine, 0), sampling, json_schema=CITY)))[1]
             reply = await backend.open(ask("Hi", always(engine, 0), sampling, json_schema=CITY))
             first = await anext(reply.parts)
-            (_, held) = sorted(p.pid for p in children())
-            os.kill(held, signal.SIGSTOP)
+            (_, process) = sorted(children(), key=lambda p: p.pid)
+            process.suspend()
             try:
-                start = time.monotonic()
                 beside = await asyncio.gather(*(whole(backend, ask(t, always(engine, 0))) for t in ("a", "b", "c")))
-                spent_s = time.monotonic() - start
-                assert backend.writing == 1
+                assert backend.writing == 1  # the one that is held up
             finally:
-                os.kill(held, signal.SIGCONT)
+                process.resume()
             rest = "".join([p.text async for p in reply.parts])
-            return alone, first.text + rest, [text for _, text, _ in beside], spent_s
+            return alone, first.text + rest, [text for _, text, _ in beside]
 
-    alone, resumed, beside, spent_s = asyncio.run(scenario())
+    alone, resumed, beside = asyncio.run(scenario())
     assert resumed == alone
     assert json.loads(resumed)["city"] in ("Oslo", "Rome")
     assert all(beside)
-    assert spent_s < 5.0
 
 
 def test_a_refused_prompt_compiles_nothing(checkpoints):

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import httpx
@@ -15,9 +14,11 @@ from demur.engines.hf import HfEngine
 from demur.engines.hf_serve import HfBackend
 from demur.engines.hf_worker import Limits
 from demur.engines.inprocess.watched import twin
-from tests.engines.test_hf_serve import LONG, TEXTS, TOKENS, always, ask, whole
+from tests.engines.test_hf_serve import LONG, TEXTS, TOKENS, always, ask, settled, whole
 from tests.server.house import folder_of, wait_until
 from tests.server.house import serving as served
+
+STEP_S = 2.0  # far more than a step of this model takes on a slow machine
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -29,11 +30,19 @@ def engine(checkpoints):
 
 @contextmanager
 def stuck(engine):
-    """While the block runs, a forward pass of this engine's own tree of modules does not come back."""
-    release = threading.Event()
-    handle = engine.network.register_forward_pre_hook(lambda *_: release.wait(60) and None)
+    """While the block runs, a forward pass of this engine's own tree of modules does not come back.
+
+    Gives an event: one is held.
+    """
+    entered, release = threading.Event(), threading.Event()
+
+    def hold(*_):
+        entered.set()
+        release.wait(300)
+
+    handle = engine.network.register_forward_pre_hook(hold)
     try:
-        yield
+        yield entered
     finally:
         handle.remove()
         release.set()
@@ -41,15 +50,19 @@ def stuck(engine):
 
 @asynccontextmanager
 async def serving(engine, **limits):
-    backend = HfBackend(engine, Limits(**{"step_s": 0.5, **limits}))
+    backend = HfBackend(engine, Limits(**{"step_s": STEP_S, **limits}))
     try:
         yield backend
     finally:
         await backend.close()
 
 
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name == "demur-model"]
+
+
 async def until_ready(backend):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             with suppress(BackendDown):
                 return await backend.ready()
@@ -89,7 +102,6 @@ def test_a_step_that_does_not_end_or_fails_ends_its_streams_and_the_next_request
             alone = (await whole(backend, ask(TEXTS[2], always(engine, 0))))[1]
             replies = [await backend.open(ask(t, always(engine, 0), LONG)) for t in TEXTS[:3]]
             await anext(replies[0].parts)
-            start = time.monotonic()
             with trouble(engine):
                 waiting = asyncio.create_task(backend.open(ask(TEXTS[3], always(engine, 0))))
                 for reply in replies:
@@ -97,17 +109,15 @@ def test_a_step_that_does_not_end_or_fails_ends_its_streams_and_the_next_request
                         _ = [part async for part in reply.parts]
                 with suppress(BackendDown):
                     await waiting
-                spent_s = time.monotonic() - start
                 await until_ready(backend)
                 again = (await whole(backend, ask(TEXTS[2], always(engine, 0))))[1]
                 assert backend.writing == 0
-            await asyncio.sleep(0.1)  # the lost thread comes back, and nobody hears it
+            await settled(lambda: len(workers()) == 1)  # the lost thread has come back, and nobody heard it
             once_more = (await whole(backend, ask(TEXTS[2], always(engine, 0))))[1]
-            return alone, again, once_more, spent_s
+            return alone, again, once_more
 
-    alone, again, once_more, spent_s = asyncio.run(scenario())
+    alone, again, once_more = asyncio.run(scenario())
     assert alone == again == once_more
-    assert spent_s < 10.0
 
 
 def test_it_is_not_ready_while_it_is_stuck_with_nobody_being_answered(engine):
@@ -117,7 +127,7 @@ def test_it_is_not_ready_while_it_is_stuck_with_nobody_being_answered(engine):
             with stuck(engine):
                 with pytest.raises(BackendDown):
                     await backend.ready()
-                with pytest.raises(BackendDown, match=r"did not end within 0.5 s|does not end"):
+                with pytest.raises(BackendDown, match=r"did not end within 2 s|does not end"):
                     await backend.ready()
 
     asyncio.run(scenario())
@@ -129,17 +139,15 @@ def test_after_so_many_tries_it_stays_down_and_says_why(engine, caplog):
             patch.setattr("demur.engines.inprocess.watched.twin", lambda engine: engine)  # the fault is in all
             async with serving(engine, restarts=2) as backend:
                 with broken(engine):
-                    for _ in range(3):
-                        with suppress(BackendDown):
-                            await until_ready_once(backend)
-                        await asyncio.sleep(0.4)
+                    async with asyncio.timeout(60):
+                        while not any("given up" in m for m in caplog.messages):
+                            with suppress(BackendDown):
+                                await backend.ready()
+                            await asyncio.sleep(0.01)
                     with pytest.raises(BackendDown, match="out of memory"):
                         await backend.ready()
                 with pytest.raises(BackendDown, match="out of memory"):
                     await backend.open(ask(TEXTS[0], always(engine, 0)))
-
-    async def until_ready_once(backend):
-        await backend.ready()
 
     asyncio.run(scenario())
     assert sum("started again on the same weights" in m for m in caplog.messages) == 2
@@ -151,21 +159,20 @@ def test_the_server_ends_though_the_model_does_not(engine, monkeypatch):
 
     async def scenario():
         backend = HfBackend(engine, Limits())
-        with stuck(engine):
+        with stuck(engine) as entered:
             waiting = asyncio.create_task(backend.open(ask(TEXTS[0], always(engine, 0))))
-            await asyncio.sleep(0.1)
-            start = time.monotonic()
+            await settled(entered.is_set)
             await backend.close()
+            assert workers()  # its thread is held still
             with pytest.raises(BackendDown, match="shut down"):
                 await waiting
-            return time.monotonic() - start
 
-    assert asyncio.run(scenario()) < 5.0
+    asyncio.run(scenario())
 
 
 def test_streams_end_with_an_error_event_and_readiness_says_so_until_it_is_true_again(engine, tmp_path):
     policy = always(engine, 0)
-    backend = HfBackend(engine, Limits(step_s=2.0))
+    backend = HfBackend(engine, Limits(step_s=STEP_S))
     body = {"model": "demur", "messages": [{"role": "user", "content": TEXTS[0]}], "stream": True, "max_tokens": 150}
     with served(folder_of(tmp_path, policy), backend=backend) as server, server.client() as client:
         assert client.get("/readyz").status_code == 200
@@ -176,8 +183,8 @@ def test_streams_end_with_an_error_event_and_readiness_says_so_until_it_is_true_
                 events = [line for line in lines if line.startswith("data:")]
                 assert json.loads(events[-1][5:])["error"]["code"] == "model_unavailable"
                 assert "[DONE]" not in "".join(events)
-                wait_until(lambda: client.get("/readyz").status_code == 200, seconds=20)
+                wait_until(lambda: client.get("/readyz").status_code == 200, seconds=60)
                 answered = client.post("/v1/chat/completions", json={**body, "stream": False}).json()
                 assert answered["choices"][0]["message"]["content"]
         with stuck(engine):
-            assert httpx.get(server.url + "/readyz", timeout=20).status_code == 200  # the old tree is out of use
+            assert httpx.get(server.url + "/readyz", timeout=60).status_code == 200  # the old tree is out of use
