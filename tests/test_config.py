@@ -8,7 +8,7 @@ from demur import wiring
 from demur.config import RunConfig, build, build_sources, config_from, load_config
 from demur.core.errors import ConfigError
 from demur.core.taxonomy import coconot, single
-from demur.core.training import TrainSettings, tiny
+from demur.core.training import TrainSettings, cpu, tiny
 from demur.sources.files import FileSource
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -49,6 +49,12 @@ def test_sections_become_the_stages_configs(tmp_path):
 def test_the_tiny_model_starts_from_its_own_recipe(tmp_path):
     config = load(tmp_path, SOURCE + "[train]\nepochs = 1\n")
     assert config.train == replace(tiny(), epochs=1.0)
+
+
+def test_a_recipe_gives_the_settings_that_the_file_does_not(tmp_path):
+    config = load(tmp_path, SOURCE + '[run]\nseed = 3\n[train]\nrecipe = "cpu"\nepochs = 2\nbase = "some/model"\n')
+    assert config.train == replace(cpu(seed=3), epochs=2.0, base="some/model")
+    assert config_from(config.resolved(), "again", base=tmp_path).train == config.train
 
 
 def test_one_seed_serves_every_stage_that_is_given_none(tmp_path):

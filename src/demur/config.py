@@ -34,7 +34,7 @@ from pydantic_core import to_jsonable_python
 from demur.core.errors import ConfigError, DemurError
 from demur.core.ports import Source
 from demur.core.taxonomy import Taxonomy, preset
-from demur.core.training import TrainSettings, tiny
+from demur.core.training import TrainSettings, defaults
 from demur.stages import calibrate, data, evaluate, report, score
 from demur.store.boundary import Strict, read_toml, validated
 from demur.store.policy_file import CategoryRow, TaxonomyRow
@@ -209,9 +209,9 @@ def _stage(name: str, section: BaseModel, seed: int, where: str) -> Any:
     if "seed" in {f.name for f in fields(kind)}:
         given.setdefault("seed", seed)
     try:
-        # A model from nothing has a recipe of its own: its settings are the defaults beside `base = "tiny"`.
-        recipe = kind is TrainSettings and given.get("base", "tiny") == "tiny"
-        return replace(tiny(), **given) if recipe else kind(**given)
+        if kind is TrainSettings:
+            return replace(defaults(given.get("base"), given.get("recipe")), **given)
+        return kind(**given)
     except DemurError as e:
         raise ConfigError(f"{where}: [{name}]: {e.message}", e.hint) from None
 

@@ -16,8 +16,10 @@ from demur.core.errors import EngineError
 from demur.core.example import Example, Message
 from demur.core.taxonomy import Category, Taxonomy
 from demur.core.training import TrainSettings, tiny
+from demur.engines.hf_rows import training_rows
 from demur.engines.hf_sft import SftTrainer, check_processes
 from demur.engines.hf_tiny import TinyConfig, make_tiny
+from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 
 TAXONOMY = Taxonomy(
     name="two",
@@ -187,3 +189,20 @@ def test_two_processes_train_with_the_loss_of_one_at_the_same_global_batch(train
     alone = [row["loss"] for row in trained[1].history]
     assert float(losses[0]) == pytest.approx(alone[0], rel=1e-4)
     assert [float(x) for x in losses] == pytest.approx(alone, rel=2e-2)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_rows_that_do_not_learn_their_reply_end_at_their_control_token(tmp_path: Path, share: float) -> None:
+    tokenizer, _ = install(load_tokenizer(base(tmp_path / "base", tied=True)), TAXONOMY, tmp_path / "scratch")
+    encoder = ChatEncoder(tokenizer, TAXONOMY.tokens)
+    chosen = settings(reply_share=share)
+    made = training_rows(rows(), TAXONOMY, encoder, chosen)
+    for row in made:
+        assert (row.labels[-1] in encoder.token_ids) == (not row.has_reply)
+    replying = [r.has_reply for r in made]
+    assert sum(replying) / len(made) == pytest.approx(share, abs=0.2)
+    backwards = training_rows(rows()[::-1], TAXONOMY, encoder, chosen)
+    assert [r.has_reply for r in backwards] == replying[::-1]  # drawn row by row
+    if 0 < share < 1:
+        other = training_rows(rows(), TAXONOMY, encoder, replace(chosen, seed=1))
+        assert [r.has_reply for r in other] != replying

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +13,18 @@ WHOLE_ANSWER = 1_000_000  # answer_tokens: more than any answer has
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainSettings:
-    """Settings of one training. The defaults fine-tune a base model; `tiny()` holds the from-scratch recipe.
+    """Settings of one training. The defaults fine-tune a base model on a GPU; see `tiny()` and `cpu()` for others.
 
     Raises ConfigError when two settings contradict each other.
     """
 
+    recipe: Literal["none", "cpu"] = "none"  # what settings that nobody gives are: see `defaults`
     base: str = (
         "tiny"  # "tiny": a small Llama from nothing; "smollm2-135m": from a package; a folder, .gguf or Hub name
     )
-    chat_template: str | None = None  # None: the base model's own; "turns", "chatml": plain ones of ours; else Jinja
+    # None or "own": the base model's own; "bare": that without the system prompt that it puts in front by itself;
+    # "turns", "chatml": plain ones of ours; else Jinja
+    chat_template: str | None = None
     seed: int = 0
     epochs: float = 1.0
     max_length: int = 2048  # tokens; longer rows are left out, and counted
@@ -29,6 +32,7 @@ class TrainSettings:
     control_weight: float = 1.0  # of a control token in the loss
     refusal_weight: float = 1.0  # times control_weight, of a refusal token: shifts the natural decision by its log
     answer_weight: float = 1.0  # of any other answer token
+    reply_share: float = 1.0  # of the rows with a reply: these learn it, the others end at their control token
     prompt_noise: float = 0.0  # share of prompt tokens replaced at random each epoch (word dropout); needs batch_tokens
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: torch.optim.Muon on matrices, AdamW on the rest
     learning_rate: float = 2e-5  # of AdamW
@@ -71,6 +75,11 @@ class TrainSettings:
             )
         if self.lora_rank and self.optimizer == "muon":
             raise ConfigError("train.optimizer = 'muon' with LoRA adapters", "use adamw, or lora_rank = 0")
+        if self.base == "tiny" and self.recipe != "none":
+            raise ConfigError(
+                f"train.recipe = {self.recipe!r} fine-tunes a base model, and train.base = 'tiny' starts from nothing",
+                "give another base, or leave recipe out: tiny has a recipe of its own",
+            )
         if self.base == "tiny" and self.lora_rank:
             raise ConfigError("train.base = 'tiny' starts from nothing: adapters cannot learn it", "set lora_rank = 0")
         for name in (
@@ -92,6 +101,8 @@ class TrainSettings:
         ):
             if not 0 <= getattr(self, name) < high:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} is not in [0, {high})", "correct it")
+        if not 0 <= self.reply_share <= 1:
+            raise ConfigError(f"train.reply_share = {self.reply_share} is not in [0, 1]", "correct it")
 
 
 def learnt(settings: TrainSettings) -> dict[str, Any]:
@@ -100,12 +111,26 @@ def learnt(settings: TrainSettings) -> dict[str, Any]:
     Settings that came later are left out at their default, so that runs of before stay finished.
     """
     plain = asdict(settings)
-    for how in ("processes", "save_every", "seen"):
+    for how in ("processes", "save_every", "seen", "recipe"):  # a recipe's numbers stand there one by one
         del plain[how]
-    for name, default in (("thought", "template"), ("frozen_share", 0.0)):
-        if plain[name] == default:
+    usual = {f.name: f.default for f in fields(settings)}
+    for name in _LATER:
+        if plain[name] == usual[name]:
             del plain[name]
     return plain
+
+
+_LATER = ("thought", "frozen_share", "reply_share")  # settings that receipts of before do not hold
+
+
+def defaults(base: str | None, recipe: str | None) -> TrainSettings:
+    """The settings that nobody gives: of the from-scratch recipe, of the recipe asked for, or of a fine-tuning.
+
+    base, recipe: as given; None where they are not. Without both a model is trained from nothing.
+    """
+    if base == "tiny" or (base is None and recipe in (None, "none")):
+        return tiny()
+    return cpu() if recipe == "cpu" else TrainSettings(base=str(base))
 
 
 def tiny(*, seed: int = 0, epochs: float = 2.75) -> TrainSettings:
@@ -125,4 +150,25 @@ def tiny(*, seed: int = 0, epochs: float = 2.75) -> TrainSettings:
         schedule="linear",
         warmup=0.03,
         batch_tokens=1024,
+    )
+
+
+def cpu(*, seed: int = 0) -> TrainSettings:
+    """The recipe for small machines: a pretrained model whose upper layers learn above kept states."""
+    return TrainSettings(
+        recipe="cpu",
+        base="smollm2-135m",
+        chat_template="bare",  # a default system prompt is a third of all tokens of short prompts
+        seed=seed,
+        epochs=1.0,
+        max_length=512,
+        answer_tokens=12,
+        control_weight=6.0,
+        answer_weight=0.3,
+        learning_rate=2e-4,
+        schedule="linear",
+        warmup=0.06,
+        batch_tokens=1024,
+        frozen_share=0.734,
+        autocast="auto",
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demur.core.errors import EngineError
 from demur.core.example import Example
 from demur.core.taxonomy import Taxonomy
+from demur.core.training import TrainSettings
 from demur.engines.tokens import ChatEncoder
 
 IGNORE = -100  # the label that torch's cross-entropy leaves out
@@ -19,33 +21,53 @@ class TrainingRow:
 
     input_ids: list[int]
     labels: list[int]  # as input_ids where the loss counts, IGNORE elsewhere
+    has_reply: bool = False  # whether it goes on after its control token
 
 
 def training_rows(
-    examples: Sequence[Example], taxonomy: Taxonomy, encoder: ChatEncoder, *, max_length: int, answer_tokens: int
+    examples: Sequence[Example], taxonomy: Taxonomy, encoder: ChatEncoder, settings: TrainSettings
 ) -> list[TrainingRow]:
     """One row per example: the loss counts on control tokens and on the first `answer_tokens` tokens of each answer.
 
-    A row without a reply ends at its control token. Past assistant turns of a conversation are answers that were
-    given, so they open with [respond]; the last one with the example's own token. Raises EngineError if every row is
-    longer than max_length (in tokens); a single longer row is left out.
+    A row without a reply, or one that is not drawn for it (`reply_share`), ends at its control token. Past assistant
+    turns of a conversation are answers that were given, so they open with [respond]; the last one with the example's
+    own token. Raises EngineError if every row is longer than max_length (in tokens); a single longer row is left out.
     """
-    rows = [_row(e, taxonomy.column(e.label), encoder, answer_tokens) for e in examples]
-    fitting = [r for r in rows if len(r.input_ids) <= max_length]
+    replying = [e.reply is not None and learns_reply(e.id, settings) for e in examples]
+    rows = [
+        reply_row(e, taxonomy.column(e.label), encoder, settings.answer_tokens)
+        if replies
+        else decision_row(e, taxonomy.column(e.label), encoder)
+        for e, replies in zip(examples, replying, strict=True)
+    ]
+    fitting = [r for r in rows if len(r.input_ids) <= settings.max_length]
     if not fitting:
-        raise EngineError(f"none of {len(rows)} training rows fits {max_length} tokens", "raise train.max_length")
+        raise EngineError(
+            f"none of {len(rows)} training rows fits {settings.max_length} tokens", "raise train.max_length"
+        )
     return fitting
 
 
-def _row(example: Example, column: int, encoder: ChatEncoder, answer_tokens: int) -> TrainingRow:
+def learns_reply(row_id: str, settings: TrainSettings) -> bool:
+    """Whether a row with a reply is among those that learn it: drawn by its id and the seed, whatever rows there are."""
+    drawn = hashlib.sha256(f"{settings.seed}:reply:{row_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(drawn[:7], "big") / 2**56 < settings.reply_share
+
+
+def decision_row(example: Example, column: int, encoder: ChatEncoder) -> TrainingRow:
+    """The prompt and the control token that answers it; the loss counts on that alone."""
     past = [0] * sum(m.role == "assistant" for m in example.prompt)
-    if example.reply is None:
-        ids = [*encoder.prompt(example.prompt, past), encoder.token_ids[column]]
-        return TrainingRow(input_ids=ids, labels=[IGNORE] * (len(ids) - 1) + ids[-1:])
+    ids = [*encoder.prompt(example.prompt, past), encoder.token_ids[column]]
+    return TrainingRow(input_ids=ids, labels=[IGNORE] * (len(ids) - 1) + ids[-1:])
+
+
+def reply_row(example: Example, column: int, encoder: ChatEncoder, answer_tokens: int) -> TrainingRow:
+    """The conversation up to the last reply token that is learnt."""
+    past = [0] * sum(m.role == "assistant" for m in example.prompt)
     ids, turns = encoder.conversation(example.messages, [*past, column])
     labels = [IGNORE] * len(ids)
     for turn in turns:
         last = min(turn.text_end + 1, turn.control_at + 1 + answer_tokens)  # + 1: the end-of-turn token is learnt too
         labels[turn.control_at : last] = ids[turn.control_at : last]
     learnt = last if turns else 0  # what follows the last supervised token teaches nothing
-    return TrainingRow(input_ids=ids[:learnt], labels=labels[:learnt])
+    return TrainingRow(input_ids=ids[:learnt], labels=labels[:learnt], has_reply=True)

@@ -129,13 +129,7 @@ class SftTrainer:
             )
         if self.settings.packing:
             check_packing(model)
-        rows = training_rows(
-            examples,
-            taxonomy,
-            encoder,
-            max_length=self.settings.max_length,
-            answer_tokens=self.settings.answer_tokens,
-        )
+        rows = training_rows(examples, taxonomy, encoder, self.settings)
         prepared = _Prepared(model, tokenizer, encoder, rows, before, names, len(reused))
         return self._cut(prepared, work, state) if self.settings.frozen_share else prepared
 
@@ -201,7 +195,6 @@ class SftTrainer:
             return None
         special = set(prepared.tokenizer.all_special_ids)
         ordinary = [i for i in range(len(prepared.tokenizer)) if i not in special]
-        lengths = [len(r.input_ids) for r in prepared.rows]
         rows: torch.utils.data.Dataset[Any] = NoisyRows(
             prepared.rows, share=s.prompt_noise, seed=s.seed, ordinary_ids=ordinary
         )
@@ -210,7 +203,7 @@ class SftTrainer:
         return OwnBatches(
             rows,
             TokenBudgetBatches(
-                lengths, budget=s.batch_tokens, seed=s.seed, rank=state.process_index, world=state.num_processes
+                prepared.rows, budget=s.batch_tokens, seed=s.seed, rank=state.process_index, world=state.num_processes
             ),
         )
 

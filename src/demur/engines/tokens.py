@@ -26,6 +26,7 @@ from demur.core.errors import EngineError
 from demur.core.example import Message
 from demur.core.taxonomy import Taxonomy
 from demur.core.turns import fold
+from demur.engines.training.bare_template import bare
 from demur.engines.turn_guard import Piece, TurnGuard
 
 MARK = re.compile(r"([0-9a-f]{16})x(\d+)x")  # one pattern for every nonce: compiling one each would double the work
@@ -80,9 +81,10 @@ TEMPLATES = {"turns": TURNS, "chatml": CHATML}
 
 
 def load_tokenizer(path: str | Path, template: str | None = None) -> PreTrainedTokenizerFast:
-    """A fast tokenizer with a chat template: its own, or `template`, a name of TEMPLATES or Jinja.
+    """A fast tokenizer with a chat template: its own, or `template`.
 
-    Raises EngineError where there is none.
+    template: None or "own", "bare" (see bare_template), a name of TEMPLATES, or Jinja. Raises EngineError where there
+    is none.
     """
     if not Path(path).is_dir() and (Path(path).is_absolute() or str(path).startswith((".", "~"))):
         raise EngineError(f"there is no folder {str(path)!r}", "expected a checkpoint folder or a Hugging Face name")
@@ -96,13 +98,15 @@ def load_tokenizer(path: str | Path, template: str | None = None) -> PreTrainedT
         ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise EngineError(f"the tokenizer of {str(path)!r} is not a fast one", "convert it to tokenizer.json first")
-    if template is not None:
-        tokenizer.chat_template = TEMPLATES.get(template, template)
+    if template not in (None, "own", "bare"):
+        tokenizer.chat_template = TEMPLATES.get(str(template), template)
     if not tokenizer.chat_template:
         raise EngineError(
             f"the tokenizer of {str(path)!r} has no chat template",
             'base models have none: set train.chat_template = "turns", or to a Jinja template of yours',
         )
+    if template == "bare":
+        tokenizer.chat_template = bare(tokenizer)
     return tokenizer
 
 

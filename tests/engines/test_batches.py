@@ -1,0 +1,49 @@
+"""What a training batch holds."""
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from demur.engines.hf_rows import TrainingRow
+from demur.engines.hf_trainer import TokenBudgetBatches
+
+Shape = tuple[int, bool]  # tokens of a row, whether it has a reply
+SHAPES = st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=60)
+
+
+def made(shapes: Sequence[Shape]) -> list[TrainingRow]:
+    return [TrainingRow(input_ids=[0] * n, labels=[0] * n, has_reply=replies) for n, replies in shapes]
+
+
+def batches(shapes: Sequence[Shape], epoch: int = 0, world: int = 1) -> list[list[list[int]]]:
+    """By process, the batches of an epoch as rows."""
+    found = []
+    for rank in range(world):
+        sampler = TokenBudgetBatches(made(shapes), budget=120, seed=1, rank=rank, world=world)
+        sampler.set_epoch(epoch)
+        found.append([[index - epoch * len(shapes) for index in batch] for batch in sampler])
+    return found
+
+
+@given(shapes=SHAPES, epoch=st.integers(0, 2))
+def test_every_row_is_in_one_batch_of_each_epoch(shapes: list[Shape], epoch: int) -> None:
+    rows = [row for batch in batches(shapes, epoch)[0] for row in batch]
+    assert sorted(rows) == list(range(len(shapes)))
+
+
+@given(shapes=SHAPES, epoch=st.integers(0, 2))
+def test_every_batch_has_a_reply_as_long_as_there_are_as_many(shapes: list[Shape], epoch: int) -> None:
+    found = batches(shapes, epoch)[0]
+    with_reply = sum(any(shapes[row][1] for row in batch) for batch in found)
+    assert with_reply == min(len(found), sum(replies for _, replies in shapes))
+
+
+@given(shapes=SHAPES.filter(lambda s: len(s) > 1), epoch=st.integers(0, 2))
+def test_two_processes_see_the_halves_of_what_one_with_as_large_batches_sees(shapes: list[Shape], epoch: int) -> None:
+    left, right = batches(shapes, epoch, world=2)
+    assert len(left) == len(right)
+    assert all(left)
+    assert all(right)
+    rows = [row for batch in (*left, *right) for row in batch]
+    assert sorted(rows) == list(range(len(shapes)))
