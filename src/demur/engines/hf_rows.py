@@ -49,7 +49,7 @@ def training_rows(
 
 
 def learns_reply(row_id: str, settings: TrainSettings) -> bool:
-    """Whether a row with a reply is among those that learn it: drawn by its id and the seed, whatever rows there are."""
+    """Whether a row with a reply is among those that learn it: drawn by its id and the seed alone."""
     drawn = hashlib.sha256(f"{settings.seed}:reply:{row_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(drawn[:7], "big") / 2**56 < settings.reply_share
 

@@ -13,7 +13,6 @@ open differently, so that the end of the prompt's turn cannot be told.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,10 +66,9 @@ def _default_turn(plain: str, with_system: str, start: str, special: Sequence[st
 
     plain, with_system: a conversation without and with a system message. start: what both begin with.
     """
-    before = plain.partition(_USER)[0].removeprefix(start)
-    shared = os.path.commonprefix([before, with_system.removeprefix(start)])
-    openers = [token for token in special if token and shared.startswith(token)]
-    if not openers or _SYSTEM not in with_system.partition(_USER)[0]:
+    before, explicit = (text.partition(_USER)[0].removeprefix(start) for text in (plain, with_system))
+    openers = [token for token in special if token and before.startswith(token) and explicit.startswith(token)]
+    if not openers or _SYSTEM not in explicit:
         return None
     at = before.rfind(max(openers, key=len))  # where the user's turn opens
     return before[:at] if at > 0 else None
