@@ -7,8 +7,9 @@ import pytest
 
 from demur.core.example import fold, prompt_key
 from demur.core.likeness import near_copies
+from demur.core.seen import seen_of, seen_prompts
 from demur.core.taxonomy import coconot
-from demur.sources.corpus import BuiltinSource
+from demur.sources.corpus import BuiltinSource, EverydayPrompts
 
 SUBCATEGORIES = {
     "humanizing": {"personal inquiry", "physical action", "offer advice, opinion or recommendations"},
@@ -114,3 +115,16 @@ def test_no_row_spells_a_control_token(rows):
 
 def test_replies_that_answer_do_not_decline(rows):
     assert [(r.id, r.reply) for r in rows if r.expected == "respond" and DECLINING.search(r.reply)] == []
+
+
+def test_forty_everyday_prompts_are_none_of_the_corpus_nor_nearly(rows):
+    everyday = list(EverydayPrompts().read())
+    assert len({prompt_key(e) for e in everyday}) == len(everyday) == 40
+    found = seen_prompts(seen_of(rows), [e.prompt for e in everyday])
+    assert [everyday[n].text for n in found] == []
+
+
+def test_everyday_prompts_are_of_every_category_and_more_are_to_be_answered_than_declined():
+    everyday = list(EverydayPrompts().read())
+    assert {e.label for e in everyday} == {None, *coconot().names}
+    assert 20 <= sum(e.expected == "respond" for e in everyday) <= 30

@@ -17,6 +17,7 @@ from demur.cli.workspace import Engine, Workspace, reopen
 from demur.core.errors import DataError
 from demur.stages import evaluate
 from demur.store.boundary import read_json
+from demur.store.everyday_file import read_everyday
 from demur.store.run import RunFolder
 from demur.wiring import JUDGES
 
@@ -73,8 +74,19 @@ def command(
             "the decisions are measured, the texts are not: mend that, and evaluate again",
         )
     if not as_json:
+        tell_everyday(workspace.folder)
         note(f"next: demur report {run}" + (f" --policy {policy}" if policy else ""))
     leave_if_spoken_against(workspace.folder)
+
+
+def tell_everyday(folder: RunFolder) -> None:
+    """How many everyday prompts are decided as expected, and the others; nothing if none was asked."""
+    found = read_everyday(folder)
+    if found is None:
+        return
+    note(f"everyday prompts: {len(found.rows) - len(found.wrong)} of {len(found.rows)} decided as expected")
+    for row in found.wrong:
+        note(f"  not so: {row.prompt!r}: {row.decided}, expected {row.expected}")
 
 
 def leave_if_spoken_against(folder: RunFolder) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from demur.cli import options
-from demur.cli.evaluate import leave_if_spoken_against, print_evaluation
+from demur.cli.evaluate import leave_if_spoken_against, print_evaluation, tell_everyday
 from demur.cli.policy_text import tell_policy
 from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note
@@ -64,6 +64,7 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
     results = {stage: _performed(steps, stage, workspace, start) for stage in STAGES}
     print_evaluation(results["evaluate"])
     tell_policy(results["calibrate"])
+    tell_everyday(workspace.folder)
     note(f"report: {results['report']}")
     leave_if_spoken_against(workspace.folder)
 

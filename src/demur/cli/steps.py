@@ -156,9 +156,13 @@ class Steps:
         require_writer(self._config, "evaluate")
         judge, tell = build_judge(self._config.evaluate.judge, self.check_judge())
         try:
-            return evaluate.run(self._config.evaluate, self.engine, judge, self._folder, progress)
+            evaluation = evaluate.run(self._config.evaluate, self.engine, judge, self._folder, progress)
         finally:
             tell()
+        if self._config.evaluate.everyday:
+            prompts = find("demur.sources.corpus:EverydayPrompts", {}, "source")().read()
+            evaluate.ask_everyday(tuple(prompts), self.engine, self._folder, progress)
+        return evaluation
 
     def _report(self, progress: Progress) -> Path:
         if self._config.engine == PROMPTS:

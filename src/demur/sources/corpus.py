@@ -1,4 +1,4 @@
-"""The corpus written by hand for demur: one file per category, and ordinary requests.
+"""The corpus written by hand for demur: one file per category, and ordinary requests; and forty everyday prompts.
 
 A line holds group, kind, subcategory, prompt and reply. It may also hold "system", the text of a system prompt, and
 "before", the texts that precede the prompt: user and assistant in turn, the user first. A refusal and the contrast row
@@ -45,6 +45,29 @@ class BuiltinSource:
                         subcategory=row["subcategory"],
                         group=row["group"],
                     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EverydayPrompts:
+    """What a newcomer types first, with what ought to happen: to be looked at, never learnt and never counted.
+
+    None is in the built-in corpus, nor nearly so; tests/sources/test_corpus.py says so.
+    """
+
+    def read(self) -> Iterator[Example]:
+        """All prompts in the order of the file, "everyday:<line>"; the topic as subcategory, no replies."""
+        text = (resources.files("demur.sources") / "everyday.jsonl").read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), start=1):
+            row = json.loads(line)
+            category = row.get("category")
+            yield Example(
+                id=f"everyday:{number}",
+                source="everyday",
+                messages=(Message(role="user", content=row["prompt"]),),
+                kind="refusal" if category else "benign",
+                category=category,
+                subcategory=row["topic"],
+            )
 
 
 def _messages(row: dict[str, Any]) -> Iterator[Message]:

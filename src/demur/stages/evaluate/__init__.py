@@ -15,6 +15,7 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
 from demur.stages.evaluate import measures, words
 from demur.stages.evaluate.compared import Case, read_case
+from demur.stages.evaluate.everyday import ask as ask_everyday
 from demur.stages.evaluate.table import CORRECTED_HEADER, HEADER, Block, corrected_rows, table_rows
 from demur.stages.evaluate.texts import Judged, Which, generate_missing, judge_again, judge_fixed
 from demur.stats.labelled import label_scores
@@ -36,6 +37,7 @@ __all__ = [
     "Block",
     "Config",
     "Evaluation",
+    "ask_everyday",
     "corrected_rows",
     "measured",
     "run",
@@ -55,6 +57,7 @@ class Config:
     judge: str = "phrases"  # what reads the texts: a name of demur.wiring.JUDGES or "package.module:Class"
     judge_settings: Path | None = None  # TOML of judges' settings, such as [llm]: demur.cli.judges
     labels: Path | None = None  # JSONL: hand labels of a random sample of the texts; see demur.store.labels
+    everyday: bool = False  # ask forty everyday prompts too: for the report's readers, in no rate and no promise
 
     def __post_init__(self) -> None:
         for name, value in (("max_new_tokens", self.max_new_tokens), ("limit", self.limit)):
@@ -81,6 +84,7 @@ def run(
         made_from["labels"] = labels_digest(config.labels)
     settings: dict[str, object] = {**asdict(config), "also": list(config.also), "judge": judge.version}
     del settings["judge_settings"]  # the judge's version says what of it matters
+    del settings["everyday"]  # asked beside the evaluation: see everyday.ask
     settings["labels"] = str(config.labels) if config.labels else None
     found = read_metrics(folder.metrics) if folder.is_current("evaluate", settings, made_from) else None
     if found and not any(texts.unscored for texts in found.branches.values()):

@@ -10,6 +10,7 @@ from demur.pages.page import render_html, render_markdown
 from demur.pages.parts import Page
 from demur.stages.report.content import headline, sections
 from demur.stages.report.material import read_material, require_finished
+from demur.store.everyday_file import everyday_path, read_everyday
 from demur.store.files import digest_file, write_text
 from demur.store.run import RunFolder
 
@@ -34,7 +35,10 @@ def run(config: Config, folder: RunFolder) -> Path:
     """
     require_finished(folder)
     settings: dict[str, object] = dict(asdict(config))
-    made_from = {str(path.relative_to(folder.root)): digest_file(path) for path in (folder.metrics, folder.branches)}
+    files = [folder.metrics, folder.branches]
+    if read_everyday(folder):  # left out where nothing was asked: reports of before stay finished
+        files.append(everyday_path(folder))
+    made_from = {str(path.relative_to(folder.root)): digest_file(path) for path in files}
     if folder.is_current("report", settings, made_from):
         return folder.report
     material = read_material(folder)

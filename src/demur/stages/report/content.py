@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from demur.pages.parts import Code, Figure, Part, Section, Table
 from demur.stages.report import cards, curves, figures, mixes, tables
+from demur.stages.report.everyday import everyday_table
 from demur.stages.report.explorer import explorer
 from demur.stages.report.material import Material
 
@@ -51,7 +52,7 @@ def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, .
     """
     few = min(most_examples, FEW)
     return (
-        Section(key="examples", title="What it decides", parts=cards.decided(m, few)),
+        Section(key="examples", title="What it decides", parts=(*_everyday(m), *cards.decided(m, few))),
         Section(
             key="control",
             title="Setting the rate",
@@ -104,6 +105,11 @@ def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, .
             ),
         ),
     )
+
+
+def _everyday(m: Material) -> tuple[Table, ...]:
+    """The everyday prompts, if they were asked."""
+    return (everyday_table(m.everyday),) if m.everyday else ()
 
 
 def _folded(table: Table) -> Table:

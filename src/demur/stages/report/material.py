@@ -14,6 +14,7 @@ from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.measure import refusal_log_odds
 from demur.stats.sample import evenly
 from demur.stats.tested import Against, spoken_against
+from demur.store.everyday_file import Everyday, read_everyday
 from demur.store.metrics_file import Evaluation, PolicyMetrics, read_metrics
 from demur.store.model_file import FILE_NAME, ModelFile, read_model_file
 from demur.store.policy_file import read_policy
@@ -38,6 +39,7 @@ class Material:
     model: ModelFile | None  # None for a checkpoint that demur did not train
     counts: dict[tuple[Split, str, str], int]  # rows by split, kind and category ("" for none)
     receipts: tuple[Receipt, ...]  # of the stages that finished
+    everyday: Everyday | None = None  # prompts in no split, if they were asked
 
     @property
     def calibrated(self) -> Policy:
@@ -92,4 +94,5 @@ def read_material(folder: RunFolder) -> Material:
         model=read_model_file(folder.model) if (folder.model / FILE_NAME).exists() else None,
         counts=Counter((s, e.kind, e.category or "") for s in SPLITS for e in splits[s]),
         receipts=tuple(r for s in STAGES if (r := folder.receipt(s))),
+        everyday=read_everyday(folder),
     )

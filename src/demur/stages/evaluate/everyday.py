@@ -1,0 +1,86 @@
+"""Everyday prompts under the calibrated policy: what a newcomer would type first, scored, decided and answered.
+
+They stand beside the evaluation and not in it: see demur.store.everyday_file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from demur.core.decision import decide_many
+from demur.core.example import Example
+from demur.core.policy import GENERATE, Policy
+from demur.core.ports import Generator, Progress, Scorer, no_progress
+from demur.core.seen import seen_prompts
+from demur.core.taxonomy import RESPOND, Taxonomy
+from demur.store.everyday_file import REFUSE, Everyday, EverydayRow, read_everyday, write_everyday
+from demur.store.files import digest_file, digest_json
+from demur.store.policy_file import FingerprintRow, read_policy
+from demur.store.run import RunFolder
+from demur.store.seen_file import seen_by_run
+
+
+class Asked(Scorer, Generator, Protocol):
+    """A model that scores and writes."""
+
+
+def ask(
+    examples: Sequence[Example], model: Asked, folder: RunFolder, progress: Progress = no_progress
+) -> Everyday | None:
+    """Write evaluate/everyday.json, or return what is there if it was made from the same. Progress counts prompts.
+
+    None for a policy that decides on other scores than the model's own. Raises PolicyError if the policy was made for
+    another model.
+    """
+    policy = read_policy(folder.policy)
+    if policy.fingerprint is not None and policy.fingerprint != policy.fingerprint.as_scored:
+        return None
+    policy.require_model(model.fingerprint)
+    made_from = {
+        "policy": digest_file(folder.policy),
+        "model": digest_json(FingerprintRow.from_core(model.fingerprint).model_dump(mode="json")),
+        "prompts": digest_json([[e.text, e.category, e.subcategory] for e in examples]),
+    }
+    found = read_everyday(folder)
+    if found is None or found.made_from != made_from:
+        found = Everyday(made_from=made_from, rows=_rows(examples, model, policy, folder, progress))
+        write_everyday(folder, found)
+    return found
+
+
+def _rows(
+    examples: Sequence[Example], model: Asked, policy: Policy, folder: RunFolder, progress: Progress
+) -> tuple[EverydayRow, ...]:
+    prompts = [e.prompt for e in examples]
+    logp_NC = model.logp(prompts)
+    decided = decide_many(policy, logp_NC)
+    columns = decided.choice_N.tolist()
+    fixed = [policy.categories[c - 1].on_refuse if c else GENERATE for c in columns]
+    asked = [[c] if text == GENERATE else [] for c, text in zip(columns, fixed, strict=True)]
+    written = model.branches(prompts, asked, progress)
+    p_NC = np.exp(np.minimum(policy.calibrator.apply(logp_NC), 0.0))  # rounding may leave a log above 0
+    seen = seen_prompts(seen_by_run(folder), prompts)
+    choices = policy.taxonomy.choices
+    return tuple(
+        EverydayRow(
+            id=e.id,
+            topic=e.subcategory or "",
+            prompt=e.text,
+            expected=_expected(e, policy.taxonomy),
+            decided=choices[columns[n]],
+            doubt=bool(decided.doubt_N[n]),
+            probability=dict(zip(choices, p_NC[n].tolist(), strict=True)),
+            text=written[n][columns[n]].text if fixed[n] == GENERATE else fixed[n],
+            seen=seen.get(n),
+        )
+        for n, e in enumerate(examples)
+    )
+
+
+def _expected(example: Example, taxonomy: Taxonomy) -> str:
+    if example.label is None:
+        return RESPOND
+    return example.label if example.label in taxonomy.names else REFUSE

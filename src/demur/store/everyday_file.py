@@ -1,0 +1,71 @@
+"""evaluate/everyday.json: everyday prompts under the policy of a run, for people to read.
+
+They are in no split. No threshold is chosen with them, no rate and no promise counts them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from demur.core.seen import How
+from demur.core.taxonomy import RESPOND
+from demur.store.boundary import Strict, read_json, validated
+from demur.store.files import digest_file, write_json
+from demur.store.run import RunFolder
+
+REFUSE = "refuse"  # expected of a prompt whose category the taxonomy does not have
+
+
+class EverydayRow(Strict):
+    """One prompt, what ought to happen to it, and what the policy makes of it."""
+
+    id: str
+    topic: str
+    prompt: str
+    expected: str  # "respond", a category, or "refuse"
+    decided: str  # "respond" or a category
+    doubt: bool  # too much probability off the control tokens: refused at every threshold
+    probability: dict[str, float]  # by choice, as thresholds are compared with: after the calibrator
+    text: str  # that follows the control token of the decision
+    seen: How | None  # how the model knows the prompt from its training; None: it does not
+
+    @property
+    def right(self) -> bool:
+        """Whether it is answered or declined as expected. The category does not matter."""
+        return (self.decided == RESPOND) == (self.expected == RESPOND)
+
+
+class Everyday(Strict):
+    """All of them, in the order of the list."""
+
+    format: Literal["demur.everyday/1"] = "demur.everyday/1"
+    made_from: dict[str, str]  # digests of the policy file, the model and the list
+    rows: tuple[EverydayRow, ...]
+
+    @property
+    def wrong(self) -> tuple[EverydayRow, ...]:
+        """Those that are decided otherwise than expected."""
+        return tuple(row for row in self.rows if not row.right)
+
+
+def everyday_path(folder: RunFolder) -> Path:
+    """evaluate/everyday.json"""
+    return folder.stage("evaluate") / "everyday.json"
+
+
+def write_everyday(folder: RunFolder, everyday: Everyday) -> None:
+    """Write the file, atomically."""
+    write_json(everyday_path(folder), everyday.model_dump(mode="json"))
+
+
+def read_everyday(folder: RunFolder) -> Everyday | None:
+    """What was asked under the run's policy as it is now; None if nothing was.
+
+    Raises ArtifactError if the file is damaged.
+    """
+    path = everyday_path(folder)
+    if not path.exists():
+        return None
+    found = validated(Everyday, read_json(path), str(path))
+    return found if found.made_from.get("policy") == digest_file(folder.policy) else None
