@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+import shutil
+import sys
 from importlib import resources
 from pathlib import Path
 
 from demur.cli import options
 from demur.cli.run import default_folder, run_all
+from demur.cli.show import note
 from demur.cli.workspace import planned
 from demur.config import load_config
+from demur.core.policy import Policy
+from demur.store.everyday_file import Everyday, read_everyday
+from demur.store.policy_file import read_policy
+from demur.store.run import RunFolder
 
 
 def command(out: options.Out = None, settings: options.Set = None) -> None:
     """Run the packaged demo config. Needs no network and no accelerator."""
     with resources.as_file(resources.files("demur.cli") / "demo.toml") as path:
         config = load_config(Path(path), overrides=settings or ())
-    run_all(planned(config, out or default_folder(config)))
+    workspace = planned(config, out or default_folder(config))
+    run_all(workspace)
+    for line in invitation(workspace.folder):
+        note(line)
+
+
+def invitation(folder: RunFolder) -> list[str]:
+    """Commands to go on with: a conversation, a moved threshold that changes a decision, a server."""
+    demur, run = _program(), shlex.quote(str(folder.root))
+    everyday = read_everyday(folder)
+    moved = moved_threshold(read_policy(folder.policy), everyday) if everyday else None
+    lines = ["now:", f"  {demur} chat {run}"]
+    if moved:
+        prompt, threshold, before = moved
+        lines.append(f"  {demur} decide {run} {shlex.quote(prompt)} --threshold {threshold}  # was: {before}")
+    return [*lines, f"  {demur} serve {run}"]
+
+
+def moved_threshold(policy: Policy, everyday: Everyday) -> tuple[str, str, str] | None:
+    """A prompt, a threshold "category=number" that decides it otherwise than the policy does, and how that does.
+
+    The everyday prompt that is nearest to its threshold. None under another rule than `heaviest`, which compares a
+    prompt with one threshold, and where no prompt can be moved.
+    """
+    if policy.rule != "heaviest":
+        return None
+    found = []
+    for row in everyday.rows:
+        name, p = max(((n, row.probability[n]) for n in policy.taxonomy.names), key=lambda pair: pair[1])
+        category = policy.category(name)
+        free = category.may_emit and category.override is None and not category.locked and category.limits is None
+        number = _beyond(p, refused=row.decided != "respond")
+        if free and not row.doubt and row.decided in ("respond", name) and number is not None:
+            found.append((abs(min(category.threshold, 1.0) - p), row.prompt, f"{name}={number}", row.decided))
+    return min(found)[1:] if found else None
+
+
+def _beyond(p: float, *, refused: bool) -> str | None:
+    """A threshold of two digits on the other side of a probability; None where there is none.
+
+    Not nearer than half a step: the same prompt scored in another batch differs in its last digits.
+    """
+    hundredths = math.floor(100 * p + 1.5) if refused else math.ceil(100 * p - 1.5)
+    return f"{hundredths / 100:.2f}" if 0 < hundredths < 100 else None
+
+
+def _program() -> str:
+    """How this command is typed: by its name where the shell finds it, else as it was started."""
+    started = Path(sys.argv[0])
+    if shutil.which("demur"):
+        return "demur"
+    return shlex.quote(str(started)) if started.name == "demur" else f"{shlex.quote(sys.executable)} -m demur"
