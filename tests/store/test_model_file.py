@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from demur.core.errors import ArtifactError
 from demur.core.policy import Fingerprint
-from demur.core.ports import TrainedModel
+from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import coconot
 from demur.store.model_file import FILE_NAME, read_model_file, write_model_file
 
@@ -31,6 +32,14 @@ def test_what_is_written_is_read(tmp_path):
     assert file.to_core() == TRAINED
     assert file.taxonomy.to_core() == coconot()
     assert (file.format, file.data_digest) == ("demur.model/1", "sha256:d")
+
+
+def test_the_base_is_written_where_there_is_one(tmp_path):
+    write_model_file(tmp_path, coconot(), TRAINED, "sha256:d")
+    assert "base" not in json.loads((tmp_path / FILE_NAME).read_text())
+    origin = Origin(model="m", licence="mit", source="package p 1", digest="sha256:b")
+    write_model_file(tmp_path, coconot(), replace(TRAINED, origin=origin), "sha256:d")
+    assert read_model_file(tmp_path).to_core().origin == origin
 
 
 @pytest.mark.parametrize(

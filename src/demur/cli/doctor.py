@@ -11,6 +11,7 @@ import typer
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 from demur.config import DEFAULT_TAXONOMY
+from demur.core.ports import Origin
 from demur.core.readiness import Readiness
 from demur.core.taxonomy import preset
 from demur.store.model_file import FILE_NAME, require_whole
@@ -32,25 +33,28 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Check control tokens, chat template, trained rows and mass. Exit code 2 if something must be repaired."""
-    model, declared = _declared(model, taxonomy)
+    model, declared, origin = _declared(model, taxonomy)
     examination = find("demur.engines.hf_doctor:Examination", {}, "check")
     examine = find("demur.engines.hf_doctor:examine", {}, "check")
     readiness: Readiness = examine(examination(model=model, dtypes=dtypes, **declared))
     if as_json:
-        print_json({**asdict(readiness), "ready": readiness.ready})
+        base = {"base": asdict(origin)} if origin else {}
+        print_json({**asdict(readiness), "ready": readiness.ready, **base})
     else:
         rows = [(f.check, "ok" if f.ok else "NOT OK", f.detail) for f in readiness.findings]
         print_table([("check", "", "found"), *rows], words=3)
         for finding in readiness.findings:
             if not finding.ok:
                 note(f"{finding.check}: {finding.hint}")
+        if origin:
+            note(f"base: {origin.text}")
         note(f"{model} is {'ready' if readiness.ready else 'not ready'}")
     if not readiness.ready:
         raise typer.Exit(NOT_READY)
 
 
-def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any]]:
-    """The checkpoint, and what it says of itself in demur.json, else the control tokens of a built-in taxonomy.
+def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any], Origin | None]:
+    """The checkpoint, what it says of itself in demur.json, else the control tokens of a built-in taxonomy; its base.
 
     Raises ArtifactError if a file of a run's model, or of a folder with a demur.json, is not as training left it.
     """
@@ -60,7 +64,8 @@ def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any]]:
     elif (Path(model) / FILE_NAME).exists():
         file = require_whole(Path(model))
     else:
-        return model, {"tokens": preset(taxonomy).tokens}
+        return model, {"tokens": preset(taxonomy).tokens}, None
     fingerprint = file.fingerprint.to_core()
     keep_history = bool(file.details.get("keep_history", True))
-    return model, {"tokens": fingerprint.tokens, "keep_history": keep_history, "fingerprint": fingerprint}
+    declared = {"tokens": fingerprint.tokens, "keep_history": keep_history, "fingerprint": fingerprint}
+    return model, declared, file.to_core().origin

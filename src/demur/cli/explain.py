@@ -19,6 +19,7 @@ from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, 
 from demur.core.decision import decide
 from demur.core.errors import AccessError, ConfigError
 from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
+from demur.store.model_file import FILE_NAME, read_model_file
 from demur.store.policy_file import NEVER_WORD, policy_to_json
 from demur.store.policy_folder import Live, PolicySet, read_folder
 from demur.store.rows import read_examples
@@ -67,6 +68,8 @@ def command(
         print_json(_json(explained))
         return
     _show(explained)
+    if made_from := _made_from(policies):
+        note(made_from)
     if live.policy.promises and (covered := _turns_covered(policies)):
         note(covered)
 
@@ -84,6 +87,13 @@ def _turns_covered(path: Path) -> str | None:
         f"promises are about single turns: none of {len(rows)} calibrate rows has an earlier answer. Later turns are "
         'covered only where the latest turn decides alone: decides_on = "latest turn" of the server'
     )
+
+
+def _made_from(path: Path) -> str | None:
+    """The base model behind a run's promises; None where there is no run, or where nobody wrote it down."""
+    model = RunFolder(path).model
+    origin = read_model_file(model).to_core().origin if (model / FILE_NAME).exists() else None
+    return f"the model was made from {origin.text}" if origin else None
 
 
 def _operator(there: PolicySet, policy: str | None) -> Tenant:

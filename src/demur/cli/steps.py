@@ -69,8 +69,7 @@ class Steps:
         if config.engine in PREDICTORS or train.is_trained(config.train, config.taxonomy, self._folder):
             return
         if config.train.base != "tiny":
-            base = find("demur.engines.training.bases:find_base", {}, "base")(config.train.base)
-            find("demur.engines.hf_load:check_base", {}, "check")(base.name, config.train.chat_template)
+            find("demur.engines.training.bases:check_base", {}, "check")(config.train.base, config.train.chat_template)
         train.brought_along(config.train)
 
     def check_goals(self) -> None:
@@ -136,7 +135,10 @@ class Steps:
         if self._config.engine in GUARDS:
             return self._adopt()
         trainer = _LazyTrainer(replace(settings, processes=self._processes or settings.processes))
-        return train.run(settings, self._config.taxonomy, trainer, self._folder, progress)
+        trained = train.run(settings, self._config.taxonomy, trainer, self._folder, progress)
+        if trained is not None and trained.origin is not None:
+            note(f"base: {trained.origin.text}")
+        return trained
 
     def _adopt(self) -> TrainedModel:
         config = self._config

@@ -19,6 +19,7 @@ from demur.core.score import Floats
 from demur.core.taxonomy import Taxonomy
 
 Prompt = tuple[Message, ...]
+NOT_STATED = "not stated"
 Progress = Callable[[int, int], None]  # (done, total) in the caller's unit; called often, must be cheap
 
 
@@ -35,6 +36,21 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """The base model that a training starts from: its name, its licence and its weights."""
+
+    model: str  # as its makers call it
+    licence: str  # NOT_STATED where nothing beside the weights names one
+    source: str  # the package, file, folder or site that carried it
+    digest: str  # sha256 of the GGUF file, or of the folder's weight files
+
+    @property
+    def text(self) -> str:
+        """The record in one line."""
+        return f"{self.model} (licence: {self.licence}), from {self.source}, {self.digest[:19]}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedModel:
     """What training leaves behind, beside the checkpoint itself."""
 
@@ -43,6 +59,7 @@ class TrainedModel:
     history: tuple[dict[str, float], ...]  # logged values, in order: step, loss, control_loss_share, ...
     row_change: tuple[float, ...]  # per control token: how far its embedding row moved, relative to the median row norm
     details: dict[str, str | int | float | bool] = field(default_factory=dict)  # recipe, processes, parameters, ...
+    origin: Origin | None = None  # None: trained from nothing, or by others
 
 
 class Trainer(Protocol):

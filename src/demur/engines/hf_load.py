@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedTokenizerFast,
@@ -23,7 +22,7 @@ from transformers.utils.hub import cached_file
 from demur.core.errors import EngineError
 from demur.core.taxonomy import coconot, single
 from demur.engines.fingerprint import check_files
-from demur.engines.tokens import ChatEncoder, load_tokenizer
+from demur.engines.tokens import ChatEncoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -120,14 +119,14 @@ def _loaded(name: str | Path, dtype: str | None, loader: Any) -> Any:
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         reason = str(e).strip().partition("\n")[0]
         raise EngineError(f"cannot load {str(name)!r}: {reason}", f"expected a {what}'s folder") from None
-    _check_keys(model, found, str(name), what)
+    check_keys(model, found, str(name), what)
     return model
 
 
 _KINDS = {AutoModelForSequenceClassification: "sequence classifier", AutoModelForCausalLM: "causal language model"}
 
 
-def _check_keys(model: Any, found: Mapping[str, Any], name: str, what: str) -> None:
+def check_keys(model: Any, found: Mapping[str, Any], name: str, what: str) -> None:
     """Raise EngineError on weights that are missing, or that the model has no place for: it is not what was saved.
 
     A bare encoder may do without its pooler, which nothing of ours reads, and leave a head of another task behind.
@@ -148,24 +147,6 @@ def _check_keys(model: Any, found: Mapping[str, Any], name: str, what: str) -> N
             f"{name!r} holds {len(left)} weights that its config.json has no place for, first {left[0]!r}",
             "config and weights are not of one model: restore the checkpoint",
         )
-
-
-def check_base(name: str, template: str | None) -> None:
-    """Raise EngineError unless a base model can be had: its tokenizer with a chat template, its config, its weights.
-
-    Reads no weights. A name is looked up as training would.
-    """
-    load_tokenizer(name, template)
-    here = Path(name).is_dir()
-    try:
-        AutoConfig.from_pretrained(name, local_files_only=here, trust_remote_code=False)
-    except (OSError, ValueError) as e:
-        reason = str(e).strip().partition("\n")[0]
-        raise EngineError(f"cannot load {name!r}: {reason}", "expected a causal language model's folder") from None
-    if here:
-        check_files(Path(name))
-        if not any(any(Path(name).glob(kind)) for kind in ("*.safetensors", "pytorch_model*.bin")):
-            raise EngineError(f"{name} holds no weights", "expected *.safetensors; is it a checkpoint folder?")
 
 
 def checkpoint_folder(name: str | Path) -> Path:

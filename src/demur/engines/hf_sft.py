@@ -24,13 +24,13 @@ from trl.trainer.sft_config import SFTConfig
 
 from demur.core.errors import EngineError
 from demur.core.example import Example
-from demur.core.ports import Progress, TrainedModel, no_progress
+from demur.core.ports import Origin, Progress, TrainedModel, no_progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings, learnt
 from demur.engines import hf_embed
 from demur.engines.fingerprint import fingerprint
 from demur.engines.hf_disk import named_disk_errors
-from demur.engines.hf_load import load_base
+from demur.engines.hf_load import load_base, no_progress_bars
 from demur.engines.hf_optim import MuonWithAdamW
 from demur.engines.hf_packing import check_packing
 from demur.engines.hf_rows import TrainingRow, training_rows
@@ -47,7 +47,7 @@ from demur.engines.hf_trainer import (
 from demur.engines.thought_place import require_one_place, with_thought
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 from demur.engines.training import trunk
-from demur.engines.training.bases import find_base
+from demur.engines.training.bases import Base, find_base, origin_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class _Prepared:
     before: torch.Tensor  # the control tokens' rows as initialised
     table_names: list[str]  # of the matrices they are rows of
     reused: int  # control tokens that took over a reserved row of the vocabulary
+    origin: Origin | None = None  # of the base; None: made here, or this process is not the first
     cut: trunk.CutModel | None = None  # with frozen layers: the model is then what lies above them
     states: list[torch.Tensor] | None = None  # with frozen layers: what the rows are read as
 
@@ -82,7 +83,7 @@ class SftTrainer:
         state = check_processes(self.settings.processes)
         _check_categories(examples, taxonomy)
         try:
-            with named_disk_errors(folder):
+            with named_disk_errors(folder), no_progress_bars():
                 return self._trained(examples, taxonomy, folder, (state, progress))
         finally:
             release_memory()
@@ -106,13 +107,16 @@ class SftTrainer:
 
     def _prepare(self, examples: Sequence[Example], taxonomy: Taxonomy, work: Path, state: PartialState) -> _Prepared:
         with state.main_process_first():
-            base = self._base(examples, work, state)
+            found = self._base(examples, work, state)
+            base = found.name
             scratch = work / f"tokenizer-{state.process_index}"
             plain = load_tokenizer(base, self.settings.chat_template)
             plain.chat_template = with_thought(str(plain.chat_template), self.settings.thought)
             tokenizer, reused = install(plain, taxonomy, scratch)
         set_seed(self.settings.seed)
         model = load_base(base, self.settings.dtype)
+        known = self.settings.base != "tiny" and state.is_main_process
+        origin = origin_of(found) if known else None  # a name's files are here by now
         encoder = ChatEncoder(tokenizer, taxonomy.tokens, keep_history=self.settings.keep_history)
         require_one_place(tokenizer, encoder)
         if self.settings.frozen_share:
@@ -130,7 +134,7 @@ class SftTrainer:
         if self.settings.packing:
             check_packing(model)
         rows = training_rows(examples, taxonomy, encoder, self.settings)
-        prepared = _Prepared(model, tokenizer, encoder, rows, before, names, len(reused))
+        prepared = _Prepared(model, tokenizer, encoder, rows, before, names, len(reused), origin)
         return self._cut(prepared, work, state) if self.settings.frozen_share else prepared
 
     def _cut(self, prepared: _Prepared, work: Path, state: PartialState) -> _Prepared:
@@ -145,10 +149,10 @@ class SftTrainer:
             prepared, cut=cut, states=states, before=prepared.before[-1:], table_names=prepared.table_names[-1:]
         )
 
-    def _base(self, examples: Sequence[Example], work: Path, state: PartialState) -> str:
-        """Where the base model lies; makes the tiny one if asked for."""
+    def _base(self, examples: Sequence[Example], work: Path, state: PartialState) -> Base:
+        """The base model; makes the tiny one if asked for."""
         if self.settings.base != "tiny":
-            return find_base(self.settings.base).name
+            return find_base(self.settings.base, template=self.settings.chat_template)
         folder = work / "base"
         if state.is_main_process and not (folder / "tokenizer.json").exists():
             sizes = TinyConfig(
@@ -158,7 +162,7 @@ class SftTrainer:
                 vocabulary=self.settings.tiny_vocabulary,
             )
             make_tiny(examples, sizes, folder, seed=self.settings.seed)
-        return str(folder)
+        return Base(name=str(folder))
 
     def _trainer(self, prepared: _Prepared, work: Path, state: PartialState, progress: Progress) -> ControlTokenTrainer:
         s = self.settings
@@ -243,6 +247,7 @@ class SftTrainer:
                 "reserved_rows_reused": prepared.reused,
                 "keep_history": self.settings.keep_history,
             },
+            origin=prepared.origin,
         )
 
 

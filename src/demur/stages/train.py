@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from demur.core.ports import Progress, Scorer, TrainedModel, Trainer, no_progress
+from demur.core.ports import Origin, Progress, Scorer, TrainedModel, Trainer, no_progress
 from demur.core.seen import Seen, given_rows, seen_of, together
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings, learnt
@@ -44,6 +45,7 @@ def run(
     trained = trainer.train(examples, taxonomy, work, progress)
     if trained is None:
         return None
+    trained = replace(trained, origin=_origin(settings, trained.origin))
     write_seen(work / "model" / SEEN, together([seen_of(examples), before]), trained.fingerprint.model_digest)
     write_model_file(work / "model", taxonomy, trained, made_from["data/train"])
     _take_over(folder, work / "model")
@@ -101,6 +103,18 @@ def brought_along(settings: Config) -> Seen:
         require_whole(Path(settings.base))
     base = seen_by_base(settings.base)
     return together([given_rows(base), seen_by_files(settings.seen)]) if settings.seen else base
+
+
+def _origin(settings: Config, found: Origin | None) -> Origin | None:
+    """The origin of the base. A base that demur trained keeps name and licence of the model that it was made from."""
+    folder = Path(settings.base)
+    if found is None or not (folder / FILE_NAME).exists():
+        return found
+    before = read_model_file(folder).to_core().origin
+    if before is None:
+        return found
+    source = f"{settings.base}, trained by demur from {before.source}"
+    return replace(found, model=before.model, licence=before.licence, source=source)
 
 
 def _plain(settings: Config, taxonomy: Taxonomy) -> dict[str, object]:

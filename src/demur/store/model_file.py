@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from demur.core.errors import ArtifactError, DemurError
-from demur.core.ports import TrainedModel
+from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import Taxonomy
 from demur.store.boundary import Strict, read_json, validated
 from demur.store.files import digest_file, is_part, write_json
 from demur.store.policy_file import FingerprintRow, TaxonomyRow
 
 FILE_NAME = "demur.json"
+
+
+class OriginRow(Strict):
+    """A core Origin, field by field."""
+
+    model: str
+    licence: str
+    source: str
+    digest: str
 
 
 class ModelFile(Strict):
@@ -31,6 +41,7 @@ class ModelFile(Strict):
     files: dict[str, str] = Field(
         default_factory=dict
     )  # every other file of the folder -> digest; older ones have none
+    base: OriginRow | None = None  # left out of the file where there is none
 
     def to_core(self) -> TrainedModel:
         """What training left behind."""
@@ -40,6 +51,7 @@ class ModelFile(Strict):
             history=self.history,
             row_change=self.row_change,
             details=self.details,
+            origin=Origin(**dict(self.base)) if self.base else None,
         )
 
 
@@ -53,6 +65,7 @@ def write_model_file(folder: Path, taxonomy: Taxonomy, trained: TrainedModel, da
         row_change=trained.row_change,
         details=trained.details,
         history=trained.history,
+        base=OriginRow(**asdict(trained.origin)) if trained.origin else None,
     )
     _write(folder, file)
 
@@ -89,6 +102,8 @@ def _write(folder: Path, file: ModelFile) -> None:
     value = file.model_copy(update={"files": files}).model_dump(mode="json")
     if not files:  # a predictor elsewhere has no file here
         del value["files"]
+    if file.base is None:
+        del value["base"]
     write_json(folder / FILE_NAME, value)
 
 

@@ -4,42 +4,32 @@
 2. A GGUF file is unpacked once into a plain checkpoint (bfloat16), in a cache, under the digest of the file: the same
    file is never unpacked twice, another file never found in its place.
 3. A preset names a package of the registry that carries such a file, with its licence and where its weights come from.
-
-GGUF weights are quantised; unpacked they are a starting point for training, not the published full-precision model.
+4. `origin_of` says of each what it is: name, licence, what carried it, and the digest of its weights.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig
 
 from demur.core.errors import EngineError, MissingDependency
-from demur.engines.fingerprint import file_digest
-from demur.engines.hf_load import no_progress_bars
+from demur.core.ports import NOT_STATED, Origin
+from demur.engines.fingerprint import check_files, file_digest, model_digest
+from demur.engines.hf_load import checkpoint_folder
+from demur.engines.tokens import load_tokenizer
+from demur.engines.training.gguf_file import GGUF_PACKAGE, checked_reader, text_of, unpack
 
-UNPACKED_AS = 1  # raised whenever unpacking changes, so that older caches are not read
-LEAST_BITS = 4.0  # a weight: below it a model has lost too much to be taught
-GGUF_PACKAGE = "pip install --no-deps gguf"
+UNPACKED_AS = 2  # raised whenever unpacking changes, so that older caches are not read
 CACHE_VARIABLE = "DEMUR_CACHE"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
-    """Where a base model comes from, for people and for the model folder."""
-
-    model: str  # as its makers call it
-    licence: str
-    source: str  # the package or the file that carried it
-    digest: str  # sha256 of the file
+_LICENCE = re.compile(r"^license(?:_name)?:\s*[\"']?([^\"'\n]+)", re.MULTILINE)  # in the head of a README.md
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,15 +64,16 @@ class Base:
     """A base model that transformers can load."""
 
     name: str  # a folder, or a name on the Hub
-    origin: Origin | None = None  # of GGUF files and presets
+    origin: Origin | None = None  # of GGUF files and presets; origin_of says it of the others
 
 
-def find_base(name: str, *, cache: Path | None = None) -> Base:
+def find_base(name: str, *, cache: Path | None = None, template: str | None = None) -> Base:
     """The base model of this name.
 
-    cache: where unpacked GGUF files are kept; None: `DEMUR_CACHE`, else ~/.cache/demur. Raises MissingDependency
-    naming the command that installs a preset's package, EngineError on a GGUF file that cannot be read, is quantised
-    below four bits or has no chat template.
+    cache: where unpacked GGUF files are kept; None: `DEMUR_CACHE`, else ~/.cache/demur. template: a chat template of
+    the caller's (`train.chat_template`); without one the file must have its own. Raises MissingDependency naming the
+    command that installs a preset's package, EngineError on a GGUF file that cannot be read, is quantised below four
+    bits or has no chat template.
     """
     if name in PACKAGED:
         packaged = PACKAGED[name]
@@ -92,7 +83,9 @@ def find_base(name: str, *, cache: Path | None = None) -> Base:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise EngineError(f"{name} does not exist", "give the path of a GGUF file, a folder or a name on the Hub")
-        return _unpacked(path, cache, None)
+        base = _unpacked(path, cache, None)
+        _check_template(path, base, template)
+        return base
     return Base(name=name)
 
 
@@ -107,22 +100,58 @@ def file_of(name: str, packaged: Packaged) -> Path:
     return path
 
 
+def origin_of(base: Base) -> Origin:
+    """What a base is, of one that can be loaded. Reads its weight files once, unless a GGUF file carried them.
+
+    A licence is what a README.md beside the weights names. Raises EngineError if there are no weights.
+    """
+    if base.origin is not None:
+        return base.origin
+    folder = checkpoint_folder(base.name)
+    card = folder / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0] if card.is_file() else ""
+    licence = found[1].strip() if (found := _LICENCE.search(head)) else NOT_STATED
+    source = "a folder" if Path(base.name).is_dir() else "the Hugging Face Hub"
+    return Origin(model=base.name, licence=licence, source=source, digest=model_digest(folder))
+
+
+def check_base(name: str, template: str | None) -> None:
+    """Raise EngineError unless a base model can be had: its tokenizer with a chat template, its config, its weights.
+
+    Reads no weights, but unpacks a GGUF file if that has not been done. A name is looked up as training would.
+    """
+    name = find_base(name, template=template).name
+    load_tokenizer(name, template)
+    here = Path(name).is_dir()
+    try:
+        AutoConfig.from_pretrained(name, local_files_only=here, trust_remote_code=False)
+    except (OSError, ValueError) as e:
+        reason = str(e).strip().partition("\n")[0]
+        raise EngineError(f"cannot load {name!r}: {reason}", "expected a causal language model's folder") from None
+    if here:
+        check_files(Path(name))
+        if not any(any(Path(name).glob(kind)) for kind in ("*.safetensors", "pytorch_model*.bin")):
+            raise EngineError(f"{name} holds no weights", "expected *.safetensors; is it a checkpoint folder?")
+
+
 def _unpacked(file: Path, cache: Path | None, known: tuple[str, str, str] | None) -> Base:
     """The checkpoint of a GGUF file, from the cache or made now. known: model, licence and source of a preset."""
     folder = _cache(cache) / "bases"
     digest = file_digest(file)
     place = folder / f"{digest.removeprefix('sha256:')[:16]}-{UNPACKED_AS}"
     if not (place / "origin.json").is_file():
-        reader = _reader(file)
-        _check_bits(file, reader)
-        said = (_text(reader, "general.name"), _text(reader, "general.license"), file.name)
-        model, licence, source = known or said
+        reader = checked_reader(file)
+        model, licence, source = known or (
+            text_of(reader, "general.name"),
+            text_of(reader, "general.license"),
+            file.name,
+        )
         origin = Origin(model=model, licence=licence, source=source, digest=digest)
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{place.name}.{os.getpid()}.part"
         part.mkdir()
         try:
-            _unpack(file, part)
+            unpack(file, part)
             (part / "origin.json").write_text(json.dumps(asdict(origin), indent=2), encoding="utf-8")
             shutil.rmtree(place, ignore_errors=True)
             part.replace(place)  # whole or not there
@@ -132,81 +161,19 @@ def _unpacked(file: Path, cache: Path | None, known: tuple[str, str, str] | None
     return Base(name=str(place), origin=origin)
 
 
+def _check_template(file: Path, base: Base, template: str | None) -> None:
+    """Raise EngineError if neither the file nor the caller has a chat template."""
+    settings = json.loads((Path(base.name) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    its_own = settings.get("chat_template") or (Path(base.name) / "chat_template.jinja").is_file()
+    if template in (None, "own", "bare") and not its_own:
+        raise EngineError(
+            f"{file.name} has no chat template",
+            "take an instruction-tuned model, or set train.chat_template: 'turns', or a Jinja template of yours",
+        )
+
+
 def _cache(cache: Path | None) -> Path:
     if cache is not None:
         return cache
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named) if named else Path.home() / ".cache" / "demur"
-
-
-def _reader(file: Path) -> Any:
-    try:
-        from gguf import GGUFReader  # noqa: PLC0415  # only GGUF files need it
-    except ModuleNotFoundError as e:
-        if e.name != "gguf":
-            raise
-        raise MissingDependency(f"{file.name} needs the package gguf", GGUF_PACKAGE) from None
-    try:
-        return GGUFReader(file)
-    except (ValueError, KeyError, IndexError, OSError) as e:
-        raise EngineError(f"{file} is no GGUF file that can be read: {e}", "download it again") from None
-
-
-def _check_bits(file: Path, reader: Any) -> None:
-    """Raise EngineError if a weight matrix is quantised below four bits a weight."""
-    from gguf.constants import GGML_QUANT_SIZES  # noqa: PLC0415
-
-    for tensor in reader.tensors:
-        weights, octets = GGML_QUANT_SIZES[tensor.tensor_type]
-        if len(tensor.shape) > 1 and 8 * octets / weights < LEAST_BITS:
-            raise EngineError(
-                f"{file.name}: {tensor.name} is quantised to {tensor.tensor_type.name}, "
-                f"{8 * octets / weights:.2g} bits a weight",
-                f"take a file with {LEAST_BITS:g} bits a weight or more, such as Q4_K_M or Q8_0",
-            )
-
-
-def _text(reader: Any, field: str) -> str:
-    found = reader.get_field(field)
-    return str(found.contents()) if found is not None else "not stated"
-
-
-def _unpack(file: Path, folder: Path) -> None:
-    """Write the file's model and tokenizer as a plain checkpoint."""
-    try:
-        with no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-            read = AutoModelForCausalLM.from_pretrained(
-                file.parent,
-                gguf_file=file.name,
-                dtype=torch.bfloat16,
-                trust_remote_code=False,
-                quantization_config=_dequantize(),
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as e:
-        reason = str(e).strip().partition("\n")[0]
-        raise EngineError(
-            f"transformers cannot read {file.name}: {reason}", "use a Llama-, Qwen-, Gemma- or Mistral-shaped model"
-        ) from None
-    if not tokenizer.chat_template:
-        raise EngineError(
-            f"{file.name} has no chat template",
-            "take an instruction-tuned model, or a folder with train.chat_template = 'turns'",
-        )
-    config = read.config.__class__.from_dict(_without_quantization(read.config.to_dict()))
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    plain.load_state_dict(read.state_dict())
-    plain.tie_weights()
-    plain.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _dequantize() -> Any:
-    from transformers import GgufConfig  # noqa: PLC0415
-
-    return GgufConfig(dequantize=True)
-
-
-def _without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a plain model; `_name_or_path` would name the file's own origin."""
-    return {k: v for k, v in config.items() if k not in ("quantization_config", "_name_or_path")}

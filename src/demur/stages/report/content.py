@@ -180,6 +180,9 @@ def _model(m: Material) -> tuple[str, ...]:
         f"Base “{base}”, {_count(details.get('parameters'))} parameters, trained for {m.model.steps:,} steps on "
         f"{_count(details.get('rows'))} rows."
     )
+    origin = m.model.to_core().origin
+    if origin is not None:
+        made += f" The base: {origin.text}."
     return (made, _TINY, marks) if base == "tiny" else (made, marks)
 
 
