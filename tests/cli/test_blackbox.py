@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from demur.store.blackbox_file import read_summary
 from tests.engines.chat_stub import completion, serving
 from tests.stages.blackbox_parts import NO, answers, declines, lines, prompts, write
 from tests.stages.test_blackbox import asked, remarks
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -135,21 +136,23 @@ def test_what_is_wrong_is_said_before_anything_is_asked(ask, made_run, tmp_path)
 
 def test_a_killed_run_asks_nothing_twice_that_was_answered(ask, tmp_path):
     file, answered, root = write(tmp_path / "prompts.jsonl", prompts(120)), [], Path(__file__).parents[2]
+    killed = threading.Event()
 
     def script(number, body):
-        time.sleep(0.03)
+        if number > 30:
+            killed.wait(60)
         answered.append(body["messages"][-1]["content"])
         return answers(number, body)
 
-    with serving(script) as (url, _):
+    with serving(script) as (url, held):
         flags = [file, "--url", url, "--model", "m", "--out", tmp_path / "bb", "--set", "endpoint.in_flight=4"]
         command = [sys.executable, "-m", "demur", "blackbox", *map(str, flags)]
         child = subprocess.Popen(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        while len(answered) < 30 and child.poll() is None:
-            time.sleep(0.01)
+        wait_until(lambda: (len(answered) >= 30 and held.now == 4) or child.poll() is not None)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        time.sleep(0.2)
+        killed.set()
+        wait_until(lambda: held.now == 0)
     assert 30 <= len(answered) < 120
     result, stub, _ = ask(prompts(120), answers)
     assert result.code == 0

@@ -21,7 +21,7 @@ from tests.engines.chat_stub import completion, events
 from tests.engines.chat_stub import serving as stub_serving
 from tests.engines.test_hf_guard import checkpoint
 from tests.predictor_run import ANSWERED, DECLINED, examples, predictor_run
-from tests.server.house import wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from demur.engines.chat_client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric, decline_share
 from demur.store.label_store import LabelFile
 from tests.engines.chat_stub import completion, serving
+from tests.waiting import wait_until
 
 LABEL = json.dumps({"reason": "it says no", "label": "refusal"})
 
@@ -29,7 +31,7 @@ def requests(count):
 
 
 def endpoint(url, **more):
-    return Endpoint(**{"url": url, "model": "stub", "first_wait_s": 0.01, "tries": 3, "timeout_s": 5.0, **more})
+    return Endpoint(**{"url": url, "model": "stub", "first_wait_s": 0.01, "tries": 3, "timeout_s": 60.0, **more})
 
 
 def ask(client, count):
@@ -205,11 +207,16 @@ def test_a_budget_of_tokens_stops_too():
 
 
 def test_64_requests_are_in_flight_at_a_time():
-    with serving(echo, hold_s=0.3) as (url, stub):
+    together = threading.Barrier(64, timeout=60)
+
+    def script(number, body):
+        together.wait()  # nobody is answered before all 64 are there
+        return echo(number, body)
+
+    with serving(script) as (url, stub):
         client = ChatClient(endpoint=endpoint(url, in_flight=64))
-        ask(client, 192)
-    assert client.spent.most_in_flight == 64
-    assert stub.most >= 60  # the server counts from when it has read the request
+        assert {type(reply) for reply in ask(client, 192)} == {Said}
+    assert client.spent.most_in_flight == stub.most == 64
 
 
 @pytest.mark.parametrize("wrong", [{"in_flight": 0}, {"timeout_s": 0.0}, {"url": "localhost"}])
@@ -263,29 +270,31 @@ import sys
 from pathlib import Path
 from tests.engines.test_chat_client import items, judge_at
 from demur.store.label_store import LabelFile
+from tests.waiting import wait_until
 judge_at(sys.argv[1], LabelFile(Path(sys.argv[2])), in_flight=4).judge_many(items(60))
 """
 
 
 def test_a_killed_run_asks_nothing_twice_that_was_answered(tmp_path):
-    answered = []
+    answered, killed = [], threading.Event()
 
     def script(number, body):
-        time.sleep(0.05)
+        if number > 20:
+            killed.wait(60)
         answered.append(body["messages"][-1]["content"].rpartition("help with ")[2].partition(".")[0])
         return completion(LABEL)
 
     path = tmp_path / "l.sqlite"
-    with serving(script) as (url, _):
+    with serving(script) as (url, stub):
         root = Path(__file__).parents[2]
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, url, str(path)], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
         )
-        while len(answered) < 20 and child.poll() is None:
-            time.sleep(0.01)
+        wait_until(lambda: (len(answered) >= 20 and stub.now == 4) or child.poll() is not None)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        time.sleep(0.2)
+        killed.set()
+        wait_until(lambda: stub.now == 0)
         before = list(answered)
         store = LabelFile(path)
         judge = judge_at(url, store, in_flight=4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -33,9 +32,11 @@ from demur.engines.hf import HfEngine
 from tests.builders import undoubted
 from tests.engines.checkpoints import user
 from tests.engines.upstream import Upstream
+from tests.waiting import settled
 
 TOKENS = coconot().tokens
-QUICK = {"decide_s": 1.0, "first_token_s": 1.0, "stall_s": 1.0, "connect_s": 1.0, "backoff_s": 0.01}
+QUICK = {"decide_s": 60.0, "first_token_s": 60.0, "stall_s": 60.0, "connect_s": 60.0, "backoff_s": 0.01}
+HASTY = {"decide_s": 2.0, "stall_s": 2.0}  # where the server stalls for seconds
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
 BRIEF = Sampling(max_tokens=1, temperature=0.0)
 PROMPTS = [user(t) for t in ("What is the capital of France?", "Hi", "How do I bake bread at home?", "A poem please.")]
@@ -235,7 +236,7 @@ def test_ready_notices_that_the_weights_behind_the_name_changed(upstream, engine
 )
 def test_a_decision_that_fails_is_a_typed_error_before_anything_is_written(upstream, engine, failure, kind):
     async def fail():
-        backend = gateway(upstream, engine)
+        backend = gateway(upstream, engine, link=HASTY if failure == "stall" else {})
         await backend.ready()
         upstream.failure = failure
         with pytest.raises(kind) as caught:
@@ -336,7 +337,7 @@ def test_a_stream_that_decides_is_tried_again_and_one_that_only_answers_is_not(u
 )
 def test_an_answer_that_breaks_off_ends_with_a_typed_error_and_never_with_a_finish(upstream, engine, failure, kind):
     async def fail():
-        backend = gateway(upstream, engine)
+        backend = gateway(upstream, engine, link={"stall_s": 0.5} if "stall" in failure else {})
         upstream.failure = failure
         reply = await backend.open(ask(PROMPTS[0], forcing(engine, None)))
         parts = []
@@ -360,7 +361,7 @@ def test_an_answer_that_breaks_off_ends_with_a_typed_error_and_never_with_a_fini
 def test_hanging_up_ends_the_work_over_there(upstream, engine, how):
     async def hang_up():
         backend = gateway(upstream, engine)
-        upstream.pause_s = 0.05
+        upstream.pause_s = 0.5
         reply = await backend.open(ask(PROMPTS[0], forcing(engine, None), Sampling(max_tokens=100, temperature=0.0)))
         if how != "unread":
             await anext(reply.parts)
@@ -372,13 +373,10 @@ def test_hanging_up_ends_the_work_over_there(upstream, engine, how):
             assert task.cancelled()
         else:
             await reply.parts.aclose()
-        deadline = time.monotonic() + 3.0
-        while not upstream.streams_cut and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        cut = upstream.streams_cut
+        await settled(lambda: upstream.streams_cut)
         assert await anext(reply.parts, None) is None
         await backend.close()
-        return cut
+        return upstream.streams_cut
 
     assert asyncio.run(hang_up()) == 1
 
@@ -386,7 +384,7 @@ def test_hanging_up_ends_the_work_over_there(upstream, engine, how):
 def test_closing_the_backend_ends_open_replies_with_an_error(upstream, engine):
     async def shut():
         backend = gateway(upstream, engine)
-        upstream.pause_s = 0.05
+        upstream.pause_s = 0.5
         asked = ask(PROMPTS[0], forcing(engine, None), Sampling(max_tokens=100, temperature=0.0))
         between, waiting = await backend.open(asked), await backend.open(asked)
         await anext(between.parts)
@@ -406,8 +404,8 @@ def test_closing_the_backend_ends_open_replies_with_an_error(upstream, engine):
 
 def test_more_requests_than_connections_are_turned_away(upstream, engine):
     async def crowd():
-        backend = gateway(upstream, engine, link={"connections": 1, "connect_s": 0.1})
-        upstream.pause_s = 0.05
+        backend = gateway(upstream, engine, link={"connections": 1, "connect_s": 2.0})
+        upstream.pause_s = 0.5
         asked = ask(PROMPTS[0], forcing(engine, None), Sampling(max_tokens=100, temperature=0.0))
         reply = await backend.open(asked)
         with pytest.raises(BackendBusy):
@@ -621,7 +619,7 @@ def test_a_server_that_cannot_continue_an_answer_is_refused_at_start_up(upstream
 @pytest.mark.parametrize("failure", ["500", "malformed", "stall", "renamed"])
 def test_the_strict_dialect_fails_closed_too(upstream, engine, failure):
     async def fail():
-        backend = strict(upstream, engine)
+        backend = strict(upstream, engine, link=HASTY if failure == "stall" else {})
         await backend.ready()
         upstream.failure = failure
         with pytest.raises(BackendError):

@@ -1,6 +1,7 @@
 """A guard behind an endpoint, over real HTTP: its probability, and what becomes of answers that hold none."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def always(text, content):
 
 
 def guard(url, **fields):
-    fields = {"model": "stub-1", "tokens": single().tokens, "tries": 1, "timeout_s": 5.0, **fields}
+    fields = {"model": "stub-1", "tokens": single().tokens, "tries": 1, "timeout_s": 60.0, **fields}
     return ChatGuard(url=url, **fields)
 
 
@@ -67,7 +68,13 @@ def test_the_conversation_is_sent_as_it_is_or_within_a_template():
 def test_many_prompts_keep_their_places_and_are_asked_at_the_same_time():
     prompts = [said(f"{'bomb ' * (n % 2)} {n}") for n in range(60)]
     seen = []
-    with serving(judging, hold_s=0.02) as (url, stub):
+    together = threading.Barrier(2, timeout=60)
+
+    def script(number, body):
+        together.wait()  # nobody is answered alone
+        return judging(number, body)
+
+    with serving(script) as (url, stub):
         logp_NC = guard(url, in_flight=16).logp(prompts, lambda done, of: seen.append((done, of)))
     assert np.exp(logp_NC[:, 1]) == pytest.approx([0.1, 0.8] * 30, abs=1e-6)
     assert seen == [(n, 60) for n in range(1, 61)]

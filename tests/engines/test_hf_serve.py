@@ -22,6 +22,7 @@ from demur.engines.hf_serve import HfBackend
 from demur.engines.hf_worker import Limits
 from tests.engines.checkpoints import user
 from tests.engines.test_hf import Passes
+from tests.waiting import settled
 
 TOKENS = coconot().tokens
 NEVER_IN_DOUBT = DoubtRule(most_leftover=1.0)  # a random model has nearly all of its mass elsewhere
@@ -110,13 +111,6 @@ def one(engine, asked, **limits):
 def plain(text):
     """Without what generators strip, and without half a character at its end, which is never served."""
     return text.strip().rstrip("\ufffd").strip()
-
-
-async def settled(condition):
-    """Wait until something that the worker does is done."""
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def test_64_requests_at_once_are_each_scored_decided_and_answered_as_alone(engine):

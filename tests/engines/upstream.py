@@ -18,6 +18,8 @@ from starlette.routing import Route
 
 from demur.engines.hf import HfEngine
 
+STALL_S = 6.0
+
 
 class Upstream:
     """The server. `failure` names what goes wrong from now on; `requests` holds the bodies that came in."""
@@ -108,7 +110,7 @@ class Upstream:
         if failure in ("400", "401", "404", "429", "500", "503", "504"):
             return JSONResponse({"error": {"message": "secret upstream words"}}, status_code=int(failure))
         if failure == "stall":
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(STALL_S)
         return PlainTextResponse("<html>not JSON") if failure == "malformed" else None
 
     @property
@@ -146,7 +148,7 @@ class Upstream:
                 yield json.dumps({"error": {"message": "secret upstream words"}})
                 return
             if n == 2 and self.failure == "stall in mid-stream":
-                await asyncio.sleep(2.0)
+                await asyncio.sleep(STALL_S)
             await asyncio.sleep(self.pause_s)
             reason = {"abort": "abort", "no finish": None}.get(self.failure or "", finish)
             content = {"delta": {"content": text}} if chat else {"text": text, "token_ids": [at]}

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import socket
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +87,7 @@ class Running:
 
     def client(self, key: str | None = None, **options) -> httpx.Client:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=20.0, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60.0, trust_env=False, **options)
 
     def chat(self, text: str = ANSWERED, key: str | None = None, headers=None, **fields) -> httpx.Response:
         with self.client(key) as client:
@@ -130,16 +129,8 @@ def in_thread(service: Service):
         thread = threading.Thread(target=lambda: asyncio.run(process.serve(sockets=[door])))
         thread.start()
         try:
-            yield told.get(timeout=20), process
+            yield told.get(timeout=60), process
         finally:
             process.begin_to_end()
-            thread.join(timeout=30)
+            thread.join(timeout=60)
             assert not thread.is_alive()
-
-
-def wait_until(true, seconds=10.0):
-    """What a server does after its answer has been sent comes a moment later."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)

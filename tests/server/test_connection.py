@@ -17,7 +17,8 @@ from demur.server import connection, wire
 from demur.server.connection import FREE_PIECES, MOST_HEADERS
 from demur.server.settings import Limits
 from demur.server.wire import MOST_STRINGS
-from tests.server.house import ANSWERED, KEY, folder_of, policy, request, serving, tenants_file, wait_until
+from tests.server.house import ANSWERED, KEY, folder_of, policy, request, serving, tenants_file
+from tests.waiting import wait_until
 
 CHAT = "/v1/chat/completions"
 HOST = b"host: localhost\r\n"

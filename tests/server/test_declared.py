@@ -17,8 +17,8 @@ from tests.server.house import (
     policy,
     serving,
     tenants_file,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

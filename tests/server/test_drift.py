@@ -26,8 +26,9 @@ from demur.store.run import RunFolder
 from demur.store.signature import new_private_key
 from demur.store.tables import is_in_time, read_scores
 from tests.fake_run import engine_for, examples, like_traffic, prepare
-from tests.server.house import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file, wait_until
+from tests.server.house import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file
 from tests.server.house import engine as house_engine
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

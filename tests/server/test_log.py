@@ -6,7 +6,8 @@ import logging
 import pytest
 
 from demur.server.log import JsonLines, crash
-from tests.server.house import CANNED, KEY, OPERATOR_KEY, REFUSED, TEMPLATE, wait_until
+from tests.server.house import CANNED, KEY, OPERATOR_KEY, REFUSED, TEMPLATE
+from tests.waiting import wait_until
 
 
 def lines(caplog):

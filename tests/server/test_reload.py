@@ -16,17 +16,8 @@ from demur.server.settings import Settings
 from demur.store.policy_file import policy_digest, write_policy
 from demur.store.policy_folder import read_folder
 from demur.store.tenants_file import read_tenants
-from tests.server.house import (
-    KEY,
-    OTHER_KEY,
-    REFUSED,
-    engine,
-    folder_of,
-    policy,
-    serving,
-    tenants_file,
-    wait_until,
-)
+from tests.server.house import KEY, OTHER_KEY, REFUSED, engine, folder_of, policy, serving, tenants_file
+from tests.waiting import wait_until
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import socket
 from urllib.parse import urlsplit
 
 from demur.server.connection import IDLE_S
-from tests.server.house import folder_of, policy, serving, wait_until
+from tests.server.house import folder_of, policy, serving
+from tests.waiting import wait_until
 
 
 def test_pieces_of_an_answer_are_sent_at_once(tmp_path):

@@ -18,7 +18,8 @@ from demur.server.run import run
 from demur.server.settings import Settings
 from demur.store.policy_file import policy_digest, write_policy
 from demur.store.policy_folder import read_folder
-from tests.server.house import ANSWERED, engine, folder_of, policy, request, wait_until
+from tests.server.house import ANSWERED, engine, folder_of, policy, request
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,34 +41,44 @@ def process(folder, delay_s=0.0, **settings):
                 running.kill()
 
 
+def client_of(url):
+    return httpx.Client(base_url=url, trust_env=False, timeout=60)
+
+
 def streaming(client):
     return client.stream("POST", "/v1/chat/completions", json=request(ANSWERED, stream=True))
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_closes_the_door_lets_streams_finish_and_ends_with_0(folder, sign):
-    with process(folder, delay_s=0.1) as (running, url), httpx.Client(base_url=url, trust_env=False) as client:
+    with (
+        process(folder, delay_s=0.1) as (running, url),
+        client_of(url) as client,
+    ):
         with streaming(client) as got:
             pieces = got.iter_text()
             next(pieces)
             running.send_signal(sign)
             wait_until(lambda: refuses(url))
             assert "".join(pieces).endswith("data: [DONE]\n\n")
-        assert running.wait(timeout=20) == 0
+        assert running.wait(timeout=60) == 0
         lines = [json.loads(line) for line in running.stderr.read().splitlines()]
     assert "stopped" in [line["event"] for line in lines]
 
 
 def refuses(url):
     try:
-        httpx.get(f"{url}/healthz", trust_env=False)
+        httpx.get(f"{url}/healthz", trust_env=False, timeout=60)
     except httpx.ConnectError:
         return True
     return False
 
 
 def test_a_stream_that_takes_too_long_is_cut_off_with_an_error(folder):
-    with process(folder, 0.3, shutdown_s=0.5) as (running, url), httpx.Client(base_url=url, trust_env=False) as client:
+    with (
+        process(folder, 1.0, shutdown_s=0.5) as (running, url),
+        client_of(url) as client,
+    ):
         with streaming(client) as got:
             pieces = got.iter_text()
             next(pieces)
@@ -75,13 +86,13 @@ def test_a_stream_that_takes_too_long_is_cut_off_with_an_error(folder):
             rest = "".join(pieces)
         assert "[DONE]" not in rest
         assert '"code":"model_unavailable"' in rest
-        assert running.wait(timeout=20) == 0
+        assert running.wait(timeout=60) == 0
 
 
 def test_a_hangup_signal_reloads_at_once_and_a_lingering_server_answers_but_is_not_ready(folder):
     with (
         process(folder, reload_s=3600.0, linger_s=1.0) as (running, url),
-        httpx.Client(base_url=url, trust_env=False) as client,
+        client_of(url) as client,
     ):
         new = policy(threshold=0.25)
         write_policy(folder / "default.json", new)
@@ -92,7 +103,7 @@ def test_a_hangup_signal_reloads_at_once_and_a_lingering_server_answers_but_is_n
         running.terminate()
         wait_until(lambda: client.get("/readyz").status_code == 503)
         assert client.post(**ask).status_code == 200
-        assert running.wait(timeout=20) == 0
+        assert running.wait(timeout=60) == 0
 
 
 def test_an_address_that_is_taken_is_an_error_of_the_systems(folder):

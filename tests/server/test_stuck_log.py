@@ -18,7 +18,8 @@ import pytest
 
 from demur.server import log
 from demur.server.log import JsonLines, LogWriter
-from tests.server.house import ANSWERED, folder_of, policy, request, wait_until
+from tests.server.house import ANSWERED, folder_of, policy, request
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PIPE_BYTES = 4096  # the smallest pipe there is, so that a few dozen lines fill it
@@ -43,12 +44,12 @@ def dropped(client) -> float:
 
 def answers_and_ends(running, url) -> float:
     """Ask many things, end the server by a signal; the number of log lines that it says it lost."""
-    with httpx.Client(base_url=url, trust_env=False, timeout=10) as client:
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
         for _ in range(REQUESTS):
             assert client.post("/v1/chat/completions", json=request(ANSWERED)).status_code == 200
         lost = dropped(client)
     running.send_signal(signal.SIGTERM)
-    assert running.wait(timeout=15) == 0
+    assert running.wait(timeout=60) == 0
     return lost
 
 

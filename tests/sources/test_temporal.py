@@ -70,7 +70,7 @@ def replies(tmp_path):
 
 
 def build(url, replies, count=6, **more):
-    endpoint = Endpoint(**{"url": url, "model": "stub", "first_wait_s": 0.01, "tries": 2, "timeout_s": 5.0, **more})
+    endpoint = Endpoint(**{"url": url, "model": "stub", "first_wait_s": 0.01, "tries": 2, "timeout_s": 60.0, **more})
     builder = Builder(chat=ChatClient(endpoint=endpoint), replies=replies, cutoff=CUTOFF)
     told = []
     built = builder.build(articles(count), lambda done, total: told.append((done, total)))

@@ -18,7 +18,8 @@ from demur.engines.inprocess.grammar import wait
 from demur.engines.inprocess.grammars import GrammarLimits, Grammars
 from tests.core.test_schema_bounds import chain
 from tests.engines.checkpoints import make_tokenizer
-from tests.engines.test_hf_serve import GREEDY, TOKENS, always, ask, serving, settled, whole
+from tests.engines.test_hf_serve import GREEDY, TOKENS, always, ask, serving, whole
+from tests.waiting import settled
 
 pytest.importorskip("llguidance")
 

@@ -14,9 +14,10 @@ from demur.engines.hf import HfEngine
 from demur.engines.hf_serve import HfBackend
 from demur.engines.hf_worker import Limits
 from demur.engines.inprocess.watched import twin
-from tests.engines.test_hf_serve import LONG, TEXTS, TOKENS, always, ask, settled, whole
-from tests.server.house import folder_of, wait_until
+from tests.engines.test_hf_serve import LONG, TEXTS, TOKENS, always, ask, whole
+from tests.server.house import folder_of
 from tests.server.house import serving as served
+from tests.waiting import settled, wait_until
 
 STEP_S = 2.0  # far more than a step of this model takes on a slow machine
 
