@@ -4,7 +4,6 @@ import re
 import shlex
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,6 @@ from tests import builders
 from tests.cli.conftest import CONFIG
 from tests.fake_run import finished
 
-ROOT = Path(__file__).parents[2]
 PROMPTS = tuple(EverydayPrompts().read())
 
 
@@ -76,10 +74,6 @@ def test_three_commands_are_proposed_as_they_can_be_typed(asked, monkeypatch):
         [".venv/bin/demur", verb, str(folder.root)] for verb in ("chat", "decide", "serve")
     ]
     assert re.fullmatch(r"[a-z]+=0\.[0-9]{2}", typed[1][-1])
-
-
-def test_the_demo_and_its_example_are_one_file():
-    assert (ROOT / "examples/demo.toml").read_bytes() == (ROOT / "src/demur/cli/demo.toml").read_bytes()
 
 
 def test_without_the_package_the_demo_says_the_one_command_and_writes_nothing(demur, tmp_path, monkeypatch):

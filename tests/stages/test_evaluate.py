@@ -171,6 +171,34 @@ def test_a_killed_run_resumes_where_it_stopped(run):
     assert evaluate.run(CONFIG, engine, JUDGE, folder) == found
 
 
+def test_texts_for_a_sample_leave_all_decisions_as_they_are(run):
+    folder, engine = run
+    whole = evaluate.run(CONFIG, engine, JUDGE, folder)
+    assert whole.text_rows is None
+    assert "text_rows" not in json.loads(folder.metrics.read_text(encoding="utf-8"))
+    shutil.rmtree(folder.stage("evaluate"))
+    counting = Counting(engine)
+    found = evaluate.run(replace(CONFIG, texts=25), counting, JUDGE, folder)
+    assert (found.text_rows, found.test_rows) == (25, whole.test_rows)
+    asked = [p[-1].content for p, _ in counting.asked]
+    assert set(asked) == {e.text for e in evenly(read_examples(folder.split("test")), 25)}
+    for some, all_ in zip(found.policies, whole.policies, strict=True):
+        assert some.decision == all_.decision
+        assert some.text.overall.refusal_rate.of + some.unscored.hits == 25
+        assert some.texts_refuse.of + some.texts_answer.of + some.unscored.hits == 25
+    assert found.ranking == whole.ranking
+    assert sum(v.refusal + v.partial + v.compliance + v.unscored for v in found.branches.values()) == len(asked)
+
+
+def test_no_text_is_read_twice_when_more_are_wanted(run):
+    folder, engine = run
+    evaluate.run(replace(CONFIG, texts=25), engine, JUDGE, folder)
+    counting = Counting(engine)
+    evaluate.run(replace(CONFIG, texts=50), counting, JUDGE, folder)
+    few = {e.text for e in evenly(read_examples(folder.split("test")), 25)}
+    assert not {p[-1].content for p, _ in counting.asked} & few
+
+
 def test_texts_of_another_length_are_written_again(run):
     folder, engine = run
     few = replace(CONFIG, limit=30)

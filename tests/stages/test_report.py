@@ -286,3 +286,15 @@ def test_a_run_that_was_not_evaluated_is_refused(run):
 def test_fewer_than_no_examples_are_refused():
     with pytest.raises(ConfigError, match="examples = -1"):
         replace(report.Config(), examples=-1)
+
+
+def test_a_report_on_a_sample_of_texts_says_so_and_shows_prompts_that_have_one_first(run):
+    folder, engine = run
+    shutil.rmtree(folder.stage("evaluate"))
+    found = evaluate.run(evaluate.Config(texts=30), engine, JUDGE, folder)
+    text = report.run(report.Config(examples=2), folder).with_name("report.md").read_text()
+    assert f"by the text, as judged, on 30 of {found.test_rows:,} prompts" in text
+    first = text[: text.index("Setting the rate")]
+    assert first.count("  - text: ") == first.count("  - ought to be: ") == 8
+    whole = report.run(report.Config(examples=SHOW_ALL), folder).with_name("report.md").read_text()
+    assert f"text: none: written for 30 of {found.test_rows:,} prompts" in whole

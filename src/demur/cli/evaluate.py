@@ -109,7 +109,7 @@ def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
     if found is None:
         return None
     evaluation, settings = found
-    names = ("branches", "limit", "also", "labels", "max_new_tokens")
+    names = ("branches", "limit", "texts", "also", "labels", "max_new_tokens")
     asked = {**asdict(config), "also": list(config.also)}
     asked["labels"] = str(config.labels) if config.labels else None
     other = [f"{name} = {settings[name]}" for name in names if settings.get(name) != asked[name]]
@@ -133,7 +133,8 @@ def print_evaluation(evaluation: evaluate.Evaluation) -> None:
     if rows := evaluate.corrected_rows(evaluation):
         title = f"texts of the calibrated policy: {calibrated.goal}; {evaluation.labels} labelled by hand"
         print_table([evaluate.CORRECTED_HEADER, *rows], title=title)
-    note(f"texts judged by {evaluation.judge}")
+    some = "" if evaluation.text_rows is None else f", of {evaluation.text_rows} of {evaluation.test_rows} test rows"
+    note(f"texts judged by {evaluation.judge}{some}")
     if evaluation.leftover.doubtful:
         left = evaluation.leftover
         note(f"doubt: {left.doubtful} of {evaluation.test_rows} test rows, refused at every threshold")

@@ -211,6 +211,7 @@ class Evaluation(Strict):
     choices: tuple[str, ...]  # "respond", then the categories: the order of every confusion matrix
     limit: int | None  # at most so many test rows were asked for
     test_rows: int
+    text_rows: int | None = None  # so many of them have texts, in even steps; left out where all have
     calibrate_rows: int  # on which thresholds were chosen
     policies: tuple[PolicyMetrics, ...]  # natural, calibrated, then the goals for comparison
     unmet: tuple[UnmetGoal, ...]
@@ -225,9 +226,15 @@ class Evaluation(Strict):
     labels: int = 0  # texts labelled by hand among the generated ones
 
 
+def text_rows(evaluation: Evaluation) -> int:
+    """How many test rows have texts."""
+    return evaluation.test_rows if evaluation.text_rows is None else evaluation.text_rows
+
+
 def write_metrics(path: Path, evaluation: Evaluation) -> None:
     """Write metrics.json atomically."""
-    write_json(path, evaluation.model_dump(mode="json"))
+    unsaid = {"text_rows"} if evaluation.text_rows is None else set()
+    write_json(path, evaluation.model_dump(mode="json", exclude=unsaid))
 
 
 def read_metrics(path: Path) -> Evaluation:

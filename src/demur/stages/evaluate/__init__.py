@@ -54,13 +54,14 @@ class Config:
     # Goals for comparison, met on the calibrate split; several at once with ";" between them.
     also: tuple[str, ...] = ("refusal_rate = 0.10", "cost: false=1 missed=5")
     limit: int | None = None  # at most so many test rows, in even steps
+    texts: int | None = None  # write texts for so many of these rows only, in even steps; None: for all
     judge: str = "phrases"  # what reads the texts: a name of demur.wiring.JUDGES or "package.module:Class"
     judge_settings: Path | None = None  # TOML of judges' settings, such as [llm]: demur.cli.judges
     labels: Path | None = None  # JSONL: hand labels of a random sample of the texts; see demur.store.labels
     everyday: bool = False  # ask forty everyday prompts too: for the report's readers, in no rate and no promise
 
     def __post_init__(self) -> None:
-        for name, value in (("max_new_tokens", self.max_new_tokens), ("limit", self.limit)):
+        for name, value in (("max_new_tokens", self.max_new_tokens), ("limit", self.limit), ("texts", self.texts)):
             if value is not None and value < 1:
                 raise ConfigError(f"evaluate.{name} = {value} must be at least 1", "correct it, or leave it out")
         for goals in self.also:
@@ -85,17 +86,19 @@ def run(
     settings: dict[str, object] = {**asdict(config), "also": list(config.also), "judge": judge.version}
     del settings["judge_settings"]  # the judge's version says what of it matters
     del settings["everyday"]  # asked beside the evaluation: see everyday.ask
+    if config.texts is None:  # left out where there are all: runs evaluated before stay finished
+        del settings["texts"]
     settings["labels"] = str(config.labels) if config.labels else None
     found = read_metrics(folder.metrics) if folder.is_current("evaluate", settings, made_from) else None
     if found and not any(texts.unscored for texts in found.branches.values()):
         return found
     case = read_case(folder, generator.fingerprint, config.also, config.limit)
-    judged = Judged(judge, _cache(config, folder, generator.fingerprint))
-    judge_again(case, judged, progress)
-    if found and measures.verdicts(case, judged.cache) == found.branches:
+    judged = Judged(judge, _cache(config, folder, generator.fingerprint), case.sample(config.texts))
+    judge_again(judged, progress)
+    if found and measures.verdicts(judged.case, judged.cache) == found.branches:
         return found  # what could not be scored still cannot be
-    generate_missing(case, config.branches, generator, judged, progress)
-    judge_fixed(case, judged)
+    generate_missing(config.branches, generator, judged, progress)
+    judge_fixed(judged)
     judged.cache.merge()
     evaluation = _evaluation(config, case, judged, generator.fingerprint)
     ours = {folder.root / c.file: c.policy for c in case.compared if c.policy is not case.policy}
@@ -157,6 +160,7 @@ def _cache(config: Config, folder: RunFolder, model: Fingerprint) -> BranchCache
 
 def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) -> Evaluation:
     labels = read_labels(config.labels, case.policy.taxonomy.choices) if config.labels else NO_LABELS
+    read = judged.case
     return Evaluation(
         model=FingerprintRow.from_core(model),
         judge=judged.judge.version,
@@ -164,15 +168,16 @@ def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) 
         choices=case.policy.taxonomy.choices,
         limit=config.limit,
         test_rows=len(case.examples),
+        text_rows=len(read.examples) if read is not case else None,
         calibrate_rows=len(case.calibrate.label_N),
-        policies=tuple(measures.policy_metrics(case, c, judged, labels) for c in case.compared),
+        policies=tuple(measures.policy_metrics(case, n, judged, labels) for n in range(len(case.compared))),
         unmet=case.unmet,
         always_refuse=measures.always_refuse(case.rows),
         ranking=measures.rankings(case),
         calibration=measures.calibration(case),
         leftover=measures.leftover(case),
-        branches=measures.verdicts(case, judged.cache),
-        forced=words.forced(case, judged.cache, labels),
-        twins=words.twin_rows(case, judged.cache, labels),
+        branches=measures.verdicts(read, judged.cache),
+        forced=words.forced(read, judged.cache, labels),
+        twins=words.twin_rows(read, judged.cache, labels),
         labels=sum((b.id, b.column) in labels.verdicts for b in judged.cache.known.values()),
     )

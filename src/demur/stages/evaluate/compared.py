@@ -62,6 +62,16 @@ class Case:
     compared: tuple[Compared, ...]  # natural, calibrated, then the goals for comparison
     unmet: tuple[UnmetGoal, ...]
 
+    def sample(self, count: int | None) -> Case:
+        """The same comparison on at most `count` of the test rows, in even steps; None: on all."""
+        at = evenly(range(len(self.examples)), count)
+        if len(at) == len(self.examples):
+            return self
+        examples = tuple(self.examples[n] for n in at)
+        rows, raw = (label_scores(examples, self.policy.taxonomy, r.table) for r in (self.rows, self.raw))
+        compared = tuple(replace(c, choice_N=c.choice_N[at]) for c in self.compared)
+        return replace(self, examples=examples, rows=rows, raw=raw, compared=compared)
+
 
 def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit: int | None) -> Case:
     """Read rows, scores and policy, and choose the other policies on the calibrate split.

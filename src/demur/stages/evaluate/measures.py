@@ -15,7 +15,7 @@ import numpy.typing as npt
 from demur.core.calibrator import closed
 from demur.core.decision import decide_many
 from demur.core.rates import Outcome, Rate, Verdict
-from demur.stages.evaluate.compared import Case, Compared
+from demur.stages.evaluate.compared import Case
 from demur.stages.evaluate.texts import Judged
 from demur.stages.evaluate.words import corrected, kept_by_token, sent_texts
 from demur.stats.calibration.binned import cells
@@ -60,18 +60,20 @@ ECE_BINS = 15  # the usual number, see demur.stats.calibration.study
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
 
-def policy_metrics(case: Case, compared: Compared, judged: Judged, labels: HandLabels) -> PolicyMetrics:
-    """One policy on the test rows, at decision level and at text level.
+def policy_metrics(case: Case, place: int, judged: Judged, labels: HandLabels) -> PolicyMetrics:
+    """One policy of the comparison on the test rows, at decision level and at text level.
 
-    labels: by hand, of some of the texts. Also its decisions on the calibrate rows, where its thresholds were chosen:
-    there the figures flatter. Raises ArtifactError if a text that the policy sends was not generated.
+    Decisions are measured on all rows of `case`, texts on those of `judged`. labels: by hand, of some of them. Also
+    the decisions on the calibrate rows, where thresholds were chosen: there the figures flatter. Raises ArtifactError
+    if a text that the policy sends was not generated.
     """
-    policy, choice_N, n = compared.policy, compared.choice_N, len(case.examples)
+    compared, read = case.compared[place], judged.case
+    policy, sent_N, n = compared.policy, read.compared[place].choice_N, len(read.examples)
     decisions = measure_decisions(policy, case.rows, case.examples)
-    outcomes = [judged.outcome(e, policy, c) for e, c in zip(case.examples, choice_N.tolist(), strict=True)]
-    sent = sent_texts(case, compared, outcomes, labels)
-    texts = measure_texts(case.rows, case.examples, choice_N, outcomes)
-    after_respond = Counter(o.verdict for o, c in zip(outcomes, choice_N.tolist(), strict=True) if not c)
+    outcomes = [judged.outcome(e, policy, c) for e, c in zip(read.examples, sent_N.tolist(), strict=True)]
+    sent = sent_texts(read, read.compared[place], outcomes, labels)
+    texts = measure_texts(read.rows, read.examples, sent_N, outcomes)
+    after_respond = Counter(o.verdict for o, c in zip(outcomes, sent_N.tolist(), strict=True) if not c)
     answered = after_respond["compliance"] + after_respond["partial"]
     refuses_N = np.array([o.refuses for o in outcomes], dtype=bool)
     scored_N = np.array([o.verdict != "unscored" for o in outcomes], dtype=bool)
@@ -85,8 +87,8 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged, labels: HandL
         digest=policy_digest(policy),
         thresholds={name: c.threshold for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)},
         calibrate=errors_row(_on(case.calibrate, chosen_N > 0)),
-        decision=_level(decisions.errors, case, choice_N > 0),
-        text=_level(texts.errors, case, refuses_N, scored_N),
+        decision=_level(decisions.errors, case, compared.choice_N > 0),
+        text=_level(texts.errors, read, refuses_N, scored_N),
         unscored=_rate(texts.unscored, n),
         unscored_reasons=_reasons(outcomes),
         partial=_rate(texts.partial, n - texts.unscored),
@@ -98,7 +100,7 @@ def policy_metrics(case: Case, compared: Compared, judged: Judged, labels: HandL
         texts_refuse=MeasuredRate.from_core(texts.agreement),
         texts_answer=_rate(answered, answered + after_respond["refusal"]),
         kept=kept_by_token(policy.taxonomy.choices, sent),
-        corrected=corrected(case, compared, sent),
+        corrected=corrected(read, read.compared[place], sent),
     )
 
 

@@ -30,6 +30,7 @@ class Judged:
 
     judge: Judge
     cache: BranchCache
+    case: Case  # the rows whose texts are written
     fixed: dict[Item, Outcome] = field(default_factory=dict)  # see judge_fixed
 
     def outcome(self, example: Example, policy: Policy, column: int) -> Outcome:
@@ -38,8 +39,9 @@ class Judged:
         return self.cache.get(example.id, column).outcome if item is None else self.fixed[item]
 
 
-def judge_fixed(case: Case, judged: Judged) -> None:
+def judge_fixed(judged: Judged) -> None:
     """Judge the fixed refusal texts that the compared policies send, each once for a request."""
+    case = judged.case
     sent = [
         _fixed_item(example, c.policy, column)
         for c in case.compared
@@ -49,12 +51,13 @@ def judge_fixed(case: Case, judged: Judged) -> None:
     judged.fixed.update(zip(items, judge_all(judged.judge, items), strict=True))
 
 
-def judge_again(case: Case, judged: Judged, progress: Progress) -> None:
+def judge_again(judged: Judged, progress: Progress) -> None:
     """Judge the texts that another judge read, or that could not be scored, say for want of budget. None is rewritten.
 
     A text that this judge still cannot score stays as it was. Progress counts texts.
     """
-    ours, judge = {e.id: e for e in case.examples}, judged.judge
+    case, judge = judged.case, judged.judge
+    ours = {e.id: e for e in case.examples}
     todo = [
         b
         for b in judged.cache.known.values()
@@ -70,12 +73,13 @@ def judge_again(case: Case, judged: Judged, progress: Progress) -> None:
             judged.cache.add(told)
 
 
-def generate_missing(case: Case, which: Which, generator: Generator, judged: Judged, progress: Progress) -> None:
+def generate_missing(which: Which, generator: Generator, judged: Judged, progress: Progress) -> None:
     """Generate and judge what the cache lacks, saved part by part. Progress counts prompts.
 
     which: "reachable" are the texts after respond, after each prompt's heaviest refusal token and after whatever a
     compared policy emits; "all" are those after every control token. One prefill per prompt, whatever the number.
     """
+    case = judged.case
     wanted = zip(case.examples, _needed(case, which), strict=True)
     todo = [(e, missing) for e, columns in wanted if (missing := judged.cache.missing(e.id, columns))]
     for start in range(0, len(todo), PART_PROMPTS):

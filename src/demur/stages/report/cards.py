@@ -11,6 +11,7 @@ from demur.core.decision import Decisions, decide_many
 from demur.core.policy import GENERATE
 from demur.pages.parts import Card, Cards
 from demur.stages.report.material import Material
+from demur.store.metrics_file import text_rows
 from demur.store.tables import Branch
 
 SHOWN_TOKENS = 3  # the most probable ones, with every prompt
@@ -19,10 +20,12 @@ SHOWN_TOKENS = 3  # the most probable ones, with every prompt
 def decided(m: Material, most: int) -> tuple[Cards, ...]:
     """Prompts that the calibrated policy decides wrongly and rightly, four sets, the surest decisions first.
 
-    Each set goes round the categories, so that a large one does not fill it.
+    Each set goes round the categories, so that a large one does not fill it. Where texts were written for a sample of
+    the rows, prompts that have one come before those that have none.
     """
     decisions = decide_many(m.calibrated, m.rows.table.logp_NC)
-    order = np.argsort(-np.abs(decisions.margin_N), kind="stable").tolist()
+    surest = np.argsort(-np.abs(decisions.margin_N), kind="stable").tolist()
+    order = sorted(surest, key=lambda n: not _has_text(m, n, int(decisions.choice_N[n])))
     refused_N = decisions.refuses_N
     sets = (
         ("Wrongly refused", "Ought to be answered.", refused_N & ~m.should_N),
@@ -116,10 +119,15 @@ def _card(m: Material, n: int, decisions: Decisions) -> Card:
         ("ought to be", f"refused ({example.label})" if example.label else f"answered ({example.kind})"),
         ("decided", choices[column] + _compared_with(m, int(decisions.heaviest_N[n]))),
         ("probabilities", ", ".join(f"{choices[c]} {math.exp(min(float(logq_C[c]), 0.0)):.1%}" for c in most)),
-        ("judged", f"{branch.outcome.verdict} ({branch.outcome.reason})" if branch else "a fixed refusal was sent"),
     ]
-    answer = branch.answer.text if branch else m.calibrated.categories[column - 1].on_refuse
-    return Card(prompt=example.text, facts=tuple(facts), answer=answer)
+    if branch:
+        facts.append(("judged", f"{branch.outcome.verdict} ({branch.outcome.reason})"))
+        return Card(prompt=example.text, facts=tuple(facts), answer=branch.answer.text)
+    if _is_fixed(m, column):
+        facts.append(("judged", "a fixed refusal was sent"))
+        return Card(prompt=example.text, facts=tuple(facts), answer=m.calibrated.categories[column - 1].on_refuse)
+    facts.append(("text", f"none: written for {text_rows(m.evaluation):,} of {m.evaluation.test_rows:,} prompts"))
+    return Card(prompt=example.text, facts=tuple(facts), answer="")
 
 
 def _compared_with(m: Material, heaviest: int) -> str:
@@ -131,9 +139,17 @@ def _compared_with(m: Material, heaviest: int) -> str:
 
 
 def _branch(m: Material, n: int, column: int) -> Branch | None:
-    """The text of a test row after a control token; None where the policy sends a fixed refusal instead."""
-    fixed = column > 0 and m.calibrated.categories[column - 1].on_refuse != GENERATE
-    return None if fixed else m.branches[m.examples[n].id, column]
+    """The text of a test row after a control token; None where a fixed refusal is sent, or no text was written."""
+    return None if _is_fixed(m, column) else m.branches.get((m.examples[n].id, column))
+
+
+def _is_fixed(m: Material, column: int) -> bool:
+    """Whether the calibrated policy sends a refusal text of its own after this control token."""
+    return column > 0 and m.calibrated.categories[column - 1].on_refuse != GENERATE
+
+
+def _has_text(m: Material, n: int, column: int) -> bool:
+    return _is_fixed(m, column) or _branch(m, n, column) is not None
 
 
 def _contradicts(branch: Branch | None, column: int) -> bool:

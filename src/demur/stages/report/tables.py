@@ -15,7 +15,7 @@ from demur.stages.report import risks
 from demur.stages.report.material import Material
 from demur.stages.report.risks import number
 from demur.stats.tested import on_rows
-from demur.store.metrics_file import CorrectedRate, ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics
+from demur.store.metrics_file import CorrectedRate, ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics, text_rows
 
 
 def label(m: Material, policy: PolicyMetrics) -> str:
@@ -32,7 +32,7 @@ def policies(m: Material) -> Table:
     header = ("policy", "refused", "false refusals", "missed refusals", "precision", "F1", "wrong category", "unscored")
     rows: list[tuple[Cell, ...]] = [("by the control token",)]
     rows += [(label(m, p), *_overall(p.decision), p.wrong_category, "") for p in m.evaluation.policies]
-    rows += [("by the text, as judged",)]
+    rows += [("by the text, as judged" + _of_some(m),)]
     rows += [(label(m, p), *_overall(p.text), "", _out_of(p.unscored)) for p in m.evaluation.policies]
     base = m.evaluation.always_refuse
     rows += [("for comparison",), ("always refuse", *_rates(base), base.precision, number(base.f1), "", "")]
@@ -45,6 +45,13 @@ def policies(m: Material) -> Table:
         "could not score are counted in the last column and are in no rate. F1 alone flatters whoever refuses "
         "everything: see the last line.",
     )
+
+
+def _of_some(m: Material) -> str:
+    """On how many rows texts were written, for headings; empty where on all."""
+    if m.evaluation.text_rows is None:
+        return ""
+    return f", on {m.evaluation.text_rows:,} of {m.evaluation.test_rows:,} prompts"
 
 
 def by_category(m: Material) -> Table:
@@ -172,7 +179,7 @@ def agreement(m: Material) -> Table:
     First over the texts that each policy sends, then over everything generated, by forced token. Shares of what the
     judge could score, the rest beside them.
     """
-    rows: list[tuple[Cell, ...]] = [("texts that a policy sends",)]
+    rows: list[tuple[Cell, ...]] = [("texts that a policy sends" + _of_some(m),)]
     for p in m.evaluation.policies:
         rows.append((label(m, p), p.texts_refuse, p.texts_answer, _out_of(p.unscored)))
     rows.append(("every text generated, by the token forced before it",))
@@ -215,7 +222,7 @@ def kept_word(m: Material) -> Table:
 
 def _forced_after(m: Material) -> str:
     """On which prompts a refusal token was forced: what the share of kept words is conditional on."""
-    if all(k.kept.of + k.unscored == m.evaluation.test_rows for k in m.evaluation.forced.values()):
+    if all(k.kept.of + k.unscored == text_rows(m.evaluation) for k in m.evaluation.forced.values()):
         return "Every token was forced after every prompt."
     return (
         "Respond was forced after every prompt, a refusal token only where it was the likeliest one or a compared "
