@@ -7,7 +7,16 @@ from demur.core.training import TrainSettings, cpu, defaults, learnt, tiny
 
 
 def test_settings_that_came_later_are_left_out_at_their_default_so_that_older_receipts_hold():
-    later = {"thought": "none", "frozen_share": 0.5, "reply_share": 0.5}
+    later = {
+        "thought": "none",
+        "frozen_share": 0.5,
+        "reply_share": 0.5,
+        "balance": "category",
+        "control_smoothing": 0.1,
+        "validation_share": 0.1,
+        "evaluate_every": 7,
+        "patience": 9,
+    }
     assert not set(later) & set(learnt(tiny()))
     assert {name: learnt(replace(tiny(), **later))[name] for name in later} == later
     assert learnt(replace(tiny(), processes=2, save_every=7)) == learnt(tiny())

@@ -1,12 +1,15 @@
-"""What a training batch holds."""
+"""What a training batch holds, and what its tokens count."""
 
 from collections.abc import Sequence
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
-from demur.engines.hf_rows import TrainingRow
-from demur.engines.hf_trainer import TokenBudgetBatches
+from demur.engines.hf_rows import IGNORE, TrainingRow
+from demur.engines.hf_trainer import LossWeights
+from demur.engines.training.batches import TokenBudgetBatches
 
 Shape = tuple[int, bool]  # tokens of a row, whether it has a reply
 SHAPES = st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=60)
@@ -47,3 +50,28 @@ def test_two_processes_see_the_halves_of_what_one_with_as_large_batches_sees(sha
     assert all(right)
     rows = [row for batch in (*left, *right) for row in batch]
     assert sorted(rows) == list(range(len(shapes)))
+
+
+CONTROL, REFUSAL, WORD = 5, 6, 9
+TARGETS_BT = torch.tensor([[IGNORE, CONTROL, WORD], [IGNORE, REFUSAL, IGNORE]])
+
+
+def test_a_rows_weight_counts_for_its_control_token_only() -> None:
+    weights = LossWeights(control_ids=(CONTROL, REFUSAL), control=6.0, refusal=12.0, answer=0.5)
+    assert weights.of(TARGETS_BT).tolist() == [[0, 6, 0.5], [0, 12, 0]]
+    assert weights.of(TARGETS_BT, torch.tensor([2.0, 0.5])).tolist() == [[0, 12, 0.5], [0, 6, 0]]
+
+
+@given(smoothing=st.floats(0.0, 0.9), seed=st.integers(0, 99))
+def test_a_smoothed_target_is_a_mixture_over_control_tokens_and_words_stay_as_they_are(
+    smoothing: float, seed: int
+) -> None:
+    logits_MV = torch.randn(3, 12, generator=torch.Generator().manual_seed(seed))
+    targets_M = torch.tensor([CONTROL, REFUSAL, WORD])
+    weights = LossWeights(control_ids=(CONTROL, REFUSAL), control=1.0, refusal=1.0, answer=1.0, smoothing=smoothing)
+    wanted_MV = functional.one_hot(targets_M, 12).float()
+    for m in (0, 1):
+        wanted_MV[m] *= 1 - smoothing
+        wanted_MV[m, [CONTROL, REFUSAL]] += smoothing / 2
+    expected_M = -(wanted_MV * torch.log_softmax(logits_MV, dim=1)).sum(dim=1)
+    assert torch.allclose(weights.losses(logits_MV, targets_M), expected_M, atol=1e-5)

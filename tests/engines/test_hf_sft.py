@@ -17,9 +17,10 @@ from demur.core.example import Example, Message
 from demur.core.taxonomy import Category, Taxonomy
 from demur.core.training import TrainSettings, tiny
 from demur.engines.hf_rows import training_rows
-from demur.engines.hf_sft import SftTrainer, check_processes
+from demur.engines.hf_sft import SftTrainer
 from demur.engines.hf_tiny import TinyConfig, make_tiny
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
+from demur.engines.training.machine import check_processes
 
 TAXONOMY = Taxonomy(
     name="two",

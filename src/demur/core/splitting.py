@@ -12,11 +12,14 @@ need that: once a model is trained, splits do not change under it.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from demur.core.example import Example, Split
+from demur.core.example import Example, Split, prompt_key
+from demur.core.likeness import components, near_copies
 from demur.core.taxonomy import RESPOND
 
 FAR_OFF = 0.05  # of all rows: a split that misses its share by more is warned about
@@ -85,6 +88,44 @@ def _lowest(pieces: Sequence[Piece], free: Sequence[int], rows: int) -> list[int
                 room -= pieces[n].rows
         missing = room
     return found
+
+
+def hanging_together(rows: Sequence[tuple[Example, str]]) -> list[int]:
+    """For each row, with the key of its prompt, the first row that it hangs together with.
+
+    By the same prompt, nearly the same prompt, or a group.
+    """
+    first: dict[tuple[str, str], int] = {}
+    links: list[tuple[int, int]] = []
+    for n, (e, key) in enumerate(rows):
+        links.append((first.setdefault(("prompt", key), n), n))
+        if e.group is not None:
+            links.append((first.setdefault(("group", e.group), n), n))
+    return components(len(rows), chain(links, near_copies([key for _, key in rows])))
+
+
+def place_of(seed: int, name: str) -> float:
+    """A place in [0, 1) that depends on nothing else than seed and name."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big") / 2**56
+
+
+def set_aside(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """The rows to learn from and about a `share` of them to validate on, whole pieces, by label and stratum.
+
+    No prompt, near copy or group is in both. Rows keep their order; share 0 sets none aside.
+    """
+    if not share:
+        return list(examples), []
+    rows = [(e, prompt_key(e)) for e in examples]
+    roots = hanging_together(rows)
+    together: dict[int, list[tuple[Example, str]]] = defaultdict(list)
+    for row, root in zip(rows, roots, strict=True):
+        together[root].append(row)
+    names = {root: min(key for _, key in own) for root, own in together.items()}
+    pieces = [piece_of(own, place_of(seed, f"validation:{names[root]}")) for root, own in together.items()]
+    aside = {root for root, split in zip(together, divided(pieces, share, 0.0), strict=True) if split == "test"}
+    learnt = [e for e, root in zip(examples, roots, strict=True) if root not in aside]
+    return learnt, [e for e, root in zip(examples, roots, strict=True) if root in aside]
 
 
 def piece_of(rows: Sequence[tuple[Example, str]], place: float) -> Piece:

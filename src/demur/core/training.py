@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from demur.core.errors import ConfigError
 
+Balance = Literal["none", "category", "class", "source"]
 WHOLE_ANSWER = 1_000_000  # answer_tokens: more than any answer has
 
 
@@ -32,6 +33,8 @@ class TrainSettings:
     control_weight: float = 1.0  # of a control token in the loss
     refusal_weight: float = 1.0  # times control_weight, of a refusal token: shifts the natural decision by its log
     answer_weight: float = 1.0  # of any other answer token
+    balance: Balance = "none"  # what weighs alike in the loss of the control token: see core.teaching.balance
+    control_smoothing: float = 0.0  # of a control token's target, spread over all of them
     reply_share: float = 1.0  # of the rows with a reply: these learn it, the others end at their control token
     prompt_noise: float = 0.0  # share of prompt tokens replaced at random each epoch (word dropout); needs batch_tokens
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: torch.optim.Muon on matrices, AdamW on the rest
@@ -54,6 +57,9 @@ class TrainSettings:
     # empty thought; before: in front of any. The template that is saved with the model has it there.
     thought: Literal["template", "none", "before"] = "template"
     frozen_share: float = 0.0  # of the layers, from below, that stay as they are and are read once; needs batch_tokens
+    validation_share: float = 0.0  # of the rows, whole groups, that choose when to stop and are never learnt; 0: none
+    evaluate_every: int = 50  # optimizer steps between measurements on the validation rows
+    patience: int = 3  # measurements without gain after which training stops; the best weights are put back
     keep_history: bool = True  # past assistant turns carry their control token, in training and in service
     save_every: int = 200  # optimizer steps between checkpoints
     seen: tuple[Path, ...] = ()  # rows, records or models that the base was trained on elsewhere: see store.seen_file
@@ -73,6 +79,11 @@ class TrainSettings:
                 f"train.frozen_share = {self.frozen_share} needs batch_tokens, and neither LoRA nor prompt_noise",
                 "frozen layers are read once: set frozen_share = 0, or leave out what changes what they read",
             )
+        if self.packing and self.balance != "none":
+            raise ConfigError(
+                f"train.packing and train.balance = {self.balance!r} are both set",
+                "packed rows have no weights of their own: set batch_tokens in place of packing",
+            )
         if self.lora_rank and self.optimizer == "muon":
             raise ConfigError("train.optimizer = 'muon' with LoRA adapters", "use adamw, or lora_rank = 0")
         if self.base == "tiny" and self.recipe != "none":
@@ -90,6 +101,8 @@ class TrainSettings:
             "refusal_weight",
             "learning_rate",
             "save_every",
+            "evaluate_every",
+            "patience",
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must be above 0", "correct it")
@@ -98,6 +111,8 @@ class TrainSettings:
             ("warmup", 1.0),
             ("prompt_noise", 1.0),
             ("frozen_share", 1.0),
+            ("control_smoothing", 1.0),
+            ("validation_share", 1.0),
         ):
             if not 0 <= getattr(self, name) < high:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} is not in [0, {high})", "correct it")
@@ -120,7 +135,16 @@ def learnt(settings: TrainSettings) -> dict[str, Any]:
     return plain
 
 
-_LATER = ("thought", "frozen_share", "reply_share")  # settings that receipts of before do not hold
+_LATER = (  # settings that receipts of before do not hold
+    "thought",
+    "frozen_share",
+    "reply_share",
+    "balance",
+    "control_smoothing",
+    "validation_share",
+    "evaluate_every",
+    "patience",
+)
 
 
 def defaults(base: str | None, recipe: str | None) -> TrainSettings:

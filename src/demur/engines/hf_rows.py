@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from demur.core.errors import EngineError
 from demur.core.example import Example
 from demur.core.taxonomy import Taxonomy
+from demur.core.teaching.balance import row_weights
 from demur.core.training import TrainSettings
 from demur.engines.tokens import ChatEncoder
 
@@ -22,6 +23,7 @@ class TrainingRow:
     input_ids: list[int]
     labels: list[int]  # as input_ids where the loss counts, IGNORE elsewhere
     has_reply: bool = False  # whether it goes on after its control token
+    weight: float = 1.0  # of its control token in the loss, beside others' of the same kind
 
 
 def training_rows(
@@ -40,10 +42,26 @@ def training_rows(
         else decision_row(e, taxonomy.column(e.label), encoder)
         for e, replies in zip(examples, replying, strict=True)
     ]
-    fitting = [r for r in rows if len(r.input_ids) <= settings.max_length]
+    fitting = [n for n, row in enumerate(rows) if len(row.input_ids) <= settings.max_length]
     if not fitting:
         raise EngineError(
             f"none of {len(rows)} training rows fits {settings.max_length} tokens", "raise train.max_length"
+        )
+    weights = row_weights([examples[n] for n in fitting], settings.balance)
+    return [replace(rows[n], weight=float(weight)) for n, weight in zip(fitting, weights, strict=True)]
+
+
+def validation_rows(
+    examples: Sequence[Example], taxonomy: Taxonomy, encoder: ChatEncoder, settings: TrainSettings
+) -> list[TrainingRow]:
+    """One row per example that fits, up to its control token. Raises EngineError if none of them fits."""
+    rows = [decision_row(e, taxonomy.column(e.label), encoder) for e in examples]
+    fitting = [r for r in rows if len(r.input_ids) <= settings.max_length]
+    if settings.validation_share and not fitting:
+        raise EngineError(
+            f"train.validation_share = {settings.validation_share} sets {len(rows)} rows aside, of which none fits "
+            f"{settings.max_length} tokens",
+            "raise validation_share or max_length, or set validation_share = 0",
         )
     return fitting
 

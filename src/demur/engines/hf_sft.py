@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import hashlib
 import json
-import os
 import shutil
-import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +13,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedTokenizerFast, PrinterCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 
 from demur.core.errors import EngineError
 from demur.core.example import Example
 from demur.core.ports import Origin, Progress, TrainedModel, no_progress
+from demur.core.splitting import set_aside
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings, learnt
 from demur.engines import hf_embed
@@ -33,21 +28,16 @@ from demur.engines.hf_disk import named_disk_errors
 from demur.engines.hf_load import load_base, no_progress_bars
 from demur.engines.hf_optim import MuonWithAdamW
 from demur.engines.hf_packing import check_packing
-from demur.engines.hf_rows import TrainingRow, training_rows
+from demur.engines.hf_rows import TrainingRow, training_rows, validation_rows
 from demur.engines.hf_tiny import TinyConfig, make_tiny
-from demur.engines.hf_trainer import (
-    ControlTokenTrainer,
-    LossWeights,
-    NoisyRows,
-    OwnBatches,
-    PadRight,
-    StepProgress,
-    TokenBudgetBatches,
-)
+from demur.engines.hf_trainer import ControlTokenTrainer, LossWeights, StepProgress
 from demur.engines.thought_place import require_one_place, with_thought
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 from demur.engines.training import trunk
 from demur.engines.training.bases import Base, find_base, origin_of
+from demur.engines.training.batches import NoisyRows, OwnBatches, PadRight, TokenBudgetBatches, as_read
+from demur.engines.training.machine import attention, check_processes, has_bfloat16, release_memory
+from demur.engines.training.validation import Measured, Validated, Validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +48,25 @@ class _Prepared:
     tokenizer: PreTrainedTokenizerFast
     encoder: ChatEncoder
     rows: list[TrainingRow]
+    aside: list[TrainingRow]  # to validate on: each ends at its control token
     before: torch.Tensor  # the control tokens' rows as initialised
     table_names: list[str]  # of the matrices they are rows of
     reused: int  # control tokens that took over a reserved row of the vocabulary
     origin: Origin | None = None  # of the base; None: made here, or this process is not the first
     cut: trunk.CutModel | None = None  # with frozen layers: the model is then what lies above them
     states: list[torch.Tensor] | None = None  # with frozen layers: what the rows are read as
+    aside_states: list[torch.Tensor] | None = None
+
+    def validation_rows(self) -> torch.utils.data.Dataset[Any]:
+        """The rows to validate on, as the model reads them."""
+        if self.aside_states is not None:
+            return trunk.StateRows(self.aside_states, self.aside)
+        return NoisyRows(self.aside, share=0.0, seed=0, ordinary_ids=())
+
+    def collate(self, rows: Any) -> dict[str, torch.Tensor]:
+        """A batch of rows, padded."""
+        padded = PadRight(pad_id=self.tokenizer.pad_token_id or 0)
+        return trunk.pad_states(rows) if self.cut is not None else padded(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,10 @@ class SftTrainer:
         """Train into `folder`/model, resuming from `folder`/checkpoints. None on every process but the first.
 
         Raises EngineError when a category has no training row, when the processes asked for did not come, or when a
-        control token did not train, ArtifactError when the disk is full. Memory is given back.
+        control token did not train, ArtifactError when the disk is full. Memory is given back. Validation rows, if
+        any are asked for, are among `examples`.
         """
         state = check_processes(self.settings.processes)
-        _check_categories(examples, taxonomy)
         try:
             with named_disk_errors(folder), no_progress_bars():
                 return self._trained(examples, taxonomy, folder, (state, progress))
@@ -93,21 +96,31 @@ class SftTrainer:
     ) -> TrainedModel | None:
         state, progress = how
         work = folder / "checkpoints" / _work_name(self.settings, examples, taxonomy)
-        prepared = self._prepare(examples, taxonomy, work, state)
+        learnt_from, aside = set_aside(examples, self.settings.validation_share, self.settings.seed)
+        _check_categories(learnt_from, taxonomy)
+        prepared = self._prepare((learnt_from, aside), taxonomy, work, state)
         trainer = self._trainer(prepared, work, state, progress)
-        with _attention():
+        best = None
+        with attention():
+            validation = self._validation(trainer, prepared, work / f"best-{state.process_index}.pt")
             trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work))
+            if validation is not None:
+                best = validation.finish()
         weights = trainer.accelerator.get_state_dict(trainer.model)  # sharded or not, all processes take part
         trained = None
         if state.is_main_process:
             trained = self._finish(trainer, prepared, weights, folder)
+            trained = replace(trained, details=trained.details | _validated(prepared, best))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         state.wait_for_everyone()
         return trained
 
-    def _prepare(self, examples: Sequence[Example], taxonomy: Taxonomy, work: Path, state: PartialState) -> _Prepared:
+    def _prepare(
+        self, examples: tuple[Sequence[Example], Sequence[Example]], taxonomy: Taxonomy, work: Path, state: PartialState
+    ) -> _Prepared:
+        learnt_from, aside = examples
         with state.main_process_first():
-            found = self._base(examples, work, state)
+            found = self._base(learnt_from, work, state)
             base = found.name
             scratch = work / f"tokenizer-{state.process_index}"
             plain = load_tokenizer(base, self.settings.chat_template)
@@ -133,8 +146,9 @@ class SftTrainer:
             )
         if self.settings.packing:
             check_packing(model)
-        rows = training_rows(examples, taxonomy, encoder, self.settings)
-        prepared = _Prepared(model, tokenizer, encoder, rows, before, names, len(reused), origin)
+        rows = training_rows(learnt_from, taxonomy, encoder, self.settings)
+        asked = validation_rows(aside, taxonomy, encoder, self.settings)
+        prepared = _Prepared(model, tokenizer, encoder, rows, asked, before, names, len(reused), origin)
         return self._cut(prepared, work, state) if self.settings.frozen_share else prepared
 
     def _cut(self, prepared: _Prepared, work: Path, state: PartialState) -> _Prepared:
@@ -143,10 +157,15 @@ class SftTrainer:
         frozen = trunk.layers_below(model, self.settings.frozen_share)
         file = work / f"trunk-{frozen}.bin"
         with state.main_process_first():
-            states = trunk.trunk_states(model, prepared.rows, frozen, file)
+            states = trunk.trunk_states(model, [*prepared.rows, *prepared.aside], frozen, file)
         cut = trunk.cut(model, frozen, prepared.encoder.token_ids, prepared.rows[0])
         return replace(
-            prepared, cut=cut, states=states, before=prepared.before[-1:], table_names=prepared.table_names[-1:]
+            prepared,
+            cut=cut,
+            states=states[: len(prepared.rows)],
+            aside_states=states[len(prepared.rows) :],
+            before=prepared.before[-1:],
+            table_names=prepared.table_names[-1:],
         )
 
     def _base(self, examples: Sequence[Example], work: Path, state: PartialState) -> Base:
@@ -166,19 +185,19 @@ class SftTrainer:
 
     def _trainer(self, prepared: _Prepared, work: Path, state: PartialState, progress: Progress) -> ControlTokenTrainer:
         s = self.settings
-        rows = [{"input_ids": r.input_ids, "labels": r.labels} for r in prepared.rows]
+        rows = [as_read(r) for r in prepared.rows]
+        if s.packing:  # its own collator knows no weights
+            rows = [{k: v for k, v in row.items() if k != "weights"} for row in rows]
         optimizer = None
         if s.optimizer == "muon":
             optimizer = MuonWithAdamW(
                 prepared.model, lr_matrices=s.matrix_learning_rate, lr_rest=s.learning_rate, weight_decay=s.weight_decay
             )
-        pad_right = PadRight(pad_id=prepared.tokenizer.pad_token_id or 0)
-        collator: Any = trunk.pad_states if prepared.states is not None else None if s.packing else pad_right
         trainer = ControlTokenTrainer(
             model=prepared.model,
             args=_arguments(s, work),
             train_dataset=Dataset.from_list(rows),
-            data_collator=collator,
+            data_collator=None if s.packing else prepared.collate,
             processing_class=prepared.tokenizer,
             optimizers=(optimizer, None),
             callbacks=[StepProgress(progress)],
@@ -187,11 +206,28 @@ class SftTrainer:
                 control=s.control_weight,
                 refusal=s.control_weight * s.refusal_weight,
                 answer=s.answer_weight,
+                smoothing=s.control_smoothing,
             ),
             own=self._own_batches(prepared, state),
         )
         trainer.remove_callback(PrinterCallback)  # the library is silent; the log history keeps every figure
         return trainer
+
+    def _validation(self, trainer: ControlTokenTrainer, prepared: _Prepared, file: Path) -> Validation | None:
+        if not prepared.aside:
+            return None
+        what = Validated(
+            rows=prepared.validation_rows(),
+            collate=prepared.collate,
+            lengths=[len(r.input_ids) for r in prepared.aside],
+            control_ids=prepared.encoder.token_ids,
+            every=self.settings.evaluate_every,
+            patience=self.settings.patience,
+            file=file,
+        )
+        validation = Validation(trainer, what)
+        trainer.add_callback(validation)
+        return validation
 
     def _own_batches(self, prepared: _Prepared, state: PartialState) -> OwnBatches | None:
         s = self.settings
@@ -234,7 +270,11 @@ class SftTrainer:
         return TrainedModel(
             fingerprint=fingerprint(final, prepared.tokenizer, prepared.encoder, self.settings.dtype),
             steps=trainer.state.global_step,
-            history=tuple({k: float(v) for k, v in row.items()} for row in trainer.state.log_history if "loss" in row),
+            history=tuple(
+                {k: float(v) for k, v in row.items()}
+                for row in trainer.state.log_history
+                if "loss" in row or "validation_loss" in row
+            ),
             row_change=change,
             details={
                 "base": self.settings.base,
@@ -251,49 +291,16 @@ class SftTrainer:
         )
 
 
-def check_processes(asked: int | None) -> PartialState:
-    """The distributed state, after making sure that as many processes take part as were asked for.
-
-    asked: from the settings; None means what the launcher announced (WORLD_SIZE). Raises EngineError otherwise: some
-    launchers silently start one process, and an unnoticed smaller batch trains another model.
-    """
-    announced = int(os.environ.get("WORLD_SIZE", "1"))
-    state = PartialState(cpu=not torch.cuda.is_available())
-    wanted = announced if asked is None else asked
-    if state.num_processes != wanted:
-        raise EngineError(
-            f"{state.num_processes} processes take part in training, {wanted} were asked for",
-            f"start them with: torchrun --nproc_per_node {wanted} -m demur train ...",
-        )
-    return state
-
-
-def release_memory() -> None:
-    """Give back what a finished training held: its objects refer to each other, and the C library keeps pages.
-
-    Weights, gradients and optimizer state would otherwise stay beside the model that scores.
-    """
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library than glibc has no such function
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _attention() -> AbstractContextManager[None]:
-    """On a CPU the plain attention kernel: a quarter faster than the fused one on rows of a few dozen tokens."""
-    if torch.cuda.is_available():
-        return nullcontext()
-    kernel: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
-    return kernel
-
-
-def has_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 matrices faster than float32 ones."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())  # torch has no public name for it
+def _validated(prepared: _Prepared, best: Measured | None) -> dict[str, str | int | float | bool]:
+    """What validation says of a model, for its details."""
+    if best is None:
+        return {}
+    return {
+        "validation_rows": len(prepared.aside),
+        "best_step": best.step,
+        "validation_loss": best.loss,
+        "validation_leftover": best.leftover,
+    }
 
 
 def _arguments(s: TrainSettings, work: Path) -> SFTConfig:

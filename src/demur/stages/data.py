@@ -18,15 +18,13 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from demur.core.errors import ConfigError, DataError, TaxonomyError
 from demur.core.example import SPLITS, Example, Kind, Split, prompt_key
-from demur.core.likeness import components, near_copies
 from demur.core.ports import Progress, Source, no_progress
-from demur.core.splitting import divided, piece_of, small
+from demur.core.splitting import divided, hanging_together, piece_of, place_of, small
 from demur.core.taxonomy import Taxonomy
 from demur.store.boundary import read_json
 from demur.store.files import json_bytes, write_together
@@ -270,7 +268,7 @@ def _check_ids(rows: Sequence[Example]) -> None:
 
 def _placed(config: Config, rows: Sequence[tuple[Example, str]]) -> tuple[list[Example], list[str]]:
     """Every row with its split, and the ids of rows that would leak."""
-    roots = components(len(rows), chain(_links(rows), near_copies([key for _, key in rows])))
+    roots = hanging_together(rows)
     own: dict[int, set[Split]] = defaultdict(set)
     name: dict[int, str] = {}
     for (e, key), root in zip(rows, roots, strict=True):
@@ -288,36 +286,19 @@ def _placed(config: Config, rows: Sequence[tuple[Example, str]]) -> tuple[list[E
     return kept, leaked
 
 
-def _links(rows: Sequence[tuple[Example, str]]) -> list[tuple[int, int]]:
-    """Rows with the same prompt or group, each linked to the first of them."""
-    first: dict[tuple[str, str], int] = {}
-    names = [(("prompt", key), ("group", e.group)) for e, key in rows]
-    return [
-        (first.setdefault((what, value), n), n)
-        for n, pair in enumerate(names)
-        for what, value in pair
-        if value is not None
-    ]
-
-
 def _divided(config: Config, rows: Sequence[tuple[Example, str]], names: Sequence[str | None]) -> dict[str, Split]:
     """The split of everything that hangs together, by its name. names: per row; None has a split of its own."""
     together: dict[str, list[tuple[Example, str]]] = defaultdict(list)
     for row, name in zip(rows, names, strict=True):
         if name is not None:
             together[name].append(row)
-    pieces = [piece_of(own, _uniform(config.seed, name)) for name, own in together.items()]
+    pieces = [piece_of(own, place_of(config.seed, name)) for name, own in together.items()]
     found = divided(pieces, config.test_share, config.calibrate_share)
     return dict(zip(together, found, strict=True))
 
 
 def _shares(config: Config) -> dict[Split, float]:
     return {"calibrate": config.calibrate_share, "test": config.test_share}
-
-
-def _uniform(seed: int, name: str) -> float:
-    """A number in [0, 1) that depends on nothing else than seed and name."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big") / 2**56
 
 
 def _without_duplicates(rows: Sequence[Example]) -> list[Example]:
@@ -354,7 +335,7 @@ def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
                 "lower contrast_ratio or refusal_share",
             )
         count["benign"] = min(benign, room)
-    by_hash = sorted(rows, key=lambda e: _uniform(config.seed, e.id))
+    by_hash = sorted(rows, key=lambda e: place_of(config.seed, e.id))
     kept = {e.id for kind in count for e in [e for e in by_hash if e.kind == kind][: count[kind]]}
     return [e for e in rows if e.id in kept]
 

@@ -191,18 +191,20 @@ class StateRows(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(self, states: Sequence[torch.Tensor], rows: Sequence[TrainingRow]) -> None:
         self._states, self._labels = states, [torch.tensor(r.labels) for r in rows]
+        self._weights = [torch.tensor(r.weight) for r in rows]
 
     def __len__(self) -> int:
         return len(self._states)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         n = index % len(self._states)
-        return {"inputs_embeds": self._states[n], "labels": self._labels[n]}
+        return {"inputs_embeds": self._states[n], "labels": self._labels[n], "weights": self._weights[n]}
 
 
 def pad_states(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Collate by padding on the right: {"inputs_embeds" (B, T, d) float32, "labels" (B, T)}."""
+    """Collate by padding on the right: {"inputs_embeds" (B, T, d) float32, "labels" (B, T), "weights" (B,)}."""
     longest = max(len(r["labels"]) for r in rows)
     states = [functional.pad(r["inputs_embeds"], (0, 0, 0, longest - len(r["labels"]))) for r in rows]
     labels = [functional.pad(r["labels"], (0, longest - len(r["labels"])), value=IGNORE) for r in rows]
-    return {"inputs_embeds": torch.stack(states).float(), "labels": torch.stack(labels)}
+    weights_B = torch.stack([r["weights"] for r in rows])
+    return {"inputs_embeds": torch.stack(states).float(), "labels": torch.stack(labels), "weights": weights_B}

@@ -1,0 +1,1 @@
+"""How training rows are weighed, set aside and spoken of."""

@@ -1,0 +1,136 @@
+"""Validation: how a training decides rows that it never learns from, and which of its weights decide them best.
+
+1. Whole groups of the training rows are set aside (core.splitting.set_aside); each ends at its control token.
+2. Every so many steps the log loss of the decision is measured on them, over the whole vocabulary, so that mass which
+   lies on no control token counts against it; and that mass itself.
+3. The best weights so far lie in a file beside the checkpoints, so that a killed training finds them again.
+4. After `patience` measurements without gain training stops. The best weights are put back either way.
+
+Every process measures all rows: sharded weights need all processes in every forward pass, and all decide alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+
+from demur.core.errors import EngineError
+from demur.engines.hf_rows import IGNORE
+from demur.engines.hf_trainer import ControlTokenTrainer
+from demur.engines.training.batches import by_length
+
+TOKENS_PER_BATCH = 2048
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """The decisions on the validation rows after so many steps."""
+
+    step: int
+    loss: float  # mean negative log-probability of the right control token, nats
+    leftover: float  # mean probability off all control tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validated:
+    """Rows to validate on and when to."""
+
+    rows: Dataset[Any]  # each ends at its control token
+    collate: Callable[[list[Any]], dict[str, torch.Tensor]]
+    lengths: Sequence[int]  # tokens of each
+    control_ids: tuple[int, ...]
+    every: int  # optimizer steps
+    patience: int  # measurements
+    file: Path  # where the best weights lie meanwhile: one for each process
+
+
+class Validation(TrainerCallback):
+    """Measures while a trainer trains, stops it, and puts the best weights back."""
+
+    def __init__(self, trainer: ControlTokenTrainer, what: Validated) -> None:
+        if trainer.is_deepspeed_enabled:
+            raise EngineError("validation rows with DeepSpeed", "set train.validation_share = 0, or use FSDP")
+        self._trainer, self._what = trainer, what
+        self._batches = by_length(what.lengths, TOKENS_PER_BATCH)
+        self._last: Measured | None = None
+        self.best: Measured | None = _read(what.file)["measured"] if what.file.exists() else None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Called by Trainer after every optimizer step."""
+        if state.global_step % self._what.every:
+            return
+        self._measure(state.global_step)
+        best = self.best.step if self.best else 0
+        if state.global_step - best >= self._what.patience * self._what.every:
+            control.should_training_stop = True
+
+    def finish(self) -> Measured:
+        """Measure the last step if that is due, and put the best weights back. Returns what they decide.
+
+        Raises EngineError if no measurement gave a number.
+        """
+        step = self._trainer.state.global_step
+        if self._last is None or self._last.step != step:
+            self._measure(step)
+        if self.best is None:
+            raise EngineError(
+                f"the log loss on the validation rows is no number after {step} steps: training diverged",
+                f"lower train.learning_rate, now {self._trainer.args.learning_rate:g}",
+            )
+        if self.best.step != step:
+            weights = _read(self._what.file)["weights"]
+            with torch.no_grad():
+                for name, parameter in self._learnt().items():
+                    parameter.copy_(weights[name])
+        return self.best
+
+    def _measure(self, step: int) -> None:
+        found = self._last = self._decided(step)
+        self._trainer.log({"validation_loss": found.loss, "validation_leftover": found.leftover})
+        if math.isnan(found.loss) or (self.best and found.loss >= self.best.loss):
+            return
+        self.best = found
+        learnt = {name: parameter.cpu() for name, parameter in self._learnt().items()}
+        part = self._what.file.with_suffix(".part")
+        torch.save({"measured": (found.step, found.loss, found.leftover), "weights": learnt}, part)
+        part.replace(self._what.file)
+
+    def _learnt(self) -> dict[str, torch.Tensor]:
+        """The weights that learn, by name; of sharded ones this process's part."""
+        learnt = {n: p.detach() for n, p in self._trainer.model_wrapped.named_parameters() if p.requires_grad}
+        return {n: p.to_local() if isinstance(p, DTensor) else p for n, p in learnt.items()}
+
+    @torch.no_grad()
+    def _decided(self, step: int) -> Measured:
+        trainer, model = self._trainer, self._trainer.model_wrapped
+        control_C = torch.tensor(self._what.control_ids)
+        model.eval()
+        sums = torch.zeros(2)
+        for batch in self._batches:
+            inputs = trainer._prepare_inputs(self._what.collate([self._what.rows[n] for n in batch]))
+            logits_BV, targets_BT, _ = trainer.at_targets(model, inputs)
+            logp_BV = functional.log_softmax(logits_BV, dim=1).cpu()
+            targets_B = targets_BT[targets_BT != IGNORE].cpu()
+            loss_B = -logp_BV.gather(1, targets_B[:, None])[:, 0]
+            leftover_B = 1 - logp_BV[:, control_C].exp().sum(dim=1)
+            sums += torch.stack([loss_B.sum(), leftover_B.sum()])
+        model.train()
+        # The mean over processes, which differ by rounding at most, so that all of them stop at one step.
+        means = trainer.accelerator.reduce(sums.to(trainer.accelerator.device), "mean") / len(self._what.lengths)
+        return Measured(step=step, loss=float(means[0]), leftover=float(means[1]))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The best weights so far by name, and what they decided."""
+    kept = torch.load(file, weights_only=True)
+    step, loss, leftover = kept["measured"]
+    return {"measured": Measured(step=step, loss=loss, leftover=leftover), "weights": kept["weights"]}
