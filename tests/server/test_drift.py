@@ -95,7 +95,7 @@ def test_live_scores_that_drift_are_said_to_and_take_no_promise_away(made):
         loop = server.process.loop
         for _ in range(400):
             loop.call_soon_threadsafe(drift.saw, digest, "local", strange)
-        wait_until(lambda: drift.promises(policy, digest, "local", overridden=False) == "certified, drift seen")
+        wait_until(lambda: drift.promises(policy, digest, "local", outside=False) == "certified, drift seen")
         assert said(server) == "certified, drift seen"
         assert server.metric(supported(policy)) == 1
         assert server.metric(line("demur_drift_seen", policy, tenant="local")) == 1
@@ -278,7 +278,7 @@ def send(server, policy, tenant, scores, times):
 
 
 def says(server, policy, tenant):
-    return server.service.house.drift.promises(policy, policy_digest(policy), tenant, overridden=False)
+    return server.service.house.drift.promises(policy, policy_digest(policy), tenant, outside=False)
 
 
 def test_one_tenants_requests_take_nothing_from_another_and_a_reset_gives_it_back(made):
@@ -307,9 +307,10 @@ def test_made_up_requests_are_not_counted(made, tmp_path):
     mark = {"x-demur-synthetic": "true"}
     options = {"tenants": tenants, "backend": FakeBackend(engine=engine), "watched_runs": [folder], "watch_rows": 1}
     with serving(own, **options) as server:
-        assert server.chat(key=KEY).status_code == 200  # a tenant that the file calls so
-        assert server.chat(key=OPERATOR_KEY, headers=mark).status_code == 200
-        assert server.chat(key=OTHER_KEY, headers=mark).status_code == 200  # not for everybody to say
+        made_up = server.chat(key=KEY), server.chat(key=OPERATOR_KEY, headers=mark)  # by its tenant, by its header
+        assert [got.json()["demur"]["promises"] for got in made_up] == ["void", "void"]
+        earnest = server.chat(key=OTHER_KEY, headers=mark)  # not for everybody to say
+        assert earnest.json()["demur"]["promises"] == "certified"
         wait_until(lambda: server.metric(line("demur_watched_scores", policy)) == 1)
         assert server.metric(line("demur_drift_seen", policy, tenant="other")) == 0
         assert server.metric(line("demur_drift_seen", policy, tenant="alice")) is None

@@ -19,6 +19,7 @@ from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, 
 from demur.core.decision import decide
 from demur.core.errors import AccessError, ConfigError
 from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
+from demur.stages import watch
 from demur.store.model_file import FILE_NAME, read_model_file
 from demur.store.policy_file import NEVER_WORD, policy_to_json
 from demur.store.policy_folder import Live, PolicySet, read_folder
@@ -72,6 +73,8 @@ def command(
         note(made_from)
     if live.policy.promises and (covered := _turns_covered(policies)):
         note(covered)
+    if unwatched := _unwatched(policies, policy):
+        note(unwatched)
 
 
 def _turns_covered(path: Path) -> str | None:
@@ -86,6 +89,19 @@ def _turns_covered(path: Path) -> str | None:
     return (
         f"promises are about single turns: none of {len(rows)} calibrate rows has an earlier answer. Later turns are "
         'covered only where the latest turn decides alone: decides_on = "latest turn" of the server'
+    )
+
+
+def _unwatched(path: Path, name: str | None) -> str | None:
+    """The promises about slices that nothing would be noticed of; None: there is none, or no run to look in."""
+    folder = RunFolder(path)
+    if not folder.policy.exists():
+        return None
+    risks = watch.unheard(folder.named(name) if name in folder.policy_names else folder)
+    if not risks:
+        return None
+    return (
+        f"certified, not watched: {', '.join(risks)}. No label said a request's kind or source: demur watch --feedback"
     )
 
 

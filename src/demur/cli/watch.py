@@ -30,7 +30,10 @@ def command(
     ] = None,
     feedback: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help='Labels of a random sample of them: lines of {"id": ..., "label": ...}.'),
+        typer.Option(
+            metavar="FILE",
+            help='Lines of {"id": ..., "label": ...}: a random sample of them; "kind" and "source" for slices.',
+        ),
     ] = None,
     state: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What was seen before. Default: RUN/watch/state.json.")
@@ -98,6 +101,11 @@ def _notes(sight: Sight) -> None:
         note(
             "drift seen: requests no longer look like those that were calibrated on. No promise is lost by that; label "
             "a random sample (--feedback) to see whether one is, and calibrate again on new rows"
+        )
+    if unheard := [w.promise.risk for w in sight.watched if w.unheard]:
+        note(
+            f"no label has spoken of the slice of {', '.join(unheard)}: --feedback with kind and source, as far as the "
+            "promise asks for them, is what would show a rate above its level"
         )
     note(f"{sight.rows} scores here, {sight.monitor.series[0].steps} in all; {sight.new_labels} new labels")
     for a in sight.monitor.audits:

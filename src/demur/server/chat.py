@@ -71,7 +71,7 @@ async def answer_chat(request: Request, house: House) -> Response:
     languages = preferred_languages(request.headers.get("accept-language", ""))
     verdicts = await while_connected(request.receive, _decide(case, languages, house, visit))
     writing = _Writing(house.settings, case, verdicts, visit)
-    head = _head(house, case, verdicts[0], caller)
+    head = _head(house, case, verdicts[0], caller, visit)
     if case.stream:
         return StreamingResponse(writing.events(head), media_type="text/event-stream", headers=STREAM_HEADERS)
     return JSONResponse(await while_connected(request.receive, writing.whole(head)))
@@ -276,16 +276,17 @@ class _Writing:
         return usage(read, self._tokens)
 
 
-def _head(house: House, case: Case, first: Verdict, caller: Caller) -> Head:
+def _head(house: House, case: Case, first: Verdict, caller: Caller, visit: Visit) -> Head:
     live, overridden = case.live, case.effective.overridden
     decision = "refuse" if first.category else "respond" if first.reply else "undecided"
+    outside = overridden or first.declared or bool(visit.synthetic)  # as what the monitor counts: see _decide
     note: dict[str, Any] = {
         "decision": decision,
         "category": first.category,
         "policy": live.policy.name,
         "policy_hash": live.digest,
         "overridden": overridden,
-        "promises": house.drift.promises(live.policy, live.digest, caller.tenant.name, overridden=overridden),
+        "promises": house.drift.promises(live.policy, live.digest, caller.tenant.name, outside=outside),
     }
     if first.reply is None or first.reply.decision.doubt:
         note["doubt"] = NO_SCORE if first.reply is None else OFF_THE_TOKENS

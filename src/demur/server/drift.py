@@ -116,15 +116,17 @@ class Drift:
                 self._end_journal(waiting)
         self._writer.shutdown(wait=False)
 
-    def promises(self, policy: Policy, digest: str, tenant: str, *, overridden: bool) -> Promises:
+    def promises(self, policy: Policy, digest: str, tenant: str, *, outside: bool) -> Promises:
         """What an answer to a tenant says of its policy's promises.
 
         "certified"; "certified, drift seen" where the tenant's scores no longer look like the calibration scores;
-        "certified, not watched" where nothing would be noticed; "no longer supported" after an alarm; "not certified"
-        where the file says certified of one and does not bear it out (demur.store.trust); "void" under thresholds of
-        the caller's own, of which nothing was promised; "none" where nothing was certified in the first place.
+        "certified, not watched" where nothing would be noticed of one: the policy is not watched, or the promise is
+        about a slice that no label was given for yet; "no longer supported" after an alarm; "not certified"
+        where the file says certified of one and does not bear it out (demur.store.trust); "void" for a request that
+        is outside what was promised: under thresholds of the caller's own, refused for declared text, or synthetic;
+        "none" where nothing was certified in the first place.
         """
-        if overridden:
+        if outside:
             return "void"
         read = {p.status for p in policy.promises}
         if UNPROVEN in read:  # whatever was said of a file with the same digest: a signature is no part of it
@@ -305,7 +307,10 @@ def _said(standing: Standing, tenant: str) -> Promises:
     watched = standing.watched(tenant)
     if any(w.promise.status == LOST for w in watched):
         return LOST
-    return DRIFTED if any(w.drift for w in watched if w.promise.status == CERTIFIED) else CERTIFIED
+    certified = [w for w in watched if w.promise.status == CERTIFIED]
+    if any(w.drift for w in certified):
+        return DRIFTED
+    return UNWATCHED if any(w.unheard for w in certified) else CERTIFIED
 
 
 def _in_force(policies: PolicySet) -> dict[str, Policy]:

@@ -258,7 +258,7 @@ def _checked(
             f"{path}: {len(unknown)} labelled rows are not in the calibrate split, first {unknown[0]!r}",
             "label a random sample of data/calibrate.jsonl, by its ids",
         )
-    hand_N = np.array([taxonomy.column(labels[i]) if i in labels else UNCHECKED for i in rows.table.ids])
+    hand_N = np.array([taxonomy.column(labels[i].label) if i in labels else UNCHECKED for i in rows.table.ids])
     if (hand_N != UNCHECKED).all():
         return replace(rows, label_N=hand_N)
     return replace(rows, hand_N=hand_N)

@@ -9,6 +9,7 @@ from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt
 
 from demur.base.rows import read_rows
 from demur.core.errors import ArtifactError, DataError, TaxonomyError
+from demur.core.example import Kind
 from demur.core.taxonomy import Taxonomy
 from demur.store.boundary import Strict, read_json, validated
 from demur.store.files import write_json
@@ -81,6 +82,8 @@ class FeedbackRow(Strict):
 
     id: RowId  # of a scored request
     label: str  # what ought to have happened: "respond", or a category
+    kind: Kind | None = None  # for promises about a slice; None: not said, though a category means "refusal"
+    source: str | None = Field(default=None, min_length=1)  # where such requests come from, as the data stage calls it
 
 
 def write_monitor(path: Path, monitor: MonitorFile) -> None:
@@ -111,12 +114,13 @@ def read_live(path: Path) -> LiveFile | None:
     return validated(LiveFile, value, str(path))
 
 
-def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, str]:
-    """Label by request id, in the order of the file.
+def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, FeedbackRow]:
+    """Labels by request id, in the order of the file.
 
-    Raises DataError naming file and line, also if an id repeats or no line is there, TaxonomyError on another label.
+    Raises DataError naming file and line, also if an id repeats, kind and label contradict each other or no line is
+    there, TaxonomyError on another label.
     """
-    found: dict[str, str] = {}
+    found: dict[str, FeedbackRow] = {}
     for raw in read_rows(path):
         row = validated(FeedbackRow, raw.value, raw.where, DataError)
         if row.id in found:
@@ -125,7 +129,12 @@ def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, str]:
             taxonomy.column(row.label)
         except TaxonomyError as e:
             raise TaxonomyError(f"{raw.where}, request {row.id!r}: {e.message}", e.hint) from None
-        found[row.id] = row.label
+        if row.kind is not None and (row.kind == "refusal") != (taxonomy.column(row.label) != 0):
+            raise DataError(
+                f"{raw.where}, request {row.id!r}: label {row.label!r} and kind {row.kind!r} contradict each other",
+                "a category is of kind refusal, respond is of kind contrast or benign",
+            )
+        found[row.id] = row
     if not found:
         raise DataError(f"{path} has no label", 'a line each: {"id": "...", "label": "respond"}, or a category')
     return found

@@ -29,11 +29,13 @@ from demur.stages.watch.live import (
     take_in,
 )
 from demur.stages.watch.state import monitor_of, reference_of, row_of, seen, told
+from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import Shift, compare
 from demur.stats.drift.watch import Alarm, Monitor, Watched, begin, watch
 from demur.store.files import digest_file
 from demur.store.locked import locked
 from demur.store.monitor_file import (
+    FeedbackRow,
     MonitorFile,
     ResetRow,
     read_feedback,
@@ -61,9 +63,10 @@ __all__ = [
     "run",
     "state_path",
     "take_in",
+    "unheard",
 ]
 
-SUPPORTED, DRIFTED = "supported", "drift seen"
+SUPPORTED, DRIFTED, UNWATCHED = "supported", "drift seen", "certified, not watched"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +74,7 @@ class Config:
     """What to look at. Raises GoalError on an alpha that is none."""
 
     scores: Path  # of live requests: a file, or a folder of files, which are read in the order of their names
-    feedback: Path | None = None  # JSONL: {"id": ..., "label": "respond" or a category}, a random sample of them
+    feedback: Path | None = None  # JSONL of store.monitor_file.FeedbackRow: labels of a random sample of them
     state: Path | None = None  # None: demur.stages.watch.live.state_path
     in_order: bool = False  # rows are in the order in which requests came, though the file does not say so
     alpha: float = 0.05  # P(any false alarm) over the monitor's whole life
@@ -116,10 +119,27 @@ class _Batch:
 
 
 def verdict(watched: Watched) -> str:
-    """ "supported", "drift seen", "no longer supported", or why there was nothing to support: "measured", ..."""
+    """ "supported", "drift seen", "no longer supported", "certified, not watched" (no label spoke of its slice yet), or
+    why there was nothing to support: "measured", ...
+    """
     if watched.promise.status != "certified":
         return watched.promise.status
-    return DRIFTED if watched.drift else SUPPORTED
+    if watched.drift:
+        return DRIFTED
+    return UNWATCHED if watched.unheard else SUPPORTED
+
+
+def unheard(folder: RunFolder) -> tuple[str, ...]:
+    """The certified promises of the run's policy about slices that no label has spoken of yet. Writes nothing.
+
+    Raises ArtifactError on a damaged state.
+    """
+    policy, path = read_policy(folder.policy), state_path(folder)
+    audits = [Audit(risk=p.risk, level=p.level) for p in policy.promises if p.status == "certified" and p.level]
+    file = read_monitor(path) if path.exists() else None
+    own = file is not None and file.policy == policy_digest(policy)
+    heard = {a.risk for a in file.audits if a.rate.of} if file is not None and own else set()
+    return tuple(a.risk for a in audits if a.sliced and a.risk not in heard)
 
 
 def run(config: Config, folder: RunFolder) -> Sight:
@@ -247,12 +267,12 @@ def _opened(path: Path, policy: Policy, fresh: Monitor) -> MonitorFile:
     return file
 
 
-def _new_labels(config: Config, file: MonitorFile, table: ScoreTable, taxonomy: Taxonomy) -> dict[str, str]:
+def _new_labels(config: Config, file: MonitorFile, table: ScoreTable, taxonomy: Taxonomy) -> dict[str, FeedbackRow]:
     """Labels that have not been counted. Raises DataError on one of a request without a score here."""
     if config.feedback is None:
         return {}
     counted, scored = set(file.labelled), set(table.ids)
-    labels = {i: label for i, label in read_feedback(config.feedback, taxonomy).items() if i not in counted}
+    labels = {i: row for i, row in read_feedback(config.feedback, taxonomy).items() if i not in counted}
     unknown = [i for i in labels if i not in scored]
     if unknown:
         raise DataError(

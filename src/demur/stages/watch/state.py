@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from demur.stats.board import board_as_it_is, losses_of, one_per_group
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.watch import Monitor, feedback, observe
-from demur.stats.labelled import LabelledScores, label_scores
-from demur.store.monitor_file import AuditRow, MonitorRow, SeriesRow
+from demur.stats.labelled import LabelledScores, Traits, label_scores
+from demur.store.monitor_file import AuditRow, FeedbackRow, MonitorRow, SeriesRow
 from demur.store.policy_file import RateRow
 from demur.store.rewritten import decided_scores
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
+
+UNSAID = ""  # the kind or source of a labelled request of which nobody said it
 
 
 def reference_of(folder: RunFolder, policy: Policy, seed: int = 0) -> Floats:
@@ -74,13 +76,16 @@ def seen(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 0) -> Mo
     return monitor
 
 
-def told(monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[str, str]) -> Monitor:
-    """The monitor after labels of scored requests, in the order of the table."""
+def told(monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[str, FeedbackRow]) -> Monitor:
+    """The monitor after labels of scored requests, in the order of the table.
+
+    A promise about a slice counts those whose kind and source are said, as far as it asks for them.
+    """
     ids = tuple(i for i in table.ids if i in labels)
     if not ids:
         return monitor
-    label_N = np.array([policy.taxonomy.column(labels[i]) for i in ids], dtype=np.int64)
-    rows = LabelledScores(table=table.select(ids), label_N=label_N)
+    label_N = np.array([policy.taxonomy.column(labels[i].label) for i in ids], dtype=np.int64)
+    rows = LabelledScores(table=table.select(ids), label_N=label_N, traits=_traits([labels[i] for i in ids], label_N))
     for a in monitor.audits:
         if not _of_traffic(a):
             monitor = feedback(monitor, a.risk, _errors(policy, a, rows))
@@ -91,15 +96,24 @@ def _names(monitor: Monitor) -> list[str]:
     return [*(s.series for s in monitor.series), *(f"{a.risk} <= {a.level:g}" for a in monitor.audits)]
 
 
+def _traits(rows: Sequence[FeedbackRow], label_N: npt.NDArray[np.int64]) -> Traits:
+    """What labels say of kinds and sources; UNSAID, which no slice is called, where they do not."""
+    said = [row.kind or ("refusal" if label else UNSAID) for row, label in zip(rows, label_N.tolist(), strict=True)]
+    return Traits(
+        kind_N=np.array(said),
+        category_N=np.array([UNSAID] * len(rows)),  # a promise about a category knows it from its labels
+        source_N=np.array([row.source or UNSAID for row in rows]),
+    )
+
+
 def _of_traffic(audit: Audit) -> bool:
-    return audit.risk.startswith("refusal_rate")
+    """Whether every request counts, labelled or not."""
+    return audit.risk.startswith("refusal_rate") and not audit.sliced
 
 
 def _errors(policy: Policy, audit: Audit, rows: LabelledScores) -> npt.NDArray[np.bool_]:
     """Per row that the promise speaks of, in order: whether the policy errs on it."""
     goal = parse_goal(f"{audit.risk} <= {audit.level!r}")
-    if goal.where:  # neither live scores nor labels say of what kind or source a request is
-        return np.zeros(0, dtype=bool)
     board = board_as_it_is(policy, replace(rows, group_N=None))
     try:
         (loss,) = losses_of([goal], board, 0)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.special import betaincc, betaln, xlog1py, xlogy
 
 from demur.core.errors import DataError
+from demur.core.goal import parse_goal
 from demur.core.rates import Rate
 
 Doubles = npt.NDArray[np.float64]
@@ -34,6 +35,11 @@ class Audit:
     def __post_init__(self) -> None:
         if not 0.0 < self.level < 1.0:
             raise DataError(f"audit of {self.risk!r}: level {self.level}", "expected a rate strictly between 0 and 1")
+
+    @property
+    def sliced(self) -> bool:
+        """Whether the promise is about rows of a kind or source, which labels must say."""
+        return bool(parse_goal(f"{self.risk} <= {self.level!r}").where)
 
     @property
     def log_e(self) -> float:

@@ -71,6 +71,7 @@ class Watched:
     promise: Promise
     alarms: tuple[Alarm, ...]  # against this promise: its rate is above its level
     drift: tuple[Alarm, ...] = ()  # against its assumption: live scores come from elsewhere
+    unheard: bool = False  # about a slice that no label has spoken of yet: a rate above its level would go unnoticed
 
 
 def begin(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monitor:
@@ -122,7 +123,11 @@ def watch(promises: Sequence[Promise], monitor: Monitor, alpha: float = 0.05) ->
     bar = math.log(monitor.tests / alpha)
     drifted = tuple(_of_scores(m) for m in monitor.series if m.highest_log_e >= bar)
     broken = {a.risk: (_of_labels(a),) for a in monitor.audits if a.highest_log_e >= bar}
-    return tuple(judged(Watched(promise=p, alarms=broken.get(p.risk, ()), drift=drifted)) for p in promises)
+    unheard = {a.risk for a in monitor.audits if a.sliced and a.rate.of == 0}
+    return tuple(
+        judged(Watched(promise=p, alarms=broken.get(p.risk, ()), drift=drifted, unheard=p.risk in unheard))
+        for p in promises
+    )
 
 
 def judged(watched: Watched) -> Watched:
