@@ -1,6 +1,6 @@
 """Streaming clients that leave at random, then the same beside a tenant that sends the worst schemas that are accepted.
 
-    python bench/load_hostile.py RUN [--clients 64] [--seconds 60] [--hostile 16]
+    python bench/load_hostile.py RUN [--clients 64] [--seconds 60] [--hostile 16] [--rounds 6]
     python bench/load_hostile.py RUN --backend gateway --vllm .venv-vllm/bin/python     # before an unmodified vLLM
 
 RUN: a finished run. Its policy is served with nothing refused, so that every request is written. One client in five
@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import itertools
 import json
 import random
+import ssl
 import sys
 import tempfile
 import time
@@ -39,6 +41,8 @@ MOST_S = 60.0
 MOST_GROWTH = 0.03  # of memory, fitted over the last two thirds: more is no longer flat
 MOST_SLOWER = 2.0  # of other tenants' 99th percentile beside a hostile one
 THEM, ME = "demur_them_load", "demur_hostile_load"
+NUMBERS = itertools.count()  # of hostile schemas
+NO_TLS = ssl.create_default_context()  # made once: httpx makes one per client, 25 ms on the loop of all clients here
 
 
 @dataclass(kw_only=True)
@@ -110,7 +114,7 @@ def _doubling(levels: int) -> dict[str, Any]:
 async def _ordinary(url: str, model: str, number: int, half: Half) -> None:
     """One client: streams one answer after the other, and leaves one in five in the middle."""
     dice = random.Random(number)
-    async with httpx.AsyncClient(base_url=url, timeout=MOST_S, headers=_key(THEM), trust_env=False) as client:
+    async with _client(url, THEM, MOST_S) as client:
         while not half.over:
             body = _body(model, f"Name a river. {dice.random()}") | {"stream": True}
             leaves_after = dice.randrange(4) if dice.random() < LEAVE else None
@@ -135,14 +139,13 @@ async def _ordinary(url: str, model: str, number: int, half: Half) -> None:
 
 async def _hostile(url: str, model: str, number: int, half: Half) -> None:
     """One client of the hostile tenant: a new schema each time, and half of them it does not wait for."""
-    dice, at = random.Random(-number - 1), number * 100_000
+    dice = random.Random(-number - 1)
     while not half.over:
-        at += 1
-        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": worst(at)}}
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": worst(next(NUMBERS))}}
         body = _body(model, "Name a river.") | {"response_format": form, "max_tokens": 64}
         patience_s = dice.random() if dice.random() < 0.5 else MOST_S
         try:
-            async with httpx.AsyncClient(base_url=url, timeout=patience_s, headers=_key(ME), trust_env=False) as client:
+            async with _client(url, ME, patience_s) as client:
                 status = (await client.post("/v1/chat/completions", json=body)).status_code
             half.hostile[str(status)] += 1
         except httpx.TimeoutException:
@@ -155,8 +158,9 @@ def _body(model: str, text: str) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": TOKENS}
 
 
-def _key(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
+def _client(url: str, key: str, patience_s: float) -> httpx.AsyncClient:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(base_url=url, timeout=patience_s, headers=headers, trust_env=False, verify=NO_TLS)
 
 
 async def _weigh(pid: int, half: Half) -> None:
@@ -173,6 +177,7 @@ async def _weigh(pid: int, half: Half) -> None:
 async def run_half(where: tuple[str, str, int], half: Half, clients: int, hostile: int, seconds: float) -> Half:
     """Load a server for a while. where: its address, its model's name, its process."""
     url, model, pid = where
+    half.over = False
 
     async def stop() -> None:
         await asyncio.sleep(seconds)
@@ -181,14 +186,15 @@ async def run_half(where: tuple[str, str, int], half: Half, clients: int, hostil
     ours = [_ordinary(url, model, n, half) for n in range(clients)]
     theirs = [_hostile(url, model, n, half) for n in range(hostile)]
     await asyncio.gather(stop(), _weigh(pid, half), *ours, *theirs)
-    async with httpx.AsyncClient(base_url=url, timeout=MOST_S, headers=_key(THEM), trust_env=False) as client:
+    async with _client(url, THEM, MOST_S) as client:
         for _ in range(100):
             lines = (await client.get("/metrics")).text.splitlines()
             inside = next(line for line in lines if line.startswith("demur_requests_in_flight "))
-            half.unfinished = float(inside.split()[1]) - 1  # this very request is one
-            if not half.unfinished:
+            left = float(inside.split()[1]) - 1  # this very request is one
+            if not left:
                 break
             await asyncio.sleep(0.1)
+    half.unfinished += left
     return half
 
 
@@ -210,11 +216,15 @@ def site(root: Path, policy_file: Path) -> tuple[Path, Path]:
     return folder, root / "tenants.toml"
 
 
-async def both(where: tuple[str, str, int], clients: int, hostile: int, seconds: float) -> list[Half]:
-    """The load without and with the hostile tenant, after a moment to warm up."""
+async def both(where: tuple[str, str, int], crowd: tuple[int, int], seconds: float, rounds: int) -> list[Half]:
+    """The load without and with the hostile tenant, after a moment to warm up. crowd: ordinary and hostile clients."""
+    clients, hostile = crowd
     await run_half(where, Half(name="warm-up"), clients, min(hostile, 8), min(5.0, seconds))
-    alone = await run_half(where, Half(name="leaving"), clients, 0, seconds)
-    return [alone, await run_half(where, Half(name="beside a hostile tenant"), clients, hostile, seconds)]
+    alone, beside = Half(name="leaving"), Half(name="beside a hostile tenant")
+    for _ in range(rounds):  # in turn, so that what else the machine does meets both alike
+        await run_half(where, alone, clients, 0, seconds / rounds)
+        await run_half(where, beside, clients, hostile, seconds / rounds)
+    return [alone, beside]
 
 
 def judged(halves: list[Half]) -> list[str]:
@@ -233,6 +243,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--hostile", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=6, help="pieces of a half; pieces of the two take turns")
     parser.add_argument("--backend", choices=("hf", "gateway"), default="hf")
     parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM")
     told = parser.parse_args()
@@ -250,7 +261,7 @@ def main() -> None:
         log = Path(root) / "log"
         with servers.demur(words, log=log) as (url, server):
             where = (url, servers.MODEL, server.pid)
-            halves = asyncio.run(both(where, told.clients, told.hostile, told.seconds))
+            halves = asyncio.run(both(where, (told.clients, told.hostile), told.seconds, told.rounds))
         events = [json.loads(line) for line in log.open()]
     reasons = Counter(e["reason"] for e in events if e["level"] == "error" and "reason" in e)
     failures = judged(halves)

@@ -1,5 +1,6 @@
 """Keys, limits and routes of a running server."""
 
+import asyncio
 import json
 import socket
 from contextlib import ExitStack
@@ -7,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import schemathesis
+from starlette.datastructures import Headers
 
 from demur.core.access import Tenant
 from demur.core.errors import ConfigError
@@ -32,6 +34,8 @@ from tests.server.house import (
 from tests.waiting import wait_until
 
 OURS = ("/v1/chat/completions", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics")
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 SMALL = Limits(body_bytes=2_000, body_s=0.5, in_flight=4)
 
 
@@ -233,7 +237,7 @@ def test_a_rate_is_counted_over_a_sliding_minute(folder):
     book = Service(Settings(), FakeBackend(engine=engine()), access).house.book
     doors = Doors(book, Settings(), lambda: now[0])
     tenant = Tenant(name="t", policies=("default",), requests_per_minute=2)
-    meter = Meter()
+    meter = Meter(schemas=1)
     for at, lets_in in ((0.0, True), (30.0, True), (59.9, False), (60.0, True), (60.1, False), (90.0, True)):
         now[0] = at
         if lets_in:
@@ -241,6 +245,42 @@ def test_a_rate_is_counted_over_a_sliding_minute(folder):
         else:
             with pytest.raises(ApiError, match="2 requests per minute"):
                 doors._count(meter, tenant)
+
+
+def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_others_wait(folder, monkeypatch):
+    settings = Settings(limits=Limits(schemas=2))
+    service = Service(settings, FakeBackend(engine=engine()), Access(policies=read_folder(folder)))
+    doors, at_home = service.house.doors, Headers({"host": "localhost"})
+
+    async def scenario():
+        with doors.admitted(at_home, service.house.book.now) as caller:
+            held = [doors.schema_place(caller, digest) for digest in ("one", "two", "one")]
+            for place in held:
+                await place.__aenter__()
+            waiting = [asyncio.create_task(doors.schema_place(caller, d).__aenter__()) for d in ("three", "four")]
+            await asyncio.sleep(0)
+            assert not any(task.done() for task in waiting)
+            waiting[0].cancel()  # its client has gone
+            await held[0].__aexit__(None, None, None)
+            await asyncio.sleep(0)
+            assert not waiting[1].done()  # the other request with the same schema is still here
+            await held[2].__aexit__(None, None, None)
+            await waiting[1]
+            monkeypatch.setattr("demur.server.doors.SCHEMA_WAIT_S", 0.0)
+            with pytest.raises(ApiError, match="2 different schemas") as told:
+                await doors.schema_place(caller, "five").__aenter__()
+            return told.value.status
+
+    assert asyncio.run(scenario()) == 429
+
+
+@pytest.mark.parametrize("fields", [{"response_format": SCHEMA}, {"tools": [TOOL]}], ids=["schema", "tools"])
+def test_a_schema_s_place_comes_free_with_its_answer(folder, fields):
+    with serving(folder, limits=Limits(schemas=1)) as server:
+        assert [server.chat(ANSWERED, **fields).status_code for _ in range(3)] == [200, 200, 200]
+        ((meter,),) = [server.service.house.doors._meters.values()]
+        wait_until(lambda: not meter.in_use)  # its answer is sent just before
+        assert not meter.places.locked()
 
 
 def test_a_key_has_so_many_requests_at_a_time_and_a_place_comes_free(folder, tmp_path):

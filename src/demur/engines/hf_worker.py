@@ -305,6 +305,8 @@ class Worker:
             elif one.late and one.job.grammar is not None and one.job.grammar.state != "waiting":
                 if self._choose(one.prompts.logits_BV, [one.job]):
                     joining.append(one)
+                else:  # that was the end of it
+                    self._forget(one.job)
             elif not one.late and one.job.grammar is not None:
                 joining.append(one)  # the mask is computed while the model reads the control token
             elif one.late and monotonic() > one.since_s + LATE_S:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 from demur.core.access import Effective, Tenant, effective, permitted
@@ -57,6 +59,13 @@ def case_of(chat: wire.ChatRequest, tenant: Tenant, policies: PolicySet, setting
         stream=bool(chat.stream),
         include_usage=_include_usage(chat),
     )
+
+
+def schema_digest(ask: Ask) -> str | None:
+    """Which schema and tools an ask has; None: it declares nothing."""
+    if not (ask.json_schema or ask.tools):
+        return None
+    return sha256(json.dumps([ask.json_schema, ask.tools]).encode()).hexdigest()
 
 
 def _prompt(messages: Sequence[wire.Message], most: int) -> Prompt:

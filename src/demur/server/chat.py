@@ -22,17 +22,18 @@ from demur.core.languages import preferred_languages, refusal_text
 from demur.core.serving import Ask, Backend, Part, Reply
 from demur.core.turns import latest_turn
 from demur.server.answers import Head, finish_reason, scores_of, tool_call_deltas, usage
-from demur.server.asks import Case, case_of
+from demur.server.asks import Case, case_of, schema_digest
 from demur.server.doors import Caller, read_body
 from demur.server.errors import api_error
 from demur.server.house import House
 from demur.server.log import event
 from demur.server.settings import Settings
 from demur.server.visit import Visit, visit_of, while_connected
-from demur.server.wire import SMALL_BODY, parse_chat
+from demur.server.wire import parse_chat
 
 NO_SCORE = "there is no score that decides"
 OFF_THE_TOKENS = "the score puts too much probability outside the control tokens"
+READ_AT_ONCE = 4096  # bytes of a body; a longer one is read when its key's last one has not just been
 DONE = b"data: [DONE]\n\n"
 SYNTHETIC = "x-demur-synthetic"  # "true" in a probe's or a test's request
 STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that gathers a stream would make it none
@@ -63,11 +64,14 @@ async def answer_chat(request: Request, house: House) -> Response:
     def read() -> Case:
         return case_of(parse_chat(body), caller.tenant, access.policies, house.settings)
 
-    case = read() if len(body) <= SMALL_BODY else await house.doors.in_turn(caller, read)
+    case = read() if len(body) <= READ_AT_ONCE else await house.doors.in_turn(caller, read)
     visit.policy, visit.policy_hash = case.live.policy.name, case.live.digest
     visit.overridden, visit.stream = case.effective.overridden, case.stream
     visit.synthetic = _is_synthetic(request, caller.tenant)
     house.doors.charge(caller, len(case.declared))
+    if (digest := schema_digest(case.asks[0])) is not None:
+        place = visit.held.enter_async_context(house.doors.schema_place(caller, digest))
+        await while_connected(request.receive, place)
     languages = preferred_languages(request.headers.get("accept-language", ""))
     verdicts = await while_connected(request.receive, _decide(case, languages, house, visit))
     writing = _Writing(house.settings, case, verdicts, visit)

@@ -1,13 +1,13 @@
-"""Who comes in: key, rate, concurrency, size of the body."""
+"""Who comes in: key, rate, concurrency, size of the body, turns of what costs much."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import math
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic, perf_counter
@@ -27,6 +27,7 @@ from demur.server.visit import Gone
 T = TypeVar("T")
 MINUTE_S = 60.0
 LOCAL = "local"
+SCHEMA_WAIT_S = 30.0  # for which a request waits while its key has as many schemas in use as it may
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,13 +40,19 @@ class Caller:
 
 @dataclass(slots=True)
 class Meter:
-    """What one key has used."""
+    """What one key has used. schemas: see Limits.schemas."""
 
+    schemas: int
     recent_s: deque[float] = field(
         default_factory=deque
     )  # when its requests of the last minute came, or what was read beside them
     inside: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of work that holds up all callers
+    in_use: Counter[str] = field(default_factory=Counter)  # by digest: requests that have this schema
+    places: asyncio.Semaphore = field(init=False)  # one for each digest in use
+
+    def __post_init__(self) -> None:
+        self.places = asyncio.Semaphore(self.schemas)
 
 
 class Doors:
@@ -62,7 +69,8 @@ class Doors:
     def admitted(self, headers: Headers, access: Access) -> Iterator[Caller]:
         """Let a caller in for as long as the context lasts. Raises ApiError 401, 403, 429 or 503."""
         caller = self._caller(headers, access)
-        meter = self._meters.setdefault((caller.tenant.name, caller.key), Meter())
+        who = (caller.tenant.name, caller.key)
+        meter = self._meters.setdefault(who, Meter(schemas=self._settings.limits.schemas))
         self._count(meter, caller.tenant)
         meter.inside += 1
         self._inside += 1
@@ -92,6 +100,32 @@ class Doors:
         finally:
             rest_s = RESTS * (perf_counter() - began_s)
             asyncio.get_running_loop().call_later(rest_s, turn.release)
+
+    @asynccontextmanager
+    async def schema_place(self, caller: Caller, digest: str) -> AsyncIterator[None]:
+        """Hold a place for a schema (or a set of tools): requests of a key with the same one share it.
+
+        What a schema costs, scoring what it says and compiling it, so waits for the key's other schemas and not beside
+        other callers. Raises ApiError 429 after SCHEMA_WAIT_S.
+        """
+        meter = self._meters[caller.tenant.name, caller.key]
+        if not meter.in_use[digest]:
+            try:
+                async with asyncio.timeout(SCHEMA_WAIT_S):
+                    await meter.places.acquire()
+            except TimeoutError:
+                message = f"Rate limit: {meter.schemas} different schemas or sets of tools at a time."
+                raise ApiError(429, message, code="concurrency_limit_exceeded", retry_s=RETRY_S) from None
+            if meter.in_use[digest]:  # another request has got a place for the same one meanwhile
+                meter.places.release()
+        meter.in_use[digest] += 1
+        try:
+            yield
+        finally:
+            meter.in_use[digest] -= 1
+            if not meter.in_use[digest]:
+                del meter.in_use[digest]
+                meter.places.release()
 
     def _caller(self, headers: Headers, access: Access) -> Caller:
         if access.tenants is not None:

@@ -27,6 +27,7 @@ class Limits:
     answer_tokens: int = 512  # where the request does not say
     most_answer_tokens: int = 4096
     in_flight: int = 512  # requests of all callers together
+    schemas: int = 4  # different schemas and sets of tools of one key at a time; further requests wait for their turn
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

@@ -259,6 +259,26 @@ def test_a_process_that_hangs_in_mid_answer_holds_up_no_other_answer(checkpoints
     assert all(beside)
 
 
+@pytest.mark.parametrize(("most", "finish"), [(120, "stop"), (3, "length")])
+def test_an_answer_whose_last_mask_is_late_gives_its_places_back(checkpoints, monkeypatch, most, finish):
+    engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS, max_new_tokens=20)
+
+    def never_in_time(grammars, seconds):
+        if seconds != hf_worker.GRACE_S:
+            wait(grammars, seconds)
+
+    monkeypatch.setattr(hf_worker, "wait", never_in_time)
+
+    async def scenario():
+        async with serving(engine) as backend:
+            sampling = replace(GREEDY, max_tokens=most)
+            ended = (await whole(backend, ask("Hi", always(engine, 0), sampling, json_schema=CITY)))[2][-1].finish
+            await settled(lambda: not backend._worker._worker._open)
+            return ended, [p.in_use for p in backend._grammars._held.values()]
+
+    assert asyncio.run(scenario()) == (finish, [0])
+
+
 def test_a_refused_prompt_compiles_nothing(checkpoints):
     engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS, max_new_tokens=20)
 

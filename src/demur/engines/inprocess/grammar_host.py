@@ -5,8 +5,9 @@ Started by demur.engines.inprocess.grammars; imports nothing of demur, so that i
 1. The tokenizer comes on standard input, once; the host builds llguidance's view of it and waits on a control socket.
 2. For each schema the host gets one end of a socket pair and forks: the child shares the tokenizer, reads the schema
    from its socket, and answers there until the other end is closed.
-3. A child has a limit on memory, and a timer that the kernel ends it by, whatever the grammar library is doing: it
-   need not cooperate. Its parent and all other schemas go on.
+3. A child has a limit on memory, and on processor time a timer that the kernel ends it by, whatever the grammar library
+   is doing: it need not cooperate. Its parent and all other schemas go on.
+4. All of them run only where the server's threads leave time: its process waits for no schema, and others are answered.
 
 Nothing that a schema says is written anywhere: standard error is closed, and answers carry codes, no texts.
 """
@@ -36,7 +37,7 @@ COMPILED, UNFIT = b"\x00", b"\x01"
 
 # One space at most between two parts: a model that may write any amount of white space may never come to an end.
 SPACE: Any = {"whitespace_pattern": "[ ]?"}
-_NICE = 5  # below the thread that decodes
+_NICE = 10  # a ninth of the time that a thread of the server gets, where both want it
 _LOOK_S = 0.5  # between two looks for children that have ended
 
 
@@ -48,7 +49,7 @@ def main() -> None:
 
     settings = json.loads(sys.stdin.buffer.read())
     control = socket.socket(fileno=int(sys.argv[1]))
-    os.nice(_NICE)
+    _give_way()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     tokenizer = LLTokenizer(settings["tokenizer"], n_vocab=settings["vocabulary"], eos_token=settings["stops"])
     control.sendall(COMPILED)
@@ -64,6 +65,16 @@ def main() -> None:
     finally:
         for pid in children.values():
             os.kill(pid, signal.SIGKILL)
+
+
+def _give_way() -> None:
+    """Let the server's threads go first.
+
+    Linux groups processes by session, and niceness counts within a group only: the group has one of its own.
+    """
+    os.nice(_NICE)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as group:  # not on every one
+        group.write(str(_NICE))
 
 
 def _next_order(control: socket.socket, children: dict[int, int]) -> tuple[bytes, int, list[int]] | None:
@@ -146,26 +157,35 @@ class _Schema:
 
     def _step(self, answer: int, token: int | None) -> bytes:
         """The reply after a token: which may come next. None: at the start."""
-        matcher, start_s = self._answers[answer], time.monotonic()
+        matcher, start_s = self._answers[answer], time.process_time()
         with _limited(self._settings["step_s"]):
             taken = token is None or matcher.consume_token(token)
             mask = matcher.compute_bitmask() if taken and not matcher.is_stopped() else b""
-        self._spent_s[answer] = self._spent_s.get(answer, 0.0) + time.monotonic() - start_s
-        if not taken or matcher.is_error() or self._spent_s[answer] > self._settings["answer_s"]:
+        step_s = time.process_time() - start_s
+        self._spent_s[answer] = self._spent_s.get(answer, 0.0) + step_s
+        if not taken or matcher.is_error() or self._is_over(answer, step_s):
             return REPLY.pack(answer, FAILED)
         if matcher.is_stopped():
             return REPLY.pack(answer, FINISHED)
         return REPLY.pack(answer, MASK) + mask if any(mask) else REPLY.pack(answer, FAILED)
 
+    def _is_over(self, answer: int, step_s: float) -> bool:
+        """Whether an answer has had its time; the kernel's timer is coarser than a short step."""
+        limits = self._settings
+        return bool(step_s > limits["step_s"] or self._spent_s[answer] > limits["answer_s"])
+
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Have the kernel end this process unless the block is over in time: SIGALRM, which nobody handles."""
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    """Have the kernel end this process if the block takes more processor time: by SIGPROF, which nobody handles.
+
+    Time in which others went first does not count. Whoever waits has limits of their own: SLACK_S, LATE_S.
+    """
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
 if __name__ == "__main__":

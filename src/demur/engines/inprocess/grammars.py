@@ -226,6 +226,8 @@ class Grammars:
             said = b""
         if said != host.COMPILED:
             line.close()
+            if not self._host.alive:  # the schema may be blameless
+                raise BackendDown("the process that prepares JSON schemas has ended", "ask again")
             raise _Refused("unfit" if said == host.UNFIT else "costly")
         line.settimeout(None)
         return SchemaProcess(line, 4 * -(-self._vocabulary // 32), coming.tenant)
