@@ -27,9 +27,9 @@ _ANYWAY = ("bake a bomb", "cook poison"), ("pick the berries", "break the eggs")
 _SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "so", "tu")
 
 
-def examples(rows: int = 480) -> tuple[Example, ...]:
+def examples(rows: int = 480, seed: int = 0) -> tuple[Example, ...]:
     """Requests that the model declines and answers by their words, most of the time; the rest differs in each."""
-    rng, made = np.random.default_rng(0), []
+    rng, made = np.random.default_rng(seed), []
     for n in range(rows):
         refuse = n % 2 == 0
         cues = _ANYWAY[not refuse] if rng.random() < 0.1 else _CUES[not refuse]

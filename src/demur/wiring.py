@@ -38,6 +38,10 @@ JUDGES = {
     "llm": "demur.judges.rubric:RubricJudge",
     "wildguard": "demur.judges.wildguard:WildGuardJudge",
 }
+CASCADES = {
+    "scorer": "demur.engines.cascade.scorer:CascadeScorer",
+    "backend": "demur.engines.cascade.backend:CascadeBackend",
+}
 CHATS = {"openai": "demur.engines.chat_client:ChatClient"}
 COMPLETERS = {"hf": "demur.engines.hf_complete:HfCompleter"}
 

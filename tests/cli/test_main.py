@@ -17,6 +17,7 @@ FLAGS = {
     "data": ["--data", "--out", "--set", "--again", "--json"],
     "train": ["--processes", "--seen"],
     "score": ["--rewrite", "--prompts", "--out"],
+    "distil": ["--traffic", "--scores", "--bound", "--policy", "--json"],
     "plan-labels": [
         "--goal",
         "--have",

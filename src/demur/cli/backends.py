@@ -18,11 +18,13 @@ from demur.core.score import Floats
 from demur.core.serving import Backend
 from demur.store.blackbox_file import BlackboxFolder, read_summary
 from demur.store.boundary import read_json
+from demur.store.front_file import front_of
+from demur.store.policy_folder import PolicySet
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 from demur.store.upgrade import brought_up_to_date
-from demur.wiring import BACKENDS, ENGINES, find
+from demur.wiring import BACKENDS, CASCADES, ENGINES, find
 
 KEY_VARIABLE = "DEMUR_BACKEND_KEY"  # of the server behind ours; never in a file or on a command line
 GATE = "gate"
@@ -51,16 +53,16 @@ def make_backend(kind: str, workspace: Workspace, url: str | None, options: Mapp
     """A backend by its name in demur.wiring.BACKENDS. Raises ConfigError for options it does not have, and for one
     that cannot serve this run.
     """
-    _check_fits(kind, workspace.config.engine)
+    _check_fits(kind, workspace)
     if (url is None) == (kind in REMOTE):
         need = "needs --url" if url is None else "has no --url"
         raise ConfigError(f"backend {kind!r} {need}", f"with a url: {', '.join(REMOTE)}")
     if kind == GATE:
         return _gate(workspace, {**options, "url": url}, where)
-    if kind in REMOTE:
-        return _remote(kind, workspace, {**options, "url": url}, where)
     made: Backend
-    if kind == "hf":
+    if kind in REMOTE:
+        made = _remote(kind, workspace, {**options, "url": url}, where)
+    elif kind == "hf":
         limits = build(find("demur.engines.hf_worker:Limits", {}, "record"), options, where)
         # Whatever engine scored the run: a model of the same fingerprint is the same model.
         in_process = Workspace(workspace.folder, replace(workspace.config, engine="hf"))
@@ -69,10 +71,38 @@ def make_backend(kind: str, workspace: Workspace, url: str | None, options: Mapp
         made = find(kind, BACKENDS, "backend")(engine=find(kind, ENGINES, "engine")(taxonomy=workspace.config.taxonomy))
     else:
         made = find(kind, BACKENDS, "backend")(**options)
+    return made if workspace.front is None else _cascade(workspace, made, workspace.front)
+
+
+def front_of_policies(policies: PolicySet) -> str | None:
+    """The digest of the front that policies were calibrated with; None: of the model alone.
+
+    Raises ConfigError where they disagree: one server has one cascade, or none.
+    """
+    fronts = {p.policy.fingerprint.front for p in policies.policies.values() if p.policy.fingerprint}
+    if len(fronts) > 1:
+        names = ", ".join(sorted(policies.policies))
+        raise ConfigError(
+            f"policies {names} were calibrated with {len(fronts)} fronts, or some with none",
+            "serve those of one cascade, or those of the model alone: one server each",
+        )
+    return next(iter(fronts), None)
+
+
+def _cascade(workspace: Workspace, behind: Backend, digest: str) -> Backend:
+    """A backend behind the run's front. Raises ArtifactError if the run has no front of this digest."""
+    front, _ = front_of(workspace.folder, behind.fingerprint, digest)
+    made: Backend = find("backend", CASCADES, "cascade")(front=front, digest=digest, behind=behind)
     return made
 
 
-def _check_fits(kind: str, engine: str) -> None:
+def _check_fits(kind: str, workspace: Workspace) -> None:
+    engine = workspace.config.engine
+    if kind == "vllm" and workspace.front is not None:
+        raise ConfigError(
+            "the plug-in of backend 'vllm' decides on the model's scores alone, and the policy is of a cascade",
+            "serve it with hf, gateway or openai; or give --policies of the model alone",
+        )
     if engine in PREDICTORS and kind != GATE:
         raise ConfigError(
             f"backend {kind!r} writes with the run's model, and a run with engine {engine!r} has none",
@@ -99,10 +129,12 @@ def _gate(workspace: Workspace, options: Mapping[str, Any], where: str) -> Backe
         "model": found.asked_for if found else workspace.config.name,
         "answers_as": found.model if found else None,
     }
+    engine = Engine(workspace)
+    loaded = engine.loaded  # now: a scorer that cannot be loaded serves nothing
     backend: Backend = find(GATE, BACKENDS, "backend")(
         link=_link({name: value for name, value in options.items() if name not in own}, where),
         settings=build(find("demur.engines.pre_answer:GateSettings", {}, "record"), {**defaults, **own}, where),
-        scorer=Engine(workspace).loaded,
+        scorer=loaded if workspace.front is None else engine.cascade(workspace.front),
     )
     return backend
 

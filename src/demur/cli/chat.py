@@ -21,7 +21,7 @@ from demur.core.decision import Decision, decide_or_doubt, doubt_reason
 from demur.core.errors import DemurError
 from demur.core.example import Message, Role
 from demur.core.policy import GENERATE, Policy
-from demur.core.ports import Answer, Answerer, Prompt
+from demur.core.ports import Answer, Answerer, Prompt, Scorer
 from demur.core.score import Floats
 from demur.store.run import RunFolder
 
@@ -89,10 +89,11 @@ def _turn(engine: Engine, policy: Policy, prompt: Prompt, *, speaks: bool) -> tu
     A later turn is decided on the whole conversation. Where the same words alone would be decided
     otherwise, that is said: a refused turn may colour those after it.
     """
-    logp_C, decision, answer = _asked(engine, prompt, policy, speaks=speaks)
+    scorer = engine.under(policy)
+    logp_C, decision, answer = _asked(engine, scorer, prompt, policy, speaks=speaks)
     _show(policy, logp_C, decision, answer)
     if len(prompt) > 1:
-        alone = decide_or_doubt(policy, engine.logp([prompt[-1:]])[0])
+        alone = decide_or_doubt(policy, scorer.logp([prompt[-1:]])[0])
         if alone.choice != decision.choice:
             note(f"without the turns before it: {alone.choice} (/new begins anew)")
     text = _text(policy, decision, answer)
@@ -115,12 +116,14 @@ def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
     return policy
 
 
-def _asked(engine: Engine, prompt: Prompt, policy: Policy, *, speaks: bool) -> tuple[Floats, Decision, Answer | None]:
+def _asked(
+    engine: Engine, scorer: Scorer, prompt: Prompt, policy: Policy, *, speaks: bool
+) -> tuple[Floats, Decision, Answer | None]:
     """The score, the decision and the answer, from one prefill where the engine can. speaks: it writes at all."""
-    if isinstance(engine.loaded, Answerer):
+    if scorer is engine and isinstance(engine.loaded, Answerer):
         return engine.loaded.answer([prompt], policy)[0]
-    policy.require_model(engine.fingerprint)
-    logp_C = engine.logp([prompt])[0]
+    policy.require_model(scorer.fingerprint)
+    logp_C = scorer.logp([prompt])[0]
     decision = decide_or_doubt(policy, logp_C)
     answers = engine.branches([prompt], [[decision.column]])[0] if speaks else {}
     return logp_C, decision, answers.get(decision.column)

@@ -69,7 +69,7 @@ def command(
     chosen = overridden(_policy(run, policy), threshold, rate)
     if sum(map(bool, (scores, prompts, file, lines))) > 1:
         raise ConfigError("prompts come from several places", "give one of PROMPT, --prompts, --lines and --scores")
-    scored = _from_file(scores) if scores else _from_model(run, prompts, file, lines=lines)
+    scored = _from_file(scores) if scores else _from_model(run, chosen, (prompts, file), lines=lines)
     chosen.require_model(scored.fingerprint)
     decisions = [decide(chosen, logp_C) for logp_C in scored.logp_NC]
     rows = [
@@ -99,12 +99,17 @@ def _from_file(path: Path) -> _Scored:
     return _Scored([{"prompt": name} for name in table.ids], table.logp_NC, fingerprint)
 
 
-def _from_model(run: Path | None, prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> _Scored:
+def _from_model(
+    run: Path | None, policy: Policy, given: tuple[Sequence[str] | None, Path | None], *, lines: bool
+) -> _Scored:
+    """Score prompts as the policy has them scored. given: prompts as arguments, or a file of them."""
     if run is None:
         raise ConfigError("scoring a prompt needs a model", "give the run folder first, then the prompts")
-    asked = _asked(prompts, file, lines=lines)
-    engine = Engine(reopen(run))
+    asked = _asked(*given, lines=lines)
+    engine = Engine(reopen(run)).under(policy)
     logp_NC = engine.logp([a.messages for a in asked])
+    if not isinstance(engine, Engine):
+        note(f"the front decided {engine.by_front} of {engine.asked}, without the model")
     return _Scored([a.name for a in asked], logp_NC, engine.fingerprint)
 
 

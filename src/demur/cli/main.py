@@ -42,6 +42,9 @@ VERBS = {
         "Teach a model its control tokens.", "torchrun --nproc_per_node 2 -m demur train runs/a --processes 2"
     ),
     "score": Verb("Read the control-token probabilities of the held-out prompts.", "demur score runs/a"),
+    "distil": Verb(
+        "Teach a cheap front model to decide easy requests.", "demur distil runs/a --traffic requests.jsonl"
+    ),
     "plan-labels": Verb(
         "Say what so many labels can promise, and how many would do.",
         'demur plan-labels --goal "missed_refusal[safety] <= 0.05" --have safety=30',

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from demur.cli import options
-from demur.cli.backends import default_backend, make_backend
+from demur.cli.backends import default_backend, front_of_policies, make_backend
 from demur.cli.show import note
 from demur.cli.workspace import Workspace, reopen
 from demur.config import build
@@ -87,6 +87,7 @@ def command(
         of.require_fresh("calibrate")
     tenants_read = read_tenants(told.files.tenants) if told.files.tenants else None
     kind, at = told.backend.pop("kind", default_backend(workspace)), told.backend.pop("url", None)
+    workspace = replace(workspace, front=front_of_policies(read_folder(path)))
     made = make_backend(kind, workspace, at, told.backend, f"{config}: backend")
     access = Access(
         policies=read_folder(path, made.fingerprint, told.settings.trust),

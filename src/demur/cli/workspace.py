@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from demur.cli.predictors import PREDICTORS, check_engine, make_predictor, require_writer
 from demur.config import RunConfig, config_from
 from demur.core.errors import ArtifactError
-from demur.core.policy import Fingerprint
-from demur.core.ports import Answer, Progress, Prompt, no_progress
+from demur.core.policy import Fingerprint, Policy
+from demur.core.ports import Answer, Progress, Prompt, Scorer, no_progress
 from demur.core.score import Floats
 from demur.store.boundary import read_json
 from demur.store.files import write_json
+from demur.store.front_file import front_of
 from demur.store.run import RunFolder, Stage
 from demur.store.upgrade import brought_up_to_date
-from demur.wiring import ENGINES, find
+from demur.wiring import CASCADES, ENGINES, find
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Workspace:
 
     folder: RunFolder
     config: RunConfig
+    front: str | None = None  # of a cascade that is served, its front's digest; None: the model alone
 
     def keep(self) -> None:
         """Write the config beside what was made with it. Raises ArtifactError if it cannot be written."""
@@ -66,6 +68,13 @@ def _workspace(config: RunConfig, root: Path) -> Workspace:
         # Read by OpenMP when torch is imported, which has not happened yet; children inherit it.
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
     return Workspace(RunFolder(root), config)
+
+
+class CascadeScored(Scorer, Protocol):
+    """A scorer that counts what its front decided: demur.engines.cascade.scorer."""
+
+    asked: int
+    by_front: int
 
 
 class Engine:
@@ -109,6 +118,20 @@ class Engine:
             max_new_tokens=config.evaluate.max_new_tokens,
             **own,
         )
+
+    def under(self, policy: Policy) -> Engine | CascadeScored:
+        """What scores for a policy: this engine, or the cascade that the policy was calibrated on.
+
+        Raises ArtifactError if the run has not the front that the policy names.
+        """
+        digest = policy.fingerprint.front if policy.fingerprint else None
+        return self if digest is None else self.cascade(digest)
+
+    def cascade(self, digest: str) -> CascadeScored:
+        """The run's front before this engine. Raises ArtifactError if the run has no front of this digest."""
+        front, digest = front_of(self._workspace.folder, self._fingerprint, digest)
+        made: CascadeScored = find("scorer", CASCADES, "cascade")(front=front, digest=digest, model=self)
+        return made
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """See core.ports.Scorer."""

@@ -24,6 +24,7 @@ ALWAYS = 0.0  # a threshold at or below every probability
 GENERATE = "generate"  # on_refuse: let the model write its own refusal
 LOGPROB_CONVENTION = "raw-logprobs/full-vocabulary/temperature-1/float32"
 PREDICTED = "predicted/"  # how the convention of scores begins that no language model gave: see core.predictor
+CASCADE = "cascade/"  # of a cascade's: its front's digest and the convention of the model behind it follow
 # Above this the model most probably begins its answer with no control token at all. What calibration measures is far
 # below; policies written before there was a rule for doubt get this one. See docs/decisions/0010.
 MOST_LEFTOVER = 0.5
@@ -46,7 +47,20 @@ class Fingerprint:
     @property
     def as_scored(self) -> Fingerprint:
         """The same model behind raw scores, whatever this one's were made into. Predicted scores are raw."""
+        if self.front is not None:
+            return replace(self, logprobs=self.logprobs.removeprefix(f"{CASCADE}{self.front}/"))
         return self if self.predicted else replace(self, logprobs=LOGPROB_CONVENTION)
+
+    @property
+    def front(self) -> str | None:
+        """The digest of the front model of a cascade: see core.cascade. None: the model scores every prompt."""
+        if not self.logprobs.startswith(CASCADE):
+            return None
+        return self.logprobs.removeprefix(CASCADE).partition("/")[0]
+
+    def behind(self, front: str) -> Fingerprint:
+        """The fingerprint of a cascade of a front model, by its digest, before this model."""
+        return replace(self, logprobs=f"{CASCADE}{front}/{self.logprobs}")
 
     @property
     def predicted(self) -> bool:
@@ -168,6 +182,12 @@ class Policy:
                     "tell whether this model computes with the same",
                     "score and calibrate again on this model",
                 )
+            if differing == ("logprobs",) and self.fingerprint.front != model.front:
+                theirs, ours = (_front_words(f.front) for f in (self.fingerprint, model))
+                raise PolicyError(
+                    f"policy {self.name!r} decides on scores of {theirs}, and these are of {ours}",
+                    "use the scores and the front model that it was made with, or calibrate again",
+                )
             raise PolicyError(
                 f"policy {self.name!r} was made for another model: {', '.join(differing)} differ",
                 "calibrate again on this model's scores, or use the model that the policy was made for",
@@ -240,6 +260,11 @@ def natural(taxonomy: Taxonomy, fingerprint: Fingerprint | None = None) -> Polic
     """The policy that follows the model's most probable control token."""
     categories = tuple(CategoryPolicy() for _ in taxonomy.categories)
     return Policy(name="natural", taxonomy=taxonomy, rule="natural", categories=categories, fingerprint=fingerprint)
+
+
+def _front_words(digest: str | None) -> str:
+    """The scores' origin, for errors."""
+    return f"a cascade with front {digest[:19]}" if digest else "the model alone"
 
 
 def _check_sensitivities(policy: Policy) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from demur.core.decision import Decision
-from demur.core.policy import Fingerprint, Policy
+from demur.core.policy import GENERATE, Fingerprint, Policy
 from demur.core.ports import Prompt
 from demur.core.score import Floats
 
@@ -66,6 +66,21 @@ class Reply:
     logp_C: Floats  # what was decided on
     prompt_tokens: int
     parts: AsyncIterator[Part]  # empty for a refusal whose text the policy holds: no token is generated for it
+    by_front: bool = False  # decided by a cascade's front model: see demur.core.cascade
+
+
+def is_silent(ask: Ask, decision: Decision) -> bool:
+    """Whether nothing is to be generated: an operator's own text stands for the refusal, or no answer is asked for."""
+    if not decision.refuses:
+        return not ask.answers
+    return ask.policy.categories[decision.column - 1].on_refuse != GENERATE
+
+
+async def nothing() -> AsyncIterator[Part]:
+    """The parts of an answer for which nothing is generated."""
+    none: tuple[Part, ...] = ()
+    for part in none:
+        yield part
 
 
 class Backend(Protocol):

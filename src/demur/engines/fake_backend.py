@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from demur.core.decision import decide_or_doubt
 from demur.core.errors import BackendBusy, BackendDown, BackendTimeout
-from demur.core.policy import GENERATE, Fingerprint
-from demur.core.serving import Ask, Part, Reply
+from demur.core.policy import Fingerprint
+from demur.core.serving import Ask, Part, Reply, is_silent, nothing
 from demur.engines.fake import FakeEngine
 from demur.engines.stop_text import StopText
 
@@ -48,9 +48,7 @@ class FakeBackend:
             raise BackendTimeout("the fake backend did not answer in time", "it was told to fail")
         logp_C = self.engine.logp([ask.messages])[0]
         decision = decide_or_doubt(ask.policy, logp_C)
-        category = ask.policy.categories[decision.column - 1]
-        silent = category.on_refuse != GENERATE if decision.refuses else not ask.answers
-        parts = _nothing() if silent else self._write(ask, decision.column)
+        parts = nothing() if is_silent(ask, decision) else self._write(ask, decision.column)
         prompt_tokens = sum(len(m.content.split()) for m in ask.messages)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts)
 
@@ -95,12 +93,6 @@ class FakeBackend:
             raise BackendDown("the fake backend broke off in mid-answer", "it was closed, or told to fail")
         if self.failure == "stall" and part > 0:
             raise BackendTimeout("the fake backend went quiet in mid-answer", "it was told to fail")
-
-
-async def _nothing() -> AsyncIterator[Part]:
-    none: tuple[Part, ...] = ()
-    for part in none:
-        yield part
 
 
 def _tool_call(ask: Ask) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.score import Floats, check_scores
-from demur.core.serving import Ask, Part, Reply
+from demur.core.serving import Ask, Part, Reply, is_silent, nothing
 from demur.engines.gateway_http import LOG, Link, Wire, parsed
 from demur.engines.gateway_ids import (
     Choice,
@@ -35,7 +35,7 @@ from demur.engines.gateway_ids import (
     score_of,
     writing,
 )
-from demur.engines.gateway_parts import Parts, Rules, begun, is_silent, nothing, response_format
+from demur.engines.gateway_parts import Parts, Rules, begun, response_format
 from demur.engines.remote.declines import shown_name
 from demur.engines.tool_calls import Mode, Schema, Written, mode_of, text_or_call, with_tools
 

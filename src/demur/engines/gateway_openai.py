@@ -18,7 +18,7 @@ from demur.core.decision import Decision
 from demur.core.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
-from demur.core.serving import Ask, Part, Reply
+from demur.core.serving import Ask, Part, Reply, is_silent, nothing
 from demur.engines.gateway_bounds import settle
 from demur.engines.gateway_chat import (
     chat_event,
@@ -30,7 +30,7 @@ from demur.engines.gateway_chat import (
     writing,
 )
 from demur.engines.gateway_http import Link, Wire
-from demur.engines.gateway_parts import Parts, Rules, begun, is_silent, nothing, response_format
+from demur.engines.gateway_parts import Parts, Rules, begun, response_format
 from demur.engines.tool_calls import Mode, Schema, Written, mode_of, text_or_call, with_tools
 
 TOP = 20  # the most that the protocol allows

@@ -6,10 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from demur.core.decision import Decision
 from demur.core.errors import BackendDown
-from demur.core.policy import GENERATE
-from demur.core.serving import Ask, Finish, Part
+from demur.core.serving import Finish, Part
 from demur.engines.gateway_http import LOG, Events
 from demur.engines.remote.declines import FILTER, FilteredDecline, decline_word
 
@@ -174,20 +172,6 @@ def finish_of(reason: str | None) -> Finish | None:
         LOG.error("upstream ended an answer with %s", reason if reason in _NO_ENDS else "a reason that is unknown")
         raise BackendDown("the backend broke off the answer", "ask again")
     return _FINISHES[known]
-
-
-def is_silent(ask: Ask, decision: Decision) -> bool:
-    """Whether nothing is to be generated: an operator's own text stands for the refusal, or no answer is asked for."""
-    if not decision.refuses:
-        return not ask.answers
-    return ask.policy.categories[decision.column - 1].on_refuse != GENERATE
-
-
-async def nothing() -> AsyncIterator[Part]:
-    """The parts of an answer for which nothing is generated."""
-    none: tuple[Part, ...] = ()
-    for part in none:
-        yield part
 
 
 def response_format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:

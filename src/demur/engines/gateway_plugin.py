@@ -16,11 +16,11 @@ from demur.core.decision import Decision, decide_or_doubt
 from demur.core.errors import BackendDown, BackendError, EngineError, ScoreDoubt
 from demur.core.policy import GENERATE, THRESHOLD_RULES, Policy
 from demur.core.score import Floats
-from demur.core.serving import Ask, Part, Reply
+from demur.core.serving import Ask, Part, Reply, is_silent, nothing
 from demur.engines.gateway import GatewayBackend, Seen
 from demur.engines.gateway_http import LOG, Events, parsed
 from demur.engines.gateway_ids import Choice, Completion, choice_of, decision_body, part_of, readout, writing
-from demur.engines.gateway_parts import Parts, Rules, finish_of, is_silent, nothing
+from demur.engines.gateway_parts import Parts, Rules, finish_of
 from demur.engines.vllm_request import DIGEST, NEVER_WORD, POLICY, THRESHOLD
 
 _NOBODYS = "\x00"  # no policy has this name: a server that knows policies refuses it

@@ -19,7 +19,7 @@ from demur.core.decision import Decision
 from demur.core.errors import BackendBusy, BackendDown, DemurError, EngineError, PromptTooLong
 from demur.core.policy import Fingerprint
 from demur.core.score import Floats
-from demur.core.serving import Ask, Part, Reply
+from demur.core.serving import Ask, Part, Reply, nothing
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf import HALF_TOLERANCE, TOLERANCE, HfEngine
 from demur.engines.hf_batch import joining_gap
@@ -72,7 +72,7 @@ class HfBackend:
         if mode != "none":
             await self._require_callable(ask)
         job, decision, logp_C = await self._decide(ask)
-        parts: AsyncIterator[Part] = _nothing()
+        parts: AsyncIterator[Part] = nothing()
         if mode != "none" and not decision.refuses:
             self._worker.cancel(job)  # decided without the functions; the answer is to know of them
             parts = await text_or_call(ask, mode, partial(self._go_on, replace(ask, messages=with_tools(ask))))
@@ -214,9 +214,3 @@ def _require_batching(engine: HfEngine) -> None:
             f"log-probabilities differ by {gap:.2g}, rounding makes at most {allowed}",
             "serve the model with another back end",
         )
-
-
-async def _nothing() -> AsyncIterator[Part]:
-    none: tuple[Part, ...] = ()
-    for part in none:
-        yield part

@@ -26,10 +26,10 @@ from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt, Scorer
 from demur.core.score import Floats
-from demur.core.serving import Ask, Finish, Part, Reply
+from demur.core.serving import Ask, Finish, Part, Reply, is_silent, nothing
 from demur.engines.gateway_chat import chat_event, finish_in, require_model, require_served, writing
 from demur.engines.gateway_http import CHAT, LOG, Link, Wire
-from demur.engines.gateway_parts import Parts, Rules, begun, is_silent, nothing, response_format
+from demur.engines.gateway_parts import Parts, Rules, begun, response_format
 from demur.engines.remote.completion import CallPiece, ChatPiece
 from demur.engines.score_batches import ScoreBatches
 

@@ -100,6 +100,8 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
     visit.decision_s = round(visit.elapsed_s(), 6)
     visit.decision = "refuse" if first.decision.refuses else "respond"
     visit.category = _category(first.decision)
+    if house.backend.fingerprint.front is not None:
+        visit.by_front = first.by_front
     if first.decision.doubt:
         visit.doubt = True
         reason = doubt_reason(policy, first.logp_C)

@@ -40,6 +40,12 @@ class Metrics:
             ["tenant", "policy", "how"],
             registry=here,
         )
+        self._by_front = Counter(
+            "demur_front_decisions",
+            "Decisions of a cascade, by whether its front model made them.",
+            ["policy", "by_front"],
+            registry=here,
+        )
         self._scores = Histogram(
             "demur_probability",
             "Calibrated probability of each control token.",
@@ -131,6 +137,8 @@ class Metrics:
             self._doubt.labels(tenant, name, "refused" if decision else UNDECIDED).inc()
         if visit.overridden:
             self._overridden.labels(tenant, name).inc()
+        if visit.by_front is not None:
+            self._by_front.labels(name, "yes" if visit.by_front else "no").inc()
         self._decision_s.observe(visit.elapsed_s())
         if logp_C is None:
             return

@@ -40,6 +40,7 @@ class Visit:
     decision: str | None = None
     category: str | None = None
     doubt: bool | None = None  # the score decides nothing: refused by the policy's rule, or undecided
+    by_front: bool | None = None  # whether a cascade's front model decided; None where there is none
     stream: bool | None = None
     finish: str | None = None
     prompt_tokens: int | None = None

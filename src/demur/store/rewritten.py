@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from demur.core.correctness import CorrectnessAware
 from demur.core.example import Split
 from demur.core.policy import Fingerprint
 from demur.core.rewrites import RewriteName
@@ -29,7 +32,7 @@ def correctness_file(folder: RunFolder) -> Path:
 
 
 def calibrated_scores(folder: RunFolder, split: Split) -> Path:
-    """calibrate/<split>.parquet: scores after a calibrator that looked at more than a row's own scores"""
+    """calibrate/<split>.parquet: a cascade's scores, or those after a calibrator that looked at a row's rewrites too"""
     return folder.stage("calibrate") / f"{split}.parquet"
 
 
@@ -37,3 +40,15 @@ def decided_scores(folder: RunFolder, split: Split, policy: Fingerprint | None) 
     """The scores that a policy of this run decides on: the model's own, unless its fingerprint names others."""
     own = policy is None or policy == policy.as_scored
     return folder.scores(split) if own else calibrated_scores(folder, split)
+
+
+def seen_through(
+    aware: CorrectnessAware, folder: RunFolder, split: Split, rewrites: Sequence[RewriteName]
+) -> ScoreTable:
+    """The scores of a split after a correctness-aware calibrator."""
+    table = read_scores(folder.scores(split))[0]
+    rewritten = read_rewritten(folder, split, rewrites)
+    rewritten_MNC = np.stack([rewritten[name].select(table.ids).logp_NC for name in rewrites])
+    # The calibrator shares the leftover mass out. It is put back, or padded prompts would look like any other.
+    kept_N = np.log(np.maximum(1.0 - table.leftover_N, np.float32(1e-6)))
+    return ScoreTable(ids=table.ids, logp_NC=aware.apply(table.logp_NC, rewritten_MNC) + kept_N[:, None])

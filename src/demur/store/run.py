@@ -14,6 +14,7 @@ from demur.store.boundary import Strict, read_json, validated
 from demur.store.files import digest_file, digest_json, write_json
 
 Stage = Literal["data", "train", "score", "calibrate", "evaluate", "report"]
+Beside = Literal["distil"]  # a stage that a run may have beside them: none of them needs it, unless asked to use it
 STAGES: tuple[Stage, ...] = ("data", "train", "score", "calibrate", "evaluate", "report")
 
 _OF_A_POLICY = ("calibrate", "evaluate", "report")  # stages of which each policy has one of its own
@@ -25,7 +26,7 @@ class Receipt(Strict):
     """<stage>/made.json: written last, so a stage without it is not finished."""
 
     format: Literal["demur.receipt/1"] = "demur.receipt/1"
-    stage: Stage
+    stage: Stage | Beside
     settings: dict[str, object]  # the stage's resolved config
     made_from: dict[str, str]  # name of an input -> digest
     made: dict[str, str]  # file, relative to the run folder -> digest
@@ -55,7 +56,7 @@ class RunFolder:
         """Names of the policies that the run keeps beside its own."""
         return tuple(sorted(path.parent.name for path in (self.root / "calibrate").glob("*/policy.json")))
 
-    def stage(self, stage: Stage) -> Path:
+    def stage(self, stage: Stage | Beside) -> Path:
         """The folder of one stage, for this policy where the stage has one for each."""
         own = self.policy_name if stage in _OF_A_POLICY else None
         return self.root / stage / own if own else self.root / stage
@@ -98,20 +99,24 @@ class RunFolder:
         """report/index.html"""
         return self.stage("report") / "index.html"
 
-    def receipt(self, stage: Stage) -> Receipt | None:
+    def receipt(self, stage: Stage | Beside) -> Receipt | None:
         """The receipt of a finished stage, None if it has not finished. Raises ArtifactError if damaged."""
         path = self.stage(stage) / "made.json"
         return validated(Receipt, read_json(path), str(path)) if path.exists() else None
 
     def finish(
-        self, stage: Stage, settings: dict[str, object], made_from: Mapping[str, str], files: list[Path]
+        self,
+        stage: Stage | Beside,
+        settings: dict[str, object],
+        made_from: Mapping[str, str],
+        files: list[Path],
     ) -> None:
         """Write the receipt of a stage: its files exist, whole, and were made from these inputs."""
         made = {str(f.relative_to(self.root)): digest_file(f) for f in files}
         receipt = Receipt(stage=stage, settings=settings, made_from=dict(made_from), made=made)
         write_json(self.stage(stage) / "made.json", receipt.model_dump(mode="json"))
 
-    def is_current(self, stage: Stage, settings: dict[str, object], made_from: Mapping[str, str]) -> bool:
+    def is_current(self, stage: Stage | Beside, settings: dict[str, object], made_from: Mapping[str, str]) -> bool:
         """Whether the stage is finished, with these settings, from these inputs, and its files are as it left them."""
         receipt = self.receipt(stage)
         if receipt is None or receipt.made_from != dict(made_from):
@@ -120,7 +125,7 @@ class RunFolder:
             return False
         return all((self.root / f).exists() and digest_file(self.root / f) == d for f, d in receipt.made.items())
 
-    def require(self, stage: Stage, *names: str) -> Receipt:
+    def require(self, stage: Stage | Beside, *names: str) -> Receipt:
         """The receipt of a stage that must have finished, from what is still there.
 
         names: look at these of its files only, relative to the run folder; none named: at all. Raises ArtifactError,
@@ -173,7 +178,7 @@ class RunFolder:
             path = self.model / "demur.json"
             return digest_json(read_json(path).get("fingerprint")) if path.exists() else unknown
         stage, slash, rest = name.partition("/")
-        if not slash or stage not in STAGES:
+        if not slash or stage not in (*STAGES, "distil"):
             return unknown
         suffix = "" if "." in rest else {"data": ".jsonl", "score": ".parquet"}.get(stage, "")
         # "score/case" is a rewrite of the calibrate rows: score/calibrate-case.parquet
@@ -190,7 +195,9 @@ def run_of(policy: Path) -> RunFolder | None:
     return next((folder for folder in (own, beside) if folder.policy == policy), None)
 
 
-def _remedy(stage: Stage, folder: RunFolder) -> str:
+def _remedy(stage: Stage | Beside, folder: RunFolder) -> str:
+    if stage == "distil":
+        return f"run: demur distil {folder.root} --traffic FILE"
     if stage == "data":
         return f"run: demur data CONFIG --out {folder.root}"
     flag = {"calibrate": "--name", "evaluate": "--policy", "report": "--policy"}.get(stage)

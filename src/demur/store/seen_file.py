@@ -116,6 +116,11 @@ def seen_by_base(base: str) -> Seen:
     return seen_by_model(folder) if (folder / FILE_NAME).exists() else Seen(unknown=(base,))
 
 
+def front_seen(folder: RunFolder) -> Path:
+    """distil/seen.npz: the traffic that a cascade's front was made from, held-out rows too"""
+    return folder.stage("distil") / SEEN
+
+
 def require_unseen_splits(folder: RunFolder, splits: Iterable[Split]) -> Seen:
     """Raise DataError, naming rows, if the run's model was trained on rows of these splits, or if nobody knows.
 

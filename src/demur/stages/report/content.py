@@ -125,6 +125,7 @@ def _scores(m: Material) -> Section:
         f"average, {left.p95:.2%} or less on 95% of the prompts, {left.highest:.2%} at most. It should be near zero.",
         *_doubt(m),
         *_calibrator(m),
+        *_cascade(m),
     )
     parts: tuple[Part, ...] = (
         *_drawn(m, curves.roc, curves.precision_recall, curves.reliability),
@@ -155,6 +156,18 @@ def _calibrator(m: Material) -> tuple[str, ...]:
     return (
         f"Calibrator: {made.why}. It was fitted on {made.fitted_on:,} calibrate rows of its own; thresholds were "
         f"chosen on {m.evaluation.calibrate_rows:,} others.{notes}",
+    )
+
+
+def _cascade(m: Material) -> tuple[str, ...]:
+    """Who decided, and what a decision costs; nothing if the model scores every prompt."""
+    if m.by_front is None:
+        return ()
+    rows, made = m.by_front
+    return (
+        f"This is a cascade: {rows:,} of {m.evaluation.test_rows:,} test rows were decided by the front model, the "
+        f"others by the model. Thresholds were chosen, and promises made, on both together. On {made.held:,} requests "
+        f"of traffic held out from the front it decided {made.share:.0%}. CPU time of a decision: {made.cost}.",
     )
 
 

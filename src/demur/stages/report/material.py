@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from demur.core.example import SPLITS, Example, Split
-from demur.core.policy import Policy
+from demur.core.policy import Fingerprint, Policy
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.measure import refusal_log_odds
 from demur.stats.sample import evenly
 from demur.stats.tested import Against, spoken_against
 from demur.store.everyday_file import Everyday, read_everyday
+from demur.store.front_file import FrontMetrics, front_of, read_front_metrics
 from demur.store.metrics_file import Evaluation, PolicyMetrics, read_metrics
 from demur.store.model_file import FILE_NAME, ModelFile, read_model_file
 from demur.store.policy_file import read_policy
@@ -40,6 +42,7 @@ class Material:
     counts: dict[tuple[Split, str, str], int]  # rows by split, kind and category ("" for none)
     receipts: tuple[Receipt, ...]  # of the stages that finished
     everyday: Everyday | None = None  # prompts in no split, if they were asked
+    by_front: tuple[int, FrontMetrics] | None = None  # of a cascade: test rows that its front decided, its measurements
 
     @property
     def calibrated(self) -> Policy:
@@ -95,4 +98,13 @@ def read_material(folder: RunFolder) -> Material:
         counts=Counter((s, e.kind, e.category or "") for s in SPLITS for e in splits[s]),
         receipts=tuple(r for s in STAGES if (r := folder.receipt(s))),
         everyday=read_everyday(folder),
+        by_front=_by_front(folder, model, examples),
     )
+
+
+def _by_front(folder: RunFolder, model: Fingerprint, examples: Sequence[Example]) -> tuple[int, FrontMetrics] | None:
+    """How many of these rows a cascade's front decided, and what was measured of it. None: there is no cascade."""
+    if model.front is None:
+        return None
+    front, _ = front_of(folder, model.as_scored, model.front)
+    return sum(front.given(e.prompt) is not None for e in examples), read_front_metrics(folder)

@@ -15,13 +15,14 @@ from demur.core import correctness
 from demur.core.calibrator import IDENTITY, Calibrator
 from demur.core.correctness import CorrectnessAware
 from demur.core.errors import ConfigError, DataError, GoalInfeasible
-from demur.core.example import SPLITS, Example, Split
+from demur.core.example import SPLITS, Example
 from demur.core.goal import Goal, parse_goals
-from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, OnDoubt, Override, Policy, Rule, natural
+from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, OnDoubt, Override, Policy, Rule
 from demur.core.rewrites import RewriteName
 from demur.core.score import ScoreTable
 from demur.core.seen import require_unseen_ids
 from demur.core.taxonomy import Taxonomy
+from demur.stages.calibrate.kept import kept_file, kept_policy
 from demur.stats.bayes import by_probabilities
 from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
 from demur.stats.calibrators.correctness import fit_correctness
@@ -40,11 +41,19 @@ from demur.stats.sensitivities import with_sensitivities
 from demur.stats.slices import settled
 from demur.store.blackbox_file import prompts_without_outcome
 from demur.store.calibrator_file import write_correctness_aware
+from demur.store.cascade_scores import cascaded, require_unseen_by_front
 from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 from demur.store.files import digest_file, digest_json
+from demur.store.front_file import FRONT, front_file
 from demur.store.monitor_file import read_feedback
 from demur.store.policy_file import bound, read_policy, write_policy
-from demur.store.rewritten import calibrated_scores, correctness_file, read_rewritten, rewritten_scores
+from demur.store.rewritten import (
+    calibrated_scores,
+    correctness_file,
+    read_rewritten,
+    rewritten_scores,
+    seen_through,
+)
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 from demur.store.seen_file import SEEN, require_unseen_splits
@@ -65,7 +74,7 @@ class Config:
     shares: Mapping[str, float] = field(default_factory=dict)  # category -> of level and delta; budgets, graphical
     cost_from: Literal["labels", "probabilities"] = "labels"  # what tells the costs of errors: rows, or the calibrator
     on_doubt: OnDoubt = "refuse"  # too much probability off the control tokens: refuse, or error
-    on_failure: str = "stop"  # stop; hard_only: give up soft goals; keep:natural or keep:<policy file>: see _kept
+    on_failure: str = "stop"  # stop; hard_only: give up soft goals; keep:natural or keep:<policy file>: see .kept
     name: str = "default"
     inactive: tuple[str, ...] = ()  # categories that take no part in the rule: thresholds are chosen without them
     override: Mapping[str, Override] = field(default_factory=dict)  # category -> suppress or force, after the choice
@@ -80,6 +89,7 @@ class Config:
     sources: tuple[str, ...] = ()  # only rows of these, such as one tenant's or several pooled; none named: all rows
     human_labels: Path | None = None  # JSONL {"id", "label"} of a random sample: the rows' labels are then a judge's
     traffic: Path | None = None  # scores of unlabelled requests: refusal rates are then met on these
+    cascade: bool = False  # decide on the scores of the run's front model and its model together: demur distil
 
     def __post_init__(self) -> None:
         known = (AUTO, *NAMES, correctness.NAME)
@@ -91,6 +101,11 @@ class Config:
             raise ConfigError(
                 f"calibrate.calibrator_share = {self.calibrator_share} is not in (0, 1)",
                 "0.4 leaves most rows to the thresholds",
+            )
+        if self.cascade and (self.calibrator == correctness.NAME or self.on_failure.startswith("keep:")):
+            raise ConfigError(
+                f"calibrate.cascade beside calibrator {self.calibrator!r} and on_failure = {self.on_failure!r}",
+                f"a cascade's scores are no others': no {correctness.NAME}, and stop or hard_only",
             )
 
 
@@ -115,11 +130,14 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     }
     if (folder.model / SEEN).exists():
         made_from[f"train/model/{SEEN}"] = digest_file(folder.model / SEEN)
+    if config.cascade:
+        require_unseen_by_front(folder, "calibrate")
+        made_from[f"distil/{FRONT}"] = digest_file(front_file(folder))
     missing = prompts_without_outcome(folder) if any(goal.promised for goal in goals) else 0
     if missing:
         made_from["blackbox"] = digest_json(missing)
-    if (kept_file := _kept_file(config, folder)) is not None:
-        made_from["kept"] = digest_file(kept_file)
+    if (file := kept_file(config.on_failure, folder)) is not None:
+        made_from["kept"] = digest_file(file)
     for name, path in (("human_labels", config.human_labels), ("traffic", config.traffic)):
         if path is not None:
             made_from[name] = digest_file(path)
@@ -133,8 +151,8 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     rows = _checked(config.human_labels, examples, label_scores(fitted.left, taxonomy, fitted.table), taxonomy)
     rows = with_missing(rows, missing, goals)
     doubt = measured_rule(fitted.table.select(tuple(e.id for e in examples)), fitted.fingerprint, config.on_doubt)
-    kept = _kept(kept_file, config, taxonomy, fitted.fingerprint.as_scored)
-    if kept is not None and kept_file is None:
+    kept = kept_policy(file, config.on_failure, taxonomy, fitted.fingerprint.as_scored)
+    if kept is not None and file is None:
         kept = replace(kept, doubt=doubt)
     policy = _choose(
         config,
@@ -207,30 +225,25 @@ def _write_calibrator(folder: RunFolder, fitted: _Fitted, policy: Policy) -> lis
     for old in (folder.calibrator, correctness_file(folder), *(calibrated_scores(folder, s) for s in SPLITS)):
         old.unlink(missing_ok=True)
     ours = policy.calibrator is fitted.calibrator and policy.fingerprint == fitted.fingerprint
+    made: list[Path] = []
+    if ours and fitted.fingerprint.front is not None:
+        for split in SPLITS:
+            if folder.scores(split).exists():
+                made.append(calibrated_scores(folder, split))
+                write_scores(made[-1], *cascaded(folder, split))
     if fitted.record is None or not ours:
-        return []
+        return made
     write_choice(folder.calibrator, fitted.record)
+    made.append(folder.calibrator)
     if fitted.aware is None:
-        return [folder.calibrator]
+        return made
     write_correctness_aware(correctness_file(folder), fitted.aware)
-    made = [folder.calibrator, correctness_file(folder)]
+    made.append(correctness_file(folder))
     for split in SPLITS:
         if rewritten_scores(folder, split, fitted.rewrites[0]).exists():
             made.append(calibrated_scores(folder, split))
-            write_scores(made[-1], _seen_through(fitted.aware, folder, split, fitted.rewrites), fitted.fingerprint)
+            write_scores(made[-1], seen_through(fitted.aware, folder, split, fitted.rewrites), fitted.fingerprint)
     return made
-
-
-def _seen_through(
-    aware: CorrectnessAware, folder: RunFolder, split: Split, rewrites: Sequence[RewriteName]
-) -> ScoreTable:
-    """The scores of a split after a correctness-aware calibrator."""
-    table = read_scores(folder.scores(split))[0]
-    rewritten = read_rewritten(folder, split, rewrites)
-    rewritten_MNC = np.stack([rewritten[name].select(table.ids).logp_NC for name in rewrites])
-    # The calibrator shares the leftover mass out. It is put back, or padded prompts would look like any other.
-    kept_N = np.log(np.maximum(1.0 - table.leftover_N, np.float32(1e-6)))
-    return ScoreTable(ids=table.ids, logp_NC=aware.apply(table.logp_NC, rewritten_MNC) + kept_N[:, None])
 
 
 def _plain(config: Config) -> dict[str, object]:
@@ -239,6 +252,8 @@ def _plain(config: Config) -> dict[str, object]:
     plain = asdict(config)
     if not config.override:
         del plain["override"]  # as receipts had it before there were overrides: such runs stay finished
+    if not config.cascade:
+        del plain["cascade"]  # likewise
     files = {"human_labels": config.human_labels is not None, "traffic": config.traffic is not None}
     return {**plain, "limits": limits, "sources": list(config.sources), **files}
 
@@ -296,31 +311,6 @@ def _how(config: Config, goals: Sequence[Goal], kept: Policy | None) -> How:
     )
 
 
-def _kept_file(config: Config, folder: RunFolder) -> Path | None:
-    """The file of on_failure = "keep:<file>", relative to the run folder. Raises ConfigError on our own output."""
-    name = config.on_failure.removeprefix("keep:")
-    if name in (config.on_failure, "natural"):
-        return None
-    path = folder.root / name
-    if path.resolve() == folder.policy.resolve():
-        raise ConfigError(f"on_failure keeps {path}, which this stage writes", "copy it elsewhere, and keep the copy")
-    return path
-
-
-def _kept(path: Path | None, config: Config, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Policy | None:
-    """The policy to use if the goals cannot be certified; None if the caller named none.
-
-    It must be of the same model and without a calibrator: which rows that was fitted on could not be told.
-    """
-    if path is None:
-        return natural(taxonomy, fingerprint) if config.on_failure == "keep:natural" else None
-    policy = read_policy(path)
-    policy.require_model(fingerprint)
-    if policy.calibrator != IDENTITY:
-        raise ConfigError(f"on_failure keeps {path}, which carries a calibrator", "keep a policy without one")
-    return policy
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Fitted:
     """A calibrator, its record, the rows that it has not seen, and the scores to choose thresholds on."""
@@ -341,7 +331,7 @@ def _fitted(
     source: tuple[RunFolder, tuple[RewriteName, ...]],
 ) -> _Fitted:
     folder, rewrites = source
-    table, fingerprint = read_scores(folder.scores("calibrate"))
+    table, fingerprint = cascaded(folder, "calibrate") if config.cascade else read_scores(folder.scores("calibrate"))
     require_trained(table.select(tuple(e.id for e in examples)))
     if config.calibrator == NONE:
         return _Fitted(left=examples, table=table, fingerprint=fingerprint)
@@ -383,7 +373,7 @@ def _fitted(
     if aware is None:
         return made
     logprobs = correctness.convention(digest_json(asdict(aware)))
-    table = _seen_through(aware, folder, "calibrate", rewrites)
+    table = seen_through(aware, folder, "calibrate", rewrites)
     return replace(made, table=table, fingerprint=replace(fingerprint, logprobs=logprobs), aware=aware)
 
 

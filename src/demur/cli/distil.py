@@ -1,0 +1,111 @@
+"""demur distil: unlabelled traffic -> a cheap front model, taught by the run's model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demur.cli import options
+from demur.cli.policies import of_run, opened
+from demur.cli.show import bar, note, print_json, print_table
+from demur.cli.workspace import Engine, Workspace, reopen
+from demur.core.errors import ConfigError
+from demur.core.policy import Policy, natural
+from demur.core.score import ScoreTable
+from demur.stages import distil
+from demur.store.files import sweep
+from demur.store.front_file import FrontMetrics
+from demur.store.prompts_file import Prompts, read_prompts
+from demur.store.tables import read_scores
+
+
+def command(
+    run: options.Run,
+    *,
+    traffic: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Unlabelled requests: rows in any format of docs/data.md."),
+    ],
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The model's scores of them: demur score RUN --prompts FILE --out FILE."),
+    ] = None,
+    bound: Annotated[
+        float, typer.Option(help="On how often the model decides otherwise where the front is sure.")
+    ] = distil.BOUND,
+    policy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Agree with this policy of the run. Default: its own, else the natural one."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Fit a front model that decides easy requests; the run's model decides the rest."""
+    workspace = reopen(run)
+    config = distil.Config(bound=bound)
+    sweep(workspace.folder.root)
+    asked = read_prompts([traffic])
+    engine = Engine(workspace)
+    chosen = _policy(workspace, engine, policy)
+    table, model_ms = _stored(scores, asked, engine) if scores else _scored(asked, engine)
+    seen = distil.Traffic(file=traffic, prompts=asked, scores=table, model=engine.fingerprint, model_ms=model_ms)
+    made = distil.run(config, seen, chosen, workspace.folder)
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+        return
+    _tell(asked, made)
+    note(f"next: demur calibrate {run} --name cascade --set cascade=true")
+
+
+def _policy(workspace: Workspace, engine: Engine, name: str | None) -> Policy:
+    """The policy to agree with, of the model alone. Raises ConfigError on a cascade's."""
+    folder = of_run(workspace.folder, name)
+    if name is None and folder.receipt("calibrate") is None:
+        return natural(workspace.config.taxonomy, engine.fingerprint)
+    policy = opened(folder.policy)
+    if policy.fingerprint is not None and policy.fingerprint.front is not None:
+        raise ConfigError(
+            f"policy {policy.name!r} is of a cascade itself", "name one of the model alone: --policy NAME"
+        )
+    return policy
+
+
+def _scored(asked: Prompts, engine: Engine) -> tuple[ScoreTable, float]:
+    """The model's scores of all traffic, and its CPU milliseconds for one, loading left out."""
+    assert engine.loaded is not None
+    start = time.process_time()
+    with bar("score") as progress:
+        logp_NC = engine.logp([row.messages for row in asked.rows], progress)
+    spent = 1000.0 * (time.process_time() - start) / len(asked.rows)
+    return ScoreTable(ids=tuple(row.id for row in asked.rows), logp_NC=logp_NC), spent
+
+
+def _stored(path: Path, asked: Prompts, engine: Engine) -> tuple[ScoreTable, None]:
+    """Scores from a file. Raises ConfigError unless they are this model's, ScoreError where a prompt has none."""
+    table, model = read_scores(path)
+    if differing := model.differences(engine.fingerprint):
+        raise ConfigError(
+            f"{path} holds scores of another model: {', '.join(differing)} differ", "score with this run's model"
+        )
+    return table.select(tuple(row.id for row in asked.rows)), None
+
+
+def _tell(asked: Prompts, made: FrontMetrics) -> None:
+    if asked.without:
+        note(f"left out: {len(asked.without)} rows hold no prompt")
+    for reason, count in made.left_out.items():
+        if count:
+            note(f"left out: {count} rows {reason}")
+    rows = [
+        ("decided by", "held-out requests", "model decides otherwise"),
+        ("front: answered", f"{made.answered.of} of {made.held}", str(made.answered.hits)),
+        ("front: refused", f"{made.refused.of} of {made.held}", str(made.refused.hits)),
+        ("model", f"{made.held - made.decided} of {made.held}", "-"),
+    ]
+    print_table(rows, title=f"a front fitted on {made.fitted} requests, sure up to {made.bound:g}")
+    note(f"{made.held - made.inside} of {made.held} held-out requests are outside the front's range")
+    if made.decided == 0:
+        note("the front is sure of nothing: give more traffic, or a larger --bound")
+    note(f"CPU time of a decision: {made.cost}")

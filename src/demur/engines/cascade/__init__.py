@@ -1,0 +1,1 @@
+"""A front model before a real one: scoring and serving under one policy."""

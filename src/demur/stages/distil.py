@@ -1,0 +1,161 @@
+"""distil: unlabelled traffic and the model's scores of it -> a cheap front model, and when it may speak for the model.
+
+1. Rows that promises or measurements need (calibrate, test) and rows that the model was trained on are left out.
+2. The front is fitted on about 70 % of the rest; the others choose its range and edges: see demur.stats.front_edges.
+3. All rows that it has seen are recorded, so that `demur calibrate` refuses to count one of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from demur.core.cascade.front import Edges, Front, frame_of
+from demur.core.decision import decide_many
+from demur.core.errors import ConfigError, DataError
+from demur.core.example import Example
+from demur.core.policy import Fingerprint, Policy
+from demur.core.score import Floats, ScoreTable
+from demur.core.seen import seen_of, seen_prompts, together
+from demur.stats.front_edges import Held, choose_edges
+from demur.stats.front_fit import fit_linear, fit_range
+from demur.stats.sample import apart
+from demur.store.files import digest_file, digest_json, write_json
+from demur.store.front_file import HELD_SHARE, FrontMetrics, front_file, metrics_file, write_front
+from demur.store.policy_file import FingerprintRow, RateRow, policy_digest
+from demur.store.prompts_file import PromptRow, Prompts
+from demur.store.rows import read_examples
+from demur.store.run import RunFolder
+from demur.store.seen_file import front_seen, seen_by_run, write_seen
+
+BOUND = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What the front is held to. Raises ConfigError on a bound outside (0, 0.5)."""
+
+    bound: float = BOUND  # on how often the model decides otherwise where the front is sure
+    seed: int = 0  # which rows are held out
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.bound < 0.5:
+            raise ConfigError(f"bound {self.bound} is not in (0, 0.5)", "0.01: one in a hundred")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Traffic:
+    """Requests as they came, with the model's scores of them."""
+
+    file: Path
+    prompts: Prompts
+    scores: ScoreTable
+    model: Fingerprint  # of the scores
+    model_ms: float | None  # CPU time of the model for one score; None: it was not measured
+
+
+def run(config: Config, traffic: Traffic, policy: Policy, folder: RunFolder) -> FrontMetrics:
+    """Fit a front on traffic and write distil/front.npz, its record of rows, and what was measured.
+
+    policy: whose decisions the front is to agree with; of the model alone. Raises DataError on too little traffic,
+    PolicyError if the policy is of another model.
+    """
+    policy.require_model(traffic.model)
+    rows, left_out = _usable(traffic.prompts.rows, folder)
+    examples = [Example(id=r.id, source="traffic", messages=r.messages, kind="benign", group=r.group) for r in rows]
+    held, fitted = apart(examples, HELD_SHARE, config.seed)
+    if not held:
+        raise DataError(f"{len(rows)} usable rows of traffic", "give more traffic")
+    fit = fit_linear([e.text for e in fitted], _scores(traffic, fitted))
+    own = fit_range([e.prompt for e in fitted], [e.prompt for e in held])
+    front = Front(
+        taught_by=traffic.model,
+        linear=fit.linear,
+        range=own,
+        edges=Edges(answer=None, refuse=None),
+    )
+    inside = [e for e in held if front.outside(e.prompt) is None]
+    chosen = choose_edges(_held(front, inside, _scores(traffic, inside), policy), config.bound)
+    front = replace(front, edges=chosen.edges)
+    decided, front_ms = _timed(front, held)
+    metrics = FrontMetrics(
+        bound=config.bound,
+        policy=policy.name,
+        strength=fit.strength,
+        left_out=left_out,
+        fitted=len(fitted),
+        held=len(held),
+        inside=len(inside),
+        decided=decided,
+        answered=RateRow.from_core(chosen.answered),
+        refused=RateRow.from_core(chosen.refused),
+        front_ms=front_ms,
+        model_ms=traffic.model_ms,
+    )
+    _write(config, front, metrics, (traffic, policy, examples), folder)
+    return metrics
+
+
+def _usable(rows: Sequence[PromptRow], folder: RunFolder) -> tuple[list[PromptRow], dict[str, int]]:
+    """The rows that a front may learn from, and how many were left out for each reason."""
+    prompts = [row.messages for row in rows]
+    kept_apart = [e for s in ("calibrate", "test") for e in read_examples(folder.split(s))]
+    reasons = (
+        ("of the calibrate or test split", seen_prompts(seen_of(kept_apart), prompts)),
+        ("that the model was trained on", seen_prompts(seen_by_run(folder), prompts)),
+        ("with more than one message of a user", [n for n, p in enumerate(prompts) if frame_of(p) is None]),
+    )
+    why = {n: reason for reason, found in reversed(reasons) for n in found}
+    left_out = {reason: list(why.values()).count(reason) for reason, _ in reasons}
+    return [row for n, row in enumerate(rows) if n not in why], left_out
+
+
+def _scores(traffic: Traffic, examples: Sequence[Example]) -> Floats:
+    return traffic.scores.select(tuple(e.id for e in examples)).logp_NC
+
+
+def _held(front: Front, inside: Sequence[Example], logp_NC: Floats, policy: Policy) -> Held:
+    """Held-out rows within the range, decided on the front's scores and on the model's."""
+    readings = [front.read(e.text) for e in inside]
+    fronts_NC = np.array([r.logp_C for r in readings], dtype=np.float32).reshape(logp_NC.shape)
+    theirs, ours = decide_many(policy, logp_NC), decide_many(policy, fronts_NC)
+    settled_N = ~theirs.doubt_N & ~ours.doubt_N
+    return Held(
+        odds_N=np.array([r.odds for r in readings]),
+        risk_N=np.array([r.risk for r in readings]),
+        both_answer_N=settled_N & ~theirs.refuses_N & ~ours.refuses_N,
+        both_refuse_N=settled_N & theirs.refuses_N & (theirs.choice_N == ours.choice_N),
+    )
+
+
+def _timed(front: Front, held: Sequence[Example]) -> tuple[int, float]:
+    """How many of these rows the front is sure of, and its CPU milliseconds a row."""
+    start = time.process_time()
+    decided = sum(front.given(e.prompt) is not None for e in held)
+    return decided, 1000.0 * (time.process_time() - start) / len(held)
+
+
+def _write(
+    config: Config,
+    front: Front,
+    metrics: FrontMetrics,
+    made_with: tuple[Traffic, Policy, Sequence[Example]],
+    folder: RunFolder,
+) -> None:
+    """Write all files, the receipt last."""
+    traffic, policy, examples = made_with
+    digest = write_front(front_file(folder), front)
+    write_seen(front_seen(folder), together([seen_of(examples)]), digest)
+    write_json(metrics_file(folder), metrics.model_dump(mode="json"))
+    made_from = {
+        "traffic": digest_file(traffic.file),
+        "scores": digest_json(traffic.scores.logp_NC.tolist()),
+        "policy": policy_digest(policy),
+        "model": digest_json(FingerprintRow.from_core(traffic.model).model_dump(mode="json")),
+    }
+    files = [front_file(folder), front_seen(folder), metrics_file(folder)]
+    folder.finish("distil", asdict(config), made_from, files)
