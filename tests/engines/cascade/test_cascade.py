@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.contract.test_decides import random_policy
-from tests.front_parts import Counted, front, model, texts, user, wide_range, with_edges
 
 from demur.core.cascade.front import Edges
 from demur.core.decision import decide
@@ -20,6 +18,8 @@ from demur.core.taxonomy import coconot
 from demur.engines.cascade.backend import CascadeBackend
 from demur.engines.cascade.scorer import CascadeScorer
 from demur.engines.fake_backend import FakeBackend
+from tests.contract.test_decides import random_policy
+from tests.front_parts import Counted, front, model, texts, user, wide_range, with_edges
 
 DIGEST = "sha256:" + "a" * 64
 SURE = with_edges(front(), Edges(answer=math.inf, refuse=None), wide_range())  # of everything it reads
@@ -31,7 +31,6 @@ TEXTS = texts(60, 31)
 
 class Watched(FakeBackend):
     """Remembers the requests that reached it."""
-
 
     async def open(self, ask):
         self.asks.append(ask)
@@ -151,6 +150,6 @@ def test_a_backend_that_does_not_keep_to_the_decision_is_not_believed():
     strict = replace(lax, categories=tuple(replace(c, threshold=0.0) for c in lax.categories))
     ask = Ask(messages=user("moner safety ralat."), policy=strict, policy_digest="d")
     asyncio.run(cascade.open(ask))  # both refuse
+    odd = replace(strict, categories=tuple(replace(c, override="suppress") for c in strict.categories))
     with pytest.raises(BackendDown, match="'safety', and 'respond' was decided"):
-        odd = replace(strict, categories=tuple(replace(c, override="suppress") for c in strict.categories))
         asyncio.run(cascade.open(replace(ask, policy=odd)))
