@@ -56,6 +56,8 @@ class TrainSettings:
     # Of a reasoning model: where its control token stands. template: where its own template has it; none: after an
     # empty thought; before: in front of any. The template that is saved with the model has it there.
     thought: Literal["template", "none", "before"] = "template"
+    # Of the head: at the mean row of the category's description, or at a linear probe; probe needs frozen_share
+    control_start: Literal["words", "probe"] = "words"
     frozen_share: float = 0.0  # of the layers, from below, that stay as they are and are read once; needs batch_tokens
     validation_share: float = 0.0  # of the rows, whole groups, that choose when to stop and are never learnt; 0: none
     evaluate_every: int = 50  # optimizer steps between measurements on the validation rows
@@ -74,11 +76,7 @@ class TrainSettings:
             raise ConfigError("train.packing and train.batch_tokens are both set", "choose one way to fill a batch")
         if self.prompt_noise and self.batch_tokens is None:
             raise ConfigError("train.prompt_noise without train.batch_tokens", "set batch_tokens, or prompt_noise = 0")
-        if self.frozen_share and (self.batch_tokens is None or self.lora_rank or self.prompt_noise):
-            raise ConfigError(
-                f"train.frozen_share = {self.frozen_share} needs batch_tokens, and neither LoRA nor prompt_noise",
-                "frozen layers are read once: set frozen_share = 0, or leave out what changes what they read",
-            )
+        self._check_frozen()
         if self.packing and self.balance != "none":
             raise ConfigError(
                 f"train.packing and train.balance = {self.balance!r} are both set",
@@ -119,6 +117,19 @@ class TrainSettings:
         if not 0 <= self.reply_share <= 1:
             raise ConfigError(f"train.reply_share = {self.reply_share} is not in [0, 1]", "correct it")
 
+    def _check_frozen(self) -> None:
+        """Raise ConfigError where frozen layers meet a setting that they exclude, or one needs them."""
+        if self.frozen_share and (self.batch_tokens is None or self.lora_rank or self.prompt_noise):
+            raise ConfigError(
+                f"train.frozen_share = {self.frozen_share} needs batch_tokens, and neither LoRA nor prompt_noise",
+                "frozen layers are read once: set frozen_share = 0, or leave out what changes what they read",
+            )
+        if self.control_start == "probe" and not self.frozen_share:
+            raise ConfigError(
+                "train.control_start = 'probe' without train.frozen_share",
+                "set frozen_share: the probe reads states that are kept, and the output head is its own",
+            )
+
 
 def learnt(settings: TrainSettings) -> dict[str, Any]:
     """The settings that change what is learnt: what receipts and the names of checkpoints hold.
@@ -138,6 +149,7 @@ def learnt(settings: TrainSettings) -> dict[str, Any]:
 _LATER = (  # settings that receipts of before do not hold
     "thought",
     "frozen_share",
+    "control_start",
     "reply_share",
     "balance",
     "control_smoothing",
@@ -194,5 +206,6 @@ def cpu(*, seed: int = 0) -> TrainSettings:
         warmup=0.06,
         batch_tokens=1024,
         frozen_share=0.734,
+        control_start="probe",
         autocast="auto",
     )

@@ -37,6 +37,7 @@ from demur.engines.training import trunk
 from demur.engines.training.bases import Base, find_base, origin_of
 from demur.engines.training.batches import NoisyRows, OwnBatches, PadRight, TokenBudgetBatches, as_read
 from demur.engines.training.machine import attention, check_processes, has_bfloat16, release_memory
+from demur.engines.training.probe_start import probe_rows
 from demur.engines.training.validation import Measured, Validated, Validation
 
 
@@ -159,6 +160,9 @@ class SftTrainer:
         with state.main_process_first():
             states = trunk.trunk_states(model, [*prepared.rows, *prepared.aside], frozen, file)
         cut = trunk.cut(model, frozen, prepared.encoder.token_ids, prepared.rows[0])
+        if self.settings.control_start == "probe":
+            start_Cd = probe_rows(cut.model, states, prepared.rows, prepared.encoder.token_ids, seed=self.settings.seed)
+            cut.model.get_output_embeddings().start_at(start_Cd)
         return replace(
             prepared,
             cut=cut,

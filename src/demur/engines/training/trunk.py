@@ -48,6 +48,11 @@ class RowsHead(nn.Module):
         learnt = functional.linear(hidden, self.rows.to(hidden.dtype))
         return frozen.index_copy(-1, self.ids, learnt.to(frozen.dtype))
 
+    def start_at(self, rows_Cd: torch.Tensor) -> None:
+        """Set the rows that learn, in the order of `ids`."""
+        with torch.no_grad():
+            self.rows.copy_(rows_Cd)
+
     def whole(self) -> torch.Tensor:
         """The head's weight with the learnt rows in place."""
         weight = self.weight.detach().clone()

@@ -1,0 +1,120 @@
+"""Where control tokens start: at a linear probe on what the base model already knows of its prompts.
+
+A row of the output head that starts anywhere else first has to learn what a logistic regression finds in a minute, and
+until then pushes gradients through layers that were right (linear probing before fine-tuning distorts pretrained
+features least: Kumar et al. 2022, arXiv 2202.10054). Here
+
+1. h, the last hidden state of each prompt, is read once;
+2. a logistic regression on h, scaled to unit variance, gives a weight and an intercept for each control token;
+3. an output head has no intercepts: u, the ridge solution of u . h = 1, carries them;
+4. v, the ridge solution of v . h = logsumexp of all other tokens' logits + MARGIN, lifts all control tokens above the
+   rest of the vocabulary, so that next to no mass is left over.
+
+Shapes: N prompts, T tokens, d width, C control tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+
+from demur.core.errors import EngineError
+from demur.engines.hf_rows import IGNORE, TrainingRow
+from demur.engines.training.batches import by_length
+
+MOST_ROWS = 4000  # a probe of a few hundred numbers a token learns little from more
+STRENGTH = 0.003  # C of the regression: of .003 and .03 the better one on rows of the calibrate split
+MARGIN = 5.0  # nats between all control tokens together and the rest: e^-5 is left over
+RIDGE = 1e-3
+TOKENS_PER_BATCH = 2048
+
+
+def probe_rows(
+    model: Any, states: Sequence[torch.Tensor], rows: Sequence[TrainingRow], control_ids: Sequence[int], *, seed: int
+) -> torch.Tensor:
+    """Rows of the output head for the control tokens, (C, d), float32.
+
+    model: a cut model (engines.training.trunk) that reads states[n] (T, d) for rows[n]. At most MOST_ROWS rows are
+    looked at, drawn by `seed`. Raises EngineError when a control token answers none of the rows.
+    """
+    at = [_answer_starts(row, control_ids) for row in rows]
+    drawn = _drawn([row.labels[end] for row, end in zip(rows, at, strict=True)], seed)
+    prompts = [states[n][: at[n]] for n in drawn]
+    column = {token: c for c, token in enumerate(control_ids)}
+    if missing := set(control_ids) - {rows[n].labels[at[n]] for n in drawn}:
+        raise EngineError(
+            f"no training row of at most train.max_length tokens for control token ids {sorted(missing)}",
+            "raise train.max_length, or set train.control_start = 'words'",
+        )
+    column_N = torch.tensor([column[rows[n].labels[at[n]]] for n in drawn])
+    hidden_Nd = _last_hidden(model, prompts)
+    return fitted(hidden_Nd, column_N, _others(model, hidden_Nd, control_ids))
+
+
+def fitted(hidden_Nd: torch.Tensor, column_N: torch.Tensor, others_N: torch.Tensor) -> torch.Tensor:
+    """The rows (C, d) whose logits on hidden_Nd decide as a probe of column_N does, MARGIN above others_N."""
+    mean_d, spread_d = hidden_Nd.mean(dim=0), hidden_Nd.std(dim=0).clamp_min(1e-6)
+    scaled_Nd = ((hidden_Nd - mean_d) / spread_d).numpy()
+    probe = LogisticRegression(C=STRENGTH, max_iter=300).fit(scaled_Nd, column_N.numpy())
+    weight_Cd = torch.as_tensor(probe.coef_, dtype=torch.float32)
+    bias_C = torch.as_tensor(probe.intercept_, dtype=torch.float32)
+    if len(weight_Cd) == 1:  # of two classes a regression states the second's logit alone
+        weight_Cd, bias_C = torch.cat([-weight_Cd, weight_Cd]) / 2, torch.cat([-bias_C, bias_C]) / 2
+    weight_Cd = weight_Cd / spread_d
+    bias_C = bias_C - weight_Cd @ mean_d
+    one_d = _ridge(hidden_Nd, torch.ones(len(hidden_Nd)))
+    lift_d = _ridge(hidden_Nd, others_N + MARGIN)
+    return weight_Cd + bias_C[:, None] * one_d + lift_d
+
+
+def _answer_starts(row: TrainingRow, control_ids: Sequence[int]) -> int:
+    """Where the control token of the last answer stands."""
+    wanted = set(control_ids)
+    return max(n for n, label in enumerate(row.labels) if label != IGNORE and label in wanted)
+
+
+def _drawn(tokens: Sequence[int], seed: int) -> list[int]:
+    """At most MOST_ROWS rows at random, and the first of every control token in any case."""
+    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed)).tolist()
+    first = {token: n for n, token in reversed(list(enumerate(tokens)))}
+    return sorted({*order[:MOST_ROWS], *first.values()})
+
+
+@torch.inference_mode()
+def _last_hidden(model: Any, prompts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The hidden state after each prompt's last token, as the output head reads it: (N, d)."""
+    body, device = model.get_decoder(), next(model.parameters()).device
+    hidden_Nd = torch.zeros(len(prompts), prompts[0].shape[1])
+    for batch in by_length([len(p) for p in prompts], TOKENS_PER_BATCH):
+        longest = max(len(prompts[n]) for n in batch)
+        states_BTd = torch.stack([functional.pad(prompts[n], (0, 0, 0, longest - len(prompts[n]))) for n in batch])
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            found_BTd = body(inputs_embeds=states_BTd.float().to(device), use_cache=False).last_hidden_state
+        for row, n in enumerate(batch):
+            hidden_Nd[n] = found_BTd[row, len(prompts[n]) - 1].float().cpu()
+    return hidden_Nd
+
+
+@torch.inference_mode()
+def _others(model: Any, hidden_Nd: torch.Tensor, control_ids: Sequence[int]) -> torch.Tensor:
+    """The log of the mass on all other tokens, (N,), before it is normalised."""
+    head = model.get_output_embeddings()
+    device = next(model.parameters()).device
+    found = []
+    for part_Nd in hidden_Nd.split(256):
+        logits_NV = head(part_Nd.to(device)).float()
+        logits_NV[:, list(control_ids)] = -torch.inf
+        found.append(torch.logsumexp(logits_NV, dim=1).cpu())
+    return torch.cat(found)
+
+
+def _ridge(hidden_Nd: torch.Tensor, wanted_N: torch.Tensor) -> torch.Tensor:
+    """w (d,) with hidden_Nd @ w about wanted_N. The penalty on each weight goes with its input's size."""
+    h = hidden_Nd.double()
+    gram_dd = h.T @ h
+    penalty_dd = torch.diag(RIDGE * gram_dd.diagonal() + 1e-12)
+    return torch.linalg.solve(gram_dd + penalty_dd, h.T @ wanted_N.double()).float()
