@@ -1,6 +1,7 @@
 """Bases from folders, GGUF files and packages, and what is said of those that cannot be used."""
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,24 @@ def test_a_file_computes_what_its_model_computed_and_can_be_taught(tmp_path, cap
     assert trained.origin == base.origin
     assert min(trained.row_change) > 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_of_two_processes_that_unpack_one_file_the_first_to_finish_stays_and_both_go_on(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "origin.json").write_text(name, encoding="utf-8")
+        bases._put(tmp_path / name, tmp_path / "place")
+    assert (tmp_path / "place" / "origin.json").read_text(encoding="utf-8") == "first"
+
+
+def test_a_place_that_is_not_whole_is_made_again(tmp_path):
+    make_gguf(tmp_path / "a.gguf", "llama")
+    file = tmp_path / "a.gguf"
+    whole = bases.find_base(str(file), cache=tmp_path)
+    for left in ("origin.json", "config.json"):
+        (Path(whole.name) / left).unlink()
+    assert bases.find_base(str(file), cache=tmp_path) == whole
+    assert (Path(whole.name) / "config.json").is_file()
 
 
 def test_a_file_without_a_chat_template_needs_one_of_the_callers(tmp_path):

@@ -148,17 +148,26 @@ def _unpacked(file: Path, cache: Path | None, known: tuple[str, str, str] | None
         )
         origin = Origin(model=model, licence=licence, source=source, digest=digest)
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)  # what is there without its last file is not whole
         part = folder / f"{place.name}.{os.getpid()}.part"
         part.mkdir()
         try:
             unpack(file, part)
             (part / "origin.json").write_text(json.dumps(asdict(origin), indent=2), encoding="utf-8")
-            shutil.rmtree(place, ignore_errors=True)
-            part.replace(place)  # whole or not there
+            _put(part, place)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     origin = Origin(**json.loads((place / "origin.json").read_text(encoding="utf-8")))
     return Base(name=str(place), origin=origin)
+
+
+def _put(part: Path, place: Path) -> None:
+    """Move a whole checkpoint to its place, unless another process was first: its readers may be at it."""
+    try:
+        part.replace(place)
+    except OSError:
+        if not (place / "origin.json").is_file():
+            raise
 
 
 def _check_template(file: Path, base: Base, template: str | None) -> None:

@@ -117,4 +117,5 @@ def _ridge(hidden_Nd: torch.Tensor, wanted_N: torch.Tensor) -> torch.Tensor:
     h = hidden_Nd.double()
     gram_dd = h.T @ h
     penalty_dd = torch.diag(RIDGE * gram_dd.diagonal() + 1e-12)
-    return torch.linalg.solve(gram_dd + penalty_dd, h.T @ wanted_N.double()).float()
+    weight_d: torch.Tensor = torch.linalg.solve(gram_dd + penalty_dd, h.T @ wanted_N.double())
+    return weight_d.float()
