@@ -46,12 +46,14 @@ def user(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
 
 
-def texts(count: int, seed: int, refused: float = 0.3) -> list[str]:
-    """Sentences of 4 to 14 words, so many of which hold a cue."""
+def texts(count: int, seed: int, refused: float = 0.3, odd: float = 0.0) -> list[str]:
+    """Sentences of 4 to 14 words, so many of which hold a cue. odd: share of words that nobody has written before."""
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
         words = [str(w) for w in rng.choice(PLAIN, int(rng.integers(4, 15)))]
+        for at in np.flatnonzero(rng.random(len(words)) < odd):
+            words[at] = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=6))
         if rng.random() < refused:
             words[int(rng.integers(len(words)))] = str(rng.choice(NAMES))
         made.append(" ".join(words) + str(rng.choice([".", "?"])))
@@ -69,9 +71,9 @@ def examples(count: int, seed: int) -> tuple[Example, ...]:
 
 
 @cache
-def front(bound: float = 0.02, count: int = 1600) -> Front:
-    """A front that learnt the model on 70 % of so much traffic, with edges from the rest."""
-    teacher, some = model(), [user(t) for t in texts(count, 0)]
+def front(bound: float = 0.02, count: int = 1600, odd: float = 0.0) -> Front:
+    """A front that learnt the model on 70 % of so much traffic, with edges from the rest. odd: see texts."""
+    teacher, some = model(), [user(t) for t in texts(count, 0, odd=odd)]
     fitted, held = some[: int(0.7 * count)], some[int(0.7 * count) :]
     blank = Front(
         taught_by=teacher.fingerprint,

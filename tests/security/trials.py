@@ -40,7 +40,7 @@ from demur.store.tables import read_scores, write_scores
 from demur.store.tenants_file import read_tenants
 from demur.store.text_model_file import read_text_classifier
 from tests.builders import policy, taxonomy
-from tests.security import folded, together
+from tests.security import folded, fronts, together
 from tests.security.site import tenants_toml
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -422,4 +422,5 @@ def trials() -> list[Trial]:
     """All of them."""
     named = (Trial(kind="folded names in files", name=name, run=run) for name, run in folded.trials())
     pairs = (Trial(kind="two processes on one folder", name=name, run=run) for name, run in together.trials())
-    return [*policies(), *artifacts(), *pickles(), *pages(), *key_trials(), *named, *pairs]
+    cascades = (Trial(kind=kind, name=name, run=run) for kind, name, run in fronts.trials())
+    return [*policies(), *artifacts(), *pickles(), *pages(), *key_trials(), *named, *pairs, *cascades]

@@ -111,6 +111,6 @@ def test_dilution_would_hide_it_from_a_front_that_reads_whole_texts_only():
 
 
 def test_unknown_words_are_counted_in_the_worst_stretch():
-    assert most_unknown([True] * 20 + [False] * 5 + [True] * 20) == 5
+    assert most_unknown([True] * 20 + [False] * 5 + [True] * 20 + [False] * 3) == 5
     assert most_unknown([False, True]) == 1
     assert most_unknown([]) == 0

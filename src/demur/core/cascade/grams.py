@@ -3,7 +3,9 @@
 1. A text is its lower-case words, each a run of letters, digits and underscores.
 2. Two kinds of n-grams: 1 to 2 words in a row; 3 to 5 characters within a word and its two edges.
 3. An n-gram is known by a 32-bit digest. No text can be read off a front's file.
-4. A stretch is 16 words in a row; stretches overlap by half, so that no padding hides 8 words in a row.
+4. A stretch is 8 words in a row; stretches overlap by half, so that any 5 words in a row lie within one, whatever is
+   written around them. Of 400 harmful prompts between 40 harmless words a front that reads whole texts answered 68 of
+   its own accord, with stretches of 16 none and with 8 none; between 10 words 17, 7 and 1 (docs/distil.md).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Counts = tuple[Counter[int], Counter[int]]  # of the digests of word n-grams and of character n-grams
 
-STRETCH, STEP = 16, 8  # words of a stretch, and from one to the next
+STRETCH, STEP = 8, 4  # words of a stretch, and from one to the next
 CHARACTERS = (3, 4, 5)  # of a character n-gram
 _WORD = re.compile(r"\w+")
 _WORDS, _CHARACTERS, _SINGLE = 1, 2, 3  # starts of a digest: each kind of term has digests of its own
