@@ -1,13 +1,18 @@
 """A control token is trained, scored and served in one place, whatever a template does with thoughts."""
 
+import asyncio
+
 import pytest
 
-from demur.core.errors import EngineError
+from demur.core.errors import EngineError, ScoreDoubt
 from demur.core.example import Message
-from demur.core.taxonomy import single
+from demur.core.policy import NEVER, CategoryPolicy, DoubtRule, Policy
+from demur.core.taxonomy import coconot, single
+from demur.engines.hf import HfEngine
 from demur.engines.thought_place import EMPTY, require_one_place, with_thought
 from demur.engines.tokens import ChatEncoder, install
 from tests.engines.checkpoints import TEMPLATES, make_tokenizer, user
+from tests.engines.test_hf_serve import ask, serving, whole
 
 HEADER = "<|im_start|>assistant\n"
 CLOSED = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
@@ -52,11 +57,18 @@ def test_the_place_is_one_and_the_asked_for(shape, thought, tmp_path):
         assert "[refuse]Good." in written or "[respond]Good." in written
 
 
-@pytest.mark.parametrize("shape", ["opens it in a prompt", "closes it in a prompt only"])
-def test_a_template_with_two_places_is_refused_with_the_setting_to_use(shape, tmp_path):
-    tokenizer, encoder = encoder_of(shape, "template", tmp_path)
+def test_a_template_with_two_places_is_refused_with_the_setting_to_use(tmp_path):
+    tokenizer, encoder = encoder_of("closes it in a prompt only", "template", tmp_path)
     with pytest.raises(EngineError, match="control token behind") as e:
         require_one_place(tokenizer, encoder)
+    assert 'train.thought: "none"' in e.value.hint
+
+
+@pytest.mark.parametrize("shape", ["opens it in a prompt", "begins with a block on a line of its own"])
+def test_a_template_that_opens_a_thought_in_a_prompt_encodes_nothing(shape, tmp_path):
+    """So whatever loads such a model is refused: trainer, scorer, server, gateway, vLLM."""
+    with pytest.raises(EngineError, match="leaves open") as e:
+        encoder_of(shape, "template", tmp_path)
     assert 'train.thought: "none"' in e.value.hint
 
 
@@ -75,9 +87,49 @@ def test_a_thought_that_stays_open_in_both_is_no_place(tmp_path):
     tokenizer.chat_template = opened
     tokenizer, _ = install(tokenizer, single(), tmp_path)
     with pytest.raises(EngineError, match="leaves open"):
-        require_one_place(tokenizer, ChatEncoder(tokenizer, single().tokens))
+        ChatEncoder(tokenizer, single().tokens)
 
 
 def test_an_untouched_setting_keeps_fingerprints():
     for template in TEMPLATES.values():
         assert with_thought(template, "template") == template
+
+
+@pytest.fixture
+def reasoning(checkpoints):
+    """A model that begins every answer with a thought of its own, which its template says nothing of."""
+    engine = HfEngine(model=checkpoints["llama"], tokens=coconot().tokens)
+    thought = engine.tokenizer("<think>", add_special_tokens=False)["input_ids"][0]
+
+    def think(module, inputs, logits):
+        logits[..., thought] += 60.0
+        return logits
+
+    engine.network.get_output_embeddings().register_forward_hook(think)
+    return engine
+
+
+@pytest.mark.parametrize("rule", ["natural", "heaviest"])
+@pytest.mark.parametrize("then", ["refuse", "error"])
+def test_a_model_that_opens_a_thought_by_itself_is_in_doubt_and_writes_nothing(reasoning, rule, then):
+    categories = tuple(CategoryPolicy(threshold=NEVER, on_refuse="No.") for _ in coconot().names)
+    doubt = DoubtRule(then=then)
+    policy = Policy(
+        name="p",
+        taxonomy=coconot(),
+        rule=rule,
+        categories=categories,
+        fingerprint=reasoning.fingerprint,
+        doubt=doubt,
+    )
+
+    async def scenario():
+        async with serving(reasoning) as backend:
+            return await whole(backend, ask("How are you?", policy))
+
+    if then == "error":
+        with pytest.raises(ScoreDoubt):
+            asyncio.run(scenario())
+    else:
+        reply, text, _ = asyncio.run(scenario())
+        assert (reply.decision.doubt, reply.decision.refuses, text) == (True, True, "")

@@ -20,7 +20,7 @@ from demur.stages.blackbox import bootstrap, collect, label, page
 from demur.stages.blackbox.measured import terms_of
 from demur.stages.blackbox.predictor import PromptTrainer
 from demur.stats.text_fit import Recipe, fit_text_classifier
-from demur.store.blackbox_file import BlackboxFolder, read_summary
+from demur.store.blackbox_file import BlackboxFolder, prompts_without_outcome, read_summary
 from demur.store.label_store import LabelFile
 from demur.store.prompts_file import read_prompts
 from demur.store.rows import ExampleRow
@@ -239,6 +239,13 @@ def test_a_judge_that_refuses_to_judge_leaves_the_answer_out(ask, tmp_path):
     silent = sum("x1" in p for p in rows)
     assert file.verdicts["unscored"] == silent == sum(file.unscored.values()) > 50
     assert len(lines(folder.rows)) == 150 - silent
+    assert prompts_without_outcome(folder.run) == silent
+    counts = json.loads(folder.summary.read_text())
+    folder.summary.write_text(json.dumps(counts | {"unscored": {}, "verdicts": counts["verdicts"] | {"unscored": 0}}))
+    with pytest.raises(ArtifactError, match=r"summary.json has changed since it was made"):
+        prompts_without_outcome(folder.run)  # else these prompts would be out of every promise
+    (folder.root / "made.json").unlink()  # a run of before there were receipts of it
+    assert prompts_without_outcome(folder.run) == 0
 
 
 def test_too_few_of_a_kind_says_how_many_there_are_and_how_many_are_needed(ask):

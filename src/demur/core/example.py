@@ -75,10 +75,34 @@ class Example:
         return self.prompt[-1].content
 
 
+# Scripts of South and South-East Asia: their marks are vowels, tones and joined letters. Elsewhere marks are accents
+# and points that writers leave out as they like.
+_MARKS_THAT_COUNT = ((0x0900, 0x1AAF), (0xA800, 0xABFF), (0x11000, 0x11FFF))
+_JOINERS = "\u200c\u200d"  # choose the shape of a letter, not which letter it is
+
+
 def fold(text: str) -> str:
-    """Text as compared for duplicates: NFKC, case folded, punctuation dropped, white space runs to one space."""
+    """Text as compared for duplicates: NFKC, case folded, punctuation dropped, white space runs to one space.
+
+    Vowel signs stay part of their word; accents that NFKC leaves apart, and joiners, are dropped from it.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.sub(r"[^\w\s]", lambda found: _folded(found[0]), plain).split())
+
+
+def fold_without_marks(text: str) -> str:
+    """The fold of earlier versions, in which every mark parts a word: records of trained rows may hold it."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.sub(r"[^\w\s]", " ", plain).split())
+
+
+def _folded(odd: str) -> str:
+    """What stays of a character that is no letter, digit or space."""
+    if odd in _JOINERS:
+        return ""
+    if not unicodedata.category(odd).startswith("M"):
+        return " "
+    return odd if any(low <= ord(odd) <= high for low, high in _MARKS_THAT_COUNT) else ""
 
 
 def prompt_key(example: Example) -> str:

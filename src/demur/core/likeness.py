@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -12,6 +13,11 @@ T = TypeVar("T", bound=Hashable)
 # Jaccard likeness >= 0.8 between word sets of 4 to 60 words. Kept as a ratio of integers: no rounding decides.
 LIKE_NUMERATOR, LIKE_DENOMINATOR = 4, 5
 SHORTEST, LONGEST = 4, 60
+# Thai, Lao, Burmese, Khmer, Kana and Han: scripts that put no space between words.
+_UNSPACED = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]+)"
+)
 
 
 def near_copies(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -31,9 +37,25 @@ def near_copies(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def word_set(folded: str) -> frozenset[str] | None:
-    """The different words of a folded text; None if they are so few, or so many, that it is like nothing."""
-    words = frozenset(folded.split())
-    return words if SHORTEST <= len(words) <= LONGEST else None
+    """The different words of a folded text; None if they are so few, or so many, that it is like nothing.
+
+    Where a script puts no space between words, every two characters that stand together count as one.
+    """
+    return some_words(chain.from_iterable(map(_words_within, folded.split())))
+
+
+def some_words(words: Iterable[str]) -> frozenset[str] | None:
+    """The different words; None if they are so few, or so many, that their text is like nothing."""
+    different = frozenset(words)
+    return different if SHORTEST <= len(different) <= LONGEST else None
+
+
+def _words_within(spaced: str) -> Iterator[str]:
+    for part in filter(None, _UNSPACED.split(spaced)):
+        if len(part) > 1 and _UNSPACED.fullmatch(part):
+            yield from (part[at : at + 2] for at in range(len(part) - 1))
+        else:
+            yield part
 
 
 def alike_any(known: Collection[frozenset[T]], asked: Collection[frozenset[T]]) -> set[frozenset[T]]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from demur.core.errors import DataError
-from demur.core.example import Example, Message, fold
-from demur.core.likeness import alike_any, word_set
+from demur.core.example import Example, Message, fold, fold_without_marks
+from demur.core.likeness import alike_any, some_words, word_set
 
 How = Literal["prompt", "near copy", "group"]
 Words = frozenset[int]
@@ -61,7 +61,7 @@ def seen_of(examples: Iterable[Example]) -> Seen:
     keys = {_key(e.prompt) for e in rows}
     return Seen(
         prompts=frozenset(map(_digest, keys)),
-        words=frozenset(filter(None, map(_words, keys))),
+        words=frozenset(filter(None, (_words(word_set(key)) for key in keys))),
         groups=frozenset(_digest(e.group) for e in rows if e.group is not None),
         ids=frozenset(_digest(e.id) for e in rows),
     )
@@ -85,12 +85,17 @@ def given_rows(seen: Seen) -> Seen:
 
 
 def seen_prompts(seen: Seen, prompts: Sequence[tuple[Message, ...]]) -> dict[int, How]:
-    """Which of these prompts the model has seen, by index: word for word up to folding, or nearly so."""
-    keys = [_key(p) for p in prompts]
-    found: dict[int, How] = {n: "prompt" for n, key in enumerate(keys) if _digest(key) in seen.prompts}
-    rest = {n: words for n, key in enumerate(keys) if n not in found and (words := _words(key))}
-    near = alike_any(seen.words, list(rest.values()))
-    return found | {n: "near copy" for n, words in rest.items() if words in near}
+    """Which of these prompts the model has seen, by index: word for word up to folding, or nearly so.
+
+    A record does not say which version made it, and one model's may hold rows of several: they are looked up as this
+    version folds them, and as earlier ones did.
+    """
+    keys = [(_key(p), _earlier_key(p)) for p in prompts]
+    found: dict[int, How] = {n: "prompt" for n, both in enumerate(keys) if {*map(_digest, both)} & seen.prompts}
+    sets = {n: [_words(word_set(key)), _words(some_words(earlier.split()))] for n, (key, earlier) in enumerate(keys)}
+    rest = [(n, words) for n, some in sets.items() if n not in found for words in some if words is not None]
+    near = alike_any(seen.words, [words for _, words in rest])
+    return found | {n: "near copy" for n, words in rest if words in near}
 
 
 def seen_rows(seen: Seen, examples: Sequence[Example]) -> SeenRows:
@@ -147,9 +152,12 @@ def _key(prompt: Sequence[Message]) -> str:
     return "\n".join(fold(m.content) for m in prompt)
 
 
-def _words(key: str) -> Words | None:
+def _earlier_key(prompt: Sequence[Message]) -> str:
+    return "\n".join(fold_without_marks(m.content) for m in prompt)
+
+
+def _words(words: frozenset[str] | None) -> Words | None:
     """Digests of a folded prompt's different words; None if likeness does not speak of so few or so many."""
-    words = word_set(key)
     return frozenset(_word(w) for w in words) if words is not None else None
 
 

@@ -12,12 +12,11 @@ from typing import Any
 
 from demur.core.errors import EngineError
 from demur.core.example import Message
-from demur.engines.tokens import ChatEncoder
+from demur.engines.tokens import PLACE_HINT, ChatEncoder
 
 EMPTY = "<think>\n\n</think>\n\n"
 # What a template may put between the header of an answer and the answer, the longest first.
 _OPENED = (EMPTY, "<think>\n\n</think>\n", "<think>\n</think>\n\n", "<think></think>", "<think>\n", "<think>")
-_HINT = 'set train.thought: "none" puts the control token after an empty thought, "before" in front of any'
 
 # Jinja, on one line behind the template: `text` is what that renders. Thoughts in front of answers and at the end of a
 # prompt are taken away; with a prefix, that is then put in front of the last answer, or at the end of the prompt.
@@ -54,10 +53,7 @@ def with_thought(template: str, thought: str) -> str:
 
 
 def require_one_place(tokenizer: Any, encoder: ChatEncoder) -> None:
-    """Raise EngineError unless an answer's control token stands in the same place in training and in service.
-
-    A place within a thought that is still open is none: what is scored there is how the thought begins.
-    """
+    """Raise EngineError unless an answer's control token stands in the same place in training and in service."""
     for probe in _PROBES:
         served = encoder.prompt(probe)
         ids, turns = encoder.conversation((*probe, Message(role="assistant", content="Good.")), [0] * len(probe))
@@ -67,8 +63,5 @@ def require_one_place(tokenizer: Any, encoder: ChatEncoder) -> None:
         tails = [tokenizer.decode(i[-8:]) for i in (trained, served)]
         raise EngineError(
             f"the chat template puts a control token behind {tails[0]!r} in training, behind {tails[1]!r} in service",
-            _HINT,
+            PLACE_HINT,
         )
-    tail = tokenizer.decode(encoder.prompt(_PROBES[0])[-16:])
-    if "<think>" in tail and "</think>" not in tail.rpartition("<think>")[2]:
-        raise EngineError(f"the chat template opens a thought that it leaves open: {tail!r}", _HINT)

@@ -45,6 +45,7 @@ _Encoded = tuple[list[int], list[Turn]]
 _Shape = tuple[bool, tuple[tuple[str, bool], ...]]  # (for an answer, (role, whether it says something) by message)
 COMPOSED = 4  # characters that composing may make one of, at most
 SPELLINGS = 10_000  # whose ids are remembered
+PLACE_HINT = 'set train.thought: "none" puts the control token after an empty thought, "before" in front of any'
 STRUCTURES = 256  # shapes of conversations whose turns are remembered
 
 
@@ -182,6 +183,7 @@ class ChatEncoder:
         self._longest = max(map(len, tokenizer.get_vocab())) if keeps else 0  # characters of a token
         self._structures: dict[_Shape, list[int]] = {}
         self._spellings: dict[str, list[int]] = {}  # filled as they occur: a hostile text has the same one 80,000 times
+        self._require_no_open_thought()
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -205,6 +207,15 @@ class ChatEncoder:
         ids, turns = self.conversation([Message(role="user", content="a"), Message(role="assistant", content="b")], [0])
         after = ids[turns[-1].text_end] if turns[-1].text_end < len(ids) else None
         return after if after in self._tokenizer.all_special_ids else None
+
+    def _require_no_open_thought(self) -> None:
+        """Raise EngineError where a control token would stand within a thought: how the thought begins is scored there.
+
+        A model that opens a thought by itself is in doubt: what it puts on that is no control token's probability.
+        """
+        tail = self._tokenizer.decode(self.prompt([Message(role="user", content="How are you?")])[-16:])
+        if "<think>" in tail and "</think>" not in tail.rpartition("<think>")[2]:
+            raise EngineError(f"the chat template opens a thought that it leaves open: {tail!r}", PLACE_HINT)
 
     def prompt(self, messages: Sequence[Message], columns: Sequence[int] = ()) -> list[int]:
         """Ids of a conversation that ends with the user, up to where the answer's control token belongs.

@@ -120,9 +120,11 @@ def read_summary(path: Path) -> BlackboxFile:
 def prompts_without_outcome(run: RunFolder) -> int:
     """Prompts of a black-box run that got no answer, or one that no judge could score; 0 for any other run.
 
-    Raises ArtifactError if the counts are damaged, or gone where the answers are there.
+    Raises ArtifactError if the counts are damaged or not as they were made, or gone where the answers are there.
     """
     folder = BlackboxFolder(run)
+    if run.receipt("blackbox") is not None:  # older runs have none
+        run.require("blackbox", str(folder.summary.relative_to(run.root)))
     ours = any(path.exists() for path in (folder.summary, folder.rows, folder.answers))
     return read_summary(folder.summary).without_outcome if ours else 0
 

@@ -14,7 +14,9 @@ from demur.store.boundary import Strict, read_json, validated
 from demur.store.files import digest_file, digest_json, write_json
 
 Stage = Literal["data", "train", "score", "calibrate", "evaluate", "report"]
-Beside = Literal["distil"]  # a stage that a run may have beside them: none of them needs it, unless asked to use it
+# Stages that a run may have beside them: none of them needs "distil", unless asked to use it; "blackbox" makes the rows
+# of a run, and counts what they leave out.
+Beside = Literal["distil", "blackbox"]
 STAGES: tuple[Stage, ...] = ("data", "train", "score", "calibrate", "evaluate", "report")
 
 _OF_A_POLICY = ("calibrate", "evaluate", "report")  # stages of which each policy has one of its own
@@ -156,7 +158,7 @@ class RunFolder:
         Not what came from outside the run, and not the rows that a model was trained on: the model folder keeps a
         record of those, which stays true whatever becomes of the split.
         """
-        if receipt.stage in ("data", "train"):
+        if receipt.stage in ("blackbox", "data", "train"):
             return []
         return [name for name, digest in receipt.made_from.items() if self._digest_now(name, digest) != digest]
 
@@ -198,6 +200,8 @@ def run_of(policy: Path) -> RunFolder | None:
 def _remedy(stage: Stage | Beside, folder: RunFolder) -> str:
     if stage == "distil":
         return f"run: demur distil {folder.root} --traffic FILE"
+    if stage == "blackbox":
+        return f"run: demur blackbox PROMPTS --out {folder.root}; what was answered is kept"
     if stage == "data":
         return f"run: demur data CONFIG --out {folder.root}"
     flag = {"calibrate": "--name", "evaluate": "--policy", "report": "--policy"}.get(stage)

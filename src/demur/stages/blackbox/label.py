@@ -34,7 +34,7 @@ class Config:
 
 
 def run(config: Config, collected: Collected, folder: BlackboxFolder, progress: Progress = no_progress) -> BlackboxFile:
-    """Judge all answers; write answers.jsonl, rows.jsonl and summary.json. Progress counts answers.
+    """Judge all answers; write answers.jsonl, rows.jsonl, summary.json and a receipt. Progress counts answers.
 
     A partial answer counts as declined. Raises DataError, with both counts, if too few were declined or answered: what
     was collected stays, and more prompts may be added.
@@ -50,6 +50,8 @@ def run(config: Config, collected: Collected, folder: BlackboxFolder, progress: 
     write_rows(folder.rows, rows)
     file = _summary(config, collected, outcomes)
     write_summary(folder.summary, file)
+    settings: dict[str, object] = {"judge": config.judge.version, "taxonomy": list(config.taxonomy.names)}
+    folder.run.finish("blackbox", settings, {"asked_as": collected.asked_as}, [folder.rows, folder.summary])
     _check(sum(e.kind == "refusal" for e in rows), len(rows))
     return file
 
