@@ -213,7 +213,7 @@ class ChatEncoder:
 
         A model that opens a thought by itself is in doubt: what it puts on that is no control token's probability.
         """
-        tail = self._tokenizer.decode(self.prompt([Message(role="user", content="How are you?")])[-16:])
+        tail = str(self._tokenizer.decode(self.prompt([Message(role="user", content="How are you?")])[-16:]))
         if "<think>" in tail and "</think>" not in tail.rpartition("<think>")[2]:
             raise EngineError(f"the chat template opens a thought that it leaves open: {tail!r}", PLACE_HINT)
 
