@@ -1,15 +1,16 @@
 """A frozen trunk: the cut model computes what the whole one does, and what it learns is a plain checkpoint."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from demur.core.errors import ConfigError, EngineError
+from demur.core.errors import ArtifactError, ConfigError, EngineError
 from demur.engines.hf_rows import TrainingRow
 from demur.engines.hf_sft import SftTrainer
-from demur.engines.training import trunk
+from demur.engines.training import states, trunk
 from tests.engines.test_hf_sft import TAXONOMY, base, rows, settings
 
 
@@ -30,21 +31,72 @@ def test_states_and_the_cut_model_give_the_whole_models_logits(tmp_path):
     with torch.inference_mode():
         wanted = [model(input_ids=torch.tensor([r.input_ids])).logits[0, -1] for r in some]
     trunk.untie(model)
-    states = trunk.trunk_states(model, some, 1, tmp_path / "trunk.bin")
+    kept = trunk.trunk_states(model, some, 1, tmp_path)
     cut = trunk.cut(model, 1, (5, 6), some[0])
     with torch.inference_mode():
-        found = [cut.model(inputs_embeds=s[None].float()).logits[0, -1] for s in states]
+        found = [cut.model(inputs_embeds=s[None].float()).logits[0, -1] for s in kept]
     assert max(float((w - f).abs().max()) for w, f in zip(wanted, found, strict=True)) < 0.02
 
 
+def model_of(folder):
+    return AutoModelForCausalLM.from_pretrained(base(folder / "base", tied=True)).eval()
+
+
+def read_states(model, some, folder, kill_at=None):
+    """The states, and how many rows were read for them."""
+    read = []
+
+    def progress(done, total):
+        read.append(done)
+        if done == kill_at:
+            raise KeyboardInterrupt
+
+    kept = trunk.trunk_states(model, some, 1, folder, progress)
+    return [s.clone() for s in kept], read
+
+
 def test_states_that_are_whole_are_not_read_again(tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(base(tmp_path / "base", tied=True)).eval()
-    file = tmp_path / "trunk.bin"
-    first = trunk.trunk_states(model, [probe(5)], 1, file)[0].clone()
-    made = file.stat().st_mtime_ns
-    again = trunk.trunk_states(model, [probe(5)], 1, file)[0]
-    assert file.stat().st_mtime_ns == made
-    assert torch.equal(first, again)
+    model, some = model_of(tmp_path), [probe(5), probe(9)]
+    first, read = read_states(model, some, tmp_path)
+    again, nothing = read_states(model, some, tmp_path)
+    assert (read[-1], nothing) == (2, [])
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("torn", [0, 7])
+def test_a_killed_reading_goes_on_where_it_stopped(tmp_path, torn, monkeypatch):
+    monkeypatch.setattr(states, "TOKENS_PER_BATCH", 12)  # a batch a row
+    model, some = model_of(tmp_path), [probe(n, seed=n) for n in (11, 3, 7, 9)]
+    wanted, _ = read_states(model, some, tmp_path / "base")
+    (tmp_path / "killed").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        read_states(model, some, tmp_path / "killed", kill_at=2)
+    (part,) = (tmp_path / "killed").glob("*.part")
+    part.write_bytes(part.read_bytes() + b"x" * torn)  # as a kill in the middle of a row leaves it
+    found, read = read_states(model, some, tmp_path / "killed")
+    assert read == [3, 4]
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
+@pytest.mark.parametrize("changed", ["rows", "weights", "layers"])
+def test_states_of_other_rows_or_another_base_are_never_found(tmp_path, changed):
+    model, some = model_of(tmp_path), [probe(5)]
+    read_states(model, some, tmp_path)
+    if changed == "rows":
+        some = [probe(5, seed=1)]
+    if changed == "weights":
+        with torch.no_grad():
+            model.get_decoder().layers[0].mlp.up_proj.weight[0, 0] += 1
+    if changed == "layers":
+        model.get_decoder().layers = model.get_decoder().layers[1:]
+    _, read = read_states(model, some, tmp_path)
+    assert read == [1]
+
+
+def test_a_disk_without_room_is_named_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(states.shutil, "disk_usage", lambda _: SimpleNamespace(free=3))
+    with pytest.raises(ArtifactError, match="states of the frozen layers take"):
+        read_states(model_of(tmp_path), [probe(5)], tmp_path)
 
 
 @pytest.mark.parametrize("tied", [True, False])

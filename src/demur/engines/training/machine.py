@@ -13,6 +13,7 @@ from accelerate import PartialState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from demur.core.errors import EngineError
+from demur.core.training import TrainSettings
 
 
 def check_processes(asked: int | None) -> PartialState:
@@ -58,3 +59,17 @@ def has_bfloat16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported())  # torch has no public name for it
+
+
+def uses_bfloat16(settings: TrainSettings) -> bool:
+    """Whether training multiplies in bfloat16."""
+    wanted = settings.autocast == "bfloat16" or (settings.autocast == "auto" and has_bfloat16())
+    return wanted or settings.dtype == "bfloat16"
+
+
+def shards_weights() -> bool:
+    """Whether the launcher asked for weights that no process holds whole (FSDP, DeepSpeed)."""
+    return any(os.environ.get(name, "").lower() == "true" for name in _SHARDING)
+
+
+_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # as accelerate's launcher sets them

@@ -26,9 +26,10 @@ from torch.utils.data import Dataset
 from demur.core.errors import EngineError
 from demur.core.ports import Progress, no_progress
 from demur.engines.hf_rows import IGNORE, TrainingRow
+from demur.engines.training.machine import has_bfloat16
+from demur.engines.training.states import States, digest_of, kept_states
 
 PROBE_TOLERANCE = 0.05  # largest |logit| difference between the whole model and the cut one, bfloat16 states between
-TOKENS_PER_BATCH = 2048
 
 
 class RowsHead(nn.Module):
@@ -77,58 +78,27 @@ def untie(model: Any) -> None:
 
 
 def trunk_states(
-    model: Any, rows: Sequence[TrainingRow], frozen: int, file: Path, progress: Progress = no_progress
-) -> list[torch.Tensor]:
-    """What leaves the lower `frozen` layers for each row, (T, d) in bfloat16, kept in `file`.
-
-    Rows of like length are read together, padded on the right: under causal attention no real token sees a pad.
-    A file that is whole is not made again.
-    """
+    model: Any, rows: Sequence[TrainingRow], frozen: int, folder: Path, progress: Progress = no_progress
+) -> States:
+    """What leaves the lower `frozen` layers for each row, (T, d) in bfloat16, kept in a file in `folder`."""
     body, layers = _body(model)
-    lengths = [len(r.input_ids) for r in rows]
-    width = model.get_input_embeddings().weight.shape[1]
-    starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
-    if not file.is_file():
-        part = file.with_name(f"{file.name}.part")
-        kept = torch.from_file(str(part), shared=True, size=starts[-1] * width, dtype=torch.bfloat16).view(-1, width)
-        norm = body.norm
-        body.layers, body.norm = layers[:frozen], nn.Identity()
-        try:
-            _read(body, rows, kept, starts, progress)
-        finally:
-            body.layers, body.norm = layers, norm
-        del kept
-        part.replace(file)
-    whole = torch.from_file(str(file), shared=False, size=starts[-1] * width, dtype=torch.bfloat16).view(-1, width)
-    return [whole[start : start + length] for start, length in zip(starts, lengths, strict=False)]
+    embedding = model.get_input_embeddings()
+    ids = [r.input_ids for r in rows]
+    weights = [embedding.weight, *(p for layer in layers[:frozen] for p in layer.parameters())]
+    file = folder / f"states-{digest_of(ids, weights)}.bin"
+    device = embedding.weight.device
 
+    def read(ids_BT: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16()):
+            states: torch.Tensor = body(input_ids=ids_BT.to(device), use_cache=False).last_hidden_state
+        return states
 
-def _read(
-    body: Any, rows: Sequence[TrainingRow], kept: torch.Tensor, starts: Sequence[int], progress: Progress
-) -> None:
-    order = sorted(range(len(rows)), key=lambda n: len(rows[n].input_ids))
-    done = 0
-    for batch in _batches(order, [len(r.input_ids) for r in rows]):
-        longest = max(len(rows[n].input_ids) for n in batch)
-        ids_BT = torch.tensor([rows[n].input_ids + [0] * (longest - len(rows[n].input_ids)) for n in batch])
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-            states_BTd = body(input_ids=ids_BT, use_cache=False).last_hidden_state
-        for n, states_Td in zip(batch, states_BTd, strict=True):
-            length = len(rows[n].input_ids)
-            kept[starts[n] : starts[n] + length] = states_Td[:length].to(torch.bfloat16)
-        done += len(batch)
-        progress(done, len(rows))
-
-
-def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in this order, cut so that rows x longest row stays within TOKENS_PER_BATCH."""
-    batches: list[list[int]] = []
-    for n in order:
-        if batches and (len(batches[-1]) + 1) * lengths[n] <= TOKENS_PER_BATCH:
-            batches[-1].append(n)
-        else:
-            batches.append([n])
-    return batches
+    norm = body.norm
+    body.layers, body.norm = layers[:frozen], nn.Identity()
+    try:
+        return kept_states(read, ids, embedding.weight.shape[1], file, progress)
+    finally:
+        body.layers, body.norm = layers, norm
 
 
 def cut(model: Any, frozen: int, control_ids: Sequence[int], probe: TrainingRow) -> CutModel:
@@ -137,7 +107,7 @@ def cut(model: Any, frozen: int, control_ids: Sequence[int], probe: TrainingRow)
     Raises EngineError if the cut model computes something else from the kept states than the whole one: then its
     architecture scales embeddings or counts its layers in a way that a cut breaks.
     """
-    ids = torch.tensor([probe.input_ids])
+    ids = torch.tensor([probe.input_ids], device=model.get_input_embeddings().weight.device)
     body, layers = _body(model)
     with torch.inference_mode():
         wanted = model(input_ids=ids, use_cache=False).logits[0, -1].float()

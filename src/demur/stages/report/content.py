@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from demur.core.teaching.training_text import language_line, validation_line, warnings
 from demur.pages.parts import Code, Figure, Part, Section, Table
 from demur.stages.report import cards, curves, figures, mixes, tables
 from demur.stages.report.everyday import everyday_table
@@ -196,7 +197,9 @@ def _model(m: Material) -> tuple[str, ...]:
     origin = m.model.to_core().origin
     if origin is not None:
         made += f" The base: {origin.text}."
-    return (made, _TINY, marks) if base == "tiny" else (made, marks)
+    said = [line[0].upper() + line[1:] + "." for line in (validation_line(details), language_line(details)) if line]
+    said += [f"Warning: {text}." for text in warnings(details)]
+    return (made, *said, *([_TINY] if base == "tiny" else []), marks)
 
 
 def _unmet(m: Material) -> tuple[str, ...]:

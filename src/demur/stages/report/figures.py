@@ -23,7 +23,12 @@ _EFFECT = {
     "heaviest": ", and moving it changes no other category's refusals",
     "sum": ", which all categories share",
 }
-LOGGED = {"loss": "training loss", "control_loss_share": "control tokens' share of the loss"}
+LOGGED = {
+    "loss": "training loss",
+    "control_loss_share": "control tokens' share of the loss",
+    "validation_loss": "log loss of the decision on validation rows",
+    "validation_leftover": "leftover mass on validation rows",
+}
 
 
 def thresholds(m: Material) -> Figure | None:
@@ -140,8 +145,14 @@ def confusion(m: Material) -> Figure:
     )
 
 
+_VALIDATED = (
+    " Validation rows are never learnt: where their log loss rises, training learns its rows by heart, and the weights "
+    "from before that are the model."
+)
+
+
 def training(m: Material) -> Figure | None:
-    """Loss, and the control tokens' share of it, over optimizer steps.
+    """Loss, the control tokens' share of it, and what validation rows were decided like, over optimizer steps.
 
     Read from the history in demur.json; None if there is none, as with a checkpoint that demur did not train.
     """
@@ -156,12 +167,16 @@ def training(m: Material) -> Figure | None:
             )
     if not panels:
         return None
-    some = history[:: max(1, len(history) // 8)]
-    rows = tuple((f"{h['step']:g}", *(f"{h[key]:.3f}" if key in h else "" for key in LOGGED)) for h in some)
+    by_step: dict[float, dict[str, float]] = {}  # what is logged and what is measured at one step stand apart
+    for h in history:
+        by_step.setdefault(h["step"], {}).update(h)
+    some = list(by_step.values())[:: max(1, len(by_step) // 8)]
+    keys = [key for key in LOGGED if any(key in h for h in history)]
+    rows = tuple((f"{h['step']:g}", *(f"{h[key]:.3f}" if key in h else "" for key in keys)) for h in some)
     return Figure(
         title="Training",
         caption="The loss should fall and flatten; the share tells how much of the training signal goes into choosing "
-        "the control token rather than into wording the answer.",
+        "the control token rather than into wording the answer." + (_VALIDATED if "validation_loss" in keys else ""),
         panels=tuple(panels),
-        numbers=Table(title="Some steps", header=("step", *LOGGED.values()), rows=rows),
+        numbers=Table(title="Some steps", header=("step", *(LOGGED[key] for key in keys)), rows=rows),
     )
