@@ -49,7 +49,7 @@ FLAGS = {
     "bench-refusals": ["--benchmark", "--policy", "--judge", "--settings", "--limit", "--out", "--card", "--json"],
     "temporal": ["--cutoff", "--url", "--model", "--margin", "--most-calls", "--out", "--set", "--json"],
     "ability": ["--margin", "--confidence", "--metric", "--card", "--card-dataset", "--json"],
-    "doctor": ["--taxonomy", "--dtypes", "--json"],
+    "doctor": ["--taxonomy", "--dtypes", "--recipe", "--rows", "--json"],
 }
 
 

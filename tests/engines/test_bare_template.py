@@ -69,3 +69,10 @@ def test_the_encoder_reads_it_and_the_template_is_saved(tmp_path):
     encoder = ChatEncoder(installed, coconot().tokens)
     assert installed.decode(encoder.prompt(prompt)) == "<|im_start|>user\nTea?<|im_end|>\n<|im_start|>assistant\n"
     assert set(SPECIALS["chatml-like"]) <= set(installed.get_vocab())
+
+
+def test_a_first_token_that_opens_every_turn_is_no_hindrance():
+    tokenizer = make_tokenizer("chatml-like")
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.chat_template = DEFAULT["chatml-like"] + TEMPLATES["chatml-like"]
+    assert rendered(tokenizer, bare(tokenizer), [USER]) == rendered(tokenizer, TEMPLATES["chatml-like"], [USER])

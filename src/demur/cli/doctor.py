@@ -1,8 +1,8 @@
-"""demur doctor: is this model ready to be scored and served?"""
+"""demur doctor: is this model ready to be scored and served, and what would training do with this base?"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from demur.config import DEFAULT_TAXONOMY
 from demur.core.ports import Origin
 from demur.core.readiness import Readiness
 from demur.core.taxonomy import preset
+from demur.core.training import defaults
 from demur.store.model_file import FILE_NAME, require_whole
 from demur.store.run import RunFolder
 from demur.store.upgrade import brought_up_to_date
@@ -26,17 +27,45 @@ def command(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A run, a checkpoint folder, or a Hugging Face model name.")
     ],
+    *,
     taxonomy: Annotated[
         str, typer.Option(help="Whose control tokens to look for where no demur.json lies beside the weights.")
     ] = DEFAULT_TAXONOMY,
     dtypes: Annotated[bool, typer.Option(help="Compare dtypes, which loads the model a second time.")] = True,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Of a base: the train.recipe to reckon with, none or cpu. Default: cpu without a GPU."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Of a base: how many training rows to reckon with.")] = 5000,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check control tokens, chat template, trained rows and mass. Exit code 2 if something must be repaired."""
+    """Check a trained model, or say what training would do with a base. Exit code 2 if something must be repaired."""
     model, declared, origin = _declared(model, taxonomy)
+    if origin is None and "fingerprint" not in declared and _is_base(model, declared["tokens"]):
+        case = find("demur.engines.training.base_doctor:BaseCase", {}, "check")
+        examine_base = find("demur.engines.training.base_doctor:examine_base", {}, "check")
+        settings = replace(defaults(model, recipe or _usual_recipe()), base=model)
+        readiness: Readiness = examine_base(case(base=model, taxonomy=preset(taxonomy), settings=settings, rows=rows))
+        _tell(readiness, "to be trained", as_json=as_json)
+        return
     examination = find("demur.engines.hf_doctor:Examination", {}, "check")
     examine = find("demur.engines.hf_doctor:examine", {}, "check")
-    readiness: Readiness = examine(examination(model=model, dtypes=dtypes, **declared))
+    readiness = examine(examination(model=model, dtypes=dtypes, **declared))
+    _tell(readiness, "to be scored and served", origin, as_json=as_json)
+
+
+def _is_base(model: str, tokens: tuple[str, ...]) -> bool:
+    found: bool = find("demur.engines.training.base_doctor:is_base", {}, "check")(model, tokens)
+    return found
+
+
+def _usual_recipe() -> str:
+    on_gpu: bool = find("torch:cuda", {}, "check").is_available()
+    return "none" if on_gpu else "cpu"
+
+
+def _tell(readiness: Readiness, purpose: str, origin: Origin | None = None, *, as_json: bool) -> None:
+    """Show the findings. Raises Exit with NOT_READY if one says so."""
     if as_json:
         base = {"base": asdict(origin)} if origin else {}
         print_json({**asdict(readiness), "ready": readiness.ready, **base})
@@ -48,7 +77,7 @@ def command(
                 note(f"{finding.check}: {finding.hint}")
         if origin:
             note(f"base: {origin.text}")
-        note(f"{model} is {'ready' if readiness.ready else 'not ready'}")
+        note(f"{readiness.model} is {'ready' if readiness.ready else 'not ready'} {purpose}")
     if not readiness.ready:
         raise typer.Exit(NOT_READY)
 

@@ -37,8 +37,11 @@ def bare(tokenizer: Any) -> str:
     with_system = _rendered(tokenizer, own, [{"role": "system", "content": _SYSTEM}, user])
     if plain is None or with_system is None or any(name in own for name in _DATES):
         return own
+    special = [t.content for t in tokenizer.added_tokens_decoder.values()]
     start = tokenizer.bos_token if tokenizer.bos_token and plain.startswith(tokenizer.bos_token) else ""
-    block = _default_turn(plain, with_system, start, [t.content for t in tokenizer.added_tokens_decoder.values()])
+    block = _default_turn(plain, with_system, start, special)
+    if block is None:  # some tokenizers name as their first token the one that opens every turn
+        start, block = "", _default_turn(plain, with_system, "", special)
     if block is None:
         return own
     whole = start + block

@@ -27,6 +27,7 @@ from demur.engines.training import language, trunk
 from demur.engines.training.bases import Base, origin_of
 from demur.engines.training.batches import NoisyRows, PadRight
 from demur.engines.training.machine import shards_weights, uses_bfloat16
+from demur.engines.training.memory import require_room
 from demur.engines.training.probe_start import probe_rows
 from demur.engines.training.states import OneScale, States
 
@@ -86,20 +87,22 @@ def prepare(task: Task) -> Prepared:
         plain = load_tokenizer(base.name, s.chat_template)
         plain.chat_template = with_thought(str(plain.chat_template), s.thought)
         tokenizer, reused = install(plain, task.taxonomy, task.work / f"tokenizer-{state.process_index}")
-    set_seed(s.seed)
-    model = load_base(base.name, s.dtype)
     encoder = ChatEncoder(tokenizer, task.taxonomy.tokens, keep_history=s.keep_history)
     require_one_place(tokenizer, encoder)
+    rows = training_rows(task.learnt_from, task.taxonomy, encoder, s)
+    aside = validation_rows(task.aside, task.taxonomy, encoder, s)
+    require_room(base.name, [*rows, *aside], s, task.work)  # before anything is loaded
+    set_seed(s.seed)
+    model = load_base(base.name, s.dtype)
     if s.frozen_share:
         trunk.untie(model)  # the frozen layers keep reading the embedding that they know
     hf_embed.make_rows(model, tokenizer, task.taxonomy, encoder.token_ids)
-    rows = training_rows(task.learnt_from, task.taxonomy, encoder, s)
     prepared = Prepared(
         model=model,
         tokenizer=tokenizer,
         encoder=encoder,
         rows=rows,
-        aside=validation_rows(task.aside, task.taxonomy, encoder, s),
+        aside=aside,
         before=hf_embed.control_rows(model, encoder.token_ids),
         table_names=hf_embed.table_names(model),
         reused=len(reused),
