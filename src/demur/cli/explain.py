@@ -19,6 +19,7 @@ from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, 
 from demur.core.decision import decide
 from demur.core.errors import AccessError, ConfigError
 from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
+from demur.core.teaching.training_text import language_line, warnings
 from demur.stages import watch
 from demur.store.model_file import FILE_NAME, read_model_file
 from demur.store.policy_file import NEVER_WORD, policy_to_json
@@ -69,8 +70,8 @@ def command(
         print_json(_json(explained))
         return
     _show(explained)
-    if made_from := _made_from(policies):
-        note(made_from)
+    for line in _of_the_model(policies):
+        note(line)
     if live.policy.promises and (covered := _turns_covered(policies)):
         note(covered)
     if unwatched := _unwatched(policies, policy):
@@ -105,11 +106,15 @@ def _unwatched(path: Path, name: str | None) -> str | None:
     )
 
 
-def _made_from(path: Path) -> str | None:
-    """The base model behind a run's promises; None where there is no run, or where nobody wrote it down."""
+def _of_the_model(path: Path) -> list[str]:
+    """The base model behind a run's promises and what became of its language; nothing where nobody wrote it down."""
     model = RunFolder(path).model
-    origin = read_model_file(model).to_core().origin if (model / FILE_NAME).exists() else None
-    return f"the model was made from {origin.text}" if origin else None
+    if not (model / FILE_NAME).exists():
+        return []
+    trained = read_model_file(model).to_core()
+    made_from = [f"the model was made from {trained.origin.text}"] if trained.origin else []
+    language = language_line(trained.details)
+    return [*made_from, *([language] if language else []), *(f"warning: {w}" for w in warnings(trained.details))]
 
 
 def _operator(there: PolicySet, policy: str | None) -> Tenant:
