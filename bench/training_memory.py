@@ -23,7 +23,7 @@ from demur.core.taxonomy import coconot
 from demur.core.training import TrainSettings, cpu, tiny
 from demur.sources.corpus import BuiltinSource
 
-_FULL = replace(cpu(), recipe="none", frozen_share=0.0, answer_tokens=16)
+_FULL = replace(cpu(), recipe="none", frozen_share=0.0, control_start="words", answer_tokens=16)
 WAYS: dict[str, TrainSettings] = {
     "tiny": tiny(epochs=0.2),
     "recipe cpu": cpu(),

@@ -26,7 +26,7 @@ SMOL = LlamaConfig(
     tie_word_embeddings=True,
 )
 SIZES = memory.sizes_of(SMOL)
-FULL = replace(cpu(), recipe="none", frozen_share=0.0, answer_tokens=16)
+FULL = replace(cpu(), recipe="none", frozen_share=0.0, control_start="words", answer_tokens=16)
 
 
 def row(length, supervised):
