@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from demur.core.errors import ArtifactError, ConfigError, EngineError
+from demur.engines.hf import HfEngine
 from demur.engines.hf_rows import TrainingRow
 from demur.engines.hf_sft import SftTrainer
 from demur.engines.training import states, trunk
@@ -120,13 +121,26 @@ def test_only_what_lies_above_the_trunk_learns(tmp_path, tied):
 
 
 def test_what_was_learnt_is_what_the_checkpoint_says(tmp_path):
-    from demur.engines.hf import HfEngine
-
     SftTrainer(frozen(tmp_path, epochs=60.0)).train(rows(), TAXONOMY, tmp_path / "run")
     engine = HfEngine(model=tmp_path / "run" / "model", tokens=TAXONOMY.tokens)
     prompts = [e.prompt for e in rows()]
     wanted = [TAXONOMY.column(e.label) for e in rows()]
     assert engine.logp(prompts).argmax(axis=1).tolist() == wanted
+
+
+@pytest.mark.parametrize(("share", "tied"), [(0.5, True), (0.0, True), (0.0, False)])
+def test_weights_may_be_saved_in_another_dtype_than_they_were_trained_in(tmp_path, share, tied):
+    made = SftTrainer(frozen(tmp_path, tied=tied, frozen_share=share, saved_dtype="bfloat16", epochs=2.0)).train(
+        rows(), TAXONOMY, tmp_path / "run"
+    )
+    assert made.fingerprint.dtype == "bfloat16"
+    assert min(made.row_change) > 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.config.tie_word_embeddings == (tied and not share)
+    engine = HfEngine(model=tmp_path / "run" / "model", tokens=TAXONOMY.tokens)
+    assert engine.fingerprint == made.fingerprint
+    assert engine.logp([e.prompt for e in rows()]).dtype == "float32"
 
 
 def test_a_share_of_every_layer_is_an_error_with_the_number(tmp_path):

@@ -50,6 +50,9 @@ class TrainSettings:
     gradient_checkpointing: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights
     autocast: Literal["no", "bfloat16", "auto"] = "no"  # of the arithmetic; auto: bfloat16 where the machine has it
+    # Of the weights in the model folder, and so of what scores and serves: half the memory, twice as
+    # fast where the machine multiplies bfloat16. auto: bfloat16 there. None: as they were trained.
+    saved_dtype: Literal["float32", "bfloat16", "auto"] | None = None
     lora_rank: int = 0  # 0: full training
     lora_alpha: int = 16
     lora_dropout: float = 0.05
@@ -82,15 +85,13 @@ class TrainSettings:
                 f"train.packing and train.balance = {self.balance!r} are both set",
                 "packed rows have no weights of their own: set batch_tokens in place of packing",
             )
-        if self.lora_rank and self.optimizer == "muon":
-            raise ConfigError("train.optimizer = 'muon' with LoRA adapters", "use adamw, or lora_rank = 0")
+        if self.lora_rank:
+            self._check_adapters()
         if self.base == "tiny" and self.recipe != "none":
             raise ConfigError(
                 f"train.recipe = {self.recipe!r} fine-tunes a base model, and train.base = 'tiny' starts from nothing",
                 "give another base, or leave recipe out: tiny has a recipe of its own",
             )
-        if self.base == "tiny" and self.lora_rank:
-            raise ConfigError("train.base = 'tiny' starts from nothing: adapters cannot learn it", "set lora_rank = 0")
         for name in (
             "epochs",
             "max_length",
@@ -130,6 +131,14 @@ class TrainSettings:
                 "set frozen_share: the probe reads states that are kept, and the output head is its own",
             )
 
+    def _check_adapters(self) -> None:
+        if self.saved_dtype is not None:
+            raise ConfigError("train.saved_dtype with LoRA adapters", "set train.dtype, or leave saved_dtype out")
+        if self.optimizer == "muon":
+            raise ConfigError("train.optimizer = 'muon' with LoRA adapters", "use adamw, or lora_rank = 0")
+        if self.base == "tiny":
+            raise ConfigError("train.base = 'tiny' starts from nothing: adapters cannot learn it", "set lora_rank = 0")
+
 
 def learnt(settings: TrainSettings) -> dict[str, Any]:
     """The settings that change what is learnt: what receipts and the names of checkpoints hold.
@@ -156,6 +165,7 @@ _LATER = (  # settings that receipts of before do not hold
     "validation_share",
     "evaluate_every",
     "patience",
+    "saved_dtype",
 )
 
 

@@ -25,14 +25,14 @@ from demur.core.training import TrainSettings, learnt
 from demur.engines import hf_embed
 from demur.engines.fingerprint import checkpoint_digest, fingerprint
 from demur.engines.hf_disk import named_disk_errors
-from demur.engines.hf_load import no_progress_bars
+from demur.engines.hf_load import DTYPES, no_progress_bars
 from demur.engines.hf_optim import MuonWithAdamW
 from demur.engines.hf_trainer import ControlTokenTrainer, LossWeights, StepProgress
 from demur.engines.training import trunk
 from demur.engines.training.bases import Base, find_base
 from demur.engines.training.batches import NoisyRows, OwnBatches, TokenBudgetBatches, as_read
 from demur.engines.training.language import reply_loss
-from demur.engines.training.machine import attention, check_processes, release_memory, uses_bfloat16
+from demur.engines.training.machine import attention, check_processes, release_memory, saved_dtype, uses_bfloat16
 from demur.engines.training.prepared import Prepared, Task, prepare
 from demur.engines.training.validation import Measured, Validated, Validation
 
@@ -172,16 +172,19 @@ class SftTrainer:
         elif prepared.cut is not None:
             model = trunk.join(prepared.cut)
             weights = model.state_dict()
-            model.save_pretrained(partial)
-        else:
-            model.save_pretrained(partial, state_dict=weights)
+        dtype = saved_dtype(self.settings)
+        if not self.settings.lora_rank:
+            # The model names its dtype in its config, so it is cast itself. Tied weights stay one tensor.
+            cast: dict[int, torch.Tensor] = {}
+            saved = {n: cast.setdefault(t.data_ptr(), t.to(DTYPES[dtype])) for n, t in weights.items()}
+            model.to(DTYPES[dtype]).save_pretrained(partial, state_dict=saved)
         prepared.tokenizer.save_pretrained(partial)
         tables = [weights[name] for name in prepared.table_names]
         change = hf_embed.row_change(tables, prepared.encoder.token_ids, prepared.before)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)  # whole or not there: the rename is the moment the model exists
         return TrainedModel(
-            fingerprint=fingerprint(final, prepared.tokenizer, prepared.encoder, self.settings.dtype),
+            fingerprint=fingerprint(final, prepared.tokenizer, prepared.encoder, dtype),
             steps=trainer.state.global_step,
             history=tuple(
                 {k: float(v) for k, v in row.items()}

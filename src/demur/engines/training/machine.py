@@ -67,6 +67,13 @@ def uses_bfloat16(settings: TrainSettings) -> bool:
     return wanted or settings.dtype == "bfloat16"
 
 
+def saved_dtype(settings: TrainSettings) -> str:
+    """The dtype of the weights in the model folder."""
+    if settings.saved_dtype == "auto":
+        return "bfloat16" if has_bfloat16() else settings.dtype
+    return settings.saved_dtype or settings.dtype
+
+
 def shards_weights() -> bool:
     """Whether the launcher asked for weights that no process holds whole (FSDP, DeepSpeed)."""
     return any(os.environ.get(name, "").lower() == "true" for name in _SHARDING)
