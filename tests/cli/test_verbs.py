@@ -214,6 +214,16 @@ def test_looking_at_an_evaluation_does_not_write_another_one_over_it(demur, run)
     assert RunFolder(run).metrics.read_bytes() == made
 
 
+def test_a_setting_that_the_earlier_evaluation_did_not_know_is_named(demur, run):
+    path = run / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["evaluate"]["texts"] = 5
+    path.write_text(json.dumps(config), encoding="utf-8")
+    looked = demur("evaluate", run, "--json")
+    assert looked.code == 0, looked.err
+    assert "evaluated before with texts = None" in " ".join(looked.err.split())
+
+
 def test_report_is_written_once_and_then_found_done(demur, run):
     first = demur("report", run)
     assert first.code == 0

@@ -112,7 +112,7 @@ def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
     names = ("branches", "limit", "texts", "also", "labels", "max_new_tokens")
     asked = {**asdict(config), "also": list(config.also)}
     asked["labels"] = str(config.labels) if config.labels else None
-    other = [f"{name} = {settings[name]}" for name in names if settings.get(name) != asked[name]]
+    other = [f"{name} = {settings.get(name)}" for name in names if settings.get(name) != asked[name]]
     judge = evaluation.judge.partition("/")[0]
     if judge in JUDGES and config.judge in JUDGES and judge != config.judge:
         other.append(f"judge = {judge}")

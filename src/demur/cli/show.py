@@ -65,14 +65,17 @@ def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, word
 
 
 @contextmanager
-def bar(label: str) -> Iterator[ports.Progress]:
-    """A progress callback: on a terminal one live line with elapsed and remaining time, else a line now and then."""
+def bar(label: str, doing: str = "") -> Iterator[ports.Progress]:
+    """A progress callback: on a terminal one live line with elapsed and remaining time, else a line now and then.
+
+    doing: said beside the label on a terminal, once before the first line elsewhere. A changed total begins anew.
+    """
     if not is_first_process():
         yield ports.no_progress
         return
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        yield _lines(label)
+        yield _lines(label, doing)
         return
     columns: tuple[Any, ...] = (
         TextColumn("{task.description:<10}"),
@@ -82,9 +85,10 @@ def bar(label: str) -> Iterator[ports.Progress]:
         TextColumn("elapsed,"),
         TimeRemainingColumn(),
         TextColumn("left"),
+        TextColumn("{task.fields[doing]}", style="dim"),
     )
     with Progress(*columns, console=console, transient=True) as live:
-        task = live.add_task(label, total=None)
+        task = live.add_task(label, total=None, doing=doing)
         yield lambda done, total: live.update(task, completed=done, total=total)
 
 
@@ -93,14 +97,17 @@ def duration(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _lines(label: str) -> ports.Progress:
+def _lines(label: str, doing: str) -> ports.Progress:
     started: tuple[float, int] | None = None  # when the first unit was done: loading a model says nothing of the rest
-    told = time.monotonic()
+    told, of = time.monotonic(), 0
 
     def tell(done: int, total: int) -> None:
-        nonlocal started, told
+        nonlocal started, told, of
         now = time.monotonic()
-        started = started or (now, done)
+        if started is None and doing:
+            note(f"{label:<10} {doing}")
+        if started is None or total != of:  # other units from here on
+            started, of = (now, done), total
         spent, units = now - started[0], done - started[1]
         if now - told < SECONDS_PER_LINE or not units:
             return

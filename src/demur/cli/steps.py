@@ -92,11 +92,21 @@ class Steps:
         """Run one stage, or find it done."""
         sweep(self._folder.root)
         before, start = _made_at(self._folder, stage), time.monotonic()
-        with bar(stage) as progress:
+        with bar(stage, self._doing(stage)) as progress:
             result = getattr(self, f"_{stage}")(progress)
         done = before is not None and _made_at(self._folder, stage) == before
         note(f"{stage:<10} {'already done' if done else f'done in {duration(time.monotonic() - start)}'}")
         return result
+
+    def _doing(self, stage: Stage) -> str:
+        """What takes the time in a stage, for people who wait; empty where nothing takes any."""
+        config = self._config
+        base = "a model from nothing" if config.train.base == "tiny" else config.train.base
+        return {
+            "train": f"teaching {base} its control tokens",
+            "score": "reading the probabilities of held-out prompts",
+            "evaluate": "writing answers and judging them",
+        }.get(stage, "")
 
     def _data(self, progress: Progress) -> data.DataSummary:
         sources = build_sources(self._config, lambda kind: find(kind, SOURCES, "source"))
