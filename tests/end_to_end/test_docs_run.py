@@ -26,6 +26,8 @@ pytest.importorskip("torch", reason="the pipeline trains a model: pip install 'd
 
 HUB = "fetches from a hub: tests/sources/test_hub.py and test_benchmarks.py read such rows"
 ELSEWHERE = {
+    "demo": "trains a pretrained model for minutes: tests/end_to_end/test_demo.py",
+    "run examples/real_smollm2.toml --data rows/ --out runs/real": "the same model: tests/end_to_end/test_demo.py",
     "run examples/hub_llama8b.toml --out runs/llama8b": HUB,
     "bench-refusals runs/a --benchmark xstest --benchmark or-bench": HUB,
     "train runs/demo --processes 2": "is for torchrun: tests/engines/test_hf_sft.py",

@@ -103,10 +103,7 @@ def test_a_disk_without_room_is_named_before_anything_is_read(tmp_path, monkeypa
 @pytest.mark.parametrize("tied", [True, False])
 def test_only_what_lies_above_the_trunk_learns(tmp_path, tied):
     chosen = frozen(tmp_path, tied=tied)
-    told: list[tuple[int, int]] = []
-    result = SftTrainer(chosen).train(rows(), TAXONOMY, tmp_path / "run", lambda done, of: told.append((done, of)))
-    assert (len(rows()), len(rows())) in told  # the trunk reads every row once, then steps are counted
-    assert told[-1] == (result.steps, result.steps)
+    result = SftTrainer(chosen).train(rows(), TAXONOMY, tmp_path / "run")
     assert min(result.row_change) > 0.01
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     before = AutoModelForCausalLM.from_pretrained(chosen.base)

@@ -298,3 +298,12 @@ def test_a_report_on_a_sample_of_texts_says_so_and_shows_prompts_that_have_one_f
     assert first.count("  - text: ") == first.count("  - ought to be: ") == 8
     whole = report.run(report.Config(examples=SHOW_ALL), folder).with_name("report.md").read_text()
     assert f"text: none: written for 30 of {found.test_rows:,} prompts" in whole
+
+
+def test_commands_name_the_run_from_where_one_stands(run, monkeypatch):
+    folder, _ = run
+    monkeypatch.chdir(folder.root.parent.parent)
+    below = f"{folder.root.parent.name}/{folder.root.name}"
+    text = report.run(report.Config(), RunFolder(folder.root)).with_name("report.md").read_text()
+    assert f"demur chat {below}" in text
+    assert f"demur report {below}" in text

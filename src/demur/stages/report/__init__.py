@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,10 +47,17 @@ def run(config: Config, folder: RunFolder) -> Path:
         made_by="demur report",
         title=config.title,
         headline=headline(material),
-        sections=sections(material, folder.root.name, config.examples),
+        sections=sections(material, _typed(folder.root), config.examples),
     )
     text = folder.report.with_name("report.md")
     write_text(folder.report, render_html(page))
     write_text(text, render_markdown(page))
     folder.finish("report", settings, made_from, [folder.report, text])
     return folder.report
+
+
+def _typed(root: Path) -> str:
+    """The run folder as commands name it: from where one stands if it lies there, else by its last name."""
+    here = Path.cwd()
+    full = root.resolve()
+    return shlex.quote(str(full.relative_to(here)) if full.is_relative_to(here) else root.name)
