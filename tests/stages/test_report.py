@@ -307,3 +307,11 @@ def test_commands_name_the_run_from_where_one_stands(run, monkeypatch):
     text = report.run(report.Config(), RunFolder(folder.root)).with_name("report.md").read_text()
     assert f"demur chat {below}" in text
     assert f"demur report {below}" in text
+
+
+def test_a_prompt_within_a_conversation_shows_what_came_before_it(made):
+    folder, _, page = made
+    turns = [e for e in read_examples(folder.split("test")) if len(e.prompt) > 1]
+    text = page.with_name("report.md").read_text()
+    assert turns
+    assert text.count("  - before it: ") >= len(turns)

@@ -147,4 +147,4 @@ def _text(policy: Policy, decision: Decision, answer: Answer | None) -> str:
         return template
     if answer is None:
         return ""
-    return answer.text if answer.finished else f"{answer.text} ..."
+    return answer.shown

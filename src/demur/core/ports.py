@@ -96,6 +96,11 @@ class Answer:
     finished: bool
     tokens: int  # generated after the control token
 
+    @property
+    def shown(self) -> str:
+        """For people: a text that was cut off says so."""
+        return self.text if self.finished else f"{self.text} ..."
+
 
 class Generator(Protocol):
     """Writes answers that follow a forced control token."""

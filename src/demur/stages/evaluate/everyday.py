@@ -73,7 +73,7 @@ def _rows(
             decided=choices[columns[n]],
             doubt=bool(decided.doubt_N[n]),
             probability=dict(zip(choices, p_NC[n].tolist(), strict=True)),
-            text=written[n][columns[n]].text if fixed[n] == GENERATE else fixed[n],
+            text=written[n][columns[n]].shown if fixed[n] == GENERATE else fixed[n],
             seen=seen.get(n),
         )
         for n, e in enumerate(examples)

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 
 from demur.core.decision import Decisions, decide_many
+from demur.core.example import Example
 from demur.core.policy import GENERATE
 from demur.pages.parts import Card, Cards
 from demur.stages.report.material import Material
@@ -15,6 +16,7 @@ from demur.store.metrics_file import text_rows
 from demur.store.tables import Branch
 
 SHOWN_TOKENS = 3  # the most probable ones, with every prompt
+LETTERS_BEFORE = 120  # of each earlier turn
 
 
 def decided(m: Material, most: int) -> tuple[Cards, ...]:
@@ -106,7 +108,7 @@ def _forced_card(m: Material, n: int, column: int, logq: float) -> Card:
         ("forced", f"{m.evaluation.choices[column]}, probability {math.exp(min(logq, 0.0)):.1%}"),
         ("judged", f"{branch.outcome.verdict} ({branch.outcome.reason})"),
     )
-    return Card(prompt=example.text, facts=facts, answer=branch.answer.text)
+    return Card(prompt=example.text, facts=(*_before(example), *facts), answer=branch.answer.shown)
 
 
 def _card(m: Material, n: int, decisions: Decisions) -> Card:
@@ -116,18 +118,26 @@ def _card(m: Material, n: int, decisions: Decisions) -> Card:
     most = np.argsort(-logq_C, kind="stable")[:SHOWN_TOKENS].tolist()
     branch = _branch(m, n, column)
     facts = [
+        *_before(example),
         ("ought to be", f"refused ({example.label})" if example.label else f"answered ({example.kind})"),
         ("decided", choices[column] + _compared_with(m, int(decisions.heaviest_N[n]))),
         ("probabilities", ", ".join(f"{choices[c]} {math.exp(min(float(logq_C[c]), 0.0)):.1%}" for c in most)),
     ]
     if branch:
         facts.append(("judged", f"{branch.outcome.verdict} ({branch.outcome.reason})"))
-        return Card(prompt=example.text, facts=tuple(facts), answer=branch.answer.text)
+        return Card(prompt=example.text, facts=tuple(facts), answer=branch.answer.shown)
     if _is_fixed(m, column):
         facts.append(("judged", "a fixed refusal was sent"))
         return Card(prompt=example.text, facts=tuple(facts), answer=m.calibrated.categories[column - 1].on_refuse)
     facts.append(("text", f"none: written for {text_rows(m.evaluation):,} of {m.evaluation.test_rows:,} prompts"))
     return Card(prompt=example.text, facts=tuple(facts), answer="")
+
+
+def _before(example: Example) -> tuple[tuple[str, str], ...]:
+    """The turns before the prompt, shortened; nothing where it stands alone."""
+    turns = [f"{m.role}: {' '.join(m.content.split())}" for m in example.prompt[:-1]]
+    short = [turn if len(turn) <= LETTERS_BEFORE else f"{turn[:LETTERS_BEFORE].rstrip()} ..." for turn in turns]
+    return (("before it", " | ".join(short)),) if short else ()
 
 
 def _compared_with(m: Material, heaviest: int) -> str:
