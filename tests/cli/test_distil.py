@@ -1,7 +1,9 @@
 """demur distil and what follows it: a cascade's policy, decisions under it, and what happens without its front."""
 
+import io
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -96,10 +98,17 @@ def test_scores_of_the_model_alone_are_not_decided_under_it(demur, cascade):
     assert len(json.loads(ours.out)) == len(read_scores(both.stage("calibrate") / "test.parquet")[0].ids)
 
 
-def test_chat_decides_by_the_cascade(demur, cascade, monkeypatch):
-    import io
-    import sys
+def test_a_file_is_scored_as_the_policy_has_it_scored(demur, cascade, tmp_path):
+    rows, out = traffic(tmp_path / "new.jsonl", rows=40, seed=8), tmp_path / "new.parquet"
+    told = demur("score", cascade, "--prompts", rows, "--out", out, "--policy", "both")
+    assert told.code == 0, told.err
+    assert read_scores(out)[1] == read_policy(RunFolder(cascade).named("both").policy).fingerprint
+    assert demur("decide", cascade, "--policy", "both", "--scores", out).code == 0
+    assert demur("decide", cascade, "--scores", out).code == 2
+    assert demur("score", cascade, "--policy", "both").code == 2
 
+
+def test_chat_decides_by_the_cascade(demur, cascade, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{examples(1, 5)[0].text}\n/quit\n"))
     told = demur("chat", cascade, "--policy", "both")
     assert told.code == 0, told.err

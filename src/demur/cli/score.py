@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
+from demur.cli.policies import of_run, opened
 from demur.cli.show import bar, note, print_table
 from demur.cli.steps import Steps
 from demur.cli.workspace import Engine, Workspace, reopen
@@ -32,11 +33,14 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Score this file's prompts instead, by their ids, for --out.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where their scores go: a .parquet file.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="As this policy of the run has them scored: by its cascade.")
+    ] = None,
 ) -> None:
     """Score each held-out prompt once; every threshold afterwards is arithmetic."""
     workspace = reopen(run)
-    if prompts is not None or out is not None:
-        _score_file(workspace, prompts, out)
+    if prompts is not None or out is not None or policy is not None:
+        _score_file(workspace, prompts, out, policy)
         return
     if rewrite:
         asked = changed(workspace.config.score, [f"rewrites={json.dumps(rewrite)}"], "score")
@@ -47,11 +51,13 @@ def command(
     note(f"next: demur calibrate {run}")
 
 
-def _score_file(workspace: Workspace, prompts: Path | None, out: Path | None) -> None:
-    """Score the prompts of any file with the run's model. Raises ConfigError unless both files are named."""
+def _score_file(workspace: Workspace, prompts: Path | None, out: Path | None, policy: str | None) -> None:
+    """Score the prompts of any file as a policy has them scored. Raises ConfigError unless both files are named."""
     if prompts is None or out is None:
         raise ConfigError("--prompts and --out go together", "demur score RUN --prompts FILE --out scores.parquet")
-    rows, engine = read_each_prompt(prompts), Engine(workspace)
+    own = Engine(workspace)
+    engine = own if policy is None else own.under(opened(of_run(workspace.folder, policy).policy))
+    rows = read_each_prompt(prompts)
     with bar("score") as progress:
         logp_NC = engine.logp([row.messages for row in rows], progress)
     table = ScoreTable(ids=tuple(row.id for row in rows), logp_NC=logp_NC)

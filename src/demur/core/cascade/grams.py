@@ -4,8 +4,8 @@
 2. Two kinds of n-grams: 1 to 2 words in a row; 3 to 5 characters within a word and its two edges.
 3. An n-gram is known by a 32-bit digest. No text can be read off a front's file.
 4. A stretch is 8 words in a row; stretches overlap by half, so that any 5 words in a row lie within one, whatever is
-   written around them. Of 400 harmful prompts between 40 harmless words a front that reads whole texts answered 68 of
-   its own accord, with stretches of 16 none and with 8 none; between 10 words 17, 7 and 1 (docs/distil.md).
+   written around them. Of 400 harmful prompts with 40 harmless words around them a front that reads whole texts only
+   answered 202, this one none; with 10 words, 50 and 2 (bench/distil.py).
 """
 
 from __future__ import annotations
