@@ -11,18 +11,22 @@ uvicorn's connection (h11), with what it lacks against a hostile client:
 4. What comes after an answer to a request whose body was not read is thrown away unparsed, for LINGER_S, so that the
    answer is not lost to a reset; then the connection is closed.
 5. Without a request the connection is closed after IDLE_S, whatever bytes trickle in.
+6. Before a request of it was let in with a key, it shares a fifth of the loop's time with all such connections of its
+   address: demur.server.sources.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from demur.server.sources import RESTS, Guest, guest
 
 # For a request's line and headers, and after an answer for the next request. Clients keep a connection for five seconds
 # as a rule: hanging up then, too, would meet requests that are on their way.
@@ -30,7 +34,6 @@ IDLE_S = 15.0
 MOST_HEADERS = 100  # of a request
 TURN_PIECES = 128  # of a body, parsed at a time
 LONG_S = 0.001  # of parsing: what takes longer is followed by a rest
-RESTS = 2.0  # times as long as the work before it
 PIPELINED_S = 0.005  # until a request is looked at that was sent before the answer to the last one
 LINGER_S = 2.0  # for which a client may go on sending a body that nobody reads, to be sure that it sees the answer
 LINGER_BYTES = 4 << 20  # of that body; more ends the connection at once
@@ -121,8 +124,10 @@ class Connection(H11Protocol):
     """uvicorn's connection within the limits above."""
 
     conn: _Parser
+    guest: Guest
     is_resting = False  # nothing is parsed now
     _clock: asyncio.TimerHandle | None = None
+    _has_turn = False  # it has waited for this moment
     _is_deaf = False  # what still comes is thrown away
     _unheard = 0  # bytes thrown away
 
@@ -131,11 +136,13 @@ class Connection(H11Protocol):
         self.conn = _Parser(h11.SERVER, self.config.h11_max_incomplete_event_size or 0)
         super().connection_made(_Line(transport, self))  # type: ignore[arg-type]
         self.flow = _Flow(transport, self)
+        self.guest = guest(self.server_state, self.client[0] if self.client else "")
         self._wind()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         super().connection_lost(exc)
+        self.guest.charge(0.0)
         self._stop()
 
     def data_received(self, data: bytes) -> None:
@@ -170,12 +177,33 @@ class Connection(H11Protocol):
         """Parse what is here, a turn of it, then rest if that took long."""
         if self.is_resting:
             return
-        began_s = perf_counter()
+        if not (self.guest.may_speak or self._has_turn):
+            self._await_turn()
+            return
+        began_s = thread_time()  # of the processor: on a busy machine others' turns do not count
         self.conn.turn = 0
         super().handle_events()
-        used_s = perf_counter() - began_s
+        if self.scope is not None:  # of a request whose answer begins when this is over
+            self.scope["state"]["demur.guest"] = self.guest
+        used_s = thread_time() - began_s
+        self.guest.charge(used_s)
         if used_s > LONG_S or self.conn.turn >= TURN_PIECES:
             self._rest(RESTS * used_s)
+
+    def _await_turn(self) -> None:
+        """Neither read nor parse before it is this stranger's turn."""
+        if self._is_deaf or self.transport.is_closing():
+            return
+        if not self.guest.wait(self._take_turn):
+            self.transport.abort()
+            return
+        self.is_resting = True
+        self.flow.pause_reading()
+
+    def _take_turn(self) -> None:
+        self._has_turn = True
+        self._go_on()
+        self._has_turn = False
 
     def _rest(self, for_s: float) -> None:
         """Neither read nor parse for a while."""
@@ -189,6 +217,7 @@ class Connection(H11Protocol):
         if not (self._is_deaf or self.transport.is_closing()):
             FlowControl.resume_reading(self.flow)
             self.handle_events()
+            self._wind()
 
     def shutdown(self) -> None:
         """The server ends."""
@@ -206,6 +235,7 @@ class Connection(H11Protocol):
         """Parse the body that is held: its request asks for it."""
         if self.conn.is_held and not self.cycle.response_complete:
             self.conn.is_held = False
+            self.guest.let_in()  # nobody reads a body before the key
             self.handle_events()
 
     def linger(self) -> None:

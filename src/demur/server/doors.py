@@ -18,10 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from demur.core.access import Tenant
 from demur.core.keys import KeyProblem, Tenants, authenticate
-from demur.server.connection import RESTS
 from demur.server.errors import RETRY_S, ApiError
 from demur.server.policies import Access, Book
 from demur.server.settings import Limits, Settings
+from demur.server.sources import RESTS
 from demur.server.visit import Gone
 
 T = TypeVar("T")

@@ -66,6 +66,9 @@ class Envelope:
         finally:
             if not outlet.ended and visit.code is None:
                 visit.code = "client_gone"
+            guest = scope.get("state", {}).get("demur.guest")
+            if guest is not None:  # there is none where the app is called without a socket
+                guest.answered(visit.elapsed_s(), let_in=visit.tenant is not None)
             self._metrics.left(visit)
             event(logging.INFO, "request", **visit.record())
 

@@ -26,6 +26,10 @@ from demur.server.connection import IDLE_S, Connection
 from demur.server.log import event
 
 HEAD_BYTES = 16 * 1024  # of a request's line and headers
+BACKLOG = 2048  # connections that wait to be accepted
+ACCEPTED = (
+    16  # of them at a time: asyncio accepts as many as it has set for the backlog, and does nothing else meanwhile
+)
 CUT_OFF_S = 5.0  # for streams that were cut off to say so
 OVERDUE_S = 10.0  # after the last limit of an orderly end, until the process ends anyhow
 
@@ -56,6 +60,7 @@ class Process(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                backlog=ACCEPTED,
                 h11_max_incomplete_event_size=HEAD_BYTES,
                 timeout_keep_alive=int(2 * IDLE_S),
                 timeout_graceful_shutdown=int(settings.shutdown_s + CUT_OFF_S),
@@ -74,6 +79,8 @@ class Process(uvicorn.Server):
             # an answer waits 40 ms for the client to acknowledge the one before.
             door.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         await super().startup(sockets)
+        for door in sockets or ():
+            door.listen(BACKLOG)  # the kernel's, which asyncio has set to ACCEPTED
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
