@@ -177,7 +177,9 @@ class Connection(H11Protocol):
         """Parse what is here, a turn of it, then rest if that took long."""
         if self.is_resting:
             return
-        if not (self.guest.may_speak or self._has_turn):
+        if (
+            not (self.guest.may_speak or self._has_turn) and self.conn.trailing_data[0]
+        ):  # else nothing is there to parse
             self._await_turn()
             return
         began_s = thread_time()  # of the processor: on a busy machine others' turns do not count
