@@ -296,7 +296,8 @@ def test_a_policy_for_one_source_is_made_on_its_rows_and_pooled_ones_on_theirs(t
         used = calibrate.threshold_rows(two_tenants)
         promise = read_policy(two_tenants.policy).promises[0]
         assert promise.rate is not None
-        assert promise.rate.of == sum(e.expected == "respond" for e in used)
+        answerable = sum(e.expected == "respond" for e in used)
+        assert 0 < promise.rate.of <= answerable  # fewer where thresholds were chosen on a part of them
         return [e.id for e in used]
 
     acme, beta = rows_behind("acme"), rows_behind("beta")
