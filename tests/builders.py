@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from demur.core.policy import NEVER, RULES, CategoryPolicy, DoubtRule, Policy
+from demur.core.guarantee import Promise
+from demur.core.policy import NEVER, RULES, CategoryPolicy, DoubtRule, Fingerprint, Policy
+from demur.core.rates import Rate
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.labelled import LabelledScores
+from demur.store.policy_file import bound
 
 BOUNDS = (0.0, 0.1, 0.5, 0.9, 1.0)  # of leftover mass
 THRESHOLDS = (0.0, 0.05, 0.2, 0.3, 0.5, 0.8, 1.0, NEVER)
@@ -24,6 +27,34 @@ def policy(k, rule="heaviest", thresholds=None, **category_fields):
     thresholds = thresholds or [NEVER] * k
     categories = tuple(CategoryPolicy(threshold=t, **category_fields) for t in thresholds)
     return Policy(name="test", taxonomy=taxonomy(k), rule=rule, categories=categories)
+
+
+MODEL = Fingerprint(
+    model_digest="m",
+    tokenizer_digest="t",
+    template_digest="c",
+    tokens=taxonomy(2).tokens,
+    token_ids=(7, 8, 9),
+    dtype="float32",
+)
+
+
+def promise(level=0.05, hits=2, of=400):
+    return Promise(
+        risk="false_refusal",
+        level=level,
+        confidence=0.95,
+        status="certified",
+        rate=Rate(hits=hits, of=of),
+        data_digest="sha256:rows",
+        method="test",
+    )
+
+
+def certified(**fields):
+    """A policy of two categories with a promise that is bound to it."""
+    made = replace(policy(2, "heaviest", [0.3, 0.4]), fingerprint=MODEL, promises=(promise(),))
+    return bound(replace(made, **fields))
 
 
 def undoubted(policy):

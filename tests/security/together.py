@@ -14,10 +14,8 @@ from tempfile import mkdtemp
 import numpy as np
 
 from demur.core.errors import DemurError
-from demur.core.guarantee import Promise
 from demur.core.keys import KeyProblem, authenticate
 from demur.core.policy import Policy
-from demur.core.rates import Rate
 from demur.engines.fake_backend import FakeBackend
 from demur.stages.watch import Scored, Standing, begin_watching, live_path, take_in
 from demur.store.locked import Journal
@@ -26,20 +24,13 @@ from demur.store.policy_folder import read_folder, reload
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 from demur.store.tenants_file import key_block, read_tenants
+from tests.builders import promise
 from tests.fake_run import engine_for, examples, prepare
 from tests.security.site import tenants_toml
 from tests.server.house import serving
 
 Run = Callable[[Path], str | None]
-PROMISE = Promise(
-    risk="false_refusal",
-    level=0.1,
-    confidence=0.95,
-    status="certified",
-    rate=Rate(hits=1, of=100),
-    data_digest="sha256:0",
-    method="test",
-)
+PROMISE = promise(level=0.1, hits=1, of=100)
 
 
 def both(works: Sequence[Callable[[], object]], meanwhile: Callable[[], str | None] = lambda: None) -> str | None:

@@ -24,9 +24,7 @@ import torch
 from demur.core import keys
 from demur.core.decision import decide_many
 from demur.core.errors import DemurError
-from demur.core.guarantee import Promise
-from demur.core.policy import Fingerprint, Policy
-from demur.core.rates import Rate
+from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.engines.hf_load import load_model
 from demur.pages.page import render_html
@@ -34,12 +32,12 @@ from demur.pages.parts import Code, Page, Section, Table
 from demur.store.choice_file import read_choice
 from demur.store.metrics_file import read_metrics
 from demur.store.model_file import read_model_file
-from demur.store.policy_file import bound, policy_to_json, read_policy
+from demur.store.policy_file import policy_to_json, read_policy
 from demur.store.rows import read_examples
 from demur.store.tables import read_scores, write_scores
 from demur.store.tenants_file import read_tenants
 from demur.store.text_model_file import read_text_classifier
-from tests.builders import policy, taxonomy
+from tests.builders import MODEL, certified
 from tests.security import folded, fronts, together
 from tests.security.site import tenants_toml
 
@@ -56,31 +54,6 @@ class Trial:
 
 
 # --- policies -------------------------------------------------------------------------------------------------------
-
-MODEL = Fingerprint(
-    model_digest="m",
-    tokenizer_digest="t",
-    template_digest="c",
-    tokens=taxonomy(2).tokens,
-    token_ids=(7, 8, 9),
-    dtype="float32",
-)
-
-
-@cache
-def certified() -> Policy:
-    promise = Promise(
-        risk="false_refusal",
-        level=0.05,
-        confidence=0.95,
-        status="certified",
-        rate=Rate(hits=2, of=400),
-        data_digest="sha256:rows",
-        method="test",
-    )
-    made = replace(policy(2, "heaviest", [0.3, 0.4]), fingerprint=MODEL, promises=(promise,))
-    return bound(made)
-
 
 LOGP_NC = np.log(np.random.default_rng(0).dirichlet([1, 1, 1], 200) * 0.99).astype(np.float32)
 OTHERS: tuple[Any, ...] = (None, True, -1, 0, 0.999, 1e308, "never", "x", "", [], {}, [[]], "1" * 5000)

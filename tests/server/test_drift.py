@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 
 from demur.core.errors import ArtifactError, PolicyError
-from demur.core.guarantee import Promise
-from demur.core.rates import Rate
 from demur.engines.fake_backend import FakeBackend
 from demur.server import live_scores
 from demur.stages import watch
@@ -25,6 +23,7 @@ from demur.store.policy_file import bound, policy_digest, read_policy, write_pol
 from demur.store.run import RunFolder
 from demur.store.signature import new_private_key
 from demur.store.tables import is_in_time, read_scores
+from tests.builders import promise
 from tests.fake_run import engine_for, examples, like_traffic, prepare
 from tests.server.house import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file
 from tests.server.house import engine as house_engine
@@ -32,15 +31,7 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-PROMISE = Promise(
-    risk="false_refusal",
-    level=0.1,
-    confidence=0.95,
-    status="certified",
-    rate=Rate(hits=1, of=100),
-    data_digest="sha256:0",
-    method="test",
-)
+PROMISE = promise(level=0.1, hits=1, of=100)
 
 
 @pytest.fixture(scope="module")

@@ -7,42 +7,18 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import policy, taxonomy
+from tests.builders import certified, promise, taxonomy
 
 from demur.core.calibrator import Fitted
 from demur.core.errors import ArtifactError, ConfigError, PolicyError
-from demur.core.guarantee import Promise
 from demur.core.maps import Temperature
-from demur.core.policy import CurvePoint, DoubtRule, Fingerprint
+from demur.core.policy import CurvePoint, DoubtRule
 from demur.core.rates import Rate
 from demur.core.slices import Slice
 from demur.store.policy_file import bound, policy_digest, policy_to_json, read_policy, write_policy, write_signed
 from demur.store.policy_folder import read_folder, reload
 from demur.store.signature import new_private_key
 from demur.store.trust import Trust
-
-MODEL = Fingerprint(
-    model_digest="m",
-    tokenizer_digest="t",
-    template_digest="c",
-    tokens=taxonomy(2).tokens,
-    token_ids=(7, 8, 9),
-    dtype="float32",
-)
-PROMISE = Promise(
-    risk="false_refusal",
-    level=0.05,
-    confidence=0.95,
-    status="certified",
-    rate=Rate(hits=2, of=400),
-    data_digest="sha256:rows",
-    method="test",
-)
-
-
-def certified(**fields):
-    made = replace(policy(2, "heaviest", [0.3, 0.4]), fingerprint=MODEL, promises=(PROMISE,))
-    return bound(replace(made, **fields))
 
 
 def statuses(found):
@@ -189,7 +165,7 @@ def full():
     made = certified(
         calibrator=Fitted(tokens=taxonomy(2).tokens, map=Temperature(temperature=0.5)),
         doubt=DoubtRule(most_leftover=0.2, then="error"),
-        promises=(replace(PROMISE, mix=mix, rows="sha256:ids"),),
+        promises=(replace(promise(), mix=mix, rows="sha256:ids"),),
     )
     categories = (replace(made.categories[0], limits=(0.1, 0.9), curve=(point,), on_refuse="No."), made.categories[1])
     return bound(replace(made, categories=categories))
@@ -268,7 +244,7 @@ def test_an_editor_who_makes_the_digest_again_is_stopped_by_the_signature(path, 
     file, public = key
     write_signed(path, read_policy(path), file)
     signature = json.loads(path.read_text())["signature"]
-    forged = bound(replace(certified(), promises=(replace(PROMISE, rate=Rate(hits=0, of=100_000)),)))
+    forged = bound(replace(certified(), promises=(replace(promise(), rate=Rate(hits=0, of=100_000)),)))
     path.write_text(json.dumps(policy_to_json(forged) | {"signature": signature}))
     assert statuses(read_policy(path)) == ["certified"]  # a digest alone is no secret
     found = read_policy(path, Trust(keys=(public,)))
