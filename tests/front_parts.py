@@ -71,7 +71,7 @@ def examples(count: int, seed: int) -> tuple[Example, ...]:
 
 
 @cache
-def front(bound: float = 0.02, count: int = 1600, odd: float = 0.0) -> Front:
+def front(bound: float = 0.05, count: int = 2000, odd: float = 0.0) -> Front:
     """A front that learnt the model on 70 % of so much traffic, with edges from the rest. odd: see texts."""
     teacher, some = model(), [user(t) for t in texts(count, 0, odd=odd)]
     fitted, held = some[: int(0.7 * count)], some[int(0.7 * count) :]

@@ -1,12 +1,17 @@
 """demur distil and what follows it: a cascade's policy, decisions under it, and what happens without its front."""
 
+import asyncio
 import io
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 
+from demur.cli.backends import make_backend
+from demur.cli.workspace import reopen
+from demur.core.errors import ArtifactError, ConfigError
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
@@ -37,6 +42,7 @@ def cascade(run, demur, tmp_path):
     assert told.code == 0, told.err
     made = demur("calibrate", run, "--name", "both", "--set", "cascade=true")
     assert made.code == 0, made.err
+    assert "cascade: the front decides" in made.err
     return run
 
 
@@ -132,3 +138,16 @@ def test_policies_of_two_kinds_are_not_served_together(demur, cascade, tmp_path)
     assert told.code == 2
     assert "or some with none" in told.err
     assert read_policy(folder.policy).fingerprint.front is None
+
+
+def test_the_gate_serves_the_cascade_and_the_plug_in_does_not(cascade):
+    policy = read_policy(RunFolder(cascade).named("both").policy)
+    workspace = replace(reopen(cascade), front=policy.fingerprint.front)
+    gate = make_backend("gate", workspace, "http://127.0.0.1:9/v1", {}, "test")
+    policy.require_model(gate.fingerprint)
+    asyncio.run(gate.close())
+    with pytest.raises(ConfigError, match="the plug-in of backend 'vllm' decides on the model's scores alone"):
+        make_backend("vllm", workspace, "http://127.0.0.1:9/v1", {}, "test")
+    other = replace(workspace, front="sha256:other")
+    with pytest.raises(ArtifactError, match="and the policy was calibrated with front sha256:other"):
+        make_backend("gate", other, "http://127.0.0.1:9/v1", {}, "test")

@@ -29,13 +29,13 @@ BLANK = Policy(
 
 
 def rash_front():
-    """A front that finds about one request in four that ought to be answered worth refusing, and is sure of it."""
+    """A front that wants to refuse everything, and is sure of about one request in four that ought to be answered."""
     made = front()
-    odds = [made.read(e.text).odds for e in examples(400, 78) if e.label is None]
     intercept_C = made.linear.intercept_C.copy()
-    intercept_C[1] += 9.0 - np.quantile(odds, 0.75)
-    linear = replace(made.linear, intercept_C=intercept_C)
-    return replace(made, linear=linear, edges=Edges(answer=None, refuse=9.0))
+    intercept_C[1] += 20.0
+    rash = replace(made, linear=replace(made.linear, intercept_C=intercept_C))
+    odds = [rash.read(e.text).odds for e in examples(400, 78) if e.label is None]
+    return replace(rash, edges=Edges(answer=None, refuse=float(np.quantile(odds, 0.75))))
 
 
 @cache

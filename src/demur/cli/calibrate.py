@@ -22,6 +22,7 @@ from demur.core.policy import Policy
 from demur.core.score import Floats
 from demur.stages.calibrate import threshold_rows
 from demur.store.choice_file import read_choice
+from demur.store.front_file import read_front_metrics
 from demur.store.rewritten import decided_scores
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
@@ -85,6 +86,9 @@ def command(
     tell_policy(policy)
     if told := doubt_note(policy, _threshold_scores(workspace.folder, policy)):
         note(told)
+    if policy.fingerprint is not None and policy.fingerprint.front is not None:
+        made = read_front_metrics(workspace.folder)
+        note(f"cascade: the front decides {made.share:.0%} of held-out traffic; CPU time of a decision: {made.cost}")
     note(f"policy: {workspace.folder.policy}")
 
 
