@@ -86,10 +86,15 @@ def command(
     tell_policy(policy)
     if told := doubt_note(policy, _threshold_scores(workspace.folder, policy)):
         note(told)
-    if policy.fingerprint is not None and policy.fingerprint.front is not None:
-        made = read_front_metrics(workspace.folder)
-        note(f"cascade: the front decides {made.share:.0%} of held-out traffic; CPU time of a decision: {made.cost}")
+    _tell_cascade(workspace.folder, policy)
     note(f"policy: {workspace.folder.policy}")
+
+
+def _tell_cascade(folder: RunFolder, policy: Policy) -> None:
+    """Say who decides under a policy of a cascade, and what it costs; nothing under one of the model alone."""
+    if policy.fingerprint is not None and policy.fingerprint.front is not None:
+        made = read_front_metrics(folder)
+        note(f"cascade: the front decides {made.share:.0%} of held-out traffic; CPU time of a decision: {made.cost}")
 
 
 def _threshold_scores(folder: RunFolder, policy: Policy) -> Floats:
