@@ -1,10 +1,14 @@
 """What `doctor` says of a base that nobody has trained yet."""
 
+import pytest
+import torch
 import transformers
 from tokenizers import AddedToken
 
+from demur.core.errors import EngineError
 from demur.core.taxonomy import coconot
 from demur.core.training import TrainSettings, cpu
+from demur.engines.hf_embed import make_rows
 from demur.engines.training import base_doctor
 from demur.engines.training.base_doctor import BaseCase, examine_base, is_base
 from tests.engines.checkpoints import TEMPLATES, make_checkpoint, make_tokenizer
@@ -105,3 +109,20 @@ def test_too_little_memory_is_not_ready_and_says_what_would_do(tmp_path, monkeyp
     assert not readiness.ready
     assert not by["memory"].ok
     assert by["memory"].hint
+
+
+@pytest.mark.parametrize("how", ["another kind of embedding", "it stays as it is"])
+def test_a_base_whose_rows_cannot_grow_is_named_with_how_many_are_missing(how, monkeypatch):
+    tokenizer = make_tokenizer()
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=len(tokenizer), **SIZES))
+    if how == "it stays as it is":
+        monkeypatch.setattr(model, "resize_token_embeddings", lambda *_, **__: None)
+    else:
+        held = torch.nn.Module()
+        held.weight = model.get_input_embeddings().weight
+        model.set_input_embeddings(held)
+    missing = [f"[t{n}]" for n in range(6)]
+    tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
+    ids = tokenizer.convert_tokens_to_ids(missing)
+    with pytest.raises(EngineError, match=r"LlamaForCausalLM has no room for 6 more tokens: \d+ rows that cannot grow"):
+        make_rows(model, tokenizer, coconot(), ids)

@@ -28,14 +28,32 @@ def make_rows(model: Any, tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy
 
     Distinct descriptions give distinct rows, so categories do not begin as copies of each other.
     """
-    if len(tokenizer) > tables(model)[0].shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # we set the new rows below
+    if len(tokenizer) > min(table.shape[0] for table in tables(model)):
+        _make_room(model, len(tokenizer))
     texts = ["Answer the request.", *(c.description for c in taxonomy.categories)]
     with torch.no_grad():
         for table in tables(model):
             for token_id, text in zip(ids, texts, strict=True):
                 words = tokenizer(text, add_special_tokens=False)["input_ids"]
                 table[token_id] = table[words].mean(dim=0)
+
+
+def _make_room(model: Any, rows: int) -> None:
+    """Let the embedding and the head grow to `rows`. Raises EngineError where they cannot.
+
+    They are no plain matrices then: quantised, or shared out over several tables.
+    """
+    before, why = min(table.shape[0] for table in tables(model)), ""
+    try:
+        model.resize_token_embeddings(rows, mean_resizing=False)  # the caller sets the new rows
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as e:
+        why = f": {str(e).strip().partition('. ')[0]}"
+    if why or min(table.shape[0] for table in tables(model)) < rows:
+        raise EngineError(
+            f"{type(model).__name__} has no room for {rows - before} more tokens: {before:,} rows that cannot "
+            f"grow{why}",
+            "take a base that is not quantised, or one whose tokenizer has reserved tokens or spare rows",
+        )
 
 
 def control_rows(model: Any, ids: Sequence[int]) -> torch.Tensor:
