@@ -6,8 +6,9 @@
 DIR holds JSONL files in the row format of docs/data.md. Each file is left out once: an arm learns from at most --rows
 training rows of the other files, drawn by the seed, and is measured on the left-out file's rows of all splits. A file
 whose rows all should be refused, or all answered, is measured together with the test rows of the other kind from the
-other files. Beside it stands the same arm on the test rows of the files that it learnt from. Intervals: 1,000 bootstrap
-samples of the measured rows. Finished (arm, file, seed) are kept in --out and not run again.
+other files; at most --measured rows are measured, the same for all arms and seeds. Beside it stands the same arm on
+the test rows of the files that it learnt from. Intervals: 1,000 bootstrap samples of the measured rows. Finished
+(arm, file, seed) are kept in --out and not run again.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ def left_out(rows: Sequence[Example], test: Sequence[Example], sources: set[str]
     if len(kinds) > 1:
         return held
     return held + [e for e in test if e.source not in sources and e.expected not in kinds]
+
+
+def drawn(rows: Sequence[Example], most: int, seed: int = 0) -> list[Example]:
+    """At most so many of the rows, by the seed."""
+    return random.Random(seed).sample(list(rows), min(most, len(rows)))
 
 
 def interval(should_N: np.ndarray, refusal_N: np.ndarray) -> tuple[float, float]:
@@ -105,6 +111,7 @@ def main() -> None:
     parser.add_argument("--files", nargs="+", default=list(FILES), choices=FILES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--measured", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -114,12 +121,12 @@ def main() -> None:
     for arm in args.arms:
         for file in args.files:
             for seed in args.seeds if arm != "tf-idf" else args.seeds[:1]:
-                kept = args.out / f"{arm}-without-{file}-{seed}-{args.rows}.json"
+                kept = args.out / f"{arm}-without-{file}-{seed}-{args.rows}-{args.measured}.json"
                 if not kept.exists():
                     others = [e for e in train if e.source not in sources[file]]
-                    learnt = random.Random(seed).sample(others, min(args.rows, len(others)))
-                    known = [e for e in test if e.source not in sources[file]]
-                    held = left_out([*train, *test], test, sources[file])
+                    learnt = drawn(others, args.rows, seed)
+                    known = drawn([e for e in test if e.source not in sources[file]], args.measured)
+                    held = drawn(left_out([*train, *test], test, sources[file]), args.measured)
                     row = measured(arm, (learnt, held, known), seed, args.out / kept.stem)
                     kept.write_text(json.dumps(row), encoding="utf-8")
                 found.setdefault((arm, file), []).append(json.loads(kept.read_text(encoding="utf-8")))
