@@ -193,7 +193,7 @@ def test_one_tenant_gets_half_of_the_places():
         asyncio.run(scenario(made))
 
 
-@pytest.mark.parametrize("limits", [{"step_s": 1e-6}, {"answer_s": 0.0}])
+@pytest.mark.parametrize("limits", [{"step_s": 0.0}, {"answer_s": 0.0}])
 def test_an_answer_whose_masks_take_too_long_fails_alone(limits):
     with grammars(**limits) as made:
         grammar = asyncio.run(made.begin(CITY))

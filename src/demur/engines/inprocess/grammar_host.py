@@ -170,9 +170,9 @@ class _Schema:
         return REPLY.pack(answer, MASK) + mask if any(mask) else REPLY.pack(answer, FAILED)
 
     def _is_over(self, answer: int, step_s: float) -> bool:
-        """Whether an answer has had its time; the kernel's timer is coarser than a short step."""
+        """Whether an answer has had its time. The kernel's timer, and its count of a short step, may be coarse."""
         limits = self._settings
-        return bool(step_s > limits["step_s"] or self._spent_s[answer] > limits["answer_s"])
+        return bool(step_s >= limits["step_s"] or self._spent_s[answer] >= limits["answer_s"])
 
 
 @contextlib.contextmanager
