@@ -13,6 +13,7 @@ from demur.core.ports import NOT_STATED
 from demur.core.training import TrainSettings
 from demur.engines.hf_sft import SftTrainer
 from demur.engines.training import bases
+from demur.engines.training.gguf_file import checked_reader
 from tests.engines.checkpoints import make_checkpoint
 from tests.engines.gguf_files import ARCHITECTURES, make_gguf
 from tests.engines.test_hf_sft import TAXONOMY, rows
@@ -124,6 +125,28 @@ def test_a_file_that_was_cut_short_is_named(tmp_path):
         (tmp_path / "m.gguf").write_bytes(whole[:size])
         with pytest.raises(EngineError, match=r"m\.gguf is no GGUF file that can be read"):
             bases.find_base(str(tmp_path / "m.gguf"), cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "refused"),
+    [("llama.rope.scaling.type", "linear", True), ("llama.rope.scaling.type", "none", False), (None, None, True)],
+)
+def test_scaled_positions_are_refused_because_the_reader_would_drop_them(tmp_path, key, value, refused):
+    writer = GGUF.GGUFWriter(str(tmp_path / "s.gguf"), "llama")
+    if key is None:
+        writer.add_tensor("rope_freqs.weight", np.ones(4, dtype=np.float32))
+    else:
+        writer.add_string(key, value)
+        writer.add_tensor("output_norm.weight", np.ones(4, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    if refused:
+        with pytest.raises(EngineError, match=r"scales its positions \((llama\.rope\.scaling\.type|rope_freqs)"):
+            checked_reader(tmp_path / "s.gguf")
+    else:
+        assert checked_reader(tmp_path / "s.gguf") is not None
 
 
 def test_another_architecture_is_named_with_those_that_work(tmp_path):

@@ -24,17 +24,19 @@ from demur.core.ports import NOT_STATED
 from demur.engines.hf_load import check_keys, no_progress_bars
 
 LEAST_BITS = 4.0  # a weight: below it a model has lost too much to be taught
+UNSCALED = ("none", "1.0", "1")  # values of rope.scaling keys that change nothing
 GGUF_PACKAGE = "pip install --no-deps gguf"
 
 
 def checked_reader(file: Path) -> Any:
     """gguf's reader of a file whose weights can be taught.
 
-    Raises MissingDependency without the package gguf, EngineError on a file that is no GGUF file, is cut short, or has
-    a weight matrix below four bits a weight.
+    Raises MissingDependency without the package gguf, EngineError on a file that is no GGUF file, is cut short, has a
+    weight matrix below four bits a weight, or scales its positions.
     """
     reader = _reader(file)
     _check_bits(file, reader)
+    _check_positions(file, reader)
     return reader
 
 
@@ -98,6 +100,17 @@ def _check_bits(file: Path, reader: Any) -> None:
                 f"{8 * octets / weights:.2g} bits a weight",
                 f"take a file with {LEAST_BITS:g} bits a weight or more, such as Q4_K_M or Q8_0",
             )
+
+
+def _check_positions(file: Path, reader: Any) -> None:
+    """Raise EngineError if rotary positions are scaled: transformers' reader drops that without a word."""
+    said = [name for name in reader.fields if ".rope.scaling." in name and text_of(reader, name) not in UNSCALED]
+    said += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_freqs")]
+    if said:
+        raise EngineError(
+            f"{file.name} scales its positions ({', '.join(sorted(said))}), which transformers' GGUF reader leaves out",
+            "take the model's own checkpoint folder or Hub name: read from this file it would compute something else",
+        )
 
 
 @contextmanager
