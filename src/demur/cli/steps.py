@@ -23,6 +23,7 @@ from demur.core.policy import Policy
 from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.predictor import PROMPTS
 from demur.core.taxonomy import Taxonomy
+from demur.core.teaching.training_text import told
 from demur.core.training import TrainSettings
 from demur.stages import calibrate, data, evaluate, plan_labels, report, score, train
 from demur.stages.blackbox import page, predictor
@@ -148,6 +149,8 @@ class Steps:
         trained = train.run(settings, self._config.taxonomy, trainer, self._folder, progress)
         if trained is not None and trained.origin is not None:
             note(f"base: {trained.origin.text}")
+        for line in told(trained.details) if trained is not None else ():
+            note(line)
         return trained
 
     def _adopt(self) -> TrainedModel:

@@ -43,3 +43,9 @@ def warnings(details: Details) -> tuple[str, ...]:
             f"{leftover:.1%} of the probability lies on no control token: train longer, or raise train.control_weight"
         )
     return tuple(found)
+
+
+def told(details: Details) -> tuple[str, ...]:
+    """All of it, for a terminal."""
+    lines = (validation_line(details), language_line(details))
+    return (*(line for line in lines if line), *(f"warning: {text}" for text in warnings(details)))
