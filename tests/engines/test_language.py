@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from demur.core.splitting import set_aside
-from demur.engines.hf_embed import make_rows
+from demur.engines.hf_embed import make_rows, start_respond_at_header
 from demur.engines.hf_sft import SftTrainer
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 from demur.engines.training.language import TOKENS, held_out_replies, measured_base, reply_loss
@@ -18,9 +18,9 @@ from tests.engines.test_hf_sft import TAXONOMY, base, rows, settings
 from tests.engines.test_validation import chosen
 
 
-def prepared(folder: Path):
+def prepared(folder: Path, *, tied: bool = True):
     """An encoder with control tokens in place, and a model with rows for them."""
-    name = base(folder / "base", tied=True)
+    name = base(folder / "base", tied=tied)
     tokenizer, _ = install(load_tokenizer(name), TAXONOMY, folder / "scratch")
     encoder = ChatEncoder(tokenizer, TAXONOMY.tokens)
     model = AutoModelForCausalLM.from_pretrained(name)
@@ -74,3 +74,23 @@ def test_a_model_from_nothing_has_no_language_to_lose(tmp_path: Path) -> None:
     result = SftTrainer(chosen(tmp_path, "from scratch", epochs=2.0)).train(rows(), TAXONOMY, tmp_path)
     assert result is not None
     assert "language_change" not in result.details
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_with_an_embedding_of_its_own_reads_respond_as_the_header_before_it(tmp_path: Path, tied: bool) -> None:
+    encoder, model = prepared(tmp_path, tied=tied)
+    header = encoder.prompt(rows()[0].prompt)[-1]
+    before = model.get_output_embeddings().weight[encoder.token_ids[0]].clone()
+    start_respond_at_header(model, encoder.token_ids[0], header)
+    embedding = model.get_input_embeddings().weight
+    assert torch.equal(embedding[encoder.token_ids[0]], embedding[header]) == (not tied)
+    assert torch.equal(model.get_output_embeddings().weight[encoder.token_ids[0]], before)  # what decides stays
+
+
+def test_frozen_layers_keep_reading_respond_as_the_header(tmp_path: Path) -> None:
+    SftTrainer(chosen(tmp_path, "frozen")).train(rows(), TAXONOMY, tmp_path)
+    encoder = ChatEncoder(load_tokenizer(tmp_path / "model"), TAXONOMY.tokens)
+    embedding = AutoModelForCausalLM.from_pretrained(tmp_path / "model").get_input_embeddings().weight
+    read = embedding[list(encoder.token_ids)]
+    assert torch.equal(read[0], embedding[encoder.prompt(rows()[0].prompt)[-1]])
+    assert len({tuple(row.tolist()) for row in read}) == len(read)  # texts behind refusal tokens can differ

@@ -56,6 +56,19 @@ def _make_room(model: Any, rows: int) -> None:
         )
 
 
+def start_respond_at_header(model: Any, respond_id: int, header_id: int) -> None:
+    """Give [respond] the input row of the token before it, in a model whose embedding and head are apart.
+
+    header_id: the last token of a rendered prompt. What follows is then read as the base model reads its own answers:
+    behind the mean row of a description ordinary replies cost SmolLM2-135M .122 nats a token more than without a
+    control token, behind this one .005. A frozen embedding keeps it; the head's row, which decides, is another.
+    """
+    if len(tables(model)) == 2:
+        with torch.no_grad():
+            embedding = model.get_input_embeddings().weight
+            embedding[respond_id] = embedding[header_id]
+
+
 def control_rows(model: Any, ids: Sequence[int]) -> torch.Tensor:
     """A float32 copy of the control tokens' rows, (tables, C, d)."""
     return torch.stack([table.detach()[list(ids)].float().cpu() for table in tables(model)])

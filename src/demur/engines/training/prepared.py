@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerFast, set_seed
 
-from demur.core.example import Example
+from demur.core.example import Example, Message
 from demur.core.ports import Origin, Progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
@@ -97,6 +97,8 @@ def prepare(task: Task) -> Prepared:
     if s.frozen_share:
         trunk.untie(model)  # the frozen layers keep reading the embedding that they know
     hf_embed.make_rows(model, tokenizer, task.taxonomy, encoder.token_ids)
+    header = encoder.prompt([Message(role="user", content="Hello")])[-1]
+    hf_embed.start_respond_at_header(model, encoder.token_ids[0], header)
     prepared = Prepared(
         model=model,
         tokenizer=tokenizer,
