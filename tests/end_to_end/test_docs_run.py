@@ -16,6 +16,7 @@ import sys
 
 import pytest
 
+from demur.sources.corpus import BuiltinSource
 from tests.end_to_end.test_demo_small import CONFIG
 from tests.engines.chat_stub import completion, events, serving
 from tests.sources.test_temporal import scripted
@@ -113,8 +114,8 @@ def table(path, header, rows):
         csv.writer(file).writerows([header, *rows])
 
 
-def prompts(run):
-    return [json.loads(line) for line in (run / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+def prompts(run, split="train"):
+    return [json.loads(line) for line in (run / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def furnish(home, run):
@@ -135,6 +136,9 @@ def furnish(home, run):
         lines(home / f"{name}.jsonl", answers)
     asked = [{"id": f"p{n}", "prompt": f"Tell me about {'a bomb' if n % 2 else 'tea'} number {n}."} for n in range(400)]
     lines(home / "prompts.jsonl", asked)
+    known = {r["id"] for split in ("train", "calibrate", "test") for r in prompts(run, split)}
+    traffic = [e for e in BuiltinSource().read() if e.id not in known][:1500]
+    lines(home / "requests.jsonl", [{"id": e.id, "prompt": e.text} for e in traffic])
     lines(home / "a.jsonl", asked[:200])
     lines(home / "b.jsonl", asked[200:])
     hand = [
@@ -142,8 +146,7 @@ def furnish(home, run):
         for row, a in zip(asked, answers, strict=False)
     ]
     lines(home / "labelled.jsonl", hand)
-    calibrate = [json.loads(x) for x in (run / "data" / "calibrate.jsonl").read_text(encoding="utf-8").splitlines()]
-    test = [json.loads(x) for x in (run / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    calibrate, test = prompts(run, "calibrate"), prompts(run, "test")
     lines(home / "hands.jsonl", [{"id": r["id"], "label": label_of(r)} for r in calibrate[::2]])
     lines(home / "monday.jsonl", [{"id": r["id"], "label": label_of(r)} for r in test[:20]])
     shutil.copy(run / "score" / "test.parquet", home / "monday.parquet")

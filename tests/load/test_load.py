@@ -83,7 +83,7 @@ def test_clients_that_leave_and_a_hostile_tenant_cost_no_place_and_no_error(tmp_
             assert server.stdout is not None
             url = server.stdout.readline().strip()
             assert url, (tmp_path / "log").read_text()
-            halves = asyncio.run(load_hostile.both((url, "demur", server.pid), 32, 6, 15.0))
+            halves = asyncio.run(load_hostile.both((url, "demur", server.pid), (32, 6), 15.0, 2))
         finally:
             server.terminate()
     assert server.returncode == 0
