@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from demur.store.everyday_file import read_everyday
 from demur.store.run import RunFolder
+from tests.end_to_end.served import until_serving
 from tests.test_docs import ROOT
 
 pytestmark = pytest.mark.slow
@@ -95,16 +95,8 @@ def test_every_proposed_command_runs(small):
     )
     assert talk.returncode == 0, talk.stderr
     assert "decision: " in talk.stdout
-    with subprocess.Popen(
-        [*commands["serve"], "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
-    ) as process:
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "serving" in line:
-                process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_S) == 0, "".join(said)
-    assert any("serving" in line for line in said)
+    said = until_serving([*commands["serve"], "--port", "0"], PATIENCE_S, cwd=home, env=environment())
+    assert "serving" in said
 
 
 def test_the_proposed_threshold_changes_the_decision(small):

@@ -170,7 +170,7 @@ def interrupt_training(where, sent):
 
 def checkpoints(where):
     """The file that is written last in each whole checkpoint."""
-    return list(where.run.glob("train/work/checkpoints/*/checkpoint-*/trainer_state.json"))
+    return list((where.run / "train").rglob("checkpoint-*/trainer_state.json"))
 
 
 def trained(run):

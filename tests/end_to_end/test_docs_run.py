@@ -10,13 +10,13 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
 import pytest
 
 from demur.sources.corpus import BuiltinSource
+from tests.end_to_end.served import until_serving
 from tests.end_to_end.test_demo_small import CONFIG
 from tests.engines.chat_stub import completion, events, serving
 from tests.sources.test_temporal import scripted
@@ -213,16 +213,7 @@ def here(word, home, url):
 def served(arguments, home):
     """Start a server, wait until it listens, end it; what it printed."""
     command = [sys.executable, "-m", "demur", *arguments, "--port", "0"]
-    with subprocess.Popen(
-        command, cwd=home, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "serving" in line:
-                process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_S) == 0, "".join(said)
-    return "".join(said)
+    return until_serving(command, PATIENCE_S, cwd=home, env=environment())
 
 
 def label_drawn(home):

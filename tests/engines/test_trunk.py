@@ -1,5 +1,6 @@
 """A frozen trunk: the cut model computes what the whole one does, and what it learns is a plain checkpoint."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -95,7 +96,7 @@ def test_states_of_other_rows_or_another_base_are_never_found(tmp_path, changed)
 
 
 def test_a_disk_without_room_is_named_before_anything_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(states.shutil, "disk_usage", lambda _: SimpleNamespace(free=3))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3))
     with pytest.raises(ArtifactError, match="states of the frozen layers take"):
         read_states(model_of(tmp_path), [probe(5)], tmp_path)
 

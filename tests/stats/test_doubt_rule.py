@@ -1,23 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.core.errors import ScoreError
-from demur.core.policy import MOST_LEFTOVER, DoubtRule, Fingerprint
+from demur.core.policy import MOST_LEFTOVER, DoubtRule
 from demur.core.predictor import predictor_fingerprint, scores_of
 from demur.core.taxonomy import single
 from demur.stats.doubt import LEAST, measured_rule, require_trained
-from tests.builders import log_softmax, table, taxonomy
+from tests.builders import MODEL, log_softmax, table
 
-OURS = Fingerprint(
-    model_digest="m",
-    tokenizer_digest="t",
-    template_digest="c",
-    tokens=taxonomy(2).tokens,
-    token_ids=(0, 1, 2),
-    dtype="float32",
-)
+OURS = replace(MODEL, token_ids=(0, 1, 2))
 
 
 def leaving(left_N):

@@ -6,21 +6,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import policy, taxonomy
+from tests.builders import MODEL, policy
 
 from demur.core.errors import PolicyError
-from demur.core.policy import Fingerprint
 from demur.store.policy_file import policy_digest, policy_to_json, write_policy
 from demur.store.policy_folder import read_folder, reload
-
-MODEL = Fingerprint(
-    model_digest="m",
-    tokenizer_digest="t",
-    template_digest="c",
-    tokens=taxonomy(2).tokens,
-    token_ids=(7, 8, 9),
-    dtype="float32",
-)
 
 
 def named(name, threshold=0.5, **fields):

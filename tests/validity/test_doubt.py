@@ -8,21 +8,13 @@ import pytest
 from demur.core.decision import decide_many
 from demur.core.errors import GoalInfeasible
 from demur.core.goal import parse_goal
-from demur.core.policy import Fingerprint
 from demur.stats.doubt import measured_rule
 from demur.stats.select import choose
-from tests.builders import labelled, log_softmax, policy, taxonomy
+from tests.builders import MODEL, labelled, log_softmax, policy
 
 DRAWS, ROWS, DELTA, LEVEL = 2000, 600, 0.1, 0.05
 TRUTH = 60_000
-OURS = Fingerprint(
-    model_digest="m",
-    tokenizer_digest="t",
-    template_digest="c",
-    tokens=taxonomy(2).tokens,
-    token_ids=(0, 1, 2),
-    dtype="float32",
-)
+OURS = replace(MODEL, token_ids=(0, 1, 2))
 
 
 def population(rng, n, tail):

@@ -106,7 +106,7 @@ def hanging_together(rows: Sequence[tuple[Example, str]]) -> list[int]:
 
 def place_of(seed: int, name: str) -> float:
     """A place in [0, 1) that depends on nothing else than seed and name."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big") / 2**56
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()[:7], "big") / 2**56
 
 
 def set_aside(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from demur.core.errors import EngineError
 from demur.core.example import Example
+from demur.core.splitting import place_of
 from demur.core.taxonomy import Taxonomy
 from demur.core.teaching.balance import row_weights
 from demur.core.training import TrainSettings
@@ -68,8 +68,7 @@ def validation_rows(
 
 def learns_reply(row_id: str, settings: TrainSettings) -> bool:
     """Whether a row with a reply is among those that learn it: drawn by its id and the seed alone."""
-    drawn = hashlib.sha256(f"{settings.seed}:reply:{row_id}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(drawn[:7], "big") / 2**56 < settings.reply_share
+    return place_of(settings.seed, f"reply:{row_id}") < settings.reply_share
 
 
 def decision_row(example: Example, column: int, encoder: ChatEncoder) -> TrainingRow:

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from demur.engines.hf_rows import IGNORE, TrainingRow
 
+TOKENS_PER_BATCH = 2048  # of rows that are read, not learnt from
+
 
 class TokenBudgetBatches(Sampler[list[int]]):
     """Batches of rows of like length, about `budget` tokens each, padding counted; this process's share of each.

@@ -23,10 +23,9 @@ from demur.core.training import TrainSettings
 from demur.engines.heads import head_on, marked_rows
 from demur.engines.hf_rows import IGNORE, TrainingRow, reply_row
 from demur.engines.tokens import ChatEncoder
-from demur.engines.training.batches import by_length
+from demur.engines.training.batches import TOKENS_PER_BATCH, PadRight, as_read, by_length
 
 ROWS, TOKENS = 64, 48  # at most, of rows and of each reply: some 2,500 tokens tell a tenth of a nat
-TOKENS_PER_BATCH = 2048
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,26 +60,20 @@ def measured_base(model: Any, rows: Sequence[TrainingRow], control_ids: Sequence
 def reply_loss(model: Any, rows: Sequence[TrainingRow], control_ids: Sequence[int], autocast: bool) -> float:
     """Mean negative log-likelihood of the labelled tokens, nats. autocast: in bfloat16 arithmetic, as in training."""
     device = model.get_input_embeddings().weight.device
-    trains = model.training
+    trains, pad = model.training, PadRight(pad_id=0)
     model.eval()
     total = 0.0
     for batch in by_length([len(r.input_ids) for r in rows], TOKENS_PER_BATCH):
-        ids_BT = _padded([rows[n].input_ids for n in batch], 0).to(device)
-        labels_BT = _padded([rows[n].labels for n in batch], IGNORE).to(device)
-        targets_BT = functional.pad(labels_BT[:, 1:], (0, 1), value=IGNORE)
+        padded = {name: part.to(device) for name, part in pad([as_read(rows[n]) for n in batch]).items()}
+        targets_BT = functional.pad(padded["labels"][:, 1:], (0, 1), value=IGNORE)
         arithmetic = torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast)
         with torch.no_grad(), arithmetic, head_on(model, marked_rows(targets_BT != IGNORE)):
-            logits_MV = model(input_ids=ids_BT, use_cache=False).logits[0].float()
+            logits_MV = model(input_ids=padded["input_ids"], use_cache=False).logits[0].float()
         logits_MV[:, list(control_ids)] = float("-inf")
         targets_M = targets_BT[targets_BT != IGNORE]
         total += float(functional.cross_entropy(logits_MV, targets_M, reduction="sum"))
     model.train(trains)
     return total / _tokens(rows)
-
-
-def _padded(rows: Sequence[list[int]], filler: int) -> torch.Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
 
 
 def _tokens(rows: Sequence[TrainingRow]) -> int:

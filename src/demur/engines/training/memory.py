@@ -31,6 +31,7 @@ from demur.core.training import TrainSettings, cpu
 from demur.engines.hf_rows import IGNORE, TrainingRow
 from demur.engines.training.free_room import free_disk, free_memory
 from demur.engines.training.machine import uses_bfloat16
+from demur.engines.training.trunk import frozen_of
 
 PER_WIDTH, PER_HEAD, PER_INNER, PER_INNER_HALF = 40, 4, 16, 8  # see the module's head
 PER_LOGIT = 14  # float32 logits, their softmax and its gradient, and a half-precision copy
@@ -158,7 +159,7 @@ def learning(sizes: Sizes, settings: TrainSettings) -> int:
 
 def frozen_layers(sizes: Sizes, settings: TrainSettings) -> int:
     """How many layers are read once, from below."""
-    return round(settings.frozen_share * sizes.layers)
+    return frozen_of(sizes.layers, settings.frozen_share)
 
 
 def memory_needed(case: Reckoned) -> Need:

@@ -20,17 +20,16 @@ from typing import Any
 
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch.nn import functional
 
 from demur.core.errors import EngineError
 from demur.engines.hf_rows import IGNORE, TrainingRow
-from demur.engines.training.batches import by_length
+from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
+from demur.engines.training.trunk import stacked
 
 MOST_ROWS = 4000  # a probe of a few hundred numbers a token learns little from more
 STRENGTH = 0.003  # C of the regression: of .003 and .03 the better one on rows of the calibrate split
 MARGIN = 5.0  # nats between all control tokens together and the rest: e^-5 is left over
 RIDGE = 1e-3
-TOKENS_PER_BATCH = 2048
 
 
 def probe_rows(
@@ -90,10 +89,9 @@ def _last_hidden(model: Any, prompts: Sequence[torch.Tensor]) -> torch.Tensor:
     body, device = model.get_decoder(), next(model.parameters()).device
     hidden_Nd = torch.zeros(len(prompts), prompts[0].shape[1])
     for batch in by_length([len(p) for p in prompts], TOKENS_PER_BATCH):
-        longest = max(len(prompts[n]) for n in batch)
-        states_BTd = torch.stack([functional.pad(prompts[n], (0, 0, 0, longest - len(prompts[n]))) for n in batch])
+        states_BTd = stacked([prompts[n] for n in batch]).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            found_BTd = body(inputs_embeds=states_BTd.float().to(device), use_cache=False).last_hidden_state
+            found_BTd = body(inputs_embeds=states_BTd, use_cache=False).last_hidden_state
         for row, n in enumerate(batch):
             hidden_Nd[n] = found_BTd[row, len(prompts[n]) - 1].float().cpu()
     return hidden_Nd

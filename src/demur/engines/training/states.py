@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ import torch
 
 from demur.core.errors import ArtifactError
 from demur.core.ports import Progress
-from demur.engines.training.batches import by_length
+from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
+from demur.engines.training.free_room import free_disk
 
-TOKENS_PER_BATCH = 2048
 BATCHES_PER_SYNC = 16  # a machine that loses power reads so many again
 _BYTES = torch.bfloat16.itemsize
 States = list[torch.Tensor]
@@ -116,7 +115,7 @@ def _append(read: Read, work: _Work, part: Path, progress: Progress) -> None:
 
 def _check_room(folder: Path, octets: int) -> None:
     """Raise ArtifactError if the disk has no room for a file of so many bytes."""
-    free = shutil.disk_usage(folder).free
+    free = free_disk(folder)
     if octets > free:
         raise ArtifactError(
             f"the states of the frozen layers take {octets / 1e9:.2g} GB while training, {folder} has {free / 1e9:.2g}",

@@ -141,10 +141,15 @@ def join(cut_model: CutModel) -> Any:
     return model
 
 
+def frozen_of(layers: int, share: float) -> int:
+    """How many of so many layers a share of them is."""
+    return round(share * layers)
+
+
 def layers_below(model: Any, share: float) -> int:
     """How many of the model's layers a share of them is. Raises EngineError where that is none or all of them."""
     layers = _body(model)[1]
-    frozen = round(share * len(layers))
+    frozen = frozen_of(len(layers), share)
     if not 0 < frozen < len(layers):
         raise EngineError(
             f"train.frozen_share = {share} freezes {frozen} of {len(layers)} layers",
@@ -176,10 +181,16 @@ class StateRows(Dataset[dict[str, torch.Tensor]]):
         return {"inputs_embeds": self._states[n], "labels": self._labels[n], "weights": self._weights[n]}
 
 
+def stacked(states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """States (T, d) of several rows, padded on the right: (B, T, d), float32."""
+    longest = max(map(len, states))
+    return torch.stack([functional.pad(states_Td, (0, 0, 0, longest - len(states_Td))) for states_Td in states]).float()
+
+
 def pad_states(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Collate by padding on the right: {"inputs_embeds" (B, T, d) float32, "labels" (B, T), "weights" (B,)}."""
-    longest = max(len(r["labels"]) for r in rows)
-    states = [functional.pad(r["inputs_embeds"], (0, 0, 0, longest - len(r["labels"]))) for r in rows]
+    states_BTd = stacked([r["inputs_embeds"] for r in rows])
+    longest = states_BTd.shape[1]
     labels = [functional.pad(r["labels"], (0, longest - len(r["labels"])), value=IGNORE) for r in rows]
     weights_B = torch.stack([r["weights"] for r in rows])
-    return {"inputs_embeds": torch.stack(states).float(), "labels": torch.stack(labels), "weights": weights_B}
+    return {"inputs_embeds": states_BTd, "labels": torch.stack(labels), "weights": weights_B}

@@ -26,9 +26,7 @@ from transformers import TrainerCallback
 from demur.core.errors import EngineError
 from demur.engines.hf_rows import IGNORE
 from demur.engines.hf_trainer import ControlTokenTrainer
-from demur.engines.training.batches import by_length
-
-TOKENS_PER_BATCH = 2048
+from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
