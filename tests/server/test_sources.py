@@ -12,16 +12,12 @@ import pytest
 
 from demur.server import sources
 from demur.server.connection import Connection
-from demur.server.sources import ACCEPT_S, MOST_WAITING, STRANGERS_REST, Source, guest
+from demur.server.sources import ACCEPT_S, MOST_WAITING, STRANGERS_REST, Source, Sources
 from tests.server.house import ANSWERED, KEY, folder_of, policy, request, serving, tenants_file
 from tests.server.test_connection import heard, line_to
 from tests.waiting import wait_until
 
 JSON = {"content-type": "application/json"}
-
-
-class Server:
-    """Whose connections they are."""
 
 
 @pytest.fixture
@@ -32,7 +28,7 @@ def clock(monkeypatch):
 
 
 def test_an_address_rests_longer_than_it_was_served_and_others_do_not(clock):
-    one, same, other = guest(server := Server(), "a"), guest(server, "a"), guest(server, "b")
+    one, same, other = (made := Sources()).guest("a"), made.guest("a"), made.guest("b")
     clock[0] += 1.0
     one.charge(0.5)
     assert (one.may_speak, same.may_speak, other.may_speak) == (False, False, True)
@@ -42,7 +38,7 @@ def test_an_address_rests_longer_than_it_was_served_and_others_do_not(clock):
 
 
 def test_who_shows_a_key_is_served_and_has_cost_its_address_nothing(clock):
-    one, same = guest(server := Server(), "a"), guest(server, "a")
+    one, same = (made := Sources()).guest("a"), made.guest("a")
     clock[0] += 1.0
     one.charge(0.5)
     one.answered(0.001, let_in=True)
@@ -53,7 +49,7 @@ def test_who_shows_a_key_is_served_and_has_cost_its_address_nothing(clock):
 
 
 def test_a_request_without_a_key_that_waited_is_charged_little(clock):
-    one = guest(Server(), "a")
+    one = Sources().guest("a")
     clock[0] += 1.0
     one.answered(3600.0, let_in=False)
     clock[0] += 0.2
@@ -78,14 +74,14 @@ def test_strangers_come_in_turn_and_so_many_may_wait():
 
 def test_addresses_that_rest_no_more_are_forgotten(clock, monkeypatch):
     monkeypatch.setattr(sources, "FORGOTTEN", 3)
-    server = Server()
-    kept = guest(server, "busy")
+    made = Sources()
+    kept = made.guest("busy")
     kept.charge(1000.0)
     for n in range(10):
-        guest(server, f"a{n}")
+        made.guest(f"a{n}")
         clock[0] += 1.0
-    assert len(sources._SOURCES[server]) <= 4
-    assert not guest(server, "busy").may_speak
+    assert len(made.by_address) <= 4
+    assert not made.guest("busy").may_speak
 
 
 @pytest.fixture
@@ -98,7 +94,7 @@ def tired(tmp_path):
 
 
 def exhaust(server):
-    for source in sources._SOURCES[server.process.server_state].values():
+    for source in server.process.sources.by_address.values():
         source.charge(1000.0)
 
 

@@ -26,7 +26,7 @@ import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from demur.server.sources import RESTS, Guest, guest
+from demur.server.sources import RESTS, Guest, Sources
 
 # For a request's line and headers, and after an answer for the next request. Clients keep a connection for five seconds
 # as a rule: hanging up then, too, would meet requests that are on their way.
@@ -121,7 +121,7 @@ class _Line:
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection within the limits above."""
+    """uvicorn's connection within the limits above. sources: of all connections of its server."""
 
     conn: _Parser
     guest: Guest
@@ -131,12 +131,16 @@ class Connection(H11Protocol):
     _is_deaf = False  # what still comes is thrown away
     _unheard = 0  # bytes thrown away
 
+    def __init__(self, *args: Any, sources: Sources, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sources = sources
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """A client is here."""
         self.conn = _Parser(h11.SERVER, self.config.h11_max_incomplete_event_size or 0)
         super().connection_made(_Line(transport, self))  # type: ignore[arg-type]
         self.flow = _Flow(transport, self)
-        self.guest = guest(self.server_state, self.client[0] if self.client else "")
+        self.guest = self._sources.guest(self.client[0] if self.client else "")
         self._wind()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NODELAY, create_server, socket
 from types import FrameType
 
@@ -24,6 +25,7 @@ import uvicorn
 from demur.server.app import Service
 from demur.server.connection import IDLE_S, Connection
 from demur.server.log import event
+from demur.server.sources import Sources
 
 HEAD_BYTES = 16 * 1024  # of a request's line and headers
 BACKLOG = 2048  # connections that wait to be accepted
@@ -50,10 +52,11 @@ class Process(uvicorn.Server):
 
     def __init__(self, service: Service, started: Callable[[str], None]) -> None:
         settings = service.house.settings
+        self.sources = Sources()
         super().__init__(
             uvicorn.Config(
                 service.app,
-                http=Connection,
+                http=partial(Connection, sources=self.sources),  # type: ignore[arg-type]  # uvicorn only calls it
                 ws="none",
                 lifespan="on",
                 log_config=None,

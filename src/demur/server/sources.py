@@ -14,7 +14,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
-from weakref import WeakKeyDictionary
 
 RESTS = 2.0  # times as long as the work before it, for one connection or one key
 STRANGERS_REST = 4.0  # the same for all strangers of one address
@@ -109,13 +108,15 @@ class Guest:
         self.charge(min(used_s, REQUEST_S))
 
 
-_SOURCES: WeakKeyDictionary[object, dict[str, Source]] = WeakKeyDictionary()  # by server, then by address
+class Sources:
+    """The addresses that a server's connections come from. Belongs to the event loop."""
 
+    def __init__(self) -> None:
+        self.by_address: dict[str, Source] = {}
 
-def guest(server: object, address: str) -> Guest:
-    """A new connection of a server. address: of its other end, "" where it has none."""
-    sources = _SOURCES.setdefault(server, {})
-    if len(sources) >= FORGOTTEN:
-        for idle in [name for name, source in sources.items() if source.is_idle]:
-            del sources[idle]
-    return Guest(sources.setdefault(address, Source()))
+    def guest(self, address: str) -> Guest:
+        """A new connection. address: of its other end, "" where it has none."""
+        if len(self.by_address) >= FORGOTTEN:
+            for idle in [name for name, source in self.by_address.items() if source.is_idle]:
+                del self.by_address[idle]
+        return Guest(self.by_address.setdefault(address, Source()))
