@@ -1,10 +1,12 @@
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.core.errors import ConfigError
-from demur.core.example import Message, fold
-from demur.core.rewrites import REWRITES, rewrite, rewrite_prompt
+from demur.core.example import Example, Message, fold
+from demur.core.rewrites import REWRITES, rewrite, rewrite_prompt, rewritten
 
 names = st.sampled_from(sorted(REWRITES))
 
@@ -46,6 +48,39 @@ def test_case_and_punctuation_keep_the_words(name, text):
 )
 def test_rules_say_what_they_should(name, text, said):
     assert rewrite(name, text) == said
+
+
+@given(st.text(max_size=80), st.integers(0, 50))
+def test_padding_stands_on_lines_of_its_own_around_the_text(text, seed):
+    padded = rewrite("padding", text, seed)
+    assert padded.startswith(f"{text}\n") or padded.endswith(f"\n{text}") or f"\n{text}\n" in padded
+    assert len(padded) > len(text) + 15
+
+
+def test_paddings_are_of_many_scripts_and_lengths():
+    padded = [rewrite("padding", "How?", seed) for seed in range(200)]
+    assert len({unicodedata.name(p.replace("How?", "").strip()[0], "?").split()[0] for p in padded}) > 10
+    assert min(map(len, padded)) < 60
+    assert max(map(len, padded)) > 300
+
+
+def row(n, kind):
+    said = (Message(role="user", content=f"Question {n}?"), Message(role="assistant", content=f"Answer {n}."))
+    return Example(id=f"r{n}", source="s", messages=said, kind=kind, category=None if kind == "benign" else "safety")
+
+
+def test_further_rows_are_half_refusals_and_keep_their_reply_and_label():
+    rows = [row(n, "refusal" if n % 5 == 0 else "benign") for n in range(200)]
+    more = rewritten(rows, ("padding", "case"), 0.1, seed=3)
+    before = {e.id: e for e in rows}
+    assert len(more) == 20
+    assert sum(e.kind == "refusal" for e in more) == 10
+    assert {e.id.partition("~")[2] for e in more} == {"padding", "case"}
+    for made in more:
+        was = before[made.id.partition("~")[0]]
+        assert (made.label, made.reply, made.text != was.text) == (was.label, was.reply, True)
+    assert rewritten(rows[::-1], ("padding", "case"), 0.1, seed=3) == more
+    assert rewritten(rows, (), 0.0, seed=3) == []
 
 
 def test_only_the_users_last_message_is_rewritten():

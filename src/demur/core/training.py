@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from demur.core.errors import ConfigError
+from demur.core.rewrites import RewriteName
 
 Balance = Literal["none", "category", "class", "source"]
 WHOLE_ANSWER = 1_000_000  # answer_tokens: more than any answer has
@@ -37,6 +38,8 @@ class TrainSettings:
     control_smoothing: float = 0.0  # of a control token's target, spread over all of them
     reply_share: float = 1.0  # of the rows with a reply: these learn it, the others end at their control token
     prompt_noise: float = 0.0  # share of prompt tokens replaced at random each epoch (word dropout); needs batch_tokens
+    rewrites: tuple[RewriteName, ...] = ()  # rows that are learnt once more, said otherwise: see core.rewrites
+    rewritten_share: float = 0.0  # so many of them, for each row; half of them refusals; 0: none
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: torch.optim.Muon on matrices, AdamW on the rest
     learning_rate: float = 2e-5  # of AdamW
     matrix_learning_rate: float = 0.02  # of Muon
@@ -80,6 +83,11 @@ class TrainSettings:
         if self.prompt_noise and self.batch_tokens is None:
             raise ConfigError("train.prompt_noise without train.batch_tokens", "set batch_tokens, or prompt_noise = 0")
         self._check_frozen()
+        if bool(self.rewrites) != bool(self.rewritten_share):
+            raise ConfigError(
+                f"train.rewrites = {list(self.rewrites)} and train.rewritten_share = {self.rewritten_share}",
+                "set both, or neither",
+            )
         if self.packing and self.balance != "none":
             raise ConfigError(
                 f"train.packing and train.balance = {self.balance!r} are both set",
@@ -109,6 +117,7 @@ class TrainSettings:
             ("answer_weight", float("inf")),
             ("warmup", 1.0),
             ("prompt_noise", 1.0),
+            ("rewritten_share", 1.0),
             ("frozen_share", 1.0),
             ("control_smoothing", 1.0),
             ("validation_share", 1.0),
@@ -156,6 +165,8 @@ def learnt(settings: TrainSettings) -> dict[str, Any]:
 
 
 _LATER = (  # settings that receipts of before do not hold
+    "rewrites",
+    "rewritten_share",
     "thought",
     "frozen_share",
     "control_start",

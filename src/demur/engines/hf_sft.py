@@ -19,6 +19,7 @@ from trl.trainer.sft_config import SFTConfig
 from demur.core.errors import EngineError
 from demur.core.example import Example
 from demur.core.ports import Progress, TrainedModel, no_progress
+from demur.core.rewrites import rewritten
 from demur.core.splitting import set_aside
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings, learnt
@@ -83,6 +84,7 @@ class SftTrainer:
         s, (state, progress) = self.settings, how
         learnt_from, aside = set_aside(examples, s.validation_share, s.seed)
         _check_categories(learnt_from, taxonomy)
+        learnt_from += rewritten(learnt_from, s.rewrites, s.rewritten_share, s.seed)
         with state.main_process_first():  # a GGUF file is unpacked once
             base = find_base(s.base, template=s.chat_template) if s.base != "tiny" else None
         return Task(
