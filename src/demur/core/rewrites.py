@@ -166,7 +166,8 @@ def _padding(text: str, random: Random) -> str:
     """In front of the text, behind it or both: a letter, a word or letters at random, again and again."""
     unit = random.choice((_letter, _letter, _made_up, _filler, _at_random))(random)
     # Lengths evenly over their logarithm: short paddings and long ones alike.
-    length, parts = _LEAST * (_MOST / _LEAST) ** random.random(), []
+    length = _LEAST * (_MOST / _LEAST) ** random.random()
+    parts: list[str] = []
     while sum(map(len, parts)) < length:
         parts.append(unit())
     padding = "".join(parts).strip()
