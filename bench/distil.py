@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from demur.cli.workspace import Engine, reopen
+from demur.assembly.run import Engine, reopen
 from demur.core.cascade.front import Edges, Front, Range, cascade_scores
 from demur.core.decision import decide_many
 from demur.core.errors import DemurError

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from demur.cli.workspace import create
-from demur.config import config_from
+from demur.assembly.config import config_from
+from demur.assembly.run import create
 from demur.core.taxonomy import coconot
 from demur.engines.hf import HfEngine
 from demur.stages import score

@@ -23,7 +23,9 @@ def test_importing_demur_loads_nothing_heavy_and_not_even_numpy() -> None:
     assert not loaded_by("demur") & (HEAVY | {"numpy"})
 
 
-@pytest.mark.parametrize("module", ["demur.core.decision", "demur.core.ports", "demur.wiring", "demur.judges.phrases"])
+@pytest.mark.parametrize(
+    "module", ["demur.core.decision", "demur.core.ports", "demur.assembly.wiring", "demur.judges.phrases"]
+)
 def test_the_contracts_need_no_engine(module: str) -> None:
     assert not loaded_by(module) & NEVER_AT_THE_DOOR
 

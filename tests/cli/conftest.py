@@ -7,9 +7,9 @@ from unittest import mock
 
 import pytest
 
+from demur.assembly.config import config_from
+from demur.assembly.run import create
 from demur.cli.main import main
-from demur.cli.workspace import create
-from demur.config import config_from
 from tests.fake_run import finished
 
 CONFIG = {"data": {"sources": [{"kind": "builtin"}]}}

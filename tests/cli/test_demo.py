@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from demur.assembly.config import config_from
+from demur.assembly.run import create
 from demur.cli import demo
-from demur.cli.workspace import create
-from demur.config import config_from
 from demur.core.decision import decide_many
 from demur.engines.training import bases
 from demur.sources.corpus import EverydayPrompts

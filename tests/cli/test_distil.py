@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from demur.cli.backends import make_backend
-from demur.cli.workspace import reopen
+from demur.assembly.backends import make_backend
+from demur.assembly.run import reopen
 from demur.core.errors import ArtifactError, ConfigError
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder

@@ -9,9 +9,9 @@ import sys
 import httpx
 import pytest
 
+from demur.assembly.run import reopen
 from demur.cli.main import load
 from demur.cli.serve import _told
-from demur.cli.workspace import reopen
 from demur.core.errors import ConfigError, DemurError
 from demur.core.taxonomy import coconot
 from demur.engines.fake import FakeEngine

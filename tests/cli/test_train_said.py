@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from demur.cli import steps
+from demur.assembly import steps
+from demur.cli.show import TERMINAL
 from demur.core.ports import TrainedModel
 from demur.core.taxonomy import single
 from demur.core.training import cpu
@@ -28,7 +29,7 @@ def test_validation_and_language_are_said_and_a_loss_is_warned_of(monkeypatch, c
     monkeypatch.setattr(steps.train, "run", lambda *_: made)
     config = SimpleNamespace(train=cpu(), engine="hf", taxonomy=single())
     work = SimpleNamespace(config=config, folder=None)
-    assert steps.Steps(work)._train(lambda done, total: None) is made
+    assert steps.Steps(work, TERMINAL)._train(lambda done, total: None) is made
     said = capsys.readouterr().err
     assert "validation: log loss 0.210 and leftover mass 0.0040 on 1,234 rows, at step 150" in said
     assert f"language: {change:+.3f} nats a token" in said

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from demur.assembly.config import config_from
+from demur.assembly.run import create
 from demur.cli.policies import overridden
 from demur.cli.policy_text import summary_json
-from demur.cli.workspace import create
-from demur.config import config_from
 from demur.core.errors import AccessError
 from demur.engines.training import bases
 from demur.stages.calibrate import threshold_rows

@@ -93,8 +93,8 @@ def test_a_prompt_that_does_not_fit_is_named(both) -> None:
 # The stages as `demur run` calls them, with the engine that config.json names.
 STAGES = """
 from pathlib import Path
-from demur.cli.steps import Steps
-from demur.cli.workspace import reopen
+from demur.assembly.steps import Steps
+from demur.assembly.run import reopen
 steps = Steps(reopen(Path(argument)))
 for stage in ("score", "calibrate", "evaluate"):
     steps.perform(stage)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from tests.fake_run import engine_for, examples, prepare
 
-from demur.config import load_config
+from demur.assembly.config import load_config
 from demur.core.decision import decide_many
 from demur.core.errors import (
     ArtifactError,

@@ -4,8 +4,8 @@ import pytest
 from tests import fake_run
 from tests.cli.conftest import CONFIG, demur  # noqa: F401 - a fixture
 
-from demur.cli.workspace import create
-from demur.config import config_from
+from demur.assembly.config import config_from
+from demur.assembly.run import create
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate, data, evaluate, report
 from demur.store.rows import read_examples

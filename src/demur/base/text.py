@@ -60,3 +60,8 @@ def decoded(data: bytes, path: Path, error: type[DemurError], encoding: str | No
             'in a run\'s TOML: encoding = "cp1252" in its source'
         )
         raise error(f"cannot read {path}: {what}", hint) from None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "m:ss"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

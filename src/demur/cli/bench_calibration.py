@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from demur.assembly.run import reopen
 from demur.cli import options
 from demur.cli.show import bar, note, print_json, print_table
-from demur.cli.workspace import reopen
 from demur.core.errors import ArtifactError, ConfigError
 from demur.core.taxonomy import PRESETS, Taxonomy
 from demur.stages import bench_calibration

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
+from demur.assembly.config import build
+from demur.assembly.judges import Spent, build_judge, read_settings, spent_lines
+from demur.assembly.run import Engine, Workspace, reopen
+from demur.assembly.wiring import CHATS, find
 from demur.cli import options
-from demur.cli.judges import build_judge, read_settings, tell_spent
 from demur.cli.policies import opened
-from demur.cli.show import bar, named, note, print_json, print_table
-from demur.cli.workspace import Engine, Workspace, reopen
-from demur.config import build
+from demur.cli.show import bar, named, note, notes, print_json, print_table
 from demur.core.asking import Asker
 from demur.core.benchmark import BenchSet
 from demur.core.errors import ConfigError, DataError
@@ -35,7 +36,6 @@ from demur.store.item_results import write_card
 from demur.store.reply_file import ReplyFile
 from demur.store.rows import read_examples
 from demur.store.seen_file import seen_by_run
-from demur.wiring import CHATS, find
 
 SUBJECTS = ("always-refuse", "never-refuse", "refuse-then-answer", "answer-then-refuse")
 
@@ -80,11 +80,11 @@ def command(
         raise ConfigError("--card: no benchmark given has a dataset on the hub", "docs/benchmarking.md: which have")
     asked = Path(model).suffix == ".toml"
     target = out or (Path() if asked or model in SUBJECTS else Path(model)) / "bench"
-    built, tell = build_judge(judge, read_settings(settings, (), target / "labels.sqlite")) if judge else (None, None)
-    tell_asked: Callable[[], None] | None = None
+    built, spent = build_judge(judge, read_settings(settings, (), target / "labels.sqlite")) if judge else (None, None)
+    spent_asking: Spent | None = None
     measure: Callable[..., BenchFile]
     if asked:
-        endpoint, tell_asked = _endpoint(Path(model), policy, built, target)
+        endpoint, spent_asking = _endpoint(Path(model), policy, built, target)
         measure = partial(bench_refusals.run_endpoint, Config(limit=limit), endpoint)
     else:
         found = _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
@@ -94,8 +94,8 @@ def command(
         with bar("benchmark") as progress:
             bench = measure(sets, target, progress)
     finally:
-        for told in filter(None, (tell_asked, tell)):
-            told()
+        for lines in filter(None, (spent_asking, spent)):
+            notes(lines())
     if as_json:
         print_json(bench.model_dump(mode="json"))
     else:
@@ -149,9 +149,7 @@ def _require_measured(bench: BenchFile) -> None:
         raise DataError(f"none of the texts was scored by {bench.judge}: {named(reasons)}", "mend that, run it again")
 
 
-def _endpoint(
-    file: Path, policy: Path | None, judge: Judge | None, target: Path
-) -> tuple[Endpoint, Callable[[], None]]:
+def _endpoint(file: Path, policy: Path | None, judge: Judge | None, target: Path) -> tuple[Endpoint, Spent]:
     if policy or judge is None:
         raise ConfigError(
             f"{file} names an endpoint: it has no control tokens, and only its texts can be measured",
@@ -160,7 +158,7 @@ def _endpoint(
     settings = build(find("demur.engines.chat_client:Endpoint", {}, "endpoint"), read_toml(file), str(file))
     chat = find("openai", CHATS, "chat model")(endpoint=settings)
     asker = Asker(chat=chat, replies=ReplyFile(target / "replies.sqlite"))
-    return Endpoint(asker=asker, judge=judge), lambda: tell_spent(chat)
+    return Endpoint(asker=asker, judge=judge), lambda: spent_lines(chat)
 
 
 def _subject(name: str, policy: Path | None) -> Candidate:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from demur.cli.endpoints import ENDPOINT, open_chat
-from demur.cli.judges import build_judge, read_settings
-from demur.cli.show import NAMED, bar, first, note, print_table
-from demur.cli.steps import Steps
-from demur.cli.workspace import Workspace, create, reopen
-from demur.config import config_from
+from demur.assembly.config import config_from
+from demur.assembly.endpoints import ENDPOINT, open_chat
+from demur.assembly.judges import Spent, build_judge, read_settings
+from demur.assembly.run import Workspace, create, reopen
+from demur.assembly.steps import Steps
+from demur.assembly.wiring import JUDGES, find
+from demur.cli.show import NAMED, TERMINAL, bar, first, note, notes, print_table
 from demur.core.errors import ConfigError
 from demur.core.ports import Judge
 from demur.core.predictor import PROMPTS
@@ -25,7 +26,6 @@ from demur.store.blackbox_file import BlackboxFile, BlackboxFolder
 from demur.store.prompts_file import read_prompts
 from demur.store.run import Stage
 from demur.store.text_model_file import read_text_classifier
-from demur.wiring import JUDGES, find
 
 STAGES: tuple[Stage, ...] = ("data", "train", "score", "report")
 # Of the rows: promises are made on the calibrate rows, and more of them promise more.
@@ -64,7 +64,7 @@ def command(
     prompts = read_prompts(files)
     workspace = _workspace(out)
     folder = BlackboxFolder(workspace.folder)
-    config, tell = _Judging(name=judge, hand=hand, overrides=others, folder=folder).built()
+    config, spent = _Judging(name=judge, hand=hand, overrides=others, folder=folder).built()
     with bar("ask") as progress:
         collected = collect.run(prompts, chat, folder, progress)
     _tell_collected(collected, chat)
@@ -72,9 +72,11 @@ def command(
         with bar("judge") as progress:
             file = label.run(config, collected, folder, progress)
     finally:
-        tell()
+        notes(spent())
     _show(file)
-    steps = Steps(workspace, again=True)  # more answers are more rows, and the predictor is fitted anew on them
+    steps = Steps(
+        workspace, TERMINAL, again=True
+    )  # more answers are more rows, and the predictor is fitted anew on them
     made = [steps.perform(stage) for stage in STAGES]
     note(f"page: {made[-1]}")
     note(f'next: demur calibrate {out} --goal "missed_refusal <= 0.1", and demur report {out}')
@@ -89,14 +91,14 @@ class _Judging:
     overrides: Sequence[str]
     folder: BlackboxFolder
 
-    def built(self) -> tuple[label.Config, Callable[[], None]]:
-        """The judge, trained first if there are hand labels, and what tells what it cost. Raises ConfigError."""
+    def built(self) -> tuple[label.Config, Spent]:
+        """The judge, trained first if there are hand labels, and its costs in words. Raises ConfigError."""
         settings = read_settings(None, self.overrides, self.folder.root / "labels.sqlite")
         if self.hand is not None and self.name is not None:
             raise ConfigError(f"--judge {self.name} beside --hand, which trains a judge", "leave one of them out")
         if self.hand is None:
-            judge, tell = build_judge(self.name or "phrases", settings)
-            return label.Config(judge=judge, taxonomy=single()), tell
+            judge, spent = build_judge(self.name or "phrases", settings)
+            return label.Config(judge=judge, taxonomy=single()), spent
         force = bool(settings.section("trained").get("force", False))
 
         def make(classifier: TextClassifier, digest: str) -> Judge:
@@ -105,7 +107,7 @@ class _Judging:
 
         measured = bootstrap.run(self.hand, self.folder.judge, make)
         judge = make(*read_text_classifier(self.folder.judge))
-        return label.Config(judge=judge, taxonomy=single(), hand=measured), lambda: None
+        return label.Config(judge=judge, taxonomy=single(), hand=measured), list
 
 
 def _workspace(out: Path) -> Workspace:

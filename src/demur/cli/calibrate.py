@@ -9,13 +9,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from demur.assembly.config import changed
+from demur.assembly.run import Workspace, reopen
+from demur.assembly.steps import Steps
 from demur.cli import options
 from demur.cli.policies import doubt_note
 from demur.cli.policy_text import summary_json, tell_policy, threshold_text
-from demur.cli.show import note, print_json, print_table
-from demur.cli.steps import Steps
-from demur.cli.workspace import Workspace, reopen
-from demur.config import changed
+from demur.cli.show import TERMINAL, note, print_json, print_table
 from demur.core.decision import decide_many
 from demur.core.errors import ConfigError
 from demur.core.policy import Policy
@@ -70,7 +70,7 @@ def command(
     workspace = Workspace(workspace.folder, replace(workspace.config, calibrate=config)).changed("calibrate", **given)
     if workspace.config.calibrate.name != own:  # kept beside the run's own policy, which stays as it is
         workspace = Workspace(workspace.folder.named(workspace.config.calibrate.name), workspace.config)
-    policy = Steps(workspace).perform("calibrate")
+    policy = Steps(workspace, TERMINAL).perform("calibrate")
     choice = read_choice(workspace.folder.calibrator)
     if as_json:
         chosen = {"calibrator_choice": choice.model_dump(mode="json")} if choice else {}

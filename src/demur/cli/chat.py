@@ -11,12 +11,12 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from demur.assembly.predictors import PREDICTORS
+from demur.assembly.run import Engine, reopen
 from demur.cli import options
 from demur.cli.policies import named_policy, of_run, opened, overridden
 from demur.cli.policy_text import threshold_text
-from demur.cli.predictors import PREDICTORS
 from demur.cli.show import note, result_console
-from demur.cli.workspace import Engine, reopen
 from demur.core.decision import Decision, decide_or_doubt, doubt_reason
 from demur.core.errors import DemurError
 from demur.core.example import Message, Role

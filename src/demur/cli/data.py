@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from demur.assembly.config import load_config
+from demur.assembly.run import planned
+from demur.assembly.steps import Steps
 from demur.cli import options
 from demur.cli.run import default_folder
-from demur.cli.show import note, print_json, print_table
-from demur.cli.steps import Steps
-from demur.cli.workspace import planned
-from demur.config import load_config
+from demur.cli.show import TERMINAL, note, print_json, print_table
 from demur.stages.data import table
 
 
@@ -31,7 +31,7 @@ def command(
     loaded = load_config(config, data_folder=data, overrides=settings or ())
     folder = out or default_folder(loaded)
     workspace = planned(loaded, folder)
-    summary = Steps(workspace, again=again).perform("data")
+    summary = Steps(workspace, TERMINAL, again=again).perform("data")
     workspace.keep()
     for warning in summary.warnings:
         note(f"warning: {warning}")

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
+from demur.assembly.run import Engine, reopen
 from demur.cli import options
 from demur.cli.policies import decision_json, doubt_note, opened, overridden
 from demur.cli.show import note, print_json, print_table
-from demur.cli.workspace import Engine, reopen
 from demur.core.decision import decide
 from demur.core.errors import ConfigError
 from demur.core.example import Message

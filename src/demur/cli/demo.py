@@ -9,11 +9,11 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+from demur.assembly.config import load_config
+from demur.assembly.run import planned
 from demur.cli import options
 from demur.cli.run import default_folder, run_all
 from demur.cli.show import note
-from demur.cli.workspace import planned
-from demur.config import load_config
 from demur.core.policy import Policy
 from demur.store.everyday_file import Everyday, read_everyday
 from demur.store.policy_file import read_policy

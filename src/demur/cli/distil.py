@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
+from demur.assembly.run import Engine, Workspace, reopen
 from demur.cli import options
 from demur.cli.policies import of_run, opened
 from demur.cli.show import bar, note, print_json, print_table
-from demur.cli.workspace import Engine, Workspace, reopen
 from demur.core.errors import ConfigError
 from demur.core.policy import Policy, natural
 from demur.core.score import ScoreTable

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from demur.assembly.config import DEFAULT_TAXONOMY
+from demur.assembly.wiring import find
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
-from demur.config import DEFAULT_TAXONOMY
 from demur.core.ports import Origin
 from demur.core.readiness import Readiness
 from demur.core.taxonomy import preset
@@ -18,7 +19,6 @@ from demur.core.training import defaults
 from demur.store.model_file import FILE_NAME, require_whole
 from demur.store.run import RunFolder
 from demur.store.upgrade import brought_up_to_date
-from demur.wiring import find
 
 NOT_READY = 2
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from demur.assembly.run import reopen
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
-from demur.cli.workspace import reopen
 from demur.stages import draw_labels as stage
 from demur.store.labels import key_path
 

@@ -8,18 +8,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from demur.assembly.run import Engine, Workspace, reopen
+from demur.assembly.steps import Steps
+from demur.assembly.wiring import JUDGES
 from demur.cli import options
 from demur.cli.judge import SettingsFile
 from demur.cli.policies import of_run
-from demur.cli.show import named, note, print_json, print_table
-from demur.cli.steps import Steps
-from demur.cli.workspace import Engine, Workspace, reopen
+from demur.cli.show import TERMINAL, named, note, print_json, print_table
 from demur.core.errors import DataError
 from demur.stages import evaluate
 from demur.store.boundary import read_json
 from demur.store.everyday_file import read_everyday
 from demur.store.run import RunFolder
-from demur.wiring import JUDGES
 
 SPOKEN_AGAINST = 3  # a result, not a fault
 
@@ -61,7 +61,7 @@ def command(
     workspace = Workspace(of_run(workspace.folder, policy), workspace.config)
     evaluation = None if asked else _earlier(workspace)
     if evaluation is None:
-        evaluation = Steps(workspace).perform("evaluate")
+        evaluation = Steps(workspace, TERMINAL).perform("evaluate")
     if as_json:
         print_json(read_json(workspace.folder.metrics))
     else:

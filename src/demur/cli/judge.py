@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from demur.assembly.judges import build_judge, read_settings
 from demur.cli import options
-from demur.cli.judges import build_judge, read_settings
-from demur.cli.show import bar, named, note, print_json, print_table
+from demur.cli.show import bar, named, note, notes, print_json, print_table
 from demur.core.errors import DataError
 from demur.stages import judge as stage
 
@@ -47,13 +47,13 @@ def command(
 ) -> None:
     """Say of each answer whether it refuses, complies, or does a part. What cannot be judged is unscored, with why."""
     found = read_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
-    built, tell = build_judge(judge, found)
+    built, spent = build_judge(judge, found)
     to = out or file.with_suffix(".verdicts.jsonl")
     try:
         with bar("judge") as progress:
             summary = stage.run(stage.Config(file=file, out=to, category=category), built, progress)
     finally:
-        tell()
+        notes(spent())
     if as_json:
         print_json(asdict(summary))
     else:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from demur.assembly.judges import build_judge, read_settings
 from demur.cli import options
 from demur.cli.judge import Category, SettingsFile
-from demur.cli.judges import build_judge, read_settings
-from demur.cli.show import bar, note, print_json, print_table
+from demur.cli.show import bar, note, notes, print_json, print_table
 from demur.core.rates import Rate, View
 from demur.stages import judge_check as stage
 from demur.stages.judge_check import Agreement, Check, Checked, Corrected, Figure, Together
@@ -43,8 +43,8 @@ def command(
         with bar("judge-check") as progress:
             check = stage.run(config, {name: judge for name, (judge, _) in built.items()}, progress)
     finally:
-        for _, tell in built.values():
-            tell()
+        for _, spent in built.values():
+            notes(spent())
     if as_json:
         print_json(_json(check))
     else:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from demur.assembly.judges import ENCODER
+from demur.assembly.wiring import find
 from demur.cli import options
-from demur.cli.judges import ENCODER
 from demur.cli.show import note, print_json, print_table
 from demur.stages import judge_train as stage
-from demur.wiring import find
 
 
 def command(

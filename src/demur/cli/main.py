@@ -15,8 +15,8 @@ from rich.markup import escape
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from demur import __version__
+from demur.assembly.wiring import find
 from demur.core.errors import DemurError
-from demur.wiring import find
 
 OUR_BUG, YOUR_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG_VARIABLE = "DEMUR_DEBUG"

@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.policy_text import sentence
 from demur.cli.show import note, print_json, print_table
 from demur.core.errors import ConfigError
 from demur.core.goal import parse_goal
 from demur.core.taxonomy import RESPOND
 from demur.stages import plan_labels
-from demur.stages.plan_labels import Config, Method, OnFailure, PlanRow
+from demur.stages.plan_labels import Config, Method, OnFailure, PlanRow, sentence
 
 HEADER = (
     "goal",

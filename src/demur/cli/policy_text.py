@@ -10,7 +10,6 @@ from demur.core import caught
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy
 from demur.core.slices import mix_words, worst_words
-from demur.stages.plan_labels import PlanRow
 from demur.store.policy_file import policy_to_json
 
 LONGEST = 30  # entries of a list that a summary shows
@@ -73,15 +72,3 @@ def promise_line(promise: Promise) -> str:
     sure = f" with {promise.confidence:.0%} confidence" if promise.confidence is not None else ", no guarantee"
     fault = "" if promise.fault is None else f"; {promise.fault}"
     return f"{promise.status}: {promise.risk}{level}{sure}{seen} ({promise.method}){fault}"
-
-
-def sentence(row: PlanRow) -> str:
-    """What the labels at hand can say of one goal."""
-    wanted = f"{row.needed} labels of requests {row.labels} could certify it without an error, {row.likely} probably"
-    if row.have is None:
-        return f"{row.goal}: {wanted}"
-    if row.allowed is None:
-        least = "nothing" if row.lowest is None else f"a level of {row.lowest:.2%} at best"
-        return f"{row.goal}: not with {row.have} labels, which can promise {least}; {wanted}"
-    errors = "no error" if row.allowed == 0 else f"at most {row.allowed} {'error' if row.allowed == 1 else 'errors'}"
-    return f"{row.goal}: can be certified with {row.have} labels, if they show {errors}"

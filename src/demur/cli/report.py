@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from demur.assembly.predictors import PREDICTORS
+from demur.assembly.run import Workspace, reopen
+from demur.assembly.steps import Steps
 from demur.cli import options
 from demur.cli.evaluate import leave_if_spoken_against
 from demur.cli.policies import of_run
-from demur.cli.predictors import PREDICTORS
-from demur.cli.show import result_console
-from demur.cli.steps import Steps
-from demur.cli.workspace import Workspace, reopen
+from demur.cli.show import TERMINAL, result_console
 
 
 def command(run: options.Run, *, policy: options.OfRun = None) -> None:
     """Write <run>/report/index.html, which needs no network to be read."""
     workspace = reopen(run)
     workspace = Workspace(of_run(workspace.folder, policy), workspace.config)
-    path = Steps(workspace).perform("report")
+    path = Steps(workspace, TERMINAL).perform("report")
     result_console().out(str(path), highlight=False)
     if workspace.config.engine not in PREDICTORS:
         leave_if_spoken_against(workspace.folder)

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from demur.assembly.config import RunConfig, load_config
+from demur.assembly.predictors import PREDICTORS
+from demur.assembly.run import Workspace, planned
+from demur.assembly.steps import Steps
 from demur.cli import options
 from demur.cli.evaluate import leave_if_spoken_against, print_evaluation, tell_everyday
 from demur.cli.policy_text import tell_policy
-from demur.cli.predictors import PREDICTORS
-from demur.cli.show import note
-from demur.cli.steps import Steps
-from demur.cli.workspace import Workspace, planned
-from demur.config import RunConfig, load_config
+from demur.cli.show import TERMINAL, note
 from demur.core.errors import ConfigError
 from demur.store.run import STAGES, RunFolder, Stage
 
@@ -51,7 +51,7 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
         raise ConfigError(
             "several processes cannot share `demur run`", "launch only the training so: torchrun ... -m demur train RUN"
         )
-    steps = Steps(workspace, again=start == "data")
+    steps = Steps(workspace, TERMINAL, again=start == "data")
     steps.check_goals()  # what is misspelt must come to light before anything is written
     steps.check_base()
     if workspace.config.engine in PREDICTORS:

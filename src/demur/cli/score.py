@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from demur.assembly.config import changed
+from demur.assembly.run import Engine, Workspace, reopen
+from demur.assembly.steps import Steps
 from demur.cli import options
 from demur.cli.policies import of_run, opened
-from demur.cli.show import bar, note, print_table
-from demur.cli.steps import Steps
-from demur.cli.workspace import Engine, Workspace, reopen
-from demur.config import changed
+from demur.cli.show import TERMINAL, bar, note, print_table
 from demur.core.errors import ConfigError
 from demur.core.score import ScoreTable
 from demur.store.prompts_file import read_each_prompt
@@ -45,7 +45,7 @@ def command(
     if rewrite:
         asked = changed(workspace.config.score, [f"rewrites={json.dumps(rewrite)}"], "score")
         workspace = workspace.changed("score", rewrites=asked.rewrites)
-    tables = Steps(workspace).perform("score")
+    tables = Steps(workspace, TERMINAL).perform("score")
     rows = [(split, str(len(table.ids)), f"{float(table.leftover_N.mean()):.4f}") for split, table in tables.items()]
     print_table([("split", "prompts", "leftover mass"), *rows])
     note(f"next: demur calibrate {run}")

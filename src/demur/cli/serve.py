@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from demur.assembly.backends import default_backend, front_of_policies, make_backend
+from demur.assembly.config import build
+from demur.assembly.run import Workspace, reopen
 from demur.cli import options
-from demur.cli.backends import default_backend, front_of_policies, make_backend
 from demur.cli.show import note
-from demur.cli.workspace import Workspace, reopen
-from demur.config import build
 from demur.core.errors import ConfigError
 from demur.server.app import Service
 from demur.server.log import JsonLines, LogWriter

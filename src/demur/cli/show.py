@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from demur.base.text import duration
 from demur.core import ports
 
 NAMED = 3  # reasons, or places, that one line names
@@ -35,6 +36,12 @@ def note(text: str) -> None:
     """One line on stderr, from the first process only."""
     if is_first_process():
         Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+
+
+def notes(lines: Iterable[str]) -> None:
+    """Each line as a note."""
+    for line in lines:
+        note(line)
 
 
 def named(reasons: Mapping[str, int]) -> str:
@@ -92,9 +99,14 @@ def bar(label: str, doing: str = "") -> Iterator[ports.Progress]:
         yield lambda done, total: live.update(task, completed=done, total=total)
 
 
-def duration(seconds: float) -> str:
-    """m:ss"""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+class Terminal:
+    """The terminal as the observer of a run's stages: see demur.assembly.steps.Observer."""
+
+    note = staticmethod(note)
+    bar = staticmethod(bar)
+
+
+TERMINAL = Terminal()
 
 
 def _lines(label: str, doing: str) -> ports.Progress:

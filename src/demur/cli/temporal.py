@@ -10,15 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
+from demur.assembly.config import build
+from demur.assembly.endpoints import open_chat
+from demur.assembly.wiring import find
 from demur.cli import options
-from demur.cli.endpoints import open_chat
 from demur.cli.show import bar, first, named, note, print_json, print_table
-from demur.config import build
 from demur.core.errors import ConfigError, DataError
 from demur.store.boundary import read_toml
 from demur.store.files import write_text
 from demur.store.reply_file import ReplyFile
-from demur.wiring import find
 
 
 def command(

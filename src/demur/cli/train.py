@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from demur.assembly.run import reopen
+from demur.assembly.steps import Steps
 from demur.cli import options
-from demur.cli.show import note
-from demur.cli.steps import Steps
-from demur.cli.workspace import reopen
+from demur.cli.show import TERMINAL, note
 from demur.stages import train
 
 
@@ -34,7 +34,7 @@ def command(
         record = train.tell(seen, workspace.folder)
         note(f"recorded: the model has seen {len(record.prompts):,} prompts in {len(record.groups):,} groups")
         return
-    trained = Steps(workspace, processes=processes).perform("train")
+    trained = Steps(workspace, TERMINAL, processes=processes).perform("train")
     if trained is not None:
         note(f"{trained.steps} steps; the model is in {workspace.folder.model}")
         note(f"next: demur score {run}")

@@ -1,4 +1,4 @@
-"""What demur asks of the outside world. Implementations are named in demur.wiring.
+"""What demur asks of the outside world. Implementations are named in demur.assembly.wiring.
 
 Source: builtin, jsonl, hub (demur.sources). Trainer: tiny, sft (demur.engines). Scorer and Generator: hf, fake
 (demur.engines). Judge: phrases, trained, llm, wildguard (demur.judges).

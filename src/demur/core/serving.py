@@ -2,7 +2,7 @@
 
 A backend reads the score at the first answer position, decides with demur.core.decision under the request's policy,
 and only then writes: nothing for a refusal that has a text of the operator's own, else the answer or the model's own
-refusal, going on from the same prefill where it can. Implementations are named in demur.wiring.BACKENDS.
+refusal, going on from the same prefill where it can. Implementations are named in demur.assembly.wiring.BACKENDS.
 """
 
 from __future__ import annotations

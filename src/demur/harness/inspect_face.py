@@ -30,13 +30,13 @@ from inspect_ai.model import (
 from inspect_ai.scorer import CORRECT, INCORRECT, SampleScore, Score, Target, accuracy, metric, scorer, stderr
 from inspect_ai.solver import TaskState, generate
 
+from demur.assembly.wiring import BACKENDS, find
 from demur.core.errors import EngineError
 from demur.core.example import Example, Message
 from demur.core.serving import Ask, Finish, Sampling
 from demur.harness.rows import BUILTIN, Judged, error_rates, find_judge, is_correct, read_rows
 from demur.harness.subject import Given, answer, open_subject
 from demur.store.policy_file import policy_digest
-from demur.wiring import BACKENDS, find
 
 By = Literal["decision", "text"]
 
@@ -170,7 +170,7 @@ def refusal_errors(by: By = "decision", judge: str = "phrases") -> Any:
     """Whether a row was refused that should be, and answered that should be.
 
     by: "decision" reads the refusal and its category off the answer, as demur's provider and server mark it; "text"
-    lets a judge of demur.wiring read what was said, for any model. What cannot be read is unscored, never 0.
+    lets a judge of demur.assembly.wiring read what was said, for any model. What cannot be read is unscored, never 0.
     """
     reader = find_judge(judge)
 

@@ -18,13 +18,13 @@ from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
+from demur.assembly.wiring import BACKENDS, find
 from demur.core.errors import ConfigError, EngineError
 from demur.core.example import Message
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Sampling
 from demur.harness.subject import answer, open_subject
 from demur.store.policy_file import policy_digest
-from demur.wiring import BACKENDS, find
 
 AT_ONCE = 64  # requests in flight: as many as the backend writes together
 ANSWER_TOKENS = 256

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from demur.assembly.wiring import JUDGES, SOURCES, find
 from demur.core.errors import ConfigError, DataError
 from demur.core.example import SPLITS, Example, Expected
 from demur.core.ports import Judge
 from demur.core.rates import Rate
-from demur.wiring import JUDGES, SOURCES, find
 
 BUILTIN = "builtin"
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -36,7 +36,7 @@ def read_rows(rows: str = BUILTIN, split: str | None = None) -> list[Example]:
 
 
 def find_judge(name: str) -> Judge:
-    """A judge of texts by its name in demur.wiring. Raises ConfigError if unknown."""
+    """A judge of texts by its name in demur.assembly.wiring. Raises ConfigError if unknown."""
     judge: Judge = find(name, JUDGES, "judge")()
     return judge
 

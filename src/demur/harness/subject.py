@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from demur.assembly.wiring import ENGINES, find
 from demur.core.errors import ConfigError
 from demur.core.languages import refusal_text
 from demur.core.policy import ALWAYS, NEVER, CategoryPolicy, Policy, natural
@@ -13,7 +14,6 @@ from demur.core.serving import Ask, Backend, Finish
 from demur.store.model_file import read_model_file
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
-from demur.wiring import ENGINES, find
 
 # Subjects that every evaluator of refusals must tell apart: what the model is made to do whatever it is asked.
 FIXED = {"always-refuse": ALWAYS, "never-refuse": NEVER}

@@ -21,7 +21,7 @@ from demur.stats.plan import PlanRow, counted, plan_row
 from demur.stats.promises import How, sets_to_try
 from demur.stats.slices import rows_of, settled
 
-__all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run"]
+__all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run", "sentence"]
 
 Method = Literal["shared", "path", "vectors", "budgets", "graphical"]
 OnFailure = Literal["stop", "hard_only"]
@@ -125,3 +125,15 @@ def _touched(goal: Goal, shares: Mapping[str, float]) -> list[float]:
     if goal.kind != "wrong_category":
         return [shares[c] for c in goal.categories or shares]
     return [share for c, share in shares.items() if goal.categories != (c,)]
+
+
+def sentence(row: PlanRow) -> str:
+    """What the labels at hand can say of one goal."""
+    wanted = f"{row.needed} labels of requests {row.labels} could certify it without an error, {row.likely} probably"
+    if row.have is None:
+        return f"{row.goal}: {wanted}"
+    if row.allowed is None:
+        least = "nothing" if row.lowest is None else f"a level of {row.lowest:.2%} at best"
+        return f"{row.goal}: not with {row.have} labels, which can promise {least}; {wanted}"
+    errors = "no error" if row.allowed == 0 else f"at most {row.allowed} {'error' if row.allowed == 1 else 'errors'}"
+    return f"{row.goal}: can be certified with {row.have} labels, if they show {errors}"

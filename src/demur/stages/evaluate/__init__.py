@@ -55,8 +55,8 @@ class Config:
     also: tuple[str, ...] = ("refusal_rate = 0.10", "cost: false=1 missed=5")
     limit: int | None = None  # at most so many test rows, in even steps
     texts: int | None = None  # write texts for so many of these rows only, in even steps; None: for all
-    judge: str = "phrases"  # what reads the texts: a name of demur.wiring.JUDGES or "package.module:Class"
-    judge_settings: Path | None = None  # TOML of judges' settings, such as [llm]: demur.cli.judges
+    judge: str = "phrases"  # what reads the texts: a name of demur.assembly.wiring.JUDGES or "package.module:Class"
+    judge_settings: Path | None = None  # TOML of judges' settings, such as [llm]: demur.assembly.judges
     labels: Path | None = None  # JSONL: hand labels of a random sample of the texts; see demur.store.labels
     everyday: bool = False  # ask forty everyday prompts too: for the report's readers, in no rate and no promise
 

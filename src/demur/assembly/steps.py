@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
-from demur.cli.judges import Settings, build_judge, read_settings
-from demur.cli.policy_text import sentence
-from demur.cli.predictors import GUARDS, PREDICTORS, make_predictor, require_writer
-from demur.cli.show import bar, duration, note
-from demur.cli.workspace import Engine, Workspace
-from demur.config import build_sources
+from demur.assembly.config import build_sources
+from demur.assembly.judges import Settings, build_judge, read_settings
+from demur.assembly.predictors import GUARDS, PREDICTORS, make_predictor, require_writer
+from demur.assembly.run import Engine, Workspace
+from demur.assembly.wiring import JUDGES, SOURCES, TRAINERS, find
+from demur.base.text import duration
 from demur.core.errors import ConfigError, DataError, GoalError, TaxonomyError
 from demur.core.example import Example
 from demur.core.goal import parse_goals
@@ -30,19 +31,47 @@ from demur.stages.blackbox import page, predictor
 from demur.store.files import sweep
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder, Stage
-from demur.wiring import JUDGES, SOURCES, TRAINERS, find
 
 _PLANNED: dict[str, plan_labels.Method] = {m: m for m in get_args(plan_labels.Method)}  # others test on all rows
 
 
+class Observer(Protocol):
+    """Where a run says how its stages go: a terminal, or nowhere."""
+
+    def note(self, text: str) -> None:
+        """One line on what was found or done."""
+
+    def bar(self, label: str, doing: str = "") -> AbstractContextManager[Progress]:
+        """The progress of one stage; doing: what takes the time in it."""
+
+
+class Silent:
+    """An observer that says nothing."""
+
+    def note(self, text: str) -> None:
+        """Drop it."""
+
+    def bar(self, label: str, doing: str = "") -> AbstractContextManager[Progress]:  # noqa: ARG002 - nothing is shown
+        """Progress that nobody sees."""
+        return nullcontext(no_progress)
+
+
 class Steps:
-    """The stages of one run. Each returns what its stage returns, after telling the terminal how it went.
+    """The stages of one run. Each returns what its stage returns, after telling the observer how it went.
 
     processes: how many must take part in training. It is asked of the trainer and kept out of the stage's settings:
     a model that two processes trained is not out of date for one. again: whether the rows may change under a model.
     """
 
-    def __init__(self, workspace: Workspace, *, processes: int | None = None, again: bool = False) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        observer: Observer | None = None,
+        *,
+        processes: int | None = None,
+        again: bool = False,
+    ) -> None:
+        self._observer = observer or Silent()
         self._config = workspace.config
         self._folder = workspace.folder
         self._workspace = workspace
@@ -93,10 +122,12 @@ class Steps:
         """Run one stage, or find it done."""
         sweep(self._folder.root)
         before, start = _made_at(self._folder, stage), time.monotonic()
-        with bar(stage, self._doing(stage)) as progress:
+        with self._observer.bar(stage, self._doing(stage)) as progress:
             result = getattr(self, f"_{stage}")(progress)
         done = before is not None and _made_at(self._folder, stage) == before
-        note(f"{stage:<10} {'already done' if done else f'done in {duration(time.monotonic() - start)}'}")
+        self._observer.note(
+            f"{stage:<10} {'already done' if done else f'done in {duration(time.monotonic() - start)}'}"
+        )
         return result
 
     def _doing(self, stage: Stage) -> str:
@@ -133,11 +164,11 @@ class Steps:
         try:
             found = plan_labels.for_rows(plan, own, self._config.taxonomy, share)
         except (GoalError, DataError, TaxonomyError) as e:  # calibrate will stop at it; the rows are made
-            note(f"warning: the goals of [calibrate]: {e.message} ({e.hint})")
+            self._observer.note(f"warning: the goals of [calibrate]: {e.message} ({e.hint})")
             return
         for row in found:
             if row.allowed is None:
-                note(f"warning: {sentence(row)}")
+                self._observer.note(f"warning: {plan_labels.sentence(row)}")
 
     def _train(self, progress: Progress) -> TrainedModel | None:
         settings = self._config.train
@@ -148,9 +179,9 @@ class Steps:
         trainer = _LazyTrainer(replace(settings, processes=self._processes or settings.processes))
         trained = train.run(settings, self._config.taxonomy, trainer, self._folder, progress)
         if trained is not None and trained.origin is not None:
-            note(f"base: {trained.origin.text}")
+            self._observer.note(f"base: {trained.origin.text}")
         for line in told(trained.details) if trained is not None else ():
-            note(line)
+            self._observer.note(line)
         return trained
 
     def _adopt(self) -> TrainedModel:
@@ -169,11 +200,12 @@ class Steps:
 
     def _evaluate(self, progress: Progress) -> evaluate.Evaluation:
         require_writer(self._config, "evaluate")
-        judge, tell = build_judge(self._config.evaluate.judge, self.check_judge())
+        judge, spent = build_judge(self._config.evaluate.judge, self.check_judge())
         try:
             evaluation = evaluate.run(self._config.evaluate, self.engine, judge, self._folder, progress)
         finally:
-            tell()
+            for line in spent():
+                self._observer.note(line)
         if self._config.evaluate.everyday:
             prompts = find("demur.sources.corpus:EverydayPrompts", {}, "source")().read()
             evaluate.ask_everyday(tuple(prompts), self.engine, self._folder, progress)

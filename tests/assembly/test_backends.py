@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from demur.cli.backends import default_backend, make_backend
-from demur.cli.workspace import Workspace, reopen
+from demur.assembly.backends import default_backend, make_backend
+from demur.assembly.run import Workspace, reopen
 from demur.core.errors import BackendDown, ConfigError
 from demur.core.score import ScoreTable
 from demur.engines.hf import HfEngine

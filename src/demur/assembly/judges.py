@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from demur.assembly.config import build, override
+from demur.assembly.wiring import CHATS, COMPLETERS, JUDGES, find
 from demur.base.text import read_text
-from demur.cli.show import note
-from demur.config import build, override
 from demur.core.errors import ConfigError
 from demur.core.ports import Judge
 from demur.core.taxonomy import coconot, single
@@ -23,7 +23,6 @@ from demur.store.boundary import read_toml
 from demur.store.encoded_model_file import is_encoded, read_encoded
 from demur.store.label_store import LabelFile
 from demur.store.text_model_file import read_text_classifier
-from demur.wiring import CHATS, COMPLETERS, JUDGES, find
 
 ENCODER = "demur.engines.hf_encoder:HfEncoder"
 SECTIONS = ("llm", "trained", "wildguard")
@@ -60,16 +59,19 @@ def read_settings(file: Path | None, overrides: Sequence[str], labels: Path) -> 
     return Settings(table=table, base=file.parent if file else Path(), where=where, labels=labels)
 
 
-def build_judge(name: str, settings: Settings) -> tuple[Judge, Callable[[], None]]:
-    """A judge, and what tells the terminal what it cost. Raises ConfigError for an unknown name or a wrong setting."""
+Spent = Callable[[], list[str]]  # lines on what a judge has cost so far; none where it costs nothing
+
+
+def build_judge(name: str, settings: Settings) -> tuple[Judge, Spent]:
+    """A judge, and its costs in words. Raises ConfigError for an unknown name or a wrong setting."""
     kind = find(name, JUDGES, "judge")
     builders = {"llm": _llm, "trained": _trained, "wildguard": _wildguard}
     if name not in builders:
-        return kind(), lambda: None
+        return kind(), list
     return builders[name](kind, settings)
 
 
-def _llm(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
+def _llm(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
     section = settings.section("llm")
     wording: dict[str, Any] = {}
     named = str(section.pop("rubric", "coconot"))
@@ -87,22 +89,23 @@ def _llm(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
     chat = find("openai", CHATS, "chat model")(endpoint=endpoint)
     made = find("demur.judges.rubric:Wording", {}, "wording")(**wording)
 
-    return kind(chat=chat, store=LabelFile(labels), wording=made), lambda: tell_spent(chat)
+    return kind(chat=chat, store=LabelFile(labels), wording=made), lambda: spent_lines(chat)
 
 
-def tell_spent(chat: Any) -> None:
-    """One line about what a chat client has cost."""
+def spent_lines(chat: Any) -> list[str]:
+    """What a chat client has cost, a line each: fields that its endpoint renames, then calls and tokens."""
     s, endpoint = chat.spent, chat.endpoint
     price = f", {s.price(endpoint):.4f} in your currency" if endpoint.price_in or endpoint.price_out else ""
-    if words := chat.dialect.words:
-        note(f"the endpoint takes other fields than the usual: {words}")
-    note(
+    words = chat.dialect.words
+    renamed = [f"the endpoint takes other fields than the usual: {words}"] if words else []
+    return [
+        *renamed,
         f"{s.calls} calls ({s.retries} of them retries), {s.failed + s.declined} questions without an answer, "
-        f"{s.prompt_tokens} + {s.completion_tokens} tokens{price}; at most {s.most_in_flight} at a time"
-    )
+        f"{s.prompt_tokens} + {s.completion_tokens} tokens{price}; at most {s.most_in_flight} at a time",
+    ]
 
 
-def _trained(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
+def _trained(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
     section = settings.section("trained")
     _only(section, ("model", "force"), f"{settings.where}: [trained]")
     if "model" not in section:
@@ -115,10 +118,10 @@ def _trained(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
         classifier, digest = read_encoded(file, lambda model: find(ENCODER, {}, "encoder")(model=model))
     else:
         classifier, digest = read_text_classifier(file)
-    return kind(classifier=classifier, digest=digest, force=bool(section.get("force", False))), lambda: None
+    return kind(classifier=classifier, digest=digest, force=bool(section.get("force", False))), list
 
 
-def _wildguard(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]]:
+def _wildguard(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
     section = settings.section("wildguard")
     template = section.pop("template", None)
     completer = find("hf", COMPLETERS, "classifier model")
@@ -126,7 +129,7 @@ def _wildguard(kind: Any, settings: Settings) -> tuple[Judge, Callable[[], None]
     if "model" not in section:
         raise ConfigError("the wildguard judge needs its model", "--set wildguard.model=FOLDER")
     given = {"template": read_text(settings.path(str(template)), ConfigError)} if template else {}
-    return kind(completer=completer(**section), **given), lambda: None
+    return kind(completer=completer(**section), **given), list
 
 
 def _only(section: Mapping[str, Any], known: Sequence[str], where: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from demur.config import RunConfig, build
+from demur.assembly.config import RunConfig, build
+from demur.assembly.wiring import ENGINES, find
 from demur.core.errors import ConfigError
 from demur.core.ports import Scorer
 from demur.core.predictor import PROMPTS, require_one_category
 from demur.store.text_model_file import PREDICTOR, read_text_classifier
-from demur.wiring import ENGINES, find
 
 GUARDS = ("guard-chat", "guard-hf")
 PREDICTORS = (PROMPTS, *GUARDS)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from demur import wiring
-from demur.config import RunConfig, build, build_sources, config_from, load_config
+from demur.assembly import wiring
+from demur.assembly.config import RunConfig, build, build_sources, config_from, load_config
 from demur.core.errors import ConfigError
 from demur.core.taxonomy import coconot, single
 from demur.core.training import TrainSettings, cpu, tiny
 from demur.sources.files import FileSource
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SOURCE = '[[data.sources]]\nkind = "builtin"\n'
 OWN = """
 name = "mine"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from demur.config import build, override
+from demur.assembly.config import build, override
+from demur.assembly.wiring import CHATS, find
 from demur.core.errors import ConfigError
-from demur.wiring import CHATS, find
 
 ENDPOINT = "endpoint."  # how a --set of the endpoint begins
 

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from demur.cli.predictors import PREDICTORS, check_engine, make_predictor, require_writer
-from demur.config import RunConfig, config_from
+from demur.assembly.config import RunConfig, config_from
+from demur.assembly.predictors import PREDICTORS, check_engine, make_predictor, require_writer
+from demur.assembly.wiring import CASCADES, ENGINES, find
 from demur.core.errors import ArtifactError
 from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Answer, Progress, Prompt, Scorer, no_progress
@@ -20,7 +21,6 @@ from demur.store.files import write_json
 from demur.store.front_file import front_of
 from demur.store.run import RunFolder, Stage
 from demur.store.upgrade import brought_up_to_date
-from demur.wiring import CASCADES, ENGINES, find
 
 
 @dataclass(frozen=True, slots=True)

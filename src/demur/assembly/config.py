@@ -4,11 +4,11 @@
     seed = 1
     [taxonomy]                    # preset = "coconot", file = "own.toml", or name, respond_token and categories
     preset = "single"
-    [[data.sources]]              # kind: a name of demur.wiring.SOURCES or "package.module:Class"
+    [[data.sources]]              # kind: a name of demur.assembly.wiring.SOURCES or "package.module:Class"
     kind = "files"                # the other keys are the fields of that class
     folder = "rows"
     files = ["a.jsonl"]
-    [engine]                      # of a guard model: the fields of its class, see demur.wiring.ENGINES
+    [engine]                      # of a guard model: the fields of its class, see demur.assembly.wiring.ENGINES
     model = "./guard"
     [train]                       # [data], [train], [score], ...: the fields of the stage's frozen Config
     base = "tiny"
@@ -79,7 +79,7 @@ class _Source(BaseModel):
 class SourceSpec:
     """One [[data.sources]] table."""
 
-    kind: str  # a name of demur.wiring.SOURCES, or "package.module:Class"
+    kind: str  # a name of demur.assembly.wiring.SOURCES, or "package.module:Class"
     options: Mapping[str, Any]
     where: str  # file and table, for errors
 
@@ -91,7 +91,7 @@ class RunConfig:
     name: str
     seed: int  # also of every stage that has a seed and is not given one
     threads: int | None  # CPU threads; None: as many as the libraries choose
-    engine: str  # what scores and writes: a name of demur.wiring.ENGINES or "package.module:Class"
+    engine: str  # what scores and writes: a name of demur.assembly.wiring.ENGINES or "package.module:Class"
     options: Mapping[str, Any]  # [engine]: fields of that class, for guard models; empty otherwise
     taxonomy: Taxonomy
     sources: Mapping[str, SourceSpec]  # by a name that is unique in the run
@@ -159,7 +159,7 @@ def changed(stage: T, overrides: Sequence[str], where: str) -> T:
 
 
 def build_sources(config: RunConfig, find: Callable[[str], type]) -> dict[str, Source]:
-    """The sources of a run; `find` turns a kind into its class (demur.wiring). Raises ConfigError naming the option."""
+    """The sources of a run; `find` turns a kind into its class. Raises ConfigError naming the option."""
     return {name: build(find(spec.kind), spec.options, spec.where) for name, spec in config.sources.items()}
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demur.cli.predictors import PREDICTORS
-from demur.cli.workspace import Engine, Workspace
-from demur.config import build
+from demur.assembly.config import build
+from demur.assembly.predictors import PREDICTORS
+from demur.assembly.run import Engine, Workspace
+from demur.assembly.wiring import BACKENDS, CASCADES, ENGINES, find
 from demur.core.errors import ConfigError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
@@ -24,7 +25,6 @@ from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 from demur.store.upgrade import brought_up_to_date
-from demur.wiring import BACKENDS, CASCADES, ENGINES, find
 
 KEY_VARIABLE = "DEMUR_BACKEND_KEY"  # of the server behind ours; never in a file or on a command line
 GATE = "gate"
@@ -50,8 +50,9 @@ def default_backend(workspace: Workspace) -> str:
 
 
 def make_backend(kind: str, workspace: Workspace, url: str | None, options: Mapping[str, Any], where: str) -> Backend:
-    """A backend by its name in demur.wiring.BACKENDS. Raises ConfigError for options it does not have, and for one
-    that cannot serve this run.
+    """A backend by its name in demur.assembly.wiring.BACKENDS.
+
+    Raises ConfigError for options that it does not have, and for a backend that cannot serve this run.
     """
     _check_fits(kind, workspace)
     if (url is None) == (kind in REMOTE):

@@ -1,0 +1,1 @@
+"""Puts runs together from their parts: the only place that knows every name."""
