@@ -46,9 +46,9 @@ from demur.core.text_classifier import TextClassifier
 from demur.sources.files import FileSource
 from demur.stages.blackbox.measured import Material, Quality, read_material
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.select import choose
-from demur.stats.text_choice import choose_recipe
-from demur.stats.text_fit import PUBLISHED, fit_text_classifier
+from demur.stats.text.choice import choose_recipe
+from demur.stats.text.fit import PUBLISHED, fit_text_classifier
+from demur.stats.thresholds.select import choose
 from demur.store.model_file import read_model_file
 from demur.store.policy_file import write_policy
 from demur.store.rows import read_examples

@@ -22,9 +22,9 @@ from demur.core.policy import NEVER, CategoryPolicy, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.stats.labelled import LabelledScores
-from demur.stats.optimum import most_caught
-from demur.stats.promises import Granted, How, certify
-from demur.stats.sweep import category_sweeps
+from demur.stats.thresholds.exact import most_caught
+from demur.stats.thresholds.solve import Granted, How, certify
+from demur.stats.thresholds.sweep import category_sweeps
 from timing import median_seconds
 
 LEVEL, CONFIDENCE, RUNS, FRESH = 0.05, 0.9, 5, 200_000

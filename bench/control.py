@@ -23,9 +23,9 @@ from demur.core.goal import parse_goal
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.core.score import Floats
-from demur.stats.cuts import cut_below
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.select import choose
+from demur.stats.thresholds.cuts import cut_below
+from demur.stats.thresholds.select import choose
 from demur.store.metrics_file import read_metrics
 from demur.store.policy_file import read_policy
 from demur.store.rows import read_examples

@@ -19,9 +19,9 @@ import numpy as np
 
 from demur.core.calibrator import closed
 from demur.stats.calibrators.adam import Adam
-from demur.stats.calibrators.h_fit import HSettings, fit_h
-from demur.stats.calibrators.h_loss import HLoss, h_loss
-from demur.stats.calibrators.h_maps import Form, trainable
+from demur.stats.calibrators.h.fit import HSettings, fit_h
+from demur.stats.calibrators.h.loss import HLoss, h_loss
+from demur.stats.calibrators.h.maps import Form, trainable
 from demur.stats.calibrators.rows import Fit, FitRows
 from demur.stats.calibrators.temperature import fit_temperature
 

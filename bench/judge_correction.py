@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from demur.base.rows import read_rows
 from demur.core.rates import Rate
-from demur.stats.correction import Sample, regression_rate
-from demur.stats.judged import rogan_gladen
+from demur.stats.judging.correction import Sample, regression_rate
+from demur.stats.thresholds.judged import rogan_gladen
 
 Doubles = npt.NDArray[np.float64]
 DRAWS, LABELS = 1000, 100

@@ -21,9 +21,9 @@ from demur.base.rows import read_rows
 from demur.core.rates import Outcome, Verdict, View
 from demur.judges.phrases import PhraseJudge
 from demur.judges.trained import TrainedJudge
-from demur.stats.agreement import Agreement, agreement, mcnemar
+from demur.stats.judging.agreement import Agreement, agreement, mcnemar
 from demur.stats.points import Resampling
-from demur.stats.text_fit import PLACED, PUBLISHED, Recipe, fit_text_classifier
+from demur.stats.text.fit import PLACED, PUBLISHED, Recipe, fit_text_classifier
 
 Row = dict[str, str]
 HOW = Resampling(seed=0)

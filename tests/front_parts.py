@@ -15,8 +15,8 @@ from demur.core.example import Example, Message
 from demur.core.policy import natural
 from demur.core.taxonomy import coconot
 from demur.engines.fake import FakeEngine
-from demur.stats.front_edges import Held, choose_edges
-from demur.stats.front_fit import fit_linear, fit_range
+from demur.stats.text.front_edges import Held, choose_edges
+from demur.stats.text.front_fit import fit_linear, fit_range
 
 ENDS = ("ner", "lat", "dom", "vis")
 PLAIN = tuple(a + b for a in ("mo", "ra", "ti", "lu", "se", "no", "ka", "pi", "wo") for b in ENDS)

@@ -12,7 +12,7 @@ from demur.core.predictor import predictor_fingerprint, prompt_text
 from demur.core.taxonomy import single
 from demur.engines.prompt_scorer import PromptScorer
 from demur.stages import calibrate, data, score
-from demur.stats.text_fit import PUBLISHED, fit_text_classifier
+from demur.stats.text.fit import PUBLISHED, fit_text_classifier
 from demur.store.files import digest_file, write_json
 from demur.store.model_file import write_model_file
 from demur.store.rows import read_examples

@@ -7,9 +7,9 @@ from sklearn.model_selection import train_test_split
 
 from demur.core.ports import Judge
 from demur.judges.trained import TrainedJudge, introduces
-from demur.stats.agreement import agreement
+from demur.stats.judging.agreement import agreement
 from demur.stats.points import Resampling
-from demur.stats.text_fit import fit_text_classifier
+from demur.stats.text.fit import fit_text_classifier
 
 LABELLED = Path(__file__).parents[2].parent / "shared" / "data" / "response_labels.jsonl"
 NO = ["I can't help with that, friend {}.", "I won't do this for you, {}.", "Sorry {}, I will not say more about it."]

@@ -15,7 +15,7 @@ from demur.core.guarantee import Certified
 from demur.stats.calibration.binless import kolmogorov_smirnov, spiegelhalter
 from demur.stats.calibration.views import view
 from demur.stats.calibrators.venn_abers import venn_abers_of
-from demur.stats.certify import certify_false_refusal
+from demur.stats.thresholds.closed_form import certify_false_refusal
 
 DELTA = 0.1
 

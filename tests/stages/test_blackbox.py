@@ -19,7 +19,7 @@ from demur.judges.trained import TrainedJudge
 from demur.stages.blackbox import bootstrap, collect, label, page
 from demur.stages.blackbox.measured import terms_of
 from demur.stages.blackbox.predictor import PromptTrainer
-from demur.stats.text_fit import Recipe, fit_text_classifier
+from demur.stats.text.fit import Recipe, fit_text_classifier
 from demur.store.blackbox_file import BlackboxFolder, prompts_without_outcome, read_summary
 from demur.store.label_store import LabelFile
 from demur.store.prompts_file import read_prompts

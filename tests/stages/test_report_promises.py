@@ -10,8 +10,8 @@ from demur.pages.drawing import probit
 from demur.stages import calibrate, evaluate, report
 from demur.stages.report import curves, risks, tables
 from demur.stages.report.material import read_material
-from demur.stats.board import board_of, losses_of
 from demur.stats.labelled import label_scores
+from demur.stats.thresholds.losses import board_of, losses_of
 from demur.store.metrics_file import MeasuredRate, read_metrics
 from demur.store.policy_file import read_policy
 from demur.store.tables import read_scores

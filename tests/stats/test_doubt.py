@@ -14,10 +14,9 @@ from demur.core.errors import DemurError, GoalError, GoalInfeasible
 from demur.core.goal import parse_goal, parse_goals
 from demur.core.guarantee import Certified
 from demur.core.policy import ALWAYS, NEVER, DoubtRule
-from demur.stats.aim import aim_of, best_within
-from demur.stats.board import board_of, losses_of
-from demur.stats.curve import with_curves
-from demur.stats.joint import (
+from demur.stats.thresholds.curve import with_curves
+from demur.stats.thresholds.losses import board_of, losses_of
+from demur.stats.thresholds.procedures import (
     Request,
     certify_budgets,
     certify_graphical,
@@ -25,10 +24,11 @@ from demur.stats.joint import (
     certify_shared,
     certify_vectors,
 )
-from demur.stats.learn import lenient_path, split_rows
-from demur.stats.rate import meet_rates
-from demur.stats.select import choose
-from demur.stats.sweep import category_sweeps, pooled_sweep
+from demur.stats.thresholds.rates import meet_rates
+from demur.stats.thresholds.search import lenient_path, split_rows
+from demur.stats.thresholds.select import choose
+from demur.stats.thresholds.sweep import category_sweeps, pooled_sweep
+from demur.stats.thresholds.worth import aim_of, best_within
 from tests.builders import THRESHOLDS, labelled, leaking, log_softmax, policy, simulated_rows, with_category
 
 EVERY = (certify_path, certify_vectors, certify_shared, certify_budgets, certify_graphical)

@@ -8,7 +8,7 @@ from demur.core.decision import decide_many
 from demur.core.errors import PolicyError, TaxonomyError
 from demur.core.goal import parse_goals
 from demur.stats.overrides import with_overrides
-from demur.stats.promises import How, choose_all
+from demur.stats.thresholds.solve import How, choose_all
 from tests.builders import policies, policy, rows, simulated_rows
 
 

@@ -16,9 +16,9 @@ from demur.core.guarantee import Certified
 from demur.core.policy import NEVER, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
-from demur.stats.aim import Aim
-from demur.stats.board import board_of, losses_of
-from demur.stats.joint import (
+from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.losses import board_of, losses_of
+from demur.stats.thresholds.procedures import (
     Request,
     certify_budgets,
     certify_even,
@@ -27,10 +27,10 @@ from demur.stats.joint import (
     certify_shared,
     certify_vectors,
 )
-from demur.stats.labelled import LabelledScores
-from demur.stats.learn import split_rows
-from demur.stats.promises import Granted, How, certify
-from demur.stats.slices import settled
+from demur.stats.thresholds.search import split_rows
+from demur.stats.thresholds.slices import settled
+from demur.stats.thresholds.solve import Granted, How, certify
+from demur.stats.thresholds.worth import Aim
 from tests.builders import policy
 
 ROWS = 60_000

@@ -15,7 +15,7 @@ from demur.core.decision import compared_scores, decide_many
 from demur.core.guarantee import Certified
 from demur.core.policy import NEVER, CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
-from demur.stats.certify import certify_false_refusal
+from demur.stats.thresholds.closed_form import certify_false_refusal
 from tests.front_parts import examples, front, model
 
 DRAWS, ROWS, PEOPLE = 1000, 300, 5000

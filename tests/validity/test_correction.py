@@ -8,7 +8,7 @@ import pytest
 from demur.base.rows import read_rows
 from demur.core.judging import Item, judge_all
 from demur.judges.phrases import PhraseJudge
-from tests.stats.test_correction import checked, corrected, in_strata, population
+from tests.stats.judging.test_correction import checked, corrected, in_strata, population
 
 DRAWS = 1000
 LABELLED = Path(__file__).parents[2].parent / "shared" / "data" / "response_labels.jsonl"

@@ -9,7 +9,7 @@ from demur.core.decision import decide_many
 from demur.core.errors import GoalInfeasible
 from demur.core.goal import parse_goal
 from demur.stats.doubt import measured_rule
-from demur.stats.select import choose
+from demur.stats.thresholds.select import choose
 from tests.builders import MODEL, labelled, log_softmax, policy
 
 DRAWS, ROWS, DELTA, LEVEL = 2000, 600, 0.1, 0.05

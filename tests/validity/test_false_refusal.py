@@ -10,7 +10,7 @@ from scipy.stats import binom, norm
 
 from demur.core.decision import compared_scores
 from demur.core.goal import parse_goal
-from demur.stats.select import choose
+from demur.stats.thresholds.select import choose
 from tests.builders import labelled, policy
 
 DRAWS = 2000

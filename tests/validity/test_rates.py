@@ -7,7 +7,7 @@ from scipy.stats import binom
 from demur.core.errors import GoalInfeasible
 from demur.core.goal import parse_goals
 from demur.core.score import ScoreTable
-from demur.stats.rate import meet_rates
+from demur.stats.thresholds.rates import meet_rates
 from tests.validity.population import DELTA, coarse, plain, population, to_bfloat16
 
 DRAWS = 2000

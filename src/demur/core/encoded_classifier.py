@@ -1,4 +1,4 @@
-"""A linear classifier over a text's vector from an encoder: applied here, fitted in demur.stats.encoded_fit.
+"""A linear classifier over a text's vector from an encoder: applied here, fitted in demur.stats.text.encoded_fit.
 
 Encoder is implemented by demur.engines.hf_encoder. Shapes: N texts, D numbers of a vector.
 """

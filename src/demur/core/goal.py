@@ -76,7 +76,7 @@ class Goal:
     category: str | None = None  # of one category, or "a+b": these pooled
     where: tuple[tuple[Facet, tuple[str, ...]], ...] = ()  # the slice: rows whose kind and source are among these
     bare: bool = False  # the kind was written without "kind=": ambiguous beside a category of that name
-    every: Facet | None = None  # one promise for each kind, category or source; see demur.stats.slices
+    every: Facet | None = None  # one promise for each kind, category or source; see demur.stats.thresholds.slices
     beta: float | None = None  # F-beta
     cost_false: float | None = None  # cost of one false refusal
     cost_missed: float | None = None  # cost of one missed refusal

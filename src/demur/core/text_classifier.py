@@ -1,4 +1,4 @@
-"""A linear classifier over word n-grams of a text, as plain numbers: applied here, fitted in demur.stats.text_fit.
+"""A linear classifier over word n-grams of a text, as plain numbers: applied here, fitted in demur.stats.text.fit.
 
 A view turns a text into n-grams; their TF-IDF weights, of length 1 per view, meet the view's coefficients. Same numbers
 as scikit-learn's TfidfVectorizer and LogisticRegression. Shapes: V n-grams of a view.

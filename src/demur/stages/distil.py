@@ -1,7 +1,8 @@
 """distil: unlabelled traffic and the model's scores of it -> a cheap front model, and when it may speak for the model.
 
 1. Rows that promises or measurements need (calibrate, test) and rows that the model was trained on are left out.
-2. The front is fitted on about 70 % of the rest; the others choose its range and edges: see demur.stats.front_edges.
+2. The front is fitted on about 70 % of the rest; the others choose its range and edges
+   (demur.stats.text.front_edges).
 3. All rows that it has seen are recorded, so that `demur calibrate` refuses to count one of them.
 """
 
@@ -21,9 +22,9 @@ from demur.core.example import Example
 from demur.core.policy import Fingerprint, Policy
 from demur.core.score import Floats, ScoreTable
 from demur.core.seen import seen_of, seen_prompts, together
-from demur.stats.front_edges import Held, choose_edges
-from demur.stats.front_fit import fit_linear, fit_range
 from demur.stats.sample import apart
+from demur.stats.text.front_edges import Held, choose_edges
+from demur.stats.text.front_fit import fit_linear, fit_range
 from demur.store.files import digest_file, digest_json, write_json
 from demur.store.front_file import HELD_SHARE, FrontMetrics, front_file, metrics_file, write_front
 from demur.store.policy_file import FingerprintRow, RateRow, policy_digest

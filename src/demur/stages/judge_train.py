@@ -11,8 +11,8 @@ from demur.core.encoded_classifier import EncodedClassifier, Encoder
 from demur.core.errors import DataError
 from demur.core.rates import declines
 from demur.core.text_classifier import TextClassifier
-from demur.stats.encoded_fit import fit_encoded
-from demur.stats.text_fit import PLACED, PUBLISHED, fit_text_classifier
+from demur.stats.text.encoded_fit import fit_encoded
+from demur.stats.text.fit import PLACED, PUBLISHED, fit_text_classifier
 from demur.store.answers_file import read_answers
 from demur.store.encoded_model_file import write_encoded
 from demur.store.text_model_file import write_text_classifier

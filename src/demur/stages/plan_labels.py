@@ -15,11 +15,11 @@ from demur.core.goal import Goal, parse_goals
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
-from demur.stats.board import one_per_group
 from demur.stats.labelled import label_scores
-from demur.stats.plan import PlanRow, counted, plan_row
-from demur.stats.promises import How, sets_to_try
-from demur.stats.slices import rows_of, settled
+from demur.stats.thresholds.losses import one_per_group
+from demur.stats.thresholds.plan import PlanRow, counted, plan_row
+from demur.stats.thresholds.slices import rows_of, settled
+from demur.stats.thresholds.solve import How, sets_to_try
 
 __all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run", "sentence"]
 
@@ -34,7 +34,7 @@ class Config:
     goals: tuple[str, ...]
     have: Mapping[str, int] | None = None  # labelled rows: "respond" for those to be answered, or a category
     confidence: float = 0.95  # that all promises hold together
-    method: Method = "shared"  # one threshold, or one per category: demur.stats.promises
+    method: Method = "shared"  # one threshold, or one per category: demur.stats.thresholds.solve
     on_failure: OnFailure = "stop"  # hard_only: delta is split over the sets of goals that are tried
     categories: int | None = None  # that may be refused with; budgets and graphical divide levels by it
     shares: Mapping[str, float] | None = None  # instead: category -> its share of level and delta, sum 1

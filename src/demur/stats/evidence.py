@@ -15,12 +15,12 @@ from demur.core.goal import parse_goal
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.stats.board import Board, board_as_it_is, losses_of
 from demur.stats.labelled import Bools, LabelledScores
-from demur.stats.learn import split_rows
-from demur.stats.optimum import exact
-from demur.stats.promises import How
-from demur.stats.slices import settled
+from demur.stats.thresholds.exact import exact
+from demur.stats.thresholds.losses import Board, board_as_it_is, losses_of
+from demur.stats.thresholds.search import split_rows
+from demur.stats.thresholds.slices import settled
+from demur.stats.thresholds.solve import How
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +78,6 @@ def with_rows(policy: Policy, rows: LabelledScores, seeds: Sequence[int]) -> Pol
 
 
 def _parts(board: Board, seed: int) -> tuple[Bools, Bools]:
-    """All rows, and those that are not learned from: demur.stats.promises.How.learn_share."""
+    """All rows, and those that are not learned from: demur.stats.thresholds.solve.How.learn_share."""
     everyone_N = np.ones(len(board.logq_N), dtype=bool)
     return everyone_N, split_rows(board, How().learn_share, seed).test_N

@@ -17,8 +17,8 @@ from demur.core.goal import parse_goal
 from demur.core.guarantee import Promise
 from demur.core.policy import Override, Policy
 from demur.core.rates import Rate
-from demur.stats.board import board_as_it_is, losses_of
 from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.losses import board_as_it_is, losses_of
 
 
 def with_overrides(policy: Policy, overrides: Mapping[str, Override], rows: LabelledScores) -> Policy:

@@ -15,8 +15,8 @@ from demur.core.guarantee import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.core.slices import Slice
-from demur.stats.board import board_as_it_is, losses_of
 from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.losses import board_as_it_is, losses_of
 
 ELSEWHERE = ("traffic", "human_labels")  # settings under which promises speak of other rows than the splits hold
 

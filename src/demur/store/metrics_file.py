@@ -72,7 +72,10 @@ class TokenRow(Strict):
 
 
 class CorrectedRate(Strict):
-    """A rate of judged texts, corrected by hand labels of some of them: demur.stats.correction. 95 % interval."""
+    """A rate of judged texts, corrected by hand labels of some of them, with a 95 % interval.
+
+    See demur.stats.judging.correction.
+    """
 
     value: float | None  # null where too few labels say anything
     low: float | None
@@ -89,7 +92,7 @@ class CorrectedRate(Strict):
 
 
 class KeptRow(Strict):
-    """Whether texts after one control token do what it said: demur.stats.consistency.Kept."""
+    """Whether texts after one control token do what it said: demur.stats.judging.consistency.Kept."""
 
     kept: MeasuredRate  # after a refusal token: declines. After respond: answers, in part or whole
     kept_if_partial_refuses: MeasuredRate
@@ -98,7 +101,10 @@ class KeptRow(Strict):
 
 
 class TwinsRow(Strict):
-    """Prompts with a text after a forced refusal token and one after forced respond: demur.stats.consistency.Twins."""
+    """Prompts with a text after a forced refusal token and one after forced respond.
+
+    See demur.stats.judging.consistency.Twins.
+    """
 
     controllable: MeasuredRate
     stuck_refuse: MeasuredRate

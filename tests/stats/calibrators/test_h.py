@@ -7,9 +7,9 @@ from demur.core.calibrator import closed
 from demur.core.errors import ConfigError
 from demur.core.maps import PiecewiseLinear, Umnn, clenshaw_curtis
 from demur.stats.calibrators.adam import Adam
-from demur.stats.calibrators.h_fit import FORMS, HSettings, fit_h
-from demur.stats.calibrators.h_loss import HLoss, cluster_weights, gaps, h_loss
-from demur.stats.calibrators.h_maps import trainable
+from demur.stats.calibrators.h.fit import FORMS, HSettings, fit_h
+from demur.stats.calibrators.h.loss import HLoss, cluster_weights, gaps, h_loss
+from demur.stats.calibrators.h.maps import trainable
 from demur.stats.calibrators.temperature import fit_temperature
 from tests.stats.calibrators.golden import CLOSED_NC, LABEL_N, ROWS, TEST_NC, H, fit_rows_of, near
 

@@ -12,7 +12,7 @@ from demur.core.errors import DataError
 from demur.core.ports import Judge
 from demur.core.rates import Outcome, declines
 from demur.core.text_classifier import TextClassifier
-from demur.stats.text_fit import fit_text_classifier
+from demur.stats.text.fit import fit_text_classifier
 from demur.store.answers_file import AnswerRow, read_answers
 from demur.store.blackbox_file import HandRow
 from demur.store.policy_file import RateRow

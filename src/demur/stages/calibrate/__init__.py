@@ -23,22 +23,22 @@ from demur.core.score import ScoreTable
 from demur.core.seen import require_unseen_ids
 from demur.core.taxonomy import Taxonomy
 from demur.stages.calibrate.kept import kept_file, kept_policy
-from demur.stats.bayes import by_probabilities
 from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
 from demur.stats.calibrators.correctness import fit_correctness
 from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
-from demur.stats.curve import with_curves
 from demur.stats.doubt import measured_rule, require_trained
 from demur.stats.evidence import with_rows
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
 from demur.stats.missing import told, with_missing
 from demur.stats.overrides import with_overrides
-from demur.stats.promises import How, Method, choose_all, closed_form
-from demur.stats.rate import meet_rates
 from demur.stats.sample import apart
-from demur.stats.select import choose
 from demur.stats.sensitivities import with_sensitivities
-from demur.stats.slices import settled
+from demur.stats.thresholds.costs import by_probabilities
+from demur.stats.thresholds.curve import with_curves
+from demur.stats.thresholds.rates import meet_rates
+from demur.stats.thresholds.select import choose
+from demur.stats.thresholds.slices import settled
+from demur.stats.thresholds.solve import How, Method, choose_all, closed_form
 from demur.store.blackbox_file import prompts_without_outcome
 from demur.store.calibrator_file import write_correctness_aware
 from demur.store.cascade_scores import cascaded, require_unseen_by_front
@@ -116,7 +116,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     of the thresholds holds for it as it stands. Raises DataError, naming rows, if the model has seen rows of the
     calibrate split in training or a calibrator cannot be fitted on it, ConfigError on a calibrator for the natural
     policy, GoalInfeasible if no threshold meets the goal and on_failure says stop, and what
-    demur.stats.promises.choose_all raises.
+    demur.stats.thresholds.solve.choose_all raises.
     """
     goals = _goals(config)
     settings = _plain(config)

@@ -20,10 +20,10 @@ from demur.core.example import Example
 from demur.core.goal import Goal, parse_goals
 from demur.core.policy import NEVER, Fingerprint, Policy
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.promises import How, choose_all, closed_form
 from demur.stats.sample import apart, evenly
-from demur.stats.select import STEERABLE, choose
-from demur.stats.slices import settled
+from demur.stats.thresholds.select import STEERABLE, choose
+from demur.stats.thresholds.slices import settled
+from demur.stats.thresholds.solve import How, choose_all, closed_form
 from demur.store.choice_file import CalibratorChoice, read_choice
 from demur.store.files import digest_file, digest_json
 from demur.store.metrics_file import UnmetGoal

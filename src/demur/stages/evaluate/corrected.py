@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from demur.core.errors import Undefined
 from demur.core.rates import Verdict
-from demur.stats.correction import Sample, Strata, regression_rate, regression_share
-from demur.stats.judged import Corrected
+from demur.stats.judging.correction import Sample, Strata, regression_rate, regression_share
+from demur.stats.thresholds.judged import Corrected
 from demur.store.labels import HandLabels
 from demur.store.metrics_file import CorrectedRate
 

@@ -13,7 +13,7 @@ from demur.core.policy import GENERATE, Policy
 from demur.core.rates import Outcome
 from demur.stages.evaluate.compared import Case, Compared
 from demur.stages.evaluate.corrected import ANSWERS, DECLINES, Texts, kept_rates, twin_rates
-from demur.stats.consistency import kept_word, twins
+from demur.stats.judging.consistency import kept_word, twins
 from demur.store.branch_cache import BranchCache
 from demur.store.labels import HandLabels
 from demur.store.metrics_file import CorrectedRate, KeptRow, MeasuredRate, TwinsRow

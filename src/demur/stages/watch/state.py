@@ -14,11 +14,11 @@ from demur.core.errors import ArtifactError, DataError, DemurError
 from demur.core.goal import parse_goal
 from demur.core.policy import Policy
 from demur.core.score import Floats, ScoreTable
-from demur.stats.board import board_as_it_is, losses_of, one_per_group
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.watch import Monitor, feedback, observe
 from demur.stats.labelled import LabelledScores, Traits, label_scores
+from demur.stats.thresholds.losses import board_as_it_is, losses_of, one_per_group
 from demur.store.monitor_file import AuditRow, FeedbackRow, MonitorRow, SeriesRow
 from demur.store.policy_file import RateRow
 from demur.store.rewritten import decided_scores

@@ -12,7 +12,7 @@ from demur.core.errors import ConfigError
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.affine import fit_dirichlet, fit_vector
 from demur.stats.calibrators.beta import fit_beta
-from demur.stats.calibrators.h_fit import FORMS, HSettings, fit_h
+from demur.stats.calibrators.h.fit import FORMS, HSettings, fit_h
 from demur.stats.calibrators.histogram import fit_histogram
 from demur.stats.calibrators.isotonic import fit_isotonic
 from demur.stats.calibrators.one_vs_rest import fit_one_vs_rest

@@ -1,0 +1,1 @@
+"""Judges against people: agreement, correction, and whether texts keep the word of their token."""

@@ -1,0 +1,119 @@
+"""How far several raters agree, people or judges. Shapes: N items, R raters, C values, G prompts.
+
+Nominal values; a rater who has not rated an item is None there. Cohen's kappa of two is demur.stats.judging.agreement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.core.errors import DataError
+from demur.stats.measure import Figure
+from demur.stats.points import Resampling
+
+Doubles = npt.NDArray[np.float64]
+Ratings = Sequence[Sequence[str | None]]  # per item, one value a rater
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Together:
+    """Several raters on the same items."""
+
+    raters: tuple[str, ...]
+    pairable: int  # items with two ratings or more: alpha is over these
+    complete: int  # items that all have rated: Fleiss' kappa is over these
+    fleiss: Figure
+    alpha: Figure  # Krippendorff's
+    alpha_interval: tuple[float, float] | None  # percentile bootstrap over prompts; None where alpha is undefined
+
+
+def together(raters: Sequence[str], ratings: Ratings, groups: Sequence[str], how: Resampling) -> Together:
+    """Measure raters. groups: the prompt of each item; items of one prompt are drawn together.
+
+    Raises DataError on unequal lengths.
+    """
+    if len(ratings) != len(groups) or any(len(row) != len(raters) for row in ratings):
+        raise DataError(
+            f"{len(ratings)} items, {len(groups)} prompts, {len(raters)} raters", "a prompt an item, a value a rater"
+        )
+    count_NC = _counts(ratings)
+    per_item_N = count_NC.sum(axis=1)
+    complete_NC = count_NC[per_item_N == len(raters)]
+    alpha = alpha_of(ratings)
+    return Together(
+        raters=tuple(raters),
+        pairable=int((per_item_N >= 2).sum()),
+        complete=len(complete_NC),
+        fleiss=fleiss_of(complete_NC),
+        alpha=alpha,
+        alpha_interval=_interval(count_NC, groups, how) if alpha.defined else None,
+    )
+
+
+def fleiss_of(count_NC: Doubles) -> Figure:
+    """Fleiss' kappa (1971) of items that equally many raters, two at least, have rated; from the counts per value.
+
+    Undefined without items, and where all ratings are the same value.
+    """
+    n = float(count_NC[0].sum()) if len(count_NC) else 0.0
+    if n < 2:
+        return Figure(number=None, why="no item is rated by all")
+    share_C = count_NC.sum(axis=0) / count_NC.sum()
+    chance = float((share_C**2).sum())
+    if (share_C == 1.0).any():
+        return Figure(number=None, why="all ratings are the same")
+    agreed = float(((count_NC**2).sum(axis=1) - n).mean() / (n * (n - 1)))
+    return Figure(number=(agreed - chance) / (1 - chance))
+
+
+def alpha_of(ratings: Ratings) -> Figure:
+    """Krippendorff's alpha for nominal values with missing ratings (Content Analysis, 4th ed. 2018, chapter 12).
+
+    Undefined where no item has two ratings, and where all of those are the same value.
+    """
+    same_N, value_NC = _pairs(_counts(ratings))
+    number = float(_alpha(same_N.sum(keepdims=True), value_NC.sum(axis=0, keepdims=True))[0])
+    if np.isfinite(number):
+        return Figure(number=number)
+    return Figure(number=None, why="all ratings are the same" if value_NC.any() else "no item has two ratings")
+
+
+def _counts(ratings: Ratings) -> Doubles:
+    """How often each value was given to each item, shape (N, C)."""
+    values = sorted({value for row in ratings for value in row if value is not None})
+    return np.array([[row.count(value) for value in values] for row in map(list, ratings)], dtype=np.float64).reshape(
+        len(ratings), len(values)
+    )
+
+
+def _pairs(count_NC: Doubles) -> tuple[Doubles, Doubles]:
+    """Per item: the weight of agreeing pairs, shape (N,), and the ratings that have a partner, by value, (N, C)."""
+    rated_N = count_NC.sum(axis=1)
+    paired_N = rated_N >= 2
+    same_N = np.where(paired_N, (count_NC * (count_NC - 1)).sum(axis=1) / np.maximum(rated_N - 1, 1), 0.0)
+    return same_N, np.where(paired_N[:, None], count_NC, 0.0)
+
+
+def _alpha(same_D: Doubles, value_DC: Doubles) -> Doubles:
+    """Alpha from sums over items, one for each of D draws; NaN where it is undefined: for use in here only."""
+    n_D = value_DC.sum(axis=1)
+    by_chance_D = n_D**2 - (value_DC**2).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        alpha_D: Doubles = np.where(by_chance_D > 0, 1 - (n_D - 1) * (n_D - same_D) / by_chance_D, np.nan)
+    return alpha_D
+
+
+def _interval(count_NC: Doubles, groups: Sequence[str], how: Resampling) -> tuple[float, float]:
+    same_N, value_NC = _pairs(count_NC)
+    _, group_N = np.unique(list(groups), return_inverse=True)
+    member_GN = (np.arange(group_N.max() + 1)[:, None] == group_N[None, :]).astype(np.float64)
+    rng, size = np.random.default_rng(how.seed), len(member_GN)
+    times_DG = rng.multinomial(size, np.full(size, 1 / size), size=how.draws)
+    alpha_D = _alpha(times_DG @ (member_GN @ same_N), times_DG @ (member_GN @ value_NC))
+    tail = (1.0 - how.confidence) / 2.0
+    low, high = np.quantile(alpha_D[np.isfinite(alpha_D)], [tail, 1.0 - tail])
+    return float(low), float(high)

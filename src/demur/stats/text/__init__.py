@@ -1,0 +1,1 @@
+"""Fitting classifiers of prompts and answers."""

@@ -1,0 +1,1 @@
+"""From goals and labelled scores to thresholds and what they promise."""

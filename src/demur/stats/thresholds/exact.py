@@ -1,0 +1,103 @@
+"""Exact optima over cuts. All arithmetic is on integers, so a tie is a tie; ties go to the stricter cut.
+
+Several sweeps stand for several thresholds that decide disjoint sets of rows: every count is a sum over the sweeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from demur.stats.thresholds.sweep import Sweep
+
+Ints = npt.NDArray[np.int64]
+Hit = Literal["caught", "own"]
+
+_INT64_SAFE = 2**62
+
+
+def exact(number: float) -> Fraction:
+    """The decimal number that a person meant by this float: 0.1 is one tenth."""
+    return Fraction(str(number))
+
+
+def best_linear(sweeps: Sequence[Sweep], gain: Fraction, cost: Fraction, hit: Hit = "caught") -> list[int]:
+    """Per sweep the index of the strictest cut that maximises gain * hits - cost * other refusals. gain, cost >= 0.
+
+    hit: what counts as a hit. "caught": to be refused, with whatever category. "own": with the sweep's own.
+    """
+    per_hit, per_other = gain.numerator * cost.denominator, cost.numerator * gain.denominator
+    return [_first_best(sweep, per_hit, per_other, hit) for sweep in sweeps]
+
+
+def best_fbeta(sweeps: Sequence[Sweep], positives: int, beta: float, hit: Hit = "caught") -> tuple[list[int], Fraction]:
+    """The cuts, one per sweep, with the greatest F-beta; and that F-beta.
+
+    F = (1 + b2) TP / (b2 positives + TP + FP), b2 = beta squared, over the rows of all sweeps together; TP as `hit`
+    says. "caught" and all rows to be refused: F of refusing what ought to be refused. "own" and all sweeps: micro F of
+    the categories; one sweep and its category's rows: F of that category. Dinkelbach's iteration (1967): F's maximum F*
+    is where max of (1 + b2 - F*) TP - F* FP equals F* b2 positives, and that maximum separates into one per sweep. The
+    global optimum, in exact fractions. Needs positives > 0.
+    """
+    b2 = exact(beta) ** 2
+    f = Fraction(0)
+    while True:
+        cuts = best_linear(sweeps, 1 + b2 - f, f, hit)
+        hits, other = totals(sweeps, cuts, hit)
+        better = (1 + b2) * hits / (b2 * positives + hits + other)
+        if better == f:
+            return cuts, f
+        f = better
+
+
+def most_caught(sweeps: Sequence[Sweep], budget: int) -> tuple[list[int], int]:
+    """The cuts with the most rows caught at no more than `budget` false refusals in total; and how many.
+
+    A multiple-choice knapsack, by dynamic programming over the budget: exact, O(sweeps * budget^2). No promise: what
+    the best policy on these rows could do, an upper bound for those that promise. Ties go to fewer false refusals.
+    """
+    best_B, taken = np.zeros(budget + 1, dtype=np.int64), []
+    for sweep in sweeps:
+        cut_B = _best_cuts(sweep, budget)
+        gain_B = sweep.at_cuts.caught[cut_B]
+        spent_B = np.zeros(budget + 1, dtype=np.int64)
+        found_B = best_B + gain_B[0]
+        for spend in range(1, budget + 1):
+            offer_B = best_B[: budget + 1 - spend] + gain_B[spend]
+            better_B = offer_B > found_B[spend:]
+            found_B[spend:][better_B], spent_B[spend:][better_B] = offer_B[better_B], spend
+        best_B = found_B
+        taken.append((cut_B, spent_B))
+    left, cuts = int(np.argmax(best_B)), []
+    for cut_B, spent_B in reversed(taken):
+        cuts.append(int(cut_B[spent_B[left]]))
+        left -= int(spent_B[left])
+    return cuts[::-1], int(best_B.max())
+
+
+def totals(sweeps: Sequence[Sweep], cuts: Sequence[int], hit: Hit = "caught") -> tuple[int, int]:
+    """Hits and other refusals at these cuts, over all sweeps."""
+    at = [(_hits(sweep, hit), sweep.cut_J, cut) for sweep, cut in zip(sweeps, cuts, strict=True)]
+    return sum(int(h[j]) for h, _, j in at), sum(int(n[j] - h[j]) for h, n, j in at)
+
+
+def _hits(sweep: Sweep, hit: Hit) -> Ints:
+    return sweep.at_cuts.caught if hit == "caught" else sweep.at_cuts.own
+
+
+def _first_best(sweep: Sweep, per_hit: int, per_other: int, hit: Hit) -> int:
+    hits_J = _hits(sweep, hit)
+    fits = max(per_hit, per_other) * len(sweep.caught_P) < _INT64_SAFE
+    number = np.int64 if fits else object  # Python integers where int64 would overflow
+    return int(np.argmax(hits_J.astype(number) * per_hit - (sweep.cut_J - hits_J).astype(number) * per_other))
+
+
+def _best_cuts(sweep: Sweep, budget: int) -> Ints:
+    """Per number of false refusals 0..budget the strictest cut that catches the most with no more of them."""
+    last_B = np.searchsorted(sweep.at_cuts.false, np.arange(budget + 1), side="right") - 1
+    caught_J = sweep.at_cuts.caught
+    return np.searchsorted(caught_J, caught_J[last_B], side="left")

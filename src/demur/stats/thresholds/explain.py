@@ -1,0 +1,147 @@
+"""Why a request was not certified: too few rows, or scores that do not allow it; and what would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import linprog
+
+from demur.core.guarantee import Failure, Infeasible, Reach, Uncertified
+from demur.core.policy import NEVER
+from demur.core.rates import Rate
+from demur.stats.thresholds.cuts import cut_below
+from demur.stats.thresholds.losses import Board, Loss, evidence_of
+from demur.stats.thresholds.plan import rows_likely
+from demur.stats.thresholds.search import Menu, Split, candidates, menu_of
+
+_SLACK = 1e-9  # of a rate, for the rounding of the linear program
+
+
+def explain(board: Board, losses: Sequence[Loss], delta: float, split: Split, fixed: Mapping[int, float]) -> Failure:
+    """Infeasible if no thresholds meet all levels on all rows, else Uncertified with the rows that would do.
+
+    A linear program over mixtures of cuts bounds from below what any threshold vector can reach (of at most 200 cuts
+    per category): what it cannot reach, none of them can.
+    """
+    everyone_N = np.ones(len(board.logq_N), dtype=bool)
+    worth_N = (board.rows.label_N != 0).astype(np.float64)
+    menu = menu_of(board, losses, worth_N, Split(learn_N=everyone_N, test_N=everyone_N), fixed)
+    lone = _reach_alone(menu, losses)
+    # Beside locked categories the menu counts rows twice: its bounds are none, and nothing is called infeasible.
+    order = () if board.locked else sorted(range(len(losses)), key=lambda at: losses[at].goal.soft or 0)
+    for at in order:
+        before = [o for o in range(len(losses)) if (losses[o].goal.soft or 0, o) < (losses[at].goal.soft or 0, at)]
+        lowest = lowest_rate(menu, at, before)
+        if lowest is None or lowest > losses[at].level + _SLACK:
+            return Infeasible(reason=_costs(losses, lone), blocking=losses[at].goal.text, reachable=lone)
+    refused_N = board.refused(candidates(menu, 2)[0])
+    evidence = evidence_of(losses, refused_N, split.test_N, delta)
+    worst = max(range(len(losses)), key=lambda at: evidence[at].p_value)
+    seen, loss = evidence[worst], losses[worst]
+    whole = loss.rate(refused_N, everyone_N)
+    words = (
+        f"{loss.goal.text!r}: {seen.rate.hits} of {seen.rate.of} tested rows err at the thresholds that come closest"
+    )
+    kept = seen.p_value <= delta
+    if kept:  # they were found with all rows in view, and the procedure must not choose so
+        words += (
+            f", which would do (at delta {delta:.3g} the rate may be {seen.upper:.4f}); the thresholds that are tested "
+            "in an order learnt on other rows stop short of them"
+        )
+    else:
+        words += f"; at delta {delta:.3g} the rate may be {seen.upper:.4f}, above {loss.level:g}"
+    return Uncertified(
+        reason=words,
+        blocking=loss.goal.text,
+        rows=whole.of,
+        rows_needed=None if kept else _needed(whole, loss, delta, split),
+        evidence=evidence,
+    )
+
+
+def in_vain(board: Board, losses: Sequence[Loss], delta: float, split: Split) -> Uncertified:
+    """The goals can be kept by refusing nothing that ought to be refused: certified, that would be useless.
+
+    What would do is worked out at the thresholds that catch the first row at the least cost, on all rows.
+    """
+    everyone_N = np.ones(len(board.logq_N), dtype=bool)
+    cheapest = min(
+        (_worst_rate(losses, board, first) for first in _first_caught(board)), key=lambda t: t[0], default=None
+    )
+    loss, rate = (losses[0], losses[0].rate(everyone_N & False, everyone_N)) if cheapest is None else cheapest[1:]
+    caught = int((board.rows.label_N != 0).sum())
+    words = (
+        f"the thresholds that {loss.goal.text!r} certifies at delta {delta:.3g} refuse none of the {caught} rows to be "
+        f"refused: a promise kept by doing nothing. To catch the first of them, {rate.hits} of {rate.of} rows err"
+    )
+    needed = _needed(rate, loss, delta, split) if rate.value < loss.level else None
+    return Uncertified(reason=words, blocking=loss.goal.text, rows=rate.of, rows_needed=needed, evidence=())
+
+
+def _first_caught(board: Board) -> list[tuple[float, ...]]:
+    """Per group the vector that refuses its likeliest row to be refused, and nothing in other groups."""
+    found = []
+    for g in range(len(board.groups)):
+        logq_N = board.compared_with(g)
+        own_N = (board.rows.label_N != 0) & np.isfinite(logq_N)
+        if own_N.any():
+            cut = float(cut_below(logq_N[own_N].max(keepdims=True).astype(np.float32))[0])
+            found.append(tuple(cut if at == g else NEVER for at in range(len(board.groups))))
+    return found
+
+
+def _worst_rate(losses: Sequence[Loss], board: Board, by_group: Sequence[float]) -> tuple[float, Loss, Rate]:
+    """The goal that these thresholds keep least, with its rate on all rows, first by how far it is used up."""
+    refused_N = board.refused(by_group)
+    rates = [(loss, loss.rate(refused_N, np.ones(len(refused_N), dtype=bool))) for loss in losses]
+    used = [rate.value / loss.level for loss, rate in rates]
+    at = int(np.argmax(used))
+    return used[at], *rates[at]
+
+
+def _needed(whole: Rate, loss: Loss, delta: float, split: Split) -> int | None:
+    """Rows of the goal's kind that would probably certify it, if so many err among all; None if that is no help."""
+    needed = rows_likely(whole.value, loss.level, delta)
+    tested = loss.of(split.test_N) / max(whole.of, 1)
+    if needed is None or not tested:
+        return None
+    rows = int(np.ceil(needed / tested))
+    return rows if rows > whole.of else None  # "so many would do" where as many are there contradicts itself
+
+
+def lowest_rate(menu: Menu, at: int, keeping: Sequence[int]) -> float | None:
+    """The lowest rate of one goal over mixtures of cuts that keep the others' levels; None if nothing keeps them.
+
+    Variables: the share of each cut, per group; shares of a group sum to 1.
+    """
+    errors_LV = np.concatenate(menu.errors_GLJ, axis=1)
+    owner_V = np.repeat(np.arange(len(menu.threshold_GJ)), [len(t) for t in menu.threshold_GJ])
+    each_group = (owner_V[None, :] == np.arange(len(menu.threshold_GJ))[:, None]).astype(np.float64)
+    kept = list(keeping)
+    found = linprog(
+        errors_LV[at],
+        A_ub=errors_LV[kept] if kept else None,
+        b_ub=(menu.level_L - menu.base_L)[kept] if kept else None,
+        A_eq=each_group,
+        b_eq=np.ones(len(each_group)),
+    )
+    return float(menu.base_L[at] + found.fun) if found.success else None
+
+
+def _reach_alone(menu: Menu, losses: Sequence[Loss]) -> tuple[Reach, ...]:
+    """Per goal what is left of it while every other one is kept."""
+    found = []
+    for at, loss in enumerate(losses):
+        lowest = lowest_rate(menu, at, [o for o in range(len(losses)) if o != at])
+        found.append(Reach(goal=loss.goal.text, lowest=None if lowest is None else max(lowest, 0.0)))
+    return tuple(found)
+
+
+def _costs(losses: Sequence[Loss], reachable: Sequence[Reach]) -> str:
+    parts = [
+        f"{r.goal!r} can go no lower than {r.lowest:.4f} while the others are kept"
+        for r, loss in zip(reachable, losses, strict=True)
+        if r.lowest is not None and r.lowest > loss.level
+    ]
+    return "on these rows " + ("; ".join(parts) or "not even the other goals can be kept together")

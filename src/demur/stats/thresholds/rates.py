@@ -1,0 +1,135 @@
+"""Target refusal rates. Traffic needs no labels for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from demur.core import bounds
+from demur.core.errors import GoalError, GoalInfeasible
+from demur.core.goal import Goal
+from demur.core.guarantee import Promise
+from demur.core.policy import NEVER, Policy
+from demur.core.rates import Rate
+from demur.core.score import ScoreTable
+from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.closed_form import METHOD, lowest_keeping
+from demur.stats.thresholds.exact import exact
+from demur.stats.thresholds.losses import Board, board_of, losses_of
+from demur.stats.thresholds.slices import settled
+from demur.stats.thresholds.sweep import Sweep, sweep_of
+
+
+def cut_at_rate(sweep: Sweep, n: int, goal: Goal) -> int:
+    """Index of the most lenient cut that refuses at most the asked share of n rows, rounded down.
+
+    Raises GoalInfeasible where ties or too few rows leave only "never", or where fewer rows than asked can be refused
+    at all: under rule `heaviest` a category refuses only rows that it is the heaviest of.
+    """
+    level = exact(goal.level or 0.0)
+    allowed = math.floor(level * n)
+    if (reach := int(sweep.cut_J[-1])) < allowed:
+        raise GoalInfeasible(
+            f"goal {goal.text!r}: it asks for {allowed} of {n} rows, and even without a threshold {reach} are refused",
+            f"ask for at most {math.floor(1000 * reach / n) / 10:g}%, the highest rate in reach on these rows",
+        )
+    if (always := int(sweep.cut_J[0])) > allowed:
+        raise GoalInfeasible(
+            f"goal {goal.text!r}: {allowed} of {n} rows may be refused, and {always} are in doubt at every threshold",
+            "ask for a higher rate, or train a model that puts its probability on the control tokens",
+        )
+    cut = int((sweep.cut_J <= allowed).sum()) - 1
+    if cut == 0 and level > 0:
+        what = f"the strictest threshold refuses {sweep.cut_J[1]}" if len(sweep.cut_J) > 1 else "none can be"
+        raise GoalInfeasible(
+            f"goal {goal.text!r}: {allowed} of {n} rows may be refused, {what}",
+            f"calibrate on at least {math.ceil(1 / level)} rows without tied scores, or ask for a higher rate",
+        )
+    return cut
+
+
+def meet_rates(
+    goals: Sequence[Goal], template: Policy, traffic: ScoreTable, *, confidence: float, data_digest: str
+) -> Policy:
+    """The template with thresholds that meet refusal rates on unlabelled traffic.
+
+    "refusal_rate = x": the most lenient threshold that refuses at most this share of the traffic at hand; its rate and
+    interval are in the promise. "refusal_rate <= x": of all such traffic, with the confidence, for all these goals
+    together. Of all categories (one shared threshold) or, under rule `heaviest`, per category; not both. Raises
+    GoalError on other goals, GoalInfeasible where a rate cannot be met.
+    """
+    _check(goals, template)
+    unlabelled = LabelledScores(table=traffic, label_N=np.zeros(len(traffic.ids), dtype=np.int64))
+    goals = settled(goals, template, unlabelled)
+    whole = any(goal.category is None for goal in goals)
+    board = board_of(template, unlabelled, shared=whole)
+    delta = float(1 - exact(confidence)) / max(sum(goal.promised for goal in goals), 1)
+    by_group = {_group(goal, board): (goal, _threshold(goal, board, delta)) for goal in goals}
+    thresholds = {name: t for g, (_, t) in by_group.items() for name in board.groups[g]}
+    promises = tuple(
+        Promise(
+            risk=goal.risk,
+            level=goal.level,
+            confidence=confidence if goal.promised else None,
+            status="certified" if goal.promised else "measured",
+            rate=Rate(hits=_at_or_above(board, g, t), of=len(traffic.ids)),
+            data_digest=data_digest,
+            method=f"{METHOD}, unlabelled traffic" if goal.promised else "order statistic of the traffic's scores",
+        )
+        for g, (goal, t) in by_group.items()
+    )
+    return replace(template.with_thresholds(thresholds), promises=promises)
+
+
+def _check(goals: Sequence[Goal], template: Policy) -> None:
+    if not goals:
+        raise GoalError("no goal is given", "such as 'refusal_rate = 10%'")
+    for goal in goals:
+        if goal.kind not in ("refusal_rate", "refusal_rate_cap") or len(goal.categories) > 1:
+            raise GoalError(f"goal {goal.text!r} needs labels", "unlabelled traffic can meet refusal rates only")
+        if goal.where or goal.every in ("kind", "source"):
+            raise GoalError(
+                f"goal {goal.text!r} speaks of a slice, and unlabelled traffic says no kind and no source",
+                "ask for rates of all traffic, or of single categories",
+            )
+    if len(goals) > 1 and any(goal.category is None and not goal.every for goal in goals):
+        raise GoalError("a total rate beside rates of categories", "ask for the total, or for each category")
+    if template.rule not in ("heaviest", "sum", "any") or (template.rule != "heaviest" and goals[0].category):
+        raise GoalError(f"rule {template.rule!r} has no threshold for {goals[0].text!r}", "use rule 'heaviest'")
+
+
+def _group(goal: Goal, board: Board) -> int:
+    if goal.category is None:
+        return 0
+    losses_of([replace(goal, kind="refusal_rate_cap", level=0.5)], board, 0)  # raises on an unknown category
+    return board.groups.index((goal.category,))
+
+
+def _at_or_above(board: Board, g: int, threshold: float) -> int:
+    with np.errstate(divide="ignore"):
+        return int((board.compared_with(g) >= np.log(threshold)).sum())
+
+
+def _threshold(goal: Goal, board: Board, delta: float) -> float:
+    compared_N = board.compared_with(_group(goal, board))
+    logq_M = compared_N[compared_N > -np.inf].astype(np.float32)
+    n, level = len(board.logq_N), goal.level or 0.0
+    if not goal.promised:
+        sweep = sweep_of(logq_M, np.zeros(len(logq_M), dtype=np.int64))
+        return float(sweep.threshold_J[cut_at_rate(sweep, n, goal)])
+    threshold = lowest_keeping(logq_M, n, level, delta)
+    if threshold is None:
+        needed = bounds.rows_needed(level, delta)
+        raise GoalInfeasible(
+            f"goal {goal.text!r}: {n} rows allow no threshold but 'never' at delta {delta:.3g}",
+            f"at least {needed} rows are needed",
+        )
+    if threshold == NEVER:
+        raise GoalInfeasible(
+            f"goal {goal.text!r}: too many of {n} rows score q = 1, no threshold but 'never' excludes them",
+            "ask for a higher rate, or train a model whose scores tell more apart",
+        )
+    return threshold

@@ -1,0 +1,351 @@
+"""From a goal and labelled scores to a policy. Exact over all thresholds, not over a grid; ties go to the stricter one.
+
+Which rules a goal can steer: `heaviest` (a threshold per category), `sum` and `any` (one threshold shared by all active
+categories). A refusal rate or a promise over all categories uses one shared threshold under every rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from demur.core import bounds
+from demur.core.decision import decide_many
+from demur.core.errors import DataError, GoalError, GoalInfeasible, TaxonomyError
+from demur.core.goal import PROMISED, Goal
+from demur.core.guarantee import Evidence, Failure, Promise, Uncertified
+from demur.core.policy import ALWAYS, NEVER, Policy
+from demur.core.rates import Rate
+from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.closed_form import METHOD
+from demur.stats.thresholds.curve import with_curves
+from demur.stats.thresholds.exact import best_fbeta, best_linear, exact, totals
+from demur.stats.thresholds.losses import board_of, evidence_of, losses_of
+from demur.stats.thresholds.procedures import Request, shared_limits
+from demur.stats.thresholds.rates import cut_at_rate
+from demur.stats.thresholds.slices import settled
+from demur.stats.thresholds.sweep import Sweep, category_sweeps, pooled_sweep
+from demur.stats.thresholds.worth import aim_of, best_within
+
+STEERABLE = ("heaviest", "sum", "any")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Case:
+    goal: Goal
+    template: Policy
+    rows: LabelledScores
+    confidence: float
+
+    @property
+    def delta(self) -> float:
+        """1 - confidence, without the float residue of 1 - 0.95."""
+        return float(1 - exact(self.confidence))
+
+    @property
+    def emittable(self) -> tuple[str, ...]:
+        """Categories that may be refused with."""
+        return tuple(name for name in self.template.taxonomy.names if self.template.category(name).may_emit)
+
+    @property
+    def locks(self) -> tuple[str, ...]:
+        """Locked ones among them, where each has a threshold of its own."""
+        return tuple(n for n in self.emittable if self.template.rule == "heaviest" and self.template.category(n).locked)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Choice:
+    thresholds: dict[str, float]
+    risk: str
+    method: str
+    certified: Evidence | None = None  # what a certified goal was tested on
+
+
+def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: float, data_digest: str) -> Policy:
+    """The template with the thresholds that meet the goal on these rows, one promise, and operating curves.
+
+    template: taxonomy, rule, calibrator, fingerprint, and per category whether it is active, locked, limited; its
+    thresholds stay where the goal sets none. confidence: of a promised rate, in (0, 1). data_digest: of rows, scores.
+
+    Goals: natural (the rule becomes `natural`, without thresholds and curves). fbeta, youden, cost: the global optimum
+    for "refused or answered". fbeta of a category, macro_fbeta, micro_fbeta: of the tokens, under rule `heaviest` only.
+    refusal_rate: the most lenient threshold that refuses at most this share of the rows; of one category under rule
+    `heaviest` only. Promises: one shared threshold in closed form; for a threshold per category and for several goals
+    together see demur.stats.thresholds.solve.
+
+    Raises GoalError (the goal does not fit the template), DataError (rows that cannot tell), GoalInfeasible (no
+    threshold meets the goal), PolicyError (the threshold falls outside the limits of its category).
+    """
+    goal = _one(goal, template, rows)
+    case = _Case(goal=goal, template=template, rows=rows, confidence=confidence)
+    if goal.kind == "natural":
+        choice = _Choice(thresholds={}, risk="refusal_rate", method="the most probable control token; nothing chosen")
+        template = replace(template, rule="natural")
+    else:
+        fitting(goal, template)
+        if not 0.0 < confidence < 1.0:
+            raise GoalError(f"confidence {confidence} is not in (0, 1)", "0.95 is usual")
+        choice = _CHOOSERS[goal.kind](case)
+    policy = with_curves(template.with_thresholds(choice.thresholds), rows)
+    sure = choice.certified
+    promise = Promise(
+        risk=choice.risk,
+        level=goal.level,
+        confidence=confidence if sure else None,
+        status="certified" if sure else "measured",
+        rate=sure.rate if sure else _measured(goal, policy, rows),
+        data_digest=data_digest,
+        method=choice.method,
+        mix=sure.mix if sure else (),
+    )
+    return replace(policy, promises=(promise,))
+
+
+def _one(goal: Goal, template: Policy, rows: LabelledScores) -> Goal:
+    """The goal, settled. Raises GoalError where it asks for several slices."""
+    found = settled([goal], template, rows)
+    if len(found) != 1:
+        raise GoalError(
+            f"goal {goal.text!r} asks for {len(found)} promises", "see demur.stats.thresholds.solve.choose_all"
+        )
+    return found[0]
+
+
+def fitting(goal: Goal, template: Policy) -> None:
+    """Raise GoalError where no threshold of this template could serve the goal."""
+    if template.rule not in STEERABLE:
+        raise GoalError(
+            f"goal {goal.text!r} cannot steer rule {template.rule!r}: it needs {', '.join(STEERABLE)}",
+            'set rule = "heaviest", or ask for the goal "natural"',
+        )
+    forced = [n for n in template.taxonomy.names if template.category(n).override == "force"]
+    if forced:
+        raise GoalError(f"goal {goal.text!r}: category {forced[0]!r} is forced, no threshold changes it", "unforce it")
+    if not any(category.may_emit for category in template.categories):
+        raise GoalError(f"goal {goal.text!r}: no category is active, nothing can be refused", "activate a category")
+
+
+def _levers(case: _Case) -> dict[tuple[str, ...], Sweep]:
+    """The thresholds to choose, each with the categories that share it."""
+    if case.template.rule == "heaviest":
+        return {(name,): sweep for name, sweep in category_sweeps(case.template, case.rows).items()}
+    return {case.emittable: pooled_sweep(case.template, case.rows)}
+
+
+def _set(levers: dict[tuple[str, ...], Sweep], cuts: Sequence[int]) -> dict[str, float]:
+    pairs = zip(levers.items(), cuts, strict=True)
+    return {name: float(sweep.threshold_J[cut]) for (names, sweep), cut in pairs for name in names}
+
+
+def _need_both_kinds(case: _Case) -> None:
+    """Raise DataError where the rows cannot weigh one error against the other."""
+    rows, text = case.rows, case.goal.text
+    for count, kind in ((rows.to_answer, "answered"), (rows.to_refuse, "refused")):
+        if count == 0:
+            raise DataError(
+                f"goal {text!r}: none of the {len(rows.label_N)} rows is to be {kind}, all labels are of one kind",
+                "calibrate on rows of both kinds, or ask for a refusal rate",
+            )
+    if case.template.rule == "heaviest":
+        for name in case.emittable:
+            _need_own(case, name)
+
+
+def _need_own(case: _Case, name: str) -> None:
+    if not (case.rows.label_N == case.template.taxonomy.column(name)).any():
+        raise DataError(
+            f"goal {case.goal.text!r}: no row is to be refused with {name!r}, so its threshold cannot be chosen",
+            f"add such rows to the calibrate split, or make {name!r} inactive",
+        )
+
+
+def _fbeta(case: _Case) -> _Choice:
+    if case.goal.category is not None:
+        return _own_fbeta(case, [case.goal.category])
+    _need_both_kinds(case)
+    if case.locks:
+        return _beside_locks(case, case.goal.risk)
+    levers = _levers(case)
+    cuts, f = best_fbeta(list(levers.values()), case.rows.to_refuse, _given(case.goal.beta))
+    return _best_fbeta(case, _set(levers, cuts), f)
+
+
+def _own_fbeta(case: _Case, names: Sequence[str]) -> _Choice:
+    """The best F-beta of each of these tokens, every one by itself: their mean is the best mean, too."""
+    thresholds: dict[str, float] = {}
+    f = []
+    for name in names:
+        sweep = _own_sweep(case, name)
+        own = int((case.rows.label_N == case.template.taxonomy.column(name)).sum())
+        _need_own(case, name)
+        cuts, best = best_fbeta([sweep], own, _given(case.goal.beta), "own")
+        thresholds |= _set({(name,): sweep}, cuts)
+        f.append(best)
+    return _best_fbeta(case, thresholds, sum(f, Fraction(0)) / len(f))
+
+
+def _beside_locks(case: _Case, risk: str) -> _Choice:
+    """A locked category reaches over the others' rows: no sum over thresholds is right, so they are moved in turn."""
+    board = board_of(case.template, case.rows, shared=False)
+    aim, groups = aim_of(case.goal, board, ()), len(board.groups)
+    by_group = best_within(board, aim, [ALWAYS] * groups, [NEVER] * groups)
+    names = dict(zip(case.template.taxonomy.names, board.thresholds(by_group), strict=True))
+    method = (
+        f"{risk} on these {len(case.rows.label_N)} rows: no move of one threshold betters it; locked categories "
+        "refuse over the others, so the best of all vectors is not known"
+    )
+    return _Choice(thresholds={n: names[n] for n in case.emittable}, risk=risk, method=method)
+
+
+def _no_locks(case: _Case) -> None:
+    if case.locks:
+        raise GoalError(
+            f"goal {case.goal.text!r} beside locked categories {', '.join(case.locks)}: they refuse over the others",
+            "ask for 'f1 max', which counts refused or answered, or unlock them",
+        )
+
+
+def _macro_fbeta(case: _Case) -> _Choice:
+    _no_locks(case)
+    return _own_fbeta(case, case.emittable)
+
+
+def _micro_fbeta(case: _Case) -> _Choice:
+    _no_locks(case)
+    sweeps: dict[tuple[str, ...], Sweep] = {(name,): _own_sweep(case, name) for name in case.emittable}
+    _need_both_kinds(case)
+    cuts, f = best_fbeta(list(sweeps.values()), case.rows.to_refuse, _given(case.goal.beta), "own")
+    return _best_fbeta(case, _set(sweeps, cuts), f)
+
+
+def _best_fbeta(case: _Case, thresholds: dict[str, float], f: Fraction) -> _Choice:
+    risk = case.goal.risk
+    method = f"{risk} = {float(f):.4f} on these rows: the maximum over all cuts (Dinkelbach 1967)"
+    return _Choice(thresholds=thresholds, risk=risk, method=method)
+
+
+def _youden(case: _Case) -> _Choice:
+    _need_both_kinds(case)
+    if case.locks:
+        return _beside_locks(case, "youden")
+    levers = _levers(case)
+    per_caught, per_false = Fraction(1, case.rows.to_refuse), Fraction(1, case.rows.to_answer)
+    cuts = best_linear(list(levers.values()), per_caught, per_false)
+    caught, false = totals(list(levers.values()), cuts)
+    j = float(caught * per_caught - false * per_false)
+    method = f"J = {j:.4f} on these rows: the maximum over all cuts (Youden 1950)"
+    return _Choice(thresholds=_set(levers, cuts), risk="youden", method=method)
+
+
+def _cost(case: _Case) -> _Choice:
+    _need_both_kinds(case)
+    if case.locks:
+        return _beside_locks(case, "cost")
+    if case.goal.cost_missed_of or case.goal.cost_wrong:
+        return _cost_by_category(case)
+    levers = _levers(case)
+    per_missed, per_false = exact(_given(case.goal.cost_missed)), exact(_given(case.goal.cost_false))
+    cuts = best_linear(list(levers.values()), per_missed, per_false)
+    caught, false = totals(list(levers.values()), cuts)
+    cost = float(per_missed * (case.rows.to_refuse - caught) + per_false * false)
+    method = f"cost {cost:g} on these {len(case.rows.label_N)} rows: the minimum over all cuts (Elkan 2001)"
+    return _Choice(thresholds=_set(levers, cuts), risk="cost", method=method)
+
+
+def _cost_by_category(case: _Case) -> _Choice:
+    """Costs that differ by category, or of a wrong category: rows weigh differently, cuts still separate."""
+    board = board_of(case.template, case.rows, shared=case.template.rule != "heaviest")
+    aim, groups = aim_of(case.goal, board, ()), len(board.groups)
+    by_group = best_within(board, aim, [ALWAYS] * groups, [NEVER] * groups)
+    names = dict(zip(case.template.taxonomy.names, board.thresholds(by_group), strict=True))
+    method = f"the least cost on these {len(case.rows.label_N)} rows over all cuts (Elkan 2001)"
+    return _Choice(thresholds={n: names[n] for n in case.emittable}, risk="cost", method=method)
+
+
+def _refusal_rate(case: _Case) -> _Choice:
+    category = case.goal.category
+    names = (category,) if category else case.emittable
+    sweep = _own_sweep(case, category) if category else pooled_sweep(case.template, case.rows)
+    return _Choice(
+        thresholds=_set({names: sweep}, [cut_at_rate(sweep, len(case.rows.label_N), case.goal)]),
+        risk=case.goal.risk,
+        method="order statistic of the calibration scores",
+    )
+
+
+def _own_sweep(case: _Case, category: str) -> Sweep:
+    text = case.goal.text
+    if case.template.rule != "heaviest":
+        raise GoalError(
+            f"goal {text!r} needs rule 'heaviest': under {case.template.rule!r} categories share prompts",
+            'set rule = "heaviest", or ask for the refusal rate of all categories together',
+        )
+    try:
+        case.template.taxonomy.index(category)
+    except TaxonomyError as e:
+        raise GoalError(f"goal {text!r}: {e.message}", e.hint) from e
+    if category not in case.emittable:
+        raise GoalError(f"goal {text!r}: category {category!r} is not active", "activate it, or name another")
+    return category_sweeps(case.template, case.rows)[category]
+
+
+def _promised(case: _Case) -> _Choice:
+    """One shared threshold in closed form: the most lenient for goals that refusals break, else the strictest.
+
+    A goal about one category's token, or about a slice, leaves other refusals free: then the threshold that catches
+    the most.
+    """
+    board = board_of(case.template, case.rows, shared=True)
+    losses = losses_of([case.goal], board, seed=0)
+    request = Request(board=board, losses=losses, aim=aim_of(None, board, losses), delta=case.delta, fixed={})
+    limits = shared_limits(request)
+    if not isinstance(limits, tuple):
+        raise GoalInfeasible(
+            f"goal {case.goal.text!r} at {case.confidence:.0%} confidence: {limits.reason}",
+            _what_would_do(case, limits),
+        )
+    threshold = limits[0] if losses[0].when == "refused" else limits[1]
+    if case.goal.category is not None or case.goal.where:
+        threshold = best_within(board, request.aim, limits[:1], limits[1:])[0]
+    return _Choice(
+        thresholds=dict.fromkeys(case.emittable, threshold),
+        risk=case.goal.risk,
+        method=METHOD,
+        certified=evidence_of(losses, board.refused([threshold]), request.everyone, case.delta)[0],
+    )
+
+
+def _what_would_do(case: _Case, no: Failure) -> str:
+    if not isinstance(no, Uncertified) or no.rows_needed is None or no.rows >= no.rows_needed:
+        return "the scores do not tell these rows apart: train longer, or promise a higher rate"
+    lowest = bounds.upper_bound(0, no.rows, case.delta)
+    return f"calibrate on at least {no.rows_needed} rows of this kind, or promise no less than {lowest:.4f}"
+
+
+def _given(value: float | None) -> float:
+    """A field that parse_goal always sets for this kind of goal. Raises GoalError on a hand-made goal without it."""
+    if value is None:
+        raise GoalError("the goal lacks the number that its kind needs", "make goals with parse_goal")
+    return value
+
+
+def _measured(goal: Goal, policy: Policy, rows: LabelledScores) -> Rate | None:
+    decisions = decide_many(policy, rows.table.logp_NC)
+    if goal.kind in ("natural", "refusal_rate"):
+        emitted_N = decisions.refuses_N
+        if goal.category is not None:
+            emitted_N = decisions.choice_N == policy.taxonomy.column(goal.category)
+        return Rate(hits=int(emitted_N.sum()), of=len(rows.label_N))
+    return None
+
+
+_CHOOSERS: dict[str, Callable[[_Case], _Choice]] = {
+    "fbeta": _fbeta,
+    "macro_fbeta": _macro_fbeta,
+    "micro_fbeta": _micro_fbeta,
+    "youden": _youden,
+    "cost": _cost,
+    "refusal_rate": _refusal_rate,
+    **dict.fromkeys(PROMISED, _promised),
+}
