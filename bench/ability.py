@@ -25,8 +25,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from demur.core.example import Example
-from demur.engines.hf import HfEngine
-from demur.engines.hf_tiny import TinyConfig, make_tiny
+from demur.engines.hf.engine import HfEngine
+from demur.engines.training.base_model.tiny import TinyConfig, make_tiny
 from demur.sources.files import FileSource
 from demur.store.model_file import read_model_file
 

@@ -33,11 +33,11 @@ from demur.core.example import Message
 from demur.core.policy import Policy
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Sampling
-from demur.engines import gateway as gateway_module
-from demur.engines.gateway import GatewayBackend
-from demur.engines.gateway_http import Link
-from demur.engines.gateway_ids import NEUTRAL, encoder_of, writing
-from demur.engines.gateway_plugin import PluginBackend
+from demur.engines.remote.link import Link
+from demur.engines.vllm import two_calls as gateway_module
+from demur.engines.vllm.plugin_backend import PluginBackend
+from demur.engines.vllm.token_ids import NEUTRAL, encoder_of, writing
+from demur.engines.vllm.two_calls import TwoCallBackend
 from demur.store.policy_file import policy_digest, read_policy, write_policy
 from demur.store.run import RunFolder
 
@@ -87,7 +87,7 @@ class Direct:
 class Behind:
     """A backend of ours, that answers everything."""
 
-    def __init__(self, backend: GatewayBackend, ask: Ask) -> None:
+    def __init__(self, backend: TwoCallBackend, ask: Ask) -> None:
         self._backend, self._ask = backend, ask
 
     async def answer(self, messages: Prompt) -> int:
@@ -155,7 +155,7 @@ async def compare(run: RunFolder, policy: Policy, urls: Mapping[str, str], round
         "tokenizer": str(run.model),
         "declared": policy.fingerprint,
     }
-    backends: dict[str, GatewayBackend] = {"gateway": GatewayBackend(**fields)}
+    backends: dict[str, TwoCallBackend] = {"gateway": TwoCallBackend(**fields)}
     if "vllm" in urls:
         backends["vllm"] = PluginBackend(**fields)
     arms: dict[str, Arm] = {"direct": Direct(urls["direct"], servers.MODEL, encoder)}

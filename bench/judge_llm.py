@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.core.judging import Item
-from demur.engines.chat_client import ChatClient, Endpoint
+from demur.engines.remote.client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric
 from demur.store.label_store import LabelFile
 

@@ -32,8 +32,8 @@ from demur.core.policy import natural
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.core.training import TrainSettings, cpu, tiny
-from demur.engines.hf import HfEngine
-from demur.engines.hf_sft import SftTrainer
+from demur.engines.hf.engine import HfEngine
+from demur.engines.training.sft import SftTrainer
 from demur.sources.files import FileSource
 from demur.stages import data
 from demur.store.rows import read_examples

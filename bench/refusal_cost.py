@@ -33,9 +33,9 @@ from demur.core.policy import GENERATE, CategoryPolicy, Policy
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import Category, Taxonomy, single
-from demur.engines.hf import HfEngine
-from demur.engines.hf_serve import HfBackend
-from demur.engines.hf_worker import Limits
+from demur.engines.hf.engine import HfEngine
+from demur.engines.inprocess.backend import HfBackend
+from demur.engines.inprocess.worker import Limits
 from demur.store.policy_file import write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder

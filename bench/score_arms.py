@@ -15,7 +15,7 @@ import torch
 from demur.assembly.config import config_from
 from demur.assembly.run import create
 from demur.core.taxonomy import coconot
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 from demur.stages import score
 
 

@@ -25,7 +25,7 @@ from demur.core.ports import Prompt
 from demur.core.score import Floats
 from demur.core.taxonomy import coconot
 from demur.engines.heads import control_scores
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 
 BATCH = 16
 

@@ -34,7 +34,7 @@ from demur.core.policy import natural
 from demur.core.ports import Prompt
 from demur.core.score import Floats
 from demur.core.taxonomy import single
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 
 WORDS = 2000
 SHORTEST, LONGEST = 12, 409  # tokens of a prompt; the median is 24

@@ -43,8 +43,8 @@ def own_memory() -> float:
 
 def measure(way: str, count: int) -> None:
     """Train on `count` rows in this process and print the estimate and the peak as one line of JSON."""
-    from demur.engines import hf_sft  # noqa: PLC0415
-    from demur.engines.training import memory  # noqa: PLC0415
+    from demur.engines.training import sft  # noqa: PLC0415
+    from demur.engines.training.resources import memory  # noqa: PLC0415
 
     said: dict[str, Any] = {}
 
@@ -67,7 +67,7 @@ def measure(way: str, count: int) -> None:
     every = [e for e in BuiltinSource().read() if e.kind is not None]
     rows = every[:: max(1, len(every) // count)][:count]
     with tempfile.TemporaryDirectory() as folder:
-        hf_sft.SftTrainer(WAYS[way]).train(rows, coconot(), Path(folder))
+        sft.SftTrainer(WAYS[way]).train(rows, coconot(), Path(folder))
     print(json.dumps({**said, "measured": peak[0] - said["before"]}))
 
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 from demur.store.policy_file import read_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder

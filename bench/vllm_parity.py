@@ -2,7 +2,7 @@
 
     make vllm && .venv-vllm/bin/python bench/vllm_parity.py RUN [--prompts 1000] [--policies 20] [--by V1|V2|gateway]
 
-V1 and V2: the plug-in in vLLM's two model runners; V2 goes through Triton's interpreter. gateway: GatewayBackend before
+V1 and V2: the plug-in in vLLM's two model runners; V2 goes through Triton's interpreter. gateway: TwoCallBackend before
 an unmodified vLLM server, every pair a request of its own: the score is read, the decision made, and an answer begun
 (one token) where the policy does not refuse.
 
@@ -32,9 +32,9 @@ from demur.core.policy import CategoryPolicy, Policy, Rule
 from demur.core.ports import Prompt
 from demur.core.score import Floats
 from demur.core.serving import Ask, Sampling
-from demur.engines.gateway import GatewayBackend
-from demur.engines.gateway_http import Link
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
+from demur.engines.remote.link import Link
+from demur.engines.vllm.two_calls import TwoCallBackend
 from demur.store.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
@@ -118,7 +118,7 @@ def emitted(model: Path, encoded: list[list[int]], policies: list[Policy]) -> tu
     return np.array(rows), time.monotonic() - started
 
 
-async def asked(backend: GatewayBackend, prompts: list[Prompt], policies: list[Policy]) -> tuple[np.ndarray, Floats]:
+async def asked(backend: TwoCallBackend, prompts: list[Prompt], policies: list[Policy]) -> tuple[np.ndarray, Floats]:
     """The columns that the gateway decides on, (policies, N), and the scores that it read for the first policy."""
     columns_PN = np.zeros((len(policies), len(prompts)), dtype=int)
     logp_NC = np.zeros((len(prompts), len(backend.fingerprint.token_ids)), dtype=np.float32)
@@ -145,7 +145,7 @@ def by_gateway(model: Path, prompts: list[Prompt], policies: list[Policy], logp_
     assert fingerprint is not None
     spoken = [replace(p, categories=tuple(replace(c, on_refuse=SAID) for c in p.categories)) for p in policies]
     with servers.vllm(Path(sys.executable), model) as url:
-        backend = GatewayBackend(
+        backend = TwoCallBackend(
             link=Link(url=url, decide_s=600.0), model=servers.MODEL, tokenizer=str(model), declared=fingerprint
         )
         started = time.monotonic()

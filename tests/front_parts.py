@@ -14,7 +14,7 @@ from demur.core.decision import decide_many
 from demur.core.example import Example, Message
 from demur.core.policy import natural
 from demur.core.taxonomy import coconot
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 from demur.stats.text.front_edges import Held, choose_edges
 from demur.stats.text.front_fit import fit_linear, fit_range
 

@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 # vLLM builds our plug-in itself, so nobody of ours can hand it what it reads: docs/decisions/0008.
-EXCEPTIONS = {("engines/vllm_policies.py", "store")}
+EXCEPTIONS = {("engines/vllm/policies.py", "store")}
 ENGINES_ONLY = {"torch", "transformers", "trl", "peft", "accelerate", "vllm", "tokenizers", "safetensors"}
 CORE_MAY_IMPORT = {"numpy"}
 

@@ -13,7 +13,7 @@ from demur.assembly.backends import default_backend, make_backend
 from demur.assembly.run import Workspace, reopen
 from demur.core.errors import BackendDown, ConfigError
 from demur.core.score import ScoreTable
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 from demur.store.files import write_json
 from demur.store.rows import read_examples
 from demur.store.tables import read_scores, write_scores

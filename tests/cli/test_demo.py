@@ -11,7 +11,7 @@ from demur.assembly.config import config_from
 from demur.assembly.run import create
 from demur.cli import demo
 from demur.core.decision import decide_many
-from demur.engines.training import bases
+from demur.engines.training.base_model import find as bases
 from demur.sources.corpus import EverydayPrompts
 from demur.stages.evaluate import ask_everyday
 from demur.store.everyday_file import read_everyday

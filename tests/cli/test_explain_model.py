@@ -5,7 +5,7 @@ import pytest
 from demur.cli.explain import _of_the_model
 from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import single
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 from demur.store.model_file import write_model_file
 from demur.store.run import RunFolder
 

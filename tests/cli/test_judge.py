@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 
 from demur.store.metrics_file import read_metrics
 from tests.engines.chat_stub import completion, serving
-from tests.engines.test_hf_encoder import answers, encoder_in
+from tests.engines.hf.test_encoder import answers, encoder_in
 from tests.stages.test_judge import rows, write
 
 LABELLED = Path(__file__).parents[2].parent / "shared" / "data" / "response_labels.jsonl"

@@ -19,7 +19,7 @@ from demur.store.policy_file import read_policy, write_policy
 from demur.store.run import RunFolder
 from tests.engines.chat_stub import completion, events
 from tests.engines.chat_stub import serving as stub_serving
-from tests.engines.test_hf_guard import checkpoint
+from tests.engines.hf.test_guard import checkpoint
 from tests.predictor_run import ANSWERED, DECLINED, examples, predictor_run
 from tests.waiting import wait_until
 

@@ -14,7 +14,7 @@ from demur.cli.main import load
 from demur.cli.serve import _told
 from demur.core.errors import ConfigError, DemurError
 from demur.core.taxonomy import coconot
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 from demur.store.files import write_json
 from tests.fake_run import examples, prepare
 

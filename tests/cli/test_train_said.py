@@ -9,7 +9,7 @@ from demur.cli.show import TERMINAL
 from demur.core.ports import TrainedModel
 from demur.core.taxonomy import single
 from demur.core.training import cpu
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 
 DETAILS = {
     "validation_loss": 0.21,

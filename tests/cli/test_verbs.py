@@ -13,7 +13,7 @@ from demur.assembly.run import create
 from demur.cli.policies import overridden
 from demur.cli.policy_text import summary_json
 from demur.core.errors import AccessError
-from demur.engines.training import bases
+from demur.engines.training.base_model import find as bases
 from demur.stages.calibrate import threshold_rows
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder

@@ -13,8 +13,8 @@ from demur.core.policy import NEVER, RULES, CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import coconot
 from demur.engines.gate import forced_ids
 from demur.engines.heads import control_scores
-from demur.engines.hf_gate import RefusalGate
-from demur.engines.vllm_rows import edit
+from demur.engines.hf.gate import RefusalGate
+from demur.engines.vllm.rows import edit
 
 ROWS, POLICIES, V, WIDTH = 10_000, 100, 24, 3
 IDS = np.array([5, 3, 20, 11, 0, 17])  # of the control tokens, respond first

@@ -31,9 +31,9 @@ ELSEWHERE = {
     "run examples/real_smollm2.toml --data rows/ --out runs/real": "the same model: tests/end_to_end/test_demo.py",
     "run examples/hub_llama8b.toml --out runs/llama8b": HUB,
     "bench-refusals runs/a --benchmark xstest --benchmark or-bench": HUB,
-    "train runs/demo --processes 2": "is for torchrun: tests/engines/test_hf_sft.py",
+    "train runs/demo --processes 2": "is for torchrun: tests/engines/training/test_sft.py",
     "serve runs/a --backend vllm --url http://127.0.0.1:8001/v1 --config serve.toml": (
-        "needs a vLLM server: tests/engines/test_gateway_vllm.py"
+        "needs a vLLM server: tests/engines/vllm/test_servers.py"
     ),
 }
 MAY_BE_INFEASIBLE = {"calibrate", "watch", "verify", "ability"}  # exit code 3 is an answer of theirs

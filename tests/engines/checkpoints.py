@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from demur.core.example import Message
 from demur.core.taxonomy import coconot
-from demur.engines.hf_embed import make_rows
+from demur.engines.hf.embed import make_rows
 from demur.engines.tokens import control_ids, install
 
 TEXT = (

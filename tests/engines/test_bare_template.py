@@ -4,8 +4,8 @@ import pytest
 
 from demur.core.example import Message
 from demur.core.taxonomy import coconot
+from demur.engines.bare_template import bare
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
-from demur.engines.training.bare_template import bare
 from tests.engines.checkpoints import SPECIALS, TEMPLATES, make_tokenizer
 
 BEFORE = "{% if messages[0]['role'] != 'system' %}"

@@ -15,8 +15,8 @@ from demur.core.errors import EngineError, PolicyError
 from demur.core.policy import natural
 from demur.core.taxonomy import coconot
 from demur.engines import fingerprint as digests
-from demur.engines.hf import HfEngine
-from demur.engines.hf_encoder import HfEncoder
+from demur.engines.hf.encoder import HfEncoder
+from demur.engines.hf.engine import HfEngine
 from demur.store.policy_file import policy_digest, policy_from_json, policy_to_json
 from tests.engines.checkpoints import make_checkpoint, user
 

@@ -11,7 +11,7 @@ from demur.core.example import Message
 from demur.core.policy import natural
 from demur.core.score import check_scores
 from demur.core.taxonomy import coconot, single
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 from demur.engines.prompt_scorer import PromptScorer
 from demur.store.policy_file import read_policy
 from demur.store.rewritten import decided_scores

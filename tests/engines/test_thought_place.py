@@ -8,11 +8,11 @@ from demur.core.errors import EngineError, ScoreDoubt
 from demur.core.example import Message
 from demur.core.policy import NEVER, CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import coconot, single
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 from demur.engines.thought_place import EMPTY, require_one_place, with_thought
 from demur.engines.tokens import ChatEncoder, install
 from tests.engines.checkpoints import TEMPLATES, make_tokenizer, user
-from tests.engines.test_hf_serve import ask, serving, whole
+from tests.engines.inprocess.test_backend import ask, serving, whole
 
 HEADER = "<|im_start|>assistant\n"
 CLOSED = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"

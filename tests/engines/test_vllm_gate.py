@@ -18,7 +18,7 @@ import pytest
 
 from demur.core.decision import decide_many
 from demur.core.taxonomy import coconot
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 from tests.engines.checkpoints import TEXT, make_checkpoint, user
 from tests.engines.vllm_parts import (
     ENVIRONMENT,

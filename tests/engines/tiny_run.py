@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from demur.core.example import Example
 from demur.core.taxonomy import coconot
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 from demur.engines.tokens import ChatEncoder
 from demur.store.files import write_json
 from demur.store.run import RunFolder

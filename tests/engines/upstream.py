@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 
 STALL_S = 6.0
 

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from demur.core.taxonomy import coconot
-from demur.engines.hf import HfEngine
-from demur.engines.hf_serve import HfBackend
+from demur.engines.hf.engine import HfEngine
+from demur.engines.inprocess.backend import HfBackend
 from demur.server.app import Service
 from demur.server.policies import Access
 from demur.server.run import run

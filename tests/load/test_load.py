@@ -10,7 +10,7 @@ from bench.load import RELOAD_S, Reload, Report, crowd, variants
 
 from demur.core.schema_bounds import too_much
 from demur.core.taxonomy import coconot
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 from demur.store.policy_file import policy_digest, write_policy
 from tests.engines.checkpoints import make_checkpoint
 from tests.security.site import policies_for

@@ -15,11 +15,11 @@ import httpx
 
 from demur.core.policy import CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import Taxonomy, coconot, single
-from demur.engines.gateway import GatewayBackend
-from demur.engines.gateway_http import Link
-from demur.engines.gateway_openai import OpenAiBackend
-from demur.engines.hf import HfEngine
-from demur.engines.pre_answer import GateSettings, PreAnswerBackend
+from demur.engines.hf.engine import HfEngine
+from demur.engines.remote.chat_backend import OpenAiBackend
+from demur.engines.remote.link import Link
+from demur.engines.remote.pre_answer import GateSettings, PreAnswerBackend
+from demur.engines.vllm.two_calls import TwoCallBackend
 from tests.engines.chat_stub import events
 from tests.engines.chat_stub import serving as stub_serving
 from tests.engines.checkpoints import make_checkpoint
@@ -139,7 +139,7 @@ def front(name: str, root: Path) -> Iterator[Faulty]:
     with Upstream(engine) as upstream, behind(upstream.url) as made:
         if name.startswith("gateway"):
             here = str(engine.model)
-            backend = GatewayBackend(
+            backend = TwoCallBackend(
                 link=link(made.url, name), model="tiny", tokenizer=here, declared=engine.fingerprint
             )
         else:

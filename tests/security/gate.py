@@ -14,8 +14,8 @@ from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, prompt_text, scores_of
 from demur.core.score import Floats
 from demur.core.taxonomy import single
-from demur.engines.gateway_http import Link
-from demur.engines.pre_answer import GateSettings, PreAnswerBackend
+from demur.engines.remote.link import Link
+from demur.engines.remote.pre_answer import GateSettings, PreAnswerBackend
 from tests.engines.chat_stub import events
 from tests.engines.chat_stub import serving as stub_serving
 from tests.security.attacks import every

@@ -18,8 +18,8 @@ import numpy as np
 from demur.core.example import Message
 from demur.core.policy import CategoryPolicy, DoubtRule, Policy, Sensitivity
 from demur.core.taxonomy import coconot
-from demur.engines.hf import HfEngine
-from demur.engines.hf_serve import HfBackend
+from demur.engines.hf.engine import HfEngine
+from demur.engines.inprocess.backend import HfBackend
 from demur.server import connection
 from demur.server.log import JsonLines
 from demur.server.settings import Limits

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from demur.core.taxonomy import single
-from demur.engines.guard_chat import ChatGuard
+from demur.engines.remote.guard_chat import ChatGuard
 from tests.engines.chat_stub import completion, events
 from tests.engines.chat_stub import serving as stub_serving
 from tests.security.attacks import (

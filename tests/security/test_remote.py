@@ -4,10 +4,10 @@ import pytest
 
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
-from demur.engines.gateway import GatewayBackend
-from demur.engines.gateway_http import Link
-from demur.engines.gateway_openai import OpenAiBackend
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
+from demur.engines.remote.chat_backend import OpenAiBackend
+from demur.engines.remote.link import Link
+from demur.engines.vllm.two_calls import TwoCallBackend
 from tests.engines.checkpoints import make_checkpoint
 from tests.engines.upstream import Upstream
 from tests.security.attacks import CALL, FIELDS, FORGED_TURNS, FORMS, in_user
@@ -47,7 +47,7 @@ def sent_for(upstream, server, body):
 def test_a_server_that_takes_ids_gets_special_ids_only_where_the_template_puts_them(engine, folder):
     ids = {token: engine.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     with Upstream(engine) as upstream:
-        backend = GatewayBackend(
+        backend = TwoCallBackend(
             link=Link(url=upstream.url), model="tiny", tokenizer=str(engine.model), declared=engine.fingerprint
         )
         with serving(folder, backend=backend) as server:

@@ -16,7 +16,7 @@ import numpy as np
 from demur.core.errors import DemurError
 from demur.core.keys import KeyProblem, authenticate
 from demur.core.policy import Policy
-from demur.engines.fake_backend import FakeBackend
+from demur.engines.fake.backend import FakeBackend
 from demur.stages.watch import Scored, Standing, begin_watching, live_path, take_in
 from demur.store.locked import Journal
 from demur.store.policy_file import bound, policy_digest, read_policy, write_policy

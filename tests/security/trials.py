@@ -26,7 +26,7 @@ from demur.core.decision import decide_many
 from demur.core.errors import DemurError
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
-from demur.engines.hf_load import load_model
+from demur.engines.hf.load import load_model
 from demur.pages.page import render_html
 from demur.pages.parts import Code, Page, Section, Table
 from demur.store.choice_file import read_choice

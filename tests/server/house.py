@@ -15,8 +15,8 @@ import httpx
 
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
-from demur.engines.fake import FakeEngine
-from demur.engines.fake_backend import FakeBackend
+from demur.engines.fake.backend import FakeBackend
+from demur.engines.fake.engine import FakeEngine
 from demur.server.app import Service
 from demur.server.policies import Access
 from demur.server.run import Process

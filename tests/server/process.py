@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from demur.engines.fake_backend import FakeBackend
+from demur.engines.fake.backend import FakeBackend
 from demur.server.app import Service
 from demur.server.log import JsonLines, LogWriter
 from demur.server.policies import Access

@@ -10,7 +10,7 @@ import pytest
 
 from demur.core.errors import PromptTooLong, ScoreDoubt
 from demur.core.serving import Ask, Reply
-from demur.engines.fake_backend import FakeBackend
+from demur.engines.fake.backend import FakeBackend
 from tests.server.house import ANSWERED, CANNED, REFUSED, TEMPLATE, engine, folder_of, policy, request, serving
 from tests.waiting import wait_until
 

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 
 from demur.core.access import Tenant
 from demur.core.errors import ConfigError
-from demur.engines.fake_backend import FakeBackend
+from demur.engines.fake.backend import FakeBackend
 from demur.server.app import Service
 from demur.server.doors import Doors, Meter
 from demur.server.errors import ApiError

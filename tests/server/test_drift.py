@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from demur.core.errors import ArtifactError, PolicyError
-from demur.engines.fake_backend import FakeBackend
+from demur.engines.fake.backend import FakeBackend
 from demur.server import live_scores
 from demur.stages import watch
 from demur.stages.watch import begin_watching, live_path, state_path

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from demur.core.errors import ConfigError, PolicyError
-from demur.engines.fake import FakeEngine
-from demur.engines.fake_backend import FakeBackend
+from demur.engines.fake.backend import FakeBackend
+from demur.engines.fake.engine import FakeEngine
 from demur.server.app import Service
 from demur.server.policies import Access
 from demur.server.settings import Settings

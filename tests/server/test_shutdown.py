@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from demur.engines.fake_backend import FakeBackend
+from demur.engines.fake.backend import FakeBackend
 from demur.server.app import Service
 from demur.server.policies import Access
 from demur.server.run import run

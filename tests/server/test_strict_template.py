@@ -4,8 +4,8 @@ import pytest
 
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
-from demur.engines.hf import HfEngine
-from demur.engines.hf_serve import HfBackend
+from demur.engines.hf.engine import HfEngine
+from demur.engines.inprocess.backend import HfBackend
 from tests.engines.checkpoints import make_checkpoint
 from tests.engines.test_tokens import STRICT
 from tests.server.house import folder_of, serving

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.engines.chat_stub import completion, serving
 
 from demur.core.errors import EngineError
-from demur.engines.chat_client import ChatClient, Endpoint
+from demur.engines.remote.client import ChatClient, Endpoint
 from demur.sources.files import FileSource
 from demur.sources.news import Article, Cutoff
 from demur.sources.temporal import MONTHS, Builder, names_day

@@ -13,7 +13,7 @@ from tests.fake_run import HOSTILE, engine_for, examples, prepare
 from demur.core.calibrator import closed
 from demur.core.errors import ArtifactError, ConfigError, DataError
 from demur.core.taxonomy import coconot
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate
 from demur.stages.bench_calibration import Config, Scored, run
 from demur.stages.bench_calibration.content import page_of, sentence

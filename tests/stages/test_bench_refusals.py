@@ -13,8 +13,8 @@ from demur.core.policy import natural
 from demur.core.rates import Outcome
 from demur.core.seen import Seen, seen_of
 from demur.core.taxonomy import coconot
-from demur.engines.fake import FakeEngine
-from demur.engines.subjects import Subject, always_refuse, answer_then_refuse, never_refuse, refuse_then_answer
+from demur.engines.fake.engine import FakeEngine
+from demur.engines.fake.subjects import Subject, always_refuse, answer_then_refuse, never_refuse, refuse_then_answer
 from demur.stages import bench_refusals, evaluate
 from demur.stages.bench_refusals import Candidate, Config
 from demur.stages.bench_refusals.texts import PART_PROMPTS

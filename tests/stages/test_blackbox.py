@@ -12,7 +12,7 @@ from demur.core.errors import ArtifactError, DataError, EngineError, TaxonomyErr
 from demur.core.predictor import prompt_text
 from demur.core.taxonomy import coconot, single
 from demur.core.text_classifier import View
-from demur.engines.chat_client import ChatClient, Endpoint
+from demur.engines.remote.client import ChatClient, Endpoint
 from demur.judges.phrases import PhraseJudge
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric
 from demur.judges.trained import TrainedJudge

@@ -12,7 +12,7 @@ from demur.core.decision import decide_many
 from demur.core.errors import ArtifactError, ConfigError, DataError, GoalError, PolicyError
 from demur.core.rates import Outcome
 from demur.core.taxonomy import coconot
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate, evaluate
 from demur.stats.sample import evenly
 from demur.store.metrics_file import read_metrics

@@ -11,7 +11,7 @@ from demur.core.decision import decide_many
 from demur.core.errors import PolicyError
 from demur.core.example import Example, Message
 from demur.core.taxonomy import coconot, single
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 from demur.sources.corpus import EverydayPrompts
 from demur.stages import evaluate, report
 from demur.stages.evaluate.everyday import _expected, ask

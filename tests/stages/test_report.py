@@ -12,8 +12,8 @@ from demur.core.decision import decide_many
 from demur.core.errors import ArtifactError, ConfigError
 from demur.core.rates import Outcome
 from demur.core.taxonomy import coconot
-from demur.engines.fake import FakeEngine
-from demur.engines.fake_subjects import deaf
+from demur.engines.fake.engine import FakeEngine
+from demur.engines.fake.habits import deaf
 from demur.stages import calibrate, evaluate, report
 from demur.store.metrics_file import read_metrics, write_metrics
 from demur.store.policy_file import read_policy

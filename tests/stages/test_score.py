@@ -9,7 +9,7 @@ from tests.fake_run import Rows, engine_for, examples
 from demur.core.errors import ArtifactError, ScoreError
 from demur.core.ports import no_progress
 from demur.core.taxonomy import coconot
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 from demur.stages import data, score
 from demur.store.rewritten import rewritten_scores
 from demur.store.rows import read_examples

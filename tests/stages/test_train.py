@@ -10,7 +10,7 @@ from demur.core.ports import Origin, TrainedModel, no_progress
 from demur.core.seen import seen_rows
 from demur.core.taxonomy import coconot, single
 from demur.core.training import TrainSettings, tiny
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 from demur.stages import data, train
 from demur.store.model_file import read_model_file, require_whole
 from demur.store.rows import read_examples

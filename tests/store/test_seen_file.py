@@ -10,7 +10,7 @@ from demur.core.example import Example, Message
 from demur.core.ports import TrainedModel
 from demur.core.seen import Seen, seen_of, seen_rows
 from demur.core.taxonomy import coconot
-from demur.engines.fake import FakeEngine
+from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate
 from demur.stages.train import tell
 from demur.store.files import digest_file

@@ -29,8 +29,8 @@ pytestmark = pytest.mark.skipif(not DATA.exists(), reason="../shared/data is abs
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory):
     """(scores, labels) of the held-out rows."""
-    from demur.engines.hf import HfEngine  # torch, only where it is used
-    from demur.engines.hf_sft import SftTrainer
+    from demur.engines.hf.engine import HfEngine  # torch, only where it is used
+    from demur.engines.training.sft import SftTrainer
 
     rows = list(FileSource(folder=DATA, files=tuple(f"{f}.jsonl" for f in FILES)).read())
     train, held = [e for e in rows if e.split == "train"], [e for e in rows if e.split != "train"]

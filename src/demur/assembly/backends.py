@@ -29,7 +29,7 @@ from demur.store.upgrade import brought_up_to_date
 KEY_VARIABLE = "DEMUR_BACKEND_KEY"  # of the server behind ours; never in a file or on a command line
 GATE = "gate"
 REMOTE = ("vllm", "gateway", "openai", GATE)
-_GATE_OPTIONS = ("model", "answers_as", "refusal", "reads")  # demur.engines.pre_answer.GateSettings
+_GATE_OPTIONS = ("model", "answers_as", "refusal", "reads")  # demur.engines.remote.pre_answer.GateSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ def make_backend(kind: str, workspace: Workspace, url: str | None, options: Mapp
     if kind in REMOTE:
         made = _remote(kind, workspace, {**options, "url": url}, where)
     elif kind == "hf":
-        limits = build(find("demur.engines.hf_worker:Limits", {}, "record"), options, where)
+        limits = build(find("demur.engines.inprocess.worker:Limits", {}, "record"), options, where)
         # Whatever engine scored the run: a model of the same fingerprint is the same model.
         in_process = Workspace(workspace.folder, replace(workspace.config, engine="hf"))
         made = find(kind, BACKENDS, "backend")(Engine(in_process).loaded, limits)
@@ -134,14 +134,14 @@ def _gate(workspace: Workspace, options: Mapping[str, Any], where: str) -> Backe
     loaded = engine.loaded  # now: a scorer that cannot be loaded serves nothing
     backend: Backend = find(GATE, BACKENDS, "backend")(
         link=_link({name: value for name, value in options.items() if name not in own}, where),
-        settings=build(find("demur.engines.pre_answer:GateSettings", {}, "record"), {**defaults, **own}, where),
+        settings=build(find("demur.engines.remote.pre_answer:GateSettings", {}, "record"), {**defaults, **own}, where),
         scorer=loaded if workspace.front is None else engine.cascade(workspace.front),
     )
     return backend
 
 
 def _link(options: Mapping[str, Any], where: str) -> Any:
-    link = find("demur.engines.gateway_http:Link", {}, "record")
+    link = find("demur.engines.remote.link:Link", {}, "record")
     return build(link, {**options, "api_key": os.environ.get(KEY_VARIABLE)}, where)
 
 

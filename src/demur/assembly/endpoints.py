@@ -23,5 +23,5 @@ def open_chat(given: Mapping[str, Any], overrides: Sequence[str]) -> Any:
             raise ConfigError(f"cannot use --set {text!r}", "write endpoint.KEY=VALUE, e.g. endpoint.tries=2")
         override(table, text)
     options = {**{k: v for k, v in given.items() if v is not None}, **table.get("endpoint", {})}
-    endpoint = build(find("demur.engines.chat_client:Endpoint", {}, "endpoint"), options, "--set: endpoint")
+    endpoint = build(find("demur.engines.remote.client:Endpoint", {}, "endpoint"), options, "--set: endpoint")
     return find("openai", CHATS, "chat model")(endpoint=endpoint)

@@ -1,9 +1,9 @@
 """Judges by name, with their settings from a TOML file of sections [llm], [trained], [wildguard].
 
-[llm]        url, model, key_variable, in_flight, most_calls, ... (demur.engines.chat_client.Endpoint), and
+[llm]        url, model, key_variable, in_flight, most_calls, ... (demur.engines.remote.client.Endpoint), and
              rubric (a name or a TOML file), labels (where labels are kept), control_tokens, most_chars
 [trained]    model: the file of `demur judge-train`; force: judge answers unlike the training answers too
-[wildguard]  model, batch, max_new_tokens, dtype, device (demur.engines.hf_complete.HfCompleter), and template: a file
+[wildguard]  model, batch, max_new_tokens, dtype, device (demur.engines.hf.complete.HfCompleter), and template: a file
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from demur.store.encoded_model_file import is_encoded, read_encoded
 from demur.store.label_store import LabelFile
 from demur.store.text_model_file import read_text_classifier
 
-ENCODER = "demur.engines.hf_encoder:HfEncoder"
+ENCODER = "demur.engines.hf.encoder:HfEncoder"
 SECTIONS = ("llm", "trained", "wildguard")
 
 
@@ -85,7 +85,7 @@ def _llm(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
     if "most_chars" in section:
         wording["most_chars"] = section.pop("most_chars")
     labels = settings.path(str(section.pop("labels"))) if "labels" in section else settings.labels
-    endpoint = build(find("demur.engines.chat_client:Endpoint", {}, "endpoint"), section, f"{settings.where}: [llm]")
+    endpoint = build(find("demur.engines.remote.client:Endpoint", {}, "endpoint"), section, f"{settings.where}: [llm]")
     chat = find("openai", CHATS, "chat model")(endpoint=endpoint)
     made = find("demur.judges.rubric:Wording", {}, "wording")(**wording)
 

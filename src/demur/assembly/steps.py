@@ -99,7 +99,9 @@ class Steps:
         if config.engine in PREDICTORS or train.is_trained(config.train, config.taxonomy, self._folder):
             return
         if config.train.base != "tiny":
-            find("demur.engines.training.bases:check_base", {}, "check")(config.train.base, config.train.chat_template)
+            find("demur.engines.training.base_model.find:check_base", {}, "check")(
+                config.train.base, config.train.chat_template
+            )
         train.brought_along(config.train)
 
     def check_goals(self) -> None:

@@ -15,22 +15,25 @@ SOURCES = {
     "jsonl": "demur.sources.files:FileSource",  # the older name
     "hub": "demur.sources.hub:HubSource",
 }
-TRAINERS = {"tiny": "demur.engines.hf_tiny:TinyTrainer", "sft": "demur.engines.hf_sft:SftTrainer"}
+TRAINERS = {
+    "tiny": "demur.engines.training.base_model.tiny:TinyTrainer",
+    "sft": "demur.engines.training.sft:SftTrainer",
+}
 ENGINES = {
-    "hf": "demur.engines.hf:HfEngine",
-    "fake": "demur.engines.fake:FakeEngine",
-    "vllm": "demur.engines.vllm_engine:VllmEngine",
+    "hf": "demur.engines.hf.engine:HfEngine",
+    "fake": "demur.engines.fake.engine:FakeEngine",
+    "vllm": "demur.engines.vllm.engine:VllmEngine",
     "prompts": "demur.engines.prompt_scorer:PromptScorer",
-    "guard-chat": "demur.engines.guard_chat:ChatGuard",
-    "guard-hf": "demur.engines.hf_guard:HfGuard",
+    "guard-chat": "demur.engines.remote.guard_chat:ChatGuard",
+    "guard-hf": "demur.engines.hf.guard:HfGuard",
 }
 BACKENDS = {
-    "hf": "demur.engines.hf_serve:HfBackend",
-    "vllm": "demur.engines.gateway_plugin:PluginBackend",
-    "gateway": "demur.engines.gateway:GatewayBackend",
-    "openai": "demur.engines.gateway_openai:OpenAiBackend",
-    "gate": "demur.engines.pre_answer:PreAnswerBackend",
-    "fake": "demur.engines.fake_backend:FakeBackend",
+    "hf": "demur.engines.inprocess.backend:HfBackend",
+    "vllm": "demur.engines.vllm.plugin_backend:PluginBackend",
+    "gateway": "demur.engines.vllm.two_calls:TwoCallBackend",
+    "openai": "demur.engines.remote.chat_backend:OpenAiBackend",
+    "gate": "demur.engines.remote.pre_answer:PreAnswerBackend",
+    "fake": "demur.engines.fake.backend:FakeBackend",
 }
 JUDGES = {
     "phrases": "demur.judges.phrases:PhraseJudge",
@@ -42,8 +45,8 @@ CASCADES = {
     "scorer": "demur.engines.cascade.scorer:CascadeScorer",
     "backend": "demur.engines.cascade.backend:CascadeBackend",
 }
-CHATS = {"openai": "demur.engines.chat_client:ChatClient"}
-COMPLETERS = {"hf": "demur.engines.hf_complete:HfCompleter"}
+CHATS = {"openai": "demur.engines.remote.client:ChatClient"}
+COMPLETERS = {"hf": "demur.engines.hf.complete:HfCompleter"}
 
 _EXTRAS = {
     "torch": "hf",

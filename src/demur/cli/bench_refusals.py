@@ -155,7 +155,7 @@ def _endpoint(file: Path, policy: Path | None, judge: Judge | None, target: Path
             f"{file} names an endpoint: it has no control tokens, and only its texts can be measured",
             "leave --policy out, and name what reads the texts: --judge phrases",
         )
-    settings = build(find("demur.engines.chat_client:Endpoint", {}, "endpoint"), read_toml(file), str(file))
+    settings = build(find("demur.engines.remote.client:Endpoint", {}, "endpoint"), read_toml(file), str(file))
     chat = find("openai", CHATS, "chat model")(endpoint=settings)
     asker = Asker(chat=chat, replies=ReplyFile(target / "replies.sqlite"))
     return Endpoint(asker=asker, judge=judge), lambda: spent_lines(chat)
@@ -164,7 +164,7 @@ def _endpoint(file: Path, policy: Path | None, judge: Judge | None, target: Path
 def _subject(name: str, policy: Path | None) -> Candidate:
     if policy:
         raise ConfigError(f"{name!r} is no trained model, and {policy} was made for one", "leave --policy out")
-    subject = find(f"demur.engines.subjects:{name.replace('-', '_')}", {}, "subject")(coconot())
+    subject = find(f"demur.engines.fake.subjects:{name.replace('-', '_')}", {}, "subject")(coconot())
     return Candidate(policy=natural(coconot(), subject.fingerprint), scorer=subject, generator=subject)
 
 

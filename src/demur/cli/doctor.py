@@ -42,20 +42,20 @@ def command(
     """Check a trained model, or say what training would do with a base. Exit code 2 if something must be repaired."""
     model, declared, origin = _declared(model, taxonomy)
     if origin is None and "fingerprint" not in declared and _is_base(model, declared["tokens"]):
-        case = find("demur.engines.training.base_doctor:BaseCase", {}, "check")
-        examine_base = find("demur.engines.training.base_doctor:examine_base", {}, "check")
+        case = find("demur.engines.training.base_model.doctor:BaseCase", {}, "check")
+        examine_base = find("demur.engines.training.base_model.doctor:examine_base", {}, "check")
         settings = replace(defaults(model, recipe or _usual_recipe()), base=model)
         readiness: Readiness = examine_base(case(base=model, taxonomy=preset(taxonomy), settings=settings, rows=rows))
         _tell(readiness, "to be trained", as_json=as_json)
         return
-    examination = find("demur.engines.hf_doctor:Examination", {}, "check")
-    examine = find("demur.engines.hf_doctor:examine", {}, "check")
+    examination = find("demur.engines.hf.doctor:Examination", {}, "check")
+    examine = find("demur.engines.hf.doctor:examine", {}, "check")
     readiness = examine(examination(model=model, dtypes=dtypes, **declared))
     _tell(readiness, "to be scored and served", origin, as_json=as_json)
 
 
 def _is_base(model: str, tokens: tuple[str, ...]) -> bool:
-    found: bool = find("demur.engines.training.base_doctor:is_base", {}, "check")(model, tokens)
+    found: bool = find("demur.engines.training.base_model.doctor:is_base", {}, "check")(model, tokens)
     return found
 
 

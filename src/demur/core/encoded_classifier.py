@@ -1,6 +1,6 @@
 """A linear classifier over a text's vector from an encoder: applied here, fitted in demur.stats.text.encoded_fit.
 
-Encoder is implemented by demur.engines.hf_encoder. Shapes: N texts, D numbers of a vector.
+Encoder is implemented by demur.engines.hf.encoder. Shapes: N texts, D numbers of a vector.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from demur.core.errors import EngineError
 from demur.core.example import Message
 from demur.core.taxonomy import Taxonomy
 from demur.core.turns import fold
-from demur.engines.training.bare_template import bare
+from demur.engines.bare_template import bare
 from demur.engines.turn_guard import Piece, TurnGuard
 
 MARK = re.compile(r"([0-9a-f]{16})x(\d+)x")  # one pattern for every nonce: compiling one each would double the work

@@ -29,10 +29,10 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotPr
 from demur.core.errors import AccessError, DemurError, EngineError, PolicyError
 from demur.core.policy import Policy
 from demur.engines.gate import banned_ids
-from demur.engines.vllm_model import require_plain, served_fingerprint
-from demur.engines.vllm_policies import PolicyShelf, decoded
-from demur.engines.vllm_request import EFFECTIVE, POLICY, check_sampling, is_beam_search, read_request
-from demur.engines.vllm_rows import Rows, Slots, edit
+from demur.engines.vllm.model import require_plain, served_fingerprint
+from demur.engines.vllm.policies import PolicyShelf, decoded
+from demur.engines.vllm.request import EFFECTIVE, POLICY, check_sampling, is_beam_search, read_request
+from demur.engines.vllm.rows import Rows, Slots, edit
 
 
 class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]  # vLLM may be absent where types are checked

@@ -23,7 +23,7 @@ FIXED = {"always-refuse": ALWAYS, "never-refuse": NEVER}
 class Subject:
     """A loaded model and what decides for it."""
 
-    engine: Any  # demur.engines.hf.HfEngine
+    engine: Any  # demur.engines.hf.engine.HfEngine
     policy: Policy
 
 

@@ -17,7 +17,7 @@ from demur.core.serving import Ask
 from demur.core.taxonomy import coconot
 from demur.engines.cascade.backend import CascadeBackend
 from demur.engines.cascade.scorer import CascadeScorer
-from demur.engines.fake_backend import FakeBackend
+from demur.engines.fake.backend import FakeBackend
 from tests.contract.test_decides import random_policy
 from tests.front_parts import Counted, front, model, texts, user, wide_range, with_edges
 

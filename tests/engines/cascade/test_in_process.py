@@ -11,7 +11,7 @@ from demur.core.policy import natural
 from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import coconot
 from demur.engines.cascade.backend import CascadeBackend
-from demur.engines.hf_serve import HfBackend
+from demur.engines.inprocess.backend import HfBackend
 from tests.engines.checkpoints import user
 from tests.engines.tiny_run import tiny_run
 from tests.front_parts import front, wide_range

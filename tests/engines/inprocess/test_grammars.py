@@ -12,13 +12,13 @@ import torch
 
 from demur.core.errors import BackendBusy, BackendDown, EngineError, SchemaTooCostly
 from demur.core.schema_bounds import SchemaBounds, too_much
-from demur.engines import hf_serve, hf_worker
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
+from demur.engines.inprocess import backend, worker
 from demur.engines.inprocess.grammar import wait
 from demur.engines.inprocess.grammars import GrammarLimits, Grammars
 from tests.core.test_schema_bounds import chain
 from tests.engines.checkpoints import make_tokenizer
-from tests.engines.test_hf_serve import GREEDY, TOKENS, always, ask, serving, whole
+from tests.engines.inprocess.test_backend import GREEDY, TOKENS, always, ask, serving, whole
 from tests.waiting import settled
 
 pytest.importorskip("llguidance")
@@ -233,8 +233,8 @@ def test_nothing_is_left_behind():
 
 
 def test_a_process_that_hangs_in_mid_answer_holds_up_no_other_answer(checkpoints, monkeypatch):
-    monkeypatch.setattr(hf_worker, "LATE_S", WATCHDOG_S)
-    monkeypatch.setattr(hf_serve, "GrammarLimits", partial(GrammarLimits, **PATIENT))
+    monkeypatch.setattr(worker, "LATE_S", WATCHDOG_S)
+    monkeypatch.setattr(backend, "GrammarLimits", partial(GrammarLimits, **PATIENT))
     engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS, max_new_tokens=20)
     sampling = replace(GREEDY, max_tokens=120)
 
@@ -264,10 +264,10 @@ def test_an_answer_whose_last_mask_is_late_gives_its_places_back(checkpoints, mo
     engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS, max_new_tokens=20)
 
     def never_in_time(grammars, seconds):
-        if seconds != hf_worker.GRACE_S:
+        if seconds != worker.GRACE_S:
             wait(grammars, seconds)
 
-    monkeypatch.setattr(hf_worker, "wait", never_in_time)
+    monkeypatch.setattr(worker, "wait", never_in_time)
 
     async def scenario():
         async with serving(engine) as backend:

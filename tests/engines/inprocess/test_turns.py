@@ -2,10 +2,10 @@
 
 import asyncio
 
-from demur.engines.hf import HfEngine
+from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess import turns as module
 from demur.engines.inprocess.turns import LONG_TOKENS, WRITING_PER_READING, Turns
-from tests.engines.test_hf_serve import TEXTS, TOKENS, always, ask, serving, whole
+from tests.engines.inprocess.test_backend import TEXTS, TOKENS, always, ask, serving, whole
 
 
 def test_after_a_long_prompt_the_next_one_waits_for_writing():

@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from demur.core.errors import BackendDown
-from demur.engines import hf_worker
-from demur.engines.hf import HfEngine
-from demur.engines.hf_serve import HfBackend
-from demur.engines.hf_worker import Limits
+from demur.engines.hf.engine import HfEngine
+from demur.engines.inprocess import worker
+from demur.engines.inprocess.backend import HfBackend
 from demur.engines.inprocess.watched import twin
-from tests.engines.test_hf_serve import LONG, TEXTS, TOKENS, always, ask, whole
+from demur.engines.inprocess.worker import Limits
+from tests.engines.inprocess.test_backend import LONG, TEXTS, TOKENS, always, ask, whole
 from tests.server.house import folder_of
 from tests.server.house import serving as served
 from tests.waiting import settled, wait_until
@@ -156,7 +156,7 @@ def test_after_so_many_tries_it_stays_down_and_says_why(engine, caplog):
 
 
 def test_the_server_ends_though_the_model_does_not(engine, monkeypatch):
-    monkeypatch.setattr(hf_worker, "STOP_S", 0.2)
+    monkeypatch.setattr(worker, "STOP_S", 0.2)
 
     async def scenario():
         backend = HfBackend(engine, Limits())

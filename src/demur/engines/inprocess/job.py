@@ -13,7 +13,7 @@ from demur.core.policy import GENERATE
 from demur.core.score import Floats
 from demur.core.serving import Ask, Finish, Part
 from demur.engines.answer_text import AnswerText
-from demur.engines.hf_batch import Prompts
+from demur.engines.hf.batch import Prompts
 from demur.engines.inprocess.grammar import Grammar
 
 

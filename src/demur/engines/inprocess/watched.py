@@ -17,10 +17,10 @@ from time import monotonic
 from typing import Any
 
 from demur.core.errors import BackendDown
-from demur.engines.hf import HfEngine
-from demur.engines.hf_worker import Limits, Worker
+from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.grammar import Grammar
 from demur.engines.inprocess.job import Job
+from demur.engines.inprocess.worker import Limits, Worker
 
 LOG = logging.getLogger(__name__)
 LOOK_S = 1.0  # between two looks at the worker, at most

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from demur.engines.hf_rows import IGNORE, TrainingRow
+from demur.engines.training.rows import IGNORE, TrainingRow
 
 TOKENS_PER_BATCH = 2048  # of rows that are read, not learnt from
 

@@ -21,9 +21,9 @@ from demur.core.example import Example
 from demur.core.splitting import place_of
 from demur.core.training import TrainSettings
 from demur.engines.heads import head_on, marked_rows
-from demur.engines.hf_rows import IGNORE, TrainingRow, reply_row
 from demur.engines.tokens import ChatEncoder
 from demur.engines.training.batches import TOKENS_PER_BATCH, PadRight, as_read, by_length
+from demur.engines.training.rows import IGNORE, TrainingRow, reply_row
 
 ROWS, TOKENS = 64, 48  # at most, of rows and of each reply: some 2,500 tokens tell a tenth of a nat
 

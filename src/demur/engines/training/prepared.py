@@ -16,19 +16,19 @@ from demur.core.example import Example, Message
 from demur.core.ports import Origin, Progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training import TrainSettings
-from demur.engines import hf_embed
-from demur.engines.hf_load import load_base
-from demur.engines.hf_packing import check_packing
-from demur.engines.hf_rows import TrainingRow, training_rows, validation_rows
-from demur.engines.hf_tiny import TinyConfig, make_tiny
+from demur.engines.hf import embed
+from demur.engines.hf.load import load_base
 from demur.engines.thought_place import require_one_place, with_thought
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 from demur.engines.training import language, trunk
-from demur.engines.training.bases import Base, origin_of
+from demur.engines.training.base_model.find import Base, origin_of
+from demur.engines.training.base_model.tiny import TinyConfig, make_tiny
 from demur.engines.training.batches import NoisyRows, PadRight
-from demur.engines.training.machine import shards_weights, uses_bfloat16
-from demur.engines.training.memory import require_room
+from demur.engines.training.packing import check_packing
 from demur.engines.training.probe_start import probe_rows
+from demur.engines.training.resources.machine import shards_weights, uses_bfloat16
+from demur.engines.training.resources.memory import require_room
+from demur.engines.training.rows import TrainingRow, training_rows, validation_rows
 from demur.engines.training.states import OneScale, States
 
 BACKWARD = 2.0  # a backward pass costs about two forward passes
@@ -96,17 +96,17 @@ def prepare(task: Task) -> Prepared:
     model = load_base(base.name, s.dtype)
     if s.frozen_share:
         trunk.untie(model)  # the frozen layers keep reading the embedding that they know
-    hf_embed.make_rows(model, tokenizer, task.taxonomy, encoder.token_ids)
+    embed.make_rows(model, tokenizer, task.taxonomy, encoder.token_ids)
     header = encoder.prompt([Message(role="user", content="Hello")])[-1]
-    hf_embed.start_respond_at_header(model, encoder.token_ids[0], header)
+    embed.start_respond_at_header(model, encoder.token_ids[0], header)
     prepared = Prepared(
         model=model,
         tokenizer=tokenizer,
         encoder=encoder,
         rows=rows,
         aside=aside,
-        before=hf_embed.control_rows(model, encoder.token_ids),
-        table_names=hf_embed.table_names(model),
+        before=embed.control_rows(model, encoder.token_ids),
+        table_names=embed.table_names(model),
         reused=len(reused),
         scale=_scale(task, rows),
         origin=origin_of(task.base) if task.base and state.is_main_process else None,  # its files are here by now
@@ -156,7 +156,7 @@ def _teachable(task: Task, prepared: Prepared) -> Prepared:
         check_packing(prepared.model)
     if s.lora_rank:
         ids = prepared.encoder.token_ids
-        adapted = hf_embed.lora(prepared.model, ids, rank=s.lora_rank, alpha=s.lora_alpha, dropout=s.lora_dropout)
+        adapted = embed.lora(prepared.model, ids, rank=s.lora_rank, alpha=s.lora_alpha, dropout=s.lora_dropout)
         return replace(prepared, model=adapted)
     return _cut(task, prepared) if s.frozen_share else prepared
 

@@ -22,8 +22,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from demur.core.errors import EngineError
-from demur.engines.hf_rows import IGNORE, TrainingRow
 from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
+from demur.engines.training.rows import IGNORE, TrainingRow
 from demur.engines.training.trunk import stacked
 
 MOST_ROWS = 4000  # a probe of a few hundred numbers a token learns little from more

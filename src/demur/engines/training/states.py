@@ -19,7 +19,7 @@ import torch
 from demur.core.errors import ArtifactError
 from demur.core.ports import Progress
 from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
-from demur.engines.training.free_room import free_disk
+from demur.engines.training.resources.free_room import free_disk
 
 BATCHES_PER_SYNC = 16  # a machine that loses power reads so many again
 _BYTES = torch.bfloat16.itemsize

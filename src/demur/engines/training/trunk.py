@@ -25,8 +25,8 @@ from torch.utils.data import Dataset
 
 from demur.core.errors import EngineError
 from demur.core.ports import Progress, no_progress
-from demur.engines.hf_rows import IGNORE, TrainingRow
-from demur.engines.training.machine import has_bfloat16
+from demur.engines.training.resources.machine import has_bfloat16
+from demur.engines.training.rows import IGNORE, TrainingRow
 from demur.engines.training.states import States, digest_of, kept_states
 
 PROBE_TOLERANCE = 0.05  # largest |logit| difference between the whole model and the cut one, bfloat16 states between

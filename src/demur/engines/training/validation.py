@@ -24,9 +24,9 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from demur.core.errors import EngineError
-from demur.engines.hf_rows import IGNORE
-from demur.engines.hf_trainer import ControlTokenTrainer
 from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
+from demur.engines.training.rows import IGNORE
+from demur.engines.training.trainer import ControlTokenTrainer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

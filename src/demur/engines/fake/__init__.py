@@ -1,0 +1,1 @@
+"""Engines without weights, for tests and documentation."""

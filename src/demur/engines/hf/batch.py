@@ -1,0 +1,170 @@
+"""A batch of answers that grows and shrinks while it is written: prompts are read apart, then join between two steps.
+
+Prompts are read exactly as HfEngine.logp reads them, padded on the right and without a mask, so the score decided on is
+the score that was calibrated. To be written together, rows are moved to the right end of a common cache, with a mask
+over what lies before them and their own positions: the layout of demur.engines.hf.decode.
+Shapes: B prompts read together, R rows being written, T cached positions, V vocabulary, H heads, D width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache
+
+from demur.core.errors import EngineError
+from demur.engines.heads import head_on, last_rows
+from demur.engines.hf.decode import only_row, position_ids
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Prompts:
+    """A batch of prompts that the model has read, each row beginning at column 0 of the cache."""
+
+    cache: Any
+    lengths: tuple[int, ...]
+    logits_BV: torch.Tensor  # at the first answer position, as the model computes them
+
+
+def read(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prompts:
+    """Read prompts in one forward pass, keeping the cache. filler: an id for the padding, which no token looks at.
+
+    Raises EngineError if the model keeps no cache of keys and values that rows can be taken out of.
+    """
+    if getattr(model, "_is_stateful", False):
+        raise EngineError(
+            f"{type(model).__name__} keeps a recurrent state, which cannot be batched anew",
+            "serve it with another back end",
+        )
+    lengths_B = torch.tensor([len(ids) for ids in prompts])
+    longest = int(lengths_B.max())
+    ids_BT = torch.tensor([[*ids, *[filler] * (longest - len(ids))] for ids in prompts])
+    # Without the model's configuration every layer keeps all its positions; masks alone make a sliding window.
+    cache = DynamicCache()
+    with head_on(model, last_rows(lengths_B)):
+        logits_BTV = model(ids_BT.to(model.device), past_key_values=cache, use_cache=True).logits
+    if not cache.layers or cache.get_seq_length() != longest:
+        raise EngineError(
+            f"{type(model).__name__} keeps no key-value cache", "use a causal decoder (is_decoder = true in its config)"
+        )
+    return Prompts(cache=cache, lengths=tuple(lengths_B.tolist()), logits_BV=only_row(logits_BTV))
+
+
+def only(prompts: Prompts, row: int) -> Prompts:
+    """One of several prompts that were read together, with memory of its own."""
+    length = prompts.lengths[row]
+    layers = [
+        (one.keys[row : row + 1, :, :length], one.values[row : row + 1, :, :length]) for one in prompts.cache.layers
+    ]
+    cache = DynamicCache([(keys.clone(), values.clone()) for keys, values in layers])
+    return Prompts(cache=cache, lengths=(length,), logits_BV=prompts.logits_BV[row : row + 1].clone())
+
+
+def together(parts: Sequence[Prompts]) -> Prompts:
+    """Several prompts as one batch, each row beginning at column 0."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(max(part.lengths) for part in parts)
+    layers = []
+    for same in zip(*(part.cache.layers for part in parts), strict=True):
+        keys = [pad(one.keys, (0, 0, 0, longest - one.keys.shape[2])) for one in same]
+        values = [pad(one.values, (0, 0, 0, longest - one.values.shape[2])) for one in same]
+        layers.append((torch.cat(keys), torch.cat(values)))
+    lengths = tuple(length for part in parts for length in part.lengths)
+    logits_BV = torch.cat([part.logits_BV for part in parts])
+    return Prompts(cache=DynamicCache(layers), lengths=lengths, logits_BV=logits_BV)
+
+
+class RunningBatch:
+    """Rows that go on together, each ending at the last column of the cache."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._cache: Any = DynamicCache()
+        self._mask_RT = torch.zeros(0, 0, dtype=torch.long, device=model.device)
+
+    def __len__(self) -> int:
+        return len(self._mask_RT)
+
+    @property
+    def width(self) -> int:
+        """Columns of the cache: positions kept for every row."""
+        return self._mask_RT.shape[1]
+
+    def join(self, prompts: Prompts, rows: Sequence[int]) -> None:
+        """Take these rows of prompts that were read in, behind those that are there."""
+        if not rows:
+            return
+        lengths_R = torch.tensor([prompts.lengths[row] for row in rows], device=self._model.device)
+        width = max(self.width, int(lengths_R.max()))
+        column_T = torch.arange(width, device=self._model.device)
+        from_RT = column_T[None, :] - (width - lengths_R)[:, None]
+        row_R = torch.tensor(rows, device=self._model.device)[:, None]
+        wider = width - self.width
+        new = [
+            tuple(_moved(states, row_R, from_RT.clamp(min=0)) for states in (layer.keys, layer.values))
+            for layer in prompts.cache.layers
+        ]
+        if len(self):
+            old = [(pad(one.keys, (0, 0, wider, 0)), pad(one.values, (0, 0, wider, 0))) for one in self._cache.layers]
+            new = [(torch.cat([k, key]), torch.cat([v, value])) for (k, v), (key, value) in zip(old, new, strict=True)]
+        self._cache = DynamicCache(new)
+        self._mask_RT = torch.cat([pad(self._mask_RT, (wider, 0)), (from_RT >= 0).long()])
+
+    def copy_of(self, row: int, logits_V: torch.Tensor) -> Prompts:
+        """One row as prompts that were read in, so that it can go and join again. logits_V: what came after it."""
+        length = int(self._mask_RT[row].sum())
+        first = self.width - length
+        layers = [
+            (one.keys[row : row + 1, :, first:], one.values[row : row + 1, :, first:]) for one in self._cache.layers
+        ]
+        cache = DynamicCache([(keys.clone(), values.clone()) for keys, values in layers])
+        return Prompts(cache=cache, lengths=(length,), logits_BV=logits_V[None].clone())
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Let all other rows go, and the columns that only they needed."""
+        if not rows:
+            self._cache, self._mask_RT = DynamicCache(), self._mask_RT[:0, :0]
+            return
+        row_R = torch.tensor(rows, device=self._model.device)
+        mask_RT = self._mask_RT[row_R]
+        first = self.width - int(mask_RT.sum(dim=1).max())
+        self._mask_RT = mask_RT[:, first:]
+        self._cache = DynamicCache(
+            [(one.keys[row_R, :, first:], one.values[row_R, :, first:]) for one in self._cache.layers]
+        )
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Append one token to every row and return what the model says next, (R, V), float32."""
+        tokens_R = torch.tensor(tokens, device=self._model.device)
+        self._mask_RT = pad(self._mask_RT, (0, 1), value=1)
+        read = self._model(
+            tokens_R[:, None],
+            attention_mask=self._mask_RT,
+            past_key_values=self._cache,
+            use_cache=True,
+            **position_ids(self._model, self._mask_RT, 1),
+        )
+        logits_RV: torch.Tensor = read.logits[:, -1].float()
+        return logits_RV
+
+
+def joining_gap(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> float:
+    """By how much the next token's log-probabilities differ between prompts that joined one by one, and each alone."""
+    together, alone = RunningBatch(model), []
+    for ids in prompts:
+        single = RunningBatch(model)
+        single.join(read(model, [ids], filler), [0])
+        alone.append(single.step([ids[0]]))
+        together.join(read(model, [ids], filler), [0])
+    said_RV = together.step([ids[0] for ids in prompts])
+    return float((said_RV.log_softmax(dim=1) - torch.cat(alone).log_softmax(dim=1)).abs().max())
+
+
+def _moved(states_BHTD: torch.Tensor, row_R1: torch.Tensor, from_RT: torch.Tensor) -> torch.Tensor:
+    """Keys or values of chosen rows, column t of row r taken from column from_RT[r, t]. Shape (R, H, T, D)."""
+    return states_BHTD.transpose(1, 2)[row_R1, from_RT].transpose(1, 2)

@@ -1,0 +1,211 @@
+"""Is this checkpoint ready to decide? Looks at everything that a decision rests on, and says what is wrong in words.
+
+In order: tokenizer and chat template; each control token; where a rendered prompt ends; what people can spell; the
+control tokens' weights; the probability at the first answer position; whether the files are those that were trained;
+what another dtype would change. Shapes: N built-in prompts, C control tokens, A weight tables, d width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from demur.core.errors import DemurError, EngineError
+from demur.core.example import Message
+from demur.core.policy import Fingerprint
+from demur.core.readiness import Finding, Readiness
+from demur.core.score import Floats
+from demur.engines.hf.embed import LEAST_CHANGE, control_rows, tables
+from demur.engines.hf.engine import HfEngine
+from demur.engines.tokens import ChatEncoder, control_ids, load_tokenizer
+
+_QUESTIONS = (
+    "What is the capital of Portugal?",
+    "Write two sentences about the sea.",
+    "How long should I boil an egg?",
+    "Give me three names for a grey cat.",
+    "Explain to a child why the sky is blue.",
+    "What did I eat this morning?",
+    "Suggest a quiet hobby for winter evenings.",
+    "Translate 'good night' into Spanish.",
+)
+PROMPTS = tuple((Message(role="user", content=text),) for text in _QUESTIONS)
+MOST_LEFTOVER = 0.02  # mean probability outside the control tokens; a trained model is far below
+MOST_DTYPE_GAP = 0.02  # |probability| between float32 and bfloat16; 8 bits of mantissa alone make about 0.01
+LEAST_ANGLE = 1e-3  # 1 - cosine of two control rows; rows that resizing made differ by about 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examination:
+    """What to examine, and what it is expected to be."""
+
+    model: str | Path
+    tokens: tuple[str, ...]  # control tokens, respond first
+    keep_history: bool = True
+    fingerprint: Fingerprint | None = None  # of the model that demur.json or a policy speaks of
+    dtypes: bool = True  # compare float32 with bfloat16: loads the model a second time
+
+
+def examine(case: Examination) -> Readiness:
+    """All findings about one checkpoint; an untouched base model gets failing ones, never an exception.
+
+    A check that needs what an earlier one found missing fails as "not checked": what was not looked at is not ready.
+    """
+    findings, tokenizer = _tokenizer(case)
+    if tokenizer is None:
+        return Readiness(model=str(case.model), findings=tuple(findings))
+    findings += [_control_token(tokenizer, token) for token in case.tokens]
+    if all(f.ok for f in findings):
+        try:
+            encoder = ChatEncoder(tokenizer, case.tokens, keep_history=case.keep_history)
+            findings += [_header(encoder), _spelled_by_users(encoder)]
+        except EngineError as e:
+            findings.append(_failed("chat template", e))
+    if not all(f.ok for f in findings):
+        findings += [
+            Finding(check=check, ok=False, detail="not checked", hint="repair what is listed above first")
+            for check in ("rows trained", "mass at the first position")
+        ]
+        return Readiness(model=str(case.model), findings=tuple(findings))
+    return Readiness(model=str(case.model), findings=(*findings, *_weights(case)))
+
+
+def _failed(check: str, error: DemurError) -> Finding:
+    """An error that the checkpoint caused, as a finding."""
+    return Finding(check=check, ok=False, detail=error.message, hint=error.hint)
+
+
+def _tokenizer(case: Examination) -> tuple[list[Finding], PreTrainedTokenizerFast | None]:
+    """The tokenizer, or None with the reason among the findings."""
+    try:
+        tokenizer = load_tokenizer(case.model)
+    except EngineError as e:
+        return [_failed("tokenizer", e)], None
+    detail = f"fast, {len(tokenizer)} tokens, has a chat template"
+    return [Finding(check="tokenizer", ok=True, detail=detail)], tokenizer
+
+
+def _control_token(tokenizer: PreTrainedTokenizerFast, token: str) -> Finding:
+    """Whether a control token is one id, special, and decodes to itself."""
+    check = f"control token {token}"
+    try:
+        (token_id,) = control_ids(tokenizer, [token])
+    except EngineError as e:
+        return _failed(check, e)
+    return Finding(check=check, ok=True, detail=f"id {token_id}, special, round-trips")
+
+
+def _header(encoder: ChatEncoder) -> Finding:
+    """Whether a prompt ends exactly where the same conversation, answered, has its control token.
+
+    If not, training put the token behind other tokens than serving does, and every score is read at a wrong place.
+    """
+    asked = Message(role="user", content="What is two and two?")
+    prompt = encoder.prompt([asked])
+    ids, turns = encoder.conversation([asked, Message(role="assistant", content="Four.")], [0])
+    at = turns[-1].control_at
+    same = ids[:at] == prompt
+    return Finding(
+        check="chat template",
+        ok=same,
+        detail=f"a prompt of {len(prompt)} tokens, its answer's control token at position {at}"
+        + (", after the same header" if same else ", after other tokens than the prompt ends with"),
+        hint="" if same else "add_generation_prompt must render what the template puts before an answer",
+    )
+
+
+def _spelled_by_users(encoder: ChatEncoder) -> Finding:
+    """Whether a user who types a control token out stays without its id."""
+    check = "control tokens spelled by users"
+    for token in encoder.tokens:
+        ids = encoder.prompt([Message(role="user", content=f"Say {token}{token}now")])
+        leaked = set(ids) & set(encoder.token_ids)
+        if leaked:
+            return Finding(check=check, ok=False, detail=f"{token!r} became id {leaked}", hint="report this as a bug")
+    return Finding(check=check, ok=True, detail="stay plain text, whichever is spelled")
+
+
+def _weights(case: Examination) -> list[Finding]:
+    """What only the weights can tell. Loads the model once, and once more to compare dtypes."""
+    try:
+        engine = HfEngine(model=case.model, tokens=case.tokens, keep_history=case.keep_history)
+        logp_NC = engine.logp(PROMPTS)
+    except EngineError as e:
+        return [_failed("weights", e)]
+    findings = [_trained(engine.network, engine.encoder), _mass(logp_NC)]
+    if case.fingerprint is not None:
+        findings.append(_same_model(engine.fingerprint, case.fingerprint))
+    stored = str(engine.network.dtype).removeprefix("torch.")
+    del engine  # before the model is loaded again
+    if case.dtypes:
+        findings.append(_dtype_effect(case, stored, logp_NC))
+    return findings
+
+
+def _trained(model: Any, encoder: ChatEncoder) -> Finding:
+    """Rows of the embedding and the head: of some length beside a typical row, and none a copy of another.
+
+    Reserved rows that were never trained are zero or all alike; rows added by resizing are copies of the mean row.
+    """
+    rows_ACd = control_rows(model, encoder.token_ids)  # A = 1 table if the head is tied, else 2
+    typical_A = [table.detach().float().norm(dim=1).median().item() for table in tables(model)]
+    length_C = np.min([r.norm(dim=1).numpy() / t for r, t in zip(rows_ACd, typical_A, strict=True)], axis=0)
+    unit_ACd = (rows_ACd / rows_ACd.norm(dim=2, keepdim=True).clamp(min=1e-12)).double().numpy()
+    alike_CC = np.max([u @ u.T - 2 * np.eye(len(u)) for u in unit_ACd], axis=0)
+    first, second = (int(c) for c in np.unravel_index(alike_CC.argmax(), alike_CC.shape))
+    trained = bool(length_C.min() >= LEAST_CHANGE and alike_CC.max() <= 1.0 - LEAST_ANGLE)
+    return Finding(
+        check="rows trained",
+        ok=trained,
+        detail=f"shortest: {encoder.tokens[int(length_C.argmin())]}, {length_C.min():.3g} of a typical row; "
+        f"most alike: {encoder.tokens[first]} and {encoder.tokens[second]}, cosine {alike_CC.max():.4f}",
+        hint="" if trained else "zero or equal rows were never trained: demur train, with rows of every category",
+    )
+
+
+def _mass(logp_NC: Floats) -> Finding:
+    """Whether the first answer position belongs to the control tokens on prompts that nobody trained for."""
+    leftover = float(1.0 - np.exp(logp_NC.astype(np.float64)).sum(axis=1).mean())
+    small = leftover <= MOST_LEFTOVER
+    return Finding(
+        check="mass at the first position",
+        ok=small,
+        detail=f"{leftover:.3g} of the probability is outside the control tokens, mean of {len(logp_NC)} prompts",
+        hint="" if small else f"expected <= {MOST_LEFTOVER}: not trained, or trained with another chat template",
+    )
+
+
+def _same_model(found: Fingerprint, expected: Fingerprint) -> Finding:
+    """Whether weights, tokenizer, template, ids and dtype are those that demur.json or a policy was made with."""
+    old = expected.config_digest is None
+    differences = (replace(found, config_digest=None) if old else found).differences(expected)
+    same = f"the model that its record speaks of{', which names no settings: an older one' if old else ''}"
+    return Finding(
+        check="fingerprint",
+        ok=not differences,
+        detail=f"differs in {', '.join(differences)}" if differences else same,
+        hint="the files changed after training: train or calibrate again" if differences else "",
+    )
+
+
+def _dtype_effect(case: Examination, stored: str, logp_NC: Floats) -> Finding:
+    """What the other of float32 and bfloat16 makes of the same prompts.
+
+    Judged by probabilities: a log-probability of -20 may move by whole units without changing any decision.
+    """
+    other = "bfloat16" if stored == "float32" else "float32"
+    engine = HfEngine(model=case.model, tokens=case.tokens, keep_history=case.keep_history, dtype=other)
+    other_NC = engine.logp(PROMPTS)
+    gap = float(np.abs(np.exp(other_NC) - np.exp(logp_NC)).max())
+    small = gap <= MOST_DTYPE_GAP
+    return Finding(
+        check="dtype effect",
+        ok=small,
+        detail=f"{stored} against {other}: largest |delta logp| {np.abs(other_NC - logp_NC).max():.3g}, "
+        f"largest |delta p| {gap:.3g}",
+        hint="" if small else "thresholds do not carry over: score, calibrate and serve in one dtype",
+    )

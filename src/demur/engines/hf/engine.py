@@ -1,0 +1,209 @@
+"""Any causal language model of transformers as Scorer and Generator: every prompt is read once.
+
+Scoring pads on the right and needs no attention mask, since under causal attention no token sees what follows it; a
+self-check on first use falls back to rows of equal length where that does not hold. Writing pads on the left, with a
+mask and explicit positions, so that all rows of a batch go on from the same column of the cache.
+Shapes: N prompts, B rows of a batch, T positions, V vocabulary, C control tokens (column 0 = respond).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from demur.core.decision import Decision, decide_or_doubt
+from demur.core.errors import EngineError, PromptTooLong
+from demur.core.example import Message
+from demur.core.policy import Fingerprint, Policy
+from demur.core.ports import Answer, Progress, Prompt, no_progress
+from demur.core.score import Floats
+from demur.engines.fingerprint import fingerprint
+from demur.engines.heads import control_scores, head_on, last_rows
+from demur.engines.hf.decode import DecodeRules, Prefix, only_row, prefill, write
+from demur.engines.hf.load import checkpoint_folder, context_of, find_preset, load_model, preset_encoder, stop_ids
+from demur.engines.tokens import ChatEncoder, load_tokenizer
+
+LOGITS_PER_BATCH = 2**23  # at most so many float32 logits at once: 32 MB, whatever the vocabulary
+# |logp| by which a row may differ alone and in a padded batch; half precision rounds a logit of 16 to 1/8.
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
+
+
+@dataclass(kw_only=True, eq=False)
+class HfEngine:
+    """A checkpoint in evaluation mode, loaded on construction. Implements Scorer and Generator.
+
+    `network`, `tokenizer`, `encoder`, `rules` (of writing) and `filler` (an id for padding) are the engine's own, for
+    those who look inside: nobody may change them.
+
+    Raises EngineError when the checkpoint, its tokenizer or its control tokens cannot be used.
+    """
+
+    model: str | Path  # a folder, or a Hugging Face name
+    tokens: Sequence[str] = ()  # control tokens, respond first
+    keep_history: bool = True  # past assistant turns carry their control token, as in training
+    preset: str | None = None  # a published token convention, instead of `tokens`
+    dtype: str | None = None  # of the weights; None: as stored
+    device: str | None = None  # None: the first GPU if there is one
+    batch_tokens: int = 2048  # positions scored at once, padding counted
+    write_tokens: int = 4096  # positions kept at once while answers are written, room for them counted
+    max_new_tokens: int = 48  # of an answer, after its control token
+    threads: int | None = None  # CPU threads of this whole process; None: leave them
+
+    def __post_init__(self) -> None:
+        if bool(self.tokens) == bool(self.preset):
+            raise EngineError(
+                f"control tokens {tuple(self.tokens)} and preset {self.preset!r}: give exactly one",
+                "the tokens are in demur.json beside a model that demur trained",
+            )
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        self.tokenizer = load_tokenizer(self.model)
+        if self.preset is None:
+            self.encoder = ChatEncoder(self.tokenizer, self.tokens, keep_history=self.keep_history)
+        else:
+            self.encoder = preset_encoder(self.tokenizer, find_preset(self.preset), keep_history=self.keep_history)
+        self.network: Any = load_model(self.model, self.dtype, self.device)
+        stops = stop_ids(self.network, self.tokenizer, self.encoder)
+        pad_id = self.tokenizer.pad_token_id
+        self.filler = self.encoder.token_ids[0]  # no token looks at it; a real pad id makes transformers warn
+        self.rules = DecodeRules(
+            stops=stops,
+            banned=tuple({*self.encoder.token_ids, *([] if pad_id is None else [pad_id])} - stops),
+            max_new_tokens=self.max_new_tokens,
+            context=context_of(self.network),
+        )
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Digests of weights, tokenizer and template. Reads every weight file once."""
+        dtype = str(self.network.dtype).removeprefix("torch.")
+        return fingerprint(checkpoint_folder(self.model), self.tokenizer, self.encoder, dtype)
+
+    @torch.inference_mode()
+    def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
+        """Scores, (N, C), float32: one prefill per different prompt, logits at its last position only.
+
+        Raises EngineError naming the first prompt that is longer than the model's context.
+        """
+        encoded = self._encode(prompts, room=0)
+        copies = Counter(encoded)
+        unique = list(copies)
+        logp_NC = np.empty((len(unique), len(self.encoder.tokens)), dtype=np.float32)
+        lengths = [len(ids) for ids in unique]
+        done = 0
+        for batch in self._score_batches(lengths):
+            logp_NC[batch] = self._score([unique[n] for n in batch])
+            done += sum(copies[unique[n]] for n in batch)
+            progress(done, len(prompts))
+        at = {ids: n for n, ids in enumerate(unique)}
+        return logp_NC[np.array([at[ids] for ids in encoded], dtype=np.int64)]
+
+    @torch.inference_mode()
+    def branches(
+        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+    ) -> list[dict[int, Answer]]:
+        """For each prompt the greedy answer after each asked control token (a score column), from one prefill.
+
+        Raises EngineError naming the first prompt that leaves no room for its control token.
+        """
+        encoded = self._encode(prompts, room=1)
+        answers: list[dict[int, Answer]] = [{} for _ in prompts]
+        asked = [n for n, c in enumerate(columns) if c]
+        done = len(prompts) - len(asked)
+        costs = [(len(encoded[n]) + self.max_new_tokens) * len(columns[n]) for n in asked]
+        for batch in self._batches(costs, self.write_tokens):
+            prompt_ns = [asked[b] for b in batch]
+            rows = [(row, c) for row, n in enumerate(prompt_ns) for c in dict.fromkeys(columns[n])]
+            prefix = prefill(self.network, [encoded[n] for n in prompt_ns], self.filler)
+            for (row, column), answer in zip(rows, self._answers(prefix, rows), strict=True):
+                answers[prompt_ns[row]][column] = answer
+            done += len(batch)
+            progress(done, len(prompts))
+        return answers
+
+    @torch.inference_mode()
+    def answer(
+        self, prompts: Sequence[Prompt], policy: Policy, progress: Progress = no_progress
+    ) -> list[tuple[Floats, Decision, Answer]]:
+        """Each prompt's score (C,), what the policy decides of it, and the answer that follows, from one prefill.
+
+        Raises PolicyError if the policy was made with another model, ScoreDoubt where a score decides nothing.
+        """
+        policy.require_model(self.fingerprint)
+        encoded = self._encode(prompts, room=1)
+        answered: dict[int, tuple[Floats, Decision, Answer]] = {}
+        for batch in self._batches([len(ids) + self.max_new_tokens for ids in encoded], self.write_tokens):
+            prefix = prefill(self.network, [encoded[n] for n in batch], self.filler)
+            logp_BC = control_scores(prefix.logits_BV, self.encoder.token_ids)
+            decisions = [decide_or_doubt(policy, logp_C) for logp_C in logp_BC]
+            answers = self._answers(prefix, [(row, d.column) for row, d in enumerate(decisions)])
+            answered |= dict(zip(batch, zip(logp_BC, decisions, answers, strict=True), strict=True))
+            progress(len(answered), len(prompts))
+        return [answered[n] for n in range(len(prompts))]
+
+    @cached_property
+    def padding_is_harmless(self) -> bool:
+        """Whether a row padded on the right, without a mask, scores as it does alone: true under causal attention."""
+        (short,) = self._encode([(Message(role="user", content="Hello."),)], room=0)
+        longer = (short * 8)[: self.rules.context]
+        gap = np.abs(self._score([short]) - self._score([short, longer])[:1]).max()
+        return bool(gap <= (TOLERANCE if self.network.dtype == torch.float32 else HALF_TOLERANCE))
+
+    def _encode(self, prompts: Sequence[Prompt], *, room: int) -> list[tuple[int, ...]]:
+        """Ids of each prompt up to where its control token belongs. room: positions that must be left after it.
+
+        Raises PromptTooLong naming the first prompt that is.
+        """
+        encoded = [tuple(self.encoder.prompt(p)) for p in prompts]
+        context = self.rules.context
+        for n, ids in enumerate(encoded):
+            if context is not None and len(ids) + room > context:
+                raise PromptTooLong(
+                    f"prompt {n} has {len(ids)} tokens and needs {room} more; the model reads {context}",
+                    "shorten it or leave it out",
+                )
+        return encoded
+
+    def _score_batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of prompts to score together; of one length where padding would change their scores."""
+        equal = len(set(lengths)) > 1 and not self.padding_is_harmless
+        return self._batches(lengths, self.batch_tokens, equal_lengths=equal)
+
+    def _batches(self, costs: Sequence[int], budget: int, *, equal_lengths: bool = False) -> list[list[int]]:
+        """Indices of rows of like cost (positions a row takes), dearest first: memory runs out at once or never."""
+        most_rows = max(1, LOGITS_PER_BATCH // self.network.get_output_embeddings().weight.shape[0])
+        batches: list[list[int]] = []
+        for n in sorted(range(len(costs)), key=lambda n: -costs[n]):
+            widest = costs[batches[-1][0]] if batches else 0
+            fits = batches and len(batches[-1]) < most_rows and (len(batches[-1]) + 1) * widest <= budget
+            if fits and not (equal_lengths and costs[n] != widest):
+                batches[-1].append(n)
+            else:
+                batches.append([n])
+        return batches
+
+    def _score(self, rows: Sequence[Sequence[int]]) -> Floats:
+        """Scores of one batch, (B, C): right padding, no mask, the output head on each row's last token."""
+        lengths_B = torch.tensor([len(ids) for ids in rows])
+        longest = int(lengths_B.max())
+        ids_BT = torch.tensor([[*ids, *[self.filler] * (longest - len(ids))] for ids in rows])
+        with head_on(self.network, last_rows(lengths_B)):
+            logits_BTV = self.network(ids_BT.to(self.network.device), use_cache=False).logits
+        return control_scores(only_row(logits_BTV), self.encoder.token_ids)
+
+    def _answers(self, prefix: Prefix, rows: Sequence[tuple[int, int]]) -> list[Answer]:
+        """The answers after (row of the batch, column) pairs: one answer a pair, in their order."""
+        first_ids = [self.encoder.token_ids[column] for _, column in rows]
+        written = write(self.network, prefix, [row for row, _ in rows], first_ids, self.rules)
+        texts = self.tokenizer.batch_decode([list(w.ids) for w in written], skip_special_tokens=True)
+        return [
+            Answer(text=text.strip(), finished=w.finished, tokens=len(w.ids))
+            for text, w in zip(texts, written, strict=True)
+        ]

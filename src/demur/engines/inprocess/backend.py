@@ -1,0 +1,216 @@
+"""A model in this very process behind a server: many requests at once, each decided and answered from one prefill.
+
+The event loop encodes nothing and computes nothing: prompts are encoded in one thread, the model runs in another
+(demur.engines.inprocess.worker). Backend of `demur serve` when no other software is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from random import Random
+
+import torch
+
+from demur.core.decision import Decision
+from demur.core.errors import BackendBusy, BackendDown, DemurError, EngineError, PromptTooLong
+from demur.core.policy import Fingerprint
+from demur.core.score import Floats
+from demur.core.serving import Ask, Part, Reply, nothing
+from demur.engines.answer_text import AnswerText
+from demur.engines.hf.batch import joining_gap
+from demur.engines.hf.engine import HALF_TOLERANCE, TOLERANCE, HfEngine
+from demur.engines.inprocess.grammars import GrammarLimits, Grammars
+from demur.engines.inprocess.job import Job, is_written
+from demur.engines.inprocess.watched import WatchedWorker
+from demur.engines.inprocess.worker import Limits
+from demur.engines.tool_calls import Schema, mode_of, text_or_call, with_tools
+
+PROOF_S = 5.0  # for the model to show that it computes: a load balancer is to look elsewhere meanwhile
+
+
+class HfBackend:
+    """An HfEngine in service. Implements demur.core.serving.Backend.
+
+    The engine belongs to the backend from now on: nobody else may run its network. Construction reads the weight files
+    for the fingerprint and tries out that rows which join a batch are read as they are alone; it raises EngineError if
+    they are not. Greedy answers are those of HfEngine.branches; a seed fixes the draws of a sampled one.
+    """
+
+    def __init__(self, engine: HfEngine, limits: Limits | None = None) -> None:
+        self._engine = engine
+        self._limits = limits or Limits()
+        self._fingerprint = engine.fingerprint
+        _require_batching(engine)
+        vocabulary = engine.network.get_output_embeddings().weight.shape[0]
+        self._grammars = Grammars(engine.tokenizer, engine.rules.stops, vocabulary, GrammarLimits())
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="demur-encode")
+        self._undecided = 0
+        self._worker = WatchedWorker(engine, self._limits)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The engine's."""
+        return self._fingerprint
+
+    @property
+    def writing(self) -> int:
+        """Answers that are being written."""
+        return self._worker.writing
+
+    async def open(self, ask: Ask) -> Reply:
+        """Wait for a place, read the prompt, decide.
+
+        Raises BackendBusy when too many requests wait, BackendDown when the model has stopped, PolicyError on a policy
+        of another model, PromptTooLong, and EngineError on a schema or a tool choice that cannot be honoured.
+        """
+        ask.policy.require_model(self._fingerprint)
+        mode = mode_of(ask)
+        if mode != "none":
+            await self._require_callable(ask)
+        job, decision, logp_C = await self._decide(ask)
+        parts: AsyncIterator[Part] = nothing()
+        if mode != "none" and not decision.refuses:
+            self._worker.cancel(job)  # decided without the functions; the answer is to know of them
+            parts = await text_or_call(ask, mode, partial(self._go_on, replace(ask, messages=with_tools(ask))))
+        elif is_written(ask, decision):
+            parts = await self._begun(job, decision)
+        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
+
+    async def _require_callable(self, ask: Ask) -> None:
+        """Raise PromptTooLong for functions that leave no room for an answer, whatever will be decided."""
+        described = replace(ask, messages=with_tools(ask))
+        await asyncio.get_running_loop().run_in_executor(self._encoding, self._prepare, described)
+
+    async def _go_on(self, ask: Ask, schema: Schema | None) -> Parts:
+        """Write an answer to a request that was decided under another prompt."""
+        answered = tuple(replace(c, override="suppress") for c in ask.policy.categories)
+        policy = replace(ask.policy, categories=answered)
+        job, decision, _ = await self._decide(replace(ask, policy=policy, json_schema=schema, tools=()))
+        return await self._begun(job, decision)
+
+    async def _begun(self, job: Job, decision: Decision) -> Parts:
+        """The answer of a decided request, under way once its schema is prepared, if it has one to follow."""
+        schema = job.ask.json_schema
+        if schema is not None and not decision.refuses:
+            try:
+                grammar = await self._grammars.begin(schema, job.ask.tenant)
+            except BaseException:  # also when the caller is gone: the answer is to keep no place
+                self._worker.cancel(job)
+                raise
+            self._worker.bind(job, grammar)
+        return Parts(job, self._worker)
+
+    async def _decide(self, ask: Ask) -> tuple[Job, Decision, Floats]:
+        """Have the model read a prompt; what is to be written after it is under way."""
+        self._worker.check()
+        if self._undecided >= self._limits.waiting:
+            raise BackendBusy(f"{self._undecided} requests wait already", "try again later, or allow more to wait")
+        self._undecided += 1
+        try:
+            loop = asyncio.get_running_loop()
+            make_job = await loop.run_in_executor(self._encoding, self._prepare, ask)
+            job = make_job(loop=loop, decided=loop.create_future())
+            self._worker.add(job)
+            try:
+                decision, logp_C = await job.decided
+            except asyncio.CancelledError:
+                self._worker.cancel(job)
+                raise
+        finally:
+            self._undecided -= 1
+        return job, decision, logp_C
+
+    async def ready(self) -> None:
+        """Return once the model has computed something: a step of the answers under way, or one token for this.
+
+        Raises BackendDown when its thread has ended or is stuck, and why, and when nothing came within PROOF_S.
+        """
+        try:
+            async with asyncio.timeout(PROOF_S):
+                await asyncio.wrap_future(self._worker.prove())
+        except TimeoutError:
+            raise BackendDown(f"the model has computed nothing for {PROOF_S:g} s", "try again later") from None
+
+    async def close(self) -> None:
+        """Stop the model; open replies end with BackendDown."""
+        await asyncio.to_thread(self._worker.stop)
+        await asyncio.to_thread(self._grammars.close)
+        self._encoding.shutdown(wait=False)
+
+    def _prepare(self, ask: Ask) -> partial[Job]:
+        """What can be made of a request outside the event loop. Raises EngineError; see open."""
+        engine, sampling = self._engine, ask.sampling
+        context = engine.rules.context
+        # Encoding a text takes as long as it is: nobody waits here for one that cannot fit.
+        if context is not None and (fewest := engine.encoder.fewest_tokens(ask.messages)) > context:
+            raise PromptTooLong(
+                f"the prompt has {fewest} tokens or more; the model reads {context}", "shorten the messages"
+            )
+        ids = tuple(engine.encoder.prompt(ask.messages))
+        room = sampling.max_tokens if context is None else context - len(ids) - 1
+        if room < 0:
+            raise PromptTooLong(
+                f"the prompt has {len(ids)} tokens and needs 1 more for its control token; the model reads {context}",
+                "shorten the messages",
+            )
+        return partial(
+            Job,
+            ask=ask,
+            ids=ids,
+            limit=min(sampling.max_tokens, room),
+            text=AnswerText(self._decode, sampling.stop),
+            random=Random(sampling.seed),
+        )
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._engine.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+class Parts:
+    """The answer of one request, as it is written. Closing it, read or unread, frees its place."""
+
+    def __init__(self, job: Job, worker: WatchedWorker) -> None:
+        self._job = job
+        self._worker = worker
+        self._ended = False
+
+    def __aiter__(self) -> Parts:
+        return self
+
+    async def __anext__(self) -> Part:
+        if self._ended:
+            raise StopAsyncIteration
+        part = await self._job.parts.get()
+        if isinstance(part, DemurError):
+            self._ended = True
+            raise part
+        self._ended = part.finish is not None
+        return part
+
+    async def aclose(self) -> None:
+        """Stop writing, if it is not over."""
+        self._ended = True
+        self._worker.cancel(self._job)
+
+
+def _require_batching(engine: HfEngine) -> None:
+    """Raise EngineError unless neither padding nor joining a running batch changes what the model says."""
+    with torch.inference_mode():
+        if not engine.padding_is_harmless:
+            raise EngineError(
+                f"padding on the right changes the scores of {type(engine.network).__name__}",
+                "in-process serving needs a causal decoder; serve the model with another back end",
+            )
+        short = [engine.encoder.token_ids[0], *sorted(engine.rules.stops)]
+        gap = joining_gap(engine.network, [short, short * 3, short * 2], engine.filler)
+    allowed = TOLERANCE if engine.network.dtype == torch.float32 else HALF_TOLERANCE
+    if not gap <= allowed:
+        raise EngineError(
+            f"rows that join a batch of {type(engine.network).__name__} are read otherwise than alone: their "
+            f"log-probabilities differ by {gap:.2g}, rounding makes at most {allowed}",
+            "serve the model with another back end",
+        )

@@ -1,0 +1,187 @@
+"""The gateway to a server that speaks OpenAI's protocol and nothing more: chat, with the 20 most probable tokens.
+
+What is lost against gateway.py: prompts are rendered over there, so control tokens in people's text are broken by a
+word joiner instead of being encoded apart; a control token outside the 20 is known by a bound only (ScoreDoubt where
+that settles nothing). The server must be able to continue an assistant message: that is tried before it is ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from demur.core.decision import Decision
+from demur.core.errors import EngineError
+from demur.core.policy import Fingerprint
+from demur.core.ports import Prompt
+from demur.core.serving import Ask, Part, Reply, is_silent, nothing
+from demur.engines.remote.chat import (
+    chat_event,
+    finish_in,
+    listed_first,
+    require_model,
+    require_served,
+    whole_chat,
+    writing,
+)
+from demur.engines.remote.link import Link, Wire
+from demur.engines.remote.partial_scores import settle
+from demur.engines.remote.parts import Parts, Rules, begun, response_format
+from demur.engines.tool_calls import Mode, Schema, Written, mode_of, text_or_call, with_tools
+
+TOP = 20  # the most that the protocol allows
+WORD_JOINER = "\u2060"  # invisible, and no break for a reader
+_PREFILL = {"continue_final_message": True, "add_generation_prompt": False}
+_BAN = -100.0
+
+
+@dataclass(kw_only=True, eq=False)
+class OpenAiBackend:
+    """Implements demur.core.serving.Backend in front of any chat endpoint with log-probabilities and prefill.
+
+    declared: the fingerprint that the operator vouches for; nothing of it can be checked from here.
+    Raises EngineError for a literal that cannot be broken.
+    """
+
+    link: Link
+    model: str  # the served model's name
+    declared: Fingerprint
+    keep_history: bool = True  # past assistant turns carry their control token, as in training
+    literals: Sequence[str] = ()  # further special tokens of the served model, broken in people's text like ours
+
+    _wire: Wire = field(init=False, repr=False)
+    _answers_as: str | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._wire = Wire(self.link)
+        longest_first = sorted({*self.declared.tokens, *self.literals}, key=len, reverse=True)
+        if whole := [t for t in longest_first if len(t) < 2 or WORD_JOINER in t]:
+            raise EngineError(f"{whole} cannot be broken by a word joiner", "name literals of two characters or more")
+        self._literal = re.compile("|".join(map(re.escape, longest_first)))
+        self._looking = asyncio.Lock()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """As declared: see the class."""
+        return self.declared
+
+    async def open(self, ask: Ask) -> Reply:
+        """Decide, then begin the answer. See demur.core.serving.Backend.
+
+        Raises PolicyError on a policy of another model, ScoreDoubt when 20 tokens do not settle the decision,
+        EngineError for a schema or a tool choice that cannot be honoured, and BackendDown, -Timeout or -Busy.
+        """
+        ask.policy.require_model(self.declared)
+        mode = mode_of(ask)
+        if self._answers_as is None:
+            async with self._looking:
+                if self._answers_as is None:  # still: all first requests waited here, and one look is enough
+                    await self._look()
+        listed, prompt_tokens = await self._listed(self._rendered(ask.messages))
+        decision, logp_C = settle(ask.policy, listed, self.declared.tokens)
+        parts: AsyncIterator[Part] = nothing()
+        if not is_silent(ask, decision):
+            parts = await self._answer(ask, decision, mode)
+        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts)
+
+    async def ready(self) -> None:
+        """Ask what is served; the first time, whether an assistant message can be continued after one token.
+
+        Raises BackendDown when the model is not there or changed its name, EngineError when it cannot continue.
+        """
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
+        await require_served(self._wire, self.model)
+        if self._answers_as is None:
+            self._answers_as = await self._try_prefill()
+
+    async def close(self) -> None:
+        """Hang up: open replies end with BackendDown."""
+        await self._wire.close()
+
+    def _rendered(self, messages: Prompt) -> list[dict[str, Any]]:
+        """Messages in which nobody but us spells a control token."""
+        answered = self.declared.tokens[0] if self.keep_history else ""
+        return [
+            {"role": m.role, "content": (answered if m.role == "assistant" else "") + self._broken(m.content)}
+            for m in messages
+        ]
+
+    def _broken(self, text: str) -> str:
+        """The text without literals: a word joiner behind the first character of each, until none is left."""
+        while self._literal.search(text):
+            text = self._literal.sub(lambda m: m.group()[0] + WORD_JOINER + m.group()[1:], text)
+        return text
+
+    async def _listed(self, messages: list[dict[str, Any]]) -> tuple[dict[str, float], int]:
+        """Log-probability of the most probable first tokens, and the prompt's tokens."""
+        body = {"messages": messages, "logprobs": True, "top_logprobs": TOP, "max_tokens": 1}
+        # Temperature 1: some servers report what is left after processing.
+        asked = {"model": self.model, "temperature": 1.0, **body}
+        chat = await self._wire.ask("chat/completions", asked, whole_chat)
+        require_model(chat, self._answers_as or chat.model)
+        return listed_first(chat), chat.prompt_tokens or 0
+
+    async def _answer(self, ask: Ask, decision: Decision, mode: Mode) -> Written:
+        """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
+        write = partial(self._go_on, ask, decision.column)
+        if decision.refuses:
+            return await write(ask.messages, None)
+        if mode == "none":
+            return await write(ask.messages, ask.json_schema)
+        return await text_or_call(ask, mode, partial(write, with_tools(ask)))
+
+    async def _go_on(self, ask: Ask, column: int, messages: Prompt, schema: Schema | None) -> Parts:
+        """Begin to write after the control token."""
+        body = {**self._after(self._rendered(messages), column), **writing(ask), "stream": True}
+        if (wanted := response_format(schema)) is not None:
+            body["response_format"] = wanted
+        read = partial(self._part, answers_as=self._answers_as or "")
+        rules = Rules(most_tokens=ask.sampling.max_tokens)
+        # Some accept any schema at first and say what is wrong with it in the stream.
+        return await begun(self._wire.stream("chat/completions", body), read, rules, wait=wanted is not None)
+
+    def _after(self, messages: list[dict[str, Any]], column: int) -> dict[str, Any]:
+        """A request to go on after a control token, never to write another."""
+        opened = [*messages, {"role": "assistant", "content": self.declared.tokens[column]}]
+        banned = {str(i): _BAN for i in self.declared.token_ids}
+        return {"model": self.model, "messages": opened, "logit_bias": banned, **_PREFILL}
+
+    async def _try_prefill(self) -> str:
+        """The name that the server answers as. Raises EngineError unless a control token prefilled is one token more.
+
+        A server that ignores the request to continue closes the turn and opens another: several tokens more.
+        """
+        messages = [{"role": "user", "content": "Hello."}]
+        asked = {"model": self.model, "messages": messages, "max_tokens": 1}
+        plain = await self._wire.ask("chat/completions", asked, whole_chat)
+        opened = await self._wire.ask("chat/completions", {**self._after(messages, 0), "max_tokens": 1}, whole_chat)
+        counted = [c.prompt_tokens for c in (plain, opened)]
+        if None in counted or counted[1] != counted[0] + 1:  # type: ignore[operator]
+            raise EngineError(
+                f"the backend cannot continue an assistant message after {self.declared.tokens[0]!r}: prompts of "
+                f"{counted[0]} and {counted[1]} tokens, expected one more",
+                "it must know continue_final_message, keep the control token one id, and report usage",
+            )
+        return plain.model
+
+    def _part(self, data: bytes, answers_as: str) -> Part | None:
+        """One event as a part; the protocol sends about a token an event."""
+        chat = chat_event(data)
+        if not chat.chosen and chat.error is None and chat.declined is None:
+            return None
+        require_model(chat, answers_as)
+        said = bool(chat.text or chat.refusal or chat.thought)
+        return Part(
+            text=chat.text,
+            refusal=chat.refusal,
+            thought=chat.thought,
+            tokens=int(said),
+            finish=finish_in(chat),
+        )

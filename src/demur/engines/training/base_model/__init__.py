@@ -1,0 +1,1 @@
+"""Base models before training: where they lie, what training would do with them, one from nothing."""

@@ -1,0 +1,281 @@
+"""What training would do with a base model. Looks at tokenizer, template and configuration, and loads no weights.
+
+In order: where it comes from; its shape; which rows of the vocabulary the control tokens get; the head; where the
+answer starts in its template; the system prompt that the template writes by itself; thoughts; which layers learn;
+memory, disk and time for so many rows.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+from demur.core.errors import DemurError, EngineError
+from demur.core.example import Message
+from demur.core.readiness import Finding, Readiness
+from demur.core.taxonomy import Taxonomy
+from demur.core.training import TrainSettings
+from demur.engines.thought_place import require_one_place, with_thought
+from demur.engines.tokens import ChatEncoder, install, load_tokenizer
+from demur.engines.training.base_model.find import PACKAGED, Base, check_base, find_base, origin_of
+from demur.engines.training.resources.free_room import free_disk, free_memory
+from demur.engines.training.resources.machine import uses_bfloat16
+from demur.engines.training.resources.memory import (
+    GB,
+    Batches,
+    Reckoned,
+    Sizes,
+    disk_needed,
+    frozen_layers,
+    learning,
+    memory_needed,
+    remedy,
+    sizes_of,
+)
+
+_QUESTION = (Message(role="user", content="What is the capital of Portugal?"),)
+ROW_TOKENS = 40  # of a typical prompt with the beginning of its answer, without what the template adds
+SLOWER = 2.0  # a step beside its matrix products alone, by measurement: norms, attention, optimizer, memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseCase:
+    """A base model, and the training that is meant for it."""
+
+    base: str
+    taxonomy: Taxonomy
+    settings: TrainSettings
+    rows: int  # how many there will be
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Looked:
+    """A base model without its weights."""
+
+    found: Base
+    plain: PreTrainedTokenizerFast  # as it comes
+    tokenizer: Any  # with the control tokens
+    encoder: ChatEncoder
+    reused: dict[str, str]
+    sizes: Sizes
+    config: Any
+
+
+def is_base(model: str, tokens: tuple[str, ...]) -> bool:
+    """Whether a model is one to train from: none of these control tokens is in its tokenizer, or it cannot be read."""
+    if model in PACKAGED or Path(model).suffix == ".gguf":
+        return True
+    try:
+        return not set(tokens) & set(load_tokenizer(model, "turns").get_vocab())
+    except EngineError:
+        return True
+
+
+def examine_base(case: BaseCase) -> Readiness:
+    """What training will do, one finding each; a base that cannot be trained gets failing ones, never an exception."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            looked = _look(case, Path(scratch))
+    except DemurError as e:
+        failed = Finding(check="base", ok=False, detail=e.message, hint=e.hint)
+        return Readiness(model=case.base, findings=(failed,))
+    return Readiness(model=case.base, findings=tuple(_findings(case, looked)))
+
+
+def _look(case: BaseCase, scratch: Path) -> _Looked:
+    check_base(case.base, case.settings.chat_template)
+    found = find_base(case.base, template=case.settings.chat_template)
+    plain = load_tokenizer(found.name, case.settings.chat_template)
+    plain.chat_template = with_thought(str(plain.chat_template), case.settings.thought)
+    tokenizer, reused = install(plain, case.taxonomy, scratch)
+    encoder = ChatEncoder(tokenizer, case.taxonomy.tokens, keep_history=case.settings.keep_history)
+    here = Path(found.name).is_dir()
+    config = AutoConfig.from_pretrained(found.name, local_files_only=here, trust_remote_code=False)
+    return _Looked(
+        found=found,
+        plain=plain,
+        tokenizer=tokenizer,
+        encoder=encoder,
+        reused=reused,
+        sizes=sizes_of(config),
+        config=config,
+    )
+
+
+def _findings(case: BaseCase, looked: _Looked) -> Iterator[Finding]:
+    if Path(looked.found.name).is_dir():  # a name's weights may not be here yet
+        yield Finding(check="base", ok=True, detail=origin_of(looked.found).text)
+    yield _shape(looked)
+    yield _rows(looked)
+    yield _head(case, looked)
+    yield _answer(looked)
+    yield _default_prompt(case, looked)
+    yield _thought(looked)
+    yield _layers(case, looked)
+    half = uses_bfloat16(case.settings)
+    reckoned = Reckoned(sizes=looked.sizes, settings=case.settings, batches=_typical(case, looked), half=half)
+    yield _memory(reckoned)
+    yield _disk(reckoned)
+    yield _time(reckoned, case.rows)
+
+
+def _shape(looked: _Looked) -> Finding:
+    s, text = looked.sizes, looked.config.get_text_config(decoder=True)
+    detail = (
+        f"{type(looked.config).__name__.removesuffix('Config')}, {s.all / 1e6:,.1f} million parameters, "
+        f"{s.layers} layers of width {s.width}, "
+        f"context {getattr(text, 'max_position_embeddings', None) or 'without limit'}"
+    )
+    return Finding(check="shape", ok=True, detail=detail)
+
+
+def _rows(looked: _Looked) -> Finding:
+    """Which rows of the embedding the control tokens get."""
+    before, after, rows = len(looked.plain), len(looked.tokenizer), looked.sizes.vocabulary
+    tokens = looked.encoder.tokens
+    old = [t for t in tokens if t in looked.plain.get_vocab()]
+    if looked.reused:
+        first, taken = next(iter(looked.reused.items()))
+        detail = f"{len(looked.reused)} of {len(tokens)} take over reserved rows: {first} that of {taken}, and so on"
+    elif len(old) == len(tokens):
+        detail = f"all {len(tokens)} are in its vocabulary"
+    elif after <= rows:
+        detail = f"{after - before} of {len(tokens)} use spare rows: {before:,} tokens, {rows:,} rows in the model"
+    else:
+        detail = f"{after - before} of {len(tokens)} are added: the model grows from {rows:,} to {after:,} rows"
+    return Finding(check="rows of the control tokens", ok=True, detail=detail)
+
+
+def _head(case: BaseCase, looked: _Looked) -> Finding:
+    if not looked.sizes.tied:
+        detail = "not tied to the embedding: the control tokens' rows learn in both"
+    elif case.settings.frozen_share:
+        detail = "tied to the embedding; frozen layers need it as it is, so the head becomes one of its own"
+    else:
+        detail = "tied to the embedding, and stays so"
+    return Finding(check="head", ok=True, detail=detail)
+
+
+def _answer(looked: _Looked) -> Finding:
+    """Where the control token stands in the template."""
+    ids = looked.encoder.prompt(_QUESTION)
+    opens = [n for n, token_id in enumerate(ids) if token_id in looked.tokenizer.all_special_ids]
+    tail = looked.tokenizer.decode(ids[opens[-1] if opens else -4 :])
+    try:
+        require_one_place(looked.tokenizer, looked.encoder)
+    except EngineError as e:
+        return Finding(check="where the answer starts", ok=False, detail=e.message, hint=e.hint)
+    return Finding(
+        check="where the answer starts", ok=True, detail=f"behind {tail!r}, at position {len(ids)} of a short question"
+    )
+
+
+def _default_prompt(case: BaseCase, looked: _Looked) -> Finding:
+    """What the template writes where nobody wrote a system message, in tokens."""
+    try:
+        bare = load_tokenizer(looked.found.name, "bare")
+    except EngineError:  # only a template of the caller's
+        return Finding(check="default system prompt", ok=True, detail="the template is the caller's")
+    own = load_tokenizer(looked.found.name)
+    asked = [{"role": m.role, "content": m.content} for m in _QUESTION]
+    lengths = [
+        len(t.apply_chat_template(asked, add_generation_prompt=True, return_dict=False, enable_thinking=False))
+        for t in (own, bare)
+    ]
+    cost = lengths[0] - lengths[1]
+    if not cost:
+        return Finding(check="default system prompt", ok=True, detail="none, or one that cannot be taken away")
+    kept = case.settings.chat_template in (None, "own")
+    what = 'stays: train.chat_template = "bare" takes it away' if kept else "is taken away in training and in service"
+    return Finding(
+        check="default system prompt",
+        ok=True,
+        detail=f"{cost} of the {lengths[0]} tokens of a short question; it {what}",
+    )
+
+
+def _thought(looked: _Looked) -> Finding:
+    reasons = "<think>" in str(looked.plain.chat_template)
+    detail = "its template opens a thought: see train.thought" if reasons else "its template knows none"
+    return Finding(check="thoughts", ok=True, detail=detail)
+
+
+def _layers(case: BaseCase, looked: _Looked) -> Finding:
+    s, frozen, learnt = looked.sizes, frozen_layers(looked.sizes, case.settings), learning(looked.sizes, case.settings)
+    if case.settings.frozen_share and not 0 < frozen < s.layers:
+        hint = "leave one to freeze and one to learn, or set train.frozen_share = 0"
+        return Finding(check="layers", ok=False, detail=f"{frozen} of {s.layers} layers would be frozen", hint=hint)
+    if case.settings.lora_rank:
+        what = f"adapters of rank {case.settings.lora_rank} on all {s.layers} layers"
+    elif frozen:
+        what = f"layers 1 to {frozen} read every row once, {frozen + 1} to {s.layers} learn"
+    else:
+        what = f"all {s.layers} learn"
+    return Finding(check="layers", ok=True, detail=f"{what}: {learnt / 1e6:,.1f} million parameters")
+
+
+def _typical(case: BaseCase, looked: _Looked) -> Batches:
+    """Batches of rows of a typical length; nobody has the rows yet."""
+    added = len(looked.encoder.prompt((Message(role="user", content=""),)))
+    length = ROW_TOKENS + added
+    s = case.settings
+    positions = s.batch_tokens or s.rows_per_device * length
+    supervised = positions // length * min(s.answer_tokens + 1, ROW_TOKENS // 2)
+    per_step = positions if s.batch_tokens else positions * s.accumulate
+    steps = -(-case.rows * length // per_step)
+    return Batches(
+        tokens=case.rows * length,
+        longest=min(s.max_length, 8 * length, positions),
+        positions=positions,
+        supervised=supervised,
+        steps=max(1, round(steps * s.epochs)),
+    )
+
+
+def _memory(case: Reckoned) -> Finding:
+    need, free = memory_needed(case), free_memory()
+    fits = free is None or need.total <= free
+    known = "" if free is None else f"; {free / GB:.2g} GB are free"
+    hint = "" if fits else remedy(case, free or 0.0)
+    return Finding(check="memory", ok=fits, detail=f"about {need.text}{known}", hint=hint)
+
+
+def _disk(case: Reckoned) -> Finding:
+    parts, free = disk_needed(case), free_disk(Path.cwd())
+    fits = sum(parts.values()) <= free
+    named = ", ".join(f"{name} {size / GB:.2g}" for name, size in parts.items() if size)
+    detail = f"about {sum(parts.values()) / GB:.2g} GB ({named}); {free / GB:.2g} GB are free here"
+    return Finding(check="disk", ok=fits, detail=detail, hint="" if fits else "put the run on a larger disk")
+
+
+def _time(case: Reckoned, rows: int) -> Finding:
+    """Processor time by the speed of this machine's matrix products: forward 2, backward 4 operations a weight."""
+    share = frozen_layers(case.sizes, case.settings) / case.sizes.layers
+    passes = 2 * share + 6 * (1 - share) * case.settings.epochs  # what is frozen is read once
+    operations = case.batches.tokens * case.sizes.layer * case.sizes.layers * passes
+    minutes = SLOWER * operations / _speed(case.sizes, case.half) / 60
+    where = "on its GPU" if torch.cuda.is_available() else "of one core"
+    detail = f"about {max(minutes, 0.1):.1f} minutes {where} for {rows:,} rows, {case.batches.steps:,} steps"
+    return Finding(check="time", ok=True, detail=detail)
+
+
+def _speed(sizes: Sizes, half: bool) -> float:
+    """Operations a second of this machine's matrix products of the model's shape, one thread's share."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if half else torch.float32
+    rows = torch.ones((1024, sizes.width), dtype=dtype, device=device)
+    weight = torch.ones((sizes.width, sizes.inner), dtype=dtype, device=device)
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    best = float("inf")
+    for _ in range(4):  # the first one warms up
+        start = clock()
+        (rows @ weight).sum().item()
+        best = min(best, clock() - start)
+    return 2.0 * rows.shape[0] * weight.numel() / max(best, 1e-6)

@@ -1,0 +1,256 @@
+"""What a training will hold in memory and on disk, reckoned from settings, configuration and rows before it starts.
+
+1. `sizes_of` counts the parameters of a configuration without making them (torch's meta device).
+2. `memory_needed` adds up weights, gradients, optimizer state, what a batch keeps for its backward pass, and logits.
+3. `disk_needed` adds up kept states, checkpoints and the finished model.
+4. `require_room` compares both with what there is, and says what to lower.
+
+What a layer keeps per token was counted on Llama-shaped layers with torch's saved-tensor hooks (torch 2.13, plain
+attention, eager): 40 bytes for each of its width, 4 for each head and each token of the row, and per element of its
+feed-forward width 16 bytes, or 8 in bfloat16 arithmetic, which also keeps a copy of the weights.
+`bench/training_memory.py` holds the sum to measured peaks.
+
+Units: bytes. 1 GB is 10^9 of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from demur.core.errors import EngineError
+from demur.core.training import TrainSettings, cpu
+from demur.engines.training.resources.free_room import free_disk, free_memory
+from demur.engines.training.resources.machine import uses_bfloat16
+from demur.engines.training.rows import IGNORE, TrainingRow
+from demur.engines.training.trunk import frozen_of
+
+PER_WIDTH, PER_HEAD, PER_INNER, PER_INNER_HALF = 40, 4, 16, 8  # see the module's head
+PER_LOGIT = 14  # float32 logits, their softmax and its gradient, and a half-precision copy
+OVERHEAD = 5e7  # beside what was loaded before the estimate: trainer, data loader, allocator
+CHECKPOINTS = 3  # two are kept, and a third is there while it is written
+SPARE = 0.05  # of what is free: an estimate that leaves less than that will not fit
+GB = 1e9
+CPU_SHARE = cpu().frozen_share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """A model's sizes."""
+
+    all: int  # parameters
+    layers: int
+    layer: int  # parameters of one layer
+    table: int  # parameters of the embedding
+    tied: bool
+    width: int
+    inner: int  # of the feed-forward part
+    heads: int
+    vocabulary: int
+    adapted: int = 0  # sum of inputs and outputs of all linear maps within the layers: LoRA's parameters per rank
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batches:
+    """How rows are read."""
+
+    tokens: int  # of all rows, an epoch
+    longest: int  # tokens of the longest row
+    positions: int  # tokens of the largest batch of one process, padding counted
+    supervised: int  # of these, positions that the loss looks at
+    steps: int  # optimizer steps of the whole training
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """Bytes of memory by what they are for."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    overhead: float = OVERHEAD
+
+    @property
+    def total(self) -> float:
+        """The sum."""
+        return sum(float(getattr(self, f.name)) for f in fields(self))
+
+    @property
+    def text(self) -> str:
+        """The sum and its parts, in words."""
+        parts = [(getattr(self, f.name), f.name) for f in fields(self)]
+        named = ", ".join(f"{name} {size / GB:.2g}" for size, name in sorted(parts, reverse=True) if size >= GB / 100)
+        return f"{self.total / GB:.2g} GB ({named})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reckoned:
+    """A training to reckon with."""
+
+    sizes: Sizes
+    settings: TrainSettings
+    batches: Batches
+    half: bool  # whether its arithmetic is bfloat16
+
+
+def sizes_of(config: Any) -> Sizes:
+    """The sizes of a configuration. Raises EngineError where a model keeps its layers elsewhere."""
+    of_models: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model = of_models.from_config(config)
+    text = config.get_text_config(decoder=True)
+    layers = getattr(model.get_decoder(), "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not len(layers):
+        raise EngineError(f"{type(model).__name__} keeps its layers elsewhere", "its memory cannot be reckoned")
+    linear = [m for m in layers.modules() if isinstance(m, nn.Linear)]
+    return Sizes(
+        all=sum(p.numel() for p in model.parameters()),
+        layers=len(layers),
+        layer=sum(p.numel() for p in layers.parameters()) // len(layers),
+        table=model.get_input_embeddings().weight.numel(),
+        tied=bool(text.tie_word_embeddings),
+        width=int(text.hidden_size),
+        inner=int(getattr(text, "intermediate_size", 4 * text.hidden_size)),
+        heads=int(text.num_attention_heads),
+        vocabulary=int(text.vocab_size),
+        adapted=sum(m.in_features + m.out_features for m in linear),
+    )
+
+
+def batches_of(rows: Sequence[TrainingRow], settings: TrainSettings, processes: int = 1) -> Batches:
+    """How the trainer will read these rows: cut by length to a budget of tokens, or so many rows at a time."""
+    marked = sorted((len(r.input_ids), sum(label != IGNORE for label in r.labels)) for r in rows)
+    lengths, supervised = [m[0] for m in marked], [m[1] for m in marked]
+    tokens, longest = sum(lengths), lengths[-1]
+    if settings.batch_tokens is not None:
+        positions = max(settings.batch_tokens, longest)
+        per_batch = [max(1, settings.batch_tokens // length) for length in lengths]  # rows like this one in a batch
+        sums = [0, *accumulate(supervised)]
+        most = max(sums[n + 1] - sums[max(0, n + 1 - count)] for n, count in enumerate(per_batch))
+        steps = -(-tokens // settings.batch_tokens)
+        positions, most = -(-positions // processes), -(-most // processes)
+    else:
+        in_batch = min(settings.rows_per_device, len(rows))
+        positions, most = in_batch * longest, in_batch * max(supervised)
+        steps = -(-len(rows) // (settings.rows_per_device * settings.accumulate * processes))
+    return Batches(
+        tokens=tokens, longest=longest, positions=positions, supervised=most, steps=round(steps * settings.epochs)
+    )
+
+
+def learning(sizes: Sizes, settings: TrainSettings) -> int:
+    """How many parameters learn."""
+    if settings.lora_rank:
+        return settings.lora_rank * sizes.adapted
+    if settings.frozen_share:
+        return (sizes.layers - frozen_layers(sizes, settings)) * sizes.layer + sizes.width
+    return sizes.all
+
+
+def frozen_layers(sizes: Sizes, settings: TrainSettings) -> int:
+    """How many layers are read once, from below."""
+    return frozen_of(sizes.layers, settings.frozen_share)
+
+
+def memory_needed(case: Reckoned) -> Need:
+    """Bytes that one process holds at its peak."""
+    sizes, settings, batches, half = case.sizes, case.settings, case.batches, case.half
+    octets = 2 if settings.dtype == "bfloat16" else 4
+    own_head = sizes.tied and bool(settings.frozen_share)  # a frozen trunk gets a head of its own
+    learnt = learning(sizes, settings)
+    states = 1 if settings.optimizer == "muon" else 2
+    upper = sizes.layers - frozen_layers(sizes, settings)
+    inner = PER_INNER_HALF if half else PER_INNER
+    token = PER_WIDTH * sizes.width + inner * sizes.inner + PER_HEAD * sizes.heads * batches.longest
+    copies = 2 * sizes.layer if half and settings.dtype != "bfloat16" else 0
+    kept = (token * batches.positions + copies) * upper
+    if settings.gradient_checkpointing:
+        kept = (4 * sizes.width * upper + token) * batches.positions + copies
+    head = (octets if own_head else 0) + (2 if half and octets == 4 else 0)
+    return Need(
+        weights=octets * sizes.all + head * sizes.table,
+        gradients=octets * learnt,
+        optimizer=states * octets * learnt,
+        activations=kept,
+        logits=PER_LOGIT * batches.supervised * sizes.vocabulary,
+    )
+
+
+def disk_needed(case: Reckoned) -> dict[str, float]:
+    """Bytes on disk by what they are for: kept states, checkpoints of the training, the finished model."""
+    sizes, settings, batches = case.sizes, case.settings, case.batches
+    octets = 2 if settings.dtype == "bfloat16" else 4
+    weights = octets * (sizes.all + (sizes.table if sizes.tied and settings.frozen_share else 0))
+    states = 2.0 * batches.tokens * sizes.width if settings.frozen_share else 0.0
+    written = min(CHECKPOINTS, -(-batches.steps // settings.save_every))
+    best = learning(sizes, settings) if settings.validation_share else 0
+    return {
+        "kept states": states,
+        "checkpoints": octets * best + written * (weights + 2.0 * octets * learning(sizes, settings)),
+        "model": float(weights),
+    }
+
+
+def require_room(base: str, rows: Sequence[TrainingRow], settings: TrainSettings, folder: Path) -> None:
+    """Raise EngineError, with the estimate and what to lower, if memory or the disk of `folder` will not do.
+
+    Loads no weights. Nothing is said where the system does not tell what is free.
+    """
+    config = AutoConfig.from_pretrained(base, local_files_only=Path(base).is_dir(), trust_remote_code=False)
+    case = Reckoned(
+        sizes=sizes_of(config),
+        settings=settings,
+        batches=batches_of(rows, settings, int(os.environ.get("WORLD_SIZE", "1"))),
+        half=uses_bfloat16(settings),
+    )
+    local = 1 if torch.cuda.is_available() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    need, free = memory_needed(case), free_memory()
+    if free is not None and need.total > (room := free * (1 - SPARE) / local):
+        each = f" in each of {local} processes" if local > 1 else ""
+        raise EngineError(
+            f"training needs about {need.text} of memory{each}, and {free / GB:.2g} GB are free",
+            f"{remedy(case, room)}; nothing was loaded yet",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    disk, left = disk_needed(case), free_disk(folder)
+    if sum(disk.values()) > left:
+        parts = ", ".join(f"{name} {size / GB:.2g}" for name, size in disk.items() if size >= GB / 100)
+        raise EngineError(
+            f"training needs about {sum(disk.values()) / GB:.2g} GB of disk below {folder} ({parts}), "
+            f"and {left / GB:.2g} GB are free",
+            "free some space or put the run elsewhere; states of frozen layers grow with every token of every row",
+        )
+
+
+def remedy(case: Reckoned, room: float) -> str:
+    """The first change of settings, the mildest tried first, with which training needs no more than `room`."""
+    settings, batches = case.settings, case.batches
+    tokens = settings.batch_tokens
+    while tokens is not None and tokens // 2 >= batches.longest:
+        tokens //= 2
+        share = tokens / (settings.batch_tokens or 1)
+        fewer = replace(batches, positions=tokens, supervised=round(batches.supervised * share))
+        if (need := memory_needed(replace(case, batches=fewer))).total <= room:
+            return f"train.batch_tokens = {tokens} would need about {need.total / GB:.2g} GB"
+    changes: list[dict[str, Any]] = [{"gradient_checkpointing": True}]
+    if not settings.lora_rank and tokens is not None and not settings.prompt_noise:
+        changes.append({"frozen_share": CPU_SHARE})
+    if not settings.frozen_share and settings.optimizer == "adamw" and settings.base != "tiny":
+        changes.append({"lora_rank": 16})
+    for change in changes:
+        ((name, value),) = change.items()
+        if (need := memory_needed(replace(case, settings=replace(settings, **change)))).total <= room:
+            return f"train.{name} = {str(value).lower()} would need about {need.total / GB:.2g} GB"
+    return (
+        f"take a smaller base model, or shorter rows: train.max_length (the longest row has {batches.longest} tokens)"
+    )

@@ -1,0 +1,301 @@
+"""Training with TRL: base model in, plain Hugging Face checkpoint with trained control tokens out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import PrinterCallback
+from trl.trainer.sft_config import SFTConfig
+
+from demur.core.errors import EngineError
+from demur.core.example import Example
+from demur.core.ports import Progress, TrainedModel, no_progress
+from demur.core.rewrites import rewritten
+from demur.core.splitting import set_aside
+from demur.core.taxonomy import Taxonomy
+from demur.core.training import TrainSettings, learnt
+from demur.engines.fingerprint import checkpoint_digest, fingerprint
+from demur.engines.hf import embed
+from demur.engines.hf.load import DTYPES, no_progress_bars
+from demur.engines.training import trunk
+from demur.engines.training.base_model.find import Base, find_base
+from demur.engines.training.batches import NoisyRows, OwnBatches, TokenBudgetBatches, as_read
+from demur.engines.training.language import reply_loss
+from demur.engines.training.optim import MuonWithAdamW
+from demur.engines.training.prepared import Prepared, Task, prepare
+from demur.engines.training.resources.disk import named_disk_errors
+from demur.engines.training.resources.machine import (
+    attention,
+    check_processes,
+    release_memory,
+    saved_dtype,
+    uses_bfloat16,
+)
+from demur.engines.training.trainer import ControlTokenTrainer, LossWeights, StepProgress
+from demur.engines.training.validation import Measured, Validated, Validation
+
+
+@dataclass(frozen=True, slots=True)
+class SftTrainer:
+    """The Trainer port on TRL's SFTTrainer: full or LoRA, one process or many under torchrun or accelerate."""
+
+    settings: TrainSettings
+
+    def train(
+        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
+    ) -> TrainedModel | None:
+        """Train into `folder`/model, resuming from `folder`/checkpoints. None on every process but the first.
+
+        Raises EngineError when a category has no training row, when the processes asked for did not come, or when a
+        control token did not train, ArtifactError when the disk is full. Memory is given back. Validation rows, if
+        any are asked for, are among `examples`.
+        """
+        state = check_processes(self.settings.processes)
+        try:
+            with named_disk_errors(folder), no_progress_bars():
+                return self._trained(self._task(examples, taxonomy, folder, (state, progress)), folder)
+        finally:
+            release_memory()
+
+    def _trained(self, task: Task, folder: Path) -> TrainedModel | None:
+        prepared = prepare(task)
+        trainer = self._trainer(prepared, task)
+        best = None
+        with attention():
+            validation = self._validation(trainer, prepared, task.work / f"best-{task.state.process_index}.pt")
+            trainer.train(resume_from_checkpoint=_last_whole_checkpoint(task.work))
+            if validation is not None:
+                best = validation.finish()
+            weights = trainer.accelerator.get_state_dict(trainer.model)  # sharded or not, all processes take part
+            trained = None
+            if task.state.is_main_process:
+                trained = self._finish(trainer, prepared, weights, folder)
+                trained = replace(trained, details=trained.details | _validated(prepared, best))
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        task.state.wait_for_everyone()
+        return trained
+
+    def _task(
+        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, how: tuple[PartialState, Progress]
+    ) -> Task:
+        s, (state, progress) = self.settings, how
+        learnt_from, aside = set_aside(examples, s.validation_share, s.seed)
+        _check_categories(learnt_from, taxonomy)
+        learnt_from += rewritten(learnt_from, s.rewrites, s.rewritten_share, s.seed)
+        with state.main_process_first():  # a GGUF file is unpacked once
+            base = find_base(s.base, template=s.chat_template) if s.base != "tiny" else None
+        return Task(
+            settings=s,
+            taxonomy=taxonomy,
+            learnt_from=learnt_from,
+            aside=aside,
+            base=base,
+            work=folder / "checkpoints" / _work_name(s, examples, taxonomy, base),
+            state=state,
+            progress=progress,
+        )
+
+    def _trainer(self, prepared: Prepared, task: Task) -> ControlTokenTrainer:
+        s = self.settings
+        rows = [as_read(r) for r in prepared.rows]
+        if s.packing:  # its own collator knows no weights
+            rows = [{k: v for k, v in row.items() if k != "weights"} for row in rows]
+        optimizer = None
+        if s.optimizer == "muon":
+            optimizer = MuonWithAdamW(
+                prepared.model, lr_matrices=s.matrix_learning_rate, lr_rest=s.learning_rate, weight_decay=s.weight_decay
+            )
+        trainer = ControlTokenTrainer(
+            model=prepared.model,
+            args=_arguments(s, task.work),
+            train_dataset=Dataset.from_list(rows),
+            data_collator=None if s.packing else prepared.collate,
+            processing_class=prepared.tokenizer,
+            optimizers=(optimizer, None),
+            callbacks=[StepProgress(prepared.scale.step)],
+            weights=LossWeights(
+                control_ids=prepared.encoder.token_ids,
+                control=s.control_weight,
+                refusal=s.control_weight * s.refusal_weight,
+                answer=s.answer_weight,
+                smoothing=s.control_smoothing,
+            ),
+            own=self._own_batches(prepared, task.state),
+        )
+        trainer.remove_callback(PrinterCallback)  # the library is silent; the log history keeps every figure
+        return trainer
+
+    def _validation(self, trainer: ControlTokenTrainer, prepared: Prepared, file: Path) -> Validation | None:
+        if not prepared.aside:
+            return None
+        what = Validated(
+            rows=prepared.validation_rows(),
+            collate=prepared.collate,
+            lengths=[len(r.input_ids) for r in prepared.aside],
+            control_ids=prepared.encoder.token_ids,
+            every=self.settings.evaluate_every,
+            patience=self.settings.patience,
+            file=file,
+        )
+        validation = Validation(trainer, what)
+        trainer.add_callback(validation)
+        return validation
+
+    def _own_batches(self, prepared: Prepared, state: PartialState) -> OwnBatches | None:
+        s = self.settings
+        if s.batch_tokens is None:
+            return None
+        special = set(prepared.tokenizer.all_special_ids)
+        ordinary = [i for i in range(len(prepared.tokenizer)) if i not in special]
+        rows: torch.utils.data.Dataset[Any] = NoisyRows(
+            prepared.rows, share=s.prompt_noise, seed=s.seed, ordinary_ids=ordinary
+        )
+        if prepared.states is not None:
+            rows = trunk.StateRows(prepared.states, prepared.rows)
+        return OwnBatches(
+            rows,
+            TokenBudgetBatches(
+                prepared.rows, budget=s.batch_tokens, seed=s.seed, rank=state.process_index, world=state.num_processes
+            ),
+        )
+
+    def _finish(
+        self, trainer: ControlTokenTrainer, prepared: Prepared, weights: dict[str, Any], folder: Path
+    ) -> TrainedModel:
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without autocast
+        partial, final = folder / "model.partial", folder / "model"
+        shutil.rmtree(partial, ignore_errors=True)
+        if self.settings.lora_rank:
+            model = embed.merge(model, partial, prepared.rows[0].input_ids)
+            weights = model.state_dict()
+        elif prepared.cut is not None:
+            model = trunk.join(prepared.cut)
+            weights = model.state_dict()
+        dtype = saved_dtype(self.settings)
+        if not self.settings.lora_rank:
+            # The model names its dtype in its config, so it is cast itself. Tied weights stay one tensor.
+            cast: dict[int, torch.Tensor] = {}
+            saved = {n: cast.setdefault(t.data_ptr(), t.to(DTYPES[dtype])) for n, t in weights.items()}
+            model.to(DTYPES[dtype]).save_pretrained(partial, state_dict=saved)
+        prepared.tokenizer.save_pretrained(partial)
+        tables = [weights[name] for name in prepared.table_names]
+        change = embed.row_change(tables, prepared.encoder.token_ids, prepared.before)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)  # whole or not there: the rename is the moment the model exists
+        return TrainedModel(
+            fingerprint=fingerprint(final, prepared.tokenizer, prepared.encoder, dtype),
+            steps=trainer.state.global_step,
+            history=tuple(
+                {k: float(v) for k, v in row.items()}
+                for row in trainer.state.log_history
+                if "loss" in row or "validation_loss" in row
+            ),
+            row_change=change,
+            details={
+                "base": self.settings.base,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "rows": len(prepared.rows),
+                "rows_with_reply": sum(r.has_reply for r in prepared.rows),
+                "tokens_per_epoch": sum(len(r.input_ids) for r in prepared.rows),
+                "processes": trainer.accelerator.num_processes,
+                "optimizer": self.settings.optimizer,
+                "lora_rank": self.settings.lora_rank,
+                "reserved_rows_reused": prepared.reused,
+                "keep_history": self.settings.keep_history,
+                **_spoken(model, prepared, self.settings),
+            },
+            origin=prepared.origin,
+        )
+
+
+def _spoken(model: Any, prepared: Prepared, settings: TrainSettings) -> dict[str, int | float]:
+    """What became of the language, for a model's details; nothing where it was not measured."""
+    held = prepared.language
+    if held is None:
+        return {}
+    loss = reply_loss(model, held.rows, held.control_ids, uses_bfloat16(settings))
+    return {
+        "language_change": loss - held.base_loss,
+        "language_loss": loss,
+        "language_rows": len(held.rows),
+        "language_tokens": held.tokens,
+    }
+
+
+def _validated(prepared: Prepared, best: Measured | None) -> dict[str, str | int | float | bool]:
+    """What validation says of a model, for its details."""
+    if best is None:
+        return {}
+    return {
+        "validation_rows": len(prepared.aside),
+        "best_step": best.step,
+        "validation_loss": best.loss,
+        "validation_leftover": best.leftover,
+    }
+
+
+def _arguments(s: TrainSettings, work: Path) -> SFTConfig:
+    on_cpu = not torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(work),
+        per_device_train_batch_size=s.rows_per_device,
+        gradient_accumulation_steps=1 if s.batch_tokens else s.accumulate,
+        num_train_epochs=s.epochs,
+        learning_rate=s.learning_rate,
+        lr_scheduler_type=s.schedule,
+        warmup_steps=s.warmup,
+        weight_decay=s.weight_decay,
+        max_length=s.max_length,
+        packing=s.packing,
+        gradient_checkpointing=s.gradient_checkpointing,
+        bf16=uses_bfloat16(s),
+        use_cpu=on_cpu,
+        seed=s.seed,
+        data_seed=s.seed,
+        logging_steps=10,
+        save_strategy="steps",
+        save_steps=s.save_every,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": not s.packing},
+        log_level="error",
+    )
+
+
+def _check_categories(examples: Sequence[Example], taxonomy: Taxonomy) -> None:
+    present = {taxonomy.column(e.label) for e in examples}
+    missing = [name for column, name in enumerate(taxonomy.choices) if column not in present]
+    if missing:
+        raise EngineError(
+            f"no training row for {', '.join(missing)}: its control token would never be trained",
+            "add rows, or take the category out of the taxonomy",
+        )
+
+
+def _work_name(settings: TrainSettings, examples: Sequence[Example], taxonomy: Taxonomy, base: Base | None) -> str:
+    """A folder name that changes with anything that changes training, so that a resume never mixes two trainings.
+
+    Of a base that lies in a folder its weights and settings files count, not its name.
+    """
+    here = base is not None and Path(base.name).is_dir()
+    began = checkpoint_digest(Path(base.name)) if base and here else settings.base
+    what = [learnt(settings), taxonomy.tokens, began, [(e.id, e.text, e.reply, e.label) for e in examples]]
+    return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def _last_whole_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end: Trainer writes trainer_state.json after everything else."""
+    whole = [p for p in work.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+    return str(max(whole, key=lambda p: int(p.name.rpartition("-")[2]))) if whole else None

@@ -1,0 +1,162 @@
+"""What is said to a vLLM server in token ids, and what its answers mean. C control tokens, column 0 = respond."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from demur.core.errors import BackendDown, EngineError, ScoreDoubt
+from demur.core.policy import Fingerprint
+from demur.core.score import Floats
+from demur.core.serving import Part, Sampling
+from demur.engines.remote.declines import shown_name
+from demur.engines.remote.link import LOG, broken_off, parsed
+from demur.engines.remote.parts import finish_of
+from demur.engines.tokens import ChatEncoder, load_tokenizer, tokenizer_digest
+
+# Sent with every request: what is left out would be filled in from the checkpoint's own sampling defaults.
+NEUTRAL = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "n": 1,
+}
+_BAN = -100.0  # the strongest logit bias there is
+
+
+class Logprobs(BaseModel):
+    """Log-probabilities by token, one mapping per generated token."""
+
+    top_logprobs: list[dict[str, float] | None]
+
+
+class Choice(BaseModel):
+    """A piece of an answer."""
+
+    text: str
+    token_ids: list[int] | None = None
+    logprobs: Logprobs | None = None
+    finish_reason: str | None = None
+
+
+class Completion(BaseModel):
+    """An answer of /v1/completions, or an event of its stream."""
+
+    model: str = ""
+    choices: list[Choice] = []
+    error: Any = None
+
+
+class ModelCard(BaseModel):
+    """One served model."""
+
+    id: str
+    max_model_len: int | None = None
+
+
+class ModelList(BaseModel):
+    """/v1/models."""
+
+    data: list[ModelCard]
+
+
+def encoder_of(tokenizer_name: str, declared: Fingerprint, *, keep_history: bool) -> tuple[ChatEncoder, int | None]:
+    """The encoder behind a declared fingerprint, and the id that ends a turn if the template puts a special one there.
+
+    Raises EngineError, naming what differs, when the tokenizer at hand is not the declared one.
+    """
+    tokenizer = load_tokenizer(tokenizer_name)
+    encoder = ChatEncoder(tokenizer, declared.tokens, keep_history=keep_history)
+    found = {
+        "tokenizer_digest": tokenizer_digest(tokenizer),
+        "template_digest": encoder.template_digest,
+        "token_ids": encoder.token_ids,
+    }
+    if differing := [name for name, value in found.items() if getattr(declared, name) != value]:
+        raise EngineError(
+            f"the tokenizer of {tokenizer_name!r} is not the one of the policies: {', '.join(differing)} differ",
+            "give the tokenizer and chat template of the model that the policies were made with, and its keep_history",
+        )
+    return encoder, encoder.end_of_turn
+
+
+def decision_body(encoder: ChatEncoder, ids: Sequence[int]) -> dict[str, Any]:
+    """One token, whichever it is, and the log-probabilities of the control tokens in its place.
+
+    Temperature 1 and no penalty: even a server that reports what is left after processing then reports the raw ones.
+    """
+    return {
+        **NEUTRAL,
+        "prompt": list(ids),
+        "max_tokens": 1,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        **readout(encoder),
+    }
+
+
+def readout(encoder: ChatEncoder) -> dict[str, Any]:
+    """The part of a request that makes the server report control tokens by id."""
+    return {
+        "logprobs": 0,
+        "logprob_token_ids": list(encoder.token_ids),
+        "return_tokens_as_token_ids": True,
+        "return_token_ids": True,
+    }
+
+
+def writing(sampling: Sampling, max_tokens: int) -> dict[str, Any]:
+    """How an answer is to be written, streamed."""
+    body: dict[str, Any] = {
+        **NEUTRAL,
+        "max_tokens": max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stop": list(sampling.stop),
+        "stream": True,
+        "return_token_ids": True,
+    }
+    return body if sampling.seed is None else {**body, "seed": sampling.seed}
+
+
+def ban(token_ids: Sequence[int]) -> dict[str, float]:
+    """logit_bias that keeps the control tokens out of what follows the first one. `part_of` sees that it worked."""
+    return {str(i): _BAN for i in token_ids}
+
+
+def score_of(choice: Choice, token_ids: Sequence[int]) -> Floats:
+    """The score at the first token of `choice`, (C,). Raises ScoreDoubt when one is missing."""
+    by_token = (choice.logprobs.top_logprobs or [None])[0] if choice.logprobs else None
+    names = [f"token_id:{i}" for i in token_ids]
+    if by_token is None or any(name not in by_token for name in names):
+        missing = [name for name in names if name not in (by_token or {})]
+        LOG.error("upstream sent no log-probability for %s", missing)
+        raise ScoreDoubt("the backend reports no control-token scores", "it must be vLLM 0.32 or later, unmodified")
+    return np.array([by_token[name] for name in names], dtype=np.float32)
+
+
+def choice_of(completion: Completion, model: str) -> Choice | None:
+    """The one choice of an event; None where it has none. Raises BackendDown on an error or another model's answer."""
+    if completion.error is not None:
+        raise broken_off(completion.error)
+    if completion.model != model:
+        LOG.error("upstream answers as %s, at start-up it was %r", shown_name(completion.model), model)
+        raise BackendDown("the backend serves another model than at start-up", "restart once the right model is back")
+    return completion.choices[0] if completion.choices else None
+
+
+def part_of(data: bytes, model: str, banned: Sequence[int]) -> Part | None:
+    """One event of a stream as a part. Raises BackendDown when a control token turns up in it."""
+    choice = choice_of(parsed(data, Completion), model)
+    if choice is None:
+        return None
+    ids = choice.token_ids or []
+    if set(ids) & set(banned):
+        LOG.error("upstream wrote a control token in mid-answer: %s", ids)
+        raise BackendDown("the backend wrote a control token in mid-answer", "ask again")
+    return Part(text=choice.text, tokens=len(ids), finish=finish_of(choice.finish_reason))

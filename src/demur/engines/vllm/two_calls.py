@@ -1,0 +1,217 @@
+"""The gateway: an unmodified vLLM server decides and answers in two calls.
+
+The first call asks for one token and reads the control tokens' log-probabilities in its place; demur decides; the
+second call goes on after the chosen control token, from the server's prefix cache. Prompts are rendered and encoded
+here and sent as ids, so that nobody but us writes a control token. See docs/gateway.md for what is taken on trust.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from demur.core.calibrator import closed
+from demur.core.decision import Decision, decide_or_doubt
+from demur.core.errors import BackendDown, PromptTooLong, ScoreDoubt, ScoreError
+from demur.core.example import Message
+from demur.core.policy import Fingerprint
+from demur.core.ports import Prompt
+from demur.core.score import Floats, check_scores
+from demur.core.serving import Ask, Part, Reply, is_silent, nothing
+from demur.engines.remote.declines import shown_name
+from demur.engines.remote.link import LOG, Link, Wire, parsed
+from demur.engines.remote.parts import Parts, Rules, begun, response_format
+from demur.engines.tool_calls import Mode, Schema, Written, mode_of, text_or_call, with_tools
+from demur.engines.vllm.token_ids import (
+    Choice,
+    Completion,
+    ModelList,
+    ban,
+    choice_of,
+    decision_body,
+    encoder_of,
+    part_of,
+    score_of,
+    writing,
+)
+
+Reference = tuple[Prompt, Floats]  # a prompt and its score (C,), as the policies' model gave it
+
+_PROBE: Prompt = (Message(role="user", content="Hello."),)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What the server said of itself when it was first asked."""
+
+    answers_as: str  # the model name in its answers
+    context: int | None  # tokens it reads, if it says so
+    probe_C: Floats  # the score of a fixed prompt
+
+
+@dataclass(kw_only=True, eq=False)
+class TwoCallBackend:
+    """Implements demur.core.serving.Backend in front of a vLLM server that knows nothing of refusal tokens.
+
+    declared: the fingerprint that the operator vouches for, from the policies or demur.json. Its tokenizer, template
+    and control ids are compared with the tokenizer at hand; its weights and dtype only by `reference` scores.
+    Raises EngineError when the tokenizer is another one.
+    """
+
+    link: Link
+    model: str  # the served model's name
+    tokenizer: str  # a folder or a Hugging Face name; no weights are read
+    declared: Fingerprint
+    keep_history: bool = True  # past assistant turns carry their control token, as in training
+    reference: Sequence[Reference] = ()  # scores that the server must reproduce before it is ready
+    tolerance: float = 0.02  # |probability| by which it may differ: half precision, other batches
+
+    _wire: Wire = field(init=False, repr=False)
+    _seen: Seen | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._encoder, self._end_of_turn = encoder_of(self.tokenizer, self.declared, keep_history=self.keep_history)
+        self._wire = Wire(self.link)
+        self._encoding = asyncio.Lock()  # Hugging Face tokenizers must not be entered twice at once
+        self._looking = asyncio.Lock()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """As declared: see the class."""
+        return self.declared
+
+    async def open(self, ask: Ask) -> Reply:
+        """Decide, then begin the answer. See demur.core.serving.Backend.
+
+        Raises PolicyError on a policy of another model, PromptTooLong, ScoreDoubt where no score decides, EngineError
+        for a schema or a tool choice that cannot be honoured, and BackendDown, BackendTimeout or BackendBusy.
+        """
+        ask.policy.require_model(self.declared)
+        mode = mode_of(ask)
+        seen = await self._checked()
+        ids = await self._encode(ask.messages)
+        self._room(ids, seen)
+        logp_C, _ = await self._score(ids, seen)
+        decision = decide_or_doubt(ask.policy, logp_C)
+        parts: AsyncIterator[Part] = nothing()
+        if not is_silent(ask, decision):
+            parts = await self._answer(ask, ids, decision, mode)
+        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
+
+    async def ready(self) -> None:
+        """Ask what is served and score a fixed prompt; the first time, the reference prompts too.
+
+        Raises BackendDown when the model is not there or no longer the one of the first time.
+        """
+        async with self._looking:
+            self._seen = await self._look(self._seen)
+
+    async def close(self) -> None:
+        """Hang up: open replies end with BackendDown."""
+        await self._wire.close()
+
+    async def _checked(self) -> Seen:
+        """No request is answered by a server that was never looked at."""
+        if self._seen is None:
+            async with self._looking:
+                if self._seen is None:  # still: all first requests waited here, and one look is enough
+                    self._seen = await self._look(None)
+        return self._seen
+
+    async def _encode(self, messages: Prompt) -> list[int]:
+        async with self._encoding:
+            return await asyncio.to_thread(self._encoder.prompt, messages)
+
+    def _room(self, ids: Sequence[int], seen: Seen) -> int | None:
+        """Tokens left for an answer after its control token; None: no limit is known. Raises PromptTooLong."""
+        room = None if seen.context is None else seen.context - len(ids) - 1
+        if room is not None and room < 1:
+            raise PromptTooLong(
+                f"the prompt has {len(ids)} tokens, the model reads {seen.context}", "shorten the conversation"
+            )
+        return room
+
+    async def _score(self, ids: Sequence[int], seen: Seen | None) -> tuple[Floats, str]:
+        """The score of a prompt, (C,), and the name that the server answers as."""
+        body = {"model": self.model, **decision_body(self._encoder, ids)}
+        completion = await self._wire.ask("completions", body, partial(parsed, kind=Completion))
+        name = seen.answers_as if seen else completion.model
+        return self._checked_score(choice_of(completion, name)), name
+
+    def _checked_score(self, choice: Choice | None) -> Floats:
+        logp_C = score_of(choice or Choice(text=""), self._encoder.token_ids)
+        try:
+            check_scores(logp_C[None, :])
+        except ScoreError as e:
+            LOG.error("upstream: %s", e.message)
+            raise ScoreDoubt(
+                "the backend's control-token scores are no log-probabilities",
+                "start it with --logprobs-mode raw_logprobs",
+            ) from None
+        return logp_C
+
+    async def _answer(self, ask: Ask, ids: list[int], decision: Decision, mode: Mode) -> Written:
+        """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
+        if decision.refuses:
+            return await self._go_on(ask, ids, decision.column, None)
+        if mode == "none":
+            return await self._go_on(ask, ids, decision.column, ask.json_schema)
+        told = await self._encode(with_tools(ask))
+        return await text_or_call(ask, mode, partial(self._go_on, ask, told, decision.column))
+
+    async def _go_on(self, ask: Ask, ids: list[int], column: int, schema: Schema | None) -> Parts:
+        """Begin to write after the control token."""
+        seen = await self._checked()
+        room = self._room(ids, seen)
+        token_ids = self._encoder.token_ids
+        body = {
+            "model": self.model,
+            "prompt": [*ids, token_ids[column]],
+            **writing(ask.sampling, ask.sampling.max_tokens if room is None else min(ask.sampling.max_tokens, room)),
+            "logit_bias": ban(token_ids),
+            "stop_token_ids": [] if self._end_of_turn is None else [self._end_of_turn],
+        }
+        if (wanted := response_format(schema)) is not None:
+            body["response_format"] = wanted
+        read = partial(part_of, model=seen.answers_as, banned=token_ids)
+        rules = Rules(most_tokens=ask.sampling.max_tokens)
+        # vLLM accepts any schema at first and says what is wrong with it in the stream.
+        return await begun(self._wire.stream("completions", body), read, rules, wait=wanted is not None)
+
+    async def _look(self, before: Seen | None) -> Seen:
+        """What is served, and whether it scores as it should. A server that gives no scores is down, not in doubt."""
+        try:
+            return await self._looked(before)
+        except ScoreDoubt as e:
+            raise BackendDown(e.message, e.hint) from None
+
+    async def _looked(self, before: Seen | None) -> Seen:
+        served = await self._wire.get("models", ModelList)
+        card = next((m for m in served.data if m.id == self.model), None)
+        if card is None:
+            LOG.error("upstream serves %s, not %r", ", ".join(shown_name(m.id) for m in served.data[:20]), self.model)
+            raise BackendDown(f"the backend does not serve {self.model!r}", "check its --served-model-name")
+        probe_C, name = await self._score(await self._encode(_PROBE), before)
+        now = Seen(answers_as=name, context=card.max_model_len, probe_C=probe_C)
+        if before is None:
+            for prompt, logp_C in self.reference:
+                self._same(prompt, logp_C, (await self._score(await self._encode(prompt), now))[0])
+            return now
+        self._same(_PROBE, before.probe_C, probe_C)
+        return before
+
+    def _same(self, prompt: Prompt, expected_C: Floats, found_C: Floats) -> None:
+        """Raise BackendDown unless two scores are the same but for rounding."""
+        # Shares of the control tokens too: where those are improbable, their probabilities never differ by much.
+        pairs = ((expected_C, found_C), (closed(expected_C), closed(found_C)))
+        apart = max(float(np.abs(np.exp(a_C) - np.exp(b_C)).max()) for a_C, b_C in pairs)
+        if apart > self.tolerance:
+            LOG.error("upstream scores a prompt of %d turns as %s, expected %s", len(prompt), found_C, expected_C)
+            raise BackendDown(
+                f"the backend's model is not the one of the policies: probabilities are {apart:.3f} apart",
+                "serve the checkpoint, template and dtype that the policies were made with",
+            )

@@ -1,0 +1,182 @@
+"""The policies of a vLLM server, without vLLM."""
+
+from dataclasses import replace
+
+import pytest
+
+from demur.core.errors import AccessError, ConfigError, PolicyError
+from demur.core.policy import Fingerprint
+from demur.engines.vllm.policies import PolicyShelf, decoded
+from demur.engines.vllm.request import PolicyRequest
+from demur.store.policy_file import policy_digest, read_policy, write_policy, write_signed
+from demur.store.signature import new_private_key
+from tests.builders import policy, with_category
+
+MODEL = Fingerprint(
+    model_digest="m",
+    tokenizer_digest="t",
+    template_digest="c",
+    tokens=("[respond]", "[safety]", "[humanizing]"),
+    token_ids=(5, 6, 7),
+    dtype="float32",
+)
+
+
+def named(name, *, threshold=0.5, **fields):
+    return replace(policy(2, thresholds=[threshold, 0.9], **fields), name=name, fingerprint=MODEL)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_policy(tmp_path / "a.json", named("strict", threshold=0.2))
+    locked = with_category(with_category(named("lenient"), 0, locked=True), 1, limits=(0.5, 1.0))
+    write_policy(tmp_path / "b.json", locked)
+    return tmp_path
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def asked(shelf, name=None, digest=None, **thresholds):
+    return decoded(shelf.effective(PolicyRequest(policy=name, digest=digest, thresholds=thresholds)))
+
+
+def test_a_request_gets_the_policy_that_it_names(folder) -> None:
+    shelf = PolicyShelf(folder)
+    assert asked(shelf, "strict") == named("strict", threshold=0.2)
+    assert shelf.model == MODEL
+
+
+def test_the_same_request_is_the_same_object_in_the_worker(folder) -> None:
+    shelf = PolicyShelf(folder)
+    assert asked(shelf, "strict", safety=0.3) is asked(shelf, "strict", safety=0.3)
+
+
+def test_a_request_without_a_policy_passes_gets_the_default_or_is_refused(folder) -> None:
+    assert PolicyShelf(folder).effective(PolicyRequest()) is None
+    assert asked(PolicyShelf(folder, default="strict")).name == "strict"
+    with pytest.raises(AccessError, match="names no policy"):
+        PolicyShelf(folder, required=True).effective(PolicyRequest())
+
+
+def test_thresholds_or_a_digest_without_a_policy_are_never_ignored(folder) -> None:
+    shelf = PolicyShelf(folder)
+    for request in (PolicyRequest(thresholds={"safety": 0.5}), PolicyRequest(digest="sha256:0")):
+        with pytest.raises(AccessError, match="names no policy"):
+            shelf.effective(request)
+
+
+def test_a_threshold_moves_within_what_the_policy_permits(folder) -> None:
+    shelf = PolicyShelf(folder)
+    assert asked(shelf, "strict", safety=0.7).category("safety").threshold == 0.7
+    for thresholds, message in (
+        ({"safety": 0.7}, "locked"),
+        ({"humanizing": 0.4}, "outside its limits"),
+        ({"safty": 0.7}, "did you mean 'safety'"),
+    ):
+        with pytest.raises(AccessError, match=message):
+            asked(shelf, "lenient", **thresholds)
+
+
+def test_an_unknown_policy_is_refused_with_the_nearest_name(folder) -> None:
+    with pytest.raises(AccessError, match="did you mean 'strict'"):
+        asked(PolicyShelf(folder), "stricd")
+
+
+def test_an_empty_name_is_no_way_around_the_default(folder) -> None:
+    with pytest.raises(AccessError, match="no policy ''"):
+        asked(PolicyShelf(folder, default="strict"), "")
+
+
+def test_a_digest_finds_a_new_version_at_once_and_still_finds_the_old_one(folder) -> None:
+    shelf = PolicyShelf(folder, clock=Clock())
+    old, new = named("strict", threshold=0.2), named("strict", threshold=0.6)
+    write_policy(folder / "a.json", new)
+    assert asked(shelf, "strict") == old  # a second has not passed, and nobody asked for another
+    assert asked(shelf, "strict", policy_digest(new)) == new
+    assert asked(shelf, "strict") == new
+    assert asked(shelf, "strict", policy_digest(old)) == old
+
+
+def test_a_version_that_never_was_is_refused(folder) -> None:
+    with pytest.raises(AccessError, match="not sha256:0"):
+        asked(PolicyShelf(folder), "strict", "sha256:0")
+    with pytest.raises(AccessError, match="there is no policy 'other'"):
+        asked(PolicyShelf(folder), "other", policy_digest(named("strict", threshold=0.2)))
+
+
+def test_a_changed_file_is_noticed_after_a_second(folder) -> None:
+    clock = Clock()
+    shelf = PolicyShelf(folder, clock=clock)
+    write_policy(folder / "a.json", named("strict", threshold=0.6))
+    clock.now = 1.5
+    assert asked(shelf, "strict").category("safety").threshold == 0.6
+
+
+def test_a_bad_file_and_a_file_for_another_model_leave_the_old_policy(folder, caplog) -> None:
+    caplog.set_level("WARNING")  # a command line in the same process may have raised the root logger's level
+    clock = Clock()
+    shelf = PolicyShelf(folder, clock=clock)
+    for bad in (b"{", None):
+        clock.now += 2
+        if bad:
+            (folder / "a.json").write_bytes(bad)
+        else:
+            write_policy(folder / "a.json", replace(named("strict"), fingerprint=replace(MODEL, dtype="bfloat16")))
+        assert asked(shelf, "strict").category("safety").threshold == 0.2
+    assert "a.json: rejected" in caplog.text
+
+
+def test_a_shelf_does_not_open_on_faults(folder, tmp_path_factory) -> None:
+    with pytest.raises(ConfigError, match="DEMUR_POLICY = 'strickt'"):
+        PolicyShelf(folder, default="strickt")
+    with pytest.raises(ConfigError, match="DEMUR_POLICIES is not set"):
+        PolicyShelf.from_environment({})
+    with pytest.raises(ConfigError, match="DEMUR_REQUIRE_POLICY = 'yes'"):
+        PolicyShelf.from_environment({"DEMUR_POLICIES": str(folder), "DEMUR_REQUIRE_POLICY": "yes"})
+    with pytest.raises(PolicyError, match="no policy"):
+        PolicyShelf(tmp_path_factory.mktemp("empty"))
+    write_policy(folder / "c.json", replace(named("third"), fingerprint=replace(MODEL, dtype="bfloat16")))
+    with pytest.raises(PolicyError, match="made for another model: dtype differ"):
+        PolicyShelf(folder)
+    nameless = tmp_path_factory.mktemp("nameless")
+    write_policy(nameless / "a.json", replace(named("nameless"), fingerprint=None))
+    with pytest.raises(PolicyError, match="names no model"):
+        PolicyShelf(nameless)
+
+
+def test_the_environment_describes_a_shelf(folder) -> None:
+    shelf = PolicyShelf.from_environment({"DEMUR_POLICIES": str(folder / "a.json"), "DEMUR_POLICY": "strict"})
+    assert asked(shelf).name == "strict"
+
+
+def test_what_travels_decides_like_the_whole_policy_and_carries_nothing_else(folder) -> None:
+    whole = with_category(named("strict"), 0, on_refuse="No.", translations=(("de", "Nein."),))
+    write_policy(folder / "a.json", whole)
+    sent = asked(PolicyShelf(folder), "strict")
+    assert sent == with_category(whole, 0, translations=())
+
+
+def test_with_trusted_keys_the_plug_in_takes_signed_policies_only(folder, tmp_path_factory) -> None:
+    key = tmp_path_factory.mktemp("keys") / "ops.pem"
+    environment = {
+        "DEMUR_POLICIES": str(folder),
+        "DEMUR_TRUSTED_KEYS": f"{new_private_key(key)}, {new_private_key(key.with_name('spare.pem'))}",
+        "DEMUR_UNPROVEN": "error",
+    }
+    with pytest.raises(PolicyError, match="not signed"):
+        PolicyShelf.from_environment(environment)
+    for path in folder.glob("*.json"):
+        write_signed(path, read_policy(path), key)
+    shelf = PolicyShelf.from_environment(environment)
+    assert asked(shelf, "strict").name == "strict"
+    write_policy(folder / "a.json", named("strict", threshold=0.99))  # unsigned: the old one stays in force
+    shelf._read_at = -10.0
+    assert asked(shelf, "strict").categories[0].threshold == 0.2
+    for name, value in (("DEMUR_TRUSTED_KEYS", "nonsense"), ("DEMUR_UNPROVEN", "perhaps")):
+        with pytest.raises(ConfigError, match=value):
+            PolicyShelf.from_environment({**environment, name: value})
