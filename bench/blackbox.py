@@ -28,15 +28,15 @@ from typing import Any
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
+from demur.base.arrays import Bools, Doubles
+from demur.base.errors import GoalInfeasible
 from demur.base.rows import read_rows
 from demur.core.decision import decide_many
-from demur.core.errors import GoalInfeasible
 from demur.core.goal import parse_goals
 from demur.core.policy import CategoryPolicy, Policy, natural
 from demur.core.predictor import scores_of
@@ -55,9 +55,6 @@ from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
 from demur.store.text_model_file import PREDICTOR, read_text_classifier
-
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 QUORA_FROM = 721  # of chatgpt-refusals: the source's rows from here on are questions from Quora

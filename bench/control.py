@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import fisher_exact
 
+from demur.base.arrays import Floats
+from demur.base.errors import GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.errors import GoalInfeasible
 from demur.core.goal import parse_goal
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.core.score import Floats
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.thresholds.cuts import cut_below
 from demur.stats.thresholds.select import choose

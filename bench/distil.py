@@ -22,16 +22,17 @@ from unittest.mock import patch
 import numpy as np
 
 from demur.assembly.run import Engine, reopen
+from demur.base.arrays import Floats
+from demur.base.errors import DemurError
+from demur.base.files import digest_file
 from demur.core.cascade.front import Edges, Front, Range, cascade_scores
 from demur.core.decision import decide_many
-from demur.core.errors import DemurError
 from demur.core.example import Example, Message
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.core.score import Floats, ScoreTable
+from demur.core.score import ScoreTable
 from demur.sources.files import FileSource
 from demur.stages import calibrate, distil
-from demur.store.files import digest_file
 from demur.store.front_file import front_file, read_front, write_front
 from demur.store.policy_file import read_policy
 from demur.store.prompts_file import read_prompts

@@ -11,14 +11,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Doubles
 from demur.base.rows import read_rows
 from demur.core.rates import Rate
 from demur.stats.judging.correction import Sample, regression_rate
 from demur.stats.thresholds.judged import rogan_gladen
 
-Doubles = npt.NDArray[np.float64]
 DRAWS, LABELS = 1000, 100
 DROPPED = ("incoherent", "dontknow")
 

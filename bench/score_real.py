@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from demur.base.arrays import Floats
 from demur.core.example import Message
 from demur.core.ports import Prompt
-from demur.core.score import Floats
 from demur.core.taxonomy import coconot
 from demur.engines.heads import control_scores
 from demur.engines.hf.engine import HfEngine

@@ -29,10 +29,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from demur.base.arrays import Floats
 from demur.core.example import Message
 from demur.core.policy import natural
 from demur.core.ports import Prompt
-from demur.core.score import Floats
 from demur.core.taxonomy import single
 from demur.engines.hf.engine import HfEngine
 

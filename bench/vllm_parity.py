@@ -26,11 +26,11 @@ from types import SimpleNamespace
 import numpy as np
 
 import servers
+from demur.base.arrays import Floats
 from demur.core.calibrator import IDENTITY
 from demur.core.decision import decide_many
 from demur.core.policy import CategoryPolicy, Policy, Rule
 from demur.core.ports import Prompt
-from demur.core.score import Floats
 from demur.core.serving import Ask, Sampling
 from demur.engines.hf.engine import HfEngine
 from demur.engines.remote.link import Link

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from demur.base.files import digest_file
 from demur.core.example import Example, Message
 from demur.core.ports import TrainedModel, no_progress
 from demur.core.seen import seen_of
@@ -12,7 +13,6 @@ from demur.engines.fake.engine import FakeEngine
 from demur.judges.phrases import PhraseJudge
 from demur.sources.corpus import BuiltinSource
 from demur.stages import calibrate, data, evaluate, score
-from demur.store.files import digest_file
 from demur.store.model_file import write_model_file
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from demur.base.files import digest_file, write_json
 from demur.core.example import Example, Message
 from demur.core.ports import TrainedModel
 from demur.core.predictor import predictor_fingerprint, prompt_text
@@ -13,7 +14,6 @@ from demur.core.taxonomy import single
 from demur.engines.prompt_scorer import PromptScorer
 from demur.stages import calibrate, data, score
 from demur.stats.text.fit import PUBLISHED, fit_text_classifier
-from demur.store.files import digest_file, write_json
 from demur.store.model_file import write_model_file
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder

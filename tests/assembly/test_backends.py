@@ -11,10 +11,10 @@ import pytest
 
 from demur.assembly.backends import default_backend, make_backend
 from demur.assembly.run import Workspace, reopen
-from demur.core.errors import BackendDown, ConfigError
+from demur.base.errors import BackendDown, ConfigError
+from demur.base.files import write_json
 from demur.core.score import ScoreTable
 from demur.engines.hf.engine import HfEngine
-from demur.store.files import write_json
 from demur.store.rows import read_examples
 from demur.store.tables import read_scores, write_scores
 from tests.engines.tiny_run import tiny_run

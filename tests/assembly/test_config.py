@@ -6,7 +6,7 @@ import pytest
 
 from demur.assembly import wiring
 from demur.assembly.config import RunConfig, build, build_sources, config_from, load_config
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.core.taxonomy import coconot, single
 from demur.core.training import TrainSettings, cpu, tiny
 from demur.sources.files import FileSource

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from demur.assembly import wiring
-from demur.core.errors import ConfigError, MissingDependency
+from demur.base.errors import ConfigError, MissingDependency
 from demur.sources.corpus import BuiltinSource
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from demur.assembly.backends import make_backend
 from demur.assembly.run import reopen
-from demur.core.errors import ArtifactError, ConfigError
+from demur.base.errors import ArtifactError, ConfigError
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores

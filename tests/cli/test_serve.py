@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from demur.assembly.run import reopen
+from demur.base.errors import ConfigError, DemurError
+from demur.base.files import write_json
 from demur.cli.main import load
 from demur.cli.serve import _told
-from demur.core.errors import ConfigError, DemurError
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
-from demur.store.files import write_json
 from tests.fake_run import examples, prepare
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from demur.assembly.config import config_from
 from demur.assembly.run import create
+from demur.base.errors import AccessError
 from demur.cli.policies import overridden
 from demur.cli.policy_text import summary_json
-from demur.core.errors import AccessError
 from demur.engines.training.base_model import find as bases
 from demur.stages.calibrate import threshold_rows
 from demur.store.policy_file import read_policy

@@ -1,7 +1,7 @@
 import pytest
 
+from demur.base.errors import EngineError
 from demur.core.asking import Asker, not_asked
-from demur.core.errors import EngineError
 from demur.core.example import Message
 from demur.core.judging import ChatRequest, Said, Unsaid
 

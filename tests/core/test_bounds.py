@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
+from demur.base.errors import Undefined
 from demur.core import bounds
-from demur.core.errors import Undefined
 from demur.core.rates import Outcome, Rate
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "thresholds.json").read_text())

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from demur.base.errors import ScoreError
 from demur.core.decision import compared_scores, decide, decide_many
-from demur.core.errors import ScoreError
 from demur.core.policy import RULES
 from tests.builders import THRESHOLDS, log_softmax, logp, policies, policy, with_category
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demur.base.errors import PolicyError, ScoreDoubt
 from demur.core.decision import compared_scores, decide, decide_many, decide_or_doubt, on_doubt
-from demur.core.errors import PolicyError, ScoreDoubt
 from demur.core.policy import MOST_LEFTOVER, RULES, DoubtRule
 from demur.core.score import leftover_of
 from tests.builders import BOUNDS, THRESHOLDS, leaking, locked, policy, with_category

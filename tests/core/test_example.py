@@ -1,6 +1,6 @@
 import pytest
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.core.example import Example, Message, fold, prompt_key, shared_prompts
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import GoalError
+from demur.base.errors import GoalError
 from demur.core.goal import Goal, parse_goal, parse_goals
 
 

@@ -2,8 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from demur.base.errors import ConfigError
 from demur.core.access import Tenant
-from demur.core.errors import ConfigError
 from demur.core.keys import ApiKey, KeyProblem, Tenants, authenticate, digest_of_key
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

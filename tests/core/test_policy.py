@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from demur.core.errors import PolicyError, TaxonomyError
+from demur.base.errors import PolicyError, TaxonomyError
 from demur.core.policy import NEVER, CurvePoint, Fingerprint, Policy, natural
 from demur.core.rates import Rate
 from tests.builders import policy, taxonomy, with_category

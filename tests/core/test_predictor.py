@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import PolicyError, ScoreError, TaxonomyError
+from demur.base.errors import PolicyError, ScoreError, TaxonomyError
 from demur.core.example import Message
 from demur.core.policy import LOGPROB_CONVENTION, natural
 from demur.core.predictor import predictor_fingerprint, prompt_text, scores_of

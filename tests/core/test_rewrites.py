@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.core.example import Example, Message, fold
 from demur.core.rewrites import REWRITES, rewrite, rewrite_prompt, rewritten
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import ScoreError
+from demur.base.errors import ScoreError
 from demur.core.score import ScoreTable, from_logits
 from tests.builders import log_softmax, table
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.core.example import Example, Message, fold
 from demur.core.likeness import near_copies
 from demur.core.seen import Seen, given_rows, require_unseen, seen_ids, seen_of, seen_prompts, seen_rows, together

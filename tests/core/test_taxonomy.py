@@ -1,6 +1,6 @@
 import pytest
 
-from demur.core.errors import TaxonomyError
+from demur.base.errors import TaxonomyError
 from demur.core.taxonomy import RESPOND, Category, Taxonomy, coconot, preset, single
 from tests.builders import taxonomy
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.core.training import TrainSettings, cpu, defaults, learnt, tiny
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from demur.core.errors import EngineError, PolicyError
+from demur.base.errors import EngineError, PolicyError
 from demur.core.policy import natural
 from demur.core.taxonomy import coconot
 from demur.engines import fingerprint as digests

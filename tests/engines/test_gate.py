@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demur.base.errors import EngineError, ScoreError
 from demur.core.decision import decide_many
-from demur.core.errors import EngineError, ScoreError
 from demur.core.policy import CategoryPolicy, Policy, natural
 from demur.core.taxonomy import coconot
 from demur.engines.gate import banned_ids, forced_ids

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaModel
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.engines.heads import head_on, last_rows, marked_rows
 
 CAUSAL = ["llama", "gpt2", "qwen2", "gemma2", "bert"]

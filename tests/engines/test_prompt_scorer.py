@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from demur.core.errors import PolicyError, TaxonomyError
+from demur.base.errors import PolicyError, TaxonomyError
 from demur.core.example import Message
 from demur.core.policy import natural
 from demur.core.score import check_scores

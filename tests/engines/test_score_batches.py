@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from demur.core.errors import BackendBusy, BackendDown
+from demur.base.errors import BackendBusy, BackendDown
 from demur.core.example import Message
 from demur.core.ports import no_progress
 from demur.core.predictor import scores_of

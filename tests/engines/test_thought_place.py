@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from demur.core.errors import EngineError, ScoreDoubt
+from demur.base.errors import EngineError, ScoreDoubt
 from demur.core.example import Message
 from demur.core.policy import NEVER, CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import coconot, single

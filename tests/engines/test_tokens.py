@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.example import Message
 from demur.core.taxonomy import coconot, single
 from demur.core.turns import fold

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from demur.base.files import write_json
 from demur.core.example import Example
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.engines.tokens import ChatEncoder
-from demur.store.files import write_json
 from demur.store.run import RunFolder
 from tests.engines.checkpoints import TEXT, make_checkpoint, user
 from tests.fake_run import prepare

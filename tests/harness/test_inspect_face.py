@@ -8,7 +8,7 @@ inspect_ai = pytest.importorskip("inspect_ai", reason="Inspect AI is not install
 
 from inspect_ai.model import GenerateConfig  # noqa: E402
 
-from demur.core.errors import EngineError  # noqa: E402
+from demur.base.errors import EngineError  # noqa: E402
 from demur.core.policy import CategoryPolicy  # noqa: E402
 from demur.store.item_results import read_items  # noqa: E402
 from demur.store.policy_file import read_policy, write_policy  # noqa: E402

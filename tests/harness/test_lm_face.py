@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.api.model import LM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
-from demur.core.errors import ConfigError, EngineError  # noqa: E402
+from demur.base.errors import ConfigError, EngineError  # noqa: E402
 from demur.core.example import Message  # noqa: E402
 from demur.core.policy import ALWAYS, CategoryPolicy  # noqa: E402
 from demur.harness import TASKS  # noqa: E402

@@ -1,6 +1,6 @@
 import pytest
 
-from demur.core.errors import ConfigError, DataError
+from demur.base.errors import ConfigError, DataError
 from demur.harness.rows import Judged, error_rates, is_correct, read_rows
 
 

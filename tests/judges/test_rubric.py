@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import ConfigError, EngineError
+from demur.base.errors import ConfigError, EngineError
 from demur.core.judging import Declined, Item, ManyJudge, Said, Unsaid
 from demur.judges.rubric import (
     LABELS,

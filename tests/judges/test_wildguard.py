@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.core.judging import Item, ManyJudge, Unsaid
 from demur.judges.wildguard import KEYS, TEMPLATE, WildGuardJudge, read_lines
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from demur.core.errors import DemurError
+from demur.base.errors import DemurError
 from demur.core.keys import KeyProblem, authenticate
 from demur.store.policy_file import policy_digest, write_policy
 from demur.store.policy_folder import read_folder

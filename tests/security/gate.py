@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from demur.base.arrays import Floats
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, prompt_text, scores_of
-from demur.core.score import Floats
 from demur.core.taxonomy import single
 from demur.engines.remote.link import Link
 from demur.engines.remote.pre_answer import GateSettings, PreAnswerBackend

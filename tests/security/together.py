@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 
-from demur.core.errors import DemurError
+from demur.base.errors import DemurError
 from demur.core.keys import KeyProblem, authenticate
 from demur.core.policy import Policy
 from demur.engines.fake.backend import FakeBackend

@@ -21,9 +21,9 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from demur.base.errors import DemurError
 from demur.core import keys
 from demur.core.decision import decide_many
-from demur.core.errors import DemurError
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.engines.hf.load import load_model

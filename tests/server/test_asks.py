@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from demur.base.errors import AccessError
 from demur.core.access import Tenant
-from demur.core.errors import AccessError
 from demur.server.asks import case_of
 from demur.server.errors import ApiError
 from demur.server.settings import Limits, Settings

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from demur.core.errors import PromptTooLong, ScoreDoubt
+from demur.base.errors import PromptTooLong, ScoreDoubt
 from demur.core.serving import Ask, Reply
 from demur.engines.fake.backend import FakeBackend
 from tests.server.house import ANSWERED, CANNED, REFUSED, TEMPLATE, engine, folder_of, policy, request, serving

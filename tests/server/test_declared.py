@@ -2,8 +2,8 @@
 
 import pytest
 
+from demur.base.errors import ConfigError
 from demur.core.decision import decide
-from demur.core.errors import ConfigError
 from demur.core.example import Message
 from tests.core.test_schema_bounds import HOSTILE, ORDINARY
 from tests.server.house import (

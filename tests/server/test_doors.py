@@ -10,8 +10,8 @@ import pytest
 import schemathesis
 from starlette.datastructures import Headers
 
+from demur.base.errors import ConfigError
 from demur.core.access import Tenant
-from demur.core.errors import ConfigError
 from demur.engines.fake.backend import FakeBackend
 from demur.server.app import Service
 from demur.server.doors import Doors, Meter

@@ -12,12 +12,12 @@ import httpx
 import numpy as np
 import pytest
 
-from demur.core.errors import ArtifactError, PolicyError
+from demur.base.errors import ArtifactError, PolicyError
+from demur.base.files import write_json
 from demur.engines.fake.backend import FakeBackend
 from demur.server import live_scores
 from demur.stages import watch
 from demur.stages.watch import begin_watching, live_path, state_path
-from demur.store.files import write_json
 from demur.store.monitor_file import read_live
 from demur.store.policy_file import bound, policy_digest, read_policy, write_policy, write_signed
 from demur.store.run import RunFolder

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from demur.core.errors import ConfigError, PolicyError
+from demur.base.errors import ConfigError, PolicyError
 from demur.engines.fake.backend import FakeBackend
 from demur.engines.fake.engine import FakeEngine
 from demur.server.app import Service

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import ConfigError, DataError
+from demur.base.errors import ConfigError, DataError
 from demur.sources.benchmark_table import BENCHMARKS
 from demur.sources.benchmarks import NO_GOLD, NO_PROMPT, file_rows, load, wanted
 

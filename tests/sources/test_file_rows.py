@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tests.base.test_rows import saved
 
-from demur.core.errors import ConfigError, DataError
+from demur.base.errors import ConfigError, DataError
 from demur.sources.files import FileSource
 
 REFUSAL = {

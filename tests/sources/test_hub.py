@@ -1,6 +1,6 @@
 import pytest
 
-from demur.core.errors import ConfigError, DataError
+from demur.base.errors import ConfigError, DataError
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed (extra 'hub')")
 

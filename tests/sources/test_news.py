@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import ConfigError, DataError
+from demur.base.errors import ConfigError, DataError
 from demur.sources.news import SENTENCES, Cutoff, read_news
 
 CUTOFF = Cutoff(day=date(2024, 3, 31), margin_days=90)

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from demur.core.errors import ConfigError, EngineError
+from demur.base.errors import ConfigError, EngineError
 from demur.sources.news_api import NewsApi, fetch_news
 
 ARTICLES = [

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.engines.chat_stub import completion, serving
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.engines.remote.client import ChatClient, Endpoint
 from demur.sources.files import FileSource
 from demur.sources.news import Article, Cutoff

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from demur.core.errors import ConfigError, DataError
+from demur.base.errors import ConfigError, DataError
 from demur.stages.ability import Config, run
 
 

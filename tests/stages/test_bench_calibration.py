@@ -10,8 +10,8 @@ from playwright.sync_api import sync_playwright
 from scipy.stats import kendalltau
 from tests.fake_run import HOSTILE, engine_for, examples, prepare
 
+from demur.base.errors import ArtifactError, ConfigError, DataError
 from demur.core.calibrator import closed
-from demur.core.errors import ArtifactError, ConfigError, DataError
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate

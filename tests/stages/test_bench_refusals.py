@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
+from demur.base.errors import ConfigError, DataError, PolicyError, PromptTooLong
 from demur.core import bounds
 from demur.core.benchmark import BenchRow, BenchSet
-from demur.core.errors import ConfigError, DataError, PolicyError, PromptTooLong
 from demur.core.example import Example, Message
 from demur.core.policy import natural
 from demur.core.rates import Outcome

@@ -8,7 +8,7 @@ import pytest
 from tests.engines.chat_stub import completion, serving
 from tests.stages.blackbox_parts import NO, YES, answers, declines, lines, prompts, write
 
-from demur.core.errors import ArtifactError, DataError, EngineError, TaxonomyError
+from demur.base.errors import ArtifactError, DataError, EngineError, TaxonomyError
 from demur.core.predictor import prompt_text
 from demur.core.taxonomy import coconot, single
 from demur.core.text_classifier import View

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 from tests.fake_run import Rows, engine_for, examples, prepare
 
-from demur.core.calibrator import IDENTITY
-from demur.core.errors import (
+from demur.base.errors import (
     ArtifactError,
     ConfigError,
     DataError,
@@ -16,6 +15,8 @@ from demur.core.errors import (
     PolicyError,
     TaxonomyError,
 )
+from demur.base.files import digest_json
+from demur.core.calibrator import IDENTITY
 from demur.core.policy import NEVER
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate, data, score
@@ -23,7 +24,6 @@ from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.labelled import label_scores
 from demur.stats.sample import apart
 from demur.store.choice_file import read_choice
-from demur.store.files import digest_json
 from demur.store.policy_file import read_policy
 from demur.store.rows import read_examples, write_examples
 from demur.store.tables import read_scores

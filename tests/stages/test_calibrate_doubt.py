@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tests.fake_run import RudeEngine, engine_for, examples, prepare
 
+from demur.base.errors import ScoreError
 from demur.core.decision import decide_many
-from demur.core.errors import ScoreError
 from demur.core.policy import DoubtRule
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate

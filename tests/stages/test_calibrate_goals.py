@@ -7,8 +7,7 @@ import pytest
 from tests.fake_run import engine_for, examples, prepare
 
 from demur.assembly.config import load_config
-from demur.core.decision import decide_many
-from demur.core.errors import (
+from demur.base.errors import (
     ArtifactError,
     ConfigError,
     DataError,
@@ -17,6 +16,7 @@ from demur.core.errors import (
     PolicyError,
     TaxonomyError,
 )
+from demur.core.decision import decide_many
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
 from demur.stages.evaluate.compared import read_case

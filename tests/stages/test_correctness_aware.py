@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
-from demur.core.errors import ConfigError, PolicyError
+from demur.base.errors import ConfigError, PolicyError
 from demur.core.policy import LOGPROB_CONVENTION
 from demur.core.rewrites import rewrite_prompt
 from demur.core.taxonomy import coconot

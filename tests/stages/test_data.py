@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demur.core.errors import ArtifactError, ConfigError, DataError
+from demur.base.errors import ArtifactError, ConfigError, DataError
 from demur.core.example import SPLITS, Example, Message, prompt_key
 from demur.core.taxonomy import Category, Taxonomy, coconot, single
 from demur.stages import data

@@ -7,15 +7,15 @@ import pytest
 from tests.fake_run import prepare
 from tests.front_parts import examples, model, texts
 
+from demur.base.errors import ArtifactError, ConfigError, DataError, PolicyError
+from demur.base.files import digest_file
 from demur.core.decision import decide_many
-from demur.core.errors import ArtifactError, ConfigError, DataError, PolicyError
 from demur.core.policy import natural
 from demur.core.score import ScoreTable
 from demur.core.seen import seen_of
 from demur.core.taxonomy import coconot
 from demur.judges.phrases import PhraseJudge
 from demur.stages import calibrate, distil, evaluate, report, verify
-from demur.store.files import digest_file
 from demur.store.front_file import front_file, front_of, read_front_metrics
 from demur.store.policy_file import policy_digest, read_policy, write_policy
 from demur.store.prompts_file import read_prompts

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
+from demur.base.errors import ConfigError, DataError
 from demur.core.decision import decide_many
-from demur.core.errors import ConfigError, DataError
 from demur.core.taxonomy import coconot
 from demur.stages import draw_labels, evaluate
 from demur.store.labels import key_path, read_labels

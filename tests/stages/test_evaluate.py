@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
+from demur.base.errors import ArtifactError, ConfigError, DataError, GoalError, PolicyError
 from demur.core import bounds
 from demur.core.calibrator import IDENTITY, closed
 from demur.core.decision import decide_many
-from demur.core.errors import ArtifactError, ConfigError, DataError, GoalError, PolicyError
 from demur.core.rates import Outcome
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine

@@ -7,8 +7,8 @@ import pytest
 from tests import builders
 from tests.fake_run import finished
 
+from demur.base.errors import PolicyError
 from demur.core.decision import decide_many
-from demur.core.errors import PolicyError
 from demur.core.example import Example, Message
 from demur.core.taxonomy import coconot, single
 from demur.engines.fake.engine import FakeEngine

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from demur.base.errors import DataError
 from demur.core import bounds
-from demur.core.errors import DataError
 from demur.judges.phrases import PhraseJudge
 from demur.judges.trained import TrainedJudge
 from demur.stages import judge, judge_check, judge_train

@@ -3,7 +3,7 @@
 import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
-from demur.core.errors import ArtifactError, ConfigError
+from demur.base.errors import ArtifactError, ConfigError
 from demur.stages import calibrate, evaluate, report
 from demur.store.run import RunFolder
 

@@ -5,7 +5,7 @@ import pytest
 from tests.builders import labelled, log_softmax, policy
 from tests.fake_run import examples
 
-from demur.core.errors import GoalError
+from demur.base.errors import GoalError
 from demur.core.goal import parse_goals
 from demur.core.guarantee import Uncertified
 from demur.core.policy import NEVER

@@ -7,9 +7,9 @@ import pytest
 from tests.browsing import opened
 from tests.fake_run import HOSTILE, JUDGE, engine_for, examples, finished, prepare
 
+from demur.base.errors import ArtifactError, ConfigError
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.errors import ArtifactError, ConfigError
 from demur.core.rates import Outcome
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.fake_run import Rows, engine_for, examples
 
-from demur.core.errors import ArtifactError, ScoreError
+from demur.base.errors import ArtifactError, ScoreError
 from demur.core.ports import no_progress
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from tests.fake_run import Rows, examples
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.core.ports import Origin, TrainedModel, no_progress
 from demur.core.seen import seen_rows
 from demur.core.taxonomy import coconot, single

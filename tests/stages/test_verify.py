@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.fake_run import engine_for, examples, prepare
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.core.rates import Rate
 from demur.stages import calibrate, verify
 from demur.stats.evidence import rows_digest

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tests.fake_run import engine_for, examples, like_traffic, prepare
 
+from demur.base.errors import ArtifactError, DataError, GoalError, PolicyError, TaxonomyError
 from demur.core.decision import decide_many
-from demur.core.errors import ArtifactError, DataError, GoalError, PolicyError, TaxonomyError
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate

@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.fake_run import engine_for, examples, like_traffic, prepare
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.stages import calibrate
 from demur.stages.watch import Config, begin_watching, run, state_path, unheard, verdict
 from demur.store.policy_file import read_policy

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demur.base.errors import DemurError, GoalError, GoalInfeasible
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.errors import DemurError, GoalError, GoalInfeasible
 from demur.core.goal import parse_goal, parse_goals
 from demur.core.guarantee import Certified
 from demur.core.policy import ALWAYS, NEVER, DoubtRule

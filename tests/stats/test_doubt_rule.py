@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import ScoreError
+from demur.base.errors import ScoreError
 from demur.core.policy import MOST_LEFTOVER, DoubtRule
 from demur.core.predictor import predictor_fingerprint, scores_of
 from demur.core.taxonomy import single

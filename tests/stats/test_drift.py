@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import DataError, ScoreError
+from demur.base.errors import DataError, ScoreError
 from demur.core.guarantee import Promise
 from demur.core.rates import Rate
 from demur.stats.drift import audit, martingale, watch

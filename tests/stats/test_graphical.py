@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import GoalError
+from demur.base.errors import GoalError
 from demur.stats.graphical import graphical
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "promises.json").read_text())["several_tests"]

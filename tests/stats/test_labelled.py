@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from demur.core.errors import DataError, ScoreError, TaxonomyError
+from demur.base.errors import DataError, ScoreError, TaxonomyError
 from demur.core.example import Example, Message
 from demur.stats.labelled import LabelledScores, label_scores
 from tests.builders import labelled, log_softmax, table, taxonomy

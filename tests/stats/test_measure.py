@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
+from demur.base.errors import DataError, Undefined
 from demur.core.decision import decide_many
-from demur.core.errors import DataError, Undefined
 from demur.core.example import Example, Message
 from demur.core.rates import Outcome, Rate
 from demur.stats.measure import errors_of, f1_of, measure_decisions, measure_texts, refusal_log_odds

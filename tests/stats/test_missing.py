@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demur.base.errors import DataError
 from demur.core.decision import decide_many
-from demur.core.errors import DataError
 from demur.core.goal import parse_goal
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.predictor import predictor_fingerprint, scores_of

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demur.base.errors import PolicyError, TaxonomyError
 from demur.core.decision import decide_many
-from demur.core.errors import PolicyError, TaxonomyError
 from demur.core.goal import parse_goals
 from demur.stats.overrides import with_overrides
 from demur.stats.thresholds.solve import How, choose_all

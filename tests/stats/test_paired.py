@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, false_discovery_control
 
-from demur.core.errors import DataError, Undefined
+from demur.base.errors import DataError, Undefined
 from demur.stats.paired import holm, mcnemar_p, most_lost, paired
 from demur.stats.points import Resampling
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import DataError, Undefined
+from demur.base.errors import DataError, Undefined
 from demur.stats.measure import auroc, errors_of
 from demur.stats.points import (
     Resampling,

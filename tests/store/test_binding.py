@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import certified, promise, taxonomy
 
+from demur.base.errors import ArtifactError, ConfigError, PolicyError
 from demur.core.calibrator import Fitted
-from demur.core.errors import ArtifactError, ConfigError, PolicyError
 from demur.core.maps import Temperature
 from demur.core.policy import CurvePoint, DoubtRule
 from demur.core.rates import Rate

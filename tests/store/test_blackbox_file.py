@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from demur.core.errors import ArtifactError, DataError
+from demur.base.errors import ArtifactError, DataError
 from demur.core.example import Message
 from demur.core.rates import Outcome
 from demur.store.answers_file import read_answers

@@ -1,6 +1,6 @@
 import pytest
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.core.ports import Answer
 from demur.core.rates import Outcome
 from demur.store.branch_cache import BranchCache

@@ -1,6 +1,6 @@
 import pytest
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 
 TRIAL = TrialRow(family="platt", log_loss=None, brier=None, behind=None, noise=None, failure="in a fold: too few rows")

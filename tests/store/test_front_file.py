@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.front_parts import front, texts, user
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.store.front_file import read_front, write_front
 
 

@@ -3,7 +3,7 @@ import zipfile
 
 import pytest
 
-from demur.core.errors import ArtifactError, DataError
+from demur.base.errors import ArtifactError, DataError
 from demur.store.item_results import read_items
 
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from huggingface_hub import parse_eval_result_entries
 
-from demur.core.errors import ArtifactError, DataError
+from demur.base.errors import ArtifactError, DataError
 from demur.store.item_results import CardEntry, read_items, write_card
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.core.taxonomy import single
 from demur.store.labels import read_labels
 from demur.store.monitor_file import read_feedback

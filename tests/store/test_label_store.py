@@ -1,6 +1,6 @@
 import pytest
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.core.rates import Outcome
 from demur.store.label_store import LabelFile
 

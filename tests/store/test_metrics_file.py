@@ -1,6 +1,6 @@
 import pytest
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.core.rates import Rate
 from demur.store.metrics_file import MeasuredRate, read_metrics
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import coconot

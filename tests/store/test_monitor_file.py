@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.store.monitor_file import AuditRow, MonitorFile, SeriesRow, read_monitor, write_monitor
 from demur.store.policy_file import RateRow
 

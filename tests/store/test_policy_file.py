@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import PolicyError
+from demur.base.errors import PolicyError
 from demur.core.guarantee import Promise
 from demur.core.policy import (
     NEVER,

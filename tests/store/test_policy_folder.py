@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import MODEL, policy
 
-from demur.core.errors import PolicyError
+from demur.base.errors import PolicyError
 from demur.store.policy_file import policy_digest, policy_to_json, write_policy
 from demur.store.policy_folder import read_folder, reload
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.core.example import Message
 from demur.store.prompts_file import read_prompts
 

@@ -2,7 +2,7 @@ import sqlite3
 
 import pytest
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.core.judging import Said
 from demur.store.reply_file import ReplyFile
 

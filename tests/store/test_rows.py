@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.core.example import SPLITS, Example, Message
 from demur.store.rows import read_examples, write_examples
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from demur.core.errors import ArtifactError
-from demur.store.files import write_text
+from demur.base.errors import ArtifactError
+from demur.base.files import write_text
 from demur.store.run import STAGES, RunFolder
 
 

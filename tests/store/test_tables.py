@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Answer
 from demur.core.rates import Outcome

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demur.base.errors import ConfigError
 from demur.core.access import Tenant
-from demur.core.errors import ConfigError
 from demur.core.keys import ApiKey, KeyProblem, authenticate, digest_of_key
 from demur.store.tenants_file import key_block, read_tenants, reread_tenants
 

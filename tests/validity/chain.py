@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from demur.core.errors import DemurError
+from demur.base.errors import DemurError
 from demur.core.example import Example, Message, fold
 from demur.core.ports import TrainedModel, no_progress
 from demur.core.taxonomy import single

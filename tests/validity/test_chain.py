@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demur.core.errors import DemurError
+from demur.base.errors import DemurError
 from demur.core.example import SPLITS
 from demur.core.seen import Seen
 from demur.store.model_file import read_model_file, seal_model_file

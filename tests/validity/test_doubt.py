@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from demur.base.errors import GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.errors import GoalInfeasible
 from demur.core.goal import parse_goal
 from demur.stats.doubt import measured_rule
 from demur.stats.thresholds.select import choose

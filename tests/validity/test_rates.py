@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from demur.core.errors import GoalInfeasible
+from demur.base.errors import GoalInfeasible
 from demur.core.goal import parse_goals
 from demur.core.score import ScoreTable
 from demur.stats.thresholds.rates import meet_rates

@@ -12,13 +12,13 @@ from demur.assembly.config import build
 from demur.assembly.predictors import PREDICTORS
 from demur.assembly.run import Engine, Workspace
 from demur.assembly.wiring import BACKENDS, CASCADES, ENGINES, find
-from demur.core.errors import ConfigError
+from demur.base.arrays import Floats
+from demur.base.boundary import read_json
+from demur.base.errors import ConfigError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
-from demur.core.score import Floats
 from demur.core.serving import Backend
 from demur.store.blackbox_file import BlackboxFolder, read_summary
-from demur.store.boundary import read_json
 from demur.store.front_file import front_of
 from demur.store.policy_folder import PolicySet
 from demur.store.rows import read_examples

@@ -31,12 +31,12 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_core import to_jsonable_python
 
-from demur.core.errors import ConfigError, DemurError
+from demur.base.boundary import Strict, read_toml, validated
+from demur.base.errors import ConfigError, DemurError
 from demur.core.ports import Source
 from demur.core.taxonomy import Taxonomy, preset
 from demur.core.training import TrainSettings, defaults
 from demur.stages import calibrate, data, evaluate, report, score
-from demur.store.boundary import Strict, read_toml, validated
 from demur.store.policy_file import CategoryRow, TaxonomyRow
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import Any
 
 from demur.assembly.config import build, override
 from demur.assembly.wiring import CHATS, find
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 
 ENDPOINT = "endpoint."  # how a --set of the endpoint begins
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from demur.assembly.config import build, override
 from demur.assembly.wiring import CHATS, COMPLETERS, JUDGES, find
+from demur.base.boundary import read_toml
+from demur.base.errors import ConfigError
 from demur.base.text import read_text
-from demur.core.errors import ConfigError
 from demur.core.ports import Judge
 from demur.core.taxonomy import coconot, single
-from demur.store.boundary import read_toml
 from demur.store.encoded_model_file import is_encoded, read_encoded
 from demur.store.label_store import LabelFile
 from demur.store.text_model_file import read_text_classifier

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from demur.assembly.config import RunConfig, build
 from demur.assembly.wiring import ENGINES, find
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.core.ports import Scorer
 from demur.core.predictor import PROMPTS, require_one_category
 from demur.store.text_model_file import PREDICTOR, read_text_classifier

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 from demur.assembly.config import RunConfig, config_from
 from demur.assembly.predictors import PREDICTORS, check_engine, make_predictor, require_writer
 from demur.assembly.wiring import CASCADES, ENGINES, find
-from demur.core.errors import ArtifactError
+from demur.base.arrays import Floats
+from demur.base.boundary import read_json
+from demur.base.errors import ArtifactError
+from demur.base.files import write_json
 from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Answer, Progress, Prompt, Scorer, no_progress
-from demur.core.score import Floats
-from demur.store.boundary import read_json
-from demur.store.files import write_json
 from demur.store.front_file import front_of
 from demur.store.run import RunFolder, Stage
 from demur.store.upgrade import brought_up_to_date

@@ -15,8 +15,9 @@ from demur.assembly.judges import Settings, build_judge, read_settings
 from demur.assembly.predictors import GUARDS, PREDICTORS, make_predictor, require_writer
 from demur.assembly.run import Engine, Workspace
 from demur.assembly.wiring import JUDGES, SOURCES, TRAINERS, find
+from demur.base.errors import ConfigError, DataError, GoalError, TaxonomyError
+from demur.base.files import sweep
 from demur.base.text import duration
-from demur.core.errors import ConfigError, DataError, GoalError, TaxonomyError
 from demur.core.example import Example
 from demur.core.goal import parse_goals
 from demur.core.goal_text import lines_of
@@ -28,7 +29,6 @@ from demur.core.teaching.training_text import told
 from demur.core.training import TrainSettings
 from demur.stages import calibrate, data, evaluate, plan_labels, report, score, train
 from demur.stages.blackbox import page, predictor
-from demur.store.files import sweep
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder, Stage
 

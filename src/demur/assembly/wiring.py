@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from demur.core.errors import ConfigError, MissingDependency
+from demur.base.errors import ConfigError, MissingDependency
 
 SOURCES = {
     "builtin": "demur.sources.corpus:BuiltinSource",

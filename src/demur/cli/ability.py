@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
-from demur.core.errors import ConfigError
 from demur.stages.ability import Comparison, Config, run
 from demur.store.item_results import CardEntry, write_card
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from demur.assembly.run import reopen
+from demur.base.errors import ArtifactError, ConfigError
 from demur.cli import options
 from demur.cli.show import bar, note, print_json, print_table
-from demur.core.errors import ArtifactError, ConfigError
 from demur.core.taxonomy import PRESETS, Taxonomy
 from demur.stages import bench_calibration
 from demur.stages.bench_calibration import Config, Scored, ScoreFiles

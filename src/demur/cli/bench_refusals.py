@@ -16,12 +16,13 @@ from demur.assembly.config import build
 from demur.assembly.judges import Spent, build_judge, read_settings, spent_lines
 from demur.assembly.run import Engine, Workspace, reopen
 from demur.assembly.wiring import CHATS, find
+from demur.base.boundary import read_toml
+from demur.base.errors import ConfigError, DataError
 from demur.cli import options
 from demur.cli.policies import opened
 from demur.cli.show import bar, named, note, notes, print_json, print_table
 from demur.core.asking import Asker
 from demur.core.benchmark import BenchSet
-from demur.core.errors import ConfigError, DataError
 from demur.core.policy import natural
 from demur.core.ports import Judge
 from demur.core.seen import seen_of, together
@@ -31,7 +32,6 @@ from demur.stages.bench_refusals import HEADER, Candidate, Config, Endpoint, tab
 from demur.stages.bench_refusals.card import card_of
 from demur.stages.bench_refusals.content import facts
 from demur.store.bench_file import BenchFile
-from demur.store.boundary import read_toml
 from demur.store.item_results import write_card
 from demur.store.reply_file import ReplyFile
 from demur.store.rows import read_examples

@@ -15,8 +15,8 @@ from demur.assembly.judges import Spent, build_judge, read_settings
 from demur.assembly.run import Workspace, create, reopen
 from demur.assembly.steps import Steps
 from demur.assembly.wiring import JUDGES, find
+from demur.base.errors import ConfigError
 from demur.cli.show import NAMED, TERMINAL, bar, first, note, notes, print_table
-from demur.core.errors import ConfigError
 from demur.core.ports import Judge
 from demur.core.predictor import PROMPTS
 from demur.core.taxonomy import single

@@ -12,14 +12,14 @@ import typer
 from demur.assembly.config import changed
 from demur.assembly.run import Workspace, reopen
 from demur.assembly.steps import Steps
+from demur.base.arrays import Floats
+from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import doubt_note
 from demur.cli.policy_text import summary_json, tell_policy, threshold_text
 from demur.cli.show import TERMINAL, note, print_json, print_table
 from demur.core.decision import decide_many
-from demur.core.errors import ConfigError
 from demur.core.policy import Policy
-from demur.core.score import Floats
 from demur.stages.calibrate import threshold_rows
 from demur.store.choice_file import read_choice
 from demur.store.front_file import read_front_metrics

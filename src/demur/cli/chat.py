@@ -13,16 +13,16 @@ from rich.table import Table
 
 from demur.assembly.predictors import PREDICTORS
 from demur.assembly.run import Engine, reopen
+from demur.base.arrays import Floats
+from demur.base.errors import DemurError
 from demur.cli import options
 from demur.cli.policies import named_policy, of_run, opened, overridden
 from demur.cli.policy_text import threshold_text
 from demur.cli.show import note, result_console
 from demur.core.decision import Decision, decide_or_doubt, doubt_reason
-from demur.core.errors import DemurError
 from demur.core.example import Message, Role
 from demur.core.policy import GENERATE, Policy
 from demur.core.ports import Answer, Answerer, Prompt, Scorer
-from demur.core.score import Floats
 from demur.store.run import RunFolder
 
 with contextlib.suppress(ModuleNotFoundError):  # not everywhere, and chat does without

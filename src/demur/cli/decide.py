@@ -11,16 +11,16 @@ from typing import Annotated
 import typer
 
 from demur.assembly.run import Engine, reopen
+from demur.base.arrays import Floats
+from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import decision_json, doubt_note, opened, overridden
 from demur.cli.show import note, print_json, print_table
 from demur.core.decision import decide
-from demur.core.errors import ConfigError
 from demur.core.example import Message
 from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Prompt
 from demur.core.rows.turns import checked
-from demur.core.score import Floats
 from demur.store.prompts_file import read_each_prompt
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores

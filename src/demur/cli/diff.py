@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
+from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import doubt_note, opened, policy_file
 from demur.cli.show import note, print_json, print_table
 from demur.core.decision import decide_many
-from demur.core.errors import ConfigError
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.store.policy_file import policy_digest

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from demur.assembly.run import Engine, Workspace, reopen
+from demur.base.errors import ConfigError
+from demur.base.files import sweep
 from demur.cli import options
 from demur.cli.policies import of_run, opened
 from demur.cli.show import bar, note, print_json, print_table
-from demur.core.errors import ConfigError
 from demur.core.policy import Policy, natural
 from demur.core.score import ScoreTable
 from demur.stages import distil
-from demur.store.files import sweep
 from demur.store.front_file import FrontMetrics
 from demur.store.prompts_file import Prompts, read_prompts
 from demur.store.tables import read_scores

@@ -11,13 +11,13 @@ import typer
 from demur.assembly.run import Engine, Workspace, reopen
 from demur.assembly.steps import Steps
 from demur.assembly.wiring import JUDGES
+from demur.base.boundary import read_json
+from demur.base.errors import DataError
 from demur.cli import options
 from demur.cli.judge import SettingsFile
 from demur.cli.policies import of_run
 from demur.cli.show import TERMINAL, named, note, print_json, print_table
-from demur.core.errors import DataError
 from demur.stages import evaluate
-from demur.store.boundary import read_json
 from demur.store.everyday_file import read_everyday
 from demur.store.run import RunFolder
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from demur.base.errors import AccessError, ConfigError
 from demur.cli import options
 from demur.cli.policies import asked, decision_json, policy_file, tell_of_unproven
 from demur.cli.policy_text import tell_policy, threshold_text
@@ -17,7 +18,6 @@ from demur.cli.show import note, print_json, print_table
 from demur.core import caught
 from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, permitted
 from demur.core.decision import decide
-from demur.core.errors import AccessError, ConfigError
 from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
 from demur.core.teaching.training_text import language_line, warnings
 from demur.stages import watch

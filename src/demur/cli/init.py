@@ -12,12 +12,12 @@ import typer
 
 from demur.assembly.config import build_sources, config_from
 from demur.assembly.wiring import SOURCES, find
+from demur.base.errors import DataError, DemurError
+from demur.base.files import write_text
 from demur.base.rows import SUFFIXES, rows_below
 from demur.cli import options
 from demur.cli.show import first, note, print_json, print_table
-from demur.core.errors import DataError, DemurError
 from demur.stages import data
-from demur.store.files import write_text
 from demur.store.run import RunFolder
 
 FILE = "demur.toml"

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from demur.assembly.judges import build_judge, read_settings
+from demur.base.errors import DataError
 from demur.cli import options
 from demur.cli.show import bar, named, note, notes, print_json, print_table
-from demur.core.errors import DataError
 from demur.stages import judge as stage
 
 # What reading without a category costs, where it was measured: docs/judges.md#without-a-category.

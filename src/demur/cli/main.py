@@ -16,7 +16,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from demur import __version__
 from demur.assembly.wiring import find
-from demur.core.errors import DemurError
+from demur.base.errors import DemurError
 
 OUR_BUG, YOUR_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG_VARIABLE = "DEMUR_DEBUG"

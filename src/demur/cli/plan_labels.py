@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
-from demur.core.errors import ConfigError
 from demur.core.goal import parse_goal
 from demur.core.taxonomy import RESPOND
 from demur.stages import plan_labels

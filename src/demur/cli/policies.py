@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from demur.base.arrays import Floats
+from demur.base.errors import ConfigError
 from demur.cli.show import note
 from demur.core.access import PolicyAsk, effective
 from demur.core.decision import Decision, decide_many, doubt_reason, on_doubt
-from demur.core.errors import ConfigError
 from demur.core.policy import Policy, natural
-from demur.core.score import Floats, leftover_of
+from demur.core.score import leftover_of
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder, run_of
 

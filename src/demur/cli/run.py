@@ -14,11 +14,11 @@ from demur.assembly.config import RunConfig, load_config
 from demur.assembly.predictors import PREDICTORS
 from demur.assembly.run import Workspace, planned
 from demur.assembly.steps import Steps
+from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.evaluate import leave_if_spoken_against, print_evaluation, tell_everyday
 from demur.cli.policy_text import tell_policy
 from demur.cli.show import TERMINAL, note
-from demur.core.errors import ConfigError
 from demur.store.run import STAGES, RunFolder, Stage
 
 

@@ -11,10 +11,10 @@ import typer
 from demur.assembly.config import changed
 from demur.assembly.run import Engine, Workspace, reopen
 from demur.assembly.steps import Steps
+from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import of_run, opened
 from demur.cli.show import TERMINAL, bar, note, print_table
-from demur.core.errors import ConfigError
 from demur.core.score import ScoreTable
 from demur.store.prompts_file import read_each_prompt
 from demur.store.tables import write_scores

@@ -14,15 +14,15 @@ import typer
 from demur.assembly.backends import default_backend, front_of_policies, make_backend
 from demur.assembly.config import build
 from demur.assembly.run import Workspace, reopen
+from demur.base.boundary import read_toml
+from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.show import note
-from demur.core.errors import ConfigError
 from demur.server.app import Service
 from demur.server.log import JsonLines, LogWriter
 from demur.server.policies import Access
 from demur.server.run import run as run_until_told
 from demur.server.settings import Limits, Settings
-from demur.store.boundary import read_toml
 from demur.store.policy_folder import read_folder
 from demur.store.run import RunFolder, run_of
 from demur.store.tenants_file import read_tenants

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from demur.base.errors import ConfigError, PolicyError
 from demur.cli import options
 from demur.cli.policies import policy_file
 from demur.cli.show import note, print_json, result_console
-from demur.core.errors import ConfigError, PolicyError
 from demur.store.policy_file import policy_digest, read_policy, write_signed
 from demur.store.signature import new_private_key
 

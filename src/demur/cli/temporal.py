@@ -13,11 +13,11 @@ import typer
 from demur.assembly.config import build
 from demur.assembly.endpoints import open_chat
 from demur.assembly.wiring import find
+from demur.base.boundary import read_toml
+from demur.base.errors import ConfigError, DataError
+from demur.base.files import write_text
 from demur.cli import options
 from demur.cli.show import bar, first, named, note, print_json, print_table
-from demur.core.errors import ConfigError, DataError
-from demur.store.boundary import read_toml
-from demur.store.files import write_text
 from demur.store.reply_file import ReplyFile
 
 

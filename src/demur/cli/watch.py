@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from demur.assembly.run import reopen
+from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import of_run
 from demur.cli.show import note, print_json, print_table
-from demur.core.errors import ConfigError
 from demur.stages import watch
 from demur.stages.watch import Config, Shift, Sight, Watched
 

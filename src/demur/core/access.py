@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
-from demur.core.errors import AccessError, PolicyError
+from demur.base.errors import AccessError, PolicyError
 from demur.core.policy import Policy
 
 POLICY_ORIGIN = "policy"

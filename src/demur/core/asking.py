@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.judging import NOT_ASKED, Chat, ChatRequest, Declined, Reply, Said, Unsaid
 
 

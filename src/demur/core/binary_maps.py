@@ -11,11 +11,10 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from demur.core.errors import PolicyError
+from demur.base.arrays import Doubles
+from demur.base.errors import PolicyError
 
-Doubles = npt.NDArray[np.float64]
 Row = tuple[float, ...]
 
 EPSILON = 2.0**-52  # calibrated probabilities stay within [EPSILON, 1 - EPSILON]: no event is impossible or certain

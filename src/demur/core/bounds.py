@@ -6,7 +6,7 @@ import math
 
 from scipy.special import betainc, betaincinv
 
-from demur.core.errors import Undefined
+from demur.base.errors import Undefined
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:

@@ -15,10 +15,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from demur.core.errors import PolicyError, ScoreError
-from demur.core.score import Floats
-
-Doubles = npt.NDArray[np.float64]
+from demur.base.arrays import Doubles, Floats
+from demur.base.errors import PolicyError, ScoreError
 
 _LOWEST = float(np.finfo(np.float32).min)  # calibrated values stay finite, however extreme the scores
 

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demur.core.calibrator import Doubles, check_columns, closed, normalised, rounded
-from demur.core.errors import PolicyError, ScoreError
-from demur.core.score import Floats
+from demur.base.arrays import Doubles, Floats
+from demur.base.errors import PolicyError, ScoreError
+from demur.core.calibrator import (
+    check_columns,
+    closed,
+    normalised,
+    rounded,
+)
 
 NAME = "correctness-aware"
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.1, 10.0  # the published clamp

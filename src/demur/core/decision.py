@@ -16,15 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from demur.core.errors import ScoreDoubt, ScoreError
+from demur.base.arrays import Bools, Doubles, Floats, Ints
+from demur.base.errors import ScoreDoubt, ScoreError
 from demur.core.policy import OnDoubt, Policy
-from demur.core.score import Floats, check_scores, leftover_of
-
-Ints = npt.NDArray[np.int64]
-Doubles = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from demur.core.score import check_scores, leftover_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

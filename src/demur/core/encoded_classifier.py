@@ -9,12 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from demur.base.arrays import Floats
 from demur.core.text_classifier import all_words
-
-Floats = npt.NDArray[np.float32]
 
 
 class Encoder(Protocol):

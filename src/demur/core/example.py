@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
 Split = Literal["train", "calibrate", "test"]

@@ -39,7 +39,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from demur.core.errors import GoalError
+from demur.base.errors import GoalError
 from demur.core.goal_text import GoalReader, lines_of, quoted
 from demur.core.slices import FACETS, Facet
 

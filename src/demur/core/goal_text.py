@@ -9,7 +9,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from typing import NoReturn
 
-from demur.core.errors import GoalError
+from demur.base.errors import GoalError
 
 KEYS = ("category", "kind", "source")  # of a part in brackets
 _NAME = re.compile(r'\s*(?:"(?P<quoted>[^"]*)"|(?P<plain>[^"+,=]*))\s*(?P<after>[+,=]?)')

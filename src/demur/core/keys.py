@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from demur.base.errors import ConfigError
 from demur.core.access import Tenant
-from demur.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

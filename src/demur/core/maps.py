@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from demur.base.arrays import Doubles
+from demur.base.errors import PolicyError
 from demur.core.binary_maps import BinaryMap
-from demur.core.calibrator import Doubles, normalised
-from demur.core.errors import PolicyError
+from demur.core.calibrator import normalised
 
 Row = tuple[float, ...]
 

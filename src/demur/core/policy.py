@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from demur.base.errors import AccessError, PolicyError, TaxonomyError
 from demur.core.calibrator import IDENTITY, Calibrator, check_fits
-from demur.core.errors import AccessError, PolicyError, TaxonomyError
 from demur.core.guarantee import Promise
 from demur.core.rates import Rate
 from demur.core.taxonomy import Taxonomy

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from demur.base.arrays import Floats
 from demur.core.decision import Decision
 from demur.core.example import Example, Message
 from demur.core.policy import Fingerprint, Policy
 from demur.core.rates import Outcome
-from demur.core.score import Floats
 from demur.core.taxonomy import Taxonomy
 
 Prompt = tuple[Message, ...]

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from demur.core.errors import ScoreError, TaxonomyError
+from demur.base.arrays import Floats
+from demur.base.errors import ScoreError, TaxonomyError
 from demur.core.policy import PREDICTED, Fingerprint
 from demur.core.ports import Prompt
-from demur.core.score import Floats
 
 PROMPTS = "prompts"  # the engine that reads a prompt classifier, and the kind of its scores
 LEAST = 1e-12  # a probability of 0 has no logarithm; no such predictor means anything by less

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from demur.base.errors import Undefined
 from demur.core import bounds
-from demur.core.errors import Undefined
 
 Verdict = Literal["refusal", "partial", "compliance", "unscored"]
 View = Literal["strict", "lenient"]  # what counts as declining: refusal only, or partial too

@@ -14,7 +14,7 @@ from hashlib import sha256
 from random import Random
 from typing import Literal
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.core.example import Example, Message
 from demur.core.splitting import place_of
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from demur.core.errors import ScoreError
-
-Floats = npt.NDArray[np.float32]
+from demur.base.arrays import Floats
+from demur.base.errors import ScoreError
 
 # A float32 log-softmax over a large vocabulary may exceed 0 by rounding; anything more is not a log-probability.
 TOLERANCE = 1e-4

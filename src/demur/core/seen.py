@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.core.example import Example, Message, fold, fold_without_marks
 from demur.core.likeness import alike_any, some_words, word_set
 

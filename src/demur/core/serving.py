@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from demur.base.arrays import Floats
 from demur.core.decision import Decision
 from demur.core.policy import GENERATE, Fingerprint, Policy
 from demur.core.ports import Prompt
-from demur.core.score import Floats
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]  # the last: a filter behind declined
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from demur.core.errors import TaxonomyError
+from demur.base.errors import TaxonomyError
 
 RESPOND = "respond"  # how the absence of a refusal is written in decisions, tables and files
 

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Floats
 from demur.core.plain_text import normalise
-
-Floats = npt.NDArray[np.float32]
 
 FEW_WORDS = 5  # of fewer, the share that is known says nothing
 _WORD = re.compile(r"\w+")

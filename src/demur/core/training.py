@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.core.rewrites import RewriteName
 
 Balance = Literal["none", "category", "class", "source"]

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from demur.base.errors import EngineError
 from demur.core.checkpoint import NOISE, config_digest
-from demur.core.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.engines.tokens import ChatEncoder, tokenizer_digest
 

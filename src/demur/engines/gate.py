@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from demur.core.decision import Ints, decide_many, require_settled
-from demur.core.errors import EngineError
+from demur.base.arrays import Floats, Ints
+from demur.base.errors import EngineError
+from demur.core.decision import decide_many, require_settled
 from demur.core.policy import Policy
-from demur.core.score import Floats
 
 
 def forced_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from demur.core.errors import EngineError
-from demur.core.score import Floats, from_logits
+from demur.base.arrays import Floats
+from demur.base.errors import EngineError
+from demur.core.score import from_logits
 
 Select = Callable[[torch.Tensor], torch.Tensor]  # (B, T, d) hidden states -> (B', T', d)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from demur.base.arrays import Floats
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import PROMPTS, predictor_fingerprint, prompt_text, require_one_category, scores_of
-from demur.core.score import Floats
 from demur.core.text_classifier import TextClassifier
 
 

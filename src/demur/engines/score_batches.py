@@ -6,9 +6,9 @@ import asyncio
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
-from demur.core.errors import BackendBusy, BackendDown, BackendError, DemurError
+from demur.base.arrays import Floats
+from demur.base.errors import BackendBusy, BackendDown, BackendError, DemurError
 from demur.core.ports import Prompt, Scorer
-from demur.core.score import Floats
 
 _Scored = Floats | DemurError
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.example import Message
 from demur.engines.tokens import PLACE_HINT, ChatEncoder
 

@@ -22,7 +22,7 @@ from jinja2 import TemplateError
 from tokenizers.normalizers import NFC, NFKC
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.example import Message
 from demur.core.taxonomy import Taxonomy
 from demur.core.turns import fold

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
-from demur.core.errors import BackendDown, EngineError
+from demur.base.errors import BackendDown, EngineError
 from demur.core.example import Message
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Part

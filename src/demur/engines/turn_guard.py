@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 
 Piece = tuple[str, bool]  # of a text, and whether it must be spelled out
 _PROBES = (

@@ -26,7 +26,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as RowProcessor
 from vllm.v1.sample.logits_processor import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotProcessor
 
-from demur.core.errors import AccessError, DemurError, EngineError, PolicyError
+from demur.base.errors import AccessError, DemurError, EngineError, PolicyError
 from demur.core.policy import Policy
 from demur.engines.gate import banned_ids
 from demur.engines.vllm.model import require_plain, served_fingerprint

@@ -31,7 +31,7 @@ from inspect_ai.scorer import CORRECT, INCORRECT, SampleScore, Score, Target, ac
 from inspect_ai.solver import TaskState, generate
 
 from demur.assembly.wiring import BACKENDS, find
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.example import Example, Message
 from demur.core.serving import Ask, Finish, Sampling
 from demur.harness.rows import BUILTIN, Judged, error_rates, find_judge, is_correct, read_rows

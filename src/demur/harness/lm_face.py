@@ -19,7 +19,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 from demur.assembly.wiring import BACKENDS, find
-from demur.core.errors import ConfigError, EngineError
+from demur.base.errors import ConfigError, EngineError
 from demur.core.example import Message
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Sampling

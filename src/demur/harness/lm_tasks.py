@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.core.example import Example
 from demur.harness.rows import BUILTIN, find_judge, is_correct, read_rows
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demur.assembly.wiring import JUDGES, SOURCES, find
-from demur.core.errors import ConfigError, DataError
+from demur.base.errors import ConfigError, DataError
 from demur.core.example import SPLITS, Example, Expected
 from demur.core.ports import Judge
 from demur.core.rates import Rate

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.assembly.wiring import ENGINES, find
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.core.languages import refusal_text
 from demur.core.policy import ALWAYS, NEVER, CategoryPolicy, Policy, natural
 from demur.core.serving import Ask, Backend, Finish

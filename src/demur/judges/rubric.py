@@ -18,7 +18,7 @@ from hashlib import sha256
 from importlib.resources import files
 from itertools import count
 
-from demur.core.errors import ConfigError, EngineError
+from demur.base.errors import ConfigError, EngineError
 from demur.core.example import Message
 from demur.core.judging import Chat, ChatRequest, Declined, Item, LabelStore, Reply, Said, Unsaid
 from demur.core.ports import Progress, no_progress

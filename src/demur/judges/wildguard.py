@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.core.judging import Completer, Item, Piece, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome, Verdict

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from demur.base.arrays import Floats
 from demur.core.decision import Decision
 from demur.core.policy import Policy
-from demur.core.score import Floats, leftover_of
+from demur.core.score import leftover_of
 from demur.core.serving import Finish
 from demur.server.settings import RefusalFinish
 

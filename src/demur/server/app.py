@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from demur.core.errors import BackendError, ConfigError, DemurError
+from demur.base.errors import BackendError, ConfigError, DemurError
 from demur.core.serving import Backend
 from demur.server.chat import answer_chat
 from demur.server.describe import CHAT, HEALTH, METRICS, MODELS, READY, description

@@ -14,10 +14,10 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from demur.base.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
 from demur.core.access import Tenant
 from demur.core.decision import Decision, doubt_reason
 from demur.core.declared import for_declared
-from demur.core.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
 from demur.core.languages import preferred_languages, refusal_text
 from demur.core.serving import Ask, Backend, Part, Reply
 from demur.core.turns import latest_turn

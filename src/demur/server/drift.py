@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
-from demur.core.errors import DemurError, ScoreError
+from demur.base.arrays import Floats
+from demur.base.errors import DemurError, ScoreError
 from demur.core.policy import Policy
-from demur.core.score import Floats
 from demur.server.answers import Promises
 from demur.server.log import crash, event
 from demur.server.metrics import Metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from demur.core.errors import (
+from demur.base.errors import (
     AccessError,
     BackendBusy,
     BackendError,

@@ -16,9 +16,10 @@ from time import monotonic
 
 import numpy as np
 
-from demur.core.errors import DemurError
+from demur.base.arrays import Floats
+from demur.base.errors import DemurError
 from demur.core.policy import Fingerprint
-from demur.core.score import Floats, ScoreTable
+from demur.core.score import ScoreTable
 from demur.server.log import event
 from demur.store.tables import write_scores
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from demur.base.arrays import Floats
 from demur.core.decision import Decision
 from demur.core.policy import Policy
-from demur.core.score import Floats
 from demur.server.visit import Visit
 from demur.store.policy_folder import Change, PolicySet
 

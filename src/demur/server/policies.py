@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.core.keys import Tenants
 from demur.server.log import event
 from demur.server.metrics import Metrics

@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 from demur.store.trust import Otherwise, Trust
 
 OnDoubt = Literal["refuse", "error"]

@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from demur.base.errors import ConfigError, DataError
 from demur.base.rows import read_rows
 from demur.core.benchmark import BenchRow, BenchSet
-from demur.core.errors import ConfigError, DataError
 from demur.core.example import Message
 from demur.core.rows.turns import checked
 from demur.sources.benchmark_table import BENCHMARKS, Benchmark, Part, Row

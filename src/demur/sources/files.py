@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from demur.base.errors import ConfigError, DataError
 from demur.base.rows import RawRow, read_rows
-from demur.core.errors import ConfigError, DataError
 from demur.core.example import Example, Kind, Message, Split
 from demur.core.rows.labels import LabelRule, Told, UnknownLabel, cell, told, unknown_label
 from demur.core.rows.shapes import conversation

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from demur.base.errors import DataError
 from demur.base.rows import read_rows
-from demur.core.errors import DataError
 from demur.core.example import Example, Kind
 from demur.core.rows.labels import REFUSE, SKIP, LabelRule, as_text, proposed, told
 from demur.core.rows.shapes import Row, conversation

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import datasets
 
 from demur.base.columnar import is_saved
-from demur.core.errors import ConfigError, DataError
+from demur.base.errors import ConfigError, DataError
 from demur.core.example import Example, Kind, Message, Split
 from demur.core.rows.labels import LabelRule, UnknownLabel, cell, told, unknown_label
 from demur.core.rows.shapes import conversation

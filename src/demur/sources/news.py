@@ -16,8 +16,8 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Literal
 
+from demur.base.errors import ConfigError, DataError
 from demur.base.text import read_text
-from demur.core.errors import ConfigError, DataError
 from demur.core.example import fold
 
 Side = Literal["answerable", "unanswerable"]

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from demur.core.errors import ConfigError, EngineError
+from demur.base.errors import ConfigError, EngineError
 from demur.core.ports import Progress, no_progress
 
 AGAIN = (429, 500, 502, 503, 504)  # worth another try

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demur.core.errors import ConfigError, DataError
+from demur.base.errors import ConfigError, DataError
 from demur.stats.paired import Paired, holm, paired
 from demur.stats.points import Resampling
 from demur.store.item_results import Item, read_items

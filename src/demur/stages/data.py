@@ -21,13 +21,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from demur.core.errors import ConfigError, DataError, TaxonomyError
+from demur.base.boundary import read_json
+from demur.base.errors import ConfigError, DataError, TaxonomyError
+from demur.base.files import json_bytes, write_together
 from demur.core.example import SPLITS, Example, Kind, Split, prompt_key
 from demur.core.ports import Progress, Source, no_progress
 from demur.core.splitting import divided, hanging_together, piece_of, place_of, small
 from demur.core.taxonomy import Taxonomy
-from demur.store.boundary import read_json
-from demur.store.files import json_bytes, write_together
 from demur.store.resplit import keep_record, require_free
 from demur.store.rows import examples_text
 from demur.store.run import RunFolder

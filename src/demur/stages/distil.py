@@ -15,17 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
+from demur.base.arrays import Floats
+from demur.base.errors import ConfigError, DataError
+from demur.base.files import digest_file, digest_json, write_json
 from demur.core.cascade.front import Edges, Front, frame_of
 from demur.core.decision import decide_many
-from demur.core.errors import ConfigError, DataError
 from demur.core.example import Example
 from demur.core.policy import Fingerprint, Policy
-from demur.core.score import Floats, ScoreTable
+from demur.core.score import ScoreTable
 from demur.core.seen import seen_of, seen_prompts, together
 from demur.stats.sample import apart
 from demur.stats.text.front_edges import Held, choose_edges
 from demur.stats.text.front_fit import fit_linear, fit_range
-from demur.store.files import digest_file, digest_json, write_json
 from demur.store.front_file import HELD_SHARE, FrontMetrics, front_file, metrics_file, write_front
 from demur.store.policy_file import FingerprintRow, RateRow, policy_digest
 from demur.store.prompts_file import PromptRow, Prompts

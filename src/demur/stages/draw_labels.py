@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from demur.base.errors import ConfigError
 from demur.core.decision import decide_many
-from demur.core.errors import ConfigError
 from demur.core.example import Example
 from demur.core.policy import GENERATE
 from demur.stats.sample import allocate, evenly

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from demur.core.errors import DataError, Undefined
+from demur.base.errors import DataError, Undefined
 from demur.core.judging import judge_rows
 from demur.core.ports import Judge, Progress, no_progress
 from demur.core.rates import Outcome, Rate, Verdict, View, declines

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from demur.base.errors import DataError
 from demur.core.encoded_classifier import EncodedClassifier, Encoder
-from demur.core.errors import DataError
 from demur.core.rates import declines
 from demur.core.text_classifier import TextClassifier
 from demur.stats.text.encoded_fit import fit_encoded

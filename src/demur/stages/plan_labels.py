@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from demur.core.errors import GoalError
+from demur.base.errors import GoalError
 from demur.core.example import Example
 from demur.core.goal import Goal, parse_goals
 from demur.core.policy import CategoryPolicy, Policy

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
+from demur.base.files import digest_file, digest_json
 from demur.core.example import Split
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, Scorer, no_progress
 from demur.core.rewrites import RewriteName, rewrite_prompt
 from demur.core.score import ScoreTable
-from demur.store.files import digest_file, digest_json
 from demur.store.policy_file import FingerprintRow
 from demur.store.rewritten import rewritten_scores
 from demur.store.rows import read_examples

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demur.core.errors import DataError, GoalError
+from demur.base.errors import DataError, GoalError
+from demur.base.files import digest_json
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy
 from demur.stats.evidence import Counted, count_again, rows_digest
@@ -20,7 +21,6 @@ from demur.stats.missing import with_missing
 from demur.stats.sample import apart
 from demur.store.blackbox_file import prompts_without_outcome
 from demur.store.choice_file import read_choice
-from demur.store.files import digest_json
 from demur.store.policy_file import read_policy
 from demur.store.rewritten import decided_scores
 from demur.store.rows import read_policy_rows

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from demur.core.errors import ScoreError
+from demur.base.errors import ScoreError
 from demur.core.policy import MOST_LEFTOVER, DoubtRule, Fingerprint, OnDoubt
 from demur.core.score import ScoreTable
 

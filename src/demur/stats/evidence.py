@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from demur.base.arrays import Bools
 from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.goal import parse_goal
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.stats.labelled import Bools, LabelledScores
+from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.exact import exact
 from demur.stats.thresholds.losses import Board, board_as_it_is, losses_of
 from demur.stats.thresholds.search import split_rows

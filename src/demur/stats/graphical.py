@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from demur.core.errors import GoalError
-
-Doubles = npt.NDArray[np.float64]
+from demur.base.arrays import Doubles
+from demur.base.errors import GoalError
 
 
 def graphical(p_H: Sequence[float], weight_H: Sequence[float], transfer_HH: Doubles, delta: float) -> frozenset[int]:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from demur.core.errors import DataError
+from demur.base.arrays import Bools, Ints
+from demur.base.errors import DataError
 from demur.core.example import Example
 from demur.core.rates import Rate
 from demur.core.score import ScoreTable
 from demur.core.slices import FACETS, NO_CATEGORY, Facet, Slice
 from demur.core.taxonomy import Taxonomy
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Texts = npt.NDArray[np.str_]
 
 UNCHECKED = -1  # no hand has labelled this row

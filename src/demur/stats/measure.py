@@ -9,19 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.errors import DataError, Undefined
 from demur.core.decision import decide_many
-from demur.core.errors import DataError, Undefined
 from demur.core.example import Example
 from demur.core.policy import Policy
 from demur.core.rates import Outcome, Rate
 from demur.stats.labelled import LabelledScores
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

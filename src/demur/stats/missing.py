@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.core.goal import Goal
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable

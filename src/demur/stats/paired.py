@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Doubles
+from demur.base.errors import DataError
 from demur.core import bounds
-from demur.core.errors import DataError
 from demur.core.rates import Rate
 from demur.stats.points import Resampling
-
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

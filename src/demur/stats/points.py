@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from demur.core.errors import DataError, Undefined
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.errors import DataError, Undefined
 from demur.core.rates import Rate
-
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

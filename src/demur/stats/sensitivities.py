@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from demur.base.errors import AccessError, PolicyError
 from demur.core.access import POLICY_ORIGIN, PolicyAsk, effective
-from demur.core.errors import AccessError, PolicyError
 from demur.core.policy import Policy, Sensitivity
 
 

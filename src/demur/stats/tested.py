@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from demur.base.errors import DataError
 from demur.core.decision import decide_many
-from demur.core.errors import DataError
 from demur.core.goal import parse_goal
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy

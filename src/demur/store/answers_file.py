@@ -16,14 +16,14 @@ from typing import Any
 
 from pydantic import AliasChoices, ConfigDict, Field
 
+from demur.base.boundary import Strict, validated
+from demur.base.errors import DataError
+from demur.base.files import write_text
 from demur.base.rows import read_rows
-from demur.core.errors import DataError
 from demur.core.judging import Item
 from demur.core.rates import Outcome, Verdict
 from demur.core.rows.shapes import LISTS, REPLIES, conversation
 from demur.core.rows.turns import checked
-from demur.store.boundary import Strict, validated
-from demur.store.files import write_text
 from demur.store.rows import RowId
 
 # Keys that say that a row is no plain request and answer.

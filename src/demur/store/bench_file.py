@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import write_json
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.files import write_json
 from demur.store.metrics_file import MeasuredRate
 from demur.store.policy_file import FingerprintRow
 

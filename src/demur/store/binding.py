@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from demur.store.files import digest_json
+from demur.base.files import digest_json
 
 # A promise is about decisions. What no decision depends on may change under it; any other key, also one that a later
 # version adds, is part of what the promise speaks of.

@@ -10,11 +10,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.files import write_json, write_text
 from demur.core.example import Example
 from demur.core.rates import Outcome, Verdict
 from demur.store.answers_file import read_answers
-from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import write_json, write_text
 from demur.store.policy_file import RateRow
 from demur.store.prompts_file import PromptRow
 from demur.store.run import RunFolder

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.store.run import RunFolder
 from demur.store.tables import Branch, branches_origin, read_branches, write_branches
 

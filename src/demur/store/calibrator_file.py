@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.errors import PolicyError
+from demur.base.files import write_json
 from demur.core import binary_maps, maps
 from demur.core.binary_maps import BinaryMap
 from demur.core.calibrator import IDENTITY, Calibrator, Fitted, Map
 from demur.core.correctness import CorrectnessAware
-from demur.core.errors import PolicyError
-from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import write_json
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Numbers = tuple[Number, ...]

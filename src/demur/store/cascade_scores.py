@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from demur.base.errors import ArtifactError, DataError
+from demur.base.files import digest_file
 from demur.core.cascade.front import cascade_scores
-from demur.core.errors import ArtifactError, DataError
 from demur.core.example import Split
 from demur.core.policy import Fingerprint
 from demur.core.score import ScoreTable
 from demur.core.seen import seen_rows
-from demur.store.files import digest_file
 from demur.store.front_file import front_file, front_of
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder

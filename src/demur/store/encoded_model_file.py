@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
+from demur.base.boundary import Strict, validated
+from demur.base.errors import ArtifactError
+from demur.base.files import digest_file, write_bytes
 from demur.core.encoded_classifier import EncodedClassifier, Encoder
-from demur.core.errors import ArtifactError
-from demur.store.boundary import Strict, validated
-from demur.store.files import digest_file, write_bytes
 
 FORMAT = "demur.encoded-classifier/1"
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.files import digest_file, write_json
 from demur.core.seen import How
 from demur.core.taxonomy import RESPOND
-from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import digest_file, write_json
 from demur.store.run import RunFolder
 
 REFUSE = "refuse"  # expected of a prompt whose category the taxonomy does not have

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import FiniteFloat
 
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.errors import ArtifactError, DemurError
+from demur.base.files import digest_file, write_bytes
 from demur.core.cascade.front import Edges, Front, Linear, Range
-from demur.core.errors import ArtifactError, DemurError
 from demur.core.policy import Fingerprint
-from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import digest_file, write_bytes
 from demur.store.policy_file import FingerprintRow, RateRow
 from demur.store.run import RunFolder
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from demur.base.errors import ArtifactError, DataError
 from demur.base.text import read_text
-from demur.core.errors import ArtifactError, DataError
 
 ZSTANDARD = 93  # APPNOTE 4.4.5
 RIGHT: Mapping[object, bool] = {"C": True, "I": False, 1: True, 0: False}  # what a score of right or wrong looks like

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from demur.base.errors import ArtifactError, DataError
+from demur.base.files import write_text
 from demur.base.text import read_text
-from demur.core.errors import ArtifactError, DataError
-from demur.store.files import write_text
 from demur.store.inspect_log import read_log
 
 _SAMPLES = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+$")  # the stem of lm-evaluation-harness's --log_samples

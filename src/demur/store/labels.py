@@ -16,12 +16,12 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from demur.base.boundary import Strict, validated
+from demur.base.errors import DataError
+from demur.base.files import digest_file, digest_json, write_text
 from demur.base.rows import read_rows
-from demur.core.errors import DataError
 from demur.core.rates import Verdict
 from demur.store.answers_file import decided
-from demur.store.boundary import Strict, validated
-from demur.store.files import digest_file, digest_json, write_text
 from demur.store.rows import RowId
 
 ByHand = Literal["refusal", "partial", "compliance"]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demur.core.errors import ArtifactError
-from demur.store.boundary import json_value
+from demur.base.boundary import json_value
+from demur.base.errors import ArtifactError
 
 
 @contextmanager

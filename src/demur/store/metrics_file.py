@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.files import write_json
 from demur.core.policy import Rule
 from demur.core.rates import Rate
-from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import write_json
 from demur.store.policy_file import FingerprintRow, Threshold
 
 

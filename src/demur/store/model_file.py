@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from demur.core.errors import ArtifactError, DemurError
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.errors import ArtifactError, DemurError
+from demur.base.files import digest_file, is_part, write_json
 from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import Taxonomy
-from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import digest_file, is_part, write_json
 from demur.store.policy_file import FingerprintRow, TaxonomyRow
 
 FILE_NAME = "demur.json"

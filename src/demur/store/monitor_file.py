@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt
 
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.errors import ArtifactError, DataError, TaxonomyError
+from demur.base.files import write_json
 from demur.base.rows import read_rows
-from demur.core.errors import ArtifactError, DataError, TaxonomyError
 from demur.core.example import Kind
 from demur.core.taxonomy import Taxonomy
-from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import write_json
 from demur.store.policy_file import RateRow
 from demur.store.rows import RowId
 

@@ -16,7 +16,9 @@ from pydantic import (
     model_serializer,
 )
 
-from demur.core.errors import DemurError, PolicyError
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.errors import DemurError, PolicyError
+from demur.base.files import digest_json, write_json
 from demur.core.guarantee import Promise
 from demur.core.policy import (
     CategoryPolicy,
@@ -33,9 +35,7 @@ from demur.core.rates import Rate
 from demur.core.slices import Facet, Slice
 from demur.core.taxonomy import Category, Taxonomy
 from demur.store.binding import promise_digest
-from demur.store.boundary import Strict, read_json, validated
 from demur.store.calibrator_file import CalibratorRow, calibrator_from_row, row_of_calibrator
-from demur.store.files import digest_json, write_json
 from demur.store.signature import Signature, sign
 from demur.store.trust import DIGESTS_ONLY, Trust, judged
 

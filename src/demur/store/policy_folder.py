@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from demur.core.errors import DemurError, PolicyError
+from demur.base.boundary import json_value
+from demur.base.errors import DemurError, PolicyError
+from demur.base.files import digest_bytes, open_regular
 from demur.core.policy import Fingerprint, Policy
-from demur.store.boundary import json_value
-from demur.store.files import digest_bytes, open_regular
 from demur.store.policy_file import policy_digest, policy_from_json
 from demur.store.trust import DIGESTS_ONLY, Trust
 

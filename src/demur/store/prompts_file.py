@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from demur.base.errors import DataError
 from demur.base.rows import RawRow, read_rows
-from demur.core.errors import DataError
 from demur.core.example import Message, fold
 from demur.core.rows.labels import LabelRule, cell
 from demur.core.rows.shapes import conversation

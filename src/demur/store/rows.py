@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from demur.base.boundary import Strict, validated
+from demur.base.errors import DataError, DemurError
+from demur.base.files import write_text
 from demur.base.rows import read_rows
-from demur.core.errors import DataError, DemurError
 from demur.core.example import Example, Kind, Message, Role, Split
-from demur.store.boundary import Strict, validated
-from demur.store.files import write_text
 from demur.store.run import RunFolder
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from demur.core.errors import ArtifactError, ConfigError
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.errors import ArtifactError, ConfigError
+from demur.base.files import digest_file, digest_json, write_json
 from demur.core.example import Split
-from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import digest_file, digest_json, write_json
 
 Stage = Literal["data", "train", "score", "calibrate", "evaluate", "report"]
 # Stages that a run may have beside them: none of them needs "distil", unless asked to use it; "blackbox" makes the rows

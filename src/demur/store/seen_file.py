@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from demur.core.errors import ArtifactError, ConfigError
+from demur.base.boundary import Strict, validated
+from demur.base.errors import ArtifactError, ConfigError
+from demur.base.files import digest_file, write_bytes
 from demur.core.example import Example, Split
 from demur.core.predictor import PROMPTS
 from demur.core.seen import PROMPT_BYTES, Seen, Words, require_unseen, seen_of, together
-from demur.store.boundary import Strict, validated
-from demur.store.files import digest_file, write_bytes
 from demur.store.model_file import FILE_NAME, read_model_file
 from demur.store.prompts_file import read_prompts
 from demur.store.rows import read_examples

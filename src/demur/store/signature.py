@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from demur.core.errors import ArtifactError, ConfigError, MissingDependency
-from demur.store.boundary import Strict
-from demur.store.files import digest_json
+from demur.base.boundary import Strict
+from demur.base.errors import ArtifactError, ConfigError, MissingDependency
+from demur.base.files import digest_json
 
 PREFIX = "ed25519:"  # before 64 hex digits: a public key
 _KEY = re.compile(r"ed25519:[0-9a-f]{64}")

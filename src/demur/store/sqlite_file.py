@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 
 
 class SqliteFile:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from demur.store.boundary import Strict, read_json, validated
-from demur.store.files import write_json
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.files import write_json
 
 
 class ModelRow(Strict):

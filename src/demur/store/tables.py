@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from demur.core.errors import ArtifactError, DemurError
+from demur.base.errors import ArtifactError, DemurError
+from demur.base.files import write_bytes
 from demur.core.policy import Fingerprint
 from demur.core.ports import Answer
 from demur.core.rates import Outcome
 from demur.core.score import ScoreTable
-from demur.store.files import write_bytes
 from demur.store.policy_file import FingerprintRow
 
 SCORES_FORMAT = b"demur.scores/1"

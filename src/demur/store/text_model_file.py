@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from demur.core.errors import ArtifactError
+from demur.base.boundary import Strict, validated
+from demur.base.errors import ArtifactError
+from demur.base.files import digest_file, write_bytes
 from demur.core.text_classifier import FittedView, TextClassifier, View
-from demur.store.boundary import Strict, validated
-from demur.store.files import digest_file, write_bytes
 
 PREDICTOR = "predictor.npz"  # in a run's train/model: what predicts a black-box model's refusals
 

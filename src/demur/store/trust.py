@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from demur.core.errors import ConfigError, PolicyError
+from demur.base.errors import ConfigError, PolicyError
 from demur.core.guarantee import Promise
 from demur.store.binding import fault_of
 from demur.store.signature import Signature, fault_of_signature, public_key_of

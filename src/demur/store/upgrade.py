@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 
+from demur.base.boundary import read_json
+from demur.base.errors import ArtifactError
 from demur.core.checkpoint import NOISE, config_digest
-from demur.core.errors import ArtifactError
-from demur.store.boundary import read_json
 from demur.store.model_file import ModelFile, read_model_file, seal_model_file
 from demur.store.run import RunFolder
 from demur.store.seen_file import SEEN, seen_by_model, write_seen

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demur.base.errors import BackendDown, PolicyError, ScoreDoubt
 from demur.core.cascade.front import Edges
 from demur.core.decision import decide
-from demur.core.errors import BackendDown, PolicyError, ScoreDoubt
 from demur.core.policy import GENERATE, DoubtRule, natural
 from demur.core.serving import Ask
 from demur.core.taxonomy import coconot

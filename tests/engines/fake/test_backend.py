@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from demur.core.errors import BackendBusy, BackendDown, BackendTimeout, PolicyError
+from demur.base.errors import BackendBusy, BackendDown, BackendTimeout, PolicyError
 from demur.core.example import Message
 from demur.core.policy import natural
 from demur.core.serving import Ask, Backend, Sampling

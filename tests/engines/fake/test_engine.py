@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import EngineError, TaxonomyError
+from demur.base.errors import EngineError, TaxonomyError
 from demur.core.example import Message
 from demur.core.ports import Generator, Prompt, Scorer
 from demur.core.score import ScoreTable

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.engines.fake.habits import Subject, always_refuses, deaf, never_refuses

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.taxonomy import coconot
 from demur.engines.heads import control_scores
 from demur.engines.hf.batch import RunningBatch, joining_gap, read

@@ -2,7 +2,7 @@
 
 import pytest
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.judging import Item, Piece, Unsaid
 from demur.engines.hf.complete import HfCompleter
 from demur.judges.wildguard import WildGuardJudge

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from demur.core.errors import ArtifactError, DataError, EngineError
+from demur.base.errors import ArtifactError, DataError, EngineError
 from demur.engines.hf.encoder import HfEncoder
 from demur.judges.trained import TrainedJudge
 from demur.stages import judge_train

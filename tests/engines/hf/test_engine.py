@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from demur.base.errors import EngineError, PolicyError
 from demur.core.decision import decide_many
-from demur.core.errors import EngineError, PolicyError
 from demur.core.policy import CategoryPolicy, Fingerprint, Policy, natural
 from demur.core.ports import Answerer
 from demur.core.taxonomy import coconot, single

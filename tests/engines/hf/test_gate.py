@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
+from demur.base.errors import EngineError
 from demur.core.decision import decide_many
-from demur.core.errors import EngineError
 from demur.core.policy import RULES, CategoryPolicy, Policy, natural
 from demur.core.taxonomy import coconot, single
 from demur.engines.heads import control_scores

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
-from demur.core.errors import EngineError, TaxonomyError
+from demur.base.errors import EngineError, TaxonomyError
 from demur.core.example import Message
 from demur.core.score import check_scores
 from demur.core.taxonomy import coconot, single

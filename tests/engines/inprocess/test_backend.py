@@ -12,8 +12,8 @@ import psutil
 import pytest
 import torch
 
+from demur.base.errors import BackendBusy, BackendDown, EngineError, PolicyError, ScoreDoubt
 from demur.core.decision import decide
-from demur.core.errors import BackendBusy, BackendDown, EngineError, PolicyError, ScoreDoubt
 from demur.core.policy import CategoryPolicy, DoubtRule, Policy, natural
 from demur.core.serving import Ask, Backend, Sampling
 from demur.core.taxonomy import coconot

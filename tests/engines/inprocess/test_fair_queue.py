@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from demur.core.errors import BackendBusy
+from demur.base.errors import BackendBusy
 from demur.engines.inprocess.fair_queue import FairQueue
 
 

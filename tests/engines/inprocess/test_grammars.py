@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from demur.core.errors import BackendBusy, BackendDown, EngineError, SchemaTooCostly
+from demur.base.errors import BackendBusy, BackendDown, EngineError, SchemaTooCostly
 from demur.core.schema_bounds import SchemaBounds, too_much
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess import backend, worker

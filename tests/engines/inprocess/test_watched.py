@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import httpx
 import pytest
 
-from demur.core.errors import BackendDown
+from demur.base.errors import BackendDown
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess import worker
 from demur.engines.inprocess.backend import HfBackend

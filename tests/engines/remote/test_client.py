@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from demur.core.errors import ConfigError, EngineError
+from demur.base.errors import ConfigError, EngineError
 from demur.core.example import Message
 from demur.core.judging import ChatRequest, Item, Said, Unsaid
 from demur.engines.remote.client import ChatClient, Endpoint

@@ -10,8 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from demur.core.decision import decide_many
-from demur.core.errors import (
+from demur.base.errors import (
     BackendBusy,
     BackendDown,
     BackendError,
@@ -21,6 +20,7 @@ from demur.core.errors import (
     PromptTooLong,
     ScoreDoubt,
 )
+from demur.core.decision import decide_many
 from demur.core.example import Message
 from demur.core.policy import NEVER, CategoryPolicy, DoubtRule, Policy, natural
 from demur.core.serving import Ask, Sampling

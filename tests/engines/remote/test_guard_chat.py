@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import BackendDown, EngineError, ScoreDoubt, TaxonomyError
+from demur.base.errors import BackendDown, EngineError, ScoreDoubt, TaxonomyError
 from demur.core.example import Message
 from demur.core.taxonomy import coconot, single
 from demur.engines.remote.guard_chat import ChatGuard, refusal_probability

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from demur.base.errors import ScoreDoubt
 from demur.core.calibrator import Fitted
 from demur.core.decision import decide_many
-from demur.core.errors import ScoreDoubt
 from demur.core.maps import Matrix, Temperature
 from demur.core.policy import RULES, DoubtRule
 from demur.engines.remote.partial_scores import settle

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from demur.core.decision import decide_many
-from demur.core.errors import (
+from demur.base.errors import (
     BackendBusy,
     BackendDown,
     BackendError,
@@ -25,6 +24,7 @@ from demur.core.errors import (
     ScoreDoubt,
     ScoreError,
 )
+from demur.core.decision import decide_many
 from demur.core.example import Message
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.ports import Prompt, no_progress

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.example import Example, Message
 from demur.core.taxonomy import Category, Taxonomy
 from demur.core.training import TrainSettings, tiny

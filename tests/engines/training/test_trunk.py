@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from demur.core.errors import ArtifactError, ConfigError, EngineError
+from demur.base.errors import ArtifactError, ConfigError, EngineError
 from demur.engines.hf.engine import HfEngine
 from demur.engines.training import states, trunk
 from demur.engines.training.rows import TrainingRow

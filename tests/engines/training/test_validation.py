@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.splitting import set_aside
 from demur.core.training import TrainSettings
 from demur.engines.hf.engine import HfEngine

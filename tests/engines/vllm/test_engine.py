@@ -22,7 +22,7 @@ COLUMNS = [[0, 3], [5], [], [0, 1, 2]]
 # Everything that the stages ask of an engine, and two prompts that do not fit.
 ASK = """
 from dataclasses import asdict
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.example import Message
 from demur.engines.vllm.engine import VllmEngine
 def user(text):

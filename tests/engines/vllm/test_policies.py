@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from demur.core.errors import AccessError, ConfigError, PolicyError
+from demur.base.errors import AccessError, ConfigError, PolicyError
 from demur.core.policy import Fingerprint
 from demur.engines.vllm.policies import PolicyShelf, decoded
 from demur.engines.vllm.request import PolicyRequest

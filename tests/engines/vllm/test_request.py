@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import AccessError
+from demur.base.errors import AccessError
 from demur.core.policy import NEVER
 from demur.engines.vllm.request import EFFECTIVE, PolicyRequest, check_sampling, is_beam_search, read_request
 

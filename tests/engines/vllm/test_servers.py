@@ -16,8 +16,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from demur.base.errors import BackendDown, BackendError, EngineError
 from demur.core.decision import decide_many
-from demur.core.errors import BackendDown, BackendError, EngineError
 from demur.core.policy import CategoryPolicy, Policy, natural
 from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import coconot

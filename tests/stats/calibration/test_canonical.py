@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.stats.calibration import canonical
 from demur.stats.calibration.canonical import dirichlet_error, skce
 from demur.stats.calibration.views import forecast

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import friedmanchisquare, kendalltau, spearmanr
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.stats.calibration.ranking import correlation, correlations, rank
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.stats.calibration.metrics import COLUMNS, Column, measure
 from demur.stats.calibration.study import HEADLINE, Study, answers, rank_calibrators, table_row
 from demur.stats.calibration.views import forecast

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.stats.calibration.binless import kolmogorov_smirnov
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.smooth import mmce

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from demur.core.errors import DataError, ScoreError
+from demur.base.errors import DataError, ScoreError
 from demur.stats.calibration.views import all_classes, emitted, forecast, refusal, top_label, view
 from tests.stats.calibration.material import log_softmax, simulated
 

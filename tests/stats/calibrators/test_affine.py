@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from demur.base.errors import DataError
 from demur.core.calibrator import closed
-from demur.core.errors import DataError
 from demur.stats.calibrators.affine import fit_dirichlet, fit_vector
 from tests.stats.calibrators.golden import GOLDEN, LABEL_N, MULTICLASS, ROWS, TEST_NC, fit_rows_of, near
 

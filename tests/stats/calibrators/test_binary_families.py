@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demur.base.errors import DataError
 from demur.core.calibrator import closed
-from demur.core.errors import DataError
 from demur.stats.calibrators.beta import fit_beta, fit_beta_binary
 from demur.stats.calibrators.histogram import fit_histogram, histogram_of
 from demur.stats.calibrators.isotonic import fit_isotonic, isotonic_of

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from demur.base.errors import ConfigError, DataError, PolicyError
 from demur.core.calibrator import IDENTITY, Fitted
-from demur.core.errors import ConfigError, DataError, PolicyError
 from demur.core.maps import Temperature
 from demur.stats.calibrators.choose import AUTO, ChooseSettings, choose_calibrator
 from demur.stats.calibrators.families import NAMES, fit_calibrator, keeps_order

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from demur.base.errors import DataError, ScoreError
 from demur.core.calibrator import closed
 from demur.core.correctness import features
-from demur.core.errors import DataError, ScoreError
 from demur.core.score import ScoreTable
 from demur.stats.calibrators.adam import Adam
 from demur.stats.calibrators.correctness import CorrectnessSettings, fit_correctness, network_on

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from demur.base.errors import ConfigError
 from demur.core.calibrator import closed
-from demur.core.errors import ConfigError
 from demur.core.maps import PiecewiseLinear, Umnn, clenshaw_curtis
 from demur.stats.calibrators.adam import Adam
 from demur.stats.calibrators.h.fit import FORMS, HSettings, fit_h

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demur.base.errors import DataError, ScoreError
 from demur.core.calibrator import closed
-from demur.core.errors import DataError, ScoreError
 from demur.stats.calibrators.rows import FitRows, fit_rows, folds
 from tests.builders import simulated_rows, taxonomy
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from demur.base.errors import DataError
 from demur.core.calibrator import closed
-from demur.core.errors import DataError
 from demur.stats.calibrators.temperature import BOUND, fit_temperature
 from tests.stats.calibrators.golden import BINARY, MULTICLASS, PAIR_ROWS, ROWS, TEST_NC, fit_rows_of, near
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import Undefined
+from demur.base.errors import Undefined
 from demur.stats.judging.consistency import kept_word, twins
 
 VERDICTS = st.sampled_from(["refusal", "partial", "compliance", "unscored"])

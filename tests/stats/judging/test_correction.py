@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demur.base.errors import DataError, Undefined
 from demur.core import bounds
-from demur.core.errors import DataError, Undefined
 from demur.stats.judging.correction import Sample, Strata, labels_rate, regression_rate, regression_share
 
 

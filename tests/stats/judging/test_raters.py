@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.stats.judging.raters import alpha_of, fleiss_of, together
 from demur.stats.points import Resampling
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.stats.text.choice import STRENGTHS, VIEWS, choose_recipe
 from demur.stats.text.fit import fit_text_classifier
 

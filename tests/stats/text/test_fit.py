@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
-from demur.core.errors import ArtifactError, DataError
+from demur.base.errors import ArtifactError, DataError
 from demur.core.text_classifier import View
 from demur.stats.measure import auroc
 from demur.stats.text.fit import PLACED, PUBLISHED, Recipe, fit_text_classifier

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demur.base.errors import DataError
 from demur.core.bounds import upper_bound
-from demur.core.errors import DataError
 from demur.stats.text.front_edges import MISS, Held, choose_edges
 from demur.stats.text.front_fit import FEWEST, fit_linear, fit_range
 from tests.builders import log_softmax

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demur.base.errors import GoalError, ScoreError
 from demur.core.decision import decide_many
-from demur.core.errors import GoalError, ScoreError
 from demur.core.goal import parse_goal
 from demur.stats.thresholds.costs import cheapest, cost_policy, cost_thresholds, shift_prior
 from tests.builders import logp, policy, taxonomy

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from demur.core.errors import DataError, GoalError, Undefined
+from demur.base.errors import DataError, GoalError, Undefined
 from demur.core.goal import parse_goal, parse_goals
 from demur.core.guarantee import Uncertified
 from demur.core.rates import Rate

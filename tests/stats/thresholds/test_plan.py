@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from demur.base.errors import GoalError
 from demur.core import bounds
-from demur.core.errors import GoalError
 from demur.core.goal import parse_goals
 from demur.stats.thresholds.plan import plan_labels, rows_for_errors, rows_likely
 

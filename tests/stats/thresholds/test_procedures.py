@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from demur.base.errors import GoalError
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.errors import GoalError
 from demur.core.goal import parse_goals
 from demur.core.guarantee import Certified, Uncertified
 from demur.stats.graphical import graphical

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from demur.base.errors import GoalError, GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.errors import GoalError, GoalInfeasible
 from demur.core.goal import parse_goals
 from demur.core.rates import Rate
 from demur.stats.thresholds.rates import meet_rates

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from demur.base.errors import DataError, GoalError, GoalInfeasible, PolicyError
 from demur.core.decision import decide_many
-from demur.core.errors import DataError, GoalError, GoalInfeasible, PolicyError
 from demur.core.goal import parse_goal, parse_goals
 from demur.core.policy import NEVER
 from demur.core.rates import Rate

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import DataError, GoalError
+from demur.base.errors import DataError, GoalError
 from demur.core.goal import parse_goal, parse_goals
 from demur.core.guarantee import Uncertified
 from demur.core.rates import Rate

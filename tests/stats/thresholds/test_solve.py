@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from demur.base.errors import DataError, GoalError, GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.errors import DataError, GoalError, GoalInfeasible
 from demur.core.goal import parse_goals
 from demur.core.guarantee import Infeasible, Uncertified
 from demur.core.policy import NEVER

@@ -16,11 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Bools, Doubles, Floats, Ints
 from demur.core.cascade.grams import (
-    Doubles,
-    Ints,
     counts_of,
     features,
     stretches,
@@ -29,9 +27,6 @@ from demur.core.cascade.grams import (
 )
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
-from demur.core.score import Floats
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

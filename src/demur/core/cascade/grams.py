@@ -18,10 +18,9 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from demur.base.arrays import Doubles, Ints
+
 Counts = tuple[Counter[int], Counter[int]]  # of the digests of word n-grams and of character n-grams
 
 STRETCH, STEP = 8, 4  # words of a stretch, and from one to the next

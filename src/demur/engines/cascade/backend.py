@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from demur.base.arrays import Floats
+from demur.base.errors import BackendDown
 from demur.core.cascade.front import Front
 from demur.core.decision import Decision, decide_or_doubt
-from demur.core.errors import BackendDown
 from demur.core.policy import DoubtRule, Fingerprint, Policy
-from demur.core.score import Floats
 from demur.core.serving import Ask, Backend, Reply, is_silent, nothing
 
 FORCED = DoubtRule(most_leftover=1.0)  # the decision has been made: the model's own score decides nothing

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from demur.base.arrays import Floats
 from demur.core.cascade.front import Front, cascade_scores
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, Scorer, no_progress
-from demur.core.score import Floats
 
 
 @dataclass(kw_only=True, eq=False)

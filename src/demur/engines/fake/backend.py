@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from demur.base.errors import BackendBusy, BackendDown, BackendTimeout
 from demur.core.decision import decide_or_doubt
-from demur.core.errors import BackendBusy, BackendDown, BackendTimeout
 from demur.core.policy import Fingerprint
 from demur.core.serving import Ask, Part, Reply, is_silent, nothing
 from demur.engines.fake.engine import FakeEngine

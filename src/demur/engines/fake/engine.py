@@ -14,10 +14,10 @@ from hashlib import sha256
 
 import numpy as np
 
-from demur.core.errors import EngineError
+from demur.base.arrays import Floats
+from demur.base.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Answer, Progress, Prompt, no_progress
-from demur.core.score import Floats
 from demur.core.taxonomy import RESPOND, Taxonomy
 
 LEFTOVER = 0.002  # probability outside the control tokens, the same for every prompt

@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from demur.core.errors import EngineError
+from demur.base.arrays import Floats
+from demur.base.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Answer, Progress, Prompt, no_progress
-from demur.core.score import Floats
 from demur.engines.fake.engine import FakeEngine
 
 Habit = Literal["always", "never", "as told"]

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.engines.heads import head_on, last_rows
 from demur.engines.hf.decode import only_row, position_ids
 

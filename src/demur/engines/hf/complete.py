@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.judging import Piece, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.engines.fingerprint import checkpoint_digest

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.engines.heads import head_on
 
 

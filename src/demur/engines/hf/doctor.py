@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from demur.core.errors import DemurError, EngineError
+from demur.base.arrays import Floats
+from demur.base.errors import DemurError, EngineError
 from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.readiness import Finding, Readiness
-from demur.core.score import Floats
 from demur.engines.hf.embed import LEAST_CHANGE, control_rows, tables
 from demur.engines.hf.engine import HfEngine
 from demur.engines.tokens import ChatEncoder, control_ids, load_tokenizer

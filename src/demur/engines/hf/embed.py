@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.taxonomy import Taxonomy
 
 # A trained row moves by whole percents of a typical row; float32 rounding and weight decay alone move it far less.

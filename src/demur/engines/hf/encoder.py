@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from demur.core.encoded_classifier import Floats
-from demur.core.errors import EngineError
+from demur.base.arrays import Floats
+from demur.base.errors import EngineError
 from demur.engines.fingerprint import checkpoint_digest
 from demur.engines.hf.load import checkpoint_folder, load_model, no_progress_bars
 

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from demur.base.arrays import Floats
+from demur.base.errors import EngineError, PromptTooLong
 from demur.core.decision import Decision, decide_or_doubt
-from demur.core.errors import EngineError, PromptTooLong
 from demur.core.example import Message
 from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Answer, Progress, Prompt, no_progress
-from demur.core.score import Floats
 from demur.engines.fingerprint import fingerprint
 from demur.engines.heads import control_scores, head_on, last_rows
 from demur.engines.hf.decode import DecodeRules, Prefix, only_row, prefill, write

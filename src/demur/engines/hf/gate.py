@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from demur.core.decision import Ints
-from demur.core.errors import EngineError
+from demur.base.arrays import Ints
+from demur.base.errors import EngineError
 from demur.core.policy import Policy
 from demur.engines.gate import banned_ids, settled_ids
 from demur.engines.heads import control_scores

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
-from demur.core.errors import EngineError
+from demur.base.arrays import Floats
+from demur.base.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, prompt_text, require_one_category, scores_of
-from demur.core.score import Floats
 from demur.engines.fingerprint import model_digest, settings_digest
 from demur.engines.hf.load import checkpoint_folder, context_of, load_model
 from demur.engines.tokens import tokenizer_digest

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.taxonomy import coconot, single
 from demur.engines.fingerprint import check_files
 from demur.engines.tokens import ChatEncoder

@@ -15,10 +15,10 @@ from random import Random
 
 import torch
 
+from demur.base.arrays import Floats
+from demur.base.errors import BackendBusy, BackendDown, DemurError, EngineError, PromptTooLong
 from demur.core.decision import Decision
-from demur.core.errors import BackendBusy, BackendDown, DemurError, EngineError, PromptTooLong
 from demur.core.policy import Fingerprint
-from demur.core.score import Floats
 from demur.core.serving import Ask, Part, Reply, nothing
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.batch import joining_gap

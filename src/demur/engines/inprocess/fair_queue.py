@@ -6,7 +6,7 @@ import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 
-from demur.core.errors import BackendBusy
+from demur.base.errors import BackendBusy
 
 Work = Callable[[], None]
 

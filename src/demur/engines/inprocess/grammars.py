@@ -30,7 +30,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from demur.core.errors import BackendBusy, BackendDown, DemurError, EngineError, MissingDependency, SchemaTooCostly
+from demur.base.errors import BackendBusy, BackendDown, DemurError, EngineError, MissingDependency, SchemaTooCostly
 from demur.core.schema_bounds import TOGETHER, SchemaBounds, too_much
 from demur.engines.inprocess import grammar_host as host
 from demur.engines.inprocess.fair_queue import FairQueue

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from demur.core.errors import BackendDown
+from demur.base.errors import BackendDown
 from demur.engines.inprocess import grammar_host as host
 
 START_S = 60.0  # for the host to read the tokenizer: seconds where there are a quarter of a million tokens

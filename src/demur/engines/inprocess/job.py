@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from random import Random
 from time import monotonic
 
+from demur.base.arrays import Floats
+from demur.base.errors import DemurError, SchemaTooCostly
 from demur.core.decision import Decision
-from demur.core.errors import DemurError, SchemaTooCostly
 from demur.core.policy import GENERATE
-from demur.core.score import Floats
 from demur.core.serving import Ask, Finish, Part
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.batch import Prompts

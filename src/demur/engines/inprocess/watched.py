@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import Any
 
-from demur.core.errors import BackendDown
+from demur.base.errors import BackendDown
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.grammar import Grammar
 from demur.engines.inprocess.job import Job

@@ -21,8 +21,8 @@ from time import monotonic
 
 import torch
 
+from demur.base.errors import BackendDown, DemurError, SchemaTooCostly
 from demur.core.decision import decide_or_doubt
-from demur.core.errors import BackendDown, DemurError, SchemaTooCostly
 from demur.core.serving import Part
 from demur.engines.heads import control_scores
 from demur.engines.hf.batch import RunningBatch, only, read, together

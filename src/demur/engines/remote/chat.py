@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from demur.core.errors import BackendDown, ScoreDoubt
+from demur.base.errors import BackendDown, ScoreDoubt
 from demur.core.serving import Ask, Finish
 from demur.engines.remote.completion import ChatPiece, Malformed, likeliest, loaded, read_chat
 from demur.engines.remote.declines import FILTER, FilteredDecline, shown_name

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from demur.base.errors import EngineError
 from demur.core.decision import Decision
-from demur.core.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Part, Reply, is_silent, nothing

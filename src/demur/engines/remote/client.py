@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import httpx
 
-from demur.core.errors import ConfigError, DemurError, EngineError
+from demur.base.errors import ConfigError, DemurError, EngineError
 from demur.core.judging import NOT_ASKED, ChatRequest, Declined, Reply, Said, Unsaid
 from demur.core.thoughts import parted
 from demur.engines.remote.completion import ChatPiece, Malformed, likeliest, loaded, read_chat, token_at

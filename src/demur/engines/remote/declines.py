@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from demur.core.errors import ScoreDoubt
+from demur.base.errors import ScoreDoubt
 
 FILTER: Final = "content_filter"  # OpenAI's word, and the reason of a decline that says nothing more
 NO_CHOICES = "no choices"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
 
 LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 OPTIONAL = ("temperature", "top_p", "seed", "stream_options")  # what an answer can be had without

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from demur.core.errors import BackendDown, EngineError, ScoreDoubt
+from demur.base.arrays import Floats
+from demur.base.errors import BackendDown, EngineError, ScoreDoubt
 from demur.core.example import Message
 from demur.core.judging import ChatRequest, Declined, Reply, Said
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, require_one_category, scores_of
-from demur.core.score import TOLERANCE, Floats
+from demur.core.score import TOLERANCE
 from demur.engines.remote.client import ChatClient, Endpoint
 
 CONVERSATION = "{conversation}"

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from demur.core.errors import BackendBusy, BackendDown, BackendTimeout, ConfigError, EngineError
+from demur.base.errors import BackendBusy, BackendDown, BackendTimeout, ConfigError, EngineError
 from demur.engines.remote.completion import Malformed, loaded
 from demur.engines.remote.declines import FilteredDecline, declined_error, described
 from demur.engines.remote.dialect import LIMIT, Dialect, adapted

@@ -11,12 +11,13 @@ from itertools import product
 
 import numpy as np
 
+from demur.base.arrays import Floats
+from demur.base.errors import ScoreDoubt
 from demur.core.calibrator import Fitted, Identity
 from demur.core.decision import Decision, decide_many, decide_or_doubt
-from demur.core.errors import ScoreDoubt
 from demur.core.maps import Pair, Temperature
 from demur.core.policy import Policy
-from demur.core.score import TOLERANCE, Floats
+from demur.core.score import TOLERANCE
 
 _LOWEST = -1e4  # log of a probability that is none, yet finite
 _MOST_MISSING = 8  # 2**8 corners

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from demur.core.errors import BackendDown
+from demur.base.errors import BackendDown
 from demur.core.serving import Finish, Part
 from demur.engines.remote.declines import FILTER, FilteredDecline, decline_word
 from demur.engines.remote.link import LOG, Events

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from demur.core.decision import decide_or_doubt
-from demur.core.errors import (
+from demur.base.arrays import Floats
+from demur.base.errors import (
     BackendDown,
     BackendError,
     BackendTimeout,
@@ -22,10 +22,10 @@ from demur.core.errors import (
     ScoreDoubt,
     ScoreError,
 )
+from demur.core.decision import decide_or_doubt
 from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt, Scorer
-from demur.core.score import Floats
 from demur.core.serving import Ask, Finish, Part, Reply, is_silent, nothing
 from demur.engines.remote.chat import chat_event, finish_in, require_model, require_served, writing
 from demur.engines.remote.completion import CallPiece, ChatPiece

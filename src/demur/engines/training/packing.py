@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 
 TOLERANCE = 1e-2  # |logit|, float32; a leak moves logits by whole units, bf16 kernels by hundredths
 

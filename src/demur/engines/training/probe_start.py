@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
 from demur.engines.training.rows import IGNORE, TrainingRow
 from demur.engines.training.trunk import stacked

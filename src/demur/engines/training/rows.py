@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.example import Example
 from demur.core.splitting import place_of
 from demur.core.taxonomy import Taxonomy

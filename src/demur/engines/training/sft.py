@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.example import Example
 from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.rewrites import rewritten

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.core.ports import Progress
 from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
 from demur.engines.training.resources.free_room import free_disk

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.ports import Progress, no_progress
 from demur.engines.training.resources.machine import has_bfloat16
 from demur.engines.training.rows import IGNORE, TrainingRow

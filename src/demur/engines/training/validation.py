@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
 from demur.engines.training.rows import IGNORE
 from demur.engines.training.trainer import ControlTokenTrainer

@@ -19,10 +19,10 @@ import numpy as np
 from transformers import AutoConfig
 from vllm import LLM, SamplingParams
 
-from demur.core.errors import EngineError
+from demur.base.arrays import Floats
+from demur.base.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Answer, Progress, Prompt, no_progress
-from demur.core.score import Floats
 from demur.engines.fingerprint import fingerprint
 from demur.engines.hf.load import DTYPES, checkpoint_folder, find_preset, preset_encoder, stop_ids
 from demur.engines.tokens import ChatEncoder, load_tokenizer

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.engines.fingerprint import check_files, fingerprint, settings_digest
 from demur.engines.hf.load import PRESETS, checkpoint_folder, preset_encoder

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from demur.base.arrays import Floats
+from demur.base.errors import BackendDown, BackendError, EngineError, ScoreDoubt
 from demur.core.decision import Decision, decide_or_doubt
-from demur.core.errors import BackendDown, BackendError, EngineError, ScoreDoubt
 from demur.core.policy import GENERATE, THRESHOLD_RULES, Policy
-from demur.core.score import Floats
 from demur.core.serving import Ask, Part, Reply, is_silent, nothing
 from demur.engines.remote.link import LOG, Events, parsed
 from demur.engines.remote.parts import Parts, Rules, finish_of

@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from demur.base.errors import AccessError, ConfigError, PolicyError
 from demur.core.access import PolicyAsk, effective
-from demur.core.errors import AccessError, ConfigError, PolicyError
 from demur.core.policy import Fingerprint, Policy
 from demur.engines.vllm.request import DIGEST, POLICY, PolicyRequest
 from demur.store.policy_file import policy_from_json, policy_to_json

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from demur.core.errors import AccessError
+from demur.base.errors import AccessError
 from demur.core.policy import NEVER
 
 PREFIX = "demur_"

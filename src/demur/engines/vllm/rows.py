@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from demur.core.decision import Ints
-from demur.core.errors import ScoreError
+from demur.base.arrays import Floats, Ints
+from demur.base.errors import ScoreError
 from demur.core.policy import Policy
-from demur.core.score import Floats
 from demur.engines.gate import forced_ids
 from demur.engines.heads import control_scores
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from demur.core.errors import BackendDown, EngineError, ScoreDoubt
+from demur.base.arrays import Floats
+from demur.base.errors import BackendDown, EngineError, ScoreDoubt
 from demur.core.policy import Fingerprint
-from demur.core.score import Floats
 from demur.core.serving import Part, Sampling
 from demur.engines.remote.declines import shown_name
 from demur.engines.remote.link import LOG, broken_off, parsed

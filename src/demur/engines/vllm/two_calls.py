@@ -14,13 +14,14 @@ from functools import partial
 
 import numpy as np
 
+from demur.base.arrays import Floats
+from demur.base.errors import BackendDown, PromptTooLong, ScoreDoubt, ScoreError
 from demur.core.calibrator import closed
 from demur.core.decision import Decision, decide_or_doubt
-from demur.core.errors import BackendDown, PromptTooLong, ScoreDoubt, ScoreError
 from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
-from demur.core.score import Floats, check_scores
+from demur.core.score import check_scores
 from demur.core.serving import Ask, Part, Reply, is_silent, nothing
 from demur.engines.remote.declines import shown_name
 from demur.engines.remote.link import LOG, Link, Wire, parsed

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
+from demur.base.files import write_text
 from demur.core.ports import Progress, no_progress
 from demur.pages.page import render_html, render_markdown
 from demur.stages.bench_calibration.content import page_of
@@ -14,7 +15,6 @@ from demur.stages.bench_calibration.measured import Scored, ScoreFiles, measure_
 from demur.stages.bench_calibration.summary import By, summarise
 from demur.stats.calibrators.choose import AUTO
 from demur.stats.calibrators.families import NONE, check_family
-from demur.store.files import write_text
 from demur.store.study_file import StudyFile, write_study
 
 __all__ = ["Config", "ScoreFiles", "Scored", "run"]

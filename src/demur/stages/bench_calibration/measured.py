@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from demur.base.errors import DataError
 from demur.core.calibrator import closed
-from demur.core.errors import DataError
 from demur.core.example import Example, Split, shared_prompts
 from demur.core.ports import Progress
 from demur.core.taxonomy import Taxonomy

@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from demur.core.errors import DataError
+from demur.base.arrays import Bools
+from demur.base.errors import DataError
 from demur.stages.bench_calibration.measured import Case, Measured
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.metrics import COLUMNS, Column
@@ -21,7 +22,7 @@ from demur.stats.calibration.ranking import correlations, rank
 from demur.stats.calibration.study import HEADLINE, USUAL_BINS, Answer, Study, answers, carries_over, table_row
 from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
 from demur.stats.calibrators.families import NONE
-from demur.stats.measure import Bools, Figure
+from demur.stats.measure import Figure
 from demur.store.study_file import (
     AnswerRow,
     CalibratorRanking,

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from demur.base.arrays import Ints
+from demur.base.errors import ConfigError, DataError
+from demur.base.files import write_text
 from demur.core.benchmark import BenchRow, BenchSet
-from demur.core.decision import Ints, decide_many
-from demur.core.errors import ConfigError, DataError
+from demur.core.decision import decide_many
 from demur.core.judging import ChatRequest, Declined, Said, Unsaid, judge_rows
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome
@@ -26,7 +28,6 @@ from demur.stages.bench_refusals.scored import scores_of
 from demur.stages.bench_refusals.texts import Texts, item_of
 from demur.stats.sample import evenly
 from demur.store.bench_file import BenchFile, BenchLevel, BenchmarkRow, BenchText, UnseenRow, write_bench
-from demur.store.files import write_text
 from demur.store.policy_file import FingerprintRow, policy_digest
 
 __all__ = ["HEADER", "Candidate", "Config", "Endpoint", "run", "run_endpoint", "table_rows"]

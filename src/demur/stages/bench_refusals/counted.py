@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Bools
 from demur.core.benchmark import BenchRow
 from demur.core.rates import Outcome, Rate
 from demur.stats.measure import errors_of
 from demur.store.bench_file import BenchLevel, BenchText, SliceRow
 from demur.store.metrics_file import MeasuredRate
-
-Bools = npt.NDArray[np.bool_]
 
 FALSE, MISSED = "false refusals unmeasured", "missed refusals unmeasured"
 REASONS = 5  # most reasons to keep of texts that could not be scored

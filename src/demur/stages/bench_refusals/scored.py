@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from demur.core.errors import PromptTooLong
+from demur.base.arrays import Floats
+from demur.base.errors import PromptTooLong
 from demur.core.ports import Progress, Prompt, Scorer
-from demur.core.score import Floats
 
 PART_PROMPTS = 1000
 

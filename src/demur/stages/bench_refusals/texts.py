@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from demur.base.arrays import Ints
+from demur.base.files import digest_json
 from demur.core.benchmark import BenchRow
-from demur.core.decision import Ints
 from demur.core.judging import Item, judge_all
 from demur.core.policy import GENERATE
 from demur.core.ports import Judge, Progress
 from demur.core.rates import Outcome
 from demur.stages.bench_refusals.candidate import Candidate
-from demur.store.files import digest_json
 from demur.store.policy_file import FingerprintRow
 from demur.store.tables import Branch, branches_origin, read_branches, write_branches
 

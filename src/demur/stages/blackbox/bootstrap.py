@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.core.ports import Judge
 from demur.core.rates import Outcome, declines
 from demur.core.text_classifier import TextClassifier

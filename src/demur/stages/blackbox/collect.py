@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from demur.base.errors import DataError
 from demur.core.asking import Asker, not_asked
-from demur.core.errors import DataError
 from demur.core.judging import Chat, ChatRequest, Declined, Said, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.store.blackbox_file import BlackboxFolder, write_unanswered

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demur.core.errors import DataError
+from demur.base.errors import DataError
 from demur.core.example import Example
 from demur.core.judging import Declined, Item, Said, judge_rows
 from demur.core.ports import Judge, Progress, no_progress

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Bools, Doubles
 from demur.core.calibrator import IDENTITY
 from demur.core.decision import decide_many
 from demur.core.example import SPLITS, Example, Split
@@ -31,9 +31,6 @@ from demur.store.run import RunFolder
 from demur.store.seen_file import require_unseen_splits
 from demur.store.tables import read_scores
 from demur.store.text_model_file import PREDICTOR, read_text_classifier
-
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
 
 BOOTSTRAP = Resampling(seed=0)
 BINS = 10

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from demur.base.files import write_text
 from demur.core.taxonomy import Taxonomy
 from demur.pages.page import render_html, render_markdown
 from demur.stages.blackbox.content import page_of
 from demur.stages.blackbox.measured import read_material
 from demur.store.blackbox_file import BlackboxFolder
-from demur.store.files import write_text
 from demur.store.run import RunFolder
 
 

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from demur.base.errors import ConfigError, DataError, GoalInfeasible
+from demur.base.files import digest_file, digest_json
 from demur.core import correctness
 from demur.core.calibrator import IDENTITY, Calibrator
 from demur.core.correctness import CorrectnessAware
-from demur.core.errors import ConfigError, DataError, GoalInfeasible
 from demur.core.example import SPLITS, Example
 from demur.core.goal import Goal, parse_goals
 from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, OnDoubt, Override, Policy, Rule
@@ -43,7 +44,6 @@ from demur.store.blackbox_file import prompts_without_outcome
 from demur.store.calibrator_file import write_correctness_aware
 from demur.store.cascade_scores import cascaded, require_unseen_by_front
 from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
-from demur.store.files import digest_file, digest_json
 from demur.store.front_file import FRONT, front_file
 from demur.store.monitor_file import read_feedback
 from demur.store.policy_file import bound, read_policy, write_policy

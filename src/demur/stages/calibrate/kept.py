@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from demur.base.errors import ConfigError
 from demur.core.calibrator import IDENTITY
-from demur.core.errors import ConfigError
 from demur.core.policy import Fingerprint, Policy, natural
 from demur.core.taxonomy import Taxonomy
 from demur.store.policy_file import read_policy

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
+from demur.base.files import digest_file, digest_json
 from demur.core.goal import parse_goals
 from demur.core.policy import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
@@ -21,7 +22,6 @@ from demur.stages.evaluate.texts import Judged, Which, generate_missing, judge_a
 from demur.stats.labelled import label_scores
 from demur.stats.tested import Against, spoken_against
 from demur.store.branch_cache import BranchCache
-from demur.store.files import digest_file, digest_json
 from demur.store.labels import NO_LABELS, labels_digest, read_labels
 from demur.store.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.policy_file import FingerprintRow, read_policy, write_policy

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from demur.base.arrays import Ints
+from demur.base.errors import ArtifactError, DataError, GoalInfeasible
+from demur.base.files import digest_file, digest_json
 from demur.core.calibrator import IDENTITY
 from demur.core.decision import decide_many
-from demur.core.errors import ArtifactError, DataError, GoalInfeasible
 from demur.core.example import Example
 from demur.core.goal import Goal, parse_goals
 from demur.core.policy import NEVER, Fingerprint, Policy
@@ -25,15 +24,12 @@ from demur.stats.thresholds.select import STEERABLE, choose
 from demur.stats.thresholds.slices import settled
 from demur.stats.thresholds.solve import How, choose_all, closed_form
 from demur.store.choice_file import CalibratorChoice, read_choice
-from demur.store.files import digest_file, digest_json
 from demur.store.metrics_file import UnmetGoal
 from demur.store.policy_file import bound, read_policy
 from demur.store.rewritten import decided_scores
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores
-
-Ints = npt.NDArray[np.int64]
 
 CONFIDENCE = 0.95  # of a promised rate among the goals for comparison
 NO_HAND = "the rows' labels are a judge's, and only demur calibrate corrects them by those of hands"

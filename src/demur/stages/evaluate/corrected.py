@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from demur.core.errors import Undefined
+from demur.base.arrays import Bools
+from demur.base.errors import Undefined
 from demur.core.rates import Verdict
 from demur.stats.judging.correction import Sample, Strata, regression_rate, regression_share
 from demur.stats.thresholds.judged import Corrected
 from demur.store.labels import HandLabels
 from demur.store.metrics_file import CorrectedRate
-
-Bools = npt.NDArray[np.bool_]
 
 UNSURE = 0.5  # what a judge that could not score says of anything: neither; the labels then weigh more
 DECLINES: frozenset[Verdict] = frozenset({"refusal"})  # strict view: a partial answer is an answer

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from demur.base.files import digest_file, digest_json
 from demur.core.decision import decide_many
 from demur.core.example import Example
 from demur.core.policy import GENERATE, Policy
@@ -17,7 +18,6 @@ from demur.core.ports import Generator, Progress, Scorer, no_progress
 from demur.core.seen import seen_prompts
 from demur.core.taxonomy import RESPOND, Taxonomy
 from demur.store.everyday_file import REFUSE, Everyday, EverydayRow, read_everyday, write_everyday
-from demur.store.files import digest_file, digest_json
 from demur.store.policy_file import FingerprintRow, read_policy
 from demur.store.run import RunFolder
 from demur.store.seen_file import seen_by_run

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Bools, Doubles
 from demur.core.calibrator import closed
 from demur.core.decision import decide_many
 from demur.core.rates import Outcome, Rate, Verdict
@@ -50,9 +50,6 @@ from demur.store.metrics_file import (
     VerdictsRow,
 )
 from demur.store.policy_file import policy_digest
-
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
 
 BOOTSTRAP = Resampling(seed=0)
 REASONS = 5  # most reasons to keep of texts that could not be scored

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Bools
 from demur.core.example import Example
 from demur.core.policy import GENERATE, Policy
 from demur.core.rates import Outcome
@@ -17,8 +17,6 @@ from demur.stats.judging.consistency import kept_word, twins
 from demur.store.branch_cache import BranchCache
 from demur.store.labels import HandLabels
 from demur.store.metrics_file import CorrectedRate, KeptRow, MeasuredRate, TwinsRow
-
-Bools = npt.NDArray[np.bool_]
 
 Pair = tuple[Example, int]  # an example and the column of its likeliest refusal token
 

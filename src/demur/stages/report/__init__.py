@@ -6,13 +6,13 @@ import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from demur.core.errors import ConfigError
+from demur.base.errors import ConfigError
+from demur.base.files import digest_file, write_text
 from demur.pages.page import render_html, render_markdown
 from demur.pages.parts import Page
 from demur.stages.report.content import headline, sections
 from demur.stages.report.material import read_material, require_finished
 from demur.store.everyday_file import everyday_path, read_everyday
-from demur.store.files import digest_file, write_text
 from demur.store.run import RunFolder
 
 

@@ -16,20 +16,16 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Doubles, Floats, Ints
 from demur.core.decision import decide_many
 from demur.core.policy import ALWAYS, NEVER, Policy
-from demur.core.score import Floats
 from demur.pages.parts import Explorer, ExplorerRow, Slider
 from demur.stages.report.material import Material
 from demur.stats.sample import evenly
 
 MOST_ROWS = 2000  # in the page: about 1 MB of prompts
 MOST_LETTERS = 600  # of a prompt
-
-Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 def explorer(m: Material, run_name: str) -> Explorer:

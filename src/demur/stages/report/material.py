@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from demur.base.arrays import Doubles
 from demur.core.example import SPLITS, Example, Split
 from demur.core.policy import Fingerprint, Policy
 from demur.stats.labelled import LabelledScores, label_scores
@@ -25,8 +26,6 @@ from demur.store.rows import read_examples, read_policy_rows
 from demur.store.run import STAGES, Receipt, RunFolder
 from demur.store.seen_file import require_unseen_splits
 from demur.store.tables import Branch, read_branches, read_scores
-
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from demur.core.errors import ArtifactError, DataError, GoalError
+from demur.base.errors import ArtifactError, DataError, GoalError
+from demur.base.files import digest_file
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
@@ -32,7 +33,6 @@ from demur.stages.watch.state import monitor_of, reference_of, row_of, seen, tol
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import Shift, compare
 from demur.stats.drift.watch import Alarm, Monitor, Watched, begin, watch
-from demur.store.files import digest_file
 from demur.store.locked import locked
 from demur.store.monitor_file import (
     FeedbackRow,

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from demur.core.errors import ArtifactError, PolicyError, ScoreError
+from demur.base.arrays import Floats
+from demur.base.errors import ArtifactError, PolicyError, ScoreError
 from demur.core.policy import Policy
-from demur.core.score import Floats, check_scores
+from demur.core.score import check_scores
 from demur.stages.watch.state import monitor_of, reference_of, row_of, seen
 from demur.stats.drift.watch import Monitor, Watched, begin, joined, judged, watch
 from demur.store.locked import Abandoned, abandoned_journals, locked

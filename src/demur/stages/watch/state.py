@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from demur.base.arrays import Floats
+from demur.base.errors import ArtifactError, DataError, DemurError
 from demur.core.decision import decide_many
-from demur.core.errors import ArtifactError, DataError, DemurError
 from demur.core.goal import parse_goal
 from demur.core.policy import Policy
-from demur.core.score import Floats, ScoreTable
+from demur.core.score import ScoreTable
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.watch import Monitor, feedback, observe

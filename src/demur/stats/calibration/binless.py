@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erfc
 
-from demur.stats.calibration.views import Doubles, Ints, View
+from demur.base.arrays import Doubles, Ints
+from demur.stats.calibration.views import View
 from demur.stats.measure import Figure
 
 _NO_NOISE = "every probability is 0 or 1: nothing is left to chance"

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import erf
 
-from demur.stats.calibration.views import Doubles, Ints, View
+from demur.base.arrays import Doubles, Ints
+from demur.stats.calibration.views import View
 
 Scheme = Literal["width", "mass", "mass_whole_ties", "mass_interpolated"]
 Norm = Literal["l1", "l2", "max"]

@@ -12,8 +12,9 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import gammaln, logsumexp
 
-from demur.core.errors import DataError
-from demur.stats.calibration.views import Doubles, Forecast, Ints
+from demur.base.arrays import Doubles, Ints
+from demur.base.errors import DataError
+from demur.stats.calibration.views import Forecast
 
 MOST_ROWS = 5000
 BLOCK = 1000

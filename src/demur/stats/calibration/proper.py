@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from sklearn.isotonic import isotonic_regression
 
-from demur.stats.calibration.views import Doubles, Forecast, View
+from demur.base.arrays import Doubles
+from demur.stats.calibration.views import Forecast, View
 from demur.stats.measure import Figure
 
 ScoreName = Literal["brier", "log"]

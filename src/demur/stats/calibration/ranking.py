@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from scipy.stats import friedmanchisquare, kendalltau, rankdata, spearmanr, studentized_range
 
-from demur.core.errors import DataError
-from demur.stats.calibration.views import Doubles
+from demur.base.arrays import Doubles
+from demur.base.errors import DataError
 from demur.stats.measure import Figure
 
 Correlation = Literal["kendall", "spearman"]

@@ -13,7 +13,8 @@ from scipy.fft import dct, idct
 from scipy.optimize import brentq
 from scipy.signal import fftconvolve
 
-from demur.stats.calibration.views import Doubles, View
+from demur.base.arrays import Doubles
+from demur.stats.calibration.views import View
 from demur.stats.measure import Figure
 
 MMCE_WIDTH = 0.4  # of the Laplace kernel: Kumar, Sarawagi and Jain 2018

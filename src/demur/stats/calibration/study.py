@@ -13,10 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-from demur.core.errors import DataError
+from demur.base.arrays import Doubles
+from demur.base.errors import DataError
 from demur.stats.calibration.metrics import BINNED, Column
 from demur.stats.calibration.ranking import Ranking, correlation, rank
-from demur.stats.calibration.views import Doubles
 from demur.stats.measure import Figure
 
 Verdict = Literal["yes", "partly", "no", "undefined"]

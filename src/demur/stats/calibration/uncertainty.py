@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from demur.core.errors import DataError
+from demur.base.arrays import Doubles
+from demur.base.errors import DataError
 from demur.stats.calibration.binned import Cells, Norm
-from demur.stats.calibration.views import Doubles, View
+from demur.stats.calibration.views import View
 from demur.stats.points import Resampling
 
 _AT_ONCE = 2**22  # weights drawn at once: 32 MiB

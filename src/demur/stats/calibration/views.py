@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from demur.core.errors import DataError, ScoreError
-
-Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from demur.base.arrays import Doubles, Ints
+from demur.base.errors import DataError, ScoreError
 
 TOLERANCE = 1e-6  # how far from 1 a row's probabilities may sum
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from demur.core.calibrator import Doubles
+from demur.base.arrays import Doubles
 
 _DECAY1, _DECAY2, _EPSILON = 0.9, 0.999, 1e-8  # the paper's
 

@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 from scipy.special import log_softmax
 
+from demur.base.arrays import Bools, Doubles
 from demur.core.binary_maps import Beta
-from demur.core.calibrator import Doubles
 from demur.core.maps import BetaSoftmax, Pair, log_rest
 from demur.stats.calibrators.affine import Bounds, minimised
-from demur.stats.calibrators.rows import Bools, Fit, FitRows
+from demur.stats.calibrators.rows import Fit, FitRows
 
 Variant = Literal["abm", "am", "ab"]
 _LN2 = float(np.log(2.0))

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demur.core.calibrator import Calibrator, Doubles
-from demur.core.errors import ConfigError, DataError
-from demur.core.score import Floats
+from demur.base.arrays import Doubles, Floats, Ints
+from demur.base.errors import ConfigError, DataError
+from demur.core.calibrator import Calibrator
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.families import NONE, FittedFamily, check_family, fit_family
-from demur.stats.calibrators.rows import FitRows, Ints, fit_rows, folds
+from demur.stats.calibrators.rows import FitRows, fit_rows, folds
 from demur.stats.labelled import LabelledScores
 
 AUTO = (

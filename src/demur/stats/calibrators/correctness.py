@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demur.core.calibrator import Doubles, closed, normalised
+from demur.base.arrays import Bools, Doubles
+from demur.base.errors import DataError
+from demur.core.calibrator import closed, normalised
 from demur.core.correctness import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, CorrectnessAware, features
-from demur.core.errors import DataError
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.adam import Adam
-from demur.stats.calibrators.rows import Bools, FitRows, fit_rows
+from demur.stats.calibrators.rows import FitRows, fit_rows
 from demur.stats.calibrators.temperature import best_temperature
 from demur.stats.labelled import LabelledScores
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 
+from demur.base.errors import ConfigError
 from demur.core.calibrator import IDENTITY, Calibrator, Fitted
-from demur.core.errors import ConfigError
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.affine import fit_dirichlet, fit_vector
 from demur.stats.calibrators.beta import fit_beta

@@ -6,10 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from demur.base.arrays import Bools, Doubles
 from demur.core.binary_maps import Histogram, expit
-from demur.core.calibrator import Doubles
 from demur.stats.calibrators.one_vs_rest import shrunk
-from demur.stats.calibrators.rows import Bools
 
 Edges = Literal["width", "mass"]
 BINS = 10

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from demur.base.arrays import Bools, Doubles
 from demur.core.binary_maps import Isotonic, expit
-from demur.core.calibrator import Doubles
 from demur.stats.calibrators.one_vs_rest import shrunk
-from demur.stats.calibrators.rows import Bools
 
 
 def fit_isotonic(log_odds_N: Doubles, event_N: Bools, shrink: float = 1.0) -> Isotonic:

@@ -9,15 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from demur.core.calibrator import Doubles, Map, check_columns, closed
-from demur.core.errors import DataError
+from demur.base.arrays import Doubles, Ints
+from demur.base.errors import DataError
+from demur.core.calibrator import Map, check_columns, closed
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import LabelledScores
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 FEWEST_ROWS = 20  # below, even one parameter is noise
 

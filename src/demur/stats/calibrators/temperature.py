@@ -8,9 +8,9 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from demur.core.calibrator import Doubles
+from demur.base.arrays import Doubles, Ints
 from demur.core.maps import Temperature
-from demur.stats.calibrators.rows import Fit, FitRows, Ints
+from demur.stats.calibrators.rows import Fit, FitRows
 
 BOUND = 10.0  # of |log T|
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from demur.base.arrays import Bools, Doubles
 from demur.core.binary_maps import VennAbers, expit
-from demur.core.calibrator import Doubles
-from demur.stats.calibrators.rows import Bools
 
 Point = tuple[float, float]
 

@@ -12,12 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincc, betaln, xlog1py, xlogy
 
-from demur.core.errors import DataError
+from demur.base.arrays import Doubles, Ints
+from demur.base.errors import DataError
 from demur.core.goal import parse_goal
 from demur.core.rates import Rate
-
-Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 NOTHING_SEEN = Rate(hits=0, of=0)
 PRIOR = 0.5  # Beta(1/2, 1/2), cut off below the level: how likely which broken rate is

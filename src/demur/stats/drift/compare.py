@@ -14,12 +14,12 @@ import numpy.typing as npt
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import chi2, false_discovery_control, fisher_exact, ks_2samp
 
+from demur.base.arrays import Doubles, Floats
+from demur.base.errors import DataError
 from demur.core.decision import decide_many
-from demur.core.errors import DataError
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.core.score import Floats
-from demur.stats.drift.scores import Doubles, log_odds, series_names
+from demur.stats.drift.scores import log_odds, series_names
 from demur.stats.measure import Figure
 
 TestName = Literal["ks", "psi", "js", "refusal_rate"]

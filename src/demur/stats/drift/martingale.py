@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from demur.core.errors import DataError, ScoreError
-from demur.stats.drift.scores import MOST_LOG_ODDS, Doubles
+from demur.base.arrays import Doubles
+from demur.base.errors import DataError, ScoreError
+from demur.stats.drift.scores import MOST_LOG_ODDS
 
 CELL = 0.25  # of log-odds: scores closer than this count as ties, which costs power, not validity
 CELLS = int(2 * MOST_LOG_ODDS / CELL)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from demur.core.score import Floats, check_scores
+from demur.base.arrays import Doubles, Floats
+from demur.core.score import check_scores
 from demur.core.taxonomy import Taxonomy
-
-Doubles = npt.NDArray[np.float64]
 
 TOTAL = "total"  # the series of all refusal tokens together
 MOST_LOG_ODDS = 20.0  # beyond, float32 scores tell nothing apart

@@ -18,16 +18,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from demur.core.errors import DataError
+from demur.base.arrays import Doubles, Floats
+from demur.base.errors import DataError
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy
-from demur.core.score import Floats
 from demur.stats.drift import audit, martingale
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.scores import log_odds, series_names
-
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,16 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from demur.core.errors import DataError
+from demur.base.arrays import Bools, Doubles
+from demur.base.errors import DataError
 from demur.core.rates import Rate, Verdict, View, declines
 from demur.stats.measure import Figure
 from demur.stats.paired import mcnemar_p
 from demur.stats.points import Resampling
-
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
 
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Doubles = npt.NDArray[np.float64]
+from demur.base.arrays import Doubles
 
 _BISECTIONS = 24  # to 1e-7 of the range
 _BOLDNESS = 0.9  # of the largest bet that cannot ruin the gambler

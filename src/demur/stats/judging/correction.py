@@ -11,17 +11,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import betaincinv
 from scipy.stats import t as student
 
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.errors import DataError, Undefined
 from demur.core import bounds
-from demur.core.errors import DataError, Undefined
 from demur.stats.thresholds.judged import Corrected
-
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 LEAST = 10  # checked rows below which nothing is corrected
 ROUNDING = 1e-12  # a judge whose values vary by less says always the same

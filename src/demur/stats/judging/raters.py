@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from demur.core.errors import DataError
+from demur.base.arrays import Doubles
+from demur.base.errors import DataError
 from demur.stats.measure import Figure
 from demur.stats.points import Resampling
 
-Doubles = npt.NDArray[np.float64]
 Ratings = Sequence[Sequence[str | None]]  # per item, one value a rater
 
 

@@ -9,18 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
-from demur.core.errors import DataError
+from demur.base.arrays import Bools, Ints
+from demur.base.errors import DataError
 from demur.core.example import fold
 from demur.core.likeness import components, near_copies
 from demur.core.text_classifier import View
 from demur.stats.text.fit import PLACED, PUBLISHED, LearntView, Recipe, regression
-
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 FOLDS = 5
 # N-grams as published (arXiv 2306.03423), ours by sentence, and shorter ones, for texts that share no phrases.

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
+from demur.base.errors import DataError
 from demur.core.encoded_classifier import EncodedClassifier, Encoder
-from demur.core.errors import DataError
 from demur.core.text_classifier import all_words
 
 C = 1.0  # inverse strength of the L2 penalty, on vectors of unit variance

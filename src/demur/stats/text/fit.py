@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
-from demur.core.errors import DataError
+from demur.base.arrays import Bools
+from demur.base.errors import DataError
 from demur.core.text_classifier import (
     FEW_WORDS,
     FittedView,
@@ -23,9 +23,6 @@ from demur.core.text_classifier import (
     all_words,
     known_share,
 )
-
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
 
 _FOLDS = 5
 _EDGE = 0.005  # share of the training texts beyond either end of the range

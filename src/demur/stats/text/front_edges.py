@@ -13,15 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import betaincinv, logit
 
+from demur.base.arrays import Bools, Doubles
 from demur.core.cascade.front import Edges
 from demur.core.rates import Rate
 from demur.stats.calibrators.platt import fit_platt
-
-Doubles = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 MISS = 0.1  # allowed, of the bound on the rows beyond an edge
 

@@ -14,17 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
+from demur.base.arrays import Doubles, Floats
+from demur.base.errors import DataError
 from demur.core.cascade.front import Linear, Range, frame_of, most_unknown
 from demur.core.cascade.grams import Counts, counts_of, features, word_key, words_of
-from demur.core.errors import DataError
 from demur.core.ports import Prompt
-from demur.core.score import Floats, leftover_of
-
-Doubles = npt.NDArray[np.float64]
+from demur.core.score import leftover_of
 
 FEWEST = 200  # texts to fit on; fewer teach no front
 MOST_GRAMS = 100_000  # the commonest are kept: 3 MB with six columns

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from demur.base.arrays import Floats
 from demur.core import bounds
 from demur.core.guarantee import Certified, CertifiedRange, Failure, Infeasible, Reach, Uncertified
 from demur.core.policy import ALWAYS, NEVER
 from demur.core.rates import Rate
-from demur.core.score import Floats
 from demur.stats.thresholds.cuts import cut_above, cut_below
 from demur.stats.thresholds.exact import exact
 from demur.stats.thresholds.losses import evidence

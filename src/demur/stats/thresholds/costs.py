@@ -6,20 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from demur.core.errors import GoalError, ScoreError
+from demur.base.arrays import Doubles, Floats, Ints
+from demur.base.errors import GoalError, ScoreError
 from demur.core.goal import Goal
 from demur.core.guarantee import Promise
 from demur.core.policy import Policy
-from demur.core.score import Floats
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.select import fitting
-
-Ints = npt.NDArray[np.int64]
-Doubles = npt.NDArray[np.float64]
 
 
 def cost_thresholds(goal: Goal, taxonomy: Taxonomy) -> dict[str, float]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Ints
 from demur.core.decision import decide_many
 from demur.core.policy import CurvePoint, Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.sweep import Counts, Sweep, category_sweeps, sweep_of
-
-Ints = npt.NDArray[np.int64]
 
 MOST_POINTS = 101
 

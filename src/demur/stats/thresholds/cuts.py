@@ -8,14 +8,11 @@ Two distinct values u > v have a threshold between them iff cut_above(v) <= cut_
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Doubles, Floats
 from demur.core.binary_maps import expit
 from demur.core.decision import log_odds
 from demur.core.policy import ALWAYS, NEVER
-from demur.core.score import Floats
-
-Doubles = npt.NDArray[np.float64]
 
 # Near q = 1 float64 probabilities are 2**-53 apart: coarser than float32 log q above -7e-9. Keep four steps away.
 _LEAST_STEP = 2.0**-51

@@ -10,11 +10,10 @@ from fractions import Fraction
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Ints
 from demur.stats.thresholds.sweep import Sweep
 
-Ints = npt.NDArray[np.int64]
 Hit = Literal["caught", "own"]
 
 _INT64_SAFE = 2**62

@@ -13,14 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from demur.core.errors import DataError, GoalError, Undefined
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.errors import DataError, GoalError, Undefined
 from demur.core.goal import Goal
 from demur.core.guarantee import Certified, Evidence, Failure, Uncertified
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.judging.betting import upper_mean
 from demur.stats.labelled import UNCHECKED, LabelledScores
-from demur.stats.thresholds.losses import Board, Bools, Doubles, Ints, Loss, board_of, losses_of, one_per_group
+from demur.stats.thresholds.losses import (
+    Board,
+    Loss,
+    board_of,
+    losses_of,
+    one_per_group,
+)
 from demur.stats.thresholds.procedures import Request
 from demur.stats.thresholds.search import Split, candidates, menu_of, split_rows
 

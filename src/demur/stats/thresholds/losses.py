@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.errors import DataError, GoalError, TaxonomyError
 from demur.core import bounds
 from demur.core.decision import compared_scores, decide_many
-from demur.core.errors import DataError, GoalError, TaxonomyError
 from demur.core.goal import Goal
 from demur.core.guarantee import Evidence
 from demur.core.policy import Policy
@@ -28,10 +28,6 @@ from demur.core.rates import Rate
 from demur.core.slices import Slice
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.thresholds.slices import rows_of, said_of
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
 
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
 NO_GROUP = -1  # no threshold refuses this row

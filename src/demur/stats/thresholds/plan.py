@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from demur.base.errors import GoalError
 from demur.core import bounds
-from demur.core.errors import GoalError
 from demur.core.goal import ANSWERED_KINDS, Goal
 from demur.core.taxonomy import RESPOND
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.errors import GoalError
 from demur.core import bounds
-from demur.core.errors import GoalError
 from demur.core.guarantee import Certified, Failure, Uncertified
 from demur.core.policy import ALWAYS, NEVER
 from demur.stats.thresholds.closed_form import highest_keeping, lowest_keeping, too_few
 from demur.stats.thresholds.explain import explain, in_vain
-from demur.stats.thresholds.losses import Board, Bools, Doubles, Ints, Loss, evidence_of
+from demur.stats.thresholds.losses import Board, Loss, evidence_of
 from demur.stats.thresholds.search import Path, Split, candidates, even_path, lenient_path, menu_of, split_rows
 from demur.stats.thresholds.worth import Aim, best_within
 

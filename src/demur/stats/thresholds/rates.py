@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from demur.base.errors import GoalError, GoalInfeasible
 from demur.core import bounds
-from demur.core.errors import GoalError, GoalInfeasible
 from demur.core.goal import Goal
 from demur.core.guarantee import Promise
 from demur.core.policy import NEVER, Policy

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.policy import NEVER
 from demur.stats.thresholds.cuts import cut_below, cut_between
-from demur.stats.thresholds.losses import Board, Bools, Doubles, Ints, Loss
+from demur.stats.thresholds.losses import Board, Loss
 
 # A stream of its own: rows that the caller drew with the same seed must not decide which part they fall into.
 _OF_SPLITS = 0x5B117

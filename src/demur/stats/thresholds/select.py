@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from demur.base.errors import DataError, GoalError, GoalInfeasible, TaxonomyError
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.errors import DataError, GoalError, GoalInfeasible, TaxonomyError
 from demur.core.goal import PROMISED, Goal
 from demur.core.guarantee import Evidence, Failure, Promise, Uncertified
 from demur.core.policy import ALWAYS, NEVER, Policy

@@ -8,11 +8,12 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from demur.core.errors import DataError, GoalError
+from demur.base.arrays import Bools
+from demur.base.errors import DataError, GoalError
 from demur.core.goal import KINDS, Goal, check_together
 from demur.core.policy import Policy
 from demur.core.taxonomy import Taxonomy
-from demur.stats.labelled import Bools, LabelledScores, Traits
+from demur.stats.labelled import LabelledScores, Traits
 
 
 def settled(goals: Sequence[Goal], template: Policy, rows: LabelledScores) -> tuple[Goal, ...]:

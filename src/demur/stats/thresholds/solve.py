@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 
+from demur.base.arrays import Bools
+from demur.base.errors import DataError, GoalError, GoalInfeasible
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.errors import DataError, GoalError, GoalInfeasible
 from demur.core.goal import Goal, parse_goal
 from demur.core.guarantee import Certified, Failure, Infeasible, Promise, Status
 from demur.core.policy import ALWAYS, NEVER, Policy
@@ -21,7 +22,13 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.exact import exact
 from demur.stats.thresholds.judged import certify_judged
-from demur.stats.thresholds.losses import Board, Bools, Loss, board_as_it_is, board_of, losses_of
+from demur.stats.thresholds.losses import (
+    Board,
+    Loss,
+    board_as_it_is,
+    board_of,
+    losses_of,
+)
 from demur.stats.thresholds.procedures import (
     Request,
     certify_budgets,

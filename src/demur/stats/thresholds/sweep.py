@@ -12,14 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from demur.base.arrays import Doubles, Floats, Ints
 from demur.core.decision import compared_scores, decide_many
 from demur.core.policy import NEVER, Policy
-from demur.core.score import Floats
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.cuts import cut_above, cut_below
-
-Ints = npt.NDArray[np.int64]
-Doubles = npt.NDArray[np.float64]
 
 NO_CATEGORY = -1  # no row has this label
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from demur.core.errors import GoalError
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.errors import GoalError
 from demur.core.goal import Goal
 from demur.core.policy import NEVER
 from demur.stats.thresholds.cuts import cut_below
-from demur.stats.thresholds.losses import Board, Bools, Doubles, Ints, Loss
+from demur.stats.thresholds.losses import Board, Loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

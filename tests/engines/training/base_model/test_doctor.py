@@ -5,7 +5,7 @@ import torch
 import transformers
 from tokenizers import AddedToken
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.taxonomy import coconot
 from demur.core.training import TrainSettings, cpu
 from demur.engines.hf.embed import make_rows

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from demur.core.errors import EngineError, MissingDependency
+from demur.base.errors import EngineError, MissingDependency
 from demur.core.ports import NOT_STATED
 from demur.core.training import TrainSettings
 from demur.engines.training.base_model import find as bases

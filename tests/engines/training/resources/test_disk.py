@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.engines.training.resources.disk import named_disk_errors
 
 FULL = """
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 from demur.engines.training.resources.disk import named_disk_errors
 
 folder, tensor = Path(sys.argv[1]), torch.zeros(5000)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.training import TrainSettings, cpu, tiny
 from demur.engines.training.resources import memory
 from demur.engines.training.resources.free_room import free_memory

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from demur.core.errors import DemurError, EngineError
+from demur.base.errors import DemurError, EngineError
 from demur.core.example import Message
 from demur.core.readiness import Finding, Readiness
 from demur.core.taxonomy import Taxonomy

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from demur.core.errors import EngineError, MissingDependency
+from demur.base.errors import EngineError, MissingDependency
 from demur.core.ports import NOT_STATED, Origin
 from demur.engines.fingerprint import check_files, file_digest, model_digest
 from demur.engines.hf.load import checkpoint_folder

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
-from demur.core.errors import EngineError, MissingDependency
+from demur.base.errors import EngineError, MissingDependency
 from demur.core.ports import NOT_STATED
 from demur.engines.hf.load import check_keys, no_progress_bars
 

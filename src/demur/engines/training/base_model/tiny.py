@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.example import Example
 
 END = "<|end|>"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 
 # safetensors passes the system's words on as text; torch names the writer that gave up, and not why.
 _SYSTEM = "os error "

@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.training import TrainSettings
 
 

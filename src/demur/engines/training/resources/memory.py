@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from demur.core.errors import EngineError
+from demur.base.errors import EngineError
 from demur.core.training import TrainSettings, cpu
 from demur.engines.training.resources.free_room import free_disk, free_memory
 from demur.engines.training.resources.machine import uses_bfloat16

@@ -11,12 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from demur.core.calibrator import Doubles
-from demur.core.errors import ConfigError
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.errors import ConfigError
 from demur.stats.calibrators.adam import Adam, Plateau
 from demur.stats.calibrators.h.loss import HLoss, h_loss
 from demur.stats.calibrators.h.maps import Form, trainable
-from demur.stats.calibrators.rows import Bools, Fit, FitRows, Ints
+from demur.stats.calibrators.rows import Fit, FitRows
 
 Selector = Literal["log loss", "class-wise", "top-label"]
 

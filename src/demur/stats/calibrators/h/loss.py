@@ -14,9 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from demur.core.calibrator import Doubles
-from demur.core.errors import ConfigError
-from demur.stats.calibrators.rows import Ints
+from demur.base.arrays import Doubles, Ints
+from demur.base.errors import ConfigError
 
 Weighting = Literal["unweighted", "cluACE", "cluECE", "ACE", "ECE", "density", "distance"]
 

@@ -12,8 +12,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from demur.core.calibrator import Doubles, Map, normalised
-from demur.core.errors import DataError
+from demur.base.arrays import Doubles
+from demur.base.errors import DataError
+from demur.core.calibrator import Map, normalised
 from demur.core.maps import Ensemble, PiecewiseLinear, Umnn, clenshaw_curtis
 
 Form = Literal["linear", "piecewise", "umnn"]

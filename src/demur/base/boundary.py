@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from demur.base.errors import ArtifactError, ConfigError, DemurError
 from demur.base.text import read_text
-from demur.core.errors import ArtifactError, ConfigError, DemurError
 
 
 class Strict(BaseModel):

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from demur.core.errors import ArtifactError
+from demur.base.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 20
 MODE = 0o644

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.errors import ArtifactError
-from demur.store.files import (
+from demur.base.errors import ArtifactError
+from demur.base.files import (
     digest_bytes,
     digest_file,
     digest_json,
@@ -43,8 +43,8 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path):
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from demur.core.errors import ArtifactError
-from demur.store.files import write_bytes
+from demur.base.errors import ArtifactError
+from demur.base.files import write_bytes
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -69,7 +69,7 @@ def test_when_no_more_bytes_fit_the_old_file_stays_and_the_error_says_so(tmp_pat
 LOOP = """
 import sys
 from pathlib import Path
-from demur.store.files import write_bytes
+from demur.base.files import write_bytes
 n = 0
 while True:
     n += 1
@@ -129,7 +129,7 @@ def test_several_files_are_written_all_or_none(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from demur.store import files
+from demur.base import files
 os.fsync = lambda handle: (print("writing", flush=True), sys.stdin.readline())
 files.write_bytes(Path(sys.argv[1]), b"half")
 """

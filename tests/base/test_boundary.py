@@ -2,9 +2,9 @@ from typing import Literal
 
 import pytest
 
+from demur.base.boundary import Strict, read_json, read_toml, validated
+from demur.base.errors import ArtifactError, ConfigError
 from demur.base.text import read_text
-from demur.core.errors import ArtifactError, ConfigError
-from demur.store.boundary import Strict, read_json, read_toml, validated
 
 
 class Inner(Strict):
