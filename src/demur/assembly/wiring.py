@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from demur.base.errors import ConfigError, MissingDependency
+from demur.base.suggest import suggest
 
 SOURCES = {
     "builtin": "demur.sources.corpus:BuiltinSource",
@@ -75,8 +75,7 @@ def find(name: str, known: Mapping[str, str], what: str) -> Any:
     target = known.get(name, name)
     module, colon, attribute = target.partition(":")
     if not colon:
-        close = get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}; or 'package.module:Class'"
+        hint = suggest(name, known, f"known: {', '.join(known)}; or 'package.module:Class'")
         raise ConfigError(f"unknown {what} {name!r}", hint)
     try:
         return getattr(import_module(module), attribute)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tomllib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from demur.base.errors import ArtifactError, ConfigError, DemurError
+from demur.base.suggest import suggest
 from demur.base.text import read_text
 
 
@@ -98,8 +98,7 @@ def _hint(kind: type[BaseModel], first: ErrorDetails) -> str:
     if first["type"] != "extra_forbidden":
         return "correct the value"
     known = _keys_at(kind, first["loc"][:-1])
-    close = get_close_matches(str(first["loc"][-1]), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+    return suggest(str(first["loc"][-1]), known, f"known keys: {', '.join(known)}")
 
 
 def _keys_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from demur.base.errors import AccessError, ConfigError
+from demur.base.suggest import suggest
 from demur.cli import options
 from demur.cli.policies import asked, decision_json, policy_file, tell_of_unproven
 from demur.cli.policy_text import tell_policy, threshold_text
@@ -132,10 +132,7 @@ def _tenant(text: str) -> Tenant:
     name, path = _parts(text, "--tenant", "acme@tenants.toml")
     known = {t.name: t for t in read_tenants(Path(path)).tenants}
     if name not in known:
-        close = get_close_matches(name, known, n=1)
-        raise ConfigError(
-            f"{path} has no tenant {name!r}", f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-        )
+        raise ConfigError(f"{path} has no tenant {name!r}", suggest(name, known))
     return known[name]
 
 

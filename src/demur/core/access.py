@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 
 from demur.base.errors import AccessError, PolicyError
+from demur.base.suggest import suggest
 from demur.core.policy import Policy
 
 POLICY_ORIGIN = "policy"
@@ -113,10 +113,9 @@ def _by_sensitivity(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setti
         return
     known = {s.name: s.thresholds for s in policy.sensitivities}
     if ask.sensitivity not in known:
-        close = get_close_matches(ask.sensitivity, known, n=1)
         raise AccessError(
             f"policy {policy.name!r} has no sensitivity {ask.sensitivity!r}",
-            f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}",
+            suggest(ask.sensitivity, known),
             code="unknown_sensitivity",
             param="sensitivity",
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from demur.base.errors import TaxonomyError
+from demur.base.suggest import suggest
 
 RESPOND = "respond"  # how the absence of a refusal is written in decisions, tables and files
 
@@ -61,9 +61,7 @@ class Taxonomy:
         """Position of a category, from 0. Raises TaxonomyError, with a suggestion, if unknown."""
         if category in self.names:
             return self.names.index(category)
-        close = get_close_matches(category, self.names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(self.names)}"
-        raise TaxonomyError(f"unknown category {category!r} in taxonomy {self.name!r}", hint)
+        raise TaxonomyError(f"unknown category {category!r} in taxonomy {self.name!r}", suggest(category, self.names))
 
     def column(self, category: str | None) -> int:
         """Column of a score: 0 for None or "respond", k for the k-th category."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from demur.base.errors import ConfigError, DataError
 from demur.base.rows import read_rows
+from demur.base.suggest import suggest
 from demur.core.benchmark import BenchRow, BenchSet
 from demur.core.example import Message
 from demur.core.rows.turns import checked
@@ -40,10 +40,10 @@ def wanted(text: str) -> Wanted:
     name, colon, part_name = asked.partition(":")
     benchmark = BENCHMARKS.get(name)
     if benchmark is None:
-        raise ConfigError(f"unknown benchmark {name!r}", _near(name, list(BENCHMARKS)))
+        raise ConfigError(f"unknown benchmark {name!r}", suggest(name, list(BENCHMARKS)))
     parts = {p.name: p for p in benchmark.parts}
     if colon and part_name not in parts:
-        raise ConfigError(f"benchmark {name!r} has no part {part_name!r}", _near(part_name, list(parts)))
+        raise ConfigError(f"benchmark {name!r} has no part {part_name!r}", suggest(part_name, list(parts)))
     part = parts[part_name] if colon else benchmark.parts[0] if len(parts) == 1 else None
     if file and part is None:
         raise ConfigError(
@@ -183,8 +183,3 @@ def _first(row: Row, columns: Iterable[str]) -> Any:
 
 def _words(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _near(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from hashlib import sha256
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from demur.base.arrays import Floats
 from demur.base.errors import EngineError
+from demur.base.suggest import suggest
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, prompt_text, require_one_category, scores_of
@@ -120,13 +120,8 @@ def _columns(config: Any, refuse: Sequence[str]) -> list[int]:
     known = {str(label).casefold(): at for at, label in config.id2label.items()}
     for name in refuse:
         if name.casefold() not in known:
-            close = get_close_matches(name.casefold(), known, n=1)
-            hint = (
-                f"did you mean {config.id2label[known[close[0]]]!r}?"
-                if close
-                else f"labels: {list(config.id2label.values())}"
-            )
-            raise EngineError(f"the guard has no label {name!r}", hint)
+            labels = [str(label) for label in config.id2label.values()]
+            raise EngineError(f"the guard has no label {name!r}", suggest(name, labels, f"labels: {labels}"))
     columns = sorted({known[name.casefold()] for name in refuse})
     if not columns or len(columns) == len(known) > 1:
         raise EngineError(f"{len(columns)} of {len(known)} labels are to be refused", "name some of them, not all")

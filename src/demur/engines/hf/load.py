@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from demur.base.errors import EngineError
+from demur.base.suggest import suggest
 from demur.core.taxonomy import coconot, single
 from demur.engines.fingerprint import check_files
 from demur.engines.tokens import ChatEncoder
@@ -49,9 +49,7 @@ def find_preset(name: str) -> Preset:
     """A preset by name. Raises EngineError, with a suggestion, if there is none."""
     if name in PRESETS:
         return PRESETS[name]
-    close = get_close_matches(name, PRESETS, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(PRESETS)}"
-    raise EngineError(f"unknown preset {name!r}", hint)
+    raise EngineError(f"unknown preset {name!r}", suggest(name, PRESETS))
 
 
 def preset_encoder(tokenizer: PreTrainedTokenizerFast, preset: Preset, *, keep_history: bool) -> ChatEncoder:

@@ -13,12 +13,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from demur.base.errors import AccessError, ConfigError, PolicyError
+from demur.base.suggest import suggest
 from demur.core.access import PolicyAsk, effective
 from demur.core.policy import Fingerprint, Policy
 from demur.engines.vllm.request import DIGEST, POLICY, PolicyRequest
@@ -136,8 +136,7 @@ class PolicyShelf:
             self._versions.popitem(last=False)
 
     def _known(self, name: str) -> str:
-        close = get_close_matches(name, self._set.policies, n=1)
-        return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(self._set.policies)}"
+        return suggest(name, self._set.policies)
 
 
 def _trust(environment: Mapping[str, str]) -> Trust:

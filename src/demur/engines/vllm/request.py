@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 from demur.base.errors import AccessError
+from demur.base.suggest import suggest
 from demur.core.policy import NEVER
 
 PREFIX = "demur_"
@@ -52,8 +52,8 @@ def read_request(extra_args: Mapping[str, Any] | None) -> PolicyRequest:
     thresholds = {k.removeprefix(THRESHOLD): _threshold(k, v) for k, v in ours.items() if k.startswith(THRESHOLD)}
     for key in ours:
         if key not in (POLICY, DIGEST) and not key.startswith(THRESHOLD):
-            close = get_close_matches(key, (POLICY, DIGEST, THRESHOLD), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {POLICY}, {DIGEST}, {THRESHOLD}CATEGORY"
+            known = f"known: {POLICY}, {DIGEST}, {THRESHOLD}CATEGORY"
+            hint = suggest(key, (POLICY, DIGEST, THRESHOLD), known)
             raise AccessError(f"unknown parameter {key!r}", hint, code="unknown_parameter", param=key)
     return PolicyRequest(policy=_text(ours, POLICY), digest=_text(ours, DIGEST), thresholds=thresholds)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import numpy as np
 
 from demur.base.errors import ConfigError, DataError, GoalInfeasible
 from demur.base.files import digest_file, digest_json
+from demur.base.suggest import suggest
 from demur.core import correctness
 from demur.core.calibrator import IDENTITY, Calibrator
 from demur.core.correctness import CorrectnessAware
@@ -94,9 +94,7 @@ class Config:
     def __post_init__(self) -> None:
         known = (AUTO, *NAMES, correctness.NAME)
         if self.calibrator not in known:
-            close = get_close_matches(self.calibrator, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise ConfigError(f"unknown calibrator {self.calibrator!r}", hint)
+            raise ConfigError(f"unknown calibrator {self.calibrator!r}", suggest(self.calibrator, known))
         if not 0.0 < self.calibrator_share < 1.0:
             raise ConfigError(
                 f"calibrate.calibrator_share = {self.calibrator_share} is not in (0, 1)",

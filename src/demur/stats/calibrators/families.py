@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 
 from demur.base.errors import ConfigError
+from demur.base.suggest import suggest
 from demur.core.calibrator import IDENTITY, Calibrator, Fitted
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.affine import fit_dirichlet, fit_vector
@@ -74,6 +74,4 @@ def fit_family(family: str, rows: FitRows, tokens: tuple[str, ...]) -> FittedFam
 def check_family(family: str) -> None:
     """Raise ConfigError, with a suggestion, on an unknown family."""
     if family not in NAMES:
-        close = get_close_matches(family, NAMES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(NAMES)}"
-        raise ConfigError(f"unknown calibrator {family!r}", hint)
+        raise ConfigError(f"unknown calibrator {family!r}", suggest(family, NAMES))
