@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "pages": {"core", "base"},
     "stages": {"stats", "store", "pages", "core", "base"},
     "assembly": {"stages", "stats", "store", "engines", "sources", "judges", "pages", "core", "base"},
-    "server": {"stages", "store", "core", "base"},
+    "server": {"assembly", "stages", "store", "core", "base"},
     "harness": {"assembly", "store", "core", "base"},
     "cli": {"assembly", "server", "stages", "store", "core", "base"},
     "__main__": {"cli"},

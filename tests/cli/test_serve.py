@@ -13,9 +13,9 @@ from demur.assembly.run import reopen
 from demur.base.errors import ConfigError, DemurError
 from demur.base.files import write_json
 from demur.cli.main import load
-from demur.cli.serve import _told
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
+from demur.server.start import read_start
 from tests.fake_run import examples, prepare
 
 
@@ -108,14 +108,15 @@ def test_a_settings_file_at_fault_is_named(run, tmp_path, text, message):
     path = tmp_path / "serve.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as e:
-        _told(path, reopen(run), {}, {}, {})
+        read_start(path, reopen(run), {})
     assert message in str(e.value)
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(run, tmp_path):
     path = tmp_path / "serve.toml"
     path.write_text('[server]\nport = 9\nmodel = "m"\n[files]\npolicies = "p"\n[backend]\nkind = "vllm"\n')
-    told = _told(path, reopen(run), {"port": 7}, {}, {"url": "http://127.0.0.1:1/v1"})
+    given = {"server": {"port": 7}, "backend": {"url": "http://127.0.0.1:1/v1"}}
+    told = read_start(path, reopen(run), given)
     assert (told.settings.port, told.settings.model, told.settings.host) == (7, "m", "127.0.0.1")
     assert told.files.policies == tmp_path / "p"
     assert told.backend == {"kind": "vllm", "url": "http://127.0.0.1:1/v1"}

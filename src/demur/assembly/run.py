@@ -38,8 +38,17 @@ class Workspace:
     def changed(self, stage: Stage, **settings: Any) -> Workspace:
         """The same run with other settings of one stage; those that are None stay as they are."""
         given = {name: value for name, value in settings.items() if value is not None}
-        config = replace(self.config, **{stage: replace(getattr(self.config, stage), **given)})
-        return Workspace(self.folder, config)
+        return self.with_stage(stage, replace(getattr(self.config, stage), **given))
+
+    def with_stage(self, stage: Stage, settings: Any) -> Workspace:
+        """The same run with this Config of one stage.
+
+        A policy that is calibrated under another name is kept beside the run's own, which stays as it is.
+        """
+        config, folder = replace(self.config, **{stage: settings}), self.folder
+        if config.calibrate.name != self.config.calibrate.name:
+            folder = folder.named(config.calibrate.name)
+        return Workspace(folder, config)
 
 
 def create(config: RunConfig, root: Path) -> Workspace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
-from demur.assembly.config import build_sources
+from demur.assembly.config import RunConfig, build_sources
 from demur.assembly.judges import Settings, build_judge, read_settings
 from demur.assembly.predictors import GUARDS, PREDICTORS, make_predictor, require_writer
 from demur.assembly.run import Engine, Workspace
@@ -30,7 +31,7 @@ from demur.core.training import TrainSettings
 from demur.stages import calibrate, data, evaluate, plan_labels, report, score, train
 from demur.stages.blackbox import page, predictor
 from demur.store.rows import read_examples
-from demur.store.run import RunFolder, Stage
+from demur.store.run import STAGES, RunFolder, Stage
 
 _PLANNED: dict[str, plan_labels.Method] = {m: m for m in get_args(plan_labels.Method)}  # others test on all rows
 
@@ -82,6 +83,18 @@ class Steps:
     def engine(self) -> Engine:
         """The trained model, shared by all steps that ask it. Raises ArtifactError before training has finished."""
         return Engine(self._workspace)
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        """Raise what these stages would stumble over later, before anything is written: see the other checks."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                "several processes cannot share `demur run`",
+                "launch only the training so: torchrun ... -m demur train RUN",
+            )
+        self.check_goals()
+        self.check_base()
+        if "evaluate" in stages:
+            self.check_judge()
 
     def check_judge(self) -> Settings:
         """The settings of the run's judge. Raises ConfigError if they or its name cannot be read; loads no model."""
@@ -236,6 +249,11 @@ class _LazyTrainer:
         trainer = find("sft", TRAINERS, "trainer")(self._settings)
         trained: TrainedModel | None = trainer.train(examples, taxonomy, folder, progress)
         return trained
+
+
+def stages_of(config: RunConfig) -> tuple[Stage, ...]:
+    """The stages of a whole run: those up to calibrate where its engine writes no answers to evaluate."""
+    return STAGES[: STAGES.index("evaluate")] if config.engine in PREDICTORS else STAGES
 
 
 def _made_at(folder: RunFolder, stage: Stage) -> int | None:

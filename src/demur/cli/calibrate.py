@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 import typer
 
 from demur.assembly.config import changed
-from demur.assembly.run import Workspace, reopen
+from demur.assembly.run import reopen
 from demur.assembly.steps import Steps
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
@@ -66,10 +65,7 @@ def command(
     given = {"goal": asked, "confidence": confidence, "name": name, "calibrator": calibrator, "on_failure": on_failure}
     workspace = reopen(run)
     config = changed(workspace.config.calibrate, [*(settings or ()), *_overrides(override)], "calibrate")
-    own = workspace.config.calibrate.name
-    workspace = Workspace(workspace.folder, replace(workspace.config, calibrate=config)).changed("calibrate", **given)
-    if workspace.config.calibrate.name != own:  # kept beside the run's own policy, which stays as it is
-        workspace = Workspace(workspace.folder.named(workspace.config.calibrate.name), workspace.config)
+    workspace = workspace.with_stage("calibrate", config).changed("calibrate", **given)
     policy = Steps(workspace, TERMINAL).perform("calibrate")
     choice = read_choice(workspace.folder.calibrator)
     if as_json:

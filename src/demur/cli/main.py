@@ -14,9 +14,9 @@ import typer
 from rich.markup import escape
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from demur import __version__
 from demur.assembly.wiring import find
 from demur.base.errors import DemurError
+from demur.base.version import installed_version
 
 OUR_BUG, YOUR_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG_VARIABLE = "DEMUR_DEBUG"
@@ -144,7 +144,7 @@ def _root(
     ),
 ) -> None:
     if version:
-        typer.echo(f"demur {__version__}")
+        typer.echo(f"demur {installed_version()}")
         raise typer.Exit
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from demur.assembly.config import RunConfig, load_config
-from demur.assembly.predictors import PREDICTORS
 from demur.assembly.run import Workspace, planned
-from demur.assembly.steps import Steps
-from demur.base.errors import ConfigError
+from demur.assembly.steps import Steps, stages_of
 from demur.cli import options
 from demur.cli.evaluate import leave_if_spoken_against, print_evaluation, tell_everyday
 from demur.cli.policy_text import tell_policy
@@ -47,21 +44,14 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
 
     Where the run's engine writes no answers, there is none to measure: its policy is the last stage.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "several processes cannot share `demur run`", "launch only the training so: torchrun ... -m demur train RUN"
-        )
-    steps = Steps(workspace, TERMINAL, again=start == "data")
-    steps.check_goals()  # what is misspelt must come to light before anything is written
-    steps.check_base()
-    if workspace.config.engine in PREDICTORS:
-        policy = [_performed(steps, stage, workspace, start) for stage in STAGES[: STAGES.index("evaluate")]][-1]
-        tell_policy(policy)
+    steps, stages = Steps(workspace, TERMINAL, again=start == "data"), stages_of(workspace.config)
+    steps.check(stages)
+    results = {stage: _performed(steps, stage, workspace, start) for stage in stages}
+    if "evaluate" not in results:
+        tell_policy(results["calibrate"])
         note(f"left out: evaluate and report; engine {workspace.config.engine!r} writes no answers")
         note(f"next: demur serve {workspace.folder.root} --url URL")
         return
-    steps.check_judge()  # a misspelt judge must not come to light after the training
-    results = {stage: _performed(steps, stage, workspace, start) for stage in STAGES}
     print_evaluation(results["evaluate"])
     tell_policy(results["calibrate"])
     tell_everyday(workspace.folder)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from demur.base.errors import AccessError, PolicyError, TaxonomyError
+from demur.base.html import table_html
 from demur.core.calibrator import IDENTITY, Calibrator, check_fits
 from demur.core.guarantee import Promise
 from demur.core.rates import Rate
@@ -166,6 +168,26 @@ class Policy:
                 "the policy was made for another taxonomy: calibrate again",
             )
         _check_sensitivities(self)
+
+    def __repr__(self) -> str:
+        certified = sum(p.status == "certified" and p.fault is None for p in self.promises)
+        promised = f"{certified} of {len(self.promises)} promises certified" if self.promises else "no promises"
+        thresholds = ", ".join(f"{name} {words}" for name, words in self._thresholds())
+        return f"Policy({self.name!r}, rule {self.rule}: {thresholds}; {promised})"
+
+    def _repr_html_(self) -> str:
+        risks = [
+            (p.risk if p.level is None else f"{p.risk} <= {p.level:g}", p.fault or p.status) for p in self.promises
+        ]
+        caption = f"policy {self.name}, rule {self.rule}"
+        thresholds = table_html(("category", "threshold"), list(self._thresholds()), caption)
+        return thresholds + (table_html(("promise", "status"), risks) if self.promises else "")
+
+    def _thresholds(self) -> Iterator[tuple[str, str]]:
+        """Each category with its threshold as people read it."""
+        for name, c in zip(self.taxonomy.names, self.categories, strict=True):
+            number = "never" if c.threshold > 1.0 else f"{c.threshold:.4g}"
+            yield name, c.override or ("inactive" if not c.active else "-" if self.rule == "natural" else number)
 
     def category(self, name: str) -> CategoryPolicy:
         """The policy of one category, by name."""

@@ -38,6 +38,9 @@ class ScoreTable:
             twice = next(i for i in self.ids if self.ids.count(i) > 1)
             raise ScoreError(f"id {twice!r} is scored more than once", "score each prompt once")
 
+    def __repr__(self) -> str:
+        return f"ScoreTable({self.logp_NC.shape[0]} prompts, {self.logp_NC.shape[1]} control tokens)"
+
     @property
     def leftover_N(self) -> Floats:
         """Probability outside the control tokens: about 0 after training, large when the position is wrong."""

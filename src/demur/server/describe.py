@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from demur import __version__
+from demur.base.version import installed_version
 from demur.server.answers import ChatCompletion
 from demur.server.wire import ChatRequest
 
@@ -80,7 +80,7 @@ def description() -> dict[str, Any]:
     keyed = (401, 403, 429, 503)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "demur", "version": __version__},
+        "info": {"title": "demur", "version": installed_version()},
         "paths": {
             CHAT: {"post": _chat()},
             MODELS: {"get": _get("models", ModelList, keyed)},

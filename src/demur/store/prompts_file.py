@@ -6,9 +6,10 @@ out: nobody is asked what has been answered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from demur.base.errors import DataError
 from demur.base.rows import RawRow, read_rows
@@ -76,16 +77,22 @@ def read_each_prompt(path: Path) -> list[PromptRow]:
 
 def _row(raw: RawRow, path: Path) -> PromptRow:
     """The prompt of a row. Raises DataError with the place if it holds none that can be asked."""
+    turns, name, group = prompt_in(raw.value, raw.where)
+    return PromptRow(id=name or f"{path.stem}:{raw.number}", messages=turns, group=group)
+
+
+def prompt_in(row: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], str | None, str | None]:
+    """The turns of a row up to the user's last, its id and its group. Raises DataError, naming `where`, without one."""
     try:
-        turns = conversation(raw.value).turns
-        name, group = (cell(raw.value, LabelRule(), word) for word in ("id", "group"))
+        turns = conversation(row).turns
+        name, group = (cell(row, LabelRule(), word) for word in ("id", "group"))
     except DataError as e:
-        raise DataError(f"{raw.where}: {e.message}", e.hint) from None
+        raise DataError(f"{where}: {e.message}", e.hint) from None
     while turns and turns[-1].role == "assistant":
         turns = turns[:-1]
     if not turns or turns[-1].role != "user":
-        raise DataError(f"{raw.where}: there is no turn of the user to answer", "drop the row")
-    return PromptRow(id=name or f"{path.stem}:{raw.number}", messages=turns, group=group)
+        raise DataError(f"{where}: there is no turn of the user to answer", "drop the row")
+    return turns, name, group
 
 
 def _require_new(row: PromptRow, raw: RawRow, ids: dict[str, str]) -> None:

@@ -1,0 +1,228 @@
+"""The Python interface: each stage as a function on a run. `import demur` offers these lazily; see docs/python.md.
+
+1. `run` makes a run folder from a config, or goes on with it; `open_run` opens one that is there.
+2. `score`, `calibrate` and `evaluate` do one stage, or find it done, like the verbs of the command line.
+3. `decide` is arithmetic on scores: no model is called for another threshold or policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from demur.assembly.tables import DecisionTable, Scores
+from demur.base.errors import ConfigError
+from demur.core.decision import decide_many, on_doubt
+from demur.core.goal import Goal
+from demur.core.policy import Policy
+from demur.core.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from demur.assembly.run import Engine, Workspace
+    from demur.assembly.steps import Observer
+    from demur.core.example import Split
+    from demur.store.metrics_file import Evaluation
+    from demur.store.run import Stage
+
+__all__ = ["Goal", "Policy", "Run", "Taxonomy", "calibrate", "decide", "evaluate", "open_run", "run", "score"]
+
+
+class Run:
+    """A run folder with its config, seen by its own policy or by one that it keeps beside it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._engine: Engine | None = None
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.workspace.folder.root
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The categories and their control tokens."""
+        return self.workspace.config.taxonomy
+
+    @property
+    def policy(self) -> Policy:
+        """The calibrated policy. Raises ArtifactError if there is none, or if it is out of date."""
+        from demur.store.policy_file import read_policy  # noqa: PLC0415 - pydantic and pyarrow: only when read
+
+        self.workspace.folder.require_fresh("calibrate")
+        return read_policy(self.workspace.folder.policy)
+
+    @property
+    def engine(self) -> Engine:
+        """The trained model; its weights are loaded with the first prompt, once for this object."""
+        if self._engine is None:
+            from demur.assembly.run import Engine  # noqa: PLC0415
+
+            self._engine = Engine(self.workspace)
+        return self._engine
+
+    @property
+    def done(self) -> tuple[Stage, ...]:
+        """The stages that have finished."""
+        from demur.store.run import STAGES  # noqa: PLC0415
+
+        return tuple(stage for stage in STAGES if self.workspace.folder.receipt(stage) is not None)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, engine {self.workspace.config.engine}, done: {', '.join(self.done) or '-'})"
+
+
+def open_run(folder: str | Path, policy: str | None = None) -> Run:
+    """The run in a folder. policy: the name of one that it keeps beside its own.
+
+    Raises ArtifactError if there is no run, ConfigError if it keeps no such policy.
+    """
+    from demur.assembly.run import Workspace, reopen  # noqa: PLC0415 - the whole pipeline
+
+    workspace = reopen(Path(folder))
+    if policy is None:
+        return Run(workspace)
+    if policy not in (names := workspace.folder.policy_names):
+        raise ConfigError(
+            f"{folder} keeps no policy {policy!r}", f"policies beside its own: {', '.join(names) or 'none'}"
+        )
+    return Run(Workspace(workspace.folder.named(policy), workspace.config))
+
+
+def run(
+    config: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    observer: Observer | None = None,
+) -> Run:
+    """All stages of a config, skipping what is done; evaluate and report only where the run's engine writes answers.
+
+    config: a TOML file, or its tables as a dict. out: the run folder; runs/ and the config's name by default.
+    data: the folder of the config's sources of files. observer: is told how the stages go; nobody by default.
+    Raises what the stages raise: DataError, EngineError, GoalInfeasible, ...
+    """
+    from demur.assembly.config import config_from, load_config  # noqa: PLC0415 - the whole pipeline
+    from demur.assembly.run import planned  # noqa: PLC0415
+    from demur.assembly.steps import Steps, stages_of  # noqa: PLC0415
+
+    folder = Path(data) if data is not None else None
+    if isinstance(config, Mapping):
+        loaded = config_from(config, "config", base=Path(), data_folder=folder)
+    else:
+        loaded = load_config(Path(config), data_folder=folder)
+    workspace = planned(loaded, Path(out) if out is not None else Path("runs") / loaded.name)
+    steps = Steps(workspace, observer)
+    steps.check(stages_of(loaded))
+    for stage in stages_of(loaded):
+        steps.perform(stage)
+        if stage == "data":  # from here on there is a run to come back to
+            workspace.keep()
+    return Run(workspace)
+
+
+@overload
+def score(run: Run | str | Path, *, observer: Observer | None = None) -> Mapping[Split, Scores]: ...
+@overload
+def score(run: Run | str | Path, prompts: Iterable[Any], *, policy: Policy | None = None) -> Scores: ...
+def score(
+    run: Run | str | Path,
+    prompts: Iterable[Any] | None = None,
+    *,
+    policy: Policy | None = None,
+    observer: Observer | None = None,
+) -> Mapping[Split, Scores] | Scores:
+    """The run's held-out splits scored, or the scores of prompts.
+
+    prompts: texts, or rows with a prompt or a conversation in any shape of docs/data.md; a DataFrame or a Dataset of
+    such rows does as well. Ids are those of the rows, else their numbers. policy: score as this policy has prompts
+    scored, which is by its cascade if it has one. Raises DataError, naming the row, on one without a prompt.
+    """
+    opened = _opened(run)
+    if prompts is None:
+        from demur.assembly.steps import Steps  # noqa: PLC0415 - the whole pipeline
+
+        tables = Steps(opened.workspace, observer).perform("score")
+        fingerprint, choices = opened.engine.fingerprint, opened.taxonomy.choices
+        return {s: Scores(table=t, choices=choices, fingerprint=fingerprint) for s, t in tables.items()}
+    from demur.assembly.prompts import prompts_of  # noqa: PLC0415
+    from demur.core.score import ScoreTable  # noqa: PLC0415
+
+    asked = prompts_of(prompts)
+    engine = opened.engine if policy is None else opened.engine.under(policy)
+    logp_NC = engine.logp(list(asked.values()))
+    table = ScoreTable(ids=tuple(asked), logp_NC=logp_NC)
+    return Scores(table=table, choices=opened.taxonomy.choices, fingerprint=engine.fingerprint)
+
+
+def calibrate(
+    run: Run | str | Path,
+    goal: str | Goal | Iterable[str | Goal] | None = None,
+    *,
+    name: str | None = None,
+    observer: Observer | None = None,
+    **settings: Any,
+) -> Policy:
+    """Choose thresholds that meet a goal, on the calibrate split; no model is called.
+
+    goal: such as "false_refusal <= 0.02", or several; the config's by default. name: keep the policy under this name,
+    beside the run's own. settings: others of [calibrate], such as confidence=0.9. Raises GoalInfeasible if no
+    thresholds meet the goal, ConfigError on an unknown setting.
+    """
+    from demur.assembly.steps import Steps  # noqa: PLC0415 - the whole pipeline
+
+    goals = [goal] if isinstance(goal, str | Goal) else list(goal or ())
+    texts = "; ".join(g if isinstance(g, str) else g.text for g in goals) or None
+    workspace = _changed(_opened(run), "calibrate", {"goal": texts, "name": name, **settings})
+    policy: Policy = Steps(workspace, observer).perform("calibrate")
+    return policy
+
+
+def decide(policy: Policy, scores: Scores) -> DecisionTable:
+    """Decide each prompt by its score; the only thing compared is numbers.
+
+    Raises PolicyError where the scores are known to be of another model, ConfigError where they are of other choices.
+    """
+    if scores.choices != policy.taxonomy.choices:
+        raise ConfigError(
+            f"scores of {', '.join(scores.choices)} under a policy of {', '.join(policy.taxonomy.choices)}",
+            "score with the model that the policy was made for",
+        )
+    if scores.fingerprint is not None:
+        policy.require_model(scores.fingerprint)
+    found = decide_many(policy, scores.table.logp_NC)
+    undecided_N = found.doubt_N if on_doubt(policy) == "error" else np.zeros_like(found.doubt_N)
+    words = tuple(
+        "undecided" if undecided else scores.choices[column]
+        for column, undecided in zip(found.choice_N, undecided_N, strict=True)
+    )
+    return DecisionTable(policy=policy.name, ids=scores.table.ids, decision=words, decisions=found)
+
+
+def evaluate(run: Run | str | Path, *, observer: Observer | None = None, **settings: Any) -> Evaluation:
+    """Answer and judge the test prompts under the run's policy, and under others for comparison.
+
+    settings: of [evaluate], such as judge="phrases" or limit=200. Raises ConfigError on an unknown setting, and where
+    the run's engine writes no answers.
+    """
+    from demur.assembly.steps import Steps  # noqa: PLC0415 - the whole pipeline
+
+    evaluation: Evaluation = Steps(_changed(_opened(run), "evaluate", settings), observer).perform("evaluate")
+    return evaluation
+
+
+def _opened(run: Run | str | Path) -> Run:
+    return run if isinstance(run, Run) else open_run(run)
+
+
+def _changed(run: Run, stage: Stage, settings: Mapping[str, Any]) -> Workspace:
+    """The run with other settings of a stage. Raises ConfigError, with those there are, on an unknown one."""
+    known = [f.name for f in fields(getattr(run.workspace.config, stage))]
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"[{stage}] has no setting {name!r}", f"settings: {', '.join(known)}")
+    return run.workspace.changed(stage, **settings)

@@ -1,0 +1,40 @@
+"""Prompts as Python callers have them: texts, rows, data frames, datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from demur.base.errors import DataError
+from demur.core.example import Message
+from demur.core.ports import Prompt
+from demur.core.rows.turns import checked
+from demur.store.prompts_file import prompt_in
+
+
+def prompts_of(rows: Iterable[Any]) -> dict[str, Prompt]:
+    """Prompts by id. A text is one user message; a row is read as in docs/data.md, without a reply at its end.
+
+    Raises DataError, naming the row by its number, on one that holds no prompt, and on an id that two rows have.
+    """
+    if hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # a DataFrame, which iterates over its columns' names
+        rows = rows.to_dict("records")
+    found: dict[str, Prompt] = {}
+    for number, row in enumerate(rows):
+        name, messages = _prompt(row, f"row {number}")
+        name = str(number) if name is None else name
+        if name in found:
+            raise DataError(f"row {number}: another row has the id {name!r}", "give each row an id of its own")
+        found[name] = messages
+    return found
+
+
+def _prompt(row: Any, where: str) -> tuple[str | None, Prompt]:
+    if isinstance(row, str):
+        if not row.strip():
+            raise DataError(f"{where}: there is no prompt", "leave out empty texts")
+        return None, (Message(role="user", content=checked(row, "prompt")),)
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where} is {type(row).__name__}", "give texts, or rows such as {'prompt': '...'}")
+    turns, name, _ = prompt_in(row, where)
+    return name, turns

@@ -1,0 +1,152 @@
+"""Scores and decisions as tables for notebooks: to and from pandas and Hugging Face datasets.
+
+A row is a prompt. Columns of scores: `id`, a natural-log probability for each choice ("respond", then the categories),
+`leftover`. Columns of decisions: `id`, `decision`, `refuses`, `margin`, `doubt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from demur.base.errors import MissingDependency, ScoreError
+from demur.base.html import table_html
+from demur.core.decision import Decisions
+from demur.core.policy import Fingerprint
+from demur.core.score import ScoreTable
+from demur.core.taxonomy import RESPOND
+
+SHOWN = 10  # rows of a table that a notebook shows
+_BESIDE = ("id", "leftover")  # columns of scores that hold none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Scores:
+    """Scores with what their columns mean and which model they are of."""
+
+    table: ScoreTable
+    choices: tuple[str, ...]  # by column: "respond", then the categories
+    fingerprint: Fingerprint | None = None  # None: nobody knows, as after a trip through pandas
+
+    def __len__(self) -> int:
+        return len(self.table.ids)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The table by column: see the head of this module."""
+        logp_CN = self.table.logp_NC.T.tolist()
+        return {
+            "id": list(self.table.ids),
+            **dict(zip(self.choices, logp_CN, strict=True)),
+            "leftover": self.table.leftover_N.tolist(),
+        }
+
+    def to_pandas(self) -> Any:
+        """A DataFrame. Raises MissingDependency without pandas."""
+        return _pandas().DataFrame(self.columns())
+
+    def to_datasets(self) -> Any:
+        """A datasets.Dataset. Raises MissingDependency without datasets."""
+        return _datasets().Dataset.from_dict(self.columns())
+
+    @classmethod
+    def from_pandas(cls, frame: Any, fingerprint: Fingerprint | None = None) -> Scores:
+        """Scores of a DataFrame with such columns. Raises ScoreError on what is no log-probability."""
+        return cls.from_columns({name: frame[name].tolist() for name in frame.columns}, fingerprint)
+
+    @classmethod
+    def from_datasets(cls, dataset: Any, fingerprint: Fingerprint | None = None) -> Scores:
+        """Scores of a datasets.Dataset with such columns. Raises ScoreError on what is no log-probability."""
+        return cls.from_columns({name: list(dataset[name]) for name in dataset.column_names}, fingerprint)
+
+    @classmethod
+    def from_columns(cls, columns: dict[str, list[Any]], fingerprint: Fingerprint | None = None) -> Scores:
+        """Scores from their columns, in any order. Raises ScoreError, naming the column, if one is missing."""
+        for name in ("id", RESPOND):
+            if name not in columns:
+                raise ScoreError(f"there is no column {name!r} among {', '.join(columns)}", "see demur.Scores.columns")
+        choices = (RESPOND, *(name for name in columns if name not in (*_BESIDE, RESPOND)))
+        logp_NC = np.array([columns[name] for name in choices], dtype=np.float32).T
+        table = ScoreTable(ids=tuple(map(str, columns["id"])), logp_NC=logp_NC)
+        return cls(table=table, choices=choices, fingerprint=fingerprint)
+
+    def __repr__(self) -> str:
+        left = f", leftover mass {self.table.leftover_N.mean():.4f}" if len(self) else ""
+        return f"Scores({len(self)} prompts, {', '.join(self.choices)}{left})"
+
+    def _repr_html_(self) -> str:
+        probability = np.exp(self.table.logp_NC[:SHOWN])
+        rows = [
+            (name, *(f"{p:.4f}" for p in p_C), f"{left:.4f}")
+            for name, p_C, left in zip(self.table.ids[:SHOWN], probability, self.table.leftover_N[:SHOWN], strict=True)
+        ]
+        return table_html(("id", *self.choices, "leftover"), rows, _caption(len(self), "probabilities"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecisionTable:
+    """What a policy makes of each prompt."""
+
+    policy: str  # its name
+    ids: tuple[str, ...]
+    decision: tuple[str, ...]  # "respond", a category, or "undecided" where doubt is an error
+    decisions: Decisions
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The table by column: see the head of this module."""
+        return {
+            "id": list(self.ids),
+            "decision": list(self.decision),
+            "refuses": self.decisions.refuses_N.tolist(),
+            "margin": self.decisions.margin_N.tolist(),
+            "doubt": self.decisions.doubt_N.tolist(),
+        }
+
+    def to_pandas(self) -> Any:
+        """A DataFrame. Raises MissingDependency without pandas."""
+        return _pandas().DataFrame(self.columns())
+
+    def to_datasets(self) -> Any:
+        """A datasets.Dataset. Raises MissingDependency without datasets."""
+        return _datasets().Dataset.from_dict(self.columns())
+
+    def __repr__(self) -> str:
+        refused = int(self.decisions.refuses_N.sum())
+        return f"Decisions({len(self)} prompts, {refused} refused, policy {self.policy!r})"
+
+    def _repr_html_(self) -> str:
+        margin_N, doubt_N = self.decisions.margin_N, self.decisions.doubt_N
+        rows: Sequence[Sequence[str]] = [
+            (name, word, f"{margin_N[n]:+.2f}", "doubt" if doubt_N[n] else "")
+            for n, (name, word) in enumerate(zip(self.ids[:SHOWN], self.decision, strict=False))
+        ]
+        return table_html(("id", "decision", "margin", ""), rows, _caption(len(self), f"policy {self.policy}"))
+
+
+def _caption(count: int, what: str) -> str:
+    return f"{what}: {count} prompts" + (f", the first {SHOWN}" if count > SHOWN else "")
+
+
+def _pandas() -> Any:
+    try:
+        import pandas  # noqa: PLC0415 - no dependency of ours
+    except ModuleNotFoundError as e:
+        if e.name != "pandas":
+            raise
+        raise MissingDependency("to_pandas needs pandas", "pip install pandas") from None
+    return pandas
+
+
+def _datasets() -> Any:
+    try:
+        import datasets  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as e:
+        if e.name != "datasets":
+            raise
+        raise MissingDependency("to_datasets needs datasets", "pip install 'demur[hub]'") from None
+    return datasets

@@ -1,0 +1,137 @@
+"""A run as a service: its settings, its back end and its policies put together.
+
+Settings come from a TOML file with the tables [server], [limits], [files] and [backend]; what a caller gives beside the
+file counts more. The back end is made first, so that policies are read for the model that it serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from demur.assembly.backends import default_backend, front_of_policies, make_backend
+from demur.assembly.config import build
+from demur.assembly.run import Workspace, reopen
+from demur.base.boundary import read_toml
+from demur.base.errors import ConfigError
+from demur.server.settings import Limits, Settings
+from demur.store.policy_folder import read_folder
+from demur.store.run import RunFolder, run_of
+from demur.store.tenants_file import read_tenants
+
+if TYPE_CHECKING:
+    from demur.assembly.api import Run
+    from demur.server.app import Service
+
+TABLES = ("server", "limits", "files", "backend")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Files:
+    """[files] of the settings; relative paths start at the settings file."""
+
+    policies: Path | None = None  # None: the run's own policy
+    tenants: Path | None = None  # None: no keys, and nobody but this machine
+    watch: tuple[Path, ...] | None = None  # runs whose promises are watched; None: this run
+    live: Path | None = None  # a folder for the scores of served requests; None: they are not written
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """Everything that the settings file and the caller say."""
+
+    settings: Settings
+    files: Files
+    backend: Mapping[str, Any] = field(default_factory=dict)  # kind, url, and the options of that kind
+    where: str = "settings"  # names the file in errors
+
+
+def read_start(path: Path | None, workspace: Workspace, given: Mapping[str, Mapping[str, Any]]) -> Start:
+    """What is given, over the settings file, over defaults. given: by table; a value of None is none.
+
+    Raises ConfigError naming the key.
+    """
+    table = read_toml(path) if path else {}
+    for name in (*table, *given):
+        if name not in TABLES:
+            raise ConfigError(f"{path}: {name}: unknown table", f"known tables: {', '.join(TABLES)}")
+    own = {name: {k: v for k, v in given.get(name, {}).items() if v is not None} for name in TABLES}
+    server = {"model": workspace.config.name, **table.get("server", {}), **own["server"]}
+    limits = build(Limits, {**table.get("limits", {}), **own["limits"]}, f"{path}: limits")
+    listed = _anchored(build(Files, table.get("files", {}), f"{path}: files"), path.parent if path else Path())
+    return Start(
+        settings=replace(build(Settings, server, f"{path}: server"), limits=limits),
+        files=replace(listed, **own["files"]),
+        backend={**table.get("backend", {}), **own["backend"]},
+        where=str(path),
+    )
+
+
+def open_service(workspace: Workspace, start: Start) -> Service:
+    """The service of a run, ready to listen; its model is loaded, or the server behind is named.
+
+    Raises ArtifactError on policies that are out of date, PolicyError on those of another model, ConfigError on
+    settings that contradict each other or the run.
+    """
+    from demur.server.app import Service  # noqa: PLC0415 - fastapi and its kin: an extra
+    from demur.server.policies import Access  # noqa: PLC0415
+
+    path = _policies(workspace.folder, start.files.policies)
+    if (of := run_of(path)) is not None:  # of this run or of another
+        of.require_fresh("calibrate")
+    tenants = read_tenants(start.files.tenants) if start.files.tenants else None
+    options = dict(start.backend)
+    kind, url = options.pop("kind", default_backend(workspace)), options.pop("url", None)
+    workspace = replace(workspace, front=front_of_policies(read_folder(path)))
+    backend = make_backend(kind, workspace, url, options, f"{start.where}: backend")
+    policies = read_folder(path, backend.fingerprint, start.settings.trust)
+    access = Access(policies=policies, tenants=tenants, tenants_file=start.files.tenants)
+    watched = _watched_runs(workspace, start.files.watch)
+    return Service(start.settings, backend, access, watched, start.files.live)
+
+
+def serve(
+    run: Run | str | Path,
+    settings: str | Path | None = None,
+    *,
+    started: Callable[[str], None] | None = None,
+    **tables: Mapping[str, Any],
+) -> None:
+    """Answer OpenAI's chat protocol under the run's policy until SIGTERM or SIGINT. Blocks; listens on this machine.
+
+    settings: a TOML file as for `demur serve --config`. started: is told the address once it can be reached. tables:
+    what counts more than the file, such as server={"port": 0}, backend={"kind": "fake"}. Raises what open_service
+    raises, and OSError if the address cannot be had.
+    """
+    from demur.server.run import run as run_until_told  # noqa: PLC0415 - uvicorn: an extra
+
+    workspace = reopen(Path(run)) if isinstance(run, str | Path) else run.workspace
+    start = read_start(Path(settings) if settings is not None else None, workspace, tables)
+    run_until_told(open_service(workspace, start), started or (lambda _: None))
+
+
+def _policies(folder: RunFolder, named: Path | None) -> Path:
+    """The policies to serve: a folder, a file, or the name of one that the run keeps. None: the run's own."""
+    if named is not None and named.name in folder.policy_names and not named.exists():
+        return folder.named(named.name).policy
+    return named or folder.policy
+
+
+def _anchored(files: Files, base: Path) -> Files:
+    return Files(
+        policies=base / files.policies if files.policies else None,
+        tenants=base / files.tenants if files.tenants else None,
+        watch=None if files.watch is None else tuple(base / w for w in files.watch),
+        live=base / files.live if files.live else None,
+    )
+
+
+def _watched_runs(workspace: Workspace, named: Sequence[Path] | None) -> list[RunFolder]:
+    """The runs that policies are watched from. Raises ArtifactError if one that was named holds no scores."""
+    if named is None:
+        return [workspace.folder]
+    for root in named:
+        RunFolder(root).require("score")
+    return [RunFolder(root) for root in named]
