@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -13,7 +15,7 @@ from demur.core.decision import decide_many
 from demur.core.policy import CategoryPolicy, Fingerprint, Policy, natural
 from demur.core.ports import Answerer
 from demur.core.taxonomy import coconot, single
-from demur.engines.hf.engine import HfEngine
+from demur.engines.hf.engine import HfEngine, shared_start
 from demur.engines.hf.load import PRESETS
 from tests.builders import undoubted
 from tests.engines.checkpoints import TEMPLATES, user
@@ -87,6 +89,26 @@ def test_batched_scores_equal_those_of_each_prompt_alone_and_by_the_book(engine)
     assert logp_NC.dtype == np.float32
     np.testing.assert_allclose(logp_NC, np.concatenate([engine.logp([p]) for p in PROMPTS]), atol=1e-4)
     np.testing.assert_allclose(logp_NC, [plain_logp(engine, p) for p in PROMPTS], atol=1e-4)
+
+
+def test_what_prompts_begin_with_is_read_once_and_their_scores_stay(engine):
+    asked = [user("Answer with care, in one sentence, and say where you know it from: " * 2 + q) for q in "ABCDEFGH"]
+    longest = max(len(engine.encoder.prompt(p)) for p in asked)
+    engine.logp(asked[:1])
+    assert engine.sharing_is_harmless
+    with Passes(engine) as passes:
+        logp_NC = engine.logp(asked)
+    (one, start), (rows, rest) = passes.shapes
+    assert (one, rows, start + rest) == (1, len(asked), longest)
+    assert rest < start
+    np.testing.assert_allclose(logp_NC, [plain_logp(engine, p) for p in asked], atol=1e-4)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5))
+def test_a_shared_start_is_the_longest_that_leaves_each_row_a_token(rows):
+    n = shared_start(rows)
+    assert all(row[:n] == rows[0][:n] and len(row) > n for row in rows)
+    assert any(len(row) == n + 1 or row[: n + 1] != rows[0][: n + 1] for row in rows)
 
 
 def test_one_prefill_writes_what_two_prefills_write_token_for_token(engine):

@@ -33,6 +33,7 @@ from demur.engines.tokens import ChatEncoder, load_tokenizer
 LOGITS_PER_BATCH = 2**23  # at most so many float32 logits at once: 32 MB, whatever the vocabulary
 # |logp| by which a row may differ alone and in a padded batch; half precision rounds a logit of 16 to 1/8.
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
+SHARED_TOKENS = 128  # that reading a shared start once must save in a batch, to be worth a forward pass of its own
 
 
 @dataclass(kw_only=True, eq=False)
@@ -99,7 +100,7 @@ class HfEngine:
         lengths = [len(ids) for ids in unique]
         done = 0
         for batch in self._score_batches(lengths):
-            logp_NC[batch] = self._score([unique[n] for n in batch])
+            logp_NC[batch] = self._score_batch([unique[n] for n in batch])
             done += sum(copies[unique[n]] for n in batch)
             progress(done, len(prompts))
         at = {ids: n for n, ids in enumerate(unique)}
@@ -154,7 +155,7 @@ class HfEngine:
         (short,) = self._encode([(Message(role="user", content="Hello."),)], room=0)
         longer = (short * 8)[: self.rules.context]
         gap = np.abs(self._score([short]) - self._score([short, longer])[:1]).max()
-        return bool(gap <= (TOLERANCE if self.network.dtype == torch.float32 else HALF_TOLERANCE))
+        return bool(gap <= self._tolerance)
 
     def _encode(self, prompts: Sequence[Prompt], *, room: int) -> list[tuple[int, ...]]:
         """Ids of each prompt up to where its control token belongs. room: positions that must be left after it.
@@ -189,13 +190,52 @@ class HfEngine:
                 batches.append([n])
         return batches
 
-    def _score(self, rows: Sequence[Sequence[int]]) -> Floats:
-        """Scores of one batch, (B, C): right padding, no mask, the output head on each row's last token."""
-        lengths_B = torch.tensor([len(ids) for ids in rows])
+    @cached_property
+    def sharing_is_harmless(self) -> bool:
+        """Whether a row scores as it does alone where its start was read once for several: true of causal decoders."""
+        (one,), (other,) = (self._encode([(Message(role="user", content=c),)], room=0) for c in ("Hello.", "No!"))
+        shared = shared_start([one, other])
+        cache = self._read_start(one[:shared], rows=2) if shared else None
+        if cache is None:
+            return False
+        gap = np.abs(self._score([one]) - self._score([one, other], cache, shared)[:1]).max()
+        return bool(gap <= self._tolerance)
+
+    @property
+    def _tolerance(self) -> float:
+        return TOLERANCE if self.network.dtype == torch.float32 else HALF_TOLERANCE
+
+    def _score_batch(self, rows: Sequence[Sequence[int]]) -> Floats:
+        """Scores of one batch, (B, C). What all rows begin with, a system prompt for instance, is read once."""
+        shared = shared_start(rows)
+        if shared * (len(rows) - 1) < SHARED_TOKENS or not self.sharing_is_harmless:
+            return self._score(rows)
+        return self._score(rows, self._read_start(rows[0][:shared], len(rows)), shared)
+
+    @torch.inference_mode()
+    def _read_start(self, ids: Sequence[int], rows: int) -> Any:
+        """The key-value cache after these ids, for so many rows; None where the model keeps none that can be copied."""
+        with head_on(self.network, lambda hidden_BTd: hidden_BTd[:, -1:]):
+            read = self.network(torch.tensor([list(ids)], device=self.network.device), use_cache=True)
+        cache = getattr(read, "past_key_values", None)
+        if not hasattr(cache, "batch_repeat_interleave"):
+            return None
+        cache.batch_repeat_interleave(rows)
+        return cache
+
+    @torch.inference_mode()
+    def _score(self, rows: Sequence[Sequence[int]], cache: Any = None, start: int = 0) -> Floats:
+        """Scores, (B, C): right padding, no mask, the output head on each row's last token.
+
+        cache: of the first `start` ids of the rows, which are all alike; it is used up.
+        """
+        lengths_B = torch.tensor([len(ids) - start for ids in rows])
         longest = int(lengths_B.max())
-        ids_BT = torch.tensor([[*ids, *[self.filler] * (longest - len(ids))] for ids in rows])
+        ids_BT = torch.tensor([[*ids[start:], *[self.filler] * (longest - len(ids) + start)] for ids in rows])
         with head_on(self.network, last_rows(lengths_B)):
-            logits_BTV = self.network(ids_BT.to(self.network.device), use_cache=False).logits
+            logits_BTV = self.network(
+                ids_BT.to(self.network.device), past_key_values=cache, use_cache=cache is not None
+            ).logits
         return control_scores(only_row(logits_BTV), self.encoder.token_ids)
 
     def _answers(self, prefix: Prefix, rows: Sequence[tuple[int, int]]) -> list[Answer]:
@@ -207,3 +247,10 @@ class HfEngine:
             Answer(text=text.strip(), finished=w.finished, tokens=len(w.ids))
             for text, w in zip(texts, written, strict=True)
         ]
+
+
+def shared_start(rows: Sequence[Sequence[int]]) -> int:
+    """How many ids all rows begin with, at least one left over in each."""
+    first, last = min(rows), max(rows)  # all others lie between the two, and so begin as they do
+    alike = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return min(alike, min(map(len, rows)) - 1)
