@@ -217,7 +217,7 @@ class HfEngine:
         """The key-value cache after these ids, for so many rows; None where the model keeps none that can be copied."""
         with head_on(self.network, lambda hidden_BTd: hidden_BTd[:, -1:]):
             read = self.network(torch.tensor([list(ids)], device=self.network.device), use_cache=True)
-        cache = getattr(read, "past_key_values", None)
+        cache: Any = getattr(read, "past_key_values", None)
         if not hasattr(cache, "batch_repeat_interleave"):
             return None
         cache.batch_repeat_interleave(rows)
@@ -251,6 +251,6 @@ class HfEngine:
 
 def shared_start(rows: Sequence[Sequence[int]]) -> int:
     """How many ids all rows begin with, at least one left over in each."""
-    first, last = min(rows), max(rows)  # all others lie between the two, and so begin as they do
+    first, last = min(map(tuple, rows)), max(map(tuple, rows))  # all others lie between the two, and so begin as they do
     alike = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return min(alike, min(map(len, rows)) - 1)
