@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -254,4 +253,5 @@ def shared_start(rows: Sequence[Sequence[int]]) -> int:
     """How many ids all rows begin with, at least one left over in each."""
     # All others lie between the first and the last of them, and so begin as these do.
     first, last = min(map(tuple, rows)), max(map(tuple, rows))
-    return min(len(commonprefix([first, last])), min(map(len, rows)) - 1)
+    alike = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return min(alike, min(map(len, rows)) - 1)
