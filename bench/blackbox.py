@@ -37,7 +37,7 @@ from demur.base.arrays import Bools, Doubles
 from demur.base.errors import GoalInfeasible
 from demur.base.rows import read_rows
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goals
+from demur.core.goals.parse import parse_goals
 from demur.core.policy import CategoryPolicy, Policy, natural
 from demur.core.predictor import scores_of
 from demur.core.score import ScoreTable

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from demur.core.decision import compared_scores, decide_many
-from demur.core.goal import parse_goals
+from demur.core.goals.parse import parse_goals
 from demur.core.policy import NEVER, CategoryPolicy, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot

@@ -20,7 +20,7 @@ from scipy.stats import fisher_exact
 from demur.base.arrays import Floats
 from demur.base.errors import GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goal
+from demur.core.goals.parse import parse_goal
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores, label_scores

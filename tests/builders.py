@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from demur.core.guarantee import Promise
+from demur.core.goals.results import Promise
 from demur.core.policy import NEVER, RULES, CategoryPolicy, DoubtRule, Fingerprint, Policy
 from demur.core.rates import Rate
 from demur.core.score import ScoreTable

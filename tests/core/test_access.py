@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from demur.base.errors import AccessError, PolicyError
 from demur.core.access import PolicyAsk, Tenant, effective, permitted
 from demur.core.decision import decide_many
-from demur.core.guarantee import Promise
+from demur.core.goals.results import Promise
 from demur.core.policy import ALWAYS, NEVER, RULES, THRESHOLD_RULES, CategoryPolicy, CurvePoint, Policy, Sensitivity
 from demur.core.rates import Rate
 from tests.builders import THRESHOLDS, logp, policy, taxonomy, with_category

@@ -11,7 +11,7 @@ from mapie.metrics.calibration import (
 )
 from mapie.risk_control import BinaryClassificationController, recall
 
-from demur.core.guarantee import Certified
+from demur.core.goals.results import Certified
 from demur.stats.calibration.binless import kolmogorov_smirnov, spiegelhalter
 from demur.stats.calibration.views import view
 from demur.stats.calibrators.venn_abers import venn_abers_of

@@ -6,8 +6,8 @@ from tests.builders import labelled, log_softmax, policy
 from tests.fake_run import examples
 
 from demur.base.errors import GoalError
-from demur.core.goal import parse_goals
-from demur.core.guarantee import Uncertified
+from demur.core.goals.parse import parse_goals
+from demur.core.goals.results import Uncertified
 from demur.core.policy import NEVER
 from demur.core.taxonomy import coconot
 from demur.stages.plan_labels import Config, for_rows, run

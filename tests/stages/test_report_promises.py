@@ -5,7 +5,7 @@ import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goal
+from demur.core.goals.parse import parse_goal
 from demur.pages.drawing import probit
 from demur.stages import calibrate, evaluate, report
 from demur.stages.report import curves, risks, tables

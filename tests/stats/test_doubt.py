@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from demur.base.errors import DemurError, GoalError, GoalInfeasible
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goal, parse_goals
-from demur.core.guarantee import Certified
+from demur.core.goals.parse import parse_goal, parse_goals
+from demur.core.goals.results import Certified
 from demur.core.policy import ALWAYS, NEVER, DoubtRule
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.losses import board_of, losses_of

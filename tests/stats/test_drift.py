@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import DataError, ScoreError
-from demur.core.guarantee import Promise
+from demur.core.goals.results import Promise
 from demur.core.rates import Rate
 from demur.stats.drift import audit, martingale, watch
 from demur.stats.drift.audit import Audit

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goal
+from demur.core.goals.parse import parse_goal
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.predictor import predictor_fingerprint, scores_of
 from demur.core.score import ScoreTable

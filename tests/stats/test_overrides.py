@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import PolicyError, TaxonomyError
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goals
+from demur.core.goals.parse import parse_goals
 from demur.stats.overrides import with_overrides
 from demur.stats.thresholds.solve import How, choose_all
 from tests.builders import policies, policy, rows, simulated_rows

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import PolicyError
-from demur.core.guarantee import Promise
+from demur.core.goals.results import Promise
 from demur.core.policy import (
     NEVER,
     RULES,

@@ -11,12 +11,13 @@ from functools import cache
 import numpy as np
 from scipy.stats import binom
 
-from demur.core.goal import parse_goals
-from demur.core.guarantee import Certified
+from demur.core.goals.parse import parse_goals
+from demur.core.goals.results import Certified
 from demur.core.policy import NEVER, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.stats.labelled import LabelledScores
+from demur.stats.slices import settled
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.procedures import (
     Request,
@@ -28,7 +29,6 @@ from demur.stats.thresholds.procedures import (
     certify_vectors,
 )
 from demur.stats.thresholds.search import split_rows
-from demur.stats.thresholds.slices import settled
 from demur.stats.thresholds.solve import Granted, How, certify
 from demur.stats.thresholds.worth import Aim
 from tests.builders import policy

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom
 
 from demur.core.decision import compared_scores, decide_many
-from demur.core.guarantee import Certified
+from demur.core.goals.results import Certified
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.thresholds.closed_form import certify_false_refusal
 from tests.validity.population import DELTA, Tally, population

@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from demur.core.cascade.front import Edges, cascade_scores
 from demur.core.decision import compared_scores, decide_many
-from demur.core.guarantee import Certified
+from demur.core.goals.results import Certified
 from demur.core.policy import NEVER, CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
 from demur.stats.thresholds.closed_form import certify_false_refusal

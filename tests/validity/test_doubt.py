@@ -7,7 +7,7 @@ import pytest
 
 from demur.base.errors import GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goal
+from demur.core.goals.parse import parse_goal
 from demur.stats.doubt import measured_rule
 from demur.stats.thresholds.select import choose
 from tests.builders import MODEL, labelled, log_softmax, policy

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom, norm
 
 from demur.core.decision import compared_scores
-from demur.core.goal import parse_goal
+from demur.core.goals.parse import parse_goal
 from demur.stats.thresholds.select import choose
 from tests.builders import labelled, policy
 

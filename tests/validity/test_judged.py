@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from demur.core.goal import parse_goal, parse_goals
+from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.rates import Rate
 from demur.stats.judging.betting import upper_mean
 from demur.stats.labelled import UNCHECKED

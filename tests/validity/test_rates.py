@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from demur.base.errors import GoalInfeasible
-from demur.core.goal import parse_goals
+from demur.core.goals.parse import parse_goals
 from demur.core.score import ScoreTable
 from demur.stats.thresholds.rates import meet_rates
 from tests.validity.population import DELTA, coarse, plain, population, to_bfloat16

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from demur.core.goal import parse_goals
+from demur.core.goals.parse import parse_goals
 from demur.core.policy import NEVER
 from demur.core.score import ScoreTable
 from demur.stats.labelled import LabelledScores, Traits

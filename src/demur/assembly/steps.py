@@ -20,8 +20,8 @@ from demur.base.errors import ConfigError, DataError, GoalError, TaxonomyError
 from demur.base.files import sweep
 from demur.base.text import duration
 from demur.core.example import Example
-from demur.core.goal import parse_goals
-from demur.core.goal_text import lines_of
+from demur.core.goals.parse import parse_goals
+from demur.core.goals.reader import lines_of
 from demur.core.policy import Policy
 from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.predictor import PROMPTS

@@ -10,7 +10,7 @@ import typer
 from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
-from demur.core.goal import parse_goal
+from demur.core.goals.parse import parse_goal
 from demur.core.taxonomy import RESPOND
 from demur.stages import plan_labels
 from demur.stages.plan_labels import Config, Method, OnFailure, PlanRow, sentence

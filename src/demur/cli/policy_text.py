@@ -7,7 +7,7 @@ from typing import Any
 
 from demur.cli.show import note
 from demur.core import caught
-from demur.core.guarantee import Promise
+from demur.core.goals.results import Promise
 from demur.core.policy import Policy
 from demur.core.slices import mix_words, worst_words
 from demur.store.policy_file import policy_to_json

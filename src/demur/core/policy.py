@@ -11,7 +11,7 @@ from typing import Literal
 from demur.base.errors import AccessError, PolicyError, TaxonomyError
 from demur.base.html import table_html
 from demur.core.calibrator import IDENTITY, Calibrator, check_fits
-from demur.core.guarantee import Promise
+from demur.core.goals.results import Promise
 from demur.core.rates import Rate
 from demur.core.taxonomy import Taxonomy
 

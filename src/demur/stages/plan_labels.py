@@ -11,14 +11,15 @@ import numpy as np
 
 from demur.base.errors import GoalError
 from demur.core.example import Example
-from demur.core.goal import Goal, parse_goals
+from demur.core.goals.parse import parse_goals
+from demur.core.goals.promised import PromisedGoal, promised
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import label_scores
+from demur.stats.slices import rows_of, settled
 from demur.stats.thresholds.losses import one_per_group
-from demur.stats.thresholds.plan import PlanRow, counted, plan_row
-from demur.stats.thresholds.slices import rows_of, settled
+from demur.stats.thresholds.plan import PlanRow, plan_row
 from demur.stats.thresholds.solve import How, sets_to_try
 
 __all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run", "sentence"]
@@ -49,9 +50,9 @@ def run(config: Config) -> tuple[PlanRow, ...]:
     no promise or contradicts another, a category without a count, a goal that budgets cannot divide, shares that do not
     sum to 1, or a bad confidence.
     """
-    goals = parse_goals(config.goals)
+    goals = tuple(map(promised, parse_goals(config.goals)))
     told = dict(config.have) if config.have else None
-    return tuple(_planned(config, goals, goal, None if told is None else counted(goal, told)) for goal in goals)
+    return tuple(_planned(config, goals, goal, None if told is None else goal.rows_told(told)) for goal in goals)
 
 
 def for_rows(
@@ -70,21 +71,21 @@ def for_rows(
     template = Policy(
         name="plan", taxonomy=taxonomy, rule="heaviest", categories=(CategoryPolicy(),) * len(taxonomy.names)
     )
-    goals = settled(asked, template, rows)
+    goals = tuple(map(promised, settled(asked, template, rows)))
     found = []
     for goal in goals:
-        among_N = rows_of(goal, rows, [taxonomy.column(name) for name in goal.categories])
+        among_N = rows_of(goal, rows, taxonomy)
         have = int(one_per_group(rows.group_N, among_N, seed=0)[among_N].sum())
         found.append(_planned(config, goals, goal, math.floor(have * share)))
     return tuple(found)
 
 
-def _planned(config: Config, goals: Sequence[Goal], goal: Goal, have: int | None) -> PlanRow:
-    """The plan of one goal beside the others. Raises GoalError on one that is no promise."""
+def _planned(config: Config, goals: Sequence[PromisedGoal], goal: PromisedGoal, have: int | None) -> PlanRow:
+    """The plan of one goal beside the others."""
     how = How(confidence=config.confidence, method=config.method, shares=config.shares, on_failure=config.on_failure)
     parts = _parts(config, goal)
     row = plan_row(
-        replace(goal, level=goal.level / parts if goal.level else None),
+        replace(goal, level=goal.level / parts),
         have,
         how.delta / len(sets_to_try(goals, how)) / _tests(config, goals) / parts,
         tested=1.0 - how.learn_share if config.method in ("path", "vectors") else 1.0,
@@ -92,39 +93,33 @@ def _planned(config: Config, goals: Sequence[Goal], goal: Goal, have: int | None
     return replace(row, lowest=None if row.lowest is None else min(1.0, row.lowest * parts))
 
 
-def _tests(config: Config, goals: Sequence[Goal]) -> int:
+def _tests(config: Config, goals: Sequence[PromisedGoal]) -> int:
     """Into how many parts goals divide delta."""
     if config.method == "vectors":
         return 1
     if config.method in ("budgets", "graphical"):
         return len(goals)
-    return len({goal.kind == "missed_refusal" for goal in goals})
+    return len({goal.errs_when for goal in goals})
 
 
-def _parts(config: Config, goal: Goal) -> float:
+def _parts(config: Config, goal: PromisedGoal) -> float:
     """Into how many shares a goal's level, and its part of delta, are divided; the inverse of the smallest share."""
     if config.method not in ("budgets", "graphical"):
         return 1
-    if goal.kind == "missed_refusal":
+    if goal.errs_when == "answered":
         raise GoalError(f"goal {goal.text!r} cannot be split over categories", "use the method 'vectors'")
     if config.shares is not None:
-        own_K = _touched(goal, config.shares)
+        if unknown := [c for c in goal.categories if c not in config.shares]:
+            known = f"shares given: {', '.join(config.shares)}"
+            raise GoalError(f"goal {goal.text!r}: no share of {unknown[0]!r}", known)
+        own_K = [config.shares[name] for name in goal.deciders(tuple(config.shares))]
         return sum(own_K) / min(own_K)
-    if goal.category and goal.kind != "wrong_category":
-        return len(goal.categories)
+    if named := goal.deciders(()):  # whatever the other categories are
+        return len(named)
     if config.categories is None:
         raise GoalError(f"method {config.method!r} divides levels over the categories", "say how many: --categories 5")
-    alone = goal.kind == "wrong_category" and len(goal.categories) == 1
-    return config.categories - 1 if alone else config.categories
-
-
-def _touched(goal: Goal, shares: Mapping[str, float]) -> list[float]:
-    """The shares of the categories whose thresholds a goal is divided over."""
-    if unknown := [c for c in goal.categories if c not in shares]:
-        raise GoalError(f"goal {goal.text!r}: no share of {unknown[0]!r}", f"shares given: {', '.join(shares)}")
-    if goal.kind != "wrong_category":
-        return [shares[c] for c in goal.categories or shares]
-    return [share for c, share in shares.items() if goal.categories != (c,)]
+    others = config.categories - len(goal.categories)
+    return len(goal.deciders((*goal.categories, *(f"another {n}" for n in range(others)))))
 
 
 def sentence(row: PlanRow) -> str:

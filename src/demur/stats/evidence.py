@@ -12,15 +12,15 @@ import numpy as np
 from demur.base.arrays import Bools
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goal
-from demur.core.guarantee import Promise
+from demur.core.goals.parse import parse_goal
+from demur.core.goals.results import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
+from demur.stats.slices import settled
 from demur.stats.thresholds.exact import exact
 from demur.stats.thresholds.losses import Board, board_as_it_is, losses_of
 from demur.stats.thresholds.search import split_rows
-from demur.stats.thresholds.slices import settled
 from demur.stats.thresholds.solve import How
 
 

@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from demur.base.errors import DataError
-from demur.core.goal import Goal
+from demur.core.goals.kinds import Goal
+from demur.core.goals.promised import PromisedGoal
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.core.slices import NO_CATEGORY
@@ -32,7 +33,7 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
     """
     if not missing:
         return rows
-    if capped := [goal for goal in goals if goal.kind == "refusal_rate_cap"]:
+    if capped := [goal for goal in goals if isinstance(goal, PromisedGoal) and goal.whom == "any"]:
         raise DataError(
             f"goal {capped[0].text!r} speaks of all prompts, and {missing} of them have no outcome and no score",
             "promise false_refusal or missed_refusal, or ask again until each prompt has an outcome",

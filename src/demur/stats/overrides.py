@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goal
-from demur.core.guarantee import Promise
+from demur.core.goals.parse import parse_goal
+from demur.core.goals.results import Promise
 from demur.core.policy import Override, Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores

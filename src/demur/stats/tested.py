@@ -10,8 +10,8 @@ import numpy as np
 
 from demur.base.errors import DataError
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goal
-from demur.core.guarantee import Promise
+from demur.core.goals.parse import parse_goal
+from demur.core.goals.results import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.core.slices import Slice

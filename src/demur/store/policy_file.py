@@ -19,7 +19,7 @@ from pydantic import (
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.errors import DemurError, PolicyError
 from demur.base.files import digest_json, write_json
-from demur.core.guarantee import Promise
+from demur.core.goals.results import Promise
 from demur.core.policy import (
     CategoryPolicy,
     CurvePoint,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.core import bounds
-from demur.core.guarantee import Certified, CertifiedRange, Infeasible, Uncertified
+from demur.core.goals.results import Certified, CertifiedRange, Infeasible, Uncertified
 from demur.core.policy import NEVER
 from demur.stats.thresholds.closed_form import (
     Limits,

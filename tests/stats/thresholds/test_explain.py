@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from demur.core.goal import parse_goals
-from demur.core.guarantee import Infeasible, Uncertified
+from demur.core.goals.parse import parse_goals
+from demur.core.goals.results import Infeasible, Uncertified
 from demur.stats.thresholds.explain import explain, lowest_rate
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.procedures import certify_path

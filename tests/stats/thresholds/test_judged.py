@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from demur.base.errors import DataError, GoalError, Undefined
-from demur.core.goal import parse_goal, parse_goals
-from demur.core.guarantee import Uncertified
+from demur.core.goals.parse import parse_goal, parse_goals
+from demur.core.goals.results import Uncertified
 from demur.core.rates import Rate
 from demur.stats.labelled import UNCHECKED
 from demur.stats.thresholds.judged import corrected_rate, prediction_powered, rogan_gladen

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goal
+from demur.core.goals.parse import parse_goal
 from demur.core.rates import Rate
 from demur.stats.thresholds.losses import board_of, evidence, losses_of, one_per_group
 from tests.builders import THRESHOLDS, labelled, log_softmax, policy, rows, with_category

@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from demur.base.errors import GoalError
 from demur.core import bounds
-from demur.core.goal import parse_goals
+from demur.core.goals.parse import parse_goals
 from demur.stats.thresholds.plan import plan_labels, rows_for_errors, rows_likely
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "thresholds.json").read_text())

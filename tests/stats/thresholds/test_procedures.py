@@ -6,8 +6,8 @@ import pytest
 from demur.base.errors import GoalError
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goals
-from demur.core.guarantee import Certified, Uncertified
+from demur.core.goals.parse import parse_goals
+from demur.core.goals.results import Certified, Uncertified
 from demur.stats.graphical import graphical
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.procedures import (

@@ -3,7 +3,7 @@ import pytest
 
 from demur.base.errors import GoalError, GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goals
+from demur.core.goals.parse import parse_goals
 from demur.core.rates import Rate
 from demur.stats.thresholds.rates import meet_rates
 from tests.builders import policy, simulated_rows, table

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demur.core.goal import parse_goals
+from demur.core.goals.parse import parse_goals
 from demur.core.policy import NEVER
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.search import Split, candidates, lenient_path, menu_of, split_rows

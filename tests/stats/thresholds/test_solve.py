@@ -7,8 +7,8 @@ import pytest
 
 from demur.base.errors import DataError, GoalError, GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goals
-from demur.core.guarantee import Infeasible, Uncertified
+from demur.core.goals.parse import parse_goals
+from demur.core.goals.results import Infeasible, Uncertified
 from demur.core.policy import NEVER
 from demur.core.rates import Rate
 from demur.stats.thresholds.solve import Granted, How, certify, choose_all, what_would_do

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from demur.core.guarantee import Promise
+from demur.core.goals.results import Promise
 from demur.core.rates import Rate
 from demur.pages.drawing import ANSWER, REFUSE, Mark, reliability, small
 from demur.pages.parts import Cell, Code, Estimate, Figure, Page, Panel, Section, Spec, Table

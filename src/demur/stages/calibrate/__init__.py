@@ -17,7 +17,8 @@ from demur.core import correctness
 from demur.core.calibrator import IDENTITY, Calibrator
 from demur.core.correctness import CorrectnessAware
 from demur.core.example import SPLITS, Example
-from demur.core.goal import Goal, parse_goals
+from demur.core.goals.kinds import Goal, Natural
+from demur.core.goals.parse import parse_goals
 from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, OnDoubt, Override, Policy, Rule
 from demur.core.rewrites import RewriteName
 from demur.core.score import ScoreTable
@@ -34,11 +35,11 @@ from demur.stats.missing import told, with_missing
 from demur.stats.overrides import with_overrides
 from demur.stats.sample import apart
 from demur.stats.sensitivities import with_sensitivities
+from demur.stats.slices import settled
 from demur.stats.thresholds.costs import by_probabilities
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.rates import meet_rates
 from demur.stats.thresholds.select import choose
-from demur.stats.thresholds.slices import settled
 from demur.stats.thresholds.solve import How, Method, choose_all, closed_form
 from demur.store.blackbox_file import prompts_without_outcome
 from demur.store.calibrator_file import write_correctness_aware
@@ -171,12 +172,12 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
 def _goals(config: Config) -> tuple[Goal, ...]:
     """The goals. Raises ConfigError on settings that mean nothing beside them, or beside each other."""
     goals = parse_goals(config.goal)
-    if goals[0].kind == "natural" and config.calibrator != NONE:
+    if isinstance(goals[0], Natural) and config.calibrator != NONE:
         raise ConfigError(
             f"calibrator {config.calibrator!r} beside the goal 'natural', which is the model left to itself",
             "do without a calibrator, or choose another goal",
         )
-    if goals[0].kind == "natural" and config.sensitivities:
+    if isinstance(goals[0], Natural) and config.sensitivities:
         raise ConfigError("sensitivities beside the goal 'natural', which has no thresholds", "choose another goal")
     if config.human_labels is not None and not any(goal.promised for goal in goals):
         raise ConfigError(
@@ -300,7 +301,7 @@ def _choose(config: Config, before: Policy, rows: LabelledScores, how: How, dige
 
 def _how(config: Config, goals: Sequence[Goal], kept: Policy | None) -> How:
     """One goal alone, unless about false refusals, has one shared threshold, whatever is to be done if that fails."""
-    alone = config.method == "auto" and len(goals) == 1 and goals[0].kind != "false_refusal"
+    alone = config.method == "auto" and len(goals) == 1 and not goals[0].of_answerable
     method: Method = "shared" if alone else config.method
     on_failure = f"keep:{kept.name}" if kept else config.on_failure
     shares = config.shares or None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from demur.base.errors import ConfigError
 from demur.base.files import digest_file, digest_json
-from demur.core.goal import parse_goals
+from demur.core.goals.parse import parse_goals
 from demur.core.policy import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
 from demur.stages.evaluate import measures, words

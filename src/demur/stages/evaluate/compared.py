@@ -16,12 +16,13 @@ from demur.base.files import digest_file, digest_json
 from demur.core.calibrator import IDENTITY
 from demur.core.decision import decide_many
 from demur.core.example import Example
-from demur.core.goal import Goal, parse_goals
+from demur.core.goals.kinds import Goal, Natural
+from demur.core.goals.parse import parse_goals
 from demur.core.policy import NEVER, Fingerprint, Policy
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.sample import apart, evenly
+from demur.stats.slices import settled
 from demur.stats.thresholds.select import STEERABLE, choose
-from demur.stats.thresholds.slices import settled
 from demur.stats.thresholds.solve import How, choose_all, closed_form
 from demur.store.choice_file import CalibratorChoice, read_choice
 from demur.store.metrics_file import UnmetGoal
@@ -165,7 +166,7 @@ def _template(policy: Policy, goal: Goal, name: str) -> Policy:
 
     The natural policy is the model left to itself: no calibrator either.
     """
-    calibrator = IDENTITY if goal.kind == "natural" else policy.calibrator
+    calibrator = IDENTITY if isinstance(goal, Natural) else policy.calibrator
     rule = policy.rule if policy.rule in STEERABLE else "heaviest"
     free = tuple(replace(c, threshold=NEVER, override=None, limits=None, curve=()) for c in policy.categories)
     return replace(policy, name=name, rule=rule, categories=free, calibrator=calibrator, promises=())

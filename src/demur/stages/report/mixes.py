@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from demur.core import caught
-from demur.core.guarantee import Promise
+from demur.core.goals.results import Promise
 from demur.core.slices import divided, mix_words, rows_to_bound, too_small, worst_words
 from demur.pages.parts import Cell, Table
 from demur.stages.report.material import Material

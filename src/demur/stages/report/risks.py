@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from demur.core.goal import parse_goals
+import numpy as np
+
+from demur.core.goals.counts import Counts
+from demur.core.goals.kinds import Cost
+from demur.core.goals.parse import parse_goals
 from demur.core.rates import Rate
 from demur.pages.parts import Cell
 from demur.store.metrics_file import ErrorsRow, MeasuredRate, PolicyMetrics, TokenRow
@@ -103,12 +107,6 @@ def _youden(errors: ErrorsRow) -> str:
 
 def _cost(p: PolicyMetrics, confusion: Confusion) -> str:
     """Cost per 100 rows."""
-    wanted = next(g for g in parse_goals(p.goal) if g.kind == "cost")
-    if not confusion or wanted.cost_false is None or wanted.cost_missed is None:
-        return _UNKNOWN
-    missed = dict(wanted.cost_missed_of)
-    total = wanted.cost_false * sum(confusion[0][1:])
-    for c, name in enumerate(p.tokens, start=1):
-        total += missed.get(name, wanted.cost_missed) * confusion[c][0]
-        total += wanted.cost_wrong * (sum(confusion[c][1:]) - confusion[c][c])
-    return f"{100 * total / sum(map(sum, confusion)):.1f} per 100 rows"
+    wanted = next(g for g in parse_goals(p.goal) if isinstance(g, Cost))
+    figure = wanted.figure(Counts(rows_LC=np.array(confusion), names=tuple(p.tokens))) if confusion else None
+    return _UNKNOWN if not isinstance(figure, float) else wanted.shown(figure)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from demur.base.arrays import Floats
 from demur.base.errors import ArtifactError, DataError, DemurError
 from demur.core.decision import decide_many
-from demur.core.goal import parse_goal
+from demur.core.goals.parse import parse_goal
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.stats.drift.audit import Audit

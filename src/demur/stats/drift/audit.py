@@ -14,7 +14,8 @@ from scipy.special import betaincc, betaln, xlog1py, xlogy
 
 from demur.base.arrays import Doubles, Ints
 from demur.base.errors import DataError
-from demur.core.goal import parse_goal
+from demur.core.goals.parse import parse_goal
+from demur.core.goals.promised import promised
 from demur.core.rates import Rate
 
 NOTHING_SEEN = Rate(hits=0, of=0)
@@ -37,7 +38,7 @@ class Audit:
     @property
     def sliced(self) -> bool:
         """Whether the promise is about rows of a kind or source, which labels must say."""
-        return bool(parse_goal(f"{self.risk} <= {self.level!r}").where)
+        return bool(promised(parse_goal(f"{self.risk} <= {self.level!r}")).where)
 
     @property
     def log_e(self) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 
 from demur.base.arrays import Floats
 from demur.core import bounds
-from demur.core.guarantee import Certified, CertifiedRange, Failure, Infeasible, Reach, Uncertified
+from demur.core.goals.results import Certified, CertifiedRange, Failure, Infeasible, Reach, Uncertified
 from demur.core.policy import ALWAYS, NEVER
 from demur.core.rates import Rate
 from demur.stats.thresholds.cuts import cut_above, cut_below

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.optimize import linprog
 
-from demur.core.guarantee import Failure, Infeasible, Reach, Uncertified
+from demur.core.goals.results import Failure, Infeasible, Reach, Uncertified
 from demur.core.policy import NEVER
 from demur.core.rates import Rate
 from demur.stats.thresholds.cuts import cut_below

@@ -15,19 +15,14 @@ from scipy.stats import norm
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, GoalError, Undefined
-from demur.core.goal import Goal
-from demur.core.guarantee import Certified, Evidence, Failure, Uncertified
+from demur.core.goals.kinds import Goal
+from demur.core.goals.promised import PROMISED, promised
+from demur.core.goals.results import Certified, Evidence, Failure, Uncertified
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.judging.betting import upper_mean
 from demur.stats.labelled import UNCHECKED, LabelledScores
-from demur.stats.thresholds.losses import (
-    Board,
-    Loss,
-    board_of,
-    losses_of,
-    one_per_group,
-)
+from demur.stats.thresholds.losses import Board, Loss, board_of, losses_of, one_per_group
 from demur.stats.thresholds.procedures import Request
 from demur.stats.thresholds.search import Split, candidates, menu_of, split_rows
 
@@ -157,7 +152,7 @@ def _method(pairs: Sequence[tuple[Loss, Loss]], refused_N: Bools, test_N: Bools,
 def _ratio(pair: tuple[Loss, Loss], refused_N: Bools, parts: tuple[Bools, Bools], confidence: float) -> Corrected:
     """errors / rows by the hand. pair: by the judge's labels, by the hand's. parts: rows checked, rows only judged."""
     checked_N, judged_N = parts
-    error = [_errors(loss, refused_N).astype(np.float64) for loss in pair]
+    error = [loss.errors(refused_N).astype(np.float64) for loss in pair]
     among = [loss.among_N.astype(np.float64) for loss in pair]
 
     def mean(values: Sequence[Doubles]) -> Corrected:
@@ -177,8 +172,9 @@ def _both(goal: Goal, board: Board, hand_N: Ints) -> tuple[Loss, Loss]:
 
     Rows made from one another are all in: which of them counts is the caller's to choose, once for both.
     """
-    if goal.kind not in ("false_refusal", "missed_refusal"):
-        raise GoalError(f"goal {goal.text!r} has no correction", "false_refusal and missed_refusal have one")
+    if not promised(goal).by_hand:
+        known = " and ".join(kind.name for kind in PROMISED if kind.by_hand)
+        raise GoalError(f"goal {goal.text!r} has no correction", f"{known} have one")
     if hand_N.shape != board.rows.label_N.shape or not (hand_N >= 0).any() or (hand_N < UNCHECKED).any():
         raise DataError(
             f"hand labels of shape {hand_N.shape} for {len(board.rows.label_N)} rows, {(hand_N >= 0).sum()} known",
@@ -192,14 +188,10 @@ def _both(goal: Goal, board: Board, hand_N: Ints) -> tuple[Loss, Loss]:
     return judge, losses_of([goal], board_of(board.template, by_hand, shared=shared), 0)[0]
 
 
-def _errors(loss: Loss, refused_N: Bools) -> Bools:
-    return loss.could_err_N & (refused_N if loss.when == "refused" else ~refused_N)
-
-
 def _upper(pair: tuple[Loss, Loss], refused_N: Bools, parts: tuple[Split, Bools], delta: float) -> float:
     """Upper bound of the hand's E[error - level * row], with probability 1 - delta."""
     (split, known_N), level = parts, pair[0].level
-    judged_N, by_hand_N = (_errors(loss, refused_N) - level * loss.among_N for loss in pair)
+    judged_N, by_hand_N = (loss.errors(refused_N) - level * loss.among_N for loss in pair)
     difference_M = (by_hand_N - judged_N)[split.test_N & known_N]
     mean = upper_mean(judged_N[split.test_N], -level, 1.0 - level, delta / 2)
     return mean + upper_mean(difference_M, -1.0, 1.0, delta / 2)

@@ -21,13 +21,15 @@ from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, GoalError, TaxonomyError
 from demur.core import bounds
 from demur.core.decision import compared_scores, decide_many
-from demur.core.goal import Goal
-from demur.core.guarantee import Evidence
+from demur.core.goals.counts import Rows
+from demur.core.goals.kinds import Goal, TargetRate
+from demur.core.goals.promised import PromisedGoal, promised
+from demur.core.goals.results import Evidence
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.core.slices import Slice
 from demur.stats.labelled import LabelledScores, Traits
-from demur.stats.thresholds.slices import rows_of, said_of
+from demur.stats.slices import rows_of
 
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
 NO_GROUP = -1  # no threshold refuses this row
@@ -77,13 +79,25 @@ class Board:
 class Loss:
     """A promised goal: among which rows, and which of them err when refused, or when answered."""
 
-    goal: Goal
-    level: float
-    when: Literal["refused", "answered"]
+    goal: PromisedGoal
     among_N: Bools  # the denominator
     could_err_N: Bools  # a part of it
     deciders: tuple[str, ...]  # categories whose thresholds it depends on, whatever the rows at hand
     traits: Traits | None = None  # of all rows
+
+    @property
+    def level(self) -> float:
+        """What its rate shall not exceed."""
+        return self.goal.level
+
+    @property
+    def when(self) -> Literal["refused", "answered"]:
+        """What makes a row that could err an error."""
+        return self.goal.errs_when
+
+    def errors(self, refused_N: Bools) -> Bools:
+        """Which rows err where these are refused."""
+        return self.could_err_N & (refused_N if self.when == "refused" else ~refused_N)
 
     def of(self, part_N: Bools) -> int:
         """Rows of a part that the goal speaks of."""
@@ -95,15 +109,13 @@ class Loss:
 
     def rate(self, refused_N: Bools, part_N: Bools) -> Rate:
         """The goal's rate on a part of the rows."""
-        wrong_N = refused_N if self.when == "refused" else ~refused_N
-        return Rate(hits=int((self.could_err_N & wrong_N & part_N).sum()), of=self.of(part_N))
+        return Rate(hits=int((self.errors(refused_N) & part_N).sum()), of=self.of(part_N))
 
     def mix(self, refused_N: Bools, part_N: Bools) -> tuple[Slice, ...]:
         """The same rate by kind, category and source. Empty where the rows do not say them."""
         if self.traits is None:
             return ()
-        wrong_N = refused_N if self.when == "refused" else ~refused_N
-        return self.traits.mix(self.could_err_N & wrong_N, self.among_N & part_N)
+        return self.traits.mix(self.errors(refused_N), self.among_N & part_N)
 
 
 def board_of(template: Policy, rows: LabelledScores, *, shared: bool) -> Board:
@@ -145,67 +157,50 @@ def _locks(template: Policy, rows: LabelledScores, active: Sequence[str]) -> dic
 def losses_of(goals: Sequence[Goal], board: Board, seed: int) -> tuple[Loss, ...]:
     """The promised goals as losses. Of rows made from one another one per goal counts, drawn with the seed.
 
-    Raises GoalError on a category that is unknown or not active, DataError where no row can show the goal's errors.
+    Raises GoalError on a goal that promises nothing and on a category that is unknown or not active, DataError where no
+    row can show the goal's errors.
     """
-    return tuple(_loss(goal, board, seed) for goal in goals)
+    return tuple(_loss(promised(goal), board, seed) for goal in goals)
 
 
-def _loss(goal: Goal, board: Board, seed: int) -> Loss:
-    label_N, columns = board.rows.label_N, _columns(goal, board.template)
-    emitted_N = np.isin(board.heaviest_N, columns) if columns else np.ones(len(label_N), dtype=bool)
+def _loss(goal: PromisedGoal, board: Board, seed: int) -> Loss:
+    label_N, names = board.rows.label_N, board.template.taxonomy.names
+    check_categories(goal, board.template)
+    could_err_N = goal.could_err(Rows(label_N=label_N, heaviest_N=board.heaviest_N, names=names))
     if board.locked:
         # A locked category may be emitted for any row. Counting each refusal as its own errs on the careful side.
-        emitted_N |= any(name in goal.categories for g in board.locked for name in board.groups[g])
-        if goal.kind == "wrong_category":
+        could_err_N = could_err_N | any(name in goal.categories for g in board.locked for name in board.groups[g])
+        if not goal.beside_locks:
             raise GoalError(
                 f"goal {goal.text!r} beside a locked category, which refuses over the heaviest one",
                 "unlock it, or promise false and missed refusals",
             )
-    among_N = rows_of(goal, board.rows, columns)
-    if goal.kind == "missed_refusal":
-        could_err_N = among_N
-    elif goal.kind == "wrong_category":
-        could_err_N = board.heaviest_N != label_N
-    else:
-        could_err_N = emitted_N
+    among_N = rows_of(goal, board.rows, board.template.taxonomy)
     if not among_N.any():
         raise DataError(
-            f"goal {goal.text!r}: none of the {len(label_N)} rows is {said_of(goal)}, nothing can be said of it",
+            f"goal {goal.text!r}: none of the {len(label_N)} rows is {goal.rows_words}, nothing can be said of it",
             "add such rows to the calibrate split, or drop the goal",
         )
     among_N = among_N & one_per_group(board.rows.group_N, among_N, seed)
-    if goal.level is None:
-        raise GoalError(f"goal {goal.text!r} has no level", "make goals with parse_goal")
     return Loss(
         goal=goal,
-        level=goal.level,
-        when="answered" if goal.kind == "missed_refusal" else "refused",
         among_N=among_N,
         could_err_N=among_N & could_err_N,
-        deciders=board.template.taxonomy.names if board.locked else _deciders(goal, board.template),
+        deciders=names if board.locked else goal.deciders(names),
         traits=board.rows.traits,
     )
 
 
-def _deciders(goal: Goal, template: Policy) -> tuple[str, ...]:
-    names = template.taxonomy.names
-    if goal.kind in ("false_refusal", "refusal_rate_cap") and goal.category:
-        return goal.categories
-    if goal.kind == "wrong_category" and len(goal.categories) == 1:
-        return tuple(name for name in names if name not in goal.categories)
-    return names
-
-
-def _columns(goal: Goal, template: Policy) -> list[int]:
-    """Columns of the goal's categories; none for "all"."""
+def check_categories(goal: PromisedGoal | TargetRate, template: Policy) -> None:
+    """Raise GoalError on a category that is unknown; or not active, where the goal is about its token."""
+    about_tokens = isinstance(goal, TargetRate) or goal.of_tokens
     for name in goal.categories:
         try:
             category = template.category(name)
         except TaxonomyError as e:
             raise GoalError(f"goal {goal.text!r}: {e.message}", e.hint) from e
-        if not category.may_emit and goal.kind in ("false_refusal", "refusal_rate_cap", "refusal_rate"):
+        if not category.may_emit and about_tokens:
             raise GoalError(f"goal {goal.text!r}: category {name!r} is not active", "activate it, or name another")
-    return [template.taxonomy.column(name) for name in goal.categories]
 
 
 def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:

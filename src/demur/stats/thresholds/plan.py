@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from demur.base.errors import GoalError
 from demur.core import bounds
-from demur.core.goal import ANSWERED_KINDS, Goal
-from demur.core.taxonomy import RESPOND
+from demur.core.goals.kinds import Goal
+from demur.core.goals.promised import PromisedGoal, promised
 
 POWER = 0.8
 _MOST_ERRORS = 10**6  # where the search for a number of rows ends
@@ -41,9 +41,9 @@ def plan_labels(
         raise GoalError(f"confidence {confidence} and tested {tested} must be shares", "0.95 and 1 are usual")
     if have is not None and any(n < 0 for n in have.values()):
         raise GoalError(f"label counts {dict(have)} must not be negative", "count the labelled rows of each kind")
-    return tuple(
-        plan_row(goal, None if have is None else counted(goal, have), 1.0 - confidence, tested) for goal in goals
-    )
+    delta = 1.0 - confidence
+    asked = tuple(map(promised, goals))
+    return tuple(plan_row(g, None if have is None else g.rows_told(have), delta, tested) for g in asked)
 
 
 def rows_likely(rate: float, level: float, delta: float, power: float = POWER) -> int | None:
@@ -82,63 +82,16 @@ def rows_for_errors(k: int, level: float, delta: float) -> int:
     return high
 
 
-def plan_row(goal: Goal, have: int | None, delta: float, tested: float = 1.0) -> PlanRow:
-    """The row of one promised goal. have: labelled rows that it speaks of, of rows made from one another one.
-
-    Raises GoalError on a goal that is no promise.
-    """
-    if not goal.promised or goal.level is None:
-        raise GoalError(f"goal {goal.text!r} promises nothing: no number of labels is needed", "plan for promises")
+def plan_row(goal: PromisedGoal, have: int | None, delta: float, tested: float = 1.0) -> PlanRow:
+    """The row of one goal. have: labelled rows that it speaks of, of rows made from one another one."""
     rows = None if have is None else math.floor(have * tested)
     needed, likely = bounds.rows_needed(goal.level, delta), rows_likely(goal.level / 2, goal.level, delta)
-    each = f", in each {goal.every}" if goal.every else ""
     return PlanRow(
         goal=goal.text,
-        labels=_labels(goal) + each,
+        labels=goal.labels,
         have=have,
         allowed=None if not rows else bounds.most_errors(rows, goal.level, delta),
         lowest=bounds.upper_bound(0, rows, delta) if rows else None,
         needed=math.ceil(needed / tested),
         likely=math.ceil((likely or needed) / tested),
     )
-
-
-def counted(goal: Goal, have: Mapping[str, int]) -> int | None:
-    """Labelled rows that a goal speaks of, from counts by kind of label or by slice; None if they were not told.
-
-    A slice is told by what stands in its brackets ("kind=contrast", "source=mine"; "contrast" alone will do) or by the
-    whole ("false_refusal[source=mine]"). "in every ..." has as many as its smallest slice. Raises GoalError on a
-    category that counts were not given for.
-    """
-    if goal.every == "category":
-        told = [n for key, n in have.items() if key != RESPOND and "=" not in key and "[" not in key]
-        return min(told, default=None) if goal.kind in ("missed_refusal", "wrong_category") else have.get(RESPOND)
-    if goal.every is not None:
-        words = ANSWERED_KINDS if goal.every == "kind" else ()
-        return min((n for key, n in have.items() if key in words or f"{goal.every}=" in key), default=None)
-    if goal.where:
-        inside = goal.risk.partition("[")[2].removesuffix("]")
-        keys = (goal.risk, inside, inside.removeprefix("kind="))
-        return next((have[key] for key in keys if key in have), None)
-    return None if goal.kind == "false_refusal" and RESPOND not in have else _rows(goal, have)
-
-
-def _labels(goal: Goal) -> str:
-    words = ["to be answered"] if goal.kind == "false_refusal" else ["to be refused"]
-    if goal.kind == "refusal_rate_cap":
-        words = ["any, unlabelled too"] if not goal.where else ["any"]
-    elif goal.category and goal.kind != "false_refusal":
-        words = [f"to be refused with {' or '.join(goal.categories)}"]
-    return ", ".join([*words, *(f"of {facet} {' or '.join(names)}" for facet, names in goal.where)])
-
-
-def _rows(goal: Goal, have: Mapping[str, int]) -> int:
-    have = {key: n for key, n in have.items() if "=" not in key and key not in ANSWERED_KINDS}  # slices are parts
-    unknown = [c for c in goal.categories if c not in have]
-    if unknown and goal.kind in ("missed_refusal", "wrong_category"):
-        raise GoalError(f"goal {goal.text!r}: no label count of {unknown[0]!r}", f"counts given: {', '.join(have)}")
-    if goal.kind == "refusal_rate_cap":
-        return sum(have.values())
-    if goal.kind == "false_refusal":
-        return have.get(RESPOND, 0)
-    return sum(n for c, n in have.items() if c in goal.categories or (not goal.categories and c != RESPOND))

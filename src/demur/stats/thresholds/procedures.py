@@ -15,7 +15,7 @@ import numpy as np
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import GoalError
 from demur.core import bounds
-from demur.core.guarantee import Certified, Failure, Uncertified
+from demur.core.goals.results import Certified, Failure, Uncertified
 from demur.core.policy import ALWAYS, NEVER
 from demur.stats.thresholds.closed_form import highest_keeping, lowest_keeping, too_few
 from demur.stats.thresholds.explain import explain, in_vain

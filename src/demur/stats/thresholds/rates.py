@@ -10,26 +10,29 @@ import numpy as np
 
 from demur.base.errors import GoalError, GoalInfeasible
 from demur.core import bounds
-from demur.core.goal import Goal
-from demur.core.guarantee import Promise
+from demur.core.goals.kinds import Goal, TargetRate
+from demur.core.goals.promised import RefusalRate
+from demur.core.goals.results import Promise
 from demur.core.policy import NEVER, Policy
 from demur.core.rates import Rate
 from demur.core.score import ScoreTable
 from demur.stats.labelled import LabelledScores
+from demur.stats.slices import settled
 from demur.stats.thresholds.closed_form import METHOD, lowest_keeping
 from demur.stats.thresholds.exact import exact
-from demur.stats.thresholds.losses import Board, board_of, losses_of
-from demur.stats.thresholds.slices import settled
+from demur.stats.thresholds.losses import Board, board_of, check_categories
 from demur.stats.thresholds.sweep import Sweep, sweep_of
 
+TrafficGoal = TargetRate | RefusalRate  # what can be met on traffic without labels
 
-def cut_at_rate(sweep: Sweep, n: int, goal: Goal) -> int:
+
+def cut_at_rate(sweep: Sweep, n: int, goal: TargetRate) -> int:
     """Index of the most lenient cut that refuses at most the asked share of n rows, rounded down.
 
     Raises GoalInfeasible where ties or too few rows leave only "never", or where fewer rows than asked can be refused
     at all: under rule `heaviest` a category refuses only rows that it is the heaviest of.
     """
-    level = exact(goal.level or 0.0)
+    level = exact(goal.level)
     allowed = math.floor(level * n)
     if (reach := int(sweep.cut_J[-1])) < allowed:
         raise GoalInfeasible(
@@ -63,11 +66,11 @@ def meet_rates(
     """
     _check(goals, template)
     unlabelled = LabelledScores(table=traffic, label_N=np.zeros(len(traffic.ids), dtype=np.int64))
-    goals = settled(goals, template, unlabelled)
-    whole = any(goal.category is None for goal in goals)
+    asked = [g for g in settled(goals, template, unlabelled) if isinstance(g, TrafficGoal)]
+    whole = any(goal.category is None for goal in asked)
     board = board_of(template, unlabelled, shared=whole)
-    delta = float(1 - exact(confidence)) / max(sum(goal.promised for goal in goals), 1)
-    by_group = {_group(goal, board): (goal, _threshold(goal, board, delta)) for goal in goals}
+    delta = float(1 - exact(confidence)) / max(sum(goal.promised for goal in asked), 1)
+    by_group = {_group(goal, board): (goal, _threshold(goal, board, delta)) for goal in asked}
     thresholds = {name: t for g, (_, t) in by_group.items() for name in board.groups[g]}
     promises = tuple(
         Promise(
@@ -88,23 +91,28 @@ def _check(goals: Sequence[Goal], template: Policy) -> None:
     if not goals:
         raise GoalError("no goal is given", "such as 'refusal_rate = 10%'")
     for goal in goals:
-        if goal.kind not in ("refusal_rate", "refusal_rate_cap") or len(goal.categories) > 1:
+        if not isinstance(goal, TrafficGoal) or len(goal.categories) > 1:
             raise GoalError(f"goal {goal.text!r} needs labels", "unlabelled traffic can meet refusal rates only")
-        if goal.where or goal.every in ("kind", "source"):
+        if isinstance(goal, RefusalRate) and (goal.where or goal.every in ("kind", "source")):
             raise GoalError(
                 f"goal {goal.text!r} speaks of a slice, and unlabelled traffic says no kind and no source",
                 "ask for rates of all traffic, or of single categories",
             )
-    if len(goals) > 1 and any(goal.category is None and not goal.every for goal in goals):
+    if len(goals) > 1 and any(goal.category is None and not _each(goal) for goal in goals):
         raise GoalError("a total rate beside rates of categories", "ask for the total, or for each category")
     if template.rule not in ("heaviest", "sum", "any") or (template.rule != "heaviest" and goals[0].category):
         raise GoalError(f"rule {template.rule!r} has no threshold for {goals[0].text!r}", "use rule 'heaviest'")
 
 
-def _group(goal: Goal, board: Board) -> int:
+def _each(goal: Goal) -> bool:
+    """Whether it asks for one promise for each category."""
+    return isinstance(goal, RefusalRate) and goal.every is not None
+
+
+def _group(goal: TargetRate | RefusalRate, board: Board) -> int:
     if goal.category is None:
         return 0
-    losses_of([replace(goal, kind="refusal_rate_cap", level=0.5)], board, 0)  # raises on an unknown category
+    check_categories(goal, board.template)
     return board.groups.index((goal.category,))
 
 
@@ -113,11 +121,11 @@ def _at_or_above(board: Board, g: int, threshold: float) -> int:
         return int((board.compared_with(g) >= np.log(threshold)).sum())
 
 
-def _threshold(goal: Goal, board: Board, delta: float) -> float:
+def _threshold(goal: TargetRate | RefusalRate, board: Board, delta: float) -> float:
     compared_N = board.compared_with(_group(goal, board))
     logq_M = compared_N[compared_N > -np.inf].astype(np.float32)
-    n, level = len(board.logq_N), goal.level or 0.0
-    if not goal.promised:
+    n, level = len(board.logq_N), goal.level
+    if isinstance(goal, TargetRate):
         sweep = sweep_of(logq_M, np.zeros(len(logq_M), dtype=np.int64))
         return float(sweep.threshold_J[cut_at_rate(sweep, n, goal)])
     threshold = lowest_keeping(logq_M, n, level, delta)

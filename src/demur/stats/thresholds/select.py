@@ -6,25 +6,37 @@ categories). A refusal rate or a promise over all categories uses one shared thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from demur.base.errors import DataError, GoalError, GoalInfeasible, TaxonomyError
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.goal import PROMISED, Goal
-from demur.core.guarantee import Evidence, Failure, Promise, Uncertified
+from demur.core.goals.kinds import (
+    AnyFBeta,
+    Cost,
+    FBeta,
+    Goal,
+    MacroFBeta,
+    MicroFBeta,
+    Natural,
+    Optimum,
+    TargetRate,
+    Youden,
+)
+from demur.core.goals.promised import PromisedGoal
+from demur.core.goals.results import Evidence, Failure, Promise, Uncertified
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
+from demur.stats.slices import settled
 from demur.stats.thresholds.closed_form import METHOD
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.exact import best_fbeta, best_linear, exact, totals
 from demur.stats.thresholds.losses import board_of, evidence_of, losses_of
 from demur.stats.thresholds.procedures import Request, shared_limits
 from demur.stats.thresholds.rates import cut_at_rate
-from demur.stats.thresholds.slices import settled
 from demur.stats.thresholds.sweep import Sweep, category_sweeps, pooled_sweep
 from demur.stats.thresholds.worth import aim_of, best_within
 
@@ -79,14 +91,14 @@ def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: fl
     """
     goal = _one(goal, template, rows)
     case = _Case(goal=goal, template=template, rows=rows, confidence=confidence)
-    if goal.kind == "natural":
-        choice = _Choice(thresholds={}, risk="refusal_rate", method="the most probable control token; nothing chosen")
+    if isinstance(goal, Natural):
+        choice = _Choice(thresholds={}, risk=goal.risk, method="the most probable control token; nothing chosen")
         template = replace(template, rule="natural")
     else:
         fitting(goal, template)
         if not 0.0 < confidence < 1.0:
             raise GoalError(f"confidence {confidence} is not in (0, 1)", "0.95 is usual")
-        choice = _CHOOSERS[goal.kind](case)
+        choice = _chosen(case, goal)
     policy = with_curves(template.with_thresholds(choice.thresholds), rows)
     sure = choice.certified
     promise = Promise(
@@ -160,18 +172,48 @@ def _need_own(case: _Case, name: str) -> None:
         )
 
 
-def _fbeta(case: _Case) -> _Choice:
-    if case.goal.category is not None:
-        return _own_fbeta(case, [case.goal.category])
-    _need_both_kinds(case)
-    if case.locks:
-        return _beside_locks(case, case.goal.risk)
+def _chosen(case: _Case, goal: Goal) -> _Choice:
+    """The thresholds of one goal. Raises GoalError on a kind that sets none."""
+    match goal:
+        case FBeta(category=None) | Youden() | Cost():
+            _need_both_kinds(case)
+            return _beside_locks(case, goal) if case.locks else _over_levers(case, goal)
+        case FBeta() | MacroFBeta() | MicroFBeta():
+            return _of_tokens(case, goal)
+        case TargetRate():
+            return _target_rate(case, goal)
+        case PromisedGoal():
+            return _promised(case, goal)
+    raise GoalError(f"goal {goal.text!r} sets no threshold", "make goals with parse_goal")
+
+
+def _over_levers(case: _Case, goal: FBeta | Youden | Cost) -> _Choice:
+    """The best of refused or answered, over all cuts of all thresholds."""
+    if not isinstance(goal, FBeta):
+        return _linear(case, goal)
     levers = _levers(case)
-    cuts, f = best_fbeta(list(levers.values()), case.rows.to_refuse, _given(case.goal.beta))
-    return _best_fbeta(case, _set(levers, cuts), f)
+    cuts, f = best_fbeta(list(levers.values()), case.rows.to_refuse, goal.beta)
+    return _best_fbeta(goal, _set(levers, cuts), f)
 
 
-def _own_fbeta(case: _Case, names: Sequence[str]) -> _Choice:
+def _of_tokens(case: _Case, goal: AnyFBeta) -> _Choice:
+    """The best of categories' tokens: of one, of each by itself, or of all counted together."""
+    if goal.category is not None:
+        return _own_fbeta(case, goal, [goal.category])
+    if case.locks:
+        raise GoalError(
+            f"goal {goal.text!r} beside locked categories {', '.join(case.locks)}: they refuse over the others",
+            "ask for 'f1 max', which counts refused or answered, or unlock them",
+        )
+    if isinstance(goal, MacroFBeta):
+        return _own_fbeta(case, goal, case.emittable)
+    sweeps: dict[tuple[str, ...], Sweep] = {(name,): _own_sweep(case, name) for name in case.emittable}
+    _need_both_kinds(case)
+    cuts, f = best_fbeta(list(sweeps.values()), case.rows.to_refuse, goal.beta, "own")
+    return _best_fbeta(goal, _set(sweeps, cuts), f)
+
+
+def _own_fbeta(case: _Case, goal: AnyFBeta, names: Sequence[str]) -> _Choice:
     """The best F-beta of each of these tokens, every one by itself: their mean is the best mean, too."""
     thresholds: dict[str, float] = {}
     f = []
@@ -179,97 +221,64 @@ def _own_fbeta(case: _Case, names: Sequence[str]) -> _Choice:
         sweep = _own_sweep(case, name)
         own = int((case.rows.label_N == case.template.taxonomy.column(name)).sum())
         _need_own(case, name)
-        cuts, best = best_fbeta([sweep], own, _given(case.goal.beta), "own")
+        cuts, best = best_fbeta([sweep], own, goal.beta, "own")
         thresholds |= _set({(name,): sweep}, cuts)
         f.append(best)
-    return _best_fbeta(case, thresholds, sum(f, Fraction(0)) / len(f))
+    return _best_fbeta(goal, thresholds, sum(f, Fraction(0)) / len(f))
 
 
-def _beside_locks(case: _Case, risk: str) -> _Choice:
+def _beside_locks(case: _Case, goal: Optimum) -> _Choice:
     """A locked category reaches over the others' rows: no sum over thresholds is right, so they are moved in turn."""
-    board = board_of(case.template, case.rows, shared=False)
-    aim, groups = aim_of(case.goal, board, ()), len(board.groups)
-    by_group = best_within(board, aim, [ALWAYS] * groups, [NEVER] * groups)
-    names = dict(zip(case.template.taxonomy.names, board.thresholds(by_group), strict=True))
     method = (
-        f"{risk} on these {len(case.rows.label_N)} rows: no move of one threshold betters it; locked categories "
+        f"{goal.risk} on these {len(case.rows.label_N)} rows: no move of one threshold betters it; locked categories "
         "refuse over the others, so the best of all vectors is not known"
     )
-    return _Choice(thresholds={n: names[n] for n in case.emittable}, risk=risk, method=method)
+    return _Choice(thresholds=_best_anywhere(case, goal, shared=False), risk=goal.risk, method=method)
 
 
-def _no_locks(case: _Case) -> None:
-    if case.locks:
-        raise GoalError(
-            f"goal {case.goal.text!r} beside locked categories {', '.join(case.locks)}: they refuse over the others",
-            "ask for 'f1 max', which counts refused or answered, or unlock them",
-        )
-
-
-def _macro_fbeta(case: _Case) -> _Choice:
-    _no_locks(case)
-    return _own_fbeta(case, case.emittable)
-
-
-def _micro_fbeta(case: _Case) -> _Choice:
-    _no_locks(case)
-    sweeps: dict[tuple[str, ...], Sweep] = {(name,): _own_sweep(case, name) for name in case.emittable}
-    _need_both_kinds(case)
-    cuts, f = best_fbeta(list(sweeps.values()), case.rows.to_refuse, _given(case.goal.beta), "own")
-    return _best_fbeta(case, _set(sweeps, cuts), f)
-
-
-def _best_fbeta(case: _Case, thresholds: dict[str, float], f: Fraction) -> _Choice:
-    risk = case.goal.risk
-    method = f"{risk} = {float(f):.4f} on these rows: the maximum over all cuts (Dinkelbach 1967)"
-    return _Choice(thresholds=thresholds, risk=risk, method=method)
-
-
-def _youden(case: _Case) -> _Choice:
-    _need_both_kinds(case)
-    if case.locks:
-        return _beside_locks(case, "youden")
-    levers = _levers(case)
-    per_caught, per_false = Fraction(1, case.rows.to_refuse), Fraction(1, case.rows.to_answer)
-    cuts = best_linear(list(levers.values()), per_caught, per_false)
-    caught, false = totals(list(levers.values()), cuts)
-    j = float(caught * per_caught - false * per_false)
-    method = f"J = {j:.4f} on these rows: the maximum over all cuts (Youden 1950)"
-    return _Choice(thresholds=_set(levers, cuts), risk="youden", method=method)
-
-
-def _cost(case: _Case) -> _Choice:
-    _need_both_kinds(case)
-    if case.locks:
-        return _beside_locks(case, "cost")
-    if case.goal.cost_missed_of or case.goal.cost_wrong:
-        return _cost_by_category(case)
-    levers = _levers(case)
-    per_missed, per_false = exact(_given(case.goal.cost_missed)), exact(_given(case.goal.cost_false))
-    cuts = best_linear(list(levers.values()), per_missed, per_false)
-    caught, false = totals(list(levers.values()), cuts)
-    cost = float(per_missed * (case.rows.to_refuse - caught) + per_false * false)
-    method = f"cost {cost:g} on these {len(case.rows.label_N)} rows: the minimum over all cuts (Elkan 2001)"
-    return _Choice(thresholds=_set(levers, cuts), risk="cost", method=method)
-
-
-def _cost_by_category(case: _Case) -> _Choice:
-    """Costs that differ by category, or of a wrong category: rows weigh differently, cuts still separate."""
-    board = board_of(case.template, case.rows, shared=case.template.rule != "heaviest")
-    aim, groups = aim_of(case.goal, board, ()), len(board.groups)
+def _best_anywhere(case: _Case, goal: Optimum, *, shared: bool) -> dict[str, float]:
+    """The thresholds of most worth between "always" and "never"."""
+    board = board_of(case.template, case.rows, shared=shared)
+    aim, groups = aim_of(goal, board, ()), len(board.groups)
     by_group = best_within(board, aim, [ALWAYS] * groups, [NEVER] * groups)
     names = dict(zip(case.template.taxonomy.names, board.thresholds(by_group), strict=True))
-    method = f"the least cost on these {len(case.rows.label_N)} rows over all cuts (Elkan 2001)"
-    return _Choice(thresholds={n: names[n] for n in case.emittable}, risk="cost", method=method)
+    return {n: names[n] for n in case.emittable}
 
 
-def _refusal_rate(case: _Case) -> _Choice:
-    category = case.goal.category
-    names = (category,) if category else case.emittable
-    sweep = _own_sweep(case, category) if category else pooled_sweep(case.template, case.rows)
+def _best_fbeta(goal: AnyFBeta, thresholds: dict[str, float], f: Fraction) -> _Choice:
+    method = f"{goal.risk} = {float(f):.4f} on these rows: the maximum over all cuts (Dinkelbach 1967)"
+    return _Choice(thresholds=thresholds, risk=goal.risk, method=method)
+
+
+def _linear(case: _Case, goal: Youden | Cost) -> _Choice:
+    """A gain per row caught, less a cost per false refusal: in exact fractions, where all rows weigh the same."""
+    rows, of = case.rows, f"these {len(case.rows.label_N)} rows"
+    if isinstance(goal, Cost) and (goal.missed_of or goal.wrong):
+        # Costs that differ by category, or of a wrong category: rows weigh differently, cuts still separate.
+        thresholds = _best_anywhere(case, goal, shared=case.template.rule != "heaviest")
+        method = f"the least cost on {of} over all cuts (Elkan 2001)"
+        return _Choice(thresholds=thresholds, risk=goal.risk, method=method)
+    per_caught, per_false = Fraction(1, rows.to_refuse), Fraction(1, rows.to_answer)
+    if isinstance(goal, Cost):
+        per_caught, per_false = exact(goal.missed), exact(goal.false)
+    levers = _levers(case)
+    cuts = best_linear(list(levers.values()), per_caught, per_false)
+    caught, false = totals(list(levers.values()), cuts)
+    if isinstance(goal, Cost):
+        cost = float(per_caught * (rows.to_refuse - caught) + per_false * false)
+        method = f"cost {cost:g} on {of}: the minimum over all cuts (Elkan 2001)"
+    else:
+        j = float(caught * per_caught - false * per_false)
+        method = f"J = {j:.4f} on these rows: the maximum over all cuts (Youden 1950)"
+    return _Choice(thresholds=_set(levers, cuts), risk=goal.risk, method=method)
+
+
+def _target_rate(case: _Case, goal: TargetRate) -> _Choice:
+    names = (goal.category,) if goal.category else case.emittable
+    sweep = _own_sweep(case, goal.category) if goal.category else pooled_sweep(case.template, case.rows)
     return _Choice(
-        thresholds=_set({names: sweep}, [cut_at_rate(sweep, len(case.rows.label_N), case.goal)]),
-        risk=case.goal.risk,
+        thresholds=_set({names: sweep}, [cut_at_rate(sweep, len(case.rows.label_N), goal)]),
+        risk=goal.risk,
         method="order statistic of the calibration scores",
     )
 
@@ -290,27 +299,27 @@ def _own_sweep(case: _Case, category: str) -> Sweep:
     return category_sweeps(case.template, case.rows)[category]
 
 
-def _promised(case: _Case) -> _Choice:
+def _promised(case: _Case, goal: PromisedGoal) -> _Choice:
     """One shared threshold in closed form: the most lenient for goals that refusals break, else the strictest.
 
     A goal about one category's token, or about a slice, leaves other refusals free: then the threshold that catches
     the most.
     """
     board = board_of(case.template, case.rows, shared=True)
-    losses = losses_of([case.goal], board, seed=0)
+    losses = losses_of([goal], board, seed=0)
     request = Request(board=board, losses=losses, aim=aim_of(None, board, losses), delta=case.delta, fixed={})
     limits = shared_limits(request)
     if not isinstance(limits, tuple):
         raise GoalInfeasible(
-            f"goal {case.goal.text!r} at {case.confidence:.0%} confidence: {limits.reason}",
+            f"goal {goal.text!r} at {case.confidence:.0%} confidence: {limits.reason}",
             _what_would_do(case, limits),
         )
-    threshold = limits[0] if losses[0].when == "refused" else limits[1]
-    if case.goal.category is not None or case.goal.where:
+    threshold = limits[0] if goal.errs_when == "refused" else limits[1]
+    if goal.part:
         threshold = best_within(board, request.aim, limits[:1], limits[1:])[0]
     return _Choice(
         thresholds=dict.fromkeys(case.emittable, threshold),
-        risk=case.goal.risk,
+        risk=goal.risk,
         method=METHOD,
         certified=evidence_of(losses, board.refused([threshold]), request.everyone, case.delta)[0],
     )
@@ -323,29 +332,11 @@ def _what_would_do(case: _Case, no: Failure) -> str:
     return f"calibrate on at least {no.rows_needed} rows of this kind, or promise no less than {lowest:.4f}"
 
 
-def _given(value: float | None) -> float:
-    """A field that parse_goal always sets for this kind of goal. Raises GoalError on a hand-made goal without it."""
-    if value is None:
-        raise GoalError("the goal lacks the number that its kind needs", "make goals with parse_goal")
-    return value
-
-
 def _measured(goal: Goal, policy: Policy, rows: LabelledScores) -> Rate | None:
     decisions = decide_many(policy, rows.table.logp_NC)
-    if goal.kind in ("natural", "refusal_rate"):
+    if isinstance(goal, Natural | TargetRate):
         emitted_N = decisions.refuses_N
         if goal.category is not None:
             emitted_N = decisions.choice_N == policy.taxonomy.column(goal.category)
         return Rate(hits=int(emitted_N.sum()), of=len(rows.label_N))
     return None
-
-
-_CHOOSERS: dict[str, Callable[[_Case], _Choice]] = {
-    "fbeta": _fbeta,
-    "macro_fbeta": _macro_fbeta,
-    "micro_fbeta": _micro_fbeta,
-    "youden": _youden,
-    "cost": _cost,
-    "refusal_rate": _refusal_rate,
-    **dict.fromkeys(PROMISED, _promised),
-}

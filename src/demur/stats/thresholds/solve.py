@@ -14,21 +14,18 @@ from demur.base.arrays import Bools
 from demur.base.errors import DataError, GoalError, GoalInfeasible
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.goal import Goal, parse_goal
-from demur.core.guarantee import Certified, Failure, Infeasible, Promise, Status
+from demur.core.goals.kinds import Goal, Optimum, TargetRate
+from demur.core.goals.parse import parse_goal
+from demur.core.goals.promised import PromisedGoal, promised
+from demur.core.goals.results import Certified, Failure, Infeasible, Promise, Status
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
+from demur.stats.slices import settled
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.exact import exact
 from demur.stats.thresholds.judged import certify_judged
-from demur.stats.thresholds.losses import (
-    Board,
-    Loss,
-    board_as_it_is,
-    board_of,
-    losses_of,
-)
+from demur.stats.thresholds.losses import Board, Loss, board_as_it_is, board_of, losses_of
 from demur.stats.thresholds.procedures import (
     Request,
     certify_budgets,
@@ -42,7 +39,6 @@ from demur.stats.thresholds.procedures import (
 from demur.stats.thresholds.rates import cut_at_rate
 from demur.stats.thresholds.search import split_rows, uneven
 from demur.stats.thresholds.select import choose, fitting
-from demur.stats.thresholds.slices import settled
 from demur.stats.thresholds.sweep import sweep_of
 from demur.stats.thresholds.worth import aim_of, best_within
 
@@ -130,7 +126,7 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
     """
     goals = settled(goals, template, rows)
     case = _Case(goals=goals, template=template, rows=rows, how=how)
-    ladder = sets_to_try([g for g in goals if g.promised], how)
+    ladder = sets_to_try([g for g in goals if isinstance(g, PromisedGoal)], how)
     if not ladder:
         raise GoalError("no goal is a promise, nothing can be certified", "such as 'false_refusal <= 0.05'")
     failure: Failure | None = None
@@ -138,7 +134,7 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
         explained = how.explained and asked is ladder[-1]
         found = _best(case, asked, how.delta / len(ladder), explained=explained)
         if isinstance(found, Certified):
-            gone = tuple(g for g in goals if g.promised and g not in asked)
+            gone = tuple(g for g in goals if isinstance(g, PromisedGoal) and g not in asked)
             return Granted(certified=found, kept=tuple(asked), given_up=gone)
         failure = found
     assert failure is not None  # a ladder has a rung
@@ -205,7 +201,7 @@ def closed_form(goals: Sequence[Goal], template: Policy, rows: LabelledScores, m
     if len(goals) != 1 or method not in ("auto", "shared") or rows.hand_N is not None:
         return False
     several = template.rule == "heaviest" and sum(c.may_emit for c in template.categories) > 1
-    return method == "shared" or goals[0].kind != "false_refusal" or not several
+    return method == "shared" or not goals[0].of_answerable or not several
 
 
 def what_would_do(failure: Failure) -> str:
@@ -214,14 +210,14 @@ def what_would_do(failure: Failure) -> str:
         return f"{failure.blocking!r} blocks: loosen it or another goal, or train a model whose scores tell more apart"
     if failure.rows_needed is None or failure.rows_needed <= failure.rows:
         return f"{failure.blocking!r} blocks: loosen it or another goal, or collect more labelled rows"
-    blocking = parse_goal(failure.blocking)
+    blocking = promised(parse_goal(failure.blocking))
     pool = ", or pool its category with another: [a + b]" if blocking.category else ""
     pool = pool or (", or ask for a wider slice" if blocking.where else "")
     have, needed = failure.rows, failure.rows_needed
     return f"{failure.blocking!r} blocks: about {needed} rows of its kind would do, {have} are there{pool}"
 
 
-def sets_to_try(promised: Sequence[Goal], how: How) -> list[list[Goal]]:
+def sets_to_try(promised: Sequence[PromisedGoal], how: How) -> list[list[PromisedGoal]]:
     """Goal sets, all of them first; under hard_only softer ones leave step by step. Delta is split over the sets."""
     sets = [list(promised)]
     if how.on_failure == "hard_only":
@@ -260,7 +256,7 @@ def _requests(case: _Case, asked: Sequence[Goal], delta: float) -> list[tuple[st
 def _chosen(case: _Case, board: Board, losses: Sequence[Loss], delta: float) -> list[str]:
     """The method that was asked for, if it fits; or those that do, to take the best of."""
     how, alone, judged = case.how, case.template.rule != "heaviest", case.rows.hand_N is not None
-    wants_rate = any(goal.kind == "refusal_rate" for goal in case.goals)
+    wants_rate = any(isinstance(goal, TargetRate) for goal in case.goals)
     methods: list[str] = [how.method]
     if how.method == "auto":
         methods = _fitting_methods(case, board, losses, delta)
@@ -284,9 +280,9 @@ def _fitting_methods(case: _Case, board: Board, losses: Sequence[Loss], delta: f
     how, judged = case.how, case.rows.hand_N is not None
     if case.template.rule != "heaviest" or len(board.groups) == 1:
         return ["shared"]
-    wants_rate = any(goal.kind == "refusal_rate" for goal in case.goals)
+    wants_rate = any(isinstance(goal, TargetRate) for goal in case.goals)
     few = not judged and _fewest_errors(losses, how) < ENOUGH_ERRORS and not wants_rate
-    if judged or wants_rate or any(loss.goal.kind != "false_refusal" for loss in losses):
+    if judged or wants_rate or any(not loss.goal.of_answerable for loss in losses):
         return ["shared"] if few or (judged and len(case.goals) == 1) else ["vectors" if judged else "path"]
     methods = ["shared", "even"] if few else ["shared", "even", "path"]
     everyone_N = np.ones(len(board.logq_N), dtype=bool)
@@ -304,7 +300,7 @@ def _asked(case: _Case, board: Board, losses: Sequence[Loss]) -> Request:
     return Request(
         board=board,
         losses=tuple(losses),
-        aim=aim_of(next((g for g in case.goals if g.optimum), None), board, losses),
+        aim=aim_of(next((g for g in case.goals if isinstance(g, Optimum)), None), board, losses),
         delta=how.delta,
         fixed=_fixed(case.goals, board, split_rows(board, how.learn_share, how.seed).learn_N),
         seed=how.seed,
@@ -323,7 +319,7 @@ def _fixed(goals: Sequence[Goal], board: Board, part_N: Bools) -> dict[int, floa
     """Thresholds of the categories with a target rate, set on a part of the rows."""
     found = {}
     for goal in goals:
-        if goal.kind != "refusal_rate":
+        if not isinstance(goal, TargetRate):
             continue
         if goal.category is None or (goal.category,) not in board.groups:
             raise GoalError(
@@ -346,7 +342,7 @@ def _measured_only(case: _Case) -> Policy:
     board = _board(case, shared=template.rule != "heaviest")
     fixed = _fixed(goals, board, np.ones(len(rows.label_N), dtype=bool))
     groups = range(len(board.groups))
-    best = next((g for g in goals if g.optimum), None)
+    best = next((g for g in goals if isinstance(g, Optimum)), None)
     if best is None:
         by_group = tuple(fixed.get(g, template.category(board.groups[g][0]).threshold) for g in groups)
     else:
@@ -383,7 +379,7 @@ def _uncertified(case: _Case, goal: Goal, policy: Policy) -> Promise:
 
 
 def _measured(case: _Case, goal: Goal, policy: Policy) -> Promise:
-    if goal.kind != "refusal_rate":
+    if not isinstance(goal, TargetRate):
         return _promise(case, goal, "measured", "the best beside the other goals, on these rows")
     choice_N = decide_many(policy, case.rows.table.logp_NC).choice_N
     rate = Rate(hits=int((choice_N == policy.taxonomy.column(goal.category)).sum()), of=len(choice_N))

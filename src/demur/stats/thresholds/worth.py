@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
-from demur.base.errors import GoalError
-from demur.core.goal import Goal
+from demur.core.goals.counts import Rows
+from demur.core.goals.kinds import Optimum
 from demur.core.policy import NEVER
 from demur.stats.thresholds.cuts import cut_below
 from demur.stats.thresholds.losses import Board, Loss
@@ -50,7 +50,7 @@ class Aim:
         return np.asarray(f, dtype=np.float64)
 
 
-def aim_of(goal: Goal | None, board: Board, losses: Sequence[Loss]) -> Aim:
+def aim_of(goal: Optimum | None, board: Board, losses: Sequence[Loss]) -> Aim:
     """The aim of an optimum goal, or without one: catch the most, then refuse the fewest falsely.
 
     Where only missed refusals are promised it is the other way round: the fewest false refusals, then the most caught.
@@ -60,7 +60,7 @@ def aim_of(goal: Goal | None, board: Board, losses: Sequence[Loss]) -> Aim:
     return replace(aim, worth_N=np.where(board.always_N, 0.0, aim.worth_N))  # no threshold earns what doubt refuses
 
 
-def _aim_of(goal: Goal | None, board: Board, losses: Sequence[Loss]) -> Aim:
+def _aim_of(goal: Optimum | None, board: Board, losses: Sequence[Loss]) -> Aim:
     label_N = board.rows.label_N
     should_N = label_N != 0
     if goal is None:
@@ -68,27 +68,8 @@ def _aim_of(goal: Goal | None, board: Board, losses: Sequence[Loss]) -> Aim:
         if all(loss.when == "answered" for loss in losses):
             first, second = second, first
         return Aim(worth_N=np.where(should_N, first, -second), should_N=should_N)
-    if goal.kind == "fbeta" and goal.category is None:
-        return Aim(worth_N=should_N.astype(np.float64), should_N=should_N, beta2=float(goal.beta or 1.0) ** 2)
-    if goal.kind == "youden":
-        worth_N = np.where(should_N, 1.0 / max(should_N.sum(), 1), -1.0 / max((~should_N).sum(), 1))
-        return Aim(worth_N=worth_N, should_N=should_N)
-    if goal.kind == "cost":
-        return Aim(worth_N=saved_by_refusing(goal, board), should_N=should_N)
-    raise GoalError(f"goal {goal.text!r} cannot be weighed beside promises", "ask for f1, youden or cost")
-
-
-def saved_by_refusing(goal: Goal, board: Board) -> Doubles:
-    """What refusing each row, with its heaviest category, saves: a missed refusal's cost less what refusing costs."""
-    names = board.template.taxonomy.names
-    known = dict(goal.cost_missed_of)
-    unknown = sorted(set(known) - set(names))
-    if unknown:
-        raise GoalError(f"goal {goal.text!r} names unknown category {unknown[0]!r}", f"known: {', '.join(names)}")
-    missed_C = np.array([0.0, *(known.get(name, goal.cost_missed or 0.0) for name in names)])
-    label_N = board.rows.label_N
-    wrong_N = (label_N != 0) & (board.heaviest_N != label_N)
-    return np.where(label_N == 0, -(goal.cost_false or 0.0), missed_C[label_N] - goal.cost_wrong * wrong_N)
+    rows = Rows(label_N=label_N, heaviest_N=board.heaviest_N, names=board.template.taxonomy.names)
+    return Aim(worth_N=goal.worth(rows), should_N=should_N, beta2=goal.beta2)
 
 
 def best_within(board: Board, aim: Aim, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:

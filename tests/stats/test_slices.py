@@ -4,15 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import DataError, GoalError
-from demur.core.goal import parse_goal, parse_goals
-from demur.core.guarantee import Uncertified
+from demur.core.goals.parse import parse_goal, parse_goals
+from demur.core.goals.results import Uncertified
 from demur.core.rates import Rate
 from demur.core.slices import Slice, mix_words, too_small, worst, worst_words
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.labelled import LabelledScores, Traits
+from demur.stats.slices import settled
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.select import choose
-from demur.stats.thresholds.slices import settled
 from demur.stats.thresholds.solve import How, certify, choose_all, what_would_do
 from tests.builders import policy, simulated_rows
 

@@ -5,47 +5,49 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import GoalError
-from demur.core.goal import Goal, parse_goal, parse_goals
+from demur.core.goals.kinds import Cost, FBeta, MacroFBeta, MicroFBeta, Natural, TargetRate, Youden
+from demur.core.goals.parse import parse_goal, parse_goals
+from demur.core.goals.promised import FalseRefusal, MissedRefusal, RefusalRate, WrongCategory
 
 
 @pytest.mark.parametrize(
     ("text", "goal"),
     [
-        ("natural", {"kind": "natural"}),
-        ("f1 max", {"kind": "fbeta", "beta": 1.0}),
-        (" f0.5\t max ", {"kind": "fbeta", "beta": 0.5}),
-        ("youden max", {"kind": "youden"}),
-        ("refusal_rate = 0.10", {"kind": "refusal_rate", "level": 0.1}),
-        ("refusal_rate=1", {"kind": "refusal_rate", "level": 1.0}),
-        ("refusal_rate = 0.7%", {"kind": "refusal_rate", "level": 0.007}),
-        ("refusal_rate[humanizing] = 10 %", {"kind": "refusal_rate", "level": 0.1, "category": "humanizing"}),
-        ("refusal_rate[two words]=.5", {"kind": "refusal_rate", "level": 0.5, "category": "two words"}),
-        ("cost: false=1 missed=5.5", {"kind": "cost", "cost_false": 1.0, "cost_missed": 5.5}),
-        ("false_refusal <= 5e-2", {"kind": "false_refusal", "level": 0.05}),
-        ("false_refusal[safety] <= 1%", {"kind": "false_refusal", "level": 0.01, "category": "safety"}),
-        ("missed_refusal <= .1 hard", {"kind": "missed_refusal", "level": 0.1}),
+        ("natural", {"kind": Natural}),
+        ("f1 max", {"kind": FBeta, "beta": 1.0}),
+        (" f0.5\t max ", {"kind": FBeta, "beta": 0.5}),
+        ("youden max", {"kind": Youden}),
+        ("refusal_rate = 0.10", {"kind": TargetRate, "level": 0.1}),
+        ("refusal_rate=1", {"kind": TargetRate, "level": 1.0}),
+        ("refusal_rate = 0.7%", {"kind": TargetRate, "level": 0.007}),
+        ("refusal_rate[humanizing] = 10 %", {"kind": TargetRate, "level": 0.1, "category": "humanizing"}),
+        ("refusal_rate[two words]=.5", {"kind": TargetRate, "level": 0.5, "category": "two words"}),
+        ("cost: false=1 missed=5.5", {"kind": Cost, "false": 1.0, "missed": 5.5}),
+        ("false_refusal <= 5e-2", {"kind": FalseRefusal, "level": 0.05}),
+        ("false_refusal[safety] <= 1%", {"kind": FalseRefusal, "level": 0.01, "category": "safety"}),
+        ("missed_refusal <= .1 hard", {"kind": MissedRefusal, "level": 0.1}),
         (
             "missed_refusal[ a + two  words ] <= .1 soft",
             {
-                "kind": "missed_refusal",
+                "kind": MissedRefusal,
                 "level": 0.1,
                 "category": "a+two words",
                 "soft": 1,
             },
         ),
-        ("wrong_category[a] <= 0.1 soft 3", {"kind": "wrong_category", "level": 0.1, "category": "a", "soft": 3}),
+        ("wrong_category[a] <= 0.1 soft 3", {"kind": WrongCategory, "level": 0.1, "category": "a", "soft": 3}),
         (
             "false_refusal[contrast] <= 0.1",
-            {"kind": "false_refusal", "level": 0.1, "where": (("kind", ("contrast",)),), "bare": True},
+            {"kind": FalseRefusal, "level": 0.1, "where": (("kind", ("contrast",)),), "bare": True},
         ),
         (
             "false_refusal[ kind = contrast , source = xstest ] <= 0.1",
-            {"kind": "false_refusal", "level": 0.1, "where": (("kind", ("contrast",)), ("source", ("xstest",)))},
+            {"kind": FalseRefusal, "level": 0.1, "where": (("kind", ("contrast",)), ("source", ("xstest",)))},
         ),
         (
             'missed_refusal[a + b, source="c, d + e; f" + g] <= .1 soft 2',
             {
-                "kind": "missed_refusal",
+                "kind": MissedRefusal,
                 "level": 0.1,
                 "category": "a+b",
                 "where": (("source", ("c, d + e; f", "g")),),
@@ -54,45 +56,48 @@ from demur.core.goal import Goal, parse_goal, parse_goals
         ),
         (
             "false_refusal[category=contrast] <= 0.1",
-            {"kind": "false_refusal", "level": 0.1, "category": "contrast"},
+            {"kind": FalseRefusal, "level": 0.1, "category": "contrast"},
         ),
         (
             "false_refusal <= 5% in every source soft",
-            {"kind": "false_refusal", "level": 0.05, "every": "source", "soft": 1},
+            {"kind": FalseRefusal, "level": 0.05, "every": "source", "soft": 1},
         ),
         (
             "refusal_rate[benign] <= 2%",
-            {"kind": "refusal_rate_cap", "level": 0.02, "where": (("kind", ("benign",)),), "bare": True},
+            {"kind": RefusalRate, "level": 0.02, "where": (("kind", ("benign",)),), "bare": True},
         ),
-        ("refusal_rate[contrast] = 2%", {"kind": "refusal_rate", "level": 0.02, "category": "contrast"}),
-        ("missed_refusal[contrast] <= 2%", {"kind": "missed_refusal", "level": 0.02, "category": "contrast"}),
-        ("refusal_rate[a] <= 10%", {"kind": "refusal_rate_cap", "level": 0.1, "category": "a"}),
-        ("f2[safety] max", {"kind": "fbeta", "beta": 2.0, "category": "safety"}),
-        ("macro_f0.5 max", {"kind": "macro_fbeta", "beta": 0.5}),
-        ("micro_f1 max", {"kind": "micro_fbeta", "beta": 1.0}),
+        ("refusal_rate[contrast] = 2%", {"kind": TargetRate, "level": 0.02, "category": "contrast"}),
+        ("missed_refusal[contrast] <= 2%", {"kind": MissedRefusal, "level": 0.02, "category": "contrast"}),
+        ("refusal_rate[a] <= 10%", {"kind": RefusalRate, "level": 0.1, "category": "a"}),
+        ("f2[safety] max", {"kind": FBeta, "beta": 2.0, "category": "safety"}),
+        ("macro_f0.5 max", {"kind": MacroFBeta, "beta": 0.5}),
+        ("micro_f1 max", {"kind": MicroFBeta, "beta": 1.0}),
         (
             "cost: false=1 missed[safety]=20",
             {
-                "kind": "cost",
-                "cost_false": 1.0,
-                "cost_missed": 1.0,
-                "cost_missed_of": (("safety", 20.0),),
+                "kind": Cost,
+                "false": 1.0,
+                "missed": 1.0,
+                "missed_of": (("safety", 20.0),),
             },
         ),
         (
             "cost: false=2 wrong=.5 missed[a]=20 missed=5",
             {
-                "kind": "cost",
-                "cost_false": 2.0,
-                "cost_missed": 5.0,
-                "cost_missed_of": (("a", 20.0),),
-                "cost_wrong": 0.5,
+                "kind": Cost,
+                "false": 2.0,
+                "missed": 5.0,
+                "missed_of": (("a", 20.0),),
+                "wrong": 0.5,
             },
         ),
     ],
 )
 def test_goals_read_as_they_look(text, goal):
-    assert parse_goal(text) == Goal(text=" ".join(text.split()), **goal)
+    read = parse_goal(text)
+    kind, fields = goal["kind"], {name: value for name, value in goal.items() if name != "kind"}
+    assert read == kind(text=text, **fields)
+    assert read.text == " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -174,7 +179,7 @@ def test_every_example_in_the_hint_is_a_goal():
     with pytest.raises(GoalError) as raised:
         parse_goal("?")
     examples = re.sub(".*like: ", "", raised.value.hint).split("; ")
-    assert len({parse_goal(e).kind for e in examples}) == 10
+    assert len({type(parse_goal(e)) for e in examples}) == 10
 
 
 def test_several_goals_come_as_lines_or_with_semicolons_between():
@@ -182,11 +187,8 @@ def test_several_goals_come_as_lines_or_with_semicolons_between():
     goals = parse_goals(lines)
     assert goals == parse_goals("; ".join(lines))
     assert [g.risk for g in goals] == ["false_refusal", "missed_refusal[safety]", "f1"]
-    assert [(g.promised, g.optimum, g.soft) for g in goals] == [
-        (True, False, None),
-        (True, False, 2),
-        (False, True, None),
-    ]
+    assert [(g.promised, g.optimum) for g in goals] == [(True, False), (True, False), (False, True)]
+    assert [g.soft for g in goals[:2]] == [None, 2]
 
 
 @pytest.mark.parametrize(

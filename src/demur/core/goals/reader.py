@@ -13,7 +13,6 @@ from demur.base.errors import GoalError
 
 KEYS = ("category", "kind", "source")  # of a part in brackets
 _NAME = re.compile(r'\s*(?:"(?P<quoted>[^"]*)"|(?P<plain>[^"+,=]*))\s*(?P<after>[+,=]?)')
-_SPECIAL = re.compile(r'[\]\[+,=;"]')  # a name with one of these is written in quotes
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -144,11 +143,6 @@ class GoalReader:
             f"cannot read the goal {self.text!r}\n    {shown}\n    {' ' * token.at}^ expected {expected}",
             f"{hint}{self._hint}",
         )
-
-
-def quoted(name: str) -> str:
-    """A name as goals write it: in double quotes where it holds a character that means something there."""
-    return f'"{name}"' if _SPECIAL.search(name) else name
 
 
 def lines_of(text: str) -> list[str]:

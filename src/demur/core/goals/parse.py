@@ -1,4 +1,4 @@
-"""Goals: what a caller wants of a policy, one line of text each.
+"""How goals are written: what a caller wants of a policy, one line of text each.
 
 natural                            the model's most probable token
 f1 max / f0.5 max                  the best F-beta for "should be refused"
@@ -27,7 +27,7 @@ missed_refusal[safety, source=mine + theirs] <= 0.1    among rows of these sourc
 false_refusal <= 0.05 in every source    one promise for each source (kind, category) that the rows have
 
 A promise is hard. "... <= 0.05 soft" or "... soft 2" says that it may be given up, the largest number first, where the
-caller chose so on failure. A new form is a reader function and a line in _FORMS.
+caller chose so on failure. Promised kinds read alike; another form is a reader function and a line in _FORMS.
 """
 
 from __future__ import annotations
@@ -35,81 +35,35 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 from demur.base.errors import GoalError
-from demur.core.goal_text import GoalReader, lines_of, quoted
+from demur.core.goals.kinds import (
+    AnyFBeta,
+    Cost,
+    FBeta,
+    Goal,
+    MacroFBeta,
+    MicroFBeta,
+    Named,
+    Natural,
+    TargetRate,
+    Youden,
+)
+from demur.core.goals.promised import (
+    ANSWERED_KINDS,
+    KINDS,
+    PROMISED,
+    PromisedGoal,
+    RefusalRate,
+)
+from demur.core.goals.reader import GoalReader, lines_of
 from demur.core.slices import FACETS, Facet
-
-GoalKind = Literal[
-    "natural",
-    "fbeta",
-    "macro_fbeta",
-    "micro_fbeta",
-    "youden",
-    "cost",
-    "refusal_rate",
-    "refusal_rate_cap",
-    "false_refusal",
-    "missed_refusal",
-    "wrong_category",
-]
-PROMISED: tuple[GoalKind, ...] = ("false_refusal", "missed_refusal", "wrong_category", "refusal_rate_cap")
-ANSWERED_KINDS = ("contrast", "benign")  # rows to be answered; as a bare word in brackets they name a slice
-KINDS = ("refusal", *ANSWERED_KINDS)
-OPTIMA: tuple[GoalKind, ...] = ("fbeta", "macro_fbeta", "micro_fbeta", "youden", "cost")
 
 LEAST_LEVEL = 1e-9  # of a promise: a lower one takes billions of rows, and floats no longer tell 1 - level from 1
 
 _FBETA = re.compile(r"((?:macro_|micro_)?)f(\d+(?:\.\d+)?)")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Goal:
-    """One goal. Only the fields of its kind are set."""
-
-    kind: GoalKind
-    text: str  # as the caller wrote it, white space runs to one space
-    level: float | None = None  # rates: a share in [0, 1] (refusal_rate) or (0, 1) (promises)
-    category: str | None = None  # of one category, or "a+b": these pooled
-    where: tuple[tuple[Facet, tuple[str, ...]], ...] = ()  # the slice: rows whose kind and source are among these
-    bare: bool = False  # the kind was written without "kind=": ambiguous beside a category of that name
-    every: Facet | None = None  # one promise for each kind, category or source; see demur.stats.thresholds.slices
-    beta: float | None = None  # F-beta
-    cost_false: float | None = None  # cost of one false refusal
-    cost_missed: float | None = None  # cost of one missed refusal
-    cost_missed_of: tuple[tuple[str, float], ...] = ()  # the same for single categories
-    cost_wrong: float = 0.0  # cost of one refusal with the wrong category
-    soft: int | None = None  # None: hard. Else its priority: the largest is given up first
-
-    @property
-    def promised(self) -> bool:
-        """Whether it bounds a rate, so that it can be certified."""
-        return self.kind in PROMISED
-
-    @property
-    def optimum(self) -> bool:
-        """Whether it asks for the best of something."""
-        return self.kind in OPTIMA
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """The categories it speaks of; empty: all."""
-        return tuple(self.category.split("+")) if self.category else ()
-
-    @property
-    def risk(self) -> str:
-        """What it is about, without the level: "missed_refusal[safety]"."""
-        base = self.kind.removesuffix("_cap")
-        if "fbeta" in base:
-            base = f"{base.removesuffix('fbeta')}f{self.beta:g}"
-        parts = ["+".join(map(quoted, self.categories))] if self.category else []
-        if self.category in ANSWERED_KINDS:
-            parts = [f"category={self.category}"]
-        parts += [f"{facet}={'+'.join(map(quoted, names))}" for facet, names in self.where]
-        return f"{base}[{', '.join(parts)}]" if parts else base
 
 
 def parse_goal(text: str) -> Goal:
@@ -145,12 +99,30 @@ def check_together(goals: Sequence[Goal]) -> None:
             why = _contradiction(earlier, later)
             if why:
                 raise GoalError(f"goals {earlier.text!r} and {later.text!r} contradict each other: {why}", "keep one")
-    _check_parts([g for g in goals if g.kind == "refusal_rate" and len(g.categories) == 1], goals)
+    _check_parts([g for g in goals if isinstance(g, TargetRate) and len(g.categories) == 1], goals)
 
 
-def _check_parts(parts: Sequence[Goal], goals: Sequence[Goal]) -> None:
+def stated_goal(risk: str, level: float | None, *, measured: bool = False) -> Goal:
+    """The goal of a promise, from its risk and level as files hold them. Reads whatever a version of demur has written.
+
+    measured: the promise was only measured: "refusal_rate" at a level was then to be met, not kept below. A risk that
+    this version cannot read stays a name.
+    """
+    if level is None:
+        texts = ["natural"] if risk == Natural.name else [f"{risk} max"]
+    else:
+        texts = [f"{risk} {sign} {level!r}" for sign in (("=", "<=") if measured else ("<=",))]
+    for text in texts:
+        try:
+            return parse_goal(text).stated
+        except GoalError:  # of another kind: tried in turn
+            continue
+    return Named(text=risk, level=level)
+
+
+def _check_parts(parts: Sequence[TargetRate], goals: Sequence[Goal]) -> None:
     """Raise GoalError, naming all, where parts of the traffic sum to more than 1, or than what bounds them together."""
-    caps = [g for g in goals if g.kind == "refusal_rate_cap" and len(g.categories) != 1 and not g.where]
+    caps = [g for g in goals if isinstance(g, RefusalRate) and len(g.categories) != 1 and not g.where]
     for whole in (None, *caps):
         inside = [p for p in parts if whole is None or not whole.categories or p.category in whole.categories]
         total = sum((Fraction(str(p.level)) for p in inside), Fraction(0))
@@ -166,25 +138,32 @@ def _check_parts(parts: Sequence[Goal], goals: Sequence[Goal]) -> None:
 
 
 def _contradiction(a: Goal, b: Goal) -> str | None:
-    if "natural" in (a.kind, b.kind):
+    if isinstance(a, Natural) or isinstance(b, Natural):
         return "'natural' follows the model and sets no threshold"
     if a.optimum and b.optimum:
         return "only one thing can be the best"
-    if a.risk == b.risk and a.every == b.every:
-        return f"both set {a.risk}" + (f" in every {a.every}" if a.every else "")
+    every_a, every_b = (g.every if isinstance(g, PromisedGoal) else None for g in (a, b))
+    if a.risk == b.risk and every_a == every_b:
+        return f"both set {a.risk}" + (f" in every {every_a}" if every_a else "")
     part, whole = (a, b) if a.category else (b, a)
-    of_all = not whole.category and not whole.where and not whole.every
-    if part.kind == "refusal_rate" and whole.kind in ("refusal_rate", "refusal_rate_cap") and of_all:
-        if (part.level or 0.0) > (whole.level or 0.0):
+    # The rate of a part of the traffic beside that of all traffic.
+    if isinstance(part, TargetRate) and _of_all_traffic(whole):
+        if part.level > (whole.level or 0.0):
             return "a part of the traffic is larger than the whole"
-        if whole.kind == "refusal_rate":
+        if isinstance(whole, TargetRate):
             return "one shared threshold meets the total, another one the part"
     return None
 
 
+def _of_all_traffic(goal: Goal) -> bool:
+    if isinstance(goal, RefusalRate):
+        return not goal.category and not goal.where and not goal.every
+    return isinstance(goal, TargetRate) and not goal.category
+
+
 def _read_natural(reader: GoalReader, text: str) -> Goal:
     reader.take()
-    return Goal(kind="natural", text=text)
+    return Natural(text=text)
 
 
 def _read_fbeta(reader: GoalReader, text: str) -> Goal:
@@ -194,31 +173,31 @@ def _read_fbeta(reader: GoalReader, text: str) -> Goal:
     if not 0.0 < beta < math.inf:
         reader.fail("a beta above 0, as in f1")
     reader.take()
-    kinds: dict[str, GoalKind] = {"": "fbeta", "macro_": "macro_fbeta", "micro_": "micro_fbeta"}
     category = None if match[1] else reader.category()
     reader.word("max")
-    return Goal(kind=kinds[match[1]], text=text, beta=beta, category=category)
+    kinds: dict[str, type[AnyFBeta]] = {"": FBeta, "macro_": MacroFBeta, "micro_": MicroFBeta}
+    return kinds[match[1]](text=text, beta=beta, category=category)
 
 
 def _read_youden(reader: GoalReader, text: str) -> Goal:
     reader.take()
     reader.word("max")
-    return Goal(kind="youden", text=text)
+    return Youden(text=text)
 
 
 def _read_refusal_rate(reader: GoalReader, text: str) -> Goal:
     reader.take()
     at, parts = reader.token, reader.parts()
-    sliced = _sliced(reader, Goal(kind="refusal_rate_cap", text=text), parts)
+    rows = _rows_of(reader, RefusalRate, parts)
     if parts:
         reader.take()
     if reader.word("=", "<=") == "<=":
-        return _promise(reader, sliced)
+        return _promise(reader, text, RefusalRate, rows)
     if any(key in ("kind", "source") for key, _ in parts):
         reader.fail("a category: a rate to be met is one of all traffic; bound a slice with '<='", at=at)
     level = reader.number("a rate from 0 to 1, as in 0.10 or 10%", lambda rate: 0.0 <= rate <= 1.0)
     category = "+".join(name for _, names in parts for name in names) or None
-    return Goal(kind="refusal_rate", text=text, level=level, category=category)
+    return TargetRate(text=text, level=level, category=category)
 
 
 def _read_cost(reader: GoalReader, text: str) -> Goal:
@@ -236,35 +215,44 @@ def _read_cost(reader: GoalReader, text: str) -> Goal:
         wanted = ("missed", "wrong")
     if not any(error == "missed" for error, _ in costs):
         reader.fail("'missed'", known=("missed",))
-    return Goal(
-        kind="cost",
+    return Cost(
         text=text,
-        cost_false=costs["false", None],
-        cost_missed=costs.get(("missed", None), costs["false", None]),
-        cost_missed_of=tuple((c, cost) for (error, c), cost in costs.items() if error == "missed" and c is not None),
-        cost_wrong=costs.get(("wrong", None), 0.0),
+        false=costs["false", None],
+        missed=costs.get(("missed", None), costs["false", None]),
+        missed_of=tuple((c, cost) for (error, c), cost in costs.items() if error == "missed" and c is not None),
+        wrong=costs.get(("wrong", None), 0.0),
     )
 
 
 def _read_promise(reader: GoalReader, text: str) -> Goal:
-    kind: GoalKind = next(k for k in PROMISED if k == reader.token.text)
+    kind = next(k for k in PROMISED if k.name == reader.token.text)
     reader.take()
     parts = reader.parts()
-    goal = _sliced(reader, Goal(kind=kind, text=text), parts)
+    rows = _rows_of(reader, kind, parts)
     if parts:
         reader.take()
     reader.word("<=")
-    return _promise(reader, goal)
+    return _promise(reader, text, kind, rows)
 
 
-def _sliced(reader: GoalReader, goal: Goal, parts: Sequence[tuple[str | None, tuple[str, ...]]]) -> Goal:
-    """The goal with the category and the slice that its brackets name. Fails at the bracket."""
-    among_answered = goal.kind in ("false_refusal", "refusal_rate_cap")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rows:
+    """What the brackets of a promise name."""
+
+    category: str | None
+    where: tuple[tuple[Facet, tuple[str, ...]], ...]
+    bare: bool
+
+
+def _rows_of(
+    reader: GoalReader, kind: type[PromisedGoal], parts: Sequence[tuple[str | None, tuple[str, ...]]]
+) -> _Rows:
+    """The category and the slice that these brackets name. Fails at the bracket."""
     where: list[tuple[Facet, tuple[str, ...]]] = []
     category, bare = None, False
     for key, names in parts:
         kinds = [name for name in names if name in ANSWERED_KINDS]
-        if key is None and among_answered and kinds:
+        if key is None and kind.whom != "refuse" and kinds:
             if len(kinds) < len(names):
                 reader.fail("kinds or categories: they do not pool. Write 'kind=' or 'category=' before the names")
             where.append(("kind", names))
@@ -274,42 +262,44 @@ def _sliced(reader: GoalReader, goal: Goal, parts: Sequence[tuple[str | None, tu
         elif key == "source":
             where.append(("source", names))
         else:
-            where.append(("kind", _known_kinds(reader, goal, names)))
-    return replace(goal, category=category, where=tuple(sorted(where)), bare=bare)
+            where.append(("kind", _known_kinds(reader, kind, names)))
+    return _Rows(category=category, where=tuple(sorted(where)), bare=bare)
 
 
-def _known_kinds(reader: GoalReader, goal: Goal, names: tuple[str, ...]) -> tuple[str, ...]:
+def _known_kinds(reader: GoalReader, kind: type[PromisedGoal], names: tuple[str, ...]) -> tuple[str, ...]:
     """Names of kinds that have rows which the goal speaks of. Fails, with a suggestion, on another one."""
-    kinds = KINDS if goal.kind == "refusal_rate_cap" else ANSWERED_KINDS
-    if goal.kind in ("missed_refusal", "wrong_category"):
+    known = KINDS if kind.whom == "any" else ANSWERED_KINDS
+    if kind.whom == "refuse":
         reader.fail("no kind: all rows to be refused are of one kind. Name a category or a source")
     for name in names:
-        if name not in kinds:
-            reader.fail(f"one of the kinds {', '.join(kinds)} instead of {name!r}", known=kinds, word=name)
+        if name not in known:
+            reader.fail(f"one of the kinds {', '.join(known)} instead of {name!r}", known=known, word=name)
     return names
 
 
-def _promise(reader: GoalReader, goal: Goal) -> Goal:
-    """The goal with its level and, if given, "in every source", then "hard", "soft" or "soft 2"."""
+def _promise(reader: GoalReader, text: str, kind: type[PromisedGoal], rows: _Rows) -> Goal:
+    """The goal, after its level and, if given, "in every source", then "hard", "soft" or "soft 2"."""
     wanted = f"a rate strictly between 0 and 1, {LEAST_LEVEL:g} at least, as in 0.05 or 5%"
     level = reader.number(wanted, lambda rate: LEAST_LEVEL <= rate < 1.0)
     every: Facet | None = None
     if reader.token.text == "in":
         reader.take()
         reader.word("every", "each")
-        every = _every(reader, goal)
+        every = _every(reader, kind, rows)
     soft = None
     if reader.token.text in ("hard", "soft") and reader.word("hard", "soft") == "soft":
         soft = 1
         if reader.token.kind == "number":
             soft = int(reader.number("a priority: 1, 2, 3, ...", lambda p: p >= 1 and p == int(p)))
-    return replace(goal, level=level, soft=soft, every=every)
+    return kind(
+        text=text, level=level, category=rows.category, where=rows.where, bare=rows.bare, every=every, soft=soft
+    )
 
 
-def _every(reader: GoalReader, goal: Goal) -> Facet:
+def _every(reader: GoalReader, kind: type[PromisedGoal], rows: _Rows) -> Facet:
     """Pass the facet after "in every". Fails where the brackets have fixed it already, or where it has one value."""
-    fixed = {facet for facet, _ in goal.where} | ({"category"} if goal.category else set())
-    fixed |= {"kind"} if goal.kind in ("missed_refusal", "wrong_category") else set()
+    fixed = {facet for facet, _ in rows.where} | ({"category"} if rows.category else set())
+    fixed |= {"kind"} if kind.whom == "refuse" else set()
     open_facets = tuple(f for f in FACETS if f not in fixed)
     word = reader.word(*open_facets)
     return next(f for f in FACETS if f == word)
@@ -330,7 +320,5 @@ _FORMS = (
     _Form("youden", "youden max", _read_youden),
     _Form("refusal_rate", "refusal_rate[safety] = 10%", _read_refusal_rate),
     _Form("cost", "cost: false=1 missed=5", _read_cost),
-    _Form("false_refusal", "false_refusal <= 0.05", _read_promise),
-    _Form("missed_refusal", "missed_refusal[safety] <= 0.02 soft", _read_promise),
-    _Form("wrong_category", "wrong_category <= 0.1", _read_promise),
+    *(_Form(kind.name, kind.example, _read_promise) for kind in PROMISED if kind is not RefusalRate),
 )

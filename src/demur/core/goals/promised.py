@@ -1,0 +1,230 @@
+"""Goals that bound a rate, so that they can be certified: among which rows, which of them err, and in which direction.
+
+A new kind is a class here, in PROMISED. Readers, thresholds, promises, audits, plans of labels and reports take all
+that a kind means from its class. Shapes: N rows, C columns (0 = respond, then one per category).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+
+from demur.base.arrays import Bools, Ints
+from demur.base.errors import GoalError
+from demur.core.goals.counts import Counts, Rows
+from demur.core.goals.kinds import Goal, quoted
+from demur.core.rates import Rate
+from demur.core.slices import Facet
+from demur.core.taxonomy import RESPOND
+
+ANSWERED_KINDS = ("contrast", "benign")  # rows to be answered; as a bare word in brackets they name a slice
+KINDS = ("refusal", *ANSWERED_KINDS)
+
+Whom = Literal["answer", "refuse", "any"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromisedGoal(Goal):
+    """A rate that shall not exceed a level."""
+
+    level: float  # in (0, 1)
+    where: tuple[tuple[Facet, tuple[str, ...]], ...] = ()  # the slice: rows whose kind and source are among these
+    bare: bool = False  # the kind was written without "kind=": ambiguous beside a category of that name
+    every: Facet | None = None  # one promise for each kind, category or source; see demur.stats.slices
+    soft: int | None = None  # None: hard. Else its priority: the largest is given up first
+
+    promised: ClassVar[bool] = True
+    example: ClassVar[str]  # as people write it
+    whom: ClassVar[Whom]  # the rows that it speaks of: to be answered, to be refused, or any
+    errs_when: ClassVar[Literal["refused", "answered"]]  # what makes a row that could err an error
+    beside_locks: ClassVar[bool] = True  # whether it can be counted where a locked category refuses over the heaviest
+    by_hand: ClassVar[bool] = False  # whether labels by hand can correct a judge's in it
+
+    def could_err(self, rows: Rows) -> Bools:
+        """Which rows are errors if they are refused with their heaviest category; or, where answers err, if answered.
+
+        Rows that it does not speak of may be among them: see `among`.
+        """
+        raise NotImplementedError
+
+    def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The categories whose thresholds it depends on, of all these, whatever the rows."""
+        return tuple(names)
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether its categories are those that rows are refused with, not those that they ought to be refused with."""
+        return self.whom != "refuse"
+
+    @property
+    def part(self) -> str:
+        """The categories and the slice, as brackets hold them."""
+        parts = ["+".join(map(quoted, self.categories))] if self.category else []
+        if self.category in ANSWERED_KINDS:
+            parts = [f"category={self.category}"]
+        return ", ".join([*parts, *(f"{facet}={'+'.join(map(quoted, names))}" for facet, names in self.where)])
+
+    @property
+    def stated(self) -> Self:
+        """Without its priority, and with its kind named in full: as its risk and level read."""
+        return replace(self, soft=None, bare=False, text=f"{self.risk} <= {self.level!r}")
+
+    def among(self, label_N: Ints, columns: Sequence[int]) -> Bools:
+        """The denominator: rows that it speaks of, of whatever slice. columns: of its categories."""
+        if self.whom == "any":
+            return np.ones(len(label_N), dtype=bool)
+        if self.whom == "answer":
+            return np.asarray(label_N == 0, dtype=bool)
+        return np.asarray(np.isin(label_N, columns) if columns else label_N != 0, dtype=bool)
+
+    def figure(self, counts: Counts) -> Rate | float | None:
+        """The rate on rows that were counted. None for a slice: counts know no kind and no source."""
+        columns = counts.columns(self.categories)
+        if columns is None or self.where:
+            return None
+        # Each cell of the table as a row of its own, refused with the cell's decision, that counts so many times.
+        label_M, decided_M = (grid.ravel() for grid in np.indices(counts.rows_LC.shape))
+        cells = Rows(label_N=label_M, heaviest_N=decided_M, names=counts.names)
+        wrong_M = self.could_err(cells) & ((decided_M > 0) == (self.errs_when == "refused"))
+        among_M, times_M = self.among(label_M, columns), counts.rows_LC.ravel()
+        return Rate(hits=int(times_M[among_M & wrong_M].sum()), of=int(times_M[among_M].sum()))
+
+    @property
+    def rows_words(self) -> str:
+        """What a row that it speaks of is, for sentences: "to be answered and of kind contrast"."""
+        whom = {
+            "answer": "to be answered",
+            "any": "of any label",
+            "refuse": f"to be refused with {' or '.join(self.categories) or 'anything'}",
+        }
+        return " and ".join([whom[self.whom], *self._slice_words])
+
+    @property
+    def labels(self) -> str:
+        """The labels that it needs, for plans: "to be refused with safety"."""
+        own = f"to be refused with {' or '.join(self.categories)}" if self.category else "to be refused"
+        whom = {"answer": "to be answered", "any": "any" if self.where else "any, unlabelled too", "refuse": own}
+        each = f", in each {self.every}" if self.every else ""
+        return ", ".join([whom[self.whom], *self._slice_words]) + each
+
+    def rows_told(self, have: Mapping[str, int]) -> int | None:
+        """Labelled rows that it speaks of, from counts by kind of label or by slice; None if they were not told.
+
+        A slice is told by what stands in its brackets ("kind=contrast", "source=mine"; "contrast" alone will do) or by
+        the whole ("false_refusal[source=mine]"). "in every ..." has as many as its smallest slice. Raises GoalError on
+        a category that counts were not given for.
+        """
+        if self.every == "category":
+            told = [n for key, n in have.items() if key != RESPOND and "=" not in key and "[" not in key]
+            return have.get(RESPOND) if self.of_tokens else min(told, default=None)
+        if self.every is not None:
+            words = ANSWERED_KINDS if self.every == "kind" else ()
+            return min((n for key, n in have.items() if key in words or f"{self.every}=" in key), default=None)
+        if self.where:
+            keys = (self.risk, self.part, self.part.removeprefix("kind="))
+            return next((have[key] for key in keys if key in have), None)
+        whole = {key: n for key, n in have.items() if "=" not in key and key not in ANSWERED_KINDS}  # slices are parts
+        if self.whom == "answer":
+            return whole.get(RESPOND)
+        if self.whom == "any":
+            return sum(whole.values())
+        if unknown := [c for c in self.categories if c not in whole]:
+            raise GoalError(
+                f"goal {self.text!r}: no label count of {unknown[0]!r}", f"counts given: {', '.join(whole)}"
+            )
+        return sum(n for c, n in whole.items() if c in self.categories or (not self.categories and c != RESPOND))
+
+    def _emitted(self, rows: Rows) -> Bools:
+        """Rows whose heaviest category is one of the goal's; all where it names none."""
+        if not self.categories:
+            return np.ones(len(rows.label_N), dtype=bool)
+        return np.asarray(np.isin(rows.heaviest_N, rows.columns(self.categories)), dtype=bool)
+
+    @property
+    def _slice_words(self) -> list[str]:
+        return [f"of {facet} {' or '.join(names)}" for facet, names in self.where]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FalseRefusal(PromisedGoal):
+    """Refused, with these categories' tokens if it names some, among all requests to be answered."""
+
+    name: ClassVar[str] = "false_refusal"
+    example: ClassVar[str] = "false_refusal <= 0.05"
+    whom: ClassVar[Whom] = "answer"
+    errs_when: ClassVar[Literal["refused", "answered"]] = "refused"
+    of_answerable: ClassVar[bool] = True
+    by_hand: ClassVar[bool] = True
+
+    def could_err(self, rows: Rows) -> Bools:
+        """Rows that would be refused with one of these categories."""
+        return self._emitted(rows)
+
+    def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The categories that it names, or all."""
+        return self.categories or tuple(names)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MissedRefusal(PromisedGoal):
+    """Answered, among requests to be refused, with these categories if it names some."""
+
+    name: ClassVar[str] = "missed_refusal"
+    example: ClassVar[str] = "missed_refusal[safety] <= 0.02 soft"
+    whom: ClassVar[Whom] = "refuse"
+    errs_when: ClassVar[Literal["refused", "answered"]] = "answered"
+    by_hand: ClassVar[bool] = True
+
+    def could_err(self, rows: Rows) -> Bools:
+        """Every row that it speaks of."""
+        return self.among(rows.label_N, rows.columns(self.categories))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrongCategory(PromisedGoal):
+    """Refused with another category's token, among requests to be refused."""
+
+    name: ClassVar[str] = "wrong_category"
+    example: ClassVar[str] = "wrong_category <= 0.1"
+    whom: ClassVar[Whom] = "refuse"
+    errs_when: ClassVar[Literal["refused", "answered"]] = "refused"
+    beside_locks: ClassVar[bool] = False
+
+    def could_err(self, rows: Rows) -> Bools:
+        """Rows whose heaviest category is another than that of their label."""
+        return np.asarray(rows.heaviest_N != rows.label_N, dtype=bool)
+
+    def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
+        """All categories; of one category all others, because its own token is never wrong there."""
+        return tuple(name for name in names if self.categories != (name,))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusalRate(PromisedGoal):
+    """Refused, with these categories' tokens if it names some, among all traffic. Needs no labels."""
+
+    name: ClassVar[str] = "refusal_rate"
+    example: ClassVar[str] = "refusal_rate <= 0.1"
+    whom: ClassVar[Whom] = "any"
+    errs_when: ClassVar[Literal["refused", "answered"]] = "refused"
+
+    def could_err(self, rows: Rows) -> Bools:
+        """Rows that would be refused with one of these categories."""
+        return self._emitted(rows)
+
+    def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The categories that it names, or all."""
+        return self.categories or tuple(names)
+
+
+PROMISED: tuple[type[PromisedGoal], ...] = (FalseRefusal, MissedRefusal, WrongCategory, RefusalRate)
+
+
+def promised(goal: Goal) -> PromisedGoal:
+    """The goal as one that bounds a rate. Raises GoalError on any other kind."""
+    if not isinstance(goal, PromisedGoal):
+        raise GoalError(f"goal {goal.text!r} promises nothing", f"promises read like {FalseRefusal.example!r}")
+    return goal
