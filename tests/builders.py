@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
+from demur.core.goals.parse import stated_goal
 from demur.core.goals.results import Promise
 from demur.core.policy import NEVER, RULES, CategoryPolicy, DoubtRule, Fingerprint, Policy
 from demur.core.rates import Rate
@@ -41,8 +42,7 @@ MODEL = Fingerprint(
 
 def promise(level=0.05, hits=2, of=400):
     return Promise(
-        risk="false_refusal",
-        level=level,
+        goal=stated_goal("false_refusal", level),
         confidence=0.95,
         status="certified",
         rate=Rate(hits=hits, of=of),

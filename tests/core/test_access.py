@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from demur.base.errors import AccessError, PolicyError
 from demur.core.access import PolicyAsk, Tenant, effective, permitted
 from demur.core.decision import decide_many
+from demur.core.goals.parse import stated_goal
 from demur.core.goals.results import Promise
 from demur.core.policy import ALWAYS, NEVER, RULES, THRESHOLD_RULES, CategoryPolicy, CurvePoint, Policy, Sensitivity
 from demur.core.rates import Rate
@@ -17,7 +18,7 @@ from tests.builders import THRESHOLDS, logp, policy, taxonomy, with_category
 NAMES = taxonomy(3).names
 RATES = (0.0, 0.04, 0.1, 0.5, 1.0)
 PROMISE = Promise(
-    risk="f1", level=None, confidence=None, status="measured", rate=None, data_digest="d", method="optimum"
+    goal=stated_goal("f1", None), confidence=None, status="measured", rate=None, data_digest="d", method="optimum"
 )
 
 

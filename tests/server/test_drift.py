@@ -14,6 +14,7 @@ import pytest
 
 from demur.base.errors import ArtifactError, PolicyError
 from demur.base.files import write_json
+from demur.core.goals.parse import stated_goal
 from demur.engines.fake.backend import FakeBackend
 from demur.server import live_scores
 from demur.stages import watch
@@ -243,7 +244,7 @@ def test_a_server_with_trusted_keys_believes_signed_policies_only(made, tmp_path
 
 def with_rate(folder, own):
     """The run's policy with a promise that live scores alone can speak against: how many requests are refused."""
-    rate = replace(PROMISE, risk="refusal_rate", level=0.3)
+    rate = replace(PROMISE, goal=stated_goal("refusal_rate", 0.3))
     policy = bound(replace(read_policy(folder.policy), promises=(PROMISE, rate)))
     write_policy(folder.policy, policy)
     folder.finish("calibrate", {}, {}, [folder.policy])

@@ -5,7 +5,7 @@ import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
 from demur.core.decision import decide_many
-from demur.core.goals.parse import parse_goal
+from demur.core.goals.parse import parse_goal, stated_goal
 from demur.pages.drawing import probit
 from demur.stages import calibrate, evaluate, report
 from demur.stages.report import curves, risks, tables
@@ -60,7 +60,7 @@ def test_the_measured_rate_of_a_promise_is_counted_as_its_certificate_counts(mat
     rows = type(material.rows)(table=material.rows.table, label_N=material.rows.label_N)  # every row, not one per group
     (loss,) = losses_of([goal], board_of(policy, rows, shared=False), 0)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    _, shown = risks.measured(risk, material.measured, policy.taxonomy.names)
+    _, shown = risks.measured(goal, material.measured, policy.taxonomy.names)
     assert shown == MeasuredRate.from_core(loss.rate(refused_N, np.ones(len(refused_N), dtype=bool)))
 
 
@@ -76,7 +76,7 @@ def test_f_beta_of_tokens_is_worked_out_from_their_counts_on_both_splits(materia
         of = [4 * int((rows.label_N == c).sum()) + int((choice_N == c).sum()) for c in columns]
         f = np.mean([5 * h / n for h, n in zip(hit, of, strict=True)]) if mean else 5 * sum(hit) / sum(of)
         expected.append(f"{f:.3f}")
-    assert risks.measured(risk, material.measured, names) == tuple(expected)
+    assert risks.measured(stated_goal(risk, None), material.measured, names) == tuple(expected)
 
 
 def calibrate_rows(folder, policy):
@@ -95,7 +95,7 @@ def test_costs_by_category_are_what_thresholds_were_chosen_for(folder):
     missed_N = np.array(list(costs.values()))[rows.label_N]
     wrong_N = 0.5 * (choice_N != rows.label_N)
     total = np.where(rows.label_N == 0, choice_N > 0, np.where(choice_N == 0, missed_N, wrong_N)).sum()
-    shown, after = risks.measured("cost", metrics, policy.taxonomy.names)
+    shown, after = risks.measured(stated_goal("cost", None), metrics, policy.taxonomy.names)
     assert shown == f"{100 * total / len(choice_N):.1f} per 100 rows"
     assert after.endswith("per 100 rows")
 
@@ -107,14 +107,14 @@ def test_several_goals_for_comparison_share_one_policy_with_a_line_each(material
 
 
 def test_a_cost_among_several_goals_is_worked_out_on_both_splits(material):
-    before, after = risks.measured("cost", material.measured, material.calibrated.taxonomy.names)
+    before, after = risks.measured(stated_goal("cost", None), material.measured, material.calibrated.taxonomy.names)
     assert "per 100 rows" in before
     assert "per 100 rows" in after
 
 
 def test_what_cannot_be_told_is_not_shown(material):
-    assert risks.measured("missed_refusal[nobody]", material.measured, []) == ("not shown", "not shown")
-    assert risks.measured("sharpness", material.measured, []) == ("not shown", "not shown")
+    for risk in ("missed_refusal[nobody]", "sharpness"):
+        assert risks.measured(stated_goal(risk, 0.1), material.measured, []) == ("not shown", "not shown")
 
 
 def test_every_promise_has_a_line_with_its_status(material):

@@ -45,7 +45,7 @@ def test_a_promise_that_the_test_rows_bear_out_is_left_in_peace(tmp_path, demur)
 
 def test_a_promise_that_they_speak_against_leads_the_report(worse):
     (found,) = evaluate.against(worse)
-    assert found.risk == "missed_refusal"
+    assert found.promise.risk == "missed_refusal"
     assert found.rate.interval()[0] > 0.4
     text = report.run(report.Config(), worse).with_name("report.md").read_text(encoding="utf-8").replace("\\", "")
     assert "THE TEST ROWS SPEAK AGAINST A CERTIFICATE: missed_refusal is promised at 0.4 and is " in text

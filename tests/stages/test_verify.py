@@ -69,7 +69,7 @@ def test_a_forger_who_makes_the_digest_again_is_found_out(folder, tmp_path):
     forgeries = {
         "the run has": replace(policy, promises=(replace(promise, rate=Rate(hits=0, of=100_000), digest=None),)),
         "errors of": replace(policy, categories=thresholds, promises=(replace(promise, digest=None),)),
-        "allow": replace(policy, promises=(replace(promise, level=0.001, digest=None),)),
+        "allow": replace(policy, promises=(replace(promise, goal=replace(promise.goal, level=0.001), digest=None),)),
         "other rows": replace(policy, promises=(replace(promise, data_digest="sha256:0", digest=None),)),
         "than those it names": replace(policy, promises=(replace(promise, rows="sha256:0", digest=None),)),
         "no level": replace(policy, promises=(replace(promise, confidence=None, digest=None),)),

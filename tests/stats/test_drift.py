@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import DataError, ScoreError
+from demur.core.goals.parse import stated_goal
+from demur.core.goals.promised import FalseRefusal
 from demur.core.goals.results import Promise
 from demur.core.rates import Rate
 from demur.stats.drift import audit, martingale, watch
@@ -28,7 +30,12 @@ LIVE = {"same": SCORES[450:], "shifted": SCORES[450:] ** 0.8}
 
 def promise(risk="false_refusal", status="certified", level=0.05):
     return Promise(
-        risk=risk, level=level, confidence=0.95, status=status, rate=Rate(hits=3, of=200), data_digest="", method="test"
+        goal=stated_goal(risk, level),
+        confidence=0.95,
+        status=status,
+        rate=Rate(hits=3, of=200),
+        data_digest="",
+        method="test",
     )
 
 
@@ -195,16 +202,19 @@ def test_bad_scores_and_other_grids_are_refused():
 def test_the_audit_has_the_golden_evidence():
     golden = GOLDEN["own_truncated_beta_e_process"]
     errors = np.array(GOLDEN["audit_errors"], dtype=bool)
-    found = [audit.update(Audit(risk="r", level=0.05), errors[:t]).log_e for t in GOLDEN["audit_at"]]
+    found = [audit.update(Audit(goal=stated_goal("false_refusal", 0.05)), errors[:t]).log_e for t in GOLDEN["audit_at"]]
     assert found == pytest.approx(golden["log_e"], abs=1e-9)
     bar = np.log(20)
-    crossed = [audit.update(Audit(risk="r", level=0.05), errors[:t]).highest_log_e >= bar for t in range(1, 201)]
+    crossed = [
+        audit.update(Audit(goal=stated_goal("false_refusal", 0.05)), errors[:t]).highest_log_e >= bar
+        for t in range(1, 201)
+    ]
     assert crossed.index(True) + 1 == golden["first_time_e_ge_20"]
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(0, 60))
 def test_auditing_in_parts_is_auditing_at_once(errors, cut):
-    start, error_T = Audit(risk="r", level=0.1), np.array(errors, dtype=bool)
+    start, error_T = Audit(goal=stated_goal("false_refusal", 0.1)), np.array(errors, dtype=bool)
     assert audit.update(audit.update(start, error_T[:cut]), error_T[cut:]) == audit.update(start, error_T)
 
 
@@ -216,14 +226,14 @@ def test_one_more_error_never_lowers_the_evidence(hits, misses, level):
 
 
 def test_hardly_any_error_is_no_evidence_rather_than_a_nan():
-    state = audit.update(Audit(risk="r", level=0.9), np.zeros(5000, dtype=bool))
+    state = audit.update(Audit(goal=stated_goal("false_refusal", 0.9)), np.zeros(5000, dtype=bool))
     assert (state.log_e, state.highest_log_e) == (-np.inf, 0.0)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -1.0])
 def test_a_level_that_is_no_rate_cannot_be_audited(level):
     with pytest.raises(DataError, match="strictly between"):
-        Audit(risk="r", level=level)
+        Audit(goal=FalseRefusal(text="", level=level))
 
 
 # what it means for promises
@@ -279,11 +289,12 @@ def test_a_monitor_survives_a_round_trip_through_json():
     rows = simulated_rows(300, 2, seed=5).table.logp_NC
     monitor = watch.observe(watch.begin(promised(), rows[:200]), rows[200:250], uniforms(50))
     stored = json.loads(json.dumps(asdict(monitor)))
+    pairs = zip(stored["audits"], monitor.audits, strict=True)  # files keep a goal by its risk and level
     restored = watch.Monitor(
         series=tuple(
             Martingale(**{**m, "count_B": tuple(m["count_B"]), "shares": tuple(m["shares"])}) for m in stored["series"]
         ),
-        audits=tuple(Audit(**{**a, "rate": Rate(**a["rate"])}) for a in stored["audits"]),
+        audits=tuple(Audit(**{**a, "goal": own.goal, "rate": Rate(**a["rate"])}) for a, own in pairs),
     )
     assert restored == monitor
     more = uniforms(50, seed=1)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import PolicyError
+from demur.core.goals.parse import stated_goal
 from demur.core.goals.results import Promise
 from demur.core.policy import (
     NEVER,
@@ -47,10 +48,10 @@ def category_policies(draw):
 slices = st.builds(
     Slice, facet=st.sampled_from(FACETS), name=st.text(st.characters(codec="utf-8"), max_size=5), rate=rates
 )
+LEVELS = st.none() | st.floats(0, 1)
 promises = st.builds(
     Promise,
-    risk=st.just("false_refusal"),
-    level=st.none() | st.floats(0, 1),
+    goal=st.builds(stated_goal, st.sampled_from(["false_refusal", "missed_refusal[a+b]", "cost"]), LEVELS),
     confidence=st.none() | st.floats(0.5, 1),
     status=st.sampled_from(["certified", "measured", "uncertified", "no longer supported"]),
     rate=st.none() | rates,
@@ -104,7 +105,12 @@ def test_a_policy_comes_back_as_it_was(policy):
 
 def test_a_promise_written_before_failures_had_a_choice_is_read_as_one_that_would_have_stopped():
     promise = Promise(
-        risk="f1", level=None, confidence=None, status="measured", rate=None, data_digest="sha256:d", method="optimum"
+        goal=stated_goal("f1", None),
+        confidence=None,
+        status="measured",
+        rate=None,
+        data_digest="sha256:d",
+        method="optimum",
     )
     value = policy_to_json(replace(natural(single()), promises=(promise,)))
     del value["promises"][0]["on_failure"]
@@ -220,7 +226,12 @@ def test_a_bound_that_is_no_probability_is_refused() -> None:
 
 def test_a_promise_without_a_mix_is_written_as_it_always_was():
     promise = Promise(
-        risk="false_refusal", level=0.1, confidence=0.9, status="certified", rate=None, data_digest="d", method="m"
+        goal=stated_goal("false_refusal", 0.1),
+        confidence=0.9,
+        status="certified",
+        rate=None,
+        data_digest="d",
+        method="m",
     )
     made = replace(natural(coconot()), promises=(promise,))
     assert "mix" not in policy_to_json(made)["promises"][0]

@@ -12,7 +12,6 @@ import numpy as np
 from demur.base.arrays import Bools
 from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.goals.parse import parse_goal
 from demur.core.goals.results import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate
@@ -39,7 +38,7 @@ def count_again(policy: Policy, promise: Promise, rows: LabelledScores, seeds: S
     Of the ways in which rows are chosen (the seed draws one row of each group, and the rows to test on) the first that
     gives the promise's own counts; if none does, the first. Raises GoalError or DataError where the rows cannot tell.
     """
-    goals = settled([parse_goal(f"{promise.risk} <= {promise.level!r}")], policy, rows)
+    goals = settled([promise.goal], policy, rows)
     board = board_as_it_is(policy, rows)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     found = []

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from demur.core.decision import decide_many
-from demur.core.goals.parse import parse_goal
+from demur.core.goals.promised import promised
 from demur.core.goals.results import Promise
 from demur.core.policy import Override, Policy
 from demur.core.rates import Rate
@@ -37,12 +37,11 @@ def with_overrides(policy: Policy, overrides: Mapping[str, Override], rows: Labe
     made = replace(policy, categories=tuple(categories))
     named = ", ".join(f"{name} {'suppressed' if o == 'suppress' else 'forced'}" for name, o in overrides.items())
     forced = "force" in overrides.values()
-    kept = ("missed_refusal",) if forced else ()
 
     def as_served(promise: Promise) -> Promise:
         if promise.status != "certified":
             return promise
-        if promise.risk.partition("[")[0] in kept:
+        if forced and promised(promise.goal).errs_when == "answered":
             return _without_errors(promise, named)
         return _withdrawn(promise, made, rows, named)
 
@@ -66,10 +65,9 @@ def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: st
         mix=(),
         method=f"not certified: thresholds were chosen before {named}; to choose them without it, make it inactive",
     )
-    goal = parse_goal(f"{promise.risk} <= {promise.level!r}")
-    if not all(policy.category(name).may_emit for name in goal.categories):
+    if not all(policy.category(name).may_emit for name in promise.goal.categories):
         return bare
-    (loss,) = losses_of([goal], board_as_it_is(policy, rows), seed=0)
+    (loss,) = losses_of([promise.goal], board_as_it_is(policy, rows), seed=0)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     everyone_N = np.ones(len(refused_N), dtype=bool)
     return replace(bare, rate=loss.rate(refused_N, everyone_N), mix=loss.mix(refused_N, everyone_N))

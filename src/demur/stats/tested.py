@@ -10,7 +10,6 @@ import numpy as np
 
 from demur.base.errors import DataError
 from demur.core.decision import decide_many
-from demur.core.goals.parse import parse_goal
 from demur.core.goals.results import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate
@@ -25,8 +24,7 @@ ELSEWHERE = ("traffic", "human_labels")  # settings under which promises speak o
 class Against:
     """A certified promise that other rows speak against."""
 
-    risk: str
-    level: float
+    promise: Promise
     rate: Rate  # on these rows, one of a group
 
     @property
@@ -34,14 +32,13 @@ class Against:
         """For people: "false_refusal is promised at 0.05 and is 8.1% (6.9 to 9.4) on 1,200 test rows"."""
         low, high = self.rate.interval()
         found = f"{100 * self.rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
-        return f"{self.risk} is promised at {self.level:g} and is {found} on {self.rate.of:,} test rows"
+        return f"{self.promise.risk} is promised at {self.promise.level:g} and is {found} on {self.rate.of:,} test rows"
 
 
 def on_rows(promise: Promise, policy: Policy, rows: LabelledScores) -> tuple[Rate, tuple[Slice, ...]] | None:
     """A promised rate on other rows, and its slices there. None where these hold no row that the promise speaks of."""
-    goal = parse_goal(f"{promise.risk} <= {promise.level!r}")
     try:
-        (loss,) = losses_of([goal], board_as_it_is(policy, rows), seed=0)
+        (loss,) = losses_of([promise.goal], board_as_it_is(policy, rows), seed=0)
     except DataError:
         return None
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
@@ -64,5 +61,5 @@ def spoken_against(
         if promise.status == "certified" and promise.level is not None:
             tested = on_rows(promise, policy, rows)
             if tested is not None and tested[0].interval()[0] > promise.level:
-                found.append(Against(risk=promise.risk, level=promise.level, rate=tested[0]))
+                found.append(Against(promise=promise, rate=tested[0]))
     return tuple(found)

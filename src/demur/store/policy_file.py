@@ -19,6 +19,7 @@ from pydantic import (
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.errors import DemurError, PolicyError
 from demur.base.files import digest_json, write_json
+from demur.core.goals.parse import stated_goal
 from demur.core.goals.results import Promise
 from demur.core.policy import (
     CategoryPolicy,
@@ -188,8 +189,10 @@ class PromiseRow(Strict):
 
     def to_core(self) -> Promise:
         """The core record."""
+        fields = {name: value for name, value in dict(self).items() if name not in ("risk", "level")}
+        goal = stated_goal(self.risk, self.level, measured=self.status == "measured")
         mix = tuple(row.to_core() for row in self.mix)
-        return Promise(**{**dict(self), "rate": self.rate.to_core() if self.rate else None, "mix": mix})
+        return Promise(**{**fields, "goal": goal, "rate": self.rate.to_core() if self.rate else None, "mix": mix})
 
 
 class DoubtRow(Strict):

@@ -194,4 +194,4 @@ def test_a_refusal_rate_is_a_false_refusal_rate_of_all_rows():
     rate, false = certify_refusal_rate(scores_N, 0.1, 0.1), certify_false_refusal(scores_N, 0.1, 0.1)
     assert isinstance(rate, Certified)
     assert rate.thresholds == false.thresholds
-    assert rate.evidence[0].goal == "refusal_rate <= 0.1"
+    assert rate.evidence[0].goal.text == "refusal_rate <= 0.1"

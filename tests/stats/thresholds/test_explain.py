@@ -14,7 +14,7 @@ from tests.stats.thresholds.test_procedures import request
 def test_goals_that_the_scores_cannot_meet_are_infeasible_with_the_trade_off():
     found = certify_path(request("false_refusal <= 0.02; missed_refusal <= 0.1", simulated_rows(4000, 3, seed=7)))
     assert isinstance(found, Infeasible)
-    assert found.blocking == "missed_refusal <= 0.1"
+    assert found.blocking.text == "missed_refusal <= 0.1"
     kept_false, kept_missed = (r.lowest for r in found.reachable)
     assert kept_false > 0.02
     assert kept_missed > 0.1
@@ -25,7 +25,7 @@ def test_the_priority_of_soft_goals_says_which_one_blocks():
     texts = ["false_refusal <= 0.02 soft 2", "missed_refusal <= 0.1 soft"]
     found = certify_path(request(texts, simulated_rows(4000, 3, seed=7)))
     assert isinstance(found, Infeasible)
-    assert found.blocking == texts[0]
+    assert found.blocking.text == texts[0]
 
 
 def test_levels_that_the_rows_meet_are_uncertified_with_the_rows_that_would_do():

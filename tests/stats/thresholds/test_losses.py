@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal
+from demur.core.goals.promised import FalseRefusal
 from demur.core.rates import Rate
 from demur.stats.thresholds.losses import board_of, evidence, losses_of, one_per_group
 from tests.builders import THRESHOLDS, labelled, log_softmax, policy, rows, with_category
@@ -60,6 +61,7 @@ def test_the_thresholds_a_goal_depends_on_do_not_depend_on_the_rows():
 
 
 def test_without_rows_nothing_is_known():
-    nothing = evidence("false_refusal <= 0.1", 0.1, Rate(hits=0, of=0), 0.05)
+    goal = FalseRefusal(text="false_refusal <= 0.1", level=0.1)
+    nothing = evidence(goal, Rate(hits=0, of=0), 0.05)
     assert (nothing.p_value, nothing.upper) == (1.0, 1.0)
-    assert evidence("x", 0.1, Rate(hits=0, of=45), 0.05).p_value == pytest.approx(0.9**45)
+    assert evidence(goal, Rate(hits=0, of=45), 0.05).p_value == pytest.approx(0.9**45)

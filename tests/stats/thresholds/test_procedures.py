@@ -59,7 +59,7 @@ def test_every_goal_of_a_request_is_kept_at_once():
         found = procedure(request(texts, labelled_rows))
         assert isinstance(found, Certified)
         assert all(e.p_value <= 0.1 for e in found.evidence)
-        assert [e.goal for e in found.evidence] == texts.split("; ")
+        assert [e.goal.text for e in found.evidence] == texts.split("; ")
 
 
 def test_a_goal_about_one_category_does_not_hold_the_others_back():

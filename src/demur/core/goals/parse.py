@@ -114,9 +114,11 @@ def stated_goal(risk: str, level: float | None, *, measured: bool = False) -> Go
         texts = [f"{risk} {sign} {level!r}" for sign in (("=", "<=") if measured else ("<=",))]
     for text in texts:
         try:
-            return parse_goal(text).stated
+            goal = parse_goal(text).stated
         except GoalError:  # of another kind: tried in turn
             continue
+        if (goal.risk, goal.level) == (risk, level):  # else a file that is written again would say something else
+            return goal
     return Named(text=risk, level=level)
 
 

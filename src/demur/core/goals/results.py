@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from demur.core.goals.kinds import Goal
+from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate
 from demur.core.slices import Slice
 
@@ -23,8 +25,7 @@ class Promise:
     (demur.store.binding); `fault` says why.
     """
 
-    risk: str  # what is bounded: "false_refusal", "refusal_rate[safety]", "f1", ...
-    level: float | None  # the bound asked for; None where the goal was an optimum
+    goal: Goal  # what is bounded, and where; or of what it is the best. As `stated`: files hold its risk and level
     confidence: float | None  # 1 - delta; None unless certified, now or once
     status: Status
     rate: Rate | None  # what the chosen thresholds do on the rows it was tested on; None where it is not a rate
@@ -36,13 +37,22 @@ class Promise:
     digest: str | None = None  # of what it speaks of: demur.store.binding; None in files that older versions wrote
     fault: str | None = None  # why it is "not certified", found on reading; no file holds it
 
+    @property
+    def risk(self) -> str:
+        """What it is about: "false_refusal", "refusal_rate[safety]", "f1", ..."""
+        return self.goal.risk
+
+    @property
+    def level(self) -> float | None:
+        """The bound, or the rate to be met; None where the goal was an optimum."""
+        return self.goal.level
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
     """One goal at the thresholds in question: errors counted, and how surely the level holds."""
 
-    goal: str  # as the caller wrote it
-    level: float
+    goal: PromisedGoal
     rate: Rate  # errors out of the rows that the goal speaks of
     p_value: float  # P(Binomial(rows, level) <= errors): exact, small when the level surely holds
     upper: float  # one-sided Clopper-Pearson bound of the rate at the confidence asked for; 1 without rows
@@ -73,7 +83,7 @@ class Uncertified:
     """Not certified on these rows, though nothing shows that the goals cannot be met."""
 
     reason: str
-    blocking: str  # the goal that is furthest from being certified
+    blocking: PromisedGoal  # the goal that is furthest from being certified
     rows: int  # rows at hand that this goal speaks of
     rows_needed: int | None  # rows of that kind that would do; None if more rows alone would not
     evidence: tuple[Evidence, ...]  # at the thresholds that come closest; empty if there are none
@@ -83,7 +93,7 @@ class Uncertified:
 class Reach:
     """How low one rate can be made on these rows while every other goal is kept; None: not even those can be."""
 
-    goal: str
+    goal: PromisedGoal
     lowest: float | None
 
 
@@ -92,7 +102,7 @@ class Infeasible:
     """The scores at hand do not allow the goals together, whatever the thresholds."""
 
     reason: str
-    blocking: str  # the first goal, in order of priority, that cannot be met beside those before it
+    blocking: PromisedGoal  # the first goal, in order of priority, that cannot be met beside those before it
     reachable: tuple[Reach, ...]  # the trade-off: one per goal
     proven: bool = False  # whether this holds of all traffic with the confidence asked for, not only of these rows
 

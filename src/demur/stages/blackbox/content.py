@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 
+from demur.base.errors import Undefined
+from demur.core.goals.counts import two_way
+from demur.core.goals.kinds import Goal
 from demur.core.goals.results import Promise
 from demur.core.rates import Rate
 from demur.pages.drawing import ANSWER, REFUSE, Mark, reliability, small
@@ -207,7 +211,7 @@ def _promises(promises: Sequence[Promise], errors: Errors) -> Table:
             "" if p.level is None else f"at most {p.level:g}",
             p.status if p.confidence is None else f"{p.status} with {p.confidence:.0%} confidence",
             "not shown" if p.rate is None else MeasuredRate.from_core(p.rate),
-            _measured(p.risk, errors),
+            _measured(p.goal, errors),
         )
         for p in promises
     )
@@ -222,15 +226,21 @@ def _promises(promises: Sequence[Promise], errors: Errors) -> Table:
     )
 
 
-def _measured(risk: str, errors: Errors) -> Cell:
-    """A promised rate on the test prompts; the run has one category, so that its rates are those of all."""
-    name, _, inside = risk.partition("[")
-    if "=" in inside:  # a slice: the test prompts are not counted by it here
-        return "not shown"
-    if name == "f1":
-        return f"{errors.f1.value:.3f}" if errors.f1.defined else "not defined"
-    rate = getattr(errors, name, None)
-    return MeasuredRate.from_core(rate) if isinstance(rate, Rate) else "not shown"
+def _measured(goal: Goal, errors: Errors) -> Cell:
+    """A promised figure on the test prompts; the run has one category, so that its rates are those of all."""
+    counts = two_way(
+        answered=errors.false_refusal.of - errors.false_refusal.hits,
+        false=errors.false_refusal.hits,
+        missed=errors.missed_refusal.hits,
+        caught=errors.caught.hits,
+    )
+    try:
+        figure = goal.figure(replace(counts, names=goal.categories[:1]))
+    except Undefined:
+        return "not defined"
+    if isinstance(figure, Rate):
+        return MeasuredRate.from_core(figure)
+    return "not shown" if figure is None else goal.shown(figure)
 
 
 def _recipe(m: Material) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from demur.core.calibrator import IDENTITY
+from demur.core.goals.promised import FalseRefusal, MissedRefusal
 from demur.core.policy import Policy
 from demur.pages.drawing import ANSWER, PAGE, REFUSE, Mark, diagonal, line, probit, probit_axis, spec_of
 from demur.pages.drawing import reliability as reliability_of
@@ -113,12 +114,12 @@ def trade_off(m: Material) -> Figure | None:
 
 def _promised_region(policy: Policy) -> list[Spec]:
     """The rates that a policy's certified promises about all categories allow: a rectangle, or nothing without such."""
-    level = {p.risk: p.level for p in policy.promises if p.status == "certified" and p.level is not None}
-    if not {"false_refusal", "missed_refusal"} & set(level):
+    kept = [p.goal for p in policy.promises if p.status == "certified"]
+    false = min((g.level for g in kept if isinstance(g, FalseRefusal) and not g.part), default=None)
+    missed = min((g.level for g in kept if isinstance(g, MissedRefusal) and not g.part), default=None)
+    if false is None and missed is None:
         return []
-    low, right, top = (
-        probit(rate) for rate in (0.0, level.get("false_refusal", 1.0), level.get("missed_refusal", 1.0))
-    )
+    low, right, top = (probit(1.0 if rate is None else rate) for rate in (0.0, false, missed))
     edge = line([low, right, right, low, low], [low, low, top, top, low], "certified levels")
     look = {"fill": "toself", "fillcolor": ANSWER, "opacity": 0.15, "line": {"width": 0, "color": ANSWER}}
     return [edge | look | {"hoverinfo": "skip"}]

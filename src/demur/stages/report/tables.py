@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from demur.core.example import SPLITS
+from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate
 from demur.pages.parts import Cell, Estimate, Table
 from demur.stages.report import risks
@@ -153,12 +154,12 @@ def promises(m: Material) -> Table:
             optimum = "nothing asked" if policy.rule == "natural" else "the optimum"
             level = optimum if promise.level is None else f"{promise.level:.1%}"
             sure = "no guarantee" if promise.confidence is None else f"{promise.confidence:.0%}"
-            before, after = risks.measured(promise.risk, measured, active)
-            if promise.level is not None and "=" in promise.risk:  # a slice: metrics.json counts none
+            before, after = risks.measured(promise.goal, measured, active)
+            if isinstance(promise.goal, PromisedGoal) and promise.goal.where:  # metrics.json counts no slice
                 tested = on_rows(promise, policy, m.rows)
                 after = MeasuredRate.from_core(tested[0]) if tested else "no such row"
             on_calibrate: Cell = MeasuredRate.from_core(promise.rate) if promise.rate else before
-            against = policy is m.calibrated and (promise.risk, promise.level) in [(a.risk, a.level) for a in m.against]
+            against = policy is m.calibrated and promise.goal in [a.promise.goal for a in m.against]
             status = f"{promise.status}; the test rows speak against it" if against else promise.status
             rows.append((label(m, measured), status, promise.risk, level, sure, on_calibrate, after))
     return Table(

@@ -17,6 +17,7 @@ import numpy as np
 
 from demur.base.errors import ArtifactError, DataError, GoalError
 from demur.base.files import digest_file
+from demur.core.goals.promised import promised
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
@@ -135,7 +136,7 @@ def unheard(folder: RunFolder) -> tuple[str, ...]:
     Raises ArtifactError on a damaged state.
     """
     policy, path = read_policy(folder.policy), state_path(folder)
-    audits = [Audit(risk=p.risk, level=p.level) for p in policy.promises if p.status == "certified" and p.level]
+    audits = [Audit(goal=promised(p.goal)) for p in policy.promises if p.status == "certified" and p.level]
     file = read_monitor(path) if path.exists() else None
     own = file is not None and file.policy == policy_digest(policy)
     heard = {a.risk for a in file.audits if a.rate.of} if file is not None and own else set()

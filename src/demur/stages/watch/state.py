@@ -12,7 +12,8 @@ import numpy.typing as npt
 from demur.base.arrays import Floats
 from demur.base.errors import ArtifactError, DataError, DemurError
 from demur.core.decision import decide_many
-from demur.core.goals.parse import parse_goal
+from demur.core.goals.parse import stated_goal
+from demur.core.goals.promised import promised
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.stats.drift.audit import Audit
@@ -44,7 +45,7 @@ def monitor_of(row: MonitorRow, fresh: Monitor, path: Path) -> Monitor:
     try:
         monitor = Monitor(
             series=tuple(Martingale(**dict(r)) for r in row.series),
-            audits=tuple(Audit(**{**dict(r), "rate": r.rate.to_core()}) for r in row.audits),
+            audits=tuple(map(_audit, row.audits)),
         )
     except DemurError as e:
         raise ArtifactError(f"{path} is damaged: {e.message}", "restore it, or put it away: start afresh") from None
@@ -72,7 +73,7 @@ def seen(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 0) -> Mo
     table = ScoreTable(ids=tuple(map(str, range(len(logp_TC)))), logp_NC=logp_TC)
     unlabelled = LabelledScores(table=table, label_N=np.zeros(len(logp_TC), dtype=np.int64))
     for a in monitor.audits:
-        if _of_traffic(a):
+        if a.of_traffic:
             monitor = feedback(monitor, a.risk, _errors(policy, a, unlabelled))
     return monitor
 
@@ -88,7 +89,7 @@ def told(monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[st
     label_N = np.array([policy.taxonomy.column(labels[i].label) for i in ids], dtype=np.int64)
     rows = LabelledScores(table=table.select(ids), label_N=label_N, traits=_traits([labels[i] for i in ids], label_N))
     for a in monitor.audits:
-        if not _of_traffic(a):
+        if not a.of_traffic:
             monitor = feedback(monitor, a.risk, _errors(policy, a, rows))
     return monitor
 
@@ -107,19 +108,18 @@ def _traits(rows: Sequence[FeedbackRow], label_N: npt.NDArray[np.int64]) -> Trai
     )
 
 
-def _of_traffic(audit: Audit) -> bool:
-    """Whether every request counts, labelled or not."""
-    return audit.risk.startswith("refusal_rate") and not audit.sliced
+def _audit(row: AuditRow) -> Audit:
+    """Raises GoalError on a risk or level that no promise has."""
+    goal = promised(stated_goal(row.risk, row.level))
+    return Audit(goal=goal, rate=row.rate.to_core(), highest_log_e=row.highest_log_e)
 
 
 def _errors(policy: Policy, audit: Audit, rows: LabelledScores) -> npt.NDArray[np.bool_]:
     """Per row that the promise speaks of, in order: whether the policy errs on it."""
-    goal = parse_goal(f"{audit.risk} <= {audit.level!r}")
     board = board_as_it_is(policy, replace(rows, group_N=None))
     try:
-        (loss,) = losses_of([goal], board, 0)
+        (loss,) = losses_of([audit.goal], board, 0)
     except DataError:  # none of these rows is of the promise's kind
         return np.zeros(0, dtype=bool)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    wrong_N = loss.could_err_N & (refused_N if loss.when == "refused" else ~refused_N)
-    return np.asarray(wrong_N[loss.among_N], dtype=bool)
+    return np.asarray(loss.errors(refused_N)[loss.among_N], dtype=bool)

@@ -14,8 +14,7 @@ from scipy.special import betaincc, betaln, xlog1py, xlogy
 
 from demur.base.arrays import Doubles, Ints
 from demur.base.errors import DataError
-from demur.core.goals.parse import parse_goal
-from demur.core.goals.promised import promised
+from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate
 
 NOTHING_SEEN = Rate(hits=0, of=0)
@@ -26,8 +25,7 @@ PRIOR = 0.5  # Beta(1/2, 1/2), cut off below the level: how likely which broken 
 class Audit:
     """The state of one audited promise; plain numbers, to be stored and read back. Raises DataError on a bad level."""
 
-    risk: str  # of the promise: "false_refusal"
-    level: float  # in (0, 1)
+    goal: PromisedGoal  # of the promise
     rate: Rate = NOTHING_SEEN  # errors among audited requests
     highest_log_e: float = 0.0  # so far: an alarm does not go away
 
@@ -36,9 +34,24 @@ class Audit:
             raise DataError(f"audit of {self.risk!r}: level {self.level}", "expected a rate strictly between 0 and 1")
 
     @property
+    def risk(self) -> str:
+        """What the promise is about: "false_refusal"."""
+        return self.goal.risk
+
+    @property
+    def level(self) -> float:
+        """The promised level, in (0, 1)."""
+        return self.goal.level
+
+    @property
     def sliced(self) -> bool:
         """Whether the promise is about rows of a kind or source, which labels must say."""
-        return bool(promised(parse_goal(f"{self.risk} <= {self.level!r}")).where)
+        return bool(self.goal.where)
+
+    @property
+    def of_traffic(self) -> bool:
+        """Whether every request counts, labelled or not."""
+        return self.goal.whom == "any" and not self.sliced
 
     @property
     def log_e(self) -> float:

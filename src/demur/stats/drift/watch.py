@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from demur.base.arrays import Doubles, Floats
 from demur.base.errors import DataError
+from demur.core.goals.promised import promised
 from demur.core.goals.results import Promise
 from demur.core.policy import Policy
 from demur.stats.drift import audit, martingale
@@ -80,10 +81,10 @@ def begin(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monit
     if len(reference_NC) == 0:
         raise DataError("there is no reference score", "give the scores of the calibrate split")
     names, score_NS = series_names(policy.taxonomy), log_odds(reference_NC)
-    promised = {p.risk: p.level for p in policy.promises if p.status == "certified" and p.level is not None}
+    goals = [promised(p.goal) for p in policy.promises if p.status == "certified" and p.level is not None]
     return Monitor(
         series=tuple(martingale.begin(n, score_NS[:, s], learns=learns) for s, n in enumerate(names)),
-        audits=tuple(Audit(risk=risk, level=level) for risk, level in promised.items()),
+        audits=tuple(Audit(goal=goal) for goal in {goal.risk: goal for goal in goals}.values()),
     )
 
 

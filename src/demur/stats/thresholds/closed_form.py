@@ -18,6 +18,7 @@ import numpy as np
 
 from demur.base.arrays import Floats
 from demur.core import bounds
+from demur.core.goals.promised import FalseRefusal, MissedRefusal, PromisedGoal, RefusalRate
 from demur.core.goals.results import Certified, CertifiedRange, Failure, Infeasible, Reach, Uncertified
 from demur.core.policy import ALWAYS, NEVER
 from demur.core.rates import Rate
@@ -69,17 +70,17 @@ def highest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> 
 
 def certify_false_refusal(compared_N: Floats, level: float, delta: float) -> Certified | Failure:
     """The most lenient threshold that keeps the false-refusal rate, from the rows to be answered."""
-    return _upward(f"false_refusal <= {level:g}", compared_N, level, delta)
+    return _upward(_goal(FalseRefusal, level), compared_N, delta)
 
 
 def certify_refusal_rate(compared_N: Floats, level: float, delta: float) -> Certified | Failure:
     """The most lenient threshold that keeps the refusal rate, from all rows; labels are not needed."""
-    return _upward(f"refusal_rate <= {level:g}", compared_N, level, delta)
+    return _upward(_goal(RefusalRate, level), compared_N, delta)
 
 
 def certify_missed_refusal(compared_N: Floats, level: float, delta: float) -> Certified | Failure:
     """The strictest threshold that keeps the missed-refusal rate, from the rows to be refused."""
-    goal = f"missed_refusal <= {level:g}"
+    goal = _goal(MissedRefusal, level)
     rows, needed = len(compared_N), bounds.rows_needed(level, delta)
     if rows < needed:
         return too_few(goal, rows, needed)
@@ -88,7 +89,7 @@ def certify_missed_refusal(compared_N: Floats, level: float, delta: float) -> Ce
         reason = f"too many of the {rows} rows to be refused are refused by no threshold"
         return Infeasible(reason=reason, blocking=goal, reachable=(Reach(goal=goal, lowest=None),))
     missed = Rate(hits=rows - _at_or_above(compared_N, threshold), of=rows)
-    return Certified(thresholds=(threshold,), evidence=(evidence(goal, level, missed, delta),), method=METHOD)
+    return Certified(thresholds=(threshold,), evidence=(evidence(goal, missed, delta),), method=METHOD)
 
 
 def certify_two_sided(comply_N: Floats, refuse_N: Floats, limits: Limits) -> CertifiedRange | Failure:
@@ -125,24 +126,28 @@ def mean_false_refusal_threshold(compared_N: Floats, level: float) -> float:
     return NEVER if k < 0 else float(cut_above(np.sort(compared_N)[max(rows - 1 - k, 0)]))
 
 
-def too_few(goal: str, rows: int, needed: int, tested: str = "") -> Uncertified:
+def too_few(goal: PromisedGoal, rows: int, needed: int, tested: str = "") -> Uncertified:
     """Not even rows without an error could promise it. tested: at which level and delta, where these were divided."""
     how = f" ({tested})" if tested else ""
-    reason = f"{rows} rows cannot promise {goal!r}, even with no error among them{how}: {needed} could"
+    reason = f"{rows} rows cannot promise {goal.text!r}, even with no error among them{how}: {needed} could"
     return Uncertified(reason=reason, blocking=goal, rows=rows, rows_needed=needed, evidence=())
 
 
-def _upward(goal: str, compared_N: Floats, level: float, delta: float) -> Certified | Failure:
+def _goal(kind: type[PromisedGoal], level: float) -> PromisedGoal:
+    return kind(text=f"{kind.name} <= {level:g}", level=level)
+
+
+def _upward(goal: PromisedGoal, compared_N: Floats, delta: float) -> Certified | Failure:
     rows = len(compared_N)
-    threshold = lowest_keeping(compared_N, rows, level, delta)
+    threshold = lowest_keeping(compared_N, rows, goal.level, delta)
     if threshold is None:
-        return too_few(goal, rows, bounds.rows_needed(level, delta))
+        return too_few(goal, rows, bounds.rows_needed(goal.level, delta))
     if threshold == NEVER:
         lowest = float((compared_N == np.inf).mean())
         reason = f"too many of {rows} rows to be answered score q = 1 or are in doubt: no threshold excludes them"
         return Infeasible(reason=reason, blocking=goal, reachable=(Reach(goal=goal, lowest=lowest),))
     refused = Rate(hits=_at_or_above(compared_N, threshold), of=rows)
-    return Certified(thresholds=(threshold,), evidence=(evidence(goal, level, refused, delta),), method=METHOD)
+    return Certified(thresholds=(threshold,), evidence=(evidence(goal, refused, delta),), method=METHOD)
 
 
 def _at_or_above(compared_N: Floats, threshold: float) -> int:
@@ -165,12 +170,12 @@ def _two_sided_infeasible(comply_N: Floats, refuse_N: Floats, limits: Limits) ->
         return None
     low_false = false - math.sqrt(math.log(1.0 / limits.delta_false) / (2 * len(comply_N)))
     low_missed = missed - math.sqrt(math.log(1.0 / limits.delta_missed) / (2 * len(refuse_N)))
-    goals = (f"false_refusal <= {limits.false_refusal:g}", f"missed_refusal <= {limits.missed_refusal:g}")
+    goals = (_goal(FalseRefusal, limits.false_refusal), _goal(MissedRefusal, limits.missed_refusal))
     best_false = float(false[missed <= limits.missed_refusal].min())
     best_missed = float(missed[false <= limits.false_refusal].min())
     return Infeasible(
-        reason=f"on these rows {goals[0]!r} costs at least {best_missed:.1%} missed refusals, "
-        f"{goals[1]!r} at least {best_false:.1%} false ones",
+        reason=f"on these rows {goals[0].text!r} costs at least {best_missed:.1%} missed refusals, "
+        f"{goals[1].text!r} at least {best_false:.1%} false ones",
         blocking=goals[1],
         reachable=(Reach(goal=goals[0], lowest=best_false), Reach(goal=goals[1], lowest=best_missed)),
         proven=not ((low_false <= limits.false_refusal) & (low_missed <= limits.missed_refusal)).any(),

@@ -35,8 +35,7 @@ def by_probabilities(goals: Sequence[Goal], template: Policy, rows: LabelledScor
         )
     fitting(goal, template)
     promise = Promise(
-        risk=goal.risk,
-        level=None,
+        goal=goal,
         confidence=None,
         status="measured",
         rate=None,

@@ -34,7 +34,7 @@ def explain(board: Board, losses: Sequence[Loss], delta: float, split: Split, fi
         before = [o for o in range(len(losses)) if (losses[o].goal.soft or 0, o) < (losses[at].goal.soft or 0, at)]
         lowest = lowest_rate(menu, at, before)
         if lowest is None or lowest > losses[at].level + _SLACK:
-            return Infeasible(reason=_costs(losses, lone), blocking=losses[at].goal.text, reachable=lone)
+            return Infeasible(reason=_costs(losses, lone), blocking=losses[at].goal, reachable=lone)
     refused_N = board.refused(candidates(menu, 2)[0])
     evidence = evidence_of(losses, refused_N, split.test_N, delta)
     worst = max(range(len(losses)), key=lambda at: evidence[at].p_value)
@@ -53,7 +53,7 @@ def explain(board: Board, losses: Sequence[Loss], delta: float, split: Split, fi
         words += f"; at delta {delta:.3g} the rate may be {seen.upper:.4f}, above {loss.level:g}"
     return Uncertified(
         reason=words,
-        blocking=loss.goal.text,
+        blocking=loss.goal,
         rows=whole.of,
         rows_needed=None if kept else _needed(whole, loss, delta, split),
         evidence=evidence,
@@ -76,7 +76,7 @@ def in_vain(board: Board, losses: Sequence[Loss], delta: float, split: Split) ->
         f"refused: a promise kept by doing nothing. To catch the first of them, {rate.hits} of {rate.of} rows err"
     )
     needed = _needed(rate, loss, delta, split) if rate.value < loss.level else None
-    return Uncertified(reason=words, blocking=loss.goal.text, rows=rate.of, rows_needed=needed, evidence=())
+    return Uncertified(reason=words, blocking=loss.goal, rows=rate.of, rows_needed=needed, evidence=())
 
 
 def _first_caught(board: Board) -> list[tuple[float, ...]]:
@@ -134,13 +134,13 @@ def _reach_alone(menu: Menu, losses: Sequence[Loss]) -> tuple[Reach, ...]:
     found = []
     for at, loss in enumerate(losses):
         lowest = lowest_rate(menu, at, [o for o in range(len(losses)) if o != at])
-        found.append(Reach(goal=loss.goal.text, lowest=None if lowest is None else max(lowest, 0.0)))
+        found.append(Reach(goal=loss.goal, lowest=None if lowest is None else max(lowest, 0.0)))
     return tuple(found)
 
 
 def _costs(losses: Sequence[Loss], reachable: Sequence[Reach]) -> str:
     parts = [
-        f"{r.goal!r} can go no lower than {r.lowest:.4f} while the others are kept"
+        f"{r.goal.text!r} can go no lower than {r.lowest:.4f} while the others are kept"
         for r, loss in zip(reachable, losses, strict=True)
         if r.lowest is not None and r.lowest > loss.level
     ]

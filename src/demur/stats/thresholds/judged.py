@@ -130,7 +130,7 @@ def certify_judged(request: Request) -> Certified | Failure:
     if best is None or request.aim.in_vain(best[2]):
         rows = int(checked_N.sum())
         reason = f"{worst.text!r}: the corrected excess over the level may be {bound:.4f}, with {rows} rows checked"
-        return Uncertified(reason=reason, blocking=worst.text, rows=rows, rows_needed=None, evidence=())
+        return Uncertified(reason=reason, blocking=worst, rows=rows, rows_needed=None, evidence=())
     evidence = tuple(_evidence(judge, best[2], split, request.delta) for judge, _ in pairs)
     method = _method(pairs, best[2], split.test_N, checked_N)
     return Certified(thresholds=board.thresholds(best[1]), evidence=evidence, method=method)
@@ -200,7 +200,7 @@ def _upper(pair: tuple[Loss, Loss], refused_N: Bools, parts: tuple[Split, Bools]
 def _evidence(loss: Loss, refused_N: Bools, split: Split, delta: float) -> Evidence:
     rate = loss.rate(refused_N, split.test_N)
     mix = loss.mix(refused_N, split.test_N)
-    return Evidence(goal=loss.goal.text, level=loss.level, rate=rate, p_value=delta, upper=loss.level, mix=mix)
+    return Evidence(goal=loss.goal, rate=rate, p_value=delta, upper=loss.level, mix=mix)
 
 
 def _clip(rate: float) -> float:

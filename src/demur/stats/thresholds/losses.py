@@ -220,18 +220,17 @@ def evidence_of(losses: Sequence[Loss], refused_N: Bools, part_N: Bools, delta: 
     """Counts, exact p-values and upper bounds of every goal on a part of the rows."""
     found = []
     for loss in losses:
-        seen = evidence(loss.goal.text, loss.level, loss.rate(refused_N, part_N), delta)
+        seen = evidence(loss.goal, loss.rate(refused_N, part_N), delta)
         found.append(replace(seen, mix=loss.mix(refused_N, part_N)))
     return tuple(found)
 
 
-def evidence(goal: str, level: float, rate: Rate, delta: float) -> Evidence:
+def evidence(goal: PromisedGoal, rate: Rate, delta: float) -> Evidence:
     """Evidence from counts. Without rows the p-value is 1: nothing is known, nothing is promised."""
     known = rate.of > 0
     return Evidence(
         goal=goal,
-        level=level,
         rate=rate,
-        p_value=bounds.binomial_cdf(rate.hits, rate.of, level) if known else 1.0,
+        p_value=bounds.binomial_cdf(rate.hits, rate.of, goal.level) if known else 1.0,
         upper=bounds.upper_bound(rate.hits, rate.of, delta) if known else 1.0,
     )

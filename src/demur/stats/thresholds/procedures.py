@@ -146,7 +146,7 @@ def shared_limits(request: Request) -> tuple[float, float] | Failure:
         of = loss.of(request.everyone)
         if bounds.most_errors(of, loss.level, delta) is None:
             divided = f"tested at delta {delta:.3g}" if len(sides) > 1 else ""
-            return too_few(loss.goal.text, of, bounds.rows_needed(loss.level, delta), divided)
+            return too_few(loss.goal, of, bounds.rows_needed(loss.level, delta), divided)
         if loss.when == "refused":
             low = max(low, lowest_keeping(compared_M, of, loss.level, delta) or ALWAYS)
             continue
@@ -249,7 +249,7 @@ def _divided_too_far(request: Request, chains: Sequence[_Chain], deltas: Sequenc
     goal = next(loss.goal for loss in request.losses if chain.group in loss.groups(request.board))
     name = request.board.groups[chain.group][0]
     divided = f"level and delta are divided over the categories: {chain.level:.3g} of {name} at delta {delta:.3g}"
-    return too_few(goal.text, chain.of, needed, divided)
+    return too_few(goal, chain.of, needed, divided)
 
 
 def _shares(request: Request, touched: Sequence[int]) -> list[float]:
@@ -314,7 +314,7 @@ def _allowed(request: Request, split: Split, delta: float) -> list[int] | Failur
             whole, needed = loss.of(request.everyone), bounds.rows_needed(loss.level, delta)
             share = of / whole if of else 1.0 - request.learn_share
             divided = f"{of} of them tested, at delta {delta:.3g}"
-            return too_few(loss.goal.text, whole, int(np.ceil(needed / share)), divided)
+            return too_few(loss.goal, whole, int(np.ceil(needed / share)), divided)
         found.append(most)
     return found
 
@@ -369,5 +369,5 @@ def _explained(request: Request, split: Split, delta: float) -> Failure:
         first = request.losses[0]
         reason = "not certified, and not asked why"
         of = first.of(request.everyone)
-        return Uncertified(reason=reason, blocking=first.goal.text, rows=of, rows_needed=None, evidence=())
+        return Uncertified(reason=reason, blocking=first.goal, rows=of, rows_needed=None, evidence=())
     return explain(request.board, request.losses, delta, split, request.fixed)

@@ -74,8 +74,7 @@ def meet_rates(
     thresholds = {name: t for g, (_, t) in by_group.items() for name in board.groups[g]}
     promises = tuple(
         Promise(
-            risk=goal.risk,
-            level=goal.level,
+            goal=goal.stated,
             confidence=confidence if goal.promised else None,
             status="certified" if goal.promised else "measured",
             rate=Rate(hits=_at_or_above(board, g, t), of=len(traffic.ids)),

@@ -69,7 +69,6 @@ class _Case:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Choice:
     thresholds: dict[str, float]
-    risk: str
     method: str
     certified: Evidence | None = None  # what a certified goal was tested on
 
@@ -92,7 +91,7 @@ def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: fl
     goal = _one(goal, template, rows)
     case = _Case(goal=goal, template=template, rows=rows, confidence=confidence)
     if isinstance(goal, Natural):
-        choice = _Choice(thresholds={}, risk=goal.risk, method="the most probable control token; nothing chosen")
+        choice = _Choice(thresholds={}, method="the most probable control token; nothing chosen")
         template = replace(template, rule="natural")
     else:
         fitting(goal, template)
@@ -102,8 +101,7 @@ def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: fl
     policy = with_curves(template.with_thresholds(choice.thresholds), rows)
     sure = choice.certified
     promise = Promise(
-        risk=choice.risk,
-        level=goal.level,
+        goal=goal.stated,
         confidence=confidence if sure else None,
         status="certified" if sure else "measured",
         rate=sure.rate if sure else _measured(goal, policy, rows),
@@ -233,7 +231,7 @@ def _beside_locks(case: _Case, goal: Optimum) -> _Choice:
         f"{goal.risk} on these {len(case.rows.label_N)} rows: no move of one threshold betters it; locked categories "
         "refuse over the others, so the best of all vectors is not known"
     )
-    return _Choice(thresholds=_best_anywhere(case, goal, shared=False), risk=goal.risk, method=method)
+    return _Choice(thresholds=_best_anywhere(case, goal, shared=False), method=method)
 
 
 def _best_anywhere(case: _Case, goal: Optimum, *, shared: bool) -> dict[str, float]:
@@ -247,7 +245,7 @@ def _best_anywhere(case: _Case, goal: Optimum, *, shared: bool) -> dict[str, flo
 
 def _best_fbeta(goal: AnyFBeta, thresholds: dict[str, float], f: Fraction) -> _Choice:
     method = f"{goal.risk} = {float(f):.4f} on these rows: the maximum over all cuts (Dinkelbach 1967)"
-    return _Choice(thresholds=thresholds, risk=goal.risk, method=method)
+    return _Choice(thresholds=thresholds, method=method)
 
 
 def _linear(case: _Case, goal: Youden | Cost) -> _Choice:
@@ -257,7 +255,7 @@ def _linear(case: _Case, goal: Youden | Cost) -> _Choice:
         # Costs that differ by category, or of a wrong category: rows weigh differently, cuts still separate.
         thresholds = _best_anywhere(case, goal, shared=case.template.rule != "heaviest")
         method = f"the least cost on {of} over all cuts (Elkan 2001)"
-        return _Choice(thresholds=thresholds, risk=goal.risk, method=method)
+        return _Choice(thresholds=thresholds, method=method)
     per_caught, per_false = Fraction(1, rows.to_refuse), Fraction(1, rows.to_answer)
     if isinstance(goal, Cost):
         per_caught, per_false = exact(goal.missed), exact(goal.false)
@@ -270,7 +268,7 @@ def _linear(case: _Case, goal: Youden | Cost) -> _Choice:
     else:
         j = float(caught * per_caught - false * per_false)
         method = f"J = {j:.4f} on these rows: the maximum over all cuts (Youden 1950)"
-    return _Choice(thresholds=_set(levers, cuts), risk=goal.risk, method=method)
+    return _Choice(thresholds=_set(levers, cuts), method=method)
 
 
 def _target_rate(case: _Case, goal: TargetRate) -> _Choice:
@@ -278,7 +276,6 @@ def _target_rate(case: _Case, goal: TargetRate) -> _Choice:
     sweep = _own_sweep(case, goal.category) if goal.category else pooled_sweep(case.template, case.rows)
     return _Choice(
         thresholds=_set({names: sweep}, [cut_at_rate(sweep, len(case.rows.label_N), goal)]),
-        risk=goal.risk,
         method="order statistic of the calibration scores",
     )
 
@@ -319,7 +316,6 @@ def _promised(case: _Case, goal: PromisedGoal) -> _Choice:
         threshold = best_within(board, request.aim, limits[:1], limits[1:])[0]
     return _Choice(
         thresholds=dict.fromkeys(case.emittable, threshold),
-        risk=goal.risk,
         method=METHOD,
         certified=evidence_of(losses, board.refused([threshold]), request.everyone, case.delta)[0],
     )

@@ -15,8 +15,7 @@ from demur.base.errors import DataError, GoalError, GoalInfeasible
 from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.goals.kinds import Goal, Optimum, TargetRate
-from demur.core.goals.parse import parse_goal
-from demur.core.goals.promised import PromisedGoal, promised
+from demur.core.goals.promised import PromisedGoal
 from demur.core.goals.results import Certified, Failure, Infeasible, Promise, Status
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
@@ -206,15 +205,15 @@ def closed_form(goals: Sequence[Goal], template: Policy, rows: LabelledScores, m
 
 def what_would_do(failure: Failure) -> str:
     """The hint that goes with a failure."""
+    blocking = failure.blocking
     if isinstance(failure, Infeasible):
-        return f"{failure.blocking!r} blocks: loosen it or another goal, or train a model whose scores tell more apart"
+        return f"{blocking.text!r} blocks: loosen it or another goal, or train a model whose scores tell more apart"
     if failure.rows_needed is None or failure.rows_needed <= failure.rows:
-        return f"{failure.blocking!r} blocks: loosen it or another goal, or collect more labelled rows"
-    blocking = promised(parse_goal(failure.blocking))
+        return f"{blocking.text!r} blocks: loosen it or another goal, or collect more labelled rows"
     pool = ", or pool its category with another: [a + b]" if blocking.category else ""
     pool = pool or (", or ask for a wider slice" if blocking.where else "")
     have, needed = failure.rows, failure.rows_needed
-    return f"{failure.blocking!r} blocks: about {needed} rows of its kind would do, {have} are there{pool}"
+    return f"{blocking.text!r} blocks: about {needed} rows of its kind would do, {have} are there{pool}"
 
 
 def sets_to_try(promised: Sequence[PromisedGoal], how: How) -> list[list[PromisedGoal]]:
@@ -358,10 +357,10 @@ def _promises(case: _Case, policy: Policy, granted: Granted) -> tuple[Promise, .
     gone = "".join(f"; given up: {g.text}" for g in granted.given_up)
     found = []
     for goal in case.goals:
-        if goal in granted.kept:
+        if isinstance(goal, PromisedGoal) and goal in granted.kept:
             method = granted.certified.method + gone
             certified = replace(_promise(case, goal, "certified", method), confidence=case.how.confidence)
-            found.append(replace(certified, rate=seen[goal.text].rate, mix=seen[goal.text].mix))
+            found.append(replace(certified, rate=seen[goal].rate, mix=seen[goal].mix))
         elif goal.promised:
             found.append(_uncertified(case, goal, policy))
         else:
@@ -388,8 +387,7 @@ def _measured(case: _Case, goal: Goal, policy: Policy) -> Promise:
 
 def _promise(case: _Case, goal: Goal, status: Status, method: str) -> Promise:
     return Promise(
-        risk=goal.risk,
-        level=goal.level,
+        goal=goal.stated,
         confidence=None,
         status=status,
         rate=None,
