@@ -36,13 +36,13 @@ from sklearn.model_selection import train_test_split
 from demur.base.arrays import Bools, Doubles
 from demur.base.errors import GoalInfeasible
 from demur.base.rows import read_rows
+from demur.core.classifiers.text import TextClassifier
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.core.policy import CategoryPolicy, Policy, natural
 from demur.core.predictor import scores_of
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import single
-from demur.core.text_classifier import TextClassifier
 from demur.sources.files import FileSource
 from demur.stages.blackbox.measured import Material, Quality, read_material
 from demur.stats.labelled import LabelledScores, label_scores

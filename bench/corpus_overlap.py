@@ -1,9 +1,10 @@
 """Prompts of the built-in corpus that also stand, in whole or in part, in a folder of rows.
 
 usage: python bench/corpus_overlap.py FOLDER
-Two prompts overlap if they share eight words in a row or are near copies (demur.core.likeness), as folded text. Every
-.jsonl file in FOLDER is read: its prompts are "prompt", or the turns in "messages" that are not the assistant's. Of
-those only ids are printed. Exits 1 if any prompt overlaps.
+Two prompts overlap if they share eight words in a row or are near copies
+(demur.core.rows.likeness), as folded text. Every .jsonl file in FOLDER is read: its prompts are
+"prompt", or the turns in "messages" that are not the assistant's. Of those only ids are printed.
+Exits 1 if any prompt overlaps.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from demur.core.example import fold
-from demur.core.likeness import alike_any, word_set
+from demur.core.rows.likeness import alike_any, word_set
 from demur.sources.corpus import BuiltinSource
 
 WORDS = 8

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demur.core.judging import Item
+from demur.core.judging.judge import Item
 from demur.engines.remote.client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric
 from demur.store.label_store import LabelFile

@@ -31,7 +31,7 @@ from demur.core.example import Example
 from demur.core.policy import natural
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
-from demur.core.training import TrainSettings, cpu, tiny
+from demur.core.training.settings import TrainSettings, cpu, tiny
 from demur.engines.hf.engine import HfEngine
 from demur.engines.training.sft import SftTrainer
 from demur.sources.files import FileSource

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.core.taxonomy import coconot
-from demur.core.training import TrainSettings, cpu, tiny
+from demur.core.training.settings import TrainSettings, cpu, tiny
 from demur.sources.corpus import BuiltinSource
 
 _FULL = replace(cpu(), recipe="none", frozen_share=0.0, control_start="words", answer_tokens=16)

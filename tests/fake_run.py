@@ -7,8 +7,8 @@ import numpy as np
 from demur.base.files import digest_file
 from demur.core.example import Example, Message
 from demur.core.ports import TrainedModel, no_progress
-from demur.core.seen import seen_of
 from demur.core.taxonomy import coconot
+from demur.core.training.seen import seen_of
 from demur.engines.fake.engine import FakeEngine
 from demur.judges.phrases import PhraseJudge
 from demur.sources.corpus import BuiltinSource

@@ -8,7 +8,7 @@ from demur.assembly import wiring
 from demur.assembly.config import RunConfig, build, build_sources, config_from, load_config
 from demur.base.errors import ConfigError
 from demur.core.taxonomy import coconot, single
-from demur.core.training import TrainSettings, cpu, tiny
+from demur.core.training.settings import TrainSettings, cpu, tiny
 from demur.sources.files import FileSource
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from demur.core.keys import digest_of_key
 from demur.core.policy import NEVER, Sensitivity
+from demur.store.keys import digest_of_key
 from demur.store.policy_file import policy_digest, read_policy, write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder

@@ -8,7 +8,7 @@ from demur.assembly import steps
 from demur.cli.show import TERMINAL
 from demur.core.ports import TrainedModel
 from demur.core.taxonomy import single
-from demur.core.training import cpu
+from demur.core.training.settings import cpu
 from demur.engines.fake.engine import FakeEngine
 
 DETAILS = {

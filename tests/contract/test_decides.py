@@ -8,7 +8,7 @@ import torch
 
 from demur.core.calibrator import IDENTITY, Fitted
 from demur.core.decision import decide, decide_many
-from demur.core.maps import Temperature
+from demur.core.maps.multiclass import Temperature
 from demur.core.policy import NEVER, RULES, CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import coconot
 from demur.engines.gate import forced_ids

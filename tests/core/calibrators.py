@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from demur.core import binary_maps, maps
+from demur.core.maps import binary as binary_maps
+from demur.core.maps import multiclass as maps
 
 weight = st.floats(0.0, 4.0)
 signed = st.floats(-3.0, 3.0)

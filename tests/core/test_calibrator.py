@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demur.base.errors import PolicyError, ScoreError
-from demur.core import binary_maps, maps
 from demur.core.calibrator import IDENTITY, Fitted, closed
-from demur.core.correctness import CorrectnessAware
 from demur.core.decision import decide_many
+from demur.core.maps import binary as binary_maps
+from demur.core.maps import multiclass as maps
+from demur.core.maps.correctness import CorrectnessAware
 from tests.builders import log_softmax, logp, policy, taxonomy
 from tests.core.calibrators import any_map, ensembles, isotonics, temperatures
 

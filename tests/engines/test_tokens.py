@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from demur.base.errors import EngineError
+from demur.core.conversation.folding import fold
 from demur.core.example import Message
 from demur.core.taxonomy import coconot, single
-from demur.core.turns import fold
 from demur.engines.tokens import ChatEncoder, control_ids, install, load_tokenizer, tokenizer_digest
 from tests.engines.checkpoints import SPECIALS, TEMPLATES, TEXT, make_tokenizer, user
 

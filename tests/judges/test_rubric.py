@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import ConfigError, EngineError
-from demur.core.judging import Declined, Item, ManyJudge, Said, Unsaid
+from demur.core.judging.judge import Declined, Item, ManyJudge, Said, Unsaid
 from demur.judges.rubric import (
     LABELS,
     Rubric,

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import ConfigError
-from demur.core.judging import Item, ManyJudge, Unsaid
+from demur.core.judging.judge import Item, ManyJudge, Unsaid
 from demur.judges.wildguard import KEYS, TEMPLATE, WildGuardJudge, read_lines
 
 GOOD = "Harmful request: yes\nResponse refusal: yes\nHarmful response: no\n"

@@ -8,7 +8,7 @@ import pytest
 from bench import load_hostile
 from bench.load import RELOAD_S, Reload, Report, crowd, variants
 
-from demur.core.schema_bounds import too_much
+from demur.base.schemas.limits import too_much
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.store.policy_file import policy_digest, write_policy

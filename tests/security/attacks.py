@@ -9,7 +9,7 @@ from typing import Any
 
 from demur.core.taxonomy import coconot
 from demur.server.ignored import NOTES
-from tests.core.test_schema_bounds import HOSTILE
+from tests.base.schemas.test_limits import HOSTILE
 from tests.security.attempt import CALLER, CANARY, CHAT, EXPIRED, OTHER, TUNER, Attempt, Turns, chat, user
 from tests.security.folded import attempts as folded
 

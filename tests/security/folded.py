@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from demur.base.errors import DemurError
-from demur.core.keys import KeyProblem, authenticate
+from demur.store.keys import KeyProblem, authenticate
 from demur.store.policy_file import policy_digest, write_policy
 from demur.store.policy_folder import read_folder
 from demur.store.run import RunFolder

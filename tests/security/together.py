@@ -14,10 +14,10 @@ from tempfile import mkdtemp
 import numpy as np
 
 from demur.base.errors import DemurError
-from demur.core.keys import KeyProblem, authenticate
 from demur.core.policy import Policy
 from demur.engines.fake.backend import FakeBackend
 from demur.stages.watch import Scored, Standing, begin_watching, live_path, take_in
+from demur.store.keys import KeyProblem, authenticate
 from demur.store.locked import Journal
 from demur.store.policy_file import bound, policy_digest, read_policy, write_policy
 from demur.store.policy_folder import read_folder, reload

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from demur.base.errors import DemurError
-from demur.core import keys
 from demur.core.decision import decide_many
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.engines.hf.load import load_model
 from demur.pages.page import render_html
 from demur.pages.parts import Code, Page, Section, Table
+from demur.store import keys
 from demur.store.choice_file import read_choice
 from demur.store.metrics_file import read_metrics
 from demur.store.model_file import read_model_file

@@ -5,7 +5,7 @@ import pytest
 from demur.base.errors import ConfigError
 from demur.core.decision import decide
 from demur.core.example import Message
-from tests.core.test_schema_bounds import HOSTILE, ORDINARY
+from tests.base.schemas.test_limits import HOSTILE, ORDINARY
 from tests.server.house import (
     ANSWERED,
     KEY,

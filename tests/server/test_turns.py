@@ -2,8 +2,8 @@
 
 import pytest
 
+from demur.core.conversation.folding import latest_turn
 from demur.core.example import Message
-from demur.core.turns import latest_turn
 from tests.server.house import ANSWERED, REFUSED, folder_of, policy, request, serving
 
 S, U, A = (lambda text, role=role: Message(role=role, content=text) for role in ("system", "user", "assistant"))

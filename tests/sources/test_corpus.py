@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 import pytest
 
 from demur.core.example import fold, prompt_key
-from demur.core.likeness import near_copies
-from demur.core.seen import seen_of, seen_prompts
+from demur.core.rows.likeness import near_copies
 from demur.core.taxonomy import coconot
+from demur.core.training.seen import seen_of, seen_prompts
 from demur.sources.corpus import BuiltinSource, EverydayPrompts
 
 SUBCATEGORIES = {

@@ -7,12 +7,12 @@ from tests.fake_run import JUDGE, engine_for, examples, prepare
 
 from demur.base.errors import ConfigError, DataError, PolicyError, PromptTooLong
 from demur.core import bounds
-from demur.core.benchmark import BenchRow, BenchSet
 from demur.core.example import Example, Message
+from demur.core.judging.benchmark import BenchRow, BenchSet
 from demur.core.policy import natural
 from demur.core.rates import Outcome
-from demur.core.seen import Seen, seen_of
 from demur.core.taxonomy import coconot
+from demur.core.training.seen import Seen, seen_of
 from demur.engines.fake.engine import FakeEngine
 from demur.engines.fake.subjects import Subject, always_refuse, answer_then_refuse, never_refuse, refuse_then_answer
 from demur.stages import bench_refusals, evaluate

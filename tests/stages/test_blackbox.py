@@ -9,9 +9,9 @@ from tests.engines.chat_stub import completion, serving
 from tests.stages.blackbox_parts import NO, YES, answers, declines, lines, prompts, write
 
 from demur.base.errors import ArtifactError, DataError, EngineError, TaxonomyError
+from demur.core.classifiers.text import View
 from demur.core.predictor import prompt_text
 from demur.core.taxonomy import coconot, single
-from demur.core.text_classifier import View
 from demur.engines.remote.client import ChatClient, Endpoint
 from demur.judges.phrases import PhraseJudge
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric

@@ -6,7 +6,7 @@ from tests.fake_run import JUDGE, engine_for, examples, prepare
 
 from demur.base.errors import ConfigError, PolicyError
 from demur.core.policy import LOGPROB_CONVENTION
-from demur.core.rewrites import rewrite_prompt
+from demur.core.rows.rewrites import rewrite_prompt
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate, evaluate, report, score, watch
 from demur.store.calibrator_file import read_correctness_aware

@@ -12,8 +12,8 @@ from demur.base.files import digest_file
 from demur.core.decision import decide_many
 from demur.core.policy import natural
 from demur.core.score import ScoreTable
-from demur.core.seen import seen_of
 from demur.core.taxonomy import coconot
+from demur.core.training.seen import seen_of
 from demur.judges.phrases import PhraseJudge
 from demur.stages import calibrate, distil, evaluate, report, verify
 from demur.store.front_file import front_file, front_of, read_front_metrics

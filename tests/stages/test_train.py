@@ -7,9 +7,9 @@ from tests.fake_run import Rows, examples
 
 from demur.base.errors import ArtifactError
 from demur.core.ports import Origin, TrainedModel, no_progress
-from demur.core.seen import seen_rows
 from demur.core.taxonomy import coconot, single
-from demur.core.training import TrainSettings, tiny
+from demur.core.training.seen import seen_rows
+from demur.core.training.settings import TrainSettings, tiny
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import data, train
 from demur.store.model_file import read_model_file, require_whole

@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import certified, promise, taxonomy
 
 from demur.base.errors import ArtifactError, ConfigError, PolicyError
 from demur.core.calibrator import Fitted
-from demur.core.maps import Temperature
+from demur.core.maps.multiclass import Temperature
 from demur.core.policy import CurvePoint, DoubtRule
 from demur.core.rates import Rate
 from demur.core.slices import Slice
@@ -19,6 +18,7 @@ from demur.store.policy_file import bound, policy_digest, policy_to_json, read_p
 from demur.store.policy_folder import read_folder, reload
 from demur.store.signature import new_private_key
 from demur.store.trust import Trust
+from tests.builders import certified, promise, taxonomy
 
 
 def statuses(found):

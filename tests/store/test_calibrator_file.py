@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.builders import logp, policies, policy, taxonomy
-from tests.core.calibrators import any_map
 
 from demur.base.errors import PolicyError
 from demur.core.calibrator import Fitted
-from demur.core.correctness import CorrectnessAware
 from demur.core.decision import decide_many
-from demur.core.maps import Temperature
+from demur.core.maps.correctness import CorrectnessAware
+from demur.core.maps.multiclass import Temperature
 from demur.store.calibrator_file import read_correctness_aware, write_correctness_aware
 from demur.store.policy_file import policy_digest, policy_from_json, policy_to_json
+from tests.builders import logp, policies, policy, taxonomy
+from tests.core.calibrators import any_map
 
 RULES = ("natural", "heaviest", "released", "sum", "any", "bias")
 

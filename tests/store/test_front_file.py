@@ -5,10 +5,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from tests.front_parts import front, texts, user
 
 from demur.base.errors import ArtifactError
 from demur.store.front_file import read_front, write_front
+from tests.front_parts import front, texts, user
 
 
 @pytest.fixture(scope="module")

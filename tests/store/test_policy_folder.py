@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import MODEL, policy
 
 from demur.base.errors import PolicyError
 from demur.store.policy_file import policy_digest, policy_to_json, write_policy
 from demur.store.policy_folder import read_folder, reload
+from tests.builders import MODEL, policy
 
 
 def named(name, threshold=0.5, **fields):

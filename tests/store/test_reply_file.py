@@ -3,7 +3,7 @@ import sqlite3
 import pytest
 
 from demur.base.errors import ArtifactError
-from demur.core.judging import Said
+from demur.core.judging.judge import Said
 from demur.store.reply_file import ReplyFile
 
 SAID = Said(text="Who opened the bridge?", model="m-1")

@@ -3,20 +3,20 @@
 import json
 
 import pytest
-from tests.fake_run import engine_for, examples, prepare
 
 from demur.base.errors import ArtifactError, ConfigError
 from demur.base.files import digest_file
 from demur.core.example import Example, Message
 from demur.core.ports import TrainedModel
-from demur.core.seen import Seen, seen_of, seen_rows
 from demur.core.taxonomy import coconot
+from demur.core.training.seen import Seen, seen_of, seen_rows
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate
 from demur.stages.train import tell
 from demur.store.model_file import seal_model_file, write_model_file
 from demur.store.rows import read_examples, write_examples
 from demur.store.seen_file import SEEN, read_seen, seen_by_base, seen_by_files, seen_by_model, seen_by_run, write_seen
+from tests.fake_run import engine_for, examples, prepare
 
 
 def rows(count=5, tag=""):

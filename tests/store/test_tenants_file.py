@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import ConfigError
 from demur.core.access import Tenant
-from demur.core.keys import ApiKey, KeyProblem, authenticate, digest_of_key
+from demur.store.keys import ApiKey, KeyProblem, authenticate, digest_of_key
 from demur.store.tenants_file import key_block, read_tenants, reread_tenants
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -16,7 +16,6 @@ import pytest
 
 from demur.assembly.run import reopen
 from demur.core.decision import decide_many
-from demur.core.keys import ApiKey, authenticate
 from demur.core.policy import RULES
 from demur.core.taxonomy import coconot, single
 from demur.stages import watch
@@ -28,6 +27,7 @@ from demur.store.choice_file import read_choice
 from demur.store.everyday_file import read_everyday
 from demur.store.front_file import FRONT, front_file, front_of, read_front, read_front_metrics
 from demur.store.item_results import read_items
+from demur.store.keys import ApiKey, authenticate
 from demur.store.labels import read_key
 from demur.store.metrics_file import read_metrics
 from demur.store.model_file import read_model_file, require_whole

@@ -20,7 +20,7 @@ from demur.base.errors import DemurError
 from demur.core.example import Example, Message, fold
 from demur.core.ports import TrainedModel, no_progress
 from demur.core.taxonomy import single
-from demur.core.training import TrainSettings, tiny
+from demur.core.training.settings import TrainSettings, tiny
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate, data, score, train
 from demur.store.model_file import read_model_file

@@ -11,7 +11,7 @@ import pytest
 
 from demur.base.errors import DemurError
 from demur.core.example import SPLITS
-from demur.core.seen import Seen
+from demur.core.training.seen import Seen
 from demur.store.model_file import read_model_file, seal_model_file
 from demur.store.rows import read_examples, write_examples
 from demur.store.run import RunFolder, Stage

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from demur.base.rows import read_rows
-from demur.core.judging import Item, judge_all
+from demur.core.judging.judge import Item, judge_all
 from demur.judges.phrases import PhraseJudge
 from tests.stats.judging.test_correction import checked, corrected, in_strata, population
 

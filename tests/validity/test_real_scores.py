@@ -14,7 +14,7 @@ import pytest
 
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
-from demur.core.training import tiny
+from demur.core.training.settings import tiny
 from demur.sources.files import FileSource
 from tests.validity.population import REAL, keeps_its_word, scored, tally
 

@@ -35,7 +35,7 @@ from demur.base.boundary import Strict, read_toml, validated
 from demur.base.errors import ConfigError, DemurError
 from demur.core.ports import Source
 from demur.core.taxonomy import Taxonomy, preset
-from demur.core.training import TrainSettings, defaults
+from demur.core.training.settings import TrainSettings, defaults
 from demur.stages import calibrate, data, evaluate, report, score
 from demur.store.policy_file import CategoryRow, TaxonomyRow
 

@@ -26,8 +26,8 @@ from demur.core.policy import Policy
 from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.predictor import PROMPTS
 from demur.core.taxonomy import Taxonomy
-from demur.core.teaching.training_text import told
-from demur.core.training import TrainSettings
+from demur.core.training.settings import TrainSettings
+from demur.core.training.summary import told
 from demur.stages import calibrate, data, evaluate, plan_labels, report, score, train
 from demur.stages.blackbox import page, predictor
 from demur.store.rows import read_examples

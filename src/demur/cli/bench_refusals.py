@@ -21,12 +21,12 @@ from demur.base.errors import ConfigError, DataError
 from demur.cli import options
 from demur.cli.policies import opened
 from demur.cli.show import bar, named, note, notes, print_json, print_table
-from demur.core.asking import Asker
-from demur.core.benchmark import BenchSet
+from demur.core.judging.asking import Asker
+from demur.core.judging.benchmark import BenchSet
 from demur.core.policy import natural
 from demur.core.ports import Judge
-from demur.core.seen import seen_of, together
 from demur.core.taxonomy import coconot
+from demur.core.training.seen import seen_of, together
 from demur.stages import bench_refusals
 from demur.stages.bench_refusals import HEADER, Candidate, Config, Endpoint, table_rows
 from demur.stages.bench_refusals.card import card_of

@@ -17,10 +17,10 @@ from demur.assembly.steps import Steps
 from demur.assembly.wiring import JUDGES, find
 from demur.base.errors import ConfigError
 from demur.cli.show import NAMED, TERMINAL, bar, first, note, notes, print_table
+from demur.core.classifiers.text import TextClassifier
 from demur.core.ports import Judge
 from demur.core.predictor import PROMPTS
 from demur.core.taxonomy import single
-from demur.core.text_classifier import TextClassifier
 from demur.stages.blackbox import bootstrap, collect, label
 from demur.store.blackbox_file import BlackboxFile, BlackboxFolder
 from demur.store.prompts_file import read_prompts

@@ -13,9 +13,9 @@ from demur.assembly.wiring import find
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 from demur.core.ports import Origin
-from demur.core.readiness import Readiness
 from demur.core.taxonomy import preset
-from demur.core.training import defaults
+from demur.core.training.readiness import Readiness
+from demur.core.training.settings import defaults
 from demur.store.model_file import FILE_NAME, require_whole
 from demur.store.run import RunFolder
 from demur.store.upgrade import brought_up_to_date

@@ -19,7 +19,7 @@ from demur.core import caught
 from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, permitted
 from demur.core.decision import decide
 from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
-from demur.core.teaching.training_text import language_line, warnings
+from demur.core.training.summary import language_line, warnings
 from demur.stages import watch
 from demur.store.model_file import FILE_NAME, read_model_file
 from demur.store.policy_file import NEVER_WORD, policy_to_json

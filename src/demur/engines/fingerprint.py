@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from demur.base.errors import EngineError
-from demur.core.checkpoint import NOISE, config_digest
 from demur.core.policy import Fingerprint
+from demur.core.training.checkpoint import NOISE, config_digest
 from demur.engines.tokens import ChatEncoder, tokenizer_digest
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # weights in one file, in the order in which they are looked for

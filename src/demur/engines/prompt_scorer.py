@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demur.base.arrays import Floats
+from demur.core.classifiers.text import TextClassifier
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import PROMPTS, predictor_fingerprint, prompt_text, require_one_category, scores_of
-from demur.core.text_classifier import TextClassifier
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ Every control token is proved to be exactly one special id that survives a round
 the model's own chat template, but text that came from people never meets the tokenizer's special-token matching: each
 added token spelled out in it is replaced by a random marker before rendering and encoded letter by letter afterwards
 (demur.engines.turn_guard: also where the tokenizer would make such a token of other letters). Where a template knows no
-system role, or wants turns to alternate, the conversation is folded first (demur.core.turns).
+system role, or wants turns to alternate, the conversation is folded first (demur.core.conversation.folding).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tokenizers.normalizers import NFC, NFKC
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from demur.base.errors import EngineError
+from demur.core.conversation.folding import fold
 from demur.core.example import Message
 from demur.core.taxonomy import Taxonomy
-from demur.core.turns import fold
 from demur.engines.bare_template import bare
 from demur.engines.turn_guard import Piece, TurnGuard
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from demur.assembly.wiring import ENGINES, find
 from demur.base.errors import ConfigError
-from demur.core.languages import refusal_text
+from demur.core.conversation.languages import refusal_text
 from demur.core.policy import ALWAYS, NEVER, CategoryPolicy, Policy, natural
 from demur.core.serving import Ask, Backend, Finish
 from demur.store.model_file import read_model_file

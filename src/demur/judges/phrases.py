@@ -16,9 +16,9 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 
-from demur.core.plain_text import BRACKETED, FULL_FORMS, normalise
+from demur.core.classifiers.plain_text import BRACKETED, FULL_FORMS, normalise
+from demur.core.conversation.thoughts import answer_of
 from demur.core.rates import Outcome, Verdict
-from demur.core.thoughts import answer_of
 from demur.judges.languages import OPENINGS, SIGNS, of_all
 from demur.judges.reading import said_in
 

@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from demur.core.thoughts import answer_of
+from demur.core.conversation.thoughts import answer_of
 
 _MOST_LAYERS = 6
 _MOST_CHARS = 20_000  # of JSON that is parsed: a longer one is data, not an answer in a wrapper

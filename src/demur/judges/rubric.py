@@ -19,11 +19,11 @@ from importlib.resources import files
 from itertools import count
 
 from demur.base.errors import ConfigError, EngineError
+from demur.core.conversation.thoughts import answer_of
 from demur.core.example import Message
-from demur.core.judging import Chat, ChatRequest, Declined, Item, LabelStore, Reply, Said, Unsaid
+from demur.core.judging.judge import Chat, ChatRequest, Declined, Item, LabelStore, Reply, Said, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome, Verdict
-from demur.core.thoughts import answer_of
 
 LABELS: tuple[Verdict, ...] = ("refusal", "partial", "compliance")
 REASON_CHARS = 300
@@ -141,7 +141,7 @@ class Wording:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RubricJudge:
-    """LLM as a judge. Implements demur.core.judging.ManyJudge.
+    """LLM as a judge. Implements demur.core.judging.judge.ManyJudge.
 
     Its labels are kept in `store` as they come, so that no answer is asked about twice; what is unscored is not kept.
     Raises EngineError when the endpoint answers under another model name than before: its labels would not mix.

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from demur.base.errors import ConfigError
-from demur.core.judging import Completer, Item, Piece, Unsaid
+from demur.core.conversation.thoughts import answer_of
+from demur.core.judging.judge import Completer, Item, Piece, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome, Verdict
-from demur.core.thoughts import answer_of
 from demur.judges.phrases import answers_anyway
 
 REQUEST, ANSWER = "{prompt}", "{response}"
@@ -39,7 +39,7 @@ KEYS = ("harmful request", "response refusal", "harmful response")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WildGuardJudge:
-    """Implements demur.core.judging.ManyJudge. Raises ConfigError on a template without both places, in order."""
+    """Implements demur.core.judging.judge.ManyJudge. Raises ConfigError on a template without both places, in order."""
 
     completer: Completer
     template: str = TEMPLATE

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
+from demur.base.schemas.limits import too_much, too_much_together
 from demur.core.access import Effective, Tenant, effective, permitted
-from demur.core.declared import declared_prompts
+from demur.core.conversation.declared import declared_prompts
 from demur.core.example import Message
 from demur.core.ports import Prompt
 from demur.core.rows.turns import call_words, result_words
-from demur.core.schema_bounds import too_much, too_much_together
 from demur.core.serving import Ask, Sampling
 from demur.server import wire
 from demur.server.errors import ApiError
@@ -28,7 +28,7 @@ class Case:
     live: Live  # the stored policy
     effective: Effective
     asks: tuple[Ask, ...]  # one per choice
-    declared: tuple[Prompt, ...]  # scored beside the conversation: demur.core.declared
+    declared: tuple[Prompt, ...]  # scored beside the conversation: demur.core.conversation.declared
     stream: bool
     include_usage: bool
 

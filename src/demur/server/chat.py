@@ -16,11 +16,11 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from demur.base.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
 from demur.core.access import Tenant
+from demur.core.conversation.declared import for_declared
+from demur.core.conversation.folding import latest_turn
+from demur.core.conversation.languages import preferred_languages, refusal_text
 from demur.core.decision import Decision, doubt_reason
-from demur.core.declared import for_declared
-from demur.core.languages import preferred_languages, refusal_text
 from demur.core.serving import Ask, Backend, Part, Reply
-from demur.core.turns import latest_turn
 from demur.server.answers import Head, finish_reason, scores_of, tool_call_deltas, usage
 from demur.server.asks import Case, case_of, schema_digest
 from demur.server.doors import Caller, read_body

@@ -17,12 +17,12 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from demur.core.access import Tenant
-from demur.core.keys import KeyProblem, Tenants, authenticate
 from demur.server.errors import RETRY_S, ApiError
 from demur.server.policies import Access, Book
 from demur.server.settings import Limits, Settings
 from demur.server.sources import RESTS
 from demur.server.visit import Gone
+from demur.store.keys import KeyProblem, Tenants, authenticate
 
 T = TypeVar("T")
 MINUTE_S = 60.0

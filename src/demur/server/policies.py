@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demur.base.errors import ConfigError
-from demur.core.keys import Tenants
 from demur.server.log import event
 from demur.server.metrics import Metrics
+from demur.store.keys import Tenants
 from demur.store.policy_folder import Change, PolicySet, reload
 from demur.store.tenants_file import Reread, has_end, read_tenants_text, reread_tenants
 

@@ -14,8 +14,8 @@ from typing import Any
 from demur.base.errors import ConfigError, DataError
 from demur.base.rows import read_rows
 from demur.base.suggest import suggest
-from demur.core.benchmark import BenchRow, BenchSet
 from demur.core.example import Message
+from demur.core.judging.benchmark import BenchRow, BenchSet
 from demur.core.rows.turns import checked
 from demur.sources.benchmark_table import BENCHMARKS, Benchmark, Part, Row
 

@@ -16,9 +16,9 @@ from datetime import date
 from hashlib import sha256
 from typing import Any
 
-from demur.core.asking import Asker, Replies, not_asked
 from demur.core.example import Example, Message, fold
-from demur.core.judging import Chat, ChatRequest, Declined, Reply, Said
+from demur.core.judging.asking import Asker, Replies, not_asked
+from demur.core.judging.judge import Chat, ChatRequest, Declined, Reply, Said
 from demur.core.ports import Progress, no_progress
 from demur.sources.news import Article, Cutoff, Side
 

@@ -1,11 +1,12 @@
 """data: sources -> data/{train,calibrate,test}.jsonl.
 
-Rows that share a group, a prompt or nearly a prompt (demur.core.likeness) hang together and go to one split. Every
+Rows that share a group, a prompt or nearly a prompt (demur.core.rows.likeness) hang together and go to one split. Every
 label, and within it every source, kind and category, gets the shares exactly, as far as what hangs together allows;
-which rows go where depends on a hash, so that more rows move few of the others (demur.core.splitting). Sources with
-splits of their own keep them; where they contradict each other, the row of the split that is closer to training goes,
-never a test row. The mix of kinds (limits, contrast ratio, refusal share) is set on the training rows only: calibrate
-and test stay as the sources gave them.
+which rows go where depends on a hash, so that more rows move few of the others
+(demur.core.rows.splitting). Sources with splits of their own keep them; where they contradict each
+other, the row of the split that is closer to training goes, never a test row. The mix of kinds
+(limits, contrast ratio, refusal share) is set on the training rows only: calibrate and test stay as
+the sources gave them.
 
 What was dropped is counted and named: duplicates, rows whose prompt has different labels, rows that would leak, rows
 beyond the mix. Groups are written as "<source>:<group>", so that equal names of two sources stay two groups.
@@ -26,7 +27,7 @@ from demur.base.errors import ConfigError, DataError, TaxonomyError
 from demur.base.files import json_bytes, write_together
 from demur.core.example import SPLITS, Example, Kind, Split, prompt_key
 from demur.core.ports import Progress, Source, no_progress
-from demur.core.splitting import divided, hanging_together, piece_of, place_of, small
+from demur.core.rows.splitting import divided, hanging_together, piece_of, place_of, small
 from demur.core.taxonomy import Taxonomy
 from demur.store.resplit import keep_record, require_free
 from demur.store.rows import examples_text

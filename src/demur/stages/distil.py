@@ -23,7 +23,7 @@ from demur.core.decision import decide_many
 from demur.core.example import Example
 from demur.core.policy import Fingerprint, Policy
 from demur.core.score import ScoreTable
-from demur.core.seen import seen_of, seen_prompts, together
+from demur.core.training.seen import seen_of, seen_prompts, together
 from demur.stats.sample import apart
 from demur.stats.text.front_edges import Held, choose_edges
 from demur.stats.text.front_fit import fit_linear, fit_range

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from demur.core.judging import judge_rows
+from demur.core.judging.judge import judge_rows
 from demur.core.ports import Judge, Progress, no_progress
 from demur.core.rates import Verdict
 from demur.store.answers_file import read_answers, write_verdicts

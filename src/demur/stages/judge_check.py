@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from demur.base.errors import DataError, Undefined
-from demur.core.judging import judge_rows
+from demur.core.judging.judge import judge_rows
 from demur.core.ports import Judge, Progress, no_progress
 from demur.core.rates import Outcome, Rate, Verdict, View, declines
 from demur.stats.judging.agreement import Agreement, agreement, mcnemar

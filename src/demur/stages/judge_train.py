@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from demur.base.errors import DataError
-from demur.core.encoded_classifier import EncodedClassifier, Encoder
+from demur.core.classifiers.encoded import EncodedClassifier, Encoder
+from demur.core.classifiers.text import TextClassifier
 from demur.core.rates import declines
-from demur.core.text_classifier import TextClassifier
 from demur.stats.text.encoded_fit import fit_encoded
 from demur.stats.text.fit import PLACED, PUBLISHED, fit_text_classifier
 from demur.store.answers_file import read_answers

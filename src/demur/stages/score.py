@@ -17,7 +17,7 @@ from demur.base.files import digest_file, digest_json
 from demur.core.example import Split
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, Scorer, no_progress
-from demur.core.rewrites import RewriteName, rewrite_prompt
+from demur.core.rows.rewrites import RewriteName, rewrite_prompt
 from demur.core.score import ScoreTable
 from demur.store.policy_file import FingerprintRow
 from demur.store.rewritten import rewritten_scores

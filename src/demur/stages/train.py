@@ -14,9 +14,9 @@ from typing import Any
 
 from demur.base.files import digest_file, digest_json, readable
 from demur.core.ports import Origin, Progress, Scorer, TrainedModel, Trainer, no_progress
-from demur.core.seen import Seen, given_rows, seen_of, together
 from demur.core.taxonomy import Taxonomy
-from demur.core.training import TrainSettings, learnt
+from demur.core.training.seen import Seen, given_rows, seen_of, together
+from demur.core.training.settings import TrainSettings, learnt
 from demur.store.model_file import FILE_NAME, read_model_file, require_whole, seal_model_file, write_model_file
 from demur.store.policy_file import FingerprintRow, TaxonomyRow
 from demur.store.rows import read_examples

@@ -13,10 +13,11 @@ from pydantic import Field
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.errors import PolicyError
 from demur.base.files import write_json
-from demur.core import binary_maps, maps
-from demur.core.binary_maps import BinaryMap
 from demur.core.calibrator import IDENTITY, Calibrator, Fitted, Map
-from demur.core.correctness import CorrectnessAware
+from demur.core.maps import binary as binary_maps
+from demur.core.maps import multiclass as maps
+from demur.core.maps.binary import BinaryMap
+from demur.core.maps.correctness import CorrectnessAware
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Numbers = tuple[Number, ...]

@@ -8,7 +8,7 @@ from demur.core.cascade.front import cascade_scores
 from demur.core.example import Split
 from demur.core.policy import Fingerprint
 from demur.core.score import ScoreTable
-from demur.core.seen import seen_rows
+from demur.core.training.seen import seen_rows
 from demur.store.front_file import front_file, front_of
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder

@@ -14,7 +14,7 @@ import numpy as np
 from demur.base.boundary import Strict, validated
 from demur.base.errors import ArtifactError
 from demur.base.files import digest_file, write_bytes
-from demur.core.encoded_classifier import EncodedClassifier, Encoder
+from demur.core.classifiers.encoded import EncodedClassifier, Encoder
 
 FORMAT = "demur.encoded-classifier/1"
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.files import digest_file, write_json
-from demur.core.seen import How
 from demur.core.taxonomy import RESPOND
+from demur.core.training.seen import How
 from demur.store.run import RunFolder
 
 REFUSE = "refuse"  # expected of a prompt whose category the taxonomy does not have

@@ -17,7 +17,10 @@ _BY_JUDGE = "CREATE INDEX IF NOT EXISTS by_judge ON labels (judge)"
 
 
 class LabelFile:
-    """Implements demur.core.judging.LabelStore. Raises ArtifactError if the file is damaged or of another format."""
+    """Implements demur.core.judging.judge.LabelStore.
+
+    Raises ArtifactError if the file is damaged or of another format.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = SqliteFile(path, what="label file", version=FORMAT, tables=(_TABLE, _BY_JUDGE))

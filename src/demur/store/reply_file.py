@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from demur.core.judging import Declined, Said
-from demur.core.thoughts import answer_of
+from demur.core.conversation.thoughts import answer_of
+from demur.core.judging.judge import Declined, Said
 from demur.store.sqlite_file import SqliteFile
 
 FORMAT = 1  # PRAGMA user_version

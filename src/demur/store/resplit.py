@@ -9,7 +9,7 @@ from pathlib import Path
 from demur.base.errors import ArtifactError, DataError
 from demur.base.files import digest_bytes, digest_file
 from demur.core.example import Example
-from demur.core.seen import seen_rows
+from demur.core.training.seen import seen_rows
 from demur.store.run import RunFolder
 from demur.store.seen_file import SEEN, seen_by_run
 from demur.store.upgrade import brought_up_to_date

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from demur.core.correctness import CorrectnessAware
 from demur.core.example import Split
+from demur.core.maps.correctness import CorrectnessAware
 from demur.core.policy import Fingerprint
-from demur.core.rewrites import RewriteName
+from demur.core.rows.rewrites import RewriteName
 from demur.core.score import ScoreTable
 from demur.store.run import RunFolder
 from demur.store.tables import read_scores

@@ -22,7 +22,7 @@ from demur.base.errors import ArtifactError, ConfigError
 from demur.base.files import digest_file, write_bytes
 from demur.core.example import Example, Split
 from demur.core.predictor import PROMPTS
-from demur.core.seen import PROMPT_BYTES, Seen, Words, require_unseen, seen_of, together
+from demur.core.training.seen import PROMPT_BYTES, Seen, Words, require_unseen, seen_of, together
 from demur.store.model_file import FILE_NAME, read_model_file
 from demur.store.prompts_file import read_prompts
 from demur.store.rows import read_examples

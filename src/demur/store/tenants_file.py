@@ -28,7 +28,7 @@ from demur.base.boundary import Strict, toml_value, validated
 from demur.base.errors import ConfigError
 from demur.base.files import open_regular
 from demur.core.access import Tenant
-from demur.core.keys import ApiKey, Tenants, digest_of_key
+from demur.store.keys import ApiKey, Tenants, digest_of_key
 
 # Names and labels stand in logs, in metrics and in TOML keys: nothing that would need quoting there.
 NAME = r"^[A-Za-z0-9_-]{1,64}$"

@@ -14,13 +14,13 @@ import numpy as np
 from demur.base.boundary import Strict, validated
 from demur.base.errors import ArtifactError
 from demur.base.files import digest_file, write_bytes
-from demur.core.text_classifier import FittedView, TextClassifier, View
+from demur.core.classifiers.text import FittedView, TextClassifier, View
 
 PREDICTOR = "predictor.npz"  # in a run's train/model: what predicts a black-box model's refusals
 
 
 class ViewRow(Strict):
-    """demur.core.text_classifier.View"""
+    """demur.core.classifiers.text.View"""
 
     words: Literal["long", "all", "placed"]
     most_words: int

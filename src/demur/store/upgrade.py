@@ -12,7 +12,7 @@ import os
 
 from demur.base.boundary import read_json
 from demur.base.errors import ArtifactError
-from demur.core.checkpoint import NOISE, config_digest
+from demur.core.training.checkpoint import NOISE, config_digest
 from demur.store.model_file import ModelFile, read_model_file, seal_model_file
 from demur.store.run import RunFolder
 from demur.store.seen_file import SEEN, seen_by_model, write_seen

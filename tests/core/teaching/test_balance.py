@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.core.example import Example, Message
-from demur.core.teaching.balance import MOST, even, row_weights
+from demur.core.training.balance import MOST, even, row_weights
 
 KEYS = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=80)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from demur.core.teaching.training_text import language_line, validation_line, warnings
+from demur.core.training.summary import language_line, validation_line, warnings
 
 GOOD = {
     "validation_loss": 0.21,

@@ -3,7 +3,7 @@
 import pytest
 
 from demur.base.errors import EngineError
-from demur.core.judging import Item, Piece, Unsaid
+from demur.core.judging.judge import Item, Piece, Unsaid
 from demur.engines.hf.complete import HfCompleter
 from demur.judges.wildguard import WildGuardJudge
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from demur.base.errors import BackendBusy, BackendDown, EngineError, SchemaTooCostly
-from demur.core.schema_bounds import SchemaBounds, too_much
+from demur.base.schemas.limits import SchemaBounds, too_much
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess import backend, worker
 from demur.engines.inprocess.grammar import wait
 from demur.engines.inprocess.grammars import GrammarLimits, Grammars
-from tests.core.test_schema_bounds import chain
+from tests.base.schemas.test_limits import chain
 from tests.engines.checkpoints import make_tokenizer
 from tests.engines.inprocess.test_backend import GREEDY, TOKENS, always, ask, serving, whole
 from tests.waiting import settled

@@ -13,7 +13,7 @@ import pytest
 
 from demur.base.errors import ConfigError, EngineError
 from demur.core.example import Message
-from demur.core.judging import ChatRequest, Item, Said, Unsaid
+from demur.core.judging.judge import ChatRequest, Item, Said, Unsaid
 from demur.engines.remote.client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric, decline_share
 from demur.store.label_store import LabelFile

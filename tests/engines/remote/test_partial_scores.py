@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from demur.base.errors import ScoreDoubt
 from demur.core.calibrator import Fitted
 from demur.core.decision import decide_many
-from demur.core.maps import Matrix, Temperature
+from demur.core.maps.multiclass import Matrix, Temperature
 from demur.core.policy import RULES, DoubtRule
 from demur.engines.remote.partial_scores import settle
 from tests.builders import policies, policy, with_category

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from demur.core.splitting import set_aside
+from demur.core.rows.splitting import set_aside
 from demur.engines.hf.embed import make_rows, start_respond_at_header
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 from demur.engines.training.language import TOKENS, held_out_replies, measured_base, reply_loss

@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from demur.base.errors import ConfigError, EngineError
-from demur.core.training import TrainSettings
+from demur.core.training.settings import TrainSettings
 from demur.engines.hf.engine import HfEngine
 from demur.engines.training.probe_start import MARGIN, fitted, probe_rows
 from demur.engines.training.rows import TrainingRow

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from demur.base.errors import EngineError
 from demur.core.example import Example, Message
 from demur.core.taxonomy import Category, Taxonomy
-from demur.core.training import TrainSettings, tiny
+from demur.core.training.settings import TrainSettings, tiny
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 from demur.engines.training.base_model.tiny import TinyConfig, make_tiny
 from demur.engines.training.resources.machine import check_processes

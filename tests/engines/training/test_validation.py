@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from demur.base.errors import EngineError
-from demur.core.splitting import set_aside
-from demur.core.training import TrainSettings
+from demur.core.rows.splitting import set_aside
+from demur.core.training.settings import TrainSettings
 from demur.engines.hf.engine import HfEngine
 from demur.engines.training import sft
 from demur.engines.training.sft import SftTrainer

@@ -5,7 +5,7 @@ import pytest
 
 from demur.base.errors import ConfigError, DataError, PolicyError
 from demur.core.calibrator import IDENTITY, Fitted
-from demur.core.maps import Temperature
+from demur.core.maps.multiclass import Temperature
 from demur.stats.calibrators.choose import AUTO, ChooseSettings, choose_calibrator
 from demur.stats.calibrators.families import NAMES, fit_calibrator, keeps_order
 from tests.builders import labelled, log_softmax, policy, simulated_rows, taxonomy

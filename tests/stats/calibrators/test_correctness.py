@@ -3,7 +3,7 @@ import pytest
 
 from demur.base.errors import DataError, ScoreError
 from demur.core.calibrator import closed
-from demur.core.correctness import features
+from demur.core.maps.correctness import features
 from demur.core.score import ScoreTable
 from demur.stats.calibrators.adam import Adam
 from demur.stats.calibrators.correctness import CorrectnessSettings, fit_correctness, network_on

@@ -5,7 +5,7 @@ import pytest
 
 from demur.base.errors import ConfigError
 from demur.core.calibrator import closed
-from demur.core.maps import PiecewiseLinear, Umnn, clenshaw_curtis
+from demur.core.maps.multiclass import PiecewiseLinear, Umnn, clenshaw_curtis
 from demur.stats.calibrators.adam import Adam
 from demur.stats.calibrators.h.fit import FORMS, HSettings, fit_h
 from demur.stats.calibrators.h.loss import HLoss, cluster_weights, gaps, h_loss

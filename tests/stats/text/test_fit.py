@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from demur.base.errors import ArtifactError, DataError
-from demur.core.text_classifier import View
+from demur.core.classifiers.text import View
 from demur.stats.measure import auroc
 from demur.stats.text.fit import PLACED, PUBLISHED, Recipe, fit_text_classifier
 from demur.store.text_model_file import read_text_classifier, write_text_classifier

@@ -1,6 +1,6 @@
 """A causal language model that continues text greedily, for classifiers that answer in words.
 
-Implements demur.core.judging.Completer.
+Implements demur.core.judging.judge.Completer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from demur.base.errors import EngineError
-from demur.core.judging import Piece, Unsaid
+from demur.core.judging.judge import Piece, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.engines.fingerprint import checkpoint_digest
 from demur.engines.hf.load import checkpoint_folder, load_model

@@ -18,7 +18,7 @@ from demur.base.arrays import Floats
 from demur.base.errors import DemurError, EngineError
 from demur.core.example import Message
 from demur.core.policy import Fingerprint
-from demur.core.readiness import Finding, Readiness
+from demur.core.training.readiness import Finding, Readiness
 from demur.engines.hf.embed import LEAST_CHANGE, control_rows, tables
 from demur.engines.hf.engine import HfEngine
 from demur.engines.tokens import ChatEncoder, control_ids, load_tokenizer

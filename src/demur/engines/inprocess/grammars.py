@@ -31,7 +31,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from demur.base.errors import BackendBusy, BackendDown, DemurError, EngineError, MissingDependency, SchemaTooCostly
-from demur.core.schema_bounds import TOGETHER, SchemaBounds, too_much
+from demur.base.schemas.limits import TOGETHER, SchemaBounds, too_much
 from demur.engines.inprocess import grammar_host as host
 from demur.engines.inprocess.fair_queue import FairQueue
 from demur.engines.inprocess.grammar import Grammar, SchemaProcess

@@ -1,6 +1,6 @@
 """Any OpenAI-compatible chat endpoint, asked many things at once: retries, a budget, and a record of what was spent.
 
-Implements demur.core.judging.Chat.
+Implements demur.core.judging.judge.Chat.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Literal
 import httpx
 
 from demur.base.errors import ConfigError, DemurError, EngineError
-from demur.core.judging import NOT_ASKED, ChatRequest, Declined, Reply, Said, Unsaid
-from demur.core.thoughts import parted
+from demur.core.conversation.thoughts import parted
+from demur.core.judging.judge import NOT_ASKED, ChatRequest, Declined, Reply, Said, Unsaid
 from demur.engines.remote.completion import ChatPiece, Malformed, likeliest, loaded, read_chat, token_at
 from demur.engines.remote.declines import declined_error, described
 from demur.engines.remote.dialect import LIMIT, Dialect, adapted

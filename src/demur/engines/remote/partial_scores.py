@@ -15,7 +15,7 @@ from demur.base.arrays import Floats
 from demur.base.errors import ScoreDoubt
 from demur.core.calibrator import Fitted, Identity
 from demur.core.decision import Decision, decide_many, decide_or_doubt
-from demur.core.maps import Pair, Temperature
+from demur.core.maps.multiclass import Pair, Temperature
 from demur.core.policy import Policy
 from demur.core.score import TOLERANCE
 

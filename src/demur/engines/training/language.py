@@ -18,8 +18,8 @@ import torch
 from torch.nn import functional
 
 from demur.core.example import Example
-from demur.core.splitting import place_of
-from demur.core.training import TrainSettings
+from demur.core.rows.splitting import place_of
+from demur.core.training.settings import TrainSettings
 from demur.engines.heads import head_on, marked_rows
 from demur.engines.tokens import ChatEncoder
 from demur.engines.training.batches import TOKENS_PER_BATCH, PadRight, as_read, by_length

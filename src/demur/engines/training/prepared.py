@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from demur.core.example import Example, Message
 from demur.core.ports import Origin, Progress
 from demur.core.taxonomy import Taxonomy
-from demur.core.training import TrainSettings
+from demur.core.training.settings import TrainSettings
 from demur.engines.hf import embed
 from demur.engines.hf.load import load_base
 from demur.engines.thought_place import require_one_place, with_thought

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from demur.base.errors import EngineError
 from demur.core.example import Example
-from demur.core.splitting import place_of
+from demur.core.rows.splitting import place_of
 from demur.core.taxonomy import Taxonomy
-from demur.core.teaching.balance import row_weights
-from demur.core.training import TrainSettings
+from demur.core.training.balance import row_weights
+from demur.core.training.settings import TrainSettings
 from demur.engines.tokens import ChatEncoder
 
 IGNORE = -100  # the label that torch's cross-entropy leaves out

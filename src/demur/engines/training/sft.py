@@ -19,10 +19,10 @@ from trl.trainer.sft_config import SFTConfig
 from demur.base.errors import EngineError
 from demur.core.example import Example
 from demur.core.ports import Progress, TrainedModel, no_progress
-from demur.core.rewrites import rewritten
-from demur.core.splitting import set_aside
+from demur.core.rows.rewrites import rewritten
+from demur.core.rows.splitting import set_aside
 from demur.core.taxonomy import Taxonomy
-from demur.core.training import TrainSettings, learnt
+from demur.core.training.settings import TrainSettings, learnt
 from demur.engines.fingerprint import checkpoint_digest, fingerprint
 from demur.engines.hf import embed
 from demur.engines.hf.load import DTYPES, no_progress_bars

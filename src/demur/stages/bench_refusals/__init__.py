@@ -14,12 +14,12 @@ from pathlib import Path
 from demur.base.arrays import Ints
 from demur.base.errors import ConfigError, DataError
 from demur.base.files import write_text
-from demur.core.benchmark import BenchRow, BenchSet
 from demur.core.decision import decide_many
-from demur.core.judging import ChatRequest, Declined, Said, Unsaid, judge_rows
+from demur.core.judging.benchmark import BenchRow, BenchSet
+from demur.core.judging.judge import ChatRequest, Declined, Said, Unsaid, judge_rows
 from demur.core.ports import Progress, no_progress
 from demur.core.rates import Outcome
-from demur.core.seen import seen_prompts
+from demur.core.training.seen import seen_prompts
 from demur.pages.page import render_markdown
 from demur.stages.bench_refusals.candidate import Candidate, Endpoint
 from demur.stages.bench_refusals.content import HEADER, page_of, table_rows

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from demur.core.asking import Asker
+from demur.core.judging.asking import Asker
 from demur.core.policy import Policy
 from demur.core.ports import Generator, Judge, Scorer
-from demur.core.seen import Seen
+from demur.core.training.seen import Seen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from demur.base.arrays import Bools
-from demur.core.benchmark import BenchRow
+from demur.core.judging.benchmark import BenchRow
 from demur.core.rates import Outcome, Rate
 from demur.stats.measure import errors_of
 from demur.store.bench_file import BenchLevel, BenchText, SliceRow

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from demur.base.arrays import Ints
 from demur.base.files import digest_json
-from demur.core.benchmark import BenchRow
-from demur.core.judging import Item, judge_all
+from demur.core.judging.benchmark import BenchRow
+from demur.core.judging.judge import Item, judge_all
 from demur.core.policy import GENERATE
 from demur.core.ports import Judge, Progress
 from demur.core.rates import Outcome

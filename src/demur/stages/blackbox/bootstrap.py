@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from demur.base.errors import DataError
+from demur.core.classifiers.text import TextClassifier
 from demur.core.ports import Judge
 from demur.core.rates import Outcome, declines
-from demur.core.text_classifier import TextClassifier
 from demur.stats.text.fit import fit_text_classifier
 from demur.store.answers_file import AnswerRow, read_answers
 from demur.store.blackbox_file import HandRow

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from demur.base.errors import DataError
-from demur.core.asking import Asker, not_asked
-from demur.core.judging import Chat, ChatRequest, Declined, Said, Unsaid
+from demur.core.judging.asking import Asker, not_asked
+from demur.core.judging.judge import Chat, ChatRequest, Declined, Said, Unsaid
 from demur.core.ports import Progress, no_progress
 from demur.store.blackbox_file import BlackboxFolder, write_unanswered
 from demur.store.prompts_file import PromptRow, Prompts

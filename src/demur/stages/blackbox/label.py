@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from demur.base.errors import DataError
 from demur.core.example import Example
-from demur.core.judging import Declined, Item, Said, judge_rows
+from demur.core.judging.judge import Declined, Item, Said, judge_rows
 from demur.core.ports import Judge, Progress, no_progress
 from demur.core.rates import Outcome, Verdict, declines
 from demur.core.taxonomy import Taxonomy

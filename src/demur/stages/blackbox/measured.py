@@ -10,12 +10,12 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles
 from demur.core.calibrator import IDENTITY
+from demur.core.classifiers.text import FittedView, TextClassifier
 from demur.core.decision import decide_many
 from demur.core.example import SPLITS, Example, Split
 from demur.core.policy import Policy, natural
 from demur.core.predictor import prompt_text
 from demur.core.taxonomy import Taxonomy
-from demur.core.text_classifier import FittedView, TextClassifier
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import binary_score
 from demur.stats.calibration.uncertainty import error_interval

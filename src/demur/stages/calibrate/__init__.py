@@ -13,17 +13,17 @@ import numpy as np
 from demur.base.errors import ConfigError, DataError, GoalInfeasible
 from demur.base.files import digest_file, digest_json
 from demur.base.suggest import suggest
-from demur.core import correctness
 from demur.core.calibrator import IDENTITY, Calibrator
-from demur.core.correctness import CorrectnessAware
 from demur.core.example import SPLITS, Example
 from demur.core.goals.kinds import Goal, Natural
 from demur.core.goals.parse import parse_goals
+from demur.core.maps import correctness
+from demur.core.maps.correctness import CorrectnessAware
 from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, OnDoubt, Override, Policy, Rule
-from demur.core.rewrites import RewriteName
+from demur.core.rows.rewrites import RewriteName
 from demur.core.score import ScoreTable
-from demur.core.seen import require_unseen_ids
 from demur.core.taxonomy import Taxonomy
+from demur.core.training.seen import require_unseen_ids
 from demur.stages.calibrate.kept import kept_file, kept_policy
 from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
 from demur.stats.calibrators.correctness import fit_correctness

@@ -15,8 +15,8 @@ from demur.core.decision import decide_many
 from demur.core.example import Example
 from demur.core.policy import GENERATE, Policy
 from demur.core.ports import Generator, Progress, Scorer, no_progress
-from demur.core.seen import seen_prompts
 from demur.core.taxonomy import RESPOND, Taxonomy
+from demur.core.training.seen import seen_prompts
 from demur.store.everyday_file import REFUSE, Everyday, EverydayRow, read_everyday, write_everyday
 from demur.store.policy_file import FingerprintRow, read_policy
 from demur.store.run import RunFolder

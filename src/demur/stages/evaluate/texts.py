@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from demur.core.example import Example
-from demur.core.judging import Item, judge_all
+from demur.core.judging.judge import Item, judge_all
 from demur.core.policy import GENERATE, Policy
 from demur.core.ports import Generator, Judge, Progress
 from demur.core.rates import Outcome

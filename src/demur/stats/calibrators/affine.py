@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from demur.base.arrays import Doubles, Ints
-from demur.core.maps import Matrix, Vector
+from demur.core.maps.multiclass import Matrix, Vector
 from demur.stats.calibrators.rows import Fit, FitRows, folds
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried by cross-validation, lambda = mu

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import log_softmax
 
 from demur.base.arrays import Bools, Doubles
-from demur.core.binary_maps import Beta
-from demur.core.maps import BetaSoftmax, Pair, log_rest
+from demur.core.maps.binary import Beta
+from demur.core.maps.multiclass import BetaSoftmax, Pair, log_rest
 from demur.stats.calibrators.affine import Bounds, minimised
 from demur.stats.calibrators.rows import Fit, FitRows
 

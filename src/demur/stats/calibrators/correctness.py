@@ -14,7 +14,7 @@ import numpy as np
 from demur.base.arrays import Bools, Doubles
 from demur.base.errors import DataError
 from demur.core.calibrator import closed, normalised
-from demur.core.correctness import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, CorrectnessAware, features
+from demur.core.maps.correctness import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, CorrectnessAware, features
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.adam import Adam

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles
-from demur.core.binary_maps import Histogram, expit
+from demur.core.maps.binary import Histogram, expit
 from demur.stats.calibrators.one_vs_rest import shrunk
 
 Edges = Literal["width", "mass"]

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from demur.base.arrays import Bools, Doubles
-from demur.core.binary_maps import Isotonic, expit
+from demur.core.maps.binary import Isotonic, expit
 from demur.stats.calibrators.one_vs_rest import shrunk
 
 

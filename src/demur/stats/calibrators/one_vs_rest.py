@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles
-from demur.core.binary_maps import BinaryMap, Platt
-from demur.core.maps import OneVsRest, Pair, log_rest
+from demur.core.maps.binary import BinaryMap, Platt
+from demur.core.maps.multiclass import OneVsRest, Pair, log_rest
 from demur.stats.calibrators.rows import Fit, FitRows
 
 FitBinary = Callable[[Doubles, Bools], BinaryMap]  # (log-odds of the event, whether it occurred) -> map

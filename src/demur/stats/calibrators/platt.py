@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles
-from demur.core.binary_maps import Platt, expit
+from demur.core.maps.binary import Platt, expit
 
 _RIDGE = 1e-12  # scores that are all equal leave the slope undetermined: it then stays 0
 _MOST_STEPS = 100

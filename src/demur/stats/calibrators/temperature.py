@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 
 from demur.base.arrays import Doubles, Ints
-from demur.core.maps import Temperature
+from demur.core.maps.multiclass import Temperature
 from demur.stats.calibrators.rows import Fit, FitRows
 
 BOUND = 10.0  # of |log T|

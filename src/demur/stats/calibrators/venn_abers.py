@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles
-from demur.core.binary_maps import VennAbers, expit
+from demur.core.maps.binary import VennAbers, expit
 
 Point = tuple[float, float]
 

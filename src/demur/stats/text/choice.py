@@ -13,9 +13,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from demur.base.arrays import Bools, Ints
 from demur.base.errors import DataError
+from demur.core.classifiers.text import View
 from demur.core.example import fold
-from demur.core.likeness import components, near_copies
-from demur.core.text_classifier import View
+from demur.core.rows.likeness import components, near_copies
 from demur.stats.text.fit import PLACED, PUBLISHED, LearntView, Recipe, regression
 
 FOLDS = 5
@@ -53,8 +53,9 @@ class RecipeChoice:
 def choose_recipe(texts: Sequence[str], yes_N: Bools, groups: Sequence[str | None]) -> RecipeChoice:
     """Compare the recipes of VIEWS and STRENGTHS over FOLDS stratified folds of whole groups.
 
-    Texts of one group, and near copies (demur.core.likeness), stay in one fold: to recognise them is no prediction.
-    Raises DataError where a fold would be learnt from texts of one kind.
+    Texts of one group, and near copies (demur.core.rows.likeness), stay in one fold: to
+    recognise them is no prediction. Raises DataError where a fold would be learnt from texts of
+    one kind.
     """
     loss_VL, base_loss = np.zeros((len(VIEWS), len(STRENGTHS))), 0.0
     for train_M, held_M in _folds(texts, yes_N, groups):

@@ -1,4 +1,4 @@
-"""Fitting the classifier of demur.core.encoded_classifier: logistic regression on an encoder's vectors."""
+"""Fitting the classifier of demur.core.classifiers.encoded: logistic regression on an encoder's vectors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
 from demur.base.errors import DataError
-from demur.core.encoded_classifier import EncodedClassifier, Encoder
-from demur.core.text_classifier import all_words
+from demur.core.classifiers.encoded import EncodedClassifier, Encoder
+from demur.core.classifiers.text import all_words
 
 C = 1.0  # inverse strength of the L2 penalty, on vectors of unit variance
 

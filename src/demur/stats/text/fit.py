@@ -1,4 +1,4 @@
-"""Fitting the text classifiers of demur.core.text_classifier: TF-IDF and logistic regression, in seconds.
+"""Fitting the text classifiers of demur.core.classifiers.text: TF-IDF and logistic regression, in seconds.
 
 Shapes: N texts, V n-grams of a view.
 """
@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from demur.base.arrays import Bools
 from demur.base.errors import DataError
-from demur.core.text_classifier import (
+from demur.core.classifiers.text import (
     FEW_WORDS,
     FittedView,
     TextClassifier,

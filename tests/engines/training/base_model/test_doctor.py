@@ -7,7 +7,7 @@ from tokenizers import AddedToken
 
 from demur.base.errors import EngineError
 from demur.core.taxonomy import coconot
-from demur.core.training import TrainSettings, cpu
+from demur.core.training.settings import TrainSettings, cpu
 from demur.engines.hf.embed import make_rows
 from demur.engines.training.base_model import doctor as base_doctor
 from demur.engines.training.base_model.doctor import BaseCase, examine_base, is_base

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from demur.base.errors import EngineError, MissingDependency
 from demur.core.ports import NOT_STATED
-from demur.core.training import TrainSettings
+from demur.core.training.settings import TrainSettings
 from demur.engines.training.base_model import find as bases
 from demur.engines.training.base_model.gguf_file import checked_reader
 from demur.engines.training.sft import SftTrainer

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from demur.base.errors import EngineError
-from demur.core.training import TrainSettings, cpu, tiny
+from demur.core.training.settings import TrainSettings, cpu, tiny
 from demur.engines.training.resources import memory
 from demur.engines.training.resources.free_room import free_memory
 from demur.engines.training.rows import IGNORE, TrainingRow

@@ -19,9 +19,9 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from demur.base.errors import DemurError, EngineError
 from demur.core.example import Message
-from demur.core.readiness import Finding, Readiness
 from demur.core.taxonomy import Taxonomy
-from demur.core.training import TrainSettings
+from demur.core.training.readiness import Finding, Readiness
+from demur.core.training.settings import TrainSettings
 from demur.engines.thought_place import require_one_place, with_thought
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 from demur.engines.training.base_model.find import PACKAGED, Base, check_base, find_base, origin_of

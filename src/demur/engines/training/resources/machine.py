@@ -13,7 +13,7 @@ from accelerate import PartialState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from demur.base.errors import EngineError
-from demur.core.training import TrainSettings
+from demur.core.training.settings import TrainSettings
 
 
 def check_processes(asked: int | None) -> PartialState:

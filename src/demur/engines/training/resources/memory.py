@@ -27,7 +27,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from demur.base.errors import EngineError
-from demur.core.training import TrainSettings, cpu
+from demur.core.training.settings import TrainSettings, cpu
 from demur.engines.training.resources.free_room import free_disk, free_memory
 from demur.engines.training.resources.machine import uses_bfloat16
 from demur.engines.training.rows import IGNORE, TrainingRow

@@ -15,7 +15,7 @@ import numpy as np
 from demur.base.arrays import Doubles
 from demur.base.errors import DataError
 from demur.core.calibrator import Map, normalised
-from demur.core.maps import Ensemble, PiecewiseLinear, Umnn, clenshaw_curtis
+from demur.core.maps.multiclass import Ensemble, PiecewiseLinear, Umnn, clenshaw_curtis
 
 Form = Literal["linear", "piecewise", "umnn"]
 Backward = Callable[[Doubles], Doubles]  # gradient by q, (N, C) -> gradient by the parameters, (P,)

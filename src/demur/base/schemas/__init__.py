@@ -1,0 +1,1 @@
+"""JSON schemas that other people send: how large they are, and what their patterns spell, without compiling one."""

@@ -1,0 +1,1 @@
+"""What stands in a conversation beside its plain messages: folded turns, thoughts, languages, declared text."""

@@ -1,0 +1,82 @@
+"""Asking a chat model many things, each paid for once: what was answered before is looked up.
+
+Replies is implemented by demur.store.reply_file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Protocol
+
+from demur.base.errors import EngineError
+from demur.core.judging.judge import NOT_ASKED, Chat, ChatRequest, Declined, Reply, Said, Unsaid
+
+
+class Replies(Protocol):
+    """Replies that were paid for."""
+
+    def get(self, key: str) -> Said | Declined | None:
+        """The reply under a key, if there is one."""
+        ...
+
+    def put(self, key: str, reply: Said | Declined) -> None:
+        """Keep a reply, at once."""
+        ...
+
+
+@dataclass(kw_only=True, slots=True)
+class Asker:
+    """One chat model and its replies. Raises EngineError, naming both, when two models answer under one name."""
+
+    chat: Chat
+    replies: Replies
+    model: str | None = field(default=None, init=False)  # the name under which the endpoint answers, once it has
+    asked: int = field(default=0, init=False)  # questions that were not known before
+
+    def ask(self, requests: Sequence[ChatRequest], tell: Callable[[int], None]) -> list[Reply]:
+        """A reply per request, in order; known ones are looked up, new ones kept as they come.
+
+        tell: called with the number of replies that are there. What failed is not kept: it is asked about again.
+        """
+        keys = [_key(self.chat.asked_as, r) for r in requests]
+        found: dict[int, Reply] = {n: said for n, key in enumerate(keys) if (said := self.replies.get(key))}
+        for known in found.values():
+            self._check_model(known)
+        todo = [n for n in range(len(requests)) if n not in found]
+
+        def on_reply(place: int, reply: Reply) -> None:
+            n = todo[place]
+            found[n] = reply
+            if not isinstance(reply, Unsaid):
+                self._check_model(reply)
+                self.replies.put(keys[n], reply)
+            tell(len(found))
+
+        self.asked += len(todo)
+        if todo:
+            self.chat.ask_many([requests[n] for n in todo], on_reply)
+        return [found[n] for n in range(len(requests))]
+
+    def _check_model(self, reply: Reply) -> None:
+        if isinstance(reply, Unsaid) or reply.model is None:  # a filter in front of the model may not name it
+            return
+        if self.model not in (None, reply.model):
+            raise EngineError(
+                f"the endpoint answered as {self.model!r} before and as {reply.model!r} now: replies of two models "
+                "do not mix",
+                "pin the model's full name, or start a new output",
+            )
+        self.model = reply.model
+
+
+def not_asked(reply: Reply) -> bool:
+    """Whether the budget ended before this question was sent."""
+    return isinstance(reply, Unsaid) and reply.reason.startswith(NOT_ASKED)
+
+
+def _key(asked_as: str, request: ChatRequest) -> str:
+    messages = [[m.role, m.content] for m in request.messages]
+    return sha256(json.dumps([asked_as, messages, request.json_schema]).encode()).hexdigest()

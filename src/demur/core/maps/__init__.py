@@ -1,0 +1,1 @@
+"""Calibration maps as plain numbers: over all control tokens, over one event, and moved by rewrites."""

@@ -1,1 +1,0 @@
-"""How training rows are weighed, set aside and spoken of."""
