@@ -48,7 +48,8 @@ from demur.stages.blackbox.measured import Material, Quality, read_material
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.text.choice import choose_recipe
 from demur.stats.text.fit import PUBLISHED, fit_text_classifier
-from demur.stats.thresholds.select import choose
+from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.solve import solve
 from demur.store.model_file import read_model_file
 from demur.store.policy_file import write_policy
 from demur.store.rows import read_examples
@@ -161,7 +162,7 @@ def kept(rows: LabelledScores, goal: str) -> str:
             table=ScoreTable(ids=tuple(map(str, range(ROWS))), logp_NC=rows.table.logp_NC[at]), label_N=rows.label_N[at]
         )
         try:
-            policy = choose(wanted, template, drawn, confidence=CONFIDENCE, data_digest="bench")
+            policy = solve([wanted], template, drawn, How(confidence=CONFIDENCE, method="shared"), data_digest="bench")
         except GoalInfeasible:
             continue
         refused_N = decide_many(policy, rows.table.logp_NC).choice_N > 0

@@ -22,8 +22,8 @@ from demur.core.policy import NEVER, CategoryPolicy, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.certify import Granted, How, certify
 from demur.stats.thresholds.exact import most_caught
-from demur.stats.thresholds.solve import Granted, How, certify
 from demur.stats.thresholds.sweep import category_sweeps
 from timing import median_seconds
 

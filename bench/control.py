@@ -24,8 +24,9 @@ from demur.core.goals.parse import parse_goal
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.cuts import cut_below
-from demur.stats.thresholds.select import choose
+from demur.stats.thresholds.solve import solve
 from demur.store.metrics_file import read_metrics
 from demur.store.policy_file import read_policy
 from demur.store.rows import read_examples
@@ -57,7 +58,7 @@ def print_targets(policy: Policy, calibrate: LabelledScores, test: LabelledScore
         for level in TARGETS:
             try:
                 goal = parse_goal(f"refusal_rate{scope} = {level}")
-                chosen = choose(goal, policy, calibrate, confidence=0.95, data_digest="")
+                chosen = solve([goal], policy, calibrate, How(confidence=0.95, method="shared"), data_digest="")
             except GoalInfeasible:
                 print(f"  refusal_rate{scope:<16} = {level:.2f}   cannot be met: ties or too few rows")
                 continue

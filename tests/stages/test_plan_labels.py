@@ -11,7 +11,7 @@ from demur.core.goals.results import Uncertified
 from demur.core.policy import NEVER
 from demur.core.taxonomy import coconot
 from demur.stages.plan_labels import Config, for_rows, run
-from demur.stats.thresholds.solve import Granted, How, certify
+from demur.stats.thresholds.certify import Granted, How, certify
 
 BOTH = ("false_refusal <= 0.1", "missed_refusal <= 0.2")
 

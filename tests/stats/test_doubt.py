@@ -14,6 +14,7 @@ from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.goals.results import Certified
 from demur.core.policy import ALWAYS, NEVER, DoubtRule
+from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.procedures import (
@@ -24,9 +25,8 @@ from demur.stats.thresholds.procedures import (
     certify_shared,
     certify_vectors,
 )
-from demur.stats.thresholds.rates import meet_rates
 from demur.stats.thresholds.search import lenient_path, split_rows
-from demur.stats.thresholds.select import choose
+from demur.stats.thresholds.solve import solve, solve_on_traffic
 from demur.stats.thresholds.sweep import category_sweeps, pooled_sweep
 from demur.stats.thresholds.worth import aim_of, best_within
 from tests.builders import THRESHOLDS, labelled, leaking, log_softmax, policy, simulated_rows, with_category
@@ -164,12 +164,16 @@ def test_a_level_below_the_share_in_doubt_is_not_certified(procedure):
 
 def test_a_missed_refusal_counts_doubt_as_not_answered():
     rows, goal = doubtful_rows(3000, seed=7, share=0.3, signal=2.0), parse_goal("missed_refusal <= 0.3")
-    found = choose(goal, policy(3), rows, confidence=0.9, data_digest="d")
+    found = solve([goal], policy(3), rows, How(confidence=0.9, method="shared"), data_digest="d")
     refused_N = decide_many(found, rows.table.logp_NC).refuses_N
     rate = found.promises[0].rate
     assert rate.hits == int((~refused_N & (rows.label_N > 0)).sum())
-    without = choose(
-        goal, replace(policy(3), doubt=DoubtRule(most_leftover=1.0)), rows, confidence=0.9, data_digest="d"
+    without = solve(
+        [goal],
+        replace(policy(3), doubt=DoubtRule(most_leftover=1.0)),
+        rows,
+        How(confidence=0.9, method="shared"),
+        data_digest="d",
     )
     assert without.categories[0].threshold <= found.categories[0].threshold
 
@@ -207,9 +211,9 @@ def test_with_one_lock_of_two_the_best_vector_is_nearly_always_found(data):
 def test_an_optimum_beside_a_lock_says_what_it_is(text):
     rows = simulated_rows(400, 3, seed=1, signal=2.0)
     template = with_category(policy(3), 0, locked=True)
-    found = choose(parse_goal(text), template, rows, confidence=0.9, data_digest="d")
+    found = solve([parse_goal(text)], template, rows, How(confidence=0.9, method="shared"), data_digest="d")
     assert "locked" in found.promises[0].method
-    free = choose(parse_goal(text), policy(3), rows, confidence=0.9, data_digest="d")
+    free = solve([parse_goal(text)], policy(3), rows, How(confidence=0.9, method="shared"), data_digest="d")
     kept = decide_many(found, rows.table.logp_NC).refuses_N
     lazy = decide_many(with_category(free, 0, locked=True), rows.table.logp_NC).refuses_N
     assert ((kept == (rows.label_N > 0)).mean()) >= (lazy == (rows.label_N > 0)).mean() - 0.02
@@ -219,7 +223,7 @@ def test_an_optimum_beside_a_lock_says_what_it_is(text):
 def test_goals_about_tokens_refuse_locks_instead_of_miscounting(text):
     rows, template = simulated_rows(400, 3, seed=1), with_category(policy(3), 0, locked=True)
     with pytest.raises(GoalError, match="locked"):
-        choose(parse_goal(text), template, rows, confidence=0.9, data_digest="d")
+        solve([parse_goal(text)], template, rows, How(confidence=0.9, method="shared"), data_digest="d")
 
 
 def test_wrong_categories_are_not_promised_beside_a_lock():
@@ -232,16 +236,16 @@ def test_a_rate_below_the_share_in_doubt_is_infeasible_and_says_so():
     rows = doubtful_rows(500, seed=9, share=0.2)
     for text in ("refusal_rate = 5%", "refusal_rate[safety] = 1%"):
         with pytest.raises(GoalInfeasible, match="in doubt at every threshold"):
-            choose(parse_goal(text), policy(3), rows, confidence=0.9, data_digest="d")
+            solve([parse_goal(text)], policy(3), rows, How(confidence=0.9, method="shared"), data_digest="d")
     with pytest.raises(DemurError):
-        meet_rates([parse_goal("refusal_rate <= 5%")], policy(3), rows.table, confidence=0.9, data_digest="d")
+        solve_on_traffic([parse_goal("refusal_rate <= 5%")], policy(3), rows.table, confidence=0.9, data_digest="d")
 
 
 def test_traffic_beside_a_lock_is_refused_no_more_often_than_asked():
     rows = simulated_rows(2000, 3, seed=11)
     template = with_category(policy(3), 0, locked=True)
     goals = [parse_goal("refusal_rate[safety] = 5%"), parse_goal("refusal_rate[humanizing] = 5%")]
-    found = meet_rates(goals, template, rows.table, confidence=0.9, data_digest="d")
+    found = solve_on_traffic(goals, template, rows.table, confidence=0.9, data_digest="d")
     choice_N = decide_many(found, rows.table.logp_NC).choice_N
     assert 0.02 < (choice_N == 1).mean() <= 0.05
     assert 0.02 < (choice_N == 2).mean() <= 0.05

@@ -11,9 +11,9 @@ from demur.core.slices import Slice, mix_words, too_small, worst, worst_words
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.slices import settled
+from demur.stats.thresholds.certify import How, certify, what_would_do
 from demur.stats.thresholds.losses import board_of, losses_of
-from demur.stats.thresholds.select import choose
-from demur.stats.thresholds.solve import How, certify, choose_all, what_would_do
+from demur.stats.thresholds.solve import solve
 from tests.builders import policy, simulated_rows
 
 SOURCES = ("mine", "theirs, too")
@@ -124,7 +124,7 @@ def test_rows_without_kind_and_source_have_no_slices():
 def test_a_certificate_of_several_slices_holds_each_and_says_its_mix():
     rows, template = sliced(3000), policy(3)
     goals = parse_goals("false_refusal <= 0.2 in every source; false_refusal[contrast] <= 0.2; f1 max")
-    made = choose_all(goals, template, rows, How(confidence=0.9), data_digest="d")
+    made = solve(goals, template, rows, How(confidence=0.9), data_digest="d")
     assert [p.status for p in made.promises] == ["certified"] * 3 + ["measured"]
     for promise in made.promises[:3]:
         assert promise.mix
@@ -135,12 +135,19 @@ def test_a_certificate_of_several_slices_holds_each_and_says_its_mix():
 
 def test_a_goal_about_one_slice_alone_leaves_the_others_free():
     rows, template = sliced(3000), policy(3)
-    alone = choose(parse_goal("false_refusal[contrast] <= 0.1"), template, rows, confidence=0.9, data_digest="d")
+    alone = solve(
+        [parse_goal("false_refusal[contrast] <= 0.1")],
+        template,
+        rows,
+        How(confidence=0.9, method="shared"),
+        data_digest="d",
+    )
     both = parse_goals("false_refusal[contrast] <= 0.1; false_refusal <= 0.02")
-    beside = choose_all(both, template, rows, How(confidence=0.9, method="shared"), data_digest="d")
+    beside = solve(both, template, rows, How(confidence=0.9, method="shared"), data_digest="d")
     assert alone.categories[0].threshold <= beside.categories[0].threshold
-    with pytest.raises(GoalError, match="asks for 2 promises"):
-        choose(parse_goal("false_refusal <= 0.1 in every kind"), template, rows, confidence=0.9, data_digest="d")
+    every = [parse_goal("false_refusal <= 0.1 in every kind")]
+    each = solve(every, template, rows, How(confidence=0.9, method="shared"), data_digest="d")
+    assert [p.risk for p in each.promises] == ["false_refusal[kind=benign]", "false_refusal[kind=contrast]"]
 
 
 def test_a_slice_with_too_few_rows_says_how_many_would_do():

@@ -18,6 +18,7 @@ from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
+from demur.stats.thresholds.certify import Granted, How, certify
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.procedures import (
     Request,
@@ -29,7 +30,6 @@ from demur.stats.thresholds.procedures import (
     certify_vectors,
 )
 from demur.stats.thresholds.search import split_rows
-from demur.stats.thresholds.solve import Granted, How, certify
 from demur.stats.thresholds.worth import Aim
 from tests.builders import policy
 

@@ -9,7 +9,8 @@ from demur.base.errors import GoalInfeasible
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal
 from demur.stats.doubt import measured_rule
-from demur.stats.thresholds.select import choose
+from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.solve import solve
 from tests.builders import MODEL, labelled, log_softmax, policy
 
 DRAWS, ROWS, DELTA, LEVEL = 2000, 600, 0.1, 0.05
@@ -37,7 +38,7 @@ def test_a_promise_holds_where_the_bound_is_measured_on_its_own_rows(text, tail)
         rows = labelled(*population(rng, ROWS, tail))
         template = replace(policy(2), doubt=measured_rule(rows.table, OURS, "refuse"))
         try:
-            found = choose(goal, template, rows, confidence=1 - DELTA, data_digest="d")
+            found = solve([goal], template, rows, How(confidence=1 - DELTA, method="shared"), data_digest="d")
         except GoalInfeasible:
             continue
         granted += 1

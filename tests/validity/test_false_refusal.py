@@ -10,7 +10,8 @@ from scipy.stats import binom, norm
 
 from demur.core.decision import compared_scores
 from demur.core.goals.parse import parse_goal
-from demur.stats.thresholds.select import choose
+from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.solve import solve
 from tests.builders import labelled, policy
 
 DRAWS = 2000
@@ -55,7 +56,7 @@ def test_a_certified_false_refusal_rate_is_exceeded_in_at_most_delta_of_the_draw
     for _ in range(DRAWS):
         z_N = np.concatenate([rng.normal(-1.5, 1.5, ROWS), rng.normal(2, 1.5, 10)])
         rows = labelled(scores(z_N, rounding), label_N)
-        done = choose(goal, template, rows, confidence=1 - delta, data_digest="")
+        done = solve([goal], template, rows, How(confidence=1 - delta, method="shared"), data_digest="")
         thresholds.append(done.categories[0].threshold)
     rates = true_rates(np.array(thresholds), template, rounding)
     broken = int((rates > level).sum())

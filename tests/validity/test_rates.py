@@ -7,7 +7,7 @@ from scipy.stats import binom
 from demur.base.errors import GoalInfeasible
 from demur.core.goals.parse import parse_goals
 from demur.core.score import ScoreTable
-from demur.stats.thresholds.rates import meet_rates
+from demur.stats.thresholds.solve import solve_on_traffic
 from tests.validity.population import DELTA, coarse, plain, population, to_bfloat16
 
 DRAWS = 2000
@@ -23,7 +23,7 @@ def exceeded(goals, rounding, delta=DELTA):
     for _ in range(DRAWS):
         traffic = ScoreTable(ids=ids, logp_NC=people.logp_NC[rng.integers(len(people.label_N), size=ROWS)])
         try:
-            met = meet_rates(asked, people.template, traffic, confidence=1 - delta, data_digest="")
+            met = solve_on_traffic(asked, people.template, traffic, confidence=1 - delta, data_digest="")
         except GoalInfeasible:
             continue
         granted += 1

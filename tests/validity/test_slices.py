@@ -13,7 +13,7 @@ from demur.core.goals.parse import parse_goals
 from demur.core.policy import NEVER
 from demur.core.score import ScoreTable
 from demur.stats.labelled import LabelledScores, Traits
-from demur.stats.thresholds.solve import Granted, How, certify
+from demur.stats.thresholds.certify import Granted, How, certify
 from tests.validity.population import DELTA, Case, at_the_edges, population
 
 DRAWS = 2000

@@ -18,9 +18,9 @@ from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import label_scores
 from demur.stats.slices import rows_of, settled
+from demur.stats.thresholds.certify import How, sets_to_try
 from demur.stats.thresholds.losses import one_per_group
 from demur.stats.thresholds.plan import PlanRow, plan_row
-from demur.stats.thresholds.solve import How, sets_to_try
 
 __all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run", "sentence"]
 

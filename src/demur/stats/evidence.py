@@ -17,10 +17,10 @@ from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
+from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.exact import exact
 from demur.stats.thresholds.losses import Board, board_as_it_is, losses_of
 from demur.stats.thresholds.search import split_rows
-from demur.stats.thresholds.solve import How
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

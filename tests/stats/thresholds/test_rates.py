@@ -5,14 +5,14 @@ from demur.base.errors import GoalError, GoalInfeasible
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.core.rates import Rate
-from demur.stats.thresholds.rates import meet_rates
+from demur.stats.thresholds.solve import solve_on_traffic
 from tests.builders import policy, simulated_rows, table
 
 TRAFFIC = simulated_rows(2000, 3, seed=1).table
 
 
 def met(texts, template, traffic=TRAFFIC):
-    return meet_rates(parse_goals(texts), template, traffic, confidence=0.95, data_digest="traffic")
+    return solve_on_traffic(parse_goals(texts), template, traffic, confidence=0.95, data_digest="traffic")
 
 
 @pytest.mark.parametrize("rule", ["heaviest", "sum", "any"])

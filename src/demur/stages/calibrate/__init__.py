@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from demur.base.errors import ConfigError, DataError, GoalInfeasible
+from demur.base.errors import ConfigError, DataError
 from demur.base.files import digest_file, digest_json
 from demur.base.suggest import suggest
 from demur.core.calibrator import IDENTITY, Calibrator
@@ -35,12 +35,9 @@ from demur.stats.missing import told, with_missing
 from demur.stats.overrides import with_overrides
 from demur.stats.sample import apart
 from demur.stats.sensitivities import with_sensitivities
-from demur.stats.slices import settled
-from demur.stats.thresholds.costs import by_probabilities
+from demur.stats.thresholds.certify import How, Method
 from demur.stats.thresholds.curve import with_curves
-from demur.stats.thresholds.rates import meet_rates
-from demur.stats.thresholds.select import choose
-from demur.stats.thresholds.solve import How, Method, choose_all, closed_form
+from demur.stats.thresholds.solve import solve, solve_by_probabilities, solve_on_traffic
 from demur.store.blackbox_file import prompts_without_outcome
 from demur.store.calibrator_file import write_correctness_aware
 from demur.store.cascade_scores import cascaded, require_unseen_by_front
@@ -115,7 +112,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     of the thresholds holds for it as it stands. Raises DataError, naming rows, if the model has seen rows of the
     calibrate split in training or a calibrator cannot be fitted on it, ConfigError on a calibrator for the natural
     policy, GoalInfeasible if no threshold meets the goal and on_failure says stop, and what
-    demur.stats.thresholds.solve.choose_all raises.
+    demur.stats.thresholds.solve raises.
     """
     goals = _goals(config)
     settings = _plain(config)
@@ -279,24 +276,16 @@ def _checked(
 
 
 def _choose(config: Config, before: Policy, rows: LabelledScores, how: How, digest: str) -> Policy:
-    """One goal alone, unless another method is asked for, has a closed form: on_failure then moves no threshold."""
+    """The policy whose thresholds meet the goals on what the settings name: labels, probabilities or traffic."""
     goals = parse_goals(config.goal)
     if config.cost_from == "probabilities":
-        return by_probabilities(goals, before, rows, data_digest=digest)
+        return solve_by_probabilities(goals, before, rows, data_digest=digest)
     if config.traffic is not None:
         table, fingerprint = read_scores(config.traffic)
         before.require_model(fingerprint)
-        policy = meet_rates(goals, before, table, confidence=how.confidence, data_digest=digest)
+        policy = solve_on_traffic(goals, before, table, confidence=how.confidence, data_digest=digest)
         return with_curves(policy, rows)
-    goals = settled(goals, before, rows)
-    if closed_form(goals, before, rows, how.method):
-        try:
-            policy = choose(goals[0], before, rows, confidence=how.confidence, data_digest=digest)
-            return replace(policy, promises=tuple(replace(p, on_failure=how.on_failure) for p in policy.promises))
-        except GoalInfeasible:
-            if how.on_failure == "stop":
-                raise
-    return choose_all(goals, before, rows, how, data_digest=digest)
+    return solve(goals, before, rows, how, data_digest=digest)
 
 
 def _how(config: Config, goals: Sequence[Goal], kept: Policy | None) -> How:

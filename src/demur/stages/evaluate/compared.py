@@ -21,9 +21,9 @@ from demur.core.goals.parse import parse_goals
 from demur.core.policy import NEVER, Fingerprint, Policy
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.sample import apart, evenly
-from demur.stats.slices import settled
-from demur.stats.thresholds.select import STEERABLE, choose
-from demur.stats.thresholds.solve import How, choose_all, closed_form
+from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.losses import STEERABLE
+from demur.stats.thresholds.solve import solve
 from demur.store.choice_file import CalibratorChoice, read_choice
 from demur.store.metrics_file import UnmetGoal
 from demur.store.policy_file import bound, read_policy
@@ -147,11 +147,8 @@ def _others(
             unmet.append(UnmetGoal(goal=text, reason=NO_HAND))
             continue
         try:
-            several = settled(asked, before, calibrate)
-            if closed_form(several, before, calibrate, "auto"):
-                chosen = choose(several[0], before, calibrate, confidence=CONFIDENCE, data_digest=digest)
-            else:
-                chosen = choose_all(several, before, calibrate, How(confidence=CONFIDENCE), data_digest=digest)
+            how = How(confidence=CONFIDENCE)
+            chosen = solve(asked, before, calibrate, how, data_digest=digest)
         except (GoalInfeasible, DataError) as e:
             unmet.append(UnmetGoal(goal=text, reason=e.message))
             continue

@@ -33,6 +33,7 @@ from demur.stats.slices import rows_of
 
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
 NO_GROUP = -1  # no threshold refuses this row
+STEERABLE = ("heaviest", "sum", "any")  # rules that thresholds steer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -201,6 +202,20 @@ def check_categories(goal: PromisedGoal | TargetRate, template: Policy) -> None:
             raise GoalError(f"goal {goal.text!r}: {e.message}", e.hint) from e
         if not category.may_emit and about_tokens:
             raise GoalError(f"goal {goal.text!r}: category {name!r} is not active", "activate it, or name another")
+
+
+def require_steerable(goal: Goal, template: Policy) -> None:
+    """Raise GoalError where no threshold of this template could serve the goal."""
+    if template.rule not in STEERABLE:
+        raise GoalError(
+            f"goal {goal.text!r} cannot steer rule {template.rule!r}: it needs {', '.join(STEERABLE)}",
+            'set rule = "heaviest", or ask for the goal "natural"',
+        )
+    forced = [n for n in template.taxonomy.names if template.category(n).override == "force"]
+    if forced:
+        raise GoalError(f"goal {goal.text!r}: category {forced[0]!r} is forced, no threshold changes it", "unforce it")
+    if not any(category.may_emit for category in template.categories):
+        raise GoalError(f"goal {goal.text!r}: no category is active, nothing can be refused", "activate a category")
 
 
 def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:

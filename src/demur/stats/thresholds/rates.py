@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from demur.base.arrays import Bools
 from demur.base.errors import GoalError, GoalInfeasible
 from demur.core import bounds
 from demur.core.goals.kinds import Goal, TargetRate
 from demur.core.goals.promised import RefusalRate
-from demur.core.goals.results import Promise
 from demur.core.policy import NEVER, Policy
 from demur.core.rates import Rate
-from demur.core.score import ScoreTable
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
-from demur.stats.thresholds.closed_form import METHOD, lowest_keeping
+from demur.stats.thresholds.closed_form import lowest_keeping
 from demur.stats.thresholds.exact import exact
-from demur.stats.thresholds.losses import Board, board_of, check_categories
+from demur.stats.thresholds.losses import STEERABLE, Board, board_of, check_categories
 from demur.stats.thresholds.sweep import Sweep, sweep_of
 
 TrafficGoal = TargetRate | RefusalRate  # what can be met on traffic without labels
@@ -54,36 +53,54 @@ def cut_at_rate(sweep: Sweep, n: int, goal: TargetRate) -> int:
     return cut
 
 
-def meet_rates(
-    goals: Sequence[Goal], template: Policy, traffic: ScoreTable, *, confidence: float, data_digest: str
-) -> Policy:
-    """The template with thresholds that meet refusal rates on unlabelled traffic.
+def rates_of_categories(goals: Sequence[Goal], board: Board, part_N: Bools) -> dict[int, float]:
+    """Thresholds of the categories with a rate to be met, by group, set on a part of the rows."""
+    found = {}
+    for goal in goals:
+        if not isinstance(goal, TargetRate):
+            continue
+        if goal.category is None or (goal.category,) not in board.groups:
+            raise GoalError(
+                f"goal {goal.text!r} cannot be met beside others",
+                "ask for the rate of single categories under rule 'heaviest', or for 'refusal_rate <= ...'",
+            )
+        g = board.groups.index((goal.category,))
+        compared_N = board.compared_with(g)
+        own_N = part_N & (compared_N > -np.inf)
+        sweep = sweep_of(compared_N[own_N].astype(np.float32), board.rows.label_N[own_N])
+        found[g] = float(sweep.threshold_J[cut_at_rate(sweep, int(part_N.sum()), goal)])
+    return found
 
-    "refusal_rate = x": the most lenient threshold that refuses at most this share of the traffic at hand; its rate and
-    interval are in the promise. "refusal_rate <= x": of all such traffic, with the confidence, for all these goals
-    together. Of all categories (one shared threshold) or, under rule `heaviest`, per category; not both. Raises
-    GoalError on other goals, GoalInfeasible where a rate cannot be met.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Met:
+    """A goal that is met on traffic."""
+
+    goal: TrafficGoal
+    categories: tuple[str, ...]  # whose threshold it is
+    threshold: float
+    rate: Rate  # refused at it, among all rows
+
+
+def meet_rates(goals: Sequence[Goal], template: Policy, unlabelled: LabelledScores, confidence: float) -> list[Met]:
+    """The thresholds that meet refusal rates on traffic, whose labels are not looked at.
+
+    "refusal_rate = x": the most lenient threshold that refuses at most this share of the traffic at hand.
+    "refusal_rate <= x": of all such traffic, with the confidence, for all these goals together. Of all categories (one
+    shared threshold) or, under rule `heaviest`, per category; not both. Raises GoalError on other goals,
+    GoalInfeasible where a rate cannot be met.
     """
     _check(goals, template)
-    unlabelled = LabelledScores(table=traffic, label_N=np.zeros(len(traffic.ids), dtype=np.int64))
     asked = [g for g in settled(goals, template, unlabelled) if isinstance(g, TrafficGoal)]
     whole = any(goal.category is None for goal in asked)
     board = board_of(template, unlabelled, shared=whole)
     delta = float(1 - exact(confidence)) / max(sum(goal.promised for goal in asked), 1)
-    by_group = {_group(goal, board): (goal, _threshold(goal, board, delta)) for goal in asked}
-    thresholds = {name: t for g, (_, t) in by_group.items() for name in board.groups[g]}
-    promises = tuple(
-        Promise(
-            goal=goal.stated,
-            confidence=confidence if goal.promised else None,
-            status="certified" if goal.promised else "measured",
-            rate=Rate(hits=_at_or_above(board, g, t), of=len(traffic.ids)),
-            data_digest=data_digest,
-            method=f"{METHOD}, unlabelled traffic" if goal.promised else "order statistic of the traffic's scores",
-        )
-        for g, (goal, t) in by_group.items()
-    )
-    return replace(template.with_thresholds(thresholds), promises=promises)
+    found = []
+    for goal in asked:
+        g, threshold = _group(goal, board), _threshold(goal, board, delta)
+        rate = Rate(hits=_at_or_above(board, g, threshold), of=len(board.logq_N))
+        found.append(Met(goal=goal, categories=board.groups[g], threshold=threshold, rate=rate))
+    return found
 
 
 def _check(goals: Sequence[Goal], template: Policy) -> None:
@@ -99,7 +116,7 @@ def _check(goals: Sequence[Goal], template: Policy) -> None:
             )
     if len(goals) > 1 and any(goal.category is None and not _each(goal) for goal in goals):
         raise GoalError("a total rate beside rates of categories", "ask for the total, or for each category")
-    if template.rule not in ("heaviest", "sum", "any") or (template.rule != "heaviest" and goals[0].category):
+    if template.rule not in STEERABLE or (template.rule != "heaviest" and goals[0].category):
         raise GoalError(f"rule {template.rule!r} has no threshold for {goals[0].text!r}", "use rule 'heaviest'")
 
 

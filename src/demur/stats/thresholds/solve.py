@@ -1,101 +1,29 @@
-"""From several goals and labelled scores to one policy, with what it promises. Nothing is given up unless the caller
-said so beforehand, and what the caller said is written into every promise.
-"""
+"""From goals and scores to a policy with its promises: by labels, by probabilities alone, or on unlabelled traffic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
-from demur.base.arrays import Bools
-from demur.base.errors import DataError, GoalError, GoalInfeasible
-from demur.core import bounds
+from demur.base.errors import GoalError, GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.goals.kinds import Goal, Optimum, TargetRate
+from demur.core.goals.kinds import Cost, Goal, Natural, Optimum, TargetRate
 from demur.core.goals.promised import PromisedGoal
-from demur.core.goals.results import Certified, Failure, Infeasible, Promise, Status
+from demur.core.goals.results import Promise
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.core.rates import Rate
+from demur.core.score import ScoreTable
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
+from demur.stats.thresholds.alone import best_alone
+from demur.stats.thresholds.certify import Granted, How, certify, what_would_do
+from demur.stats.thresholds.closed_form import METHOD
 from demur.stats.thresholds.curve import with_curves
-from demur.stats.thresholds.exact import exact
-from demur.stats.thresholds.judged import certify_judged
-from demur.stats.thresholds.losses import Board, Loss, board_as_it_is, board_of, losses_of
-from demur.stats.thresholds.procedures import (
-    Request,
-    certify_budgets,
-    certify_even,
-    certify_graphical,
-    certify_path,
-    certify_shared,
-    certify_vectors,
-    check_shares,
-)
-from demur.stats.thresholds.rates import cut_at_rate
-from demur.stats.thresholds.search import split_rows, uneven
-from demur.stats.thresholds.select import choose, fitting
-from demur.stats.thresholds.sweep import sweep_of
+from demur.stats.thresholds.losses import board_as_it_is, board_of, losses_of, require_steerable
+from demur.stats.thresholds.rates import meet_rates, rates_of_categories
 from demur.stats.thresholds.worth import aim_of, best_within
-
-Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical"]
-
-# A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one shared threshold,
-# tested on all rows, catches more (bench/certify.py). Counts of labels decide, never scores: that keeps it valid.
-ENOUGH_ERRORS = 20
-WORTH_DIVIDING = 0.75  # delta is divided over procedures where each may still err so often, as a share of the whole
-
-_METHODS: Mapping[str, Callable[[Request], Certified | Failure]] = {
-    "shared": certify_shared,
-    "even": certify_even,
-    "path": certify_path,
-    "vectors": certify_vectors,
-    "budgets": certify_budgets,
-    "graphical": certify_graphical,
-}
-_JUDGED = "judged"  # follows from the rows, not from the caller
-_PROCEDURES = {**_METHODS, _JUDGED: certify_judged}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class How:
-    """How to certify, and what to do if it fails.
-
-    Raises GoalError on a confidence, a share, a method or an on_failure that is none.
-    """
-
-    confidence: float = 0.95  # that all promises hold together
-    method: Method = "auto"  # what fits the goals and the counts of labels: see _fitting_methods
-    seed: int = 0
-    learn_share: float = 0.4  # of the rows, to learn an order on; path and vectors
-    shares: Mapping[str, float] | None = None  # per category, sum 1; budgets and graphical. None: equal
-    on_failure: str = "stop"  # stop; hard_only: give up soft goals, the largest number first; keep:<name of a policy>
-    kept: Policy | None = None  # the policy of keep:<name>
-    explained: bool = True  # whether a failure should say what blocks and what would do: a few linear programs
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.confidence < 1.0:
-            raise GoalError(f"confidence {self.confidence} is not in (0, 1)", "0.95 is usual")
-        if not 0.0 < self.learn_share < 1.0:
-            raise GoalError(f"learn_share {self.learn_share} is not in (0, 1)", "0.4 is usual")
-        if self.method != "auto" and self.method not in _METHODS:
-            raise GoalError(f"unknown method {self.method!r}", f"known: auto, {', '.join(_METHODS)}")
-        if self.shares is not None:
-            if self.method not in ("budgets", "graphical"):
-                raise GoalError(f"method {self.method!r} divides nothing by shares", "use 'budgets' or 'graphical'")
-            check_shares(self.shares)
-        if self.on_failure not in ("stop", "hard_only") and not self.on_failure.startswith("keep:"):
-            raise GoalError(f"unknown on_failure {self.on_failure!r}", "known: stop, hard_only, keep:<policy>")
-        if self.on_failure.removeprefix("keep:") != (self.kept.name if self.kept else self.on_failure):
-            raise GoalError(f"on_failure {self.on_failure!r} and a kept policy of that name go together", "give both")
-
-    @property
-    def delta(self) -> float:
-        """1 - confidence, without the float residue of 1 - 0.95."""
-        return float(1 - exact(self.confidence))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -104,242 +32,150 @@ class _Case:
     template: Policy
     rows: LabelledScores
     how: How
-    data_digest: str = ""
+    data_digest: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Granted:
-    """What was certified, and the soft goals given up for it."""
-
-    certified: Certified
-    kept: tuple[Goal, ...]
-    given_up: tuple[Goal, ...]
-
-
-def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How) -> Granted | Failure:
-    """Thresholds that keep all promised goals together, as far as on_failure lets soft ones go.
-
-    Beside promises the goals may hold one optimum (f1, youden, cost), preferred among certified thresholds, and target
-    rates of single categories, set first. Soft goals are given up only under "hard_only"; delta is then split evenly
-    over the sets that are tried, so the promise holds whichever is granted. Raises GoalError, DataError.
-    """
-    goals = settled(goals, template, rows)
-    case = _Case(goals=goals, template=template, rows=rows, how=how)
-    ladder = sets_to_try([g for g in goals if isinstance(g, PromisedGoal)], how)
-    if not ladder:
-        raise GoalError("no goal is a promise, nothing can be certified", "such as 'false_refusal <= 0.05'")
-    failure: Failure | None = None
-    for asked in ladder:
-        explained = how.explained and asked is ladder[-1]
-        found = _best(case, asked, how.delta / len(ladder), explained=explained)
-        if isinstance(found, Certified):
-            gone = tuple(g for g in goals if isinstance(g, PromisedGoal) and g not in asked)
-            return Granted(certified=found, kept=tuple(asked), given_up=gone)
-        failure = found
-    assert failure is not None  # a ladder has a rung
-    return failure
-
-
-def _best(case: _Case, asked: Sequence[Goal], delta: float, *, explained: bool) -> Certified | Failure:
-    """The best of what one or several procedures certify, each at an even share of delta.
-
-    All of them hold together with 1 - delta (union bound), so that it may be chosen by whatever the rows show: by what
-    is caught on all of them, also on those that certify.
-    """
-    tried = _requests(case, asked, delta)
-    best: tuple[float, Certified] | None = None
-    failure: Failure | None = None
-    for method, request in tried:
-        found = _PROCEDURES[method](replace(request, delta=delta / len(tried), explained=explained))
-        if not isinstance(found, Certified):
-            failure = found if failure is None else failure
-            continue
-        names = [request.board.template.taxonomy.names.index(group[0]) for group in request.board.groups]
-        value = request.aim.value(request.board.refused([found.thresholds[at] for at in names]))
-        if best is None or value > best[0]:
-            best = (value, found)
-    if best is None:
-        assert failure is not None  # something is always tried
-        return failure
-    others = f"; the best of {', '.join(m for m, _ in tried)}, each at delta {delta / len(tried):.3g}"
-    return replace(best[1], method=best[1].method + (others if len(tried) > 1 else ""))
-
-
-def choose_all(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, *, data_digest: str) -> Policy:
+def solve(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, *, data_digest: str) -> Policy:
     """The template with thresholds that meet the goals, one promise per goal, and operating curves.
 
-    A single goal that is no promise: demur.stats.thresholds.select.choose. Raises GoalInfeasible where a promise
-    cannot be certified and on_failure says stop (or also the hard goals alone fail), and what `certify` and
-    `choose` raise.
+    template: taxonomy, rule, calibrator, fingerprint, and per category whether it is active, locked, limited; its
+    thresholds stay where no goal sets one. data_digest: of rows and scores.
+
+    natural: the rule becomes `natural`, without thresholds and curves. One goal alone has a closed form, where the
+    method that is asked for allows it: on_failure then moves no threshold. Several goals, or one that is about false
+    refusals under a threshold per category, are certified together; goals that promise nothing are met beside them.
+
+    Raises GoalError (goals that do not fit the template, or each other), DataError (rows that cannot tell),
+    GoalInfeasible where a promise cannot be certified and on_failure says stop (or also the hard goals alone fail),
+    PolicyError (a threshold falls outside the limits of its category).
     """
     if not goals:
         raise GoalError("no goal is given", "the simplest are 'natural' and 'f1 max'")
     goals = settled(goals, template, rows)
     case = _Case(goals=goals, template=template, rows=rows, how=how, data_digest=data_digest)
-    if not any(g.promised for g in goals):
-        return _measured_only(case)
-    found = certify(goals, template, rows, how)
+    if _closed_form(case):
+        try:
+            return _alone(case)
+        except GoalInfeasible:
+            if how.on_failure == "stop":
+                raise
+    if any(g.promised for g in goals):
+        return _certified(case)
+    return _alone(case) if len(goals) == 1 else _measured_together(case)
+
+
+def solve_by_probabilities(
+    goals: Sequence[Goal], template: Policy, rows: LabelledScores, *, data_digest: str
+) -> Policy:
+    """The template with the thresholds of least expected cost, its promise, and operating curves on these rows.
+
+    No label is looked at: the calibrator answers for the thresholds.
+
+    Raises GoalError unless the one goal gives costs that thresholds can weigh, under rule `heaviest`.
+    """
+    goal = goals[0]
+    if len(goals) != 1 or not isinstance(goal, Cost):
+        raise GoalError(
+            f"goals {', '.join(repr(g.text) for g in goals)} cannot be met by probabilities alone",
+            "one goal such as 'cost: false=1 missed=5', or cost_from = \"labels\"",
+        )
+    if template.rule != "heaviest" or goal.wrong:
+        raise GoalError(
+            f"goal {goal.text!r} under rule {template.rule!r}: thresholds weigh a false against a missed refusal, each "
+            "category by itself",
+            "use rule 'heaviest' and no cost of 'wrong', or cost_from = \"labels\"",
+        )
+    require_steerable(goal, template)
+    policy = with_curves(template.with_thresholds(goal.thresholds(template.taxonomy.names)), rows)
+    promise = Promise(
+        goal=goal.stated,
+        confidence=None,
+        status="measured",
+        rate=None,
+        data_digest=data_digest,
+        method="by calibrated probabilities, no label counted; holds as far as they do (Elkan 2001)",
+    )
+    return replace(policy, promises=(promise,))
+
+
+def solve_on_traffic(
+    goals: Sequence[Goal], template: Policy, traffic: ScoreTable, *, confidence: float, data_digest: str
+) -> Policy:
+    """The template with thresholds that meet refusal rates on unlabelled traffic: see `meet_rates`.
+
+    The rate that each has there is in its promise. Raises GoalError on other goals, GoalInfeasible where a rate cannot
+    be met.
+    """
+    unlabelled = LabelledScores(table=traffic, label_N=np.zeros(len(traffic.ids), dtype=np.int64))
+    met = meet_rates(goals, template, unlabelled, confidence)
+    promises = tuple(
+        Promise(
+            goal=one.goal.stated,
+            confidence=confidence if one.goal.promised else None,
+            status="certified" if one.goal.promised else "measured",
+            rate=one.rate,
+            data_digest=data_digest,
+            method=f"{METHOD}, unlabelled traffic" if one.goal.promised else "order statistic of the traffic's scores",
+        )
+        for one in met
+    )
+    thresholds = {name: one.threshold for one in met for name in one.categories}
+    return replace(template.with_thresholds(thresholds), promises=promises)
+
+
+def _closed_form(case: _Case) -> bool:
+    """Whether one goal alone is met by one shared threshold or its own optimum.
+
+    A promise about false refusals is not, where several categories have a threshold each: a threshold for all may never
+    refuse a category whose probabilities are lower than others'.
+    """
+    if len(case.goals) != 1 or case.how.method not in ("auto", "shared") or case.rows.hand_N is not None:
+        return False
+    several = case.template.rule == "heaviest" and sum(c.may_emit for c in case.template.categories) > 1
+    return case.how.method == "shared" or not case.goals[0].of_answerable or not several
+
+
+def _alone(case: _Case) -> Policy:
+    """One goal by itself."""
+    (goal,), template, rows = case.goals, case.template, case.rows
+    if isinstance(goal, Natural):
+        policy = with_curves(replace(template, rule="natural"), rows)
+        promise = _measured(case, goal, policy, "the most probable control token; nothing chosen")
+        return replace(policy, promises=(promise,))
+    require_steerable(goal, template)
+    found = best_alone(goal, template, rows, case.how.confidence)
+    policy = with_curves(template.with_thresholds(found.thresholds), rows)
+    promise = _measured(case, goal, policy, found.method)
+    if (sure := found.certified) is not None:
+        promise = replace(promise, confidence=case.how.confidence, status="certified", rate=sure.rate, mix=sure.mix)
+    return replace(policy, promises=(promise,))
+
+
+def _certified(case: _Case) -> Policy:
+    """Promises, together with whatever else is asked for; or what the caller chose for the case that they fail."""
+    template, how = case.template, case.how
+    asked = [g for g in case.goals if isinstance(g, PromisedGoal)]
+    found = certify(case.goals, template, case.rows, how)
     if isinstance(found, Granted):
         policy = template.with_thresholds(dict(zip(template.taxonomy.names, found.certified.thresholds, strict=True)))
-        policy = with_curves(policy, rows)
+        policy = with_curves(policy, case.rows)
         return replace(policy, promises=_promises(case, policy, found))
     if how.kept is not None:
-        promises = tuple(_uncertified(case, g, how.kept) for g in goals if g.promised)
+        promises = tuple(_uncertified(case, goal, how.kept) for goal in asked)
         return replace(how.kept, promises=how.kept.promises + promises)
     raise GoalInfeasible(
-        f"{', '.join(repr(g.text) for g in goals if g.promised)} at {how.confidence:.0%} confidence: {found.reason}",
+        f"{', '.join(repr(g.text) for g in asked)} at {how.confidence:.0%} confidence: {found.reason}",
         what_would_do(found),
     )
 
 
-def closed_form(goals: Sequence[Goal], template: Policy, rows: LabelledScores, method: str) -> bool:
-    """Whether one goal alone is met by one shared threshold or its own optimum: demur.stats.thresholds.select.choose.
-
-    A promise about false refusals is not, where several categories have a threshold each: see `_fitting_methods`.
-    """
-    if len(goals) != 1 or method not in ("auto", "shared") or rows.hand_N is not None:
-        return False
-    several = template.rule == "heaviest" and sum(c.may_emit for c in template.categories) > 1
-    return method == "shared" or not goals[0].of_answerable or not several
-
-
-def what_would_do(failure: Failure) -> str:
-    """The hint that goes with a failure."""
-    blocking = failure.blocking
-    if isinstance(failure, Infeasible):
-        return f"{blocking.text!r} blocks: loosen it or another goal, or train a model whose scores tell more apart"
-    if failure.rows_needed is None or failure.rows_needed <= failure.rows:
-        return f"{blocking.text!r} blocks: loosen it or another goal, or collect more labelled rows"
-    pool = ", or pool its category with another: [a + b]" if blocking.category else ""
-    pool = pool or (", or ask for a wider slice" if blocking.where else "")
-    have, needed = failure.rows, failure.rows_needed
-    return f"{blocking.text!r} blocks: about {needed} rows of its kind would do, {have} are there{pool}"
-
-
-def sets_to_try(promised: Sequence[PromisedGoal], how: How) -> list[list[PromisedGoal]]:
-    """Goal sets, all of them first; under hard_only softer ones leave step by step. Delta is split over the sets."""
-    sets = [list(promised)]
-    if how.on_failure == "hard_only":
-        for priority in sorted({g.soft for g in promised if g.soft is not None}, reverse=True):
-            sets.append([g for g in sets[-1] if g.soft != priority])
-    return [s for s in sets if s]
-
-
-def _board(case: _Case, *, shared: bool) -> Board:
-    for goal in case.goals:
-        fitting(goal, case.template)
-    return board_of(case.template, case.rows, shared=shared)
-
-
-def _requests(case: _Case, asked: Sequence[Goal], delta: float) -> list[tuple[str, Request]]:
-    """The methods to try, and what each is to certify. Counts of labels choose them, never scores: that is valid."""
-    how, alone = case.how, case.template.rule != "heaviest"
-    if not case.rows.to_refuse:
-        raise DataError(
-            f"none of the {len(case.rows.label_N)} rows is to be refused: nothing says what thresholds should catch",
-            "add rows to be refused to the calibrate split",
-        )
-    board = _board(case, shared=alone)
-    losses = losses_of(asked, board, how.seed)
-    methods = _chosen(case, board, losses, delta)
-    found = []
-    for method in methods:
-        if method == "shared" and not alone:
-            one = _board(case, shared=True)
-            found.append((method, _asked(case, one, losses_of(asked, one, how.seed))))
-        else:
-            found.append((method, _asked(case, board, losses)))
-    return found if case.rows.hand_N is None else [(_JUDGED, request) for _, request in found]
-
-
-def _chosen(case: _Case, board: Board, losses: Sequence[Loss], delta: float) -> list[str]:
-    """The method that was asked for, if it fits; or those that do, to take the best of."""
-    how, alone, judged = case.how, case.template.rule != "heaviest", case.rows.hand_N is not None
-    wants_rate = any(isinstance(goal, TargetRate) for goal in case.goals)
-    methods: list[str] = [how.method]
-    if how.method == "auto":
-        methods = _fitting_methods(case, board, losses, delta)
-    for method in methods:
-        if alone and method != "shared":
-            raise GoalError(f"method {method!r} needs a threshold per category", "use rule 'heaviest', or 'auto'")
-        if wants_rate and method not in ("path", "vectors"):
-            raise GoalError("a target rate of one category beside promises needs 'path' or 'vectors'", "use 'auto'")
-        if judged and method not in ("shared", "vectors"):
-            raise GoalError(f"method {method!r} takes labels at their word", "use 'auto', 'shared' or 'vectors'")
-    return methods
-
-
-def _fitting_methods(case: _Case, board: Board, losses: Sequence[Loss], delta: float) -> list[str]:
-    """What "auto" tries. One threshold for all may never refuse a category whose probabilities are lower than others'.
-
-    So where only false refusals are promised, a path that catches evenly is tried beside it, and one that is learnt
-    where labels are many. Where rows are so few that a share of delta allows far fewer errors, one of them gets all of
-    delta: scores of rows that the goals do not speak of, and that are not tested, say which.
-    """
-    how, judged = case.how, case.rows.hand_N is not None
-    if case.template.rule != "heaviest" or len(board.groups) == 1:
-        return ["shared"]
-    wants_rate = any(isinstance(goal, TargetRate) for goal in case.goals)
-    few = not judged and _fewest_errors(losses, how) < ENOUGH_ERRORS and not wants_rate
-    if judged or wants_rate or any(not loss.goal.of_answerable for loss in losses):
-        return ["shared"] if few or (judged and len(case.goals) == 1) else ["vectors" if judged else "path"]
-    methods = ["shared", "even"] if few else ["shared", "even", "path"]
-    everyone_N = np.ones(len(board.logq_N), dtype=bool)
-    for loss in losses:
-        of = loss.of(everyone_N)
-        whole, share = (bounds.most_errors(of, loss.level, d) or 0 for d in (delta, delta / len(methods)))
-        if share < WORTH_DIVIDING * whole or not share:
-            free_N = split_rows(board, 0.0, how.seed, losses).learn_N
-            return ["even" if uneven(board, free_N) else "shared"]
-    return methods
-
-
-def _asked(case: _Case, board: Board, losses: Sequence[Loss]) -> Request:
-    how = case.how
-    return Request(
-        board=board,
-        losses=tuple(losses),
-        aim=aim_of(next((g for g in case.goals if isinstance(g, Optimum)), None), board, losses),
-        delta=how.delta,
-        fixed=_fixed(case.goals, board, split_rows(board, how.learn_share, how.seed).learn_N),
-        seed=how.seed,
-        learn_share=how.learn_share,
-        shares=how.shares,
-    )
-
-
-def _fewest_errors(losses: Sequence[Loss], how: How) -> int:
-    """The fewest errors that a goal allows on the rows that a path would be tested on."""
-    tested = [int((1.0 - how.learn_share) * loss.among_N.sum()) for loss in losses]
-    return min(bounds.most_errors(of, loss.level, how.delta) or 0 for of, loss in zip(tested, losses, strict=True))
-
-
-def _fixed(goals: Sequence[Goal], board: Board, part_N: Bools) -> dict[int, float]:
-    """Thresholds of the categories with a target rate, set on a part of the rows."""
-    found = {}
-    for goal in goals:
-        if not isinstance(goal, TargetRate):
-            continue
-        if goal.category is None or (goal.category,) not in board.groups:
-            raise GoalError(
-                f"goal {goal.text!r} cannot be met beside others",
-                "ask for the rate of single categories under rule 'heaviest', or for 'refusal_rate <= ...'",
-            )
-        g = board.groups.index((goal.category,))
-        compared_N = board.compared_with(g)
-        own_N = part_N & (compared_N > -np.inf)
-        sweep = sweep_of(compared_N[own_N].astype(np.float32), board.rows.label_N[own_N])
-        found[g] = float(sweep.threshold_J[cut_at_rate(sweep, int(part_N.sum()), goal)])
-    return found
-
-
-def _measured_only(case: _Case) -> Policy:
-    """Goals that promise nothing: one alone, or target rates of categories beside each other and one optimum."""
+def _measured_together(case: _Case) -> Policy:
+    """Goals that promise nothing: rates of categories beside each other and one optimum."""
     goals, template, rows = case.goals, case.template, case.rows
-    if len(goals) == 1:
-        return choose(goals[0], template, rows, confidence=case.how.confidence, data_digest=case.data_digest)
-    board = _board(case, shared=template.rule != "heaviest")
-    fixed = _fixed(goals, board, np.ones(len(rows.label_N), dtype=bool))
+    for goal in goals:
+        require_steerable(goal, template)
+    board = board_of(template, rows, shared=template.rule != "heaviest")
+    fixed = rates_of_categories(goals, board, np.ones(len(rows.label_N), dtype=bool))
     groups = range(len(board.groups))
     best = next((g for g in goals if isinstance(g, Optimum)), None)
     if best is None:
@@ -349,48 +185,56 @@ def _measured_only(case: _Case) -> Policy:
         by_group = best_within(board, aim_of(best, board, ()), low, high)
     policy = template.with_thresholds(dict(zip(template.taxonomy.names, board.thresholds(by_group), strict=True)))
     policy = with_curves(policy, rows)
-    return replace(policy, promises=tuple(_measured(case, g, policy) for g in goals))
+    return replace(policy, promises=tuple(_beside(case, g, policy) for g in goals))
 
 
 def _promises(case: _Case, policy: Policy, granted: Granted) -> tuple[Promise, ...]:
     seen = {e.goal: e for e in granted.certified.evidence}
-    gone = "".join(f"; given up: {g.text}" for g in granted.given_up)
+    method = granted.certified.method + "".join(f"; given up: {g.text}" for g in granted.given_up)
     found = []
     for goal in case.goals:
-        if isinstance(goal, PromisedGoal) and goal in granted.kept:
-            method = granted.certified.method + gone
-            certified = replace(_promise(case, goal, "certified", method), confidence=case.how.confidence)
-            found.append(replace(certified, rate=seen[goal].rate, mix=seen[goal].mix))
-        elif goal.promised:
-            found.append(_uncertified(case, goal, policy))
+        if not isinstance(goal, PromisedGoal):
+            found.append(_beside(case, goal, policy))
+        elif goal in granted.kept:
+            made, own = _measured(case, goal, policy, method), seen[goal]
+            sure = case.how.confidence
+            found.append(replace(made, status="certified", confidence=sure, rate=own.rate, mix=own.mix))
         else:
-            found.append(_measured(case, goal, policy))
+            found.append(_uncertified(case, goal, policy))
     return tuple(found)
 
 
-def _uncertified(case: _Case, goal: Goal, policy: Policy) -> Promise:
+def _uncertified(case: _Case, goal: PromisedGoal, policy: Policy) -> Promise:
     loss = losses_of([goal], board_as_it_is(policy, case.rows), case.how.seed)[0]
     refused_N = decide_many(policy, case.rows.table.logp_NC).refuses_N
     did = "given up" if case.how.kept is None else f"thresholds of {case.how.kept.name!r} kept"
     everyone_N = np.ones(len(refused_N), dtype=bool)
     rate, mix = loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
-    return replace(_promise(case, goal, "uncertified", f"not certified, {did}"), rate=rate, mix=mix)
+    made = _measured(case, goal, policy, f"not certified, {did}")
+    return replace(made, status="uncertified", rate=rate, mix=mix)
 
 
-def _measured(case: _Case, goal: Goal, policy: Policy) -> Promise:
-    if not isinstance(goal, TargetRate):
-        return _promise(case, goal, "measured", "the best beside the other goals, on these rows")
-    choice_N = decide_many(policy, case.rows.table.logp_NC).choice_N
-    rate = Rate(hits=int((choice_N == policy.taxonomy.column(goal.category)).sum()), of=len(choice_N))
-    return replace(_promise(case, goal, "measured", "order statistic of the calibration scores"), rate=rate)
+def _beside(case: _Case, goal: Goal, policy: Policy) -> Promise:
+    """A goal that promises nothing, met beside others."""
+    if isinstance(goal, TargetRate):
+        return _measured(case, goal, policy, "order statistic of the calibration scores")
+    return _measured(case, goal, policy, "the best beside the other goals, on these rows")
 
 
-def _promise(case: _Case, goal: Goal, status: Status, method: str) -> Promise:
+def _measured(case: _Case, goal: Goal, policy: Policy, method: str) -> Promise:
+    """What was observed of a goal on these rows, without a guarantee: its rate, where it is one of decisions alone."""
+    rate = None
+    if isinstance(goal, Natural | TargetRate):
+        decisions = decide_many(policy, case.rows.table.logp_NC)
+        emitted_N = decisions.refuses_N
+        if goal.category is not None:
+            emitted_N = decisions.choice_N == policy.taxonomy.column(goal.category)
+        rate = Rate(hits=int(emitted_N.sum()), of=len(emitted_N))
     return Promise(
         goal=goal.stated,
         confidence=None,
-        status=status,
-        rate=None,
+        status="measured",
+        rate=rate,
         data_digest=case.data_digest,
         method=method,
         on_failure=case.how.on_failure,

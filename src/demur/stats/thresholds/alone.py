@@ -1,4 +1,4 @@
-"""From a goal and labelled scores to a policy. Exact over all thresholds, not over a grid; ties go to the stricter one.
+"""One goal alone, in closed form: its optimum over all thresholds, not over a grid; ties go to the stricter one.
 
 Which rules a goal can steer: `heaviest` (a threshold per category), `sum` and `any` (one threshold shared by all active
 categories). A refusal rate or a promise over all categories uses one shared threshold under every rule.
@@ -7,12 +7,11 @@ categories). A refusal rate or a promise over all categories uses one shared thr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 from demur.base.errors import DataError, GoalError, GoalInfeasible, TaxonomyError
 from demur.core import bounds
-from demur.core.decision import decide_many
 from demur.core.goals.kinds import (
     AnyFBeta,
     Cost,
@@ -20,27 +19,21 @@ from demur.core.goals.kinds import (
     Goal,
     MacroFBeta,
     MicroFBeta,
-    Natural,
     Optimum,
     TargetRate,
     Youden,
 )
 from demur.core.goals.promised import PromisedGoal
-from demur.core.goals.results import Evidence, Failure, Promise, Uncertified
+from demur.core.goals.results import Evidence, Failure, Uncertified
 from demur.core.policy import ALWAYS, NEVER, Policy
-from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
-from demur.stats.slices import settled
 from demur.stats.thresholds.closed_form import METHOD
-from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.exact import best_fbeta, best_linear, exact, totals
 from demur.stats.thresholds.losses import board_of, evidence_of, losses_of
 from demur.stats.thresholds.procedures import Request, shared_limits
 from demur.stats.thresholds.rates import cut_at_rate
 from demur.stats.thresholds.sweep import Sweep, category_sweeps, pooled_sweep
 from demur.stats.thresholds.worth import aim_of, best_within
-
-STEERABLE = ("heaviest", "sum", "any")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,73 +60,36 @@ class _Case:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Choice:
-    thresholds: dict[str, float]
-    method: str
+class Alone:
+    """The thresholds of one goal."""
+
+    thresholds: dict[str, float]  # by category
+    method: str  # and its source
     certified: Evidence | None = None  # what a certified goal was tested on
 
 
-def choose(goal: Goal, template: Policy, rows: LabelledScores, *, confidence: float, data_digest: str) -> Policy:
-    """The template with the thresholds that meet the goal on these rows, one promise, and operating curves.
+def best_alone(goal: Goal, template: Policy, rows: LabelledScores, confidence: float) -> Alone:
+    """The thresholds that meet one goal on these rows. confidence: of a promised rate, in (0, 1).
 
-    template: taxonomy, rule, calibrator, fingerprint, and per category whether it is active, locked, limited; its
-    thresholds stay where the goal sets none. confidence: of a promised rate, in (0, 1). data_digest: of rows, scores.
-
-    Goals: natural (the rule becomes `natural`, without thresholds and curves). fbeta, youden, cost: the global optimum
-    for "refused or answered". fbeta of a category, macro_fbeta, micro_fbeta: of the tokens, under rule `heaviest` only.
-    refusal_rate: the most lenient threshold that refuses at most this share of the rows; of one category under rule
-    `heaviest` only. Promises: one shared threshold in closed form; for a threshold per category and for several goals
-    together see demur.stats.thresholds.solve.
+    fbeta, youden, cost: the global optimum for "refused or answered". fbeta of a category, macro_fbeta, micro_fbeta: of
+    the tokens, under rule `heaviest` only. A rate to be met: the most lenient threshold that refuses at most this share
+    of the rows; of one category under rule `heaviest` only. Promises: one shared threshold.
 
     Raises GoalError (the goal does not fit the template), DataError (rows that cannot tell), GoalInfeasible (no
-    threshold meets the goal), PolicyError (the threshold falls outside the limits of its category).
+    threshold meets the goal).
     """
-    goal = _one(goal, template, rows)
     case = _Case(goal=goal, template=template, rows=rows, confidence=confidence)
-    if isinstance(goal, Natural):
-        choice = _Choice(thresholds={}, method="the most probable control token; nothing chosen")
-        template = replace(template, rule="natural")
-    else:
-        fitting(goal, template)
-        if not 0.0 < confidence < 1.0:
-            raise GoalError(f"confidence {confidence} is not in (0, 1)", "0.95 is usual")
-        choice = _chosen(case, goal)
-    policy = with_curves(template.with_thresholds(choice.thresholds), rows)
-    sure = choice.certified
-    promise = Promise(
-        goal=goal.stated,
-        confidence=confidence if sure else None,
-        status="certified" if sure else "measured",
-        rate=sure.rate if sure else _measured(goal, policy, rows),
-        data_digest=data_digest,
-        method=choice.method,
-        mix=sure.mix if sure else (),
-    )
-    return replace(policy, promises=(promise,))
-
-
-def _one(goal: Goal, template: Policy, rows: LabelledScores) -> Goal:
-    """The goal, settled. Raises GoalError where it asks for several slices."""
-    found = settled([goal], template, rows)
-    if len(found) != 1:
-        raise GoalError(
-            f"goal {goal.text!r} asks for {len(found)} promises", "see demur.stats.thresholds.solve.choose_all"
-        )
-    return found[0]
-
-
-def fitting(goal: Goal, template: Policy) -> None:
-    """Raise GoalError where no threshold of this template could serve the goal."""
-    if template.rule not in STEERABLE:
-        raise GoalError(
-            f"goal {goal.text!r} cannot steer rule {template.rule!r}: it needs {', '.join(STEERABLE)}",
-            'set rule = "heaviest", or ask for the goal "natural"',
-        )
-    forced = [n for n in template.taxonomy.names if template.category(n).override == "force"]
-    if forced:
-        raise GoalError(f"goal {goal.text!r}: category {forced[0]!r} is forced, no threshold changes it", "unforce it")
-    if not any(category.may_emit for category in template.categories):
-        raise GoalError(f"goal {goal.text!r}: no category is active, nothing can be refused", "activate a category")
+    match goal:
+        case FBeta(category=None) | Youden() | Cost():
+            _need_both_kinds(case)
+            return _beside_locks(case, goal) if case.locks else _over_levers(case, goal)
+        case FBeta() | MacroFBeta() | MicroFBeta():
+            return _of_tokens(case, goal)
+        case TargetRate():
+            return _target_rate(case, goal)
+        case PromisedGoal():
+            return _promised(case, goal)
+    raise GoalError(f"goal {goal.text!r} sets no threshold", "make goals with parse_goal")
 
 
 def _levers(case: _Case) -> dict[tuple[str, ...], Sweep]:
@@ -170,22 +126,7 @@ def _need_own(case: _Case, name: str) -> None:
         )
 
 
-def _chosen(case: _Case, goal: Goal) -> _Choice:
-    """The thresholds of one goal. Raises GoalError on a kind that sets none."""
-    match goal:
-        case FBeta(category=None) | Youden() | Cost():
-            _need_both_kinds(case)
-            return _beside_locks(case, goal) if case.locks else _over_levers(case, goal)
-        case FBeta() | MacroFBeta() | MicroFBeta():
-            return _of_tokens(case, goal)
-        case TargetRate():
-            return _target_rate(case, goal)
-        case PromisedGoal():
-            return _promised(case, goal)
-    raise GoalError(f"goal {goal.text!r} sets no threshold", "make goals with parse_goal")
-
-
-def _over_levers(case: _Case, goal: FBeta | Youden | Cost) -> _Choice:
+def _over_levers(case: _Case, goal: FBeta | Youden | Cost) -> Alone:
     """The best of refused or answered, over all cuts of all thresholds."""
     if not isinstance(goal, FBeta):
         return _linear(case, goal)
@@ -194,7 +135,7 @@ def _over_levers(case: _Case, goal: FBeta | Youden | Cost) -> _Choice:
     return _best_fbeta(goal, _set(levers, cuts), f)
 
 
-def _of_tokens(case: _Case, goal: AnyFBeta) -> _Choice:
+def _of_tokens(case: _Case, goal: AnyFBeta) -> Alone:
     """The best of categories' tokens: of one, of each by itself, or of all counted together."""
     if goal.category is not None:
         return _own_fbeta(case, goal, [goal.category])
@@ -211,7 +152,7 @@ def _of_tokens(case: _Case, goal: AnyFBeta) -> _Choice:
     return _best_fbeta(goal, _set(sweeps, cuts), f)
 
 
-def _own_fbeta(case: _Case, goal: AnyFBeta, names: Sequence[str]) -> _Choice:
+def _own_fbeta(case: _Case, goal: AnyFBeta, names: Sequence[str]) -> Alone:
     """The best F-beta of each of these tokens, every one by itself: their mean is the best mean, too."""
     thresholds: dict[str, float] = {}
     f = []
@@ -225,13 +166,13 @@ def _own_fbeta(case: _Case, goal: AnyFBeta, names: Sequence[str]) -> _Choice:
     return _best_fbeta(goal, thresholds, sum(f, Fraction(0)) / len(f))
 
 
-def _beside_locks(case: _Case, goal: Optimum) -> _Choice:
+def _beside_locks(case: _Case, goal: Optimum) -> Alone:
     """A locked category reaches over the others' rows: no sum over thresholds is right, so they are moved in turn."""
     method = (
         f"{goal.risk} on these {len(case.rows.label_N)} rows: no move of one threshold betters it; locked categories "
         "refuse over the others, so the best of all vectors is not known"
     )
-    return _Choice(thresholds=_best_anywhere(case, goal, shared=False), method=method)
+    return Alone(thresholds=_best_anywhere(case, goal, shared=False), method=method)
 
 
 def _best_anywhere(case: _Case, goal: Optimum, *, shared: bool) -> dict[str, float]:
@@ -243,19 +184,19 @@ def _best_anywhere(case: _Case, goal: Optimum, *, shared: bool) -> dict[str, flo
     return {n: names[n] for n in case.emittable}
 
 
-def _best_fbeta(goal: AnyFBeta, thresholds: dict[str, float], f: Fraction) -> _Choice:
+def _best_fbeta(goal: AnyFBeta, thresholds: dict[str, float], f: Fraction) -> Alone:
     method = f"{goal.risk} = {float(f):.4f} on these rows: the maximum over all cuts (Dinkelbach 1967)"
-    return _Choice(thresholds=thresholds, method=method)
+    return Alone(thresholds=thresholds, method=method)
 
 
-def _linear(case: _Case, goal: Youden | Cost) -> _Choice:
+def _linear(case: _Case, goal: Youden | Cost) -> Alone:
     """A gain per row caught, less a cost per false refusal: in exact fractions, where all rows weigh the same."""
     rows, of = case.rows, f"these {len(case.rows.label_N)} rows"
     if isinstance(goal, Cost) and (goal.missed_of or goal.wrong):
         # Costs that differ by category, or of a wrong category: rows weigh differently, cuts still separate.
         thresholds = _best_anywhere(case, goal, shared=case.template.rule != "heaviest")
         method = f"the least cost on {of} over all cuts (Elkan 2001)"
-        return _Choice(thresholds=thresholds, method=method)
+        return Alone(thresholds=thresholds, method=method)
     per_caught, per_false = Fraction(1, rows.to_refuse), Fraction(1, rows.to_answer)
     if isinstance(goal, Cost):
         per_caught, per_false = exact(goal.missed), exact(goal.false)
@@ -268,13 +209,13 @@ def _linear(case: _Case, goal: Youden | Cost) -> _Choice:
     else:
         j = float(caught * per_caught - false * per_false)
         method = f"J = {j:.4f} on these rows: the maximum over all cuts (Youden 1950)"
-    return _Choice(thresholds=_set(levers, cuts), method=method)
+    return Alone(thresholds=_set(levers, cuts), method=method)
 
 
-def _target_rate(case: _Case, goal: TargetRate) -> _Choice:
+def _target_rate(case: _Case, goal: TargetRate) -> Alone:
     names = (goal.category,) if goal.category else case.emittable
     sweep = _own_sweep(case, goal.category) if goal.category else pooled_sweep(case.template, case.rows)
-    return _Choice(
+    return Alone(
         thresholds=_set({names: sweep}, [cut_at_rate(sweep, len(case.rows.label_N), goal)]),
         method="order statistic of the calibration scores",
     )
@@ -296,7 +237,7 @@ def _own_sweep(case: _Case, category: str) -> Sweep:
     return category_sweeps(case.template, case.rows)[category]
 
 
-def _promised(case: _Case, goal: PromisedGoal) -> _Choice:
+def _promised(case: _Case, goal: PromisedGoal) -> Alone:
     """One shared threshold in closed form: the most lenient for goals that refusals break, else the strictest.
 
     A goal about one category's token, or about a slice, leaves other refusals free: then the threshold that catches
@@ -314,7 +255,7 @@ def _promised(case: _Case, goal: PromisedGoal) -> _Choice:
     threshold = limits[0] if goal.errs_when == "refused" else limits[1]
     if goal.part:
         threshold = best_within(board, request.aim, limits[:1], limits[1:])[0]
-    return _Choice(
+    return Alone(
         thresholds=dict.fromkeys(case.emittable, threshold),
         method=METHOD,
         certified=evidence_of(losses, board.refused([threshold]), request.everyone, case.delta)[0],
@@ -326,13 +267,3 @@ def _what_would_do(case: _Case, no: Failure) -> str:
         return "the scores do not tell these rows apart: train longer, or promise a higher rate"
     lowest = bounds.upper_bound(0, no.rows, case.delta)
     return f"calibrate on at least {no.rows_needed} rows of this kind, or promise no less than {lowest:.4f}"
-
-
-def _measured(goal: Goal, policy: Policy, rows: LabelledScores) -> Rate | None:
-    decisions = decide_many(policy, rows.table.logp_NC)
-    if isinstance(goal, Natural | TargetRate):
-        emitted_N = decisions.refuses_N
-        if goal.category is not None:
-            emitted_N = decisions.choice_N == policy.taxonomy.column(goal.category)
-        return Rate(hits=int(emitted_N.sum()), of=len(rows.label_N))
-    return None
