@@ -16,7 +16,7 @@ from demur.base.arrays import Doubles
 from demur.base.rows import read_rows
 from demur.core.rates import Rate
 from demur.stats.judging.correction import Sample, regression_rate
-from demur.stats.thresholds.judged import rogan_gladen
+from demur.stats.judging.judged import rogan_gladen
 
 DRAWS, LABELS = 1000, 100
 DROPPED = ("incoherent", "dontknow")

@@ -9,9 +9,9 @@ from scipy.stats import binom
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.rates import Rate
 from demur.stats.judging.betting import upper_mean
+from demur.stats.judging.judged import corrected_rate, rogan_gladen
 from demur.stats.labelled import UNCHECKED
 from demur.stats.thresholds.certify import Granted, How, certify
-from demur.stats.thresholds.judged import corrected_rate, rogan_gladen
 from tests.builders import policy
 from tests.validity.population import DELTA, Tally, population
 

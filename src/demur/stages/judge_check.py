@@ -15,10 +15,10 @@ from demur.core.ports import Judge, Progress, no_progress
 from demur.core.rates import Outcome, Rate, Verdict, View, declines
 from demur.stats.judging.agreement import Agreement, agreement, mcnemar
 from demur.stats.judging.correction import Sample, Strata, labels_rate, regression_rate
+from demur.stats.judging.judged import Corrected, rogan_gladen
 from demur.stats.judging.raters import Together, together
 from demur.stats.measure import Figure
 from demur.stats.points import Resampling
-from demur.stats.thresholds.judged import Corrected, rogan_gladen
 from demur.store.answers_file import AnswerRow, read_answers, read_verdicts
 from demur.store.labels import DrawnRow, key_path, read_key, stratum_sizes
 

@@ -16,7 +16,7 @@ from demur.base.arrays import Bools
 from demur.base.errors import Undefined
 from demur.core.rates import Verdict
 from demur.stats.judging.correction import Sample, Strata, regression_rate, regression_share
-from demur.stats.thresholds.judged import Corrected
+from demur.stats.judging.judged import Corrected
 from demur.store.labels import HandLabels
 from demur.store.metrics_file import CorrectedRate
 

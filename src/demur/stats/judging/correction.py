@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, Undefined
 from demur.core import bounds
-from demur.stats.thresholds.judged import Corrected
+from demur.stats.judging.judged import Corrected
 
 LEAST = 10  # checked rows below which nothing is corrected
 ROUNDING = 1e-12  # a judge whose values vary by less says always the same

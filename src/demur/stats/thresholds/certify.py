@@ -17,10 +17,10 @@ from demur.core.goals.kinds import Goal, Optimum, TargetRate
 from demur.core.goals.promised import PromisedGoal
 from demur.core.goals.results import Certified, Failure, Infeasible
 from demur.core.policy import Policy
+from demur.stats.judging.judged import certify_judged
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
 from demur.stats.thresholds.exact import exact
-from demur.stats.thresholds.judged import certify_judged
 from demur.stats.thresholds.losses import Board, Loss, board_of, losses_of, require_steerable
 from demur.stats.thresholds.procedures import (
     Request,
