@@ -93,6 +93,12 @@ def test_a_goal_without_a_level_is_known_by_its_risk(text):
     assert stated_goal(goal.risk, goal.level) == goal
 
 
+def test_a_promise_about_costs_keeps_the_name_only_as_its_file_does():
+    stated = parse_goal("cost: false=1 missed=2 missed[a]=7").stated
+    assert stated == stated_goal("cost", None)
+    assert stated.risk == "cost"
+
+
 def test_a_rate_to_be_met_is_told_from_one_to_be_kept_below():
     assert stated_goal("refusal_rate[a]", 0.1, measured=True) == parse_goal("refusal_rate[a] = 0.1")
     assert stated_goal("refusal_rate[a]", 0.1) == parse_goal("refusal_rate[a] <= 0.1")

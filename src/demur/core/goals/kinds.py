@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Goal:
         return f"{self.measure}[{self.part}]" if self.part else self.measure
 
     @property
-    def stated(self) -> Self:
+    def stated(self) -> Goal:
         """The goal as a promise keeps it: without what matters only until thresholds are chosen."""
         return self
 
@@ -225,6 +225,11 @@ class Cost(Optimum):
     wrong: float = 0.0  # cost of one refusal with the wrong category
 
     name: ClassVar[str] = "cost"
+
+    @property
+    def stated(self) -> Goal:
+        """Its name: no policy file holds the costs, and a policy equals what is read back from its file."""
+        return Named(text=self.name)
 
     def missed_by(self, names: Sequence[str]) -> Doubles:
         """The cost of a missed refusal of each category, (K,). Raises GoalError on a category that is unknown."""
