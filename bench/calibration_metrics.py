@@ -95,7 +95,7 @@ def quadratic_mmce(p_N: np.ndarray, event_N: np.ndarray) -> float:
 
 def by_netcal(raw_NC: np.ndarray, true_NC: np.ndarray, label_N: np.ndarray) -> list[float]:
     """ECE and MCE of the top label at every number of bins, before and after, as netcal has them: 36 of the 102."""
-    from netcal.metrics import ECE, MCE  # noqa: PLC0415  # of the extra `test`, slow to import
+    from netcal.metrics import ECE, MCE  # of the extra `test`, slow to import
 
     found = []
     for logp_NC in (raw_NC, true_NC):

@@ -53,7 +53,7 @@ def ours(rows: LabelledScores, method: str, seed: int = 0) -> tuple[float, ...]:
 
 def mapie(rows: LabelledScores) -> tuple[float, ...]:
     """The same promise by MAPIE: one threshold, fixed-sequence testing over its default grid, most caught."""
-    from mapie.risk_control import BinaryClassificationController, recall  # noqa: PLC0415  # optional, slow to import
+    from mapie.risk_control import BinaryClassificationController, recall  # optional, slow to import
 
     p_N = np.exp(compared_scores(POLICY, rows.table.logp_NC).astype(np.float64))
     controller = BinaryClassificationController(

@@ -59,7 +59,7 @@ def ours(rows: FitRows, start_P: np.ndarray) -> list[float]:
 
 def by_torch(rows: FitRows, start_P: np.ndarray) -> list[float]:
     """The same by automatic differentiation."""
-    import torch  # noqa: PLC0415 - an optional dependency of the package
+    import torch
 
     torch.set_num_threads(1)
     score_NC, half = torch.tensor(rows.closed_NC), 100

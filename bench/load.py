@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=("hf", "gateway", "vllm"), default="hf")
     parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM, for the other two back ends")
     told = parser.parse_args()
-    import servers  # noqa: PLC0415  # beside this file, whose directory is on the path of a program only
+    import servers  # beside this file, whose directory is on the path of a program only
 
     with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
         folder = Path(root) / "policies"

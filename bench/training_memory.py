@@ -43,8 +43,8 @@ def own_memory() -> float:
 
 def measure(way: str, count: int) -> None:
     """Train on `count` rows in this process and print the estimate and the peak as one line of JSON."""
-    from demur.engines.training import sft  # noqa: PLC0415
-    from demur.engines.training.resources import memory  # noqa: PLC0415
+    from demur.engines.training import sft
+    from demur.engines.training.resources import memory
 
     said: dict[str, Any] = {}
 

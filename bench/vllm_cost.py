@@ -37,7 +37,7 @@ ENVIRONMENT = {
 
 def work(arm: str, path: str, tokens: int) -> None:
     """Answer every line of standard input with the CPU seconds of one round."""
-    from vllm import LLM, SamplingParams  # noqa: PLC0415  # the parent need not wait for it
+    from vllm import LLM, SamplingParams  # the parent need not wait for it
 
     run = RunFolder(Path(path))
     policy = read_policy(run.stage("calibrate") / "policy.json")

@@ -79,7 +79,7 @@ def make_policies(base: Policy, logp_NC: Floats, count: int) -> list[Policy]:
 
 def on_v2() -> None:
     """Let vLLM believe in Triton on the CPU, whose interpreter then runs the kernels of its second model runner."""
-    from triton import backends  # noqa: PLC0415  # only there beside vLLM
+    from triton import backends  # only there beside vLLM
 
     driver = SimpleNamespace(is_active=lambda: False)
     backends.backends["cpu"] = backends.Backend(compiler=None, driver=driver)
@@ -98,7 +98,7 @@ def by_plug_in(model: Path, encoded: list[list[int]], policies: list[Policy], by
 
 def emitted(model: Path, encoded: list[list[int]], policies: list[Policy]) -> tuple[np.ndarray, float]:
     """See by_plug_in; the policies are where the plug-in looks for them."""
-    from vllm import LLM, SamplingParams  # noqa: PLC0415  # reads the environment when it is imported
+    from vllm import LLM, SamplingParams  # reads the environment when it is imported
 
     llm = LLM(
         model=str(model),

@@ -33,3 +33,15 @@ def test_the_contracts_need_no_engine(module: str) -> None:
 @pytest.mark.parametrize("module", COMMAND_LINE)
 def test_the_command_line_opens_without_any_engine(module: str) -> None:
     assert not loaded_by(module) & NEVER_AT_THE_DOOR
+
+
+def test_no_verb_brings_statistics_plots_or_an_engine_before_it_runs() -> None:
+    code = """
+import sys
+from demur.cli.main import VERBS, load
+for verb in VERBS:
+    load(verb)
+print(*{m.partition(".")[0] for m in sys.modules})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & (HEAVY | {"jinja2", "fastapi", "uvicorn", "httpx", "pandas"})

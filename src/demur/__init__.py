@@ -37,15 +37,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import what is asked for, and keep it. Raises AttributeError for any other name."""
     if name == "__version__":
-        from demur.base.version import installed_version  # noqa: PLC0415 - see the head of this module
+        from demur.base.version import installed_version
 
         value: Any = installed_version()
     elif name == "serve":
-        from demur.server import start  # noqa: PLC0415
+        from demur.server import start
 
         value = start.serve
     elif name in __all__:
-        from demur.assembly import api  # noqa: PLC0415
+        from demur.assembly import api
 
         value = getattr(api, name)
     else:

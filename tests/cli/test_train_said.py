@@ -10,6 +10,7 @@ from demur.core.ports import TrainedModel
 from demur.core.taxonomy import single
 from demur.core.training.settings import cpu
 from demur.engines.fake.engine import FakeEngine
+from demur.stages import train
 
 DETAILS = {
     "validation_loss": 0.21,
@@ -26,7 +27,7 @@ def test_validation_and_language_are_said_and_a_loss_is_warned_of(monkeypatch, c
     fingerprint = FakeEngine(taxonomy=single()).fingerprint
     details = DETAILS | {"language_change": change}
     made = TrainedModel(fingerprint=fingerprint, steps=200, history=(), row_change=(1.0, 1.0), details=details)
-    monkeypatch.setattr(steps.train, "run", lambda *_: made)
+    monkeypatch.setattr(train, "run", lambda *_: made)
     config = SimpleNamespace(train=cpu(), engine="hf", taxonomy=single())
     work = SimpleNamespace(config=config, folder=None)
     assert steps.Steps(work, TERMINAL)._train(lambda done, total: None) is made

@@ -51,7 +51,7 @@ class Run:
     @property
     def policy(self) -> Policy:
         """The calibrated policy. Raises ArtifactError if there is none, or if it is out of date."""
-        from demur.store.policy_file import read_policy  # noqa: PLC0415 - pydantic and pyarrow: only when read
+        from demur.store.policy_file import read_policy
 
         self.workspace.folder.require_fresh("calibrate")
         return read_policy(self.workspace.folder.policy)
@@ -60,7 +60,7 @@ class Run:
     def engine(self) -> Engine:
         """The trained model; its weights are loaded with the first prompt, once for this object."""
         if self._engine is None:
-            from demur.assembly.run import Engine  # noqa: PLC0415
+            from demur.assembly.run import Engine
 
             self._engine = Engine(self.workspace)
         return self._engine
@@ -68,7 +68,7 @@ class Run:
     @property
     def done(self) -> tuple[Stage, ...]:
         """The stages that have finished."""
-        from demur.store.run import STAGES  # noqa: PLC0415
+        from demur.store.run import STAGES
 
         return tuple(stage for stage in STAGES if self.workspace.folder.receipt(stage) is not None)
 
@@ -81,7 +81,7 @@ def open_run(folder: str | Path, policy: str | None = None) -> Run:
 
     Raises ArtifactError if there is no run, ConfigError if it keeps no such policy.
     """
-    from demur.assembly.run import Workspace, reopen  # noqa: PLC0415 - the whole pipeline
+    from demur.assembly.run import Workspace, reopen
 
     workspace = reopen(Path(folder))
     if policy is None:
@@ -106,9 +106,9 @@ def run(
     data: the folder of the config's sources of files. observer: is told how the stages go; nobody by default.
     Raises what the stages raise: DataError, EngineError, GoalInfeasible, ...
     """
-    from demur.assembly.config import config_from, load_config  # noqa: PLC0415 - the whole pipeline
-    from demur.assembly.run import planned  # noqa: PLC0415
-    from demur.assembly.steps import Steps, stages_of  # noqa: PLC0415
+    from demur.assembly.config import config_from, load_config
+    from demur.assembly.run import planned
+    from demur.assembly.steps import Steps, stages_of
 
     folder = Path(data) if data is not None else None
     if isinstance(config, Mapping):
@@ -144,13 +144,13 @@ def score(
     """
     opened = _opened(run)
     if prompts is None:
-        from demur.assembly.steps import Steps  # noqa: PLC0415 - the whole pipeline
+        from demur.assembly.steps import Steps
 
         tables = Steps(opened.workspace, observer).perform("score")
         fingerprint, choices = opened.engine.fingerprint, opened.taxonomy.choices
         return {s: Scores(table=t, choices=choices, fingerprint=fingerprint) for s, t in tables.items()}
-    from demur.assembly.prompts import prompts_of  # noqa: PLC0415
-    from demur.core.score import ScoreTable  # noqa: PLC0415
+    from demur.assembly.prompts import prompts_of
+    from demur.core.score import ScoreTable
 
     asked = prompts_of(prompts)
     engine = opened.engine if policy is None else opened.engine.under(policy)
@@ -173,7 +173,7 @@ def calibrate(
     beside the run's own. settings: others of [calibrate], such as confidence=0.9. Raises GoalInfeasible if no
     thresholds meet the goal, ConfigError on an unknown setting.
     """
-    from demur.assembly.steps import Steps  # noqa: PLC0415 - the whole pipeline
+    from demur.assembly.steps import Steps
 
     goals = [goal] if isinstance(goal, str | Goal) else list(goal or ())
     texts = "; ".join(g if isinstance(g, str) else g.text for g in goals) or None
@@ -209,7 +209,7 @@ def evaluate(run: Run | str | Path, *, observer: Observer | None = None, **setti
     settings: of [evaluate], such as judge="phrases" or limit=200. Raises ConfigError on an unknown setting, and where
     the run's engine writes no answers.
     """
-    from demur.assembly.steps import Steps  # noqa: PLC0415 - the whole pipeline
+    from demur.assembly.steps import Steps
 
     evaluation: Evaluation = Steps(_changed(_opened(run), "evaluate", settings), observer).perform("evaluate")
     return evaluation

@@ -34,21 +34,27 @@ from pydantic_core import to_jsonable_python
 from demur.base.boundary import Strict, read_toml, validated
 from demur.base.errors import ConfigError, DemurError
 from demur.core.ports import Source
+from demur.core.settings import (
+    CalibrateSettings,
+    DataSettings,
+    EvaluateSettings,
+    ReportSettings,
+    ScoreSettings,
+)
 from demur.core.taxonomy import Taxonomy, preset
 from demur.core.training.settings import TrainSettings, defaults
-from demur.stages import calibrate, data, evaluate, report, score
 from demur.store.policy_file import CategoryRow, TaxonomyRow
 
 T = TypeVar("T")
 
 # Section -> the record its keys are the fields of. A section that is not here is not a key of the file.
 STAGE_CONFIGS: Mapping[str, type] = {
-    "data": data.Config,
+    "data": DataSettings,
     "train": TrainSettings,
-    "score": score.Config,
-    "calibrate": calibrate.Config,
-    "evaluate": evaluate.Config,
-    "report": report.Config,
+    "score": ScoreSettings,
+    "calibrate": CalibrateSettings,
+    "evaluate": EvaluateSettings,
+    "report": ReportSettings,
 }
 DEFAULT_TAXONOMY = "coconot"
 FOLDER_SOURCES = ("files", "jsonl")  # sources whose `folder` the caller may give on the command line
@@ -95,12 +101,12 @@ class RunConfig:
     options: Mapping[str, Any]  # [engine]: fields of that class, for guard models; empty otherwise
     taxonomy: Taxonomy
     sources: Mapping[str, SourceSpec]  # by a name that is unique in the run
-    data: data.Config
+    data: DataSettings
     train: TrainSettings
-    score: score.Config
-    calibrate: calibrate.Config
-    evaluate: evaluate.Config
-    report: report.Config
+    score: ScoreSettings
+    calibrate: CalibrateSettings
+    evaluate: EvaluateSettings
+    report: ReportSettings
 
     def resolved(self) -> dict[str, Any]:
         """The same config as plain JSON or TOML values, every setting spelt out; config_from reads it back."""

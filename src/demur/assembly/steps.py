@@ -1,4 +1,7 @@
-"""Each stage with its parts plugged in: what `demur run` and the verb of a single stage both do."""
+"""Each stage with its parts plugged in: what `demur run` and the verb of a single stage both do.
+
+A stage is imported when it is performed: asking for one brings no other one's statistics.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from demur.assembly.config import RunConfig, build_sources
 from demur.assembly.judges import Settings, build_judge, read_settings
@@ -25,15 +28,16 @@ from demur.core.goals.reader import lines_of
 from demur.core.policy import Policy
 from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.predictor import PROMPTS
+from demur.core.settings import NONE as NO_CALIBRATOR
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.settings import TrainSettings
 from demur.core.training.summary import told
-from demur.stages import calibrate, data, evaluate, plan_labels, report, score, train
-from demur.stages.blackbox import page, predictor
 from demur.store.rows import read_examples
 from demur.store.run import STAGES, RunFolder, Stage
 
-_PLANNED: dict[str, plan_labels.Method] = {m: m for m in get_args(plan_labels.Method)}  # others test on all rows
+if TYPE_CHECKING:
+    from demur.stages.data import DataSummary
+    from demur.store.metrics_file import Evaluation
 
 
 class Observer(Protocol):
@@ -108,6 +112,8 @@ class Steps:
 
         MissingDependency if its base comes in a package that is not installed. A GGUF file is unpacked here.
         """
+        from demur.stages import train
+
         config = self._config
         if config.engine in PREDICTORS or train.is_trained(config.train, config.taxonomy, self._folder):
             return
@@ -155,7 +161,9 @@ class Steps:
             "evaluate": "writing answers and judging them",
         }.get(stage, "")
 
-    def _data(self, progress: Progress) -> data.DataSummary:
+    def _data(self, progress: Progress) -> DataSummary:
+        from demur.stages import data
+
         sources = build_sources(self._config, lambda kind: find(kind, SOURCES, "source"))
         made = data.again if self._again else data.run
         summary = made(self._config.data, self._config.taxonomy, sources, self._folder, progress)
@@ -164,13 +172,17 @@ class Steps:
 
     def _tell_plan(self) -> None:
         """Say which goals of the config cannot be certified on the calibrate rows, before anything is trained."""
+        from demur.stages import plan_labels
+
         asked = self._config.calibrate
+        # Other methods test on all rows.
+        planned: dict[str, plan_labels.Method] = {m: m for m in get_args(plan_labels.Method)}
         rows = read_examples(self._folder.split("calibrate"))
-        share = 1.0 if asked.calibrator == calibrate.NO_CALIBRATOR else 1.0 - asked.calibrator_share
+        share = 1.0 if asked.calibrator == NO_CALIBRATOR else 1.0 - asked.calibrator_share
         plan = plan_labels.Config(
             goals=tuple(lines_of(asked.goal)),
             confidence=asked.confidence,
-            method=_PLANNED.get(asked.method, "shared"),
+            method=planned.get(asked.method, "shared"),
             on_failure="hard_only" if asked.on_failure == "hard_only" else "stop",
             categories=len(self._config.taxonomy.names) - len(asked.inactive),
             shares=dict(asked.shares) or None,
@@ -186,6 +198,9 @@ class Steps:
                 self._observer.note(f"warning: {plan_labels.sentence(row)}")
 
     def _train(self, progress: Progress) -> TrainedModel | None:
+        from demur.stages import train
+        from demur.stages.blackbox import predictor
+
         settings = self._config.train
         if self._config.engine == PROMPTS:
             return train.run(settings, self._config.taxonomy, predictor.PromptTrainer(), self._folder, progress)
@@ -200,20 +215,28 @@ class Steps:
         return trained
 
     def _adopt(self) -> TrainedModel:
+        from demur.stages import train
+
         config = self._config
         guard = make_predictor(config, self._folder.model, config.taxonomy.tokens)
         options = {"engine": config.engine, **config.options}
         return train.adopt(options, config.taxonomy, guard, self._folder, config.train.seen)
 
     def _score(self, progress: Progress) -> Mapping[Any, Any]:
+        from demur.stages import score
+
         return score.run(self._config.score, self.engine, self._folder, progress)
 
     def _calibrate(self, progress: Progress) -> Policy:
+        from demur.stages import calibrate
+
         policy = calibrate.run(self._config.calibrate, self._config.taxonomy, self._folder)
         progress(1, 1)
         return policy
 
-    def _evaluate(self, progress: Progress) -> evaluate.Evaluation:
+    def _evaluate(self, progress: Progress) -> Evaluation:
+        from demur.stages import evaluate
+
         require_writer(self._config, "evaluate")
         judge, spent = build_judge(self._config.evaluate.judge, self.check_judge())
         try:
@@ -227,6 +250,9 @@ class Steps:
         return evaluation
 
     def _report(self, progress: Progress) -> Path:
+        from demur.stages import report
+        from demur.stages.blackbox import page
+
         if self._config.engine == PROMPTS:
             path = page.run(self._folder, self._config.taxonomy)
         else:

@@ -134,7 +134,7 @@ def _caption(count: int, what: str) -> str:
 
 def _pandas() -> Any:
     try:
-        import pandas  # noqa: PLC0415 - no dependency of ours
+        import pandas
     except ModuleNotFoundError as e:
         if e.name != "pandas":
             raise
@@ -144,7 +144,7 @@ def _pandas() -> Any:
 
 def _datasets() -> Any:
     try:
-        import datasets  # noqa: PLC0415 - an extra
+        import datasets
     except ModuleNotFoundError as e:
         if e.name != "datasets":
             raise

@@ -6,7 +6,7 @@ from __future__ import annotations
 def installed_version() -> str:
     """Such as "0.1.0"; "0+unknown" for a source tree that is on sys.path and not installed."""
     # 60 ms of imports that most callers never need.
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+    from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version("demur")

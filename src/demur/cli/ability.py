@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
-from demur.stages.ability import Comparison, Config, run
-from demur.store.item_results import CardEntry, write_card
+
+if TYPE_CHECKING:
+    from demur.stages.ability import Comparison
+    from demur.store.item_results import CardEntry
 
 NOT_SHOWN = 3  # a result, not a fault
 
@@ -36,6 +38,9 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Compare two runs over the same items. Exit code 3 if a loss beyond the margin is not ruled out."""
+    from demur.stages.ability import Config, run
+    from demur.store.item_results import write_card
+
     found = run(before, after, Config(metric=metric, confidence=confidence))
     if (card is None) != (not card_dataset):
         raise ConfigError("--card and --card-dataset go together", "--card FILE --card-dataset TASK=DATASET:ID")
@@ -106,6 +111,8 @@ def _json(c: Comparison) -> dict[str, object]:
 
 def _entry(found: tuple[Comparison, ...], text: str) -> CardEntry:
     """The entry of one --card-dataset. Raises ConfigError if it cannot be read or names no task at hand."""
+    from demur.store.item_results import CardEntry
+
     task, _, place = text.partition("=")
     dataset, _, name = place.partition(":")
     known = {c.task: c.paired for c in found}

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.assembly.run import reopen
 from demur.base.errors import ArtifactError, ConfigError
 from demur.cli import options
 from demur.cli.show import bar, note, print_json, print_table
+from demur.core.settings import Parted
 from demur.core.taxonomy import PRESETS, Taxonomy
-from demur.stages import bench_calibration
-from demur.stages.bench_calibration import Config, Scored, ScoreFiles
-from demur.stages.bench_calibration.content import sentence
-from demur.stages.bench_calibration.summary import By
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
+
+if TYPE_CHECKING:
+    from demur.stages.bench_calibration import Scored
 
 _TEST = "-test.parquet"
 
@@ -32,10 +30,16 @@ def command(
     calibrator: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Compare this one. Repeatable. Default: as for 'auto'.")
     ] = None,
-    by: Annotated[By, typer.Option(help="What parts the test rows, to see if calibration carries over.")] = "category",
+    by: Annotated[
+        Parted, typer.Option(help="What parts the test rows, to see if calibration carries over.")
+    ] = "category",
     as_json: options.AsJson = False,
 ) -> None:
     """Fit every calibrator on every run, measure it on test prompts, rank, and answer six questions."""
+    from demur.stages import bench_calibration
+    from demur.stages.bench_calibration import Config
+    from demur.stages.bench_calibration.content import sentence
+
     config = Config(by=by, **({"calibrators": tuple(calibrator)} if calibrator else {}))
     target = out or folder / "study"
     with bar("fitting") as progress:
@@ -55,6 +59,9 @@ def command(
 
 def _scored(folder: Path) -> Iterator[Scored]:
     """The runs and pairs of score files at or below a folder, by name. Raises ArtifactError if there is none."""
+    from demur.assembly.run import reopen
+    from demur.stages.bench_calibration import Scored, ScoreFiles
+
     roots = sorted(p.parent for p in folder.rglob("config.json") if RunFolder(p.parent).scores("test").exists())
     pairs = sorted(p for p in folder.rglob(f"*{_TEST}") if p.with_name(_stem(p) + "-calibrate.parquet").exists())
     if not roots and not pairs:
@@ -81,6 +88,8 @@ def _stem(path: Path) -> str:
 
 def _taxonomy(path: Path) -> Taxonomy:
     """The built-in taxonomy whose tokens a file of scores has. Raises ArtifactError if there is none."""
+    from demur.store.tables import read_scores
+
     tokens = read_scores(path)[1].tokens
     found = next((t for make in PRESETS.values() if (t := make()).tokens == tokens), None)
     if found is None:

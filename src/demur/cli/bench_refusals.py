@@ -8,13 +8,12 @@ from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from demur.assembly.config import build
 from demur.assembly.judges import Spent, build_judge, read_settings, spent_lines
-from demur.assembly.run import Engine, Workspace, reopen
 from demur.assembly.wiring import CHATS, find
 from demur.base.boundary import read_toml
 from demur.base.errors import ConfigError, DataError
@@ -26,16 +25,12 @@ from demur.core.judging.benchmark import BenchSet
 from demur.core.policy import natural
 from demur.core.ports import Judge
 from demur.core.taxonomy import coconot
-from demur.core.training.seen import seen_of, together
-from demur.stages import bench_refusals
-from demur.stages.bench_refusals import HEADER, Candidate, Config, Endpoint, table_rows
-from demur.stages.bench_refusals.card import card_of
-from demur.stages.bench_refusals.content import facts
 from demur.store.bench_file import BenchFile
-from demur.store.item_results import write_card
 from demur.store.reply_file import ReplyFile
-from demur.store.rows import read_examples
-from demur.store.seen_file import seen_by_run
+
+if TYPE_CHECKING:
+    from demur.assembly.run import Workspace
+    from demur.stages.bench_refusals import Candidate, Endpoint
 
 SUBJECTS = ("always-refuse", "never-refuse", "refuse-then-answer", "answer-then-refuse")
 
@@ -74,6 +69,10 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure false and missed refusals side by side. A direction without rows is named, never shown as 0."""
+    from demur.assembly.run import reopen
+    from demur.stages import bench_refusals
+    from demur.stages.bench_refusals import Config
+
     wanted = [find("demur.sources.benchmarks:wanted", {}, "source")(text) for text in benchmark]
     _require_once(benchmark, wanted)
     if card and not any(w.benchmark.dataset for w in wanted):
@@ -102,8 +101,7 @@ def command(
         _print(bench)
         note(f"written: {target / 'bench.md'}")
     if card:
-        datasets = {s.name: d for s, w in zip(sets, wanted, strict=True) if (d := w.benchmark.dataset)}
-        _write_card(card, bench, datasets)
+        _write_card(card, bench, {s.name: d for s, w in zip(sets, wanted, strict=True) if (d := w.benchmark.dataset)})
     _require_measured(bench)
 
 
@@ -129,6 +127,9 @@ def _sets(wanted: Sequence[Any]) -> list[BenchSet]:
 
 
 def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> None:
+    from demur.stages.bench_refusals.card import card_of
+    from demur.store.item_results import write_card
+
     entries = card_of(bench, datasets)
     for row in bench.benchmarks:
         if row.name not in datasets:
@@ -150,6 +151,8 @@ def _require_measured(bench: BenchFile) -> None:
 
 
 def _endpoint(file: Path, policy: Path | None, judge: Judge | None, target: Path) -> tuple[Endpoint, Spent]:
+    from demur.stages.bench_refusals import Endpoint
+
     if policy or judge is None:
         raise ConfigError(
             f"{file} names an endpoint: it has no control tokens, and only its texts can be measured",
@@ -162,6 +165,8 @@ def _endpoint(file: Path, policy: Path | None, judge: Judge | None, target: Path
 
 
 def _subject(name: str, policy: Path | None) -> Candidate:
+    from demur.stages.bench_refusals import Candidate
+
     if policy:
         raise ConfigError(f"{name!r} is no trained model, and {policy} was made for one", "leave --policy out")
     subject = find(f"demur.engines.fake.subjects:{name.replace('-', '_')}", {}, "subject")(coconot())
@@ -169,6 +174,12 @@ def _subject(name: str, policy: Path | None) -> Candidate:
 
 
 def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
+    from demur.assembly.run import Engine
+    from demur.core.training.seen import seen_of, together
+    from demur.stages.bench_refusals import Candidate
+    from demur.store.rows import read_examples
+    from demur.store.seen_file import seen_by_run
+
     folder, engine = workspace.folder, Engine(workspace)
     seen = together([seen_by_run(folder), seen_of(read_examples(folder.split("calibrate")))])
     return Candidate(
@@ -181,6 +192,9 @@ def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
 
 
 def _print(bench: BenchFile) -> None:
+    from demur.stages.bench_refusals import HEADER, table_rows
+    from demur.stages.bench_refusals.content import facts
+
     for row in bench.benchmarks:
         if row.rows:
             for title, lines in table_rows(row):

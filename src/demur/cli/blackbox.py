@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from demur.assembly.config import config_from
 from demur.assembly.endpoints import ENDPOINT, open_chat
 from demur.assembly.judges import Spent, build_judge, read_settings
-from demur.assembly.run import Workspace, create, reopen
-from demur.assembly.steps import Steps
 from demur.assembly.wiring import JUDGES, find
 from demur.base.errors import ConfigError
 from demur.cli.show import NAMED, TERMINAL, bar, first, note, notes, print_table
@@ -21,11 +19,13 @@ from demur.core.classifiers.text import TextClassifier
 from demur.core.ports import Judge
 from demur.core.predictor import PROMPTS
 from demur.core.taxonomy import single
-from demur.stages.blackbox import bootstrap, collect, label
-from demur.store.blackbox_file import BlackboxFile, BlackboxFolder
-from demur.store.prompts_file import read_prompts
 from demur.store.run import Stage
 from demur.store.text_model_file import read_text_classifier
+
+if TYPE_CHECKING:
+    from demur.assembly.run import Workspace
+    from demur.stages.blackbox import collect, label
+    from demur.store.blackbox_file import BlackboxFile, BlackboxFolder
 
 STAGES: tuple[Stage, ...] = ("data", "train", "score", "report")
 # Of the rows: promises are made on the calibrate rows, and more of them promise more.
@@ -58,6 +58,11 @@ def command(
     overrides: Overrides = None,
 ) -> None:
     """Ask, label, learn to predict refusals from prompts alone. The same command goes on where it stopped."""
+    from demur.assembly.steps import Steps
+    from demur.stages.blackbox import collect, label
+    from demur.store.blackbox_file import BlackboxFolder
+    from demur.store.prompts_file import read_prompts
+
     ours = [text for text in overrides or () if text.startswith(ENDPOINT)]
     others = [text for text in overrides or () if text not in ours]  # are the judge's
     chat = open_chat({"url": url, "model": model, "most_calls": most_calls}, ours)
@@ -93,6 +98,8 @@ class _Judging:
 
     def built(self) -> tuple[label.Config, Spent]:
         """The judge, trained first if there are hand labels, and its costs in words. Raises ConfigError."""
+        from demur.stages.blackbox import bootstrap, label
+
         settings = read_settings(None, self.overrides, self.folder.root / "labels.sqlite")
         if self.hand is not None and self.name is not None:
             raise ConfigError(f"--judge {self.name} beside --hand, which trains a judge", "leave one of them out")
@@ -112,6 +119,8 @@ class _Judging:
 
 def _workspace(out: Path) -> Workspace:
     """The run in a folder, made if there is none. Raises ConfigError if the folder holds a run of another kind."""
+    from demur.assembly.run import create, reopen
+
     if (out / "config.json").exists():
         workspace = reopen(out)
         if workspace.config.engine != PROMPTS:

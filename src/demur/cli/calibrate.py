@@ -9,8 +9,6 @@ import numpy as np
 import typer
 
 from demur.assembly.config import changed
-from demur.assembly.run import reopen
-from demur.assembly.steps import Steps
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
 from demur.cli import options
@@ -19,12 +17,9 @@ from demur.cli.policy_text import summary_json, tell_policy, threshold_text
 from demur.cli.show import TERMINAL, note, print_json, print_table
 from demur.core.decision import decide_many
 from demur.core.policy import Policy
-from demur.stages.calibrate import threshold_rows
 from demur.store.choice_file import read_choice
 from demur.store.front_file import read_front_metrics
-from demur.store.rewritten import decided_scores
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
 
 
 def command(
@@ -61,6 +56,9 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Choose thresholds on the calibrate split. Calls no model; exit code 3 if no threshold meets the goal."""
+    from demur.assembly.run import reopen
+    from demur.assembly.steps import Steps
+
     asked = "; ".join(goal) if goal else None
     given = {"goal": asked, "confidence": confidence, "name": name, "calibrator": calibrator, "on_failure": on_failure}
     workspace = reopen(run)
@@ -95,6 +93,10 @@ def _tell_cascade(folder: RunFolder, policy: Policy) -> None:
 
 def _threshold_scores(folder: RunFolder, policy: Policy) -> Floats:
     """The scores that thresholds were chosen on."""
+    from demur.stages.calibrate import threshold_rows
+    from demur.store.rewritten import decided_scores
+    from demur.store.tables import read_scores
+
     table, _ = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     return table.select(tuple(e.id for e in threshold_rows(folder))).logp_NC
 
@@ -110,6 +112,8 @@ def _overrides(texts: Sequence[str] | None) -> list[str]:
 
 def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:
     """Per category: its threshold, and what the policy does on the rows it was chosen on."""
+    from demur.stages.calibrate import threshold_rows
+
     examples = threshold_rows(folder)
     choice_N = decide_many(policy, _threshold_scores(folder, policy)).choice_N
     label_N = np.array([policy.taxonomy.column(e.label) for e in examples])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from rich.table import Table
 
 from demur.assembly.predictors import PREDICTORS
-from demur.assembly.run import Engine, reopen
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError
 from demur.cli import options
@@ -24,6 +23,9 @@ from demur.core.example import Message, Role
 from demur.core.policy import GENERATE, Policy
 from demur.core.ports import Answer, Answerer, Prompt, Scorer
 from demur.store.run import RunFolder
+
+if TYPE_CHECKING:
+    from demur.assembly.run import Engine
 
 with contextlib.suppress(ModuleNotFoundError):  # not everywhere, and chat does without
     import readline  # noqa: F401 - arrow keys edit a line and bring back earlier ones
@@ -41,6 +43,8 @@ def command(
     alone: Annotated[bool, typer.Option("--alone", help="Let every prompt stand alone: no earlier turns.")] = False,
 ) -> None:
     """Talk to the trained model. Thresholds change without training again; /new begins anew."""
+    from demur.assembly.run import Engine, reopen
+
     workspace = reopen(run)
     speaks = workspace.config.engine not in PREDICTORS
     policy = overridden(opened(of_run(workspace.folder, named).policy), threshold, rate)

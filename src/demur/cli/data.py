@@ -8,12 +8,8 @@ from typing import Annotated
 import typer
 
 from demur.assembly.config import load_config
-from demur.assembly.run import planned
-from demur.assembly.steps import Steps
 from demur.cli import options
-from demur.cli.run import default_folder
 from demur.cli.show import TERMINAL, note, print_json, print_table
-from demur.stages.data import table
 
 
 def command(
@@ -28,6 +24,11 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Make a run folder from a config and put its rows there."""
+    from demur.assembly.run import planned
+    from demur.assembly.steps import Steps
+    from demur.cli.run import default_folder
+    from demur.stages.data import table
+
     loaded = load_config(config, data_folder=data, overrides=settings or ())
     folder = out or default_folder(loaded)
     workspace = planned(loaded, folder)

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from demur.assembly.run import Engine, reopen
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
 from demur.cli import options
@@ -21,9 +20,7 @@ from demur.core.example import Message
 from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Prompt
 from demur.core.rows.turns import checked
-from demur.store.prompts_file import read_each_prompt
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
 
 SHOWN_CHARACTERS = 60
 
@@ -95,6 +92,8 @@ def _policy(run: Path | None, path: Path | None) -> Policy:
 
 
 def _from_file(path: Path) -> _Scored:
+    from demur.store.tables import read_scores
+
     table, fingerprint = read_scores(path)
     return _Scored([{"prompt": name} for name in table.ids], table.logp_NC, fingerprint)
 
@@ -103,6 +102,8 @@ def _from_model(
     run: Path | None, policy: Policy, given: tuple[Sequence[str] | None, Path | None], *, lines: bool
 ) -> _Scored:
     """Score prompts as the policy has them scored. given: prompts as arguments, or a file of them."""
+    from demur.assembly.run import Engine, reopen
+
     if run is None:
         raise ConfigError("scoring a prompt needs a model", "give the run folder first, then the prompts")
     asked = _asked(*given, lines=lines)
@@ -118,6 +119,8 @@ def _asked(prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> 
 
     Raises ConfigError if there is none, DataError on one that no request can hold.
     """
+    from demur.store.prompts_file import read_each_prompt
+
     if file is not None:
         return [
             _Asked({"id": row.id, "prompt": row.messages[-1].content}, row.messages) for row in read_each_prompt(file)

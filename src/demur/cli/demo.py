@@ -10,9 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from demur.assembly.config import load_config
-from demur.assembly.run import planned
 from demur.cli import options
-from demur.cli.run import default_folder, run_all
 from demur.cli.show import note
 from demur.core.policy import Policy
 from demur.store.everyday_file import Everyday, read_everyday
@@ -22,6 +20,9 @@ from demur.store.run import RunFolder
 
 def command(out: options.Out = None, settings: options.Set = None) -> None:
     """Run the packaged demo config. Needs no network and no accelerator."""
+    from demur.assembly.run import planned
+    from demur.cli.run import default_folder, run_all
+
     with resources.as_file(resources.files("demur.cli") / "demo.toml") as path:
         config = load_config(Path(path), overrides=settings or ())
     workspace = planned(config, out or default_folder(config))

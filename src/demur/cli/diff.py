@@ -18,8 +18,6 @@ from demur.core.decision import decide_many
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.store.policy_file import policy_digest
-from demur.store.prompts_file import read_each_prompt
-from demur.store.tables import read_scores
 
 CHANGED = 3  # a result, not a fault
 SHOWN_ROWS = 20
@@ -46,6 +44,8 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Decide stored scores under both policies. Exit code 0 if every decision stays, 3 if any changes."""
+    from demur.store.tables import read_scores
+
     policies = opened(policy_file(a)), opened(policy_file(b))
     table, fingerprint = read_scores(scores)
     for policy in policies:
@@ -73,6 +73,8 @@ def _rows(table: ScoreTable, policies: tuple[Policy, Policy]) -> list[_Row]:
 
 def _texts(path: Path, rows: Sequence[_Row]) -> dict[str, str]:
     """The prompts of these rows. Raises ConfigError if the file lacks one."""
+    from demur.store.prompts_file import read_each_prompt
+
     found = {row.id: row.messages[-1].content for row in read_each_prompt(path)}
     missing = [row.id for row in rows if row.id not in found]
     if missing:

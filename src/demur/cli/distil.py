@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.assembly.run import Engine, Workspace, reopen
 from demur.base.errors import ConfigError
 from demur.base.files import sweep
 from demur.cli import options
@@ -16,10 +15,12 @@ from demur.cli.policies import of_run, opened
 from demur.cli.show import bar, note, print_json, print_table
 from demur.core.policy import Policy, natural
 from demur.core.score import ScoreTable
-from demur.stages import distil
+from demur.core.settings import FRONT_BOUND
 from demur.store.front_file import FrontMetrics
-from demur.store.prompts_file import Prompts, read_prompts
-from demur.store.tables import read_scores
+
+if TYPE_CHECKING:
+    from demur.assembly.run import Engine, Workspace
+    from demur.store.prompts_file import Prompts
 
 
 def command(
@@ -35,7 +36,7 @@ def command(
     ] = None,
     bound: Annotated[
         float, typer.Option(help="On how often the model decides otherwise where the front is sure.")
-    ] = distil.BOUND,
+    ] = FRONT_BOUND,
     policy: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Agree with this policy of the run. Default: its own, else the natural one."),
@@ -43,6 +44,10 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Fit a front model that decides easy requests; the run's model decides the rest."""
+    from demur.assembly.run import Engine, reopen
+    from demur.stages import distil
+    from demur.store.prompts_file import read_prompts
+
     workspace = reopen(run)
     config = distil.Config(bound=bound)
     sweep(workspace.folder.root)
@@ -84,6 +89,8 @@ def _scored(asked: Prompts, engine: Engine) -> tuple[ScoreTable, float]:
 
 def _stored(path: Path, asked: Prompts, engine: Engine) -> tuple[ScoreTable, None]:
     """Scores from a file. Raises ConfigError unless they are this model's, ScoreError where a prompt has none."""
+    from demur.store.tables import read_scores
+
     table, model = read_scores(path)
     if differing := model.differences(engine.fingerprint):
         raise ConfigError(

@@ -18,7 +18,6 @@ from demur.core.training.readiness import Readiness
 from demur.core.training.settings import defaults
 from demur.store.model_file import FILE_NAME, require_whole
 from demur.store.run import RunFolder
-from demur.store.upgrade import brought_up_to_date
 
 NOT_READY = 2
 
@@ -87,6 +86,8 @@ def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any], Origin | 
 
     Raises ArtifactError if a file of a run's model, or of a folder with a demur.json, is not as training left it.
     """
+    from demur.store.upgrade import brought_up_to_date
+
     run = RunFolder(Path(model))
     if (run.root / "config.json").exists() and run.stage("train").is_dir():
         model, file = str(run.model), brought_up_to_date(run)

@@ -8,11 +8,8 @@ from typing import Annotated
 
 import typer
 
-from demur.assembly.run import reopen
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
-from demur.stages import draw_labels as stage
-from demur.store.labels import key_path
 
 
 def command(
@@ -24,6 +21,10 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw texts to label by hand, more where labels tell more. People see request and answer, and nothing else."""
+    from demur.assembly.run import reopen
+    from demur.stages import draw_labels as stage
+    from demur.store.labels import key_path
+
     strata = stage.run(stage.Config(out=out, labels=labels, seed=seed), reopen(run).folder)
     if as_json:
         print_json([asdict(s) for s in strata])

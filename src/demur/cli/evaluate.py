@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from demur.assembly.run import Engine, Workspace, reopen
-from demur.assembly.steps import Steps
 from demur.assembly.wiring import JUDGES
 from demur.base.boundary import read_json
 from demur.base.errors import DataError
@@ -17,9 +15,12 @@ from demur.cli import options
 from demur.cli.judge import SettingsFile
 from demur.cli.policies import of_run
 from demur.cli.show import TERMINAL, named, note, print_json, print_table
-from demur.stages import evaluate
 from demur.store.everyday_file import read_everyday
 from demur.store.run import RunFolder
+
+if TYPE_CHECKING:
+    from demur.assembly.run import Workspace
+    from demur.stages import evaluate
 
 SPOKEN_AGAINST = 3  # a result, not a fault
 
@@ -54,6 +55,9 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure the policy on prompts that neither training nor calibration saw."""
+    from demur.assembly.run import Workspace, reopen
+    from demur.assembly.steps import Steps
+
     goals = tuple(also) if also else None
     texts = {"branches": branches, "limit": limit, "judge": judge, "judge_settings": settings}
     asked = {name: value for name, value in {**texts, "also": goals, "labels": labels}.items() if value is not None}
@@ -91,6 +95,8 @@ def tell_everyday(folder: RunFolder) -> None:
 
 def leave_if_spoken_against(folder: RunFolder) -> None:
     """Say which certified promises the test rows speak against, and leave with exit code 3 if there is one."""
+    from demur.stages import evaluate
+
     if found := evaluate.against(folder):
         for one in found:
             note(f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {one.words}")
@@ -104,6 +110,9 @@ def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
     Whoever names no flag wants to see what was measured, not to write a larger study over with a
     smaller one.
     """
+    from demur.assembly.run import Engine
+    from demur.stages import evaluate
+
     config, folder = workspace.config.evaluate, workspace.folder
     found = evaluate.measured(folder, Engine(workspace).fingerprint)
     if found is None:
@@ -127,6 +136,8 @@ def print_evaluation(evaluation: evaluate.Evaluation) -> None:
 
     With hand labels also the text rates of the calibrated policy, raw and corrected. Unscored texts are counted aloud.
     """
+    from demur.stages import evaluate
+
     for block in evaluate.table_rows(evaluation):
         print_table([evaluate.HEADER, *block.rows], title=block.title)
     calibrated = evaluation.policies[1]

@@ -20,13 +20,10 @@ from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, 
 from demur.core.decision import decide
 from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
 from demur.core.training.summary import language_line, warnings
-from demur.stages import watch
 from demur.store.model_file import FILE_NAME, read_model_file
 from demur.store.policy_file import NEVER_WORD, policy_to_json
 from demur.store.policy_folder import Live, PolicySet, read_folder
-from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
 from demur.store.tenants_file import read_tenants
 
 
@@ -80,6 +77,8 @@ def command(
 
 def _turns_covered(path: Path) -> str | None:
     """Which turns the promises of a run are about; None where there is no run to count in."""
+    from demur.store.rows import read_examples
+
     split = RunFolder(path).split("calibrate")
     if not split.exists():
         return None
@@ -95,6 +94,8 @@ def _turns_covered(path: Path) -> str | None:
 
 def _unwatched(path: Path, name: str | None) -> str | None:
     """The promises about slices that nothing would be noticed of; None: there is none, or no run to look in."""
+    from demur.stages import watch
+
     folder = RunFolder(path)
     if not folder.policy.exists():
         return None
@@ -137,6 +138,8 @@ def _tenant(text: str) -> Tenant:
 
 
 def _decided(text: str, policy: Policy) -> dict[str, Any]:
+    from demur.store.tables import read_scores
+
     name, path = _parts(text, "--row", "ID@runs/demo/score/test.parquet")
     table, fingerprint = read_scores(Path(path))
     policy.require_model(fingerprint)

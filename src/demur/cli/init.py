@@ -14,10 +14,8 @@ from demur.assembly.config import build_sources, config_from
 from demur.assembly.wiring import SOURCES, find
 from demur.base.errors import DataError, DemurError
 from demur.base.files import write_text
-from demur.base.rows import SUFFIXES, rows_below
 from demur.cli import options
 from demur.cli.show import first, note, print_json, print_table
-from demur.stages import data
 from demur.store.run import RunFolder
 
 FILE = "demur.toml"
@@ -59,6 +57,8 @@ def command(
 
 def _looks(folder: Path) -> list[Any]:
     """What was made of each file below a folder. Runs that were made there are no rows."""
+    from demur.base.rows import SUFFIXES, rows_below
+
     look = find("demur.sources.guess:look", {}, "source")
     names = [p.relative_to(folder) for p in rows_below(folder)]
     runs = [n for n in names if any((folder / p / "config.json").is_file() for p in n.parents if p != Path())]
@@ -84,6 +84,8 @@ def _drafted(folder: Path, to: Path, looks: list[Any]) -> str:
 
 def _try(text: str, to: Path, *, shown: bool) -> None:
     """Run the data stage on a draft, in a folder that is thrown away. Raises DataError if it fails, and prints it."""
+    from demur.stages import data
+
     try:
         config = config_from(tomllib.loads(text), str(to), base=to.resolve().parent)
         sources = build_sources(config, lambda kind: find(kind, SOURCES, "source"))

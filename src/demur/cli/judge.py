@@ -12,7 +12,6 @@ from demur.assembly.judges import build_judge, read_settings
 from demur.base.errors import DataError
 from demur.cli import options
 from demur.cli.show import bar, named, note, notes, print_json, print_table
-from demur.stages import judge as stage
 
 # What reading without a category costs, where it was measured: docs/judges.md#without-a-category.
 UNTOLD = {
@@ -46,6 +45,8 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Say of each answer whether it refuses, complies, or does a part. What cannot be judged is unscored, with why."""
+    from demur.stages import judge as stage
+
     found = read_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
     built, spent = build_judge(judge, found)
     to = out or file.with_suffix(".verdicts.jsonl")

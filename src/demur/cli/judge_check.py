@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +12,9 @@ from demur.cli import options
 from demur.cli.judge import Category, SettingsFile
 from demur.cli.show import bar, note, notes, print_json, print_table
 from demur.core.rates import Rate, View
-from demur.stages import judge_check as stage
-from demur.stages.judge_check import Agreement, Check, Checked, Corrected, Figure, Together
+
+if TYPE_CHECKING:
+    from demur.stages.judge_check import Agreement, Check, Checked, Corrected, Figure, Together
 
 Line = tuple[str, ...]
 
@@ -35,6 +36,8 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure judges against hand labels: accuracy, kappa, sensitivity, specificity, and what corrects their rates."""
+    from demur.stages import judge_check as stage
+
     found = read_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
     names = judge or ([] if judged else ["phrases"])
     built = {name: build_judge(name, found) for name in names}

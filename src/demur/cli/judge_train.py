@@ -12,7 +12,6 @@ from demur.assembly.judges import ENCODER
 from demur.assembly.wiring import find
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
-from demur.stages import judge_train as stage
 
 
 def command(
@@ -27,6 +26,8 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Train a judge on labelled answers, by logistic regression. Measure it on others: demur judge-check."""
+    from demur.stages import judge_train as stage
+
     config = stage.Config(files=tuple(files), out=out, recipe=recipe, model=model)
     encoder = find(ENCODER, {}, "encoder")(model=model) if model else None
     trained = stage.run(config, encoder)

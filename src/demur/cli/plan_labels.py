@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,9 +11,11 @@ from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 from demur.core.goals.parse import parse_goal
+from demur.core.settings import PlanFailure, PlanMethod
 from demur.core.taxonomy import RESPOND
-from demur.stages import plan_labels
-from demur.stages.plan_labels import Config, Method, OnFailure, PlanRow, sentence
+
+if TYPE_CHECKING:
+    from demur.stages.plan_labels import PlanRow
 
 HEADER = (
     "goal",
@@ -37,10 +39,11 @@ def command(
     ] = None,
     confidence: Annotated[float, typer.Option(help="That all promises hold together.")] = 0.95,
     method: Annotated[
-        Method, typer.Option(help="One shared threshold, or one per category (path, vectors learn on 40% of the rows).")
+        PlanMethod,
+        typer.Option(help="One shared threshold, or one per category (path, vectors learn on 40% of the rows)."),
     ] = "shared",
     on_failure: Annotated[
-        OnFailure, typer.Option(help="hard_only: soft goals may be given up, which takes more labels.")
+        PlanFailure, typer.Option(help="hard_only: soft goals may be given up, which takes more labels.")
     ] = "stop",
     categories: Annotated[
         int | None,
@@ -53,6 +56,9 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Say what so many labels can promise, and how many would do. Reads no run, calls no model."""
+    from demur.stages import plan_labels
+    from demur.stages.plan_labels import Config, sentence
+
     told = dict(map(_count, have)) if have else None
     plan = plan_labels.run(
         Config(

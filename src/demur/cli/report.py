@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from demur.assembly.predictors import PREDICTORS
-from demur.assembly.run import Workspace, reopen
-from demur.assembly.steps import Steps
 from demur.cli import options
 from demur.cli.evaluate import leave_if_spoken_against
 from demur.cli.policies import of_run
@@ -13,6 +11,9 @@ from demur.cli.show import TERMINAL, result_console
 
 def command(run: options.Run, *, policy: options.OfRun = None) -> None:
     """Write <run>/report/index.html, which needs no network to be read."""
+    from demur.assembly.run import Workspace, reopen
+    from demur.assembly.steps import Steps
+
     workspace = reopen(run)
     workspace = Workspace(of_run(workspace.folder, policy), workspace.config)
     path = Steps(workspace, TERMINAL).perform("report")

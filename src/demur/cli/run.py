@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from demur.assembly.config import RunConfig, load_config
-from demur.assembly.run import Workspace, planned
-from demur.assembly.steps import Steps, stages_of
 from demur.cli import options
 from demur.cli.evaluate import leave_if_spoken_against, print_evaluation, tell_everyday
 from demur.cli.policy_text import tell_policy
 from demur.cli.show import TERMINAL, note
 from demur.store.run import STAGES, RunFolder, Stage
+
+if TYPE_CHECKING:
+    from demur.assembly.run import Workspace
+    from demur.assembly.steps import Steps
 
 
 def command(
@@ -30,6 +32,8 @@ def command(
     settings: options.Set = None,
 ) -> None:
     """Prepare, train, score, calibrate, evaluate, report."""
+    from demur.assembly.run import planned
+
     loaded = load_config(config, data_folder=data, overrides=settings or ())
     run_all(planned(loaded, out or default_folder(loaded)), start)
 
@@ -44,6 +48,8 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
 
     Where the run's engine writes no answers, there is none to measure: its policy is the last stage.
     """
+    from demur.assembly.steps import Steps, stages_of
+
     steps, stages = Steps(workspace, TERMINAL, again=start == "data"), stages_of(workspace.config)
     steps.check(stages)
     results = {stage: _performed(steps, stage, workspace, start) for stage in stages}

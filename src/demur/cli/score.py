@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from demur.assembly.config import changed
-from demur.assembly.run import Engine, Workspace, reopen
-from demur.assembly.steps import Steps
 from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import of_run, opened
 from demur.cli.show import TERMINAL, bar, note, print_table
 from demur.core.score import ScoreTable
-from demur.store.prompts_file import read_each_prompt
-from demur.store.tables import write_scores
+
+if TYPE_CHECKING:
+    from demur.assembly.run import Workspace
 
 
 def command(
@@ -38,6 +37,9 @@ def command(
     ] = None,
 ) -> None:
     """Score each held-out prompt once; every threshold afterwards is arithmetic."""
+    from demur.assembly.run import reopen
+    from demur.assembly.steps import Steps
+
     workspace = reopen(run)
     if prompts is not None or out is not None or policy is not None:
         _score_file(workspace, prompts, out, policy)
@@ -53,6 +55,10 @@ def command(
 
 def _score_file(workspace: Workspace, prompts: Path | None, out: Path | None, policy: str | None) -> None:
     """Score the prompts of any file as a policy has them scored. Raises ConfigError unless both files are named."""
+    from demur.assembly.run import Engine
+    from demur.store.prompts_file import read_each_prompt
+    from demur.store.tables import write_scores
+
     if prompts is None or out is None:
         raise ConfigError("--prompts and --out go together", "demur score RUN --prompts FILE --out scores.parquet")
     own = Engine(workspace)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demur.assembly.run import reopen
 from demur.cli import options
 from demur.cli.show import note
-from demur.server.app import Service
 from demur.server.log import JsonLines, LogWriter
-from demur.server.run import run as run_until_told
-from demur.server.start import open_service, read_start
+
+if TYPE_CHECKING:
+    from demur.server.app import Service
 
 STDOUT = 1  # the descriptor: Python's buffered stream would be waited for at exit
 
@@ -40,6 +39,10 @@ def command(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8000; 0: any.")] = None,
 ) -> None:
     """Serve until SIGTERM. Logs go to stdout, a JSON object a line."""
+    from demur.assembly.run import reopen
+    from demur.server.run import run as run_until_told
+    from demur.server.start import open_service, read_start
+
     workspace = reopen(run)
     given: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port},

@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
-from demur.assembly.run import reopen
-from demur.assembly.steps import Steps
 from demur.cli import options
 from demur.cli.show import TERMINAL, note
-from demur.stages import train
 
 
 def command(
@@ -29,6 +26,10 @@ def command(
     ] = None,
 ) -> None:
     """Train, or resume a training that was killed. Under a launcher every process runs this command."""
+    from demur.assembly.run import reopen
+    from demur.assembly.steps import Steps
+    from demur.stages import train
+
     workspace = reopen(run)
     if seen:
         record = train.tell(seen, workspace.folder)

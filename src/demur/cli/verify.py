@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from demur.cli import options
 from demur.cli.policies import policy_file
 from demur.cli.show import note, print_json, print_table
-from demur.stages import verify
-from demur.stages.verify import Verified
 from demur.store.policy_file import read_policy
 from demur.store.run import RunFolder, run_of
 from demur.store.trust import Trust
+
+if TYPE_CHECKING:
+    from demur.stages.verify import Verified
 
 NOT_VERIFIED = 3  # a result, not a fault
 NOT_LOOKED_INTO = (
@@ -33,6 +34,8 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Count the evidence of each promise again. Exit code 0 if all follow from the run, 3 if any does not."""
+    from demur.stages import verify
+
     file = policy_file(policy)
     found, promises = verify.run(file, _folder(run, file), Trust(keys=tuple(trusted or ())))
     verified = bool(promises) and not any(v.faults for v in promises)

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.assembly.run import reopen
 from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import of_run
 from demur.cli.show import note, print_json, print_table
-from demur.stages import watch
-from demur.stages.watch import Config, Shift, Sight, Watched
+
+if TYPE_CHECKING:
+    from demur.stages.watch import Shift, Sight, Watched
 
 NOT_SUPPORTED = 3  # a result, not a fault
 
@@ -48,6 +48,10 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Compare live scores with the calibration scores. Exit code 3 if the evidence so far speaks against a promise."""
+    from demur.assembly.run import reopen
+    from demur.stages import watch
+    from demur.stages.watch import Config
+
     folder = of_run(reopen(run).folder, policy)
     if reset is not None:
         changed = watch.reset(folder, reset, datetime.now(UTC), state)
@@ -72,6 +76,8 @@ def command(
 
 
 def _promise(watched: Watched) -> tuple[str, ...]:
+    from demur.stages import watch
+
     level = "" if watched.promise.level is None else f"{watched.promise.level:g}"
     found = (*watched.alarms, *watched.drift)
     alarms = "; ".join(f"{a.text} (p = {a.p_value:.2g} after {a.after})" for a in found)
@@ -116,6 +122,8 @@ def _notes(sight: Sight) -> None:
 
 
 def _json(sight: Sight) -> dict[str, object]:
+    from demur.stages import watch
+
     return {
         "supported": sight.supported,
         "drift_seen": sight.drifted,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from scipy.special import betainc, betaincinv
-
 from demur.base.errors import Undefined
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
     """P(X <= k) for X ~ Binomial(n, p), by the regularised incomplete beta function."""
+    from scipy.special import betainc  # 0.1 s of imports, where a rate alone needs none
+
     if k < 0:
         return 0.0
     if k >= n:
@@ -24,12 +24,16 @@ def upper_bound(hits: int, of: int, delta: float) -> float:
     hits, of: counts, 0 <= hits <= of. delta: allowed miss probability, in (0, 1). The returned rate in [0, 1] lies
     below the true rate with probability <= delta. Raises Undefined if of == 0.
     """
+    from scipy.special import betaincinv
+
     _check(hits, of, delta)
     return 1.0 if hits == of else float(betaincinv(hits + 1, of - hits, 1.0 - delta))
 
 
 def lower_bound(hits: int, of: int, delta: float) -> float:
     """One-sided lower confidence bound of a rate, exact for every n (Clopper and Pearson 1934). See upper_bound."""
+    from scipy.special import betaincinv
+
     _check(hits, of, delta)
     return 0.0 if hits == 0 else float(betaincinv(hits, of - hits + 1, delta))
 

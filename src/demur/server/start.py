@@ -75,8 +75,8 @@ def open_service(workspace: Workspace, start: Start) -> Service:
     Raises ArtifactError on policies that are out of date, PolicyError on those of another model, ConfigError on
     settings that contradict each other or the run.
     """
-    from demur.server.app import Service  # noqa: PLC0415 - fastapi and its kin: an extra
-    from demur.server.policies import Access  # noqa: PLC0415
+    from demur.server.app import Service
+    from demur.server.policies import Access
 
     path = _policies(workspace.folder, start.files.policies)
     if (of := run_of(path)) is not None:  # of this run or of another
@@ -105,7 +105,7 @@ def serve(
     what counts more than the file, such as server={"port": 0}, backend={"kind": "fake"}. Raises what open_service
     raises, and OSError if the address cannot be had.
     """
-    from demur.server.run import run as run_until_told  # noqa: PLC0415 - uvicorn: an extra
+    from demur.server.run import run as run_until_told
 
     workspace = reopen(Path(run)) if isinstance(run, str | Path) else run.workspace
     start = read_start(Path(settings) if settings is not None else None, workspace, tables)

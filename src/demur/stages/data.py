@@ -18,16 +18,16 @@ import hashlib
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from demur.base.boundary import read_json
-from demur.base.errors import ConfigError, DataError, TaxonomyError
+from demur.base.errors import DataError, TaxonomyError
 from demur.base.files import json_bytes, write_together
 from demur.core.example import SPLITS, Example, Kind, Split, prompt_key
 from demur.core.ports import Progress, Source, no_progress
 from demur.core.rows.splitting import divided, hanging_together, piece_of, place_of, small
+from demur.core.settings import DataSettings
 from demur.core.taxonomy import Taxonomy
 from demur.store.resplit import keep_record, require_free
 from demur.store.rows import examples_text
@@ -36,34 +36,7 @@ from demur.store.run import RunFolder
 Splits = Mapping[Split, Sequence[Example]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """[data]: how rows are split, and the mix of the training rows.
-
-    The mix is made in this order: limits, then contrast_ratio, then refusal_share. Which rows stay is decided by a hash
-    of seed and id, so that more rows change little. Raises ConfigError on shares, ratios and limits that mean nothing.
-    """
-
-    contrast_ratio: float | None = None  # at most so many contrast rows per refusal in train; None: all there are
-    refusal_share: float | None = None  # share of refusals in train; refusals or benign rows in excess are dropped
-    limits: Mapping[Kind, int] = field(default_factory=dict)  # at most so many train rows of a kind
-    calibrate_share: float = 0.15  # of the rows whose source has no splits
-    test_share: float = 0.2  # of the rows whose source has no splits
-    seed: int = 0  # of the split and of which rows are dropped
-    on_leak: Literal["drop", "error"] = "drop"  # a source's own splits share a prompt or a group
-
-    def __post_init__(self) -> None:
-        if not (self.calibrate_share > 0 and self.test_share > 0 and self.calibrate_share + self.test_share < 1):
-            raise ConfigError(
-                f"calibrate_share {self.calibrate_share} and test_share {self.test_share} leave no three splits",
-                "both above 0, together below 1",
-            )
-        if self.contrast_ratio is not None and not self.contrast_ratio >= 0:
-            raise ConfigError(f"contrast_ratio {self.contrast_ratio} is below 0", "0 drops all contrast rows")
-        if self.refusal_share is not None and not 0 < self.refusal_share < 1:
-            raise ConfigError(f"refusal_share {self.refusal_share} is not in (0, 1)", "e.g. 0.3")
-        if any(limit < 0 for limit in self.limits.values()):
-            raise ConfigError(f"limits {dict(self.limits)} go below 0", "0 drops all rows of a kind")
+Config = DataSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

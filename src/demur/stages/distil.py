@@ -23,6 +23,7 @@ from demur.core.decision import decide_many
 from demur.core.example import Example
 from demur.core.policy import Fingerprint, Policy
 from demur.core.score import ScoreTable
+from demur.core.settings import FRONT_BOUND
 from demur.core.training.seen import seen_of, seen_prompts, together
 from demur.stats.sample import apart
 from demur.stats.text.front_edges import Held, choose_edges
@@ -34,14 +35,12 @@ from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.seen_file import front_seen, seen_by_run, write_seen
 
-BOUND = 0.01
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """What the front is held to. Raises ConfigError on a bound outside (0, 0.5)."""
 
-    bound: float = BOUND  # on how often the model decides otherwise where the front is sure
+    bound: float = FRONT_BOUND  # on how often the model decides otherwise where the front is sure
     seed: int = 0  # which rows are held out
 
     def __post_init__(self) -> None:

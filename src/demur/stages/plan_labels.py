@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from demur.core.goals.parse import parse_goals
 from demur.core.goals.promised import PromisedGoal, promised
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.score import ScoreTable
+from demur.core.settings import PlanFailure, PlanMethod
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import label_scores
 from demur.stats.slices import rows_of, settled
@@ -24,8 +24,8 @@ from demur.stats.thresholds.plan import PlanRow, plan_row
 
 __all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run", "sentence"]
 
-Method = Literal["shared", "path", "vectors", "budgets", "graphical"]
-OnFailure = Literal["stop", "hard_only"]
+Method = PlanMethod
+OnFailure = PlanFailure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

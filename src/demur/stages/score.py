@@ -19,6 +19,7 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, Scorer, no_progress
 from demur.core.rows.rewrites import RewriteName, rewrite_prompt
 from demur.core.score import ScoreTable
+from demur.core.settings import ScoreSettings
 from demur.store.policy_file import FingerprintRow
 from demur.store.rewritten import rewritten_scores
 from demur.store.rows import read_examples
@@ -26,14 +27,7 @@ from demur.store.run import RunFolder
 from demur.store.seen_file import require_unseen_splits
 from demur.store.tables import read_scores, write_scores
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """What to score."""
-
-    splits: tuple[Split, ...] = ("calibrate", "test")
-    part_rows: int = 1000  # prompts between two saves: a killed run loses at most so many
-    rewrites: tuple[RewriteName, ...] = ()  # case, typos, punctuation, paraphrase, tense: one more prefill each
+Config = ScoreSettings
 
 
 def run(config: Config, scorer: Scorer, folder: RunFolder, progress: Progress = no_progress) -> dict[Split, ScoreTable]:

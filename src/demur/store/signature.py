@@ -75,7 +75,7 @@ def fault_of_signature(value: Mapping[str, Any], signature: Signature | None, ke
 def verifies(value: Mapping[str, Any], signature: Signature) -> bool:
     """Whether the signature was made of this value by the owner of the key that it names."""
     public = public_key_of(signature.key)
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415  # optional: most policies are not signed
+    from cryptography.exceptions import InvalidSignature  # optional: most policies are not signed
 
     try:
         public.verify(bytes.fromhex(signature.value), _message(value))
@@ -107,8 +107,8 @@ def _named(public: Any) -> str:
 def _ed25519() -> tuple[Any, Any]:
     """The modules of `cryptography` that are needed. Raises MissingDependency where it is not installed."""
     try:
-        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415  # optional, as above
-        from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+        from cryptography.hazmat.primitives import serialization  # optional, as above
+        from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError as e:
         if (e.name or "").partition(".")[0] != "cryptography":
             raise

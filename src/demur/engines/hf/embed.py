@@ -102,8 +102,8 @@ def row_change(after_tables: Sequence[torch.Tensor], ids: Sequence[int], before:
 
 def lora(model: Any, ids: Sequence[int], *, rank: int, alpha: int, dropout: float) -> Any:
     """A PEFT model: adapters on all linear layers, and the control tokens' rows trainable wherever they are stored."""
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  # 5 s of imports that full training never needs
-    from peft.utils import other  # noqa: PLC0415
+    from peft import LoraConfig, get_peft_model  # 5 s of imports that full training never needs
+    from peft.utils import other
 
     # trl's fused head reads `.bias` of a wrapped lm_head; peft 0.21's wrapper has none. Drop when it does.
     if not hasattr(other.TrainableTokensWrapper, "bias"):

@@ -43,9 +43,9 @@ _LOOK_S = 0.5  # between two looks for children that have ended
 
 def main() -> None:
     """Serve until the control socket is closed."""
-    import resource  # noqa: PLC0415  # not on every system; whoever only talks to this program needs neither
+    import resource  # not on every system; whoever only talks to this program needs neither
 
-    from llguidance import LLTokenizer  # noqa: PLC0415  # optional: extra "json"
+    from llguidance import LLTokenizer  # optional: extra "json"
 
     settings = json.loads(sys.stdin.buffer.read())
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -94,7 +94,7 @@ def _next_order(control: socket.socket, children: dict[int, int]) -> tuple[bytes
 
 def _fork(control: socket.socket, descriptor: int, settings: dict[str, Any], tokenizer: Any) -> int:
     """A child that serves one schema; its process id. The child itself never returns from here."""
-    import resource  # noqa: PLC0415  # see main
+    import resource  # see main
 
     pid = os.fork()
     if pid:
@@ -133,7 +133,7 @@ class _Schema:
 
     def serve(self) -> None:
         """Compile, say so, and follow answers until the other end is closed."""
-        from llguidance import LLMatcher  # noqa: PLC0415  # see main
+        from llguidance import LLMatcher  # see main
 
         with self._line.makefile("rb") as orders:
             (size,) = LENGTH.unpack(orders.read(LENGTH.size))

@@ -9,12 +9,13 @@ from pathlib import Path
 from demur.base.errors import DataError
 from demur.base.files import write_text
 from demur.core.ports import Progress, no_progress
+from demur.core.settings import NONE
 from demur.pages.page import render_html, render_markdown
 from demur.stages.bench_calibration.content import page_of
 from demur.stages.bench_calibration.measured import Scored, ScoreFiles, measure_all, read_case
 from demur.stages.bench_calibration.summary import By, summarise
 from demur.stats.calibrators.choose import AUTO
-from demur.stats.calibrators.families import NONE, check_family
+from demur.stats.calibrators.families import check_family
 from demur.store.study_file import StudyFile, write_study
 
 __all__ = ["Config", "ScoreFiles", "Scored", "run"]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
 from demur.base.arrays import Bools
 from demur.base.errors import DataError
+from demur.core.settings import NONE, Parted
 from demur.stages.bench_calibration.measured import Case, Measured
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.metrics import COLUMNS, Column
@@ -21,7 +21,6 @@ from demur.stats.calibration.proper import auroc
 from demur.stats.calibration.ranking import correlations, rank
 from demur.stats.calibration.study import HEADLINE, USUAL_BINS, Answer, Study, answers, carries_over, table_row
 from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
-from demur.stats.calibrators.families import NONE
 from demur.stats.measure import Figure
 from demur.store.study_file import (
     AnswerRow,
@@ -33,7 +32,7 @@ from demur.store.study_file import (
     StudyFile,
 )
 
-By = Literal["category", "source"]
+By = Parted
 
 RANKED_BY = (HEADLINE, Column(family="nll"), Column(family="brier"))
 FEWEST_TEST_ROWS = 10 * USUAL_BINS  # fewer cannot fill the bins of the headline error: see Column.noisy

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from demur.base.errors import ConfigError, DataError
 from demur.base.files import digest_file, digest_json
-from demur.base.suggest import suggest
 from demur.core.calibrator import IDENTITY, Calibrator
 from demur.core.example import SPLITS, Example
 from demur.core.goals.kinds import Goal, Natural
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
 from demur.core.maps.correctness import CorrectnessAware
-from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, OnDoubt, Override, Policy, Rule
+from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy
 from demur.core.rows.rewrites import RewriteName
 from demur.core.score import ScoreTable
+from demur.core.settings import AUTO, NONE, CalibrateSettings, Method
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.seen import require_unseen_ids
 from demur.stages.calibrate.kept import kept_file, kept_policy
 from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
 from demur.stats.calibrators.correctness import fit_correctness
-from demur.stats.calibrators.families import NAMES, NONE, fit_calibrator
+from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.doubt import measured_rule, require_trained
 from demur.stats.evidence import with_rows
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
@@ -35,7 +35,7 @@ from demur.stats.missing import told, with_missing
 from demur.stats.overrides import with_overrides
 from demur.stats.sample import apart
 from demur.stats.sensitivities import with_sensitivities
-from demur.stats.thresholds.certify import How, Method
+from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.solve import solve, solve_by_probabilities, solve_on_traffic
 from demur.store.blackbox_file import prompts_without_outcome
@@ -57,52 +57,10 @@ from demur.store.run import RunFolder
 from demur.store.seen_file import SEEN, require_unseen_splits
 from demur.store.tables import read_scores, write_scores
 
-AUTO = "auto"
 NO_CALIBRATOR = NONE  # rows are then all for thresholds
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """What the policy should achieve, and what callers may change about it. Raises ConfigError on the calibrator."""
-
-    goal: str = "f1 max"  # one, or several with ";" between them
-    rule: Rule = "heaviest"
-    confidence: float = 0.95  # that all promises hold together
-    method: Method = "auto"  # how promises are certified; auto: what fits goals and labels, see How
-    shares: Mapping[str, float] = field(default_factory=dict)  # category -> of level and delta; budgets, graphical
-    cost_from: Literal["labels", "probabilities"] = "labels"  # what tells the costs of errors: rows, or the calibrator
-    on_doubt: OnDoubt = "refuse"  # too much probability off the control tokens: refuse, or error
-    on_failure: str = "stop"  # stop; hard_only: give up soft goals; keep:natural or keep:<policy file>: see .kept
-    name: str = "default"
-    inactive: tuple[str, ...] = ()  # categories that take no part in the rule: thresholds are chosen without them
-    override: Mapping[str, Override] = field(default_factory=dict)  # category -> suppress or force, after the choice
-    locked: tuple[str, ...] = ()  # categories whose threshold callers cannot override
-    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # category -> [lowest, highest] override
-    on_refuse: Mapping[str, str] = field(default_factory=dict)  # category -> refusal text to send instead
-    translations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # category -> language tag -> that text
-    sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # name -> category -> refusal rate
-    calibrator: str = NONE  # "auto", a name of demur.stats.calibrators.families, or "correctness-aware"
-    calibrator_share: float = 0.4  # of the calibrate rows, for fitting it; thresholds are chosen on the others
-    seed: int = 0  # which rows these are
-    sources: tuple[str, ...] = ()  # only rows of these, such as one tenant's or several pooled; none named: all rows
-    human_labels: Path | None = None  # JSONL {"id", "label"} of a random sample: the rows' labels are then a judge's
-    traffic: Path | None = None  # scores of unlabelled requests: refusal rates are then met on these
-    cascade: bool = False  # decide on the scores of the run's front model and its model together: demur distil
-
-    def __post_init__(self) -> None:
-        known = (AUTO, *NAMES, correctness.NAME)
-        if self.calibrator not in known:
-            raise ConfigError(f"unknown calibrator {self.calibrator!r}", suggest(self.calibrator, known))
-        if not 0.0 < self.calibrator_share < 1.0:
-            raise ConfigError(
-                f"calibrate.calibrator_share = {self.calibrator_share} is not in (0, 1)",
-                "0.4 leaves most rows to the thresholds",
-            )
-        if self.cascade and (self.calibrator == correctness.NAME or self.on_failure.startswith("keep:")):
-            raise ConfigError(
-                f"calibrate.cascade beside calibrator {self.calibrator!r} and on_failure = {self.on_failure!r}",
-                f"a cascade's scores are no others': no {correctness.NAME}, and stop or hard_only",
-            )
+Config = CalibrateSettings
 
 
 def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:

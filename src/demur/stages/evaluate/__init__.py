@@ -6,19 +6,17 @@ Every threshold is a look-up: a policy decides which control token a prompt gets
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
-from demur.base.errors import ConfigError
 from demur.base.files import digest_file, digest_json
-from demur.core.goals.parse import parse_goals
 from demur.core.policy import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
+from demur.core.settings import EvaluateSettings
 from demur.stages.evaluate import measures, words
 from demur.stages.evaluate.compared import Case, read_case
 from demur.stages.evaluate.everyday import ask as ask_everyday
 from demur.stages.evaluate.table import CORRECTED_HEADER, HEADER, Block, corrected_rows, table_rows
-from demur.stages.evaluate.texts import Judged, Which, generate_missing, judge_again, judge_fixed
+from demur.stages.evaluate.texts import Judged, generate_missing, judge_again, judge_fixed
 from demur.stats.labelled import label_scores
 from demur.stats.tested import Against, spoken_against
 from demur.store.branch_cache import BranchCache
@@ -45,27 +43,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """What to generate, and which goals to show beside the calibrated policy. Raises ConfigError and GoalError."""
-
-    branches: Which = "reachable"  # texts after respond, the heaviest refusal token and what a policy emits; or all
-    max_new_tokens: int = 48  # of one text; the generator is built with the same number
-    # Goals for comparison, met on the calibrate split; several at once with ";" between them.
-    also: tuple[str, ...] = ("refusal_rate = 0.10", "cost: false=1 missed=5")
-    limit: int | None = None  # at most so many test rows, in even steps
-    texts: int | None = None  # write texts for so many of these rows only, in even steps; None: for all
-    judge: str = "phrases"  # what reads the texts: a name of demur.assembly.wiring.JUDGES or "package.module:Class"
-    judge_settings: Path | None = None  # TOML of judges' settings, such as [llm]: demur.assembly.judges
-    labels: Path | None = None  # JSONL: hand labels of a random sample of the texts; see demur.store.labels
-    everyday: bool = False  # ask forty everyday prompts too: for the report's readers, in no rate and no promise
-
-    def __post_init__(self) -> None:
-        for name, value in (("max_new_tokens", self.max_new_tokens), ("limit", self.limit), ("texts", self.texts)):
-            if value is not None and value < 1:
-                raise ConfigError(f"evaluate.{name} = {value} must be at least 1", "correct it, or leave it out")
-        for goals in self.also:
-            parse_goals(goals)
+Config = EvaluateSettings
 
 
 def run(

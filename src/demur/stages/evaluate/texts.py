@@ -7,18 +7,16 @@ threshold, policy and cost are among the branches. Columns: 0 = respond, k = the
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from demur.core.example import Example
 from demur.core.judging.judge import Item, judge_all
 from demur.core.policy import GENERATE, Policy
 from demur.core.ports import Generator, Judge, Progress
 from demur.core.rates import Outcome
+from demur.core.settings import Which
 from demur.stages.evaluate.compared import Case
 from demur.store.branch_cache import BranchCache
 from demur.store.tables import Branch
-
-Which = Literal["reachable", "all"]
 
 PART_PROMPTS = 256  # between two saves: a killed run loses at most so many
 PART_TEXTS = 2048  # the same where texts are only judged again

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from demur.base.errors import ConfigError
 from demur.base.files import digest_file, write_text
+from demur.core.settings import ReportSettings
 from demur.pages.page import render_html, render_markdown
 from demur.pages.parts import Page
 from demur.stages.report.content import headline, sections
@@ -15,17 +15,7 @@ from demur.stages.report.material import read_material, require_finished
 from demur.store.everyday_file import everyday_path, read_everyday
 from demur.store.run import RunFolder
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """What the report is called and how many prompts it shows. Raises ConfigError."""
-
-    title: str = "Refusal report"
-    examples: int = 12  # of each kind
-
-    def __post_init__(self) -> None:
-        if self.examples < 0:
-            raise ConfigError(f"report.examples = {self.examples} is below 0", "0 shows no prompts")
+Config = ReportSettings
 
 
 def run(config: Config, folder: RunFolder) -> Path:

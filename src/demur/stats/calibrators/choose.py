@@ -13,8 +13,9 @@ import numpy as np
 from demur.base.arrays import Doubles, Floats, Ints
 from demur.base.errors import ConfigError, DataError
 from demur.core.calibrator import Calibrator
+from demur.core.settings import NONE
 from demur.core.taxonomy import Taxonomy
-from demur.stats.calibrators.families import NONE, FittedFamily, check_family, fit_family
+from demur.stats.calibrators.families import FittedFamily, check_family, fit_family
 from demur.stats.calibrators.rows import FitRows, fit_rows, folds
 from demur.stats.labelled import LabelledScores
 

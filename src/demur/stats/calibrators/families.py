@@ -9,6 +9,8 @@ from functools import partial
 from demur.base.errors import ConfigError
 from demur.base.suggest import suggest
 from demur.core.calibrator import IDENTITY, Calibrator, Fitted
+from demur.core.settings import CALIBRATORS as NAMES
+from demur.core.settings import NONE
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.affine import fit_dirichlet, fit_vector
 from demur.stats.calibrators.beta import fit_beta
@@ -22,8 +24,6 @@ from demur.stats.calibrators.temperature import fit_temperature
 from demur.stats.calibrators.venn_abers import fit_venn_abers
 from demur.stats.labelled import LabelledScores
 
-NONE = "none"  # no calibration; keeps leftover mass outside
-
 FAMILIES: dict[str, Callable[[FitRows], Fit]] = {
     "temperature": fit_temperature,
     "platt": partial(fit_one_vs_rest, fit=fit_platt),
@@ -35,7 +35,6 @@ FAMILIES: dict[str, Callable[[FitRows], Fit]] = {
     "dirichlet": fit_dirichlet,
     **{f"h-{form}-{size}": partial(fit_h, settings=HSettings(form=form, size=size)) for form, size in FORMS},
 }
-NAMES = (NONE, *FAMILIES)
 
 
 def keeps_order(family: str) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from demur.core.goals.kinds import Goal, Optimum, TargetRate
 from demur.core.goals.promised import PromisedGoal
 from demur.core.goals.results import Certified, Failure, Infeasible
 from demur.core.policy import Policy
+from demur.core.settings import Method
 from demur.stats.judging.judged import certify_judged
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
@@ -35,8 +35,6 @@ from demur.stats.thresholds.procedures import (
 from demur.stats.thresholds.rates import rates_of_categories
 from demur.stats.thresholds.search import split_rows, uneven
 from demur.stats.thresholds.worth import aim_of
-
-Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical"]
 
 # A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one shared threshold,
 # tested on all rows, catches more (bench/certify.py). Counts of labels decide, never scores: that keeps it valid.

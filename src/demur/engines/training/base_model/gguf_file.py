@@ -77,7 +77,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 def _reader(file: Path) -> Any:
     try:
-        from gguf import GGUFReader  # noqa: PLC0415  # only GGUF files need it
+        from gguf import GGUFReader  # only GGUF files need it
     except ModuleNotFoundError as e:
         if e.name != "gguf":
             raise
@@ -90,7 +90,7 @@ def _reader(file: Path) -> Any:
 
 def _check_bits(file: Path, reader: Any) -> None:
     """Raise EngineError if a weight matrix is quantised below four bits a weight."""
-    from gguf.constants import GGML_QUANT_SIZES  # noqa: PLC0415
+    from gguf.constants import GGML_QUANT_SIZES
 
     for tensor in reader.tensors:
         weights, octets = GGML_QUANT_SIZES[tensor.tensor_type]
@@ -128,7 +128,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _dequantize() -> Any:
-    from transformers import GgufConfig  # noqa: PLC0415
+    from transformers import GgufConfig
 
     return GgufConfig(dequantize=True)
 
