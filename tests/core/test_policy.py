@@ -83,3 +83,10 @@ def test_a_rate_finds_the_most_lenient_threshold_of_the_curve_that_keeps_it():
 
 def test_the_natural_policy_follows_the_model():
     assert natural(taxonomy(2)).rule == "natural"
+
+
+def test_a_refusal_is_the_models_own_unless_the_policy_holds_its_text():
+    made = policy(2)
+    made = replace(made, categories=(made.categories[0], replace(made.categories[1], on_refuse="No.")))
+    assert [made.own_text(column) for column in (0, 1, 2)] == [None, None, "No."]
+    assert [made.writes(column) for column in (0, 1, 2)] == [True, True, False]

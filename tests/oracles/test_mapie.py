@@ -6,13 +6,11 @@ from mapie.calibration import VennAbers
 from mapie.metrics.calibration import (
     kolmogorov_smirnov_p_value,
     kolmogorov_smirnov_statistic,
-    spiegelhalter_p_value,
-    spiegelhalter_statistic,
 )
 from mapie.risk_control import BinaryClassificationController, recall
 
 from demur.core.goals.results import Certified
-from demur.stats.calibration.binless import kolmogorov_smirnov, spiegelhalter
+from demur.stats.calibration.binless import kolmogorov_smirnov
 from demur.stats.calibration.views import view
 from demur.stats.calibrators.venn_abers import venn_abers_of
 from demur.stats.thresholds.closed_form import certify_false_refusal
@@ -62,20 +60,6 @@ def test_the_closed_form_refuses_at_least_what_mapie_certifies_and_at_most_a_gri
     assert more <= within_a_step + 1
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_kolmogorov_smirnov_and_spiegelhalter_are_mapies(seed):
-    rng = np.random.default_rng(seed)
-    p_N = rng.random(800)
-    event_N = rng.random(800) < p_N**1.1
-    v = view("oracle", p_N, event_N)
-    ks, z = kolmogorov_smirnov(v), spiegelhalter(v)
-    assert ks.standardised.value == pytest.approx(kolmogorov_smirnov_statistic(event_N, p_N), abs=1e-6)
-    assert ks.p_value.value == pytest.approx(kolmogorov_smirnov_p_value(event_N, p_N), abs=1e-4)
-    assert z.standardised.value == pytest.approx(spiegelhalter_statistic(event_N, p_N), abs=1e-6)
-    one_sided = spiegelhalter_p_value(event_N, p_N)
-    assert z.p_value.value == pytest.approx(2 * min(one_sided, 1 - one_sided), abs=1e-4)
-
-
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_both_ends_of_venn_abers_are_mapies(seed, tied):
@@ -88,3 +72,13 @@ def test_both_ends_of_venn_abers_are_mapies(seed, tied):
     low, high = venn_abers_of(score_N, event_N).interval(at)
     assert np.stack([low, high], axis=1) == pytest.approx(ends, abs=1e-6)
     assert venn_abers_of(score_N, event_N).at(at) == pytest.approx(p_N2[:, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kolmogorov_smirnov_is_mapies(seed):
+    rng = np.random.default_rng(seed)
+    p_N = rng.random(800)
+    event_N = rng.random(800) < p_N**1.1
+    ks = kolmogorov_smirnov(view("oracle", p_N, event_N))
+    assert ks.standardised.value == pytest.approx(kolmogorov_smirnov_statistic(event_N, p_N), abs=1e-6)
+    assert ks.p_value.value == pytest.approx(kolmogorov_smirnov_p_value(event_N, p_N), abs=1e-4)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.browsing import opened
 from tests.fake_run import HOSTILE, JUDGE, engine_for, examples, finished, prepare
+from tests.habits import deaf
 
 from demur.base.errors import ArtifactError, ConfigError
 from demur.core import bounds
@@ -13,7 +14,6 @@ from demur.core.decision import decide_many
 from demur.core.rates import Outcome
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
-from demur.engines.fake.habits import deaf
 from demur.stages import calibrate, evaluate, report
 from demur.store.metrics_file import read_metrics, write_metrics
 from demur.store.policy_file import read_policy

@@ -28,6 +28,11 @@ REFERENCE = SCORES[:450]
 LIVE = {"same": SCORES[450:], "shifted": SCORES[450:] ** 0.8}
 
 
+def significant(shift, alpha):
+    """Whether it is among the discoveries at false-discovery rate alpha."""
+    return shift.adjusted.number is not None and shift.adjusted.number <= alpha
+
+
 def promise(risk="false_refusal", status="certified", level=0.05):
     return Promise(
         goal=stated_goal(risk, level),
@@ -83,16 +88,16 @@ def test_p_values_are_adjusted_together_and_divergences_stay_without():
     by_hand = [min(raw[j] * len(raw) / (j + 1) for j in range(i, len(raw))) for i in range(len(raw))]
     assert sorted(s.adjusted.value for s in found if s.adjusted.defined) == pytest.approx(by_hand)
     assert {s.test for s in found if not s.adjusted.defined} == {"js"}
-    assert [(s.series, s.test) for s in found if s.significant(0.01)] == [("b", "ks"), ("b", "psi")]
+    assert [(s.series, s.test) for s in found if significant(s, 0.01)] == [("b", "ks"), ("b", "psi")]
 
 
 def test_comparing_names_what_drifted():
     rows = simulated_rows(2000, 2, seed=1).table.logp_NC
     one, other = rows[:1000], rows[1000:].copy()
-    assert not any(s.significant(0.01) for s in compare(promised(), one, other))
+    assert not any(significant(s, 0.01) for s in compare(promised(), one, other))
     logits = other.astype(np.float64)
     logits[:, 1] += 2.0  # the first category, safety, gains
-    found = [s for s in compare(promised(), one, log_softmax(logits)) if s.significant(0.01)]
+    found = [s for s in compare(promised(), one, log_softmax(logits)) if significant(s, 0.01)]
     assert {"total", "safety"} <= {s.series for s in found}
     assert next(s for s in found if (s.series, s.test) == ("safety", "refusal_rate")).statistic > 0
 

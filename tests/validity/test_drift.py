@@ -18,6 +18,11 @@ BAR = np.log(1 / ALPHA)
 MOST = binom.ppf(0.999, DRAWS, ALPHA)  # alpha plus the slack of counting 2,000 draws
 
 
+def significant(shift, alpha):
+    """Whether it is among the discoveries at false-discovery rate alpha."""
+    return shift.adjusted.number is not None and shift.adjusted.number <= alpha
+
+
 def highest_evidence(score_DT, reference, learns=True):
     """Highest log evidence of many lives at once, by the functions that `martingale.update` is made of."""
     draws, steps = score_DT.shape
@@ -87,7 +92,7 @@ def test_one_look_finds_drift_that_is_not_there_at_most_alpha_often():
             shifts += compare_scores(str(s), reference[:, s], live[:, s])
             rates = [Rate(hits=int((x[:, s] > 1.5).sum()), of=len(x)) for x in (reference, live)]
             shifts.append(compare_rates(str(s), *rates))
-        alarms += any(shift.significant(ALPHA) for shift in adjust(shifts))
+        alarms += any(significant(shift, ALPHA) for shift in adjust(shifts))
     assert alarms <= MOST
 
 

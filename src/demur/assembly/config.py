@@ -270,11 +270,11 @@ def _inline(section: _Taxonomy) -> dict[str, Any]:
 
 
 def _sources(rows: Sequence[_Source], where: str, base: Path, data_folder: Path | None) -> dict[str, SourceSpec]:
+    """The [[data.sources]] by name: their kind, numbered from the second of a kind on."""
     if data_folder is not None and all(row.kind not in FOLDER_SOURCES for row in rows):
         raise ConfigError(
             f"{where} has no {FOLDER_SOURCES[0]} source that could read {data_folder}", "drop --data, or add one"
         )
-    """The [[data.sources]] by name: their kind, numbered from the second of a kind on."""
     specs: dict[str, SourceSpec] = {}
     for n, row in enumerate(rows):
         at = f"{where}: data.sources[{n}]"

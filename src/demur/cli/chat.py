@@ -20,7 +20,7 @@ from demur.cli.policy_text import threshold_text
 from demur.cli.show import note, result_console
 from demur.core.decision import Decision, decide_or_doubt, doubt_reason
 from demur.core.example import Message, Role
-from demur.core.policy import GENERATE, Policy
+from demur.core.policy import Policy
 from demur.core.ports import Answer, Answerer, Prompt, Scorer
 from demur.store.run import RunFolder
 
@@ -149,8 +149,7 @@ def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | N
 
 def _text(policy: Policy, decision: Decision, answer: Answer | None) -> str:
     """The text as later turns are decided on it."""
-    if decision.refuses and (template := policy.category(decision.choice).on_refuse) != GENERATE:
-        return template
-    if answer is None:
-        return ""
-    return answer.text
+    own = policy.own_text(decision.column)
+    if own is not None:
+        return own
+    return "" if answer is None else answer.text

@@ -103,6 +103,11 @@ class CategoryPolicy:
         """Whether the rule may refuse with this category."""
         return self.active and self.override != "suppress"
 
+    @property
+    def own_text(self) -> str | None:
+        """The refusal text that is sent in place of a written one; None: the model writes its own."""
+        return None if self.on_refuse == GENERATE else self.on_refuse
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoubtRule:
@@ -188,6 +193,14 @@ class Policy:
         for name, c in zip(self.taxonomy.names, self.categories, strict=True):
             number = "never" if c.threshold > 1.0 else f"{c.threshold:.4g}"
             yield name, c.override or ("inactive" if not c.active else "-" if self.rule == "natural" else number)
+
+    def own_text(self, column: int) -> str | None:
+        """The policy's own text after a control token, by score column; None: the model writes (0 is respond)."""
+        return self.categories[column - 1].own_text if column else None
+
+    def writes(self, column: int) -> bool:
+        """Whether the model writes the text after a control token, by score column."""
+        return self.own_text(column) is None
 
     def category(self, name: str) -> CategoryPolicy:
         """The policy of one category, by name."""
@@ -309,7 +322,7 @@ def _check_translations(name: str, category: CategoryPolicy) -> None:
     for tag in tags:
         if not LANGUAGE_TAG.fullmatch(tag) or tags.count(tag) > 1:
             raise PolicyError(f"language {tag!r} of category {name!r} is no tag or repeated", "write 'de' or 'pt-BR'")
-    if tags and category.on_refuse == GENERATE:
+    if tags and category.own_text is None:
         raise PolicyError(
             f"category {name!r} has translations of a text that it does not have",
             "put the text for all other languages into on_refuse",

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from demur.base.arrays import Floats
 from demur.core.decision import Decision
-from demur.core.policy import GENERATE, Fingerprint, Policy
+from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Prompt
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]  # the last: a filter behind declined
@@ -73,12 +73,12 @@ def is_silent(ask: Ask, decision: Decision) -> bool:
     """Whether nothing is to be generated: an operator's own text stands for the refusal, or no answer is asked for."""
     if not decision.refuses:
         return not ask.answers
-    return ask.policy.categories[decision.column - 1].on_refuse != GENERATE
+    return not ask.policy.writes(decision.column)
 
 
-async def nothing() -> AsyncIterator[Part]:
-    """The parts of an answer for which nothing is generated."""
-    none: tuple[Part, ...] = ()
+async def nothing() -> AsyncIterator[Any]:
+    """An iterator that ends at once: the parts of an answer for which nothing is generated."""
+    none: tuple[Any, ...] = ()
     for part in none:
         yield part
 

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from demur.base.errors import ConfigError
 from demur.core.decision import decide_many
 from demur.core.example import Example
-from demur.core.policy import GENERATE
 from demur.stats.sample import allocate, evenly
 from demur.store.labels import DrawnRow, write_drawn
 from demur.store.metrics_file import read_metrics
@@ -89,8 +88,7 @@ def _strata(folder: RunFolder, examples: Sequence[Example], branches: Sequence[B
     ids = tuple(e.id for e in examples)
     table = read_scores(decided_scores(folder, "test", policy.fingerprint))[0].select(ids)
     decided = decide_many(policy, table.logp_NC)
-    writes = [True, *(c.on_refuse == GENERATE for c in policy.categories)]
-    sent = {(i, c) for i, c in zip(ids, decided.choice_N.tolist(), strict=True) if writes[c]}
+    sent = {(i, c) for i, c in zip(ids, decided.choice_N.tolist(), strict=True) if policy.writes(c)}
     far_N: npt.NDArray[np.float64] = np.abs(decided.margin_N)
     near = dict(zip(ids, (far_N <= np.quantile(far_N, NEAR, method="lower")).tolist(), strict=True))
     return [

@@ -6,10 +6,10 @@ import pytest
 from demur.base.errors import EngineError
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
-from demur.engines.fake.habits import Subject, always_refuses, deaf, never_refuses
 from demur.judges.phrases import PhraseJudge
 from demur.stages import evaluate
 from tests.fake_run import engine_for, examples, prepare
+from tests.habits import Subject, always_refuses, deaf, never_refuses
 
 ENGINE = FakeEngine(taxonomy=coconot())
 

@@ -3,27 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.stats.calibration.binned import cells, cells_at, murphy, sweep
+from demur.stats.calibration.binned import cells, cells_at
 from demur.stats.calibration.metrics import BINS
 from demur.stats.calibration.views import view
 from tests.stats.calibration.material import GOLDEN, STAGES, calibrated_view, golden_binary, golden_top, views
 
 SCHEMES = ("width", "mass", "mass_whole_ties")
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("bins", BINS)
-def test_binned_errors_are_the_golden_ones_at_every_number_of_bins(stage, bins):
-    own, netcal = GOLDEN["own"][stage], GOLDEN["netcal"][stage]
-    width, mass = cells(golden_top(stage), "width", bins), cells(golden_top(stage), "mass", bins)
-    assert width.error() == pytest.approx(own[f"ECE_{bins}"], abs=1e-10)
-    assert mass.error() == pytest.approx(own[f"ECE_em_{bins}"], abs=1e-10)
-    assert width.error("max") == pytest.approx(own[f"MCE_{bins}"], abs=1e-10)
-    assert width.error() == pytest.approx(netcal[f"ECE_{bins}"], abs=1e-12)
-    assert width.average() == pytest.approx(netcal[f"ACE_{bins}"], abs=1e-12)
-    assert width.error("max") == pytest.approx(netcal[f"MCE_{bins}"], abs=1e-12)
-    if bins != 200:
-        assert mass.error() == pytest.approx(netcal[f"ECE_em_{bins}"], abs=1e-12)
 
 
 def test_netcals_interpolated_edges_differ_where_300_rows_meet_200_cells():
@@ -34,84 +19,12 @@ def test_netcals_interpolated_edges_differ_where_300_rows_meet_200_cells():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_other_norms_and_debiased_errors_are_the_golden_ones(stage):
-    own, repository = GOLDEN["own"][stage], GOLDEN["h_calibration"][stage]
-    ucal = GOLDEN["uncertainty_calibration"][stage]
-    width, mass = cells(golden_top(stage), "width", 15), cells(golden_top(stage), "mass", 15)
-    found = {
-        "ECE_l2_ew_15": width.error("l2"),
-        "ECE_l2_em_15": mass.error("l2"),
-        "ECE_max_em_15": mass.error("max"),
-        "ACE_average_ew_15": width.average(),
-        "debiased_l1_em_15": mass.debiased_l1(),
-        "debiased_l2sq_em_15": mass.debiased_l2_squared(),
-        "OE_15": width.over_confidence(),
-    }
-    assert found == pytest.approx({k: own[k] for k in found}, abs=1e-10)
-    published = {
-        "ECE_ew": width.error(),
-        "ACE": width.average(),
-        "ECE_r2": width.error("l2"),
-        "dECE": mass.debiased_l1(),
-        "ECE_em": cells(golden_top(stage), "mass_interpolated", 15).error(),
-    }
-    assert published == pytest.approx({k: repository[k] for k in published}, abs=1e-7)
-    assert mass.debiased_l2_squared() ** 0.5 == pytest.approx(ucal["top_label_l2_debiased_em15"], abs=1e-10)
-    assert mass.error("l2") == pytest.approx(ucal["top_label_l2_plugin_em15"], abs=1e-10)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("scheme", "key"), [("mass", "em"), ("width", "ew")])
-@pytest.mark.parametrize("norm", ["l1", "l2"])
-def test_sweeps_end_at_the_golden_number_of_bins(stage, scheme, key, norm):
-    own, found = GOLDEN["own"][stage], sweep(golden_top(stage), scheme, norm)
-    assert found.error == pytest.approx(own[f"sweep_{key}_{norm}"], abs=1e-10)
-    assert found.bins == own[f"sweep_{key}_bins"]
-    if scheme == "mass":
-        published = GOLDEN["h_calibration"][stage][f"ECE_s_r{norm[1]}"]
-        assert found.error == pytest.approx(published, abs=1e-7)
-
-
-@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(("scheme", "key"), [("width", "ew"), ("mass", "em")])
 def test_the_cells_hold_the_golden_counts(stage, scheme, key):
     golden, c = GOLDEN["own"][stage][f"table_top_label_{key}15"], cells(golden_top(stage), scheme, 15)
     assert c.count_B.tolist() == golden["count"]
     assert c.event_B.tolist() == golden["sum_correct"]
     assert c.p_B.tolist() == pytest.approx(golden["sum_confidence"], abs=1e-10)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_murphy_decomposition_is_the_golden_one(stage):
-    golden, top = GOLDEN["own"][stage]["murphy_top_label_ew15"], golden_top(stage)
-    m = murphy(top, cells(top, "width", 15))
-    found = (m.reliability, m.resolution, m.uncertainty, m.within_variance, m.within_covariance, m.brier)
-    assert found == pytest.approx([golden[k] for k in ("REL", "RES", "UNC", "WBV", "WBC", "BS")], abs=1e-10)
-
-
-@pytest.mark.parametrize("bins", [5, 10, 15, 25])
-def test_scores_on_edges_are_all_that_parts_us_from_netcal(bins):
-    """Its cells are [lo, hi) between linspace's edges. With those cuts the same arithmetic gives its numbers."""
-    golden, v = GOLDEN["netcal_binary"], golden_binary()
-    inner = np.searchsorted(v.p_N, np.linspace(0, 1, bins + 1)[1:-1], side="left")
-    c = cells_at(v, np.concatenate([[0], inner, [v.rows]]))
-    found = {f"ECE_{bins}": c.error(), f"ACE_{bins}": c.average(), f"MCE_{bins}": c.error("max")}
-    assert found == pytest.approx({k: golden[k] for k in found}, abs=1e-12)
-
-
-def test_the_binary_problem_has_the_golden_decomposition():
-    golden, c = GOLDEN["own_binary"], cells(golden_binary(), "width", 10)
-    m = murphy(golden_binary(), c)
-    assert c.error() == pytest.approx(golden["ECE_10"], abs=1e-10)
-    assert c.error("max") == pytest.approx(golden["MCE_10"], abs=1e-10)
-    assert m.reliability == pytest.approx(golden["murphy_10"]["REL"], abs=1e-10)
-    assert m.brier == pytest.approx(golden["murphy_10"]["BS"], abs=1e-10)
-
-
-@given(views(), st.sampled_from(SCHEMES), st.integers(1, 50))
-def test_murphys_parts_add_up_to_the_brier_score(v, scheme, bins):
-    brier = ((v.p_N - v.event_N) ** 2).mean()
-    assert murphy(v, cells(v, scheme, bins)).brier == pytest.approx(brier, abs=1e-12)
 
 
 @given(views(), st.sampled_from(SCHEMES), st.integers(1, 50))
@@ -166,38 +79,59 @@ def test_duplicating_the_rows_changes_no_plug_in_error(v, bins):
         assert cells(twice, "width", bins).error(norm) == pytest.approx(wanted, abs=1e-12)
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=20), st.sampled_from(SCHEMES), st.integers(1, 20))
-def test_certain_and_right_has_no_error_at_all(events, scheme, bins):
-    c = cells(view("certain", np.array(events, dtype=float), events), scheme, bins)
-    assert (c.error(), c.error("l2"), c.error("max"), c.average(), c.signed()) == (0, 0, 0, 0, 0)
-    assert c.over_confidence() == c.under_confidence() == 0
-
-
-def test_over_and_under_confidence_are_told_apart():
-    over = cells(view("over", [0.9, 0.9], [1, 0]), "width", 10)
-    under = cells(view("under", [0.1, 0.1], [1, 0]), "width", 10)
-    assert (over.under_confidence(), under.over_confidence()) == (0, 0)
-    assert over.signed() == pytest.approx(0.4)
-    assert under.under_confidence() == pytest.approx(0.4)
-
-
-def test_the_debiased_squared_error_is_unbiased_where_the_plug_in_error_is_not():
-    unbiased, plug_in = [], []
-    for seed in range(500):
-        c = cells(calibrated_view(200, seed), "mass", 15)
-        unbiased.append(c.debiased_l2_squared())
-        plug_in.append(c.error("l2") ** 2)
-    sd = np.std(unbiased) / 500**0.5
-    # equal-mass cells average probabilities, whose spread within a cell leaves the estimate a little below 0
-    assert abs(np.mean(unbiased)) <= 3 * sd + 1e-3
-    assert np.mean(plug_in) > 10 * abs(np.mean(unbiased))
-
-
-def test_a_sweep_over_separable_rows_ends():
-    v = view("separable", np.linspace(0, 1, 5000), np.linspace(0, 1, 5000) > 0.5)
-    assert sweep(v).bins == 1000
-
-
 def test_no_bin_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         cells(golden_binary(), "width", 0)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("bins", BINS)
+def test_binned_errors_are_the_golden_ones_at_every_number_of_bins(stage, bins):
+    own, netcal = GOLDEN["own"][stage], GOLDEN["netcal"][stage]
+    width, mass = cells(golden_top(stage), "width", bins), cells(golden_top(stage), "mass", bins)
+    assert width.error() == pytest.approx(own[f"ECE_{bins}"], abs=1e-10)
+    assert mass.error() == pytest.approx(own[f"ECE_em_{bins}"], abs=1e-10)
+    assert width.error("max") == pytest.approx(own[f"MCE_{bins}"], abs=1e-10)
+    assert width.error() == pytest.approx(netcal[f"ECE_{bins}"], abs=1e-12)
+    assert width.error("max") == pytest.approx(netcal[f"MCE_{bins}"], abs=1e-12)
+    if bins != 200:
+        assert mass.error() == pytest.approx(netcal[f"ECE_em_{bins}"], abs=1e-12)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_other_norms_and_debiased_errors_are_the_golden_ones(stage):
+    own, repository = GOLDEN["own"][stage], GOLDEN["h_calibration"][stage]
+    ucal = GOLDEN["uncertainty_calibration"][stage]
+    width, mass = cells(golden_top(stage), "width", 15), cells(golden_top(stage), "mass", 15)
+    found = {
+        "ECE_l2_ew_15": width.error("l2"),
+        "ECE_l2_em_15": mass.error("l2"),
+        "ECE_max_em_15": mass.error("max"),
+        "debiased_l1_em_15": mass.debiased_l1(),
+    }
+    assert found == pytest.approx({k: own[k] for k in found}, abs=1e-10)
+    published = {"ECE_ew": width.error(), "ECE_r2": width.error("l2"), "dECE": mass.debiased_l1()}
+    assert published == pytest.approx({k: repository[k] for k in published}, abs=1e-7)
+    assert mass.error("l2") == pytest.approx(ucal["top_label_l2_plugin_em15"], abs=1e-10)
+
+
+@pytest.mark.parametrize("bins", [5, 10, 15, 25])
+def test_scores_on_edges_are_all_that_parts_us_from_netcal(bins):
+    """Its cells are [lo, hi) between linspace's edges. With those cuts the same arithmetic gives its numbers."""
+    golden, v = GOLDEN["netcal_binary"], golden_binary()
+    inner = np.searchsorted(v.p_N, np.linspace(0, 1, bins + 1)[1:-1], side="left")
+    c = cells_at(v, np.concatenate([[0], inner, [v.rows]]))
+    found = {f"ECE_{bins}": c.error(), f"MCE_{bins}": c.error("max")}
+    assert found == pytest.approx({k: golden[k] for k in found}, abs=1e-12)
+
+
+def test_the_binary_problem_has_the_golden_errors():
+    golden, c = GOLDEN["own_binary"], cells(golden_binary(), "width", 10)
+    assert c.error() == pytest.approx(golden["ECE_10"], abs=1e-10)
+    assert c.error("max") == pytest.approx(golden["MCE_10"], abs=1e-10)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=20), st.sampled_from(SCHEMES), st.integers(1, 20))
+def test_certain_and_right_has_no_error_at_all(events, scheme, bins):
+    c = cells(view("certain", np.array(events, dtype=float), events), scheme, bins)
+    assert (c.error(), c.error("l2"), c.error("max")) == (0, 0, 0)

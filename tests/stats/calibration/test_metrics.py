@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from demur.stats.calibration.class_wise import class_wise
+from demur.stats.calibration.binned import cells
 from demur.stats.calibration.metrics import COLUMNS, Column, benchmark, measure
 from demur.stats.calibration.views import all_classes, forecast
 from tests.stats.calibration.material import GOLDEN, golden_forecast, simulated
@@ -57,7 +57,7 @@ def test_a_perfect_forecast_has_no_error_of_any_kind():
 def test_the_class_wise_columns_average_over_the_classes_in_float64():
     f = forecast(*simulated(500, 1))
     found = measure(f)[Column(family="cwce_em", bins=20)].value
-    assert found == pytest.approx(class_wise(all_classes(f), "mass", 20), abs=1e-15)
+    assert found == pytest.approx(np.mean([cells(v, "mass", 20).error() for v in all_classes(f)]), abs=1e-15)
 
 
 def test_more_bins_than_a_tenth_of_the_rows_are_called_noisy():

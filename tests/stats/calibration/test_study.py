@@ -5,7 +5,7 @@ import pytest
 
 from demur.base.errors import DataError
 from demur.stats.calibration.metrics import COLUMNS, Column, measure
-from demur.stats.calibration.study import HEADLINE, Study, answers, rank_calibrators, table_row
+from demur.stats.calibration.study import HEADLINE, Study, answers, table_row
 from demur.stats.calibration.views import forecast
 from tests.stats.calibration.material import log_softmax, simulated
 
@@ -99,14 +99,6 @@ def test_no_answer_ever_holds_a_nan():
     for answer in answers(broken):
         for figure in (answer.figure, *answer.details.values()):
             assert figure.number is None or np.isfinite(figure.number)
-
-
-def test_calibrators_are_ranked_over_models_and_subsets():
-    found = rank_calibrators(measured())
-    assert found.cases == 16
-    assert found.standings[0].calibrator == "temperature"
-    assert [s.place for s in found.standings] == [1, 2]
-    assert found.standings[0].best_in >= 14
 
 
 def test_undefined_figures_become_nan_in_the_table_only():

@@ -3,10 +3,8 @@ import pytest
 from scipy.stats import binom
 
 from demur.base.errors import DataError
-from demur.stats.calibration.binless import kolmogorov_smirnov
 from demur.stats.calibration.binned import cells
-from demur.stats.calibration.smooth import mmce
-from demur.stats.calibration.uncertainty import consistency, error_interval
+from demur.stats.calibration.uncertainty import error_interval
 from demur.stats.calibration.views import view
 from demur.stats.points import Resampling
 from tests.stats.calibration.material import calibrated_view, golden_top
@@ -54,26 +52,3 @@ def test_groups_of_another_length_are_refused():
     v = calibrated_view(10, 0)
     with pytest.raises(DataError, match="one group a row"):
         error_interval(v, cells(v, "width", 2), "l1", FEW, np.zeros(9, dtype=np.int64))
-
-
-def test_consistency_p_values_are_valid_and_notice_miscalibration():
-    few = Resampling(seed=2, draws=99)
-    null = [consistency(calibrated_view(100, seed), mmce, few).p_value for seed in range(200)]
-    assert sum(p <= 0.1 for p in null) <= binom.ppf(0.999, 200, 0.1)
-    assert consistency(golden_top("pre"), mmce, few).p_value == 0.01
-    assert consistency(golden_top("post"), mmce, few).p_value > 0.05
-
-
-def test_the_noise_floor_of_a_binned_error_is_far_from_0():
-    """Median 0.066 and 95 % point 0.097 for 300 rows and 15 cells, as measured for the specification."""
-    v = golden_top("post")
-    found = consistency(v, lambda x: cells(x, "width", 15).error(), Resampling(seed=3, draws=500))
-    assert found.median == pytest.approx(0.066, abs=0.01)
-    assert found.highest == pytest.approx(0.097, abs=0.012)
-
-
-def test_the_bootstrap_leaves_the_view_alone():
-    v = golden_top("pre")
-    before = v.event_P.copy()
-    consistency(v, lambda x: kolmogorov_smirnov(x).error, Resampling(seed=4, draws=3))
-    assert (v.event_P == before).all()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from demur.base.errors import DataError, ScoreError
-from demur.stats.calibration.views import all_classes, emitted, forecast, refusal, top_label, view
+from demur.stats.calibration.views import all_classes, forecast, refusal, top_label, view
 from tests.stats.calibration.material import log_softmax, simulated
 
 P_NC = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.9, 0.05, 0.05]])
@@ -19,11 +19,6 @@ def test_the_views_of_a_forecast_pair_the_right_probability_with_the_right_event
     assert refuse.p_N.tolist() == pytest.approx([0.1, 0.6, 0.8])
     assert refuse.event_N.tolist() == [1, 0, 1]
     assert [v.event_P[-1] for v in all_classes(small())] == [1, 1, 1]
-
-
-def test_a_view_of_emitted_rows_holds_these_rows_only():
-    seen = emitted(small(), 1, np.array([True, True, False]))
-    assert (seen.rows, seen.p_N.tolist()) == (2, pytest.approx([0.4, 0.5]))
 
 
 def test_equal_probabilities_form_one_run():

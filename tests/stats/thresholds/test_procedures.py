@@ -8,7 +8,6 @@ from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.core.goals.results import Certified, Uncertified
-from demur.stats.graphical import graphical
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.procedures import (
     Request,
@@ -21,6 +20,7 @@ from demur.stats.thresholds.procedures import (
 from demur.stats.thresholds.search import split_rows
 from demur.stats.thresholds.worth import aim_of
 from tests.builders import labelled, log_softmax, policy, simulated_rows
+from tests.oracles.graphical import graphical
 
 EVERY = (certify_path, certify_vectors, certify_shared, certify_budgets, certify_graphical)
 

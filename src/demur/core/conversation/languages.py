@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from demur.core.policy import GENERATE, LANGUAGE_TAG, CategoryPolicy
+from demur.core.policy import LANGUAGE_TAG, CategoryPolicy
 
 QUALITY = re.compile(r"[qQ]\s*=\s*(0(\.\d{0,3})?|1(\.0{0,3})?)")  # RFC 9110 section 12.4.2
 
@@ -16,14 +16,14 @@ def refusal_text(category: CategoryPolicy, languages: Sequence[str] = ()) -> str
     languages: ranges such as "de-AT", most wanted first (see preferred_languages). Lookup as in RFC 4647 section 3.4:
     "de-AT" falls back to "de", then the next language is tried; if none fits, the category's default text it is.
     """
-    if category.on_refuse == GENERATE:
+    if category.own_text is None:
         return None
     texts = {tag.lower(): text for tag, text in category.translations}
     for language in languages:
         for tag in _ever_shorter(language.lower()):
             if tag in texts:
                 return texts[tag]
-    return category.on_refuse
+    return category.own_text
 
 
 def preferred_languages(header: str) -> tuple[str, ...]:

@@ -19,12 +19,12 @@ from demur.base.arrays import Floats
 from demur.base.errors import BackendBusy, BackendDown, DemurError, EngineError, PromptTooLong
 from demur.core.decision import Decision
 from demur.core.policy import Fingerprint
-from demur.core.serving import Ask, Part, Reply, nothing
+from demur.core.serving import Ask, Part, Reply, is_silent, nothing
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.batch import joining_gap
 from demur.engines.hf.engine import HALF_TOLERANCE, TOLERANCE, HfEngine
 from demur.engines.inprocess.grammars import GrammarLimits, Grammars
-from demur.engines.inprocess.job import Job, is_written
+from demur.engines.inprocess.job import Job
 from demur.engines.inprocess.watched import WatchedWorker
 from demur.engines.inprocess.worker import Limits
 from demur.engines.tool_calls import Schema, mode_of, text_or_call, with_tools
@@ -76,7 +76,7 @@ class HfBackend:
         if mode != "none" and not decision.refuses:
             self._worker.cancel(job)  # decided without the functions; the answer is to know of them
             parts = await text_or_call(ask, mode, partial(self._go_on, replace(ask, messages=with_tools(ask))))
-        elif is_written(ask, decision):
+        elif not is_silent(ask, decision):
             parts = await self._begun(job, decision)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
 

@@ -10,7 +10,6 @@ from time import monotonic
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError, SchemaTooCostly
 from demur.core.decision import Decision
-from demur.core.policy import GENERATE
 from demur.core.serving import Ask, Finish, Part
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.batch import Prompts
@@ -94,10 +93,3 @@ class Parked:
     prompts: Prompts  # what the model has read of it, and what it said last
     late: bool = False  # its mask is awaited; else it awaits its grammar, and has not read its control token
     since_s: float = field(default_factory=monotonic)
-
-
-def is_written(ask: Ask, decision: Decision) -> bool:
-    """Whether the model writes: not a refusal whose text the operator holds, nor an answer that nobody asked for."""
-    if not decision.refuses:
-        return ask.answers
-    return ask.policy.categories[decision.column - 1].on_refuse == GENERATE

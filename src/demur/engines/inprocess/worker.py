@@ -23,13 +23,13 @@ import torch
 
 from demur.base.errors import BackendDown, DemurError, SchemaTooCostly
 from demur.core.decision import decide_or_doubt
-from demur.core.serving import Part
+from demur.core.serving import Part, is_silent
 from demur.engines.heads import control_scores
 from demur.engines.hf.batch import RunningBatch, only, read, together
 from demur.engines.hf.engine import LOGITS_PER_BATCH, HfEngine
 from demur.engines.hf.sample import next_tokens
 from demur.engines.inprocess.grammar import Grammar, wait
-from demur.engines.inprocess.job import Job, Parked, is_written
+from demur.engines.inprocess.job import Job, Parked
 from demur.engines.inprocess.turns import Turns
 
 GRACE_S = 0.002  # for which a step of all answers waits for masks that are late
@@ -279,7 +279,7 @@ class Worker:
                 self._forget(job)
                 continue
             self._outbox.append((job, partial(job.resolve, decision, logp_C)))
-            if not is_written(job.ask, decision):
+            if is_silent(job.ask, decision):
                 self._forget(job)
             elif job.limit < 1:
                 self._outbox.append((job, partial(job.parts.put_nowait, Part(finish="length"))))

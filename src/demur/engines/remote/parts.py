@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from demur.base.errors import BackendDown
-from demur.core.serving import Finish, Part
+from demur.core.serving import Finish, Part, nothing
 from demur.engines.remote.declines import FILTER, FilteredDecline, decline_word
 from demur.engines.remote.link import LOG, Events
 
@@ -83,7 +83,7 @@ class Parts:
             part, self._first = self._first, None
             return part
         try:
-            async for data in self._events or _no_events():
+            async for data in self._events or nothing():
                 read = self._read(data)
                 self._chosen = self._chosen or read is not None
                 if read is not None and read != Part():
@@ -117,7 +117,7 @@ class Parts:
             await self.aclose()
             return part
         try:
-            async for data in self._events or _no_events():
+            async for data in self._events or nothing():
                 part = _with_count(part, self._read(data))
         except FilteredDecline:
             return replace(part, finish=FILTER)
@@ -141,12 +141,6 @@ async def begun(
     if wait:
         await parts.begin()
     return parts
-
-
-async def _no_events() -> AsyncIterator[bytes]:
-    none: tuple[bytes, ...] = ()
-    for data in none:
-        yield data
 
 
 def _texts(part: Part) -> tuple[str, str, str]:

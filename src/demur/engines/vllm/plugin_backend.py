@@ -15,7 +15,7 @@ from typing import Any
 from demur.base.arrays import Floats
 from demur.base.errors import BackendDown, BackendError, EngineError, ScoreDoubt
 from demur.core.decision import Decision, decide_or_doubt
-from demur.core.policy import GENERATE, THRESHOLD_RULES, Policy
+from demur.core.policy import THRESHOLD_RULES, Policy
 from demur.core.serving import Ask, Part, Reply, is_silent, nothing
 from demur.engines.remote.link import LOG, Events, parsed
 from demur.engines.remote.parts import Parts, Rules, finish_of
@@ -71,7 +71,7 @@ class PluginBackend(TwoCallBackend):
         room = self._room(ids, seen)
         wanted = ask.sampling.max_tokens + 1  # the control token
         refusals = zip(self._encoder.token_ids[1:], ask.policy.categories, strict=True)
-        silent = [i for i, c in refusals if c.on_refuse != GENERATE]
+        silent = [i for i, c in refusals if c.own_text is not None]
         return {
             "model": self.model,
             "prompt": ids,

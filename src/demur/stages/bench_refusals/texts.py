@@ -10,7 +10,6 @@ from demur.base.arrays import Ints
 from demur.base.files import digest_json
 from demur.core.judging.benchmark import BenchRow
 from demur.core.judging.judge import Item, judge_all
-from demur.core.policy import GENERATE
 from demur.core.ports import Judge, Progress
 from demur.core.rates import Outcome
 from demur.stages.bench_refusals.candidate import Candidate
@@ -35,18 +34,18 @@ class Texts:
         """What the judge says of the text that each row gets. Progress counts rows whose text is missing."""
         columns = choice_N.tolist()
         known = self._read(columns)
-        sent = [self.candidate.policy.categories[c - 1].on_refuse if c else GENERATE for c in columns]
+        own = [self.candidate.policy.own_text(c) for c in columns]
         self._make(
             [
                 (row, c)
-                for row, c, text in zip(self.rows, columns, sent, strict=True)
-                if text == GENERATE and (row.id, c) not in known
+                for row, c, text in zip(self.rows, columns, own, strict=True)
+                if text is None and (row.id, c) not in known
             ],
             known,
             progress,
         )
-        fixed = [n for n, text in enumerate(sent) if text != GENERATE]
-        said = judge_all(self.judge, [self._item(self.rows[n], columns[n], sent[n]) for n in fixed])
+        fixed = {n: text for n, text in enumerate(own) if text is not None}
+        said = judge_all(self.judge, [self._item(self.rows[n], columns[n], text) for n, text in fixed.items()])
         by_row = dict(zip(fixed, said, strict=True))
         return [
             by_row[n] if n in by_row else known[row.id, c].outcome

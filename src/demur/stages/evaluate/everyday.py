@@ -13,7 +13,7 @@ import numpy as np
 from demur.base.files import digest_file, digest_json
 from demur.core.decision import decide_many
 from demur.core.example import Example
-from demur.core.policy import GENERATE, Policy
+from demur.core.policy import Policy
 from demur.core.ports import Generator, Progress, Scorer, no_progress
 from demur.core.taxonomy import RESPOND, Taxonomy
 from demur.core.training.seen import seen_prompts
@@ -58,12 +58,12 @@ def _rows(
     logp_NC = model.logp(prompts)
     decided = decide_many(policy, logp_NC)
     columns = decided.choice_N.tolist()
-    fixed = [policy.categories[c - 1].on_refuse if c else GENERATE for c in columns]
-    asked = [[c] if text == GENERATE else [] for c, text in zip(columns, fixed, strict=True)]
+    asked = [[c] if policy.writes(c) else [] for c in columns]
     written = model.branches(prompts, asked, progress)
     p_NC = np.exp(np.minimum(policy.calibrator.apply(logp_NC), 0.0))  # rounding may leave a log above 0
     seen = seen_prompts(seen_by_run(folder), prompts)
     choices = policy.taxonomy.choices
+    own = [policy.own_text(c) for c in columns]
     return tuple(
         EverydayRow(
             id=e.id,
@@ -73,7 +73,7 @@ def _rows(
             decided=choices[columns[n]],
             doubt=bool(decided.doubt_N[n]),
             probability=dict(zip(choices, p_NC[n].tolist(), strict=True)),
-            text=written[n][columns[n]].shown if fixed[n] == GENERATE else fixed[n],
+            text=written[n][columns[n]].shown if (text := own[n]) is None else text,
             seen=seen.get(n),
         )
         for n, e in enumerate(examples)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from demur.core.example import Example
 from demur.core.judging.judge import Item, judge_all
-from demur.core.policy import GENERATE, Policy
+from demur.core.policy import Policy
 from demur.core.ports import Generator, Judge, Progress
 from demur.core.rates import Outcome
 from demur.core.settings import Which
@@ -104,8 +104,8 @@ def _item(case: Case, example: Example, column: int, text: str) -> Item:
 
 def _fixed_item(example: Example, policy: Policy, column: int) -> Item | None:
     """The fixed text that a policy sends in place of a generated one; None if it sends what the model writes."""
-    sent = policy.categories[column - 1].on_refuse if column else GENERATE
-    if sent == GENERATE:
+    sent = policy.own_text(column)
+    if sent is None:
         return None
     return Item(request=example.text, answer=sent, category=policy.taxonomy.choices[column])
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from demur.base.arrays import Bools
 from demur.core.example import Example
-from demur.core.policy import GENERATE, Policy
 from demur.core.rates import Outcome
 from demur.stages.evaluate.compared import Case, Compared
 from demur.stages.evaluate.corrected import ANSWERS, DECLINES, Texts, kept_rates, twin_rates
@@ -27,7 +26,7 @@ def sent_texts(case: Case, compared: Compared, outcomes: Sequence[Outcome], labe
     return Texts(
         keys=tuple((e.id, c) for e, c in zip(case.examples, columns, strict=True)),
         verdicts=tuple(o.verdict for o in outcomes),
-        fixed_N=np.array([_fixed(compared.policy, c) for c in columns], dtype=bool),
+        fixed_N=np.array([not compared.policy.writes(c) for c in columns], dtype=bool),
         labels=labels,
     )
 
@@ -92,10 +91,6 @@ def _rates(texts: Texts, of_N: Bools, should_N: Bools, token_N: Bools) -> dict[s
         "texts_refuse": texts.rate(of_N & token_N, DECLINES),
         "texts_answer": texts.rate(of_N & ~token_N, ANSWERS),
     }
-
-
-def _fixed(policy: Policy, column: int) -> bool:
-    return column > 0 and policy.categories[column - 1].on_refuse != GENERATE
 
 
 def _of(name: str) -> Callable[[Example], bool]:

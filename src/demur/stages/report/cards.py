@@ -9,7 +9,6 @@ import numpy as np
 
 from demur.core.decision import Decisions, decide_many
 from demur.core.example import Example
-from demur.core.policy import GENERATE
 from demur.pages.parts import Card, Cards
 from demur.stages.report.material import Material
 from demur.store.metrics_file import text_rows
@@ -126,9 +125,10 @@ def _card(m: Material, n: int, decisions: Decisions) -> Card:
     if branch:
         facts.append(("judged", f"{branch.outcome.verdict} ({branch.outcome.reason})"))
         return Card(prompt=example.text, facts=tuple(facts), answer=branch.answer.shown)
-    if _is_fixed(m, column):
+    own = m.calibrated.own_text(column)
+    if own is not None:
         facts.append(("judged", "a fixed refusal was sent"))
-        return Card(prompt=example.text, facts=tuple(facts), answer=m.calibrated.categories[column - 1].on_refuse)
+        return Card(prompt=example.text, facts=tuple(facts), answer=own)
     facts.append(("text", f"none: written for {text_rows(m.evaluation):,} of {m.evaluation.test_rows:,} prompts"))
     return Card(prompt=example.text, facts=tuple(facts), answer="")
 
@@ -150,16 +150,11 @@ def _compared_with(m: Material, heaviest: int) -> str:
 
 def _branch(m: Material, n: int, column: int) -> Branch | None:
     """The text of a test row after a control token; None where a fixed refusal is sent, or no text was written."""
-    return None if _is_fixed(m, column) else m.branches.get((m.examples[n].id, column))
-
-
-def _is_fixed(m: Material, column: int) -> bool:
-    """Whether the calibrated policy sends a refusal text of its own after this control token."""
-    return column > 0 and m.calibrated.categories[column - 1].on_refuse != GENERATE
+    return m.branches.get((m.examples[n].id, column)) if m.calibrated.writes(column) else None
 
 
 def _has_text(m: Material, n: int, column: int) -> bool:
-    return _is_fixed(m, column) or _branch(m, n, column) is not None
+    return not m.calibrated.writes(column) or _branch(m, n, column) is not None
 
 
 def _contradicts(branch: Branch | None, column: int) -> bool:

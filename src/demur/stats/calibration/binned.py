@@ -1,7 +1,7 @@
 """Errors of calibration over cells of probability: one table of counts gives them all.
 
 Shapes: N rows, B cells. A gap is mean probability minus frequency of the event in a cell; cells without rows count
-nowhere. Binned errors of a perfectly calibrated forecast are not 0 but about sqrt(B / N): use `debiased` or `sweep`.
+nowhere. Binned errors of a perfectly calibrated forecast are not 0 but about sqrt(B / N): `debiased_l1` takes that off.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from scipy.special import erf
 from demur.base.arrays import Doubles, Ints
 from demur.stats.calibration.views import View
 
-Scheme = Literal["width", "mass", "mass_whole_ties", "mass_interpolated"]
+Scheme = Literal["width", "mass", "mass_whole_ties"]
 Norm = Literal["l1", "l2", "max"]
-
-MOST_SWEPT = 1000  # a sweep over separable rows would else try N cells, at O(N^2) in all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,25 +37,6 @@ class Cells:
         gap_B, weight_B = self._gaps()
         return float(np.sqrt((weight_B * gap_B**2).sum()) if norm == "l2" else np.abs(gap_B).max())
 
-    def average(self) -> float:
-        """Mean absolute gap of the cells that have rows, each counted alike (netcal's ACE)."""
-        return float(np.abs(self._gaps()[0]).mean())
-
-    def over_confidence(self) -> float:
-        """Sum of weight x mean probability x positive gap."""
-        gap_B, weight_B = self._gaps()
-        filled_B = self.count_B > 0
-        return float((weight_B * self.p_B[filled_B] / self.count_B[filled_B] * np.maximum(gap_B, 0.0)).sum())
-
-    def under_confidence(self) -> float:
-        """Sum of weight x negative gap."""
-        gap_B, weight_B = self._gaps()
-        return float((weight_B * np.maximum(-gap_B, 0.0)).sum())
-
-    def signed(self) -> float:
-        """Mean probability minus frequency: positive is overconfident."""
-        return float((self.p_B - self.event_B).sum() / self.rows)
-
     def debiased_l1(self) -> float:
         """The l1 error minus its excess under Gaussian noise in each cell; may be negative. Cells of 1 row count 0.
 
@@ -75,14 +54,6 @@ class Cells:
         noisy_B[uncertain_B] = folded  # E |N(m, s^2)|
         return float((n_B * (2 * gap_B - noisy_B)).sum() / self.rows)
 
-    def debiased_l2_squared(self) -> float:
-        """An unbiased estimate of the squared l2 error of the cells; may be negative. Cells of 1 row count 0."""
-        usable_B = self.count_B >= 2
-        n_B, p_B, event_B = self.count_B[usable_B], self.p_B[usable_B], self.event_B[usable_B]
-        frequency_B = event_B / n_B
-        noise_B = frequency_B * (1.0 - frequency_B) / (n_B - 1)
-        return float((n_B / self.rows * ((p_B / n_B - frequency_B) ** 2 - noise_B)).sum())
-
     def _gaps(self) -> tuple[Doubles, Doubles]:
         """(gap, weight) of the cells that have rows."""
         filled_B = self.count_B > 0
@@ -90,37 +61,11 @@ class Cells:
         return (self.p_B[filled_B] - self.event_B[filled_B]) / count_B, count_B / self.rows
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Murphy:
-    """Brier score = reliability - resolution + uncertainty + within-cell variance - within-cell covariance, exactly."""
-
-    reliability: float
-    resolution: float
-    uncertainty: float
-    within_variance: float
-    within_covariance: float
-
-    @property
-    def brier(self) -> float:
-        """The mean squared difference of probability and event, put together again."""
-        within = self.within_variance - self.within_covariance
-        return self.reliability - self.resolution + self.uncertainty + within
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sweep:
-    """An error at the largest number of cells up to which cell frequencies ascend."""
-
-    error: float
-    bins: int
-
-
 def cells(view: View, scheme: Scheme, bins: int) -> Cells:
     """Cells of a view.
 
     width: (j/B, (j+1)/B], 0 in the first. mass: rank r (from 0) in cell floor(r B / N); ties may be split, and then the
-    value depends on the order of rows; mass_whole_ties moves such cuts to the end of the run. mass_interpolated: the
-    widely copied one whose edges interpolate order statistics; it loses the smallest score.
+    value depends on the order of rows; mass_whole_ties moves such cuts to the end of the run.
     """
     return cells_at(view, _cuts(view, scheme, bins))
 
@@ -136,38 +81,6 @@ def cells_at(view: View, cut_J: Ints) -> Cells:
     )
 
 
-def sweep(view: View, scheme: Scheme = "mass", norm: Norm = "l1") -> Sweep:
-    """The error with as many cells as keep the cell frequencies ascending; stops at the first that do not.
-
-    Roelofs et al. 2022 (arXiv 2012.08668). At most 1000 cells are tried; few rows may end at 3.
-    """
-    best = cells(view, scheme, 1)
-    for bins in range(2, min(view.rows, MOST_SWEPT) + 1):
-        tried = cells(view, scheme, bins)
-        filled_B = tried.count_B > 0
-        frequency_B = tried.event_B[filled_B] / tried.count_B[filled_B]
-        if (np.diff(frequency_B) < 0).any():
-            break
-        best = tried
-    return Sweep(error=best.error(norm), bins=len(best.count_B))
-
-
-def murphy(view: View, c: Cells) -> Murphy:
-    """The decomposition of the Brier score on the cells of a view. Murphy 1973; Stephenson et al. 2008 within cells."""
-    filled_B = c.count_B > 0
-    n_B, p_B, event_B = c.count_B[filled_B], c.p_B[filled_B], c.event_B[filled_B]
-    covered = slice(int(c.cut_J[0]), int(c.cut_J[-1]))
-    p_N, event_N = view.p_N[covered], view.event_N[covered]
-    from_mean_N, base = p_N - np.repeat(p_B / n_B, n_B), view.base_rate
-    return Murphy(
-        reliability=float(((p_B - event_B) ** 2 / n_B).sum() / c.rows),
-        resolution=float((n_B * (event_B / n_B - base) ** 2).sum() / c.rows),
-        uncertainty=base * (1.0 - base),
-        within_variance=float((from_mean_N**2).sum() / c.rows),
-        within_covariance=float(2 * (from_mean_N * (event_N - np.repeat(event_B / n_B, n_B))).sum() / c.rows),
-    )
-
-
 def _cuts(view: View, scheme: Scheme, bins: int) -> Ints:
     if bins < 1:
         raise ValueError(f"{bins} bins: expected at least 1")
@@ -175,9 +88,6 @@ def _cuts(view: View, scheme: Scheme, bins: int) -> Ints:
     if scheme == "width":
         inner = np.searchsorted(view.p_N, np.arange(1, bins) / bins, side="right")
         return np.concatenate([[0], inner, [n]])
-    if scheme == "mass_interpolated":
-        edges = np.interp(np.linspace(0, n, bins + 1), np.arange(n), view.p_N)
-        return np.searchsorted(view.p_N, edges, side="right")
     cut_J = -(-np.arange(bins + 1) * n // bins)
     if scheme == "mass_whole_ties":
         cut_J[1:] = np.searchsorted(view.p_N, view.p_N[cut_J[1:] - 1], side="right")

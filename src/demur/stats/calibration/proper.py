@@ -1,31 +1,17 @@
-"""Proper scores with their decompositions, and discrimination. Smaller scores are better, larger areas are better."""
+"""Proper scores, and discrimination. Smaller scores are better, larger areas are better."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from sklearn.isotonic import isotonic_regression
 
 from demur.base.arrays import Doubles
 from demur.stats.calibration.views import Forecast, View
 from demur.stats.measure import Figure
 
 ScoreName = Literal["brier", "log"]
-
-ALL_BUT_IMPOSSIBLE = 1e-12  # a label given less probability than this is worth counting
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Corp:
-    """score = miscalibration - discrimination + uncertainty, without bins. Dimitriadis, Gneiting and Jordan 2021."""
-
-    score: float
-    miscalibration: float  # >= 0: what an isotonic map would gain
-    discrimination: float  # >= 0: what the isotonic forecast gains over the base rate
-    uncertainty: float  # the score of the base rate
 
 
 def nll(f: Forecast) -> Figure:
@@ -34,11 +20,6 @@ def nll(f: Forecast) -> Figure:
     if np.isneginf(logp_N).any():
         return Figure(number=None, why=f"{int(np.isneginf(logp_N).sum())} labels have probability 0")
     return Figure(number=float(-logp_N.mean()))
-
-
-def all_but_impossible(f: Forecast) -> int:
-    """Rows whose label had a probability below 1e-12: a few of them make up most of the NLL."""
-    return int((f.p_NC[np.arange(len(f.label_N)), f.label_N] < ALL_BUT_IMPOSSIBLE).sum())
 
 
 def brier(f: Forecast) -> float:
@@ -50,30 +31,6 @@ def brier(f: Forecast) -> float:
 def binary_score(view: View, score: ScoreName = "brier") -> float:
     """Mean binary Brier score, or mean log score (inf where what was called impossible happened)."""
     return _SCORES[score](view.p_N, view.event_N)
-
-
-def skill(view: View, score: ScoreName = "brier") -> Figure:
-    """1 - score / score of the base rate: 1 perfect, 0 as good as knowing the base rate. Undefined for one kind."""
-    reference = _SCORES[score](np.full(view.rows, view.base_rate), view.event_N)
-    if reference == 0.0:
-        return Figure(number=None, why="all events are of one kind: the base rate is already perfect")
-    return Figure(number=1.0 - binary_score(view, score) / reference)
-
-
-def corp(view: View, score: ScoreName = "brier") -> Corp:
-    """Decompose by isotonic regression of the event on the probability, ties pooled."""
-    recalibrated_N, s = isotonic(view), _SCORES[score]
-    own, best = s(view.p_N, view.event_N), s(recalibrated_N, view.event_N)
-    base = s(np.full(view.rows, view.base_rate), view.event_N)
-    return Corp(score=own, miscalibration=own - best, discrimination=base - best, uncertainty=base)
-
-
-def isotonic(view: View) -> Doubles:
-    """The isotonic fit of the event at each of the view's sorted rows: the bin-free reliability curve."""
-    length_R = np.diff(np.concatenate([[0], view.run_ends]))
-    event_R = np.diff(np.concatenate([[0.0], view.event_P[view.run_ends]]))
-    fit_R = isotonic_regression(event_R / length_R, sample_weight=length_R.astype(np.float64), y_min=0.0, y_max=1.0)
-    return np.asarray(np.repeat(fit_R, length_R), dtype=np.float64)
 
 
 def auroc(view: View) -> Figure:
@@ -97,15 +54,6 @@ def average_precision(view: View) -> Figure:
     caught_R = view.event_P[-1] - view.event_P[starts]
     gained_R = caught_R - np.append(caught_R[1:], 0.0)
     return Figure(number=float((gained_R * caught_R / (view.rows - starts)).sum() / view.event_P[-1]))
-
-
-def harmonic_score(accuracy: float, calibration_error: float, beta: float = 1.0) -> Figure:
-    """F-like mean of accuracy and 1 - error. Tao et al. 2024 (arXiv 2308.11838). Undefined where both are 0."""
-    calibrated = 1.0 - calibration_error
-    of = beta * accuracy + calibrated
-    if of == 0.0:
-        return Figure(number=None, why="neither accurate nor calibrated at all")
-    return Figure(number=(1.0 + beta) * accuracy * calibrated / of)
 
 
 def _brier_score(p_N: Doubles, event_N: Doubles) -> float:

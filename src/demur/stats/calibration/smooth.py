@@ -6,11 +6,8 @@ Shapes: N rows, G points of a grid on [0, 1].
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.fft import dct, idct
-from scipy.optimize import brentq
 from scipy.signal import fftconvolve
 
 from demur.base.arrays import Doubles
@@ -19,15 +16,6 @@ from demur.stats.measure import Figure
 
 MMCE_WIDTH = 0.4  # of the Laplace kernel: Kumar, Sarawagi and Jain 2018
 GRID = 2**13  # cells of the probability axis: far finer than any bandwidth that N < 1e7 rows support
-FINEST = 1.0 / GRID
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SmoothError:
-    """The smooth calibration error and the bandwidth at which it equals itself."""
-
-    error: float
-    bandwidth: float
 
 
 def mmce(view: View) -> float:
@@ -39,24 +27,6 @@ def mmce(view: View) -> float:
     before_N = np.cumsum(r_N * grown_N) - r_N * grown_N
     form = 2.0 * (r_N / grown_N * before_N).sum() + (r_N**2).sum()
     return float(math.sqrt(max(form, 0.0)) / view.rows)
-
-
-def smooth_error(view: View) -> SmoothError:
-    """smECE: the default scalar of reports. Błasiok and Nakkiran 2024 (arXiv 2309.12236).
-
-    Residuals are smoothed with a Gaussian reflected at 0 and 1; the bandwidth is the fixed point where it equals the
-    error. On the cosine basis of [0, 1] that kernel is diagonal, hence one transform per bandwidth tried.
-    """
-    wave_G = _residual_waves(view)
-    if _error_at(wave_G, FINEST) <= FINEST:
-        return SmoothError(error=_error_at(wave_G, FINEST), bandwidth=FINEST)
-    bandwidth = float(brentq(lambda sd: _error_at(wave_G, sd) - sd, FINEST, 1.0, xtol=1e-9))
-    return SmoothError(error=_error_at(wave_G, bandwidth), bandwidth=bandwidth)
-
-
-def smooth_error_at(view: View, bandwidth: float) -> float:
-    """The smooth error at a bandwidth (standard deviation of the Gaussian) of the caller's."""
-    return _error_at(_residual_waves(view), bandwidth)
 
 
 def kde_error(view: View) -> Figure:
@@ -76,18 +46,6 @@ def kde_error(view: View) -> Figure:
     with np.errstate(divide="ignore", invalid="ignore"):
         frequency_G = np.where(all_G > 0, np.minimum(event_G / all_G, 1.0), 0.0)
     return Figure(number=float((np.abs(t_G - frequency_G) * all_G).mean()))
-
-
-def _residual_waves(view: View) -> Doubles:
-    """Cosine coefficients of the residuals' histogram, as shares of N."""
-    at_N = np.minimum((view.p_N * GRID).astype(np.int64), GRID - 1)
-    residual_G = np.bincount(at_N, weights=view.p_N - view.event_N, minlength=GRID)
-    return np.asarray(dct(residual_G / view.rows), dtype=np.float64)
-
-
-def _error_at(wave_G: Doubles, sd: float) -> float:
-    damped_G = wave_G * np.exp(-0.5 * (np.pi * np.arange(GRID) * sd) ** 2)
-    return float(np.abs(idct(damped_G)).sum())
 
 
 def _density(p_N: Doubles, bandwidth: float) -> Doubles:

@@ -16,7 +16,7 @@ import numpy as np
 from demur.base.arrays import Doubles
 from demur.base.errors import DataError
 from demur.stats.calibration.metrics import BINNED, Column
-from demur.stats.calibration.ranking import Ranking, correlation, rank
+from demur.stats.calibration.ranking import correlation
 from demur.stats.measure import Figure
 
 Verdict = Literal["yes", "partly", "no", "undefined"]
@@ -70,12 +70,6 @@ class Answer:
 def table_row(figures: Mapping[Column, Figure], columns: Sequence[Column]) -> Doubles:
     """Measurements of one forecast as a row of `value_DMLT`, shape (T,): NaN where undefined."""
     return np.array([np.nan if (number := figures[c].number) is None else number for c in columns])
-
-
-def rank_calibrators(study: Study, column: Column = HEADLINE) -> Ranking:
-    """Calibrators over all subsets and models, by one measurement. Errors: see ranking.rank."""
-    by_calibrator = [study.values(column, k).ravel() for k in range(len(study.calibrators))]
-    return rank(study.calibrators, np.stack(by_calibrator, axis=1))
 
 
 def answers(study: Study) -> tuple[Answer, ...]:

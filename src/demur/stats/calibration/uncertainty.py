@@ -1,12 +1,9 @@
-"""How sure a calibration error is: an interval around it, and what a calibrated forecast would show by chance.
+"""How sure a calibration error is: a bootstrap interval around it.
 
 Shapes: G groups (or single rows), R resamples, B cells.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +15,6 @@ from demur.stats.calibration.views import View
 from demur.stats.points import Resampling
 
 _AT_ONCE = 2**22  # weights drawn at once: 32 MiB
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Consistency:
-    """A measurement beside its distribution under "the forecast is calibrated"."""
-
-    value: float
-    p_value: float  # (1 + resamples at least as large) / (1 + resamples)
-    median: float  # noise floor: what a calibrated forecast shows as often as not
-    highest: float  # quantile at the confidence asked for: the edge of the consistency band
 
 
 def error_interval(
@@ -51,23 +38,6 @@ def error_interval(
     low, high = np.quantile(np.concatenate(drawn), [half, 1.0 - half])
     twice = 2.0 * c.error(norm)
     return max(float(twice - high), 0.0), max(float(twice - low), 0.0)
-
-
-def consistency(view: View, measure: Callable[[View], float], resampling: Resampling) -> Consistency:
-    """Redraw the events from the probabilities and measure again. Bröcker and Smith 2007; Vaicenavicius et al. 2019."""
-    rng = np.random.default_rng(resampling.seed)
-    value = measure(view)
-    chance_R = np.empty(resampling.draws)
-    for r in range(resampling.draws):
-        event_N = (rng.random(view.rows) < view.p_N).astype(np.float64)
-        event_P = np.concatenate([[0.0], np.cumsum(event_N)])
-        chance_R[r] = measure(replace(view, event_N=event_N, event_P=event_P))
-    return Consistency(
-        value=value,
-        p_value=float((1 + (chance_R >= value).sum()) / (1 + resampling.draws)),
-        median=float(np.median(chance_R)),
-        highest=float(np.quantile(chance_R, resampling.confidence)),
-    )
 
 
 def _by_group(view: View, c: Cells, group_N: npt.NDArray[np.int64] | None) -> Doubles:

@@ -113,10 +113,5 @@ def all_classes(f: Forecast) -> tuple[View, ...]:
     return tuple(one_vs_rest(f, column) for column in range(f.p_NC.shape[1]))
 
 
-def emitted(f: Forecast, column: int, emitted_N: npt.NDArray[np.bool_]) -> View:
-    """As one_vs_rest on the rows where a policy emits the token. It depends on the threshold: report N with it."""
-    return view(f"emitted {column}", f.p_NC[emitted_N, column], f.label_N[emitted_N] == column)
-
-
 def _prefixes(value_N: Doubles) -> Doubles:
     return np.concatenate([[0.0], np.cumsum(value_N)])

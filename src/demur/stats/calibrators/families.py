@@ -37,11 +37,6 @@ FAMILIES: dict[str, Callable[[FitRows], Fit]] = {
 }
 
 
-def keeps_order(family: str) -> bool:
-    """Whether a row's control tokens keep their order: the heaviest stays the heaviest, only the numbers change."""
-    return family in (NONE, "temperature") or family.startswith("h-")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FittedFamily:
     """One family, fitted."""

@@ -38,10 +38,6 @@ class Shift:
     p_value: Figure
     adjusted: Figure  # the p-value after Benjamini and Hochberg 1995 over all that were computed together
 
-    def significant(self, alpha: float) -> bool:
-        """Whether it is among the discoveries at false-discovery rate alpha."""
-        return self.adjusted.number is not None and self.adjusted.number <= alpha
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stability:

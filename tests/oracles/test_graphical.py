@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import GoalError
-from demur.stats.graphical import graphical
+from tests.oracles.graphical import graphical
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "promises.json").read_text())["several_tests"]
 P, DELTA = GOLDEN["p_values"], GOLDEN["delta"]
