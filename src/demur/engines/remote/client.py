@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,8 +20,9 @@ from demur.core.conversation.thoughts import parted
 from demur.core.judging.judge import NOT_ASKED, ChatRequest, Declined, Reply, Said, Unsaid
 from demur.engines.remote.completion import ChatPiece, Malformed, likeliest, loaded, read_chat, token_at
 from demur.engines.remote.declines import declined_error, described
-from demur.engines.remote.dialect import LIMIT, Dialect, adapted
-from demur.engines.remote.transfer import IDENTITY, MOST_BYTES, Bounds, TooMuch, read_bounded
+from demur.engines.remote.dialect import LIMIT, Dialect
+from demur.engines.remote.exchange import CHAT, LONGEST_WAIT_S, Request, TurnedDown, open_client, sent
+from demur.engines.remote.transfer import MOST_BYTES, Bounds, TooMuch, read_bounded
 
 Format = Literal["json_schema", "choice", "text"]
 FORMATS: tuple[Format, ...] = ("json_schema", "choice", "text")
@@ -29,7 +30,6 @@ FORMATS: tuple[Format, ...] = ("json_schema", "choice", "text")
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # worth another try
 REFUSED_FORMAT = (400, 422, 501)  # what servers say to a response format that they do not know
 REFUSED_KEY = (401, 403)
-LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,11 +149,8 @@ class ChatClient:
     ) -> None:
         """One request after another, on a connection of its own: httpx looks through a shared pool at each request."""
         key = os.environ.get(self.endpoint.key_variable)
-        headers = IDENTITY | ({"Authorization": f"Bearer {key}"} if key else {})
         limits = httpx.Limits(max_connections=1)
-        async with httpx.AsyncClient(
-            timeout=None, limits=limits, headers=headers, trust_env=False, verify=trusted
-        ) as http:
+        async with open_client(self.endpoint.url, key, httpx.Timeout(None), limits, trusted) as http:
             for place in places:
                 reply = await self._ask(http, requests[place])
                 self.spent.failed += isinstance(reply, Unsaid)
@@ -206,13 +203,16 @@ class ChatClient:
         spent.calls += 1
         spent.in_flight += 1
         spent.most_in_flight = max(spent.most_in_flight, spent.in_flight)
-        sent = dialect.spoken(_body(self.endpoint, request, sent_as))
+        asked = Request(path=CHAT, body=_body(self.endpoint, request, sent_as))
         try:
             async with asyncio.timeout(self.endpoint.timeout_s):
-                url = f"{self.endpoint.url.rstrip('/')}/chat/completions"
-                async with http.stream("POST", url, json=sent) as response:
-                    most = self.endpoint.most_bytes if response.is_success else Bounds().error
-                    data = await read_bounded(response, most)
+                response = await sent(http, asked, dialect, Bounds())
+                try:
+                    data = await read_bounded(response, self.endpoint.most_bytes)
+                finally:
+                    await response.aclose()
+        except TurnedDown as e:
+            return self._refusal(e, sent_as)
         except TimeoutError:
             return None, (f"no answer within {self.endpoint.timeout_s:g} s", 0.0)
         except TooMuch as e:
@@ -221,21 +221,18 @@ class ChatClient:
             return None, (type(e).__name__, 0.0)
         finally:
             spent.in_flight -= 1
-        if response.status_code == httpx.codes.OK:
-            return self._answer(data)
-        return self._refusal(response, _parsed(data), sent_as, (dialect, sent))
+        return self._answer(data)
 
-    def _refusal(
-        self, response: httpx.Response, error: Any, sent_as: Format, asked: tuple[Dialect, Mapping[str, Any]]
-    ) -> tuple[Reply | None, tuple[str, float]]:
-        """What an answer other than 200 means. error: its body, of which only known words are ever shown."""
-        status, told = response.status_code, f"HTTP {response.status_code}{described(error)}"
+    def _refusal(self, turned: TurnedDown, sent_as: Format) -> tuple[Reply | None, tuple[str, float]]:
+        """What an answer other than 200 means. Of its body only known words are ever shown."""
+        status, error = turned.status, turned.error or turned.text
+        told = f"HTTP {status}{described(error)}"
         if (reason := declined_error(error, status)) is not None:
             return Declined(reason=reason), ("", 0.0)
         if status in AGAIN:
-            return None, (told, _retry_after_s(response))
-        if (other := adapted(asked[0], status, error, asked[1])) is not None:
-            raise _Otherwise(other)
+            return None, (told, turned.after_s)
+        if turned.other is not None:
+            raise _Otherwise(turned.other)
         if status in REFUSED_FORMAT and sent_as != FORMATS[-1]:
             raise _Refused(told)
         if status in REFUSED_KEY or status == httpx.codes.NOT_FOUND:
@@ -299,22 +296,6 @@ def _body(endpoint: Endpoint, request: ChatRequest, sent_as: Format) -> dict[str
     elif sent_as == "choice":  # vLLM's name for "one of these"
         body["structured_outputs"] = {"choice": list(request.choices)}
     return body
-
-
-def _parsed(data: bytes) -> Any:
-    """The body of an error; its text where it is no JSON."""
-    try:
-        return loaded(data)
-    except Malformed:
-        return data.decode("utf-8", "replace")
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds of a Retry-After header; 0 where there is none, or a date."""
-    try:
-        return min(max(float(response.headers.get("retry-after", 0.0)), 0.0), LONGEST_WAIT_S)
-    except ValueError:
-        return 0.0
 
 
 def _first(several: BaseExceptionGroup[Any]) -> BaseException:

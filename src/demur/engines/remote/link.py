@@ -18,14 +18,13 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from demur.base.errors import BackendBusy, BackendDown, BackendTimeout, ConfigError, EngineError
-from demur.engines.remote.completion import Malformed, loaded
 from demur.engines.remote.declines import FilteredDecline, declined_error, described
-from demur.engines.remote.dialect import LIMIT, Dialect, adapted
-from demur.engines.remote.transfer import IDENTITY, MOST_BYTES, Bounds, TooMuch, Unended, event_data, read_bounded
+from demur.engines.remote.dialect import LIMIT, Dialect
+from demur.engines.remote.exchange import Request, TurnedDown, open_client, sent
+from demur.engines.remote.transfer import MOST_BYTES, Bounds, TooMuch, Unended, event_data, read_bounded
 
 LOG = logging.getLogger(__name__)
 _SEE_LOG = "the log of this server says more"
-CHAT = "chat/completions"
 _MOST_TRIED = 6  # forms of one request, until the endpoint takes its fields
 _IDLE_S = 2.0  # for which a connection is kept: servers hang up after five, perhaps just as we use it again
 _REFUSED = (400, 413, 422)
@@ -37,6 +36,10 @@ T = TypeVar("T")
 
 class _Passing(BackendDown):
     """A failure that may pass by itself: worth another try as long as nothing has been decided."""
+
+    def __init__(self, message: str, hint: str, *, after_s: float = 0.0) -> None:
+        super().__init__(message, hint)
+        self.after_s = after_s  # the wait that the backend asks for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,24 +76,23 @@ class Wire:
         self._streams: set[Events] = set()
         self._bounds = Bounds(body=link.most_bytes)
         self._dialect = Dialect(limit=link.token_limit, leave_out=tuple(link.leave_out))
-        self._client = httpx.AsyncClient(
-            base_url=link.url.rstrip("/") + "/",
-            headers=IDENTITY | ({"Authorization": f"Bearer {link.api_key}"} if link.api_key else {}),
-            # Reading is timed by what the bytes mean, see Events. Prompts never take the way of an ambient proxy.
-            timeout=httpx.Timeout(None, connect=link.connect_s, pool=link.connect_s),
-            limits=httpx.Limits(
+        self._client = open_client(
+            link.url,
+            link.api_key,
+            # Reading is timed by what the bytes mean, see Events.
+            httpx.Timeout(None, connect=link.connect_s, pool=link.connect_s),
+            httpx.Limits(
                 max_connections=link.connections,
                 max_keepalive_connections=link.connections,
                 keepalive_expiry=_IDLE_S,
             ),
-            trust_env=False,
         )
 
     async def get(self, path: str, kind: type[Row]) -> Row:
         """A small document."""
         with _typed(self._link.decide_s):
             async with asyncio.timeout(self._link.decide_s):
-                return parsed(await self._whole("GET", path, None), kind)
+                return parsed(await self._whole(Request(path=path)), kind)
 
     async def ask(self, path: str, body: dict[str, Any], read: Callable[[bytes], T]) -> T:
         """The answer to a request that changes nothing over there: tried again when it fails in passing.
@@ -99,7 +101,7 @@ class Wire:
         """
         with _typed(self._link.decide_s):
             async with asyncio.timeout(self._link.decide_s):
-                return read(await self._again(partial(self._whole, "POST", path, body)))
+                return read(await self._again(partial(self._whole, Request(path=path, body=body))))
 
     async def stream(self, path: str, body: dict[str, Any], *, undecided: bool = False) -> Events:
         """The events of an answer, once the server has accepted the request.
@@ -107,7 +109,7 @@ class Wire:
         undecided: nothing was decided yet, so what fails in passing is tried again; else it never is. Raises
         FilteredDecline where the server's filter declines the request.
         """
-        begin = partial(self._begin, path, body)
+        begin = partial(self._sent, Request(path=path, body=body))
         with _typed(self._link.first_token_s):
             async with asyncio.timeout(self._link.first_token_s):
                 response = await (self._again(begin) if undecided else begin())
@@ -130,50 +132,36 @@ class Wire:
         for tried in range(1, self._link.tries):
             try:
                 return await attempt()
-            except _Passing:
-                await asyncio.sleep(self._link.backoff_s * tried)
+            except _Passing as e:
+                if e.after_s > self._link.decide_s:  # the caller would be gone before the next try
+                    raise
+                await asyncio.sleep(max(self._link.backoff_s * tried, e.after_s))
         return await attempt()
 
-    async def _begin(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        """An accepted request, its answer not yet read."""
-        return await self._sent("POST", path, body)
-
-    async def _whole(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
-        response = await self._sent(method, path, body)
+    async def _whole(self, request: Request) -> bytes:
+        response = await self._sent(request)
         try:
             with _typed(self._link.decide_s):
                 return await read_bounded(response, self._bounds.body)
         finally:
             await response.aclose()
 
-    async def _sent(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+    async def _sent(self, request: Request) -> httpx.Response:
         """The open answer to a request, in the first form that the server takes. Raises what `_refusal` says."""
         self._require_open()
         dialect = self._dialect
-        for _ in range(_MOST_TRIED):
-            told = dialect.spoken(body) if body is not None and path == CHAT else body
-            with _typed(self._link.first_token_s):
-                request = self._client.build_request(method, path, json=told)
-                response = await self._client.send(request, stream=True)
-            if response.status_code == httpx.codes.OK:
+        for left in reversed(range(_MOST_TRIED)):
+            try:
+                with _typed(self._link.first_token_s):
+                    response = await sent(self._client, request, dialect, self._bounds)
+            except TurnedDown as e:
+                if e.other is None or not left:
+                    raise _refusal(e) from None
+                dialect = e.other
+            else:
                 self._dialect = dialect
                 return response
-            error = await self._error(response)
-            other = adapted(dialect, response.status_code, error, told or {}) if path == CHAT else None
-            if other is None:
-                raise _refusal(response.status_code, error)
-            dialect = other
-        raise _refusal(response.status_code, error)
-
-    async def _error(self, response: httpx.Response) -> Any:
-        """The body of a refused request, parsed; an empty text where it is too long or no JSON."""
-        try:
-            with _typed(self._link.first_token_s):
-                return loaded(await read_bounded(response, self._bounds.error))
-        except (TooMuch, Malformed):
-            return ""
-        finally:
-            await response.aclose()
+        raise AssertionError("unreachable: the last try returns or raises")
 
 
 class Events:
@@ -233,8 +221,9 @@ def broken_off(error: Any) -> EngineError:
     return BackendDown("the backend broke off in mid-answer", _SEE_LOG)
 
 
-def _refusal(status: int, error: Any) -> EngineError:
-    """What an answer other than 200 means. error: its parsed body, of which only known words are ever shown."""
+def _refusal(turned: TurnedDown) -> EngineError:
+    """What an answer other than 200 means. Of its body only known words are ever shown."""
+    status, error = turned.status, turned.error
     if (reason := declined_error(error, status)) is not None:
         return FilteredDecline(reason)
     LOG.error("upstream answered HTTP %d%s", status, described(error))
@@ -245,7 +234,7 @@ def _refusal(status: int, error: Any) -> EngineError:
     if status in (408, 504):
         return BackendTimeout(f"the backend gave up (HTTP {status})", _SEE_LOG)
     if status >= 500:
-        return _Passing(f"the backend failed (HTTP {status})", _SEE_LOG)
+        return _Passing(f"the backend failed (HTTP {status})", _SEE_LOG, after_s=turned.after_s)
     return BackendDown(f"the backend turns us away (HTTP {status})", "check its address, key and model name")
 
 

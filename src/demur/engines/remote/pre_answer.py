@@ -29,7 +29,8 @@ from demur.core.ports import Prompt, Scorer
 from demur.core.serving import Ask, Finish, Part, Reply, is_silent, nothing
 from demur.engines.remote.chat import chat_event, finish_in, require_model, require_served, writing
 from demur.engines.remote.completion import CallPiece, ChatPiece
-from demur.engines.remote.link import CHAT, LOG, Link, Wire
+from demur.engines.remote.exchange import CHAT
+from demur.engines.remote.link import LOG, Link, Wire
 from demur.engines.remote.parts import Parts, Rules, begun, response_format
 from demur.engines.score_batches import ScoreBatches
 
