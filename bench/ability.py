@@ -1,7 +1,7 @@
 """What a small model can do before and after it learns refusal tokens, item by item.
 
     python bench/ability.py FOLDER OUT [--steps 600]
-    demur ability OUT/before.jsonl OUT/after.jsonl --margin 0.05
+    demur bench ability OUT/before.jsonl OUT/after.jsonl --margin 0.05
 
 FOLDER holds the rows of docs/data.md: benign_instructions.jsonl, general_capability.jsonl, and what examples/real.toml
 names. A model from nothing learns to answer the benign training rows: that is "before". `demur train` then teaches it

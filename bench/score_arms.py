@@ -1,7 +1,7 @@
-"""Score the held-out rows by every model that bench/real_input.py has trained, as runs for `demur bench-calibration`.
+"""Score the held-out rows by every model that bench/real_input.py has trained, as runs for `demur bench calibration`.
 
 Usage: python bench/score_arms.py build/real_input --out build/study
-       demur bench-calibration build/study
+       demur bench calibration build/study
 """
 
 from __future__ import annotations

@@ -113,6 +113,16 @@ def test_a_stage_never_imports_a_stage() -> None:
     assert not wrong
 
 
+def test_a_verb_never_imports_a_verb() -> None:
+    wrong = []
+    for path in PACKAGE.glob("cli/*/*.py"):
+        for line, dotted in imports_of(path):
+            target = as_module(dotted)
+            if target and target.startswith("demur.cli.") and target.count(".") == 3:
+                wrong.append(f"{place(path, line)} imports {dotted}")
+    assert not wrong
+
+
 def test_modules_import_each_other_in_no_loop() -> None:
     graph = {module_name(p): {m for _, d in imports_of(p) if (m := as_module(d))} - {module_name(p)} for p in FILES}
     left = dict(graph)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from demur.cli import chat
+from demur.cli.deciding import chat
 from demur.core.decision import decide
 from demur.core.example import Message
 from demur.core.ports import Answer

@@ -9,7 +9,7 @@ import pytest
 
 from demur.assembly.config import config_from
 from demur.assembly.run import create
-from demur.cli import demo
+from demur.cli.stages import demo
 from demur.core.decision import decide_many
 from demur.engines.training.base_model import find as bases
 from demur.sources.corpus import EverydayPrompts

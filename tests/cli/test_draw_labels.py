@@ -7,7 +7,7 @@ import shutil
 import typer
 from typer.testing import CliRunner
 
-from demur.cli.draw_labels import command
+from demur.cli.judging.draw import command
 from demur.store.labels import key_path
 
 

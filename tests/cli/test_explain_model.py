@@ -2,7 +2,7 @@
 
 import pytest
 
-from demur.cli.explain import _of_the_model
+from demur.cli.deciding.explain import _of_the_model
 from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import single
 from demur.engines.fake.engine import FakeEngine

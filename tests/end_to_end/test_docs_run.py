@@ -15,6 +15,7 @@ import sys
 
 import pytest
 
+from demur.cli.main import verb_of
 from demur.sources.corpus import BuiltinSource
 from tests.end_to_end.served import until_serving
 from tests.end_to_end.test_demo_small import CONFIG
@@ -30,13 +31,13 @@ ELSEWHERE = {
     "demo": "trains a pretrained model for minutes: tests/end_to_end/test_demo.py",
     "run examples/real_smollm2.toml --data rows/ --out runs/real": "the same model: tests/end_to_end/test_demo.py",
     "run examples/hub_llama8b.toml --out runs/llama8b": HUB,
-    "bench-refusals runs/a --benchmark xstest --benchmark or-bench": HUB,
+    "bench refusals runs/a --benchmark xstest --benchmark or-bench": HUB,
     "train runs/demo --processes 2": "is for torchrun: tests/engines/training/test_sft.py",
     "serve runs/a --backend vllm --url http://127.0.0.1:8001/v1 --config serve.toml": (
         "needs a vLLM server: tests/engines/vllm/test_servers.py"
     ),
 }
-MAY_BE_INFEASIBLE = {"calibrate", "watch", "verify", "ability"}  # exit code 3 is an answer of theirs
+MAY_BE_INFEASIBLE = {"calibrate", "watch", "verify", "bench ability"}  # exit code 3 is an answer of theirs
 USES_THE_POLICY = {"decide", "chat", "explain", "diff"}
 PATIENCE_S = 300
 FILES_OF_REAL = (
@@ -100,7 +101,7 @@ def finished(tmp_path_factory, endpoint):
     assert asked.returncode == 0, asked.stderr
     goal = demur("calibrate", "bb", "--goal", "f1 max", cwd=home)
     assert goal.returncode == 0, goal.stderr
-    judge = demur("judge-train", "chatgpt_train.jsonl", "--out", "judge.npz", cwd=home)
+    judge = demur("judge", "train", "chatgpt_train.jsonl", "--out", "judge.npz", cwd=home)
     assert judge.returncode == 0, judge.stderr
     return home
 
@@ -240,9 +241,9 @@ def test_every_command_of_a_page_runs(page, home, finished, endpoint):
             assert "serving" in served(arguments, home), shown
             continue
         done = demur(*arguments, cwd=home, stdin="Hello\n/quit\n")
-        allowed = {0, 3} if words[0] in MAY_BE_INFEASIBLE else {0}
+        allowed = {0, 3} if verb_of(words)[0] in MAY_BE_INFEASIBLE else {0}
         assert done.returncode in allowed, f"demur {shown}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-        if words[0] == "draw-labels":
+        if verb_of(words)[0] == "judge draw":
             label_drawn(home)
 
 

@@ -243,7 +243,7 @@ def test_a_day_is_found_in_its_usual_spellings_and_no_other_day_is(day, other):
 
 
 def test_the_rows_are_read_back_as_any_other_source(replies, tmp_path):
-    from demur.cli.temporal import _row
+    from demur.cli.benches.temporal import _row
 
     with serving(scripted()) as (url, _):
         built, _ = build(url, replies)

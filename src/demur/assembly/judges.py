@@ -2,7 +2,7 @@
 
 [llm]        url, model, key_variable, in_flight, most_calls, ... (demur.engines.remote.client.Endpoint), and
              rubric (a name or a TOML file), labels (where labels are kept), control_tokens, most_chars
-[trained]    model: the file of `demur judge-train`; force: judge answers unlike the training answers too
+[trained]    model: the file of `demur judge train`; force: judge answers unlike the training answers too
 [wildguard]  model, batch, max_new_tokens, dtype, device (demur.engines.hf.complete.HfCompleter), and template: a file
 """
 
@@ -110,7 +110,7 @@ def _trained(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
     _only(section, ("model", "force"), f"{settings.where}: [trained]")
     if "model" not in section:
         raise ConfigError(
-            "the trained judge needs its model", "demur judge-train makes one; then --set trained.model=FILE"
+            "the trained judge needs its model", "demur judge train makes one; then --set trained.model=FILE"
         )
     file = settings.path(str(section["model"]))
     classifier: Any

@@ -7,129 +7,253 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import typer
-from rich.markup import escape
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from demur.assembly.wiring import find
 from demur.base.errors import DemurError
+from demur.base.suggest import suggest
 from demur.base.version import installed_version
 
 OUR_BUG, YOUR_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG_VARIABLE = "DEMUR_DEBUG"
-SPACED = "bench"  # `demur bench refusals` is read as `demur bench-refusals`
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One command, implemented by demur.cli.<its name, hyphens as underscores>:command."""
+    """One command. A name of two words is a command of a group."""
 
     summary: str
     example: str
+    module: str  # beside this one; its `command` is the verb
 
 
 VERBS = {
-    "demo": Verb("Train, calibrate and report on the built-in corpus, in minutes, on a CPU.", "demur demo"),
+    "demo": Verb(
+        "Train, calibrate and report on the built-in corpus, in minutes, on a CPU.", "demur demo", "stages.demo"
+    ),
     "run": Verb(
-        "All stages of a config, skipping what is done.", "demur run examples/real.toml --data rows/ --out runs/a"
+        "All stages of a config, skipping what is done.",
+        "demur run examples/real.toml --data rows/ --out runs/a",
+        "stages.run",
     ),
-    "init": Verb("Look at a folder of rows and write the TOML of a run.", "demur init rows/ --out mine.toml"),
-    "data": Verb("Read, check, split and mix the rows of a config.", "demur data examples/real.toml --out runs/a"),
+    "init": Verb(
+        "Look at a folder of rows and write the TOML of a run.", "demur init rows/ --out mine.toml", "stages.init"
+    ),
+    "data": Verb(
+        "Read, check, split and mix the rows of a config.", "demur data examples/real.toml --out runs/a", "stages.data"
+    ),
     "train": Verb(
-        "Teach a model its control tokens.", "torchrun --nproc_per_node 2 -m demur train runs/a --processes 2"
+        "Teach a model its control tokens.",
+        "torchrun --nproc_per_node 2 -m demur train runs/a --processes 2",
+        "stages.train",
     ),
-    "score": Verb("Read the control-token probabilities of the held-out prompts.", "demur score runs/a"),
+    "score": Verb(
+        "Read the control-token probabilities of the held-out prompts.", "demur score runs/a", "stages.score"
+    ),
     "distil": Verb(
-        "Teach a cheap front model to decide easy requests.", "demur distil runs/a --traffic requests.jsonl"
+        "Teach a cheap front model to decide easy requests.",
+        "demur distil runs/a --traffic requests.jsonl",
+        "stages.distil",
     ),
     "plan-labels": Verb(
         "Say what so many labels can promise, and how many would do.",
         'demur plan-labels --goal "missed_refusal[safety] <= 0.05" --have safety=30',
+        "stages.plan_labels",
     ),
     "calibrate": Verb(
-        "Choose thresholds that meet a goal.", 'demur calibrate runs/a --goal "false_refusal <= 0.02" --confidence 0.95'
+        "Choose thresholds that meet a goal.",
+        'demur calibrate runs/a --goal "false_refusal <= 0.02" --confidence 0.95',
+        "stages.calibrate",
     ),
-    "evaluate": Verb("Answer and judge the test prompts under the policy.", "demur evaluate runs/a --branches all"),
-    "report": Verb("Write the HTML and Markdown report.", "demur report runs/a"),
+    "evaluate": Verb(
+        "Answer and judge the test prompts under the policy.", "demur evaluate runs/a --branches all", "stages.evaluate"
+    ),
+    "report": Verb("Write the HTML and Markdown report.", "demur report runs/a", "stages.report"),
+    "doctor": Verb(
+        "Say whether a model is ready to be scored and served.", "demur doctor runs/a/train/model", "stages.doctor"
+    ),
     "decide": Verb(
         "Decide prompts, or a file of scores, under a policy.",
         'demur decide runs/a "Turn off the lamp, please." --threshold unsupported=0.3 --json',
+        "deciding.decide",
     ),
-    "chat": Verb("Try prompts and see the probabilities, the decision and the answer.", "demur chat runs/a"),
-    "serve": Verb("Answer OpenAI's chat protocol under the run's policies.", "demur serve runs/a --port 8000"),
+    "chat": Verb(
+        "Try prompts and see the probabilities, the decision and the answer.", "demur chat runs/a", "deciding.chat"
+    ),
+    "serve": Verb(
+        "Answer OpenAI's chat protocol under the run's policies.", "demur serve runs/a --port 8000", "deciding.serve"
+    ),
     "explain": Verb(
         "Say which thresholds decide a request, and where they come from.",
         "demur explain policies/ --tenant acme@tenants.toml --rate humanizing=0.05",
+        "deciding.explain",
     ),
     "diff": Verb(
         "Show which decisions change between two policies.",
         "demur diff policies/old.json policies/new.json --scores runs/a/score/test.parquet",
+        "deciding.diff",
     ),
-    "sign": Verb("Vouch for a policy with a key that servers trust.", "demur sign policies/careful.json --key ops.pem"),
-    "verify": Verb("Count the evidence of a policy's promises again, from its run.", "demur verify runs/a runs/a"),
-    "keys": Verb("Make an API key for a tenant of the server.", "demur keys acme --days 90"),
-    "judge": Verb(
-        "Say which answers of a file decline.", "demur judge answers.jsonl --judge phrases --out verdicts.jsonl"
+    "sign": Verb(
+        "Vouch for a policy with a key that servers trust.",
+        "demur sign policies/careful.json --key ops.pem",
+        "deciding.sign",
     ),
-    "judge-check": Verb(
-        "Say how far judges agree with hand labels, and correct rates for their errors.",
-        "demur judge-check answers.jsonl --judge phrases --by model",
+    "verify": Verb(
+        "Count the evidence of a policy's promises again, from its run.",
+        "demur verify runs/a runs/a",
+        "deciding.verify",
     ),
-    "judge-train": Verb(
-        "Train a judge on labelled answers, in seconds.", "demur judge-train answers.jsonl --out judge.npz"
-    ),
-    "draw-labels": Verb(
-        "Draw texts of a run for people to label.", "demur draw-labels runs/a --labels 120 --out labels.jsonl"
+    "keys": Verb("Make an API key for a tenant of the server.", "demur keys acme --days 90", "deciding.keys"),
+    "watch": Verb(
+        "Say whether live scores and labels still support what was promised.",
+        "demur watch runs/a --scores monday.parquet --feedback monday.jsonl",
+        "deciding.watch",
     ),
     "blackbox": Verb(
         "Learn which prompts somebody else's model declines, from its answers.",
         "demur blackbox prompts.jsonl --url http://localhost:8000/v1 --model big --out runs/bb",
+        "deciding.blackbox",
     ),
-    "watch": Verb(
-        "Say whether live scores and labels still support what was promised.",
-        "demur watch runs/a --scores monday.parquet --feedback monday.jsonl",
+    "judge read": Verb(
+        "Say which answers of a file decline.",
+        "demur judge read answers.jsonl --judge phrases --out verdicts.jsonl",
+        "judging.read",
     ),
-    "bench-calibration": Verb(
-        "Compare calibrators and measurements over many scored runs.", "demur bench-calibration runs/"
+    "judge check": Verb(
+        "Say how far judges agree with hand labels, and correct rates for their errors.",
+        "demur judge check answers.jsonl --judge phrases --by model",
+        "judging.check",
     ),
-    "bench-refusals": Verb(
+    "judge train": Verb(
+        "Train a judge on labelled answers, in seconds.",
+        "demur judge train answers.jsonl --out judge.npz",
+        "judging.train",
+    ),
+    "judge draw": Verb(
+        "Draw texts of a run for people to label.",
+        "demur judge draw runs/a --labels 120 --out labels.jsonl",
+        "judging.draw",
+    ),
+    "bench refusals": Verb(
         "Measure false and missed refusals on public benchmarks.",
-        "demur bench-refusals runs/a --benchmark xstest --benchmark jailbreakbench:benign=benign.csv",
+        "demur bench refusals runs/a --benchmark xstest --benchmark jailbreakbench:benign=benign.csv",
+        "benches.refusals",
     ),
-    "temporal": Verb(
+    "bench calibration": Verb(
+        "Compare calibrators and measurements over many scored runs.",
+        "demur bench calibration runs/",
+        "benches.calibration",
+    ),
+    "bench temporal": Verb(
         "Make questions that a model can and cannot know from dated news.",
-        "demur temporal news.jsonl --cutoff 2024-03-31 --url http://localhost:8000/v1 --model big",
+        "demur bench temporal news.jsonl --cutoff 2024-03-31 --url http://localhost:8000/v1 --model big",
+        "benches.temporal",
     ),
-    "ability": Verb(
+    "bench ability": Verb(
         "Say what a model can still do after refusal tokens, item by item.",
-        "demur ability base/ runs/a/ability/ --margin 0.02",
+        "demur bench ability base/ runs/a/ability/ --margin 0.02",
+        "benches.ability",
     ),
-    "doctor": Verb("Say whether a model is ready to be scored and served.", "demur doctor runs/a/train/model"),
+}
+GROUPS = {
+    "judge": "Read answers with a judge, check judges against people, train one, draw texts to label.",
+    "bench": "Measure refusals on public benchmarks, compare calibrators, make dated questions, compare abilities.",
+}
+# Names of before there were groups: they answer for one version more, with the new name.
+OLD_NAMES = {
+    "judge-check": "judge check",
+    "judge-train": "judge train",
+    "draw-labels": "judge draw",
+    "bench-calibration": "bench calibration",
+    "bench-refusals": "bench refusals",
+    "temporal": "bench temporal",
+    "ability": "bench ability",
+}
+SECTIONS = {
+    "Make a run, stage by stage": "stages",
+    "Decide, serve, look after policies": "deciding",
 }
 
 
+def verb_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb that these words name, by its name of today, and the words after it. An unknown one is kept.
+
+    `demur judge FILE`, from before there was a group, reads the file; a group without a verb stays the group.
+    """
+    name, rest = words[0], list(words[1:])
+    if name in OLD_NAMES:
+        return OLD_NAMES[name], rest
+    if name in GROUPS and rest:
+        if f"{name} {rest[0]}" in VERBS:
+            return f"{name} {rest[0]}", rest[1:]
+        if name == "judge" and not rest[0].startswith("-"):
+            return "judge read", rest
+    return name, rest
+
+
 class Verbs(TyperGroup):
-    """A group of stand-ins that carry the help lines; only the verb that is run is imported."""
+    """Stand-ins that carry the help lines; only the verb that is run is imported."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command behind a verb."""
         set_up(debug=ctx.params["debug"])  # before the verb imports anything
-        if args[0] == SPACED:
-            args = ["-".join(args[:2]), *args[2:]]
-        name, stand_in, rest = super().resolve_command(ctx, args)
-        return name, load(name) if name and stand_in else stand_in, rest
+        name, rest = verb_of(args)
+        if name in VERBS and args[: len(name.split())] != name.split():
+            typer.echo(
+                f"demur: `{args[0]}` is called `demur {name}` now; the old name goes with the next version", err=True
+            )
+        if name in VERBS:
+            return name, load(name), rest
+        if name in GROUPS and rest and not rest[0].startswith("-"):
+            known = [verb.partition(" ")[2] for verb in VERBS if verb.startswith(f"{name} ")]
+            ctx.fail(f"No such command {name + ' ' + rest[0]!r}: {suggest(rest[0], known)}")
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """All commands on one screen, in plain text: drawing frames would take longer than anything else here."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        for title, folder in SECTIONS.items():
+            rows = [(name, verb.summary) for name, verb in VERBS.items() if verb.module.startswith(f"{folder}.")]
+            _write_rows(formatter, title, rows)
+        _write_rows(formatter, "Groups: demur GROUP shows their commands", list(GROUPS.items()))
+        shown = [p for p in self.get_params(ctx) if p.name != "show_completion"]
+        options = [p.get_help_record(ctx) for p in shown]
+        _write_rows(formatter, "Options", [row for row in options if row is not None])
+        self.format_epilog(ctx, formatter)
+
+
+class Group(TyperGroup):
+    """The help of `demur judge` or `demur bench`; their verbs are resolved by Verbs."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Each verb of the group with its help line."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        words = f"{self.name} "
+        rows = [(name.removeprefix(words), v.summary) for name, v in VERBS.items() if name.startswith(words)]
+        _write_rows(formatter, "Commands", rows)
+
+
+def _write_rows(formatter: Any, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    with formatter.section(title):
+        formatter.write_dl(list(rows))
 
 
 def load(verb: str) -> TyperCommand:
     """Import one verb. Raises MissingDependency if a package that it needs is not installed."""
     app = typer.Typer(add_completion=False)
-    function = find(f"demur.cli.{verb.replace('-', '_')}:command", {}, "command")
+    function = find(f"{__package__}.{VERBS[verb].module}:command", {}, "command")
     app.command(name=verb, epilog=f"Example: {VERBS[verb].example}")(function)
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)
+    from rich.markup import escape
+
     for param in command.params:
         if isinstance(param, TyperArgument | TyperOption) and param.help:
             param.help = escape(param.help)  # "[server]" is a section of a file, and no colour
@@ -153,7 +277,8 @@ def _root(
 
 def group() -> TyperGroup:
     """The whole command line as one object, for main and for tests."""
-    app = typer.Typer(cls=Verbs, pretty_exceptions_enable=False)
+    wide = {"max_content_width": 120}  # where the terminal is: then a verb is a line
+    app = typer.Typer(cls=Verbs, pretty_exceptions_enable=False, context_settings=wide)
     app.callback(
         invoke_without_command=True,
         help="A language model says why it declines before it declines; you set how often, per kind of request.",
@@ -162,7 +287,10 @@ def group() -> TyperGroup:
     command = typer.main.get_command(app)
     assert isinstance(command, TyperGroup)
     for name, verb in VERBS.items():
-        command.add_command(TyperCommand(name, help=verb.summary))
+        if " " not in name:
+            command.add_command(TyperCommand(name, help=verb.summary))
+    for name, summary in GROUPS.items():
+        command.add_command(Group(name=name, help=summary, no_args_is_help=True))
     return command
 
 

@@ -33,3 +33,11 @@ OfRun = Annotated[
     str | None,
     typer.Option("--policy", metavar="NAME", help="One that `calibrate --name` keeps. Default: the run's own."),
 ]
+Answers = Annotated[Path, typer.Argument(metavar="FILE", help="Rows: id, request, answer, and category if known.")]
+SettingsFile = Annotated[
+    Path | None, typer.Option("--settings", metavar="FILE", help="TOML with [llm], [trained], [wildguard].")
+]
+Category = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What answers without a category are held to.", show_default=False),
+]

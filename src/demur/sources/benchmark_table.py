@@ -220,7 +220,7 @@ _ABSTENTION = Benchmark(
 _TEMPORAL = Benchmark(
     name="temporal",
     dataset=None,
-    no_hub="it is made for one knowledge cutoff: demur temporal",
+    no_hub="it is made for one knowledge cutoff: demur bench temporal",
     parts=(Part(name="all", gold=says("expected", _EXPECTED)),),
     prompt=("messages",),
     own=("subcategory",),

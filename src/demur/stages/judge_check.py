@@ -32,7 +32,7 @@ class Config:
     """The answers, and how to count."""
 
     file: Path
-    judged: tuple[Path, ...] = ()  # files of verdicts by `demur judge`, beside the judges that are run here
+    judged: tuple[Path, ...] = ()  # files of verdicts by `demur judge read`, beside the judges that are run here
     view: View = "lenient"  # whether a partial answer counts as declining
     by: str | None = None  # a key of the rows: agreement for each of its values too
     category: str | None = None  # what answers without one are held to
@@ -84,7 +84,7 @@ DRAWN = "the answers were drawn in strata: the share as judged is not that of al
 def run(config: Config, judges: Mapping[str, Judge], progress: Progress = no_progress) -> Check:
     """Measure judges against hand labels. Raises DataError if no row is labelled or no judge is given.
 
-    Rows with a key beside them are a draw in strata by `demur draw-labels`: their rate is weighted by it.
+    Rows with a key beside them are a draw in strata by `demur judge draw`: their rate is weighted by it.
     """
     rows = read_answers(config.file, config.by, config.category)
     labelled = [n for n, row in enumerate(rows) if row.label is not None]

@@ -148,6 +148,6 @@ def read_verdicts(path: Path, ids: Sequence[str]) -> list[Outcome]:
     missing = [i for i in ids if i not in found]
     if missing:
         raise DataError(
-            f"{path} has no verdict on {len(missing)} answers, first {missing[0]!r}", "judge them: demur judge"
+            f"{path} has no verdict on {len(missing)} answers, first {missing[0]!r}", "judge them: demur judge read"
         )
     return [found[i] for i in ids]

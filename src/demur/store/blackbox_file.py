@@ -38,7 +38,7 @@ class BlackboxFolder:
 
     @property
     def answers(self) -> Path:
-        """What was answered, with the verdicts: a file for `demur judge-check`."""
+        """What was answered, with the verdicts: a file for `demur judge check`."""
         return self.root / "answers.jsonl"
 
     @property

@@ -64,7 +64,7 @@ def read_encoded(path: Path, load: Callable[[str], Encoder]) -> tuple[EncodedCla
     if encoder.name != head.encoder:
         raise ArtifactError(
             f"{path} was fitted on encoder {head.encoder!r}, and {head.model} is {encoder.name!r} now",
-            "restore that checkpoint, or train again: demur judge-train --recipe encoder",
+            "restore that checkpoint, or train again: demur judge train --recipe encoder",
         )
     classifier = EncodedClassifier(
         encoder=encoder,
@@ -81,4 +81,4 @@ def _arrays(path: Path) -> tuple[bytes, np.ndarray[tuple[int, ...], np.dtype[np.
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["head"].tobytes(), arrays["weight"] if "weight" in arrays else np.zeros(0, dtype=np.float32)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise ArtifactError(f"{path} is no classifier: {e}", "train one: demur judge-train") from None
+        raise ArtifactError(f"{path} is no classifier: {e}", "train one: demur judge train") from None

@@ -1,6 +1,6 @@
 """What people say of texts, as JSONL, and the key to texts that were drawn for them.
 
-A labelled text is {"id": prompt, "token": ..., "label": ...}, one line each. What `demur draw-labels` hands out says
+A labelled text is {"id": prompt, "token": ..., "label": ...}, one line each. What `demur judge draw` hands out says
 less, so that nobody is led: {"id": "text-7", "request", "answer", "label"}. Which text that was stands in the key
 beside it (FILE with .key.jsonl): {"id": "text-7", "prompt", "token", "stratum", "of"}.
 """

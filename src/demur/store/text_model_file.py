@@ -67,7 +67,7 @@ def read_text_classifier(path: Path) -> tuple[TextClassifier, str]:
             views = tuple(_view(View(**row.model_dump()), n, arrays) for n, row in enumerate(head.views))
             words = frozenset(_texts(arrays["words"]))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise ArtifactError(f"{path} is no text classifier: {e}", "train one: demur judge-train") from None
+        raise ArtifactError(f"{path} is no text classifier: {e}", "train one: demur judge train") from None
     return (
         TextClassifier(
             views=views,

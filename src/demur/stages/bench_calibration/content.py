@@ -20,7 +20,7 @@ _NAMES = (
 def page_of(study: StudyFile) -> Page:
     """The study as a page."""
     return Page(
-        made_by="demur bench-calibration",
+        made_by="demur bench calibration",
         title="Calibration study",
         headline=_headline(study),
         sections=(

@@ -27,7 +27,7 @@ def table_rows(benchmark: BenchmarkRow) -> tuple[tuple[str, tuple[tuple[str, ...
 def page_of(bench: BenchFile) -> Page:
     """The result as a page."""
     return Page(
-        made_by="demur bench-refusals",
+        made_by="demur bench refusals",
         title=f"Refusals of policy {bench.policy}"
         if bench.policy
         else f"Refusals of {bench.endpoint or 'an endpoint'}",

@@ -1,4 +1,4 @@
-"""demur bench-refusals: a model under a policy, public benchmarks -> both error directions, with exact intervals."""
+"""demur bench refusals: a model under a policy, public benchmarks -> both error directions, with exact intervals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ JudgeName = Annotated[
     str | None, typer.Option(metavar="NAME", help="Also write the answers, for this judge. Default: decisions only.")
 ]
 JudgeSettings = Annotated[
-    Path | None, typer.Option("--settings", metavar="FILE", help="Settings of the judge, as for demur judge.")
+    Path | None, typer.Option("--settings", metavar="FILE", help="Settings of the judge, as for demur judge read.")
 ]
 
 

@@ -20,25 +20,17 @@ UNTOLD = {
     "trained": "on XSTest's answers that gives kappa .709 instead of .820",
     "llm": "the rubric of their category is not shown to the judge, and what that costs is not measured",
 }
-Answers = Annotated[Path, typer.Argument(metavar="FILE", help="Rows: id, request, answer, and category if known.")]
-SettingsFile = Annotated[
-    Path | None, typer.Option("--settings", metavar="FILE", help="TOML with [llm], [trained], [wildguard].")
-]
-Category = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="What answers without a category are held to.", show_default=False),
-]
 
 
 def command(
-    file: Answers,
+    file: options.Answers,
     *,
     judge: Annotated[str, typer.Option(help="phrases, trained, llm, wildguard, or package.module:Class.")] = "phrases",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Default: FILE with .verdicts.jsonl.", show_default=False)
     ] = None,
-    category: Category = None,
-    settings: SettingsFile = None,
+    category: options.Category = None,
+    settings: options.SettingsFile = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in llm.model=m. Repeatable.")
     ] = None,

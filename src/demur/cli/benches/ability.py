@@ -1,4 +1,4 @@
-"""demur ability: what a model could do before and can do after, item by item, as a statement with a number."""
+"""demur bench ability: what a model could do before and can do after, item by item, as a statement with a number."""
 
 from __future__ import annotations
 

@@ -12,17 +12,13 @@ from demur.assembly.wiring import JUDGES
 from demur.base.boundary import read_json
 from demur.base.errors import DataError
 from demur.cli import options
-from demur.cli.judge import SettingsFile
+from demur.cli.evaluation import leave_if_spoken_against, print_evaluation, tell_everyday
 from demur.cli.policies import of_run
-from demur.cli.show import TERMINAL, named, note, print_json, print_table
-from demur.store.everyday_file import read_everyday
-from demur.store.run import RunFolder
+from demur.cli.show import TERMINAL, named, note, print_json
 
 if TYPE_CHECKING:
     from demur.assembly.run import Workspace
     from demur.stages import evaluate
-
-SPOKEN_AGAINST = 3  # a result, not a fault
 
 
 def command(
@@ -50,7 +46,7 @@ def command(
             metavar="NAME", help="phrases, trained, llm, wildguard. Default: the config's.", show_default=False
         ),
     ] = None,
-    settings: SettingsFile = None,
+    settings: options.SettingsFile = None,
     policy: options.OfRun = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -83,27 +79,6 @@ def command(
     leave_if_spoken_against(workspace.folder)
 
 
-def tell_everyday(folder: RunFolder) -> None:
-    """How many everyday prompts are decided as expected, and the others; nothing if none was asked."""
-    found = read_everyday(folder)
-    if found is None:
-        return
-    note(f"everyday prompts: {len(found.rows) - len(found.wrong)} of {len(found.rows)} decided as expected")
-    for row in found.wrong:
-        note(f"  not so: {row.prompt!r}: {row.decided}, expected {row.expected}")
-
-
-def leave_if_spoken_against(folder: RunFolder) -> None:
-    """Say which certified promises the test rows speak against, and leave with exit code 3 if there is one."""
-    from demur.stages import evaluate
-
-    if found := evaluate.against(folder):
-        for one in found:
-            note(f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {one.words}")
-        note("do not rely on it: find out what sets the test rows apart (demur report), then calibrate again")
-        raise typer.Exit(SPOKEN_AGAINST)
-
-
 def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
     """The finished evaluation of the run as it is, if it was asked for otherwise than the config asks.
 
@@ -129,30 +104,3 @@ def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
         return None
     note(f"evaluated before with {', '.join(other)}: shown as it stands; give flags to measure anew")
     return evaluation
-
-
-def print_evaluation(evaluation: evaluate.Evaluation) -> None:
-    """What each policy does on the test split: a table per policy, then the goals that no threshold meets.
-
-    With hand labels also the text rates of the calibrated policy, raw and corrected. Unscored texts are counted aloud.
-    """
-    from demur.stages import evaluate
-
-    for block in evaluate.table_rows(evaluation):
-        print_table([evaluate.HEADER, *block.rows], title=block.title)
-    calibrated = evaluation.policies[1]
-    if rows := evaluate.corrected_rows(evaluation):
-        title = f"texts of the calibrated policy: {calibrated.goal}; {evaluation.labels} labelled by hand"
-        print_table([evaluate.CORRECTED_HEADER, *rows], title=title)
-    some = "" if evaluation.text_rows is None else f", of {evaluation.text_rows} of {evaluation.test_rows} test rows"
-    note(f"texts judged by {evaluation.judge}{some}")
-    if evaluation.leftover.doubtful:
-        left = evaluation.leftover
-        note(f"doubt: {left.doubtful} of {evaluation.test_rows} test rows, refused at every threshold")
-    if calibrated.unscored.hits:
-        note(
-            f"unscored: {calibrated.unscored.hits} of {calibrated.unscored.of} texts of the calibrated policy, in no "
-            f"rate of the texts ({named(calibrated.unscored_reasons)})"
-        )
-    for goal in evaluation.unmet:
-        note(f"not shown: {goal.goal}: {goal.reason}")

@@ -1,4 +1,4 @@
-"""demur bench-calibration: a folder of scored runs -> which calibrator helps, and which measurement tells."""
+"""demur bench calibration: a folder of scored runs -> which calibrator helps, and which measurement tells."""
 
 from __future__ import annotations
 

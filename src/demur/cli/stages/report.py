@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from demur.assembly.predictors import PREDICTORS
 from demur.cli import options
-from demur.cli.evaluate import leave_if_spoken_against
+from demur.cli.evaluation import leave_if_spoken_against
 from demur.cli.policies import of_run
 from demur.cli.show import TERMINAL, result_console
 

@@ -1,4 +1,4 @@
-"""demur temporal: dated news, a knowledge cutoff, a chat model -> questions that can and cannot be known."""
+"""demur bench temporal: dated news, a knowledge cutoff, a chat model -> questions that can and cannot be known."""
 
 from __future__ import annotations
 

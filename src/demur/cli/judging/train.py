@@ -1,4 +1,4 @@
-"""demur judge-train: labelled answers -> a judge."""
+"""demur judge train: labelled answers -> a judge."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def command(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train a judge on labelled answers, by logistic regression. Measure it on others: demur judge-check."""
+    """Train a judge on labelled answers, by logistic regression. Measure it on others: demur judge check."""
     from demur.stages import judge_train as stage
 
     config = stage.Config(files=tuple(files), out=out, recipe=recipe, model=model)
@@ -41,4 +41,4 @@ def command(
             ("words of an answer it will judge", f"{trained.words[0]} to {trained.words[1]}"),
         ]
         print_table([("trained on", ""), *rows])
-    note(f"next: demur judge-check FILE --judge trained --set trained.model={out}")
+    note(f"next: demur judge check FILE --judge trained --set trained.model={out}")

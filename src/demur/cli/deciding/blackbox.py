@@ -51,7 +51,7 @@ def command(
     model: Annotated[str, typer.Option(metavar="NAME", help="The model there whose refusals are to be predicted.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder.")] = Path("runs/blackbox"),
     judge: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Labels the answers, as for demur judge. Default: phrases.")
+        str | None, typer.Option(metavar="NAME", help="Labels the answers, as for demur judge read. Default: phrases.")
     ] = None,
     hand: Hand = None,
     most_calls: Annotated[int | None, typer.Option(min=0, help="Budget: calls of the endpoint.")] = None,

@@ -26,7 +26,7 @@ def command(
     """Make a run folder from a config and put its rows there."""
     from demur.assembly.run import planned
     from demur.assembly.steps import Steps
-    from demur.cli.run import default_folder
+    from demur.cli.all_stages import default_folder
     from demur.stages.data import table
 
     loaded = load_config(config, data_folder=data, overrides=settings or ())

@@ -1,17 +1,14 @@
-"""demur run: all stages of a config, resuming where an earlier run stopped."""
+"""Every stage of a run in turn: what `demur run` and `demur demo` both do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from demur.assembly.config import RunConfig, load_config
-from demur.cli import options
-from demur.cli.evaluate import leave_if_spoken_against, print_evaluation, tell_everyday
+from demur.assembly.config import RunConfig
+from demur.cli.evaluation import leave_if_spoken_against, print_evaluation, tell_everyday
 from demur.cli.policy_text import tell_policy
 from demur.cli.show import TERMINAL, note
 from demur.store.run import STAGES, RunFolder, Stage
@@ -19,23 +16,6 @@ from demur.store.run import STAGES, RunFolder, Stage
 if TYPE_CHECKING:
     from demur.assembly.run import Workspace
     from demur.assembly.steps import Steps
-
-
-def command(
-    config: options.ConfigPath,
-    *,
-    data: options.DataFolder = None,
-    out: options.Out = None,
-    start: Annotated[
-        Stage | None, typer.Option("--from", help="Do this stage and the later ones again.", show_default=False)
-    ] = None,
-    settings: options.Set = None,
-) -> None:
-    """Prepare, train, score, calibrate, evaluate, report."""
-    from demur.assembly.run import planned
-
-    loaded = load_config(config, data_folder=data, overrides=settings or ())
-    run_all(planned(loaded, out or default_folder(loaded)), start)
 
 
 def default_folder(config: RunConfig) -> Path:

@@ -1,4 +1,4 @@
-"""demur draw-labels: texts of an evaluated run, drawn for people to label."""
+"""demur judge draw: texts of an evaluated run, drawn for people to label."""
 
 from __future__ import annotations
 

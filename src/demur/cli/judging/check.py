@@ -1,4 +1,4 @@
-"""demur judge-check: how far judges agree with people, and rates corrected for their errors."""
+"""demur judge check: how far judges agree with people, and rates corrected for their errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import typer
 
 from demur.assembly.judges import build_judge, read_settings
 from demur.cli import options
-from demur.cli.judge import Category, SettingsFile
 from demur.cli.show import bar, note, notes, print_json, print_table
 from demur.core.rates import Rate, View
 
@@ -24,10 +23,10 @@ def command(
     *,
     judge: Annotated[list[str] | None, typer.Option(help="A judge to run. Repeatable. Default: phrases.")] = None,
     judged: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Verdicts by `demur judge`. Repeatable.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Verdicts by `demur judge read`. Repeatable.")
     ] = None,
-    category: Category = None,
-    settings: SettingsFile = None,
+    category: options.Category = None,
+    settings: options.SettingsFile = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in trained.model=j.npz. Repeatable.")
     ] = None,

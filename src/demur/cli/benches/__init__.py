@@ -1,0 +1,1 @@
+"""`demur bench`: verbs that compare models, calibrators and benchmarks."""

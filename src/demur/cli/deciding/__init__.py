@@ -1,0 +1,1 @@
+"""Verbs that decide under policies, and look after them."""

@@ -1,0 +1,1 @@
+"""`demur judge`: verbs about answers, judges and hand labels."""

@@ -1,0 +1,1 @@
+"""Verbs that make a run: a stage each, and all of them."""
