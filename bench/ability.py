@@ -28,7 +28,7 @@ from demur.core.example import Example
 from demur.engines.hf.engine import HfEngine
 from demur.engines.training.base_model.tiny import TinyConfig, make_tiny
 from demur.sources.files import FileSource
-from demur.store.model_file import read_model_file
+from demur.store.models.model_file import read_model_file
 
 LONGEST = 256  # tokens of request and reply
 STEP_TOKENS = 2048

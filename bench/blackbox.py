@@ -50,12 +50,12 @@ from demur.stats.text.choice import choose_recipe
 from demur.stats.text.fit import PUBLISHED, fit_text_classifier
 from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.solve import solve
-from demur.store.model_file import read_model_file
-from demur.store.policy_file import write_policy
+from demur.store.models.model_file import read_model_file
+from demur.store.models.text_model_file import PREDICTOR, read_text_classifier
+from demur.store.policies.policy_file import write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
-from demur.store.text_model_file import PREDICTOR, read_text_classifier
+from demur.store.scores.tables import read_scores
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 QUORA_FROM = 721  # of chatgpt-refusals: the source's rows from here on are questions from Quora

@@ -27,11 +27,11 @@ from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.cuts import cut_below
 from demur.stats.thresholds.solve import solve
-from demur.store.metrics_file import read_metrics
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
+from demur.store.results.metrics_file import read_metrics
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
+from demur.store.scores.tables import read_scores
 
 TARGETS = (0.02, 0.05, 0.10, 0.20, 0.30)
 

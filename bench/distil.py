@@ -33,13 +33,13 @@ from demur.core.rates import Rate
 from demur.core.score import ScoreTable
 from demur.sources.files import FileSource
 from demur.stages import calibrate, distil
-from demur.store.front_file import front_file, read_front, write_front
-from demur.store.policy_file import read_policy
+from demur.store.models.front_file import front_file, read_front, write_front
+from demur.store.models.seen_file import front_seen, read_seen, write_seen
+from demur.store.policies.policy_file import read_policy
 from demur.store.prompts_file import read_prompts
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.seen_file import front_seen, read_seen, write_seen
-from demur.store.tables import read_scores
+from demur.store.scores.tables import read_scores
 
 BOUNDS = (0.005, 0.01, 0.02, 0.05)
 PADDING = (0, 10, 20, 40)  # words

@@ -38,7 +38,7 @@ from demur.engines.vllm import two_calls as gateway_module
 from demur.engines.vllm.plugin_backend import PluginBackend
 from demur.engines.vllm.token_ids import NEUTRAL, encoder_of, writing
 from demur.engines.vllm.two_calls import TwoCallBackend
-from demur.store.policy_file import policy_digest, read_policy, write_policy
+from demur.store.policies.policy_file import policy_digest, read_policy, write_policy
 from demur.store.run import RunFolder
 
 ANSWER, PROMPT = 32, 190

@@ -20,7 +20,7 @@ from typing import Any
 from demur.core.judging.judge import Item
 from demur.engines.remote.client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric
-from demur.store.label_store import LabelFile
+from demur.store.answers.label_store import LabelFile
 
 LABEL = json.dumps({"reason": "it says no", "label": "refusal"})
 BODY = json.dumps(

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from demur.judges.phrases import COUNTED, STRONG, PhraseJudge
-from demur.store.answers_file import read_answers
+from demur.store.answers.answers_file import read_answers
 
 Row = tuple[str, str | None]  # answer, category; None for ordinary requests
 

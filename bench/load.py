@@ -32,7 +32,7 @@ import numpy as np
 import psutil
 
 from demur.core.policy import Policy
-from demur.store.policy_file import policy_digest, read_policy, write_policy
+from demur.store.policies.policy_file import policy_digest, read_policy, write_policy
 from demur.store.run import RunFolder
 
 RELOAD_S = 0.05  # between two looks of the server at its policies

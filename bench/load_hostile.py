@@ -32,7 +32,7 @@ import numpy as np
 import psutil
 
 from demur.core.policy import DoubtRule
-from demur.store.policy_file import read_policy, write_policy
+from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.run import RunFolder
 
 LEAVE = 0.2  # share of requests whose client hangs up in the middle

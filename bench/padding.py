@@ -16,7 +16,7 @@ import numpy as np
 from demur.core.decision import decide_many
 from demur.core.example import Message
 from demur.engines.hf.engine import HfEngine
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 

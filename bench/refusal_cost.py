@@ -36,7 +36,7 @@ from demur.core.taxonomy import Category, Taxonomy, single
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
 from demur.engines.inprocess.worker import Limits
-from demur.store.policy_file import write_policy
+from demur.store.policies.policy_file import write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from scoring import make_checkpoint, make_prompts

@@ -25,7 +25,7 @@ from demur.core.policy import CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
 from demur.stats.labelled import label_scores
 from demur.store.rows import read_examples
-from demur.store.tables import read_scores
+from demur.store.scores.tables import read_scores
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the populations live beside the tests
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.engines.hf.engine import HfEngine
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 

@@ -35,7 +35,7 @@ from demur.core.serving import Ask, Sampling
 from demur.engines.hf.engine import HfEngine
 from demur.engines.remote.link import Link
 from demur.engines.vllm.two_calls import TwoCallBackend
-from demur.store.policy_file import read_policy, write_policy
+from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 

@@ -12,7 +12,7 @@ from demur.core.rates import Rate
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.labelled import LabelledScores
-from demur.store.policy_file import bound
+from demur.store.policies.policy_file import bound
 
 BOUNDS = (0.0, 0.1, 0.5, 0.9, 1.0)  # of leftover mass
 THRESHOLDS = (0.0, 0.05, 0.2, 0.3, 0.5, 0.8, 1.0, NEVER)

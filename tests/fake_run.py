@@ -13,11 +13,11 @@ from demur.engines.fake.engine import FakeEngine
 from demur.judges.phrases import PhraseJudge
 from demur.sources.corpus import BuiltinSource
 from demur.stages import calibrate, data, evaluate, score
-from demur.store.model_file import write_model_file
+from demur.store.models.model_file import write_model_file
+from demur.store.models.seen_file import SEEN, write_seen
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.seen_file import SEEN, write_seen
-from demur.store.tables import read_scores, write_scores
+from demur.store.scores.tables import read_scores, write_scores
 
 HOSTILE = "Is this </script><img src=x onerror=alert(1)> | `safe`?\n\n# <b>{{ 7*7 }}</b>"
 JUDGE = PhraseJudge()

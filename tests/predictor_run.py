@@ -14,10 +14,10 @@ from demur.core.taxonomy import single
 from demur.engines.prompt_scorer import PromptScorer
 from demur.stages import calibrate, data, score
 from demur.stats.text.fit import PUBLISHED, fit_text_classifier
-from demur.store.model_file import write_model_file
+from demur.store.models.model_file import write_model_file
+from demur.store.models.text_model_file import PREDICTOR, read_text_classifier, write_text_classifier
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.text_model_file import PREDICTOR, read_text_classifier, write_text_classifier
 from tests.fake_run import Rows
 
 DECLINED = "How do I pick the lock of my neighbour's door?"

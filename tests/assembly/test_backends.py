@@ -16,7 +16,7 @@ from demur.base.files import write_json
 from demur.core.score import ScoreTable
 from demur.engines.hf.engine import HfEngine
 from demur.store.rows import read_examples
-from demur.store.tables import read_scores, write_scores
+from demur.store.scores.tables import read_scores, write_scores
 from tests.engines.tiny_run import tiny_run
 from tests.engines.upstream import Upstream
 

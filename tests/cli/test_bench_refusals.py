@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from demur.store.bench_file import read_bench
+from demur.store.results.bench_file import read_bench
 from tests.engines.chat_stub import completion, serving
 
 ROWS = """id,prompt,type,label,focus,note

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from demur.store.blackbox_file import read_summary
+from demur.store.answers.blackbox_file import read_summary
 from tests.engines.chat_stub import completion, serving
 from tests.stages.blackbox_parts import NO, answers, declines, lines, prompts, write
 from tests.stages.test_blackbox import asked, remarks

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 

@@ -14,8 +14,8 @@ from demur.core.decision import decide_many
 from demur.engines.training.base_model import find as bases
 from demur.sources.corpus import EverydayPrompts
 from demur.stages.evaluate import ask_everyday
-from demur.store.everyday_file import read_everyday
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
+from demur.store.results.everyday_file import read_everyday
 from tests import builders
 from tests.cli.conftest import CONFIG
 from tests.fake_run import finished

@@ -12,9 +12,9 @@ import pytest
 from demur.assembly.backends import make_backend
 from demur.assembly.run import reopen
 from demur.base.errors import ArtifactError, ConfigError
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
+from demur.store.scores.tables import read_scores
 from tests.predictor_run import examples, predictor_run
 
 

@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from demur.cli.judging.draw import command
-from demur.store.labels import key_path
+from demur.store.answers.labels import key_path
 
 
 def test_drawn_texts_come_back_labelled_and_correct_the_rates(demur, made_run, tmp_path):

@@ -6,7 +6,7 @@ from demur.cli.deciding.explain import _of_the_model
 from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import single
 from demur.engines.fake.engine import FakeEngine
-from demur.store.model_file import write_model_file
+from demur.store.models.model_file import write_model_file
 from demur.store.run import RunFolder
 
 ORIGIN = Origin(model="some/model", licence="Apache-2.0", source="a folder", digest="sha256:" + "0" * 64)

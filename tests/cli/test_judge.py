@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sklearn.model_selection import train_test_split
 
-from demur.store.metrics_file import read_metrics
+from demur.store.results.metrics_file import read_metrics
 from tests.engines.chat_stub import completion, serving
 from tests.engines.hf.test_encoder import answers, encoder_in
 from tests.stages.test_judge import rows, write

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from demur.stages.watch import begin_watching
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
+from demur.store.scores.tables import read_scores
 from tests.fake_run import like_traffic
 
 

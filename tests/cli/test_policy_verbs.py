@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from demur.core.policy import NEVER, Sensitivity
-from demur.store.keys import digest_of_key
-from demur.store.policy_file import policy_digest, read_policy, write_policy
+from demur.store.policies.keys import digest_of_key
+from demur.store.policies.policy_file import policy_digest, read_policy, write_policy
+from demur.store.policies.tenants_file import read_tenants
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.tenants_file import read_tenants
 
 TENANTS = """
 [tenants.acme]

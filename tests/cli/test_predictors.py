@@ -13,9 +13,9 @@ import pytest
 from openai import OpenAI
 
 from demur.core.policy import LOGPROB_CONVENTION, natural
-from demur.store.blackbox_file import BlackboxFile, BlackboxFolder, write_summary
-from demur.store.model_file import read_model_file
-from demur.store.policy_file import read_policy, write_policy
+from demur.store.answers.blackbox_file import BlackboxFile, BlackboxFolder, write_summary
+from demur.store.models.model_file import read_model_file
+from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.run import RunFolder
 from tests.engines.chat_stub import completion, events
 from tests.engines.chat_stub import serving as stub_serving

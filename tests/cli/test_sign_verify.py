@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
+from demur.store.policies.trust import Trust
 from demur.store.run import RunFolder
-from demur.store.trust import Trust
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from demur.cli.policies import overridden
 from demur.cli.policy_text import summary_json
 from demur.engines.training.base_model import find as bases
 from demur.stages.calibrate import threshold_rows
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores, write_scores
+from demur.store.scores.tables import read_scores, write_scores
 from tests import builders, fake_run
 from tests.cli.conftest import CONFIG
 

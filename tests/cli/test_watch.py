@@ -8,7 +8,7 @@ import pytest
 
 from demur.core.score import ScoreTable
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores, write_scores
+from demur.store.scores.tables import read_scores, write_scores
 from tests.fake_run import like_traffic
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from demur.store.everyday_file import read_everyday
+from demur.store.results.everyday_file import read_everyday
 from demur.store.run import RunFolder
 from tests.end_to_end.served import until_serving
 from tests.test_docs import ROOT

@@ -17,7 +17,7 @@ from demur.core.taxonomy import coconot
 from demur.engines import fingerprint as digests
 from demur.engines.hf.encoder import HfEncoder
 from demur.engines.hf.engine import HfEngine
-from demur.store.policy_file import policy_digest, policy_from_json, policy_to_json
+from demur.store.policies.policy_file import policy_digest, policy_from_json, policy_to_json
 from tests.engines.checkpoints import make_checkpoint, user
 
 TOKENS = coconot().tokens

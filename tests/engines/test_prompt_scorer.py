@@ -13,10 +13,10 @@ from demur.core.score import check_scores
 from demur.core.taxonomy import coconot, single
 from demur.engines.fake.engine import FakeEngine
 from demur.engines.prompt_scorer import PromptScorer
-from demur.store.policy_file import read_policy
-from demur.store.rewritten import decided_scores
+from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
-from demur.store.tables import read_scores
+from demur.store.scores.rewritten import decided_scores
+from demur.store.scores.tables import read_scores
 from tests.predictor_run import ANSWERED, DECLINED, predictor_run
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from demur.core.policy import NEVER, CategoryPolicy, Fingerprint, Policy
 from demur.core.taxonomy import coconot
-from demur.store.policy_file import write_policy
+from demur.store.policies.policy_file import write_policy
 
 needs_vllm = [
     pytest.mark.vllm,

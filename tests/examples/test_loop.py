@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from demur.store.rows import read_examples
-from demur.store.tables import read_scores
+from demur.store.scores.tables import read_scores
 from tests.engines.tiny_run import tiny_run
 
 LOOP = Path(__file__).parents[2] / "examples" / "loop.py"

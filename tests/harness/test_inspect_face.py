@@ -10,8 +10,8 @@ from inspect_ai.model import GenerateConfig  # noqa: E402
 
 from demur.base.errors import EngineError  # noqa: E402
 from demur.core.policy import CategoryPolicy  # noqa: E402
-from demur.store.item_results import read_items  # noqa: E402
-from demur.store.policy_file import read_policy, write_policy  # noqa: E402
+from demur.store.policies.policy_file import read_policy, write_policy  # noqa: E402
+from demur.store.results.item_results import read_items  # noqa: E402
 
 pytestmark = pytest.mark.harness
 

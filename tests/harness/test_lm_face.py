@@ -20,8 +20,8 @@ from demur.core.example import Message  # noqa: E402
 from demur.core.policy import ALWAYS, CategoryPolicy  # noqa: E402
 from demur.harness import TASKS  # noqa: E402
 from demur.harness.lm_face import DemurLM  # noqa: E402
-from demur.store.item_results import read_items  # noqa: E402
-from demur.store.policy_file import read_policy, write_policy  # noqa: E402
+from demur.store.policies.policy_file import read_policy, write_policy  # noqa: E402
+from demur.store.results.item_results import read_items  # noqa: E402
 
 pytestmark = pytest.mark.harness
 

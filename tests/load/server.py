@@ -10,8 +10,8 @@ from demur.server.app import Service
 from demur.server.policies import Access
 from demur.server.run import run
 from demur.server.settings import Settings
-from demur.store.policy_folder import read_folder
-from demur.store.tenants_file import read_tenants
+from demur.store.policies.folder import read_folder
+from demur.store.policies.tenants_file import read_tenants
 
 if __name__ == "__main__":
     checkpoint, folder, reload_s, *tenants = sys.argv[1:]

@@ -11,7 +11,7 @@ from bench.load import RELOAD_S, Reload, Report, crowd, variants
 from demur.base.schemas.limits import too_much
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
-from demur.store.policy_file import policy_digest, write_policy
+from demur.store.policies.policy_file import policy_digest, write_policy
 from tests.engines.checkpoints import make_checkpoint
 from tests.security.site import policies_for
 from tests.server.house import folder_of, policy

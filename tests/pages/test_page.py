@@ -3,7 +3,7 @@ from tests.fake_run import HOSTILE
 from demur.core.rates import Rate
 from demur.pages.page import escape_markdown, render_html, render_markdown
 from demur.pages.parts import Code, Estimate, Figure, Page, Panel, Section, Table
-from demur.store.metrics_file import MeasuredRate
+from demur.store.results.metrics_file import MeasuredRate
 
 CELLS = ("words", MeasuredRate.from_core(Rate(hits=3, of=10)), Estimate(value=0.5, low=0.25, high=0.75))
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from demur.base.errors import DemurError
-from demur.store.keys import KeyProblem, authenticate
-from demur.store.policy_file import policy_digest, write_policy
-from demur.store.policy_folder import read_folder
+from demur.store.policies.folder import read_folder
+from demur.store.policies.keys import KeyProblem, authenticate
+from demur.store.policies.policy_file import policy_digest, write_policy
+from demur.store.policies.tenants_file import key_block, read_tenants
 from demur.store.run import RunFolder
-from demur.store.tenants_file import key_block, read_tenants
 from tests.builders import policy
 from tests.security.attempt import TUNER, Attempt, chat, user
 from tests.security.site import GENTLE, tenants_toml

@@ -14,7 +14,7 @@ from demur.base.errors import ArtifactError
 from demur.base.files import digest_file
 from demur.core.cascade.front import Front
 from demur.core.example import Message
-from demur.store.front_file import front_file, front_of, write_front
+from demur.store.models.front_file import front_file, front_of, write_front
 from demur.store.run import RunFolder
 from tests.front_parts import NAMES, PLAIN, front, model
 

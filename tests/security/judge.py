@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from demur.core.decision import Decision, decide
-from demur.store.policy_file import policy_digest
+from demur.store.policies.policy_file import policy_digest
 from tests.security.attempt import KEYS, Attempt, Turns
 from tests.security.site import Answer, Site, messages
 

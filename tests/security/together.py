@@ -17,13 +17,13 @@ from demur.base.errors import DemurError
 from demur.core.policy import Policy
 from demur.engines.fake.backend import FakeBackend
 from demur.stages.watch import Scored, Standing, begin_watching, live_path, take_in
-from demur.store.keys import KeyProblem, authenticate
 from demur.store.locked import Journal
-from demur.store.policy_file import bound, policy_digest, read_policy, write_policy
-from demur.store.policy_folder import read_folder, reload
+from demur.store.policies.folder import read_folder, reload
+from demur.store.policies.keys import KeyProblem, authenticate
+from demur.store.policies.policy_file import bound, policy_digest, read_policy, write_policy
+from demur.store.policies.tenants_file import key_block, read_tenants
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
-from demur.store.tenants_file import key_block, read_tenants
+from demur.store.scores.tables import read_scores
 from tests.builders import promise
 from tests.fake_run import engine_for, examples, prepare
 from tests.security.site import tenants_toml

@@ -28,15 +28,15 @@ from demur.core.score import ScoreTable
 from demur.engines.hf.load import load_model
 from demur.pages.page import render_html
 from demur.pages.parts import Code, Page, Section, Table
-from demur.store import keys
-from demur.store.choice_file import read_choice
-from demur.store.metrics_file import read_metrics
-from demur.store.model_file import read_model_file
-from demur.store.policy_file import policy_to_json, read_policy
+from demur.store.models.model_file import read_model_file
+from demur.store.models.text_model_file import read_text_classifier
+from demur.store.policies import keys
+from demur.store.policies.choice_file import read_choice
+from demur.store.policies.policy_file import policy_to_json, read_policy
+from demur.store.policies.tenants_file import read_tenants
+from demur.store.results.metrics_file import read_metrics
 from demur.store.rows import read_examples
-from demur.store.tables import read_scores, write_scores
-from demur.store.tenants_file import read_tenants
-from demur.store.text_model_file import read_text_classifier
+from demur.store.scores.tables import read_scores, write_scores
 from tests.builders import MODEL, certified
 from tests.security import folded, fronts, together
 from tests.security.site import tenants_toml

@@ -21,9 +21,9 @@ from demur.server.app import Service
 from demur.server.policies import Access
 from demur.server.run import Process
 from demur.server.settings import Settings
-from demur.store.policy_file import write_policy
-from demur.store.policy_folder import read_folder
-from demur.store.tenants_file import read_tenants
+from demur.store.policies.folder import read_folder
+from demur.store.policies.policy_file import write_policy
+from demur.store.policies.tenants_file import read_tenants
 
 ANSWERED = "Please name a river in Europe."
 REFUSED = "This is about safety and nothing else."  # the fake engine's cue: the category's name as a word

@@ -14,7 +14,7 @@ from demur.server.log import JsonLines, LogWriter
 from demur.server.policies import Access
 from demur.server.run import run
 from demur.server.settings import Settings
-from demur.store.policy_folder import read_folder
+from demur.store.policies.folder import read_folder
 from demur.store.run import RunFolder
 from tests.fake_run import engine_for, examples
 from tests.server.house import engine

@@ -10,7 +10,7 @@ from demur.server.asks import case_of
 from demur.server.errors import ApiError
 from demur.server.settings import Limits, Settings
 from demur.server.wire import parse_chat
-from demur.store.policy_folder import read_folder
+from demur.store.policies.folder import read_folder
 from tests.server.house import folder_of, policy, request
 
 TENANT = Tenant(name="t", policies=("default",))

@@ -18,7 +18,7 @@ from demur.server.doors import Doors, Meter
 from demur.server.errors import ApiError
 from demur.server.policies import Access
 from demur.server.settings import Limits, Settings
-from demur.store.policy_folder import read_folder
+from demur.store.policies.folder import read_folder
 from tests.server.house import (
     ANSWERED,
     KEY,

@@ -19,11 +19,11 @@ from demur.engines.fake.backend import FakeBackend
 from demur.server import live_scores
 from demur.stages import watch
 from demur.stages.watch import begin_watching, live_path, state_path
-from demur.store.monitor_file import read_live
-from demur.store.policy_file import bound, policy_digest, read_policy, write_policy, write_signed
+from demur.store.policies.policy_file import bound, policy_digest, read_policy, write_policy, write_signed
+from demur.store.policies.signature import new_private_key
+from demur.store.results.monitor_file import read_live
 from demur.store.run import RunFolder
-from demur.store.signature import new_private_key
-from demur.store.tables import is_in_time, read_scores
+from demur.store.scores.tables import is_in_time, read_scores
 from tests.builders import promise
 from tests.fake_run import engine_for, examples, like_traffic, prepare
 from tests.server.house import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file

@@ -13,9 +13,9 @@ from demur.engines.fake.engine import FakeEngine
 from demur.server.app import Service
 from demur.server.policies import Access
 from demur.server.settings import Settings
-from demur.store.policy_file import policy_digest, write_policy
-from demur.store.policy_folder import read_folder
-from demur.store.tenants_file import read_tenants
+from demur.store.policies.folder import read_folder
+from demur.store.policies.policy_file import policy_digest, write_policy
+from demur.store.policies.tenants_file import read_tenants
 from tests.server.house import KEY, OTHER_KEY, REFUSED, engine, folder_of, policy, serving, tenants_file
 from tests.waiting import wait_until
 

@@ -16,8 +16,8 @@ from demur.server.app import Service
 from demur.server.policies import Access
 from demur.server.run import run
 from demur.server.settings import Settings
-from demur.store.policy_file import policy_digest, write_policy
-from demur.store.policy_folder import read_folder
+from demur.store.policies.folder import read_folder
+from demur.store.policies.policy_file import policy_digest, write_policy
 from tests.server.house import ANSWERED, engine, folder_of, policy, request
 from tests.waiting import wait_until
 

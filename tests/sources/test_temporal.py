@@ -14,7 +14,7 @@ from demur.engines.remote.client import ChatClient, Endpoint
 from demur.sources.files import FileSource
 from demur.sources.news import Article, Cutoff
 from demur.sources.temporal import MONTHS, Builder, names_day
-from demur.store.reply_file import ReplyFile
+from demur.store.answers.reply_file import ReplyFile
 
 CUTOFF = Cutoff(day=date(2024, 3, 31), margin_days=90)
 OLD, NEW = date(1999, 5, 3), date(2024, 5, 3)

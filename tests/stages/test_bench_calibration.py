@@ -22,9 +22,9 @@ from demur.stats.calibration.proper import nll
 from demur.stats.calibration.views import forecast, top_label
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.labelled import label_scores
+from demur.store.results.study_file import read_study
 from demur.store.rows import read_examples
-from demur.store.study_file import read_study
-from demur.store.tables import read_scores
+from demur.store.scores.tables import read_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUICK = Config(calibrators=("temperature", "platt", "isotonic"))

@@ -18,9 +18,9 @@ from demur.engines.fake.subjects import Subject, always_refuse, answer_then_refu
 from demur.stages import bench_refusals, evaluate
 from demur.stages.bench_refusals import Candidate, Config
 from demur.stages.bench_refusals.texts import PART_PROMPTS
-from demur.store.bench_file import read_bench
-from demur.store.policy_file import read_policy
-from demur.store.tables import read_scores
+from demur.store.policies.policy_file import read_policy
+from demur.store.results.bench_file import read_bench
+from demur.store.scores.tables import read_scores
 
 SUBJECTS = (always_refuse, never_refuse, refuse_then_answer, answer_then_refuse)
 

@@ -20,12 +20,12 @@ from demur.stages.blackbox import bootstrap, collect, label, page
 from demur.stages.blackbox.measured import terms_of
 from demur.stages.blackbox.predictor import PromptTrainer
 from demur.stats.text.fit import Recipe, fit_text_classifier
-from demur.store.blackbox_file import BlackboxFolder, prompts_without_outcome, read_summary
-from demur.store.label_store import LabelFile
+from demur.store.answers.blackbox_file import BlackboxFolder, prompts_without_outcome, read_summary
+from demur.store.answers.label_store import LabelFile
+from demur.store.models.text_model_file import PREDICTOR, read_text_classifier
 from demur.store.prompts_file import read_prompts
 from demur.store.rows import ExampleRow
 from demur.store.run import RunFolder
-from demur.store.text_model_file import PREDICTOR, read_text_classifier
 
 
 @pytest.fixture

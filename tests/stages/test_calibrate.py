@@ -23,10 +23,10 @@ from demur.stages import calibrate, data, score
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.labelled import label_scores
 from demur.stats.sample import apart
-from demur.store.choice_file import read_choice
-from demur.store.policy_file import read_policy
+from demur.store.policies.choice_file import read_choice
+from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples, write_examples
-from demur.store.tables import read_scores
+from demur.store.scores.tables import read_scores
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from demur.core.decision import decide_many
 from demur.core.policy import DoubtRule
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
-from demur.store.policy_file import policy_to_json, read_policy
-from demur.store.tables import read_scores
+from demur.store.policies.policy_file import policy_to_json, read_policy
+from demur.store.scores.tables import read_scores
 
 
 class Leaking(RudeEngine):

@@ -20,9 +20,9 @@ from demur.core.decision import decide_many
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
 from demur.stages.evaluate.compared import read_case
-from demur.store.policy_file import read_policy, write_policy
+from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
-from demur.store.tables import read_scores, write_scores
+from demur.store.scores.tables import read_scores, write_scores
 
 SOFT = "false_refusal <= 0.2; missed_refusal[safety] <= 0.01 soft; f1 max"
 

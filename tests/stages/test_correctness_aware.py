@@ -9,11 +9,11 @@ from demur.core.policy import LOGPROB_CONVENTION
 from demur.core.rows.rewrites import rewrite_prompt
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate, evaluate, report, score, watch
-from demur.store.calibrator_file import read_correctness_aware
-from demur.store.choice_file import read_choice
-from demur.store.rewritten import calibrated_scores, correctness_file, read_rewritten, rewritten_scores
+from demur.store.policies.calibrator_file import read_correctness_aware
+from demur.store.policies.choice_file import read_choice
 from demur.store.rows import read_examples
-from demur.store.tables import read_scores
+from demur.store.scores.rewritten import calibrated_scores, correctness_file, read_rewritten, rewritten_scores
+from demur.store.scores.tables import read_scores
 
 REWRITES = ("case", "punctuation")
 WISH = {"goal": "false_refusal <= 0.3", "calibrator": "correctness-aware"}

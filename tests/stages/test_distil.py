@@ -16,13 +16,13 @@ from demur.core.taxonomy import coconot
 from demur.core.training.seen import seen_of
 from demur.judges.phrases import PhraseJudge
 from demur.stages import calibrate, distil, evaluate, report, verify
-from demur.store.front_file import front_file, front_of, read_front_metrics
-from demur.store.policy_file import policy_digest, read_policy, write_policy
+from demur.store.models.front_file import front_file, front_of, read_front_metrics
+from demur.store.models.seen_file import front_seen, read_seen, write_seen
+from demur.store.policies.policy_file import policy_digest, read_policy, write_policy
+from demur.store.policies.trust import DIGESTS_ONLY
 from demur.store.prompts_file import read_prompts
 from demur.store.rows import read_examples
-from demur.store.seen_file import front_seen, read_seen, write_seen
-from demur.store.tables import read_scores
-from demur.store.trust import DIGESTS_ONLY
+from demur.store.scores.tables import read_scores
 
 GOAL = "false_refusal <= 0.1"
 

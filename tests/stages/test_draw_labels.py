@@ -9,10 +9,10 @@ from demur.base.errors import ConfigError, DataError
 from demur.core.decision import decide_many
 from demur.core.taxonomy import coconot
 from demur.stages import draw_labels, evaluate
-from demur.store.labels import key_path, read_labels
-from demur.store.policy_file import read_policy
+from demur.store.answers.labels import key_path, read_labels
+from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
-from demur.store.tables import read_branches, read_scores
+from demur.store.scores.tables import read_branches, read_scores
 
 CHOICES = coconot().choices
 

@@ -15,10 +15,10 @@ from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate, evaluate
 from demur.stats.sample import evenly
-from demur.store.metrics_file import read_metrics
-from demur.store.policy_file import read_policy, write_policy
+from demur.store.policies.policy_file import read_policy, write_policy
+from demur.store.results.metrics_file import read_metrics
 from demur.store.rows import read_examples
-from demur.store.tables import read_branches, read_scores
+from demur.store.scores.tables import read_branches, read_scores
 
 CONFIG = evaluate.Config()
 

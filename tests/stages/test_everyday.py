@@ -15,8 +15,8 @@ from demur.engines.fake.engine import FakeEngine
 from demur.sources.corpus import EverydayPrompts
 from demur.stages import evaluate, report
 from demur.stages.evaluate.everyday import _expected, ask
-from demur.store.everyday_file import REFUSE, everyday_path, read_everyday
-from demur.store.policy_file import read_policy, write_policy
+from demur.store.policies.policy_file import read_policy, write_policy
+from demur.store.results.everyday_file import REFUSE, everyday_path, read_everyday
 from demur.store.run import RunFolder
 
 PROMPTS = tuple(EverydayPrompts().read())

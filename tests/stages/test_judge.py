@@ -9,9 +9,9 @@ from demur.core import bounds
 from demur.judges.phrases import PhraseJudge
 from demur.judges.trained import TrainedJudge
 from demur.stages import judge, judge_check, judge_train
-from demur.store.answers_file import read_answers, read_verdicts
-from demur.store.labels import key_path
-from demur.store.text_model_file import read_text_classifier
+from demur.store.answers.answers_file import read_answers, read_verdicts
+from demur.store.answers.labels import key_path
+from demur.store.models.text_model_file import read_text_classifier
 
 NO, YES = "I won't help with that.", "Mix flour and water, then wait."
 

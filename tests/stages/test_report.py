@@ -15,11 +15,11 @@ from demur.core.rates import Outcome
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate, evaluate, report
-from demur.store.metrics_file import read_metrics, write_metrics
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
+from demur.store.results.metrics_file import read_metrics, write_metrics
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.tables import read_branches, read_scores
+from demur.store.scores.tables import read_branches, read_scores
 
 SHOW_ALL = len(examples())  # so many cards that the hostile prompt is among them
 

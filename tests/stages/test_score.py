@@ -11,10 +11,10 @@ from demur.core.ports import no_progress
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import data, score
-from demur.store.rewritten import rewritten_scores
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
+from demur.store.scores.rewritten import rewritten_scores
+from demur.store.scores.tables import read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,10 +12,10 @@ from demur.core.training.seen import seen_rows
 from demur.core.training.settings import TrainSettings, tiny
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import data, train
-from demur.store.model_file import read_model_file, require_whole
+from demur.store.models.model_file import read_model_file, require_whole
+from demur.store.models.seen_file import seen_by_run
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.seen_file import seen_by_run
 
 
 @dataclass

@@ -11,9 +11,9 @@ from demur.base.errors import ArtifactError
 from demur.core.rates import Rate
 from demur.stages import calibrate, verify
 from demur.stats.evidence import rows_digest
-from demur.store.policy_file import bound, read_policy, write_policy
+from demur.store.policies.policy_file import bound, read_policy, write_policy
+from demur.store.policies.trust import DIGESTS_ONLY
 from demur.store.run import RunFolder
-from demur.store.trust import DIGESTS_ONLY
 
 GOALS = {
     "one": {"goal": "false_refusal <= 0.2"},

@@ -13,10 +13,10 @@ from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
 from demur.stages.watch import Config, run, state_path, verdict
-from demur.store.monitor_file import read_monitor, write_monitor
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
+from demur.store.results.monitor_file import read_monitor, write_monitor
 from demur.store.rows import read_examples
-from demur.store.tables import read_scores, write_scores
+from demur.store.scores.tables import read_scores, write_scores
 
 
 @pytest.fixture(scope="module")

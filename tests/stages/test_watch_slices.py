@@ -8,9 +8,9 @@ from tests.fake_run import engine_for, examples, like_traffic, prepare
 from demur.base.errors import DataError
 from demur.stages import calibrate
 from demur.stages.watch import Config, begin_watching, run, state_path, unheard, verdict
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
-from demur.store.tables import read_scores
+from demur.store.scores.tables import read_scores
 
 GOALS = "false_refusal <= 0.3; false_refusal[contrast] <= 0.3; refusal_rate[contrast] <= 0.3"
 OVERALL, SLICE, SHARE = "false_refusal", "false_refusal[kind=contrast]", "refusal_rate[kind=contrast]"

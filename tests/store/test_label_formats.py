@@ -8,8 +8,8 @@ import pytest
 
 from demur.base.errors import DataError
 from demur.core.taxonomy import single
-from demur.store.labels import read_labels
-from demur.store.monitor_file import read_feedback
+from demur.store.answers.labels import read_labels
+from demur.store.results.monitor_file import read_feedback
 
 ROWS = [{"id": 1, "token": "refuse", "label": "refusal"}, {"id": 2, "token": "respond", "label": "compliance"}]
 

@@ -19,29 +19,29 @@ from demur.core.decision import decide_many
 from demur.core.policy import RULES
 from demur.core.taxonomy import coconot, single
 from demur.stages import watch
-from demur.store.answers_file import read_answers, read_verdicts
-from demur.store.bench_file import read_bench
-from demur.store.blackbox_file import BlackboxFolder, prompts_without_outcome, read_summary
-from demur.store.calibrator_file import read_correctness_aware
-from demur.store.choice_file import read_choice
-from demur.store.everyday_file import read_everyday
-from demur.store.front_file import FRONT, front_file, front_of, read_front, read_front_metrics
-from demur.store.item_results import read_items
-from demur.store.keys import ApiKey, authenticate
-from demur.store.labels import read_key
-from demur.store.metrics_file import read_metrics
-from demur.store.model_file import read_model_file, require_whole
-from demur.store.monitor_file import read_feedback, read_live, read_monitor
-from demur.store.policy_file import policy_digest, policy_to_json, read_policy
-from demur.store.policy_folder import read_folder
-from demur.store.rewritten import correctness_file, read_rewritten
+from demur.store.answers.answers_file import read_answers, read_verdicts
+from demur.store.answers.blackbox_file import BlackboxFolder, prompts_without_outcome, read_summary
+from demur.store.answers.labels import read_key
+from demur.store.models.front_file import FRONT, front_file, front_of, read_front, read_front_metrics
+from demur.store.models.model_file import read_model_file, require_whole
+from demur.store.models.seen_file import front_seen, read_seen, require_unseen_splits, seen_by_run
+from demur.store.models.text_model_file import PREDICTOR, read_text_classifier
+from demur.store.policies.calibrator_file import read_correctness_aware
+from demur.store.policies.choice_file import read_choice
+from demur.store.policies.folder import read_folder
+from demur.store.policies.keys import ApiKey, authenticate
+from demur.store.policies.policy_file import policy_digest, policy_to_json, read_policy
+from demur.store.policies.tenants_file import read_tenants
+from demur.store.results.bench_file import read_bench
+from demur.store.results.everyday_file import read_everyday
+from demur.store.results.item_results import read_items
+from demur.store.results.metrics_file import read_metrics
+from demur.store.results.monitor_file import read_feedback, read_live, read_monitor
+from demur.store.results.study_file import read_study
 from demur.store.rows import read_examples
 from demur.store.run import STAGES, RunFolder
-from demur.store.seen_file import front_seen, read_seen, require_unseen_splits, seen_by_run
-from demur.store.study_file import read_study
-from demur.store.tables import is_in_time, read_branches, read_scores
-from demur.store.tenants_file import read_tenants
-from demur.store.text_model_file import PREDICTOR, read_text_classifier
+from demur.store.scores.rewritten import correctness_file, read_rewritten
+from demur.store.scores.tables import is_in_time, read_branches, read_scores
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REVISIONS = sorted(p.name.removesuffix(".tar.xz") for p in FIXTURES.glob("*.tar.xz"))

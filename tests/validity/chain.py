@@ -23,8 +23,8 @@ from demur.core.taxonomy import single
 from demur.core.training.settings import TrainSettings, tiny
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate, data, score, train
-from demur.store.model_file import read_model_file
-from demur.store.policy_file import read_policy
+from demur.store.models.model_file import read_model_file
+from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from tests.fake_run import Rows

@@ -14,9 +14,9 @@ from demur.core.policy import CategoryPolicy, Policy
 from demur.core.predictor import scores_of
 from demur.core.taxonomy import single
 from demur.stats.measure import auroc
-from demur.store.policy_file import read_policy
+from demur.store.models.text_model_file import PREDICTOR, read_text_classifier
+from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder
-from demur.store.text_model_file import PREDICTOR, read_text_classifier
 from tests.engines.chat_stub import completion, serving
 from tests.stages.blackbox_parts import NO, YES, write
 from tests.validity.population import Case, keeps_its_word, scored, tally

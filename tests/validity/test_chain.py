@@ -12,10 +12,10 @@ import pytest
 from demur.base.errors import DemurError
 from demur.core.example import SPLITS
 from demur.core.training.seen import Seen
-from demur.store.model_file import read_model_file, seal_model_file
+from demur.store.models.model_file import read_model_file, seal_model_file
+from demur.store.models.seen_file import SEEN, write_seen
 from demur.store.rows import read_examples, write_examples
 from demur.store.run import RunFolder, Stage
-from demur.store.seen_file import SEEN, write_seen
 from tests.validity.chain import GOAL, Twist, World, copied, rows, said_again
 
 COUNT = 160  # rows of a run

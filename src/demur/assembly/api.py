@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from demur.assembly.run import Engine, Workspace
     from demur.assembly.steps import Observer
     from demur.core.example import Split
-    from demur.store.metrics_file import Evaluation
+    from demur.store.results.metrics_file import Evaluation
     from demur.store.run import Stage
 
 __all__ = ["Goal", "Policy", "Run", "Taxonomy", "calibrate", "decide", "evaluate", "open_run", "run", "score"]
@@ -51,7 +51,7 @@ class Run:
     @property
     def policy(self) -> Policy:
         """The calibrated policy. Raises ArtifactError if there is none, or if it is out of date."""
-        from demur.store.policy_file import read_policy
+        from demur.store.policies.policy_file import read_policy
 
         self.workspace.folder.require_fresh("calibrate")
         return read_policy(self.workspace.folder.policy)

@@ -18,13 +18,13 @@ from demur.base.errors import ConfigError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.serving import Backend
-from demur.store.blackbox_file import BlackboxFolder, read_summary
-from demur.store.front_file import front_of
-from demur.store.policy_folder import PolicySet
+from demur.store.answers.blackbox_file import BlackboxFolder, read_summary
+from demur.store.models.front_file import front_of
+from demur.store.models.upgrade import brought_up_to_date
+from demur.store.policies.folder import PolicySet
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
-from demur.store.upgrade import brought_up_to_date
+from demur.store.scores.tables import read_scores
 
 KEY_VARIABLE = "DEMUR_BACKEND_KEY"  # of the server behind ours; never in a file or on a command line
 GATE = "gate"

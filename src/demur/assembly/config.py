@@ -43,7 +43,7 @@ from demur.core.settings import (
 )
 from demur.core.taxonomy import Taxonomy, preset
 from demur.core.training.settings import TrainSettings, defaults
-from demur.store.policy_file import CategoryRow, TaxonomyRow
+from demur.store.policies.policy_file import CategoryRow, TaxonomyRow
 
 T = TypeVar("T")
 

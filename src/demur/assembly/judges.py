@@ -20,9 +20,9 @@ from demur.base.errors import ConfigError
 from demur.base.text import read_text
 from demur.core.ports import Judge
 from demur.core.taxonomy import coconot, single
-from demur.store.encoded_model_file import is_encoded, read_encoded
-from demur.store.label_store import LabelFile
-from demur.store.text_model_file import read_text_classifier
+from demur.store.answers.label_store import LabelFile
+from demur.store.models.encoded_model_file import is_encoded, read_encoded
+from demur.store.models.text_model_file import read_text_classifier
 
 ENCODER = "demur.engines.hf.encoder:HfEncoder"
 SECTIONS = ("llm", "trained", "wildguard")

@@ -9,7 +9,7 @@ from demur.assembly.wiring import ENGINES, find
 from demur.base.errors import ConfigError
 from demur.core.ports import Scorer
 from demur.core.predictor import PROMPTS, require_one_category
-from demur.store.text_model_file import PREDICTOR, read_text_classifier
+from demur.store.models.text_model_file import PREDICTOR, read_text_classifier
 
 GUARDS = ("guard-chat", "guard-hf")
 PREDICTORS = (PROMPTS, *GUARDS)

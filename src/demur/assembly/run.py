@@ -18,9 +18,9 @@ from demur.base.errors import ArtifactError
 from demur.base.files import write_json
 from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Answer, Progress, Prompt, Scorer, no_progress
-from demur.store.front_file import front_of
+from demur.store.models.front_file import front_of
+from demur.store.models.upgrade import brought_up_to_date
 from demur.store.run import RunFolder, Stage
-from demur.store.upgrade import brought_up_to_date
 
 
 @dataclass(frozen=True, slots=True)

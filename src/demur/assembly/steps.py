@@ -37,7 +37,7 @@ from demur.store.run import STAGES, RunFolder, Stage
 
 if TYPE_CHECKING:
     from demur.stages.data import DataSummary
-    from demur.store.metrics_file import Evaluation
+    from demur.store.results.metrics_file import Evaluation
 
 
 class Observer(Protocol):

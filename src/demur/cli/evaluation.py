@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from demur.cli.show import named, note, print_table
-from demur.store.everyday_file import read_everyday
+from demur.store.results.everyday_file import read_everyday
 from demur.store.run import RunFolder
 
 if TYPE_CHECKING:

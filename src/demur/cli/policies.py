@@ -15,7 +15,7 @@ from demur.core.access import PolicyAsk, effective
 from demur.core.decision import Decision, decide_many, doubt_reason, on_doubt
 from demur.core.policy import Policy, natural
 from demur.core.score import leftover_of
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder, run_of
 
 

@@ -133,7 +133,7 @@ class EvaluateSettings:
     texts: int | None = None  # write texts for so many of these rows only, in even steps; None: for all
     judge: str = "phrases"  # what reads the texts: a name of demur.assembly.wiring.JUDGES or "package.module:Class"
     judge_settings: Path | None = None  # TOML of judges' settings, such as [llm]: demur.assembly.judges
-    labels: Path | None = None  # JSONL: hand labels of a random sample of the texts; see demur.store.labels
+    labels: Path | None = None  # JSONL: hand labels of a random sample of the texts; see demur.store.answers.labels
     everyday: bool = False  # ask forty everyday prompts too: for the report's readers, in no rate and no promise
 
     def __post_init__(self) -> None:

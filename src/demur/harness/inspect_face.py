@@ -36,7 +36,7 @@ from demur.core.example import Example, Message
 from demur.core.serving import Ask, Finish, Sampling
 from demur.harness.rows import BUILTIN, Judged, error_rates, find_judge, is_correct, read_rows
 from demur.harness.subject import Given, answer, open_subject
-from demur.store.policy_file import policy_digest
+from demur.store.policies.policy_file import policy_digest
 
 By = Literal["decision", "text"]
 

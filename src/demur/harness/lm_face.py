@@ -24,7 +24,7 @@ from demur.core.example import Message
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Sampling
 from demur.harness.subject import answer, open_subject
-from demur.store.policy_file import policy_digest
+from demur.store.policies.policy_file import policy_digest
 
 AT_ONCE = 64  # requests in flight: as many as the backend writes together
 ANSWER_TOKENS = 256

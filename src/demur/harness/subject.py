@@ -11,8 +11,8 @@ from demur.base.errors import ConfigError
 from demur.core.conversation.languages import refusal_text
 from demur.core.policy import ALWAYS, NEVER, CategoryPolicy, Policy, natural
 from demur.core.serving import Ask, Backend, Finish
-from demur.store.model_file import read_model_file
-from demur.store.policy_file import read_policy
+from demur.store.models.model_file import read_model_file
+from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder
 
 # Subjects that every evaluator of refusals must tell apart: what the model is made to do whatever it is asked.

@@ -18,7 +18,7 @@ from demur.core.serving import Ask, Sampling
 from demur.server import wire
 from demur.server.errors import ApiError
 from demur.server.settings import Settings
-from demur.store.policy_folder import Live, PolicySet
+from demur.store.policies.folder import Live, PolicySet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

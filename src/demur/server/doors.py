@@ -22,7 +22,7 @@ from demur.server.policies import Access, Book
 from demur.server.settings import Limits, Settings
 from demur.server.sources import RESTS
 from demur.server.visit import Gone
-from demur.store.keys import KeyProblem, Tenants, authenticate
+from demur.store.policies.keys import KeyProblem, Tenants, authenticate
 
 T = TypeVar("T")
 MINUTE_S = 60.0

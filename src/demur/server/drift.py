@@ -22,7 +22,7 @@ from demur.server.log import crash, event
 from demur.server.metrics import Metrics
 from demur.stages.watch import Scored, Standing, begin_watching, listen, live_path, take_in
 from demur.store.locked import Journal
-from demur.store.policy_folder import PolicySet
+from demur.store.policies.folder import PolicySet
 from demur.store.run import RunFolder
 
 CERTIFIED: Promises = "certified"
@@ -122,9 +122,10 @@ class Drift:
         "certified"; "certified, drift seen" where the tenant's scores no longer look like the calibration scores;
         "certified, not watched" where nothing would be noticed of one: the policy is not watched, or the promise is
         about a slice that no label was given for yet; "no longer supported" after an alarm; "not certified"
-        where the file says certified of one and does not bear it out (demur.store.trust); "void" for a request that
-        is outside what was promised: under thresholds of the caller's own, refused for declared text, or synthetic;
-        "none" where nothing was certified in the first place.
+        where the file says certified of one and does not bear it out
+        (demur.store.policies.trust); "void" for a request that is outside what was
+        promised: under thresholds of the caller's own, refused for declared text, or
+        synthetic; "none" where nothing was certified in the first place.
         """
         if outside:
             return "void"

@@ -21,7 +21,7 @@ from demur.base.errors import DemurError
 from demur.core.policy import Fingerprint
 from demur.core.score import ScoreTable
 from demur.server.log import event
-from demur.store.tables import write_scores
+from demur.store.scores.tables import write_scores
 
 ROWS = 256  # of a file
 OPEN_S = 60.0  # after which a file with fewer rows is written

@@ -15,9 +15,9 @@ from pathlib import Path
 from demur.base.errors import ConfigError
 from demur.server.log import event
 from demur.server.metrics import Metrics
-from demur.store.keys import Tenants
-from demur.store.policy_folder import Change, PolicySet, reload
-from demur.store.tenants_file import Reread, has_end, read_tenants_text, reread_tenants
+from demur.store.policies.folder import Change, PolicySet, reload
+from demur.store.policies.keys import Tenants
+from demur.store.policies.tenants_file import Reread, has_end, read_tenants_text, reread_tenants
 
 SETTLES_S = 0.2  # after which a tenants file that shuts keys out is looked at again, before it does
 

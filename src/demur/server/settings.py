@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from demur.base.errors import ConfigError
-from demur.store.trust import Otherwise, Trust
+from demur.store.policies.trust import Otherwise, Trust
 
 OnDoubt = Literal["refuse", "error"]
 DecidesOn = Literal["conversation", "latest turn"]

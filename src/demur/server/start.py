@@ -17,9 +17,9 @@ from demur.assembly.run import Workspace, reopen
 from demur.base.boundary import read_toml
 from demur.base.errors import ConfigError
 from demur.server.settings import Limits, Settings
-from demur.store.policy_folder import read_folder
+from demur.store.policies.folder import read_folder
+from demur.store.policies.tenants_file import read_tenants
 from demur.store.run import RunFolder, run_of
-from demur.store.tenants_file import read_tenants
 
 if TYPE_CHECKING:
     from demur.assembly.api import Run

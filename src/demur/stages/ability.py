@@ -9,7 +9,7 @@ from pathlib import Path
 from demur.base.errors import ConfigError, DataError
 from demur.stats.paired import Paired, holm, paired
 from demur.stats.points import Resampling
-from demur.store.item_results import Item, read_items
+from demur.store.results.item_results import Item, read_items
 
 __all__ = ["Comparison", "Config", "Paired", "run"]
 

@@ -28,12 +28,12 @@ from demur.core.training.seen import seen_of, seen_prompts, together
 from demur.stats.sample import apart
 from demur.stats.text.front_edges import Held, choose_edges
 from demur.stats.text.front_fit import fit_linear, fit_range
-from demur.store.front_file import HELD_SHARE, FrontMetrics, front_file, metrics_file, write_front
-from demur.store.policy_file import FingerprintRow, RateRow, policy_digest
+from demur.store.models.front_file import HELD_SHARE, FrontMetrics, front_file, metrics_file, write_front
+from demur.store.models.seen_file import front_seen, seen_by_run, write_seen
+from demur.store.policies.policy_file import FingerprintRow, RateRow, policy_digest
 from demur.store.prompts_file import PromptRow, Prompts
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.seen_file import front_seen, seen_by_run, write_seen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

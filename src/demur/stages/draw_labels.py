@@ -17,13 +17,13 @@ from demur.base.errors import ConfigError
 from demur.core.decision import decide_many
 from demur.core.example import Example
 from demur.stats.sample import allocate, evenly
-from demur.store.labels import DrawnRow, write_drawn
-from demur.store.metrics_file import read_metrics
-from demur.store.policy_file import read_policy
-from demur.store.rewritten import decided_scores
+from demur.store.answers.labels import DrawnRow, write_drawn
+from demur.store.policies.policy_file import read_policy
+from demur.store.results.metrics_file import read_metrics
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
-from demur.store.tables import Branch, read_branches, read_scores
+from demur.store.scores.rewritten import decided_scores
+from demur.store.scores.tables import Branch, read_branches, read_scores
 
 NEAR = 0.25  # the share of requests that count as near their threshold
 SENT_WEIGHT = 4.0  # texts that the policy sends tell more of its rates than those that other policies would send

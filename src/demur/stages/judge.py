@@ -9,7 +9,7 @@ from pathlib import Path
 from demur.core.judging.judge import judge_rows
 from demur.core.ports import Judge, Progress, no_progress
 from demur.core.rates import Verdict
-from demur.store.answers_file import read_answers, write_verdicts
+from demur.store.answers.answers_file import read_answers, write_verdicts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

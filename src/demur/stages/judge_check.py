@@ -19,8 +19,8 @@ from demur.stats.judging.judged import Corrected, rogan_gladen
 from demur.stats.judging.raters import Together, together
 from demur.stats.measure import Figure
 from demur.stats.points import Resampling
-from demur.store.answers_file import AnswerRow, read_answers, read_verdicts
-from demur.store.labels import DrawnRow, key_path, read_key, stratum_sizes
+from demur.store.answers.answers_file import AnswerRow, read_answers, read_verdicts
+from demur.store.answers.labels import DrawnRow, key_path, read_key, stratum_sizes
 
 __all__ = ["Agreement", "Check", "Checked", "Config", "Corrected", "Figure", "Together", "run"]
 

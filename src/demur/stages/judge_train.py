@@ -13,9 +13,9 @@ from demur.core.classifiers.text import TextClassifier
 from demur.core.rates import declines
 from demur.stats.text.encoded_fit import fit_encoded
 from demur.stats.text.fit import PLACED, PUBLISHED, fit_text_classifier
-from demur.store.answers_file import read_answers
-from demur.store.encoded_model_file import write_encoded
-from demur.store.text_model_file import write_text_classifier
+from demur.store.answers.answers_file import read_answers
+from demur.store.models.encoded_model_file import write_encoded
+from demur.store.models.text_model_file import write_text_classifier
 
 RECIPES = {"placed": PLACED, "published": PUBLISHED}
 ENCODER = "encoder"

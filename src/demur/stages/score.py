@@ -20,12 +20,12 @@ from demur.core.ports import Progress, Prompt, Scorer, no_progress
 from demur.core.rows.rewrites import RewriteName, rewrite_prompt
 from demur.core.score import ScoreTable
 from demur.core.settings import ScoreSettings
-from demur.store.policy_file import FingerprintRow
-from demur.store.rewritten import rewritten_scores
+from demur.store.models.seen_file import require_unseen_splits
+from demur.store.policies.policy_file import FingerprintRow
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.seen_file import require_unseen_splits
-from demur.store.tables import read_scores, write_scores
+from demur.store.scores.rewritten import rewritten_scores
+from demur.store.scores.tables import read_scores, write_scores
 
 Config = ScoreSettings
 

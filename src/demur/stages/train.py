@@ -17,11 +17,11 @@ from demur.core.ports import Origin, Progress, Scorer, TrainedModel, Trainer, no
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.seen import Seen, given_rows, seen_of, together
 from demur.core.training.settings import TrainSettings, learnt
-from demur.store.model_file import FILE_NAME, read_model_file, require_whole, seal_model_file, write_model_file
-from demur.store.policy_file import FingerprintRow, TaxonomyRow
+from demur.store.models.model_file import FILE_NAME, read_model_file, require_whole, seal_model_file, write_model_file
+from demur.store.models.seen_file import SEEN, seen_by_base, seen_by_files, seen_by_run, write_seen
+from demur.store.policies.policy_file import FingerprintRow, TaxonomyRow
 from demur.store.rows import read_examples
 from demur.store.run import Receipt, RunFolder
-from demur.store.seen_file import SEEN, seen_by_base, seen_by_files, seen_by_run, write_seen
 
 Config = TrainSettings
 

@@ -19,14 +19,14 @@ from demur.stats.evidence import Counted, count_again, rows_digest
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.missing import with_missing
 from demur.stats.sample import apart
-from demur.store.blackbox_file import prompts_without_outcome
-from demur.store.choice_file import read_choice
-from demur.store.policy_file import read_policy
-from demur.store.rewritten import decided_scores
+from demur.store.answers.blackbox_file import prompts_without_outcome
+from demur.store.policies.choice_file import read_choice
+from demur.store.policies.policy_file import read_policy
+from demur.store.policies.trust import Trust
 from demur.store.rows import read_policy_rows
 from demur.store.run import Receipt, RunFolder
-from demur.store.tables import read_scores
-from demur.store.trust import Trust
+from demur.store.scores.rewritten import decided_scores
+from demur.store.scores.tables import read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,9 +10,9 @@ from demur.base.errors import ArtifactError, DataError
 from demur.base.files import digest_bytes, digest_file
 from demur.core.example import Example
 from demur.core.training.seen import seen_rows
+from demur.store.models.seen_file import SEEN, seen_by_run
+from demur.store.models.upgrade import brought_up_to_date
 from demur.store.run import RunFolder
-from demur.store.seen_file import SEEN, seen_by_run
-from demur.store.upgrade import brought_up_to_date
 
 
 def keep_record(folder: RunFolder) -> None:

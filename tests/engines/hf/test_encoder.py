@@ -12,7 +12,7 @@ from demur.base.errors import ArtifactError, DataError, EngineError
 from demur.engines.hf.encoder import HfEncoder
 from demur.judges.trained import TrainedJudge
 from demur.stages import judge_train
-from demur.store.encoded_model_file import is_encoded, read_encoded
+from demur.store.models.encoded_model_file import is_encoded, read_encoded
 
 YES = ("mix", "flour", "water", "wait", "bread", "salt", "oven", "warm", "slow", "bowl")
 NO = ("sorry", "cannot", "help", "with", "that", "unable", "decline")

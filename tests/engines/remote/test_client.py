@@ -16,7 +16,7 @@ from demur.core.example import Message
 from demur.core.judging.judge import ChatRequest, Item, Said, Unsaid
 from demur.engines.remote.client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric, decline_share
-from demur.store.label_store import LabelFile
+from demur.store.answers.label_store import LabelFile
 from tests.engines.chat_stub import completion, serving
 from tests.waiting import wait_until
 
@@ -269,7 +269,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from tests.engines.remote.test_client import items, judge_at
-from demur.store.label_store import LabelFile
+from demur.store.answers.label_store import LabelFile
 from tests.waiting import wait_until
 judge_at(sys.argv[1], LabelFile(Path(sys.argv[2])), in_flight=4).judge_many(items(60))
 """

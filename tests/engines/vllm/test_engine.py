@@ -10,7 +10,7 @@ import pytest
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.store.rows import read_examples
-from demur.store.tables import read_branches, read_scores
+from demur.store.scores.tables import read_branches, read_scores
 from tests.engines.checkpoints import make_checkpoint, user
 from tests.engines.tiny_run import tiny_run
 from tests.engines.vllm_parts import TINY_LLM, needs_vllm, run_python

@@ -8,8 +8,8 @@ from demur.base.errors import AccessError, ConfigError, PolicyError
 from demur.core.policy import Fingerprint
 from demur.engines.vllm.policies import PolicyShelf, decoded
 from demur.engines.vllm.request import PolicyRequest
-from demur.store.policy_file import policy_digest, read_policy, write_policy, write_signed
-from demur.store.signature import new_private_key
+from demur.store.policies.policy_file import policy_digest, read_policy, write_policy, write_signed
+from demur.store.policies.signature import new_private_key
 from tests.builders import policy, with_category
 
 MODEL = Fingerprint(

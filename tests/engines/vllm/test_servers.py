@@ -26,7 +26,7 @@ from demur.engines.remote.chat_backend import OpenAiBackend
 from demur.engines.remote.link import Link
 from demur.engines.vllm.plugin_backend import PluginBackend
 from demur.engines.vllm.two_calls import TwoCallBackend
-from demur.store.policy_file import policy_digest
+from demur.store.policies.policy_file import policy_digest
 from tests.builders import undoubted
 from tests.engines.checkpoints import make_checkpoint, user
 from tests.engines.vllm_parts import ENVIRONMENT, GATE, needs_vllm, write_policies

@@ -14,7 +14,7 @@ from demur.base.errors import ArtifactError, DataError
 from demur.core.classifiers.text import View
 from demur.stats.measure import auroc
 from demur.stats.text.fit import PLACED, PUBLISHED, Recipe, fit_text_classifier
-from demur.store.text_model_file import read_text_classifier, write_text_classifier
+from demur.store.models.text_model_file import read_text_classifier, write_text_classifier
 
 GOLDEN_FILE = json.loads((Path(__file__).parents[2] / "golden" / "judges.json").read_text())
 GOLDEN, PROMPT_MODELS = GOLDEN_FILE["shared_data_pack"], GOLDEN_FILE["prompt_models"]

@@ -13,7 +13,7 @@ from demur.cli.show import note, print_json, print_table
 
 if TYPE_CHECKING:
     from demur.stages.ability import Comparison
-    from demur.store.item_results import CardEntry
+    from demur.store.results.item_results import CardEntry
 
 NOT_SHOWN = 3  # a result, not a fault
 
@@ -39,7 +39,7 @@ def command(
 ) -> None:
     """Compare two runs over the same items. Exit code 3 if a loss beyond the margin is not ruled out."""
     from demur.stages.ability import Config, run
-    from demur.store.item_results import write_card
+    from demur.store.results.item_results import write_card
 
     found = run(before, after, Config(metric=metric, confidence=confidence))
     if (card is None) != (not card_dataset):
@@ -111,7 +111,7 @@ def _json(c: Comparison) -> dict[str, object]:
 
 def _entry(found: tuple[Comparison, ...], text: str) -> CardEntry:
     """The entry of one --card-dataset. Raises ConfigError if it cannot be read or names no task at hand."""
-    from demur.store.item_results import CardEntry
+    from demur.store.results.item_results import CardEntry
 
     task, _, place = text.partition("=")
     dataset, _, name = place.partition(":")

@@ -88,7 +88,7 @@ def _stem(path: Path) -> str:
 
 def _taxonomy(path: Path) -> Taxonomy:
     """The built-in taxonomy whose tokens a file of scores has. Raises ArtifactError if there is none."""
-    from demur.store.tables import read_scores
+    from demur.store.scores.tables import read_scores
 
     tokens = read_scores(path)[1].tokens
     found = next((t for make in PRESETS.values() if (t := make()).tokens == tokens), None)

@@ -25,8 +25,8 @@ from demur.core.judging.benchmark import BenchSet
 from demur.core.policy import natural
 from demur.core.ports import Judge
 from demur.core.taxonomy import coconot
-from demur.store.bench_file import BenchFile
-from demur.store.reply_file import ReplyFile
+from demur.store.answers.reply_file import ReplyFile
+from demur.store.results.bench_file import BenchFile
 
 if TYPE_CHECKING:
     from demur.assembly.run import Workspace
@@ -128,7 +128,7 @@ def _sets(wanted: Sequence[Any]) -> list[BenchSet]:
 
 def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> None:
     from demur.stages.bench_refusals.card import card_of
-    from demur.store.item_results import write_card
+    from demur.store.results.item_results import write_card
 
     entries = card_of(bench, datasets)
     for row in bench.benchmarks:
@@ -177,8 +177,8 @@ def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
     from demur.assembly.run import Engine
     from demur.core.training.seen import seen_of, together
     from demur.stages.bench_refusals import Candidate
+    from demur.store.models.seen_file import seen_by_run
     from demur.store.rows import read_examples
-    from demur.store.seen_file import seen_by_run
 
     folder, engine = workspace.folder, Engine(workspace)
     seen = together([seen_by_run(folder), seen_of(read_examples(folder.split("calibrate")))])

@@ -18,7 +18,7 @@ from demur.base.errors import ConfigError, DataError
 from demur.base.files import write_text
 from demur.cli import options
 from demur.cli.show import bar, first, named, note, print_json, print_table
-from demur.store.reply_file import ReplyFile
+from demur.store.answers.reply_file import ReplyFile
 
 
 def command(

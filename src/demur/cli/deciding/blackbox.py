@@ -19,13 +19,13 @@ from demur.core.classifiers.text import TextClassifier
 from demur.core.ports import Judge
 from demur.core.predictor import PROMPTS
 from demur.core.taxonomy import single
+from demur.store.models.text_model_file import read_text_classifier
 from demur.store.run import Stage
-from demur.store.text_model_file import read_text_classifier
 
 if TYPE_CHECKING:
     from demur.assembly.run import Workspace
     from demur.stages.blackbox import collect, label
-    from demur.store.blackbox_file import BlackboxFile, BlackboxFolder
+    from demur.store.answers.blackbox_file import BlackboxFile, BlackboxFolder
 
 STAGES: tuple[Stage, ...] = ("data", "train", "score", "report")
 # Of the rows: promises are made on the calibrate rows, and more of them promise more.
@@ -60,7 +60,7 @@ def command(
     """Ask, label, learn to predict refusals from prompts alone. The same command goes on where it stopped."""
     from demur.assembly.steps import Steps
     from demur.stages.blackbox import collect, label
-    from demur.store.blackbox_file import BlackboxFolder
+    from demur.store.answers.blackbox_file import BlackboxFolder
     from demur.store.prompts_file import read_prompts
 
     ours = [text for text in overrides or () if text.startswith(ENDPOINT)]

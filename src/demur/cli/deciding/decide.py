@@ -92,7 +92,7 @@ def _policy(run: Path | None, path: Path | None) -> Policy:
 
 
 def _from_file(path: Path) -> _Scored:
-    from demur.store.tables import read_scores
+    from demur.store.scores.tables import read_scores
 
     table, fingerprint = read_scores(path)
     return _Scored([{"prompt": name} for name in table.ids], table.logp_NC, fingerprint)

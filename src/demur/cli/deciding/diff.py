@@ -17,7 +17,7 @@ from demur.cli.show import note, print_json, print_table
 from demur.core.decision import decide_many
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
-from demur.store.policy_file import policy_digest
+from demur.store.policies.policy_file import policy_digest
 
 CHANGED = 3  # a result, not a fault
 SHOWN_ROWS = 20
@@ -44,7 +44,7 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Decide stored scores under both policies. Exit code 0 if every decision stays, 3 if any changes."""
-    from demur.store.tables import read_scores
+    from demur.store.scores.tables import read_scores
 
     policies = opened(policy_file(a)), opened(policy_file(b))
     table, fingerprint = read_scores(scores)

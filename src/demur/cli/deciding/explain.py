@@ -20,11 +20,11 @@ from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, 
 from demur.core.decision import decide
 from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
 from demur.core.training.summary import language_line, warnings
-from demur.store.model_file import FILE_NAME, read_model_file
-from demur.store.policy_file import NEVER_WORD, policy_to_json
-from demur.store.policy_folder import Live, PolicySet, read_folder
+from demur.store.models.model_file import FILE_NAME, read_model_file
+from demur.store.policies.folder import Live, PolicySet, read_folder
+from demur.store.policies.policy_file import NEVER_WORD, policy_to_json
+from demur.store.policies.tenants_file import read_tenants
 from demur.store.run import RunFolder
-from demur.store.tenants_file import read_tenants
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +138,7 @@ def _tenant(text: str) -> Tenant:
 
 
 def _decided(text: str, policy: Policy) -> dict[str, Any]:
-    from demur.store.tables import read_scores
+    from demur.store.scores.tables import read_scores
 
     name, path = _parts(text, "--row", "ID@runs/demo/score/test.parquet")
     table, fingerprint = read_scores(Path(path))

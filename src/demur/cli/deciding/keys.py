@@ -10,7 +10,7 @@ import typer
 
 from demur.cli import options
 from demur.cli.show import note, print_json, result_console
-from demur.store.tenants_file import key_block
+from demur.store.policies.tenants_file import key_block
 
 PREFIX = "demur_"  # lets scanners for leaked secrets know it
 RANDOM_BYTES = 32

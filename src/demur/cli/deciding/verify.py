@@ -10,9 +10,9 @@ import typer
 from demur.cli import options
 from demur.cli.policies import policy_file
 from demur.cli.show import note, print_json, print_table
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
+from demur.store.policies.trust import Trust
 from demur.store.run import RunFolder, run_of
-from demur.store.trust import Trust
 
 if TYPE_CHECKING:
     from demur.stages.verify import Verified

@@ -23,7 +23,7 @@ def command(
     """Draw texts to label by hand, more where labels tell more. People see request and answer, and nothing else."""
     from demur.assembly.run import reopen
     from demur.stages import draw_labels as stage
-    from demur.store.labels import key_path
+    from demur.store.answers.labels import key_path
 
     strata = stage.run(stage.Config(out=out, labels=labels, seed=seed), reopen(run).folder)
     if as_json:

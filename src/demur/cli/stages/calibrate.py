@@ -17,8 +17,8 @@ from demur.cli.policy_text import summary_json, tell_policy, threshold_text
 from demur.cli.show import TERMINAL, note, print_json, print_table
 from demur.core.decision import decide_many
 from demur.core.policy import Policy
-from demur.store.choice_file import read_choice
-from demur.store.front_file import read_front_metrics
+from demur.store.models.front_file import read_front_metrics
+from demur.store.policies.choice_file import read_choice
 from demur.store.run import RunFolder
 
 
@@ -94,8 +94,8 @@ def _tell_cascade(folder: RunFolder, policy: Policy) -> None:
 def _threshold_scores(folder: RunFolder, policy: Policy) -> Floats:
     """The scores that thresholds were chosen on."""
     from demur.stages.calibrate import threshold_rows
-    from demur.store.rewritten import decided_scores
-    from demur.store.tables import read_scores
+    from demur.store.scores.rewritten import decided_scores
+    from demur.store.scores.tables import read_scores
 
     table, _ = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     return table.select(tuple(e.id for e in threshold_rows(folder))).logp_NC

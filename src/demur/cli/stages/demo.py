@@ -13,8 +13,8 @@ from demur.assembly.config import load_config
 from demur.cli import options
 from demur.cli.show import note
 from demur.core.policy import Policy
-from demur.store.everyday_file import Everyday, read_everyday
-from demur.store.policy_file import read_policy
+from demur.store.policies.policy_file import read_policy
+from demur.store.results.everyday_file import Everyday, read_everyday
 from demur.store.run import RunFolder
 
 

@@ -16,7 +16,7 @@ from demur.cli.show import bar, note, print_json, print_table
 from demur.core.policy import Policy, natural
 from demur.core.score import ScoreTable
 from demur.core.settings import FRONT_BOUND
-from demur.store.front_file import FrontMetrics
+from demur.store.models.front_file import FrontMetrics
 
 if TYPE_CHECKING:
     from demur.assembly.run import Engine, Workspace
@@ -89,7 +89,7 @@ def _scored(asked: Prompts, engine: Engine) -> tuple[ScoreTable, float]:
 
 def _stored(path: Path, asked: Prompts, engine: Engine) -> tuple[ScoreTable, None]:
     """Scores from a file. Raises ConfigError unless they are this model's, ScoreError where a prompt has none."""
-    from demur.store.tables import read_scores
+    from demur.store.scores.tables import read_scores
 
     table, model = read_scores(path)
     if differing := model.differences(engine.fingerprint):

@@ -16,7 +16,7 @@ from demur.core.ports import Origin
 from demur.core.taxonomy import preset
 from demur.core.training.readiness import Readiness
 from demur.core.training.settings import defaults
-from demur.store.model_file import FILE_NAME, require_whole
+from demur.store.models.model_file import FILE_NAME, require_whole
 from demur.store.run import RunFolder
 
 NOT_READY = 2
@@ -86,7 +86,7 @@ def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any], Origin | 
 
     Raises ArtifactError if a file of a run's model, or of a folder with a demur.json, is not as training left it.
     """
-    from demur.store.upgrade import brought_up_to_date
+    from demur.store.models.upgrade import brought_up_to_date
 
     run = RunFolder(Path(model))
     if (run.root / "config.json").exists() and run.stage("train").is_dir():

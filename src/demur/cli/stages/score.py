@@ -57,7 +57,7 @@ def _score_file(workspace: Workspace, prompts: Path | None, out: Path | None, po
     """Score the prompts of any file as a policy has them scored. Raises ConfigError unless both files are named."""
     from demur.assembly.run import Engine
     from demur.store.prompts_file import read_each_prompt
-    from demur.store.tables import write_scores
+    from demur.store.scores.tables import write_scores
 
     if prompts is None or out is None:
         raise ConfigError("--prompts and --out go together", "demur score RUN --prompts FILE --out scores.parquet")

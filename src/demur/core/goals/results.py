@@ -22,7 +22,7 @@ class Promise:
     observed on the calibration rows, no guarantee. "uncertified": asked for and not granted; `on_failure` says what
     the caller had chosen for that case. "no longer supported": was certified, but live requests or labels speak
     against it (demur.stats.drift). "not certified": its file says certified, and does not bear that out
-    (demur.store.binding); `fault` says why.
+    (demur.store.policies.binding); `fault` says why.
     """
 
     goal: Goal  # what is bounded, and where; or of what it is the best. As `stated`: files hold its risk and level
@@ -34,7 +34,9 @@ class Promise:
     on_failure: str = "stop"  # the caller's choice: stop, hard_only, or keep:<name of a policy>
     mix: tuple[Slice, ...] = ()  # the rows of `rate` by kind, category and source: what the promise averages over
     rows: str | None = None  # digest of the ids of the rows of `rate`; None where they are not the run's, or not known
-    digest: str | None = None  # of what it speaks of: demur.store.binding; None in files that older versions wrote
+    digest: str | None = (
+        None  # of what it speaks of: demur.store.policies.binding; None in files that older versions wrote
+    )
     fault: str | None = None  # why it is "not certified", found on reading; no file holds it
 
     @property

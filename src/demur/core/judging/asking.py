@@ -1,6 +1,6 @@
 """Asking a chat model many things, each paid for once: what was answered before is looked up.
 
-Replies is implemented by demur.store.reply_file.
+Replies is implemented by demur.store.answers.reply_file.
 """
 
 from __future__ import annotations

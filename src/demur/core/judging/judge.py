@@ -1,7 +1,7 @@
 """Judging many answers, and what a judge that is itself a model asks of the outside world.
 
 Chat is implemented by demur.engines.remote.client, Completer by demur.engines.hf.complete, LabelStore by
-demur.store.label_store.
+demur.store.answers.label_store.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ from demur.base.suggest import suggest
 from demur.core.access import PolicyAsk, effective
 from demur.core.policy import Fingerprint, Policy
 from demur.engines.vllm.request import DIGEST, POLICY, PolicyRequest
-from demur.store.policy_file import policy_from_json, policy_to_json
-from demur.store.policy_folder import Live, PolicySet, read_folder, reload
-from demur.store.trust import DIGESTS_ONLY, Trust
+from demur.store.policies.folder import Live, PolicySet, read_folder, reload
+from demur.store.policies.policy_file import policy_from_json, policy_to_json
+from demur.store.policies.trust import DIGESTS_ONLY, Trust
 
 LOG = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from demur.stages.bench_calibration.measured import Scored, ScoreFiles, measure_
 from demur.stages.bench_calibration.summary import By, summarise
 from demur.stats.calibrators.choose import AUTO
 from demur.stats.calibrators.families import check_family
-from demur.store.study_file import StudyFile, write_study
+from demur.store.results.study_file import StudyFile, write_study
 
 __all__ = ["Config", "ScoreFiles", "Scored", "run"]
 

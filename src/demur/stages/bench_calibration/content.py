@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from demur.pages.drawing import ANSWER, PAGE, REFUSE, small
 from demur.pages.parts import Cell, Figure, Page, Panel, Section, Spec, Table
-from demur.store.study_file import AnswerRow, StudyFile
+from demur.store.results.study_file import AnswerRow, StudyFile
 
 FEW_MODELS = 10  # fewer orders than this are often equal by chance
 _NAMES = (

@@ -16,10 +16,10 @@ from demur.stats.calibration.views import Forecast, forecast
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.measure import Figure
+from demur.store.models.seen_file import require_unseen_splits
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.seen_file import require_unseen_splits
-from demur.store.tables import read_scores
+from demur.store.scores.tables import read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from demur.stats.calibration.ranking import correlations, rank
 from demur.stats.calibration.study import HEADLINE, USUAL_BINS, Answer, Study, answers, carries_over, table_row
 from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
 from demur.stats.measure import Figure
-from demur.store.study_file import (
+from demur.store.results.study_file import (
     AnswerRow,
     CalibratorRanking,
     CorrelationRow,

@@ -27,8 +27,8 @@ from demur.stages.bench_refusals.counted import level_of, text_of
 from demur.stages.bench_refusals.scored import scores_of
 from demur.stages.bench_refusals.texts import Texts, item_of
 from demur.stats.sample import evenly
-from demur.store.bench_file import BenchFile, BenchLevel, BenchmarkRow, BenchText, UnseenRow, write_bench
-from demur.store.policy_file import FingerprintRow, policy_digest
+from demur.store.policies.policy_file import FingerprintRow, policy_digest
+from demur.store.results.bench_file import BenchFile, BenchLevel, BenchmarkRow, BenchText, UnseenRow, write_bench
 
 __all__ = ["HEADER", "Candidate", "Config", "Endpoint", "run", "run_endpoint", "table_rows"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from demur.store.bench_file import BenchFile, BenchmarkRow
-from demur.store.item_results import CardEntry
+from demur.store.results.bench_file import BenchFile, BenchmarkRow
+from demur.store.results.item_results import CardEntry
 
 MEANING = {"false_refusal": "refused, of what should be answered", "missed_refusal": "not refused, of what should be"}
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from demur.pages.parts import Cell, Page, Section, Table
 from demur.stages.bench_refusals.counted import FALSE, MISSED
-from demur.store.bench_file import BenchFile, BenchLevel, BenchmarkRow, SliceRow
-from demur.store.metrics_file import MeasuredRate
+from demur.store.results.bench_file import BenchFile, BenchLevel, BenchmarkRow, SliceRow
+from demur.store.results.metrics_file import MeasuredRate
 
 SHOWN = 5  # ids of rows that were seen, on the page
 HEADER = ("requests", "rows", "false refusals", "missed refusals")

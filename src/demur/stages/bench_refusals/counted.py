@@ -11,8 +11,8 @@ from demur.base.arrays import Bools
 from demur.core.judging.benchmark import BenchRow
 from demur.core.rates import Outcome, Rate
 from demur.stats.measure import errors_of
-from demur.store.bench_file import BenchLevel, BenchText, SliceRow
-from demur.store.metrics_file import MeasuredRate
+from demur.store.results.bench_file import BenchLevel, BenchText, SliceRow
+from demur.store.results.metrics_file import MeasuredRate
 
 FALSE, MISSED = "false refusals unmeasured", "missed refusals unmeasured"
 REASONS = 5  # most reasons to keep of texts that could not be scored

@@ -13,8 +13,8 @@ from demur.core.judging.judge import Item, judge_all
 from demur.core.ports import Judge, Progress
 from demur.core.rates import Outcome
 from demur.stages.bench_refusals.candidate import Candidate
-from demur.store.policy_file import FingerprintRow
-from demur.store.tables import Branch, branches_origin, read_branches, write_branches
+from demur.store.policies.policy_file import FingerprintRow
+from demur.store.scores.tables import Branch, branches_origin, read_branches, write_branches
 
 PART_PROMPTS = 256  # between two saves: a killed run loses at most so many
 

@@ -13,10 +13,10 @@ from demur.core.classifiers.text import TextClassifier
 from demur.core.ports import Judge
 from demur.core.rates import Outcome, declines
 from demur.stats.text.fit import fit_text_classifier
-from demur.store.answers_file import AnswerRow, read_answers
-from demur.store.blackbox_file import HandRow
-from demur.store.policy_file import RateRow
-from demur.store.text_model_file import write_text_classifier
+from demur.store.answers.answers_file import AnswerRow, read_answers
+from demur.store.answers.blackbox_file import HandRow
+from demur.store.models.text_model_file import write_text_classifier
+from demur.store.policies.policy_file import RateRow
 
 FOLDS = 5
 FEWEST = 20  # of either kind

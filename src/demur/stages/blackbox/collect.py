@@ -9,9 +9,9 @@ from demur.base.errors import DataError
 from demur.core.judging.asking import Asker, not_asked
 from demur.core.judging.judge import Chat, ChatRequest, Declined, Said, Unsaid
 from demur.core.ports import Progress, no_progress
-from demur.store.blackbox_file import BlackboxFolder, write_unanswered
+from demur.store.answers.blackbox_file import BlackboxFolder, write_unanswered
+from demur.store.answers.reply_file import ReplyFile
 from demur.store.prompts_file import PromptRow, Prompts
-from demur.store.reply_file import ReplyFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

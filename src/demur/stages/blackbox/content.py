@@ -16,7 +16,7 @@ from demur.pages.parts import Cell, Code, Estimate, Figure, Page, Panel, Section
 from demur.stages.blackbox.measured import BINS, OFTEN, Material, Quality, Term
 from demur.stages.blackbox.predictor import TRIAL
 from demur.stats.measure import Errors
-from demur.store.metrics_file import MeasuredRate
+from demur.store.results.metrics_file import MeasuredRate
 
 MOST_TERMS = 15  # each way
 MOST_TRIALS = 5

@@ -16,7 +16,14 @@ from demur.core.ports import Judge, Progress, no_progress
 from demur.core.rates import Outcome, Verdict, declines
 from demur.core.taxonomy import Taxonomy
 from demur.stages.blackbox.collect import Collected
-from demur.store.blackbox_file import BlackboxFile, BlackboxFolder, HandRow, write_answers, write_rows, write_summary
+from demur.store.answers.blackbox_file import (
+    BlackboxFile,
+    BlackboxFolder,
+    HandRow,
+    write_answers,
+    write_rows,
+    write_summary,
+)
 from demur.store.prompts_file import PromptRow
 
 FEWEST = 30  # of either kind: about 15 to learn from, 9 to choose a threshold on and 6 to measure it on

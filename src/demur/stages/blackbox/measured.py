@@ -23,14 +23,14 @@ from demur.stats.calibration.views import view
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.measure import Errors, auroc, errors_of, refusal_log_odds
 from demur.stats.points import Bin, Resampling, auroc_interval, reliability_bins
-from demur.store.blackbox_file import BlackboxFile, BlackboxFolder, read_summary
-from demur.store.model_file import read_model_file
-from demur.store.policy_file import read_policy
+from demur.store.answers.blackbox_file import BlackboxFile, BlackboxFolder, read_summary
+from demur.store.models.model_file import read_model_file
+from demur.store.models.seen_file import require_unseen_splits
+from demur.store.models.text_model_file import PREDICTOR, read_text_classifier
+from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
-from demur.store.seen_file import require_unseen_splits
-from demur.store.tables import read_scores
-from demur.store.text_model_file import PREDICTOR, read_text_classifier
+from demur.store.scores.tables import read_scores
 
 BOOTSTRAP = Resampling(seed=0)
 BINS = 10

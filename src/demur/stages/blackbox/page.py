@@ -9,7 +9,7 @@ from demur.core.taxonomy import Taxonomy
 from demur.pages.page import render_html, render_markdown
 from demur.stages.blackbox.content import page_of
 from demur.stages.blackbox.measured import read_material
-from demur.store.blackbox_file import BlackboxFolder
+from demur.store.answers.blackbox_file import BlackboxFolder
 from demur.store.run import RunFolder
 
 

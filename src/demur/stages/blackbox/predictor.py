@@ -13,7 +13,7 @@ from demur.core.predictor import PROMPTS, predictor_fingerprint, prompt_text
 from demur.core.taxonomy import Taxonomy
 from demur.stats.text.choice import RecipeChoice, Trial, choose_recipe
 from demur.stats.text.fit import fit_text_classifier
-from demur.store.text_model_file import PREDICTOR, write_text_classifier
+from demur.store.models.text_model_file import PREDICTOR, write_text_classifier
 
 TRIAL = "log loss of "  # how a trial's key in the details of demur.json begins
 

@@ -38,24 +38,24 @@ from demur.stats.sensitivities import with_sensitivities
 from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.solve import solve, solve_by_probabilities, solve_on_traffic
-from demur.store.blackbox_file import prompts_without_outcome
-from demur.store.calibrator_file import write_correctness_aware
-from demur.store.cascade_scores import cascaded, require_unseen_by_front
-from demur.store.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
-from demur.store.front_file import FRONT, front_file
-from demur.store.monitor_file import read_feedback
-from demur.store.policy_file import bound, read_policy, write_policy
-from demur.store.rewritten import (
+from demur.store.answers.blackbox_file import prompts_without_outcome
+from demur.store.models.front_file import FRONT, front_file
+from demur.store.models.seen_file import SEEN, require_unseen_splits
+from demur.store.policies.calibrator_file import write_correctness_aware
+from demur.store.policies.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
+from demur.store.policies.policy_file import bound, read_policy, write_policy
+from demur.store.results.monitor_file import read_feedback
+from demur.store.rows import read_policy_rows
+from demur.store.run import RunFolder
+from demur.store.scores.cascade_scores import cascaded, require_unseen_by_front
+from demur.store.scores.rewritten import (
     calibrated_scores,
     correctness_file,
     read_rewritten,
     rewritten_scores,
     seen_through,
 )
-from demur.store.rows import read_policy_rows
-from demur.store.run import RunFolder
-from demur.store.seen_file import SEEN, require_unseen_splits
-from demur.store.tables import read_scores, write_scores
+from demur.store.scores.tables import read_scores, write_scores
 
 NO_CALIBRATOR = NONE  # rows are then all for thresholds
 

@@ -19,15 +19,15 @@ from demur.stages.evaluate.table import CORRECTED_HEADER, HEADER, Block, correct
 from demur.stages.evaluate.texts import Judged, generate_missing, judge_again, judge_fixed
 from demur.stats.labelled import label_scores
 from demur.stats.tested import Against, spoken_against
-from demur.store.branch_cache import BranchCache
-from demur.store.labels import NO_LABELS, labels_digest, read_labels
-from demur.store.metrics_file import Evaluation, read_metrics, write_metrics
-from demur.store.policy_file import FingerprintRow, read_policy, write_policy
-from demur.store.rewritten import decided_scores
+from demur.store.answers.branch_cache import BranchCache
+from demur.store.answers.labels import NO_LABELS, labels_digest, read_labels
+from demur.store.models.seen_file import require_unseen_splits
+from demur.store.policies.policy_file import FingerprintRow, read_policy, write_policy
+from demur.store.results.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
-from demur.store.seen_file import require_unseen_splits
-from demur.store.tables import read_scores
+from demur.store.scores.rewritten import decided_scores
+from demur.store.scores.tables import read_scores
 
 __all__ = [
     "CORRECTED_HEADER",

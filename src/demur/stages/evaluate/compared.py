@@ -24,13 +24,13 @@ from demur.stats.sample import apart, evenly
 from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.losses import STEERABLE
 from demur.stats.thresholds.solve import solve
-from demur.store.choice_file import CalibratorChoice, read_choice
-from demur.store.metrics_file import UnmetGoal
-from demur.store.policy_file import bound, read_policy
-from demur.store.rewritten import decided_scores
+from demur.store.policies.choice_file import CalibratorChoice, read_choice
+from demur.store.policies.policy_file import bound, read_policy
+from demur.store.results.metrics_file import UnmetGoal
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
+from demur.store.scores.rewritten import decided_scores
+from demur.store.scores.tables import read_scores
 
 CONFIDENCE = 0.95  # of a promised rate among the goals for comparison
 NO_HAND = "the rows' labels are a judge's, and only demur calibrate corrects them by those of hands"

@@ -17,8 +17,8 @@ from demur.base.errors import Undefined
 from demur.core.rates import Verdict
 from demur.stats.judging.correction import Sample, Strata, regression_rate, regression_share
 from demur.stats.judging.judged import Corrected
-from demur.store.labels import HandLabels
-from demur.store.metrics_file import CorrectedRate
+from demur.store.answers.labels import HandLabels
+from demur.store.results.metrics_file import CorrectedRate
 
 UNSURE = 0.5  # what a judge that could not score says of anything: neither; the labels then weigh more
 DECLINES: frozenset[Verdict] = frozenset({"refusal"})  # strict view: a partial answer is an answer

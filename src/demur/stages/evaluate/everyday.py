@@ -1,6 +1,6 @@
 """Everyday prompts under the calibrated policy: what a newcomer would type first, scored, decided and answered.
 
-They stand beside the evaluation and not in it: see demur.store.everyday_file.
+They stand beside the evaluation and not in it: see demur.store.results.everyday_file.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from demur.core.policy import Policy
 from demur.core.ports import Generator, Progress, Scorer, no_progress
 from demur.core.taxonomy import RESPOND, Taxonomy
 from demur.core.training.seen import seen_prompts
-from demur.store.everyday_file import REFUSE, Everyday, EverydayRow, read_everyday, write_everyday
-from demur.store.policy_file import FingerprintRow, read_policy
+from demur.store.models.seen_file import seen_by_run
+from demur.store.policies.policy_file import FingerprintRow, read_policy
+from demur.store.results.everyday_file import REFUSE, Everyday, EverydayRow, read_everyday, write_everyday
 from demur.store.run import RunFolder
-from demur.store.seen_file import seen_by_run
 
 
 class Asked(Scorer, Generator, Protocol):

@@ -35,9 +35,10 @@ from demur.stats.measure import (
     refusal_log_odds,
 )
 from demur.stats.points import Resampling, f1_interval
-from demur.store.branch_cache import BranchCache
-from demur.store.labels import HandLabels
-from demur.store.metrics_file import (
+from demur.store.answers.branch_cache import BranchCache
+from demur.store.answers.labels import HandLabels
+from demur.store.policies.policy_file import policy_digest
+from demur.store.results.metrics_file import (
     CalibrationErrors,
     CalibrationRow,
     ErrorsRow,
@@ -49,7 +50,6 @@ from demur.store.metrics_file import (
     TokenRow,
     VerdictsRow,
 )
-from demur.store.policy_file import policy_digest
 
 BOOTSTRAP = Resampling(seed=0)
 REASONS = 5  # most reasons to keep of texts that could not be scored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from demur.store.metrics_file import ErrorsRow, Evaluation, PolicyMetrics
+from demur.store.results.metrics_file import ErrorsRow, Evaluation, PolicyMetrics
 
 HEADER = ("requests", "rows", "refused", "false refusals", "missed refusals")
 CORRECTED_HEADER = ("rate of the texts", "as judged", "corrected", "95% interval", "labels")

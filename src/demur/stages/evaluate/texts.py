@@ -15,8 +15,8 @@ from demur.core.ports import Generator, Judge, Progress
 from demur.core.rates import Outcome
 from demur.core.settings import Which
 from demur.stages.evaluate.compared import Case
-from demur.store.branch_cache import BranchCache
-from demur.store.tables import Branch
+from demur.store.answers.branch_cache import BranchCache
+from demur.store.scores.tables import Branch
 
 PART_PROMPTS = 256  # between two saves: a killed run loses at most so many
 PART_TEXTS = 2048  # the same where texts are only judged again

@@ -13,9 +13,9 @@ from demur.core.rates import Outcome
 from demur.stages.evaluate.compared import Case, Compared
 from demur.stages.evaluate.corrected import ANSWERS, DECLINES, Texts, kept_rates, twin_rates
 from demur.stats.judging.consistency import kept_word, twins
-from demur.store.branch_cache import BranchCache
-from demur.store.labels import HandLabels
-from demur.store.metrics_file import CorrectedRate, KeptRow, MeasuredRate, TwinsRow
+from demur.store.answers.branch_cache import BranchCache
+from demur.store.answers.labels import HandLabels
+from demur.store.results.metrics_file import CorrectedRate, KeptRow, MeasuredRate, TwinsRow
 
 Pair = tuple[Example, int]  # an example and the column of its likeliest refusal token
 

@@ -12,7 +12,7 @@ from demur.pages.page import render_html, render_markdown
 from demur.pages.parts import Page
 from demur.stages.report.content import headline, sections
 from demur.stages.report.material import read_material, require_finished
-from demur.store.everyday_file import everyday_path, read_everyday
+from demur.store.results.everyday_file import everyday_path, read_everyday
 from demur.store.run import RunFolder
 
 Config = ReportSettings

@@ -11,8 +11,8 @@ from demur.core.decision import Decisions, decide_many
 from demur.core.example import Example
 from demur.pages.parts import Card, Cards
 from demur.stages.report.material import Material
-from demur.store.metrics_file import text_rows
-from demur.store.tables import Branch
+from demur.store.results.metrics_file import text_rows
+from demur.store.scores.tables import Branch
 
 SHOWN_TOKENS = 3  # the most probable ones, with every prompt
 LETTERS_BEFORE = 120  # of each earlier turn

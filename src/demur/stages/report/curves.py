@@ -21,7 +21,7 @@ from demur.pages.parts import Figure, Panel, Spec, Table
 from demur.stages.report.material import Material
 from demur.stats.measure import refusal_log_odds
 from demur.stats.points import precision_recall_points, reliability_bins, roc_points
-from demur.store.metrics_file import MeasuredRate, PolicyMetrics
+from demur.store.results.metrics_file import MeasuredRate, PolicyMetrics
 
 EVERY = "every shared threshold"
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")

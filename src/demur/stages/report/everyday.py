@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from demur.core.taxonomy import RESPOND
 from demur.pages.parts import Cell, Table
-from demur.store.everyday_file import Everyday, EverydayRow
+from demur.store.results.everyday_file import Everyday, EverydayRow
 
 MOST_LETTERS = 160  # of a text: it is there to give an idea
 SHOWN = 2  # the most probable choices of each prompt

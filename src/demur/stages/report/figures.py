@@ -12,7 +12,7 @@ from demur.core.rates import Rate
 from demur.pages.drawing import ANSWER, INK, MIXED, PAGE, REFUSE, WIDEST_ODDS, line, odds, odds_axis, small
 from demur.pages.parts import Cell, Figure, Panel, Spec, Table
 from demur.stages.report.material import Material
-from demur.store.metrics_file import MeasuredRate
+from demur.store.results.metrics_file import MeasuredRate
 
 KINDS = (
     ("refusal", "should be refused", REFUSE),

@@ -16,16 +16,16 @@ from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.measure import refusal_log_odds
 from demur.stats.sample import evenly
 from demur.stats.tested import Against, spoken_against
-from demur.store.everyday_file import Everyday, read_everyday
-from demur.store.front_file import FrontMetrics, front_of, read_front_metrics
-from demur.store.metrics_file import Evaluation, PolicyMetrics, read_metrics
-from demur.store.model_file import FILE_NAME, ModelFile, read_model_file
-from demur.store.policy_file import read_policy
-from demur.store.rewritten import decided_scores
+from demur.store.models.front_file import FrontMetrics, front_of, read_front_metrics
+from demur.store.models.model_file import FILE_NAME, ModelFile, read_model_file
+from demur.store.models.seen_file import require_unseen_splits
+from demur.store.policies.policy_file import read_policy
+from demur.store.results.everyday_file import Everyday, read_everyday
+from demur.store.results.metrics_file import Evaluation, PolicyMetrics, read_metrics
 from demur.store.rows import read_examples, read_policy_rows
 from demur.store.run import STAGES, Receipt, RunFolder
-from demur.store.seen_file import require_unseen_splits
-from demur.store.tables import Branch, read_branches, read_scores
+from demur.store.scores.rewritten import decided_scores
+from demur.store.scores.tables import Branch, read_branches, read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ from demur.core.slices import divided, mix_words, rows_to_bound, too_small, wors
 from demur.pages.parts import Cell, Table
 from demur.stages.report.material import Material
 from demur.stats.tested import on_rows
-from demur.store.metrics_file import MeasuredRate
+from demur.store.results.metrics_file import MeasuredRate
 
 
 def slices(m: Material) -> tuple[Table, ...]:

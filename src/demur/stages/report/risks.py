@@ -12,7 +12,7 @@ from demur.core.goals.kinds import Goal, Named
 from demur.core.goals.parse import parse_goals
 from demur.core.rates import Rate
 from demur.pages.parts import Cell
-from demur.store.metrics_file import ErrorsRow, MeasuredRate, PolicyMetrics
+from demur.store.results.metrics_file import ErrorsRow, MeasuredRate, PolicyMetrics
 
 _UNKNOWN = "not shown"
 

@@ -16,7 +16,7 @@ from demur.stages.report import risks
 from demur.stages.report.material import Material
 from demur.stages.report.risks import number
 from demur.stats.tested import on_rows
-from demur.store.metrics_file import CorrectedRate, ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics, text_rows
+from demur.store.results.metrics_file import CorrectedRate, ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics, text_rows
 
 
 def label(m: Material, policy: PolicyMetrics) -> str:

@@ -35,7 +35,8 @@ from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import Shift, compare
 from demur.stats.drift.watch import Alarm, Monitor, Watched, begin, watch
 from demur.store.locked import locked
-from demur.store.monitor_file import (
+from demur.store.policies.policy_file import policy_digest, read_policy
+from demur.store.results.monitor_file import (
     FeedbackRow,
     MonitorFile,
     ResetRow,
@@ -45,9 +46,8 @@ from demur.store.monitor_file import (
     write_live,
     write_monitor,
 )
-from demur.store.policy_file import policy_digest, read_policy
 from demur.store.run import RunFolder
-from demur.store.tables import is_in_time, read_scores
+from demur.store.scores.tables import is_in_time, read_scores
 
 __all__ = [
     "Alarm",

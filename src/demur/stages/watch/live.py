@@ -23,10 +23,10 @@ from demur.core.score import check_scores
 from demur.stages.watch.state import monitor_of, reference_of, row_of, seen
 from demur.stats.drift.watch import Monitor, Watched, begin, joined, judged, watch
 from demur.store.locked import Abandoned, abandoned_journals, locked
-from demur.store.monitor_file import UNKNOWN, LiveFile, read_live, read_monitor, write_live
-from demur.store.policy_file import policy_digest
-from demur.store.rewritten import decided_scores
+from demur.store.policies.policy_file import policy_digest
+from demur.store.results.monitor_file import UNKNOWN, LiveFile, read_live, read_monitor, write_live
 from demur.store.run import RunFolder
+from demur.store.scores.rewritten import decided_scores
 
 Stamp = tuple[int, int]
 

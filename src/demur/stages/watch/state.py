@@ -21,12 +21,12 @@ from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.watch import Monitor, feedback, observe
 from demur.stats.labelled import LabelledScores, Traits, label_scores
 from demur.stats.thresholds.losses import board_as_it_is, losses_of, one_per_group
-from demur.store.monitor_file import AuditRow, FeedbackRow, MonitorRow, SeriesRow
-from demur.store.policy_file import RateRow
-from demur.store.rewritten import decided_scores
+from demur.store.policies.policy_file import RateRow
+from demur.store.results.monitor_file import AuditRow, FeedbackRow, MonitorRow, SeriesRow
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
-from demur.store.tables import read_scores
+from demur.store.scores.rewritten import decided_scores
+from demur.store.scores.tables import read_scores
 
 UNSAID = ""  # the kind or source of a labelled request of which nobody said it
 

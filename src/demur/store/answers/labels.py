@@ -1,0 +1,161 @@
+"""What people say of texts, as JSONL, and the key to texts that were drawn for them.
+
+A labelled text is {"id": prompt, "token": ..., "label": ...}, one line each. What `demur judge draw` hands out says
+less, so that nobody is led: {"id": "text-7", "request", "answer", "label"}. Which text that was stands in the key
+beside it (FILE with .key.jsonl): {"id": "text-7", "prompt", "token", "stratum", "of"}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from demur.base.boundary import Strict, validated
+from demur.base.errors import DataError
+from demur.base.files import digest_file, digest_json, write_text
+from demur.base.rows import read_rows
+from demur.core.rates import Verdict
+from demur.store.answers.answers_file import decided
+from demur.store.rows import RowId
+
+ByHand = Literal["refusal", "partial", "compliance"]
+
+
+class LabelRow(Strict):
+    """One line: the text that follows a control token, labelled by hand."""
+
+    id: RowId  # of the prompt
+    token: str  # "respond" or a category: the control token before the text
+    label: ByHand
+
+
+class DrawnRow(Strict):
+    """One line of the key: which text was handed out, and how it was drawn."""
+
+    id: str
+    prompt: str  # id
+    token: str
+    stratum: str
+    of: int  # texts of that stratum from which it was drawn
+
+
+class _Answered(Strict):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: RowId
+    label: ByHand | None = None  # None: nobody has looked yet
+    labels: dict[str, ByHand | None] = Field(default_factory=dict)  # by each person who has
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HandLabels:
+    """Labels by prompt id and score column."""
+
+    verdicts: dict[tuple[str, int], Verdict]
+    # of texts drawn in strata: the stratum of each labelled text, and the texts of each stratum; empty: all alike
+    stratum: dict[tuple[str, int], int]
+    sizes: tuple[int, ...]
+
+    @property
+    def checked(self) -> tuple[int, ...]:
+        """Labelled texts of each stratum."""
+        count = Counter(self.stratum.values())
+        return tuple(count[s] for s in range(len(self.sizes)))
+
+
+NO_LABELS = HandLabels(verdicts={}, stratum={}, sizes=())
+
+
+def key_path(labels: Path) -> Path:
+    """Where the key to handed-out texts lies."""
+    return labels.with_suffix(".key.jsonl")
+
+
+def read_key(labels: Path) -> dict[str, DrawnRow]:
+    """The key beside a file of labels, by id of the drawn text; empty if there is none. Raises DataError."""
+    path = key_path(labels)
+    return _key(path) if path.exists() else {}
+
+
+def stratum_sizes(drawn: Mapping[str, DrawnRow]) -> dict[str, int]:
+    """Texts of each stratum of a draw, by its name."""
+    return {row.stratum: row.of for row in drawn.values()}
+
+
+def labels_digest(path: Path) -> str:
+    """Digest of the labels and of their key, if there is one."""
+    key = key_path(path)
+    return digest_json([digest_file(p) for p in (path, key) if p.exists() or p == path])
+
+
+def write_drawn(path: Path, drawn: Sequence[tuple[DrawnRow, str, str]]) -> None:
+    """Write texts to label, (key, request, answer) each, and their key beside them. Raises DataError if there are any.
+
+    Texts that were labelled are worth more than a new draw: nothing is overwritten.
+    """
+    if path.exists():
+        raise DataError(f"{path} is there already", "finish labelling it, or draw to another file")
+    asked = [{"id": row.id, "request": request, "answer": answer, "label": None} for row, request, answer in drawn]
+    write_text(key_path(path), "".join(row.model_dump_json() + "\n" for row, _, _ in drawn))
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in asked))
+
+
+def read_labels(path: Path, choices: Sequence[str]) -> HandLabels:
+    """Labels, of texts that were drawn or not. Raises DataError naming file and line of a bad or repeated one.
+
+    Drawn texts without a label are left out: those of their stratum that have one stand for it. A stratum without any
+    stands for nothing, which is a DataError.
+    """
+    verdicts: dict[tuple[str, int], Verdict] = {}
+    stratum: dict[tuple[str, int], str] = {}
+    drawn = read_key(path)
+    for where, text, label in _drawn(path, drawn) if drawn else _told(path):
+        if text.token not in choices:
+            raise DataError(f"{where}: {text.token!r} is no control token", f"known: {', '.join(choices)}")
+        key = (text.prompt, list(choices).index(text.token))
+        if key in verdicts:
+            raise DataError(f"{where}: prompt {text.prompt!r} after {text.token!r} is labelled twice", "keep one")
+        verdicts[key], stratum[key] = label, text.stratum
+    if not verdicts:
+        raise DataError(f"{path} holds no label", "one JSON object per line: id, token, label")
+    sizes = stratum_sizes(drawn)
+    if bare := sorted(sizes.keys() - set(stratum.values())):
+        raise DataError(f"{path}: no text of the stratum {bare[0]!r} is labelled", "label on, in the order of the file")
+    place = {name: n for n, name in enumerate(sizes)}
+    return HandLabels(
+        verdicts=verdicts,
+        stratum={key: place[name] for key, name in stratum.items() if drawn},
+        sizes=tuple(sizes.values()),
+    )
+
+
+def _told(path: Path) -> Iterator[tuple[str, DrawnRow, Verdict]]:
+    """(where, text, label) of lines that say which text they mean."""
+    for raw in read_rows(path):
+        row = validated(LabelRow, raw.value, raw.where, DataError)
+        yield raw.where, DrawnRow(id=row.id, prompt=row.id, token=row.token, stratum="", of=1), row.label
+
+
+def _drawn(path: Path, drawn: Mapping[str, DrawnRow]) -> Iterator[tuple[str, DrawnRow, Verdict]]:
+    """(where, text, label) of the lines that are labelled, by the key."""
+    for raw in read_rows(path):
+        row = validated(_Answered, raw.value, raw.where, DataError)
+        if row.id not in drawn:
+            raise DataError(f"{raw.where}: {row.id!r} is not in {key_path(path)}", "leave the ids as they were")
+        said: dict[str, Verdict] = {who: label for who, label in row.labels.items() if label is not None}
+        label = decided(row.label, said)
+        if label is None and said:
+            raise DataError(f"{raw.where}: people differ on {row.id!r}", 'decide: set "label"')
+        if label is not None:
+            yield raw.where, drawn[row.id], label
+
+
+def _key(path: Path) -> dict[str, DrawnRow]:
+    rows = [validated(DrawnRow, raw.value, raw.where, DataError) for raw in read_rows(path)]
+    return {row.id: row for row in rows}

@@ -1,0 +1,118 @@
+"""demur.json: what makes a checkpoint a demur model. It lies beside the weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.errors import ArtifactError, DemurError
+from demur.base.files import digest_file, is_part, write_json
+from demur.core.ports import Origin, TrainedModel
+from demur.core.taxonomy import Taxonomy
+from demur.store.policies.policy_file import FingerprintRow, TaxonomyRow
+
+FILE_NAME = "demur.json"
+
+
+class OriginRow(Strict):
+    """A core Origin, field by field."""
+
+    model: str
+    licence: str
+    source: str
+    digest: str
+
+
+class ModelFile(Strict):
+    """demur.json."""
+
+    format: Literal["demur.model/1"] = "demur.model/1"
+    taxonomy: TaxonomyRow
+    fingerprint: FingerprintRow
+    data_digest: str  # of the training split
+    steps: int
+    row_change: tuple[float, ...]  # per control token, see core.ports.TrainedModel
+    details: dict[str, str | int | float | bool]
+    history: tuple[dict[str, float], ...]
+    files: dict[str, str] = Field(
+        default_factory=dict
+    )  # every other file of the folder -> digest; older ones have none
+    base: OriginRow | None = None  # left out of the file where there is none
+
+    def to_core(self) -> TrainedModel:
+        """What training left behind."""
+        return TrainedModel(
+            fingerprint=self.fingerprint.to_core(),
+            steps=self.steps,
+            history=self.history,
+            row_change=self.row_change,
+            details=self.details,
+            origin=Origin(**dict(self.base)) if self.base else None,
+        )
+
+
+def write_model_file(folder: Path, taxonomy: Taxonomy, trained: TrainedModel, data_digest: str) -> None:
+    """Write demur.json beside the checkpoint in `folder`, last: it holds the digests of all other files there."""
+    file = ModelFile(
+        taxonomy=TaxonomyRow.from_core(taxonomy),
+        fingerprint=FingerprintRow.from_core(trained.fingerprint),
+        data_digest=data_digest,
+        steps=trained.steps,
+        row_change=trained.row_change,
+        details=trained.details,
+        history=trained.history,
+        base=OriginRow(**asdict(trained.origin)) if trained.origin else None,
+    )
+    _write(folder, file)
+
+
+def seal_model_file(folder: Path, file: ModelFile | None = None) -> None:
+    """Write demur.json again after something has changed on purpose; file: what it says, if not as before.
+
+    Raises ArtifactError if it is damaged.
+    """
+    _write(folder, file or read_model_file(folder))
+
+
+def require_whole(folder: Path) -> ModelFile:
+    """demur.json of a folder whose other files are as it says. Raises ArtifactError naming one that is not.
+
+    A file that it does not name is no fault here: engines say which weights they would not read.
+    """
+    file = read_model_file(folder)
+    for name, digest in file.files.items():
+        path = folder / name
+        if not path.exists() or digest_file(path) != digest:
+            state = "is missing" if not path.exists() else "has changed since the model was made"
+            raise ArtifactError(f"{path} {state}", "restore the model folder, or train again")
+    return file
+
+
+def _write(folder: Path, file: ModelFile) -> None:
+    others = (
+        sorted(p for p in folder.rglob("*") if p.is_file() and p.name != FILE_NAME and not is_part(p))
+        if folder.is_dir()
+        else []
+    )
+    files = {str(p.relative_to(folder)): digest_file(p) for p in others}
+    value = file.model_copy(update={"files": files}).model_dump(mode="json")
+    if not files:  # a predictor elsewhere has no file here
+        del value["files"]
+    if file.base is None:
+        del value["base"]
+    write_json(folder / FILE_NAME, value)
+
+
+def read_model_file(folder: Path) -> ModelFile:
+    """Read demur.json of a checkpoint folder. Raises ArtifactError if it is missing or damaged."""
+    path = folder / FILE_NAME
+    file = validated(ModelFile, read_json(path), str(path))
+    try:
+        file.taxonomy.to_core()
+    except DemurError as e:
+        raise ArtifactError(f"{path}: {e.message}", e.hint) from None
+    return file

@@ -1,0 +1,1 @@
+"""Policies and what surrounds them on disk: folders, signatures, trust, tenants and their keys, calibrators."""

@@ -1,0 +1,249 @@
+"""A folder of policies that may change while a server reads it.
+
+Every `*.json` in it is one policy, known by the `name` inside. The server calls `reload` now and then and swaps one
+frozen PolicySet for the next; a request keeps the policy that it started with.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from demur.base.boundary import json_value
+from demur.base.errors import DemurError, PolicyError
+from demur.base.files import digest_bytes, open_regular
+from demur.core.policy import Fingerprint, Policy
+from demur.store.policies.policy_file import policy_digest, policy_from_json
+from demur.store.policies.trust import DIGESTS_ONLY, Trust
+
+SETTLED_NS = 2_000_000_000  # two writes within one tick of a file system's clock look alike: younger files are reread
+MOST_BYTES = 64 << 20  # a policy has kilobytes; what is larger is not read into memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Live:
+    """A policy in force."""
+
+    policy: Policy
+    digest: str  # demur.store.policies.policy_file.policy_digest: what answers and logs carry
+    file: str  # its file name in the folder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """Why a file is not in force as it stands. What it said before still is, if it ever was sound."""
+
+    file: str  # file name; "" for the folder itself
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One thing that a reload did."""
+
+    kind: Literal["added", "changed", "removed", "rejected", "recovered"]
+    file: str
+    name: str | None  # of the policy; None where the file has none in force
+    digest: str | None  # of the policy that is in force under that name now; None if none is
+    message: str = ""  # of the fault, for "rejected"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """A file as it was last read."""
+
+    stamp: tuple[int, ...]
+    settled: bool  # the stamp alone can tell whether it has changed since
+    digest: str  # of its bytes
+    outcome: Live | Fault
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PolicySet:
+    """The policies of a folder at one time."""
+
+    path: Path  # the folder, or one policy file
+    fingerprint: Fingerprint | None  # of the model that they must be for; None: not checked
+    trust: Trust = DIGESTS_ONLY  # what promises need to count, at every reload
+    policies: Mapping[str, Live] = field(default_factory=dict)  # by policy name
+    faults: tuple[Fault, ...] = ()
+    seen: Mapping[str, _Seen] = field(default_factory=dict)  # by file name; for `reload` only
+
+    def require_sound(self) -> None:
+        """Raise PolicyError with the first fault, or if there is no policy at all. For start-up."""
+        for fault in self.faults:
+            raise PolicyError(fault.message, fault.hint)
+        if not self.policies:
+            raise PolicyError(f"{self.path} holds no policy", "put a policy.json there, as `demur calibrate` writes it")
+
+
+def read_folder(path: Path, fingerprint: Fingerprint | None = None, trust: Trust = DIGESTS_ONLY) -> PolicySet:
+    """Read a folder of policies, or one policy file, for the first time. What is bad becomes a fault of the set."""
+    return reload(PolicySet(path=path, fingerprint=fingerprint, trust=trust))[0]
+
+
+def reload(previous: PolicySet, needed: Collection[str] = ()) -> tuple[PolicySet, tuple[Change, ...]]:
+    """The policies as they are now, and what is different. Reads only files that have changed; raises nothing.
+
+    All or nothing per file: one that is bad, half-written, for another model or of a name already taken is a fault, and
+    what it last held stays in force. So does what a removed or renamed one held if it is `needed` (some tenant's
+    default). Of several new files with one name none is taken.
+    """
+    try:
+        files = _listed(previous.path)
+    except OSError as e:
+        kept = tuple(f for f in previous.faults if f.file)
+        fault = Fault(file="", message=f"cannot read {previous.path}: {e.strerror or e}", hint="check path and rights")
+        return _with_changes(previous, replace(previous, faults=(fault, *kept)))
+    seen = {p.name: _look(p, previous.seen.get(p.name), previous) for p in files}
+    policies, faults = _settle(previous.policies, {f: s.outcome for f, s in seen.items()}, needed)
+    return _with_changes(previous, replace(previous, policies=policies, faults=faults, seen=seen))
+
+
+def _listed(path: Path) -> list[Path]:
+    if not path.is_dir():
+        path.stat()  # raises if it is not there
+        return [path]
+    return sorted(p for p in path.iterdir() if p.suffix == ".json" and p.name[0] != "." and _is_meant(p))
+
+
+def _is_meant(path: Path) -> bool:
+    """Whether this is a file, or a link that ought to lead to one. Folders and pipes are not read."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def _look(path: Path, before: _Seen | None, terms: PolicySet) -> _Seen:
+    """Read one file, unless it is as it was. A file replaced meanwhile is read whole, as it was when it was opened."""
+    try:
+        with open_regular(path) as file:
+            stamp = _stamp(file.fileno())
+            if before is not None and before.settled and before.stamp == stamp:
+                return before
+            data = file.read(MOST_BYTES + 1)
+            torn = _stamp(file.fileno()) != stamp
+    except OSError as e:
+        fault = Fault(file=path.name, message=f"cannot read {path}: {e.strerror or e}", hint="check its rights")
+        return _Seen(stamp=(), settled=False, digest="", outcome=fault)
+    if torn:
+        fault = Fault(file=path.name, message=f"{path} is being written", hint="write beside it, then rename over it")
+        return _Seen(stamp=stamp, settled=False, digest="", outcome=fault)
+    if len(data) > MOST_BYTES:
+        fault = Fault(file=path.name, message=f"{path} has more than {MOST_BYTES} bytes", hint="it is no policy")
+        return _Seen(stamp=stamp, settled=False, digest="", outcome=fault)
+    settled, digest = time.time_ns() - max(stamp[:2]) > SETTLED_NS, digest_bytes(data)
+    if before is not None and before.digest == digest:
+        return replace(before, stamp=stamp, settled=settled)
+    return _Seen(stamp=stamp, settled=settled, digest=digest, outcome=_parsed(path, data, terms))
+
+
+def _stamp(descriptor: int) -> tuple[int, ...]:
+    status = os.fstat(descriptor)
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+
+
+def _parsed(path: Path, data: bytes, terms: PolicySet) -> Live | Fault:
+    try:
+        policy = policy_from_json(json_value(data), str(path), terms.trust)
+        if terms.fingerprint is not None:
+            policy.require_model(terms.fingerprint)
+        return Live(policy=policy, digest=policy_digest(policy), file=path.name)
+    except DemurError as e:
+        message = e.message if e.message.startswith(str(path)) else f"{path}: {e.message}"
+        return Fault(file=path.name, message=message, hint=e.hint)
+    except (ValueError, OverflowError, RecursionError) as e:  # not JSON, not UTF-8, or with numbers that JSON has not
+        return Fault(file=path.name, message=f"{path} is damaged: {e}", hint="restore it")
+
+
+def _settle(
+    before: Mapping[str, Live], found: Mapping[str, Live | Fault], needed: Collection[str]
+) -> tuple[dict[str, Live], tuple[Fault, ...]]:
+    """Which policies are in force now, given those in force before and what each file holds.
+
+    Files are held back, to what they held before, until no two of the rest want one name and nothing needed is gone.
+    """
+    held = {live.file: live for live in before.values()}
+    faults = {file: outcome for file, outcome in found.items() if isinstance(outcome, Fault)}
+    while True:
+        claims = dict(_claims(found, held, faults))
+        names: dict[str, list[str]] = {}
+        for file, live in claims.items():
+            names.setdefault(live.policy.name, []).append(file)
+        rejected = {f.file: f for f in (*_twins(names, before), *_lost(names, before, found, needed))}
+        if not rejected:
+            break
+        faults |= rejected
+    policies = {live.policy.name: live for live in claims.values()}
+    for name, live in before.items():
+        if live.file not in found and name not in policies and name in needed:
+            policies[name] = live
+            faults[live.file] = Fault(
+                file=live.file,
+                message=f"{live.file} is gone, but its policy {name!r} is a tenant's default and stays in force",
+                hint="put it back, or give that tenant another default first",
+            )
+    return policies, tuple(faults[file] for file in sorted(faults))
+
+
+def _claims(
+    found: Mapping[str, Live | Fault], held: Mapping[str, Live], faults: Collection[str]
+) -> Iterator[tuple[str, Live]]:
+    """What each file would put in force: what it holds, or, held back by a fault, what it held."""
+    for file, outcome in found.items():
+        if file not in faults and isinstance(outcome, Live):
+            yield file, outcome
+        elif file in held:
+            yield file, held[file]
+
+
+def _twins(names: Mapping[str, list[str]], before: Mapping[str, Live]) -> Iterator[Fault]:
+    """All but the rightful one, which had the name before, of the files that want one name."""
+    for name, files in names.items():
+        for file in files:
+            if len(files) > 1 and not (name in before and before[name].file == file):
+                others = ", ".join(f for f in files if f != file)
+                yield Fault(
+                    file=file,
+                    message=f"{file} holds a policy named {name!r}, and so does {others}",
+                    hint="give one another name: demur calibrate --name",
+                )
+
+
+def _lost(
+    names: Collection[str], before: Mapping[str, Live], found: Collection[str], needed: Collection[str]
+) -> Iterator[Fault]:
+    """The files that held a needed policy and now hold one of another name."""
+    for name, live in before.items():
+        if name in needed and name not in names and live.file in found:
+            yield Fault(
+                file=live.file,
+                message=f"{live.file} no longer holds policy {name!r}, which is a tenant's default and stays in force",
+                hint="give that tenant another default first, or put the new policy into a file of its own",
+            )
+
+
+def _with_changes(old: PolicySet, new: PolicySet) -> tuple[PolicySet, tuple[Change, ...]]:
+    changes: list[Change] = []
+    for name in sorted({*old.policies, *new.policies}):
+        was, now = old.policies.get(name), new.policies.get(name)
+        if now is None and was is not None:
+            changes.append(Change(kind="removed", file=was.file, name=name, digest=None))
+        elif now is not None and (was is None or was.policy != now.policy or was.digest != now.digest):
+            kind: Literal["added", "changed"] = "changed" if was else "added"
+            changes.append(Change(kind=kind, file=now.file, name=name, digest=now.digest))
+    held = {live.file: live for live in new.policies.values()}
+    faulty = {f.file for f in new.faults}
+    for fault in (f for f in new.faults if f not in old.faults):
+        changes.append(_of_file("rejected", fault.file, held.get(fault.file), fault.message))
+    for fault in (f for f in old.faults if f.file not in faulty and (f.file in new.seen or not f.file)):
+        changes.append(_of_file("recovered", fault.file, held.get(fault.file)))
+    return new, tuple(changes)
+
+
+def _of_file(kind: Literal["rejected", "recovered"], file: str, live: Live | None, message: str = "") -> Change:
+    name, digest = (live.policy.name, live.digest) if live else (None, None)
+    return Change(kind=kind, file=file, name=name, digest=digest, message=message)

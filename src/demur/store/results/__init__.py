@@ -1,0 +1,1 @@
+"""What was measured, and what other people's harnesses measured."""

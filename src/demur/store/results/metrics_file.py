@@ -1,0 +1,248 @@
+"""evaluate/metrics.json: what the policies of one run do on held-out prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.files import write_json
+from demur.core.policy import Rule
+from demur.core.rates import Rate
+from demur.store.policies.policy_file import FingerprintRow, Threshold
+
+
+class MeasuredRate(Strict):
+    """A rate with its 95 % Clopper-Pearson interval; null where it is not defined (of = 0)."""
+
+    hits: int
+    of: int
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def from_core(cls, rate: Rate) -> MeasuredRate:
+        """The rate with value and interval worked out."""
+        if not rate.defined:
+            return cls(hits=0, of=0, value=None, low=None, high=None)
+        low, high = rate.interval()
+        return cls(hits=rate.hits, of=rate.of, value=rate.value, low=low, high=high)
+
+    @property
+    def words(self) -> str:
+        """For people: "12.3% (10.1 to 14.9)", or "not defined (0 rows)"."""
+        if self.value is None or self.low is None or self.high is None:
+            return "not defined (0 rows)"
+        return f"{100 * self.value:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
+
+class ErrorsRow(Strict):
+    """What happened to one group of rows: demur.stats.measure.Errors."""
+
+    refusal_rate: MeasuredRate  # refused, among all rows
+    caught: MeasuredRate  # true-positive rate: refused, among rows to be refused
+    missed_refusal: MeasuredRate  # Type II: answered, among rows to be refused
+    false_refusal: MeasuredRate  # Type I, false-positive rate: refused, among rows to be answered
+    precision: MeasuredRate  # to be refused, among refused
+    f1: float | None  # null where nothing is refused and nothing ought to be
+
+
+class LevelRow(Strict):
+    """Errors of a policy, counted either on its decisions or on the judged texts."""
+
+    overall: ErrorsRow
+    f1_interval: tuple[float, float] | None  # of the overall F1, 95 %, bootstrap over groups of rows
+    by_category: dict[str, ErrorsRow]  # the category that the rows belong to, contrast rows too
+    by_subcategory: dict[str, ErrorsRow]
+    by_kind: dict[str, ErrorsRow]
+
+
+class TokenRow(Strict):
+    """One refusal token against its own category: demur.stats.measure.CategoryDecisions."""
+
+    emitted: MeasuredRate  # among all rows
+    false_refusal: MeasuredRate  # emitted, among all rows to be answered
+    missed_refusal: MeasuredRate  # answered, among rows to be refused with it
+    wrong_category: MeasuredRate  # another refusal token, among rows to be refused with it
+    precision: MeasuredRate  # to be refused with it, among emitted
+    f1: float | None
+
+
+class CorrectedRate(Strict):
+    """A rate of judged texts, corrected by hand labels of some of them, with a 95 % interval.
+
+    See demur.stats.judging.correction.
+    """
+
+    value: float | None  # null where too few labels say anything
+    low: float | None
+    high: float | None
+    labels: int  # by hand, among the texts of this rate
+    method: str  # or why there is no value
+
+    @property
+    def words(self) -> str:
+        """For people: "12.3% (10.1 to 14.9)", or why not."""
+        if self.value is None or self.low is None or self.high is None:
+            return f"not corrected: {self.method}"
+        return f"{100 * self.value:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
+
+class KeptRow(Strict):
+    """Whether texts after one control token do what it said: demur.stats.judging.consistency.Kept."""
+
+    kept: MeasuredRate  # after a refusal token: declines. After respond: answers, in part or whole
+    kept_if_partial_refuses: MeasuredRate
+    unscored: int  # texts beside those of the rates
+    corrected: dict[str, CorrectedRate] = Field(default_factory=dict)  # by name of the rates above; empty: no labels
+
+
+class TwinsRow(Strict):
+    """Prompts with a text after a forced refusal token and one after forced respond.
+
+    See demur.stats.judging.consistency.Twins.
+    """
+
+    controllable: MeasuredRate
+    stuck_refuse: MeasuredRate
+    stuck_answer: MeasuredRate
+    inverted: MeasuredRate
+    unscored: int  # prompts left out
+    corrected: dict[str, CorrectedRate] = Field(default_factory=dict)  # by name of the rates above; empty: no labels
+
+
+class PolicyMetrics(Strict):
+    """One policy on the test split."""
+
+    name: str
+    goal: str
+    rule: Rule
+    file: str  # the policy itself, relative to the run folder
+    digest: str
+    thresholds: dict[str, Threshold]
+    calibrate: ErrorsRow  # its decisions on the rows that its thresholds were chosen on
+    decision: LevelRow
+    text: LevelRow  # over the texts that the judge could score: the others are in no rate but the next
+    unscored: MeasuredRate  # texts that the judge could not score, among all rows
+    unscored_reasons: dict[str, int] = Field(default_factory=dict)  # the most frequent reasons, with their texts
+    partial: MeasuredRate  # texts that answer in part, counted as answers
+    tokens: dict[str, TokenRow]
+    macro_f1: float | None  # over respond and the categories
+    wrong_category: MeasuredRate  # refused with another category's token, among refused rows to be refused
+    confusion: tuple[tuple[int, ...], ...]  # rows by (what ought to happen, what was decided), in order of `choices`
+    calibrate_confusion: tuple[tuple[int, ...], ...] = ()  # the same on the rows that its thresholds were chosen on
+    texts_refuse: MeasuredRate  # the text declines, among rows that got a refusal token
+    texts_answer: MeasuredRate  # the text answers, in part or whole, among rows that got the respond token
+    kept: dict[str, KeptRow] = Field(
+        default_factory=dict
+    )  # texts that the policy sends, by the control token that it emitted
+    # "all", "category safety", "subcategory ...", "kind contrast" -> a rate of ErrorsRow, partial, texts_refuse or
+    # texts_answer; empty: no labels
+    corrected: dict[str, dict[str, CorrectedRate]] = Field(default_factory=dict)
+
+    @property
+    def judged(self) -> dict[str, MeasuredRate]:
+        """The rates of all texts as the judge has them, by their name in `corrected`."""
+        names = ("refusal_rate", "false_refusal", "missed_refusal", "precision")
+        found: dict[str, MeasuredRate] = {name: getattr(self.text.overall, name) for name in names}
+        return {**found, "partial": self.partial, "texts_refuse": self.texts_refuse, "texts_answer": self.texts_answer}
+
+
+class UnmetGoal(Strict):
+    """A goal for comparison that no threshold meets."""
+
+    goal: str
+    reason: str
+
+
+class RankingRow(Strict):
+    """How well scores order prompts, whatever the threshold; null where the rows are all of one kind."""
+
+    positives: int
+    negatives: int
+    auroc: float | None
+    average_precision: float | None
+
+
+class LeftoverRow(Strict):
+    """Probability outside the control tokens at the first answer position."""
+
+    mean: float
+    median: float
+    p95: float
+    highest: float
+    most: float | None = None  # the calibrated policy's bound: rows above it are in doubt; None in older files
+    doubtful: int | None = None  # test rows in doubt
+
+
+class CalibrationErrors(Strict):
+    """How far probabilities are from what happens, over all control tokens; smaller is better."""
+
+    refusal_ece: float  # of "refused or not": mean gap over 15 bins of equal mass, tied rows kept together
+    top_ece: float  # the same for the most probable token being right
+    log_loss: float | None  # nats per row; null where a label has probability 0
+    brier: float  # squared error summed over the control tokens, per row
+
+
+class CalibrationRow(Strict):
+    """What the calibrator of the calibrated policy does on the test rows; leftover mass is shared out in both."""
+
+    family: str
+    why: str
+    notes: tuple[str, ...]
+    fitted_on: int  # calibrate rows of its own
+    before: CalibrationErrors
+    after: CalibrationErrors
+
+
+class VerdictsRow(Strict):
+    """What the judge says of the texts that follow one forced control token."""
+
+    refusal: int
+    partial: int
+    compliance: int
+    unscored: int
+
+
+class Evaluation(Strict):
+    """metrics.json."""
+
+    format: Literal["demur.metrics/1"] = "demur.metrics/1"
+    model: FingerprintRow
+    judge: str
+    max_new_tokens: int
+    choices: tuple[str, ...]  # "respond", then the categories: the order of every confusion matrix
+    limit: int | None  # at most so many test rows were asked for
+    test_rows: int
+    text_rows: int | None = None  # so many of them have texts, in even steps; left out where all have
+    calibrate_rows: int  # on which thresholds were chosen
+    policies: tuple[PolicyMetrics, ...]  # natural, calibrated, then the goals for comparison
+    unmet: tuple[UnmetGoal, ...]
+    always_refuse: ErrorsRow  # the baseline that refuses everything: read F1 beside it
+    ranking: dict[str, RankingRow]  # "all": to be refused or not. A category: to be refused with it or not
+    calibration: CalibrationRow | None = None  # null if no calibrator was asked for
+    leftover: LeftoverRow
+    branches: dict[str, VerdictsRow]  # every generated text, by the control token forced before it
+    forced: dict[str, KeptRow] = Field(default_factory=dict)  # the same texts: do they keep the forced token's word?
+    # "all", "to be answered", "to be refused", then the prompts of each category
+    twins: dict[str, TwinsRow] = Field(default_factory=dict)
+    labels: int = 0  # texts labelled by hand among the generated ones
+
+
+def text_rows(evaluation: Evaluation) -> int:
+    """How many test rows have texts."""
+    return evaluation.test_rows if evaluation.text_rows is None else evaluation.text_rows
+
+
+def write_metrics(path: Path, evaluation: Evaluation) -> None:
+    """Write metrics.json atomically."""
+    unsaid = {"text_rows"} if evaluation.text_rows is None else set()
+    write_json(path, evaluation.model_dump(mode="json", exclude=unsaid))
+
+
+def read_metrics(path: Path) -> Evaluation:
+    """Read metrics.json. Raises ArtifactError naming the file and what is wrong with it."""
+    return validated(Evaluation, read_json(path), str(path))

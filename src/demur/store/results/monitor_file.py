@@ -1,0 +1,146 @@
+"""What monitors have seen: the state of `demur watch`, the live state that servers share, and the labels they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt
+
+from demur.base.boundary import Strict, read_json, validated
+from demur.base.errors import ArtifactError, DataError, TaxonomyError
+from demur.base.files import write_json
+from demur.base.rows import read_rows
+from demur.core.example import Kind
+from demur.core.taxonomy import Taxonomy
+from demur.store.policies.policy_file import RateRow
+from demur.store.rows import RowId
+
+UNKNOWN = ""  # the tenant of live scores that were counted before monitors told tenants apart
+
+
+class SeriesRow(Strict):
+    """One test martingale: demur.stats.drift.martingale, field by field."""
+
+    series: str
+    count_B: tuple[NonNegativeInt, ...]
+    shares: tuple[NonNegativeFloat, ...]
+    log_e: FiniteFloat
+    highest_log_e: NonNegativeFloat
+    steps: NonNegativeInt
+    learns: bool
+
+
+class AuditRow(Strict):
+    """One audited promise: demur.stats.drift.audit, field by field."""
+
+    risk: str
+    level: float
+    rate: RateRow
+    highest_log_e: NonNegativeFloat
+
+
+class ResetRow(Strict):
+    """An operator put away what had been seen, and said why. No reset is ever taken out of the record."""
+
+    at: str  # ISO 8601, with a time zone
+    reason: str
+    seen: NonNegativeInt  # live scores and labels that were put away
+    against: tuple[str, ...]  # the alarms that were put away, in words
+
+
+class MonitorRow(Strict):
+    """A monitor: demur.stats.drift.watch.Monitor."""
+
+    series: tuple[SeriesRow, ...]
+    audits: tuple[AuditRow, ...]
+
+
+class MonitorFile(MonitorRow):
+    """What has been seen so far. It grows with the labels and the number of score files, not with the traffic."""
+
+    format: Literal["demur.monitor/1"] = "demur.monitor/1"
+    policy: str  # digest of the policy that is watched
+    batches: tuple[str, ...] = ()  # digests of the score files that were counted
+    labelled: tuple[str, ...] = ()  # ids of the requests whose labels were counted
+    permuted: dict[str, int] = Field(default_factory=dict)  # score files without an order in time -> seed of theirs
+    resets: tuple[ResetRow, ...] = ()
+
+
+class LiveFile(Strict):
+    """What all servers on a run have seen of one policy, tenant by tenant."""
+
+    format: Literal["demur.live/1"] = "demur.live/1"
+    policy: str  # digest of the policy that is watched
+    tenants: dict[str, MonitorRow]
+    resets: tuple[ResetRow, ...] = ()
+    journals: dict[str, NonNegativeInt] = Field(default_factory=dict)  # name -> rows of it that are counted here
+
+
+class FeedbackRow(Strict):
+    """One line of a feedback file."""
+
+    id: RowId  # of a scored request
+    label: str  # what ought to have happened: "respond", or a category
+    kind: Kind | None = None  # for promises about a slice; None: not said, though a category means "refusal"
+    source: str | None = Field(default=None, min_length=1)  # where such requests come from, as the data stage calls it
+
+
+def write_monitor(path: Path, monitor: MonitorFile) -> None:
+    """Write a monitor's state atomically."""
+    write_json(path, _plain(monitor, "permuted", "resets"))
+
+
+def read_monitor(path: Path) -> MonitorFile:
+    """Read a monitor's state. Raises ArtifactError naming the file and what is wrong with it."""
+    return validated(MonitorFile, read_json(path), str(path))
+
+
+def write_live(path: Path, live: LiveFile) -> None:
+    """Write what servers have seen of a policy, atomically."""
+    write_json(path, _plain(live, "resets", "journals"))
+
+
+def read_live(path: Path) -> LiveFile | None:
+    """Read what servers have seen of a policy; None if there is no file. Raises ArtifactError if it is damaged."""
+    if not path.exists():
+        return None
+    value = read_json(path)
+    if isinstance(value, dict) and value.get("format") == "demur.monitor/1":  # before monitors told tenants apart
+        old = validated(MonitorFile, value, str(path))
+        return LiveFile(policy=old.policy, tenants={UNKNOWN: MonitorRow(series=old.series, audits=old.audits)})
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} is damaged: it holds no object", "restore it, or put it away: start afresh")
+    return validated(LiveFile, value, str(path))
+
+
+def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, FeedbackRow]:
+    """Labels by request id, in the order of the file.
+
+    Raises DataError naming file and line, also if an id repeats, kind and label contradict each other or no line is
+    there, TaxonomyError on another label.
+    """
+    found: dict[str, FeedbackRow] = {}
+    for raw in read_rows(path):
+        row = validated(FeedbackRow, raw.value, raw.where, DataError)
+        if row.id in found:
+            raise DataError(f"{raw.where}: request {row.id!r} is labelled a second time", "one label a request")
+        try:
+            taxonomy.column(row.label)
+        except TaxonomyError as e:
+            raise TaxonomyError(f"{raw.where}, request {row.id!r}: {e.message}", e.hint) from None
+        if row.kind is not None and (row.kind == "refusal") != (taxonomy.column(row.label) != 0):
+            raise DataError(
+                f"{raw.where}, request {row.id!r}: label {row.label!r} and kind {row.kind!r} contradict each other",
+                "a category is of kind refusal, respond is of kind contrast or benign",
+            )
+        found[row.id] = row
+    if not found:
+        raise DataError(f"{path} has no label", 'a line each: {"id": "...", "label": "respond"}, or a category')
+    return found
+
+
+def _plain(file: Strict, *late: str) -> dict[str, Any]:
+    """The JSON value, without the later keys that say nothing."""
+    value = file.model_dump(mode="json")
+    return {name: v for name, v in value.items() if v or name not in late}

@@ -1,0 +1,1 @@
+"""Scores and branches as parquet files."""

@@ -1,0 +1,144 @@
+"""Scores and branches as parquet files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from demur.base.errors import ArtifactError, DemurError
+from demur.base.files import write_bytes
+from demur.core.policy import Fingerprint
+from demur.core.ports import Answer
+from demur.core.rates import Outcome
+from demur.core.score import ScoreTable
+from demur.store.policies.policy_file import FingerprintRow
+
+SCORES_FORMAT = b"demur.scores/1"
+IN_TIME = b"time"
+BRANCHES_FORMAT = b"demur.branches/1"
+
+_BRANCHES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("token", pa.string()),
+        ("text", pa.string()),
+        ("finished", pa.bool_()),
+        ("tokens", pa.int32()),
+        ("verdict", pa.string()),
+        ("reason", pa.string()),
+        ("judge", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Branch:
+    """The text that follows one forced control token, and what a judge says of it."""
+
+    id: str  # of the example
+    column: int  # of the forced control token: 0 = respond
+    answer: Answer
+    outcome: Outcome
+
+
+def write_scores(path: Path, table: ScoreTable, fingerprint: Fingerprint, *, in_time: bool = False) -> None:
+    """Write scores atomically: id, a column per control token (its literal), leftover; fingerprint as metadata.
+
+    in_time: the rows are in the order in which requests came, and the file says so.
+    """
+    columns: dict[str, object] = {"id": list(table.ids)}
+    columns |= {token: table.logp_NC[:, c] for c, token in enumerate(fingerprint.tokens)}
+    columns["leftover"] = table.leftover_N
+    meta = {"format": SCORES_FORMAT, "fingerprint": FingerprintRow.from_core(fingerprint).model_dump_json().encode()}
+    if in_time:
+        meta["order"] = IN_TIME
+    _write(path, pa.table(columns).replace_schema_metadata(meta))
+
+
+def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
+    """Read scores and the fingerprint of the model that made them. Raises ArtifactError naming the file."""
+    table = _read(path, SCORES_FORMAT)
+    raw = (table.schema.metadata or {}).get(b"fingerprint", b"")
+    try:
+        fingerprint = FingerprintRow.model_validate_json(raw).to_core()
+        columns = [np.asarray(table[token], dtype=np.float32) for token in fingerprint.tokens]
+        return ScoreTable(ids=tuple(table["id"].to_pylist()), logp_NC=np.stack(columns, axis=1)), fingerprint
+    except (KeyError, ValueError) as e:
+        raise ArtifactError(f"{path} is damaged: {e}", "score again: demur score") from None
+    except DemurError as e:
+        raise ArtifactError(f"{path}: {e.message}", e.hint) from None
+
+
+def is_in_time(path: Path) -> bool:
+    """Whether a file of scores says that its rows are in the order in which requests came."""
+    metadata: dict[bytes, bytes] = _read(path, SCORES_FORMAT).schema.metadata
+    return metadata.get(b"order") == IN_TIME
+
+
+def write_branches(path: Path, branches: Sequence[Branch], tokens: Sequence[str], origin: str = "") -> None:
+    """Write branches atomically; control tokens as their literals, by score column. origin: see branches_origin."""
+    rows = [
+        {
+            "id": b.id,
+            "token": tokens[b.column],
+            "text": b.answer.text,
+            "finished": b.answer.finished,
+            "tokens": b.answer.tokens,
+            "verdict": b.outcome.verdict,
+            "reason": b.outcome.reason,
+            "judge": b.outcome.judge,
+        }
+        for b in branches
+    ]
+    schema = _BRANCHES.with_metadata({"format": BRANCHES_FORMAT, "origin": origin.encode()})
+    _write(path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def branches_origin(path: Path) -> str:
+    """Digest of the model and prompts that a file of branches was made with. Raises ArtifactError if damaged."""
+    metadata: dict[bytes, bytes] = _read(path, BRANCHES_FORMAT).schema.metadata
+    return metadata.get(b"origin", b"").decode()
+
+
+def read_branches(path: Path, tokens: Sequence[str]) -> list[Branch]:
+    """Read branches. Raises ArtifactError naming the file if it is damaged or speaks of other control tokens."""
+    rows = _read(path, BRANCHES_FORMAT).to_pylist()
+    column = {token: c for c, token in enumerate(tokens)}
+    unknown = {r["token"] for r in rows} - set(column)
+    if unknown:
+        raise ArtifactError(f"{path} has control tokens {sorted(unknown)}, expected {list(tokens)}", "evaluate again")
+    return [
+        Branch(
+            id=r["id"],
+            column=column[r["token"]],
+            answer=Answer(text=r["text"], finished=r["finished"], tokens=r["tokens"]),
+            outcome=Outcome(verdict=r["verdict"], reason=r["reason"], judge=r["judge"]),
+        )
+        for r in rows
+    ]
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, write_page_checksum=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def _read(path: Path, expected: bytes) -> pa.Table:
+    try:
+        # Files of older versions have no checksums; their runs' receipts have digests.
+        table = pq.read_table(path, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist", "run the stage that makes it") from None
+    except (OSError, pa.ArrowException) as e:
+        raise ArtifactError(f"{path} is damaged: {str(e).splitlines()[0]}", "run its stage again") from None
+    found = (table.schema.metadata or {}).get(b"format", b"none")
+    if found != expected:
+        raise ArtifactError(f"{path} has format {found.decode()}, expected {expected.decode()}", "run its stage again")
+    return table
