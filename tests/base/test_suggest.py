@@ -11,6 +11,7 @@ from demur.base.suggest import suggest
         ("safty", ["safety", "humanizing"], "did you mean 'safety'?"),
         ("HARMFULL", ["Benign", "Harmful"], "did you mean 'Harmful'?"),
         ("xyz", ["safety", "humanizing"], "known: safety, humanizing"),
+        ("xyz", ["Safety", "safety"], "known: Safety, safety"),
         ("xyz", [], "known: none"),
     ],
 )

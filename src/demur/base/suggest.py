@@ -11,8 +11,9 @@ def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
 
     otherwise: the hint where none is alike; None: all known names.
     """
-    by_folded = {k.casefold(): k for k in known}
+    names = list(known)
+    by_folded = {n.casefold(): n for n in names}
     close = get_close_matches(name.casefold(), by_folded, n=1)
     if close:
         return f"did you mean {by_folded[close[0]]!r}?"
-    return f"known: {', '.join(by_folded.values()) or 'none'}" if otherwise is None else otherwise
+    return f"known: {', '.join(names) or 'none'}" if otherwise is None else otherwise
