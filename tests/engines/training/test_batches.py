@@ -11,49 +11,50 @@ from demur.engines.training.batches import TokenBudgetBatches
 from demur.engines.training.rows import IGNORE, TrainingRow
 from demur.engines.training.trainer import LossWeights
 
-Shape = tuple[int, bool]  # tokens of a row, whether it has a reply
-SHAPES = st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=60)
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=60)  # tokens of rows
 
 
-def made(shapes: Sequence[Shape]) -> list[TrainingRow]:
-    return [TrainingRow(input_ids=[0] * n, labels=[0] * n, has_reply=replies) for n, replies in shapes]
+def made(lengths: Sequence[int]) -> list[TrainingRow]:
+    return [TrainingRow(input_ids=[0] * n, labels=[0] * n) for n in lengths]
 
 
-def batches(shapes: Sequence[Shape], epoch: int = 0, world: int = 1) -> list[list[list[int]]]:
+def batches(lengths: Sequence[int], epoch: int = 0, world: int = 1) -> list[list[list[int]]]:
     """By process, the batches of an epoch as rows."""
     found = []
     for rank in range(world):
-        sampler = TokenBudgetBatches(made(shapes), budget=120, seed=1, rank=rank, world=world)
+        sampler = TokenBudgetBatches(made(lengths), budget=120, seed=1, rank=rank, world=world)
         sampler.set_epoch(epoch)
-        found.append([[index - epoch * len(shapes) for index in batch] for batch in sampler])
+        found.append([[index - epoch * len(lengths) for index in batch] for batch in sampler])
     return found
 
 
-@given(shapes=SHAPES, epoch=st.integers(0, 2))
-def test_every_row_is_in_one_batch_of_each_epoch(shapes: list[Shape], epoch: int) -> None:
-    rows = [row for batch in batches(shapes, epoch)[0] for row in batch]
-    assert sorted(rows) == list(range(len(shapes)))
+@given(lengths=LENGTHS, epoch=st.integers(0, 2))
+def test_every_row_is_in_one_batch_of_each_epoch(lengths: list[int], epoch: int) -> None:
+    rows = [row for batch in batches(lengths, epoch)[0] for row in batch]
+    assert sorted(rows) == list(range(len(lengths)))
 
 
-@given(shapes=SHAPES, epoch=st.integers(0, 2))
-def test_every_batch_has_a_reply_as_long_as_there_are_as_many(shapes: list[Shape], epoch: int) -> None:
-    found = batches(shapes, epoch)[0]
-    with_reply = sum(any(shapes[row][1] for row in batch) for batch in found)
-    assert with_reply == min(len(found), sum(replies for _, replies in shapes))
-
-
-@given(shapes=SHAPES.filter(lambda s: len(s) > 1), epoch=st.integers(0, 2))
-def test_two_processes_see_the_halves_of_what_one_with_as_large_batches_sees(shapes: list[Shape], epoch: int) -> None:
-    left, right = batches(shapes, epoch, world=2)
+@given(lengths=LENGTHS.filter(lambda s: len(s) > 1), epoch=st.integers(0, 2))
+def test_two_processes_see_the_halves_of_what_one_with_as_large_batches_sees(lengths: list[int], epoch: int) -> None:
+    left, right = batches(lengths, epoch, world=2)
     assert len(left) == len(right)
     assert all(left)
     assert all(right)
     rows = [row for batch in (*left, *right) for row in batch]
-    assert sorted(rows) == list(range(len(shapes)))
+    assert sorted(rows) == list(range(len(lengths)))
 
 
 CONTROL, REFUSAL, WORD = 5, 6, 9
 TARGETS_BT = torch.tensor([[IGNORE, CONTROL, WORD], [IGNORE, REFUSAL, IGNORE]])
+
+
+def test_the_weight_of_rows_is_that_of_all_their_targets() -> None:
+    weights = LossWeights(control_ids=(CONTROL, REFUSAL), control=6.0, refusal=12.0, answer=0.5)
+    rows = [
+        TrainingRow(input_ids=labels, labels=labels, weight=w)
+        for labels, w in (([8, CONTROL, WORD], 2.0), ([8, REFUSAL], 0.5))
+    ]
+    assert weights.total(rows) == 2.0 * 6.0 + 0.5 + 0.5 * 12.0
 
 
 def test_a_rows_weight_counts_for_its_control_token_only() -> None:

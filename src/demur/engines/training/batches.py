@@ -21,14 +21,13 @@ class TokenBudgetBatches(Sampler[list[int]]):
     """Batches of rows of like length, about `budget` tokens each, padding counted; this process's share of each.
 
     The batches of an epoch depend on the rows, the seed and the epoch alone, never on the number of processes:
-    two processes see the two halves of what one would see. Rows of equal length trade places every epoch, and every
-    batch has a row with a reply as long as there are as many. An index is row + epoch x rows, for NoisyRows.
+    two processes see the two halves of what one would see. Rows of equal length trade places every epoch. An index is
+    row + epoch x rows, for NoisyRows.
     """
 
     def __init__(self, rows: Sequence[TrainingRow], *, budget: int, seed: int, rank: int = 0, world: int = 1) -> None:
         lengths = [len(r.input_ids) for r in rows]
         self._lengths = torch.tensor(lengths)
-        self._replies = [r.has_reply for r in rows]
         self._seed, self._rank, self._world = seed, rank, world
         self._epoch = 0
         self._cuts = _cut(sorted(lengths), budget, at_least=world)
@@ -45,27 +44,8 @@ class TokenBudgetBatches(Sampler[list[int]]):
         shuffled = torch.randperm(len(self._lengths), generator=generator)
         order = shuffled[torch.argsort(self._lengths[shuffled], stable=True)].tolist()
         batches = [order[start:end] for start, end in self._cuts]
-        _spread_replies(batches, self._replies, at_least=self._world)
         for at in torch.randperm(len(batches), generator=generator).tolist():
             yield [row + self._epoch * len(order) for row in batches[at][self._rank :: self._world]]
-
-
-def _spread_replies(batches: Sequence[list[int]], has_reply: Sequence[bool], *, at_least: int) -> None:
-    """Give every batch without a reply one of the nearest batch that can spare it, in place.
-
-    Steps that teach the decision alone are what destroys the language. Short rows end at their control token more often
-    than long ones, so batches of the shortest would have none.
-    """
-    replies = [[row for row in batch if has_reply[row]] for batch in batches]
-    for n, own in enumerate(replies):
-        donors = [m for m, rows in enumerate(replies) if len(rows) > 1 and len(batches[m]) > at_least]
-        if own or not donors:
-            continue
-        nearest = min(donors, key=lambda m: abs(m - n))
-        row = replies[nearest].pop(0 if nearest > n else -1)  # the one nearest in length
-        batches[nearest].remove(row)
-        batches[n].append(row)
-        own.append(row)
 
 
 def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -149,3 +129,4 @@ class OwnBatches:
 
     rows: Dataset[Any]
     batches: TokenBudgetBatches
+    step_weight: float  # of what the loss counts, in a step on average

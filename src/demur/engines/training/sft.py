@@ -114,6 +114,13 @@ class SftTrainer:
             optimizer = MuonWithAdamW(
                 prepared.model, lr_matrices=s.matrix_learning_rate, lr_rest=s.learning_rate, weight_decay=s.weight_decay
             )
+        weights = LossWeights(
+            control_ids=prepared.encoder.token_ids,
+            control=s.control_weight,
+            refusal=s.control_weight * s.refusal_weight,
+            answer=s.answer_weight,
+            smoothing=s.control_smoothing,
+        )
         trainer = ControlTokenTrainer(
             model=prepared.model,
             args=_arguments(s, task.work),
@@ -122,14 +129,8 @@ class SftTrainer:
             processing_class=prepared.tokenizer,
             optimizers=(optimizer, None),
             callbacks=[StepProgress(prepared.scale.step)],
-            weights=LossWeights(
-                control_ids=prepared.encoder.token_ids,
-                control=s.control_weight,
-                refusal=s.control_weight * s.refusal_weight,
-                answer=s.answer_weight,
-                smoothing=s.control_smoothing,
-            ),
-            own=self._own_batches(prepared, task.state),
+            weights=weights,
+            own=self._own_batches(prepared, task.state, weights),
         )
         trainer.remove_callback(PrinterCallback)  # the library is silent; the log history keeps every figure
         return trainer
@@ -150,7 +151,7 @@ class SftTrainer:
         trainer.add_callback(validation)
         return validation
 
-    def _own_batches(self, prepared: Prepared, state: PartialState) -> OwnBatches | None:
+    def _own_batches(self, prepared: Prepared, state: PartialState, weights: LossWeights) -> OwnBatches | None:
         s = self.settings
         if s.batch_tokens is None:
             return None
@@ -161,12 +162,10 @@ class SftTrainer:
         )
         if prepared.states is not None:
             rows = trunk.StateRows(prepared.states, prepared.rows)
-        return OwnBatches(
-            rows,
-            TokenBudgetBatches(
-                prepared.rows, budget=s.batch_tokens, seed=s.seed, rank=state.process_index, world=state.num_processes
-            ),
+        batches = TokenBudgetBatches(
+            prepared.rows, budget=s.batch_tokens, seed=s.seed, rank=state.process_index, world=state.num_processes
         )
+        return OwnBatches(rows, batches, weights.total(prepared.rows) / len(batches))
 
     def _finish(
         self, trainer: ControlTokenTrainer, prepared: Prepared, weights: dict[str, Any], folder: Path

@@ -5,7 +5,7 @@ Shapes: B rows, T tokens, M supervised positions of a batch, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from demur.engines.heads import head_on, marked_rows
 from demur.engines.training.batches import EpochLoader, OwnBatches
-from demur.engines.training.rows import IGNORE
+from demur.engines.training.rows import IGNORE, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +38,10 @@ class LossWeights:
         weights = torch.where(targets_BT == self.control_ids[0], self.control * of_rows, weights)
         return weights.masked_fill(targets_BT == IGNORE, 0.0)
 
+    def total(self, rows: Sequence[TrainingRow]) -> float:
+        """The weight of all targets of the rows."""
+        return sum(float(self.of(torch.tensor([row.labels[1:]]), torch.tensor([row.weight])).sum()) for row in rows)
+
     def are_control(self, targets: torch.Tensor) -> torch.Tensor:
         """Which targets are control tokens, same shape."""
         return torch.isin(targets, torch.tensor(self.control_ids, device=targets.device))
@@ -56,7 +60,8 @@ class ControlTokenTrainer(SFTTrainer):
     """SFTTrainer whose loss weighs control tokens apart and whose logits exist only where the loss looks.
 
     The loss is the weighted mean of the negative log-likelihood over the whole optimizer step, all processes and
-    accumulated batches together, so the number of processes does not change it.
+    accumulated batches together, so the number of processes does not change it. With our own batches, of like length
+    and so of few long rows or many short ones, the mean is over the weight of an average step: every row counts alike.
     """
 
     def __init__(self, *args: Any, weights: LossWeights, own: OwnBatches | None, **kwargs: Any) -> None:
@@ -74,6 +79,8 @@ class ControlTokenTrainer(SFTTrainer):
         return EpochLoader(self._own.rows, batch_sampler=self._own.batches, collate_fn=self.data_collator)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
+        if self._own is not None:
+            return torch.tensor(self._own.step_weight, device=device)
         weighed = (self._weights.of(b["labels"][:, 1:], b.get("weights")).sum() for b in batch_samples)
         total = sum(weighed, torch.zeros(()))
         gathered: torch.Tensor = self.accelerator.gather(total.to(device)).sum()
