@@ -35,7 +35,8 @@ FEW = {
     "data.calibrate_share": 0.02,
     "data.test_share": 0.01,
     "train.batch_tokens": 512,
-    "train.learning_rate": 1e-3,  # a few dozen steps: enough to begin with a control token, not to write well
+    "train.learning_rate": 5e-4,  # a few dozen steps: enough to begin with a control token, not to write well
+    "train.epochs": 1.5,
     "train.control_weight": 20,
     "evaluate.texts": 4,
     "evaluate.max_new_tokens": 8,
@@ -75,8 +76,8 @@ def proposed(done):
 
 def test_the_demo_ends_with_a_table_a_certificate_and_a_report(small):
     home, done = small
-    assert "calibrated: false_refusal <= 0.2" in done.stdout
-    assert "certified: false_refusal at 0.2 with 95% confidence" in done.stderr
+    assert "calibrated: false_refusal <= 0.15" in done.stdout
+    assert "certified: false_refusal at 0.15 with 95% confidence" in done.stderr
     assert "report: runs/demo/report/index.html" in done.stderr
     assert "of 40 decided as expected" in done.stderr
     page = (home / "runs/demo/report/report.md").read_text(encoding="utf-8")
