@@ -48,10 +48,10 @@ def test_parameters_are_counted_without_being_made():
 
 
 def test_the_estimate_is_near_what_was_measured():
-    """bench/training_memory.py, 200 rows: 3.71 GB in full, 1.44 GB with the recipe for small machines."""
+    """bench/training_memory.py: 3.71 GB in full (200 rows), 2.57 with the recipe for small machines (600)."""
     lengths = [24 + n % 90 for n in range(200)]
     assert memory.memory_needed(case(FULL, lengths, 16)).total == pytest.approx(3.71e9, rel=0.3)
-    assert memory.memory_needed(case(cpu(), lengths, 12)).total == pytest.approx(1.44e9, rel=0.3)
+    assert memory.memory_needed(case(cpu(), lengths, 32)).total == pytest.approx(2.57e9, rel=0.3)
 
 
 @given(
