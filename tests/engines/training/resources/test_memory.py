@@ -57,7 +57,7 @@ def test_the_estimate_is_near_what_was_measured():
 @given(
     lengths=st.lists(st.integers(4, 300), min_size=1, max_size=40),
     budget=st.sampled_from([64, 256, 1024, 4096]),
-    share=st.sampled_from([0.0, 0.3, 0.734]),
+    share=st.sampled_from([0.0, 0.4, 0.734]),
 )
 def test_more_to_hold_is_never_estimated_as_less(lengths, budget, share):
     some = replace(FULL, batch_tokens=budget, frozen_share=share)
@@ -74,7 +74,7 @@ def test_rows_of_one_batch_are_those_the_trainer_puts_in_one():
     assert (batches.longest, batches.positions, batches.supervised) == (300, 300, 200)
     fixed = replace(FULL, batch_tokens=None, rows_per_device=4, accumulate=2)
     batches = memory.batches_of([row(10, 2)] * 30, fixed)
-    assert (batches.positions, batches.supervised, batches.steps) == (40, 8, 4)
+    assert (batches.positions, batches.supervised, batches.steps) == (40, 8, 6)
 
 
 def test_too_little_memory_is_said_before_anything_is_loaded_with_what_would_do(tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_too_little_disk_is_said_with_the_kept_states(tmp_path, monkeypatch):
 def test_the_mildest_change_that_fits_is_named():
     asked = replace(FULL, batch_tokens=1024)
     now = case(asked, lengths=(400,) * 50)
-    mildest = [{"batch_tokens": 512}, {"gradient_checkpointing": True}, {"frozen_share": 0.734}]
+    mildest = [{"batch_tokens": 512}, {"gradient_checkpointing": True}, {"frozen_share": 0.4}]
     needs = [memory.memory_needed(case(replace(asked, **change), (400,) * 50)).total for change in mildest]
     assert memory.memory_needed(now).total > needs[0] > needs[1] > needs[2]
     for change, need in zip(mildest, needs, strict=True):
