@@ -95,7 +95,7 @@ def test_too_little_disk_is_said_with_the_kept_states(tmp_path, monkeypatch):
 def test_the_mildest_change_that_fits_is_named():
     asked = replace(FULL, batch_tokens=1024)
     now = case(asked, lengths=(400,) * 50)
-    mildest = [{"batch_tokens": 512}, {"gradient_checkpointing": True}, {"frozen_share": 0.4}]
+    mildest = [{"batch_tokens": 512}, {"gradient_checkpointing": True}, {"frozen_share": 0.75}]
     needs = [memory.memory_needed(case(replace(asked, **change), (400,) * 50)).total for change in mildest]
     assert memory.memory_needed(now).total > needs[0] > needs[1] > needs[2]
     for change, need in zip(mildest, needs, strict=True):

@@ -27,7 +27,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from demur.base.errors import EngineError
-from demur.core.training.settings import TrainSettings, cpu
+from demur.core.training.settings import TrainSettings
 from demur.engines.training.resources.free_room import free_disk, free_memory
 from demur.engines.training.resources.machine import uses_bfloat16
 from demur.engines.training.rows import IGNORE, TrainingRow
@@ -39,7 +39,7 @@ OVERHEAD = 5e7  # beside what was loaded before the estimate: trainer, data load
 CHECKPOINTS = 3  # two are kept, and a third is there while it is written
 SPARE = 0.05  # of what is free: an estimate that leaves less than that will not fit
 GB = 1e9
-CPU_SHARE = cpu().frozen_share
+MOSTLY_FROZEN = 0.75  # of the layers: what is proposed where memory is short
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,7 +244,7 @@ def remedy(case: Reckoned, room: float) -> str:
             return f"train.batch_tokens = {tokens} would need about {need.total / GB:.2g} GB"
     changes: list[dict[str, Any]] = [{"gradient_checkpointing": True}]
     if not settings.lora_rank and tokens is not None and not settings.prompt_noise:
-        changes.append({"frozen_share": CPU_SHARE})
+        changes.append({"frozen_share": MOSTLY_FROZEN})
     if not settings.frozen_share and settings.optimizer == "adamw" and settings.base != "tiny":
         changes.append({"lora_rank": 16})
     for change in changes:
