@@ -1,6 +1,7 @@
 """The arrows of DESIGN, checked on the syntax tree: imports in functions and for types only count like any other."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,24 @@ def test_a_stage_never_imports_a_stage() -> None:
             target = as_module(dotted)
             if target and folder(target) == "stages" and stage(target) not in ("", stage(module_name(path))):
                 wrong.append(f"{place(path, line)} imports {dotted}")
+    assert not wrong
+
+
+def test_only_assembly_names_a_module_of_ours_in_a_string() -> None:
+    """ "demur.engines.x:Y" would be an arrow that no import shows. Entry points stand in pyproject.toml."""
+    wrong = []
+    for path in FILES:
+        if folder(module_name(path)) == "assembly":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+                dotted = re.fullmatch(r"(demur(?:\.\w+)+)(:\w*)?", node.value)
+                # Names of loggers and of a package's own data are no arrows.
+                theirs = folder(as_module(dotted[1]) or "") if dotted else ""
+                if dotted and (dotted[2] or (theirs and theirs != folder(module_name(path)))):
+                    wrong.append(f"{place(path, node.lineno)} {node.value}")
     assert not wrong
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import fields, replace
 from typing import Any
 
 from demur.assembly.config import build
 from demur.assembly.predictors import PREDICTORS
 from demur.assembly.run import Engine, Workspace
-from demur.assembly.wiring import BACKENDS, CASCADES, ENGINES, find
+from demur.assembly.wiring import BACKENDS, find
 from demur.base.arrays import Floats
-from demur.base.boundary import read_json
 from demur.base.errors import ConfigError
 from demur.core.policy import Fingerprint
-from demur.core.ports import Prompt
-from demur.core.serving import Backend
+from demur.core.ports import Prompt, Scorer
+from demur.core.serving import Backend, BackendKind, ServedRun
 from demur.store.answers.blackbox_file import BlackboxFolder, read_summary
 from demur.store.models.front_file import front_of
 from demur.store.models.upgrade import brought_up_to_date
@@ -29,19 +27,6 @@ from demur.store.scores.tables import read_scores
 KEY_VARIABLE = "DEMUR_BACKEND_KEY"  # of the server behind ours; never in a file or on a command line
 GATE = "gate"
 REMOTE = ("vllm", "gateway", "openai", GATE)
-_GATE_OPTIONS = ("model", "answers_as", "refusal", "reads")  # demur.engines.remote.pre_answer.GateSettings
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Served:
-    """What [backend] says of the model behind, apart from the way to it."""
-
-    model: str
-    references: int = 4  # test prompts whose scores the server must reproduce; 0: its weights are taken on trust
-
-    def __post_init__(self) -> None:
-        if self.references < 0:
-            raise ConfigError(f"references = {self.references} is below 0", "0: none is asked for")
 
 
 def default_backend(workspace: Workspace) -> str:
@@ -50,29 +35,56 @@ def default_backend(workspace: Workspace) -> str:
 
 
 def make_backend(kind: str, workspace: Workspace, url: str | None, options: Mapping[str, Any], where: str) -> Backend:
-    """A backend by its name in demur.assembly.wiring.BACKENDS.
+    """A backend by its name in demur.assembly.wiring.BACKENDS, or "package.module:Class" with what BackendKind asks.
 
     Raises ConfigError for options that it does not have, and for a backend that cannot serve this run.
     """
-    _check_fits(kind, workspace)
-    if (url is None) == (kind in REMOTE):
+    _check_fits(kind, workspace, options, where)
+    maker: BackendKind = find(kind, BACKENDS, "backend")
+    if not (hasattr(maker, "from_run") and hasattr(maker, "Options")):
+        raise ConfigError(
+            f"backend {kind!r} has no from_run and Options, so it cannot be made from a run",
+            "docs/serve.md#a-backend-of-your-own says what they are",
+        )
+    names = {f.name for f in fields(maker.Options)}
+    if (url is None) == ("url" in names):
         need = "needs --url" if url is None else "has no --url"
         raise ConfigError(f"backend {kind!r} {need}", f"with a url: {', '.join(REMOTE)}")
-    if kind == GATE:
-        return _gate(workspace, {**options, "url": url}, where)
-    made: Backend
-    if kind in REMOTE:
-        made = _remote(kind, workspace, {**options, "url": url}, where)
-    elif kind == "hf":
-        limits = build(find("demur.engines.inprocess.worker:Limits", {}, "record"), options, where)
-        # Whatever engine scored the run: a model of the same fingerprint is the same model.
-        in_process = Workspace(workspace.folder, replace(workspace.config, engine="hf"))
-        made = find(kind, BACKENDS, "backend")(Engine(in_process).loaded, limits)
-    elif kind == "fake":
-        made = find(kind, BACKENDS, "backend")(engine=find(kind, ENGINES, "engine")(taxonomy=workspace.config.taxonomy))
-    else:
-        made = find(kind, BACKENDS, "backend")(**options)
-    return made if workspace.front is None else _cascade(workspace, made, workspace.front)
+    given = {**options, **({} if url is None else {"url": url})}
+    if "api_key" in names:
+        given["api_key"] = os.environ.get(KEY_VARIABLE)
+    made = maker.from_run(_served(workspace), build(maker.Options, given, where))
+    front = None if kind == GATE else workspace.front  # a gate scores with the front itself
+    return made if front is None else _cascade(workspace, made, front)
+
+
+def _served(workspace: Workspace) -> ServedRun:
+    """A run as backends see it."""
+    folder, file = workspace.folder, brought_up_to_date(workspace.folder)
+    declared = file.fingerprint.to_core()
+    summary = BlackboxFolder(folder).summary
+    fitted_on = read_summary(summary) if summary.exists() else None
+
+    def load() -> Any:
+        return Engine(Workspace(folder, replace(workspace.config, engine="hf"))).loaded
+
+    def scorer() -> Scorer:
+        engine = Engine(workspace)
+        loaded: Scorer = engine.loaded  # now: a scorer that cannot be loaded serves nothing
+        return loaded if workspace.front is None else engine.cascade(workspace.front)
+
+    return ServedRun(
+        # An endpoint may be asked by an alias and answer by the name behind it.
+        name=fitted_on.asked_for if fitted_on else workspace.config.name,
+        behind=fitted_on.model if fitted_on else None,
+        taxonomy=workspace.config.taxonomy,
+        model=folder.model,
+        declared=declared,
+        keep_history=bool(file.details.get("keep_history", True)),
+        load=load,
+        scorer=scorer,
+        references=lambda wanted: _references(folder, declared, wanted),
+    )
 
 
 def front_of_policies(policies: PolicySet) -> str | None:
@@ -92,13 +104,18 @@ def front_of_policies(policies: PolicySet) -> str | None:
 
 def _cascade(workspace: Workspace, behind: Backend, digest: str) -> Backend:
     """A backend behind the run's front. Raises ArtifactError if the run has no front of this digest."""
+    from demur.engines.cascade.backend import CascadeBackend
+
     front, _ = front_of(workspace.folder, behind.fingerprint, digest)
-    made: Backend = find("backend", CASCADES, "cascade")(front=front, digest=digest, behind=behind)
-    return made
+    return CascadeBackend(front=front, digest=digest, behind=behind)
 
 
-def _check_fits(kind: str, workspace: Workspace) -> None:
+def _check_fits(kind: str, workspace: Workspace, options: Mapping[str, Any], where: str) -> None:
     engine = workspace.config.engine
+    if kind == GATE and engine == "guard-chat" and options.get("reads") == "all":
+        raise ConfigError(
+            f'{where}: reads = "all": guard-chat reads the whole conversation, roles and all', "leave it out"
+        )
     if kind == "vllm" and workspace.front is not None:
         raise ConfigError(
             "the plug-in of backend 'vllm' decides on the model's scores alone, and the policy is of a cascade",
@@ -114,58 +131,6 @@ def _check_fits(kind: str, workspace: Workspace) -> None:
             f"backend {GATE!r} decides by a predictor, and the run's engine is {engine!r}",
             f"engines that predict: {', '.join(PREDICTORS)}; this run is served by hf, vllm, gateway or openai",
         )
-
-
-def _gate(workspace: Workspace, options: Mapping[str, Any], where: str) -> Backend:
-    """In front of any chat endpoint: the run's predictor decides, the model behind is asked for answers only."""
-    own = {name: options[name] for name in _GATE_OPTIONS if name in options}
-    if workspace.config.engine == "guard-chat" and own.get("reads") == "all":
-        raise ConfigError(
-            f'{where}: reads = "all": guard-chat reads the whole conversation, roles and all', "leave it out"
-        )
-    summary = BlackboxFolder(workspace.folder).summary
-    found = read_summary(summary) if summary.exists() else None  # of the model that the predictor was fitted on
-    # An endpoint may be asked by an alias and answer by the name behind it.
-    defaults = {
-        "model": found.asked_for if found else workspace.config.name,
-        "answers_as": found.model if found else None,
-    }
-    engine = Engine(workspace)
-    loaded = engine.loaded  # now: a scorer that cannot be loaded serves nothing
-    backend: Backend = find(GATE, BACKENDS, "backend")(
-        link=_link({name: value for name, value in options.items() if name not in own}, where),
-        settings=build(find("demur.engines.remote.pre_answer:GateSettings", {}, "record"), {**defaults, **own}, where),
-        scorer=loaded if workspace.front is None else engine.cascade(workspace.front),
-    )
-    return backend
-
-
-def _link(options: Mapping[str, Any], where: str) -> Any:
-    link = find("demur.engines.remote.link:Link", {}, "record")
-    return build(link, {**options, "api_key": os.environ.get(KEY_VARIABLE)}, where)
-
-
-def _remote(kind: str, workspace: Workspace, options: Mapping[str, Any], where: str) -> Backend:
-    """In front of another server: it holds the run's model, we hold the run's fingerprint and tokenizer."""
-    folder = workspace.folder.model
-    file = brought_up_to_date(workspace.folder)
-    declared = file.fingerprint.to_core()
-    mine = ("model",) if kind == "openai" else ("model", "references")
-    given = {name: options[name] for name in mine if name in options}
-    served = build(_Served, {"model": workspace.config.name, **given}, where)
-    own = {
-        "link": _link({name: value for name, value in options.items() if name not in mine}, where),
-        "model": served.model,
-        "declared": declared,
-        "keep_history": bool(file.details.get("keep_history", True)),
-    }
-    if kind == "openai":
-        own["literals"] = _special_tokens(folder / "tokenizer.json")
-    else:
-        own["tokenizer"] = str(folder)
-        own["reference"] = _references(workspace.folder, declared, served.references)
-    backend: Backend = find(kind, BACKENDS, "backend")(**own)
-    return backend
 
 
 def _references(folder: RunFolder, declared: Fingerprint, wanted: int) -> tuple[tuple[Prompt, Floats], ...]:
@@ -184,10 +149,3 @@ def _references(folder: RunFolder, declared: Fingerprint, wanted: int) -> tuple[
     chosen = shorter[:: max(1, len(shorter) // wanted)][:wanted]
     logp_NC = table.select(tuple(e.id for e in chosen)).logp_NC
     return tuple((e.prompt, logp_C) for e, logp_C in zip(chosen, logp_NC, strict=True))
-
-
-def _special_tokens(path: Path) -> tuple[str, ...]:
-    """What a model's tokenizer takes for the end of a turn and the like, spelled out: nobody may type it."""
-    added = read_json(path).get("added_tokens", [])
-    # One of a single character could not be broken.
-    return tuple(t["content"] for t in added if t.get("special") and len(t["content"]) > 1)

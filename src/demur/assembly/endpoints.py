@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from demur.assembly.config import build, override
-from demur.assembly.wiring import CHATS, find
+from demur.assembly.wiring import needed
 from demur.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from demur.engines.remote.client import ChatClient
 
 ENDPOINT = "endpoint."  # how a --set of the endpoint begins
 
 
-def open_chat(given: Mapping[str, Any], overrides: Sequence[str]) -> Any:
+def open_chat(given: Mapping[str, Any], overrides: Sequence[str]) -> ChatClient:
     """The client. given: settings by name, None where a flag was left out.
 
     Raises ConfigError on an unknown setting, and on an override of anything but the endpoint.
@@ -23,5 +26,12 @@ def open_chat(given: Mapping[str, Any], overrides: Sequence[str]) -> Any:
             raise ConfigError(f"cannot use --set {text!r}", "write endpoint.KEY=VALUE, e.g. endpoint.tries=2")
         override(table, text)
     options = {**{k: v for k, v in given.items() if v is not None}, **table.get("endpoint", {})}
-    endpoint = build(find("demur.engines.remote.client:Endpoint", {}, "endpoint"), options, "--set: endpoint")
-    return find("openai", CHATS, "chat model")(endpoint=endpoint)
+    return chat_client(options, "--set: endpoint")
+
+
+def chat_client(options: Mapping[str, Any], where: str) -> ChatClient:
+    """A client of an OpenAI-compatible endpoint. Raises ConfigError, naming `where`, on an unknown setting."""
+    with needed("a chat endpoint"):
+        from demur.engines.remote.client import ChatClient, Endpoint
+
+    return ChatClient(endpoint=build(Endpoint, options, where))

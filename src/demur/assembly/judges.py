@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from demur.assembly.config import build, override
-from demur.assembly.wiring import CHATS, COMPLETERS, JUDGES, find
+from demur.assembly.config import override
+from demur.assembly.endpoints import chat_client
+from demur.assembly.wiring import JUDGES, find, needed
 from demur.base.boundary import read_toml
 from demur.base.errors import ConfigError
 from demur.base.text import read_text
@@ -24,7 +25,9 @@ from demur.store.answers.label_store import LabelFile
 from demur.store.models.encoded_model_file import is_encoded, read_encoded
 from demur.store.models.text_model_file import read_text_classifier
 
-ENCODER = "demur.engines.hf.encoder:HfEncoder"
+if TYPE_CHECKING:
+    from demur.engines.hf.encoder import HfEncoder
+
 SECTIONS = ("llm", "trained", "wildguard")
 
 
@@ -72,24 +75,23 @@ def build_judge(name: str, settings: Settings) -> tuple[Judge, Spent]:
 
 
 def _llm(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
+    from demur.judges.rubric import Wording, builtin_rubric, rubric_from
+
     section = settings.section("llm")
     wording: dict[str, Any] = {}
     named = str(section.pop("rubric", "coconot"))
     if named.endswith(".toml"):
         own = settings.path(named)
-        wording["rubric"] = find("demur.judges.rubric:rubric_from", {}, "rubric")(read_toml(own), str(own))
+        wording["rubric"] = rubric_from(read_toml(own), str(own))
     else:
-        wording["rubric"] = find("demur.judges.rubric:builtin_rubric", {}, "rubric")(named)
+        wording["rubric"] = builtin_rubric(named)
     tokens = dict.fromkeys((*coconot().tokens, *single().tokens, *settings.tokens))  # each once, in this order
     wording["control_tokens"] = tuple(section.pop("control_tokens", tokens))
     if "most_chars" in section:
         wording["most_chars"] = section.pop("most_chars")
     labels = settings.path(str(section.pop("labels"))) if "labels" in section else settings.labels
-    endpoint = build(find("demur.engines.remote.client:Endpoint", {}, "endpoint"), section, f"{settings.where}: [llm]")
-    chat = find("openai", CHATS, "chat model")(endpoint=endpoint)
-    made = find("demur.judges.rubric:Wording", {}, "wording")(**wording)
-
-    return kind(chat=chat, store=LabelFile(labels), wording=made), lambda: spent_lines(chat)
+    chat = chat_client(section, f"{settings.where}: [llm]")
+    return kind(chat=chat, store=LabelFile(labels), wording=Wording(**wording)), lambda: spent_lines(chat)
 
 
 def spent_lines(chat: Any) -> list[str]:
@@ -115,21 +117,31 @@ def _trained(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
     file = settings.path(str(section["model"]))
     classifier: Any
     if is_encoded(file):
-        classifier, digest = read_encoded(file, lambda model: find(ENCODER, {}, "encoder")(model=model))
+        classifier, digest = read_encoded(file, open_encoder)
     else:
         classifier, digest = read_text_classifier(file)
     return kind(classifier=classifier, digest=digest, force=bool(section.get("force", False))), list
 
 
+def open_encoder(model: str) -> HfEncoder:
+    """The encoder that a trained judge reads answers with. model: a checkpoint folder or a Hugging Face name."""
+    with needed("a judge's encoder"):
+        from demur.engines.hf.encoder import HfEncoder
+
+    return HfEncoder(model=model)
+
+
 def _wildguard(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
     section = settings.section("wildguard")
     template = section.pop("template", None)
-    completer = find("hf", COMPLETERS, "classifier model")
-    _only(section, [f.name for f in fields(completer) if f.init], f"{settings.where}: [wildguard]")
+    with needed("judge 'wildguard'"):
+        from demur.engines.hf.complete import HfCompleter
+
+    _only(section, [f.name for f in fields(HfCompleter) if f.init], f"{settings.where}: [wildguard]")
     if "model" not in section:
         raise ConfigError("the wildguard judge needs its model", "--set wildguard.model=FOLDER")
     given = {"template": read_text(settings.path(str(template)), ConfigError)} if template else {}
-    return kind(completer=completer(**section), **given), list
+    return kind(completer=HfCompleter(**section), **given), list
 
 
 def _only(section: Mapping[str, Any], known: Sequence[str], where: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from demur.assembly.config import RunConfig, config_from
 from demur.assembly.predictors import PREDICTORS, check_engine, make_predictor, require_writer
-from demur.assembly.wiring import CASCADES, ENGINES, find
+from demur.assembly.wiring import ENGINES, find
 from demur.base.arrays import Floats
 from demur.base.boundary import read_json
 from demur.base.errors import ArtifactError
@@ -139,8 +139,9 @@ class Engine:
     def cascade(self, digest: str) -> CascadeScored:
         """The run's front before this engine. Raises ArtifactError if the run has no front of this digest."""
         front, digest = front_of(self._workspace.folder, self._fingerprint, digest)
-        made: CascadeScored = find("scorer", CASCADES, "cascade")(front=front, digest=digest, model=self)
-        return made
+        from demur.engines.cascade.scorer import CascadeScorer
+
+        return CascadeScorer(front=front, digest=digest, model=self)
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """See core.ports.Scorer."""

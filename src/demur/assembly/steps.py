@@ -18,7 +18,7 @@ from demur.assembly.config import RunConfig, build_sources
 from demur.assembly.judges import Settings, build_judge, read_settings
 from demur.assembly.predictors import GUARDS, PREDICTORS, make_predictor, require_writer
 from demur.assembly.run import Engine, Workspace
-from demur.assembly.wiring import JUDGES, SOURCES, TRAINERS, find
+from demur.assembly.wiring import JUDGES, SOURCES, find, needed
 from demur.base.errors import ConfigError, DataError, GoalError, TaxonomyError
 from demur.base.files import sweep
 from demur.base.text import duration
@@ -235,6 +235,7 @@ class Steps:
         return policy
 
     def _evaluate(self, progress: Progress) -> Evaluation:
+        from demur.sources.corpus import EverydayPrompts
         from demur.stages import evaluate
 
         require_writer(self._config, "evaluate")
@@ -245,7 +246,7 @@ class Steps:
             for line in spent():
                 self._observer.note(line)
         if self._config.evaluate.everyday:
-            prompts = find("demur.sources.corpus:EverydayPrompts", {}, "source")().read()
+            prompts = EverydayPrompts().read()
             evaluate.ask_everyday(tuple(prompts), self.engine, self._folder, progress)
         return evaluation
 
@@ -272,9 +273,10 @@ class _LazyTrainer:
         self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
     ) -> TrainedModel | None:
         """See core.ports.Trainer."""
-        trainer = find("sft", TRAINERS, "trainer")(self._settings)
-        trained: TrainedModel | None = trainer.train(examples, taxonomy, folder, progress)
-        return trained
+        with needed("training"):
+            from demur.engines.training.sft import SftTrainer
+
+        return SftTrainer(self._settings).train(examples, taxonomy, folder, progress)
 
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:

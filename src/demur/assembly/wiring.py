@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -14,10 +15,6 @@ SOURCES = {
     "files": "demur.sources.files:FileSource",
     "jsonl": "demur.sources.files:FileSource",  # the older name
     "hub": "demur.sources.hub:HubSource",
-}
-TRAINERS = {
-    "tiny": "demur.engines.training.base_model.tiny:TinyTrainer",
-    "sft": "demur.engines.training.sft:SftTrainer",
 }
 ENGINES = {
     "hf": "demur.engines.hf.engine:HfEngine",
@@ -41,12 +38,6 @@ JUDGES = {
     "llm": "demur.judges.rubric:RubricJudge",
     "wildguard": "demur.judges.wildguard:WildGuardJudge",
 }
-CASCADES = {
-    "scorer": "demur.engines.cascade.scorer:CascadeScorer",
-    "backend": "demur.engines.cascade.backend:CascadeBackend",
-}
-CHATS = {"openai": "demur.engines.remote.client:ChatClient"}
-COMPLETERS = {"hf": "demur.engines.hf.complete:HfCompleter"}
 
 _EXTRAS = {
     "torch": "hf",
@@ -78,13 +69,9 @@ def find(name: str, known: Mapping[str, str], what: str) -> Any:
         hint = suggest(name, known, f"known: {', '.join(known)}; or 'package.module:Class'")
         raise ConfigError(f"unknown {what} {name!r}", hint)
     try:
-        return getattr(import_module(module), attribute)
+        with needed(f"{what} {name!r}"):
+            return getattr(import_module(module), attribute)
     except ModuleNotFoundError as e:
-        missing = (e.name or "").partition(".")[0]
-        if missing in _EXTRAS:
-            raise MissingDependency(
-                f"{what} {name!r} needs {missing}", f"pip install 'demur[{_EXTRAS[missing]}]'"
-            ) from None
         if e.name and module.startswith(e.name):
             raise ConfigError(f"{what} {name!r}: there is no module {e.name!r}", "check the spelling") from None
         raise
@@ -92,3 +79,15 @@ def find(name: str, known: Mapping[str, str], what: str) -> Any:
         raise ConfigError(
             f"{what} {name!r}: module {module!r} has no {attribute!r}", "export the class there"
         ) from None
+
+
+@contextmanager
+def needed(what: str) -> Iterator[None]:
+    """Around imports of ours that may need an extra: one that is not installed is a MissingDependency that names it."""
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        missing = (e.name or "").partition(".")[0]
+        if missing not in _EXTRAS:
+            raise
+        raise MissingDependency(f"{what} needs {missing}", f"pip install 'demur[{_EXTRAS[missing]}]'") from None

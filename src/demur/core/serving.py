@@ -7,14 +7,16 @@ refusal, going on from the same prefill where it can. Implementations are named 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from demur.base.arrays import Floats
 from demur.core.decision import Decision
 from demur.core.policy import Fingerprint, Policy
-from demur.core.ports import Prompt
+from demur.core.ports import Prompt, Scorer
+from demur.core.taxonomy import Taxonomy
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]  # the last: a filter behind declined
 
@@ -81,6 +83,36 @@ async def nothing() -> AsyncIterator[Any]:
     none: tuple[Any, ...] = ()
     for part in none:
         yield part
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ServedRun:
+    """The run that a backend is made for, as it may ask of it; nothing is loaded or read before it asks."""
+
+    name: str  # also of the model at a server behind, where the options name none
+    taxonomy: Taxonomy
+    model: Path  # folder of the trained checkpoint
+    declared: Fingerprint  # of that checkpoint; a backend in front of it vouches for it
+    keep_history: bool  # past assistant turns carry their control token, as in training
+    behind: str | None  # the model that the run's predictor was fitted on, as it calls itself in answers
+    load: Callable[[], Any]  # the checkpoint in this process: a demur.engines.hf.engine.HfEngine
+    scorer: Callable[[], Scorer]  # what decides: the run's own engine, with its front where policies are of a cascade
+    # So many prompts with the scores that this checkpoint gave them; fewer where there are fewer.
+    references: Callable[[int], Sequence[tuple[Prompt, Floats]]]
+
+
+class BackendKind(Protocol):
+    """A backend's class, as it is named in demur.assembly.wiring.BACKENDS or by "package.module:Class".
+
+    Options: a frozen dataclass whose fields are the keys that [backend] may hold. One named `url` makes `--url`
+    required; one named `api_key` takes the key from the environment.
+    """
+
+    Options: type
+
+    def from_run(self, run: ServedRun, options: Any) -> Backend:
+        """The backend of a run. A classmethod."""
+        ...
 
 
 class Backend(Protocol):

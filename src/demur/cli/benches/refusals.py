@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.assembly.config import build
+from demur.assembly.checks import SUBJECTS
+from demur.assembly.endpoints import chat_client
 from demur.assembly.judges import Spent, build_judge, read_settings, spent_lines
-from demur.assembly.wiring import CHATS, find
 from demur.base.boundary import read_toml
 from demur.base.errors import ConfigError, DataError
 from demur.cli import options
@@ -29,10 +29,12 @@ from demur.store.answers.reply_file import ReplyFile
 from demur.store.results.bench_file import BenchFile
 
 if TYPE_CHECKING:
+    from demur.assembly import sources
+
+if TYPE_CHECKING:
     from demur.assembly.run import Workspace
     from demur.stages.bench_refusals import Candidate, Endpoint
 
-SUBJECTS = ("always-refuse", "never-refuse", "refuse-then-answer", "answer-then-refuse")
 
 JudgeName = Annotated[
     str | None, typer.Option(metavar="NAME", help="Also write the answers, for this judge. Default: decisions only.")
@@ -69,11 +71,11 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure false and missed refusals side by side. A direction without rows is named, never shown as 0."""
+    from demur.assembly import sources
     from demur.assembly.run import reopen
     from demur.stages import bench_refusals
-    from demur.stages.bench_refusals import Config
 
-    wanted = [find("demur.sources.benchmarks:wanted", {}, "source")(text) for text in benchmark]
+    wanted = [sources.wanted(text) for text in benchmark]
     _require_once(benchmark, wanted)
     if card and not any(w.benchmark.dataset for w in wanted):
         raise ConfigError("--card: no benchmark given has a dataset on the hub", "docs/benchmarking.md: which have")
@@ -84,10 +86,10 @@ def command(
     measure: Callable[..., BenchFile]
     if asked:
         endpoint, spent_asking = _endpoint(Path(model), policy, built, target)
-        measure = partial(bench_refusals.run_endpoint, Config(limit=limit), endpoint)
+        measure = partial(bench_refusals.run_endpoint, bench_refusals.Config(limit=limit), endpoint)
     else:
         found = _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
-        measure = partial(bench_refusals.run, Config(limit=limit), replace(found, judge=built))
+        measure = partial(bench_refusals.run, bench_refusals.Config(limit=limit), replace(found, judge=built))
     sets = _sets(wanted)
     try:
         with bar("benchmark") as progress:
@@ -105,7 +107,7 @@ def command(
     _require_measured(bench)
 
 
-def _require_once(texts: Sequence[str], wanted: Sequence[Any]) -> None:
+def _require_once(texts: Sequence[str], wanted: Sequence[sources.Wanted]) -> None:
     """Raise ConfigError, naming both flags, if rows of a benchmark are asked for twice."""
     for (text, one), (other, two) in combinations(zip(texts, wanted, strict=True), 2):
         same_part = None in (one.part, two.part) or one.part == two.part
@@ -116,14 +118,11 @@ def _require_once(texts: Sequence[str], wanted: Sequence[Any]) -> None:
             )
 
 
-def _sets(wanted: Sequence[Any]) -> list[BenchSet]:
+def _sets(wanted: Sequence[sources.Wanted]) -> list[BenchSet]:
     """The benchmarks' rows; the package `datasets` is imported when one has no file."""
-    load = find("demur.sources.benchmarks:load", {}, "source")
+    from demur.assembly import sources
 
-    def fetch(*where: Any) -> Any:
-        return find("demur.sources.hub:load_rows", {}, "source")(*where)
-
-    return [load(asked, fetch) for asked in wanted]
+    return [sources.load(asked, sources.hub_rows) for asked in wanted]
 
 
 def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> None:
@@ -158,8 +157,7 @@ def _endpoint(file: Path, policy: Path | None, judge: Judge | None, target: Path
             f"{file} names an endpoint: it has no control tokens, and only its texts can be measured",
             "leave --policy out, and name what reads the texts: --judge phrases",
         )
-    settings = build(find("demur.engines.remote.client:Endpoint", {}, "endpoint"), read_toml(file), str(file))
-    chat = find("openai", CHATS, "chat model")(endpoint=settings)
+    chat = chat_client(read_toml(file), str(file))
     asker = Asker(chat=chat, replies=ReplyFile(target / "replies.sqlite"))
     return Endpoint(asker=asker, judge=judge), lambda: spent_lines(chat)
 
@@ -169,7 +167,7 @@ def _subject(name: str, policy: Path | None) -> Candidate:
 
     if policy:
         raise ConfigError(f"{name!r} is no trained model, and {policy} was made for one", "leave --policy out")
-    subject = find(f"demur.engines.fake.subjects:{name.replace('-', '_')}", {}, "subject")(coconot())
+    subject = SUBJECTS[name](coconot())
     return Candidate(policy=natural(coconot(), subject.fingerprint), scorer=subject, generator=subject)
 
 

@@ -10,10 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from demur.assembly.config import build
 from demur.assembly.endpoints import open_chat
-from demur.assembly.wiring import find
-from demur.base.boundary import read_toml
 from demur.base.errors import ConfigError, DataError
 from demur.base.files import write_text
 from demur.cli import options
@@ -39,14 +36,16 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Write questions from dated news, label and filter them. The same command goes on where it stopped."""
-    limit = find("demur.sources.news:Cutoff", {}, "source")(day=_day(cutoff), margin_days=margin)
+    from demur.assembly.sources import Builder, Cutoff, read_news
+
+    limit = Cutoff(day=_day(cutoff), margin_days=margin)
     file = news if news.suffix != ".toml" else _fetched(news, out.with_suffix(".news.jsonl"))
     chat = open_chat({"url": url, "model": model, "most_calls": most_calls}, overrides or ())
-    articles, places = find("demur.sources.news:read_news", {}, "source")(file, limit)
+    articles, places = read_news(file, limit)
     for why, at in places.items():
         note(f"{why}: {first(at)}")
     replies = ReplyFile(out.with_suffix(".replies.sqlite"))
-    builder = find("demur.sources.temporal:Builder", {}, "source")(chat=chat, replies=replies, cutoff=limit)
+    builder = Builder(chat=chat, replies=replies, cutoff=limit)
     try:
         with bar("temporal") as progress:
             built = builder.build(articles, progress)
@@ -61,12 +60,13 @@ def command(
 
 def _fetched(settings: Path, to: Path) -> Path:
     """A news file with what an API answers. One that is there is kept: a run that goes on must see the same news."""
+    from demur.assembly.sources import fetched_news
+
     if to.exists():
         note(f"news as fetched before: {to}; delete it to fetch again")
         return to
-    api = build(find("demur.sources.news_api:NewsApi", {}, "source"), read_toml(settings), str(settings))
     with bar("news") as progress:
-        rows = find("demur.sources.news_api:fetch_news", {}, "source")(api, progress)
+        rows = fetched_news(settings, progress)
     write_text(to, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     note(f"{len(rows)} articles fetched: {to}")
     return to

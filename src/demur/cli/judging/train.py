@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from demur.assembly.judges import ENCODER
-from demur.assembly.wiring import find
+from demur.assembly.judges import open_encoder
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 
@@ -29,7 +28,7 @@ def command(
     from demur.stages import judge_train as stage
 
     config = stage.Config(files=tuple(files), out=out, recipe=recipe, model=model)
-    encoder = find(ENCODER, {}, "encoder")(model=model) if model else None
+    encoder = open_encoder(model) if model else None
     trained = stage.run(config, encoder)
     if as_json:
         print_json(asdict(trained))

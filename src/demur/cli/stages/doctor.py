@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from demur.assembly.checks import base_readiness, has_gpu, is_base, model_readiness
 from demur.assembly.config import DEFAULT_TAXONOMY
-from demur.assembly.wiring import find
 from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 from demur.core.ports import Origin
@@ -40,27 +40,13 @@ def command(
 ) -> None:
     """Check a trained model, or say what training would do with a base. Exit code 2 if something must be repaired."""
     model, declared, origin = _declared(model, taxonomy)
-    if origin is None and "fingerprint" not in declared and _is_base(model, declared["tokens"]):
-        case = find("demur.engines.training.base_model.doctor:BaseCase", {}, "check")
-        examine_base = find("demur.engines.training.base_model.doctor:examine_base", {}, "check")
-        settings = replace(defaults(model, recipe or _usual_recipe()), base=model)
-        readiness: Readiness = examine_base(case(base=model, taxonomy=preset(taxonomy), settings=settings, rows=rows))
+    if origin is None and "fingerprint" not in declared and is_base(model, declared["tokens"]):
+        settings = replace(defaults(model, recipe or ("none" if has_gpu() else "cpu")), base=model)
+        readiness = base_readiness(preset(taxonomy), settings, rows)
         _tell(readiness, "to be trained", as_json=as_json)
         return
-    examination = find("demur.engines.hf.doctor:Examination", {}, "check")
-    examine = find("demur.engines.hf.doctor:examine", {}, "check")
-    readiness = examine(examination(model=model, dtypes=dtypes, **declared))
+    readiness = model_readiness(model, dtypes=dtypes, **declared)
     _tell(readiness, "to be scored and served", origin, as_json=as_json)
-
-
-def _is_base(model: str, tokens: tuple[str, ...]) -> bool:
-    found: bool = find("demur.engines.training.base_model.doctor:is_base", {}, "check")(model, tokens)
-    return found
-
-
-def _usual_recipe() -> str:
-    on_gpu: bool = find("torch:cuda", {}, "check").is_available()
-    return "none" if on_gpu else "cpu"
 
 
 def _tell(readiness: Readiness, purpose: str, origin: Origin | None = None, *, as_json: bool) -> None:

@@ -57,9 +57,9 @@ def command(
 
 def _looks(folder: Path) -> list[Any]:
     """What was made of each file below a folder. Runs that were made there are no rows."""
+    from demur.assembly.sources import look
     from demur.base.rows import SUFFIXES, rows_below
 
-    look = find("demur.sources.guess:look", {}, "source")
     names = [p.relative_to(folder) for p in rows_below(folder)]
     runs = [n for n in names if any((folder / p / "config.json").is_file() for p in n.parents if p != Path())]
     if runs:
@@ -76,9 +76,10 @@ def _looks(folder: Path) -> list[Any]:
 
 
 def _drafted(folder: Path, to: Path, looks: list[Any]) -> str:
-    draft = find("demur.sources.draft:Draft", {}, "source")
+    from demur.assembly.sources import Draft
+
     where = Path(os.path.relpath(folder.resolve(), to.resolve().parent)).as_posix()
-    text: str = draft(name=folder.resolve().name, folder=where, looks=tuple(looks)).toml()
+    text: str = Draft(name=folder.resolve().name, folder=where, looks=tuple(looks)).toml()
     return text
 
 

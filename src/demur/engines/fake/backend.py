@@ -7,17 +7,22 @@ import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from demur.base.errors import BackendBusy, BackendDown, BackendTimeout
 from demur.core.decision import decide_or_doubt
 from demur.core.policy import Fingerprint
-from demur.core.serving import Ask, Part, Reply, is_silent, nothing
+from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.fake.engine import FakeEngine
 from demur.engines.stop_text import StopText
 
 # At open: down, busy, timeout. In mid-answer, after the first part: break (BackendDown), stall (BackendTimeout).
 Failure = Literal["down", "busy", "timeout", "break", "stall"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FakeOptions:
+    """[backend] of a fake one: nothing to set."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,11 +32,18 @@ class FakeBackend:
     Every word is a token. With a JSON schema the answer is {"answer": text}; a tool is called when it is required.
     """
 
+    Options: ClassVar = FakeOptions
+
     engine: FakeEngine
     delay_s: float = 0.0  # before every part
     failure: Failure | None = None
     writing: int = field(default=0, init=False)  # replies being read now
     _closed: bool = field(default=False, init=False)
+
+    @classmethod
+    def from_run(cls, run: ServedRun, options: FakeOptions) -> FakeBackend:  # noqa: ARG003 - there is nothing in them
+        """Over the fake engine with its default settings, in the run's taxonomy."""
+        return cls(engine=FakeEngine(taxonomy=run.taxonomy))
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -90,7 +90,7 @@ def load_model(name: str | Path, dtype: str | None, device: str | None, loader: 
     be read, lacks weights that would then be random, or holds weights that this model has no place for.
     """
     model = _loaded(name, dtype, loader)
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(device or ("cuda" if on_gpu() else "cpu"))
     return model.eval()
 
 
@@ -180,3 +180,8 @@ def stop_ids(model: Any, tokenizer: PreTrainedTokenizerFast, encoder: ChatEncode
     for one in listed:
         stops.update(one if isinstance(one, Iterable) else [one])
     return frozenset(int(i) for i in stops if i is not None) - frozenset(encoder.token_ids)
+
+
+def on_gpu() -> bool:
+    """Whether torch finds a CUDA device."""
+    return torch.cuda.is_available()

@@ -19,7 +19,7 @@ from demur.base.arrays import Floats
 from demur.base.errors import BackendBusy, BackendDown, DemurError, EngineError, PromptTooLong
 from demur.core.decision import Decision
 from demur.core.policy import Fingerprint
-from demur.core.serving import Ask, Part, Reply, is_silent, nothing
+from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.batch import joining_gap
 from demur.engines.hf.engine import HALF_TOLERANCE, TOLERANCE, HfEngine
@@ -39,6 +39,13 @@ class HfBackend:
     for the fingerprint and tries out that rows which join a batch are read as they are alone; it raises EngineError if
     they are not. Greedy answers are those of HfEngine.branches; a seed fixes the draws of a sampled one.
     """
+
+    Options = Limits
+
+    @classmethod
+    def from_run(cls, run: ServedRun, options: Limits) -> HfBackend:
+        """Around the run's checkpoint, loaded here. Whatever scored the run: the same fingerprint is the same model."""
+        return cls(run.load(), options)
 
     def __init__(self, engine: HfEngine, limits: Limits | None = None) -> None:
         self._engine = engine

@@ -12,13 +12,14 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
+from demur.base.boundary import read_json
 from demur.base.errors import EngineError
 from demur.core.decision import Decision
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
-from demur.core.serving import Ask, Part, Reply, is_silent, nothing
+from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.remote.chat import (
     chat_event,
     finish_in,
@@ -39,6 +40,13 @@ _PREFILL = {"continue_final_message": True, "add_generation_prompt": False}
 _BAN = -100.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatOptions(Link):
+    """[backend] of a chat endpoint that serves the run's model: the way to it, and what it calls the model."""
+
+    model: str | None = None  # None: the run's name
+
+
 @dataclass(kw_only=True, eq=False)
 class OpenAiBackend:
     """Implements demur.core.serving.Backend in front of any chat endpoint with log-probabilities and prefill.
@@ -46,6 +54,8 @@ class OpenAiBackend:
     declared: the fingerprint that the operator vouches for; nothing of it can be checked from here.
     Raises EngineError for a literal that cannot be broken.
     """
+
+    Options: ClassVar = ChatOptions
 
     link: Link
     model: str  # the served model's name
@@ -63,6 +73,19 @@ class OpenAiBackend:
             raise EngineError(f"{whole} cannot be broken by a word joiner", "name literals of two characters or more")
         self._literal = re.compile("|".join(map(re.escape, longest_first)))
         self._looking = asyncio.Lock()
+
+    @classmethod
+    def from_run(cls, run: ServedRun, options: ChatOptions) -> OpenAiBackend:
+        """In front of an endpoint that serves the run's model. Nobody may type its tokenizer's special tokens."""
+        added = read_json(run.model / "tokenizer.json").get("added_tokens", [])
+        return cls(
+            link=options,
+            model=options.model or run.name,
+            declared=run.declared,
+            keep_history=run.keep_history,
+            # One of a single character could not be broken.
+            literals=tuple(t["content"] for t in added if t.get("special") and len(t["content"]) > 1),
+        )
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from demur.base.arrays import Floats
 from demur.base.errors import (
@@ -26,7 +26,7 @@ from demur.core.decision import decide_or_doubt
 from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt, Scorer
-from demur.core.serving import Ask, Finish, Part, Reply, is_silent, nothing
+from demur.core.serving import Ask, Finish, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.remote.chat import chat_event, finish_in, require_model, require_served, writing
 from demur.engines.remote.completion import CallPiece, ChatPiece
 from demur.engines.remote.exchange import CHAT
@@ -51,9 +51,21 @@ class GateSettings:
     reads: Literal["user", "all"] = "user"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateOptions(Link):
+    """[backend] of a gate: the way to the model behind, and the fields of GateSettings."""
+
+    model: str | None = None  # None: the model that the run's predictor was fitted on, else the run's name
+    answers_as: str | None = None
+    refusal: str = REFUSAL
+    reads: Literal["user", "all"] = "user"
+
+
 @dataclass(kw_only=True, eq=False)
 class PreAnswerBackend:
     """Implements demur.core.serving.Backend. Policies are for the scorer; the endpoint's model is looked up by name."""
+
+    Options: ClassVar = GateOptions
 
     link: Link
     settings: GateSettings
@@ -70,6 +82,17 @@ class PreAnswerBackend:
         self._batches = ScoreBatches(self.scorer)
         self._fingerprint = self.scorer.fingerprint
         self._looking = asyncio.Lock()
+
+    @classmethod
+    def from_run(cls, run: ServedRun, options: GateOptions) -> PreAnswerBackend:
+        """In front of any chat endpoint: the run's predictor decides, the model behind only answers."""
+        settings = GateSettings(
+            model=options.model or run.name,
+            answers_as=options.answers_as or run.behind,
+            refusal=options.refusal,
+            reads=options.reads,
+        )
+        return cls(link=options, settings=settings, scorer=run.scorer())
 
     @property
     def fingerprint(self) -> Fingerprint:

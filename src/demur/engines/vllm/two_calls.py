@@ -11,18 +11,19 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar, Self
 
 import numpy as np
 
 from demur.base.arrays import Floats
-from demur.base.errors import BackendDown, PromptTooLong, ScoreDoubt, ScoreError
+from demur.base.errors import BackendDown, ConfigError, PromptTooLong, ScoreDoubt, ScoreError
 from demur.core.calibrator import closed
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.score import check_scores
-from demur.core.serving import Ask, Part, Reply, is_silent, nothing
+from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.remote.declines import shown_name
 from demur.engines.remote.link import LOG, Link, Wire, parsed
 from demur.engines.remote.parts import Parts, Rules, begun, response_format
@@ -54,6 +55,19 @@ class Seen:
     probe_C: Floats  # the score of a fixed prompt
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedOptions(Link):
+    """[backend] of a server that holds the run's model: the way to it, and what it calls the model."""
+
+    model: str | None = None  # None: the run's name
+    references: int = 4  # test prompts whose scores the server must reproduce; 0: its weights are taken on trust
+
+    def __post_init__(self) -> None:
+        Link.__post_init__(self)
+        if self.references < 0:
+            raise ConfigError(f"references = {self.references} is below 0", "0: none is asked for")
+
+
 @dataclass(kw_only=True, eq=False)
 class TwoCallBackend:
     """Implements demur.core.serving.Backend in front of a vLLM server that knows nothing of refusal tokens.
@@ -62,6 +76,8 @@ class TwoCallBackend:
     and control ids are compared with the tokenizer at hand; its weights and dtype only by `reference` scores.
     Raises EngineError when the tokenizer is another one.
     """
+
+    Options: ClassVar = ServedOptions
 
     link: Link
     model: str  # the served model's name
@@ -79,6 +95,18 @@ class TwoCallBackend:
         self._wire = Wire(self.link)
         self._encoding = asyncio.Lock()  # Hugging Face tokenizers must not be entered twice at once
         self._looking = asyncio.Lock()
+
+    @classmethod
+    def from_run(cls, run: ServedRun, options: ServedOptions) -> Self:
+        """In front of a server that holds the run's model; here are its fingerprint and its tokenizer."""
+        return cls(
+            link=options,
+            model=options.model or run.name,
+            tokenizer=str(run.model),
+            declared=run.declared,
+            keep_history=run.keep_history,
+            reference=run.references(options.references),
+        )
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -162,3 +162,38 @@ def test_any_file_of_prompts_is_scored_with_the_runs_model_by_its_own_ids(demur,
     assert fingerprint == run[0].fingerprint
     assert np.array_equal(table.logp_NC[0], table.logp_NC[1])
     assert demur("score", root, "--prompts", tmp_path / "live.jsonl").code == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnOptions:
+    """[backend] of somebody else's backend."""
+
+    speed: int = 1
+
+
+class OwnBackend:
+    """Somebody else's backend: it keeps what it was made from."""
+
+    Options = OwnOptions
+
+    def __init__(self, run, options):
+        self.run, self.options = run, options
+        self.fingerprint = run.declared
+
+    @classmethod
+    def from_run(cls, run, options):
+        return cls(run, options)
+
+
+def test_somebody_elses_backend_is_made_as_ours_are(run):
+    folder = run[1]
+    name = f"{__name__}:OwnBackend"
+    made = make_backend(name, reopen(folder.root), None, {"speed": 3}, "test")
+    assert (made.options.speed, made.run.name, made.run.model) == (3, "tiny", folder.model)
+    assert made.run.references(2)
+    with pytest.raises(ConfigError, match="speeed"):
+        make_backend(name, reopen(folder.root), None, {"speeed": 3}, "test")
+    with pytest.raises(ConfigError, match="has no --url"):
+        make_backend(name, reopen(folder.root), "http://127.0.0.1:1/v1", {}, "test")
+    with pytest.raises(ConfigError, match="has no from_run"):
+        make_backend("collections:Counter", reopen(folder.root), None, {}, "test")

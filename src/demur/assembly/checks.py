@@ -1,0 +1,57 @@
+"""Whether a model is ready, and what its training would take: the engines' own checks, typed, imported when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from demur.assembly.wiring import needed
+from demur.core.taxonomy import Taxonomy
+from demur.core.training.readiness import Readiness
+from demur.core.training.settings import TrainSettings
+from demur.engines.fake.subjects import always_refuse, answer_then_refuse, never_refuse, refuse_then_answer
+
+if TYPE_CHECKING:
+    from demur.engines.fake.subjects import Subject
+
+_WHAT = "looking at a model"
+
+# Models that do the same whatever they are asked: what every evaluator of refusals must tell apart.
+SUBJECTS: dict[str, Callable[[Taxonomy], Subject]] = {
+    "always-refuse": always_refuse,
+    "never-refuse": never_refuse,
+    "refuse-then-answer": refuse_then_answer,
+    "answer-then-refuse": answer_then_refuse,
+}
+
+
+def model_readiness(model: str, *, dtypes: bool, **declared: Any) -> Readiness:
+    """Every finding about a trained model. declared: what its demur.json says, see demur.engines.hf.doctor."""
+    with needed(_WHAT):
+        from demur.engines.hf.doctor import Examination, examine
+
+    return examine(Examination(model=model, dtypes=dtypes, **declared))
+
+
+def base_readiness(taxonomy: Taxonomy, settings: TrainSettings, rows: int) -> Readiness:
+    """What training of `settings.base` on so many rows will do and take."""
+    with needed(_WHAT):
+        from demur.engines.training.base_model.doctor import BaseCase, examine_base
+
+    return examine_base(BaseCase(base=settings.base, taxonomy=taxonomy, settings=settings, rows=rows))
+
+
+def is_base(model: str, tokens: tuple[str, ...]) -> bool:
+    """Whether a model is one to train from: none of these control tokens is in its tokenizer."""
+    with needed(_WHAT):
+        from demur.engines.training.base_model import doctor
+
+    return doctor.is_base(model, tokens)
+
+
+def has_gpu() -> bool:
+    """Whether torch finds a CUDA device."""
+    with needed(_WHAT):
+        from demur.engines.hf.load import on_gpu
+
+    return on_gpu()

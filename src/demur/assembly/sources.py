@@ -1,0 +1,48 @@
+"""Rows and news for verbs that read no config: what demur.sources offers beside the sources of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from demur.assembly.config import build
+from demur.assembly.wiring import needed
+from demur.base.boundary import read_toml
+from demur.core.ports import Progress
+from demur.sources.benchmarks import Wanted, load, wanted
+from demur.sources.draft import Draft
+from demur.sources.guess import Look, look
+from demur.sources.news import Cutoff, read_news
+from demur.sources.temporal import Builder, Built, Question
+
+__all__ = [
+    "Builder",
+    "Built",
+    "Cutoff",
+    "Draft",
+    "Look",
+    "Question",
+    "Wanted",
+    "fetched_news",
+    "hub_rows",
+    "load",
+    "look",
+    "read_news",
+    "wanted",
+]
+
+
+def hub_rows(*where: Any) -> Any:
+    """Rows of a dataset on the hub. Raises MissingDependency without the package `datasets`."""
+    with needed("a benchmark on the hub"):
+        from demur.sources.hub import load_rows
+
+    return load_rows(*where)
+
+
+def fetched_news(settings: Path, progress: Progress) -> list[dict[str, object]]:
+    """The articles of a news API that a TOML file names. Raises ConfigError naming the file and the key."""
+    with needed("a news API"):
+        from demur.sources.news_api import NewsApi, fetch_news
+
+    return fetch_news(build(NewsApi, read_toml(settings), str(settings)), progress)
