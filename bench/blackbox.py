@@ -166,12 +166,12 @@ def kept(rows: LabelledScores, goal: str) -> str:
         except GoalInfeasible:
             continue
         refused_N = decide_many(policy, rows.table.logp_NC).choice_N > 0
-        wrong_N = ~refused_N[rows.label_N > 0] if wanted.kind == "missed_refusal" else refused_N[rows.label_N == 0]
-        other_N = refused_N[rows.label_N == 0] if wanted.kind == "missed_refusal" else ~refused_N[rows.label_N > 0]
+        wrong_N = ~refused_N[rows.label_N > 0] if wanted.name == "missed_refusal" else refused_N[rows.label_N == 0]
+        other_N = refused_N[rows.label_N == 0] if wanted.name == "missed_refusal" else ~refused_N[rows.label_N > 0]
         granted += 1
         broken += bool(wrong_N.mean() > (wanted.level or 0.0))
         rates.append(other_N.mean())
-    other = "false refusals" if wanted.kind == "missed_refusal" else "missed refusals"
+    other = "false refusals" if wanted.name == "missed_refusal" else "missed refusals"
     cost = f"{np.mean(rates):.1%} {other} beside it" if rates else "never granted"
     slack = 3.0 * math.sqrt(CONFIDENCE * (1.0 - CONFIDENCE) / DRAWS)
     return (

@@ -102,14 +102,14 @@ class Population:
         emitted = self.emitted(thresholds)
         classes = {
             "false_refusal": [0],
-            "refusal_rate_cap": self.classes,
+            "refusal_rate": self.classes,
             "missed_refusal": own,
             "wrong_category": own,
-        }[goal.kind]
+        }[goal.name]
         of = sum(len(self.of_class[c]) for c in classes)
-        if goal.kind == "missed_refusal":
+        if goal.name == "missed_refusal":
             return 1 - sum(n for (_, c), n in emitted.items() if c in own) / of
-        if goal.kind == "wrong_category":
+        if goal.name == "wrong_category":
             return sum(n for (g, c), n in emitted.items() if c in own and g + 1 != c) / of
         groups = [o - 1 for o in own]
         return sum(n for (g, c), n in emitted.items() if g in groups and c in classes) / of

@@ -43,7 +43,7 @@ def test_a_promise_holds_where_the_bound_is_measured_on_its_own_rows(text, tail)
             continue
         granted += 1
         refused_N = decide_many(replace(found, promises=()), truth_NC).refuses_N
-        rate = refused_N[truth_N == 0].mean() if goal.kind == "false_refusal" else (~refused_N)[truth_N > 0].mean()
+        rate = refused_N[truth_N == 0].mean() if goal.name == "false_refusal" else (~refused_N)[truth_N > 0].mean()
         broken += rate > goal.level
     assert granted > DRAWS / 2
     slack = 2.33 * np.sqrt(DELTA * (1 - DELTA) / DRAWS)  # 99 % of binomial draws

@@ -56,7 +56,7 @@ def true_rate(goal, thresholds, people):
     """The rate of the slice over the whole population, from scores sorted once per goal and group."""
     _, rows = people
     if goal.risk not in SORTED:
-        among_N = rows.label_N == 0 if goal.kind == "false_refusal" else rows.label_N != 0
+        among_N = rows.label_N == 0 if goal.name == "false_refusal" else rows.label_N != 0
         for facet, names in goal.where:
             among_N = among_N & np.isin(rows.traits.of(facet), names)
         heaviest_N = rows.table.logp_NC[:, 1:].argmax(axis=1)
@@ -66,7 +66,7 @@ def true_rate(goal, thresholds, people):
     log_t = [np.inf if t == NEVER else np.log(max(t, 1e-300)) for t in thresholds]
     refused = sum(len(v) - np.searchsorted(v, t, side="left") for v, t in zip(sorted_G, log_t, strict=True))
     rate = refused / sum(map(len, sorted_G))
-    return 1 - rate if goal.kind == "missed_refusal" else rate
+    return 1 - rate if goal.name == "missed_refusal" else rate
 
 
 def drawn(people, rng, counts):
