@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from demur.core.taxonomy import coconot
-from demur.server.ignored import NOTES
+from demur.server.requests.ignored import NOTES
 from tests.base.schemas.test_limits import HOSTILE
 from tests.security.attempt import CALLER, CANARY, CHAT, EXPIRED, OTHER, TUNER, Attempt, Turns, chat, user
 from tests.security.folded import attempts as folded

@@ -20,8 +20,8 @@ from demur.core.policy import CategoryPolicy, DoubtRule, Policy, Sensitivity
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
-from demur.server import connection
-from demur.server.log import JsonLines
+from demur.server.admission import connection
+from demur.server.monitoring.log import JsonLines
 from demur.server.settings import Limits
 from tests.engines.checkpoints import make_checkpoint, user
 from tests.security.attempt import CALLER, EXPIRED, KEYS, NARROW, OPERATOR, OTHER, TUNER, Attempt

@@ -1,6 +1,6 @@
 """A server in a process of its own, for signals: python -m tests.server.process FOLDER DELAY_S SETTINGS_JSON [RUN].
 
-With a run, the server watches it, and is its engine of tests.server.test_drift.
+With a run, the server watches it, and is its engine of tests.server.monitoring.test_drift.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from demur.engines.fake.backend import FakeBackend
 from demur.server.app import Service
-from demur.server.log import JsonLines, LogWriter
+from demur.server.monitoring.log import JsonLines, LogWriter
 from demur.server.policies import Access
 from demur.server.run import run
 from demur.server.settings import Settings

@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from demur.server import log
-from demur.server.log import JsonLines, LogWriter
+from demur.server.monitoring import log
+from demur.server.monitoring.log import JsonLines, LogWriter
 from tests.server.house import ANSWERED, folder_of, policy, request
 from tests.waiting import wait_until
 

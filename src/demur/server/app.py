@@ -18,20 +18,20 @@ from starlette.exceptions import HTTPException
 
 from demur.base.errors import BackendError, ConfigError, DemurError
 from demur.core.serving import Backend
+from demur.server.admission.doors import Doors, require_local_host
 from demur.server.chat import answer_chat
 from demur.server.describe import CHAT, HEALTH, METRICS, MODELS, READY, description
-from demur.server.doors import Doors, require_local_host
-from demur.server.drift import Drift
-from demur.server.envelope import Envelope
 from demur.server.errors import ApiError, api_error
 from demur.server.house import House
-from demur.server.live_scores import LiveScores
-from demur.server.log import event
-from demur.server.metrics import Metrics
+from demur.server.monitoring.drift import Drift
+from demur.server.monitoring.live_scores import LiveScores
+from demur.server.monitoring.log import event
+from demur.server.monitoring.metrics import Metrics
 from demur.server.policies import Access, Book
 from demur.server.reloading import Reloading
+from demur.server.requests.envelope import Envelope
+from demur.server.requests.visit import visit_of
 from demur.server.settings import Settings
-from demur.server.visit import visit_of
 from demur.store.run import RunFolder
 
 READY_S = 1.0  # for which an answer of /readyz is good: asking often does not reach the backend

@@ -21,15 +21,15 @@ from demur.core.conversation.folding import latest_turn
 from demur.core.conversation.languages import preferred_languages, refusal_text
 from demur.core.decision import Decision, doubt_reason
 from demur.core.serving import Ask, Backend, Part, Reply
+from demur.server.admission.doors import Caller, read_body
 from demur.server.answers import Head, finish_reason, scores_of, tool_call_deltas, usage
-from demur.server.asks import Case, case_of, schema_digest
-from demur.server.doors import Caller, read_body
 from demur.server.errors import api_error
 from demur.server.house import House
-from demur.server.log import event
+from demur.server.monitoring.log import event
+from demur.server.requests.asks import Case, case_of, schema_digest
+from demur.server.requests.visit import Visit, visit_of, while_connected
+from demur.server.requests.wire import parse_chat
 from demur.server.settings import Settings
-from demur.server.visit import Visit, visit_of, while_connected
-from demur.server.wire import parse_chat
 
 NO_SCORE = "there is no score that decides"
 OFF_THE_TOKENS = "the score puts too much probability outside the control tokens"

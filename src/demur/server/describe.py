@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from demur.base.version import installed_version
 from demur.server.answers import ChatCompletion
-from demur.server.wire import ChatRequest
+from demur.server.requests.wire import ChatRequest
 
 CHAT, MODELS, HEALTH, READY, METRICS = "/v1/chat/completions", "/v1/models", "/healthz", "/readyz", "/metrics"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from demur.core.serving import Backend
-from demur.server.doors import Doors
-from demur.server.drift import Drift
-from demur.server.live_scores import LiveScores
-from demur.server.metrics import Metrics
+from demur.server.admission.doors import Doors
+from demur.server.monitoring.drift import Drift
+from demur.server.monitoring.live_scores import LiveScores
+from demur.server.monitoring.metrics import Metrics
 from demur.server.policies import Book
 from demur.server.settings import Settings
 

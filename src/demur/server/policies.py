@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demur.base.errors import ConfigError
-from demur.server.log import event
-from demur.server.metrics import Metrics
+from demur.server.monitoring.log import event
+from demur.server.monitoring.metrics import Metrics
 from demur.store.policies.folder import Change, PolicySet, reload
 from demur.store.policies.keys import Tenants
 from demur.store.policies.tenants_file import Reread, has_end, read_tenants_text, reread_tenants

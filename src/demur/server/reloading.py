@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
-from demur.server.drift import Drift
-from demur.server.log import crash
-from demur.server.metrics import Metrics
+from demur.server.monitoring.drift import Drift
+from demur.server.monitoring.log import crash
+from demur.server.monitoring.metrics import Metrics
 from demur.server.policies import Book
 
 LATE = 10  # looks that may be missing before a file system that hangs counts as a failure

@@ -22,10 +22,10 @@ from types import FrameType
 
 import uvicorn
 
+from demur.server.admission.connection import IDLE_S, Connection
+from demur.server.admission.sources import Sources
 from demur.server.app import Service
-from demur.server.connection import IDLE_S, Connection
-from demur.server.log import event
-from demur.server.sources import Sources
+from demur.server.monitoring.log import event
 
 HEAD_BYTES = 16 * 1024  # of a request's line and headers
 BACKLOG = 2048  # connections that wait to be accepted

@@ -11,7 +11,7 @@ import typer
 
 from demur.cli import options
 from demur.cli.show import note
-from demur.server.log import JsonLines, LogWriter
+from demur.server.monitoring.log import JsonLines, LogWriter
 
 if TYPE_CHECKING:
     from demur.server.app import Service

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from demur.server.log import JsonLines, crash
+from demur.server.monitoring.log import JsonLines, crash
 from tests.server.house import CANNED, KEY, OPERATOR_KEY, REFUSED, TEMPLATE
 from tests.waiting import wait_until
 

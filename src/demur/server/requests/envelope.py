@@ -8,12 +8,12 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from demur.server.connection import is_costly
+from demur.server.admission.connection import is_costly
 from demur.server.errors import ApiError, our_bug
-from demur.server.log import crash, event
-from demur.server.metrics import Metrics
+from demur.server.monitoring.log import crash, event
+from demur.server.monitoring.metrics import Metrics
+from demur.server.requests.visit import Gone, Visit
 from demur.server.settings import Limits
-from demur.server.visit import Gone, Visit
 
 ELSEWHERE = "other"  # route of what is none of ours; their paths are not labels
 CLOSE = (b"connection", b"close")
@@ -103,7 +103,7 @@ class _Outlet:
             self._visit.status = message["status"]
             headers = [*message.get("headers", ()), *HEADERS, (b"x-request-id", self._visit.request_id.encode())]
             if not self._inlet.is_read and CLOSE not in headers:
-                headers.append(CLOSE)  # demur.server.connection does not read on to find the next request
+                headers.append(CLOSE)  # demur.server.admission.connection does not read on to find the next request
             message = {**message, "headers": headers}
         async with asyncio.timeout(self._write_s):
             await self._send(message)

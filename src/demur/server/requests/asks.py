@@ -15,8 +15,8 @@ from demur.core.example import Message
 from demur.core.ports import Prompt
 from demur.core.rows.turns import call_words, result_words
 from demur.core.serving import Ask, Sampling
-from demur.server import wire
 from demur.server.errors import ApiError
+from demur.server.requests import wire
 from demur.server.settings import Settings
 from demur.store.policies.folder import Live, PolicySet
 

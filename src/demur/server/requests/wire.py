@@ -1,4 +1,4 @@
-"""What a request may say. A field that is neither here nor in demur.server.ignored is refused.
+"""What a request may say. A field that is neither here nor in demur.server.requests.ignored is refused.
 
 Strict: a number in quotes is no number. Null stands for a field that was left out, whatever its name, as OpenAI's
 clients send it.
@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from demur.core.access import PolicyAsk
 from demur.core.policy import NEVER
 from demur.server.errors import ApiError
-from demur.server.ignored import NOTES, SAME, is_ignored, is_known
+from demur.server.requests.ignored import NOTES, SAME, is_ignored, is_known
 
 SIGNED_64 = 2**63
 SMALL_BODY = 2**15  # bytes that may hold whatever they like: reading them takes milliseconds
@@ -36,7 +36,11 @@ def _describe_ignored(schema: dict[str, Any], record: type[BaseModel]) -> None:
 
 
 class Wire(BaseModel):
-    """A part of a request. places: where demur.server.ignored lists the fields that it may hold besides its own."""
+    """A part of a request.
+
+    places: where demur.server.requests.ignored lists the fields that it may hold besides its
+    own.
+    """
 
     # Others are kept by pydantic and looked at by `_stray`, which knows which of them say nothing.
     model_config = ConfigDict(

@@ -6,10 +6,10 @@ import pytest
 
 from demur.base.errors import AccessError
 from demur.core.access import Tenant
-from demur.server.asks import case_of
 from demur.server.errors import ApiError
+from demur.server.requests.asks import case_of
+from demur.server.requests.wire import parse_chat
 from demur.server.settings import Limits, Settings
-from demur.server.wire import parse_chat
 from demur.store.policies.folder import read_folder
 from tests.server.house import folder_of, policy, request
 

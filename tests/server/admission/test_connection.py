@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from demur.server import connection, wire
-from demur.server.connection import FREE_PIECES, MOST_HEADERS
+from demur.server.admission import connection
+from demur.server.admission.connection import FREE_PIECES, MOST_HEADERS
+from demur.server.requests import wire
+from demur.server.requests.wire import MOST_STRINGS
 from demur.server.settings import Limits
-from demur.server.wire import MOST_STRINGS
 from tests.server.house import ANSWERED, KEY, folder_of, policy, request, serving, tenants_file
 from tests.waiting import wait_until
 

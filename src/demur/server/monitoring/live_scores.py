@@ -20,7 +20,7 @@ from demur.base.arrays import Floats
 from demur.base.errors import DemurError
 from demur.core.policy import Fingerprint
 from demur.core.score import ScoreTable
-from demur.server.log import event
+from demur.server.monitoring.log import event
 from demur.store.scores.tables import write_scores
 
 ROWS = 256  # of a file

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from demur.base.arrays import Floats
 from demur.core.decision import Decision
 from demur.core.policy import Policy
-from demur.server.visit import Visit
+from demur.server.requests.visit import Visit
 from demur.store.policies.folder import Change, PolicySet
 
 PROBABILITIES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)

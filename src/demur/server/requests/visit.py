@@ -60,7 +60,7 @@ class Visit:
 
 
 def visit_of(request: Request) -> Visit:
-    """The visit that demur.server.envelope opened for a request."""
+    """The visit that demur.server.requests.envelope opened for a request."""
     visit = request.scope["demur.visit"]
     assert isinstance(visit, Visit)
     return visit

@@ -17,11 +17,11 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from demur.core.access import Tenant
+from demur.server.admission.sources import RESTS
 from demur.server.errors import RETRY_S, ApiError
 from demur.server.policies import Access, Book
+from demur.server.requests.visit import Gone
 from demur.server.settings import Limits, Settings
-from demur.server.sources import RESTS
-from demur.server.visit import Gone
 from demur.store.policies.keys import KeyProblem, Tenants, authenticate
 
 T = TypeVar("T")

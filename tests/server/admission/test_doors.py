@@ -13,8 +13,8 @@ from starlette.datastructures import Headers
 from demur.base.errors import ConfigError
 from demur.core.access import Tenant
 from demur.engines.fake.backend import FakeBackend
+from demur.server.admission.doors import Doors, Meter
 from demur.server.app import Service
-from demur.server.doors import Doors, Meter
 from demur.server.errors import ApiError
 from demur.server.policies import Access
 from demur.server.settings import Limits, Settings
@@ -266,7 +266,7 @@ def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_o
             assert not waiting[1].done()  # the other request with the same schema is still here
             await held[2].__aexit__(None, None, None)
             await waiting[1]
-            monkeypatch.setattr("demur.server.doors.SCHEMA_WAIT_S", 0.0)
+            monkeypatch.setattr("demur.server.admission.doors.SCHEMA_WAIT_S", 0.0)
             with pytest.raises(ApiError, match="2 different schemas") as told:
                 await doors.schema_place(caller, "five").__aenter__()
             return told.value.status

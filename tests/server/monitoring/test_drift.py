@@ -16,7 +16,7 @@ from demur.base.errors import ArtifactError, PolicyError
 from demur.base.files import write_json
 from demur.core.goals.parse import stated_goal
 from demur.engines.fake.backend import FakeBackend
-from demur.server import live_scores
+from demur.server.monitoring import live_scores
 from demur.stages import watch
 from demur.stages.watch import begin_watching, live_path, state_path
 from demur.store.policies.policy_file import bound, policy_digest, read_policy, write_policy, write_signed

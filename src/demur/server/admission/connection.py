@@ -12,7 +12,7 @@ uvicorn's connection (h11), with what it lacks against a hostile client:
    answer is not lost to a reset; then the connection is closed.
 5. Without a request the connection is closed after IDLE_S, whatever bytes trickle in.
 6. Before a request of it was let in with a key, it shares a fifth of the loop's time with all such connections of its
-   address: demur.server.sources.
+   address: demur.server.admission.sources.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from demur.server.sources import RESTS, Guest, Sources
+from demur.server.admission.sources import RESTS, Guest, Sources
 
 # For a request's line and headers, and after an answer for the next request. Clients keep a connection for five seconds
 # as a rule: hanging up then, too, would meet requests that are on their way.

@@ -18,8 +18,8 @@ from demur.base.arrays import Floats
 from demur.base.errors import DemurError, ScoreError
 from demur.core.policy import Policy
 from demur.server.answers import Promises
-from demur.server.log import crash, event
-from demur.server.metrics import Metrics
+from demur.server.monitoring.log import crash, event
+from demur.server.monitoring.metrics import Metrics
 from demur.stages.watch import Scored, Standing, begin_watching, listen, live_path, take_in
 from demur.store.locked import Journal
 from demur.store.policies.folder import PolicySet

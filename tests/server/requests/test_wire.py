@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from demur.core.policy import NEVER
 from demur.server.errors import ApiError
-from demur.server.ignored import NOTES, SAME
-from demur.server.wire import TEXT_ONLY, ChatRequest, parse_chat
+from demur.server.requests.ignored import NOTES, SAME
+from demur.server.requests.wire import TEXT_ONLY, ChatRequest, parse_chat
 from tests.server.house import request
 
 JSON = st.recursive(

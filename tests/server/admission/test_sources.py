@@ -10,11 +10,11 @@ import threading
 import httpx
 import pytest
 
-from demur.server import sources
-from demur.server.connection import Connection
-from demur.server.sources import ACCEPT_S, MOST_WAITING, STRANGERS_REST, Source, Sources
+from demur.server.admission import sources
+from demur.server.admission.connection import Connection
+from demur.server.admission.sources import ACCEPT_S, MOST_WAITING, STRANGERS_REST, Source, Sources
+from tests.server.admission.test_connection import heard, line_to
 from tests.server.house import ANSWERED, KEY, folder_of, policy, request, serving, tenants_file
-from tests.server.test_connection import heard, line_to
 from tests.waiting import wait_until
 
 JSON = {"content-type": "application/json"}

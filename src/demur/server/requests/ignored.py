@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# By place in the request. The records of demur.server.wire name their place.
+# By place in the request. The records of demur.server.requests.wire name their place.
 NOTES: Mapping[str, Collection[str]] = {
     "request": (
         "metadata",
