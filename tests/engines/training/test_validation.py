@@ -67,9 +67,9 @@ def test_no_validation_row_is_in_a_training_batch(tmp_path: Path, monkeypatch: p
     made: list[tuple[list[list[int]], list[list[int]]]] = []
     real = sft.SftTrainer._own_batches
 
-    def noted(self, prepared, state):
+    def noted(self, prepared, state, weights):
         made.append(([r.input_ids for r in prepared.rows], [r.input_ids for r in prepared.aside]))
-        own = real(self, prepared, state)
+        own = real(self, prepared, state, weights)
         read = {index % len(prepared.rows) for batch in own.batches for index in batch}
         assert read == set(range(len(prepared.rows)))
         assert len(own.rows) == len(prepared.rows)

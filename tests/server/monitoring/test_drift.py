@@ -30,7 +30,7 @@ from tests.server.house import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, t
 from tests.server.house import engine as house_engine
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 PROMISE = promise(level=0.1, hits=1, of=100)
 

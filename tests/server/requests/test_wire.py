@@ -298,7 +298,7 @@ def test_a_policy_ask_at_fault_is_named(ask, param):
 
 
 def test_the_ignored_fields_in_the_docs_are_those_that_are_ignored():
-    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text(encoding="utf-8")
     tables = page.partition("### What is ignored")[2].partition("## What an answer says")[0].split("| in | ")
     ignored, accepted = tables[1:]
     names = {name for row in ignored.splitlines() if row.startswith("| ") for name in re.findall(r"`(\w+)`", row)}
