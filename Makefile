@@ -73,7 +73,7 @@ $(HARNESS_INSTALLED): constraints-harness.txt pyproject.toml
 	$(PYTHON) -m venv $(HARNESS_VENV)
 	$(HARNESS_BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints-harness.txt torch
 	$(HARNESS_BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints-harness.txt \
-		--editable '.[hf,inspect,lm-eval]' openai pytest
+		--editable '.[hf,inspect,lm-eval]' hypothesis openai pytest
 	@touch $@
 
 harness: $(HARNESS_INSTALLED) ## make the virtual environment with other people's evaluation harnesses
