@@ -104,6 +104,14 @@ def test_what_prompts_begin_with_is_read_once_and_their_scores_stay(engine):
     np.testing.assert_allclose(logp_NC, [plain_logp(engine, p) for p in asked], atol=1e-4)
 
 
+def test_a_network_is_told_of_a_cache_only_where_there_is_one(llama):
+    told = []
+    hook = llama.network.register_forward_pre_hook(lambda _, args, kwargs: told.append(kwargs), with_kwargs=True)
+    llama.logp(PROMPTS[:1])
+    hook.remove()
+    assert told == [{"use_cache": False}]
+
+
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5))
 def test_a_shared_start_is_the_longest_that_leaves_each_row_a_token(rows):
     n = shared_start(rows)

@@ -232,10 +232,10 @@ class HfEngine:
         lengths_B = torch.tensor([len(ids) - start for ids in rows])
         longest = int(lengths_B.max())
         ids_BT = torch.tensor([[*ids[start:], *[self.filler] * (longest - len(ids) + start)] for ids in rows])
+        # Not every architecture takes a cache of keys and values, and such a one is never given any.
+        kept = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
         with head_on(self.network, last_rows(lengths_B)):
-            logits_BTV = self.network(
-                ids_BT.to(self.network.device), past_key_values=cache, use_cache=cache is not None
-            ).logits
+            logits_BTV = self.network(ids_BT.to(self.network.device), **kept).logits
         return control_scores(only_row(logits_BTV), self.encoder.token_ids)
 
     def _answers(self, prefix: Prefix, rows: Sequence[tuple[int, int]]) -> list[Answer]:
