@@ -7,6 +7,7 @@ are written: demur.core.goals.parse. Shapes: N rows, K categories, C = 1 + K col
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -22,7 +23,7 @@ _SPECIAL = re.compile(r'[\]\[+,=;"]')  # a name with one of these is written in 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Goal:
+class Goal(ABC):
     """What a caller wants of a policy. Two goals are equal if they want the same, however it was written."""
 
     text: str = field(compare=False)  # as the caller wrote it, white space runs to one space
@@ -59,12 +60,12 @@ class Goal:
         """The goal as a promise keeps it: without what matters only until thresholds are chosen."""
         return self
 
+    @abstractmethod
     def figure(self, counts: Counts) -> Rate | float | None:
         """What decisions that were counted make of it; None where these counts cannot tell.
 
         Raises Undefined where the figure is no rate and has no value.
         """
-        raise NotImplementedError
 
     def shown(self, figure: float) -> str:
         """A figure that is no rate, for people."""

@@ -6,6 +6,7 @@ that a kind means from its class. Shapes: N rows, C columns (0 = respond, then o
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
@@ -43,12 +44,12 @@ class PromisedGoal(Goal):
     beside_locks: ClassVar[bool] = True  # whether it can be counted where a locked category refuses over the heaviest
     by_hand: ClassVar[bool] = False  # whether labels by hand can correct a judge's in it
 
+    @abstractmethod
     def could_err(self, rows: Rows) -> Bools:
         """Which rows are errors if they are refused with their heaviest category; or, where answers err, if answered.
 
         Rows that it does not speak of may be among them: see `among`.
         """
-        raise NotImplementedError
 
     def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
         """The categories whose thresholds it depends on, of all these, whatever the rows."""
@@ -137,35 +138,37 @@ class PromisedGoal(Goal):
             )
         return sum(n for c, n in whole.items() if c in self.categories or (not self.categories and c != RESPOND))
 
-    def _emitted(self, rows: Rows) -> Bools:
-        """Rows whose heaviest category is one of the goal's; all where it names none."""
-        if not self.categories:
-            return np.ones(len(rows.label_N), dtype=bool)
-        return np.asarray(np.isin(rows.heaviest_N, rows.columns(self.categories)), dtype=bool)
-
     @property
     def _slice_words(self) -> list[str]:
         return [f"of {facet} {' or '.join(names)}" for facet, names in self.where]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FalseRefusal(PromisedGoal):
+class OfRefusals(PromisedGoal):
+    """Errors are refusals with the categories that it names, whatever the rows ought to be refused with."""
+
+    errs_when: ClassVar[Literal["refused", "answered"]] = "refused"
+
+    def could_err(self, rows: Rows) -> Bools:
+        """Rows whose heaviest category is one of the goal's; all where it names none."""
+        if not self.categories:
+            return np.ones(len(rows.label_N), dtype=bool)
+        return np.asarray(np.isin(rows.heaviest_N, rows.columns(self.categories)), dtype=bool)
+
+    def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The categories that it names, or all."""
+        return self.categories or tuple(names)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FalseRefusal(OfRefusals):
     """Refused, with these categories' tokens if it names some, among all requests to be answered."""
 
     name: ClassVar[str] = "false_refusal"
     example: ClassVar[str] = "false_refusal <= 0.05"
     whom: ClassVar[Whom] = "answer"
-    errs_when: ClassVar[Literal["refused", "answered"]] = "refused"
     of_answerable: ClassVar[bool] = True
     by_hand: ClassVar[bool] = True
-
-    def could_err(self, rows: Rows) -> Bools:
-        """Rows that would be refused with one of these categories."""
-        return self._emitted(rows)
-
-    def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The categories that it names, or all."""
-        return self.categories or tuple(names)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,21 +206,12 @@ class WrongCategory(PromisedGoal):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RefusalRate(PromisedGoal):
+class RefusalRate(OfRefusals):
     """Refused, with these categories' tokens if it names some, among all traffic. Needs no labels."""
 
     name: ClassVar[str] = "refusal_rate"
     example: ClassVar[str] = "refusal_rate <= 0.1"
     whom: ClassVar[Whom] = "any"
-    errs_when: ClassVar[Literal["refused", "answered"]] = "refused"
-
-    def could_err(self, rows: Rows) -> Bools:
-        """Rows that would be refused with one of these categories."""
-        return self._emitted(rows)
-
-    def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The categories that it names, or all."""
-        return self.categories or tuple(names)
 
 
 PROMISED: tuple[type[PromisedGoal], ...] = (FalseRefusal, MissedRefusal, WrongCategory, RefusalRate)
