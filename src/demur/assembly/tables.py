@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,11 @@ class Scores:
 
     def to_pandas(self) -> Any:
         """A DataFrame. Raises MissingDependency without pandas."""
-        return _pandas().DataFrame(self.columns())
+        return _frame(self.columns())
 
     def to_datasets(self) -> Any:
         """A datasets.Dataset. Raises MissingDependency without datasets."""
-        return _datasets().Dataset.from_dict(self.columns())
+        return _dataset(self.columns())
 
     @classmethod
     def from_pandas(cls, frame: Any, fingerprint: Fingerprint | None = None) -> Scores:
@@ -109,11 +110,11 @@ class DecisionTable:
 
     def to_pandas(self) -> Any:
         """A DataFrame. Raises MissingDependency without pandas."""
-        return _pandas().DataFrame(self.columns())
+        return _frame(self.columns())
 
     def to_datasets(self) -> Any:
         """A datasets.Dataset. Raises MissingDependency without datasets."""
-        return _datasets().Dataset.from_dict(self.columns())
+        return _dataset(self.columns())
 
     def __repr__(self) -> str:
         refused = int(self.decisions.refuses_N.sum())
@@ -132,21 +133,19 @@ def _caption(count: int, what: str) -> str:
     return f"{what}: {count} prompts" + (f", the first {SHOWN}" if count > SHOWN else "")
 
 
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ModuleNotFoundError as e:
-        if e.name != "pandas":
-            raise
-        raise MissingDependency("to_pandas needs pandas", "pip install pandas") from None
-    return pandas
+def _frame(columns: dict[str, Any]) -> Any:
+    return _imported("pandas", "pip install pandas").DataFrame(columns)
 
 
-def _datasets() -> Any:
+def _dataset(columns: dict[str, Any]) -> Any:
+    return _imported("datasets", "pip install 'demur[hub]'").Dataset.from_dict(columns)
+
+
+def _imported(package: str, install: str) -> Any:
+    """A package that is not ours. Raises MissingDependency with the command that installs it."""
     try:
-        import datasets
+        return import_module(package)
     except ModuleNotFoundError as e:
-        if e.name != "datasets":
+        if e.name != package:
             raise
-        raise MissingDependency("to_datasets needs datasets", "pip install 'demur[hub]'") from None
-    return datasets
+        raise MissingDependency(f"to_{package} needs {package}", install) from None
