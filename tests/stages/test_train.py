@@ -10,6 +10,7 @@ from demur.core.ports import Origin, TrainedModel, no_progress
 from demur.core.taxonomy import coconot, single
 from demur.core.training.seen import seen_rows
 from demur.core.training.settings import TrainSettings, tiny
+from demur.core.training.taught import taught
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import data, train
 from demur.store.models.model_file import read_model_file, require_whole
@@ -107,6 +108,16 @@ def test_a_record_of_all_rows_lies_beside_the_weights_and_everybody_may_read_the
     assert {p.stat().st_mode & 0o777 for p in folder.model.iterdir()} == {0o644}
     assert sorted(p.name for p in folder.stage("train").iterdir()) == ["made.json", "model"]
     require_whole(folder.model)
+
+
+def test_prompts_that_rewrites_made_are_seen_as_well(folder):
+    settings = replace(tiny(), rewrites=("padding",), rewritten_share=0.2, validation_share=0.2)
+    train.run(settings, coconot(), Apprentice(), folder)
+    rows = read_examples(folder.split("train"))
+    learnt, aside = taught(rows, settings)
+    assert {e.id for e in rows} < {e.id for e in (*learnt, *aside)}
+    elsewhere = [replace(e, source="elsewhere", group=None) for e in (*learnt, *aside)]
+    assert len(seen_rows(seen_by_run(folder), elsewhere).how) == len(elsewhere)
 
 
 def test_rows_that_a_model_had_elsewhere_are_recorded_without_training(folder, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from demur.core.ports import Origin, Progress, Scorer, TrainedModel, Trainer, no
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.seen import Seen, given_rows, seen_of, together
 from demur.core.training.settings import TrainSettings, learnt
+from demur.core.training.taught import taught
 from demur.store.models.model_file import FILE_NAME, read_model_file, require_whole, seal_model_file, write_model_file
 from demur.store.models.seen_file import SEEN, seen_by_base, seen_by_files, seen_by_run, write_seen
 from demur.store.policies.policy_file import FingerprintRow, TaxonomyRow
@@ -46,7 +48,9 @@ def run(
     if trained is None:
         return None
     trained = replace(trained, origin=_origin(settings, trained.origin))
-    write_seen(work / "model" / SEEN, together([seen_of(examples), before]), trained.fingerprint.model_digest)
+    # Rewrites are prompts that the weights have seen, too; without any, the rows are those that are there.
+    every = list(chain(*taught(examples, settings))) if settings.rewrites else examples
+    write_seen(work / "model" / SEEN, together([seen_of(every), before]), trained.fingerprint.model_digest)
     write_model_file(work / "model", taxonomy, trained, made_from["data/train"])
     _take_over(folder, work / "model")
     _finish(folder, plain, made_from)

@@ -63,28 +63,12 @@ _SCRIPTS = (  # first and last character
     ("\N{DEVANAGARI LETTER A}", "\N{DEVANAGARI LETTER HA}"),
     ("\N{HIRAGANA LETTER SMALL A}", "\N{HIRAGANA LETTER N}"),
     ("\N{HANGUL SYLLABLE GA}", "\N{HANGUL SYLLABLE GIH}"),
-    ("\u4e00", "\u4fff"),  # the first two rows of Chinese characters
+    ("\u4e00", "\u4fff"),  # the first 512 Chinese characters
     ("0", "9"),
     ("!", "/"),
     ("\N{GRINNING FACE}", "\N{PERSON WITH FOLDED HANDS}"),
 )
-_FILLERS = (
-    "the",
-    "a",
-    "of",
-    "and",
-    "to",
-    "please",
-    "very",
-    "well",
-    "now",
-    "hello",
-    "yes",
-    "no",
-    "okay",
-    "just",
-    "text",
-)
+_FILLERS = ("the", "a", "of", "and", "to", "please", "very", "well", "now", "hello", "yes", "no", "okay", "text")
 _LEAST, _MOST = 20, 400  # characters of padding
 
 

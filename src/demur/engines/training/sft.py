@@ -19,10 +19,9 @@ from trl.trainer.sft_config import SFTConfig
 from demur.base.errors import EngineError
 from demur.core.example import Example
 from demur.core.ports import Progress, TrainedModel, no_progress
-from demur.core.rows.rewrites import rewritten
-from demur.core.rows.splitting import set_aside
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.settings import TrainSettings, learnt
+from demur.core.training.taught import taught
 from demur.engines.fingerprint import checkpoint_digest, fingerprint
 from demur.engines.hf import embed
 from demur.engines.hf.load import DTYPES, no_progress_bars
@@ -88,9 +87,8 @@ class SftTrainer:
         self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, how: tuple[PartialState, Progress]
     ) -> Task:
         s, (state, progress) = self.settings, how
-        learnt_from, aside = set_aside(examples, s.validation_share, s.seed)
+        learnt_from, aside = taught(examples, s)
         _check_categories(learnt_from, taxonomy)
-        learnt_from += rewritten(learnt_from, s.rewrites, s.rewritten_share, s.seed)
         with state.main_process_first():  # a GGUF file is unpacked once
             base = find_base(s.base, template=s.chat_template) if s.base != "tiny" else None
         return Task(

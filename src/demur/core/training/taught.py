@@ -1,0 +1,16 @@
+"""What a training makes of its rows: those it learns from, and those it validates on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from demur.core.example import Example
+from demur.core.rows.rewrites import rewritten
+from demur.core.rows.splitting import set_aside
+from demur.core.training.settings import TrainSettings
+
+
+def taught(examples: Sequence[Example], settings: TrainSettings) -> tuple[list[Example], list[Example]]:
+    """The rows to learn from, with those that rewrites add, and the rows to validate on, which are never rewritten."""
+    learnt, aside = set_aside(examples, settings.validation_share, settings.seed)
+    return [*learnt, *rewritten(learnt, settings.rewrites, settings.rewritten_share, settings.seed)], aside
