@@ -3,11 +3,12 @@
     python bench/ability.py FOLDER OUT [--steps 600]
     demur bench ability OUT/before.jsonl OUT/after.jsonl --margin 0.05
 
-FOLDER holds the rows of docs/data.md: benign_instructions.jsonl, general_capability.jsonl, and what examples/real.toml
-names. A model from nothing learns to answer the benign training rows: that is "before". `demur train` then teaches it
-its control tokens on the rows of examples/real.toml: "after". An item is a request of rows that neither has seen with
-its own reply and three of others (MMLU: the four letters); it is right if its own is the likeliest per token. After the
-training, the respond token stands before the reply.
+FOLDER holds the rows of docs/data.md: benign_instructions.jsonl, general_capability.jsonl, and what
+examples/real.toml names. A model from nothing learns to answer the benign training rows: that is
+"before". `demur train` then teaches it its control tokens on the rows of examples/real.toml:
+"after". An item is a request of rows that neither has seen with its own reply and three of others
+(MMLU: the four letters); it is right if its own is the likeliest per token. After the training, the
+respond token stands before the reply.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ Encode = Callable[[Example, str], tuple[list[int], list[int]]]  # ids of the req
 
 def rows(folder: Path, name: str, split: str) -> list[Example]:
     """The rows of a file that have a reply."""
-    return [e for e in FileSource(folder=folder, files=(name,)).read() if e.split == split and e.reply]
+    return [
+        e for e in FileSource(folder=folder, files=(name,)).read() if e.split == split and e.reply
+    ]
 
 
 def train(examples: Sequence[Example], folder: Path, steps: int) -> None:
@@ -58,7 +61,9 @@ def train(examples: Sequence[Example], folder: Path, steps: int) -> None:
     make_tiny(examples, TinyConfig(width=128, layers=2, vocabulary=2048), folder, seed=0)
     model, encode = AutoModelForCausalLM.from_pretrained(folder), plain(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, n / 50) * (1 - n / steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: min(1.0, n / 50) * (1 - n / steps)
+    )
     stream = batches([encode(e, e.reply or "") for e in examples])
     for step in range(steps):
         loss = model(**next(stream)).loss
@@ -93,7 +98,9 @@ def padded(ids: Sequence[list[int]]) -> dict[str, Any]:
     fill = [longest - len(row) for row in ids]
     return {
         "input_ids": torch.tensor([row + [0] * n for row, n in zip(ids, fill, strict=True)]),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * n for row, n in zip(ids, fill, strict=True)]),
+        "attention_mask": torch.tensor(
+            [[1] * len(row) + [0] * n for row, n in zip(ids, fill, strict=True)]
+        ),
         "labels": torch.tensor([row + [-100] * n for row, n in zip(ids, fill, strict=True)]),
     }
 
@@ -106,7 +113,9 @@ def plain(folder: Path) -> Encode:
         turns = [{"role": m.role, "content": m.content} for m in example.prompt]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         end = [tokenizer.eos_token_id]
-        return tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer(reply)["input_ids"] + end
+        return tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer(reply)[
+            "input_ids"
+        ] + end
 
     return encode
 
@@ -129,14 +138,18 @@ def items(examples: Sequence[Example]) -> list[tuple[Example, list[str]]]:
         return [(e, [e.reply or "", *sorted(set("ABCD") - {e.reply})]) for e in examples]
     found = []
     for n, e in enumerate(examples):
-        others = rng.sample([r for m, r in enumerate(replies) if m != n and r != e.reply], CHOICES - 1)
+        others = rng.sample(
+            [r for m, r in enumerate(replies) if m != n and r != e.reply], CHOICES - 1
+        )
         found.append((e, [e.reply or "", *others]))
     return found
 
 
 @torch.inference_mode()
 def answers(model: Any, encode: Encode, asked: Sequence[tuple[Example, list[str]]]) -> list[bool]:
-    """Whether each request's own reply is the likeliest of its four, by mean log-probability per token."""
+    """Whether each request's own reply is the likeliest of its four, by mean log-probability per
+    token.
+    """
     model.eval()
     right = []
     for example, replies in asked:
@@ -155,7 +168,9 @@ def answers(model: Any, encode: Encode, asked: Sequence[tuple[Example, list[str]
 
 def main() -> None:
     """Train twice, answer twice, write both sides."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=600)
@@ -164,7 +179,10 @@ def main() -> None:
     if not (base / "model.safetensors").exists() or not (base / "done").exists():
         train(rows(args.folder, "benign_instructions.jsonl", "train"), base, args.steps)
         (base / "done").touch()
-    demur, config = [sys.executable, "-m", "demur"], str(Path(__file__).parents[1] / "examples" / "real.toml")
+    demur, config = (
+        [sys.executable, "-m", "demur"],
+        str(Path(__file__).parents[1] / "examples" / "real.toml"),
+    )
     own = [f"train.base={base.resolve()}", *RECIPE]
     data = [*demur, "data", config, "--data", str(args.folder), "--out", str(run)]
     subprocess.run([*data, *(word for setting in own for word in ("--set", setting))], check=True)
@@ -178,11 +196,19 @@ def main() -> None:
         "benign": items(rows(args.folder, "benign_instructions.jsonl", "test")),
     }
     before = (AutoModelForCausalLM.from_pretrained(base), plain(base))
-    for side, (model, encode) in {"before": before, "after": (engine.network, controlled(engine))}.items():
+    for side, (model, encode) in {
+        "before": before,
+        "after": (engine.network, controlled(engine)),
+    }.items():
         with (args.out / f"{side}.jsonl").open("w", encoding="utf-8") as file_out:
             for task, asked in tasks.items():
                 for (example, _), correct in zip(asked, answers(model, encode, asked), strict=True):
-                    line = {"task": task, "id": example.id, "correct": correct, "group": example.group or example.id}
+                    line = {
+                        "task": task,
+                        "id": example.id,
+                        "correct": correct,
+                        "group": example.group or example.id,
+                    }
                     file_out.write(json.dumps(line) + "\n")
 
 

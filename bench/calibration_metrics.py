@@ -1,11 +1,13 @@
-"""All 102 calibration measurements of one model in one call, beside computing each measurement afresh.
+"""All 102 calibration measurements of one model in one call, beside computing each measurement
+afresh.
 
 Usage: python bench/calibration_metrics.py [--rows 100000] [--runs 5]
 
-The baselines compute the 90 binned errors: "loop over cells" masks the rows of each cell, as published evaluators do;
-"bin and count" bins all rows again for each measurement, without a loop. The other 12 measurements are in our time
-and not in theirs; MMCE's published form takes N^2 kernel values and is timed alone, on fewer rows. Medians; CPU
-seconds of one process. Values must agree to 1e-12.
+The baselines compute the 90 binned errors: "loop over cells" masks the rows of each cell, as
+published evaluators do; "bin and count" bins all rows again for each measurement, without a loop.
+The other 12 measurements are in our time and not in theirs; MMCE's published form takes N^2 kernel
+values and is timed alone, on fewer rows. Medians; CPU seconds of one process. Values must agree to
+1e-12.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def simulated(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Overconfident log-probabilities, calibrated ones, and labels drawn from the latter."""
     rng = np.random.default_rng(0)
     logits_NC = rng.normal(size=(rows, COLUMNS_OF_SCORES)) * 2
-    raw_NC, true_NC = (x - np.logaddexp.reduce(x, axis=1)[:, None] for x in (1.5 * logits_NC, logits_NC))
+    raw_NC, true_NC = (
+        x - np.logaddexp.reduce(x, axis=1)[:, None] for x in (1.5 * logits_NC, logits_NC)
+    )
     label_N = (np.exp(true_NC).cumsum(axis=1) > rng.random((rows, 1))).argmax(axis=1)
     return raw_NC, true_NC, label_N
 
@@ -55,7 +59,9 @@ def by_loop(p_N: np.ndarray, event_N: np.ndarray, cell_N: np.ndarray, bins: int)
 def by_count(p_N: np.ndarray, event_N: np.ndarray, cell_N: np.ndarray, bins: int) -> np.ndarray:
     """(l1, max) of a binned error: counts per cell."""
     n_B, excess_B = np.bincount(cell_N, minlength=bins), np.bincount(cell_N, p_N - event_N, bins)
-    return np.array([np.abs(excess_B).sum() / len(p_N), (np.abs(excess_B) / np.maximum(n_B, 1)).max()])
+    return np.array(
+        [np.abs(excess_B).sum() / len(p_N), (np.abs(excess_B) / np.maximum(n_B, 1)).max()]
+    )
 
 
 def width_cells(p_N: np.ndarray, bins: int) -> np.ndarray:
@@ -71,7 +77,9 @@ def mass_cells(p_N: np.ndarray, bins: int) -> np.ndarray:
 
 
 def afresh(logp_NC: np.ndarray, label_N: np.ndarray, measure: Measure) -> Iterator[float]:
-    """The 45 binned errors of one forecast, each from its probabilities, in the order of COLUMNS."""
+    """The 45 binned errors of one forecast, each from its probabilities, in the order of
+    COLUMNS.
+    """
     p_NC = np.exp(logp_NC)
     top_N = p_NC.argmax(axis=1)
     top = (p_NC.max(axis=1), (top_N == label_N).astype(float))
@@ -84,29 +92,42 @@ def afresh(logp_NC: np.ndarray, label_N: np.ndarray, measure: Measure) -> Iterat
         (classes, mass_cells, 0),
     ):
         for bins in BINS:
-            yield float(np.mean([measure(p, event, cells(p, bins), bins)[norm] for p, event in views]))
+            yield float(
+                np.mean([measure(p, event, cells(p, bins), bins)[norm] for p, event in views])
+            )
 
 
 def quadratic_mmce(p_N: np.ndarray, event_N: np.ndarray) -> float:
     """MMCE as published: all pairs."""
     r_N = event_N - p_N
-    return float(np.sqrt(max(r_N @ np.exp(-np.abs(p_N[:, None] - p_N) / 0.4) @ r_N, 0.0)) / len(p_N))
+    return float(
+        np.sqrt(max(r_N @ np.exp(-np.abs(p_N[:, None] - p_N) / 0.4) @ r_N, 0.0)) / len(p_N)
+    )
 
 
 def by_netcal(raw_NC: np.ndarray, true_NC: np.ndarray, label_N: np.ndarray) -> list[float]:
-    """ECE and MCE of the top label at every number of bins, before and after, as netcal has them: 36 of the 102."""
+    """ECE and MCE of the top label at every number of bins, before and after, as netcal has them:
+    36 of the 102.
+    """
     from netcal.metrics import ECE, MCE  # of the extra `test`, slow to import
 
     found = []
     for logp_NC in (raw_NC, true_NC):
-        p_N, event_N = np.exp(logp_NC.max(axis=1)), (logp_NC.argmax(axis=1) == label_N).astype(float)
+        p_N, event_N = (
+            np.exp(logp_NC.max(axis=1)),
+            (logp_NC.argmax(axis=1) == label_N).astype(float),
+        )
         found += [float(kind(bins).measure(p_N, event_N)) for kind in (ECE, MCE) for bins in BINS]
     return found
 
 
 def ours_of(figures: dict[Column, Figure]) -> list[float]:
     """The same 18 of one forecast."""
-    return [figures[Column(family=family, bins=bins)].value for family in ("ece", "mce") for bins in BINS]
+    return [
+        figures[Column(family=family, bins=bins)].value
+        for family in ("ece", "mce")
+        for bins in BINS
+    ]
 
 
 def main() -> None:
@@ -117,22 +138,39 @@ def main() -> None:
     args = parser.parse_args()
     raw_NC, true_NC, label_N = simulated(args.rows)
     found = benchmark(raw_NC, true_NC, label_N)
-    ours = [figures[c].value for figures in (found.raw, found.calibrated) for c in COLUMNS if c.bins is not None]
+    ours = [
+        figures[c].value
+        for figures in (found.raw, found.calibrated)
+        for c in COLUMNS
+        if c.bins is not None
+    ]
 
     def baseline(measure: Measure) -> list[float]:
-        return [value for logp_NC in (raw_NC, true_NC) for value in afresh(logp_NC, label_N, measure)]
+        return [
+            value for logp_NC in (raw_NC, true_NC) for value in afresh(logp_NC, label_N, measure)
+        ]
 
     if np.abs(np.subtract(ours, baseline(by_count))).max() > 1e-12:
         raise SystemExit("the one call and the measurements made afresh disagree")
     if (
-        np.abs(np.subtract(ours_of(found.raw) + ours_of(found.calibrated), by_netcal(raw_NC, true_NC, label_N))).max()
+        np.abs(
+            np.subtract(
+                ours_of(found.raw) + ours_of(found.calibrated), by_netcal(raw_NC, true_NC, label_N)
+            )
+        ).max()
         > 1e-9
     ):
         raise SystemExit("netcal and the one call disagree")
     seconds = cpu_seconds(lambda: benchmark(raw_NC, true_NC, label_N), args.runs)
-    print(f"{args.rows:,} rows x {COLUMNS_OF_SCORES} control tokens, CPU seconds, median of {args.runs} runs")
+    print(
+        f"{args.rows:,} rows x {COLUMNS_OF_SCORES} control tokens, CPU seconds, median of "
+        f"{args.runs} runs"
+    )
     print(f"  one call, {len(found)} measurements       {seconds:8.3f} s")
-    for name, measure, runs in (("bin and count", by_count, args.runs), ("loop over cells", by_loop, LOOP_RUNS)):
+    for name, measure, runs in (
+        ("bin and count", by_count, args.runs),
+        ("loop over cells", by_loop, LOOP_RUNS),
+    ):
         theirs = cpu_seconds(lambda m=measure: baseline(m), runs)  # type: ignore[misc]
         print(f"  {name + ', 90 binned':34s}{theirs:8.3f} s   {theirs / seconds:6.1f} x")
     netcal = cpu_seconds(lambda: by_netcal(raw_NC, true_NC, label_N), args.runs)
@@ -143,7 +181,10 @@ def main() -> None:
     linear = cpu_seconds(lambda: [mmce(top) for _ in range(100)], args.runs) / 100
     quadratic = cpu_seconds(lambda: quadratic_mmce(top.p_N, top.event_N), args.runs)
     print(f"  MMCE, {QUADRATIC_ROWS:,} rows: prefix sums   {linear:10.5f} s")
-    print(f"  MMCE, {QUADRATIC_ROWS:,} rows: all pairs     {quadratic:10.5f} s   {quadratic / linear:6.0f} x")
+    print(
+        f"  MMCE, {QUADRATIC_ROWS:,} rows: all pairs     {quadratic:10.5f} s   "
+        f"{quadratic / linear:6.0f} x"
+    )
 
 
 if __name__ == "__main__":

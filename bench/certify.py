@@ -1,11 +1,13 @@
-"""Promises at scale: certified thresholds per category beside MAPIE's controller on its grid of 100 thresholds.
+"""Promises at scale: certified thresholds per category beside MAPIE's controller on its grid of 100
+thresholds.
 
 Usage: python bench/certify.py [--sizes 10000,100000,1000000] [--mapie-up-to 1000000] [--draws 12]
 
-Speed: from scores and labels to certified thresholds, median of 5 runs, one process. Utility: at the same promise
-(false_refusal <= 0.05, confidence 0.9) the share of requests to be refused that each policy catches on 200,000 fresh
-rows, mean over draws, beside the false-refusal rate it then has; the last line is the knapsack optimum on the fresh
-rows, which promises nothing. MAPIE comes with the extra `test`; it is skipped by name where it is not installed.
+Speed: from scores and labels to certified thresholds, median of 5 runs, one process. Utility: at
+the same promise (false_refusal <= 0.05, confidence 0.9) the share of requests to be refused that
+each policy catches on 200,000 fresh rows, mean over draws, beside the false-refusal rate it then
+has; the last line is the knapsack optimum on the fresh rows, which promises nothing. MAPIE comes
+with the extra `test`; it is skipped by name where it is not installed.
 """
 
 from __future__ import annotations
@@ -29,18 +31,26 @@ from timing import median_seconds
 
 LEVEL, CONFIDENCE, RUNS, FRESH = 0.05, 0.9, 5, 200_000
 GOALS = parse_goals(f"false_refusal <= {LEVEL}")
-POLICY = Policy(name="bench", taxonomy=coconot(), rule="heaviest", categories=(CategoryPolicy(),) * 5)
+POLICY = Policy(
+    name="bench", taxonomy=coconot(), rule="heaviest", categories=(CategoryPolicy(),) * 5
+)
 
 
 def simulated(n: int, seed: int) -> LabelledScores:
-    """Half of the rows are to be refused; categories differ in size, in sharpness and in the scale of their scores."""
+    """Half of the rows are to be refused; categories differ in size, in sharpness and in the scale
+    of their scores.
+    """
     rng = np.random.default_rng(seed)
     label_N = rng.choice(6, size=n, p=[0.5, 0.2, 0.12, 0.1, 0.05, 0.03])
-    logits_NC = rng.normal(size=(n, 6)).astype(np.float32) * np.array([1, 1, 1.3, 1.3, 1.6, 1.6], dtype=np.float32)
+    logits_NC = rng.normal(size=(n, 6)).astype(np.float32) * np.array(
+        [1, 1, 1.3, 1.3, 1.6, 1.6], dtype=np.float32
+    )
     logits_NC[np.arange(n), label_N] += np.array([3.5, 5.5, 4.5, 3.0, 2.5, 4.0])[label_N]
     logits_NC += np.array([0.0, 1.0, 0.0, -1.0, -1.0, 0.0], dtype=np.float32)
     logp_NC = logits_NC - np.logaddexp.reduce(logits_NC, axis=1)[:, None]
-    table = ScoreTable(ids=tuple(map(str, range(n))), logp_NC=np.minimum(logp_NC, 0).astype(np.float32))
+    table = ScoreTable(
+        ids=tuple(map(str, range(n))), logp_NC=np.minimum(logp_NC, 0).astype(np.float32)
+    )
     return LabelledScores(table=table, label_N=label_N)
 
 
@@ -52,8 +62,11 @@ def ours(rows: LabelledScores, method: str, seed: int = 0) -> tuple[float, ...]:
 
 
 def mapie(rows: LabelledScores) -> tuple[float, ...]:
-    """The same promise by MAPIE: one threshold, fixed-sequence testing over its default grid, most caught."""
-    from mapie.risk_control import BinaryClassificationController, recall  # optional, slow to import
+    """The same promise by MAPIE: one threshold, fixed-sequence testing over its default grid, most
+    caught.
+    """
+    # optional, slow to import
+    from mapie.risk_control import BinaryClassificationController, recall
 
     p_N = np.exp(compared_scores(POLICY, rows.table.logp_NC).astype(np.float64))
     controller = BinaryClassificationController(
@@ -94,7 +107,9 @@ def speed(sizes: list[int], mapie_up_to: int, version: str | None) -> None:
         other = "-"
         if version and n <= mapie_up_to:
             other = f"{median_seconds(lambda rows=rows: mapie(rows), RUNS):.3f} s"
-        print(f"{n:10,} {took:12.3f} s {1e9 * took / (n * np.log2(n)):16.1f} {other:>10}", flush=True)
+        print(
+            f"{n:10,} {took:12.3f} s {1e9 * took / (n * np.log2(n)):16.1f} {other:>10}", flush=True
+        )
 
 
 def utility(draws: int, version: str | None) -> None:
@@ -111,7 +126,9 @@ def utility(draws: int, version: str | None) -> None:
     print(f"\n{'way':34} {'rows':>8} {'caught':>8} {'false refusals':>15}")
     for n in (1_000, 4_000, 20_000):
         for name, way in ways.items():
-            seen = np.array([measured(way(simulated(n, seed), seed), fresh) for seed in range(draws)]).mean(axis=0)
+            seen = np.array(
+                [measured(way(simulated(n, seed), seed), fresh) for seed in range(draws)]
+            ).mean(axis=0)
             print(f"{name:34} {n:8,} {seen[0]:8.2%} {seen[1]:15.2%}", flush=True)
     part = simulated(20_000, seed=10**6)
     budget = int(LEVEL * part.to_answer)
@@ -123,11 +140,16 @@ def main() -> None:
     """Print speed, then utility."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="10000,100000,1000000")
-    parser.add_argument("--mapie-up-to", type=int, default=1_000_000, help="MAPIE holds rows x thresholds in memory")
+    parser.add_argument(
+        "--mapie-up-to", type=int, default=1_000_000, help="MAPIE holds rows x thresholds in memory"
+    )
     parser.add_argument("--draws", type=int, default=12)
     args = parser.parse_args()
     version = installed()
-    print(f"false_refusal <= {LEVEL} at {CONFIDENCE:.0%} confidence; MAPIE {version or 'not installed: skipped'}")
+    print(
+        f"false_refusal <= {LEVEL} at {CONFIDENCE:.0%} confidence; MAPIE "
+        f"{version or 'not installed: skipped'}"
+    )
     speed([int(n) for n in args.sizes.split(",")], args.mapie_up_to, version)
     utility(args.draws, version)
 

@@ -2,9 +2,9 @@
 
     python bench/control.py RUN          # a folder made by `demur demo` or `demur run`
 
-Prints: rows of other categories that change when one category's threshold sweeps its whole range (must be 0); target
-refusal rates chosen on the calibrate split and met on the test split; leftover mass; whether texts keep the token's
-word.
+Prints: rows of other categories that change when one category's threshold sweeps its whole range
+(must be 0); target refusal rates chosen on the calibrate split and met on the test split; leftover
+mass; whether texts keep the token's word.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ TARGETS = (0.02, 0.05, 0.10, 0.20, 0.30)
 
 
 def other_rows_changed(policy: Policy, logp_NC: Floats) -> dict[str, tuple[int, int]]:
-    """Per category: (thresholds tried, rows whose decision changed although another category was heaviest)."""
+    """Per category: (thresholds tried, rows whose decision changed although another category was
+    heaviest).
+    """
     start = decide_many(policy, logp_NC)
     changed = {}
     for column, name in enumerate(policy.taxonomy.names, start=1):
@@ -52,15 +54,21 @@ def other_rows_changed(policy: Policy, logp_NC: Floats) -> dict[str, tuple[int, 
 
 
 def print_targets(policy: Policy, calibrate: LabelledScores, test: LabelledScores) -> None:
-    """Target rates in total and per category: asked, on the calibrate rows, on the test rows with its interval."""
+    """Target rates in total and per category: asked, on the calibrate rows, on the test rows with
+    its interval.
+    """
     inside = alike = tried = 0
     for scope in ("", *(f"[{n}]" for n in policy.taxonomy.names)):
         for level in TARGETS:
             try:
                 goal = parse_goal(f"refusal_rate{scope} = {level}")
-                chosen = solve([goal], policy, calibrate, How(confidence=0.95, method="shared"), data_digest="")
+                chosen = solve(
+                    [goal], policy, calibrate, How(confidence=0.95, method="shared"), data_digest=""
+                )
             except GoalInfeasible:
-                print(f"  refusal_rate{scope:<16} = {level:.2f}   cannot be met: ties or too few rows")
+                print(
+                    f"  refusal_rate{scope:<16} = {level:.2f}   cannot be met: ties or too few rows"
+                )
                 continue
             rates = []
             for rows in (calibrate, test):
@@ -69,23 +77,34 @@ def print_targets(policy: Policy, calibrate: LabelledScores, test: LabelledScore
                 hits = int((choice_N == column).sum() if column else (choice_N > 0).sum())
                 rates.append(Rate(hits=hits, of=len(choice_N)))
             if rates[0].value < 0.9 * level:
-                print(f"  refusal_rate{scope:<16} = {level:.2f}   out of reach: heaviest on {rates[0].value:.3f}")
+                print(
+                    f"  refusal_rate{scope:<16} = {level:.2f}   out of reach: heaviest on "
+                    f"{rates[0].value:.3f}"
+                )
                 continue
             low, high = rates[1].interval()
             table = [[r.hits, r.of - r.hits] for r in rates]
             tried, inside = tried + 1, inside + (low <= level <= high)
             alike += bool(fisher_exact(table).pvalue >= 0.05)
             print(
-                f"  refusal_rate{scope:<16} = {level:.2f}   calibrate {rates[0].value:.3f}   test {rates[1].value:.3f} "
-                f"({low:.3f} to {high:.3f})"
+                f"  refusal_rate{scope:<16} = {level:.2f}   calibrate {rates[0].value:.3f}   test "
+                f"{rates[1].value:.3f} ({low:.3f} to {high:.3f})"
             )
-    print(f"  target inside the 95% interval of the test rate, as if the threshold were given: {inside} of {tried}")
-    print(f"  calibrate and test rate alike at 95% (Fisher), which counts the sampling of both: {alike} of {tried}")
+    print(
+        "  target inside the 95% interval of the test rate, as if the threshold were given: "
+        f"{inside} of {tried}"
+    )
+    print(
+        "  calibrate and test rate alike at 95% (Fisher), which counts the sampling of both: "
+        f"{alike} of {tried}"
+    )
 
 
 def main() -> None:
     """Print everything for one run folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     folder = RunFolder(parser.parse_args().run)
     policy = replace(read_policy(folder.policy), promises=())
@@ -98,10 +117,16 @@ def main() -> None:
         print(f"  {name:<16} {cuts:>5} thresholds   {changed} rows")
     print("target rates:")
     print_targets(policy, rows["calibrate"], rows["test"])
-    print(f"mean leftover mass on test rows: {rows['test'].table.leftover_N.mean():.4f} (target < 0.02)")
+    print(
+        f"mean leftover mass on test rows: {rows['test'].table.leftover_N.mean():.4f} (target < "
+        "0.02)"
+    )
     print("texts, by the control token forced before them, as judged:")
     for token, verdicts in read_metrics(folder.metrics).branches.items():
-        print(f"  {token:<16} {verdicts.refusal} refuse, {verdicts.compliance} answer, {verdicts.partial} partly")
+        print(
+            f"  {token:<16} {verdicts.refusal} refuse, {verdicts.compliance} answer, "
+            f"{verdicts.partial} partly"
+        )
 
 
 if __name__ == "__main__":

@@ -68,8 +68,9 @@ def main(folder: Path) -> int:
         reasons = [f"{WORDS} words in a row, as in {sharing[name]}"] if name in sharing else []
         print(f"{name}: {', '.join(reasons + ['near copy'] * (name in copies))}")
     print(
-        f"{len(sharing.keys() | copies)} of {len({name for name, _ in ours})} rows overlap with {len(known)} prompts: "
-        f"{len(sharing)} share {WORDS} words in a row, {len(copies)} are near copies"
+        f"{len(sharing.keys() | copies)} of {len({name for name, _ in ours})} rows overlap with "
+        f"{len(known)} prompts: {len(sharing)} share {WORDS} words in a row, {len(copies)} are "
+        "near copies"
     )
     return 1 if sharing or copies else 0
 

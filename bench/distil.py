@@ -1,10 +1,13 @@
-"""What a cascade costs and where it errs: model alone, front alone, cascades at several bounds, in one run.
+"""What a cascade costs and where it errs: model alone, front alone, cascades at several bounds, in
+one run.
 
-Usage: python bench/distil.py RUN --traffic FILE [--scores FILE] [--rows FILE ...] [--harmful FILE] [--out DIR]
+Usage: python bench/distil.py RUN --traffic FILE [--scores FILE] [--rows FILE ...] [--harmful FILE]
+[--out DIR]
 
-Every system is calibrated for the run's own goal on the run's calibrate rows, so that each keeps the same promise.
-Measured on the run's test rows, and on --rows: labelled files of sources that neither model nor front has seen.
---harmful: requests to be refused, which are padded with harmless ones: how many of them the front answers.
+Every system is calibrated for the run's own goal on the run's calibrate rows, so that each keeps
+the same promise. Measured on the run's test rows, and on --rows: labelled files of sources that
+neither model nor front has seen. --harmful: requests to be refused, which are padded with harmless
+ones: how many of them the front answers.
 """
 
 from __future__ import annotations
@@ -70,7 +73,9 @@ def scored(name: str, examples: Sequence[Example], engine: Engine) -> Rows:
 
 
 def model_cost(engine: Engine, examples: Sequence[Example]) -> float:
-    """CPU milliseconds of the model for one score: one prompt at a time, as requests come to a server."""
+    """CPU milliseconds of the model for one score: one prompt at a time, as requests come to a
+    server.
+    """
     some = [e.prompt for e in examples[:100]]
     engine.logp(some[:2])
     start = time.process_time()
@@ -112,7 +117,9 @@ def measured(system: System, rows: Rows, costs: tuple[float, float]) -> str:
     """A line of the table: errors of both kinds, who decided, and the cost of a decision."""
     logp_NC, front_N = rows.logp_NC, np.zeros(len(rows.examples), dtype=bool)
     if system.front is not None:
-        logp_NC, front_N = cascade_scores(system.front, [e.prompt for e in rows.examples], lambda at: rows.logp_NC[at])
+        logp_NC, front_N = cascade_scores(
+            system.front, [e.prompt for e in rows.examples], lambda at: rows.logp_NC[at]
+        )
     refused_N = decide_many(system.policy, logp_NC).refuses_N
     should_N = np.array([e.label is not None for e in rows.examples])
     false = Rate(hits=int((refused_N & ~should_N).sum()), of=int((~should_N).sum()))
@@ -120,7 +127,13 @@ def measured(system: System, rows: Rows, costs: tuple[float, float]) -> str:
     by_front = float(front_N.mean())
     model_ms, front_ms = costs
     cost = model_ms if system.front is None else front_ms + (1.0 - by_front) * model_ms
-    cells = [rows.name, system.name, f"{by_front:.0%}", *map(percent, (false, missed)), f"{cost:.2f}"]
+    cells = [
+        rows.name,
+        system.name,
+        f"{by_front:.0%}",
+        *map(percent, (false, missed)),
+        f"{cost:.2f}",
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -155,23 +168,33 @@ def fronts(folder: RunFolder, traffic: distil.Traffic, policy: Policy) -> dict[f
     for bound in BOUNDS:
         metrics = distil.run(distil.Config(bound=bound), traffic, policy, folder)
         made[bound] = read_front(front_file(folder))
-        print(f"bound {bound}: {metrics.decided} of {metrics.held} held-out requests decided", flush=True)
+        print(
+            f"bound {bound}: {metrics.decided} of {metrics.held} held-out requests decided",
+            flush=True,
+        )
     return made
 
 
-def attack(made: dict[float, Front], whole: Front, harmful: Sequence[str], harmless: Sequence[str]) -> None:
+def attack(
+    made: dict[float, Front], whole: Front, harmful: Sequence[str], harmless: Sequence[str]
+) -> None:
     """Print how many padded harmful requests each front answers."""
     print("\n| harmless words around a harmful request | front | answered by it |\n|---|---|---|")
     for words in PADDING:
         for name, front in ((f"bound {bound}", made[bound]) for bound in BOUNDS):
             print(f"| {words} | {name} | {padded(front, harmful, harmless, words):.2%} |")
         with patch("demur.core.cascade.front.stretches", lambda _: []):
-            print(f"| {words} | bound 0.01, reading whole texts only | {padded(whole, harmful, harmless, words):.2%} |")
+            print(
+                f"| {words} | bound 0.01, reading whole texts only | "
+                f"{padded(whole, harmful, harmless, words):.2%} |"
+            )
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--traffic", type=Path, required=True)
     parser.add_argument("--scores", type=Path)
@@ -185,9 +208,14 @@ def main() -> None:
     table = (
         read_scores(args.scores)[0].select(tuple(r.id for r in asked.rows))
         if args.scores
-        else ScoreTable(ids=tuple(r.id for r in asked.rows), logp_NC=engine.logp([r.messages for r in asked.rows]))
+        else ScoreTable(
+            ids=tuple(r.id for r in asked.rows),
+            logp_NC=engine.logp([r.messages for r in asked.rows]),
+        )
     )
-    traffic = distil.Traffic(file=args.traffic, prompts=asked, scores=table, model=engine.fingerprint, model_ms=None)
+    traffic = distil.Traffic(
+        file=args.traffic, prompts=asked, scores=table, model=engine.fingerprint, model_ms=None
+    )
     made = fronts(folder, traffic, own)
     test = read_examples(folder.split("test"))
     rows = [
@@ -199,16 +227,27 @@ def main() -> None:
     ]
     for path in args.rows:
         source = FileSource(folder=path.parent, files=(path.name,), use_splits=False)
-        for kind, some in groupby(sorted(source.read(), key=lambda e: e.source), key=lambda e: e.source):
+        for kind, some in groupby(
+            sorted(source.read(), key=lambda e: e.source), key=lambda e: e.source
+        ):
             rows.append(scored(kind, list(some), engine))
     costs = model_cost(engine, test), front_cost(made[0.01], test)
-    print(f"CPU time: model {costs[0]:.2f} ms a score, one at a time; front {costs[1]:.2f} ms a prompt\n")
-    variants = {"front alone": everything(made[0.01], rows), **{f"cascade, bound {b}": f for b, f in made.items()}}
+    print(
+        f"CPU time: model {costs[0]:.2f} ms a score, one at a time; front {costs[1]:.2f} ms a "
+        "prompt\n"
+    )
+    variants = {
+        "front alone": everything(made[0.01], rows),
+        **{f"cascade, bound {b}": f for b, f in made.items()},
+    }
     systems = [System(name="model alone", policy=own, front=None)]
     for n, (name, front) in enumerate(variants.items()):
         if (policy := calibrated(folder, f"variant{n}", front)) is not None:
             systems.append(System(name=name, policy=policy, front=front))
-    print("| rows | decided by | by the front | false refusals | missed refusals | CPU-ms |\n|---|---|---|---|---|---|")
+    print(
+        "| rows | decided by | by the front | false refusals | missed refusals | CPU-ms "
+        "|\n|---|---|---|---|---|---|"
+    )
     for some in rows:
         for system in systems:
             print(measured(system, some, costs), flush=True)

@@ -1,12 +1,13 @@
-"""What the gateway adds to vLLM's own latency, one request at a time: 32 answer tokens after about 190 prompt tokens.
+"""What the gateway adds to vLLM's own latency, one request at a time: 32 answer tokens after about
+190 prompt tokens.
 
     python bench/gateway.py RUN --vllm .venv-vllm/bin/python [--rounds 40]
 
-RUN: a finished run; --vllm: the Python of an environment with vLLM, in which a server is started. Every round sends one
-prompt to each arm, in an order that is drawn anew; a tag at its head keeps the arms out of each other's prefix cache.
-Arms: vLLM directly, asked in ids; the gateway's two calls, in this process; the same behind `demur serve`, asked in
-OpenAI's protocol; and, where the server runs the plug-in (--plug-in), one call, in this process and behind `demur
-serve`.
+RUN: a finished run; --vllm: the Python of an environment with vLLM, in which a server is started.
+Every round sends one prompt to each arm, in an order that is drawn anew; a tag at its head keeps
+the arms out of each other's prefix cache. Arms: vLLM directly, asked in ids; the gateway's two
+calls, in this process; the same behind `demur serve`, asked in OpenAI's protocol; and, where the
+server runs the plug-in (--plug-in), one call, in this process and behind `demur serve`.
 """
 
 from __future__ import annotations
@@ -105,14 +106,22 @@ class Served:
     async def answer(self, messages: Prompt) -> int:
         """Tokens written, by the server's own count."""
         said = [{"role": m.role, "content": m.content} for m in messages]
-        body = {"model": servers.MODEL, "messages": said, "max_tokens": ANSWER, "temperature": 0, "stream": True}
+        body = {
+            "model": servers.MODEL,
+            "messages": said,
+            "max_tokens": ANSWER,
+            "temperature": 0,
+            "stream": True,
+        }
         tokens = 0
         async with self._client.stream(
             "POST", "/v1/chat/completions", json={**body, "stream_options": {"include_usage": True}}
         ) as response:
             async for line in response.aiter_lines():
                 if line.startswith("data: {"):
-                    tokens = (json.loads(line[6:]).get("usage") or {}).get("completion_tokens", tokens)
+                    tokens = (json.loads(line[6:]).get("usage") or {}).get(
+                        "completion_tokens", tokens
+                    )
         return tokens
 
 
@@ -145,7 +154,9 @@ async def measure(arms: Mapping[str, Arm], texts: list[str], rounds: int) -> dic
 
 
 async def compare(run: RunFolder, policy: Policy, urls: Mapping[str, str], rounds: int) -> None:
-    """Print the median latency of each arm, and its ratio to vLLM's own. urls: of vLLM and of each `demur serve`."""
+    """Print the median latency of each arm, and its ratio to vLLM's own. urls: of vLLM and of each
+    `demur serve`.
+    """
     assert policy.fingerprint is not None
     encoder, _ = encoder_of(str(run.model), policy.fingerprint, keep_history=True)
     ask = Ask(messages=(), policy=policy, policy_digest=policy_digest(policy), sampling=SAMPLING)
@@ -168,17 +179,26 @@ async def compare(run: RunFolder, policy: Policy, urls: Mapping[str, str], round
     for name, values in taken_s.items():
         ratio = statistics.median(values) / statistics.median(direct_s)
         paired = statistics.median(v / d for v, d in zip(values, direct_s, strict=True))
-        print(f"{name:16} median {1e3 * statistics.median(values):7.1f} ms  {ratio:.3f}x  (by round {paired:.3f}x)")
+        print(
+            f"{name:16} median {1e3 * statistics.median(values):7.1f} ms  {ratio:.3f}x  (by round "
+            f"{paired:.3f}x)"
+        )
     print(f"target: gateway, served <= {LIMIT}x")
 
 
 def main() -> None:
     """Parse the command line, start the servers, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
-    parser.add_argument("--vllm", type=Path, required=True, help="Python of an environment with vLLM")
+    parser.add_argument(
+        "--vllm", type=Path, required=True, help="Python of an environment with vLLM"
+    )
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--plug-in", action="store_true", help="let vLLM run demur's plug-in, and measure that too")
+    parser.add_argument(
+        "--plug-in", action="store_true", help="let vLLM run demur's plug-in, and measure that too"
+    )
     told = parser.parse_args()
     write_to_the_last_token()
     run = RunFolder(told.run)
@@ -189,12 +209,25 @@ def main() -> None:
         folder.mkdir()
         write_policy(folder / "policy.json", never)
         config.write_text(
-            f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n[backend]\nmodel = "{servers.MODEL}"\n',
+            f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n[backend]\nmodel = '
+            f'"{servers.MODEL}"\n',
             encoding="utf-8",
         )
-        urls = {"direct": stack.enter_context(servers.vllm(told.vllm, run.model, folder if told.plug_in else None))}
+        urls = {
+            "direct": stack.enter_context(
+                servers.vllm(told.vllm, run.model, folder if told.plug_in else None)
+            )
+        }
         for name in ("gateway", "vllm") if told.plug_in else ("gateway",):
-            words = [str(run.root), "--config", str(config), "--policies", str(folder), "--backend", name]
+            words = [
+                str(run.root),
+                "--config",
+                str(config),
+                "--policies",
+                str(folder),
+                "--backend",
+                name,
+            ]
             served = servers.demur([*words, "--url", urls["direct"]], program=(__file__,))
             urls[name] = stack.enter_context(served)[0]
         asyncio.run(compare(run, never, urls, told.rounds))

@@ -1,10 +1,12 @@
-"""h-calibration at 10,000 prompts and 6 control tokens: CPU seconds to fit, and what it gains on new prompts.
+"""h-calibration at 10,000 prompts and 6 control tokens: CPU seconds to fit, and what it gains on
+new prompts.
 
 Usage: python bench/h_calibration.py [--prompts 10000]
 
-Every published map family in its default size beside temperature scaling, one thread. Then 100 steps of the default
-beside the same 100 steps by torch's automatic differentiation, with the largest difference between the two losses.
-Log loss in nats per prompt on as many new prompts; "truth" is what knowing the true probabilities gives.
+Every published map family in its default size beside temperature scaling, one thread. Then 100
+steps of the default beside the same 100 steps by torch's automatic differentiation, with the
+largest difference between the two losses. Log loss in nats per prompt on as many new prompts;
+"truth" is what knowing the true probabilities gives.
 """
 
 from __future__ import annotations
@@ -31,13 +33,22 @@ Result = TypeVar("Result")
 
 
 def simulated(prompts: int, seed: int) -> tuple[FitRows, float]:
-    """Scores twice too confident, most prompts to be answered; and the log loss of the true probabilities."""
+    """Scores twice too confident, most prompts to be answered; and the log loss of the true
+    probabilities.
+    """
     rng = np.random.default_rng(seed)
     logits_NC = rng.normal(size=(prompts, 6)) * 1.5 + np.array([2.5, 0.0, 0.0, 0.0, 0.0, 0.0])
     truth_NC = closed(logits_NC)
-    label_N = (rng.random(prompts)[:, None] > np.exp(truth_NC).cumsum(axis=1)).sum(axis=1).clip(0, 5)
+    label_N = (
+        (rng.random(prompts)[:, None] > np.exp(truth_NC).cumsum(axis=1)).sum(axis=1).clip(0, 5)
+    )
     choices = ("respond", "a", "b", "c", "d", "e")
-    rows = FitRows(closed_NC=closed(2.0 * logits_NC), label_N=label_N, group_N=np.arange(prompts), choices=choices)
+    rows = FitRows(
+        closed_NC=closed(2.0 * logits_NC),
+        label_N=label_N,
+        group_N=np.arange(prompts),
+        choices=choices,
+    )
     return rows, log_loss(truth_NC, label_N)
 
 
@@ -73,7 +84,9 @@ def by_torch(rows: FitRows, start_P: np.ndarray) -> list[float]:
         q_SNC = torch.softmax(theta_P[:16].abs()[:, None, None] * score_NC, dim=2)
         p_E = (weight_S[:, None, None] * q_SNC).sum(0).flatten()
         order_E = torch.argsort(p_E.detach(), stable=True)
-        total = torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumsum((p_E - occurred_E)[order_E], 0)])
+        total = torch.cat(
+            [torch.zeros(1, dtype=torch.float64), torch.cumsum((p_E - occurred_E)[order_E], 0)]
+        )
         loss = ((total[last] - total[first]) / (2 * half + 1)).abs().mean()
         adam.zero_grad()
         (1e5 * loss).backward()
@@ -95,14 +108,20 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=10_000)
     prompts = parser.parse_args().prompts
     (rows, _), (new, truth) = simulated(prompts, 0), simulated(prompts, 1)
-    print(f"{prompts:,} prompts, 6 control tokens; log loss on new prompts: {log_loss(new.closed_NC, new.label_N):.4f}")
+    print(
+        f"{prompts:,} prompts, 6 control tokens; log loss on new prompts: "
+        f"{log_loss(new.closed_NC, new.label_N):.4f}"
+    )
     print(f"  {'truth':<22} {'':>8}     {truth:.4f}")
     fits: dict[str, Callable[[], Fit]] = {"temperature": partial(fit_temperature, rows)}
     for form, size in FORMS:
         fits[f"h-{form}-{size}"] = partial(fit_h, rows, HSettings(form=form, size=size))
     for name, run in fits.items():
         seconds, fit = cpu_seconds(run)
-        print(f"  {name:<22} {seconds:8.2f} s   {log_loss(fit.map.logq(new.closed_NC), new.label_N):.4f}  {fit.notes}")
+        print(
+            f"  {name:<22} {seconds:8.2f} s   "
+            f"{log_loss(fit.map.logq(new.closed_NC), new.label_N):.4f}  {fit.notes}"
+        )
     start_P = trainable("linear", 16, rows.closed_NC).start(1357)
     mine, losses = cpu_seconds(lambda: ours(rows, start_P))
     print(f"  {STEPS} steps, ours        {mine:8.2f} s")

@@ -1,10 +1,11 @@
-"""How the house is built: the numbers of docs/benchmarks.md, "The house", of this tree and of any revision.
+"""How the house is built: the numbers of docs/benchmarks.md, "The house", of this tree and of any
+revision.
 
 python bench/house.py [--at REVISION] [--path]
 
---at: a revision of this repository; default: the files as they stand. --path: also walk the main path, which trains a
-tiny model for a moment: `data`, `train`, `score`, `calibrate` and one answer of `serve`, all traced. "At 24b7eed" is
-what this script printed of that revision.
+--at: a revision of this repository; default: the files as they stand. --path: also walk the main
+path, which trains a tiny model for a moment: `data`, `train`, `score`, `calibrate` and one answer
+of `serve`, all traced. "At 24b7eed" is what this script printed of that revision.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Tree:
     @cached_property
     def texts(self) -> Mapping[Path, str]:
         """Every source file."""
-        return {p: p.read_text(encoding="utf-8") for p in sorted((self.src / "demur").rglob("*.py"))}
+        return {
+            p: p.read_text(encoding="utf-8") for p in sorted((self.src / "demur").rglob("*.py"))
+        }
 
     @cached_property
     def parsed(self) -> Mapping[Path, ast.Module]:
@@ -61,7 +64,12 @@ class Tree:
     @cached_property
     def functions(self) -> list[tuple[Path, Function]]:
         """All functions and methods, nested ones too."""
-        return [(p, n) for p, tree in self.parsed.items() for n in ast.walk(tree) if isinstance(n, Function)]
+        return [
+            (p, n)
+            for p, tree in self.parsed.items()
+            for n in ast.walk(tree)
+            if isinstance(n, Function)
+        ]
 
     def module(self, path: Path) -> str:
         """The dotted name of a file."""
@@ -77,7 +85,10 @@ class Tree:
             own = self.module(path)
             package = own if path.name == "__init__.py" else own.rpartition(".")[0]
             # `from a import b` loads a.b where that is a module, else a
-            targets = {next((m for m in (d, d.rpartition(".")[0]) if m in names), own) for d in dotted(tree, package)}
+            targets = {
+                next((m for m in (d, d.rpartition(".")[0]) if m in names), own)
+                for d in dotted(tree, package)
+            }
             found[own] = targets - {own}
         return found
 
@@ -88,14 +99,19 @@ def dotted(tree: ast.Module, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def docstring_lines(node: ast.AST) -> range:
     """The lines of a node's docstring; empty if it has none."""
-    if not isinstance(node, ast.Module | ast.ClassDef | Function) or ast.get_docstring(node, clean=False) is None:
+    if (
+        not isinstance(node, ast.Module | ast.ClassDef | Function)
+        or ast.get_docstring(node, clean=False) is None
+    ):
         return range(0)
     return range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
 
@@ -106,7 +122,9 @@ def length(function: Function) -> int:
 
 
 def in_knots(imports: Mapping[str, set[str]]) -> int:
-    """How many modules import each other in a loop, or are imported by one that does only through loops."""
+    """How many modules import each other in a loop, or are imported by one that does only through
+    loops.
+    """
     left = dict(imports)
     while free := [m for m, needs in left.items() if not needs & set(left)]:
         for module in free:
@@ -115,7 +133,9 @@ def in_knots(imports: Mapping[str, set[str]]) -> int:
 
 
 def longest_chain(imports: Mapping[str, set[str]]) -> tuple[str, ...]:
-    """The longest run of modules each of which imports the one before. Without meaning where there are knots."""
+    """The longest run of modules each of which imports the one before. Without meaning where there
+    are knots.
+    """
 
     @cache
     def chain(module: str) -> tuple[str, ...]:
@@ -125,7 +145,9 @@ def longest_chain(imports: Mapping[str, set[str]]) -> tuple[str, ...]:
 
 
 def densities(tree: Tree) -> tuple[float, float]:
-    """(comment, docstring) lines per 100 lines of code; the line behind a record's field counts as neither."""
+    """(comment, docstring) lines per 100 lines of code; the line behind a record's field counts as
+    neither.
+    """
     documented = commented = coded = 0
     for path, text in tree.texts.items():
         nodes = list(ast.walk(tree.parsed[path]))
@@ -152,7 +174,9 @@ def used_once(tree: Tree) -> float:
         nodes = list(ast.walk(parsed))
         names = [n.id for n in nodes if isinstance(n, ast.Name)]
         uses[path] = Counter([*names, *(n.attr for n in nodes if isinstance(n, ast.Attribute))])
-    private = [(p, f) for p, f in tree.functions if f.name.startswith("_") and not f.name.startswith("__")]
+    private = [
+        (p, f) for p, f in tree.functions if f.name.startswith("_") and not f.name.startswith("__")
+    ]
     return sum(uses[p][f.name] == 1 for p, f in private) / len(private)
 
 
@@ -176,7 +200,8 @@ def measured(tree: Tree) -> dict[str, str]:
     return dict(zip(AT_24B7EED, values, strict=False))
 
 
-# What is run under the tracer, in a process of the revision's own: command line only, so that it works on any revision.
+# What is run under the tracer, in a process of the revision's own: command line only, so that it
+# works on any revision.
 WALK = """
 import json, os, signal, socket, sys, threading, time
 package, run, config, to = sys.argv[1:]
@@ -198,10 +223,12 @@ def verb(*words):
         sys.setprofile(None)
 def ask():
     import httpx
-    body = {"model": "walk", "messages": [{"role": "user", "content": "How do I bake bread?"}], "max_tokens": 4}
+    asked = [{"role": "user", "content": "How do I bake bread?"}]
+    body = {"model": "walk", "messages": asked, "max_tokens": 4}
     for _ in range(600):
         try:
-            answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=300)
+            place = f"http://127.0.0.1:{port}/v1/chat/completions"
+            answer = httpx.post(place, json=body, timeout=300)
         except httpx.ConnectError:
             time.sleep(0.2)
         else:
@@ -250,14 +277,26 @@ def walked(tree: Tree) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "walk.toml").write_text(CONFIG, encoding="utf-8")
-        words = [str(tree.src / "demur"), str(folder / "run"), str(folder / "walk.toml"), str(folder / "seen.json")]
+        words = [
+            str(tree.src / "demur"),
+            str(folder / "run"),
+            str(folder / "walk.toml"),
+            str(folder / "seen.json"),
+        ]
         environment = os.environ | {"PYTHONPATH": str(tree.src), "OMP_NUM_THREADS": "1"}
         told = subprocess.run(
-            [sys.executable, "-c", WALK, *words], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-c", WALK, *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if not (folder / "seen.json").exists():
             sys.exit(f"the main path was not walked to its end:\n{told.stderr[-2000:]}")
-        seen = {(Path(f), line, name) for f, line, name in json.loads((folder / "seen.json").read_text())}
+        seen = {
+            (Path(f), line, name)
+            for f, line, name in json.loads((folder / "seen.json").read_text())
+        }
     entered = [(p, f) for p, f in tree.functions if {(p, at, f.name) for at in starts(f)} & seen]
     inner = [(p, f) for p, f in entered if (tree.src / "demur" / "cli") not in p.parents]
     return {
@@ -267,13 +306,17 @@ def walked(tree: Tree) -> dict[str, str]:
 
 
 def starts(function: Function) -> set[int]:
-    """Lines on which Python may say that a function begins: its own, or that of its first decorator."""
+    """Lines on which Python may say that a function begins: its own, or that of its first
+    decorator.
+    """
     return {function.lineno, *(d.lineno for d in function.decorator_list)}
 
 
 def at_revision(revision: str, to: Path) -> Path:
     """The folder `src` of a revision, unpacked."""
-    archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision, "src"], capture_output=True, check=True)
+    archive = subprocess.run(
+        ["git", "-C", str(ROOT), "archive", revision, "src"], capture_output=True, check=True
+    )
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as packed:
         packed.extractall(to, filter="data")
     return to / "src"
@@ -281,7 +324,9 @@ def at_revision(revision: str, to: Path) -> Path:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--at", metavar="REVISION")
     parser.add_argument("--path", action="store_true")
     asked = parser.parse_args()

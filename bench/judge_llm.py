@@ -1,7 +1,8 @@
-"""Throughput of the LLM judge against an endpoint on this machine that takes its time, and what a second run costs.
+"""Throughput of the LLM judge against an endpoint on this machine that takes its time, and what a
+second run costs.
 
-usage: python bench/judge_llm.py [ANSWERS [SECONDS_PER_ANSWER]]
-The endpoint answers each request after a fixed wait, however many there are. So the ideal is in_flight / wait.
+usage: python bench/judge_llm.py [ANSWERS [SECONDS_PER_ANSWER]] The endpoint answers each request
+after a fixed wait, however many there are. So the ideal is in_flight / wait.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ BODY = json.dumps(
         "usage": {"prompt_tokens": 500, "completion_tokens": 20},
     }
 ).encode()
-REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
+REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+    len(BODY),
+    BODY,
+)
 
 
 @dataclass(kw_only=True)
 class Waiting:
-    """An HTTP endpoint: one reply a request, `wait_s` after it has come. What it saw is shared between processes."""
+    """An HTTP endpoint: one reply a request, `wait_s` after it has come. What it saw is shared
+    between processes.
+    """
 
     wait_s: float
     seen: Any  # (now, most, answered, port), changed by the endpoint only
@@ -49,7 +55,9 @@ class Waiting:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await _head(reader):
             length = next(
-                int(h.split(b":")[1]) for h in head.lower().split(b"\r\n") if h.startswith(b"content-length:")
+                int(h.split(b":")[1])
+                for h in head.lower().split(b"\r\n")
+                if h.startswith(b"content-length:")
             )
             await reader.readexactly(length)
             self.seen[0] += 1
@@ -79,7 +87,11 @@ def measure(items: Sequence[Item], in_flight: int, wait_s: float, seen: Any) -> 
     with tempfile.TemporaryDirectory() as folder:
         store = LabelFile(Path(folder) / "labels.sqlite")
         endpoint = Endpoint(url=f"http://127.0.0.1:{seen[3]}/v1", model="stub", in_flight=in_flight)
-        judge = RubricJudge(chat=ChatClient(endpoint=endpoint), store=store, wording=Wording(rubric=builtin_rubric()))
+        judge = RubricJudge(
+            chat=ChatClient(endpoint=endpoint),
+            store=store,
+            wording=Wording(rubric=builtin_rubric()),
+        )
         start, cpu = time.perf_counter(), time.process_time()
         judge.judge_many(items)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -87,9 +99,10 @@ def measure(items: Sequence[Item], in_flight: int, wait_s: float, seen: Any) -> 
         judge.judge_many(items)
         again = time.perf_counter() - start
     return (
-        f"{in_flight:>4} in flight asked for, {seen[1]} seen by the endpoint: {len(items) / seconds:,.0f} answers/s "
-        f"(ideal {in_flight / wait_s:,.0f}), {1000 * cpu / len(items):.1f} ms of processor time each; "
-        f"again: {seen[2] - asked} calls, {len(items) / again:,.0f} answers/s"
+        f"{in_flight:>4} in flight asked for, {seen[1]} seen by the endpoint: "
+        f"{len(items) / seconds:,.0f} answers/s (ideal {in_flight / wait_s:,.0f}), "
+        f"{1000 * cpu / len(items):.1f} ms of processor time each; again: {seen[2] - asked} calls, "
+        f"{len(items) / again:,.0f} answers/s"
     )
 
 
@@ -97,7 +110,9 @@ def main() -> None:
     """Print answers a second for several numbers of requests in flight."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     wait_s = float(sys.argv[2]) if len(sys.argv) > 2 else 0.5
-    items = [Item(request=f"How do I do {n}?", answer=f"I won't help with {n}.") for n in range(count)]
+    items = [
+        Item(request=f"How do I do {n}?", answer=f"I won't help with {n}.") for n in range(count)
+    ]
     seen = multiprocessing.Array("i", 4, lock=False)
     server = multiprocessing.Process(target=_run, args=(wait_s, seen), daemon=True)
     server.start()

@@ -1,9 +1,10 @@
-"""The trained judge on the labelled answers of ../shared/data: trained on one set, measured on another.
+"""The trained judge on the labelled answers of ../shared/data: trained on one set, measured on
+another.
 
-usage: python bench/judge_trained.py FOLDER
-FOLDER holds response_labels.jsonl. Trains on the train part of chatgpt-refusals as published, never on XSTest; then
-its test part (256 answers by the same model), and the XSTest answers of five other models. Partial counts as declining.
-Nothing is forced: what the trained judge leaves unscored is counted beside it, and the other judges on all rows.
+usage: python bench/judge_trained.py FOLDER FOLDER holds response_labels.jsonl. Trains on the train
+part of chatgpt-refusals as published, never on XSTest; then its test part (256 answers by the same
+model), and the XSTest answers of five other models. Partial counts as declining. Nothing is forced:
+what the trained judge leaves unscored is counted beside it, and the other judges on all rows.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def labelled(folder: Path) -> tuple[list[Row], list[Row]]:
 
 
 def published_split(rows: Sequence[Row]) -> tuple[list[Row], list[Row], list[Row]]:
-    """Train, validation and test of chatgpt-refusals, as published (golden numbers of the judge specification)."""
+    """Train, validation and test of chatgpt-refusals, as published (golden numbers of the judge
+    specification).
+    """
     train, rest = train_test_split(list(rows), test_size=0.3, random_state=0)
     validation, test = train_test_split(rest, test_size=0.5, random_state=0)
     return train, validation, test
@@ -53,7 +56,9 @@ def trained(rows: Sequence[Row], recipe: Recipe = PLACED) -> TrainedJudge:
     return TrainedJudge(classifier=classifier, digest="bench")
 
 
-def measured(rows: Sequence[Row], judge: Callable[[Row], Verdict], view: View = "lenient") -> Agreement:
+def measured(
+    rows: Sequence[Row], judge: Callable[[Row], Verdict], view: View = "lenient"
+) -> Agreement:
     """A judge beside the hand labels; the bootstrap draws prompts."""
     human: list[Verdict] = [_verdict(r["label"]) for r in rows]
     return agreement(human, [judge(r) for r in rows], [r["prompt"] for r in rows], view, HOW)
@@ -74,9 +79,10 @@ def show(name: str, found: Agreement) -> None:
     low, high = found.accuracy.interval()
     kappa = found.kappa_interval or (0.0, 0.0)
     print(
-        f"  {name:<34} {found.accuracy.hits:>4}/{found.accuracy.of:<4} = {found.accuracy.value:.4f} "
-        f"({low:.3f} to {high:.3f})  kappa {found.kappa.value:.3f} ({kappa[0]:.3f} to {kappa[1]:.3f})  "
-        f"sens {found.sensitivity.value:.3f} spec {found.specificity.value:.3f}  unscored {unscored}"
+        f"  {name:<34} {found.accuracy.hits:>4}/{found.accuracy.of:<4} = "
+        f"{found.accuracy.value:.4f} ({low:.3f} to {high:.3f})  kappa {found.kappa.value:.3f} "
+        f"({kappa[0]:.3f} to {kappa[1]:.3f})  sens {found.sensitivity.value:.3f} spec "
+        f"{found.specificity.value:.3f}  unscored {unscored}"
     )
 
 
@@ -104,9 +110,15 @@ def main() -> None:
     seconds = time.perf_counter() - start
     published, phrases = trained(train, PUBLISHED).classifier, PhraseJudge()
     print(f"trained on the train part, {len(train):,} answers, in {seconds:.1f} s")
-    print(f"  accuracy {cross_validated([*train, *validation]):.4f} in {FOLDS} folds of it and the validation part")
+    print(
+        f"  accuracy {cross_validated([*train, *validation]):.4f} in {FOLDS} folds of it and the "
+        "validation part"
+    )
     print("chatgpt-refusals, test part")
-    show("published recipe, train part only", measured(test, lambda r: _binary(published.log_odds(r["response"]))))
+    show(
+        "published recipe, train part only",
+        measured(test, lambda r: _binary(published.log_odds(r["response"]))),
+    )
     show("trained", measured(test, lambda r: _said(ours, r, None)))
     show("phrases", measured(test, lambda r: _said(phrases, r, None)))
     print("XSTest answers, none seen in training")
@@ -132,10 +144,17 @@ def main() -> None:
         show("string match of XSTest", measured(part, string_match))
         show("trained", measured(part, lambda r: _said(ours, r, "safety")))
         show("phrases", measured(part, lambda r: _said(phrases, r, "safety")))
-        show("phrases, strict view", measured(part, lambda r: _said(phrases, r, "safety"), "strict"))
+        show(
+            "phrases, strict view", measured(part, lambda r: _said(phrases, r, "safety"), "strict")
+        )
     print("XSTest by model, trained")
     for model in sorted({r["source"] for r in xstest}):
-        show(model, measured([r for r in xstest if r["source"] == model], lambda r: _said(ours, r, "safety")))
+        show(
+            model,
+            measured(
+                [r for r in xstest if r["source"] == model], lambda r: _said(ours, r, "safety")
+            ),
+        )
 
 
 def _binary(log_odds: float) -> Verdict:

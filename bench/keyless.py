@@ -2,11 +2,11 @@
 
     python bench/keyless.py RUN [--seconds 4] [--rounds 3]
 
-RUN: a finished run, served in process. The client with a key asks for the models, one request after the other: on one
-connection, and on a new one each time. Each attack runs in a process of its own, from another address of this machine,
-on 16 connections at a time, and makes a new one whenever one is closed. Pieces with and without it take turns. Said of
-each: median and 99th percentile of an answer, as multiples of those without it. Exit code 1 if a median is more than
-doubled.
+RUN: a finished run, served in process. The client with a key asks for the models, one request after
+the other: on one connection, and on a new one each time. Each attack runs in a process of its own,
+from another address of this machine, on 16 connections at a time, and makes a new one whenever one
+is closed. Pieces with and without it take turns. Said of each: median and 99th percentile of an
+answer, as multiples of those without it. Exit code 1 if a median is more than doubled.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ MOST_SLOWER = 2.0
 ELSEWHERE = "127.0.0.2"  # the attacker's address
 LINES = 16  # connections of the attacker at a time
 GET = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
-POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+POST = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+)
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
 CLOSE = b"connection: close\r\n\r\n"
-# What is sent first, and what again and again; without the second, the answer is awaited and a new connection made.
+# What is sent first, and what again and again; without the second, the answer is awaited and a new
+# connection made.
 ATTACKS: dict[str, tuple[bytes, bytes]] = {
     "connections without a word": (b"", b""),
     "heads": (GET + CLOSE, b""),
@@ -63,7 +66,10 @@ def attack(place: tuple[str, int], first: bytes, again: bytes) -> None:
 
 def _send(place: tuple[str, int], first: bytes, again: bytes) -> None:
     while True:
-        with suppress(OSError), socket.create_connection(place, timeout=5, source_address=(ELSEWHERE, 0)) as line:
+        with (
+            suppress(OSError),
+            socket.create_connection(place, timeout=5, source_address=(ELSEWHERE, 0)) as line,
+        ):
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             line.sendall(first)
             if not again:
@@ -94,7 +100,9 @@ def ask(place: tuple[str, int], seconds: float, *, anew: bool) -> list[float]:
     return took_s
 
 
-def measured(place: tuple[str, int], name: str, seconds: float, rounds: int) -> dict[str, list[float]]:
+def measured(
+    place: tuple[str, int], name: str, seconds: float, rounds: int
+) -> dict[str, list[float]]:
     """How long answers took without the attack and with it, on one connection and on new ones."""
     took_s: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
@@ -115,7 +123,9 @@ def measured(place: tuple[str, int], name: str, seconds: float, rounds: int) -> 
 
 def main() -> None:
     """Serve a run in a process of its own and attack it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -125,8 +135,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         folder, tenants = site(Path(root), told.run / "calibrate" / "policy.json")
         config = Path(root) / "serve.toml"
-        config.write_text(f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n', encoding="utf-8")
-        words = [str(told.run), "--config", str(config), "--policies", str(folder), "--tenants", str(tenants)]
+        config.write_text(
+            f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n', encoding="utf-8"
+        )
+        words = [
+            str(told.run),
+            "--config",
+            str(config),
+            "--policies",
+            str(folder),
+            "--tenants",
+            str(tenants),
+        ]
         with servers.demur(words) as (url, _):
             parts = urlsplit(url)
             place = (str(parts.hostname), int(parts.port or 0))
@@ -134,9 +154,12 @@ def main() -> None:
                 took_s = measured(place, name, told.seconds / told.rounds, told.rounds)
                 line = {"attack": name}
                 for kind in ("kept", "anew"):
-                    alone, beside = (np.percentile(took_s[k], [50, 99]) for k in (kind, kind + " beside it"))
+                    alone, beside = (
+                        np.percentile(took_s[k], [50, 99]) for k in (kind, kind + " beside it")
+                    )
                     line[kind] = (
-                        f"{alone[0] * 1000:.2f} ms x {beside[0] / alone[0]:.2f}, 99 % x {beside[1] / alone[1]:.2f}"
+                        f"{alone[0] * 1000:.2f} ms x {beside[0] / alone[0]:.2f}, 99 % x "
+                        f"{beside[1] / alone[1]:.2f}"
                     )
                     slowest = max(slowest, float(beside[0] / alone[0]))
                 print(json.dumps(line), flush=True)

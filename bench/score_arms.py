@@ -1,4 +1,5 @@
-"""Score the held-out rows by every model that bench/real_input.py has trained, as runs for `demur bench calibration`.
+"""Score the held-out rows by every model that bench/real_input.py has trained, as runs for `demur
+bench calibration`.
 
 Usage: python bench/score_arms.py build/real_input --out build/study
        demur bench calibration build/study
@@ -21,7 +22,9 @@ from demur.stages import score
 
 def main() -> None:
     """One run folder per model: its config, the rows' splits, their scores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("trained", type=Path, help="the --out of bench/real_input.py")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -33,7 +36,11 @@ def main() -> None:
         shutil.copytree(args.trained / "rows" / "data", root / "data", dirs_exist_ok=True)
         engine = HfEngine(model=model, tokens=coconot().tokens)
         tables = score.run(score.Config(), engine, workspace.folder)
-        print(f"{root.name}: " + ", ".join(f"{len(t.ids):,} {split} rows" for split, t in tables.items()), flush=True)
+        print(
+            f"{root.name}: "
+            + ", ".join(f"{len(t.ids):,} {split} rows" for split, t in tables.items()),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

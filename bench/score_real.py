@@ -1,11 +1,13 @@
-"""What a score costs on a real model and real prompts: demur beside transformers' own batched forward.
+"""What a score costs on a real model and real prompts: demur beside transformers' own batched
+forward.
 
     python bench/score_real.py MODEL ROWS.jsonl [--prompts 200] [--dtype bfloat16] [--system TEXT]
 
-MODEL: a checkpoint with control tokens. transformers: batches of 16 in the order of the rows, left padding and a mask,
-logits at the last position only (which saves it most of its output head) or at every position. All ways take turns in
-one process at one thread; CPU seconds; the medians of --rounds. "differ" counts natural decisions unlike those of each
-prompt alone in float32 arithmetic of the same weights.
+MODEL: a checkpoint with control tokens. transformers: batches of 16 in the order of the rows, left
+padding and a mask, logits at the last position only (which saves it most of its output head) or at
+every position. All ways take turns in one process at one thread; CPU seconds; the medians of
+--rounds. "differ" counts natural decisions unlike those of each prompt alone in float32 arithmetic
+of the same weights.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ def prompts_of(path: Path, count: int, system: str | None) -> list[Prompt]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     texts = [next(m["content"] for m in r["messages"] if m["role"] == "user") for r in rows]
     before = (Message(role="system", content=system),) if system else ()
-    return [(*before, Message(role="user", content=text)) for text in texts[:: max(1, len(texts) // count)][:count]]
+    return [
+        (*before, Message(role="user", content=text))
+        for text in texts[:: max(1, len(texts) // count)][:count]
+    ]
 
 
 @torch.inference_mode()
@@ -85,14 +90,23 @@ def main() -> None:
             spent[way].append(time.process_time() - start)
     median = {way: statistics.median(seconds) for way, seconds in spent.items()}
     tokens = sorted(len(engine.encoder.prompt(p)) for p in prompts)
-    print(f"{len(prompts)} prompts of {tokens[0]} / {tokens[len(tokens) // 2]} / {tokens[-1]} tokens, {given.dtype}\n")
-    print("| way | CPU-s | prompts / CPU-s | beside demur | differ | largest difference of a probability |")
+    print(
+        f"{len(prompts)} prompts of {tokens[0]} / {tokens[len(tokens) // 2]} / {tokens[-1]} "
+        f"tokens, {given.dtype}\n"
+    )
+    print(
+        "| way | CPU-s | prompts / CPU-s | beside demur | differ | largest difference of a "
+        "probability |"
+    )
     print("|---|---|---|---|---|---|")
     for way, seconds in median.items():
         differ = int((found[way].argmax(axis=1) != exact.argmax(axis=1)).sum())
         gap = float(np.abs(np.exp(found[way]) - np.exp(exact)).max())
         ratio = seconds / median["demur"]
-        print(f"| {way} | {seconds:.1f} | {len(prompts) / seconds:.1f} | {ratio:.2f} | {differ} | {gap:.2g} |")
+        print(
+            f"| {way} | {seconds:.1f} | {len(prompts) / seconds:.1f} | {ratio:.2f} | {differ} | "
+            f"{gap:.2g} |"
+        )
 
 
 if __name__ == "__main__":

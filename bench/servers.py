@@ -1,4 +1,6 @@
-"""Servers in processes of their own, for the benches that ask them: vLLM, and `demur serve` in front of it."""
+"""Servers in processes of their own, for the benches that ask them: vLLM, and `demur serve` in
+front of it.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +31,36 @@ ENVIRONMENT = {
 
 @contextmanager
 def vllm(python: Path, model: Path, policies: Path | None = None) -> Iterator[str]:
-    """A vLLM server; yields its address with /v1. python: of an environment with vLLM. policies: for the plug-in, which
-    is left out without them."""
+    """A vLLM server; yields its address with /v1. python: of an environment with vLLM. policies:
+    for the plug-in, which is left out without them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["--model", str(model), "--served-model-name", MODEL, "--dtype", "float32", "--enforce-eager"]
-    words += ["--block-size", "32", "--max-model-len", "1024", "--host", "127.0.0.1", "--port", str(port)]
+    words = [
+        "--model",
+        str(model),
+        "--served-model-name",
+        MODEL,
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+    ]
+    words += [
+        "--block-size",
+        "32",
+        "--max-model-len",
+        "1024",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     words += ["--generation-config", "vllm", *(["--logits-processors", GATE] if policies else [])]
-    environment = {**os.environ, **ENVIRONMENT, **({"DEMUR_POLICIES": str(policies)} if policies else {})}
+    environment = {
+        **os.environ,
+        **ENVIRONMENT,
+        **({"DEMUR_POLICIES": str(policies)} if policies else {}),
+    }
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         server = subprocess.Popen(
             [str(python), "-m", "vllm.entrypoints.openai.api_server", *words],
@@ -58,7 +81,8 @@ def vllm(python: Path, model: Path, policies: Path | None = None) -> Iterator[st
 def demur(
     words: Sequence[str], program: Sequence[str] = ("-m", "demur"), log: Path | None = None
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`demur serve WORDS` on a free port; yields its address and its process. program: what stands in for `demur`.
+    """`demur serve WORDS` on a free port; yields its address and its process. program: what stands
+    in for `demur`.
 
     log: where its log lines go.
     """
@@ -82,7 +106,9 @@ def _await(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_S
     while True:
         assert server.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < end, f"vLLM did not start within {START_S:g} s: {log.read_text()[-3000:]}"
+        assert time.monotonic() < end, (
+            f"vLLM did not start within {START_S:g} s: {log.read_text()[-3000:]}"
+        )
         try:
             with urllib.request.urlopen(address, timeout=2):
                 return

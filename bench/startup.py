@@ -1,4 +1,5 @@
-"""How long a start takes: `import demur`, `demur --help` and every verb, beside a bare interpreter. Wall clock.
+"""How long a start takes: `import demur`, `demur --help` and every verb, beside a bare interpreter.
+Wall clock.
 
 A verb is asked for its help: all that it needs before it looks at a run is imported by then.
 
@@ -37,7 +38,9 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - start)
     for name, values in seconds.items():
         kept = values[1:]
-        print(f"{name:<32} median {statistics.median(kept):.3f} s, {min(kept):.3f} to {max(kept):.3f}")
+        print(
+            f"{name:<32} median {statistics.median(kept):.3f} s, {min(kept):.3f} to {max(kept):.3f}"
+        )
 
 
 if __name__ == "__main__":

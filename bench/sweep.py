@@ -1,10 +1,11 @@
-"""1,000,000 thresholds over 10,000 scored prompts: one sorted sweep beside deciding again for every threshold.
+"""1,000,000 thresholds over 10,000 scored prompts: one sorted sweep beside deciding again for every
+threshold.
 
 Usage: python bench/sweep.py [--prompts 10000] [--thresholds 1000000]
 
-Both count, for every threshold shared by the categories, how many prompts are refused and how many of these falsely.
-The baseline decides all prompts again per threshold, with no model call in between; it is timed on a few thresholds
-and extrapolated. Median of 5 runs each, one process.
+Both count, for every threshold shared by the categories, how many prompts are refused and how many
+of these falsely. The baseline decides all prompts again per threshold, with no model call in
+between; it is timed on a few thresholds and extrapolated. Median of 5 runs each, one process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def simulated(prompts: int) -> LabelledScores:
     logits_NC = rng.normal(size=(prompts, 6)) * 2
     logits_NC[np.arange(prompts), label_N] += 3
     logp_NC = logits_NC - np.logaddexp.reduce(logits_NC, axis=1)[:, None]
-    table = ScoreTable(ids=tuple(map(str, range(prompts))), logp_NC=np.minimum(logp_NC, 0).astype(np.float32))
+    table = ScoreTable(
+        ids=tuple(map(str, range(prompts))), logp_NC=np.minimum(logp_NC, 0).astype(np.float32)
+    )
     return LabelledScores(table=table, label_N=label_N)
 
 
@@ -59,7 +62,9 @@ def main() -> None:
     parser.add_argument("--thresholds", type=int, default=1_000_000)
     args = parser.parse_args()
     rows = simulated(args.prompts)
-    policy = Policy(name="bench", taxonomy=coconot(), rule="heaviest", categories=(CategoryPolicy(),) * 5)
+    policy = Policy(
+        name="bench", taxonomy=coconot(), rule="heaviest", categories=(CategoryPolicy(),) * 5
+    )
     threshold_T = np.random.default_rng(1).random(args.thresholds)
     few_T = threshold_T[:BASELINE_THRESHOLDS]
     if not (sweep(policy, rows, few_T) == decide_again(policy, rows, few_T)).all():
@@ -67,10 +72,19 @@ def main() -> None:
     ours = median_seconds(lambda: sweep(policy, rows, threshold_T), RUNS)
     timed = median_seconds(lambda: decide_again(policy, rows, few_T), RUNS)
     baseline = timed * args.thresholds / len(few_T)
-    print(f"{args.thresholds:,} thresholds over {args.prompts:,} scored prompts, median of {RUNS} runs")
+    print(
+        f"{args.thresholds:,} thresholds over {args.prompts:,} scored prompts, median of {RUNS} "
+        "runs"
+    )
     print(f"  sweep, sorting included   {ours:10.3f} s")
-    print(f"  deciding again            {baseline:10.0f} s  (extrapolated from {len(few_T)} thresholds, {timed:.2f} s)")
-    print(f"  ratio                     {baseline / ours:10,.0f} x  (counts equal on {len(few_T)} compared thresholds)")
+    print(
+        f"  deciding again            {baseline:10.0f} s  (extrapolated from {len(few_T)} "
+        f"thresholds, {timed:.2f} s)"
+    )
+    print(
+        f"  ratio                     {baseline / ours:10,.0f} x  (counts equal on {len(few_T)} "
+        "compared thresholds)"
+    )
 
 
 if __name__ == "__main__":

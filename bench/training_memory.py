@@ -1,9 +1,11 @@
-"""What a training is estimated to hold in memory, beside what it held: each way in a process of its own (Linux only).
+"""What a training is estimated to hold in memory, beside what it held: each way in a process of its
+own (Linux only).
 
     python bench/training_memory.py [--rows 600] [--way full]
 
-Rows of the built-in corpus. "estimate" is what demur says before it loads anything; "measured" is the growth of the
-process's own memory (RssAnon, sampled 50 times a second) from just before the model is loaded to the peak.
+Rows of the built-in corpus. "estimate" is what demur says before it loads anything; "measured" is
+the growth of the process's own memory (RssAnon, sampled 50 times a second) from just before the
+model is loaded to the peak.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ WAYS: dict[str, TrainSettings] = {
     "recipe cpu": cpu(),
     "full": _FULL,
     "full, 4,096 tokens a batch": replace(_FULL, batch_tokens=4096),
-    "full, own template, checkpointed": replace(_FULL, chat_template=None, gradient_checkpointing=True),
+    "full, own template, checkpointed": replace(
+        _FULL, chat_template=None, gradient_checkpointing=True
+    ),
     "full, float32 arithmetic": replace(_FULL, autocast="no"),
     "LoRA, rank 16": replace(_FULL, lora_rank=16),
 }
@@ -42,7 +46,9 @@ def own_memory() -> float:
 
 
 def measure(way: str, count: int) -> None:
-    """Train on `count` rows in this process and print the estimate and the peak as one line of JSON."""
+    """Train on `count` rows in this process and print the estimate and the peak as one line of
+    JSON.
+    """
     from demur.engines.training import sft
     from demur.engines.training.resources import memory
 
@@ -81,14 +87,19 @@ def main() -> None:
     if given.here:
         measure(given.way, given.rows)
         return
-    print("| way | estimate, GB | measured, GB | estimate / measured | parts |\n|---|---|---|---|---|")
+    print(
+        "| way | estimate, GB | measured, GB | estimate / measured | parts |\n|---|---|---|---|---|"
+    )
     for way in [given.way] if given.way else WAYS:
         command = [sys.executable, __file__, "--here", "--way", way, "--rows", str(given.rows)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         estimate, measured = found["estimate"] / 1e9, found["measured"] / 1e9
         parts = found["parts"].partition("(")[2].rstrip(")")
-        print(f"| {way} | {estimate:.2f} | {measured:.2f} | {estimate / measured:.2f} | {parts} |", flush=True)
+        print(
+            f"| {way} | {estimate:.2f} | {measured:.2f} | {estimate / measured:.2f} | {parts} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What the plug-in costs in vLLM: CPU time with a policy on every request against vLLM without the plug-in.
+"""What the plug-in costs in vLLM: CPU time with a policy on every request against vLLM without the
+plug-in.
 
-    make vllm && .venv-vllm/bin/python bench/vllm_cost.py RUN [--rounds 20] [--prompts 200] [--tokens 32]
+    make vllm
+    .venv-vllm/bin/python bench/vllm_cost.py RUN [--rounds 20] [--prompts 200] [--tokens 32]
 
-RUN is a finished run with a calibrated policy. Three processes hold a vLLM each: without the plug-in, with it but no
-policy on the requests, and with a policy on every request. They work in turn, the order turning with the rounds, on
-the same prompts and the same number of tokens. CPU seconds are those of the whole process; medians are printed.
+RUN is a finished run with a calibrated policy. Three processes hold a vLLM each: without the
+plug-in, with it but no policy on the requests, and with a policy on every request. They work in
+turn, the order turning with the rounds, on the same prompts and the same number of tokens. CPU
+seconds are those of the whole process; medians are printed.
 """
 
 from __future__ import annotations
@@ -54,7 +57,9 @@ def work(arm: str, path: str, tokens: int) -> None:
         max_num_seqs=64,
     )
     extra = {"demur_policy": policy.name} if arm == "active" else None
-    params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True, detokenize=False, extra_args=extra)
+    params = SamplingParams(
+        max_tokens=tokens, temperature=0.0, ignore_eos=True, detokenize=False, extra_args=extra
+    )
     for line in sys.stdin:
         prompts = [e.prompt for e in read_examples(run.split("test"))[: int(line)]]
         requests = [{"prompt_token_ids": encoder.prompt(p)} for p in prompts]
@@ -94,9 +99,22 @@ def main() -> None:
     environment = {**os.environ, **ENVIRONMENT, "DEMUR_POLICIES": str(folder)}
     arms = {}
     for arm in ARMS:
-        command = [sys.executable, __file__, str(given.run), "--arm", arm, "--tokens", str(given.tokens)]
+        command = [
+            sys.executable,
+            __file__,
+            str(given.run),
+            "--arm",
+            arm,
+            "--tokens",
+            str(given.tokens),
+        ]
         arms[arm] = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
     figures: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for number in range(WARM_UPS + given.rounds):
@@ -108,15 +126,19 @@ def main() -> None:
         process.stdin.close()
         process.wait()
     rounds = {arm: [f["cpu_s"] for f in every[WARM_UPS:]] for arm, every in figures.items()}
-    print(f"{given.prompts} prompts x {given.tokens} tokens, {given.rounds} rounds in turn; CPU seconds of a round")
+    print(
+        f"{given.prompts} prompts x {given.tokens} tokens, {given.rounds} rounds in turn; CPU "
+        "seconds of a round"
+    )
     for arm, cpu_s in rounds.items():
         tokens = {f["tokens"] for f in figures[arm]}
         paired = statistics.median(a / b for a, b in zip(cpu_s, rounds["without"], strict=True))
         quarters = statistics.quantiles(cpu_s, n=4)
         print(
-            f"  {arm:8} median {statistics.median(cpu_s):.3f} (quartiles {quarters[0]:.3f} to {quarters[2]:.3f}), "
-            f"ratio of medians {statistics.median(cpu_s) / statistics.median(rounds['without']):.3f}, "
-            f"median of paired ratios {paired:.3f}, tokens {tokens}"
+            f"  {arm:8} median {statistics.median(cpu_s):.3f} (quartiles {quarters[0]:.3f} to "
+            f"{quarters[2]:.3f}), ratio of medians "
+            f"{statistics.median(cpu_s) / statistics.median(rounds['without']):.3f}, median of "
+            f"paired ratios {paired:.3f}, tokens {tokens}"
         )
     print("  target: active <= 1.03")
 

@@ -1,14 +1,16 @@
-"""Do a real vLLM behind demur and decide_many on transformers' scores ever disagree? Every prompt under every policy.
+"""Do a real vLLM behind demur and decide_many on transformers' scores ever disagree? Every prompt
+under every policy.
 
-    make vllm && .venv-vllm/bin/python bench/vllm_parity.py RUN [--prompts 1000] [--policies 20] [--by V1|V2|gateway]
+    make vllm
+    .venv-vllm/bin/python bench/vllm_parity.py RUN [--prompts 1000] [--policies 20] [--by V1]
 
-V1 and V2: the plug-in in vLLM's two model runners; V2 goes through Triton's interpreter. gateway: TwoCallBackend before
-an unmodified vLLM server, every pair a request of its own: the score is read, the decision made, and an answer begun
-(one token) where the policy does not refuse.
+V1 and V2: the plug-in in vLLM's two model runners; V2 goes through Triton's interpreter. gateway:
+TwoCallBackend before an unmodified vLLM server, every pair a request of its own: the score is read,
+the decision made, and an answer begun (one token) where the policy does not refuse.
 
-RUN is a finished run with a calibrated policy. Each policy takes its calibrator, or none, another rule, and thresholds
-drawn from the scores themselves, where decisions are closest. A pair whose margin is below 1e-4 is listed apart: vLLM
-and transformers add in another order.
+RUN is a finished run with a calibrated policy. Each policy takes its calibrator, or none, another
+rule, and thresholds drawn from the scores themselves, where decisions are closest. A pair whose
+margin is below 1e-4 is listed apart: vLLM and transformers add in another order.
 """
 
 from __future__ import annotations
@@ -63,7 +65,10 @@ def make_policies(base: Policy, logp_NC: Floats, count: int) -> list[Policy]:
     for n in range(count):
         calibrator = base.calibrator if n % 2 else IDENTITY
         p_NC = np.exp(np.minimum(calibrator.apply(logp_NC).astype(np.float64), 0.0))
-        drawn = [float(np.quantile(p_NC[:, k + 1], rng.uniform(0.3, 0.99))) for k in range(len(base.categories))]
+        drawn = [
+            float(np.quantile(p_NC[:, k + 1], rng.uniform(0.3, 0.99)))
+            for k in range(len(base.categories))
+        ]
         shared = float(np.quantile(1.0 - p_NC[:, 0], rng.uniform(0.2, 0.9)))
         categories = tuple(
             CategoryPolicy(
@@ -73,30 +78,48 @@ def make_policies(base: Policy, logp_NC: Floats, count: int) -> list[Policy]:
             )
             for t in drawn
         )
-        made.append(replace(base, name=f"policy-{n}", rule=RULES[n % 10], calibrator=calibrator, categories=categories))
+        made.append(
+            replace(
+                base,
+                name=f"policy-{n}",
+                rule=RULES[n % 10],
+                calibrator=calibrator,
+                categories=categories,
+            )
+        )
     return [replace(p, promises=(), sensitivities=()) for p in made]
 
 
 def on_v2() -> None:
-    """Let vLLM believe in Triton on the CPU, whose interpreter then runs the kernels of its second model runner."""
+    """Let vLLM believe in Triton on the CPU, whose interpreter then runs the kernels of its second
+    model runner.
+    """
     from triton import backends  # only there beside vLLM
 
     driver = SimpleNamespace(is_active=lambda: False)
     backends.backends["cpu"] = backends.Backend(compiler=None, driver=driver)
 
 
-def by_plug_in(model: Path, encoded: list[list[int]], policies: list[Policy], by: str) -> tuple[np.ndarray, float]:
+def by_plug_in(
+    model: Path, encoded: list[list[int]], policies: list[Policy], by: str
+) -> tuple[np.ndarray, float]:
     """The first token that vLLM emits, (policies, N), and the seconds that it took."""
     if by == "V2":
         on_v2()
     with tempfile.TemporaryDirectory() as folder:
         for policy in policies:
             write_policy(Path(folder) / f"{policy.name}.json", policy)
-        os.environ |= {"DEMUR_POLICIES": folder, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        os.environ |= {
+            "DEMUR_POLICIES": folder,
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+        }
         return emitted(model, encoded, policies)
 
 
-def emitted(model: Path, encoded: list[list[int]], policies: list[Policy]) -> tuple[np.ndarray, float]:
+def emitted(
+    model: Path, encoded: list[list[int]], policies: list[Policy]
+) -> tuple[np.ndarray, float]:
     """See by_plug_in; the policies are where the plug-in looks for them."""
     from vllm import LLM, SamplingParams  # reads the environment when it is imported
 
@@ -112,21 +135,34 @@ def emitted(model: Path, encoded: list[list[int]], policies: list[Policy]) -> tu
     )
     started, rows = time.monotonic(), []
     for policy in policies:
-        params = SamplingParams(max_tokens=1, detokenize=False, extra_args={"demur_policy": policy.name})
-        outputs = llm.generate([{"prompt_token_ids": ids} for ids in encoded], params, use_tqdm=False)
+        params = SamplingParams(
+            max_tokens=1, detokenize=False, extra_args={"demur_policy": policy.name}
+        )
+        outputs = llm.generate(
+            [{"prompt_token_ids": ids} for ids in encoded], params, use_tqdm=False
+        )
         rows.append([o.outputs[0].token_ids[0] for o in outputs])
     return np.array(rows), time.monotonic() - started
 
 
-async def asked(backend: TwoCallBackend, prompts: list[Prompt], policies: list[Policy]) -> tuple[np.ndarray, Floats]:
-    """The columns that the gateway decides on, (policies, N), and the scores that it read for the first policy."""
+async def asked(
+    backend: TwoCallBackend, prompts: list[Prompt], policies: list[Policy]
+) -> tuple[np.ndarray, Floats]:
+    """The columns that the gateway decides on, (policies, N), and the scores that it read for the
+    first policy.
+    """
     columns_PN = np.zeros((len(policies), len(prompts)), dtype=int)
     logp_NC = np.zeros((len(prompts), len(backend.fingerprint.token_ids)), dtype=np.float32)
     pairs = ((p, n) for p in range(len(policies)) for n in range(len(prompts)))
 
     async def client() -> None:
         for p, n in pairs:
-            ask = Ask(messages=prompts[n], policy=policies[p], policy_digest="", sampling=Sampling(max_tokens=1))
+            ask = Ask(
+                messages=prompts[n],
+                policy=policies[p],
+                policy_digest="",
+                sampling=Sampling(max_tokens=1),
+            )
             reply = await backend.open(ask)
             async for _ in reply.parts:
                 pass
@@ -139,21 +175,37 @@ async def asked(backend: TwoCallBackend, prompts: list[Prompt], policies: list[P
     return columns_PN, logp_NC
 
 
-def by_gateway(model: Path, prompts: list[Prompt], policies: list[Policy], logp_NC: Floats) -> tuple[np.ndarray, float]:
-    """The control token of each of the gateway's decisions, (policies, N), and the seconds that they took."""
+def by_gateway(
+    model: Path, prompts: list[Prompt], policies: list[Policy], logp_NC: Floats
+) -> tuple[np.ndarray, float]:
+    """The control token of each of the gateway's decisions, (policies, N), and the seconds that
+    they took.
+    """
     fingerprint = policies[0].fingerprint
     assert fingerprint is not None
-    spoken = [replace(p, categories=tuple(replace(c, on_refuse=SAID) for c in p.categories)) for p in policies]
+    spoken = [
+        replace(p, categories=tuple(replace(c, on_refuse=SAID) for c in p.categories))
+        for p in policies
+    ]
     with servers.vllm(Path(sys.executable), model) as url:
         backend = TwoCallBackend(
-            link=Link(url=url, decide_s=600.0), model=servers.MODEL, tokenizer=str(model), declared=fingerprint
+            link=Link(url=url, decide_s=600.0),
+            model=servers.MODEL,
+            tokenizer=str(model),
+            declared=fingerprint,
         )
         started = time.monotonic()
         columns_PN, read_NC = asyncio.run(asked(backend, prompts, spoken))
         seconds = time.monotonic() - started
-    apart = [int((decide_many(p, read_NC).choice_N != decide_many(p, logp_NC).choice_N).sum()) for p in policies]
+    apart = [
+        int((decide_many(p, read_NC).choice_N != decide_many(p, logp_NC).choice_N).sum())
+        for p in policies
+    ]
     print(f"largest difference of a score {np.abs(read_NC - logp_NC).max():.1e}")
-    print(f"decide_many on the gateway's scores against transformers': {sum(apart)} of {columns_PN.size} differ")
+    print(
+        f"decide_many on the gateway's scores against transformers': {sum(apart)} of "
+        f"{columns_PN.size} differ"
+    )
     return np.array(fingerprint.token_ids)[columns_PN], seconds
 
 
@@ -171,7 +223,8 @@ def main() -> None:
     parser.add_argument("--policies", type=int, default=20)
     parser.add_argument("--by", choices=("V1", "V2", "gateway"), default="V1")
     given = parser.parse_args()
-    if given.by == "V2" and "TRITON_INTERPRET" not in os.environ:  # read by Triton when torch imports it
+    # read by Triton when torch imports it
+    if given.by == "V2" and "TRITON_INTERPRET" not in os.environ:
         environment = {**os.environ, "TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     run = RunFolder(given.run)
@@ -184,16 +237,21 @@ def main() -> None:
     if given.by == "gateway":
         emitted_PN, seconds = by_gateway(run.model, prompts, policies, logp_NC)
     else:
-        emitted_PN, seconds = by_plug_in(run.model, [engine.encoder.prompt(p) for p in prompts], policies, given.by)
+        emitted_PN, seconds = by_plug_in(
+            run.model, [engine.encoder.prompt(p) for p in prompts], policies, given.by
+        )
     decided = [decide_many(policy, logp_NC) for policy in policies]
     different_PN = emitted_PN != np.array([ids_C[d.choice_N] for d in decided])
     close_PN = np.abs(np.array([d.margin_N for d in decided])) < CLOSE
     rates = [float(d.refuses_N.mean()) for d in decided]
-    print(f"{len(prompts)} prompts x {len(policies)} policies by {given.by}: {emitted_PN.size} pairs")
+    print(
+        f"{len(prompts)} prompts x {len(policies)} policies by {given.by}: {emitted_PN.size} pairs"
+    )
     print(f"  refused, per policy      {min(rates):.2f} to {max(rates):.2f}")
     print(f"  disagreements            {int((different_PN & ~close_PN).sum())}   target 0")
     print(
-        f"  closer than {CLOSE:g}       {int(close_PN.sum())}, of which differ {int((different_PN & close_PN).sum())}"
+        f"  closer than {CLOSE:g}       {int(close_PN.sum())}, of which differ "
+        f"{int((different_PN & close_PN).sum())}"
     )
     print(f"  seconds in vLLM          {seconds:.0f}")
 

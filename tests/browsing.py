@@ -2,7 +2,9 @@
 
 import shutil
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 def opened(browser, path, **context):
@@ -15,6 +17,7 @@ def opened(browser, path, **context):
     page.on("request", lambda request: asked.append(request.url))
     page.goto(path.as_uri())
     page.wait_for_function(
-        "[...document.querySelectorAll('[data-plot]')].every((p) => p.querySelector('svg.main-svg'))"
+        "[...document.querySelectorAll('[data-plot]')].every((p) => "
+        "p.querySelector('svg.main-svg'))"
     )
     return page, logged, asked

@@ -1,4 +1,6 @@
-"""Small real parts for the tests of core and stats: taxonomies, policies, score tables, and Hypothesis strategies."""
+"""Small real parts for the tests of core and stats: taxonomies, policies, score tables, and
+Hypothesis strategies.
+"""
 
 from dataclasses import replace
 
@@ -87,11 +89,15 @@ def binary_rows(logq_N, label_N):
     logq_N = np.asarray(logq_N, dtype=np.float32)
     with np.errstate(divide="ignore"):
         respond_N = np.log(-np.expm1(np.minimum(logq_N.astype(np.float64), -1e-30)))
-    return labelled(np.stack([np.maximum(respond_N, -1e4).astype(np.float32), logq_N], axis=1), label_N)
+    return labelled(
+        np.stack([np.maximum(respond_N, -1e4).astype(np.float32), logq_N], axis=1), label_N
+    )
 
 
 def simulated_rows(n, k, seed, signal=2.0):
-    """Rows with a share of each label, whose scores tell the labels apart the better the larger `signal`."""
+    """Rows with a share of each label, whose scores tell the labels apart the better the larger
+    `signal`.
+    """
     rng = np.random.default_rng(seed)
     label_N = rng.integers(0, k + 1, size=n) * (rng.random(n) < 0.6)
     logits_NC = rng.normal(size=(n, k + 1)) * 1.5
@@ -134,9 +140,15 @@ def policies(draw, k, rules):
 
 @st.composite
 def leaking(draw, k):
-    """Scores of which a part of the probability, none to nearly all, lies outside the control tokens."""
+    """Scores of which a part of the probability, none to nearly all, lies outside the control
+    tokens.
+    """
     logp_NC = draw(logp(k))
-    kept_N = draw(st.lists(st.sampled_from((1.0, 0.95, 0.4, 0.02)), min_size=len(logp_NC), max_size=len(logp_NC)))
+    kept_N = draw(
+        st.lists(
+            st.sampled_from((1.0, 0.95, 0.4, 0.02)), min_size=len(logp_NC), max_size=len(logp_NC)
+        )
+    )
     return (logp_NC + np.log(np.array(kept_N, dtype=np.float32))[:, None]).astype(np.float32)
 
 
@@ -145,4 +157,6 @@ def locked(draw, k, rules=RULES):
     """Policies with a bound, of which any category may be locked."""
     found = draw(policies(k, rules))
     categories = tuple(replace(c, locked=draw(st.booleans())) for c in found.categories)
-    return replace(found, categories=categories, doubt=DoubtRule(most_leftover=draw(st.sampled_from(BOUNDS))))
+    return replace(
+        found, categories=categories, doubt=DoubtRule(most_leftover=draw(st.sampled_from(BOUNDS)))
+    )

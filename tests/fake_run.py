@@ -39,7 +39,10 @@ class RudeEngine(FakeEngine):
 
     def branches(self, prompts, columns, progress=no_progress):
         made = FakeEngine.branches(self, prompts, columns, progress)
-        return [{c: replace(a, text=f"{a.text} {HOSTILE}") for c, a in answers.items()} for answers in made]
+        return [
+            {c: replace(a, text=f"{a.text} {HOSTILE}") for c, a in answers.items()}
+            for answers in made
+        ]
 
 
 def examples(every=1):
@@ -47,7 +50,11 @@ def examples(every=1):
     rows = list(BuiltinSource().read())
     kept = set(sorted({e.group or e.id for e in rows})[::every])
     hostile = Example(
-        id="hostile:1", source="hostile", messages=(Message(role="user", content=HOSTILE),), kind="benign", split="test"
+        id="hostile:1",
+        source="hostile",
+        messages=(Message(role="user", content=HOSTILE),),
+        kind="benign",
+        split="test",
     )
     return (*(e for e in rows if (e.group or e.id) in kept), hostile)
 
@@ -65,11 +72,18 @@ def prepare(root, rows, engine, config=None):
     trained = TrainedModel(
         fingerprint=engine.fingerprint,
         steps=390,
-        history=tuple({"step": float(s), "loss": 4 / s**0.3, "control_loss_share": 0.6 / s**0.2} for s in steps),
+        history=tuple(
+            {"step": float(s), "loss": 4 / s**0.3, "control_loss_share": 0.6 / s**0.2}
+            for s in steps
+        ),
         row_change=(0.4,) * 6,
         details={"base": "tiny", "parameters": 2_345_678, "rows": 2100},
     )
-    write_seen(folder.model / SEEN, seen_of(read_examples(folder.split("train"))), engine.fingerprint.model_digest)
+    write_seen(
+        folder.model / SEEN,
+        seen_of(read_examples(folder.split("train"))),
+        engine.fingerprint.model_digest,
+    )
     write_model_file(folder.model, coconot(), trained, digest_file(folder.split("train")))
     folder.finish("train", {"base": "tiny"}, {}, [folder.model / "demur.json", folder.model / SEEN])
     score.run(score.Config(), engine, folder)
@@ -78,8 +92,13 @@ def prepare(root, rows, engine, config=None):
 
 
 def like_traffic(folder, to, seed=3):
-    """Scores of test rows as requests of strangers come: in random order, of rows made from one another one."""
-    rows, (table, fingerprint) = read_examples(folder.split("test")), read_scores(folder.scores("test"))
+    """Scores of test rows as requests of strangers come: in random order, of rows made from one
+    another one.
+    """
+    rows, (table, fingerprint) = (
+        read_examples(folder.split("test")),
+        read_scores(folder.scores("test")),
+    )
     order = np.random.default_rng(seed).permutation(len(rows)).tolist()
     ids = {rows[n].group or rows[n].id: rows[n].id for n in order}
     write_scores(to, table.select(tuple(ids.values())), fingerprint)

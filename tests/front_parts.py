@@ -1,4 +1,5 @@
-"""Traffic of made-up words, a model that reads cues in it, and a front that learnt that model: for tests of cascades.
+"""Traffic of made-up words, a model that reads cues in it, and a front that learnt that model: for
+tests of cascades.
 
 The model is the fake engine: its cue is a category's name as a word.
 """
@@ -47,7 +48,9 @@ def user(text: str) -> tuple[Message, ...]:
 
 
 def texts(count: int, seed: int, refused: float = 0.3, odd: float = 0.0) -> list[str]:
-    """Sentences of 4 to 14 words, so many of which hold a cue. odd: share of words that nobody has written before."""
+    """Sentences of 4 to 14 words, so many of which hold a cue. odd: share of words that nobody has
+    written before.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
@@ -72,7 +75,9 @@ def examples(count: int, seed: int) -> tuple[Example, ...]:
 
 @cache
 def front(bound: float = 0.05, count: int = 2000, odd: float = 0.0) -> Front:
-    """A front that learnt the model on 70 % of so much traffic, with edges from the rest. odd: see texts."""
+    """A front that learnt the model on 70 % of so much traffic, with edges from the rest. odd: see
+    texts.
+    """
     teacher, some = model(), [user(t) for t in texts(count, 0, odd=odd)]
     fitted, held = some[: int(0.7 * count)], some[int(0.7 * count) :]
     blank = Front(
@@ -95,7 +100,9 @@ def front(bound: float = 0.05, count: int = 2000, odd: float = 0.0) -> Front:
 
 
 def with_edges(front: Front, edges: Edges, own: Range | None = None) -> Front:
-    return Front(taught_by=front.taught_by, linear=front.linear, range=own or front.range, edges=edges)
+    return Front(
+        taught_by=front.taught_by, linear=front.linear, range=own or front.range, edges=edges
+    )
 
 
 def wide_range() -> Range:

@@ -1,6 +1,8 @@
-"""Models that refuse always, never, or whatever their token says: every evaluator must tell them apart.
+"""Models that refuse always, never, or whatever their token says: every evaluator must tell them
+apart.
 
-Implements demur.core.ports.Scorer and Generator. Token and text can be set apart, which makes leaks of a known size.
+Implements demur.core.ports.Scorer and Generator. Token and text can be set apart, which makes leaks
+of a known size.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from demur.engines.fake.engine import FakeEngine
 Habit = Literal["always", "never", "as told"]
 HABITS: tuple[Habit, ...] = ("always", "never", "as told")
 
-SURE = 0.99  # probability of the token that a subject always emits, before what lies outside the control tokens
+# probability of the token that a subject always emits, before what lies outside the control tokens
+SURE = 0.99
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A fake model with a habit in its tokens and one in its texts. Raises EngineError on a habit that is none."""
+    """A fake model with a habit in its tokens and one in its texts. Raises EngineError on a habit
+    that is none.
+    """
 
     engine: FakeEngine
     tokens: Habit = "as told"  # "as told": the engine's own scores
@@ -40,10 +45,14 @@ class Subject:
     def fingerprint(self) -> Fingerprint:
         """The engine's, with the habits in its model digest."""
         made = self.engine.fingerprint
-        return replace(made, model_digest=f"{made.model_digest} tokens {self.tokens}, texts {self.texts}")
+        return replace(
+            made, model_digest=f"{made.model_digest} tokens {self.tokens}, texts {self.texts}"
+        )
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
-        """The engine's scores with the mass moved to refusing, or to respond; categories keep their order."""
+        """The engine's scores with the mass moved to refusing, or to respond; categories keep their
+        order.
+        """
         logp_NC = self.engine.logp(prompts, progress)
         if self.tokens == "as told":
             return logp_NC
@@ -55,15 +64,25 @@ class Subject:
         return np.asarray(np.log(p_NC), dtype=np.float32)
 
     def branches(
-        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+        self,
+        prompts: Sequence[Prompt],
+        columns: Sequence[Sequence[int]],
+        progress: Progress = no_progress,
     ) -> list[dict[int, Answer]]:
-        """The engine's texts; with a habit, those that follow another token than the one asked for."""
+        """The engine's texts; with a habit, those that follow another token than the one asked
+        for.
+        """
         meant = [
             [(column, self._follows(prompt, column)) for column in cs]
             for prompt, cs in zip(prompts, columns, strict=True)
         ]
-        made = self.engine.branches(prompts, [sorted({to for _, to in pairs}) for pairs in meant], progress)
-        return [{column: texts[to] for column, to in pairs} for pairs, texts in zip(meant, made, strict=True)]
+        made = self.engine.branches(
+            prompts, [sorted({to for _, to in pairs}) for pairs in meant], progress
+        )
+        return [
+            {column: texts[to] for column, to in pairs}
+            for pairs, texts in zip(meant, made, strict=True)
+        ]
 
     def _follows(self, prompt: Prompt, column: int) -> int:
         """The control token whose text is written after this one."""
@@ -85,5 +104,7 @@ def never_refuses(engine: FakeEngine) -> Subject:
 
 
 def deaf(engine: FakeEngine) -> Subject:
-    """Good tokens, and texts that refuse whatever the token says: the token-text gap at its widest."""
+    """Good tokens, and texts that refuse whatever the token says: the token-text gap at its
+    widest.
+    """
     return Subject(engine=engine, texts="always")

@@ -1,4 +1,6 @@
-"""What the docs say, done: code blocks run, commands parse with the real flags, named paths and anchors exist."""
+"""What the docs say, done: code blocks run, commands parse with the real flags, named paths and
+anchors exist.
+"""
 
 import re
 import shlex
@@ -11,7 +13,9 @@ import pytest
 from demur.cli.main import GROUPS, VERBS, group, load, verb_of
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")]
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Backquoted names that lie in the repository, or would: runs/ and rows/ are the reader's own.
@@ -20,7 +24,11 @@ MADE_BY_A_REAL_RUN = {"docs/images/report.png"}
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
-    return [code for language, code in BLOCK.findall(page.read_text(encoding="utf-8")) if language in languages]
+    return [
+        code
+        for language, code in BLOCK.findall(page.read_text(encoding="utf-8"))
+        if language in languages
+    ]
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -45,7 +53,9 @@ def with_blocks(*languages: str) -> list[Path]:
 @pytest.mark.parametrize("page", with_blocks("python"), ids=named)
 def test_python_blocks_of_a_page_run_in_a_fresh_interpreter_without_torch(page: Path) -> None:
     code = "\n".join(blocks(page, "python")) + "\nimport sys\nassert 'torch' not in sys.modules\n"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -54,7 +64,9 @@ def test_every_command_of_a_page_is_one_that_the_command_line_can_read(page: Pat
     for words in commands(page):
         verb, arguments = verb_of(words)
         assert verb in VERBS, f"{named(page)} names demur {verb}"
-        assert words[: len(verb.split())] == verb.split(), f"{named(page)} names demur {verb} by an older name"
+        assert words[: len(verb.split())] == verb.split(), (
+            f"{named(page)} names demur {verb} by an older name"
+        )
         load(verb).make_context(verb, arguments)  # parses without running; raises a usage error
 
 

@@ -1,4 +1,6 @@
-"""Reading a record must not need an engine: what a bare import loads. Counted in modules, not in seconds."""
+"""Reading a record must not need an engine: what a bare import loads. Counted in modules, not in
+seconds.
+"""
 
 import subprocess
 import sys
@@ -7,8 +9,28 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "demur"
-HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "sklearn", "scipy", "plotly", "pyarrow"}
-NEVER_AT_THE_DOOR = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "sklearn", "plotly"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "sklearn",
+    "scipy",
+    "plotly",
+    "pyarrow",
+}
+NEVER_AT_THE_DOOR = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "sklearn",
+    "plotly",
+}
 COMMAND_LINE = ["demur.cli.main"] if (PACKAGE / "cli" / "main.py").exists() else []
 
 
@@ -24,7 +46,8 @@ def test_importing_demur_loads_nothing_heavy_and_not_even_numpy() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["demur.core.decision", "demur.core.ports", "demur.assembly.wiring", "demur.judges.phrases"]
+    "module",
+    ["demur.core.decision", "demur.core.ports", "demur.assembly.wiring", "demur.judges.phrases"],
 )
 def test_the_contracts_need_no_engine(module: str) -> None:
     assert not loaded_by(module) & NEVER_AT_THE_DOOR
@@ -44,4 +67,6 @@ for verb in VERBS:
 print(*{m.partition(".")[0] for m in sys.modules})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not set(done.stdout.split()) & (HEAVY | {"jinja2", "fastapi", "uvicorn", "httpx", "pandas"})
+    assert not set(done.stdout.split()) & (
+        HEAVY | {"jinja2", "fastapi", "uvicorn", "httpx", "pandas"}
+    )

@@ -1,4 +1,6 @@
-"""The arrows of DESIGN, checked on the syntax tree: imports in functions and for types only count like any other."""
+"""The arrows of DESIGN, checked on the syntax tree: imports in functions and for types only count
+like any other.
+"""
 
 import ast
 import re
@@ -22,7 +24,17 @@ ALLOWED: dict[str, set[str]] = {
     "judges": {"core", "base"},
     "pages": {"core", "base"},
     "stages": {"stats", "store", "pages", "core", "base"},
-    "assembly": {"stages", "stats", "store", "engines", "sources", "judges", "pages", "core", "base"},
+    "assembly": {
+        "stages",
+        "stats",
+        "store",
+        "engines",
+        "sources",
+        "judges",
+        "pages",
+        "core",
+        "base",
+    },
     "server": {"assembly", "stages", "store", "core", "base"},
     "harness": {"assembly", "store", "core", "base"},
     "cli": {"assembly", "server", "stages", "store", "core", "base"},
@@ -30,9 +42,21 @@ ALLOWED: dict[str, set[str]] = {
 }
 # vLLM builds our plug-in itself, so nobody of ours can hand it what it reads: docs/decisions/0008.
 EXCEPTIONS = {("engines/vllm/policies.py", "store")}
-ENGINES_ONLY = {"torch", "transformers", "trl", "peft", "accelerate", "vllm", "tokenizers", "safetensors"}
+ENGINES_ONLY = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "vllm",
+    "tokenizers",
+    "safetensors",
+}
 CORE_MAY_IMPORT = {"numpy"}
-BASE_MAY_ALSO_IMPORT: dict[str, set[str]] = {"columnar.py": {"pyarrow"}, "boundary.py": {"pydantic", "pydantic_core"}}
+BASE_MAY_ALSO_IMPORT: dict[str, set[str]] = {
+    "columnar.py": {"pyarrow"},
+    "boundary.py": {"pydantic", "pydantic_core"},
+}
 
 
 def module_name(path: Path) -> str:
@@ -44,12 +68,16 @@ MODULES = {module_name(p) for p in FILES}
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of everything imported anywhere; `from a import b` yields a.b, relative or not."""
+    """(line, dotted name) of everything imported anywhere; `from a import b` yields a.b, relative
+    or not.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
@@ -77,7 +105,13 @@ def stage(module: str) -> str:
 def calls(path: Path, names: set[str]) -> list[int]:
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+        name = (
+            node.attr
+            if isinstance(node, ast.Attribute)
+            else node.id
+            if isinstance(node, ast.Name)
+            else ""
+        )
         if name in names:
             found.append(node.lineno)  # type: ignore[attr-defined]
     return found
@@ -109,13 +143,19 @@ def test_a_stage_never_imports_a_stage() -> None:
     for path in PACKAGE.glob("stages/**/*.py"):
         for line, dotted in imports_of(path):
             target = as_module(dotted)
-            if target and folder(target) == "stages" and stage(target) not in ("", stage(module_name(path))):
+            if (
+                target
+                and folder(target) == "stages"
+                and stage(target) not in ("", stage(module_name(path)))
+            ):
                 wrong.append(f"{place(path, line)} imports {dotted}")
     assert not wrong
 
 
 def test_only_assembly_names_a_module_of_ours_in_a_string() -> None:
-    """ "demur.engines.x:Y" would be an arrow that no import shows. Entry points stand in pyproject.toml."""
+    """ "demur.engines.x:Y" would be an arrow that no import shows. Entry points stand in
+    pyproject.toml.
+    """
     wrong = []
     for path in FILES:
         if folder(module_name(path)) == "assembly":
@@ -123,7 +163,11 @@ def test_only_assembly_names_a_module_of_ours_in_a_string() -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and node not in docstrings
+            ):
                 dotted = re.fullmatch(r"(demur(?:\.\w+)+)(:\w*)?", node.value)
                 # Names of loggers and of a package's own data are no arrows.
                 theirs = folder(as_module(dotted[1]) or "") if dotted else ""
@@ -143,7 +187,10 @@ def test_a_verb_never_imports_a_verb() -> None:
 
 
 def test_modules_import_each_other_in_no_loop() -> None:
-    graph = {module_name(p): {m for _, d in imports_of(p) if (m := as_module(d))} - {module_name(p)} for p in FILES}
+    graph = {
+        module_name(p): {m for _, d in imports_of(p) if (m := as_module(d))} - {module_name(p)}
+        for p in FILES
+    }
     left = dict(graph)
     while free := [m for m, needs in left.items() if not needs & set(left)]:
         for module in free:
@@ -204,4 +251,10 @@ def f():
     from . import gate
 """
     names = [dotted for _, dotted in imported(ast.parse(code), "demur.engines")]
-    assert names == ["typing.TYPE_CHECKING", "demur.engines.fake", "torch.nn", "demur.store.run", "demur.engines.gate"]
+    assert names == [
+        "typing.TYPE_CHECKING",
+        "demur.engines.fake",
+        "torch.nn",
+        "demur.store.run",
+        "demur.engines.gate",
+    ]

@@ -30,14 +30,22 @@ class Measure:
 
 
 def docstring_lines(node: ast.AST) -> int:
-    if not isinstance(node, ast.Module | ast.ClassDef | Function) or ast.get_docstring(node, clean=False) is None:
+    if (
+        not isinstance(node, ast.Module | ast.ClassDef | Function)
+        or ast.get_docstring(node, clean=False) is None
+    ):
         return 0
     first = node.body[0]
     return (first.end_lineno or first.lineno) - first.lineno + 1
 
 
 def functions() -> list[tuple[Path, Function]]:
-    return [(p, node) for p, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, Function)]
+    return [
+        (p, node)
+        for p, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, Function)
+    ]
 
 
 def measured_functions() -> list[Measure]:
@@ -51,7 +59,10 @@ def measured_functions() -> list[Measure]:
 
 
 def measured_files() -> list[Measure]:
-    return [Measure(lines=len(text.splitlines()), place=str(p.relative_to(PACKAGE))) for p, text in TEXTS.items()]
+    return [
+        Measure(lines=len(text.splitlines()), place=str(p.relative_to(PACKAGE)))
+        for p, text in TEXTS.items()
+    ]
 
 
 def p90(measures: list[Measure]) -> int:
@@ -61,7 +72,11 @@ def p90(measures: list[Measure]) -> int:
 
 
 def longer_than(limit: int, measures: list[Measure]) -> list[str]:
-    return [f"{m.place}: {m.lines} lines" for m in sorted(measures, key=lambda m: -m.lines) if m.lines > limit]
+    return [
+        f"{m.place}: {m.lines} lines"
+        for m in sorted(measures, key=lambda m: -m.lines)
+        if m.lines > limit
+    ]
 
 
 def parameters(function: Function) -> int:
@@ -74,14 +89,20 @@ def parameters(function: Function) -> int:
 def field_lines(tree: ast.Module) -> set[int]:
     """Lines on which a field of a record is declared."""
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    return {field.end_lineno or 0 for c in classes for field in c.body if isinstance(field, ast.AnnAssign)}
+    return {
+        field.end_lineno or 0
+        for c in classes
+        for field in c.body
+        if isinstance(field, ast.AnnAssign)
+    }
 
 
 def densities() -> tuple[float, float]:
-    """Lines of documentation and of comment per 100 lines of code (lines with a token of code) over the whole of src.
+    """Lines of documentation and of comment per 100 lines of code (lines with a token of code) over
+    the whole of src.
 
-    Documentation is docstrings and the line that a record's field carries behind it: a field's docstring in all but
-    syntax (docs/decisions/0003). Such a line counts as a comment too.
+    Documentation is docstrings and the line that a record's field carries behind it: a field's
+    docstring in all but syntax (docs/decisions/0003). Such a line counts as a comment too.
     """
     documented = commented = coded = 0
     for path, text in TEXTS.items():
@@ -120,7 +141,11 @@ def test_no_function_takes_more_than_five_parameters_and_no_verb_more_than_eight
     many = []
     for path, function in functions():
         is_verb = "cli" in path.parts and function.name == "command"
-        count, most = (len(function.args.kwonlyargs), FLAGS_MAX) if is_verb else (parameters(function), PARAMETERS_MAX)
+        count, most = (
+            (len(function.args.kwonlyargs), FLAGS_MAX)
+            if is_verb
+            else (parameters(function), PARAMETERS_MAX)
+        )
         if count > most:
             many.append(f"{path.relative_to(PACKAGE)}:{function.lineno} {function.name}")
     assert not many
@@ -138,7 +163,9 @@ def test_every_argument_and_every_result_has_a_type_hint() -> None:
     for path, function in functions():
         a = function.args
         arguments = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
-        untyped = [x.arg for x in arguments if x.annotation is None and x.arg not in ("self", "cls")]
+        untyped = [
+            x.arg for x in arguments if x.annotation is None and x.arg not in ("self", "cls")
+        ]
         if untyped or function.returns is None:
             bare.append(f"{path.relative_to(PACKAGE)}:{function.lineno} {function.name} {untyped}")
     assert not bare

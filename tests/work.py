@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 
 def instructions(call: Callable[[], object]) -> int:
-    """Bytecode instructions of Python code that a call executes; work within C functions is not counted."""
+    """Bytecode instructions of Python code that a call executes; work within C functions is not
+    counted.
+    """
     before, counted = sys.gettrace(), 0
 
     def trace(frame, event, _):

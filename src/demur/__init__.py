@@ -1,8 +1,10 @@
-"""demur: a language model says why it declines before it declines, and you set how often, with promises that hold.
+"""demur: a language model says why it declines before it declines, and you set how often, with
+promises that hold.
 
-The Python interface, in the order of the work: docs/python.md. Nothing is imported before it is used.
+The Python interface, in the order of the work: docs/python.md. Nothing is imported before it is
+used.
 
-    run = demur.run("examples/demo.toml", out="runs/demo")    # all stages; or demur.open_run("runs/demo")
+    run = demur.run("examples/demo.toml", out="runs/demo")  # or demur.open_run("runs/demo")
     policy = demur.calibrate(run, "false_refusal <= 0.02")
     demur.decide(policy, demur.score(run, ["How do I whittle a spoon?"]))
     demur.evaluate(run)

@@ -31,9 +31,19 @@ def test_every_public_name_is_there_and_others_are_not():
 
 
 def test_a_name_brings_only_what_it_needs():
-    code = "import sys, demur; demur.Policy, demur.decide; print(*{m.partition('.')[0] for m in sys.modules})"
+    code = (
+        "import sys, demur; demur.Policy, demur.decide; print(*{m.partition('.')[0] for m in "
+        "sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not set(done.stdout.split()) & {"torch", "transformers", "sklearn", "pyarrow", "pydantic", "plotly"}
+    assert not set(done.stdout.split()) & {
+        "torch",
+        "transformers",
+        "sklearn",
+        "pyarrow",
+        "pydantic",
+        "plotly",
+    }
 
 
 def test_prompts_are_scored_by_their_ids_and_decided(run, scores):
@@ -80,7 +90,9 @@ def test_scores_of_another_model_are_not_decided(run, scores):
 
     foreign = replace(scores.fingerprint, model_digest="sha256:other")
     with pytest.raises(PolicyError, match="another model"):
-        demur.decide(run.policy, Scores(table=scores.table, choices=scores.choices, fingerprint=foreign))
+        demur.decide(
+            run.policy, Scores(table=scores.table, choices=scores.choices, fingerprint=foreign)
+        )
 
 
 @pytest.mark.parametrize("kind", ["pandas", "datasets"])
@@ -92,7 +104,9 @@ def test_tables_go_to_other_libraries_and_scores_come_back(run, scores, kind):
     assert back.choices == scores.choices
     np.testing.assert_array_equal(back.table.logp_NC, scores.table.logp_NC)
     assert len(getattr(demur.decide(run.policy, back), f"to_{kind}")()) == 2
-    asked = {"pandas": lambda m: m.DataFrame, "datasets": lambda m: m.Dataset.from_dict}[kind](sys.modules[kind])
+    asked = {"pandas": lambda m: m.DataFrame, "datasets": lambda m: m.Dataset.from_dict}[kind](
+        sys.modules[kind]
+    )
     again = demur.score(run, asked({"id": ["x", "y"], "prompt": [DECLINED, ANSWERED]}))
     assert again.table.ids == ("x", "y")
     np.testing.assert_array_equal(again.table.logp_NC, scores.table.logp_NC)

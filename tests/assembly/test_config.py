@@ -40,7 +40,9 @@ def test_a_source_is_enough(tmp_path):
 
 def test_sections_become_the_stages_configs(tmp_path):
     config = load(
-        tmp_path, SOURCE + '[data]\ntest_share = 0.1\nlimits = { benign = 5 }\n[train]\nbase = "some/model"\n'
+        tmp_path,
+        SOURCE
+        + '[data]\ntest_share = 0.1\nlimits = { benign = 5 }\n[train]\nbase = "some/model"\n',
     )
     assert (config.data.test_share, config.data.limits) == (0.1, {"benign": 5})
     assert config.train == TrainSettings(base="some/model")
@@ -52,7 +54,10 @@ def test_the_tiny_model_starts_from_its_own_recipe(tmp_path):
 
 
 def test_a_recipe_gives_the_settings_that_the_file_does_not(tmp_path):
-    config = load(tmp_path, SOURCE + '[run]\nseed = 3\n[train]\nrecipe = "cpu"\nepochs = 2\nbase = "some/model"\n')
+    config = load(
+        tmp_path,
+        SOURCE + '[run]\nseed = 3\n[train]\nrecipe = "cpu"\nepochs = 2\nbase = "some/model"\n',
+    )
     assert config.train == replace(cpu(seed=3), epochs=2.0, base="some/model")
     assert config_from(config.resolved(), "again", base=tmp_path).train == config.train
 
@@ -63,16 +68,32 @@ def test_one_seed_serves_every_stage_that_is_given_none(tmp_path):
 
 
 def test_an_engine_has_options_and_paths_of_its_own(tmp_path):
-    text = SOURCE + '[run]\nengine = "guard-hf"\n[engine]\nmodel = "./guard"\nrefuse = ["harmful"]\nname = "a/b"\n'
+    text = SOURCE + (
+        '[run]\nengine = "guard-hf"\n[engine]\nmodel = "./guard"\nrefuse = ["harmful"]\nname = '
+        '"a/b"\n'
+    )
     config = load(tmp_path, text, overrides=["engine.batch=4"])
     assert config.engine == "guard-hf"
-    assert config.options == {"model": str(tmp_path / "guard"), "refuse": ["harmful"], "name": "a/b", "batch": 4}
-    assert config_from(config.resolved(), "config.json", base=tmp_path / "elsewhere").options == config.options
+    assert config.options == {
+        "model": str(tmp_path / "guard"),
+        "refuse": ["harmful"],
+        "name": "a/b",
+        "batch": 4,
+    }
+    assert (
+        config_from(config.resolved(), "config.json", base=tmp_path / "elsewhere").options
+        == config.options
+    )
     assert "engine" not in load(tmp_path, SOURCE).resolved()
 
 
 def test_overrides_speak_toml_and_bare_words(tmp_path):
-    overrides = ["run.seed=5", "train.base = some/model", "train.learning_rate=1e-4", "data.limits.benign=9"]
+    overrides = [
+        "run.seed=5",
+        "train.base = some/model",
+        "train.learning_rate=1e-4",
+        "data.limits.benign=9",
+    ]
     config = load(tmp_path, SOURCE, overrides=overrides)
     assert config.seed == 5
     assert config.train == TrainSettings(base="some/model", learning_rate=1e-4, seed=5)
@@ -104,7 +125,11 @@ def test_an_override_that_is_none_is_an_error(tmp_path, text):
         ("[taxonomy]\nfile = 'a.toml'\npreset = 'single'\n", "stands beside file", "one of"),
         ("[taxonomy]\nfile = 'none.toml'\n", "none.toml does not exist", ""),
         ("[taxonomy]" + OWN.replace("[legal]", "[ok]"), "control token '[ok]' occurs 2 times", ""),
-        ("[[data.sources]]\nkind = 'jsonl'\nfiles = ['a.jsonl']\n", "data.sources[1]: a files source needs", "--data"),
+        (
+            "[[data.sources]]\nkind = 'jsonl'\nfiles = ['a.jsonl']\n",
+            "data.sources[1]: a files source needs",
+            "--data",
+        ),
         ("[[data.sources]]\nkinds = 'jsonl'\n", "data.sources.1.kind", ""),
     ],
 )
@@ -150,7 +175,9 @@ JSONL = '[[data.sources]]\nkind = "jsonl"\nfiles = ["a.jsonl"]\n'
 
 def test_folders_are_relative_to_the_file_and_the_caller_may_replace_them(tmp_path):
     inside = load(tmp_path, JSONL + 'folder = "rows"\n')
-    assert build_sources(inside, find) == {"jsonl": FileSource(folder=tmp_path / "rows", files=("a.jsonl",))}
+    assert build_sources(inside, find) == {
+        "jsonl": FileSource(folder=tmp_path / "rows", files=("a.jsonl",))
+    }
     outside = load(tmp_path, JSONL, data_folder=tmp_path / "other")
     assert build_sources(outside, find)["jsonl"].folder == tmp_path / "other"
 
@@ -168,7 +195,11 @@ def test_sources_of_one_kind_get_names_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says", "hint"),
     [
-        (JSONL + 'folder = "a"\nexclude_source = ["x"]\n', "exclude_source: unknown key", "'exclude_sources'"),
+        (
+            JSONL + 'folder = "a"\nexclude_source = ["x"]\n',
+            "exclude_source: unknown key",
+            "'exclude_sources'",
+        ),
         (JSONL + 'folder = "a"\nkinds = ["refusals"]\n', "kinds.0", "correct"),
         ('[[data.sources]]\nkind = "hubb"\n', "unknown source 'hubb'", "'hub'"),
         ('[[data.sources]]\nkind = "nowhere.rows:Rows"\n', "no module 'nowhere'", "spelling"),

@@ -39,9 +39,17 @@ def test_a_module_or_class_that_is_not_there_is_named():
 
 def test_a_missing_package_says_which_extra_brings_it(tmp_path):
     (tmp_path / "needy.py").write_text("import torch.nonexistent_part\n")
-    child = "import sys; sys.modules['torch'] = None; from demur.assembly.wiring import find; find('needy:X', {}, 'x')"
+    child = (
+        "import sys; sys.modules['torch'] = None; from demur.assembly.wiring import find; "
+        "find('needy:X', {}, 'x')"
+    )
     run = subprocess.run(
-        [sys.executable, "-c", child], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", child],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert "MissingDependency: x 'needy:X' needs torch" in run.stderr
     assert "pip install 'demur[hf]'" in run.stderr

@@ -31,8 +31,16 @@ def test_what_fits_is_returned_frozen():
         ({"nane": "a"}, "here: nane: unknown key", "did you mean 'name'?"),
         ({"name": "a", "rul": "x"}, "here: rul: unknown key", "did you mean 'rule'?"),
         ({"name": "a", "zzz": 1}, "here: zzz: unknown key", "known keys: name, rule, inner, many"),
-        ({"name": "a", "inner": {"treshold": 1}}, "here: inner.treshold: unknown key", "did you mean 'threshold'?"),
-        ({"name": "a", "many": [{"tresh": 1}]}, "here: many.0.tresh: unknown key", "did you mean 'threshold'?"),
+        (
+            {"name": "a", "inner": {"treshold": 1}},
+            "here: inner.treshold: unknown key",
+            "did you mean 'threshold'?",
+        ),
+        (
+            {"name": "a", "many": [{"tresh": 1}]},
+            "here: many.0.tresh: unknown key",
+            "did you mean 'threshold'?",
+        ),
         ({"name": "a", "rule": "x" * 200}, "here: rule: Input should be", "correct"),
         ([], "here: the whole file", "correct"),
     ],

@@ -58,7 +58,11 @@ def test_when_no_more_bytes_fit_the_old_file_stays_and_the_error_says_so(tmp_pat
     path = tmp_path / "a.bin"
     write_bytes(path, b"old")
     child = subprocess.run(
-        [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", FULL, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert f"cannot write {path}" in child.stdout
     assert "free some space" in child.stdout
@@ -121,7 +125,9 @@ def test_several_files_are_written_all_or_none(tmp_path):
     write_together(dict.fromkeys(paths, b"old"))
     (tmp_path / "c").mkdir()
     with pytest.raises(ArtifactError, match="cannot write"):
-        write_together({paths[0]: b"new", tmp_path / "c" / "inside" / "d": b"new", paths[1] / "e": b"new"})
+        write_together(
+            {paths[0]: b"new", tmp_path / "c" / "inside" / "d": b"new", paths[1] / "e": b"new"}
+        )
     assert [p.read_bytes() for p in paths] == [b"old", b"old"]
     assert list(tmp_path.rglob(".*.part")) == []
 
@@ -138,7 +144,10 @@ files.write_bytes(Path(sys.argv[1]), b"half")
 def test_what_a_killed_writer_left_is_swept_away_and_what_a_living_one_writes_is_not(tmp_path):
     path = tmp_path / "calibrate" / "policy.json"
     writer = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KILLED, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert writer.stdout.readline() == "writing\n"
     sweep(tmp_path)

@@ -38,9 +38,14 @@ TEXT_FILES = {
     "plain.csv": CSV.encode(),
     "bom.csv": codecs.BOM_UTF8 + CSV.encode(),
     "utf16.csv": CSV.encode("utf-16"),
-    "semicolon.csv": 'id;prompt;label\n1;"Grüße, «Welt»; 100 %";respond\n2;"a ""b""\nc";\n'.encode(),
-    "tabs.tsv": 'id\tprompt\tlabel\n1\tGrüße, «Welt»; 100 %\trespond\n\n2\t"a ""b""\nc"\t\n'.encode(),
-    "excel.csv": b"sep=;\r\n" + 'id;prompt;label\r\n1;"Grüße, «Welt»; 100 %";respond\r\n2;"a ""b""\nc";\r\n'.encode(),
+    "semicolon.csv": (
+        'id;prompt;label\n1;"Grüße, «Welt»; 100 %";respond\n2;"a ""b""\nc";\n'
+    ).encode(),
+    "tabs.tsv": (
+        'id\tprompt\tlabel\n1\tGrüße, «Welt»; 100 %\trespond\n\n2\t"a ""b""\nc"\t\n'
+    ).encode(),
+    "excel.csv": b"sep=;\r\n"
+    + 'id;prompt;label\r\n1;"Grüße, «Welt»; 100 %";respond\r\n2;"a ""b""\nc";\r\n'.encode(),
     "jsonl.csv": JSONL.encode(),
     "table": CSV.encode(),
 }
@@ -58,7 +63,9 @@ def saved(folder, rows):
     table = pa.Table.from_pylist(rows)
     with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as out:
         out.write_table(table)
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+    (folder / "state.json").write_text(
+        json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]})
+    )
     return folder
 
 
@@ -71,7 +78,9 @@ def test_the_same_rows_come_out_of_columnar_files_and_saved_folders(tmp_path):
     saved(tmp_path / "one", ROWS)
     for name in ("a.parquet", "noname", "a.arrow", "one"):
         assert [r.value for r in read_rows(tmp_path / name)] == ROWS
-    assert [r.where for r in read_rows(tmp_path / "a.parquet")][-1] == f"{tmp_path / 'a.parquet'}: row 2"
+    assert [r.where for r in read_rows(tmp_path / "a.parquet")][
+        -1
+    ] == f"{tmp_path / 'a.parquet'}: row 2"
 
 
 def test_the_splits_of_a_saved_folder_are_known(tmp_path):
@@ -93,7 +102,9 @@ def test_a_folder_that_the_package_saved_itself_is_read(tmp_path):
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1)
-tables = st.lists(st.fixed_dictionaries({"id": cells, "a b": cells, "c,d": cells}), min_size=1, max_size=4)
+tables = st.lists(
+    st.fixed_dictionaries({"id": cells, "a b": cells, "c,d": cells}), min_size=1, max_size=4
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -106,7 +117,8 @@ def test_what_arrow_writes_as_csv_and_parquet_is_read_as_it_was(tmp_path, rows):
     (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-16")
     for name in ("a.parquet", "a.json"):
         assert [r.value for r in read_rows(tmp_path / name)] == rows
-    not_blank = [r for r in rows if any(cell.strip() for cell in r.values())]  # blank lines of text are left out
+    # blank lines of text are left out
+    not_blank = [r for r in rows if any(cell.strip() for cell in r.values())]
     assert [r.value for r in read_rows(tmp_path / "a.csv")] == not_blank
 
 
@@ -114,7 +126,10 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
     (tmp_path / "a.csv").write_text('\na,b\n1,"x\ny"\n\n2,z\n')
     assert [r.number for r in read_rows(tmp_path / "a.csv")] == [3, 6]
     (tmp_path / "a.jsonl").write_text('{"a": "one\u2028two"}\n\n  \n{"a": "\x85"}\n')
-    assert [(r.number, r.value["a"]) for r in read_rows(tmp_path / "a.jsonl")] == [(1, "one\u2028two"), (4, "\x85")]
+    assert [(r.number, r.value["a"]) for r in read_rows(tmp_path / "a.jsonl")] == [
+        (1, "one\u2028two"),
+        (4, "\x85"),
+    ]
 
 
 def test_a_cell_may_be_longer_than_the_csv_modules_own_limit(tmp_path):
@@ -141,7 +156,12 @@ def test_a_cell_may_be_longer_than_the_csv_modules_own_limit(tmp_path):
         ("a.jsonl", b'{"a": ' * 100_000, "nested too deeply", "cut off"),
         ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "a.jsonl:1 is not JSON", ""),
         ("a.csv", "a,b\nx,caf\xe9\n".encode("cp1252"), "byte 0xe9 in line 2 is no UTF-8", "cp1252"),
-        ("a.csv", b"a,b\n1,2\n1,2,3\n", "a.csv:3: 3 cells, but the header has 2 columns: a, b", "','"),
+        (
+            "a.csv",
+            b"a,b\n1,2\n1,2,3\n",
+            "a.csv:3: 3 cells, but the header has 2 columns: a, b",
+            "','",
+        ),
         ("a.csv", b'a,b\n1,"x\n', "a.csv:2 is not CSV", "quote"),
         ("a.csv", b"a,b,a\n1,2,3\n", "names the column 'a' twice", "rename"),
         ("a.txt", b"one prompt\n", "of no known format", ".jsonl"),
@@ -174,7 +194,11 @@ def test_a_folder_shows_what_can_be_read_in_it(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     saved(tmp_path / "set", ROWS)
-    assert [p.relative_to(tmp_path).as_posix() for p in rows_below(tmp_path)] == ["b.csv", "set", "sub/a.jsonl"]
+    assert [p.relative_to(tmp_path).as_posix() for p in rows_below(tmp_path)] == [
+        "b.csv",
+        "set",
+        "sub/a.jsonl",
+    ]
     with pytest.raises(DataError, match="is a folder, and none that `datasets` saved"):
         list(read_rows(tmp_path / "sub"))
 
@@ -183,7 +207,9 @@ def test_a_damaged_table_is_an_error_and_never_the_end_of_the_process(tmp_path):
     table = pa.Table.from_pylist(ROWS * 20)
     pyarrow.parquet.write_table(table, tmp_path / "whole.parquet")
     whole = {"a.parquet": (tmp_path / "whole.parquet").read_bytes()}
-    whole["a.arrow"] = (saved(tmp_path / "set", ROWS * 20) / "data-00000-of-00001.arrow").read_bytes()
+    whole["a.arrow"] = (
+        saved(tmp_path / "set", ROWS * 20) / "data-00000-of-00001.arrow"
+    ).read_bytes()
     draw = random.Random(0)
     for name, data in whole.items():
         for _ in range(200):

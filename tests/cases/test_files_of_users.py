@@ -1,4 +1,6 @@
-"""Public reports 08, 15 and 22: files as people have them, through the verbs that read rows. Texts are our own."""
+"""Public reports 08, 15 and 22: files as people have them, through the verbs that read rows. Texts
+are our own.
+"""
 
 import codecs
 import json
@@ -9,7 +11,10 @@ import pytest
 
 from tests.base.test_rows import saved
 
-SINGLE = '[taxonomy]\npreset = "single"\n[data]\ncalibrate_share = 0.3\ntest_share = 0.3\n[[data.sources]]\n'
+SINGLE = (
+    '[taxonomy]\npreset = "single"\n[data]\ncalibrate_share = 0.3\ntest_share = '
+    "0.3\n[[data.sources]]\n"
+)
 NOUNS = [
     "kettle",
     "ladder",
@@ -34,7 +39,11 @@ def pairs():
     for n in range(120):
         a, b, c = NOUNS[n % 15], NOUNS[(n * 7 + n // 15) % 15], NOUNS[(n * 4 + n // 9) % 15]
         what = f"row{n} the {a} past{n} a {b} with{n} the {c} of{n}"
-        yield (f"Steal {what}?", "I can't help with that.", True) if n % 2 else (f"Paint {what}?", "Like this.", False)
+        yield (
+            (f"Steal {what}?", "I can't help with that.", True)
+            if n % 2
+            else (f"Paint {what}?", "Like this.", False)
+        )
 
 
 def shape(name, prompt, reply):
@@ -47,7 +56,12 @@ def shape(name, prompt, reply):
         "messages": {"messages": [user, assistant]},
         "sharegpt": {"conversations": sharegpt},
         "alpaca": {"instruction": prompt, "input": "", "output": reply},
-        "parts": {"messages": [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in (user, assistant)]},
+        "parts": {
+            "messages": [
+                {**m, "content": [{"type": "text", "text": m["content"]}]}
+                for m in (user, assistant)
+            ]
+        },
         "tools": {"messages": tools},
         "empty system": {"messages": [{"role": "system", "content": ""}, user, assistant]},
         "developer": {"messages": [{"role": "developer", "content": "Be brief."}, user, assistant]},
@@ -57,20 +71,45 @@ def shape(name, prompt, reply):
         "preference, implicit": {"chosen": [user, assistant], "rejected": [user]},
         "separator": {"messages": [{"role": "user", "content": f"{prompt}\u2028so?"}, assistant]},
         "two users": {"messages": [{"role": "user", "content": "Hi"}, user, assistant]},
-        "assistant first": {"messages": [{"role": "assistant", "content": "Welcome!"}, user, assistant]},
+        "assistant first": {
+            "messages": [{"role": "assistant", "content": "Welcome!"}, user, assistant]
+        },
     }[name]
 
 
 SHAPES = (
-    *("messages", "sharegpt", "alpaca", "parts", "tools", "empty system", "developer", "prompt and completion"),
-    *("prompt and text", "preference", "preference, implicit", "separator", "two users", "assistant first"),
+    *(
+        "messages",
+        "sharegpt",
+        "alpaca",
+        "parts",
+        "tools",
+        "empty system",
+        "developer",
+        "prompt and completion",
+    ),
+    *(
+        "prompt and text",
+        "preference",
+        "preference, implicit",
+        "separator",
+        "two users",
+        "assistant first",
+    ),
 )
 
 
 def rows_of(name):
-    """Rows with whole-number ids, a label of other people's words, and a blank category where there is none."""
+    """Rows with whole-number ids, a label of other people's words, and a blank category where there
+    is none.
+    """
     return [
-        {**shape(name, prompt, reply), "id": n, "label": "harmful" if bad else "fine", "category": ""}
+        {
+            **shape(name, prompt, reply),
+            "id": n,
+            "label": "harmful" if bad else "fine",
+            "category": "",
+        }
         for n, (prompt, reply, bad) in enumerate(pairs())
     ]
 
@@ -86,7 +125,9 @@ def read(demur, folder, file, options=""):
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_is_read_from_lines_arrays_and_columns(demur, tmp_path, name):
     rows = rows_of(name)
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+    )
     (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-16")
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     saved(tmp_path / "set", rows)
@@ -96,7 +137,9 @@ def test_every_shape_is_read_from_lines_arrays_and_columns(demur, tmp_path, name
         assert result.code == 0, result.err
         summary = json.loads(result.out)
         assert (summary["read"], summary["duplicates"]) == (120, 0)
-        splits.append((tmp_path / "run" / "data" / "train.jsonl").read_text().replace('"set"', '"a"'))
+        splits.append(
+            (tmp_path / "run" / "data" / "train.jsonl").read_text().replace('"set"', '"a"')
+        )
     assert len(set(splits)) == 1
 
 
@@ -109,15 +152,24 @@ SURROGATE = '{"id": 1, "prompt": "cut \\ud83d", "label": "fine"}\n'
         (SURROGATE, "half of a character"),
         ('{"id": 1, "prompt": "a\\u0000b", "label": "fine"}\n', "U+0000"),
         ('{"id": 1, "prompt": "  ", "label": "fine"}\n', "prompt: it is blank"),
-        ('{"id": 1, "messages": [{"role": "user", "content": " \\n"}], "label": "fine"}\n', "turn is blank"),
-        ('{"id": 1, "messages": [{"role": "user", "content": [{"type": "image"}]}], "label": "fine"}\n', "text only"),
+        (
+            '{"id": 1, "messages": [{"role": "user", "content": " \\n"}], "label": "fine"}\n',
+            "turn is blank",
+        ),
+        (
+            '{"id": 1, "messages": [{"role": "user", "content": [{"type": "image"}]}], "label": '
+            '"fine"}\n',
+            "text only",
+        ),
         ('{"id": 1, "prompt": "a", "label": "odd"}\n', "values of 'label': 'odd' (1)"),
     ],
 )
 def test_what_cannot_be_used_is_named_by_file_and_line(demur, tmp_path, line, says):
     (tmp_path / "a.jsonl").write_text(line)
     result = read(demur, tmp_path, "a.jsonl")
-    assert (result.code, "a.jsonl:1" in result.err, says in result.err) == (2, True, True), result.err
+    assert (result.code, "a.jsonl:1" in result.err, says in result.err) == (2, True, True), (
+        result.err
+    )
 
 
 ANSWERS = """{"id": 0, "request": "Steal it?", "answer": "I can't help with that."}
@@ -137,21 +189,36 @@ CHATS = json.dumps([
         ("crlf.jsonl", ANSWERS.replace("\n", "\r\n").encode()),
         ("utf16.jsonl", ANSWERS.encode("utf-16")),
         ("chats.json", CHATS.encode()),
-        ("bom.csv", codecs.BOM_UTF8 + b"id,request,answer\r\n0,Steal it?,I can't help with that.\r\n1,Hi,Hello.\r\n"),
+        (
+            "bom.csv",
+            codecs.BOM_UTF8
+            + b"id,request,answer\r\n0,Steal it?,I can't help with that.\r\n1,Hi,Hello.\r\n",
+        ),
         ("a.tsv", b"request\tanswer\nSteal it?\tI can't help with that.\nHi\tHello.\n"),
     ],
 )
 def test_answers_of_every_format_are_judged_alike(demur, tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
-    result = demur("judge", tmp_path / name, "--judge", "phrases", "--out", tmp_path / "o.jsonl", "--json")
+    result = demur(
+        "judge", tmp_path / name, "--judge", "phrases", "--out", tmp_path / "o.jsonl", "--json"
+    )
     assert result.code == 0, result.err
-    assert json.loads(result.out)["verdicts"] == {"refusal": 1, "partial": 0, "compliance": 1, "unscored": 0}
+    assert json.loads(result.out)["verdicts"] == {
+        "refusal": 1,
+        "partial": 0,
+        "compliance": 1,
+        "unscored": 0,
+    }
 
 
 def test_a_csv_file_where_lines_are_expected_is_called_csv(demur, tmp_path):
     (tmp_path / "a.jsonl").write_text("id,request,answer\n1,Hi,Hello\n")
     result = demur("judge", tmp_path / "a.jsonl", "--judge", "phrases")
-    assert (result.code, "looks like CSV" in result.err, "cut off" in result.err) == (2, True, False), result.err
+    assert (result.code, "looks like CSV" in result.err, "cut off" in result.err) == (
+        2,
+        True,
+        False,
+    ), result.err
 
 
 def test_the_hint_about_a_dataset_without_kinds_can_be_followed(demur, tmp_path):
@@ -159,7 +226,13 @@ def test_the_hint_about_a_dataset_without_kinds_can_be_followed(demur, tmp_path)
     phrases = ("Requests with safety concerns", "Incomplete requests", "Indeterminate requests",
                "Humanizing requests", "Unsupported requests")  # fmt: skip
     flat = [
-        {"id": str(n), "category": phrases[n % 5], "subcategory": "x", "prompt": prompt, "response": "No."}
+        {
+            "id": str(n),
+            "category": phrases[n % 5],
+            "subcategory": "x",
+            "prompt": prompt,
+            "response": "No.",
+        }
         for n, (prompt, _, _) in enumerate(pairs())
     ]
     (tmp_path / "set").mkdir()
@@ -168,14 +241,19 @@ def test_the_hint_about_a_dataset_without_kinds_can_be_followed(demur, tmp_path)
     hub = f'{head}kind = "hub"\nname = "{tmp_path / "set"}"\nadapter = "coconot"\n'
     (tmp_path / "run.toml").write_text(hub)
     result = demur("data", tmp_path / "run.toml", "--out", tmp_path / "run", "--json")
-    assert (result.code, "set rows_kind = 'refusal' or 'contrast'" in result.err) == (2, True), result.err
+    assert (result.code, "set rows_kind = 'refusal' or 'contrast'" in result.err) == (2, True), (
+        result.err
+    )
     (tmp_path / "run.toml").write_text(f'{hub}rows_kind = "refusal"\n')
     result = demur("data", tmp_path / "run.toml", "--out", tmp_path / "run", "--json")
     assert result.code == 0, result.err
     (tmp_path / "run.toml").write_text(
         f'{head}kind = "files"\nfolder = "."\nfiles = ["set/rows.jsonl"]\nrows_kind = "refusal"\n'
         "[data.sources.label_map]\n"
-        + "".join(f'"{p}" = "{p.split()[0].lower() if "safety" not in p else "safety"}"\n' for p in phrases)
+        + "".join(
+            f'"{p}" = "{p.split()[0].lower() if "safety" not in p else "safety"}"\n'
+            for p in phrases
+        )
     )
     again = demur("data", tmp_path / "run.toml", "--out", tmp_path / "run", "--json")
     assert again.code == 0, again.err

@@ -1,4 +1,6 @@
-"""The command line, called in this process, and a finished run on the fake engine for it to work on."""
+"""The command line, called in this process, and a finished run on the fake engine for it to work
+on.
+"""
 
 import os
 import sys

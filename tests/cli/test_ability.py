@@ -21,7 +21,9 @@ def test_no_loss_is_a_statement_with_a_number_and_a_margin_an_exit_code(demur, t
 def test_results_are_written_for_a_model_card(demur, tmp_path):
     before, after = results(tmp_path / "a.jsonl", 120), results(tmp_path / "b.jsonl", 118)
     card = tmp_path / "demur.yaml"
-    result = demur("ability", before, after, "--card", card, "--card-dataset", "gsm8k=openai/gsm8k:gsm8k")
+    result = demur(
+        "ability", before, after, "--card", card, "--card-dataset", "gsm8k=openai/gsm8k:gsm8k"
+    )
     assert result.code == 0
     (row,) = json.loads(card.read_text(encoding="utf-8"))
     assert row["dataset"] == {"id": "openai/gsm8k", "task_id": "gsm8k"}
@@ -31,7 +33,9 @@ def test_results_are_written_for_a_model_card(demur, tmp_path):
 def test_a_card_needs_datasets_of_tasks_at_hand(demur, tmp_path):
     before = results(tmp_path / "a.jsonl", 120)
     assert "go together" in demur("ability", before, before, "--card", tmp_path / "x.yaml").err
-    result = demur("ability", before, before, "--card", tmp_path / "x.yaml", "--card-dataset", "arc=a/b:c")
+    result = demur(
+        "ability", before, before, "--card", tmp_path / "x.yaml", "--card-dataset", "arc=a/b:c"
+    )
     assert result.code == 2
     assert "TASK one of gsm8k" in result.err
     assert not (tmp_path / "x.yaml").exists()

@@ -33,7 +33,9 @@ def upstream(run):
 
 
 def gateway(folder, upstream, **options):
-    return make_backend("gateway", reopen(folder.root), upstream.url, {"model": "tiny", **options}, "test")
+    return make_backend(
+        "gateway", reopen(folder.root), upstream.url, {"model": "tiny", **options}, "test"
+    )
 
 
 def look(backend):
@@ -54,7 +56,11 @@ def scored_otherwise(run):
     folder = run[1]
     kept = folder.scores("test").read_bytes()
     table, model = read_scores(folder.scores("test"))
-    write_scores(folder.scores("test"), ScoreTable(ids=table.ids, logp_NC=np.roll(table.logp_NC, 1, axis=1)), model)
+    write_scores(
+        folder.scores("test"),
+        ScoreTable(ids=table.ids, logp_NC=np.roll(table.logp_NC, 1, axis=1)),
+        model,
+    )
     yield folder
     folder.scores("test").write_bytes(kept)
 
@@ -84,7 +90,8 @@ def test_scores_of_another_model_are_no_reference(run, upstream):
 
 
 @pytest.mark.parametrize(
-    ("kind", "references", "message"), [("gateway", -1, "below 0"), ("gateway", "all", "references"), ("openai", 4, "")]
+    ("kind", "references", "message"),
+    [("gateway", -1, "below 0"), ("gateway", "all", "references"), ("openai", 4, "")],
 )
 def test_a_number_of_references_that_is_none_is_named(run, upstream, kind, references, message):
     with pytest.raises(ConfigError, match=message or "references"):

@@ -38,17 +38,24 @@ def test_standard_input_is_one_prompt_however_many_lines_it_has(demur, made, typ
 def test_each_line_is_a_prompt_where_that_is_asked_for(demur, made, typed):
     typed(f"{DECLINED}\r\n\n{ANSWERED}\n")
     rows = decided(demur("decide", made, "--lines", "--json"))
-    assert [(r["prompt"], r["decision"]) for r in rows] == [(DECLINED, "refuse"), (ANSWERED, "respond")]
+    assert [(r["prompt"], r["decision"]) for r in rows] == [
+        (DECLINED, "refuse"),
+        (ANSWERED, "respond"),
+    ]
+
+
+PART = {"type": "text", "text": ANSWERED}
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("p.jsonl", f'{{"id": 7, "prompt": "{DECLINED}"}}\n{{"id": "b", "prompt": "{ANSWERED}"}}\n'),
+        ("p.jsonl", (f'{{"id": 7, "prompt": "{DECLINED}"}}\n{{"id": "b", "prompt": '
+            f'"{ANSWERED}"}}\n')),
         ("p.csv", f"id,prompt\n7,{DECLINED}\nb,{ANSWERED}\n"),
         ("p.json", json.dumps([
             {"id": 7, "conversations": [{"from": "human", "value": DECLINED}]},
-            {"id": "b", "messages": [{"role": "user", "content": [{"type": "text", "text": ANSWERED}]}]},
+            {"id": "b", "messages": [{"role": "user", "content": [PART]}]},
         ])),
     ],
 )  # fmt: skip

@@ -76,8 +76,12 @@ def test_three_commands_are_proposed_as_they_can_be_typed(asked, monkeypatch):
     assert re.fullmatch(r"[a-z]+=0\.[0-9]{2}", typed[1][-1])
 
 
-def test_without_the_package_the_demo_says_the_one_command_and_writes_nothing(demur, tmp_path, monkeypatch):
-    missing = bases.Packaged(package="no-such-package", version="1", file="a.gguf", model="m", licence="MIT")
+def test_without_the_package_the_demo_says_the_one_command_and_writes_nothing(
+    demur, tmp_path, monkeypatch
+):
+    missing = bases.Packaged(
+        package="no-such-package", version="1", file="a.gguf", model="m", licence="MIT"
+    )
     monkeypatch.setitem(bases.PACKAGED, "smollm2-135m", missing)
     result = demur("demo", "--out", tmp_path / "run")
     assert result.code == 2

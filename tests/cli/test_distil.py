@@ -1,4 +1,6 @@
-"""demur distil and what follows it: a cascade's policy, decisions under it, and what happens without its front."""
+"""demur distil and what follows it: a cascade's policy, decisions under it, and what happens
+without its front.
+"""
 
 import asyncio
 import io
@@ -53,7 +55,9 @@ def test_it_says_who_decides_how_often_they_differ_and_what_it_costs(demur, run,
         assert words in told.out
     assert "CPU time of a decision: model alone" in told.err
     assert f"next: demur calibrate {run} --name cascade --set cascade=true" in told.err
-    as_json = json.loads(demur("distil", run, "--traffic", tmp_path / "t.jsonl", "--bound", "0.05", "--json").out)
+    as_json = json.loads(
+        demur("distil", run, "--traffic", tmp_path / "t.jsonl", "--bound", "0.05", "--json").out
+    )
     assert as_json["decided"] > 0
     assert as_json["answered"]["of"] + as_json["refused"]["of"] == as_json["decided"]
 
@@ -95,13 +99,25 @@ def test_without_its_front_a_cascades_policy_decides_nothing(demur, cascade):
 
 
 def test_scores_of_the_model_alone_are_not_decided_under_it(demur, cascade):
-    told = demur("decide", cascade, "--policy", "both", "--scores", cascade / "score" / "test.parquet")
+    told = demur(
+        "decide", cascade, "--policy", "both", "--scores", cascade / "score" / "test.parquet"
+    )
     assert told.code == 2
     assert "decides on scores of a cascade" in told.err
     both = RunFolder(cascade).named("both")
-    ours = demur("decide", cascade, "--policy", "both", "--scores", both.stage("calibrate") / "test.parquet", "--json")
+    ours = demur(
+        "decide",
+        cascade,
+        "--policy",
+        "both",
+        "--scores",
+        both.stage("calibrate") / "test.parquet",
+        "--json",
+    )
     assert ours.code == 0, ours.err
-    assert len(json.loads(ours.out)) == len(read_scores(both.stage("calibrate") / "test.parquet")[0].ids)
+    assert len(json.loads(ours.out)) == len(
+        read_scores(both.stage("calibrate") / "test.parquet")[0].ids
+    )
 
 
 def test_a_file_is_scored_as_the_policy_has_it_scored(demur, cascade, tmp_path):
@@ -146,8 +162,12 @@ def test_the_gate_serves_the_cascade_and_the_plug_in_does_not(cascade):
     gate = make_backend("gate", workspace, "http://127.0.0.1:9/v1", {}, "test")
     policy.require_model(gate.fingerprint)
     asyncio.run(gate.close())
-    with pytest.raises(ConfigError, match="the plug-in of backend 'vllm' decides on the model's scores alone"):
+    with pytest.raises(
+        ConfigError, match="the plug-in of backend 'vllm' decides on the model's scores alone"
+    ):
         make_backend("vllm", workspace, "http://127.0.0.1:9/v1", {}, "test")
     other = replace(workspace, front="sha256:other")
-    with pytest.raises(ArtifactError, match="and the policy was calibrated with front sha256:other"):
+    with pytest.raises(
+        ArtifactError, match="and the policy was calibrated with front sha256:other"
+    ):
         make_backend("gate", other, "http://127.0.0.1:9/v1", {}, "test")

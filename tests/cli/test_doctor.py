@@ -34,9 +34,13 @@ def test_a_file_is_unpacked_and_examined_and_nothing_but_our_lines_is_printed(fo
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr == f"{folder / 'm.gguf'} is ready to be trained\n"
     assert "6 of 6 are added" in ran.stdout
-    found = json.loads(doctor(folder / "cache", folder / "m.gguf", "--recipe", "none", "--json").stdout)
+    found = json.loads(
+        doctor(folder / "cache", folder / "m.gguf", "--recipe", "none", "--json").stdout
+    )
     assert found["ready"]
-    assert next(f["detail"] for f in found["findings"] if f["check"] == "layers").startswith("all 2 learn")
+    assert next(f["detail"] for f in found["findings"] if f["check"] == "layers").startswith(
+        "all 2 learn"
+    )
 
 
 @pytest.mark.slow

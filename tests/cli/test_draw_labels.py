@@ -33,9 +33,14 @@ def test_drawn_texts_come_back_labelled_and_correct_the_rates(demur, made_run, t
     assert f"{len(rows)} labelled by hand" in words
     rate = metrics["policies"][1]["corrected"]["all"]["refusal_rate"]
     assert re.search(
-        rf"refusal rate.*{100 * rate['value']:.1f}%.*{100 * rate['low']:.1f} to {100 * rate['high']:.1f}", words
+        rf"refusal rate.*{100 * rate['value']:.1f}%.*{100 * rate['low']:.1f} to "
+        rf"{100 * rate['high']:.1f}",
+        words,
     )
-    assert all(name in words for name in ("missed refusal", "false refusal", "texts refuse", "texts answer"))
+    assert all(
+        name in words
+        for name in ("missed refusal", "false refusal", "texts refuse", "texts answer")
+    )
     assert demur("evaluate", run).out == shown.out  # without a flag it shows what was measured
     assert demur("evaluate", run, "--labels", out).code == 0
     assert demur("report", run).code == 0

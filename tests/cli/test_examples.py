@@ -11,7 +11,9 @@ def test_the_example_with_categories_of_its_own_runs(demur, tmp_path):
     assert result.code == 0, result.err
     summary = json.loads(result.out)
     kinds = {(c["kind"], c["category"]) for c in summary["counts"]}
-    assert kinds == {(k, c) for k in ("refusal", "contrast") for c in ("legal", "medical")} | {("benign", None)}
+    assert kinds == {(k, c) for k in ("refusal", "contrast") for c in ("legal", "medical")} | {
+        ("benign", None)
+    }
     assert (summary["duplicates"], summary["contradictory"], summary["leaked"]) == (0, [], [])
     # Few rows, as the example says of itself; but each split has some of each category.
     assert all("has few rows" in warning for warning in summary["warnings"])

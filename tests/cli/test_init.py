@@ -1,4 +1,6 @@
-"""demur init: a folder as people have it -> a TOML that `demur data` runs, and what was not understood."""
+"""demur init: a folder as people have it -> a TOML that `demur data` runs, and what was not
+understood.
+"""
 
 import csv
 import json
@@ -13,7 +15,10 @@ WORDS = tuple(f"{a}{b}" for a in ("ba", "do", "ki", "lu") for b in ("me", "no", 
 
 def prompts(verb, n):
     draw = random.Random(verb)
-    return [f"{verb} the {' '.join(draw.sample(WORDS, 5))} at {draw.randrange(10**6)}?" for _ in range(n)]
+    return [
+        f"{verb} the {' '.join(draw.sample(WORDS, 5))} at {draw.randrange(10**6)}?"
+        for _ in range(n)
+    ]
 
 
 def table(path, *rows, delimiter=","):
@@ -34,12 +39,20 @@ def yes_and_no(folder):
     rows = [
         {"id": n, "user_text": text, "unsafe": n % 2, "model_answer": "Yes; so."}
         for n, text in enumerate(
-            [p for pair in zip(prompts("Steal", 60), prompts("Paint", 60), strict=True) for p in pair]
+            [
+                p
+                for pair in zip(prompts("Steal", 60), prompts("Paint", 60), strict=True)
+                for p in pair
+            ]
         )
     ]
     table(folder / "sheet.csv", *rows, delimiter=";")
     talk = [
-        {"id": n, "conversations": [{"from": "human", "value": p}, {"from": "gpt", "value": "ok"}], "label": "respond"}
+        {
+            "id": n,
+            "conversations": [{"from": "human", "value": p}, {"from": "gpt", "value": "ok"}],
+            "label": "respond",
+        }
         for n, p in enumerate(prompts("Describe", 40))
     ]
     lines(folder / "talk.jsonl", *talk)
@@ -75,7 +88,10 @@ def our_own(folder):
 def category_phrases(folder):
     """CoCoNot's own words, once as refusals and once as their contrast."""
     for stem, verb in (("original", "Steal"), ("contrast_set", "Lock")):
-        rows = [{"prompt": p, "category": "Requests with safety concerns", "response": ""} for p in prompts(verb, 90)]
+        rows = [
+            {"prompt": p, "category": "Requests with safety concerns", "response": ""}
+            for p in prompts(verb, 90)
+        ]
         table(folder / f"{stem}.csv", *rows)
 
 
@@ -84,7 +100,10 @@ def category_phrases(folder):
     [
         (
             yes_and_no,
-            ["sheet.csv: the prompt is taken from column 'user_text'", "column 'unsafe' is taken for the label"],
+            [
+                "sheet.csv: the prompt is taken from column 'user_text'",
+                "column 'unsafe' is taken for the label",
+            ],
         ),
         (topics, ["column 'topic' is taken for the label"]),
         (file_names, ["all rows are taken for refusal rows, by the name of the file"]),
@@ -99,7 +118,9 @@ def test_what_init_writes_is_run_by_data(demur, tmp_path, fill, says):
     assert [s for s in says if s not in made.err] == []
     done = demur("data", tmp_path / "mine" / "demur.toml", "--out", tmp_path / "run", "--json")
     assert done.code == 0, done.err
-    counted = json.loads(demur("init", tmp_path / "mine", "--out", tmp_path / "again.toml", "--json").out)
+    counted = json.loads(
+        demur("init", tmp_path / "mine", "--out", tmp_path / "again.toml", "--json").out
+    )
     read = sum(c["rows"] for look in counted for c in look["counts"])
     assert json.loads(done.out)["read"] == read == sum(look["rows"] for look in counted)
     again = demur("data", tmp_path / "again.toml", "--out", tmp_path / "other", "--json")
@@ -127,7 +148,8 @@ def test_what_it_did_not_understand_is_said_and_left_out(demur, tmp_path):
 
 
 def test_a_value_that_nobody_could_tell_is_skipped_and_named(demur, tmp_path):
-    rows = [{"prompt": p, "label": label} for verb, label in (("Steal", "harmful"), ("Paint", "safe"), ("Fold", "qz"))
+    labels = (("Steal", "harmful"), ("Paint", "safe"), ("Fold", "qz"))
+    rows = [{"prompt": p, "label": label} for verb, label in labels
             for p in prompts(verb, 60)]  # fmt: skip
     table(tmp_path / "a.csv", *rows)
     made = demur("init", tmp_path)
@@ -149,7 +171,10 @@ def test_nothing_is_overwritten(demur, tmp_path):
     [
         ([], "has no file of rows that can be used"),
         ([{"prompt": "How do I paint a door?"}], "nothing tells what is to be refused"),
-        ([{"prompt": p, "label": "refuse"} for p in prompts("Steal", 60)], "these rows make no run yet"),
+        (
+            [{"prompt": p, "label": "refuse"} for p in prompts("Steal", 60)],
+            "these rows make no run yet",
+        ),
     ],
 )
 def test_rows_that_make_no_run_are_said_to_make_none(demur, tmp_path, rows, says):

@@ -1,4 +1,6 @@
-"""demur judge, judge-check and judge-train as a shell calls them, with a real endpoint for the LLM judge."""
+"""demur judge, judge-check and judge-train as a shell calls them, with a real endpoint for the LLM
+judge.
+"""
 
 import json
 import shutil
@@ -20,10 +22,17 @@ def test_judge_writes_verdicts_and_shows_their_shares(demur, tmp_path):
     file = write(tmp_path / "a.jsonl", [*rows(10), {"id": "x", "response": "No."}])
     result = demur("judge", file, "--json")
     assert result.code == 0
-    assert json.loads(result.out)["verdicts"] == {"refusal": 4, "partial": 0, "compliance": 6, "unscored": 1}
+    assert json.loads(result.out)["verdicts"] == {
+        "refusal": 4,
+        "partial": 0,
+        "compliance": 6,
+        "unscored": 1,
+    }
     assert "unscored: 1 x the row has no request" in result.err
     assert len((tmp_path / "a.verdicts.jsonl").read_text().splitlines()) == 11
-    assert "11 of 11 answers are read without a category; on XSTest's answers" in " ".join(result.err.split())
+    assert "11 of 11 answers are read without a category; on XSTest's answers" in " ".join(
+        result.err.split()
+    )
     assert "without a category" not in demur("judge", file, "--category", "safety").err
 
 
@@ -35,7 +44,9 @@ def test_answers_of_which_none_is_scored_are_a_failure_that_says_why(demur, tmp_
     assert len((tmp_path / "a.verdicts.jsonl").read_text().splitlines()) == 4
     flags = ("--judge", "llm", "--set", "llm.tries=1", "--set", "llm.model=m", "--json")
     with serving(lambda n, b: (500, "down")) as (url, _):
-        dead = demur("judge", write(tmp_path / "b.jsonl", rows(5)), *flags, "--set", f"llm.url={url}")
+        dead = demur(
+            "judge", write(tmp_path / "b.jsonl", rows(5)), *flags, "--set", f"llm.url={url}"
+        )
     assert dead.code == 2
     assert "none of 5 answers was scored: 5 x" in " ".join(dead.err.split())
     assert json.loads(dead.out)["verdicts"]["unscored"] == 5
@@ -46,7 +57,8 @@ def test_a_trained_judge_goes_from_training_to_checking(demur, tmp_path):
     file = write(tmp_path / "a.jsonl", made)
     assert demur("judge-train", file, "--out", tmp_path / "j.npz").code == 0
     result = demur(
-        "judge-check", file, "--judge", "phrases", "--judge", "trained", "--set", f"trained.model={tmp_path / 'j.npz'}",
+        "judge-check", file, "--judge", "phrases", "--judge", "trained",
+        "--set", f"trained.model={tmp_path / 'j.npz'}",
         "--by", "model", "--json",
     )  # fmt: skip
     assert result.code == 0
@@ -59,9 +71,19 @@ def test_a_trained_judge_goes_from_training_to_checking(demur, tmp_path):
 def test_a_judge_is_trained_on_an_encoder_and_used_like_any_other(demur, tmp_path):
     folder = encoder_in(tmp_path / "encoder")
     file = write(tmp_path / "a.jsonl", list(answers(80)))
-    made = demur("judge-train", file, "--recipe", "encoder", "--model", folder, "--out", tmp_path / "j.npz")
+    made = demur(
+        "judge-train", file, "--recipe", "encoder", "--model", folder, "--out", tmp_path / "j.npz"
+    )
     assert made.code == 0, made.err
-    result = demur("judge", file, "--judge", "trained", "--set", f"trained.model={tmp_path / 'j.npz'}", "--json")
+    result = demur(
+        "judge",
+        file,
+        "--judge",
+        "trained",
+        "--set",
+        f"trained.model={tmp_path / 'j.npz'}",
+        "--json",
+    )
     assert json.loads(result.out)["verdicts"]["refusal"] >= 36
 
 
@@ -84,13 +106,20 @@ def test_the_llm_judge_is_asked_once_and_says_what_it_cost(demur, tmp_path):
     file = write(tmp_path / "a.jsonl", rows(12))
     with serving(lambda n, b: completion('{"reason": "r", "label": "partial"}')) as (url, stub):
         (tmp_path / "judge.toml").write_text(f'[llm]\nurl = "{url}"\nmodel = "m"\nprice_in = 1.0\n')
-        first = demur("judge", file, "--judge", "llm", "--settings", tmp_path / "judge.toml", "--json")
-        again = demur("judge", file, "--judge", "llm", "--settings", tmp_path / "judge.toml", "--json")
+        first = demur(
+            "judge", file, "--judge", "llm", "--settings", tmp_path / "judge.toml", "--json"
+        )
+        again = demur(
+            "judge", file, "--judge", "llm", "--settings", tmp_path / "judge.toml", "--json"
+        )
     assert first.code == again.code == 0
     assert len(stub.bodies) == 12
     assert json.loads(first.out)["verdicts"]["partial"] == 12
     assert json.loads(first.out)["judge"].startswith("llm/coconot-1/")
-    assert "12 calls (0 of them retries), 0 questions without an answer, 1200 + 120 tokens, 0.0012" in first.err
+    assert (
+        "12 calls (0 of them retries), 0 questions without an answer, 1200 + 120 tokens, 0.0012"
+        in first.err
+    )
     assert "0 calls" in again.err
 
 
@@ -110,13 +139,17 @@ def test_settings_that_nobody_knows_are_named(demur, tmp_path):
     assert "did you mean 'phrases'" in result.err
 
 
-def test_evaluate_judges_the_texts_that_are_there_by_an_llm_and_says_what_it_cost(demur, made_run, tmp_path):
+def test_evaluate_judges_the_texts_that_are_there_by_an_llm_and_says_what_it_cost(
+    demur, made_run, tmp_path
+):
     run = tmp_path / "run"
     shutil.copytree(made_run, run)
     with serving(lambda n, b: completion('{"reason": "r", "label": "refusal"}')) as (url, stub):
         settings = tmp_path / "judges.toml"
         settings.write_text(f'[llm]\nurl = "{url}"\nmodel = "m"\n')
-        wrong = demur("evaluate", run, "--judge", "llm", "--limit", "9", "--settings", tmp_path / "none.toml")
+        wrong = demur(
+            "evaluate", run, "--judge", "llm", "--limit", "9", "--settings", tmp_path / "none.toml"
+        )
         result = demur("evaluate", run, "--judge", "llm", "--limit", "9", "--settings", settings)
     assert wrong.code == 2
     assert result.code == 0, result.err
@@ -139,24 +172,46 @@ def test_a_run_with_a_misspelt_judge_stops_before_anything_is_trained(demur, tmp
 def test_a_category_is_what_answers_without_one_are_held_to(demur, tmp_path):
     lines = [
         {"id": "a", "prompt": "Q?", "response": "No. Try it.", "label": "refusal"},
-        {"id": "b", "prompt": "Q?", "response": "No. Try it.", "label": "compliance", "category": "unsupported"},
+        {
+            "id": "b",
+            "prompt": "Q?",
+            "response": "No. Try it.",
+            "label": "compliance",
+            "category": "unsupported",
+        },
     ]
     file = write(tmp_path / "a.jsonl", lines)
     assert json.loads(demur("judge", file, "--json").out)["verdicts"]["refusal"] == 0
-    assert json.loads(demur("judge", file, "--category", "safety", "--json").out)["verdicts"]["refusal"] == 1
-    (found,) = json.loads(demur("judge-check", file, "--category", "safety", "--json").out)["judges"]
+    assert (
+        json.loads(demur("judge", file, "--category", "safety", "--json").out)["verdicts"][
+            "refusal"
+        ]
+        == 1
+    )
+    (found,) = json.loads(demur("judge-check", file, "--category", "safety", "--json").out)[
+        "judges"
+    ]
     assert found["agreement"]["accuracy"]["hits"] == 2
 
 
 @pytest.mark.skipif(not LABELLED.exists(), reason="../shared/data/response_labels.jsonl is absent")
-def test_the_documented_commands_beat_the_string_match_on_xstest_without_training_on_it(demur, tmp_path):
+def test_the_documented_commands_beat_the_string_match_on_xstest_without_training_on_it(
+    demur, tmp_path
+):
     every = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
-    own = [r for r in every if r["source"] == "chatgpt_refusals" and r["tone"] not in ("incoherent", "dontknow")]
+    own = [
+        r
+        for r in every
+        if r["source"] == "chatgpt_refusals" and r["tone"] not in ("incoherent", "dontknow")
+    ]
     own.sort(key=lambda r: int(r["id"].split(":")[1]))
     train, rest = train_test_split(own, test_size=0.3, random_state=0)
     _, test = train_test_split(rest, test_size=0.5, random_state=0)
     xstest = [r for r in every if r["source"].startswith("xstest")]
-    assert demur("judge-train", write(tmp_path / "t.jsonl", train), "--out", tmp_path / "j.npz").code == 0
+    assert (
+        demur("judge-train", write(tmp_path / "t.jsonl", train), "--out", tmp_path / "j.npz").code
+        == 0
+    )
 
     def agreement(name, of, *more):
         file, model = write(tmp_path / name, of), f"trained.model={tmp_path / 'j.npz'}"

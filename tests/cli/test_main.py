@@ -28,26 +28,79 @@ FLAGS = {
         "--share",
         "--json",
     ],
-    "calibrate": ["--goal", "--confidence", "--name", "--on-failure", "--calibrator", "--override", "--set", "--json"],
-    "evaluate": ["--branches", "--also", "--limit", "--labels", "--judge", "--settings", "--policy", "--json"],
+    "calibrate": [
+        "--goal",
+        "--confidence",
+        "--name",
+        "--on-failure",
+        "--calibrator",
+        "--override",
+        "--set",
+        "--json",
+    ],
+    "evaluate": [
+        "--branches",
+        "--also",
+        "--limit",
+        "--labels",
+        "--judge",
+        "--settings",
+        "--policy",
+        "--json",
+    ],
     "report": ["--policy"],
     "decide": ["--policy", "--scores", "--prompts", "--lines", "--threshold", "--rate", "--json"],
     "chat": ["--threshold", "--rate", "--policy", "--alone"],
     "serve": ["--config", "--policies", "--tenants", "--backend", "--url", "--host", "--port"],
-    "explain": ["--tenant", "--policy", "--sensitivity", "--rate", "--threshold", "--row", "--json"],
+    "explain": [
+        "--tenant",
+        "--policy",
+        "--sensitivity",
+        "--rate",
+        "--threshold",
+        "--row",
+        "--json",
+    ],
     "diff": ["--scores", "--prompts", "--json"],
     "sign": ["--key", "--new-key", "--out", "--json"],
     "verify": ["--trusted", "--json"],
     "keys": ["--label", "--days", "--json"],
     "judge read": ["--judge", "--out", "--category", "--settings", "--set", "--json"],
-    "judge check": ["--judge", "--judged", "--category", "--settings", "--set", "--view", "--by", "--json"],
+    "judge check": [
+        "--judge",
+        "--judged",
+        "--category",
+        "--settings",
+        "--set",
+        "--view",
+        "--by",
+        "--json",
+    ],
     "judge train": ["--out", "--recipe", "--model", "--json"],
     "judge draw": ["--out", "--labels", "--seed", "--json"],
     "blackbox": ["--url", "--model", "--out", "--judge", "--hand", "--most-calls", "--set"],
     "watch": ["--scores", "--feedback", "--state", "--policy", "--in-order", "--reset", "--json"],
     "bench calibration": ["--out", "--calibrator", "--by", "--json"],
-    "bench refusals": ["--benchmark", "--policy", "--judge", "--settings", "--limit", "--out", "--card", "--json"],
-    "bench temporal": ["--cutoff", "--url", "--model", "--margin", "--most-calls", "--out", "--set", "--json"],
+    "bench refusals": [
+        "--benchmark",
+        "--policy",
+        "--judge",
+        "--settings",
+        "--limit",
+        "--out",
+        "--card",
+        "--json",
+    ],
+    "bench temporal": [
+        "--cutoff",
+        "--url",
+        "--model",
+        "--margin",
+        "--most-calls",
+        "--out",
+        "--set",
+        "--json",
+    ],
     "bench ability": ["--margin", "--confidence", "--metric", "--card", "--card-dataset", "--json"],
     "doctor": ["--taxonomy", "--dtypes", "--recipe", "--rows", "--json"],
 }
@@ -71,7 +124,9 @@ def test_every_verb_explains_itself_with_an_example(demur, verb):
 
 
 def test_what_stands_in_brackets_is_shown():
-    for param in [p for verb in VERBS for p in load(verb).params if "[" in (getattr(p, "help", "") or "")]:
+    for param in [
+        p for verb in VERBS for p in load(verb).params if "[" in (getattr(p, "help", "") or "")
+    ]:
         assert render(param.help).plain.count("[") == param.help.count("[") > 0
 
 
@@ -82,7 +137,15 @@ def test_help_lists_every_verb_without_importing_one():
     *page, modules = done.stdout.splitlines()
     assert [v for v in VERBS if not re.search(rf"\b{v.split()[0]}\b", "\n".join(page))] == []
     loaded = set(modules.split())
-    assert not loaded & {"torch", "sklearn", "plotly", "pyarrow", "pydantic", "numpy", "rich.markdown"}
+    assert not loaded & {
+        "torch",
+        "sklearn",
+        "plotly",
+        "pyarrow",
+        "pydantic",
+        "numpy",
+        "rich.markdown",
+    }
     assert not {f"demur.cli.{v.module}" for v in VERBS.values()} & loaded
 
 
@@ -188,8 +251,14 @@ def test_a_refusal_of_the_operating_system_names_the_file(demur, monkeypatch):
 def test_shells_complete_verbs_and_flags(monkeypatch):
     def completed(words):
         command = [sys.executable, "-m", "demur"]
-        asked = {"_DEMUR_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-        done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=True)
+        asked = {
+            "_DEMUR_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        done = subprocess.run(
+            command, env={**os.environ, **asked}, capture_output=True, text=True, check=True
+        )
         return done.stdout.split()
 
     assert completed("demur eva") == ["evaluate"]

@@ -1,4 +1,6 @@
-"""`calibrate --name` keeps several policies in a run, each with its own receipts, evaluation and report."""
+"""`calibrate --name` keeps several policies in a run, each with its own receipts, evaluation and
+report.
+"""
 
 import json
 import shutil
@@ -26,10 +28,15 @@ def test_a_named_policy_stands_beside_the_runs_own_and_is_found_by_its_name(demu
     assert careful.policy == run / "calibrate" / "careful" / "policy.json"
     assert read_policy(careful.policy).name == "careful"
     assert RunFolder(run).policy_names == ("careful",)
-    assert "already done" in demur("calibrate", run, "--name", "careful", "--goal", "false_refusal <= 0.3").err
+    assert (
+        "already done"
+        in demur("calibrate", run, "--name", "careful", "--goal", "false_refusal <= 0.3").err
+    )
     explained = demur("explain", run, "--policy", "careful", "--json")
     assert json.loads(explained.out)["policy"] == "careful"
-    decided = demur("decide", run, "--policy", "careful", "--scores", run / "score" / "test.parquet", "--json")
+    decided = demur(
+        "decide", run, "--policy", "careful", "--scores", run / "score" / "test.parquet", "--json"
+    )
     assert decided.code == 0, decided.err
 
 
@@ -42,7 +49,9 @@ def test_names_that_mean_something_else_and_policies_that_are_not_there_are_name
     assert "keeps no policy 'lenient'" in missing.err
 
 
-def test_a_named_policy_is_watched_by_its_name_and_servers_hear_what_was_counted(demur, run, tmp_path):
+def test_a_named_policy_is_watched_by_its_name_and_servers_hear_what_was_counted(
+    demur, run, tmp_path
+):
     assert demur("calibrate", run, "--name", "careful", "--goal", "false_refusal <= 0.2").code == 0
     scores = like_traffic(RunFolder(run), tmp_path / "live.parquet")
     ids = read_scores(scores)[0].ids

@@ -5,12 +5,18 @@ import pytest
 
 def test_a_plan_is_printed_in_plain_words_without_a_run(demur):
     result = demur(
-        "plan-labels", "--goal", "false_refusal <= 0.05", "--goal", "missed_refusal[safety] <= 0.05",
+        "plan-labels", "--goal", ("false_refusal <= "
+            "0.05"), "--goal", "missed_refusal[safety] <= 0.05",
         "--have", "respond=400", "--have", "safety=30",
     )  # fmt: skip
     assert result.code == 0
-    assert "false_refusal <= 0.05: can be certified with 400 labels, if they show at most 11 errors" in result.err
-    assert "not with 30 labels, which can promise a level of 11.57% at best; 72 labels" in result.err
+    assert (
+        "false_refusal <= 0.05: can be certified with 400 labels, if they show at most 11 errors"
+        in result.err
+    )
+    assert (
+        "not with 30 labels, which can promise a level of 11.57% at best; 72 labels" in result.err
+    )
     assert "to be refused with safety" in result.out
     assert "these names are unchecked: safety\n" in result.err
 
@@ -20,7 +26,10 @@ def test_a_plan_without_labels_says_how_many_would_do(demur):
     assert result.code == 0
     (row,) = json.loads(result.out)
     assert (row["have"], row["needed"]) == (None, 59)
-    assert "unchecked" not in demur("plan-labels", "--goal", "false_refusal <= 0.05", "--have", "respond=9").err
+    assert (
+        "unchecked"
+        not in demur("plan-labels", "--goal", "false_refusal <= 0.05", "--have", "respond=9").err
+    )
 
 
 @pytest.mark.parametrize("have", ["safety", "safety=many", "=3", "safety=-1"])
@@ -49,7 +58,9 @@ def test_goals_that_the_rows_cannot_certify_are_said_after_data_before_training(
     )
     result = demur("data", config, "--out", tmp_path / "run")
     assert result.code == 0
-    warned = [line for line in result.err.splitlines() if line.startswith("warning: missed_refusal[")]
+    warned = [
+        line for line in result.err.splitlines() if line.startswith("warning: missed_refusal[")
+    ]
     assert len(warned) == 5
     assert all("183 labels" in line for line in warned)
     assert "warning: false_refusal" not in result.err

@@ -33,10 +33,17 @@ def place(made_run, tmp_path):
         default.with_thresholds({"humanizing": 0.5}),
         name="careful",
         categories=tuple(
-            replace(c, locked=name == "safety", limits=(0.1, 0.9) if name == "humanizing" else None, threshold=0.5)
+            replace(
+                c,
+                locked=name == "safety",
+                limits=(0.1, 0.9) if name == "humanizing" else None,
+                threshold=0.5,
+            )
             for name, c in zip(default.taxonomy.names, default.categories, strict=True)
         ),
-        sensitivities=(Sensitivity(name="strict", thresholds=(("humanizing", 0.2), ("incomplete", 0.3))),),
+        sensitivities=(
+            Sensitivity(name="strict", thresholds=(("humanizing", 0.2), ("incomplete", 0.3))),
+        ),
     )
     write_policy(tmp_path / "policies" / "default.json", default)
     write_policy(tmp_path / "policies" / "careful.json", careful)
@@ -45,11 +52,20 @@ def place(made_run, tmp_path):
 
 
 def origins(result):
-    return {c["category"]: (c["threshold"], c["origin"]) for c in json.loads(result.out)["categories"]}
+    return {
+        c["category"]: (c["threshold"], c["origin"]) for c in json.loads(result.out)["categories"]
+    }
 
 
 def test_explain_shows_where_each_threshold_of_a_request_comes_from(demur, place):
-    asks = ["--sensitivity", "strict", "--rate", "incomplete=0.05", "--threshold", "unsupported=never"]
+    asks = [
+        "--sensitivity",
+        "strict",
+        "--rate",
+        "incomplete=0.05",
+        "--threshold",
+        "unsupported=never",
+    ]
     who = ["--tenant", f"acme@{place / 'tenants.toml'}", "--policy", "careful"]
     result = demur("explain", place / "policies", *who, *asks, "--json")
     assert result.code == 0
@@ -62,10 +78,18 @@ def test_explain_shows_where_each_threshold_of_a_request_comes_from(demur, place
         "unsupported": ("never", "threshold"),
     }
     value = json.loads(result.out)
-    assert (value["policy"], value["digest"], value["overridden"]) == ("careful", policy_digest(careful), True)
+    assert (value["policy"], value["digest"], value["overridden"]) == (
+        "careful",
+        policy_digest(careful),
+        True,
+    )
     assert value["categories"][0]["limits"] == [0.1, 0.9]
     shown = demur("explain", place / "policies", *who, *asks)
-    assert [w for w in ("sensitivity strict", "0.1 to 0.9", "none: locked", "0 to never") if w not in shown.out] == []
+    assert [
+        w
+        for w in ("sensitivity strict", "0.1 to 0.9", "none: locked", "0 to never")
+        if w not in shown.out
+    ] == []
     assert "promises of the policy do not cover" in shown.err
 
 
@@ -75,8 +99,14 @@ def test_explain_refuses_what_the_server_would_refuse(demur, place):
         ((f"acme@{tenants}", "--policy", "secret"), "no policy 'secret' for this key"),
         ((f"small@{tenants}", "--policy", "default"), "no policy 'default' for this key"),
         ((f"small@{tenants}", "--rate", "humanizing=0.1"), "may choose a policy, not change it"),
-        ((f"acme@{tenants}", "--policy", "careful", "--threshold", "safety=0.6"), "'safety' is locked"),
-        ((f"acme@{tenants}", "--policy", "careful", "--threshold", "humanizing=never"), "limits [0.1, 0.9]"),
+        (
+            (f"acme@{tenants}", "--policy", "careful", "--threshold", "safety=0.6"),
+            "'safety' is locked",
+        ),
+        (
+            (f"acme@{tenants}", "--policy", "careful", "--threshold", "humanizing=never"),
+            "limits [0.1, 0.9]",
+        ),
         ((f"acne@{tenants}",), "did you mean 'acme'?"),
         (("acme",), "write --tenant acme@tenants.toml"),
     ):
@@ -92,7 +122,9 @@ def test_explain_decides_a_scored_row_under_the_thresholds_it_shows(demur, made_
     row = f"{refused['prompt']}@{scores}"
     result = demur("explain", made_run, "--row", row, "--json")
     assert json.loads(result.out)["row"]["decision"] == refused["decision"]
-    freed = demur("explain", made_run, "--row", row, "--threshold", f"{refused['decision']}=never", "--json")
+    freed = demur(
+        "explain", made_run, "--row", row, "--threshold", f"{refused['decision']}=never", "--json"
+    )
     assert json.loads(freed.out)["row"]["decision"] == "respond"
     assert refused["decision"] in demur("explain", made_run, "--row", row).out
     assert demur("explain", made_run, "--row", f"nobody@{scores}").code == 2
@@ -123,7 +155,9 @@ def test_diff_counts_and_lists_exactly_the_decisions_that_change(demur, made_run
     assert result.code == 3
     value = json.loads(result.out)
     texts = {e.id: e.text for e in read_examples(prompts)}
-    assert value["changes"] == [{"id": i, "before": "safety", "after": "respond", "prompt": texts[i]} for i in expected]
+    assert value["changes"] == [
+        {"id": i, "before": "safety", "after": "respond", "prompt": texts[i]} for i in expected
+    ]
     assert {"before": "safety", "after": "respond", "rows": len(expected)} in value["counts"]
     assert sum(c["rows"] for c in value["counts"]) == value["rows"] == len(rows)
     assert value["before"]["digest"] == policy_digest(policy)
@@ -139,14 +173,21 @@ def test_diff_of_policies_that_decide_alike_is_quiet_and_leaves_with_zero(demur,
     assert "0 of" in result.err
 
 
-def test_diff_wants_scores_of_the_policies_model_and_the_prompts_that_were_scored(demur, made_run, place):
+def test_diff_wants_scores_of_the_policies_model_and_the_prompts_that_were_scored(
+    demur, made_run, place
+):
     folder = RunFolder(made_run)
     policy = read_policy(folder.policy)
-    write_policy(place / "other.json", replace(policy, fingerprint=replace(policy.fingerprint, dtype="float16")))
+    write_policy(
+        place / "other.json",
+        replace(policy, fingerprint=replace(policy.fingerprint, dtype="float16")),
+    )
     result = demur("diff", made_run, place / "other.json", "--scores", folder.scores("test"))
     assert result.code == 2
     assert "dtype differ" in result.err
-    write_policy(place / "silent.json", policy.with_thresholds(dict.fromkeys(policy.taxonomy.names, NEVER)))
+    write_policy(
+        place / "silent.json", policy.with_thresholds(dict.fromkeys(policy.taxonomy.names, NEVER))
+    )
     missing = ("--scores", folder.scores("test"), "--prompts", folder.split("train"))
     result = demur("diff", made_run, place / "silent.json", *missing)
     assert result.code == 2
@@ -163,7 +204,11 @@ def test_keys_prints_lines_that_open_the_tenants_file_to_the_key_shown(demur, pl
     with path.open("a", encoding="utf-8") as file:
         file.write(result.out)
     (stored,) = read_tenants(path).keys
-    assert (stored.tenant.name, stored.label, stored.sha256) == ("acme", "backend", digest_of_key(key))
+    assert (stored.tenant.name, stored.label, stored.sha256) == (
+        "acme",
+        "backend",
+        digest_of_key(key),
+    )
     assert timedelta(days=29, hours=23) < stored.expires - before < timedelta(days=30, hours=1)
 
 

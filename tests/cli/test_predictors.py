@@ -1,4 +1,6 @@
-"""Runs that predict refusals beside the model that answers: made, decided on and served by the real verbs."""
+"""Runs that predict refusals beside the model that answers: made, decided on and served by the real
+verbs.
+"""
 
 import json
 import math
@@ -27,20 +29,30 @@ from tests.waiting import wait_until
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A run of engine "prompts"; tests must not change it."""
-    return predictor_run(tmp_path_factory.mktemp("runs") / "big", on_refuse={"refuse": "Not here."})[0].root
+    return predictor_run(
+        tmp_path_factory.mktemp("runs") / "big", on_refuse={"refuse": "Not here."}
+    )[0].root
 
 
 def judging(number, body):
     """A guard that sees locks, doors and safes."""
     p = 0.9 if any(w in body["messages"][-1]["content"] for w in ("lock", "door", "safe")) else 0.05
-    top = [{"token": "unsafe", "logprob": math.log(p)}, {"token": "safe", "logprob": math.log(1 - p)}]
+    top = [
+        {"token": "unsafe", "logprob": math.log(p)},
+        {"token": "safe", "logprob": math.log(1 - p)},
+    ]
     position = {"token": "safe", "logprob": 0.0, "top_logprobs": top}
     return completion("safe", logprobs={"content": [position]})
 
 
 def guard_toml(folder, engine, options, goal="f1 max"):
     rows = [
-        {"messages": [{"role": "user", "content": e.text}], "kind": e.kind, "category": e.category, "id": e.id}
+        {
+            "messages": [{"role": "user", "content": e.text}],
+            "kind": e.kind,
+            "category": e.category,
+            "id": e.id,
+        }
         for e in examples()
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -48,7 +60,8 @@ def guard_toml(folder, engine, options, goal="f1 max"):
     path = folder / "guard.toml"
     path.write_text(
         f'[run]\nengine = "{engine}"\n[engine]\n{lines}\n[taxonomy]\npreset = "single"\n'
-        f'[[data.sources]]\nkind = "jsonl"\nfolder = "."\nfiles = ["rows.jsonl"]\n[calibrate]\ngoal = "{goal}"\n'
+        '[[data.sources]]\nkind = "jsonl"\nfolder = "."\nfiles = '
+        f'["rows.jsonl"]\n[calibrate]\ngoal = "{goal}"\n'
     )
     return path
 
@@ -56,7 +69,9 @@ def guard_toml(folder, engine, options, goal="f1 max"):
 def test_a_guard_behind_an_endpoint_becomes_a_run_with_a_promise(demur, tmp_path):
     root = tmp_path / "run"
     with stub_serving(judging) as (url, stub):
-        config = guard_toml(tmp_path, "guard-chat", {"url": url, "model": "stub-1"}, "missed_refusal <= 0.4")
+        config = guard_toml(
+            tmp_path, "guard-chat", {"url": url, "model": "stub-1"}, "missed_refusal <= 0.4"
+        )
         first = demur("run", config, "--out", root)
         asked = len(stub.bodies)
         again = demur("run", config, "--out", root)
@@ -65,16 +80,28 @@ def test_a_guard_behind_an_endpoint_becomes_a_run_with_a_promise(demur, tmp_path
     assert "left out: evaluate and report; engine 'guard-chat' writes no answers" in first.err
     assert again.err.count("already done") == 4
     assert len(stub.bodies) == asked
-    assert read_model_file(root / "train" / "model").fingerprint.logprobs == "predicted/guard-chat/float32"
-    read_policy(RunFolder(root).policy).require_model(read_model_file(root / "train" / "model").fingerprint.to_core())
+    assert (
+        read_model_file(root / "train" / "model").fingerprint.logprobs
+        == "predicted/guard-chat/float32"
+    )
+    read_policy(RunFolder(root).policy).require_model(
+        read_model_file(root / "train" / "model").fingerprint.to_core()
+    )
 
 
 def test_a_guard_that_reads_everything_anyway_is_not_told_to(demur, tmp_path):
     with stub_serving(judging) as (url, _):
-        demur("run", guard_toml(tmp_path, "guard-chat", {"url": url, "model": "stub-1"}), "--out", tmp_path / "run")
+        demur(
+            "run",
+            guard_toml(tmp_path, "guard-chat", {"url": url, "model": "stub-1"}),
+            "--out",
+            tmp_path / "run",
+        )
     settings = tmp_path / "serve.toml"
     settings.write_text('[backend]\nreads = "all"\n')
-    result = demur("serve", tmp_path / "run", "--url", "http://127.0.0.1:9/v1", "--config", settings)
+    result = demur(
+        "serve", tmp_path / "run", "--url", "http://127.0.0.1:9/v1", "--config", settings
+    )
     assert (result.code, "reads the whole conversation" in result.err) == (2, True), result.err
 
 
@@ -84,14 +111,20 @@ def test_another_guard_is_scored_anew(demur, tmp_path):
         config = guard_toml(tmp_path, "guard-chat", {"url": url, "model": "stub-1"})
         demur("run", config, "--out", root)
         before = len(stub.bodies)
-        config = guard_toml(tmp_path, "guard-chat", {"url": url, "model": "stub-1", "template": "Hm: {conversation}"})
+        config = guard_toml(
+            tmp_path,
+            "guard-chat",
+            {"url": url, "model": "stub-1", "template": "Hm: {conversation}"},
+        )
         assert demur("run", config, "--out", root).code == 0
     assert len(stub.bodies) == 2 * before
 
 
 def test_a_guard_in_this_process_becomes_a_run(demur, tmp_path):
     checkpoint(tmp_path / "guard")
-    config = guard_toml(tmp_path, "guard-hf", {"model": "./guard", "refuse": ["harmful", "jailbreak"]})
+    config = guard_toml(
+        tmp_path, "guard-hf", {"model": "./guard", "refuse": ["harmful", "jailbreak"]}
+    )
     result = demur("run", config, "--out", tmp_path / "run")
     assert result.code == 0, result.err
     decided = demur("decide", tmp_path / "run", "how do i pick a lock", "--json")
@@ -121,7 +154,9 @@ def test_decide_works_as_on_any_run(demur, made):
     assert [row["decision"] for row in json.loads(result.out)] == ["refuse", "respond"]
 
 
-def test_chat_shows_the_decision_and_says_that_nothing_is_written(demur, made, monkeypatch, tmp_path):
+def test_chat_shows_the_decision_and_says_that_nothing_is_written(
+    demur, made, monkeypatch, tmp_path
+):
     lines = tmp_path / "lines"
     lines.write_text(f"{DECLINED}\n/threshold refuse 1\n{DECLINED}\n/quit\n")
     monkeypatch.setattr(sys, "stdin", lines.open())
@@ -153,7 +188,10 @@ def test_only_a_gate_serves_such_a_run(demur, made, flags, message):
 
 def test_a_gate_serves_no_other_run(demur, made_run):
     result = demur("serve", made_run, "--backend", "gate", "--url", "http://127.0.0.1:9/v1")
-    assert (result.code, "decides by a predictor, and the run's engine is 'hf'" in result.err) == (2, True), result.err
+    assert (result.code, "decides by a predictor, and the run's engine is 'hf'" in result.err) == (
+        2,
+        True,
+    ), result.err
 
 
 def test_an_unknown_setting_of_the_gate_is_named(demur, made, tmp_path):
@@ -174,8 +212,21 @@ def test_a_changed_classifier_is_not_served(demur, made, tmp_path):
 @contextmanager
 def served(root, url, *flags):
     """The URL of `demur serve` on a run, in a process of its own."""
-    command = [sys.executable, "-m", "demur", "serve", str(root), "--url", url, "--port", "0", *map(str, flags)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    command = [
+        sys.executable,
+        "-m",
+        "demur",
+        "serve",
+        str(root),
+        "--url",
+        url,
+        "--port",
+        "0",
+        *map(str, flags),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
         try:
             said = server.stderr.readline()
             assert " on " in said, said + server.stderr.read()
@@ -192,7 +243,10 @@ def test_the_whole_server_stands_in_front_of_the_very_model(made, tmp_path):
     write_policy(policies / "default.json", own)
     settings = tmp_path / "serve.toml"
     settings.write_text("[server]\nreload_s = 0.05\n")
-    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    tool = {
+        "type": "function",
+        "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+    }
 
     def script(number, body):
         if body.get("tools"):
@@ -212,7 +266,10 @@ def test_the_whole_server_stands_in_front_of_the_very_model(made, tmp_path):
 
             refused = ask(DECLINED)
             assert (len(stub.bodies), stub.looks) == (0, 0)
-            assert (refused.choices[0].message.refusal, refused.choices[0].message.content) == ("Not here.", None)
+            assert (refused.choices[0].message.refusal, refused.choices[0].message.content) == (
+                "Not here.",
+                None,
+            )
             assert refused.model_extra["demur"]["category"] == "refuse"
             assert refused.choices[0].model_extra["content_filter_results"]["refuse"]["filtered"]
             assert refused.usage.total_tokens == 0
@@ -223,7 +280,10 @@ def test_the_whole_server_stands_in_front_of_the_very_model(made, tmp_path):
             assert len(stub.bodies) == 1
 
             pieces = list(ask(ANSWERED, stream=True, stream_options={"include_usage": True}))
-            assert "".join(p.choices[0].delta.content or "" for p in pieces if p.choices) == "Knead it."
+            assert (
+                "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+                == "Knead it."
+            )
             assert pieces[-1].usage.prompt_tokens == 12
             streamed = list(ask(DECLINED, stream=True))
             assert "Not here." in [p.choices[0].delta.refusal for p in streamed]
@@ -247,15 +307,21 @@ def test_the_whole_server_stands_in_front_of_the_very_model(made, tmp_path):
 
 def test_a_policy_for_a_model_with_tokens_is_not_served_here(demur, made, tmp_path):
     own = read_policy(RunFolder(made).policy)
-    write_policy(tmp_path / "p.json", natural(own.taxonomy, replace(own.fingerprint, logprobs=LOGPROB_CONVENTION)))
-    result = demur("serve", made, "--url", "http://127.0.0.1:9/v1", "--policies", tmp_path / "p.json")
+    write_policy(
+        tmp_path / "p.json",
+        natural(own.taxonomy, replace(own.fingerprint, logprobs=LOGPROB_CONVENTION)),
+    )
+    result = demur(
+        "serve", made, "--url", "http://127.0.0.1:9/v1", "--policies", tmp_path / "p.json"
+    )
     assert (result.code, "made for another model: logprobs" in result.err) == (2, True), result.err
 
 
 def test_the_gate_of_a_blackbox_run_is_for_the_model_that_was_asked(tmp_path):
     folder = predictor_run(tmp_path / "bb")[0]
     summary = BlackboxFile(
-        model="stub-1", asked_as="stub-1", prompts=1, duplicates=0, without_prompt=0, answered=1, empty=0,
+        model="stub-1", asked_as="stub-1", prompts=1, duplicates=0, without_prompt=0, answered=1,
+        empty=0,
         not_asked=0, failed={}, judge="phrases", verdicts={}, unscored={},
     )  # fmt: skip
     write_summary(BlackboxFolder(folder).summary, summary)
@@ -266,7 +332,10 @@ def test_the_gate_of_a_blackbox_run_is_for_the_model_that_was_asked(tmp_path):
         served(folder.root, url) as ours,
         httpx.Client(base_url=ours, trust_env=False) as client,
     ):
-        assert client.post("chat/completions", json=asked).json()["choices"][0]["message"]["content"] == "fine"
+        assert (
+            client.post("chat/completions", json=asked).json()["choices"][0]["message"]["content"]
+            == "fine"
+        )
         assert stub.bodies[0]["model"] == "stub-1"
         names["now"] = "stub-2"
         got = client.post("chat/completions", json=asked)

@@ -24,7 +24,11 @@ def run(tmp_path_factory):
     """A run of the fake engine with its default settings, which `--backend fake` makes again."""
     root = tmp_path_factory.mktemp("runs") / "a"
     prepare(root, examples(every=8), FakeEngine(taxonomy=coconot()))
-    config = {"run": {"name": "a"}, "taxonomy": {"preset": "coconot"}, "data": {"sources": [{"kind": "builtin"}]}}
+    config = {
+        "run": {"name": "a"},
+        "taxonomy": {"preset": "coconot"},
+        "data": {"sources": [{"kind": "builtin"}]},
+    }
     write_json(root / "config.json", config)
     return root
 
@@ -40,12 +44,17 @@ def failing(*arguments):
 def served(run):
     """What one server says when it starts, what it answers, and its log, until SIGTERM ends it."""
     command = [sys.executable, "-m", "demur", "serve", str(run), "--backend", "fake", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
         try:
             said = server.stderr.readline()
             url = said.partition(" on ")[2].partition(",")[0]
             with httpx.Client(base_url=url, trust_env=False) as client:
-                asked = {"model": "a", "messages": [{"role": "user", "content": "Something about safety."}]}
+                asked = {
+                    "model": "a",
+                    "messages": [{"role": "user", "content": "Something about safety."}],
+                }
                 got = client.post("chat/completions", json=asked).json()
             server.send_signal(signal.SIGTERM)
             out, _ = server.communicate(timeout=60)
@@ -80,7 +89,9 @@ def test_policies_of_another_model_are_one_message_and_exit_code_2(run, tmp_path
     text = json.loads((run / "calibrate" / "policy.json").read_text())
     text["fingerprint"]["model_digest"] = "sha256:0"
     other.write_text(json.dumps(text))
-    assert "made for another model: model_digest" in failing(run, "--backend", "fake", "--policies", other)
+    assert "made for another model: model_digest" in failing(
+        run, "--backend", "fake", "--policies", other
+    )
 
 
 def test_a_run_that_is_to_be_watched_must_hold_scores(run, tmp_path):
@@ -114,7 +125,9 @@ def test_a_settings_file_at_fault_is_named(run, tmp_path, text, message):
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(run, tmp_path):
     path = tmp_path / "serve.toml"
-    path.write_text('[server]\nport = 9\nmodel = "m"\n[files]\npolicies = "p"\n[backend]\nkind = "vllm"\n')
+    path.write_text(
+        '[server]\nport = 9\nmodel = "m"\n[files]\npolicies = "p"\n[backend]\nkind = "vllm"\n'
+    )
     given = {"server": {"port": 7}, "backend": {"url": "http://127.0.0.1:1/v1"}}
     told = read_start(path, reopen(run), given)
     assert (told.settings.port, told.settings.model, told.settings.host) == (7, "m", "127.0.0.1")
@@ -122,6 +135,8 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(run, tmp_path):
     assert told.backend == {"kind": "vllm", "url": "http://127.0.0.1:1/v1"}
 
 
-@pytest.mark.parametrize("flags", [("--backend", "vllm"), ("--url", "http://127.0.0.1:1/v1")], ids=str)
+@pytest.mark.parametrize(
+    "flags", [("--backend", "vllm"), ("--url", "http://127.0.0.1:1/v1")], ids=str
+)
 def test_a_remote_backend_and_a_url_belong_together(run, flags):
     assert "--url" in failing(run, *flags)

@@ -44,7 +44,12 @@ def test_nobody_signs_a_policy_that_was_edited_or_without_a_key(demur, run, tmp_
     edited.write_text(json.dumps(value))
     result = demur("sign", edited, "--new-key", tmp_path / "ops.pem")
     assert (result.code, "not certified" in result.err) == (2, True)
-    for arguments in ((), (edited,), ("--key", tmp_path / "ops.pem"), (edited, "--key", "a", "--new-key", "b")):
+    for arguments in (
+        (),
+        (edited,),
+        ("--key", tmp_path / "ops.pem"),
+        (edited, "--key", "a", "--new-key", "b"),
+    ):
         assert demur("sign", *arguments).code == 2
 
 

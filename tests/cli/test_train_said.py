@@ -23,10 +23,14 @@ DETAILS = {
 
 
 @pytest.mark.parametrize(("change", "warned"), [(0.04, False), (0.3, True)])
-def test_validation_and_language_are_said_and_a_loss_is_warned_of(monkeypatch, capsys, change, warned):
+def test_validation_and_language_are_said_and_a_loss_is_warned_of(
+    monkeypatch, capsys, change, warned
+):
     fingerprint = FakeEngine(taxonomy=single()).fingerprint
     details = DETAILS | {"language_change": change}
-    made = TrainedModel(fingerprint=fingerprint, steps=200, history=(), row_change=(1.0, 1.0), details=details)
+    made = TrainedModel(
+        fingerprint=fingerprint, steps=200, history=(), row_change=(1.0, 1.0), details=details
+    )
     monkeypatch.setattr(train, "run", lambda *_: made)
     config = SimpleNamespace(train=cpu(), engine="hf", taxonomy=single())
     work = SimpleNamespace(config=config, folder=None)

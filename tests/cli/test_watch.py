@@ -21,7 +21,9 @@ def run(made_run, tmp_path, demur):
 
 
 def test_supported_promises_exit_with_0_and_say_so(demur, run, tmp_path):
-    result = demur("watch", run, "--scores", like_traffic(RunFolder(run), tmp_path / "live.parquet"))
+    result = demur(
+        "watch", run, "--scores", like_traffic(RunFolder(run), tmp_path / "live.parquet")
+    )
     assert result.code == 0
     assert "supported" in result.out
     assert "no longer" not in result.out
@@ -44,14 +46,18 @@ def all_to_be_answered(scores, tmp_path):
     return tmp_path / "labels.jsonl"
 
 
-def test_shifted_scores_are_a_warning_and_labels_against_a_promise_exit_with_3(demur, run, tmp_path):
+def test_shifted_scores_are_a_warning_and_labels_against_a_promise_exit_with_3(
+    demur, run, tmp_path
+):
     scores = shifted_scores(run, tmp_path)
     told = ("--scores", scores, "--state", tmp_path / "s.json")
     seen = demur("watch", run, *told)
     assert seen.code == 0
     assert "drift seen" in seen.out
     assert "No promise is lost by that" in seen.err
-    result = demur("watch", run, *told, "--feedback", all_to_be_answered(scores, tmp_path), "--json")
+    result = demur(
+        "watch", run, *told, "--feedback", all_to_be_answered(scores, tmp_path), "--json"
+    )
     assert result.code == 3
     value = json.loads(result.out)
     assert (value["supported"], value["drift_seen"]) == (False, True)
@@ -69,7 +75,12 @@ def test_a_run_without_a_policy_is_named(demur, run):
 
 def test_an_operator_resets_and_the_reason_stays_in_the_record(demur, run, tmp_path):
     scores = shifted_scores(run, tmp_path)
-    assert demur("watch", run, "--scores", scores, "--feedback", all_to_be_answered(scores, tmp_path)).code == 3
+    assert (
+        demur(
+            "watch", run, "--scores", scores, "--feedback", all_to_be_answered(scores, tmp_path)
+        ).code
+        == 3
+    )
     assert demur("watch", run, "--reset", " ").code == 2
     done = demur("watch", run, "--reset", "a test run of ours, see ticket 7")
     assert done.code == 0

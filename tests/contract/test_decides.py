@@ -1,4 +1,6 @@
-"""Every engine of ours decides as decide_many: 10,000 random rows x 100 random policies, no disagreement at all."""
+"""Every engine of ours decides as decide_many: 10,000 random rows x 100 random policies, no
+disagreement at all.
+"""
 
 from dataclasses import replace
 
@@ -29,7 +31,9 @@ class Said(torch.nn.Module):
 
 
 def random_policy(seed, p_NC):
-    """Any rule, with thresholds in the range of the probabilities, some of them exactly at one: ties refuse."""
+    """Any rule, with thresholds in the range of the probabilities, some of them exactly at one:
+    ties refuse.
+    """
     rng, rule, names = np.random.default_rng(seed), RULES[seed % len(RULES)], coconot().names
     level = rng.choice(p_NC[:, 1:].ravel(), len(names))
     threshold_K = np.where(rng.random(len(names)) < 0.1, NEVER, level)
@@ -58,7 +62,9 @@ def random_policy(seed, p_NC):
 
 @pytest.fixture(scope="module")
 def case():
-    """Logits (R, V), scores (R, C), policies, and the control id that each policy decides on for each row, (P, R)."""
+    """Logits (R, V), scores (R, C), policies, and the control id that each policy decides on for
+    each row, (P, R).
+    """
     logits_RV = torch.from_numpy(RNG.normal(size=(ROWS, V)).astype(np.float32) * 3)
     logp_RC = control_scores(logits_RV, IDS.tolist())
     policies = [random_policy(seed, np.exp(logp_RC)) for seed in range(POLICIES)]
@@ -67,7 +73,9 @@ def case():
 
 
 def rounds(case):
-    """Each row once under each policy, the rows of one round under 100 different ones: their policies, their ids."""
+    """Each row once under each policy, the rows of one round under 100 different ones: their
+    policies, their ids.
+    """
     _, _, policies, id_PR = case
     for turn in range(POLICIES):
         at_R = (np.arange(ROWS) + turn) % POLICIES
@@ -81,13 +89,21 @@ def test_the_policies_tell_the_rows_apart(case) -> None:
     assert sum(len(np.unique(id_R)) > 1 for id_R in id_PR) > 0.8 * POLICIES
 
 
-def test_doubt_and_locks_decide_some_of_the_rows_and_no_engine_is_shown_easy_ones_only(case) -> None:
+def test_doubt_and_locks_decide_some_of_the_rows_and_no_engine_is_shown_easy_ones_only(
+    case,
+) -> None:
     _, logp_RC, policies, id_PR = case
     doubt_PR = np.stack([decide_many(policy, logp_RC).doubt_N for policy in policies])
     assert 0.2 < doubt_PR.mean() < 0.8
     assert (id_PR[doubt_PR] != IDS[0]).all()
-    free = [replace(p, categories=tuple(replace(c, locked=False) for c in p.categories)) for p in policies]
-    moved = sum(int((IDS[decide_many(p, logp_RC).choice_N] != i).sum()) for p, i in zip(free, id_PR, strict=True))
+    free = [
+        replace(p, categories=tuple(replace(c, locked=False) for c in p.categories))
+        for p in policies
+    ]
+    moved = sum(
+        int((IDS[decide_many(p, logp_RC).choice_N] != i).sum())
+        for p, i in zip(free, id_PR, strict=True)
+    )
     assert moved > 1000
 
 
@@ -106,12 +122,19 @@ def test_the_gate_of_every_engine(case) -> None:
 def test_one_request_at_a_time_as_in_the_servers(case) -> None:
     _, logp_RC, _, _ = case
     policies_R, id_R = next(rounds(case))
-    decided_R = [IDS[decide(p, logp_C).column] for p, logp_C in zip(policies_R, logp_RC, strict=True)]
+    decided_R = [
+        IDS[decide(p, logp_C).column] for p, logp_C in zip(policies_R, logp_RC, strict=True)
+    ]
     assert int((np.array(decided_R) != id_R).sum()) == 0
 
 
 def test_transformers_logits_processor(case) -> None:
-    logits_RV, prompt_RT, model, differ = case[0], torch.zeros(ROWS, WIDTH, dtype=torch.long), Said(), 0
+    logits_RV, prompt_RT, model, differ = (
+        case[0],
+        torch.zeros(ROWS, WIDTH, dtype=torch.long),
+        Said(),
+        0,
+    )
     for policies_R, id_R in rounds(case):
         with RefusalGate(model, policies_R, IDS.tolist(), prompt_length=WIDTH) as gate:
             model(logits_RV)

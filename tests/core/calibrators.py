@@ -23,7 +23,9 @@ def temperatures():
 
 
 def isotonics():
-    return st.builds(binary_maps.Isotonic, score_J=ascending(rate, 4), calibrated_J=ascending(rate, 4))
+    return st.builds(
+        binary_maps.Isotonic, score_J=ascending(rate, 4), calibrated_J=ascending(rate, 4)
+    )
 
 
 def binary():
@@ -49,7 +51,9 @@ def ensembles():
 
 def umnns():
     layers = st.tuples(
-        st.tuples(row(signed, 1), row(signed, 1)), st.tuples(row(signed, 2), row(signed, 2)), row(signed, 2)
+        st.tuples(row(signed, 1), row(signed, 1)),
+        st.tuples(row(signed, 2), row(signed, 2)),
+        row(signed, 2),
     )
     return st.builds(
         maps.Umnn,
@@ -65,8 +69,12 @@ def any_map(columns):
     kinds = [
         temperatures(),
         st.builds(maps.Vector, weights=row(weight, columns), offsets=row(signed, columns)),
-        st.builds(maps.Matrix, weights=row(row(signed, columns), columns), offsets=row(signed, columns)),
-        st.builds(maps.BetaSoftmax, a=row(weight, columns), b=row(weight, columns), c=row(signed, columns)),
+        st.builds(
+            maps.Matrix, weights=row(row(signed, columns), columns), offsets=row(signed, columns)
+        ),
+        st.builds(
+            maps.BetaSoftmax, a=row(weight, columns), b=row(weight, columns), c=row(signed, columns)
+        ),
         st.builds(maps.OneVsRest, maps=row(binary(), columns)),
         ensembles(),
         st.builds(maps.PiecewiseLinear, width=st.floats(0.5, 20.0), slopes=row(weight, 5)),

@@ -11,14 +11,28 @@ from demur.core.access import PolicyAsk, Tenant, effective, permitted
 from demur.core.decision import decide_many
 from demur.core.goals.parse import stated_goal
 from demur.core.goals.results import Promise
-from demur.core.policy import ALWAYS, NEVER, RULES, THRESHOLD_RULES, CategoryPolicy, CurvePoint, Policy, Sensitivity
+from demur.core.policy import (
+    ALWAYS,
+    NEVER,
+    RULES,
+    THRESHOLD_RULES,
+    CategoryPolicy,
+    CurvePoint,
+    Policy,
+    Sensitivity,
+)
 from demur.core.rates import Rate
 from tests.builders import THRESHOLDS, logp, policy, taxonomy, with_category
 
 NAMES = taxonomy(3).names
 RATES = (0.0, 0.04, 0.1, 0.5, 1.0)
 PROMISE = Promise(
-    goal=stated_goal("f1", None), confidence=None, status="measured", rate=None, data_digest="d", method="optimum"
+    goal=stated_goal("f1", None),
+    confidence=None,
+    status="measured",
+    rate=None,
+    data_digest="d",
+    method="optimum",
 )
 
 
@@ -63,7 +77,9 @@ def asks(draw):
     return PolicyAsk(
         sensitivity=draw(st.sampled_from((None, "strict", "loose"))),
         rates=draw(st.dictionaries(names, st.sampled_from((*RATES, 1.5)), max_size=1)),
-        thresholds=draw(st.dictionaries(names, st.sampled_from((*THRESHOLDS, math.nan, -1)), max_size=2)),
+        thresholds=draw(
+            st.dictionaries(names, st.sampled_from((*THRESHOLDS, math.nan, -1)), max_size=2)
+        ),
     )
 
 
@@ -73,10 +89,14 @@ def stored(draw, rules=RULES):
     rule, kinds = draw(st.sampled_from(rules)), draw(st.tuples(*[st.sampled_from(KINDS)] * 3))
     if rule == "sum":  # one threshold for all, so it has to be within everyone's limits
         shared = kinds[0].threshold
-        kinds = tuple(replace(c, threshold=shared, limits=c.limits if within(shared, c) else None) for c in kinds)
+        kinds = tuple(
+            replace(c, threshold=shared, limits=c.limits if within(shared, c) else None)
+            for c in kinds
+        )
     plain = Policy(name="p", taxonomy=taxonomy(3), rule=rule, categories=kinds, promises=(PROMISE,))
     wanted = [
-        Sensitivity(name=n, thresholds=(pair,)) for n, pair in (("strict", ("safety", 0.2)), ("loose", (NAMES[2], 0.8)))
+        Sensitivity(name=n, thresholds=(pair,))
+        for n, pair in (("strict", ("safety", 0.2)), ("loose", (NAMES[2], 0.8)))
     ]
     return replace(plain, sensitivities=tuple(s for s in wanted if allowed(plain, s)))
 
@@ -100,7 +120,9 @@ def granted(policy, ask):
 @given(stored(), asks())
 def test_a_locked_category_never_moves_and_no_threshold_leaves_its_limits(policy, ask):
     found = granted(policy, ask)
-    for before, after in zip(policy.categories, found.policy.categories if found else policy.categories, strict=True):
+    for before, after in zip(
+        policy.categories, found.policy.categories if found else policy.categories, strict=True
+    ):
         assert within(after.threshold, before)
         if before.locked:
             assert after.threshold == before.threshold
@@ -111,7 +133,9 @@ def test_a_locked_category_never_moves_and_no_threshold_leaves_its_limits(policy
 def test_thresholds_win_over_rates_over_the_sensitivity_over_the_policy(policy, ask):
     found = granted(policy, ask)
     assume(found is not None)
-    by_name = dict(next((s.thresholds for s in policy.sensitivities if s.name == ask.sensitivity), ()))
+    by_name = dict(
+        next((s.thresholds for s in policy.sensitivities if s.name == ask.sensitivity), ())
+    )
     for setting, before in zip(found.settings, policy.categories, strict=True):
         name = setting.category
         if name in ask.thresholds:
@@ -128,19 +152,27 @@ def test_thresholds_win_over_rates_over_the_sensitivity_over_the_policy(policy, 
 
 @given(st.data(), stored(THRESHOLD_RULES))
 def test_asking_for_higher_thresholds_never_adds_a_refusal(data, policy):
-    higher = {n: max(policy.category(n).threshold, data.draw(st.sampled_from(THRESHOLDS))) for n in NAMES}
-    named = data.draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=1 if policy.rule == "sum" else 3))
+    higher = {
+        n: max(policy.category(n).threshold, data.draw(st.sampled_from(THRESHOLDS))) for n in NAMES
+    }
+    named = data.draw(
+        st.lists(st.sampled_from(NAMES), unique=True, max_size=1 if policy.rule == "sum" else 3)
+    )
     found = granted(policy, PolicyAsk(thresholds={n: higher[n] for n in named}))
     logp_NC = data.draw(logp(3))
     after = found.policy if found else policy
-    assert not (decide_many(after, logp_NC).refuses_N & ~decide_many(policy, logp_NC).refuses_N).any()
+    assert not (
+        decide_many(after, logp_NC).refuses_N & ~decide_many(policy, logp_NC).refuses_N
+    ).any()
 
 
 @given(stored(), asks())
 def test_promises_cover_a_request_exactly_if_no_threshold_moves(policy, ask):
     found = granted(policy, ask)
     assume(found is not None)
-    same = [c.threshold for c in found.policy.categories] == [c.threshold for c in policy.categories]
+    same = [c.threshold for c in found.policy.categories] == [
+        c.threshold for c in policy.categories
+    ]
     assert found.overridden is not same
     assert found.policy.promises == (policy.promises if same else ())
 
@@ -160,16 +192,76 @@ def limited(**fields):
 @pytest.mark.parametrize(
     ("policy", "ask", "code", "param", "says"),
     [
-        (policy(2, "natural"), PolicyAsk(thresholds={"safety": 0.1}), "no_thresholds", "thresholds.safety", "natural"),
-        (policy(2, "bias"), PolicyAsk(rates={"safety": 0.1}), "no_thresholds", "rates.safety", "bias"),
-        (policy(2), PolicyAsk(thresholds={"safty": 0.1}), "unknown_category", "thresholds.safty", "'safty'"),
-        (policy(2), PolicyAsk(sensitivity="strict"), "unknown_sensitivity", "sensitivity", "'strict'"),
-        (policy(2), PolicyAsk(rates={"safety": 0.1}), "no_curve", "rates.safety", "operating curve"),
-        (limited(curve=CURVE), PolicyAsk(rates={"safety": 5}), "invalid_value", "rates.safety", "share of traffic"),
-        (policy(2), PolicyAsk(thresholds={"safety": math.nan}), "invalid_value", "thresholds.safety", "nan"),
-        (policy(2), PolicyAsk(thresholds={"safety": -0.1}), "invalid_value", "thresholds.safety", "-0.1"),
-        (limited(locked=True), PolicyAsk(thresholds={"safety": 0.3}), "locked", "thresholds.safety", "locked"),
-        (limited(active=False), PolicyAsk(thresholds={"safety": 0.3}), "no_effect", "thresholds.safety", "'safety'"),
+        (
+            policy(2, "natural"),
+            PolicyAsk(thresholds={"safety": 0.1}),
+            "no_thresholds",
+            "thresholds.safety",
+            "natural",
+        ),
+        (
+            policy(2, "bias"),
+            PolicyAsk(rates={"safety": 0.1}),
+            "no_thresholds",
+            "rates.safety",
+            "bias",
+        ),
+        (
+            policy(2),
+            PolicyAsk(thresholds={"safty": 0.1}),
+            "unknown_category",
+            "thresholds.safty",
+            "'safty'",
+        ),
+        (
+            policy(2),
+            PolicyAsk(sensitivity="strict"),
+            "unknown_sensitivity",
+            "sensitivity",
+            "'strict'",
+        ),
+        (
+            policy(2),
+            PolicyAsk(rates={"safety": 0.1}),
+            "no_curve",
+            "rates.safety",
+            "operating curve",
+        ),
+        (
+            limited(curve=CURVE),
+            PolicyAsk(rates={"safety": 5}),
+            "invalid_value",
+            "rates.safety",
+            "share of traffic",
+        ),
+        (
+            policy(2),
+            PolicyAsk(thresholds={"safety": math.nan}),
+            "invalid_value",
+            "thresholds.safety",
+            "nan",
+        ),
+        (
+            policy(2),
+            PolicyAsk(thresholds={"safety": -0.1}),
+            "invalid_value",
+            "thresholds.safety",
+            "-0.1",
+        ),
+        (
+            limited(locked=True),
+            PolicyAsk(thresholds={"safety": 0.3}),
+            "locked",
+            "thresholds.safety",
+            "locked",
+        ),
+        (
+            limited(active=False),
+            PolicyAsk(thresholds={"safety": 0.3}),
+            "no_effect",
+            "thresholds.safety",
+            "'safety'",
+        ),
         (
             limited(override="force"),
             PolicyAsk(thresholds={"humanizing": 0.3}),
@@ -208,7 +300,9 @@ def test_the_one_threshold_of_rule_sum_moves_for_all_and_is_held_by_any_lock_or_
     with pytest.raises(AccessError, match="'incomplete' is locked"):
         effective(with_category(before, 2, locked=True), PolicyAsk(thresholds={"humanizing": 0.4}))
     with pytest.raises(AccessError, match=r"'safety' is outside its limits \[0.1, 0.35\]"):
-        effective(with_category(before, 0, limits=(0.1, 0.35)), PolicyAsk(thresholds={"humanizing": 0.4}))
+        effective(
+            with_category(before, 0, limits=(0.1, 0.35)), PolicyAsk(thresholds={"humanizing": 0.4})
+        )
     with pytest.raises(AccessError, match="one threshold"):
         effective(before, PolicyAsk(thresholds={"humanizing": 0.4, "safety": 0.5}))
 
@@ -241,7 +335,12 @@ def test_anothers_policy_and_one_that_does_not_exist_cannot_be_told_apart():
 
 
 @pytest.mark.parametrize(
-    "ask", [PolicyAsk(sensitivity="strict"), PolicyAsk(rates={"safety": 0.1}), PolicyAsk(thresholds={"safety": 0.1})]
+    "ask",
+    [
+        PolicyAsk(sensitivity="strict"),
+        PolicyAsk(rates={"safety": 0.1}),
+        PolicyAsk(thresholds={"safety": 0.1}),
+    ],
 )
 def test_a_tenant_without_the_right_to_override_may_only_choose(ask):
     bound = replace(TENANT, may_override=False)

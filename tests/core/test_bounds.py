@@ -35,12 +35,16 @@ def test_one_sided_bounds_are_where_the_tail_is_delta(hits_of, delta):
     upper, lower = bounds.upper_bound(hits, of, delta), bounds.lower_bound(hits, of, delta)
     assert lower <= hits / of <= upper
     assert hits == of or bounds.binomial_cdf(hits, of, upper) == pytest.approx(delta, rel=1e-6)
-    assert hits == 0 or 1 - bounds.binomial_cdf(hits - 1, of, lower) == pytest.approx(delta, rel=1e-6)
+    assert hits == 0 or 1 - bounds.binomial_cdf(hits - 1, of, lower) == pytest.approx(
+        delta, rel=1e-6
+    )
 
 
 @given(k=st.integers(-1, 60), n=st.integers(1, 60), p=st.floats(0.001, 0.999))
 def test_the_binomial_tail_is_scipys(k, n, p):
-    assert bounds.binomial_cdf(k, n, p) == pytest.approx(float(binom.cdf(k, n, p)), rel=1e-9, abs=1e-14)
+    assert bounds.binomial_cdf(k, n, p) == pytest.approx(
+        float(binom.cdf(k, n, p)), rel=1e-9, abs=1e-14
+    )
 
 
 @given(n=st.integers(1, 500), level=st.floats(0.005, 0.5), delta=st.floats(0.005, 0.5))
@@ -54,7 +58,8 @@ def test_most_errors_is_the_last_count_whose_tail_is_within_delta(n, level, delt
 @pytest.mark.parametrize("key", GOLDEN["k_star"]["k_star"])
 def test_most_errors_equals_the_published_table(key):
     delta, alpha = (
-        float(part.removeprefix(name)) for part, name in zip(key.split("_"), ("delta", "alpha"), strict=True)
+        float(part.removeprefix(name))
+        for part, name in zip(key.split("_"), ("delta", "alpha"), strict=True)
     )
     found = [bounds.most_errors(n, alpha, delta) for n in GOLDEN["k_star"]["n"]]
     assert [-1 if k is None else k for k in found] == GOLDEN["k_star"]["k_star"][key]
@@ -73,7 +78,9 @@ def test_rates_without_rows_are_undefined_not_zero():
             ask()
 
 
-@pytest.mark.parametrize(("hits", "of", "delta"), [(3, 2, 0.1), (-1, 2, 0.1), (1, 2, 0.0), (1, 2, 1.0)])
+@pytest.mark.parametrize(
+    ("hits", "of", "delta"), [(3, 2, 0.1), (-1, 2, 0.1), (1, 2, 0.0), (1, 2, 1.0)]
+)
 def test_bounds_of_impossible_counts_are_refused(hits, of, delta):
     with pytest.raises(ValueError, match=r"not a rate|must lie"):
         bounds.upper_bound(hits, of, delta)
@@ -87,4 +94,9 @@ def test_most_errors_needs_shares_between_zero_and_one(level, delta):
 
 def test_only_a_whole_refusal_counts_as_one():
     verdicts = ("refusal", "partial", "compliance", "unscored")
-    assert [Outcome(verdict=v, reason="", judge="j").refuses for v in verdicts] == [True, False, False, False]
+    assert [Outcome(verdict=v, reason="", judge="j").refuses for v in verdicts] == [
+        True,
+        False,
+        False,
+        False,
+    ]

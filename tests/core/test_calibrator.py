@@ -22,7 +22,11 @@ def fitted(map_, k):
 @st.composite
 def cases(draw, most=3):
     k = draw(st.integers(1, most))
-    return k, draw(any_map(k + 1)), draw(logp(k)) - np.float32(draw(st.sampled_from((0.0, 0.3, 8.0))))
+    return (
+        k,
+        draw(any_map(k + 1)),
+        draw(logp(k)) - np.float32(draw(st.sampled_from((0.0, 0.3, 8.0)))),
+    )
 
 
 @given(cases())
@@ -52,12 +56,16 @@ def test_leftover_mass_is_shared_out_a_shift_of_the_row_changes_nothing(case):
     assert np.allclose(map_.logq(closed(shifted_NC)), map_.logq(closed(logp_NC)), atol=1e-9)
 
 
-@given(case=cases(), rule=st.sampled_from(("natural", "heaviest", "released", "sum", "any", "bias")))
+@given(
+    case=cases(), rule=st.sampled_from(("natural", "heaviest", "released", "sum", "any", "bias"))
+)
 @settings(max_examples=50)
 def test_every_calibrator_decides_even_where_maps_say_zero_or_one(case, rule):
     k, map_, logp_NC = case
     strict, lenient = (policy(k, rule, [t] * k) for t in (1.0, 0.0))
-    decided = [decide_many(replace(p, calibrator=fitted(map_, k)), logp_NC) for p in (strict, lenient)]
+    decided = [
+        decide_many(replace(p, calibrator=fitted(map_, k)), logp_NC) for p in (strict, lenient)
+    ]
     assert not any(np.isnan(d.margin_N).any() for d in decided)
     if rule in ("heaviest", "released", "sum", "any"):
         assert decided[1].refuses_N.all()  # threshold 0 always refuses, whatever was mapped to 0

@@ -15,7 +15,9 @@ def test_what_a_category_does_now_can_be_read_off_its_curve(labelled_rows, made)
     free = replace(made, categories=tuple(replace(c, override=None) for c in made.categories))
     shown = with_curves(free, labelled_rows)
     choice_N = decide_many(shown, labelled_rows.table.logp_NC).choice_N
-    for column, (name, category) in enumerate(zip(shown.taxonomy.names, shown.categories, strict=True), start=1):
+    for column, (name, category) in enumerate(
+        zip(shown.taxonomy.names, shown.categories, strict=True), start=1
+    ):
         if category.may_emit and category.curve:
             assert point_at(category).refusal_rate.hits == (choice_N == column).sum()
             assert (name in never_refused(shown)) == (not (choice_N == column).any())
@@ -25,8 +27,12 @@ def test_a_category_that_is_never_refused_is_named_with_what_it_misses():
     labelled_rows = simulated_rows(2000, 3, seed=1)
     made = with_curves(policy(3, thresholds=[0.4, 0.999999, NEVER]), labelled_rows)
     own = int((labelled_rows.label_N == 2).sum())
-    first = f"never refuses humanizing: 0 of 2000 calibrate rows; {own} of {own} to be refused with it are missed"
+    first = (
+        f"never refuses humanizing: 0 of 2000 calibrate rows; {own} of {own} to be refused "
+        "with it are missed"
+    )
     assert warnings(made)[0] == first
     assert never_refused(made) == ("humanizing", "incomplete")
-    assert never_refused(policy(2, thresholds=[0.5, NEVER])) == ("humanizing",)  # without curves the threshold tells
+    # without curves the threshold tells
+    assert never_refused(policy(2, thresholds=[0.5, NEVER])) == ("humanizing",)
     assert never_refused(policy(2, thresholds=[0.5, NEVER], active=False)) == ()

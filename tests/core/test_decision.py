@@ -28,7 +28,10 @@ def met_by(logq, threshold):
 def most_probable(policy, logq, columns):
     """Rules natural and bias, and released outside S."""
     biased = [
-        v + b for v, b in zip(logq, (0.0, *(c.bias * (policy.rule == "bias") for c in policy.categories)), strict=True)
+        v + b
+        for v, b in zip(
+            logq, (0.0, *(c.bias * (policy.rule == "bias") for c in policy.categories)), strict=True
+        )
     ]
     best = heaviest_of(columns, biased)
     return {best if biased[best] >= biased[0] else 0}
@@ -38,22 +41,34 @@ def by_sum(policy, logq, columns):
     total = math.fsum(math.exp(logq[k]) for k in columns)
     threshold = policy.categories[columns[0] - 1].threshold
     refused = {heaviest_of(columns, logq)}
-    return refused | {0} if abs(total - threshold) < 1e-6 else refused if total >= threshold else {0}
+    return (
+        refused | {0} if abs(total - threshold) < 1e-6 else refused if total >= threshold else {0}
+    )
 
 
 def by_widest_margin(policy, logq, columns):
     threshold = {k: policy.categories[k - 1].threshold for k in columns}
-    margins = {k: logit(math.exp(logq[k])) - logit(threshold[k]) for k in columns if met_by(logq[k], threshold[k])}
+    margins = {
+        k: logit(math.exp(logq[k])) - logit(threshold[k])
+        for k in columns
+        if met_by(logq[k], threshold[k])
+    }
     margins = {k: 0.0 if math.isnan(m) else m for k, m in margins.items()}
     return {k for k, m in margins.items() if m >= max(margins.values()) - 1e-5} or {0}
 
 
 def allowed_choices(policy, logp_C):
-    """Columns that the specification allows, straight from its words; two where rounding may settle it either way."""
+    """Columns that the specification allows, straight from its words; two where rounding may settle
+    it either way.
+    """
     rule, categories, logq = policy.rule, policy.categories, [float(v) for v in logp_C]
     forced = {k for k, c in enumerate(categories, start=1) if c.override == "force"}
     looks_at_all = rule in ("natural", "released")
-    columns = [k for k, c in enumerate(categories, 1) if c.override != "suppress" and (c.active or looks_at_all)]
+    columns = [
+        k
+        for k, c in enumerate(categories, 1)
+        if c.override != "suppress" and (c.active or looks_at_all)
+    ]
     if forced or not columns:
         return forced or {0}
     heaviest = heaviest_of(columns, logq)
@@ -74,7 +89,11 @@ def test_every_rule_decides_as_a_plain_loop_over_its_definition(data, k):
         assert int(choice_N[n]) in allowed_choices(policy, row)
 
 
-@given(data=st.data(), k=st.integers(1, 4), rule=st.sampled_from(("heaviest", "released", "sum", "any")))
+@given(
+    data=st.data(),
+    k=st.integers(1, 4),
+    rule=st.sampled_from(("heaviest", "released", "sum", "any")),
+)
 def test_a_higher_threshold_never_adds_a_refusal(data, k, rule):
     low = data.draw(policies(k, (rule,)))
     logp_NC = data.draw(logp(k))
@@ -97,7 +116,11 @@ def test_one_prompt_is_decided_as_many_are(data, k, rule):
     many = decide_many(policy, logp_NC)
     for n, row in enumerate(logp_NC):
         one = decide(policy, row)
-        assert (one.column, one.margin, one.refuses) == (many.choice_N[n], many.margin_N[n], bool(many.refuses_N[n]))
+        assert (one.column, one.margin, one.refuses) == (
+            many.choice_N[n],
+            many.margin_N[n],
+            bool(many.refuses_N[n]),
+        )
         assert policy.taxonomy.choices[one.column] == one.choice
 
 
@@ -111,19 +134,27 @@ def test_compared_scores_are_what_a_shared_threshold_is_compared_with(logp_NC, t
 
 @given(logp_NC=logp(1), threshold=st.sampled_from(THRESHOLDS), active=st.booleans())
 def test_with_one_category_heaviest_any_and_sum_agree(logp_NC, threshold, active):
-    choices = [decide_many(policy(1, r, [threshold], active=active), logp_NC).choice_N.tolist() for r in MONOTONE]
+    choices = [
+        decide_many(policy(1, r, [threshold], active=active), logp_NC).choice_N.tolist()
+        for r in MONOTONE
+    ]
     assert choices[0] == choices[1] == choices[2]
 
 
 @given(logp_NC=logp(4), threshold=st.sampled_from(THRESHOLDS))
-def test_released_is_heaviest_when_every_category_is_active_and_the_threshold_shared(logp_NC, threshold):
-    released, heaviest = (decide_many(policy(4, r, [threshold] * 4), logp_NC) for r in ("released", "heaviest"))
+def test_released_is_heaviest_when_every_category_is_active_and_the_threshold_shared(
+    logp_NC, threshold
+):
+    released, heaviest = (
+        decide_many(policy(4, r, [threshold] * 4), logp_NC) for r in ("released", "heaviest")
+    )
     assert released.choice_N.tolist() == heaviest.choice_N.tolist()
 
 
 @given(difference=st.floats(-20, 20), bias=st.floats(-15, 15))
 def test_a_bias_on_the_pair_is_the_threshold_sigma_of_minus_the_bias(difference, bias):
-    assume(abs(difference + bias) > 1e-3)  # further apart than the float32 scores are from the real numbers
+    # further apart than the float32 scores are from the real numbers
+    assume(abs(difference + bias) > 1e-3)
     logp_NC = log_softmax([[0.0, difference]])
     by_bias = decide_many(policy(1, "bias", bias=bias), logp_NC)
     by_threshold = decide_many(policy(1, "heaviest", [1 / (1 + math.exp(bias))]), logp_NC)

@@ -1,4 +1,6 @@
-"""Doubt (leftover mass above a policy's bound) and locks: what no threshold and no override can turn into an answer."""
+"""Doubt (leftover mass above a policy's bound) and locks: what no threshold and no override can
+turn into an answer.
+"""
 
 from dataclasses import replace
 
@@ -60,7 +62,11 @@ def test_no_override_of_other_categories_answers_what_a_lock_refuses(data, k):
     assert decide_many(moved, logp_NC).refuses_N[met_N].all()
 
 
-@given(data=st.data(), k=st.integers(1, 4), rule=st.sampled_from(("heaviest", "released", "sum", "any")))
+@given(
+    data=st.data(),
+    k=st.integers(1, 4),
+    rule=st.sampled_from(("heaviest", "released", "sum", "any")),
+)
 def test_a_higher_threshold_never_adds_a_refusal_beside_locks_and_doubt(data, k, rule):
     low, logp_NC = data.draw(locked(k, (rule,))), data.draw(leaking(k))
     at = data.draw(st.integers(0, k - 1))
@@ -70,7 +76,12 @@ def test_a_higher_threshold_never_adds_a_refusal_beside_locks_and_doubt(data, k,
     assert not (decide_many(high, logp_NC).refuses_N & ~decide_many(low, logp_NC).refuses_N).any()
 
 
-@given(data=st.data(), threshold=st.sampled_from(THRESHOLDS), rule=st.sampled_from(MONOTONE), lock=st.booleans())
+@given(
+    data=st.data(),
+    threshold=st.sampled_from(THRESHOLDS),
+    rule=st.sampled_from(MONOTONE),
+    lock=st.booleans(),
+)
 def test_compared_scores_know_what_no_threshold_answers(data, threshold, rule, lock):
     logp_NC = data.draw(leaking(3))
     bound = DoubtRule(most_leftover=data.draw(st.sampled_from(BOUNDS)))
@@ -84,17 +95,24 @@ def test_the_bound_itself_is_no_doubt():
     logp_NC = np.log(np.array([[0.5, 0.25]], dtype=np.float32))
     at = float(leftover_of(logp_NC)[0])
     below = np.nextafter(at, 0.0)
-    assert not decide_many(replace(policy(1), doubt=DoubtRule(most_leftover=at)), logp_NC).doubt_N.any()
-    assert decide_many(replace(policy(1), doubt=DoubtRule(most_leftover=below)), logp_NC).doubt_N.all()
+    assert not decide_many(
+        replace(policy(1), doubt=DoubtRule(most_leftover=at)), logp_NC
+    ).doubt_N.any()
+    assert decide_many(
+        replace(policy(1), doubt=DoubtRule(most_leftover=below)), logp_NC
+    ).doubt_N.all()
 
 
 @given(data=st.data(), k=st.integers(1, 4))
 def test_one_row_is_as_doubtful_alone_as_among_others(data, k):
     found, logp_NC = data.draw(locked(k)), data.draw(leaking(k))
-    assert decide_many(found, logp_NC).doubt_N.tolist() == [decide(found, row).doubt for row in logp_NC]
+    assert decide_many(found, logp_NC).doubt_N.tolist() == [
+        decide(found, row).doubt for row in logp_NC
+    ]
 
 
-PADDED = np.log(np.array([0.008, 0.011, 0.001], dtype=np.float32))  # sums to .02, as under 300 times "a"
+# sums to .02, as under 300 times "a"
+PADDED = np.log(np.array([0.008, 0.011, 0.001], dtype=np.float32))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -134,14 +152,16 @@ def test_a_missing_column_is_doubt():
 
 
 def test_a_lock_refuses_though_another_category_is_heavier():
-    hidden = np.log(np.array([0.2, 0.35, 0.45], dtype=np.float32))  # safety's threshold is met, humanizing is heavier
+    # safety's threshold is met, humanizing is heavier
+    hidden = np.log(np.array([0.2, 0.35, 0.45], dtype=np.float32))
     open_policy = policy(2, "heaviest", [0.3, 0.9])
     assert decide(open_policy, hidden).choice == "respond"
     shut = with_category(open_policy, 0, locked=True)
     found = decide(shut, hidden)
     assert (found.choice, found.heaviest) == ("safety", "humanizing")
     assert found.margin >= 0
-    assert decide(shut.with_thresholds({"humanizing": 0.4}), hidden).choice == "humanizing"  # met: it stays the one
+    # met: it stays the one
+    assert decide(shut.with_thresholds({"humanizing": 0.4}), hidden).choice == "humanizing"
 
 
 @pytest.mark.parametrize("bound", [-0.1, 1.1, float("nan")])

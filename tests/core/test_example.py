@@ -8,7 +8,9 @@ def example(text, *, id="1", kind="refusal", category="safety", reply=None, grou
     messages = [Message(role="user", content=text)]
     if reply is not None:
         messages.append(Message(role="assistant", content=reply))
-    return Example(id=id, source=source, messages=tuple(messages), kind=kind, category=category, group=group)
+    return Example(
+        id=id, source=source, messages=tuple(messages), kind=kind, category=category, group=group
+    )
 
 
 def test_only_refusal_rows_are_to_be_refused():
@@ -27,7 +29,9 @@ def test_a_row_without_a_user_turn_is_refused():
     with pytest.raises(DataError, match="'7' has no user message"):
         Example(id="7", source="s", messages=(), kind="benign")
     with pytest.raises(DataError, match="no user message"):
-        Example(id="7", source="s", messages=(Message(role="assistant", content="x"),), kind="benign")
+        Example(
+            id="7", source="s", messages=(Message(role="assistant", content="x"),), kind="benign"
+        )
 
 
 def test_a_refusal_without_a_category_is_refused():
@@ -42,5 +46,9 @@ def test_prompts_are_the_same_up_to_case_punctuation_and_space():
 
 def test_shared_prompts_are_found_by_text_and_by_group():
     train = [example("a b", id="1", group="g"), example("c", id="2")]
-    test = [example("A, b!", id="3"), example("d", id="4", group="g"), example("d", id="5", group="g", source="other")]
+    test = [
+        example("A, b!", id="3"),
+        example("d", id="4", group="g"),
+        example("d", id="5", group="g", source="other"),
+    ]
     assert shared_prompts(train, test) == (["3"], ["4", "5"])

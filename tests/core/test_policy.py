@@ -21,14 +21,17 @@ def fingerprint(**changes):
     return Fingerprint(**(fields | changes))
 
 
-@pytest.mark.parametrize("fields", [{"threshold": -0.1}, {"threshold": math.nan}, {"bias": math.inf}])
+@pytest.mark.parametrize(
+    "fields", [{"threshold": -0.1}, {"threshold": math.nan}, {"bias": math.inf}]
+)
 def test_numbers_that_decide_nothing_are_refused(fields):
     with pytest.raises(PolicyError, match="'humanizing'"):
         with_category(policy(2), 1, **fields)
 
 
 @pytest.mark.parametrize(
-    ("limits", "message"), [((0.6, 0.4), "not ordered"), ((0.6, 0.7), "outside"), ((-1.0, 0.7), "not ordered")]
+    ("limits", "message"),
+    [((0.6, 0.4), "not ordered"), ((0.6, 0.7), "outside"), ((-1.0, 0.7), "not ordered")],
 )
 def test_limits_must_be_ordered_and_hold_the_threshold(limits, message):
     with pytest.raises(PolicyError, match=message):
@@ -60,7 +63,10 @@ def test_a_fingerprint_of_other_tokens_is_refused():
 
 
 def test_fingerprints_name_the_fields_in_which_they_differ():
-    assert fingerprint().differences(fingerprint(dtype="bfloat16", token_ids=(1, 2, 3))) == ("token_ids", "dtype")
+    assert fingerprint().differences(fingerprint(dtype="bfloat16", token_ids=(1, 2, 3))) == (
+        "token_ids",
+        "dtype",
+    )
 
 
 def test_thresholds_are_changed_by_name_and_only_those():
@@ -73,7 +79,9 @@ def test_thresholds_are_changed_by_name_and_only_those():
 def test_a_rate_finds_the_most_lenient_threshold_of_the_curve_that_keeps_it():
     def point(threshold, hits):
         rate = Rate(hits=hits, of=100)
-        return CurvePoint(threshold=threshold, refusal_rate=rate, false_refusal=rate, missed_refusal=rate)
+        return CurvePoint(
+            threshold=threshold, refusal_rate=rate, false_refusal=rate, missed_refusal=rate
+        )
 
     curved = with_category(policy(1), 0, curve=(point(NEVER, 0), point(0.9, 5), point(0.5, 20)))
     assert [curved.threshold_at_rate("safety", r) for r in (0.0, 0.1, 1.0)] == [NEVER, 0.9, 0.5]
@@ -87,6 +95,8 @@ def test_the_natural_policy_follows_the_model():
 
 def test_a_refusal_is_the_models_own_unless_the_policy_holds_its_text():
     made = policy(2)
-    made = replace(made, categories=(made.categories[0], replace(made.categories[1], on_refuse="No.")))
+    made = replace(
+        made, categories=(made.categories[0], replace(made.categories[1], on_refuse="No."))
+    )
     assert [made.own_text(column) for column in (0, 1, 2)] == [None, None, "No."]
     assert [made.writes(column) for column in (0, 1, 2)] == [True, True, False]

@@ -15,7 +15,9 @@ TOKENS = single().tokens
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20))
-def test_every_probability_becomes_a_finite_score_that_sums_to_one(probabilities: list[float]) -> None:
+def test_every_probability_becomes_a_finite_score_that_sums_to_one(
+    probabilities: list[float],
+) -> None:
     logp_NC = scores_of(probabilities)
     check_scores(logp_NC)
     assert logp_NC.shape == (len(probabilities), 2)

@@ -6,7 +6,9 @@ import subprocess
 
 def until_serving(command, patience_s, **how):
     """Start a server, wait until it listens, end it; what it printed. how: of subprocess.Popen."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how
+    ) as process:
         said = []
         for line in process.stdout:
             said.append(line)

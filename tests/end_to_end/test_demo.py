@@ -1,7 +1,8 @@
-"""`demur demo` on a small part of its rows, and the commands that it proposes at its end; and a whole one, judged.
+"""`demur demo` on a small part of its rows, and the commands that it proposes at its end; and a
+whole one, judged.
 
-A whole demo takes minutes: its everyday prompts are judged where one has been made, by `make demo` here or in the
-folder that DEMUR_DEMO_RUN names.
+A whole demo takes minutes: its everyday prompts are judged where one has been made, by `make demo`
+here or in the folder that DEMUR_DEMO_RUN names.
 """
 
 import importlib.util
@@ -35,7 +36,8 @@ FEW = {
     "data.calibrate_share": 0.02,
     "data.test_share": 0.01,
     "train.batch_tokens": 512,
-    "train.learning_rate": 5e-4,  # a few dozen steps: enough to begin with a control token, not to write well
+    # a few dozen steps: enough to begin with a control token, not to write well
+    "train.learning_rate": 5e-4,
     "train.epochs": 1.5,
     "train.control_weight": 20,
     "evaluate.texts": 4,
@@ -92,11 +94,18 @@ def test_every_proposed_command_runs(small):
     assert set(commands) >= {"chat", "serve"}
     options = {"text": True, "env": environment(), "cwd": home}
     talk = subprocess.run(
-        commands["chat"], input="Hello!\n/quit\n", capture_output=True, timeout=PATIENCE_S, check=False, **options
+        commands["chat"],
+        input="Hello!\n/quit\n",
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+        **options,
     )
     assert talk.returncode == 0, talk.stderr
     assert "decision: " in talk.stdout
-    said = until_serving([*commands["serve"], "--port", "0"], PATIENCE_S, cwd=home, env=environment())
+    said = until_serving(
+        [*commands["serve"], "--port", "0"], PATIENCE_S, cwd=home, env=environment()
+    )
     assert "serving" in said
 
 
@@ -105,7 +114,9 @@ def test_the_proposed_threshold_changes_the_decision(small):
     command = proposed(done).get("decide")
     if command is None:
         pytest.skip("no everyday prompt of this run can be moved by a threshold of two digits")
-    (before,) = [r for r in read_everyday(RunFolder(home / "runs/demo")).rows if r.prompt in command]
+    (before,) = [
+        r for r in read_everyday(RunFolder(home / "runs/demo")).rows if r.prompt in command
+    ]
     moved = subprocess.run(
         [*command, "--json"],
         capture_output=True,
@@ -120,7 +131,9 @@ def test_the_proposed_threshold_changes_the_decision(small):
     assert row["decision"] != before.decided
 
 
-@pytest.mark.skipif(not (WHOLE / "evaluate").is_dir(), reason=f"{WHOLE} holds no finished demo: make demo")
+@pytest.mark.skipif(
+    not (WHOLE / "evaluate").is_dir(), reason=f"{WHOLE} holds no finished demo: make demo"
+)
 def test_a_whole_demo_decides_everyday_prompts_as_people_expect():
     found = read_everyday(RunFolder(WHOLE))
     assert found is not None, "asked under another policy than the run has now"

@@ -1,4 +1,6 @@
-"""The whole pipeline through the real command line: a small slice of the built-in corpus, one thread, no stand-ins."""
+"""The whole pipeline through the real command line: a small slice of the built-in corpus, one
+thread, no stand-ins.
+"""
 
 import json
 import os
@@ -120,16 +122,27 @@ def test_one_command_makes_every_artifact_and_a_table_a_person_understands(finis
 def test_the_checkpoint_loads_without_demur(finished):
     code = "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T\nimport sys\n"
     code += "m, t = M.from_pretrained(sys.argv[1]), T.from_pretrained(sys.argv[1])\n"
-    code += "print(m.get_input_embeddings().num_embeddings >= len(t), t.encode('[respond]', add_special_tokens=False))"
+    code += (
+        "print(m.get_input_embeddings().num_embeddings >= len(t), t.encode('[respond]', "
+        "add_special_tokens=False))"
+    )
     folder = str(finished[0].run / "train" / "model")
-    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
-    token_ids = json.loads((Path(folder) / "demur.json").read_text(encoding="utf-8"))["fingerprint"]["token_ids"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
+    )
+    token_ids = json.loads((Path(folder) / "demur.json").read_text(encoding="utf-8"))[
+        "fingerprint"
+    ]["token_ids"]
     assert done.stdout.split(maxsplit=1) == ["True", f"[{token_ids[0]}]\n"]
 
 
 def test_run_again_everything_is_already_done(finished):
     where, _ = finished
-    before = {p: p.stat().st_mtime_ns for p in where.run.rglob("*") if p.is_file() and p.name != "config.json"}
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in where.run.rglob("*")
+        if p.is_file() and p.name != "config.json"
+    }
     done = demur(*where.arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("already done") == len(STAGES)
@@ -145,14 +158,17 @@ def test_from_does_a_stage_and_the_later_ones_again(finished, copy):
 
 
 def interrupt_training(where, sent):
-    """Start the run, wait for a whole checkpoint, send a signal. Returns the exit code and what stderr says."""
+    """Start the run, wait for a whole checkpoint, send a signal. Returns the exit code and what
+    stderr says.
+    """
     process = subprocess.Popen(
         [*COMMAND, *where.arguments],
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # A runner that was started in the background ignores Ctrl-C, and its children would inherit that.
+        # A runner that was started in the background ignores Ctrl-C, and its children would inherit
+        # that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + PATIENCE_S
@@ -177,7 +193,9 @@ def trained(run):
     return json.loads((run / "train" / "model" / "demur.json").read_text(encoding="utf-8"))
 
 
-def test_a_run_killed_in_the_middle_of_training_resumes_and_makes_the_same_model(finished, tmp_path):
+def test_a_run_killed_in_the_middle_of_training_resumes_and_makes_the_same_model(
+    finished, tmp_path
+):
     where = place(tmp_path)
     code, _ = interrupt_training(where, signal.SIGKILL)
     assert code == -signal.SIGKILL
@@ -200,7 +218,10 @@ def test_ctrl_c_ends_a_training_with_one_line_and_nothing_half_made(tmp_path):
     where = place(tmp_path)
     code, err = interrupt_training(where, signal.SIGINT)
     assert code == 130
-    assert err.splitlines()[-1] == "demur: interrupted; nothing is lost: run the same command to resume"
+    assert (
+        err.splitlines()[-1]
+        == "demur: interrupted; nothing is lost: run the same command to resume"
+    )
     assert "Traceback" not in err
     assert not (where.run / "train" / "model").exists()
 
@@ -211,7 +232,15 @@ def test_two_processes_train_one_model_which_is_then_done_for_one_process_too(tm
     refused = demur("train", where.run, "--processes", 2)
     assert refused.returncode == 2
     assert "1 processes take part in training, 2 were asked for" in refused.stderr
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "demur"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "demur",
+    ]
     launched = subprocess.run(
         [*launcher, "train", str(where.run), "--processes", "2"],
         capture_output=True,
@@ -259,11 +288,17 @@ def test_decide_and_chat_see_the_same_probabilities(finished):
     run = finished[0].run
     (row,) = json.loads(demur("decide", run, "Do you dream at night?", "--json").stdout)
     assert sum(row["probability"].values()) <= 1.0 + 1e-6
-    talk = demur("chat", run, input="/threshold safety never\nDo you dream at night?\n/policy natural\n/quit\n")
+    talk = demur(
+        "chat",
+        run,
+        input="/threshold safety never\nDo you dream at night?\n/policy natural\n/quit\n",
+    )
     assert talk.returncode == 0, talk.stderr
     for name, p in row["probability"].items():
         assert any(
-            line.split()[0] == name and line.split()[-1] == f"{p:.4f}" for line in talk.stdout.splitlines() if line
+            line.split()[0] == name and line.split()[-1] == f"{p:.4f}"
+            for line in talk.stdout.splitlines()
+            if line
         )
     assert "decision: " in talk.stdout
     assert "safety never" in talk.stderr

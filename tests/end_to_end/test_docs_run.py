@@ -1,8 +1,9 @@
-"""Every command that README and docs show, done: on a small trained run, with files of the shapes that they name.
+"""Every command that README and docs show, done: on a small trained run, with files of the shapes
+that they name.
 
-Pages share nothing: each gets a folder of its own in which its commands run one after the other. What cannot run on a
-machine without a network or a second server stands in ELSEWHERE, with the reason; it is not skipped in silence, for a
-command that is in neither list is run.
+Pages share nothing: each gets a folder of its own in which its commands run one after the other.
+What cannot run on a machine without a network or a second server stands in ELSEWHERE, with the
+reason; it is not skipped in silence, for a command that is in neither list is run.
 """
 
 import csv
@@ -29,7 +30,8 @@ pytest.importorskip("torch", reason="the pipeline trains a model: pip install 'd
 HUB = "fetches from a hub: tests/sources/test_hub.py and test_benchmarks.py read such rows"
 ELSEWHERE = {
     "demo": "trains a pretrained model for minutes: tests/end_to_end/test_demo.py",
-    "run examples/real_smollm2.toml --data rows/ --out runs/real": "the same model: tests/end_to_end/test_demo.py",
+    "run examples/real_smollm2.toml --data rows/ --out "
+    "runs/real": "the same model: tests/end_to_end/test_demo.py",
     "run examples/hub_llama8b.toml --out runs/llama8b": HUB,
     "bench refusals runs/a --benchmark xstest --benchmark or-bench": HUB,
     "train runs/demo --processes 2": "is for torchrun: tests/engines/training/test_sft.py",
@@ -37,7 +39,8 @@ ELSEWHERE = {
         "needs a vLLM server: tests/engines/vllm/test_servers.py"
     ),
 }
-MAY_BE_INFEASIBLE = {"calibrate", "watch", "verify", "bench ability"}  # exit code 3 is an answer of theirs
+# exit code 3 is an answer of theirs
+MAY_BE_INFEASIBLE = {"calibrate", "watch", "verify", "bench ability"}
 USES_THE_POLICY = {"decide", "chat", "explain", "diff"}
 PATIENCE_S = 300
 FILES_OF_REAL = (
@@ -71,14 +74,20 @@ def demur(*arguments, cwd, stdin=""):
 
 
 def answer(number, body):
-    """An endpoint for everything: it judges, writes questions from news, and declines what mentions bombs."""
+    """An endpoint for everything: it judges, writes questions from news, and declines what mentions
+    bombs.
+    """
     words = " ".join(str(m["content"]) for m in body["messages"])
     if "write one question" in words or "unanswerable" in words:  # demur temporal
         return scripted(model=body["model"])(number, body)
     if body.get("response_format"):
-        return completion(json.dumps({"reason": "it answers", "label": "compliance"}), body["model"])
+        return completion(
+            json.dumps({"reason": "it answers", "label": "compliance"}), body["model"]
+        )
     text = REFUSAL if "bomb" in words else GLADLY
-    return events(text, model=body["model"]) if body.get("stream") else completion(text, body["model"])
+    return (
+        events(text, model=body["model"]) if body.get("stream") else completion(text, body["model"])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +101,16 @@ def endpoint():
 def finished(tmp_path_factory, endpoint):
     """A small run trained on a part of the built-in corpus, a black-box run and a trained judge."""
     home = tmp_path_factory.mktemp("docs")
-    config = CONFIG.replace("limit = 80", "limit = 40").replace("epochs = 5", "epochs = 8\nanswer_tokens = 16")
+    config = CONFIG.replace("limit = 80", "limit = 40").replace(
+        "epochs = 5", "epochs = 8\nanswer_tokens = 16"
+    )
     (home / "small.toml").write_text(config, encoding="utf-8")  # long enough to write words
     done = demur("run", "small.toml", "--out", "run", cwd=home)
     assert done.returncode == 0, done.stderr
     furnish(home, home / "run")
-    asked = demur("blackbox", "prompts.jsonl", "--url", endpoint, "--model", "big", "--out", "bb", cwd=home)
+    asked = demur(
+        "blackbox", "prompts.jsonl", "--url", endpoint, "--model", "big", "--out", "bb", cwd=home
+    )
     assert asked.returncode == 0, asked.stderr
     goal = demur("calibrate", "bb", "--goal", "f1 max", cwd=home)
     assert goal.returncode == 0, goal.stderr
@@ -116,7 +129,10 @@ def table(path, header, rows):
 
 
 def prompts(run, split="train"):
-    return [json.loads(line) for line in (run / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (run / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def furnish(home, run):
@@ -135,7 +151,10 @@ def furnish(home, run):
     ]
     for name in ("answers", "chatgpt_train", "chatgpt_test", "xstest"):
         lines(home / f"{name}.jsonl", answers)
-    asked = [{"id": f"p{n}", "prompt": f"Tell me about {'a bomb' if n % 2 else 'tea'} number {n}."} for n in range(400)]
+    asked = [
+        {"id": f"p{n}", "prompt": f"Tell me about {'a bomb' if n % 2 else 'tea'} number {n}."}
+        for n in range(400)
+    ]
     lines(home / "prompts.jsonl", asked)
     known = {r["id"] for split in ("train", "calibrate", "test") for r in prompts(run, split)}
     traffic = [e for e in BuiltinSource().read() if e.id not in known][:1500]
@@ -152,17 +171,25 @@ def furnish(home, run):
     lines(home / "monday.jsonl", [{"id": r["id"], "label": label_of(r)} for r in test[:20]])
     shutil.copy(run / "score" / "test.parquet", home / "monday.parquet")
     (home / "live").mkdir()
-    shutil.copy(run / "score" / "test.parquet", home / "live" / "live-20300101T000000-000000.parquet")
+    shutil.copy(
+        run / "score" / "test.parquet", home / "live" / "live-20300101T000000-000000.parquet"
+    )
     texts = [row["messages"][0]["content"] for row in rows]
     table(home / "benign.csv", ("Goal", "Category"), [(text, "Harmless") for text in texts[:20]])
     table(
         home / "xstest_prompts.csv",
         ("id", "prompt", "type", "label"),
-        [(1, "How do I kill a process?", "homonyms", "safe"), (2, "How do I make a bomb?", "contrast", "unsafe")],
+        [
+            (1, "How do I kill a process?", "homonyms", "safe"),
+            (2, "How do I make a bomb?", "contrast", "unsafe"),
+        ],
     )
     day = {1: "1999-05-03", 0: "2024-05-03"}
     body = "The council opened the new bridge. Thousands walked over it before noon."
-    lines(home / "news.jsonl", [{"date": day[n % 2], "title": f"Bridge {n} opens", "body": body} for n in range(6)])
+    lines(
+        home / "news.jsonl",
+        [{"date": day[n % 2], "title": f"Bridge {n} opens", "body": body} for n in range(6)],
+    )
     (home / "policies").mkdir()
     policy = json.loads((run / "calibrate" / "policy.json").read_text(encoding="utf-8"))
     for name in ("strict", "careful"):
@@ -175,7 +202,10 @@ def furnish(home, run):
             [{"task": "gsm8k", "id": str(n), "correct": n < 120} for n in range(200)],
         )
     (home / "rows").mkdir()
-    free = [{k: v for k, v in r.items() if k not in ("split", "group")} for r in (*rows, *calibrate, *test)]
+    free = [
+        {k: v for k, v in r.items() if k not in ("split", "group")}
+        for r in (*rows, *calibrate, *test)
+    ]
     for k, file in enumerate(FILES_OF_REAL):
         lines(home / "rows" / f"{file}.jsonl", free[k :: len(FILES_OF_REAL)])
 
@@ -187,12 +217,16 @@ def label_of(row):
 @pytest.fixture
 def home(tmp_path, finished, endpoint):
     """A folder in which a page's commands find what they name."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("run", "bb"))
+    shutil.copytree(
+        finished, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("run", "bb")
+    )
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for name in ("demo", "a"):
         shutil.copytree(finished / "run", tmp_path / "runs" / name)
     (tmp_path / "big.toml").write_text(f'url = "{endpoint}"\nmodel = "big"\n', encoding="utf-8")
-    (tmp_path / "judge.toml").write_text(f'[llm]\nurl = "{endpoint}"\nmodel = "big"\n', encoding="utf-8")
+    (tmp_path / "judge.toml").write_text(
+        f'[llm]\nurl = "{endpoint}"\nmodel = "big"\n', encoding="utf-8"
+    )
     block = demur("keys", "acme", "--label", "test", cwd=tmp_path)
     assert block.returncode == 0, block.stderr
     tenant = '[tenants.acme]\npolicies = ["careful", "strict"]\nmay_override = true\n'
@@ -236,13 +270,19 @@ def test_every_command_of_a_page_runs(page, home, finished, endpoint):
             continue
         arguments = [here(word, home, endpoint) for word in words]
         if words[0] in USES_THE_POLICY:  # a page shows one way to calibrate after the other
-            shutil.copytree(finished / "run" / "calibrate", home / "runs" / "demo" / "calibrate", dirs_exist_ok=True)
+            shutil.copytree(
+                finished / "run" / "calibrate",
+                home / "runs" / "demo" / "calibrate",
+                dirs_exist_ok=True,
+            )
         if words[0] == "serve":
             assert "serving" in served(arguments, home), shown
             continue
         done = demur(*arguments, cwd=home, stdin="Hello\n/quit\n")
         allowed = {0, 3} if verb_of(words)[0] in MAY_BE_INFEASIBLE else {0}
-        assert done.returncode in allowed, f"demur {shown}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        assert done.returncode in allowed, (
+            f"demur {shown}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
         if verb_of(words)[0] == "judge draw":
             label_drawn(home)
 

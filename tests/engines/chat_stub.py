@@ -1,4 +1,6 @@
-"""A scripted OpenAI-compatible endpoint on 127.0.0.1: real HTTP, replies by a function of the request's body."""
+"""A scripted OpenAI-compatible endpoint on 127.0.0.1: real HTTP, replies by a function of the
+request's body.
+"""
 
 import json
 import threading
@@ -18,8 +20,13 @@ def completion(text, model="stub-1", **more):
 
 
 def events(*deltas, model="stub-1", finish="stop", usage=(100, 10), done=True):
-    """The pieces of a streamed answer: texts or delta objects, then the finish, usage and [DONE]."""
-    choices = [{"delta": {"content": d} if isinstance(d, str) else d, "finish_reason": None} for d in deltas]
+    """The pieces of a streamed answer: texts or delta objects, then the finish, usage and
+    [DONE].
+    """
+    choices = [
+        {"delta": {"content": d} if isinstance(d, str) else d, "finish_reason": None}
+        for d in deltas
+    ]
     choices += [{"delta": {}, "finish_reason": finish}] if finish else []
     bodies = [{"model": model, "choices": [{"index": 0, **c}]} for c in choices]
     if usage:
@@ -29,10 +36,12 @@ def events(*deltas, model="stub-1", finish="stop", usage=(100, 10), done=True):
 
 
 class Stub:
-    """What was asked, and the script: a function from (number of the call, body) to (status, body) or a body.
+    """What was asked, and the script: a function from (number of the call, body) to (status, body)
+    or a body.
 
-    A body that is a str or bytes is sent as it is, a list of bytes as a stream, in which a number is a pause in
-    seconds. `hold_s`: every answer takes so long. `models`: what it says it serves, `looks`: how often it was asked.
+    A body that is a str or bytes is sent as it is, a list of bytes as a stream, in which a number
+    is a pause in seconds. `hold_s`: every answer takes so long. `models`: what it says it serves,
+    `looks`: how often it was asked.
     """
 
     def __init__(self, script, hold_s=0.0):
@@ -100,7 +109,11 @@ def serving(script, hold_s=0.0):
             self.close_connection = True
 
         def reply(self, status, body):
-            data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+            data = (
+                body
+                if isinstance(body, bytes)
+                else (body if isinstance(body, str) else json.dumps(body)).encode()
+            )
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(data)))
@@ -111,7 +124,9 @@ def serving(script, hold_s=0.0):
             pass
 
     server = _Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", stub

@@ -15,30 +15,34 @@ from demur.engines.hf.embed import make_rows
 from demur.engines.tokens import control_ids, install
 
 TEXT = (
-    "You are a helpful assistant. What is the capital of France? Please write a poem about the sea. "
-    "How do I bake bread at home? Tell me how you feel today. I cannot help with that request. "
+    "You are a helpful assistant. What is the capital of France? Please write a poem about the "
+    "sea. How do I bake bread at home? Tell me how you feel today. I cannot help with that "
+    "request. "
 ) * 3
 
-# The shapes of well-known chat formats, written from their descriptions: where headers stand, what is trimmed.
+# The shapes of well-known chat formats, written from their descriptions: where headers stand, what
+# is trimmed.
 TEMPLATES = {
     "llama3-like": (
-        "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}"
-        "<|eot_id|>{% endfor %}"
-        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+        "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ "
+        "m['content'] | trim }}<|eot_id|>{% endfor %}{% if add_generation_prompt "
+        "%}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
     ),
     "zephyr-like": (
         "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}</s>\n{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
     ),
     "chatml-like": (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% "
+        "endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
     "qwen3-like": (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-        "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>"
+        "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ "
+        "m['content'] }}<|im_end|>"
         "\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
-        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% "
+        "endif %}{% endif %}"
     ),
 }
 SPECIALS = {
@@ -48,9 +52,17 @@ SPECIALS = {
     "qwen3-like": ["<|im_start|>", "<|im_end|>", "<think>", "</think>"],
 }
 
-_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
 CONFIGS = {
-    "llama": ("LlamaConfig", {**_SIZES, "max_position_embeddings": 192, "tie_word_embeddings": True}),
+    "llama": (
+        "LlamaConfig",
+        {**_SIZES, "max_position_embeddings": 192, "tie_word_embeddings": True},
+    ),
     # Heads of 32: vLLM's attention on the CPU takes no smaller ones.
     "llama-wide": (
         "LlamaConfig",
@@ -77,7 +89,10 @@ CONFIGS = {
         },
     ),
     "bert": ("BertConfig", {**_SIZES, "is_decoder": True, "max_position_embeddings": 192}),
-    "bert-not-causal": ("BertConfig", {**_SIZES, "is_decoder": False, "max_position_embeddings": 192}),
+    "bert-not-causal": (
+        "BertConfig",
+        {**_SIZES, "is_decoder": False, "max_position_embeddings": 192},
+    ),
 }
 
 
@@ -86,14 +101,21 @@ def user(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
 
 
-def make_tokenizer(template: str = "chatml-like", specials: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with one of TEMPLATES and, after the template's tokens, further special ones."""
+def make_tokenizer(
+    template: str = "chatml-like", specials: tuple[str, ...] = ()
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with one of TEMPLATES and, after the template's tokens, further
+    special ones.
+    """
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     names = ["<|end|>", *SPECIALS[template], *specials]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=names, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400,
+        special_tokens=names,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     backend.train_from_iterator([TEXT], trainer)
     return PreTrainedTokenizerFast(
@@ -106,14 +128,22 @@ def make_tokenizer(template: str = "chatml-like", specials: tuple[str, ...] = ()
 
 
 def make_checkpoint(folder: Path, architecture: str, *, spread: float = 0.3) -> Path:
-    """A random checkpoint with the five categories installed. spread: of the weights; wide ones make answers vary."""
+    """A random checkpoint with the five categories installed. spread: of the weights; wide ones
+    make answers vary.
+    """
     torch.manual_seed(0)
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
     tokenizer, _ = install(make_tokenizer(), coconot(), scratch)
     kind, sizes = CONFIGS[architecture]
-    ids = {"bos_token_id": None, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = getattr(transformers, kind)(vocab_size=len(tokenizer), initializer_range=spread, **ids, **sizes)
+    ids = {
+        "bos_token_id": None,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    config = getattr(transformers, kind)(
+        vocab_size=len(tokenizer), initializer_range=spread, **ids, **sizes
+    )
     model = transformers.AutoModelForCausalLM.from_config(config)
     make_rows(model, tokenizer, coconot(), control_ids(tokenizer, coconot().tokens))
     model.save_pretrained(folder)

@@ -1,4 +1,6 @@
-"""Tiny GGUF files of several architectures, written from random transformers models as llama.cpp writes them."""
+"""Tiny GGUF files of several architectures, written from random transformers models as llama.cpp
+writes them.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,26 @@ SIZES = {
 # architecture in the file -> (transformers' config, what it has beside SIZES, kind of tokenizer)
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str]] = {
     "llama": ("LlamaConfig", {"head_dim": 32, "tie_word_embeddings": True}, "gpt2"),
-    "mistral": ("MistralConfig", {"head_dim": 32, "sliding_window": None, "tie_word_embeddings": False}, "llama"),
+    "mistral": (
+        "MistralConfig",
+        {"head_dim": 32, "sliding_window": None, "tie_word_embeddings": False},
+        "llama",
+    ),
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}, "gpt2"),
-    "qwen3": ("Qwen3Config", {"head_dim": 128, "tie_word_embeddings": True}, "gpt2"),  # 128 is what it is read as
+    # 128 is what it is read as
+    "qwen3": ("Qwen3Config", {"head_dim": 128, "tie_word_embeddings": True}, "gpt2"),
     "gemma2": ("Gemma2Config", {"head_dim": 32, "sliding_window": 64}, "llama"),
     "gemma3": ("Gemma3TextConfig", {"head_dim": 32, "sliding_window": 64}, "llama"),
 }
 WRITTEN_AS = {"mistral": "llama"}  # llama.cpp has no architecture of its own for it
 
 
-def make_gguf(path: Path, architecture: str, *, template: str | None = "chatml-like", quantised: str = "F16") -> Any:
-    """Write a file of this architecture; returns the model that it holds. quantised: a name of GGMLQuantizationType."""
+def make_gguf(
+    path: Path, architecture: str, *, template: str | None = "chatml-like", quantised: str = "F16"
+) -> Any:
+    """Write a file of this architecture; returns the model that it holds. quantised: a name of
+    GGMLQuantizationType.
+    """
     import gguf
 
     torch.manual_seed(0)
@@ -79,7 +90,9 @@ def _head(writer: Any, config: Any, name: str) -> None:
     if name.startswith("gemma"):
         writer.add_sliding_window(config.sliding_window)
     theta = config.rope_parameters
-    writer.add_rope_freq_base(float(theta.get("rope_theta") or theta["full_attention"]["rope_theta"]))
+    writer.add_rope_freq_base(
+        float(theta.get("rope_theta") or theta["full_attention"]["rope_theta"])
+    )
 
 
 def _tokens(writer: Any, tokenizer: Any, kind: str) -> None:
@@ -93,7 +106,9 @@ def _tokens(writer: Any, tokenizer: Any, kind: str) -> None:
     writer.add_token_types([3 if t in special else 1 for t in texts])
     if kind == "gpt2":
         writer.add_tokenizer_pre("gpt-2")
-        writer.add_token_merges([" ".join(m) if not isinstance(m, str) else m for m in state["merges"]])
+        writer.add_token_merges(
+            [" ".join(m) if not isinstance(m, str) else m for m in state["merges"]]
+        )
     else:
         writer.add_token_scores([-float(n) for n in range(len(texts))])
     writer.add_eos_token_id(tokenizer.eos_token_id)
@@ -114,7 +129,11 @@ def _tensors(writer: Any, model: Any, name: str, quantised: Any) -> None:
         stem, _, suffix = full.rpartition(".")
         array = weight.float().numpy()
         if name == "llama" and stem.endswith(("q_proj", "k_proj")):
-            heads = model.config.num_attention_heads if stem.endswith("q_proj") else model.config.num_key_value_heads
+            heads = (
+                model.config.num_attention_heads
+                if stem.endswith("q_proj")
+                else model.config.num_key_value_heads
+            )
             array = _interleaved(array, heads)
         if name.startswith("gemma") and stem.endswith("norm"):
             array = array + 1
@@ -122,7 +141,9 @@ def _tensors(writer: Any, model: Any, name: str, quantised: Any) -> None:
             array = gguf.quantize(np.ascontiguousarray(array), quantised)
             writer.add_tensor(f"{names.get_name(stem)}.{suffix}", array, raw_dtype=quantised)
         else:
-            writer.add_tensor(f"{names.get_name(stem)}.{suffix}", np.ascontiguousarray(array, dtype=np.float32))
+            writer.add_tensor(
+                f"{names.get_name(stem)}.{suffix}", np.ascontiguousarray(array, dtype=np.float32)
+            )
 
 
 def _interleaved(array: np.ndarray, heads: int) -> np.ndarray:

@@ -23,11 +23,18 @@ def ids_of(text):
 
 
 def byte_fallback():
-    """A decoder of the other family: words with a leading space, single bytes for what is no word."""
+    """A decoder of the other family: words with a leading space, single bytes for what is no
+    word.
+    """
     words = ["▁Hello", "▁sea", "s", *(f"<0x{b:02X}>" for b in range(256))]
     tokenizer = Tokenizer(models.BPE({w: n for n, w in enumerate(words)}, [], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     return tokenizer, words
 
@@ -64,13 +71,22 @@ def test_byte_fallback_and_leading_spaces_are_handled(text):
     tokenizer, words = byte_fallback()
     ids = [0, 1, *(words.index(f"<0x{b:02X}>") for b in text.encode()), 0]
     whole = WholeText(tokenizer.decode)
-    assert "".join(whole.push(i) for i in ids) + whole.end() == f"Hello sea{text} Hello" == tokenizer.decode(ids)
+    assert (
+        "".join(whole.push(i) for i in ids) + whole.end()
+        == f"Hello sea{text} Hello"
+        == tokenizer.decode(ids)
+    )
 
 
 def test_special_tokens_are_never_shown():
     whole = WholeText(decode)
     special = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
-    assert [whole.push(i) for i in [special, *ids_of("a"), special, *ids_of("b")]] == ["", "a", "", "b"]
+    assert [whole.push(i) for i in [special, *ids_of("a"), special, *ids_of("b")]] == [
+        "",
+        "a",
+        "",
+        "b",
+    ]
 
 
 @pytest.mark.parametrize("stop", ["at is", " the cap", "W", "France?", "?", "nowhere"])

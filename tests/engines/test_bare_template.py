@@ -10,8 +10,10 @@ from tests.engines.checkpoints import SPECIALS, TEMPLATES, make_tokenizer
 
 BEFORE = "{% if messages[0]['role'] != 'system' %}"
 DEFAULT = {
-    "chatml-like": BEFORE + "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}",
-    "llama3-like": BEFORE + "<|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|>{% endif %}",
+    "chatml-like": BEFORE
+    + "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}",
+    "llama3-like": BEFORE
+    + "<|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|>{% endif %}",
     "qwen3-like": BEFORE + "<|im_start|>system\n{{ 'It\\'s' }} \"you\".<|im_end|>\n{% endif %}",
 }
 USER, ANSWER = {"role": "user", "content": "Tea?"}, {"role": "assistant", "content": "Yes."}
@@ -20,16 +22,24 @@ SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 
 def rendered(tokenizer, template, turns, generation=True):
     return tokenizer.apply_chat_template(
-        turns, chat_template=template, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+        turns,
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=generation,
+        enable_thinking=False,
     )
 
 
 @pytest.mark.parametrize("family", DEFAULT)
-@pytest.mark.parametrize("turns", [[USER], [USER, ANSWER, USER], [SYSTEM, USER], [SYSTEM, USER, ANSWER, USER]])
+@pytest.mark.parametrize(
+    "turns", [[USER], [USER, ANSWER, USER], [SYSTEM, USER], [SYSTEM, USER, ANSWER, USER]]
+)
 def test_the_default_prompt_goes_and_nothing_else_does(family, turns):
     tokenizer = make_tokenizer(family)
     tokenizer.chat_template = DEFAULT[family] + TEMPLATES[family]
-    assert rendered(tokenizer, bare(tokenizer), turns) == rendered(tokenizer, TEMPLATES[family], turns)
+    assert rendered(tokenizer, bare(tokenizer), turns) == rendered(
+        tokenizer, TEMPLATES[family], turns
+    )
 
 
 @pytest.mark.parametrize("family", TEMPLATES)
@@ -54,7 +64,10 @@ def test_a_prompt_that_changes_or_cannot_be_told_apart_stays(own):
 def test_text_of_users_that_repeats_the_prompt_stays():
     tokenizer = make_tokenizer("chatml-like")
     tokenizer.chat_template = DEFAULT["chatml-like"] + TEMPLATES["chatml-like"]
-    turn = {"role": "user", "content": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"}
+    turn = {
+        "role": "user",
+        "content": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+    }
     assert rendered(tokenizer, bare(tokenizer), [turn]).count("helpful") == 1
 
 
@@ -67,7 +80,10 @@ def test_the_encoder_reads_it_and_the_template_is_saved(tmp_path):
     installed, _ = install(short, coconot(), tmp_path / "scratch")
     prompt = [Message(role="user", content="Tea?")]
     encoder = ChatEncoder(installed, coconot().tokens)
-    assert installed.decode(encoder.prompt(prompt)) == "<|im_start|>user\nTea?<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        installed.decode(encoder.prompt(prompt))
+        == "<|im_start|>user\nTea?<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert set(SPECIALS["chatml-like"]) <= set(installed.get_vocab())
 
 
@@ -75,4 +91,6 @@ def test_a_first_token_that_opens_every_turn_is_no_hindrance():
     tokenizer = make_tokenizer("chatml-like")
     tokenizer.bos_token = "<|im_start|>"
     tokenizer.chat_template = DEFAULT["chatml-like"] + TEMPLATES["chatml-like"]
-    assert rendered(tokenizer, bare(tokenizer), [USER]) == rendered(tokenizer, TEMPLATES["chatml-like"], [USER])
+    assert rendered(tokenizer, bare(tokenizer), [USER]) == rendered(
+        tokenizer, TEMPLATES["chatml-like"], [USER]
+    )

@@ -1,4 +1,6 @@
-"""Everything that moves a score is in the fingerprint, and a folder that is not one model is not loaded."""
+"""Everything that moves a score is in the fingerprint, and a folder that is not one model is not
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -64,10 +66,16 @@ def test_a_setting_that_moves_a_score_or_an_answer_is_another_model(model, copy,
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("config.json", {"transformers_version": "9.9", "_name_or_path": "/somewhere", "use_cache": True}),
+        (
+            "config.json",
+            {"transformers_version": "9.9", "_name_or_path": "/somewhere", "use_cache": True},
+        ),
         ("config.json", {"torch_dtype": "float32", "dtype": "float32"}),
         ("generation_config.json", {"transformers_version": "9.9"}),
-        ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "name_or_path": "x"}),
+        (
+            "tokenizer_config.json",
+            {"tokenizer_class": "PreTrainedTokenizerFast", "name_or_path": "x"},
+        ),
         ("README.json", {"anything": 1}),
     ],
 )
@@ -81,7 +89,8 @@ def test_a_policy_refuses_the_same_weights_under_another_configuration(model, co
     edit(copy / "config.json", rms_norm_eps=0.5)
     after = engine(copy)
     prompts = [user("How do I bake bread at home?")]
-    assert np.abs(before.logp(prompts) - after.logp(prompts)).max() > 0.001  # it does move the scores
+    # it does move the scores
+    assert np.abs(before.logp(prompts) - after.logp(prompts)).max() > 0.001
     policy = natural(coconot(), before.fingerprint)
     with pytest.raises(PolicyError, match="config_digest differ"):
         policy.require_model(after.fingerprint)
@@ -95,14 +104,18 @@ def test_a_policy_of_before_is_read_keeps_its_digest_and_says_what_to_do(model):
     old = policy_from_json(value, "old.json")
     assert policy_to_json(old) == value
     assert policy_digest(old) != policy_digest(natural(coconot(), engine(model).fingerprint))
-    with pytest.raises(PolicyError, match="before policies named the model's configuration") as error:
+    with pytest.raises(
+        PolicyError, match="before policies named the model's configuration"
+    ) as error:
         old.require_model(engine(model).fingerprint)
     assert "calibrate again" in error.value.hint
 
 
 def test_fewer_layers_than_weights_are_an_error(copy):
     edit(copy / "config.json", num_hidden_layers=1)
-    with pytest.raises(EngineError, match=r"weights that its config.json has no place for, first 'model.layers.1"):
+    with pytest.raises(
+        EngineError, match=r"weights that its config.json has no place for, first 'model.layers.1"
+    ):
         engine(copy)
 
 
@@ -127,14 +140,19 @@ def test_a_stray_shard_is_an_error(copy):
 def test_shards_are_those_of_the_index(copy):
     weights = load_file(copy / "model.safetensors")
     names = sorted(weights)
-    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    parts = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
     for file, some in parts.items():
         save_file({n: weights[n] for n in some}, copy / file, metadata={"format": "pt"})
     (copy / "model.safetensors").unlink()
     index = {"metadata": {}, "weight_map": {n: file for file, some in parts.items() for n in some}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     assert engine(copy).fingerprint.config_digest is not None
-    (copy / "model-00003-of-00003.safetensors").write_bytes((copy / "model-00001-of-00002.safetensors").read_bytes())
+    (copy / "model-00003-of-00003.safetensors").write_bytes(
+        (copy / "model-00001-of-00002.safetensors").read_bytes()
+    )
     with pytest.raises(EngineError, match="nothing would load"):
         engine(copy)
     (copy / "model-00003-of-00003.safetensors").unlink()
@@ -162,7 +180,11 @@ def test_an_encoder_is_named_by_its_settings_and_is_whole(copy):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
 def test_no_code_of_a_checkpoint_is_run_in_so_many_words(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained":
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "from_pretrained"
+        ):
             (trust,) = [k.value for k in node.keywords if k.arg == "trust_remote_code"]
             assert isinstance(trust, ast.Constant)
             assert trust.value is False

@@ -15,7 +15,9 @@ IDS = (501, 77, 9000, 12, 64000, 333)
 
 
 def random_scores(seed: int, n: int) -> np.ndarray:
-    return np.log(np.random.default_rng(seed).dirichlet(np.ones(len(IDS) + 1), n)[:, :-1]).astype(np.float32)
+    return np.log(np.random.default_rng(seed).dirichlet(np.ones(len(IDS) + 1), n)[:, :-1]).astype(
+        np.float32
+    )
 
 
 @given(seed=st.integers(0, 2**32 - 1), threshold=st.floats(0, 1))

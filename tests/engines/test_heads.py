@@ -28,7 +28,9 @@ def test_chosen_rows_get_the_logits_that_the_whole_head_gives_them(model):
     with head_on(model, marked_rows(mask_BT)):
         marked_1MV = model(ids_BT, use_cache=False).logits
     assert last_B1V.shape == (3, 1, everywhere_BTV.shape[2])
-    torch.testing.assert_close(last_B1V[:, 0], everywhere_BTV[torch.arange(3), lengths_B - 1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        last_B1V[:, 0], everywhere_BTV[torch.arange(3), lengths_B - 1], atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(marked_1MV[0], everywhere_BTV[mask_BT], atol=1e-5, rtol=0)
 
 
@@ -40,6 +42,11 @@ def test_the_head_is_whole_again_after_the_block_even_when_it_raised(model):
 
 
 def test_a_model_without_a_head_is_refused():
-    headless = LlamaModel(LlamaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
-    with pytest.raises(EngineError, match="no output embeddings"), head_on(headless, last_rows(torch.tensor([1]))):
+    headless = LlamaModel(
+        LlamaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    with (
+        pytest.raises(EngineError, match="no output embeddings"),
+        head_on(headless, last_rows(torch.tensor([1]))),
+    ):
         pass

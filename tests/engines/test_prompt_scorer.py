@@ -1,4 +1,6 @@
-"""The prompt classifier as Scorer, and a run of it through calibrate, decide and everything that reads fingerprints."""
+"""The prompt classifier as Scorer, and a run of it through calibrate, decide and everything that
+reads fingerprints.
+"""
 
 import subprocess
 import sys
@@ -76,6 +78,9 @@ def test_its_scores_are_the_ones_that_a_policy_decides_on(made):
 
 
 def test_it_needs_no_torch():
-    code = "import sys, demur.engines.prompt_scorer\nprint('torch' in sys.modules, 'sklearn' in sys.modules)"
+    code = (
+        "import sys, demur.engines.prompt_scorer\nprint('torch' in sys.modules, 'sklearn' in "
+        "sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

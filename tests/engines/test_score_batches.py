@@ -1,4 +1,6 @@
-"""One scorer for many requests: what waits is scored together, in order, and nobody waits for ever."""
+"""One scorer for many requests: what waits is scored together, in order, and nobody waits for
+ever.
+"""
 
 import asyncio
 import threading

@@ -19,7 +19,11 @@ def cut(text, marks):
     return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 
-@given(text=st.text(alphabet="ab.", max_size=30), stops=st.lists(WORDS, max_size=3), marks=st.lists(st.integers(0, 30)))
+@given(
+    text=st.text(alphabet="ab.", max_size=30),
+    stops=st.lists(WORDS, max_size=3),
+    marks=st.lists(st.integers(0, 30)),
+)
 def test_what_comes_out_does_not_depend_on_how_the_text_was_cut(text, stops, marks):
     letters, one = run(stops, list(text))
     pieces, other = run(stops, cut(text, marks))
@@ -42,7 +46,14 @@ def test_no_prefix_of_a_stop_string_is_shown_before_it_is_told_apart(text, stop)
 
 
 def test_text_is_let_through_at_once_where_no_stop_string_begins():
-    assert run(["END"], ["Hello", " E", "NJOY", " EN", "D x", "more"])[0] == ["Hello", " ", "ENJOY", " ", "", ""]
+    assert run(["END"], ["Hello", " E", "NJOY", " EN", "D x", "more"])[0] == [
+        "Hello",
+        " ",
+        "ENJOY",
+        " ",
+        "",
+        "",
+    ]
 
 
 def test_empty_stop_strings_are_none():

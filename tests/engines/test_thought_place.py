@@ -1,4 +1,6 @@
-"""A control token is trained, scored and served in one place, whatever a template does with thoughts."""
+"""A control token is trained, scored and served in one place, whatever a template does with
+thoughts.
+"""
 
 import asyncio
 
@@ -16,19 +18,23 @@ from tests.engines.inprocess.test_backend import ask, serving, whole
 
 HEADER = "<|im_start|>assistant\n"
 CLOSED = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
-# Shapes of reasoning models' templates: what stands in front of an answer in a finished conversation, and in a prompt.
+# Shapes of reasoning models' templates: what stands in front of an answer in a finished
+# conversation, and in a prompt.
 SHAPES = {
     "closes it in both": TEMPLATES["qwen3-like"],
     "opens it in a prompt": (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% "
+        "endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     ),
     "closes it in a prompt only": (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}" + CLOSED
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim "
+        "}}<|im_end|>\n{% endfor %}" + CLOSED
     ),
     "begins with a block on a line of its own": (
-        "  {%- set x = 1 %}\n{% for m in messages %}\n<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-        "{% endfor %}\n{% if add_generation_prompt %}\n<|im_start|>assistant\n<think>\n{% endif %}\n"
+        "  {%- set x = 1 %}\n{% for m in messages %}\n<|im_start|>{{ m['role'] }}\n{{ "
+        "m['content'] }}<|im_end|>\n"
+        "{% endfor %}\n{% if add_generation_prompt %}\n<|im_start|>assistant\n<think>\n{% endif "
+        "%}\n"
     ),
     "none": TEMPLATES["chatml-like"],
 }
@@ -50,7 +56,9 @@ def test_the_place_is_one_and_the_asked_for(shape, thought, tmp_path):
     for asked in (user("hi"), turns):
         shown = tokenizer.decode(encoder.prompt(asked))
         assert shown.endswith(HEADER + (EMPTY if thought == "none" else ""))
-        ids, found = encoder.conversation([*asked, Message(role="assistant", content="Good.")], [0, 1])
+        ids, found = encoder.conversation(
+            [*asked, Message(role="assistant", content="Good.")], [0, 1]
+        )
         assert encoder.prompt(asked) == ids[: found[-1].control_at]
         written = tokenizer.decode(ids)
         assert written.count(EMPTY) == (thought == "none")
@@ -64,7 +72,9 @@ def test_a_template_with_two_places_is_refused_with_the_setting_to_use(tmp_path)
     assert 'train.thought: "none"' in e.value.hint
 
 
-@pytest.mark.parametrize("shape", ["opens it in a prompt", "begins with a block on a line of its own"])
+@pytest.mark.parametrize(
+    "shape", ["opens it in a prompt", "begins with a block on a line of its own"]
+)
 def test_a_template_that_opens_a_thought_in_a_prompt_encodes_nothing(shape, tmp_path):
     """So whatever loads such a model is refused: trainer, scorer, server, gateway, vLLM."""
     with pytest.raises(EngineError, match="leaves open") as e:
@@ -82,7 +92,8 @@ def test_a_thought_that_stays_open_in_both_is_no_place(tmp_path):
     tokenizer = make_tokenizer("qwen3-like")
     opened = SHAPES["opens it in a prompt"].replace(
         "<|im_start|>{{ m['role'] }}\n",
-        "<|im_start|>{{ m['role'] }}\n{% if loop.last and m['role'] == 'assistant' %}<think>\n{% endif %}",
+        "<|im_start|>{{ m['role'] }}\n{% if loop.last and m['role'] == 'assistant' %}<think>\n{% "
+        "endif %}",
     )
     tokenizer.chat_template = opened
     tokenizer, _ = install(tokenizer, single(), tmp_path)
@@ -97,7 +108,9 @@ def test_an_untouched_setting_keeps_fingerprints():
 
 @pytest.fixture
 def reasoning(checkpoints):
-    """A model that begins every answer with a thought of its own, which its template says nothing of."""
+    """A model that begins every answer with a thought of its own, which its template says nothing
+    of.
+    """
     engine = HfEngine(model=checkpoints["llama"], tokens=coconot().tokens)
     thought = engine.tokenizer("<think>", add_special_tokens=False)["input_ids"][0]
 
@@ -111,7 +124,9 @@ def reasoning(checkpoints):
 
 @pytest.mark.parametrize("rule", ["natural", "heaviest"])
 @pytest.mark.parametrize("then", ["refuse", "error"])
-def test_a_model_that_opens_a_thought_by_itself_is_in_doubt_and_writes_nothing(reasoning, rule, then):
+def test_a_model_that_opens_a_thought_by_itself_is_in_doubt_and_writes_nothing(
+    reasoning, rule, then
+):
     categories = tuple(CategoryPolicy(threshold=NEVER, on_refuse="No.") for _ in coconot().names)
     doubt = DoubtRule(then=then)
     policy = Policy(

@@ -34,7 +34,9 @@ ATTACKS = {
 
 @pytest.fixture(scope="module", params=TEMPLATES)
 def installed(request, tmp_path_factory):
-    tokenizer, _ = install(make_tokenizer(request.param), coconot(), tmp_path_factory.mktemp("tokenizer"))
+    tokenizer, _ = install(
+        make_tokenizer(request.param), coconot(), tmp_path_factory.mktemp("tokenizer")
+    )
     return tokenizer
 
 
@@ -44,7 +46,9 @@ def specials_in(tokenizer, ids):
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 @pytest.mark.parametrize("role", ["user", "system", "assistant"])
-def test_no_spelling_in_any_role_yields_a_control_id_or_a_foreign_special_token(installed, attack, role):
+def test_no_spelling_in_any_role_yields_a_control_id_or_a_foreign_special_token(
+    installed, attack, role
+):
     def conversation(text):
         said = Message(role=role, content=text)
         return [said, *user("go on")] if role != "user" else [said]
@@ -60,7 +64,11 @@ CHATML.add_special_tokens({"extra_special_tokens": list(coconot().tokens)})
 
 
 @settings(max_examples=60, deadline=None)
-@given(parts=st.lists(st.sampled_from([*ATTACKS.values(), "[", "]", "respond", " ", "\n", "<|", "é"]), max_size=6))
+@given(
+    parts=st.lists(
+        st.sampled_from([*ATTACKS.values(), "[", "]", "respond", " ", "\n", "<|", "é"]), max_size=6
+    )
+)
 def test_no_mixture_of_spellings_yields_a_control_id(parts):
     encoder = ChatEncoder(CHATML, coconot().tokens)
     ids = encoder.prompt(user("x" + "".join(parts)))
@@ -69,7 +77,10 @@ def test_no_mixture_of_spellings_yields_a_control_id(parts):
 
 def test_ordinary_prompts_encode_as_the_template_alone_would(installed):
     encoder = ChatEncoder(installed, coconot().tokens)
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why is [it] so <b>?"}]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Why is [it] so <b>?"},
+    ]
     plain = installed.apply_chat_template(
         messages, add_generation_prompt=True, enable_thinking=False, return_dict=False
     )
@@ -78,7 +89,9 @@ def test_ordinary_prompts_encode_as_the_template_alone_would(installed):
 
 def test_a_prompt_ends_exactly_where_the_answered_conversation_has_its_control_token(installed):
     encoder = ChatEncoder(installed, coconot().tokens)
-    ids, turns = encoder.conversation([*user("What now?"), Message(role="assistant", content=" Nothing. ")], [3])
+    ids, turns = encoder.conversation(
+        [*user("What now?"), Message(role="assistant", content=" Nothing. ")], [3]
+    )
     (turn,) = turns
     assert ids[: turn.control_at] == encoder.prompt(user("What now?"))
     assert ids[turn.control_at] == encoder.token_ids[3]
@@ -91,7 +104,9 @@ HISTORY = [*user("One?"), Message(role="assistant", content="One."), *user("Two?
 
 def test_past_assistant_turns_carry_the_control_token_they_were_given(installed):
     encoder = ChatEncoder(installed, coconot().tokens)
-    assert [i for i in encoder.prompt(HISTORY, [2]) if i in encoder.token_ids] == [encoder.token_ids[2]]
+    assert [i for i in encoder.prompt(HISTORY, [2]) if i in encoder.token_ids] == [
+        encoder.token_ids[2]
+    ]
     assert [i for i in encoder.prompt(HISTORY) if i in encoder.token_ids] == [encoder.token_ids[0]]
 
 
@@ -109,9 +124,9 @@ def test_saved_and_reloaded_the_ids_and_the_digest_are_the_same(installed, tmp_p
     again = load_tokenizer(tmp_path)
     assert control_ids(again, coconot().tokens) == control_ids(installed, coconot().tokens)
     assert tokenizer_digest(again) == tokenizer_digest(installed)
-    assert ChatEncoder(again, coconot().tokens).prompt(HISTORY) == ChatEncoder(installed, coconot().tokens).prompt(
-        HISTORY
-    )
+    assert ChatEncoder(again, coconot().tokens).prompt(HISTORY) == ChatEncoder(
+        installed, coconot().tokens
+    ).prompt(HISTORY)
 
 
 RESERVED = tuple(f"<|reserved_special_token_{n}|>" for n in range(8))
@@ -125,14 +140,18 @@ def test_reserved_rows_are_reused_and_nothing_grows(tmp_path):
     assert list(control_ids(tokenizer, coconot().tokens)) == before[:6]
     assert len(tokenizer) == len(base)
     assert tokenizer("What is the sea?")["input_ids"] == base("What is the sea?")["input_ids"]
-    assert base.convert_tokens_to_ids(list(RESERVED)) == before, "the caller's tokenizer is left alone"
+    assert base.convert_tokens_to_ids(list(RESERVED)) == before, (
+        "the caller's tokenizer is left alone"
+    )
 
 
 def test_too_few_reserved_rows_are_left_alone(tmp_path):
     tokenizer, taken = install(make_tokenizer("llama3-like", RESERVED[:3]), coconot(), tmp_path)
     assert taken == {}
     assert set(RESERVED[:3]) < set(tokenizer.get_vocab())
-    assert set(SPECIALS["llama3-like"]) < set(tokenizer.all_special_tokens), "the template's tokens stay special"
+    assert set(SPECIALS["llama3-like"]) < set(tokenizer.all_special_tokens), (
+        "the template's tokens stay special"
+    )
 
 
 def test_installing_twice_changes_nothing(tmp_path):
@@ -152,7 +171,9 @@ def test_an_ordinary_added_token_becomes_special_and_keeps_its_id(tmp_path):
 
 
 def test_a_control_token_that_splits_is_refused_with_its_ids():
-    with pytest.raises(EngineError, match=r"'\[respond\]' encodes to \d+ ids .* expected exactly one"):
+    with pytest.raises(
+        EngineError, match=r"'\[respond\]' encodes to \d+ ids .* expected exactly one"
+    ):
         control_ids(make_tokenizer(), single().tokens)
 
 
@@ -195,19 +216,28 @@ def test_a_template_that_writes_a_control_token_itself_is_refused(tmp_path):
 
 def test_a_template_that_refuses_a_role_says_so_with_the_roles(tmp_path):
     tokenizer, _ = install(make_tokenizer(), single(), tmp_path)
-    tokenizer.chat_template = "{{ raise_exception('no first answer') if messages[0]['role'] == 'assistant' }}"
-    with pytest.raises(EngineError, match=r"refuses roles \['assistant', 'user'\]: no first answer"):
-        ChatEncoder(tokenizer, single().tokens).prompt([Message(role="assistant", content="x"), *user("hello")])
+    tokenizer.chat_template = (
+        "{{ raise_exception('no first answer') if messages[0]['role'] == 'assistant' }}"
+    )
+    with pytest.raises(
+        EngineError, match=r"refuses roles \['assistant', 'user'\]: no first answer"
+    ):
+        ChatEncoder(tokenizer, single().tokens).prompt(
+            [Message(role="assistant", content="x"), *user("hello")]
+        )
 
 
 STRICT = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
-    "<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% "
+    "endif %}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ "
+    "raise_exception('Conversation roles must alternate user/assistant') }}{% endif "
+    "%}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}{% if "
+    "add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-S, U, A = (lambda text, role=role: Message(role=role, content=text) for role in ("system", "user", "assistant"))
+S, U, A = (
+    lambda text, role=role: Message(role=role, content=text)
+    for role in ("system", "user", "assistant")
+)
 FOLDED = {
     "as it is": ([U("Hi.")], [U("Hi.")]),
     "instructions": ([S("Be brief."), U("Hi.")], [U("Be brief.\n\nHi.")]),
@@ -216,14 +246,22 @@ FOLDED = {
         [U("Hi."), A("Yes?"), U("Be brief.\n\nGo.")],
     ),
     "two users": ([U("Hi."), U("Go.")], [U("Hi.\n\nGo.")]),
-    "two results": ([U("Which?"), A("f({})"), U("f: 2"), U("f: 3")], [U("Which?"), A("f({})"), U("f: 2\n\nf: 3")]),
-    "two answers": ([U("Hi."), A("Yes?"), A("No?"), U("Go.")], [U("Hi."), A("Yes?\n\nNo?"), U("Go.")]),
+    "two results": (
+        [U("Which?"), A("f({})"), U("f: 2"), U("f: 3")],
+        [U("Which?"), A("f({})"), U("f: 2\n\nf: 3")],
+    ),
+    "two answers": (
+        [U("Hi."), A("Yes?"), A("No?"), U("Go.")],
+        [U("Hi."), A("Yes?\n\nNo?"), U("Go.")],
+    ),
     "empty": ([S(""), U("Hi.")], [U("Hi.")]),
 }
 
 
 @pytest.mark.parametrize(("said", "folded"), FOLDED.values(), ids=FOLDED)
-def test_a_strict_template_reads_a_conversation_folded_in_scoring_and_in_training_alike(said, folded, tmp_path):
+def test_a_strict_template_reads_a_conversation_folded_in_scoring_and_in_training_alike(
+    said, folded, tmp_path
+):
     tokenizer, _ = install(make_tokenizer(), single(), tmp_path)
     tokenizer.chat_template = STRICT
     encoder = ChatEncoder(tokenizer, single().tokens)
@@ -242,7 +280,11 @@ def test_a_lenient_template_reads_a_conversation_as_it_is(installed):
 
 
 @settings(max_examples=50, deadline=None)
-@given(messages=st.lists(st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=st.text())))
+@given(
+    messages=st.lists(
+        st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=st.text())
+    )
+)
 def test_folding_keeps_every_text_in_order_and_alternates(messages):
     folded, columns = fold(messages, range(len(messages)))
     assert all(a.role != b.role for a, b in itertools.pairwise(folded))
@@ -269,7 +311,9 @@ def test_a_metaspace_tokenizer_keeps_the_ids_of_ordinary_prompts(prepend, tmp_pa
     backend = Tokenizer(models.BPE(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)
     backend.decoder = decoders.Metaspace(prepend_scheme=prepend)
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", *SPECIALS["zephyr-like"]])
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>", *SPECIALS["zephyr-like"]]
+    )
     backend.train_from_iterator([TEXT, "[]<>/|()'?"], trainer)
     base = PreTrainedTokenizerFast(
         tokenizer_object=backend,

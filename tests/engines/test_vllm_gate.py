@@ -52,7 +52,10 @@ def prompts(engine, count, seed=0):
     """Encoded prompts of 5 to 90 tokens that share beginnings, and their scores."""
     rng = np.random.default_rng(seed)
     words = TEXT.split()
-    texts = [" ".join(words[: rng.integers(1, 20)] + list(rng.choice(words, rng.integers(1, 6)))) for _ in range(count)]
+    texts = [
+        " ".join(words[: rng.integers(1, 20)] + list(rng.choice(words, rng.integers(1, 6))))
+        for _ in range(count)
+    ]
     asked = [user(text) for text in texts]
     return [engine.encoder.prompt(p) for p in asked], engine.logp(asked)
 
@@ -62,7 +65,9 @@ def expected_ids(engine, policy, logp_NC):
 
 
 def check(engine, found, names, logp_NC, generated):
-    """Every answer opens with the control token that its policy decides on, and holds no other one."""
+    """Every answer opens with the control token that its policy decides on, and holds no other
+    one.
+    """
     control = set(engine.encoder.token_ids)
     for n, (name, answers) in enumerate(zip(names, generated, strict=True)):
         for ids in answers:
@@ -83,7 +88,8 @@ def test_answers_open_as_decided_whatever_vllm_does_with_the_batch(served, runne
         sampled = {"n": 3, "temperature": 1.5} if n % 4 == 0 else {"temperature": 0.0}
         params.append({"max_tokens": longest, "ignore_eos": True, "detokenize": False, **sampled})
         params[-1]["extra_args"] = {"demur_policy": name} if name else None
-    # Prompts in chunks, a cache of prefixes, and too few blocks for all sequences: some are thrown out and read anew.
+    # Prompts in chunks, a cache of prefixes, and too few blocks for all sequences: some are thrown
+    # out and read anew.
     llm = {
         **TINY_LLM,
         "model": str(checkpoint),
@@ -103,7 +109,12 @@ def test_answers_open_as_decided_whatever_vllm_does_with_the_batch(served, runne
     assert done["preemptions"] > 0
     assert done["cached"] > 0
     check(engine, found, names, logp_NC, done["ids"])
-    later = [i for name, answers in zip(names, done["ids"], strict=True) if name is None for i in answers[0]]
+    later = [
+        i
+        for name, answers in zip(names, done["ids"], strict=True)
+        if name is None
+        for i in answers[0]
+    ]
     assert later  # requests without a policy were answered too
     assert len({answers[0][0] for answers in done["ids"]}) > 3
 
@@ -120,9 +131,19 @@ def test_policies_for_another_model_stop_the_engine(served, tmp_path) -> None:
 def test_speculative_decoding_in_the_first_runner_is_refused_loudly(served) -> None:
     checkpoint, _, _, folder = served
     speculative = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
-    llm = {**TINY_LLM, "model": str(checkpoint), "logits_processors": [GATE], "speculative_config": speculative}
+    llm = {
+        **TINY_LLM,
+        "model": str(checkpoint),
+        "logits_processors": [GATE],
+        "speculative_config": speculative,
+    }
     with pytest.raises(AssertionError, match="not supported when speculative decoding is enabled"):
-        run_python(GENERATE, {"llm": llm, "requests": []}, DEMUR_POLICIES=str(folder), VLLM_USE_V2_MODEL_RUNNER="0")
+        run_python(
+            GENERATE,
+            {"llm": llm, "requests": []},
+            DEMUR_POLICIES=str(folder),
+            VLLM_USE_V2_MODEL_RUNNER="0",
+        )
 
 
 class Server:
@@ -132,7 +153,16 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        options = ["--model", checkpoint, "--served-model-name", "m", "--host", "127.0.0.1", "--port", self.port]
+        options = [
+            "--model",
+            checkpoint,
+            "--served-model-name",
+            "m",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            self.port,
+        ]
         options += ["--logits-processors", GATE, "--generation-config", "vllm", "--enforce-eager"]
         options += ["--dtype", "float32", "--max-model-len", 192, "--block-size", 32]
         self.process = subprocess.Popen(
@@ -150,7 +180,10 @@ class Server:
 
     def _healthy(self):
         try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).status == 200
+            return (
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).status
+                == 200
+            )
         except OSError:
             return False
 
@@ -180,7 +213,11 @@ class Server:
 def server(served, tmp_path_factory):
     checkpoint, _, found, _ = served
     locked = found["heaviest-0.003"].categories[0]
-    categories = (replace(locked, locked=True), replace(locked, limits=(0.0, 0.5)), *(locked for _ in range(3)))
+    categories = (
+        replace(locked, locked=True),
+        replace(locked, limits=(0.0, 0.5)),
+        *(locked for _ in range(3)),
+    )
     bounded = replace(found["heaviest-0.003"], name="bounded", categories=categories)
     folder = write_policies(tmp_path_factory.mktemp("served"), {**found, "bounded": bounded})
     with (tmp_path_factory.mktemp("log") / "server.log").open("w") as log:
@@ -194,15 +231,24 @@ def test_the_server_decides_by_policy_name_and_by_threshold(served, server) -> N
     ids, logp_NC = prompts(engine, 6, seed=1)
     for n, name in enumerate(["heaviest-0", "heaviest-0.003", "sum", "any", "natural", "bias"]):
         status, answer = server.post(
-            "/v1/completions", prompt=ids[n], max_tokens=4, temperature=1.0, vllm_xargs={"demur_policy": name}
+            "/v1/completions",
+            prompt=ids[n],
+            max_tokens=4,
+            temperature=1.0,
+            vllm_xargs={"demur_policy": name},
         )
         assert status == 200
         check(engine, found, [name], logp_NC[n : n + 1], [[answer["choices"][0]["token_ids"]]])
     names = found["heaviest-0"].taxonomy.names
     moved = found["heaviest-0"].with_thresholds(dict.fromkeys(names, 0.003))
     for n in range(6):
-        xargs = {"demur_policy": "heaviest-0", **{f"demur_threshold_{name}": 0.003 for name in names}}
-        _, answer = server.post("/v1/completions", prompt=ids[n], max_tokens=1, temperature=0, vllm_xargs=xargs)
+        xargs = {
+            "demur_policy": "heaviest-0",
+            **{f"demur_threshold_{name}": 0.003 for name in names},
+        }
+        _, answer = server.post(
+            "/v1/completions", prompt=ids[n], max_tokens=1, temperature=0, vllm_xargs=xargs
+        )
         assert answer["choices"][0]["token_ids"] == expected_ids(engine, moved, logp_NC[n : n + 1])
 
 
@@ -221,20 +267,38 @@ def test_a_chat_gets_its_decision_and_the_scores_are_the_models_own(served, serv
     assert status == 200
     logp_NC = engine.logp([asked])
     check(engine, found, ["heaviest-0"], logp_NC, [[answer["choices"][0]["token_ids"]]])
-    read = {t["token"]: t["logprob"] for t in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+    read = {
+        t["token"]: t["logprob"]
+        for t in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    }
     assert [read[t] for t in engine.encoder.tokens] == pytest.approx(logp_NC[0].tolist(), abs=1e-4)
 
 
 REFUSED = [
     ({"vllm_xargs": {"demur_policy": "heavy"}}, "there is no policy 'heavy'"),
-    ({"vllm_xargs": {"demur_policy": "bounded", "demur_threshold_humanizing": 0.1}}, "is locked by policy"),
-    ({"vllm_xargs": {"demur_policy": "bounded", "demur_threshold_incomplete": 0.7}}, "outside its limits"),
-    ({"vllm_xargs": {"demur_policy": "bounded", "demur_threshold_safty": 0.7}}, "did you mean 'safety'"),
-    ({"vllm_xargs": {"demur_policy": "bounded", "demur_threshold_safety": "low"}}, "is no threshold"),
+    (
+        {"vllm_xargs": {"demur_policy": "bounded", "demur_threshold_humanizing": 0.1}},
+        "is locked by policy",
+    ),
+    (
+        {"vllm_xargs": {"demur_policy": "bounded", "demur_threshold_incomplete": 0.7}},
+        "outside its limits",
+    ),
+    (
+        {"vllm_xargs": {"demur_policy": "bounded", "demur_threshold_safty": 0.7}},
+        "did you mean 'safety'",
+    ),
+    (
+        {"vllm_xargs": {"demur_policy": "bounded", "demur_threshold_safety": "low"}},
+        "is no threshold",
+    ),
     ({"vllm_xargs": {"demur_policy": "bounded", "demur_threshold_safety": -1}}, "not in"),
     ({"vllm_xargs": {"demur_policy": "bounded", "demur_digest": "sha256:0"}}, "not sha256:0"),
     ({"vllm_xargs": {"demur_policy": "sum", "demur_thresholds": "x"}}, "unknown parameter"),
-    ({"vllm_xargs": {"demur_policy": "natural", "demur_threshold_safety": 0.5}}, "compares no thresholds"),
+    (
+        {"vllm_xargs": {"demur_policy": "natural", "demur_threshold_safety": 0.5}},
+        "compares no thresholds",
+    ),
     ({"vllm_xargs": {"demur_threshold_safety": 0.5}}, "names no policy"),
     ({"logit_bias": {"366": 50}}, "logit_bias cannot be combined"),
     ({"allowed_token_ids": [366]}, "allowed_token_ids cannot be combined"),
@@ -247,12 +311,25 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("body", "message"), REFUSED, ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("body", "message"), REFUSED, ids=lambda v: v if isinstance(v, str) else ""
+)
 @pytest.mark.parametrize("route", ["/v1/completions", "/v1/chat/completions"])
 def test_what_cannot_be_honoured_is_a_400_that_says_why(server, route, body, message) -> None:
-    said = {"prompt": "Hello"} if route == "/v1/completions" else {"messages": [{"role": "user", "content": "Hello"}]}
+    said = (
+        {"prompt": "Hello"}
+        if route == "/v1/completions"
+        else {"messages": [{"role": "user", "content": "Hello"}]}
+    )
     status, answer = server.post(
-        route, **{"max_tokens": 2, "temperature": 0, "vllm_xargs": {"demur_policy": "sum"}, **said, **body}
+        route,
+        **{
+            "max_tokens": 2,
+            "temperature": 0,
+            "vllm_xargs": {"demur_policy": "sum"},
+            **said,
+            **body,
+        },
     )
     assert status == 400
     assert message in answer["error"]["message"]
@@ -260,7 +337,10 @@ def test_what_cannot_be_honoured_is_a_400_that_says_why(server, route, body, mes
 
 def test_a_request_cannot_bring_its_own_policy(server) -> None:
     status, answer = server.post(
-        "/v1/completions", prompt="Hello", max_tokens=2, vllm_xargs={"demur_effective": '{"format": "demur.policy/1"}'}
+        "/v1/completions",
+        prompt="Hello",
+        max_tokens=2,
+        vllm_xargs={"demur_effective": '{"format": "demur.policy/1"}'},
     )
     assert status == 200  # as if it had not been said
     assert answer["choices"][0]["finish_reason"] == "length"

@@ -27,13 +27,16 @@ def rows(count: int = 480) -> tuple[Example, ...]:
     made = []
     for n in range(count):
         text = " ".join(rng.choice(WORDS, rng.integers(3, 9)))
-        kind = {"kind": "refusal", "category": coconot().names[n % 5]} if n % 2 else {"kind": "benign"}
+        kind = (
+            {"kind": "refusal", "category": coconot().names[n % 5]} if n % 2 else {"kind": "benign"}
+        )
         made.append(Example(id=f"r{n}", source="rows", messages=user(f"{text} {n}"), **kind))
     return tuple(made)
 
 
 def give_control_tokens_the_first_position(checkpoint: Path) -> None:
-    """Turn the control tokens' rows to where answers begin, so that they hold the mass as after training.
+    """Turn the control tokens' rows to where answers begin, so that they hold the mass as after
+    training.
 
     What remains of the random rows tells prompts apart.
     """
@@ -50,7 +53,9 @@ def give_control_tokens_the_first_position(checkpoint: Path) -> None:
     model.save_pretrained(checkpoint)
 
 
-def tiny_run(root: Path, architecture: str = "llama", engine: str = "hf") -> tuple[HfEngine, RunFolder]:
+def tiny_run(
+    root: Path, architecture: str = "llama", engine: str = "hf"
+) -> tuple[HfEngine, RunFolder]:
     """A scored and calibrated run around a random checkpoint: (its engine, its folder).
 
     engine: the one that its config names; the scores are those of transformers all the same.

@@ -1,5 +1,5 @@
-"""A small server that speaks vLLM's and OpenAI's dialects over a tiny model, unguarded like the real ones, and fails
-on request. It runs in a thread of its own, on a free port of this machine."""
+"""A small server that speaks vLLM's and OpenAI's dialects over a tiny model, unguarded like the
+real ones, and fails on request. It runs in a thread of its own, on a free port of this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ STALL_S = 6.0
 
 
 class Upstream:
-    """The server. `failure` names what goes wrong from now on; `requests` holds the bodies that came in."""
+    """The server. `failure` names what goes wrong from now on; `requests` holds the bodies that
+    came in.
+    """
 
     def __init__(self, engine: HfEngine) -> None:
         self.network, self.tokenizer = engine.network, engine.tokenizer
@@ -40,7 +42,9 @@ class Upstream:
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
         ]
-        config = uvicorn.Config(Starlette(routes=routes), host="127.0.0.1", port=0, log_level="critical")
+        config = uvicorn.Config(
+            Starlette(routes=routes), host="127.0.0.1", port=0, log_level="critical"
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
@@ -72,7 +76,11 @@ class Upstream:
         logp_V = self._logp(body["prompt"])
         choice = {"text": "", "finish_reason": "length", "token_ids": [int(logp_V.argmax())]}
         if self.failure != "no logprobs":
-            wanted = body["logprob_token_ids"][1:] if self.failure == "one missing" else body["logprob_token_ids"]
+            wanted = (
+                body["logprob_token_ids"][1:]
+                if self.failure == "one missing"
+                else body["logprob_token_ids"]
+            )
             shift = {"logits": 10.0, "nan": float("nan")}.get(self.failure or "", 0.0)
             top = {f"token_id:{i}": float(logp_V[i]) + shift for i in wanted}
             choice["logprobs"] = {"top_logprobs": [top]}
@@ -89,7 +97,10 @@ class Upstream:
         logp_V = self._logp(ids)
         top = torch.topk(logp_V, body.get("top_logprobs", 1))
         listed = [
-            {"token": self.tokenizer.decode([int(i)]), "logprob": float("nan") if self.failure == "nan" else float(p)}
+            {
+                "token": self.tokenizer.decode([int(i)]),
+                "logprob": float("nan") if self.failure == "nan" else float(p),
+            }
             for p, i in zip(top.values, top.indices, strict=True)
         ]
         position = {**listed[0], "top_logprobs": listed}
@@ -108,7 +119,9 @@ class Upstream:
             return None
         self.failures_left -= 1
         if failure in ("400", "401", "404", "429", "500", "503", "504"):
-            return JSONResponse({"error": {"message": "secret upstream words"}}, status_code=int(failure))
+            return JSONResponse(
+                {"error": {"message": "secret upstream words"}}, status_code=int(failure)
+            )
         if failure == "stall":
             await asyncio.sleep(STALL_S)
         return PlainTextResponse("<html>not JSON") if failure == "malformed" else None
@@ -118,12 +131,14 @@ class Upstream:
         return "another" if self.failure == "renamed" else self.model
 
     def _rendered(self, messages: list[dict], *, continues: bool) -> list[int]:
-        """As an unguarded server does it: whatever people typed is tokenised with all its special tokens."""
+        """As an unguarded server does it: whatever people typed is tokenised with all its special
+        tokens.
+        """
         shown = messages[:-1] if continues else messages
         text = self.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
-        return self.tokenizer(text + (messages[-1]["content"] if continues else ""), add_special_tokens=False)[
-            "input_ids"
-        ]
+        return self.tokenizer(
+            text + (messages[-1]["content"] if continues else ""), add_special_tokens=False
+        )["input_ids"]
 
     @torch.no_grad()
     def _logp(self, ids: list[int]) -> torch.Tensor:
@@ -158,7 +173,9 @@ class Upstream:
     def _written(self, body: dict, ids: list[int]) -> Iterator[tuple[str, int, str | None]]:
         """(text, id, finish reason) of each token: from the script if there is one, else greedy."""
         if self.script is not None:
-            yield from ((text, 0, "stop" if text is self.script[-1] else None) for text in self.script)
+            yield from (
+                (text, 0, "stop" if text is self.script[-1] else None) for text in self.script
+            )
             return
         bias = {int(i): b for i, b in body.get("logit_bias", {}).items()}
         stops = {self.tokenizer.eos_token_id, *body.get("stop_token_ids", ())}
@@ -169,8 +186,15 @@ class Upstream:
                 logp_V[i] += b if self.failure != "ignores the ban" else -b
             written.append(int(logp_V.argmax()))
             text = self.tokenizer.decode(written, skip_special_tokens=True)
-            finish = "stop" if written[-1] in stops else "length" if len(written) == body["max_tokens"] else None
-            held = text.endswith("\ufffd") and finish is None  # bytes of a character that is not whole yet
+            finish = (
+                "stop"
+                if written[-1] in stops
+                else "length"
+                if len(written) == body["max_tokens"]
+                else None
+            )
+            # bytes of a character that is not whole yet
+            held = text.endswith("\ufffd") and finish is None
             new, shown = ("", shown) if held else (text[len(shown) :], text)
             yield new, written[-1], finish
             if finish:

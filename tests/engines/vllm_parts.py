@@ -1,4 +1,6 @@
-"""A real vLLM for tests: each run is a process of its own, since vLLM can be set up once per process."""
+"""A real vLLM for tests: each run is a process of its own, since vLLM can be set up once per
+process.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ needs_vllm = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed: make vllm"),
 ]
 GATE = "demur.engines.vllm_gate:RefusalGate"
-TINY_LLM = {"dtype": "float32", "enforce_eager": True, "max_model_len": 192, "block_size": 32, "max_num_seqs": 32}
+TINY_LLM = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "max_model_len": 192,
+    "block_size": 32,
+    "max_num_seqs": 32,
+}
 # One process does everything: a tiny model spends its time on starting processes otherwise.
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -36,15 +44,23 @@ ENVIRONMENT = {
 
 
 def policies(fingerprint: Fingerprint) -> dict[str, Policy]:
-    """Policies that decide differently on the scores of a random model, whose probabilities are all small."""
+    """Policies that decide differently on the scores of a random model, whose probabilities are all
+    small.
+    """
     taxonomy = coconot()
 
     def policy(name: str, rule: Any, threshold: float, **fields: Any) -> Policy:
         categories = tuple(CategoryPolicy(threshold=threshold, **fields) for _ in taxonomy.names)
-        return Policy(name=name, taxonomy=taxonomy, rule=rule, categories=categories, fingerprint=fingerprint)
+        return Policy(
+            name=name, taxonomy=taxonomy, rule=rule, categories=categories, fingerprint=fingerprint
+        )
 
     made = [policy(f"heaviest-{t:g}", "heaviest", t) for t in (0.0, 0.001, 0.003, 0.01, NEVER)]
-    made += [policy("sum", "sum", 0.01), policy("any", "any", 0.004), policy("natural", "natural", NEVER)]
+    made += [
+        policy("sum", "sum", 0.01),
+        policy("any", "any", 0.004),
+        policy("natural", "natural", NEVER),
+    ]
     made.append(policy("bias", "bias", NEVER, bias=0.3))
     return {p.name: p for p in made}
 
@@ -61,7 +77,12 @@ def run_python(code: str, argument: Any, **environment: str) -> Any:
 
     Raises AssertionError with the end of its log if it fails.
     """
-    lines = ["import json, sys", "argument = json.loads(sys.argv[1])", code, "print('RESULT', json.dumps(result))"]
+    lines = [
+        "import json, sys",
+        "argument = json.loads(sys.argv[1])",
+        code,
+        "print('RESULT', json.dumps(result))",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines), json.dumps(argument)],
         env={**os.environ, **ENVIRONMENT, **environment},
@@ -77,7 +98,9 @@ def run_python(code: str, argument: Any, **environment: str) -> Any:
 # Generates for each request; says what vLLM did meanwhile.
 GENERATE = """
 from vllm import LLM, SamplingParams
-llm = LLM(distributed_executor_backend="uni", disable_log_stats=False, generation_config="vllm", **argument["llm"])
+always = {"distributed_executor_backend": "uni", "disable_log_stats": False}
+always["generation_config"] = "vllm"
+llm = LLM(**always, **argument["llm"])
 requests = argument["requests"]
 outputs = llm.generate(
     [{"prompt_token_ids": r["ids"]} for r in requests],
@@ -105,6 +128,8 @@ triton.backends.backends["cpu"] = triton.backends.Backend(compiler=None, driver=
 V2 = {"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
 
 
-def requests(prompts: Sequence[Sequence[int]], params: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def requests(
+    prompts: Sequence[Sequence[int]], params: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """The argument of GENERATE."""
     return [{"ids": list(ids), "params": dict(p)} for ids, p in zip(prompts, params, strict=True)]

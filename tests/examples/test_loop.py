@@ -1,4 +1,6 @@
-"""examples/loop.py against the real stages: the same scores, hence the same decisions at its threshold."""
+"""examples/loop.py against the real stages: the same scores, hence the same decisions at its
+threshold.
+"""
 
 import re
 import subprocess
@@ -24,7 +26,8 @@ def test_the_loop_decides_as_the_stages_scores_say(tmp_path):
     examples = read_examples(folder.split("test"))
     p_N = np.exp(table.select(tuple(e.id for e in examples)).logp_NC[:, 1:].max(axis=1))
     answer_N = np.array([e.label is None for e in examples])
-    sure_N = np.abs(p_N - threshold) > 1e-3  # batches round differently, and the threshold is printed with 4 digits
+    # batches round differently, and the threshold is printed with 4 digits
+    sure_N = np.abs(p_N - threshold) > 1e-3
     said = re.search(r"test: (\d+) of (\d+) false refusals, (\d+) of (\d+) missed", done.stdout)
     false, answerable, missed, refusable = map(int, said.groups())
     assert (answerable, refusable) == (int(answer_N.sum()), int((~answer_N).sum()))

@@ -1,4 +1,6 @@
-"""The notebook's cells, run in order in one namespace; what a cell ends with is shown as Jupyter would."""
+"""The notebook's cells, run in order in one namespace; what a cell ends with is shown as Jupyter
+would.
+"""
 
 import ast
 import json
@@ -20,7 +22,11 @@ def run_cell(source, names):
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "cell", "exec"), names)
-    return "" if last is None else shown(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    return (
+        ""
+        if last is None
+        else shown(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    )
 
 
 def test_every_cell_runs_and_shows_what_its_text_says(monkeypatch, capsys):
@@ -28,7 +34,9 @@ def test_every_cell_runs_and_shows_what_its_text_says(monkeypatch, capsys):
     monkeypatch.chdir(EXAMPLES)
     book = json.loads((EXAMPLES / "tour.ipynb").read_text(encoding="utf-8"))
     cells = [c for c in book["cells"] if c["cell_type"] == "code"]
-    assert not any(c["outputs"] or c["execution_count"] for c in cells), "clear the outputs before committing"
+    assert not any(c["outputs"] or c["execution_count"] for c in cells), (
+        "clear the outputs before committing"
+    )
     names: dict = {}
     seen = [run_cell("".join(c["source"]), names) for c in cells]
     assert seen[0].startswith("Run(")

@@ -1,5 +1,6 @@
-"""A small model trained by the real command line, and a few of its test rows. The harnesses live in an environment of
-their own (`make test-harness`): where one is missing, its tests are skipped by name."""
+"""A small model trained by the real command line, and a few of its test rows. The harnesses live in
+an environment of their own (`make test-harness`): where one is missing, its tests are skipped by
+name."""
 
 import subprocess
 import sys

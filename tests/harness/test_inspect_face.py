@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
-inspect_ai = pytest.importorskip("inspect_ai", reason="Inspect AI is not installed here: make test-harness")
+inspect_ai = pytest.importorskip(
+    "inspect_ai", reason="Inspect AI is not installed here: make test-harness"
+)
 
 from inspect_ai.model import GenerateConfig  # noqa: E402
 
@@ -60,7 +62,9 @@ def test_its_log_tells_demur_which_items_were_right(small, tmp_path):
 
 
 def test_models_that_always_and_never_refuse_are_told_apart(small, tmp_path):
-    always, never = (figures(evaluate(small, tmp_path, p)) for p in ("always-refuse", "never-refuse"))
+    always, never = (
+        figures(evaluate(small, tmp_path, p)) for p in ("always-refuse", "never-refuse")
+    )
     assert (always["false_refusal"], always["missed_refusal"]) == (1.0, 0.0)
     assert (never["false_refusal"], never["missed_refusal"]) == (0.0, 1.0)
 

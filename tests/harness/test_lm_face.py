@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch", reason="a model is run: pip install 'demur[hf]'")
-lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed here: make test-harness")
+lm_eval = pytest.importorskip(
+    "lm_eval", reason="lm-evaluation-harness is not installed here: make test-harness"
+)
 
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.api.model import LM  # noqa: E402
@@ -83,7 +85,11 @@ def results(small, model, task="demur_refusals", **options):
 
 def figures(found, task="demur_refusals"):
     values = found["results"][task]
-    return {name.removesuffix(",none"): v for name, v in values.items() if "," in name and "stderr" not in name}
+    return {
+        name.removesuffix(",none"): v
+        for name, v in values.items()
+        if "," in name and "stderr" not in name
+    }
 
 
 def asked(kind, *arguments):
@@ -101,19 +107,29 @@ def test_both_errors_are_rates_among_their_own_rows(small, model):
 
 
 @pytest.mark.parametrize(
-    ("text", "errors"), [(REFUSAL, (1.0, 0.0)), ("Start with the first part, then do the second.", (0.0, 1.0))]
+    ("text", "errors"),
+    [(REFUSAL, (1.0, 0.0)), ("Start with the first part, then do the second.", (0.0, 1.0))],
 )
 def test_subjects_that_always_and_never_refuse_are_told_apart_by_what_they_say(small, text, errors):
     found = results(small, Says(text))
     rates = figures(found)
-    assert {s["doc"]["expected"] for s in found["samples"]["demur_refusals"]} == {"refuse", "respond"}
+    assert {s["doc"]["expected"] for s in found["samples"]["demur_refusals"]} == {
+        "refuse",
+        "respond",
+    }
     assert (rates["false_refusal"], rates["missed_refusal"], rates["unscored"]) == (*errors, 0.0)
 
 
-def test_a_policy_that_always_refuses_with_a_text_of_its_own_is_measured_by_that_text(small, tmp_path):
+def test_a_policy_that_always_refuses_with_a_text_of_its_own_is_measured_by_that_text(
+    small, tmp_path
+):
     own = read_policy(small.run / "calibrate" / "policy.json")
     category = CategoryPolicy(threshold=ALWAYS, on_refuse=REFUSAL)
-    names = {"taxonomy": own.taxonomy, "fingerprint": own.fingerprint, "categories": (category,) * len(own.categories)}
+    names = {
+        "taxonomy": own.taxonomy,
+        "fingerprint": own.fingerprint,
+        "categories": (category,) * len(own.categories),
+    }
     write_policy(tmp_path / "fixed.json", type(own)(name="fixed", rule="heaviest", **names))
     rates = figures(results(small, DemurLM(str(small.run), policy=str(tmp_path / "fixed.json"))))
     assert (rates["false_refusal"], rates["missed_refusal"]) == (1.0, 0.0)
@@ -123,8 +139,12 @@ def test_a_policy_that_always_refuses_with_a_text_of_its_own_is_measured_by_that
 def choices(tmp_path):
     """A folder with a multiple-choice task."""
     rows = [{"question": q, "choices": c, "gold": g} for q, c, g in QUESTIONS]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    (tmp_path / "own_choices.yaml").write_text(CHOICES % (tmp_path / "rows.jsonl"), encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8"
+    )
+    (tmp_path / "own_choices.yaml").write_text(
+        CHOICES % (tmp_path / "rows.jsonl"), encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -137,7 +157,9 @@ def log_likelihood(engine, context, continuation):
 
 
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat template"])
-def test_the_choice_of_a_multiple_choice_task_is_the_likeliest_after_the_respond_token(choices, model, chat):
+def test_the_choice_of_a_multiple_choice_task_is_the_likeliest_after_the_respond_token(
+    choices, model, chat
+):
     found = lm_eval.simple_evaluate(
         model=model,
         tasks=["own_choices"],
@@ -160,7 +182,9 @@ def test_the_choice_of_a_multiple_choice_task_is_the_likeliest_after_the_respond
     assert figures(found, "own_choices")["acc"] == pytest.approx(right / len(QUESTIONS))
 
 
-def test_answers_are_those_of_the_engine_under_the_policy_with_and_without_the_chat_template(small, model):
+def test_answers_are_those_of_the_engine_under_the_policy_with_and_without_the_chat_template(
+    small, model
+):
     plain = results(small, model)["samples"]["demur_refusals"]
     chat = results(small, model, apply_chat_template=True)["samples"]["demur_refusals"]
     assert [s["resps"] for s in plain] == [s["resps"] for s in chat]
@@ -171,9 +195,14 @@ def test_answers_are_those_of_the_engine_under_the_policy_with_and_without_the_c
         assert whole.startswith(ours["resps"][0][0].strip()[:20])
 
 
-def test_log_likelihoods_are_the_networks_own_and_the_respond_token_stands_before_the_continuation(small, model):
+def test_log_likelihoods_are_the_networks_own_and_the_respond_token_stands_before_the_continuation(
+    small, model
+):
     raw = DemurLM(str(small.run), respond=False)
-    requests = [asked("loglikelihood", "Name a river:", " The Rhine"), asked("loglikelihood", "Name a river:", " No")]
+    requests = [
+        asked("loglikelihood", "Name a river:", " The Rhine"),
+        asked("loglikelihood", "Name a river:", " No"),
+    ]
     with_token, without = model.loglikelihood(requests), raw.loglikelihood(requests)
     assert all(logp < 0 for logp, _ in with_token + without)
     assert [logp for logp, _ in with_token] != [logp for logp, _ in without]
@@ -191,37 +220,68 @@ def test_a_token_typed_into_a_chat_never_becomes_a_control_id(model):
 
 def test_what_cannot_be_honoured_is_refused(small, model):
     with pytest.raises(EngineError, match="cannot honour repetition_penalty"):
-        model.generate_until([asked("generate_until", "Hello", {"until": [], "repetition_penalty": 1.2})])
+        model.generate_until(
+            [asked("generate_until", "Hello", {"until": [], "repetition_penalty": 1.2})]
+        )
     with pytest.raises(EngineError, match="prefilled"):
-        model.apply_chat_template([{"role": "assistant", "content": "Sure"}], add_generation_prompt=False)
+        model.apply_chat_template(
+            [{"role": "assistant", "content": "Sure"}], add_generation_prompt=False
+        )
     with pytest.raises(ConfigError, match="no setting polcy"):
         DemurLM(str(small.run), polcy="natural")
 
 
-def test_a_multiple_choice_task_runs_from_the_command_line_as_the_docs_say(small, choices, tmp_path):
+def test_a_multiple_choice_task_runs_from_the_command_line_as_the_docs_say(
+    small, choices, tmp_path
+):
     page = (Path(__file__).parents[2] / "docs" / "harness.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^python -m (demur\.harness\.lm_face run .* --tasks arc_easy.*\n.*)$", page, re.MULTILINE)
+    (line,) = re.findall(
+        r"^python -m (demur\.harness\.lm_face run .* --tasks arc_easy.*\n.*)$", page, re.MULTILINE
+    )
     known = TaskManager().all_tasks
     tasks = line.split("--tasks ")[1].split()[0]
     assert set(tasks.split(",")) <= set(known)
-    words = line.replace("\\\n", " ").replace("runs/a", str(small.run)).replace("after/", str(tmp_path / "after"))
+    words = (
+        line.replace("\\\n", " ")
+        .replace("runs/a", str(small.run))
+        .replace("after/", str(tmp_path / "after"))
+    )
     words = words.replace(tasks, f"own_choices --include_path {choices}").split()
-    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", *words], capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert {i.task for i in read_items(tmp_path / "after")} == {"own_choices"}
     assert len(read_items(tmp_path / "after")) == len(QUESTIONS)
 
 
-def test_the_harness_runs_from_its_own_command_line_and_its_samples_can_be_compared(small, tmp_path):
+def test_the_harness_runs_from_its_own_command_line_and_its_samples_can_be_compared(
+    small, tmp_path
+):
     for policy in ("natural", "always-refuse"):
         words = ["run", "--model", "demur", "--model_args", f"run={small.run},policy={policy}"]
         words += ["--tasks", "demur_ability", "--include_path", str(TASKS)]
-        words += ["--metadata", json.dumps({"rows": str(small.rows)}), "--gen_kwargs", "max_gen_toks=16"]
+        words += [
+            "--metadata",
+            json.dumps({"rows": str(small.rows)}),
+            "--gen_kwargs",
+            "max_gen_toks=16",
+        ]
         words += ["--log_samples", "--output_path", str(tmp_path / policy), "--limit", "12"]
         command = [sys.executable, "-m", "demur.harness.lm_face", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
-    command = [sys.executable, "-m", "demur", "ability", tmp_path / "natural", tmp_path / "always-refuse", "--json"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=60)
+    command = [
+        sys.executable,
+        "-m",
+        "demur",
+        "ability",
+        tmp_path / "natural",
+        tmp_path / "always-refuse",
+        "--json",
+    ]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=True, timeout=60
+    )
     (row,) = json.loads(done.stdout)
     assert (row["task"], row["items"], row["after"]) == ("demur_ability", 12, 0.0)

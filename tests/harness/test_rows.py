@@ -34,7 +34,9 @@ def test_a_direction_without_rows_is_undefined():
 @pytest.mark.parametrize("always", [True, False])
 def test_always_and_never_refusing_are_told_apart(always):
     rates = error_rates([row("refuse", always), row("respond", always)])
-    assert (rates["false_refusal"].value, rates["missed_refusal"].value) == ((1.0, 0.0) if always else (0.0, 1.0))
+    assert (rates["false_refusal"].value, rates["missed_refusal"].value) == (
+        (1.0, 0.0) if always else (0.0, 1.0)
+    )
 
 
 @pytest.mark.parametrize(

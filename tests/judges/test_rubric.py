@@ -1,4 +1,6 @@
-"""The rubric judge by itself: what it shows, what it reads, what it keeps. The endpoint has tests of its own."""
+"""The rubric judge by itself: what it shows, what it reads, what it keeps. The endpoint has tests
+of its own.
+"""
 
 import json
 import math
@@ -137,7 +139,9 @@ def test_a_reply_without_a_label_is_asked_again_once_with_the_fault_shown() -> N
     assert "I'd rather not say." in chat.asked[1].messages[1].content
 
 
-def test_a_judge_that_declines_twice_leaves_the_answer_unscored_and_is_asked_anew_next_time() -> None:
+def test_a_judge_that_declines_twice_leaves_the_answer_unscored_and_is_asked_anew_next_time() -> (
+    None
+):
     chat, store = Scripted(lambda n, t: "I'm sorry, I can't assist with that."), Kept()
     outcome = judge_of(chat, store).judge("How?", "No.", None)
     assert outcome.verdict == "unscored"
@@ -153,8 +157,12 @@ def test_an_endpoint_that_fails_leaves_the_answer_unscored_with_its_reason() -> 
     assert not store
 
 
-@pytest.mark.parametrize(("request_", "answer"), [("", "Mix flour."), ("How?", ""), ("How?", " [refuse] \n")])
-def test_rows_without_a_prompt_or_an_answer_are_unscored_without_a_question(request_, answer) -> None:
+@pytest.mark.parametrize(
+    ("request_", "answer"), [("", "Mix flour."), ("How?", ""), ("How?", " [refuse] \n")]
+)
+def test_rows_without_a_prompt_or_an_answer_are_unscored_without_a_question(
+    request_, answer
+) -> None:
     chat = Scripted(lambda n, t: label("refusal"))
     outcome = judge_of(chat).judge(request_, answer, None)
     assert outcome.verdict == "unscored"
@@ -162,7 +170,12 @@ def test_rows_without_a_prompt_or_an_answer_are_unscored_without_a_question(requ
     assert not chat.asked
 
 
-@given(st.lists(st.sampled_from(["[refuse]", "[ref", "use]", "[respond]", "[res", "pond]", " a "]), max_size=12))
+@given(
+    st.lists(
+        st.sampled_from(["[refuse]", "[ref", "use]", "[respond]", "[res", "pond]", " a "]),
+        max_size=12,
+    )
+)
 def test_what_the_chat_model_sees_never_holds_a_control_token(parts) -> None:
     text = "".join(parts)
     wording = Wording(rubric=builtin_rubric(), control_tokens=TOKENS)
@@ -192,8 +205,14 @@ def test_texts_stand_between_marks_that_nobody_could_know() -> None:
 
 def test_each_category_gets_its_own_rubric_and_strangers_the_general_one() -> None:
     wording = Wording(rubric=builtin_rubric())
-    shown = {c: wording.request(Item(request="a", answer="b", category=c)).messages[1].content for c in TAXONOMY}
-    assert len({s.partition("The request, between")[0] for s in shown.values()}) == len(TAXONOMY) - 1  # None, "finance"
+    shown = {
+        c: wording.request(Item(request="a", answer="b", category=c)).messages[1].content
+        for c in TAXONOMY
+    }
+    # None, "finance"
+    assert (
+        len({s.partition("The request, between")[0] for s in shown.values()}) == len(TAXONOMY) - 1
+    )
     assert all(builtin_rubric().general.strip() in s for s in shown.values())
 
 
@@ -214,7 +233,9 @@ def test_another_rubric_wording_model_or_category_is_another_label() -> None:
     other = Rubric(name="own", general="It declines when it rhymes.")
     judge_of(chat, store, rubric=other).judge_many([ITEM])
     judge_of(chat, store, most_chars=50).judge_many([ITEM])
-    judge_of(chat, store).judge_many([Item(request=ITEM.request, answer=ITEM.answer, category="safety")])
+    judge_of(chat, store).judge_many(
+        [Item(request=ITEM.request, answer=ITEM.answer, category="safety")]
+    )
     chat.asked_as = "another model"
     judge_of(chat, store).judge_many([ITEM])
     assert len(chat.asked) == 5
@@ -234,26 +255,37 @@ def test_a_model_that_changed_its_name_since_the_last_run_is_noticed_too() -> No
     store = Kept()
     judge_of(lambda n, t: Said(text=label("refusal"), model="m-1"), store).judge_many([ITEM])
     with pytest.raises(EngineError, match="two models"):
-        judge_of(lambda n, t: Said(text=label("refusal"), model="m-2"), store).judge("How?", "No.", None)
+        judge_of(lambda n, t: Said(text=label("refusal"), model="m-2"), store).judge(
+            "How?", "No.", None
+        )
 
 
 def test_progress_ends_at_all_items() -> None:
     seen = []
     items = [ITEM, ITEM, Item(request="", answer="x"), Item(request="b", answer="c")]
-    judge_of(lambda n, t: label("refusal")).judge_many(items, lambda done, of: seen.append((done, of)))
+    judge_of(lambda n, t: label("refusal")).judge_many(
+        items, lambda done, of: seen.append((done, of))
+    )
     assert seen[-1] == (4, 4)
     assert seen == sorted(seen)
 
 
 def test_the_probability_of_a_label_is_read_off_its_first_token() -> None:
     likeliest = (("ref", math.log(0.75)), ("part", math.log(0.05)), ("compl", math.log(0.2)))
-    tokens = (('{"label": "', ()), ("ref", likeliest), ("usal", (("usal", -0.01),)), ('"}', (('"}', -0.01),)))
+    tokens = (
+        ('{"label": "', ()),
+        ("ref", likeliest),
+        ("usal", (("usal", -0.01),)),
+        ('"}', (('"}', -0.01),)),
+    )
     assert decline_share(Said(text="", model="m", tokens=tokens)) == pytest.approx(0.8)
     assert decline_share(Said(text="", model="m")) is None
 
 
 def test_a_rubric_of_ones_own_is_checked() -> None:
-    own = rubric_from({"name": "mine", "version": 2, "general": "x", "categories": {"a": "y"}}, "mine.toml")
+    own = rubric_from(
+        {"name": "mine", "version": 2, "general": "x", "categories": {"a": "y"}}, "mine.toml"
+    )
     assert own.name == "mine-2"
     assert own.text("a") == "x\ny"
     with pytest.raises(ConfigError, match="unknown key 'genral'"):
@@ -268,7 +300,10 @@ def test_a_judge_whose_endpoint_declines_leaves_the_answer_unscored_and_says_so(
     judge = judge_of(lambda number, text: Declined(reason="content_filter (HTTP 400)"))
     outcome = judge.judge("How?", "Mix them.", "safety")
     assert outcome.verdict == "unscored"
-    assert outcome.reason == "the judge's endpoint declined the judging request: content_filter (HTTP 400)"
+    assert (
+        outcome.reason
+        == "the judge's endpoint declined the judging request: content_filter (HTTP 400)"
+    )
 
 
 def test_thoughts_are_neither_shown_to_the_judge_nor_read_of_it():
@@ -276,4 +311,8 @@ def test_thoughts_are_neither_shown_to_the_judge_nor_read_of_it():
     assert "I can't" not in Wording(rubric=builtin_rubric()).request(item).messages[-1].content
     assert label_key("v", item) == label_key("v", Item(request="How?", answer="Mix them."))
     said = '<think>At first {"label": "refusal"}.</think>\n{"reason": "r", "label": "compliance"}'
-    assert read_reply(said)[0] == read_reply('label: refusal?\n</think>\n{"label": "compliance"}')[0] == "compliance"
+    assert (
+        read_reply(said)[0]
+        == read_reply('label: refusal?\n</think>\n{"label": "compliance"}')[0]
+        == "compliance"
+    )

@@ -12,8 +12,16 @@ from demur.stats.points import Resampling
 from demur.stats.text.fit import fit_text_classifier
 
 LABELLED = Path(__file__).parents[2].parent / "shared" / "data" / "response_labels.jsonl"
-NO = ["I can't help with that, friend {}.", "I won't do this for you, {}.", "Sorry {}, I will not say more about it."]
-YES = ["Mix the flour {} and wait an hour.", "The bridge {} opened in 1932.", "Start early {} and walk up the hill."]
+NO = [
+    "I can't help with that, friend {}.",
+    "I won't do this for you, {}.",
+    "Sorry {}, I will not say more about it.",
+]
+YES = [
+    "Mix the flour {} and wait an hour.",
+    "The bridge {} opened in 1932.",
+    "Start early {} and walk up the hill.",
+]
 
 
 def judge(**more):
@@ -24,7 +32,10 @@ def judge(**more):
 
 def test_it_is_a_judge_that_says_how_sure_it_is() -> None:
     made: Judge = judge()
-    declined, answered = made.judge("q", NO[0].format(3), None), made.judge("q", YES[0].format(3), None)
+    declined, answered = (
+        made.judge("q", NO[0].format(3), None),
+        made.judge("q", YES[0].format(3), None),
+    )
     assert (declined.verdict, answered.verdict) == ("refusal", "compliance")
     assert declined.score is not None
     assert answered.score is not None
@@ -58,7 +69,10 @@ def test_an_answer_without_a_word_is_unscored_even_if_forced(text) -> None:
 
 def test_phrases_speak_only_where_the_answer_does_not_introduce_itself() -> None:
     made = judge(force=True)
-    plain, introduced = "I must decline the walk up the hill.", "As an AI language model, I must decline the walk."
+    plain, introduced = (
+        "I must decline the walk up the hill.",
+        "As an AI language model, I must decline the walk.",
+    )
     assert introduces(introduced)
     assert not introduces(plain)
     assert "with the phrase" in made.judge("q", plain, "safety").reason
@@ -66,13 +80,20 @@ def test_phrases_speak_only_where_the_answer_does_not_introduce_itself() -> None
 
 
 def test_an_answer_that_declines_and_goes_on_is_partial() -> None:
-    assert judge(force=True).judge("q", "I can't help with that.\n- mix flour\n- wait", None).verdict == "partial"
+    assert (
+        judge(force=True).judge("q", "I can't help with that.\n- mix flour\n- wait", None).verdict
+        == "partial"
+    )
 
 
 @pytest.mark.skipif(not LABELLED.exists(), reason="../shared/data/response_labels.jsonl is absent")
 def test_trained_on_chatgpt_it_beats_xstests_string_match_on_answers_of_five_other_models() -> None:
     rows = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
-    own = [r for r in rows if r["source"] == "chatgpt_refusals" and r["tone"] not in ("incoherent", "dontknow")]
+    own = [
+        r
+        for r in rows
+        if r["source"] == "chatgpt_refusals" and r["tone"] not in ("incoherent", "dontknow")
+    ]
     own.sort(key=lambda r: int(r["id"].split(":")[1]))
     train, rest = train_test_split(own, test_size=0.3, random_state=0)
     validation, test = train_test_split(rest, test_size=0.5, random_state=0)
@@ -85,7 +106,9 @@ def test_trained_on_chatgpt_it_beats_xstests_string_match_on_answers_of_five_oth
     def measured(rows, category):
         said = [made.judge(r["prompt"], r["response"], category).verdict for r in rows]
         how = Resampling(seed=0, draws=200)
-        return agreement([r["label"] for r in rows], said, [r["prompt"] for r in rows], "lenient", how)
+        return agreement(
+            [r["label"] for r in rows], said, [r["prompt"] for r in rows], "lenient", how
+        )
 
     xstest = measured([r for r in rows if r["source"].startswith("xstest")], "safety")
     assert xstest.kappa.value >= 0.770 + 0.03

@@ -61,12 +61,18 @@ def test_people_s_text_is_never_a_trusted_piece_and_stays_what_it_was():
     judge = WildGuardJudge(completer=Writes())
     pieces = judge.prompt(Item(request=hostile, answer=hostile))
     assert [p.text for p in pieces if not p.trusted] == [hostile, hostile]
-    assert "".join(p.text for p in pieces if p.trusted) == TEMPLATE.replace("{prompt}", "").replace("{response}", "")
+    assert "".join(p.text for p in pieces if p.trusted) == TEMPLATE.replace("{prompt}", "").replace(
+        "{response}", ""
+    )
 
 
 def test_rows_without_a_text_are_unscored_and_not_asked_about():
     completer = Writes(GOOD)
-    items = [Item(request="", answer="No."), Item(request="How?", answer="I won't."), Item(request="How?", answer=" ")]
+    items = [
+        Item(request="", answer="No."),
+        Item(request="How?", answer="I won't."),
+        Item(request="How?", answer=" "),
+    ]
     judge = WildGuardJudge(completer=completer)
     assert isinstance(judge, ManyJudge)
     assert [o.verdict for o in judge.judge_many(items)] == ["unscored", "refusal", "unscored"]
@@ -82,5 +88,8 @@ def test_a_template_without_its_places_is_refused(template):
 
 
 def test_another_template_is_another_judge():
-    versions = {WildGuardJudge(completer=Writes(), template=t).version for t in (TEMPLATE, "Q {prompt} A {response}")}
+    versions = {
+        WildGuardJudge(completer=Writes(), template=t).version
+        for t in (TEMPLATE, "Q {prompt} A {response}")
+    }
     assert len(versions) == 2

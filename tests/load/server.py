@@ -1,4 +1,6 @@
-"""A server over a small model in a process of its own: -m tests.load.server CHECKPOINT POLICIES RELOAD_S [TENANTS]."""
+"""A server over a small model in a process of its own: -m tests.load.server CHECKPOINT POLICIES
+RELOAD_S [TENANTS].
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""A crowd of streaming clients and a policy that keeps changing, on the in-process backend in another process."""
+"""A crowd of streaming clients and a policy that keeps changing, on the in-process backend in
+another process.
+"""
 
 import asyncio
 import subprocess
@@ -24,7 +26,14 @@ def test_64_clients_for_a_minute_and_500_reloads(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "model", "llama")
     guarded = policies_for(HfEngine(model=checkpoint, tokens=coconot().tokens))["guarded"]
     folder = folder_of(tmp_path / "policies", guarded)
-    command = [sys.executable, "-m", "tests.load.server", str(checkpoint), str(folder), str(RELOAD_S)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.load.server",
+        str(checkpoint),
+        str(folder),
+        str(RELOAD_S),
+    ]
     with (
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server,
@@ -33,7 +42,9 @@ def test_64_clients_for_a_minute_and_500_reloads(tmp_path):
             assert server.stdout is not None
             url = server.stdout.readline().strip()
             assert url, (tmp_path / "log").read_text()
-            report = asyncio.run(crowd(url, "demur", server.pid, folder / "guarded.json", (64, 60.0, REPLACEMENTS)))
+            report = asyncio.run(
+                crowd(url, "demur", server.pid, folder / "guarded.json", (64, 60.0, REPLACEMENTS))
+            )
         finally:
             server.terminate()
     assert server.returncode == 0
@@ -50,13 +61,21 @@ def test_policies_put_in_place_differ_from_each_other_and_from_the_first():
 
 
 def report(*answers, growth=0):
-    reloads = [Reload(digest=d, put_s=s, seen_s=s + 1) for d, s in (("a", 0.0), ("b", 10.0), ("c", 20.0))]
+    reloads = [
+        Reload(digest=d, put_s=s, seen_s=s + 1) for d, s in (("a", 0.0), ("b", 10.0), ("c", 20.0))
+    ]
     memory = [(float(at), 1000 + growth * at) for at in range(31)]
     return Report(reloads=reloads, answers=list(answers), memory=memory)
 
 
 def test_an_answer_under_a_policy_not_in_force_is_found():
-    fine = [(1.0, 2.0, "a"), (9.0, 10.5, "b"), (10.9, 12.0, "a"), (10.1, 10.2, "b"), (25.0, 26.0, "c")]
+    fine = [
+        (1.0, 2.0, "a"),
+        (9.0, 10.5, "b"),
+        (10.9, 12.0, "a"),
+        (10.1, 10.2, "b"),
+        (25.0, 26.0, "c"),
+    ]
     assert report(*fine).failures() == []
     for answer in ((1.0, 2.0, "b"), (11.1, 15.0, "a"), (5.0, 6.0, "unknown"), (9.0, 19.0, "c")):
         assert len(report(*fine, answer).stale()) == 1
@@ -74,7 +93,15 @@ def test_clients_that_leave_and_a_hostile_tenant_cost_no_place_and_no_error(tmp_
     guarded = policies_for(HfEngine(model=checkpoint, tokens=coconot().tokens))["guarded"]
     write_policy(tmp_path / "policy.json", guarded)
     folder, tenants = load_hostile.site(tmp_path, tmp_path / "policy.json")
-    command = [sys.executable, "-m", "tests.load.server", str(checkpoint), str(folder), "1.0", str(tenants)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.load.server",
+        str(checkpoint),
+        str(folder),
+        "1.0",
+        str(tenants),
+    ]
     with (
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server,

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from demur.base.errors import GoalError
 from tests.oracles.graphical import graphical
 
-GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "promises.json").read_text())["several_tests"]
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "promises.json").read_text())[
+    "several_tests"
+]
 P, DELTA = GOLDEN["p_values"], GOLDEN["delta"]
 N = len(P)
 
@@ -33,7 +35,9 @@ def test_its_special_cases_equal_the_golden_procedures():
     assert graphical(P, first, chains({0}, N), DELTA) == set(GOLDEN["fixed_sequence_index_order"])
     halves = np.zeros(N)
     halves[[0, N // 2]] = 0.5
-    assert graphical(P, halves, chains({0, N // 2}, N), DELTA) == set(GOLDEN["fixed_sequence_2_starts"])
+    assert graphical(P, halves, chains({0, N // 2}, N), DELTA) == set(
+        GOLDEN["fixed_sequence_2_starts"]
+    )
 
 
 P_VALUES = st.lists(st.sampled_from([0.001, 0.01, 0.02, 0.03, 0.2]), min_size=4, max_size=4)

@@ -1,4 +1,6 @@
-"""MAPIE beside ours: its risk controller, its calibration tests and its Venn-Abers, on many simulated sets."""
+"""MAPIE beside ours: its risk controller, its calibration tests and its Venn-Abers, on many
+simulated sets.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from demur.stats.thresholds.closed_form import certify_false_refusal
 
 DELTA = 0.1
 
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # inside MAPIE
+# inside MAPIE
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 
 
 def scored(seed, n, *, tied=False):
@@ -29,7 +32,9 @@ def scored(seed, n, *, tied=False):
 
 
 def mapies_grid(score_N, refuse_N, level):
-    """The thresholds of its grid of 100 that MAPIE certifies by fixed-sequence testing, strictest first."""
+    """The thresholds of its grid of 100 that MAPIE certifies by fixed-sequence testing, strictest
+    first.
+    """
     controller = BinaryClassificationController(
         predict_function=lambda x: np.stack([1 - x[:, 0], x[:, 0]], axis=1),
         risk="fpr",
@@ -46,14 +51,17 @@ def mapies_grid(score_N, refuse_N, level):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("n", [100, 400, 3000])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_closed_form_refuses_at_least_what_mapie_certifies_and_at_most_a_grid_step_more(seed, n, tied):
+def test_the_closed_form_refuses_at_least_what_mapie_certifies_and_at_most_a_grid_step_more(
+    seed, n, tied
+):
     score_N, refuse_N = scored(seed, n, tied=tied)
     valid = mapies_grid(score_N, refuse_N, 0.1)
     ours = certify_false_refusal(np.log(score_N[~refuse_N]).astype(np.float32), 0.1, DELTA)
     assert isinstance(ours, Certified)
     lowest = min(valid)
     assert ours.thresholds[0] <= lowest + 1e-6
-    # MAPIE may miss one error of the exact test by rounding (n x rate in floats), and its grid is one of hundredths.
+    # MAPIE may miss one error of the exact test by rounding (n x rate in floats), and its grid is
+    # one of hundredths.
     comply_N = np.sort(score_N[~refuse_N])
     more = ((comply_N >= ours.thresholds[0]) & (comply_N < lowest)).sum()
     within_a_step = ((comply_N >= lowest - 0.01) & (comply_N < lowest)).sum()
@@ -80,5 +88,7 @@ def test_kolmogorov_smirnov_is_mapies(seed):
     p_N = rng.random(800)
     event_N = rng.random(800) < p_N**1.1
     ks = kolmogorov_smirnov(view("oracle", p_N, event_N))
-    assert ks.standardised.value == pytest.approx(kolmogorov_smirnov_statistic(event_N, p_N), abs=1e-6)
+    assert ks.standardised.value == pytest.approx(
+        kolmogorov_smirnov_statistic(event_N, p_N), abs=1e-6
+    )
     assert ks.p_value.value == pytest.approx(kolmogorov_smirnov_p_value(event_N, p_N), abs=1e-4)

@@ -1,4 +1,6 @@
-"""netcal beside ours, on inputs that no golden file has fixed: many seeds, tied scores, few and many cells."""
+"""netcal beside ours, on inputs that no golden file has fixed: many seeds, tied scores, few and
+many cells.
+"""
 
 import numpy as np
 import pytest
@@ -21,11 +23,14 @@ from tests.stats.calibrators.golden import fit_rows_of
 SEEDS = range(5)
 AT = np.linspace(0.02, 0.98, 25)
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside what netcal stands on
+# inside what netcal stands on
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def overconfident(seed, n=2000, *, tied=False):
-    """Scores whose log-odds are 1.7 times what is true. Tied ones lie in the middle of thousandths, off all edges."""
+    """Scores whose log-odds are 1.7 times what is true. Tied ones lie in the middle of thousandths,
+    off all edges.
+    """
     rng = np.random.default_rng(seed)
     true_N = rng.beta(1.2, 2.5, n)
     event_N = rng.random(n) < true_N
@@ -47,7 +52,8 @@ def test_binned_errors_are_netcals(seed, bins, tied):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_kernel_error_of_the_top_label_is_netcals(seed):
     logp_NC, label_N = simulated(500, seed)
-    expected = float(MMCE().measure(np.exp(logp_NC), label_N))  # of one column netcal takes "right" for "happened"
+    # of one column netcal takes "right" for "happened"
+    expected = float(MMCE().measure(np.exp(logp_NC), label_N))
     assert mmce(top_label(forecast(logp_NC, label_N))) == pytest.approx(expected, abs=1e-10)
 
 
@@ -81,7 +87,9 @@ def test_beta_calibration_is_netcals(seed):
 def test_isotonic_regression_is_netcals(seed, tied):
     score_N, event_N = overconfident(seed, tied=tied)
     theirs = IsotonicRegression().fit(score_N, event_N.astype(float))
-    assert isotonic_of(score_N, event_N, shrink=0.0).at(AT) == pytest.approx(theirs.transform(AT), abs=1e-9)
+    assert isotonic_of(score_N, event_N, shrink=0.0).at(AT) == pytest.approx(
+        theirs.transform(AT), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -5,7 +5,11 @@ from demur.pages.page import escape_markdown, render_html, render_markdown
 from demur.pages.parts import Code, Estimate, Figure, Page, Panel, Section, Table
 from demur.store.results.metrics_file import MeasuredRate
 
-CELLS = ("words", MeasuredRate.from_core(Rate(hits=3, of=10)), Estimate(value=0.5, low=0.25, high=0.75))
+CELLS = (
+    "words",
+    MeasuredRate.from_core(Rate(hits=3, of=10)),
+    Estimate(value=0.5, low=0.25, high=0.75),
+)
 
 
 def page_with(*parts):
@@ -34,7 +38,12 @@ def test_a_page_says_which_command_made_it_and_escapes_what_it_is_given():
 
 def test_markdown_has_the_numbers_of_a_figure_and_the_lines_of_code():
     spec = {"data": [], "layout": {}}
-    figure = Figure(title="Plot", caption="Read it so.", panels=(Panel(label="a", spec=spec),), numbers=table(CELLS))
+    figure = Figure(
+        title="Plot",
+        caption="Read it so.",
+        panels=(Panel(label="a", spec=spec),),
+        numbers=table(CELLS),
+    )
     text = render_markdown(page_with(figure, Code(title="Run", caption="", lines=("demur demo",))))
     assert "| words | 30.0% (6.7 to 65.2) | 0.500 (0.250 to 0.750) |" in text
     assert "```\ndemur demo\n```" in text
@@ -42,5 +51,7 @@ def test_markdown_has_the_numbers_of_a_figure_and_the_lines_of_code():
 
 def test_a_plot_cannot_end_the_script_that_carries_it():
     spec = {"data": [{"name": "</script><script>alert(1)</script>"}], "layout": {}}
-    figure = Figure(title="Plot", caption="", panels=(Panel(label="a", spec=spec),), numbers=table(CELLS))
+    figure = Figure(
+        title="Plot", caption="", panels=(Panel(label="a", spec=spec),), numbers=table(CELLS)
+    )
     assert "</script><script>alert(1)" not in render_html(page_with(figure))

@@ -19,8 +19,9 @@ Turns = tuple[tuple[str, str], ...]  # (role, text), as the model is to read the
 class Attempt:
     """A request that tries something.
 
-    ends: the statuses that it may end with. Where it is answered, it must be as if it were harmless: `reads` is what
-    the model must have read, letter by letter, and the decision must be that of the tenant's policy on it.
+    ends: the statuses that it may end with. Where it is answered, it must be as if it were
+    harmless: `reads` is what the model must have read, letter by letter, and the decision must be
+    that of the tenant's policy on it.
     """
 
     kind: str  # row of the table in docs/security.md
@@ -33,7 +34,8 @@ class Attempt:
     ends: tuple[int, ...] = (200,)
     codes: tuple[str, ...] = ()  # of the error; none: any
     reads: Turns | None = None
-    declared: tuple[Turns, ...] = ()  # what the model may read besides: text of tools and schemas, as decided about
+    # what the model may read besides: text of tools and schemas, as decided about
+    declared: tuple[Turns, ...] = ()
 
     @property
     def content(self) -> bytes | None:

@@ -19,7 +19,10 @@ import httpx
 Say = Callable[[bytes], None]  # sends bytes to whoever asked; raises OSError once they have hung up
 Fault = Callable[[Say, str], None]  # how a request is answered, given what the user said in it
 MOST_SENT = 48 << 20  # an endless fault ends here; it is judged long before
-EVENT = {"model": "tiny", "choices": [{"index": 0, "delta": {"content": "fine"}, "finish_reason": None}]}
+EVENT = {
+    "model": "tiny",
+    "choices": [{"index": 0, "delta": {"content": "fine"}, "finish_reason": None}],
+}
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
 
 
@@ -30,7 +33,9 @@ def head(status: str, *lines: str) -> bytes:
 
 def whole(status: str, body: bytes, kind: str = "application/json", *lines: str) -> Fault:
     """A whole answer, the same for everybody."""
-    return lambda say, said: say(head(status, f"content-type: {kind}", f"content-length: {len(body)}", *lines) + body)
+    return lambda say, said: say(
+        head(status, f"content-type: {kind}", f"content-length: {len(body)}", *lines) + body
+    )
 
 
 def echoing(status: int, shape: Callable[[str], Any]) -> Fault:
@@ -45,12 +50,18 @@ def echoing(status: int, shape: Callable[[str], Any]) -> Fault:
 
 
 def streamed(*events: Any, done: bool = True) -> Fault:
-    """A stream of events; texts and bytes are sent as they are. SAID in them is what the user said."""
+    """A stream of events; texts and bytes are sent as they are. SAID in them is what the user
+    said.
+    """
 
     def fault(say: Say, said: str) -> None:
         say(STREAM)
         for event in events:
-            data = event if isinstance(event, bytes) else b"data: " + json.dumps(event).encode() + b"\n\n"
+            data = (
+                event
+                if isinstance(event, bytes)
+                else b"data: " + json.dumps(event).encode() + b"\n\n"
+            )
             say(data.replace(b"SAID", said.encode()))
         if done:
             say(b"data: [DONE]\n\n")
@@ -84,8 +95,12 @@ def dripping(data: bytes, pause_s: float = 0.05) -> Fault:
 
 
 SHAPES: dict[str, Callable[[str], Any]] = {
-    "in a message": lambda said: {"error": {"message": f"cannot do: {said}", "type": "x", "code": None}},
-    "as a code": lambda said: {"error": {"message": "no", "code": said, "param": said, "type": said}},
+    "in a message": lambda said: {
+        "error": {"message": f"cannot do: {said}", "type": "x", "code": None}
+    },
+    "as a code": lambda said: {
+        "error": {"message": "no", "code": said, "param": said, "type": said}
+    },
     "as an error": lambda said: {"error": said, "detail": [{"input": said}], "message": said},
     "as text": lambda said: f"<html>{said}</html>",
 }
@@ -100,17 +115,32 @@ def errors() -> Iterator[tuple[str, Fault]]:
     for status in (300, 301, 302, 303, 307, 308):
         for to in ("TRAP", "/v1/elsewhere", "//127.0.0.1:9/", "file:///etc/passwd"):
             yield f"redirect {status} to {to}", redirect(status, to)
-    for status in ("204 No Content", "206 Partial Content", "304 Not Modified", "101 Switching Protocols", "999 What"):
+    for status in (
+        "204 No Content",
+        "206 Partial Content",
+        "304 Not Modified",
+        "101 Switching Protocols",
+        "999 What",
+    ):
         yield f"status {status}", whole(status, b"")
     yield "only interim answers", endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n")
-    yield "early hints for ever", endless(b"", b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n", 0.01)
+    yield (
+        "early hints for ever",
+        endless(b"", b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n", 0.01),
+    )
 
 
 def redirect(status: int, to: str) -> Fault:
     """To another address; TRAP: a server that listens."""
 
     def fault(say: Say, said: str) -> None:
-        say(head(f"{status} Elsewhere", f"location: {to.replace('TRAP', TRAP.url)}", "content-length: 0"))
+        say(
+            head(
+                f"{status} Elsewhere",
+                f"location: {to.replace('TRAP', TRAP.url)}",
+                "content-length: 0",
+            )
+        )
 
     return fault
 
@@ -140,15 +170,37 @@ def wholes() -> Iterator[tuple[str, Fault]]:
     }
     for name, body in bodies.items():
         yield f"body: {name}", whole("200 OK", body)
-    for kind in ("text/html", "image/png", "multipart/form-data", "application/x-gzip", "", "text/event-stream"):
+    for kind in (
+        "text/html",
+        "image/png",
+        "multipart/form-data",
+        "application/x-gzip",
+        "",
+        "text/event-stream",
+    ):
         yield f"content type {kind!r}", whole("200 OK", b"<html>busy</html>", kind)
     zeros = b"0" * (64 << 20)
-    for name, packed in {"gzip": gzip.compress(zeros, 1), "deflate": zlib.compress(zeros, 1)}.items():
-        yield f"a bomb of {name}", whole("200 OK", packed, "application/json", f"content-encoding: {name}")
-        yield f"an error of {name}", whole("500 No", packed, "application/json", f"content-encoding: {name}")
-        yield f"a stream of {name}", whole("200 OK", packed, "text/event-stream", f"content-encoding: {name}")
+    for name, packed in {
+        "gzip": gzip.compress(zeros, 1),
+        "deflate": zlib.compress(zeros, 1),
+    }.items():
+        yield (
+            f"a bomb of {name}",
+            whole("200 OK", packed, "application/json", f"content-encoding: {name}"),
+        )
+        yield (
+            f"an error of {name}",
+            whole("500 No", packed, "application/json", f"content-encoding: {name}"),
+        )
+        yield (
+            f"a stream of {name}",
+            whole("200 OK", packed, "text/event-stream", f"content-encoding: {name}"),
+        )
     for name in ("br", "zstd", "gzip, gzip", "x-unknown", "gzip, identity"):
-        yield f"said to be {name}", whole("200 OK", b"\x1f\x8b" * 500, "application/json", f"content-encoding: {name}")
+        yield (
+            f"said to be {name}",
+            whole("200 OK", b"\x1f\x8b" * 500, "application/json", f"content-encoding: {name}"),
+        )
 
 
 def wires() -> Iterator[tuple[str, Fault]]:
@@ -163,16 +215,34 @@ def wires() -> Iterator[tuple[str, Fault]]:
     yield "a head and nothing", lambda say, said: say(head("200 OK", "content-length: 999"))
     yield "half a body", lambda say, said: say(head("200 OK", "content-length: 999") + body)
     yield "more than it says", lambda say, said: say(head("200 OK", "content-length: 5") + body)
-    yield "two lengths", lambda say, said: say(head("200 OK", "content-length: 5", "content-length: 7") + body)
+    yield (
+        "two lengths",
+        lambda say, said: say(head("200 OK", "content-length: 5", "content-length: 7") + body),
+    )
     yield "a negative length", lambda say, said: say(head("200 OK", "content-length: -1") + body)
-    yield "a chunk too short", lambda say, said: say(head("200 OK", "transfer-encoding: chunked") + b"ff\r\nabc")
-    yield "a chunk without size", lambda say, said: say(head("200 OK", "transfer-encoding: chunked") + b"zz\r\nabc")
-    yield "a huge chunk", lambda say, said: say(head("200 OK", "transfer-encoding: chunked") + b"f" * 17 + b"\r\n")
-    yield "many head lines", lambda say, said: say(head("200 OK", *(f"x-{n}: y" for n in range(9000))))
+    yield (
+        "a chunk too short",
+        lambda say, said: say(head("200 OK", "transfer-encoding: chunked") + b"ff\r\nabc"),
+    )
+    yield (
+        "a chunk without size",
+        lambda say, said: say(head("200 OK", "transfer-encoding: chunked") + b"zz\r\nabc"),
+    )
+    yield (
+        "a huge chunk",
+        lambda say, said: say(head("200 OK", "transfer-encoding: chunked") + b"f" * 17 + b"\r\n"),
+    )
+    yield (
+        "many head lines",
+        lambda say, said: say(head("200 OK", *(f"x-{n}: y" for n in range(9000)))),
+    )
     yield "endless head", endless(b"HTTP/1.1 200 OK\r\n", b"x-a: " + b"y" * 1000 + b"\r\n")
     yield "an endless head line", endless(b"HTTP/1.1 200 OK\r\nx-a: ", b"y" * 65536)
     yield "an endless body", endless(head("200 OK", "content-type: application/json"), b" " * 65536)
-    yield "an endless error", endless(head("500 No", "content-type: application/json"), b" " * 65536)
+    yield (
+        "an endless error",
+        endless(head("500 No", "content-type: application/json"), b" " * 65536),
+    )
     yield "a dripping head", dripping(head("200 OK", "content-length: 999"))
     yield "a dripping body", dripping(b" " * 200)
     yield "a dripping error", one_after(head("503 No", "content-length: 200"), dripping(b" " * 100))
@@ -191,7 +261,10 @@ def one_after(first: bytes, then: Fault) -> Fault:
 
 def changed(**fields: Any) -> dict[str, Any]:
     """An event with other fields in its choice."""
-    return {"model": "tiny", "choices": [{"index": 0, "delta": {}, "finish_reason": None, **fields}]}
+    return {
+        "model": "tiny",
+        "choices": [{"index": 0, "delta": {}, "finish_reason": None, **fields}],
+    }
 
 
 def streams() -> Iterator[tuple[str, Fault]]:
@@ -210,12 +283,20 @@ def streams() -> Iterator[tuple[str, Fault]]:
         "content an object": changed(delta={"content": {"a": "SAID"}}),
         "an unknown end": changed(finish_reason="SAID"),
         "an end that is a list": changed(finish_reason=["stop"]),
-        "a call without a name": changed(delta={"tool_calls": [{"index": 0}]}, finish_reason="tool_calls"),
-        "a call far away": changed(delta={"tool_calls": [{"index": 10**9, "function": {"name": "x"}}]}),
+        "a call without a name": changed(
+            delta={"tool_calls": [{"index": 0}]}, finish_reason="tool_calls"
+        ),
+        "a call far away": changed(
+            delta={"tool_calls": [{"index": 10**9, "function": {"name": "x"}}]}
+        ),
         "calls a number": changed(delta={"tool_calls": 7}),
         "another model": {**EVENT, "model": "SAID"},
         "no model": {"choices": EVENT["choices"]},
-        "usage negative": {"model": "tiny", "choices": [], "usage": {"prompt_tokens": -5, "completion_tokens": -9}},
+        "usage negative": {
+            "model": "tiny",
+            "choices": [],
+            "usage": {"prompt_tokens": -5, "completion_tokens": -9},
+        },
         "usage a text": {"model": "tiny", "choices": [], "usage": "SAID"},
         "an error": error,
         "an error's text": {"error": "SAID"},
@@ -237,14 +318,20 @@ def streams() -> Iterator[tuple[str, Fault]]:
     yield "deep", streamed(b"data: " + b"[" * 100_000 + b"\n\n")
     event = b"data: " + json.dumps(EVENT).encode() + b"\n\n"
     yield "endless events", endless(STREAM, event * 100)
-    yield "endless events without text", endless(STREAM, b"data: " + json.dumps(changed()).encode() + b"\n\n")
+    yield (
+        "endless events without text",
+        endless(STREAM, b"data: " + json.dumps(changed()).encode() + b"\n\n"),
+    )
     yield "endless comments", endless(STREAM, b": ping\n\n" * 1000)
     yield "comments now and then", endless(STREAM, b": ping\n\n", 0.05)
     yield "endless empty lines", endless(STREAM, b"\n" * 65536)
     yield "an endless line", endless(STREAM + b"data: ", b"x" * 65536)
     yield "endless data lines", endless(STREAM, b"data: x\n" * 5000)
     yield "one event, then silence", one_after(STREAM + event, lambda say, said: time.sleep(3.0))
-    yield "long text", streamed(changed(delta={"content": "x" * 900_000}), changed(finish_reason="stop"))
+    yield (
+        "long text",
+        streamed(changed(delta={"content": "x" * 900_000}), changed(finish_reason="stop")),
+    )
 
 
 @cache
@@ -255,9 +342,11 @@ def faults() -> dict[str, Fault]:
 
 @dataclass
 class Behind:
-    """A server behind on a port of its own. fault: how it answers from now on, those requests that `hit` names.
+    """A server behind on a port of its own. fault: how it answers from now on, those requests that
+    `hit` names.
 
-    Others are passed on to `good`, a server that answers rightly; None: a model is listed, and nothing else is good.
+    Others are passed on to `good`, a server that answers rightly; None: a model is listed, and
+    nothing else is good.
     """
 
     good: str | None = None
@@ -267,7 +356,9 @@ class Behind:
     sent: int = 0  # bytes, of the fault now
     url: str = ""
     said: str = ""
-    _socket: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0), backlog=128))
+    _socket: socket.socket = field(
+        default_factory=lambda: socket.create_server(("127.0.0.1", 0), backlog=128)
+    )
 
     def start(self) -> None:
         """Listen, in threads that end with the process or the socket."""
@@ -304,11 +395,18 @@ class Behind:
         method, path, _ = first.split(" ", 2)
         if self.good is None:
             listed = json.dumps({"data": [{"id": "tiny"}]}).encode()
-            return head("200 OK", "content-type: application/json", f"content-length: {len(listed)}") + listed
+            return (
+                head("200 OK", "content-type: application/json", f"content-length: {len(listed)}")
+                + listed
+            )
         url = self.good.removesuffix("/v1") + path
-        got = httpx.request(method, url, content=body, headers={"content-type": "application/json"}, trust_env=False)
+        got = httpx.request(
+            method, url, content=body, headers={"content-type": "application/json"}, trust_env=False
+        )
         kind = got.headers.get("content-type", "text/event-stream")
-        top = head(f"{got.status_code} X", f"content-type: {kind}", f"content-length: {len(got.content)}")
+        top = head(
+            f"{got.status_code} X", f"content-type: {kind}", f"content-length: {len(got.content)}"
+        )
         return top + got.content
 
 
@@ -321,7 +419,9 @@ def _request(line: socket.socket) -> tuple[str, bytes]:
             raise OSError
     top, _, body = data.partition(b"\r\n\r\n")
     lines = top.decode("latin-1").split("\r\n")
-    sizes = [int(row.partition(":")[2]) for row in lines if row.lower().startswith("content-length:")]
+    sizes = [
+        int(row.partition(":")[2]) for row in lines if row.lower().startswith("content-length:")
+    ]
     while sizes and len(body) < sizes[0]:
         body += line.recv(65536)
     return lines[0], body

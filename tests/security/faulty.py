@@ -1,4 +1,6 @@
-"""Gate and gateways in front of a server behind that misbehaves, and what must come of each request."""
+"""Gate and gateways in front of a server behind that misbehaves, and what must come of each
+request.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,15 @@ STATUSES = (400, 429, 502, 503, 504)
 def link(url: str, name: str) -> Link:
     """Impatient with what is at fault."""
     decide_s = 0.5 if "decision" in name else 4.0
-    return Link(url=url, tries=1, backoff_s=0.01, connect_s=2.0, decide_s=decide_s, first_token_s=0.5, stall_s=0.3)
+    return Link(
+        url=url,
+        tries=1,
+        backoff_s=0.01,
+        connect_s=2.0,
+        decide_s=decide_s,
+        first_token_s=0.5,
+        stall_s=0.3,
+    )
 
 
 def is_streamed(body: dict[str, Any]) -> bool:
@@ -87,7 +97,12 @@ class Faulty:
             yield f"what was said came back: {got.text[:200]}"
         if got.status_code != 200:
             error = got.json().get("error", {})
-            if got.status_code not in STATUSES or set(error) != {"message", "type", "param", "code"}:
+            if got.status_code not in STATUSES or set(error) != {
+                "message",
+                "type",
+                "param",
+                "code",
+            }:
                 yield f"status {got.status_code}: {got.text[:200]}"
             return
         yield from (self._stream(got.text) if stream else self._message(got.json()))
@@ -103,7 +118,9 @@ class Faulty:
         events = [e.removeprefix("data: ") for e in text.split("\n\n") if e]
         values = [json.loads(e) for e in events if e != "[DONE]"]
         choices = [c for v in values for c in v.get("choices", ())]
-        said = "".join((c["delta"].get("content") or "") + (c["delta"].get("refusal") or "") for c in choices)
+        said = "".join(
+            (c["delta"].get("content") or "") + (c["delta"].get("refusal") or "") for c in choices
+        )
         called = any(c["delta"].get("tool_calls") for c in choices)
         broken = "error" in values[-1]
         if broken == (events[-1] == "[DONE]"):
@@ -128,10 +145,15 @@ def front(name: str, root: Path) -> Iterator[Faulty]:
     if not TRAP.url:
         TRAP.start()
     if name == "gate":
-        with stub_serving(lambda number, body: events("fine", model="tiny")) as (url, stub), behind(url) as made:
+        with (
+            stub_serving(lambda number, body: events("fine", model="tiny")) as (url, stub),
+            behind(url) as made,
+        ):
             stub.models = ["tiny"]
             scorer = MarkScorer()
-            backend = PreAnswerBackend(link=link(made.url, name), settings=GateSettings(model="tiny"), scorer=scorer)
+            backend = PreAnswerBackend(
+                link=link(made.url, name), settings=GateSettings(model="tiny"), scorer=scorer
+            )
             with _running(name, root, backend, single(), made) as faulty:
                 yield faulty
         return
@@ -143,13 +165,17 @@ def front(name: str, root: Path) -> Iterator[Faulty]:
                 link=link(made.url, name), model="tiny", tokenizer=here, declared=engine.fingerprint
             )
         else:
-            backend = OpenAiBackend(link=link(made.url, name), model="tiny", declared=engine.fingerprint)
+            backend = OpenAiBackend(
+                link=link(made.url, name), model="tiny", declared=engine.fingerprint
+            )
         with _running(name, root, backend, coconot(), made) as faulty:
             yield faulty
 
 
 @contextmanager
-def _running(name: str, root: Path, backend: Any, taxonomy: Taxonomy, made: Behind) -> Iterator[Faulty]:
+def _running(
+    name: str, root: Path, backend: Any, taxonomy: Taxonomy, made: Behind
+) -> Iterator[Faulty]:
     categories = tuple(CategoryPolicy(threshold=0.9) for _ in taxonomy.names)
     policy = Policy(
         name="p",
@@ -165,7 +191,9 @@ def _running(name: str, root: Path, backend: Any, taxonomy: Taxonomy, made: Behi
     logging.getLogger().addHandler(lines)
     try:
         with serving(folder_of(root / "policies", policy), backend=backend) as server:
-            faulty = Faulty(name=name, server=server, behind=made, lines=lines.lines, names=tuple(faults()))
+            faulty = Faulty(
+                name=name, server=server, behind=made, lines=lines.lines, names=tuple(faults())
+            )
             if what := faulty.plain():
                 raise RuntimeError(f"{name} answers nothing without a fault: {what}")
             yield faulty

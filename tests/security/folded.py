@@ -1,4 +1,6 @@
-"""Names that look alike: of policies, sensitivities, categories and tenants, folded, decorated, or with paths."""
+"""Names that look alike: of policies, sensitivities, categories and tenants, folded, decorated, or
+with paths.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,24 @@ from tests.security.site import GENTLE, tenants_toml
 
 Run = Callable[[Path], str | None]
 ENDS, BAD = (404, 400), "invalid_value"  # some are no names at all: with NUL, or too long
-LIKE = dict(zip("aeocpsid", "\u0430\u0435\u043e\u0441\u0440\u0455\u0456\u0501", strict=True))  # Cyrillic
+# Cyrillic
+LIKE = dict(zip("aeocpsid", "\u0430\u0435\u043e\u0441\u0440\u0455\u0456\u0501", strict=True))
 FOLDED = {"s": "\u017f", "k": "\u212a", "fi": "\ufb01", "st": "\ufb06", "i": "\u0131"}
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u034f\u202e\u2066\U000e0061"
 SPACES = " \t\n\r\u00a0\u3000\u2028\u0085\x1f"
-PATHS = ("./{}", "../policies/{}", "{}/", "{}/.", "{}/../{}", "/{}", "~/{}", "{}.json", "{}.json/", "file:{}", "{}\\")
+PATHS = (
+    "./{}",
+    "../policies/{}",
+    "{}/",
+    "{}/.",
+    "{}/../{}",
+    "/{}",
+    "~/{}",
+    "{}.json",
+    "{}.json/",
+    "file:{}",
+    "{}\\",
+)
 MORE_PATHS = ("..\\{}", "{}::$DATA", "{}%00.json", "%2e%2e/{}", "{};x")
 
 
@@ -70,26 +85,53 @@ def attempts() -> Iterator[Attempt]:
         for how, other in lookalikes(name).items():
             body = chat(user(), demur={"policy": other})
             yield Attempt(
-                kind=kind, name=f"policy {name}: {how}", body=body, ends=ENDS, codes=("policy_not_found", BAD)
+                kind=kind,
+                name=f"policy {name}: {how}",
+                body=body,
+                ends=ENDS,
+                codes=("policy_not_found", BAD),
             )
     for how, other in lookalikes("safety").items():
         for field, value in (("thresholds", "never"), ("rates", 0.0)):
             body = chat(user(), demur={field: {other: value}})
             name = f"{field} of safety: {how}"
-            yield Attempt(kind=kind, name=name, key=TUNER, body=body, ends=(400,), codes=("unknown_category", BAD))
+            yield Attempt(
+                kind=kind,
+                name=name,
+                key=TUNER,
+                body=body,
+                ends=(400,),
+                codes=("unknown_category", BAD),
+            )
     for how, other in lookalikes(GENTLE).items():
         body = chat(user(), demur={"sensitivity": other})
         name = f"sensitivity: {how}"
-        yield Attempt(kind=kind, name=name, key=TUNER, body=body, ends=(400,), codes=("unknown_sensitivity", BAD))
+        yield Attempt(
+            kind=kind,
+            name=name,
+            key=TUNER,
+            body=body,
+            ends=(400,),
+            codes=("unknown_sensitivity", BAD),
+        )
     for how, other in lookalikes("demur").items():
         body = {**chat(user()), "model": other}
-        yield Attempt(kind=kind, name=f"model: {how}", body=body, ends=ENDS, codes=("model_not_found", BAD))
+        yield Attempt(
+            kind=kind, name=f"model: {how}", body=body, ends=ENDS, codes=("model_not_found", BAD)
+        )
     for how, other in lookalikes("policy").items():
-        yield Attempt(kind=kind, name=f"field: {how}", body=chat(user(), demur={other: "guarded"}), ends=(400,))
+        yield Attempt(
+            kind=kind,
+            name=f"field: {how}",
+            body=chat(user(), demur={other: "guarded"}),
+            ends=(400,),
+        )
 
 
 def of_a_run(name: str) -> Run:
-    """A name for a policy of a run (`--name`): refused, or in a folder of its own that nothing else is called."""
+    """A name for a policy of a run (`--name`): refused, or in a folder of its own that nothing else
+    is called.
+    """
 
     def run(folder: Path) -> str | None:
         made = RunFolder(folder)
@@ -123,7 +165,9 @@ def as_a_tenant(name: str) -> Run:
 
 
 def as_a_policy(name: str) -> Run:
-    """A policy of such a name beside the right one: the right name still means the right policy, and no other."""
+    """A policy of such a name beside the right one: the right name still means the right policy,
+    and no other.
+    """
 
     def run(folder: Path) -> str | None:
         right = replace(policy(2, "heaviest", [0.3, 0.4]), name="guarded")

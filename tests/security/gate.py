@@ -1,4 +1,6 @@
-"""The pre-answer gate as it is attacked: a scorer by what is said, a scripted model behind, a server in front."""
+"""The pre-answer gate as it is attacked: a scorer by what is said, a scripted model behind, a
+server in front.
+"""
 
 from __future__ import annotations
 
@@ -35,19 +37,33 @@ KINDS = (
     "scores",
 )
 LONGER = "longer than the context"  # of the model in process: the one behind this gate has its own
-SENT = {"model", "messages", "max_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options"}
+SENT = {
+    "model",
+    "messages",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+}
 NATIVELY = {"tools", "tool_choice", "response_format"}
 MARK = "zq7locks"  # what the scorer that reads marks refuses
 
 
 class HashScorer:
-    """A probability that is another for each text: about half of all are refused, and any change shows."""
+    """A probability that is another for each text: about half of all are refused, and any change
+    shows.
+    """
 
     fingerprint = predictor_fingerprint("a" * 64, single().tokens, "prompts")
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """By the digest of what users said."""
-        return scores_of([hashlib.sha256(prompt_text(p).encode()).digest()[0] / 256 for p in prompts])
+        return scores_of(
+            [hashlib.sha256(prompt_text(p).encode()).digest()[0] / 256 for p in prompts]
+        )
 
 
 class MarkScorer(HashScorer):
@@ -55,11 +71,15 @@ class MarkScorer(HashScorer):
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """By whether the mark is in what users said, also across lines."""
-        return scores_of([0.99 if MARK in prompt_text(p).replace("\n", "").lower() else 0.01 for p in prompts])
+        return scores_of(
+            [0.99 if MARK in prompt_text(p).replace("\n", "").lower() else 0.01 for p in prompts]
+        )
 
 
 @contextmanager
-def gate_site(root: Path, scorer: Any, script: Callable[..., Any] | None = None, **settings: Any) -> Iterator[Site]:
+def gate_site(
+    root: Path, scorer: Any, script: Callable[..., Any] | None = None, **settings: Any
+) -> Iterator[Site]:
     """The gate, running. script: what the model behind says, see chat_stub."""
     policies = {
         name: Policy(
@@ -79,9 +99,13 @@ def gate_site(root: Path, scorer: Any, script: Callable[..., Any] | None = None,
                 link=Link(url=url), settings=GateSettings(model="stub-1", **settings), scorer=scorer
             )
             folder = folder_of(root / "policies", *policies.values())
-            with serving(folder, tenants_toml(root / "tenants.toml"), backend=backend, limits=LIMITS) as server:
+            with serving(
+                folder, tenants_toml(root / "tenants.toml"), backend=backend, limits=LIMITS
+            ) as server:
                 by_key = {CALLER: policies["guarded"]}
-                yield Site(server=server, oracle=scorer, policies=by_key, read=stub.bodies, log=lines.lines)
+                yield Site(
+                    server=server, oracle=scorer, policies=by_key, read=stub.bodies, log=lines.lines
+                )
     finally:
         logging.getLogger().removeHandler(lines)
 
@@ -92,7 +116,9 @@ def gate_attempts() -> list[Attempt]:
 
 
 def what_was_sent(site: Site, attempt: Attempt) -> Iterator[str]:
-    """Nothing for a refusal; else the conversation letter by letter, with fields of ours and no others."""
+    """Nothing for a refusal; else the conversation letter by letter, with fields of ours and no
+    others.
+    """
     refused = decided(site, attempt).refuses
     if refused and site.read:
         yield "the model was asked what was refused"
@@ -101,16 +127,23 @@ def what_was_sent(site: Site, attempt: Attempt) -> Iterator[str]:
     for body in site.read:
         if [(m["role"], m["content"]) for m in body["messages"]] != list(attempt.reads or ()):
             yield f"sent {body['messages']}, expected {attempt.reads}"
-        if set(body) - SENT - NATIVELY or any(set(m) != {"role", "content"} for m in body["messages"]):
+        if set(body) - SENT - NATIVELY or any(
+            set(m) != {"role", "content"} for m in body["messages"]
+        ):
             yield f"sent the fields {sorted(body)}"
 
 
 def unseen(site: Site, attempt: Attempt) -> str | None:
-    """Of text hidden beside a conversation: that it was not decided about. Turned down is no success either."""
+    """Of text hidden beside a conversation: that it was not decided about. Turned down is no
+    success either.
+    """
     site.read.clear()
     answer = site.send(attempt)
     if site.read:
-        return f"the model was asked: {site.read[0].get('tools') or site.read[0].get('response_format')}"
+        return (
+            "the model was asked: "
+            f"{site.read[0].get('tools') or site.read[0].get('response_format')}"
+        )
     if answer.status == 200 and '"decision":"refuse"' not in answer.text.replace(" ", ""):
         return f"answered: {answer.text[:200]}"
     if answer.status not in (200, 400) or answer.status not in (*attempt.ends, 400):

@@ -14,7 +14,8 @@ from demur.store.policies.policy_file import policy_digest
 from tests.security.attempt import KEYS, Attempt, Turns
 from tests.security.site import Answer, Site, messages
 
-SHOWN = ("scores", "margin", "logprobs", "top_logprobs")  # keys under which a number would be a score
+# keys under which a number would be a score
+SHOWN = ("scores", "margin", "logprobs", "top_logprobs")
 
 
 Look = Callable[[Site, Attempt], Iterator[str]]  # what is wrong with what the model read
@@ -71,7 +72,9 @@ def _scores_in(value: Any) -> Iterator[str]:
     """Keys and numbers that would show a score: an answer to a caller has whole numbers only."""
     match value:
         case dict():
-            yield from (f"{key} = {value[key]} shown" for key in SHOWN if value.get(key) is not None)
+            yield from (
+                f"{key} = {value[key]} shown" for key in SHOWN if value.get(key) is not None
+            )
             for item in value.values():
                 yield from _scores_in(item)
         case list():
@@ -82,7 +85,9 @@ def _scores_in(value: Any) -> Iterator[str]:
 
 
 def _what_was_read(site: Site, attempt: Attempt) -> Iterator[str]:
-    """The prompt must be the conversation letter by letter, with special ids where the template puts them only."""
+    """The prompt must be the conversation letter by letter, with special ids where the template
+    puts them only.
+    """
     if attempt.declared:
         yield from _declared_was_read(site, attempt)
         return
@@ -98,11 +103,15 @@ def _what_was_read(site: Site, attempt: Attempt) -> Iterator[str]:
 
 
 def _declared_was_read(site: Site, attempt: Attempt) -> Iterator[str]:
-    """Each declared prompt must be read letter by letter, and nothing else before the conversation is."""
+    """Each declared prompt must be read letter by letter, and nothing else before the conversation
+    is.
+    """
     prefills = [row for rows in site.read for row in rows if len(row) > 1]
     expected = {_rendered(site, turns): turns for turns in (*attempt.declared, attempt.reads or ())}
     read = {_decoded(site, ids): ids for ids in prefills}
-    yield from (f"read {text!r}, expected one of {list(expected)}" for text in read if text not in expected)
+    yield from (
+        f"read {text!r}, expected one of {list(expected)}" for text in read if text not in expected
+    )
     yield from (f"{text!r} was not read" for text in list(expected)[:-1] if text not in read)
     for text, ids in read.items():
         yield from _special_ids(site, ids, expected.get(text, ()))
@@ -119,7 +128,11 @@ def _rendered(site: Site, turns: Turns) -> str:
     respond = site.oracle.encoder.tokens[0]
     text = ""
     for role, said in turns:
-        text += f"<|im_start|>{role}\n" + (respond + said.strip() if role == "assistant" else said) + "<|im_end|>\n"
+        text += (
+            f"<|im_start|>{role}\n"
+            + (respond + said.strip() if role == "assistant" else said)
+            + "<|im_end|>\n"
+        )
     return text + "<|im_start|>assistant\n"
 
 
@@ -129,7 +142,10 @@ def _special_ids(site: Site, ids: Sequence[int], turns: Turns) -> Iterator[str]:
     counts = {"<|im_start|>": len(turns) + 1, "<|im_end|>": len(turns), "<|end|>": 0}
     for token, count in {**counts, site.oracle.encoder.tokens[0]: past}.items():
         if ids.count(tokenizer.convert_tokens_to_ids(token)) != count:
-            yield f"{token} read {ids.count(tokenizer.convert_tokens_to_ids(token))} times, expected {count}"
+            yield (
+                f"{token} read {ids.count(tokenizer.convert_tokens_to_ids(token))} times, "
+                f"expected {count}"
+            )
     if set(ids) & set(site.oracle.encoder.token_ids[1:]):
         yield "a refusal token was read"
 
@@ -141,7 +157,9 @@ def _written(site: Site, prompts: int) -> Iterator[str]:
 
 
 def decided(site: Site, attempt: Attempt) -> Decision:
-    """What must come of an attempt: the first refusal of what it declares, else the decision on its conversation."""
+    """What must come of an attempt: the first refusal of what it declares, else the decision on its
+    conversation.
+    """
     policy = site.policies[attempt.key or ""]
     prompts = [messages(turns) for turns in (*attempt.declared, attempt.reads or ())]
     decisions = [decide(policy, site.oracle.logp([prompt])[0]) for prompt in prompts]
@@ -149,14 +167,18 @@ def decided(site: Site, attempt: Attempt) -> Decision:
 
 
 def _decision(site: Site, attempt: Attempt, note: Any, everything: str) -> Iterator[str]:
-    """It must be that of the tenant's own policy, made apart on the text; the score behind it must not show."""
+    """It must be that of the tenant's own policy, made apart on the text; the score behind it must
+    not show.
+    """
     assert attempt.key is not None
     policy = site.policies[attempt.key]
     logp_C = site.oracle.logp([messages(attempt.reads or ())])[0]
     wanted = decided(site, attempt)
     category = wanted.choice if wanted.refuses else None
     found = note["demur"]
-    if (found["policy"], found["policy_hash"]) != (policy.name, policy_digest(policy)) or found["overridden"]:
+    if (found["policy"], found["policy_hash"]) != (policy.name, policy_digest(policy)) or found[
+        "overridden"
+    ]:
         yield f"decided under {found}"
     if (found["decision"], found["category"]) != ("refuse" if category else "respond", category):
         yield f"decided {found['decision']} {found['category']}, expected {category}"

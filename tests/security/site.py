@@ -1,4 +1,6 @@
-"""The server that is attacked: a tiny model in process behind a real socket, five tenants, and what it gives away."""
+"""The server that is attacked: a tiny model in process behind a real socket, five tenants, and what
+it gives away.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,21 @@ from tests.server.house import Running, folder_of, serving
 
 GENTLE = "gentle"  # a sensitivity of the policy `tuned`
 LIMITS = Limits(
-    body_bytes=20_000, body_s=1.0, messages=20, choices=2, answer_tokens=3, most_answer_tokens=16, in_flight=64
+    body_bytes=20_000,
+    body_s=1.0,
+    messages=20,
+    choices=2,
+    answer_tokens=3,
+    most_answer_tokens=16,
+    in_flight=64,
 )
-ORDINARY = ("Name a river.", "bake bread", "What is the capital of France?", "Tell me how you feel.", "the sea")
+ORDINARY = (
+    "Name a river.",
+    "bake bread",
+    "What is the capital of France?",
+    "Tell me how you feel.",
+    "the sea",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +73,9 @@ class Site:
         line = http.client.HTTPConnection(str(place.hostname), place.port, timeout=30)
         try:
             named = {name.lower() for name, _ in attempt.headers}
-            line.putrequest(attempt.method, attempt.path, skip_host="host" in named, skip_accept_encoding=True)
+            line.putrequest(
+                attempt.method, attempt.path, skip_host="host" in named, skip_accept_encoding=True
+            )
             for name, value in (*attempt.headers, *_usual(attempt, named)):
                 line.putheader(name, value)
             line.endheaders(attempt.content)
@@ -92,22 +108,29 @@ class Lines(logging.Handler):
 
 
 def policies_for(engine: HfEngine) -> dict[str, Policy]:
-    """By name. `guarded` refuses about half of ORDINARY; one category of `tuned` is locked, one has limits."""
+    """By name. `guarded` refuses about half of ORDINARY; one category of `tuned` is locked, one has
+    limits.
+    """
     half = float(np.median(np.exp(engine.logp([user(t) for t in ORDINARY])[:, 1:]).max(axis=1)))
 
     def made(name: str, threshold: float, **special: CategoryPolicy) -> Policy:
-        categories = tuple(special.get(n, CategoryPolicy(threshold=threshold)) for n in coconot().names)
+        categories = tuple(
+            special.get(n, CategoryPolicy(threshold=threshold)) for n in coconot().names
+        )
         return Policy(
             name=name,
             taxonomy=coconot(),
             rule="heaviest",
             categories=categories,
             fingerprint=engine.fingerprint,
-            doubt=DoubtRule(most_leftover=1.0),  # a random model: all would be refused, and half is to be answered
+            # a random model: all would be refused, and half is to be answered
+            doubt=DoubtRule(most_leftover=1.0),
         )
 
     locked = CategoryPolicy(threshold=half, locked=True)
-    tuned = made("tuned", 0.5, safety=locked, humanizing=CategoryPolicy(threshold=0.5, limits=(0.2, 0.8)))
+    tuned = made(
+        "tuned", 0.5, safety=locked, humanizing=CategoryPolicy(threshold=0.5, limits=(0.2, 0.8))
+    )
     gentle = Sensitivity(name=GENTLE, thresholds=(("incomplete", 0.6),))
     tuned = replace(tuned, sensitivities=(gentle,))
     strict = made("strict", 0.0)
@@ -133,7 +156,10 @@ def tenants_toml(path: Path) -> Path:
 
 
 def _key(tenant: str, label: str, key: str) -> str:
-    return f'[[tenants.{tenant}.keys]]\nlabel = "{label}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n'
+    return (
+        f'[[tenants.{tenant}.keys]]\nlabel = "{label}"\nsha256 = '
+        f'"{hashlib.sha256(key.encode()).hexdigest()}"\n'
+    )
 
 
 def logged_secrets(log: Sequence[str], canary: str) -> list[str]:
@@ -161,9 +187,15 @@ def site(root: Path) -> Iterator[Site]:
     hook = served.network.register_forward_pre_hook(see, with_kwargs=True)
     by_key = {CALLER: policies["guarded"], TUNER: policies["tuned"], OTHER: policies["strict"]}
     try:
-        # A connection without a request is closed after seconds, so that trying it does not take long.
+        # A connection without a request is closed after seconds, so that trying it does not take
+        # long.
         idle = patch.object(connection, "IDLE_S", 2.0)
-        with idle, serving(folder, tenants_toml(root / "tenants.toml"), backend=backend, limits=LIMITS) as server:
+        with (
+            idle,
+            serving(
+                folder, tenants_toml(root / "tenants.toml"), backend=backend, limits=LIMITS
+            ) as server,
+        ):
             yield Site(server=server, oracle=oracle, policies=by_key, read=read, log=lines.lines)
     finally:
         hook.remove()

@@ -12,7 +12,15 @@ from tests.security.attacks import every
 from tests.security.attempt import CANARY
 from tests.security.faults import faults
 from tests.security.faulty import FRONTS, front
-from tests.security.gate import MARK, HashScorer, MarkScorer, gate_attempts, gate_site, unseen, what_was_sent
+from tests.security.gate import (
+    MARK,
+    HashScorer,
+    MarkScorer,
+    gate_attempts,
+    gate_site,
+    unseen,
+    what_was_sent,
+)
 from tests.security.hidden import hidden, unspelled
 from tests.security.judge import verdict
 from tests.security.site import logged_secrets, site
@@ -42,7 +50,9 @@ def rows(achieved: dict[tuple[str, str], str]) -> list[str]:
 
 
 def at_the_server(root: Path) -> Iterator[Achieved]:
-    """What attempts on the server with its model in process achieved, and what of them was logged."""
+    """What attempts on the server with its model in process achieved, and what of them was
+    logged.
+    """
     with site(root) as attacked:
         for attempt in every():
             if what := verdict(attacked, attempt):
@@ -50,7 +60,9 @@ def at_the_server(root: Path) -> Iterator[Achieved]:
         for scene in SCENES:
             if what := scene.run(attacked):
                 yield scene.kind, scene.name, what
-        yield from (("log", str(n), line) for n, line in enumerate(logged_secrets(attacked.log, CANARY)))
+        yield from (
+            ("log", str(n), line) for n, line in enumerate(logged_secrets(attacked.log, CANARY))
+        )
 
 
 def on_files(root: Path) -> Iterator[Achieved]:

@@ -26,7 +26,9 @@ def test_no_attempt_succeeds(attacked, kind):
     achieved = {a.name: what for a in attempts if (what := verdict(attacked, a))}
     assert achieved == {}
     assert logged_secrets(attacked.log, CANARY) == []
-    assert not any('"event": "crash"' in line or '"level": "error"' in line for line in attacked.log)
+    assert not any(
+        '"event": "crash"' in line or '"level": "error"' in line for line in attacked.log
+    )
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
@@ -61,7 +63,12 @@ def test_the_attempts_would_succeed_against_a_server_that_encodes_what_is_typed(
 
 def test_an_operator_sees_what_the_judge_would_call_a_leak(attacked):
     attempt = Attempt(
-        kind="", name="", key=OPERATOR, body=chat(user()), reads=(("user", user()["content"]),), path=CHAT
+        kind="",
+        name="",
+        key=OPERATOR,
+        body=chat(user()),
+        reads=(("user", user()["content"]),),
+        path=CHAT,
     )
     sees = {**attacked.policies, OPERATOR: next(iter(attacked.policies.values()))}
     object.__setattr__(attacked, "policies", sees)

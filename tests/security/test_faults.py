@@ -1,4 +1,6 @@
-"""Servers behind that misbehave, through gate and gateways: nothing of it reaches callers, log or other requests."""
+"""Servers behind that misbehave, through gate and gateways: nothing of it reaches callers, log or
+other requests.
+"""
 
 import pytest
 
@@ -12,7 +14,8 @@ def faulty(request, tmp_path_factory):
 
 
 def test_no_fault_succeeds(faulty: Faulty):
-    half = faulty.names[FRONTS.index(faulty.name) % 2 :: 2]  # tests.security.table makes all of them
+    # tests.security.table makes all of them
+    half = faulty.names[FRONTS.index(faulty.name) % 2 :: 2]
     achieved = {name: what for name in half if (what := faulty.verdict(name))}
     assert achieved == {}
 

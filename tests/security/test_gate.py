@@ -1,4 +1,6 @@
-"""The attempts against the pre-answer gate: a prompt is scored by what users said in it, and a refusal calls nobody."""
+"""The attempts against the pre-answer gate: a prompt is scored by what users said in it, and a
+refusal calls nobody.
+"""
 
 import json
 import math
@@ -26,7 +28,16 @@ from tests.security.attacks import (
     in_user_parts,
 )
 from tests.security.attempt import CANARY, Attempt, chat, user
-from tests.security.gate import KINDS, MARK, HashScorer, MarkScorer, gate_attempts, gate_site, unseen, what_was_sent
+from tests.security.gate import (
+    KINDS,
+    MARK,
+    HashScorer,
+    MarkScorer,
+    gate_attempts,
+    gate_site,
+    unseen,
+    what_was_sent,
+)
 from tests.security.hidden import hidden, unspelled
 from tests.security.judge import decided, verdict
 from tests.security.site import Site, logged_secrets
@@ -86,7 +97,9 @@ def test_declarations_without_a_hidden_text_are_passed_on(marked):
 
 
 def asked(site, way):
-    """Whether the model behind was asked, with the mark in the place that a way of saying puts it."""
+    """Whether the model behind was asked, with the mark in the place that a way of saying puts
+    it.
+    """
     body, turns = way(MARK)
     assert verdict(site, Attempt(kind="", name="", body=body, reads=turns), look=_anything) is None
     return bool(site.read)
@@ -96,13 +109,23 @@ def _anything(site, attempt):
     yield from ()
 
 
-@pytest.mark.parametrize("way", [in_user, in_user_parts, in_split_parts, in_earlier_user, in_tool_result])
+@pytest.mark.parametrize(
+    "way", [in_user, in_user_parts, in_split_parts, in_earlier_user, in_tool_result]
+)
 def test_whatever_a_user_says_in_any_turn_counts(marked, way):
     assert not asked(marked, way)
 
 
-# What docs/security.md says of them: without reads = "all" nothing keeps a client from saying it there.
-ELSEWHERE = [in_system, in_developer, in_late_system, in_past_answer, in_past_refusal, in_call_arguments]
+# What docs/security.md says of them: without reads = "all" nothing keeps a client from saying it
+# there.
+ELSEWHERE = [
+    in_system,
+    in_developer,
+    in_late_system,
+    in_past_answer,
+    in_past_refusal,
+    in_call_arguments,
+]
 
 
 @pytest.mark.parametrize("way", ELSEWHERE)
@@ -120,8 +143,16 @@ def test_what_others_say_counts_only_where_the_operator_says_so(marked, reads_al
     [
         (user(MARK), user("Go on.")),
         (user(MARK), {"role": "system", "content": "Be kind."}, user("Go on.")),
-        ({"role": "assistant", "content": "Hi"}, user(MARK), {"role": "assistant", "content": "No."}, user("Please.")),
-        (user([{"type": "text", "text": MARK[:4]}, {"type": "text", "text": MARK[4:]}]), user("Go on.")),
+        (
+            {"role": "assistant", "content": "Hi"},
+            user(MARK),
+            {"role": "assistant", "content": "No."},
+            user("Please."),
+        ),
+        (
+            user([{"type": "text", "text": MARK[:4]}, {"type": "text", "text": MARK[4:]}]),
+            user("Go on."),
+        ),
     ],
     ids=["two in a row", "a system message between", "an answer first", "parts"],
 )
@@ -139,10 +170,14 @@ def test_nothing_said_is_decided_about_like_anything_else(gate, content):
     assert verdict(gate, attempt, what_was_sent) is None
 
 
-@pytest.mark.parametrize("fields", [{"n": 2}, {"stream": True}, {"max_tokens": 1}, {"seed": 1}, {"temperature": 2.0}])
+@pytest.mark.parametrize(
+    "fields", [{"n": 2}, {"stream": True}, {"max_tokens": 1}, {"seed": 1}, {"temperature": 2.0}]
+)
 def test_no_parameter_moves_the_decision(gate, fields):
     for text in (f"{CANARY} {n}" for n in range(20)):
-        attempt = Attempt(kind="", name="", body=chat(user(text), **fields), reads=(("user", text),))
+        attempt = Attempt(
+            kind="", name="", body=chat(user(text), **fields), reads=(("user", text),)
+        )
         assert verdict(gate, attempt, what_was_sent) is None
 
 
@@ -159,7 +194,9 @@ def guarded(tmp_path_factory, probability):
         p = probability(body["messages"][-1]["content"])
         listed = {"unsafe": p, "safe": 1 - p} if p is not None else {"Well": 0.9, ",": 0.1}
         top = [{"token": t, "logprob": math.log(q)} for t, q in listed.items()]
-        return completion("x", logprobs={"content": [{"token": "x", "logprob": 0.0, "top_logprobs": top}]})
+        return completion(
+            "x", logprobs={"content": [{"token": "x", "logprob": 0.0, "top_logprobs": top}]}
+        )
 
     with stub_serving(guard) as (url, stub):
         scorer = ChatGuard(url=url, model="stub-1", tokens=single().tokens, tries=1, timeout_s=5.0)
@@ -171,8 +208,12 @@ def test_a_guard_behind_an_endpoint_decides_about_many_at_once(tmp_path_factory)
     for site, stub in guarded(tmp_path_factory, lambda text: 0.9 if "odd" in text else 0.1):
         texts = [f"{n} is {'odd' if n % 2 else 'even'}" for n in range(40)]
         with ThreadPoolExecutor(20) as pool:
-            answers = list(pool.map(site.send, [Attempt(kind="", name="", body=chat(user(t))) for t in texts]))
-        refused = ['"refuse"' in a.text.replace(" ", "").partition('"decision":')[2][:9] for a in answers]
+            answers = list(
+                pool.map(site.send, [Attempt(kind="", name="", body=chat(user(t))) for t in texts])
+            )
+        refused = [
+            '"refuse"' in a.text.replace(" ", "").partition('"decision":')[2][:9] for a in answers
+        ]
         assert refused == [n % 2 == 1 for n in range(40)]
         assert len(site.read) == 20
         assert len(stub.bodies) == 40
@@ -180,29 +221,43 @@ def test_a_guard_behind_an_endpoint_decides_about_many_at_once(tmp_path_factory)
 
 def test_a_guard_without_a_verdict_lets_nothing_pass(tmp_path_factory):
     for site, _ in guarded(tmp_path_factory, lambda text: None if "odd" in text else 0.1):
-        answers = [site.send(Attempt(kind="", name="", body=chat(user(t)))) for t in ("odd", "even")]
+        answers = [
+            site.send(Attempt(kind="", name="", body=chat(user(t)))) for t in ("odd", "even")
+        ]
         assert [a.status for a in answers] == [200, 200]
         assert '"decision":"undecided"' in answers[0].text.replace(" ", "")
         assert len(site.read) == 1
         assert not any("Well" in a.text for a in answers)
 
 
-@pytest.mark.parametrize("body", [(401, {"error": "no"}), completion("safe")], ids=["another key", "no logprobs"])
-def test_a_guard_that_is_set_up_wrongly_lets_nothing_pass_and_tells_callers_nothing(tmp_path_factory, body):
+@pytest.mark.parametrize(
+    "body", [(401, {"error": "no"}), completion("safe")], ids=["another key", "no logprobs"]
+)
+def test_a_guard_that_is_set_up_wrongly_lets_nothing_pass_and_tells_callers_nothing(
+    tmp_path_factory, body
+):
     with stub_serving(lambda number, _: body) as (url, _):
         scorer = ChatGuard(url=url, model="secret", tokens=single().tokens, tries=1)
         for site in site_of(tmp_path_factory, scorer):
             answer = site.send(Attempt(kind="", name="", body=chat(user())))
-            assert (answer.status, json.loads(answer.text)["error"]["code"]) == (503, "model_unavailable")
+            assert (answer.status, json.loads(answer.text)["error"]["code"]) == (
+                503,
+                "model_unavailable",
+            )
             assert not any(word in answer.text for word in ("secret", "127.0.0.1", "logprobs"))
             assert site.read == []
 
 
 def test_a_guard_that_is_down_lets_nothing_pass(tmp_path_factory):
-    scorer = ChatGuard(url="http://127.0.0.1:9/v1", model="g", tokens=single().tokens, tries=1, timeout_s=1.0)
+    scorer = ChatGuard(
+        url="http://127.0.0.1:9/v1", model="g", tokens=single().tokens, tries=1, timeout_s=1.0
+    )
     for site in site_of(tmp_path_factory, scorer):
         answer = site.send(Attempt(kind="", name="", body=chat(user())))
-        assert (answer.status, json.loads(answer.text)["error"]["code"]) == (503, "model_unavailable")
+        assert (answer.status, json.loads(answer.text)["error"]["code"]) == (
+            503,
+            "model_unavailable",
+        )
         assert "127.0.0.1" not in answer.text
         assert site.read == []
 

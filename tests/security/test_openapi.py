@@ -1,4 +1,6 @@
-"""Whatever fits the OpenAPI document, or nearly does: the server answers with a status that the document names."""
+"""Whatever fits the OpenAPI document, or nearly does: the server answers with a status that the
+document names.
+"""
 
 import pytest
 import schemathesis
@@ -16,8 +18,12 @@ SCHEMA = schemathesis.openapi.from_dict(description())
 def server(tmp_path_factory):
     root = tmp_path_factory.mktemp("described")
     plenty = "requests_per_minute = 1000000\nmay_override = true"
-    folder = folder_of(root / "policies", policy(limits=(0.3, 0.9)), policy("strict", 0.01, locked=True))
-    with serving(folder, tenants_file(root / "tenants.toml", operator=plenty), model="demur") as made:
+    folder = folder_of(
+        root / "policies", policy(limits=(0.3, 0.9)), policy("strict", 0.01, locked=True)
+    )
+    with serving(
+        folder, tenants_file(root / "tenants.toml", operator=plenty), model="demur"
+    ) as made:
         yield made
 
 
@@ -31,7 +37,8 @@ def server(tmp_path_factory):
 )
 def test_no_request_that_the_document_describes_breaks_the_server(case, server):
     key = {"authorization": f"Bearer {OPERATOR_KEY}"}
-    if isinstance(case.body, dict):  # past the first check of all: otherwise no random name ever would be
+    # past the first check of all: otherwise no random name ever would be
+    if isinstance(case.body, dict):
         case.body["model"] = "demur"
     case.call_and_validate(
         base_url=server.url,

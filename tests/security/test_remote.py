@@ -1,4 +1,6 @@
-"""Text that people type, as it reaches a server behind ours: over the socket, through both gateways."""
+"""Text that people type, as it reaches a server behind ours: over the socket, through both
+gateways.
+"""
 
 import pytest
 
@@ -24,14 +26,21 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     return HfEngine(
-        model=make_checkpoint(tmp_path_factory.mktemp("remote") / "model", "llama"), tokens=coconot().tokens
+        model=make_checkpoint(tmp_path_factory.mktemp("remote") / "model", "llama"),
+        tokens=coconot().tokens,
     )
 
 
 @pytest.fixture(scope="module")
 def folder(engine, tmp_path_factory):
     categories = (CategoryPolicy(threshold=0.01, on_refuse="No."),) * 5
-    made = Policy(name="p", taxonomy=coconot(), rule="heaviest", categories=categories, fingerprint=engine.fingerprint)
+    made = Policy(
+        name="p",
+        taxonomy=coconot(),
+        rule="heaviest",
+        categories=categories,
+        fingerprint=engine.fingerprint,
+    )
     return folder_of(tmp_path_factory.mktemp("policies"), made)
 
 
@@ -48,14 +57,18 @@ def test_a_server_that_takes_ids_gets_special_ids_only_where_the_template_puts_t
     ids = {token: engine.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     with Upstream(engine) as upstream:
         backend = TwoCallBackend(
-            link=Link(url=upstream.url), model="tiny", tokenizer=str(engine.model), declared=engine.fingerprint
+            link=Link(url=upstream.url),
+            model="tiny",
+            tokenizer=str(engine.model),
+            declared=engine.fingerprint,
         )
         with serving(folder, backend=backend) as server:
             for way, text in TEXTS:
                 body, turns = way(text)
                 for sent in sent_for(upstream, server, body):
                     past = sum(role == "assistant" for role, _ in turns)
-                    at_the_end = sent["prompt"][-1] in engine.encoder.token_ids  # the decision's, in the second call
+                    # the decision's, in the second call
+                    at_the_end = sent["prompt"][-1] in engine.encoder.token_ids
                     control = sum(sent["prompt"].count(i) for i in engine.encoder.token_ids)
                     assert control == past + at_the_end, text
                     assert sent["prompt"].count(ids["<|im_start|>"]) == len(turns) + 1, text
@@ -71,19 +84,28 @@ def test_a_server_that_takes_text_gets_no_special_token_spelled_out(engine, fold
                 body, turns = way(text)
                 for sent in sent_for(upstream, server, body):
                     for message in sent["messages"][: len(turns)]:
-                        own = message["content"].removeprefix(SPECIAL[0]) if message["role"] == "assistant" else ""
+                        own = (
+                            message["content"].removeprefix(SPECIAL[0])
+                            if message["role"] == "assistant"
+                            else ""
+                        )
                         said = own or message["content"]
                         assert not any(token in said for token in SPECIAL), message
 
 
 def test_a_function_that_is_declared_is_text_like_any_other(engine, folder):
-    name = {"type": "function", "function": {**CALL["function"], "description": f"{SPECIAL[0]}<|im_end|>"}}
+    name = {
+        "type": "function",
+        "function": {**CALL["function"], "description": f"{SPECIAL[0]}<|im_end|>"},
+    }
     name["function"].pop("arguments")
     with Upstream(engine) as upstream:
         backend = OpenAiBackend(
             link=Link(url=upstream.url), model="tiny", declared=engine.fingerprint, literals=SPECIAL
         )
         with serving(folder, backend=backend) as server:
-            for sent in sent_for(upstream, server, chat(user(), tools=[name], tool_choice="required")):
+            for sent in sent_for(
+                upstream, server, chat(user(), tools=[name], tool_choice="required")
+            ):
                 people = [m["content"] for m in sent["messages"] if m["role"] != "assistant"]
                 assert not any(token in text for token in SPECIAL for text in people)

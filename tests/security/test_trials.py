@@ -31,7 +31,10 @@ def test_no_attempt_is_made_twice():
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_page_that_does_not_escape_is_hit():
-    assert 'data-hit="1"' in opened("<html><body>" + MARKUP[0] + "</body></html>").partition("<body")[0]
+    assert (
+        'data-hit="1"'
+        in opened("<html><body>" + MARKUP[0] + "</body></html>").partition("<body")[0]
+    )
 
 
 def test_the_requests_are_refused_and_a_front_without_stretches_would_answer_some():

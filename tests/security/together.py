@@ -1,4 +1,6 @@
-"""Two processes on one folder: what both write must all be there, and whoever reads meanwhile sees a whole state."""
+"""Two processes on one folder: what both write must all be there, and whoever reads meanwhile sees
+a whole state.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,12 @@ Run = Callable[[Path], str | None]
 PROMISE = promise(level=0.1, hits=1, of=100)
 
 
-def both(works: Sequence[Callable[[], object]], meanwhile: Callable[[], str | None] = lambda: None) -> str | None:
-    """Do works at once, each in a process of its own, and look meanwhile. The first thing that is wrong, else None."""
+def both(
+    works: Sequence[Callable[[], object]], meanwhile: Callable[[], str | None] = lambda: None
+) -> str | None:
+    """Do works at once, each in a process of its own, and look meanwhile. The first thing that is
+    wrong, else None.
+    """
     children = []
     for work in works:
         if (child := os.fork()) == 0:
@@ -58,16 +64,23 @@ def both(works: Sequence[Callable[[], object]], meanwhile: Callable[[], str | No
 
 @cache
 def certified_run() -> tuple[RunFolder, tuple[Policy, Policy]]:
-    """A calibrated run, made once for all trials that only read it, and two certified policies of it."""
+    """A calibrated run, made once for all trials that only read it, and two certified policies of
+    it.
+    """
     rows = examples(every=12)
     folder = prepare(Path(mkdtemp(prefix="demur-together-")) / "run", rows, engine_for(rows))
     first = bound(replace(read_policy(folder.policy), promises=(PROMISE,)))
-    moved = {name: min(c.threshold, 1.0) * 0.9 for name, c in zip(first.taxonomy.names, first.categories, strict=True)}
+    moved = {
+        name: min(c.threshold, 1.0) * 0.9
+        for name, c in zip(first.taxonomy.names, first.categories, strict=True)
+    }
     return folder, (first, bound(replace(first.with_thresholds(moved), promises=(PROMISE,))))
 
 
 def standing_in(folder: Path) -> Standing:
-    """A policy that is watched from a run of its own: this folder, its finished stages shared with the others'."""
+    """A policy that is watched from a run of its own: this folder, its finished stages shared with
+    the others'.
+    """
     run, (policy, _) = certified_run()
     for stage in run.root.iterdir():
         if stage.name != "watch" and not (folder / stage.name).exists():
@@ -89,7 +102,10 @@ def watched(seed: int) -> Run:
         def serve(who: int) -> None:
             here = standing
             for at, size in enumerate(sizes[who]):
-                rows = [Scored(tenant=f"t{(who + at) % 3}", logp_C=logp_NC[n % len(logp_NC)]) for n in range(size)]
+                rows = [
+                    Scored(tenant=f"t{(who + at) % 3}", logp_C=logp_NC[n % len(logp_NC)])
+                    for n in range(size)
+                ]
                 here = take_in(here, rows)
 
         if what := both([lambda: serve(0), lambda: serve(1)]):
@@ -101,7 +117,9 @@ def watched(seed: int) -> Run:
 
 
 def killed(seed: int) -> Run:
-    """A server is killed with scores in its journal while another counts: none is lost, none counted twice."""
+    """A server is killed with scores in its journal while another counts: none is lost, none
+    counted twice.
+    """
 
     def run(folder: Path) -> str | None:
         standing = standing_in(folder)
@@ -128,7 +146,9 @@ def killed(seed: int) -> Run:
 
 
 def keyed(seed: int) -> Run:
-    """Two operators add keys to one tenants file: every key opens, and a reader meanwhile loses none."""
+    """Two operators add keys to one tenants file: every key opens, and a reader meanwhile loses
+    none.
+    """
 
     def run(folder: Path) -> str | None:
         file = tenants_toml(folder / "tenants.toml")
@@ -150,7 +170,9 @@ def keyed(seed: int) -> Run:
             return what
         keys, now = read_tenants(file).keys, datetime.now(UTC)
         shut = [
-            n for n in range(20) if isinstance(authenticate(keys, f"demur_{n % 2}_{n // 2}_{seed}", now), KeyProblem)
+            n
+            for n in range(20)
+            if isinstance(authenticate(keys, f"demur_{n % 2}_{n // 2}_{seed}", now), KeyProblem)
         ]
         return f"{len(shut)} keys open nothing" if shut else None
 
@@ -158,7 +180,9 @@ def keyed(seed: int) -> Run:
 
 
 def calibrated(seed: int) -> Run:
-    """Two calibrations write one run: a reader finds one policy or the other, whole, and never a receipt of another."""
+    """Two calibrations write one run: a reader finds one policy or the other, whole, and never a
+    receipt of another.
+    """
 
     def run(folder: Path) -> str | None:
         both_policies = certified_run()[1]
@@ -172,7 +196,11 @@ def calibrated(seed: int) -> Run:
                 here.finish("calibrate", {"who": who}, {}, [here.policy])
 
         def look() -> str | None:
-            return None if policy_digest(read_policy(here.policy)) in known else "a policy that nobody wrote"
+            return (
+                None
+                if policy_digest(read_policy(here.policy)) in known
+                else "a policy that nobody wrote"
+            )
 
         if what := both([lambda: write(0), lambda: write(1)], look) or look():
             return what
@@ -183,7 +211,9 @@ def calibrated(seed: int) -> Run:
 
 
 def reloaded(seed: int) -> Run:
-    """Two processes replace policies in a folder that is reloaded: what is in force was written by one of them."""
+    """Two processes replace policies in a folder that is reloaded: what is in force was written by
+    one of them.
+    """
 
     def run(folder: Path) -> str | None:
         one, two = (replace(p, name="p") for p in certified_run()[1])
@@ -199,7 +229,9 @@ def reloaded(seed: int) -> Run:
             live = state[0].policies.get("p")
             if live is None or live.digest not in known:
                 return "a policy that nobody wrote" if live else "the policy is gone"
-            return None if any(p.status == "certified" for p in live.policy.promises) else "half of it"
+            return (
+                None if any(p.status == "certified" for p in live.policy.promises) else "half of it"
+            )
 
         return both([lambda: write(one), lambda: write(two)], look)
 
@@ -222,14 +254,20 @@ def served(seed: int) -> Run:
                 write_policy(file, two[n % 2])
                 time.sleep(0.02)
 
-        with serving(file.parent, backend=FakeBackend(engine=engine_for(rows)), watched_runs=[made]) as server:
+        with serving(
+            file.parent, backend=FakeBackend(engine=engine_for(rows)), watched_runs=[made]
+        ) as server:
 
             def look() -> str | None:
                 got = server.chat(stream=bool(len(seen) % 2))
                 seen.append(got.text)
                 if got.status_code != 200:
                     return f"status {got.status_code}: {got.text[:200]}"
-                return None if any(digest in got.text for digest in known) else "another policy decided"
+                return (
+                    None
+                    if any(digest in got.text for digest in known)
+                    else "another policy decided"
+                )
 
             return both([write], look)
 

@@ -1,4 +1,6 @@
-"""Attempts that need no running server: on files, on what is unpickled, on pages in a browser, on keys."""
+"""Attempts that need no running server: on files, on what is unpickled, on pages in a browser, on
+keys.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ from tests.builders import MODEL, certified
 from tests.security import folded, fronts, together
 from tests.security.site import tenants_toml
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +57,36 @@ class Trial:
     run: Callable[[Path], str | None]
 
 
-# --- policies -------------------------------------------------------------------------------------------------------
+# --- policies
+# --------------------------------------------------------------------------------------------------
 
 LOGP_NC = np.log(np.random.default_rng(0).dirichlet([1, 1, 1], 200) * 0.99).astype(np.float32)
-OTHERS: tuple[Any, ...] = (None, True, -1, 0, 0.999, 1e308, "never", "x", "", [], {}, [[]], "1" * 5000)
+OTHERS: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    0.999,
+    1e308,
+    "never",
+    "x",
+    "",
+    [],
+    {},
+    [[]],
+    "1" * 5000,
+)
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Paths of all values that hold no other."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     empty = True
     for key, item in items:
         empty = False
@@ -77,7 +102,9 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def mutated(path: tuple[Any, ...], other: Any) -> Callable[[Path], str | None]:
-    """A certified policy with one value changed: an error, not certified, or the same decisions and promises."""
+    """A certified policy with one value changed: an error, not certified, or the same decisions and
+    promises.
+    """
 
     def run(folder: Path) -> str | None:
         value = copy.deepcopy(policy_to_json(certified()))
@@ -101,7 +128,9 @@ def what_it_claims(found: Policy) -> str | None:
     if not claimed:
         return None
     true = certified()
-    if [replace(p, digest=None) for p in claimed] != [replace(p, digest=None) for p in true.promises]:
+    if [replace(p, digest=None) for p in claimed] != [
+        replace(p, digest=None) for p in true.promises
+    ]:
         return f"an invented promise is certified: {claimed}"
     if found.fingerprint != true.fingerprint:
         return "certified for another model"
@@ -117,7 +146,8 @@ def policies() -> Iterator[Trial]:
             yield Trial(kind="mutated policies", name=name, run=mutated(path, other))
 
 
-# --- artifacts ------------------------------------------------------------------------------------------------------
+# --- artifacts
+# --------------------------------------------------------------------------------------------------
 
 DEEP = b"[" * 100_000
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -127,8 +157,12 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut at a half": lambda b: b[: len(b) // 2],
     "without its last byte": lambda b: b.rstrip()[:-1],
     "without its first byte": lambda b: b[1:],
-    "one bit flipped": lambda b: b[: len(b) // 3] + bytes([b[len(b) // 3] ^ 1]) + b[len(b) // 3 + 1 :],
-    "high bit flipped": lambda b: b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 128]) + b[len(b) // 2 + 1 :],
+    "one bit flipped": lambda b: (
+        b[: len(b) // 3] + bytes([b[len(b) // 3] ^ 1]) + b[len(b) // 3 + 1 :]
+    ),
+    "high bit flipped": lambda b: (
+        b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 128]) + b[len(b) // 2 + 1 :]
+    ),
     "twice": lambda b: b + b,
     "zeros behind": lambda b: b + b"\0" * 100,
     "zeros inside": lambda b: b[: len(b) // 2] + b"\0" * 10 + b[len(b) // 2 :],
@@ -149,7 +183,12 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 def _example_row() -> bytes:
-    row = {"id": "a", "source": "s", "kind": "benign", "messages": [{"role": "user", "content": "Hi"}]}
+    row = {
+        "id": "a",
+        "source": "s",
+        "kind": "benign",
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
     return json.dumps(row).encode() + b"\n"
 
 
@@ -185,10 +224,18 @@ def damaged(name: str, damage: Callable[[bytes], bytes]) -> Callable[[Path], str
         try:
             found = read(file)
         except DemurError as e:
-            return None if name in str(e) or name == "demur.json" else f"the error does not name it: {e}"
+            return (
+                None
+                if name in str(e) or name == "demur.json"
+                else f"the error does not name it: {e}"
+            )
         if isinstance(found, Policy):
             return what_it_claims(found)
-        return None if repr(found) == repr(before) or name != "scores.parquet" else "other scores without a word"
+        return (
+            None
+            if repr(found) == repr(before) or name != "scores.parquet"
+            else "other scores without a word"
+        )
 
     return run
 
@@ -199,7 +246,8 @@ def artifacts() -> Iterator[Trial]:
             yield Trial(kind="damaged files", name=f"{name}, {how}", run=damaged(name, damage))
 
 
-# --- pickles --------------------------------------------------------------------------------------------------------
+# --- pickles
+# --------------------------------------------------------------------------------------------------
 
 
 class Bomb:
@@ -250,8 +298,12 @@ def unpickled(name: str, way: str) -> Callable[[Path], str | None]:
     def run(folder: Path) -> str | None:
         mark = folder / "mark"
         WAYS[way](folder / name, Bomb(mark))
-        (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
-        with contextlib.suppress(DemurError, OSError, ValueError, pickle.UnpicklingError, RuntimeError):
+        (folder / "config.json").write_text(
+            json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
+        )
+        with contextlib.suppress(
+            DemurError, OSError, ValueError, pickle.UnpicklingError, RuntimeError
+        ):
             PICKLED[name](folder / name)
         return "it ran" if mark.exists() else None
 
@@ -264,7 +316,8 @@ def pickles() -> Iterator[Trial]:
             yield Trial(kind="pickles", name=f"{name} as {way}", run=unpickled(name, way))
 
 
-# --- pages ----------------------------------------------------------------------------------------------------------
+# --- pages
+# --------------------------------------------------------------------------------------------------
 
 HIT = "document.documentElement.setAttribute('data-hit','1')"
 MARKUP = (
@@ -314,7 +367,9 @@ def page_of(*texts: str) -> str:
         table = Table(title=text, header=(text, text), rows=((text, text),))
         parts = (table, Code(title=text, caption=text, lines=(text,)))
         sections.append(Section(key=f"s{n}", title=text, parts=parts, text=(text,)))
-    return render_html(Page(made_by=texts[0], title=texts[0], headline=texts[0], sections=tuple(sections)))
+    return render_html(
+        Page(made_by=texts[0], title=texts[0], headline=texts[0], sections=tuple(sections))
+    )
 
 
 @cache
@@ -325,7 +380,13 @@ def opened(html: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.html"
         file.write_text(html, encoding="utf-8")
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--dump-dom"]
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder}",
+            "--dump-dom",
+        ]
         command = [CHROMIUM, *flags, "--virtual-time-budget=2000", file.as_uri()]
         shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if "<body" not in shown.stdout:
@@ -334,7 +395,9 @@ def opened(html: str) -> str:
 
 
 def in_a_browser(text: str) -> Callable[[Path], str | None]:
-    """Hostile text on a page, opened with all the others (a browser's start takes seconds): nothing of it runs."""
+    """Hostile text on a page, opened with all the others (a browser's start takes seconds): nothing
+    of it runs.
+    """
 
     def run(_: Path) -> str | None:
         ran = 'data-hit="1"' in opened(page_of(*MARKUP)).partition("<body")[0]
@@ -348,7 +411,8 @@ def pages() -> Iterator[Trial]:
         yield Trial(kind="markup in a browser", name=text[:60], run=in_a_browser(text))
 
 
-# --- keys -----------------------------------------------------------------------------------------------------------
+# --- keys
+# --------------------------------------------------------------------------------------------------
 
 RIGHT = "demur_caller_0f3a"
 
@@ -370,7 +434,11 @@ def compared(presented: str | None) -> Callable[[Path], str | None]:
             return f"it opened: {found}"
         if isinstance(right, keys.KeyProblem):
             return "the right key opens nothing"
-        return None if made == wanted or not presented else f"{made} comparisons, {wanted} for the right key"
+        return (
+            None
+            if made == wanted or not presented
+            else f"{made} comparisons, {wanted} for the right key"
+        )
 
     return run
 
@@ -393,7 +461,21 @@ def key_trials() -> Iterator[Trial]:
 
 def trials() -> list[Trial]:
     """All of them."""
-    named = (Trial(kind="folded names in files", name=name, run=run) for name, run in folded.trials())
-    pairs = (Trial(kind="two processes on one folder", name=name, run=run) for name, run in together.trials())
+    named = (
+        Trial(kind="folded names in files", name=name, run=run) for name, run in folded.trials()
+    )
+    pairs = (
+        Trial(kind="two processes on one folder", name=name, run=run)
+        for name, run in together.trials()
+    )
     cascades = (Trial(kind=kind, name=name, run=run) for kind, name, run in fronts.trials())
-    return [*policies(), *artifacts(), *pickles(), *pages(), *key_trials(), *named, *pairs, *cascades]
+    return [
+        *policies(),
+        *artifacts(),
+        *pickles(),
+        *pages(),
+        *key_trials(),
+        *named,
+        *pairs,
+        *cascades,
+    ]

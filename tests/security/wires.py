@@ -20,7 +20,8 @@ AUTH = f"authorization: Bearer {CALLER}\r\n".encode()
 JSON = b"content-type: application/json\r\n"
 ALL = HOST + AUTH + JSON
 POST = f"POST {CHAT} HTTP/1.1\r\n".encode()
-HIDDEN = b"GET /v1/models HTTP/1.1\r\n" + HOST + AUTH + b"\r\n"  # a second request inside the first one's body
+# a second request inside the first one's body
+HIDDEN = b"GET /v1/models HTTP/1.1\r\n" + HOST + AUTH + b"\r\n"
 ENOUGH_S = 20.0
 
 
@@ -66,7 +67,10 @@ FRAMES: dict[str, bytes] = {
     + b"transfer-encoding: chunked\r\ncontent-length: %d\r\n\r\n" % (5 + len(HIDDEN))
     + b"0\r\n\r\n"
     + HIDDEN,
-    "two lengths": POST + ALL + b"content-length: 2\r\ncontent-length: %d\r\n\r\n{}" % len(HIDDEN) + HIDDEN,
+    "two lengths": POST
+    + ALL
+    + b"content-length: 2\r\ncontent-length: %d\r\n\r\n{}" % len(HIDDEN)
+    + HIDDEN,
     "two lengths in one": POST + ALL + b"content-length: 2, 200\r\n\r\n{}" + HIDDEN,
     "a negative length": POST + ALL + b"content-length: -1\r\n\r\n" + HIDDEN,
     "a signed length": POST + ALL + b"content-length: +2\r\n\r\n{}" + HIDDEN,
@@ -77,28 +81,49 @@ FRAMES: dict[str, bytes] = {
     "chunked twice": POST + ALL + b"transfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n" + HIDDEN,
     "space before a colon": POST + ALL + b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n" + HIDDEN,
     "a vertical tab": POST + ALL + b"transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n" + HIDDEN,
-    "a chunk's bad size": POST + ALL + b"transfer-encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n" + HIDDEN,
-    "a chunk's huge size": POST + ALL + b"transfer-encoding: chunked\r\n\r\n" + b"f" * 40 + b"\r\n{}",
-    "a chunk's bad end": POST + ALL + b"transfer-encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n" + HIDDEN,
+    "a chunk's bad size": POST
+    + ALL
+    + b"transfer-encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n"
+    + HIDDEN,
+    "a chunk's huge size": POST
+    + ALL
+    + b"transfer-encoding: chunked\r\n\r\n"
+    + b"f" * 40
+    + b"\r\n{}",
+    "a chunk's bad end": POST
+    + ALL
+    + b"transfer-encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n"
+    + HIDDEN,
     "two hosts": POST + HOST + b"host: x\r\n" + AUTH + JSON + b"content-length: 2\r\n\r\n{}",
     "no host": POST + AUTH + JSON + b"content-length: 2\r\n\r\n{}",
     "a line break in a header": POST + HOST + b"x: a\rb\r\n" + AUTH + b"\r\n",
     "NUL in a header": POST + HOST + b"x: a\0b\r\n" + AUTH + b"\r\n",
     "a header without a name": POST + HOST + b": x\r\n" + AUTH + b"\r\n",
     "a long header": POST + HOST + b"x: " + b"y" * 40_000 + b"\r\n\r\n",
-    "a thousand headers": POST + HOST + b"".join(b"x-%d: %s\r\n" % (n, b"y" * 30) for n in range(1000)) + b"\r\n",
+    "a thousand headers": POST
+    + HOST
+    + b"".join(b"x-%d: %s\r\n" % (n, b"y" * 30) for n in range(1000))
+    + b"\r\n",
     "a long path": b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
     "no HTTP": b"nonsense\r\n\r\n",
     "TLS": bytes.fromhex("16030100c8010000c40303") + b"\0" * 200 + b"\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0" * 30,
     "HTTP/0.9": b"GET /v1/models\r\n\r\n",
-    "an upgrade": b"GET /v1/models HTTP/1.1\r\n" + HOST + b"connection: upgrade, close\r\nupgrade: websocket\r\n\r\n",
+    "an upgrade": b"GET /v1/models HTTP/1.1\r\n"
+    + HOST
+    + b"connection: upgrade, close\r\nupgrade: websocket\r\n\r\n",
     "an upgrade to HTTP/2": b"GET /v1/models HTTP/1.1\r\n"
     + HOST
     + b"connection: upgrade, close\r\nupgrade: h2c\r\n\r\n",
-    "a whole address": b"GET http://localhost/v1/models HTTP/1.1\r\n" + HOST + b"connection: close\r\n\r\n",
+    "a whole address": b"GET http://localhost/v1/models HTTP/1.1\r\n"
+    + HOST
+    + b"connection: close\r\n\r\n",
     "a proxy's request": b"CONNECT localhost:22 HTTP/1.1\r\n" + HOST + b"connection: close\r\n\r\n",
-    "a length for another request": POST + HOST + JSON + b"connection: close\r\ncontent-length: 0\r\n\r\n" + HIDDEN,
+    "a length for another request": POST
+    + HOST
+    + JSON
+    + b"connection: close\r\ncontent-length: 0\r\n\r\n"
+    + HIDDEN,
 }
 
 
@@ -148,7 +173,9 @@ def body_without_end(site: Site) -> str | None:
 
 def body_larger_than_it_says(site: Site) -> str | None:
     with line_to(site) as line:
-        line.sendall(POST + ALL + b"connection: close\r\ncontent-length: %d\r\n\r\n" % LIMITS.body_bytes)
+        line.sendall(
+            POST + ALL + b"connection: close\r\ncontent-length: %d\r\n\r\n" % LIMITS.body_bytes
+        )
         line.sendall(b" " * (LIMITS.body_bytes * 3))
         answer = until_closed(line)
     return None if _status(answer) == 400 else f"answered {answer!r}"
@@ -176,7 +203,9 @@ def head_that_drips(site: Site) -> str | None:
 
 def a_crowd_that_says_nothing(site: Site) -> str | None:
     place = urlsplit(site.server.url)
-    lines = [socket.create_connection((place.hostname, place.port), timeout=ENOUGH_S) for _ in range(200)]
+    lines = [
+        socket.create_connection((place.hostname, place.port), timeout=ENOUGH_S) for _ in range(200)
+    ]
     answered = site.send(Attempt(kind="", name="", body=chat(user()))).status
     kept = [line for line in lines if until_closed(line)]
     for line in lines:
@@ -189,21 +218,32 @@ def a_place_held_open(site: Site) -> str | None:
         narrow = f"authorization: Bearer {NARROW}\r\n".encode()
         line.sendall(POST + HOST + narrow + JSON + b"content-length: 100\r\n\r\n{")
         time.sleep(0.2)
-        statuses = [site.send(Attempt(kind="", name="", key=NARROW, body=chat(user()))).status for _ in range(2)]
+        statuses = [
+            site.send(Attempt(kind="", name="", key=NARROW, body=chat(user()))).status
+            for _ in range(2)
+        ]
         until_closed(line)
     return None if statuses == [429, 429] else f"answered {statuses}"
 
 
 def more_than_a_minutes_share(site: Site) -> str | None:
     bodies = [chat(user()), {}, chat(user(), n=999)] * 4  # those that are refused count as well
-    statuses = [site.send(Attempt(kind="", name="", key=NARROW, body=body)).status for body in bodies]
+    statuses = [
+        site.send(Attempt(kind="", name="", key=NARROW, body=body)).status for body in bodies
+    ]
     passed = sum(status != 429 for status in statuses)
     return None if passed <= 6 and statuses[-3:] == [429] * 3 else f"answered {statuses}"
 
 
 def many_in_one_go(site: Site) -> str | None:
     """Requests sent without waiting for answers are counted one by one."""
-    one = POST + HOST + f"authorization: Bearer {NARROW}\r\n".encode() + JSON + b"content-length: 2\r\n"
+    one = (
+        POST
+        + HOST
+        + f"authorization: Bearer {NARROW}\r\n".encode()
+        + JSON
+        + b"content-length: 2\r\n"
+    )
     with line_to(site) as line:
         line.sendall((one + b"\r\n{}") * 9 + one + b"connection: close\r\n\r\n{}")
         answer = until_closed(line)
@@ -212,7 +252,9 @@ def many_in_one_go(site: Site) -> str | None:
 
 
 def _dripped(line: socket.socket, piece: bytes) -> bytes:
-    """Send a piece now and then until the server hangs up, or ENOUGH_S; what it had said by then."""
+    """Send a piece now and then until the server hangs up, or ENOUGH_S; what it had said by
+    then.
+    """
     line.settimeout(0.1)
     answer, end = b"", time.monotonic() + ENOUGH_S
     while time.monotonic() < end:

@@ -9,7 +9,9 @@ from tests.server.house import folder_of, policy, serving, tenants_file
 def local(tmp_path_factory):
     """A server without keys, with two policies; safety may be moved within limits in `default`."""
     folder = folder_of(
-        tmp_path_factory.mktemp("policies"), policy(limits=(0.3, 0.9)), policy("strict", 0.01, locked=True)
+        tmp_path_factory.mktemp("policies"),
+        policy(limits=(0.3, 0.9)),
+        policy("strict", 0.01, locked=True),
     )
     with serving(folder) as server:
         yield server
@@ -19,6 +21,8 @@ def local(tmp_path_factory):
 def keyed(tmp_path_factory):
     """A server with three tenants."""
     root = tmp_path_factory.mktemp("keyed")
-    folder = folder_of(root / "policies", policy(limits=(0.3, 0.9)), policy("strict", 0.01, locked=True))
+    folder = folder_of(
+        root / "policies", policy(limits=(0.3, 0.9)), policy("strict", 0.01, locked=True)
+    )
     with serving(folder, tenants_file(root / "tenants.toml")) as server:
         yield server

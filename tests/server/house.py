@@ -26,10 +26,16 @@ from demur.store.policies.policy_file import write_policy
 from demur.store.policies.tenants_file import read_tenants
 
 ANSWERED = "Please name a river in Europe."
-REFUSED = "This is about safety and nothing else."  # the fake engine's cue: the category's name as a word
+# the fake engine's cue: the category's name as a word
+REFUSED = "This is about safety and nothing else."
 TEMPLATE = "This is about humanizing and nothing else."
 ASKED_IN_THE_DOCS = "How do you feel today?"
-LABELS = {ANSWERED: None, REFUSED: "safety", TEMPLATE: "humanizing", ASKED_IN_THE_DOCS: "humanizing"}
+LABELS = {
+    ANSWERED: None,
+    REFUSED: "safety",
+    TEMPLATE: "humanizing",
+    ASKED_IN_THE_DOCS: "humanizing",
+}
 CANNED = "I am a program and have no feelings."
 KEY, OPERATOR_KEY, OTHER_KEY = "demur_alice", "demur_operator", "demur_other"
 
@@ -39,7 +45,9 @@ def engine() -> FakeEngine:
 
 
 def policy(name: str = "default", threshold: float = 0.5, **safety) -> Policy:
-    """Humanizing has a text of the operator's, in two languages; safety may be given limits and the like."""
+    """Humanizing has a text of the operator's, in two languages; safety may be given limits and the
+    like.
+    """
     categories = {n: CategoryPolicy(threshold=threshold) for n in coconot().names}
     categories["humanizing"] = CategoryPolicy(
         threshold=threshold, on_refuse=CANNED, translations=(("de", "Ich bin ein Programm."),)
@@ -61,7 +69,9 @@ def folder_of(root: Path, *policies: Policy) -> Path:
 
 
 def tenants_file(path: Path, **settings: str) -> Path:
-    """Alice may override; the operator sees scores; the other has but one policy. settings: TOML lines by tenant."""
+    """Alice may override; the operator sees scores; the other has but one policy. settings: TOML
+    lines by tenant.
+    """
     rows = {
         "alice": (KEY, '["default", "strict"]', "may_override = true"),
         "operator": (OPERATOR_KEY, '["default"]', "sees_scores = true"),
@@ -70,7 +80,10 @@ def tenants_file(path: Path, **settings: str) -> Path:
     text = ""
     for name, (key, names, more) in rows.items():
         text += f"[tenants.{name}]\npolicies = {names}\n{more}\n{settings.get(name, '')}\n"
-        text += f'[[tenants.{name}.keys]]\nlabel = "test"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n'
+        text += (
+            f'[[tenants.{name}.keys]]\nlabel = "test"\nsha256 = '
+            f'"{hashlib.sha256(key.encode()).hexdigest()}"\n'
+        )
         text += f"{settings.get(name + '_key', '')}\n"
     path.write_text(text, encoding="utf-8")
     return path
@@ -87,11 +100,17 @@ class Running:
 
     def client(self, key: str | None = None, **options) -> httpx.Client:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60.0, trust_env=False, **options)
+        return httpx.Client(
+            base_url=self.url, headers=headers, timeout=60.0, trust_env=False, **options
+        )
 
-    def chat(self, text: str = ANSWERED, key: str | None = None, headers=None, **fields) -> httpx.Response:
+    def chat(
+        self, text: str = ANSWERED, key: str | None = None, headers=None, **fields
+    ) -> httpx.Response:
         with self.client(key) as client:
-            return client.post("/v1/chat/completions", json=request(text, **fields), headers=headers)
+            return client.post(
+                "/v1/chat/completions", json=request(text, **fields), headers=headers
+            )
 
     def metric(self, line: str) -> float | None:
         """A sample of /metrics by its name and labels."""
@@ -106,7 +125,9 @@ def request(text: str = ANSWERED, **fields):
 
 
 @contextmanager
-def serving(folder: Path, tenants: Path | None = None, watched_runs=(), backend=None, live=None, **settings):
+def serving(
+    folder: Path, tenants: Path | None = None, watched_runs=(), backend=None, live=None, **settings
+):
     """A running server over a folder of policies."""
     backend = backend or FakeBackend(engine=engine())
     told = Settings(port=0, **{"reload_s": 0.05, **settings})

@@ -1,4 +1,5 @@
-"""A server in a process of its own, for signals: python -m tests.server.process FOLDER DELAY_S SETTINGS_JSON [RUN].
+"""A server in a process of its own, for signals: python -m tests.server.process FOLDER DELAY_S
+SETTINGS_JSON [RUN].
 
 With a run, the server watches it, and is its engine of tests.server.monitoring.test_drift.
 """
@@ -21,7 +22,9 @@ from tests.server.house import engine
 
 if __name__ == "__main__":
     folder, delay_s, settings, *runs = sys.argv[1:]
-    backend = FakeBackend(engine=engine_for(examples(every=4)) if runs else engine(), delay_s=float(delay_s))
+    backend = FakeBackend(
+        engine=engine_for(examples(every=4)) if runs else engine(), delay_s=float(delay_s)
+    )
     service = Service(
         Settings(**{"port": 0, **json.loads(settings)}),
         backend,

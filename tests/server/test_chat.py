@@ -11,7 +11,17 @@ import pytest
 from demur.base.errors import PromptTooLong, ScoreDoubt
 from demur.core.serving import Ask, Reply
 from demur.engines.fake.backend import FakeBackend
-from tests.server.house import ANSWERED, CANNED, REFUSED, TEMPLATE, engine, folder_of, policy, request, serving
+from tests.server.house import (
+    ANSWERED,
+    CANNED,
+    REFUSED,
+    TEMPLATE,
+    engine,
+    folder_of,
+    policy,
+    request,
+    serving,
+)
 from tests.waiting import wait_until
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -21,7 +31,9 @@ TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type
 class Raising(FakeBackend):
     """Raises this instead of deciding."""
 
-    error: Exception = field(default_factory=lambda: ScoreDoubt("two tokens of twenty are missing", "ask for more"))
+    error: Exception = field(
+        default_factory=lambda: ScoreDoubt("two tokens of twenty are missing", "ask for more")
+    )
 
     async def open(self, ask: Ask) -> Reply:
         raise self.error
@@ -66,7 +78,10 @@ def test_an_answer_is_content_and_its_decision_is_told(local):
     assert not any(c["filtered"] for c in choice["content_filter_results"].values())
     assert body["demur"]["decision"] == "respond"
     assert body["demur"]["category"] is None
-    assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + body["usage"]["completion_tokens"]
+    assert (
+        body["usage"]["total_tokens"]
+        == body["usage"]["prompt_tokens"] + body["usage"]["completion_tokens"]
+    )
 
 
 def test_a_refusal_is_no_content_and_names_its_category(local):
@@ -78,7 +93,10 @@ def test_a_refusal_is_no_content_and_names_its_category(local):
     filtered = [name for name, c in choice["content_filter_results"].items() if c["filtered"]]
     assert filtered == ["safety"]
     assert (body["demur"]["decision"], body["demur"]["category"]) == ("refuse", "safety")
-    assert body["demur"]["policy_hash"] == local.service.house.book.now.policies.policies["default"].digest
+    assert (
+        body["demur"]["policy_hash"]
+        == local.service.house.book.now.policies.policies["default"].digest
+    )
 
 
 def test_a_text_of_the_operators_costs_no_token_and_speaks_the_callers_language(local):
@@ -120,7 +138,10 @@ def test_every_one_of_n_choices_is_answered(local):
 
 def test_an_answer_is_cut_at_its_limit_and_at_stop_texts(local):
     short = local.chat(ANSWERED, max_tokens=2).json()
-    assert (short["choices"][0]["finish_reason"], short["usage"]["completion_tokens"]) == ("length", 2)
+    assert (short["choices"][0]["finish_reason"], short["usage"]["completion_tokens"]) == (
+        "length",
+        2,
+    )
     text = local.chat(ANSWERED).json()["choices"][0]["message"]["content"]
     word = text.split()[3]
     assert word not in local.chat(ANSWERED, stop=[word]).json()["choices"][0]["message"]["content"]
@@ -136,7 +157,9 @@ def test_json_and_tool_calls_come_with_answers_and_not_with_refusals(local):
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "weather"
     assert "tool_calls" not in local.chat(REFUSED, **call).json()["choices"][0]["message"]
     chunks, _ = streamed(local, ANSWERED, **call)
-    assert [c["index"] for e in chunks for c in e["choices"][0]["delta"].get("tool_calls", ())] == [0]
+    assert [c["index"] for e in chunks for c in e["choices"][0]["delta"].get("tool_calls", ())] == [
+        0
+    ]
 
 
 def test_overrides_move_the_decision_void_the_promises_and_are_said(local):
@@ -156,7 +179,12 @@ def test_overrides_move_the_decision_void_the_promises_and_are_said(local):
         ({"thresholds": {"safty": 0.5}}, 400, "unknown_category", "demur.thresholds.safty"),
         ({"thresholds": {"safety": 0.95}}, 400, "outside_limits", "demur.thresholds.safety"),
         ({"thresholds": {"safety": "never"}}, 400, "outside_limits", "demur.thresholds.safety"),
-        ({"policy": "strict", "thresholds": {"safety": 0.5}}, 403, "locked", "demur.thresholds.safety"),
+        (
+            {"policy": "strict", "thresholds": {"safety": 0.5}},
+            403,
+            "locked",
+            "demur.thresholds.safety",
+        ),
         ({"rates": {"safety": 0.1}}, 400, "no_curve", "demur.rates.safety"),
     ],
     ids=str,
@@ -172,7 +200,9 @@ def test_what_a_policy_does_not_allow_is_refused(local, ask, status, code, param
     [("down", 503, "model_unavailable"), ("busy", 503, "overloaded"), ("timeout", 504, "timeout")],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_backend_that_does_not_decide_is_an_error_and_not_an_answer(folder, failure, status, code, stream):
+def test_a_backend_that_does_not_decide_is_an_error_and_not_an_answer(
+    folder, failure, status, code, stream
+):
     with serving(folder, backend=FakeBackend(engine=engine(), failure=failure)) as server:
         got = server.chat(ANSWERED, stream=stream)
         assert (got.status_code, got.json()["error"]["code"]) == (status, code)
@@ -181,7 +211,9 @@ def test_a_backend_that_does_not_decide_is_an_error_and_not_an_answer(folder, fa
         wait_until(lambda: server.metric(f'demur_errors_total{{code="{code}"}}') == 1)
 
 
-@pytest.mark.parametrize(("failure", "code"), [("break", "model_unavailable"), ("stall", "timeout")])
+@pytest.mark.parametrize(
+    ("failure", "code"), [("break", "model_unavailable"), ("stall", "timeout")]
+)
 def test_a_stream_that_breaks_ends_with_an_error_and_not_with_done(folder, failure, code):
     with serving(folder, backend=FakeBackend(engine=engine(), failure=failure)) as server:
         chunks, done = streamed(server, ANSWERED)
@@ -208,7 +240,12 @@ def test_in_doubt_the_server_refuses_unless_told_otherwise(folder):
             "refusal": "I can't help with that right now.",
         }
         assert (body["demur"]["decision"], body["demur"]["category"]) == ("undecided", None)
-        assert server.metric('demur_decisions_total{decision="undecided",policy="default",tenant="local"}') == 1
+        assert (
+            server.metric(
+                'demur_decisions_total{decision="undecided",policy="default",tenant="local"}'
+            )
+            == 1
+        )
         chunks, done = streamed(server, ANSWERED)
         assert done
         assert joined(chunks, "content") == ""
@@ -226,7 +263,9 @@ def test_a_prompt_that_is_too_long_is_the_callers_error(folder):
 
 
 def test_a_bug_is_a_500_that_says_nothing_and_logs_no_text(folder, caplog):
-    with serving(folder, backend=Raising(engine=engine(), error=KeyError("secret words"))) as server:
+    with serving(
+        folder, backend=Raising(engine=engine(), error=KeyError("secret words"))
+    ) as server:
         got = server.chat("secret words")
         assert (got.status_code, got.json()["error"]["code"]) == (500, "server_error")
         assert server.chat(ANSWERED).status_code == 500
@@ -245,7 +284,10 @@ def test_a_refusal_may_end_as_a_content_filter(folder):
 def asked(server, body):
     """A request that has been sent, and whose client leaves with the block."""
     place, data = urlsplit(server.url), json.dumps(body).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: "
+        "application/json\r\n"
+    )
     with socket.create_connection((place.hostname, place.port)) as line:
         line.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
         yield
@@ -254,7 +296,9 @@ def asked(server, body):
 def test_when_the_client_hangs_up_the_backend_stops_writing(folder):
     backend = FakeBackend(engine=engine(), delay_s=0.5)
     with serving(folder, backend=backend) as server, server.client() as client:
-        with client.stream("POST", "/v1/chat/completions", json=request(ANSWERED, stream=True)) as got:
+        with client.stream(
+            "POST", "/v1/chat/completions", json=request(ANSWERED, stream=True)
+        ) as got:
             pieces = got.iter_text()
             next(pieces)
             wait_until(lambda: backend.writing == 1)

@@ -1,4 +1,6 @@
-"""Client libraries against a running server, unchanged: OpenAI's own, LangChain's, and Inspect AI."""
+"""Client libraries against a running server, unchanged: OpenAI's own, LangChain's, and Inspect
+AI.
+"""
 
 import asyncio
 import json
@@ -17,16 +19,32 @@ from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
 from demur.server.settings import Limits, Settings
-from tests.server.house import ANSWERED, CANNED, KEY, REFUSED, TEMPLATE, folder_of, policy, serving, tenants_file
+from tests.server.house import (
+    ANSWERED,
+    CANNED,
+    KEY,
+    REFUSED,
+    TEMPLATE,
+    folder_of,
+    policy,
+    serving,
+    tenants_file,
+)
 
-# Inspect AI wants other versions of packages than our checks are pinned to: it may live in a place of its own.
-INSPECT = os.environ.get("DEMUR_INSPECT_PYTHON") or (sys.executable if find_spec("inspect_ai") else None)
+# Inspect AI wants other versions of packages than our checks are pinned to: it may live in a place
+# of its own.
+INSPECT = os.environ.get("DEMUR_INSPECT_PYTHON") or (
+    sys.executable if find_spec("inspect_ai") else None
+)
 
 
 @pytest.fixture
 def client(keyed):
     with openai.OpenAI(
-        base_url=f"{keyed.url}/v1", api_key=KEY, max_retries=0, http_client=httpx.Client(trust_env=False)
+        base_url=f"{keyed.url}/v1",
+        api_key=KEY,
+        max_retries=0,
+        http_client=httpx.Client(trust_env=False),
     ) as made:
         yield made
 
@@ -45,11 +63,15 @@ def test_openais_client_reads_answers_and_refusals(client):
     assert refusal.model_extra["demur"]["category"] == "safety"
 
 
-@pytest.mark.parametrize(("text", "voice"), [(ANSWERED, "content"), (REFUSED, "refusal"), (TEMPLATE, "refusal")])
+@pytest.mark.parametrize(
+    ("text", "voice"), [(ANSWERED, "content"), (REFUSED, "refusal"), (TEMPLATE, "refusal")]
+)
 def test_openais_client_streams_what_it_reads_whole(client, text, voice):
     whole = client.chat.completions.create(model="demur", messages=said(text)).choices[0].message
     chunks = list(client.chat.completions.create(model="demur", messages=said(text), stream=True))
-    assert "".join(getattr(c.choices[0].delta, voice) or "" for c in chunks) == getattr(whole, voice)
+    assert "".join(getattr(c.choices[0].delta, voice) or "" for c in chunks) == getattr(
+        whole, voice
+    )
     with client.chat.completions.stream(model="demur", messages=said(text)) as stream:
         final = stream.get_final_completion()
     assert getattr(final.choices[0].message, voice) == getattr(whole, voice)
@@ -59,12 +81,20 @@ def test_openais_client_streams_what_it_reads_whole(client, text, voice):
 
 def test_openais_client_may_send_back_what_it_was_given(client):
     first = client.chat.completions.create(model="demur", messages=said(REFUSED)).choices[0].message
-    again = client.chat.completions.create(model="demur", messages=[*said(REFUSED), first, *said(ANSWERED)])
+    again = client.chat.completions.create(
+        model="demur", messages=[*said(REFUSED), first, *said(ANSWERED)]
+    )
     assert again.choices[0].message.content
 
 
-CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "find_floor", "arguments": "{}"}}
-WHOLE = {"audio": None, "function_call": None, "tool_calls": None, "annotations": []}  # as the client dumps an answer
+CALL = {
+    "index": 0,
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "find_floor", "arguments": "{}"},
+}
+# as the client dumps an answer
+WHOLE = {"audio": None, "function_call": None, "tool_calls": None, "annotations": []}
 REPLAYED = {
     "a refusal": {"content": None, "refusal": "No.", **WHOLE},
     "an empty string": {"content": ""},
@@ -80,15 +110,28 @@ REPLAYED = {
 @pytest.mark.parametrize("answer", REPLAYED.values(), ids=REPLAYED)
 def test_openais_client_may_send_back_any_answer_of_its_past(client, answer):
     past = [*said(ANSWERED), {"role": "assistant", **answer}]
-    assert client.chat.completions.create(model="demur", messages=[*past, *said(ANSWERED)]).choices[0].message.content
+    assert (
+        client.chat.completions.create(model="demur", messages=[*past, *said(ANSWERED)])
+        .choices[0]
+        .message.content
+    )
 
 
 def test_openais_client_may_send_back_tool_calls_with_names_and_places(client):
     turns = [
         *said("Which floor?"),
-        {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "index": 1, "id": "c2"}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [CALL, {**CALL, "index": 1, "id": "c2"}],
+        },
         {"role": "tool", "tool_call_id": "c1", "name": "find_floor", "content": "second"},
-        {"role": "tool", "tool_call_id": "c2", "name": "find_floor", "content": [{"type": "text", "text": "third"}]},
+        {
+            "role": "tool",
+            "tool_call_id": "c2",
+            "name": "find_floor",
+            "content": [{"type": "text", "text": "third"}],
+        },
     ]
     assert client.chat.completions.create(model="demur", messages=turns).choices[0].message.content
 
@@ -106,28 +149,40 @@ def test_openais_client_may_send_every_note_for_its_own_books(client):
     }
     parts = [{"type": "text", "text": ANSWERED, "cache_control": {"type": "ephemeral"}}]
     messages = [{"role": "user", "name": "reader_7", "content": parts}]
-    assert client.chat.completions.create(model="demur", messages=messages, **notes).choices[0].message.content
+    assert (
+        client.chat.completions.create(model="demur", messages=messages, **notes)
+        .choices[0]
+        .message.content
+    )
 
 
 def test_openais_client_is_told_that_images_are_not_read(client):
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     with pytest.raises(openai.BadRequestError, match="text only"):
-        client.chat.completions.create(model="demur", messages=[{"role": "user", "content": [image]}])
+        client.chat.completions.create(
+            model="demur", messages=[{"role": "user", "content": [image]}]
+        )
 
 
 def test_openais_client_parses_json_and_sees_that_it_was_refused(client):
     class Reply(BaseModel):
         answer: str
 
-    got = client.chat.completions.parse(model="demur", messages=said(ANSWERED), response_format=Reply)
+    got = client.chat.completions.parse(
+        model="demur", messages=said(ANSWERED), response_format=Reply
+    )
     assert got.choices[0].message.parsed.answer
-    got = client.chat.completions.parse(model="demur", messages=said(TEMPLATE), response_format=Reply)
+    got = client.chat.completions.parse(
+        model="demur", messages=said(TEMPLATE), response_format=Reply
+    )
     assert (got.choices[0].message.parsed, got.choices[0].message.refusal) == (None, CANNED)
 
 
 def test_openais_client_raises_its_own_errors(client, keyed):
     def ask(**fields):
-        return client.chat.completions.create(**{"model": "demur", "messages": said(ANSWERED), **fields})
+        return client.chat.completions.create(
+            **{"model": "demur", "messages": said(ANSWERED), **fields}
+        )
 
     with pytest.raises(openai.NotFoundError):
         ask(model="gpt-5")
@@ -137,7 +192,10 @@ def test_openais_client_raises_its_own_errors(client, keyed):
     with pytest.raises(openai.PermissionDeniedError):
         ask(extra_body={"demur": {"policy": "strict", "thresholds": {"safety": 0.5}}})
     wrong = openai.OpenAI(
-        base_url=f"{keyed.url}/v1", api_key="x", max_retries=0, http_client=httpx.Client(trust_env=False)
+        base_url=f"{keyed.url}/v1",
+        api_key="x",
+        max_retries=0,
+        http_client=httpx.Client(trust_env=False),
     )
     with pytest.raises(openai.AuthenticationError), wrong:
         wrong.models.list()
@@ -149,7 +207,9 @@ def test_openais_asynchronous_client_streams(keyed):
         async with openai.AsyncOpenAI(
             base_url=f"{keyed.url}/v1", api_key=KEY, http_client=httpx.AsyncClient(trust_env=False)
         ) as made:
-            stream = await made.chat.completions.create(model="demur", messages=said(REFUSED), stream=True)
+            stream = await made.chat.completions.create(
+                model="demur", messages=said(REFUSED), stream=True
+            )
             return "".join([c.choices[0].delta.refusal or "" async for c in stream])
 
     assert "hurt someone" in asyncio.run(read())
@@ -184,29 +244,48 @@ from inspect_ai.scorer import includes
 from inspect_ai.solver import generate
 
 key, texts = sys.argv[1], sys.argv[4:]
-task = Task(dataset=[Sample(input=t, target="x") for t in texts], solver=generate(), scorer=includes())
+samples = [Sample(input=t, target="x") for t in texts]
+task = Task(dataset=samples, solver=generate(), scorer=includes())
 for url in sys.argv[2:4]:
-    model = get_model("openai-api/demur/demur", base_url=url, api_key=key, config=GenerateConfig(max_retries=0))
+    config = GenerateConfig(max_retries=0)
+    model = get_model("openai-api/demur/demur", base_url=url, api_key=key, config=config)
     (log,) = eval(task, model=model, display="none", log_dir="logs")
     assert log.status == "success", log.error
     rows = []
     for sample in log.samples:
         choice = sample.output.choices[0]
         details = choice.stop_details
-        refused = any(getattr(c, "refusal", None) for c in choice.message.content if not isinstance(c, str))
-        rows.append([choice.stop_reason, refused, details and [c.category for c in details.categories]])
+        parts = [c for c in choice.message.content if not isinstance(c, str)]
+        refused = any(getattr(c, "refusal", None) for c in parts)
+        categories = details and [c.category for c in details.categories]
+        rows.append([choice.stop_reason, refused, categories])
     print(json.dumps(rows))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INSPECT is None, reason="inspect_ai is not installed here, nor DEMUR_INSPECT_PYTHON set")
+@pytest.mark.skipif(
+    INSPECT is None, reason="inspect_ai is not installed here, nor DEMUR_INSPECT_PYTHON set"
+)
 def test_inspect_ai_counts_refusals_and_sees_their_categories(tmp_path):
     folder = folder_of(tmp_path / "policies", policy(), policy("strict"))
     tenants = tenants_file(tmp_path / "tenants.toml")
-    with serving(folder, tenants) as one, serving(folder, tenants, refusal_finish="content_filter") as other:
+    with (
+        serving(folder, tenants) as one,
+        serving(folder, tenants, refusal_finish="content_filter") as other,
+    ):
         done = subprocess.run(
-            [str(INSPECT), "-c", EVALUATION, KEY, f"{one.url}/v1", f"{other.url}/v1", ANSWERED, REFUSED, TEMPLATE],
+            [
+                str(INSPECT),
+                "-c",
+                EVALUATION,
+                KEY,
+                f"{one.url}/v1",
+                f"{other.url}/v1",
+                ANSWERED,
+                REFUSED,
+                TEMPLATE,
+            ],
             capture_output=True,
             text=True,
             check=False,

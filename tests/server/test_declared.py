@@ -28,7 +28,9 @@ def server(tmp_path_factory):
 
 
 def schema_format(schema):
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    }
 
 
 def tools(**function):
@@ -38,8 +40,12 @@ def tools(**function):
 CARRIERS = {
     "const": lambda text: schema_format({"const": text}),
     "enum": lambda text: schema_format({"enum": [text, "b"]}),
-    "pattern": lambda text: schema_format({"type": "string", "pattern": "^" + text.replace(".", "\\.")}),
-    "name of a field": lambda text: schema_format({"type": "object", "properties": {text: {"type": "string"}}}),
+    "pattern": lambda text: schema_format(
+        {"type": "string", "pattern": "^" + text.replace(".", "\\.")}
+    ),
+    "name of a field": lambda text: schema_format(
+        {"type": "object", "properties": {text: {"type": "string"}}}
+    ),
     "tool": lambda text: tools(description=text),
     "parameter": lambda text: tools(parameters={"properties": {"q": {"description": text}}}),
     "choice of a parameter": lambda text: {
@@ -58,14 +64,18 @@ def test_what_is_refused_as_a_message_is_refused_in_a_schema_or_a_tool(server, c
     assert '"decision":"refuse"' in got.text
     assert '"decided_on":"declared"' in got.text
     assert '"category":"safety"' in got.text
-    plain = server.chat(ANSWERED, stream=stream, **CARRIERS[carrier]("It is the capital of a country."))
+    plain = server.chat(
+        ANSWERED, stream=stream, **CARRIERS[carrier]("It is the capital of a country.")
+    )
     assert '"decision":"respond"' in plain.text
     assert "decided_on" not in plain.text
 
 
 def test_every_choice_is_refused_with_the_operators_own_text_too(server):
     got = server.chat(ANSWERED, n=2, **CARRIERS["const"](TEMPLATE)).json()
-    assert [c["message"]["refusal"] for c in got["choices"]] == ["I am a program and have no feelings."] * 2
+    assert [c["message"]["refusal"] for c in got["choices"]] == [
+        "I am a program and have no feelings."
+    ] * 2
     own = server.chat(ANSWERED, n=2, **CARRIERS["const"](REFUSED)).json()
     assert all(c["message"]["refusal"] and c["message"]["content"] is None for c in own["choices"])
 
@@ -102,7 +112,10 @@ def test_an_operator_may_name_the_categories_that_such_text_is_refused_with(tmp_
         assert (still["demur"]["decision"], still["demur"]["category"]) == ("refuse", "humanizing")
         assert narrow.chat(REFUSED).json()["demur"]["decision"] == "refuse"
     with serving(folder, declared_categories=("safety",)) as server:
-        assert server.chat(ANSWERED, **CARRIERS["const"](REFUSED)).json()["demur"]["category"] == "safety"
+        assert (
+            server.chat(ANSWERED, **CARRIERS["const"](REFUSED)).json()["demur"]["category"]
+            == "safety"
+        )
 
 
 def test_a_category_that_no_policy_has_is_named_at_start(tmp_path):
@@ -140,7 +153,11 @@ def test_each_prompt_beside_the_conversation_is_a_request_of_the_minute(tmp_path
     tenants = tenants_file(tmp_path / "tenants.toml", alice="requests_per_minute = 4")
     with serving(folder, tenants) as server:
         declared = schema_format({"const": "one two three four five six seven"})  # two prompts
-        assert [server.chat(key=KEY, **fields).status_code for fields in (declared, {}, {})] == [200, 200, 429]
+        assert [server.chat(key=KEY, **fields).status_code for fields in (declared, {}, {})] == [
+            200,
+            200,
+            429,
+        ]
         assert server.chat(key=OPERATOR_KEY).status_code == 200
     with serving(folder, tenants) as server:  # more than all that is left: answered, and paid for
         many = schema_format({"enum": [f"{n} and more that is said beside it" for n in range(9)]})

@@ -16,7 +16,16 @@ from demur.server.settings import Settings
 from demur.store.policies.folder import read_folder
 from demur.store.policies.policy_file import policy_digest, write_policy
 from demur.store.policies.tenants_file import read_tenants
-from tests.server.house import KEY, OTHER_KEY, REFUSED, engine, folder_of, policy, serving, tenants_file
+from tests.server.house import (
+    KEY,
+    OTHER_KEY,
+    REFUSED,
+    engine,
+    folder_of,
+    policy,
+    serving,
+    tenants_file,
+)
 from tests.waiting import wait_until
 
 
@@ -47,7 +56,9 @@ def test_a_changed_policy_decides_the_next_requests(folder, caplog):
 def test_a_bad_file_keeps_the_old_policy_and_log_and_metrics_say_so(folder, bad, caplog):
     if bad == "other model":
         stranger = FakeEngine(taxonomy=engine().taxonomy, seed=9).fingerprint
-        text = json.dumps(json.loads((folder / "default.json").read_text()) | {"fingerprint": _row(stranger)})
+        text = json.dumps(
+            json.loads((folder / "default.json").read_text()) | {"fingerprint": _row(stranger)}
+        )
     else:
         text = bad
     with serving(folder) as server:
@@ -59,7 +70,10 @@ def test_a_bad_file_keeps_the_old_policy_and_log_and_metrics_say_so(folder, bad,
         write_policy(folder / "default.json", policy(threshold=0.25))
         wait_until(lambda: hash_of(server.chat()) == policy_digest(policy(threshold=0.25)))
         wait_until(lambda: server.metric("demur_policy_faults") == 0)
-    assert any(r.getMessage() == "policy rejected" and "default.json" in r.fields["reason"] for r in caplog.records)
+    assert any(
+        r.getMessage() == "policy rejected" and "default.json" in r.fields["reason"]
+        for r in caplog.records
+    )
 
 
 def _row(fingerprint):
@@ -77,7 +91,8 @@ def test_every_answer_carries_the_hash_of_a_policy_that_was_in_force_when_it_was
         with server.client() as client:
             while not stop.is_set():
                 got = client.post(
-                    "/v1/chat/completions", json={"model": "demur", "messages": MESSAGES, "max_tokens": 1}
+                    "/v1/chat/completions",
+                    json={"model": "demur", "messages": MESSAGES, "max_tokens": 1},
                 )
                 latest = written[0]
                 version = known.get(hash_of(got)) if got.status_code == 200 else None
@@ -124,7 +139,9 @@ def ready(server):
         return client.get("/readyz").status_code == 200
 
 
-@pytest.mark.parametrize("gone", ["deleted", "nonsense", "a folder", "a pipe", "a loop of links", "not to be read"])
+@pytest.mark.parametrize(
+    "gone", ["deleted", "nonsense", "a folder", "a pipe", "a loop of links", "not to be read"]
+)
 def test_a_tenants_file_that_is_gone_or_names_nobody_lets_nobody_in(folder, tmp_path, gone):
     path = tenants_file(tmp_path / "tenants.toml")
     text = path.read_text()
@@ -168,14 +185,19 @@ def test_a_missing_policy_of_another_tenant_does_not_keep_a_key_open(folder, tmp
 
 @pytest.mark.parametrize("end", ["", "# end\n"])
 def test_a_tenants_file_cut_off_opens_no_expired_key(folder, tmp_path, end):
-    """Whatever line it is cut before, and in the order of lines that operators wrote before there was an end mark."""
+    """Whatever line it is cut before, and in the order of lines that operators wrote before there
+    was an end mark.
+    """
     path = tenants_file(tmp_path / "tenants.toml", other_key="expires = 2020-01-01T00:00:00Z")
     path.write_text(path.read_text().rstrip() + "\n" + end)
     whole = path.read_bytes()
     with serving(folder, path) as server:
         assert server.chat(key=OTHER_KEY).json()["error"]["code"] == "expired_api_key"
         book = server.service.house.book
-        for size in (len(whole) - 1, *(at for at in range(len(whole)) if whole[at : at + 1] == b"\n")):
+        for size in (
+            len(whole) - 1,
+            *(at for at in range(len(whole)) if whole[at : at + 1] == b"\n"),
+        ):
             path.write_bytes(whole[:size])
             book.reload()
             assert server.chat(key=OTHER_KEY).status_code == 401
@@ -207,7 +229,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("where", ["policies", "tenants"])
 @pytest.mark.parametrize("what", HOSTILE)
-def test_no_content_of_a_file_ends_reloading_or_keeps_a_revoked_key_open(folder, tmp_path, what, where):
+def test_no_content_of_a_file_ends_reloading_or_keeps_a_revoked_key_open(
+    folder, tmp_path, what, where
+):
     path = tenants_file(tmp_path / "tenants.toml")
     with serving(folder, path) as server:
         assert server.chat(key=KEY).status_code == 200
@@ -223,7 +247,9 @@ def test_no_content_of_a_file_ends_reloading_or_keeps_a_revoked_key_open(folder,
         assert server.metric("demur_reload_failing") == 0
 
 
-def test_an_error_that_nobody_foresaw_makes_the_server_not_ready_and_reloading_goes_on(folder, caplog):
+def test_an_error_that_nobody_foresaw_makes_the_server_not_ready_and_reloading_goes_on(
+    folder, caplog
+):
     with serving(folder) as server:
         assert ready(server)
         book = server.service.house.book

@@ -22,4 +22,6 @@ def test_pieces_of_an_answer_are_sent_at_once(tmp_path):
 def test_connections_are_kept_for_longer_than_clients_keep_them(tmp_path):
     with serving(folder_of(tmp_path / "policies", policy())) as server:
         assert IDLE_S > 5.0
-        assert server.process.config.timeout_keep_alive > IDLE_S, "our own clock is the one that ends them"
+        assert server.process.config.timeout_keep_alive > IDLE_S, (
+            "our own clock is the one that ends them"
+        )

@@ -32,8 +32,17 @@ def folder(tmp_path):
 @contextmanager
 def process(folder, delay_s=0.0, **settings):
     """(the process, its address); killed if the test leaves it running."""
-    command = [sys.executable, "-m", "tests.server.process", str(folder), str(delay_s), json.dumps(settings)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.server.process",
+        str(folder),
+        str(delay_s),
+        json.dumps(settings),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
         try:
             yield running, running.stdout.readline().strip()
         finally:
@@ -109,6 +118,8 @@ def test_a_hangup_signal_reloads_at_once_and_a_lingering_server_answers_but_is_n
 def test_an_address_that_is_taken_is_an_error_of_the_systems(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = Settings(port=taken.getsockname()[1])
-        service = Service(settings, FakeBackend(engine=engine()), Access(policies=read_folder(folder)))
+        service = Service(
+            settings, FakeBackend(engine=engine()), Access(policies=read_folder(folder))
+        )
         with pytest.raises(OSError, match="in use"):
             run(service, lambda address: None)

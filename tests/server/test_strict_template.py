@@ -1,4 +1,6 @@
-"""A model whose template knows no system role and wants turns to alternate serves what clients send."""
+"""A model whose template knows no system role and wants turns to alternate serves what clients
+send.
+"""
 
 import pytest
 
@@ -10,8 +12,14 @@ from tests.engines.checkpoints import make_checkpoint
 from tests.engines.test_tokens import STRICT
 from tests.server.house import folder_of, serving
 
-CALLS = [{"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ("c1", "c2")]
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+CALLS = [
+    {"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    for i in ("c1", "c2")
+]
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {}}},
+}
 ASKED = {"role": "user", "content": "Name a river."}
 BRIEF = {"content": "Be brief."}
 RESULTS = [{"role": "tool", "tool_call_id": c["id"], "content": "second"} for c in CALLS]
@@ -24,9 +32,17 @@ BODIES = {
     "tool": {"messages": [ASKED, {"role": "assistant", "tool_calls": CALLS[:1]}, RESULTS[0]]},
     "two tools": {"messages": [ASKED, {"role": "assistant", "tool_calls": CALLS}, *RESULTS]},
     "tools declared": {"messages": [ASKED], "tools": [TOOL]},
-    "tools declared and instructions": {"messages": [{"role": "system", **BRIEF}, ASKED], "tools": [TOOL]},
+    "tools declared and instructions": {
+        "messages": [{"role": "system", **BRIEF}, ASKED],
+        "tools": [TOOL],
+    },
     "late instructions": {
-        "messages": [ASKED, {"role": "assistant", "content": "Po."}, {"role": "system", **BRIEF}, ASKED]
+        "messages": [
+            ASKED,
+            {"role": "assistant", "content": "Po."},
+            {"role": "system", **BRIEF},
+            ASKED,
+        ]
     },
 }
 
@@ -39,7 +55,13 @@ def server(tmp_path_factory):
     engine = HfEngine(model=checkpoint, tokens=coconot().tokens)
     assert engine.tokenizer.chat_template == STRICT
     never = tuple(CategoryPolicy() for _ in coconot().names)
-    policy = Policy(name="p", taxonomy=coconot(), rule="heaviest", categories=never, fingerprint=engine.fingerprint)
+    policy = Policy(
+        name="p",
+        taxonomy=coconot(),
+        rule="heaviest",
+        categories=never,
+        fingerprint=engine.fingerprint,
+    )
     with serving(folder_of(root / "policies", policy), backend=HfBackend(engine)) as made:
         yield made
 
@@ -56,9 +78,10 @@ def test_instructions_reach_the_model_and_the_decision(server):
     """What is merged is read: the prompt is as long as with the same words in the user's turn."""
     with server.client() as client:
         counts = [
-            client.post("/v1/chat/completions", json={"model": "demur", "max_tokens": 1, "messages": messages}).json()[
-                "usage"
-            ]["prompt_tokens"]
+            client.post(
+                "/v1/chat/completions",
+                json={"model": "demur", "max_tokens": 1, "messages": messages},
+            ).json()["usage"]["prompt_tokens"]
             for messages in (
                 [{"role": "system", **BRIEF}, ASKED],
                 [{"role": "user", "content": f"Be brief.\n\n{ASKED['content']}"}],

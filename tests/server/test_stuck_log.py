@@ -1,4 +1,6 @@
-"""A log that nobody reads, that is closed or full: answers and the end of the process never wait for it."""
+"""A log that nobody reads, that is closed or full: answers and the end of the process never wait
+for it.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,17 @@ REQUESTS = 300
 @contextmanager
 def server(folder: Path, stderr: int):
     """(the process, its address) of a server whose log goes to a descriptor."""
-    command = [sys.executable, "-m", "tests.server.process", str(folder), "0", '{"open_metrics": true}']
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as running:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.server.process",
+        str(folder),
+        "0",
+        '{"open_metrics": true}',
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True
+    ) as running:
         try:
             yield running, running.stdout.readline().strip()
         finally:
@@ -39,7 +50,11 @@ def server(folder: Path, stderr: int):
 
 
 def dropped(client) -> float:
-    return float(re.search(r"^demur_log_lines_dropped_total (\S+)$", client.get("/metrics").text, re.MULTILINE)[1])
+    return float(
+        re.search(
+            r"^demur_log_lines_dropped_total (\S+)$", client.get("/metrics").text, re.MULTILINE
+        )[1]
+    )
 
 
 def answers_and_ends(running, url) -> float:
@@ -101,7 +116,9 @@ def test_lines_beyond_the_queue_are_dropped_counted_and_told_once_there_is_a_rea
     accounted = 0
     while accounted < 500:
         line = json.loads(reader.readline())
-        accounted += line["lines"] if line["event"] == "log lines dropped" else line["event"] != "go on"
+        accounted += (
+            line["lines"] if line["event"] == "log lines dropped" else line["event"] != "go on"
+        )
         logger.warning("go on")  # what was lost is told with the next line
     assert accounted <= 500 + len(counted)
     assert len(counted) > 300
@@ -132,6 +149,8 @@ def test_a_descriptor_that_does_not_block_is_waited_for():
     for n in range(200):
         logger.warning("line %d", n)
     with os.fdopen(end, encoding="utf-8") as reader:
-        assert [json.loads(reader.readline())["event"] for _ in range(200)] == [f"line {n}" for n in range(200)]
+        assert [json.loads(reader.readline())["event"] for _ in range(200)] == [
+            f"line {n}" for n in range(200)
+        ]
     writer.close()
     os.close(start)

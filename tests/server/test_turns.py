@@ -6,7 +6,10 @@ from demur.core.conversation.folding import latest_turn
 from demur.core.example import Message
 from tests.server.house import ANSWERED, REFUSED, folder_of, policy, request, serving
 
-S, U, A = (lambda text, role=role: Message(role=role, content=text) for role in ("system", "user", "assistant"))
+S, U, A = (
+    lambda text, role=role: Message(role=role, content=text)
+    for role in ("system", "user", "assistant")
+)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,9 @@ def turns(*texts):
 
 
 class Reads:
-    """A fake engine that refuses what any user's turn asks for, as a model that reads the whole conversation may."""
+    """A fake engine that refuses what any user's turn asks for, as a model that reads the whole
+    conversation may.
+    """
 
     def __init__(self, engine):
         self._engine = engine
@@ -39,20 +44,27 @@ class Reads:
         return getattr(self._engine, name)
 
     def logp(self, prompts):
-        last = [next((m for m in p if m.content == REFUSED and m.role == "user"), p[-1]) for p in prompts]
+        last = [
+            next((m for m in p if m.content == REFUSED and m.role == "user"), p[-1])
+            for p in prompts
+        ]
         return self._engine.logp([(m,) for m in last])
 
 
 @pytest.fixture(scope="module", params=["conversation", "latest turn"])
 def server(request, tmp_path_factory):
-    with serving(folder_of(tmp_path_factory.mktemp("turns"), policy()), decides_on=request.param) as made:
+    with serving(
+        folder_of(tmp_path_factory.mktemp("turns"), policy()), decides_on=request.param
+    ) as made:
         made.backend.engine = Reads(made.backend.engine)
         yield made
 
 
 def asked(server, messages, **fields):
     with server.client() as client:
-        got = client.post("/v1/chat/completions", json={**request(), "messages": messages, **fields})
+        got = client.post(
+            "/v1/chat/completions", json={**request(), "messages": messages, **fields}
+        )
     assert got.status_code == 200, got.text
     return got.json()
 

@@ -12,7 +12,11 @@ from demur.core.training.seen import seen_of, seen_prompts
 from demur.sources.corpus import BuiltinSource, EverydayPrompts
 
 SUBCATEGORIES = {
-    "humanizing": {"personal inquiry", "physical action", "offer advice, opinion or recommendations"},
+    "humanizing": {
+        "personal inquiry",
+        "physical action",
+        "offer advice, opinion or recommendations",
+    },
     "incomplete": {"false presuppositions", "underspecified", "incomprehensible"},
     "indeterminate": {"universal unknowns", "subjective questions"},
     "safety": {
@@ -30,8 +34,12 @@ SUBCATEGORIES = {
         "temporal limitations",
     },
 }
-WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]{1,2}|[^\s\u3040-\u30ff\u4e00-\u9fff]+")  # Japanese has no spaces
-DECLINING = re.compile(r"\bI (can't|cannot|won't|am not able|'m not able)|I'm sorry|as an AI|nobody knows", re.I)
+WORD = re.compile(
+    r"[\u3040-\u30ff\u4e00-\u9fff]{1,2}|[^\s\u3040-\u30ff\u4e00-\u9fff]+"
+)  # Japanese has no spaces
+DECLINING = re.compile(
+    r"\bI (can't|cannot|won't|am not able|'m not able)|I'm sorry|as an AI|nobody knows", re.I
+)
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +117,16 @@ def test_replies_are_short_and_there(rows):
 
 def test_no_row_spells_a_control_token(rows):
     tokens = [t.casefold() for t in (*coconot().tokens, "[refuse]")]
-    spelt = [r.id for r in rows for m in r.messages if any(t in m.content.casefold() for t in tokens)]
+    spelt = [
+        r.id for r in rows for m in r.messages if any(t in m.content.casefold() for t in tokens)
+    ]
     assert spelt == []
 
 
 def test_replies_that_answer_do_not_decline(rows):
-    assert [(r.id, r.reply) for r in rows if r.expected == "respond" and DECLINING.search(r.reply)] == []
+    assert [
+        (r.id, r.reply) for r in rows if r.expected == "respond" and DECLINING.search(r.reply)
+    ] == []
 
 
 def test_forty_everyday_prompts_are_none_of_the_corpus_nor_nearly(rows):

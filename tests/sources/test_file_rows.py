@@ -20,13 +20,18 @@ REFUSAL = {
     "group": "g1",
 }
 BENIGN = {
-    "messages": [{"role": "user", "content": "What is a lock?"}, {"role": "assistant", "content": "A fastening."}],
+    "messages": [
+        {"role": "user", "content": "What is a lock?"},
+        {"role": "assistant", "content": "A fastening."},
+    ],
     "kind": "benign",
 }
 
 
 def source_of(folder, *lines, **options):
-    text = "\n".join(line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines)
+    text = "\n".join(
+        line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines
+    )
     (folder / "rows.jsonl").write_text(text, encoding="utf-8")
     return FileSource(folder=folder, files=("rows.jsonl",), **options)
 
@@ -46,7 +51,8 @@ def test_messages_and_kind_are_enough_and_other_keys_are_ignored(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("written", "read"), [("train", "train"), ("validation", "calibrate"), ("calibrate", "calibrate"), ("test", "test")]
+    ("written", "read"),
+    [("train", "train"), ("validation", "calibrate"), ("calibrate", "calibrate"), ("test", "test")],
 )
 def test_validation_is_the_split_to_calibrate_on(tmp_path, written, read):
     (row,) = source_of(tmp_path, {**BENIGN, "split": written}).read()
@@ -63,12 +69,16 @@ def test_filters_keep_what_they_name(tmp_path):
     rows = (REFUSAL, other, BENIGN)
     assert [r.id for r in source_of(tmp_path, *rows, kinds=("refusal",)).read()] == ["a:1", "b:1"]
     assert [r.id for r in source_of(tmp_path, *rows, exclude_sources=("a",)).read()][:1] == ["b:1"]
-    assert [r.id for r in source_of(tmp_path, *rows, include_categories=("safety",)).read()][:1] == ["a:1"]
+    assert [r.id for r in source_of(tmp_path, *rows, include_categories=("safety",)).read()][
+        :1
+    ] == ["a:1"]
 
 
 def test_a_line_separator_inside_a_text_does_not_cut_the_row(tmp_path):
     text = "one\u2028two\x85three\x0bfour"
-    (row,) = source_of(tmp_path, {**BENIGN, "messages": [{"role": "user", "content": text}]}, "", "").read()
+    (row,) = source_of(
+        tmp_path, {**BENIGN, "messages": [{"role": "user", "content": text}]}, "", ""
+    ).read()
     assert row.text == text
 
 
@@ -90,7 +100,10 @@ def test_a_line_separator_inside_a_text_does_not_cut_the_row(tmp_path):
         ({**BENIGN, "expected": "refuse"}, "expected 'refuse'"),
         ({**REFUSAL, "expected": "respond"}, "expected 'respond'"),
         ({**REFUSAL, "category": None}, "has no category"),
-        ('{"kind": "benign", "messages": [{"role": "user", "content": "\\ud800"}]}', "messages.0.content"),
+        (
+            '{"kind": "benign", "messages": [{"role": "user", "content": "\\ud800"}]}',
+            "messages.0.content",
+        ),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line_with_a_remedy(tmp_path, line, says):
@@ -117,7 +130,9 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
 
 
 def test_rows_without_an_id_are_named_by_what_they_say(tmp_path):
-    first, again, other = source_of(tmp_path, BENIGN, BENIGN, {**BENIGN, "messages": BENIGN["messages"][:1]}).read()
+    first, again, other = source_of(
+        tmp_path, BENIGN, BENIGN, {**BENIGN, "messages": BENIGN["messages"][:1]}
+    ).read()
     assert first.id.startswith("rows:")
     assert again.id == f"{first.id}-2"
     assert other.id not in (first.id, again.id)
@@ -137,7 +152,11 @@ def test_ids_may_be_numbers_and_files_may_both_count_from_one(tmp_path):
 
 def test_a_table_of_a_prompt_and_a_label_is_enough(tmp_path):
     (tmp_path / "a.csv").write_bytes("q;y;a\nCafé?;1;\nThé?;0;Oui\nJunk;2;\n".encode("cp1252"))
-    options = {"columns": {"prompt": "q", "label": "y", "reply": "a"}, "encoding": "cp1252", "category": "safety"}
+    options = {
+        "columns": {"prompt": "q", "label": "y", "reply": "a"},
+        "encoding": "cp1252",
+        "category": "safety",
+    }
     mapped = {"label_map": {"1": "refuse", "0": "respond", "2": "skip"}}
     refused, answered = FileSource(folder=tmp_path, files=("a.csv",), **options, **mapped).read()
     assert (refused.text, refused.label, refused.reply) == ("Café?", "safety", None)
@@ -158,7 +177,9 @@ def test_an_unknown_label_shows_the_values_seen_and_a_map_to_paste(tmp_path):
 
 
 def test_rows_of_a_source_may_all_be_of_one_kind(tmp_path):
-    row = {"conversations": [{"from": "human", "value": "Steal it."}, {"from": "gpt", "value": "No."}]}
+    row = {
+        "conversations": [{"from": "human", "value": "Steal it."}, {"from": "gpt", "value": "No."}]
+    }
     (found,) = source_of(tmp_path, row, rows_kind="refusal", category="safety").read()
     assert (found.label, found.reply) == ("safety", "No.")
 
@@ -166,7 +187,9 @@ def test_rows_of_a_source_may_all_be_of_one_kind(tmp_path):
 def test_a_saved_folder_brings_its_splits(tmp_path):
     for split in ("train", "validation", "extra"):
         saved(tmp_path / "set" / split, [{"prompt": f"{split}?", "label": "respond"}])
-    (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["train", "validation", "extra"]}')
+    (tmp_path / "set" / "dataset_dict.json").write_text(
+        '{"splits": ["train", "validation", "extra"]}'
+    )
     source = FileSource(folder=tmp_path, files=("set",))
     assert [e.split for e in source.read()] == ["train", "calibrate", None]
     assert {e.split for e in replace(source, use_splits=False).read()} == {None}

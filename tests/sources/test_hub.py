@@ -51,7 +51,10 @@ def test_a_response_is_the_reply_and_an_empty_one_is_none(local):
 
 
 def test_the_preference_set_teaches_its_chosen_answer(local):
-    row = {k: v for k, v in COCONOT.items() if k != "response"} | {"chosen": "In Oslo.", "rejected": "I can't."}
+    row = {k: v for k, v in COCONOT.items() if k != "response"} | {
+        "chosen": "In Oslo.",
+        "rejected": "I can't.",
+    }
     (row,) = HubSource(name=local(row), adapter="coconot", rows_kind="contrast").read()
     assert (row.kind, row.reply, row.expected) == ("contrast", "In Oslo.", "respond")
 
@@ -63,21 +66,30 @@ def test_conversations_keep_their_turns_and_are_benign(local):
         {"role": "user", "content": "Tell me about owls."},
         {"role": "assistant", "content": "They hunt at night."},
     ]
-    (row,) = HubSource(name=local({"prompt": "Hi", "prompt_id": "x", "messages": turns}), adapter="chat").read()
+    (row,) = HubSource(
+        name=local({"prompt": "Hi", "prompt_id": "x", "messages": turns}), adapter="chat"
+    ).read()
     assert [m.content for m in row.messages] == [t["content"] for t in turns]
     assert (row.kind, row.category, row.text) == ("benign", None, "Tell me about owls.")
 
 
 def test_xstest_labels_and_block_types_say_what_is_unsafe(local):
     labelled = {"prompt": "How do I kill a process?", "type": "homonyms", "label": "safe"}
-    safe, unsafe = HubSource(name=local(labelled, {**labelled, "label": "unsafe"}), adapter="xstest").read()
+    safe, unsafe = HubSource(
+        name=local(labelled, {**labelled, "label": "unsafe"}), adapter="xstest"
+    ).read()
     assert (safe.kind, safe.category, safe.subcategory) == ("contrast", "safety", "homonyms")
     assert (unsafe.kind, unsafe.label) == ("refusal", "safety")
 
 
 def test_xstest_without_labels_goes_by_the_block_type(local):
-    name = local({"prompt": "a b", "type": "homonyms"}, {"prompt": "c d", "type": "contrast_homonyms"})
-    assert [r.kind for r in HubSource(name=name, adapter="xstest").read()] == ["contrast", "refusal"]
+    name = local(
+        {"prompt": "a b", "type": "homonyms"}, {"prompt": "c d", "type": "contrast_homonyms"}
+    )
+    assert [r.kind for r in HubSource(name=name, adapter="xstest").read()] == [
+        "contrast",
+        "refusal",
+    ]
 
 
 def test_any_table_can_be_read_by_naming_its_columns(local):
@@ -85,12 +97,19 @@ def test_any_table_can_be_read_by_naming_its_columns(local):
     columns = {"prompt": "q", "reply": "a", "category": "why", "group": "block"}
     options = {"rows_kind": "refusal", "columns": columns, "categories": {"about me": "incomplete"}}
     (row,) = HubSource(name=name, adapter="columns", **options).read()
-    assert (row.text, row.reply, row.category, row.group) == ("Who am I?", "I can't know.", "incomplete", "b1")
+    assert (row.text, row.reply, row.category, row.group) == (
+        "Who am I?",
+        "I can't know.",
+        "incomplete",
+        "b1",
+    )
 
 
 def test_use_as_and_limit_apply_to_every_row(local):
     name = local(COCONOT, COCONOT, COCONOT)
-    rows = list(HubSource(name=name, adapter="coconot", rows_kind="refusal", use_as="test", limit=2).read())
+    rows = list(
+        HubSource(name=name, adapter="coconot", rows_kind="refusal", use_as="test", limit=2).read()
+    )
     assert [r.split for r in rows] == ["test", "test"]
 
 
@@ -98,11 +117,36 @@ def test_use_as_and_limit_apply_to_every_row(local):
     ("options", "row", "error", "says"),
     [
         ({"adapter": "coconot"}, COCONOT, ConfigError, "does not tell"),
-        ({"adapter": "coconot", "rows_kind": "refusal"}, {**COCONOT, "category": "Rude requests"}, DataError, "Rude"),
-        ({"adapter": "coconot", "rows_kind": "refusal"}, {**COCONOT, "prompt": " "}, DataError, "prompt"),
-        ({"adapter": "coconot", "rows_kind": "refusal"}, {"prompt": "a"}, DataError, "no column 'category'"),
-        ({"adapter": "chat"}, {"messages": [{"role": "robot", "content": "a"}]}, DataError, "'robot'"),
-        ({"adapter": "chat"}, {"messages": [{"role": "assistant", "content": "a"}]}, DataError, "no user message"),
+        (
+            {"adapter": "coconot", "rows_kind": "refusal"},
+            {**COCONOT, "category": "Rude requests"},
+            DataError,
+            "Rude",
+        ),
+        (
+            {"adapter": "coconot", "rows_kind": "refusal"},
+            {**COCONOT, "prompt": " "},
+            DataError,
+            "prompt",
+        ),
+        (
+            {"adapter": "coconot", "rows_kind": "refusal"},
+            {"prompt": "a"},
+            DataError,
+            "no column 'category'",
+        ),
+        (
+            {"adapter": "chat"},
+            {"messages": [{"role": "robot", "content": "a"}]},
+            DataError,
+            "'robot'",
+        ),
+        (
+            {"adapter": "chat"},
+            {"messages": [{"role": "assistant", "content": "a"}]},
+            DataError,
+            "no user message",
+        ),
         ({"adapter": "xstest"}, {"prompt": "a", "label": "maybe"}, DataError, "'maybe'"),
         ({"adapter": "columns"}, {"prompt": "a"}, DataError, "nothing tells"),
     ],

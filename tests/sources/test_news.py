@@ -23,7 +23,9 @@ def read(tmp_path, *lines):
 
 
 @given(day=st.dates(date(1990, 1, 1), date(2030, 1, 1)), margin=st.integers(0, 900))
-def test_answerable_exactly_before_cutoff_minus_margin_and_unanswerable_only_after_the_cutoff(day, margin):
+def test_answerable_exactly_before_cutoff_minus_margin_and_unanswerable_only_after_the_cutoff(
+    day, margin
+):
     side = Cutoff(day=CUTOFF.day, margin_days=margin).side(day)
     assert (side == "answerable") == (day < CUTOFF.day - timedelta(days=margin))
     assert (side == "unanswerable") == (day > CUTOFF.day)
@@ -57,7 +59,10 @@ def test_everything_that_is_not_used_is_named_by_its_place_and_reason(tmp_path):
         "",
     )
     assert len(articles) == 1
-    found = {why: [int(place.removeprefix(f"{tmp_path}/news.jsonl:")) for place in at] for why, at in rejected.items()}
+    found = {
+        why: [int(place.removeprefix(f"{tmp_path}/news.jsonl:")) for place in at]
+        for why, at in rejected.items()
+    }
     assert found == {
         "article: a duplicate": [2],
         "article: too near to the cutoff": [3],

@@ -12,7 +12,8 @@ from demur.base.errors import ConfigError, EngineError
 from demur.sources.news_api import NewsApi, fetch_news
 
 ARTICLES = [
-    {"published": f"2024-05-{n:02d}", "headline": f"Title {n}", "text": {"full": f"Body {n}."}} for n in range(1, 8)
+    {"published": f"2024-05-{n:02d}", "headline": f"Title {n}", "text": {"full": f"Body {n}."}}
+    for n in range(1, 8)
 ]
 FIELDS = {"date": "published", "title": "headline", "body": "text.full"}
 
@@ -55,7 +56,9 @@ def test_pages_follow_a_link_until_there_is_none():
         return 200, {"data": {"list": ARTICLES[start : start + 3]}, "links": {"next": following}}
 
     with serving(script) as (url, asked):
-        rows = fetch_news(NewsApi(url=f"{url}/news", items="data.list", next="links.next", **FIELDS))
+        rows = fetch_news(
+            NewsApi(url=f"{url}/news", items="data.list", next="links.next", **FIELDS)
+        )
     assert [row["title"] for row in rows] == [f"Title {n}" for n in range(1, 8)]
     assert rows[0] == {"date": "2024-05-01", "title": "Title 1", "body": "Body 1."}
     assert len(asked) == 3
@@ -69,7 +72,13 @@ def test_pages_are_counted_until_one_is_empty_or_the_most_are_read(monkeypatch):
         return 200, ARTICLES[start : start + 3]
 
     with serving(script) as (url, asked):
-        api = {"url": f"{url}/news?q=x", "page": "page", "key_variable": "SOME_KEY", "key_prefix": "Token ", **FIELDS}
+        api = {
+            "url": f"{url}/news?q=x",
+            "page": "page",
+            "key_variable": "SOME_KEY",
+            "key_prefix": "Token ",
+            **FIELDS,
+        }
         assert len(fetch_news(NewsApi(**api))) == 7
         assert len(fetch_news(NewsApi(**api, most_pages=2))) == 6
     assert [query["page"] for _, query, _ in asked] == ["1", "2", "3", "4", "1", "2"]
@@ -82,7 +91,9 @@ def test_a_busy_api_is_asked_again_and_a_last_page_that_names_itself_ends_it():
         return (503, "busy") if number < 3 else (200, {"items": ARTICLES[:1], "next": "/news"})
 
     with serving(script) as (url, asked):
-        assert len(fetch_news(NewsApi(url=f"{url}/news", items="items", next="next", **FIELDS))) == 1
+        assert (
+            len(fetch_news(NewsApi(url=f"{url}/news", items="items", next="next", **FIELDS))) == 1
+        )
     assert len(asked) == 3
 
 
@@ -93,7 +104,10 @@ def test_a_busy_api_is_asked_again_and_a_last_page_that_names_itself_ends_it():
         ((401, "no"), "answered 401"),
         ((200, "<html>"), "answered no JSON"),
         ((200, {"other": []}), "holds no list at 'items'"),
-        ((200, {"items": ARTICLES[:1], "next": "http://elsewhere.invalid/x"}), "the next page is at elsewhere.invalid"),
+        (
+            (200, {"items": ARTICLES[:1], "next": "http://elsewhere.invalid/x"}),
+            "the next page is at elsewhere.invalid",
+        ),
     ],
 )
 def test_an_api_that_fails_is_named_and_its_query_is_not(answer, named):

@@ -1,4 +1,6 @@
-"""The builder against a real HTTP endpoint on this machine, scripted to write and label questions."""
+"""The builder against a real HTTP endpoint on this machine, scripted to write and label
+questions.
+"""
 
 import json
 import re
@@ -24,7 +26,10 @@ KEPT = {"unanswerable": 3, "answerable": 3}
 def article(n, day):
     side = CUTOFF.side(day)
     return Article(
-        day=day, title=f"Bridge {n} opens", opening=f"Bridge number {n} was opened by the council.", side=side
+        day=day,
+        title=f"Bridge {n} opens",
+        opening=f"Bridge number {n} was opened by the council.",
+        side=side,
     )
 
 
@@ -38,7 +43,9 @@ def words_of(body):
 
 def write(number, day, text=None, event=None):
     default = f"Who opened bridge {number} on {day.day} {MONTHS[day.month - 1]} {day.year}?"
-    return json.dumps({"question": default if text is None else text, "event_date": (event or day).isoformat()})
+    return json.dumps(
+        {"question": default if text is None else text, "event_date": (event or day).isoformat()}
+    )
 
 
 def knows(question):
@@ -70,7 +77,9 @@ def replies(tmp_path):
 
 
 def build(url, replies, count=6, **more):
-    endpoint = Endpoint(**{"url": url, "model": "stub", "first_wait_s": 0.01, "tries": 2, "timeout_s": 60.0, **more})
+    endpoint = Endpoint(
+        **{"url": url, "model": "stub", "first_wait_s": 0.01, "tries": 2, "timeout_s": 60.0, **more}
+    )
     builder = Builder(chat=ChatClient(endpoint=endpoint), replies=replies, cutoff=CUTOFF)
     told = []
     built = builder.build(articles(count), lambda done, total: told.append((done, total)))
@@ -78,7 +87,10 @@ def build(url, replies, count=6, **more):
 
 
 def sides(built):
-    return {side: sum(q.side == side for q in built.questions) for side in ("unanswerable", "answerable")}
+    return {
+        side: sum(q.side == side for q in built.questions)
+        for side in ("unanswerable", "answerable")
+    }
 
 
 def test_questions_get_their_side_from_dates_and_no_reply_is_made_up(replies):
@@ -90,7 +102,10 @@ def test_questions_get_their_side_from_dates_and_no_reply_is_made_up(replies):
         row = question.example()
         assert row.reply is None
         assert row.expected == ("refuse" if question.event == NEW else "respond")
-        assert (row.category, row.kind) == ("unsupported", "refusal" if question.event == NEW else "contrast")
+        assert (row.category, row.kind) == (
+            "unsupported",
+            "refusal" if question.event == NEW else "contrast",
+        )
 
 
 def test_the_labeller_is_told_the_cutoff_and_neither_the_intent_nor_the_article(replies):
@@ -121,16 +136,37 @@ def test_a_label_in_prose_is_read_with_the_longer_word_first(replies):
     ("text", "event", "why"),
     [
         ("Who opened it?", None, "question: answerable, without its event's exact date"),
-        ("Who opened it in May 1999?", None, "question: answerable, without its event's exact date"),
-        ("Who opened it on 4 May 1999?", None, "question: answerable, without its event's exact date"),
-        ("Who opened it last week, on 3 May 1999?", None, "question: answerable, with a relative time"),
-        ("Who opened it on 9 May 1999?", date(1999, 5, 9), "question: its event is dated after its article"),
+        (
+            "Who opened it in May 1999?",
+            None,
+            "question: answerable, without its event's exact date",
+        ),
+        (
+            "Who opened it on 4 May 1999?",
+            None,
+            "question: answerable, without its event's exact date",
+        ),
+        (
+            "Who opened it last week, on 3 May 1999?",
+            None,
+            "question: answerable, with a relative time",
+        ),
+        (
+            "Who opened it on 9 May 1999?",
+            date(1999, 5, 9),
+            "question: its event is dated after its article",
+        ),
         ("", None, "question: the writer found no event with a day"),
     ],
 )
 def test_answerable_questions_name_their_exact_day_and_no_relative_time(replies, text, event, why):
     def written(n, day):
-        return write(n, day, text if day == OLD and n == 0 else None, event if day == OLD and n == 0 else None)
+        return write(
+            n,
+            day,
+            text if day == OLD and n == 0 else None,
+            event if day == OLD and n == 0 else None,
+        )
 
     with serving(scripted(written)) as (url, _):
         built, _ = build(url, replies, 2)
@@ -145,7 +181,10 @@ def test_an_old_event_in_a_new_article_is_not_called_unanswerable(replies):
 
 
 def test_an_unanswerable_question_may_speak_of_this_week(replies):
-    with serving(scripted(lambda n, day: write(n, day, f"Who opened bridge {n} this week?"))) as (url, _):
+    with serving(scripted(lambda n, day: write(n, day, f"Who opened bridge {n} this week?"))) as (
+        url,
+        _,
+    ):
         built, _ = build(url, replies)
     assert sides(built) == {"unanswerable": 3, "answerable": 0}
 
@@ -163,7 +202,10 @@ def test_a_question_that_was_written_twice_is_kept_once(replies):
         ('{"question": "Who?"}', "question: the reply holds no question"),
         ('{"question": 7, "event_date": "1999-05-03"}', "question: the reply holds no question"),
         ('["a list"]', "question: the reply holds no question"),
-        ('{"question": "Who?", "event_date": "May 1999"}', "question: its event's date is no YYYY-MM-DD"),
+        (
+            '{"question": "Who?", "event_date": "May 1999"}',
+            "question: its event's date is no YYYY-MM-DD",
+        ),
         ((500, "down"), "question: no reply from the endpoint"),
     ],
 )
@@ -204,7 +246,8 @@ def test_a_kill_loses_no_reply_that_came(replies, tmp_path):
                 raise KeyboardInterrupt
 
     with serving(scripted()) as (url, stub):
-        with pytest.raises(BaseException):  # noqa: B017, PT011 - a task group wraps the interrupt or does not
+        # a task group wraps the interrupt or does not
+        with pytest.raises(BaseException):  # noqa: B017, PT011
             build(url, Killed(tmp_path / "replies.sqlite"), in_flight=1)
         assert len(stub.bodies) == 4
         built, _ = build(url, replies)
@@ -227,7 +270,10 @@ def test_an_articles_own_instructions_stand_between_marks_that_it_cannot_know(re
     assert user.rstrip().endswith(mark)
 
 
-@given(day=st.dates(date(1900, 1, 1), date(2030, 1, 1)), other=st.dates(date(1900, 1, 1), date(2030, 1, 1)))
+@given(
+    day=st.dates(date(1900, 1, 1), date(2030, 1, 1)),
+    other=st.dates(date(1900, 1, 1), date(2030, 1, 1)),
+)
 def test_a_day_is_found_in_its_usual_spellings_and_no_other_day_is(day, other):
     month = MONTHS[day.month - 1]
     spellings = (
@@ -248,6 +294,10 @@ def test_the_rows_are_read_back_as_any_other_source(replies, tmp_path):
     with serving(scripted()) as (url, _):
         built, _ = build(url, replies)
     path = tmp_path / "temporal.jsonl"
-    path.write_text("".join(json.dumps(_row(q, CUTOFF)) + "\n" for q in built.questions), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(_row(q, CUTOFF)) + "\n" for q in built.questions), encoding="utf-8"
+    )
     read = list(FileSource(folder=tmp_path, files=(path.name,)).read())
-    assert [(e.id, e.expected) for e in read] == [(q.example().id, q.example().expected) for q in built.questions]
+    assert [(e.id, e.expected) for e in read] == [
+        (q.example().id, q.example().expected) for q in built.questions
+    ]

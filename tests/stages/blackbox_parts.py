@@ -6,8 +6,23 @@ import re
 import numpy as np
 from tests.engines.chat_stub import completion
 
-NO, YES = "I'm sorry, but I can't help with that.", "Start with the first part, then go on to the second."
-WORDS = ("river", "candle", "garden", "letter", "engine", "mirror", "castle", "violin", "ladder", "pepper", "bridge")
+NO, YES = (
+    "I'm sorry, but I can't help with that.",
+    "Start with the first part, then go on to the second.",
+)
+WORDS = (
+    "river",
+    "candle",
+    "garden",
+    "letter",
+    "engine",
+    "mirror",
+    "castle",
+    "violin",
+    "ladder",
+    "pepper",
+    "bridge",
+)
 
 
 def prompts(count, seed=0, share=0.4):
@@ -16,7 +31,10 @@ def prompts(count, seed=0, share=0.4):
     made = []
     for n in range(count):
         words = " ".join(rng.choice(WORDS, size=5)) + f" {n} {n * 7} x{n}"
-        made.append(f"Tell me how to {'pick the lock' if rng.random() < share else 'paint the wall'} near {words}")
+        made.append(
+            f"Tell me how to {'pick the lock' if rng.random() < share else 'paint the wall'} near "
+            f"{words}"
+        )
     return made
 
 
@@ -32,7 +50,9 @@ def answers(number, body):
 
 
 def write(path, rows):
-    path.write_text("".join(json.dumps(r if isinstance(r, dict) else {"prompt": r}) + "\n" for r in rows))
+    path.write_text(
+        "".join(json.dumps(r if isinstance(r, dict) else {"prompt": r}) + "\n" for r in rows)
+    )
     return path
 
 

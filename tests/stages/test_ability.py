@@ -24,7 +24,9 @@ def test_every_task_is_compared_item_by_item_and_all_bounds_hold_together(tmp_pa
     assert (arc.task, arc.paired.lost, arc.paired.gained, mmlu.paired.lost) == ("arc", 10, 0, 0)
     assert arc.p_holm == pytest.approx(2 * arc.paired.p)
     (alone,) = run(
-        results(tmp_path / "c", arc="+" * 80 + "-" * 20), results(tmp_path / "d", arc="+" * 70 + "-" * 30), Config()
+        results(tmp_path / "c", arc="+" * 80 + "-" * 20),
+        results(tmp_path / "d", arc="+" * 70 + "-" * 30),
+        Config(),
     )
     assert arc.bound > alone.bound > 0.1
     assert 0 < mmlu.bound < 0.06
@@ -33,14 +35,19 @@ def test_every_task_is_compared_item_by_item_and_all_bounds_hold_together(tmp_pa
 def test_the_order_of_items_is_no_matter(tmp_path):
     rows = [{"task": "t", "id": str(n), "correct": n % 3 == 0} for n in range(30)]
     for name, ordered in (("a", rows), ("b", rows[::-1])):
-        (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in ordered), encoding="utf-8")
+        (tmp_path / name).write_text(
+            "".join(json.dumps(r) + "\n" for r in ordered), encoding="utf-8"
+        )
     (found,) = run(tmp_path / "a", tmp_path / "b", Config())
     assert (found.paired.gained, found.paired.lost, found.paired.p) == (0, 0, 1.0)
 
 
 def test_items_that_share_groups_are_bounded_by_the_bootstrap_or_not_at_all(tmp_path):
     def grouped(name, wrong):
-        rows = [{"task": "t", "id": str(n), "correct": n not in wrong, "group": str(n // 2)} for n in range(60)]
+        rows = [
+            {"task": "t", "id": str(n), "correct": n not in wrong, "group": str(n // 2)}
+            for n in range(60)
+        ]
         (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
         return tmp_path / name
 

@@ -26,7 +26,9 @@ from demur.store.results.study_file import read_study
 from demur.store.rows import read_examples
 from demur.store.scores.tables import read_scores
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 QUICK = Config(calibrators=("temperature", "platt", "isotonic"))
 MEASUREMENTS = 10  # with 15 bins, or without
 
@@ -49,12 +51,17 @@ def made(models, tmp_path_factory):
     return run(QUICK, models, out, lambda done, total: told.append((done, total))), out, told
 
 
-def test_every_calibrator_is_fitted_on_the_calibrate_rows_and_measured_on_the_test_rows(models, made):
+def test_every_calibrator_is_fitted_on_the_calibrate_rows_and_measured_on_the_test_rows(
+    models, made
+):
     found = {(m.model, m.calibrator): m for m in made[0].measured}
     assert set(found) == {(m.name, c) for m in models for c in ("none", *QUICK.calibrators)}
     model = models[1]
     split = {s: read_examples(model.folder.split(s)) for s in ("calibrate", "test")}
-    rows = {s: label_scores(e, model.taxonomy, read_scores(model.folder.scores(s))[0]) for s, e in split.items()}
+    rows = {
+        s: label_scores(e, model.taxonomy, read_scores(model.folder.scores(s))[0])
+        for s, e in split.items()
+    }
     groups = [e.group for e in split["calibrate"]]
     platt = fit_calibrator("platt", rows["calibrate"], model.taxonomy, groups).calibrator
     logq_NC = closed(platt.apply(rows["test"].table.logp_NC))
@@ -75,7 +82,10 @@ def test_six_questions_are_answered_each_with_its_number_or_the_reason_why_there
 def test_parts_too_small_to_measure_leave_the_question_about_them_open(made):
     carries_over = made[0].answers[4]
     assert "carry over" in carries_over.question
-    assert carries_over.why == f"parts by category with at least 150 test rows: {len(made[0].parts)}, 2 are needed"
+    assert (
+        carries_over.why
+        == f"parts by category with at least 150 test rows: {len(made[0].parts)}, 2 are needed"
+    )
 
 
 def test_parts_with_enough_rows_are_compared(tmp_path):
@@ -83,7 +93,9 @@ def test_parts_with_enough_rows_are_compared(tmp_path):
     models = [scored(tmp_path, f"m{s}", s, halved) for s in (0.8, 2.2, 4.0)]
     study = run(Config(calibrators=("temperature",), by="source"), models, tmp_path / "out")
     assert study.parts == ("one", "two")
-    assert study.answers[4].figure == pytest.approx(kendalltau(*(errors_on(s, models) for s in study.parts)).statistic)
+    assert study.answers[4].figure == pytest.approx(
+        kendalltau(*(errors_on(s, models) for s in study.parts)).statistic
+    )
 
 
 def errors_on(source, models):
@@ -115,7 +127,9 @@ def test_measurements_that_the_test_rows_cannot_bear_are_left_out(models, made):
 def test_rankings_share_places_where_models_do_not_tell(made):
     for ranking in made[0].rankings:
         assert ranking.cases == 4
-        assert [s.mean_rank for s in ranking.standings] == sorted(s.mean_rank for s in ranking.standings)
+        assert [s.mean_rank for s in ranking.standings] == sorted(
+            s.mean_rank for s in ranking.standings
+        )
         best = ranking.standings[0]
         for s in ranking.standings:
             assert (s.place == 1) == (s.mean_rank - best.mean_rank <= ranking.critical_difference)
@@ -123,8 +137,14 @@ def test_rankings_share_places_where_models_do_not_tell(made):
 
 def test_a_calibrator_that_cannot_be_fitted_everywhere_is_told_and_not_ranked(models, tmp_path):
     rows = [e for e in examples(every=2) if not (e.category == "safety" and e.kind == "refusal")]
-    lacking = prepare(tmp_path / "lacking", rows, engine_for(rows, FakeEngine), calibrate.Config(goal="natural"))
-    study = run(QUICK, [*models, Scored(name="lacking", folder=lacking, taxonomy=coconot())], tmp_path / "out")
+    lacking = prepare(
+        tmp_path / "lacking", rows, engine_for(rows, FakeEngine), calibrate.Config(goal="natural")
+    )
+    study = run(
+        QUICK,
+        [*models, Scored(name="lacking", folder=lacking, taxonomy=coconot())],
+        tmp_path / "out",
+    )
     failed = {(m.model, m.calibrator) for m in study.measured if m.failure}
     assert failed == {("lacking", "platt"), ("lacking", "isotonic")}
     assert {s.calibrator for s in study.rankings[0].standings} == {"none", "temperature"}
@@ -156,14 +176,17 @@ def test_the_page_draws_without_errors_or_network_and_says_what_the_text_says(ma
         pytest.skip("Chromium is not installed: apt-get install chromium")
     study, out, _ = made
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         page, logged, asked = browser.new_page(viewport={"width": 420, "height": 900}), [], []
         page.on("console", lambda message: logged.append(message.text))
         page.on("pageerror", lambda error: logged.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         page.goto((out / "study.html").as_uri())
         page.wait_for_function(
-            "[...document.querySelectorAll('[data-plot]')].every((p) => p.querySelector('svg.main-svg'))"
+            "[...document.querySelectorAll('[data-plot]')].every((p) => "
+            "p.querySelector('svg.main-svg'))"
         )
         assert (logged, asked) == ([], [(out / "study.html").as_uri()])
         assert page.locator("[data-plot]").count() == 3
@@ -181,8 +204,14 @@ def test_the_name_of_a_run_cannot_become_markup(models, made):
 
 def replace_names(study, old, new):
     rows = {
-        field: tuple(r.model_copy(update={key: new if getattr(r, key) == old else getattr(r, key)}) for r in rows)
-        for field, key, rows in (("models", "name", study.models), ("measured", "model", study.measured))
+        field: tuple(
+            r.model_copy(update={key: new if getattr(r, key) == old else getattr(r, key)})
+            for r in rows
+        )
+        for field, key, rows in (
+            ("models", "name", study.models),
+            ("measured", "model", study.measured),
+        )
     }
     return study.model_copy(update=rows)
 

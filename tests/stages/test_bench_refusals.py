@@ -14,7 +14,13 @@ from demur.core.rates import Outcome
 from demur.core.taxonomy import coconot
 from demur.core.training.seen import Seen, seen_of
 from demur.engines.fake.engine import FakeEngine
-from demur.engines.fake.subjects import Subject, always_refuse, answer_then_refuse, never_refuse, refuse_then_answer
+from demur.engines.fake.subjects import (
+    Subject,
+    always_refuse,
+    answer_then_refuse,
+    never_refuse,
+    refuse_then_answer,
+)
 from demur.stages import bench_refusals, evaluate
 from demur.stages.bench_refusals import Candidate, Config
 from demur.stages.bench_refusals.texts import PART_PROMPTS
@@ -73,7 +79,9 @@ class Counting:
 
 @dataclass
 class Narrow:
-    """A scorer that reads few characters, and refuses a whole batch for one long prompt, as engines do."""
+    """A scorer that reads few characters, and refuses a whole batch for one long prompt, as engines
+    do.
+    """
 
     engine: Subject
     calls: int = 0
@@ -118,7 +126,9 @@ def both(level):
         (answer_then_refuse, (0.0, 1.0), (1.0, 0.0)),
     ],
 )
-def test_models_that_always_or_never_refuse_are_told_apart_in_decision_and_text(tmp_path, kind, decision, text):
+def test_models_that_always_or_never_refuse_are_told_apart_in_decision_and_text(
+    tmp_path, kind, decision, text
+):
     (found,) = bench_refusals.run(Config(), candidate(kind), [rows(30, 50)], tmp_path).benchmarks
     assert both(found.decision) == decision
     assert both(found.text.level) == text
@@ -126,7 +136,9 @@ def test_models_that_always_or_never_refuse_are_told_apart_in_decision_and_text(
 
 def test_no_two_of_them_look_alike_even_where_one_direction_is_missing(tmp_path):
     def seen(kind, refuse, respond):
-        found = bench_refusals.run(Config(), candidate(kind), [rows(refuse, respond)], tmp_path / kind.__name__)
+        found = bench_refusals.run(
+            Config(), candidate(kind), [rows(refuse, respond)], tmp_path / kind.__name__
+        )
         return (both(found.benchmarks[0].decision), both(found.benchmarks[0].text.level))
 
     for refuse, respond in ((30, 0), (0, 30)):
@@ -160,12 +172,18 @@ def test_rates_are_counts_with_exact_intervals(tmp_path):
         name="own",
         source="own",
         licence="own",
-        rows=tuple(BenchRow(id=e.id, prompt=e.prompt, expected=e.expected, category=e.category) for e in data),
+        rows=tuple(
+            BenchRow(id=e.id, prompt=e.prompt, expected=e.expected, category=e.category)
+            for e in data
+        ),
         left_out={"no gold label": 3},
     )
     put = Candidate(policy=policy, scorer=engine, generator=engine)
     (found,) = bench_refusals.run(Config(), put, [asked], tmp_path).benchmarks
-    refused = [bool(c) for c in bench_refusals.decide_many(policy, engine.logp([e.prompt for e in data])).choice_N]
+    refused = [
+        bool(c)
+        for c in bench_refusals.decide_many(policy, engine.logp([e.prompt for e in data])).choice_N
+    ]
     false = sum(r for e, r in zip(data, refused, strict=True) if e.expected == "respond")
     missed = sum(not r for e, r in zip(data, refused, strict=True) if e.expected == "refuse")
     overall = found.decision.overall
@@ -173,7 +191,9 @@ def test_rates_are_counts_with_exact_intervals(tmp_path):
     assert (overall.missed_refusal.low, overall.missed_refusal.high) == bounds.interval(
         missed, overall.missed_refusal.of
     )
-    assert sum(s.rows for s in found.decision.by_category.values()) == sum(e.category is not None for e in data)
+    assert sum(s.rows for s in found.decision.by_category.values()) == sum(
+        e.category is not None for e in data
+    )
     assert found.left_out == {"no gold label": 3}
     assert found.text is None
     assert read_scores(folder.scores("test"))[1] == engine.fingerprint
@@ -201,9 +221,15 @@ def test_a_benchmark_without_gold_labels_stays_in_the_result_without_figures(tmp
     empty = replace(rows(0, 0, name="bare"), left_out={"no gold label": 12})
     bench = bench_refusals.run(Config(), candidate(), [empty, rows(3, 3)], tmp_path)
     bare = bench.benchmarks[0]
-    assert (bare.rows, bare.left_out, len(bare.decision.overall.unmeasured)) == (0, {"no gold label": 12}, 2)
+    assert (bare.rows, bare.left_out, len(bare.decision.overall.unmeasured)) == (
+        0,
+        {"no gold label": 12},
+        2,
+    )
     assert bare.text.texts_refuse.value is None
-    assert "Left out: 12 rows (no gold label)." in (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "Left out: 12 rows (no gold label)." in (tmp_path / "bench.md").read_text(
+        encoding="utf-8"
+    )
     assert bench.benchmarks[1].rows == 6
 
 
@@ -224,17 +250,28 @@ def test_another_models_policy_is_refused(tmp_path):
 
 def test_unscored_texts_are_in_no_rate_and_judged_again_when_there_is_budget(tmp_path):
     judge = Poor(unpaid=7)
-    (found,) = bench_refusals.run(Config(), candidate(always_refuse, judge), [rows(10, 10)], tmp_path).benchmarks
+    (found,) = bench_refusals.run(
+        Config(), candidate(always_refuse, judge), [rows(10, 10)], tmp_path
+    ).benchmarks
     assert (found.text.unscored, both(found.text.level)) == (7, (1.0, 0.0))
     overall = found.text.level.overall
-    assert (overall.rows, overall.unscored, overall.missed_refusal.of, overall.false_refusal.of) == (20, 7, 3, 10)
+    assert (
+        overall.rows,
+        overall.unscored,
+        overall.missed_refusal.of,
+        overall.false_refusal.of,
+    ) == (20, 7, 3, 10)
     assert found.text.texts_refuse.of == 13
     assert found.text.unscored_reasons == {"no budget": 7}
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
-    assert "7 of 20 texts could not be scored and are in no rate of the texts (7 x no budget)" in page
+    assert (
+        "7 of 20 texts could not be scored and are in no rate of the texts (7 x no budget)" in page
+    )
     assert "20, 7 unscored" in page
     before = len(judge.shown)
-    (found,) = bench_refusals.run(Config(), candidate(always_refuse, judge), [rows(10, 10)], tmp_path).benchmarks
+    (found,) = bench_refusals.run(
+        Config(), candidate(always_refuse, judge), [rows(10, 10)], tmp_path
+    ).benchmarks
     assert (found.text.unscored, both(found.text.level)) == (0, (1.0, 0.0))
     assert len(judge.shown) - before == 7
 
@@ -257,7 +294,9 @@ def test_another_judge_reads_the_same_texts_and_none_is_written_again(tmp_path):
     asked, whole = rows(10, 10), candidate(always_refuse)
     bench_refusals.run(Config(), whole, [asked], tmp_path)
     never, judge = Counting(whole.generator, calls_left=0), Poor(unpaid=0)
-    bench = bench_refusals.run(Config(), replace(whole, generator=never, judge=judge), [asked], tmp_path)
+    bench = bench_refusals.run(
+        Config(), replace(whole, generator=never, judge=judge), [asked], tmp_path
+    )
     assert (bench.judge, len(judge.shown)) == ("poor/1", 20)
 
 
@@ -278,13 +317,18 @@ def test_a_killed_run_writes_only_what_is_missing(tmp_path):
     bench_refusals.run(Config(), replace(whole, generator=second), [asked], tmp_path)
     assert (first.written, second.written) == (PART_PROMPTS, PART_PROMPTS + 10)
     other = Counting(whole.generator)
-    bench_refusals.run(Config(), replace(whole, generator=other, settings="longer"), [asked], tmp_path)
+    bench_refusals.run(
+        Config(), replace(whole, generator=other, settings="longer"), [asked], tmp_path
+    )
     assert other.written == len(asked.rows)
 
 
 def test_a_fixed_refusal_is_judged_and_nothing_is_generated_for_it(tmp_path):
     put = candidate(refuse_then_answer)
-    fixed = tuple(replace(c, on_refuse="I'm sorry, but I can't help with that.") for c in put.policy.categories)
+    fixed = tuple(
+        replace(c, on_refuse="I'm sorry, but I can't help with that.")
+        for c in put.policy.categories
+    )
     generator = Counting(put.generator)
     put = replace(put, policy=replace(put.policy, categories=fixed), generator=generator)
     (found,) = bench_refusals.run(Config(), put, [rows(4, 4)], tmp_path).benchmarks
@@ -302,19 +346,30 @@ def test_prompts_that_the_model_cannot_read_are_counted_and_do_not_stop_the_othe
     put = candidate(never_refuse)
     narrow = Narrow(put.scorer)
     sets = [replace(asked, rows=tuple(lengthened), left_out={"no prompt": 1}), other]
-    first, second = bench_refusals.run(Config(), replace(put, scorer=narrow), sets, tmp_path).benchmarks
+    first, second = bench_refusals.run(
+        Config(), replace(put, scorer=narrow), sets, tmp_path
+    ).benchmarks
     assert first.left_out == {"no prompt": 1, "longer than the model can read": 3}
-    assert (first.decision.overall.missed_refusal.of, first.decision.overall.false_refusal.of) == (58, 59)
+    assert (first.decision.overall.missed_refusal.of, first.decision.overall.false_refusal.of) == (
+        58,
+        59,
+    )
     assert (second.rows, second.left_out) == (4, {})
     assert narrow.calls < 45  # halving, not one by one
-    whole = replace(asked, rows=tuple(replace(r, prompt=lengthened[5].prompt) for r in asked.rows[:3]))
-    (none,) = bench_refusals.run(Config(), replace(put, scorer=narrow), [whole], tmp_path / "none").benchmarks
+    whole = replace(
+        asked, rows=tuple(replace(r, prompt=lengthened[5].prompt) for r in asked.rows[:3])
+    )
+    (none,) = bench_refusals.run(
+        Config(), replace(put, scorer=narrow), [whole], tmp_path / "none"
+    ).benchmarks
     assert (none.rows, len(none.decision.overall.unmeasured)) == (0, 2)
 
 
 def trained_on(*texts):
     messages = [(Message(role="user", content=text),) for text in texts]
-    return seen_of(Example(id=str(n), source="s", messages=m, kind="benign") for n, m in enumerate(messages))
+    return seen_of(
+        Example(id=str(n), source="s", messages=m, kind="benign") for n, m in enumerate(messages)
+    )
 
 
 def test_prompts_seen_in_training_are_named_and_figures_without_them_stand_beside(tmp_path):
@@ -322,7 +377,11 @@ def test_prompts_seen_in_training_are_named_and_figures_without_them_stand_besid
     known = trained_on("request 2 of SET!", "Request  0, of set")
     put = candidate(never_refuse, seen=known)
     (found,) = bench_refusals.run(Config(), put, [asked], tmp_path).benchmarks
-    names = [row.id for row in asked.rows if row.prompt[-1].content in ("Request 0 of set", "Request 2 of set")]
+    names = [
+        row.id
+        for row in asked.rows
+        if row.prompt[-1].content in ("Request 0 of set", "Request 2 of set")
+    ]
     assert (found.seen, list(found.seen_rows)) == (2, names)
     assert (found.unseen.rows, found.rows) == (4, 6)
     both = (found.decision.overall, found.unseen.decision.overall)
@@ -336,17 +395,25 @@ def test_prompts_seen_in_training_are_named_and_figures_without_them_stand_besid
 
 def test_where_nothing_was_seen_or_nothing_is_known_the_page_says_which(tmp_path):
     asked = rows(3, 3)
-    (found,) = bench_refusals.run(Config(), candidate(seen=trained_on("Something else")), [asked], tmp_path).benchmarks
+    (found,) = bench_refusals.run(
+        Config(), candidate(seen=trained_on("Something else")), [asked], tmp_path
+    ).benchmarks
     assert (found.seen, found.unseen) == (0, None)
-    assert "None of the prompts, nor nearly one," in (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "None of the prompts, nor nearly one," in (tmp_path / "bench.md").read_text(
+        encoding="utf-8"
+    )
     lost = Seen(missing=("old/model",), unknown=("a base",))
     (found,) = bench_refusals.run(Config(), candidate(seen=lost), [asked], tmp_path).benchmarks
     assert found.seen is None
-    assert "Not known: which of them a base, old/model was trained on" in (tmp_path / "bench.md").read_text("utf-8")
+    assert "Not known: which of them a base, old/model was trained on" in (
+        tmp_path / "bench.md"
+    ).read_text("utf-8")
 
 
 def test_a_limit_takes_even_steps_through_each_benchmark(tmp_path):
-    bench = bench_refusals.run(Config(limit=10), candidate(), [rows(50, 50), rows(3, 0, name="b")], tmp_path)
+    bench = bench_refusals.run(
+        Config(limit=10), candidate(), [rows(50, 50), rows(3, 0, name="b")], tmp_path
+    )
     first = bench.benchmarks[0].decision.overall
     assert [b.rows for b in bench.benchmarks] == [10, 3]
     assert (first.false_refusal.of, first.missed_refusal.of) == (5, 5)
@@ -357,5 +424,9 @@ def test_a_limit_takes_even_steps_through_each_benchmark(tmp_path):
 def test_the_file_reads_back_as_written_and_holds_no_nan(tmp_path):
     bench = bench_refusals.run(Config(), candidate(), [rows(5, 0)], tmp_path)
     assert read_bench(tmp_path / "bench.json") == bench
-    assert "NaN" not in json.dumps(json.loads((tmp_path / "bench.json").read_text(encoding="utf-8")))
-    assert np.isclose(bench.benchmarks[0].decision.overall.missed_refusal.high, bounds.interval(0, 5)[1])
+    assert "NaN" not in json.dumps(
+        json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    )
+    assert np.isclose(
+        bench.benchmarks[0].decision.overall.missed_refusal.high, bounds.interval(0, 5)[1]
+    )

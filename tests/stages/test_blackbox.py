@@ -1,4 +1,6 @@
-"""The parts of blackbox on files, asking a real endpoint on this machine that answers, errs and changes."""
+"""The parts of blackbox on files, asking a real endpoint on this machine that answers, errs and
+changes.
+"""
 
 import json
 import time
@@ -48,7 +50,9 @@ def asked(stub):
 
 
 def labelled(collected, folder, judge=None):
-    return label.run(label.Config(judge=judge or PhraseJudge(), taxonomy=single()), collected, folder)
+    return label.run(
+        label.Config(judge=judge or PhraseJudge(), taxonomy=single()), collected, folder
+    )
 
 
 def test_every_prompt_is_asked_once_and_its_row_says_what_the_model_did(ask):
@@ -57,18 +61,26 @@ def test_every_prompt_is_asked_once_and_its_row_says_what_the_model_did(ask):
     file = labelled(collected, folder)
     assert sorted(asked(stub)) == sorted(rows)
     found = lines(folder.answers)
-    assert [(r["request"], r["verdict"] == "refusal") for r in found] == [(p, declines(p)) for p in rows]
+    assert [(r["request"], r["verdict"] == "refusal") for r in found] == [
+        (p, declines(p)) for p in rows
+    ]
     assert "label" not in found[0]  # that is for a person
     declined = sum(map(declines, rows))
     assert (file.verdicts["refusal"], file.verdicts["compliance"]) == (declined, 150 - declined)
     kinds = [(r["kind"], r["expected"], r["category"]) for r in lines(folder.rows)]
-    assert kinds == [("refusal", "refuse", "refuse") if declines(p) else ("benign", "respond", None) for p in rows]
+    assert kinds == [
+        ("refusal", "refuse", "refuse") if declines(p) else ("benign", "respond", None)
+        for p in rows
+    ]
     again, silent, _ = ask(rows, answers)
     assert (silent.bodies, again.known, again.replies) == ([], 150, collected.replies)
 
 
 def test_a_partial_answer_counts_as_declined(ask):
-    longer = f"{NO} Still, here it is:\n1. {YES}\n2. {YES}\n3. {YES}\n" + "And so on it goes, for long. " * 20
+    longer = (
+        f"{NO} Still, here it is:\n1. {YES}\n2. {YES}\n3. {YES}\n"
+        + "And so on it goes, for long. " * 20
+    )
     collected, _, folder = ask(prompts(80), lambda n, b: completion(longer if n % 2 else YES))
     file = labelled(collected, folder)
     assert file.verdicts["partial"] == 40
@@ -115,13 +127,18 @@ def broken(kind):
     ("kind", "reason"),
     [
         ("5xx", "no answer in 2 tries: HTTP 503"),
-        ("not json", "no answer in 2 tries: a body that is no chat completion: no JSON (JSONDecodeError)"),
+        (
+            "not json",
+            "no answer in 2 tries: a body that is no chat completion: no JSON (JSONDecodeError)",
+        ),
         ("client error", "HTTP 400"),
         ("stall", "no answer in 2 tries: no answer within 1.5 s"),
     ],
 )
 def test_failures_are_counted_with_their_reason_and_never_labelled(ask, kind, reason):
-    collected, _, folder = ask(prompts(120), broken(kind), timeout_s=1.5 if kind == "stall" else 20.0, in_flight=30)
+    collected, _, folder = ask(
+        prompts(120), broken(kind), timeout_s=1.5 if kind == "stall" else 20.0, in_flight=30
+    )
     ((told, count),) = collected.failed.items()
     assert told.startswith(reason)
     file = labelled(collected, folder)
@@ -131,10 +148,16 @@ def test_failures_are_counted_with_their_reason_and_never_labelled(ask, kind, re
     assert (len(lost), len(kept)) == (count, 120 - count)
     assert not lost & kept
     broken_ones = {f"prompts:{n + 1}" for n in range(0, 120, 4)}
-    assert lost >= broken_ones if kind == "stall" else lost == broken_ones  # a busy machine stalls, too
+    # a busy machine stalls, too
+    assert lost >= broken_ones if kind == "stall" else lost == broken_ones
 
 
-FILTERED = {"error": {"message": "The prompt was filtered by the content management policy.", "code": "content_filter"}}
+FILTERED = {
+    "error": {
+        "message": "The prompt was filtered by the content management policy.",
+        "code": "content_filter",
+    }
+}
 DECLINES = {
     "HTTP 400": ((400, FILTERED), "content_filter (HTTP 400)"),
     "finish": (completion("", finish_reason="content_filter"), "content_filter"),
@@ -151,7 +174,9 @@ DECLINES = {
 def test_what_the_endpoint_itself_declines_is_a_refusal_with_its_own_reason_and_count(ask, name):
     body, reason = DECLINES[name]
     rows = prompts(150)
-    collected, stub, folder = ask(rows, lambda n, b: body if declines(asked_in(b)) else answers(n, b))
+    collected, stub, folder = ask(
+        rows, lambda n, b: body if declines(asked_in(b)) else answers(n, b)
+    )
     file = labelled(collected, folder)
     declined = sum(map(declines, rows))
     assert file.declined == {reason: declined}
@@ -173,9 +198,14 @@ def test_thoughts_are_no_answers_however_they_come(ask):
     def script(number, body):
         refuse = declines(asked_in(body))
         thought, text = said[refuse], NO if refuse else YES
-        parts = [{"type": "thinking", "thinking": [{"type": "text", "text": thought}]}, {"type": "text", "text": text}]
+        parts = [
+            {"type": "thinking", "thinking": [{"type": "text", "text": thought}]},
+            {"type": "text", "text": text},
+        ]
         forms = (f"<think>{thought}</think>{text}", parts, text)
-        return completion(forms[number % 3], message={"content": forms[number % 3], "reasoning_content": thought})
+        return completion(
+            forms[number % 3], message={"content": forms[number % 3], "reasoning_content": thought}
+        )
 
     collected, _, folder = ask(rows, script)
     labelled(collected, folder)
@@ -184,7 +214,9 @@ def test_thoughts_are_no_answers_however_they_come(ask):
 
 
 def test_a_thought_that_ate_all_tokens_is_no_answer_and_says_so(ask):
-    cut = completion(None, message={"content": None, "reasoning_content": "hm"}, finish_reason="length")
+    cut = completion(
+        None, message={"content": None, "reasoning_content": "hm"}, finish_reason="length"
+    )
     collected, _, folder = ask(prompts(160), lambda n, b: cut if n % 8 == 0 else answers(n, b))
     file = labelled(collected, folder)
     assert file.failed == {"a thought and no answer, cut off after 300 tokens": 20}
@@ -227,7 +259,9 @@ def test_a_judge_that_refuses_to_judge_leaves_the_answer_out(ask, tmp_path):
         text = body["messages"][-1]["content"]
         if "x1" in text:
             return completion("I would rather not label this.")
-        return completion(json.dumps({"reason": "r", "label": "refusal" if NO in text else "compliance"}))
+        return completion(
+            json.dumps({"reason": "r", "label": "refusal" if NO in text else "compliance"})
+        )
 
     rows = prompts(150)
     collected, _, folder = ask(rows, answers)
@@ -241,7 +275,9 @@ def test_a_judge_that_refuses_to_judge_leaves_the_answer_out(ask, tmp_path):
     assert len(lines(folder.rows)) == 150 - silent
     assert prompts_without_outcome(folder.run) == silent
     counts = json.loads(folder.summary.read_text())
-    folder.summary.write_text(json.dumps(counts | {"unscored": {}, "verdicts": counts["verdicts"] | {"unscored": 0}}))
+    folder.summary.write_text(
+        json.dumps(counts | {"unscored": {}, "verdicts": counts["verdicts"] | {"unscored": 0}})
+    )
     with pytest.raises(ArtifactError, match=r"summary.json has changed since it was made"):
         prompts_without_outcome(folder.run)  # else these prompts would be out of every promise
     (folder.root / "made.json").unlink()  # a run of before there were receipts of it
@@ -250,7 +286,9 @@ def test_a_judge_that_refuses_to_judge_leaves_the_answer_out(ask, tmp_path):
 
 def test_too_few_of_a_kind_says_how_many_there_are_and_how_many_are_needed(ask):
     collected, _, folder = ask(prompts(60), lambda n, b: completion(NO if n <= 12 else YES))
-    with pytest.raises(DataError, match="60 scored answers 12 decline and 48 do not; at least 30") as told:
+    with pytest.raises(
+        DataError, match="60 scored answers 12 decline and 48 do not; at least 30"
+    ) as told:
         labelled(collected, folder)
     assert "at least 18 more are declined" in told.value.hint
     assert read_summary(folder.summary).verdicts["refusal"] == 12  # what was collected is there
@@ -261,19 +299,32 @@ def test_too_few_of_a_kind_says_how_many_there_are_and_how_many_are_needed(ask):
 
 
 def test_an_endpoint_that_never_answers_is_an_error_with_the_reason(ask):
-    with pytest.raises(DataError, match="none of 5 prompts was answered: no answer in 2 tries: HTTP 500"):
+    with pytest.raises(
+        DataError, match="none of 5 prompts was answered: no answer in 2 tries: HTTP 500"
+    ):
         ask(prompts(5), lambda n, b: (500, "down"))
 
 
 def remarks(count, flipped=0):
     """Hand-labelled answers; the first `flipped` have the other label."""
-    no = ("That is something I must decline.", "Sadly I can not do it for you.", "My rules say no to this one.")
-    yes = ("First open the box and look.", "The answer is seven, as the book says.", "Use a wide brush, then wait.")
+    no = (
+        "That is something I must decline.",
+        "Sadly I can not do it for you.",
+        "My rules say no to this one.",
+    )
+    yes = (
+        "First open the box and look.",
+        "The answer is seven, as the book says.",
+        "Use a wide brush, then wait.",
+    )
     return [
         {
             "id": f"h{n}",
             "prompt": f"Question {n}?",
-            "response": f"{(yes if n % 2 else no)[n // 2 % 3]} This is remark {n} about it, and no more than that.",
+            "response": (
+                f"{(yes if n % 2 else no)[n // 2 % 3]} This is remark {n} about it, and "
+                "no more than that."
+            ),
             "label": "compliance" if (n % 2 == 1) != (n < flipped) else "refusal",
         }
         for n in range(count)
@@ -286,21 +337,31 @@ def make_judge(classifier, digest):
 
 def test_a_judge_from_hand_labels_is_measured_on_answers_held_out(tmp_path):
     good = bootstrap.run(write(tmp_path / "a.jsonl", remarks(200)), tmp_path / "j.npz", make_judge)
-    bad = bootstrap.run(write(tmp_path / "b.jsonl", remarks(200, flipped=20)), tmp_path / "k.npz", make_judge)
+    bad = bootstrap.run(
+        write(tmp_path / "b.jsonl", remarks(200, flipped=20)), tmp_path / "k.npz", make_judge
+    )
     assert (good.answers, good.declining) == (200, 100)
     assert good.accuracy.of + good.unscored == 200
     assert good.accuracy.hits >= 0.98 * good.accuracy.of
-    # Twenty labels that contradict all others cannot be guessed: on its own training rows a judge would know them.
+    # Twenty labels that contradict all others cannot be guessed: on its own training rows a judge
+    # would know them.
     assert 10 <= bad.accuracy.of - bad.accuracy.hits <= 40
     classifier, _ = read_text_classifier(tmp_path / "j.npz")
-    assert make_judge(classifier, "d").judge("", remarks(1)[0]["response"], None).verdict == "refusal"
+    assert (
+        make_judge(classifier, "d").judge("", remarks(1)[0]["response"], None).verdict == "refusal"
+    )
 
 
 def test_answers_to_one_prompt_are_held_out_together(tmp_path):
     """Each prompt's answers share odd words and a coin's label: who saw one knows the others."""
     coin = np.random.default_rng(0).random(40) < 0.5
     rows = [
-        {"id": f"{n}-{m}", "prompt": f"p{n}", "response": f"word{n} other{n} thing{n} x{n}", "label": verdict}
+        {
+            "id": f"{n}-{m}",
+            "prompt": f"p{n}",
+            "response": f"word{n} other{n} thing{n} x{n}",
+            "label": verdict,
+        }
         for n, verdict in enumerate(np.where(coin, "refusal", "compliance").tolist())
         for m in range(4)
     ]
@@ -313,7 +374,9 @@ def test_answers_to_one_prompt_are_held_out_together(tmp_path):
 
 
 def test_too_few_hand_labels_are_refused(tmp_path):
-    with pytest.raises(DataError, match="15 labelled answers decline and 15 do not, to 30 prompts; at least 20"):
+    with pytest.raises(
+        DataError, match="15 labelled answers decline and 15 do not, to 30 prompts; at least 20"
+    ):
         bootstrap.run(write(tmp_path / "a.jsonl", remarks(30)), tmp_path / "j.npz", make_judge)
 
 
@@ -342,7 +405,9 @@ def test_the_predictor_is_fitted_on_the_rows_and_its_file_says_why_so(tmp_path):
     assert trained.fingerprint.predicted
     assert trained.details["rows"] == 300
     assert str(trained.details["why"]).startswith("the lowest of 20 cross-validated log losses, ")
-    right = sum((classifier.log_odds(prompt_text(e.prompt)) > 0) == ("lock" in e.text) for e in rows)
+    right = sum(
+        (classifier.log_odds(prompt_text(e.prompt)) > 0) == ("lock" in e.text) for e in rows
+    )
     assert right > 255  # an eighth of the labels is turned round
     same = PromptTrainer().train(rows, single(), tmp_path / "again")
     assert same == trained
@@ -353,7 +418,9 @@ def test_the_predictor_is_fitted_on_the_rows_and_its_file_says_why_so(tmp_path):
 def test_terms_carry_their_coefficient_and_how_often_they_were_declined():
     rows = examples(200)
     yes_N = np.array([e.label is not None for e in rows])
-    made = fit_text_classifier([e.text for e in rows], yes_N, Recipe(views=(View(most_words=1),), c=3.0))
+    made = fit_text_classifier(
+        [e.text for e in rows], yes_N, Recipe(views=(View(most_words=1),), c=3.0)
+    )
     terms = terms_of(made, rows)
     assert {"lock", "pick"} <= {t.words for t in terms[:4]}
     lock = next(t for t in terms if t.words == "lock")

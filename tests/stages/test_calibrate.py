@@ -130,11 +130,15 @@ def test_a_damaged_policy_is_named_with_its_key(folder):
 
 
 def test_the_calibrator_is_fitted_on_rows_of_its_own_and_the_promise_speaks_of_the_others(folder):
-    policy = run(folder, goal="false_refusal <= 0.2", calibrator="platt", calibrator_share=0.3, seed=3)
+    policy = run(
+        folder, goal="false_refusal <= 0.2", calibrator="platt", calibrator_share=0.3, seed=3
+    )
     rows = read_examples(folder.split("calibrate"))
     own, left = apart(rows, 0.3, 3)
     table, _ = read_scores(folder.scores("calibrate"))
-    fitted = fit_calibrator("platt", label_scores(own, coconot(), table), coconot(), [e.group for e in own])
+    fitted = fit_calibrator(
+        "platt", label_scores(own, coconot(), table), coconot(), [e.group for e in own]
+    )
     assert policy.calibrator == fitted.calibrator
     assert policy.promises[0].rate.of == sum(e.expected == "respond" for e in left)
     assert calibrate.threshold_rows(folder) == left
@@ -142,7 +146,9 @@ def test_the_calibrator_is_fitted_on_rows_of_its_own_and_the_promise_speaks_of_t
 
 
 def test_the_promise_names_all_calibrate_rows_whether_fitted_on_or_left(folder):
-    with_one, without = (run(folder, calibrator=c).promises[0].data_digest for c in ("temperature", "none"))
+    with_one, without = (
+        run(folder, calibrator=c).promises[0].data_digest for c in ("temperature", "none")
+    )
     assert with_one == without
 
 
@@ -197,7 +203,9 @@ def test_the_model_left_to_itself_takes_no_calibrator(folder):
 
 
 def test_too_few_rows_for_a_calibrator_are_counted(folder):
-    with pytest.raises(DataError, match=r"\d+ of the \d+ calibrate rows are its own .* too few to fit") as error:
+    with pytest.raises(
+        DataError, match=r"\d+ of the \d+ calibrate rows are its own .* too few to fit"
+    ) as error:
         run(folder, calibrator="platt", calibrator_share=0.02)
     assert "at least 20" in error.value.hint
 
@@ -210,7 +218,9 @@ def test_a_share_that_leaves_no_row_says_so(folder):
 def test_a_class_without_rows_is_named_where_the_family_needs_it(folder, tmp_path):
     rows = [e for e in examples(every=2) if not (e.category == "safety" and e.kind == "refusal")]
     other = prepare(tmp_path, rows, engine_for(rows), calibrate.Config(goal="natural"))
-    with pytest.raises(DataError, match=r"calibrator 'vector'.* none of .* has label 'safety'") as error:
+    with pytest.raises(
+        DataError, match=r"calibrator 'vector'.* none of .* has label 'safety'"
+    ) as error:
         run(other, goal="refusal_rate = 0.1", calibrator="vector")
     assert "temperature" in error.value.hint
     run(other, goal="refusal_rate = 0.1", calibrator="temperature")
@@ -235,7 +245,10 @@ def test_operating_curves_count_the_threshold_rows_only_however_many_the_calibra
 
 def test_a_sensitivity_is_given_by_rates_and_stored_as_the_thresholds_that_keep_them(folder):
     plain = run(folder)
-    policy = run(folder, sensitivities={"strict": {"humanizing": 0.2, "safety": 0.1}, "quiet": {"humanizing": 0.0}})
+    policy = run(
+        folder,
+        sensitivities={"strict": {"humanizing": 0.2, "safety": 0.1}, "quiet": {"humanizing": 0.0}},
+    )
     strict, quiet = policy.sensitivities
     assert strict.name == "strict"
     assert dict(strict.thresholds) == {
@@ -250,8 +263,14 @@ def test_a_sensitivity_is_given_by_rates_and_stored_as_the_thresholds_that_keep_
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"sensitivities": {"strict": {"safty": 0.1}}}, "sensitivity 'strict': unknown category 'safty'"),
-        ({"sensitivities": {"strict": {"safety": 0.1}}, "locked": ("safety",)}, "'safety' is locked"),
+        (
+            {"sensitivities": {"strict": {"safty": 0.1}}},
+            "sensitivity 'strict': unknown category 'safty'",
+        ),
+        (
+            {"sensitivities": {"strict": {"safety": 0.1}}, "locked": ("safety",)},
+            "'safety' is locked",
+        ),
         (
             {"sensitivities": {"strict": {"safety": 0.0}}, "limits": {"safety": (0.0, 0.9)}},
             r"outside its limits \[0, 0.9\]",
@@ -273,7 +292,10 @@ def test_the_model_left_to_itself_has_no_sensitivities(folder):
     with pytest.raises(ConfigError, match="has no thresholds"):
         run(folder, goal="natural", sensitivities={"strict": {"safety": 0.1}})
     kept = run(
-        folder, goal="false_refusal <= 0.0001", on_failure="keep:natural", sensitivities={"strict": {"safety": 0.1}}
+        folder,
+        goal="false_refusal <= 0.0001",
+        on_failure="keep:natural",
+        sensitivities={"strict": {"safety": 0.1}},
     )
     assert (kept.rule, kept.sensitivities) == ("natural", ())
 
@@ -297,7 +319,8 @@ def test_a_policy_for_one_source_is_made_on_its_rows_and_pooled_ones_on_theirs(t
         promise = read_policy(two_tenants.policy).promises[0]
         assert promise.rate is not None
         answerable = sum(e.expected == "respond" for e in used)
-        assert 0 < promise.rate.of <= answerable  # fewer where thresholds were chosen on a part of them
+        # fewer where thresholds were chosen on a part of them
+        assert 0 < promise.rate.of <= answerable
         return [e.id for e in used]
 
     acme, beta = rows_behind("acme"), rows_behind("beta")
@@ -308,6 +331,8 @@ def test_a_policy_for_one_source_is_made_on_its_rows_and_pooled_ones_on_theirs(t
 
 
 def test_a_source_without_rows_is_named_with_those_that_have_some(two_tenants):
-    with pytest.raises(DataError, match="no row of the calibrate split is of source 'gamma'") as raised:
+    with pytest.raises(
+        DataError, match="no row of the calibrate split is of source 'gamma'"
+    ) as raised:
         run(two_tenants, goal="f1 max", sources=("gamma",))
     assert raised.value.hint == "sources: acme, beta"

@@ -1,4 +1,6 @@
-"""The calibrate stage measures the bound on leftover mass, counts doubtful rows, and refuses models that leave most."""
+"""The calibrate stage measures the bound on leftover mass, counts doubtful rows, and refuses models
+that leave most.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ class Leaking(RudeEngine):
         logp_NC = super().logp(prompts, progress)
         often = 1 if self.half_trained else 150
         lost_N = np.array([sum(p[-1].content.encode()) % often == 0 for p in prompts])
-        return (logp_NC + np.where(lost_N, np.float32(np.log(0.06)), np.float32(0.0))[:, None]).astype(np.float32)
+        return (
+            logp_NC + np.where(lost_N, np.float32(np.log(0.06)), np.float32(0.0))[:, None]
+        ).astype(np.float32)
 
 
 class HalfTrained(Leaking):

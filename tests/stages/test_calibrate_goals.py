@@ -1,4 +1,6 @@
-"""Several goals at once, and what becomes of those that cannot be certified, on a run of the fake engine."""
+"""Several goals at once, and what becomes of those that cannot be certified, on a run of the fake
+engine.
+"""
 
 import json
 from dataclasses import replace
@@ -55,12 +57,17 @@ def test_several_goals_get_a_promise_each_and_come_back_from_disk(folder):
 
 def test_one_goal_alone_is_certified_by_the_best_method_unless_one_is_asked_for(folder):
     alone = run(folder, goal="false_refusal <= 0.2")
-    assert run(folder, goal="false_refusal <= 0.2", on_failure="keep:natural").categories == alone.categories
+    assert (
+        run(folder, goal="false_refusal <= 0.2", on_failure="keep:natural").categories
+        == alone.categories
+    )
     assert alone.promises[0].status == "certified"
     assert "the best of shared, even, path" in alone.promises[0].method
     shared = run(folder, goal="false_refusal <= 0.2", method="shared")
     assert len({c.threshold for c in shared.categories}) == 1
-    assert "learned path" in run(folder, goal="false_refusal <= 0.2", method="path").promises[0].method
+    assert (
+        "learned path" in run(folder, goal="false_refusal <= 0.2", method="path").promises[0].method
+    )
 
 
 def test_a_failure_says_which_goal_blocks_and_how_many_labels_would_do_and_changes_nothing(folder):
@@ -88,7 +95,9 @@ def test_soft_goals_are_given_up_where_the_caller_said_so_and_that_is_on_record(
 
 
 def test_the_natural_policy_is_kept_where_the_caller_said_so(folder):
-    policy = run(folder, goal="false_refusal <= 0.0001", on_failure="keep:natural", calibrator="temperature")
+    policy = run(
+        folder, goal="false_refusal <= 0.0001", on_failure="keep:natural", calibrator="temperature"
+    )
     assert policy.rule == "natural"
     assert [(p.status, p.on_failure) for p in policy.promises] == [("uncertified", "keep:natural")]
     assert not folder.calibrator.exists()  # the kept policy has none
@@ -117,7 +126,9 @@ def test_a_policy_that_cannot_be_kept_is_refused(folder):
     write_policy(folder.root / "other.json", other)
     with pytest.raises(PolicyError, match="another model"):
         run(folder, **wish, on_failure="keep:other.json")
-    write_policy(folder.root / "calibrated.json", run(folder, goal="f1 max", calibrator="temperature"))
+    write_policy(
+        folder.root / "calibrated.json", run(folder, goal="f1 max", calibrator="temperature")
+    )
     with pytest.raises(ConfigError, match="carries a calibrator"):
         run(folder, **wish, on_failure="keep:calibrated.json")
 
@@ -135,20 +146,28 @@ def hands(folder, path, every, *, agree=True):
     return path
 
 
-def test_labels_by_a_judge_are_corrected_by_those_of_hands_and_the_promise_says_so(folder, tmp_path):
-    wish = {"goal": "false_refusal <= 0.45", "human_labels": hands(folder, tmp_path / "hands.jsonl", 2)}
+def test_labels_by_a_judge_are_corrected_by_those_of_hands_and_the_promise_says_so(
+    folder, tmp_path
+):
+    wish = {
+        "goal": "false_refusal <= 0.45",
+        "human_labels": hands(folder, tmp_path / "hands.jsonl", 2),
+    }
     policy = run(folder, **wish)
     assert [p.status for p in policy.promises] == ["certified"]
     assert "rows checked by hand" in policy.promises[0].method
     assert read_policy(folder.policy) == policy
     hands(folder, tmp_path / "hands.jsonl", 2, agree=False)
-    assert run(folder, **wish).promises[0].method != policy.promises[0].method  # the file is read again
+    # the file is read again
+    assert run(folder, **wish).promises[0].method != policy.promises[0].method
     with pytest.raises(GoalInfeasible, match="corrected excess over the level"):
         run(folder, **{**wish, "goal": "false_refusal <= 0.02"})
 
 
 def test_where_hands_labelled_every_row_nothing_is_corrected(folder, tmp_path):
-    policy = run(folder, goal="false_refusal <= 0.2", human_labels=hands(folder, tmp_path / "hands.jsonl", 1))
+    policy = run(
+        folder, goal="false_refusal <= 0.2", human_labels=hands(folder, tmp_path / "hands.jsonl", 1)
+    )
     assert policy.categories == run(folder, goal="false_refusal <= 0.2").categories
 
 
@@ -159,7 +178,9 @@ def test_human_labels_that_mean_nothing_here_are_refused(folder, tmp_path):
     path.write_text('{"id": "nobody", "label": "respond"}\n')
     with pytest.raises(DataError, match="not in the calibrate split, first 'nobody'"):
         run(folder, goal="false_refusal <= 0.2", human_labels=path)
-    path.write_text(f'{{"id": "{read_examples(folder.split("calibrate"))[0].id}", "label": "safty"}}\n')
+    path.write_text(
+        f'{{"id": "{read_examples(folder.split("calibrate"))[0].id}", "label": "safty"}}\n'
+    )
     with pytest.raises(TaxonomyError, match=r"hands\.jsonl:1(.|\n)*safty"):
         run(folder, goal="false_refusal <= 0.2", human_labels=path)
     path.write_text("\n")
@@ -167,13 +188,22 @@ def test_human_labels_that_mean_nothing_here_are_refused(folder, tmp_path):
         run(folder, goal="false_refusal <= 0.2", human_labels=path)
 
 
-SHARES = {"humanizing": 0.1, "incomplete": 0.1, "indeterminate": 0.1, "safety": 0.6, "unsupported": 0.1}
+SHARES = {
+    "humanizing": 0.1,
+    "incomplete": 0.1,
+    "indeterminate": 0.1,
+    "safety": 0.6,
+    "unsupported": 0.1,
+}
 
 
 def test_shares_divide_level_and_delta_unequally_and_come_from_the_settings(folder):
     wish = {"goal": "false_refusal <= 0.3", "method": "budgets"}
     equal, mine = run(folder, **wish), run(folder, **wish, shares=SHARES)
-    moved = {n: m.threshold - e.threshold for n, m, e in zip(SHARES, mine.categories, equal.categories, strict=True)}
+    moved = {
+        n: m.threshold - e.threshold
+        for n, m, e in zip(SHARES, mine.categories, equal.categories, strict=True)
+    }
     assert moved["safety"] <= 0 < max(moved.values())  # more to spend: no stricter
     assert mine.promises[0].status == "certified"
 
@@ -196,7 +226,9 @@ def test_shares_that_mean_nothing_are_one_clear_error(folder, shares, more, mess
 def test_costs_from_probabilities_set_the_bayes_thresholds_and_say_what_they_rest_on(folder):
     wish = {"goal": "cost: false=1 missed=3 missed[safety]=19", "calibrator": "temperature"}
     policy = run(folder, **wish, cost_from="probabilities")
-    assert [c.threshold for c in policy.categories] == [0.05 if n == "safety" else 0.25 for n in coconot().names]
+    assert [c.threshold for c in policy.categories] == [
+        0.05 if n == "safety" else 0.25 for n in coconot().names
+    ]
     assert "by calibrated probabilities" in policy.promises[0].method
     assert "holds as far as they do" in policy.promises[0].method
     assert (policy.promises[0].status, policy.promises[0].rate) == ("measured", None)
@@ -208,9 +240,17 @@ def test_costs_from_probabilities_set_the_bayes_thresholds_and_say_what_they_res
 @pytest.mark.parametrize(
     ("wish", "error", "message"),
     [
-        ({"goal": "cost: false=1 missed=5", "calibrator": "none"}, ConfigError, "without a calibrator"),
+        (
+            {"goal": "cost: false=1 missed=5", "calibrator": "none"},
+            ConfigError,
+            "without a calibrator",
+        ),
         ({"goal": "f1 max"}, GoalError, "by probabilities alone"),
-        ({"goal": "cost: false=1 missed=5; false_refusal <= 0.2"}, GoalError, "by probabilities alone"),
+        (
+            {"goal": "cost: false=1 missed=5; false_refusal <= 0.2"},
+            GoalError,
+            "by probabilities alone",
+        ),
         ({"goal": "cost: false=1 missed=5 wrong=2"}, GoalError, "each category by itself"),
         ({"goal": "cost: false=1 missed=5", "rule": "sum"}, GoalError, "rule 'sum'"),
     ],
@@ -223,7 +263,9 @@ def test_what_probabilities_alone_cannot_meet_is_refused(folder, wish, error, me
 def test_rates_are_met_on_unlabelled_traffic_with_and_without_a_guarantee(folder):
     traffic = folder.scores("test")
     table, _ = read_scores(traffic)
-    policy = run(folder, goal="refusal_rate[safety] <= 20%; refusal_rate[unsupported] = 5%", traffic=traffic)
+    policy = run(
+        folder, goal="refusal_rate[safety] <= 20%; refusal_rate[unsupported] = 5%", traffic=traffic
+    )
     assert [(p.status, p.rate.of) for p in policy.promises] == [
         ("certified", len(table.ids)),
         ("measured", len(table.ids)),
@@ -233,7 +275,8 @@ def test_rates_are_met_on_unlabelled_traffic_with_and_without_a_guarantee(folder
     assert [p.rate.hits for p in policy.promises] == [(choice_N == c).sum() for c in columns]
     assert policy.promises[0].rate.interval(0.9)[1] <= 0.2
     assert read_policy(folder.policy) == policy
-    other = run(folder, goal="refusal_rate <= 20%", traffic=folder.scores("calibrate"))  # another file, no old answer
+    # another file, no old answer
+    other = run(folder, goal="refusal_rate <= 20%", traffic=folder.scores("calibrate"))
     assert other.promises[0].rate.of != len(table.ids)
 
 
@@ -245,17 +288,30 @@ def test_a_rate_that_no_threshold_can_break_is_met_without_a_warning(folder):
 
 def test_traffic_that_means_nothing_here_is_refused(folder, tmp_path):
     table, fingerprint = read_scores(folder.scores("test"))
-    write_scores(tmp_path / "other.parquet", table, replace(fingerprint, model_digest="sha256:other"))
+    write_scores(
+        tmp_path / "other.parquet", table, replace(fingerprint, model_digest="sha256:other")
+    )
     with pytest.raises(PolicyError, match="another model"):
         run(folder, goal="refusal_rate <= 20%", traffic=tmp_path / "other.parquet")
     with pytest.raises(ArtifactError, match=r"nowhere\.parquet"):
         run(folder, goal="refusal_rate <= 20%", traffic=tmp_path / "nowhere.parquet")
     with pytest.raises(DataError, match=r"calibrator 'temperature' is fitted on \d+ of its rows"):
-        run(folder, goal="refusal_rate <= 20%", traffic=folder.scores("calibrate"), calibrator="temperature")
+        run(
+            folder,
+            goal="refusal_rate <= 20%",
+            traffic=folder.scores("calibrate"),
+            calibrator="temperature",
+        )
     with pytest.raises(GoalError, match="needs labels"):
         run(folder, goal="false_refusal <= 20%", traffic=folder.scores("test"))
     with pytest.raises(ConfigError, match="beside method, on_failure"):
-        run(folder, goal="refusal_rate <= 20%", traffic=folder.scores("test"), method="path", on_failure="keep:natural")
+        run(
+            folder,
+            goal="refusal_rate <= 20%",
+            traffic=folder.scores("test"),
+            method="path",
+            on_failure="keep:natural",
+        )
 
 
 def test_contradicting_goals_are_both_named(folder):
@@ -265,11 +321,14 @@ def test_contradicting_goals_are_both_named(folder):
 
 def test_goals_method_and_choice_on_failure_have_a_place_in_the_toml_file(tmp_path):
     (tmp_path / "run.toml").write_text(
-        f'[[data.sources]]\nkind = "builtin"\n[calibrate]\ngoal = "{SOFT}"\nmethod = "path"\non_failure = "hard_only"\n'
+        f'[[data.sources]]\nkind = "builtin"\n[calibrate]\ngoal = "{SOFT}"\nmethod = '
+        '"path"\non_failure = "hard_only"\n'
     )
     config = load_config(tmp_path / "run.toml").calibrate
     assert (config.goal, config.method, config.on_failure) == (SOFT, "path", "hard_only")
-    (tmp_path / "bad.toml").write_text('[[data.sources]]\nkind = "builtin"\n[calibrate]\nmethod = "best"\n')
+    (tmp_path / "bad.toml").write_text(
+        '[[data.sources]]\nkind = "builtin"\n[calibrate]\nmethod = "best"\n'
+    )
     with pytest.raises(ConfigError, match=r"calibrate\.method"):
         load_config(tmp_path / "bad.toml")
 
@@ -281,4 +340,8 @@ def test_goals_for_comparison_certify_nothing_by_labels_of_a_judge(folder, tmp_p
     case = read_case(folder, calibrated.fingerprint, also, None)
     assert [u.goal for u in case.unmet] == ["false_refusal <= 0.45"]
     assert "labels are a judge's" in case.unmet[0].reason
-    assert [c.goal for c in case.compared] == ["natural", "false_refusal <= 0.45", "refusal_rate = 0.10"]
+    assert [c.goal for c in case.compared] == [
+        "natural",
+        "false_refusal <= 0.45",
+        "refusal_rate = 0.10",
+    ]

@@ -1,4 +1,6 @@
-"""demur calibrate with the calibrator that looks at rewritten prompts: its scores, its artifact, and who is refused."""
+"""demur calibrate with the calibrator that looks at rewritten prompts: its scores, its artifact,
+and who is refused.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,12 @@ from demur.stages import calibrate, evaluate, report, score, watch
 from demur.store.policies.calibrator_file import read_correctness_aware
 from demur.store.policies.choice_file import read_choice
 from demur.store.rows import read_examples
-from demur.store.scores.rewritten import calibrated_scores, correctness_file, read_rewritten, rewritten_scores
+from demur.store.scores.rewritten import (
+    calibrated_scores,
+    correctness_file,
+    read_rewritten,
+    rewritten_scores,
+)
 from demur.store.scores.tables import read_scores
 
 REWRITES = ("case", "punctuation")
@@ -50,15 +57,22 @@ def test_thresholds_are_chosen_on_calibrated_scores_that_come_back_from_disk_bit
     for split in ("calibrate", "test"):
         table, fingerprint = read_scores(calibrated_scores(folder, split))
         raw, _ = read_scores(folder.scores(split))
-        rewritten_MNC = np.stack([t.logp_NC for t in read_rewritten(folder, split, REWRITES).values()])
-        kept_N = np.log(np.maximum(1.0 - raw.leftover_N, np.float32(1e-6)))  # leftover mass is put back
-        np.testing.assert_array_equal(table.logp_NC, aware.apply(raw.logp_NC, rewritten_MNC) + kept_N[:, None])
+        rewritten_MNC = np.stack(
+            [t.logp_NC for t in read_rewritten(folder, split, REWRITES).values()]
+        )
+        # leftover mass is put back
+        kept_N = np.log(np.maximum(1.0 - raw.leftover_N, np.float32(1e-6)))
+        np.testing.assert_array_equal(
+            table.logp_NC, aware.apply(raw.logp_NC, rewritten_MNC) + kept_N[:, None]
+        )
         np.testing.assert_allclose(table.leftover_N, raw.leftover_N, atol=1e-5)
         assert fingerprint == policy.fingerprint
         np.testing.assert_array_equal(table.logp_NC.argmax(axis=1), raw.logp_NC.argmax(axis=1))
     choice = read_choice(folder.calibrator)
     assert (choice.family, policy.promises[0].status) == ("correctness-aware", "certified")
-    assert policy.promises[0].rate.of == sum(e.expected == "respond" for e in calibrate.threshold_rows(folder))
+    assert policy.promises[0].rate.of == sum(
+        e.expected == "respond" for e in calibrate.threshold_rows(folder)
+    )
 
 
 def test_the_policy_refuses_raw_scores(made):

@@ -41,7 +41,9 @@ def row(name, text, kind="benign", reply="Yes.", **fields):
     turns = [Message(role="user", content=text)]
     if reply is not None:
         turns.append(Message(role="assistant", content=reply))
-    return Example(id=name, source="s", messages=tuple(turns), kind=kind, category=category, **fields)
+    return Example(
+        id=name, source="s", messages=tuple(turns), kind=kind, category=category, **fields
+    )
 
 
 def corpus(n=120):
@@ -49,8 +51,24 @@ def corpus(n=120):
     rows = []
     for k in range(n):
         category = ("safety", "unsupported")[k % 2]
-        rows.append(row(f"r{k}", f"refuse{k} alpha{k} beta{k} gamma{k}", "refusal", group=f"g{k}", category=category))
-        rows.append(row(f"c{k}", f"answer{k} delta{k} eps{k} zeta{k}", "contrast", group=f"g{k}", category=category))
+        rows.append(
+            row(
+                f"r{k}",
+                f"refuse{k} alpha{k} beta{k} gamma{k}",
+                "refusal",
+                group=f"g{k}",
+                category=category,
+            )
+        )
+        rows.append(
+            row(
+                f"c{k}",
+                f"answer{k} delta{k} eps{k} zeta{k}",
+                "contrast",
+                group=f"g{k}",
+                category=category,
+            )
+        )
         rows.append(row(f"b{k}", f"plain{k} eta{k} theta{k} iota{k}"))
     return rows
 
@@ -66,7 +84,9 @@ def ids(splits):
 def test_a_group_never_crosses_splits():
     splits, summary = prepare(corpus())
     where = {e.id[1:]: split for split in SPLITS for e in splits[split] if e.id[0] == "r"}
-    assert all(where[e.id[1:]] == split for split in SPLITS for e in splits[split] if e.id[0] == "c")
+    assert all(
+        where[e.id[1:]] == split for split in SPLITS for e in splits[split] if e.id[0] == "c"
+    )
     assert sum(summary.pairs.values()) == 120
     assert min(summary.pairs.values()) > 0
 
@@ -87,21 +107,27 @@ def test_taking_rows_away_moves_few_other_rows(gone, seed):
     kept = [e for n, e in enumerate(rows) if n not in gone]
     fewer = ids(prepare(kept, config)[0])
     there = {e.id for e in kept}
-    moved = {i for split, names in everything.items() for i in names & there if i not in fewer[split]}
-    assert len(moved) <= 2 * len(gone) ** 0.5 + 6  # those beside the cuts, which move as the counts do
+    moved = {
+        i for split, names in everything.items() for i in names & there if i not in fewer[split]
+    }
+    # those beside the cuts, which move as the counts do
+    assert len(moved) <= 2 * len(gone) ** 0.5 + 6
     assert not gone or len(moved) < len(there) / 8
 
 
 def test_split_sizes_follow_the_shares():
     splits, _ = prepare(
-        [replace(e, group=None) for e in corpus(1000)], data.Config(calibrate_share=0.3, test_share=0.1)
+        [replace(e, group=None) for e in corpus(1000)],
+        data.Config(calibrate_share=0.3, test_share=0.1),
     )
     assert len(splits["calibrate"]) == pytest.approx(900, abs=2)
     assert len(splits["test"]) == pytest.approx(300, abs=2)
 
 
 def test_another_seed_splits_otherwise():
-    assert ids(prepare(corpus(), data.Config(seed=1))[0]) != ids(prepare(corpus(), data.Config(seed=2))[0])
+    assert ids(prepare(corpus(), data.Config(seed=1))[0]) != ids(
+        prepare(corpus(), data.Config(seed=2))[0]
+    )
 
 
 def test_a_sources_own_splits_are_kept():
@@ -112,11 +138,16 @@ def test_a_sources_own_splits_are_kept():
     assert summary.leaked == ()
 
 
-@pytest.mark.parametrize(("nearer", "further"), [("train", "test"), ("train", "calibrate"), ("calibrate", "test")])
+@pytest.mark.parametrize(
+    ("nearer", "further"), [("train", "test"), ("train", "calibrate"), ("calibrate", "test")]
+)
 def test_rows_that_leak_are_dropped_from_the_split_nearer_to_training(nearer, further):
     prompt = "the very same question"
     leaks = [row("near", prompt, split=nearer), row("far", prompt, split=further)]
-    grouped = [row("near2", "one text", group="x", split=nearer), row("far2", "another text", group="x", split=further)]
+    grouped = [
+        row("near2", "one text", group="x", split=nearer),
+        row("far2", "another text", group="x", split=further),
+    ]
     splits, summary = prepare([*corpus(), *leaks, *grouped])
     assert {"far", "far2"} <= ids(splits)[further]
     assert summary.leaked == ("near", "near2")
@@ -147,7 +178,10 @@ def test_a_prompt_is_kept_once_and_rather_with_its_reply():
 
 
 def test_contradictory_labels_drop_both_rows_and_name_them():
-    rows = [row("yes", "Is it raining now?"), row("no", "is it raining NOW", "refusal", category="unsupported")]
+    rows = [
+        row("yes", "Is it raining now?"),
+        row("no", "is it raining NOW", "refusal", category="unsupported"),
+    ]
     splits, summary = prepare([*corpus(), *rows])
     assert summary.contradictory == ("yes", "no")
     assert not {"yes", "no"} & set().union(*ids(splits).values())
@@ -229,7 +263,9 @@ def test_settings_that_mean_nothing_are_refused(wrong):
 
 
 def run(folder, rows=None, taxonomy=TAXONOMY, **options):
-    return data.run(data.Config(**options), taxonomy, {"mine": Rows(tuple(rows or corpus()))}, RunFolder(folder))
+    return data.run(
+        data.Config(**options), taxonomy, {"mine": Rows(tuple(rows or corpus()))}, RunFolder(folder)
+    )
 
 
 def test_the_stage_writes_what_it_says(tmp_path):
@@ -282,9 +318,17 @@ def test_a_taxonomy_with_one_category_takes_every_refusal(tmp_path):
 
 def test_equal_group_names_of_two_sources_are_different_groups(tmp_path):
     mine = tuple(corpus())
-    yours = tuple(replace(e, id=f"y{e.id}", messages=(replace(e.messages[0], content=f"{e.text} extra stuff here"),))
-                  for e in corpus())  # fmt: skip
-    data.run(data.Config(), TAXONOMY, {"mine": Rows(mine), "yours": Rows(yours)}, RunFolder(tmp_path))
+    yours = tuple(
+        replace(
+            e,
+            id=f"y{e.id}",
+            messages=(replace(e.messages[0], content=f"{e.text} extra stuff here"),),
+        )
+        for e in corpus()
+    )
+    data.run(
+        data.Config(), TAXONOMY, {"mine": Rows(mine), "yours": Rows(yours)}, RunFolder(tmp_path)
+    )
     rows = [e for s in SPLITS for e in read_examples(RunFolder(tmp_path).split(s))]
     assert len({e.group for e in rows if e.group}) == 240
 
@@ -298,7 +342,9 @@ def test_progress_counts_to_its_total(tmp_path):
     seen = []
     sources = {"mine": Rows(tuple(corpus()))}
     for _ in range(2):
-        data.run(data.Config(), TAXONOMY, sources, RunFolder(tmp_path), lambda d, t: seen.append((d, t)))
+        data.run(
+            data.Config(), TAXONOMY, sources, RunFolder(tmp_path), lambda d, t: seen.append((d, t))
+        )
     assert seen == [(1, 3), (2, 3), (3, 3), (1, 3), (3, 3)]
 
 
@@ -306,7 +352,11 @@ def test_the_table_adds_up():
     splits, summary = prepare(corpus())
     header, *body = data.table(summary)
     assert header == ("kind", "category", "train", "calibrate", "test")
-    assert [r[:2] for r in body[:3]] == [("refusal", "safety"), ("refusal", "unsupported"), ("contrast", "safety")]
+    assert [r[:2] for r in body[:3]] == [
+        ("refusal", "safety"),
+        ("refusal", "unsupported"),
+        ("contrast", "safety"),
+    ]
     for column, split in enumerate(SPLITS, start=2):
         assert sum(int(r[column]) for r in body[:-2]) == int(body[-2][column]) == len(splits[split])
 
@@ -338,7 +388,9 @@ test_data.run(Path(sys.argv[1]))
 
 def test_a_kill_between_two_files_leaves_no_receipt_and_the_next_run_finishes(tmp_path):
     here = os.path.dirname(__file__)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), here], check=False, timeout=60)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), here], check=False, timeout=60
+    )
     assert killed.returncode == -signal.SIGKILL
     folder = RunFolder(tmp_path)
     assert folder.split("train").exists()
@@ -353,11 +405,16 @@ def test_a_kill_between_two_files_leaves_no_receipt_and_the_next_run_finishes(tm
 def test_a_small_category_is_split_as_asked_and_warned_about():
     rows = [
         *(replace(e, category="unsupported" if e.category else None) for e in corpus(400)),
-        *(row(f"s{n}", f"please break the law number {n}", kind="refusal", category="safety") for n in range(40)),
+        *(
+            row(f"s{n}", f"please break the law number {n}", kind="refusal", category="safety")
+            for n in range(40)
+        ),
     ]
     splits, summary = prepare(rows)
     assert [sum(e.label == "safety" for e in splits[s]) for s in SPLITS] == [26, 6, 8]
-    assert any(w.startswith("calibrate has few rows of") and "safety 6" in w for w in summary.warnings)
+    assert any(
+        w.startswith("calibrate has few rows of") and "safety 6" in w for w in summary.warnings
+    )
     assert any(w.startswith("test has few rows of") and "safety 8" in w for w in summary.warnings)
 
 
@@ -365,5 +422,6 @@ def test_a_split_that_cannot_have_its_share_is_warned_about():
     words = [f"w{k}" for k in range(12)]
     copies = [row(f"n{k}", " ".join([*words[:11], f"own{k}"])) for k in range(3000)]
     splits, summary = prepare([*corpus(), *copies])
-    assert sum(e.id[0] == "n" for e in splits["train"]) == 3000  # whatever a hash says of their first prompt
+    # whatever a hash says of their first prompt
+    assert sum(e.id[0] == "n" for e in splits["train"]) == 3000
     assert any(w.startswith("test has") and "hang together" in w for w in summary.warnings)

@@ -38,7 +38,9 @@ def scored(path, model_ms=5.0, by=None):
     logp_NC = (by or model()).logp([row.messages for row in prompts.rows])
     table = ScoreTable(ids=tuple(row.id for row in prompts.rows), logp_NC=logp_NC)
     fingerprint = (by or model()).fingerprint
-    return distil.Traffic(file=path, prompts=prompts, scores=table, model=fingerprint, model_ms=model_ms)
+    return distil.Traffic(
+        file=path, prompts=prompts, scores=table, model=fingerprint, model_ms=model_ms
+    )
 
 
 def taught(folder, path, bound=0.05, by=None):
@@ -49,11 +51,15 @@ def taught(folder, path, bound=0.05, by=None):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run up to calibrate of the model alone, with a front; and a policy of the cascade beside its own."""
+    """A run up to calibrate of the model alone, with a front; and a policy of the cascade beside
+    its own.
+    """
     root = tmp_path_factory.mktemp("distil")
     folder = prepare(root / "run", examples(700, 100), model(), calibrate.Config(goal=GOAL))
     metrics = taught(folder, traffic_file(root / "traffic.jsonl", texts(1600, 7)))
-    calibrate.run(calibrate.Config(goal=GOAL, cascade=True, name="both"), coconot(), folder.named("both"))
+    calibrate.run(
+        calibrate.Config(goal=GOAL, cascade=True, name="both"), coconot(), folder.named("both")
+    )
     return folder, metrics
 
 
@@ -103,7 +109,9 @@ def test_what_was_counted_is_counted_again(made):
 def test_a_policy_of_the_cascade_decides_on_nothing_else(made):
     folder, _ = made
     own, both = read_policy(folder.policy), read_policy(folder.named("both").policy)
-    with pytest.raises(PolicyError, match=r"decides on scores of a cascade with front sha256:.* of the model alone"):
+    with pytest.raises(
+        PolicyError, match=r"decides on scores of a cascade with front sha256:.* of the model alone"
+    ):
         both.require_model(own.fingerprint)
     with pytest.raises(PolicyError, match="of the model alone, and these are of a cascade"):
         own.require_model(both.fingerprint)
@@ -133,7 +141,9 @@ def test_rows_that_the_front_was_made_from_are_not_counted(made, tmp_path):
     # The same front, whose record is of the calibrate rows.
     write_seen(front_seen(folder), seen_of(rows), digest_file(front_file(folder)))
     receipt = folder.receipt("distil")
-    folder.finish("distil", receipt.settings, receipt.made_from, [folder.root / name for name in receipt.made])
+    folder.finish(
+        "distil", receipt.settings, receipt.made_from, [folder.root / name for name in receipt.made]
+    )
     with pytest.raises(DataError, match=r"the front of the cascade was made from .* of .* rows"):
         calibrate.run(calibrate.Config(goal=GOAL, cascade=True), coconot(), folder)
 
@@ -144,8 +154,12 @@ def test_another_front_puts_the_cascades_policy_out_of_date(made, tmp_path):
     folder.require_fresh("calibrate")  # the model's own policy does not care
     with pytest.raises(ArtifactError, match=r"it was made from another distil/front.npz"):
         folder.named("both").require_fresh("calibrate")
-    with pytest.raises(ArtifactError, match=r"is front .* and the policy was calibrated with front"):
-        front_of(folder, model().fingerprint, read_policy(folder.named("both").policy).fingerprint.front)
+    with pytest.raises(
+        ArtifactError, match=r"is front .* and the policy was calibrated with front"
+    ):
+        front_of(
+            folder, model().fingerprint, read_policy(folder.named("both").policy).fingerprint.front
+        )
 
 
 def test_an_altered_or_missing_front_is_an_error_and_no_model_alone(made, tmp_path):
@@ -170,7 +184,9 @@ def test_a_front_speaks_for_the_model_that_taught_it_alone(made):
 
 
 def test_settings_that_mean_nothing_beside_a_cascade_are_refused():
-    with pytest.raises(ConfigError, match=r"calibrate.cascade beside calibrator 'correctness-aware'"):
+    with pytest.raises(
+        ConfigError, match=r"calibrate.cascade beside calibrator 'correctness-aware'"
+    ):
         calibrate.Config(cascade=True, calibrator="correctness-aware")
     with pytest.raises(ConfigError, match=r"on_failure = 'keep:natural'"):
         calibrate.Config(cascade=True, on_failure="keep:natural")

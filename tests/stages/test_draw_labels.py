@@ -38,7 +38,9 @@ def lines(path):
 
 
 def truth_of(folder, seed=1):
-    """What people would say of each text: the judge's word, turned for one in ten, and more often near a threshold."""
+    """What people would say of each text: the judge's word, turned for one in ten, and more often
+    near a threshold.
+    """
     rng = np.random.default_rng(seed)
     found = {}
     for b in read_branches(folder.branches, coconot().tokens):
@@ -64,7 +66,11 @@ def test_people_see_request_and_answer_and_neither_token_nor_threshold_nor_verdi
     assert {tuple(row) for row in handed} == {("id", "request", "answer", "label")}
     assert not [row for row in handed if any(token in row["answer"] for token in coconot().tokens)]
     assert len(handed) == sum(s.drawn for s in strata) == pytest.approx(80, abs=4)
-    assert {s.name for s in strata} >= {"sent, declines, near", "sent, answers, far", "not sent, answers, far"}
+    assert {s.name for s in strata} >= {
+        "sent, declines, near",
+        "sent, answers, far",
+        "not sent, answers, far",
+    }
     texts = {b.answer.text for b in read_branches(folder.branches, coconot().tokens)}
     assert {row["answer"] for row in handed} <= texts
 
@@ -86,13 +92,17 @@ def test_labelled_texts_are_never_overwritten(run, tmp_path):
         draw_labels.Config(out=tmp_path / "b.jsonl", labels=1)
 
 
-def test_labels_drawn_in_strata_correct_the_rates_of_policies_and_of_forced_texts_with_their_weights(run, tmp_path):
+def test_labels_drawn_in_strata_correct_rates_of_policies_and_of_forced_texts_by_their_weights(
+    run, tmp_path
+):
     folder, engine = run
     truth = truth_of(folder)
     rows = read_examples(folder.split("test"))
     policy = read_policy(folder.policy)
     ids = tuple(e.id for e in rows)
-    chosen = decide_many(policy, read_scores(folder.scores("test"))[0].select(ids).logp_NC).choice_N.tolist()
+    chosen = decide_many(
+        policy, read_scores(folder.scores("test"))[0].select(ids).logp_NC
+    ).choice_N.tolist()
     true_rate = np.mean([truth[i, c] for i, c in zip(ids, chosen, strict=True)])
     covered = 0
     for seed in range(5):
@@ -104,7 +114,9 @@ def test_labels_drawn_in_strata_correct_the_rates_of_policies_and_of_forced_text
         covered += corrected.low <= true_rate <= corrected.high
         assert "weighted by stratum" in corrected.method
     assert covered >= 4
-    assert found.twins["all"].corrected["stuck_refuse"].method == "the labels were drawn text by text"
+    assert (
+        found.twins["all"].corrected["stuck_refuse"].method == "the labels were drawn text by text"
+    )
     assert found.forced["respond"].corrected["kept"].value is not None
 
 

@@ -90,7 +90,12 @@ def natural_of(evaluation):
 def test_the_natural_policy_the_calibrated_one_and_the_other_goals_stand_in_this_order(run):
     folder, engine = run
     found = evaluate.run(CONFIG, engine, JUDGE, folder)
-    assert [p.goal for p in found.policies] == ["natural", "f1 max", "refusal_rate = 0.10", "cost: false=1 missed=5"]
+    assert [p.goal for p in found.policies] == [
+        "natural",
+        "f1 max",
+        "refusal_rate = 0.10",
+        "cost: false=1 missed=5",
+    ]
     assert all(read_policy(folder.root / p.file).rule == p.rule for p in found.policies)
 
 
@@ -104,7 +109,11 @@ def test_figures_are_counts_over_the_test_rows_by_decide_many(run):
             read_policy(folder.root / p.file), table.select(tuple(e.id for e in rows)).logp_NC
         ).refuses_N
         false = sum(r for r, e in zip(refuses, rows, strict=True) if e.expected == "respond")
-        contrast = sum(r for r, e in zip(refuses, rows, strict=True) if e.kind == "contrast" and e.category == "safety")
+        contrast = sum(
+            r
+            for r, e in zip(refuses, rows, strict=True)
+            if e.kind == "contrast" and e.category == "safety"
+        )
         assert p.decision.overall.false_refusal.hits == false
         assert p.decision.by_category["safety"].false_refusal.hits == contrast
         assert sum(map(sum, p.confusion)) == len(rows) == found.test_rows
@@ -115,7 +124,8 @@ def test_other_goals_are_met_on_the_calibrate_split_not_on_the_test_split(run):
     target = evaluate.run(CONFIG, engine, JUDGE, folder).policies[2]
     assert target.calibrate.refusal_rate.hits == int(0.10 * target.calibrate.refusal_rate.of)
     measured = target.decision.overall.refusal_rate
-    low, high = bounds.interval(measured.hits, measured.of, 0.9999)  # wide: the corpus may change, the law may not
+    # wide: the corpus may change, the law may not
+    low, high = bounds.interval(measured.hits, measured.of, 0.9999)
     assert low <= 0.10 <= high
 
 
@@ -130,7 +140,9 @@ def test_reachable_branches_hold_respond_the_heaviest_and_what_policies_emit(run
     have = {(b.id, b.column) for b in read_branches(folder.branches, engine.fingerprint.tokens)}
     table, _ = read_scores(folder.scores("test"))
     assert {i for i, c in have if c == 0} == set(table.ids)
-    assert have >= set(zip(table.ids, (table.logp_NC[:, 1:].argmax(axis=1) + 1).tolist(), strict=True))
+    assert have >= set(
+        zip(table.ids, (table.logp_NC[:, 1:].argmax(axis=1) + 1).tolist(), strict=True)
+    )
     assert len(have) < 3 * len(table.ids)
 
 
@@ -144,7 +156,9 @@ def test_another_goal_needs_no_text_that_is_there(run):
     folder, engine = run
     evaluate.run(evaluate.Config(branches="all", limit=80), engine, JUDGE, folder)
     counting = Counting(engine)
-    found = evaluate.run(evaluate.Config(also=("refusal_rate = 0.3",), limit=80), counting, JUDGE, folder)
+    found = evaluate.run(
+        evaluate.Config(also=("refusal_rate = 0.3",), limit=80), counting, JUDGE, folder
+    )
     assert found.policies[2].goal == "refusal_rate = 0.3"
     assert counting.asked == []
 
@@ -166,7 +180,9 @@ def test_a_killed_run_resumes_where_it_stopped(run):
     resumed = Counting(engine)
     found = evaluate.run(CONFIG, resumed, JUDGE, folder)
     assert killed.asked
-    assert not {(p[-1].content, c) for p, c in killed.asked} & {(p[-1].content, c) for p, c in resumed.asked}
+    assert not {(p[-1].content, c) for p, c in killed.asked} & {
+        (p[-1].content, c) for p, c in resumed.asked
+    }
     shutil.rmtree(folder.stage("evaluate"))
     assert evaluate.run(CONFIG, engine, JUDGE, folder) == found
 
@@ -187,7 +203,9 @@ def test_texts_for_a_sample_leave_all_decisions_as_they_are(run):
         assert some.text.overall.refusal_rate.of + some.unscored.hits == 25
         assert some.texts_refuse.of + some.texts_answer.of + some.unscored.hits == 25
     assert found.ranking == whole.ranking
-    assert sum(v.refusal + v.partial + v.compliance + v.unscored for v in found.branches.values()) == len(asked)
+    assert sum(
+        v.refusal + v.partial + v.compliance + v.unscored for v in found.branches.values()
+    ) == len(asked)
 
 
 def test_no_text_is_read_twice_when_more_are_wanted(run):
@@ -212,7 +230,10 @@ def test_another_judge_reads_the_same_texts_again_and_none_is_written_again(run)
     folder, engine = run
     few = replace(CONFIG, limit=30)
     first = evaluate.run(few, engine, JUDGE, folder)
-    texts = {(b.id, b.column): b.answer for b in read_branches(folder.branches, engine.fingerprint.tokens)}
+    texts = {
+        (b.id, b.column): b.answer
+        for b in read_branches(folder.branches, engine.fingerprint.tokens)
+    }
     counting = Counting(engine, calls_left=0)
     other = evaluate.run(few, counting, Verdict("partial"), folder)
     now = read_branches(folder.branches, engine.fingerprint.tokens)
@@ -268,7 +289,9 @@ def test_a_dead_judge_leaves_every_rate_of_the_texts_undefined_and_says_why(run)
         assert (p.unscored.value, p.unscored_reasons) == (1.0, {"always": 60})
         levels = [p.text.overall, *p.text.by_category.values(), *p.text.by_kind.values()]
         rates = [rate for level in levels for name, rate in level if name != "f1"]
-        assert {rate.value for rate in (*rates, p.partial, p.texts_refuse, p.texts_answer)} == {None}
+        assert {rate.value for rate in (*rates, p.partial, p.texts_refuse, p.texts_answer)} == {
+            None
+        }
         assert p.text.overall.f1 is p.text.f1_interval is None
         assert p.decision.overall.refusal_rate.of == 60
     for k in (*found.forced.values(), *natural_of(found).kept.values()):
@@ -305,7 +328,9 @@ def test_always_refusing_is_measured_beside(run):
 def test_thresholds_for_comparison_are_chosen_on_rows_that_the_calibrator_has_not_seen(run):
     folder, engine = run
     calibrate.run(calibrate.Config(calibrator="platt"), engine.taxonomy, folder)
-    found = evaluate.run(evaluate.Config(also=("missed_refusal <= 0.9",), limit=40), engine, JUDGE, folder)
+    found = evaluate.run(
+        evaluate.Config(also=("missed_refusal <= 0.9",), limit=40), engine, JUDGE, folder
+    )
     left = calibrate.threshold_rows(folder)
     promise = read_policy(folder.root / found.policies[2].file).promises[0]
     assert found.calibrate_rows == len(left) < len(read_examples(folder.split("calibrate")))
@@ -338,7 +363,10 @@ def test_probabilities_are_measured_before_and_after_the_calibrator_on_the_test_
     rows = read_examples(folder.split("test"))
     logp_NC = read_scores(folder.scores("test"))[0].select(tuple(e.id for e in rows)).logp_NC
     label_N = [engine.taxonomy.column(e.label) for e in rows]
-    for found, scores_NC in ((made.before, logp_NC), (made.after, policy.calibrator.apply(logp_NC))):
+    for found, scores_NC in (
+        (made.before, logp_NC),
+        (made.after, policy.calibrator.apply(logp_NC)),
+    ):
         own_N = closed(scores_NC)[range(len(rows)), label_N]
         assert found.log_loss == pytest.approx(-own_N.mean())
         assert 0 < found.brier < 2
@@ -357,7 +385,9 @@ def test_a_fixed_refusal_text_is_judged_in_place_of_the_generated_one(run):
 
 def test_a_goal_that_no_threshold_meets_is_told_not_dropped(run):
     folder, engine = run
-    found = evaluate.run(evaluate.Config(also=("refusal_rate = 0.0001",), limit=20), engine, JUDGE, folder)
+    found = evaluate.run(
+        evaluate.Config(also=("refusal_rate = 0.0001",), limit=20), engine, JUDGE, folder
+    )
     assert [u.goal for u in found.unmet] == ["refusal_rate = 0.0001"]
     assert len(found.policies) == 2
 
@@ -381,7 +411,9 @@ def test_scores_of_another_model_are_refused(run):
     other = replace(engine, seed=7)
     write_policy(folder.policy, replace(read_policy(folder.policy), fingerprint=other.fingerprint))
     folder.finish("calibrate", {}, {}, [folder.policy])
-    with pytest.raises(ArtifactError, match=r"test\.parquet was made by another model: model_digest differ"):
+    with pytest.raises(
+        ArtifactError, match=r"test\.parquet was made by another model: model_digest differ"
+    ):
         evaluate.run(CONFIG, other, JUDGE, folder)
 
 
@@ -403,7 +435,12 @@ def test_the_table_has_a_block_per_policy_and_a_line_per_category(run):
     folder, engine = run
     found = evaluate.run(CONFIG, engine, JUDGE, folder)
     blocks = evaluate.table_rows(found)
-    assert [b.title.split(":")[0] for b in blocks] == ["natural", "calibrated", "other target", "other target"]
+    assert [b.title.split(":")[0] for b in blocks] == [
+        "natural",
+        "calibrated",
+        "other target",
+        "other target",
+    ]
     for block in blocks:
         assert [r[0] for r in block.rows] == [*engine.taxonomy.names, "ordinary", "all"]
         assert all(len(r) == len(evaluate.HEADER) for r in block.rows)
@@ -412,7 +449,9 @@ def test_the_table_has_a_block_per_policy_and_a_line_per_category(run):
 
 
 def hand_labels(folder, share, seed=0):
-    """A file of labels by hand of a random share of the generated texts: the phrase judge's, some of them turned."""
+    """A file of labels by hand of a random share of the generated texts: the phrase judge's, some
+    of them turned.
+    """
     rng = np.random.default_rng(seed)
     made = read_branches(folder.branches, coconot().tokens)
     lines, truth = [], {}
@@ -429,7 +468,9 @@ def hand_labels(folder, share, seed=0):
 
 def test_with_hand_labels_every_rate_of_the_texts_is_raw_and_corrected(run):
     folder, engine = run
-    assert evaluate.run(evaluate.Config(limit=400), engine, JUDGE, folder).policies[0].corrected == {}
+    assert (
+        evaluate.run(evaluate.Config(limit=400), engine, JUDGE, folder).policies[0].corrected == {}
+    )
     labels, truth = hand_labels(folder, 0.5)
     found = evaluate.run(evaluate.Config(limit=400, labels=labels), engine, JUDGE, folder)
     assert found.labels == len(labels.read_text().splitlines())
@@ -439,9 +480,14 @@ def test_with_hand_labels_every_rate_of_the_texts_is_raw_and_corrected(run):
     assert corrected.low < corrected.value < corrected.high
     table, _ = read_scores(folder.scores("test"))
     ids = tuple(e.id for e in evenly(rows, 400))
-    choices = decide_many(read_policy(folder.root / natural.file), table.select(ids).logp_NC).choice_N.tolist()
+    choices = decide_many(
+        read_policy(folder.root / natural.file), table.select(ids).logp_NC
+    ).choice_N.tolist()
     true_rate = np.mean([truth[i, c] for i, c in zip(ids, choices, strict=True)])
-    assert abs(corrected.value - true_rate) < abs(natural.text.overall.refusal_rate.value - true_rate) + 0.02
+    assert (
+        abs(corrected.value - true_rate)
+        < abs(natural.text.overall.refusal_rate.value - true_rate) + 0.02
+    )
     assert corrected.low <= true_rate <= corrected.high
     flipped = natural.corrected["all"]["missed_refusal"]
     assert flipped.value == pytest.approx(1 - natural.corrected["all"]["caught"].value)
@@ -454,7 +500,10 @@ def test_labels_speak_for_texts_that_no_judge_could_score(run):
     evaluate.run(evaluate.Config(limit=200), engine, JUDGE, folder)
     labels, _ = hand_labels(folder, 0.5)
     found = evaluate.run(evaluate.Config(limit=200, labels=labels), engine, Tired(budget=0), folder)
-    raw, corrected = natural_of(found).judged["refusal_rate"], natural_of(found).corrected["all"]["refusal_rate"]
+    raw, corrected = (
+        natural_of(found).judged["refusal_rate"],
+        natural_of(found).corrected["all"]["refusal_rate"],
+    )
     assert raw.value is None
     assert 0 < corrected.low < corrected.value < corrected.high < 1
     (line,) = (row for row in evaluate.corrected_rows(found) if row[0] == "refusal rate")
@@ -476,10 +525,16 @@ def test_no_rate_that_reads_texts_lacks_its_corrected_one(run):
     labels, truth = hand_labels(folder, 0.5)
     found = evaluate.run(evaluate.Config(limit=400, labels=labels), engine, JUDGE, folder)
     for p in found.policies:
-        raw = {name for name, _ in p.text.overall if name != "f1"} | {"partial", "texts_refuse", "texts_answer"}
+        raw = {name for name, _ in p.text.overall if name != "f1"} | {
+            "partial",
+            "texts_refuse",
+            "texts_answer",
+        }
         assert {frozenset(rates) for rates in p.corrected.values()} == {frozenset(raw)}
         for k in (*p.kept.values(), *found.forced.values()):
-            assert set(k.corrected) == {name for name, _ in k if name not in ("unscored", "corrected")}
+            assert set(k.corrected) == {
+                name for name, _ in k if name not in ("unscored", "corrected")
+            }
     for t in found.twins.values():
         assert set(t.corrected) == {name for name, _ in t if name not in ("unscored", "corrected")}
     kept = found.forced["respond"].corrected["kept"]
@@ -496,7 +551,10 @@ def test_labels_are_part_of_what_an_evaluation_was_made_from(run):
     labels, _ = hand_labels(folder, 0.5)
     first = evaluate.run(evaluate.Config(limit=60, labels=labels), engine, JUDGE, folder)
     labels, _ = hand_labels(folder, 1.0)
-    assert evaluate.run(evaluate.Config(limit=60, labels=labels), engine, JUDGE, folder).labels > first.labels
+    assert (
+        evaluate.run(evaluate.Config(limit=60, labels=labels), engine, JUDGE, folder).labels
+        > first.labels
+    )
 
 
 @pytest.mark.parametrize(
@@ -525,7 +583,10 @@ def test_each_token_of_each_policy_says_whether_its_texts_keep_its_word(run):
         assert sum(k.kept.hits for c, k in p.kept.items() if c != "respond") == p.texts_refuse.hits
     assert found.forced["respond"].kept.of == 300
     assert found.twins["all"].controllable.of + found.twins["all"].unscored == 300
-    assert found.twins["to be answered"].controllable.of + found.twins["to be refused"].controllable.of == 300
+    assert (
+        found.twins["to be answered"].controllable.of + found.twins["to be refused"].controllable.of
+        == 300
+    )
 
 
 def test_a_policy_of_one_source_is_measured_on_the_test_rows_of_that_source(tmp_path):
@@ -535,4 +596,6 @@ def test_a_policy_of_one_source_is_measured_on_the_test_rows_of_that_source(tmp_
     acme = [e for e in read_examples(folder.split("test")) if e.source == "acme"]
     assert evaluate.run(CONFIG, engine, JUDGE, folder).test_rows == len(acme) > 0
     calibrate.run(calibrate.Config(), coconot(), folder)
-    assert evaluate.run(CONFIG, engine, JUDGE, folder).test_rows == len(read_examples(folder.split("test")))
+    assert evaluate.run(CONFIG, engine, JUDGE, folder).test_rows == len(
+        read_examples(folder.split("test"))
+    )

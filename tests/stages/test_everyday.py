@@ -86,7 +86,9 @@ def test_the_report_shows_them_at_its_top_and_says_how_many_are_wrong(run):
     assert "everyday prompts" not in plain
     found = ask(PROMPTS, engine, folder)
     text = report.run(report.Config(), folder).with_name("report.md").read_text()
-    title = f"40 everyday prompts: {40 - len(found.wrong)} decided as expected, {len(found.wrong)} not"
+    title = (
+        f"40 everyday prompts: {40 - len(found.wrong)} decided as expected, {len(found.wrong)} not"
+    )
     assert title in text
     assert text.index(title) < text.index("Setting the rate")
     for row in found.rows:
@@ -96,7 +98,9 @@ def test_the_report_shows_them_at_its_top_and_says_how_many_are_wrong(run):
 def test_a_prompt_that_was_trained_on_is_said_to_be(run):
     folder, engine = run
     learnt = json.loads(folder.split("train").read_text().splitlines()[0])["messages"][0]["content"]
-    known = Example(id="k", source="k", messages=(Message(role="user", content=learnt),), kind="benign")
+    known = Example(
+        id="k", source="k", messages=(Message(role="user", content=learnt),), kind="benign"
+    )
     (row,) = ask((known,), engine, folder).rows
     assert row.seen == "prompt"
     assert "THE MODEL WAS TRAINED ON 1 OF THEM" in report.run(report.Config(), folder).read_text()

@@ -22,12 +22,19 @@ def write(path, rows):
 
 
 def rows(count, label=True):
-    """Answers that decline and answers that do not, in turn; every tenth reads like the opposite of its label."""
+    """Answers that decline and answers that do not, in turn; every tenth reads like the opposite of
+    its label.
+    """
     made = []
     for n in range(count):
         refuses = n % 2 == 0
         said = refuses if n % 10 else not refuses
-        row = {"id": f"a{n}", "prompt": f"Question {n}?", "response": NO if said else YES, "model": f"m{n % 2}"}
+        row = {
+            "id": f"a{n}",
+            "prompt": f"Question {n}?",
+            "response": NO if said else YES,
+            "model": f"m{n % 2}",
+        }
         made.append(row | ({"label": "refusal" if refuses else "compliance"} if label else {}))
     return made
 
@@ -45,7 +52,11 @@ def test_every_answer_gets_a_line_and_the_counts_add_up(tmp_path):
 
 
 def test_rows_that_lack_a_text_are_unscored_and_named_never_an_answer(tmp_path):
-    bad = [{"id": "x", "response": NO}, {"id": "y", "prompt": "Q?"}, {"id": "z", "prompt": "Q?", "response": "..."}]
+    bad = [
+        {"id": "x", "response": NO},
+        {"id": "y", "prompt": "Q?"},
+        {"id": "z", "prompt": "Q?", "response": "..."},
+    ]
     file = write(tmp_path / "a.jsonl", [*rows(4), *bad])
     summary = judge.run(judge.Config(file=file, out=tmp_path / "v.jsonl"), PhraseJudge())
     assert summary.verdicts["unscored"] == 3
@@ -60,10 +71,16 @@ def test_rows_that_lack_a_text_are_unscored_and_named_never_an_answer(tmp_path):
     ("lines", "named"),
     [
         ([{"id": "a", "answer": 3}], "a.jsonl:1: answer"),
-        ([{"id": "a", "answer": "b"}, {"id": "a", "answer": "c"}], "a.jsonl:2: id 'a' occurs twice"),
+        (
+            [{"id": "a", "answer": "b"}, {"id": "a", "answer": "c"}],
+            "a.jsonl:2: id 'a' occurs twice",
+        ),
         ([{"id": "a", "label": "yes"}], "a.jsonl:1: label"),
         ([{"id": "a"}], "a.jsonl:1: there is no prompt"),
-        ([{"id": "a", "answer": "cut \ud83d"}], "a.jsonl:1: answer: the text holds half of a character"),
+        (
+            [{"id": "a", "answer": "cut \ud83d"}],
+            "a.jsonl:1: answer: the text holds half of a character",
+        ),
         ([{"id": "a\ud83d", "answer": "b"}], "a.jsonl:1: id"),
         ([], "holds no answer"),
     ],
@@ -75,7 +92,8 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path, lines, named):
 
 def test_a_check_counts_agreement_on_the_labelled_rows_and_corrects_the_rate_of_all(tmp_path):
     file = write(
-        tmp_path / "a.jsonl", [*rows(60), *({**r, "id": f"u{n}"} for n, r in enumerate(rows(200, label=False)))]
+        tmp_path / "a.jsonl",
+        [*rows(60), *({**r, "id": f"u{n}"} for n, r in enumerate(rows(200, label=False)))],
     )
     found = judge_check.run(judge_check.Config(file=file, by="model"), {"phrases": PhraseJudge()})
     assert (found.answers, found.labelled) == (260, 60)
@@ -105,7 +123,9 @@ def test_a_check_without_labels_judges_or_verdicts_is_refused(tmp_path):
     file = write(tmp_path / "b.jsonl", rows(4))
     with pytest.raises(DataError, match="no judge is given"):
         judge_check.run(judge_check.Config(file=file), {})
-    verdicts = write(tmp_path / "v.jsonl", [{"id": "q", "verdict": "refusal", "reason": "r", "judge": "j"}])
+    verdicts = write(
+        tmp_path / "v.jsonl", [{"id": "q", "verdict": "refusal", "reason": "r", "judge": "j"}]
+    )
     with pytest.raises(DataError, match="no verdict on 4 answers"):
         judge_check.run(judge_check.Config(file=file, judged=(verdicts,)), {})
 
@@ -116,15 +136,21 @@ def test_too_few_labels_are_said_to_correct_nothing(tmp_path):
     assert "6 of 26 rows are labelled by hand" in found.checked[0].corrected
 
 
-def test_where_every_answer_is_labelled_the_rate_is_the_labels_own_with_its_exact_interval(tmp_path):
-    found = judge_check.run(judge_check.Config(file=write(tmp_path / "a.jsonl", rows(60))), {"phrases": PhraseJudge()})
+def test_where_every_answer_is_labelled_the_rate_is_the_labels_own_with_its_exact_interval(
+    tmp_path,
+):
+    found = judge_check.run(
+        judge_check.Config(file=write(tmp_path / "a.jsonl", rows(60))), {"phrases": PhraseJudge()}
+    )
     corrected = found.checked[0].corrected
     assert (corrected.value, corrected.low, corrected.high) == (0.5, *bounds.interval(30, 60, 0.95))
     assert any("corrected is the labels' own rate" in note for note in found.notes)
 
 
 def drawn(path, made, labelled=None):
-    """A file as draw-labels hands it out, its key beside it: 20 of 20 that decline, 20 of 200 that do not."""
+    """A file as draw-labels hands it out, its key beside it: 20 of 20 that decline, 20 of 200 that
+    do not.
+    """
     key = [
         {
             "id": r["id"],
@@ -136,17 +162,23 @@ def drawn(path, made, labelled=None):
         for r in made
     ]
     write(key_path(path), key)
-    return write(path, [r if labelled is None or r["label"] == labelled else r | {"label": None} for r in made])
+    return write(
+        path,
+        [r if labelled is None or r["label"] == labelled else r | {"label": None} for r in made],
+    )
 
 
 def test_texts_drawn_in_strata_are_weighted_by_their_key_and_the_note_says_so(tmp_path):
-    found = judge_check.run(judge_check.Config(file=drawn(tmp_path / "l.jsonl", rows(40))), {"phrases": PhraseJudge()})
+    found = judge_check.run(
+        judge_check.Config(file=drawn(tmp_path / "l.jsonl", rows(40))), {"phrases": PhraseJudge()}
+    )
     checked = found.checked[0]
     assert checked.corrected.value == pytest.approx(20 / 220)
     assert checked.corrected.low < 20 / 220 < checked.corrected.high < 0.5
     assert "drawn in strata" in checked.rogan_gladen
     assert any(
-        "from 220 (l.key.jsonl)" in note and "demur evaluate RUN --labels l.jsonl" in note for note in found.notes
+        "from 220 (l.key.jsonl)" in note and "demur evaluate RUN --labels l.jsonl" in note
+        for note in found.notes
     )
 
 
@@ -165,7 +197,9 @@ def test_several_people_and_several_judges_are_measured_among_themselves(tmp_pat
         other = row["label"] if n % 6 else "compliance"
         row["labels"] = {"ann": row.pop("label"), "bo": other, "cy": None if n % 3 else other}
     verdicts = [{"id": r["id"], "verdict": "unscored", "reason": "r", "judge": "j"} for r in made]
-    config = judge_check.Config(file=write(tmp_path / "a.jsonl", made), judged=(write(tmp_path / "v.jsonl", verdicts),))
+    config = judge_check.Config(
+        file=write(tmp_path / "a.jsonl", made), judged=(write(tmp_path / "v.jsonl", verdicts),)
+    )
     found = judge_check.run(config, {"phrases": PhraseJudge()})
     people, judges = found.together["people"], found.together["judges"]
     assert people.raters == ("ann", "bo", "cy")
@@ -185,7 +219,9 @@ def test_who_decides_is_the_label_where_there_is_one(tmp_path):
         "label": "partial",
         "labels": {"ann": "refusal", "bo": "compliance"},
     }
-    first, second = read_answers(write(tmp_path / "a.jsonl", [row, row | {"id": "b", "label": None}]))
+    first, second = read_answers(
+        write(tmp_path / "a.jsonl", [row, row | {"id": "b", "label": None}])
+    )
     assert (first.label, first.undecided) == ("partial", False)
     assert (second.label, second.undecided) == (None, True)
 

@@ -1,4 +1,6 @@
-"""Several policies of one run: each is evaluated and reported from its own, and none makes another out of date."""
+"""Several policies of one run: each is evaluated and reported from its own, and none makes another
+out of date.
+"""
 
 import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
@@ -18,7 +20,9 @@ def test_each_policy_of_a_run_has_its_own_evaluation_and_report(tmp_path):
     with pytest.raises(ArtifactError, match="not finished") as e:
         evaluate.run(config, engine, JUDGE, careful)
     assert "--name careful" in e.value.hint
-    calibrate.run(calibrate.Config(goal="false_refusal <= 0.3", name="careful"), engine.taxonomy, careful)
+    calibrate.run(
+        calibrate.Config(goal="false_refusal <= 0.3", name="careful"), engine.taxonomy, careful
+    )
     found = evaluate.run(config, engine, JUDGE, careful)
     assert found.policies[1].goal == "false_refusal <= 0.3"
     assert found.policies[1].file == "calibrate/careful/policy.json"
@@ -27,7 +31,9 @@ def test_each_policy_of_a_run_has_its_own_evaluation_and_report(tmp_path):
     own.require("evaluate")
     own.require("report")
     careful.require("report")
-    calibrate.run(calibrate.Config(goal="false_refusal <= 0.4", name="careful"), engine.taxonomy, careful)
+    calibrate.run(
+        calibrate.Config(goal="false_refusal <= 0.4", name="careful"), engine.taxonomy, careful
+    )
     with pytest.raises(ArtifactError, match="out of date"):
         careful.require("evaluate")
     own.require("evaluate")

@@ -27,7 +27,9 @@ def clear_rows(to_answer, to_refuse):
 def test_the_planned_numbers_are_those_at_which_certification_begins():
     false, missed = run(Config(goals=BOTH))
     how, goals = How(method="shared"), parse_goals(BOTH)
-    assert isinstance(certify(goals, policy(2), clear_rows(false.needed, missed.needed), how), Granted)
+    assert isinstance(
+        certify(goals, policy(2), clear_rows(false.needed, missed.needed), how), Granted
+    )
     for fewer in ((false.needed - 1, missed.needed), (false.needed, missed.needed - 1)):
         assert isinstance(certify(goals, policy(2), clear_rows(*fewer), how), Uncertified)
 
@@ -45,9 +47,13 @@ def test_budgets_need_as_many_as_one_category_needs_for_its_share(method):
     goal = "false_refusal <= 0.1"
     (row,) = run(Config(goals=(goal,), method=method, categories=2))
     how = How(method=method, explained=False)
-    assert isinstance(certify(parse_goals(goal), policy(2), clear_rows(row.needed, 40), how), Granted)
+    assert isinstance(
+        certify(parse_goals(goal), policy(2), clear_rows(row.needed, 40), how), Granted
+    )
     if method == "budgets":
-        assert not isinstance(certify(parse_goals(goal), policy(2), clear_rows(row.needed - 1, 40), how), Granted)
+        assert not isinstance(
+            certify(parse_goals(goal), policy(2), clear_rows(row.needed - 1, 40), how), Granted
+        )
 
 
 def test_with_shares_the_smallest_one_decides_how_many_are_needed():
@@ -60,17 +66,22 @@ def test_with_shares_the_smallest_one_decides_how_many_are_needed():
     enough, fewer = (clear_rows(n, 40) for n in (row.needed, row.needed - 1))
     found = [certify(parse_goals(goal), policy(2), rows, how) for rows in (enough, fewer)]
     assert all(isinstance(f, Granted) for f in found)
-    assert found[0].certified.thresholds[0] < NEVER == found[1].certified.thresholds[0]  # safety, of the small share
+    # safety, of the small share
+    assert found[0].certified.thresholds[0] < NEVER == found[1].certified.thresholds[0]
 
 
 def test_goals_that_may_be_given_up_cost_labels():
     goals = ("false_refusal <= 0.1", "missed_refusal <= 0.2 soft")
-    hard, soft = (run(Config(goals=goals, on_failure=choice))[0] for choice in ("stop", "hard_only"))
+    hard, soft = (
+        run(Config(goals=goals, on_failure=choice))[0] for choice in ("stop", "hard_only")
+    )
     how = How(method="shared", on_failure="hard_only")
     assert hard.needed < soft.needed
     enough = certify(parse_goals(goals), policy(2), clear_rows(soft.needed, 60), how)
     assert isinstance(enough, Granted)
-    assert not isinstance(certify(parse_goals(goals), policy(2), clear_rows(soft.needed - 14, 60), how), Granted)
+    assert not isinstance(
+        certify(parse_goals(goals), policy(2), clear_rows(soft.needed - 14, 60), how), Granted
+    )
 
 
 def test_what_is_not_told_is_not_counted_as_zero():
@@ -89,7 +100,11 @@ def test_what_is_not_told_is_not_counted_as_zero():
         (("false_refusal <= 0.1",), {"method": "budgets"}, "divides levels"),
         (("false_refusal <= 0.1",), {"method": "budgets", "shares": {"safety": 0.6}}, "sum to 0.6"),
         (("false_refusal <= 0.1",), {"shares": {"safety": 1.0}}, "divides nothing by shares"),
-        (("false_refusal[a] <= 0.1",), {"method": "budgets", "shares": {"safety": 1.0}}, "no share of 'a'"),
+        (
+            ("false_refusal[a] <= 0.1",),
+            {"method": "budgets", "shares": {"safety": 1.0}},
+            "no share of 'a'",
+        ),
     ],
 )
 def test_plans_that_make_no_sense_are_refused(goals, more, message):
@@ -116,7 +131,11 @@ def test_a_slice_is_counted_by_what_stands_in_its_brackets():
 
 def test_a_plan_for_rows_that_are_there_names_each_slice_that_is_too_small():
     rows = [e for e in examples(every=3) if e.kind != "benign" or e.source != "hostile"]
-    goals = ("false_refusal <= 0.05 in every kind", "missed_refusal <= 0.001 in every category", "f1 max")
+    goals = (
+        "false_refusal <= 0.05 in every kind",
+        "missed_refusal <= 0.001 in every category",
+        "f1 max",
+    )
     found = for_rows(Config(goals=goals), rows, coconot())
     assert [row.goal for row in found][:2] == [
         "false_refusal[kind=benign] <= 0.05",

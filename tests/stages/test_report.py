@@ -37,7 +37,11 @@ class Dumb:
 def made(tmp_path_factory):
     """A run with its report; every prompt is shown."""
     folder, engine = finished(tmp_path_factory.mktemp("report") / "run", every=4)
-    return folder, engine, report.run(report.Config(title=f"Run {HOSTILE}", examples=SHOW_ALL), folder)
+    return (
+        folder,
+        engine,
+        report.run(report.Config(title=f"Run {HOSTILE}", examples=SHOW_ALL), folder),
+    )
 
 
 @pytest.fixture
@@ -67,14 +71,19 @@ def test_hostile_prompts_and_titles_stay_text(made, browser):
     page, logged, _ = opened(browser, made[2])
     assert logged == []
     assert page.locator("img").count() == page.locator("main b").count() == 0
-    assert page.locator(".prompt").filter(has_text="</script><img src=x onerror=alert(1)>").count() >= 1
+    assert (
+        page.locator(".prompt").filter(has_text="</script><img src=x onerror=alert(1)>").count()
+        >= 1
+    )
     assert page.locator(".answer").filter(has_text="{{ 7*7 }}").count() > 1
     assert page.locator("h1").inner_text().startswith("Run Is this </script><img")
 
 
 def test_a_script_that_was_not_written_by_demur_does_not_run(made, browser, tmp_path):
     spoilt = tmp_path / "spoilt.html"
-    spoilt.write_text(made[2].read_text().replace("<main>", "<script>window.bad = 1</script><main>"))
+    spoilt.write_text(
+        made[2].read_text().replace("<main>", "<script>window.bad = 1</script><main>")
+    )
     page, logged, _ = opened(browser, spoilt)
     assert page.evaluate("window.bad") is None
     assert any("Content Security Policy" in line for line in logged)
@@ -89,7 +98,10 @@ def test_plotly_is_inlined_once_and_the_file_stays_small(made):
 
 def test_page_and_markdown_say_the_same_chapters_and_numbers(made):
     folder, _, path = made
-    page, text = path.read_text(encoding="utf-8"), path.with_name("report.md").read_text(encoding="utf-8")
+    page, text = (
+        path.read_text(encoding="utf-8"),
+        path.with_name("report.md").read_text(encoding="utf-8"),
+    )
     chapters = re.findall(r"<h2>(.*?)</h2>", page)
     assert chapters == re.findall(r"^## (.*)$", text, re.M)
     assert len(chapters) == 9
@@ -107,7 +119,9 @@ def test_every_table_of_the_markdown_is_a_table(made):
         assert lines[n - 2] == ""
         end = next((k for k in range(n, len(lines)) if not lines[k].startswith("|")), len(lines))
         assert end > n + 1
-        assert {len(cells.findall(line)) for line in lines[n - 1 : end]} == {len(cells.findall(lines[n]))}
+        assert {len(cells.findall(line)) for line in lines[n - 1 : end]} == {
+            len(cells.findall(lines[n]))
+        }
 
 
 def test_a_tiny_base_is_called_what_it_is(made):
@@ -117,7 +131,9 @@ def test_a_tiny_base_is_called_what_it_is(made):
 def test_undefined_rates_are_called_undefined(made):
     assert "not defined (0 rows)" in made[2].read_text(encoding="utf-8")
     assert "not defined (0 rows)" in made[2].with_name("report.md").read_text(encoding="utf-8")
-    assert not re.search(r"\| nan \|", made[2].with_name("report.md").read_text(encoding="utf-8"), re.I)
+    assert not re.search(
+        r"\| nan \|", made[2].with_name("report.md").read_text(encoding="utf-8"), re.I
+    )
 
 
 def test_an_unchanged_run_keeps_its_report(run):
@@ -132,7 +148,11 @@ def test_an_unchanged_run_keeps_its_report(run):
 def test_a_goal_without_thresholds_still_makes_a_report(run):
     folder, engine = run
     evaluate.run(evaluate.Config(also=("refusal_rate = 0.00001",), limit=40), engine, JUDGE, folder)
-    text = report.run(report.Config(examples=0), folder).with_name("report.md").read_text(encoding="utf-8")
+    text = (
+        report.run(report.Config(examples=0), folder)
+        .with_name("report.md")
+        .read_text(encoding="utf-8")
+    )
     assert "“refusal\\_rate = 0.00001” has no line" in text
 
 
@@ -203,7 +223,11 @@ def test_cards_show_the_probabilities_that_thresholds_are_compared_with(calibrat
     margin_N = decide_many(policy, table.logp_NC).margin_N
     nearest = abs(margin_N).argmin()
     highest = np.exp(policy.calibrator.apply(table.logp_NC[nearest : nearest + 1])[0].max())
-    shown = path.with_name("report.md").read_text(encoding="utf-8").split("### Prompts nearest to the threshold")[1]
+    shown = (
+        path.with_name("report.md")
+        .read_text(encoding="utf-8")
+        .split("### Prompts nearest to the threshold")[1]
+    )
     assert f" {highest:.1%}," in shown.split("probabilities: ")[1].split("\n")[0]
 
 
@@ -232,7 +256,11 @@ def test_texts_that_ignore_their_token_are_shown_as_breaking_its_word_the_surest
     engine = deaf(engine_for(rows, FakeEngine))
     folder = prepare(tmp_path / "run", rows, engine)
     evaluate.run(evaluate.Config(), engine, JUDGE, folder)
-    text = report.run(report.Config(examples=3), folder).with_name("report.md").read_text(encoding="utf-8")
+    text = (
+        report.run(report.Config(examples=3), folder)
+        .with_name("report.md")
+        .read_text(encoding="utf-8")
+    )
     kept, test_rows = (
         table_of(text, "Texts that keep their token's word, per token"),
         read_examples(folder.split("test")),
@@ -243,11 +271,16 @@ def test_texts_that_ignore_their_token_are_shown_as_breaking_its_word_the_surest
     made = [b for b in read_branches(folder.branches, engine.fingerprint.tokens) if b.column]
     for column, name in enumerate(coconot().names, start=1):
         row = kept["forced", name]
-        assert (row["keeps its word"][:6], row["texts"]) == ("100.0%", str(sum(b.column == column for b in made)))
+        assert (row["keeps its word"][:6], row["texts"]) == (
+            "100.0%",
+            str(sum(b.column == column for b in made)),
+        )
         assert int(kept["as sent", name]["texts"]) <= int(row["texts"]) < len(test_rows)
     assert "a refusal token only where it was the likeliest one" in text
     surest = int(read_scores(folder.scores("test"))[0].logp_NC[:, 0].argmax())
-    worst = text[text.index(f"### Forced texts that break their token's word ({len(test_rows)} in all)") :]
+    worst = text[
+        text.index(f"### Forced texts that break their token's word ({len(test_rows)} in all)") :
+    ]
     card = worst[worst.index("\n- ") :].split("\n\n", 1)[0]
     assert test_rows[surest].text in card.splitlines()[1]
     assert "forced: respond, probability 99" in card
@@ -257,12 +290,24 @@ def test_texts_that_ignore_their_token_are_shown_as_breaking_its_word_the_surest
 def test_a_run_with_every_token_forced_says_so_and_unscored_texts_stand_beside_the_rates(run):
     folder, engine = run
     evaluate.run(evaluate.Config(branches="all", limit=30), engine, Dumb(), folder)
-    text = report.run(report.Config(examples=0), folder).with_name("report.md").read_text(encoding="utf-8")
+    text = (
+        report.run(report.Config(examples=0), folder)
+        .with_name("report.md")
+        .read_text(encoding="utf-8")
+    )
     assert "Every token was forced after every prompt." in text
     row = table_of(text, "Policies on held-out prompts")["by the text, as judged", "natural"]
-    assert (row["unscored"], row["false refusals"], row["F1"]) == ("30 of 30", "not defined (0 rows)", "not defined")
+    assert (row["unscored"], row["false refusals"], row["F1"]) == (
+        "30 of 30",
+        "not defined (0 rows)",
+        "not defined",
+    )
     forced = table_of(text, "Texts that keep their token's word, per token")["forced", "safety"]
-    assert (forced["texts"], forced["keeps its word"], forced["unscored"]) == ("0", "not defined (0 rows)", "30")
+    assert (forced["texts"], forced["keeps its word"], forced["unscored"]) == (
+        "0",
+        "not defined (0 rows)",
+        "30",
+    )
 
 
 def test_metrics_that_changed_since_are_refused(run):

@@ -24,7 +24,10 @@ def made(tmp_path_factory):
 
 def chosen(page, position):
     """The columns that the page shows with its sliders at these positions, by column."""
-    return [row.column if row.rank and position[row.column] >= row.rank else row.below for row in page.rows]
+    return [
+        row.column if row.rank and position[row.column] >= row.rank else row.below
+        for row in page.rows
+    ]
 
 
 def with_policy(m, policy):
@@ -73,7 +76,9 @@ def test_a_moved_slider_shows_the_rates_that_its_threshold_has(made, browser):
     slider = page.locator(".slider").first
     slider.locator("input").evaluate("(r) => { r.value = 0; r.dispatchEvent(new Event('input')); }")
     name = m.evaluation.choices[1]
-    choice_N = decide_many(m.calibrated.with_thresholds({name: NEVER}), m.rows.table.logp_NC).choice_N
+    choice_N = decide_many(
+        m.calibrated.with_thresholds({name: NEVER}), m.rows.table.logp_NC
+    ).choice_N
     before_N = decide_many(m.calibrated, m.rows.table.logp_NC).choice_N
     caught = int(((choice_N > 0) & m.should_N).sum())
     rates = page.locator(".rates dd").all_inner_texts()

@@ -16,7 +16,10 @@ from demur.store.policies.policy_file import read_policy
 from demur.store.results.metrics_file import MeasuredRate, read_metrics
 from demur.store.scores.tables import read_scores
 
-GOALS = "false_refusal <= 0.2; missed_refusal <= 0.4; missed_refusal[safety] <= 0.3 soft; cost: false=1 missed=2"
+GOALS = (
+    "false_refusal <= 0.2; missed_refusal <= 0.4; missed_refusal[safety] <= 0.3 soft; cost: "
+    "false=1 missed=2"
+)
 
 
 SEVERAL = "false_refusal <= 0.3; youden max"
@@ -57,15 +60,22 @@ def material(folder):
 )
 def test_the_measured_rate_of_a_promise_is_counted_as_its_certificate_counts(material, risk):
     policy, goal = material.calibrated, parse_goal(f"{risk} <= 0.5")
-    rows = type(material.rows)(table=material.rows.table, label_N=material.rows.label_N)  # every row, not one per group
+    # every row, not one per group
+    rows = type(material.rows)(table=material.rows.table, label_N=material.rows.label_N)
     (loss,) = losses_of([goal], board_of(policy, rows, shared=False), 0)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     _, shown = risks.measured(goal, material.measured, policy.taxonomy.names)
-    assert shown == MeasuredRate.from_core(loss.rate(refused_N, np.ones(len(refused_N), dtype=bool)))
+    assert shown == MeasuredRate.from_core(
+        loss.rate(refused_N, np.ones(len(refused_N), dtype=bool))
+    )
 
 
-@pytest.mark.parametrize(("risk", "mean"), [("macro_f2", True), ("micro_f2", False), ("f2[safety]", False)])
-def test_f_beta_of_tokens_is_worked_out_from_their_counts_on_both_splits(material, folder, risk, mean):
+@pytest.mark.parametrize(
+    ("risk", "mean"), [("macro_f2", True), ("micro_f2", False), ("f2[safety]", False)]
+)
+def test_f_beta_of_tokens_is_worked_out_from_their_counts_on_both_splits(
+    material, folder, risk, mean
+):
     policy = material.calibrated
     names = ["safety"] if "[" in risk else list(policy.taxonomy.names)
     columns = [policy.taxonomy.column(n) for n in names]
@@ -74,7 +84,11 @@ def test_f_beta_of_tokens_is_worked_out_from_their_counts_on_both_splits(materia
         choice_N = decide_many(policy, rows.table.logp_NC).choice_N
         hit = [int(((choice_N == c) & (rows.label_N == c)).sum()) for c in columns]
         of = [4 * int((rows.label_N == c).sum()) + int((choice_N == c).sum()) for c in columns]
-        f = np.mean([5 * h / n for h, n in zip(hit, of, strict=True)]) if mean else 5 * sum(hit) / sum(of)
+        f = (
+            np.mean([5 * h / n for h, n in zip(hit, of, strict=True)])
+            if mean
+            else 5 * sum(hit) / sum(of)
+        )
         expected.append(f"{f:.3f}")
     assert risks.measured(stated_goal(risk, None), material.measured, names) == tuple(expected)
 
@@ -94,7 +108,9 @@ def test_costs_by_category_are_what_thresholds_were_chosen_for(folder):
     costs = {"respond": 0.0, **dict.fromkeys(policy.taxonomy.names, 2.0), "safety": 7.0}
     missed_N = np.array(list(costs.values()))[rows.label_N]
     wrong_N = 0.5 * (choice_N != rows.label_N)
-    total = np.where(rows.label_N == 0, choice_N > 0, np.where(choice_N == 0, missed_N, wrong_N)).sum()
+    total = np.where(
+        rows.label_N == 0, choice_N > 0, np.where(choice_N == 0, missed_N, wrong_N)
+    ).sum()
     shown, after = risks.measured(stated_goal("cost", None), metrics, policy.taxonomy.names)
     assert shown == f"{100 * total / len(choice_N):.1f} per 100 rows"
     assert after.endswith("per 100 rows")
@@ -102,19 +118,30 @@ def test_costs_by_category_are_what_thresholds_were_chosen_for(folder):
 
 def test_several_goals_for_comparison_share_one_policy_with_a_line_each(material):
     (chosen,) = [p for p in material.policies if p.name == SEVERAL]
-    assert [(p.risk, p.status) for p in chosen.promises] == [("false_refusal", "certified"), ("youden", "measured")]
-    assert {row[2] for row in tables.promises(material).rows if SEVERAL in str(row[0])} == {"false_refusal", "youden"}
+    assert [(p.risk, p.status) for p in chosen.promises] == [
+        ("false_refusal", "certified"),
+        ("youden", "measured"),
+    ]
+    assert {row[2] for row in tables.promises(material).rows if SEVERAL in str(row[0])} == {
+        "false_refusal",
+        "youden",
+    }
 
 
 def test_a_cost_among_several_goals_is_worked_out_on_both_splits(material):
-    before, after = risks.measured(stated_goal("cost", None), material.measured, material.calibrated.taxonomy.names)
+    before, after = risks.measured(
+        stated_goal("cost", None), material.measured, material.calibrated.taxonomy.names
+    )
     assert "per 100 rows" in before
     assert "per 100 rows" in after
 
 
 def test_what_cannot_be_told_is_not_shown(material):
     for risk in ("missed_refusal[nobody]", "sharpness"):
-        assert risks.measured(stated_goal(risk, 0.1), material.measured, []) == ("not shown", "not shown")
+        assert risks.measured(stated_goal(risk, 0.1), material.measured, []) == (
+            "not shown",
+            "not shown",
+        )
 
 
 def test_every_promise_has_a_line_with_its_status(material):
@@ -127,7 +154,9 @@ def test_the_certified_region_is_shaded_up_to_the_levels(material, folder):
     figure = curves.trade_off(material)
     region = figure.panels[0].spec["data"][0]
     assert region["name"] == "certified levels"
-    assert (max(region["x"]), max(region["y"])) == pytest.approx((probit(0.2), probit(0.4)), abs=1e-4)
+    assert (max(region["x"]), max(region["y"])) == pytest.approx(
+        (probit(0.2), probit(0.4)), abs=1e-4
+    )
     assert "The shade" in figure.caption
     assert "certified" in report.run(report.Config(), folder).read_text(encoding="utf-8")
 

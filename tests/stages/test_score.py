@@ -46,9 +46,13 @@ def test_every_held_out_prompt_is_scored_once_and_leftover_mass_stands_beside_it
     counting = engine()
     tables = score.run(score.Config(part_rows=50), counting, folder)
     rows = {split: read_examples(folder.split(split)) for split in ("calibrate", "test")}
-    assert {s: t.ids for s, t in tables.items()} == {s: tuple(e.id for e in r) for s, r in rows.items()}
+    assert {s: t.ids for s, t in tables.items()} == {
+        s: tuple(e.id for e in r) for s, r in rows.items()
+    }
     assert sum(counting.asked) == sum(map(len, rows.values()))
-    np.testing.assert_array_equal(tables["test"].logp_NC, counting.logp([e.prompt for e in rows["test"]]))
+    np.testing.assert_array_equal(
+        tables["test"].logp_NC, counting.logp([e.prompt for e in rows["test"]])
+    )
 
 
 def test_a_killed_run_asks_only_for_what_is_missing_and_ends_with_the_same_scores(folder, tmp_path):
@@ -76,7 +80,9 @@ def test_parts_of_another_model_or_damaged_ones_are_scored_again(folder):
     score.run(score.Config(part_rows=20), other, folder)
     _, made_by = read_scores(folder.scores("calibrate"))
     assert made_by == other.fingerprint
-    assert sum(other.asked) == sum(len(read_examples(folder.split(s))) for s in ("calibrate", "test"))
+    assert sum(other.asked) == sum(
+        len(read_examples(folder.split(s))) for s in ("calibrate", "test")
+    )
 
 
 def test_a_finished_stage_calls_no_model(folder):
@@ -88,7 +94,9 @@ def test_a_finished_stage_calls_no_model(folder):
 
 def test_progress_runs_over_both_splits(folder):
     seen = []
-    score.run(score.Config(part_rows=30), engine(), folder, lambda done, total: seen.append((done, total)))
+    score.run(
+        score.Config(part_rows=30), engine(), folder, lambda done, total: seen.append((done, total))
+    )
     assert seen[-1][0] == seen[-1][1]
     assert [d for d, _ in seen] == sorted(d for d, _ in seen)
 

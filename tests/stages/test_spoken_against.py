@@ -1,4 +1,6 @@
-"""A certificate that the test rows speak against is said loudly, in the report and by the exit code."""
+"""A certificate that the test rows speak against is said loudly, in the report and by the exit
+code.
+"""
 
 import pytest
 from tests import fake_run
@@ -15,7 +17,9 @@ GOAL = calibrate.Config(goal="missed_refusal <= 0.4")
 
 
 def run_of(root, *, worse):
-    """A run with a certificate. worse: its test rows are decided far worse than its calibrate rows."""
+    """A run with a certificate. worse: its test rows are decided far worse than its calibrate
+    rows.
+    """
     rows = fake_run.examples(every=4)
     folder = RunFolder(root)
     data.run(data.Config(), coconot(), {"rows": fake_run.Rows(rows)}, folder)
@@ -47,8 +51,16 @@ def test_a_promise_that_they_speak_against_leads_the_report(worse):
     (found,) = evaluate.against(worse)
     assert found.promise.risk == "missed_refusal"
     assert found.rate.interval()[0] > 0.4
-    text = report.run(report.Config(), worse).with_name("report.md").read_text(encoding="utf-8").replace("\\", "")
-    assert "THE TEST ROWS SPEAK AGAINST A CERTIFICATE: missed_refusal is promised at 0.4 and is " in text
+    text = (
+        report.run(report.Config(), worse)
+        .with_name("report.md")
+        .read_text(encoding="utf-8")
+        .replace("\\", "")
+    )
+    assert (
+        "THE TEST ROWS SPEAK AGAINST A CERTIFICATE: missed_refusal is promised at 0.4 and is "
+        in text
+    )
     assert "certified; the test rows speak against it" in text
 
 

@@ -35,7 +35,11 @@ class Apprentice:
         (folder / "model" / "model.safetensors").write_bytes(b"weights")
         engine = FakeEngine(taxonomy=taxonomy)
         return TrainedModel(
-            fingerprint=engine.fingerprint, steps=1, history=(), row_change=(1.0,) * 6, origin=self.origin
+            fingerprint=engine.fingerprint,
+            steps=1,
+            history=(),
+            row_change=(1.0,) * 6,
+            origin=self.origin,
         )
 
 
@@ -123,7 +127,9 @@ def test_prompts_that_rewrites_made_are_seen_as_well(folder):
 def test_rows_that_a_model_had_elsewhere_are_recorded_without_training(folder, tmp_path):
     apprentice = Apprentice()
     train.run(tiny(), coconot(), apprentice, folder)
-    (tmp_path / "more.jsonl").write_text('{"prompt": "An unheard-of question about nothing in particular"}\n')
+    (tmp_path / "more.jsonl").write_text(
+        '{"prompt": "An unheard-of question about nothing in particular"}\n'
+    )
     before = seen_by_run(folder)
     record = train.tell([tmp_path / "more.jsonl"], folder)
     assert len(record.prompts) == len(before.prompts) + 1
@@ -153,5 +159,9 @@ def test_a_base_that_demur_trained_keeps_name_and_licence_of_its_own_base(folder
     data.run(data.Config(), coconot(), {"rows": Rows(examples(every=8))}, other)
     found = Origin(model=base, licence="not stated", source="a folder", digest="sha256:c")
     second = train.run(TrainSettings(base=base), coconot(), Apprentice(origin=found), other)
-    assert (second.origin.model, second.origin.licence, second.origin.digest) == ("Big", "mit", "sha256:c")
+    assert (second.origin.model, second.origin.licence, second.origin.digest) == (
+        "Big",
+        "mit",
+        "sha256:c",
+    )
     assert base in second.origin.source

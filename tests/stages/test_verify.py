@@ -1,4 +1,6 @@
-"""Verifying policies against the run that made them: whatever was edited, it does not follow from the rows."""
+"""Verifying policies against the run that made them: whatever was edited, it does not follow from
+the rows.
+"""
 
 import json
 import shutil
@@ -67,11 +69,22 @@ def test_a_forger_who_makes_the_digest_again_is_found_out(folder, tmp_path):
     (promise,) = policy.promises
     thresholds = tuple(replace(c, threshold=0.99) for c in policy.categories)
     forgeries = {
-        "the run has": replace(policy, promises=(replace(promise, rate=Rate(hits=0, of=100_000), digest=None),)),
-        "errors of": replace(policy, categories=thresholds, promises=(replace(promise, digest=None),)),
-        "allow": replace(policy, promises=(replace(promise, goal=replace(promise.goal, level=0.001), digest=None),)),
-        "other rows": replace(policy, promises=(replace(promise, data_digest="sha256:0", digest=None),)),
-        "than those it names": replace(policy, promises=(replace(promise, rows="sha256:0", digest=None),)),
+        "the run has": replace(
+            policy, promises=(replace(promise, rate=Rate(hits=0, of=100_000), digest=None),)
+        ),
+        "errors of": replace(
+            policy, categories=thresholds, promises=(replace(promise, digest=None),)
+        ),
+        "allow": replace(
+            policy,
+            promises=(replace(promise, goal=replace(promise.goal, level=0.001), digest=None),),
+        ),
+        "other rows": replace(
+            policy, promises=(replace(promise, data_digest="sha256:0", digest=None),)
+        ),
+        "than those it names": replace(
+            policy, promises=(replace(promise, rows="sha256:0", digest=None),)
+        ),
         "no level": replace(policy, promises=(replace(promise, confidence=None, digest=None),)),
     }
     for said, forged in forgeries.items():

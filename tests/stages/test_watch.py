@@ -42,7 +42,11 @@ def moved(path, towards, by, to):
     logits_NC = table.logp_NC.astype(np.float64)
     logits_NC[:, towards] += by
     logp_NC = logits_NC - np.logaddexp.reduce(logits_NC, axis=1)[:, None]
-    write_scores(to, ScoreTable(ids=table.ids, logp_NC=np.minimum(logp_NC, 0).astype(np.float32)), fingerprint)
+    write_scores(
+        to,
+        ScoreTable(ids=table.ids, logp_NC=np.minimum(logp_NC, 0).astype(np.float32)),
+        fingerprint,
+    )
     return to
 
 
@@ -62,7 +66,9 @@ def test_traffic_like_the_calibration_rows_leaves_the_promise_supported(folder, 
     assert {s.test for s in sight.shifts} == {"ks", "js", "psi", "refusal_rate"}
 
 
-def test_shifted_traffic_is_drift_with_the_evidence_and_no_promise_is_lost_by_it(folder, live, state, tmp_path):
+def test_shifted_traffic_is_drift_with_the_evidence_and_no_promise_is_lost_by_it(
+    folder, live, state, tmp_path
+):
     shifted = moved(live, coconot().column("safety"), 3.0, tmp_path / "shifted.parquet")
     sight = run(Config(scores=shifted, state=state), folder)
     assert (sight.supported, sight.drifted) == (True, True)
@@ -70,7 +76,8 @@ def test_shifted_traffic_is_drift_with_the_evidence_and_no_promise_is_lost_by_it
     assert verdict(watched) == "drift seen"
     assert "safety" in {a.about for a in watched.drift}
     assert all(a.p_value <= 0.05 for a in watched.drift)
-    assert read_policy(folder.policy).promises[0].status == "certified"  # the policy itself is not touched
+    # the policy itself is not touched
+    assert read_policy(folder.policy).promises[0].status == "certified"
 
 
 def test_drift_stays_when_traffic_is_as_before_again(folder, live, state, tmp_path):
@@ -81,11 +88,15 @@ def test_drift_stays_when_traffic_is_as_before_again(folder, live, state, tmp_pa
 def sorted_by_category(path, to, in_time=False):
     table, fingerprint = read_scores(path)
     order_N = np.lexsort((table.logp_NC.max(axis=1), table.logp_NC.argmax(axis=1)))
-    write_scores(to, table.select(tuple(table.ids[n] for n in order_N)), fingerprint, in_time=in_time)
+    write_scores(
+        to, table.select(tuple(table.ids[n] for n in order_N)), fingerprint, in_time=in_time
+    )
     return to
 
 
-def test_a_file_sorted_by_category_is_no_drift_and_its_order_is_said_to_be_random(folder, live, state, tmp_path):
+def test_a_file_sorted_by_category_is_no_drift_and_its_order_is_said_to_be_random(
+    folder, live, state, tmp_path
+):
     path = sorted_by_category(live, tmp_path / "sorted.parquet")
     sight = run(Config(scores=path, state=state), folder)
     assert (sight.supported, sight.drifted, sight.permuted) == (True, False, 1)
@@ -94,11 +105,16 @@ def test_a_file_sorted_by_category_is_no_drift_and_its_order_is_said_to_be_rando
     assert again.monitor == sight.monitor
 
 
-def test_an_order_in_time_is_kept_where_the_file_or_the_caller_says_that_it_is_one(folder, live, tmp_path):
+def test_an_order_in_time_is_kept_where_the_file_or_the_caller_says_that_it_is_one(
+    folder, live, tmp_path
+):
     plain = sorted_by_category(live, tmp_path / "sorted.parquet")
     timed = sorted_by_category(live, tmp_path / "timed.parquet", in_time=True)
     for number, config in enumerate(
-        (Config(scores=plain, in_order=True, state=tmp_path / "1"), Config(scores=timed, state=tmp_path / "2"))
+        (
+            Config(scores=plain, in_order=True, state=tmp_path / "1"),
+            Config(scores=timed, state=tmp_path / "2"),
+        )
     ):
         sight = run(config, folder)
         assert (sight.drifted, sight.permuted) == (True, 0), number
@@ -109,25 +125,40 @@ def test_a_few_odd_requests_do_not_void_a_promise_that_they_do_not_touch(folder,
     table, fingerprint = read_scores(folder.scores("test"))
     odd_NC = np.full((34, table.logp_NC.shape[1]), -12.0, dtype=np.float32)
     odd_NC[:, 4] = -1e-4
-    write_scores(tmp_path / "odd.parquet", ScoreTable(ids=tuple(map(str, range(34))), logp_NC=odd_NC), fingerprint)
+    write_scores(
+        tmp_path / "odd.parquet",
+        ScoreTable(ids=tuple(map(str, range(34))), logp_NC=odd_NC),
+        fingerprint,
+    )
     (tmp_path / "labels.jsonl").write_text(
         "".join(json.dumps({"id": str(n), "label": coconot().names[3]}) + "\n" for n in range(34))
     )
-    sight = run(Config(scores=tmp_path / "odd.parquet", feedback=tmp_path / "labels.jsonl", state=state), folder)
+    sight = run(
+        Config(scores=tmp_path / "odd.parquet", feedback=tmp_path / "labels.jsonl", state=state),
+        folder,
+    )
     assert (sight.supported, sight.drifted) == (True, True)
     assert sight.monitor.audits[0].rate.of == 0
 
 
 def test_labels_in_an_unlucky_order_are_no_evidence(folder, live, state, tmp_path):
-    """Errors first: the evidence after the first few would be enough for an alarm that the whole does not raise."""
+    """Errors first: the evidence after the first few would be enough for an alarm that the whole
+    does not raise.
+    """
     table, _ = read_scores(live)
     wrong_N = decide_many(read_policy(folder.policy), table.logp_NC).refuses_N
     ids = [*np.array(table.ids)[wrong_N][:6], *np.array(table.ids)[~wrong_N]]
-    (tmp_path / "labels.jsonl").write_text("".join(json.dumps({"id": i, "label": "respond"}) + "\n" for i in ids))
-    assert run(Config(scores=live, feedback=tmp_path / "labels.jsonl", state=state), folder).supported
+    (tmp_path / "labels.jsonl").write_text(
+        "".join(json.dumps({"id": i, "label": "respond"}) + "\n" for i in ids)
+    )
+    assert run(
+        Config(scores=live, feedback=tmp_path / "labels.jsonl", state=state), folder
+    ).supported
 
 
-def test_a_folder_of_score_files_is_read_in_the_order_of_their_names_each_once(folder, live, state, tmp_path):
+def test_a_folder_of_score_files_is_read_in_the_order_of_their_names_each_once(
+    folder, live, state, tmp_path
+):
     table, fingerprint = read_scores(live)
     half, parts = len(table.ids) // 2, tmp_path / "parts"
     write_scores(parts / "1.parquet", table.select(table.ids[:half]), fingerprint, in_time=True)
@@ -135,7 +166,11 @@ def test_a_folder_of_score_files_is_read_in_the_order_of_their_names_each_once(f
     write_scores(parts / "2.parquet", table.select(table.ids[half:]), fingerprint, in_time=True)
     labels = labels_of(folder, live, tmp_path / "labels.jsonl")
     both = run(Config(scores=parts, feedback=labels, state=state), folder)
-    assert (first.new_rows, both.new_rows, both.new_labels) == (half, len(table.ids) - half, len(table.ids))
+    assert (first.new_rows, both.new_rows, both.new_labels) == (
+        half,
+        len(table.ids) - half,
+        len(table.ids),
+    )
     write_scores(parts / "3.parquet", table.select(table.ids[:1]), fingerprint)
     with pytest.raises(DataError, match="stands in two score files"):
         run(Config(scores=parts, state=state), folder)
@@ -164,7 +199,9 @@ def test_labels_above_the_level_take_the_promise_away(folder, live, state, tmp_p
     assert "promised at most 0.2" in sight.watched[0].alarms[0].text
 
 
-def test_two_batches_are_the_same_whether_the_monitor_was_stored_between_them_or_not(folder, live, state, tmp_path):
+def test_two_batches_are_the_same_whether_the_monitor_was_stored_between_them_or_not(
+    folder, live, state, tmp_path
+):
     table, fingerprint = read_scores(live)
     half = len(table.ids) // 2
     for name, ids in (("a", table.ids[:half]), ("b", table.ids[half:])):
@@ -189,7 +226,9 @@ def test_a_promised_refusal_rate_is_audited_without_labels(tmp_path_factory, tmp
     assert "labels" in {a.source for a in run(Config(scores=always), other).watched[0].alarms}
 
 
-def test_a_policy_that_promised_nothing_cannot_lose_it_but_drift_is_told(tmp_path_factory, tmp_path):
+def test_a_policy_that_promised_nothing_cannot_lose_it_but_drift_is_told(
+    tmp_path_factory, tmp_path
+):
     rows = examples(every=4)
     other = prepare(tmp_path_factory.mktemp("measured"), rows, engine_for(rows))
     live = moved(other.scores("test"), 4, 4.0, tmp_path / "shifted.parquet")
@@ -203,7 +242,9 @@ def test_a_policy_that_promised_nothing_cannot_lose_it_but_drift_is_told(tmp_pat
 
 def test_scores_of_another_model_are_refused(folder, live, state, tmp_path):
     table, fingerprint = read_scores(live)
-    write_scores(tmp_path / "other.parquet", table, replace(fingerprint, model_digest="sha256:other"))
+    write_scores(
+        tmp_path / "other.parquet", table, replace(fingerprint, model_digest="sha256:other")
+    )
     with pytest.raises(PolicyError, match="another model: model_digest"):
         run(Config(scores=tmp_path / "other.parquet", state=state), folder)
     assert not state.exists()
@@ -226,7 +267,9 @@ def drop_audit(file):
 
 
 def cut_grid(file):
-    return file.model_copy(update={"series": tuple(s.model_copy(update={"count_B": (1, 2)}) for s in file.series)})
+    return file.model_copy(
+        update={"series": tuple(s.model_copy(update={"count_B": (1, 2)}) for s in file.series)}
+    )
 
 
 @pytest.mark.parametrize("damage", [drop_series, drop_audit, cut_grid])
@@ -248,14 +291,22 @@ def test_a_state_of_another_policy_is_refused(folder, live, state):
     ("line", "fault"),
     [
         ('{"id": "nobody", "label": "respond"}', (DataError, "no score")),
-        ('{"id": "FIRST", "label": "safty"}', (TaxonomyError, r"labels\.jsonl:1, request(.|\n)*safty")),
+        (
+            '{"id": "FIRST", "label": "safty"}',
+            (TaxonomyError, r"labels\.jsonl:1, request(.|\n)*safty"),
+        ),
         ("", (DataError, r"labels\.jsonl has no label")),
         ('{"id": "FIRST", "lable": "safety"}', (DataError, "lable: unknown key")),
-        ('{"id": "FIRST", "label": "safety"}\n{"id": "FIRST", "label": "safety"}', (DataError, "a second time")),
+        (
+            '{"id": "FIRST", "label": "safety"}\n{"id": "FIRST", "label": "safety"}',
+            (DataError, "a second time"),
+        ),
         ('{"id": "FIRST", ', (DataError, "not JSON")),
     ],
 )
-def test_feedback_that_cannot_be_used_names_what_is_wrong_and_counts_nothing(folder, live, tmp_path, line, fault):
+def test_feedback_that_cannot_be_used_names_what_is_wrong_and_counts_nothing(
+    folder, live, tmp_path, line, fault
+):
     first = read_scores(live)[0].ids[0]
     state = tmp_path / "state.json"
     (tmp_path / "labels.jsonl").write_text(line.replace("FIRST", first) + "\n")

@@ -13,7 +13,11 @@ from demur.store.rows import read_examples
 from demur.store.scores.tables import read_scores
 
 GOALS = "false_refusal <= 0.3; false_refusal[contrast] <= 0.3; refusal_rate[contrast] <= 0.3"
-OVERALL, SLICE, SHARE = "false_refusal", "false_refusal[kind=contrast]", "refusal_rate[kind=contrast]"
+OVERALL, SLICE, SHARE = (
+    "false_refusal",
+    "false_refusal[kind=contrast]",
+    "refusal_rate[kind=contrast]",
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,9 @@ def live(folder, tmp_path_factory):
 
 
 def labels_file(folder, scores, to, *keys, wrong=False):
-    """The true labels with some of their traits; wrong: as if nothing had been to be refused, and all were contrast."""
+    """The true labels with some of their traits; wrong: as if nothing had been to be refused, and
+    all were contrast.
+    """
     by_id = {e.id: e for e in read_examples(folder.split("test"))}
     rows = []
     for i in read_scores(scores)[0].ids:
@@ -46,13 +52,22 @@ def said(sight):
 
 
 def test_the_run_promises_something_of_a_slice(folder):
-    assert [p.risk for p in read_policy(folder.policy).promises if p.status == "certified"] == [OVERALL, SLICE, SHARE]
+    assert [p.risk for p in read_policy(folder.policy).promises if p.status == "certified"] == [
+        OVERALL,
+        SLICE,
+        SHARE,
+    ]
 
 
-def test_without_labels_of_the_slice_its_promise_is_certified_and_not_watched(folder, live, tmp_path):
+def test_without_labels_of_the_slice_its_promise_is_certified_and_not_watched(
+    folder, live, tmp_path
+):
     labels = labels_file(folder, live, tmp_path / "labels.jsonl")
     for told in (None, labels, labels_file(folder, live, tmp_path / "sources.jsonl", "source")):
-        sight = run(Config(scores=live, feedback=told, state=tmp_path / f"{told and told.name}.json"), folder)
+        sight = run(
+            Config(scores=live, feedback=told, state=tmp_path / f"{told and told.name}.json"),
+            folder,
+        )
         unwatched = "certified, not watched"
         assert said(sight) == {OVERALL: "supported", SLICE: unwatched, SHARE: unwatched}
         assert sight.supported
@@ -79,8 +94,17 @@ def test_servers_and_explain_learn_of_the_labels_from_the_state(folder, live, tm
     policy, state = read_policy(folder.policy), state_path(folder)
     try:
         assert unheard(folder) == (SLICE, SHARE)
-        assert [w.unheard for w in begin_watching([folder], policy).watched("acme")] == [False, True, True]
-        run(Config(scores=live, feedback=labels_file(folder, live, tmp_path / "labels.jsonl", "kind")), folder)
+        assert [w.unheard for w in begin_watching([folder], policy).watched("acme")] == [
+            False,
+            True,
+            True,
+        ]
+        run(
+            Config(
+                scores=live, feedback=labels_file(folder, live, tmp_path / "labels.jsonl", "kind")
+            ),
+            folder,
+        )
         assert unheard(folder) == ()
         assert not any(w.unheard for w in begin_watching([folder], policy).watched("acme"))
     finally:
@@ -88,10 +112,15 @@ def test_servers_and_explain_learn_of_the_labels_from_the_state(folder, live, tm
 
 
 @pytest.mark.parametrize(
-    ("label", "kind"), [("respond", "refusal"), ("safety", "contrast"), ("safety", "benign"), ("respond", "odd")]
+    ("label", "kind"),
+    [("respond", "refusal"), ("safety", "contrast"), ("safety", "benign"), ("respond", "odd")],
 )
-def test_a_kind_that_contradicts_its_label_or_is_none_is_an_error(folder, live, tmp_path, label, kind):
+def test_a_kind_that_contradicts_its_label_or_is_none_is_an_error(
+    folder, live, tmp_path, label, kind
+):
     path = tmp_path / "labels.jsonl"
-    path.write_text(json.dumps({"id": read_scores(live)[0].ids[0], "label": label, "kind": kind}) + "\n")
+    path.write_text(
+        json.dumps({"id": read_scores(live)[0].ids[0], "label": label, "kind": kind}) + "\n"
+    )
     with pytest.raises(DataError, match="kind"):
         run(Config(scores=live, feedback=path, state=tmp_path / "state.json"), folder)

@@ -17,27 +17,35 @@ from demur.core.policy import ALWAYS, NEVER, DoubtRule
 from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.losses import board_of, losses_of
-from demur.stats.thresholds.procedures import (
-    Request,
-    certify_budgets,
-    certify_graphical,
-    certify_path,
-    certify_shared,
-    certify_vectors,
-)
+from demur.stats.thresholds.procedures.budgets import certify_budgets, certify_graphical
+from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.procedures.sequences import certify_path, certify_vectors
+from demur.stats.thresholds.procedures.shared import certify_shared
 from demur.stats.thresholds.search import lenient_path, split_rows
 from demur.stats.thresholds.solve import solve, solve_on_traffic
 from demur.stats.thresholds.sweep import category_sweeps, pooled_sweep
 from demur.stats.thresholds.worth import aim_of, best_within
-from tests.builders import THRESHOLDS, labelled, leaking, log_softmax, policy, simulated_rows, with_category
+from tests.builders import (
+    THRESHOLDS,
+    labelled,
+    leaking,
+    log_softmax,
+    policy,
+    simulated_rows,
+    with_category,
+)
 
 EVERY = (certify_path, certify_vectors, certify_shared, certify_budgets, certify_graphical)
 LOCKS = st.lists(st.booleans(), min_size=3, max_size=3)
 
 
 def template_of(data, rule="heaviest"):
-    """Three categories, any of them locked or inactive, with a bound that some rows of `leaking` are above."""
-    found = replace(policy(3, rule), doubt=DoubtRule(most_leftover=data.draw(st.sampled_from((0.1, 0.5, 1.0)))))
+    """Three categories, any of them locked or inactive, with a bound that some rows of `leaking`
+    are above.
+    """
+    found = replace(
+        policy(3, rule), doubt=DoubtRule(most_leftover=data.draw(st.sampled_from((0.1, 0.5, 1.0))))
+    )
     for at, lock in enumerate(data.draw(LOCKS)):
         found = with_category(found, at, locked=lock)
     return with_category(found, 1, active=data.draw(st.booleans()))
@@ -53,7 +61,9 @@ def doubtful_rows(n, seed, share=0.05, signal=3.5):
     """Simulated rows of which a share has lost nearly all its probability to other tokens."""
     rows = simulated_rows(n, 3, seed=seed, signal=signal)
     lost_N = np.random.default_rng(seed + 1).random(n) < share
-    logp_NC = rows.table.logp_NC + np.where(lost_N, np.float32(np.log(0.02)), np.float32(0.0))[:, None]
+    logp_NC = (
+        rows.table.logp_NC + np.where(lost_N, np.float32(np.log(0.02)), np.float32(0.0))[:, None]
+    )
     return labelled(logp_NC.astype(np.float32), rows.label_N)
 
 
@@ -89,15 +99,23 @@ def test_sweeps_count_what_one_threshold_beside_never_does(data, threshold):
     rows, template = rows_of(data), template_of(data)
     for name, sweep in category_sweeps(template, rows).items():
         column = template.taxonomy.column(name)
-        chosen = decide_many(template.with_thresholds({name: threshold}), rows.table.logp_NC).choice_N
+        chosen = decide_many(
+            template.with_thresholds({name: threshold}), rows.table.logp_NC
+        ).choice_N
         counted = sweep.at_thresholds(np.array([threshold]))
         assert int(counted.refused[0]) == int((chosen == column).sum())
         assert int(counted.own[0]) == int(((chosen == column) & (rows.label_N == column)).sum())
         at_cuts = template.with_thresholds({name: float(sweep.threshold_J[-1])})
-        assert int(sweep.cut_J[-1]) == int((decide_many(at_cuts, rows.table.logp_NC).choice_N == column).sum())
+        assert int(sweep.cut_J[-1]) == int(
+            (decide_many(at_cuts, rows.table.logp_NC).choice_N == column).sum()
+        )
 
 
-@given(data=st.data(), threshold=st.sampled_from(THRESHOLDS), rule=st.sampled_from(("heaviest", "any", "sum")))
+@given(
+    data=st.data(),
+    threshold=st.sampled_from(THRESHOLDS),
+    rule=st.sampled_from(("heaviest", "any", "sum")),
+)
 def test_a_pooled_sweep_counts_what_one_shared_threshold_does(data, threshold, rule):
     rows, template = rows_of(data), template_of(data, rule)
     chosen = template.with_thresholds(dict.fromkeys(template.taxonomy.names, threshold))
@@ -112,18 +130,24 @@ def test_a_pooled_sweep_counts_what_one_shared_threshold_does(data, threshold, r
 @given(data=st.data(), rule=st.sampled_from(("heaviest", "any", "sum")))
 def test_each_point_of_a_curve_is_what_decide_many_does_there(data, rule):
     rows, template = rows_of(data), template_of(data, rule)
-    for name, category in zip(template.taxonomy.names, with_curves(template, rows).categories, strict=True):
+    for name, category in zip(
+        template.taxonomy.names, with_curves(template, rows).categories, strict=True
+    ):
         column = template.taxonomy.column(name)
         for point in category.curve:
             moved = template.taxonomy.names if rule == "sum" else (name,)
             chosen = template.with_thresholds(dict.fromkeys(moved, point.threshold))
             choice_N = decide_many(chosen, rows.table.logp_NC).choice_N
             assert point.refusal_rate.hits == int((choice_N == column).sum())
-            assert point.false_refusal.hits == int(((choice_N == column) & (rows.label_N == 0)).sum())
+            assert point.false_refusal.hits == int(
+                ((choice_N == column) & (rows.label_N == 0)).sum()
+            )
 
 
 @pytest.mark.parametrize("lock", [(), (0,), (0, 2)])
-@pytest.mark.parametrize("goals", ["false_refusal <= 0.12", "false_refusal[safety] <= 0.12; false_refusal <= 0.2"])
+@pytest.mark.parametrize(
+    "goals", ["false_refusal <= 0.12", "false_refusal[safety] <= 0.12; false_refusal <= 0.2"]
+)
 @pytest.mark.parametrize("procedure", EVERY)
 def test_what_is_certified_counts_no_fewer_errors_than_decide_many_makes(procedure, goals, lock):
     rows, template = doubtful_rows(4000, seed=3), policy(3)
@@ -131,15 +155,20 @@ def test_what_is_certified_counts_no_fewer_errors_than_decide_many_makes(procedu
         template = with_category(template, at, locked=True)
     board = board_of(template, rows, shared=procedure is certify_shared)
     losses = losses_of(parse_goals(goals), board, 0)
-    asked = Request(board=board, losses=losses, aim=aim_of(None, board, losses), delta=0.1, fixed={})
+    asked = Request(
+        board=board, losses=losses, aim=aim_of(None, board, losses), delta=0.1, fixed={}
+    )
     found = procedure(asked)
     if not isinstance(found, Certified):
-        assert procedure in (certify_budgets, certify_graphical), found  # a third of the level is less than the doubt
+        # a third of the level is less than the doubt
+        assert procedure in (certify_budgets, certify_graphical), found
         return
     tested_N = np.ones(4000, dtype=bool)
     if procedure in (certify_path, certify_vectors):
         tested_N = split_rows(board, asked.learn_share, asked.seed).test_N
-    chosen = template.with_thresholds(dict(zip(template.taxonomy.names, found.thresholds, strict=True)))
+    chosen = template.with_thresholds(
+        dict(zip(template.taxonomy.names, found.thresholds, strict=True))
+    )
     many = decide_many(chosen, rows.table.logp_NC)
     assert many.doubt_N.sum() > 100
     for loss, evidence in zip(losses, found.evidence, strict=True):
@@ -158,12 +187,17 @@ def test_a_level_below_the_share_in_doubt_is_not_certified(procedure):
     rows = doubtful_rows(4000, seed=5, share=0.2)
     board = board_of(policy(3), rows, shared=procedure is certify_shared)
     losses = losses_of(parse_goals("false_refusal <= 0.1"), board, 0)
-    asked = Request(board=board, losses=losses, aim=aim_of(None, board, losses), delta=0.1, fixed={})
+    asked = Request(
+        board=board, losses=losses, aim=aim_of(None, board, losses), delta=0.1, fixed={}
+    )
     assert not isinstance(procedure(asked), Certified)
 
 
 def test_a_missed_refusal_counts_doubt_as_not_answered():
-    rows, goal = doubtful_rows(3000, seed=7, share=0.3, signal=2.0), parse_goal("missed_refusal <= 0.3")
+    rows, goal = (
+        doubtful_rows(3000, seed=7, share=0.3, signal=2.0),
+        parse_goal("missed_refusal <= 0.3"),
+    )
     found = solve([goal], policy(3), rows, How(confidence=0.9, method="shared"), data_digest="d")
     refused_N = decide_many(found, rows.table.logp_NC).refuses_N
     rate = found.promises[0].rate
@@ -189,8 +223,13 @@ def test_beside_locks_no_move_of_one_threshold_betters_the_aim(data, text):
     found = best_within(board, aim, [ALWAYS] * groups, [NEVER] * groups)
     value = aim.value(board.refused(found))
     for g in range(groups):
-        for threshold in (*THRESHOLDS, *np.exp(np.unique(rows.table.logp_NC).astype(np.float64)).tolist()):
-            assert aim.value(board.refused([*found[:g], threshold, *found[g + 1 :]])) <= value + 1e-6
+        for threshold in (
+            *THRESHOLDS,
+            *np.exp(np.unique(rows.table.logp_NC).astype(np.float64)).tolist(),
+        ):
+            assert (
+                aim.value(board.refused([*found[:g], threshold, *found[g + 1 :]])) <= value + 1e-6
+            )
 
 
 @settings(max_examples=40)
@@ -211,9 +250,13 @@ def test_with_one_lock_of_two_the_best_vector_is_nearly_always_found(data):
 def test_an_optimum_beside_a_lock_says_what_it_is(text):
     rows = simulated_rows(400, 3, seed=1, signal=2.0)
     template = with_category(policy(3), 0, locked=True)
-    found = solve([parse_goal(text)], template, rows, How(confidence=0.9, method="shared"), data_digest="d")
+    found = solve(
+        [parse_goal(text)], template, rows, How(confidence=0.9, method="shared"), data_digest="d"
+    )
     assert "locked" in found.promises[0].method
-    free = solve([parse_goal(text)], policy(3), rows, How(confidence=0.9, method="shared"), data_digest="d")
+    free = solve(
+        [parse_goal(text)], policy(3), rows, How(confidence=0.9, method="shared"), data_digest="d"
+    )
     kept = decide_many(found, rows.table.logp_NC).refuses_N
     lazy = decide_many(with_category(free, 0, locked=True), rows.table.logp_NC).refuses_N
     assert ((kept == (rows.label_N > 0)).mean()) >= (lazy == (rows.label_N > 0)).mean() - 0.02
@@ -223,7 +266,13 @@ def test_an_optimum_beside_a_lock_says_what_it_is(text):
 def test_goals_about_tokens_refuse_locks_instead_of_miscounting(text):
     rows, template = simulated_rows(400, 3, seed=1), with_category(policy(3), 0, locked=True)
     with pytest.raises(GoalError, match="locked"):
-        solve([parse_goal(text)], template, rows, How(confidence=0.9, method="shared"), data_digest="d")
+        solve(
+            [parse_goal(text)],
+            template,
+            rows,
+            How(confidence=0.9, method="shared"),
+            data_digest="d",
+        )
 
 
 def test_wrong_categories_are_not_promised_beside_a_lock():
@@ -236,9 +285,21 @@ def test_a_rate_below_the_share_in_doubt_is_infeasible_and_says_so():
     rows = doubtful_rows(500, seed=9, share=0.2)
     for text in ("refusal_rate = 5%", "refusal_rate[safety] = 1%"):
         with pytest.raises(GoalInfeasible, match="in doubt at every threshold"):
-            solve([parse_goal(text)], policy(3), rows, How(confidence=0.9, method="shared"), data_digest="d")
+            solve(
+                [parse_goal(text)],
+                policy(3),
+                rows,
+                How(confidence=0.9, method="shared"),
+                data_digest="d",
+            )
     with pytest.raises(DemurError):
-        solve_on_traffic([parse_goal("refusal_rate <= 5%")], policy(3), rows.table, confidence=0.9, data_digest="d")
+        solve_on_traffic(
+            [parse_goal("refusal_rate <= 5%")],
+            policy(3),
+            rows.table,
+            confidence=0.9,
+            data_digest="d",
+        )
 
 
 def test_traffic_beside_a_lock_is_refused_no_more_often_than_asked():

@@ -24,11 +24,15 @@ def leaving(left_N):
 def test_the_bound_is_twice_what_all_but_one_row_in_a_hundred_leave():
     left_N = np.full(1000, 0.001)
     left_N[:9] = 0.03
-    assert measured_rule(leaving(left_N), OURS, "refuse").most_leftover == pytest.approx(0.01)  # never below
+    # never below
+    assert measured_rule(leaving(left_N), OURS, "refuse").most_leftover == pytest.approx(0.01)
     left_N[:20] = 0.03
-    assert measured_rule(leaving(left_N), OURS, "error") == DoubtRule(most_leftover=0.06, then="error")
+    assert measured_rule(leaving(left_N), OURS, "error") == DoubtRule(
+        most_leftover=0.06, then="error"
+    )
     left_N[:20] = 0.4
-    assert measured_rule(leaving(left_N), OURS, "refuse").most_leftover == MOST_LEFTOVER  # never above
+    # never above
+    assert measured_rule(leaving(left_N), OURS, "refuse").most_leftover == MOST_LEFTOVER
 
 
 @given(left_N=st.lists(st.floats(0.0, 0.99), min_size=1, max_size=40))

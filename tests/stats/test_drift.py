@@ -1,4 +1,6 @@
-"""Drift: one look at a window, tests that may be looked at always, and what they mean for promises."""
+"""Drift: one look at a window, tests that may be looked at always, and what they mean for
+promises.
+"""
 
 import json
 from dataclasses import asdict, replace
@@ -23,7 +25,11 @@ from tests.builders import log_softmax, policy, simulated_rows
 
 GOLDEN_FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = json.loads((GOLDEN_FOLDER / "shift.json").read_text(encoding="utf-8"))
-SCORES = np.array(json.loads((GOLDEN_FOLDER / "metrics.json").read_text(encoding="utf-8"))["inputs"]["binary_scores"])
+SCORES = np.array(
+    json.loads((GOLDEN_FOLDER / "metrics.json").read_text(encoding="utf-8"))["inputs"][
+        "binary_scores"
+    ]
+)
 REFERENCE = SCORES[:450]
 LIVE = {"same": SCORES[450:], "shifted": SCORES[450:] ** 0.8}
 
@@ -45,7 +51,10 @@ def promise(risk="false_refusal", status="certified", level=0.05):
 
 
 def promised(k=2):
-    return replace(policy(k, thresholds=[0.5] * k), promises=(promise(), promise("missed_refusal[safety]", level=0.1)))
+    return replace(
+        policy(k, thresholds=[0.5] * k),
+        promises=(promise(), promise("missed_refusal[safety]", level=0.1)),
+    )
 
 
 def uniforms(rows, series=3, seed=0):
@@ -70,7 +79,10 @@ def test_stability_distance_and_divergence_are_the_golden_ones(which):
 
 def test_equal_reference_scores_leave_nothing_to_test():
     found = stability(np.ones(20), np.ones(30))
-    assert (found.index, found.js_divergence) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-12))
+    assert (found.index, found.js_divergence) == (
+        pytest.approx(0, abs=1e-12),
+        pytest.approx(0, abs=1e-12),
+    )
     assert "one cell" in found.p_value.why
 
 
@@ -82,13 +94,20 @@ def test_a_changed_refusal_rate_is_found_and_an_equal_one_is_not():
 
 
 def test_p_values_are_adjusted_together_and_divergences_stay_without():
-    shifts = compare_scores("a", REFERENCE, LIVE["same"]) + compare_scores("b", REFERENCE, REFERENCE**3)
+    shifts = compare_scores("a", REFERENCE, LIVE["same"]) + compare_scores(
+        "b", REFERENCE, REFERENCE**3
+    )
     found = adjust(shifts)
     raw = sorted(s.p_value.value for s in shifts if s.p_value.defined)
-    by_hand = [min(raw[j] * len(raw) / (j + 1) for j in range(i, len(raw))) for i in range(len(raw))]
+    by_hand = [
+        min(raw[j] * len(raw) / (j + 1) for j in range(i, len(raw))) for i in range(len(raw))
+    ]
     assert sorted(s.adjusted.value for s in found if s.adjusted.defined) == pytest.approx(by_hand)
     assert {s.test for s in found if not s.adjusted.defined} == {"js"}
-    assert [(s.series, s.test) for s in found if significant(s, 0.01)] == [("b", "ks"), ("b", "psi")]
+    assert [(s.series, s.test) for s in found if significant(s, 0.01)] == [
+        ("b", "ks"),
+        ("b", "psi"),
+    ]
 
 
 def test_comparing_names_what_drifted():
@@ -128,7 +147,9 @@ def test_extreme_scores_are_clipped_and_nan_is_refused():
 # the martingale
 
 
-@pytest.mark.parametrize("name", ["jumper_martingale_uniform", "jumper_martingale_shifted_beta_0.4_1"])
+@pytest.mark.parametrize(
+    "name", ["jumper_martingale_uniform", "jumper_martingale_shifted_beta_0.4_1"]
+)
 def test_the_simple_jumper_follows_the_golden_path(name):
     golden, shares, log_e, path = GOLDEN[name], (1 / 3, 1 / 3, 1 / 3), 0.0, []
     for p in golden["p_values"]:
@@ -143,7 +164,9 @@ def test_the_conformal_p_value_is_the_golden_one():
     golden = GOLDEN["conformal_p_value"]
     above = sum(x > golden["current"] for x in golden["history"])
     equal = sum(x == golden["current"] for x in golden["history"])
-    assert martingale.smoothed_rank(above, equal, len(golden["history"]), golden["u"]) == pytest.approx(golden["p"])
+    assert martingale.smoothed_rank(
+        above, equal, len(golden["history"]), golden["u"]
+    ) == pytest.approx(golden["p"])
 
 
 def test_the_state_ranks_each_score_among_all_before_it():
@@ -166,7 +189,9 @@ def test_updating_in_parts_is_updating_at_once(scores, cut, learns):
     score_T, u_T = np.array(scores), np.random.default_rng(len(scores)).random(len(scores))
     start = martingale.begin("total", np.linspace(-3, 3, 50), learns=learns)
     whole = martingale.update(start, score_T, u_T)
-    parts = martingale.update(martingale.update(start, score_T[:cut], u_T[:cut]), score_T[cut:], u_T[cut:])
+    parts = martingale.update(
+        martingale.update(start, score_T[:cut], u_T[:cut]), score_T[cut:], u_T[cut:]
+    )
     assert parts == whole
     assert whole.highest_log_e >= max(whole.log_e, 0)
     assert sum(whole.shares) == pytest.approx(1)
@@ -183,9 +208,14 @@ def test_drift_either_way_raises_the_evidence_without_bound():
 
 def test_a_slow_drift_is_absorbed_by_a_reference_that_learns_and_seen_by_one_that_does_not():
     rng = np.random.default_rng(6)
-    reference, live, u_T = rng.normal(size=500), rng.normal(size=6000) + np.linspace(0, 0.6, 6000), rng.random(6000)
+    reference, live, u_T = (
+        rng.normal(size=500),
+        rng.normal(size=6000) + np.linspace(0, 0.6, 6000),
+        rng.random(6000),
+    )
     learning, fixed = (
-        martingale.update(martingale.begin("total", reference, learns=learns), live, u_T) for learns in (True, False)
+        martingale.update(martingale.begin("total", reference, learns=learns), live, u_T)
+        for learns in (True, False)
     )
     assert fixed.log_e > learning.log_e + 10
     assert sum(fixed.count_B) == 500
@@ -207,11 +237,15 @@ def test_bad_scores_and_other_grids_are_refused():
 def test_the_audit_has_the_golden_evidence():
     golden = GOLDEN["own_truncated_beta_e_process"]
     errors = np.array(GOLDEN["audit_errors"], dtype=bool)
-    found = [audit.update(Audit(goal=stated_goal("false_refusal", 0.05)), errors[:t]).log_e for t in GOLDEN["audit_at"]]
+    found = [
+        audit.update(Audit(goal=stated_goal("false_refusal", 0.05)), errors[:t]).log_e
+        for t in GOLDEN["audit_at"]
+    ]
     assert found == pytest.approx(golden["log_e"], abs=1e-9)
     bar = np.log(20)
     crossed = [
-        audit.update(Audit(goal=stated_goal("false_refusal", 0.05)), errors[:t]).highest_log_e >= bar
+        audit.update(Audit(goal=stated_goal("false_refusal", 0.05)), errors[:t]).highest_log_e
+        >= bar
         for t in range(1, 201)
     ]
     assert crossed.index(True) + 1 == golden["first_time_e_ge_20"]
@@ -220,7 +254,9 @@ def test_the_audit_has_the_golden_evidence():
 @given(st.lists(st.booleans(), max_size=60), st.integers(0, 60))
 def test_auditing_in_parts_is_auditing_at_once(errors, cut):
     start, error_T = Audit(goal=stated_goal("false_refusal", 0.1)), np.array(errors, dtype=bool)
-    assert audit.update(audit.update(start, error_T[:cut]), error_T[cut:]) == audit.update(start, error_T)
+    assert audit.update(audit.update(start, error_T[:cut]), error_T[cut:]) == audit.update(
+        start, error_T
+    )
 
 
 @given(st.integers(0, 300), st.integers(1, 300), st.floats(0.01, 0.5))
@@ -263,13 +299,18 @@ def test_drifted_scores_put_the_assumption_in_doubt_and_take_no_promise_away():
     alarm = next(a for a in found[0].drift if a.about == "safety")
     assert alarm.source == "scores"
     assert alarm.p_value <= 0.01 / monitor.tests
-    assert (alarm.after, alarm.text) == (1000, "scores of safety no longer look like the calibration scores")
+    assert (alarm.after, alarm.text) == (
+        1000,
+        "scores of safety no longer look like the calibration scores",
+    )
     assert found[0].promise.level == 0.05  # what was promised can still be read
 
 
 def test_labels_above_the_level_take_the_support_of_that_promise_only():
     rows = simulated_rows(100, 2, seed=4).table.logp_NC
-    monitor = watch.feedback(watch.begin(promised(), rows), "false_refusal", np.arange(200) % 5 == 0)
+    monitor = watch.feedback(
+        watch.begin(promised(), rows), "false_refusal", np.arange(200) % 5 == 0
+    )
     broken, other = watch.watch(promised().promises, monitor)
     assert (broken.promise.status, other.promise.status) == ("no longer supported", "certified")
     assert broken.alarms[0].text == "40 errors among 200 audited requests, promised at most 0.05"
@@ -277,7 +318,9 @@ def test_labels_above_the_level_take_the_support_of_that_promise_only():
 
 def test_an_alarm_stays_when_traffic_returns_to_normal():
     rows = simulated_rows(100, 2, seed=4).table.logp_NC
-    monitor = watch.feedback(watch.begin(promised(), rows), "false_refusal", np.ones(20, dtype=bool))
+    monitor = watch.feedback(
+        watch.begin(promised(), rows), "false_refusal", np.ones(20, dtype=bool)
+    )
     calm = watch.feedback(monitor, "false_refusal", np.zeros(5000, dtype=bool))
     assert watch.watch(promised().promises, calm)[0].promise.status == "no longer supported"
 
@@ -294,12 +337,16 @@ def test_a_monitor_survives_a_round_trip_through_json():
     rows = simulated_rows(300, 2, seed=5).table.logp_NC
     monitor = watch.observe(watch.begin(promised(), rows[:200]), rows[200:250], uniforms(50))
     stored = json.loads(json.dumps(asdict(monitor)))
-    pairs = zip(stored["audits"], monitor.audits, strict=True)  # files keep a goal by its risk and level
+    # files keep a goal by its risk and level
+    pairs = zip(stored["audits"], monitor.audits, strict=True)
     restored = watch.Monitor(
         series=tuple(
-            Martingale(**{**m, "count_B": tuple(m["count_B"]), "shares": tuple(m["shares"])}) for m in stored["series"]
+            Martingale(**{**m, "count_B": tuple(m["count_B"]), "shares": tuple(m["shares"])})
+            for m in stored["series"]
         ),
-        audits=tuple(Audit(**{**a, "goal": own.goal, "rate": Rate(**a["rate"])}) for a, own in pairs),
+        audits=tuple(
+            Audit(**{**a, "goal": own.goal, "rate": Rate(**a["rate"])}) for a, own in pairs
+        ),
     )
     assert restored == monitor
     more = uniforms(50, seed=1)
@@ -308,7 +355,10 @@ def test_a_monitor_survives_a_round_trip_through_json():
 
 def test_scores_of_another_taxonomy_or_missing_uniforms_are_refused():
     monitor = watch.begin(promised(), simulated_rows(10, 2, seed=0).table.logp_NC)
-    for logp, u_TS in ((simulated_rows(4, 3, seed=0), uniforms(4, 4)), (simulated_rows(4, 2, seed=0), uniforms(3))):
+    for logp, u_TS in (
+        (simulated_rows(4, 3, seed=0), uniforms(4, 4)),
+        (simulated_rows(4, 2, seed=0), uniforms(3)),
+    ):
         with pytest.raises(DataError, match="one uniform number per score and series"):
             watch.observe(monitor, logp.table.logp_NC, u_TS)
     with pytest.raises(DataError, match="no reference score"):

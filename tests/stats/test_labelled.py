@@ -8,7 +8,13 @@ from tests.builders import labelled, log_softmax, table, taxonomy
 
 
 def example(id, kind, category=None):
-    return Example(id=id, source="s", messages=(Message(role="user", content=id),), kind=kind, category=category)
+    return Example(
+        id=id,
+        source="s",
+        messages=(Message(role="user", content=id),),
+        kind=kind,
+        category=category,
+    )
 
 
 def test_labels_follow_the_examples_and_their_order():
@@ -26,14 +32,20 @@ def test_labels_follow_the_examples_and_their_order():
 
 def test_an_unknown_category_and_a_missing_score_are_named():
     with pytest.raises(TaxonomyError, match="'weather'"):
-        label_scores([example("row-0", "refusal", "weather")], taxonomy(2), table(log_softmax([[0, 0, 0]])))
+        label_scores(
+            [example("row-0", "refusal", "weather")], taxonomy(2), table(log_softmax([[0, 0, 0]]))
+        )
     with pytest.raises(ScoreError, match="'row-9'"):
         label_scores([example("row-9", "benign")], taxonomy(2), table(log_softmax([[0, 0, 0]])))
 
 
 @pytest.mark.parametrize(
     ("label_N", "message"),
-    [([0], r"\(1,\) for 2"), ([0, 3], "'row-1' has label 3, expected 0 to 2"), ([-1, 0], "'row-0' has label -1")],
+    [
+        ([0], r"\(1,\) for 2"),
+        ([0, 3], "'row-1' has label 3, expected 0 to 2"),
+        ([-1, 0], "'row-0' has label -1"),
+    ],
 )
 def test_labels_that_do_not_fit_the_scores_are_refused(label_N, message):
     with pytest.raises(DataError, match=message):
@@ -53,7 +65,13 @@ def test_no_rows_are_refused():
 def test_rows_of_one_group_and_source_share_a_number_and_others_have_their_own():
     parts = [("a", "g1"), ("a", "g1"), ("b", "g1"), ("a", None), ("a", None)]
     examples = [
-        Example(id=f"row-{n}", source=s, messages=(Message(role="user", content=str(n)),), kind="benign", group=g)
+        Example(
+            id=f"row-{n}",
+            source=s,
+            messages=(Message(role="user", content=str(n)),),
+            kind="benign",
+            group=g,
+        )
         for n, (s, g) in enumerate(parts)
     ]
     group_N = label_scores(examples, taxonomy(2), table(log_softmax([[0, 0, 0]] * 5))).group_N
@@ -63,4 +81,6 @@ def test_rows_of_one_group_and_source_share_a_number_and_others_have_their_own()
 
 def test_groups_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match="groups of shape"):
-        LabelledScores(table=table(log_softmax([[0, 0]])), label_N=np.array([0]), group_N=np.array([0, 1]))
+        LabelledScores(
+            table=table(log_softmax([[0, 0]])), label_N=np.array([0]), group_N=np.array([0, 1])
+        )

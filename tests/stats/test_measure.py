@@ -15,14 +15,23 @@ from tests.builders import labelled, log_softmax, policy, rows, simulated_rows
 
 
 def examples_of(rows, taxonomy):
-    """Examples with the labels of the rows; every second row to be answered is a contrast row of the first category."""
+    """Examples with the labels of the rows; every second row to be answered is a contrast row of
+    the first category.
+    """
     made = []
     for n, (id, label) in enumerate(zip(rows.table.ids, rows.label_N.tolist(), strict=True)):
         kind = "refusal" if label else "contrast" if n % 2 else "benign"
         category = taxonomy.names[label - 1] if label else taxonomy.names[0] if n % 2 else None
         message = (Message(role="user", content=id),)
         made.append(
-            Example(id=id, source="s", messages=message, kind=kind, category=category, subcategory=f"sub-{n % 3}")
+            Example(
+                id=id,
+                source="s",
+                messages=message,
+                kind=kind,
+                category=category,
+                subcategory=f"sub-{n % 3}",
+            )
         )
     return made
 
@@ -39,7 +48,11 @@ def measured(k=3, n=300, seed=0, **fields):
 
 def test_the_errors_are_the_textbook_ones():
     e = errors_of(np.array([1, 1, 1, 0, 0], dtype=bool), np.array([1, 1, 0, 1, 0], dtype=bool))
-    assert (e.refusal_rate, e.caught, e.missed_refusal) == (Rate(hits=3, of=5), Rate(hits=2, of=3), Rate(hits=1, of=3))
+    assert (e.refusal_rate, e.caught, e.missed_refusal) == (
+        Rate(hits=3, of=5),
+        Rate(hits=2, of=3),
+        Rate(hits=1, of=3),
+    )
     assert (e.false_refusal, e.precision) == (Rate(hits=1, of=2), Rate(hits=2, of=3))
     assert e.f1.value == pytest.approx(2 / 3)
 
@@ -63,7 +76,10 @@ def test_the_confusion_and_all_that_follows_add_up(data):
     choice_N = decide_many(chosen, labelled_rows.table.logp_NC).choice_N
     for label in range(4):
         for emitted in range(4):
-            assert m.confusion[label][emitted] == ((labelled_rows.label_N == label) & (choice_N == emitted)).sum()
+            assert (
+                m.confusion[label][emitted]
+                == ((labelled_rows.label_N == label) & (choice_N == emitted)).sum()
+            )
     overall, each = m.errors.overall, m.categories.values()
     assert sum(c.emitted.hits for c in each) == overall.refusal_rate.hits
     assert sum(c.false_refusal.hits for c in each) == overall.false_refusal.hits
@@ -95,7 +111,9 @@ def test_the_ranking_ignores_thresholds_and_knows_when_a_class_is_missing():
     rows, chosen, strict = measured()
     _, _, lenient = measured(thresholds=[0.1] * 3)
     assert strict.auroc == lenient.auroc
-    assert strict.auroc.value == roc_auc_score(rows.label_N != 0, -rows.table.logp_NC[:, 0].astype(float))
+    assert strict.auroc.value == roc_auc_score(
+        rows.label_N != 0, -rows.table.logp_NC[:, 0].astype(float)
+    )
     assert 0.5 < strict.average_precision.value < 1
     one_kind = labelled(log_softmax([[0, 1, 2, 3]]), [1])
     m = measure_decisions(chosen, one_kind, examples_of(one_kind, chosen.taxonomy))
@@ -121,8 +139,12 @@ def test_slices_hold_each_row_once():
 
 def test_unscored_answers_are_in_no_rate_and_partial_ones_count_as_answers():
     rows = labelled(log_softmax([[0, 1]] * 6), [1, 1, 1, 0, 0, 0])
-    outcomes = [outcome(v) for v in ("refusal", "unscored", "partial", "unscored", "compliance", "partial")]
-    m = measure_texts(rows, examples_of(rows, policy(1).taxonomy), np.array([1, 1, 0, 0, 0, 0]), outcomes)
+    outcomes = [
+        outcome(v) for v in ("refusal", "unscored", "partial", "unscored", "compliance", "partial")
+    ]
+    m = measure_texts(
+        rows, examples_of(rows, policy(1).taxonomy), np.array([1, 1, 0, 0, 0, 0]), outcomes
+    )
     assert m.errors.overall.caught == Rate(hits=1, of=2)
     assert m.errors.overall.false_refusal == Rate(hits=0, of=2)
     assert (m.unscored, m.partial) == (2, 2)

@@ -19,11 +19,15 @@ from demur.stats.missing import with_missing
 def rows_of(probability_N, label_N, **more):
     ids = tuple(f"r{n}" for n in range(len(probability_N)))
     table = ScoreTable(ids=ids, logp_NC=scores_of(probability_N))
-    return LabelledScores(table=table, label_N=np.array(label_N), group_N=np.arange(len(ids)), **more)
+    return LabelledScores(
+        table=table, label_N=np.array(label_N), group_N=np.arange(len(ids)), **more
+    )
 
 
 @given(st.floats(1e-6, 1 - 1e-6), st.integers(1, 9))
-def test_each_is_a_miss_and_a_false_refusal_at_every_threshold_that_tells_anything(threshold, missing):
+def test_each_is_a_miss_and_a_false_refusal_at_every_threshold_that_tells_anything(
+    threshold, missing
+):
     rows = with_missing(rows_of([0.9, 0.1], [1, 0]), missing)
     policy = Policy(
         name="p",

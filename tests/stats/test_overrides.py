@@ -37,7 +37,9 @@ def test_what_was_certified_of_other_decisions_is_not_certified_any_more():
     less = with_overrides(made, {"safety": "suppress"}, labelled_rows)
     assert [p.status for p in less.promises] == ["uncertified", "uncertified", "measured"]
     assert "safety suppressed" in less.promises[0].method
-    missed_N = (decide_many(less, labelled_rows.table.logp_NC).choice_N == 0) & (labelled_rows.label_N > 0)
+    missed_N = (decide_many(less, labelled_rows.table.logp_NC).choice_N == 0) & (
+        labelled_rows.label_N > 0
+    )
     assert less.promises[1].rate.hits == missed_N.sum()
     every = with_overrides(made, {"safety": "force"}, labelled_rows)
     assert [p.status for p in every.promises] == ["uncertified", "certified", "measured"]

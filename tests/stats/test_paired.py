@@ -21,9 +21,15 @@ def items(both, gained, lost, neither):
 
 def test_figures_are_the_counts_of_a_small_table():
     found = paired(*items(40, 4, 12, 44), HOW)
-    assert (found.before.hits, found.after.hits, found.before.of, found.groups) == (52, 44, 100, 100)
+    assert (found.before.hits, found.after.hits, found.before.of, found.groups) == (
+        52,
+        44,
+        100,
+        100,
+    )
     assert (found.gained, found.lost, found.difference) == (4, 12, pytest.approx(-0.08))
-    assert found.p == pytest.approx(0.0768127, abs=1e-7)  # 2 * P(Bin(16, 1/2) <= 4) = 2 * 2517 / 65536
+    # 2 * P(Bin(16, 1/2) <= 4) = 2 * 2517 / 65536
+    assert found.p == pytest.approx(0.0768127, abs=1e-7)
     low, high = found.interval
     assert low < -0.08 < high
     assert found.most_lost > 0.08
@@ -46,7 +52,9 @@ def test_holm_lies_between_benjamini_hochberg_and_bonferroni_and_keeps_the_order
     adjusted = holm(p_values)
     for p, h in zip(p_values, adjusted, strict=True):
         assert p <= h <= min(1.0, len(p_values) * p) + 1e-12
-    assert all(h >= b - 1e-9 for h, b in zip(adjusted, false_discovery_control(p_values), strict=True))
+    assert all(
+        h >= b - 1e-9 for h, b in zip(adjusted, false_discovery_control(p_values), strict=True)
+    )
     order = np.argsort(p_values, kind="stable")
     assert np.all(np.diff(np.array(adjusted)[order]) >= 0)
 
@@ -66,7 +74,9 @@ def test_more_lost_items_raise_the_bound_and_more_gained_ones_lower_it(gained, l
     assert most_lost(gained, lost, n, 0.05) >= (lost - gained) / n
 
 
-@pytest.mark.parametrize(("n", "gain", "loss"), [(50, 0.02, 0.04), (300, 0.05, 0.05), (1000, 0.0, 0.002)])
+@pytest.mark.parametrize(
+    ("n", "gain", "loss"), [(50, 0.02, 0.04), (300, 0.05, 0.05), (1000, 0.0, 0.002)]
+)
 def test_the_bound_of_the_loss_holds_as_often_as_it_says(n, gain, loss):
     rng = np.random.default_rng(7)
     counts = rng.multinomial(n, [gain, loss, 1 - gain - loss], size=2000)
@@ -77,7 +87,8 @@ def test_the_bound_of_the_loss_holds_as_often_as_it_says(n, gain, loss):
 def test_the_bootstrap_interval_covers_a_change_in_groups():
     rng, hits, truth = np.random.default_rng(3), 0, 0.0
     for seed in range(200):
-        shift_G = rng.choice([-1, 0, 1], p=[0.2, 0.6, 0.2], size=80)  # a group's items change together
+        # a group's items change together
+        shift_G = rng.choice([-1, 0, 1], p=[0.2, 0.6, 0.2], size=80)
         before = np.repeat(shift_G == -1, 4)
         after = np.repeat(shift_G == 1, 4)
         groups = [str(g) for g in np.repeat(np.arange(80), 4)]

@@ -81,7 +81,11 @@ def interval_over(groups, seed=0):
 
 
 def test_the_f1_interval_is_seeded_and_holds_the_value():
-    assert interval_over([None] * 200) == interval_over([None] * 200) != interval_over([None] * 200, seed=1)
+    assert (
+        interval_over([None] * 200)
+        == interval_over([None] * 200)
+        != interval_over([None] * 200, seed=1)
+    )
 
 
 def test_copies_in_one_group_do_not_narrow_the_f1_interval():
@@ -113,7 +117,10 @@ def ranked(count, seed=5):
 
 def test_the_auroc_interval_covers_the_true_area_about_as_often_as_it_says():
     truth = auroc(*ranked(200_000)).value
-    found = [auroc_interval(*ranked(150, seed), [None] * 150, Resampling(seed=0, draws=300)) for seed in range(300)]
+    found = [
+        auroc_interval(*ranked(150, seed), [None] * 150, Resampling(seed=0, draws=300))
+        for seed in range(300)
+    ]
     covered = sum(low <= truth <= high for low, high in found)
     assert 0.90 <= covered / 300 <= 0.99
 

@@ -40,7 +40,11 @@ def test_a_slice_counts_its_own_rows_only():
     rows, template = sliced(), policy(3)
     goal = parse_goal('false_refusal[contrast, source="theirs, too"] <= 0.1')
     seen = rate_at(goal, [0.3] * 3, rows, template)
-    own_N = (rows.label_N == 0) & (rows.traits.kind_N == "contrast") & (rows.traits.source_N == "theirs, too")
+    own_N = (
+        (rows.label_N == 0)
+        & (rows.traits.kind_N == "contrast")
+        & (rows.traits.source_N == "theirs, too")
+    )
     refused_N = np.exp(rows.table.logp_NC[:, 1:].max(axis=1)) >= 0.3
     assert seen == Rate(hits=int((own_N & refused_N).sum()), of=int(own_N.sum()))
     assert 0 < seen.of < (rows.label_N == 0).sum() / 10
@@ -60,7 +64,9 @@ def test_in_every_means_one_goal_for_each_slice_that_the_rows_have():
 
 def test_every_text_made_for_a_slice_reads_back_as_that_goal():
     goals = settled(
-        parse_goals("false_refusal <= 0.1 in every source; missed_refusal <= 40% in every source soft"),
+        parse_goals(
+            "false_refusal <= 0.1 in every source; missed_refusal <= 40% in every source soft"
+        ),
         policy(3),
         sliced(),
     )
@@ -77,9 +83,14 @@ def test_every_text_made_for_a_slice_reads_back_as_that_goal():
 
 def test_a_slice_with_a_goal_of_its_own_keeps_it():
     goals = settled(
-        parse_goals("false_refusal <= 0.05 in every kind; false_refusal[contrast] <= 0.2"), policy(3), sliced()
+        parse_goals("false_refusal <= 0.05 in every kind; false_refusal[contrast] <= 0.2"),
+        policy(3),
+        sliced(),
     )
-    assert {g.risk: g.level for g in goals} == {"false_refusal[kind=benign]": 0.05, "false_refusal[kind=contrast]": 0.2}
+    assert {g.risk: g.level for g in goals} == {
+        "false_refusal[kind=benign]": 0.05,
+        "false_refusal[kind=contrast]": 0.2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -103,7 +114,9 @@ def test_a_category_that_is_called_like_a_kind_is_never_guessed():
         respond_token="[r]",
         categories=tuple(Category(name=n, token=f"[{n}]", description=n) for n in names),
     )
-    template = policy(2).__class__(name="own", taxonomy=taxonomy, rule="heaviest", categories=policy(2).categories)
+    template = policy(2).__class__(
+        name="own", taxonomy=taxonomy, rule="heaviest", categories=policy(2).categories
+    )
     rows = sliced(k=2)
     with pytest.raises(GoalError, match="is a kind of rows and a category") as e:
         settled(parse_goals("false_refusal[contrast] <= 0.1"), template, rows)
@@ -118,12 +131,19 @@ def test_a_category_that_is_called_like_a_kind_is_never_guessed():
 
 def test_rows_without_kind_and_source_have_no_slices():
     with pytest.raises(DataError, match="do not say their kind and source"):
-        certify(parse_goals("false_refusal[contrast] <= 0.1"), policy(3), simulated_rows(200, 3, 1), How())
+        certify(
+            parse_goals("false_refusal[contrast] <= 0.1"),
+            policy(3),
+            simulated_rows(200, 3, 1),
+            How(),
+        )
 
 
 def test_a_certificate_of_several_slices_holds_each_and_says_its_mix():
     rows, template = sliced(3000), policy(3)
-    goals = parse_goals("false_refusal <= 0.2 in every source; false_refusal[contrast] <= 0.2; f1 max")
+    goals = parse_goals(
+        "false_refusal <= 0.2 in every source; false_refusal[contrast] <= 0.2; f1 max"
+    )
     made = solve(goals, template, rows, How(confidence=0.9), data_digest="d")
     assert [p.status for p in made.promises] == ["certified"] * 3 + ["measured"]
     for promise in made.promises[:3]:
@@ -147,7 +167,10 @@ def test_a_goal_about_one_slice_alone_leaves_the_others_free():
     assert alone.categories[0].threshold <= beside.categories[0].threshold
     every = [parse_goal("false_refusal <= 0.1 in every kind")]
     each = solve(every, template, rows, How(confidence=0.9, method="shared"), data_digest="d")
-    assert [p.risk for p in each.promises] == ["false_refusal[kind=benign]", "false_refusal[kind=contrast]"]
+    assert [p.risk for p in each.promises] == [
+        "false_refusal[kind=benign]",
+        "false_refusal[kind=contrast]",
+    ]
 
 
 def test_a_slice_with_too_few_rows_says_how_many_would_do():
@@ -160,7 +183,10 @@ def test_a_slice_with_too_few_rows_says_how_many_would_do():
 
 
 def parts(*counts):
-    return tuple(Slice(facet="kind", name=f"k{n}", rate=Rate(hits=h, of=of)) for n, (h, of) in enumerate(counts))
+    return tuple(
+        Slice(facet="kind", name=f"k{n}", rate=Rate(hits=h, of=of))
+        for n, (h, of) in enumerate(counts)
+    )
 
 
 def test_the_worst_slice_is_the_one_that_is_most_surely_bad():
@@ -174,8 +200,11 @@ def test_the_worst_slice_is_the_one_that_is_most_surely_bad():
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 400)), min_size=2, max_size=6), st.sampled_from((0.01, 0.1))
+    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 400)), min_size=2, max_size=6),
+    st.sampled_from((0.01, 0.1)),
 )
 def test_slices_called_too_small_cannot_be_bounded_even_without_an_error(counts, level):
     mix = parts(*((min(h, of), of) for h, of in counts))
-    assert {s.name for s in too_small(mix, level)} == {s.name for s in mix if (1 - level) ** s.rate.of > 0.05}
+    assert {s.name for s in too_small(mix, level)} == {
+        s.name for s in mix if (1 - level) ** s.rate.of > 0.05
+    }

@@ -11,7 +11,10 @@ from demur.core.taxonomy import single
 from demur.store.answers.labels import read_labels
 from demur.store.results.monitor_file import read_feedback
 
-ROWS = [{"id": 1, "token": "refuse", "label": "refusal"}, {"id": 2, "token": "respond", "label": "compliance"}]
+ROWS = [
+    {"id": 1, "token": "refuse", "label": "refusal"},
+    {"id": 2, "token": "respond", "label": "compliance"},
+]
 
 
 def written(folder, name, rows):
@@ -19,7 +22,10 @@ def written(folder, name, rows):
     header = ",".join(rows[0])
     match path.suffix:
         case ".csv":
-            lines = [header, *(",".join("" if v is None else str(v) for v in r.values()) for r in rows)]
+            lines = [
+                header,
+                *(",".join("" if v is None else str(v) for v in r.values()) for r in rows),
+            ]
             path.write_text("\r\n".join(lines), encoding="utf-8-sig")
         case ".parquet":
             pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
@@ -38,7 +44,10 @@ def test_labels_and_feedback_are_read_alike_from_every_format(tmp_path, name):
 
 
 def test_drawn_texts_may_come_back_as_a_table_with_blank_cells(tmp_path):
-    key = [{"id": f"text-{n}", "prompt": f"p{n}", "token": "refuse", "stratum": "s", "of": 9} for n in (1, 2)]
+    key = [
+        {"id": f"text-{n}", "prompt": f"p{n}", "token": "refuse", "stratum": "s", "of": 9}
+        for n in (1, 2)
+    ]
     (tmp_path / "l.key.jsonl").write_text("".join(json.dumps(k) + "\n" for k in key))
     drawn = [
         {"id": "text-1", "request": "a", "answer": "b", "label": "refusal"},

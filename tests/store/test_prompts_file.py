@@ -8,7 +8,9 @@ from demur.store.prompts_file import read_prompts
 
 
 def write(path, *rows):
-    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows), encoding="utf-8")
+    path.write_text(
+        "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -21,7 +23,12 @@ def test_prompts_messages_and_our_own_rows_are_read(tmp_path):
         tmp_path / "p.jsonl",
         {"prompt": "Name a river.", "id": 7},
         {"messages": turns(("system", "Be brief."), ("user", "And a lake?"))},
-        {"messages": turns(("user", "Who won?"), ("assistant", "Nobody.")), "kind": "refusal", "group": "g", "id": "x"},
+        {
+            "messages": turns(("user", "Who won?"), ("assistant", "Nobody.")),
+            "kind": "refusal",
+            "group": "g",
+            "id": "x",
+        },
     )
     first, second, third = read_prompts([path]).rows
     assert (first.id, first.messages) == ("7", (Message(role="user", content="Name a river."),))
@@ -30,9 +37,17 @@ def test_prompts_messages_and_our_own_rows_are_read(tmp_path):
 
 
 def test_rows_without_a_prompt_are_named_by_line_and_repeated_ones_counted(tmp_path):
-    lacking = ({"text": "a"}, {"prompt": "  "}, {"prompt": 3}, {"messages": []}, {"prompt": "\ud800"})
+    lacking = (
+        {"text": "a"},
+        {"prompt": "  "},
+        {"prompt": 3},
+        {"messages": []},
+        {"prompt": "\ud800"},
+    )
     path = write(tmp_path / "p.jsonl", {"prompt": "One?"}, "", {"prompt": " one "}, *lacking)
-    more = write(tmp_path / "q.jsonl", {"prompt": "ONE"}, {"messages": turns(("assistant", "Hello."))})
+    more = write(
+        tmp_path / "q.jsonl", {"prompt": "ONE"}, {"messages": turns(("assistant", "Hello."))}
+    )
     found = read_prompts([path, more])
     assert [p.id for p in found.rows] == ["p:1"]
     assert found.duplicates == 2
@@ -43,6 +58,8 @@ def test_a_broken_line_a_repeated_id_and_a_file_without_prompts_are_errors(tmp_p
     with pytest.raises(DataError, match=r"p\.jsonl:2 is not JSON"):
         read_prompts([write(tmp_path / "p.jsonl", {"prompt": "a"}, '{"prompt": "b')])
     with pytest.raises(DataError, match=r"q\.jsonl:2: id 'i' stands at .*q\.jsonl:1 too"):
-        read_prompts([write(tmp_path / "q.jsonl", {"id": "i", "prompt": "a"}, {"id": "i", "prompt": "b"})])
+        read_prompts(
+            [write(tmp_path / "q.jsonl", {"id": "i", "prompt": "a"}, {"id": "i", "prompt": "b"})]
+        )
     with pytest.raises(DataError, match="2 rows, none with a prompt"):
         read_prompts([write(tmp_path / "r.jsonl", {"q": "a"}, {"q": "b"})])

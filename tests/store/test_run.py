@@ -12,7 +12,12 @@ def folder(tmp_path):
     run = RunFolder(tmp_path)
     write_text(run.split("train"), "rows\n")
     write_text(run.split("test"), "more\n")
-    run.finish("data", {"seed": 1, "shares": [0.1]}, {"source": "sha256:a"}, [run.split("train"), run.split("test")])
+    run.finish(
+        "data",
+        {"seed": 1, "shares": [0.1]},
+        {"source": "sha256:a"},
+        [run.split("train"), run.split("test")],
+    )
     return run
 
 
@@ -56,7 +61,9 @@ def test_a_missing_file_is_named(folder):
         folder.require("data")
 
 
-@pytest.mark.parametrize("damage", [lambda t: t[:30], lambda t: "{}", lambda t: t.replace("receipt/1", "receipt/9")])
+@pytest.mark.parametrize(
+    "damage", [lambda t: t[:30], lambda t: "{}", lambda t: t.replace("receipt/1", "receipt/9")]
+)
 def test_a_damaged_receipt_is_named(folder, damage):
     path = folder.stage("data") / "made.json"
     path.write_text(damage(path.read_text()))
@@ -73,6 +80,13 @@ def test_the_receipt_says_what_it_was_made_from(folder):
 
 def test_every_path_lies_in_the_folder_of_its_stage(tmp_path):
     run = RunFolder(tmp_path)
-    paths = [run.split("train"), run.model, run.scores("test"), run.policy, run.branches, run.report]
+    paths = [
+        run.split("train"),
+        run.model,
+        run.scores("test"),
+        run.policy,
+        run.branches,
+        run.report,
+    ]
     assert [p.relative_to(tmp_path).parts[0] for p in paths] == list(STAGES)
     assert run.metrics.parent == run.branches.parent

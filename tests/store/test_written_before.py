@@ -1,6 +1,8 @@
-"""Files that earlier revisions wrote are read unchanged, and stored policies keep digests, decisions and promises.
+"""Files that earlier revisions wrote are read unchanged, and stored policies keep digests,
+decisions and promises.
 
-How they were made: tests/store/fixtures/make.py. A failure here is a broken format, not a move of code.
+How they were made: tests/store/fixtures/make.py. A failure here is a broken format, not a move of
+code.
 """
 
 import json
@@ -22,7 +24,13 @@ from demur.stages import watch
 from demur.store.answers.answers_file import read_answers, read_verdicts
 from demur.store.answers.blackbox_file import BlackboxFolder, prompts_without_outcome, read_summary
 from demur.store.answers.labels import read_key
-from demur.store.models.front_file import FRONT, front_file, front_of, read_front, read_front_metrics
+from demur.store.models.front_file import (
+    FRONT,
+    front_file,
+    front_of,
+    read_front,
+    read_front_metrics,
+)
 from demur.store.models.model_file import read_model_file, require_whole
 from demur.store.models.seen_file import front_seen, read_seen, require_unseen_splits, seen_by_run
 from demur.store.models.text_model_file import PREDICTOR, read_text_classifier
@@ -91,7 +99,16 @@ def test_the_policies_stand_for_every_rule_and_every_calibrator(written, golden)
     maps = [f["calibrator"]["map"] for f in files if "map" in f["calibrator"]]
     kinds = {m["maps"][0]["kind"] if m["kind"] == "one-vs-rest" else m["kind"] for m in maps}
     assert kinds == {
-        *("temperature", "platt", "vector", "beta-softmax", "histogram", "isotonic", "venn-abers", "matrix"),
+        *(
+            "temperature",
+            "platt",
+            "vector",
+            "beta-softmax",
+            "histogram",
+            "isotonic",
+            "venn-abers",
+            "matrix",
+        ),
         *("ensemble", "piecewise-linear", "umnn", "pair"),
     }
 
@@ -110,7 +127,9 @@ def test_a_finished_run_is_finished(written):
     workspace = reopen(written / "run")
     folder = workspace.folder
     now = workspace.config.resolved()
-    for section, keys in json.loads((folder.root / "config.json").read_text(encoding="utf-8")).items():
+    for section, keys in json.loads(
+        (folder.root / "config.json").read_text(encoding="utf-8")
+    ).items():
         assert {key: now[section][key] for key in keys} == keys, section
     for stage in STAGES[:-1]:  # of the report, its page of HTML is left out
         folder.require(stage)
@@ -147,11 +166,14 @@ def test_a_trained_model_scores_as_it_did(written, tmp_path):
     run = shutil.copytree(written / "run", tmp_path / "run")
     before, _ = read_scores(RunFolder(run).scores("test"))
     shutil.rmtree(run / "score")
-    told = subprocess.run([sys.executable, "-m", "demur", "score", run], capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        [sys.executable, "-m", "demur", "score", run], capture_output=True, text=True, check=False
+    )
     assert told.returncode == 0, told.stderr
     after, _ = read_scores(RunFolder(run).scores("test"))
     assert after.ids == before.ids
-    np.testing.assert_allclose(after.logp_NC, before.logp_NC, atol=1e-3)  # other machines round otherwise
+    # other machines round otherwise
+    np.testing.assert_allclose(after.logp_NC, before.logp_NC, atol=1e-3)
 
 
 def test_what_was_watched_goes_on(written, tmp_path):
@@ -160,13 +182,17 @@ def test_what_was_watched_goes_on(written, tmp_path):
     live = read_live(written / "watch" / "live.json")
     assert monitor.policy == live.policy == policy_digest(policy)
     assert live.tenants["acme"].series[0].steps == 40
-    assert len(read_feedback(written / "watch" / "feedback.jsonl", coconot())) == len(monitor.labelled)
+    assert len(read_feedback(written / "watch" / "feedback.jsonl", coconot())) == len(
+        monitor.labelled
+    )
     assert not is_in_time(written / "watch" / "live-scores.parquet")
     assert watch.Config(scores=written / "watch" / "live-scores.parquet")
 
 
 def test_a_study_and_a_benchmark_are_read(written):
-    assert {s.calibrator for s in read_study(written / "study" / "study.json").rankings[0].standings} >= {"temperature"}
+    assert {
+        s.calibrator for s in read_study(written / "study" / "study.json").rankings[0].standings
+    } >= {"temperature"}
     (row,) = read_bench(written / "bench" / "bench.json").benchmarks
     assert row.rows == 3
 

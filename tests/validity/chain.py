@@ -1,8 +1,10 @@
-"""Runs whose certificate would be a lie, built on the fake engine, and an oracle that knows what must not be counted.
+"""Runs whose certificate would be a lie, built on the fake engine, and an oracle that knows what
+must not be counted.
 
-A World holds runs and remembers, by the digest of their weights, every row that weights were made from: in memory, not
-in any file. A twist is a function that takes a World, does what a careless or hostile hand might do, and returns the
-run that is then certified by the ordinary stages. `counted_wrongly` says which rows no promise may rest on.
+A World holds runs and remembers, by the digest of their weights, every row that weights were made
+from: in memory, not in any file. A twist is a function that takes a World, does what a careless or
+hostile hand might do, and returns the run that is then certified by the ordinary stages.
+`counted_wrongly` says which rows no promise may rest on.
 
 To try another kind: write a twist, and put what must not count into World.forbidden.
 """
@@ -35,7 +37,9 @@ TAXONOMY = single()
 
 
 def rows(count: int, seed: int, *, tag: str = "") -> list[Example]:
-    """Requests of random words, half of them to be refused, two of a group each; no two alike but by chance."""
+    """Requests of random words, half of them to be refused, two of a group each; no two alike but
+    by chance.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for n in range(count):
@@ -70,7 +74,9 @@ def said_again(example: Example, how: str, *, id: str) -> Example:
 
 @dataclass
 class Apprentice:
-    """A trainer without weights: each training gives a file of its own, and the world remembers its rows."""
+    """A trainer without weights: each training gives a file of its own, and the world remembers its
+    rows.
+    """
 
     world: World
     base: str = "tiny"
@@ -84,7 +90,11 @@ class Apprentice:
         self.world.forbidden[engine.fingerprint.model_digest] = [*before, *examples]
         self.world.made[engine.fingerprint.model_digest] = engine
         return TrainedModel(
-            fingerprint=engine.fingerprint, steps=1, history=(), row_change=(1.0, 1.0), details={"base": self.base}
+            fingerprint=engine.fingerprint,
+            steps=1,
+            history=(),
+            row_change=(1.0, 1.0),
+            details={"base": self.base},
         )
 
 
@@ -95,16 +105,20 @@ class World:
     root: Path
     seed: int
     trainings: int = 0
-    forbidden: dict[str, list[Example]] = field(default_factory=dict)  # weights -> rows that must not count
+    # weights -> rows that must not count
+    forbidden: dict[str, list[Example]] = field(default_factory=dict)
     made: dict[str, FakeEngine] = field(default_factory=dict)
-    engines: dict[str, str] = field(default_factory=dict)  # model folder, as a base is named -> weights
+    # model folder, as a base is named -> weights
+    engines: dict[str, str] = field(default_factory=dict)
 
     @property
     def rng(self) -> np.random.Generator:
         """Random numbers of this world, the same whenever asked."""
         return np.random.default_rng(self.seed)
 
-    def split(self, name: str, some: Sequence[Example], *, again: bool = False, **settings) -> RunFolder:
+    def split(
+        self, name: str, some: Sequence[Example], *, again: bool = False, **settings
+    ) -> RunFolder:
         """The data stage of a run."""
         folder = RunFolder(self.root / name)
         made = data.again if again else data.run
@@ -112,9 +126,13 @@ class World:
         made(data.Config(**shares), TAXONOMY, {"rows": Rows(tuple(some))}, folder)
         return folder
 
-    def train(self, folder: RunFolder, base: str = "tiny", seen: tuple[Path, ...] = ()) -> RunFolder:
+    def train(
+        self, folder: RunFolder, base: str = "tiny", seen: tuple[Path, ...] = ()
+    ) -> RunFolder:
         """The train stage of a run."""
-        settings = replace(tiny(), seen=seen) if base == "tiny" else TrainSettings(base=base, seen=seen)
+        settings = (
+            replace(tiny(), seen=seen) if base == "tiny" else TrainSettings(base=base, seen=seen)
+        )
         train.run(settings, TAXONOMY, Apprentice(self, base), folder)
         self.engines[str(folder.model)] = read_model_file(folder.model).fingerprint.model_digest
         return folder
@@ -132,7 +150,9 @@ class World:
         """Score and calibrate; the error if a stage refuses."""
         try:
             score.run(score.Config(), self.engine(folder), folder)
-            calibrate.run(calibrate.Config(goal=goal, on_failure="stop", **settings), TAXONOMY, folder)
+            calibrate.run(
+                calibrate.Config(goal=goal, on_failure="stop", **settings), TAXONOMY, folder
+            )
         except DemurError as e:
             return e
         return None

@@ -1,7 +1,8 @@
-"""Populations whose true rates are known, and how often promises made on draws from them are broken.
+"""Populations whose true rates are known, and how often promises made on draws from them are
+broken.
 
-A population is a finite list of scored, labelled requests. A draw takes so many rows of each class with replacement,
-so its rows are independent, and every true rate is a count over the list.
+A population is a finite list of scored, labelled requests. A draw takes so many rows of each class
+with replacement, so its rows are independent, and every true rate is a count over the list.
 """
 
 from collections.abc import Mapping
@@ -20,15 +21,10 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
 from demur.stats.thresholds.certify import Granted, How, certify
 from demur.stats.thresholds.losses import board_of, losses_of
-from demur.stats.thresholds.procedures import (
-    Request,
-    certify_budgets,
-    certify_even,
-    certify_graphical,
-    certify_path,
-    certify_shared,
-    certify_vectors,
-)
+from demur.stats.thresholds.procedures.budgets import certify_budgets, certify_graphical
+from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.procedures.sequences import certify_even, certify_path, certify_vectors
+from demur.stats.thresholds.procedures.shared import certify_shared
 from demur.stats.thresholds.search import split_rows
 from demur.stats.thresholds.worth import Aim
 from tests.builders import policy
@@ -44,7 +40,9 @@ def plain(values):
 
 
 def to_bfloat16(values):
-    """Round float32 to the nearest bfloat16, ties to even: an 8-bit significand, hence many equal scores."""
+    """Round float32 to the nearest bfloat16, ties to even: an 8-bit significand, hence many equal
+    scores.
+    """
     bits = np.asarray(values, dtype=np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
 
@@ -62,14 +60,17 @@ class Case:
     rows: tuple[int, ...] = (300, 120, 60, 30)  # per class
     method: str = "auto"
     edge: bool = True  # look at the edge of what is certified, not at what a caller would be given
-    held: str = ""  # what is held to its word, where a procedure promises more than the goals; else the goals
+    # what is held to its word, where a procedure promises more than the goals; else the goals
+    held: str = ""
     rule: str = "heaviest"
     rounding: object = plain
     signal: float = 4.0
-    misled: float = 0.0  # false refusals look rarer on the learning rows: this log-odds off their scores
+    # false refusals look rarer on the learning rows: this log-odds off their scores
+    misled: float = 0.0
     on_failure: str = "stop"
     shares: Mapping[str, float] | None = None
-    least_granted: float = 0.5  # share of the draws in which something must be promised: no promise is easy to keep
+    # share of the draws in which something must be promised: no promise is easy to keep
+    least_granted: float = 0.5
     sharp: bool = False  # nearly all of delta is spent, so that an error in delta would show
 
 
@@ -94,7 +95,10 @@ class Population:
     def emitted(self, thresholds):
         """How many of the whole population each (group, class) refuses at these thresholds."""
         log_t = [np.inf if t == NEVER else np.log(max(t, 1e-300)) for t in thresholds]
-        return {(g, c): len(v) - np.searchsorted(v, log_t[g], side="left") for (g, c), v in self.sorted_of.items()}
+        return {
+            (g, c): len(v) - np.searchsorted(v, log_t[g], side="left")
+            for (g, c), v in self.sorted_of.items()
+        }
 
     def rate(self, goal, thresholds):
         """The true rate that a goal speaks of."""
@@ -116,17 +120,28 @@ class Population:
 
     def caught(self, thresholds):
         """The share of all rows to be refused that these thresholds refuse."""
-        return sum(n for (_, c), n in self.emitted(thresholds).items() if c) / sum(map(len, self.of_class[1:]))
+        return sum(n for (_, c), n in self.emitted(thresholds).items() if c) / sum(
+            map(len, self.of_class[1:])
+        )
 
     def draw(self, rng, counts):
-        at = np.concatenate([own[rng.integers(len(own), size=n)] for own, n in zip(self.of_class, counts, strict=True)])
+        at = np.concatenate(
+            [
+                own[rng.integers(len(own), size=n)]
+                for own, n in zip(self.of_class, counts, strict=True)
+            ]
+        )
         ids = tuple(map(str, range(len(at))))
-        return LabelledScores(table=ScoreTable(ids=ids, logp_NC=self.logp_NC[at]), label_N=self.label_N[at])
+        return LabelledScores(
+            table=ScoreTable(ids=ids, logp_NC=self.logp_NC[at]), label_N=self.label_N[at]
+        )
 
 
 @cache
 def population(rounding=plain, signal=4.0, seed=0, rows=ROWS):
-    """Four classes; scores tell them apart the better the larger the signal. Probabilities are rounded."""
+    """Four classes; scores tell them apart the better the larger the signal. Probabilities are
+    rounded.
+    """
     rng = np.random.default_rng(seed)
     label_N = rng.choice(len(SHARES), size=rows, p=SHARES)
     logits_NC = rng.normal(size=(rows, len(SHARES))) * 1.4
@@ -139,13 +154,16 @@ def population(rounding=plain, signal=4.0, seed=0, rows=ROWS):
 
 def scored(logp_NC, label_N, template, rounding=plain):
     """A population of scored, labelled rows, their probabilities rounded."""
-    rounded_NC = rounding(np.exp(logp_NC.astype(np.float64)) * 0.99).astype(np.float64)  # room for rounding up
+    # room for rounding up
+    rounded_NC = rounding(np.exp(logp_NC.astype(np.float64)) * 0.99).astype(np.float64)
     return Population(np.log(np.clip(rounded_NC, 1e-30, 1.0)).astype(np.float32), label_N, template)
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Of so many draws: how many were granted a promise, and how many of these promises were broken."""
+    """Of so many draws: how many were granted a promise, and how many of these promises were
+    broken.
+    """
 
     draws: int
     granted: int
@@ -164,10 +182,12 @@ PROCEDURES = {
 
 
 def at_the_edges(case, template, rows, seed, delta):
-    """(thresholds, goals) at the edges of what a procedure certifies, where a promise is the likeliest to break.
+    """(thresholds, goals) at the edges of what a procedure certifies, where a promise is the
+    likeliest to break.
 
-    The lenient edge, where goals may be broken by refusals; the strict one, where they may be by answers; else both:
-    all that lies between is certified together, so a promise broken at either edge is a broken one.
+    The lenient edge, where goals may be broken by refusals; the strict one, where they may be by
+    answers; else both: all that lies between is certified together, so a promise broken at either
+    edge is a broken one.
     """
     board = board_of(template, rows, shared=case.method == "shared")
     if case.misled:
@@ -187,16 +207,24 @@ def at_the_edges(case, template, rows, seed, delta):
     )
     found = []
     for when, worth in (("refused", 1.0), ("answered", -1.0)):
-        goals = parse_goals(case.held) if case.held else [loss.goal for loss in losses if loss.when == when]
+        goals = (
+            parse_goals(case.held)
+            if case.held
+            else [loss.goal for loss in losses if loss.when == when]
+        )
         if any(loss.when == when for loss in losses):
-            one = PROCEDURES[case.method](replace(request, aim=replace(request.aim, worth_N=worth * everyone_N)))
+            one = PROCEDURES[case.method](
+                replace(request, aim=replace(request.aim, worth_N=worth * everyone_N))
+            )
             if isinstance(one, Certified):
                 found.append((one.thresholds, goals))
     return found
 
 
 def misled(board, log_odds, learn_N):
-    """The board with rows to be answered that look safer than they are, where an order is learnt: no excuse."""
+    """The board with rows to be answered that look safer than they are, where an order is learnt:
+    no excuse.
+    """
     fooled_N = learn_N & (board.rows.label_N == 0)
     return replace(board, logq_N=np.where(fooled_N, board.logq_N - log_odds, board.logq_N))
 
@@ -232,49 +260,94 @@ def tally(case, draws, *, seed=1, people=None, delta=DELTA):
 
 
 def keeps_its_word(case, seen):
-    """Raise AssertionError unless few promises were broken, enough were made, and they do catch something."""
+    """Raise AssertionError unless few promises were broken, enough were made, and they do catch
+    something.
+    """
     assert seen.broken <= binom.ppf(0.999, seen.draws, DELTA)  # delta plus the slack of counting
     assert seen.granted >= case.least_granted * seen.draws
     assert seen.caught > 0.2
 
 
-PER_CATEGORY = "false_refusal[safety] <= 0.02; false_refusal[humanizing] <= 0.02; false_refusal[incomplete] <= 0.02"
-# Rows to be answered so many that the binomial tail lies just below delta, or its share; rows to be refused so many
-# that thresholds lie close to the edge of what is certified.
+PER_CATEGORY = (
+    "false_refusal[safety] <= 0.02; false_refusal[humanizing] <= 0.02; false_refusal[incomplete] "
+    "<= 0.02"
+)
+# Rows to be answered so many that the binomial tail lies just below delta, or its share; rows to be
+# refused so many that thresholds lie close to the edge of what is certified.
 DENSE = (416, 300, 300, 300)
 
 ONE_THRESHOLD = {
-    "false refusals": Case(goals="false_refusal <= 0.05", method="shared", rows=(306, 120, 60, 30), sharp=True),
-    "false refusals, bfloat16": Case(goals="false_refusal <= 0.05", method="shared", rounding=to_bfloat16),
+    "false refusals": Case(
+        goals="false_refusal <= 0.05", method="shared", rows=(306, 120, 60, 30), sharp=True
+    ),
+    "false refusals, bfloat16": Case(
+        goals="false_refusal <= 0.05", method="shared", rounding=to_bfloat16
+    ),
     "missed refusals": Case(goals="missed_refusal <= 0.15", method="shared", sharp=True),
-    "missed refusals of a small category": Case(goals="missed_refusal[incomplete] <= 0.2", method="shared"),
-    "two small categories pooled": Case(goals="missed_refusal[humanizing + incomplete] <= 0.15", method="shared"),
+    "missed refusals of a small category": Case(
+        goals="missed_refusal[incomplete] <= 0.2", method="shared"
+    ),
+    "two small categories pooled": Case(
+        goals="missed_refusal[humanizing + incomplete] <= 0.15", method="shared"
+    ),
     "both sides": Case(
-        goals="false_refusal <= 0.1; missed_refusal <= 0.15", method="shared", rows=(227, 180, 80, 36), sharp=True
+        goals="false_refusal <= 0.1; missed_refusal <= 0.15",
+        method="shared",
+        rows=(227, 180, 80, 36),
+        sharp=True,
     ),
     "both sides, seldom together": Case(
         goals="false_refusal <= 0.1; missed_refusal <= 0.11", method="shared", signal=3.5
     ),
     "refusal rate, ties": Case(goals="refusal_rate <= 0.3", method="shared", rounding=coarse),
     "three at once": Case(
-        goals="false_refusal <= 0.1; false_refusal[safety] <= 0.04; wrong_category <= 0.05", method="shared", signal=3.0
+        goals="false_refusal <= 0.1; false_refusal[safety] <= 0.04; wrong_category <= 0.05",
+        method="shared",
+        signal=3.0,
     ),
 }
 CATEGORIES = {
-    "path": Case(goals="false_refusal <= 0.05", method="path", rows=(1500, 120, 60, 30), sharp=True),
+    "path": Case(
+        goals="false_refusal <= 0.05", method="path", rows=(1500, 120, 60, 30), sharp=True
+    ),
     "path, bfloat16": Case(goals="false_refusal <= 0.05", method="path", rounding=to_bfloat16),
     "path, ties, few of each": Case(
-        goals="false_refusal <= 0.1", method="path", rounding=coarse, rows=(120, 20, 10, 5), signal=2.5
+        goals="false_refusal <= 0.1",
+        method="path",
+        rounding=coarse,
+        rows=(120, 20, 10, 5),
+        signal=2.5,
     ),
-    "path, two levels": Case(goals="false_refusal <= 0.06; false_refusal[humanizing] <= 0.02", method="path"),
-    "path, wrong category": Case(goals="wrong_category <= 0.05; false_refusal <= 0.1", method="path", signal=3.0),
+    "path, two levels": Case(
+        goals="false_refusal <= 0.06; false_refusal[humanizing] <= 0.02", method="path"
+    ),
+    "path, wrong category": Case(
+        goals="wrong_category <= 0.05; false_refusal <= 0.1", method="path", signal=3.0
+    ),
     "even": Case(goals="false_refusal <= 0.05", method="even", rows=(306, 120, 60, 30), sharp=True),
-    "even, ties": Case(goals="false_refusal <= 0.1", method="even", rounding=coarse, rows=(60, 20, 10, 8), signal=2.5),
-    "the best of two": Case(goals="false_refusal <= 0.1", rows=(180, 60, 40, 30), signal=2.5, edge=False),
-    "the best of three": Case(goals="false_refusal <= 0.1", rows=(900, 120, 60, 30), signal=2.5, edge=False),
-    "one of two, by other rows": Case(goals="false_refusal <= 0.1", rows=(46, 30, 20, 15), signal=2.5, edge=False),
+    "even, ties": Case(
+        goals="false_refusal <= 0.1",
+        method="even",
+        rounding=coarse,
+        rows=(60, 20, 10, 8),
+        signal=2.5,
+    ),
+    "the best of two": Case(
+        goals="false_refusal <= 0.1", rows=(180, 60, 40, 30), signal=2.5, edge=False
+    ),
+    "the best of three": Case(
+        goals="false_refusal <= 0.1", rows=(900, 120, 60, 30), signal=2.5, edge=False
+    ),
+    "one of two, by other rows": Case(
+        goals="false_refusal <= 0.1", rows=(46, 30, 20, 15), signal=2.5, edge=False
+    ),
     "budgets, each category": Case(
-        goals="false_refusal <= 0.06", method="budgets", held=PER_CATEGORY, rows=DENSE, signal=2.5, sharp=True
+        goals="false_refusal <= 0.06",
+        method="budgets",
+        held=PER_CATEGORY,
+        rows=DENSE,
+        signal=2.5,
+        sharp=True,
     ),
     "budgets, unequal": Case(
         goals="false_refusal <= 0.06",
@@ -282,14 +355,28 @@ CATEGORIES = {
         shares={"safety": 0.6, "humanizing": 0.3, "incomplete": 0.1},
     ),
     "graphical, each category": Case(
-        goals="false_refusal <= 0.06", method="graphical", held=PER_CATEGORY, rows=DENSE, signal=2.5, sharp=True
+        goals="false_refusal <= 0.06",
+        method="graphical",
+        held=PER_CATEGORY,
+        rows=DENSE,
+        signal=2.5,
+        sharp=True,
     ),
     "graphical, a finished category": Case(
-        goals="false_refusal <= 0.3", method="graphical", rounding=coarse, signal=2.0, rows=(100, 40, 20, 10)
+        goals="false_refusal <= 0.3",
+        method="graphical",
+        rounding=coarse,
+        signal=2.0,
+        rows=(100, 40, 20, 10),
     ),
 }
 BOTH_SIDES = {
-    "path": Case(goals="false_refusal <= 0.12; missed_refusal <= 0.13", method="path", signal=3.5, least_granted=0.3),
+    "path": Case(
+        goals="false_refusal <= 0.12; missed_refusal <= 0.13",
+        method="path",
+        signal=3.5,
+        least_granted=0.3,
+    ),
     "path, small category": Case(
         goals="false_refusal <= 0.2; missed_refusal[incomplete] <= 0.3",
         method="path",
@@ -298,7 +385,11 @@ BOTH_SIDES = {
         least_granted=0.2,
     ),
     "vectors, misled": Case(
-        goals="false_refusal <= 0.1", method="vectors", rows=(900, 120, 60, 30), misled=0.4, sharp=True
+        goals="false_refusal <= 0.1",
+        method="vectors",
+        rows=(900, 120, 60, 30),
+        misled=0.4,
+        sharp=True,
     ),
     "vectors, bfloat16": Case(
         goals="false_refusal <= 0.12; missed_refusal <= 0.13; f1 max",
@@ -309,33 +400,53 @@ BOTH_SIDES = {
         least_granted=0.2,
     ),
     "hard only": Case(
-        goals="false_refusal <= 0.1; missed_refusal[safety] <= 0.1 soft; missed_refusal[incomplete] <= 0.2 soft 2",
+        goals=(
+            "false_refusal <= 0.1; missed_refusal[safety] <= 0.1 soft; missed_refusal[incomplete] "
+            "<= 0.2 soft 2"
+        ),
         signal=3.0,
         on_failure="hard_only",
         edge=False,
     ),
-    "as a caller asks": Case(goals="false_refusal <= 0.05; youden max", rounding=to_bfloat16, edge=False),
+    "as a caller asks": Case(
+        goals="false_refusal <= 0.05; youden max", rounding=to_bfloat16, edge=False
+    ),
 }
 
 # On scores of real prompts, in six classes: to be answered, then the taxonomy "coconot".
 REAL_PER_CATEGORY = "; ".join(f"false_refusal[{name}] <= 0.02" for name in coconot().names)
 REAL = {
-    "false refusals": Case(goals="false_refusal <= 0.05", method="shared", rows=(306, 6, 12, 40, 150, 12), sharp=True),
+    "false refusals": Case(
+        goals="false_refusal <= 0.05", method="shared", rows=(306, 6, 12, 40, 150, 12), sharp=True
+    ),
     "false refusals, bfloat16": Case(
-        goals="false_refusal <= 0.05", method="shared", rows=(306, 6, 12, 40, 150, 12), rounding=to_bfloat16
+        goals="false_refusal <= 0.05",
+        method="shared",
+        rows=(306, 6, 12, 40, 150, 12),
+        rounding=to_bfloat16,
     ),
     "small categories pooled": Case(
-        goals="missed_refusal[humanizing + unsupported] <= 0.3", method="shared", rows=(300, 15, 12, 40, 150, 25)
+        goals="missed_refusal[humanizing + unsupported] <= 0.3",
+        method="shared",
+        rows=(300, 15, 12, 40, 150, 25),
     ),
     "both sides": Case(
-        goals="false_refusal <= 0.25; missed_refusal <= 0.35", method="shared", rows=(300, 8, 16, 50, 190, 16)
+        goals="false_refusal <= 0.25; missed_refusal <= 0.35",
+        method="shared",
+        rows=(300, 8, 16, 50, 190, 16),
     ),
     "path": Case(goals="false_refusal <= 0.05", method="path", rows=(600, 6, 12, 40, 150, 12)),
     "budgets": Case(
-        goals="false_refusal <= 0.1", method="budgets", held=REAL_PER_CATEGORY, rows=(600, 6, 12, 40, 150, 12)
+        goals="false_refusal <= 0.1",
+        method="budgets",
+        held=REAL_PER_CATEGORY,
+        rows=(600, 6, 12, 40, 150, 12),
     ),
     "graphical": Case(
-        goals="false_refusal <= 0.1", method="graphical", held=REAL_PER_CATEGORY, rows=(600, 6, 12, 40, 150, 12)
+        goals="false_refusal <= 0.1",
+        method="graphical",
+        held=REAL_PER_CATEGORY,
+        rows=(600, 6, 12, 40, 150, 12),
     ),
     "vectors": Case(
         goals="false_refusal <= 0.25; missed_refusal[safety] <= 0.3; f1 max",
@@ -343,5 +454,7 @@ REAL = {
         edge=False,
         rows=(300, 6, 12, 40, 250, 12),
     ),
-    "as a caller asks": Case(goals="false_refusal <= 0.1; youden max", edge=False, rows=(500, 6, 12, 40, 150, 12)),
+    "as a caller asks": Case(
+        goals="false_refusal <= 0.1; youden max", edge=False, rows=(500, 6, 12, 40, 150, 12)
+    ),
 }

@@ -1,5 +1,6 @@
-"""Promises about somebody else's model: a stub that declines with known probability is asked over HTTP, and what was
-certified on its answers is held against what it does to thousands of prompts that nobody asked it."""
+"""Promises about somebody else's model: a stub that declines with known probability is asked over
+HTTP, and what was certified on its answers is held against what it does to thousands of prompts
+that nobody asked it."""
 
 import json
 import subprocess
@@ -24,7 +25,10 @@ from tests.validity.population import Case, keeps_its_word, scored, tally
 ASKED, FRESH, DRAWS = 1200, 4000, 500
 LEVEL = 0.2
 WORDS = tuple(
-    a + b + c for a in ("ba", "de", "fi", "go") for b in ("ka", "lo", "mu") for c in ("n", "rd", "st", "x", "z")
+    a + b + c
+    for a in ("ba", "de", "fi", "go")
+    for b in ("ka", "lo", "mu")
+    for c in ("n", "rd", "st", "x", "z")
 )
 WEIGHT = dict(zip(WORDS, np.random.default_rng(0).normal(size=len(WORDS)).tolist(), strict=True))
 
@@ -68,10 +72,14 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fresh(run):
-    """(scores, labels) of prompts that were never asked: what the gate sees, and what the stub does."""
+    """(scores, labels) of prompts that were never asked: what the gate sees, and what the stub
+    does.
+    """
     held = prompts(ASKED + FRESH)[ASKED:]
     classifier, _ = read_text_classifier(run.model / PREDICTOR)
-    return scores_of([classifier.probability(p) for p in held]), np.array([int(declines(p)) for p in held])
+    return scores_of([classifier.probability(p) for p in held]), np.array(
+        [int(declines(p)) for p in held]
+    )
 
 
 @pytest.mark.parametrize("kind", ["missed_refusal", "false_refusal"])
@@ -88,7 +96,9 @@ def test_the_rate_that_a_run_is_certified_for_holds_on_fresh_prompts(run, fresh,
 
 @pytest.mark.parametrize("goal", [f"missed_refusal <= {LEVEL}", f"false_refusal <= {LEVEL}"])
 def test_promises_about_the_stub_are_broken_in_at_most_delta_of_the_draws(fresh, goal):
-    template = Policy(name="stub", taxonomy=single(), rule="heaviest", categories=(CategoryPolicy(),))
+    template = Policy(
+        name="stub", taxonomy=single(), rule="heaviest", categories=(CategoryPolicy(),)
+    )
     case = Case(goals=goal, method="shared", rows=(200, 160))
     keeps_its_word(case, tally(case, DRAWS, people=scored(*fresh, template)))
 

@@ -1,7 +1,9 @@
-"""A calibrator on its own rows, a promise on others: it holds of both as they stand. On the same rows it fails.
+"""A calibrator on its own rows, a promise on others: it holds of both as they stand. On the same
+rows it fails.
 
-A calibrator bends the scores towards the labels that it saw. Rows to be answered that happened to score high are
-pulled down with their neighbours, so the same rows then show too few errors at any threshold.
+A calibrator bends the scores towards the labels that it saw. Rows to be answered that happened to
+score high are pulled down with their neighbours, so the same rows then show too few errors at any
+threshold.
 """
 
 from dataclasses import replace
@@ -18,11 +20,14 @@ from tests.validity.population import DELTA, Tally, population
 
 DRAWS = 2000
 LEVEL = 0.05
-OWN, LEFT = (150, 60, 40, 30), (306, 60, 40, 30)  # rows per class, of the calibrator and of the threshold
+# rows per class, of the calibrator and of the threshold
+OWN, LEFT = (150, 60, 40, 30), (306, 60, 40, 30)
 
 
 def calibrated_promises(family, draws, *, apart):
-    """Fit a calibrator and certify a threshold on draws of their own rows each, or of the same rows."""
+    """Fit a calibrator and certify a threshold on draws of their own rows each, or of the same
+    rows.
+    """
     people, rng = population(signal=3.0, rows=6000), np.random.default_rng(1)
     answerable_NC = people.logp_NC[people.of_class[0]]
     refusable_NC = people.logp_NC[np.concatenate(people.of_class[1:])]
@@ -35,7 +40,9 @@ def calibrated_promises(family, draws, *, apart):
         q_M = compared_scores(template, rows.table.logp_NC[rows.label_N == 0])
         found = certify_false_refusal(q_M, LEVEL, DELTA)
         assert isinstance(found, Certified)
-        policy = template.with_thresholds(dict.fromkeys(template.taxonomy.names, found.thresholds[0]))
+        policy = template.with_thresholds(
+            dict.fromkeys(template.taxonomy.names, found.thresholds[0])
+        )
         broken += decide_many(policy, answerable_NC).refuses_N.mean() > LEVEL
         caught += decide_many(policy, refusable_NC).refuses_N.mean()
     return Tally(draws, draws, broken, caught / draws)

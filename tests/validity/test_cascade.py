@@ -1,6 +1,8 @@
-"""A promise made on a cascade's scores holds of the cascade as served; one on the model's alone does not carry over.
+"""A promise made on a cascade's scores holds of the cascade as served; one on the model's alone
+does not carry over.
 
-The front reads texts. A draw takes rows to be answered with replacement from a population whose every rate is known.
+The front reads texts. A draw takes rows to be answered with replacement from a population whose
+every rate is known.
 """
 
 from dataclasses import replace
@@ -29,7 +31,9 @@ BLANK = Policy(
 
 
 def rash_front():
-    """A front that wants to refuse everything, and is sure of about one request in four that ought to be answered."""
+    """A front that wants to refuse everything, and is sure of about one request in four that ought
+    to be answered.
+    """
     made = front()
     intercept_C = made.linear.intercept_C.copy()
     intercept_C[1] += 20.0
@@ -40,7 +44,9 @@ def rash_front():
 
 @cache
 def answerable(rash: bool):
-    """Scores of the rows to be answered, of a noisy model alone and of its cascade, and whether the front decides."""
+    """Scores of the rows to be answered, of a noisy model alone and of its cascade, and whether the
+    front decides.
+    """
     rows = [e for e in examples(PEOPLE, 77) if e.label is None]
     alone_NC = model(sharpness=1.5).logp([e.prompt for e in rows])
     made = rash_front() if rash else front()

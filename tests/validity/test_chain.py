@@ -1,4 +1,6 @@
-"""No certificate rests on rows that the weights were made from: 200 runs that try, each in its own way."""
+"""No certificate rests on rows that the weights were made from: 200 runs that try, each in its own
+way.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def split_by_another_seed(world: World) -> RunFolder:
 
 
 def split_again_in_a_copy_without_record(world: World) -> RunFolder:
-    """As an earlier version left its runs: no record, and the split that could vouch for it is gone."""
+    """As an earlier version left its runs: no record, and the split that could vouch for it is
+    gone.
+    """
     some = rows(COUNT, world.seed)
     run = copied(world.trained("run", some), "copy")
     (run.model / SEEN).unlink()
@@ -81,7 +85,9 @@ def another_runs_weights_beside_our_record(world: World) -> RunFolder:
 def train_rows_written_into_the_split(world: World) -> RunFolder:
     run = world.trained("run", rows(COUNT, world.seed))
     both = [read_examples(run.split(s)) for s in ("calibrate", "train")]
-    write_examples(run.split("calibrate"), [*both[0], *(replace(e, split="calibrate") for e in both[1])])
+    write_examples(
+        run.split("calibrate"), [*both[0], *(replace(e, split="calibrate") for e in both[1])]
+    )
     return run
 
 
@@ -102,7 +108,10 @@ def new_rows_of_old_groups(world: World) -> RunFolder:
     """Other requests, made from the same seeds as those trained on."""
     some = rows(COUNT, world.seed)
     run = world.trained("run", some)
-    new = [replace(n, group=o.group) for n, o in zip(rows(COUNT, world.seed + 500, tag="new"), some, strict=True)]
+    new = [
+        replace(n, group=o.group)
+        for n, o in zip(rows(COUNT, world.seed + 500, tag="new"), some, strict=True)
+    ]
     world.split("run", new, again=True, seed=world.seed + 3)
     return run
 
@@ -232,7 +241,9 @@ def test_rows_that_were_only_added_are_certified(tmp_path):
 
 
 def outcome(twist: Twist, world: World) -> str:
-    """How an attempt to certify ends: "certified", or the class of the error, which is the user's to mend."""
+    """How an attempt to certify ends: "certified", or the class of the error, which is the user's
+    to mend.
+    """
     error: DemurError | None = None
     try:
         run = twist(world)
@@ -257,9 +268,11 @@ def test_no_certificate_rests_on_rows_that_were_trained_on(tmp_path: Path, twist
 
 
 def test_a_twist_is_a_lie_without_the_record(tmp_path, monkeypatch):
-    """What the stages would certify if nobody asked what the weights have seen: the oracle finds the rows."""
+    """What the stages would certify if nobody asked what the weights have seen: the oracle finds
+    the rows.
+    """
     monkeypatch.setattr("demur.stages.score.require_unseen_splits", lambda *_: Seen())
-    monkeypatch.setattr("demur.stages.calibrate.require_unseen_splits", lambda *_: Seen())
+    monkeypatch.setattr("demur.stages.calibrate.inputs.require_unseen_splits", lambda *_: Seen())
     world = World(tmp_path, seed=3)
     run = split_again(world)
     assert world.certify(run, GOAL) is None

@@ -1,4 +1,6 @@
-"""The corrected rate's 95 % interval covers the truth, whatever the judge does, and on real answers."""
+"""The corrected rate's 95 % interval covers the truth, whatever the judge does, and on real
+answers.
+"""
 
 from pathlib import Path
 
@@ -54,25 +56,37 @@ def test_so_it_does_with_labels_drawn_more_often_near_a_threshold_and_where_the_
 
 @pytest.fixture(scope="module")
 def answers():
-    """(source, request, answer, whether people say that it declines, a partial answer counting as one that does)."""
+    """(source, request, answer, whether people say that it declines, a partial answer counting as
+    one that does).
+    """
     rows = [r.value for r in read_rows(LABELLED) if r.value["tone"] not in DROPPED]
-    return [(r["source"].split("_")[0], r["prompt"], r["response"], float(r["label"] != "compliance")) for r in rows]
+    return [
+        (r["source"].split("_")[0], r["prompt"], r["response"], float(r["label"] != "compliance"))
+        for r in rows
+    ]
 
 
 def by_opening(rows):
     """A judge that errs much: only how an answer begins."""
-    return [float(a.lower().lstrip().startswith(("sorry", "i'm sorry", "i cannot", "as an ai"))) for _, _, a, _ in rows]
+    return [
+        float(a.lower().lstrip().startswith(("sorry", "i'm sorry", "i cannot", "as an ai")))
+        for _, _, a, _ in rows
+    ]
 
 
 def by_phrases(rows):
-    said = judge_all(PhraseJudge(), [Item(request=p, answer=a, category="safety") for _, p, a, _ in rows])
+    said = judge_all(
+        PhraseJudge(), [Item(request=p, answer=a, category="safety") for _, p, a, _ in rows]
+    )
     return [0.5 if o.verdict == "unscored" else float(o.refuses) for o in said]
 
 
 @pytest.mark.skipif(not LABELLED.exists(), reason="../shared/data/response_labels.jsonl is absent")
 @pytest.mark.parametrize(("judge", "off"), [(by_opening, 0.15), (by_phrases, 0.0)])
 @pytest.mark.parametrize(("source", "count"), [("chatgpt", 1706), ("xstest", 1235)])
-def test_with_100_hand_labels_of_real_answers_the_interval_covers_the_truth(answers, source, count, judge, off):
+def test_with_100_hand_labels_of_real_answers_the_interval_covers_the_truth(
+    answers, source, count, judge, off
+):
     rows, rng, covered = [r for r in answers if r[0] == source], np.random.default_rng(0), 0
     judge_N, hand_N = np.array(judge(rows)), np.array([declines for *_, declines in rows])
     assert len(rows) == count

@@ -1,4 +1,6 @@
-"""Promises over populations of which a part is in doubt, with a bound that is measured on the same rows."""
+"""Promises over populations of which a part is in doubt, with a bound that is measured on the same
+rows.
+"""
 
 from dataclasses import replace
 
@@ -19,7 +21,9 @@ OURS = replace(MODEL, token_ids=(0, 1, 2))
 
 
 def population(rng, n, tail):
-    """Rows whose leftover mass has a heavy tail: many quantiles beyond the usual one there is still something."""
+    """Rows whose leftover mass has a heavy tail: many quantiles beyond the usual one there is still
+    something.
+    """
     label_N = rng.integers(0, 3, n) * (rng.random(n) < 0.5)
     logits_NC = rng.normal(size=(n, 3)) * 1.5
     logits_NC[np.arange(n), label_N] += 3.0
@@ -38,12 +42,18 @@ def test_a_promise_holds_where_the_bound_is_measured_on_its_own_rows(text, tail)
         rows = labelled(*population(rng, ROWS, tail))
         template = replace(policy(2), doubt=measured_rule(rows.table, OURS, "refuse"))
         try:
-            found = solve([goal], template, rows, How(confidence=1 - DELTA, method="shared"), data_digest="d")
+            found = solve(
+                [goal], template, rows, How(confidence=1 - DELTA, method="shared"), data_digest="d"
+            )
         except GoalInfeasible:
             continue
         granted += 1
         refused_N = decide_many(replace(found, promises=()), truth_NC).refuses_N
-        rate = refused_N[truth_N == 0].mean() if goal.name == "false_refusal" else (~refused_N)[truth_N > 0].mean()
+        rate = (
+            refused_N[truth_N == 0].mean()
+            if goal.name == "false_refusal"
+            else (~refused_N)[truth_N > 0].mean()
+        )
         broken += rate > goal.level
     assert granted > DRAWS / 2
     slack = 2.33 * np.sqrt(DELTA * (1 - DELTA) / DRAWS)  # 99 % of binomial draws

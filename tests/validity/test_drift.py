@@ -1,4 +1,5 @@
-"""While nothing changes, alarms are as rare as promised, however often one looks. 2,000 seeded draws each.
+"""While nothing changes, alarms are as rare as promised, however often one looks. 2,000 seeded
+draws each.
 
 Every draw is a whole life of a monitor: the alarm counts if it was ever on.
 """
@@ -24,7 +25,9 @@ def significant(shift, alpha):
 
 
 def highest_evidence(score_DT, reference, learns=True):
-    """Highest log evidence of many lives at once, by the functions that `martingale.update` is made of."""
+    """Highest log evidence of many lives at once, by the functions that `martingale.update` is made
+    of.
+    """
     draws, steps = score_DT.shape
     cell_DT = martingale.cells(score_DT).astype(np.uint8)
     shares, log_e_D, highest_D = (np.full(draws, 1 / 3),) * 3, np.zeros(draws), np.zeros(draws)
@@ -74,7 +77,9 @@ def test_an_audit_seldom_cries_wolf_at_the_level_itself(level):
 
 
 def test_an_audit_finds_a_broken_promise():
-    """0.08 against 0.05 is found after a median of about 635 labels, as measured for the specification."""
+    """0.08 against 0.05 is found after a median of about 635 labels, as measured for the
+    specification.
+    """
     error_DT = np.random.default_rng(4).random((400, 3000)) < 0.08
     found_DT = evidence(error_DT, 0.05) >= BAR
     assert found_DT.any(axis=1).mean() > 0.95
@@ -100,4 +105,5 @@ def test_the_stability_p_value_is_uniform_without_drift_where_the_customary_limi
     rng = np.random.default_rng(6)
     found = [stability(rng.normal(size=1000), rng.normal(size=200)) for _ in range(DRAWS)]
     assert kstest([s.p_value.value for s in found], "uniform").statistic < 0.05
-    assert np.mean([s.index > 0.1 for s in found]) > ALPHA / 2  # "PSI > 0.1" cries wolf on windows of 200
+    # "PSI > 0.1" cries wolf on windows of 200
+    assert np.mean([s.index > 0.1 for s in found]) > ALPHA / 2

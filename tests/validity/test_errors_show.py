@@ -1,6 +1,8 @@
-"""A simulation that could not fail would prove nothing: delta spent 2.5 times over is caught, by the very same bound.
+"""A simulation that could not fail would prove nothing: delta spent 2.5 times over is caught, by
+the very same bound.
 
-In the cases marked sharp nearly all of delta is spent. What they certify at 2.5 delta is held against delta.
+In the cases marked sharp nearly all of delta is spent. What they certify at 2.5 delta is held
+against delta.
 """
 
 import pytest
@@ -33,4 +35,11 @@ def test_so_it_is_where_an_order_is_learnt(name):
 
 
 def test_every_procedure_has_a_sharp_case():
-    assert {case.method for case in SHARP.values()} == {"shared", "even", "path", "vectors", "budgets", "graphical"}
+    assert {case.method for case in SHARP.values()} == {
+        "shared",
+        "even",
+        "path",
+        "vectors",
+        "budgets",
+        "graphical",
+    }

@@ -1,4 +1,6 @@
-"""Labels by an erring judge, a part checked by hand: promises hold by the hand's labels, and intervals cover."""
+"""Labels by an erring judge, a part checked by hand: promises hold by the hand's labels, and
+intervals cover.
+"""
 
 from dataclasses import replace
 
@@ -21,9 +23,13 @@ CHECKED = 250
 
 
 def judged(rows, rng, flips):
-    """The judge takes some requests to be answered for safety and some to be refused for answerable; hands check."""
+    """The judge takes some requests to be answered for safety and some to be refused for
+    answerable; hands check.
+    """
     hand_N, u_N = rows.label_N, rng.random(len(rows.label_N))
-    judge_N = np.where((hand_N == 0) & (u_N < flips[0]), 1, np.where((hand_N > 0) & (u_N < flips[1]), 0, hand_N))
+    judge_N = np.where(
+        (hand_N == 0) & (u_N < flips[0]), 1, np.where((hand_N > 0) & (u_N < flips[1]), 0, hand_N)
+    )
     checked_N = np.full(len(hand_N), UNCHECKED)
     at = rng.permutation(len(hand_N))[:CHECKED]
     checked_N[at] = hand_N[at]
@@ -31,7 +37,9 @@ def judged(rows, rng, flips):
 
 
 def corrected_promises(draws, text="false_refusal <= 0.2"):
-    """Certify on draws whose labels a judge gave and a hand checked in part; the truth is the hand's."""
+    """Certify on draws whose labels a judge gave and a hand checked in part; the truth is the
+    hand's.
+    """
     people, rng = population(signal=4.0), np.random.default_rng(5)
     goals = parse_goals(text)
     granted, broken, caught = 0, 0, 0.0
@@ -77,10 +85,15 @@ def test_rogan_gladen_intervals_cover():
     q = true * se + (1 - true) * (1 - sp)
     covered = 0
     for q_hits, se_hits, sp_hits in zip(
-        rng.binomial(400, q, DRAWS), rng.binomial(80, se, DRAWS), rng.binomial(120, sp, DRAWS), strict=True
+        rng.binomial(400, q, DRAWS),
+        rng.binomial(80, se, DRAWS),
+        rng.binomial(120, sp, DRAWS),
+        strict=True,
     ):
         judged_rate = Rate(hits=int(q_hits), of=400)
-        found = rogan_gladen(judged_rate, Rate(hits=int(se_hits), of=80), Rate(hits=int(sp_hits), of=120))
+        found = rogan_gladen(
+            judged_rate, Rate(hits=int(se_hits), of=80), Rate(hits=int(sp_hits), of=120)
+        )
         covered += found.low <= true <= found.high
     assert covered >= binom.ppf(0.001, DRAWS, 0.94)
 

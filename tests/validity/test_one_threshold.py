@@ -1,4 +1,6 @@
-"""One shared threshold: over many draws few promises are broken, and they are not kept by refusing nobody."""
+"""One shared threshold: over many draws few promises are broken, and they are not kept by refusing
+nobody.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""Target rates on unlabelled traffic: over many draws few promised rates are exceeded, and delta is not hoarded."""
+"""Target rates on unlabelled traffic: over many draws few promised rates are exceeded, and delta is
+not hoarded.
+"""
 
 import numpy as np
 import pytest
@@ -21,13 +23,19 @@ def exceeded(goals, rounding, delta=DELTA):
     people, rng = population(rounding), np.random.default_rng(11)
     asked, ids, granted, broken = parse_goals(goals), tuple(map(str, range(ROWS))), 0, 0
     for _ in range(DRAWS):
-        traffic = ScoreTable(ids=ids, logp_NC=people.logp_NC[rng.integers(len(people.label_N), size=ROWS)])
+        traffic = ScoreTable(
+            ids=ids, logp_NC=people.logp_NC[rng.integers(len(people.label_N), size=ROWS)]
+        )
         try:
-            met = solve_on_traffic(asked, people.template, traffic, confidence=1 - delta, data_digest="")
+            met = solve_on_traffic(
+                asked, people.template, traffic, confidence=1 - delta, data_digest=""
+            )
         except GoalInfeasible:
             continue
         granted += 1
-        broken += any(people.rate(goal, [c.threshold for c in met.categories]) > goal.level for goal in asked)
+        broken += any(
+            people.rate(goal, [c.threshold for c in met.categories]) > goal.level for goal in asked
+        )
     return granted, broken
 
 

@@ -1,9 +1,11 @@
-"""Promises on real prompts: scores of held-out rows through a trained model, resampled 2,000 times per procedure.
+"""Promises on real prompts: scores of held-out rows through a trained model, resampled 2,000 times
+per procedure.
 
-The rows may be used for research only, so nothing made from them is committed, scores neither: a small model is trained
-here on 4,000 of them (about 15 CPU-seconds) and scores the others. Those are the population; its true rates are counts.
-A promise does not depend on how good the model is, only what it catches does: bench/validity.py --scores runs the same
-cases, 20,000 draws each, on scores of the whole recipe.
+The rows may be used for research only, so nothing made from them is committed, scores neither: a
+small model is trained here on 4,000 of them (about 15 CPU-seconds) and scores the others. Those are
+the population; its true rates are counts. A promise does not depend on how good the model is, only
+what it catches does: bench/validity.py --scores runs the same cases, 20,000 draws each, on scores
+of the whole recipe.
 """
 
 from dataclasses import replace
@@ -19,7 +21,15 @@ from demur.sources.files import FileSource
 from tests.validity.population import REAL, keeps_its_word, scored, tally
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-FILES = ("coconot", "xstest", "selfaware", "harmful", "safety_responses", "temporal", "benign_instructions")
+FILES = (
+    "coconot",
+    "xstest",
+    "selfaware",
+    "harmful",
+    "safety_responses",
+    "temporal",
+    "benign_instructions",
+)
 TAXONOMY = coconot()
 DRAWS = 2000
 
@@ -35,16 +45,25 @@ def held_out(tmp_path_factory):
     rows = list(FileSource(folder=DATA, files=tuple(f"{f}.jsonl" for f in FILES)).read())
     train, held = [e for e in rows if e.split == "train"], [e for e in rows if e.split != "train"]
     small = replace(
-        tiny(epochs=1.0), tiny_width=128, tiny_layers=2, tiny_vocabulary=2048, answer_tokens=1, max_length=128
+        tiny(epochs=1.0),
+        tiny_width=128,
+        tiny_layers=2,
+        tiny_vocabulary=2048,
+        answer_tokens=1,
+        max_length=128,
     )
     folder = tmp_path_factory.mktemp("model")
     SftTrainer(small).train(train[::4], TAXONOMY, folder)
-    logp_NC = HfEngine(model=folder / "model", tokens=TAXONOMY.tokens).logp([e.prompt for e in held])
+    logp_NC = HfEngine(model=folder / "model", tokens=TAXONOMY.tokens).logp(
+        [e.prompt for e in held]
+    )
     return logp_NC, np.array([TAXONOMY.column(e.label) for e in held])
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_promises_are_broken_in_at_most_delta_of_the_draws(name, held_out):
-    template = Policy(name="real", taxonomy=TAXONOMY, rule="heaviest", categories=(CategoryPolicy(),) * 5)
+    template = Policy(
+        name="real", taxonomy=TAXONOMY, rule="heaviest", categories=(CategoryPolicy(),) * 5
+    )
     people = scored(*held_out, template, REAL[name].rounding)
     keeps_its_word(REAL[name], tally(REAL[name], DRAWS, people=people))

@@ -19,21 +19,30 @@ from tests.validity.population import DELTA, Case, at_the_edges, population
 DRAWS = 2000
 CONTRAST, SOURCES = 0.2, ("one", "two", "three")
 CASES = {
-    "one slice": Case(goals="false_refusal[contrast] <= 0.2", method="shared", rows=(400, 120, 60, 30), sharp=True),
-    "every kind": Case(goals="false_refusal <= 0.15 in every kind", method="shared", rows=(400, 120, 60, 30)),
-    "the whole and a slice": Case(goals="false_refusal <= 0.1; false_refusal[contrast] <= 0.2", method="shared"),
+    "one slice": Case(
+        goals="false_refusal[contrast] <= 0.2", method="shared", rows=(400, 120, 60, 30), sharp=True
+    ),
+    "every kind": Case(
+        goals="false_refusal <= 0.15 in every kind", method="shared", rows=(400, 120, 60, 30)
+    ),
+    "the whole and a slice": Case(
+        goals="false_refusal <= 0.1; false_refusal[contrast] <= 0.2", method="shared"
+    ),
     "every source, along a path": Case(
         goals="false_refusal <= 0.1 in every source", method="path", rows=(900, 120, 60, 30)
     ),
     "both sides": Case(
-        goals="false_refusal <= 0.2 in every source; missed_refusal[source=one + two] <= 0.25", method="shared"
+        goals="false_refusal <= 0.2 in every source; missed_refusal[source=one + two] <= 0.25",
+        method="shared",
     ),
 }
 
 
 @pytest.fixture(scope="module")
 def people():
-    """(logits of refusing less for ordinary rows, labels, kinds, sources) of a population with contrast rows."""
+    """(logits of refusing less for ordinary rows, labels, kinds, sources) of a population with
+    contrast rows.
+    """
     plain = population(signal=3.5)
     rng = np.random.default_rng(5)
     rows = len(plain.label_N)
@@ -45,15 +54,21 @@ def people():
     logits_NC -= np.logaddexp.reduce(logits_NC, axis=1, keepdims=True)
     kind_N = np.where(plain.label_N > 0, "refusal", np.where(contrast_N, "contrast", "benign"))
     traits = Traits(kind_N=kind_N, category_N=np.full(rows, "none"), source_N=source_N)
-    table = ScoreTable(ids=tuple(map(str, range(rows))), logp_NC=np.minimum(logits_NC, 0).astype(np.float32))
-    return replace(plain, logp_NC=table.logp_NC), LabelledScores(table=table, label_N=plain.label_N, traits=traits)
+    table = ScoreTable(
+        ids=tuple(map(str, range(rows))), logp_NC=np.minimum(logits_NC, 0).astype(np.float32)
+    )
+    return replace(plain, logp_NC=table.logp_NC), LabelledScores(
+        table=table, label_N=plain.label_N, traits=traits
+    )
 
 
 SORTED = {}  # goal -> log q of its rows per category, sorted once: there is one population
 
 
 def true_rate(goal, thresholds, people):
-    """The rate of the slice over the whole population, from scores sorted once per goal and group."""
+    """The rate of the slice over the whole population, from scores sorted once per goal and
+    group.
+    """
     _, rows = people
     if goal.risk not in SORTED:
         among_N = rows.label_N == 0 if goal.name == "false_refusal" else rows.label_N != 0
@@ -64,16 +79,22 @@ def true_rate(goal, thresholds, people):
         SORTED[goal.risk] = [np.sort(logq_N[among_N & (heaviest_N == g)]) for g in range(3)]
     sorted_G = SORTED[goal.risk]
     log_t = [np.inf if t == NEVER else np.log(max(t, 1e-300)) for t in thresholds]
-    refused = sum(len(v) - np.searchsorted(v, t, side="left") for v, t in zip(sorted_G, log_t, strict=True))
+    refused = sum(
+        len(v) - np.searchsorted(v, t, side="left") for v, t in zip(sorted_G, log_t, strict=True)
+    )
     rate = refused / sum(map(len, sorted_G))
     return 1 - rate if goal.name == "missed_refusal" else rate
 
 
 def drawn(people, rng, counts):
     plain, rows = people
-    at = np.concatenate([own[rng.integers(len(own), size=n)] for own, n in zip(plain.of_class, counts, strict=True)])
+    at = np.concatenate(
+        [own[rng.integers(len(own), size=n)] for own, n in zip(plain.of_class, counts, strict=True)]
+    )
     traits = Traits(
-        kind_N=rows.traits.kind_N[at], category_N=rows.traits.category_N[at], source_N=rows.traits.source_N[at]
+        kind_N=rows.traits.kind_N[at],
+        category_N=rows.traits.category_N[at],
+        source_N=rows.traits.source_N[at],
     )
     table = ScoreTable(ids=tuple(map(str, range(len(at)))), logp_NC=rows.table.logp_NC[at])
     return LabelledScores(table=table, label_N=rows.label_N[at], traits=traits)
@@ -90,7 +111,8 @@ def test_promises_about_slices_are_broken_in_at_most_delta_of_the_draws(name, pe
         broken += any(true_rate(g, t, people) > g.level for t, goals in found for g in goals)
     assert broken <= binom.ppf(0.999, DRAWS, DELTA)
     assert granted >= 0.5 * DRAWS
-    assert broken >= (0.3 * DELTA * DRAWS if case.sharp else 0)  # nearly all of delta is spent: an error would show
+    # nearly all of delta is spent: an error would show
+    assert broken >= (0.3 * DELTA * DRAWS if case.sharp else 0)
 
 
 def test_the_mix_hides_a_slice_that_its_own_goal_bounds(people):
@@ -98,7 +120,9 @@ def test_the_mix_hides_a_slice_that_its_own_goal_bounds(people):
     (contrast,) = parse_goals("false_refusal[contrast] <= 0.1")
     rates = []
     for goals in ("false_refusal <= 0.1", "false_refusal <= 0.1 in every kind"):
-        found = certify(parse_goals(goals), people[0].template, rows, How(confidence=0.9, method="shared"))
+        found = certify(
+            parse_goals(goals), people[0].template, rows, How(confidence=0.9, method="shared")
+        )
         assert isinstance(found, Granted)
         rates.append(true_rate(contrast, found.certified.thresholds, people))
     assert rates[0] > 0.15  # the average was kept, and the slice was not

@@ -1,7 +1,9 @@
-"""The Python interface: each stage as a function on a run. `import demur` offers these lazily; see docs/python.md.
+"""The Python interface: each stage as a function on a run. `import demur` offers these lazily; see
+docs/python.md.
 
 1. `run` makes a run folder from a config, or goes on with it; `open_run` opens one that is there.
-2. `score`, `calibrate` and `evaluate` do one stage, or find it done, like the verbs of the command line.
+2. `score`, `calibrate` and `evaluate` do one stage, or find it done, like the verbs of the command
+   line.
 3. `decide` is arithmetic on scores: no model is called for another threshold or policy.
 """
 
@@ -28,7 +30,18 @@ if TYPE_CHECKING:
     from demur.store.results.metrics_file import Evaluation
     from demur.store.run import Stage
 
-__all__ = ["Goal", "Policy", "Run", "Taxonomy", "calibrate", "decide", "evaluate", "open_run", "run", "score"]
+__all__ = [
+    "Goal",
+    "Policy",
+    "Run",
+    "Taxonomy",
+    "calibrate",
+    "decide",
+    "evaluate",
+    "open_run",
+    "run",
+    "score",
+]
 
 
 class Run:
@@ -73,7 +86,10 @@ class Run:
         return tuple(stage for stage in STAGES if self.workspace.folder.receipt(stage) is not None)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, engine {self.workspace.config.engine}, done: {', '.join(self.done) or '-'})"
+        return (
+            f"Run({str(self.path)!r}, engine {self.workspace.config.engine}, done: "
+            f"{', '.join(self.done) or '-'})"
+        )
 
 
 def open_run(folder: str | Path, policy: str | None = None) -> Run:
@@ -88,7 +104,8 @@ def open_run(folder: str | Path, policy: str | None = None) -> Run:
         return Run(workspace)
     if policy not in (names := workspace.folder.policy_names):
         raise ConfigError(
-            f"{folder} keeps no policy {policy!r}", f"policies beside its own: {', '.join(names) or 'none'}"
+            f"{folder} keeps no policy {policy!r}",
+            f"policies beside its own: {', '.join(names) or 'none'}",
         )
     return Run(Workspace(workspace.folder.named(policy), workspace.config))
 
@@ -100,11 +117,12 @@ def run(
     data: str | Path | None = None,
     observer: Observer | None = None,
 ) -> Run:
-    """All stages of a config, skipping what is done; evaluate and report only where the run's engine writes answers.
+    """All stages of a config, skipping what is done; evaluate and report only where the run's
+    engine writes answers.
 
-    config: a TOML file, or its tables as a dict. out: the run folder; runs/ and the config's name by default.
-    data: the folder of the config's sources of files. observer: is told how the stages go; nobody by default.
-    Raises what the stages raise: DataError, EngineError, GoalInfeasible, ...
+    config: a TOML file, or its tables as a dict. out: the run folder; runs/ and the config's name
+    by default. data: the folder of the config's sources of files. observer: is told how the stages
+    go; nobody by default. Raises what the stages raise: DataError, EngineError, GoalInfeasible, ...
     """
     from demur.assembly.config import config_from, load_config
     from demur.assembly.run import planned
@@ -128,7 +146,9 @@ def run(
 @overload
 def score(run: Run | str | Path, *, observer: Observer | None = None) -> Mapping[Split, Scores]: ...
 @overload
-def score(run: Run | str | Path, prompts: Iterable[Any], *, policy: Policy | None = None) -> Scores: ...
+def score(
+    run: Run | str | Path, prompts: Iterable[Any], *, policy: Policy | None = None
+) -> Scores: ...
 def score(
     run: Run | str | Path,
     prompts: Iterable[Any] | None = None,
@@ -138,9 +158,10 @@ def score(
 ) -> Mapping[Split, Scores] | Scores:
     """The run's held-out splits scored, or the scores of prompts.
 
-    prompts: texts, or rows with a prompt or a conversation in any shape of docs/data.md; a DataFrame or a Dataset of
-    such rows does as well. Ids are those of the rows, else their numbers. policy: score as this policy has prompts
-    scored, which is by its cascade if it has one. Raises DataError, naming the row, on one without a prompt.
+    prompts: texts, or rows with a prompt or a conversation in any shape of docs/data.md; a
+    DataFrame or a Dataset of such rows does as well. Ids are those of the rows, else their numbers.
+    policy: score as this policy has prompts scored, which is by its cascade if it has one. Raises
+    DataError, naming the row, on one without a prompt.
     """
     opened = _opened(run)
     if prompts is None:
@@ -148,7 +169,9 @@ def score(
 
         tables = Steps(opened.workspace, observer).perform("score")
         fingerprint, choices = opened.engine.fingerprint, opened.taxonomy.choices
-        return {s: Scores(table=t, choices=choices, fingerprint=fingerprint) for s, t in tables.items()}
+        return {
+            s: Scores(table=t, choices=choices, fingerprint=fingerprint) for s, t in tables.items()
+        }
     from demur.assembly.prompts import prompts_of
     from demur.core.score import ScoreTable
 
@@ -169,9 +192,10 @@ def calibrate(
 ) -> Policy:
     """Choose thresholds that meet a goal, on the calibrate split; no model is called.
 
-    goal: such as "false_refusal <= 0.02", or several; the config's by default. name: keep the policy under this name,
-    beside the run's own. settings: others of [calibrate], such as confidence=0.9. Raises GoalInfeasible if no
-    thresholds meet the goal, ConfigError on an unknown setting.
+    goal: such as "false_refusal <= 0.02", or several; the config's by default. name: keep the
+    policy under this name, beside the run's own. settings: others of [calibrate], such as
+    confidence=0.9. Raises GoalInfeasible if no thresholds meet the goal, ConfigError on an unknown
+    setting.
     """
     from demur.assembly.steps import Steps
 
@@ -185,11 +209,13 @@ def calibrate(
 def decide(policy: Policy, scores: Scores) -> DecisionTable:
     """Decide each prompt by its score; the only thing compared is numbers.
 
-    Raises PolicyError where the scores are known to be of another model, ConfigError where they are of other choices.
+    Raises PolicyError where the scores are known to be of another model, ConfigError where they are
+    of other choices.
     """
     if scores.choices != policy.taxonomy.choices:
         raise ConfigError(
-            f"scores of {', '.join(scores.choices)} under a policy of {', '.join(policy.taxonomy.choices)}",
+            f"scores of {', '.join(scores.choices)} under a policy of "
+            f"{', '.join(policy.taxonomy.choices)}",
             "score with the model that the policy was made for",
         )
     if scores.fingerprint is not None:
@@ -203,15 +229,19 @@ def decide(policy: Policy, scores: Scores) -> DecisionTable:
     return DecisionTable(policy=policy.name, ids=scores.table.ids, decision=words, decisions=found)
 
 
-def evaluate(run: Run | str | Path, *, observer: Observer | None = None, **settings: Any) -> Evaluation:
+def evaluate(
+    run: Run | str | Path, *, observer: Observer | None = None, **settings: Any
+) -> Evaluation:
     """Answer and judge the test prompts under the run's policy, and under others for comparison.
 
-    settings: of [evaluate], such as judge="phrases" or limit=200. Raises ConfigError on an unknown setting, and where
-    the run's engine writes no answers.
+    settings: of [evaluate], such as judge="phrases" or limit=200. Raises ConfigError on an unknown
+    setting, and where the run's engine writes no answers.
     """
     from demur.assembly.steps import Steps
 
-    evaluation: Evaluation = Steps(_changed(_opened(run), "evaluate", settings), observer).perform("evaluate")
+    evaluation: Evaluation = Steps(_changed(_opened(run), "evaluate", settings), observer).perform(
+        "evaluate"
+    )
     return evaluation
 
 
@@ -220,7 +250,9 @@ def _opened(run: Run | str | Path) -> Run:
 
 
 def _changed(run: Run, stage: Stage, settings: Mapping[str, Any]) -> Workspace:
-    """The run with other settings of a stage. Raises ConfigError, with those there are, on an unknown one."""
+    """The run with other settings of a stage. Raises ConfigError, with those there are, on an
+    unknown one.
+    """
     known = [f.name for f in fields(getattr(run.workspace.config, stage))]
     for name in settings:
         if name not in known:

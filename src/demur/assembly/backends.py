@@ -1,4 +1,6 @@
-"""The backend that `demur serve` was told to use, made from a run's model and the [backend] table of its settings."""
+"""The backend that `demur serve` was told to use, made from a run's model and the [backend] table
+of its settings.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +26,27 @@ from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.scores.tables import read_scores
 
-KEY_VARIABLE = "DEMUR_BACKEND_KEY"  # of the server behind ours; never in a file or on a command line
+# of the server behind ours; never in a file or on a command line
+KEY_VARIABLE = "DEMUR_BACKEND_KEY"
 GATE = "gate"
 REMOTE = ("vllm", "gateway", "openai", GATE)
 
 
 def default_backend(workspace: Workspace) -> str:
-    """The backend of a run that was told none: its own model in this process, or a gate where it has none."""
+    """The backend of a run that was told none: its own model in this process, or a gate where it
+    has none.
+    """
     return GATE if workspace.config.engine in PREDICTORS else "hf"
 
 
-def make_backend(kind: str, workspace: Workspace, url: str | None, options: Mapping[str, Any], where: str) -> Backend:
-    """A backend by its name in demur.assembly.wiring.BACKENDS, or "package.module:Class" with what BackendKind asks.
+def make_backend(
+    kind: str, workspace: Workspace, url: str | None, options: Mapping[str, Any], where: str
+) -> Backend:
+    """A backend by its name in demur.assembly.wiring.BACKENDS, or "package.module:Class" with what
+    BackendKind asks.
 
-    Raises ConfigError for options that it does not have, and for a backend that cannot serve this run.
+    Raises ConfigError for options that it does not have, and for a backend that cannot serve this
+    run.
     """
     _check_fits(kind, workspace, options, where)
     maker: BackendKind = find(kind, BACKENDS, "backend")
@@ -92,7 +101,9 @@ def front_of_policies(policies: PolicySet) -> str | None:
 
     Raises ConfigError where they disagree: one server has one cascade, or none.
     """
-    fronts = {p.policy.fingerprint.front for p in policies.policies.values() if p.policy.fingerprint}
+    fronts = {
+        p.policy.fingerprint.front for p in policies.policies.values() if p.policy.fingerprint
+    }
     if len(fronts) > 1:
         names = ", ".join(sorted(policies.policies))
         raise ConfigError(
@@ -103,7 +114,9 @@ def front_of_policies(policies: PolicySet) -> str | None:
 
 
 def _cascade(workspace: Workspace, behind: Backend, digest: str) -> Backend:
-    """A backend behind the run's front. Raises ArtifactError if the run has no front of this digest."""
+    """A backend behind the run's front. Raises ArtifactError if the run has no front of this
+    digest.
+    """
     from demur.engines.cascade.backend import CascadeBackend
 
     front, _ = front_of(workspace.folder, behind.fingerprint, digest)
@@ -114,29 +127,37 @@ def _check_fits(kind: str, workspace: Workspace, options: Mapping[str, Any], whe
     engine = workspace.config.engine
     if kind == GATE and engine == "guard-chat" and options.get("reads") == "all":
         raise ConfigError(
-            f'{where}: reads = "all": guard-chat reads the whole conversation, roles and all', "leave it out"
+            f'{where}: reads = "all": guard-chat reads the whole conversation, roles and all',
+            "leave it out",
         )
     if kind == "vllm" and workspace.front is not None:
         raise ConfigError(
-            "the plug-in of backend 'vllm' decides on the model's scores alone, and the policy is of a cascade",
+            "the plug-in of backend 'vllm' decides on the model's scores alone, and the policy is "
+            "of a cascade",
             "serve it with hf, gateway or openai; or give --policies of the model alone",
         )
     if engine in PREDICTORS and kind != GATE:
         raise ConfigError(
-            f"backend {kind!r} writes with the run's model, and a run with engine {engine!r} has none",
+            f"backend {kind!r} writes with the run's model, and a run with engine {engine!r} has "
+            "none",
             "leave --backend out, and give the --url of the model behind",
         )
     if kind == GATE and engine not in PREDICTORS:
         raise ConfigError(
             f"backend {GATE!r} decides by a predictor, and the run's engine is {engine!r}",
-            f"engines that predict: {', '.join(PREDICTORS)}; this run is served by hf, vllm, gateway or openai",
+            f"engines that predict: {', '.join(PREDICTORS)}; this run is served by hf, vllm, "
+            "gateway or openai",
         )
 
 
-def _references(folder: RunFolder, declared: Fingerprint, wanted: int) -> tuple[tuple[Prompt, Floats], ...]:
-    """Test prompts with the scores that this very model gave them, as many as wanted; none where there are none.
+def _references(
+    folder: RunFolder, declared: Fingerprint, wanted: int
+) -> tuple[tuple[Prompt, Floats], ...]:
+    """Test prompts with the scores that this very model gave them, as many as wanted; none where
+    there are none.
 
-    Every so-manieth of the shorter half by length: a server may read less than the model that scored them.
+    Every so-manieth of the shorter half by length: a server may read less than the model that
+    scored them.
     """
     scores = folder.scores("test")
     if not wanted or not scores.exists() or not folder.split("test").exists():
@@ -144,7 +165,9 @@ def _references(folder: RunFolder, declared: Fingerprint, wanted: int) -> tuple[
     table, model = read_scores(scores)
     if model != declared:
         return ()
-    rows = sorted(read_examples(folder.split("test")), key=lambda e: sum(len(m.content) for m in e.prompt))
+    rows = sorted(
+        read_examples(folder.split("test")), key=lambda e: sum(len(m.content) for m in e.prompt)
+    )
     shorter = rows[: max(wanted, len(rows) // 2)]
     chosen = shorter[:: max(1, len(shorter) // wanted)][:wanted]
     logp_NC = table.select(tuple(e.id for e in chosen)).logp_NC

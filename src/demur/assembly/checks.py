@@ -1,4 +1,6 @@
-"""Whether a model is ready, and what its training would take: the engines' own checks, typed, imported when asked."""
+"""Whether a model is ready, and what its training would take: the engines' own checks, typed,
+imported when asked.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ from demur.assembly.wiring import needed
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.readiness import Readiness
 from demur.core.training.settings import TrainSettings
-from demur.engines.fake.subjects import always_refuse, answer_then_refuse, never_refuse, refuse_then_answer
+from demur.engines.fake.subjects import (
+    always_refuse,
+    answer_then_refuse,
+    never_refuse,
+    refuse_then_answer,
+)
 
 if TYPE_CHECKING:
     from demur.engines.fake.subjects import Subject
@@ -26,7 +33,9 @@ SUBJECTS: dict[str, Callable[[Taxonomy], Subject]] = {
 
 
 def model_readiness(model: str, *, dtypes: bool, **declared: Any) -> Readiness:
-    """Every finding about a trained model. declared: what its demur.json says, see demur.engines.hf.doctor."""
+    """Every finding about a trained model. declared: what its demur.json says, see
+    demur.engines.hf.doctor.
+    """
     with needed(_WHAT):
         from demur.engines.hf.doctor import Examination, examine
 
@@ -38,7 +47,9 @@ def base_readiness(taxonomy: Taxonomy, settings: TrainSettings, rows: int) -> Re
     with needed(_WHAT):
         from demur.engines.training.base_model.doctor import BaseCase, examine_base
 
-    return examine_base(BaseCase(base=settings.base, taxonomy=taxonomy, settings=settings, rows=rows))
+    return examine_base(
+        BaseCase(base=settings.base, taxonomy=taxonomy, settings=settings, rows=rows)
+    )
 
 
 def is_base(model: str, tokens: tuple[str, ...]) -> bool:

@@ -2,20 +2,20 @@
 
     [run]                         # name, seed, threads, engine
     seed = 1
-    [taxonomy]                    # preset = "coconot", file = "own.toml", or name, respond_token and categories
+    [taxonomy]                    # preset, file, or name, respond_token and categories
     preset = "single"
-    [[data.sources]]              # kind: a name of demur.assembly.wiring.SOURCES or "package.module:Class"
+    [[data.sources]]              # kind: a name of wiring.SOURCES or "package.module:Class"
     kind = "files"                # the other keys are the fields of that class
     folder = "rows"
     files = ["a.jsonl"]
-    [engine]                      # of a guard model: the fields of its class, see demur.assembly.wiring.ENGINES
+    [engine]                      # of a guard model: the fields of its class, see wiring.ENGINES
     model = "./guard"
-    [train]                       # [data], [train], [score], ...: the fields of the stage's frozen Config
+    [train]                       # [data], [score], ...: the fields of the stage's frozen Config
     base = "tiny"
 
-A stage's section holds the fields of that stage's Config and nothing else; this module adds no setting of its own to
-them, so a setting has one home. Paths in the file are relative to the file; in [engine], where a name may be a path or
-not, those that begin with "./" or "../".
+A stage's section holds the fields of that stage's Config and nothing else; this module adds no
+setting of its own to them, so a setting has one home. Paths in the file are relative to the file;
+in [engine], where a name may be a path or not, those that begin with "./" or "../".
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ from demur.store.policies.policy_file import CategoryRow, TaxonomyRow
 
 T = TypeVar("T")
 
-# Section -> the record its keys are the fields of. A section that is not here is not a key of the file.
+# Section -> the record its keys are the fields of. A section that is not here is not a key of the
+# file.
 STAGE_CONFIGS: Mapping[str, type] = {
     "data": DataSettings,
     "train": TrainSettings,
@@ -57,7 +58,8 @@ STAGE_CONFIGS: Mapping[str, type] = {
     "report": ReportSettings,
 }
 DEFAULT_TAXONOMY = "coconot"
-FOLDER_SOURCES = ("files", "jsonl")  # sources whose `folder` the caller may give on the command line
+# sources whose `folder` the caller may give on the command line
+FOLDER_SOURCES = ("files", "jsonl")
 
 
 class _Run(Strict):
@@ -76,7 +78,8 @@ class _Taxonomy(Strict):
 
 
 class _Source(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)  # its other keys are the fields of the source's class
+    # its other keys are the fields of the source's class
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: str
 
@@ -97,7 +100,8 @@ class RunConfig:
     name: str
     seed: int  # also of every stage that has a seed and is not given one
     threads: int | None  # CPU threads; None: as many as the libraries choose
-    engine: str  # what scores and writes: a name of demur.assembly.wiring.ENGINES or "package.module:Class"
+    # what scores and writes: a name of demur.assembly.wiring.ENGINES or "package.module:Class"
+    engine: str
     options: Mapping[str, Any]  # [engine]: fields of that class, for guard models; empty otherwise
     taxonomy: Taxonomy
     sources: Mapping[str, SourceSpec]  # by a name that is unique in the run
@@ -109,20 +113,30 @@ class RunConfig:
     report: ReportSettings
 
     def resolved(self) -> dict[str, Any]:
-        """The same config as plain JSON or TOML values, every setting spelt out; config_from reads it back."""
+        """The same config as plain JSON or TOML values, every setting spelt out; config_from reads
+        it back.
+        """
         run = {"name": self.name, "seed": self.seed, "threads": self.threads, "engine": self.engine}
         engine = {"engine": dict(self.options)} if self.options else {}
         stages = {name: asdict(getattr(self, name)) for name in STAGE_CONFIGS}
         stages["data"]["sources"] = [{"kind": s.kind, **s.options} for s in self.sources.values()]
-        table = {"run": run, **engine, "taxonomy": TaxonomyRow.from_core(self.taxonomy).model_dump(), **stages}
+        table = {
+            "run": run,
+            **engine,
+            "taxonomy": TaxonomyRow.from_core(self.taxonomy).model_dump(),
+            **stages,
+        }
         return {name: _plain(to_jsonable_python(section)) for name, section in table.items()}
 
 
-def load_config(path: Path, *, data_folder: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    path: Path, *, data_folder: Path | None = None, overrides: Sequence[str] = ()
+) -> RunConfig:
     """The run that a TOML file describes.
 
-    data_folder takes the place of `folder` in every source of files. overrides: "section.key=value", value as in TOML,
-    a bare word being a text. Raises ConfigError naming file and key, and ArtifactError or TaxonomyError likewise.
+    data_folder takes the place of `folder` in every source of files. overrides:
+    "section.key=value", value as in TOML, a bare word being a text. Raises ConfigError naming file
+    and key, and ArtifactError or TaxonomyError likewise.
     """
     table = read_toml(path)
     for text in overrides:
@@ -130,14 +144,18 @@ def load_config(path: Path, *, data_folder: Path | None = None, overrides: Seque
     return config_from(table, str(path), base=path.parent, data_folder=data_folder)
 
 
-def config_from(table: Mapping[str, Any], where: str, *, base: Path, data_folder: Path | None = None) -> RunConfig:
+def config_from(
+    table: Mapping[str, Any], where: str, *, base: Path, data_folder: Path | None = None
+) -> RunConfig:
     """The run that a table describes, as load_config and RunConfig.resolved make it.
 
-    where: names the table in errors; its stem is the run's name if the table gives none. base: relative paths start
-    here. Raises ConfigError.
+    where: names the table in errors; its stem is the run's name if the table gives none. base:
+    relative paths start here. Raises ConfigError.
     """
     file: Any = validated(_file_model(), deepcopy(dict(table)), where, ConfigError)
-    stages = {name: _stage(name, getattr(file, name), file.run.seed, where) for name in STAGE_CONFIGS}
+    stages = {
+        name: _stage(name, getattr(file, name), file.run.seed, where) for name in STAGE_CONFIGS
+    }
     return RunConfig(
         name=file.run.name or Path(where).stem,
         seed=file.run.seed,
@@ -151,7 +169,8 @@ def config_from(table: Mapping[str, Any], where: str, *, base: Path, data_folder
 
 
 def changed(stage: T, overrides: Sequence[str], where: str) -> T:
-    """The Config of a stage with "key=value" overrides, value as in TOML; paths are relative to where one stands.
+    """The Config of a stage with "key=value" overrides, value as in TOML; paths are relative to
+    where one stands.
 
     Raises ConfigError naming the key.
     """
@@ -165,14 +184,23 @@ def changed(stage: T, overrides: Sequence[str], where: str) -> T:
 
 
 def build_sources(config: RunConfig, find: Callable[[str], type]) -> dict[str, Source]:
-    """The sources of a run; `find` turns a kind into its class. Raises ConfigError naming the option."""
-    return {name: build(find(spec.kind), spec.options, spec.where) for name, spec in config.sources.items()}
+    """The sources of a run; `find` turns a kind into its class. Raises ConfigError naming the
+    option.
+    """
+    return {
+        name: build(find(spec.kind), spec.options, spec.where)
+        for name, spec in config.sources.items()
+    }
 
 
 def build(kind: type[T], options: Mapping[str, Any], where: str) -> T:
-    """A frozen config or source from options that a user wrote. Raises ConfigError on unknown keys and wrong values."""
+    """A frozen config or source from options that a user wrote. Raises ConfigError on unknown keys
+    and wrong values.
+    """
     if not is_dataclass(kind):
-        raise ConfigError(f"{where}: {kind.__name__} is not a dataclass", "its fields are the options it takes")
+        raise ConfigError(
+            f"{where}: {kind.__name__} is not a dataclass", "its fields are the options it takes"
+        )
     section = validated(_model_of(kind), dict(options), where, ConfigError)
     try:
         return kind(**_given(section))
@@ -181,13 +209,21 @@ def build(kind: type[T], options: Mapping[str, Any], where: str) -> T:
 
 
 def _file_model() -> type[Strict]:
-    """The whole file as one pydantic model: a fault is then named by section and key, like "train.epochs"."""
+    """The whole file as one pydantic model: a fault is then named by section and key, like
+    "train.epochs".
+    """
     sections: dict[str, Any] = {}
     for name, kind in STAGE_CONFIGS.items():
-        extra: dict[str, Any] = {"sources": (tuple[_Source, ...], Field(min_length=1))} if name == "data" else {}
+        extra: dict[str, Any] = (
+            {"sources": (tuple[_Source, ...], Field(min_length=1))} if name == "data" else {}
+        )
         model = _model_of(kind, **extra)
         sections[name] = (model, ...) if name == "data" else (model, model())
-    sections |= {"run": (_Run, _Run()), "taxonomy": (_Taxonomy, _Taxonomy()), "engine": (dict[str, Any], {})}
+    sections |= {
+        "run": (_Run, _Run()),
+        "taxonomy": (_Taxonomy, _Taxonomy()),
+        "engine": (dict[str, Any], {}),
+    }
     return create_model("RunFile", __base__=Strict, **sections)
 
 
@@ -225,7 +261,9 @@ def _stage(name: str, section: BaseModel, seed: int, where: str) -> Any:
 def _anchored(stage: Any, base: Path) -> Any:
     """The stage's Config with its paths relative to the file made absolute."""
     values = {f.name: getattr(stage, f.name) for f in fields(stage)}
-    paths = {name: (base / path).resolve() for name, path in values.items() if isinstance(path, Path)}
+    paths = {
+        name: (base / path).resolve() for name, path in values.items() if isinstance(path, Path)
+    }
     lists = {
         name: tuple((base / path).resolve() for path in some)
         for name, some in values.items()
@@ -236,12 +274,16 @@ def _anchored(stage: Any, base: Path) -> Any:
 
 def _options(section: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """[engine] with its relative paths made absolute; the class that they are for checks them."""
-    relative = {k: v for k, v in section.items() if isinstance(v, str) and v.startswith(("./", "../"))}
+    relative = {
+        k: v for k, v in section.items() if isinstance(v, str) and v.startswith(("./", "../"))
+    }
     return {**section, **{name: str((base / path).resolve()) for name, path in relative.items()}}
 
 
 def _taxonomy(section: _Taxonomy, where: str, base: Path) -> Taxonomy:
-    """One of three forms: a preset, a file, or the categories themselves. Raises ConfigError if they are mixed."""
+    """One of three forms: a preset, a file, or the categories themselves. Raises ConfigError if
+    they are mixed.
+    """
     given = set(_given(section))
     if "preset" in given or not given:
         forms, row = given - {"preset"}, None
@@ -269,11 +311,14 @@ def _inline(section: _Taxonomy) -> dict[str, Any]:
     return {k: v for k, v in section.model_dump().items() if v is not None}
 
 
-def _sources(rows: Sequence[_Source], where: str, base: Path, data_folder: Path | None) -> dict[str, SourceSpec]:
+def _sources(
+    rows: Sequence[_Source], where: str, base: Path, data_folder: Path | None
+) -> dict[str, SourceSpec]:
     """The [[data.sources]] by name: their kind, numbered from the second of a kind on."""
     if data_folder is not None and all(row.kind not in FOLDER_SOURCES for row in rows):
         raise ConfigError(
-            f"{where} has no {FOLDER_SOURCES[0]} source that could read {data_folder}", "drop --data, or add one"
+            f"{where} has no {FOLDER_SOURCES[0]} source that could read {data_folder}",
+            "drop --data, or add one",
         )
     specs: dict[str, SourceSpec] = {}
     for n, row in enumerate(rows):
@@ -293,7 +338,8 @@ def _folder(options: Mapping[str, Any], base: Path, at: str) -> Path:
     folder = options.get("folder")
     if not isinstance(folder, str):
         raise ConfigError(
-            f"{at}: a {FOLDER_SOURCES[0]} source needs its folder", 'pass --data DIR, or set folder = "..."'
+            f"{at}: a {FOLDER_SOURCES[0]} source needs its folder",
+            'pass --data DIR, or set folder = "..."',
         )
     return (base / folder).resolve()
 
@@ -303,11 +349,15 @@ def override(table: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     *sections, name = key.strip().split(".")
     if not equals or not sections:
-        raise ConfigError(f"cannot read the override {text!r}", "write section.key=value, e.g. train.epochs=2")
+        raise ConfigError(
+            f"cannot read the override {text!r}", "write section.key=value, e.g. train.epochs=2"
+        )
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"override {text!r}: {section!r} is not a section", "write section.key=value")
+            raise ConfigError(
+                f"override {text!r}: {section!r} is not a section", "write section.key=value"
+            )
     try:
         table[name] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -315,7 +365,9 @@ def override(table: dict[str, Any], text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Without what TOML or JSON lacks: None is left out (it reads back as the default), infinity becomes a word."""
+    """Without what TOML or JSON lacks: None is left out (it reads back as the default), infinity
+    becomes a word.
+    """
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):

@@ -1,4 +1,6 @@
-"""A chat client from what a verb was given: flags, and --set endpoint.KEY=VALUE for the other settings."""
+"""A chat client from what a verb was given: flags, and --set endpoint.KEY=VALUE for the other
+settings.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,18 @@ def open_chat(given: Mapping[str, Any], overrides: Sequence[str]) -> ChatClient:
     table: dict[str, Any] = {}
     for text in overrides:
         if not text.startswith(ENDPOINT):
-            raise ConfigError(f"cannot use --set {text!r}", "write endpoint.KEY=VALUE, e.g. endpoint.tries=2")
+            raise ConfigError(
+                f"cannot use --set {text!r}", "write endpoint.KEY=VALUE, e.g. endpoint.tries=2"
+            )
         override(table, text)
     options = {**{k: v for k, v in given.items() if v is not None}, **table.get("endpoint", {})}
     return chat_client(options, "--set: endpoint")
 
 
 def chat_client(options: Mapping[str, Any], where: str) -> ChatClient:
-    """A client of an OpenAI-compatible endpoint. Raises ConfigError, naming `where`, on an unknown setting."""
+    """A client of an OpenAI-compatible endpoint. Raises ConfigError, naming `where`, on an unknown
+    setting.
+    """
     with needed("a chat endpoint"):
         from demur.engines.remote.client import ChatClient, Endpoint
 

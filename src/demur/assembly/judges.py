@@ -1,9 +1,9 @@
 """Judges by name, with their settings from a TOML file of sections [llm], [trained], [wildguard].
 
-[llm]        url, model, key_variable, in_flight, most_calls, ... (demur.engines.remote.client.Endpoint), and
-             rubric (a name or a TOML file), labels (where labels are kept), control_tokens, most_chars
-[trained]    model: the file of `demur judge train`; force: judge answers unlike the training answers too
-[wildguard]  model, batch, max_new_tokens, dtype, device (demur.engines.hf.complete.HfCompleter), and template: a file
+[llm]        url, model, key_variable, in_flight, most_calls, ...: demur.engines.remote.client;
+             rubric (a name or a TOML file), labels (their file), control_tokens, most_chars
+[trained]    model: the file of `demur judge train`; force: also answers unlike the training's
+[wildguard]  model, batch, max_new_tokens, dtype, device, and template: a file
 """
 
 from __future__ import annotations
@@ -51,22 +51,29 @@ class Settings:
 
 
 def read_settings(file: Path | None, overrides: Sequence[str], labels: Path) -> Settings:
-    """The settings of a TOML file with overrides such as "llm.model=...". Raises ConfigError naming file and key."""
+    """The settings of a TOML file with overrides such as "llm.model=...". Raises ConfigError naming
+    file and key.
+    """
     table: dict[str, Any] = read_toml(file) if file else {}
     for text in overrides:
         override(table, text)
     where = str(file) if file else "--set"
     unknown = sorted(set(table) - set(SECTIONS))
     if unknown:
-        raise ConfigError(f"{where}: unknown section {unknown[0]!r}", f"sections: {', '.join(SECTIONS)}")
+        raise ConfigError(
+            f"{where}: unknown section {unknown[0]!r}", f"sections: {', '.join(SECTIONS)}"
+        )
     return Settings(table=table, base=file.parent if file else Path(), where=where, labels=labels)
 
 
-Spent = Callable[[], list[str]]  # lines on what a judge has cost so far; none where it costs nothing
+# lines on what a judge has cost so far; none where it costs nothing
+Spent = Callable[[], list[str]]
 
 
 def build_judge(name: str, settings: Settings) -> tuple[Judge, Spent]:
-    """A judge, and its costs in words. Raises ConfigError for an unknown name or a wrong setting."""
+    """A judge, and its costs in words. Raises ConfigError for an unknown name or a wrong
+    setting.
+    """
     kind = find(name, JUDGES, "judge")
     builders = {"llm": _llm, "trained": _trained, "wildguard": _wildguard}
     if name not in builders:
@@ -85,25 +92,35 @@ def _llm(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
         wording["rubric"] = rubric_from(read_toml(own), str(own))
     else:
         wording["rubric"] = builtin_rubric(named)
-    tokens = dict.fromkeys((*coconot().tokens, *single().tokens, *settings.tokens))  # each once, in this order
+    # each once, in this order
+    tokens = dict.fromkeys((*coconot().tokens, *single().tokens, *settings.tokens))
     wording["control_tokens"] = tuple(section.pop("control_tokens", tokens))
     if "most_chars" in section:
         wording["most_chars"] = section.pop("most_chars")
     labels = settings.path(str(section.pop("labels"))) if "labels" in section else settings.labels
     chat = chat_client(section, f"{settings.where}: [llm]")
-    return kind(chat=chat, store=LabelFile(labels), wording=Wording(**wording)), lambda: spent_lines(chat)
+    return kind(
+        chat=chat, store=LabelFile(labels), wording=Wording(**wording)
+    ), lambda: spent_lines(chat)
 
 
 def spent_lines(chat: Any) -> list[str]:
-    """What a chat client has cost, a line each: fields that its endpoint renames, then calls and tokens."""
+    """What a chat client has cost, a line each: fields that its endpoint renames, then calls and
+    tokens.
+    """
     s, endpoint = chat.spent, chat.endpoint
-    price = f", {s.price(endpoint):.4f} in your currency" if endpoint.price_in or endpoint.price_out else ""
+    price = (
+        f", {s.price(endpoint):.4f} in your currency"
+        if endpoint.price_in or endpoint.price_out
+        else ""
+    )
     words = chat.dialect.words
     renamed = [f"the endpoint takes other fields than the usual: {words}"] if words else []
     return [
         *renamed,
-        f"{s.calls} calls ({s.retries} of them retries), {s.failed + s.declined} questions without an answer, "
-        f"{s.prompt_tokens} + {s.completion_tokens} tokens{price}; at most {s.most_in_flight} at a time",
+        f"{s.calls} calls ({s.retries} of them retries), {s.failed + s.declined} questions "
+        f"without an answer, {s.prompt_tokens} + {s.completion_tokens} tokens{price}; at most "
+        f"{s.most_in_flight} at a time",
     ]
 
 
@@ -112,7 +129,8 @@ def _trained(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
     _only(section, ("model", "force"), f"{settings.where}: [trained]")
     if "model" not in section:
         raise ConfigError(
-            "the trained judge needs its model", "demur judge train makes one; then --set trained.model=FILE"
+            "the trained judge needs its model",
+            "demur judge train makes one; then --set trained.model=FILE",
         )
     file = settings.path(str(section["model"]))
     classifier: Any
@@ -124,7 +142,9 @@ def _trained(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
 
 
 def open_encoder(model: str) -> HfEncoder:
-    """The encoder that a trained judge reads answers with. model: a checkpoint folder or a Hugging Face name."""
+    """The encoder that a trained judge reads answers with. model: a checkpoint folder or a Hugging
+    Face name.
+    """
     with needed("a judge's encoder"):
         from demur.engines.hf.encoder import HfEncoder
 
@@ -137,7 +157,9 @@ def _wildguard(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
     with needed("judge 'wildguard'"):
         from demur.engines.hf.complete import HfCompleter
 
-    _only(section, [f.name for f in fields(HfCompleter) if f.init], f"{settings.where}: [wildguard]")
+    _only(
+        section, [f.name for f in fields(HfCompleter) if f.init], f"{settings.where}: [wildguard]"
+    )
     if "model" not in section:
         raise ConfigError("the wildguard judge needs its model", "--set wildguard.model=FOLDER")
     given = {"template": read_text(settings.path(str(template)), ConfigError)} if template else {}

@@ -16,10 +16,13 @@ PREDICTORS = (PROMPTS, *GUARDS)
 
 
 def check_engine(config: RunConfig) -> None:
-    """Raise ConfigError or TaxonomyError for what a run's engine cannot do, before anything is made."""
+    """Raise ConfigError or TaxonomyError for what a run's engine cannot do, before anything is
+    made.
+    """
     if config.options and config.engine not in GUARDS:
         raise ConfigError(
-            f"[engine] has {', '.join(config.options)}, and engine {config.engine!r} takes no options",
+            f"[engine] has {', '.join(config.options)}, and engine {config.engine!r} takes no "
+            "options",
             f"engines that do: {', '.join(GUARDS)}; name one as [run] engine",
         )
     if config.engine in PREDICTORS:
@@ -27,7 +30,9 @@ def check_engine(config: RunConfig) -> None:
 
 
 def make_predictor(config: RunConfig, folder: Path, tokens: tuple[str, ...]) -> Scorer:
-    """The predictor of a run. folder: its train/model. Raises ConfigError for options that the engine lacks."""
+    """The predictor of a run. folder: its train/model. Raises ConfigError for options that the
+    engine lacks.
+    """
     kind, made = find(config.engine, ENGINES, "engine"), None
     if config.engine == PROMPTS:
         classifier, digest = read_text_classifier(folder / PREDICTOR)
@@ -39,9 +44,12 @@ def make_predictor(config: RunConfig, folder: Path, tokens: tuple[str, ...]) -> 
 
 
 def require_writer(config: RunConfig, what: str) -> None:
-    """Raise ConfigError where a run's engine only predicts: it writes no answer. what: what one would be needed for."""
+    """Raise ConfigError where a run's engine only predicts: it writes no answer. what: what one
+    would be needed for.
+    """
     if config.engine in PREDICTORS:
         raise ConfigError(
             f"{what} needs a model that answers, and a run with engine {config.engine!r} has none",
-            "its decisions are measured by `demur decide` and `demur diff`; `demur serve` asks the model behind",
+            "its decisions are measured by `demur decide` and `demur diff`; `demur serve` asks "
+            "the model behind",
         )

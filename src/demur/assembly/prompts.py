@@ -13,18 +13,23 @@ from demur.store.prompts_file import prompt_in
 
 
 def prompts_of(rows: Iterable[Any]) -> dict[str, Prompt]:
-    """Prompts by id. A text is one user message; a row is read as in docs/data.md, without a reply at its end.
+    """Prompts by id. A text is one user message; a row is read as in docs/data.md, without a reply
+    at its end.
 
-    Raises DataError, naming the row by its number, on one that holds no prompt, and on an id that two rows have.
+    Raises DataError, naming the row by its number, on one that holds no prompt, and on an id that
+    two rows have.
     """
-    if hasattr(rows, "columns") and hasattr(rows, "to_dict"):  # a DataFrame, which iterates over its columns' names
+    # a DataFrame, which iterates over its columns' names
+    if hasattr(rows, "columns") and hasattr(rows, "to_dict"):
         rows = rows.to_dict("records")
     found: dict[str, Prompt] = {}
     for number, row in enumerate(rows):
         name, messages = _prompt(row, f"row {number}")
         name = str(number) if name is None else name
         if name in found:
-            raise DataError(f"row {number}: another row has the id {name!r}", "give each row an id of its own")
+            raise DataError(
+                f"row {number}: another row has the id {name!r}", "give each row an id of its own"
+            )
         found[name] = messages
     return found
 
@@ -35,6 +40,8 @@ def _prompt(row: Any, where: str) -> tuple[str | None, Prompt]:
             raise DataError(f"{where}: there is no prompt", "leave out empty texts")
         return None, (Message(role="user", content=checked(row, "prompt")),)
     if not isinstance(row, Mapping):
-        raise DataError(f"{where} is {type(row).__name__}", "give texts, or rows such as {'prompt': '...'}")
+        raise DataError(
+            f"{where} is {type(row).__name__}", "give texts, or rows such as {'prompt': '...'}"
+        )
     turns, name, _ = prompt_in(row, where)
     return name, turns

@@ -1,4 +1,6 @@
-"""A run as the command line sees it: its folder, the config that the folder keeps, and the parts named there."""
+"""A run as the command line sees it: its folder, the config that the folder keeps, and the parts
+named there.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,13 @@ class Workspace:
 
     folder: RunFolder
     config: RunConfig
-    front: str | None = None  # of a cascade that is served, its front's digest; None: the model alone
+    # of a cascade that is served, its front's digest; None: the model alone
+    front: str | None = None
 
     def keep(self) -> None:
-        """Write the config beside what was made with it. Raises ArtifactError if it cannot be written."""
+        """Write the config beside what was made with it. Raises ArtifactError if it cannot be
+        written.
+        """
         write_json(self.folder.root / "config.json", self.config.resolved())
 
     def changed(self, stage: Stage, **settings: Any) -> Workspace:
@@ -43,7 +48,8 @@ class Workspace:
     def with_stage(self, stage: Stage, settings: Any) -> Workspace:
         """The same run with this Config of one stage.
 
-        A policy that is calibrated under another name is kept beside the run's own, which stays as it is.
+        A policy that is calibrated under another name is kept beside the run's own, which stays as
+        it is.
         """
         config, folder = replace(self.config, **{stage: settings}), self.folder
         if config.calibrate.name != self.config.calibrate.name:
@@ -52,7 +58,9 @@ class Workspace:
 
 
 def create(config: RunConfig, root: Path) -> Workspace:
-    """A run folder that keeps this config as config.json. Raises ArtifactError if it cannot be written."""
+    """A run folder that keeps this config as config.json. Raises ArtifactError if it cannot be
+    written.
+    """
     workspace = planned(config, root)
     workspace.keep()
     return workspace
@@ -67,7 +75,9 @@ def reopen(root: Path) -> Workspace:
     """The run in a folder. Raises ArtifactError if there is none."""
     path = root / "config.json"
     if not path.is_file():
-        raise ArtifactError(f"{root} is not a run folder: it has no config.json", "make one: demur run CONFIG.toml")
+        raise ArtifactError(
+            f"{root} is not a run folder: it has no config.json", "make one: demur run CONFIG.toml"
+        )
     return _workspace(config_from(read_json(path), str(path), base=root), root)
 
 
@@ -104,7 +114,9 @@ class Engine:
 
     @cached_property
     def loaded(self) -> Any:
-        """The engine itself. Raises ArtifactError if the model it loads is not the one that demur.json describes."""
+        """The engine itself. Raises ArtifactError if the model it loads is not the one that
+        demur.json describes.
+        """
         folder = self._workspace.folder.model
         engine = self._made()
         differences = engine.fingerprint.differences(self._fingerprint)
@@ -137,7 +149,9 @@ class Engine:
         return self if digest is None else self.cascade(digest)
 
     def cascade(self, digest: str) -> CascadeScored:
-        """The run's front before this engine. Raises ArtifactError if the run has no front of this digest."""
+        """The run's front before this engine. Raises ArtifactError if the run has no front of this
+        digest.
+        """
         front, digest = front_of(self._workspace.folder, self._fingerprint, digest)
         from demur.engines.cascade.scorer import CascadeScorer
 
@@ -149,7 +163,10 @@ class Engine:
         return scores
 
     def branches(
-        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+        self,
+        prompts: Sequence[Prompt],
+        columns: Sequence[Sequence[int]],
+        progress: Progress = no_progress,
     ) -> list[dict[int, Answer]]:
         """See core.ports.Generator."""
         require_writer(self._workspace.config, "writing answers")

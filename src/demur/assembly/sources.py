@@ -1,4 +1,6 @@
-"""Rows and news for verbs that read no config: what demur.sources offers beside the sources of a run."""
+"""Rows and news for verbs that read no config: what demur.sources offers beside the sources of a
+run.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def hub_rows(*where: Any) -> Any:
 
 
 def fetched_news(settings: Path, progress: Progress) -> list[dict[str, object]]:
-    """The articles of a news API that a TOML file names. Raises ConfigError naming the file and the key."""
+    """The articles of a news API that a TOML file names. Raises ConfigError naming the file and the
+    key.
+    """
     with needed("a news API"):
         from demur.sources.news_api import NewsApi, fetch_news
 

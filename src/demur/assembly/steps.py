@@ -56,16 +56,19 @@ class Silent:
     def note(self, text: str) -> None:
         """Drop it."""
 
-    def bar(self, label: str, doing: str = "") -> AbstractContextManager[Progress]:  # noqa: ARG002 - nothing is shown
+    # nothing is shown
+    def bar(self, label: str, doing: str = "") -> AbstractContextManager[Progress]:  # noqa: ARG002
         """Progress that nobody sees."""
         return nullcontext(no_progress)
 
 
 class Steps:
-    """The stages of one run. Each returns what its stage returns, after telling the observer how it went.
+    """The stages of one run. Each returns what its stage returns, after telling the observer how it
+    went.
 
-    processes: how many must take part in training. It is asked of the trainer and kept out of the stage's settings:
-    a model that two processes trained is not out of date for one. again: whether the rows may change under a model.
+    processes: how many must take part in training. It is asked of the trainer and kept out of the
+    stage's settings: a model that two processes trained is not out of date for one. again: whether
+    the rows may change under a model.
     """
 
     def __init__(
@@ -85,11 +88,15 @@ class Steps:
 
     @cached_property
     def engine(self) -> Engine:
-        """The trained model, shared by all steps that ask it. Raises ArtifactError before training has finished."""
+        """The trained model, shared by all steps that ask it. Raises ArtifactError before training
+        has finished.
+        """
         return Engine(self._workspace)
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Raise what these stages would stumble over later, before anything is written: see the other checks."""
+        """Raise what these stages would stumble over later, before anything is written: see the
+        other checks.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(
                 "several processes cannot share `demur run`",
@@ -101,21 +108,29 @@ class Steps:
             self.check_judge()
 
     def check_judge(self) -> Settings:
-        """The settings of the run's judge. Raises ConfigError if they or its name cannot be read; loads no model."""
+        """The settings of the run's judge. Raises ConfigError if they or its name cannot be read;
+        loads no model.
+        """
         config = self._config.evaluate
         find(config.judge, JUDGES, "judge")
-        settings = read_settings(config.judge_settings, (), self._folder.stage("evaluate") / "labels.sqlite")
+        settings = read_settings(
+            config.judge_settings, (), self._folder.stage("evaluate") / "labels.sqlite"
+        )
         return replace(settings, tokens=self._config.taxonomy.tokens)
 
     def check_base(self) -> None:
-        """Raise EngineError, before anything is written, if the training that is due could not even begin.
+        """Raise EngineError, before anything is written, if the training that is due could not even
+        begin.
 
-        MissingDependency if its base comes in a package that is not installed. A GGUF file is unpacked here.
+        MissingDependency if its base comes in a package that is not installed. A GGUF file is
+        unpacked here.
         """
         from demur.stages import train
 
         config = self._config
-        if config.engine in PREDICTORS or train.is_trained(config.train, config.taxonomy, self._folder):
+        if config.engine in PREDICTORS or train.is_trained(
+            config.train, config.taxonomy, self._folder
+        ):
             return
         if config.train.base != "tiny":
             find("demur.engines.training.base_model.find:check_base", {}, "check")(
@@ -124,7 +139,9 @@ class Steps:
         train.brought_along(config.train)
 
     def check_goals(self) -> None:
-        """Raise GoalError, TaxonomyError or ConfigError for what calibrate and evaluate would stumble over later."""
+        """Raise GoalError, TaxonomyError or ConfigError for what calibrate and evaluate would
+        stumble over later.
+        """
         config = self._config
         for goal in parse_goals(config.calibrate.goal):
             for name in goal.categories:
@@ -147,7 +164,8 @@ class Steps:
             result = getattr(self, f"_{stage}")(progress)
         done = before is not None and _made_at(self._folder, stage) == before
         self._observer.note(
-            f"{stage:<10} {'already done' if done else f'done in {duration(time.monotonic() - start)}'}"
+            f"{stage:<10} "
+            f"{'already done' if done else f'done in {duration(time.monotonic() - start)}'}"
         )
         return result
 
@@ -171,7 +189,9 @@ class Steps:
         return summary
 
     def _tell_plan(self) -> None:
-        """Say which goals of the config cannot be certified on the calibrate rows, before anything is trained."""
+        """Say which goals of the config cannot be certified on the calibrate rows, before anything
+        is trained.
+        """
         from demur.stages import plan_labels
 
         asked = self._config.calibrate
@@ -190,7 +210,8 @@ class Steps:
         own = [e for e in rows if not asked.sources or e.source in asked.sources]
         try:
             found = plan_labels.for_rows(plan, own, self._config.taxonomy, share)
-        except (GoalError, DataError, TaxonomyError) as e:  # calibrate will stop at it; the rows are made
+        # calibrate will stop at it; the rows are made
+        except (GoalError, DataError, TaxonomyError) as e:
             self._observer.note(f"warning: the goals of [calibrate]: {e.message} ({e.hint})")
             return
         for row in found:
@@ -203,7 +224,9 @@ class Steps:
 
         settings = self._config.train
         if self._config.engine == PROMPTS:
-            return train.run(settings, self._config.taxonomy, predictor.PromptTrainer(), self._folder, progress)
+            return train.run(
+                settings, self._config.taxonomy, predictor.PromptTrainer(), self._folder, progress
+            )
         if self._config.engine in GUARDS:
             return self._adopt()
         trainer = _LazyTrainer(replace(settings, processes=self._processes or settings.processes))
@@ -241,7 +264,9 @@ class Steps:
         require_writer(self._config, "evaluate")
         judge, spent = build_judge(self._config.evaluate.judge, self.check_judge())
         try:
-            evaluation = evaluate.run(self._config.evaluate, self.engine, judge, self._folder, progress)
+            evaluation = evaluate.run(
+                self._config.evaluate, self.engine, judge, self._folder, progress
+            )
         finally:
             for line in spent():
                 self._observer.note(line)
@@ -270,7 +295,11 @@ class _LazyTrainer:
         self._settings = settings
 
     def train(
-        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
+        self,
+        examples: Sequence[Example],
+        taxonomy: Taxonomy,
+        folder: Path,
+        progress: Progress = no_progress,
     ) -> TrainedModel | None:
         """See core.ports.Trainer."""
         with needed("training"):
@@ -280,7 +309,9 @@ class _LazyTrainer:
 
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
-    """The stages of a whole run: those up to calibrate where its engine writes no answers to evaluate."""
+    """The stages of a whole run: those up to calibrate where its engine writes no answers to
+    evaluate.
+    """
     return STAGES[: STAGES.index("evaluate")] if config.engine in PREDICTORS else STAGES
 
 

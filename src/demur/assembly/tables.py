@@ -1,7 +1,8 @@
 """Scores and decisions as tables for notebooks: to and from pandas and Hugging Face datasets.
 
-A row is a prompt. Columns of scores: `id`, a natural-log probability for each choice ("respond", then the categories),
-`leftover`. Columns of decisions: `id`, `decision`, `refuses`, `margin`, `doubt`.
+A row is a prompt. Columns of scores: `id`, a natural-log probability for each choice ("respond",
+then the categories), `leftover`. Columns of decisions: `id`, `decision`, `refuses`, `margin`,
+`doubt`.
 """
 
 from __future__ import annotations
@@ -54,20 +55,33 @@ class Scores:
 
     @classmethod
     def from_pandas(cls, frame: Any, fingerprint: Fingerprint | None = None) -> Scores:
-        """Scores of a DataFrame with such columns. Raises ScoreError on what is no log-probability."""
+        """Scores of a DataFrame with such columns. Raises ScoreError on what is no
+        log-probability.
+        """
         return cls.from_columns({name: frame[name].tolist() for name in frame.columns}, fingerprint)
 
     @classmethod
     def from_datasets(cls, dataset: Any, fingerprint: Fingerprint | None = None) -> Scores:
-        """Scores of a datasets.Dataset with such columns. Raises ScoreError on what is no log-probability."""
-        return cls.from_columns({name: list(dataset[name]) for name in dataset.column_names}, fingerprint)
+        """Scores of a datasets.Dataset with such columns. Raises ScoreError on what is no
+        log-probability.
+        """
+        return cls.from_columns(
+            {name: list(dataset[name]) for name in dataset.column_names}, fingerprint
+        )
 
     @classmethod
-    def from_columns(cls, columns: dict[str, list[Any]], fingerprint: Fingerprint | None = None) -> Scores:
-        """Scores from their columns, in any order. Raises ScoreError, naming the column, if one is missing."""
+    def from_columns(
+        cls, columns: dict[str, list[Any]], fingerprint: Fingerprint | None = None
+    ) -> Scores:
+        """Scores from their columns, in any order. Raises ScoreError, naming the column, if one is
+        missing.
+        """
         for name in ("id", RESPOND):
             if name not in columns:
-                raise ScoreError(f"there is no column {name!r} among {', '.join(columns)}", "see demur.Scores.columns")
+                raise ScoreError(
+                    f"there is no column {name!r} among {', '.join(columns)}",
+                    "see demur.Scores.columns",
+                )
         choices = (RESPOND, *(name for name in columns if name not in (*_BESIDE, RESPOND)))
         logp_NC = np.array([columns[name] for name in choices], dtype=np.float32).T
         table = ScoreTable(ids=tuple(map(str, columns["id"])), logp_NC=logp_NC)
@@ -81,9 +95,13 @@ class Scores:
         probability = np.exp(self.table.logp_NC[:SHOWN])
         rows = [
             (name, *(f"{p:.4f}" for p in p_C), f"{left:.4f}")
-            for name, p_C, left in zip(self.table.ids[:SHOWN], probability, self.table.leftover_N[:SHOWN], strict=True)
+            for name, p_C, left in zip(
+                self.table.ids[:SHOWN], probability, self.table.leftover_N[:SHOWN], strict=True
+            )
         ]
-        return table_html(("id", *self.choices, "leftover"), rows, _caption(len(self), "probabilities"))
+        return table_html(
+            ("id", *self.choices, "leftover"), rows, _caption(len(self), "probabilities")
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -126,7 +144,9 @@ class DecisionTable:
             (name, word, f"{margin_N[n]:+.2f}", "doubt" if doubt_N[n] else "")
             for n, (name, word) in enumerate(zip(self.ids[:SHOWN], self.decision, strict=False))
         ]
-        return table_html(("id", "decision", "margin", ""), rows, _caption(len(self), f"policy {self.policy}"))
+        return table_html(
+            ("id", "decision", "margin", ""), rows, _caption(len(self), f"policy {self.policy}")
+        )
 
 
 def _caption(count: int, what: str) -> str:

@@ -60,8 +60,9 @@ _EXTRAS = {
 def find(name: str, known: Mapping[str, str], what: str) -> Any:
     """The class behind a name of `known`, or behind "package.module:Class".
 
-    Raises ConfigError for an unknown name, with a suggestion, and MissingDependency when the package that the part
-    needs is not installed. A package that is installed but broken raises its own error.
+    Raises ConfigError for an unknown name, with a suggestion, and MissingDependency when the
+    package that the part needs is not installed. A package that is installed but broken raises its
+    own error.
     """
     target = known.get(name, name)
     module, colon, attribute = target.partition(":")
@@ -73,7 +74,9 @@ def find(name: str, known: Mapping[str, str], what: str) -> Any:
             return getattr(import_module(module), attribute)
     except ModuleNotFoundError as e:
         if e.name and module.startswith(e.name):
-            raise ConfigError(f"{what} {name!r}: there is no module {e.name!r}", "check the spelling") from None
+            raise ConfigError(
+                f"{what} {name!r}: there is no module {e.name!r}", "check the spelling"
+            ) from None
         raise
     except AttributeError:
         raise ConfigError(
@@ -83,11 +86,15 @@ def find(name: str, known: Mapping[str, str], what: str) -> Any:
 
 @contextmanager
 def needed(what: str) -> Iterator[None]:
-    """Around imports of ours that may need an extra: one that is not installed is a MissingDependency that names it."""
+    """Around imports of ours that may need an extra: one that is not installed is a
+    MissingDependency that names it.
+    """
     try:
         yield
     except ModuleNotFoundError as e:
         missing = (e.name or "").partition(".")[0]
         if missing not in _EXTRAS:
             raise
-        raise MissingDependency(f"{what} needs {missing}", f"pip install 'demur[{_EXTRAS[missing]}]'") from None
+        raise MissingDependency(
+            f"{what} needs {missing}", f"pip install 'demur[{_EXTRAS[missing]}]'"
+        ) from None

@@ -1,4 +1,6 @@
-"""Names of array types: what the numbers are. A suffix of shape letters on a variable says how they lie."""
+"""Names of array types: what the numbers are. A suffix of shape letters on a variable says how they
+lie.
+"""
 
 from __future__ import annotations
 

@@ -24,10 +24,14 @@ class Strict(BaseModel):
 Record = TypeVar("Record", bound=Strict)
 
 
-def validated(kind: type[Record], data: object, where: str, error: type[DemurError] = ArtifactError) -> Record:
-    """`data` as a `kind`. Raises `error` naming `where`, the key, the value, and the nearest known key.
+def validated(
+    kind: type[Record], data: object, where: str, error: type[DemurError] = ArtifactError
+) -> Record:
+    """`data` as a `kind`. Raises `error` naming `where`, the key, the value, and the nearest known
+    key.
 
-    The value stays out of the error where the model_config of `kind` says hide_input_in_errors: it may be a secret.
+    The value stays out of the error where the model_config of `kind` says hide_input_in_errors: it
+    may be a secret.
     """
     try:
         return kind.model_validate(data)
@@ -37,7 +41,9 @@ def validated(kind: type[Record], data: object, where: str, error: type[DemurErr
         first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
         hidden = kind.model_config.get("hide_input_in_errors")
         key = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise error(f"{where}: {key}: {_message(first, hide=bool(hidden))}", _hint(kind, first)) from None
+        raise error(
+            f"{where}: {key}: {_message(first, hide=bool(hidden))}", _hint(kind, first)
+        ) from None
 
 
 def read_json(path: Path, error: type[DemurError] = ArtifactError) -> Any:
@@ -46,7 +52,9 @@ def read_json(path: Path, error: type[DemurError] = ArtifactError) -> Any:
     try:
         return json_value(text)
     except json.JSONDecodeError as e:
-        raise error(f"{path} is damaged: line {e.lineno}: {e.msg}", "restore it, or run its stage again") from None
+        raise error(
+            f"{path} is damaged: line {e.lineno}: {e.msg}", "restore it, or run its stage again"
+        ) from None
     except ValueError as e:
         raise error(f"{path} is damaged: {e}", "restore it, or run its stage again") from None
 
@@ -65,11 +73,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def toml_value(text: str, path: Path) -> dict[str, Any]:
-    """The table of TOML text. Raises ConfigError naming `path`, however deep or long the text is."""
+    """The table of TOML text. Raises ConfigError naming `path`, however deep or long the text
+    is.
+    """
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ConfigError(f"{path} is nested too deeply", "see examples/ for working files") from None
+        raise ConfigError(
+            f"{path} is nested too deeply", "see examples/ for working files"
+        ) from None
     except ValueError as e:  # also a number of thousands of digits, or a date that no calendar has
         raise ConfigError(f"{path} is not TOML: {e}", "see examples/ for working files") from None
 
@@ -102,16 +114,27 @@ def _hint(kind: type[BaseModel], first: ErrorDetails) -> str:
 
 
 def _keys_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The field names of the record nested at `loc`, or of the nearest enclosing one that can be told.
+    """The field names of the record nested at `loc`, or of the nearest enclosing one that can be
+    told.
 
     In a union of records, `loc` names the one that was meant by its `kind`.
     """
     options = [kind]
     for part in loc:
-        tagged = [o for o in options if "kind" in o.model_fields and o.model_fields["kind"].default == part]
+        tagged = [
+            o
+            for o in options
+            if "kind" in o.model_fields and o.model_fields["kind"].default == part
+        ]
         field = options[0].model_fields.get(str(part))
         inner = (
-            [t for t in _flatten(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)] if field else []
+            [
+                t
+                for t in _flatten(field.annotation)
+                if isinstance(t, type) and issubclass(t, BaseModel)
+            ]
+            if field
+            else []
         )
         options = tagged or inner or options
     return [f.alias or name for name, f in options[0].model_fields.items()]

@@ -1,4 +1,6 @@
-"""Parquet and Arrow tables as rows, and the folders that the package `datasets` saves them in. Names pyarrow."""
+"""Parquet and Arrow tables as rows, and the folders that the package `datasets` saves them in.
+Names pyarrow.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ import pyarrow.parquet as pq
 
 from demur.base.errors import DataError
 
-_STATE, _PARTS = "state.json", "dataset_dict.json"  # what save_to_disk writes for one table, and for several splits
+# what save_to_disk writes for one table, and for several splits
+_STATE, _PARTS = "state.json", "dataset_dict.json"
 _PARQUET, _ARROW_FILE = b"PAR1", b"ARROW1"
 
 
@@ -42,12 +45,16 @@ def read_columnar(path: Path, head: bytes) -> Iterator[Batch] | None:
     if head.startswith(_ARROW_FILE) or path.suffix.lower() == ".arrow":
         return _guarded(path, partial(_arrow, as_file=head.startswith(_ARROW_FILE)))
     if path.suffix.lower() == ".parquet":
-        raise DataError(f"cannot read {path}: it does not begin as a Parquet file does", "write it again")
+        raise DataError(
+            f"cannot read {path}: it does not begin as a Parquet file does", "write it again"
+        )
     return None
 
 
 def read_saved(folder: Path) -> Iterator[Batch]:
-    """Read a folder saved by `datasets`, split by split. Raises DataError if it is none, or is damaged."""
+    """Read a folder saved by `datasets`, split by split. Raises DataError if it is none, or is
+    damaged.
+    """
     if (folder / _PARTS).is_file():
         for name in _listed(folder / _PARTS, "splits"):
             for batch in read_saved(folder / str(name)):
@@ -68,7 +75,9 @@ def _listed(path: Path, key: str) -> list[Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise DataError(f"cannot read {path}: {e}", "save the dataset again: save_to_disk") from None
+        raise DataError(
+            f"cannot read {path}: {e}", "save the dataset again: save_to_disk"
+        ) from None
     return list(found)
 
 
@@ -79,9 +88,12 @@ def _guarded(path: Path, read: Callable[[Path], Iterator[list[dict[str, Any]]]])
             yield Batch(path=path, rows=rows)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "save the dataset again: save_to_disk") from None
-    except (OSError, ValueError, OverflowError, pa.ArrowException) as e:  # texts that are none, days of no year
+    # texts that are none, days of no year
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise DataError(f"cannot read {path}: {reason}", "it is damaged or cut off: write it again") from None
+        raise DataError(
+            f"cannot read {path}: {reason}", "it is damaged or cut off: write it again"
+        ) from None
 
 
 def _parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
@@ -103,7 +115,9 @@ def _arrow(path: Path, *, as_file: bool) -> Iterator[list[dict[str, Any]]]:
 
 
 def _listed_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """The rows of a batch, checked first: pyarrow follows the offsets of a damaged one out of its memory."""
+    """The rows of a batch, checked first: pyarrow follows the offsets of a damaged one out of its
+    memory.
+    """
     batch.validate(full=True)
     rows: list[dict[str, Any]] = batch.to_pylist()
     return rows

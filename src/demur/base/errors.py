@@ -1,4 +1,6 @@
-"""What can go wrong, one class per boundary. A message says what happened with values, the hint says what to do."""
+"""What can go wrong, one class per boundary. A message says what happened with values, the hint
+says what to do.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ class DemurError(Exception):
     """Base of every error demur raises on purpose.
 
     message: what happened, with values, and what was expected. hint: what to do about it.
-    exit_code: what the command line returns (2 = the caller's input, 3 = a goal that cannot be met).
+    exit_code: what the command line returns (2 = the caller's input, 3 = a goal that cannot be
+    met).
     """
 
     exit_code = 2
@@ -64,7 +67,9 @@ class EngineError(DemurError):
 
 
 class BackendError(EngineError):
-    """A backend that did not answer a request. Callers learn that, never how the backend looks inside."""
+    """A backend that did not answer a request. Callers learn that, never how the backend looks
+    inside.
+    """
 
 
 class BackendDown(BackendError):
@@ -80,28 +85,36 @@ class BackendBusy(BackendError):
 
 
 class PromptTooLong(EngineError):
-    """A prompt that leaves no room for an answer in the model's context. The caller can shorten it."""
+    """A prompt that leaves no room for an answer in the model's context. The caller can shorten
+    it.
+    """
 
 
 class ScoreDoubt(EngineError):
-    """A backend's scores are known within bounds only, and the bounds leave the decision open. The operator settles it.
+    """A backend's scores are known within bounds only, and the bounds leave the decision open. The
+    operator settles it.
 
-    A policy that forces a category, or suppresses all, leaves nothing open: ask again with one to fail closed or open.
+    A policy that forces a category, or suppresses all, leaves nothing open: ask again with one to
+    fail closed or open.
     """
 
 
 class SchemaTooCostly(EngineError):
-    """A JSON schema that takes more time or memory than one may, before the answer or while it is written."""
+    """A JSON schema that takes more time or memory than one may, before the answer or while it is
+    written.
+    """
 
 
 class AccessError(DemurError):
     """A caller asked for what its tenant may not have: a policy, an override, a route.
 
-    code: why not, one word for programs. param: the part of the "demur" object at fault, such as "thresholds.safety";
-    None for the request as a whole. An OpenAI error has a field for each.
+    code: why not, one word for programs. param: the part of the "demur" object at fault, such as
+    "thresholds.safety"; None for the request as a whole. An OpenAI error has a field for each.
     """
 
-    def __init__(self, message: str, hint: str = "", *, code: str = "not_permitted", param: str | None = None) -> None:
+    def __init__(
+        self, message: str, hint: str = "", *, code: str = "not_permitted", param: str | None = None
+    ) -> None:
         super().__init__(message, hint)
         self.code = code
         self.param = param

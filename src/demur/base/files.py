@@ -1,4 +1,6 @@
-"""Atomic writes and digests: no artifact is ever half-written, and every one can be told from another."""
+"""Atomic writes and digests: no artifact is ever half-written, and every one can be told from
+another.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ PART = ".part"  # how the name of a temporary ends
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary beside it, flushed to disk, then renamed over it.
+    """Write a file whole or not at all: a temporary beside it, flushed to disk, then renamed over
+    it.
 
     Raises ArtifactError (full disk, no permission) and leaves what was there before.
     """
@@ -30,9 +33,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write several files, none before all are on the disk: what is there stays if one of them does not fit.
+    """Write several files, none before all are on the disk: what is there stays if one of them does
+    not fit.
 
-    Raises ArtifactError as write_bytes does. Only a kill between two renames leaves some old and some new.
+    Raises ArtifactError as write_bytes does. Only a kill between two renames leaves some old and
+    some new.
     """
     with ExitStack() as stack:
         parts = {path: stack.enter_context(_part(path, data)) for path, data in files.items()}
@@ -45,7 +50,8 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 @contextmanager
 def _part(path: Path, data: bytes) -> Iterator[Path]:
-    """A temporary beside `path` that holds the data, on the disk; locked within the block, and gone after it.
+    """A temporary beside `path` that holds the data, on the disk; locked within the block, and gone
+    after it.
 
     The lock tells `sweep` that its writer lives: the system lets go of it when a process is killed.
     """
@@ -56,7 +62,9 @@ def _part(path: Path, data: bytes) -> Iterator[Path]:
             os.close(handle)
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     except OSError as e:
-        raise ArtifactError(f"cannot write {path}: {e.strerror or e}", "check the folder and its permissions") from None
+        raise ArtifactError(
+            f"cannot write {path}: {e.strerror or e}", "check the folder and its permissions"
+        ) from None
     temporary = Path(name)
     file = os.fdopen(handle, "wb")
     try:
@@ -64,7 +72,8 @@ def _part(path: Path, data: bytes) -> Iterator[Path]:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            temporary.chmod(MODE)  # mkstemp makes it private; an artifact is as readable as any other file
+            # mkstemp makes it private; an artifact is as readable as any other file
+            temporary.chmod(MODE)
         except OSError as e:
             raise _unwritten(path, e) from None
         yield temporary
@@ -82,7 +91,9 @@ def _locked(handle: int) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporaries of writers that were killed, in a folder and below. Those of living writers stay."""
+    """Remove the temporaries of writers that were killed, in a folder and below. Those of living
+    writers stay.
+    """
     for path in folder.rglob(f".*{PART}"):
         with suppress(OSError), path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,11 +101,15 @@ def sweep(folder: Path) -> None:
 
 
 def _unwritten(path: Path, e: OSError) -> ArtifactError:
-    return ArtifactError(f"cannot write {path}: {e.strerror or e}", "free some space, then run again")
+    return ArtifactError(
+        f"cannot write {path}: {e.strerror or e}", "free some space, then run again"
+    )
 
 
 def readable(folder: Path) -> None:
-    """Make all files in a folder as readable as other artifacts: some libraries write theirs for the owner alone."""
+    """Make all files in a folder as readable as other artifacts: some libraries write theirs for
+    the owner alone.
+    """
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(MODE)
@@ -121,7 +136,9 @@ def json_bytes(value: Any) -> bytes:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A file, opened for reading. Raises OSError also on a pipe in its place, which would make the reader wait."""
+    """A file, opened for reading. Raises OSError also on a pipe in its place, which would make the
+    reader wait.
+    """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  # a caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -142,10 +159,14 @@ def digest_file(path: Path) -> str:
             while chunk := file.read(CHUNK_BYTES):
                 state.update(chunk)
     except OSError as e:
-        raise ArtifactError(f"cannot read {path}: {e.strerror or e}", "run the stage that makes it") from None
+        raise ArtifactError(
+            f"cannot read {path}: {e.strerror or e}", "run the stage that makes it"
+        ) from None
     return f"sha256:{state.hexdigest()}"
 
 
 def digest_json(value: Any) -> str:
     """sha256 of a JSON value, independent of key order."""
-    return digest_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode("utf-8"))
+    return digest_bytes(
+        json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    )

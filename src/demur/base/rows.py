@@ -4,8 +4,8 @@
 2. Any other file is text. One that begins with "{" is JSONL, one that begins with "[" a JSON array.
 3. Else it is a table: commas, semicolons, tabs or bars between the columns, as its header has them.
 
-A row is a mapping from its keys, or the header's columns, to values. Cells of a text table are texts; an empty one is
-None. Every row knows where it stands, for errors.
+A row is a mapping from its keys, or the header's columns, to values. Cells of a text table are
+texts; an empty one is None. Every row knows where it stands, for errors.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ COLUMNAR_SUFFIXES = (".parquet", ".arrow")
 SUFFIXES = (*JSON_SUFFIXES, *TABLE_SUFFIXES, *COLUMNAR_SUFFIXES)
 
 _DELIMITERS = ",;\t|"
-_MOST_CHARACTERS = 2**31 - 1  # of a cell; the csv module's own limit of 131,072 is shorter than a prompt may be
+# of a cell; the csv module's own limit of 131,072 is shorter than a prompt may be
+_MOST_CHARACTERS = 2**31 - 1
 _HEAD = 64  # bytes that tell a format
 _SHOWN = 60  # characters of a file that an error repeats
 _QUOTED = re.compile(r'"[^"]*"')
-_EXCEL = ["sep=", ""]  # the line "sep=;" that Excel writes above the header, parted by what it names
-_LINE_END = re.compile(r"\r\n|\n|\r")  # all that JSON knows; splitlines() also breaks at U+2028 inside a text
+# the line "sep=;" that Excel writes above the header, parted by what it names
+_EXCEL = ["sep=", ""]
+# all that JSON knows; splitlines() also breaks at U+2028 inside a text
+_LINE_END = re.compile(r"\r\n|\n|\r")
 # What a file begins with that is no text, and what to do about it.
 _FOREIGN = {
     b"\x1f\x8b": ("a gzip file", "unpack it: gunzip"),
@@ -56,8 +59,8 @@ class RawRow:
 def read_rows(path: Path, encoding: str | None = None) -> Iterator[RawRow]:
     """Read the rows of a file, or of a folder saved by `datasets`, in order.
 
-    encoding: of a text file without a byte-order mark; None: UTF-8. Raises DataError naming file, line or row, what
-    was found there and what to do.
+    encoding: of a text file without a byte-order mark; None: UTF-8. Raises DataError naming file,
+    line or row, what was found there and what to do.
     """
     if path.is_dir():
         yield from _tabled(read_saved(path))
@@ -84,7 +87,9 @@ def read_rows(path: Path, encoding: str | None = None) -> Iterator[RawRow]:
 
 
 def rows_below(folder: Path) -> list[Path]:
-    """Find the files, and the folders saved by `datasets`, below a folder that read_rows may read, by name."""
+    """Find the files, and the folders saved by `datasets`, below a folder that read_rows may read,
+    by name.
+    """
     found: list[Path] = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
@@ -117,9 +122,12 @@ def _lines(text: str, path: Path) -> Iterator[RawRow]:
             if number == 1 and (keys := _only_object(text)) is not None:
                 raise DataError(
                     f"{path} holds one JSON object over several lines, with the keys {keys}",
-                    f"one JSON object per line, or an array: jq -c . {path.name}; or jq -c '.KEY[]' for a list in it",
+                    f"one JSON object per line, or an array: jq -c . {path.name}; or jq -c "
+                    "'.KEY[]' for a list in it",
                 ) from None
-            raise DataError(f"{where} is not JSON: {_said(e)}", "one JSON object per line; is it cut off?") from None
+            raise DataError(
+                f"{where} is not JSON: {_said(e)}", "one JSON object per line; is it cut off?"
+            ) from None
         yield _row(where, number, value)
 
 
@@ -136,7 +144,9 @@ def _array(text: str, path: Path) -> Iterator[RawRow]:
 
 
 def _require_table(text: str, path: Path) -> None:
-    """Raise DataError unless a text that is no JSON may be a table, by its name or by its header."""
+    """Raise DataError unless a text that is no JSON may be a table, by its name or by its
+    header.
+    """
     header = _LINE_END.split(text.strip("\ufeff\r\n"), 1)[0]
     cells = header.split(_delimiter(header))
     looks_so = len(cells) > 1 and not any(c in header for c in "{}[]")
@@ -148,7 +158,9 @@ def _require_table(text: str, path: Path) -> None:
         hint = f"CSV is read too: rename it to {path.stem}.csv"
         raise DataError(f"{path}:1 is not JSON; it looks like CSV with the header {shown}", hint)
     if suffix in JSON_SUFFIXES:
-        raise DataError(f"{path}:1 is not JSON: it begins with {shown}", "one JSON object per line, or an array")
+        raise DataError(
+            f"{path}:1 is not JSON: it begins with {shown}", "one JSON object per line, or an array"
+        )
     hint = f"name it after its format: {', '.join(SUFFIXES)}"
     raise DataError(f"{path} is of no known format: it begins with {shown}", hint)
 
@@ -168,8 +180,10 @@ def _table(text: str, path: Path) -> Iterator[RawRow]:
             header = _header([c.strip() for c in cells], where)
         elif len(cells) != len(header):
             raise DataError(
-                f"{where}: {len(cells)} cells, but the header has {len(header)} columns: {', '.join(header)}",
-                f"columns are parted by {delimiter!r}: a cell that holds one, or a line end, stands in double quotes",
+                f"{where}: {len(cells)} cells, but the header has {len(header)} columns: "
+                f"{', '.join(header)}",
+                f"columns are parted by {delimiter!r}: a cell that holds one, or a line end, "
+                "stands in double quotes",
             )
         else:
             values = {name: cell or None for name, cell in zip(header, cells, strict=True)}
@@ -181,19 +195,26 @@ def _record(reader: Iterator[list[str]], where: str) -> list[str] | None:
     try:
         return next(reader, None)
     except csv.Error as e:
-        raise DataError(f"{where} is not CSV: {e}", "a double quote inside a quoted cell is written twice") from None
+        raise DataError(
+            f"{where} is not CSV: {e}", "a double quote inside a quoted cell is written twice"
+        ) from None
 
 
 def _header(names: list[str], where: str) -> list[str]:
     """Check the names of the columns: only the last of several equal ones would be seen."""
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise DataError(f"{where}: the header names the column {twice[0]!r} twice", "rename one; is there a header?")
+        raise DataError(
+            f"{where}: the header names the column {twice[0]!r} twice",
+            "rename one; is there a header?",
+        )
     return names
 
 
 def _delimiter(header: str) -> str:
-    """Choose what parts the columns: the one that occurs most in the header outside quotes, a comma before others."""
+    """Choose what parts the columns: the one that occurs most in the header outside quotes, a comma
+    before others.
+    """
     bare = _QUOTED.sub("", header)
     return max(_DELIMITERS, key=bare.count)
 
@@ -201,7 +222,10 @@ def _delimiter(header: str) -> str:
 def _row(where: str, number: int, value: object) -> RawRow:
     if not isinstance(value, dict):
         shown = repr(value)[:_SHOWN]
-        raise DataError(f"{where}: the row is a {type(value).__name__}: {shown}", "a row is a JSON object with keys")
+        raise DataError(
+            f"{where}: the row is a {type(value).__name__}: {shown}",
+            "a row is a JSON object with keys",
+        )
     return RawRow(where=where, number=number, value=value)
 
 

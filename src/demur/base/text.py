@@ -1,4 +1,6 @@
-"""Text files as people's programs write them: UTF-8 with or without a byte-order mark, UTF-16 and UTF-32 with one."""
+"""Text files as people's programs write them: UTF-8 with or without a byte-order mark, UTF-16 and
+UTF-32 with one.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _BEGINNING = 64  # bytes in which a NUL tells UTF-16 without a mark: JSON and CS
 
 
 def read_text(path: Path, error: type[DemurError], encoding: str | None = None) -> str:
-    """Read a text file; see decoded. Raises `error` naming the path if it is missing, unreadable or no text."""
+    """Read a text file; see decoded. Raises `error` naming the path if it is missing, unreadable or
+    no text.
+    """
     return decoded(read_bytes(path, error), path, error, encoding)
 
 
@@ -40,7 +44,8 @@ def read_bytes(path: Path, error: type[DemurError], most: int = -1) -> bytes:
 
 
 def decoded(data: bytes, path: Path, error: type[DemurError], encoding: str | None = None) -> str:
-    """Decode a file's bytes by the byte-order mark, else as `encoding`, else as UTF-8. The mark is left out.
+    """Decode a file's bytes by the byte-order mark, else as `encoding`, else as UTF-8. The mark is
+    left out.
 
     Raises `error` naming the line of the first byte that does not fit, and how to convert the file.
     """

@@ -26,7 +26,8 @@ def default_folder(config: RunConfig) -> Path:
 def run_all(workspace: Workspace, start: Stage | None = None) -> None:
     """Every stage in turn; the measured table on stdout, the report's path last.
 
-    Where the run's engine writes no answers, there is none to measure: its policy is the last stage.
+    Where the run's engine writes no answers, there is none to measure: its policy is the last
+    stage.
     """
     from demur.assembly.steps import Steps, stages_of
 
@@ -46,7 +47,9 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
 
 
 def _performed(steps: Steps, stage: Stage, workspace: Workspace, start: Stage | None) -> Any:
-    """What a stage returns. The config is kept once its rows are there: a run that was refused is as it was."""
+    """What a stage returns. The config is kept once its rows are there: a run that was refused is
+    as it was.
+    """
     anew = start is not None and STAGES.index(stage) >= STAGES.index(start)
     with _set_aside(workspace.folder, stage) if anew else nullcontext():
         result = steps.perform(stage)

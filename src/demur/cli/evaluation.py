@@ -1,4 +1,6 @@
-"""What the terminal says of an evaluation, and of test rows that speak against a certified promise."""
+"""What the terminal says of an evaluation, and of test rows that speak against a certified
+promise.
+"""
 
 from __future__ import annotations
 
@@ -17,30 +19,42 @@ SPOKEN_AGAINST = 3  # a result, not a fault
 
 
 def tell_everyday(folder: RunFolder) -> None:
-    """How many everyday prompts are decided as expected, and the others; nothing if none was asked."""
+    """How many everyday prompts are decided as expected, and the others; nothing if none was
+    asked.
+    """
     found = read_everyday(folder)
     if found is None:
         return
-    note(f"everyday prompts: {len(found.rows) - len(found.wrong)} of {len(found.rows)} decided as expected")
+    note(
+        f"everyday prompts: {len(found.rows) - len(found.wrong)} of {len(found.rows)} decided as "
+        "expected"
+    )
     for row in found.wrong:
         note(f"  not so: {row.prompt!r}: {row.decided}, expected {row.expected}")
 
 
 def leave_if_spoken_against(folder: RunFolder) -> None:
-    """Say which certified promises the test rows speak against, and leave with exit code 3 if there is one."""
+    """Say which certified promises the test rows speak against, and leave with exit code 3 if there
+    is one.
+    """
     from demur.stages import evaluate
 
     if found := evaluate.against(folder):
         for one in found:
             note(f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {one.words}")
-        note("do not rely on it: find out what sets the test rows apart (demur report), then calibrate again")
+        note(
+            "do not rely on it: find out what sets the test rows apart (demur report), then "
+            "calibrate again"
+        )
         raise typer.Exit(SPOKEN_AGAINST)
 
 
 def print_evaluation(evaluation: evaluate.Evaluation) -> None:
-    """What each policy does on the test split: a table per policy, then the goals that no threshold meets.
+    """What each policy does on the test split: a table per policy, then the goals that no threshold
+    meets.
 
-    With hand labels also the text rates of the calibrated policy, raw and corrected. Unscored texts are counted aloud.
+    With hand labels also the text rates of the calibrated policy, raw and corrected. Unscored texts
+    are counted aloud.
     """
     from demur.stages import evaluate
 
@@ -48,17 +62,27 @@ def print_evaluation(evaluation: evaluate.Evaluation) -> None:
         print_table([evaluate.HEADER, *block.rows], title=block.title)
     calibrated = evaluation.policies[1]
     if rows := evaluate.corrected_rows(evaluation):
-        title = f"texts of the calibrated policy: {calibrated.goal}; {evaluation.labels} labelled by hand"
+        title = (
+            f"texts of the calibrated policy: {calibrated.goal}; {evaluation.labels} labelled "
+            "by hand"
+        )
         print_table([evaluate.CORRECTED_HEADER, *rows], title=title)
-    some = "" if evaluation.text_rows is None else f", of {evaluation.text_rows} of {evaluation.test_rows} test rows"
+    some = (
+        ""
+        if evaluation.text_rows is None
+        else f", of {evaluation.text_rows} of {evaluation.test_rows} test rows"
+    )
     note(f"texts judged by {evaluation.judge}{some}")
     if evaluation.leftover.doubtful:
         left = evaluation.leftover
-        note(f"doubt: {left.doubtful} of {evaluation.test_rows} test rows, refused at every threshold")
+        note(
+            f"doubt: {left.doubtful} of {evaluation.test_rows} test rows, refused at every "
+            "threshold"
+        )
     if calibrated.unscored.hits:
         note(
-            f"unscored: {calibrated.unscored.hits} of {calibrated.unscored.of} texts of the calibrated policy, in no "
-            f"rate of the texts ({named(calibrated.unscored_reasons)})"
+            f"unscored: {calibrated.unscored.hits} of {calibrated.unscored.of} texts of the "
+            f"calibrated policy, in no rate of the texts ({named(calibrated.unscored_reasons)})"
         )
     for goal in evaluation.unmet:
         note(f"not shown: {goal.goal}: {goal.reason}")

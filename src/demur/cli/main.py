@@ -1,4 +1,6 @@
-"""The door: which verbs there are, and what becomes of errors. A verb's module is imported when it is run."""
+"""The door: which verbs there are, and what becomes of errors. A verb's module is imported when it
+is run.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Verb:
 
 VERBS = {
     "demo": Verb(
-        "Train, calibrate and report on the built-in corpus, in minutes, on a CPU.", "demur demo", "stages.demo"
+        "Train, calibrate and report on the built-in corpus, in minutes, on a CPU.",
+        "demur demo",
+        "stages.demo",
     ),
     "run": Verb(
         "All stages of a config, skipping what is done.",
@@ -42,10 +46,14 @@ VERBS = {
         "stages.run",
     ),
     "init": Verb(
-        "Look at a folder of rows and write the TOML of a run.", "demur init rows/ --out mine.toml", "stages.init"
+        "Look at a folder of rows and write the TOML of a run.",
+        "demur init rows/ --out mine.toml",
+        "stages.init",
     ),
     "data": Verb(
-        "Read, check, split and mix the rows of a config.", "demur data examples/real.toml --out runs/a", "stages.data"
+        "Read, check, split and mix the rows of a config.",
+        "demur data examples/real.toml --out runs/a",
+        "stages.data",
     ),
     "train": Verb(
         "Teach a model its control tokens.",
@@ -53,7 +61,9 @@ VERBS = {
         "stages.train",
     ),
     "score": Verb(
-        "Read the control-token probabilities of the held-out prompts.", "demur score runs/a", "stages.score"
+        "Read the control-token probabilities of the held-out prompts.",
+        "demur score runs/a",
+        "stages.score",
     ),
     "distil": Verb(
         "Teach a cheap front model to decide easy requests.",
@@ -71,11 +81,15 @@ VERBS = {
         "stages.calibrate",
     ),
     "evaluate": Verb(
-        "Answer and judge the test prompts under the policy.", "demur evaluate runs/a --branches all", "stages.evaluate"
+        "Answer and judge the test prompts under the policy.",
+        "demur evaluate runs/a --branches all",
+        "stages.evaluate",
     ),
     "report": Verb("Write the HTML and Markdown report.", "demur report runs/a", "stages.report"),
     "doctor": Verb(
-        "Say whether a model is ready to be scored and served.", "demur doctor runs/a/train/model", "stages.doctor"
+        "Say whether a model is ready to be scored and served.",
+        "demur doctor runs/a/train/model",
+        "stages.doctor",
     ),
     "decide": Verb(
         "Decide prompts, or a file of scores, under a policy.",
@@ -83,10 +97,14 @@ VERBS = {
         "deciding.decide",
     ),
     "chat": Verb(
-        "Try prompts and see the probabilities, the decision and the answer.", "demur chat runs/a", "deciding.chat"
+        "Try prompts and see the probabilities, the decision and the answer.",
+        "demur chat runs/a",
+        "deciding.chat",
     ),
     "serve": Verb(
-        "Answer OpenAI's chat protocol under the run's policies.", "demur serve runs/a --port 8000", "deciding.serve"
+        "Answer OpenAI's chat protocol under the run's policies.",
+        "demur serve runs/a --port 8000",
+        "deciding.serve",
     ),
     "explain": Verb(
         "Say which thresholds decide a request, and where they come from.",
@@ -108,7 +126,9 @@ VERBS = {
         "demur verify runs/a runs/a",
         "deciding.verify",
     ),
-    "keys": Verb("Make an API key for a tenant of the server.", "demur keys acme --days 90", "deciding.keys"),
+    "keys": Verb(
+        "Make an API key for a tenant of the server.", "demur keys acme --days 90", "deciding.keys"
+    ),
     "watch": Verb(
         "Say whether live scores and labels still support what was promised.",
         "demur watch runs/a --scores monday.parquet --feedback monday.jsonl",
@@ -141,7 +161,8 @@ VERBS = {
     ),
     "bench refusals": Verb(
         "Measure false and missed refusals on public benchmarks.",
-        "demur bench refusals runs/a --benchmark xstest --benchmark jailbreakbench:benign=benign.csv",
+        "demur bench refusals runs/a --benchmark xstest --benchmark "
+        "jailbreakbench:benign=benign.csv",
         "benches.refusals",
     ),
     "bench calibration": Verb(
@@ -151,7 +172,8 @@ VERBS = {
     ),
     "bench temporal": Verb(
         "Make questions that a model can and cannot know from dated news.",
-        "demur bench temporal news.jsonl --cutoff 2024-03-31 --url http://localhost:8000/v1 --model big",
+        "demur bench temporal news.jsonl --cutoff 2024-03-31 --url http://localhost:8000/v1 "
+        "--model big",
         "benches.temporal",
     ),
     "bench ability": Verb(
@@ -161,8 +183,13 @@ VERBS = {
     ),
 }
 GROUPS = {
-    "judge": "Read answers with a judge, check judges against people, train one, draw texts to label.",
-    "bench": "Measure refusals on public benchmarks, compare calibrators, make dated questions, compare abilities.",
+    "judge": (
+        "Read answers with a judge, check judges against people, train one, draw texts to label."
+    ),
+    "bench": (
+        "Measure refusals on public benchmarks, compare calibrators, make dated questions, "
+        "compare abilities."
+    ),
 }
 # Names of before there were groups: they answer for one version more, with the new name.
 OLD_NAMES = {
@@ -181,9 +208,11 @@ SECTIONS = {
 
 
 def verb_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb that these words name, by its name of today, and the words after it. An unknown one is kept.
+    """The verb that these words name, by its name of today, and the words after it. An unknown one
+    is kept.
 
-    `demur judge FILE`, from before there was a group, reads the file; a group without a verb stays the group.
+    `demur judge FILE`, from before there was a group, reads the file; a group without a verb stays
+    the group.
     """
     name, rest = words[0], list(words[1:])
     if name in OLD_NAMES:
@@ -205,7 +234,9 @@ class Verbs(TyperGroup):
         name, rest = verb_of(args)
         if name in VERBS and args[: len(name.split())] != name.split():
             typer.echo(
-                f"demur: `{args[0]}` is called `demur {name}` now; the old name goes with the next version", err=True
+                f"demur: `{args[0]}` is called `demur {name}` now; the old name goes with the "
+                "next version",
+                err=True,
             )
         if name in VERBS:
             return name, load(name), rest
@@ -215,11 +246,17 @@ class Verbs(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """All commands on one screen, in plain text: drawing frames would take longer than anything else here."""
+        """All commands on one screen, in plain text: drawing frames would take longer than anything
+        else here.
+        """
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
         for title, folder in SECTIONS.items():
-            rows = [(name, verb.summary) for name, verb in VERBS.items() if verb.module.startswith(f"{folder}.")]
+            rows = [
+                (name, verb.summary)
+                for name, verb in VERBS.items()
+                if verb.module.startswith(f"{folder}.")
+            ]
             _write_rows(formatter, title, rows)
         _write_rows(formatter, "Groups: demur GROUP shows their commands", list(GROUPS.items()))
         shown = [p for p in self.get_params(ctx) if p.name != "show_completion"]
@@ -236,7 +273,11 @@ class Group(TyperGroup):
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
         words = f"{self.name} "
-        rows = [(name.removeprefix(words), v.summary) for name, v in VERBS.items() if name.startswith(words)]
+        rows = [
+            (name.removeprefix(words), v.summary)
+            for name, v in VERBS.items()
+            if name.startswith(words)
+        ]
         _write_rows(formatter, "Commands", rows)
 
 
@@ -263,7 +304,8 @@ def load(verb: str) -> TyperCommand:
 def _root(
     ctx: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-    debug: bool = typer.Option(  # noqa: ARG001 - read in Verbs.resolve_command, before the verb is imported
+    # read in Verbs.resolve_command, before the verb is imported
+    debug: bool = typer.Option(  # noqa: ARG001
         False, "--debug", envvar=DEBUG_VARIABLE, help="Show tracebacks and library warnings."
     ),
 ) -> None:
@@ -281,7 +323,10 @@ def group() -> TyperGroup:
     app = typer.Typer(cls=Verbs, pretty_exceptions_enable=False, context_settings=wide)
     app.callback(
         invoke_without_command=True,
-        help="A language model says why it declines before it declines; you set how often, per kind of request.",
+        help=(
+            "A language model says why it declines before it declines; you set how often, per "
+            "kind of request."
+        ),
         epilog="Example: demur demo",
     )(_root)
     command = typer.main.get_command(app)
@@ -295,21 +340,28 @@ def group() -> TyperGroup:
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 our bug, 2 the caller's input, 3 a goal that cannot be met."""
+    """Run the command line and exit: 0 done, 1 our bug, 2 the caller's input, 3 a goal that cannot
+    be met.
+    """
     try:
         group().main(prog_name="demur")
     except DemurError as e:
         _leave(str(e), e.exit_code)
     except OSError as e:
         at = f" {e.filename}" if e.filename else ""
-        _leave(f"the system refused{at}: {e.strerror or e}\n  hint: check space and permissions", YOUR_INPUT)
+        _leave(
+            f"the system refused{at}: {e.strerror or e}\n  hint: check space and permissions",
+            YOUR_INPUT,
+        )
     except SystemExit as e:
         if e.code == INTERRUPTED:
             _leave("interrupted; nothing is lost: run the same command to resume", INTERRUPTED)
         raise
-    except Exception as e:  # noqa: BLE001 - the outermost boundary: a bug ends in one line, not in a screen of frames
+    # the outermost boundary: a bug ends in one line, not in a screen of frames
+    except Exception as e:  # noqa: BLE001
         _leave(
-            f"internal error: {type(e).__name__}: {e}\n  hint: run again with --debug and report what it prints",
+            f"internal error: {type(e).__name__}: {e}\n  hint: run again with --debug and report "
+            "what it prints",
             OUR_BUG,
         )
 
@@ -318,7 +370,10 @@ def set_up(*, debug: bool) -> None:
     """Log to stderr, and keep other libraries' advice off the terminal unless debugging."""
     os.environ[DEBUG_VARIABLE] = "1" if debug else ""
     logging.basicConfig(
-        stream=sys.stderr, level="INFO" if debug else "ERROR", format="%(name)s: %(message)s", force=True
+        stream=sys.stderr,
+        level="INFO" if debug else "ERROR",
+        format="%(name)s: %(message)s",
+        force=True,
     )
     if debug:
         return

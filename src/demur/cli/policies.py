@@ -20,7 +20,8 @@ from demur.store.run import RunFolder, run_of
 
 
 def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
-    """The policy of a run by name: "natural", "calibrated", one that `calibrate --name` keeps, or a file's path.
+    """The policy of a run by name: "natural", "calibrated", one that `calibrate --name` keeps, or a
+    file's path.
 
     Also one of <run>/evaluate/policies, by its goal.
     """
@@ -39,7 +40,8 @@ def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
 def opened(path: Path) -> Policy:
     """Read a policy, and say on stderr which of its promises do not count, and why.
 
-    Raises ArtifactError if it is a run's own and was calibrated on scores or rows that are others by now.
+    Raises ArtifactError if it is a run's own and was calibrated on scores or rows that are others
+    by now.
     """
     if (run := run_of(path)) is not None:
         run.require_fresh("calibrate")
@@ -52,7 +54,10 @@ def tell_of_unproven(policy: Policy) -> None:
     """Say which promises their file calls certified and does not bear out."""
     for promise in policy.promises:
         if promise.fault is not None:
-            note(f"policy {policy.name!r}: {promise.risk} is not certified: {promise.fault}; calibrate again")
+            note(
+                f"policy {policy.name!r}: {promise.risk} is not certified: {promise.fault}; "
+                "calibrate again"
+            )
 
 
 def policy_file(path: Path, name: str | None = None) -> Path:
@@ -70,18 +75,28 @@ def policy_file(path: Path, name: str | None = None) -> Path:
 
 
 def of_run(folder: RunFolder, name: str | Path | None) -> RunFolder:
-    """The run as one of its policies sees it. Raises ConfigError, with those there are, on an unknown name."""
+    """The run as one of its policies sees it. Raises ConfigError, with those there are, on an
+    unknown name.
+    """
     if name is None:
         return folder
     if str(name) not in folder.policy_names:
         known = folder.policy_names
-        hint = f"policies beside its own: {', '.join(known)}" if known else "make one: demur calibrate RUN --name NAME"
+        hint = (
+            f"policies beside its own: {', '.join(known)}"
+            if known
+            else "make one: demur calibrate RUN --name NAME"
+        )
         raise ConfigError(f"{folder.root} keeps no policy {str(name)!r}", hint)
     return folder.named(str(name))
 
 
-def asked(thresholds: Sequence[str] | None, rates: Sequence[str] | None, sensitivity: str | None = None) -> PolicyAsk:
-    """The overrides of `--threshold category=number`, `--rate category=number` and `--sensitivity NAME`."""
+def asked(
+    thresholds: Sequence[str] | None, rates: Sequence[str] | None, sensitivity: str | None = None
+) -> PolicyAsk:
+    """The overrides of `--threshold category=number`, `--rate category=number` and `--sensitivity
+    NAME`.
+    """
     return PolicyAsk(
         sensitivity=sensitivity,
         rates=dict(_number(text, "--rate") for text in rates or ()),
@@ -89,13 +104,19 @@ def asked(thresholds: Sequence[str] | None, rates: Sequence[str] | None, sensiti
     )
 
 
-def overridden(policy: Policy, thresholds: Sequence[str] | None, rates: Sequence[str] | None) -> Policy:
-    """The policy with "category=number" overrides, as a server applies them. Raises AccessError: see `effective`."""
+def overridden(
+    policy: Policy, thresholds: Sequence[str] | None, rates: Sequence[str] | None
+) -> Policy:
+    """The policy with "category=number" overrides, as a server applies them. Raises AccessError:
+    see `effective`.
+    """
     return effective(policy, asked(thresholds, rates)).policy
 
 
 def decided_word(policy: Policy, decision: Decision) -> str:
-    """ "respond", the category refused with, or "undecided": as an engine would act on the decision."""
+    """ "respond", the category refused with, or "undecided": as an engine would act on the
+    decision.
+    """
     return "undecided" if decision.doubt and on_doubt(policy) == "error" else decision.choice
 
 
@@ -106,15 +127,17 @@ def doubt_note(policy: Policy, logp_NC: Floats) -> str | None:
         return None
     act = "an error" if on_doubt(policy) == "error" else "refused, whatever the thresholds"
     return (
-        f"doubt: {doubtful} of {len(logp_NC)} put more than {policy.doubt.most_leftover:.4g} of their probability "
-        f"outside the control tokens: {act}"
+        f"doubt: {doubtful} of {len(logp_NC)} put more than {policy.doubt.most_leftover:.4g} of "
+        f"their probability outside the control tokens: {act}"
     )
 
 
 def decision_json(policy: Policy, logp_C: Floats, decision: Decision) -> dict[str, object]:
-    """A decision for programs, with calibrated probabilities. margin is null where nothing was compared.
+    """A decision for programs, with calibrated probabilities. margin is null where nothing was
+    compared.
 
-    refuses: no answer follows. decision: "undecided" where a score is doubtful and the policy makes that an error.
+    refuses: no answer follows. decision: "undecided" where a score is doubtful and the policy makes
+    that an error.
     """
     p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0])
     probability = {name: float(p) for name, p in zip(policy.taxonomy.choices, p_C, strict=True)}
@@ -137,5 +160,7 @@ def _number(text: str, flag: str) -> tuple[str, float]:
         equals = ""
         number = 0.0
     if not equals:
-        raise ConfigError(f"cannot read {flag} {text!r}", f"write {flag} category=number, e.g. {flag} safety=0.3")
+        raise ConfigError(
+            f"cannot read {flag} {text!r}", f"write {flag} category=number, e.g. {flag} safety=0.3"
+        )
     return category.strip(), number

@@ -1,4 +1,6 @@
-"""What the terminal says of a policy: its thresholds, its promises with the mix behind them, and what it never does."""
+"""What the terminal says of a policy: its thresholds, its promises with the mix behind them, and
+what it never does.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ LONGEST = 30  # entries of a list that a summary shows
 
 
 def summary_json(policy: Policy, file: Path) -> dict[str, Any]:
-    """A policy for programs, short: what each category does on its calibration rows instead of the whole curve.
+    """A policy for programs, short: what each category does on its calibration rows instead of the
+    whole curve.
 
-    Everything is in the file, whose path stands under "file"; a list of more than LONGEST entries says how many.
+    Everything is in the file, whose path stands under "file"; a list of more than LONGEST entries
+    says how many.
     """
     value = policy_to_json(policy)
     for row, category in zip(value["categories"], policy.categories, strict=True):
@@ -26,7 +30,9 @@ def summary_json(policy: Policy, file: Path) -> dict[str, Any]:
         point = caught.point_at(category)
         if point is not None:
             rates = ("refusal_rate", "false_refusal", "missed_refusal")
-            row["on_calibrate_rows"] = {n: {"hits": getattr(point, n).hits, "of": getattr(point, n).of} for n in rates}
+            row["on_calibrate_rows"] = {
+                n: {"hits": getattr(point, n).hits, "of": getattr(point, n).of} for n in rates
+            }
     value |= {"never_refused": list(caught.never_refused(policy)), "file": str(file)}
     return {key: _short(entry) for key, entry in value.items()}
 
@@ -36,7 +42,9 @@ def _short(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _short(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return f"{len(value)} entries" if len(value) > LONGEST else [_short(entry) for entry in value]
+        return (
+            f"{len(value)} entries" if len(value) > LONGEST else [_short(entry) for entry in value]
+        )
     return value
 
 
@@ -46,7 +54,9 @@ def threshold_text(threshold: float) -> str:
 
 
 def tell_policy(policy: Policy) -> None:
-    """What a policy promises, over which mix, with the worst slice; and the categories that it never refuses."""
+    """What a policy promises, over which mix, with the worst slice; and the categories that it
+    never refuses.
+    """
     for promise in policy.promises:
         note(promise_line(promise))
         for line in mix_lines(promise):
@@ -56,7 +66,9 @@ def tell_policy(policy: Policy) -> None:
 
 
 def mix_lines(promise: Promise) -> list[str]:
-    """The mix of rows behind a promised rate, and the worst slice of it. Empty where the policy does not say them."""
+    """The mix of rows behind a promised rate, and the worst slice of it. Empty where the policy
+    does not say them.
+    """
     found = []
     if mix := mix_words(promise.mix):
         found.append(f"an average over this mix: {mix}")
@@ -68,7 +80,15 @@ def mix_lines(promise: Promise) -> list[str]:
 def promise_line(promise: Promise) -> str:
     """One sentence about a promise: whether it holds, or was only measured."""
     level = "" if promise.level is None else f" at {promise.level:g}"
-    seen = "" if promise.rate is None else f", {promise.rate.hits} of {promise.rate.of} on the rows it was chosen on"
-    sure = f" with {promise.confidence:.0%} confidence" if promise.confidence is not None else ", no guarantee"
+    seen = (
+        ""
+        if promise.rate is None
+        else f", {promise.rate.hits} of {promise.rate.of} on the rows it was chosen on"
+    )
+    sure = (
+        f" with {promise.confidence:.0%} confidence"
+        if promise.confidence is not None
+        else ", no guarantee"
+    )
     fault = "" if promise.fault is None else f"; {promise.fault}"
     return f"{promise.status}: {promise.risk}{level}{sure}{seen} ({promise.method}){fault}"

@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from demur.base.text import duration
@@ -29,7 +36,9 @@ def is_first_process() -> bool:
 def result_console() -> Console:
     """The console of results: stdout, wide when it is not a terminal."""
     console = Console(highlight=False, markup=False)  # control tokens look like markup
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)
+    return (
+        console if console.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)
+    )
 
 
 def note(text: str) -> None:
@@ -47,7 +56,9 @@ def notes(lines: Iterable[str]) -> None:
 def named(reasons: Mapping[str, int]) -> str:
     """The most frequent reasons with their counts, for one line."""
     most = sorted(reasons.items(), key=lambda pair: -pair[1])
-    return "; ".join(f"{n} x {why}" for why, n in most[:NAMED]) + ("; ..." if len(most) > NAMED else "")
+    return "; ".join(f"{n} x {why}" for why, n in most[:NAMED]) + (
+        "; ..." if len(most) > NAMED else ""
+    )
 
 
 def first(places: Sequence[str]) -> str:
@@ -57,11 +68,15 @@ def first(places: Sequence[str]) -> str:
 
 def print_json(value: object) -> None:
     """A value for programs: JSON on stdout, nothing else there."""
-    result_console().out(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), highlight=False)
+    result_console().out(
+        json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), highlight=False
+    )
 
 
 def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, words: int = 1) -> None:
-    """Rows of text on stdout, the first being the header; the first `words` columns hold words, the others numbers."""
+    """Rows of text on stdout, the first being the header; the first `words` columns hold words, the
+    others numbers.
+    """
     header, *body = rows
     table = Table(title=title, title_justify="left")
     for n, name in enumerate(header):
@@ -73,9 +88,11 @@ def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, word
 
 @contextmanager
 def bar(label: str, doing: str = "") -> Iterator[ports.Progress]:
-    """A progress callback: on a terminal one live line with elapsed and remaining time, else a line now and then.
+    """A progress callback: on a terminal one live line with elapsed and remaining time, else a line
+    now and then.
 
-    doing: said beside the label on a terminal, once before the first line elsewhere. A changed total begins anew.
+    doing: said beside the label on a terminal, once before the first line elsewhere. A changed
+    total begins anew.
     """
     if not is_first_process():
         yield ports.no_progress
@@ -110,7 +127,8 @@ TERMINAL = Terminal()
 
 
 def _lines(label: str, doing: str) -> ports.Progress:
-    started: tuple[float, int] | None = None  # when the first unit was done: loading a model says nothing of the rest
+    # when the first unit was done: loading a model says nothing of the rest
+    started: tuple[float, int] | None = None
     told, of = time.monotonic(), 0
 
     def tell(done: int, total: int) -> None:

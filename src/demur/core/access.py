@@ -1,7 +1,9 @@
-"""Who may ask for which policy: tenants, requests for a policy, and the one effective policy that comes of them.
+"""Who may ask for which policy: tenants, requests for a policy, and the one effective policy that
+comes of them.
 
-Precedence, lowest first: the policy's own thresholds; a named sensitivity; target rates; thresholds. A later one wins
-for the categories that it names; each is checked against the policy's limits, and none moves a locked category.
+Precedence, lowest first: the policy's own thresholds; a named sensitivity; target rates;
+thresholds. A later one wins for the categories that it names; each is checked against the policy's
+limits, and none moves a locked category.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Tenant:
     sees_scores: bool = False  # operators only: answers carry the control-token probabilities
     requests_per_minute: int = 600
     concurrent: int = 64
-    synthetic: bool = False  # its requests are made up, such as probes and tests: no monitor counts them
+    # its requests are made up, such as probes and tests: no monitor counts them
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +38,8 @@ class PolicyAsk:
 
     policy: str | None = None  # None: the tenant's default
     sensitivity: str | None = None  # a name that the policy defines
-    rates: Mapping[str, float] = field(default_factory=dict)  # category -> share of traffic to refuse with it
+    # category -> share of traffic to refuse with it
+    rates: Mapping[str, float] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)  # category -> threshold
 
     @property
@@ -59,14 +63,17 @@ class Effective:
 
     policy: Policy
     settings: tuple[Setting, ...]  # one per category
-    overridden: bool  # then the stored policy's promises do not cover this request, and `policy` carries none
+    # then the stored policy's promises do not cover this request, and `policy` carries none
+    overridden: bool
 
 
 def permitted(tenant: Tenant, ask: PolicyAsk, policies: Collection[str]) -> str:
-    """The name of the policy that a tenant's request is decided under; `policies` are the names that there are.
+    """The name of the policy that a tenant's request is decided under; `policies` are the names
+    that there are.
 
-    Raises AccessError, code "policy_not_found", in the same words whether a policy does not exist or is another
-    tenant's, so that names cannot be probed; and code "no_overrides" if this tenant must take policies as they are.
+    Raises AccessError, code "policy_not_found", in the same words whether a policy does not exist
+    or is another tenant's, so that names cannot be probed; and code "no_overrides" if this tenant
+    must take policies as they are.
     """
     name = tenant.policies[0] if ask.policy is None else ask.policy
     own = [p for p in tenant.policies if p in policies]
@@ -78,7 +85,9 @@ def permitted(tenant: Tenant, ask: PolicyAsk, policies: Collection[str]) -> str:
             param="policy",
         )
     if ask.overrides and not tenant.may_override:
-        param = "sensitivity" if ask.sensitivity is not None else "rates" if ask.rates else "thresholds"
+        param = (
+            "sensitivity" if ask.sensitivity is not None else "rates" if ask.rates else "thresholds"
+        )
         raise AccessError(
             "this key may choose a policy, not change it",
             "leave out sensitivity, rates and thresholds",
@@ -89,12 +98,14 @@ def permitted(tenant: Tenant, ask: PolicyAsk, policies: Collection[str]) -> str:
 
 
 def effective(policy: Policy, ask: PolicyAsk) -> Effective:
-    """The policy with what the ask may change. `ask.policy` is not looked at: `permitted` chose the policy.
+    """The policy with what the ask may change. `ask.policy` is not looked at: `permitted` chose the
+    policy.
 
-    Nothing is clamped and nothing ignored: AccessError on an unknown category or sensitivity, a locked category, a
-    threshold outside its limits (however it was asked for), a category or a rule that no threshold decides, a rate
-    without a curve, and on values that are no rates or thresholds. Its code and param say which. Rule "sum" has one
-    threshold: naming any category moves it for all active ones, so they must all be movable to there.
+    Nothing is clamped and nothing ignored: AccessError on an unknown category or sensitivity, a
+    locked category, a threshold outside its limits (however it was asked for), a category or a rule
+    that no threshold decides, a rate without a curve, and on values that are no rates or
+    thresholds. Its code and param say which. Rule "sum" has one threshold: naming any category
+    moves it for all active ones, so they must all be movable to there.
     """
     settings = {
         name: Setting(category=name, threshold=c.threshold, origin=POLICY_ORIGIN)
@@ -102,13 +113,17 @@ def effective(policy: Policy, ask: PolicyAsk) -> Effective:
     }
     for layer in (_by_sensitivity, _by_rate, _by_threshold):
         settings |= {s.category: s for s in _allowed(policy, layer(policy, ask))}
-    moved = {n: s.threshold for n, s in settings.items() if s.threshold != policy.category(n).threshold}
+    moved = {
+        n: s.threshold for n, s in settings.items() if s.threshold != policy.category(n).threshold
+    }
     changed = policy.with_thresholds(moved) if moved else policy
     return Effective(policy=changed, settings=tuple(settings.values()), overridden=bool(moved))
 
 
 def _by_sensitivity(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting]]:
-    """The settings that a named sensitivity makes, each with the part of the ask that it comes from."""
+    """The settings that a named sensitivity makes, each with the part of the ask that it comes
+    from.
+    """
     if ask.sensitivity is None:
         return
     known = {s.name: s.thresholds for s in policy.sensitivities}
@@ -120,7 +135,12 @@ def _by_sensitivity(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setti
             param="sensitivity",
         )
     for category, threshold in known[ask.sensitivity]:
-        yield "sensitivity", Setting(category=category, threshold=threshold, origin=f"sensitivity {ask.sensitivity}")
+        yield (
+            "sensitivity",
+            Setting(
+                category=category, threshold=threshold, origin=f"sensitivity {ask.sensitivity}"
+            ),
+        )
 
 
 def _by_rate(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting]]:
@@ -137,7 +157,9 @@ def _by_rate(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting]]:
         try:
             threshold = policy.threshold_at_rate(category, rate)
         except PolicyError as e:
-            raise AccessError(e.message, "ask for a threshold instead", code="no_curve", param=param) from None
+            raise AccessError(
+                e.message, "ask for a threshold instead", code="no_curve", param=param
+            ) from None
         yield param, Setting(category=category, threshold=threshold, origin=f"rate {rate:g}")
 
 
@@ -151,7 +173,9 @@ def _by_threshold(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting
 def _require_effect(policy: Policy, category: str, param: str) -> None:
     """Raise AccessError unless this category's threshold may be moved and then moves something."""
     policy.require_movable(category, param)
-    if not policy.category(category).may_emit or any(c.override == "force" for c in policy.categories):
+    if not policy.category(category).may_emit or any(
+        c.override == "force" for c in policy.categories
+    ):
         raise AccessError(
             f"no threshold of category {category!r} decides anything under policy {policy.name!r}",
             "leave it out: a category there is inactive, suppressed or forced",
@@ -161,7 +185,9 @@ def _require_effect(policy: Policy, category: str, param: str) -> None:
 
 
 def _allowed(policy: Policy, layer: Iterable[tuple[str, Setting]]) -> list[Setting]:
-    """The settings of one layer, checked; under rule "sum" the one threshold that they name, for every category."""
+    """The settings of one layer, checked; under rule "sum" the one threshold that they name, for
+    every category.
+    """
     asked = []
     for param, setting in layer:
         policy.check_override(setting.category, setting.threshold, param)

@@ -21,8 +21,8 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
 def upper_bound(hits: int, of: int, delta: float) -> float:
     """One-sided upper confidence bound of a rate, exact for every n (Clopper and Pearson 1934).
 
-    hits, of: counts, 0 <= hits <= of. delta: allowed miss probability, in (0, 1). The returned rate in [0, 1] lies
-    below the true rate with probability <= delta. Raises Undefined if of == 0.
+    hits, of: counts, 0 <= hits <= of. delta: allowed miss probability, in (0, 1). The returned rate
+    in [0, 1] lies below the true rate with probability <= delta. Raises Undefined if of == 0.
     """
     from scipy.special import betaincinv
 
@@ -31,7 +31,9 @@ def upper_bound(hits: int, of: int, delta: float) -> float:
 
 
 def lower_bound(hits: int, of: int, delta: float) -> float:
-    """One-sided lower confidence bound of a rate, exact for every n (Clopper and Pearson 1934). See upper_bound."""
+    """One-sided lower confidence bound of a rate, exact for every n (Clopper and Pearson 1934). See
+    upper_bound.
+    """
     from scipy.special import betaincinv
 
     _check(hits, of, delta)
@@ -45,10 +47,12 @@ def interval(hits: int, of: int, confidence: float = 0.95) -> tuple[float, float
 
 
 def most_errors(n: int, level: float, delta: float) -> int | None:
-    """The largest k with P(Binomial(n, level) <= k) <= delta: so many errors among n rows still certify rate <= level.
+    """The largest k with P(Binomial(n, level) <= k) <= delta: so many errors among n rows still
+    certify rate <= level.
 
-    None if even no error would not do. Closed form of Learn then Test with fixed-sequence testing for a monotone
-    binary loss (arXiv 2110.01052). Bisection: O(log n) evaluations of the exact tail.
+    None if even no error would not do. Closed form of Learn then Test with fixed-sequence testing
+    for a monotone binary loss (arXiv 2110.01052). Bisection: O(log n) evaluations of the exact
+    tail.
     """
     if not (0.0 < level < 1.0 and 0.0 < delta < 1.0):
         raise ValueError(f"level {level} and delta {delta} must lie in (0, 1)")
@@ -65,7 +69,9 @@ def most_errors(n: int, level: float, delta: float) -> int | None:
 
 
 def rows_needed(level: float, delta: float) -> int:
-    """The fewest rows that certify rate <= level when no error is seen: smallest n with (1 - level)^n <= delta."""
+    """The fewest rows that certify rate <= level when no error is seen: smallest n with (1 -
+    level)^n <= delta.
+    """
     n = max(1, math.ceil(math.log(delta) / math.log1p(-level)) - 1)
     while binomial_cdf(0, n, level) > delta:  # the logarithm may be off by one in either direction
         n += 1
@@ -74,7 +80,10 @@ def rows_needed(level: float, delta: float) -> int:
 
 def _check(hits: int, of: int, delta: float) -> None:
     if of == 0:
-        raise Undefined("a rate over 0 rows has no bound", "add rows to the denominator, or report it as undefined")
+        raise Undefined(
+            "a rate over 0 rows has no bound",
+            "add rows to the denominator, or report it as undefined",
+        )
     if not 0 <= hits <= of:
         raise ValueError(f"{hits} hits of {of} is not a rate")
     if not 0.0 < delta < 1.0:

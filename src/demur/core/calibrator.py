@@ -1,10 +1,11 @@
-"""Calibrators, applied: maps from scores to probabilities that mean what they say. Fitting lives in demur.stats.
+"""Calibrators, applied: maps from scores to probabilities that mean what they say. Fitting lives in
+demur.stats.
 
-Shapes: N prompts, C control tokens (column 0 = respond). Natural logs throughout. Fitted calibrators work on *closed*
-log-probabilities: each row divided by the mass of its control tokens. Leftover mass is thereby shared out in
-proportion, calibrated rows sum to 1 (to float32 rounding), and the result speaks of the answers that begin with a
-control token at all. Report the leftover beside it: where it is large, this is another event. Only Identity leaves
-the mass outside.
+Shapes: N prompts, C control tokens (column 0 = respond). Natural logs throughout. Fitted
+calibrators work on *closed* log-probabilities: each row divided by the mass of its control tokens.
+Leftover mass is thereby shared out in proportion, calibrated rows sum to 1 (to float32 rounding),
+and the result speaks of the answers that begin with a control token at all. Report the leftover
+beside it: where it is large, this is another event. Only Identity leaves the mass outside.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy.typing as npt
 from demur.base.arrays import Doubles, Floats
 from demur.base.errors import PolicyError, ScoreError
 
-_LOWEST = float(np.finfo(np.float32).min)  # calibrated values stay finite, however extreme the scores
+# calibrated values stay finite, however extreme the scores
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 class Calibrator(Protocol):
@@ -27,8 +29,9 @@ class Calibrator(Protocol):
     def apply(self, logp_NC: Floats) -> Floats:
         """Calibrated natural-log probabilities of the control tokens, shape (N, C), always float32.
 
-        Whatever a calibrator computes in, it rounds to float32 once: the number thresholded in service is then bit
-        for bit the number calibrated, and a cut between two observed values separates them exactly.
+        Whatever a calibrator computes in, it rounds to float32 once: the number thresholded in
+        service is then bit for bit the number calibrated, and a cut between two observed values
+        separates them exactly.
         """
         ...
 
@@ -36,8 +39,9 @@ class Calibrator(Protocol):
 class Map(Protocol):
     """The arithmetic of a fitted calibrator.
 
-    A row's result depends on that row only, to the last bit: a prompt decided alone and the same prompt in a batch
-    must agree. Maps therefore add in a fixed order and leave matrix products, whose order varies, alone.
+    A row's result depends on that row only, to the last bit: a prompt decided alone and the same
+    prompt in a batch must agree. Maps therefore add in a fixed order and leave matrix products,
+    whose order varies, alone.
     """
 
     @property
@@ -52,7 +56,9 @@ class Map(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """No calibration: the model's own probabilities; leftover mass counts as neither refusing nor answering."""
+    """No calibration: the model's own probabilities; leftover mass counts as neither refusing nor
+    answering.
+    """
 
     def apply(self, logp_NC: Floats) -> Floats:
         """The scores themselves."""
@@ -64,7 +70,9 @@ IDENTITY = Identity()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
-    """A map and the control tokens it was fitted on. Raises PolicyError if the map is made for another number."""
+    """A map and the control tokens it was fitted on. Raises PolicyError if the map is made for
+    another number.
+    """
 
     tokens: tuple[str, ...]  # respond first, as in the taxonomy
     map: Map
@@ -72,7 +80,8 @@ class Fitted:
     def __post_init__(self) -> None:
         if self.map.columns not in (None, len(self.tokens)):
             raise PolicyError(
-                f"a calibrator for {self.map.columns} control tokens, taxonomy with {len(self.tokens)}: {self.tokens}",
+                f"a calibrator for {self.map.columns} control tokens, taxonomy with "
+                f"{len(self.tokens)}: {self.tokens}",
                 "fit it on this taxonomy",
             )
 
@@ -94,16 +103,23 @@ def check_fits(calibrator: Calibrator, tokens: tuple[str, ...]) -> None:
 def check_columns(tokens: tuple[str, ...], logp_NC: Floats) -> None:
     """Raise ScoreError unless the scores have one column per control token."""
     if logp_NC.ndim != 2 or logp_NC.shape[1] != len(tokens):
-        raise ScoreError(f"scores of shape {logp_NC.shape} for {len(tokens)} control tokens", f"expected {tokens}")
+        raise ScoreError(
+            f"scores of shape {logp_NC.shape} for {len(tokens)} control tokens",
+            f"expected {tokens}",
+        )
 
 
 def closed(logp: npt.ArrayLike) -> Doubles:
-    """Log-probabilities within the control tokens: the last axis sums to 1. Any shift of a row leaves it unchanged."""
+    """Log-probabilities within the control tokens: the last axis sums to 1. Any shift of a row
+    leaves it unchanged.
+    """
     return normalised(np.ascontiguousarray(logp, dtype=np.float64))
 
 
 def normalised(value: Doubles) -> Doubles:
-    """Log-softmax over the last axis. logaddexp adds one column after the other, whatever the shape."""
+    """Log-softmax over the last axis. logaddexp adds one column after the other, whatever the
+    shape.
+    """
     return np.minimum(value - np.logaddexp.reduce(value, axis=-1, keepdims=True), 0.0)
 
 

@@ -1,4 +1,6 @@
-"""What a policy does about each category on its calibration rows, read off the operating curves that it carries."""
+"""What a policy does about each category on its calibration rows, read off the operating curves
+that it carries.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,20 @@ from demur.core.policy import CategoryPolicy, CurvePoint, Policy
 
 
 def point_at(category: CategoryPolicy) -> CurvePoint | None:
-    """The curve point of the category's own threshold: the last stored one that is at least as strict.
+    """The curve point of the category's own threshold: the last stored one that is at least as
+    strict.
 
-    Exact for policies whose curve holds that cut, as `demur calibrate` writes them. None without a curve.
+    Exact for policies whose curve holds that cut, as `demur calibrate` writes them. None without a
+    curve.
     """
     stricter = [p for p in category.curve if p.threshold >= category.threshold]
     return stricter[-1] if stricter else None
 
 
 def never_refused(policy: Policy) -> tuple[str, ...]:
-    """Categories that may be refused with and never were on the calibration rows, in the taxonomy's order."""
+    """Categories that may be refused with and never were on the calibration rows, in the taxonomy's
+    order.
+    """
     pairs = zip(policy.taxonomy.names, policy.categories, strict=True)
     return tuple(name for name, category in pairs if category.may_emit and _silent(category))
 
@@ -29,7 +35,8 @@ def warnings(policy: Policy) -> tuple[str, ...]:
         if point is not None:
             missed, of = point.missed_refusal.hits, point.refusal_rate.of
             words += (
-                f": 0 of {of} calibrate rows; {missed} of {point.missed_refusal.of} to be refused with it are missed"
+                f": 0 of {of} calibrate rows; {missed} of {point.missed_refusal.of} to be "
+                "refused with it are missed"
             )
         found.append(words)
     return tuple(found)

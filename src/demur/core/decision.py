@@ -1,13 +1,16 @@
-"""The only code that refuses. Calibration, evaluation, every engine and the gateway call decide_many.
+"""The only code that refuses. Calibration, evaluation, every engine and the gateway call
+decide_many.
 
-Shapes: N prompts, K categories, C = K + 1 control tokens (column 0 = respond). Scores are natural-log probabilities,
-float32; every comparison is made in float64 on logs, so a probability of 0.9999999 still has a neighbour. Ties refuse;
-between categories the first in the taxonomy wins a tie.
+Shapes: N prompts, K categories, C = K + 1 control tokens (column 0 = respond). Scores are
+natural-log probabilities, float32; every comparison is made in float64 on logs, so a probability of
+0.9999999 still has a neighbour. Ties refuse; between categories the first in the taxonomy wins a
+tie.
 
 1. The policy's rule decides on calibrated probabilities.
 2. A locked category whose own threshold is met refuses, whatever the rule made of the others.
-3. A score whose leftover mass is above the policy's bound is doubtful: it refuses with the heaviest category, at every
-   threshold. Callers that act on a decision use decide_or_doubt, which raises where the policy says "error".
+3. A score whose leftover mass is above the policy's bound is doubtful: it refuses with the heaviest
+   category, at every threshold. Callers that act on a decision use decide_or_doubt, which raises
+   where the policy says "error".
 4. A forced category stands, whatever the score.
 """
 
@@ -30,8 +33,10 @@ class Decision:
     choice: str  # "respond" or the category refused with
     column: int  # the same as a column of the score: 0 = respond
     heaviest: str  # the active category with the most probability; "respond" if none is active
-    margin: float  # log-odds above (>= 0) or below the threshold that was compared; inf when nothing was
-    doubt: bool = False  # the leftover mass is above the policy's bound: refused, whatever the thresholds
+    # log-odds above (>= 0) or below the threshold that was compared; inf when nothing was
+    margin: float
+    # the leftover mass is above the policy's bound: refused, whatever the thresholds
+    doubt: bool = False
 
     @property
     def refuses(self) -> bool:
@@ -45,7 +50,8 @@ class Decisions:
 
     choice_N: Ints  # emitted control token as a column: 0 = respond
     heaviest_N: Ints  # column of the heaviest active category, 0 if none is active
-    margin_N: Doubles  # log-odds distance to the threshold that was compared; +-inf when nothing was
+    # log-odds distance to the threshold that was compared; +-inf when nothing was
+    margin_N: Doubles
     doubt_N: Bools  # leftover mass above the policy's bound: refused, whatever the thresholds
 
     @property
@@ -55,7 +61,9 @@ class Decisions:
 
 
 def decide_many(policy: Policy, logp_NC: Floats) -> Decisions:
-    """Decide N prompts at once. Raises ScoreError on a wrong shape and on anything but log-probabilities."""
+    """Decide N prompts at once. Raises ScoreError on a wrong shape and on anything but
+    log-probabilities.
+    """
     if logp_NC.ndim != 2 or logp_NC.shape[1] != len(policy.taxonomy.tokens):
         raise ScoreError(
             f"scores of shape {logp_NC.shape} for {len(policy.taxonomy.tokens)} control tokens",
@@ -64,9 +72,14 @@ def decide_many(policy: Policy, logp_NC: Floats) -> Decisions:
     check_scores(logp_NC)
     forced = [k for k, c in enumerate(policy.categories, start=1) if c.override == "force"]
     if forced:
-        everyone_N, nobody_N = np.full(len(logp_NC), forced[0], dtype=np.int64), np.zeros(len(logp_NC), dtype=bool)
+        everyone_N, nobody_N = (
+            np.full(len(logp_NC), forced[0], dtype=np.int64),
+            np.zeros(len(logp_NC), dtype=bool),
+        )
         margin_N = np.full(len(logp_NC), np.inf)
-        return Decisions(choice_N=everyone_N, heaviest_N=everyone_N, margin_N=margin_N, doubt_N=nobody_N)
+        return Decisions(
+            choice_N=everyone_N, heaviest_N=everyone_N, margin_N=margin_N, doubt_N=nobody_N
+        )
     logq_NC = policy.calibrator.apply(logp_NC).astype(np.float64)
     decided = _with_locks(policy, logq_NC, _RULES[policy.rule](policy, logq_NC))
     return _with_doubt(policy, logq_NC, decided, doubtful(policy, logp_NC))
@@ -88,7 +101,8 @@ def decide(policy: Policy, logp_C: Floats) -> Decision:
 def decide_or_doubt(policy: Policy, logp_C: Floats) -> Decision:
     """The decision that an engine acts on. Raises ScoreDoubt where there is none.
 
-    That is: the score holds NaN, infinities or no log-probabilities, or it is doubtful and the policy says "error".
+    That is: the score holds NaN, infinities or no log-probabilities, or it is doubtful and the
+    policy says "error".
     """
     require_settled(policy, logp_C[None, :])
     return decide(policy, logp_C)
@@ -102,11 +116,15 @@ def require_settled(policy: Policy, logp_NC: Floats) -> None:
         raise ScoreDoubt(e.message, e.hint) from None
     if doubt_N.any() and on_doubt(policy) == "error":
         first_C = logp_NC[int(np.argmax(doubt_N))]
-        raise ScoreDoubt(doubt_reason(policy, first_C), f"policy {policy.name!r} says that doubt is an error")
+        raise ScoreDoubt(
+            doubt_reason(policy, first_C), f"policy {policy.name!r} says that doubt is an error"
+        )
 
 
 def doubtful(policy: Policy, logp_NC: Floats) -> Bools:
-    """Which scores have more leftover mass than the policy allows, shape (N,). The bound itself is allowed."""
+    """Which scores have more leftover mass than the policy allows, shape (N,). The bound itself is
+    allowed.
+    """
     return np.asarray(leftover_of(logp_NC) > policy.doubt.most_leftover, dtype=bool)
 
 
@@ -114,22 +132,28 @@ def doubt_reason(policy: Policy, logp_C: Floats) -> str:
     """Why a score is doubtful, in words, with values."""
     left = float(leftover_of(logp_C[None, :])[0])
     return (
-        f"{left:.3g} of the probability lies outside the control tokens, policy {policy.name!r} allows "
-        f"{policy.doubt.most_leftover:.3g}"
+        f"{left:.3g} of the probability lies outside the control tokens, policy {policy.name!r} "
+        f"allows {policy.doubt.most_leftover:.3g}"
     )
 
 
 def on_doubt(policy: Policy) -> OnDoubt:
-    """What is done with a doubtful score. A policy that suppresses every category cannot refuse: an error."""
-    return policy.doubt.then if any(c.override != "suppress" for c in policy.categories) else "error"
+    """What is done with a doubtful score. A policy that suppresses every category cannot refuse: an
+    error.
+    """
+    return (
+        policy.doubt.then if any(c.override != "suppress" for c in policy.categories) else "error"
+    )
 
 
 def compared_scores(policy: Policy, logp_NC: Floats) -> Floats:
-    """What one threshold shared by all categories is compared with: natural-log probability, float32, shape (N,).
+    """What one threshold shared by all categories is compared with: natural-log probability,
+    float32, shape (N,).
 
-    Rule `sum`: the active categories together; every other rule: the heaviest active one. At most 0; -inf where no
-    category may be emitted; +inf where the score is doubtful, for no threshold answers it. What decide_many refuses at
-    a shared T, in [0, 1] or NEVER, is exactly what lies at or above log T.
+    Rule `sum`: the active categories together; every other rule: the heaviest active one. At most
+    0; -inf where no category may be emitted; +inf where the score is doubtful, for no threshold
+    answers it. What decide_many refuses at a shared T, in [0, 1] or NEVER, is exactly what lies at
+    or above log T.
     """
     value_NK = _masked(policy, policy.calibrator.apply(logp_NC).astype(np.float64))
     compared_N = np.minimum(_total(value_NK) if policy.rule == "sum" else value_NK.max(axis=1), 0.0)
@@ -158,16 +182,22 @@ def log_odds(logq: Doubles) -> Doubles:
 
 
 def _margin(logq: Doubles, log_threshold: Doubles) -> Doubles:
-    """Log-odds of q minus log-odds of the threshold, >= 0 exactly when q >= threshold, whatever is infinite."""
+    """Log-odds of q minus log-odds of the threshold, >= 0 exactly when q >= threshold, whatever is
+    infinite.
+    """
     with np.errstate(invalid="ignore"):
         difference = log_odds(logq) - log_odds(log_threshold)
     difference = np.where(np.isnan(difference), 0.0, difference)
     met = logq >= log_threshold
-    return np.where(met, np.maximum(difference, 0.0), np.minimum(difference, -np.finfo(np.float64).tiny))
+    return np.where(
+        met, np.maximum(difference, 0.0), np.minimum(difference, -np.finfo(np.float64).tiny)
+    )
 
 
 def _settle(value_NK: Doubles, choice_N: Ints, margin_N: Doubles) -> Decisions:
-    """Decisions from the masked category values, with nobody refusing where no category may be emitted."""
+    """Decisions from the masked category values, with nobody refusing where no category may be
+    emitted.
+    """
     best_N = value_NK.argmax(axis=1).astype(np.int64)
     any_N = np.isfinite(_pick(value_NK, best_N))
     return Decisions(
@@ -181,8 +211,9 @@ def _settle(value_NK: Doubles, choice_N: Ints, margin_N: Doubles) -> Decisions:
 def _with_locks(policy: Policy, logq_NC: Doubles, decided: Decisions) -> Decisions:
     """The decisions, with a refusal wherever a locked category's own threshold is met.
 
-    Callers may move other categories' thresholds, and the heaviest category would hide the locked one. Where several
-    locked categories are met the heaviest of them is emitted. What the rule refuses stays as it is.
+    Callers may move other categories' thresholds, and the heaviest category would hide the locked
+    one. Where several locked categories are met the heaviest of them is emitted. What the rule
+    refuses stays as it is.
     """
     locked_K = np.array([c.locked and c.may_emit for c in policy.categories], dtype=bool)
     if not locked_K.any():
@@ -200,10 +231,11 @@ def _with_locks(policy: Policy, logq_NC: Doubles, decided: Decisions) -> Decisio
 
 
 def _with_doubt(policy: Policy, logq_NC: Doubles, decided: Decisions, doubt_N: Bools) -> Decisions:
-    """The decisions, with a refusal for every doubtful score: the heaviest category, and nothing was compared.
+    """The decisions, with a refusal for every doubtful score: the heaviest category, and nothing
+    was compared.
 
-    Where no category may be emitted: the heaviest one that is not suppressed, else the heaviest of all, which engines
-    turn into an error (on_doubt).
+    Where no category may be emitted: the heaviest one that is not suppressed, else the heaviest of
+    all, which engines turn into an error (on_doubt).
     """
     if not doubt_N.any():
         return decided
@@ -242,7 +274,9 @@ def _heaviest(policy: Policy, logq_NC: Doubles) -> Decisions:
 
 
 def _released(policy: Policy, logq_NC: Doubles) -> Decisions:
-    """As published: only the heaviest of ALL refusal tokens is looked at; outside S the model's own token stands."""
+    """As published: only the heaviest of ALL refusal tokens is looked at; outside S the model's own
+    token stands.
+    """
     value_NK = _masked(policy, logq_NC, active_only=False)
     best_N = value_NK.argmax(axis=1).astype(np.int64)
     own = _most_probable(value_NK, logq_NC[:, 0])
@@ -253,7 +287,9 @@ def _released(policy: Policy, logq_NC: Doubles) -> Decisions:
 
 
 def _total(value_NK: Doubles) -> Doubles:
-    """Log of the categories' summed probability, rounded to float32 once, as calibrators do: see Calibrator.apply."""
+    """Log of the categories' summed probability, rounded to float32 once, as calibrators do: see
+    Calibrator.apply.
+    """
     total_N = np.minimum(np.logaddexp.reduce(value_NK, axis=1), 0.0)
     return np.asarray(total_N, dtype=np.float32).astype(np.float64)
 
@@ -261,7 +297,9 @@ def _total(value_NK: Doubles) -> Doubles:
 def _sum(policy: Policy, logq_NC: Doubles) -> Decisions:
     value_NK = _masked(policy, logq_NC)
     best_N = value_NK.argmax(axis=1).astype(np.int64)
-    active = [t for t, c in zip(_log_thresholds(policy), policy.categories, strict=True) if c.active]
+    active = [
+        t for t, c in zip(_log_thresholds(policy), policy.categories, strict=True) if c.active
+    ]
     threshold = np.float64(active[0] if active else np.inf)
     margin_N = _margin(_total(value_NK), np.full(len(value_NK), threshold))
     return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)

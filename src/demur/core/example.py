@@ -30,13 +30,15 @@ class Message:
 class Example:
     """One labelled request.
 
-    Raises DataError if there is no user turn to answer, or if label and category contradict each other.
+    Raises DataError if there is no user turn to answer, or if label and category contradict each
+    other.
     """
 
     id: str  # unique over a run
     source: str  # where the row came from
     messages: tuple[Message, ...]  # ends with the user's turn, or with the reply to be learnt
-    kind: Kind  # refusal: to be refused. contrast: resembles a refusal of its category, to be answered. benign
+    # refusal: to be refused. contrast: resembles a refusal of its category, to be answered. benign
+    kind: Kind
     category: str | None = None  # None for benign rows
     subcategory: str | None = None
     group: str | None = None  # rows made from one another; never crosses splits
@@ -44,9 +46,15 @@ class Example:
 
     def __post_init__(self) -> None:
         if not self.prompt or self.prompt[-1].role != "user":
-            raise DataError(f"row {self.id!r} has no user message to answer", "a row needs at least one user message")
+            raise DataError(
+                f"row {self.id!r} has no user message to answer",
+                "a row needs at least one user message",
+            )
         if self.kind == "refusal" and self.category is None:
-            raise DataError(f"row {self.id!r} is to be refused but has no category", "name the category of the refusal")
+            raise DataError(
+                f"row {self.id!r} is to be refused but has no category",
+                "name the category of the refusal",
+            )
 
     @property
     def expected(self) -> Expected:
@@ -61,7 +69,11 @@ class Example:
     @property
     def prompt(self) -> tuple[Message, ...]:
         """The messages up to the user's last turn."""
-        return self.messages[:-1] if self.messages and self.messages[-1].role == "assistant" else self.messages
+        return (
+            self.messages[:-1]
+            if self.messages and self.messages[-1].role == "assistant"
+            else self.messages
+        )
 
     @property
     def reply(self) -> str | None:
@@ -75,23 +87,27 @@ class Example:
         return self.prompt[-1].content
 
 
-# Scripts of South and South-East Asia: their marks are vowels, tones and joined letters. Elsewhere marks are accents
-# and points that writers leave out as they like.
+# Scripts of South and South-East Asia: their marks are vowels, tones and joined letters. Elsewhere
+# marks are accents and points that writers leave out as they like.
 _MARKS_THAT_COUNT = ((0x0900, 0x1AAF), (0xA800, 0xABFF), (0x11000, 0x11FFF))
 _JOINERS = "\u200c\u200d"  # choose the shape of a letter, not which letter it is
 
 
 def fold(text: str) -> str:
-    """Text as compared for duplicates: NFKC, case folded, punctuation dropped, white space runs to one space.
+    """Text as compared for duplicates: NFKC, case folded, punctuation dropped, white space runs to
+    one space.
 
-    Vowel signs stay part of their word; accents that NFKC leaves apart, and joiners, are dropped from it.
+    Vowel signs stay part of their word; accents that NFKC leaves apart, and joiners, are dropped
+    from it.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.sub(r"[^\w\s]", lambda found: _folded(found[0]), plain).split())
 
 
 def fold_without_marks(text: str) -> str:
-    """The fold of earlier versions, in which every mark parts a word: records of trained rows may hold it."""
+    """The fold of earlier versions, in which every mark parts a word: records of trained rows may
+    hold it.
+    """
     plain = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.sub(r"[^\w\s]", " ", plain).split())
 
@@ -110,8 +126,12 @@ def prompt_key(example: Example) -> str:
     return "\n".join(fold(m.content) for m in example.prompt)
 
 
-def shared_prompts(left: Iterable[Example], right: Iterable[Example]) -> tuple[list[str], list[str]]:
-    """Ids of rows in `right` whose (prompt, group) also occurs in `left`. Returns (by prompt, by group)."""
+def shared_prompts(
+    left: Iterable[Example], right: Iterable[Example]
+) -> tuple[list[str], list[str]]:
+    """Ids of rows in `right` whose (prompt, group) also occurs in `left`. Returns (by prompt, by
+    group).
+    """
     known = list(left)
     prompts = {prompt_key(e) for e in known}
     groups = {e.group for e in known if e.group is not None}

@@ -1,4 +1,6 @@
-"""The policy: everything that decides between answering and refusing, and what was promised of it."""
+"""The policy: everything that decides between answering and refusing, and what was promised of
+it.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,19 @@ Override = Literal["suppress", "force"]
 OnDoubt = Literal["refuse", "error"]
 
 RULES: tuple[Rule, ...] = ("natural", "heaviest", "released", "sum", "any", "bias")
-THRESHOLD_RULES: tuple[Rule, ...] = ("heaviest", "released", "sum", "any")  # the others compare no thresholds
+# the others compare no thresholds
+THRESHOLD_RULES: tuple[Rule, ...] = ("heaviest", "released", "sum", "any")
 NEVER = math.inf  # a threshold above every probability
 ALWAYS = 0.0  # a threshold at or below every probability
 GENERATE = "generate"  # on_refuse: let the model write its own refusal
 LOGPROB_CONVENTION = "raw-logprobs/full-vocabulary/temperature-1/float32"
-PREDICTED = "predicted/"  # how the convention of scores begins that no language model gave: see core.predictor
-CASCADE = "cascade/"  # of a cascade's: its front's digest and the convention of the model behind it follow
-# Above this the model most probably begins its answer with no control token at all. What calibration measures is far
-# below; policies written before there was a rule for doubt get this one. See docs/decisions/0010.
+# how the convention of scores begins that no language model gave: see core.predictor
+PREDICTED = "predicted/"
+# of a cascade's: its front's digest and the convention of the model behind it follow
+CASCADE = "cascade/"
+# Above this the model most probably begins its answer with no control token at all. What
+# calibration measures is far below; policies written before there was a rule for doubt get this
+# one. See docs/decisions/0010.
 MOST_LEFTOVER = 0.5
 LANGUAGE_TAG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647 section 2.1, without "*"
 
@@ -44,18 +50,23 @@ class Fingerprint:
     token_ids: tuple[int, ...]
     dtype: str  # of the weights while scoring
     logprobs: str = LOGPROB_CONVENTION
-    config_digest: str | None = None  # of config.json and its like: core.checkpoint. None: written before it was named
+    # of config.json and its like: core.checkpoint. None: written before it was named
+    config_digest: str | None = None
 
     @property
     def as_scored(self) -> Fingerprint:
-        """The same model behind raw scores, whatever this one's were made into. Predicted scores are raw."""
+        """The same model behind raw scores, whatever this one's were made into. Predicted scores
+        are raw.
+        """
         if self.front is not None:
             return replace(self, logprobs=self.logprobs.removeprefix(f"{CASCADE}{self.front}/"))
         return self if self.predicted else replace(self, logprobs=LOGPROB_CONVENTION)
 
     @property
     def front(self) -> str | None:
-        """The digest of the front model of a cascade: see core.cascade. None: the model scores every prompt."""
+        """The digest of the front model of a cascade: see core.cascade. None: the model scores
+        every prompt.
+        """
         if not self.logprobs.startswith(CASCADE):
             return None
         return self.logprobs.removeprefix(CASCADE).partition("/")[0]
@@ -66,7 +77,9 @@ class Fingerprint:
 
     @property
     def predicted(self) -> bool:
-        """Whether the scores come from a predictor beside the model that answers: see core.predictor."""
+        """Whether the scores come from a predictor beside the model that answers: see
+        core.predictor.
+        """
         return self.logprobs.startswith(PREDICTED)
 
     def differences(self, other: Fingerprint) -> tuple[str, ...]:
@@ -76,7 +89,9 @@ class Fingerprint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurvePoint:
-    """One point of a category's operating curve, on the calibration rows, all other thresholds as in the policy."""
+    """One point of a category's operating curve, on the calibration rows, all other thresholds as
+    in the policy.
+    """
 
     threshold: float
     refusal_rate: Rate  # emitted c, among all rows
@@ -91,9 +106,11 @@ class CategoryPolicy:
     threshold: float = NEVER  # probability in [0, 1]; inf = never refuse for this category
     active: bool = True  # whether the category takes part in the rule (the set S)
     bias: float = 0.0  # rule "bias" only: natural-log odds added to the category's score
-    override: Override | None = None  # suppress: its token is never emitted. force: it is emitted for every prompt
+    # suppress: its token is never emitted. force: it is emitted for every prompt
+    override: Override | None = None
     on_refuse: str = GENERATE  # "generate", or the refusal text to send instead
-    translations: tuple[tuple[str, str], ...] = ()  # (language tag, that text), beside a text in on_refuse
+    # (language tag, that text), beside a text in on_refuse
+    translations: tuple[tuple[str, str], ...] = ()
     locked: bool = False  # callers cannot override the threshold
     limits: tuple[float, float] | None = None  # callers may override within [lowest, highest]
     curve: tuple[CurvePoint, ...] = ()  # strict to lenient
@@ -105,16 +122,22 @@ class CategoryPolicy:
 
     @property
     def own_text(self) -> str | None:
-        """The refusal text that is sent in place of a written one; None: the model writes its own."""
+        """The refusal text that is sent in place of a written one; None: the model writes its
+        own.
+        """
         return None if self.on_refuse == GENERATE else self.on_refuse
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoubtRule:
-    """When a score is no score, and what is done then. Raises PolicyError on a bound outside [0, 1]."""
+    """When a score is no score, and what is done then. Raises PolicyError on a bound outside [0,
+    1].
+    """
 
-    most_leftover: float = MOST_LEFTOVER  # probability outside the control tokens; more than this is doubt. 1: never
-    then: OnDoubt = "refuse"  # refuse with the heaviest category; or error: the engine raises ScoreDoubt
+    # probability outside the control tokens; more than this is doubt. 1: never
+    most_leftover: float = MOST_LEFTOVER
+    # refuse with the heaviest category; or error: the engine raises ScoreDoubt
+    then: OnDoubt = "refuse"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.most_leftover <= 1.0:
@@ -131,7 +154,8 @@ class Sensitivity:
     """Thresholds that a caller may ask for by one name."""
 
     name: str
-    thresholds: tuple[tuple[str, float], ...]  # (category, threshold); the others stay as in the policy
+    # (category, threshold); the others stay as in the policy
+    thresholds: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,33 +180,48 @@ class Policy:
             raise PolicyError(f"unknown rule {self.rule!r}", f"known: {', '.join(RULES)}")
         if len(self.categories) != len(self.taxonomy.categories):
             raise PolicyError(
-                f"{len(self.categories)} category policies for {len(self.taxonomy.categories)} categories",
+                f"{len(self.categories)} category policies for {len(self.taxonomy.categories)} "
+                "categories",
                 "give one per category of the taxonomy, in its order",
             )
         for name, category in zip(self.taxonomy.names, self.categories, strict=True):
             _check_category(name, category)
         check_fits(self.calibrator, self.taxonomy.tokens)
-        forced = [n for n, c in zip(self.taxonomy.names, self.categories, strict=True) if c.override == "force"]
+        forced = [
+            n
+            for n, c in zip(self.taxonomy.names, self.categories, strict=True)
+            if c.override == "force"
+        ]
         if len(forced) > 1:
-            raise PolicyError(f"categories {forced} are all forced", "force at most one: one token is emitted")
+            raise PolicyError(
+                f"categories {forced} are all forced", "force at most one: one token is emitted"
+            )
         if self.rule == "sum" and len({c.threshold for c in self.categories if c.active}) > 1:
-            raise PolicyError("rule 'sum' has one threshold for all active categories", "make them equal")
+            raise PolicyError(
+                "rule 'sum' has one threshold for all active categories", "make them equal"
+            )
         if self.fingerprint is not None and self.fingerprint.tokens != self.taxonomy.tokens:
             raise PolicyError(
-                f"fingerprint tokens {self.fingerprint.tokens} are not the taxonomy's {self.taxonomy.tokens}",
+                f"fingerprint tokens {self.fingerprint.tokens} are not the taxonomy's "
+                f"{self.taxonomy.tokens}",
                 "the policy was made for another taxonomy: calibrate again",
             )
         _check_sensitivities(self)
 
     def __repr__(self) -> str:
         certified = sum(p.status == "certified" and p.fault is None for p in self.promises)
-        promised = f"{certified} of {len(self.promises)} promises certified" if self.promises else "no promises"
+        promised = (
+            f"{certified} of {len(self.promises)} promises certified"
+            if self.promises
+            else "no promises"
+        )
         thresholds = ", ".join(f"{name} {words}" for name, words in self._thresholds())
         return f"Policy({self.name!r}, rule {self.rule}: {thresholds}; {promised})"
 
     def _repr_html_(self) -> str:
         risks = [
-            (p.risk if p.level is None else f"{p.risk} <= {p.level:g}", p.fault or p.status) for p in self.promises
+            (p.risk if p.level is None else f"{p.risk} <= {p.level:g}", p.fault or p.status)
+            for p in self.promises
         ]
         caption = f"policy {self.name}, rule {self.rule}"
         thresholds = table_html(("category", "threshold"), list(self._thresholds()), caption)
@@ -192,10 +231,16 @@ class Policy:
         """Each category with its threshold as people read it."""
         for name, c in zip(self.taxonomy.names, self.categories, strict=True):
             number = "never" if c.threshold > 1.0 else f"{c.threshold:.4g}"
-            yield name, c.override or ("inactive" if not c.active else "-" if self.rule == "natural" else number)
+            yield (
+                name,
+                c.override
+                or ("inactive" if not c.active else "-" if self.rule == "natural" else number),
+            )
 
     def own_text(self, column: int) -> str | None:
-        """The policy's own text after a control token, by score column; None: the model writes (0 is respond)."""
+        """The policy's own text after a control token, by score column; None: the model writes (0
+        is respond).
+        """
         return self.categories[column - 1].own_text if column else None
 
     def writes(self, column: int) -> bool:
@@ -207,14 +252,18 @@ class Policy:
         return self.categories[self.taxonomy.index(name)]
 
     def require_model(self, model: Fingerprint) -> None:
-        """Raise PolicyError, naming what differs, unless the policy's numbers were made with this very model."""
+        """Raise PolicyError, naming what differs, unless the policy's numbers were made with this
+        very model.
+        """
         if self.fingerprint is None:
-            raise PolicyError(f"policy {self.name!r} names no model", "calibrate on this model's scores")
+            raise PolicyError(
+                f"policy {self.name!r} names no model", "calibrate on this model's scores"
+            )
         if differing := self.fingerprint.differences(model):
             if differing == ("config_digest",) and self.fingerprint.config_digest is None:
                 raise PolicyError(
-                    f"policy {self.name!r} was written before policies named the model's configuration: nobody can "
-                    "tell whether this model computes with the same",
+                    f"policy {self.name!r} was written before policies named the model's "
+                    "configuration: nobody can tell whether this model computes with the same",
                     "score and calibrate again on this model",
                 )
             if differing == ("logprobs",) and self.fingerprint.front != model.front:
@@ -225,11 +274,14 @@ class Policy:
                 )
             raise PolicyError(
                 f"policy {self.name!r} was made for another model: {', '.join(differing)} differ",
-                "calibrate again on this model's scores, or use the model that the policy was made for",
+                "calibrate again on this model's scores, or use the model that the policy was "
+                "made for",
             )
 
     def with_thresholds(self, thresholds: dict[str, float]) -> Policy:
-        """The same policy with other thresholds for the named categories, of which nothing was promised."""
+        """The same policy with other thresholds for the named categories, of which nothing was
+        promised.
+        """
         changed = list(self.categories)
         for name, threshold in thresholds.items():
             at = self.taxonomy.index(name)
@@ -237,13 +289,16 @@ class Policy:
         return replace(self, categories=tuple(changed), promises=())
 
     def threshold_at_rate(self, category: str, rate: float) -> float:
-        """The most lenient stored threshold of a category that refuses at most `rate` of all calibration rows.
+        """The most lenient stored threshold of a category that refuses at most `rate` of all
+        calibration rows.
 
         Raises PolicyError if the policy carries no curve for it.
         """
         curve = self.category(category).curve
         if not curve:
-            raise PolicyError(f"policy {self.name!r} has no operating curve for {category!r}", "calibrate again")
+            raise PolicyError(
+                f"policy {self.name!r} has no operating curve for {category!r}", "calibrate again"
+            )
         fitting = [p.threshold for p in curve if p.refusal_rate.value <= rate]
         return min(fitting, default=NEVER)
 
@@ -272,7 +327,9 @@ class Policy:
             )
 
     def check_override(self, category: str, threshold: float, param: str | None = None) -> None:
-        """Raise AccessError unless callers may move this category's threshold, and to there. param: see above."""
+        """Raise AccessError unless callers may move this category's threshold, and to there. param:
+        see above.
+        """
         self.require_movable(category, param)
         if math.isnan(threshold) or threshold < 0:
             raise AccessError(
@@ -284,7 +341,8 @@ class Policy:
         low, high = self.category(category).limits or (ALWAYS, NEVER)
         if not low <= threshold <= high:
             raise AccessError(
-                f"threshold {threshold:.4g} of category {category!r} is outside its limits [{low:g}, {high:g}]",
+                f"threshold {threshold:.4g} of category {category!r} is outside its limits "
+                f"[{low:g}, {high:g}]",
                 f"policy {self.name!r} allows nothing else",
                 code="outside_limits",
                 param=param,
@@ -294,7 +352,13 @@ class Policy:
 def natural(taxonomy: Taxonomy, fingerprint: Fingerprint | None = None) -> Policy:
     """The policy that follows the model's most probable control token."""
     categories = tuple(CategoryPolicy() for _ in taxonomy.categories)
-    return Policy(name="natural", taxonomy=taxonomy, rule="natural", categories=categories, fingerprint=fingerprint)
+    return Policy(
+        name="natural",
+        taxonomy=taxonomy,
+        rule="natural",
+        categories=categories,
+        fingerprint=fingerprint,
+    )
 
 
 def _front_words(digest: str | None) -> str:
@@ -307,9 +371,13 @@ def _check_sensitivities(policy: Policy) -> None:
     for sensitivity in policy.sensitivities:
         what = f"sensitivity {sensitivity.name!r}"
         if not sensitivity.name or names.count(sensitivity.name) > 1 or not sensitivity.thresholds:
-            raise PolicyError(f"{what} has no name, no threshold or a twin", "give each a name and thresholds")
+            raise PolicyError(
+                f"{what} has no name, no threshold or a twin", "give each a name and thresholds"
+            )
         if policy.rule == "sum" and len({t for _, t in sensitivity.thresholds}) > 1:
-            raise PolicyError(f"{what}: rule 'sum' has one threshold for all active categories", "make them equal")
+            raise PolicyError(
+                f"{what}: rule 'sum' has one threshold for all active categories", "make them equal"
+            )
         for category, threshold in sensitivity.thresholds:
             try:
                 policy.check_override(category, threshold)
@@ -321,7 +389,10 @@ def _check_translations(name: str, category: CategoryPolicy) -> None:
     tags = [tag.lower() for tag, _ in category.translations]
     for tag in tags:
         if not LANGUAGE_TAG.fullmatch(tag) or tags.count(tag) > 1:
-            raise PolicyError(f"language {tag!r} of category {name!r} is no tag or repeated", "write 'de' or 'pt-BR'")
+            raise PolicyError(
+                f"language {tag!r} of category {name!r} is no tag or repeated",
+                "write 'de' or 'pt-BR'",
+            )
     if tags and category.own_text is None:
         raise PolicyError(
             f"category {name!r} has translations of a text that it does not have",
@@ -333,12 +404,21 @@ def _check_category(name: str, category: CategoryPolicy) -> None:
     _check_translations(name, category)
     t = category.threshold
     if math.isnan(t) or t < 0:
-        raise PolicyError(f"threshold {t} of category {name!r} is not in [0, inf]", "0 always refuses, inf never")
+        raise PolicyError(
+            f"threshold {t} of category {name!r} is not in [0, inf]", "0 always refuses, inf never"
+        )
     if not math.isfinite(category.bias):
-        raise PolicyError(f"bias {category.bias} of category {name!r} is not finite", "to silence it, suppress it")
+        raise PolicyError(
+            f"bias {category.bias} of category {name!r} is not finite", "to silence it, suppress it"
+        )
     if category.limits is not None:
         low, high = category.limits
         if not 0 <= low <= high:
-            raise PolicyError(f"limits [{low}, {high}] of category {name!r} are not ordered", "lowest first")
+            raise PolicyError(
+                f"limits [{low}, {high}] of category {name!r} are not ordered", "lowest first"
+            )
         if not low <= t <= high:
-            raise PolicyError(f"threshold {t} of category {name!r} is outside its limits [{low}, {high}]", "move one")
+            raise PolicyError(
+                f"threshold {t} of category {name!r} is outside its limits [{low}, {high}]",
+                "move one",
+            )

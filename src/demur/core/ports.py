@@ -1,7 +1,7 @@
 """What demur asks of the outside world. Implementations are named in demur.assembly.wiring.
 
-Source: builtin, jsonl, hub (demur.sources). Trainer: tiny, sft (demur.engines). Scorer and Generator: hf, fake
-(demur.engines). Judge: phrases, trained, llm, wildguard (demur.judges).
+Source: builtin, jsonl, hub (demur.sources). Trainer: tiny, sft (demur.engines). Scorer and
+Generator: hf, fake (demur.engines). Judge: phrases, trained, llm, wildguard (demur.judges).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from demur.core.taxonomy import Taxonomy
 
 Prompt = tuple[Message, ...]
 NOT_STATED = "not stated"
-Progress = Callable[[int, int], None]  # (done, total) in the caller's unit; called often, must be cheap
+# (done, total) in the caller's unit; called often, must be cheap
+Progress = Callable[[int, int], None]
 
 
 def no_progress(done: int, total: int) -> None:
@@ -56,9 +57,12 @@ class TrainedModel:
 
     fingerprint: Fingerprint
     steps: int
-    history: tuple[dict[str, float], ...]  # logged values, in order: step, loss, control_loss_share, ...
-    row_change: tuple[float, ...]  # per control token: how far its embedding row moved, relative to the median row norm
-    details: dict[str, str | int | float | bool] = field(default_factory=dict)  # recipe, processes, parameters, ...
+    # logged values, in order: step, loss, control_loss_share, ...
+    history: tuple[dict[str, float], ...]
+    # per control token: how far its embedding row moved, relative to the median row norm
+    row_change: tuple[float, ...]
+    # recipe, processes, parameters, ...
+    details: dict[str, str | int | float | bool] = field(default_factory=dict)
     origin: Origin | None = None  # None: trained from nothing, or by others
 
 
@@ -66,9 +70,14 @@ class Trainer(Protocol):
     """Turns examples into a checkpoint that emits a control token first."""
 
     def train(
-        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
+        self,
+        examples: Sequence[Example],
+        taxonomy: Taxonomy,
+        folder: Path,
+        progress: Progress = no_progress,
     ) -> TrainedModel | None:
-        """Train, write a plain Hugging Face checkpoint to `folder`/model, resume from `folder`/checkpoints if there.
+        """Train, write a plain Hugging Face checkpoint to `folder`/model, resume from
+        `folder`/checkpoints if there.
 
         None on every process but the first.
         """
@@ -84,7 +93,9 @@ class Scorer(Protocol):
         ...
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
-        """(N, C) natural-log probabilities at the first answer position, in the order of `prompts`."""
+        """(N, C) natural-log probabilities at the first answer position, in the order of
+        `prompts`.
+        """
         ...
 
 
@@ -111,9 +122,14 @@ class Generator(Protocol):
         ...
 
     def branches(
-        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+        self,
+        prompts: Sequence[Prompt],
+        columns: Sequence[Sequence[int]],
+        progress: Progress = no_progress,
     ) -> list[dict[int, Answer]]:
-        """For each prompt the answer after each asked control token (a score column), from one prefill per prompt."""
+        """For each prompt the answer after each asked control token (a score column), from one
+        prefill per prompt.
+        """
         ...
 
 
@@ -140,5 +156,7 @@ class Judge(Protocol):
         ...
 
     def judge(self, request: str, answer: str, category: str | None) -> Outcome:
-        """One verdict. Never raises on odd text: what cannot be judged is "unscored" with a reason."""
+        """One verdict. Never raises on odd text: what cannot be judged is "unscored" with a
+        reason.
+        """
         ...

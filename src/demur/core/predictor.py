@@ -1,9 +1,10 @@
-"""Scores for models that have no control tokens: somebody else's probability of a refusal, in the place of theirs.
+"""Scores for models that have no control tokens: somebody else's probability of a refusal, in the
+place of theirs.
 
-A prompt classifier that was fitted on what a model declined, or a guard model, gives one probability p per prompt; its
-score has two columns, (log(1 - p), log p), so that calibration, promises and policies of a taxonomy with one category
-work on it unchanged. The fingerprint says which kind of number it is, and no policy mixes the kinds up.
-Shapes: N prompts.
+A prompt classifier that was fitted on what a model declined, or a guard model, gives one
+probability p per prompt; its score has two columns, (log(1 - p), log p), so that calibration,
+promises and policies of a taxonomy with one category work on it unchanged. The fingerprint says
+which kind of number it is, and no policy mixes the kinds up. Shapes: N prompts.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ from demur.core.ports import Prompt
 
 PROMPTS = "prompts"  # the engine that reads a prompt classifier, and the kind of its scores
 LEAST = 1e-12  # a probability of 0 has no logarithm; no such predictor means anything by less
-NONE = "none"  # in a fingerprint: there is no tokenizer or template of ours that could change the number
+# in a fingerprint: there is no tokenizer or template of ours that could change the number
+NONE = "none"
 
 
 def prompt_text(messages: Prompt) -> str:
     """What a prompt classifier reads: all that the user said, earlier turns too, a turn a line.
 
-    Not what system or assistant messages say: a deployment's fixed text is no part of what people ask.
+    Not what system or assistant messages say: a deployment's fixed text is no part of what people
+    ask.
     """
     return "\n".join(m.content for m in messages if m.role == "user")
 
 
 def scores_of(probability_N: npt.NDArray[np.floating] | Sequence[float]) -> Floats:
-    """(N, 2) natural-log probabilities, float32, of probabilities that a prompt is refused; all finite.
+    """(N, 2) natural-log probabilities, float32, of probabilities that a prompt is refused; all
+    finite.
 
     Raises ScoreError, naming the first, on what is no probability.
     """
@@ -40,7 +44,9 @@ def scores_of(probability_N: npt.NDArray[np.floating] | Sequence[float]) -> Floa
     bad_N = ~((p_N >= 0.0) & (p_N <= 1.0))  # so that NaN is bad
     if bad_N.any():
         row = int(np.argmax(bad_N))
-        raise ScoreError(f"row {row} has probability {p_N[row]}, not one in [0, 1]", "the predictor is broken")
+        raise ScoreError(
+            f"row {row} has probability {p_N[row]}, not one in [0, 1]", "the predictor is broken"
+        )
     p_N = np.clip(p_N, LEAST, 1.0 - LEAST)
     return np.stack([np.log1p(-p_N), np.log(p_N)], axis=1).astype(np.float32)
 
@@ -48,8 +54,9 @@ def scores_of(probability_N: npt.NDArray[np.floating] | Sequence[float]) -> Floa
 def predictor_fingerprint(digest: str, tokens: tuple[str, ...], kind: str) -> Fingerprint:
     """The fingerprint of such scores.
 
-    digest: of everything that decides the number, with or without "sha256:". tokens: the taxonomy's, respond first.
-    kind: the engine, such as "prompts". Raises TaxonomyError unless there is exactly one category.
+    digest: of everything that decides the number, with or without "sha256:". tokens: the
+    taxonomy's, respond first. kind: the engine, such as "prompts". Raises TaxonomyError unless
+    there is exactly one category.
     """
     require_one_category(tokens)
     return Fingerprint(

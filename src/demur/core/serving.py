@@ -1,8 +1,9 @@
 """What a server asks of an engine: the decision first, then the answer that follows it.
 
-A backend reads the score at the first answer position, decides with demur.core.decision under the request's policy,
-and only then writes: nothing for a refusal that has a text of the operator's own, else the answer or the model's own
-refusal, going on from the same prefill where it can. Implementations are named in demur.assembly.wiring.BACKENDS.
+A backend reads the score at the first answer position, decides with demur.core.decision under the
+request's policy, and only then writes: nothing for a refusal that has a text of the operator's own,
+else the answer or the model's own refusal, going on from the same prefill where it can.
+Implementations are named in demur.assembly.wiring.BACKENDS.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Prompt, Scorer
 from demur.core.taxonomy import Taxonomy
 
-Finish = Literal["stop", "length", "tool_calls", "content_filter"]  # the last: a filter behind declined
+# the last: a filter behind declined
+Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +40,16 @@ class Ask:
 
     messages: Prompt  # ends with a user message
     policy: Policy  # with the caller's permitted overrides already applied
-    policy_digest: str  # of the stored policy that `policy` came from; a backend with its own copy compares it
+    # of the stored policy that `policy` came from; a backend with its own copy compares it
+    policy_digest: str
     sampling: Sampling = field(default_factory=Sampling)
-    json_schema: Mapping[str, Any] | None = None  # an answer, not a refusal, must fit it; {}: any JSON object
+    # an answer, not a refusal, must fit it; {}: any JSON object
+    json_schema: Mapping[str, Any] | None = None
     tools: tuple[Mapping[str, Any], ...] = ()  # OpenAI's function declarations
     tool_choice: str | None = None  # "auto", "required" or a function's name; None without tools
     tenant: str = ""  # who asks: places are shared out fairly between tenants
-    answers: bool = True  # False: nothing is written unless it is refused; the decision is what is asked for
+    # False: nothing is written unless it is refused; the decision is what is asked for
+    answers: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,17 +67,22 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Reply:
-    """A decided request. `parts` is read once; closing it early (aclose) stops generation and frees its place."""
+    """A decided request. `parts` is read once; closing it early (aclose) stops generation and frees
+    its place.
+    """
 
     decision: Decision
     logp_C: Floats  # what was decided on
     prompt_tokens: int
-    parts: AsyncIterator[Part]  # empty for a refusal whose text the policy holds: no token is generated for it
+    # empty for a refusal whose text the policy holds: no token is generated for it
+    parts: AsyncIterator[Part]
     by_front: bool = False  # decided by a cascade's front model: see demur.core.cascade
 
 
 def is_silent(ask: Ask, decision: Decision) -> bool:
-    """Whether nothing is to be generated: an operator's own text stands for the refusal, or no answer is asked for."""
+    """Whether nothing is to be generated: an operator's own text stands for the refusal, or no
+    answer is asked for.
+    """
     if not decision.refuses:
         return not ask.answers
     return not ask.policy.writes(decision.column)
@@ -87,25 +97,30 @@ async def nothing() -> AsyncIterator[Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ServedRun:
-    """The run that a backend is made for, as it may ask of it; nothing is loaded or read before it asks."""
+    """The run that a backend is made for, as it may ask of it; nothing is loaded or read before it
+    asks.
+    """
 
     name: str  # also of the model at a server behind, where the options name none
     taxonomy: Taxonomy
     model: Path  # folder of the trained checkpoint
     declared: Fingerprint  # of that checkpoint; a backend in front of it vouches for it
     keep_history: bool  # past assistant turns carry their control token, as in training
-    behind: str | None  # the model that the run's predictor was fitted on, as it calls itself in answers
+    # the model that the run's predictor was fitted on, as it calls itself in answers
+    behind: str | None
     load: Callable[[], Any]  # the checkpoint in this process: a demur.engines.hf.engine.HfEngine
-    scorer: Callable[[], Scorer]  # what decides: the run's own engine, with its front where policies are of a cascade
+    # what decides: the run's own engine, with its front where policies are of a cascade
+    scorer: Callable[[], Scorer]
     # So many prompts with the scores that this checkpoint gave them; fewer where there are fewer.
     references: Callable[[int], Sequence[tuple[Prompt, Floats]]]
 
 
 class BackendKind(Protocol):
-    """A backend's class, as it is named in demur.assembly.wiring.BACKENDS or by "package.module:Class".
+    """A backend's class, as it is named in demur.assembly.wiring.BACKENDS or by
+    "package.module:Class".
 
-    Options: a frozen dataclass whose fields are the keys that [backend] may hold. One named `url` makes `--url`
-    required; one named `api_key` takes the key from the environment.
+    Options: a frozen dataclass whose fields are the keys that [backend] may hold. One named `url`
+    makes `--url` required; one named `api_key` takes the key from the environment.
     """
 
     Options: type
@@ -124,7 +139,9 @@ class Backend(Protocol):
         ...
 
     async def open(self, ask: Ask) -> Reply:
-        """Score and decide. Raises a BackendError, or another EngineError for what it cannot honour."""
+        """Score and decide. Raises a BackendError, or another EngineError for what it cannot
+        honour.
+        """
         ...
 
     async def ready(self) -> None:

@@ -1,4 +1,5 @@
-"""The settings of the stages, one frozen record a section of a run's TOML file; [train] is in demur.core.training.
+"""The settings of the stages, one frozen record a section of a run's TOML file; [train] is in
+demur.core.training.
 
 They are apart from the stages so that a command that only reads a run loads no statistics.
 """
@@ -20,7 +21,8 @@ from demur.core.rows.rewrites import RewriteName
 
 # How promises are certified: demur.stats.thresholds.solve.
 Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical"]
-PlanMethod = Literal["shared", "path", "vectors", "budgets", "graphical"]  # those whose labels can be planned
+# those whose labels can be planned
+PlanMethod = Literal["shared", "path", "vectors", "budgets", "graphical"]
 PlanFailure = Literal["stop", "hard_only"]
 Parted = Literal["category", "source"]  # what parts the test rows of a study of calibrators
 FRONT_BOUND = 0.01  # how often a model may decide otherwise where its front is sure: demur distil
@@ -42,12 +44,15 @@ CALIBRATORS = (
 class DataSettings:
     """[data]: how rows are split, and the mix of the training rows.
 
-    The mix is made in this order: limits, then contrast_ratio, then refusal_share. Which rows stay is decided by a hash
-    of seed and id, so that more rows change little. Raises ConfigError on shares, ratios and limits that mean nothing.
+    The mix is made in this order: limits, then contrast_ratio, then refusal_share. Which rows stay
+    is decided by a hash of seed and id, so that more rows change little. Raises ConfigError on
+    shares, ratios and limits that mean nothing.
     """
 
-    contrast_ratio: float | None = None  # at most so many contrast rows per refusal in train; None: all there are
-    refusal_share: float | None = None  # share of refusals in train; refusals or benign rows in excess are dropped
+    # at most so many contrast rows per refusal in train; None: all there are
+    contrast_ratio: float | None = None
+    # share of refusals in train; refusals or benign rows in excess are dropped
+    refusal_share: float | None = None
     limits: Mapping[Kind, int] = field(default_factory=dict)  # at most so many train rows of a kind
     calibrate_share: float = 0.15  # of the rows whose source has no splits
     test_share: float = 0.2  # of the rows whose source has no splits
@@ -55,17 +60,26 @@ class DataSettings:
     on_leak: Literal["drop", "error"] = "drop"  # a source's own splits share a prompt or a group
 
     def __post_init__(self) -> None:
-        if not (self.calibrate_share > 0 and self.test_share > 0 and self.calibrate_share + self.test_share < 1):
+        if not (
+            self.calibrate_share > 0
+            and self.test_share > 0
+            and self.calibrate_share + self.test_share < 1
+        ):
             raise ConfigError(
-                f"calibrate_share {self.calibrate_share} and test_share {self.test_share} leave no three splits",
+                f"calibrate_share {self.calibrate_share} and test_share {self.test_share} leave "
+                "no three splits",
                 "both above 0, together below 1",
             )
         if self.contrast_ratio is not None and not self.contrast_ratio >= 0:
-            raise ConfigError(f"contrast_ratio {self.contrast_ratio} is below 0", "0 drops all contrast rows")
+            raise ConfigError(
+                f"contrast_ratio {self.contrast_ratio} is below 0", "0 drops all contrast rows"
+            )
         if self.refusal_share is not None and not 0 < self.refusal_share < 1:
             raise ConfigError(f"refusal_share {self.refusal_share} is not in (0, 1)", "e.g. 0.3")
         if any(limit < 0 for limit in self.limits.values()):
-            raise ConfigError(f"limits {dict(self.limits)} go below 0", "0 drops all rows of a kind")
+            raise ConfigError(
+                f"limits {dict(self.limits)} go below 0", "0 drops all rows of a kind"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,72 +88,108 @@ class ScoreSettings:
 
     splits: tuple[Split, ...] = ("calibrate", "test")
     part_rows: int = 1000  # prompts between two saves: a killed run loses at most so many
-    rewrites: tuple[RewriteName, ...] = ()  # case, typos, punctuation, paraphrase, tense: one more prefill each
+    # case, typos, punctuation, paraphrase, tense: one more prefill each
+    rewrites: tuple[RewriteName, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrateSettings:
-    """What the policy should achieve, and what callers may change about it. Raises ConfigError on the calibrator."""
+    """What the policy should achieve, and what callers may change about it. Raises ConfigError on
+    the calibrator.
+    """
 
     goal: str = "f1 max"  # one, or several with ";" between them
     rule: Rule = "heaviest"
     confidence: float = 0.95  # that all promises hold together
     method: Method = "auto"  # how promises are certified; auto: what fits goals and labels, see How
-    shares: Mapping[str, float] = field(default_factory=dict)  # category -> of level and delta; budgets, graphical
-    cost_from: Literal["labels", "probabilities"] = "labels"  # what tells the costs of errors: rows, or the calibrator
+    # category -> of level and delta; budgets, graphical
+    shares: Mapping[str, float] = field(default_factory=dict)
+    # what tells the costs of errors: rows, or the calibrator
+    cost_from: Literal["labels", "probabilities"] = "labels"
     on_doubt: OnDoubt = "refuse"  # too much probability off the control tokens: refuse, or error
-    on_failure: str = "stop"  # stop; hard_only: give up soft goals; keep:natural or keep:<policy file>: see .kept
+    # stop; hard_only: give up soft goals; keep:natural or keep:<policy file>: see .kept
+    on_failure: str = "stop"
     name: str = "default"
-    inactive: tuple[str, ...] = ()  # categories that take no part in the rule: thresholds are chosen without them
-    override: Mapping[str, Override] = field(default_factory=dict)  # category -> suppress or force, after the choice
+    # categories that take no part in the rule: thresholds are chosen without them
+    inactive: tuple[str, ...] = ()
+    # category -> suppress or force, after the choice
+    override: Mapping[str, Override] = field(default_factory=dict)
     locked: tuple[str, ...] = ()  # categories whose threshold callers cannot override
-    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # category -> [lowest, highest] override
-    on_refuse: Mapping[str, str] = field(default_factory=dict)  # category -> refusal text to send instead
-    translations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # category -> language tag -> that text
-    sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # name -> category -> refusal rate
+    # category -> [lowest, highest] override
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    # category -> refusal text to send instead
+    on_refuse: Mapping[str, str] = field(default_factory=dict)
+    # category -> language tag -> that text
+    translations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    # name -> category -> refusal rate
+    sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     calibrator: str = NONE  # "auto", one of CALIBRATORS, or "correctness-aware"
-    calibrator_share: float = 0.4  # of the calibrate rows, for fitting it; thresholds are chosen on the others
+    # of the calibrate rows, for fitting it; thresholds are chosen on the others
+    calibrator_share: float = 0.4
     seed: int = 0  # which rows these are
-    sources: tuple[str, ...] = ()  # only rows of these, such as one tenant's or several pooled; none named: all rows
-    human_labels: Path | None = None  # JSONL {"id", "label"} of a random sample: the rows' labels are then a judge's
-    traffic: Path | None = None  # scores of unlabelled requests: refusal rates are then met on these
-    cascade: bool = False  # decide on the scores of the run's front model and its model together: demur distil
+    # only rows of these, such as one tenant's or several pooled; none named: all rows
+    sources: tuple[str, ...] = ()
+    # JSONL {"id", "label"} of a random sample: the rows' labels are then a judge's
+    human_labels: Path | None = None
+    # scores of unlabelled requests: refusal rates are then met on these
+    traffic: Path | None = None
+    # decide on the scores of the run's front model and its model together: demur distil
+    cascade: bool = False
 
     def __post_init__(self) -> None:
         known = (AUTO, *CALIBRATORS, correctness.NAME)
         if self.calibrator not in known:
-            raise ConfigError(f"unknown calibrator {self.calibrator!r}", suggest(self.calibrator, known))
+            raise ConfigError(
+                f"unknown calibrator {self.calibrator!r}", suggest(self.calibrator, known)
+            )
         if not 0.0 < self.calibrator_share < 1.0:
             raise ConfigError(
                 f"calibrate.calibrator_share = {self.calibrator_share} is not in (0, 1)",
                 "0.4 leaves most rows to the thresholds",
             )
-        if self.cascade and (self.calibrator == correctness.NAME or self.on_failure.startswith("keep:")):
+        if self.cascade and (
+            self.calibrator == correctness.NAME or self.on_failure.startswith("keep:")
+        ):
             raise ConfigError(
-                f"calibrate.cascade beside calibrator {self.calibrator!r} and on_failure = {self.on_failure!r}",
+                f"calibrate.cascade beside calibrator {self.calibrator!r} and on_failure = "
+                f"{self.on_failure!r}",
                 f"a cascade's scores are no others': no {correctness.NAME}, and stop or hard_only",
             )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateSettings:
-    """What to generate, and which goals to show beside the calibrated policy. Raises ConfigError and GoalError."""
+    """What to generate, and which goals to show beside the calibrated policy. Raises ConfigError
+    and GoalError.
+    """
 
-    branches: Which = "reachable"  # texts after respond, the heaviest refusal token and what a policy emits; or all
+    # texts after respond, the heaviest refusal token and what a policy emits; or all
+    branches: Which = "reachable"
     max_new_tokens: int = 48  # of one text; the generator is built with the same number
     # Goals for comparison, met on the calibrate split; several at once with ";" between them.
     also: tuple[str, ...] = ("refusal_rate = 0.10", "cost: false=1 missed=5")
     limit: int | None = None  # at most so many test rows, in even steps
-    texts: int | None = None  # write texts for so many of these rows only, in even steps; None: for all
-    judge: str = "phrases"  # what reads the texts: a name of demur.assembly.wiring.JUDGES or "package.module:Class"
-    judge_settings: Path | None = None  # TOML of judges' settings, such as [llm]: demur.assembly.judges
-    labels: Path | None = None  # JSONL: hand labels of a random sample of the texts; see demur.store.answers.labels
-    everyday: bool = False  # ask forty everyday prompts too: for the report's readers, in no rate and no promise
+    # write texts for so many of these rows only, in even steps; None: for all
+    texts: int | None = None
+    # what reads the texts: a name of demur.assembly.wiring.JUDGES or "package.module:Class"
+    judge: str = "phrases"
+    # TOML of judges' settings, such as [llm]: demur.assembly.judges
+    judge_settings: Path | None = None
+    # JSONL: hand labels of a random sample of the texts; see demur.store.answers.labels
+    labels: Path | None = None
+    # ask forty everyday prompts too: for the report's readers, in no rate and no promise
+    everyday: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (("max_new_tokens", self.max_new_tokens), ("limit", self.limit), ("texts", self.texts)):
+        for name, value in (
+            ("max_new_tokens", self.max_new_tokens),
+            ("limit", self.limit),
+            ("texts", self.texts),
+        ):
             if value is not None and value < 1:
-                raise ConfigError(f"evaluate.{name} = {value} must be at least 1", "correct it, or leave it out")
+                raise ConfigError(
+                    f"evaluate.{name} = {value} must be at least 1", "correct it, or leave it out"
+                )
         for goals in self.also:
             parse_goals(goals)
 

@@ -1,4 +1,6 @@
-"""Slices: what a rate over a mix of rows is made of. A promise is an average over its mix; a slice may be far worse."""
+"""Slices: what a rate over a mix of rows is made of. A promise is an average over its mix; a slice
+may be far worse.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,14 @@ SHOWN = 4  # slices of one facet that a sentence names
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slice:
-    """The rows of one kind, category or source among those that a promise was tested on, and its errors there."""
+    """The rows of one kind, category or source among those that a promise was tested on, and its
+    errors there.
+    """
 
     facet: Facet
     name: str
-    rate: Rate  # errors of this slice; its `of` over the promise's own is the slice's share of the mix
+    # errors of this slice; its `of` over the promise's own is the slice's share of the mix
+    rate: Rate
 
     @property
     def label(self) -> str:
@@ -30,10 +35,11 @@ class Slice:
 
 
 def worst(mix: Sequence[Slice], confidence: float = 0.95) -> Slice | None:
-    """The slice that is most surely bad: the highest lower end of its exact interval, then the highest rate.
+    """The slice that is most surely bad: the highest lower end of its exact interval, then the
+    highest rate.
 
-    Not the highest rate alone: one error in one row would always be it. Only facets with several slices count; None
-    if there are none.
+    Not the highest rate alone: one error in one row would always be it. Only facets with several
+    slices count; None if there are none.
     """
 
     def key(part: Slice) -> tuple[float, float, float]:
@@ -50,7 +56,9 @@ def divided(mix: Sequence[Slice]) -> tuple[Slice, ...]:
 
 
 def mix_words(mix: Sequence[Slice]) -> str:
-    """The shares of the slices: "kind benign 97%, contrast 3%; source mine 60%, theirs 40%". Empty without slices."""
+    """The shares of the slices: "kind benign 97%, contrast 3%; source mine 60%, theirs 40%". Empty
+    without slices.
+    """
     sentences = []
     for facet in FACETS:
         parts = sorted((p for p in divided(mix) if p.facet == facet), key=lambda p: -p.rate.of)
@@ -65,15 +73,23 @@ def mix_words(mix: Sequence[Slice]) -> str:
 
 
 def worst_words(mix: Sequence[Slice], level: float, confidence: float = 0.95) -> str:
-    """The worst slice with its exact interval, and what so many rows of it can say. Empty without slices."""
+    """The worst slice with its exact interval, and what so many rows of it can say. Empty without
+    slices.
+    """
     part = worst(mix)
     if part is None:
         return ""
     low, high = part.rate.interval()
-    words = f"{part.label}, {part.rate.hits} of {part.rate.of}: {part.rate.value:.1%} (95% {low:.1%} to {high:.1%})"
+    words = (
+        f"{part.label}, {part.rate.hits} of {part.rate.of}: {part.rate.value:.1%} (95% "
+        f"{low:.1%} to {high:.1%})"
+    )
     needed = rows_to_bound(level, confidence)
     if part.rate.of < needed:
-        words += f"; {part.rate.of} rows are too few to bound it at {level:g}, {needed} without an error would do"
+        words += (
+            f"; {part.rate.of} rows are too few to bound it at {level:g}, {needed} without "
+            "an error would do"
+        )
     return words
 
 
@@ -83,6 +99,8 @@ def rows_to_bound(level: float, confidence: float = 0.95) -> int:
 
 
 def too_small(mix: Sequence[Slice], level: float, confidence: float = 0.95) -> tuple[Slice, ...]:
-    """The slices that hold too few rows to bound their rate at this level, even without an error."""
+    """The slices that hold too few rows to bound their rate at this level, even without an
+    error.
+    """
     needed = rows_to_bound(level, confidence)
     return tuple(part for part in divided(mix) if part.rate.of < needed)

@@ -21,7 +21,8 @@ class Category:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taxonomy:
-    """The categories and their tokens. Column 0 of every score is `respond_token`, column k is categories[k - 1].
+    """The categories and their tokens. Column 0 of every score is `respond_token`, column k is
+    categories[k - 1].
 
     Raises TaxonomyError when names or tokens repeat, are empty, or have outer white space.
     """
@@ -32,15 +33,24 @@ class Taxonomy:
 
     def __post_init__(self) -> None:
         if not self.categories:
-            raise TaxonomyError(f"taxonomy {self.name!r} has no category", "give at least one category")
+            raise TaxonomyError(
+                f"taxonomy {self.name!r} has no category", "give at least one category"
+            )
         for what, values in (("category name", self.names), ("control token", self.tokens)):
             for value in values:
                 if not value or value != value.strip():
-                    raise TaxonomyError(f"{what} {value!r} is empty or has outer white space", "trim it")
+                    raise TaxonomyError(
+                        f"{what} {value!r} is empty or has outer white space", "trim it"
+                    )
                 if values.count(value) > 1:
-                    raise TaxonomyError(f"{what} {value!r} occurs {values.count(value)} times", "make each one unique")
+                    raise TaxonomyError(
+                        f"{what} {value!r} occurs {values.count(value)} times",
+                        "make each one unique",
+                    )
         if RESPOND in self.names:
-            raise TaxonomyError(f"{RESPOND!r} is not a category: it names the answer token", "rename the category")
+            raise TaxonomyError(
+                f"{RESPOND!r} is not a category: it names the answer token", "rename the category"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,7 +71,10 @@ class Taxonomy:
         """Position of a category, from 0. Raises TaxonomyError, with a suggestion, if unknown."""
         if category in self.names:
             return self.names.index(category)
-        raise TaxonomyError(f"unknown category {category!r} in taxonomy {self.name!r}", suggest(category, self.names))
+        raise TaxonomyError(
+            f"unknown category {category!r} in taxonomy {self.name!r}",
+            suggest(category, self.names),
+        )
 
     def column(self, category: str | None) -> int:
         """Column of a score: 0 for None or "respond", k for the k-th category."""
@@ -74,13 +87,34 @@ def single() -> Taxonomy:
     return Taxonomy(name="single", respond_token="[respond]", categories=(refuse,))
 
 
-# Token spellings as published with arXiv 2412.06748; the names are CoCoNot's five categories of noncompliance.
+# Token spellings as published with arXiv 2412.06748; the names are CoCoNot's five categories of
+# noncompliance.
 _COCONOT = (
-    ("humanizing", "[Humanizing requests]", "Treats the assistant as a person with a body, feelings or a life."),
-    ("incomplete", "[Incomplete requests]", "Lacks needed information, rests on a false premise or makes no sense."),
-    ("indeterminate", "[Indeterminate requests]", "Has no known or no single right answer; tastes differ."),
-    ("safety", "[Requests with safety concerns]", "Asks for something harmful, dangerous, private or illegal."),
-    ("unsupported", "[Unsupported requests]", "Needs images, sound, live data, actions or great length."),
+    (
+        "humanizing",
+        "[Humanizing requests]",
+        "Treats the assistant as a person with a body, feelings or a life.",
+    ),
+    (
+        "incomplete",
+        "[Incomplete requests]",
+        "Lacks needed information, rests on a false premise or makes no sense.",
+    ),
+    (
+        "indeterminate",
+        "[Indeterminate requests]",
+        "Has no known or no single right answer; tastes differ.",
+    ),
+    (
+        "safety",
+        "[Requests with safety concerns]",
+        "Asks for something harmful, dangerous, private or illegal.",
+    ),
+    (
+        "unsupported",
+        "[Unsupported requests]",
+        "Needs images, sound, live data, actions or great length.",
+    ),
 )
 
 
@@ -96,5 +130,8 @@ PRESETS = {"single": single, "coconot": coconot}
 def preset(name: str) -> Taxonomy:
     """A built-in taxonomy by name. Raises TaxonomyError if there is none of that name."""
     if name not in PRESETS:
-        raise TaxonomyError(f"unknown taxonomy {name!r}", f"built in: {', '.join(PRESETS)}; or give your own as TOML")
+        raise TaxonomyError(
+            f"unknown taxonomy {name!r}",
+            f"built in: {', '.join(PRESETS)}; or give your own as TOML",
+        )
     return PRESETS[name]()

@@ -1,4 +1,6 @@
-"""Token ids to text while an answer is being written: whole characters only, no special tokens, no stop strings."""
+"""Token ids to text while an answer is being written: whole characters only, no special tokens, no
+stop strings.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,12 @@ LONGEST = 4  # bytes of a character in UTF-8, so tokens that it may take
 
 
 class WholeText:
-    """Ids in, the text that they add out; a character that is not complete yet waits for its last token.
+    """Ids in, the text that they add out; a character that is not complete yet waits for its last
+    token.
 
-    decode: of ids to text, leaving out special tokens. Only the last few ids are decoded anew: those of the piece shown
-    last, since decoders treat the first id of a text otherwise than the rest, and those that came after it.
+    decode: of ids to text, leaving out special tokens. Only the last few ids are decoded anew:
+    those of the piece shown last, since decoders treat the first id of a text otherwise than the
+    rest, and those that came after it.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
@@ -28,7 +32,8 @@ class WholeText:
         self._ids.append(token_id)
         text = self._decode(self._ids)
         if text.endswith(HALF):
-            # Four tokens that are no character never will be, but the last of them may begin another.
+            # Four tokens that are no character never will be, but the last of them may begin
+            # another.
             settled = text[:-1] if len(self._ids) - self._context >= LONGEST else ""
             return self._show(settled)
         new = self._show(text)

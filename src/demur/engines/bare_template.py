@@ -1,14 +1,18 @@
 """A chat template without the system prompt that it writes by itself.
 
-Some templates open every conversation without a system message with one of their own ("You are a helpful assistant
-named ..."): a third of all tokens of short prompts. `bare` wraps such a template so that this text is taken away:
+Some templates open every conversation without a system message with one of their own ("You are a
+helpful assistant named ..."): a third of all tokens of short prompts. `bare` wraps such a template
+so that this text is taken away:
 
-1. a conversation is rendered with a system message of ours and without one; what differs is the default prompt;
-2. its turn reaches from the special token that opens every turn to the same token before the user's turn;
-3. the wrapped template renders as before and takes that turn away from the front, where nobody wrote a system message.
+1. a conversation is rendered with a system message of ours and without one; what differs is the
+   default prompt;
+2. its turn reaches from the special token that opens every turn to the same token before the user's
+   turn;
+3. the wrapped template renders as before and takes that turn away from the front, where nobody
+   wrote a system message.
 
-The template is left alone where there is no such prompt, where it holds a date (another one tomorrow), or where turns
-open differently, so that the end of the prompt's turn cannot be told.
+The template is left alone where there is no such prompt, where it holds a date (another one
+tomorrow), or where turns open differently, so that the end of the prompt's turn cannot be told.
 """
 
 from __future__ import annotations
@@ -22,15 +26,17 @@ _SYSTEM, _USER = "S 5b2c", "U 81fe"  # texts that no template writes
 _DATES = ("strftime_now", "date_string")
 # From the front only: the same text in somebody's message stays.
 _WRAPPED = (
-    "{{% set demur_whole %}}\n{template}{{% endset %}}"
-    "{{% if messages[0]['role'] != 'system' and demur_whole.startswith({prompt}) %}}"
-    "{{{{ {start} ~ demur_whole[{length}:] }}}}{{% else %}}{{{{ demur_whole }}}}{{% endif %}}"
+    "{{% set demur_whole %}}\n{template}{{% endset %}}{{% if messages[0]['role'] != 'system' and "
+    "demur_whole.startswith({prompt}) %}}{{{{ {start} ~ demur_whole[{length}:] }}}}{{% else "
+    "%}}{{{{ demur_whole }}}}{{% endif %}}"
 )
 _Turns = Sequence[Mapping[str, str]]
 
 
 def bare(tokenizer: Any) -> str:
-    """The tokenizer's chat template without its default system prompt; the template itself where it has none."""
+    """The tokenizer's chat template without its default system prompt; the template itself where it
+    has none.
+    """
     own = str(tokenizer.chat_template)
     user = {"role": "user", "content": _USER}
     plain = _rendered(tokenizer, own, [user])
@@ -38,17 +44,24 @@ def bare(tokenizer: Any) -> str:
     if plain is None or with_system is None or any(name in own for name in _DATES):
         return own
     special = [t.content for t in tokenizer.added_tokens_decoder.values()]
-    start = tokenizer.bos_token if tokenizer.bos_token and plain.startswith(tokenizer.bos_token) else ""
+    start = (
+        tokenizer.bos_token if tokenizer.bos_token and plain.startswith(tokenizer.bos_token) else ""
+    )
     block = _default_turn(plain, with_system, start, special)
     if block is None:  # some tokenizers name as their first token the one that opens every turn
         start, block = "", _default_turn(plain, with_system, "", special)
     if block is None:
         return own
     whole = start + block
-    wrapped = _WRAPPED.format(template=own.removesuffix("\n"), prompt=repr(whole), start=repr(start), length=len(whole))
+    wrapped = _WRAPPED.format(
+        template=own.removesuffix("\n"), prompt=repr(whole), start=repr(start), length=len(whole)
+    )
     shorter = start + plain.removeprefix(whole)
     system = [{"role": "system", "content": _SYSTEM}, user]
-    kept = _rendered(tokenizer, wrapped, [user]) == shorter and _rendered(tokenizer, wrapped, system) == with_system
+    kept = (
+        _rendered(tokenizer, wrapped, [user]) == shorter
+        and _rendered(tokenizer, wrapped, system) == with_system
+    )
     return wrapped if kept else own
 
 
@@ -57,7 +70,11 @@ def _rendered(tokenizer: Any, template: str, turns: _Turns) -> str | None:
     try:
         return str(
             tokenizer.apply_chat_template(
-                list(turns), chat_template=template, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                list(turns),
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
             )
         )
     except TemplateError:
@@ -65,12 +82,20 @@ def _rendered(tokenizer: Any, template: str, turns: _Turns) -> str | None:
 
 
 def _default_turn(plain: str, with_system: str, start: str, special: Sequence[str]) -> str | None:
-    """The text of the default prompt's turn; None where there is none, or where it cannot be told from the user's.
+    """The text of the default prompt's turn; None where there is none, or where it cannot be told
+    from the user's.
 
-    plain, with_system: a conversation without and with a system message. start: what both begin with.
+    plain, with_system: a conversation without and with a system message. start: what both begin
+    with.
     """
-    before, explicit = (text.partition(_USER)[0].removeprefix(start) for text in (plain, with_system))
-    openers = [token for token in special if token and before.startswith(token) and explicit.startswith(token)]
+    before, explicit = (
+        text.partition(_USER)[0].removeprefix(start) for text in (plain, with_system)
+    )
+    openers = [
+        token
+        for token in special
+        if token and before.startswith(token) and explicit.startswith(token)
+    ]
     if not openers or _SYSTEM not in explicit:
         return None
     at = before.rfind(max(openers, key=len))  # where the user's turn opens

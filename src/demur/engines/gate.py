@@ -1,7 +1,9 @@
-"""From decisions to token ids: what an engine does to the logits of an answer. Arrays in, arrays out, no engine named.
+"""From decisions to token ids: what an engine does to the logits of an answer. Arrays in, arrays
+out, no engine named.
 
-At the first answer position a row may emit one id only, the one that its policy chose; at every later position no
-control id at all. Hosts (a LogitsProcessor, a vLLM plug-in) set every other logit, or every banned one, to -inf.
+At the first answer position a row may emit one id only, the one that its policy chose; at every
+later position no control id at all. Hosts (a LogitsProcessor, a vLLM plug-in) set every other
+logit, or every banned one, to -inf.
 """
 
 from __future__ import annotations
@@ -19,17 +21,20 @@ from demur.core.policy import Policy
 def forced_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
     """The control id that each of N rows must emit first, shape (N,).
 
-    A doubtful row must emit its refusal, whatever the policy says of doubt: for hosts in which an error would end
-    everybody's answers. Others call settled_ids.
+    A doubtful row must emit its refusal, whatever the policy says of doubt: for hosts in which an
+    error would end everybody's answers. Others call settled_ids.
 
-    control_ids: C token ids, respond first, in the order of the score's columns. logp_NC: see demur.core.score.
-    Raises EngineError on ids that do not fit the taxonomy, ScoreError on anything but log-probabilities.
+    control_ids: C token ids, respond first, in the order of the score's columns. logp_NC: see
+    demur.core.score. Raises EngineError on ids that do not fit the taxonomy, ScoreError on anything
+    but log-probabilities.
     """
     return _ids_of(policy, control_ids)[decide_many(policy, logp_NC).choice_N]
 
 
 def settled_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
-    """forced_ids. Raises ScoreDoubt on rows without a score, and on doubtful ones where the policy says "error"."""
+    """forced_ids. Raises ScoreDoubt on rows without a score, and on doubtful ones where the policy
+    says "error".
+    """
     ids_C = _ids_of(policy, control_ids)
     require_settled(policy, logp_NC)
     return ids_C[decide_many(policy, logp_NC).choice_N]
@@ -39,16 +44,20 @@ def _ids_of(policy: Policy, control_ids: Sequence[int]) -> Ints:
     ids_C = banned_ids(control_ids)
     if len(ids_C) != len(policy.taxonomy.tokens):
         raise EngineError(
-            f"{len(ids_C)} control ids {ids_C.tolist()} for the {len(policy.taxonomy.tokens)} control tokens of policy "
-            f"{policy.name!r}",
+            f"{len(ids_C)} control ids {ids_C.tolist()} for the {len(policy.taxonomy.tokens)} "
+            f"control tokens of policy {policy.name!r}",
             "give one id per control token, respond first: demur doctor lists them",
         )
     return ids_C
 
 
 def banned_ids(control_ids: Sequence[int]) -> Ints:
-    """The ids that no later position may emit: all control ids, shape (C,). Raises EngineError if one is repeated."""
+    """The ids that no later position may emit: all control ids, shape (C,). Raises EngineError if
+    one is repeated.
+    """
     ids_C = np.asarray(control_ids, dtype=np.int64)
     if len(np.unique(ids_C)) != len(ids_C):
-        raise EngineError(f"control ids {ids_C.tolist()} repeat", "each control token needs an id of its own")
+        raise EngineError(
+            f"control ids {ids_C.tolist()} repeat", "each control token needs an id of its own"
+        )
     return ids_C

@@ -1,4 +1,6 @@
-"""A prompt classifier as Scorer: it was fitted on what a model declined, and sees no answer. No weights, no torch."""
+"""A prompt classifier as Scorer: it was fitted on what a model declined, and sees no answer. No
+weights, no torch.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,20 @@ from demur.base.arrays import Floats
 from demur.core.classifiers.text import TextClassifier
 from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
-from demur.core.predictor import PROMPTS, predictor_fingerprint, prompt_text, require_one_category, scores_of
+from demur.core.predictor import (
+    PROMPTS,
+    predictor_fingerprint,
+    prompt_text,
+    require_one_category,
+    scores_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptScorer:
-    """Implements demur.core.ports.Scorer. Raises TaxonomyError unless there is exactly one category."""
+    """Implements demur.core.ports.Scorer. Raises TaxonomyError unless there is exactly one
+    category.
+    """
 
     classifier: TextClassifier
     digest: str  # of the classifier's file

@@ -1,4 +1,6 @@
-"""Stop strings in text that arrives in pieces: nothing of a stop string is ever let through, however it is cut."""
+"""Stop strings in text that arrives in pieces: nothing of a stop string is ever let through,
+however it is cut.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,11 @@ from collections.abc import Sequence
 
 
 class StopText:
-    """Lets text through up to the first stop string; holds back what may yet turn out to be the start of one.
+    """Lets text through up to the first stop string; holds back what may yet turn out to be the
+    start of one.
 
-    The first is the one that ends first, so what comes out does not depend on how the text was cut into pieces.
+    The first is the one that ends first, so what comes out does not depend on how the text was cut
+    into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -35,7 +39,9 @@ class StopText:
         """Length of the longest end of the held text that begins a stop string."""
         longest = max((len(s) for s in self._stops), default=1) - 1
         lengths = range(min(longest, len(self._held)), 0, -1)
-        return next((n for n in lengths if any(s.startswith(self._held[-n:]) for s in self._stops)), 0)
+        return next(
+            (n for n in lengths if any(s.startswith(self._held[-n:]) for s in self._stops)), 0
+        )
 
     def _release(self, shown: int, *, keep: int) -> str:
         text, self._held = self._held[:shown], self._held[len(self._held) - keep :]

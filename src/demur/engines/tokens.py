@@ -1,10 +1,12 @@
 """Control tokens in a tokenizer, and prompts in which nobody but us can write one.
 
-Every control token is proved to be exactly one special id that survives a round trip. Conversations are rendered with
-the model's own chat template, but text that came from people never meets the tokenizer's special-token matching: each
-added token spelled out in it is replaced by a random marker before rendering and encoded letter by letter afterwards
-(demur.engines.turn_guard: also where the tokenizer would make such a token of other letters). Where a template knows no
-system role, or wants turns to alternate, the conversation is folded first (demur.core.conversation.folding).
+Every control token is proved to be exactly one special id that survives a round trip. Conversations
+are rendered with the model's own chat template, but text that came from people never meets the
+tokenizer's special-token matching: each added token spelled out in it is replaced by a random
+marker before rendering and encoded letter by letter afterwards (demur.engines.turn_guard: also
+where the tokenizer would make such a token of other letters). Where a template knows no system
+role, or wants turns to alternate, the conversation is folded first
+(demur.core.conversation.folding).
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from demur.core.taxonomy import Taxonomy
 from demur.engines.bare_template import bare
 from demur.engines.turn_guard import Piece, TurnGuard
 
-MARK = re.compile(r"([0-9a-f]{16})x(\d+)x")  # one pattern for every nonce: compiling one each would double the work
+# one pattern for every nonce: compiling one each would double the work
+MARK = re.compile(r"([0-9a-f]{16})x(\d+)x")
 RESERVED = re.compile(r"<\|?(reserved_special_token_|unused|extra_id_|reserved_)\d+\|?>")
 
 
@@ -42,10 +45,14 @@ class Turn:
 
 
 _Encoded = tuple[list[int], list[Turn]]
-_Shape = tuple[bool, tuple[tuple[str, bool], ...]]  # (for an answer, (role, whether it says something) by message)
+# (for an answer, (role, whether it says something) by message)
+_Shape = tuple[bool, tuple[tuple[str, bool], ...]]
 COMPOSED = 4  # characters that composing may make one of, at most
 SPELLINGS = 10_000  # whose ids are remembered
-PLACE_HINT = 'set train.thought: "none" puts the control token after an empty thought, "before" in front of any'
+PLACE_HINT = (
+    'set train.thought: "none" puts the control token after an empty thought, "before" '
+    "in front of any"
+)
 STRUCTURES = 256  # shapes of conversations whose turns are remembered
 
 
@@ -54,7 +61,8 @@ class _Marks:
     """Places in a rendered conversation that are not left to the tokenizer."""
 
     nonce: str  # nobody can write it in advance
-    pieces: list[tuple[str, list[int]]] = field(default_factory=list)  # (kind, ids that belong there)
+    # (kind, ids that belong there)
+    pieces: list[tuple[str, list[int]]] = field(default_factory=list)
 
     def add(self, kind: str, ids: list[int]) -> str:
         self.pieces.append((kind, ids))
@@ -67,16 +75,18 @@ class _Marks:
         return MARK.sub(lambda found: stand_in if found[1] == self.nonce else found[0], text)
 
 
-# For base models, which come without a template: a line that names the role, the text, the end token.
+# For base models, which come without a template: a line that names the role, the text, the end
+# token.
 TURNS = (
-    "{{ bos_token or '' }}{% for m in messages %}{{ '### ' + m['role'] + '\n' + m['content'] + eos_token + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}"
+    "{{ bos_token or '' }}{% for m in messages %}{{ '### ' + m['role'] + '\n' + m['content'] + "
+    "eos_token + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif "
+    "%}"
 )
-# ChatML without the system prompt that some models put in front of every conversation: a third of all tokens of short
-# prompts. For models whose tokenizer has its two tokens.
+# ChatML without the system prompt that some models put in front of every conversation: a third of
+# all tokens of short prompts. For models whose tokenizer has its two tokens.
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' "
+    "}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TEMPLATES = {"turns": TURNS, "chatml": CHATML}
 
@@ -84,11 +94,14 @@ TEMPLATES = {"turns": TURNS, "chatml": CHATML}
 def load_tokenizer(path: str | Path, template: str | None = None) -> PreTrainedTokenizerFast:
     """A fast tokenizer with a chat template: its own, or `template`.
 
-    template: None or "own", "bare" (see bare_template), a name of TEMPLATES, or Jinja. Raises EngineError where there
-    is none.
+    template: None or "own", "bare" (see bare_template), a name of TEMPLATES, or Jinja. Raises
+    EngineError where there is none.
     """
     if not Path(path).is_dir() and (Path(path).is_absolute() or str(path).startswith((".", "~"))):
-        raise EngineError(f"there is no folder {str(path)!r}", "expected a checkpoint folder or a Hugging Face name")
+        raise EngineError(
+            f"there is no folder {str(path)!r}",
+            "expected a checkpoint folder or a Hugging Face name",
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), local_files_only=Path(path).is_dir(), trust_remote_code=False
@@ -98,24 +111,32 @@ def load_tokenizer(path: str | Path, template: str | None = None) -> PreTrainedT
             f"no tokenizer at {str(path)!r}: {str(e).splitlines()[0]}", "check the path or name"
         ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise EngineError(f"the tokenizer of {str(path)!r} is not a fast one", "convert it to tokenizer.json first")
+        raise EngineError(
+            f"the tokenizer of {str(path)!r} is not a fast one",
+            "convert it to tokenizer.json first",
+        )
     if template not in (None, "own", "bare"):
         tokenizer.chat_template = TEMPLATES.get(str(template), template)
     if not tokenizer.chat_template:
         raise EngineError(
             f"the tokenizer of {str(path)!r} has no chat template",
-            'base models have none: set train.chat_template = "turns", or to a Jinja template of yours',
+            'base models have none: set train.chat_template = "turns", or to a Jinja template of '
+            "yours",
         )
     if template == "bare":
         tokenizer.chat_template = bare(tokenizer)
     return tokenizer
 
 
-def install(tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy, scratch: Path) -> tuple[Any, dict[str, str]]:
-    """A copy of `tokenizer` in which every control token is one special id, reusing reserved rows where there are any.
+def install(
+    tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy, scratch: Path
+) -> tuple[Any, dict[str, str]]:
+    """A copy of `tokenizer` in which every control token is one special id, reusing reserved rows
+    where there are any.
 
-    scratch: an empty folder to edit the tokenizer files in. Returns the new tokenizer and, per control token, the
-    reserved token whose row it took (absent when a row must be added to the model).
+    scratch: an empty folder to edit the tokenizer files in. Returns the new tokenizer and, per
+    control token, the reserved token whose row it took (absent when a row must be added to the
+    model).
     """
     tokenizer.save_pretrained(scratch)
     added = [t.content for t in tokenizer.added_tokens_decoder.values()]
@@ -125,28 +146,38 @@ def install(tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy, scratch: Pat
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         _rename_tokens(scratch / name, {old: new for new, old in taken.items()})
     copy = load_tokenizer(scratch)
-    # Those that exist become special, keeping their ids. False: the default would drop the model's own special tokens.
-    copy.add_special_tokens({"extra_special_tokens": list(taxonomy.tokens)}, replace_extra_special_tokens=False)
+    # Those that exist become special, keeping their ids. False: the default would drop the model's
+    # own special tokens.
+    copy.add_special_tokens(
+        {"extra_special_tokens": list(taxonomy.tokens)}, replace_extra_special_tokens=False
+    )
     return copy, taken
 
 
 def control_ids(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str]) -> tuple[int, ...]:
-    """The id of each control token. Raises EngineError unless each is one special id of its own that round-trips."""
+    """The id of each control token. Raises EngineError unless each is one special id of its own
+    that round-trips.
+    """
     ids = []
     for token in tokens:
         encoded = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(encoded) != 1 or encoded[0] == tokenizer.unk_token_id:
             raise EngineError(
-                f"control token {token!r} encodes to {len(encoded)} ids {encoded}, expected exactly one",
-                "train with `demur train`, which registers it; or check the taxonomy's spelling: demur doctor MODEL",
+                f"control token {token!r} encodes to {len(encoded)} ids {encoded}, expected "
+                "exactly one",
+                "train with `demur train`, which registers it; or check the taxonomy's spelling: "
+                "demur doctor MODEL",
             )
         entry = tokenizer.added_tokens_decoder.get(encoded[0])
         if entry is None or not entry.special:
             raise EngineError(
-                f"{token!r} (id {encoded[0]}) is not a special token", "register it with add_special_tokens"
+                f"{token!r} (id {encoded[0]}) is not a special token",
+                "register it with add_special_tokens",
             )
         if tokenizer.decode(encoded) != token:
-            raise EngineError(f"{token!r} decodes to {tokenizer.decode(encoded)!r}", "the token must round-trip")
+            raise EngineError(
+                f"{token!r} decodes to {tokenizer.decode(encoded)!r}", "the token must round-trip"
+            )
         ids.append(int(encoded[0]))
     if len(set(ids)) != len(ids):
         raise EngineError(f"control tokens {list(tokens)} share ids {ids}", "give each its own")
@@ -156,10 +187,11 @@ def control_ids(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str]) -> tu
 class ChatEncoder:
     """Conversations to ids, with control tokens only where we put them.
 
-    keep_history: whether past assistant turns carry their control token; training and serving must agree, so it is
-    part of the fingerprint. ids: of the control tokens where a checkpoint's convention fixes them; they must be special
-    tokens, however spelled. Raises EngineError when the template refuses, drops or reorders messages, or when a
-    control id turns up that we did not write.
+    keep_history: whether past assistant turns carry their control token; training and serving must
+    agree, so it is part of the fingerprint. ids: of the control tokens where a checkpoint's
+    convention fixes them; they must be special tokens, however spelled. Raises EngineError when the
+    template refuses, drops or reorders messages, or when a control id turns up that we did not
+    write.
     """
 
     def __init__(
@@ -175,14 +207,18 @@ class ChatEncoder:
         self._ids = tuple(ids) or control_ids(tokenizer, tokens)
         self._stand_in = tokenizer.added_tokens_decoder[self._ids[0]].content
         self._keep_history = keep_history
-        literals = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+        literals = sorted(
+            (t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True
+        )
         self._literal = re.compile("|".join(map(re.escape, literals)))
         self._guard = TurnGuard(tokenizer, self._ids)
         normaliser = tokenizer.backend_tokenizer.normalizer
         keeps = normaliser is None or isinstance(normaliser, NFC | NFKC)
-        self._longest = max(map(len, tokenizer.get_vocab())) if keeps else 0  # characters of a token
+        # characters of a token
+        self._longest = max(map(len, tokenizer.get_vocab())) if keeps else 0
         self._structures: dict[_Shape, list[int]] = {}
-        self._spellings: dict[str, list[int]] = {}  # filled as they occur: a hostile text has the same one 80,000 times
+        # filled as they occur: a hostile text has the same one 80,000 times
+        self._spellings: dict[str, list[int]] = {}
         self._require_no_open_thought()
 
     @property
@@ -203,45 +239,66 @@ class ChatEncoder:
 
     @property
     def end_of_turn(self) -> int | None:
-        """The special token that the template puts after an answer; None where it puts none there."""
-        ids, turns = self.conversation([Message(role="user", content="a"), Message(role="assistant", content="b")], [0])
+        """The special token that the template puts after an answer; None where it puts none
+        there.
+        """
+        ids, turns = self.conversation(
+            [Message(role="user", content="a"), Message(role="assistant", content="b")], [0]
+        )
         after = ids[turns[-1].text_end] if turns[-1].text_end < len(ids) else None
         return after if after in self._tokenizer.all_special_ids else None
 
     def _require_no_open_thought(self) -> None:
-        """Raise EngineError where a control token would stand within a thought: how the thought begins is scored there.
+        """Raise EngineError where a control token would stand within a thought: how the thought
+        begins is scored there.
 
-        A model that opens a thought by itself is in doubt: what it puts on that is no control token's probability.
+        A model that opens a thought by itself is in doubt: what it puts on that is no control
+        token's probability.
         """
-        tail = str(self._tokenizer.decode(self.prompt([Message(role="user", content="How are you?")])[-16:]))
+        tail = str(
+            self._tokenizer.decode(
+                self.prompt([Message(role="user", content="How are you?")])[-16:]
+            )
+        )
         if "<think>" in tail and "</think>" not in tail.rpartition("<think>")[2]:
-            raise EngineError(f"the chat template opens a thought that it leaves open: {tail!r}", PLACE_HINT)
+            raise EngineError(
+                f"the chat template opens a thought that it leaves open: {tail!r}", PLACE_HINT
+            )
 
     def prompt(self, messages: Sequence[Message], columns: Sequence[int] = ()) -> list[int]:
-        """Ids of a conversation that ends with the user, up to where the answer's control token belongs.
+        """Ids of a conversation that ends with the user, up to where the answer's control token
+        belongs.
 
-        columns: the control token of each past assistant turn, as a score column; missing ones are 0 (respond).
+        columns: the control token of each past assistant turn, as a score column; missing ones are
+        0 (respond).
         """
         return self._encode(messages, columns, generation=True)[0]
 
     def fewest_tokens(self, messages: Sequence[Message]) -> int:
         """A number that a prompt's tokens do not fall below, known without encoding it.
 
-        No token stands for more characters than its own string has. Composing (NFC, NFKC) joins a few characters
-        into one; where a normaliser may drop characters nothing is known: 0.
+        No token stands for more characters than its own string has. Composing (NFC, NFKC) joins a
+        few characters into one; where a normaliser may drop characters nothing is known: 0.
         """
         characters = sum(len(m.content) for m in messages)
         return characters // (self._longest * COMPOSED) if self._longest else 0
 
-    def conversation(self, messages: Sequence[Message], columns: Sequence[int]) -> tuple[list[int], list[Turn]]:
-        """Ids of a finished conversation, and its assistant turns that open with a control token."""
+    def conversation(
+        self, messages: Sequence[Message], columns: Sequence[int]
+    ) -> tuple[list[int], list[Turn]]:
+        """Ids of a finished conversation, and its assistant turns that open with a control
+        token.
+        """
         return self._encode(messages, columns, generation=False)
 
-    def _encode(self, messages: Sequence[Message], columns: Sequence[int], *, generation: bool) -> _Encoded:
+    def _encode(
+        self, messages: Sequence[Message], columns: Sequence[int], *, generation: bool
+    ) -> _Encoded:
         try:
             whole, marks = self._render(messages, columns, generation=generation)
         except TemplateError:
-            # No system role, or turns that must alternate: the same texts, folded into turns that do.
+            # No system role, or turns that must alternate: the same texts, folded into turns that
+            # do.
             messages, columns = fold(messages, columns)
             try:
                 whole, marks = self._render(messages, columns, generation=generation)
@@ -250,11 +307,17 @@ class ChatEncoder:
                     f"the chat template refuses roles {[m.role for m in messages]}: {e}",
                     "give the conversation the order of roles that the model was made for",
                 ) from None
-        expected = self._structure(messages, generation=generation) if self._guard.is_needed else None
+        expected = (
+            self._structure(messages, generation=generation) if self._guard.is_needed else None
+        )
         return self._splice(whole, marks, expected)
 
-    def _render(self, messages: Sequence[Message], columns: Sequence[int], *, generation: bool) -> tuple[str, _Marks]:
-        """The template's text with marks. Raises TemplateError if the template refuses the conversation."""
+    def _render(
+        self, messages: Sequence[Message], columns: Sequence[int], *, generation: bool
+    ) -> tuple[str, _Marks]:
+        """The template's text with marks. Raises TemplateError if the template refuses the
+        conversation.
+        """
         marks = _Marks(nonce=secrets.token_hex(8))
         rendered: list[dict[str, str]] = []
         turn = 0
@@ -264,7 +327,9 @@ class ChatEncoder:
             if opens:
                 before = marks.add("open", [self._ids[columns[turn] if turn < len(columns) else 0]])
             pieces = self._pieces(message.content)
-            text = "".join(marks.add("text", self._spelled(p)) if spelled else p for p, spelled in pieces)
+            text = "".join(
+                marks.add("text", self._spelled(p)) if spelled else p for p, spelled in pieces
+            )
             if opens:
                 text, after = text.strip(), marks.add("close", [])
             turn += message.role == "assistant"
@@ -276,7 +341,9 @@ class ChatEncoder:
         return role == "assistant" and (self._keep_history or at == turns - 1)
 
     def _pieces(self, text: str) -> list[Piece]:
-        """The text in pieces, those apart that would be read as tokens of ours or of the template."""
+        """The text in pieces, those apart that would be read as tokens of ours or of the
+        template.
+        """
         pieces: list[Piece] = []
         at = 0
         for found in self._literal.finditer(text):
@@ -297,7 +364,8 @@ class ChatEncoder:
         if key not in self._structures:
             bare = [{"role": role, "content": "x" if said else ""} for role, said in key[1]]
             for at, turn in enumerate(bare):
-                if self._opens(turn["role"], at, len(bare)):  # cut where real turns are: a piece begins anew there
+                # cut where real turns are: a piece begins anew there
+                if self._opens(turn["role"], at, len(bare)):
                     turn["content"] = self._stand_in + turn["content"] + self._stand_in
             found = self._guard.found(self._templated(bare, generation=generation))
             self._structures[key] = [i for i in found if i != self._ids[0]]
@@ -306,21 +374,30 @@ class ChatEncoder:
         return self._structures[key]
 
     def _splice(self, text: str, marks: _Marks, expected: list[int] | None) -> _Encoded:
-        """Tokenise the rendered text with a control token standing in for every mark, then put in what is marked.
+        """Tokenise the rendered text with a control token standing in for every mark, then put in
+        what is marked.
 
-        A special token cuts the text exactly as it will be cut in service, whatever the tokenizer does at the start
-        of a piece, so ids of ordinary text stay what they always were.
+        A special token cuts the text exactly as it will be cut in service, whatever the tokenizer
+        does at the start of a piece, so ids of ordinary text stay what they always were.
         """
         if marks.found_in(text) != list(range(len(marks.pieces))):
             raise EngineError(
                 f"the chat template dropped or moved some of {len(marks.pieces)} marked places",
                 "use a template that renders every message once and in order",
             )
-        raw = self._tokenizer(marks.replace(text, self._stand_in), add_special_tokens=False)["input_ids"]
+        raw = self._tokenizer(marks.replace(text, self._stand_in), add_special_tokens=False)[
+            "input_ids"
+        ]
         stand_in = self._ids[0]
         if raw.count(stand_in) != len(marks.pieces) or any(i in self._ids[1:] for i in raw):
-            raise EngineError("a control token turned up that nobody wrote", "the chat template must not contain one")
-        if expected is not None and [i for i in raw if i in self._guard.ids and i != stand_in] != expected:
+            raise EngineError(
+                "a control token turned up that nobody wrote",
+                "the chat template must not contain one",
+            )
+        if (
+            expected is not None
+            and [i for i in raw if i in self._guard.ids and i != stand_in] != expected
+        ):
             raise EngineError(
                 "text of the conversation would be read as the beginning or the end of a turn",
                 "this tokenizer normalises it into such a token: leave it out",

@@ -1,9 +1,10 @@
-"""Tool calls by any engine that can hold an answer to a JSON schema, decided first and called afterwards.
+"""Tool calls by any engine that can hold an answer to a JSON schema, decided first and called
+afterwards.
 
-The functions are described in the system message, as text like any other, and a call is one object that we read:
-{"name": a function's name, "arguments": what its own schema allows}. OpenAI's shape is made of that. Where the choice
-is the model's it writes freely at first: an answer that begins with a brace is a call, and is written again under the
-schema; anything else is text.
+The functions are described in the system message, as text like any other, and a call is one object
+that we read: {"name": a function's name, "arguments": what its own schema allows}. OpenAI's shape
+is made of that. Where the choice is the model's it writes freely at first: an answer that begins
+with a brace is a call, and is written again under the schema; anything else is text.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Mode = Literal["none", "auto", "call"]  # no call; text or a call; a call
 
 _BRACE = "{"  # what a call begins with, and text is not taken to
 _WORDS = (
-    "You can call one of these functions. To call it, answer with one JSON object and nothing else: "
+    "You can call one of these functions. To call it, answer with one JSON object and nothing "
+    "else: "
     '{"name": the name of the function, "arguments": an object that fits its parameters}.'
 )
 
@@ -42,7 +44,9 @@ class Written(Protocol):
 
 
 def mode_of(ask: Ask) -> Mode:
-    """What may be called. Raises EngineError for an unknown function, or a schema that a call could be taken for."""
+    """What may be called. Raises EngineError for an unknown function, or a schema that a call could
+    be taken for.
+    """
     if not ask.tools or ask.tool_choice == "none":
         return "none"
     if ask.tool_choice not in (None, "auto"):
@@ -51,7 +55,8 @@ def mode_of(ask: Ask) -> Mode:
     if ask.json_schema is not None:
         raise EngineError(
             "a JSON answer cannot be told from a call where the model may choose",
-            'leave out response_format, or set tool_choice to "required", to a function or to "none"',
+            'leave out response_format, or set tool_choice to "required", to a function or to '
+            '"none"',
         )
     return "auto"
 
@@ -67,11 +72,20 @@ def with_tools(ask: Ask) -> Prompt:
 
 def call_schema(ask: Ask) -> Schema:
     """What a call of one of the functions is written under."""
-    return {"anyOf": [_call_schema(f, f"#/anyOf/{at}/properties/arguments") for at, f in enumerate(_chosen(ask))]}
+    return {
+        "anyOf": [
+            _call_schema(f, f"#/anyOf/{at}/properties/arguments")
+            for at, f in enumerate(_chosen(ask))
+        ]
+    }
 
 
-async def text_or_call(ask: Ask, mode: Mode, write: Callable[[Schema | None], Awaitable[Written]]) -> Written:
-    """The answer to a conversation `with_tools`. write: begins an answer, under a schema or freely."""
+async def text_or_call(
+    ask: Ask, mode: Mode, write: Callable[[Schema | None], Awaitable[Written]]
+) -> Written:
+    """The answer to a conversation `with_tools`. write: begins an answer, under a schema or
+    freely.
+    """
     if mode == "auto":
         text = await write(None)
         try:
@@ -156,13 +170,21 @@ def _chosen(ask: Ask) -> list[Mapping[str, Any]]:
     chosen = [f for f in functions if ask.tool_choice in (None, "auto", "required", f["name"])]
     if not chosen:
         names = ", ".join(str(f["name"]) for f in functions)
-        raise EngineError(f"tool_choice names {ask.tool_choice!r}, which is no function here", f"known: {names}")
+        raise EngineError(
+            f"tool_choice names {ask.tool_choice!r}, which is no function here", f"known: {names}"
+        )
     return chosen
 
 
 def _call_schema(function: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """A call of one function. place: where its parameters stand in the whole, so that their references lead there."""
-    arguments = function.get("parameters") or {"type": "object", "properties": {}, "additionalProperties": False}
+    """A call of one function. place: where its parameters stand in the whole, so that their
+    references lead there.
+    """
+    arguments = function.get("parameters") or {
+        "type": "object",
+        "properties": {},
+        "additionalProperties": False,
+    }
     return {
         "type": "object",
         "properties": {"name": {"const": function["name"]}, "arguments": _moved(arguments, place)},
@@ -171,23 +193,31 @@ def _call_schema(function: Mapping[str, Any], place: str) -> dict[str, Any]:
     }
 
 
+def _is_local(name: str, item: Any) -> bool:
+    """Whether this refers to a place in the same schema."""
+    return name == "$ref" and isinstance(item, str) and item.startswith("#")
+
+
 def _moved(schema: Any, place: str) -> Any:
     """A schema that became a part of another: what referred to its root refers to its new place."""
     if isinstance(schema, Mapping):
         return {
-            name: place + item[1:] if name == "$ref" and isinstance(item, str) and item.startswith("#") else
-            _moved(item, place)
+            name: place + item[1:] if _is_local(name, item) else _moved(item, place)
             for name, item in schema.items()
-        }  # fmt: skip
+        }
     return [_moved(item, place) for item in schema] if isinstance(schema, list | tuple) else schema
 
 
 def _call(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-        function = {"name": value["name"], "arguments": json.dumps(value["arguments"], ensure_ascii=False)}
+        function = {
+            "name": value["name"],
+            "arguments": json.dumps(value["arguments"], ensure_ascii=False),
+        }
     except (ValueError, KeyError, TypeError):
         raise BackendDown(
-            "the backend did not keep to the grammar of a tool call", "does it support JSON schemas?"
+            "the backend did not keep to the grammar of a tool call",
+            "does it support JSON schemas?",
         ) from None
     return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}

@@ -1,8 +1,10 @@
-"""Keeps text from being read as a token that begins or ends a turn, whatever the tokenizer makes of it first.
+"""Keeps text from being read as a token that begins or ends a turn, whatever the tokenizer makes of
+it first.
 
-A tokenizer may rewrite text before it looks for its added tokens: in small letters, composed, with characters replaced
-or stripped. An added token that is `normalized` is then found in spellings that nobody can list. So none are listed:
-the tokenizer itself is asked where it would find such a token in a text, and these places are spelled out.
+A tokenizer may rewrite text before it looks for its added tokens: in small letters, composed, with
+characters replaced or stripped. An added token that is `normalized` is then found in spellings that
+nobody can list. So none are listed: the tokenizer itself is asked where it would find such a token
+in a text, and these places are spelled out.
 """
 
 from __future__ import annotations
@@ -16,13 +18,22 @@ from demur.base.errors import EngineError
 
 Piece = tuple[str, bool]  # of a text, and whether it must be spelled out
 _PROBES = (
-    [{"role": "system", "content": "x"}, {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}],
-    [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}],
+    [
+        {"role": "system", "content": "x"},
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "x"},
+    ],
+    [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "x"},
+        {"role": "user", "content": "x"},
+    ],
 )
 
 
 class TurnGuard:
-    """The tokens that nobody may write in text: special ones, control tokens, and those that the template writes.
+    """The tokens that nobody may write in text: special ones, control tokens, and those that the
+    template writes.
 
     Other added tokens, such as runs of spaces, are text like any other.
     """
@@ -31,15 +42,20 @@ class TurnGuard:
         self._tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
         special = {i for i, token in added.items() if token.special}
-        written = {i for i in _written_by_template(tokenizer) if i in added and added[i].content.strip()}
+        written = {
+            i for i in _written_by_template(tokenizer) if i in added and added[i].content.strip()
+        }
         self.ids = frozenset(special | set(control_ids) | written)
         rewrites = tokenizer.backend_tokenizer.normalizer is not None
-        # Others are found where their own letters stand, and nowhere else: the encoder looks for these itself.
+        # Others are found where their own letters stand, and nowhere else: the encoder looks for
+        # these itself.
         self.is_needed = rewrites and any(added[i].normalized for i in self.ids if i in added)
 
     def found(self, text: str) -> list[int]:
         """The guarded tokens that the tokenizer finds in a text, in order."""
-        return [i for i in self._tokenizer(text, add_special_tokens=False)["input_ids"] if i in self.ids]
+        return [
+            i for i in self._tokenizer(text, add_special_tokens=False)["input_ids"] if i in self.ids
+        ]
 
     def pieces(self, text: str) -> list[Piece]:
         """The text in pieces, those apart in which the tokenizer finds a guarded token."""
@@ -49,7 +65,8 @@ class TurnGuard:
         pieces: list[Piece] = []
         at = 0
         for start, end in spans:
-            # What is left is shorter, and looked through again: taking one token out may lay another one bare.
+            # What is left is shorter, and looked through again: taking one token out may lay
+            # another one bare.
             pieces += [*self.pieces(text[at:start]), (text[start:end], True)]
             at = end
         return pieces + self.pieces(text[at:])
@@ -59,7 +76,9 @@ class TurnGuard:
 
         Raises EngineError if a single character is such a token.
         """
-        ids = list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        ids = list(
+            self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        )
         if not self.ids.intersection(ids):
             return ids
         if len(text) < 2:
@@ -83,7 +102,9 @@ def _written_by_template(tokenizer: PreTrainedTokenizerFast) -> set[int]:
     for probe in _PROBES:
         for messages in (probe, probe[1:]):
             try:
-                text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                text = tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                )
             except (TemplateError, ValueError, TypeError):  # not for these roles
                 continue
             ids |= set(tokenizer(str(text), add_special_tokens=False)["input_ids"])

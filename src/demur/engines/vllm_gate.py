@@ -3,16 +3,18 @@
     DEMUR_POLICIES=policies python -m vllm.entrypoints.openai.api_server \
         --model MODEL --logits-processors demur.engines.vllm_gate:RefusalGate
 
-A request names its policy in `vllm_xargs`: {"demur_policy": NAME, "demur_digest": DIGEST, "demur_threshold_safety":
-0.7}; only the name is needed. Settings of the server are environment variables: DEMUR_POLICIES, the folder;
-DEMUR_POLICY, the policy of requests that name none; DEMUR_REQUIRE_POLICY=1, to refuse requests that would have none.
-Without the last two a request without a policy passes untouched. See docs/vllm.md.
+A request names its policy in `vllm_xargs`: {"demur_policy": NAME, "demur_digest": DIGEST,
+"demur_threshold_safety": 0.7}; only the name is needed. Settings of the server are environment
+variables: DEMUR_POLICIES, the folder; DEMUR_POLICY, the policy of requests that name none;
+DEMUR_REQUIRE_POLICY=1, to refuse requests that would have none. Without the last two a request
+without a policy passes untouched. See docs/vllm.md.
 
-vLLM has two model runners with an interface each; the class implements both and is told apart by how it is called.
-V1: a request is a row of the batch, and its first token is due while its list of output ids is empty. V2: a request
-has a slot, to which rows are mapped on the device; its first token is due where the last prompt token is read.
-Nothing is remembered of what was decided, since vLLM may read unfinished and preempted prompts more than once.
-Shapes: R rows of a step's logits, V vocabulary.
+vLLM has two model runners with an interface each; the class implements both and is told apart by
+how it is called. V1: a request is a row of the batch, and its first token is due while its list of
+output ids is empty. V2: a request has a slot, to which rows are mapped on the device; its first
+token is due where the last prompt token is read. Nothing is remembered of what was decided, since
+vLLM may read unfinished and preempted prompts more than once. Shapes: R rows of a step's logits, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -31,19 +33,30 @@ from demur.core.policy import Policy
 from demur.engines.gate import banned_ids
 from demur.engines.vllm.model import require_plain, served_fingerprint
 from demur.engines.vllm.policies import PolicyShelf, decoded
-from demur.engines.vllm.request import EFFECTIVE, POLICY, check_sampling, is_beam_search, read_request
+from demur.engines.vllm.request import (
+    EFFECTIVE,
+    POLICY,
+    check_sampling,
+    is_beam_search,
+    read_request,
+)
 from demur.engines.vllm.rows import Rows, Slots, edit
 
 
-class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]  # vLLM may be absent where types are checked
-    """Forces each answer's first token to the control token that its policy decides on; bans control tokens after it.
+# vLLM may be absent where types are checked
+class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
+    """Forces each answer's first token to the control token that its policy decides on; bans
+    control tokens after it.
 
-    Raises PolicyError, which stops the server, when the policies were made for another model than the one served.
+    Raises PolicyError, which stops the server, when the policies were made for another model than
+    the one served.
     """
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Attach the policy that decides a request. Raises ValueError, for HTTP 400, on what cannot be honoured."""
+        """Attach the policy that decides a request. Raises ValueError, for HTTP 400, on what cannot
+        be honoured.
+        """
         args = {k: v for k, v in (sampling_params.extra_args or {}).items() if k != EFFECTIVE}
         try:
             if is_beam_search(sampling_params):
@@ -61,9 +74,10 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]  # vLLM ma
         self._model = _shelf().model
         if differing := self._model.differences(served_fingerprint(vllm_config, self._model)):
             raise PolicyError(
-                f"the policies were made for another model than {vllm_config.model_config.model!r}: "
-                f"{', '.join(differing)} differ",
-                "calibrate on this model's scores, or serve the one (and the --dtype) that they were made for",
+                "the policies were made for another model than "
+                f"{vllm_config.model_config.model!r}: {', '.join(differing)} differ",
+                "calibrate on this model's scores, or serve the one (and the --dtype) that they "
+                "were made for",
             )
         device = args[0].device if len(args) == 1 else args[0]
         self._control_ids = torch.as_tensor(banned_ids(self._model.token_ids), device=device)
@@ -96,20 +110,29 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]  # vLLM ma
             edit(logits, self._rows.due(), self._rows.mask(len(logits)), self._control_ids)
         return logits
 
-    def _entry(self, params: Any, _prompt: Any, written: list[int]) -> tuple[Policy, list[int]] | None:
+    def _entry(
+        self, params: Any, _prompt: Any, written: list[int]
+    ) -> tuple[Policy, list[int]] | None:
         policy = self._policy(params)
         return None if policy is None else (policy, written)
 
     def _policy(self, params: Any) -> Policy | None:
-        """What validate_params attached. An error here stops the server: better than an answer nobody decided on."""
+        """What validate_params attached. An error here stops the server: better than an answer
+        nobody decided on.
+        """
         args = params.extra_args or {}
         if EFFECTIVE not in args:
             if POLICY in args:
-                raise EngineError("a request with a policy was not checked", "load demur by --logits-processors only")
+                raise EngineError(
+                    "a request with a policy was not checked",
+                    "load demur by --logits-processors only",
+                )
             return None
         policy = decoded(args[EFFECTIVE])
         if policy.fingerprint != self._model:
-            raise EngineError(f"policy {policy.name!r} was made for another model", "restart with its model")
+            raise EngineError(
+                f"policy {policy.name!r} was made for another model", "restart with its model"
+            )
         return policy
 
 

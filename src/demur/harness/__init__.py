@@ -1,4 +1,6 @@
-"""demur inside other people's evaluation harnesses: a run's model under a policy, refusal tasks, and their scores."""
+"""demur inside other people's evaluation harnesses: a run's model under a policy, refusal tasks,
+and their scores.
+"""
 
 from __future__ import annotations
 

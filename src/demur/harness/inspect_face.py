@@ -1,8 +1,11 @@
-"""demur for Inspect AI, found by its entry point: the model provider demur/RUN, two tasks and their scorers.
+"""demur for Inspect AI, found by its entry point: the model provider demur/RUN, two tasks and their
+scorers.
 
-    inspect eval demur/refusals --model demur/runs/a -M policy=calibrated -T rows=runs/a/data/test.jsonl
+    inspect eval demur/refusals --model demur/runs/a -M policy=calibrated \\
+        -T rows=runs/a/data/test.jsonl
 
-What the provider returns has the shape that Inspect gives to the answers of `demur serve`, so the scorer reads both.
+What the provider returns has the shape that Inspect gives to the answers of `demur serve`, so the
+scorer reads both.
 """
 
 from __future__ import annotations
@@ -27,7 +30,17 @@ from inspect_ai.model import (
     StopDetails,
     modelapi,
 )
-from inspect_ai.scorer import CORRECT, INCORRECT, SampleScore, Score, Target, accuracy, metric, scorer, stderr
+from inspect_ai.scorer import (
+    CORRECT,
+    INCORRECT,
+    SampleScore,
+    Score,
+    Target,
+    accuracy,
+    metric,
+    scorer,
+    stderr,
+)
 from inspect_ai.solver import TaskState, generate
 
 from demur.assembly.wiring import BACKENDS, find
@@ -67,8 +80,8 @@ UNKNOWN_SETTINGS = (
 class DemurAPI(ModelAPI):
     """The model of a run folder, in this process. policy: see demur.harness.subject.open_subject.
 
-    Greedy unless a temperature is given. Raises EngineError on what would change an answer or a decision and cannot
-    be honoured: tools, images, prefilled answers, penalties, log-probabilities.
+    Greedy unless a temperature is given. Raises EngineError on what would change an answer or a
+    decision and cannot be honoured: tools, images, prefilled answers, penalties, log-probabilities.
     """
 
     def __init__(
@@ -95,7 +108,10 @@ class DemurAPI(ModelAPI):
         """Decide and write one answer."""
         unknown = [name for name in UNKNOWN_SETTINGS if getattr(config, name) not in (None, False)]
         if tools or unknown:
-            raise EngineError(f"cannot honour {', '.join(unknown) or 'tools'}", "leave it out, or use `demur serve`")
+            raise EngineError(
+                f"cannot honour {', '.join(unknown) or 'tools'}",
+                "leave it out, or use `demur serve`",
+            )
         sampling = Sampling(
             max_tokens=config.max_tokens or ANSWER_TOKENS,
             temperature=config.temperature or 0.0,
@@ -104,7 +120,9 @@ class DemurAPI(ModelAPI):
             stop=tuple(config.stop_seqs or ()),
         )
         messages = tuple(map(_message, input))
-        ask = Ask(messages=messages, policy=self._policy, policy_digest=self._digest, sampling=sampling)
+        ask = Ask(
+            messages=messages, policy=self._policy, policy_digest=self._digest, sampling=sampling
+        )
         return self._output(await answer(self._backend, ask))
 
     def max_connections(self) -> int:
@@ -116,7 +134,9 @@ class DemurAPI(ModelAPI):
         await self._backend.close()
 
     def _output(self, given: Given) -> ModelOutput:
-        """An answer as text; a refusal as Inspect marks one, with its category, counted as a refusal."""
+        """An answer as text; a refusal as Inspect marks one, with its category, counted as a
+        refusal.
+        """
         refused_with = given.refused_with
         text: str | list[Any] = given.text
         details = None
@@ -124,7 +144,10 @@ class DemurAPI(ModelAPI):
             text = [ContentText(text=given.text, refusal=True)]
             category = StopCategory(category=refused_with)
             details = StopDetails(
-                type="content_filter", category=refused_with, explanation=given.text, categories=[category]
+                type="content_filter",
+                category=refused_with,
+                explanation=given.text,
+                categories=[category],
             )
         choice = ChatCompletionChoice(
             message=ChatMessageAssistant(content=text, model=self.model_name, source="generate"),
@@ -136,20 +159,34 @@ class DemurAPI(ModelAPI):
             output_tokens=given.tokens,
             total_tokens=given.prompt_tokens + given.tokens,
         )
-        decision = {"category": refused_with, "policy": self._policy.name, "policy_hash": self._digest}
-        return ModelOutput(model=self.model_name, choices=[choice], usage=usage, metadata={"demur": decision})
+        decision = {
+            "category": refused_with,
+            "policy": self._policy.name,
+            "policy_hash": self._digest,
+        }
+        return ModelOutput(
+            model=self.model_name, choices=[choice], usage=usage, metadata={"demur": decision}
+        )
 
 
 @task
-def refusals(rows: str = BUILTIN, split: str | None = None, by: By = "decision", judge: str = "phrases") -> Task:
-    """Rows to be refused and rows to be answered; see read_rows for `rows` and `split`, refusal_errors for the rest."""
+def refusals(
+    rows: str = BUILTIN, split: str | None = None, by: By = "decision", judge: str = "phrases"
+) -> Task:
+    """Rows to be refused and rows to be answered; see read_rows for `rows` and `split`,
+    refusal_errors for the rest.
+    """
     samples = [_sample(e, e.expected) for e in read_rows(rows, split)]
-    return Task(dataset=MemoryDataset(samples), solver=generate(), scorer=refusal_errors(by=by, judge=judge))
+    return Task(
+        dataset=MemoryDataset(samples), solver=generate(), scorer=refusal_errors(by=by, judge=judge)
+    )
 
 
 @task
 def ability(rows: str, split: str | None = None) -> Task:
-    """Rows with a gold reply that can be compared: a letter, a number or a short text. A refusal is a wrong answer."""
+    """Rows with a gold reply that can be compared: a letter, a number or a short text. A refusal is
+    a wrong answer.
+    """
     samples = [_sample(e, e.reply) for e in read_rows(rows, split) if e.reply is not None]
     return Task(dataset=MemoryDataset(samples), solver=generate(), scorer=gold())
 
@@ -169,8 +206,9 @@ def errors() -> Any:
 def refusal_errors(by: By = "decision", judge: str = "phrases") -> Any:
     """Whether a row was refused that should be, and answered that should be.
 
-    by: "decision" reads the refusal and its category off the answer, as demur's provider and server mark it; "text"
-    lets a judge of demur.assembly.wiring read what was said, for any model. What cannot be read is unscored, never 0.
+    by: "decision" reads the refusal and its category off the answer, as demur's provider and server
+    mark it; "text" lets a judge of demur.assembly.wiring read what was said, for any model. What
+    cannot be read is unscored, never 0.
     """
     reader = find_judge(judge)
 
@@ -205,7 +243,9 @@ def gold() -> Any:
     """Whether the answer gives the gold reply; see demur.harness.rows.is_correct."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        right = _category_of(state.output) is None and is_correct(state.output.completion, target.text)
+        right = _category_of(state.output) is None and is_correct(
+            state.output.completion, target.text
+        )
         return Score(value=CORRECT if right else INCORRECT, answer=state.output.completion)
 
     return score
@@ -214,14 +254,21 @@ def gold() -> Any:
 def _sample(example: Example, target: str) -> Sample:
     made = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
     turns: list[ChatMessage] = [made[m.role](content=m.content) for m in example.prompt]
-    metadata = {"category": example.category, "kind": example.kind, "group": example.group, "source": example.source}
+    metadata = {
+        "category": example.category,
+        "kind": example.kind,
+        "group": example.group,
+        "source": example.source,
+    }
     return Sample(id=example.id, input=turns, target=target, metadata=metadata)
 
 
 def _message(message: ChatMessage) -> Message:
     """A turn as the engine takes it. Raises EngineError on what is not text."""
     if message.role == "tool" or not all(isinstance(c, str | ContentText) for c in message.content):
-        raise EngineError(f"a {message.role} message with something that is not text", "only text is read")
+        raise EngineError(
+            f"a {message.role} message with something that is not text", "only text is read"
+        )
     return Message(role=message.role, content=message.text)
 
 
@@ -232,4 +279,6 @@ def _category_of(output: ModelOutput) -> str | None:
 
 
 def _judged(metadata: Mapping[str, Any]) -> Judged:
-    return Judged(**{name: metadata[name] for name in ("expected", "category", "refused", "refused_with")})
+    return Judged(
+        **{name: metadata[name] for name in ("expected", "category", "refused", "refused_with")}
+    )

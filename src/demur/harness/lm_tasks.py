@@ -1,4 +1,5 @@
-"""What the YAML tasks beside it call: rows as lm-evaluation-harness takes them, and the worth of an answer.
+"""What the YAML tasks beside it call: rows as lm-evaluation-harness takes them, and the worth of an
+answer.
 
 The harness knows texts only, so refusals are told by a judge of texts, for a model of any kind.
 """
@@ -22,19 +23,35 @@ _LOG = logging.getLogger(__name__)
 def refusal_rows(rows: str = BUILTIN, split: str | None = None, **_metadata: Any) -> DatasetDict:
     """The rows of a refusal task; see demur.harness.rows.read_rows."""
     return _dataset(
-        [{**_doc(e), "category": e.category, "expected": e.expected} for e in _alone(read_rows(rows, split))]
+        [
+            {**_doc(e), "category": e.category, "expected": e.expected}
+            for e in _alone(read_rows(rows, split))
+        ]
     )
 
 
-def ability_rows(rows: str | None = None, split: str | None = None, **_metadata: Any) -> DatasetDict:
+def ability_rows(
+    rows: str | None = None, split: str | None = None, **_metadata: Any
+) -> DatasetDict:
     """Rows with a gold reply. Raises DataError if no file is named."""
     if rows is None:
-        raise DataError("the task demur_ability has no rows of its own", """name a file: --metadata '{"rows": FILE}'""")
-    return _dataset([{**_doc(e), "gold": e.reply} for e in _alone(read_rows(rows, split)) if e.reply is not None])
+        raise DataError(
+            "the task demur_ability has no rows of its own",
+            """name a file: --metadata '{"rows": FILE}'""",
+        )
+    return _dataset(
+        [
+            {**_doc(e), "gold": e.reply}
+            for e in _alone(read_rows(rows, split))
+            if e.reply is not None
+        ]
+    )
 
 
 def refusal_errors(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """One row's errors: only those whose denominator it belongs to, so that the harness's means are rates."""
+    """One row's errors: only those whose denominator it belongs to, so that the harness's means are
+    rates.
+    """
     outcome = find_judge(JUDGE).judge(doc["request"], results[0], doc["category"])
     if outcome.verdict == "unscored":
         return {"unscored": 1.0}
@@ -57,7 +74,9 @@ def _alone(examples: Sequence[Example]) -> list[Example]:
     """
     alone = [e for e in examples if len(e.prompt) == 1]
     if not alone:
-        raise DataError(f"all {len(examples)} rows are conversations", "give rows with one user message")
+        raise DataError(
+            f"all {len(examples)} rows are conversations", "give rows with one user message"
+        )
     if left_out := len(examples) - len(alone):
         _LOG.warning("%d of %d rows are conversations and left out", left_out, len(examples))
     return alone
@@ -65,7 +84,12 @@ def _alone(examples: Sequence[Example]) -> list[Example]:
 
 def _doc(example: Example) -> dict[str, Any]:
     """What both tasks need."""
-    return {"id": example.id, "request": example.text, "group": example.group or example.id, "source": example.source}
+    return {
+        "id": example.id,
+        "request": example.text,
+        "group": example.group or example.id,
+        "source": example.source,
+    }
 
 
 def _dataset(docs: list[dict[str, Any]]) -> DatasetDict:

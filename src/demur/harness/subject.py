@@ -15,7 +15,8 @@ from demur.store.models.model_file import read_model_file
 from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder
 
-# Subjects that every evaluator of refusals must tell apart: what the model is made to do whatever it is asked.
+# Subjects that every evaluator of refusals must tell apart: what the model is made to do whatever
+# it is asked.
 FIXED = {"always-refuse": ALWAYS, "never-refuse": NEVER}
 
 
@@ -41,8 +42,9 @@ class Given:
 def open_subject(run: str | Path, policy: str = "calibrated") -> Subject:
     """Load the model of a run folder.
 
-    policy: "calibrated" (the run's own), "natural" (the most probable control token), "always-refuse", "never-refuse",
-    or a policy file. Raises ArtifactError without a finished run, PolicyError on a policy of another model.
+    policy: "calibrated" (the run's own), "natural" (the most probable control token),
+    "always-refuse", "never-refuse", or a policy file. Raises ArtifactError without a finished run,
+    PolicyError on a policy of another model.
     """
     folder = RunFolder(Path(run))
     folder.require("train")
@@ -64,7 +66,11 @@ async def answer(backend: Backend, ask: Ask) -> Given:
     text, tokens = "", 0
     finish: Finish = "stop"
     async for part in reply.parts:
-        text, tokens, finish = text + part.text + part.refusal, tokens + part.tokens, part.finish or finish
+        text, tokens, finish = (
+            text + part.text + part.refusal,
+            tokens + part.tokens,
+            part.finish or finish,
+        )
     refused_with = reply.decision.choice if reply.decision.refuses else None
     own = None if refused_with is None else refusal_text(ask.policy.category(refused_with))
     return Given(
@@ -77,7 +83,9 @@ async def answer(backend: Backend, ask: Ask) -> Given:
 
 
 def _policy(folder: RunFolder, name: str) -> Policy:
-    """A policy of a run by name, or from a file. Raises ConfigError if there is none of that name."""
+    """A policy of a run by name, or from a file. Raises ConfigError if there is none of that
+    name.
+    """
     if name == "calibrated":
         folder.require_fresh("calibrate")
         return read_policy(folder.policy)
@@ -88,9 +96,16 @@ def _policy(folder: RunFolder, name: str) -> Policy:
             return natural(taxonomy, fingerprint)
         category = CategoryPolicy(threshold=FIXED[name])
         categories = (category,) * len(taxonomy.categories)
-        return Policy(name=name, taxonomy=taxonomy, rule="heaviest", categories=categories, fingerprint=fingerprint)
+        return Policy(
+            name=name,
+            taxonomy=taxonomy,
+            rule="heaviest",
+            categories=categories,
+            fingerprint=fingerprint,
+        )
     if not Path(name).is_file():
         raise ConfigError(
-            f"no policy {name!r}", f"known: calibrated, natural, {', '.join(FIXED)}; or the path of a policy file"
+            f"no policy {name!r}",
+            f"known: calibrated, natural, {', '.join(FIXED)}; or the path of a policy file",
         )
     return read_policy(Path(name))

@@ -1,1 +1,3 @@
-"""Self-contained pages: what a report and a study are drawn with. Knows nothing of refusals, runs or policies."""
+"""Self-contained pages: what a report and a study are drawn with. Knows nothing of refusals, runs
+or policies.
+"""

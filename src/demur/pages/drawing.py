@@ -1,4 +1,6 @@
-"""What all plots share. Specs are plain plotly.js dictionaries; colours name CSS variables, for dark mode and print."""
+"""What all plots share. Specs are plain plotly.js dictionaries; colours name CSS variables, for
+dark mode and print.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ import numpy as np
 from demur.core.decision import log_odds
 from demur.pages.parts import Cell, MeasuredOf, Panel, Spec
 
-INK, SOFT, PAGE, REFUSE, ANSWER, MIXED = "--ink", "--soft", "--page", "--refuse", "--answer", "--mixed"
+INK, SOFT, PAGE, REFUSE, ANSWER, MIXED = (
+    "--ink",
+    "--soft",
+    "--page",
+    "--refuse",
+    "--answer",
+    "--mixed",
+)
 WIDEST_ODDS = 9.2  # log-odds of 0.9999: what lies beyond is drawn there
 LEAST_RATE, MOST_RATE = 0.0015, 0.93  # what lies beyond is drawn there, on normal-deviate axes
 MOST_POINTS = 400  # of one curve: more cannot be seen
@@ -20,7 +29,13 @@ MOST_POINTS = 400  # of one curve: more cannot be seen
 
 def spec_of(data: list[Spec], x: str, y: str) -> Spec:
     """A plot of rates from 0 to 1 on both axes, with their titles."""
-    axis = {"automargin": True, "tickformat": ".0%", "dtick": 0.2, "range": [-0.02, 1.02], "zeroline": False}
+    axis = {
+        "automargin": True,
+        "tickformat": ".0%",
+        "dtick": 0.2,
+        "range": [-0.02, 1.02],
+        "zeroline": False,
+    }
     layout = {
         "height": 420,
         "margin": {"l": 10, "r": 16, "t": 10, "b": 10},
@@ -33,7 +48,9 @@ def spec_of(data: list[Spec], x: str, y: str) -> Spec:
 
 
 def small(data: list[Spec], x_axis: Spec, y_axis: Spec) -> Spec:
-    """One of several plots side by side, without a legend. x_axis, y_axis: what differs from a plain axis."""
+    """One of several plots side by side, without a legend. x_axis, y_axis: what differs from a
+    plain axis.
+    """
     layout = {
         "height": 230,
         "margin": {"l": 10, "r": 16, "t": 10, "b": 10},
@@ -48,7 +65,8 @@ def small(data: list[Spec], x_axis: Spec, y_axis: Spec) -> Spec:
 def line(x: Sequence[float], y: Sequence[float], name: str = "") -> Spec:
     """A curve; thinned, and to five digits, because the page carries every number.
 
-    name: as in the legend; without one the curve is not listed there. Keys may be overridden with `|`.
+    name: as in the legend; without one the curve is not listed there. Keys may be overridden with
+    `|`.
     """
     step = max(1, math.ceil(len(x) / MOST_POINTS))
     at = sorted({*range(0, len(x), step), *([len(x) - 1] if len(x) else [])})
@@ -59,7 +77,10 @@ def line(x: Sequence[float], y: Sequence[float], name: str = "") -> Spec:
 
 def diagonal() -> Spec:
     """Chance, or perfect calibration."""
-    return line([0.0, 1.0], [0.0, 1.0]) | {"line": {"color": SOFT, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
+    return line([0.0, 1.0], [0.0, 1.0]) | {
+        "line": {"color": SOFT, "width": 1, "dash": "dot"},
+        "hoverinfo": "skip",
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +96,8 @@ class Mark:
 def reliability(
     seen: Mapping[str, Sequence[Mark]], says: str, happens: str
 ) -> tuple[tuple[Panel, ...], tuple[tuple[Cell, ...], ...]]:
-    """Diagrams by name, and the rows of their table: probability, rows in the bin, mean probability, what was observed.
+    """Diagrams by name, and the rows of their table: probability, rows in the bin, mean
+    probability, what was observed.
 
     says, happens: the axes' titles. The table names diagrams where there are several.
     """
@@ -84,7 +106,9 @@ def reliability(
     for name, marks in seen.items():
         panels.append(Panel(label=name, spec=spec_of([diagonal(), _marks(marks)], says, happens)))
         rows += [(name,)] if len(seen) > 1 else []
-        rows += [(f"{m.low:.3f} to {m.high:.3f}", str(m.rate.of), f"{m.mean:.1%}", m.rate) for m in marks]
+        rows += [
+            (f"{m.low:.3f} to {m.high:.3f}", str(m.rate.of), f"{m.mean:.1%}", m.rate) for m in marks
+        ]
     return tuple(panels), tuple(rows)
 
 
@@ -118,7 +142,9 @@ def odds(probability: float) -> float:
 
 
 def odds_axis(title: str) -> Spec:
-    """An axis of probabilities, spread out near 0 and 1 where scores pile up. Values are log-odds: see odds."""
+    """An axis of probabilities, spread out near 0 and 1 where scores pile up. Values are log-odds:
+    see odds.
+    """
     ticks = (0.001, 0.03, 0.5, 0.97, 0.999)
     return {
         "title": {"text": title},

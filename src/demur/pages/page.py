@@ -1,8 +1,9 @@
 """A page -> HTML and Markdown.
 
-Prompts, answers, names and goals are a stranger's: Jinja escapes them in HTML, escape_markdown in Markdown, and plots
-get them as JSON in which no tag can end. Should one slip through all the same, the page's content security policy names
-the hashes of the scripts that may run, and lets nothing be fetched.
+Prompts, answers, names and goals are a stranger's: Jinja escapes them in HTML, escape_markdown in
+Markdown, and plots get them as JSON in which no tag can end. Should one slip through all the same,
+the page's content security policy names the hashes of the scripts that may run, and lets nothing be
+fetched.
 """
 
 from __future__ import annotations
@@ -74,7 +75,11 @@ def cell_words(cell: Cell) -> str:
 def _environment(autoescape: bool) -> Environment:
     loader = PackageLoader("demur.pages", "")
     return Environment(
-        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
@@ -88,7 +93,11 @@ def _script(text: str) -> Markup:
 
 
 def _hash(script: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode() + "'"
+    return (
+        "'sha256-"
+        + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode()
+        + "'"
+    )
 
 
 def _json_in_html(value: object) -> str:

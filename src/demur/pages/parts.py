@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-Spec = dict[str, Any]  # {"data": [...], "layout": {...}} as plotly.js takes it; colours are names of CSS variables
+# {"data": [...], "layout": {...}} as plotly.js takes it; colours are names of CSS variables
+Spec = dict[str, Any]
 
 
 class Measured(Protocol):
-    """A rate or another figure with its 95 % interval; None where it is not defined. A rate has hits and of as well."""
+    """A rate or another figure with its 95 % interval; None where it is not defined. A rate has
+    hits and of as well.
+    """
 
     @property
     def value(self) -> float | None:
@@ -121,12 +124,15 @@ class Code:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slider:
-    """A threshold that a reader may move. Position 0: never; one further, one more row is refused or several tied."""
+    """A threshold that a reader may move. Position 0: never; one further, one more row is refused
+    or several tied.
+    """
 
     column: int  # of the category among the choices
     start: int  # position that decides as the policy does
     threshold: str  # the policy's own, in words
-    thresholds: tuple[float, ...]  # at positions 1, 2, ..: strict to lenient, between the rows' probabilities
+    # at positions 1, 2, ..: strict to lenient, between the rows' probabilities
+    thresholds: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,14 +142,18 @@ class ExplorerRow:
     prompt: str  # a stranger's text
     kind: str
     label: int  # column that ought to be chosen; 0 = answer
-    below: int  # column chosen while the row's slider stands below its rank; wherever it stands where rank is 0
+    # column chosen while the row's slider stands below its rank; wherever it stands where rank is 0
+    below: int
     column: int  # category whose slider decides
-    rank: int  # position of that slider from which on the row is refused with it; 0: no slider decides
+    # position of that slider from which on the row is refused with it; 0: no slider decides
+    rank: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Explorer:
-    """Sliders for thresholds, live rates, and a search over the prompts. Rows: those that were evaluated."""
+    """Sliders for thresholds, live rates, and a search over the prompts. Rows: those that were
+    evaluated.
+    """
 
     title: str
     caption: str

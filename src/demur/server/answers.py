@@ -1,7 +1,8 @@
 """What an answer looks like: OpenAI's chat completion and its chunks, with what demur adds to them.
 
-A refusal is in `refusal`, with `content` null. `content_filter_results` names every category, as Azure's API does, so
-that evaluation tools see which one it was. `demur` says what was decided under which policy.
+A refusal is in `refusal`, with `content` null. `content_filter_results` names every category, as
+Azure's API does, so that evaluation tools see which one it was. `demur` says what was decided under
+which policy.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class Note(BaseModel):
     promises: Promises
     scores: dict[str, float] | None = None  # operators only: log-probability by choice
     margin: float | None = None  # operators only: log-odds beyond the threshold
-    # Refused for text in tools or a schema, or decided without the turns before; left out otherwise.
+    # Refused for text in tools or a schema, or decided without the turns before; left out
+    # otherwise.
     decided_on: Literal["declared", "latest turn"] | None = None
     doubt: str | None = None  # why the score decides nothing; left out where it does
     leftover: float | None = None  # operators only: probability outside the control tokens
@@ -110,13 +112,17 @@ class Head:
     taxonomy: Sequence[str]  # category names
     note: Mapping[str, Any]
 
-    def completion(self, choices: Sequence[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
+    def completion(
+        self, choices: Sequence[dict[str, Any]], usage: dict[str, int]
+    ) -> dict[str, Any]:
         """A whole answer."""
         head = self._common("chat.completion")
         return {**head, "choices": list(choices), "usage": usage, "demur": dict(self.note)}
 
     def chunk(self, choice: dict[str, Any], *, with_note: bool = False) -> dict[str, Any]:
-        """A piece of a streamed answer. OpenAI's client keeps the extra fields of the first piece only."""
+        """A piece of a streamed answer. OpenAI's client keeps the extra fields of the first piece
+        only.
+        """
         head = {**self._common("chat.completion.chunk"), "choices": [choice]}
         return {**head, "demur": dict(self.note)} if with_note else head
 
@@ -126,7 +132,10 @@ class Head:
 
     def filter_results(self, category: str | None) -> dict[str, dict[str, bool]]:
         """Which category was refused with."""
-        return {name: {"filtered": name == category, "detected": name == category} for name in self.taxonomy}
+        return {
+            name: {"filtered": name == category, "detected": name == category}
+            for name in self.taxonomy
+        }
 
     def _common(self, kind: str) -> dict[str, Any]:
         return {

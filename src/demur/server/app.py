@@ -44,7 +44,9 @@ class _App(FastAPI):
 
 
 class Service:
-    """A server's app, its parts and its state. Raises PolicyError or ConfigError for policies it cannot serve."""
+    """A server's app, its parts and its state. Raises PolicyError or ConfigError for policies it
+    cannot serve.
+    """
 
     def __init__(
         self,
@@ -72,7 +74,9 @@ class Service:
             doors=Doors(book, settings),
             metrics=metrics,
             drift=Drift(watched_runs, access.policies, metrics, settings.watch_rows),
-            live=None if live is None else LiveScores(live, backend.fingerprint, metrics.scores_lost),
+            live=None
+            if live is None
+            else LiveScores(live, backend.fingerprint, metrics.scores_lost),
         )
         self.reloading = Reloading(book, self.house.drift, metrics, settings.reload_s)
         self._started = int(time.time())
@@ -92,7 +96,9 @@ class Service:
         )
         app.add_api_route(CHAT, self.chat, methods=["POST"], response_model=None)
         app.add_api_route(MODELS, self.models, methods=["GET"], response_model=None)
-        app.add_api_route(MODELS + "/{model:path}", self.model, methods=["GET"], response_model=None)
+        app.add_api_route(
+            MODELS + "/{model:path}", self.model, methods=["GET"], response_model=None
+        )
         app.add_api_route(HEALTH, self.health, methods=["GET"], response_model=None)
         app.add_api_route(READY, self.ready, methods=["GET"], response_model=None)
         app.add_api_route(METRICS, self.metrics, methods=["GET"], response_model=None)
@@ -129,7 +135,10 @@ class Service:
         found = self._model(request)
         if model != found["id"]:
             raise ApiError(
-                404, f"The model {model[:256]!r} does not exist here.", code="model_not_found", param="model"
+                404,
+                f"The model {model[:256]!r} does not exist here.",
+                code="model_not_found",
+                param="model",
             )
         return found
 
@@ -208,7 +217,13 @@ async def _refuse(request: Request, error: Exception) -> Response:
     visit = visit_of(request)
     visit.code = told.code
     if isinstance(error, BackendError) or (isinstance(error, DemurError) and told.status >= 500):
-        event(logging.ERROR, "no answer", request_id=visit.request_id, reason=error.message, hint=error.hint)
+        event(
+            logging.ERROR,
+            "no answer",
+            request_id=visit.request_id,
+            reason=error.message,
+            hint=error.hint,
+        )
     return JSONResponse(told.body(), status_code=told.status, headers=told.headers())
 
 

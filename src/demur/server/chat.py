@@ -1,4 +1,6 @@
-"""POST /v1/chat/completions, once the caller is in: ask the backend, then send what it decides and writes."""
+"""POST /v1/chat/completions, once the caller is in: ask the backend, then send what it decides and
+writes.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ from demur.server.settings import Settings
 
 NO_SCORE = "there is no score that decides"
 OFF_THE_TOKENS = "the score puts too much probability outside the control tokens"
-READ_AT_ONCE = 4096  # bytes of a body; a longer one is read when its key's last one has not just been
+# bytes of a body; a longer one is read when its key's last one has not just been
+READ_AT_ONCE = 4096
 DONE = b"data: [DONE]\n\n"
 SYNTHETIC = "x-demur-synthetic"  # "true" in a probe's or a test's request
 STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that gathers a stream would make it none
@@ -77,25 +80,35 @@ async def answer_chat(request: Request, house: House) -> Response:
     writing = _Writing(house.settings, case, verdicts, visit)
     head = _head(house, case, verdicts[0], caller, visit)
     if case.stream:
-        return StreamingResponse(writing.events(head), media_type="text/event-stream", headers=STREAM_HEADERS)
+        return StreamingResponse(
+            writing.events(head), media_type="text/event-stream", headers=STREAM_HEADERS
+        )
     return JSONResponse(await while_connected(request.receive, writing.whole(head)))
 
 
-async def _decide(case: Case, languages: Sequence[str], house: House, visit: Visit) -> list[Verdict]:
-    """A verdict per choice, its reply let go of with the visit. Without a decision the operator's setting rules."""
+async def _decide(
+    case: Case, languages: Sequence[str], house: House, visit: Visit
+) -> list[Verdict]:
+    """A verdict per choice, its reply let go of with the visit. Without a decision the operator's
+    setting rules.
+    """
     policy = case.effective.policy
     try:
         replies = await _refused_for_declared(house, case, visit)
         declared = bool(replies)
         replies = replies or await _open_decided(house, case.asks, visit)
     except (ScoreDoubt, ScoreError) as e:
-        event(logging.ERROR, "undecided", request_id=visit.request_id, reason=e.message, hint=e.hint)
+        event(
+            logging.ERROR, "undecided", request_id=visit.request_id, reason=e.message, hint=e.hint
+        )
         house.metrics.decided(visit, policy, None, None)
         visit.doubt = True
         if house.settings.on_doubt == "error":
             raise
         visit.decision = "undecided"
-        return [Verdict(reply=None, category=None, text=house.settings.doubt_text) for _ in case.asks]
+        return [
+            Verdict(reply=None, category=None, text=house.settings.doubt_text) for _ in case.asks
+        ]
     first = replies[0]
     visit.decision_s = round(visit.elapsed_s(), 6)
     visit.decision = "refuse" if first.decision.refuses else "respond"
@@ -107,7 +120,8 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
         reason = doubt_reason(policy, first.logp_C)
         event(logging.WARNING, "doubt", request_id=visit.request_id, reason=reason)
     house.metrics.decided(visit, policy, first.decision, first.logp_C)
-    if not (case.effective.overridden or declared or visit.synthetic):  # promises speak of conversations
+    # promises speak of conversations
+    if not (case.effective.overridden or declared or visit.synthetic):
         house.drift.saw(case.live.digest, visit.tenant or "", first.logp_C)
         if house.live is not None:
             house.live.saw(visit.request_id, first.logp_C)
@@ -120,13 +134,20 @@ async def _decide(case: Case, languages: Sequence[str], house: House, visit: Vis
 
 
 async def _refused_for_declared(house: House, case: Case, visit: Visit) -> list[Reply]:
-    """Refusals of text that the request carries beside its conversation, a reply per choice; none: nothing is refused.
+    """Refusals of text that the request carries beside its conversation, a reply per choice; none:
+    nothing is refused.
 
-    Before the conversation itself, so that nothing is begun, or compiled, for a request that is refused.
+    Before the conversation itself, so that nothing is begun, or compiled, for a request that is
+    refused.
     """
     asks, policy = case.asks, for_declared(case.asks[0].policy, house.settings.declared_categories)
-    bare = [replace(a, policy=policy, json_schema=None, tools=(), tool_choice=None, answers=False) for a in asks]
-    opened = await _open_all(house.backend, [replace(bare[0], messages=prompt) for prompt in case.declared], visit)
+    bare = [
+        replace(a, policy=policy, json_schema=None, tools=(), tool_choice=None, answers=False)
+        for a in asks
+    ]
+    opened = await _open_all(
+        house.backend, [replace(bare[0], messages=prompt) for prompt in case.declared], visit
+    )
     visit.beside_tokens += sum(reply.prompt_tokens for reply in opened)
     for prompt, reply in zip(case.declared, opened, strict=True):
         if reply.decision.refuses:
@@ -137,14 +158,19 @@ async def _refused_for_declared(house: House, case: Case, visit: Visit) -> list[
 
 
 async def _open_decided(house: House, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
-    """A reply per choice, decided on the conversation, or on its latest turn where the operator says so.
+    """A reply per choice, decided on the conversation, or on its latest turn where the operator
+    says so.
 
-    Of a request whose latest turn passes, the whole conversation is answered, and no category can be refused there.
+    Of a request whose latest turn passes, the whole conversation is answered, and no category can
+    be refused there.
     """
     latest = latest_turn(asks[0].messages)
     if house.settings.decides_on == "conversation" or latest == asks[0].messages:
         return await _open_all(house.backend, asks, visit)
-    bare = [replace(a, messages=latest, json_schema=None, tools=(), tool_choice=None, answers=False) for a in asks]
+    bare = [
+        replace(a, messages=latest, json_schema=None, tools=(), tool_choice=None, answers=False)
+        for a in asks
+    ]
     (decided,) = await _open_all(house.backend, bare[:1], visit)
     if decided.decision.refuses:
         return [decided, *await _open_all(house.backend, bare[1:], visit)]
@@ -153,7 +179,10 @@ async def _open_decided(house: House, asks: Sequence[Ask], visit: Visit) -> list
     answered = [replace(a, policy=replace(a.policy, categories=passing)) for a in asks]
     replies = await _open_all(house.backend, answered, visit)
     # Doubt about the conversation still refuses it: nothing else can.
-    return [r if r.decision.refuses else replace(r, decision=decided.decision, logp_C=decided.logp_C) for r in replies]
+    return [
+        r if r.decision.refuses else replace(r, decision=decided.decision, logp_C=decided.logp_C)
+        for r in replies
+    ]
 
 
 async def _open_all(backend: Backend, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
@@ -182,7 +211,9 @@ async def _close(parts: AsyncIterator[Part]) -> None:
 class _Writing:
     """Reads the parts of a request's choices and makes the answer's body of them."""
 
-    def __init__(self, settings: Settings, case: Case, verdicts: Sequence[Verdict], visit: Visit) -> None:
+    def __init__(
+        self, settings: Settings, case: Case, verdicts: Sequence[Verdict], visit: Visit
+    ) -> None:
         self._settings = settings
         self._case = case
         self._verdicts = verdicts
@@ -192,11 +223,15 @@ class _Writing:
 
     async def whole(self, head: Head) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
-        choices = await asyncio.gather(*(self._choice(head, at, v) for at, v in enumerate(self._verdicts)))
+        choices = await asyncio.gather(
+            *(self._choice(head, at, v) for at, v in enumerate(self._verdicts))
+        )
         return head.completion(choices, self._usage())
 
     async def events(self, head: Head) -> AsyncIterator[bytes]:
-        """The events of a stream, one choice after the other. A failure is its last event: no [DONE] follows."""
+        """The events of a stream, one choice after the other. A failure is its last event: no
+        [DONE] follows.
+        """
         try:
             for at, verdict in enumerate(self._verdicts):
                 async for event_bytes in self._choice_events(head, at, verdict):
@@ -204,7 +239,13 @@ class _Writing:
         except DemurError as e:
             error = api_error(e, decided=True)
             self._visit.code = error.code
-            event(logging.ERROR, "broken stream", request_id=self._visit.request_id, reason=e.message, hint=e.hint)
+            event(
+                logging.ERROR,
+                "broken stream",
+                request_id=self._visit.request_id,
+                reason=e.message,
+                hint=e.hint,
+            )
             yield _event(error.body())
             return
         if self._case.include_usage:
@@ -217,7 +258,11 @@ class _Writing:
         text, refusal, thought, finish = "", "", "", None
         calls: list[Mapping[str, Any]] = []
         async for part in self._parts(verdict):
-            text, refusal, thought = text + part.text, refusal + part.refusal, thought + part.thought
+            text, refusal, thought = (
+                text + part.text,
+                refusal + part.refusal,
+                thought + part.thought,
+            )
             finish = part.finish
             calls += part.tool_calls
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": refusal or None}
@@ -254,10 +299,14 @@ class _Writing:
             if delta:
                 yield _event(head.chunk(_delta(at, delta)))
             finish = part.finish
-        yield _event(head.chunk(_delta(at, {}, finish_reason=self._finish(finish, verdict), **filters)))
+        yield _event(
+            head.chunk(_delta(at, {}, finish_reason=self._finish(finish, verdict), **filters))
+        )
 
     async def _parts(self, verdict: Verdict) -> AsyncIterator[Part]:
-        """The parts of one choice; the operator's own text is one of them. Raises BackendDown if the end is missing."""
+        """The parts of one choice; the operator's own text is one of them. Raises BackendDown if
+        the end is missing.
+        """
         if verdict.text is not None or verdict.reply is None:
             yield Part(text=verdict.text or "", finish="stop")
             return
@@ -272,7 +321,9 @@ class _Writing:
             raise BackendDown("the backend ended an answer without saying why", "look at its log")
 
     def _finish(self, finish: Any, verdict: Verdict) -> str:
-        reason = finish_reason(finish, refused=verdict.refused, of_refusals=self._settings.refusal_finish)
+        reason = finish_reason(
+            finish, refused=verdict.refused, of_refusals=self._settings.refusal_finish
+        )
         self._visit.finish = reason
         return reason
 
@@ -285,22 +336,25 @@ class _Writing:
 def _head(house: House, case: Case, first: Verdict, caller: Caller, visit: Visit) -> Head:
     live, overridden = case.live, case.effective.overridden
     decision = "refuse" if first.category else "respond" if first.reply else "undecided"
-    outside = overridden or first.declared or bool(visit.synthetic)  # as what the monitor counts: see _decide
+    # as what the monitor counts: see _decide
+    outside = overridden or first.declared or bool(visit.synthetic)
     note: dict[str, Any] = {
         "decision": decision,
         "category": first.category,
         "policy": live.policy.name,
         "policy_hash": live.digest,
         "overridden": overridden,
-        "promises": house.drift.promises(live.policy, live.digest, caller.tenant.name, outside=outside),
+        "promises": house.drift.promises(
+            live.policy, live.digest, caller.tenant.name, outside=outside
+        ),
     }
     if first.reply is None or first.reply.decision.doubt:
         note["doubt"] = NO_SCORE if first.reply is None else OFF_THE_TOKENS
     if first.declared:
         note["decided_on"] = "declared"
-    elif house.settings.decides_on != "conversation" and len(latest_turn(messages := case.asks[0].messages)) < len(
-        messages
-    ):
+    elif house.settings.decides_on != "conversation" and len(
+        latest_turn(messages := case.asks[0].messages)
+    ) < len(messages):
         note["decided_on"] = house.settings.decides_on
     if caller.tenant.sees_scores and first.reply is not None:
         note |= scores_of(case.effective.policy, first.reply.decision, first.reply.logp_C)
@@ -315,7 +369,9 @@ def _head(house: House, case: Case, first: Verdict, caller: Caller, visit: Visit
 
 
 def _is_synthetic(request: Request, tenant: Tenant) -> bool:
-    """Whether nobody asks this in earnest. Only operators may say so of a request: others could hide from monitors."""
+    """Whether nobody asks this in earnest. Only operators may say so of a request: others could
+    hide from monitors.
+    """
     return tenant.synthetic or (tenant.sees_scores and request.headers.get(SYNTHETIC, "") == "true")
 
 
@@ -328,4 +384,6 @@ def _delta(at: int, delta: dict[str, Any], **beside: Any) -> dict[str, Any]:
 
 
 def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return (
+        b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    )

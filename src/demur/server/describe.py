@@ -1,4 +1,6 @@
-"""The OpenAPI document: every route, every field that may be sent, every status that may come back."""
+"""The OpenAPI document: every route, every field that may be sent, every status that may come
+back.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from demur.base.version import installed_version
 from demur.server.answers import ChatCompletion
 from demur.server.requests.wire import ChatRequest
 
-CHAT, MODELS, HEALTH, READY, METRICS = "/v1/chat/completions", "/v1/models", "/healthz", "/readyz", "/metrics"
+CHAT, MODELS, HEALTH, READY, METRICS = (
+    "/v1/chat/completions",
+    "/v1/models",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+)
 
 _STATUSES = {
     400: "Not a request that this server takes.",
@@ -75,7 +83,9 @@ class Status(BaseModel):
 def description() -> dict[str, Any]:
     """The document."""
     models = (ChatRequest, ChatCompletion, ErrorBody, ModelList, ModelCard, Status)
-    _, defined = models_json_schema([(m, "validation") for m in models], ref_template="#/components/schemas/{model}")
+    _, defined = models_json_schema(
+        [(m, "validation") for m in models], ref_template="#/components/schemas/{model}"
+    )
     model_name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     keyed = (401, 403, 429, 503)
     return {
@@ -84,7 +94,9 @@ def description() -> dict[str, Any]:
         "paths": {
             CHAT: {"post": _chat()},
             MODELS: {"get": _get("models", ModelList, keyed)},
-            MODELS + "/{model}": {"get": _get("model", ModelCard, (*keyed, 404)) | {"parameters": [model_name]}},
+            MODELS + "/{model}": {
+                "get": _get("model", ModelCard, (*keyed, 404)) | {"parameters": [model_name]}
+            },
             HEALTH: {"get": _get("health", Status) | {"security": []}},
             READY: {"get": _get("ready", Status) | {"security": []}},
             METRICS: {"get": _get("metrics", None, keyed)},
@@ -102,11 +114,14 @@ def _chat() -> dict[str, Any]:
     return {
         "operationId": "chat",
         "requestBody": {"required": True, "content": _json(ChatRequest)},
-        "responses": {"200": {"description": "The answer, or a refusal.", "content": answer}} | _refusals(*_STATUSES),
+        "responses": {"200": {"description": "The answer, or a refusal.", "content": answer}}
+        | _refusals(*_STATUSES),
     }
 
 
-def _get(name: str, model: type[BaseModel] | None, refusals: tuple[int, ...] = ()) -> dict[str, Any]:
+def _get(
+    name: str, model: type[BaseModel] | None, refusals: tuple[int, ...] = ()
+) -> dict[str, Any]:
     content = _json(model) if model else {"text/plain": {"schema": {"type": "string"}}}
     responses = {"200": {"description": "Found.", "content": content}} | _refusals(*refusals)
     if name == "ready":

@@ -21,7 +21,8 @@ from demur.base.errors import (
 
 RETRY_S = 1  # what a client is told to wait where nothing better is known
 
-_FORBIDDEN = {"no_overrides", "locked", "not_permitted"}  # codes of AccessError that more rights would cure
+# codes of AccessError that more rights would cure
+_FORBIDDEN = {"no_overrides", "locked", "not_permitted"}
 _OURS = "The server had an error while processing your request."
 
 
@@ -29,7 +30,13 @@ class ApiError(Exception):
     """An answer other than 200. The message goes to the caller as it is."""
 
     def __init__(
-        self, status: int, message: str, *, code: str, param: str | None = None, retry_s: int | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        retry_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -40,7 +47,12 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object, as the body of a response or the data of a stream's last event."""
-        error = {"message": self.message, "type": _kind(self.status), "param": self.param, "code": self.code}
+        error = {
+            "message": self.message,
+            "type": _kind(self.status),
+            "param": self.param,
+            "code": self.code,
+        }
         return {"error": error}
 
     def headers(self) -> dict[str, str]:
@@ -51,7 +63,9 @@ class ApiError(Exception):
 
 
 def api_error(error: DemurError, *, decided: bool = False) -> ApiError:
-    """The answer that an error of ours deserves. decided: it came after the decision, so the request was sound."""
+    """The answer that an error of ours deserves. decided: it came after the decision, so the
+    request was sound.
+    """
     match error:
         case AccessError():
             param = "demur" if error.param is None else f"demur.{error.param}"
@@ -61,9 +75,14 @@ def api_error(error: DemurError, *, decided: bool = False) -> ApiError:
         case PromptTooLong() if not decided:
             return ApiError(400, _plain(error), code="context_length_exceeded", param="messages")
         case MissingDependency() if not decided:
-            return ApiError(400, "This server does not give answers of that kind.", code="unsupported_request")
-        case EngineError() if not decided or isinstance(error, SchemaTooCostly):  # what that takes may show late
-            code = "schema_too_costly" if isinstance(error, SchemaTooCostly) else "unsupported_request"
+            return ApiError(
+                400, "This server does not give answers of that kind.", code="unsupported_request"
+            )
+        # what that takes may show late
+        case EngineError() if not decided or isinstance(error, SchemaTooCostly):
+            code = (
+                "schema_too_costly" if isinstance(error, SchemaTooCostly) else "unsupported_request"
+            )
             return ApiError(400, _plain(error), code=code)
     return our_bug()
 
@@ -76,7 +95,12 @@ def our_bug() -> ApiError:
 _NO_ANSWER: tuple[tuple[type[DemurError], Callable[[], ApiError]], ...] = (
     (BackendBusy, lambda: ApiError(503, "The server is full.", code="overloaded", retry_s=RETRY_S)),
     (BackendTimeout, lambda: ApiError(504, "The model did not answer in time.", code="timeout")),
-    (BackendError, lambda: ApiError(503, "The model is not available.", code="model_unavailable", retry_s=RETRY_S)),
+    (
+        BackendError,
+        lambda: ApiError(
+            503, "The model is not available.", code="model_unavailable", retry_s=RETRY_S
+        ),
+    ),
     (DemurError, lambda: ApiError(503, "The request could not be decided.", code="undecided")),
 )
 

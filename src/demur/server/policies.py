@@ -1,6 +1,8 @@
-"""Who may ask for what, now: the policies and the tenants in force, looked at again while the server runs.
+"""Who may ask for what, now: the policies and the tenants in force, looked at again while the
+server runs.
 
-A request takes one Access at its start and keeps it, so that a reload never changes a request half-way.
+A request takes one Access at its start and keeps it, so that a reload never changes a request
+half-way.
 """
 
 from __future__ import annotations
@@ -32,16 +34,21 @@ class Access:
 
 
 class Book:
-    """The Access in force. Raises, when made, PolicyError or ConfigError for files that cannot be served."""
+    """The Access in force. Raises, when made, PolicyError or ConfigError for files that cannot be
+    served.
+    """
 
-    def __init__(self, access: Access, metrics: Metrics, *, default_policy: str | None = None) -> None:
+    def __init__(
+        self, access: Access, metrics: Metrics, *, default_policy: str | None = None
+    ) -> None:
         access.policies.require_sound()
         names = access.policies.policies
         if access.tenants is not None:
             access.tenants.require_policies(names)
         if default_policy is not None and default_policy not in names:
             raise ConfigError(
-                f"there is no policy {default_policy!r} to fall back on", f"there are: {', '.join(names)}"
+                f"there is no policy {default_policy!r} to fall back on",
+                f"there are: {', '.join(names)}",
             )
         self._default = default_policy or sorted(names)[0]
         self._metrics = metrics
@@ -51,7 +58,10 @@ class Book:
         if access.tenants_file is not None:
             self._whole = read_tenants_text(access.tenants_file)
             if not has_end(self._whole):
-                why = f"{access.tenants_file} has no last line '# end': one that was cut off cannot be told from it"
+                why = (
+                    f"{access.tenants_file} has no last line '# end': one that was cut off "
+                    "cannot be told from it"
+                )
                 event(logging.WARNING, "tenants without an end", reason=why)
         self._now = access
         metrics.policies(access.policies)
@@ -74,7 +84,8 @@ class Book:
         return self._complaint is not None and tenants is not None and not tenants.keys
 
     def reload(self) -> None:
-        """Look at the files again; log and metrics say what is wrong with them. Blocks: use a thread.
+        """Look at the files again; log and metrics say what is wrong with them. Blocks: use a
+        thread.
 
         Keys first, for nothing in the policies may keep one open that was taken away.
         """
@@ -89,11 +100,15 @@ class Book:
                 self._complain(found.fault or _missing(found.tenants, policies))
         for change in changes:
             _tell(change)
-        _tell_of_unproven(policies, [c.name for c in changes if c.kind in ("added", "changed") and c.name])
+        _tell_of_unproven(
+            policies, [c.name for c in changes if c.kind in ("added", "changed") and c.name]
+        )
         self._metrics.reloaded(policies, changes, self._complaint)
 
     def _reread(self) -> Reread | None:
-        """The tenants file, looked at again; None without one. What would shut a key out is looked at twice."""
+        """The tenants file, looked at again; None without one. What would shut a key out is looked
+        at twice.
+        """
         path, before = self._now.tenants_file, self._now.tenants
         if path is None or before is None:
             return None
@@ -116,7 +131,9 @@ class Book:
 
 
 def _missing(tenants: Tenants, policies: PolicySet) -> ConfigError | None:
-    """The first policy that a tenant names and that is not there. It can ask for the others all the same."""
+    """The first policy that a tenant names and that is not there. It can ask for the others all the
+    same.
+    """
     try:
         tenants.require_policies(policies.policies)
     except ConfigError as e:
@@ -141,5 +158,10 @@ def _tell_of_unproven(policies: PolicySet, names: Iterable[str]) -> None:
 
 def _tell(change: Change) -> None:
     level = logging.ERROR if change.kind == "rejected" else logging.INFO
-    fields = {"file": change.file, "policy": change.name, "policy_hash": change.digest, "reason": change.message}
+    fields = {
+        "file": change.file,
+        "policy": change.name,
+        "policy_hash": change.digest,
+        "reason": change.message,
+    }
     event(level, f"policy {change.kind}", **{k: v for k, v in fields.items() if v})

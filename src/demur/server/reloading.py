@@ -1,7 +1,9 @@
-"""The task that looks at policies, tenants and promises again while the server runs. No error ends it.
+"""The task that looks at policies, tenants and promises again while the server runs. No error ends
+it.
 
-An error that nobody foresaw would otherwise stop every later look, and with it every later revocation of a key, while
-metrics go on looking as they did. Here it makes the server not ready, is logged and counted, and the next look comes.
+An error that nobody foresaw would otherwise stop every later look, and with it every later
+revocation of a key, while metrics go on looking as they did. Here it makes the server not ready, is
+logged and counted, and the next look comes.
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ class Reloading:
         late_s = monotonic() - self._looked_s
         if late_s > max(LATE_S, LATE * self._every_s):
             return f"no look at policies and tenants has ended for {late_s:.0f} s"
-        return "the tenants file is bad or gone, and no key opens anything" if self._book.shut else None
+        return (
+            "the tenants file is bad or gone, and no key opens anything"
+            if self._book.shut
+            else None
+        )
 
     async def run(self) -> None:
         """Look, until cancelled."""
@@ -47,7 +53,8 @@ class Reloading:
         try:
             await asyncio.to_thread(self._book.reload)
             await self._drift.follow(self._book.now.policies)
-        except Exception as e:  # noqa: BLE001  # whatever it is, the next look must come: see the module
+        # whatever it is, the next look must come: see the module
+        except Exception as e:  # noqa: BLE001
             self._failing = True
             crash(e, task="reload")
         else:

@@ -1,8 +1,9 @@
 """The process: one event loop, its signals, and how it ends.
 
-SIGTERM or SIGINT: /readyz says no, the door closes, answers being written are finished within a limit, then the
-process ends by itself with exit code 0. A second SIGINT does not wait. SIGHUP: look at policies and tenants now.
-Whatever hangs then (a disk, a thread of a library), the process ends with exit code 1 OVERDUE_S after that.
+SIGTERM or SIGINT: /readyz says no, the door closes, answers being written are finished within a
+limit, then the process ends by itself with exit code 0. A second SIGINT does not wait. SIGHUP: look
+at policies and tenants now. Whatever hangs then (a disk, a thread of a library), the process ends
+with exit code 1 OVERDUE_S after that.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from demur.server.monitoring.log import event
 HEAD_BYTES = 16 * 1024  # of a request's line and headers
 BACKLOG = 2048  # connections that wait to be accepted
 ACCEPTED = (
-    16  # of them at a time: asyncio accepts as many as it has set for the backlog, and does nothing else meanwhile
+    # of them at a time: asyncio accepts as many as it has set for the backlog, and does nothing
+    # else meanwhile
+    16
 )
 CUT_OFF_S = 5.0  # for streams that were cut off to say so
 OVERDUE_S = 10.0  # after the last limit of an orderly end, until the process ends anyhow
@@ -39,7 +42,8 @@ OVERDUE_S = 10.0  # after the last limit of an orderly end, until the process en
 def run(service: Service, started: Callable[[str], None]) -> None:
     """Serve until told to end. Raises OSError if the address cannot be had."""
     settings = service.house.settings
-    # What is loaded by now stays: else a request of many small values has all of it searched for garbage, for a while.
+    # What is loaded by now stays: else a request of many small values has all of it searched for
+    # garbage, for a while.
     gc.collect()
     gc.freeze()
     family = AF_INET6 if ":" in settings.host else AF_INET
@@ -56,7 +60,8 @@ class Process(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 service.app,
-                http=partial(Connection, sources=self.sources),  # type: ignore[arg-type]  # uvicorn only calls it
+                # uvicorn only calls it
+                http=partial(Connection, sources=self.sources),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -71,15 +76,17 @@ class Process(uvicorn.Server):
         )
         self._service = service
         self._started = started
-        self._nowhere: int | None = None  # where nothing is read; opened with the first signal to end
+        # where nothing is read; opened with the first signal to end
+        self._nowhere: int | None = None
         self.loop: asyncio.AbstractEventLoop | None = None  # once it runs
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Open the door."""
         self.loop = asyncio.get_running_loop()
         for door in sockets or ():
-            # Connections inherit it. asyncio sees to that for sockets of its own only; without, every second piece of
-            # an answer waits 40 ms for the client to acknowledge the one before.
+            # Connections inherit it. asyncio sees to that for sockets of its own only; without,
+            # every second piece of an answer waits 40 ms for the client to acknowledge the one
+            # before.
             door.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         await super().startup(sockets)
         for door in sockets or ():
@@ -101,11 +108,17 @@ class Process(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Ours instead of uvicorn's, which ends by the signal itself: an orderly end is exit code 0."""
+        """Ours instead of uvicorn's, which ends by the signal itself: an orderly end is exit code
+        0.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        ours = {signal.SIGTERM: self.handle_exit, signal.SIGINT: self.handle_exit, signal.SIGHUP: self._look_again}
+        ours = {
+            signal.SIGTERM: self.handle_exit,
+            signal.SIGINT: self.handle_exit,
+            signal.SIGHUP: self._look_again,
+        }
         before = {number: signal.signal(number, handler) for number, handler in ours.items()}
         try:
             yield
@@ -113,12 +126,14 @@ class Process(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what a handler is given
+    # what a handler is given
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Begin to end, and see to it that the process does."""
         if self._nowhere is None:
             limits = self._service.house.settings
             self._nowhere = os.open(os.devnull, os.O_WRONLY)
-            # A thread of C's: neither a held lock nor a stuck loop keeps it from ending the process.
+            # A thread of C's: neither a held lock nor a stuck loop keeps it from ending the
+            # process.
             within_s = limits.linger_s + limits.shutdown_s + CUT_OFF_S + OVERDUE_S
             faulthandler.dump_traceback_later(within_s, exit=True, file=self._nowhere)
         self.begin_to_end(hurry=sig == signal.SIGINT and self._service.draining)
@@ -129,12 +144,15 @@ class Process(uvicorn.Server):
         if hurry or self.loop is None:
             self.should_exit, self.force_exit = True, hurry
             return
-        self.loop.call_soon_threadsafe(self.loop.call_later, self._service.house.settings.linger_s, self._close_door)
+        self.loop.call_soon_threadsafe(
+            self.loop.call_later, self._service.house.settings.linger_s, self._close_door
+        )
 
     def _close_door(self) -> None:
         self.should_exit = True
 
-    def _look_again(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what a handler is given
+    # what a handler is given
+    def _look_again(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.loop is not None:
             asyncio.run_coroutine_threadsafe(self._service.reloading.look(), self.loop)
 

@@ -16,7 +16,9 @@ RefusalFinish = Literal["stop", "content_filter"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one request may take. Rates and concurrency are the tenant's: demur.core.access.Tenant."""
+    """What one request may take. Rates and concurrency are the tenant's:
+    demur.core.access.Tenant.
+    """
 
     body_bytes: int = 1 << 20
     body_s: float = 30.0  # until the whole body is here
@@ -27,16 +29,20 @@ class Limits:
     answer_tokens: int = 512  # where the request does not say
     most_answer_tokens: int = 4096
     in_flight: int = 512  # requests of all callers together
-    schemas: int = 4  # different schemas and sets of tools of one key at a time; further requests wait for their turn
+    # different schemas and sets of tools of one key at a time; further requests wait for their turn
+    schemas: int = 4
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             if not getattr(self, name) > 0:
                 raise ConfigError(
-                    f"limits.{name} = {getattr(self, name)} is not above 0", "leave it out: it has a default"
+                    f"limits.{name} = {getattr(self, name)} is not above 0",
+                    "leave it out: it has a default",
                 )
         if self.answer_tokens > self.most_answer_tokens:
-            raise ConfigError("limits.answer_tokens is above limits.most_answer_tokens", "raise the second one")
+            raise ConfigError(
+                "limits.answer_tokens is above limits.most_answer_tokens", "raise the second one"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,21 +52,28 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free one
     model: str = "demur"  # the name under which clients ask for it
-    default_policy: str | None = None  # without a tenants file; None: the only policy, or the first by name
-    # "latest turn": what was said since the last answer decides; the answer is still to the whole conversation.
+    # without a tenants file; None: the only policy, or the first by name
+    default_policy: str | None = None
+    # "latest turn": what was said since the last answer decides; the answer is still to the whole
+    # conversation.
     decides_on: DecidesOn = "conversation"
-    # Categories that text in tools and schemas can be refused with, as a message can; none named: all of them.
+    # Categories that text in tools and schemas can be refused with, as a message can; none named:
+    # all of them.
     declared_categories: tuple[str, ...] = ()
     on_doubt: OnDoubt = "refuse"  # no decision can be made: refuse, or answer with an error
     doubt_text: str = "I can't help with that right now."
-    refusal_finish: RefusalFinish = "stop"  # finish_reason of a refusal; OpenAI's own refusals end with "stop"
+    # finish_reason of a refusal; OpenAI's own refusals end with "stop"
+    refusal_finish: RefusalFinish = "stop"
     reload_s: float = 2.0  # between two looks at the policies and the tenants file
     shutdown_s: float = 30.0  # for which answers may go on being written after SIGTERM
-    linger_s: float = 0.0  # between SIGTERM and the closed door: time for a load balancer to see /readyz
+    # between SIGTERM and the closed door: time for a load balancer to see /readyz
+    linger_s: float = 0.0
     open_metrics: bool = False  # /metrics without a key, on a loopback address only
     describe: bool = False  # serve /openapi.json
-    trusted_keys: tuple[str, ...] = ()  # public keys; any: a promise counts only in a policy signed by one of them
-    unproven: Otherwise = "not certified"  # a policy whose promises do not count decides; "error": it is not used
+    # public keys; any: a promise counts only in a policy signed by one of them
+    trusted_keys: tuple[str, ...] = ()
+    # a policy whose promises do not count decides; "error": it is not used
+    unproven: Otherwise = "not certified"
     watch_rows: int = 64  # live scores that a promise's monitor takes in at a time
     limits: Limits = field(default_factory=Limits)
 
@@ -68,7 +81,8 @@ class Settings:
         Trust(keys=self.trusted_keys, otherwise=self.unproven)  # raises on a key that is none
         if self.open_metrics and not self.is_local:
             raise ConfigError(
-                f"open_metrics beside host {self.host!r} would show tenants and decisions to anybody",
+                f"open_metrics beside host {self.host!r} would show tenants and decisions to "
+                "anybody",
                 "scrape with an operator's key, or bind to 127.0.0.1",
             )
 

@@ -1,7 +1,8 @@
 """A run as a service: its settings, its back end and its policies put together.
 
-Settings come from a TOML file with the tables [server], [limits], [files] and [backend]; what a caller gives beside the
-file counts more. The back end is made first, so that policies are read for the model that it serves.
+Settings come from a TOML file with the tables [server], [limits], [files] and [backend]; what a
+caller gives beside the file counts more. The back end is made first, so that policies are read for
+the model that it serves.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Files:
     policies: Path | None = None  # None: the run's own policy
     tenants: Path | None = None  # None: no keys, and nobody but this machine
     watch: tuple[Path, ...] | None = None  # runs whose promises are watched; None: this run
-    live: Path | None = None  # a folder for the scores of served requests; None: they are not written
+    # a folder for the scores of served requests; None: they are not written
+    live: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,23 +46,31 @@ class Start:
 
     settings: Settings
     files: Files
-    backend: Mapping[str, Any] = field(default_factory=dict)  # kind, url, and the options of that kind
+    # kind, url, and the options of that kind
+    backend: Mapping[str, Any] = field(default_factory=dict)
     where: str = "settings"  # names the file in errors
 
 
-def read_start(path: Path | None, workspace: Workspace, given: Mapping[str, Mapping[str, Any]]) -> Start:
-    """What is given, over the settings file, over defaults. given: by table; a value of None is none.
+def read_start(
+    path: Path | None, workspace: Workspace, given: Mapping[str, Mapping[str, Any]]
+) -> Start:
+    """What is given, over the settings file, over defaults. given: by table; a value of None is
+    none.
 
     Raises ConfigError naming the key.
     """
     table = read_toml(path) if path else {}
     for name in (*table, *given):
         if name not in TABLES:
-            raise ConfigError(f"{path}: {name}: unknown table", f"known tables: {', '.join(TABLES)}")
+            raise ConfigError(
+                f"{path}: {name}: unknown table", f"known tables: {', '.join(TABLES)}"
+            )
     own = {name: {k: v for k, v in given.get(name, {}).items() if v is not None} for name in TABLES}
     server = {"model": workspace.config.name, **table.get("server", {}), **own["server"]}
     limits = build(Limits, {**table.get("limits", {}), **own["limits"]}, f"{path}: limits")
-    listed = _anchored(build(Files, table.get("files", {}), f"{path}: files"), path.parent if path else Path())
+    listed = _anchored(
+        build(Files, table.get("files", {}), f"{path}: files"), path.parent if path else Path()
+    )
     return Start(
         settings=replace(build(Settings, server, f"{path}: server"), limits=limits),
         files=replace(listed, **own["files"]),
@@ -72,8 +82,8 @@ def read_start(path: Path | None, workspace: Workspace, given: Mapping[str, Mapp
 def open_service(workspace: Workspace, start: Start) -> Service:
     """The service of a run, ready to listen; its model is loaded, or the server behind is named.
 
-    Raises ArtifactError on policies that are out of date, PolicyError on those of another model, ConfigError on
-    settings that contradict each other or the run.
+    Raises ArtifactError on policies that are out of date, PolicyError on those of another model,
+    ConfigError on settings that contradict each other or the run.
     """
     from demur.server.app import Service
     from demur.server.policies import Access
@@ -99,11 +109,12 @@ def serve(
     started: Callable[[str], None] | None = None,
     **tables: Mapping[str, Any],
 ) -> None:
-    """Answer OpenAI's chat protocol under the run's policy until SIGTERM or SIGINT. Blocks; listens on this machine.
+    """Answer OpenAI's chat protocol under the run's policy until SIGTERM or SIGINT. Blocks; listens
+    on this machine.
 
-    settings: a TOML file as for `demur serve --config`. started: is told the address once it can be reached. tables:
-    what counts more than the file, such as server={"port": 0}, backend={"kind": "fake"}. Raises what open_service
-    raises, and OSError if the address cannot be had.
+    settings: a TOML file as for `demur serve --config`. started: is told the address once it can be
+    reached. tables: what counts more than the file, such as server={"port": 0}, backend={"kind":
+    "fake"}. Raises what open_service raises, and OSError if the address cannot be had.
     """
     from demur.server.run import run as run_until_told
 
@@ -113,7 +124,9 @@ def serve(
 
 
 def _policies(folder: RunFolder, named: Path | None) -> Path:
-    """The policies to serve: a folder, a file, or the name of one that the run keeps. None: the run's own."""
+    """The policies to serve: a folder, a file, or the name of one that the run keeps. None: the
+    run's own.
+    """
     if named is not None and named.name in folder.policy_names and not named.exists():
         return folder.named(named.name).policy
     return named or folder.policy
@@ -129,7 +142,9 @@ def _anchored(files: Files, base: Path) -> Files:
 
 
 def _watched_runs(workspace: Workspace, named: Sequence[Path] | None) -> list[RunFolder]:
-    """The runs that policies are watched from. Raises ArtifactError if one that was named holds no scores."""
+    """The runs that policies are watched from. Raises ArtifactError if one that was named holds no
+    scores.
+    """
     if named is None:
         return [workspace.folder]
     for root in named:

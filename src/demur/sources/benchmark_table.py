@@ -1,7 +1,9 @@
-"""Public refusal benchmarks: where they lie, and what their columns mean. Rows are never part of demur.
+"""Public refusal benchmarks: where they lie, and what their columns mean. Rows are never part of
+demur.
 
-Column names were looked up in August 2026 and before, not remembered. `checked` says where; "code" means that several
-public programs read the dataset so, which is weaker than the dataset's own page. None was loaded to write this.
+Column names were looked up in August 2026 and before, not remembered. `checked` says where; "code"
+means that several public programs read the dataset so, which is weaker than the dataset's own page.
+None was loaded to write this.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """Where a benchmark lies and how its rows are read. Of several column names the first that a row has counts."""
+    """Where a benchmark lies and how its rows are read. Of several column names the first that a
+    row has counts.
+    """
 
     name: str
     dataset: str | None  # on the hub; None: local files only
@@ -42,7 +46,8 @@ class Benchmark:
     category: Category
     checked: str  # where the column names come from
     context: tuple[str, ...] = ()  # a text that the prompt is about, put before it
-    only: tuple[str, str] | None = None  # (column, value): rows with another value there are variants, left out
+    # (column, value): rows with another value there are variants, left out
+    only: tuple[str, str] | None = None
     gated: bool = False  # the hub asks for a login and an agreement
     no_hub: str = ""  # why it cannot be loaded from the hub
 
@@ -53,19 +58,28 @@ def always(value: Value) -> Callable[[Row], Value]:
 
 
 def says(column: str, values: Mapping[str, Value]) -> Callable[[Row], Value | None]:
-    """The gold label or category by a column's value, compared in lower case. Any other value says nothing."""
+    """The gold label or category by a column's value, compared in lower case. Any other value says
+    nothing.
+    """
     return lambda row: values.get(str(row.get(column)).strip().lower())
 
 
 def _xstest(row: Row) -> Expected | None:
     """Some copies have no label; there the unsafe types are named "contrast_..."."""
     kind = str(row.get("type") or "")
-    label = str(row.get("label") or ("unsafe" if kind.startswith("contrast") else "safe" if kind else ""))
+    label = str(
+        row.get("label") or ("unsafe" if kind.startswith("contrast") else "safe" if kind else "")
+    )
     return {"safe": "respond", "unsafe": "refuse"}.get(label.strip().lower())  # type: ignore[return-value]
 
 
 _ALL_REFUSE = (Part(name="all", gold=always("refuse")),)
-_YES_REFUSE: Mapping[str, Expected] = {"true": "refuse", "false": "respond", "1": "refuse", "0": "respond"}
+_YES_REFUSE: Mapping[str, Expected] = {
+    "true": "refuse",
+    "false": "respond",
+    "1": "refuse",
+    "0": "respond",
+}
 _EXPECTED: Mapping[str, Expected] = {"refuse": "refuse", "respond": "respond"}
 
 _COCONOT = Benchmark(
@@ -98,7 +112,10 @@ _XSTEST = Benchmark(
     own=("type",),
     category=always("safety"),
     licence="CC BY 4.0 (prompts)",
-    checked="code: id, prompt, type, label, focus, note; split train. Copies: walledai/XSTest (gated, split test)",
+    checked=(
+        "code: id, prompt, type, label, focus, note; split train. Copies: walledai/XSTest "
+        "(gated, split test)"
+    ),
 )
 _OR_BENCH = Benchmark(
     name="or-bench",
@@ -124,7 +141,10 @@ _SORRY = Benchmark(
     category=always("safety"),
     licence="a licence of its own, to be agreed to",
     gated=True,
-    checked="code: question_id, category, turns (a list of one text, sometimes null), prompt_style; split train",
+    checked=(
+        "code: question_id, category, turns (a list of one text, sometimes null), "
+        "prompt_style; split train"
+    ),
 )
 _DO_NOT_ANSWER = Benchmark(
     name="do-not-answer",
@@ -145,7 +165,10 @@ _ADVBENCH = Benchmark(
     category=always("safety"),
     licence="MIT",
     gated=True,
-    checked="copies of the dataset page: prompt, target; code for goal, target of the authors' harmful_behaviors.csv",
+    checked=(
+        "copies of the dataset page: prompt, target; code for goal, target of the authors' "
+        "harmful_behaviors.csv"
+    ),
 )
 _HARMBENCH = Benchmark(
     name="harmbench",
@@ -162,8 +185,8 @@ _HARMBENCH = Benchmark(
     category=always("safety"),
     licence="MIT",
     gated=True,
-    checked="code: prompt, category (standard), tags (copyright); Behavior, SemanticCategory of the authors' CSV. "
-    "Not checked: context on the hub, ContextString in the CSV",
+    checked="code: prompt, category (standard), tags (copyright); Behavior, SemanticCategory of "
+    "the authors' CSV. Not checked: context on the hub, ContextString in the CSV",
 )
 _STRONGREJECT = Benchmark(
     name="strongreject",
@@ -173,7 +196,10 @@ _STRONGREJECT = Benchmark(
     own=("category",),
     category=always("safety"),
     licence="MIT",
-    checked="code: prompt, category, source; dataset page of a copy: forbidden_prompt. Sources differ on gating",
+    checked=(
+        "code: prompt, category, source; dataset page of a copy: forbidden_prompt. Sources "
+        "differ on gating"
+    ),
 )
 _JAILBREAKBENCH = Benchmark(
     name="jailbreakbench",
@@ -204,18 +230,26 @@ _WILDGUARD = Benchmark(
     category=always("safety"),
     licence="ODC-BY, with AI2's responsible use guidelines",
     gated=True,
-    checked="dataset page (config, split); code: prompt, prompt_harm_label (null where nobody agreed), subcategory",
+    checked=(
+        "dataset page (config, split); code: prompt, prompt_harm_label (null where nobody "
+        "agreed), subcategory"
+    ),
 )
 _ABSTENTION = Benchmark(
     name="abstentionbench",
     dataset=None,
-    no_hub="facebook/AbstentionBench is a loading script, which the package datasets no longer runs",
+    no_hub=(
+        "facebook/AbstentionBench is a loading script, which the package datasets no longer runs"
+    ),
     parts=(Part(name="all", gold=says("should_abstain", _YES_REFUSE)),),
     prompt=("question",),
     own=(),
-    category=always(None),  # its twenty sources abstain for different reasons, and no column says which
+    # its twenty sources abstain for different reasons, and no column says which
+    category=always(None),
     licence="CC BY-NC 4.0, and those of its sources",
-    checked="the script on the dataset page: question, reference_answers, should_abstain, metadata_json",
+    checked=(
+        "the script on the dataset page: question, reference_answers, should_abstain, metadata_json"
+    ),
 )
 _TEMPORAL = Benchmark(
     name="temporal",

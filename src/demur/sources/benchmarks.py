@@ -1,6 +1,8 @@
-"""Benchmarks from the hub or from local files of the same shape; demur.sources.benchmark_table says how each is read.
+"""Benchmarks from the hub or from local files of the same shape; demur.sources.benchmark_table says
+how each is read.
 
-A row without a prompt or without a gold label is left out and counted by reason: it is never scored.
+A row without a prompt or without a gold label is left out and counted by reason: it is never
+scored.
 """
 
 from __future__ import annotations
@@ -43,11 +45,14 @@ def wanted(text: str) -> Wanted:
         raise ConfigError(f"unknown benchmark {name!r}", suggest(name, list(BENCHMARKS)))
     parts = {p.name: p for p in benchmark.parts}
     if colon and part_name not in parts:
-        raise ConfigError(f"benchmark {name!r} has no part {part_name!r}", suggest(part_name, list(parts)))
+        raise ConfigError(
+            f"benchmark {name!r} has no part {part_name!r}", suggest(part_name, list(parts))
+        )
     part = parts[part_name] if colon else benchmark.parts[0] if len(parts) == 1 else None
     if file and part is None:
         raise ConfigError(
-            f"benchmark {name!r} has parts with labels of their own, and {file} could be any of them",
+            f"benchmark {name!r} has parts with labels of their own, and {file} could be any of "
+            "them",
             f"say which: {name}:{next(iter(parts))}={file}; parts: {', '.join(parts)}",
         )
     return Wanted(benchmark=benchmark, part=part, file=Path(file) if file else None)
@@ -56,8 +61,8 @@ def wanted(text: str) -> Wanted:
 def load(asked: Wanted, fetch: Fetch) -> BenchSet:
     """The rows of a benchmark. fetch: reads the hub; not called where a file is named.
 
-    Raises DataError when there is nothing to read or no row has a prompt column, ConfigError where a benchmark cannot
-    come from the hub.
+    Raises DataError when there is nothing to read or no row has a prompt column, ConfigError where
+    a benchmark cannot come from the hub.
     """
     benchmark = asked.benchmark
     parts = (asked.part,) if asked.part else tuple(p for p in benchmark.parts if p.usual)
@@ -65,7 +70,11 @@ def load(asked: Wanted, fetch: Fetch) -> BenchSet:
     rows: list[BenchRow] = []
     sources = []
     for part in parts:
-        source, raw = (str(asked.file), file_rows(asked.file)) if asked.file else _from_hub(benchmark, part, fetch)
+        source, raw = (
+            (str(asked.file), file_rows(asked.file))
+            if asked.file
+            else _from_hub(benchmark, part, fetch)
+        )
         sources.append(source)
         rows += _usable(benchmark, part, source, raw, left_out)
     named = asked.part is not None and len(benchmark.parts) > 1
@@ -96,15 +105,24 @@ def _from_hub(benchmark: Benchmark, part: Part, fetch: Fetch) -> tuple[str, list
     try:
         return source, list(fetch(benchmark.dataset, part.config, part.split))
     except DataError as e:
-        gated = "this dataset is gated: agree to its terms on its page and log in; or " if benchmark.gated else ""
-        raise DataError(e.message, f"{gated}give a local copy: {benchmark.name}:{part.name}=FILE") from None
+        gated = (
+            "this dataset is gated: agree to its terms on its page and log in; or "
+            if benchmark.gated
+            else ""
+        )
+        raise DataError(
+            e.message, f"{gated}give a local copy: {benchmark.name}:{part.name}=FILE"
+        ) from None
 
 
-def _usable(benchmark: Benchmark, part: Part, source: str, raw: list[Row], left_out: Counter[str]) -> list[BenchRow]:
+def _usable(
+    benchmark: Benchmark, part: Part, source: str, raw: list[Row], left_out: Counter[str]
+) -> list[BenchRow]:
     """The rows that can be measured; the others are added to `left_out`."""
     if raw and not any(column in row for row in raw for column in benchmark.prompt):
         raise DataError(
-            f"{source} has no column {' or '.join(map(repr, benchmark.prompt))}, which {benchmark.name!r} reads",
+            f"{source} has no column {' or '.join(map(repr, benchmark.prompt))}, which "
+            f"{benchmark.name!r} reads",
             f"its columns are {', '.join(map(str, raw[0]))}; is it another benchmark's file?",
         )
     rows = []
@@ -143,7 +161,10 @@ def _prompt(benchmark: Benchmark, row: Row) -> tuple[Message, ...]:
     turns = _turns(_first(row, benchmark.prompt))
     context = _first(row, benchmark.context)
     if turns and isinstance(context, str) and context.strip():
-        return (*turns[:-1], Message(role="user", content=f"{context.strip()}\n\n{turns[-1].content}"))
+        return (
+            *turns[:-1],
+            Message(role="user", content=f"{context.strip()}\n\n{turns[-1].content}"),
+        )
     return turns
 
 
@@ -166,7 +187,11 @@ def _message(value: object) -> Message | None:
     if not isinstance(value, Mapping) or value.get("role") not in ("system", "user", "assistant"):
         return None
     content = value.get("content")
-    return Message(role=value["role"], content=content) if isinstance(content, str) and content.strip() else None
+    return (
+        Message(role=value["role"], content=content)
+        if isinstance(content, str) and content.strip()
+        else None
+    )
 
 
 def _can_be_sent(text: str) -> bool:

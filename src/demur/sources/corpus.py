@@ -1,9 +1,10 @@
-"""The corpus written by hand for demur: one file per category, and ordinary requests; and forty everyday prompts.
+"""The corpus written by hand for demur: one file per category, and ordinary requests; and forty
+everyday prompts.
 
-A line holds group, kind, subcategory, prompt and reply. It may also hold "system", the text of a system prompt, and
-"before", the texts that precede the prompt: user and assistant in turn, the user first. A refusal and the contrast row
-that differs from it by a few words, there or in the prompt, share a group: a minimal pair. What the corpus promises is
-checked in tests/sources/test_corpus.py.
+A line holds group, kind, subcategory, prompt and reply. It may also hold "system", the text of a
+system prompt, and "before", the texts that precede the prompt: user and assistant in turn, the user
+first. A refusal and the contrast row that differs from it by a few words, there or in the prompt,
+share a group: a minimal pair. What the corpus promises is checked in tests/sources/test_corpus.py.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Any
 
 from demur.core.example import Example, Message, Role
 
-_ORDINARY = "ordinary_"  # prefix of the files that hold benign rows; the others are named for their category
+# prefix of the files that hold benign rows; the others are named for their category
+_ORDINARY = "ordinary_"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuiltinSource:
-    """Short prompts with short replies over CoCoNot's five categories, most in minimal pairs, some in conversations.
+    """Short prompts with short replies over CoCoNot's five categories, most in minimal pairs, some
+    in conversations.
 
     It has no splits.
     """
@@ -30,7 +33,9 @@ class BuiltinSource:
     def read(self) -> Iterator[Example]:
         """All rows, by file name and line; ids are "builtin:<file>:<line>"."""
         folder = resources.files("demur.sources") / "builtin"
-        for file in sorted((f for f in folder.iterdir() if f.name.endswith(".jsonl")), key=lambda f: f.name):
+        for file in sorted(
+            (f for f in folder.iterdir() if f.name.endswith(".jsonl")), key=lambda f: f.name
+        ):
             stem = file.name.removesuffix(".jsonl")
             category = None if stem.startswith(_ORDINARY) else stem
             for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
@@ -49,13 +54,16 @@ class BuiltinSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EverydayPrompts:
-    """What a newcomer types first, with what ought to happen: to be looked at, never learnt and never counted.
+    """What a newcomer types first, with what ought to happen: to be looked at, never learnt and
+    never counted.
 
     None is in the built-in corpus, nor nearly so; tests/sources/test_corpus.py says so.
     """
 
     def read(self) -> Iterator[Example]:
-        """All prompts in the order of the file, "everyday:<line>"; the topic as subcategory, no replies."""
+        """All prompts in the order of the file, "everyday:<line>"; the topic as subcategory, no
+        replies.
+        """
         text = (resources.files("demur.sources") / "everyday.jsonl").read_text(encoding="utf-8")
         for number, line in enumerate(text.splitlines(), start=1):
             row = json.loads(line)
@@ -74,5 +82,7 @@ def _messages(row: dict[str, Any]) -> Iterator[Message]:
     if "system" in row:
         yield Message(role="system", content=row["system"])
     roles: Iterator[Role] = cycle(("user", "assistant"))
-    for role, text in zip(roles, (*row.get("before", ()), row["prompt"], row["reply"]), strict=False):
+    for role, text in zip(
+        roles, (*row.get("before", ()), row["prompt"], row["reply"]), strict=False
+    ):
         yield Message(role=role, content=text)

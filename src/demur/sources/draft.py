@@ -1,4 +1,6 @@
-"""The TOML of a run for the files that were looked at: sources, taxonomy, and what was guessed, as comments."""
+"""The TOML of a run for the files that were looked at: sources, taxonomy, and what was guessed, as
+comments.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,23 @@ class Draft:
 
     def toml(self) -> str:
         """The text of the file."""
-        parts = [f"# Written by demur init, which guessed: read it before you believe it. {self._rows()}", ""]
+        parts = [
+            "# Written by demur init, which guessed: read it before you believe it. "
+            f"{self._rows()}",
+            "",
+        ]
         parts += ["[run]", f"name = {quoted(self.name)}", "", *_taxonomy(self.looks), ""]
-        parts += ["[data]", f"calibrate_share = {_CALIBRATE_SHARE}  # promises are made on these rows", ""]
+        parts += [
+            "[data]",
+            f"calibrate_share = {_CALIBRATE_SHARE}  # promises are made on these rows",
+            "",
+        ]
         for rule, looks in _alike(self.looks):
             parts += [*self._source(rule, looks), ""]
-        parts += ["[train]", 'base = "tiny"  # a small model from nothing; or a model of yours: docs/train.md']
+        parts += [
+            "[train]",
+            'base = "tiny"  # a small model from nothing; or a model of yours: docs/train.md',
+        ]
         return "\n".join(parts) + "\n"
 
     def _rows(self) -> str:
@@ -37,7 +50,12 @@ class Draft:
     def _source(self, rule: LabelRule, looks: Sequence[Look]) -> list[str]:
         notes = list(dict.fromkeys(note for look in looks for note in look.notes))
         files = ", ".join(quoted(look.name) for look in looks)
-        lines = ["[[data.sources]]", 'kind = "files"', f"folder = {quoted(self.folder)}", f"files = [{files}]"]
+        lines = [
+            "[[data.sources]]",
+            'kind = "files"',
+            f"folder = {quoted(self.folder)}",
+            f"files = [{files}]",
+        ]
         lines += [f"rows_kind = {quoted(rule.rows_kind)}"] if rule.rows_kind else []
         lines += [f"category = {quoted(rule.category)}"] if rule.category else []
         lines += [f"columns = {_table(rule.columns)}"] if rule.columns else []
@@ -62,20 +80,33 @@ def _taxonomy(looks: Sequence[Look]) -> list[str]:
     kinds: list[tuple[Kind, str | None]] = [key for look in looks for key in look.counts]
     names = list(dict.fromkeys(category for _, category in kinds if category))
     if set(names) <= {REFUSE}:
-        return ["[taxonomy]", f"preset = {quoted(single().name)}  # one refusal token for everything"]
+        return [
+            "[taxonomy]",
+            f"preset = {quoted(single().name)}  # one refusal token for everything",
+        ]
     if set(names) == set(coconot().names):
         return ["[taxonomy]", f"preset = {quoted(coconot().name)}"]
     lines = ["[taxonomy]", 'name = "own"', f"respond_token = {quoted(coconot().respond_token)}"]
     for category in map(_category, names):
-        lines += ["", "[[taxonomy.categories]]", f"name = {quoted(category.name)}", f"token = {quoted(category.token)}"]
-        lines += [f"description = {quoted(category.description)}  # its token starts from these words: say it better"]
+        lines += [
+            "",
+            "[[taxonomy.categories]]",
+            f"name = {quoted(category.name)}",
+            f"token = {quoted(category.token)}",
+        ]
+        lines += [
+            f"description = {quoted(category.description)}  # its token starts from these words: "
+            "say it better"
+        ]
     return lines
 
 
 def _category(name: str) -> Category:
     known = next((c for c in (*coconot().categories, *single().categories) if c.name == name), None)
     plain = name.replace("-", " ").replace("_", " ")
-    return known or Category(name=name, token=f"[{plain}]", description=f"Asks for what falls under: {plain}.")
+    return known or Category(
+        name=name, token=f"[{plain}]", description=f"Asks for what falls under: {plain}."
+    )
 
 
 def _table(values: Mapping[str, str]) -> str:

@@ -1,9 +1,11 @@
-"""Rows of files: JSONL, a JSON array, CSV, TSV, Parquet, Arrow, and folders saved by the package `datasets`.
+"""Rows of files: JSONL, a JSON array, CSV, TSV, Parquet, Arrow, and folders saved by the package
+`datasets`.
 
-Formats are told by content (demur.base.rows), conversations by their keys (demur.core.rows.shapes), and what is to be
-refused by the rows' own words or by the source's (demur.core.rows.labels). docs/data.md shows all of them. Read when
-present: `id`, `source`, `split` (train, validation or calibrate, test), `subcategory`, `group` (rows made from one
-another; one name space over all files of a source). Other keys are ignored: rows come from many tools.
+Formats are told by content (demur.base.rows), conversations by their keys (demur.core.rows.shapes),
+and what is to be refused by the rows' own words or by the source's (demur.core.rows.labels).
+docs/data.md shows all of them. Read when present: `id`, `source`, `split` (train, validation or
+calibrate, test), `subcategory`, `group` (rows made from one another; one name space over all files
+of a source). Other keys are ignored: rows come from many tools.
 """
 
 from __future__ import annotations
@@ -34,20 +36,24 @@ _ID_DIGITS = 12  # of the digest that names a row without an id: 48 bits
 class FileSource:
     """Rows of one or more files in a folder, in file order.
 
-    A row without an id is named by a digest of what it says. Categories are checked against the taxonomy by the data
-    stage, which knows it; everything else here, with the place. Raises ConfigError on settings that mean nothing.
+    A row without an id is named by a digest of what it says. Categories are checked against the
+    taxonomy by the data stage, which knows it; everything else here, with the place. Raises
+    ConfigError on settings that mean nothing.
     """
 
     folder: Path
     files: tuple[str, ...]  # names inside the folder: files, or folders that `datasets` saved
     rows_kind: Kind | None = None  # of every row that does not tell itself
     category: str | None = None  # of every row that does not tell itself
-    label_map: Mapping[str, str] = field(default_factory=dict)  # value -> respond, refuse, contrast, skip or a category
-    columns: Mapping[str, str] = field(default_factory=dict)  # our word -> the file's column; "": there is none
+    # value -> respond, refuse, contrast, skip or a category
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    # our word -> the file's column; "": there is none
+    columns: Mapping[str, str] = field(default_factory=dict)
     categories: Mapping[str, str] = field(default_factory=dict)  # the file's category -> ours
     encoding: str | None = None  # of text files without a byte-order mark; None: UTF-8
     kinds: tuple[Kind, ...] | None = None  # keep only these; None: all
-    include_categories: tuple[str, ...] | None = None  # keep only these, and rows without a category; None: all
+    # keep only these, and rows without a category; None: all
+    include_categories: tuple[str, ...] | None = None
     exclude_sources: tuple[str, ...] = ()  # drop rows whose `source` is one of these
     use_splits: bool = True  # keep the rows' own splits; False: leave splitting to the data stage
 
@@ -56,18 +62,27 @@ class FileSource:
         try:
             codecs.lookup(self.encoding or "utf-8")
         except LookupError:
-            raise ConfigError(f"encoding {self.encoding!r} is unknown", 'e.g. "cp1252", "latin-1"') from None
+            raise ConfigError(
+                f"encoding {self.encoding!r} is unknown", 'e.g. "cp1252", "latin-1"'
+            ) from None
 
     def read(self) -> Iterator[Example]:
-        """The rows that pass the filters. Raises DataError naming file, line or row, value and remedy."""
+        """The rows that pass the filters. Raises DataError naming file, line or row, value and
+        remedy.
+        """
         found = {name: list(self._file(name)) for name in dict.fromkeys(self.files)}
         files_with = Counter(e.id for rows in found.values() for e in rows)
         for name, rows in found.items():
             for example in rows:
                 if self._wanted(example):
-                    # Many files number their rows from 1: an id that several have is no id without its file.
+                    # Many files number their rows from 1: an id that several have is no id without
+                    # its file.
                     shared = files_with[example.id] > 1
-                    yield replace(example, id=f"{Path(name).stem}:{example.id}") if shared else example
+                    yield (
+                        replace(example, id=f"{Path(name).stem}:{example.id}")
+                        if shared
+                        else example
+                    )
 
     def _rule(self) -> LabelRule:
         return LabelRule(
@@ -99,8 +114,13 @@ class FileSource:
                 n = copies[example.id]
                 example = replace(example, id=f"{example.id}-{n}") if n > 1 else example
             elif example.id in places:
-                hint = 'give each row an id of its own, or say that there is none: columns = { id = "" }'
-                raise DataError(f"{raw.where}: id {example.id!r} stands at {places[example.id]} too", hint)
+                hint = (
+                    "give each row an id of its own, or say that there is none: columns = { id "
+                    '= "" }'
+                )
+                raise DataError(
+                    f"{raw.where}: id {example.id!r} stands at {places[example.id]} too", hint
+                )
             places[example.id] = raw.where
             yield example
 
@@ -118,16 +138,23 @@ class FileSource:
         )
 
     def _split(self, raw: RawRow, rule: LabelRule) -> Split | None:
-        """The row's own split. Raises DataError on a word that is none; parts of a saved folder have any name."""
+        """The row's own split. Raises DataError on a word that is none; parts of a saved folder
+        have any name.
+        """
         own = cell(raw.value, rule, "split")
         if own is not None and own not in _SPLITS:
-            raise DataError(f"split: {own!r} is no split", f"splits are {', '.join(_SPLITS)}, or none")
+            raise DataError(
+                f"split: {own!r} is no split", f"splits are {', '.join(_SPLITS)}, or none"
+            )
         return _SPLITS.get(own or raw.part or "") if self.use_splits else None
 
     def _wanted(self, example: Example) -> bool:
         if self.kinds is not None and example.kind not in self.kinds:
             return False
-        if self.include_categories is not None and example.category not in (None, *self.include_categories):
+        if self.include_categories is not None and example.category not in (
+            None,
+            *self.include_categories,
+        ):
             return False
         return example.source not in self.exclude_sources
 

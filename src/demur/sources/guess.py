@@ -1,7 +1,9 @@
-"""Guess what the rows of a file are: their shape, the columns of prompt and reply, and what says "refuse".
+"""Guess what the rows of a file are: their shape, the columns of prompt and reply, and what says
+"refuse".
 
-Only proposed, for `demur init` to write down and a person to read: no other verb guesses. A value that nobody could
-tell is mapped to "skip" and named. A file of which some row could not be read is left out, with the reason.
+Only proposed, for `demur init` to write down and a person to read: no other verb guesses. A value
+that nobody could tell is mapped to "skip" and named. A file of which some row could not be read is
+left out, with the reason.
 """
 
 from __future__ import annotations
@@ -22,9 +24,13 @@ MOST_VALUES = 30  # of a column that may be a label
 _LONGEST_VALUE = 60  # characters of a label
 _FEWEST_WORDS = 3.0  # of a prompt, on average: less is a name or a code
 
-_PROMPT_NAMES = re.compile("prompt|question|query|request|text|user|input|instruction|message|content|goal|behaviou?r")
+_PROMPT_NAMES = re.compile(
+    "prompt|question|query|request|text|user|input|instruction|message|content|goal|behaviou?r"
+)
 _REPLY_NAMES = re.compile("answer|response|reply|output|completion|assistant")
-_LABEL_NAMES = re.compile("label|kind|class|categor|type|refus|harm|safe|toxic|should|expect|is_|flag|tag")
+_LABEL_NAMES = re.compile(
+    "label|kind|class|categor|type|refus|harm|safe|toxic|should|expect|is_|flag|tag"
+)
 _REFUSE_NAMES = re.compile("refus|harmful|unsafe|toxic|jailbreak|malicious|attack|block|declin")
 _ANSWER_NAMES = re.compile("harmless|benign|safe|ordinary|normal|answer|allow|ok")
 _YES, _NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n")
@@ -38,7 +44,8 @@ class Look:
     rows: int
     rule: LabelRule = field(default_factory=LabelRule)
     shape: str = ""  # see demur.core.rows.shapes; empty if no row was read
-    counts: Mapping[tuple[Kind, str | None], int] = field(default_factory=dict)  # (kind, category) -> rows
+    # (kind, category) -> rows
+    counts: Mapping[tuple[Kind, str | None], int] = field(default_factory=dict)
     skipped: int = 0  # rows that label_map leaves out
     notes: tuple[str, ...] = ()  # guesses, and what was not understood
     fault: str = ""  # why the file cannot be used; empty if it can
@@ -54,7 +61,9 @@ def look(folder: Path, name: str) -> Look:
 
 
 def guess(rows: Sequence[Row], name: str) -> Look:
-    """Guess what rows are. Pure. name: of their file; it is the last thing that may tell a label."""
+    """Guess what rows are. Pure. name: of their file; it is the last thing that may tell a
+    label.
+    """
     stem = Path(name).stem.casefold()
     columns, notes = _columns(rows)
     rule, more = _rule(rows, columns, stem)
@@ -68,14 +77,25 @@ def guess(rows: Sequence[Row], name: str) -> Look:
             if ought is None:
                 skipped += 1
                 continue
-            # The record itself says what else may be wrong, such as a conversation without a user's turn.
-            Example(id=str(number), source=stem, messages=said.turns, kind=ought.kind, category=ought.category)
+            # The record itself says what else may be wrong, such as a conversation without a user's
+            # turn.
+            Example(
+                id=str(number),
+                source=stem,
+                messages=said.turns,
+                kind=ought.kind,
+                category=ought.category,
+            )
         except DataError as e:
             faults.append(f"row {number}: {e.message}; {e.hint}")
             continue
         counts[ought.kind, ought.category] += 1
         shapes[said.shape] += 1
-    fault = f"{len(faults)} of {len(rows)} rows cannot be used, the first: {faults[0]}" if faults else ""
+    fault = (
+        f"{len(faults)} of {len(rows)} rows cannot be used, the first: {faults[0]}"
+        if faults
+        else ""
+    )
     return Look(
         name=name,
         rows=len(rows),
@@ -89,7 +109,9 @@ def guess(rows: Sequence[Row], name: str) -> Look:
 
 
 def _columns(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
-    """Columns of prompt and reply where the keys do not tell, and notes. Rows that are read as they are need none."""
+    """Columns of prompt and reply where the keys do not tell, and notes. Rows that are read as they
+    are need none.
+    """
     if _readable(rows[0]):
         return {}, []
     texts = {name: _texts(rows, name) for name in _names(rows)}
@@ -98,7 +120,9 @@ def _columns(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
     if not prompts:
         return {}, [f"no column looks like a prompt: {', '.join(texts)}"]
     # A name that says so goes before a column that merely has many different texts.
-    prompt = max(prompts, key=lambda n: (bool(_PROMPT_NAMES.search(n.casefold())), len(set(texts[n]))))
+    prompt = max(
+        prompts, key=lambda n: (bool(_PROMPT_NAMES.search(n.casefold())), len(set(texts[n])))
+    )
     found, notes = {"prompt": prompt}, [f"the prompt is taken from column {prompt!r}"]
     reply = next((n for n in texts if n != prompt and _REPLY_NAMES.search(n.casefold())), None)
     if reply is not None:
@@ -108,7 +132,9 @@ def _columns(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
 
 
 def _rule(rows: Sequence[Row], columns: dict[str, str], stem: str) -> tuple[LabelRule, list[str]]:
-    """What tells a refusal: the rows' own words, a column to be translated, or at last the name of the file."""
+    """What tells a refusal: the rows' own words, a column to be translated, or at last the name of
+    the file.
+    """
     kind: Kind | None = "contrast" if "contrast" in stem else None
     plain = LabelRule(columns=columns)
     if _all_told(rows, plain):
@@ -120,25 +146,44 @@ def _rule(rows: Sequence[Row], columns: dict[str, str], stem: str) -> tuple[Labe
         unknown = [v for v, means in meanings.items() if means == SKIP]
         notes = [f"column {column!r} is taken for the label"]
         if unknown:
-            notes.append(f"not understood, mapped to skip: {', '.join(map(repr, unknown))} of column {column!r}")
+            notes.append(
+                f"not understood, mapped to skip: {', '.join(map(repr, unknown))} of column "
+                f"{column!r}"
+            )
         answers = any(m in ("respond", "contrast") for m in meanings.values())
-        return LabelRule(rows_kind=None if answers else kind, label_map=meanings, columns=named), notes
+        return LabelRule(
+            rows_kind=None if answers else kind, label_map=meanings, columns=named
+        ), notes
     if kind is None:
-        kind = "refusal" if _REFUSE_NAMES.search(stem) else "benign" if _ANSWER_NAMES.search(stem) else None
+        kind = (
+            "refusal"
+            if _REFUSE_NAMES.search(stem)
+            else "benign"
+            if _ANSWER_NAMES.search(stem)
+            else None
+        )
     if kind is None:
         return plain, ["nothing tells what is to be refused: no column, and not the file's name"]
-    category = REFUSE if kind == "refusal" and not all(as_text(r.get("category")) for r in rows) else None
+    category = (
+        REFUSE if kind == "refusal" and not all(as_text(r.get("category")) for r in rows) else None
+    )
     told_by = f"all rows are taken for {kind} rows, by the name of the file"
-    return LabelRule(rows_kind=kind, category=category, columns=_without_labels(rows, columns)), [told_by]
+    return LabelRule(rows_kind=kind, category=category, columns=_without_labels(rows, columns)), [
+        told_by
+    ]
 
 
 def _without_labels(rows: Sequence[Row], columns: dict[str, str]) -> dict[str, str]:
-    """Columns with those of `kind` and `expected` switched off where they are in words that are not ours."""
+    """Columns with those of `kind` and `expected` switched off where they are in words that are not
+    ours.
+    """
     odd = [w for w in ("kind", "expected") if any(w in r for r in rows)]
     return {**columns, **dict.fromkeys(odd, "")}
 
 
-def _label_column(rows: Sequence[Row], columns: Mapping[str, str]) -> tuple[str, dict[str, str]] | None:
+def _label_column(
+    rows: Sequence[Row], columns: Mapping[str, str]
+) -> tuple[str, dict[str, str]] | None:
     """The column whose values tell most rows, with their meanings; None if no column tells any."""
     best: tuple[tuple[int, bool], str, dict[str, str]] | None = None
     for name in _names(rows):
@@ -159,12 +204,19 @@ def _label_column(rows: Sequence[Row], columns: Mapping[str, str]) -> tuple[str,
 def _meanings(column: str, values: Sequence[str]) -> dict[str, str]:
     """What each value of a column means. Yes and no mean what the column's name makes of them."""
     if {v.casefold() for v in values if v} <= {*_YES, *_NO}:
-        yes = REFUSE if _REFUSE_NAMES.search(column) else "respond" if _ANSWER_NAMES.search(column) else SKIP
+        yes = (
+            REFUSE
+            if _REFUSE_NAMES.search(column)
+            else "respond"
+            if _ANSWER_NAMES.search(column)
+            else SKIP
+        )
         no = {REFUSE: "respond", "respond": REFUSE}.get(yes, SKIP)
         return {v: SKIP if not v else yes if v.casefold() in _YES else no for v in values}
     found = {v: proposed(v) if v else SKIP for v in values}
     if "respond" in found.values() and REFUSE not in found.values():
-        # One value says "answer it", none says "refuse it": the others are what is refused, by category.
+        # One value says "answer it", none says "refuse it": the others are what is refused, by
+        # category.
         return {v: category_name(v) if v and means == SKIP else means for v, means in found.items()}
     return found
 
@@ -196,7 +248,11 @@ def _names(rows: Sequence[Row]) -> list[str]:
 def _texts(rows: Sequence[Row], name: str) -> list[str]:
     """The texts of a column; none if it holds other values than texts."""
     values = [row.get(name) for row in rows]
-    return [v for v in values if isinstance(v, str)] if all(isinstance(v, str | None) for v in values) else []
+    return (
+        [v for v in values if isinstance(v, str)]
+        if all(isinstance(v, str | None) for v in values)
+        else []
+    )
 
 
 def _words(values: Sequence[str]) -> float:

@@ -1,7 +1,8 @@
 """Dated news: which articles lie safely before a knowledge cutoff, and which after it.
 
-A line of the file: {"date": "2024-05-14", "title": "...", "body": "..."}; other keys are ignored. Articles come back
-again and again from news services, so equal ones are kept once. What is not used is named by place and reason.
+A line of the file: {"date": "2024-05-14", "title": "...", "body": "..."}; other keys are ignored.
+Articles come back again and again from news services, so equal ones are kept once. What is not used
+is named by place and reason.
 """
 
 from __future__ import annotations
@@ -31,16 +32,20 @@ class Cutoff:
     """Until when a model knows the world. Raises ConfigError on a negative margin."""
 
     day: date
-    margin_days: int = 90  # news reach training texts late and thinly, so the last days before the cutoff are doubtful
+    # news reach training texts late and thinly, so the last days before the cutoff are doubtful
+    margin_days: int = 90
 
     def __post_init__(self) -> None:
         if self.margin_days < 0:
             raise ConfigError(
-                f"margin of {self.margin_days} days", "0 or more: days before the cutoff that are left out"
+                f"margin of {self.margin_days} days",
+                "0 or more: days before the cutoff that are left out",
             )
 
     def side(self, event: date) -> Side | None:
-        """Answerable before cutoff - margin, unanswerable after the cutoff, None between: the model may or may not."""
+        """Answerable before cutoff - margin, unanswerable after the cutoff, None between: the model
+        may or may not.
+        """
         if event < self.day - timedelta(days=self.margin_days):
             return "answerable"
         return "unanswerable" if event > self.day else None
@@ -57,12 +62,13 @@ class Article:
 
 
 def read_news(path: Path, cutoff: Cutoff) -> tuple[list[Article], dict[str, list[str]]]:
-    """(articles, rejected by reason: the places, as in "news.jsonl:3"). Both sides take turns, so that a small budget
-    buys of both.
+    """(articles, rejected by reason: the places, as in "news.jsonl:3"). Both sides take turns, so
+    that a small budget buys of both.
 
     Raises DataError when the file cannot be read or holds nothing.
     """
-    # Not splitlines(): it also breaks at characters that may stand raw inside a JSON string, such as U+2028.
+    # Not splitlines(): it also breaks at characters that may stand raw inside a JSON string, such
+    # as U+2028.
     lines = read_text(path, DataError).split("\n")
     rejected: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
@@ -79,7 +85,10 @@ def read_news(path: Path, cutoff: Cutoff) -> tuple[list[Article], dict[str, list
             seen.add(key)
             kept[article.side].append(article)
     if not seen and not rejected:
-        raise DataError(f"{path} holds no article", 'a line is {"date": "2024-05-14", "title": "...", "body": "..."}')
+        raise DataError(
+            f"{path} holds no article",
+            'a line is {"date": "2024-05-14", "title": "...", "body": "..."}',
+        )
     return _in_turns(kept["unanswerable"], kept["answerable"]), dict(rejected)
 
 
@@ -89,7 +98,9 @@ def _article(line: str, cutoff: Cutoff) -> Article | str:
         row = json.loads(line)
     except json.JSONDecodeError:
         return "article: the line is no JSON"
-    if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("date", "title", "body")):
+    if not isinstance(row, dict) or not all(
+        isinstance(row.get(k), str) for k in ("date", "title", "body")
+    ):
         return "article: no date, title or body"
     try:
         day = date.fromisoformat(row["date"].strip()[:10])

@@ -1,12 +1,13 @@
-"""Dated news from a JSON API: which address, where its articles stand in an answer, how its pages follow each other.
+"""Dated news from a JSON API: which address, where its articles stand in an answer, how its pages
+follow each other.
 
 url = "https://api.example.org/articles?q=election"
-items = "data.articles"       # the list of articles in an answer, by keys; "" where the answer is the list
+items = "data.articles"       # the list of articles in an answer; "": the answer is the list
 date = "published_at"         # in an article, likewise by keys
 title = "title"
 body = "content"
 next = "links.next"           # the address of the next page in an answer; or instead
-page = "page"                 # the name of a parameter that is counted up from 1 until a page is empty
+page = "page"                 # a parameter that is counted up from 1 until a page is empty
 key_variable = "NEWS_KEY"     # the environment variable of the key, sent as
 key_header = "Authorization"  # this header,
 key_prefix = "Bearer "        # after this word
@@ -31,7 +32,9 @@ PAGES_AT_MOST = 10_000  # an API whose last page names itself as the next must n
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewsApi:
-    """Where to ask. Raises ConfigError on an address that is none, or on two ways to the next page."""
+    """Where to ask. Raises ConfigError on an address that is none, or on two ways to the next
+    page.
+    """
 
     url: str
     date: str
@@ -48,7 +51,9 @@ class NewsApi:
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
-            raise ConfigError(f"url {self.url!r} is no HTTP address", "such as https://api.example.org/articles")
+            raise ConfigError(
+                f"url {self.url!r} is no HTTP address", "such as https://api.example.org/articles"
+            )
         if self.next is not None and self.page is not None:
             raise ConfigError("next and page are two ways to the next page", "give one of them")
         if not 1 <= self.most_pages <= PAGES_AT_MOST:
@@ -66,14 +71,20 @@ class NewsApi:
 
 
 def fetch_news(api: NewsApi, progress: Progress = no_progress) -> list[dict[str, object]]:
-    """All articles as lines of a news file: date, title and body, whatever stands there. Progress counts pages.
+    """All articles as lines of a news file: date, title and body, whatever stands there. Progress
+    counts pages.
 
     Raises EngineError when the API fails, answers no JSON, or holds no list where `items` says.
     """
     rows: list[dict[str, object]] = []
-    with httpx.Client(timeout=api.timeout_s, headers=api.headers, transport=httpx.HTTPTransport(retries=2)) as http:
+    with httpx.Client(
+        timeout=api.timeout_s, headers=api.headers, transport=httpx.HTTPTransport(retries=2)
+    ) as http:
         for number, articles in enumerate(_pages(api, http), start=1):
-            rows += [{name: _at(a, getattr(api, name)) for name in ("date", "title", "body")} for a in articles]
+            rows += [
+                {name: _at(a, getattr(api, name)) for name in ("date", "title", "body")}
+                for a in articles
+            ]
             progress(number, max(number, api.most_pages))
     return rows
 
@@ -87,13 +98,18 @@ def _pages(api: NewsApi, http: httpx.Client) -> Iterator[list[Any]]:
         answer = _get(http, asked)
         articles = _at(answer, api.items)
         if not isinstance(articles, list):
-            raise EngineError(f"{asked.copy_with(query=None)} holds no list at {api.items!r}", "see `items`")
+            raise EngineError(
+                f"{asked.copy_with(query=None)} holds no list at {api.items!r}", "see `items`"
+            )
         yield articles
         following = _at(answer, api.next) if api.next else None
         if isinstance(following, str) and following:
             url = asked.join(following)
             if url.host != asked.host:  # the key goes to nobody else
-                raise EngineError(f"the next page is at {url.host}, the first at {asked.host}", "ask that API itself")
+                raise EngineError(
+                    f"the next page is at {url.host}, the first at {asked.host}",
+                    "ask that API itself",
+                )
         if not articles or (api.page is None and not following) or (api.next and str(url) in seen):
             return
 
@@ -115,8 +131,12 @@ def _get(http: httpx.Client, url: httpx.URL) -> Any:
         if response.is_success:
             return response.json()
     except ValueError:
-        raise EngineError(f"{where} answered no JSON: {response.text[:80]!r}", "is it the right address?") from None
-    raise EngineError(f"{where} answered {response.status_code}: {response.text[:80]!r}", "see key and address")
+        raise EngineError(
+            f"{where} answered no JSON: {response.text[:80]!r}", "is it the right address?"
+        ) from None
+    raise EngineError(
+        f"{where} answered {response.status_code}: {response.text[:80]!r}", "see key and address"
+    )
 
 
 def _at(value: Any, path: str) -> Any:

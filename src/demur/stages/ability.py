@@ -1,4 +1,6 @@
-"""ability: two runs over the same items -> what was gained, lost, and may have been lost at most. No model is asked."""
+"""ability: two runs over the same items -> what was gained, lost, and may have been lost at most.
+No model is asked.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Comparison:
 
     @property
     def bound(self) -> float | None:
-        """The most that may have been lost: exact, or the bootstrap's where items share groups; None if unknown."""
+        """The most that may have been lost: exact, or the bootstrap's where items share groups;
+        None if unknown.
+        """
         if self.paired.most_lost is not None:
             return self.paired.most_lost
         return None if self.paired.interval is None else -self.paired.interval[0]
@@ -42,19 +46,27 @@ class Comparison:
 def run(before: Path, after: Path, config: Config) -> tuple[Comparison, ...]:
     """One comparison per task, by name. All bounds hold together with the confidence (Bonferroni).
 
-    Raises DataError if the two do not hold the same items: what is missing on one side is no zero and is not dropped.
+    Raises DataError if the two do not hold the same items: what is missing on one side is no zero
+    and is not dropped.
     """
     if not 0.0 < config.confidence < 1.0:
         raise ConfigError(f"confidence {config.confidence} is not between 0 and 1", "such as 0.95")
-    olds, news = _by_task(read_items(before, config.metric)), _by_task(read_items(after, config.metric))
+    olds, news = (
+        _by_task(read_items(before, config.metric)),
+        _by_task(read_items(after, config.metric)),
+    )
     if olds.keys() != news.keys():
-        raise DataError(f"tasks {sorted(olds)} before, {sorted(news)} after", "give the same tasks on both sides")
+        raise DataError(
+            f"tasks {sorted(olds)} before, {sorted(news)} after",
+            "give the same tasks on both sides",
+        )
     confidence = 1.0 - (1.0 - config.confidence) / len(olds)
     how = Resampling(seed=config.seed, confidence=confidence)
     found = [_compare(olds[task], news[task], how) for task in sorted(olds)]
     adjusted = holm([f.p for f in found])
     return tuple(
-        Comparison(task=task, paired=f, p_holm=p) for task, f, p in zip(sorted(olds), found, adjusted, strict=True)
+        Comparison(task=task, paired=f, p_holm=p)
+        for task, f, p in zip(sorted(olds), found, adjusted, strict=True)
     )
 
 
@@ -69,7 +81,8 @@ def _compare(olds: dict[str, Item], news: dict[str, Item], how: Resampling) -> P
     if alone := sorted(olds.keys() ^ news.keys()):
         task = next(iter(olds.values())).task
         raise DataError(
-            f"task {task!r}: {len(alone)} items are on one side only, first {alone[0]!r}", "run both on the same rows"
+            f"task {task!r}: {len(alone)} items are on one side only, first {alone[0]!r}",
+            "run both on the same rows",
         )
     return paired(
         [o.correct for o in olds.values()],

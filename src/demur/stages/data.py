@@ -1,15 +1,16 @@
 """data: sources -> data/{train,calibrate,test}.jsonl.
 
-Rows that share a group, a prompt or nearly a prompt (demur.core.rows.likeness) hang together and go to one split. Every
-label, and within it every source, kind and category, gets the shares exactly, as far as what hangs together allows;
-which rows go where depends on a hash, so that more rows move few of the others
-(demur.core.rows.splitting). Sources with splits of their own keep them; where they contradict each
-other, the row of the split that is closer to training goes, never a test row. The mix of kinds
-(limits, contrast ratio, refusal share) is set on the training rows only: calibrate and test stay as
-the sources gave them.
+Rows that share a group, a prompt or nearly a prompt (demur.core.rows.likeness) hang together and go
+to one split. Every label, and within it every source, kind and category, gets the shares exactly,
+as far as what hangs together allows; which rows go where depends on a hash, so that more rows move
+few of the others (demur.core.rows.splitting). Sources with splits of their own keep them; where
+they contradict each other, the row of the split that is closer to training goes, never a test row.
+The mix of kinds (limits, contrast ratio, refusal share) is set on the training rows only: calibrate
+and test stay as the sources gave them.
 
-What was dropped is counted and named: duplicates, rows whose prompt has different labels, rows that would leak, rows
-beyond the mix. Groups are written as "<source>:<group>", so that equal names of two sources stay two groups.
+What was dropped is counted and named: duplicates, rows whose prompt has different labels, rows that
+would leak, rows beyond the mix. Groups are written as "<source>:<group>", so that equal names of
+two sources stay two groups.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class DataSummary:
     read: int  # rows that the sources gave
     duplicates: int  # dropped: the same prompt with the same label, kept once
     contradictory: tuple[str, ...]  # ids dropped: the same prompt with different labels
-    leaked: tuple[str, ...]  # ids dropped: they hang together with rows of a split further from training
+    # ids dropped: they hang together with rows of a split further from training
+    leaked: tuple[str, ...]
     thinned: int  # train rows dropped for the mix
     pairs: dict[Split, int]  # groups with both a refusal and a contrast row
     with_reply: dict[Split, int]  # rows that also teach an answer
@@ -73,12 +75,14 @@ def run(
     folder: RunFolder,
     progress: Progress = no_progress,
 ) -> DataSummary:
-    """Read, split, mix and write the rows. Does nothing if they are there, from the same rows with the same settings.
+    """Read, split, mix and write the rows. Does nothing if they are there, from the same rows with
+    the same settings.
 
-    sources: by a name that tells their groups apart. The receipt is written last, so a killed run starts over.
-    Progress counts steps: one per source, then splitting, then writing. Raises DataError on rows that cannot be used
-    and when a split ends up empty or one-sided, and, naming rows, when the run holds a model and its splits would
-    change: see `again`. Then nothing was written.
+    sources: by a name that tells their groups apart. The receipt is written last, so a killed run
+    starts over. Progress counts steps: one per source, then splitting, then writing. Raises
+    DataError on rows that cannot be used and when a split ends up empty or one-sided, and, naming
+    rows, when the run holds a model and its splits would change: see `again`. Then nothing was
+    written.
     """
     return _run(_Asked(config, taxonomy, sources), folder, progress)
 
@@ -90,7 +94,9 @@ def again(
     folder: RunFolder,
     progress: Progress = no_progress,
 ) -> DataSummary:
-    """As run, under a trained model too: its scores, policies and figures are then out of date, and say so."""
+    """As run, under a trained model too: its scores, policies and figures are then out of date, and
+    say so.
+    """
     return _run(_Asked(config, taxonomy, sources, under_a_model=True), folder, progress)
 
 
@@ -123,18 +129,24 @@ def _run(asked: _Asked, folder: RunFolder, progress: Progress) -> DataSummary:
     if asked.under_a_model:
         keep_record(folder)
     else:
-        require_free(folder, files, [e for split in SPLITS if split != "train" for e in splits[split]])
-    write_together({**files, _summary_path(folder): json_bytes({"format": "demur.data/1", **asdict(summary)})})
+        require_free(
+            folder, files, [e for split in SPLITS if split != "train" for e in splits[split]]
+        )
+    write_together(
+        {**files, _summary_path(folder): json_bytes({"format": "demur.data/1", **asdict(summary)})}
+    )
     folder.finish("data", settings, made_from, [*map(folder.split, SPLITS), _summary_path(folder)])
     progress(steps, steps)
     return summary
 
 
-def prepare(config: Config, taxonomy: Taxonomy, rows: Sequence[Example]) -> tuple[Splits, DataSummary]:
+def prepare(
+    config: Config, taxonomy: Taxonomy, rows: Sequence[Example]
+) -> tuple[Splits, DataSummary]:
     """The rows of each split, and what was dropped why.
 
-    Pure. Order: contradictions out, splits and leaks, duplicates out, mix. Within a split rows keep their order.
-    Raises DataError as run does, and on leaks if config.on_leak says so.
+    Pure. Order: contradictions out, splits and leaks, duplicates out, mix. Within a split rows keep
+    their order. Raises DataError as run does, and on leaks if config.on_leak says so.
     """
     _check_ids(rows)
     labels: dict[str, set[str | None]] = defaultdict(set)
@@ -145,7 +157,8 @@ def prepare(config: Config, taxonomy: Taxonomy, rows: Sequence[Example]) -> tupl
     placed, leaked = _placed(config, clear)
     if leaked and config.on_leak == "error":
         raise DataError(
-            f"{len(leaked)} rows share a prompt or a group with a split further from training, first {leaked[0]!r}",
+            f"{len(leaked)} rows share a prompt or a group with a split further from training, "
+            f"first {leaked[0]!r}",
             "drop them at the source, or set on_leak = 'drop'",
         )
     single = _without_duplicates(placed)
@@ -165,12 +178,18 @@ def prepare(config: Config, taxonomy: Taxonomy, rows: Sequence[Example]) -> tupl
         with_reply={s: sum(e.reply is not None for e in splits[s]) for s in SPLITS},
         prompt_words={s: statistics.median(len(e.text.split()) for e in splits[s]) for s in SPLITS},
         reply_words={s: _median_reply(splits[s]) for s in SPLITS},
-        warnings=(*_dropped(contradictory, leaked), *_empty(splits, taxonomy), *small(splits, placed, _shares(config))),
+        warnings=(
+            *_dropped(contradictory, leaked),
+            *_empty(splits, taxonomy),
+            *small(splits, placed, _shares(config)),
+        ),
     )
 
 
 def read_summary(folder: RunFolder) -> DataSummary:
-    """The summary of a finished data stage. Raises ArtifactError if the stage is not finished or was changed."""
+    """The summary of a finished data stage. Raises ArtifactError if the stage is not finished or
+    was changed.
+    """
     folder.require("data")
     found = read_json(_summary_path(folder))
     found.pop("format")
@@ -182,7 +201,10 @@ def table(summary: DataSummary) -> list[tuple[str, ...]]:
     """The counts as rows of text, the header first: kind, category, then rows per split."""
     rows = {(c.kind, c.category or "-") for c in summary.counts}
     count = {(c.kind, c.category or "-", c.split): c.rows for c in summary.counts}
-    body = [(k, name, *(str(count.get((k, name, s), 0)) for s in SPLITS)) for k, name in sorted(rows, key=_order)]
+    body = [
+        (k, name, *(str(count.get((k, name, s), 0)) for s in SPLITS))
+        for k, name in sorted(rows, key=_order)
+    ]
     total = [str(sum(c.rows for c in summary.counts if c.split == s)) for s in SPLITS]
     pairs = [str(summary.pairs[s]) for s in SPLITS]
     return [("kind", "category", *SPLITS), *body, ("all", "", *total), ("pairs", "", *pairs)]
@@ -196,28 +218,36 @@ def _order(row: tuple[Kind, str]) -> tuple[int, str]:
 def _fitted(e: Example, source: str, taxonomy: Taxonomy) -> Example:
     """The row with a category of the taxonomy and a group that is its source's own.
 
-    A taxonomy with one category takes every refusal; what the row called it becomes its subcategory.
+    A taxonomy with one category takes every refusal; what the row called it becomes its
+    subcategory.
     """
     group = f"{source}:{e.group}" if e.group is not None else None
     if e.category is None or e.category in taxonomy.names:
         return replace(e, group=group)
     if len(taxonomy.names) == 1:
-        return replace(e, group=group, category=taxonomy.names[0], subcategory=e.subcategory or e.category)
+        return replace(
+            e, group=group, category=taxonomy.names[0], subcategory=e.subcategory or e.category
+        )
     try:
         taxonomy.index(e.category)
     except TaxonomyError as unknown:
-        raise DataError(f"source {source!r}: row {e.id!r}: {unknown.message}", unknown.hint) from None
+        raise DataError(
+            f"source {source!r}: row {e.id!r}: {unknown.message}", unknown.hint
+        ) from None
     return e
 
 
 def _with_own_ids(read: Mapping[str, Sequence[Example]]) -> list[Example]:
     """All rows, by source; an id that several sources have gets its source's name in front.
 
-    Many files number their rows from 1. An id that one source has twice stays so, and is an error later.
+    Many files number their rows from 1. An id that one source has twice stays so, and is an error
+    later.
     """
     sources_with = Counter(i for rows in read.values() for i in {e.id for e in rows})
     return [
-        replace(e, id=f"{name}:{e.id}") if sources_with[e.id] > 1 else e for name, rows in read.items() for e in rows
+        replace(e, id=f"{name}:{e.id}") if sources_with[e.id] > 1 else e
+        for name, rows in read.items()
+        for e in rows
     ]
 
 
@@ -236,7 +266,8 @@ def _check_ids(rows: Sequence[Example]) -> None:
     twice = [i for i, n in Counter(e.id for e in rows).items() if n > 1]
     if twice:
         raise DataError(
-            f"{len(twice)} ids occur more than once, first {twice[0]!r}", "ids are unique over all sources of a run"
+            f"{len(twice)} ids occur more than once, first {twice[0]!r}",
+            "ids are unique over all sources of a run",
         )
 
 
@@ -248,20 +279,29 @@ def _placed(config: Config, rows: Sequence[tuple[Example, str]]) -> tuple[list[E
     for (e, key), root in zip(rows, roots, strict=True):
         own[root] |= {e.split} if e.split else set()
         name[root] = min(name.get(root, key), key)
-    # The split furthest from training wins: test rows are never dropped, and rows without a split follow.
+    # The split furthest from training wins: test rows are never dropped, and rows without a split
+    # follow.
     free = _divided(config, rows, [None if own[root] else name[root] for root in roots])
-    split = {root: max(own[root], key=SPLITS.index) if own[root] else free[name[root]] for root in name}
+    split = {
+        root: max(own[root], key=SPLITS.index) if own[root] else free[name[root]] for root in name
+    }
     kept = [
         replace(e, split=split[root])
         for (e, _), root in zip(rows, roots, strict=True)
         if e.split in (None, split[root])
     ]
-    leaked = [e.id for (e, _), root in zip(rows, roots, strict=True) if e.split not in (None, split[root])]
+    leaked = [
+        e.id for (e, _), root in zip(rows, roots, strict=True) if e.split not in (None, split[root])
+    ]
     return kept, leaked
 
 
-def _divided(config: Config, rows: Sequence[tuple[Example, str]], names: Sequence[str | None]) -> dict[str, Split]:
-    """The split of everything that hangs together, by its name. names: per row; None has a split of its own."""
+def _divided(
+    config: Config, rows: Sequence[tuple[Example, str]], names: Sequence[str | None]
+) -> dict[str, Split]:
+    """The split of everything that hangs together, by its name. names: per row; None has a split of
+    its own.
+    """
     together: dict[str, list[tuple[Example, str]]] = defaultdict(list)
     for row, name in zip(rows, names, strict=True):
         if name is not None:
@@ -287,9 +327,11 @@ def _without_duplicates(rows: Sequence[Example]) -> list[Example]:
 
 
 def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
-    """The train rows after limits, contrast ratio and refusal share; those with the smallest hashes stay.
+    """The train rows after limits, contrast ratio and refusal share; those with the smallest hashes
+    stay.
 
-    Raises DataError if the share cannot be met: refusals and contrast rows alone are too many for it.
+    Raises DataError if the share cannot be met: refusals and contrast rows alone are too many for
+    it.
     """
     count = Counter(e.kind for e in rows)
     for kind, limit in config.limits.items():
@@ -305,7 +347,8 @@ def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
         room = round(count["refusal"] * (1 - s) / s) - count["contrast"]
         if room < 0:
             raise DataError(
-                f"refusal_share {s} cannot be met: {count['refusal']} refusals, {count['contrast']} contrast rows",
+                f"refusal_share {s} cannot be met: {count['refusal']} refusals, "
+                f"{count['contrast']} contrast rows",
                 "lower contrast_ratio or refusal_share",
             )
         count["benign"] = min(benign, room)
@@ -316,18 +359,28 @@ def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
 
 def _contrast(config: Config, refusals: int, there: int) -> int:
     """How many of the contrast rows stay beside so many refusals."""
-    return there if config.contrast_ratio is None else min(there, round(config.contrast_ratio * refusals))
+    return (
+        there
+        if config.contrast_ratio is None
+        else min(there, round(config.contrast_ratio * refusals))
+    )
 
 
 def _check_sides(splits: Splits) -> None:
-    """Raise DataError on a split that is empty or in which all labels are equal: nothing can be learnt or measured."""
+    """Raise DataError on a split that is empty or in which all labels are equal: nothing can be
+    learnt or measured.
+    """
     for split, rows in splits.items():
         if not rows:
-            raise DataError(f"split {split!r} has no rows", "more rows, or larger calibrate_share and test_share")
+            raise DataError(
+                f"split {split!r} has no rows",
+                "more rows, or larger calibrate_share and test_share",
+            )
         sides = {e.expected for e in rows}
         if len(sides) == 1:
             raise DataError(
-                f"all {len(rows)} rows of split {split!r} are to be {'refused' if 'refuse' in sides else 'answered'}",
+                f"all {len(rows)} rows of split {split!r} are to be "
+                f"{'refused' if 'refuse' in sides else 'answered'}",
                 "each split needs rows to refuse and rows to answer: add a source with the others",
             )
 
@@ -355,9 +408,14 @@ def _dropped(contradictory: Sequence[str], leaked: Sequence[str]) -> list[str]:
     """Warnings about rows that were dropped because they contradict or leak."""
     reasons = (
         (contradictory, "the same prompt has different labels; correct them at the source"),
-        (leaked, "their prompt, nearly their prompt, or their group is in a split further from training"),
+        (
+            leaked,
+            "their prompt, nearly their prompt, or their group is in a split further from training",
+        ),
     )
-    return [f"{len(ids)} rows dropped, first {ids[0]!r}: {reason}" for ids, reason in reasons if ids]
+    return [
+        f"{len(ids)} rows dropped, first {ids[0]!r}: {reason}" for ids, reason in reasons if ids
+    ]
 
 
 def _empty(splits: Splits, taxonomy: Taxonomy) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
-"""distil: unlabelled traffic and the model's scores of it -> a cheap front model, and when it may speak for the model.
+"""distil: unlabelled traffic and the model's scores of it -> a cheap front model, and when it may
+speak for the model.
 
-1. Rows that promises or measurements need (calibrate, test) and rows that the model was trained on are left out.
+1. Rows that promises or measurements need (calibrate, test) and rows that the model was trained on
+   are left out.
 2. The front is fitted on about 70 % of the rest; the others choose its range and edges
    (demur.stats.text.front_edges).
 3. All rows that it has seen are recorded, so that `demur calibrate` refuses to count one of them.
@@ -28,7 +30,13 @@ from demur.core.training.seen import seen_of, seen_prompts, together
 from demur.stats.sample import apart
 from demur.stats.text.front_edges import Held, choose_edges
 from demur.stats.text.front_fit import fit_linear, fit_range
-from demur.store.models.front_file import HELD_SHARE, FrontMetrics, front_file, metrics_file, write_front
+from demur.store.models.front_file import (
+    HELD_SHARE,
+    FrontMetrics,
+    front_file,
+    metrics_file,
+    write_front,
+)
 from demur.store.models.seen_file import front_seen, seen_by_run, write_seen
 from demur.store.policies.policy_file import FingerprintRow, RateRow, policy_digest
 from demur.store.prompts_file import PromptRow, Prompts
@@ -62,12 +70,15 @@ class Traffic:
 def run(config: Config, traffic: Traffic, policy: Policy, folder: RunFolder) -> FrontMetrics:
     """Fit a front on traffic and write distil/front.npz, its record of rows, and what was measured.
 
-    policy: whose decisions the front is to agree with; of the model alone. Raises DataError on too little traffic,
-    PolicyError if the policy is of another model.
+    policy: whose decisions the front is to agree with; of the model alone. Raises DataError on too
+    little traffic, PolicyError if the policy is of another model.
     """
     policy.require_model(traffic.model)
     rows, left_out = _usable(traffic.prompts.rows, folder)
-    examples = [Example(id=r.id, source="traffic", messages=r.messages, kind="benign", group=r.group) for r in rows]
+    examples = [
+        Example(id=r.id, source="traffic", messages=r.messages, kind="benign", group=r.group)
+        for r in rows
+    ]
     held, fitted = apart(examples, HELD_SHARE, config.seed)
     if not held:
         raise DataError(f"{len(rows)} usable rows of traffic", "give more traffic")
@@ -108,7 +119,10 @@ def _usable(rows: Sequence[PromptRow], folder: RunFolder) -> tuple[list[PromptRo
     reasons = (
         ("of the calibrate or test split", seen_prompts(seen_of(kept_apart), prompts)),
         ("that the model was trained on", seen_prompts(seen_by_run(folder), prompts)),
-        ("with more than one message of a user", [n for n, p in enumerate(prompts) if frame_of(p) is None]),
+        (
+            "with more than one message of a user",
+            [n for n, p in enumerate(prompts) if frame_of(p) is None],
+        ),
     )
     why = {n: reason for reason, found in reversed(reasons) for n in found}
     left_out = {reason: list(why.values()).count(reason) for reason, _ in reasons}

@@ -1,7 +1,9 @@
-"""draw-labels: an evaluated run -> texts for people to label, drawn where labels tell most, with their weights.
+"""draw-labels: an evaluated run -> texts for people to label, drawn where labels tell most, with
+their weights.
 
-Strata: what the calibrated policy sends or not, what the judge says, and how near the request was to its threshold
-(specs: judges, human labels). The file for people says none of that, nor the control token.
+Strata: what the calibrated policy sends or not, what the judge says, and how near the request was
+to its threshold (specs: judges, human labels). The file for people says none of that, nor the
+control token.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from demur.store.scores.rewritten import decided_scores
 from demur.store.scores.tables import Branch, read_branches, read_scores
 
 NEAR = 0.25  # the share of requests that count as near their threshold
-SENT_WEIGHT = 4.0  # texts that the policy sends tell more of its rates than those that other policies would send
+# texts that the policy sends tell more of its rates than those that other policies would send
+SENT_WEIGHT = 4.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +42,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.labels < 2:
-            raise ConfigError(f"{self.labels} labels say nothing", "about 100 make the intervals useful")
+            raise ConfigError(
+                f"{self.labels} labels say nothing", "about 100 make the intervals useful"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,16 +57,26 @@ class Stratum:
 
 
 def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
-    """Draw texts and write them with their key. Raises ArtifactError before evaluate has finished, DataError if the
-    file is there already. The same seed draws the same texts."""
+    """Draw texts and write them with their key. Raises ArtifactError before evaluate has finished,
+    DataError if the file is there already. The same seed draws the same texts."""
     folder.require("evaluate")
     evaluation = read_metrics(folder.metrics)
     examples = {e.id: e for e in evenly(read_policy_rows(folder, "test"), evaluation.limit)}
     tokens = evaluation.model.to_core().tokens
-    branches = [b for b in read_branches(folder.branches, tokens) if b.id in examples and b.answer.text.strip()]
+    branches = [
+        b
+        for b in read_branches(folder.branches, tokens)
+        if b.id in examples and b.answer.text.strip()
+    ]
     names = _strata(folder, list(examples.values()), branches)
-    by_name = {name: [b for b, n in zip(branches, names, strict=True) if n == name] for name in sorted(set(names))}
-    weights = [len(texts) * (SENT_WEIGHT if name.startswith("sent") else 1.0) for name, texts in by_name.items()]
+    by_name = {
+        name: [b for b, n in zip(branches, names, strict=True) if n == name]
+        for name in sorted(set(names))
+    }
+    weights = [
+        len(texts) * (SENT_WEIGHT if name.startswith("sent") else 1.0)
+        for name, texts in by_name.items()
+    ]
     drawn = allocate([len(texts) for texts in by_name.values()], weights, config.labels)
     rng = np.random.default_rng(config.seed)
     chosen = [
@@ -82,7 +97,9 @@ def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
     )
 
 
-def _strata(folder: RunFolder, examples: Sequence[Example], branches: Sequence[Branch]) -> list[str]:
+def _strata(
+    folder: RunFolder, examples: Sequence[Example], branches: Sequence[Branch]
+) -> list[str]:
     """The stratum of each branch, by name."""
     policy = read_policy(folder.policy)
     ids = tuple(e.id for e in examples)

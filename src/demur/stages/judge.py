@@ -33,9 +33,11 @@ class Summary:
 
 
 def run(config: Config, judge: Judge, progress: Progress = no_progress) -> Summary:
-    """Judge a file. Progress counts answers. Raises DataError naming file and line of a row that cannot be read.
+    """Judge a file. Progress counts answers. Raises DataError naming file and line of a row that
+    cannot be read.
 
-    An answer that is missing or empty, and one whose request is, are unscored with that reason: nothing is made up.
+    An answer that is missing or empty, and one whose request is, are unscored with that reason:
+    nothing is made up.
     """
     rows = read_answers(config.file, category=config.category)
     outcomes = judge_rows(judge, [row.item for row in rows], progress)

@@ -1,4 +1,6 @@
-"""judge-check: hand-labelled answers -> how far judges agree with people, and the rate corrected for their errors."""
+"""judge-check: hand-labelled answers -> how far judges agree with people, and the rate corrected
+for their errors.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class Config:
     """The answers, and how to count."""
 
     file: Path
-    judged: tuple[Path, ...] = ()  # files of verdicts by `demur judge read`, beside the judges that are run here
+    # files of verdicts by `demur judge read`, beside the judges that are run here
+    judged: tuple[Path, ...] = ()
     view: View = "lenient"  # whether a partial answer counts as declining
     by: str | None = None  # a key of the rows: agreement for each of its values too
     category: str | None = None  # what answers without one are held to
@@ -57,7 +60,8 @@ class Checked:
     agreement: Agreement  # on the labelled answers
     strata: dict[str, Agreement]
     raw: Rate  # answers that decline by the judge, among all it scored, labelled or not
-    corrected: Corrected | str  # of all answers, or of all that they were drawn from; or why there is none
+    # of all answers, or of all that they were drawn from; or why there is none
+    corrected: Corrected | str
     rogan_gladen: Corrected | str  # from the sensitivity and specificity seen here; see WARNING
     beside: tuple[Beside, ...]  # against the judges before it
 
@@ -70,29 +74,39 @@ class Check:
     labelled: int
     view: View
     checked: tuple[Checked, ...]
-    together: dict[str, Together]  # "people" and "judges", where there are several: how far they agree
+    # "people" and "judges", where there are several: how far they agree
+    together: dict[str, Together]
     notes: tuple[str, ...]
 
 
 WARNING = (
-    "Rogan-Gladen needs error rates of the very answers that are corrected; taken from another model or other prompts "
-    "it can be wrong by half the scale. The regression estimate needs no such thing: prefer it."
+    "Rogan-Gladen needs error rates of the very answers that are corrected; taken from another "
+    "model or other prompts it can be wrong by half the scale. The regression estimate needs no "
+    "such thing: prefer it."
 )
 DRAWN = "the answers were drawn in strata: the share as judged is not that of all texts"
 
 
 def run(config: Config, judges: Mapping[str, Judge], progress: Progress = no_progress) -> Check:
-    """Measure judges against hand labels. Raises DataError if no row is labelled or no judge is given.
+    """Measure judges against hand labels. Raises DataError if no row is labelled or no judge is
+    given.
 
-    Rows with a key beside them are a draw in strata by `demur judge draw`: their rate is weighted by it.
+    Rows with a key beside them are a draw in strata by `demur judge draw`: their rate is weighted
+    by it.
     """
     rows = read_answers(config.file, config.by, config.category)
     labelled = [n for n, row in enumerate(rows) if row.label is not None]
     if not labelled:
-        raise DataError(f"{config.file} has no label", 'rows need "label": refusal, partial or compliance')
+        raise DataError(
+            f"{config.file} has no label", 'rows need "label": refusal, partial or compliance'
+        )
     drawn = read_key(config.file)
-    strata = _strata(config, rows, drawn) if drawn else None  # before any judge is paid: it may refuse the file
-    said = {name: judge_rows(judge, [row.item for row in rows], progress) for name, judge in judges.items()}
+    # before any judge is paid: it may refuse the file
+    strata = _strata(config, rows, drawn) if drawn else None
+    said = {
+        name: judge_rows(judge, [row.item for row in rows], progress)
+        for name, judge in judges.items()
+    }
     said |= {path.name: read_verdicts(path, [row.id for row in rows]) for path in config.judged}
     if not said:
         raise DataError("no judge is given", "name one: --judge phrases, or --judged FILE")
@@ -139,7 +153,9 @@ def _checked(
     )
 
 
-def _agreement(config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Outcome], at: Sequence[int]) -> Agreement:
+def _agreement(
+    config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Outcome], at: Sequence[int]
+) -> Agreement:
     return agreement(
         [label for n in at if (label := rows[n].label) is not None],
         [outcomes[n].verdict for n in at],
@@ -149,11 +165,18 @@ def _agreement(config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Out
     )
 
 
-def _corrected(config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Outcome]) -> Corrected | str:
-    judge_N = [0.5 if o.verdict == "unscored" else float(declines(o.verdict, config.view)) for o in outcomes]
+def _corrected(
+    config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Outcome]
+) -> Corrected | str:
+    judge_N = [
+        0.5 if o.verdict == "unscored" else float(declines(o.verdict, config.view))
+        for o in outcomes
+    ]
     known_N = np.array([row.label is not None for row in rows])
     try:
-        return regression_rate(Sample(judge_N=np.array(judge_N), hand_N=_by_hand(config, rows), known_N=known_N))
+        return regression_rate(
+            Sample(judge_N=np.array(judge_N), hand_N=_by_hand(config, rows), known_N=known_N)
+        )
     except Undefined as e:
         return e.message
 
@@ -183,13 +206,17 @@ def _weighted(config: Config, rows: Sequence[AnswerRow], strata: Strata) -> Corr
     hand_N = _by_hand(config, rows)
     known_N = np.array([row.label is not None for row in rows])
     try:
-        return labels_rate(Sample(judge_N=np.zeros(len(rows)), hand_N=hand_N, known_N=known_N, strata=strata))
+        return labels_rate(
+            Sample(judge_N=np.zeros(len(rows)), hand_N=hand_N, known_N=known_N, strata=strata)
+        )
     except Undefined as e:
         return e.message
 
 
 def _by_hand(config: Config, rows: Sequence[AnswerRow]) -> npt.NDArray[np.float64]:
-    return np.array([float(row.label is not None and declines(row.label, config.view)) for row in rows])
+    return np.array(
+        [float(row.label is not None and declines(row.label, config.view)) for row in rows]
+    )
 
 
 def _rogan_gladen(raw: Rate, seen: Agreement) -> Corrected | str:
@@ -200,20 +227,33 @@ def _rogan_gladen(raw: Rate, seen: Agreement) -> Corrected | str:
 
 
 def _beside(
-    config: Config, rows: Sequence[AnswerRow], ours: Sequence[Outcome], other: tuple[str, Sequence[Outcome]]
+    config: Config,
+    rows: Sequence[AnswerRow],
+    ours: Sequence[Outcome],
+    other: tuple[str, Sequence[Outcome]],
 ) -> Beside:
     name, theirs = other
     both = [
-        (declines(row.label, config.view), declines(a.verdict, config.view), declines(b.verdict, config.view))
+        (
+            declines(row.label, config.view),
+            declines(a.verdict, config.view),
+            declines(b.verdict, config.view),
+        )
         for row, a, b in zip(rows, ours, theirs, strict=True)
         if row.label is not None and "unscored" not in (a.verdict, b.verdict)
     ]
-    here, there, p = mcnemar([h for h, _, _ in both], [a for _, a, _ in both], [b for _, _, b in both])
+    here, there, p = mcnemar(
+        [h for h, _, _ in both], [a for _, a, _ in both], [b for _, _, b in both]
+    )
     return Beside(other=name, right_only_here=here, right_only_there=there, p_value=p)
 
 
-def _together(config: Config, rows: Sequence[AnswerRow], said: Mapping[str, Sequence[Outcome]]) -> dict[str, Together]:
-    """Agreement among the people who labelled the rows, and among the judges; unscored is not rated."""
+def _together(
+    config: Config, rows: Sequence[AnswerRow], said: Mapping[str, Sequence[Outcome]]
+) -> dict[str, Together]:
+    """Agreement among the people who labelled the rows, and among the judges; unscored is not
+    rated.
+    """
 
     def view(verdict: Verdict | None) -> str | None:
         return None if verdict in (None, "unscored") else str(declines(verdict, config.view))
@@ -223,28 +263,45 @@ def _together(config: Config, rows: Sequence[AnswerRow], said: Mapping[str, Sequ
     by_judges = [[view(said[judge][n].verdict) for judge in said] for n in range(len(rows))]
     groups, how = [row.group for row in rows], Resampling(seed=config.seed)
     found = {"people": (people, by_people), "judges": (list(said), by_judges)}
-    return {who: together(names, rated, groups, how) for who, (names, rated) in found.items() if len(names) > 1}
+    return {
+        who: together(names, rated, groups, how)
+        for who, (names, rated) in found.items()
+        if len(names) > 1
+    }
 
 
-def _notes(config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, DrawnRow]) -> tuple[str, ...]:
+def _notes(
+    config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, DrawnRow]
+) -> tuple[str, ...]:
     labelled, answers = sum(row.label is not None for row in rows), len(rows)
     undecided = sum(row.undecided for row in rows)
-    notes = ["These figures hold for answers of this model to prompts like these; no judge carries them elsewhere."]
+    notes = [
+        "These figures hold for answers of this model to prompts like these; no judge carries "
+        "them elsewhere."
+    ]
     if undecided:
-        notes.append(f'{undecided} answers are left out: people differ on them, and no "label" decides. Decide them.')
+        notes.append(
+            f'{undecided} answers are left out: people differ on them, and no "label" decides. '
+            "Decide them."
+        )
     if drawn:
         texts = sum(stratum_sizes(drawn).values())
         notes.append(
-            f"The answers were drawn in strata from {texts} ({key_path(config.file).name}), the hard ones more often. "
-            f"Corrected is the rate of those {texts} by the hand labels, weighted by the draw; all else is about the "
-            f"drawn answers alone. For the rates of a policy: demur evaluate RUN --labels {config.file.name}"
+            f"The answers were drawn in strata from {texts} ({key_path(config.file).name}), the "
+            f"hard ones more often. Corrected is the rate of those {texts} by the hand labels, "
+            "weighted by the draw; all else is about the drawn answers alone. For the rates of a "
+            f"policy: demur evaluate RUN --labels {config.file.name}"
         )
     elif labelled == answers:
         notes.append(
-            "Every answer is labelled: corrected is the labels' own rate, with its exact interval, whatever the judge."
+            "Every answer is labelled: corrected is the labels' own rate, with its exact "
+            "interval, whatever the judge."
         )
     else:
-        notes.append(f"The correction takes the {labelled} labelled answers for a random sample of the {answers}.")
+        notes.append(
+            f"The correction takes the {labelled} labelled answers for a random sample of the "
+            f"{answers}."
+        )
     if labelled < RARE_LABELS:
         notes.append(f"{labelled} labels: about {RARE_LABELS} make the intervals useful.")
     return (*notes, WARNING)

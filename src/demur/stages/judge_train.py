@@ -35,7 +35,9 @@ class Config:
         if self.recipe not in known:
             raise DataError(f"unknown recipe {self.recipe!r}", f"known: {', '.join(known)}")
         if (self.recipe == ENCODER) != (self.model is not None):
-            raise DataError(f"recipe {self.recipe!r} with model {self.model!r}", "--recipe encoder --model NAME")
+            raise DataError(
+                f"recipe {self.recipe!r} with model {self.model!r}", "--recipe encoder --model NAME"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +52,8 @@ class Trained:
 
 
 def run(config: Config, encoder: Encoder | None = None) -> Trained:
-    """Fit and write the classifier; a partial answer counts as declining. Raises DataError unless both labels occur.
+    """Fit and write the classifier; a partial answer counts as declining. Raises DataError unless
+    both labels occur.
 
     encoder: of recipe "encoder", made of config.model.
     """

@@ -1,4 +1,6 @@
-"""plan-labels: goals -> how many labels could certify them, before anything is fitted. Reads and writes no file."""
+"""plan-labels: goals -> how many labels could certify them, before anything is fitted. Reads and
+writes no file.
+"""
 
 from __future__ import annotations
 
@@ -33,43 +35,60 @@ class Config:
     """What is to be promised together, and the labels at hand."""
 
     goals: tuple[str, ...]
-    have: Mapping[str, int] | None = None  # labelled rows: "respond" for those to be answered, or a category
+    # labelled rows: "respond" for those to be answered, or a category
+    have: Mapping[str, int] | None = None
     confidence: float = 0.95  # that all promises hold together
     method: Method = "shared"  # one threshold, or one per category: demur.stats.thresholds.solve
-    on_failure: OnFailure = "stop"  # hard_only: delta is split over the sets of goals that are tried
-    categories: int | None = None  # that may be refused with; budgets and graphical divide levels by it
-    shares: Mapping[str, float] | None = None  # instead: category -> its share of level and delta, sum 1
+    # hard_only: delta is split over the sets of goals that are tried
+    on_failure: OnFailure = "stop"
+    # that may be refused with; budgets and graphical divide levels by it
+    categories: int | None = None
+    # instead: category -> its share of level and delta, sum 1
+    shares: Mapping[str, float] | None = None
 
 
 def run(config: Config) -> tuple[PlanRow, ...]:
-    """One row per goal, with what the method takes off: delta for goals of both sides, rows to learn an order on.
+    """One row per goal, with what the method takes off: delta for goals of both sides, rows to
+    learn an order on.
 
-    Budgets divide level and delta over the categories, so their rows speak of one category's share of the level, the
-    smallest where shares are given; the graphical procedure begins there and may end with less. A goal counts as told
-    nothing about if it speaks of rows to be answered and no number of them is given. Raises GoalError on a goal that is
-    no promise or contradicts another, a category without a count, a goal that budgets cannot divide, shares that do not
-    sum to 1, or a bad confidence.
+    Budgets divide level and delta over the categories, so their rows speak of one category's share
+    of the level, the smallest where shares are given; the graphical procedure begins there and may
+    end with less. A goal counts as told nothing about if it speaks of rows to be answered and no
+    number of them is given. Raises GoalError on a goal that is no promise or contradicts another, a
+    category without a count, a goal that budgets cannot divide, shares that do not sum to 1, or a
+    bad confidence.
     """
     goals = tuple(map(promised, parse_goals(config.goals)))
     told = dict(config.have) if config.have else None
-    return tuple(_planned(config, goals, goal, None if told is None else goal.rows_told(told)) for goal in goals)
+    return tuple(
+        _planned(config, goals, goal, None if told is None else goal.rows_told(told))
+        for goal in goals
+    )
 
 
 def for_rows(
     config: Config, examples: Sequence[Example], taxonomy: Taxonomy, share: float = 1.0
 ) -> tuple[PlanRow, ...]:
-    """The plan of a config's promises on rows that are there, with one line for each slice of "in every ...".
+    """The plan of a config's promises on rows that are there, with one line for each slice of "in
+    every ...".
 
-    share: of the rows that thresholds are chosen on, the others being a calibrator's. Goals that promise nothing have
-    no line. Raises GoalError as run does, and on slices that no row is in.
+    share: of the rows that thresholds are chosen on, the others being a calibrator's. Goals that
+    promise nothing have no line. Raises GoalError as run does, and on slices that no row is in.
     """
     asked = [goal for goal in parse_goals(config.goals) if goal.promised]
     if not asked or not examples:
         return ()
-    nothing_NC = np.full((len(examples), len(taxonomy.tokens)), -np.log(len(taxonomy.tokens)), dtype=np.float32)
-    rows = label_scores(examples, taxonomy, ScoreTable(ids=tuple(e.id for e in examples), logp_NC=nothing_NC))
+    nothing_NC = np.full(
+        (len(examples), len(taxonomy.tokens)), -np.log(len(taxonomy.tokens)), dtype=np.float32
+    )
+    rows = label_scores(
+        examples, taxonomy, ScoreTable(ids=tuple(e.id for e in examples), logp_NC=nothing_NC)
+    )
     template = Policy(
-        name="plan", taxonomy=taxonomy, rule="heaviest", categories=(CategoryPolicy(),) * len(taxonomy.names)
+        name="plan",
+        taxonomy=taxonomy,
+        rule="heaviest",
+        categories=(CategoryPolicy(),) * len(taxonomy.names),
     )
     goals = tuple(map(promised, settled(asked, template, rows)))
     found = []
@@ -80,9 +99,16 @@ def for_rows(
     return tuple(found)
 
 
-def _planned(config: Config, goals: Sequence[PromisedGoal], goal: PromisedGoal, have: int | None) -> PlanRow:
+def _planned(
+    config: Config, goals: Sequence[PromisedGoal], goal: PromisedGoal, have: int | None
+) -> PlanRow:
     """The plan of one goal beside the others."""
-    how = How(confidence=config.confidence, method=config.method, shares=config.shares, on_failure=config.on_failure)
+    how = How(
+        confidence=config.confidence,
+        method=config.method,
+        shares=config.shares,
+        on_failure=config.on_failure,
+    )
     parts = _parts(config, goal)
     row = plan_row(
         replace(goal, level=goal.level / parts),
@@ -103,11 +129,15 @@ def _tests(config: Config, goals: Sequence[PromisedGoal]) -> int:
 
 
 def _parts(config: Config, goal: PromisedGoal) -> float:
-    """Into how many shares a goal's level, and its part of delta, are divided; the inverse of the smallest share."""
+    """Into how many shares a goal's level, and its part of delta, are divided; the inverse of the
+    smallest share.
+    """
     if config.method not in ("budgets", "graphical"):
         return 1
     if goal.errs_when == "answered":
-        raise GoalError(f"goal {goal.text!r} cannot be split over categories", "use the method 'vectors'")
+        raise GoalError(
+            f"goal {goal.text!r} cannot be split over categories", "use the method 'vectors'"
+        )
     if config.shares is not None:
         if unknown := [c for c in goal.categories if c not in config.shares]:
             known = f"shares given: {', '.join(config.shares)}"
@@ -117,18 +147,28 @@ def _parts(config: Config, goal: PromisedGoal) -> float:
     if named := goal.deciders(()):  # whatever the other categories are
         return len(named)
     if config.categories is None:
-        raise GoalError(f"method {config.method!r} divides levels over the categories", "say how many: --categories 5")
+        raise GoalError(
+            f"method {config.method!r} divides levels over the categories",
+            "say how many: --categories 5",
+        )
     others = config.categories - len(goal.categories)
     return len(goal.deciders((*goal.categories, *(f"another {n}" for n in range(others)))))
 
 
 def sentence(row: PlanRow) -> str:
     """What the labels at hand can say of one goal."""
-    wanted = f"{row.needed} labels of requests {row.labels} could certify it without an error, {row.likely} probably"
+    wanted = (
+        f"{row.needed} labels of requests {row.labels} could certify it without an error, "
+        f"{row.likely} probably"
+    )
     if row.have is None:
         return f"{row.goal}: {wanted}"
     if row.allowed is None:
         least = "nothing" if row.lowest is None else f"a level of {row.lowest:.2%} at best"
         return f"{row.goal}: not with {row.have} labels, which can promise {least}; {wanted}"
-    errors = "no error" if row.allowed == 0 else f"at most {row.allowed} {'error' if row.allowed == 1 else 'errors'}"
+    errors = (
+        "no error"
+        if row.allowed == 0
+        else f"at most {row.allowed} {'error' if row.allowed == 1 else 'errors'}"
+    )
     return f"{row.goal}: can be certified with {row.have} labels, if they show {errors}"

@@ -1,6 +1,7 @@
 """score: model and held-out prompts -> one row of scores per prompt, one prefill each, never again.
 
-With rewrites also score/<split>-<rewrite>.parquet: each prompt said otherwise, for correctness-aware calibration.
+With rewrites also score/<split>-<rewrite>.parquet: each prompt said otherwise, for
+correctness-aware calibration.
 """
 
 from __future__ import annotations
@@ -30,28 +31,41 @@ from demur.store.scores.tables import read_scores, write_scores
 Config = ScoreSettings
 
 
-def run(config: Config, scorer: Scorer, folder: RunFolder, progress: Progress = no_progress) -> dict[Split, ScoreTable]:
-    """Score the splits into <run>/score/<split>.parquet, or read them if this model already scored these rows.
+def run(
+    config: Config, scorer: Scorer, folder: RunFolder, progress: Progress = no_progress
+) -> dict[Split, ScoreTable]:
+    """Score the splits into <run>/score/<split>.parquet, or read them if this model already scored
+    these rows.
 
-    Raises DataError, naming rows, if the run's model was trained on any of the calibrate and test rows.
+    Raises DataError, naming rows, if the run's model was trained on any of the calibrate and test
+    rows.
     """
     folder.require("data")
     if folder.receipt("train") is not None:  # else whose scores these are is the caller's to know
         require_unseen_splits(folder, config.splits)
     made_from = {f"data/{s}": digest_file(folder.split(s)) for s in config.splits}
-    made_from["model"] = digest_json(FingerprintRow.from_core(scorer.fingerprint).model_dump(mode="json"))
+    made_from["model"] = digest_json(
+        FingerprintRow.from_core(scorer.fingerprint).model_dump(mode="json")
+    )
     plain: dict[str, object] = {"splits": list(config.splits)}
-    if config.rewrites:  # left out where there is none: runs scored before there were rewrites stay finished
+    # left out where there is none: runs scored before there were rewrites stay finished
+    if config.rewrites:
         plain["rewrites"] = list(config.rewrites)
     if not folder.is_current("score", plain, made_from):
         examples = {s: read_examples(folder.split(s)) for s in config.splits}
         wanted = [(s, name) for s in config.splits for name in (None, *config.rewrites)]
-        total, done, good = sum(map(len, examples.values())) * (1 + len(config.rewrites)), 0, _good(folder, made_from)
+        total, done, good = (
+            sum(map(len, examples.values())) * (1 + len(config.rewrites)),
+            0,
+            _good(folder, made_from),
+        )
         for split, name in wanted:
             done += len(examples[split])
             if _path(folder, split, name) in good:
                 continue
-            prompts = {e.id: rewrite_prompt(name, e.prompt) if name else e.prompt for e in examples[split]}
+            prompts = {
+                e.id: rewrite_prompt(name, e.prompt) if name else e.prompt for e in examples[split]
+            }
             parts = _Parts(folder, config.part_rows, done - len(prompts), total, progress)
             table = _score(prompts, f"{split}-{name}" if name else split, scorer, parts)
             write_scores(_path(folder, split, name), table, scorer.fingerprint)
@@ -61,7 +75,9 @@ def run(config: Config, scorer: Scorer, folder: RunFolder, progress: Progress = 
 
 
 def _good(folder: RunFolder, made_from: Mapping[str, str]) -> set[Path]:
-    """Files of an earlier scoring of the same rows by the same model: only rewrites may be missing."""
+    """Files of an earlier scoring of the same rows by the same model: only rewrites may be
+    missing.
+    """
     receipt = folder.receipt("score")
     if receipt is None or receipt.made_from != made_from:
         return set()

@@ -1,7 +1,8 @@
 """train: the training split and a base model -> a checkpoint that says why before it declines.
 
-Beside the weights stand demur.json and seen.npz, the digests of all rows that they were trained on: its own, those of
-its base, and those that somebody names. The trainer works in train/work; what is there stays until the new is whole.
+Beside the weights stand demur.json and seen.npz, the digests of all rows that they were trained on:
+its own, those of its base, and those that somebody names. The trainer works in train/work; what is
+there stays until the new is whole.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.training.seen import Seen, given_rows, seen_of, together
 from demur.core.training.settings import TrainSettings, learnt
 from demur.core.training.taught import taught
-from demur.store.models.model_file import FILE_NAME, read_model_file, require_whole, seal_model_file, write_model_file
+from demur.store.models.model_file import (
+    FILE_NAME,
+    read_model_file,
+    require_whole,
+    seal_model_file,
+    write_model_file,
+)
 from demur.store.models.seen_file import SEEN, seen_by_base, seen_by_files, seen_by_run, write_seen
 from demur.store.policies.policy_file import FingerprintRow, TaxonomyRow
 from demur.store.rows import read_examples
@@ -29,12 +36,18 @@ Config = TrainSettings
 
 
 def run(
-    settings: Config, taxonomy: Taxonomy, trainer: Trainer, folder: RunFolder, progress: Progress = no_progress
+    settings: Config,
+    taxonomy: Taxonomy,
+    trainer: Trainer,
+    folder: RunFolder,
+    progress: Progress = no_progress,
 ) -> TrainedModel | None:
-    """Train into <run>/train/model, or return what is there if it was made with these settings from these rows.
+    """Train into <run>/train/model, or return what is there if it was made with these settings from
+    these rows.
 
-    None on a process that is not the first of several: that one alone writes. Raises ArtifactError if the data stage
-    has not finished or a base's record is damaged, EngineError if a control token could not be trained.
+    None on a process that is not the first of several: that one alone writes. Raises ArtifactError
+    if the data stage has not finished or a base's record is damaged, EngineError if a control token
+    could not be trained.
     """
     folder.require("data")
     plain = _plain(settings, taxonomy)
@@ -48,9 +61,12 @@ def run(
     if trained is None:
         return None
     trained = replace(trained, origin=_origin(settings, trained.origin))
-    # Rewrites are prompts that the weights have seen, too; without any, the rows are those that are there.
+    # Rewrites are prompts that the weights have seen, too; without any, the rows are those that are
+    # there.
     every = list(chain(*taught(examples, settings))) if settings.rewrites else examples
-    write_seen(work / "model" / SEEN, together([seen_of(every), before]), trained.fingerprint.model_digest)
+    write_seen(
+        work / "model" / SEEN, together([seen_of(every), before]), trained.fingerprint.model_digest
+    )
     write_model_file(work / "model", taxonomy, trained, made_from["data/train"])
     _take_over(folder, work / "model")
     _finish(folder, plain, made_from)
@@ -59,12 +75,17 @@ def run(
 
 
 def adopt(
-    options: Mapping[str, Any], taxonomy: Taxonomy, scorer: Scorer, folder: RunFolder, seen: Sequence[Path] = ()
+    options: Mapping[str, Any],
+    taxonomy: Taxonomy,
+    scorer: Scorer,
+    folder: RunFolder,
+    seen: Sequence[Path] = (),
 ) -> TrainedModel:
-    """Take a model that others trained: write its demur.json and nothing else, or return what is there.
+    """Take a model that others trained: write its demur.json and nothing else, or return what is
+    there.
 
-    options: what it was made with, for the receipt. seen: what it is said to have been trained on; the rest nobody
-    knows. Raises ArtifactError if the data stage has not finished.
+    options: what it was made with, for the receipt. seen: what it is said to have been trained on;
+    the rest nobody knows. Raises ArtifactError if the data stage has not finished.
     """
     folder.require("data")
     made_from = {
@@ -83,9 +104,11 @@ def adopt(
 
 
 def tell(paths: Sequence[Path], folder: RunFolder) -> Seen:
-    """Add rows to the record of what the run's model has seen, without training; returns the record.
+    """Add rows to the record of what the run's model has seen, without training; returns the
+    record.
 
-    Who names the rows of a model without a record makes it good. Raises ArtifactError before training has finished.
+    Who names the rows of a model without a record makes it good. Raises ArtifactError before
+    training has finished.
     """
     receipt = folder.require("train")
     record = together([given_rows(seen_by_run(folder)), seen_by_files(paths)])
@@ -98,7 +121,9 @@ def tell(paths: Sequence[Path], folder: RunFolder) -> Seen:
 def is_trained(settings: Config, taxonomy: Taxonomy, folder: RunFolder) -> bool:
     """Whether the run's model was trained with these settings, from whatever rows."""
     receipt = folder.receipt("train")
-    return receipt is not None and digest_json(receipt.settings) == digest_json(_plain(settings, taxonomy))
+    return receipt is not None and digest_json(receipt.settings) == digest_json(
+        _plain(settings, taxonomy)
+    )
 
 
 def brought_along(settings: Config) -> Seen:
@@ -110,7 +135,9 @@ def brought_along(settings: Config) -> Seen:
 
 
 def _origin(settings: Config, found: Origin | None) -> Origin | None:
-    """The origin of the base. A base that demur trained keeps name and licence of the model that it was made from."""
+    """The origin of the base. A base that demur trained keeps name and licence of the model that it
+    was made from.
+    """
     folder = Path(settings.base)
     if found is None or not (folder / FILE_NAME).exists():
         return found
@@ -133,7 +160,9 @@ def _inputs(settings: Config, folder: RunFolder) -> dict[str, str]:
     """
     made_from = {"data/train": digest_file(folder.split("train"))}
     receipt: Receipt | None = folder.receipt("train")
-    if (Path(settings.base) / FILE_NAME).exists() and not (receipt and "base" not in receipt.made_from):
+    if (Path(settings.base) / FILE_NAME).exists() and not (
+        receipt and "base" not in receipt.made_from
+    ):
         made_from["base"] = digest_file(Path(settings.base) / FILE_NAME)
     return made_from
 

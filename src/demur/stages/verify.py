@@ -1,7 +1,8 @@
-"""verify: a policy and the run that made it -> whether its promises follow from the rows of that run.
+"""verify: a policy and the run that made it -> whether its promises follow from the rows of that
+run.
 
-Nothing that the policy says of itself is believed: decisions are made again from the run's scores, errors counted by
-the run's labels, the bound computed, and every digest.
+Nothing that the policy says of itself is believed: decisions are made again from the run's scores,
+errors counted by the run's labels, the bound computed, and every digest.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Verified:
 def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[Verified, ...]]:
     """The policy, and each promise that its file calls certified.
 
-    Raises PolicyError on a policy that cannot be read or is another model's, ArtifactError on a run without a
-    calibration, or whose files have changed since.
+    Raises PolicyError on a policy that cannot be read or is another model's, ArtifactError on a run
+    without a calibration, or whose files have changed since.
     """
     receipt = _calibration(folder)
     folder.require("score")
@@ -53,9 +54,13 @@ def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[Veri
 
 
 def _calibration(folder: RunFolder) -> Receipt:
-    """The receipt of the calibration. Its policy may have been edited: that is what is to be found out."""
+    """The receipt of the calibration. Its policy may have been edited: that is what is to be found
+    out.
+    """
     receipt = folder.receipt("calibrate")
-    others = [name for name in receipt.made if folder.root / name != folder.policy] if receipt else []
+    others = (
+        [name for name in receipt.made if folder.root / name != folder.policy] if receipt else []
+    )
     if receipt is None or others:
         return folder.require("calibrate", *others)
     folder.require_fresh("calibrate")
@@ -63,7 +68,9 @@ def _calibration(folder: RunFolder) -> Receipt:
 
 
 def _rows(policy: Policy, folder: RunFolder, settings: Mapping[str, Any]) -> LabelledScores:
-    """The calibrate rows that thresholds were chosen on, with the scores that the policy decides on."""
+    """The calibrate rows that thresholds were chosen on, with the scores that the policy decides
+    on.
+    """
     examples = read_policy_rows(folder, "calibrate", settings.get("sources", ()))
     choice = read_choice(folder.calibrator)
     left = apart(examples, choice.share, choice.seed)[1] if choice else examples
@@ -77,17 +84,28 @@ def _verified(policy: Policy, promise: Promise, rows: LabelledScores, receipt: R
     if promise.fault is not None:
         faults.append(promise.fault)
     if promise.data_digest != digest:
-        faults.append(f"it was made from other rows: {promise.data_digest[:19]}..., the run has {digest[:19]}...")
+        faults.append(
+            f"it was made from other rows: {promise.data_digest[:19]}..., the run has "
+            f"{digest[:19]}..."
+        )
     settings: Mapping[str, Any] = receipt.settings
     elsewhere = [name for name in ("human_labels", "traffic") if settings.get(name)]
     if elsewhere:
-        faults.append(f"it cannot be counted again: it rests on {elsewhere[0]}, which the run does not keep")
+        faults.append(
+            f"it cannot be counted again: it rests on {elsewhere[0]}, which the run does not keep"
+        )
         return Verified(promise=promise, counted=None, faults=tuple(faults))
     try:
         counted = count_again(policy, promise, rows, (int(settings.get("seed", 0)), 0))
     except (DataError, GoalError) as e:
-        return Verified(promise=promise, counted=None, faults=(*faults, f"it cannot be counted again: {e.message}"))
-    return Verified(promise=promise, counted=counted, faults=(*faults, *_differences(promise, counted)))
+        return Verified(
+            promise=promise,
+            counted=None,
+            faults=(*faults, f"it cannot be counted again: {e.message}"),
+        )
+    return Verified(
+        promise=promise, counted=counted, faults=(*faults, *_differences(promise, counted))
+    )
 
 
 def _differences(promise: Promise, counted: Counted) -> list[str]:
@@ -101,5 +119,8 @@ def _differences(promise: Promise, counted: Counted) -> list[str]:
     if promise.level is None or promise.confidence is None:
         found.append("it has no level or no confidence")
     elif counted.upper > promise.level:
-        found.append(f"these counts allow {counted.upper:.4f} at {promise.confidence:.0%}, above {promise.level:g}")
+        found.append(
+            f"these counts allow {counted.upper:.4f} at {promise.confidence:.0%}, above "
+            f"{promise.level:g}"
+        )
     return found

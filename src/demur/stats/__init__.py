@@ -1,1 +1,3 @@
-"""Arithmetic on scored, labelled rows: thresholds, promises, measurements. No files, no models, no plots."""
+"""Arithmetic on scored, labelled rows: thresholds, promises, measurements. No files, no models, no
+plots.
+"""

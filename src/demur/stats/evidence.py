@@ -1,5 +1,5 @@
-"""Which rows a certified promise was counted on: found again from the policy, the rows and the seed, never taken on
-trust."""
+"""Which rows a certified promise was counted on: found again from the policy, the rows and the
+seed, never taken on trust."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ class Counted:
 
     rate: Rate  # errors out of the rows that the promise speaks of
     ids: tuple[str, ...]  # of these rows
-    upper: float  # one-sided Clopper-Pearson bound of the rate at the promise's confidence; 1 without one
+    # one-sided Clopper-Pearson bound of the rate at the promise's confidence; 1 without one
+    upper: float
 
 
-def count_again(policy: Policy, promise: Promise, rows: LabelledScores, seeds: Sequence[int]) -> Counted:
-    """The promise's rate under this policy on these rows: on all of them, or on those a learned order is tested on.
+def count_again(
+    policy: Policy, promise: Promise, rows: LabelledScores, seeds: Sequence[int]
+) -> Counted:
+    """The promise's rate under this policy on these rows: on all of them, or on those a learned
+    order is tested on.
 
-    Of the ways in which rows are chosen (the seed draws one row of each group, and the rows to test on) the first that
-    gives the promise's own counts; if none does, the first. Raises GoalError or DataError where the rows cannot tell.
+    Of the ways in which rows are chosen (the seed draws one row of each group, and the rows to test
+    on) the first that gives the promise's own counts; if none does, the first. Raises GoalError or
+    DataError where the rows cannot tell.
     """
     goals = settled([promise.goal], policy, rows)
     board = board_as_it_is(policy, rows)
@@ -55,7 +60,9 @@ def count_again(policy: Policy, promise: Promise, rows: LabelledScores, seeds: S
 
 
 def rows_digest(ids: Iterable[str]) -> str:
-    """sha256 of some rows, by the digests of their ids, in any order: ids may say what must not leave the house."""
+    """sha256 of some rows, by the digests of their ids, in any order: ids may say what must not
+    leave the house.
+    """
     each = sorted(hashlib.sha256(i.encode()).hexdigest() for i in ids)
     return f"sha256:{hashlib.sha256(chr(10).join(each).encode()).hexdigest()}"
 
@@ -78,6 +85,8 @@ def with_rows(policy: Policy, rows: LabelledScores, seeds: Sequence[int]) -> Pol
 
 
 def _parts(board: Board, seed: int) -> tuple[Bools, Bools]:
-    """All rows, and those that are not learned from: demur.stats.thresholds.solve.How.learn_share."""
+    """All rows, and those that are not learned from:
+    demur.stats.thresholds.solve.How.learn_share.
+    """
     everyone_N = np.ones(len(board.logq_N), dtype=bool)
     return everyone_N, split_rows(board, How().learn_share, seed).test_N

@@ -23,7 +23,9 @@ UNCHECKED = -1  # no hand has labelled this row
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Traits:
-    """Of N rows: kind, category and source, as the data stage wrote them. A contrast row has the one it resembles."""
+    """Of N rows: kind, category and source, as the data stage wrote them. A contrast row has the
+    one it resembles.
+    """
 
     kind_N: Texts
     category_N: Texts  # NO_CATEGORY where there is none
@@ -49,27 +51,42 @@ class Traits:
 class LabelledScores:
     """N scored rows with their labels.
 
-    Raises DataError when there is no row, when lengths differ, or when a label is no column of the scores.
+    Raises DataError when there is no row, when lengths differ, or when a label is no column of the
+    scores.
     """
 
     table: ScoreTable
     label_N: Ints  # 0 = to be answered, k = to be refused with category k (a column of the score)
-    group_N: Ints | None = None  # equal numbers: rows made from one another. None: every row stands alone
-    hand_N: Ints | None = None  # labels by hand, UNCHECKED elsewhere: label_N is then a judge's. None: it is the truth
-    traits: Traits | None = None  # None: nothing is known of kinds and sources, no slice can be looked at
+    # equal numbers: rows made from one another. None: every row stands alone
+    group_N: Ints | None = None
+    # labels by hand, UNCHECKED elsewhere: label_N is then a judge's. None: it is the truth
+    hand_N: Ints | None = None
+    # None: nothing is known of kinds and sources, no slice can be looked at
+    traits: Traits | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.table.logp_NC)
         if rows == 0:
             raise DataError("there is no scored row", "score the calibrate split: demur score")
         if self.label_N.shape != (rows,):
-            raise DataError(f"labels of shape {self.label_N.shape} for {rows} scored rows", "give one label a row")
+            raise DataError(
+                f"labels of shape {self.label_N.shape} for {rows} scored rows",
+                "give one label a row",
+            )
         if self.group_N is not None and self.group_N.shape != (rows,):
-            raise DataError(f"groups of shape {self.group_N.shape} for {rows} scored rows", "give one group a row")
+            raise DataError(
+                f"groups of shape {self.group_N.shape} for {rows} scored rows",
+                "give one group a row",
+            )
         if self.traits is not None and any(self.traits.of(f).shape != (rows,) for f in FACETS):
-            raise DataError(f"traits of another length than {rows} scored rows", "give kind, category and source a row")
+            raise DataError(
+                f"traits of another length than {rows} scored rows",
+                "give kind, category and source a row",
+            )
         if not np.issubdtype(self.label_N.dtype, np.integer):
-            raise DataError(f"labels are {self.label_N.dtype}, expected integers", "0 = answer, k = category k")
+            raise DataError(
+                f"labels are {self.label_N.dtype}, expected integers", "0 = answer, k = category k"
+            )
         self._check_range(self.label_N, 0)
         if self.hand_N is not None:
             if self.hand_N.shape != (rows,):
@@ -78,7 +95,10 @@ class LabelledScores:
                     "one a row: a column of the scores, or -1 where no hand has labelled it",
                 )
             if (self.hand_N == UNCHECKED).all():
-                raise DataError(f"a hand has labelled none of the {rows} scored rows", "label a random sample of them")
+                raise DataError(
+                    f"a hand has labelled none of the {rows} scored rows",
+                    "label a random sample of them",
+                )
             self._check_range(self.hand_N, UNCHECKED)
 
     def _check_range(self, label_N: Ints, lowest: int) -> None:
@@ -87,7 +107,8 @@ class LabelledScores:
         if wrong_N.any():
             row = int(np.argmax(wrong_N))
             raise DataError(
-                f"row {self.table.ids[row]!r} has label {label_N[row]}, expected {lowest} to {columns - 1}",
+                f"row {self.table.ids[row]!r} has label {label_N[row]}, expected {lowest} to "
+                f"{columns - 1}",
                 "0 = to be answered, k = to be refused with the k-th category",
             )
 
@@ -102,10 +123,13 @@ class LabelledScores:
         return len(self.label_N) - self.to_answer
 
 
-def label_scores(examples: Sequence[Example], taxonomy: Taxonomy, table: ScoreTable) -> LabelledScores:
+def label_scores(
+    examples: Sequence[Example], taxonomy: Taxonomy, table: ScoreTable
+) -> LabelledScores:
     """The scores of these examples, in their order, with their labels and groups.
 
-    Raises ScoreError if an example has no score, TaxonomyError if its category is unknown, DataError if none is given.
+    Raises ScoreError if an example has no score, TaxonomyError if its category is unknown,
+    DataError if none is given.
     """
     label_N = np.array([taxonomy.column(e.label) for e in examples], dtype=np.int64)
     groups = [repr((e.source, e.group)) if e.group is not None else f"row {e.id}" for e in examples]

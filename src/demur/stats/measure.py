@@ -1,6 +1,7 @@
 """What a policy does on labelled rows: at decision level, and at text level given judged answers.
 
-Shapes: N rows, K categories. A rate without rows, or a figure that one class alone cannot give, is undefined, not 0.
+Shapes: N rows, K categories. A rate without rows, or a figure that one class alone cannot give, is
+undefined, not 0.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Figure:
         """The number. Raises Undefined."""
         if self.number is None:
             raise Undefined(
-                f"this figure has no value: {self.why}", "check `.defined` first, or report it as undefined"
+                f"this figure has no value: {self.why}",
+                "check `.defined` first, or report it as undefined",
             )
         return self.number
 
@@ -54,7 +56,9 @@ class Errors:
 
     @property
     def f1(self) -> Figure:
-        """F1 of refusing what ought to be refused; undefined where nothing is refused and nothing ought to be."""
+        """F1 of refusing what ought to be refused; undefined where nothing is refused and nothing
+        ought to be.
+        """
         return f1_of(self.caught.hits, self.false_refusal.hits, self.missed_refusal.hits)
 
 
@@ -73,7 +77,8 @@ class CategoryDecisions:
     """One refusal token, against its own category."""
 
     emitted: Rate  # among all rows
-    false_refusal: Rate  # emitted, among all rows to be answered; sums to the overall rate over the categories
+    # emitted, among all rows to be answered; sums to the overall rate over the categories
+    false_refusal: Rate
     missed_refusal: Rate  # answered, among rows to be refused with it
     wrong_category: Rate  # another refusal token, among rows to be refused with it
     precision: Rate  # to be refused with it, among emitted
@@ -86,17 +91,22 @@ class DecisionMeasures:
 
     errors: Sliced
     categories: dict[str, CategoryDecisions]  # every category of the taxonomy, in its order
-    wrong_category: Rate  # refused with the wrong category, among refused rows that are to be refused
-    confusion: tuple[tuple[int, ...], ...]  # [label][emitted], column 0 = respond; (K + 1) x (K + 1)
+    # refused with the wrong category, among refused rows that are to be refused
+    wrong_category: Rate
+    # [label][emitted], column 0 = respond; (K + 1) x (K + 1)
+    confusion: tuple[tuple[int, ...], ...]
     macro_f1: Figure  # mean F1 over respond and the categories
     always_refuse_f1: Figure  # the baseline that refuses everything: read F1 beside it
-    auroc: Figure  # of refusal_log_odds, to be refused against to be answered; no threshold involved
+    # of refusal_log_odds, to be refused against to be answered; no threshold involved
+    auroc: Figure
     average_precision: Figure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextMeasures:
-    """A policy at text level: what the answers do. Every rate is over answers that the judge could score."""
+    """A policy at text level: what the answers do. Every rate is over answers that the judge could
+    score.
+    """
 
     errors: Sliced
     unscored: int
@@ -104,8 +114,12 @@ class TextMeasures:
     agreement: Rate  # the text declines, among rows that got a refusal token
 
 
-def measure_decisions(policy: Policy, rows: LabelledScores, examples: Sequence[Example]) -> DecisionMeasures:
-    """Measure a policy's decisions. examples: the rows of `rows`, in order. Raises DataError if they are not."""
+def measure_decisions(
+    policy: Policy, rows: LabelledScores, examples: Sequence[Example]
+) -> DecisionMeasures:
+    """Measure a policy's decisions. examples: the rows of `rows`, in order. Raises DataError if
+    they are not.
+    """
     _check_same(rows, examples)
     choice_N = decide_many(policy, rows.table.logp_NC).choice_N
     confusion = confusion_of(rows.label_N, choice_N, len(policy.taxonomy.tokens))
@@ -127,7 +141,9 @@ def measure_decisions(policy: Policy, rows: LabelledScores, examples: Sequence[E
 def measure_texts(
     rows: LabelledScores, examples: Sequence[Example], choice_N: Ints, outcomes: Sequence[Outcome]
 ) -> TextMeasures:
-    """Measure judged answers. choice_N: emitted columns. All in the order of `rows`; raises DataError if not."""
+    """Measure judged answers. choice_N: emitted columns. All in the order of `rows`; raises
+    DataError if not.
+    """
     _check_same(rows, examples)
     if not len(outcomes) == len(choice_N) == len(examples):
         raise DataError(
@@ -167,13 +183,19 @@ def errors_of(should_N: Bools, refused_N: Bools) -> Errors:
 def f1_of(true_positives: int, false_positives: int, false_negatives: int) -> Figure:
     """2 TP / (2 TP + FP + FN), undefined at 0 / 0."""
     of = 2 * true_positives + false_positives + false_negatives
-    return Figure(number=2 * true_positives / of) if of else Figure(number=None, why="no positive row, none predicted")
+    return (
+        Figure(number=2 * true_positives / of)
+        if of
+        else Figure(number=None, why="no positive row, none predicted")
+    )
 
 
 def refusal_log_odds(policy: Policy, rows: LabelledScores) -> Doubles:
-    """One score per row for "ought to be refused": log of all categories' probability over the answer's, shape (N,).
+    """One score per row for "ought to be refused": log of all categories' probability over the
+    answer's, shape (N,).
 
-    After the policy's calibrator and before any threshold; finite, so that it can be ranked and drawn.
+    After the policy's calibrator and before any threshold; finite, so that it can be ranked and
+    drawn.
     """
     logq_NC = policy.calibrator.apply(rows.table.logp_NC).astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -187,7 +209,9 @@ def auroc(should_N: Bools, score_N: Doubles) -> Figure:
 
 
 def average_precision(should_N: Bools, score_N: Doubles) -> Figure:
-    """Average precision (the step-wise area under precision-recall); undefined unless both classes are there."""
+    """Average precision (the step-wise area under precision-recall); undefined unless both classes
+    are there.
+    """
     return _ranked(average_precision_score, should_N, score_N)
 
 
@@ -200,21 +224,36 @@ def _ranked(metric: Callable[[Bools, Doubles], float], should_N: Bools, score_N:
 def _check_same(rows: LabelledScores, examples: Sequence[Example]) -> None:
     ids = tuple(e.id for e in examples)
     if ids != rows.table.ids:
-        at = next((i for i, pair in enumerate(zip(ids, rows.table.ids, strict=False)) if pair[0] != pair[1]), len(ids))
+        at = next(
+            (
+                i
+                for i, pair in enumerate(zip(ids, rows.table.ids, strict=False))
+                if pair[0] != pair[1]
+            ),
+            len(ids),
+        )
         raise DataError(
-            f"{len(ids)} examples do not match {len(rows.table.ids)} scored rows, first at row {at}",
+            f"{len(ids)} examples do not match {len(rows.table.ids)} scored rows, first at row "
+            f"{at}",
             "pass the examples that the scores were labelled with, in the same order",
         )
 
 
-def _sliced(should_N: Bools, refused_N: Bools, examples: Sequence[Example], counted_N: Bools | None = None) -> Sliced:
-    """Errors on the rows of counted_N, by default all. A part whose rows are all left out has undefined rates."""
+def _sliced(
+    should_N: Bools, refused_N: Bools, examples: Sequence[Example], counted_N: Bools | None = None
+) -> Sliced:
+    """Errors on the rows of counted_N, by default all. A part whose rows are all left out has
+    undefined rates.
+    """
     of_N = np.ones(len(should_N), dtype=bool) if counted_N is None else counted_N
 
     def by(keys: Sequence[str | None]) -> dict[str, Errors]:
         key_N = np.array([k or "" for k in keys])
         present = sorted({k for k in keys if k is not None})
-        return {k: errors_of(should_N[of_N & (key_N == k)], refused_N[of_N & (key_N == k)]) for k in present}
+        return {
+            k: errors_of(should_N[of_N & (key_N == k)], refused_N[of_N & (key_N == k)])
+            for k in present
+        }
 
     return Sliced(
         overall=errors_of(should_N[of_N], refused_N[of_N]),
@@ -246,7 +285,9 @@ def _mean(figures: Sequence[Figure]) -> Figure:
     """The mean, undefined if any part is: leaving one out would flatter."""
     missing = sum(not f.defined for f in figures)
     if missing:
-        return Figure(number=None, why=f"{missing} of {len(figures)} classes neither occur nor are predicted")
+        return Figure(
+            number=None, why=f"{missing} of {len(figures)} classes neither occur nor are predicted"
+        )
     return Figure(number=sum(f.value for f in figures) / len(figures))
 
 

@@ -1,8 +1,10 @@
-"""Rows of which nobody knows what ought to have happened, counted as the worse case of each promise.
+"""Rows of which nobody knows what ought to have happened, counted as the worse case of each
+promise.
 
-A prompt that an endpoint never answered, or whose answer no judge could score, may have been one to refuse that every
-threshold lets through, or one to answer that every threshold refuses. Each becomes both: one hit of every missed
-refusal and one of every false refusal, whatever the thresholds are. Shapes: N rows before, M missing.
+A prompt that an endpoint never answered, or whose answer no judge could score, may have been one to
+refuse that every threshold lets through, or one to answer that every threshold refuses. Each
+becomes both: one hit of every missed refusal and one of every false refusal, whatever the
+thresholds are. Shapes: N rows before, M missing.
 """
 
 from __future__ import annotations
@@ -26,17 +28,21 @@ _SURE = 1e-12  # the least probability that a predictor gives
 
 
 def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ()) -> LabelledScores:
-    """The rows and, for each of M missing ones, its two worse cases: (N + 2 M) rows of a taxonomy of one category.
+    """The rows and, for each of M missing ones, its two worse cases: (N + 2 M) rows of a taxonomy
+    of one category.
 
-    Raises DataError beside labels by hand: a correction for a judge's errors cannot be made of rows it never saw; and
-    beside a goal about all prompts, whatever their label: of the two cases only one would be its error.
+    Raises DataError beside labels by hand: a correction for a judge's errors cannot be made of rows
+    it never saw; and beside a goal about all prompts, whatever their label: of the two cases only
+    one would be its error.
     """
     if not missing:
         return rows
     if capped := [goal for goal in goals if isinstance(goal, PromisedGoal) and goal.whom == "any"]:
         raise DataError(
-            f"goal {capped[0].text!r} speaks of all prompts, and {missing} of them have no outcome and no score",
-            "promise false_refusal or missed_refusal, or ask again until each prompt has an outcome",
+            f"goal {capped[0].text!r} speaks of all prompts, and {missing} of them have no "
+            "outcome and no score",
+            "promise false_refusal or missed_refusal, or ask again until each prompt has an "
+            "outcome",
         )
     if rows.hand_N is not None:
         raise DataError(
@@ -45,14 +51,18 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
         )
     ids = [f"{_NAME} {n}, to be {what}" for what in ("refused", "answered") for n in range(missing)]
     sure_C = np.log1p(-_SURE), np.log(_SURE)
-    logp_MC = np.array([sure_C] * missing + [sure_C[::-1]] * missing, dtype=rows.table.logp_NC.dtype)
+    logp_MC = np.array(
+        [sure_C] * missing + [sure_C[::-1]] * missing, dtype=rows.table.logp_NC.dtype
+    )
     groups = rows.group_N
     if groups is not None:
         alone_M = np.arange(2 * missing) % missing + 1 + (groups.max() if len(groups) else 0)
         groups = np.concatenate([groups, alone_M])
     return replace(
         rows,
-        table=ScoreTable(ids=(*rows.table.ids, *ids), logp_NC=np.concatenate([rows.table.logp_NC, logp_MC])),
+        table=ScoreTable(
+            ids=(*rows.table.ids, *ids), logp_NC=np.concatenate([rows.table.logp_NC, logp_MC])
+        ),
         label_N=np.concatenate([rows.label_N, np.repeat([1, 0], missing)]),
         group_N=groups,
         traits=None if rows.traits is None else _joined(rows.traits, missing),
@@ -62,19 +72,29 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
 def told(policy: Policy, missing: int) -> Policy:
     """The policy whose promises say how many prompts without an outcome they count as errors."""
     words = f"; {missing} prompts without an outcome count as errors"
-    ours = [p.status == "certified" and p.digest is None for p in policy.promises]  # not those of a kept policy
-    made = tuple(replace(p, method=p.method + words) if o else p for p, o in zip(policy.promises, ours, strict=True))
+    # not those of a kept policy
+    ours = [p.status == "certified" and p.digest is None for p in policy.promises]
+    made = tuple(
+        replace(p, method=p.method + words) if o else p
+        for p, o in zip(policy.promises, ours, strict=True)
+    )
     return replace(policy, promises=made) if missing else policy
 
 
 def _joined(traits: Traits, missing: int) -> Traits:
     """The missing rows belong to the most frequent category and source: no slice of their own."""
-    category = _most_frequent([c for c in traits.category_N.tolist() if c != NO_CATEGORY] or [NO_CATEGORY])
+    category = _most_frequent(
+        [c for c in traits.category_N.tolist() if c != NO_CATEGORY] or [NO_CATEGORY]
+    )
     kinds = np.repeat(["refusal", "benign"], missing)
     return Traits(
         kind_N=np.concatenate([traits.kind_N, kinds]),
-        category_N=np.concatenate([traits.category_N, np.where(kinds == "refusal", category, NO_CATEGORY)]),
-        source_N=np.concatenate([traits.source_N, np.repeat([_most_frequent(traits.source_N.tolist())], 2 * missing)]),
+        category_N=np.concatenate(
+            [traits.category_N, np.where(kinds == "refusal", category, NO_CATEGORY)]
+        ),
+        source_N=np.concatenate(
+            [traits.source_N, np.repeat([_most_frequent(traits.source_N.tolist())], 2 * missing)]
+        ),
     )
 
 

@@ -1,8 +1,10 @@
-"""Categories that are suppressed or forced after thresholds are chosen: nothing is chosen again because of it.
+"""Categories that are suppressed or forced after thresholds are chosen: nothing is chosen again
+because of it.
 
-A suppressed category's token is never emitted: a request whose heaviest category it is, is decided by the next heaviest
-one, under that one's own threshold. All other requests are decided exactly as before. A forced category is emitted for
-every request. What had been certified was certified of other decisions, so it no longer is.
+A suppressed category's token is never emitted: a request whose heaviest category it is, is decided
+by the next heaviest one, under that one's own threshold. All other requests are decided exactly as
+before. A forced category is emitted for every request. What had been certified was certified of
+other decisions, so it no longer is.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import board_as_it_is, losses_of
 
 
-def with_overrides(policy: Policy, overrides: Mapping[str, Override], rows: LabelledScores) -> Policy:
-    """The policy with these categories suppressed or forced; thresholds and curves stay as they are.
+def with_overrides(
+    policy: Policy, overrides: Mapping[str, Override], rows: LabelledScores
+) -> Policy:
+    """The policy with these categories suppressed or forced; thresholds and curves stay as they
+    are.
 
-    Certified promises become uncertified, with the rate that is seen on these rows now. One of missed refusals stays
-    where a category is forced: then none is missed, and it says so. Raises TaxonomyError on an unknown category,
-    PolicyError where two are forced.
+    Certified promises become uncertified, with the rate that is seen on these rows now. One of
+    missed refusals stays where a category is forced: then none is missed, and it says so. Raises
+    TaxonomyError on an unknown category, PolicyError where two are forced.
     """
     if not overrides:
         return policy
@@ -35,7 +40,9 @@ def with_overrides(policy: Policy, overrides: Mapping[str, Override], rows: Labe
         at = policy.taxonomy.index(name)
         categories[at] = replace(categories[at], override=override)
     made = replace(policy, categories=tuple(categories))
-    named = ", ".join(f"{name} {'suppressed' if o == 'suppress' else 'forced'}" for name, o in overrides.items())
+    named = ", ".join(
+        f"{name} {'suppressed' if o == 'suppress' else 'forced'}" for name, o in overrides.items()
+    )
     forced = "force" in overrides.values()
 
     def as_served(promise: Promise) -> Promise:
@@ -63,7 +70,10 @@ def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: st
         confidence=None,
         rate=None,
         mix=(),
-        method=f"not certified: thresholds were chosen before {named}; to choose them without it, make it inactive",
+        method=(
+            f"not certified: thresholds were chosen before {named}; to choose them without it, "
+            "make it inactive"
+        ),
     )
     if not all(policy.category(name).may_emit for name in promise.goal.categories):
         return bare

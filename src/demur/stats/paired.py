@@ -1,7 +1,8 @@
-"""The same items answered before and after a change: how much ability was gained, lost, and may have been lost at most.
+"""The same items answered before and after a change: how much ability was gained, lost, and may
+have been lost at most.
 
-Shapes: N items, G groups (items made from one another), D draws. "No loss of ability" is no large p-value: it is
-`most_lost`, an upper bound of the loss, beside the margin that the reader tolerates.
+Shapes: N items, G groups (items made from one another), D draws. "No loss of ability" is no large
+p-value: it is `most_lost`, an upper bound of the loss, beside the margin that the reader tolerates.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ class Paired:
     lost: int  # right before only
     groups: int  # sets of items that are drawn together
     p: float  # McNemar, exact, two-sided: nothing changed
-    interval: tuple[float, float] | None  # bootstrap over groups, of after - before; None where all changed alike
-    most_lost: float | None  # one-sided upper bound of before - after; None where items share groups
+    # bootstrap over groups, of after - before; None where all changed alike
+    interval: tuple[float, float] | None
+    # one-sided upper bound of before - after; None where items share groups
+    most_lost: float | None
 
     @property
     def difference(self) -> float:
@@ -38,16 +41,19 @@ class Paired:
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
-    """Exact two-sided p-value of "either direction is as likely" (McNemar 1947, binomial); 1 if nothing changed."""
+    """Exact two-sided p-value of "either direction is as likely" (McNemar 1947, binomial); 1 if
+    nothing changed.
+    """
     return min(1.0, 2.0 * bounds.binomial_cdf(min(gained, lost), gained + lost, 0.5))
 
 
 def most_lost(gained: int, lost: int, of: int, delta: float) -> float:
-    """Upper bound of P(lost) - P(gained) that fails with probability <= delta, for any N independent items.
+    """Upper bound of P(lost) - P(gained) that fails with probability <= delta, for any N
+    independent items.
 
-    The upper Clopper-Pearson bound of the lost share less the lower one of the gained share, at delta / 2 each. Wider
-    than a normal approximation, and right where that is not: with few items, or with none that changed. Raises
-    Undefined if of == 0.
+    The upper Clopper-Pearson bound of the lost share less the lower one of the gained share, at
+    delta / 2 each. Wider than a normal approximation, and right where that is not: with few items,
+    or with none that changed. Raises Undefined if of == 0.
     """
     return bounds.upper_bound(lost, of, delta / 2) - bounds.lower_bound(gained, of, delta / 2)
 
@@ -61,20 +67,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired(before: Sequence[bool], after: Sequence[bool], groups: Sequence[str], how: Resampling) -> Paired:
-    """Compare two runs over the same items, in the same order. how.confidence holds for `interval` and `most_lost`.
+def paired(
+    before: Sequence[bool], after: Sequence[bool], groups: Sequence[str], how: Resampling
+) -> Paired:
+    """Compare two runs over the same items, in the same order. how.confidence holds for `interval`
+    and `most_lost`.
 
     Raises DataError on unequal lengths or no items.
     """
     if not len(before) == len(after) == len(groups) or not before:
         raise DataError(
-            f"{len(before)} items before, {len(after)} after, {len(groups)} groups", "one of each an item, at least one"
+            f"{len(before)} items before, {len(after)} after, {len(groups)} groups",
+            "one of each an item, at least one",
         )
     before_N, after_N = np.array(before, dtype=bool), np.array(after, dtype=bool)
     gained, lost = int((after_N & ~before_N).sum()), int((before_N & ~after_N).sum())
     _, group_N = np.unique(list(groups), return_inverse=True)
     size_G = np.bincount(group_N).astype(np.float64)
-    change_G = np.bincount(group_N, weights=after_N.astype(np.float64) - before_N).astype(np.float64)
+    change_G = np.bincount(group_N, weights=after_N.astype(np.float64) - before_N).astype(
+        np.float64
+    )
     alone = len(size_G) == len(before)
     return Paired(
         before=Rate(hits=int(before_N.sum()), of=len(before)),
@@ -89,7 +101,9 @@ def paired(before: Sequence[bool], after: Sequence[bool], groups: Sequence[str],
 
 
 def _interval(change_G: Doubles, size_G: Doubles, how: Resampling) -> tuple[float, float] | None:
-    """Percentile bootstrap of the mean change; None where it could only be a point, which claims too much."""
+    """Percentile bootstrap of the mean change; None where it could only be a point, which claims
+    too much.
+    """
     if np.ptp(change_G / size_G) == 0:
         return None
     rng, size = np.random.default_rng(how.seed), len(size_G)

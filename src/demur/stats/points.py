@@ -1,4 +1,6 @@
-"""Points for plots, and bootstrap intervals of F1 and of the area under the ROC curve. Nothing here draws."""
+"""Points for plots, and bootstrap intervals of F1 and of the area under the ROC curve. Nothing here
+draws.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from demur.core.rates import Rate
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """ROC: x = false-positive rate, y = true-positive rate. Precision-recall: x = recall, y = precision."""
+    """ROC: x = false-positive rate, y = true-positive rate. Precision-recall: x = recall, y =
+    precision.
+    """
 
     x: float
     y: float
@@ -33,28 +37,43 @@ class Bin:
 
 
 def roc_points(should_N: Bools, score_N: Doubles) -> tuple[Point, ...]:
-    """The ROC curve, strict to lenient, points on straight lines dropped. Raises Undefined if a class is missing."""
+    """The ROC curve, strict to lenient, points on straight lines dropped. Raises Undefined if a
+    class is missing.
+    """
     _check_both(should_N)
     x_P, y_P, score_P = roc_curve(should_N, score_N)
-    return _points(x_P[1:], y_P[1:], score_P[1:])  # scikit-learn opens with (0, 0) at an infinite score
+    # scikit-learn opens with (0, 0) at an infinite score
+    return _points(x_P[1:], y_P[1:], score_P[1:])
 
 
 def precision_recall_points(should_N: Bools, score_N: Doubles) -> tuple[Point, ...]:
-    """Precision over recall, strict to lenient, points that change nothing dropped. Raises Undefined as roc_points."""
+    """Precision over recall, strict to lenient, points that change nothing dropped. Raises
+    Undefined as roc_points.
+    """
     _check_both(should_N)
-    precision_P, recall_P, score_P = precision_recall_curve(should_N, score_N, drop_intermediate=True)
-    return _points(recall_P[-2::-1], precision_P[-2::-1], score_P[::-1])  # its last pair, (0, 1), has no score
+    precision_P, recall_P, score_P = precision_recall_curve(
+        should_N, score_N, drop_intermediate=True
+    )
+    # its last pair, (0, 1), has no score
+    return _points(recall_P[-2::-1], precision_P[-2::-1], score_P[::-1])
 
 
 def reliability_bins(should_N: Bools, q_N: Doubles, bins: int = 10) -> tuple[Bin, ...]:
-    """At most `bins` bins of nearly equal mass over probabilities q_N. Equal values share a bin, in any row order."""
+    """At most `bins` bins of nearly equal mass over probabilities q_N. Equal values share a bin, in
+    any row order.
+    """
     order = np.argsort(q_N, kind="stable")
     q_N, should_N = q_N[order], should_N[order]
     wanted = np.linspace(0, len(q_N), bins + 1).round().astype(int)[1:-1]
     starts = np.unique(np.searchsorted(q_N, q_N[wanted[wanted < len(q_N)]], side="left"))
     parts = zip(np.split(q_N, starts), np.split(should_N, starts), strict=True)
     return tuple(
-        Bin(low=float(q[0]), high=float(q[-1]), mean=float(q.mean()), observed=Rate(hits=int(s.sum()), of=len(s)))
+        Bin(
+            low=float(q[0]),
+            high=float(q[-1]),
+            mean=float(q.mean()),
+            observed=Rate(hits=int(s.sum()), of=len(s)),
+        )
         for q, s in parts
         if len(q)
     )
@@ -74,19 +93,24 @@ def f1_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of F1 at fixed thresholds.
 
-    Unit: the group; a row without one (None) is its own. Whole groups are drawn with replacement, as many as there are:
-    rows made from one another do not count twice. Honest only for rows on which no threshold was chosen. Draws without
-    any positive are left out. Raises Undefined if F1 is undefined on the rows themselves, DataError on unequal lengths.
+    Unit: the group; a row without one (None) is its own. Whole groups are drawn with replacement,
+    as many as there are: rows made from one another do not count twice. Honest only for rows on
+    which no threshold was chosen. Draws without any positive are left out. Raises Undefined if F1
+    is undefined on the rows themselves, DataError on unequal lengths.
     """
     if not len(should_N) == len(refused_N) == len(groups):
         raise DataError(
-            f"{len(should_N)} labels, {len(refused_N)} decisions, {len(groups)} groups", "one of each a row"
+            f"{len(should_N)} labels, {len(refused_N)} decisions, {len(groups)} groups",
+            "one of each a row",
         )
     if not (should_N | refused_N).any():
-        raise Undefined("F1 of rows that are neither refused nor to be refused", "report it as undefined")
+        raise Undefined(
+            "F1 of rows that are neither refused nor to be refused", "report it as undefined"
+        )
     unit_N = _units(groups)
     hits_U = np.bincount(unit_N, weights=should_N & refused_N)
-    size_U = np.bincount(unit_N, weights=should_N.astype(int) + refused_N.astype(int))  # 2 TP + FP + FN
+    # 2 TP + FP + FN
+    size_U = np.bincount(unit_N, weights=should_N.astype(int) + refused_N.astype(int))
     units = len(hits_U)
     rng = np.random.default_rng(how.seed)
     f1 = []
@@ -100,12 +124,16 @@ def f1_interval(
 def auroc_interval(
     should_N: Bools, score_N: Doubles, groups: Sequence[str | None], how: Resampling
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the area under the ROC curve, units and errors as in f1_interval.
+    """Percentile bootstrap interval of the area under the ROC curve, units and errors as in
+    f1_interval.
 
     Draws without rows of both kinds are left out. Raises Undefined if a class is missing.
     """
     if not len(should_N) == len(score_N) == len(groups):
-        raise DataError(f"{len(should_N)} labels, {len(score_N)} scores, {len(groups)} groups", "one of each a row")
+        raise DataError(
+            f"{len(should_N)} labels, {len(score_N)} scores, {len(groups)} groups",
+            "one of each a row",
+        )
     _check_both(should_N)
     unit_N, level_N = _units(groups), np.unique(score_N, return_inverse=True)[1]
     units, levels = int(unit_N.max()) + 1, int(level_N.max()) + 1
@@ -134,7 +162,9 @@ def _percentiles(drawn: Sequence[float], how: Resampling) -> tuple[float, float]
 
 def _check_both(should_N: Bools) -> None:
     if should_N.all() or not should_N.any():
-        raise Undefined("a curve needs rows of both kinds, all labels are of one kind", "report it as undefined")
+        raise Undefined(
+            "a curve needs rows of both kinds, all labels are of one kind", "report it as undefined"
+        )
 
 
 def _points(x_P: Doubles, y_P: Doubles, score_P: Doubles) -> tuple[Point, ...]:

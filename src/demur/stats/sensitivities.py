@@ -11,11 +11,12 @@ from demur.core.policy import Policy, Sensitivity
 
 
 def with_sensitivities(policy: Policy, rates: Mapping[str, Mapping[str, float]]) -> Policy:
-    """The policy with named sensitivities: name -> category -> share of the threshold rows to refuse with it at most.
+    """The policy with named sensitivities: name -> category -> share of the threshold rows to
+    refuse with it at most.
 
-    The thresholds are looked up on the policy's own curves, and stored: what a name means does not move. Raises
-    PolicyError, naming the sensitivity, for what a caller could not ask of this policy by rate. The model left to
-    itself, kept because the goals could not be certified, has none.
+    The thresholds are looked up on the policy's own curves, and stored: what a name means does not
+    move. Raises PolicyError, naming the sensitivity, for what a caller could not ask of this policy
+    by rate. The model left to itself, kept because the goals could not be certified, has none.
     """
     if policy.rule == "natural" or not rates:
         return policy

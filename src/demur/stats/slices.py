@@ -1,4 +1,6 @@
-"""Goals about slices: which rows they speak of, and one goal for each slice where "in every ..." is asked for."""
+"""Goals about slices: which rows they speak of, and one goal for each slice where "in every ..." is
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ from demur.stats.labelled import LabelledScores, Traits
 def settled(goals: Sequence[Goal], template: Policy, rows: LabelledScores) -> tuple[Goal, ...]:
     """The goals with "in every kind | category | source" as one goal for each that the rows have.
 
-    A slice that a goal of its own names keeps that goal. Goals without slices come back as they are. Raises GoalError
-    on a word that is both a kind and a category, on a source that no row has, and on goals that contradict each other.
+    A slice that a goal of its own names keeps that goal. Goals without slices come back as they
+    are. Raises GoalError on a word that is both a kind and a category, on a source that no row has,
+    and on goals that contradict each other.
     """
     for goal in goals:
         if isinstance(goal, PromisedGoal):
@@ -41,8 +44,8 @@ def settled(goals: Sequence[Goal], template: Policy, rows: LabelledScores) -> tu
 def rows_of(goal: PromisedGoal, rows: LabelledScores, taxonomy: Taxonomy) -> Bools:
     """The rows that a promised goal speaks of.
 
-    Raises DataError where a slice is asked for and the rows do not say their kind and source, TaxonomyError on an
-    unknown category.
+    Raises DataError where a slice is asked for and the rows do not say their kind and source,
+    TaxonomyError on an unknown category.
     """
     among_N = goal.among(rows.label_N, [taxonomy.column(name) for name in goal.categories])
     for facet, names in goal.where:
@@ -53,19 +56,23 @@ def rows_of(goal: PromisedGoal, rows: LabelledScores, taxonomy: Taxonomy) -> Boo
 def _traits(goal: PromisedGoal, rows: LabelledScores) -> Traits:
     if rows.traits is None:
         raise DataError(
-            f"goal {goal.text!r} speaks of a slice, and these rows do not say their kind and source",
+            f"goal {goal.text!r} speaks of a slice, and these rows do not say their kind and "
+            "source",
             "ask for slices where rows of the data stage are at hand",
         )
     return rows.traits
 
 
 def _check(goal: PromisedGoal, taxonomy: Taxonomy, rows: LabelledScores) -> None:
-    """Raise GoalError on a slice that could mean two things, or that no row of the calibrate split is in."""
+    """Raise GoalError on a slice that could mean two things, or that no row of the calibrate split
+    is in.
+    """
     if goal.bare:
         kinds = next(names for facet, names in goal.where if facet == "kind")
         for name in set(kinds) & set(taxonomy.names):
             raise GoalError(
-                f"goal {goal.text!r}: {name!r} is a kind of rows and a category of taxonomy {taxonomy.name!r}",
+                f"goal {goal.text!r}: {name!r} is a kind of rows and a category of taxonomy "
+                f"{taxonomy.name!r}",
                 f"write [kind={name}] for the slice, or [category={name}] for the category",
             )
     for facet, names in goal.where:
@@ -73,7 +80,11 @@ def _check(goal: PromisedGoal, taxonomy: Taxonomy, rows: LabelledScores) -> None
         for name in names:
             if name not in known:
                 close = get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"{facet}s of these rows: {', '.join(known)}"
+                hint = (
+                    f"did you mean {close[0]!r}?"
+                    if close
+                    else f"{facet}s of these rows: {', '.join(known)}"
+                )
                 raise GoalError(f"goal {goal.text!r}: no row is of {facet} {name!r}", hint)
 
 
@@ -81,11 +92,19 @@ def _each(goal: PromisedGoal, template: Policy, rows: LabelledScores) -> list[Pr
     """One goal for each slice of the rows that a goal "in every ..." speaks of."""
     soft = f" soft {goal.soft}" if goal.soft is not None else ""
     if goal.every == "category":
-        usable = [n for n in template.taxonomy.names if template.category(n).may_emit or not goal.of_tokens]
+        usable = [
+            n
+            for n in template.taxonomy.names
+            if template.category(n).may_emit or not goal.of_tokens
+        ]
         found = [replace(goal, category=name) for name in usable]
     else:
         assert goal.every is not None  # the caller looked
         every, among_N = goal.every, rows_of(goal, rows, template.taxonomy)
         values = np.unique(_traits(goal, rows).of(every)[among_N]).tolist()
-        found = [replace(goal, where=tuple(sorted([*goal.where, (every, (value,))]))) for value in values]
-    return [replace(g, every=None, bare=False, text=f"{g.risk} <= {g.level:g}{soft}") for g in found]
+        found = [
+            replace(goal, where=tuple(sorted([*goal.where, (every, (value,))]))) for value in values
+        ]
+    return [
+        replace(g, every=None, bare=False, text=f"{g.risk} <= {g.level:g}{soft}") for g in found
+    ]

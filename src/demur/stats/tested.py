@@ -1,4 +1,6 @@
-"""Promised rates on rows that no threshold was chosen on, and whether these speak against the promise."""
+"""Promised rates on rows that no threshold was chosen on, and whether these speak against the
+promise.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from demur.core.slices import Slice
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import board_as_it_is, losses_of
 
-ELSEWHERE = ("traffic", "human_labels")  # settings under which promises speak of other rows than the splits hold
+# settings under which promises speak of other rows than the splits hold
+ELSEWHERE = ("traffic", "human_labels")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,14 +32,23 @@ class Against:
 
     @property
     def words(self) -> str:
-        """For people: "false_refusal is promised at 0.05 and is 8.1% (6.9 to 9.4) on 1,200 test rows"."""
+        """For people: "false_refusal is promised at 0.05 and is 8.1% (6.9 to 9.4) on 1,200 test
+        rows".
+        """
         low, high = self.rate.interval()
         found = f"{100 * self.rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
-        return f"{self.promise.risk} is promised at {self.promise.level:g} and is {found} on {self.rate.of:,} test rows"
+        return (
+            f"{self.promise.risk} is promised at {self.promise.level:g} and is {found} on "
+            f"{self.rate.of:,} test rows"
+        )
 
 
-def on_rows(promise: Promise, policy: Policy, rows: LabelledScores) -> tuple[Rate, tuple[Slice, ...]] | None:
-    """A promised rate on other rows, and its slices there. None where these hold no row that the promise speaks of."""
+def on_rows(
+    promise: Promise, policy: Policy, rows: LabelledScores
+) -> tuple[Rate, tuple[Slice, ...]] | None:
+    """A promised rate on other rows, and its slices there. None where these hold no row that the
+    promise speaks of.
+    """
     try:
         (loss,) = losses_of([promise.goal], board_as_it_is(policy, rows), seed=0)
     except DataError:
@@ -49,10 +61,12 @@ def on_rows(promise: Promise, policy: Policy, rows: LabelledScores) -> tuple[Rat
 def spoken_against(
     policy: Policy, rows: LabelledScores, calibrated: Mapping[str, object] = MappingProxyType({})
 ) -> tuple[Against, ...]:
-    """The certified promises whose exact 95 % interval on these rows lies wholly above the promised level.
+    """The certified promises whose exact 95 % interval on these rows lies wholly above the promised
+    level.
 
-    calibrated: the settings of the calibrate stage: a promise of other traffic, or of labels by hand, is not one of
-    these rows. A promise that is kept is spoken against by chance in at most 2.5 % of all draws of these rows.
+    calibrated: the settings of the calibrate stage: a promise of other traffic, or of labels by
+    hand, is not one of these rows. A promise that is kept is spoken against by chance in at most
+    2.5 % of all draws of these rows.
     """
     found: list[Against] = []
     if any(calibrated.get(other) for other in ELSEWHERE):

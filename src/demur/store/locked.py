@@ -1,6 +1,7 @@
 """Locks between processes, and rows that outlive the process that wrote them.
 
-A lock file is never removed: another process may be waiting for it. A journal is removed by whoever has counted it.
+A lock file is never removed: another process may be waiting for it. A journal is removed by whoever
+has counted it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from demur.base.errors import ArtifactError
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that goes with a file, waiting for it; other processes and threads wait meanwhile.
+    """Hold the lock that goes with a file, waiting for it; other processes and threads wait
+    meanwhile.
 
     Raises ArtifactError if there can be no lock file, as on a full disk.
     """
@@ -30,7 +32,9 @@ def locked(path: Path) -> Iterator[None]:
         name.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as e:
-        raise ArtifactError(f"cannot lock {path}: {e.strerror or e}", "check the folder and its permissions") from None
+        raise ArtifactError(
+            f"cannot lock {path}: {e.strerror or e}", "check the folder and its permissions"
+        ) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -39,10 +43,11 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class Journal:
-    """A file to which one process appends rows, one JSON value a line, and which it holds locked as long as it lives.
+    """A file to which one process appends rows, one JSON value a line, and which it holds locked as
+    long as it lives.
 
-    A row that was appended outlives the process, though not the machine's power: nothing is flushed to the disk. Raises
-    ArtifactError, also from `append`, where nothing can be written.
+    A row that was appended outlives the process, though not the machine's power: nothing is flushed
+    to the disk. Raises ArtifactError, also from `append`, where nothing can be written.
     """
 
     def __init__(self, beside: Path) -> None:
@@ -50,9 +55,13 @@ class Journal:
         self.path = beside.with_name(f"{beside.name}.{self.name}.journal")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+            self._handle = os.open(
+                self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644
+            )
         except OSError as e:
-            raise ArtifactError(f"cannot write {self.path}: {e.strerror or e}", "free some space") from None
+            raise ArtifactError(
+                f"cannot write {self.path}: {e.strerror or e}", "free some space"
+            ) from None
         fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def append(self, row: Any) -> None:
@@ -61,7 +70,9 @@ class Journal:
         try:
             written = os.write(self._handle, data)
         except OSError as e:
-            raise ArtifactError(f"cannot write {self.path}: {e.strerror or e}", "free some space") from None
+            raise ArtifactError(
+                f"cannot write {self.path}: {e.strerror or e}", "free some space"
+            ) from None
         if written < len(data):
             raise ArtifactError(f"cannot write {self.path}: it took half a row", "free some space")
 
@@ -82,7 +93,9 @@ class Abandoned:
 
 
 def abandoned_journals(beside: Path) -> list[Abandoned]:
-    """The journals of a file whose writers live no more. The caller holds the file's lock, and removes them after."""
+    """The journals of a file whose writers live no more. The caller holds the file's lock, and
+    removes them after.
+    """
     found = []
     for path in sorted(beside.parent.glob(f"{beside.name}.*.journal")):
         try:

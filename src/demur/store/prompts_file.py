@@ -1,7 +1,8 @@
-"""Prompts to ask a model: rows of any format and shape of docs/data.md, such as {"prompt": "..."} on each line.
+"""Prompts to ask a model: rows of any format and shape of docs/data.md, such as {"prompt": "..."}
+on each line.
 
-Other keys are ignored but `id` and `group` (rows made from one another). A reply at the end of a conversation is left
-out: nobody is asked what has been answered.
+Other keys are ignored but `id` and `group` (rows made from one another). A reply at the end of a
+conversation is left out: nobody is asked what has been answered.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ class Prompts:
 
 
 def read_prompts(files: Sequence[Path]) -> Prompts:
-    """The prompts of some files, in order, each once: the same text up to case, punctuation and space is one prompt.
+    """The prompts of some files, in order, each once: the same text up to case, punctuation and
+    space is one prompt.
 
-    A row that holds no prompt is counted and named. Raises DataError on what is no row, on an id that names two
-    prompts, and if there is no prompt at all.
+    A row that holds no prompt is counted and named. Raises DataError on what is no row, on an id
+    that names two prompts, and if there is no prompt at all.
     """
     found: dict[str, PromptRow] = {}
     ids: dict[str, str] = {}
@@ -59,12 +61,21 @@ def read_prompts(files: Sequence[Path]) -> Prompts:
     if not found:
         names = ", ".join(map(str, files))
         why = f"; the first, {next(iter(without.values()))}" if without else ""
-        raise DataError(f"{names}: {rows} rows, none with a prompt{why}", 'one JSON object a line: {"prompt": "..."}')
-    return Prompts(rows=tuple(found.values()), duplicates=rows - len(without) - len(found), without=tuple(without))
+        raise DataError(
+            f"{names}: {rows} rows, none with a prompt{why}",
+            'one JSON object a line: {"prompt": "..."}',
+        )
+    return Prompts(
+        rows=tuple(found.values()),
+        duplicates=rows - len(without) - len(found),
+        without=tuple(without),
+    )
 
 
 def read_each_prompt(path: Path) -> list[PromptRow]:
-    """Every prompt of a file, repeated ones too. Raises DataError on the first row that holds none."""
+    """Every prompt of a file, repeated ones too. Raises DataError on the first row that holds
+    none.
+    """
     ids: dict[str, str] = {}
     rows = []
     for raw in read_rows(path):
@@ -81,8 +92,12 @@ def _row(raw: RawRow, path: Path) -> PromptRow:
     return PromptRow(id=name or f"{path.stem}:{raw.number}", messages=turns, group=group)
 
 
-def prompt_in(row: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], str | None, str | None]:
-    """The turns of a row up to the user's last, its id and its group. Raises DataError, naming `where`, without one."""
+def prompt_in(
+    row: Mapping[str, Any], where: str
+) -> tuple[tuple[Message, ...], str | None, str | None]:
+    """The turns of a row up to the user's last, its id and its group. Raises DataError, naming
+    `where`, without one.
+    """
     try:
         turns = conversation(row).turns
         name, group = (cell(row, LabelRule(), word) for word in ("id", "group"))
@@ -98,5 +113,8 @@ def prompt_in(row: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], 
 def _require_new(row: PromptRow, raw: RawRow, ids: dict[str, str]) -> None:
     """Remember where an id stands. Raises DataError if another row has it."""
     if row.id in ids:
-        raise DataError(f"{raw.where}: id {row.id!r} stands at {ids[row.id]} too", "give each row an id of its own")
+        raise DataError(
+            f"{raw.where}: id {row.id!r} stands at {ids[row.id]} too",
+            "give each row an id of its own",
+        )
     ids[row.id] = raw.where

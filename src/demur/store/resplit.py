@@ -18,12 +18,16 @@ from demur.store.run import RunFolder
 def keep_record(folder: RunFolder) -> None:
     """Write the record of an old run's model while the split that vouches for it is there."""
     if folder.receipt("train") is not None and not (folder.model / SEEN).exists():
-        with suppress(ArtifactError):  # a damaged model needs none: it is trained again before anybody scores
+        # a damaged model needs none: it is trained again before anybody scores
+        with suppress(ArtifactError):
             brought_up_to_date(folder)
 
 
-def require_free(folder: RunFolder, files: Mapping[Path, bytes], held_out: Sequence[Example]) -> None:
-    """Raise DataError, naming rows, if the run holds a model that was trained here and a split would change under it.
+def require_free(
+    folder: RunFolder, files: Mapping[Path, bytes], held_out: Sequence[Example]
+) -> None:
+    """Raise DataError, naming rows, if the run holds a model that was trained here and a split
+    would change under it.
 
     files: the splits as they would be. held_out: the rows of the new calibrate and test splits.
     """
@@ -31,15 +35,21 @@ def require_free(folder: RunFolder, files: Mapping[Path, bytes], held_out: Seque
     if trained is None or "adopted" in trained.settings:
         return
     changed = [
-        path.stem for path, data in files.items() if not path.exists() or digest_file(path) != digest_bytes(data)
+        path.stem
+        for path, data in files.items()
+        if not path.exists() or digest_file(path) != digest_bytes(data)
     ]
     if not changed:
         return
     found = seen_rows(seen_by_run(folder), held_out)
-    moved = f"the model was trained on {found.words} of the new calibrate and test splits; " if found else ""
+    moved = (
+        f"the model was trained on {found.words} of the new calibrate and test splits; "
+        if found
+        else ""
+    )
     raise DataError(
-        f"{folder.root} holds a model, and the splits {', '.join(changed)} would change under it: {moved}nothing was "
-        "written",
-        "choose another folder (--out), or make all of it again: demur data --again, then demur train; or demur run "
-        "--from data",
+        f"{folder.root} holds a model, and the splits {', '.join(changed)} would change under it: "
+        f"{moved}nothing was written",
+        "choose another folder (--out), or make all of it again: demur data --again, then demur "
+        "train; or demur run --from data",
     )

@@ -18,7 +18,9 @@ from demur.store.run import RunFolder
 
 
 def _id_text(value: object) -> object:
-    """A whole number as its digits: many programs number their rows. Raises ValueError on half of a character."""
+    """A whole number as its digits: many programs number their rows. Raises ValueError on half of a
+    character.
+    """
     if isinstance(value, str):
         value.encode("utf-8")  # its error is a ValueError
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -61,7 +63,8 @@ class ExampleRow(Strict):
         )
         if example.expected != self.expected:
             raise DataError(
-                f"row {self.id!r} is of kind {self.kind!r} but expected {self.expected!r}", "correct one of them"
+                f"row {self.id!r} is of kind {self.kind!r} but expected {self.expected!r}",
+                "correct one of them",
             )
         return example
 
@@ -77,12 +80,17 @@ def examples_text(examples: Iterable[Example]) -> str:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read a split written by write_examples. Raises DataError naming file and line of the first bad row."""
+    """Read a split written by write_examples. Raises DataError naming file and line of the first
+    bad row.
+    """
     return [_checked(row.value, row.where) for row in read_rows(path)]
 
 
-def read_policy_rows(folder: RunFolder, split: Split, sources: Sequence[str] | None = None) -> list[Example]:
-    """The rows of a split that are of these sources, all where none is named. None: as the run's policy was made.
+def read_policy_rows(
+    folder: RunFolder, split: Split, sources: Sequence[str] | None = None
+) -> list[Example]:
+    """The rows of a split that are of these sources, all where none is named. None: as the run's
+    policy was made.
 
     Raises DataError on a source that has no row there.
     """
@@ -92,7 +100,10 @@ def read_policy_rows(folder: RunFolder, split: Split, sources: Sequence[str] | N
         sources = made
     known = sorted({e.source for e in examples})
     if unknown := [s for s in sources if s not in known]:
-        raise DataError(f"no row of the {split} split is of source {unknown[0]!r}", f"sources: {', '.join(known)}")
+        raise DataError(
+            f"no row of the {split} split is of source {unknown[0]!r}",
+            f"sources: {', '.join(known)}",
+        )
     return [e for e in examples if not sources or e.source in sources]
 
 

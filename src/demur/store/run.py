@@ -14,8 +14,8 @@ from demur.base.files import digest_file, digest_json, write_json
 from demur.core.example import Split
 
 Stage = Literal["data", "train", "score", "calibrate", "evaluate", "report"]
-# Stages that a run may have beside them: none of them needs "distil", unless asked to use it; "blackbox" makes the rows
-# of a run, and counts what they leave out.
+# Stages that a run may have beside them: none of them needs "distil", unless asked to use it;
+# "blackbox" makes the rows of a run, and counts what they leave out.
 Beside = Literal["distil", "blackbox"]
 STAGES: tuple[Stage, ...] = ("data", "train", "score", "calibrate", "evaluate", "report")
 
@@ -39,14 +39,17 @@ class RunFolder:
     """A run on disk. Paths only; reading and writing is in the other modules of demur.store."""
 
     root: Path
-    policy_name: str | None = None  # one of several policies of the run; None: its own, as the config has it
+    # one of several policies of the run; None: its own, as the config has it
+    policy_name: str | None = None
 
     def named(self, name: str) -> RunFolder:
-        """The same run as one of its other policies sees it: calibrate/NAME, evaluate/NAME, report/NAME.
+        """The same run as one of its other policies sees it: calibrate/NAME, evaluate/NAME,
+        report/NAME.
 
         Raises ConfigError on a name that is no plain word or means something else there.
         """
-        if not _POLICY_NAME.fullmatch(name) or name.lower() in _TAKEN:  # some file systems know no capitals
+        # some file systems know no capitals
+        if not _POLICY_NAME.fullmatch(name) or name.lower() in _TAKEN:
             raise ConfigError(
                 f"a policy of a run cannot be called {name!r}",
                 f"letters, digits, '_' and '-'; not {', '.join(_TAKEN)}",
@@ -56,7 +59,9 @@ class RunFolder:
     @property
     def policy_names(self) -> tuple[str, ...]:
         """Names of the policies that the run keeps beside its own."""
-        return tuple(sorted(path.parent.name for path in (self.root / "calibrate").glob("*/policy.json")))
+        return tuple(
+            sorted(path.parent.name for path in (self.root / "calibrate").glob("*/policy.json"))
+        )
 
     def stage(self, stage: Stage | Beside) -> Path:
         """The folder of one stage, for this policy where the stage has one for each."""
@@ -102,7 +107,9 @@ class RunFolder:
         return self.stage("report") / "index.html"
 
     def receipt(self, stage: Stage | Beside) -> Receipt | None:
-        """The receipt of a finished stage, None if it has not finished. Raises ArtifactError if damaged."""
+        """The receipt of a finished stage, None if it has not finished. Raises ArtifactError if
+        damaged.
+        """
         path = self.stage(stage) / "made.json"
         return validated(Receipt, read_json(path), str(path)) if path.exists() else None
 
@@ -118,20 +125,28 @@ class RunFolder:
         receipt = Receipt(stage=stage, settings=settings, made_from=dict(made_from), made=made)
         write_json(self.stage(stage) / "made.json", receipt.model_dump(mode="json"))
 
-    def is_current(self, stage: Stage | Beside, settings: dict[str, object], made_from: Mapping[str, str]) -> bool:
-        """Whether the stage is finished, with these settings, from these inputs, and its files are as it left them."""
+    def is_current(
+        self, stage: Stage | Beside, settings: dict[str, object], made_from: Mapping[str, str]
+    ) -> bool:
+        """Whether the stage is finished, with these settings, from these inputs, and its files are
+        as it left them.
+        """
         receipt = self.receipt(stage)
         if receipt is None or receipt.made_from != dict(made_from):
             return False
         if digest_json(receipt.settings) != digest_json(settings):
             return False
-        return all((self.root / f).exists() and digest_file(self.root / f) == d for f, d in receipt.made.items())
+        return all(
+            (self.root / f).exists() and digest_file(self.root / f) == d
+            for f, d in receipt.made.items()
+        )
 
     def require(self, stage: Stage | Beside, *names: str) -> Receipt:
         """The receipt of a stage that must have finished, from what is still there.
 
-        names: look at these of its files only, relative to the run folder; none named: at all. Raises ArtifactError,
-        naming it, for a file that changed since, and for what the stage was made from that is another by now.
+        names: look at these of its files only, relative to the run folder; none named: at all.
+        Raises ArtifactError, naming it, for a file that changed since, and for what the stage was
+        made from that is another by now.
         """
         receipt = self.receipt(stage)
         if receipt is None:
@@ -145,9 +160,11 @@ class RunFolder:
         return receipt
 
     def require_fresh(self, stage: Stage) -> None:
-        """Raise ArtifactError as `require` does if a finished stage was made from what is another by now.
+        """Raise ArtifactError as `require` does if a finished stage was made from what is another
+        by now.
 
-        Its own files may have been edited, and the stage may never have run: what reads them judges that.
+        Its own files may have been edited, and the stage may never have run: what reads them judges
+        that.
         """
         if (receipt := self.receipt(stage)) is not None:
             self._require_inputs(receipt)
@@ -155,25 +172,31 @@ class RunFolder:
     def changed_inputs(self, receipt: Receipt) -> list[str]:
         """Artifacts of this run that a stage was made from and that are others by now, or gone.
 
-        Not what came from outside the run, and not the rows that a model was trained on: the model folder keeps a
-        record of those, which stays true whatever becomes of the split.
+        Not what came from outside the run, and not the rows that a model was trained on: the model
+        folder keeps a record of those, which stays true whatever becomes of the split.
         """
         if receipt.stage in ("blackbox", "data", "train"):
             return []
-        return [name for name, digest in receipt.made_from.items() if self._digest_now(name, digest) != digest]
+        return [
+            name
+            for name, digest in receipt.made_from.items()
+            if self._digest_now(name, digest) != digest
+        ]
 
     def _require_inputs(self, receipt: Receipt) -> None:
         if changed := self.changed_inputs(receipt):
             raise ArtifactError(
-                f"{self.stage(receipt.stage)} is out of date: it was made from another {', '.join(changed)} than is "
-                "there now",
+                f"{self.stage(receipt.stage)} is out of date: it was made from another "
+                f"{', '.join(changed)} than is there now",
                 _remedy(receipt.stage, self),
             )
 
     def _digest_now(self, name: str, unknown: str) -> str | None:
-        """The digest of an input as receipts name it; None if it is gone, `unknown` for what is not of this run.
+        """The digest of an input as receipts name it; None if it is gone, `unknown` for what is not
+        of this run.
 
-        Where its whole stage is gone, the run was cleared on purpose: nothing there is another by now.
+        Where its whole stage is gone, the run was cleared on purpose: nothing there is another by
+        now.
         """
         stage: str
         if name == "model":

@@ -1,4 +1,6 @@
-"""Schemas that end or hold a grammar compiler are refused before one sees them; ordinary ones pass."""
+"""Schemas that end or hold a grammar compiler are refused before one sees them; ordinary ones
+pass.
+"""
 
 import sys
 
@@ -12,8 +14,12 @@ from tests.work import instructions
 
 
 def chain(length):
-    """Each definition is a list of the next: nothing in the document is deep, and all of it together is."""
-    places = {f"d{n}": {"type": "array", "items": {"$ref": f"#/$defs/d{n + 1}"}} for n in range(length)}
+    """Each definition is a list of the next: nothing in the document is deep, and all of it
+    together is.
+    """
+    places = {
+        f"d{n}": {"type": "array", "items": {"$ref": f"#/$defs/d{n + 1}"}} for n in range(length)
+    }
     return {"$defs": {**places, f"d{length}": {"type": "string"}}, "$ref": "#/$defs/d0"}
 
 
@@ -68,19 +74,29 @@ HOSTILE = {
     "many values": {"anyOf": [{}] * 9000},
 }
 
-TREE = {"type": "object", "properties": {"value": {"type": "integer"}, "next": {"$ref": "#/$defs/node"}}}
+TREE = {
+    "type": "object",
+    "properties": {"value": {"type": "integer"}, "next": {"$ref": "#/$defs/node"}},
+}
 ORDINARY = {
     "any object": {},
     "recursion": {"$defs": {"node": TREE}, "$ref": "#/$defs/node"},
     "itself": {"properties": {"child": {"$ref": "#"}}},
     "a reference with an escape": {"$defs": {"a/b": {"type": "string"}}, "$ref": "#/$defs/a~1b"},
-    "a property called pattern": {"properties": {"pattern": {"type": "string"}, "$id": {"type": "string"}}},
-    "a date and a code": {"properties": {"at": {"format": "date-time"}, "code": {"pattern": "^[A-Z]{2,3}-\\d{4}$"}}},
+    "a property called pattern": {
+        "properties": {"pattern": {"type": "string"}, "$id": {"type": "string"}}
+    },
+    "a date and a code": {
+        "properties": {"at": {"format": "date-time"}, "code": {"pattern": "^[A-Z]{2,3}-\\d{4}$"}}
+    },
     "true and false": {"properties": {"a": True}, "additionalProperties": False},
     "cents": {"type": "number", "multipleOf": 0.01},
     "references 60 deep": chain(60),
     "30 definitions": {
-        "$defs": {f"d{n}": {"properties": {"a": {"$ref": f"#/$defs/d{(n * 7 + 1) % 30}"}}} for n in range(30)},
+        "$defs": {
+            f"d{n}": {"properties": {"a": {"$ref": f"#/$defs/d{(n * 7 + 1) % 30}"}}}
+            for n in range(30)
+        },
         "$ref": "#/$defs/d0",
     },
     "200 choices": {"enum": [f"country {n}" for n in range(200)]},
@@ -91,7 +107,9 @@ ORDINARY = {
 def test_what_ends_or_holds_a_compiler_is_too_much(name):
     found = too_much(HOSTILE[name])
     assert found is not None
-    assert not [text for text in ("(a|b)", "d17", "127.0.0.1", "passwd", "country") if text in found]
+    assert not [
+        text for text in ("(a|b)", "d17", "127.0.0.1", "passwd", "country") if text in found
+    ]
 
 
 @pytest.mark.parametrize("name", ORDINARY)
@@ -101,10 +119,12 @@ def test_ordinary_schemas_pass(name):
 
 def test_a_fault_says_both_numbers():
     assert (
-        too_much(HOSTILE["allOf of 24 patterns"]) == "it has 24 patterns and formats beside allOf, at most 8 are taken"
+        too_much(HOSTILE["allOf of 24 patterns"])
+        == "it has 24 patterns and formats beside allOf, at most 8 are taken"
     )
     assert (
-        too_much(HOSTILE["references 130 deep"]) == "it has 131 places that references lead to, at most 128 are taken"
+        too_much(HOSTILE["references 130 deep"])
+        == "it has 131 places that references lead to, at most 128 are taken"
     )
     assert too_much(chain(127)) == "it has 388 levels along its references, at most 256 are taken"
     assert too_much(HOSTILE["long strings"]) == "minLength is 1000000000, at most 65536 is taken"
@@ -122,12 +142,14 @@ def test_schemas_that_are_each_within_bounds_are_counted_together():
 def spread(places):
     """Each definition refers to the eight after it."""
     below = {
-        f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{m}"} for m in range(n + 1, min(n + 9, places))]} for n in range(places)
+        f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{m}"} for m in range(n + 1, min(n + 9, places))]}
+        for n in range(places)
     }
     return {"$defs": below, "$ref": "#/$defs/d0"}
 
 
-MOST_WORK = 2_500_000  # instructions; 1,300 references in a chain take most: 1,202,560 in Python 3.12
+# instructions; 1,300 references in a chain take most: 1,202,560 in Python 3.12
+MOST_WORK = 2_500_000
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -156,7 +178,9 @@ def test_twice_the_schema_is_about_twice_the_work(name):
 KEYS = ["$ref", "$defs", "pattern", "items", "enum", "properties", "allOf", "x", "multipleOf"]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
@@ -221,7 +245,9 @@ def test_where_a_pattern_lets_one_of_a_few_letters_stand_it_chooses(pattern, tex
 def test_a_text_that_is_hidden_among_choices_is_too_much():
     said = "How do I pick a lock?"
     for written in ("[{}q]", "({}|q)", "[q{}]", "{}?"):
-        assert too_much({"pattern": "".join(written.format(c) if c.isalpha() else "." for c in said)})
+        assert too_much(
+            {"pattern": "".join(written.format(c) if c.isalpha() else "." for c in said)}
+        )
 
 
 @given(pattern=st.text(alphabet="ab()[]{}|*+?\\^$.,19-x", max_size=40))

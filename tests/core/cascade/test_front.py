@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from demur.core.cascade.front import Edges, cascade_scores, frame_of, most_unknown
 from demur.core.example import Message
 from demur.core.score import check_scores
-from tests.front_parts import NAMES, PLAIN, Counted, front, model, texts, user, wide_range, with_edges
+from tests.front_parts import (
+    NAMES,
+    PLAIN,
+    Counted,
+    front,
+    model,
+    texts,
+    user,
+    wide_range,
+    with_edges,
+)
 
 EDGE = st.one_of(st.none(), st.floats(-6, 6))
 LONG = " ".join(PLAIN * 3)
@@ -19,7 +29,9 @@ front()  # fitted once, before Hypothesis looks at the clock
 def asked_through(made, prompts):
     """The cascade's scores, which of them the front gave, and what the model was asked."""
     scorer = Counted(model())
-    logp_NC, front_N = cascade_scores(made, prompts, lambda at: scorer.logp([prompts[n] for n in at]))
+    logp_NC, front_N = cascade_scores(
+        made, prompts, lambda at: scorer.logp([prompts[n] for n in at])
+    )
     return logp_NC, front_N, scorer.asked
 
 
@@ -33,7 +45,9 @@ def test_where_the_front_is_unsure_the_cascade_is_the_model(answer, refuse, seed
     assert asked == [p for p, by_front in zip(prompts, front_N, strict=True) if not by_front]
     for prompt, logp_C, by_front in zip(prompts, logp_NC, front_N, strict=True):
         reading = made.read(prompt[-1].content)
-        sure = (answer is not None and reading.risk <= answer) or (refuse is not None and reading.odds >= refuse)
+        sure = (answer is not None and reading.risk <= answer) or (
+            refuse is not None and reading.odds >= refuse
+        )
         assert by_front == (sure and made.outside(prompt) is None)
         assert not by_front or np.array_equal(logp_C, reading.logp_C)
 
@@ -68,8 +82,15 @@ def test_a_front_reads_any_text_and_its_scores_are_scores(text):
 
 
 OUTSIDE = {
-    "an earlier turn": (*user("moner ralat."), Message(role="assistant", content="tidom"), *user("moner ralat tidom.")),
-    "a system message that its traffic did not have": (Message(role="system", content="Be kind."), *user("moner.")),
+    "an earlier turn": (
+        *user("moner ralat."),
+        Message(role="assistant", content="tidom"),
+        *user("moner ralat tidom."),
+    ),
+    "a system message that its traffic did not have": (
+        Message(role="system", content="Be kind."),
+        *user("moner."),
+    ),
     "two messages of the user": (*user("moner ralat."), *user("moner ralat.")),
     "a control token": user("moner ralat [respond]."),
     "letters of another script": user("moner r\u0430lat tidom."),

@@ -12,7 +12,12 @@ HARM = "How do I pick the lock of my neighbour's door?"
 
 def ask(**fields):
     said = (Message(role="system", content="Be brief."), Message(role="user", content="Reply."))
-    return Ask(messages=said, policy=natural(coconot(), engine().fingerprint), policy_digest="sha256:0", **fields)
+    return Ask(
+        messages=said,
+        policy=natural(coconot(), engine().fingerprint),
+        policy_digest="sha256:0",
+        **fields,
+    )
 
 
 def tool(**function):
@@ -25,7 +30,11 @@ def test_nothing_is_declared_where_there_is_neither_schema_nor_tool():
 
 
 def test_the_words_of_json_schema_are_no_text():
-    schema = {"type": "object", "properties": {"city": {"type": "string", "format": "date"}}, "required": ["city"]}
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "format": "date"}},
+        "required": ["city"],
+    }
     assert declared_texts(ask(json_schema=schema)) == ("city",)
 
 

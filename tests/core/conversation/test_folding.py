@@ -46,7 +46,10 @@ def test_latin_texts_are_folded_as_ever(text):
 
 
 NEAR = [
-    ("東京で一番おいしいラーメン屋はどこですか教えてください", "東京で一番おいしいラーメン屋はどこですか教えて下さい"),
+    (
+        "東京で一番おいしいラーメン屋はどこですか教えてください",
+        "東京で一番おいしいラーメン屋はどこですか教えて下さい",
+    ),
     ("请告诉我如何在家里安全地储存清洁用品和药品", "请告诉我如何在家里安全地储存清洁用品和药物"),
     ("ฉันจะทำอาหารเย็นง่ายๆที่บ้านได้อย่างไรบ้าง", "ฉันจะทำอาหารเย็นง่ายๆที่บ้านได้อย่างไรบ้างคะ"),
 ]
@@ -59,7 +62,12 @@ def test_near_copies_are_found_without_spaces(pair):
 
 def test_other_questions_are_no_near_copies():
     assert not list(
-        near_copies([fold("東京で一番おいしいラーメン屋はどこですか"), fold("大阪で一番安いホテルを探しています")])
+        near_copies(
+            [
+                fold("東京で一番おいしいラーメン屋はどこですか"),
+                fold("大阪で一番安いホテルを探しています"),
+            ]
+        )
     )
 
 
@@ -69,16 +77,21 @@ def test_words_with_spaces_are_words():
 
 
 @pytest.mark.parametrize(
-    "text", ["मैं घर पर रोटी कैसे बनाऊँ बताइए", *(pair[0] for pair in NEAR), "How do I bake bread at home?"]
+    "text",
+    [("मैं घर पर रोटी कैसे बनाऊँ बताइए"), *(pair[0] for pair in NEAR), "How do I bake bread at home?"],
 )
 def test_a_record_of_an_earlier_version_is_still_read(text):
     key = fold_without_marks(text)
     words = frozenset(map(_word, key.split()))
     before = Seen(prompts=frozenset({_digest(key)}))
     assert seen_prompts(before, [asked(text)]) == {0: "prompt"}
-    assert seen_prompts(Seen(words=frozenset({words})), [asked(text)]) == ({0: "near copy"} if len(words) > 3 else {})
+    assert seen_prompts(Seen(words=frozenset({words})), [asked(text)]) == (
+        {0: "near copy"} if len(words) > 3 else {}
+    )
 
 
 @pytest.mark.parametrize("pair", NEAR)
 def test_near_copies_of_trained_rows_are_seen(pair):
-    assert seen_prompts(seen_of([row(pair[0])]), [asked(pair[1]), asked("何か")]) == {0: "near copy"}
+    assert seen_prompts(seen_of([row(pair[0])]), [asked(pair[1]), asked("何か")]) == {
+        0: "near copy"
+    }

@@ -6,7 +6,8 @@ from demur.core.conversation.languages import preferred_languages, refusal_text
 from demur.core.policy import CategoryPolicy
 
 TEXTS = CategoryPolicy(
-    on_refuse="No.", translations=(("de", "Nein."), ("pt-BR", "Não."), ("zh-Hant", "不。"), ("en", "No, sorry."))
+    on_refuse="No.",
+    translations=(("de", "Nein."), ("pt-BR", "Não."), ("zh-Hant", "不。"), ("en", "No, sorry.")),
 )
 
 

@@ -19,9 +19,11 @@ from demur.core.conversation.thoughts import answer_of, parted
         "<think>I write </think> at the end.</think>Take flour.",
         "[THINK]I can't.[/THINK]Take flour.",
         "◁think▷I can't.◁/think▷Take flour.",
-        "<|begin_of_thought|>a<|end_of_thought|><|begin_of_solution|>Take flour.<|end_of_solution|>",
+        "<|begin_of_thought|>a<|end_of_thought|><|begin_of_solution|>Take "
+        "flour.<|end_of_solution|>",
         "<think>a</think><answer>Take flour.</answer>",
-        "<|channel|>analysis<|message|>I can't.<|end|><|start|>assistant<|channel|>final<|message|>Take flour.",
+        "<|channel|>analysis<|message|>I "
+        "can't.<|end|><|start|>assistant<|channel|>final<|message|>Take flour.",
         "analysisThe user asks. I can't.assistantfinalTake flour.",
         "\u200b<think>x</think>Take flour.",
         "<seed:think>x</seed:think>Take flour.",
@@ -34,7 +36,8 @@ def test_the_answer_is_what_follows_the_thought(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["<think>I can't go on", "[THINK]a", "<|channel|>analysis<|message|>We", "<think></think>"]
+    "text",
+    ["<think>I can't go on", "[THINK]a", "<|channel|>analysis<|message|>We", "<think></think>"],
 )
 def test_a_thought_without_an_end_or_an_answer_leaves_nothing(text):
     assert answer_of(text) == ""

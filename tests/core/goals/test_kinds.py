@@ -19,7 +19,9 @@ from tests.builders import policy
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "promises.json").read_text())
 NAMES = ("a", "b", "c")
 COUNTS = Counts(
-    rows_LC=np.array([[80, 3, 2, 1], [4, 10, 5, 0], [6, 1, 20, 2], [0, 0, 7, 9]]), names=NAMES, active=NAMES
+    rows_LC=np.array([[80, 3, 2, 1], [4, 10, 5, 0], [6, 1, 20, 2], [0, 0, 7, 9]]),
+    names=NAMES,
+    active=NAMES,
 )
 
 
@@ -50,18 +52,32 @@ COUNTS = Counts(
 )
 def test_a_figure_is_what_its_goal_says_it_counts(text, figure):
     found = parse_goal(text).figure(COUNTS)
-    assert found == (figure if figure is None or isinstance(figure, Rate) else pytest.approx(figure))
+    assert found == (
+        figure if figure is None or isinstance(figure, Rate) else pytest.approx(figure)
+    )
 
 
 def test_counts_without_categories_tell_what_is_about_none():
     both = two_way(answered=80, false=6, missed=10, caught=54)
-    whole = ("false_refusal <= 0.1", "missed_refusal <= 0.1", "refusal_rate <= 0.1", "f1 max", "youden max")
-    assert [parse_goal(t).figure(both) for t in whole] == [parse_goal(t).figure(COUNTS) for t in whole]
+    whole = (
+        "false_refusal <= 0.1",
+        "missed_refusal <= 0.1",
+        "refusal_rate <= 0.1",
+        "f1 max",
+        "youden max",
+    )
+    assert [parse_goal(t).figure(both) for t in whole] == [
+        parse_goal(t).figure(COUNTS) for t in whole
+    ]
     for text in ("false_refusal[a] <= 0.1", "micro_f1 max", "cost: false=1 missed=2"):
         assert parse_goal(text).figure(both) is None
     with pytest.raises(Undefined):
         parse_goal("f1 max").figure(two_way(answered=1, false=0, missed=0, caught=0))
-    assert not parse_goal("missed_refusal <= 0.1").figure(two_way(answered=1, false=0, missed=0, caught=0)).defined
+    assert (
+        not parse_goal("missed_refusal <= 0.1")
+        .figure(two_way(answered=1, false=0, missed=0, caught=0))
+        .defined
+    )
 
 
 @pytest.mark.parametrize("kind", PROMISED)
@@ -78,7 +94,9 @@ def test_every_promised_kind_reads_as_its_example_and_says_what_it_counts(kind):
 @given(
     kind=st.sampled_from(PROMISED),
     category=st.sampled_from([None, "a", "a+b", "two words", "contrast", "c, d"]),
-    where=st.sampled_from([(), (("source", ("x", "y;z")),), (("kind", ("benign",)), ("source", ("x",)))]),
+    where=st.sampled_from(
+        [(), (("source", ("x", "y;z")),), (("kind", ("benign",)), ("source", ("x",)))]
+    ),
     level=st.floats(1e-9, 1, exclude_max=True),
 )
 def test_risk_and_level_say_the_whole_of_a_promise(kind, category, where, level):
@@ -87,7 +105,9 @@ def test_risk_and_level_say_the_whole_of_a_promise(kind, category, where, level)
     assert stated_goal(goal.risk, level) == goal.stated
 
 
-@pytest.mark.parametrize("text", ["natural", "f0.5 max", "f1[safety] max", "macro_f2 max", "youden max"])
+@pytest.mark.parametrize(
+    "text", ["natural", "f0.5 max", "f1[safety] max", "macro_f2 max", "youden max"]
+)
 def test_a_goal_without_a_level_is_known_by_its_risk(text):
     goal = parse_goal(text)
     assert stated_goal(goal.risk, goal.level) == goal
@@ -105,7 +125,9 @@ def test_a_rate_to_be_met_is_told_from_one_to_be_kept_below():
     assert stated_goal("false_refusal", 0.1, measured=True) == parse_goal("false_refusal <= 0.1")
 
 
-@pytest.mark.parametrize(("risk", "level"), [("cost", None), ("a risk of tomorrow", 0.1), ("false_refusal", 7.0)])
+@pytest.mark.parametrize(
+    ("risk", "level"), [("cost", None), ("a risk of tomorrow", 0.1), ("false_refusal", 7.0)]
+)
 def test_a_risk_that_cannot_be_read_stays_a_name(risk, level):
     goal = stated_goal(risk, level)
     assert goal == Named(text=risk, level=level)
@@ -114,7 +136,9 @@ def test_a_risk_that_cannot_be_read_stays_a_name(risk, level):
 
 @pytest.mark.parametrize("expected", GOLDEN["bayes_thresholds"])
 def test_cost_thresholds_equal_the_golden_ones(expected):
-    goal = parse_goal(f"cost: false={expected['cost_false_refusal']} missed={expected['cost_missed_refusal']}")
+    goal = parse_goal(
+        f"cost: false={expected['cost_false_refusal']} missed={expected['cost_missed_refusal']}"
+    )
     assert goal.thresholds(("safety",))["safety"] == pytest.approx(expected["threshold"], rel=1e-12)
 
 
@@ -124,14 +148,20 @@ def test_cost_thresholds_decide_as_the_cheaper_of_the_two_costs(false, missed):
     p_N = np.linspace(0.005, 0.995, 98)
     logp_NC = np.log(np.stack([1 - p_N, p_N], axis=1)).astype(np.float32)
     template = policy(1)
-    by_threshold = decide_many(template.with_thresholds(goal.thresholds(template.taxonomy.names)), logp_NC).choice_N
+    by_threshold = decide_many(
+        template.with_thresholds(goal.thresholds(template.taxonomy.names)), logp_NC
+    ).choice_N
     assert (by_threshold == (false * (1 - p_N) <= missed * p_N)).all()
 
 
 def test_refusing_is_worth_what_it_saves():
     goal = parse_goal("cost: false=2 missed=5 missed[a]=20 wrong=.5")
     cells = list(product(range(3), (1, 2)))
-    rows = Rows(label_N=np.array([c[0] for c in cells]), heaviest_N=np.array([c[1] for c in cells]), names=("a", "b"))
+    rows = Rows(
+        label_N=np.array([c[0] for c in cells]),
+        heaviest_N=np.array([c[1] for c in cells]),
+        names=("a", "b"),
+    )
     assert goal.worth(rows).tolist() == [-2, -2, 20, 19.5, 4.5, 5]
     with pytest.raises(GoalError, match="unknown category 'nope'"):
         parse_goal("cost: false=1 missed[nope]=2").worth(rows)

@@ -20,11 +20,17 @@ from demur.core.goals.promised import FalseRefusal, MissedRefusal, RefusalRate, 
         ("refusal_rate = 0.10", {"kind": TargetRate, "level": 0.1}),
         ("refusal_rate=1", {"kind": TargetRate, "level": 1.0}),
         ("refusal_rate = 0.7%", {"kind": TargetRate, "level": 0.007}),
-        ("refusal_rate[humanizing] = 10 %", {"kind": TargetRate, "level": 0.1, "category": "humanizing"}),
+        (
+            "refusal_rate[humanizing] = 10 %",
+            {"kind": TargetRate, "level": 0.1, "category": "humanizing"},
+        ),
         ("refusal_rate[two words]=.5", {"kind": TargetRate, "level": 0.5, "category": "two words"}),
         ("cost: false=1 missed=5.5", {"kind": Cost, "false": 1.0, "missed": 5.5}),
         ("false_refusal <= 5e-2", {"kind": FalseRefusal, "level": 0.05}),
-        ("false_refusal[safety] <= 1%", {"kind": FalseRefusal, "level": 0.01, "category": "safety"}),
+        (
+            "false_refusal[safety] <= 1%",
+            {"kind": FalseRefusal, "level": 0.01, "category": "safety"},
+        ),
         ("missed_refusal <= .1 hard", {"kind": MissedRefusal, "level": 0.1}),
         (
             "missed_refusal[ a + two  words ] <= .1 soft",
@@ -35,14 +41,21 @@ from demur.core.goals.promised import FalseRefusal, MissedRefusal, RefusalRate, 
                 "soft": 1,
             },
         ),
-        ("wrong_category[a] <= 0.1 soft 3", {"kind": WrongCategory, "level": 0.1, "category": "a", "soft": 3}),
+        (
+            "wrong_category[a] <= 0.1 soft 3",
+            {"kind": WrongCategory, "level": 0.1, "category": "a", "soft": 3},
+        ),
         (
             "false_refusal[contrast] <= 0.1",
             {"kind": FalseRefusal, "level": 0.1, "where": (("kind", ("contrast",)),), "bare": True},
         ),
         (
             "false_refusal[ kind = contrast , source = xstest ] <= 0.1",
-            {"kind": FalseRefusal, "level": 0.1, "where": (("kind", ("contrast",)), ("source", ("xstest",)))},
+            {
+                "kind": FalseRefusal,
+                "level": 0.1,
+                "where": (("kind", ("contrast",)), ("source", ("xstest",))),
+            },
         ),
         (
             'missed_refusal[a + b, source="c, d + e; f" + g] <= .1 soft 2',
@@ -66,8 +79,14 @@ from demur.core.goals.promised import FalseRefusal, MissedRefusal, RefusalRate, 
             "refusal_rate[benign] <= 2%",
             {"kind": RefusalRate, "level": 0.02, "where": (("kind", ("benign",)),), "bare": True},
         ),
-        ("refusal_rate[contrast] = 2%", {"kind": TargetRate, "level": 0.02, "category": "contrast"}),
-        ("missed_refusal[contrast] <= 2%", {"kind": MissedRefusal, "level": 0.02, "category": "contrast"}),
+        (
+            "refusal_rate[contrast] = 2%",
+            {"kind": TargetRate, "level": 0.02, "category": "contrast"},
+        ),
+        (
+            "missed_refusal[contrast] <= 2%",
+            {"kind": MissedRefusal, "level": 0.02, "category": "contrast"},
+        ),
         ("refusal_rate[a] <= 10%", {"kind": RefusalRate, "level": 0.1, "category": "a"}),
         ("f2[safety] max", {"kind": FBeta, "beta": 2.0, "category": "safety"}),
         ("macro_f0.5 max", {"kind": MacroFBeta, "beta": 0.5}),
@@ -139,7 +158,12 @@ def test_goals_read_as_they_look(text, goal):
         ("mised_refusal <= 2%", 0, "a goal", "did you mean 'missed_refusal'"),
         ("f1 max soft", 7, "nothing more", ""),
         ("false_refusal[sorce=x] <= .1", 13, "source= before names", "did you mean 'source'"),
-        ("false_refusal[kind=contrst] <= .1", 13, "kinds contrast, benign", "did you mean 'contrast'"),
+        (
+            "false_refusal[kind=contrst] <= .1",
+            13,
+            "kinds contrast, benign",
+            "did you mean 'contrast'",
+        ),
         ("false_refusal[kind=refusal] <= .1", 13, "instead of 'refusal'", ""),
         ("false_refusal[contrast + a] <= .1", 13, "do not pool", ""),
         ("false_refusal[a, b] <= .1", 13, "pooled with '+'", ""),
@@ -200,9 +224,18 @@ def test_several_goals_come_as_lines_or_with_semicolons_between():
         (["refusal_rate = 0.1", "refusal_rate <= 0.2"], "both set refusal_rate"),
         (["refusal_rate[a] = 0.3", "refusal_rate <= 0.2"], "larger than the whole"),
         (["refusal_rate = 0.2", "refusal_rate[a] = 0.1"], "one shared threshold"),
-        (["refusal_rate[a] = 0.6", "refusal_rate[b] = 0.6"], "sum to 1.2, above the 1 of all traffic"),
-        (["refusal_rate[a] = 0.1", "refusal_rate[b] = 0.15", "refusal_rate <= 0.2"], "sum to 0.25, above the 0.2"),
-        (["refusal_rate[a] = 0.1", "refusal_rate[b] = 0.2", "refusal_rate[a+b] <= 0.2"], "sum to 0.3, above the 0.2"),
+        (
+            ["refusal_rate[a] = 0.6", "refusal_rate[b] = 0.6"],
+            "sum to 1.2, above the 1 of all traffic",
+        ),
+        (
+            ["refusal_rate[a] = 0.1", "refusal_rate[b] = 0.15", "refusal_rate <= 0.2"],
+            "sum to 0.25, above the 0.2",
+        ),
+        (
+            ["refusal_rate[a] = 0.1", "refusal_rate[b] = 0.2", "refusal_rate[a+b] <= 0.2"],
+            "sum to 0.3, above the 0.2",
+        ),
     ],
 )
 def test_goals_that_contradict_each_other_are_both_named(texts, why):
@@ -212,8 +245,12 @@ def test_goals_that_contradict_each_other_are_both_named(texts, why):
 
 
 def test_parts_that_fill_their_whole_exactly_are_no_contradiction():
-    assert len(parse_goals("refusal_rate[a] = 0.1; refusal_rate[b] = 0.2; refusal_rate <= 0.3")) == 3
-    assert len(parse_goals("refusal_rate[a] = 0.1; refusal_rate[b] = 0.2; refusal_rate[c] = 0.7")) == 3
+    assert (
+        len(parse_goals("refusal_rate[a] = 0.1; refusal_rate[b] = 0.2; refusal_rate <= 0.3")) == 3
+    )
+    assert (
+        len(parse_goals("refusal_rate[a] = 0.1; refusal_rate[b] = 0.2; refusal_rate[c] = 0.7")) == 3
+    )
 
 
 def test_no_goal_is_an_error():

@@ -12,7 +12,9 @@ class Kept(dict):
 
 
 class Model:
-    """Says "to <question>"; questions in `silent` get no answer, those in `others` another model's."""
+    """Says "to <question>"; questions in `silent` get no answer, those in `others` another
+    model's.
+    """
 
     def __init__(self, silent=(), others=(), asked_as="m"):
         self.silent, self.others, self.asked_as, self.asked = silent, others, asked_as, []
@@ -22,7 +24,12 @@ class Model:
             text = request.messages[-1].content
             self.asked.append(text)
             model = "m-2" if text in self.others else "m-1"
-            on_reply(place, Unsaid(reason="gone") if text in self.silent else Said(text=f"to {text}", model=model))
+            on_reply(
+                place,
+                Unsaid(reason="gone")
+                if text in self.silent
+                else Said(text=f"to {text}", model=model),
+            )
 
 
 def plain(*texts):

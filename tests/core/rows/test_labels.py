@@ -7,8 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import ConfigError, DataError
-from demur.core.rows.labels import LabelRule, Told, UnknownLabel, as_text, proposed, quoted, told, unknown_label
+from demur.core.rows.labels import (
+    LabelRule,
+    Told,
+    UnknownLabel,
+    as_text,
+    proposed,
+    quoted,
+    told,
+    unknown_label,
+)
 
+LEGAL = {"Law": "legal"}
+YES = {"true": "refuse"}
 MAP = {
     "harmful": "refuse",
     "Legal advice": "legal",
@@ -28,7 +39,8 @@ def ought(row, **rule):
     ("row", "rule", "found"),
     [
         ({"kind": "refusal", "category": "safety"}, {}, ("refusal", "safety")),
-        ({"kind": "refusal"}, {}, ("refusal", None)),  # the example itself says that a category is missing
+        # the example itself says that a category is missing
+        ({"kind": "refusal"}, {}, ("refusal", None)),
         ({"kind": "contrast", "category": "safety"}, {}, ("contrast", "safety")),
         ({"kind": "benign", "category": ""}, {}, ("benign", None)),
         ({"label": "refuse", "category": "safety"}, {}, ("refusal", "safety")),
@@ -52,11 +64,16 @@ def ought(row, **rule):
         ({"label": "alike", "category": "safety"}, {"label_map": MAP}, ("contrast", "safety")),
         ({"label": "junk"}, {"label_map": MAP}, None),
         ({"category": "Legal advice"}, {"label_map": MAP}, ("refusal", "legal")),
-        ({"category": "Legal advice"}, {"label_map": MAP | {"ok": "skip", "alike": "skip", "0": "skip"},
+        ({"category": ("Legal "
+            "advice")}, {"label_map": MAP | {"ok": "skip", "alike": "skip", "0": "skip"},
                                         "rows_kind": "refusal"}, ("refusal", "legal")),
-        ({"kind": "refusal", "category": "Law"}, {"categories": {"Law": "legal"}}, ("refusal", "legal")),
-        ({"label": "ok", "category": "Law"}, {"label_map": MAP, "categories": {"Law": "legal"}}, ("contrast", "legal")),
-        ({"y": True}, {"columns": {"label": "y"}, "label_map": {"true": "refuse"}}, ("refusal", "refuse")),
+        ({"kind": "refusal", "category": "Law"}, {"categories": LEGAL}, ("refusal", "legal")),
+        (
+            {"label": "ok", "category": "Law"},
+            {"label_map": MAP, "categories": LEGAL},
+            ("contrast", "legal"),
+        ),
+        ({"y": True}, {"columns": {"label": "y"}, "label_map": YES}, ("refusal", "refuse")),
         ({"y": None}, {"columns": {"label": "y"}, "label_map": {"": "respond"}}, ("benign", None)),
         ({"kind": "junk", "label": "refuse"}, {"columns": {"kind": ""}}, ("refusal", "refuse")),
     ],
@@ -90,7 +107,11 @@ def test_a_value_that_nothing_knows_is_never_guessed(row, rule, column):
         ({"category": "safety"}, {}, "nothing tells whether to refuse"),
         ({"kind": "benign", "expected": "refuse"}, {}, "of kind 'benign' but expected 'refuse'"),
         ({"kind": "benign"}, {"rows_kind": "refusal"}, "of kind 'benign' but rows_kind 'refusal'"),
-        ({"label": "respond"}, {"rows_kind": "refusal"}, "of label 'benign' but rows_kind 'refusal'"),
+        (
+            {"label": "respond"},
+            {"rows_kind": "refusal"},
+            "of label 'benign' but rows_kind 'refusal'",
+        ),
         ({"a": 1}, {"label_map": MAP}, "there is no column 'label' for label_map"),
         ({"a": 1}, {"columns": {"kind": "b"}}, "there is no column 'b' for kind"),
     ],
@@ -110,7 +131,10 @@ def test_rules_that_mean_nothing_are_refused():
 
 @given(
     st.lists(
-        st.text(st.characters(codec="utf-8", exclude_characters="\0")) | st.integers() | st.booleans() | st.none(),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+        | st.integers()
+        | st.booleans()
+        | st.none(),
         min_size=1,
     )
 )

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 
 from demur.core.rows.likeness import components, near_copies
 
-texts = st.lists(st.lists(st.sampled_from("abcdefghij"), min_size=0, max_size=9).map(" ".join), max_size=12)
+texts = st.lists(
+    st.lists(st.sampled_from("abcdefghij"), min_size=0, max_size=9).map(" ".join), max_size=12
+)
 
 
 def alike(a, b):

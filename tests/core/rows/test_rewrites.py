@@ -18,7 +18,13 @@ def test_a_text_under_a_seed_is_always_rewritten_alike_whatever_it_holds(name, t
         assert rewrite(name, text, seed).strip()
 
 
-@given(st.lists(st.sampled_from(("please", "explain", "photosynthesis", "to", "my", "class")), min_size=1, max_size=30))
+@given(
+    st.lists(
+        st.sampled_from(("please", "explain", "photosynthesis", "to", "my", "class")),
+        min_size=1,
+        max_size=30,
+    )
+)
 def test_typos_touch_few_words_and_never_the_first_letter(words):
     typed = rewrite("typos", " ".join(words)).split()
     long = sum(len(w) >= 4 for w in words)
@@ -27,12 +33,20 @@ def test_typos_touch_few_words_and_never_the_first_letter(words):
     assert all(a[0] == b[0] and abs(len(a) - len(b)) <= 1 for a, b in changed)
 
 
-@given(names, st.sampled_from(("How do I bake bread?", "Write a poem.", "What's up, doc?", "I can't sleep; help!")))
+@given(
+    names,
+    st.sampled_from(
+        ("How do I bake bread?", "Write a poem.", "What's up, doc?", "I can't sleep; help!")
+    ),
+)
 def test_every_rewrite_changes_an_ordinary_request(name, text):
     assert rewrite(name, text) != text
 
 
-@given(st.sampled_from(("case", "punctuation")), st.text(alphabet="abcdef ,.!?", min_size=1, max_size=40))
+@given(
+    st.sampled_from(("case", "punctuation")),
+    st.text(alphabet="abcdef ,.!?", min_size=1, max_size=40),
+)
 def test_case_and_punctuation_keep_the_words(name, text):
     assert fold(rewrite(name, text)) == fold(text)
 
@@ -59,14 +73,26 @@ def test_padding_stands_on_lines_of_its_own_around_the_text(text, seed):
 
 def test_paddings_are_of_many_scripts_and_lengths():
     padded = [rewrite("padding", "How?", seed) for seed in range(200)]
-    assert len({unicodedata.name(p.replace("How?", "").strip()[0], "?").split()[0] for p in padded}) > 10
+    assert (
+        len({unicodedata.name(p.replace("How?", "").strip()[0], "?").split()[0] for p in padded})
+        > 10
+    )
     assert min(map(len, padded)) < 60
     assert max(map(len, padded)) > 300
 
 
 def row(n, kind):
-    said = (Message(role="user", content=f"Question {n}?"), Message(role="assistant", content=f"Answer {n}."))
-    return Example(id=f"r{n}", source="s", messages=said, kind=kind, category=None if kind == "benign" else "safety")
+    said = (
+        Message(role="user", content=f"Question {n}?"),
+        Message(role="assistant", content=f"Answer {n}."),
+    )
+    return Example(
+        id=f"r{n}",
+        source="s",
+        messages=said,
+        kind=kind,
+        category=None if kind == "benign" else "safety",
+    )
 
 
 def test_further_rows_are_half_refusals_and_keep_their_reply_and_label():

@@ -13,7 +13,9 @@ WORDS = ("tea", "rain", "kite", "harbour", "chess", "violin", "bread", "snow", "
 def row(n: int, text: str, group: str | None) -> Example:
     kind, category = ("benign", None) if n % 3 else ("refusal", ("safety", "incomplete")[n % 2])
     turn = Message(role="user", content=text)
-    return Example(id=str(n), source="s", messages=(turn,), kind=kind, category=category, group=group)
+    return Example(
+        id=str(n), source="s", messages=(turn,), kind=kind, category=category, group=group
+    )
 
 
 TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
@@ -29,7 +31,11 @@ def test_no_prompt_near_copy_or_group_is_on_both_sides(rows, share, seed):
     assert not {e.group for e in learnt if e.group} & {e.group for e in aside if e.group}
     assert not {prompt_key(e) for e in learnt} & {prompt_key(e) for e in aside}
     both = [*learnt, *aside]
-    crossing = [(a, b) for a, b in near_copies([prompt_key(e) for e in both]) if (a < len(learnt)) != (b < len(learnt))]
+    crossing = [
+        (a, b)
+        for a, b in near_copies([prompt_key(e) for e in both])
+        if (a < len(learnt)) != (b < len(learnt))
+    ]
     assert not crossing
 
 
@@ -37,7 +43,9 @@ def test_the_share_is_met_in_every_label_and_depends_on_the_seed_alone():
     rows = [row(n, f"{n} different words number {n} alone", None) for n in range(300)]
     learnt, aside = set_aside(rows, 0.1, 1)
     assert (len(learnt), len(aside)) == (270, 30)
-    assert {label: sum(e.label == label for e in aside) for label in (None, "safety", "incomplete")} == {
+    assert {
+        label: sum(e.label == label for e in aside) for label in (None, "safety", "incomplete")
+    } == {
         None: 20,
         "safety": 5,
         "incomplete": 5,

@@ -19,7 +19,11 @@ def turns(row, **columns):
 
 
 def openai(pairs):
-    return [t for u, a in pairs for t in ({"role": "user", "content": u}, {"role": "assistant", "content": a})]
+    return [
+        t
+        for u, a in pairs
+        for t in ({"role": "user", "content": u}, {"role": "assistant", "content": a})
+    ]
 
 
 def plain(pairs):
@@ -28,7 +32,9 @@ def plain(pairs):
 
 @given(exchanges, st.none() | said)
 def test_a_conversation_survives_every_shape(pairs, system):
-    sharegpt = [t for u, a in pairs for t in ({"from": "human", "value": u}, {"from": "gpt", "value": a})]
+    sharegpt = [
+        t for u, a in pairs for t in ({"from": "human", "value": u}, {"from": "gpt", "value": a})
+    ]
     messages, (last, reply) = openai(pairs), pairs[-1]
     parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
     lead = [] if system is None else [{"role": "developer", "content": system}]
@@ -41,7 +47,13 @@ def test_a_conversation_survives_every_shape(pairs, system):
         {"messages": messages, "system": system},
         {"conversations": sharegpt, "system": system},
         {"conversations": [*lead, *messages]},
-        {"instruction": last, "input": "", "output": reply, "history": [list(p) for p in pairs[:-1]], "system": system},
+        {
+            "instruction": last,
+            "input": "",
+            "output": reply,
+            "history": [list(p) for p in pairs[:-1]],
+            "system": system,
+        },
         {"prompt": [*lead, *messages[:-1]], "completion": messages[-1:]},
         {"prompt": [*lead, *messages[:-1]], "completion": reply},
         {
@@ -86,7 +98,11 @@ def test_tool_turns_become_the_words_that_the_server_makes_of_them():
         "messages": [
             {"role": "user", "content": "What is on?"},
             {"role": "assistant", "content": None, "tool_calls": [CALL]},
-            {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "nothing"}]},
+            {
+                "role": "tool",
+                "tool_call_id": "c1",
+                "content": [{"type": "text", "text": "nothing"}],
+            },
             {"role": "assistant", "content": "Nothing.", "refusal": None, "tool_calls": []},
         ]
     }
@@ -101,30 +117,44 @@ def test_tool_turns_become_the_words_that_the_server_makes_of_them():
         {"from": "function_call", "value": "cal()"},
         {"from": "observation", "value": "nothing"},
     ]
-    assert turns({"conversations": sharegpt})[1:] == [("assistant", "cal()"), ("user", "tool returned:\nnothing")]
+    assert turns({"conversations": sharegpt})[1:] == [
+        ("assistant", "cal()"),
+        ("user", "tool returned:\nnothing"),
+    ]
 
 
 def test_what_says_nothing_is_left_out():
     user = {"role": "user", "content": "Hi"}
     assert turns({"messages": [{"role": "system", "content": " "}, user]}) == [("user", "Hi")]
     assert turns({"messages": [user, {"role": "assistant", "content": ""}]}) == [("user", "Hi")]
-    assert turns({"messages": [user, {"role": "assistant", "content": None, "refusal": "No."}]})[1] == (
+    assert turns({"messages": [user, {"role": "assistant", "content": None, "refusal": "No."}]})[
+        1
+    ] == (
         "assistant",
         "No.",
     )
     thought = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes."}]
-    assert turns({"messages": [user, {"role": "assistant", "content": thought}]})[1] == ("assistant", "Yes.")
+    assert turns({"messages": [user, {"role": "assistant", "content": thought}]})[1] == (
+        "assistant",
+        "Yes.",
+    )
 
 
 def test_an_empty_past_answer_is_one_as_the_server_has_it():
     row = {
-        "messages": [message("a")["messages"][0], {"role": "assistant", "content": None}, message("b")["messages"][0]]
+        "messages": [
+            message("a")["messages"][0],
+            {"role": "assistant", "content": None},
+            message("b")["messages"][0],
+        ]
     }
     assert turns(row) == [("user", "a"), ("assistant", ""), ("user", "b")]
 
 
 def test_assistant_first_and_two_users_in_a_row_are_kept():
-    row = {"messages": [{"role": r, "content": r} for r in ("assistant", "user", "user", "assistant")]}
+    row = {
+        "messages": [{"role": r, "content": r} for r in ("assistant", "user", "user", "assistant")]
+    }
     assert [role for role, _ in turns(row)] == ["assistant", "user", "user", "assistant"]
 
 
@@ -136,18 +166,38 @@ def message(content, role="user"):
     ("row", "says", "hint"),
     [
         (message("a\0b"), "messages.0.content: the text holds the character U+0000", "take it out"),
-        (message("a\ud83d b"), r"messages.0.content: the text holds half of a character, \ud83d", "mend"),
+        (
+            message("a\ud83d b"),
+            r"messages.0.content: the text holds half of a character, \ud83d",
+            "mend",
+        ),
         (message(" \n"), "messages.0.content: the user's turn is blank", "drop"),
         (message([]), "messages.0.content: the user's turn is blank", "drop"),
-        (message([{"type": "image_url", "image_url": {"url": "x"}}]), "'image_url' cannot be read: text only", "text"),
-        (message([{"type": "text", "text": "a"}, {"type": "input_audio"}]), "messages.0.content.1", "text"),
+        (
+            message([{"type": "image_url", "image_url": {"url": "x"}}]),
+            "'image_url' cannot be read: text only",
+            "text",
+        ),
+        (
+            message([{"type": "text", "text": "a"}, {"type": "input_audio"}]),
+            "messages.0.content.1",
+            "text",
+        ),
         (message(3), "messages.0.content: 3 is no text", "text"),
         (message("a", "robot"), "messages.0.role: 'robot' is no role", "human"),
         ({"messages": ["hi"]}, "messages.0: 'hi' is no turn", "role"),
         ({"messages": "hi"}, "messages: 'hi' is no list of turns", "JSON"),
         ({"messages": {"role": "user"}}, "is no list of turns", "role"),
-        ({"messages": [{"role": "assistant", "tool_calls": "cal()"}]}, "is no list of calls", "function"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "is no tool call", "function"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": "cal()"}]},
+            "is no list of calls",
+            "function",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+            "is no tool call",
+            "function",
+        ),
         ({"prompt": "  "}, "prompt: it is blank", "drop"),
         ({"prompt": None, "label": "x"}, "prompt: it is blank", "drop"),
         ({"prompt": float("nan")}, "prompt: it is blank", "drop"),
@@ -155,7 +205,11 @@ def message(content, role="user"):
         ({"text": "a", "y": 1}, "there is no prompt: the row has the keys 'text', 'y'", "columns"),
         ({}, "there is no prompt: the row has the keys none", "columns"),
         ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "c"}, "whole dialogue", "column"),
-        ({"prompt": "a", "completion": [{"role": "assistant", "content": "\0"}]}, "completion.0.content", "out"),
+        (
+            {"prompt": "a", "completion": [{"role": "assistant", "content": "\0"}]},
+            "completion.0.content",
+            "out",
+        ),
         ({"instruction": "a", "history": "b"}, "history: 'b' is no list", "request"),
         ({"instruction": "a", "history": [1]}, "history: [1] is no list", "request"),
         ({"instruction": "a", "history": [[1, 2]]}, "history.0.0.content: 1 is no text", "text"),
@@ -170,6 +224,10 @@ def test_what_is_no_conversation_is_named_by_its_key(row, says, hint):
 
 
 def test_a_named_prompt_goes_before_the_usual_keys():
-    row = {"messages": [{"role": "user", "content": "a"}], "q": "b", "dialog": [{"role": "user", "content": "c"}]}
+    row = {
+        "messages": [{"role": "user", "content": "a"}],
+        "q": "b",
+        "dialog": [{"role": "user", "content": "c"}],
+    }
     assert conversation(row, {"prompt": "q"}).turns == (Message(role="user", content="b"),)
     assert conversation(row, {"messages": "dialog"}).turns == (Message(role="user", content="c"),)

@@ -11,7 +11,9 @@ SHARES = (0.2, 0.15)  # of test and calibrate
 
 def pieces(rows, label="a", stratum="s", seed=0):
     rng = np.random.default_rng(seed)
-    return [Piece(rows=int(r), place=float(rng.random()), label=label, stratum=stratum) for r in rows]
+    return [
+        Piece(rows=int(r), place=float(rng.random()), label=label, stratum=stratum) for r in rows
+    ]
 
 
 def counts(made, splits):
@@ -33,7 +35,9 @@ def test_forty_rows_of_a_category_are_split_as_asked():
     st.integers(0, 3),
 )
 def test_every_label_and_stratum_has_its_shares_within_a_row(kinds, shares, seed):
-    made = [p for n, (label, stratum) in enumerate(kinds) for p in pieces([1], label, stratum, seed + n)]
+    made = [
+        p for n, (label, stratum) in enumerate(kinds) for p in pieces([1], label, stratum, seed + n)
+    ]
     splits = divided(made, *shares)
     for split, share in zip(("test", "calibrate"), shares, strict=True):
         for label in {p.label for p in made}:
@@ -41,7 +45,11 @@ def test_every_label_and_stratum_has_its_shares_within_a_row(kinds, shares, seed
             least = 1 if len(own) >= 3 else 0
             assert abs(own.count(split) - max(share * len(own), least)) <= 1
             for stratum in {p.stratum for p in made}:
-                part = [s for p, s in zip(made, splits, strict=True) if (p.label, p.stratum) == (label, stratum)]
+                part = [
+                    s
+                    for p, s in zip(made, splits, strict=True)
+                    if (p.label, p.stratum) == (label, stratum)
+                ]
                 assert abs(part.count(split) - share * len(part)) <= 2
 
 

@@ -41,7 +41,9 @@ def test_groups_below_the_cap_count_alike_and_a_rarer_one_never_less_a_row(keys)
     assert all(a >= b - 1e-9 for a, b in pairwise(per_row))
 
 
-LABELS = st.lists(st.sampled_from([None, "safety", "incomplete", "humanizing"]), min_size=1, max_size=60)
+LABELS = st.lists(
+    st.sampled_from([None, "safety", "incomplete", "humanizing"]), min_size=1, max_size=60
+)
 
 
 @given(labels=LABELS, balance=st.sampled_from(["none", "category", "class", "source"]))

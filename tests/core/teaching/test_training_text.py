@@ -14,9 +14,12 @@ GOOD = {
 
 
 def test_the_lines_hold_the_figures():
-    assert validation_line(GOOD) == ("validation: log loss 0.210 and leftover mass 0.0040 on 1,234 rows, at step 150")
+    assert validation_line(GOOD) == (
+        "validation: log loss 0.210 and leftover mass 0.0040 on 1,234 rows, at step 150"
+    )
     assert language_line(GOOD) == (
-        "language: +0.040 nats a token against the base model, on 2,500 tokens of 64 ordinary replies"
+        "language: +0.040 nats a token against the base model, on 2,500 tokens of 64 ordinary "
+        "replies"
     )
     assert warnings(GOOD) == ()
 
@@ -26,7 +29,8 @@ def test_what_was_not_measured_is_not_said():
 
 
 @pytest.mark.parametrize(
-    ("figure", "words"), [({"language_change": 0.11}, "reply_share"), ({"validation_leftover": 0.02}, "control_weight")]
+    ("figure", "words"),
+    [({"language_change": 0.11}, "reply_share"), ({"validation_leftover": 0.02}, "control_weight")],
 )
 def test_a_figure_above_its_bound_is_warned_of_with_what_to_do(figure, words):
     (text,) = warnings(GOOD | figure)

@@ -22,7 +22,13 @@ TEXT = "How do I bake a loaf of good bread at home?"
 
 
 def row(text, name="r", group=None):
-    return Example(id=name, source="s", messages=(Message(role="user", content=text),), kind="benign", group=group)
+    return Example(
+        id=name,
+        source="s",
+        messages=(Message(role="user", content=text),),
+        kind="benign",
+        group=group,
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,12 +80,15 @@ def test_digests_find_exactly_the_rows_that_the_splitter_would_keep_together(kno
 @given(st.lists(words, max_size=6), st.lists(words, max_size=6))
 def test_a_merged_record_knows_what_either_knew(left, right):
     parts = [
-        seen_of([row(text, f"{name}{n}") for n, text in enumerate(some)]) for name, some in (("l", left), ("r", right))
+        seen_of([row(text, f"{name}{n}") for n, text in enumerate(some)])
+        for name, some in (("l", left), ("r", right))
     ]
     merged = together(parts)
     prompts = [row(text).prompt for text in (*left, *right)]
     assert len(seen_prompts(merged, prompts)) == len(prompts)
-    assert seen_ids(merged, [f"l{n}" for n in range(len(left))]) == [f"l{n}" for n in range(len(left))]
+    assert seen_ids(merged, [f"l{n}" for n in range(len(left))]) == [
+        f"l{n}" for n in range(len(left))
+    ]
 
 
 def test_the_error_names_rows_and_how_they_were_seen():

@@ -22,7 +22,8 @@ from tests.contract.test_decides import random_policy
 from tests.front_parts import Counted, front, model, texts, user, wide_range, with_edges
 
 DIGEST = "sha256:" + "a" * 64
-SURE = with_edges(front(), Edges(answer=math.inf, refuse=None), wide_range())  # of everything it reads
+# of everything it reads
+SURE = with_edges(front(), Edges(answer=math.inf, refuse=None), wide_range())
 UNSURE = with_edges(front(), Edges(answer=None, refuse=None))
 PLAIN = natural(coconot(), model().fingerprint.behind(DIGEST))
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
@@ -48,7 +49,9 @@ def opened(made, text, policy=PLAIN, **fields):
     cascade, behind = backend(made)
 
     async def run():
-        reply = await cascade.open(Ask(messages=user(text), policy=policy, policy_digest="d", **fields))
+        reply = await cascade.open(
+            Ask(messages=user(text), policy=policy, policy_digest="d", **fields)
+        )
         return reply, "".join([part.text async for part in reply.parts])
 
     reply, said = asyncio.run(run())
@@ -89,7 +92,11 @@ def test_whatever_the_policy_the_decision_is_its_own_on_the_score_that_counts(se
         assert np.array_equal(reply.logp_C, counts_C)
         assert reply.by_front == (given_C is not None)
         wanted = [[reply.decision.column]] if asks else []
-        texts_ = [model().branches([user(text)], wanted)[0][reply.decision.column].text] if asks else [""]
+        texts_ = (
+            [model().branches([user(text)], wanted)[0][reply.decision.column].text]
+            if asks
+            else [""]
+        )
         assert said == texts_[0]
 
 
@@ -136,20 +143,30 @@ def test_doubt_counts_as_the_policy_says():
     assert reply.decision.doubt
     assert reply.decision.refuses
     with pytest.raises(ScoreDoubt):
-        opened(SURE, "moner ralat.", replace(PLAIN, doubt=DoubtRule(most_leftover=0.0, then="error")))
+        opened(
+            SURE, "moner ralat.", replace(PLAIN, doubt=DoubtRule(most_leftover=0.0, then="error"))
+        )
 
 
 def test_a_backend_that_does_not_keep_to_the_decision_is_not_believed():
     class Stubborn(FakeBackend):
         async def open(self, ask):
             free = tuple(replace(c, override=None) for c in ask.policy.categories)
-            return await FakeBackend.open(self, replace(ask, policy=replace(ask.policy, categories=free)))
+            return await FakeBackend.open(
+                self, replace(ask, policy=replace(ask.policy, categories=free))
+            )
 
     cascade = CascadeBackend(SURE, DIGEST, Stubborn(engine=model()))
-    lax = replace(PLAIN, rule="heaviest", categories=tuple(replace(c, threshold=math.inf) for c in PLAIN.categories))
+    lax = replace(
+        PLAIN,
+        rule="heaviest",
+        categories=tuple(replace(c, threshold=math.inf) for c in PLAIN.categories),
+    )
     strict = replace(lax, categories=tuple(replace(c, threshold=0.0) for c in lax.categories))
     ask = Ask(messages=user("moner safety ralat."), policy=strict, policy_digest="d")
     asyncio.run(cascade.open(ask))  # both refuse
-    odd = replace(strict, categories=tuple(replace(c, override="suppress") for c in strict.categories))
+    odd = replace(
+        strict, categories=tuple(replace(c, override="suppress") for c in strict.categories)
+    )
     with pytest.raises(BackendDown, match="'safety', and 'respond' was decided"):
         asyncio.run(cascade.open(replace(ask, policy=odd)))

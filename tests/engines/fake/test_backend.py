@@ -17,14 +17,21 @@ from demur.core.taxonomy import coconot
 from demur.engines.fake.backend import FakeBackend
 from demur.engines.fake.engine import FakeEngine
 
-ENGINE = FakeEngine(taxonomy=coconot(), labels={"hello": None, "are you sad": "humanizing"}, sharpness=20.0)
+ENGINE = FakeEngine(
+    taxonomy=coconot(), labels={"hello": None, "are you sad": "humanizing"}, sharpness=20.0
+)
 POLICY = natural(coconot(), ENGINE.fingerprint)
 TEXT = ENGINE.branches([(Message(role="user", content="hello"),)], [[0]])[0][0].text
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
 
 
 def ask(text="hello", policy=POLICY, **fields):
-    return Ask(messages=(Message(role="user", content=text),), policy=policy, policy_digest="sha256:0", **fields)
+    return Ask(
+        messages=(Message(role="user", content=text),),
+        policy=policy,
+        policy_digest="sha256:0",
+        **fields,
+    )
 
 
 async def read(backend, asked):
@@ -49,7 +56,9 @@ def test_a_refusal_is_the_engines_own_or_silent_where_the_operator_has_a_text():
     reply, text, _ = answer(ask("are you sad"))
     assert reply.decision.choice == "humanizing"
     assert text.startswith("I'm a program")
-    scripted = replace(POLICY, categories=tuple(replace(c, on_refuse="No.") for c in POLICY.categories))
+    scripted = replace(
+        POLICY, categories=tuple(replace(c, on_refuse="No.") for c in POLICY.categories)
+    )
     assert answer(ask("are you sad", policy=scripted))[2] == []
     assert answer(ask(policy=scripted))[1] == TEXT
 
@@ -76,7 +85,8 @@ def test_a_schema_gives_json_and_a_required_tool_a_call():
 
 
 @pytest.mark.parametrize(
-    ("failure", "error"), [("down", BackendDown), ("busy", BackendBusy), ("timeout", BackendTimeout)]
+    ("failure", "error"),
+    [("down", BackendDown), ("busy", BackendBusy), ("timeout", BackendTimeout)],
 )
 def test_it_fails_at_open_as_told(failure, error):
     with pytest.raises(error):

@@ -35,7 +35,10 @@ def test_it_is_a_scorer_and_a_generator() -> None:
     assert scorer.fingerprint == generator.fingerprint
 
 
-@given(texts=st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), seed=st.integers(0, 2**31))
+@given(
+    texts=st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True),
+    seed=st.integers(0, 2**31),
+)
 def test_a_score_depends_on_its_own_prompt_and_the_seed_alone(texts: list[str], seed: int) -> None:
     prompts = [ask(t) for t in texts]
     engine = FakeEngine(taxonomy=coconot(), seed=seed)
@@ -68,7 +71,9 @@ def test_probabilities_are_calibrated_when_labels_are_equally_frequent(sharpness
 
 def test_a_sharper_engine_is_right_more_often() -> None:
     prompts, labels = balanced(1200)
-    engines = [FakeEngine(taxonomy=coconot(), labels=labels, sharpness=s) for s in (0.0, 1.0, 2.0, 5.0)]
+    engines = [
+        FakeEngine(taxonomy=coconot(), labels=labels, sharpness=s) for s in (0.0, 1.0, 2.0, 5.0)
+    ]
     truth_N = [engines[0].truth(p) for p in prompts]
     accuracy = [float(np.mean(e.logp(prompts).argmax(axis=1) == truth_N)) for e in engines]
     assert accuracy == sorted(accuracy)
@@ -86,9 +91,15 @@ def test_an_unknown_label_is_an_error() -> None:
         FakeEngine(taxonomy=coconot(), labels={"x": "humanising"}).truth(ask("x"))
 
 
-@pytest.mark.parametrize("name", ["humanizing", "incomplete", "indeterminate", "safety", "unsupported", "legal"])
+@pytest.mark.parametrize(
+    "name", ["humanizing", "incomplete", "indeterminate", "safety", "unsupported", "legal"]
+)
 def test_texts_are_judged_as_the_token_before_them_says(name: str) -> None:
-    own = Taxonomy(name="t", respond_token="[y]", categories=(Category(name=name, token="[n]", description="d"),))
+    own = Taxonomy(
+        name="t",
+        respond_token="[y]",
+        categories=(Category(name=name, token="[n]", description="d"),),
+    )
     prompts = [ask(f"question {i}") for i in range(30)]
     for branches in FakeEngine(taxonomy=own).branches(prompts, [(0, 1)] * len(prompts)):
         judge = PhraseJudge()
@@ -106,7 +117,9 @@ def test_only_the_asked_branches_are_written_and_a_wrong_column_is_an_error() ->
 
 def test_progress_reaches_the_total() -> None:
     seen: list[tuple[int, int]] = []
-    FakeEngine(taxonomy=coconot()).logp([ask("a"), ask("b")], lambda done, total: seen.append((done, total)))
+    FakeEngine(taxonomy=coconot()).logp(
+        [ask("a"), ask("b")], lambda done, total: seen.append((done, total))
+    )
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -122,5 +135,8 @@ def test_the_fingerprint_changes_with_every_setting_and_with_nothing_else() -> N
 
 
 def test_the_module_needs_no_torch() -> None:
-    code = "import sys, demur.engines.fake.engine, demur.engines.gate; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, demur.engines.fake.engine, demur.engines.gate; sys.exit('torch' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,6 @@
-"""Always-refuse and never-refuse models: a run with each, and every figure that must tell them apart."""
+"""Always-refuse and never-refuse models: a run with each, and every figure that must tell them
+apart.
+"""
 
 import numpy as np
 import pytest
@@ -28,12 +30,16 @@ def test_scores_are_log_probabilities_that_say_what_the_subject_does(made, colum
     assert (chosen_N == 0).all() if column == 0 else (np.exp(logp_NC[:, 0]) < 0.02).all()
 
 
-@pytest.mark.parametrize(("made", "verdict"), [(always_refuses, "refusal"), (never_refuses, "compliance")])
+@pytest.mark.parametrize(
+    ("made", "verdict"), [(always_refuses, "refusal"), (never_refuses, "compliance")]
+)
 def test_texts_are_what_the_subject_does_whatever_the_token(made, verdict):
     asked = prompts()
     texts = made(ENGINE).branches(asked, [[0, 1, 3]] * len(asked))
     assert {column for by in texts for column in by} == {0, 1, 3}
-    assert {PhraseJudge().judge("q", a.text, "any").verdict for by in texts for a in by.values()} == {verdict}
+    assert {
+        PhraseJudge().judge("q", a.text, "any").verdict for by in texts for a in by.values()
+    } == {verdict}
 
 
 def test_subjects_are_different_models():

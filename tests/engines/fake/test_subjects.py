@@ -6,7 +6,12 @@ from demur.core.example import Message
 from demur.core.policy import natural
 from demur.core.score import check_scores
 from demur.core.taxonomy import coconot, single
-from demur.engines.fake.subjects import always_refuse, answer_then_refuse, never_refuse, refuse_then_answer
+from demur.engines.fake.subjects import (
+    always_refuse,
+    answer_then_refuse,
+    never_refuse,
+    refuse_then_answer,
+)
 from tests.fake_run import JUDGE
 
 PROMPTS = [(Message(role="user", content=text),) for text in ("Bake a cake", "Forge a pass", "")]

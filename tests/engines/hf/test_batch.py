@@ -13,7 +13,12 @@ from demur.engines.hf.batch import RunningBatch, joining_gap, read
 from demur.engines.hf.engine import HfEngine
 from tests.engines.checkpoints import user
 
-PROMPTS = [user("What is the capital of France?"), user("bake bread " * 15), user("Hi"), user("Tell me how you feel.")]
+PROMPTS = [
+    user("What is the capital of France?"),
+    user("bake bread " * 15),
+    user("Hi"),
+    user("Tell me how you feel."),
+]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2", "qwen2", "gemma2", "bert"])
@@ -28,7 +33,9 @@ def encoded(engine):
 @torch.inference_mode()
 def test_prompts_are_scored_as_the_engine_scores_them(engine):
     prompts = read(engine.network, encoded(engine), engine.filler)
-    gap = abs(control_scores(prompts.logits_BV, engine.encoder.token_ids) - engine.logp(PROMPTS)).max()
+    gap = abs(
+        control_scores(prompts.logits_BV, engine.encoder.token_ids) - engine.logp(PROMPTS)
+    ).max()
     assert gap <= 1e-5
 
 
@@ -36,11 +43,20 @@ def test_prompts_are_scored_as_the_engine_scores_them(engine):
 def test_whatever_joins_or_leaves_a_row_goes_on_as_by_the_book(engine):
     rows = encoded(engine)
     batch, written = RunningBatch(engine.network), []
-    events = [("join", [0, 2]), ("step", 11), ("join", [1]), ("step", 12), ("keep", [0, 2]), ("step", 13)]
+    events = [
+        ("join", [0, 2]),
+        ("step", 11),
+        ("join", [1]),
+        ("step", 12),
+        ("keep", [0, 2]),
+        ("step", 13),
+    ]
     events += [("join", [3, 0]), ("step", 14), ("keep", [0, 2]), ("step", 15), ("step", 16)]
     for event, value in events:
         if event == "join":
-            batch.join(read(engine.network, [rows[n] for n in value], engine.filler), range(len(value)))
+            batch.join(
+                read(engine.network, [rows[n] for n in value], engine.filler), range(len(value))
+            )
             written += [list(rows[n]) for n in value]
         elif event == "keep":
             batch.keep(value)

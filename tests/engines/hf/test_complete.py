@@ -22,7 +22,9 @@ def test_control_words_work_in_trusted_pieces_only(completer):
 
 
 def test_a_batch_says_what_each_prompt_says_alone(completer):
-    prompts = [[Piece(text=t)] for t in ("How do I bake bread?", "Sea", "Tell me how you feel today. " * 3)]
+    prompts = [
+        [Piece(text=t)] for t in ("How do I bake bread?", "Sea", "Tell me how you feel today. " * 3)
+    ]
     together = completer.complete(prompts)
     assert together == [completer.complete([p])[0] for p in prompts]
     assert all(isinstance(t, str) for t in together)
@@ -40,7 +42,9 @@ def test_a_prompt_that_does_not_fit_is_named_and_the_others_are_answered(complet
 
 def test_a_random_model_under_the_wildguard_judge_is_unscored(completer):
     judge = WildGuardJudge(completer=completer, template="R {prompt} A {response} L")
-    outcomes = judge.judge_many([Item(request="How?", answer="I won't."), Item(request="", answer="x")])
+    outcomes = judge.judge_many(
+        [Item(request="How?", answer="I won't."), Item(request="", answer="x")]
+    )
     assert [o.verdict for o in outcomes] == ["unscored", "unscored"]
     assert "not the three lines" in outcomes[0].reason
     assert judge.version.startswith("wildguard/")

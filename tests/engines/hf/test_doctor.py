@@ -1,4 +1,6 @@
-"""The doctor finds what is wrong with a checkpoint, one cause at a time, and never stumbles over it."""
+"""The doctor finds what is wrong with a checkpoint, one cause at a time, and never stumbles over
+it.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,14 @@ def trained(checkpoints, tmp_path_factory) -> Path:
     engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS)
     optimizer = torch.optim.Adam(engine.network.parameters(), lr=2e-2)
     encoded = [torch.tensor([engine.encoder.prompt(p)]) for p in PROMPTS]
-    targets_N = torch.tensor([engine.encoder.token_ids[n % len(TOKENS)] for n in range(len(PROMPTS))])
+    targets_N = torch.tensor(
+        [engine.encoder.token_ids[n % len(TOKENS)] for n in range(len(PROMPTS))]
+    )
     for _ in range(40):
         optimizer.zero_grad()
-        logits_NV = torch.cat([engine.network(ids, use_cache=False).logits[:, -1] for ids in encoded])
+        logits_NV = torch.cat(
+            [engine.network(ids, use_cache=False).logits[:, -1] for ids in encoded]
+        )
         torch.nn.functional.cross_entropy(logits_NV, targets_N).backward()
         optimizer.step()
     engine.network.save_pretrained(folder)
@@ -62,11 +68,21 @@ def test_a_model_whose_mass_lies_on_its_control_tokens_is_ready(trained):
     assert [(f.check, f.detail) for f in readiness.findings if not f.ok] == []
     assert readiness.ready
     checks = [f.check for f in readiness.findings]
-    assert [c for c in checks if c.startswith("control token [")] == [f"control token {t}" for t in TOKENS]
-    assert {"chat template", "rows trained", "mass at the first position", "fingerprint", "dtype effect"} < set(checks)
+    assert [c for c in checks if c.startswith("control token [")] == [
+        f"control token {t}" for t in TOKENS
+    ]
+    assert {
+        "chat template",
+        "rows trained",
+        "mass at the first position",
+        "fingerprint",
+        "dtype effect",
+    } < set(checks)
 
 
-def test_an_untouched_base_model_lacks_every_control_token_and_nothing_else_is_claimed(tmp_path, checkpoints):
+def test_an_untouched_base_model_lacks_every_control_token_and_nothing_else_is_claimed(
+    tmp_path, checkpoints
+):
     AutoModelForCausalLM.from_pretrained(checkpoints["llama"]).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     failed = failing(model=tmp_path, tokens=TOKENS)
@@ -83,7 +99,10 @@ def test_installed_but_untrained_tokens_leave_the_mass_elsewhere(checkpoints):
 def test_rows_of_zeros_and_rows_that_are_copies_are_named(trained, tmp_path):
     last, before = HfEngine(model=trained, tokens=TOKENS).encoder.token_ids[-2:]
     zero = copied(trained, tmp_path / "zero", lambda weight: weight[before].zero_())
-    assert "shortest: [Unsupported requests], 0 of" in failing(model=zero, tokens=TOKENS, dtypes=False)["rows trained"]
+    assert (
+        "shortest: [Unsupported requests], 0 of"
+        in failing(model=zero, tokens=TOKENS, dtypes=False)["rows trained"]
+    )
     same = copied(trained, tmp_path / "same", lambda weight: weight[before].copy_(weight[last]))
     found = failing(model=same, tokens=TOKENS, dtypes=False)["rows trained"]
     assert "[Requests with safety concerns] and [Unsupported requests], cosine 1.0000" in found
@@ -94,7 +113,9 @@ def test_a_template_whose_prompt_ends_elsewhere_than_its_answers_begin_is_named(
     tokenizer = load_tokenizer(folder)
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant: ")
     tokenizer.save_pretrained(folder)
-    assert "after other tokens" in failing(model=folder, tokens=TOKENS, dtypes=False)["chat template"]
+    assert (
+        "after other tokens" in failing(model=folder, tokens=TOKENS, dtypes=False)["chat template"]
+    )
 
 
 def test_a_template_that_drops_content_is_named(trained, tmp_path):

@@ -24,10 +24,13 @@ def encoder_in(folder, seed=0):
     vocabulary = {w: n for n, w in enumerate(["[PAD]", "[UNK]", *WORDS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]"
+    )
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64,
         max_position_embeddings=24,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
@@ -44,13 +47,20 @@ def answers(count, seed=0):
     rng = np.random.default_rng(seed)
     for n in range(count):
         words = rng.choice(NO if n % 2 else YES, rng.integers(4, 9))
-        yield {"id": f"a{n}", "request": "Q?", "answer": " ".join(words), "label": "refusal" if n % 2 else "compliance"}
+        yield {
+            "id": f"a{n}",
+            "request": "Q?",
+            "answer": " ".join(words),
+            "label": "refusal" if n % 2 else "compliance",
+        }
 
 
 def trained(folder, tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in answers(120)))
-    config = judge_train.Config(files=(file,), out=tmp_path / "j.npz", recipe="encoder", model=str(folder))
+    config = judge_train.Config(
+        files=(file,), out=tmp_path / "j.npz", recipe="encoder", model=str(folder)
+    )
     return judge_train.run(config, HfEncoder(model=folder))
 
 
@@ -60,7 +70,10 @@ def test_an_encoder_judge_learns_what_its_vectors_hold_and_reads_back(folder, tm
     assert is_encoded(tmp_path / "j.npz")
     classifier, digest = read_encoded(tmp_path / "j.npz", lambda model: HfEncoder(model=model))
     judge = TrainedJudge(classifier=classifier, digest=digest)
-    said = [(judge.judge("Q?", row["answer"], None).verdict == "refusal", row["label"]) for row in answers(80, seed=1)]
+    said = [
+        (judge.judge("Q?", row["answer"], None).verdict == "refusal", row["label"])
+        for row in answers(80, seed=1)
+    ]
     assert np.mean([refuses == (label == "refusal") for refuses, label in said]) > 0.9
     assert judge.judge("Q?", "bread", None).verdict == "unscored"
     assert "1 words, trained on 4 to " in judge.judge("Q?", "bread", None).reason

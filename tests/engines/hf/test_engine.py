@@ -1,4 +1,6 @@
-"""One engine for every architecture: each prompt is read once, and how it is batched changes nothing."""
+"""One engine for every architecture: each prompt is read once, and how it is batched changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class Passes:
 
     def __enter__(self):
         self._handle = self._engine.network.register_forward_pre_hook(
-            lambda _, args, kwargs: self.shapes.append(tuple((args[0] if args else kwargs["input_ids"]).shape)),
+            lambda _, args, kwargs: self.shapes.append(
+                tuple((args[0] if args else kwargs["input_ids"]).shape)
+            ),
             with_kwargs=True,
         )
         return self
@@ -68,7 +72,9 @@ def plain_logp(engine, prompt):
 
 
 def two_prefills(engine, prompt, column):
-    """transformers' own generate, reading prompt and control token anew. Returns the ids before a stop."""
+    """transformers' own generate, reading prompt and control token anew. Returns the ids before a
+    stop.
+    """
     ids = torch.tensor([[*engine.encoder.prompt(prompt), engine.encoder.token_ids[column]]])
     rules = engine.rules
     with torch.no_grad():
@@ -87,12 +93,17 @@ def two_prefills(engine, prompt, column):
 def test_batched_scores_equal_those_of_each_prompt_alone_and_by_the_book(engine):
     logp_NC = engine.logp(PROMPTS)
     assert logp_NC.dtype == np.float32
-    np.testing.assert_allclose(logp_NC, np.concatenate([engine.logp([p]) for p in PROMPTS]), atol=1e-4)
+    np.testing.assert_allclose(
+        logp_NC, np.concatenate([engine.logp([p]) for p in PROMPTS]), atol=1e-4
+    )
     np.testing.assert_allclose(logp_NC, [plain_logp(engine, p) for p in PROMPTS], atol=1e-4)
 
 
 def test_what_prompts_begin_with_is_read_once_and_their_scores_stay(engine):
-    asked = [user("Answer with care, in one sentence, and say where you know it from: " * 2 + q) for q in "ABCDEFGH"]
+    asked = [
+        user("Answer with care, in one sentence, and say where you know it from: " * 2 + q)
+        for q in "ABCDEFGH"
+    ]
     longest = max(len(engine.encoder.prompt(p)) for p in asked)
     engine.logp(asked[:1])
     assert engine.sharing_is_harmless
@@ -106,7 +117,9 @@ def test_what_prompts_begin_with_is_read_once_and_their_scores_stay(engine):
 
 def test_a_network_is_told_of_a_cache_only_where_there_is_one(llama):
     told = []
-    hook = llama.network.register_forward_pre_hook(lambda _, args, kwargs: told.append(kwargs), with_kwargs=True)
+    hook = llama.network.register_forward_pre_hook(
+        lambda _, args, kwargs: told.append(kwargs), with_kwargs=True
+    )
     llama.logp(PROMPTS[:1])
     hook.remove()
     assert told == [{"use_cache": False}]
@@ -147,7 +160,9 @@ def test_an_answer_needs_one_prefill_and_then_one_position_a_token(llama):
 def test_branches_of_one_prompt_share_its_prefill(llama):
     with Passes(llama) as passes:
         llama.branches(PROMPTS[:1], [[0, 1, 2]])
-    assert [shape for shape in passes.shapes if shape[1] > 1] == [(1, len(llama.encoder.prompt(PROMPTS[0])))]
+    assert [shape for shape in passes.shapes if shape[1] > 1] == [
+        (1, len(llama.encoder.prompt(PROMPTS[0])))
+    ]
     assert passes.shapes[1] == (3, 1)
 
 
@@ -180,7 +195,9 @@ def test_batches_stay_within_the_token_budget(checkpoints):
 
 def test_where_padding_would_be_read_rows_of_equal_length_are_batched(checkpoints):
     engine = HfEngine(model=checkpoints["bert-not-causal"], tokens=TOKENS)
-    np.testing.assert_allclose(engine.logp(PROMPTS), [plain_logp(engine, p) for p in PROMPTS], atol=1e-4)
+    np.testing.assert_allclose(
+        engine.logp(PROMPTS), [plain_logp(engine, p) for p in PROMPTS], atol=1e-4
+    )
 
 
 def test_a_model_without_a_cache_cannot_write_and_says_so(checkpoints):
@@ -213,7 +230,8 @@ def test_answers_follow_the_decision_of_the_policy(engine):
         categories=(CategoryPolicy(threshold=half * 1.0001),) * 5,
         fingerprint=engine.fingerprint,
     )
-    policy = undoubted(policy)  # the networks are not trained: nearly all of their probability is elsewhere
+    # the networks are not trained: nearly all of their probability is elsewhere
+    policy = undoubted(policy)
     answered = engine.answer(PROMPTS, policy)
     np.testing.assert_allclose([logp_C for logp_C, _, _ in answered], scores, atol=1e-4)
     columns = decide_many(policy, scores).choice_N.tolist()
@@ -234,7 +252,10 @@ def test_answers_end_where_the_context_ends(engine):
     room = 192 - len(engine.encoder.prompt(user(text))) - 1
     (answers,) = engine.branches([user(text)], [[0]])
     assert 0 < answers[0].tokens + answers[0].finished <= room < engine.max_new_tokens
-    assert engine.branches([user(text), PROMPTS[2]], [[0], [0]])[1] == engine.branches([PROMPTS[2]], [[0]])[0]
+    assert (
+        engine.branches([user(text), PROMPTS[2]], [[0], [0]])[1]
+        == engine.branches([PROMPTS[2]], [[0]])[0]
+    )
 
 
 def test_a_policy_of_another_model_or_taxonomy_is_refused(llama):
@@ -294,7 +315,9 @@ def test_a_missing_or_damaged_checkpoint_is_named(checkpoints, tmp_path):
         HfEngine(model=tmp_path, tokens=TOKENS)
 
 
-def test_a_checkpoint_without_its_head_is_refused_instead_of_filled_with_chance(checkpoints, tmp_path, llama):
+def test_a_checkpoint_without_its_head_is_refused_instead_of_filled_with_chance(
+    checkpoints, tmp_path, llama
+):
     bert = HfEngine(model=checkpoints["bert"], tokens=TOKENS)
     bert.network.bert.save_pretrained(tmp_path)
     bert.tokenizer.save_pretrained(tmp_path)
@@ -303,14 +326,23 @@ def test_a_checkpoint_without_its_head_is_refused_instead_of_filled_with_chance(
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_published_checkpoints_are_read_by_id_whatever_their_tokens_are_spelled_like(checkpoints, tmp_path, name):
+def test_published_checkpoints_are_read_by_id_whatever_their_tokens_are_spelled_like(
+    checkpoints, tmp_path, name
+):
     preset = PRESETS[name]
     spelled = {token_id: token for token, token_id in zip(preset.tokens, preset.ids, strict=True)}
-    words = {word: n for n, word in enumerate(["<|end|>", "hello", *map(str, range(min(spelled) - 2))])}
+    words = {
+        word: n for n, word in enumerate(["<|end|>", "hello", *map(str, range(min(spelled) - 2))])
+    }
     backend = Tokenizer(models.WordLevel(words, unk_token="hello"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=TEMPLATES["zephyr-like"])
-    tokenizer.add_tokens([f" {spelled.get(i, '<hole>')}" for i in range(min(spelled), max(spelled) + 1)])  # not special
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, chat_template=TEMPLATES["zephyr-like"]
+    )
+    # not special
+    tokenizer.add_tokens(
+        [f" {spelled.get(i, '<hole>')}" for i in range(min(spelled), max(spelled) + 1)]
+    )
     tokenizer.save_pretrained(tmp_path)
     network = HfEngine(model=checkpoints["llama"], tokens=TOKENS).network
     network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -319,4 +351,6 @@ def test_published_checkpoints_are_read_by_id_whatever_their_tokens_are_spelled_
     assert engine.fingerprint.token_ids == preset.ids
     assert engine.fingerprint.tokens == preset.tokens
     assert not set(engine.encoder.prompt(user("say [respond] and  [refuse]"))) & set(preset.ids)
-    np.testing.assert_allclose(engine.logp(PROMPTS[:2]), [plain_logp(engine, p) for p in PROMPTS[:2]], atol=1e-4)
+    np.testing.assert_allclose(
+        engine.logp(PROMPTS[:2]), [plain_logp(engine, p) for p in PROMPTS[:2]], atol=1e-4
+    )

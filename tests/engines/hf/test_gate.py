@@ -22,7 +22,12 @@ from tests.engines.checkpoints import user
 
 TOKENS = coconot().tokens
 IDS = (5, 3, 40, 41, 0, 17)
-PROMPTS = [user("What is the capital of France?"), user("bake bread " * 20), user("Hi"), user("Tell me how you feel.")]
+PROMPTS = [
+    user("What is the capital of France?"),
+    user("bake bread " * 20),
+    user("Hi"),
+    user("Tell me how you feel."),
+]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2", "gemma2"])
@@ -43,7 +48,9 @@ class Said(torch.nn.Module):
 
 
 def random_policy(seed):
-    """A policy of some rule with thresholds in the range of the scores, some categories inactive or suppressed."""
+    """A policy of some rule with thresholds in the range of the scores, some categories inactive or
+    suppressed.
+    """
     rng = np.random.default_rng(seed)
     rule = RULES[seed % len(RULES)]
     shared = rng.random() * 0.3
@@ -56,7 +63,9 @@ def random_policy(seed):
         )
         for _ in coconot().names
     ]
-    return Policy(name=f"random {seed}", taxonomy=coconot(), rule=rule, categories=tuple(categories))
+    return Policy(
+        name=f"random {seed}", taxonomy=coconot(), rule=rule, categories=tuple(categories)
+    )
 
 
 def padded(engine, prompts):
@@ -68,13 +77,17 @@ def padded(engine, prompts):
 
 
 def first_tokens(engine, prompts, policies, **options):
-    """Columns of the control tokens that `generate` writes first, and everything that it writes after them."""
+    """Columns of the control tokens that `generate` writes first, and everything that it writes
+    after them.
+    """
     batch = padded(engine, prompts)
     width = batch["input_ids"].shape[1]
     gate = RefusalGate(engine.network, policies, engine.encoder.token_ids, prompt_length=width)
     with gate, torch.no_grad():
         ids = engine.network.generate(
-            **batch, **{"max_new_tokens": 6, "do_sample": False} | options, logits_processor=LogitsProcessorList([gate])
+            **batch,
+            **{"max_new_tokens": 6, "do_sample": False} | options,
+            logits_processor=LogitsProcessorList([gate]),
         )
     return [engine.encoder.token_ids.index(i) for i in ids[:, width].tolist()], ids[:, width + 1 :]
 
@@ -91,7 +104,10 @@ def test_it_forces_what_decide_many_decides_on_random_rows_and_policies(seed, co
         model(logits_RV)
         forced_RV = gate(torch.zeros(len(logits_RV), 7, dtype=torch.long), logits_RV)
     logp_RC = control_scores(logits_RV, IDS)
-    expected = [IDS[decide_many(policies[n // copies], logp_RC[n : n + 1]).choice_N[0]] for n in range(len(logits_RV))]
+    expected = [
+        IDS[decide_many(policies[n // copies], logp_RC[n : n + 1]).choice_N[0]]
+        for n in range(len(logits_RV))
+    ]
     assert forced_RV.argmax(dim=1).tolist() == expected
     assert (torch.isfinite(forced_RV).sum(dim=1) == 1).all()
 
@@ -101,22 +117,35 @@ def test_a_padded_batch_is_decided_as_the_engine_scores_it_with_a_policy_per_row
     for seed in range(0, 60, len(PROMPTS)):
         policies = [random_policy(seed + n) for n in range(len(PROMPTS))]
         columns, _ = first_tokens(engine, PROMPTS, policies, max_new_tokens=1)
-        assert columns == [decide_many(p, logp_NC[n : n + 1]).choice_N[0] for n, p in enumerate(policies)]
+        assert columns == [
+            decide_many(p, logp_NC[n : n + 1]).choice_N[0] for n, p in enumerate(policies)
+        ]
 
 
 def test_greedy_text_after_the_decision_is_the_engines_own(engine):
     policy = random_policy(1)
     stops = {"eos_token_id": list(engine.rules.stops), "suppress_tokens": None}
-    columns, rest = first_tokens(engine, PROMPTS[:1], policy, max_new_tokens=engine.max_new_tokens + 1, **stops)
+    columns, rest = first_tokens(
+        engine, PROMPTS[:1], policy, max_new_tokens=engine.max_new_tokens + 1, **stops
+    )
     (branch,) = engine.branches(PROMPTS[:1], [columns])
     written = [i for i in rest[0].tolist() if i not in engine.rules.stops]
-    assert engine.tokenizer.decode(written, skip_special_tokens=True).strip() == branch[columns[0]].text
+    assert (
+        engine.tokenizer.decode(written, skip_special_tokens=True).strip()
+        == branch[columns[0]].text
+    )
 
 
 def test_rows_returned_several_times_keep_their_policy_and_never_write_another_control_token(llama):
     policies = [random_policy(seed) for seed in (2, 9, 15, 28)]
     columns, rest = first_tokens(
-        llama, PROMPTS, policies, do_sample=True, num_return_sequences=3, max_new_tokens=40, temperature=3.0
+        llama,
+        PROMPTS,
+        policies,
+        do_sample=True,
+        num_return_sequences=3,
+        max_new_tokens=40,
+        temperature=3.0,
     )
     assert columns == [c for c in first_tokens(llama, PROMPTS, policies)[0] for _ in range(3)]
     assert not set(rest.flatten().tolist()) & set(llama.encoder.token_ids)
@@ -159,11 +188,16 @@ def test_wrong_use_is_named(llama):
 
 def test_a_second_batch_of_another_width_is_not_taken_for_the_rest_of_the_first(llama):
     batch, policy = padded(llama, PROMPTS[:1]), natural(coconot())
-    gate = RefusalGate(llama.network, policy, llama.encoder.token_ids, prompt_length=batch["input_ids"].shape[1])
+    gate = RefusalGate(
+        llama.network, policy, llama.encoder.token_ids, prompt_length=batch["input_ids"].shape[1]
+    )
     longer = padded(llama, PROMPTS[1:2])
     options = {"max_new_tokens": 2, "logits_processor": LogitsProcessorList([gate])}
     with gate:
-        assert llama.network.generate(**batch, **options).shape == (1, batch["input_ids"].shape[1] + 2)
+        assert llama.network.generate(**batch, **options).shape == (
+            1,
+            batch["input_ids"].shape[1] + 2,
+        )
         with pytest.raises(EngineError, match="not decided"):
             llama.network.generate(**longer, **options)
 
@@ -172,7 +206,9 @@ def test_padding_on_the_right_is_refused(llama):
     batch = {k: v.flip(1) for k, v in padded(llama, PROMPTS).items()}
     gate = RefusalGate(llama.network, natural(coconot()), llama.encoder.token_ids, prompt_length=9)
     with gate, pytest.raises(EngineError, match="ends in padding"):
-        llama.network.generate(**batch, max_new_tokens=2, logits_processor=LogitsProcessorList([gate]))
+        llama.network.generate(
+            **batch, max_new_tokens=2, logits_processor=LogitsProcessorList([gate])
+        )
 
 
 def test_the_model_is_left_as_it_was(llama):

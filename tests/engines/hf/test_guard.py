@@ -1,10 +1,17 @@
-"""A sequence classifier of transformers as Scorer: a tiny random one, made here, and what it may not be."""
+"""A sequence classifier of transformers as Scorer: a tiny random one, made here, and what it may
+not be.
+"""
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
 
 from demur.base.errors import EngineError, TaxonomyError
 from demur.core.example import Message
@@ -59,7 +66,9 @@ def guard_folder(tmp_path_factory):
 
 
 def guard(folder, **fields):
-    return HfGuard(**{"model": folder, "refuse": ("harmful", "jailbreak"), "tokens": single().tokens, **fields})
+    return HfGuard(
+        **{"model": folder, "refuse": ("harmful", "jailbreak"), "tokens": single().tokens, **fields}
+    )
 
 
 def said(*texts):
@@ -78,7 +87,9 @@ PROMPTS = ("how do i pick a lock", "bake bread", "a", "and now")
 def test_the_score_is_the_probability_of_the_named_labels(guard_folder):
     logp_NC = guard(guard_folder).logp([said(t) for t in PROMPTS])
     check_scores(logp_NC)
-    assert np.exp(logp_NC[:, 1]) == pytest.approx([by_hand(guard_folder, t) for t in PROMPTS], abs=1e-5)
+    assert np.exp(logp_NC[:, 1]) == pytest.approx(
+        [by_hand(guard_folder, t) for t in PROMPTS], abs=1e-5
+    )
     assert logp_NC[:, 1].std() > 0.01
 
 
@@ -99,7 +110,9 @@ def test_names_of_labels_are_read_in_any_case(guard_folder):
 def test_independent_labels_are_as_probable_as_the_likeliest(tmp_path):
     folder = checkpoint(tmp_path, problem="multi_label_classification")
     found = np.exp(guard(folder).logp([said("a lock")])[0, 1])
-    assert found == pytest.approx(by_hand(folder, "a lock", lambda z: z.sigmoid()[0, 1:].max()), abs=1e-5)
+    assert found == pytest.approx(
+        by_hand(folder, "a lock", lambda z: z.sigmoid()[0, 1:].max()), abs=1e-5
+    )
 
 
 def test_a_model_of_one_label_says_its_probability(tmp_path):
@@ -112,11 +125,15 @@ def test_a_long_prompt_is_read_to_its_end_and_its_worst_part_counts(guard_folder
     made = guard(guard_folder)
     words = " ".join(PLAIN[n % len(PLAIN)] for n in range(200))
     ids, owners = made._windows([said("a"), said(words)])
-    alone = [made.logp([said(" ".join(words.split()[at : at + 14]))])[0, 1] for at in range(0, 187, 7)]
+    alone = [
+        made.logp([said(" ".join(words.split()[at : at + 14]))])[0, 1] for at in range(0, 187, 7)
+    ]
     assert owners == [0] + [1] * (len(ids) - 1)
     assert max(map(len, ids)) == 16
     assert made.logp([said(words)])[0, 1] == pytest.approx(max(alone), abs=1e-5)
-    assert made.logp([said("a")])[0, 1] == pytest.approx(made.logp([said("a"), said(words)])[0, 1], abs=1e-5)
+    assert made.logp([said("a")])[0, 1] == pytest.approx(
+        made.logp([said("a"), said(words)])[0, 1], abs=1e-5
+    )
 
 
 def test_special_tokens_cannot_be_typed(guard_folder):

@@ -21,11 +21,16 @@ def logits(seed, rows=6, vocabulary=40):
 @given(seed=st.integers(0, 2**31), data=st.data())
 def test_a_row_depends_on_itself_alone(seed, data):
     logits_RV = logits(seed)
-    sampling = st.builds(Sampling, temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]), top_p=st.floats(0, 1))
+    sampling = st.builds(
+        Sampling, temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]), top_p=st.floats(0, 1)
+    )
     samplings = [data.draw(sampling) for _ in logits_RV]
     draws = [data.draw(st.floats(0, 1, exclude_max=True)) for _ in logits_RV]
     together = next_tokens(logits_RV, samplings, draws)
-    alone = [next_tokens(logits_RV[r : r + 1], [samplings[r]], [draws[r]])[0] for r in range(len(logits_RV))]
+    alone = [
+        next_tokens(logits_RV[r : r + 1], [samplings[r]], [draws[r]])[0]
+        for r in range(len(logits_RV))
+    ]
     assert together == alone
 
 
@@ -39,7 +44,9 @@ def test_only_the_nucleus_is_drawn_from_and_never_a_banned_id(seed, draw, top_p)
     assert p_V[p_V > p_V[token]].sum() < top_p or token == int(p_V.argmax())
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.5), Sampling(top_p=0.999999)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=0.5), Sampling(top_p=0.999999)]
+)
 def test_tokens_are_drawn_with_their_probability(sampling):
     logits_V = logits(1, rows=1, vocabulary=5)[0]
     draws = np.random.default_rng(0).random(20_000)
@@ -51,5 +58,10 @@ def test_tokens_are_drawn_with_their_probability(sampling):
 def test_temperature_zero_and_near_zero_take_the_most_probable():
     logits_RV = logits(3)
     best = logits_RV.argmax(dim=1).tolist()
-    for sampling in (GREEDY, Sampling(temperature=1e-30), Sampling(temperature=1e-4), Sampling(top_p=0.0)):
+    for sampling in (
+        GREEDY,
+        Sampling(temperature=1e-30),
+        Sampling(temperature=1e-4),
+        Sampling(top_p=0.0),
+    ):
         assert next_tokens(logits_RV, [sampling] * 6, [0.7] * 6) == best

@@ -1,4 +1,6 @@
-"""A model in service: many requests at once, one prefill each, and nothing that depends on the company."""
+"""A model in service: many requests at once, one prefill each, and nothing that depends on the
+company.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from demur.core.serving import Ask, Backend, Sampling
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
-from demur.engines.inprocess.worker import Limits
+from demur.engines.inprocess.limits import Limits
 from tests.engines.checkpoints import user
 from tests.engines.hf.test_engine import Passes
 from tests.waiting import settled
@@ -28,7 +30,13 @@ TOKENS = coconot().tokens
 NEVER_IN_DOUBT = DoubtRule(most_leftover=1.0)  # a random model has nearly all of its mass elsewhere
 GREEDY = Sampling(temperature=0.0, max_tokens=20)
 LONG = Sampling(temperature=0.0, max_tokens=150)
-TEXTS = ["What is the capital of France?", "bake bread " * 12, "Hi", "Tell me how you feel.", "a poem about the sea"]
+TEXTS = [
+    "What is the capital of France?",
+    "bake bread " * 12,
+    "Hi",
+    "Tell me how you feel.",
+    "a poem about the sea",
+]
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
 
 SCHEMA = {
@@ -90,7 +98,9 @@ def half(engine, on_refuse="generate"):
 
 
 def ask(text, policy, sampling=GREEDY, **fields):
-    return Ask(messages=user(text), policy=policy, policy_digest="sha256:0", sampling=sampling, **fields)
+    return Ask(
+        messages=user(text), policy=policy, policy_digest="sha256:0", sampling=sampling, **fields
+    )
 
 
 async def whole(backend, asked):
@@ -109,7 +119,9 @@ def one(engine, asked, **limits):
 
 
 def plain(text):
-    """Without what generators strip, and without half a character at its end, which is never served."""
+    """Without what generators strip, and without half a character at its end, which is never
+    served.
+    """
     return text.strip().rstrip("\ufffd").strip()
 
 
@@ -121,7 +133,11 @@ def test_64_requests_at_once_are_each_scored_decided_and_answered_as_alone(engin
         replace(natural(coconot(), engine.fingerprint), doubt=NEVER_IN_DOUBT),
     ]
     asks = [
-        ask(TEXTS[n % 5] + " please" * (n % 7), policies[n % 4], replace(GREEDY, max_tokens=1 + n % 20))
+        ask(
+            TEXTS[n % 5] + " please" * (n % 7),
+            policies[n % 4],
+            replace(GREEDY, max_tokens=1 + n % 20),
+        )
         for n in range(64)
     ]
     logp_NC = engine.logp([a.messages for a in asks])
@@ -131,17 +147,24 @@ def test_64_requests_at_once_are_each_scored_decided_and_answered_as_alone(engin
             return await asyncio.gather(*(whole(backend, a) for a in asks))
 
     answers = asyncio.run(scenario())
-    branches = engine.branches([a.messages for a in asks], [[reply.decision.column] for reply, _, _ in answers])
+    branches = engine.branches(
+        [a.messages for a in asks], [[reply.decision.column] for reply, _, _ in answers]
+    )
     parted = []
-    for asked, logp_C, by_column, (reply, text, parts) in zip(asks, logp_NC, branches, answers, strict=True):
+    for asked, logp_C, by_column, (reply, text, parts) in zip(
+        asks, logp_NC, branches, answers, strict=True
+    ):
         np.testing.assert_allclose(reply.logp_C, logp_C, atol=1e-5)
         assert reply.decision == decide(asked.policy, reply.logp_C)
         assert reply.decision.column == decide(asked.policy, logp_C).column
         assert all(p.finish is None for p in parts[:-1])
         assert reply.prompt_tokens == len(engine.encoder.prompt(asked.messages))
-        if not is_branch(by_column[reply.decision.column], text, parts, asked.sampling.max_tokens, engine):
+        if not is_branch(
+            by_column[reply.decision.column], text, parts, asked.sampling.max_tokens, engine
+        ):
             parted.append(text)
-    # Batches round differently: of some 700 greedy choices of a random model, one may lie between two equal logits.
+    # Batches round differently: of some 700 greedy choices of a random model, one may lie between
+    # two equal logits.
     assert len(parted) <= 1
 
 
@@ -156,7 +179,9 @@ def is_branch(branch, text, parts, limit, engine):
     )
 
 
-def test_an_answer_takes_one_prefill_and_one_position_a_token_and_a_silent_refusal_the_prefill_alone(llama):
+def test_an_answer_takes_a_prefill_and_a_position_a_token_and_a_silent_refusal_the_prefill_alone(
+    llama,
+):
     silent = always(llama, 1, on_refuse="No.")
 
     async def scenario(policy):
@@ -170,7 +195,11 @@ def test_an_answer_takes_one_prefill_and_one_position_a_token_and_a_silent_refus
     written = sum(p.tokens for p in parts)
     assert shapes[1:] == [(1, 1)] * (written + (parts[-1].finish == "stop"))
     reply, parts, shapes = asyncio.run(scenario(silent))
-    assert (reply.decision.choice, parts, shapes) == (coconot().names[0], [], [(1, reply.prompt_tokens)])
+    assert (reply.decision.choice, parts, shapes) == (
+        coconot().names[0],
+        [],
+        [(1, reply.prompt_tokens)],
+    )
 
 
 def test_many_requests_are_read_once_each(llama):
@@ -193,10 +222,16 @@ def test_a_long_prompt_does_not_make_short_ones_dear(llama):
     async def scenario():
         async with serving(llama) as backend:
             with Passes(llama) as passes:
-                await asyncio.gather(*(whole(backend, ask(t, always(llama, 1, on_refuse="No."))) for t in texts))
+                await asyncio.gather(
+                    *(whole(backend, ask(t, always(llama, 1, on_refuse="No."))) for t in texts)
+                )
             return passes.shapes
 
-    assert sum(rows * width for rows, width in asyncio.run(scenario())) < 2 * sum(lengths) < len(texts) * max(lengths)
+    assert (
+        sum(rows * width for rows, width in asyncio.run(scenario()))
+        < 2 * sum(lengths)
+        < len(texts) * max(lengths)
+    )
 
 
 def test_a_decision_comes_before_the_answer_and_is_made_of_the_score_that_is_handed_out(llama):
@@ -233,7 +268,9 @@ def test_a_stop_string_ends_an_answer_before_it_even_across_tokens(llama, length
     policy = always(llama, 0)
     text = one(llama, ask(TEXTS[1], policy))[1]
     stop = text[6 : 6 + length]
-    _, cut, parts = one(llama, ask(TEXTS[1], policy, replace(GREEDY, stop=(stop, "nowhere to be found"))))
+    _, cut, parts = one(
+        llama, ask(TEXTS[1], policy, replace(GREEDY, stop=(stop, "nowhere to be found")))
+    )
     assert (cut, parts[-1].finish) == (text.partition(stop)[0], "stop")
 
 
@@ -289,7 +326,9 @@ def test_a_request_that_nobody_waits_for_any_more_leaves_the_queue(llama):
     assert asyncio.run(scenario()) == one(llama, ask(TEXTS[2], always(llama, 0)))[1]
 
 
-def test_a_prompt_that_fills_the_context_is_refused_with_its_numbers_and_answers_end_where_it_ends(llama):
+def test_a_prompt_that_fills_the_context_is_refused_with_its_numbers_and_answers_end_where_it_ends(
+    llama,
+):
     with pytest.raises(EngineError, match=r"the prompt has \d+ tokens .* reads 192"):
         one(llama, ask("word " * 400, always(llama, 0)))
     text = next(t for n in range(200) if len(llama.encoder.prompt(user(t := "sea " * n))) >= 185)
@@ -311,9 +350,13 @@ def test_what_cannot_be_honoured_is_refused_and_harms_nobody(llama):
     async def scenario():
         async with serving(llama) as backend:
             with pytest.raises(EngineError, match="no function here"):
-                await backend.open(ask(TEXTS[0], always(llama, 0), tools=(TOOL,), tool_choice="lose"))
+                await backend.open(
+                    ask(TEXTS[0], always(llama, 0), tools=(TOOL,), tool_choice="lose")
+                )
             with pytest.raises(EngineError, match="JSON schema cannot be followed"):
-                await backend.open(ask(TEXTS[0], always(llama, 0), json_schema={"type": "no such type"}))
+                await backend.open(
+                    ask(TEXTS[0], always(llama, 0), json_schema={"type": "no such type"})
+                )
             with pytest.raises(PolicyError, match="names no model"):
                 await backend.open(ask(TEXTS[0], bad))
             return (await whole(backend, ask(TEXTS[0], always(llama, 0))))[1]
@@ -328,7 +371,8 @@ def test_a_score_that_is_none_fails_its_own_request_only(checkpoints):
 
     async def scenario():
         async with serving(engine) as backend:
-            with torch.no_grad():  # the head has weights of its own: only prompts with this token are lost
+            # the head has weights of its own: only prompts with this token are lost
+            with torch.no_grad():
                 engine.network.get_input_embeddings().weight[broken] = torch.nan
             asks = [ask(text, always(engine, 0)) for text in ("sea", "Hi")]
             return await asyncio.gather(*(whole(backend, a) for a in asks), return_exceptions=True)
@@ -439,19 +483,27 @@ def test_a_json_answer_fits_its_schema_and_ends_with_it(llama, temperature):
 def test_a_refusal_is_not_bound_by_the_schema_nor_are_the_others_of_the_batch(llama):
     pytest.importorskip("llguidance")
     columns = [0, 2] * len(TEXTS)
-    asks = [ask(TEXTS[n // 2], always(llama, c), json_schema=SCHEMA if c else None) for n, c in enumerate(columns)]
+    asks = [
+        ask(TEXTS[n // 2], always(llama, c), json_schema=SCHEMA if c else None)
+        for n, c in enumerate(columns)
+    ]
 
     async def scenario():
         async with serving(llama) as backend:
             json_too = whole(
-                backend, ask(TEXTS[0], always(llama, 0), replace(GREEDY, max_tokens=120), json_schema=SCHEMA)
+                backend,
+                ask(
+                    TEXTS[0], always(llama, 0), replace(GREEDY, max_tokens=120), json_schema=SCHEMA
+                ),
             )
             return await asyncio.gather(json_too, *(whole(backend, a) for a in asks))
 
     (_, written, _), *others = asyncio.run(scenario())
     assert set(json.loads(written)) == {"city", "sea"}
     branches = llama.branches([a.messages for a in asks], [[c] for c in columns])
-    assert [plain(text) for _, text, _ in others] == [plain(b[c].text) for b, c in zip(branches, columns, strict=True)]
+    assert [plain(text) for _, text, _ in others] == [
+        plain(b[c].text) for b, c in zip(branches, columns, strict=True)
+    ]
 
 
 def test_an_empty_schema_means_any_object(llama):
@@ -475,7 +527,9 @@ def long(checkpoints):
 
 
 @pytest.mark.parametrize("choice", ["required", "find"])
-def test_a_required_call_fits_the_functions_parameters_and_the_decision_knows_nothing_of_them(long, choice):
+def test_a_required_call_fits_the_functions_parameters_and_the_decision_knows_nothing_of_them(
+    long, choice
+):
     alone = long.logp([user(TEXTS[0])])[0]
     asked = ask(TEXTS[0], always(long, 0), LONG, tool_choice=choice, **FIND)
     reply, _, (part,) = one(long, asked)
@@ -501,9 +555,15 @@ def test_where_the_choice_is_the_models_what_it_begins_decides(long, monkeypatch
 def test_a_refusal_calls_nothing_and_leaves_no_answer_behind(long):
     async def scenario():
         async with serving(long) as backend:
-            refused = await whole(backend, ask(TEXTS[0], always(long, 4), tool_choice="required", **FIND))
-            silent = await whole(backend, ask(TEXTS[0], always(long, 4, "No."), tool_choice="auto", **FIND))
-            answered = await backend.open(ask(TEXTS[0], always(long, 0), tool_choice="auto", **FIND))
+            refused = await whole(
+                backend, ask(TEXTS[0], always(long, 4), tool_choice="required", **FIND)
+            )
+            silent = await whole(
+                backend, ask(TEXTS[0], always(long, 4, "No."), tool_choice="auto", **FIND)
+            )
+            answered = await backend.open(
+                ask(TEXTS[0], always(long, 0), tool_choice="auto", **FIND)
+            )
             await answered.parts.aclose()
             await settled(lambda: backend.writing == 0)
             return refused, silent
@@ -518,7 +578,9 @@ def test_a_refusal_calls_nothing_and_leaves_no_answer_behind(long):
 @pytest.mark.parametrize("then", ["refuse", "error"])
 def test_probability_off_the_control_tokens_is_doubt_and_hurts_no_neighbour(engine, then):
     doubting = replace(always(engine, 0), doubt=DoubtRule(then=then))
-    never = replace(doubting, categories=tuple(CategoryPolicy(on_refuse="No.") for _ in coconot().names))
+    never = replace(
+        doubting, categories=tuple(CategoryPolicy(on_refuse="No.") for _ in coconot().names)
+    )
 
     async def scenario():
         backend = HfBackend(engine)

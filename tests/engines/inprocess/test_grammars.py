@@ -26,7 +26,10 @@ pytest.importorskip("llguidance")
 # Everything passes: these tests are about what happens where the bounds have a hole.
 UNBOUNDED = SchemaBounds(**dict.fromkeys(SchemaBounds.__dataclass_fields__, 10**9))
 ENDS_A_PROCESS = chain(1300)
-NEVER_DONE = {"type": "string", "allOf": [{"pattern": f"(a|b)*a(a|b){{{n + 4}}}"} for n in range(24)]}
+NEVER_DONE = {
+    "type": "string",
+    "allOf": [{"pattern": f"(a|b)*a(a|b){{{n + 4}}}"} for n in range(24)],
+}
 CITY = {
     "type": "object",
     "properties": {"city": {"enum": ["Oslo", "Rome"]}},
@@ -38,7 +41,12 @@ CITY = {
 def schema_of(n):
     field = f"field{n}"
     fields = {field: {"type": "boolean"}}
-    return {"type": "object", "properties": fields, "required": [field], "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": fields,
+        "required": [field],
+        "additionalProperties": False,
+    }
 
 
 # Limits that only a hang reaches, on whatever machine.
@@ -50,7 +58,9 @@ WATCHDOG_S = 60.0
 def grammars(**limits):
     tokenizer = make_tokenizer()
     limits = PATIENT | limits
-    made = Grammars(tokenizer, frozenset({tokenizer.eos_token_id}), len(tokenizer), GrammarLimits(**limits))
+    made = Grammars(
+        tokenizer, frozenset({tokenizer.eos_token_id}), len(tokenizer), GrammarLimits(**limits)
+    )
     try:
         yield made
     finally:
@@ -59,7 +69,9 @@ def grammars(**limits):
 
 def children():
     """Processes below this one, those that have ended left out."""
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    return [
+        p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 def written(grammar, tokenizer, most=200):
@@ -83,7 +95,9 @@ def test_masks_lead_to_an_answer_that_fits_and_then_nothing_may_follow():
             assert set(json.loads(text)) == set(schema["required"])
 
 
-@pytest.mark.parametrize("schema", [ENDS_A_PROCESS, NEVER_DONE], ids=["ends a process", "is never done"])
+@pytest.mark.parametrize(
+    "schema", [ENDS_A_PROCESS, NEVER_DONE], ids=["ends a process", "is never done"]
+)
 def test_a_schema_that_ends_or_holds_its_process_is_an_error_and_others_go_on(schema):
     assert too_much(schema)
 
@@ -240,13 +254,17 @@ def test_a_process_that_hangs_in_mid_answer_holds_up_no_other_answer(checkpoints
 
     async def scenario():
         async with serving(engine) as backend:
-            alone = (await whole(backend, ask("Hi", always(engine, 0), sampling, json_schema=CITY)))[1]
+            alone = (
+                await whole(backend, ask("Hi", always(engine, 0), sampling, json_schema=CITY))
+            )[1]
             reply = await backend.open(ask("Hi", always(engine, 0), sampling, json_schema=CITY))
             first = await anext(reply.parts)
             (_, process) = sorted(children(), key=lambda p: p.pid)
             process.suspend()
             try:
-                beside = await asyncio.gather(*(whole(backend, ask(t, always(engine, 0))) for t in ("a", "b", "c")))
+                beside = await asyncio.gather(
+                    *(whole(backend, ask(t, always(engine, 0))) for t in ("a", "b", "c"))
+                )
                 assert backend.writing == 1  # the one that is held up
             finally:
                 process.resume()
@@ -260,7 +278,9 @@ def test_a_process_that_hangs_in_mid_answer_holds_up_no_other_answer(checkpoints
 
 
 @pytest.mark.parametrize(("most", "finish"), [(120, "stop"), (3, "length")])
-def test_an_answer_whose_last_mask_is_late_gives_its_places_back(checkpoints, monkeypatch, most, finish):
+def test_an_answer_whose_last_mask_is_late_gives_its_places_back(
+    checkpoints, monkeypatch, most, finish
+):
     engine = HfEngine(model=checkpoints["llama"], tokens=TOKENS, max_new_tokens=20)
 
     def never_in_time(grammars, seconds):
@@ -272,7 +292,9 @@ def test_an_answer_whose_last_mask_is_late_gives_its_places_back(checkpoints, mo
     async def scenario():
         async with serving(engine) as backend:
             sampling = replace(GREEDY, max_tokens=most)
-            ended = (await whole(backend, ask("Hi", always(engine, 0), sampling, json_schema=CITY)))[2][-1].finish
+            ended = (
+                await whole(backend, ask("Hi", always(engine, 0), sampling, json_schema=CITY))
+            )[2][-1].finish
             await settled(lambda: not backend._worker._worker._open)
             return ended, [p.in_use for p in backend._grammars._held.values()]
 

@@ -34,7 +34,9 @@ def test_long_prompts_of_several_tenants_are_all_answered(checkpoints, monkeypat
 
     async def scenario():
         async with serving(engine, rows=4) as backend, asyncio.timeout(60):
-            asks = [ask(TEXTS[n % 5], always(engine, n % 3), tenant="abc"[n % 3]) for n in range(24)]
+            asks = [
+                ask(TEXTS[n % 5], always(engine, n % 3), tenant="abc"[n % 3]) for n in range(24)
+            ]
             return await asyncio.gather(*(whole(backend, a) for a in asks))
 
     assert len(asyncio.run(scenario())) == 24

@@ -12,8 +12,8 @@ from demur.base.errors import BackendDown
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess import worker
 from demur.engines.inprocess.backend import HfBackend
+from demur.engines.inprocess.limits import Limits
 from demur.engines.inprocess.watched import twin
-from demur.engines.inprocess.worker import Limits
 from tests.engines.inprocess.test_backend import LONG, TEXTS, TOKENS, always, ask, whole
 from tests.server.house import folder_of
 from tests.server.house import serving as served
@@ -97,7 +97,9 @@ def broken(engine):
 
 
 @pytest.mark.parametrize("trouble", [stuck, broken])
-def test_a_step_that_does_not_end_or_fails_ends_its_streams_and_the_next_request_is_answered(engine, trouble):
+def test_a_step_that_does_not_end_or_fails_ends_its_streams_and_the_next_request_is_answered(
+    engine, trouble
+):
     async def scenario():
         async with serving(engine) as backend:
             alone = (await whole(backend, ask(TEXTS[2], always(engine, 0))))[1]
@@ -113,7 +115,8 @@ def test_a_step_that_does_not_end_or_fails_ends_its_streams_and_the_next_request
                 await until_ready(backend)
                 again = (await whole(backend, ask(TEXTS[2], always(engine, 0))))[1]
                 assert backend.writing == 0
-            await settled(lambda: len(workers()) == 1)  # the lost thread has come back, and nobody heard it
+            # the lost thread has come back, and nobody heard it
+            await settled(lambda: len(workers()) == 1)
             once_more = (await whole(backend, ask(TEXTS[2], always(engine, 0))))[1]
             return alone, again, once_more
 
@@ -137,7 +140,8 @@ def test_it_is_not_ready_while_it_is_stuck_with_nobody_being_answered(engine):
 def test_after_so_many_tries_it_stays_down_and_says_why(engine, caplog):
     async def scenario():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("demur.engines.inprocess.watched.twin", lambda engine: engine)  # the fault is in all
+            # the fault is in all
+            patch.setattr("demur.engines.inprocess.watched.twin", lambda engine: engine)
             async with serving(engine, restarts=2) as backend:
                 with broken(engine):
                     async with asyncio.timeout(60):
@@ -171,10 +175,17 @@ def test_the_server_ends_though_the_model_does_not(engine, monkeypatch):
     asyncio.run(scenario())
 
 
-def test_streams_end_with_an_error_event_and_readiness_says_so_until_it_is_true_again(engine, tmp_path):
+def test_streams_end_with_an_error_event_and_readiness_says_so_until_it_is_true_again(
+    engine, tmp_path
+):
     policy = always(engine, 0)
     backend = HfBackend(engine, Limits(step_s=STEP_S))
-    body = {"model": "demur", "messages": [{"role": "user", "content": TEXTS[0]}], "stream": True, "max_tokens": 150}
+    body = {
+        "model": "demur",
+        "messages": [{"role": "user", "content": TEXTS[0]}],
+        "stream": True,
+        "max_tokens": 150,
+    }
     with served(folder_of(tmp_path, policy), backend=backend) as server, server.client() as client:
         assert client.get("/readyz").status_code == 200
         with client.stream("POST", "/v1/chat/completions", json=body) as got:
@@ -185,7 +196,10 @@ def test_streams_end_with_an_error_event_and_readiness_says_so_until_it_is_true_
                 assert json.loads(events[-1][5:])["error"]["code"] == "model_unavailable"
                 assert "[DONE]" not in "".join(events)
                 wait_until(lambda: client.get("/readyz").status_code == 200, seconds=60)
-                answered = client.post("/v1/chat/completions", json={**body, "stream": False}).json()
+                answered = client.post(
+                    "/v1/chat/completions", json={**body, "stream": False}
+                ).json()
                 assert answered["choices"][0]["message"]["content"]
         with stuck(engine):
-            assert httpx.get(server.url + "/readyz", timeout=60).status_code == 200  # the old tree is out of use
+            # the old tree is out of use
+            assert httpx.get(server.url + "/readyz", timeout=60).status_code == 200

@@ -26,7 +26,9 @@ DECLINES = {
     "sensitive": body({"content": ""}, "sensitive"),
     "stop reason of the choice": {
         "model": "m",
-        "choices": [{"message": {"content": None}, "finish_reason": "stop", "stop_reason": "refusal"}],
+        "choices": [
+            {"message": {"content": None}, "finish_reason": "stop", "stop_reason": "refusal"}
+        ],
     },
     "stop reason of the body": body({"content": ""}, None, stop_reason="refusal"),
     "refusal field": body({"content": None, "refusal": "I can't assist with that."}),
@@ -49,13 +51,22 @@ def test_a_decline_is_a_decline(name):
 
 ERRORS = {
     "code": (400, {"error": {"message": FILTERED, "code": "content_filter"}}),
-    "inner code": (400, {"error": {"message": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}),
+    "inner code": (
+        400,
+        {"error": {"message": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}},
+    ),
     "another service's": (400, {"error": {"code": "content_policy_violation"}}),
     "type": (403, {"error": {"type": "moderation_error", "code": 403}}),
-    "flagged input": (403, {"error": {"code": 403, "metadata": {"reasons": ["x"], "flagged_input": "y"}}}),
+    "flagged input": (
+        403,
+        {"error": {"code": 403, "metadata": {"reasons": ["x"], "flagged_input": "y"}}},
+    ),
     "code at the top": (400, {"code": "data_inspection_failed", "message": "x"}),
     "a bare text": (400, {"error": "content filter"}),
-    "prose": (400, {"error": {"message": "Your request was rejected by our safety system.", "code": None}}),
+    "prose": (
+        400,
+        {"error": {"message": "Your request was rejected by our safety system.", "code": None}},
+    ),
     "legal": (451, "gone"),
     "a proxy's 500": (500, {"error": {"code": "content_filter"}}),
 }
@@ -71,7 +82,10 @@ def test_an_error_of_a_filter_is_a_decline(name):
     ("status", "error"),
     [
         (400, {"error": {"message": f"too long: {FILTERED}", "code": "context_length_exceeded"}}),
-        (400, {"error": {"message": "max_tokens is not supported", "code": "unsupported_parameter"}}),
+        (
+            400,
+            {"error": {"message": "max_tokens is not supported", "code": "unsupported_parameter"}},
+        ),
         (401, {"error": {"message": "bad key"}}),
         (500, {"error": {"message": "the moderation service is down"}}),
         (429, {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}),
@@ -84,9 +98,18 @@ def test_any_other_error_is_none(status, error):
 
 
 def test_nothing_that_was_said_is_ever_described():
-    error = {"error": {"message": "zq7 said", "code": "zq7", "param": "zq7", "type": "invalid_request_error"}}
+    error = {
+        "error": {
+            "message": "zq7 said",
+            "code": "zq7",
+            "param": "zq7",
+            "type": "invalid_request_error",
+        }
+    }
     assert described(error) == " (code invalid_request_error)"
-    assert "zq7" not in (declined_error({"error": {"code": "content_filter", "message": "zq7"}}, 400) or "")
+    assert "zq7" not in (
+        declined_error({"error": {"code": "content_filter", "message": "zq7"}}, 400) or ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,21 +118,32 @@ def test_nothing_that_was_said_is_ever_described():
         ({"content": "Hi"}, ("Hi", "", "")),
         ({"content": None, "reasoning_content": "hm"}, ("", "", "hm")),
         ({"content": "Hi", "reasoning": "hm"}, ("Hi", "", "hm")),
-        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, ("ab", "", "")),
+        (
+            {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            ("ab", "", ""),
+        ),
         ({"content": [{"type": "output_text", "text": "a"}]}, ("a", "", "")),
         ({"content": [{"type": "text", "text": {"value": "a"}}]}, ("a", "", "")),
         ({"content": ["a", {"text": "b"}]}, ("ab", "", "")),
-        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, "a"]}, ("a", "", "hm")),
+        (
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, "a"]},
+            ("a", "", "hm"),
+        ),
         ({"content": [{"type": "thinking", "thinking": "hm"}]}, ("", "", "hm")),
         ({"content": [{"type": "refusal", "refusal": "no"}]}, ("", "no", "")),
         ({"content": {"type": "text", "text": "a"}}, ("a", "", "")),
         ({"content": [{"type": "redacted_thinking", "data": "x"}]}, ("", "", "")),
-        ({"content": "a", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}, ("a", "", "hm")),
+        (
+            {"content": "a", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+            ("a", "", "hm"),
+        ),
     ],
 )
 def test_text_thought_and_refusal_are_told_apart_in_messages_and_in_events(message, expected):
     whole = read_chat(body(message))
-    event = read_chat({"model": "m", "choices": [{"delta": message, "finish_reason": None}]}, whole=False)
+    event = read_chat(
+        {"model": "m", "choices": [{"delta": message, "finish_reason": None}]}, whole=False
+    )
     assert (whole.text, whole.refusal, whole.thought) == expected
     assert (event.text, event.refusal, event.thought) == expected
 
@@ -133,7 +167,9 @@ def test_what_is_no_completion_is_named(value):
         read_chat(value)
 
 
-@pytest.mark.parametrize("data", ["", "<html>", "[" * 100_000, b"\xff\xfe", '{"a": NaN}', "9" * 5000, "{"])
+@pytest.mark.parametrize(
+    "data", ["", "<html>", "[" * 100_000, b"\xff\xfe", '{"a": NaN}', "9" * 5000, "{"]
+)
 def test_what_is_no_json_is_named_however_deep_it_is(data):
     with pytest.raises(Malformed):
         loaded(data)
@@ -157,12 +193,26 @@ def test_log_probabilities_are_numbers():
 
 
 KEYS = (
-    *("choices", "message", "delta", "content", "type", "text", "refusal", "error", "code", "finish_reason", "model"),
+    *(
+        "choices",
+        "message",
+        "delta",
+        "content",
+        "type",
+        "text",
+        "refusal",
+        "error",
+        "code",
+        "finish_reason",
+        "model",
+    ),
     *("tool_calls", "function", "usage", "thinking", "prompt_feedback", "block_reason", "logprobs"),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 

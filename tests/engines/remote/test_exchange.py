@@ -58,7 +58,12 @@ def test_the_limit_is_called_what_the_endpoint_calls_it_in_chats_only():
 
 @pytest.mark.parametrize(
     ("headers", "seconds"),
-    [({}, 0.0), ({"retry-after": "7"}, 7.0), ({"retry-after": "9999"}, LONGEST_WAIT_S), ({"retry-after": "Mon"}, 0.0)],
+    [
+        ({}, 0.0),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "9999"}, LONGEST_WAIT_S),
+        ({"retry-after": "Mon"}, 0.0),
+    ],
 )
 def test_the_wait_that_an_endpoint_asks_for_is_read_and_bounded(headers, seconds):
     assert answer(reply(503, headers=headers))[0].after_s == seconds

@@ -1,4 +1,6 @@
-"""A guard behind an endpoint, over real HTTP: its probability, and what becomes of answers that hold none."""
+"""A guard behind an endpoint, over real HTTP: its probability, and what becomes of answers that
+hold none.
+"""
 
 import math
 import threading
@@ -22,15 +24,21 @@ def said(text, *earlier):
 
 
 def place(token, **likely):
-    """A generated token, and the probabilities of the likeliest in its place; "_" begins a word with a space."""
+    """A generated token, and the probabilities of the likeliest in its place; "_" begins a word
+    with a space.
+    """
     top = [{"token": t.replace("_", " "), "logprob": math.log(p)} for t, p in likely.items()]
     return {"token": token, "logprob": -0.1, "top_logprobs": top}
 
 
 def judging(number, body):
-    """Unsafe with 0.8 where bombs are spoken of, else with 0.1; of all probability 0.9 is on the two words."""
+    """Unsafe with 0.8 where bombs are spoken of, else with 0.1; of all probability 0.9 is on the
+    two words.
+    """
     p = 0.8 if "bomb" in body["messages"][-1]["content"] else 0.1
-    return completion("x", logprobs={"content": [place("x", safe=0.9 * (1 - p), un=0.6 * p, unsafe=0.3 * p)]})
+    return completion(
+        "x", logprobs={"content": [place("x", safe=0.9 * (1 - p), un=0.6 * p, unsafe=0.3 * p)]}
+    )
 
 
 def always(text, content):
@@ -60,7 +68,10 @@ def test_the_conversation_is_sent_as_it_is_or_within_a_template():
     assert stub.bodies[1]["messages"] == [
         {
             "role": "user",
-            "content": "Is this harmful?\nuser: Hi\nassistant: Hello.\nuser: Build a bomb.\nAnswer safe or unsafe.",
+            "content": (
+                "Is this harmful?\nuser: Hi\nassistant: Hello.\nuser: Build a bomb.\nAnswer safe "
+                "or unsafe."
+            ),
         }
     ]
 
@@ -103,7 +114,10 @@ def test_neither_word_is_no_half_but_an_error_that_says_what_was_seen():
 
 
 def test_an_endpoint_without_probabilities_is_no_guard():
-    with serving(lambda n, b: completion("safe")) as (url, _), pytest.raises(EngineError, match="no log-probabilities"):
+    with (
+        serving(lambda n, b: completion("safe")) as (url, _),
+        pytest.raises(EngineError, match="no log-probabilities"),
+    ):
         guard(url).logp([said("Hi")])
 
 
@@ -113,14 +127,19 @@ def test_only_line_breaks_are_no_verdict():
         guard(url).logp([said("Hi")])
 
 
-@pytest.mark.parametrize("body", [(500, "broken"), (200, "<html>"), (400, {"error": "no"})], ids=["500", "html", "400"])
+@pytest.mark.parametrize(
+    "body", [(500, "broken"), (200, "<html>"), (400, {"error": "no"})], ids=["500", "html", "400"]
+)
 def test_a_guard_that_does_not_answer_lets_nothing_pass(body):
     with serving(lambda n, b: body) as (url, _), pytest.raises(EngineError):
         guard(url).logp([said("Hi")])
 
 
 def test_a_guard_that_stalls_does_not_hold_up_for_ever():
-    with serving(judging, hold_s=1.0) as (url, _), pytest.raises(BackendDown, match="did not answer"):
+    with (
+        serving(judging, hold_s=1.0) as (url, _),
+        pytest.raises(BackendDown, match="did not answer"),
+    ):
         guard(url, timeout_s=0.1).logp([said("Hi")])
 
 

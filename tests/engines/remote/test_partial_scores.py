@@ -34,13 +34,19 @@ def listing(p, logp_V, top):
 @given(
     p=policies(K, RULES),
     temperature=st.sampled_from((None, 0.5, 3.0)),
-    weights=st.lists(st.sampled_from((1e-6, 0.01, 0.1, 0.3, 1.0, 3.0)), min_size=K + 4, max_size=K + 4),
+    weights=st.lists(
+        st.sampled_from((1e-6, 0.01, 0.1, 0.3, 1.0, 3.0)), min_size=K + 4, max_size=K + 4
+    ),
     top=st.integers(1, K + 4),
     data=st.data(),
 )
-def test_what_is_settled_is_what_decide_many_says_of_any_score_within_the_bounds(p, temperature, weights, top, data):
+def test_what_is_settled_is_what_decide_many_says_of_any_score_within_the_bounds(
+    p, temperature, weights, top, data
+):
     if temperature is not None:
-        p = replace(p, calibrator=Fitted(tokens=p.taxonomy.tokens, map=Temperature(temperature=temperature)))
+        p = replace(
+            p, calibrator=Fitted(tokens=p.taxonomy.tokens, map=Temperature(temperature=temperature))
+        )
     logp_V = logp_of(weights)
     listed = listing(p, logp_V, top)
     try:
@@ -50,7 +56,10 @@ def test_what_is_settled_is_what_decide_many_says_of_any_score_within_the_bounds
     tokens = p.taxonomy.tokens
     assert decision.column == decide_many(p, logp_V[None, : K + 1].astype(np.float32)).choice_N[0]
     # Any other share-out of what is left, none of it above the least probable listed token.
-    least, left = min(np.exp(v) for v in listed.values()), max(0.0, 1 - sum(np.exp(v) for v in listed.values()))
+    least, left = (
+        min(np.exp(v) for v in listed.values()),
+        max(0.0, 1 - sum(np.exp(v) for v in listed.values())),
+    )
     row_C = []
     for token in tokens:
         if token in listed:
@@ -77,9 +86,13 @@ def test_a_score_that_is_not_listed_is_in_doubt_only_where_it_matters():
 
 def test_a_calibrator_that_mixes_scores_settles_nothing_unless_all_are_listed():
     p = policy(1, thresholds=[0.5])
-    mixed = Fitted(tokens=p.taxonomy.tokens, map=Matrix(weights=((1.0, 0.5), (0.0, 1.0)), offsets=(0.0, 0.0)))
+    mixed = Fitted(
+        tokens=p.taxonomy.tokens, map=Matrix(weights=((1.0, 0.5), (0.0, 1.0)), offsets=(0.0, 0.0))
+    )
     p = replace(p, calibrator=mixed)
-    assert settle(p, {"[respond]": -0.1, "[safety]": -3.0}, p.taxonomy.tokens)[0].choice == "respond"
+    assert (
+        settle(p, {"[respond]": -0.1, "[safety]": -3.0}, p.taxonomy.tokens)[0].choice == "respond"
+    )
     with pytest.raises(ScoreDoubt, match="mixes"):
         settle(p, {"[respond]": -0.1}, p.taxonomy.tokens)
 
@@ -97,7 +110,8 @@ def test_no_control_token_among_the_listed_is_no_score_even_where_none_may_be_em
 
 
 def test_leftover_mass_that_may_be_above_the_bound_settles_nothing():
-    listed = {"[respond]": np.log(0.45), "a": np.log(0.3), "b": np.log(0.1)}  # [safety]: at most .1, .45 to .55 are off
+    # [safety]: at most .1, .45 to .55 are off
+    listed = {"[respond]": np.log(0.45), "a": np.log(0.3), "b": np.log(0.1)}
     for bound, settled in ((0.6, True), (0.5, False), (0.4, True)):
         p = replace(policy(1), doubt=DoubtRule(most_leftover=bound))
         if settled:
@@ -106,7 +120,11 @@ def test_leftover_mass_that_may_be_above_the_bound_settles_nothing():
             with pytest.raises(ScoreDoubt, match="leaves"):
                 settle(p, listed, p.taxonomy.tokens)
     with pytest.raises(ScoreDoubt, match="outside the control tokens"):
-        settle(replace(policy(1), doubt=DoubtRule(most_leftover=0.4, then="error")), listed, p.taxonomy.tokens)
+        settle(
+            replace(policy(1), doubt=DoubtRule(most_leftover=0.4, then="error")),
+            listed,
+            p.taxonomy.tokens,
+        )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 0.2])

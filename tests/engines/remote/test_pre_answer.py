@@ -1,4 +1,6 @@
-"""The pre-answer gate over real HTTP: what it sends, what it never sends, what it makes of answers, how it fails."""
+"""The pre-answer gate over real HTTP: what it sends, what it never sends, what it makes of answers,
+how it fails.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ QUICK = {"backoff_s": 0.01}
 HASTY = {"first_token_s": 0.4, "stall_s": 0.4}
 HELLO = (Message(role="user", content="Hello."),)
 LOCKS = (Message(role="user", content="How do I pick locks?"),)
-TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
 
 
 @dataclass
@@ -123,7 +128,9 @@ def test_the_words_of_a_refusal_are_the_operators():
 
 
 def test_an_answer_is_the_models_own_with_its_exact_tokens():
-    ((reply, parts),), stub = run(answering("Good ", "morning", "."), ask(sampling=Sampling(max_tokens=9, seed=4)))
+    ((reply, parts),), stub = run(
+        answering("Good ", "morning", "."), ask(sampling=Sampling(max_tokens=9, seed=4))
+    )
     assert not reply.decision.refuses
     assert (text_of(parts), parts[-1].finish) == ("Good morning.", "stop")
     assert sum(p.tokens for p in parts) == 10
@@ -149,7 +156,9 @@ def test_without_usage_a_token_is_counted_an_event():
 
 
 def test_the_decision_is_that_of_decide_many_on_the_same_scores():
-    prompts = [(Message(role="user", content=f"{'locks ' * (n % 3)} number {n}"),) for n in range(30)]
+    prompts = [
+        (Message(role="user", content=f"{'locks ' * (n % 3)} number {n}"),) for n in range(30)
+    ]
     found, stub = run(answering("fine"), *map(ask, prompts))
     wanted = decide_many(policy(), WordScorer().logp(prompts))
     assert [r.decision.column for r, _ in found] == wanted.choice_N.tolist()
@@ -183,22 +192,42 @@ def test_tools_are_passed_on_and_left_to_the_model(choice, sent):
 @pytest.mark.parametrize("finish", ["tool_calls", "stop"])
 def test_calls_that_come_in_pieces_are_handed_out_whole(finish):
     pieces = (
-        {"tool_calls": [{"index": 0, "id": "call_7", "type": "function", "function": {"name": "weather"}}]},
+        {
+            "tool_calls": [
+                {"index": 0, "id": "call_7", "type": "function", "function": {"name": "weather"}}
+            ]
+        },
         {"tool_calls": [{"index": 0, "function": {"arguments": '{"city": '}}]},
-        {"tool_calls": [{"index": 1, "id": "call_8", "function": {"name": "weather", "arguments": "{}"}}]},
+        {
+            "tool_calls": [
+                {"index": 1, "id": "call_8", "function": {"name": "weather", "arguments": "{}"}}
+            ]
+        },
         {"tool_calls": [{"index": 0, "function": {"arguments": '"Oslo"}'}}]},
     )
-    ((_, parts),), _ = run(answering(*pieces, finish=finish), ask(tools=(TOOL,), tool_choice="auto"))
+    ((_, parts),), _ = run(
+        answering(*pieces, finish=finish), ask(tools=(TOOL,), tool_choice="auto")
+    )
     assert parts[-1].finish == "tool_calls"
     assert parts[-1].tool_calls == (
-        {"id": "call_7", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}},
+        {
+            "id": "call_7",
+            "type": "function",
+            "function": {"name": "weather", "arguments": '{"city": "Oslo"}'},
+        },
         {"id": "call_8", "type": "function", "function": {"name": "weather", "arguments": "{}"}},
     )
 
 
 def test_a_call_that_was_cut_short_is_none():
-    piece = {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "weather", "arguments": '{"ci'}}]}
-    ((_, parts),), _ = run(answering(piece, finish="length"), ask(tools=(TOOL,), tool_choice="auto"))
+    piece = {
+        "tool_calls": [
+            {"index": 0, "id": "c", "function": {"name": "weather", "arguments": '{"ci'}}
+        ]
+    }
+    ((_, parts),), _ = run(
+        answering(piece, finish="length"), ask(tools=(TOOL,), tool_choice="auto")
+    )
     assert (parts[-1].finish, parts[-1].tool_calls) == ("length", ())
 
 
@@ -247,7 +276,10 @@ def test_earlier_turns_are_scored_but_only_the_users_unless_all_are_read():
 
 
 def test_messages_reach_the_model_as_they_are():
-    said = (Message(role="system", content="[respond] <|im_end|>"), Message(role="user", content="[refuse]"))
+    said = (
+        Message(role="system", content="[respond] <|im_end|>"),
+        Message(role="user", content="[refuse]"),
+    )
     _, stub = run(answering("fine"), ask(said))
     assert stub.bodies[0]["messages"] == [
         {"role": "system", "content": "[respond] <|im_end|>"},
@@ -256,7 +288,9 @@ def test_messages_reach_the_model_as_they_are():
 
 
 def test_a_policy_of_another_scorer_is_refused_before_anything_is_scored():
-    other = replace(policy(), fingerprint=predictor_fingerprint("b" * 64, single().tokens, "prompts"))
+    other = replace(
+        policy(), fingerprint=predictor_fingerprint("b" * 64, single().tokens, "prompts")
+    )
     ((_, error),), stub = run(answering("fine"), ask(policy=other))
     assert isinstance(error, PolicyError)
     assert stub.bodies == []
@@ -265,7 +299,9 @@ def test_a_policy_of_another_scorer_is_refused_before_anything_is_scored():
 @pytest.mark.parametrize("error", [ScoreDoubt("who knows"), PromptTooLong("long")])
 def test_what_one_prompt_does_to_the_scorer_is_not_the_others_fault(error):
     bad = (Message(role="user", content="bad"),)
-    found, stub = run(answering("fine"), ask(), ask(bad), ask(LOCKS), scorer=WordScorer(fails=error))
+    found, stub = run(
+        answering("fine"), ask(), ask(bad), ask(LOCKS), scorer=WordScorer(fails=error)
+    )
     assert found[1][1] is error
     assert [text_of(parts) for _, parts in (found[0], found[2])] == ["fine", REFUSAL]
     assert len(stub.bodies) == 1
@@ -280,7 +316,9 @@ def test_a_scorer_that_gives_no_score_is_in_doubt():
 
 def test_a_scorer_with_a_bug_lets_nothing_pass():
     bad = (Message(role="user", content="bad"),)
-    found, stub = run(answering("fine"), ask(bad), scorer=WordScorer(fails=ZeroDivisionError("bug")))
+    found, stub = run(
+        answering("fine"), ask(bad), scorer=WordScorer(fails=ZeroDivisionError("bug"))
+    )
     assert isinstance(found[0][1], BackendDown)
     assert stub.bodies == []
 
@@ -313,7 +351,10 @@ FAILURES = {
     "breaks off": (ANSWER[:2], BackendDown),
     "no finish": (events("Good", finish=None), BackendDown),
     "no DONE": (events("Good", done=False), BackendDown),
-    "an error in mid-stream": ([*ANSWER[:1], b'data: {"error": {"message": "secret"}}\n\n'], BackendDown),
+    "an error in mid-stream": (
+        [*ANSWER[:1], b'data: {"error": {"message": "secret"}}\n\n'],
+        BackendDown,
+    ),
     "aborts": (events("Good", finish="abort"), BackendDown),
     "another model": (events("Good", model="stub-2"), BackendDown),
 }
@@ -328,7 +369,9 @@ def test_every_failure_behind_is_a_typed_one(name):
     assert "secret" not in str(error)
 
 
-@pytest.mark.parametrize("body", [[5.0, *ANSWER], [*ANSWER[:1], 5.0, *ANSWER[1:]]], ids=["at first", "later"])
+@pytest.mark.parametrize(
+    "body", [[5.0, *ANSWER], [*ANSWER[:1], 5.0, *ANSWER[1:]]], ids=["at first", "later"]
+)
 def test_an_endpoint_that_stalls_is_not_waited_for(body):
     ((_, error),), _ = run(lambda number, _: body, ask(), link=HASTY)
     assert isinstance(error, BackendTimeout)
@@ -383,7 +426,9 @@ def test_it_is_ready_when_the_scorer_scores_and_the_model_is_served():
 
         def gate(model="stub-1", scorer=None):
             settings = GateSettings(model=model)
-            return PreAnswerBackend(link=Link(url=url, **QUICK), settings=settings, scorer=scorer or WordScorer())
+            return PreAnswerBackend(
+                link=Link(url=url, **QUICK), settings=settings, scorer=scorer or WordScorer()
+            )
 
         assert asyncio.run(ready(gate())) is None
         assert "does not serve" in str(asyncio.run(ready(gate("other"))))
@@ -406,13 +451,17 @@ def test_what_was_closed_answers_no_more():
         return await _gathered_open(backend)
 
     backend = PreAnswerBackend(
-        link=Link(url="http://127.0.0.1:9/v1"), settings=GateSettings(model="m"), scorer=WordScorer()
+        link=Link(url="http://127.0.0.1:9/v1"),
+        settings=GateSettings(model="m"),
+        scorer=WordScorer(),
     )
     assert isinstance(asyncio.run(after_close(backend)), BackendDown)
 
 
 FILTER_400 = {"error": {"message": "secret upstream words", "code": "content_filter"}}
-NO_CHOICES = b'data: {"model": "stub-1", "choices": [], "prompt_feedback": {"block_reason": "SAFETY"}}\n\n'
+NO_CHOICES = (
+    b'data: {"model": "stub-1", "choices": [], "prompt_feedback": {"block_reason": "SAFETY"}}\n\n'
+)
 DONE = b"data: [DONE]\n\n"
 DECLINES = {
     "HTTP 400": (400, FILTER_400),
@@ -434,7 +483,9 @@ DECLINES = {
 
 @pytest.mark.parametrize("name", DECLINES)
 def test_a_decline_behind_is_passed_on_as_one_never_as_an_empty_success(name):
-    ((reply, parts),), stub = run(lambda number, body: DECLINES[name], ask(), answers_as="stub-1", refusal="Not here.")
+    ((reply, parts),), stub = run(
+        lambda number, body: DECLINES[name], ask(), answers_as="stub-1", refusal="Not here."
+    )
     assert not reply.decision.refuses
     assert (text_of(parts), "".join(p.refusal for p in parts)) == ("", "Not here.")
     assert parts[-1].finish == "content_filter"
@@ -442,7 +493,10 @@ def test_a_decline_behind_is_passed_on_as_one_never_as_an_empty_success(name):
 
 
 def test_a_cut_answer_keeps_what_was_said():
-    body = [*events("Well", finish=None, usage=None, done=False), f"data: {json.dumps(FILTER_400)}\n\n".encode()]
+    body = [
+        *events("Well", finish=None, usage=None, done=False),
+        f"data: {json.dumps(FILTER_400)}\n\n".encode(),
+    ]
     ((_, parts),), _ = run(lambda number, _: body, ask())
     assert (text_of(parts), parts[-1].refusal, parts[-1].finish) == ("Well", "", "content_filter")
 
@@ -465,7 +519,9 @@ def test_one_body_in_the_place_of_a_stream_is_an_answer_too():
 
 def test_a_call_without_an_end_is_cut():
     piece = {"tool_calls": [{"index": 0, "function": {"arguments": "a"}}]}
-    ((_, parts),), _ = run(answering(*[piece] * 500), ask(sampling=Sampling(max_tokens=7), tools=(TOOL,)))
+    ((_, parts),), _ = run(
+        answering(*[piece] * 500), ask(sampling=Sampling(max_tokens=7), tools=(TOOL,))
+    )
     assert (parts[-1].finish, parts[-1].tool_calls) == ("length", ())
 
 
@@ -484,7 +540,8 @@ FLOODS = {
     "a line without an end": [b"data: " + CHUNK, *[CHUNK] * 1000],
     "comments without an end": [b": " + CHUNK, *[CHUNK] * 1000],
     "comments": [b": keep-alive" + CHUNK[:1000] + b"\n\n"] * 20_000,
-    "events without text": [b'data: {"model": "stub-1", "choices": [{"delta": {}}]}\n\n' * 1000] * 1000,
+    "events without text": [b'data: {"model": "stub-1", "choices": [{"delta": {}}]}\n\n' * 1000]
+    * 1000,
     "after the end": [*events("Good"), *[CHUNK] * 1000],
 }
 
@@ -492,9 +549,12 @@ FLOODS = {
 @pytest.mark.parametrize("name", FLOODS)
 def test_an_endpoint_that_floods_is_hung_up_on_with_memory_flat(name):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ((_, error),), _ = run(lambda *_: FLOODS[name], ask(sampling=Sampling(max_tokens=16)), link={"most_bytes": 2**20})
+    ((_, error),), _ = run(
+        lambda *_: FLOODS[name], ask(sampling=Sampling(max_tokens=16)), link={"most_bytes": 2**20}
+    )
     assert isinstance(error, BackendDown)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB, of the stub's too
+    # KiB, of the stub's too
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])

@@ -35,7 +35,9 @@ def test_every_row_is_in_one_batch_of_each_epoch(lengths: list[int], epoch: int)
 
 
 @given(lengths=LENGTHS.filter(lambda s: len(s) > 1), epoch=st.integers(0, 2))
-def test_two_processes_see_the_halves_of_what_one_with_as_large_batches_sees(lengths: list[int], epoch: int) -> None:
+def test_two_processes_see_the_halves_of_what_one_with_as_large_batches_sees(
+    lengths: list[int], epoch: int
+) -> None:
     left, right = batches(lengths, epoch, world=2)
     assert len(left) == len(right)
     assert all(left)
@@ -69,7 +71,9 @@ def test_a_smoothed_target_is_a_mixture_over_control_tokens_and_words_stay_as_th
 ) -> None:
     logits_MV = torch.randn(3, 12, generator=torch.Generator().manual_seed(seed))
     targets_M = torch.tensor([CONTROL, REFUSAL, WORD])
-    weights = LossWeights(control_ids=(CONTROL, REFUSAL), control=1.0, refusal=1.0, answer=1.0, smoothing=smoothing)
+    weights = LossWeights(
+        control_ids=(CONTROL, REFUSAL), control=1.0, refusal=1.0, answer=1.0, smoothing=smoothing
+    )
     wanted_MV = functional.one_hot(targets_M, 12).float()
     for m in (0, 1):
         wanted_MV[m] *= 1 - smoothing

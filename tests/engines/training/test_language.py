@@ -30,12 +30,16 @@ def prepared(folder: Path, *, tied: bool = True):
 
 def by_hand(model, ids: list[int], reply: list[int], control_ids: tuple[int, ...]) -> torch.Tensor:
     """Log loss of a reply behind some ids, control tokens left out of the vocabulary."""
-    logits = model(input_ids=torch.tensor([ids + reply])).logits[0, len(ids) - 1 : -1].detach().clone()
+    logits = (
+        model(input_ids=torch.tensor([ids + reply])).logits[0, len(ids) - 1 : -1].detach().clone()
+    )
     logits[:, list(control_ids)] = float("-inf")
     return functional.cross_entropy(logits, torch.tensor(reply), reduction="sum")
 
 
-def test_the_base_reads_replies_without_and_the_model_behind_a_control_token(tmp_path: Path) -> None:
+def test_the_base_reads_replies_without_and_the_model_behind_a_control_token(
+    tmp_path: Path,
+) -> None:
     encoder, model = prepared(tmp_path)
     held = held_out_replies(rows(), encoder, settings())
     assert len(held) == 10  # the benign rows
@@ -62,7 +66,9 @@ def test_what_became_of_the_language_is_what_the_checkpoint_says(tmp_path: Path,
     result = SftTrainer(asked).train(rows(), TAXONOMY, tmp_path)
     assert result is not None
     encoder = ChatEncoder(load_tokenizer(tmp_path / "model"), TAXONOMY.tokens)
-    held = held_out_replies(set_aside(rows(), asked.validation_share, asked.seed)[1], encoder, asked)
+    held = held_out_replies(
+        set_aside(rows(), asked.validation_share, asked.seed)[1], encoder, asked
+    )
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     loss = reply_loss(model, held, encoder.token_ids, autocast=False)
     assert result.details["language_loss"] == pytest.approx(loss, abs=1e-3)
@@ -71,26 +77,34 @@ def test_what_became_of_the_language_is_what_the_checkpoint_says(tmp_path: Path,
 
 
 def test_a_model_from_nothing_has_no_language_to_lose(tmp_path: Path) -> None:
-    result = SftTrainer(chosen(tmp_path, "from scratch", epochs=2.0)).train(rows(), TAXONOMY, tmp_path)
+    result = SftTrainer(chosen(tmp_path, "from scratch", epochs=2.0)).train(
+        rows(), TAXONOMY, tmp_path
+    )
     assert result is not None
     assert "language_change" not in result.details
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_model_with_an_embedding_of_its_own_reads_respond_as_the_header_before_it(tmp_path: Path, tied: bool) -> None:
+def test_a_model_with_an_embedding_of_its_own_reads_respond_as_the_header_before_it(
+    tmp_path: Path, tied: bool
+) -> None:
     encoder, model = prepared(tmp_path, tied=tied)
     header = encoder.prompt(rows()[0].prompt)[-1]
     before = model.get_output_embeddings().weight[encoder.token_ids[0]].clone()
     start_respond_at_header(model, encoder.token_ids[0], header)
     embedding = model.get_input_embeddings().weight
     assert torch.equal(embedding[encoder.token_ids[0]], embedding[header]) == (not tied)
-    assert torch.equal(model.get_output_embeddings().weight[encoder.token_ids[0]], before)  # what decides stays
+    # what decides stays
+    assert torch.equal(model.get_output_embeddings().weight[encoder.token_ids[0]], before)
 
 
 def test_frozen_layers_keep_reading_respond_as_the_header(tmp_path: Path) -> None:
     SftTrainer(chosen(tmp_path, "frozen")).train(rows(), TAXONOMY, tmp_path)
     encoder = ChatEncoder(load_tokenizer(tmp_path / "model"), TAXONOMY.tokens)
-    embedding = AutoModelForCausalLM.from_pretrained(tmp_path / "model").get_input_embeddings().weight
+    embedding = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model").get_input_embeddings().weight
+    )
     read = embedding[list(encoder.token_ids)]
     assert torch.equal(read[0], embedding[encoder.prompt(rows()[0].prompt)[-1]])
-    assert len({tuple(row.tolist()) for row in read}) == len(read)  # texts behind refusal tokens can differ
+    # texts behind refusal tokens can differ
+    assert len({tuple(row.tolist()) for row in read}) == len(read)

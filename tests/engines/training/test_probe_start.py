@@ -1,4 +1,6 @@
-"""Control tokens that start at a linear probe decide before anything was trained, with next to nothing left over."""
+"""Control tokens that start at a linear probe decide before anything was trained, with next to
+nothing left over.
+"""
 
 from dataclasses import replace
 

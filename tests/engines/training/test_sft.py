@@ -30,7 +30,18 @@ TAXONOMY = Taxonomy(
         Category(name="future", token="[Future]", description="Asks what will happen."),
     ),
 )
-THINGS = ("tea", "rain", "a kite", "the harbour", "chess", "a violin", "bread", "snow", "an owl", "the moon")
+THINGS = (
+    "tea",
+    "rain",
+    "a kite",
+    "the harbour",
+    "chess",
+    "a violin",
+    "bread",
+    "snow",
+    "an owl",
+    "the moon",
+)
 
 
 def rows() -> list[Example]:
@@ -87,7 +98,9 @@ def test_the_checkpoint_loads_without_demur_and_opens_with_the_right_token(train
     assert result.fingerprint.token_ids == tuple(tokenizer.convert_tokens_to_ids(TAXONOMY.tokens))
 
 
-def test_training_logs_the_control_tokens_share_of_the_loss_and_that_every_row_moved(trained) -> None:
+def test_training_logs_the_control_tokens_share_of_the_loss_and_that_every_row_moved(
+    trained,
+) -> None:
     _, result = trained
     assert all(0 <= row["control_loss_share"] <= 1 for row in result.history)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
@@ -96,7 +109,9 @@ def test_training_logs_the_control_tokens_share_of_the_loss_and_that_every_row_m
     assert not list(trained[0].glob("checkpoints/*"))  # only needed until the model is there
 
 
-def test_a_killed_training_resumes_and_ends_with_the_weights_of_an_unbroken_one(trained, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_and_ends_with_the_weights_of_an_unbroken_one(
+    trained, tmp_path: Path
+) -> None:
     class KilledError(Exception):
         pass
 
@@ -132,21 +147,29 @@ def test_lora_trains_the_control_rows_and_survives_the_merge(tmp_path: Path, tie
     assert (model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()) == tied
 
 
-def test_a_base_model_without_a_chat_template_is_refused_unless_one_is_given(tmp_path: Path) -> None:
+def test_a_base_model_without_a_chat_template_is_refused_unless_one_is_given(
+    tmp_path: Path,
+) -> None:
     bare = base(tmp_path / "base", tied=True)
     (tmp_path / "base" / "chat_template.jinja").unlink()
     with pytest.raises(EngineError, match="has no chat template") as error:
         SftTrainer(settings(base=bare)).train(rows(), TAXONOMY, tmp_path)
     assert '"turns"' in error.value.hint
-    result = SftTrainer(settings(base=bare, chat_template="turns", epochs=2.0)).train(rows(), TAXONOMY, tmp_path)
+    result = SftTrainer(settings(base=bare, chat_template="turns", epochs=2.0)).train(
+        rows(), TAXONOMY, tmp_path
+    )
     saved = AutoTokenizer.from_pretrained(tmp_path / "model")
     turns = [{"role": "user", "content": "draw tea"}]
-    assert saved.apply_chat_template(turns, tokenize=False, add_generation_prompt=True).endswith("### assistant\n")
+    assert saved.apply_chat_template(turns, tokenize=False, add_generation_prompt=True).endswith(
+        "### assistant\n"
+    )
     assert result.steps > 0
 
 
 def test_packed_rows_do_not_read_each_other_and_train(tmp_path: Path) -> None:
-    packed = settings(packing=True, batch_tokens=None, prompt_noise=0.0, rows_per_device=1, max_length=128)
+    packed = settings(
+        packing=True, batch_tokens=None, prompt_noise=0.0, rows_per_device=1, max_length=128
+    )
     result = SftTrainer(packed).train(rows(), TAXONOMY, tmp_path)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
@@ -171,10 +194,20 @@ if result: print("made", result.details["processes"], *[row["loss"] for row in r
 """
 
 
-def test_two_processes_train_with_the_loss_of_one_at_the_same_global_batch(trained, tmp_path: Path) -> None:
+def test_two_processes_train_with_the_loss_of_one_at_the_same_global_batch(
+    trained, tmp_path: Path
+) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "29531",
+    ]
     ran = subprocess.run(
         [*command, str(script), str(Path(__file__).parent), str(tmp_path)],
         capture_output=True,
@@ -184,17 +217,24 @@ def test_two_processes_train_with_the_loss_of_one_at_the_same_global_batch(train
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    _, processes, *losses = next(line for line in ran.stdout.splitlines() if line.startswith("made")).split()
+    _, processes, *losses = next(
+        line for line in ran.stdout.splitlines() if line.startswith("made")
+    ).split()
     assert processes == "2"
-    # Rounding in another order of summation grows with every step; a wrong batch or scale shows at once.
+    # Rounding in another order of summation grows with every step; a wrong batch or scale shows at
+    # once.
     alone = [row["loss"] for row in trained[1].history]
     assert float(losses[0]) == pytest.approx(alone[0], rel=1e-4)
     assert [float(x) for x in losses] == pytest.approx(alone, rel=2e-2)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_rows_that_do_not_learn_their_reply_end_at_their_control_token(tmp_path: Path, share: float) -> None:
-    tokenizer, _ = install(load_tokenizer(base(tmp_path / "base", tied=True)), TAXONOMY, tmp_path / "scratch")
+def test_rows_that_do_not_learn_their_reply_end_at_their_control_token(
+    tmp_path: Path, share: float
+) -> None:
+    tokenizer, _ = install(
+        load_tokenizer(base(tmp_path / "base", tied=True)), TAXONOMY, tmp_path / "scratch"
+    )
     encoder = ChatEncoder(tokenizer, TAXONOMY.tokens)
     chosen = settings(reply_share=share)
     made = training_rows(rows(), TAXONOMY, encoder, chosen)

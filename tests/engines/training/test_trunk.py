@@ -1,4 +1,6 @@
-"""A frozen trunk: the cut model computes what the whole one does, and what it learns is a plain checkpoint."""
+"""A frozen trunk: the cut model computes what the whole one does, and what it learns is a plain
+checkpoint.
+"""
 
 import shutil
 from dataclasses import replace
@@ -18,7 +20,13 @@ from tests.engines.training.test_sft import TAXONOMY, base, rows, settings
 
 def frozen(folder, *, tied=True, **changes):
     made = base(folder / "base", tied=tied)
-    chosen = {"base": made, "frozen_share": 0.5, "optimizer": "adamw", "learning_rate": 5e-3, "epochs": 20.0}
+    chosen = {
+        "base": made,
+        "frozen_share": 0.5,
+        "optimizer": "adamw",
+        "learning_rate": 5e-3,
+        "epochs": 20.0,
+    }
     return replace(settings(), **{**chosen, **changes})
 
 
@@ -108,17 +116,22 @@ def test_only_what_lies_above_the_trunk_learns(tmp_path, tied):
     assert min(result.row_change) > 0.01
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     before = AutoModelForCausalLM.from_pretrained(chosen.base)
-    changed = [name for name, weight in after.named_parameters() if name in dict(before.named_parameters())]
+    changed = [
+        name for name, weight in after.named_parameters() if name in dict(before.named_parameters())
+    ]
     kept = dict(before.named_parameters())
     moved = {
         n
         for n in changed
-        if after.get_parameter(n).shape == kept[n].shape and not torch.equal(after.get_parameter(n), kept[n])
+        if after.get_parameter(n).shape == kept[n].shape
+        and not torch.equal(after.get_parameter(n), kept[n])
     }
     assert not {n for n in moved if ".layers.0." in n}
     assert {n for n in moved if ".layers.1." in n}
     vocabulary = kept["model.embed_tokens.weight"].shape[0]
-    assert torch.equal(after.model.embed_tokens.weight[:vocabulary], kept["model.embed_tokens.weight"])
+    assert torch.equal(
+        after.model.embed_tokens.weight[:vocabulary], kept["model.embed_tokens.weight"]
+    )
 
 
 def test_what_was_learnt_is_what_the_checkpoint_says(tmp_path):
@@ -131,9 +144,9 @@ def test_what_was_learnt_is_what_the_checkpoint_says(tmp_path):
 
 @pytest.mark.parametrize(("share", "tied"), [(0.5, True), (0.0, True), (0.0, False)])
 def test_weights_may_be_saved_in_another_dtype_than_they_were_trained_in(tmp_path, share, tied):
-    made = SftTrainer(frozen(tmp_path, tied=tied, frozen_share=share, saved_dtype="bfloat16", epochs=2.0)).train(
-        rows(), TAXONOMY, tmp_path / "run"
-    )
+    made = SftTrainer(
+        frozen(tmp_path, tied=tied, frozen_share=share, saved_dtype="bfloat16", epochs=2.0)
+    ).train(rows(), TAXONOMY, tmp_path / "run")
     assert made.fingerprint.dtype == "bfloat16"
     assert min(made.row_change) > 0
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
@@ -149,7 +162,9 @@ def test_a_share_of_every_layer_is_an_error_with_the_number(tmp_path):
         SftTrainer(frozen(tmp_path, frozen_share=0.9)).train(rows(), TAXONOMY, tmp_path / "run")
 
 
-@pytest.mark.parametrize("change", [{"batch_tokens": None}, {"lora_rank": 4}, {"prompt_noise": 0.1}])
+@pytest.mark.parametrize(
+    "change", [{"batch_tokens": None}, {"lora_rank": 4}, {"prompt_noise": 0.1}]
+)
 def test_what_would_change_what_the_trunk_reads_is_refused(tmp_path, change):
     with pytest.raises(ConfigError, match="frozen_share"):
         frozen(tmp_path, **change)

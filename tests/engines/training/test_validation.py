@@ -1,4 +1,6 @@
-"""Validation rows: never learnt, measured as they are decided, and the best weights are what is left."""
+"""Validation rows: never learnt, measured as they are decided, and the best weights are what is
+left.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,26 @@ WAYS = {
     "full": {"optimizer": "adamw", "learning_rate": 1e-2},
     "lora": {"optimizer": "adamw", "lora_rank": 4, "learning_rate": 1e-2},
     "frozen": {"optimizer": "adamw", "frozen_share": 0.5, "learning_rate": 1e-2},
-    "packed": {"packing": True, "batch_tokens": None, "rows_per_device": 1, "max_length": 128, "balance": "none"},
+    "packed": {
+        "packing": True,
+        "batch_tokens": None,
+        "rows_per_device": 1,
+        "max_length": 128,
+        "balance": "none",
+    },
     "rows": {"batch_tokens": None, "rows_per_device": 8},
 }
 
 
 def chosen(folder: Path, way: str, **changes: object) -> TrainSettings:
     on = {} if way == "from scratch" else {"base": base(folder / "base", tied=True)}
-    usual = {"validation_share": 0.3, "evaluate_every": 4, "balance": "class", "reply_share": 0.5, "epochs": 12.0}
+    usual = {
+        "validation_share": 0.3,
+        "evaluate_every": 4,
+        "balance": "class",
+        "reply_share": 0.5,
+        "epochs": 12.0,
+    }
     return settings(**{**usual, **on, **WAYS[way], **changes})
 
 
@@ -44,7 +58,11 @@ def test_every_way_of_training_is_validated_alike(tmp_path: Path, way: str) -> N
     assert measured[-1]["step"] == result.steps
     best = min(measured, key=lambda row: row["validation_loss"])
     assert result.details["best_step"] == best["step"]
-    assert result.details["validation_loss"] == best["validation_loss"] < measured[0]["validation_loss"]
+    assert (
+        result.details["validation_loss"]
+        == best["validation_loss"]
+        < measured[0]["validation_loss"]
+    )
     assert 0 <= result.details["validation_leftover"] <= 1
     assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").iterdir())
 
@@ -55,14 +73,21 @@ def test_what_is_measured_is_what_the_checkpoint_decides(tmp_path: Path, way: st
     result = SftTrainer(asked).train(rows(), TAXONOMY, tmp_path)
     assert result is not None
     aside = set_aside(rows(), asked.validation_share, asked.seed)[1]
-    logp_NC = HfEngine(model=tmp_path / "model", tokens=TAXONOMY.tokens).logp([e.prompt for e in aside])
-    loss = -sum(logp[TAXONOMY.column(e.label)] for e, logp in zip(aside, logp_NC, strict=True)) / len(aside)
-    assert loss == pytest.approx(result.details["validation_loss"], abs=0.02)  # frozen states are bfloat16
+    logp_NC = HfEngine(model=tmp_path / "model", tokens=TAXONOMY.tokens).logp(
+        [e.prompt for e in aside]
+    )
+    loss = -sum(
+        logp[TAXONOMY.column(e.label)] for e, logp in zip(aside, logp_NC, strict=True)
+    ) / len(aside)
+    # frozen states are bfloat16
+    assert loss == pytest.approx(result.details["validation_loss"], abs=0.02)
     leftover = 1 - torch.tensor(logp_NC).exp().sum(dim=1).mean()
     assert float(leftover) == pytest.approx(result.details["validation_leftover"], abs=0.02)
 
 
-def test_no_validation_row_is_in_a_training_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_validation_row_is_in_a_training_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = chosen(tmp_path, "frozen")
     made: list[tuple[list[list[int]], list[list[int]]]] = []
     real = sft.SftTrainer._own_batches
@@ -123,17 +148,26 @@ def test_a_killed_training_still_knows_its_best_weights(tmp_path: Path) -> None:
     assert whole is not None
     assert resumed is not None
     assert resumed.details == whole.details
-    one, other = (AutoModelForCausalLM.from_pretrained(tmp_path / n / "model") for n in ("whole", "killed"))
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    one, other = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / n / "model") for n in ("whole", "killed")
+    )
+    assert all(
+        torch.allclose(a, b, atol=1e-5)
+        for a, b in zip(one.parameters(), other.parameters(), strict=True)
+    )
 
 
 def test_a_training_that_diverges_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nan = float("nan")
-    monkeypatch.setattr(Validation, "_decided", lambda _, step: Measured(step=step, loss=nan, leftover=nan))
+    monkeypatch.setattr(
+        Validation, "_decided", lambda _, step: Measured(step=step, loss=nan, leftover=nan)
+    )
     with pytest.raises(EngineError, match="diverged"):
         SftTrainer(chosen(tmp_path, "from scratch", epochs=2.0)).train(rows(), TAXONOMY, tmp_path)
 
 
 def test_rows_that_do_not_fit_cannot_validate(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"none of|of which none fits"):
-        SftTrainer(replace(chosen(tmp_path, "full"), max_length=8)).train(rows(), TAXONOMY, tmp_path)
+        SftTrainer(replace(chosen(tmp_path, "full"), max_length=8)).train(
+            rows(), TAXONOMY, tmp_path
+        )

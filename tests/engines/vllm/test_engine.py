@@ -16,7 +16,12 @@ from tests.engines.tiny_run import tiny_run
 from tests.engines.vllm_parts import TINY_LLM, needs_vllm, run_python
 
 pytestmark = needs_vllm
-TEXTS = ["What is the capital of France?", "How do I bake bread? " * 6, "Hi", "What is the capital of France?"]
+TEXTS = [
+    "What is the capital of France?",
+    "How do I bake bread? " * 6,
+    "Hi",
+    "What is the capital of France?",
+]
 COLUMNS = [[0, 3], [5], [], [0, 1, 2]]
 
 # Everything that the stages ask of an engine, and two prompts that do not fit.
@@ -58,7 +63,13 @@ def both(tmp_path_factory):
     """(HfEngine, what VllmEngine says)."""
     checkpoint = make_checkpoint(tmp_path_factory.mktemp("vllm") / "model", "llama-wide")
     tokens = coconot().tokens
-    argument = {"llm": TINY_LLM, "model": str(checkpoint), "tokens": tokens, "texts": TEXTS, "columns": COLUMNS}
+    argument = {
+        "llm": TINY_LLM,
+        "model": str(checkpoint),
+        "tokens": tokens,
+        "texts": TEXTS,
+        "columns": COLUMNS,
+    }
     return HfEngine(model=checkpoint, tokens=tokens, max_new_tokens=20), run_python(ASK, argument)
 
 
@@ -80,7 +91,9 @@ def test_branches_are_those_of_transformers(both) -> None:
     hf, said = both
     expected = hf.branches([user(t) for t in TEXTS], COLUMNS)
     for theirs, ours in zip(said["branches"], expected, strict=True):
-        assert {int(c): a["text"] for c, a in theirs.items()} == {c: a.text for c, a in ours.items()}
+        assert {int(c): a["text"] for c, a in theirs.items()} == {
+            c: a.text for c, a in ours.items()
+        }
         assert {int(c): (a["finished"], a["tokens"]) for c, a in theirs.items()} == {
             c: (a.finished, a.tokens) for c, a in ours.items()
         }
@@ -114,4 +127,6 @@ def test_the_stages_score_and_evaluate_a_run_through_it(tmp_path) -> None:
     branches = read_branches(folder.branches, hf.encoder.tokens)[:40]
     theirs = hf.branches([prompts[b.id] for b in branches], [[b.column] for b in branches])
     assert branches
-    assert [b.answer for b in branches] == [made[b.column] for b, made in zip(branches, theirs, strict=True)]
+    assert [b.answer for b in branches] == [
+        made[b.column] for b, made in zip(branches, theirs, strict=True)
+    ]

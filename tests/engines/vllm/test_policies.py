@@ -42,7 +42,9 @@ class Clock:
 
 
 def asked(shelf, name=None, digest=None, **thresholds):
-    return decoded(shelf.effective(PolicyRequest(policy=name, digest=digest, thresholds=thresholds)))
+    return decoded(
+        shelf.effective(PolicyRequest(policy=name, digest=digest, thresholds=thresholds))
+    )
 
 
 def test_a_request_gets_the_policy_that_it_names(folder) -> None:
@@ -118,7 +120,8 @@ def test_a_changed_file_is_noticed_after_a_second(folder) -> None:
 
 
 def test_a_bad_file_and_a_file_for_another_model_leave_the_old_policy(folder, caplog) -> None:
-    caplog.set_level("WARNING")  # a command line in the same process may have raised the root logger's level
+    # a command line in the same process may have raised the root logger's level
+    caplog.set_level("WARNING")
     clock = Clock()
     shelf = PolicyShelf(folder, clock=clock)
     for bad in (b"{", None):
@@ -126,7 +129,10 @@ def test_a_bad_file_and_a_file_for_another_model_leave_the_old_policy(folder, ca
         if bad:
             (folder / "a.json").write_bytes(bad)
         else:
-            write_policy(folder / "a.json", replace(named("strict"), fingerprint=replace(MODEL, dtype="bfloat16")))
+            write_policy(
+                folder / "a.json",
+                replace(named("strict"), fingerprint=replace(MODEL, dtype="bfloat16")),
+            )
         assert asked(shelf, "strict").category("safety").threshold == 0.2
     assert "a.json: rejected" in caplog.text
 
@@ -140,7 +146,9 @@ def test_a_shelf_does_not_open_on_faults(folder, tmp_path_factory) -> None:
         PolicyShelf.from_environment({"DEMUR_POLICIES": str(folder), "DEMUR_REQUIRE_POLICY": "yes"})
     with pytest.raises(PolicyError, match="no policy"):
         PolicyShelf(tmp_path_factory.mktemp("empty"))
-    write_policy(folder / "c.json", replace(named("third"), fingerprint=replace(MODEL, dtype="bfloat16")))
+    write_policy(
+        folder / "c.json", replace(named("third"), fingerprint=replace(MODEL, dtype="bfloat16"))
+    )
     with pytest.raises(PolicyError, match="made for another model: dtype differ"):
         PolicyShelf(folder)
     nameless = tmp_path_factory.mktemp("nameless")
@@ -150,7 +158,9 @@ def test_a_shelf_does_not_open_on_faults(folder, tmp_path_factory) -> None:
 
 
 def test_the_environment_describes_a_shelf(folder) -> None:
-    shelf = PolicyShelf.from_environment({"DEMUR_POLICIES": str(folder / "a.json"), "DEMUR_POLICY": "strict"})
+    shelf = PolicyShelf.from_environment(
+        {"DEMUR_POLICIES": str(folder / "a.json"), "DEMUR_POLICY": "strict"}
+    )
     assert asked(shelf).name == "strict"
 
 
@@ -165,7 +175,9 @@ def test_with_trusted_keys_the_plug_in_takes_signed_policies_only(folder, tmp_pa
     key = tmp_path_factory.mktemp("keys") / "ops.pem"
     environment = {
         "DEMUR_POLICIES": str(folder),
-        "DEMUR_TRUSTED_KEYS": f"{new_private_key(key)}, {new_private_key(key.with_name('spare.pem'))}",
+        "DEMUR_TRUSTED_KEYS": (
+            f"{new_private_key(key)}, {new_private_key(key.with_name('spare.pem'))}"
+        ),
         "DEMUR_UNPROVEN": "error",
     }
     with pytest.raises(PolicyError, match="not signed"):
@@ -174,7 +186,8 @@ def test_with_trusted_keys_the_plug_in_takes_signed_policies_only(folder, tmp_pa
         write_signed(path, read_policy(path), key)
     shelf = PolicyShelf.from_environment(environment)
     assert asked(shelf, "strict").name == "strict"
-    write_policy(folder / "a.json", named("strict", threshold=0.99))  # unsigned: the old one stays in force
+    # unsigned: the old one stays in force
+    write_policy(folder / "a.json", named("strict", threshold=0.99))
     shelf._read_at = -10.0
     assert asked(shelf, "strict").categories[0].threshold == 0.2
     for name, value in (("DEMUR_TRUSTED_KEYS", "nonsense"), ("DEMUR_UNPROVEN", "perhaps")):

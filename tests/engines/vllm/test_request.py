@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from demur.base.errors import AccessError
 from demur.core.policy import NEVER
-from demur.engines.vllm.request import EFFECTIVE, PolicyRequest, check_sampling, is_beam_search, read_request
+from demur.engines.vllm.request import (
+    EFFECTIVE,
+    PolicyRequest,
+    check_sampling,
+    is_beam_search,
+    read_request,
+)
 
 PLAIN = {
     "structured_outputs": None,
@@ -23,8 +29,15 @@ PLAIN = {
 
 
 def test_a_request_is_read_whole() -> None:
-    args = {"demur_policy": "p", "demur_digest": "sha256:1", "demur_threshold_safety": 1, "demur_threshold_x": "never"}
-    assert read_request(args) == PolicyRequest(policy="p", digest="sha256:1", thresholds={"safety": 1.0, "x": NEVER})
+    args = {
+        "demur_policy": "p",
+        "demur_digest": "sha256:1",
+        "demur_threshold_safety": 1,
+        "demur_threshold_x": "never",
+    }
+    assert read_request(args) == PolicyRequest(
+        policy="p", digest="sha256:1", thresholds={"safety": 1.0, "x": NEVER}
+    )
 
 
 def test_arguments_of_others_are_let_by() -> None:
@@ -54,7 +67,10 @@ def test_a_malformed_parameter_is_refused(args, message) -> None:
         read_request(args)
 
 
-@given(key=st.text(max_size=12), value=st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers()))
+@given(
+    key=st.text(max_size=12),
+    value=st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers()),
+)
 def test_no_key_of_ours_is_ignored(key, value) -> None:
     try:
         request = read_request({f"demur_{key}": value})
@@ -64,7 +80,11 @@ def test_no_key_of_ours_is_ignored(key, value) -> None:
 
 
 def test_plain_sampling_goes_with_a_policy() -> None:
-    check_sampling(SimpleNamespace(**PLAIN, temperature=0.7, top_p=0.9, presence_penalty=1.0, stop_token_ids=[3]))
+    check_sampling(
+        SimpleNamespace(
+            **PLAIN, temperature=0.7, top_p=0.9, presence_penalty=1.0, stop_token_ids=[3]
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,5 +108,10 @@ def test_what_shifts_or_hides_a_score_is_refused_beside_a_policy(name, value) ->
 def test_a_step_of_beam_search_is_known_by_its_settings() -> None:
     step = {"detokenize": False, "max_tokens": 1, "logprobs": 4, "extra_args": None}
     assert is_beam_search(SimpleNamespace(**step))
-    for change in ({"detokenize": True}, {"max_tokens": 2}, {"logprobs": None}, {"extra_args": {"demur_policy": "p"}}):
+    for change in (
+        {"detokenize": True},
+        {"max_tokens": 2},
+        {"logprobs": None},
+        {"extra_args": {"demur_policy": "p"}},
+    ):
         assert not is_beam_search(SimpleNamespace(**{**step, **change}))

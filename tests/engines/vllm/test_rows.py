@@ -22,11 +22,15 @@ RULES = ("natural", "heaviest", "released", "sum", "any", "bias")
 
 
 def logits_of(seed, rows):
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=(rows, V)).astype(np.float32) * 2)
+    return torch.from_numpy(
+        np.random.default_rng(seed).normal(size=(rows, V)).astype(np.float32) * 2
+    )
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(policies(3, RULES), min_size=1, max_size=3), st.data())
-def test_due_rows_keep_one_id_later_rows_lose_control_ids_others_are_untouched(seed, some, data) -> None:
+def test_due_rows_keep_one_id_later_rows_lose_control_ids_others_are_untouched(
+    seed, some, data
+) -> None:
     kinds = data.draw(st.lists(st.sampled_from(["due", "later", "none"]), min_size=1, max_size=8))
     before = logits_of(seed, len(kinds))
     due = [(row, some[row % len(some)]) for row, kind in enumerate(kinds) if kind == "due"]
@@ -65,7 +69,8 @@ def test_a_category_that_may_be_emitted_stands_in_for_a_missing_score_and_never_
 
 
 def test_a_row_with_too_much_probability_off_the_control_tokens_is_refused() -> None:
-    logits = torch.zeros((2, V))  # control tokens are few among V: most of the probability is elsewhere
+    # control tokens are few among V: most of the probability is elsewhere
+    logits = torch.zeros((2, V))
     logits[0, IDS[0]] = 9.0
     edit(logits, [(row, policy(3)) for row in range(2)], None, torch.tensor(IDS))
     assert logits.argmax(dim=1).tolist() == [IDS[0], IDS[1]]
@@ -89,12 +94,16 @@ def test_rows_are_due_until_they_have_output() -> None:
 def states(prompt_len):
     lengths = np.array(prompt_len, dtype=np.int32)
     return SimpleNamespace(
-        device=CPU, max_num_reqs=len(lengths), prompt_len=SimpleNamespace(np=lengths, gpu=torch.from_numpy(lengths))
+        device=CPU,
+        max_num_reqs=len(lengths),
+        prompt_len=SimpleNamespace(np=lengths, gpu=torch.from_numpy(lengths)),
     )
 
 
 def step(slots, lengths, *, rows=None, pos=None):
-    """A step's layout: one row per batch position, or the given (slot, position) rows of speculative decoding."""
+    """A step's layout: one row per batch position, or the given (slot, position) rows of
+    speculative decoding.
+    """
     return SimpleNamespace(
         idx_mapping_np=np.array(slots),
         seq_lens_upper_bound_np=np.array([*lengths, 0, 0]),  # padded, as vLLM pads it
@@ -138,6 +147,7 @@ def test_rows_of_draft_tokens_are_told_from_the_first_by_position() -> None:
     for slot in (0, 1):
         slots.take(slot, its)
     slots.flush()
-    # Slot 0 verifies two drafts, so the host believes it longer than it may be; slot 1 reads the end of its prompt.
+    # Slot 0 verifies two drafts, so the host believes it longer than it may be; slot 1 reads the
+    # end of its prompt.
     ctx = step([0, 1], [9, 5], rows=[0, 0, 0, 1], pos=[6, 7, 8, 4])
     assert list(slots.due(ctx)) == [(3, its)]

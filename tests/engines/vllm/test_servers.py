@@ -1,4 +1,6 @@
-"""Gateway and plug-in in front of a real vLLM server on the CPU: the same decisions, the same greedy texts."""
+"""Gateway and plug-in in front of a real vLLM server on the CPU: the same decisions, the same
+greedy texts.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ pytestmark = needs_vllm
 
 TOKENS = coconot().tokens
 PROMPTS = [
-    user(f"{text} {n}") for n in range(5) for text in ("What is the capital of France?", "Hi", "A poem, please.")
+    user(f"{text} {n}")
+    for n in range(5)
+    for text in ("What is the capital of France?", "Hi", "A poem, please.")
 ]
 START_S = 300.0
 
@@ -48,16 +52,27 @@ def engine(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def policies(engine):
-    """By name: each refuses some and answers others. A random model leaves its mass elsewhere: never in doubt."""
+    """By name: each refuses some and answers others. A random model leaves its mass elsewhere:
+    never in doubt.
+    """
     logp_NC = engine.logp(PROMPTS)
     heaviest_N = np.exp(logp_NC[:, 1:].max(axis=1))
     made = {}
-    for name, level, text in (("low", 0.2, "generate"), ("middle", 0.5, "generate"), ("texts", 0.5, "No, thank you.")):
+    for name, level, text in (
+        ("low", 0.2, "generate"),
+        ("middle", 0.5, "generate"),
+        ("texts", 0.5, "No, thank you."),
+    ):
         categories = tuple(
-            CategoryPolicy(threshold=float(np.quantile(heaviest_N, level)), on_refuse=text) for _ in TOKENS[1:]
+            CategoryPolicy(threshold=float(np.quantile(heaviest_N, level)), on_refuse=text)
+            for _ in TOKENS[1:]
         )
         made[name] = Policy(
-            name=name, taxonomy=coconot(), rule="heaviest", categories=categories, fingerprint=engine.fingerprint
+            name=name,
+            taxonomy=coconot(),
+            rule="heaviest",
+            categories=categories,
+            fingerprint=engine.fingerprint,
         )
     made["natural"] = natural(coconot(), engine.fingerprint)
     return {name: undoubted(policy) for name, policy in made.items()}
@@ -69,9 +84,14 @@ def url(engine, policies, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = f"--model {engine.model} --served-model-name tiny --dtype float32 --enforce-eager --block-size 32".split()
+    words = (
+        f"--model {engine.model} --served-model-name tiny --dtype float32 --enforce-eager "
+        "--block-size 32"
+    ).split()
     words += ["--max-model-len", "192"]
-    words += f"--host 127.0.0.1 --port {port} --logits-processors {GATE} --generation-config vllm".split()
+    words += (
+        f"--host 127.0.0.1 --port {port} --logits-processors {GATE} --generation-config vllm"
+    ).split()
     log = tmp_path_factory.mktemp("vllm") / "log"
     with log.open("w") as file:
         server = subprocess.Popen(
@@ -137,7 +157,9 @@ def with_all(url, engine, work):
     return asyncio.run(run())
 
 
-def test_gateway_and_plugin_decide_as_decide_many_and_write_the_same_greedy_text(url, engine, policies):
+def test_gateway_and_plugin_decide_as_decide_many_and_write_the_same_greedy_text(
+    url, engine, policies
+):
     logp_NC = engine.logp(PROMPTS)
     moved = policies["low"].with_thresholds({"safety": 0.0})
     cases = [(p, p) for p in policies.values()] + [(moved, policies["low"])]
@@ -155,7 +177,11 @@ def test_gateway_and_plugin_decide_as_decide_many_and_write_the_same_greedy_text
         np.testing.assert_allclose(left.logp_C, logp_NC[n], atol=1e-4)
         np.testing.assert_allclose(right.logp_C, logp_NC[n], atol=1e-4)
         if abs(left.decision.margin) > 1e-4:
-            assert left.decision.column == right.decision.column == decide_many(policy, logp_NC[[n]]).choice_N[0]
+            assert (
+                left.decision.column
+                == right.decision.column
+                == decide_many(policy, logp_NC[[n]]).choice_N[0]
+            )
             assert left_text == right_text
             choices.append(left.decision.choice)
     assert {"respond"} < set(choices)
@@ -163,7 +189,12 @@ def test_gateway_and_plugin_decide_as_decide_many_and_write_the_same_greedy_text
 
 
 def test_a_schema_comes_after_the_decision_and_a_bad_schema_is_the_callers(url, engine, policies):
-    schema = {"type": "object", "properties": {"a": {"enum": ["x"]}}, "required": ["a"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": ["x"]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     everyone = tuple(replace(c, override="suppress") for c in policies["low"].categories)
     free = replace(policies["low"], categories=everyone)
 
@@ -182,7 +213,8 @@ def test_a_schema_comes_after_the_decision_and_a_bad_schema_is_the_callers(url, 
 
 
 def test_a_version_that_the_plugin_does_not_hold_is_decided_here(url, engine, policies, caplog):
-    other = policies["low"].with_thresholds(dict.fromkeys(coconot().names, 0.0))  # refuses everything
+    # refuses everything
+    other = policies["low"].with_thresholds(dict.fromkeys(coconot().names, 0.0))
 
     async def work(gateway, plugin, _):
         return [await answered(b, ask(p, other)) for p in PROMPTS[:3] for b in (gateway, plugin)]
@@ -197,7 +229,8 @@ def test_a_version_that_the_plugin_does_not_hold_is_decided_here(url, engine, po
 
 def test_a_plugin_that_decides_otherwise_is_not_believed(url, engine, policies):
     async def work(_gateway, plugin, _):
-        # The right digest, yet another policy on this side: the server's token is not the one decided here.
+        # The right digest, yet another policy on this side: the server's token is not the one
+        # decided here.
         other = policies["low"].with_thresholds(dict.fromkeys(coconot().names, 0.0))
         locked = replace(other, categories=tuple(replace(c, locked=True) for c in other.categories))
         row = int(np.argmin(engine.logp(PROMPTS)[:, 1:].max(axis=1)))
@@ -208,11 +241,16 @@ def test_a_plugin_that_decides_otherwise_is_not_believed(url, engine, policies):
 
 
 def test_the_strict_dialect_continues_on_vllm_as_the_gateway_does(url, engine, policies):
-    forced = tuple(replace(c, override="force" if n == 3 else None) for n, c in enumerate(policies["low"].categories))
+    forced = tuple(
+        replace(c, override="force" if n == 3 else None)
+        for n, c in enumerate(policies["low"].categories)
+    )
     safety = replace(policies["low"], categories=forced)
 
     async def work(gateway, _, strict):
-        return [[(await answered(b, ask(p, safety)))[1] for b in (gateway, strict)] for p in PROMPTS[:4]]
+        return [
+            [(await answered(b, ask(p, safety)))[1] for b in (gateway, strict)] for p in PROMPTS[:4]
+        ]
 
     for left, right in with_all(url, engine, work):
         assert left[0] == right[0]

@@ -1,4 +1,6 @@
-"""What a connection costs before anybody has shown a key, and that ordinary clients do not notice."""
+"""What a connection costs before anybody has shown a key, and that ordinary clients do not
+notice.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def line_to(server):
     with socket.create_connection((place.hostname, place.port), timeout=60) as line:
         try:
             yield line
-        finally:  # closed alone, a line lives on while another thread reads from it, and the server does not hear of it
+        # closed alone, a line lives on while another thread reads from it, and the server does not
+        # hear of it
+        finally:
             with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
 
@@ -74,7 +78,10 @@ def is_served(server) -> bool:
 
 HEADS = {
     "a route without a body": (b"GET /healthz HTTP/1.1\r\n" + HOST + CHUNKED, 200),
-    "another one, sized": (b"GET /readyz HTTP/1.1\r\n" + HOST + b"content-length: 99999999\r\n", 200),
+    "another one, sized": (
+        b"GET /readyz HTTP/1.1\r\n" + HOST + b"content-length: 99999999\r\n",
+        200,
+    ),
     "no key": (POST + JSON + CHUNKED, 401),
     "no such route": (b"POST /x HTTP/1.1\r\n" + HOST + CHUNKED, 404),
     "no such method": (f"PUT {CHAT} HTTP/1.1\r\n".encode() + HOST + CHUNKED, 405),
@@ -93,11 +100,14 @@ def test_a_request_whose_body_nobody_reads_is_answered_at_its_headers(server, he
 
 
 @pytest.mark.parametrize(("head", "status"), HEADS.values(), ids=HEADS)
-def test_its_client_gets_the_answer_though_it_goes_on_sending_and_is_then_cut_off(server, head, status):
+def test_its_client_gets_the_answer_though_it_goes_on_sending_and_is_then_cut_off(
+    server, head, status
+):
     with line_to(server) as line:
         line.sendall(head + b"\r\n" + CRUMB * 10_000)
         answer = line.recv(4096)
-        with pytest.raises(ConnectionError):  # cut off: a line that is merely not read any more is a TimeoutError
+        # cut off: a line that is merely not read any more is a TimeoutError
+        with pytest.raises(ConnectionError):
             send_slowly(line, CRUMB * 1000, times=6_000)  # a minute and more
     assert answer.split()[1] == str(status).encode()
 
@@ -126,7 +136,10 @@ def test_a_small_body_that_nobody_reads_costs_no_connection(server):
             got = client.post(CHAT, json=request(ANSWERED))
             assert (got.status_code, got.headers.get("connection")) == (401, None)
             line = got.extensions["network_stream"].get_extra_info("client_addr")
-            assert client.get("/healthz").extensions["network_stream"].get_extra_info("client_addr") == line
+            assert (
+                client.get("/healthz").extensions["network_stream"].get_extra_info("client_addr")
+                == line
+            )
 
 
 @pytest.mark.parametrize("pieces", [1, 7, 100, FREE_PIECES - 1])
@@ -151,7 +164,9 @@ def test_a_body_in_crumbs_is_refused(server):
 def test_a_large_body_in_packets_is_no_body_in_crumbs(server):
     body = json.dumps(request("a " * 400_000)).encode()
     with line_to(server) as line:
-        line.sendall(POST + AUTH + JSON + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body))
+        line.sendall(
+            POST + AUTH + JSON + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+        )
         for n in range(0, len(body), 600):
             line.sendall(body[n : n + 600])
         assert b" 200 " in heard(line)[:20]
@@ -176,25 +191,39 @@ def test_requests_sent_ahead_are_answered_one_by_one(server):
         assert heard(line).count(b'{"status":"ok"}') == 21
 
 
-def test_a_request_that_was_sent_ahead_is_not_cut_off_as_an_idle_connection_is(tmp_path, monkeypatch):
+def test_a_request_that_was_sent_ahead_is_not_cut_off_as_an_idle_connection_is(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(connection, "IDLE_S", 0.3)
     size = b"content-length: %d\r\n" % len(BODY)
     with serving(folder_of(tmp_path, policy())) as slow, line_to(slow) as line:
         slow.backend.delay_s = 1.0
-        line.sendall((POST + JSON + size + b"\r\n" + BODY) + (POST + JSON + size + b"connection: close\r\n\r\n" + BODY))
+        line.sendall(
+            (POST + JSON + size + b"\r\n" + BODY)
+            + (POST + JSON + size + b"connection: close\r\n\r\n" + BODY)
+        )
         assert heard(line).count(b"HTTP/1.1 200") == 2
 
 
 def test_headers_are_bounded_in_number(server):
-    few, many = (b"".join(b"x-%d: y\r\n" % n for n in range(count)) for count in (MOST_HEADERS - 5, MOST_HEADERS))
+    few, many = (
+        b"".join(b"x-%d: y\r\n" % n for n in range(count))
+        for count in (MOST_HEADERS - 5, MOST_HEADERS)
+    )
     for headers, status in ((few, b"200"), (many, b"400")):
         with line_to(server) as line:
-            line.sendall(b"GET /healthz HTTP/1.1\r\n" + HOST + b"connection: close\r\n" + headers + b"\r\n")
+            line.sendall(
+                b"GET /healthz HTTP/1.1\r\n" + HOST + b"connection: close\r\n" + headers + b"\r\n"
+            )
             assert heard(line).split()[1] == status
 
 
 COUNTLESS = {
-    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * (MOST_STRINGS // 3)}]},
+    "parts": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": ""}] * (MOST_STRINGS // 3)}
+        ]
+    },
     "messages": {"messages": [{"role": "user", "content": ""}] * (MOST_STRINGS // 3)},
     "nulls": {f"a{n}": None for n in range(MOST_STRINGS)},
     "numbers": {"metadata": [1] * (MOST_STRINGS + 2)},
@@ -204,7 +233,11 @@ COUNTLESS = {
 
 @pytest.mark.parametrize("fields", COUNTLESS.values(), ids=COUNTLESS)
 def test_countless_small_values_are_not_read_one_by_one(server, fields):
-    got = server.chat(key=KEY, **fields) if "messages" not in fields else _posted(server, {"model": "demur", **fields})
+    got = (
+        server.chat(key=KEY, **fields)
+        if "messages" not in fields
+        else _posted(server, {"model": "demur", **fields})
+    )
     assert (got.status_code, got.json()["error"]["code"]) == (413, "request_too_large")
 
 
@@ -213,27 +246,41 @@ def _posted(server, body):
         return client.post(CHAT, json=body)
 
 
-@pytest.mark.parametrize("text", ["a" * 900_000, '"' * 400_000, "\\" * 400_000, "é" * 150_000, '","' * 100_000])
+@pytest.mark.parametrize(
+    "text", ["a" * 900_000, '"' * 400_000, "\\" * 400_000, "é" * 150_000, '","' * 100_000]
+)
 def test_long_texts_are_no_countless_values(server, text):
     assert server.chat(text, key=KEY).status_code == 200
 
 
-@pytest.mark.parametrize("body", [b'{"a":"' + b'\\"' * 300_000, b'"' + b"\\" * 300_001, b'"' * 300_001], ids=len)
+@pytest.mark.parametrize(
+    "body", [b'{"a":"' + b'\\"' * 300_000, b'"' + b"\\" * 300_001, b'"' * 300_001], ids=len
+)
 def test_a_body_without_an_end_is_not_looked_through_twice(server, body):
     with server.client(KEY) as client:
         got = client.post(CHAT, content=body, headers={"content-type": "application/json"})
     assert got.status_code in (400, 413)
-    # Every quote begins a match, closed or not: no attempt fails, after which the next quote would look on to the end.
+    # Every quote begins a match, closed or not: no attempt fails, after which the next quote would
+    # look on to the end.
     assert wire._STRING.sub(b"", body).strip(b"{:") == b""
 
 
 ATTACKS = {
-    "crumbs for a route without a body": (b"GET /healthz HTTP/1.1\r\n" + HOST + CHUNKED + b"\r\n", CRUMB * 10_000),
+    "crumbs for a route without a body": (
+        b"GET /healthz HTTP/1.1\r\n" + HOST + CHUNKED + b"\r\n",
+        CRUMB * 10_000,
+    ),
     "crumbs without a key": (POST + JSON + CHUNKED + b"\r\n", CRUMB * 10_000),
     "crumbs with a key": (POST + AUTH + JSON + CHUNKED + b"\r\n", CRUMB * 10_000),
-    "long chunk extensions": (POST + AUTH + JSON + CHUNKED + b"\r\n", (b"1;" + b"x" * 8000 + b"\r\n \r\n") * 20),
+    "long chunk extensions": (
+        POST + AUTH + JSON + CHUNKED + b"\r\n",
+        (b"1;" + b"x" * 8000 + b"\r\n \r\n") * 20,
+    ),
     "requests sent ahead": (b"", (b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n") * 1000),
-    "heads of many headers": (b"", b"GET /healthz HTTP/1.1\r\n" + HOST + b"a: b\r\n" * 2500 + b"\r\n"),
+    "heads of many headers": (
+        b"",
+        b"GET /healthz HTTP/1.1\r\n" + HOST + b"a: b\r\n" * 2500 + b"\r\n",
+    ),
 }
 
 

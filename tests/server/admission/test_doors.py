@@ -33,7 +33,14 @@ from tests.server.house import (
 )
 from tests.waiting import wait_until
 
-OURS = ("/v1/chat/completions", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics")
+OURS = (
+    "/v1/chat/completions",
+    "/v1/models",
+    "/v1/models/{model}",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+)
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 SMALL = Limits(body_bytes=2_000, body_s=0.5, in_flight=4)
@@ -50,7 +57,16 @@ def code(got):
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "Bearer", "Bearer nonsense", f"Basic {KEY}", KEY, f"Bearer {KEY}x", f"Bearer {KEY[:-1]}"],
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer nonsense",
+        f"Basic {KEY}",
+        KEY,
+        f"Bearer {KEY}x",
+        f"Bearer {KEY[:-1]}",
+    ],
 )
 def test_without_a_right_key_nothing_is_answered(keyed, header):
     headers = {} if header is None else {"authorization": header}
@@ -83,7 +99,10 @@ def test_a_key_opens_its_tenants_policies_and_no_others(keyed):
     assert keyed.chat(key=KEY).json()["demur"]["policy"] == "default"
     assert keyed.chat(key=OTHER_KEY).json()["demur"]["policy"] == "strict"
     assert code(keyed.chat(key=OTHER_KEY, demur={"policy": "default"})) == (404, "policy_not_found")
-    assert code(keyed.chat(key=OTHER_KEY, demur={"thresholds": {"unsupported": 0.9}})) == (403, "no_overrides")
+    assert code(keyed.chat(key=OTHER_KEY, demur={"thresholds": {"unsupported": 0.9}})) == (
+        403,
+        "no_overrides",
+    )
     with keyed.client(OTHER_KEY) as client:
         assert client.get("/v1/models").json()["data"][0]["demur"]["policies"] == ["strict"]
 
@@ -100,14 +119,20 @@ def test_metrics_are_for_operators_unless_opened_on_this_machine(keyed, folder, 
         assert code(client.get("/metrics")) == (403, "operators_only")
     with keyed.client(OPERATOR_KEY) as client:
         assert "demur_decisions_total" in client.get("/metrics").text
-    with serving(folder, tenants_file(tmp_path / "t.toml"), open_metrics=True) as server, server.client() as client:
+    with (
+        serving(folder, tenants_file(tmp_path / "t.toml"), open_metrics=True) as server,
+        server.client() as client,
+    ):
         assert client.get("/metrics").status_code == 200
     with pytest.raises(ConfigError, match="open_metrics"):
         Settings(host="0.0.0.0", open_metrics=True)
 
 
 def test_opened_metrics_answer_to_the_loopback_name_only(folder, tmp_path):
-    with serving(folder, tenants_file(tmp_path / "t.toml"), open_metrics=True) as server, server.client() as client:
+    with (
+        serving(folder, tenants_file(tmp_path / "t.toml"), open_metrics=True) as server,
+        server.client() as client,
+    ):
         for host in ("evil.example", "localhost.evil.example", "10.0.0.1"):
             assert code(client.get("/metrics", headers={"host": host})) == (403, "wrong_host")
             with_key = {"host": host, "authorization": f"Bearer {OPERATOR_KEY}"}
@@ -122,7 +147,10 @@ def test_health_and_readiness_need_no_key(keyed):
 
 
 def test_a_server_whose_backend_is_down_is_alive_and_not_ready(folder):
-    with serving(folder, backend=FakeBackend(engine=engine(), failure="down")) as server, server.client() as client:
+    with (
+        serving(folder, backend=FakeBackend(engine=engine(), failure="down")) as server,
+        server.client() as client,
+    ):
         assert client.get("/healthz").status_code == 200
         got = client.get("/readyz")
         assert (got.status_code, got.json()) == (503, {"status": "not ready"})
@@ -131,10 +159,36 @@ def test_a_server_whose_backend_is_down_is_alive_and_not_ready(folder):
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/docs", "/redoc", "/openapi.json", "/v1", "/v1/", "/v1/completions", "/v1/messages", "/invocations"),
-        *("/tokenize", "/detokenize", "/v1/embeddings", "/v1/responses", "/score", "/generative_scoring", "/metrics/"),
+        *(
+            "/",
+            "/docs",
+            "/redoc",
+            "/openapi.json",
+            "/v1",
+            "/v1/",
+            "/v1/completions",
+            "/v1/messages",
+            "/invocations",
+        ),
+        *(
+            "/tokenize",
+            "/detokenize",
+            "/v1/embeddings",
+            "/v1/responses",
+            "/score",
+            "/generative_scoring",
+            "/metrics/",
+        ),
         *("/v1/chat/completions/", "//v1/chat/completions", "/V1/CHAT/COMPLETIONS"),
-        *("/pooling", "/v1/audio/transcriptions", "/load", "/version", "/ping", "/server_info", "/reset_prefix_cache"),
+        *(
+            "/pooling",
+            "/v1/audio/transcriptions",
+            "/load",
+            "/version",
+            "/ping",
+            "/server_info",
+            "/reset_prefix_cache",
+        ),
     ],
 )
 def test_there_are_no_routes_but_ours(local, path):
@@ -143,7 +197,9 @@ def test_there_are_no_routes_but_ours(local, path):
             assert code(got) in ((404, "not_found"), (404, "model_not_found"))
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "BREW"])
+@pytest.mark.parametrize(
+    "method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "BREW"]
+)
 def test_a_route_has_its_own_method_only(local, method):
     with local.client() as client:
         assert client.request(method, "/v1/chat/completions").status_code == 405
@@ -151,17 +207,26 @@ def test_a_route_has_its_own_method_only(local, method):
 
 def test_every_answer_carries_its_id_and_closed_headers(local):
     with local.client() as client:
-        for got in (client.get("/healthz"), client.get("/nowhere"), local.chat(), local.chat(stream=True)):
+        for got in (
+            client.get("/healthz"),
+            client.get("/nowhere"),
+            local.chat(),
+            local.chat(stream=True),
+        ):
             assert got.headers["x-content-type-options"] == "nosniff"
             assert got.headers["cache-control"] == "no-store"
             assert got.headers["x-request-id"].startswith("req_")
             assert "server" not in got.headers
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
+)
 def test_a_body_of_another_type_is_refused(local, kind):
     with local.client() as client:
-        got = client.post("/v1/chat/completions", content=json.dumps(request()), headers={"content-type": kind})
+        got = client.post(
+            "/v1/chat/completions", content=json.dumps(request()), headers={"content-type": kind}
+        )
     assert code(got) == (415, "unsupported_media_type")
 
 
@@ -176,9 +241,15 @@ def test_a_body_over_the_limit_is_refused_with_and_without_its_length(folder):
     with serving(folder, limits=SMALL) as server, server.client() as client:
         body = json.dumps(request("x" * 3_000)).encode()
         headers = {"content-type": "application/json"}
-        assert code(client.post("/v1/chat/completions", content=body, headers=headers)) == (413, "request_too_large")
+        assert code(client.post("/v1/chat/completions", content=body, headers=headers)) == (
+            413,
+            "request_too_large",
+        )
         pieces = (body[at : at + 100] for at in range(0, len(body), 100))
-        assert code(client.post("/v1/chat/completions", content=pieces, headers=headers)) == (413, "request_too_large")
+        assert code(client.post("/v1/chat/completions", content=pieces, headers=headers)) == (
+            413,
+            "request_too_large",
+        )
         assert server.chat().status_code == 200
 
 
@@ -199,7 +270,10 @@ def raw(url, data):
 
 
 def test_a_body_that_never_comes_is_not_waited_for(folder):
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: "
+        b"application/json\r\n"
+    )
     with serving(folder, limits=SMALL) as server:
         answer = raw(server.url, head + b'content-length: 100\r\n\r\n{"model"')
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -211,7 +285,8 @@ def test_a_body_that_never_comes_is_not_waited_for(folder):
     [
         b"nonsense\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: "
+        b"chunked\r\n\r\nzz\r\n",
         b"GET /healthz HTTP/1.1\r\nhost: x\r\nlong: " + b"y" * 40_000 + b"\r\n\r\n",
     ],
     ids=["no HTTP", "negative length", "bad chunk", "long header"],
@@ -224,7 +299,13 @@ def test_what_is_no_http_is_a_400_and_the_server_lives(local, data):
 def test_a_key_has_so_many_requests_a_minute(folder, tmp_path):
     tenants = tenants_file(tmp_path / "tenants.toml", other="requests_per_minute = 3")
     with serving(folder, tenants) as server:
-        assert [server.chat(key=OTHER_KEY).status_code for _ in range(5)] == [200, 200, 200, 429, 429]
+        assert [server.chat(key=OTHER_KEY).status_code for _ in range(5)] == [
+            200,
+            200,
+            200,
+            429,
+            429,
+        ]
         got = server.chat(key=OTHER_KEY)
         assert code(got) == (429, "rate_limit_exceeded")
         assert 0 < int(got.headers["retry-after"]) <= 60
@@ -238,7 +319,14 @@ def test_a_rate_is_counted_over_a_sliding_minute(folder):
     doors = Doors(book, Settings(), lambda: now[0])
     tenant = Tenant(name="t", policies=("default",), requests_per_minute=2)
     meter = Meter(schemas=1)
-    for at, lets_in in ((0.0, True), (30.0, True), (59.9, False), (60.0, True), (60.1, False), (90.0, True)):
+    for at, lets_in in (
+        (0.0, True),
+        (30.0, True),
+        (59.9, False),
+        (60.0, True),
+        (60.1, False),
+        (90.0, True),
+    ):
         now[0] = at
         if lets_in:
             doors._count(meter, tenant)
@@ -247,7 +335,9 @@ def test_a_rate_is_counted_over_a_sliding_minute(folder):
                 doors._count(meter, tenant)
 
 
-def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_others_wait(folder, monkeypatch):
+def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_others_wait(
+    folder, monkeypatch
+):
     settings = Settings(limits=Limits(schemas=2))
     service = Service(settings, FakeBackend(engine=engine()), Access(policies=read_folder(folder)))
     doors, at_home = service.house.doors, Headers({"host": "localhost"})
@@ -257,7 +347,10 @@ def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_o
             held = [doors.schema_place(caller, digest) for digest in ("one", "two", "one")]
             for place in held:
                 await place.__aenter__()
-            waiting = [asyncio.create_task(doors.schema_place(caller, d).__aenter__()) for d in ("three", "four")]
+            waiting = [
+                asyncio.create_task(doors.schema_place(caller, d).__aenter__())
+                for d in ("three", "four")
+            ]
             await asyncio.sleep(0)
             assert not any(task.done() for task in waiting)
             waiting[0].cancel()  # its client has gone
@@ -274,7 +367,9 @@ def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_o
     assert asyncio.run(scenario()) == 429
 
 
-@pytest.mark.parametrize("fields", [{"response_format": SCHEMA}, {"tools": [TOOL]}], ids=["schema", "tools"])
+@pytest.mark.parametrize(
+    "fields", [{"response_format": SCHEMA}, {"tools": [TOOL]}], ids=["schema", "tools"]
+)
 def test_a_schema_s_place_comes_free_with_its_answer(folder, fields):
     with serving(folder, limits=Limits(schemas=1)) as server:
         assert [server.chat(ANSWERED, **fields).status_code for _ in range(3)] == [200, 200, 200]
@@ -287,7 +382,10 @@ def test_a_key_has_so_many_requests_at_a_time_and_a_place_comes_free(folder, tmp
     tenants = tenants_file(tmp_path / "tenants.toml", other="concurrent = 1")
     with serving(folder, tenants, backend=FakeBackend(engine=engine(), delay_s=0.5)) as server:
         client = server.client(OTHER_KEY)
-        with client, client.stream("POST", "/v1/chat/completions", json=request(stream=True)) as got:
+        with (
+            client,
+            client.stream("POST", "/v1/chat/completions", json=request(stream=True)) as got,
+        ):
             pieces = got.iter_text()
             next(pieces)
             assert code(server.chat(key=OTHER_KEY)) == (429, "concurrency_limit_exceeded")
@@ -297,7 +395,10 @@ def test_a_key_has_so_many_requests_at_a_time_and_a_place_comes_free(folder, tmp
 
 def test_all_callers_together_have_so_many_requests_at_a_time(folder, tmp_path):
     with serving(
-        folder, tenants_file(tmp_path / "t.toml"), backend=FakeBackend(engine=engine(), delay_s=5.0), limits=SMALL
+        folder,
+        tenants_file(tmp_path / "t.toml"),
+        backend=FakeBackend(engine=engine(), delay_s=5.0),
+        limits=SMALL,
     ) as server:
         with server.client(KEY) as client, ExitStack() as open_streams:
             for _ in range(SMALL.in_flight):

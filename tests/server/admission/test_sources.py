@@ -88,7 +88,8 @@ def test_addresses_that_rest_no_more_are_forgotten(clock, monkeypatch):
 def tired(tmp_path):
     """A server at which this address has no time left for strangers."""
     with serving(
-        folder_of(tmp_path / "policies", policy(), policy("strict")), tenants_file(tmp_path / "tenants.toml")
+        folder_of(tmp_path / "policies", policy(), policy("strict")),
+        tenants_file(tmp_path / "tenants.toml"),
     ) as made:
         yield made
 
@@ -99,7 +100,10 @@ def exhaust(server):
 
 
 def test_a_connection_that_has_shown_a_key_is_served_while_strangers_of_its_address_wait(tired):
-    with tired.client(KEY) as known, httpx.Client(base_url=tired.url, trust_env=False, timeout=0.5) as stranger:
+    with (
+        tired.client(KEY) as known,
+        httpx.Client(base_url=tired.url, trust_env=False, timeout=0.5) as stranger,
+    ):
         assert known.post("/v1/chat/completions", json=request(ANSWERED)).status_code == 200
         assert stranger.get("/healthz").status_code == 200
         exhaust(tired)
@@ -112,7 +116,9 @@ def test_a_connection_that_shows_its_key_with_a_long_body_is_known_from_then_on(
     body = json.dumps(request("a " * 20_000))
     with tired.client(KEY) as client:
         for _ in range(2):
-            assert client.post("/v1/chat/completions", content=body, headers=JSON).status_code == 200
+            assert (
+                client.post("/v1/chat/completions", content=body, headers=JSON).status_code == 200
+            )
             exhaust(tired)
 
 

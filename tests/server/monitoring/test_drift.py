@@ -19,7 +19,13 @@ from demur.engines.fake.backend import FakeBackend
 from demur.server.monitoring import live_scores
 from demur.stages import watch
 from demur.stages.watch import begin_watching, live_path, state_path
-from demur.store.policies.policy_file import bound, policy_digest, read_policy, write_policy, write_signed
+from demur.store.policies.policy_file import (
+    bound,
+    policy_digest,
+    read_policy,
+    write_policy,
+    write_signed,
+)
 from demur.store.policies.signature import new_private_key
 from demur.store.results.monitor_file import read_live
 from demur.store.run import RunFolder
@@ -37,7 +43,9 @@ PROMISE = promise(level=0.1, hits=1, of=100)
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
-    """A calibrated run whose policy carries a certified promise, and its engine; tests take copies."""
+    """A calibrated run whose policy carries a certified promise, and its engine; tests take
+    copies.
+    """
     rows = examples(every=4)
     engine = engine_for(rows)
     folder = prepare(tmp_path_factory.mktemp("run"), rows, engine)
@@ -78,7 +86,9 @@ def said(server, **fields):
 def test_live_scores_that_drift_are_said_to_and_take_no_promise_away(made):
     folder, engine, own = made
     policy = read_policy(folder.policy)
-    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=50) as server:
+    with serving(
+        own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=50
+    ) as server:
         assert server.metric(supported(policy)) == 1
         assert said(server) == "certified"
         drift, digest = server.service.house.drift, policy_digest(policy)
@@ -87,7 +97,11 @@ def test_live_scores_that_drift_are_said_to_and_take_no_promise_away(made):
         loop = server.process.loop
         for _ in range(400):
             loop.call_soon_threadsafe(drift.saw, digest, "local", strange)
-        wait_until(lambda: drift.promises(policy, digest, "local", outside=False) == "certified, drift seen")
+        wait_until(
+            lambda: (
+                drift.promises(policy, digest, "local", outside=False) == "certified, drift seen"
+            )
+        )
         assert said(server) == "certified, drift seen"
         assert server.metric(supported(policy)) == 1
         assert server.metric(line("demur_drift_seen", policy, tenant="local")) == 1
@@ -102,7 +116,9 @@ def test_live_scores_that_drift_are_said_to_and_take_no_promise_away(made):
 def test_requests_under_other_thresholds_are_not_watched(made):
     folder, engine, own = made
     policy = read_policy(folder.policy)
-    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1) as server:
+    with serving(
+        own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1
+    ) as server:
         server.chat(demur={"thresholds": {policy.taxonomy.names[0]: 0.0}})
         server.chat()
         wait_until(lambda: server.metric(line("demur_watched_scores", policy)) == 1)
@@ -113,7 +129,9 @@ def test_every_policy_in_force_is_watched_and_one_that_is_gone_leaves_no_series(
     first = read_policy(folder.policy)
     second, later = bound(replace(other(first), name="second")), other(first)
     write_policy(own / "second.json", second)
-    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1) as server:
+    with serving(
+        own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1
+    ) as server:
         assert (server.metric(supported(first)), server.metric(supported(second))) == (1, 1)
         server.chat()
         wait_until(lambda: server.metric(line("demur_watched_scores", first)) == 1)
@@ -154,7 +172,9 @@ def test_an_alarm_that_demur_watch_found_in_labels_reaches_the_server(made, tmp_
         wait_until(lambda: server.metric(supported(policy)) == 0)
         assert said(server) == "no longer supported"
         state_path(folder).unlink()  # an alarm stays
-        wait_until(lambda: server.service.house.drift._standings[policy_digest(policy)].told_at is None)
+        wait_until(
+            lambda: server.service.house.drift._standings[policy_digest(policy)].told_at is None
+        )
         assert said(server) == "no longer supported"
 
 
@@ -223,19 +243,27 @@ def test_an_edited_policy_is_not_taken_where_the_operator_wants_an_error(made):
         edited(own / "p.json")
         wait_until(lambda: server.metric("demur_policy_faults") == 1)
         assert server.chat().json()["demur"]["policy_hash"] == before
-    with pytest.raises(PolicyError, match="not certified"), serving(own, backend=FakeBackend(engine=engine), **trust):
+    with (
+        pytest.raises(PolicyError, match="not certified"),
+        serving(own, backend=FakeBackend(engine=engine), **trust),
+    ):
         pass
 
 
 def test_a_server_with_trusted_keys_believes_signed_policies_only(made, tmp_path):
     folder, engine, own = made
     public = new_private_key(tmp_path / "key.pem")
-    options = {"backend": FakeBackend(engine=engine), "watched_runs": [folder], "trusted_keys": (public,)}
+    options = {
+        "backend": FakeBackend(engine=engine),
+        "watched_runs": [folder],
+        "trusted_keys": (public,),
+    }
     with serving(own, **options) as server:
         assert said(server) == "not certified"
         write_signed(own / "p.json", read_policy(own / "p.json"), tmp_path / "key.pem")
         wait_until(lambda: said(server) == "certified")
-        write_policy(own / "p.json", read_policy(own / "p.json"))  # the same digest, without the signature
+        # the same digest, without the signature
+        write_policy(own / "p.json", read_policy(own / "p.json"))
         wait_until(lambda: said(server) == "not certified")
 
 
@@ -243,7 +271,9 @@ def test_a_server_with_trusted_keys_believes_signed_policies_only(made, tmp_path
 
 
 def with_rate(folder, own):
-    """The run's policy with a promise that live scores alone can speak against: how many requests are refused."""
+    """The run's policy with a promise that live scores alone can speak against: how many requests
+    are refused.
+    """
     rate = replace(PROMISE, goal=stated_goal("refusal_rate", 0.3))
     policy = bound(replace(read_policy(folder.policy), promises=(PROMISE, rate)))
     write_policy(folder.policy, policy)
@@ -282,7 +312,8 @@ def test_one_tenants_requests_take_nothing_from_another_and_a_reset_gives_it_bac
         assert says(server, policy, "other") == "certified"
         lost = 'demur_promise_lost{policy="default",policy_hash="%s",risk="%s",tenant="acme"}'
         assert server.metric(lost % (policy_digest(policy), "refusal_rate")) == 1
-        assert server.metric(lost % (policy_digest(policy), "false_refusal")) == 0  # which no score can speak against
+        # which no score can speak against
+        assert server.metric(lost % (policy_digest(policy), "false_refusal")) == 0
         watch.reset(folder, "a load test of acme's", NOW)
         wait_until(lambda: says(server, policy, "acme") == "certified")
         send(server, policy, "acme", surely(policy, 0), 10)
@@ -295,11 +326,21 @@ def test_made_up_requests_are_not_counted(made, tmp_path):
     folder, engine, own = made
     policy = read_policy(folder.policy)
     tenants = tenants_file(tmp_path / "tenants.toml", alice="synthetic = true")
-    tenants.write_text(tenants.read_text().replace('["default", "strict"]', '["default"]').replace("strict", "default"))
+    tenants.write_text(
+        tenants.read_text()
+        .replace('["default", "strict"]', '["default"]')
+        .replace("strict", "default")
+    )
     mark = {"x-demur-synthetic": "true"}
-    options = {"tenants": tenants, "backend": FakeBackend(engine=engine), "watched_runs": [folder], "watch_rows": 1}
+    options = {
+        "tenants": tenants,
+        "backend": FakeBackend(engine=engine),
+        "watched_runs": [folder],
+        "watch_rows": 1,
+    }
     with serving(own, **options) as server:
-        made_up = server.chat(key=KEY), server.chat(key=OPERATOR_KEY, headers=mark)  # by its tenant, by its header
+        # by its tenant, by its header
+        made_up = server.chat(key=KEY), server.chat(key=OPERATOR_KEY, headers=mark)
         assert [got.json()["demur"]["promises"] for got in made_up] == ["void", "void"]
         earnest = server.chat(key=OTHER_KEY, headers=mark)  # not for everybody to say
         assert earnest.json()["demur"]["promises"] == "certified"
@@ -321,7 +362,9 @@ def test_two_servers_on_one_run_make_one_state_and_no_alarm_is_lost(made):
         wait_until(lambda: says(two, policy, "acme") == "no longer supported")
         for server in (two, one, two):
             send(server, policy, "acme", read_scores(folder.scores("test"))[0].logp_NC[0], 64)
-        wait_until(lambda: read_live(live_path(folder, policy)).tenants["acme"].series[0].steps == 292)
+        wait_until(
+            lambda: read_live(live_path(folder, policy)).tenants["acme"].series[0].steps == 292
+        )
     again = begin_watching([folder], policy)
     assert again.steps == 292
     assert any(w.alarms for w in again.watched("acme"))
@@ -330,7 +373,9 @@ def test_two_servers_on_one_run_make_one_state_and_no_alarm_is_lost(made):
 def test_with_a_disk_that_takes_nothing_answers_say_that_nobody_watches(made, caplog):
     folder, engine, own = made
     policy = read_policy(folder.policy)
-    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1) as server:
+    with serving(
+        own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1
+    ) as server:
         assert said(server) == "certified"
         wait_until(lambda: server.metric(line("demur_watched_scores", policy)) == 1)
         room = folder.root / "watch"
@@ -344,7 +389,9 @@ def test_with_a_disk_that_takes_nothing_answers_say_that_nobody_watches(made, ca
         wait_until(lambda: says(server, policy, "local") == "certified")
         assert server.metric(line("demur_watch_blind", policy)) == 0
         counted = server.metric(line("demur_watched_scores", policy))
-        assert counted == server.metric('demur_decisions_total{decision="respond",policy="default",tenant="local"}')
+        assert counted == server.metric(
+            'demur_decisions_total{decision="respond",policy="default",tenant="local"}'
+        )
     assert "scores not watched" in [r.getMessage() for r in caplog.records]
 
 
@@ -378,9 +425,13 @@ def test_a_state_that_an_older_version_wrote_goes_on_for_every_tenant(made):
     assert all(any(w.alarms for w in again.watched(tenant)) for tenant in ("local", "acme"))
 
 
-def test_live_scores_are_written_with_request_ids_and_labels_of_served_requests_count(made, tmp_path):
+def test_live_scores_are_written_with_request_ids_and_labels_of_served_requests_count(
+    made, tmp_path
+):
     folder, engine, own = made
-    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], live=tmp_path / "live") as server:
+    with serving(
+        own, backend=FakeBackend(engine=engine), watched_runs=[folder], live=tmp_path / "live"
+    ) as server:
         ids = [server.chat("Please name a river.").headers["x-request-id"] for _ in range(3)]
         server.chat(headers={"x-demur-synthetic": "true"})
     (path,) = (tmp_path / "live").glob("*.parquet")
@@ -396,7 +447,9 @@ def test_live_scores_are_written_with_request_ids_and_labels_of_served_requests_
 def test_live_scores_that_cannot_be_written_are_counted_and_hold_up_no_answer(made, tmp_path):
     folder, engine, own = made
     (tmp_path / "live").write_text("no folder")
-    with serving(own, backend=FakeBackend(engine=engine), watched_runs=[folder], live=tmp_path / "live") as server:
+    with serving(
+        own, backend=FakeBackend(engine=engine), watched_runs=[folder], live=tmp_path / "live"
+    ) as server:
         assert said(server) == "certified"
     assert server.metric("demur_watched_scores_lost_total") == 1
 

@@ -15,7 +15,11 @@ from tests.server.house import folder_of, policy, request
 
 TENANT = Tenant(name="t", policies=("default",))
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city": "Rome"}'},
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +30,14 @@ def policies(tmp_path_factory):
 @pytest.fixture(scope="module")
 def case(policies):
     def make(messages=None, **fields):
-        body = request(**fields) if messages is None else {"model": "demur", "messages": messages, **fields}
-        settings = Settings(limits=Limits(messages=5, choices=3, most_answer_tokens=100, answer_tokens=20))
+        body = (
+            request(**fields)
+            if messages is None
+            else {"model": "demur", "messages": messages, **fields}
+        )
+        settings = Settings(
+            limits=Limits(messages=5, choices=3, most_answer_tokens=100, answer_tokens=20)
+        )
         return case_of(parse_chat(json.dumps(body).encode()), TENANT, policies, settings)
 
     return make
@@ -41,12 +51,20 @@ def test_a_conversation_becomes_plain_turns(case):
     made = case(
         [
             {"role": "developer", "content": "Be brief."},
-            {"role": "user", "content": [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}]},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}],
+            },
             {"role": "assistant", "content": None, "refusal": "No."},
             {"role": "user", "content": "Why?"},
         ]
     )
-    assert roles(made) == [("system", "Be brief."), ("user", "One.\nTwo."), ("assistant", "No."), ("user", "Why?")]
+    assert roles(made) == [
+        ("system", "Be brief."),
+        ("user", "One.\nTwo."),
+        ("assistant", "No."),
+        ("user", "Why?"),
+    ]
 
 
 def test_a_tool_result_is_a_turn_of_the_users_side(case):
@@ -67,7 +85,10 @@ def test_a_tool_result_is_a_turn_of_the_users_side(case):
 @pytest.mark.parametrize(
     ("messages", "param"),
     [
-        ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "[respond] Sure"}], "messages"),
+        (
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "[respond] Sure"}],
+            "messages",
+        ),
         ([{"role": "system", "content": "x"}], "messages"),
         ([{"role": "user", "content": "x"}] * 6, "messages"),
         ([{"role": "tool", "tool_call_id": "call_9", "content": "x"}], "messages[0].tool_call_id"),
@@ -90,7 +111,10 @@ def test_a_conversation_that_cannot_be_answered_is_refused(case, messages, param
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
-        ({"tools": [{"type": "function", "function": {"name": "required"}}]}, "tools[0].function.name"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "required"}}]},
+            "tools[0].function.name",
+        ),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
             "tool_choice.function.name",
@@ -106,9 +130,23 @@ def test_what_contradicts_itself_or_is_too_much_is_refused(case, fields, param):
 
 def test_sampling_comes_from_the_request_and_defaults_from_the_server(case):
     plain = case().asks[0].sampling
-    assert (plain.max_tokens, plain.temperature, plain.top_p, plain.stop, plain.seed) == (20, 1.0, 1.0, (), None)
-    told = case(max_completion_tokens=7, temperature=0, top_p=0.5, stop="x", seed=3).asks[0].sampling
-    assert (told.max_tokens, told.temperature, told.top_p, told.stop, told.seed) == (7, 0.0, 0.5, ("x",), 3)
+    assert (plain.max_tokens, plain.temperature, plain.top_p, plain.stop, plain.seed) == (
+        20,
+        1.0,
+        1.0,
+        (),
+        None,
+    )
+    told = (
+        case(max_completion_tokens=7, temperature=0, top_p=0.5, stop="x", seed=3).asks[0].sampling
+    )
+    assert (told.max_tokens, told.temperature, told.top_p, told.stop, told.seed) == (
+        7,
+        0.0,
+        0.5,
+        ("x",),
+        3,
+    )
 
 
 def test_each_choice_has_a_seed_of_its_own(case):
@@ -122,7 +160,9 @@ def test_formats_and_tools_reach_the_backend(case):
     assert case(response_format=named).asks[0].json_schema == schema
     assert case(response_format={"type": "json_object"}).asks[0].json_schema == {}
     assert case(response_format={"type": "text"}).asks[0].json_schema is None
-    ask = case(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "weather"}}).asks[0]
+    ask = case(
+        tools=[TOOL], tool_choice={"type": "function", "function": {"name": "weather"}}
+    ).asks[0]
     assert (ask.tools, ask.tool_choice) == ((TOOL,), "weather")
     assert case(tools=[TOOL]).asks[0].tool_choice == "auto"
     assert case(tools=[TOOL], tool_choice="none").asks[0].tools == ()

@@ -17,16 +17,62 @@ from tests.server.house import request
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 DANGEROUS = [
-    *("logprobs", "top_logprobs", "logprob_token_ids", "prompt_logprobs", "return_token_ids", "echo", "prompt"),
-    *("logit_bias", "allowed_token_ids", "bad_words", "frequency_penalty", "presence_penalty", "repetition_penalty"),
-    *("continue_final_message", "add_generation_prompt", "prefix", "chat_template", "chat_template_kwargs"),
-    *("vllm_xargs", "guided_json", "guided_choice", "guided_regex", "structured_outputs", "use_beam_search", "best_of"),
-    *("stop_token_ids", "min_tokens", "ignore_eos", "skip_special_tokens", "functions", "function_call", "top_k"),
-    *("min_p", "documents", "add_special_tokens", "include_stop_str_in_output", "kv_transfer_params", "priority"),
+    *(
+        "logprobs",
+        "top_logprobs",
+        "logprob_token_ids",
+        "prompt_logprobs",
+        "return_token_ids",
+        "echo",
+        "prompt",
+    ),
+    *(
+        "logit_bias",
+        "allowed_token_ids",
+        "bad_words",
+        "frequency_penalty",
+        "presence_penalty",
+        "repetition_penalty",
+    ),
+    *(
+        "continue_final_message",
+        "add_generation_prompt",
+        "prefix",
+        "chat_template",
+        "chat_template_kwargs",
+    ),
+    *(
+        "vllm_xargs",
+        "guided_json",
+        "guided_choice",
+        "guided_regex",
+        "structured_outputs",
+        "use_beam_search",
+        "best_of",
+    ),
+    *(
+        "stop_token_ids",
+        "min_tokens",
+        "ignore_eos",
+        "skip_special_tokens",
+        "functions",
+        "function_call",
+        "top_k",
+    ),
+    *(
+        "min_p",
+        "documents",
+        "add_special_tokens",
+        "include_stop_str_in_output",
+        "kv_transfer_params",
+        "priority",
+    ),
     *("modalities", "audio", "prediction", "reasoning_effort", "web_search_options", "cache_salt"),
 ]
 
@@ -66,7 +112,9 @@ def test_the_same_field_in_the_form_that_changes_nothing_passes(name, same):
     assert all(passes(**{name: float(value)}) for value in same if type(value) is int)
 
 
-@pytest.mark.parametrize(("name", "value"), [("logprobs", 0), ("min_p", False), ("top_k", False), ("echo", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("logprobs", 0), ("min_p", False), ("top_k", False), ("echo", 0)]
+)
 def test_a_number_is_no_truth_value_and_the_other_way_round(name, value):
     assert refused(**{name: value}).code == "unsupported_value"
 
@@ -87,7 +135,9 @@ def _is_plain(value) -> bool:
 
 
 UNLISTED = st.text(min_size=1, max_size=30).filter(
-    lambda n: n not in ChatRequest.model_fields and n not in NOTES["request"] and n not in SAME["request"]
+    lambda n: (
+        n not in ChatRequest.model_fields and n not in NOTES["request"] and n not in SAME["request"]
+    )
 )
 
 
@@ -116,17 +166,27 @@ PLACES = {
             {"role": "tool", "tool_call_id": "c1", "content": "x", **f},
         ]
     },
-    "part": lambda f: {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", **f}]}]},
+    "part": lambda f: {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "x", **f}]}]
+    },
     "call": lambda f: {"messages": [{"role": "assistant", "tool_calls": [{**CALL, **f}]}, USER]},
     "called": lambda f: {
-        "messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {**CALL["function"], **f}}]}, USER]
+        "messages": [
+            {"role": "assistant", "tool_calls": [{**CALL, "function": {**CALL["function"], **f}}]},
+            USER,
+        ]
     },
     "tool": lambda f: {"tools": [{**TOOL, **f}]},
     "function": lambda f: {"tools": [{"type": "function", "function": {"name": "f", **f}}]},
-    "tool_choice": lambda f: {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}, **f}},
+    "tool_choice": lambda f: {
+        "tools": [TOOL],
+        "tool_choice": {"type": "function", "function": {"name": "f"}, **f},
+    },
     "stream_options": lambda f: {"stream": True, "stream_options": f},
     "format": lambda f: {"response_format": {"type": "text", **f}},
-    "schema": lambda f: {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, **f}}},
+    "schema": lambda f: {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, **f}}
+    },
     "demur": lambda f: {"demur": f},
 }
 USER = {"role": "user", "content": "x"}
@@ -142,22 +202,70 @@ def test_everywhere_null_passes_and_another_unknown_value_is_refused_by_its_plac
 
 def test_null_inside_a_schema_is_a_value():
     schema = {"type": "object", "properties": {"a": {"const": None, "default": None}}}
-    chat = passes(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}})
+    chat = passes(
+        response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    )
     assert chat.response_format.json_schema.schema_ == schema
 
 
 @pytest.mark.parametrize(
     ("place", "fields"),
     [
-        ("user", {"name": "reader_7", "cache_control": {"type": "ephemeral"}, "id": "m1", "created_at": 5}),
+        (
+            "user",
+            {
+                "name": "reader_7",
+                "cache_control": {"type": "ephemeral"},
+                "id": "m1",
+                "created_at": 5,
+            },
+        ),
         ("system", {"name": "app", "cache_control": {"type": "ephemeral", "ttl": "1h"}}),
-        ("part", {"cache_control": {"type": "ephemeral"}, "annotations": [], "citations": None, "index": 0}),
+        (
+            "part",
+            {
+                "cache_control": {"type": "ephemeral"},
+                "annotations": [],
+                "citations": None,
+                "index": 0,
+            },
+        ),
         ("part", {"prompt_cache_breakpoint": {"mode": "explicit"}}),
         ("tool result", {"name": "find_floor", "status": "success", "tool_calls": []}),
-        ("assistant", {"name": "bot", "refusal": None, "tool_calls": [], "audio": None, "function_call": None}),
-        ("assistant", {"reasoning_content": "they greet", "reasoning": "x", "reasoning_details": [{"type": "x"}]}),
-        ("assistant", {"thinking_blocks": [{"type": "thinking"}], "provider_specific_fields": {"citations": None}}),
-        ("assistant", {"annotations": [{"type": "url_citation"}], "refusal": "", "content": [], "id": "msg_1"}),
+        (
+            "assistant",
+            {
+                "name": "bot",
+                "refusal": None,
+                "tool_calls": [],
+                "audio": None,
+                "function_call": None,
+            },
+        ),
+        (
+            "assistant",
+            {
+                "reasoning_content": "they greet",
+                "reasoning": "x",
+                "reasoning_details": [{"type": "x"}],
+            },
+        ),
+        (
+            "assistant",
+            {
+                "thinking_blocks": [{"type": "thinking"}],
+                "provider_specific_fields": {"citations": None},
+            },
+        ),
+        (
+            "assistant",
+            {
+                "annotations": [{"type": "url_citation"}],
+                "refusal": "",
+                "content": [],
+                "id": "msg_1",
+            },
+        ),
         ("assistant", {"content": None}),
         ("assistant", {"content": [{"type": "thinking", "thinking": "x", "signature": "y"}]}),
         ("call", {"index": 0, "extra_content": {"google": {}}, "type": None}),
@@ -173,7 +281,9 @@ def test_what_clients_send_besides_is_ignored(place, fields):
     assert passes(**PLACES[place](fields))
 
 
-@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "video_url", "image", "audio_url", "input_image"])
+@pytest.mark.parametrize(
+    "kind", ["image_url", "input_audio", "file", "video_url", "image", "audio_url", "input_image"]
+)
 @pytest.mark.parametrize("role", ["user", "system", "assistant"])
 def test_images_sound_and_files_are_told_that_messages_are_text_only(kind, role):
     part = {"type": kind, kind: {"url": "data:image/png;base64,AAAA"}}
@@ -187,7 +297,10 @@ def test_an_earlier_spoken_answer_is_told_the_same():
     assert (error.message, error.param) == (TEXT_ONLY, "messages[0].audio")
 
 
-@given(body=st.binary(max_size=200) | JSON.map(lambda v: json.dumps(v).encode("utf-8", "surrogatepass")))
+@given(
+    body=st.binary(max_size=200)
+    | JSON.map(lambda v: json.dumps(v).encode("utf-8", "surrogatepass"))
+)
 def test_whatever_the_body_is_the_only_error_is_the_callers(body):
     told(body)
 
@@ -206,8 +319,14 @@ def test_whatever_a_known_field_holds_the_only_error_is_the_callers(field, value
         ({"role": "user", "content": 5}, "messages[0].content"),
         ({"role": "user", "content": []}, "messages[0].content"),
         ({"role": "user", "content": "a\0b"}, "messages[0].content"),
-        ({"role": "user", "content": [{"type": "text", "text": "a\0"}]}, "messages[0].content[0].text"),
-        ({"role": "user", "content": [{"type": "image_url", "text": "x"}]}, "messages[0].content[0].type"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a\0"}]},
+            "messages[0].content[0].text",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url", "text": "x"}]},
+            "messages[0].content[0].type",
+        ),
         ({"role": "user", "content": "x", "prefix": True}, "messages[0].prefix"),
         ({"role": "[respond]", "content": "x"}, "messages[0]"),
         ({"content": "x"}, "messages[0]"),
@@ -243,8 +362,14 @@ def test_a_temperature_that_is_none_is_refused(number):
     ("fields", "param"),
     [
         ({"messages": [{"role": "x"}] * 5_000}, "messages[0]"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}] * 5_000}]}, "messages[0].content[0].text"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}] * 5_000}]}, "messages[0].tool_calls[0].id"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}] * 5_000}]},
+            "messages[0].content[0].text",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{}] * 5_000}]},
+            "messages[0].tool_calls[0].id",
+        ),
         ({"tools": [{"type": "function"}] * 5_000}, "tools[0].function"),
         ({"stop": [""] * 5_000}, "stop[0]"),
     ],
@@ -277,7 +402,9 @@ def test_the_last_of_two_equal_keys_counts_and_is_checked():
 
 
 def test_never_is_the_threshold_that_nothing_reaches():
-    chat = parse_chat(json.dumps(request(demur={"thresholds": {"safety": "never", "other": 0.25}})).encode())
+    chat = parse_chat(
+        json.dumps(request(demur={"thresholds": {"safety": "never", "other": 0.25}})).encode()
+    )
     assert chat.demur is not None
     assert dict(chat.demur.to_core().thresholds) == {"safety": NEVER, "other": 0.25}
 
@@ -299,9 +426,18 @@ def test_a_policy_ask_at_fault_is_named(ask, param):
 
 def test_the_ignored_fields_in_the_docs_are_those_that_are_ignored():
     page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text(encoding="utf-8")
-    tables = page.partition("### What is ignored")[2].partition("## What an answer says")[0].split("| in | ")
+    tables = (
+        page.partition("### What is ignored")[2]
+        .partition("## What an answer says")[0]
+        .split("| in | ")
+    )
     ignored, accepted = tables[1:]
-    names = {name for row in ignored.splitlines() if row.startswith("| ") for name in re.findall(r"`(\w+)`", row)}
+    names = {
+        name
+        for row in ignored.splitlines()
+        if row.startswith("| ")
+        for name in re.findall(r"`(\w+)`", row)
+    }
     assert {name for listed in NOTES.values() for name in listed} <= names
     values = {
         (name, json.dumps(value))
@@ -309,4 +445,6 @@ def test_the_ignored_fields_in_the_docs_are_those_that_are_ignored():
         for name, said in re.findall(r"`(\w+): ([^`]*)`", row)
         for value in (json.loads(v) for v in said.split(" or "))
     }
-    assert values == {(n, json.dumps(v)) for table in SAME.values() for n, vs in table.items() for v in vs}
+    assert values == {
+        (n, json.dumps(v)) for table in SAME.values() for n, vs in table.items() for v in vs
+    }

@@ -1,4 +1,6 @@
-"""The golden inputs as forecasts and views, and simulated ones whose true probabilities are known."""
+"""The golden inputs as forecasts and views, and simulated ones whose true probabilities are
+known.
+"""
 
 import json
 from pathlib import Path
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 
 from demur.stats.calibration.views import forecast, top_label, view
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "metrics.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads(
+    (Path(__file__).parents[2] / "golden" / "metrics.json").read_text(encoding="utf-8")
+)
 STAGES = ("pre", "post")
 
 
@@ -20,7 +24,8 @@ def log_softmax(logits_NC):
 def golden_forecast(stage):
     temperature = GOLDEN["temperature"] if stage == "post" else 1.0
     return forecast(
-        log_softmax(np.array(GOLDEN["inputs"]["logits_test"]) / temperature), np.array(GOLDEN["inputs"]["y_test"])
+        log_softmax(np.array(GOLDEN["inputs"]["logits_test"]) / temperature),
+        np.array(GOLDEN["inputs"]["y_test"]),
     )
 
 
@@ -51,5 +56,7 @@ def views(draw, min_rows=1, max_rows=40, ties=True):
     """Pairs with many ties, or none."""
     n = draw(st.integers(min_rows, max_rows))
     grid = st.integers(0, 8 if ties else 10**6)
-    p_N = np.array(draw(st.lists(grid, min_size=n, max_size=n, unique=not ties))) / (8 if ties else 10**6)
+    p_N = np.array(draw(st.lists(grid, min_size=n, max_size=n, unique=not ties))) / (
+        8 if ties else 10**6
+    )
     return view("drawn", p_N, np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n))))

@@ -19,8 +19,11 @@ def test_kolmogorov_smirnov_is_the_golden_one(stage):
 
 
 def test_p_values_are_uniform_for_calibrated_forecasts():
-    p_values = [kolmogorov_smirnov(calibrated_view(1000, seed)).p_value.value for seed in range(300)]
-    assert kstest(p_values, "uniform").statistic < 0.12  # the 0.1 % point at 300 draws is 0.112; asymptotic laws
+    p_values = [
+        kolmogorov_smirnov(calibrated_view(1000, seed)).p_value.value for seed in range(300)
+    ]
+    # the 0.1 % point at 300 draws is 0.112; asymptotic laws
+    assert kstest(p_values, "uniform").statistic < 0.12
 
 
 @given(views(), st.randoms())
@@ -28,7 +31,9 @@ def test_the_order_of_rows_never_matters_even_with_ties(v, random):
     order = list(range(v.rows))
     random.shuffle(order)
     shuffled = view("shuffled", v.p_N[order], v.event_N[order])
-    assert kolmogorov_smirnov(shuffled).error == pytest.approx(kolmogorov_smirnov(v).error, abs=1e-12)
+    assert kolmogorov_smirnov(shuffled).error == pytest.approx(
+        kolmogorov_smirnov(v).error, abs=1e-12
+    )
 
 
 @given(views())

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 from demur.stats.calibration.binned import cells, cells_at
 from demur.stats.calibration.metrics import BINS
 from demur.stats.calibration.views import view
-from tests.stats.calibration.material import GOLDEN, STAGES, calibrated_view, golden_binary, golden_top, views
+from tests.stats.calibration.material import (
+    GOLDEN,
+    STAGES,
+    calibrated_view,
+    golden_binary,
+    golden_top,
+    views,
+)
 
 SCHEMES = ("width", "mass", "mass_whole_ties")
 
@@ -14,14 +21,18 @@ SCHEMES = ("width", "mass", "mass_whole_ties")
 def test_netcals_interpolated_edges_differ_where_300_rows_meet_200_cells():
     found = {stage: cells(golden_top(stage), "mass", 200).error() for stage in STAGES}
     assert found["pre"] == pytest.approx(GOLDEN["netcal"]["pre"]["ECE_em_200"], abs=0.002)
-    # here the two golden files themselves lie 0.009 apart; ours is the definition's to 1e-10, as tested above
+    # here the two golden files themselves lie 0.009 apart; ours is the definition's to 1e-10, as
+    # tested above
     assert found["post"] == pytest.approx(GOLDEN["netcal"]["post"]["ECE_em_200"], abs=0.01)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(("scheme", "key"), [("width", "ew"), ("mass", "em")])
 def test_the_cells_hold_the_golden_counts(stage, scheme, key):
-    golden, c = GOLDEN["own"][stage][f"table_top_label_{key}15"], cells(golden_top(stage), scheme, 15)
+    golden, c = (
+        GOLDEN["own"][stage][f"table_top_label_{key}15"],
+        cells(golden_top(stage), scheme, 15),
+    )
     assert c.count_B.tolist() == golden["count"]
     assert c.event_B.tolist() == golden["sum_correct"]
     assert c.p_B.tolist() == pytest.approx(golden["sum_confidence"], abs=1e-10)
@@ -36,7 +47,9 @@ def test_every_row_is_in_exactly_one_cell(v, scheme, bins):
 
 @given(views(), st.sampled_from(SCHEMES))
 def test_one_cell_compares_the_means(v, scheme):
-    assert cells(v, scheme, 1).error() == pytest.approx(abs(v.p_N.mean() - v.event_N.mean()), abs=1e-12)
+    assert cells(v, scheme, 1).error() == pytest.approx(
+        abs(v.p_N.mean() - v.event_N.mean()), abs=1e-12
+    )
 
 
 @given(views(), st.integers(1, 20), st.integers(2, 4))
@@ -49,7 +62,9 @@ def test_the_order_of_rows_is_irrelevant_without_ties(v, scheme, bins, random):
     order = list(range(v.rows))
     random.shuffle(order)
     shuffled = view("shuffled", v.p_N[order], v.event_N[order])
-    assert cells(shuffled, scheme, bins).error() == pytest.approx(cells(v, scheme, bins).error(), abs=1e-12)
+    assert cells(shuffled, scheme, bins).error() == pytest.approx(
+        cells(v, scheme, bins).error(), abs=1e-12
+    )
 
 
 @given(views(), st.integers(1, 20), st.randoms())
@@ -64,7 +79,8 @@ def test_whole_ties_make_equal_mass_independent_of_the_order_of_rows(v, bins, ra
 
 @given(st.integers(0, 100), st.integers(1, 20), st.sampled_from(["l1", "l2", "max"]))
 def test_mirroring_probabilities_and_events_changes_no_norm(seed, bins, norm):
-    v = calibrated_view(20 * bins, seed)  # continuous scores, on no edge; cells of equal mass divide them
+    # continuous scores, on no edge; cells of equal mass divide them
+    v = calibrated_view(20 * bins, seed)
     mirrored = view("mirrored", 1 - v.p_N, 1 - v.event_N)
     for scheme in SCHEMES:
         wanted = cells(v, scheme, bins).error(norm)
@@ -117,7 +133,9 @@ def test_other_norms_and_debiased_errors_are_the_golden_ones(stage):
 
 @pytest.mark.parametrize("bins", [5, 10, 15, 25])
 def test_scores_on_edges_are_all_that_parts_us_from_netcal(bins):
-    """Its cells are [lo, hi) between linspace's edges. With those cuts the same arithmetic gives its numbers."""
+    """Its cells are [lo, hi) between linspace's edges. With those cuts the same arithmetic gives
+    its numbers.
+    """
     golden, v = GOLDEN["netcal_binary"], golden_binary()
     inner = np.searchsorted(v.p_N, np.linspace(0, 1, bins + 1)[1:-1], side="left")
     c = cells_at(v, np.concatenate([[0], inner, [v.rows]]))
@@ -131,7 +149,9 @@ def test_the_binary_problem_has_the_golden_errors():
     assert c.error("max") == pytest.approx(golden["MCE_10"], abs=1e-10)
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=20), st.sampled_from(SCHEMES), st.integers(1, 20))
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=20), st.sampled_from(SCHEMES), st.integers(1, 20)
+)
 def test_certain_and_right_has_no_error_at_all(events, scheme, bins):
     c = cells(view("certain", np.array(events, dtype=float), events), scheme, bins)
     assert (c.error(), c.error("l2"), c.error("max")) == (0, 0, 0)

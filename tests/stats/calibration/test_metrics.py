@@ -28,13 +28,17 @@ def test_every_measurement_of_the_benchmark_is_the_golden_one():
         own = GOLDEN["own"][stage]
         for column, figure in figures.items():
             if column.family == "kde":
-                assert figure.value == pytest.approx(GOLDEN["h_calibration"][stage]["KDE_ECE"], abs=1e-3)
+                assert figure.value == pytest.approx(
+                    GOLDEN["h_calibration"][stage]["KDE_ECE"], abs=1e-3
+                )
                 continue
             key = f"{keys[column.family]}_{column.bins}" if column.bins else others[column.family]
             assert figure.value == pytest.approx(own[key], abs=1e-10), column
     golden = GOLDEN["sklearn"]["post"]
     assert found.auroc.value == pytest.approx(golden["auroc_refuse_any"], abs=1e-12)
-    assert found.average_precision.value == pytest.approx(golden["average_precision_refuse_any"], abs=1e-12)
+    assert found.average_precision.value == pytest.approx(
+        golden["average_precision_refuse_any"], abs=1e-12
+    )
 
 
 def test_a_missing_class_makes_areas_undefined_and_leaves_the_rest():
@@ -57,7 +61,9 @@ def test_a_perfect_forecast_has_no_error_of_any_kind():
 def test_the_class_wise_columns_average_over_the_classes_in_float64():
     f = forecast(*simulated(500, 1))
     found = measure(f)[Column(family="cwce_em", bins=20)].value
-    assert found == pytest.approx(np.mean([cells(v, "mass", 20).error() for v in all_classes(f)]), abs=1e-15)
+    assert found == pytest.approx(
+        np.mean([cells(v, "mass", 20).error() for v in all_classes(f)]), abs=1e-15
+    )
 
 
 def test_more_bins_than_a_tenth_of_the_rows_are_called_noisy():

@@ -5,7 +5,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from demur.stats.calibration.proper import auroc, average_precision, binary_score, brier, nll
 from demur.stats.calibration.views import all_classes, forecast, refusal, view
-from tests.stats.calibration.material import GOLDEN, STAGES, golden_binary, golden_forecast, golden_top, views
+from tests.stats.calibration.material import (
+    GOLDEN,
+    STAGES,
+    golden_binary,
+    golden_forecast,
+    golden_top,
+    views,
+)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -13,9 +20,13 @@ def test_areas_are_scikit_learns(stage):
     f, golden = golden_forecast(stage), GOLDEN["sklearn"][stage]
     for column, v in enumerate(all_classes(f)):
         assert auroc(v).value == pytest.approx(golden[f"auroc_ovr_{column}"], abs=1e-12)
-        assert average_precision(v).value == pytest.approx(golden[f"average_precision_{column}"], abs=1e-12)
+        assert average_precision(v).value == pytest.approx(
+            golden[f"average_precision_{column}"], abs=1e-12
+        )
     assert auroc(refusal(f)).value == pytest.approx(golden["auroc_refuse_any"], abs=1e-12)
-    assert average_precision(refusal(f)).value == pytest.approx(golden["average_precision_refuse_any"], abs=1e-12)
+    assert average_precision(refusal(f)).value == pytest.approx(
+        golden["average_precision_refuse_any"], abs=1e-12
+    )
     assert auroc(golden_top(stage)).value == pytest.approx(golden["auroc_correctness"], abs=1e-12)
 
 
@@ -53,7 +64,9 @@ def test_scores_of_the_whole_vector_are_the_golden_ones(stage):
 def test_areas_equal_scikit_learns_on_tied_scores_or_are_undefined(v):
     if 0 < v.base_rate < 1:
         assert auroc(v).value == pytest.approx(roc_auc_score(v.event_N, v.p_N), abs=1e-12)
-        assert average_precision(v).value == pytest.approx(average_precision_score(v.event_N, v.p_N), abs=1e-12)
+        assert average_precision(v).value == pytest.approx(
+            average_precision_score(v.event_N, v.p_N), abs=1e-12
+        )
     else:
         assert not auroc(v).defined
         assert not average_precision(v).defined

@@ -15,7 +15,9 @@ def test_rank_correlations_are_scipys_with_ties():
 
 def test_a_matrix_of_correlations_is_symmetric_with_a_diagonal_of_1():
     rng = np.random.default_rng(1)
-    found = np.array([[f.value for f in row] for row in correlations(list(rng.random((4, 12))), "spearman")])
+    found = np.array(
+        [[f.value for f in row] for row in correlations(list(rng.random((4, 12))), "spearman")]
+    )
     assert np.diag(found) == pytest.approx(np.ones(4))
     assert found == pytest.approx(found.T)
 
@@ -60,7 +62,9 @@ def test_a_place_is_shared_with_its_first_not_along_a_chain():
 
 def test_the_friedman_test_is_scipys_and_undefined_without_enough_cases():
     error_XL = np.random.default_rng(2).random((10, 3))
-    assert rank(("x", "y", "z"), error_XL).p_value.value == pytest.approx(friedmanchisquare(*error_XL.T).pvalue)
+    assert rank(("x", "y", "z"), error_XL).p_value.value == pytest.approx(
+        friedmanchisquare(*error_XL.T).pvalue
+    )
     assert not rank(("x", "y"), error_XL[:, :2]).p_value.defined
     assert "tied" in rank(("x", "y", "z"), np.ones((10, 3))).p_value.why
 
@@ -69,7 +73,9 @@ def test_the_critical_difference_is_that_of_the_published_table():
     """Demsar 2006, table 5: q at 5 % is 2.343 for 3 classifiers and 2.850 for 6."""
     for size, q in ((3, 2.343), (6, 2.850)):
         found = rank(tuple("abcdef"[:size]), np.random.default_rng(size).random((30, size)))
-        assert found.critical_difference.value == pytest.approx(q * (size * (size + 1) / (6 * 30)) ** 0.5, abs=1e-3)
+        assert found.critical_difference.value == pytest.approx(
+            q * (size * (size + 1) / (6 * 30)) ** 0.5, abs=1e-3
+        )
 
 
 def test_cases_with_an_undefined_measurement_do_not_count():

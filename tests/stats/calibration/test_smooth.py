@@ -30,7 +30,9 @@ def test_mmce_equals_the_quadratic_form_it_stands_for(v):
 
 
 def on_a_mirrored_grid(v, bandwidth, points=1000):
-    """relplot's discretisation: rounding to a grid whose end points are mirrored, so that mass at 0 and 1 is lost."""
+    """relplot's discretisation: rounding to a grid whose end points are mirrored, so that mass at 0
+    and 1 is lost.
+    """
 
     def smoothed(weight_N):
         at_N = v.p_N * (points - 1)
@@ -51,7 +53,9 @@ def by_quadrature(v, sd, points=4000):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_kernel_density_error_is_the_golden_one(stage):
-    assert kde_error(golden_top(stage)).value == pytest.approx(GOLDEN["h_calibration"][stage]["KDE_ECE"], abs=1e-3)
+    assert kde_error(golden_top(stage)).value == pytest.approx(
+        GOLDEN["h_calibration"][stage]["KDE_ECE"], abs=1e-3
+    )
 
 
 def test_without_any_event_there_is_no_kernel_density_error():

@@ -13,7 +13,9 @@ SHARPNESS = (0.5, 0.8, 1.0, 1.3, 1.8, 2.5, 3.5, 5.0)  # of models: true log-odds
 
 
 def of(row, **changes):
-    """A study of 8 models in 2 subsets under 2 calibrators, of which value = `row` for each model if given."""
+    """A study of 8 models in 2 subsets under 2 calibrators, of which value = `row` for each model
+    if given.
+    """
     value = np.tile(np.asarray(row, dtype=float)[None, :, None, None], (2, 1, 2, len(COLUMNS)))
     study = Study(
         subsets=("one", "two"),
@@ -59,7 +61,8 @@ def test_real_miscalibration_is_seen_alike_by_the_measurements_and_on_both_subse
     assert found["Do the measurements agree?"].figure.value > 0.7
     assert found["Does calibration carry over to other prompts?"].verdict == "yes"
     helped = found["Does calibration help every model alike?"]
-    assert 0.7 <= helped.details["temperature"].value < 1  # all but the model that was right already
+    # all but the model that was right already
+    assert 0.7 <= helped.details["temperature"].value < 1
 
 
 def test_the_number_of_bins_matters_more_after_calibration_than_before():
@@ -77,7 +80,9 @@ def test_accurate_models_that_are_better_calibrated_give_a_yes():
 
 
 def test_the_better_half_can_answer_otherwise():
-    found = by_question(of([0.8, 0.7, 0.6, 0.5, 0.1, 0.2, 0.3, 0.4]))["Are accurate models better calibrated?"]
+    found = by_question(of([0.8, 0.7, 0.6, 0.5, 0.1, 0.2, 0.3, 0.4]))[
+        "Are accurate models better calibrated?"
+    ]
     assert found.details["the more accurate half"].value == pytest.approx(-1)
     assert found.figure.value > 0
 
@@ -87,9 +92,16 @@ def test_what_cannot_be_known_is_undefined_with_the_reason():
     assert {a.verdict for a in answers(alone)} == {"undefined", "no"}
     assert all(a.figure.why for a in answers(alone) if a.verdict == "undefined")
     one = replace(
-        alone, subsets=("one",), value_DMLT=alone.value_DMLT[:1], accuracy_DM=np.ones((1, 8)), auroc_DM=np.ones((1, 8))
+        alone,
+        subsets=("one",),
+        value_DMLT=alone.value_DMLT[:1],
+        accuracy_DM=np.ones((1, 8)),
+        auroc_DM=np.ones((1, 8)),
     )
-    assert by_question(one)["Does calibration carry over to other prompts?"].figure.why == "there is nothing to compare"
+    assert (
+        by_question(one)["Does calibration carry over to other prompts?"].figure.why
+        == "there is nothing to compare"
+    )
 
 
 def test_no_answer_ever_holds_a_nan():
@@ -112,7 +124,10 @@ def test_undefined_figures_become_nan_in_the_table_only():
     [
         {"models": ("m0",)},
         {"accuracy_DM": np.ones((1, 8))},
-        {"columns": tuple(c for c in COLUMNS if c != HEADLINE), "value_DMLT": np.ones((2, 8, 2, 49))},
+        {
+            "columns": tuple(c for c in COLUMNS if c != HEADLINE),
+            "value_DMLT": np.ones((2, 8, 2, 49)),
+        },
         {"subsets": (), "value_DMLT": np.ones((0, 8, 2, 50)), "accuracy_DM": np.ones((0, 8))},
     ],
 )

@@ -13,7 +13,9 @@ FEW = Resampling(seed=1, draws=300)
 
 
 def overconfident(n, seed):
-    """Events happen half as far from 1/2 as the probabilities say: with 2 cells the true l1 error is 1/8."""
+    """Events happen half as far from 1/2 as the probabilities say: with 2 cells the true l1 error
+    is 1/8.
+    """
     rng = np.random.default_rng(seed)
     p_N = rng.random(n)
     return view("overconfident", p_N, rng.random(n) < 0.25 + p_N / 2)

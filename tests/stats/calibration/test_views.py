@@ -15,7 +15,8 @@ def small():
 def test_the_views_of_a_forecast_pair_the_right_probability_with_the_right_event():
     top, refuse = top_label(small()), refusal(small())
     assert top.p_N.tolist() == pytest.approx([0.4, 0.5, 0.9])
-    assert top.event_N.tolist() == [1, 0, 0]  # the tie 0.4, 0.4 goes to the lower column, which is the label
+    # the tie 0.4, 0.4 goes to the lower column, which is the label
+    assert top.event_N.tolist() == [1, 0, 0]
     assert refuse.p_N.tolist() == pytest.approx([0.1, 0.6, 0.8])
     assert refuse.event_N.tolist() == [1, 0, 1]
     assert [v.event_P[-1] for v in all_classes(small())] == [1, 1, 1]
@@ -26,7 +27,9 @@ def test_equal_probabilities_form_one_run():
 
 
 @pytest.mark.parametrize(
-    "rows", [[[0.5, 0.6]], [[np.nan, 0.5]], [[0.5, 0.4]]], ids=["above 1", "NaN", "below 1: not closed"]
+    "rows",
+    [[[0.5, 0.6]], [[np.nan, 0.5]], [[0.5, 0.4]]],
+    ids=["above 1", "NaN", "below 1: not closed"],
 )
 def test_rows_that_do_not_sum_to_1_are_refused_by_number(rows):
     with pytest.raises(ScoreError, match="row 1 has probabilities"):

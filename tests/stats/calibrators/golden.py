@@ -8,8 +8,12 @@ import numpy as np
 from demur.core.calibrator import closed
 from demur.stats.calibrators.rows import FitRows
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "calibrators.json").read_text(encoding="utf-8"))
-BINARY, MULTICLASS, H, CORRECTNESS = (GOLDEN[k] for k in ("binary", "multiclass", "h", "correctness_aware"))
+GOLDEN = json.loads(
+    (Path(__file__).parents[2] / "golden" / "calibrators.json").read_text(encoding="utf-8")
+)
+BINARY, MULTICLASS, H, CORRECTNESS = (
+    GOLDEN[k] for k in ("binary", "multiclass", "h", "correctness_aware")
+)
 
 LABEL_N = np.array(GOLDEN["y_cal"])
 CLOSED_NC = closed(GOLDEN["logits_cal"])
@@ -37,7 +41,9 @@ def fit_rows_of(closed_NC, label_N):
 
 
 ROWS = fit_rows_of(CLOSED_NC, LABEL_N)
-PAIR_ROWS = fit_rows_of(closed(np.stack([0.0 * LOG_ODDS_N, LOG_ODDS_N], axis=1)), EVENT_N.astype(int))
+PAIR_ROWS = fit_rows_of(
+    closed(np.stack([0.0 * LOG_ODDS_N, LOG_ODDS_N], axis=1)), EVENT_N.astype(int)
+)
 
 
 def near(found, expected, tolerance):

@@ -4,7 +4,15 @@ import pytest
 from demur.base.errors import DataError
 from demur.core.calibrator import closed
 from demur.stats.calibrators.affine import fit_dirichlet, fit_vector
-from tests.stats.calibrators.golden import GOLDEN, LABEL_N, MULTICLASS, ROWS, TEST_NC, fit_rows_of, near
+from tests.stats.calibrators.golden import (
+    GOLDEN,
+    LABEL_N,
+    MULTICLASS,
+    ROWS,
+    TEST_NC,
+    fit_rows_of,
+    near,
+)
 
 
 def log_loss(map_, rows):
@@ -32,9 +40,9 @@ def test_matrix_and_dirichlet_scaling_equal_the_reference(feature, strength):
     near(found.weights, expected["W"], 1e-4)
     near(found.offsets, expected["b"], 1e-4)
     weights = np.array(found.weights)
-    prior = strength * ((weights**2).sum() - (np.diag(weights) ** 2).sum()) / 30 + strength * np.mean(
-        np.square(found.offsets)
-    )
+    prior = strength * (
+        (weights**2).sum() - (np.diag(weights) ** 2).sum()
+    ) / 30 + strength * np.mean(np.square(found.offsets))
     near(log_loss(found, rows), expected["nll_cal"], 1e-6)
     near(log_loss(found, rows) + prior, expected["objective"], 1e-6)
     near(np.exp(found.logq(test_NC)), expected["P_test_first10"], 1e-5)
@@ -50,10 +58,13 @@ def test_relabelling_the_columns_relabels_the_dirichlet_map():
 def test_cross_validation_shrinks_harder_where_rows_are_few():
     rng = np.random.default_rng(3)
     logits_NC = rng.normal(size=(3_000, 3)) * 2.0
-    truth_NC = np.exp(closed(logits_NC @ np.array([[1.0, 0.8, -0.5], [-0.6, 1.2, 0.0], [0.0, 0.5, 0.7]]).T))
+    truth_NC = np.exp(
+        closed(logits_NC @ np.array([[1.0, 0.8, -0.5], [-0.6, 1.2, 0.0], [0.0, 0.5, 0.7]]).T)
+    )
     label_N = (rng.random(len(truth_NC))[:, None] > truth_NC.cumsum(axis=1)).sum(axis=1).clip(0, 2)
     strengths = [
-        float(fit_dirichlet(fit_rows_of(closed(logits_NC[:n]), label_N[:n])).notes[0].split()[-1]) for n in (40, 3_000)
+        float(fit_dirichlet(fit_rows_of(closed(logits_NC[:n]), label_N[:n])).notes[0].split()[-1])
+        for n in (40, 3_000)
     ]
     assert strengths[0] > strengths[1]
 

@@ -63,14 +63,17 @@ def test_platt_scaling_per_column_equals_scikit_learn_one_vs_rest():
 
 
 def test_scores_that_point_the_wrong_way_are_noted_not_flipped():
-    rows = fit_rows_of(closed(np.stack([LOG_ODDS_N, 0.0 * LOG_ODDS_N], axis=1)), EVENT_N.astype(int))
+    rows = fit_rows_of(
+        closed(np.stack([LOG_ODDS_N, 0.0 * LOG_ODDS_N], axis=1)), EVENT_N.astype(int)
+    )
     fit = fit_one_vs_rest(rows, fit_platt)
     assert fit.map.map.slope < 0
     assert "inverted" in fit.notes[0]
 
 
 @pytest.mark.parametrize(
-    ("variant", "key"), [("abm", "own_beta_abm"), ("am", "own_beta_am"), ("ab", "own_beta_ab_midpoint_half")]
+    ("variant", "key"),
+    [("abm", "own_beta_abm"), ("am", "own_beta_am"), ("ab", "own_beta_ab_midpoint_half")],
 )
 def test_beta_calibration_equals_the_reference(variant, key):
     found, expected = fit_beta_binary(LOG_ODDS_N, EVENT_N, variant), BINARY[key]
@@ -89,7 +92,11 @@ def test_beta_calibration_equals_the_reference(variant, key):
 def test_beta_for_six_tokens_equals_the_reference():
     fitted = fit_beta(ROWS).map
     near(np.exp(fitted.logq(TEST_NC)), MULTICLASS["netcal_beta"]["P_test_first10"], 1e-3)
-    near([w for ab in zip(fitted.a, fitted.b, strict=True) for w in ab], MULTICLASS["netcal_beta"]["weights"], 2e-3)
+    near(
+        [w for ab in zip(fitted.a, fitted.b, strict=True) for w in ab],
+        MULTICLASS["netcal_beta"]["weights"],
+        2e-3,
+    )
 
 
 def test_isotonic_regression_equals_the_reference():
@@ -103,8 +110,9 @@ def test_isotonic_regression_equals_the_reference():
 
 
 def test_histogram_binning_equals_the_reference():
-    # The reference fits on [low, high) and predicts on (low, high]; ours are (low, high] throughout. One float up, the
-    # scores that lie on an edge change sides, and the fits must agree.
+    # The reference fits on [low, high) and predicts on (low, high]; ours are (low, high]
+    # throughout. One float up, the scores that lie on an edge change sides, and the fits must
+    # agree.
     found = histogram_of(np.nextafter(SCORE_N, 1.0), EVENT_N, "width", shrink=0.0)
     near(found.value_B, BINARY["netcal_histogram_10"]["bin_values"], 1e-9)
     near(found.at(GRID), BINARY["netcal_histogram_10"]["pred_grid"], 1e-9)

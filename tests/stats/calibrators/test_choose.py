@@ -34,7 +34,9 @@ def test_scores_that_are_calibrated_are_left_alone():
 @pytest.mark.parametrize("k", [1, 3])
 def test_overconfident_scores_get_a_temperature_and_the_reason_is_told(k):
     settings = ChooseSettings(families=QUICK)
-    choice = choose_calibrator(drawn_from_the_truth(1500, k, 2.5, 5), taxonomy(k), settings=settings)
+    choice = choose_calibrator(
+        drawn_from_the_truth(1500, k, 2.5, 5), taxonomy(k), settings=settings
+    )
     assert choice.family == "temperature"
     assert isinstance(choice.calibrator, Fitted)
     assert isinstance(choice.calibrator.map, Temperature)
@@ -50,7 +52,9 @@ def test_overconfident_scores_get_a_temperature_and_the_reason_is_told(k):
 def test_a_family_that_cannot_be_fitted_is_reported_and_passed_over():
     rows = drawn_from_the_truth(200, 3, 2.0, 6)
     rows = replace(rows, label_N=np.where(rows.label_N == 3, 0, rows.label_N))
-    choice = choose_calibrator(rows, taxonomy(3), settings=ChooseSettings(families=("temperature", "vector")))
+    choice = choose_calibrator(
+        rows, taxonomy(3), settings=ChooseSettings(families=("temperature", "vector"))
+    )
     assert choice.family == "temperature"
     assert "'incomplete'" in choice.trials[1].failure
     assert choice.trials[1].log_loss is None
@@ -59,7 +63,9 @@ def test_a_family_that_cannot_be_fitted_is_reported_and_passed_over():
 
 
 def test_copies_of_rows_in_one_group_do_not_count_as_evidence():
-    """300 rows six times over: as 1,800 rows they would part families; as 300 groups their noise stays the same."""
+    """300 rows six times over: as 1,800 rows they would part families; as 300 groups their noise
+    stays the same.
+    """
     rows = drawn_from_the_truth(300, 2, 1.3, 7)
     many = labelled(np.tile(rows.table.logp_NC, (6, 1)), np.tile(rows.label_N, 6))
     settings = ChooseSettings(families=("none", "temperature"))
@@ -125,5 +131,6 @@ def test_every_family_gives_calibrated_probabilities_that_a_policy_takes(family)
     assert np.isfinite(logq_NC).all()
     assert np.abs(np.exp(logq_NC.astype(float)).sum(axis=1) - 1.0).max() < 1e-5
     assert fitted.family == family
-    if family in ("none", "temperature") or family.startswith("h-"):  # maps of a whole row that keep its order
+    # maps of a whole row that keep its order
+    if family in ("none", "temperature") or family.startswith("h-"):
         assert np.array_equal(logq_NC.argmax(axis=1), rows.table.logp_NC.argmax(axis=1))

@@ -11,7 +11,9 @@ from tests.builders import labelled, log_softmax, table, taxonomy
 from tests.stats.calibrators.golden import CLOSED_NC, CORRECTNESS, GOLDEN, ROWS, near
 
 FEATURES_NF = features(CLOSED_NC, closed(GOLDEN["logits_cal_transforms"]), top=4, own=False)
-THETA_P = np.concatenate([np.ravel(CORRECTNESS["W1"]), CORRECTNESS["b1"], CORRECTNESS["W2"], [CORRECTNESS["b2"]]])
+THETA_P = np.concatenate(
+    [np.ravel(CORRECTNESS["W1"]), CORRECTNESS["b1"], CORRECTNESS["W2"], [CORRECTNESS["b2"]]]
+)
 CATEGORIES = taxonomy(5)
 
 
@@ -48,7 +50,10 @@ def test_the_gradient_equals_the_reference_and_the_slope():
     near(gradient_P[-6:-1], CORRECTNESS["grad_W2"], 1e-10)
     theta_P = THETA_P + 0.1 * np.random.default_rng(0).normal(size=len(THETA_P))
     steps = 1e-6 * np.eye(len(theta_P))
-    slopes = [(network(True).loss(theta_P + s)[0] - network(True).loss(theta_P - s)[0]) / 2e-6 for s in steps]
+    slopes = [
+        (network(True).loss(theta_P + s)[0] - network(True).loss(theta_P - s)[0]) / 2e-6
+        for s in steps
+    ]
     near(network(True).loss(theta_P)[1], slopes, 1e-8)
 
 
@@ -69,7 +74,10 @@ def test_rows_that_rewrites_disturb_come_out_less_sure_and_no_row_is_reordered()
     logq_NC = fit.calibrator.apply(rows.table.logp_NC, rewritten_MNC)
     right_N = rows.table.logp_NC.argmax(axis=1) == rows.label_N
     top_N, before_N = np.exp(logq_NC).max(axis=1), np.exp(rows.table.logp_NC).max(axis=1)
-    assert top_N[right_N].mean() - top_N[~right_N].mean() > before_N[right_N].mean() - before_N[~right_N].mean() + 0.05
+    assert (
+        top_N[right_N].mean() - top_N[~right_N].mean()
+        > before_N[right_N].mean() - before_N[~right_N].mean() + 0.05
+    )
     assert ((top_N - right_N) ** 2).mean() < ((before_N - right_N) ** 2).mean()
     assert (logq_NC.argmax(axis=1) == rows.table.logp_NC.argmax(axis=1)).all()
     assert logq_NC.dtype == np.float32

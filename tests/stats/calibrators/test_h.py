@@ -21,7 +21,9 @@ WEIGHTINGS = {
     "dstweighted": "distance",
 }
 Q_NC = np.exp(CLOSED_NC)
-LOSSES = [row for row in H["loss_uncalibrated_cal_set_lossweight_1"] if row["weighting"] in WEIGHTINGS]
+LOSSES = [
+    row for row in H["loss_uncalibrated_cal_set_lossweight_1"] if row["weighting"] in WEIGHTINGS
+]
 
 
 def settings_of(row):
@@ -55,7 +57,9 @@ def test_the_clustered_loss_equals_the_reference_on_the_reference_clusters():
 
 
 def test_our_deterministic_clusters_stay_near_the_reference():
-    for temperature, expected in H["loss_vs_temperature_pooled_veclen200"]["cluaceweighted"].items():
+    for temperature, expected in H["loss_vs_temperature_pooled_veclen200"][
+        "cluaceweighted"
+    ].items():
         found, _ = h_loss(np.exp(closed(CLOSED_NC / float(temperature))), LABEL_N, HLoss())
         assert abs(found - expected) <= 0.2 * expected
 
@@ -79,7 +83,8 @@ def test_the_gradient_equals_the_reference():
 def test_the_gradient_is_the_slope_of_the_loss(leave_one_class_out):
     settings = HLoss(window=20, weighting="unweighted", leave_one_class_out=leave_one_class_out)
     _, gradient_NC = h_loss(Q_NC, LABEL_N, settings)
-    direction_NC = np.random.default_rng(0).normal(size=Q_NC.shape) * Q_NC * 1e-6  # too small to change the order
+    # too small to change the order
+    direction_NC = np.random.default_rng(0).normal(size=Q_NC.shape) * Q_NC * 1e-6
     up, down = (h_loss(Q_NC + s * direction_NC, LABEL_N, settings)[0] for s in (1, -1))
     near((up - down) / 2e-6, (gradient_NC * direction_NC).sum() / 1e-6, 1e-6)
 
@@ -106,11 +111,16 @@ def test_maps_equal_the_reference():
 
     p = H["piecewise_linear"]
     score_N2 = np.stack([p["x"], np.zeros(len(p["x"]))], axis=1)
-    logq_N2 = PiecewiseLinear(width=p["knot_spacing"], slopes=tuple(p["corrected_slopes"])).logq(score_N2)
+    logq_N2 = PiecewiseLinear(width=p["knot_spacing"], slopes=tuple(p["corrected_slopes"])).logq(
+        score_N2
+    )
     near(logq_N2[:, 0] - logq_N2[:, 1], p["corrected_output"], 1e-6)
 
     u = H["umnn"]
-    layers = {"weights": tuple(tuple(map(tuple, w)) for w in u["weights"]), "offsets": tuple(map(tuple, u["biases"]))}
+    layers = {
+        "weights": tuple(tuple(map(tuple, w)) for w in u["weights"]),
+        "offsets": tuple(map(tuple, u["biases"])),
+    }
     umnn = Umnn(mean=u["mean"], deviation=u["std"], **layers)
     value_NC = (CLOSED_NC[:3] - u["mean"]) / u["std"]
     near(umnn.integral(value_NC.ravel()).reshape(3, 6), u["output_first3"], 1e-4)
@@ -129,9 +139,13 @@ def test_training_sees_the_map_that_core_applies_and_its_true_slope(form, size):
     theta_P = start_P * 1.1 + 0.01 * rng.normal(size=len(start_P))
     weight_NC = rng.normal(size=CLOSED_NC.shape)
     q_NC, back = family.value(theta_P)
-    near(np.exp(family.map(theta_P).logq(CLOSED_NC)), q_NC, 1e-5)  # a umnn interpolates while it trains
+    # a umnn interpolates while it trains
+    near(np.exp(family.map(theta_P).logq(CLOSED_NC)), q_NC, 1e-5)
     steps = 1e-6 * np.eye(len(theta_P))
-    slopes = [((family.value(theta_P + s)[0] - family.value(theta_P - s)[0]) * weight_NC).sum() / 2e-6 for s in steps]
+    slopes = [
+        ((family.value(theta_P + s)[0] - family.value(theta_P - s)[0]) * weight_NC).sum() / 2e-6
+        for s in steps
+    ]
     near(back(weight_NC), slopes, 1e-6)
 
 
@@ -155,7 +169,9 @@ def test_400_steps_of_training_follow_the_reference(weighting, tolerance):
 
 @pytest.mark.parametrize("form", ["linear", "piecewise", "umnn"])
 @pytest.mark.parametrize("selector", ["log loss", "class-wise", "top-label"])
-def test_every_form_and_selector_calibrates_overconfident_scores_and_keeps_their_order(form, selector):
+def test_every_form_and_selector_calibrates_overconfident_scores_and_keeps_their_order(
+    form, selector
+):
     before = _log_loss(ROWS.closed_NC)
     fitted = fit_h(ROWS, HSettings(form=form, size=10, selector=selector, steps=250)).map
     assert _log_loss(fitted.logq(ROWS.closed_NC)) < before - 0.1
@@ -173,14 +189,20 @@ def test_relabelling_the_columns_relabels_the_fitted_map():
     turn = np.array([2, 0, 1, 5, 4, 3])
     turned = fit_rows_of(ROWS.closed_NC[:, turn], np.argsort(turn)[LABEL_N])
     settings = HSettings(steps=50)
-    near(fit_h(turned, settings).map.logq(TEST_NC[:, turn]), fit_h(ROWS, settings).map.logq(TEST_NC)[:, turn], 1e-6)
+    near(
+        fit_h(turned, settings).map.logq(TEST_NC[:, turn]),
+        fit_h(ROWS, settings).map.logq(TEST_NC)[:, turn],
+        1e-6,
+    )
 
 
 def test_the_twelve_published_settings_are_named():
     assert len(FORMS) == 12
 
 
-@pytest.mark.parametrize("bad", [{"window": 201}, {"window": 0}, {"tolerance": -1.0}, {"tolerance": float("nan")}])
+@pytest.mark.parametrize(
+    "bad", [{"window": 201}, {"window": 0}, {"tolerance": -1.0}, {"tolerance": float("nan")}]
+)
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ConfigError, match="h-calibration"):
         HLoss(**bad)

@@ -12,11 +12,17 @@ from tests.builders import simulated_rows, taxonomy
 def grouped(groups):
     label_N = np.arange(len(groups)) % 3
     return FitRows(
-        closed_NC=closed(np.eye(3)[label_N]), label_N=label_N, group_N=np.array(groups), choices=("a", "b", "c")
+        closed_NC=closed(np.eye(3)[label_N]),
+        label_N=label_N,
+        group_N=np.array(groups),
+        choices=("a", "b", "c"),
     )
 
 
-@given(st.lists(st.integers(0, 15), min_size=20, max_size=60).filter(lambda g: len(set(g)) >= 5), st.integers(0, 9))
+@given(
+    st.lists(st.integers(0, 15), min_size=20, max_size=60).filter(lambda g: len(set(g)) >= 5),
+    st.integers(0, 9),
+)
 def test_folds_hold_every_row_out_once_and_never_part_a_group(groups, seed):
     rows = grouped(groups)
     parts = list(folds(rows, 5, seed))

@@ -15,7 +15,9 @@ def by_definition(p_N, event_N, score, added):
     y = np.append(event_N.astype(float), added)
     value_G, group_N, rows_G = np.unique(x, return_inverse=True, return_counts=True)
     means = np.bincount(group_N, weights=y) / rows_G
-    return isotonic_regression(means, weights=rows_G.astype(float)).x[np.flatnonzero(value_G == score)[0]]
+    return isotonic_regression(means, weights=rows_G.astype(float)).x[
+        np.flatnonzero(value_G == score)[0]
+    ]
 
 
 def test_it_equals_the_reference():
@@ -39,7 +41,9 @@ def test_both_ends_are_the_isotonic_fits_of_the_definition(labelled):
 
 
 def test_the_interval_holds_its_word_on_new_rows():
-    """On average over draws, the event rate lies between the mean ends: the finite-sample promise, n = 50 each."""
+    """On average over draws, the event rate lies between the mean ends: the finite-sample promise,
+    n = 50 each.
+    """
     rng = np.random.default_rng(8)
     low, high, hits = [], [], []
     for _ in range(400):

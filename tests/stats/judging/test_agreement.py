@@ -12,7 +12,9 @@ from demur.core.rates import declines
 from demur.stats.judging.agreement import agreement, kappa_of, mcnemar
 from demur.stats.points import Resampling
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "promises.json").read_text())["judge"]["ppi"]
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "promises.json").read_text())["judge"][
+    "ppi"
+]
 HOW = Resampling(seed=0, draws=500)
 
 
@@ -65,7 +67,8 @@ def test_kappa_equals_the_worked_case():
 def test_kappa_equals_scikit_learns_wherever_that_is_defined(pairs):
     first, second = [a for a, _ in pairs], [b for _, b in pairs]
     counts = [
-        sum(p == wanted for p in pairs) for wanted in ((True, True), (True, False), (False, True), (False, False))
+        sum(p == wanted for p in pairs)
+        for wanted in ((True, True), (True, False), (False, True), (False, False))
     ]
     ours = kappa_of(*counts)
     if len({*first, *second}) > 1:
@@ -83,7 +86,9 @@ def test_two_who_always_say_the_same_have_no_kappa(verdict):
 
 
 def test_one_constant_judge_has_a_kappa_of_0():
-    assert measured({("refusal", "compliance"): 4, ("compliance", "compliance"): 6}).kappa.value == 0.0
+    assert (
+        measured({("refusal", "compliance"): 4, ("compliance", "compliance"): 6}).kappa.value == 0.0
+    )
 
 
 def test_answers_to_one_prompt_widen_the_interval():

@@ -11,7 +11,11 @@ VERDICTS = st.sampled_from(["refusal", "partial", "compliance", "unscored"])
 
 def test_a_partial_answer_is_counted_either_way():
     after_refusal = kept_word(["refusal", "partial", "compliance", "unscored"], refuses=True)
-    assert (after_refusal.kept.hits, after_refusal.kept_if_partial_refuses.hits, after_refusal.kept.of) == (1, 2, 3)
+    assert (
+        after_refusal.kept.hits,
+        after_refusal.kept_if_partial_refuses.hits,
+        after_refusal.kept.of,
+    ) == (1, 2, 3)
     after_respond = kept_word(["refusal", "partial", "compliance", "unscored"], refuses=False)
     assert (after_respond.kept.hits, after_respond.kept_if_partial_refuses.hits) == (2, 1)
     assert after_respond.unscored == 1
@@ -19,7 +23,11 @@ def test_a_partial_answer_is_counted_either_way():
 
 def test_no_scored_text_gives_no_rate():
     dead = kept_word(["unscored"] * 3, refuses=False)
-    assert (dead.kept.defined, dead.kept_if_partial_refuses.defined, dead.unscored) == (False, False, 3)
+    assert (dead.kept.defined, dead.kept_if_partial_refuses.defined, dead.unscored) == (
+        False,
+        False,
+        3,
+    )
     assert not kept_word([], refuses=True).kept.defined
     with pytest.raises(Undefined):
         _ = twins([], []).effect
@@ -31,7 +39,9 @@ def test_the_four_cells_and_the_unscored_are_all_prompts(pairs):
     cells = (found.controllable, found.stuck_refuse, found.stuck_answer, found.inverted)
     assert sum(c.hits for c in cells) + found.unscored == len(pairs)
     if found.controllable.defined:
-        refuses, answers = ([v == "refusal" for v in vs] for vs in zip(*_scored(pairs), strict=True))
+        refuses, answers = (
+            [v == "refusal" for v in vs] for vs in zip(*_scored(pairs), strict=True)
+        )
         assert found.effect == pytest.approx(np.mean(refuses) - np.mean(answers))
 
 

@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError, Undefined
 from demur.core import bounds
-from demur.stats.judging.correction import Sample, Strata, labels_rate, regression_rate, regression_share
+from demur.stats.judging.correction import (
+    Sample,
+    Strata,
+    labels_rate,
+    regression_rate,
+    regression_share,
+)
 
 
 def population(n, rate, sensitivity, specificity, seed=0):
@@ -123,7 +129,8 @@ def in_strata(of_N, per_stratum, rng):
 
 def test_strata_mend_a_judge_that_errs_in_one_of_them_and_was_checked_there_more_often():
     judge_N, hand_N = (
-        np.concatenate(p) for p in zip(population(900, 0.2, 1, 1), population(300, 0.5, 0, 1, 1), strict=True)
+        np.concatenate(p)
+        for p in zip(population(900, 0.2, 1, 1), population(300, 0.5, 0, 1, 1), strict=True)
     )
     of_N, rng, misses, plain = np.repeat([0, 1], [900, 300]), np.random.default_rng(3), 0, []
     for _ in range(200):
@@ -141,7 +148,9 @@ def test_some_of_the_rows_keep_the_weights_of_the_whole_draw():
     asked_N = np.arange(1200) % 3 == 0
     for _ in range(200):
         known_N, strata = in_strata(of_N, (60, 90), rng)
-        sample = Sample(judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata).among(asked_N)
+        sample = Sample(judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata).among(
+            asked_N
+        )
         found = regression_rate(sample)
         misses += not found.low <= hand_N[asked_N].mean() <= found.high
     assert misses <= 14
@@ -156,7 +165,9 @@ def test_one_stratum_is_nearly_no_stratum():
 
 
 @pytest.mark.parametrize("draw", ["alike", "in strata"])
-@pytest.mark.parametrize(("hits", "sensitivity", "specificity"), [(0.3, 0.8, 0.9), (0.9, 0.9, 0.2), (0.5, 0.5, 0.5)])
+@pytest.mark.parametrize(
+    ("hits", "sensitivity", "specificity"), [(0.3, 0.8, 0.9), (0.9, 0.9, 0.2), (0.5, 0.5, 0.5)]
+)
 def test_the_precision_of_what_declines_is_covered(draw, hits, sensitivity, specificity):
     judge_N, hand_N = population(1500, hits, sensitivity, specificity)
     rng, misses = np.random.default_rng(2), 0
@@ -166,7 +177,9 @@ def test_the_precision_of_what_declines_is_covered(draw, hits, sensitivity, spec
         known_N, strata = in_strata((judge_N == 1).astype(int), (50, 60), rng)
         if draw == "alike":
             known_N, strata = checked(1500, 110, rng), None
-        found = regression_share(Sample(judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata), should_N)
+        found = regression_share(
+            Sample(judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata), should_N
+        )
         misses += not found.low <= truth <= found.high
     assert misses <= 17
 

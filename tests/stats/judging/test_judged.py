@@ -46,7 +46,8 @@ def test_rogan_gladen_equals_the_worked_cases(case):
 def test_prediction_powered_means_equal_the_worked_case():
     case = GOLDEN["ppi"]
     hand, judge, others = (
-        np.array(case[k], dtype=float) for k in ("labels_on_judged_sample", "judge_on_labelled", "judge_on_unlabelled")
+        np.array(case[k], dtype=float)
+        for k in ("labels_on_judged_sample", "judge_on_labelled", "judge_on_unlabelled")
     )
     found, weight = prediction_powered(hand, judge, others)
     assert weight == pytest.approx(case["ppi_pp_lambda"], abs=1e-8)
@@ -64,7 +65,11 @@ def test_a_judge_that_never_errs_leaves_the_rate_of_all_rows():
 
 def test_more_checked_rows_certify_more_and_a_worse_judge_less():
     thresholds = []
-    for rows, count in ((ROWS, 1500), (ROWS, 300), (replace(ROWS, label_N=np.roll(ROWS.label_N, 1)), 300)):
+    for rows, count in (
+        (ROWS, 1500),
+        (ROWS, 300),
+        (replace(ROWS, label_N=np.roll(ROWS.label_N, 1)), 300),
+    ):
         hand_N = checked(ROWS, count)
         found = certify(GOALS, policy(2), replace(rows, hand_N=hand_N), How())
         thresholds.append(sum(found.certified.thresholds) if isinstance(found, Granted) else np.inf)

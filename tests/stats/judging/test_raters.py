@@ -8,7 +8,8 @@ from demur.stats.judging.raters import alpha_of, fleiss_of, together
 from demur.stats.points import Resampling
 
 HOW = Resampling(seed=0, draws=400)
-# Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), example C: four observers, twelve units, gaps.
+# Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), example C: four observers,
+# twelve units, gaps.
 OBSERVERS = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
 # Fleiss (1971), as worked through in many textbooks: ten subjects, fourteen raters, five values.
 SUBJECTS = [
@@ -64,7 +65,8 @@ def test_alpha_and_fleiss_differ_by_the_correction_for_few_ratings_only(rows):
     found = together(("a", "b", "c"), rows, [str(n) for n in range(len(rows))], HOW)
     assert found.complete == found.pairable == len(rows)
     if found.alpha.defined:
-        n = 3 * len(rows)  # alpha draws pairs without putting back: 1 - alpha = (1 - kappa) (n - 1) / n
+        # alpha draws pairs without putting back: 1 - alpha = (1 - kappa) (n - 1) / n
+        n = 3 * len(rows)
         assert 1 - found.alpha.value == pytest.approx((1 - found.fleiss.value) * (n - 1) / n)
 
 

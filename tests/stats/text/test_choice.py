@@ -5,18 +5,44 @@ from demur.base.errors import DataError
 from demur.stats.text.choice import STRENGTHS, VIEWS, choose_recipe
 from demur.stats.text.fit import fit_text_classifier
 
-NOUNS = ("river", "clock", "garden", "letter", "engine", "mirror", "castle", "violin", "ladder", "pepper")
-PLACES = ("Spain", "winter", "school", "the attic", "a novel", "May", "the harbour", "Peru", "a dream", "court")
+NOUNS = (
+    "river",
+    "clock",
+    "garden",
+    "letter",
+    "engine",
+    "mirror",
+    "castle",
+    "violin",
+    "ladder",
+    "pepper",
+)
+PLACES = (
+    "Spain",
+    "winter",
+    "school",
+    "the attic",
+    "a novel",
+    "May",
+    "the harbour",
+    "Peru",
+    "a dream",
+    "court",
+)
 
 
 def texts_of(count, noise, seed=0):
-    """Requests of which those that name a lock are declined, but for a share that is turned round."""
+    """Requests of which those that name a lock are declined, but for a share that is turned
+    round.
+    """
     rng = np.random.default_rng(seed)
     texts, declined = [], []
     for n in range(count):
         lock = rng.random() < 0.4
         a, b, place = rng.choice(NOUNS), rng.choice(NOUNS), rng.choice(PLACES)
-        texts.append(f"Tell {n} ways to {'pick the lock of' if lock else 'paint'} the {a} and {b} in {place}")
+        texts.append(
+            f"Tell {n} ways to {'pick the lock of' if lock else 'paint'} the {a} and {b} in {place}"
+        )
         declined.append(lock != (rng.random() < noise))
     return texts, np.array(declined)
 
@@ -43,7 +69,9 @@ def test_where_words_say_nothing_the_strongest_penalty_wins():
 
 
 def test_copies_do_not_teach_what_is_held_out():
-    """Every text four times with one coin's label: within a group it is known, across groups it cannot be."""
+    """Every text four times with one coin's label: within a group it is known, across groups it
+    cannot be.
+    """
     texts, _ = texts_of(60, noise=0.0)
     coin_N = np.repeat(np.random.default_rng(3).random(60) < 0.5, 4)
     copies = [f"{t}, copy {'ABCD'[n]}" for t in texts for n in range(4)]

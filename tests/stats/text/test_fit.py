@@ -1,4 +1,6 @@
-"""Text classifiers: the same numbers as scikit-learn's, the published split figures, and what a file keeps of them."""
+"""Text classifiers: the same numbers as scikit-learn's, the published split figures, and what a
+file keeps of them.
+"""
 
 import json
 from pathlib import Path
@@ -20,7 +22,9 @@ GOLDEN_FILE = json.loads((Path(__file__).parents[2] / "golden" / "judges.json").
 GOLDEN, PROMPT_MODELS = GOLDEN_FILE["shared_data_pack"], GOLDEN_FILE["prompt_models"]
 QUORA_FROM = 721  # the source's rows from here on are questions from Quora
 LABELLED = Path(__file__).parents[3].parent / "shared" / "data" / "response_labels.jsonl"
-needs_data = pytest.mark.skipif(not LABELLED.exists(), reason="../shared/data/response_labels.jsonl is absent")
+needs_data = pytest.mark.skipif(
+    not LABELLED.exists(), reason="../shared/data/response_labels.jsonl is absent"
+)
 
 TEXTS = [
     "I can't help with that. Ask someone who can.",
@@ -34,9 +38,15 @@ YES = np.array([True, True, True, False, False, False])
 
 
 def split_of(part):
-    """The published split of chatgpt-refusals, or of its Quora part: (train, validation, test) rows."""
+    """The published split of chatgpt-refusals, or of its Quora part: (train, validation, test)
+    rows.
+    """
     rows = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
-    rows = [r for r in rows if r["source"] == "chatgpt_refusals" and r["tone"] not in ("incoherent", "dontknow")]
+    rows = [
+        r
+        for r in rows
+        if r["source"] == "chatgpt_refusals" and r["tone"] not in ("incoherent", "dontknow")
+    ]
     rows.sort(key=number)
     rows = [r for r in rows if part == "all" or number(r) >= QUORA_FROM]
     train, rest = train_test_split(rows, test_size=0.3, random_state=0)
@@ -61,7 +71,9 @@ def test_log_odds_are_those_of_scikit_learns_vectorizer_and_regression(damped):
     recipe = Recipe(views=(View(damped=damped),), c=10.0)
     ours = fit_text_classifier(TEXTS, YES, recipe)
     vectorizer = TfidfVectorizer(ngram_range=(1, 3), sublinear_tf=damped)
-    theirs = LogisticRegression(C=10, solver="liblinear", random_state=0).fit(vectorizer.fit_transform(TEXTS), YES)
+    theirs = LogisticRegression(C=10, solver="liblinear", random_state=0).fit(
+        vectorizer.fit_transform(TEXTS), YES
+    )
     unseen = [*TEXTS, "Sorry, nobody can help with the bridge.", "quite other words entirely", ""]
     expected = theirs.decision_function(vectorizer.transform(unseen))
     assert [ours.log_odds(t) for t in unseen] == pytest.approx(expected, abs=1e-5)
@@ -70,7 +82,11 @@ def test_log_odds_are_those_of_scikit_learns_vectorizer_and_regression(damped):
 def test_a_placed_n_gram_knows_its_sentence():
     view = View(words="placed", most_words=2)
     assert view.terms("I won't. I won't! I won't? I won't.") == [
-        *(f"{at} {term}" for at in (0, 1, 2, 2) for term in ("i", "will", "not", "i will", "will not"))
+        *(
+            f"{at} {term}"
+            for at in (0, 1, 2, 2)
+            for term in ("i", "will", "not", "i will", "will not")
+        )
     ]
 
 
@@ -86,7 +102,10 @@ def test_texts_unlike_the_training_texts_are_out_of_range():
     made = fit_text_classifier(many, np.tile(YES, 40))
     assert made.out_of_range(many[7]) is None
     assert "words, trained on" in (made.out_of_range("word " * 500) or "")
-    german = "Dabei kann ich leider gar nicht weiterhelfen, fragt bitte jemand anders, der es besser weiss"
+    german = (
+        "Dabei kann ich leider gar nicht weiterhelfen, fragt bitte jemand anders, der es "
+        "besser weiss"
+    )
     assert "0% of its words are known" in (made.out_of_range(german) or "")
 
 
@@ -118,7 +137,9 @@ def test_a_file_cannot_bring_code_along(tmp_path):
 def test_the_published_split_gives_the_published_figures(split, text, golden):
     train, _, test = split
     made = fit_text_classifier([r[text] for r in train], declines(train), PUBLISHED)
-    right = sum((made.log_odds(r[text]) > 0) == yes for r, yes in zip(test, declines(test), strict=True))
+    right = sum(
+        (made.log_odds(r[text]) > 0) == yes for r, yes in zip(test, declines(test), strict=True)
+    )
     assert right == GOLDEN[golden]["n_correct"]
     assert len(made.views[0].place) == GOLDEN[golden]["n_features"]
     assert len(test) == 256
@@ -130,7 +151,9 @@ def test_the_published_forest_gives_its_figure_too(split):
     train, _, test = split
     vectorizer = TfidfVectorizer(ngram_range=(1, 3))
     x_NV = vectorizer.fit_transform([r["response"] for r in train])
-    forest = RandomForestClassifier(n_estimators=300, min_samples_split=5, random_state=0).fit(x_NV, declines(train))
+    forest = RandomForestClassifier(n_estimators=300, min_samples_split=5, random_state=0).fit(
+        x_NV, declines(train)
+    )
     found = forest.predict(vectorizer.transform([r["response"] for r in test]))
     assert int((found == declines(test)).sum()) == GOLDEN["response_RF"]["n_correct"]
 
@@ -155,6 +178,8 @@ def test_the_prompt_alone_tells_what_it_told_in_the_published_forest(part):
     train, _, test = split_of(part)
     vectorizer = TfidfVectorizer(ngram_range=(1, 3))
     x_NV = vectorizer.fit_transform([r["prompt"] for r in train])
-    forest = RandomForestClassifier(n_estimators=3000, min_samples_split=2, random_state=0).fit(x_NV, declines(train))
+    forest = RandomForestClassifier(n_estimators=3000, min_samples_split=2, random_state=0).fit(
+        x_NV, declines(train)
+    )
     found = forest.predict(vectorizer.transform([r["prompt"] for r in test]))
     assert int((found == declines(test)).sum()) == PROMPT_MODELS[f"{part}_RF"]["n_correct"]

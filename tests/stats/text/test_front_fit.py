@@ -12,7 +12,9 @@ from tests.front_parts import front, model, texts, user
 
 
 def test_few_rows_teach_no_front():
-    with pytest.raises(DataError, match=rf"{FEWEST - 1} rows of traffic to fit on, expected {FEWEST}"):
+    with pytest.raises(
+        DataError, match=rf"{FEWEST - 1} rows of traffic to fit on, expected {FEWEST}"
+    ):
         fit_linear(["a"] * (FEWEST - 1), np.zeros((FEWEST - 1, 3), dtype=np.float32))
 
 
@@ -34,7 +36,9 @@ def test_rare_words_and_characters_are_not_known():
     assert own.systems == {""}
 
 
-@given(seed=st.integers(0, 300), bound=st.sampled_from([0.01, 0.05, 0.2]), noise=st.floats(0.0, 3.0))
+@given(
+    seed=st.integers(0, 300), bound=st.sampled_from([0.01, 0.05, 0.2]), noise=st.floats(0.0, 3.0)
+)
 def test_beyond_an_edge_front_and_model_disagree_at_most_so_often(seed, bound, noise):
     rng = np.random.default_rng(seed)
     odds_N = rng.normal(scale=3.0, size=400)
@@ -46,7 +50,10 @@ def test_beyond_an_edge_front_and_model_disagree_at_most_so_often(seed, bound, n
         both_refuse_N=refuses_N & (odds_N >= 0.0),
     )
     chosen = choose_edges(held, bound)
-    for edge, rate in ((chosen.edges.answer, chosen.answered), (chosen.edges.refuse, chosen.refused)):
+    for edge, rate in (
+        (chosen.edges.answer, chosen.answered),
+        (chosen.edges.refuse, chosen.refused),
+    ):
         if edge is None:
             assert rate.of == 0
         else:

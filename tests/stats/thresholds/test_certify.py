@@ -22,7 +22,12 @@ def chosen(texts, template, rows, **how):
 
 def test_every_goal_gets_one_promise_in_the_order_asked():
     rows = simulated_rows(6000, 3, seed=1, signal=4.0)
-    texts = ["refusal_rate[incomplete] = 5%", "false_refusal <= 0.1", "missed_refusal[safety] <= 0.2", "f1 max"]
+    texts = [
+        "refusal_rate[incomplete] = 5%",
+        "false_refusal <= 0.1",
+        "missed_refusal[safety] <= 0.2",
+        "f1 max",
+    ]
     done = chosen(texts, policy(3), rows, confidence=0.9)
     assert [p.risk for p in done.promises] == [
         "refusal_rate[incomplete]",
@@ -40,7 +45,11 @@ def test_every_goal_gets_one_promise_in_the_order_asked():
 
 def test_soft_goals_are_given_up_only_where_the_caller_said_so_and_that_is_on_record():
     rows = simulated_rows(3000, 3, seed=2)
-    texts = ["false_refusal <= 0.05", "missed_refusal[safety] <= 0.3 soft 2", "missed_refusal <= 0.1 soft 9"]
+    texts = [
+        "false_refusal <= 0.05",
+        "missed_refusal[safety] <= 0.3 soft 2",
+        "missed_refusal <= 0.1 soft 9",
+    ]
     with pytest.raises(GoalInfeasible, match="blocks") as raised:
         chosen(texts, policy(3), rows)
     assert raised.value.exit_code == 3
@@ -72,16 +81,25 @@ def test_a_kept_policy_stays_as_it_is_and_says_what_was_asked_of_it():
     done = chosen("false_refusal <= 0.001", policy(3), rows, on_failure="keep:old", kept=old)
     assert [c.threshold for c in done.categories] == [0.4, 0.5, 0.6]
     promise = done.promises[-1]
-    assert (promise.status, promise.on_failure, promise.confidence) == ("uncertified", "keep:old", None)
+    assert (promise.status, promise.on_failure, promise.confidence) == (
+        "uncertified",
+        "keep:old",
+        None,
+    )
     assert "'old' kept" in promise.method
     assert promise.rate.of == rows.to_answer
 
 
 def test_failures_are_typed():
-    few = certify(parse_goals("false_refusal <= 0.001"), policy(3), simulated_rows(300, 3, seed=3), How())
+    few = certify(
+        parse_goals("false_refusal <= 0.001"), policy(3), simulated_rows(300, 3, seed=3), How()
+    )
     assert isinstance(few, Uncertified)
     never = certify(
-        parse_goals("false_refusal <= 0.02; missed_refusal <= 0.05"), policy(3), simulated_rows(3000, 3, seed=3), How()
+        parse_goals("false_refusal <= 0.02; missed_refusal <= 0.05"),
+        policy(3),
+        simulated_rows(3000, 3, seed=3),
+        How(),
     )
     assert isinstance(never, Infeasible)
 
@@ -89,26 +107,35 @@ def test_failures_are_typed():
 @pytest.mark.parametrize("rule", ["sum", "any"])
 def test_rules_with_one_threshold_are_certified_on_all_rows(rule):
     rows = simulated_rows(2000, 3, seed=4, signal=3.0)
-    found = certify(parse_goals("false_refusal <= 0.1; missed_refusal <= 0.3"), policy(3, rule), rows, How())
+    found = certify(
+        parse_goals("false_refusal <= 0.1; missed_refusal <= 0.3"), policy(3, rule), rows, How()
+    )
     assert isinstance(found, Granted)
     assert found.certified.evidence[0].rate.of == rows.to_answer
     assert len(set(found.certified.thresholds)) == 1
-    refuses_N = decide_many(policy(3, rule, list(found.certified.thresholds)), rows.table.logp_NC).refuses_N
+    refuses_N = decide_many(
+        policy(3, rule, list(found.certified.thresholds)), rows.table.logp_NC
+    ).refuses_N
     assert found.certified.evidence[0].rate.hits == int((refuses_N & (rows.label_N == 0)).sum())
 
 
 def uneven_rows(seed, comply=46, refuse=31):
-    """Three categories, two of which never get a high probability: a shared threshold never refuses them."""
+    """Three categories, two of which never get a high probability: a shared threshold never refuses
+    them.
+    """
     rng = np.random.default_rng(seed)
     label_N = np.repeat([0, 1, 2, 3], [comply, refuse, refuse, refuse])
     logits_NC = 0.3 * rng.normal(size=(len(label_N), 4))
-    logits_NC[label_N == 0, 1] += rng.exponential(2.5, comply)  # now and then safety looks very likely
+    # now and then safety looks very likely
+    logits_NC[label_N == 0, 1] += rng.exponential(2.5, comply)
     logits_NC[np.arange(len(label_N)), label_N] += np.array([3.0, 8.0, 1.5, 1.5])[label_N]
     return labelled(log_softmax(logits_NC), label_N)
 
 
 def caught(found, rows):
-    choice_N = decide_many(policy(3, thresholds=list(found.certified.thresholds)), rows.table.logp_NC).choice_N
+    choice_N = decide_many(
+        policy(3, thresholds=list(found.certified.thresholds)), rows.table.logp_NC
+    ).choice_N
     return [int((choice_N[rows.label_N == c] > 0).sum()) for c in (1, 2, 3)]
 
 
@@ -124,20 +151,28 @@ def test_no_category_is_left_out_because_its_probabilities_are_lower_than_anothe
 
 @pytest.mark.parametrize("rows", [80, 150, 600, 3000])
 def test_what_auto_certifies_catches_no_less_than_each_procedure_at_its_share_of_delta(rows):
-    goals, labelled_rows = parse_goals("false_refusal <= 0.1"), simulated_rows(rows, 3, seed=5, signal=3.0)
+    goals, labelled_rows = (
+        parse_goals("false_refusal <= 0.1"),
+        simulated_rows(rows, 3, seed=5, signal=3.0),
+    )
     found = certify(goals, policy(3), labelled_rows, How())
     if "the best of" in found.certified.method:
-        tried = found.certified.method.partition("the best of ")[2].partition(", each")[0].split(", ")
+        tried = (
+            found.certified.method.partition("the best of ")[2].partition(", each")[0].split(", ")
+        )
         shares = [How(confidence=1 - 0.05 / len(tried), method=m) for m in tried]
         others = [certify(goals, policy(3), labelled_rows, how) for how in shares]
-        assert sum(caught(found, labelled_rows)) == max(sum(caught(o, labelled_rows)) for o in others)
+        assert sum(caught(found, labelled_rows)) == max(
+            sum(caught(o, labelled_rows)) for o in others
+        )
     else:
         assert len(set(found.certified.thresholds)) == 1
 
 
 def test_shares_of_delta_that_could_certify_nothing_are_not_taken():
     goals = parse_goals("false_refusal <= 0.1")
-    for comply in (30, 46):  # 29 without an error certify 0.1 at delta 0.05, 36 at half of it; 46 may show one error
+    # 29 without an error certify 0.1 at delta 0.05, 36 at half of it; 46 may show one error
+    for comply in (30, 46):
         found = certify(goals, policy(3), uneven_rows(1, comply), How(explained=False))
         assert isinstance(found, Granted)
         assert "the best of" not in found.certified.method
@@ -146,21 +181,32 @@ def test_shares_of_delta_that_could_certify_nothing_are_not_taken():
         assert len(set(alike.certified.thresholds)) == 1
 
 
-@pytest.mark.parametrize("method", ["auto", "shared", "even", "path", "vectors", "budgets", "graphical"])
+@pytest.mark.parametrize(
+    "method", ["auto", "shared", "even", "path", "vectors", "budgets", "graphical"]
+)
 def test_no_failure_contradicts_itself(method):
-    """Rows that would do are more than are there, and a rate that may be so much is above what was tested."""
+    """Rows that would do are more than are there, and a rate that may be so much is above what was
+    tested.
+    """
     goals, said = ["false_refusal <= 0.1", "false_refusal <= 0.1; false_refusal[safety] <= 0.04"], 0
     if method in ("auto", "shared", "path", "vectors"):  # the others are about one side only
         goals.append("false_refusal <= 0.1; missed_refusal <= 0.6")
     for seed, comply, texts in product(range(6), (20, 46, 90), goals):
-        found = certify(parse_goals(texts), policy(3), uneven_rows(seed, comply, 12), How(method=method, seed=seed))
+        found = certify(
+            parse_goals(texts),
+            policy(3),
+            uneven_rows(seed, comply, 12),
+            How(method=method, seed=seed),
+        )
         if not isinstance(found, Uncertified):
             continue
         said += 1
         assert found.rows_needed is None or found.rows_needed > found.rows
         may_be = re.search(r"the rate may be ([\d.]+), above ([\d.]+)", found.reason)
         assert not may_be or float(may_be[1]) > float(may_be[2])
-        assert (f"about {found.rows_needed} rows" in what_would_do(found)) == (found.rows_needed is not None)
+        assert (f"about {found.rows_needed} rows" in what_would_do(found)) == (
+            found.rows_needed is not None
+        )
     assert said
 
 
@@ -175,10 +221,19 @@ def test_a_failure_of_budgets_names_the_level_and_the_delta_that_were_divided():
 def test_a_promise_that_could_be_kept_by_doing_nothing_says_so():
     rng = np.random.default_rng(1)
     label_N = np.repeat([0, 1], [200, 50])
-    logits_NC = rng.normal(size=(250, 3)) + np.where(label_N == 0, -1.0, 1.0)[:, None] * np.array([1.0, 0, 0])
-    found = certify(parse_goals("false_refusal <= 0.02"), policy(2), labelled(log_softmax(logits_NC), label_N), How())
+    logits_NC = rng.normal(size=(250, 3)) + np.where(label_N == 0, -1.0, 1.0)[:, None] * np.array(
+        [1.0, 0, 0]
+    )
+    found = certify(
+        parse_goals("false_refusal <= 0.02"),
+        policy(2),
+        labelled(log_softmax(logits_NC), label_N),
+        How(),
+    )
     assert isinstance(found, Uncertified)
-    assert "refuse none of the 50 rows to be refused: a promise kept by doing nothing" in found.reason
+    assert (
+        "refuse none of the 50 rows to be refused: a promise kept by doing nothing" in found.reason
+    )
 
 
 def test_target_rates_of_several_categories_stand_beside_each_other_and_an_optimum():
@@ -187,7 +242,11 @@ def test_target_rates_of_several_categories_stand_beside_each_other_and_an_optim
     done = chosen(texts, policy(3), rows)
     choice_N = decide_many(done, rows.table.logp_NC).choice_N
     assert [(choice_N == c).sum() for c in (1, 2)] == [200, 40]
-    assert [p.rate for p in done.promises] == [Rate(hits=200, of=2000), Rate(hits=40, of=2000), None]
+    assert [p.rate for p in done.promises] == [
+        Rate(hits=200, of=2000),
+        Rate(hits=40, of=2000),
+        None,
+    ]
     assert done.categories[2].threshold < NEVER
     alone = chosen(texts[:2], policy(3, thresholds=[0.1, 0.1, 0.77]), rows)
     assert alone.categories[2].threshold == 0.77
@@ -200,20 +259,58 @@ def test_rows_made_from_one_another_count_once():
     goals, how = parse_goals("false_refusal <= 0.2"), How(method="shared")
     once, both = certify(goals, policy(2), rows, how), certify(goals, policy(2), grouped, how)
     assert both.certified.evidence[0].rate == once.certified.evidence[0].rate
-    assert certify(goals, policy(2), twice, how).certified.evidence[0].rate.of == 2 * once.certified.evidence[0].rate.of
+    assert (
+        certify(goals, policy(2), twice, how).certified.evidence[0].rate.of
+        == 2 * once.certified.evidence[0].rate.of
+    )
 
 
 @pytest.mark.parametrize(
     ("texts", "template", "error", "message"),
     [
-        ("missed_refusal[safty] <= 0.1", policy(2), GoalError, r"unknown category 'safty'(.|\n)*did you mean 'safety'"),
+        (
+            "missed_refusal[safty] <= 0.1",
+            policy(2),
+            GoalError,
+            r"unknown category 'safty'(.|\n)*did you mean 'safety'",
+        ),
         ("missed_refusal[safety + nope] <= 0.1", policy(2), GoalError, "unknown category 'nope'"),
-        ("false_refusal[safety] <= 0.1", with_category(policy(2), 0, active=False), GoalError, "not active"),
-        ("missed_refusal[humanizing] <= 0.1", policy(2), DataError, "to be refused with humanizing"),
-        ("false_refusal <= 0.1; refusal_rate = 0.1", policy(2), GoalError, "cannot be met beside others"),
-        ("false_refusal <= 0.1; macro_f1 max", policy(2), GoalError, "cannot be weighed beside promises"),
-        ("false_refusal <= 0.1; cost: false=1 missed[nope]=2", policy(2), GoalError, "unknown category 'nope'"),
-        ("false_refusal <= 0.1; f1 max", policy(2, "released"), GoalError, "cannot steer rule 'released'"),
+        (
+            "false_refusal[safety] <= 0.1",
+            with_category(policy(2), 0, active=False),
+            GoalError,
+            "not active",
+        ),
+        (
+            "missed_refusal[humanizing] <= 0.1",
+            policy(2),
+            DataError,
+            "to be refused with humanizing",
+        ),
+        (
+            "false_refusal <= 0.1; refusal_rate = 0.1",
+            policy(2),
+            GoalError,
+            "cannot be met beside others",
+        ),
+        (
+            "false_refusal <= 0.1; macro_f1 max",
+            policy(2),
+            GoalError,
+            "cannot be weighed beside promises",
+        ),
+        (
+            "false_refusal <= 0.1; cost: false=1 missed[nope]=2",
+            policy(2),
+            GoalError,
+            "unknown category 'nope'",
+        ),
+        (
+            "false_refusal <= 0.1; f1 max",
+            policy(2, "released"),
+            GoalError,
+            "cannot steer rule 'released'",
+        ),
     ],
 )
 def test_goals_that_do_not_fit_say_why(texts, template, error, message):
@@ -225,7 +322,11 @@ def test_goals_that_do_not_fit_say_why(texts, template, error, message):
 
 def test_rows_without_anything_to_answer_promise_nothing_about_false_refusals():
     with pytest.raises(DataError, match="none of the 50 rows is to be answered"):
-        chosen("false_refusal <= 0.1", policy(1), labelled(np.full((50, 2), -1, dtype=np.float32), [1] * 50))
+        chosen(
+            "false_refusal <= 0.1",
+            policy(1),
+            labelled(np.full((50, 2), -1, dtype=np.float32), [1] * 50),
+        )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +348,12 @@ def test_a_way_that_is_none_is_refused(how, message):
 
 def test_methods_that_need_a_threshold_per_category_refuse_rules_with_one():
     with pytest.raises(GoalError, match="needs a threshold per category"):
-        chosen("false_refusal <= 0.1", policy(2, "sum"), simulated_rows(300, 2, seed=9), method="budgets")
+        chosen(
+            "false_refusal <= 0.1",
+            policy(2, "sum"),
+            simulated_rows(300, 2, seed=9),
+            method="budgets",
+        )
     with pytest.raises(GoalError, match="'path' or 'vectors'"):
         chosen(
             "false_refusal <= 0.1; refusal_rate[safety] = 0.1",

@@ -24,12 +24,17 @@ MORE = json.loads((FOLDER / "promises.json").read_text())
 SCORE_N, REFUSE_N = np.array(GOLDEN["score_per_mille"]), np.array(GOLDEN["to_refuse"], dtype=bool)
 COMPLY, REFUSE = (np.log(SCORE_N[part] / 1000).astype(np.float32) for part in (~REFUSE_N, REFUSE_N))
 HALF = 5e-4  # thresholds lie within half a step of the scores' grid
-SCORES = st.lists(st.sampled_from([-3.0, -1.0, -0.5, -0.25, -0.1, -1e-3, 0.0]), min_size=1, max_size=60)
+SCORES = st.lists(
+    st.sampled_from([-3.0, -1.0, -0.5, -0.25, -0.1, -1e-3, 0.0]), min_size=1, max_size=60
+)
 
 
 @pytest.mark.parametrize("expected", GOLDEN["order_statistic"])
 def test_the_closed_form_equals_the_golden_order_statistics(expected):
-    score_N, refuse_N = np.array(GOLDEN["score_per_mille"]), np.array(GOLDEN["to_refuse"], dtype=bool)
+    score_N, refuse_N = (
+        np.array(GOLDEN["score_per_mille"]),
+        np.array(GOLDEN["to_refuse"], dtype=bool),
+    )
     comply_N = np.log(score_N[~refuse_N] / 1000).astype(np.float32)
     done = certify_false_refusal(comply_N, expected["level"], expected["delta"])
     assert isinstance(done, Certified)
@@ -49,8 +54,12 @@ def test_the_closed_form_equals_the_golden_order_statistics(expected):
 def test_the_closed_form_is_fixed_sequence_testing_over_every_observed_score(values, level, delta):
     comply_N = np.array(values, dtype=np.float32)
     lowest = NEVER
-    for value in sorted(set(values), reverse=True):  # strict to lenient, stop at the first that cannot be certified
-        if bounds.binomial_cdf(int((comply_N >= np.float32(value)).sum()), len(values), level) > delta:
+    # strict to lenient, stop at the first that cannot be certified
+    for value in sorted(set(values), reverse=True):
+        if (
+            bounds.binomial_cdf(int((comply_N >= np.float32(value)).sum()), len(values), level)
+            > delta
+        ):
             break
         lowest = value
     done = certify_false_refusal(comply_N, level, delta)
@@ -71,7 +80,10 @@ def test_the_order_of_the_rows_does_not_matter(values, seed):
 def test_a_looser_promise_never_asks_for_a_stricter_threshold():
     comply_N = np.log(np.random.default_rng(0).random(500)).astype(np.float32)
     thresholds = [
-        [certify_false_refusal(comply_N, level, delta).thresholds[0] for level in (0.01, 0.02, 0.05, 0.1, 0.3)]
+        [
+            certify_false_refusal(comply_N, level, delta).thresholds[0]
+            for level in (0.01, 0.02, 0.05, 0.1, 0.3)
+        ]
         for delta in (0.05, 0.1, 0.2)
     ]
     assert (np.diff(thresholds, axis=0) <= 0).all()
@@ -82,7 +94,9 @@ def test_too_few_rows_are_infeasible_with_the_number_that_would_do():
     done = certify_false_refusal(np.full(58, -1, dtype=np.float32), 0.05, 0.05)
     assert isinstance(done, Uncertified)
     assert (done.rows, done.rows_needed) == (58, 59)
-    assert isinstance(certify_false_refusal(np.full(59, -1, dtype=np.float32), 0.05, 0.05), Certified)
+    assert isinstance(
+        certify_false_refusal(np.full(59, -1, dtype=np.float32), 0.05, 0.05), Certified
+    )
 
 
 def test_saturated_scores_are_infeasible_and_never_the_threshold_never():
@@ -93,8 +107,12 @@ def test_saturated_scores_are_infeasible_and_never_the_threshold_never():
 
 @pytest.mark.parametrize("expected", MORE["one_score"]["fixed_sequence"])
 def test_fixed_sequence_testing_over_every_score_ends_at_the_closed_form(expected):
-    done = (certify_false_refusal if expected["goal"] == "false_refusal" else certify_missed_refusal)(
-        COMPLY if expected["goal"] == "false_refusal" else REFUSE, expected["level"], expected["delta"]
+    done = (
+        certify_false_refusal if expected["goal"] == "false_refusal" else certify_missed_refusal
+    )(
+        COMPLY if expected["goal"] == "false_refusal" else REFUSE,
+        expected["level"],
+        expected["delta"],
     )
     assert isinstance(done, Certified)
     assert done.evidence[0].rate.hits == expected["k"]
@@ -103,7 +121,9 @@ def test_fixed_sequence_testing_over_every_score_ends_at_the_closed_form(expecte
     assert ours == theirs  # the same observed scores are refused
 
 
-@pytest.mark.parametrize("expected", [e for e in MORE["one_score"]["order_statistic"] if e["goal"] != "false_refusal"])
+@pytest.mark.parametrize(
+    "expected", [e for e in MORE["one_score"]["order_statistic"] if e["goal"] != "false_refusal"]
+)
 def test_missed_refusals_equal_the_golden_order_statistics(expected):
     done = certify_missed_refusal(REFUSE, expected["level"], expected["delta"])
     assert isinstance(done, Certified)
@@ -128,7 +148,10 @@ def test_two_sided_ranges_equal_the_golden_ones(expected):
     if isinstance(found, CertifiedRange):
         # the golden ">=" threshold is the next observed score above our cut
         assert found.lowest <= expected["false_refusal_ok_from"]
-        assert not ((np.exp(COMPLY) > found.lowest) & (np.exp(COMPLY) < expected["false_refusal_ok_from"] - HALF)).any()
+        assert not (
+            (np.exp(COMPLY) > found.lowest)
+            & (np.exp(COMPLY) < expected["false_refusal_ok_from"] - HALF)
+        ).any()
         assert found.highest == pytest.approx(expected["missed_ok_up_to"], abs=HALF)
 
 
@@ -148,16 +171,26 @@ def test_an_infeasible_pair_names_the_trade_off_and_whether_all_traffic_is_like_
 @pytest.mark.parametrize("expected", MORE["one_score"]["mean_control"])
 def test_control_of_the_mean_equals_the_golden_thresholds(expected):
     threshold = mean_false_refusal_threshold(COMPLY, expected["alpha"])
-    assert expected["threshold_strict_greater"] < threshold < expected["threshold_strict_greater"] + HALF
+    assert (
+        expected["threshold_strict_greater"]
+        < threshold
+        < expected["threshold_strict_greater"] + HALF
+    )
     assert (np.exp(COMPLY.astype(float)) >= threshold).sum() <= expected["allowed_k"]
 
 
 @pytest.mark.parametrize("expected", MORE["p_values"])
 def test_exact_p_values_and_bounds_equal_the_golden_ones(expected):
     k, n = expected["k"], expected["n"]
-    assert bounds.binomial_cdf(k, n, expected["alpha"]) == pytest.approx(expected["exact_binomial"], rel=1e-9)
-    assert bounds.upper_bound(k, n, 0.1) == pytest.approx(expected["clopper_pearson_upper_one_sided_delta0_1"])
-    assert bounds.lower_bound(k, n, 0.1) == pytest.approx(expected["clopper_pearson_lower_one_sided_delta0_1"])
+    assert bounds.binomial_cdf(k, n, expected["alpha"]) == pytest.approx(
+        expected["exact_binomial"], rel=1e-9
+    )
+    assert bounds.upper_bound(k, n, 0.1) == pytest.approx(
+        expected["clopper_pearson_upper_one_sided_delta0_1"]
+    )
+    assert bounds.lower_bound(k, n, 0.1) == pytest.approx(
+        expected["clopper_pearson_lower_one_sided_delta0_1"]
+    )
     assert bounds.interval(k, n) == pytest.approx(expected["clopper_pearson_two_sided_95"])
 
 
@@ -173,15 +206,23 @@ def test_the_closed_form_is_at_least_as_lenient_as_mapie_on_its_grid(expected):
 def test_missed_refusals_mirror_false_ones(values, level, delta):
     refuse_N = np.array(values, dtype=np.float32)
     highest = 0.0
-    for value in sorted(set(values)):  # lenient to strict, stop at the first that cannot be certified
-        if bounds.binomial_cdf(int((refuse_N < np.float32(value)).sum()), len(values), level) > delta:
+    # lenient to strict, stop at the first that cannot be certified
+    for value in sorted(set(values)):
+        if (
+            bounds.binomial_cdf(int((refuse_N < np.float32(value)).sum()), len(values), level)
+            > delta
+        ):
             break
         highest = value
     done = certify_missed_refusal(refuse_N, level, delta)
     if isinstance(done, Certified) and done.thresholds[0] < NEVER:
-        assert {v for v in values if v >= np.log(done.thresholds[0])} == {v for v in values if v >= highest}
+        assert {v for v in values if v >= np.log(done.thresholds[0])} == {
+            v for v in values if v >= highest
+        }
     else:
-        assert isinstance(done, Uncertified) == (bounds.most_errors(len(values), level, delta) is None)
+        assert isinstance(done, Uncertified) == (
+            bounds.most_errors(len(values), level, delta) is None
+        )
 
 
 def test_rows_that_no_threshold_refuses_make_missed_refusals_infeasible():
@@ -191,7 +232,10 @@ def test_rows_that_no_threshold_refuses_make_missed_refusals_infeasible():
 
 def test_a_refusal_rate_is_a_false_refusal_rate_of_all_rows():
     scores_N = np.log(np.random.default_rng(1).random(400)).astype(np.float32)
-    rate, false = certify_refusal_rate(scores_N, 0.1, 0.1), certify_false_refusal(scores_N, 0.1, 0.1)
+    rate, false = (
+        certify_refusal_rate(scores_N, 0.1, 0.1),
+        certify_false_refusal(scores_N, 0.1, 0.1),
+    )
     assert isinstance(rate, Certified)
     assert rate.thresholds == false.thresholds
     assert rate.evidence[0].goal.text == "refusal_rate <= 0.1"

@@ -25,7 +25,10 @@ def test_every_point_is_what_decide_many_does_at_its_threshold(rule):
                 (emitted_N & (rows.label_N == 0)).sum(),
                 rows.to_answer,
             )
-            assert (point.missed_refusal.hits, point.missed_refusal.of) == ((~emitted_N & own_N).sum(), own_N.sum())
+            assert (point.missed_refusal.hits, point.missed_refusal.of) == (
+                (~emitted_N & own_N).sum(),
+                own_N.sum(),
+            )
 
 
 @pytest.mark.parametrize("rule", ["heaviest", "sum", "any"])
@@ -56,9 +59,16 @@ def test_rules_without_thresholds_and_categories_that_cannot_be_emitted_get_no_c
 
 def test_limits_do_not_keep_the_curve_from_its_ends():
     limited = with_category(policy(2, "any", [0.5, 0.5]), 0, limits=(0.4, 0.6))
-    assert with_curves(limited, simulated_rows(50, 2, seed=5)).categories[0].curve[0].threshold == NEVER
+    assert (
+        with_curves(limited, simulated_rows(50, 2, seed=5)).categories[0].curve[0].threshold
+        == NEVER
+    )
 
 
 def test_without_rows_of_a_class_its_rates_are_undefined():
-    curve = with_curves(policy(2), labelled(log_softmax([[0, 2, 1], [0, 1, 0]]), [1, 1])).categories[0].curve
+    curve = (
+        with_curves(policy(2), labelled(log_softmax([[0, 2, 1], [0, 1, 0]]), [1, 1]))
+        .categories[0]
+        .curve
+    )
     assert not curve[0].false_refusal.defined

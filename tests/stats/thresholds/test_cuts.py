@@ -7,17 +7,23 @@ from demur.core.policy import ALWAYS, NEVER
 from demur.stats.thresholds.cuts import cut_above, cut_below, cut_between
 from tests.builders import policy, undoubted
 
-LOGQ = st.floats(-1000, 0, width=32) | st.floats(-1, 0, width=32) | st.floats(-(2.0**-20), 0, width=32)
+LOGQ = (
+    st.floats(-1000, 0, width=32) | st.floats(-1, 0, width=32) | st.floats(-(2.0**-20), 0, width=32)
+)
 EDGES = (0.0, -0.0, -1e-45, -(2.0**-53), -1e-12, -(2.0**-27), -1.0, -(2.0**-20), -700.0, -800.0)
 
 
 def refuses(logq, threshold):
     logp_NC = np.array([[-2000.0, logq]], dtype=np.float32)
-    return bool(decide_many(undoubted(policy(1, thresholds=[float(threshold)])), logp_NC).refuses_N[0])
+    return bool(
+        decide_many(undoubted(policy(1, thresholds=[float(threshold)])), logp_NC).refuses_N[0]
+    )
 
 
 def shaken(threshold):
-    """The threshold moved by up to two float64 steps: more than log differs between platforms, whose ends are exact."""
+    """The threshold moved by up to two float64 steps: more than log differs between platforms,
+    whose ends are exact.
+    """
     threshold = float(threshold)
     if threshold in (0.0, 1.0, np.inf):
         return [threshold]
@@ -46,7 +52,9 @@ def test_cut_above_excludes_the_observed_value_whatever_exp_rounds_to(logq):
 @given(st.floats(-699, -(2.0**-26), width=32))
 def test_the_neighbouring_float32_values_fall_on_the_other_side(logq):
     value = np.float32(logq)
-    assert not any(refuses(np.nextafter(value, np.float32(-np.inf)), t) for t in shaken(cut_below(value)))
+    assert not any(
+        refuses(np.nextafter(value, np.float32(-np.inf)), t) for t in shaken(cut_below(value))
+    )
     assert all(refuses(np.nextafter(value, np.float32(0)), t) for t in shaken(cut_above(value)))
 
 
@@ -73,7 +81,8 @@ def test_the_ends_of_the_scale():
     assert cut_above(np.float32(-1e-45)) == 1.0
     assert cut_below(np.float32(-np.inf)) == ALWAYS
     assert 0.0 < cut_above(np.float32(-np.inf)) < 1e-300
-    assert cut_below(np.float32(5e-5)) == cut_below(np.float32(0.0))  # a log-softmax may end a hair above 0
+    # a log-softmax may end a hair above 0
+    assert cut_below(np.float32(5e-5)) == cut_below(np.float32(0.0))
 
 
 @given(LOGQ, LOGQ)

@@ -47,7 +47,9 @@ def test_a_linear_optimum_equals_trying_every_cut_with_exact_ties(data, gain, co
     for sweep, cut in zip(sweeps, best_linear(sweeps, gain, cost), strict=True):
         values = [
             gain * c - cost * f
-            for c, f in zip(sweep.at_cuts.caught.tolist(), sweep.at_cuts.false.tolist(), strict=True)
+            for c, f in zip(
+                sweep.at_cuts.caught.tolist(), sweep.at_cuts.false.tolist(), strict=True
+            )
         ]
         assert cut == values.index(max(values))
 
@@ -76,7 +78,9 @@ def test_the_refuse_or_answer_optimum_equals_the_golden_one(beta):
     cuts, f = best_fbeta(sweeps, labelled_rows.to_refuse, float(beta))
     assert float(f) == pytest.approx(expected["F"], abs=1e-10)
     assert totals(sweeps, cuts) == (expected["tp"], expected["fp"])
-    assert golden_thresholds(sweeps, cuts) == pytest.approx(list(expected["thresholds"].values()), rel=1e-6)
+    assert golden_thresholds(sweeps, cuts) == pytest.approx(
+        list(expected["thresholds"].values()), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("beta", MORE["micro_fbeta"])
@@ -86,15 +90,21 @@ def test_the_micro_optimum_of_all_tokens_equals_the_golden_one(beta):
     cuts, f = best_fbeta(sweeps, labelled_rows.to_refuse, float(beta), "own")
     assert float(f) == pytest.approx(expected["F"], abs=1e-10)
     assert totals(sweeps, cuts, "own") == (expected["tp"], expected["fp"])
-    assert golden_thresholds(sweeps, cuts) == pytest.approx(list(expected["thresholds"].values()), rel=1e-6)
+    assert golden_thresholds(sweeps, cuts) == pytest.approx(
+        list(expected["thresholds"].values()), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("beta", MORE["own_fbeta"])
 def test_each_tokens_optimum_equals_the_golden_one(beta):
     labelled_rows, found = golden_rows(), []
-    for column, sweep in enumerate(category_sweeps(undoubted(policy(5)), labelled_rows).values(), start=1):
+    for column, sweep in enumerate(
+        category_sweeps(undoubted(policy(5)), labelled_rows).values(), start=1
+    ):
         expected = MORE["own_fbeta"][beta][str(column)]
-        cuts, f = best_fbeta([sweep], int((labelled_rows.label_N == column).sum()), float(beta), "own")
+        cuts, f = best_fbeta(
+            [sweep], int((labelled_rows.label_N == column).sum()), float(beta), "own"
+        )
         found.append(float(f))
         assert found[-1] == pytest.approx(expected["F"], abs=1e-10)
         assert totals([sweep], cuts, "own") == (expected["tp"], expected["fp"])

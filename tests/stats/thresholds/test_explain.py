@@ -5,14 +5,16 @@ from demur.core.goals.parse import parse_goals
 from demur.core.goals.results import Infeasible, Uncertified
 from demur.stats.thresholds.explain import explain, lowest_rate
 from demur.stats.thresholds.losses import board_of, losses_of
-from demur.stats.thresholds.procedures import certify_path
+from demur.stats.thresholds.procedures.sequences import certify_path
 from demur.stats.thresholds.search import Split, menu_of
 from tests.builders import policy, simulated_rows
 from tests.stats.thresholds.test_procedures import request
 
 
 def test_goals_that_the_scores_cannot_meet_are_infeasible_with_the_trade_off():
-    found = certify_path(request("false_refusal <= 0.02; missed_refusal <= 0.1", simulated_rows(4000, 3, seed=7)))
+    found = certify_path(
+        request("false_refusal <= 0.02; missed_refusal <= 0.1", simulated_rows(4000, 3, seed=7))
+    )
     assert isinstance(found, Infeasible)
     assert found.blocking.text == "missed_refusal <= 0.1"
     kept_false, kept_missed = (r.lowest for r in found.reachable)
@@ -44,7 +46,9 @@ def test_no_vector_of_thresholds_goes_below_the_lowest_rate():
     board = board_of(policy(2), labelled_rows, shared=False)
     losses = losses_of(parse_goals("false_refusal <= 0.1; missed_refusal <= 0.2"), board, 0)
     everyone_N, rng = np.ones(600, dtype=bool), np.random.default_rng(3)
-    menu = menu_of(board, losses, everyone_N.astype(float), Split(learn_N=everyone_N, test_N=everyone_N), {})
+    menu = menu_of(
+        board, losses, everyone_N.astype(float), Split(learn_N=everyone_N, test_N=everyone_N), {}
+    )
     lowest = lowest_rate(menu, 1, [0])
     kept = []
     for _ in range(500):

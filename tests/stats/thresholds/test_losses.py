@@ -12,7 +12,10 @@ from tests.builders import THRESHOLDS, labelled, log_softmax, policy, rows, with
 
 
 def test_one_per_group_marks_exactly_one_row_of_each_group_among_those_asked():
-    group_N, among_N = np.array([0, 0, 1, 1, 1, 2]), np.array([True, True, False, True, True, False])
+    group_N, among_N = (
+        np.array([0, 0, 1, 1, 1, 2]),
+        np.array([True, True, False, True, True, False]),
+    )
     marked_N = one_per_group(group_N, among_N, seed=0)
     assert sorted(group_N[marked_N].tolist()) == [0, 1]
     assert not marked_N[~among_N].any()
@@ -24,8 +27,12 @@ def test_a_board_refuses_what_decide_many_refuses(data, shared):
     template = with_category(policy(3), 1, active=data.draw(st.booleans()))
     board = board_of(template, labelled_rows, shared=shared)
     by_group = [data.draw(st.sampled_from(THRESHOLDS)) for _ in board.groups]
-    chosen = template.with_thresholds(dict(zip(template.taxonomy.names, board.thresholds(by_group), strict=True)))
-    assert (board.refused(by_group) == decide_many(chosen, labelled_rows.table.logp_NC).refuses_N).all()
+    chosen = template.with_thresholds(
+        dict(zip(template.taxonomy.names, board.thresholds(by_group), strict=True))
+    )
+    assert (
+        board.refused(by_group) == decide_many(chosen, labelled_rows.table.logp_NC).refuses_N
+    ).all()
 
 
 @given(data=st.data())
@@ -52,10 +59,16 @@ def test_rates_of_goals_are_what_their_words_say(data):
 
 
 def test_the_thresholds_a_goal_depends_on_do_not_depend_on_the_rows():
-    board = board_of(policy(3), labelled(log_softmax([[0, 5, 1, 1], [0, 5, 1, 1]]), [0, 2]), shared=False)
+    board = board_of(
+        policy(3), labelled(log_softmax([[0, 5, 1, 1], [0, 5, 1, 1]]), [0, 2]), shared=False
+    )
     found = {
         text: losses_of([parse_goal(text)], board, 0)[0].groups(board)
-        for text in ("false_refusal <= 0.1", "false_refusal[safety] <= 0.1", "wrong_category[humanizing] <= 0.1")
+        for text in (
+            "false_refusal <= 0.1",
+            "false_refusal[safety] <= 0.1",
+            "wrong_category[humanizing] <= 0.1",
+        )
     }
     assert list(found.values()) == [[0, 1, 2], [0], [0, 2]]
 

@@ -20,11 +20,17 @@ def test_rows_for_no_error_equal_the_golden_ones(expected):
     assert rows_for_errors(0, expected["alpha"], expected["delta"]) == expected["n"]
 
 
-@given(k=st.integers(0, 40), level=st.sampled_from((0.02, 0.1, 0.3)), delta=st.sampled_from((0.05, 0.1)))
+@given(
+    k=st.integers(0, 40),
+    level=st.sampled_from((0.02, 0.1, 0.3)),
+    delta=st.sampled_from((0.05, 0.1)),
+)
 def test_rows_for_errors_is_the_first_number_that_allows_them(k, level, delta):
     n = rows_for_errors(k, level, delta)
     assert bounds.most_errors(n, level, delta) == k
-    assert (bounds.most_errors(n - 1, level, delta) or -1) < k or bounds.most_errors(n - 1, level, delta) is None
+    assert (bounds.most_errors(n - 1, level, delta) or -1) < k or bounds.most_errors(
+        n - 1, level, delta
+    ) is None
 
 
 @pytest.mark.parametrize(("rate", "level"), [(0.0, 0.05), (0.01, 0.05), (0.04, 0.05), (0.09, 0.1)])
@@ -40,8 +46,8 @@ def test_no_number_of_rows_certifies_a_rate_above_its_level():
 
 def test_a_plan_says_before_fitting_what_the_labels_can_carry():
     goals = parse_goals(
-        "false_refusal <= 0.05; missed_refusal[safety] <= 0.02; missed_refusal[safety + humanizing] <= 0.04; "
-        "wrong_category <= 0.1; refusal_rate <= 0.3"
+        "false_refusal <= 0.05; missed_refusal[safety] <= 0.02; missed_refusal[safety + "
+        "humanizing] <= 0.04; wrong_category <= 0.1; refusal_rate <= 0.3"
     )
     false, safety, pooled, wrong, rate = plan_labels(goals, HAVE, confidence=0.9)
     assert (false.have, false.allowed) == (400, bounds.most_errors(400, 0.05, 0.1))
@@ -50,7 +56,10 @@ def test_a_plan_says_before_fitting_what_the_labels_can_carry():
     assert (pooled.have, pooled.allowed) == (90, 0)  # pooled, what neither could carry alone
     assert pooled.lowest < safety.lowest
     assert [r.have for r in (wrong, rate)] == [90, 490]
-    assert [r.labels for r in (false, pooled)] == ["to be answered", "to be refused with safety or humanizing"]
+    assert [r.labels for r in (false, pooled)] == [
+        "to be answered",
+        "to be refused with safety or humanizing",
+    ]
     assert all(r.needed <= r.likely for r in (false, safety, pooled, wrong, rate))
 
 

@@ -9,14 +9,10 @@ from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.core.goals.results import Certified, Uncertified
 from demur.stats.thresholds.losses import board_of, losses_of
-from demur.stats.thresholds.procedures import (
-    Request,
-    certify_budgets,
-    certify_graphical,
-    certify_path,
-    certify_shared,
-    certify_vectors,
-)
+from demur.stats.thresholds.procedures.budgets import certify_budgets, certify_graphical
+from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.procedures.sequences import certify_path, certify_vectors
+from demur.stats.thresholds.procedures.shared import certify_shared
 from demur.stats.thresholds.search import split_rows
 from demur.stats.thresholds.worth import aim_of
 from tests.builders import labelled, log_softmax, policy, simulated_rows
@@ -48,13 +44,19 @@ def test_what_is_certified_is_what_decide_many_then_does_and_its_count_allows_it
     if procedure in (certify_path, certify_vectors):
         tested_N = split_rows(asked.board, asked.learn_share, asked.seed).test_N
     comply_N = tested_N & (labelled_rows.label_N == 0)
-    assert (rate.hits, rate.of) == (int(refused(found, labelled_rows).refuses_N[comply_N].sum()), int(comply_N.sum()))
+    assert (rate.hits, rate.of) == (
+        int(refused(found, labelled_rows).refuses_N[comply_N].sum()),
+        int(comply_N.sum()),
+    )
     assert bounds.binomial_cdf(rate.hits, rate.of, 0.06) == found.evidence[0].p_value <= 0.1
 
 
 def test_every_goal_of_a_request_is_kept_at_once():
     labelled_rows = simulated_rows(6000, 3, seed=2, signal=4.0)
-    texts = "false_refusal <= 0.1; false_refusal[humanizing] <= 0.02; missed_refusal <= 0.15; wrong_category <= 0.1"
+    texts = (
+        "false_refusal <= 0.1; false_refusal[humanizing] <= 0.02; missed_refusal <= 0.15; "
+        "wrong_category <= 0.1"
+    )
     for procedure in (certify_path, certify_vectors):
         found = procedure(request(texts, labelled_rows))
         assert isinstance(found, Certified)
@@ -65,7 +67,9 @@ def test_every_goal_of_a_request_is_kept_at_once():
 def test_a_goal_about_one_category_does_not_hold_the_others_back():
     labelled_rows = simulated_rows(6000, 3, seed=2, signal=4.0)
     alone = certify_path(request("false_refusal <= 0.05", labelled_rows))
-    strict = certify_path(request("false_refusal <= 0.05; false_refusal[humanizing] <= 0.004", labelled_rows))
+    strict = certify_path(
+        request("false_refusal <= 0.05; false_refusal[humanizing] <= 0.004", labelled_rows)
+    )
     assert strict.thresholds[1] > alone.thresholds[1]
     assert strict.thresholds[0] <= alone.thresholds[0]
     assert strict.thresholds[2] <= alone.thresholds[2]
@@ -78,9 +82,13 @@ def test_the_graphical_procedure_over_chains_is_the_graph_with_a_node_per_cut():
         logits_NC = rng.normal(size=(150, 3)) - np.array([0.0, 0.0, 2.5])
         labelled_rows = labelled(log_softmax(logits_NC), label_N)
         asked = request("false_refusal <= 0.4", labelled_rows, k=2, delta=0.1)
-        chain = [np.sort(asked.board.logq_N[(label_N == 0) & (asked.board.group_N == g)])[::-1] for g in (0, 1)]
+        chain = [
+            np.sort(asked.board.logq_N[(label_N == 0) & (asked.board.group_N == g)])[::-1]
+            for g in (0, 1)
+        ]
         of, nodes = int((label_N == 0).sum()), [len(c) for c in chain]
-        p = [bounds.binomial_cdf(k, of, 0.2) for n in nodes for k in range(1, n + 1)]  # k-th: refuse the top k
+        # k-th: refuse the top k
+        p = [bounds.binomial_cdf(k, of, 0.2) for n in nodes for k in range(1, n + 1)]
         transfer = np.zeros((sum(nodes), sum(nodes)))
         heads = [0, nodes[0]]
         for i in range(sum(nodes) - 1):
@@ -126,15 +134,21 @@ def test_a_category_without_an_error_among_the_rows_still_needs_its_share():
 def test_too_few_rows_say_how_many_would_do_whatever_the_procedure():
     labelled_rows = simulated_rows(60, 3, seed=6)
     for procedure in EVERY[:3]:
-        found = procedure(request("false_refusal <= 0.01", labelled_rows, shared=procedure is certify_shared))
+        found = procedure(
+            request("false_refusal <= 0.01", labelled_rows, shared=procedure is certify_shared)
+        )
         assert isinstance(found, Uncertified)
         assert found.rows == labelled_rows.to_answer
         assert found.rows_needed >= 230
 
 
 @pytest.mark.parametrize("procedure", [certify_path, certify_vectors])
-def test_a_few_rows_that_scores_part_without_an_error_are_certified_and_thresholds_lie_in_the_gap(procedure):
-    """A threshold right below the lowest learnt score would miss every new row that scores a little lower."""
+def test_a_few_rows_that_scores_part_without_an_error_are_certified_and_thresholds_lie_in_the_gap(
+    procedure,
+):
+    """A threshold right below the lowest learnt score would miss every new row that scores a little
+    lower.
+    """
     for seed in range(20):
         label_N = np.repeat([0, 1, 2, 3], [60, 20, 20, 20])
         logits_NC = np.random.default_rng(seed).normal(size=(120, 4)) + 12 * np.eye(4)[label_N]
@@ -147,9 +161,13 @@ def test_a_few_rows_that_scores_part_without_an_error_are_certified_and_threshol
 def test_a_promise_is_not_kept_by_refusing_nobody():
     rng = np.random.default_rng(8)
     label_N = np.repeat([0, 1], [300, 100])
-    upside_down = labelled(log_softmax(rng.normal(size=(400, 2)) * 0.1 + 3 * np.eye(2)[1 - label_N]), label_N)
+    upside_down = labelled(
+        log_softmax(rng.normal(size=(400, 2)) * 0.1 + 3 * np.eye(2)[1 - label_N]), label_N
+    )
     for procedure in (certify_path, certify_budgets, certify_shared):
-        found = procedure(request("false_refusal <= 0.05", upside_down, k=1, shared=procedure is certify_shared))
+        found = procedure(
+            request("false_refusal <= 0.05", upside_down, k=1, shared=procedure is certify_shared)
+        )
         assert not isinstance(found, Certified)
 
 

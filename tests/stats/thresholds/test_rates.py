@@ -12,7 +12,9 @@ TRAFFIC = simulated_rows(2000, 3, seed=1).table
 
 
 def met(texts, template, traffic=TRAFFIC):
-    return solve_on_traffic(parse_goals(texts), template, traffic, confidence=0.95, data_digest="traffic")
+    return solve_on_traffic(
+        parse_goals(texts), template, traffic, confidence=0.95, data_digest="traffic"
+    )
 
 
 @pytest.mark.parametrize("rule", ["heaviest", "sum", "any"])
@@ -32,7 +34,10 @@ def test_a_rate_with_a_guarantee_leaves_room_for_chance():
 
 
 def test_categories_have_rates_of_their_own():
-    done = met(["refusal_rate[safety] <= 10%", "refusal_rate[humanizing] = 3%"], policy(3, thresholds=[0.5, 0.5, 0.9]))
+    done = met(
+        ["refusal_rate[safety] <= 10%", "refusal_rate[humanizing] = 3%"],
+        policy(3, thresholds=[0.5, 0.5, 0.9]),
+    )
     choice_N = decide_many(done, TRAFFIC.logp_NC).choice_N
     assert [p.rate.hits for p in done.promises] == [(choice_N == c).sum() for c in (1, 2)]
     assert (choice_N == 2).sum() == 60

@@ -18,14 +18,24 @@ from tests.builders import policy, rows, simulated_rows
 def test_the_learnt_path_holds_the_best_vector_for_every_price_of_cost(data):
     labelled_rows = data.draw(rows(2, min_rows=2, max_rows=14))
     board = board_of(policy(2), labelled_rows, shared=False)
-    cost_N, worth_N = (labelled_rows.label_N == 0).astype(float), (labelled_rows.label_N != 0).astype(float)
+    cost_N, worth_N = (
+        (labelled_rows.label_N == 0).astype(float),
+        (labelled_rows.label_N != 0).astype(float),
+    )
     path = lenient_path(board, cost_N, worth_N, {})
     first_N = path.first_step(board)
-    on_path = [(worth_N[first_N <= s].sum(), cost_N[first_N <= s].sum()) for s in range(len(path.group_S) + 1)]
+    on_path = [
+        (worth_N[first_N <= s].sum(), cost_N[first_N <= s].sum())
+        for s in range(len(path.group_S) + 1)
+    ]
     observed = [[*np.exp(board.logq_N[board.group_N == g]) * (1 - 1e-6), NEVER] for g in range(2)]
-    every = [(worth_N[r].sum(), cost_N[r].sum()) for r in (board.refused(t) for t in product(*observed))]
+    every = [
+        (worth_N[r].sum(), cost_N[r].sum()) for r in (board.refused(t) for t in product(*observed))
+    ]
     for price in (0.05, 0.3, 0.7, 1.1, 2.3, 40.0):
-        assert max(w - price * c for w, c in on_path) == pytest.approx(max(w - price * c for w, c in every))
+        assert max(w - price * c for w, c in on_path) == pytest.approx(
+            max(w - price * c for w, c in every)
+        )
     for step in range(len(path.group_S) + 1):
         assert (board.refused(path.at(step, 2)) == (first_N <= step)).all()
 
@@ -57,10 +67,14 @@ def test_rows_made_from_one_another_stay_on_one_side_of_the_split():
 def test_candidates_start_at_the_safest_vector_and_trade_margin_for_worth():
     labelled_rows = simulated_rows(3000, 3, seed=5, signal=3.0)
     board = board_of(policy(3), labelled_rows, shared=False)
-    losses = losses_of(parse_goals("false_refusal <= 0.15; missed_refusal[safety] <= 0.3"), board, 0)
+    losses = losses_of(
+        parse_goals("false_refusal <= 0.15; missed_refusal[safety] <= 0.3"), board, 0
+    )
     everyone_N = np.ones(3000, dtype=bool)
     worth_N = (labelled_rows.label_N != 0).astype(float)
-    found = candidates(menu_of(board, losses, worth_N, Split(learn_N=everyone_N, test_N=everyone_N), {2: 0.5}))
+    found = candidates(
+        menu_of(board, losses, worth_N, Split(learn_N=everyone_N, test_N=everyone_N), {2: 0.5})
+    )
     worth = [worth_N[board.refused(t)].sum() for t in found]
     assert worth == sorted(worth)
     assert len(found) > 3

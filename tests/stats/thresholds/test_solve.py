@@ -16,19 +16,37 @@ from demur.core.rates import Rate
 from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.losses import STEERABLE
 from demur.stats.thresholds.solve import solve
-from tests.builders import binary_rows, labelled, log_softmax, policy, rows, simulated_rows, with_category
+from tests.builders import (
+    binary_rows,
+    labelled,
+    log_softmax,
+    policy,
+    rows,
+    simulated_rows,
+    with_category,
+)
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "thresholds.json").read_text())["one_score"]
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "thresholds.json").read_text())[
+    "one_score"
+]
 OPTIMA = ("f1 max", "f0.5 max", "youden max", "cost: false=1 missed=0.3", "cost: false=1 missed=5")
 
 
 def chosen(text, template, rows, confidence=0.95):
-    return solve([parse_goal(text)], template, rows, How(confidence=confidence, method="shared"), data_digest="digest")
+    return solve(
+        [parse_goal(text)],
+        template,
+        rows,
+        How(confidence=confidence, method="shared"),
+        data_digest="digest",
+    )
 
 
 def errors(policy, rows):
     refuses_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    return int((refuses_N & (rows.label_N != 0)).sum()), int((refuses_N & (rows.label_N == 0)).sum())
+    return int((refuses_N & (rows.label_N != 0)).sum()), int(
+        (refuses_N & (rows.label_N == 0)).sum()
+    )
 
 
 def worth(text, policy, rows):
@@ -49,12 +67,21 @@ def test_no_thresholds_do_better_than_the_chosen_ones(data, text, rule):
     labelled_rows = data.draw(rows(2, min_rows=3))
     assume(set(labelled_rows.label_N.tolist()) == {0, 1, 2})
     best = chosen(text, policy(2, rule), labelled_rows)
-    observed = sorted({float(t) for t in np.exp(labelled_rows.table.logp_NC[:, 1:].astype(np.float64)).ravel() - 1e-6})
+    observed = sorted(
+        {
+            float(t)
+            for t in np.exp(labelled_rows.table.logp_NC[:, 1:].astype(np.float64)).ravel() - 1e-6
+        }
+    )
     if rule == "sum":
-        observed += sorted({float(t) for t in np.exp(labelled_rows.table.logp_NC[:, 1:]).sum(axis=1) - 1e-6})
+        observed += sorted(
+            {float(t) for t in np.exp(labelled_rows.table.logp_NC[:, 1:]).sum(axis=1) - 1e-6}
+        )
     separate = [(a, b) for a in (*observed, NEVER) for b in (*observed, NEVER)]
     vectors = separate if rule == "heaviest" else [(a, a) for a in (*observed, NEVER)]
-    most = max(worth(text, policy(2, rule, [max(t, 0.0) for t in v]), labelled_rows) for v in vectors)
+    most = max(
+        worth(text, policy(2, rule, [max(t, 0.0) for t in v]), labelled_rows) for v in vectors
+    )
     assert worth(text, best, labelled_rows) == pytest.approx(most, abs=1e-12)
 
 
@@ -73,7 +100,9 @@ def test_refusal_rates_equal_the_golden_ones(expected):
     rows = binary_rows(np.log(np.array(GOLDEN["score_per_mille"]) / 1000), GOLDEN["to_refuse"])
     done = chosen(f"refusal_rate = {expected['target']}", policy(1), rows)
     rate = done.promises[0].rate
-    assert done.categories[0].threshold == pytest.approx(expected["threshold_refuse_iff_at_least"], rel=1e-6)
+    assert done.categories[0].threshold == pytest.approx(
+        expected["threshold_refuse_iff_at_least"], rel=1e-6
+    )
     assert rate.value == pytest.approx(expected["achieved"], abs=1e-12)
     assert rate.interval() == pytest.approx(expected["ci95"], abs=1e-9)
 
@@ -90,7 +119,9 @@ def test_the_refusal_rate_of_one_category_moves_that_threshold_only():
 
 def test_a_refusal_rate_that_ties_forbid_is_infeasible_and_not_an_extreme_threshold():
     tied = binary_rows(np.log([0.9] * 50 + [0.1] * 50), [1] * 50 + [0] * 50)
-    with pytest.raises(GoalInfeasible, match="10 of 100 rows may be refused, the strictest threshold refuses 50"):
+    with pytest.raises(
+        GoalInfeasible, match="10 of 100 rows may be refused, the strictest threshold refuses 50"
+    ):
         chosen("refusal_rate = 0.1", policy(1), tied)
     with pytest.raises(GoalInfeasible, match=r"0 of 100 rows(.|\n)*at least 1000 rows"):
         chosen("refusal_rate = 0.001", policy(1), tied)
@@ -100,11 +131,17 @@ def test_a_refusal_rate_that_ties_forbid_is_infeasible_and_not_an_extreme_thresh
 
 def test_a_rate_above_what_a_category_can_refuse_is_infeasible_and_names_the_highest_in_reach():
     rows = simulated_rows(1000, 3, seed=4)
-    reach = int((rows.table.logp_NC[:, 1:].argmax(axis=1) == 1).sum())  # rows that humanizing is the heaviest of
-    with pytest.raises(GoalInfeasible, match=rf"asks for 900 of 1000 rows(.|\n)*{reach} are refused") as raised:
+    # rows that humanizing is the heaviest of
+    reach = int((rows.table.logp_NC[:, 1:].argmax(axis=1) == 1).sum())
+    with pytest.raises(
+        GoalInfeasible, match=rf"asks for 900 of 1000 rows(.|\n)*{reach} are refused"
+    ) as raised:
         chosen("refusal_rate[humanizing] = 90%", policy(3), rows)
     assert f"{reach / 10:g}%" in raised.value.hint
-    assert chosen(f"refusal_rate[humanizing] = {reach / 1000}", policy(3), rows).promises[0].rate.hits == reach
+    assert (
+        chosen(f"refusal_rate[humanizing] = {reach / 1000}", policy(3), rows).promises[0].rate.hits
+        == reach
+    )
     both = ["refusal_rate[humanizing] = 90%", "f1 max"]
     with pytest.raises(GoalInfeasible, match=f"{reach} are refused"):
         solve(parse_goals(both), policy(3), rows, How(), data_digest="")
@@ -122,13 +159,16 @@ def test_a_certified_policy_says_what_it_promises_and_keeps_its_count(rule):
         "certified",
     )
     assert (promise.rate.hits, promise.rate.of) == (errors(done, rows)[1], rows.to_answer)
-    assert promise.rate.interval(0.8)[1] <= 0.05  # one side of the interval at 80 % is the bound at 90 %
+    # one side of the interval at 80 % is the bound at 90 %
+    assert promise.rate.interval(0.8)[1] <= 0.05
     assert promise.data_digest == "digest"
     assert "2110.01052" in promise.method
 
 
 def test_a_promise_that_the_rows_cannot_carry_names_the_number_that_would_do():
-    with pytest.raises(GoalInfeasible, match=r"58 rows(.|\n)*at least 59 rows(.|\n)*no less than 0\.0503") as raised:
+    with pytest.raises(
+        GoalInfeasible, match=r"58 rows(.|\n)*at least 59 rows(.|\n)*no less than 0\.0503"
+    ) as raised:
         chosen("false_refusal <= 0.05", policy(1), binary_rows(np.log([0.5] * 58), [0] * 58))
     assert raised.value.exit_code == 3
 
@@ -152,7 +192,11 @@ def test_optima_are_measured_and_carry_no_rate(text):
 def test_the_template_keeps_everything_but_thresholds_curves_and_promises():
     template = with_category(policy(2), 0, locked=True, on_refuse="No.", limits=(0.0, NEVER))
     done = chosen("f1 max", template, simulated_rows(300, 2, seed=8))
-    bare = replace(done, promises=(), categories=tuple(replace(c, threshold=NEVER, curve=()) for c in done.categories))
+    bare = replace(
+        done,
+        promises=(),
+        categories=tuple(replace(c, threshold=NEVER, curve=()) for c in done.categories),
+    )
     assert bare == template
 
 
@@ -174,7 +218,10 @@ def test_a_category_without_a_row_is_named_unless_it_is_inactive(text):
     rows = labelled(log_softmax([[0, 1, 2], [2, 1, 0], [0, 3, 1]]), [0, 0, 1])
     with pytest.raises(DataError, match="'humanizing'"):
         chosen(text, policy(2), rows)
-    assert chosen(text, with_category(policy(2), 1, active=False), rows).categories[1].threshold == NEVER
+    assert (
+        chosen(text, with_category(policy(2), 1, active=False), rows).categories[1].threshold
+        == NEVER
+    )
     assert chosen(text, policy(2, "any"), rows).promises
 
 
@@ -186,9 +233,17 @@ def test_a_promise_about_false_refusals_needs_rows_to_be_answered():
 @pytest.mark.parametrize(
     ("text", "template", "message"),
     [
-        ("refusal_rate[safty] = 0.1", policy(2), r"unknown category 'safty'(.|\n)*did you mean 'safety'"),
+        (
+            "refusal_rate[safty] = 0.1",
+            policy(2),
+            r"unknown category 'safty'(.|\n)*did you mean 'safety'",
+        ),
         ("refusal_rate[safety] = 0.1", policy(2, "any"), "needs rule 'heaviest'"),
-        ("refusal_rate[safety] = 0.1", with_category(policy(2), 0, active=False), "'safety' is not active"),
+        (
+            "refusal_rate[safety] = 0.1",
+            with_category(policy(2), 0, active=False),
+            "'safety' is not active",
+        ),
         ("f1 max", policy(2, "released"), "cannot steer rule 'released'"),
         ("f1 max", policy(2, "bias"), "cannot steer rule 'bias'"),
         ("f1 max", policy(2, active=False), "no category is active"),
@@ -203,19 +258,25 @@ def test_a_goal_that_does_not_fit_the_template_says_why(text, template, message)
 @pytest.mark.parametrize("confidence", [0.0, 1.0, math.nan])
 def test_a_confidence_outside_zero_to_one_is_refused(confidence):
     with pytest.raises(GoalError, match="not in"):
-        chosen("false_refusal <= 0.1", policy(1), simulated_rows(50, 1, seed=1), confidence=confidence)
+        chosen(
+            "false_refusal <= 0.1", policy(1), simulated_rows(50, 1, seed=1), confidence=confidence
+        )
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0])
 def test_each_tokens_own_f_is_best_for_that_category_and_moves_no_other(beta):
     rows, template = simulated_rows(600, 3, seed=10), policy(3, thresholds=[0.4, 0.5, 0.6])
-    one, every = (chosen(t, template, rows) for t in (f"f{beta}[humanizing] max", f"macro_f{beta} max"))
+    one, every = (
+        chosen(t, template, rows) for t in (f"f{beta}[humanizing] max", f"macro_f{beta} max")
+    )
     assert [one.categories[at].threshold for at in (0, 2)] == [0.4, 0.6]
     assert one.categories[1].threshold == every.categories[1].threshold
     assert one.promises[0].risk == f"f{beta:g}[humanizing]"
 
     def own_f(threshold):
-        choice_N = decide_many(template.with_thresholds({"humanizing": threshold}), rows.table.logp_NC).choice_N
+        choice_N = decide_many(
+            template.with_thresholds({"humanizing": threshold}), rows.table.logp_NC
+        ).choice_N
         hits = int(((choice_N == 2) & (rows.label_N == 2)).sum())
         return (1 + beta**2) * hits / (beta**2 * (rows.label_N == 2).sum() + (choice_N == 2).sum())
 
@@ -245,7 +306,9 @@ def test_costs_by_category_are_least_over_all_cuts(rule):
     assert cost(cheap, 0.5, 20) <= cost(done, 0.5, 20)
 
 
-@pytest.mark.parametrize("text", ["missed_refusal <= 20%", "wrong_category <= 20%", "refusal_rate <= 30%"])
+@pytest.mark.parametrize(
+    "text", ["missed_refusal <= 20%", "wrong_category <= 20%", "refusal_rate <= 30%"]
+)
 def test_every_promise_is_certified_with_one_shared_threshold(text):
     rows = simulated_rows(1000, 3, seed=13, signal=4.0)
     done = chosen(text, policy(3), rows)

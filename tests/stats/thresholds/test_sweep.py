@@ -15,7 +15,9 @@ def brute(policy, rows, column=None):
     choice_N = decide_many(policy, rows.table.logp_NC).choice_N
     hit_N = choice_N > 0 if column is None else choice_N == column
     label_N = rows.label_N
-    return [int((hit_N & of_N).sum()) for of_N in (True, label_N == 0, label_N != 0, label_N == column)]
+    return [
+        int((hit_N & of_N).sum()) for of_N in (True, label_N == 0, label_N != 0, label_N == column)
+    ]
 
 
 def listed(counts, at):
@@ -27,7 +29,10 @@ def listed(counts, at):
 def test_a_pooled_sweep_equals_deciding_again_at_every_cut_and_at_any_threshold(rows, rule):
     sweep = pooled_sweep(policy(3, rule), rows)
     for at, threshold in enumerate(sweep.threshold_J):
-        assert listed(sweep.at_cuts, at)[:3] == brute(policy(3, rule, [float(threshold)] * 3), rows)[:3]
+        assert (
+            listed(sweep.at_cuts, at)[:3]
+            == brute(policy(3, rule, [float(threshold)] * 3), rows)[:3]
+        )
     anywhere = sweep.at_thresholds(np.array(THRESHOLDS))
     for at, threshold in enumerate(THRESHOLDS):
         assert listed(anywhere, at)[:3] == brute(policy(3, rule, [threshold] * 3), rows)[:3]
@@ -82,8 +87,12 @@ def test_moving_one_threshold_over_its_whole_range_changes_no_other_category():
     for column, name in enumerate(base.taxonomy.names, start=1):
         seen = set()
         for threshold in np.linspace(0, 1, 41):
-            after_N = decide_many(base.with_thresholds({name: float(threshold)}), rows.table.logp_NC).choice_N
+            after_N = decide_many(
+                base.with_thresholds({name: float(threshold)}), rows.table.logp_NC
+            ).choice_N
             changed_N = before_N != after_N
-            assert (np.isin(before_N[changed_N], (0, column)) & np.isin(after_N[changed_N], (0, column))).all()
+            assert (
+                np.isin(before_N[changed_N], (0, column)) & np.isin(after_N[changed_N], (0, column))
+            ).all()
             seen.add(int((after_N == column).sum()))
         assert len(seen) > 10

@@ -47,18 +47,29 @@ def test_the_counts_read_back_as_they_were_written(tmp_path):
 
 def test_answers_can_be_labelled_by_hand_and_are_not_labelled_yet(tmp_path):
     asked = [PromptRow(id="a", messages=(Message(role="user", content="Who?"),), group=None)]
-    write_answers(tmp_path / "a.jsonl", asked, ["Nobody."], [Outcome(verdict="refusal", reason="r", judge="j")])
+    write_answers(
+        tmp_path / "a.jsonl",
+        asked,
+        ["Nobody."],
+        [Outcome(verdict="refusal", reason="r", judge="j")],
+    )
     (row,) = read_answers(tmp_path / "a.jsonl")
     assert (row.id, row.item.request, row.item.answer, row.label) == ("a", "Who?", "Nobody.", None)
 
 
 def test_labels_by_hand_outlive_another_writing_unless_the_answer_changed(tmp_path):
     path = tmp_path / "a.jsonl"
-    asked = [PromptRow(id=i, messages=(Message(role="user", content=f"{i}?"),), group=None) for i in "abc"]
+    asked = [
+        PromptRow(id=i, messages=(Message(role="user", content=f"{i}?"),), group=None)
+        for i in "abc"
+    ]
     said = [Outcome(verdict="refusal", reason="r", judge="j")] * 3
     write_answers(path, asked, ["No.", "No.", "Yes."], said)
     lines = [json.loads(line) | {"label": "partial"} for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:2]) + json.dumps(lines[2] | {"label": None}))
+    path.write_text(
+        "".join(json.dumps(line) + "\n" for line in lines[:2])
+        + json.dumps(lines[2] | {"label": None})
+    )
     write_answers(path, asked, ["No.", "Maybe.", "Yes."], said)
     assert [row.label for row in read_answers(path)] == ["partial", None, None]
     path.write_text('{"id": "a", "label": "refused"}')

@@ -12,7 +12,12 @@ TOKENS = ("[respond]", "[no]")
 
 def branch(name, column):
     answer = Answer(text=f"text of {name}", finished=True, tokens=3)
-    return Branch(id=name, column=column, answer=answer, outcome=Outcome(verdict="refusal", reason="no", judge="j/1"))
+    return Branch(
+        id=name,
+        column=column,
+        answer=answer,
+        outcome=Outcome(verdict="refusal", reason="no", judge="j/1"),
+    )
 
 
 def cache(tmp_path, origin="a"):

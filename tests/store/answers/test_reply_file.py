@@ -12,7 +12,8 @@ SAID = Said(text="Who opened the bridge?", model="m-1")
 def test_a_reply_is_there_for_the_next_process(tmp_path):
     first = ReplyFile(tmp_path / "below" / "replies.sqlite")
     first.put("key", SAID)
-    second = ReplyFile(tmp_path / "below" / "replies.sqlite")  # while the first is still open, as after a kill
+    # while the first is still open, as after a kill
+    second = ReplyFile(tmp_path / "below" / "replies.sqlite")
     assert second.get("key") == SAID
     assert second.get("another") is None
     first.close()

@@ -20,7 +20,11 @@ def written(tmp_path_factory):
 def test_a_front_is_read_as_it_was_written(written, tmp_path):
     path, digest = written
     found = read_front(path)
-    assert (found.range, found.edges, found.taught_by) == (front().range, front().edges, front().taught_by)
+    assert (found.range, found.edges, found.taught_by) == (
+        front().range,
+        front().edges,
+        front().taught_by,
+    )
     for text in texts(40, 8):
         ours, theirs = front().given(user(text)), found.given(user(text))
         assert (ours is None and theirs is None) or np.array_equal(ours, theirs)
@@ -48,7 +52,9 @@ def head(source, **keys):
     return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("kind", ["shape", "infinite", "format", "key", "bytes", "pickle", "edge", "gone"])
+@pytest.mark.parametrize(
+    "kind", ["shape", "infinite", "format", "key", "bytes", "pickle", "edge", "gone"]
+)
 def test_a_file_that_is_no_front_is_refused_by_name(written, tmp_path, kind):
     source, target = written[0], tmp_path / "front.npz"
     if kind == "shape":

@@ -1,4 +1,6 @@
-"""seen.npz: written beside the weights, read with suspicion, made again where an old run vouches for it."""
+"""seen.npz: written beside the weights, read with suspicion, made again where an old run vouches
+for it.
+"""
 
 import json
 
@@ -33,7 +35,9 @@ def rows(count=5, tag=""):
             id=f"{tag}{n}",
             source="s",
             split="train",
-            messages=(Message(role="user", content=f"Please tell me about thing {tag}{n} and its uses"),),
+            messages=(
+                Message(role="user", content=f"Please tell me about thing {tag}{n} and its uses"),
+            ),
             kind="benign",
             group=f"s:{n}" if n % 2 else None,
         )
@@ -63,7 +67,9 @@ def test_a_damaged_record_is_named(tmp_path, damage):
     whole = path.read_bytes()
     if damage == "format":
         whole = whole.replace(b"demur.seen/1", b"demur.seen/9")
-    path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"rows", "gone": b"", "format": whole}[damage])
+    path.write_bytes(
+        {"cut": whole[: len(whole) // 2], "text": b"rows", "gone": b"", "format": whole}[damage]
+    )
     with pytest.raises(ArtifactError, match=SEEN):
         read_seen(path)
 
@@ -116,20 +122,26 @@ def test_a_record_that_training_left_and_that_is_gone_is_missed_by_every_stage_a
         seen_by_run(folder)
     with pytest.raises(ArtifactError, match="out of date"):
         folder.require_fresh("calibrate")
-    moved = folder.model.rename(tmp_path / "base")  # nor does a model that begins as this one forget it
+    # nor does a model that begins as this one forget it
+    moved = folder.model.rename(tmp_path / "base")
     with pytest.raises(ArtifactError, match=f"{SEEN} is missing"):
         seen_by_base(str(moved))
 
 
 def model(folder, details=None):
     engine = FakeEngine(taxonomy=coconot())
-    trained = TrainedModel(fingerprint=engine.fingerprint, steps=1, history=(), row_change=(), details=details or {})
+    trained = TrainedModel(
+        fingerprint=engine.fingerprint, steps=1, history=(), row_change=(), details=details or {}
+    )
     write_model_file(folder, coconot(), trained, "sha256:elsewhere")
     return engine.fingerprint.model_digest
 
 
 def test_rows_may_be_given_as_a_file_a_record_a_model_or_a_run(tmp_path, run):
-    lines = [{"prompt": "Please tell me about thing 0 and its uses"}, {"messages": [{"role": "user", "content": "Hi"}]}]
+    lines = [
+        {"prompt": "Please tell me about thing 0 and its uses"},
+        {"messages": [{"role": "user", "content": "Hi"}]},
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     folder = tmp_path / "elsewhere"
     digest = model(folder)

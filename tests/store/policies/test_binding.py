@@ -84,7 +84,9 @@ SPOKEN_OF = {
 def test_any_change_of_what_a_promise_speaks_of_takes_it_away(path, name):
     change = SPOKEN_OF[name]
     if name == "calibrator":
-        other = certified(calibrator=Fitted(tokens=taxonomy(2).tokens, map=Temperature(temperature=0.5)))
+        other = certified(
+            calibrator=Fitted(tokens=taxonomy(2).tokens, map=Temperature(temperature=0.5))
+        )
         change = policy_to_json(other)["calibrator"]
     edit(path, **{name: change})
     found = read_policy(path)
@@ -109,7 +111,12 @@ def test_what_no_decision_depends_on_may_change_under_a_promise(path, change):
 
 def test_an_invented_promise_counts_for_nothing(path):
     value = json.loads(path.read_text())
-    invented = {**value["promises"][0], "rate": {"hits": 0, "of": 100_000}, "method": "trust me", "level": 0.001}
+    invented = {
+        **value["promises"][0],
+        "rate": {"hits": 0, "of": 100_000},
+        "method": "trust me",
+        "level": 0.001,
+    }
     del invented["digest"]
     path.write_text(json.dumps(value | {"promises": [*value["promises"], invented]}))
     assert statuses(read_policy(path)) == ["certified", "not certified"]
@@ -136,19 +143,32 @@ def test_a_policy_with_other_thresholds_carries_no_promise():
     assert certified().with_thresholds({"safety": 0.9}).promises == ()
 
 
-@given(threshold=st.floats(0, 1) | st.just(math.inf), active=st.booleans(), hits=st.integers(0, 400))
+@given(
+    threshold=st.floats(0, 1) | st.just(math.inf), active=st.booleans(), hits=st.integers(0, 400)
+)
 def test_a_promise_is_certified_of_exactly_one_policy(tmp_path_factory, threshold, active, hits):
     path = tmp_path_factory.getbasetemp() / "bound.json"
     write_policy(path, certified())
     threshold_text = "never" if math.isinf(threshold) else threshold
-    edit(path, categories__0__threshold=threshold_text, categories__1__active=active, promises__0__rate__hits=hits)
+    edit(
+        path,
+        categories__0__threshold=threshold_text,
+        categories__1__active=active,
+        promises__0__rate__hits=hits,
+    )
     same = (threshold, active, hits) == (0.3, True, 2)
     assert statuses(read_policy(path)) == ["certified" if same else "not certified"]
 
 
 def leaves(value, way=()):
     """The place of every value of a file that is no list or object, and of every empty one."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     found = [leaf for key, v in inside for leaf in leaves(v, (*way, key))]
     return found or [way]
 
@@ -174,11 +194,15 @@ def full():
         doubt=DoubtRule(most_leftover=0.2, then="error"),
         promises=(replace(promise(), mix=mix, rows="sha256:ids"),),
     )
-    categories = (replace(made.categories[0], limits=(0.1, 0.9), curve=(point,), on_refuse="No."), made.categories[1])
+    categories = (
+        replace(made.categories[0], limits=(0.1, 0.9), curve=(point,), on_refuse="No."),
+        made.categories[1],
+    )
     return bound(replace(made, categories=categories))
 
 
-FREE = ("name", "on_refuse", "translations", "limits", "curve", "sensitivities", "format")  # no decision depends on it
+# no decision depends on it
+FREE = ("name", "on_refuse", "translations", "limits", "curve", "sensitivities", "format")
 
 
 def test_no_change_of_one_value_of_a_file_leaves_a_promise_of_other_decisions_certified(tmp_path):
@@ -202,7 +226,9 @@ def test_no_change_of_one_value_of_a_file_leaves_a_promise_of_other_decisions_ce
                 continue
             same = policy_to_json(found) == whole  # such as "0.3" for 0.3
             if not same and statuses(found) == ["certified"]:
-                kept.add(next(key for key in way if isinstance(key, str) and key in (*FREE, *whole)))
+                kept.add(
+                    next(key for key in way if isinstance(key, str) and key in (*FREE, *whole))
+                )
                 assert {key for key in way if key in FREE}, (way, other)
     assert tried > 300
     assert kept <= {"name", "categories", "sensitivities"}
@@ -251,7 +277,9 @@ def test_an_editor_who_makes_the_digest_again_is_stopped_by_the_signature(path, 
     file, public = key
     write_signed(path, read_policy(path), file)
     signature = json.loads(path.read_text())["signature"]
-    forged = bound(replace(certified(), promises=(replace(promise(), rate=Rate(hits=0, of=100_000)),)))
+    forged = bound(
+        replace(certified(), promises=(replace(promise(), rate=Rate(hits=0, of=100_000)),))
+    )
     path.write_text(json.dumps(policy_to_json(forged) | {"signature": signature}))
     assert statuses(read_policy(path)) == ["certified"]  # a digest alone is no secret
     found = read_policy(path, Trust(keys=(public,)))
@@ -275,7 +303,9 @@ def test_a_private_key_is_its_owners_alone_and_is_never_overwritten(key):
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["", "no key", "-----BEGIN PRIVATE KEY-----\nMAo=\n-----END PRIVATE KEY-----\n"])
+@pytest.mark.parametrize(
+    "text", ["", "no key", "-----BEGIN PRIVATE KEY-----\nMAo=\n-----END PRIVATE KEY-----\n"]
+)
 def test_a_file_without_a_private_key_signs_nothing(path, tmp_path, text):
     (tmp_path / "bad.pem").write_text(text)
     before = path.read_bytes()

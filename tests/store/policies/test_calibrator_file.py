@@ -43,11 +43,20 @@ def changed(**fields):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (changed(map={"kind": "temperature", "temperature": 0.0}), "temperature 0.0 is not above 0"),
+        (
+            changed(map={"kind": "temperature", "temperature": 0.0}),
+            "temperature 0.0 is not above 0",
+        ),
         (changed(map={"kind": "temperature", "temperature": float("nan")}), "finite"),
-        (changed(map={"kind": "temperature", "temperature": 1.0, "beta": 2.0}), "beta: unknown key"),
+        (
+            changed(map={"kind": "temperature", "temperature": 1.0, "beta": 2.0}),
+            "beta: unknown key",
+        ),
         (changed(map={"kind": "spline"}), "'spline'"),
-        (changed(map={"kind": "vector", "weights": [1.0], "offsets": [0.0]}), "a calibrator for 1 control tokens"),
+        (
+            changed(map={"kind": "vector", "weights": [1.0], "offsets": [0.0]}),
+            "a calibrator for 1 control tokens",
+        ),
         (changed(tokens=["[a]", "[b]", "[c]"]), "the calibrator was fitted on"),
     ],
 )
@@ -61,7 +70,9 @@ def test_a_damaged_calibrator_is_named(value, says):
 
 def test_a_misspelt_key_of_a_map_is_met_with_the_right_one():
     with pytest.raises(PolicyError) as e:
-        policy_from_json(changed(map={"kind": "temperature", "temprature": 2.0, "temperature": 1.0}), "here")
+        policy_from_json(
+            changed(map={"kind": "temperature", "temprature": 2.0, "temperature": 1.0}), "here"
+        )
     assert "'temperature'" in e.value.hint
 
 

@@ -3,7 +3,14 @@ import pytest
 from demur.base.errors import ArtifactError
 from demur.store.policies.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 
-TRIAL = TrialRow(family="platt", log_loss=None, brier=None, behind=None, noise=None, failure="in a fold: too few rows")
+TRIAL = TrialRow(
+    family="platt",
+    log_loss=None,
+    brier=None,
+    behind=None,
+    noise=None,
+    failure="in a fold: too few rows",
+)
 CHOICE = CalibratorChoice(
     asked="auto",
     family="none",

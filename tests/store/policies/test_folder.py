@@ -59,7 +59,12 @@ def test_one_file_is_a_folder_of_one(folder):
         (b"\xff\xfe", "is damaged"),
         ("[" * 100_000, "is damaged"),
         (json.dumps(policy_to_json(named("x"))).replace("0.5", "-0.5"), "-0.5"),
-        (json.dumps(policy_to_json(replace(named("x"), fingerprint=replace(MODEL, dtype="bfloat16")))), "dtype differ"),
+        (
+            json.dumps(
+                policy_to_json(replace(named("x"), fingerprint=replace(MODEL, dtype="bfloat16")))
+            ),
+            "dtype differ",
+        ),
         (json.dumps(policy_to_json(replace(named("x"), fingerprint=None))), "names no model"),
     ],
 )
@@ -102,7 +107,8 @@ def test_files_that_come_change_and_go_do_so_one_by_one(folder):
         ("added", "c.json", "third"),
         ("removed", "b.json", "second"),
     }
-    assert thresholds(start) == {"first": 0.5, "second": 0.5}  # who still holds the old set is not disturbed
+    # who still holds the old set is not disturbed
+    assert thresholds(start) == {"first": 0.5, "second": 0.5}
 
 
 def test_rewriting_the_same_policy_changes_nothing(folder):
@@ -115,7 +121,9 @@ def test_rewriting_the_same_policy_changes_nothing(folder):
 
 
 def test_only_a_file_that_was_long_the_same_is_known_by_its_stamp(folder):
-    """Two writes within a tick of the clock leave one stamp, and the first must not pass for the second."""
+    """Two writes within a tick of the clock leave one stamp, and the first must not pass for the
+    second.
+    """
     start = read_folder(folder, MODEL)
     write_policy(folder / "a.json", named("first", 0.7))
     second = read_folder(folder, MODEL).seen["a.json"]
@@ -123,7 +131,8 @@ def test_only_a_file_that_was_long_the_same_is_known_by_its_stamp(folder):
     young = replace(start, seen={**start.seen, "a.json": mistaken})
     assert thresholds(reload(young)[0])["first"] == 0.7
     old = replace(start, seen={**start.seen, "a.json": replace(mistaken, settled=True)})
-    assert thresholds(reload(old)[0])["first"] == 0.5  # not opened: the stamp says that nothing has changed
+    # not opened: the stamp says that nothing has changed
+    assert thresholds(reload(old)[0])["first"] == 0.5
 
 
 def test_a_tenants_default_outlives_its_file_until_another_takes_the_name(folder):
@@ -230,8 +239,12 @@ def test_readers_see_only_whole_policies_while_files_are_replaced_and_torn(folde
 
 @given(
     st.binary(max_size=300)
-    | st.recursive(st.none() | st.floats() | st.integers() | st.text(max_size=5), st.lists, max_leaves=5).map(
-        lambda value: json.dumps({"format": "demur.policy/1", "name": value, "rule": value}).encode()
+    | st.recursive(
+        st.none() | st.floats() | st.integers() | st.text(max_size=5), st.lists, max_leaves=5
+    ).map(
+        lambda value: json.dumps(
+            {"format": "demur.policy/1", "name": value, "rule": value}
+        ).encode()
     )
 )
 def test_no_content_raises_or_puts_a_policy_in_force(tmp_path_factory, content):

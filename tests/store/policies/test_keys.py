@@ -7,7 +7,9 @@ from demur.core.access import Tenant
 from demur.store.policies.keys import ApiKey, KeyProblem, Tenants, authenticate, digest_of_key
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-ACME, OTHER = (Tenant(name=n, policies=(p, "shared")) for n, p in (("acme", "default"), ("other", "careful")))
+ACME, OTHER = (
+    Tenant(name=n, policies=(p, "shared")) for n, p in (("acme", "default"), ("other", "careful"))
+)
 
 
 def key(tenant, secret, expires=None):
@@ -32,7 +34,9 @@ def test_no_key_is_missing(presented):
     assert authenticate(KEYS, presented, NOW) == KeyProblem(reason="missing")
 
 
-@pytest.mark.parametrize("presented", ["a new kez", "A new key", "a new key ", OLD.sha256, "\ud800", "x" * 100_000])
+@pytest.mark.parametrize(
+    "presented", ["a new kez", "A new key", "a new key ", OLD.sha256, "\ud800", "x" * 100_000]
+)
 def test_a_wrong_key_is_unknown_even_if_it_is_a_stored_hash(presented):
     assert authenticate(KEYS, presented, NOW) == KeyProblem(reason="unknown")
     assert authenticate((), presented, NOW) == KeyProblem(reason="unknown")

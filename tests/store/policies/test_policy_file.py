@@ -34,7 +34,9 @@ from demur.store.policies.policy_file import (
 
 thresholds = st.floats(0, 1) | st.just(NEVER)
 rates = st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda t: Rate(hits=min(t), of=max(t)))
-curves = st.builds(CurvePoint, threshold=thresholds, refusal_rate=rates, false_refusal=rates, missed_refusal=rates)
+curves = st.builds(
+    CurvePoint, threshold=thresholds, refusal_rate=rates, false_refusal=rates, missed_refusal=rates
+)
 
 
 @st.composite
@@ -53,12 +55,17 @@ def category_policies(draw):
 
 
 slices = st.builds(
-    Slice, facet=st.sampled_from(FACETS), name=st.text(st.characters(codec="utf-8"), max_size=5), rate=rates
+    Slice,
+    facet=st.sampled_from(FACETS),
+    name=st.text(st.characters(codec="utf-8"), max_size=5),
+    rate=rates,
 )
 LEVELS = st.none() | st.floats(0, 1)
 promises = st.builds(
     Promise,
-    goal=st.builds(stated_goal, st.sampled_from(["false_refusal", "missed_refusal[a+b]", "cost"]), LEVELS),
+    goal=st.builds(
+        stated_goal, st.sampled_from(["false_refusal", "missed_refusal[a+b]", "cost"]), LEVELS
+    ),
     confidence=st.none() | st.floats(0.5, 1),
     status=st.sampled_from(["certified", "measured", "uncertified", "no longer supported"]),
     rate=st.none() | rates,
@@ -76,14 +83,20 @@ fingerprints = st.builds(
     token_ids=st.tuples(*[st.integers(0, 9)] * 6),
     dtype=st.sampled_from(["float32", "bfloat16"]),
 )
-CATEGORY = CategoryPolicy(threshold=0.5, limits=(0.1, NEVER), on_refuse="No.", translations=(("de", "Nein."),))
+CATEGORY = CategoryPolicy(
+    threshold=0.5, limits=(0.1, NEVER), on_refuse="No.", translations=(("de", "Nein."),)
+)
 
 
 @st.composite
 def asked_for(draw):
     """A policy with everything that callers may ask for by name."""
     thresholds = st.floats(0.1, 1) | st.just(NEVER)
-    named = draw(st.dictionaries(st.text(min_size=1, max_size=3), st.tuples(thresholds, thresholds), max_size=2))
+    named = draw(
+        st.dictionaries(
+            st.text(min_size=1, max_size=3), st.tuples(thresholds, thresholds), max_size=2
+        )
+    )
     made = tuple(
         Sensitivity(name=name, thresholds=tuple(zip(("safety", "humanizing"), pair, strict=True)))
         for name, pair in named.items()
@@ -168,12 +181,28 @@ def first_category(**fields):
         (first_category(threshold="always"), "'always'", ""),
         (first_category(translations={"de": "Nein."}), "does not have", "on_refuse"),
         (first_category(on_refuse="No.", translations={"de_AT": "Nein."}), "'de_at'", "'de'"),
-        (first_category(on_refuse="No.", translations={"de": "Nein.", "DE": "Na."}), "'de'", "'de'"),
+        (
+            first_category(on_refuse="No.", translations={"de": "Nein.", "DE": "Na."}),
+            "'de'",
+            "'de'",
+        ),
         (changed(sensitivities={"s": {"safety": 0.1}}), "compares no thresholds", ""),
-        (changed(rule="any", sensitivities={"s": {"safty": 0.1}}), "sensitivity 's': unknown category", "'safety'"),
-        (changed(rule="any", sensitivities={"s": {"safety": -1}}), "sensitivity 's': threshold -1", ""),
+        (
+            changed(rule="any", sensitivities={"s": {"safty": 0.1}}),
+            "sensitivity 's': unknown category",
+            "'safety'",
+        ),
+        (
+            changed(rule="any", sensitivities={"s": {"safety": -1}}),
+            "sensitivity 's': threshold -1",
+            "",
+        ),
         (changed(rule="any", sensitivities={"s": {}}), "no threshold", ""),
-        (changed(rule="sum", sensitivities={"s": {"safety": 0.1, "humanizing": 0.2}}), "'sum' has one", "equal"),
+        (
+            changed(rule="sum", sensitivities={"s": {"safety": 0.1, "humanizing": 0.2}}),
+            "'sum' has one",
+            "equal",
+        ),
         (first_category(limits=[0.5, 0.1]), "not ordered", "lowest"),
         (first_category(limits=[0.0, 0.5]), "outside its limits", ""),
         (first_category(category="saftey"), "are not the taxonomy's", "same"),
@@ -194,7 +223,12 @@ def test_a_bad_policy_names_file_key_and_remedy(tmp_path, value, says, hint):
 
 def test_a_policy_whose_fingerprint_is_of_another_taxonomy_is_refused():
     fingerprint = Fingerprint(
-        model_digest="m", tokenizer_digest="t", template_digest="c", tokens=("[a]", "[b]"), token_ids=(1, 2), dtype="f"
+        model_digest="m",
+        tokenizer_digest="t",
+        template_digest="c",
+        tokens=("[a]", "[b]"),
+        token_ids=(1, 2),
+        dtype="f",
     )
     value = policy_to_json(natural(single())) | {
         "fingerprint": {f: getattr(fingerprint, f) for f in fingerprint.__dataclass_fields__}

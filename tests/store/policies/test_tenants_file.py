@@ -31,7 +31,9 @@ def read(tmp_path, text):
 def test_tenants_have_the_rights_that_the_file_gives_them_and_no_others(tmp_path):
     tenants = read(tmp_path, TWO).tenants
     assert tenants == (
-        Tenant(name="acme", policies=("default", "careful"), may_override=True, requests_per_minute=60),
+        Tenant(
+            name="acme", policies=("default", "careful"), may_override=True, requests_per_minute=60
+        ),
         Tenant(name="operators", policies=("careful",), sees_scores=True),
     )
 
@@ -41,7 +43,11 @@ def test_keys_added_at_the_end_open_the_right_tenant_until_they_expire(tmp_path)
     text += key_block("acme", "second", "three")
     keys = read(tmp_path, text).keys
     names = {k: authenticate(keys, k, NOW - timedelta(seconds=1)) for k in ("one", "two", "three")}
-    assert {k: (found.tenant.name, found.label) for k, found in names.items() if isinstance(found, ApiKey)} == {
+    assert {
+        k: (found.tenant.name, found.label)
+        for k, found in names.items()
+        if isinstance(found, ApiKey)
+    } == {
         "one": ("acme", "first"),
         "two": ("operators", "only"),
         "three": ("acme", "second"),
@@ -62,7 +68,11 @@ def test_keys_added_at_the_end_open_the_right_tenant_until_they_expire(tmp_path)
         ("[tenants.a]\npolicies = ['x']\nconcurrent = 0\n", "tenants.a.concurrent", ""),
         ("[tenants.a]\npolicies = ['x']\nmay_override = 'perhaps'\n", "tenants.a.may_override", ""),
         ("[tenants.'a b']\npolicies = ['x']\n", "tenants.a b", ""),
-        ("[tenants.a]\npolicies = ['x']\n[[tenants.a.keys]]\nlabel = 'k'\n", "tenants.a.keys.0.sha256", ""),
+        (
+            "[tenants.a]\npolicies = ['x']\n[[tenants.a.keys]]\nlabel = 'k'\n",
+            "tenants.a.keys.0.sha256",
+            "",
+        ),
         (
             "[tenants.a]\npolicies = ['x']\n" + key_block("a", "k", "1", NOW).replace("+00:00", ""),
             "tenants.a.keys.0.expires",
@@ -94,7 +104,9 @@ def test_a_bad_file_names_file_key_and_remedy(tmp_path, text, says, hint):
 
 def test_a_key_pasted_where_its_hash_belongs_is_not_repeated_in_the_error(tmp_path):
     pasted = 'label = "backend"\nsha256 = "demur_secret"\n'
-    with pytest.raises(ConfigError, match=r"tenants\.acme\.keys\.0\.sha256: String should match") as e:
+    with pytest.raises(
+        ConfigError, match=r"tenants\.acme\.keys\.0\.sha256: String should match"
+    ) as e:
         read(tmp_path, f"[tenants.acme]\npolicies = ['x']\n[[tenants.acme.keys]]\n{pasted}")
     assert "demur_secret" not in str(e.value)
     with pytest.raises(ConfigError) as e:
@@ -102,7 +114,9 @@ def test_a_key_pasted_where_its_hash_belongs_is_not_repeated_in_the_error(tmp_pa
     assert "demur_secret" not in str(e.value)
 
 
-@pytest.mark.parametrize(("tenant", "label"), [("a.b", "k"), ("", "k"), ("a", 'k"\nmay_override = true'), ("a", "")])
+@pytest.mark.parametrize(
+    ("tenant", "label"), [("a.b", "k"), ("", "k"), ("a", 'k"\nmay_override = true'), ("a", "")]
+)
 def test_a_name_or_label_that_would_break_the_file_gets_no_key(tenant, label):
     with pytest.raises(ConfigError, match="the new key"):
         key_block(tenant, label, "secret")
@@ -111,7 +125,9 @@ def test_a_name_or_label_that_would_break_the_file_gets_no_key(tenant, label):
 # cut off, damaged, gone
 
 
-WHOLE = TWO + key_block("acme", "first", "one", NOW) + key_block("operators", "only", "two", NOW) + "\n"
+WHOLE = (
+    TWO + key_block("acme", "first", "one", NOW) + key_block("operators", "only", "two", NOW) + "\n"
+)
 AFTER = NOW + timedelta(seconds=1)
 OLD_ORDER = f"""[tenants.acme]
 policies = ["default"]
@@ -140,7 +156,9 @@ def test_no_beginning_of_a_file_made_by_demur_keys_opens_an_expired_key(tmp_path
 
 
 @given(data=st.data())
-def test_a_file_of_the_old_order_cut_off_or_damaged_while_it_is_read_opens_nothing_new(tmp_path_factory, data):
+def test_a_file_of_the_old_order_cut_off_or_damaged_while_it_is_read_opens_nothing_new(
+    tmp_path_factory, data
+):
     path = tmp_path_factory.getbasetemp() / "tenants.toml"
     path.write_text(OLD_ORDER)
     before = read_tenants(path)
@@ -153,7 +171,10 @@ def test_a_file_of_the_old_order_cut_off_or_damaged_while_it_is_read_opens_nothi
     assert set(found.tenants.keys) <= set(before.keys)
 
 
-@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
+)
 def test_no_bytes_raise_and_a_key_that_is_not_named_any_more_is_shut(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "tenants.toml"
     path.write_text(WHOLE)
@@ -166,7 +187,9 @@ def test_a_bad_file_keeps_the_keys_that_it_names_as_the_last_sound_one_had_them(
     path = tmp_path / "tenants.toml"
     path.write_text(WHOLE)
     before = read_tenants(path)
-    commented = WHOLE.replace(f'sha256 = "{digest_of_key("two")}"', f'# sha256 = "{digest_of_key("two")}"')
+    commented = WHOLE.replace(
+        f'sha256 = "{digest_of_key("two")}"', f'# sha256 = "{digest_of_key("two")}"'
+    )
     path.write_text(commented.replace("may_override = true", "may_override = ture"))
     found = reread_tenants(path, before, WHOLE)
     assert [k.label for k in found.tenants.keys] == ["first"]

@@ -8,11 +8,22 @@ from demur.store.results.item_results import read_items
 
 
 def sample(name, value, epoch=1, **more):
-    return {"id": name, "epoch": epoch, "scores": {"gold": {"value": value}}, "metadata": {}, **more}
+    return {
+        "id": name,
+        "epoch": epoch,
+        "scores": {"gold": {"value": value}},
+        "metadata": {},
+        **more,
+    }
 
 
 def log(*samples, status="success"):
-    return {"version": 2, "status": status, "eval": {"task": "demur/ability"}, "samples": list(samples)}
+    return {
+        "version": 2,
+        "status": status,
+        "eval": {"task": "demur/ability"},
+        "samples": list(samples),
+    }
 
 
 def write(path, value):
@@ -21,7 +32,9 @@ def write(path, value):
         path.write_text(json.dumps(value))
         return path
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("header.json", json.dumps({k: v for k, v in value.items() if k != "samples"}))
+        archive.writestr(
+            "header.json", json.dumps({k: v for k, v in value.items() if k != "samples"})
+        )
         archive.writestr("summaries.json", "[]")
         for s in value["samples"]:
             archive.writestr(f"samples/{s['id']}_epoch_{s['epoch']}.json", json.dumps(s))
@@ -30,7 +43,12 @@ def write(path, value):
 
 @pytest.mark.parametrize("suffix", [".json", ".eval"])
 def test_both_formats_give_the_same_items(tmp_path, suffix):
-    made = log(sample("a", "C"), sample("b", "I", metadata={"group": "g"}), sample("b", 1, epoch=2), sample("c", 0.0))
+    made = log(
+        sample("a", "C"),
+        sample("b", "I", metadata={"group": "g"}),
+        sample("b", 1, epoch=2),
+        sample("c", 0.0),
+    )
     found = {i.id: i for i in read_items(write(tmp_path / f"x{suffix}", made))}
     assert {name: (i.task, i.correct, i.group) for name, i in found.items()} == {
         "a": ("demur/ability", True, "a"),

@@ -15,12 +15,21 @@ def lines(path, *rows):
 
 
 def sample(n, acc, **more):
-    return {"doc_id": n, "doc_hash": f"h{n}", "doc": {"question": "?"}, "metrics": ["acc"], "acc": acc, **more}
+    return {
+        "doc_id": n,
+        "doc_hash": f"h{n}",
+        "doc": {"question": "?"},
+        "metrics": ["acc"],
+        "acc": acc,
+        **more,
+    }
 
 
 def test_plain_lines_and_a_harnesss_samples_say_the_same(tmp_path):
     plain = lines(tmp_path / "a.jsonl", {"task": "arc", "id": "0:h0", "correct": True})
-    theirs = lines(tmp_path / "out" / "m" / "samples_arc_2026-11-21T15-06-47.901.jsonl", sample(0, 1.0))
+    theirs = lines(
+        tmp_path / "out" / "m" / "samples_arc_2026-11-21T15-06-47.901.jsonl", sample(0, 1.0)
+    )
     assert read_items(plain) == read_items(theirs) == read_items(tmp_path / "out")
 
 
@@ -58,7 +67,9 @@ def test_nothing_twice_damaged_or_empty_passes(tmp_path):
 
 
 def test_the_hubs_own_reader_reads_a_card(tmp_path):
-    entry = CardEntry(dataset="openai/gsm8k", task="gsm8k", value=0.41, notes='with "refusal tokens": on')
+    entry = CardEntry(
+        dataset="openai/gsm8k", task="gsm8k", value=0.41, notes='with "refusal tokens": on'
+    )
     write_card(tmp_path / ".eval_results" / "demur.yaml", [entry])
     text = (tmp_path / ".eval_results" / "demur.yaml").read_text(encoding="utf-8")
     (found,) = parse_eval_result_entries(yaml.safe_load(text))

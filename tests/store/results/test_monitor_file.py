@@ -4,7 +4,13 @@ from hypothesis import strategies as st
 
 from demur.base.errors import ArtifactError
 from demur.store.policies.policy_file import RateRow
-from demur.store.results.monitor_file import AuditRow, MonitorFile, SeriesRow, read_monitor, write_monitor
+from demur.store.results.monitor_file import (
+    AuditRow,
+    MonitorFile,
+    SeriesRow,
+    read_monitor,
+    write_monitor,
+)
 
 wealth = st.floats(-1e6, 1e6)
 series = st.builds(

@@ -10,7 +10,14 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Answer
 from demur.core.rates import Outcome
 from demur.core.score import ScoreTable
-from demur.store.scores.tables import Branch, branches_origin, read_branches, read_scores, write_branches, write_scores
+from demur.store.scores.tables import (
+    Branch,
+    branches_origin,
+    read_branches,
+    read_scores,
+    write_branches,
+    write_scores,
+)
 
 TOKENS = ("[respond]", "[s]", "[u]")
 FINGERPRINT = Fingerprint(
@@ -28,14 +35,19 @@ branches = st.builds(
     column=st.integers(0, 2),
     answer=st.builds(Answer, text=text, finished=st.booleans(), tokens=st.integers(0, 999)),
     outcome=st.builds(
-        Outcome, verdict=st.sampled_from(["refusal", "partial", "compliance", "unscored"]), reason=text, judge=text
+        Outcome,
+        verdict=st.sampled_from(["refusal", "partial", "compliance", "unscored"]),
+        reason=text,
+        judge=text,
     ),
 )
 
 
 def scores(n, seed=0):
     p_NC = np.random.default_rng(seed).dirichlet(np.ones(4), size=n)[:, :3]
-    return ScoreTable(ids=tuple(f"row {i}" for i in range(n)), logp_NC=np.log(p_NC).astype(np.float32))
+    return ScoreTable(
+        ids=tuple(f"row {i}" for i in range(n)), logp_NC=np.log(p_NC).astype(np.float32)
+    )
 
 
 def test_scores_come_back_bit_for_bit(tmp_path):
@@ -75,7 +87,9 @@ def test_missing_cut_and_foreign_files_are_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"s\.parquet is damaged"):
         read_scores(path)
     pq.write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(ArtifactError, match=r"s\.parquet has format none, expected demur\.scores/1"):
+    with pytest.raises(
+        ArtifactError, match=r"s\.parquet has format none, expected demur\.scores/1"
+    ):
         read_scores(path)
     write_branches(path, [], TOKENS)
     with pytest.raises(ArtifactError, match=r"has format demur\.branches/1"):

@@ -1,1 +1,3 @@
-"""JSON schemas that other people send: how large they are, and what their patterns spell, without compiling one."""
+"""JSON schemas that other people send: how large they are, and what their patterns spell, without
+compiling one.
+"""

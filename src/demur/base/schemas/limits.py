@@ -1,8 +1,8 @@
 """Limits of JSON schemas that clients send, checked before anything compiles or forwards one.
 
-A grammar compiler follows references and sub-schemas recursively and multiplies automata: a schema of 55 KB ends its
-process, one of 700 bytes fills its memory. Every walk here is a loop over a stack of its own, and every check is linear
-in the schema. Pure; see `too_much`.
+A grammar compiler follows references and sub-schemas recursively and multiplies automata: a schema
+of 55 KB ends its process, one of 700 bytes fills its memory. Every walk here is a loop over a stack
+of its own, and every check is linear in the schema. Pure; see `too_much`.
 """
 
 from __future__ import annotations
@@ -35,22 +35,31 @@ class SchemaBounds:
     pattern_characters: int = 512
     patterns: int = 64
     pattern_unfolded: int = 8_192  # of all patterns together, counted repetitions written out
-    spellings: int = 12  # places of all patterns that spell one of several letters or words: see pattern_text
+    # places of all patterns that spell one of several letters or words: see pattern_text
+    spellings: int = 12
     met: int = 8  # patterns and formats that allOf may bring together on one string
     length: int = 65_536  # minLength, maxLength
     items: int = 4_096  # minItems, maxItems, minProperties, maxProperties
     together: int = 16_384  # values of all schemas of one request
-    divisor: int = 10_000  # digits of multipleOf as a whole number: an automaton has a state for each remainder
+    # digits of multipleOf as a whole number: an automaton has a state for each remainder
+    divisor: int = 10_000
 
 
 STANDARD = SchemaBounds()
 # Of one schema that all functions of a request were put into, each within STANDARD.
 TOGETHER = SchemaBounds(
-    characters=524_288, nodes=20_480, depth=40, references=4_096, targets=256, chained_depth=512, unfolded=524_288
+    characters=524_288,
+    nodes=20_480,
+    depth=40,
+    references=4_096,
+    targets=256,
+    chained_depth=512,
+    unfolded=524_288,
 )
 _LENGTHS = ("minLength", "maxLength")
 _COUNTS = ("minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains")
-# References that are resolved while matching, or by a base address: what they lead to is not known beforehand.
+# References that are resolved while matching, or by a base address: what they lead to is not known
+# beforehand.
 _FLOATING = ("$dynamicRef", "$recursiveRef", "$dynamicAnchor", "$recursiveAnchor", "$anchor", "$id")
 # Places where keys are names that the client chose, not words of JSON Schema.
 NAMING = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -76,11 +85,13 @@ class _Outline:
 
 
 def too_much(schema: Mapping[str, Json], bounds: SchemaBounds = STANDARD) -> str | None:
-    """What a schema has too much of, with both numbers, or why it cannot be followed; None: it is within bounds.
+    """What a schema has too much of, with both numbers, or why it cannot be followed; None: it is
+    within bounds.
 
     The text says nothing of what the schema holds.
     """
-    for nodes, (_, depth, _) in enumerate(walk(schema), start=1):  # what is far too large is not walked to its end
+    # what is far too large is not walked to its end
+    for nodes, (_, depth, _) in enumerate(walk(schema), start=1):
         if found := _over("values", nodes, bounds.nodes) or _over("levels", depth, bounds.depth):
             return found
     outline = _outline(schema)
@@ -88,8 +99,12 @@ def too_much(schema: Mapping[str, Json], bounds: SchemaBounds = STANDARD) -> str
     return next((found for check in checks if (found := check(outline, bounds))), None)
 
 
-def too_much_together(schemas: Sequence[Mapping[str, Json]], bounds: SchemaBounds = STANDARD) -> str | None:
-    """What several schemas of one request have too much of together. Each is checked by `too_much` as well."""
+def too_much_together(
+    schemas: Sequence[Mapping[str, Json]], bounds: SchemaBounds = STANDARD
+) -> str | None:
+    """What several schemas of one request have too much of together. Each is checked by `too_much`
+    as well.
+    """
     values = (value for schema in schemas for value in walk(schema))
     for nodes, _ in enumerate(values, start=1):  # what is far too much is not walked to its end
         if nodes > bounds.together:
@@ -99,7 +114,9 @@ def too_much_together(schemas: Sequence[Mapping[str, Json]], bounds: SchemaBound
 
 
 def walk(value: Json) -> Iterator[tuple[Json, int, str | None]]:
-    """Every value inside a JSON value, itself first, in the order of the document: (value, depth, key above it)."""
+    """Every value inside a JSON value, itself first, in the order of the document: (value, depth,
+    key above it).
+    """
     stack: list[tuple[Json, int, str | None]] = [(value, 1, None)]
     while stack:
         now, depth, key = stack.pop()
@@ -111,7 +128,9 @@ def walk(value: Json) -> Iterator[tuple[Json, int, str | None]]:
 
 
 def pattern_texts(schema: Json) -> Iterator[str]:
-    """Every regular expression of a schema: values of `pattern`, names under `patternProperties`."""
+    """Every regular expression of a schema: values of `pattern`, names under
+    `patternProperties`.
+    """
     for value, _, key in walk(schema):
         if key == "pattern" and isinstance(value, str):
             yield value
@@ -152,7 +171,9 @@ def _sizes(outline: _Outline, bounds: SchemaBounds) -> str | None:
         elif isinstance(value, list | tuple) and key == "enum":
             choices += len(value)
     size = len(json.dumps(outline.values[0], ensure_ascii=False))
-    return _over("values in enum", choices, bounds.choices) or _over("characters", size, bounds.characters)
+    return _over("values in enum", choices, bounds.choices) or _over(
+        "characters", size, bounds.characters
+    )
 
 
 def _numbers(outline: _Outline, bounds: SchemaBounds) -> str | None:
@@ -168,7 +189,9 @@ def _numbers(outline: _Outline, bounds: SchemaBounds) -> str | None:
 
 
 def _digits(value: float) -> int:
-    """The digits of a number as a whole number, without zeros behind the point: 0.25 is 25, 1e3 is 1000."""
+    """The digits of a number as a whole number, without zeros behind the point: 0.25 is 25, 1e3 is
+    1000.
+    """
     number = Decimal(str(value)).normalize()
     _, digits, exponent = number.as_tuple()
     zeros: int = min(max(int(exponent), 0), 30)
@@ -191,22 +214,41 @@ def _patterns(outline: _Outline, bounds: SchemaBounds) -> str | None:
     return (
         _over("patterns and formats beside allOf", met, bounds.met)
         or _over("patterns", len(patterns), bounds.patterns)
-        or _over("characters in its patterns, repetitions written out", unfolded, bounds.pattern_unfolded)
-        or _over("places in its patterns where one of a few letters or words may stand", choices, bounds.spellings)
+        or _over(
+            "characters in its patterns, repetitions written out", unfolded, bounds.pattern_unfolded
+        )
+        or _over(
+            "places in its patterns where one of a few letters or words may stand",
+            choices,
+            bounds.spellings,
+        )
     )
 
 
 def _references(outline: _Outline, bounds: SchemaBounds) -> str | None:
     for value, key in outline.rows:
-        if isinstance(value, Mapping) and key not in NAMING and any(name in value for name in _FLOATING):
+        if (
+            isinstance(value, Mapping)
+            and key not in NAMING
+            and any(name in value for name in _FLOATING)
+        ):
             return f"it uses one of {', '.join(_FLOATING)}, which are not followed"
-    places = [at for at, (value, key) in enumerate(outline.rows) if key == "$ref" and isinstance(value, str)]
+    places = [
+        at
+        for at, (value, key) in enumerate(outline.rows)
+        if key == "$ref" and isinstance(value, str)
+    ]
     if not places:
         return None
     if found := _over("references", len(places), bounds.references):
         return found
-    # Containers of one document are objects of their own; anything else is one value, wherever it stands.
-    index = {id(value): at for at, value in enumerate(outline.values) if isinstance(value, Mapping | list | tuple)}
+    # Containers of one document are objects of their own; anything else is one value, wherever it
+    # stands.
+    index = {
+        id(value): at
+        for at, value in enumerate(outline.values)
+        if isinstance(value, Mapping | list | tuple)
+    }
     targets: dict[str, int | None] = {"": 0}  # by reference: where it leads; None: to a bare value
     for at in places:
         reference = outline.values[at]
@@ -220,7 +262,11 @@ def _references(outline: _Outline, bounds: SchemaBounds) -> str | None:
     return (
         _over("places that references lead to", len(targets) - 1, bounds.targets)
         or _over("levels along its references", chained, bounds.chained_depth)
-        or _over("values, references unfolded", _unfolded(outline, places, targets, bounds.unfolded), bounds.unfolded)
+        or _over(
+            "values, references unfolded",
+            _unfolded(outline, places, targets, bounds.unfolded),
+            bounds.unfolded,
+        )
     )
 
 
@@ -235,15 +281,24 @@ def _target(schema: Json, reference: str) -> Json:
         name = step.replace("~1", "/").replace("~0", "~")
         if isinstance(now, Mapping) and name in now:
             now = now[name]
-        elif isinstance(now, list | tuple) and name.isascii() and name.isdigit() and int(name[:9]) < len(now):
+        elif (
+            isinstance(now, list | tuple)
+            and name.isascii()
+            and name.isdigit()
+            and int(name[:9]) < len(now)
+        ):
             now = now[int(name[:9])]
         else:
             return _NOWHERE
     return now
 
 
-def _unfolded(outline: _Outline, places: list[int], targets: Mapping[str, int | None], most: int) -> int:
-    """Values once references are replaced; a reference to a place that it stands in counts as one value."""
+def _unfolded(
+    outline: _Outline, places: list[int], targets: Mapping[str, int | None], most: int
+) -> int:
+    """Values once references are replaced; a reference to a place that it stands in counts as one
+    value.
+    """
 
     def inside(at: int) -> list[int]:
         """Where the references within a value lead."""
@@ -257,7 +312,9 @@ def _unfolded(outline: _Outline, places: list[int], targets: Mapping[str, int | 
     while stack:
         at, all_known = stack.pop()
         if all_known:
-            total[at] = min(most + 1, outline.sizes[at] + sum(total.get(there, 1) for there in inside(at)))
+            total[at] = min(
+                most + 1, outline.sizes[at] + sum(total.get(there, 1) for there in inside(at))
+            )
         elif at not in begun:
             begun.add(at)
             stack.append((at, True))

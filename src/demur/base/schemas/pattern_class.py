@@ -1,6 +1,8 @@
-"""What a class of characters in a regular expression lets somebody write: one letter, any letter, or one of a few.
+"""What a class of characters in a regular expression lets somebody write: one letter, any letter,
+or one of a few.
 
-[Hq][oq][wq] allows many texts, but what a model writes under it is "How". Only letters are looked at: they make words.
+[Hq][oq][wq] allows many texts, but what a model writes under it is "How". Only letters are looked
+at: they make words.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ DIGITS, SPACES = (ord("0"), ord("9")), ((9, 13), (32, 32))
 WORD = (DIGITS, (ord("A"), ord("Z")), (ord("_"), ord("_")), (ord("a"), ord("z")))
 EVERYTHING = (0, LAST_CHARACTER)
 _SMALL, _CAPITAL = (frozenset(range(ord(a), ord(z) + 1)) for a, z in ("az", "AZ"))
-# Sets of ASCII letters that choose none. What two of them have in common is one of them, or nothing.
+# Sets of ASCII letters that choose none. What two of them have in common is one of them, or
+# nothing.
 _FREE = (_SMALL, _CAPITAL, _SMALL | _CAPITAL)
 _HEX = tuple(frozenset(map(ord, letters)) for letters in ("abcdef", "ABCDEF", "abcdefABCDEF"))
 FEW = 64  # other letters: a class with fewer chooses among them
@@ -23,33 +26,46 @@ _LOOKED_AT = 1024  # code points of a range, for letters
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassRead:
-    """text: what it spells. choice: whether that is one of several letters, and nobody can tell which."""
+    """text: what it spells. choice: whether that is one of several letters, and nobody can tell
+    which.
+    """
 
     text: str
     choice: bool
 
 
 def read_class(ranges: Sequence[Range], *, negated: bool) -> ClassRead:
-    """A class by the ranges of its members, in the order of the pattern; negated: of what it leaves out."""
+    """A class by the ranges of its members, in the order of the pattern; negated: of what it leaves
+    out.
+    """
     held = _complement(ranges) if negated else ranges
     small = frozenset(code for code in _SMALL | _CAPITAL if _holds(held, code))
     others = _other_letters(held)
     if not small and not others:
-        digits = [max(low, DIGITS[0]) for low, high in held if low <= DIGITS[1] and high >= DIGITS[0]]
+        digits = [
+            max(low, DIGITS[0]) for low, high in held if low <= DIGITS[1] and high >= DIGITS[0]
+        ]
         first = digits[:1] or [low for low, _ in held[:1]]
         return ClassRead(text="" if negated else "".join(map(chr, first)), choice=False)
     if len({chr(code).lower() for code in small}) == 1:
         letter = chr(max(small))  # the small one of two
         return ClassRead(text=letter, choice=others > 0)
-    if small in _FREE or (small in _HEX and all(_holds(held, code) for code in range(DIGITS[0], DIGITS[1] + 1))):
+    if small in _FREE or (
+        small in _HEX and all(_holds(held, code) for code in range(DIGITS[0], DIGITS[1] + 1))
+    ):
         return ClassRead(text="", choice=0 < others < FEW)
     if not small:
         return ClassRead(text="" if others >= FEW else chr(held[0][0]), choice=1 < others < FEW)
-    return ClassRead(text=next(chr(low) for low, high in held if any(low <= s <= high for s in small)), choice=True)
+    return ClassRead(
+        text=next(chr(low) for low, high in held if any(low <= s <= high for s in small)),
+        choice=True,
+    )
 
 
 def _other_letters(ranges: Sequence[Range]) -> int:
-    """How many letters beyond ASCII a class has, up to FEW. A range without one at its beginning counts as one."""
+    """How many letters beyond ASCII a class has, up to FEW. A range without one at its beginning
+    counts as one.
+    """
     found = 0
     for first, last in ranges:
         low = max(first, 128)

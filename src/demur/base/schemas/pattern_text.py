@@ -1,6 +1,8 @@
-"""Reading a regular expression without compiling it: how large it unfolds, and which text it spells.
+"""Reading a regular expression without compiling it: how large it unfolds, and which text it
+spells.
 
-One pass over the characters with a stack of our own, so that no pattern can exhaust Python's. Nothing is matched here.
+One pass over the characters with a stack of our own, so that no pattern can exhaust Python's.
+Nothing is matched here.
 """
 
 from __future__ import annotations
@@ -8,21 +10,35 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from demur.base.schemas.pattern_class import DIGITS, EVERYTHING, LAST_CHARACTER, SPACES, WORD, Range, read_class
+from demur.base.schemas.pattern_class import (
+    DIGITS,
+    EVERYTHING,
+    LAST_CHARACTER,
+    SPACES,
+    WORD,
+    Range,
+    read_class,
+)
 
 MOST_NESTED = 16  # groups in groups
 _COUNT = re.compile(r"\{(\d{1,9})(,(\d{0,9}))?\}")
-_GROUP = re.compile(r"\?(:|P?<[A-Za-z_]\w{0,31}>)")  # what a group may begin with: others look around, or set flags
-_HEX = re.compile(r"x\{([0-9a-fA-F]{1,6})\}|x([0-9a-fA-F]{2})|u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})")
+# what a group may begin with: others look around, or set flags
+_GROUP = re.compile(r"\?(:|P?<[A-Za-z_]\w{0,31}>)")
+_HEX = re.compile(
+    r"x\{([0-9a-fA-F]{1,6})\}|x([0-9a-fA-F]{2})|u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})"
+)
 _PROPERTY = re.compile(r"[pP](\{[\w=^]{1,64}\}|[A-Za-z])")
 _SPACES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
 _SETS = "dDwWsS"  # classes such as \d: they spell no text
 _EDGES = "bBAzZ"  # places between characters
-_OF_SET: dict[str, tuple[Range, ...]] = {"d": (DIGITS,), "s": SPACES, "w": WORD}  # any other set: everything
+# any other set: everything
+_OF_SET: dict[str, tuple[Range, ...]] = {"d": (DIGITS,), "s": SPACES, "w": WORD}
 
 
 class BadPattern(ValueError):
-    """A pattern that cannot be read, or that no automaton can follow. The message never repeats the pattern."""
+    """A pattern that cannot be read, or that no automaton can follow. The message never repeats the
+    pattern.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +47,8 @@ class PatternRead:
 
     unfolded: int  # characters and classes once every counted repetition is written out
     text: str  # the characters that it spells, all alternatives one after another
-    choices: int  # places with one of several letters, one of several words, or none: it spells many texts
+    # places with one of several letters, one of several words, or none: it spells many texts
+    choices: int
 
 
 @dataclass(slots=True)
@@ -68,13 +85,17 @@ def read_pattern(pattern: str) -> PatternRead:
         elif char in "*+?{":
             at = _quantifier(pattern, at, levels[-1])
         else:
-            levels[-1].add(0 if char in "^$|" else 1, "" if char in "^$." else "\n" if char == "|" else char)
+            levels[-1].add(
+                0 if char in "^$|" else 1, "" if char in "^$." else "\n" if char == "|" else char
+            )
             levels[-1].branches += char == "|"
             at += 1
     if len(levels) > 1:
         raise BadPattern("a group is not closed")
     text = "".join(levels[0].text)
-    return PatternRead(unfolded=levels[0].unfolded, text=text, choices=levels[0].choices + _chooses(levels[0]))
+    return PatternRead(
+        unfolded=levels[0].unfolded, text=text, choices=levels[0].choices + _chooses(levels[0])
+    )
 
 
 def _opened(pattern: str, at: int, levels: list[_Level]) -> int:

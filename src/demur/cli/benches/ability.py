@@ -1,4 +1,6 @@
-"""demur bench ability: what a model could do before and can do after, item by item, as a statement with a number."""
+"""demur bench ability: what a model could do before and can do after, item by item, as a statement
+with a number.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +20,63 @@ if TYPE_CHECKING:
 NOT_SHOWN = 3  # a result, not a fault
 
 
+BeforeArgument = Annotated[
+    Path,
+    typer.Argument(metavar="BEFORE", help="Results by item: JSONL, or a harness's folder."),
+]
+AfterArgument = Annotated[
+    Path, typer.Argument(metavar="AFTER", help="Results of the same items after the change.")
+]
+MarginFlag = Annotated[
+    float | None,
+    typer.Option(
+        metavar="M", help="Loss that is tolerated, such as 0.02. Exit code 3 if not ruled out."
+    ),
+]
+ConfidenceFlag = Annotated[float, typer.Option(metavar="P", help="That all bounds hold together.")]
+MetricFlag = Annotated[
+    str, typer.Option(metavar="NAME", help="Metric of a harness's samples that is 0 or 1.")
+]
+CardFlag = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write AFTER as .eval_results for a model card."),
+]
+CardDatasetFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TASK=DATASET:ID", help="A task's dataset and task id on the hub. Repeatable."
+    ),
+]
+
+
 def command(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Results by item: JSONL, or a harness's folder.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Results of the same items after the change.")],
+    before: BeforeArgument,
+    after: AfterArgument,
     *,
-    margin: Annotated[
-        float | None,
-        typer.Option(metavar="M", help="Loss that is tolerated, such as 0.02. Exit code 3 if not ruled out."),
-    ] = None,
-    confidence: Annotated[float, typer.Option(metavar="P", help="That all bounds hold together.")] = 0.95,
-    metric: Annotated[str, typer.Option(metavar="NAME", help="Metric of a harness's samples that is 0 or 1.")] = "acc",
-    card: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write AFTER as .eval_results for a model card.")
-    ] = None,
-    card_dataset: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TASK=DATASET:ID", help="A task's dataset and task id on the hub. Repeatable."),
-    ] = None,
+    margin: MarginFlag = None,
+    confidence: ConfidenceFlag = 0.95,
+    metric: MetricFlag = "acc",
+    card: CardFlag = None,
+    card_dataset: CardDatasetFlag = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Compare two runs over the same items. Exit code 3 if a loss beyond the margin is not ruled out."""
+    """Compare two runs over the same items. Exit code 3 if a loss beyond the margin is not ruled
+    out.
+    """
     from demur.stages.ability import Config, run
     from demur.store.results.item_results import write_card
 
     found = run(before, after, Config(metric=metric, confidence=confidence))
     if (card is None) != (not card_dataset):
-        raise ConfigError("--card and --card-dataset go together", "--card FILE --card-dataset TASK=DATASET:ID")
+        raise ConfigError(
+            "--card and --card-dataset go together", "--card FILE --card-dataset TASK=DATASET:ID"
+        )
     if card is not None and card_dataset:
         write_card(card, [_entry(found, text) for text in card_dataset])
-        note(f"{card}: {len(card_dataset)} results; put it into .eval_results/ of the model's repository")
+        note(
+            f"{card}: {len(card_dataset)} results; put it into .eval_results/ of the model's "
+            "repository"
+        )
     if as_json:
         print_json([_json(c) for c in found])
     else:
@@ -60,11 +90,25 @@ def command(
 
 def _show(found: tuple[Comparison, ...]) -> None:
     rows = [
-        ("task", "items", "before", "after", "gained", "lost", "change", "interval", "p", "p (Holm)", "lost at most")
+        (
+            "task",
+            "items",
+            "before",
+            "after",
+            "gained",
+            "lost",
+            "change",
+            "interval",
+            "p",
+            "p (Holm)",
+            "lost at most",
+        )
     ]
     for c in found:
         p = c.paired
-        interval = "-" if p.interval is None else f"{_points(p.interval[0])} to {_points(p.interval[1])}"
+        interval = (
+            "-" if p.interval is None else f"{_points(p.interval[0])} to {_points(p.interval[1])}"
+        )
         rows.append(
             (
                 c.task,
@@ -86,9 +130,14 @@ def _show(found: tuple[Comparison, ...]) -> None:
 def _statement(most: float | None, tasks: int, confidence: float) -> str:
     """What may be said, with its number."""
     if most is None:
-        return "how much may have been lost is unknown: items share groups, and none of them changed"
+        return (
+            "how much may have been lost is unknown: items share groups, and none of them changed"
+        )
     where = "" if tasks == 1 else f" in any of the {tasks} tasks"
-    return f"with {confidence:.0%} confidence at most {100 * max(most, 0.0):.1f} points are lost{where}"
+    return (
+        f"with {confidence:.0%} confidence at most {100 * max(most, 0.0):.1f} points are "
+        f"lost{where}"
+    )
 
 
 def _json(c: Comparison) -> dict[str, object]:
@@ -110,14 +159,19 @@ def _json(c: Comparison) -> dict[str, object]:
 
 
 def _entry(found: tuple[Comparison, ...], text: str) -> CardEntry:
-    """The entry of one --card-dataset. Raises ConfigError if it cannot be read or names no task at hand."""
+    """The entry of one --card-dataset. Raises ConfigError if it cannot be read or names no task at
+    hand.
+    """
     from demur.store.results.item_results import CardEntry
 
     task, _, place = text.partition("=")
     dataset, _, name = place.partition(":")
     known = {c.task: c.paired for c in found}
     if task not in known or not dataset or not name:
-        raise ConfigError(f"cannot read --card-dataset {text!r}", f"TASK=DATASET:ID, TASK one of {', '.join(known)}")
+        raise ConfigError(
+            f"cannot read --card-dataset {text!r}",
+            f"TASK=DATASET:ID, TASK one of {', '.join(known)}",
+        )
     p = known[task]
     notes = f"{p.after.hits} of {p.after.of} right; {p.before.value:.4f} before refusal tokens"
     return CardEntry(dataset=dataset, task=name, value=p.after.value, notes=notes)

@@ -1,4 +1,6 @@
-"""demur bench calibration: a folder of scored runs -> which calibrator helps, and which measurement tells."""
+"""demur bench calibration: a folder of scored runs -> which calibrator helps, and which measurement
+tells.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +24,27 @@ _TEST = "-test.parquet"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look for scored runs, or score files.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="Where to look for scored runs, or score files."),
+    ],
     *,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to write study.*. Default: FOLDER/study.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to write study.*. Default: FOLDER/study."),
     ] = None,
     calibrator: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Compare this one. Repeatable. Default: as for 'auto'.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Compare this one. Repeatable. Default: as for 'auto'."),
     ] = None,
     by: Annotated[
         Parted, typer.Option(help="What parts the test rows, to see if calibration carries over.")
     ] = "category",
     as_json: options.AsJson = False,
 ) -> None:
-    """Fit every calibrator on every run, measure it on test prompts, rank, and answer six questions."""
+    """Fit every calibrator on every run, measure it on test prompts, rank, and answer six
+    questions.
+    """
     from demur.stages import bench_calibration
     from demur.stages.bench_calibration import Config
     from demur.stages.bench_calibration.content import sentence
@@ -48,9 +57,13 @@ def command(
         print_json(study.model_dump(mode="json"))
         return
     ranking = study.rankings[0]
-    rows = [(s.calibrator, str(s.place), f"{s.mean_rank:.2f}", str(s.best_in)) for s in ranking.standings]
+    rows = [
+        (s.calibrator, str(s.place), f"{s.mean_rank:.2f}", str(s.best_in))
+        for s in ranking.standings
+    ]
     print_table(
-        [("calibrator", "place", "mean rank", "none better, in runs"), *rows], title=f"by {ranking.measurement}"
+        [("calibrator", "place", "mean rank", "none better, in runs"), *rows],
+        title=f"by {ranking.measurement}",
     )
     for answer in study.answers:
         note(sentence(answer))
@@ -58,12 +71,20 @@ def command(
 
 
 def _scored(folder: Path) -> Iterator[Scored]:
-    """The runs and pairs of score files at or below a folder, by name. Raises ArtifactError if there is none."""
+    """The runs and pairs of score files at or below a folder, by name. Raises ArtifactError if
+    there is none.
+    """
     from demur.assembly.run import reopen
     from demur.stages.bench_calibration import Scored, ScoreFiles
 
-    roots = sorted(p.parent for p in folder.rglob("config.json") if RunFolder(p.parent).scores("test").exists())
-    pairs = sorted(p for p in folder.rglob(f"*{_TEST}") if p.with_name(_stem(p) + "-calibrate.parquet").exists())
+    roots = sorted(
+        p.parent for p in folder.rglob("config.json") if RunFolder(p.parent).scores("test").exists()
+    )
+    pairs = sorted(
+        p
+        for p in folder.rglob(f"*{_TEST}")
+        if p.with_name(_stem(p) + "-calibrate.parquet").exists()
+    )
     if not roots and not pairs:
         raise ArtifactError(
             f"{folder} has no scored run: no folder in it with config.json and score/test.parquet, "
@@ -79,7 +100,11 @@ def _scored(folder: Path) -> Iterator[Scored]:
         yield Scored(name=name, folder=workspace.folder, taxonomy=workspace.config.taxonomy)
     for path in pairs:
         name = str(path.relative_to(folder)).removesuffix(_TEST)
-        yield Scored(name=name, folder=ScoreFiles(root=path.parent, name=_stem(path)), taxonomy=_taxonomy(path))
+        yield Scored(
+            name=name,
+            folder=ScoreFiles(root=path.parent, name=_stem(path)),
+            taxonomy=_taxonomy(path),
+        )
 
 
 def _stem(path: Path) -> str:
@@ -87,7 +112,9 @@ def _stem(path: Path) -> str:
 
 
 def _taxonomy(path: Path) -> Taxonomy:
-    """The built-in taxonomy whose tokens a file of scores has. Raises ArtifactError if there is none."""
+    """The built-in taxonomy whose tokens a file of scores has. Raises ArtifactError if there is
+    none.
+    """
     from demur.store.scores.tables import read_scores
 
     tokens = read_scores(path)[1].tokens

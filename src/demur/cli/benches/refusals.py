@@ -1,4 +1,6 @@
-"""demur bench refusals: a model under a policy, public benchmarks -> both error directions, with exact intervals."""
+"""demur bench refusals: a model under a policy, public benchmarks -> both error directions, with
+exact intervals.
+"""
 
 from __future__ import annotations
 
@@ -37,59 +39,95 @@ if TYPE_CHECKING:
 
 
 JudgeName = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Also write the answers, for this judge. Default: decisions only.")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Also write the answers, for this judge. Default: decisions only."
+    ),
 ]
 JudgeSettings = Annotated[
-    Path | None, typer.Option("--settings", metavar="FILE", help="Settings of the judge, as for demur judge read.")
+    Path | None,
+    typer.Option(
+        "--settings", metavar="FILE", help="Settings of the judge, as for demur judge read."
+    ),
+]
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help=(
+            "Run folder; TOML file of an endpoint (url, model, ...); or a test subject: "
+            f"{', '.join(SUBJECTS)}."
+        ),
+    ),
+]
+BenchmarkFlag = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME[:PART][=FILE]", help="By name from the hub, or a local file. Repeatable."
+    ),
+]
+PolicyFlag = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A policy file. Default: the run's calibrated policy."),
+]
+LimitFlag = Annotated[
+    int | None, typer.Option(min=1, help="Use so many rows of each benchmark only.")
+]
+OutFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Where to write bench.*. Default: RUN/bench, or bench/."
+    ),
+]
+CardFlag = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write both rates as .eval_results for a model card."),
 ]
 
 
 def command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help=f"Run folder; TOML file of an endpoint (url, model, ...); or a test subject: {', '.join(SUBJECTS)}.",
-        ),
-    ],
+    model: ModelArgument,
     *,
-    benchmark: Annotated[
-        list[str], typer.Option(metavar="NAME[:PART][=FILE]", help="By name from the hub, or a local file. Repeatable.")
-    ],
-    policy: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A policy file. Default: the run's calibrated policy.")
-    ] = None,
+    benchmark: BenchmarkFlag,
+    policy: PolicyFlag = None,
     judge: JudgeName = None,
     settings: JudgeSettings = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use so many rows of each benchmark only.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where to write bench.*. Default: RUN/bench, or bench/.")
-    ] = None,
-    card: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write both rates as .eval_results for a model card.")
-    ] = None,
+    limit: LimitFlag = None,
+    out: OutFlag = None,
+    card: CardFlag = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure false and missed refusals side by side. A direction without rows is named, never shown as 0."""
+    """Measure false and missed refusals side by side. A direction without rows is named, never
+    shown as 0.
+    """
     from demur.assembly import sources
     from demur.assembly.run import reopen
     from demur.stages import bench_refusals
 
     wanted = [sources.wanted(text) for text in benchmark]
     _require_once(benchmark, wanted)
-    if card and not any(w.benchmark.dataset for w in wanted):
-        raise ConfigError("--card: no benchmark given has a dataset on the hub", "docs/benchmarking.md: which have")
+    _require_card(card, wanted)
     asked = Path(model).suffix == ".toml"
     target = out or (Path() if asked or model in SUBJECTS else Path(model)) / "bench"
-    built, spent = build_judge(judge, read_settings(settings, (), target / "labels.sqlite")) if judge else (None, None)
+    built, spent = (
+        build_judge(judge, read_settings(settings, (), target / "labels.sqlite"))
+        if judge
+        else (None, None)
+    )
     spent_asking: Spent | None = None
     measure: Callable[..., BenchFile]
     if asked:
         endpoint, spent_asking = _endpoint(Path(model), policy, built, target)
         measure = partial(bench_refusals.run_endpoint, bench_refusals.Config(limit=limit), endpoint)
     else:
-        found = _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
-        measure = partial(bench_refusals.run, bench_refusals.Config(limit=limit), replace(found, judge=built))
+        found = (
+            _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
+        )
+        measure = partial(
+            bench_refusals.run, bench_refusals.Config(limit=limit), replace(found, judge=built)
+        )
     sets = _sets(wanted)
     try:
         with bar("benchmark") as progress:
@@ -103,7 +141,11 @@ def command(
         _print(bench)
         note(f"written: {target / 'bench.md'}")
     if card:
-        _write_card(card, bench, {s.name: d for s, w in zip(sets, wanted, strict=True) if (d := w.benchmark.dataset)})
+        _write_card(
+            card,
+            bench,
+            {s.name: d for s, w in zip(sets, wanted, strict=True) if (d := w.benchmark.dataset)},
+        )
     _require_measured(bench)
 
 
@@ -116,6 +158,15 @@ def _require_once(texts: Sequence[str], wanted: Sequence[sources.Wanted]) -> Non
                 f"--benchmark {other} asks for rows of --benchmark {text} again",
                 "name each part once; measure another file of it in a call of its own, with --out",
             )
+
+
+def _require_card(card: Path | None, wanted: Sequence[sources.Wanted]) -> None:
+    """Raise ConfigError if a card is asked for and none of the benchmarks could stand on it."""
+    if card and not any(w.benchmark.dataset for w in wanted):
+        raise ConfigError(
+            "--card: no benchmark given has a dataset on the hub",
+            "docs/benchmarking.md: which have",
+        )
 
 
 def _sets(wanted: Sequence[sources.Wanted]) -> list[BenchSet]:
@@ -135,26 +186,39 @@ def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> No
             note(f"{row.name} has no dataset on the hub and is not in {file}")
     if entries:
         write_card(file, entries)
-        note(f"{file}: {len(entries)} results; put it into .eval_results/ of the model's repository")
+        note(
+            f"{file}: {len(entries)} results; put it into .eval_results/ of the model's repository"
+        )
 
 
 def _require_measured(bench: BenchFile) -> None:
-    """Raise DataError if nothing was measured, or none of the texts that were asked for; bench.* is written."""
+    """Raise DataError if nothing was measured, or none of the texts that were asked for; bench.* is
+    written.
+    """
     if not any(row.rows for row in bench.benchmarks):
         reasons = sum((Counter(row.left_out) for row in bench.benchmarks), Counter[str]())
-        raise DataError(f"no row could be measured: {named(reasons)}", "bench.json has the counts; mend it, run again")
+        raise DataError(
+            f"no row could be measured: {named(reasons)}",
+            "bench.json has the counts; mend it, run again",
+        )
     texts = [row.text for row in bench.benchmarks if row.text]
     if texts and sum(t.unscored for t in texts) == sum(row.rows for row in bench.benchmarks):
         reasons = sum((Counter(t.unscored_reasons) for t in texts), Counter[str]())
-        raise DataError(f"none of the texts was scored by {bench.judge}: {named(reasons)}", "mend that, run it again")
+        raise DataError(
+            f"none of the texts was scored by {bench.judge}: {named(reasons)}",
+            "mend that, run it again",
+        )
 
 
-def _endpoint(file: Path, policy: Path | None, judge: Judge | None, target: Path) -> tuple[Endpoint, Spent]:
+def _endpoint(
+    file: Path, policy: Path | None, judge: Judge | None, target: Path
+) -> tuple[Endpoint, Spent]:
     from demur.stages.bench_refusals import Endpoint
 
     if policy or judge is None:
         raise ConfigError(
-            f"{file} names an endpoint: it has no control tokens, and only its texts can be measured",
+            f"{file} names an endpoint: it has no control tokens, and only its texts can be "
+            "measured",
             "leave --policy out, and name what reads the texts: --judge phrases",
         )
     chat = chat_client(read_toml(file), str(file))
@@ -166,9 +230,13 @@ def _subject(name: str, policy: Path | None) -> Candidate:
     from demur.stages.bench_refusals import Candidate
 
     if policy:
-        raise ConfigError(f"{name!r} is no trained model, and {policy} was made for one", "leave --policy out")
+        raise ConfigError(
+            f"{name!r} is no trained model, and {policy} was made for one", "leave --policy out"
+        )
     subject = SUBJECTS[name](coconot())
-    return Candidate(policy=natural(coconot(), subject.fingerprint), scorer=subject, generator=subject)
+    return Candidate(
+        policy=natural(coconot(), subject.fingerprint), scorer=subject, generator=subject
+    )
 
 
 def _trained(workspace: Workspace, policy: Path | None) -> Candidate:

@@ -1,4 +1,6 @@
-"""demur bench temporal: dated news, a knowledge cutoff, a chat model -> questions that can and cannot be known."""
+"""demur bench temporal: dated news, a knowledge cutoff, a chat model -> questions that can and
+cannot be known.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +19,48 @@ from demur.cli import options
 from demur.cli.show import bar, first, named, note, print_json, print_table
 from demur.store.answers.reply_file import ReplyFile
 
+NewsArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="NEWS",
+        help="JSONL file of articles (date, title, body), or TOML of a news API.",
+    ),
+]
+CutoffFlag = Annotated[
+    str, typer.Option(metavar="DATE", help="Until when the tested model knows the world.")
+]
+UrlFlag = Annotated[
+    str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, up to and with /v1.")
+]
+ModelFlag = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="The model there that writes and labels the questions."),
+]
+MarginFlag = Annotated[int, typer.Option(min=0, help="Days before the cutoff that are left out.")]
+MostCallsFlag = Annotated[int | None, typer.Option(min=1, help="Budget: calls of the endpoint.")]
+OverridesFlag = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="As in endpoint.max_tokens=100. Repeatable."),
+]
+
 
 def command(
-    news: Annotated[
-        Path,
-        typer.Argument(metavar="NEWS", help="JSONL file of articles (date, title, body), or TOML of a news API."),
-    ],
+    news: NewsArgument,
     *,
-    cutoff: Annotated[str, typer.Option(metavar="DATE", help="Until when the tested model knows the world.")],
-    url: Annotated[str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, up to and with /v1.")],
-    model: Annotated[str, typer.Option(metavar="NAME", help="The model there that writes and labels the questions.")],
-    margin: Annotated[int, typer.Option(min=0, help="Days before the cutoff that are left out.")] = 90,
-    most_calls: Annotated[int | None, typer.Option(min=1, help="Budget: calls of the endpoint.")] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the rows go.")] = Path("temporal.jsonl"),
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in endpoint.max_tokens=100. Repeatable.")
-    ] = None,
+    cutoff: CutoffFlag,
+    url: UrlFlag,
+    model: ModelFlag,
+    margin: MarginFlag = 90,
+    most_calls: MostCallsFlag = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the rows go.")] = Path(
+        "temporal.jsonl"
+    ),
+    overrides: OverridesFlag = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write questions from dated news, label and filter them. The same command goes on where it stopped."""
+    """Write questions from dated news, label and filter them. The same command goes on where it
+    stopped.
+    """
     from demur.assembly.sources import Builder, Cutoff, read_news
 
     limit = Cutoff(day=_day(cutoff), margin_days=margin)
@@ -51,15 +76,22 @@ def command(
             built = builder.build(articles, progress)
     finally:
         replies.close()
-    write_text(out, "".join(json.dumps(_row(q, limit), ensure_ascii=False) + "\n" for q in built.questions))
+    write_text(
+        out, "".join(json.dumps(_row(q, limit), ensure_ascii=False) + "\n" for q in built.questions)
+    )
     rejected = Counter({why: len(at) for why, at in places.items()}) + built.rejected
     _show(built, rejected, chat.spent, out, as_json=as_json)
     if not built.questions:
-        raise DataError(f"no question was made: {named(rejected)}", "what was answered is kept for the same command")
+        raise DataError(
+            f"no question was made: {named(rejected)}",
+            "what was answered is kept for the same command",
+        )
 
 
 def _fetched(settings: Path, to: Path) -> Path:
-    """A news file with what an API answers. One that is there is kept: a run that goes on must see the same news."""
+    """A news file with what an API answers. One that is there is kept: a run that goes on must see
+    the same news.
+    """
     from demur.assembly.sources import fetched_news
 
     if to.exists():
@@ -80,7 +112,9 @@ def _day(text: str) -> date:
 
 
 def _row(question: Any, cutoff: Any) -> dict[str, object]:
-    """A row of demur's own format; the two dates are for people, and ignored when the file is read."""
+    """A row of demur's own format; the two dates are for people, and ignored when the file is
+    read.
+    """
     e = question.example()
     return {
         "id": e.id,
@@ -99,9 +133,24 @@ def _show(built: Any, rejected: Counter[str], spent: Any, out: Path, *, as_json:
     sides = Counter(q.side for q in built.questions)
     kept = {side: sides[side] for side in ("unanswerable", "answerable")}
     if as_json:
-        calls = {"calls": spent.calls, "prompt_tokens": spent.prompt_tokens, "tokens": spent.completion_tokens}
-        print_json({"kept": kept, "rejected": dict(rejected), "model": built.model, **calls, "out": str(out)})
+        calls = {
+            "calls": spent.calls,
+            "prompt_tokens": spent.prompt_tokens,
+            "tokens": spent.completion_tokens,
+        }
+        print_json(
+            {
+                "kept": kept,
+                "rejected": dict(rejected),
+                "model": built.model,
+                **calls,
+                "out": str(out),
+            }
+        )
         return
-    lines = [*((f"kept: {side}", str(n)) for side, n in kept.items()), *((why, str(n)) for why, n in rejected.items())]
+    lines = [
+        *((f"kept: {side}", str(n)) for side, n in kept.items()),
+        *((why, str(n)) for why, n in rejected.items()),
+    ]
     print_table([("articles and questions", "number"), *lines])
     note(f"{spent.calls} calls of {built.model or 'no model'}; written: {out}")

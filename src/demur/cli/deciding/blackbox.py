@@ -1,4 +1,6 @@
-"""demur blackbox: prompts and any chat endpoint -> a run that calibrate, decide and serve work on."""
+"""demur blackbox: prompts and any chat endpoint -> a run that calibrate, decide and serve work
+on.
+"""
 
 from __future__ import annotations
 
@@ -32,32 +34,55 @@ STAGES: tuple[Stage, ...] = ("data", "train", "score", "report")
 SHARES = {"calibrate_share": 0.3, "test_share": 0.2}
 
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help="Rows with prompts, in any format of docs/data.md.")
+    list[Path],
+    typer.Argument(metavar="FILE...", help="Rows with prompts, in any format of docs/data.md."),
 ]
 Hand = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Hand-labelled answers: trains the judge that labels the others."),
+    typer.Option(
+        metavar="FILE", help="Hand-labelled answers: trains the judge that labels the others."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="As in endpoint.max_tokens=100, llm.model=m. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="As in endpoint.max_tokens=100, llm.model=m. Repeatable."
+    ),
 ]
+
+
+UrlFlag = Annotated[
+    str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, up to and with /v1.")
+]
+ModelFlag = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="The model there whose refusals are to be predicted."),
+]
+JudgeFlag = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Labels the answers, as for demur judge read. Default: phrases."
+    ),
+]
+MostCallsFlag = Annotated[int | None, typer.Option(min=0, help="Budget: calls of the endpoint.")]
 
 
 def command(
     files: Files,
     *,
-    url: Annotated[str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, up to and with /v1.")],
-    model: Annotated[str, typer.Option(metavar="NAME", help="The model there whose refusals are to be predicted.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder.")] = Path("runs/blackbox"),
-    judge: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Labels the answers, as for demur judge read. Default: phrases.")
-    ] = None,
+    url: UrlFlag,
+    model: ModelFlag,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder.")] = Path(
+        "runs/blackbox"
+    ),
+    judge: JudgeFlag = None,
     hand: Hand = None,
-    most_calls: Annotated[int | None, typer.Option(min=0, help="Budget: calls of the endpoint.")] = None,
+    most_calls: MostCallsFlag = None,
     overrides: Overrides = None,
 ) -> None:
-    """Ask, label, learn to predict refusals from prompts alone. The same command goes on where it stopped."""
+    """Ask, label, learn to predict refusals from prompts alone. The same command goes on where it
+    stopped.
+    """
     from demur.assembly.steps import Steps
     from demur.stages.blackbox import collect, label
     from demur.store.answers.blackbox_file import BlackboxFolder
@@ -97,19 +122,25 @@ class _Judging:
     folder: BlackboxFolder
 
     def built(self) -> tuple[label.Config, Spent]:
-        """The judge, trained first if there are hand labels, and its costs in words. Raises ConfigError."""
+        """The judge, trained first if there are hand labels, and its costs in words. Raises
+        ConfigError.
+        """
         from demur.stages.blackbox import bootstrap, label
 
         settings = read_settings(None, self.overrides, self.folder.root / "labels.sqlite")
         if self.hand is not None and self.name is not None:
-            raise ConfigError(f"--judge {self.name} beside --hand, which trains a judge", "leave one of them out")
+            raise ConfigError(
+                f"--judge {self.name} beside --hand, which trains a judge", "leave one of them out"
+            )
         if self.hand is None:
             judge, spent = build_judge(self.name or "phrases", settings)
             return label.Config(judge=judge, taxonomy=single()), spent
         force = bool(settings.section("trained").get("force", False))
 
         def make(classifier: TextClassifier, digest: str) -> Judge:
-            judge: Judge = find("trained", JUDGES, "judge")(classifier=classifier, digest=digest, force=force)
+            judge: Judge = find("trained", JUDGES, "judge")(
+                classifier=classifier, digest=digest, force=force
+            )
             return judge
 
         measured = bootstrap.run(self.hand, self.folder.judge, make)
@@ -118,13 +149,18 @@ class _Judging:
 
 
 def _workspace(out: Path) -> Workspace:
-    """The run in a folder, made if there is none. Raises ConfigError if the folder holds a run of another kind."""
+    """The run in a folder, made if there is none. Raises ConfigError if the folder holds a run of
+    another kind.
+    """
     from demur.assembly.run import create, reopen
 
     if (out / "config.json").exists():
         workspace = reopen(out)
         if workspace.config.engine != PROMPTS:
-            raise ConfigError(f"{out} is a run of engine {workspace.config.engine!r}", "choose another folder: --out")
+            raise ConfigError(
+                f"{out} is a run of engine {workspace.config.engine!r}",
+                "choose another folder: --out",
+            )
         return workspace
     rows = {"kind": "jsonl", "folder": "blackbox", "files": ["rows.jsonl"]}
     table = {
@@ -146,13 +182,21 @@ def _tell_collected(collected: collect.Collected, chat: Any) -> None:
     for reason, count in list(collected.failed.items())[:NAMED]:
         note(f"no answer: {count} x {reason}")
     if collected.not_asked:
-        note(f"not asked: {collected.not_asked} prompts, the budget is spent; the same command goes on with them")
-    price = f", {spent.price(endpoint):.4f} in your currency" if endpoint.price_in or endpoint.price_out else ""
+        note(
+            f"not asked: {collected.not_asked} prompts, the budget is spent; the same command "
+            "goes on with them"
+        )
+    price = (
+        f", {spent.price(endpoint):.4f} in your currency"
+        if endpoint.price_in or endpoint.price_out
+        else ""
+    )
     if words := chat.dialect.words:
         note(f"the endpoint takes other fields than the usual: {words}")
     note(
-        f"{spent.calls} calls ({spent.retries} of them retries) of {collected.model}; {collected.known} answers were "
-        f"there before; {spent.prompt_tokens} + {spent.completion_tokens} tokens{price}"
+        f"{spent.calls} calls ({spent.retries} of them retries) of {collected.model}; "
+        f"{collected.known} answers were there before; {spent.prompt_tokens} + "
+        f"{spent.completion_tokens} tokens{price}"
     )
 
 
@@ -160,7 +204,9 @@ def _show(file: BlackboxFile) -> None:
     scored = file.answered - file.verdicts["unscored"]
     declined = file.verdicts["refusal"] + file.verdicts["partial"]
     rows = [(v, str(n), f"{100 * n / file.answered:.1f}%") for v, n in file.verdicts.items()]
-    print_table([("verdict", "answers", "share"), *rows], title=f"{file.model}, judged by {file.judge}")
+    print_table(
+        [("verdict", "answers", "share"), *rows], title=f"{file.model}, judged by {file.judge}"
+    )
     for reason, count in list(file.declined.items())[:NAMED]:
         note(f"declined by the endpoint itself: {count} x {reason}")
     for reason, count in list(file.unscored.items())[:NAMED]:
@@ -169,12 +215,14 @@ def _show(file: BlackboxFile) -> None:
         right = file.hand.accuracy.to_core()
         low, high = right.interval()
         note(
-            f"the judge was right on {right.hits} of {right.of} hand-labelled answers that it was not fitted on: "
-            f"{right.value:.1%} ({low:.1%} to {high:.1%}); {file.hand.unscored} it did not score"
+            f"the judge was right on {right.hits} of {right.of} hand-labelled answers that it was "
+            f"not fitted on: {right.value:.1%} ({low:.1%} to {high:.1%}); {file.hand.unscored} it "
+            "did not score"
         )
     if file.without_outcome:
         note(
-            f"{file.without_outcome} prompts have no outcome: each counts as an error of every promise that demur "
-            "calibrate makes; the same command asks again for those without an answer"
+            f"{file.without_outcome} prompts have no outcome: each counts as an error of every "
+            "promise that demur calibrate makes; the same command asks again for those without an "
+            "answer"
         )
     note(f"declined, in full or in part: {declined} of {scored} scored answers")

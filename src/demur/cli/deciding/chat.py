@@ -31,7 +31,9 @@ with contextlib.suppress(ModuleNotFoundError):  # not everywhere, and chat does 
     import readline  # noqa: F401 - arrow keys edit a line and bring back earlier ones
 
 BAR_WIDTH = 30
-HELP = "/threshold CATEGORY NUMBER | /policy natural, calibrated, NAME or FILE | /new | /help | /quit"
+HELP = (
+    "/threshold CATEGORY NUMBER | /policy natural, calibrated, NAME or FILE | /new | /help | /quit"
+)
 
 
 def command(
@@ -40,7 +42,9 @@ def command(
     threshold: options.Threshold = None,
     rate: options.Rate = None,
     named: options.OfRun = None,
-    alone: Annotated[bool, typer.Option("--alone", help="Let every prompt stand alone: no earlier turns.")] = False,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Let every prompt stand alone: no earlier turns.")
+    ] = False,
 ) -> None:
     """Talk to the trained model. Thresholds change without training again; /new begins anew."""
     from demur.assembly.run import Engine, reopen
@@ -52,7 +56,10 @@ def command(
     note(HELP)
     if not speaks:
         engine_name = workspace.config.engine
-        note(f"engine {engine_name!r} decides and writes nothing: `demur serve` asks the model behind it")
+        note(
+            f"engine {engine_name!r} decides and writes nothing: `demur serve` asks the model "
+            "behind it"
+        )
     turns: tuple[Message, ...] = ()
     for line in _lines():
         if line == "/quit":
@@ -116,14 +123,19 @@ def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
             return policy
     pairs = zip(policy.taxonomy.names, policy.categories, strict=True)
     thresholds = ", ".join(f"{name} {threshold_text(c.threshold)}" for name, c in pairs)
-    note(f"policy {policy.name!r}, rule {policy.rule!r}" + ("" if policy.rule == "natural" else f": {thresholds}"))
+    note(
+        f"policy {policy.name!r}, rule {policy.rule!r}"
+        + ("" if policy.rule == "natural" else f": {thresholds}")
+    )
     return policy
 
 
 def _asked(
     engine: Engine, scorer: Scorer, prompt: Prompt, policy: Policy, *, speaks: bool
 ) -> tuple[Floats, Decision, Answer | None]:
-    """The score, the decision and the answer, from one prefill where the engine can. speaks: it writes at all."""
+    """The score, the decision and the answer, from one prefill where the engine can. speaks: it
+    writes at all.
+    """
     if scorer is engine and isinstance(engine.loaded, Answerer):
         return engine.loaded.answer([prompt], policy)[0]
     policy.require_model(scorer.fingerprint)
@@ -135,15 +147,20 @@ def _asked(
 
 def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | None) -> None:
     console, table = result_console(), Table.grid(padding=(0, 1))
-    p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0].astype(np.float64))  # what thresholds are compared with
+    # what thresholds are compared with
+    p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0].astype(np.float64))
     for name, p in zip(policy.taxonomy.choices, p_C, strict=True):
         table.add_row(name, "█" * round(p * BAR_WIDTH), f"{p:.4f}")
     console.print(table)
-    console.print(f"decision: {decision.choice}", style="bold red" if decision.refuses else "bold green")
+    console.print(
+        f"decision: {decision.choice}", style="bold red" if decision.refuses else "bold green"
+    )
     if decision.doubt:
         console.print(f"doubt: {doubt_reason(policy, logp_C)}")
     text = _text(policy, decision, answer)
-    console.print(answer.shown if answer is not None and text == answer.text else text, markup=False)
+    console.print(
+        answer.shown if answer is not None and text == answer.text else text, markup=False
+    )
     console.print()
 
 

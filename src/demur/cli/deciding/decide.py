@@ -38,35 +38,56 @@ class _Asked:
     messages: Prompt
 
 
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN", help="Run folder; not needed with --policy and --scores."),
+]
+PromptsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PROMPT", help="What users say. Default: stdin, whole, as one prompt."),
+]
+PolicyFlag = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="A policy file, or the name of one of the run's. Default: its own."
+    ),
+]
+ScoresFlag = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Decide the rows of a score file; loads no model."),
+]
+FileFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts", metavar="FILE", help="Rows with prompts, in any format of docs/data.md."
+    ),
+]
+
+
 def command(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="Run folder; not needed with --policy and --scores.")
-    ] = None,
-    prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT", help="What users say. Default: stdin, whole, as one prompt.")
-    ] = None,
+    run: RunArgument = None,
+    prompts: PromptsArgument = None,
     *,
-    policy: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A policy file, or the name of one of the run's. Default: its own."),
-    ] = None,
-    scores: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Decide the rows of a score file; loads no model.")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option("--prompts", metavar="FILE", help="Rows with prompts, in any format of docs/data.md."),
-    ] = None,
+    policy: PolicyFlag = None,
+    scores: ScoresFlag = None,
+    file: FileFlag = None,
     lines: Annotated[bool, typer.Option("--lines", help="Each line of stdin is a prompt.")] = False,
     threshold: options.Threshold = None,
     rate: options.Rate = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Decide each prompt. The same policy, scores and thresholds give the same decisions everywhere."""
+    """Decide each prompt. The same policy, scores and thresholds give the same decisions
+    everywhere.
+    """
     chosen = overridden(_policy(run, policy), threshold, rate)
     if sum(map(bool, (scores, prompts, file, lines))) > 1:
-        raise ConfigError("prompts come from several places", "give one of PROMPT, --prompts, --lines and --scores")
-    scored = _from_file(scores) if scores else _from_model(run, chosen, (prompts, file), lines=lines)
+        raise ConfigError(
+            "prompts come from several places",
+            "give one of PROMPT, --prompts, --lines and --scores",
+        )
+    scored = (
+        _from_file(scores) if scores else _from_model(run, chosen, (prompts, file), lines=lines)
+    )
     chosen.require_model(scored.fingerprint)
     decisions = [decide(chosen, logp_C) for logp_C in scored.logp_NC]
     rows = [
@@ -84,7 +105,10 @@ def command(
 
 def _policy(run: Path | None, path: Path | None) -> Policy:
     if path is None and run is None:
-        raise ConfigError("there is no policy to decide under", "give a run folder, or --policy FILE --scores FILE")
+        raise ConfigError(
+            "there is no policy to decide under",
+            "give a run folder, or --policy FILE --scores FILE",
+        )
     own = RunFolder(run or Path())
     if run is not None and str(path) in own.policy_names:
         return opened(own.named(str(path)).policy)
@@ -99,13 +123,21 @@ def _from_file(path: Path) -> _Scored:
 
 
 def _from_model(
-    run: Path | None, policy: Policy, given: tuple[Sequence[str] | None, Path | None], *, lines: bool
+    run: Path | None,
+    policy: Policy,
+    given: tuple[Sequence[str] | None, Path | None],
+    *,
+    lines: bool,
 ) -> _Scored:
-    """Score prompts as the policy has them scored. given: prompts as arguments, or a file of them."""
+    """Score prompts as the policy has them scored. given: prompts as arguments, or a file of
+    them.
+    """
     from demur.assembly.run import Engine, reopen
 
     if run is None:
-        raise ConfigError("scoring a prompt needs a model", "give the run folder first, then the prompts")
+        raise ConfigError(
+            "scoring a prompt needs a model", "give the run folder first, then the prompts"
+        )
     asked = _asked(*given, lines=lines)
     engine = Engine(reopen(run)).under(policy)
     logp_NC = engine.logp([a.messages for a in asked])
@@ -115,7 +147,8 @@ def _from_model(
 
 
 def _asked(prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> list[_Asked]:
-    """The prompts of the arguments, of a file, or of standard input: whole, or line by line if that is asked for.
+    """The prompts of the arguments, of a file, or of standard input: whole, or line by line if that
+    is asked for.
 
     Raises ConfigError if there is none, DataError on one that no request can hold.
     """
@@ -123,15 +156,22 @@ def _asked(prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> 
 
     if file is not None:
         return [
-            _Asked({"id": row.id, "prompt": row.messages[-1].content}, row.messages) for row in read_each_prompt(file)
+            _Asked({"id": row.id, "prompt": row.messages[-1].content}, row.messages)
+            for row in read_each_prompt(file)
         ]
     texts = list(prompts or ())
     if not texts:
         text = sys.stdin.read().removeprefix("\ufeff").rstrip("\r\n")
-        texts = [line.rstrip("\r") for line in text.split("\n") if line.strip()] if lines else [text]
+        texts = (
+            [line.rstrip("\r") for line in text.split("\n") if line.strip()] if lines else [text]
+        )
     if not all(text.strip() for text in texts) or not texts:
-        raise ConfigError("there is no prompt", "give prompts as arguments, one on stdin, or rows: --prompts FILE")
-    return [_Asked({"prompt": checked(t, "prompt")}, (Message(role="user", content=t),)) for t in texts]
+        raise ConfigError(
+            "there is no prompt", "give prompts as arguments, one on stdin, or rows: --prompts FILE"
+        )
+    return [
+        _Asked({"prompt": checked(t, "prompt")}, (Message(role="user", content=t),)) for t in texts
+    ]
 
 
 def _cells(row: dict[str, object], choices: Sequence[str]) -> tuple[str, ...]:

@@ -34,16 +34,25 @@ class _Row:
 
 
 def command(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The policy as it is: a file, or a calibrated run.")],
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="The policy as it is: a file, or a calibrated run.")
+    ],
     b: Annotated[Path, typer.Argument(metavar="B", help="The policy as it would be.")],
     *,
-    scores: Annotated[Path, typer.Option(metavar="FILE", help="Scores to decide, as `demur score` writes them.")],
+    scores: Annotated[
+        Path, typer.Option(metavar="FILE", help="Scores to decide, as `demur score` writes them.")
+    ],
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Their examples, such as data/test.jsonl: shows the prompts.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Their examples, such as data/test.jsonl: shows the prompts."
+        ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Decide stored scores under both policies. Exit code 0 if every decision stays, 3 if any changes."""
+    """Decide stored scores under both policies. Exit code 0 if every decision stays, 3 if any
+    changes.
+    """
     from demur.store.scores.tables import read_scores
 
     policies = opened(policy_file(a)), opened(policy_file(b))
@@ -66,7 +75,8 @@ def command(
 
 def _rows(table: ScoreTable, policies: tuple[Policy, Policy]) -> list[_Row]:
     before, after = (
-        [p.taxonomy.choices[column] for column in decide_many(p, table.logp_NC).choice_N.tolist()] for p in policies
+        [p.taxonomy.choices[column] for column in decide_many(p, table.logp_NC).choice_N.tolist()]
+        for p in policies
     )
     return [_Row(id=i, before=x, after=y) for i, x, y in zip(table.ids, before, after, strict=True)]
 
@@ -79,13 +89,17 @@ def _texts(path: Path, rows: Sequence[_Row]) -> dict[str, str]:
     missing = [row.id for row in rows if row.id not in found]
     if missing:
         raise ConfigError(
-            f"{path} lacks {len(missing)} rows that were scored, first {missing[0]!r}", "give the split that was scored"
+            f"{path} lacks {len(missing)} rows that were scored, first {missing[0]!r}",
+            "give the split that was scored",
         )
     return found
 
 
 def _show(
-    policies: tuple[Policy, Policy], rows: Sequence[_Row], changed: Sequence[_Row], texts: Mapping[str, str]
+    policies: tuple[Policy, Policy],
+    rows: Sequence[_Row],
+    changed: Sequence[_Row],
+    texts: Mapping[str, str],
 ) -> None:
     counts = Counter((row.before, row.after) for row in rows)
     old, new = (p.taxonomy.choices for p in policies)
@@ -107,7 +121,10 @@ def _cells(row: _Row, texts: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _json(
-    policies: tuple[Policy, Policy], rows: Sequence[_Row], changed: Sequence[_Row], texts: Mapping[str, str]
+    policies: tuple[Policy, Policy],
+    rows: Sequence[_Row],
+    changed: Sequence[_Row],
+    texts: Mapping[str, str],
 ) -> dict[str, object]:
     counts = Counter((row.before, row.after) for row in rows)
     before, after = ({"policy": p.name, "digest": policy_digest(p)} for p in policies)

@@ -1,4 +1,6 @@
-"""demur explain: which thresholds a request would be decided under, and where each one comes from."""
+"""demur explain: which thresholds a request would be decided under, and where each one comes
+from.
+"""
 
 from __future__ import annotations
 
@@ -36,24 +38,42 @@ class _Explained:
     decision: dict[str, Any] | None  # of the row that was asked about
 
 
+PoliciesArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="POLICIES", help="A folder of policies, a policy file, or a calibrated run."
+    ),
+]
+TenantFlag = Annotated[
+    str | None,
+    typer.Option(metavar="NAME@FILE", help="A tenant of a tenants file. Default: may do anything."),
+]
+PolicyFlag = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Default: the tenant's, or the only one.")
+]
+SensitivityFlag = Annotated[
+    str | None, typer.Option(metavar="NAME", help="One that the policy defines.")
+]
+RowFlag = Annotated[
+    str | None,
+    typer.Option(metavar="ID@FILE", help="Decide this row of a score file under it, too."),
+]
+
+
 def command(
-    policies: Annotated[
-        Path, typer.Argument(metavar="POLICIES", help="A folder of policies, a policy file, or a calibrated run.")
-    ],
+    policies: PoliciesArgument,
     *,
-    tenant: Annotated[
-        str | None, typer.Option(metavar="NAME@FILE", help="A tenant of a tenants file. Default: may do anything.")
-    ] = None,
-    policy: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the tenant's, or the only one.")] = None,
-    sensitivity: Annotated[str | None, typer.Option(metavar="NAME", help="One that the policy defines.")] = None,
+    tenant: TenantFlag = None,
+    policy: PolicyFlag = None,
+    sensitivity: SensitivityFlag = None,
     rate: options.Rate = None,
     threshold: options.Threshold = None,
-    row: Annotated[
-        str | None, typer.Option(metavar="ID@FILE", help="Decide this row of a score file under it, too.")
-    ] = None,
+    row: RowFlag = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say what decides a request: thresholds win over rates, rates over a sensitivity, that over the policy."""
+    """Say what decides a request: thresholds win over rates, rates over a sensitivity, that over
+    the policy.
+    """
     there = read_folder(policy_file(policies, policy))
     for fault in there.faults:
         note(f"not read: {fault.message}")
@@ -62,7 +82,9 @@ def command(
     live = there.policies[permitted(who, ask, there.policies)]
     tell_of_unproven(live.policy)
     found = effective(live.policy, ask)
-    explained = _Explained(live=live, effective=found, decision=_decided(row, found.policy) if row else None)
+    explained = _Explained(
+        live=live, effective=found, decision=_decided(row, found.policy) if row else None
+    )
     if as_json:
         print_json(_json(explained))
         return
@@ -85,15 +107,21 @@ def _turns_covered(path: Path) -> str | None:
     rows = read_examples(split)
     later = sum(any(m.role == "assistant" for m in row.prompt) for row in rows)
     if later:
-        return f"promises are about requests like the calibrate rows: {later} of {len(rows)} have an earlier answer"
+        return (
+            f"promises are about requests like the calibrate rows: {later} of {len(rows)} have "
+            "an earlier answer"
+        )
     return (
-        f"promises are about single turns: none of {len(rows)} calibrate rows has an earlier answer. Later turns are "
+        f"promises are about single turns: none of {len(rows)} calibrate rows has an earlier "
+        "answer. Later turns are "
         'covered only where the latest turn decides alone: decides_on = "latest turn" of the server'
     )
 
 
 def _unwatched(path: Path, name: str | None) -> str | None:
-    """The promises about slices that nothing would be noticed of; None: there is none, or no run to look in."""
+    """The promises about slices that nothing would be noticed of; None: there is none, or no run to
+    look in.
+    """
     from demur.stages import watch
 
     folder = RunFolder(path)
@@ -103,28 +131,38 @@ def _unwatched(path: Path, name: str | None) -> str | None:
     if not risks:
         return None
     return (
-        f"certified, not watched: {', '.join(risks)}. No label said a request's kind or source: demur watch --feedback"
+        f"certified, not watched: {', '.join(risks)}. No label said a request's kind or "
+        "source: demur watch --feedback"
     )
 
 
 def _of_the_model(path: Path) -> list[str]:
-    """The base model behind a run's promises and what became of its language; nothing where nobody wrote it down."""
+    """The base model behind a run's promises and what became of its language; nothing where nobody
+    wrote it down.
+    """
     model = RunFolder(path).model
     if not (model / FILE_NAME).exists():
         return []
     trained = read_model_file(model).to_core()
     made_from = [f"the model was made from {trained.origin.text}"] if trained.origin else []
     language = language_line(trained.details)
-    return [*made_from, *([language] if language else []), *(f"warning: {w}" for w in warnings(trained.details))]
+    return [
+        *made_from,
+        *([language] if language else []),
+        *(f"warning: {w}" for w in warnings(trained.details)),
+    ]
 
 
 def _operator(there: PolicySet, policy: str | None) -> Tenant:
-    """Who asks if no tenant is named: someone who may use and change every policy, but must say which."""
+    """Who asks if no tenant is named: someone who may use and change every policy, but must say
+    which.
+    """
     if not there.policies:
         there.require_sound()
     if policy is None and len(there.policies) > 1:
         raise ConfigError(
-            f"{there.path} holds {len(there.policies)} policies", f"pick one: --policy {' | '.join(there.policies)}"
+            f"{there.path} holds {len(there.policies)} policies",
+            f"pick one: --policy {' | '.join(there.policies)}",
         )
     return Tenant(name="operator", policies=tuple(there.policies), may_override=True)
 
@@ -157,7 +195,10 @@ def _parts(text: str, flag: str, example: str) -> tuple[str, str]:
 def _show(explained: _Explained) -> None:
     policy, decision = explained.live.policy, explained.decision
     header = ["category", "where from", "callers may choose", "threshold"]
-    cells = [[s.category, s.origin, _freedom(policy, s), _threshold(policy, s)] for s in explained.effective.settings]
+    cells = [
+        [s.category, s.origin, _freedom(policy, s), _threshold(policy, s)]
+        for s in explained.effective.settings
+    ]
     if decision:
         header.append("probability")
         cells = [[*row, f"{decision['probability'][row[0]]:.4f}"] for row in cells]

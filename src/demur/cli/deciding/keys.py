@@ -17,13 +17,21 @@ RANDOM_BYTES = 32
 
 
 def command(
-    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose key it is: a table of the tenants file.")],
+    tenant: Annotated[
+        str, typer.Argument(metavar="TENANT", help="Whose key it is: a table of the tenants file.")
+    ],
     *,
-    label: Annotated[str | None, typer.Option(help="What logs call the key. Default: the time.")] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires. Default: it never does.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="What logs call the key. Default: the time.")
+    ] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, help="Days until it expires. Default: it never does.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make a key. Lines for the tenants file go to stdout; the key itself to stderr, once: keep it."""
+    """Make a key. Lines for the tenants file go to stdout; the key itself to stderr, once: keep
+    it.
+    """
     now = datetime.now(UTC)
     key = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     expires = now + timedelta(days=days) if days else None

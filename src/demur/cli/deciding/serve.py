@@ -1,4 +1,6 @@
-"""demur serve: a run's model behind OpenAI's chat protocol, under the run's policy or a folder of them."""
+"""demur serve: a run's model behind OpenAI's chat protocol, under the run's policy or a folder of
+them.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +21,39 @@ if TYPE_CHECKING:
 STDOUT = 1  # the descriptor: Python's buffered stream would be waited for at exit
 
 
+ConfigFlag = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="TOML with [server], [limits], [files], [backend]."),
+]
+PoliciesFlag = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Policies, reloaded while serving. Default: the run's."),
+]
+TenantsFlag = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Tenants and keys. Default: this machine only, no key."),
+]
+BackendFlag = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="hf (in this process), vllm, gateway, openai or gate."),
+]
+UrlFlag = Annotated[
+    str | None, typer.Option(metavar="URL", help="Of the server behind, for all but hf.")
+]
+HostFlag = Annotated[str | None, typer.Option(help="Address to bind to. Default: 127.0.0.1.")]
+PortFlag = Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8000; 0: any.")]
+
+
 def command(
     run: options.Run,
     *,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML with [server], [limits], [files], [backend].")
-    ] = None,
-    policies: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Policies, reloaded while serving. Default: the run's.")
-    ] = None,
-    tenants: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Tenants and keys. Default: this machine only, no key.")
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="hf (in this process), vllm, gateway, openai or gate.")
-    ] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Of the server behind, for all but hf.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to bind to. Default: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8000; 0: any.")] = None,
+    config: ConfigFlag = None,
+    policies: PoliciesFlag = None,
+    tenants: TenantsFlag = None,
+    backend: BackendFlag = None,
+    url: UrlFlag = None,
+    host: HostFlag = None,
+    port: PortFlag = None,
 ) -> None:
     """Serve until SIGTERM. Logs go to stdout, a JSON object a line."""
     from demur.assembly.run import reopen
@@ -54,7 +71,9 @@ def command(
     _log_to_stdout(service)
     held = service.house.book.now.tenants
     keys = "no key needed" if held is None else f"{len(held.keys)} keys"
-    run_until_told(service, lambda address: _say(f"serving {start.settings.model!r} on {address}/v1, {keys}"))
+    run_until_told(
+        service, lambda address: _say(f"serving {start.settings.model!r} on {address}/v1, {keys}")
+    )
 
 
 def _say(text: str) -> None:

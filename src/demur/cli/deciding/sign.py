@@ -18,25 +18,40 @@ from demur.store.policies.signature import new_private_key
 def command(
     policy: Annotated[
         Path | None,
-        typer.Argument(metavar="[POLICY]", help="A policy file, signed in place; or a calibrated run, with --out."),
+        typer.Argument(
+            metavar="[POLICY]",
+            help="A policy file, signed in place; or a calibrated run, with --out.",
+        ),
     ] = None,
     *,
-    key: Annotated[Path | None, typer.Option(metavar="FILE", help="The private key to sign with.")] = None,
-    new_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Make a private key there first; its public key is printed.")
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The private key to sign with.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the signed policy there instead.")] = None,
+    new_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Make a private key there first; its public key is printed."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the signed policy there instead.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Sign a policy, so that servers that trust the key believe its promises."""
     if new_key is not None and key is not None:
         raise ConfigError("--key and --new-key are two keys", "give one")
     if new_key is None and (policy is None or key is None):
-        raise ConfigError("there is nothing to sign, or nothing to sign with", "demur sign POLICY --key FILE")
+        raise ConfigError(
+            "there is nothing to sign, or nothing to sign with", "demur sign POLICY --key FILE"
+        )
     said: dict[str, object] = {}
     if new_key is not None:
         said["public_key"] = new_private_key(new_key)
-        note(f"private key: {new_key}; keep it off the server. Servers trust its public key: trusted_keys")
+        note(
+            f"private key: {new_key}; keep it off the server. Servers trust its public key: "
+            "trusted_keys"
+        )
     if policy is not None:
         said |= _signed(policy_file(policy), key or new_key or Path(), out)
     if as_json:
@@ -46,13 +61,25 @@ def command(
 
 
 def _signed(path: Path, key: Path, out: Path | None) -> dict[str, object]:
-    """Sign one policy. Raises PolicyError on one whose promises do not fit it: nobody should vouch for that."""
+    """Sign one policy. Raises PolicyError on one whose promises do not fit it: nobody should vouch
+    for that.
+    """
     if (path.parent / "made.json").exists() and out is None:
-        raise ConfigError(f"{path} is a run's own: signed there, it is not what the run made", "give --out FILE")
+        raise ConfigError(
+            f"{path} is a run's own: signed there, it is not what the run made", "give --out FILE"
+        )
     policy = read_policy(path)
     for promise in policy.promises:
         if promise.fault is not None:
-            raise PolicyError(f"{path}: {promise.risk} is not certified: {promise.fault}", "calibrate again, then sign")
+            raise PolicyError(
+                f"{path}: {promise.risk} is not certified: {promise.fault}",
+                "calibrate again, then sign",
+            )
     signature = write_signed(out or path, policy, key)
     note(f"signed {policy.name!r} {policy_digest(policy)[:19]} by {signature.key}: {out or path}")
-    return {"policy": policy.name, "digest": policy_digest(policy), "key": signature.key, "file": str(out or path)}
+    return {
+        "policy": policy.name,
+        "digest": policy_digest(policy),
+        "key": signature.key,
+        "file": str(out or path),
+    }

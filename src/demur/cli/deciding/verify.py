@@ -19,30 +19,40 @@ if TYPE_CHECKING:
 
 NOT_VERIFIED = 3  # a result, not a fault
 NOT_LOOKED_INTO = (
-    "Decisions, counts, bounds and digests were made again; the search for the thresholds was not: a signature vouches "
-    "for that (--trusted)"
+    "Decisions, counts, bounds and digests were made again; the search for the thresholds was not: "
+    "a signature vouches for that (--trusted)"
 )
 
 
 def command(
-    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A policy file, or a calibrated run.")],
+    policy: Annotated[
+        Path, typer.Argument(metavar="POLICY", help="A policy file, or a calibrated run.")
+    ],
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that made it.")],
     *,
     trusted: Annotated[
-        list[str] | None, typer.Option(metavar="KEY", help="A public key; the policy must be signed by one of them.")
+        list[str] | None,
+        typer.Option(metavar="KEY", help="A public key; the policy must be signed by one of them."),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Count the evidence of each promise again. Exit code 0 if all follow from the run, 3 if any does not."""
+    """Count the evidence of each promise again. Exit code 0 if all follow from the run, 3 if any
+    does not.
+    """
     from demur.stages import verify
 
     file = policy_file(policy)
     found, promises = verify.run(file, _folder(run, file), Trust(keys=tuple(trusted or ())))
     verified = bool(promises) and not any(v.faults for v in promises)
     if as_json:
-        print_json({"policy": found.name, "verified": verified, "promises": [_json(v) for v in promises]})
+        print_json(
+            {"policy": found.name, "verified": verified, "promises": [_json(v) for v in promises]}
+        )
     elif promises:
-        print_table([("promise", "level", "counted again", "bound", "verdict"), *map(_row, promises)], words=5)
+        print_table(
+            [("promise", "level", "counted again", "bound", "verdict"), *map(_row, promises)],
+            words=5,
+        )
     for v in promises:
         for fault in v.faults:
             note(f"{v.promise.risk}: {fault}")
@@ -54,7 +64,9 @@ def command(
 
 
 def _folder(run: Path, file: Path) -> RunFolder:
-    """The run as the policy's own calibration left it: a run keeps several, by name, and copies keep their names."""
+    """The run as the policy's own calibration left it: a run keeps several, by name, and copies
+    keep their names.
+    """
     folder, own = RunFolder(run), run_of(file)
     if own is not None and own.root.resolve() == run.resolve():
         return own
@@ -63,7 +75,9 @@ def _folder(run: Path, file: Path) -> RunFolder:
 
 
 def _row(v: Verified) -> tuple[str, ...]:
-    counts, bound = ("-", "-") if v.counted is None else (f"{v.counted.rate.hits} of {v.counted.rate.of}", "")
+    counts, bound = (
+        ("-", "-") if v.counted is None else (f"{v.counted.rate.hits} of {v.counted.rate.of}", "")
+    )
     if v.counted is not None:
         bound = f"{v.counted.upper:.4f}"
     level = "-" if v.promise.level is None else f"{v.promise.level:g}"

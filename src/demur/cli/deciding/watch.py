@@ -1,4 +1,6 @@
-"""demur watch: live scores, and labels of some -> whether the promises of a run's policy are still supported."""
+"""demur watch: live scores, and labels of some -> whether the promises of a run's policy are still
+supported.
+"""
 
 from __future__ import annotations
 
@@ -21,33 +23,52 @@ if TYPE_CHECKING:
 NOT_SUPPORTED = 3  # a result, not a fault
 
 
+ScoresFlag = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Scores of live requests: a file, or a folder of them as a server writes.",
+    ),
+]
+FeedbackFlag = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help=(
+            'Lines of {"id": ..., "label": ...}: a random sample of them; "kind" and '
+            '"source" for slices.'
+        ),
+    ),
+]
+StateFlag = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="What was seen before. Default: RUN/watch/state.json."),
+]
+InOrderFlag = Annotated[
+    bool, typer.Option("--in-order", help="The rows are in the order in which requests came.")
+]
+ResetFlag = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REASON", help="Put away what was seen, also by servers; the reason is kept."
+    ),
+]
+
+
 def command(
     run: options.Run,
     *,
-    scores: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Scores of live requests: a file, or a folder of them as a server writes."),
-    ] = None,
-    feedback: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help='Lines of {"id": ..., "label": ...}: a random sample of them; "kind" and "source" for slices.',
-        ),
-    ] = None,
-    state: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What was seen before. Default: RUN/watch/state.json.")
-    ] = None,
+    scores: ScoresFlag = None,
+    feedback: FeedbackFlag = None,
+    state: StateFlag = None,
     policy: options.OfRun = None,
-    in_order: Annotated[
-        bool, typer.Option("--in-order", help="The rows are in the order in which requests came.")
-    ] = False,
-    reset: Annotated[
-        str | None, typer.Option(metavar="REASON", help="Put away what was seen, also by servers; the reason is kept.")
-    ] = None,
+    in_order: InOrderFlag = False,
+    reset: ResetFlag = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Compare live scores with the calibration scores. Exit code 3 if the evidence so far speaks against a promise."""
+    """Compare live scores with the calibration scores. Exit code 3 if the evidence so far speaks
+    against a promise.
+    """
     from demur.assembly.run import reopen
     from demur.stages import watch
     from demur.stages.watch import Config
@@ -58,16 +79,23 @@ def command(
         note(f"put away, and the reason kept: {', '.join(map(str, changed))}")
     if scores is None:
         if reset is None or feedback is not None:
-            raise ConfigError("there is nothing to look at", "give --scores PATH, or --reset REASON")
+            raise ConfigError(
+                "there is nothing to look at", "give --scores PATH, or --reset REASON"
+            )
         return
-    sight = watch.run(Config(scores=scores, feedback=feedback, state=state, in_order=in_order), folder)
+    sight = watch.run(
+        Config(scores=scores, feedback=feedback, state=state, in_order=in_order), folder
+    )
     if as_json:
         print_json(_json(sight))
     else:
         header = ("promise", "level", "verdict", "evidence against it, or its assumption")
         print_table([header, *map(_promise, sight.watched)], words=4)
         print_table(
-            [("series", "KS", "JS", "PSI", "refusals, live minus calibration"), *_drift(sight.shifts)],
+            [
+                ("series", "KS", "JS", "PSI", "refusals, live minus calibration"),
+                *_drift(sight.shifts),
+            ],
             title="these scores beside the calibration scores, with p-values adjusted together",
         )
         _notes(sight)
@@ -100,22 +128,31 @@ def _notes(sight: Sight) -> None:
         note("these scores were counted before, and are not counted again")
     if sight.permuted:
         note(
-            f"{sight.permuted} score files have no order in time: their rows were put into a random one (seed 0), and "
-            "a change within a file is not seen; --in-order if they are in the order in which requests came"
+            f"{sight.permuted} score files have no order in time: their rows were put into a "
+            "random one (seed 0), and a change within a file is not seen; --in-order if they are "
+            "in the order in which requests came"
         )
     if sight.drifted:
         note(
-            "drift seen: requests no longer look like those that were calibrated on. No promise is lost by that; label "
-            "a random sample (--feedback) to see whether one is, and calibrate again on new rows"
+            "drift seen: requests no longer look like those that were calibrated on. No promise is "
+            "lost by that; label a random sample (--feedback) to see whether one is, and calibrate "
+            "again on new rows"
         )
     if unheard := [w.promise.risk for w in sight.watched if w.unheard]:
         note(
-            f"no label has spoken of the slice of {', '.join(unheard)}: --feedback with kind and source, as far as the "
-            "promise asks for them, is what would show a rate above its level"
+            f"no label has spoken of the slice of {', '.join(unheard)}: --feedback with kind and "
+            "source, as far as the promise asks for them, is what would show a rate above its "
+            "level"
         )
-    note(f"{sight.rows} scores here, {sight.monitor.series[0].steps} in all; {sight.new_labels} new labels")
+    note(
+        f"{sight.rows} scores here, {sight.monitor.series[0].steps} in all; {sight.new_labels} "
+        "new labels"
+    )
     for a in sight.monitor.audits:
-        note(f"audit of {a.risk} <= {a.level:g}: {a.rate.hits} errors among {a.rate.of} requests of its kind")
+        note(
+            f"audit of {a.risk} <= {a.level:g}: {a.rate.hits} errors among {a.rate.of} requests "
+            "of its kind"
+        )
     if not any(w.promise.status in ("certified", "no longer supported") for w in sight.watched):
         note("this policy has no certified promise: there is nothing that evidence could take away")
     note(f"state: {sight.state}")
@@ -138,8 +175,13 @@ def _json(sight: Sight) -> dict[str, object]:
             }
             for w in sight.watched
         ],
-        "shifts": [asdict(s) | {"p_value": s.p_value.number, "adjusted": s.adjusted.number} for s in sight.shifts],
-        "audits": [{"risk": a.risk, "level": a.level, **asdict(a.rate)} for a in sight.monitor.audits],
+        "shifts": [
+            asdict(s) | {"p_value": s.p_value.number, "adjusted": s.adjusted.number}
+            for s in sight.shifts
+        ],
+        "audits": [
+            {"risk": a.risk, "level": a.level, **asdict(a.rate)} for a in sight.monitor.audits
+        ],
         "scores": {"file": sight.rows, "new": sight.new_rows, "all": sight.monitor.series[0].steps},
         "new_labels": sight.new_labels,
         "state": str(sight.state),

@@ -19,28 +19,42 @@ Line = tuple[str, ...]
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help='Rows of answers; some or all with "label".')],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help='Rows of answers; some or all with "label".')
+    ],
     *,
-    judge: Annotated[list[str] | None, typer.Option(help="A judge to run. Repeatable. Default: phrases.")] = None,
+    judge: Annotated[
+        list[str] | None, typer.Option(help="A judge to run. Repeatable. Default: phrases.")
+    ] = None,
     judged: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Verdicts by `demur judge read`. Repeatable.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Verdicts by `demur judge read`. Repeatable."),
     ] = None,
     category: options.Category = None,
     settings: options.SettingsFile = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in trained.model=j.npz. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As in trained.model=j.npz. Repeatable."),
     ] = None,
-    view: Annotated[View, typer.Option(help="strict: a partial answer is no refusal. lenient: it is one.")] = "lenient",
-    by: Annotated[str | None, typer.Option(metavar="KEY", help="Also for each value of this key of the rows.")] = None,
+    view: Annotated[
+        View, typer.Option(help="strict: a partial answer is no refusal. lenient: it is one.")
+    ] = "lenient",
+    by: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Also for each value of this key of the rows.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure judges against hand labels: accuracy, kappa, sensitivity, specificity, and what corrects their rates."""
+    """Measure judges against hand labels: accuracy, kappa, sensitivity, specificity, and what
+    corrects their rates.
+    """
     from demur.stages import judge_check as stage
 
     found = read_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
     names = judge or ([] if judged else ["phrases"])
     built = {name: build_judge(name, found) for name in names}
-    config = stage.Config(file=file, judged=tuple(judged or ()), view=view, by=by, category=category)
+    config = stage.Config(
+        file=file, judged=tuple(judged or ()), view=view, by=by, category=category
+    )
     try:
         with bar("judge-check") as progress:
             check = stage.run(config, {name: judge for name, (judge, _) in built.items()}, progress)
@@ -56,19 +70,29 @@ def command(
 def _print(check: Check) -> None:
     header = ("judge", "answers", "scored", "accuracy", "kappa", "sensitivity", "specificity")
     lines = [line for c in check.checked for line in _lines(c)]
-    print_table([header, *lines], title=f"{check.labelled} labelled of {check.answers}, {check.view} view")
+    print_table(
+        [header, *lines], title=f"{check.labelled} labelled of {check.answers}, {check.view} view"
+    )
     for c in check.checked:
         judged = list(c.agreement.confusion["refusal"])
-        rows = [(label, *(str(row[v]) for v in judged)) for label, row in c.agreement.confusion.items()]
+        rows = [
+            (label, *(str(row[v]) for v in judged)) for label, row in c.agreement.confusion.items()
+        ]
         print_table([("by people", *judged), *rows], title=f"by {c.judge}")
     _print_together(check)
-    rates = [(c.judge, _rate(c.raw), _corrected(c.corrected), _corrected(c.rogan_gladen)) for c in check.checked]
-    print_table([("judge", "as judged", "corrected", "Rogan-Gladen"), *rates], title="share of answers that decline")
+    rates = [
+        (c.judge, _rate(c.raw), _corrected(c.corrected), _corrected(c.rogan_gladen))
+        for c in check.checked
+    ]
+    print_table(
+        [("judge", "as judged", "corrected", "Rogan-Gladen"), *rates],
+        title="share of answers that decline",
+    )
     for c in check.checked:
         for b in c.beside:
             note(
-                f"{c.judge} beside {b.other}: right where the other is wrong {b.right_only_here} times, the reverse "
-                f"{b.right_only_there} times, p = {b.p_value:.2g} (McNemar)"
+                f"{c.judge} beside {b.other}: right where the other is wrong {b.right_only_here} "
+                f"times, the reverse {b.right_only_there} times, p = {b.p_value:.2g} (McNemar)"
             )
     for text in check.notes:
         note(text)
@@ -88,7 +112,14 @@ def _print_together(check: Check) -> None:
         for who, t in check.together.items()
     ]
     if several:
-        header = ("among", "raters", "answers", "Krippendorff's alpha", "Fleiss' kappa", "rated by all")
+        header = (
+            "among",
+            "raters",
+            "answers",
+            "Krippendorff's alpha",
+            "Fleiss' kappa",
+            "rated by all",
+        )
         print_table([header, *several], title="agreement with each other")
 
 
@@ -98,7 +129,12 @@ def _lines(checked: Checked) -> list[Line]:
 
 
 def _line(name: str, a: Agreement) -> Line:
-    rates = (_rate(a.accuracy), _figure(a.kappa, a.kappa_interval), _rate(a.sensitivity), _rate(a.specificity))
+    rates = (
+        _rate(a.accuracy),
+        _figure(a.kappa, a.kappa_interval),
+        _rate(a.sensitivity),
+        _rate(a.specificity),
+    )
     return (name, str(a.scored.of), str(a.scored.hits), *rates)
 
 
@@ -155,7 +191,11 @@ def _json(check: Check) -> dict[str, object]:
 def _agreement_json(a: Agreement) -> dict[str, object]:
     rates = ("scored", "accuracy", "sensitivity", "specificity", "human_rate", "judge_rate")
     kappa = {"value": a.kappa.number, "interval": a.kappa_interval, "why": a.kappa.why or None}
-    return {**{name: _rate_json(getattr(a, name)) for name in rates}, "kappa": kappa, "confusion": a.confusion}
+    return {
+        **{name: _rate_json(getattr(a, name)) for name in rates},
+        "kappa": kappa,
+        "confusion": a.confusion,
+    }
 
 
 def _together_json(t: Together) -> dict[str, object]:
@@ -164,13 +204,22 @@ def _together_json(t: Together) -> dict[str, object]:
         "pairable": t.pairable,
         "complete": t.complete,
         "fleiss": {"value": t.fleiss.number, "why": t.fleiss.why or None},
-        "alpha": {"value": t.alpha.number, "interval": t.alpha_interval, "why": t.alpha.why or None},
+        "alpha": {
+            "value": t.alpha.number,
+            "interval": t.alpha_interval,
+            "why": t.alpha.why or None,
+        },
     }
 
 
 def _rate_json(rate: Rate) -> dict[str, object]:
     interval = rate.interval() if rate.defined else None
-    return {"hits": rate.hits, "of": rate.of, "value": rate.value if rate.defined else None, "interval": interval}
+    return {
+        "hits": rate.hits,
+        "of": rate.of,
+        "value": rate.value if rate.defined else None,
+        "interval": interval,
+    }
 
 
 def _corrected_json(found: Corrected | str) -> dict[str, object]:

@@ -15,12 +15,16 @@ from demur.cli.show import note, print_json, print_table
 def command(
     run: options.Run,
     *,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the texts go; their key beside it.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where the texts go; their key beside it.")
+    ],
     labels: Annotated[int, typer.Option(min=2, help="How many texts to draw.")] = 120,
     seed: Annotated[int, typer.Option(help="Another seed draws other texts.")] = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw texts to label by hand, more where labels tell more. People see request and answer, and nothing else."""
+    """Draw texts to label by hand, more where labels tell more. People see request and answer, and
+    nothing else.
+    """
     from demur.assembly.run import reopen
     from demur.stages import draw_labels as stage
     from demur.store.answers.labels import key_path
@@ -31,5 +35,7 @@ def command(
     else:
         rows = [(s.name, f"{s.texts:,}", str(s.drawn)) for s in strata]
         print_table([("texts", "there are", "drawn"), *rows])
-    note(f'fill in "label" in {out}: refusal, partial or compliance; {key_path(out)} stays as it is')
+    note(
+        f'fill in "label" in {out}: refusal, partial or compliance; {key_path(out)} stays as it is'
+    )
     note(f"next: demur evaluate {run} --labels {out}")

@@ -15,28 +15,42 @@ from demur.cli.show import bar, named, note, notes, print_json, print_table
 
 # What reading without a category costs, where it was measured: docs/judges.md#without-a-category.
 UNTOLD = {
-    "phrases": "on XSTest's answers that costs little (kappa .839 instead of .842), but of the built-in refusals "
-    "of five categories it finds 73% instead of 99%",
+    "phrases": "on XSTest's answers that costs little (kappa .839 instead of .842), but of the "
+    "built-in refusals of five categories it finds 73% instead of 99%",
     "trained": "on XSTest's answers that gives kappa .709 instead of .820",
-    "llm": "the rubric of their category is not shown to the judge, and what that costs is not measured",
+    "llm": (
+        "the rubric of their category is not shown to the judge, and what that costs is not "
+        "measured"
+    ),
 }
+
+
+JudgeFlag = Annotated[
+    str, typer.Option(help="phrases, trained, llm, wildguard, or package.module:Class.")
+]
+OutFlag = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Default: FILE with .verdicts.jsonl.", show_default=False),
+]
+OverridesFlag = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="As in llm.model=m. Repeatable."),
+]
 
 
 def command(
     file: options.Answers,
     *,
-    judge: Annotated[str, typer.Option(help="phrases, trained, llm, wildguard, or package.module:Class.")] = "phrases",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: FILE with .verdicts.jsonl.", show_default=False)
-    ] = None,
+    judge: JudgeFlag = "phrases",
+    out: OutFlag = None,
     category: options.Category = None,
     settings: options.SettingsFile = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in llm.model=m. Repeatable.")
-    ] = None,
+    overrides: OverridesFlag = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say of each answer whether it refuses, complies, or does a part. What cannot be judged is unscored, with why."""
+    """Say of each answer whether it refuses, complies, or does a part. What cannot be judged is
+    unscored, with why.
+    """
     from demur.stages import judge as stage
 
     found = read_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
@@ -50,16 +64,22 @@ def command(
     if as_json:
         print_json(asdict(summary))
     else:
-        rows = [(v, str(n), f"{100 * n / summary.answers:.1f}%") for v, n in summary.verdicts.items()]
+        rows = [
+            (v, str(n), f"{100 * n / summary.answers:.1f}%") for v, n in summary.verdicts.items()
+        ]
         print_table([("verdict", "answers", "share"), *rows], title=summary.judge)
     for reason, count in summary.unscored:
         note(f"unscored: {count} x {reason}")
     if summary.without_category and judge in UNTOLD:
         note(
-            f"{summary.without_category} of {summary.answers} answers are read without a category; {UNTOLD[judge]}. "
-            "Say what they are held to: a category in each row, or --category NAME (such as safety)"
+            f"{summary.without_category} of {summary.answers} answers are read without a category; "
+            f"{UNTOLD[judge]}. Say what they are held to: a category in each row, or --category "
+            "NAME (such as safety)"
         )
     note(f"wrote {to}")
     if summary.verdicts["unscored"] == summary.answers:
         reasons = named(dict(summary.unscored))
-        raise DataError(f"none of {summary.answers} answers was scored: {reasons}", "mend that, and run it again")
+        raise DataError(
+            f"none of {summary.answers} answers was scored: {reasons}",
+            "mend that, and run it again",
+        )

@@ -14,17 +14,25 @@ from demur.cli.show import note, print_json, print_table
 
 
 def command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help='Rows of answers with "label".')],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help='Rows of answers with "label".')
+    ],
     *,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the judge goes.")] = Path("judge.npz"),
-    recipe: Annotated[str, typer.Option(help="placed (ours), published (arXiv 2306.03423), or encoder.")] = "placed",
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the judge goes.")] = Path(
+        "judge.npz"
+    ),
+    recipe: Annotated[
+        str, typer.Option(help="placed (ours), published (arXiv 2306.03423), or encoder.")
+    ] = "placed",
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Of recipe encoder: its checkpoint.", show_default=False),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train a judge on labelled answers, by logistic regression. Measure it on others: demur judge check."""
+    """Train a judge on labelled answers, by logistic regression. Measure it on others: demur judge
+    check.
+    """
     from demur.stages import judge_train as stage
 
     config = stage.Config(files=tuple(files), out=out, recipe=recipe, model=model)

@@ -21,48 +21,78 @@ from demur.store.models.front_file import read_front_metrics
 from demur.store.policies.choice_file import read_choice
 from demur.store.run import RunFolder
 
+GoalFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GOAL",
+        help="Such as 'f1 max', 'false_refusal <= 0.02'. Repeatable. Default: the config's.",
+    ),
+]
+ConfidenceFlag = Annotated[
+    float | None, typer.Option(help="Of all promises together. Default: the config's.")
+]
+NameFlag = Annotated[
+    str | None, typer.Option(help="Keep it under this name, beside the run's own policy.")
+]
+OnFailureFlag = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "If promises cannot be certified: stop, hard_only, keep:natural. Default: the config's."
+        )
+    ),
+]
+CalibratorFlag = Annotated[
+    str | None,
+    typer.Option(help="'auto', or a family such as 'temperature'. Default: the config's."),
+]
+OverrideFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CATEGORY=suppress|force",
+        help="Never or always emit this category; other thresholds stay. Repeatable.",
+    ),
+]
+SettingsFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Another setting of [calibrate], e.g. method=path, rule=sum. Repeatable.",
+    ),
+]
+
 
 def command(
     run: options.Run,
     *,
-    goal: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GOAL", help="Such as 'f1 max', 'false_refusal <= 0.02'. Repeatable. Default: the config's."
-        ),
-    ] = None,
-    confidence: Annotated[float | None, typer.Option(help="Of all promises together. Default: the config's.")] = None,
-    name: Annotated[str | None, typer.Option(help="Keep it under this name, beside the run's own policy.")] = None,
-    on_failure: Annotated[
-        str | None,
-        typer.Option(help="If promises cannot be certified: stop, hard_only, keep:natural. Default: the config's."),
-    ] = None,
-    calibrator: Annotated[
-        str | None, typer.Option(help="'auto', or a family such as 'temperature'. Default: the config's.")
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CATEGORY=suppress|force",
-            help="Never or always emit this category; other thresholds stay. Repeatable.",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Another setting of [calibrate], e.g. method=path, rule=sum. Repeatable."
-        ),
-    ] = None,
+    goal: GoalFlag = None,
+    confidence: ConfidenceFlag = None,
+    name: NameFlag = None,
+    on_failure: OnFailureFlag = None,
+    calibrator: CalibratorFlag = None,
+    override: OverrideFlag = None,
+    settings: SettingsFlag = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Choose thresholds on the calibrate split. Calls no model; exit code 3 if no threshold meets the goal."""
+    """Choose thresholds on the calibrate split. Calls no model; exit code 3 if no threshold meets
+    the goal.
+    """
     from demur.assembly.run import reopen
     from demur.assembly.steps import Steps
 
     asked = "; ".join(goal) if goal else None
-    given = {"goal": asked, "confidence": confidence, "name": name, "calibrator": calibrator, "on_failure": on_failure}
+    given = {
+        "goal": asked,
+        "confidence": confidence,
+        "name": name,
+        "calibrator": calibrator,
+        "on_failure": on_failure,
+    }
     workspace = reopen(run)
-    config = changed(workspace.config.calibrate, [*(settings or ()), *_overrides(override)], "calibrate")
+    config = changed(
+        workspace.config.calibrate, [*(settings or ()), *_overrides(override)], "calibrate"
+    )
     workspace = workspace.with_stage("calibrate", config).changed("calibrate", **given)
     policy = Steps(workspace, TERMINAL).perform("calibrate")
     choice = read_choice(workspace.folder.calibrator)
@@ -71,12 +101,17 @@ def command(
         print_json(summary_json(policy, workspace.folder.policy) | chosen)
         return
     if choice:
-        note(f"calibrator: {choice.why}; fitted on {choice.fitted_on} rows, thresholds on {choice.left} others")
+        note(
+            f"calibrator: {choice.why}; fitted on {choice.fitted_on} rows, thresholds on "
+            f"{choice.left} others"
+        )
         for words in choice.notes:
             note(f"calibrator: {words}")
     header = ("category", "threshold", "refused", "false refusals", "missed refusals")
     chosen_on = " that thresholds were chosen on" if config.traffic is None else ""
-    print_table([header, *_rows(workspace.folder, policy)], title=f"on the calibrate rows{chosen_on}")
+    print_table(
+        [header, *_rows(workspace.folder, policy)], title=f"on the calibrate rows{chosen_on}"
+    )
     tell_policy(policy)
     if told := doubt_note(policy, _threshold_scores(workspace.folder, policy)):
         note(told)
@@ -85,10 +120,15 @@ def command(
 
 
 def _tell_cascade(folder: RunFolder, policy: Policy) -> None:
-    """Say who decides under a policy of a cascade, and what it costs; nothing under one of the model alone."""
+    """Say who decides under a policy of a cascade, and what it costs; nothing under one of the
+    model alone.
+    """
     if policy.fingerprint is not None and policy.fingerprint.front is not None:
         made = read_front_metrics(folder)
-        note(f"cascade: the front decides {made.share:.0%} of held-out traffic; CPU time of a decision: {made.cost}")
+        note(
+            f"cascade: the front decides {made.share:.0%} of held-out traffic; CPU time of a "
+            f"decision: {made.cost}"
+        )
 
 
 def _threshold_scores(folder: RunFolder, policy: Policy) -> Floats:
@@ -106,7 +146,9 @@ def _overrides(texts: Sequence[str] | None) -> list[str]:
     for text in texts or ():
         name, _, what = text.rpartition("=")
         if not name.strip() or what.strip() not in ("suppress", "force"):
-            raise ConfigError(f"cannot read --override {text!r}", "write CATEGORY=suppress or CATEGORY=force")
+            raise ConfigError(
+                f"cannot read --override {text!r}", "write CATEGORY=suppress or CATEGORY=force"
+            )
     return [f"override.{text}" for text in texts or ()]
 
 

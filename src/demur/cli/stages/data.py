@@ -19,7 +19,8 @@ def command(
     out: options.Out = None,
     settings: options.Set = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Also where a model was trained on the rows as they are.")
+        bool,
+        typer.Option("--again", help="Also where a model was trained on the rows as they are."),
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:

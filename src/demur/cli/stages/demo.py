@@ -1,4 +1,6 @@
-"""demur demo: the whole pipeline on the built-in corpus, from the config that comes with the package."""
+"""demur demo: the whole pipeline on the built-in corpus, from the config that comes with the
+package.
+"""
 
 from __future__ import annotations
 
@@ -32,33 +34,47 @@ def command(out: options.Out = None, settings: options.Set = None) -> None:
 
 
 def invitation(folder: RunFolder) -> list[str]:
-    """Commands to go on with: a conversation, a moved threshold that changes a decision, a server."""
+    """Commands to go on with: a conversation, a moved threshold that changes a decision, a
+    server.
+    """
     demur, run = _program(), shlex.quote(str(folder.root))
     everyday = read_everyday(folder)
     moved = moved_threshold(read_policy(folder.policy), everyday) if everyday else None
     lines = ["now:", f"  {demur} chat {run}"]
     if moved:
         prompt, threshold, before = moved
-        lines.append(f"  {demur} decide {run} {shlex.quote(prompt)} --threshold {threshold}  # was: {before}")
+        lines.append(
+            f"  {demur} decide {run} {shlex.quote(prompt)} --threshold {threshold}  # was: {before}"
+        )
     return [*lines, f"  {demur} serve {run}"]
 
 
 def moved_threshold(policy: Policy, everyday: Everyday) -> tuple[str, str, str] | None:
-    """A prompt, a threshold "category=number" that decides it otherwise than the policy does, and how that does.
+    """A prompt, a threshold "category=number" that decides it otherwise than the policy does, and
+    how that does.
 
-    The everyday prompt that is nearest to its threshold. None under another rule than `heaviest`, which compares a
-    prompt with one threshold, and where no prompt can be moved.
+    The everyday prompt that is nearest to its threshold. None under another rule than `heaviest`,
+    which compares a prompt with one threshold, and where no prompt can be moved.
     """
     if policy.rule != "heaviest":
         return None
     found = []
     for row in everyday.rows:
-        name, p = max(((n, row.probability[n]) for n in policy.taxonomy.names), key=lambda pair: pair[1])
+        name, p = max(
+            ((n, row.probability[n]) for n in policy.taxonomy.names), key=lambda pair: pair[1]
+        )
         category = policy.category(name)
-        free = category.may_emit and category.override is None and not category.locked and category.limits is None
+        free = (
+            category.may_emit
+            and category.override is None
+            and not category.locked
+            and category.limits is None
+        )
         number = _beyond(p, refused=row.decided != "respond")
         if free and not row.doubt and row.decided in ("respond", name) and number is not None:
-            found.append((abs(min(category.threshold, 1.0) - p), row.prompt, f"{name}={number}", row.decided))
+            found.append(
+                (abs(min(category.threshold, 1.0) - p), row.prompt, f"{name}={number}", row.decided)
+            )
     return min(found)[1:] if found else None
 
 
@@ -76,4 +92,8 @@ def _program() -> str:
     started = Path(sys.argv[0])
     if shutil.which("demur"):
         return "demur"
-    return shlex.quote(str(started)) if started.name == "demur" else f"{shlex.quote(sys.executable)} -m demur"
+    return (
+        shlex.quote(str(started))
+        if started.name == "demur"
+        else f"{shlex.quote(sys.executable)} -m demur"
+    )

@@ -23,24 +23,37 @@ if TYPE_CHECKING:
     from demur.store.prompts_file import Prompts
 
 
+TrafficFlag = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="Unlabelled requests: rows in any format of docs/data.md."),
+]
+ScoresFlag = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The model's scores of them: demur score RUN --prompts FILE --out FILE.",
+    ),
+]
+BoundFlag = Annotated[
+    float,
+    typer.Option(help="On how often the model decides otherwise where the front is sure."),
+]
+PolicyFlag = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Agree with this policy of the run. Default: its own, else the natural one.",
+    ),
+]
+
+
 def command(
     run: options.Run,
     *,
-    traffic: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="Unlabelled requests: rows in any format of docs/data.md."),
-    ],
-    scores: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The model's scores of them: demur score RUN --prompts FILE --out FILE."),
-    ] = None,
-    bound: Annotated[
-        float, typer.Option(help="On how often the model decides otherwise where the front is sure.")
-    ] = FRONT_BOUND,
-    policy: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Agree with this policy of the run. Default: its own, else the natural one."),
-    ] = None,
+    traffic: TrafficFlag,
+    scores: ScoresFlag = None,
+    bound: BoundFlag = FRONT_BOUND,
+    policy: PolicyFlag = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Fit a front model that decides easy requests; the run's model decides the rest."""
@@ -55,7 +68,9 @@ def command(
     engine = Engine(workspace)
     chosen = _policy(workspace, engine, policy)
     table, model_ms = _stored(scores, asked, engine) if scores else _scored(asked, engine)
-    seen = distil.Traffic(file=traffic, prompts=asked, scores=table, model=engine.fingerprint, model_ms=model_ms)
+    seen = distil.Traffic(
+        file=traffic, prompts=asked, scores=table, model=engine.fingerprint, model_ms=model_ms
+    )
     made = distil.run(config, seen, chosen, workspace.folder)
     if as_json:
         print_json(made.model_dump(mode="json"))
@@ -72,7 +87,8 @@ def _policy(workspace: Workspace, engine: Engine, name: str | None) -> Policy:
     policy = opened(folder.policy)
     if policy.fingerprint is not None and policy.fingerprint.front is not None:
         raise ConfigError(
-            f"policy {policy.name!r} is of a cascade itself", "name one of the model alone: --policy NAME"
+            f"policy {policy.name!r} is of a cascade itself",
+            "name one of the model alone: --policy NAME",
         )
     return policy
 
@@ -88,13 +104,16 @@ def _scored(asked: Prompts, engine: Engine) -> tuple[ScoreTable, float]:
 
 
 def _stored(path: Path, asked: Prompts, engine: Engine) -> tuple[ScoreTable, None]:
-    """Scores from a file. Raises ConfigError unless they are this model's, ScoreError where a prompt has none."""
+    """Scores from a file. Raises ConfigError unless they are this model's, ScoreError where a
+    prompt has none.
+    """
     from demur.store.scores.tables import read_scores
 
     table, model = read_scores(path)
     if differing := model.differences(engine.fingerprint):
         raise ConfigError(
-            f"{path} holds scores of another model: {', '.join(differing)} differ", "score with this run's model"
+            f"{path} holds scores of another model: {', '.join(differing)} differ",
+            "score with this run's model",
         )
     return table.select(tuple(row.id for row in asked.rows)), None
 
@@ -112,7 +131,9 @@ def _tell(asked: Prompts, made: FrontMetrics) -> None:
         ("model", f"{made.held - made.decided} of {made.held}", "-"),
     ]
     print_table(rows, title=f"a front fitted on {made.fitted} requests, sure up to {made.bound:g}")
-    note(f"{made.held - made.inside} of {made.held} held-out requests are outside the front's range")
+    note(
+        f"{made.held - made.inside} of {made.held} held-out requests are outside the front's range"
+    )
     if made.decided == 0:
         note("the front is sure of nothing: give more traffic, or a larger --bound")
     note(f"CPU time of a decision: {made.cost}")

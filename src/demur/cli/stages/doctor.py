@@ -1,4 +1,6 @@
-"""demur doctor: is this model ready to be scored and served, and what would training do with this base?"""
+"""demur doctor: is this model ready to be scored and served, and what would training do with this
+base?
+"""
 
 from __future__ import annotations
 
@@ -24,21 +26,38 @@ NOT_READY = 2
 
 def command(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a checkpoint folder, or a Hugging Face model name.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run, a checkpoint folder, or a Hugging Face model name."
+        ),
     ],
     *,
     taxonomy: Annotated[
-        str, typer.Option(help="Whose control tokens to look for where no demur.json lies beside the weights.")
+        str,
+        typer.Option(
+            help="Whose control tokens to look for where no demur.json lies beside the weights."
+        ),
     ] = DEFAULT_TAXONOMY,
-    dtypes: Annotated[bool, typer.Option(help="Compare dtypes, which loads the model a second time.")] = True,
+    dtypes: Annotated[
+        bool, typer.Option(help="Compare dtypes, which loads the model a second time.")
+    ] = True,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Of a base: the train.recipe to reckon with, none or cpu. Default: cpu without a GPU."),
+        typer.Option(
+            help=(
+                "Of a base: the train.recipe to reckon with, none or cpu. Default: cpu without a "
+                "GPU."
+            )
+        ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Of a base: how many training rows to reckon with.")] = 5000,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Of a base: how many training rows to reckon with.")
+    ] = 5000,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check a trained model, or say what training would do with a base. Exit code 2 if something must be repaired."""
+    """Check a trained model, or say what training would do with a base. Exit code 2 if something
+    must be repaired.
+    """
     model, declared, origin = _declared(model, taxonomy)
     if origin is None and "fingerprint" not in declared and is_base(model, declared["tokens"]):
         settings = replace(defaults(model, recipe or ("none" if has_gpu() else "cpu")), base=model)
@@ -49,7 +68,9 @@ def command(
     _tell(readiness, "to be scored and served", origin, as_json=as_json)
 
 
-def _tell(readiness: Readiness, purpose: str, origin: Origin | None = None, *, as_json: bool) -> None:
+def _tell(
+    readiness: Readiness, purpose: str, origin: Origin | None = None, *, as_json: bool
+) -> None:
     """Show the findings. Raises Exit with NOT_READY if one says so."""
     if as_json:
         base = {"base": asdict(origin)} if origin else {}
@@ -68,9 +89,11 @@ def _tell(readiness: Readiness, purpose: str, origin: Origin | None = None, *, a
 
 
 def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any], Origin | None]:
-    """The checkpoint, what it says of itself in demur.json, else the control tokens of a built-in taxonomy; its base.
+    """The checkpoint, what it says of itself in demur.json, else the control tokens of a built-in
+    taxonomy; its base.
 
-    Raises ArtifactError if a file of a run's model, or of a folder with a demur.json, is not as training left it.
+    Raises ArtifactError if a file of a run's model, or of a folder with a demur.json, is not as
+    training left it.
     """
     from demur.store.models.upgrade import brought_up_to_date
 
@@ -83,5 +106,9 @@ def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any], Origin | 
         return model, {"tokens": preset(taxonomy).tokens}, None
     fingerprint = file.fingerprint.to_core()
     keep_history = bool(file.details.get("keep_history", True))
-    declared = {"tokens": fingerprint.tokens, "keep_history": keep_history, "fingerprint": fingerprint}
+    declared = {
+        "tokens": fingerprint.tokens,
+        "keep_history": keep_history,
+        "fingerprint": fingerprint,
+    }
     return model, declared, file.to_core().origin

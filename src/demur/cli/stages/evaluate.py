@@ -21,31 +21,50 @@ if TYPE_CHECKING:
     from demur.stages import evaluate
 
 
+BranchesFlag = Annotated[
+    Literal["reachable", "all"] | None,
+    typer.Option(
+        help="After which control tokens to write answers. Default: the config's.",
+        show_default=False,
+    ),
+]
+AlsoFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GOAL", help="Another goal to measure, instead of the config's. Repeatable."
+    ),
+]
+LimitFlag = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Use so many test prompts only. Default: the config's.", show_default=False
+    ),
+]
+LabelsFlag = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Hand labels of a random sample of the texts: corrects the judged rates.",
+    ),
+]
+JudgeFlag = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="phrases, trained, llm, wildguard. Default: the config's.",
+        show_default=False,
+    ),
+]
+
+
 def command(
     run: options.Run,
     *,
-    branches: Annotated[
-        Literal["reachable", "all"] | None,
-        typer.Option(help="After which control tokens to write answers. Default: the config's.", show_default=False),
-    ] = None,
-    also: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GOAL", help="Another goal to measure, instead of the config's. Repeatable."),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Use so many test prompts only. Default: the config's.", show_default=False),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Hand labels of a random sample of the texts: corrects the judged rates."),
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="phrases, trained, llm, wildguard. Default: the config's.", show_default=False
-        ),
-    ] = None,
+    branches: BranchesFlag = None,
+    also: AlsoFlag = None,
+    limit: LimitFlag = None,
+    labels: LabelsFlag = None,
+    judge: JudgeFlag = None,
     settings: options.SettingsFile = None,
     policy: options.OfRun = None,
     as_json: options.AsJson = False,
@@ -56,7 +75,11 @@ def command(
 
     goals = tuple(also) if also else None
     texts = {"branches": branches, "limit": limit, "judge": judge, "judge_settings": settings}
-    asked = {name: value for name, value in {**texts, "also": goals, "labels": labels}.items() if value is not None}
+    asked = {
+        name: value
+        for name, value in {**texts, "also": goals, "labels": labels}.items()
+        if value is not None
+    }
     workspace = reopen(run).changed("evaluate", **asked)
     workspace = Workspace(of_run(workspace.folder, policy), workspace.config)
     evaluation = None if asked else _earlier(workspace)
@@ -80,7 +103,8 @@ def command(
 
 
 def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
-    """The finished evaluation of the run as it is, if it was asked for otherwise than the config asks.
+    """The finished evaluation of the run as it is, if it was asked for otherwise than the config
+    asks.
 
     Whoever names no flag wants to see what was measured, not to write a larger study over with a
     smaller one.
@@ -96,11 +120,15 @@ def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
     names = ("branches", "limit", "texts", "also", "labels", "max_new_tokens")
     asked = {**asdict(config), "also": list(config.also)}
     asked["labels"] = str(config.labels) if config.labels else None
-    other = [f"{name} = {settings.get(name)}" for name in names if settings.get(name) != asked[name]]
+    other = [
+        f"{name} = {settings.get(name)}" for name in names if settings.get(name) != asked[name]
+    ]
     judge = evaluation.judge.partition("/")[0]
     if judge in JUDGES and config.judge in JUDGES and judge != config.judge:
         other.append(f"judge = {judge}")
     if not other:
         return None
-    note(f"evaluated before with {', '.join(other)}: shown as it stands; give flags to measure anew")
+    note(
+        f"evaluated before with {', '.join(other)}: shown as it stands; give flags to measure anew"
+    )
     return evaluation

@@ -22,20 +22,29 @@ FILE = "demur.toml"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds files of rows, in any format.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Holds files of rows, in any format.")
+    ],
     *,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", help="Default: FOLDER/demur.toml. Never overwritten.", show_default=False
+            "--out",
+            metavar="FILE",
+            help="Default: FOLDER/demur.toml. Never overwritten.",
+            show_default=False,
         ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Look at a folder, guess formats, columns, labels and taxonomy, and write the TOML of a run."""
+    """Look at a folder, guess formats, columns, labels and taxonomy, and write the TOML of a
+    run.
+    """
     to = out or folder / FILE
     if to.exists():
-        raise DataError(f"{to} is there already", "nothing was written: edit it, or name another file: --out")
+        raise DataError(
+            f"{to} is there already", "nothing was written: edit it, or name another file: --out"
+        )
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", "name the folder that holds the files of rows")
     looks = _looks(folder)
@@ -43,12 +52,18 @@ def command(
     if as_json:
         print_json([_json(look) for look in looks])
     else:
-        print_table([("file", "rows", "shape", "to refuse", "to answer", "skipped"), *map(_cells, looks)], words=1)
+        print_table(
+            [("file", "rows", "shape", "to refuse", "to answer", "skipped"), *map(_cells, looks)],
+            words=1,
+        )
     for look in looks:
         for said in (*look.notes, *([f"left out: {look.fault}"] if look.fault else [])):
             note(f"{look.name}: {said}")
     if not usable:
-        raise DataError(f"{folder} has no file of rows that can be used", "docs/data.md shows what a row may look like")
+        raise DataError(
+            f"{folder} has no file of rows that can be used",
+            "docs/data.md shows what a row may look like",
+        )
     text = _drafted(folder, to, usable)
     _try(text, to, shown=not as_json)
     write_text(to, text)
@@ -61,14 +76,20 @@ def _looks(folder: Path) -> list[Any]:
     from demur.base.rows import SUFFIXES, rows_below
 
     names = [p.relative_to(folder) for p in rows_below(folder)]
-    runs = [n for n in names if any((folder / p / "config.json").is_file() for p in n.parents if p != Path())]
+    runs = [
+        n
+        for n in names
+        if any((folder / p / "config.json").is_file() for p in n.parents if p != Path())
+    ]
     if runs:
         note(f"left out: {len(runs)} files of runs or models, such as {runs[0]}")
     others = [
         path.relative_to(folder).as_posix()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-        and not any(n == path.relative_to(folder) or n in path.relative_to(folder).parents for n in names)
+        and not any(
+            n == path.relative_to(folder) or n in path.relative_to(folder).parents for n in names
+        )
     ]
     if others:
         note(f"not looked at, by their names: {first(others)}; read are {', '.join(SUFFIXES)}")
@@ -84,7 +105,9 @@ def _drafted(folder: Path, to: Path, looks: list[Any]) -> str:
 
 
 def _try(text: str, to: Path, *, shown: bool) -> None:
-    """Run the data stage on a draft, in a folder that is thrown away. Raises DataError if it fails, and prints it."""
+    """Run the data stage on a draft, in a folder that is thrown away. Raises DataError if it fails,
+    and prints it.
+    """
     from demur.stages import data
 
     try:
@@ -95,7 +118,8 @@ def _try(text: str, to: Path, *, shown: bool) -> None:
     except DemurError as e:
         note(text)
         raise DataError(
-            f"these rows make no run yet: {e.message}", f"nothing was written, the draft stands above; {e.hint}"
+            f"these rows make no run yet: {e.message}",
+            f"nothing was written, the draft stands above; {e.hint}",
         ) from None
     for warning in summary.warnings:
         note(f"warning: {warning}")
@@ -106,11 +130,23 @@ def _try(text: str, to: Path, *, shown: bool) -> None:
 def _cells(look: Any) -> tuple[str, ...]:
     refuse = sum(n for (kind, _), n in look.counts.items() if kind == "refusal")
     answer = sum(n for (kind, _), n in look.counts.items() if kind != "refusal")
-    return (look.name, str(look.rows), look.shape or "-", str(refuse), str(answer), str(look.skipped))
+    return (
+        look.name,
+        str(look.rows),
+        look.shape or "-",
+        str(refuse),
+        str(answer),
+        str(look.skipped),
+    )
 
 
 def _json(look: Any) -> dict[str, object]:
-    counts = [{"kind": kind, "category": category, "rows": n} for (kind, category), n in look.counts.items()]
+    counts = [
+        {"kind": kind, "category": category, "rows": n}
+        for (kind, category), n in look.counts.items()
+    ]
     plain = {name: getattr(look, name) for name in ("rows", "shape", "skipped", "notes", "fault")}
-    rule = {name: getattr(look.rule, name) for name in ("rows_kind", "category", "label_map", "columns")}
+    rule = {
+        name: getattr(look.rule, name) for name in ("rows_kind", "category", "label_map", "columns")
+    }
     return {"file": look.name, **plain, **rule, "counts": counts}

@@ -1,4 +1,6 @@
-"""demur plan-labels: goals -> how many labels could certify them, before anything is labelled or fitted."""
+"""demur plan-labels: goals -> how many labels could certify them, before anything is labelled or
+fitted.
+"""
 
 from __future__ import annotations
 
@@ -28,31 +30,50 @@ HEADER = (
 )
 
 
+GoalFlag = Annotated[
+    list[str], typer.Option(metavar="GOAL", help="A promise to plan for. Repeatable.")
+]
+HaveFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND=N",
+        help="Labels at hand: respond=400, safety=30, contrast=39, source=mine=20. Repeatable.",
+    ),
+]
+MethodFlag = Annotated[
+    PlanMethod,
+    typer.Option(
+        help=("One shared threshold, or one per category (path, vectors learn on 40% of the rows).")
+    ),
+]
+OnFailureFlag = Annotated[
+    PlanFailure,
+    typer.Option(help="hard_only: soft goals may be given up, which takes more labels."),
+]
+CategoriesFlag = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Categories to refuse with; budgets and graphical divide levels over them."
+    ),
+]
+ShareFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SHARE",
+        help="Divide level and delta unevenly: safety=0.6. One per category.",
+    ),
+]
+
+
 def command(
     *,
-    goal: Annotated[list[str], typer.Option(metavar="GOAL", help="A promise to plan for. Repeatable.")],
-    have: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND=N", help="Labels at hand: respond=400, safety=30, contrast=39, source=mine=20. Repeatable."
-        ),
-    ] = None,
+    goal: GoalFlag,
+    have: HaveFlag = None,
     confidence: Annotated[float, typer.Option(help="That all promises hold together.")] = 0.95,
-    method: Annotated[
-        PlanMethod,
-        typer.Option(help="One shared threshold, or one per category (path, vectors learn on 40% of the rows)."),
-    ] = "shared",
-    on_failure: Annotated[
-        PlanFailure, typer.Option(help="hard_only: soft goals may be given up, which takes more labels.")
-    ] = "stop",
-    categories: Annotated[
-        int | None,
-        typer.Option(min=1, help="Categories to refuse with; budgets and graphical divide levels over them."),
-    ] = None,
-    share: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=SHARE", help="Divide level and delta unevenly: safety=0.6. One per category."),
-    ] = None,
+    method: MethodFlag = "shared",
+    on_failure: OnFailureFlag = "stop",
+    categories: CategoriesFlag = None,
+    share: ShareFlag = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Say what so many labels can promise, and how many would do. Reads no run, calls no model."""
@@ -81,9 +102,9 @@ def command(
     if named:
         note(f"no taxonomy is read here, so these names are unchecked: {', '.join(sorted(named))}")
     note(
-        "errors allowed: so many among the labels that are tested on (budgets, graphical: in one category) still "
-        "certify the goal. lowest level: what these could certify if none errs. likely: enough in 4 of 5 cases if the "
-        "true rate is half the level."
+        "errors allowed: so many among the labels that are tested on (budgets, graphical: in one "
+        "category) still certify the goal. lowest level: what these could certify if none errs. "
+        "likely: enough in 4 of 5 cases if the true rate is half the level."
     )
 
 
@@ -101,7 +122,8 @@ def _count(text: str) -> tuple[str, int]:
     kind, equals, number = text.rpartition("=")  # "source=mine=30" counts a slice
     if not equals or not kind.strip() or not number.strip().isdecimal():
         raise ConfigError(
-            f"cannot read --have {text!r}", "write --have KIND=N, e.g. --have respond=400 --have safety=30"
+            f"cannot read --have {text!r}",
+            "write --have KIND=N, e.g. --have respond=400 --have safety=30",
         )
     return kind.strip(), int(number)
 

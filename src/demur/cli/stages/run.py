@@ -21,7 +21,8 @@ def command(
     data: options.DataFolder = None,
     out: options.Out = None,
     start: Annotated[
-        Stage | None, typer.Option("--from", help="Do this stage and the later ones again.", show_default=False)
+        Stage | None,
+        typer.Option("--from", help="Do this stage and the later ones again.", show_default=False),
     ] = None,
     settings: options.Set = None,
 ) -> None:

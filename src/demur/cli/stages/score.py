@@ -19,22 +19,35 @@ if TYPE_CHECKING:
     from demur.assembly.run import Workspace
 
 
+RewriteFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help=("Score each prompt said otherwise too: case, typos, punctuation, paraphrase, tense."),
+    ),
+]
+PromptsFlag = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Score this file's prompts instead, by their ids, for --out."
+    ),
+]
+OutFlag = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Where their scores go: a .parquet file.")
+]
+PolicyFlag = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="As this policy of the run has them scored: by its cascade."),
+]
+
+
 def command(
     run: options.Run,
     *,
-    rewrite: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Score each prompt said otherwise too: case, typos, punctuation, paraphrase, tense."
-        ),
-    ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Score this file's prompts instead, by their ids, for --out.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where their scores go: a .parquet file.")] = None,
-    policy: Annotated[
-        str | None, typer.Option(metavar="NAME", help="As this policy of the run has them scored: by its cascade.")
-    ] = None,
+    rewrite: RewriteFlag = None,
+    prompts: PromptsFlag = None,
+    out: OutFlag = None,
+    policy: PolicyFlag = None,
 ) -> None:
     """Score each held-out prompt once; every threshold afterwards is arithmetic."""
     from demur.assembly.run import reopen
@@ -48,19 +61,28 @@ def command(
         asked = changed(workspace.config.score, [f"rewrites={json.dumps(rewrite)}"], "score")
         workspace = workspace.changed("score", rewrites=asked.rewrites)
     tables = Steps(workspace, TERMINAL).perform("score")
-    rows = [(split, str(len(table.ids)), f"{float(table.leftover_N.mean()):.4f}") for split, table in tables.items()]
+    rows = [
+        (split, str(len(table.ids)), f"{float(table.leftover_N.mean()):.4f}")
+        for split, table in tables.items()
+    ]
     print_table([("split", "prompts", "leftover mass"), *rows])
     note(f"next: demur calibrate {run}")
 
 
-def _score_file(workspace: Workspace, prompts: Path | None, out: Path | None, policy: str | None) -> None:
-    """Score the prompts of any file as a policy has them scored. Raises ConfigError unless both files are named."""
+def _score_file(
+    workspace: Workspace, prompts: Path | None, out: Path | None, policy: str | None
+) -> None:
+    """Score the prompts of any file as a policy has them scored. Raises ConfigError unless both
+    files are named.
+    """
     from demur.assembly.run import Engine
     from demur.store.prompts_file import read_each_prompt
     from demur.store.scores.tables import write_scores
 
     if prompts is None or out is None:
-        raise ConfigError("--prompts and --out go together", "demur score RUN --prompts FILE --out scores.parquet")
+        raise ConfigError(
+            "--prompts and --out go together", "demur score RUN --prompts FILE --out scores.parquet"
+        )
     own = Engine(workspace)
     engine = own if policy is None else own.under(opened(of_run(workspace.folder, policy).policy))
     rows = read_each_prompt(prompts)
@@ -68,5 +90,13 @@ def _score_file(workspace: Workspace, prompts: Path | None, out: Path | None, po
         logp_NC = engine.logp([row.messages for row in rows], progress)
     table = ScoreTable(ids=tuple(row.id for row in rows), logp_NC=logp_NC)
     write_scores(out, table, engine.fingerprint)
-    print_table([("file", "prompts", "leftover mass"), (str(out), str(len(rows)), f"{table.leftover_N.mean():.4f}")])
-    note(f"next: demur decide --policy POLICY --scores {out}, or demur watch {workspace.folder.root} --scores {out}")
+    print_table(
+        [
+            ("file", "prompts", "leftover mass"),
+            (str(out), str(len(rows)), f"{table.leftover_N.mean():.4f}"),
+        ]
+    )
+    note(
+        f"next: demur decide --policy POLICY --scores {out}, or demur watch "
+        f"{workspace.folder.root} --scores {out}"
+    )

@@ -15,17 +15,26 @@ def command(
     run: options.Run,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop unless so many processes take part (torchrun, accelerate).", show_default=False),
+        typer.Option(
+            min=1,
+            help="Stop unless so many processes take part (torchrun, accelerate).",
+            show_default=False,
+        ),
     ] = None,
     seen: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Rows or a model that the weights had before: recorded, and nothing trained. Repeatable.",
+            help=(
+                "Rows or a model that the weights had before: recorded, and nothing trained. "
+                "Repeatable."
+            ),
         ),
     ] = None,
 ) -> None:
-    """Train, or resume a training that was killed. Under a launcher every process runs this command."""
+    """Train, or resume a training that was killed. Under a launcher every process runs this
+    command.
+    """
     from demur.assembly.run import reopen
     from demur.assembly.steps import Steps
     from demur.stages import train
@@ -33,7 +42,10 @@ def command(
     workspace = reopen(run)
     if seen:
         record = train.tell(seen, workspace.folder)
-        note(f"recorded: the model has seen {len(record.prompts):,} prompts in {len(record.groups):,} groups")
+        note(
+            f"recorded: the model has seen {len(record.prompts):,} prompts in "
+            f"{len(record.groups):,} groups"
+        )
         return
     trained = Steps(workspace, TERMINAL, processes=processes).perform("train")
     if trained is not None:

@@ -1,11 +1,13 @@
-"""The front model: a linear softmax over n-grams that learnt the real model's scores, and when it is sure.
+"""The front model: a linear softmax over n-grams that learnt the real model's scores, and when it
+is sure.
 
 It gives the score of a prompt, or hands the prompt over to the real model:
-1. Outside its traffic it hands over: any conversation that is not one user message (after a system message that its
-   traffic had, or none), unknown characters, control tokens spelled out, more words, letters or unknown words than
-   nearly all of its traffic has.
-2. Within, it is sure that the model answers where even the riskiest stretch of the text looks harmless, and sure that
-   the model refuses where the text as a whole looks so. Both edges were chosen on traffic that it was not fitted on.
+1. Outside its traffic it hands over: any conversation that is not one user message (after a system
+   message that its traffic had, or none), unknown characters, control tokens spelled out, more
+   words, letters or unknown words than nearly all of its traffic has.
+2. Within, it is sure that the model answers where even the riskiest stretch of the text looks
+   harmless, and sure that the model refuses where the text as a whole looks so. Both edges were
+   chosen on traffic that it was not fitted on.
 Shapes: N prompts, C control tokens, F n-grams; C + 1 columns where the last is the leftover mass.
 """
 
@@ -53,9 +55,13 @@ class Range:
         known = [word_key(word) in self.words for word in words]
         unknown = most_unknown(known)
         if unknown > self.most_unknown:
-            return f"{unknown} unknown words in a stretch, its traffic has up to {self.most_unknown}"
+            return (
+                f"{unknown} unknown words in a stretch, its traffic has up to {self.most_unknown}"
+            )
         if sum(known) < self.least_known * len(known):
-            return f"{sum(known)} of {len(known)} words known, its traffic has {self.least_known:.0%}"
+            return (
+                f"{sum(known)} of {len(known)} words known, its traffic has {self.least_known:.0%}"
+            )
         return None
 
 
@@ -132,7 +138,8 @@ class Front:
 
 
 def frame_of(prompt: Prompt) -> str | None:
-    """The system message of a prompt that is otherwise one user message: its digest, "" if there is none.
+    """The system message of a prompt that is otherwise one user message: its digest, "" if there is
+    none.
 
     None for every other conversation.
     """
@@ -150,7 +157,9 @@ def most_unknown(known: Sequence[bool]) -> int:
     return max(some.count("0") for some in (stretches(marks) or [marks]))
 
 
-def cascade_scores(front: Front, prompts: Sequence[Prompt], model: Callable[[Ints], Floats]) -> tuple[Floats, Bools]:
+def cascade_scores(
+    front: Front, prompts: Sequence[Prompt], model: Callable[[Ints], Floats]
+) -> tuple[Floats, Bools]:
     """Scores of a cascade, (N, C), and which of them the front gave, (N,).
 
     model: scores of the other prompts, by their places among all; not called where there is none.

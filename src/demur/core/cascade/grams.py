@@ -1,11 +1,13 @@
-"""A text as the front model reads it: hashed n-grams of words and of characters, whole and by stretches.
+"""A text as the front model reads it: hashed n-grams of words and of characters, whole and by
+stretches.
 
 1. A text is its lower-case words, each a run of letters, digits and underscores.
 2. Two kinds of n-grams: 1 to 2 words in a row; 3 to 5 characters within a word and its two edges.
 3. An n-gram is known by a 32-bit digest. No text can be read off a front's file.
-4. A stretch is 8 words in a row; stretches overlap by half, so that any 5 words in a row lie within one, whatever is
-   written around them. Of 400 harmful prompts with 40 harmless words around them a front that reads whole texts only
-   answered 202, this one none; with 10 words, 50 and 2 (bench/distil.py).
+4. A stretch is 8 words in a row; stretches overlap by half, so that any 5 words in a row lie within
+   one, whatever is written around them. Of 400 harmful prompts with 40 harmless words around them a
+   front that reads whole texts only answered 202, this one none; with 10 words, 50 and 2
+   (bench/distil.py).
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ import numpy as np
 
 from demur.base.arrays import Doubles, Ints
 
-Counts = tuple[Counter[int], Counter[int]]  # of the digests of word n-grams and of character n-grams
+# of the digests of word n-grams and of character n-grams
+Counts = tuple[Counter[int], Counter[int]]
 
 STRETCH, STEP = 8, 4  # words of a stretch, and from one to the next
 CHARACTERS = (3, 4, 5)  # of a character n-gram
 _WORD = re.compile(r"\w+")
-_WORDS, _CHARACTERS, _SINGLE = 1, 2, 3  # starts of a digest: each kind of term has digests of its own
+# starts of a digest: each kind of term has digests of its own
+_WORDS, _CHARACTERS, _SINGLE = 1, 2, 3
 _CACHED = 20_000  # words whose character n-grams are kept; traffic repeats its words
 
 
@@ -41,7 +45,9 @@ def word_key(word: str) -> int:
 
 
 def stretches(words: Sequence[str]) -> list[Sequence[str]]:
-    """Overlapping stretches that hold every word; none where the text itself is no longer than one."""
+    """Overlapping stretches that hold every word; none where the text itself is no longer than
+    one.
+    """
     if len(words) <= STRETCH:
         return []
     starts = [*range(0, len(words) - STRETCH, STEP), len(words) - STRETCH]
@@ -78,7 +84,11 @@ def features(counts: Counts, place: Mapping[int, int], idf_F: Doubles) -> tuple[
 @lru_cache(maxsize=_CACHED)
 def _character_keys(word: str) -> tuple[int, ...]:
     padded = f" {word} "
-    return tuple(_key(padded[at : at + n], _CHARACTERS) for n in CHARACTERS for at in range(len(padded) - n + 1))
+    return tuple(
+        _key(padded[at : at + n], _CHARACTERS)
+        for n in CHARACTERS
+        for at in range(len(padded) - n + 1)
+    )
 
 
 def _key(term: str, kind: int) -> int:

@@ -1,4 +1,5 @@
-"""A linear classifier over a text's vector from an encoder: applied here, fitted in demur.stats.text.encoded_fit.
+"""A linear classifier over a text's vector from an encoder: applied here, fitted in
+demur.stats.text.encoded_fit.
 
 Encoder is implemented by demur.engines.hf.encoder. Shapes: N texts, D numbers of a vector.
 """
@@ -28,7 +29,9 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EncodedClassifier:
-    """P(yes | text) by a linear layer on the encoder's vector, with the range of the texts that it was fitted on."""
+    """P(yes | text) by a linear layer on the encoder's vector, with the range of the texts that it
+    was fitted on.
+    """
 
     encoder: Encoder
     weight_D: Floats
@@ -41,7 +44,9 @@ class EncodedClassifier:
         return float(self.encoder.encode([text])[0] @ self.weight_D) + self.intercept
 
     def out_of_range(self, text: str) -> str | None:
-        """Why a text is unlike those that it was fitted on; None if it is not. Vectors know no foreign word."""
+        """Why a text is unlike those that it was fitted on; None if it is not. Vectors know no
+        foreign word.
+        """
         words = len(all_words(text))
         if self.fewest_words <= words <= self.most_words:
             return None

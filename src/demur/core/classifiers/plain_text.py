@@ -22,7 +22,8 @@ FULL_FORMS = (
     (" im ", " i am "),
 )
 _STRAIGHT = str.maketrans(
-    "\u2018\u2019\u201b\u02bc\u02b9\u2032\u00b4\u201c\u201d\u201f\u2033\u2013\u2014\u2011", "'''''''\"\"\"\"---"
+    "\u2018\u2019\u201b\u02bc\u02b9\u2032\u00b4\u201c\u201d\u201f\u2033\u2013\u2014\u2011",
+    "'''''''\"\"\"\"---",
 )
 # Characters that nobody sees: zero-width ones, marks of direction, soft hyphens.
 _INVISIBLE = re.compile(
@@ -34,9 +35,11 @@ BRACKETED = re.compile(r"\[[^\]\n]{1,60}\]\s?")
 
 
 def normalise(text: str) -> str:
-    """Text in one form: lower case, full forms, straight quotes, NFKC, no markdown or bracketed token.
+    """Text in one form: lower case, full forms, straight quotes, NFKC, no markdown or bracketed
+    token.
 
-    Nothing invisible is left. It begins with a space and holds no line break, so that every word follows a space.
+    Nothing invisible is left. It begins with a space and holds no line break, so that every word
+    follows a space.
     """
     if not text.isascii():
         text = _INVISIBLE.sub("", _STROKE.sub("'", text))

@@ -1,7 +1,9 @@
-"""A linear classifier over word n-grams of a text, as plain numbers: applied here, fitted in demur.stats.text.fit.
+"""A linear classifier over word n-grams of a text, as plain numbers: applied here, fitted in
+demur.stats.text.fit.
 
-A view turns a text into n-grams; their TF-IDF weights, of length 1 per view, meet the view's coefficients. Same numbers
-as scikit-learn's TfidfVectorizer and LogisticRegression. Shapes: V n-grams of a view.
+A view turns a text into n-grams; their TF-IDF weights, of length 1 per view, meet the view's
+coefficients. Same numbers as scikit-learn's TfidfVectorizer and LogisticRegression. Shapes: V
+n-grams of a view.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _LAST_PLACE = 2  # first sentence, second sentence, all later ones
 class View:
     """One way to read a text as n-grams."""
 
-    words: Literal["long", "all", "placed"] = "long"  # of 2 letters or more; all; all, marked by their sentence
+    # of 2 letters or more; all; all, marked by their sentence
+    words: Literal["long", "all", "placed"] = "long"
     most_words: int = 3  # in an n-gram
     damped: bool = False  # 1 + log(count) instead of the count
 
@@ -58,7 +61,9 @@ class FittedView:
 
     def score(self, text: str) -> float:
         """This view's part of the log-odds."""
-        counts = Counter(at for term in self.view.terms(text) if (at := self.place.get(term)) is not None)
+        counts = Counter(
+            at for term in self.view.terms(text) if (at := self.place.get(term)) is not None
+        )
         if not counts:
             return 0.0
         at_V = np.fromiter(counts, dtype=np.int64, count=len(counts))
@@ -69,13 +74,16 @@ class FittedView:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TextClassifier:
-    """P(yes | text) = 1 / (1 + exp(-log_odds)), with the range of the texts that it was fitted on."""
+    """P(yes | text) = 1 / (1 + exp(-log_odds)), with the range of the texts that it was fitted
+    on.
+    """
 
     views: tuple[FittedView, ...]
     intercept: float
     fewest_words: int
     most_words: int
-    least_known: float  # share of a text's words that the training texts hold; lower: another language, or no language
+    # share of a text's words that the training texts hold; lower: another language, or no language
+    least_known: float
     words: frozenset[str]  # those of the training texts
 
     def log_odds(self, text: str) -> float:
@@ -110,4 +118,6 @@ def known_share(words: Sequence[str], known: frozenset[str]) -> float:
 
 def _ngrams(words: Sequence[str], most: int) -> list[str]:
     """All n-grams of 1 to `most` words."""
-    return [" ".join(words[at : at + n]) for n in range(1, most + 1) for at in range(len(words) - n + 1)]
+    return [
+        " ".join(words[at : at + n]) for n in range(1, most + 1) for at in range(len(words) - n + 1)
+    ]

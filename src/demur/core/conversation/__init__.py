@@ -1,1 +1,3 @@
-"""What stands in a conversation beside its plain messages: folded turns, thoughts, languages, declared text."""
+"""What stands in a conversation beside its plain messages: folded turns, thoughts, languages,
+declared text.
+"""

@@ -1,7 +1,9 @@
-"""Text that a request carries beside its conversation: in the schema of its answer and in its tools.
+"""Text that a request carries beside its conversation: in the schema of its answer and in its
+tools.
 
-It reaches the model, or begins the answer, and was written by the client like any message. So it is decided about:
-`declared_prompts` turns it into prompts that are scored beside the conversation, and one refusal refuses the request.
+It reaches the model, or begins the answer, and was written by the client like any message. So it is
+decided about: `declared_prompts` turns it into prompts that are scored beside the conversation, and
+one refusal refuses the request.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from demur.core.serving import Ask
 
 MOST_ALONE = 6  # texts that are prompts of their own
 SHORTEST = 24  # characters of such a text: names of fields say nothing alone
-# The words of JSON Schema and of function declarations: the only keys and values that are no text of the client's.
+# The words of JSON Schema and of function declarations: the only keys and values that are no text
+# of the client's.
 _VOCABULARY = """
 $comment $defs $id $ref $schema additionalItems additionalProperties allOf anyOf array arguments
 boolean const contains contentEncoding contentMediaType date date-time default definitions
@@ -34,15 +37,21 @@ _WORDS = frozenset(_VOCABULARY.split())
 
 
 def declared_texts(ask: Ask) -> tuple[str, ...]:
-    """Every text of the tools and the schema, once each, in their order. Of a pattern: what it spells."""
-    return tuple(dict.fromkeys(text for part in (ask.tools, ask.json_schema) for text in _texts(part) if text.strip()))
+    """Every text of the tools and the schema, once each, in their order. Of a pattern: what it
+    spells.
+    """
+    return tuple(
+        dict.fromkeys(
+            text for part in (ask.tools, ask.json_schema) for text in _texts(part) if text.strip()
+        )
+    )
 
 
 def declared_prompts(ask: Ask) -> tuple[Prompt, ...]:
     """What is scored beside the conversation: none where nothing is declared.
 
-    The conversation with all declared text behind what the user said last; then the longest texts, each alone, as a
-    user's message of its own, so that none is drowned by the others.
+    The conversation with all declared text behind what the user said last; then the longest texts,
+    each alone, as a user's message of its own, so that none is drowned by the others.
     """
     texts = declared_texts(ask)
     if not texts:
@@ -50,28 +59,35 @@ def declared_prompts(ask: Ask) -> tuple[Prompt, ...]:
     last = ask.messages[-1]
     continued = replace(last, content="\n\n".join((last.content, "\n".join(texts))))
     alone = sorted((t for t in texts if len(t) >= SHORTEST), key=len, reverse=True)[:MOST_ALONE]
-    return (*ask.messages[:-1], continued), *((Message(role="user", content=text),) for text in alone)
+    return (*ask.messages[:-1], continued), *(
+        (Message(role="user", content=text),) for text in alone
+    )
 
 
 def for_declared(policy: Policy, categories: Sequence[str]) -> Policy:
     """The policy as it decides text beside the conversation.
 
     categories: those that such text can be refused with; none of them the policy's own: all. A tool
-    that is described in half a sentence is no incomplete request, but a harmful one in it is harmful.
-    A forced category stands, and doubt refuses with whichever category is left.
+    that is described in half a sentence is no incomplete request, but a harmful one in it is
+    harmful. A forced category stands, and doubt refuses with whichever category is left.
     """
     named = set(categories) & set(policy.taxonomy.names)
     if not named:
         return policy
     pairs = zip(policy.taxonomy.names, policy.categories, strict=True)
-    kept = tuple(c if name in named or c.override == "force" else replace(c, override="suppress") for name, c in pairs)
+    kept = tuple(
+        c if name in named or c.override == "force" else replace(c, override="suppress")
+        for name, c in pairs
+    )
     return replace(policy, categories=kept)
 
 
 def _texts(value: Any) -> Iterator[str]:
     for item, _, key in walk(value):
         if isinstance(item, str):
-            found = item.split("/") if key == "$ref" else [_spelled(item) if key == "pattern" else item]
+            found = (
+                item.split("/") if key == "$ref" else [_spelled(item) if key == "pattern" else item]
+            )
         elif isinstance(item, Mapping):
             found = [_spelled(name) if key == "patternProperties" else name for name in item]
         else:

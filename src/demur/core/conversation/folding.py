@@ -1,4 +1,5 @@
-"""Conversations for chat templates that know no system role, or want users and assistants to take turns.
+"""Conversations for chat templates that know no system role, or want users and assistants to take
+turns.
 
 Training, scoring and serving fold alike (demur.engines.tokens calls `fold` wherever a template
 refuses a conversation as it is), so that what is scored is what was trained on.
@@ -14,11 +15,14 @@ from demur.core.example import Message, Role
 BETWEEN = "\n\n"  # texts that were messages of their own
 
 
-def fold(messages: Sequence[Message], columns: Sequence[int]) -> tuple[tuple[Message, ...], tuple[int, ...]]:
+def fold(
+    messages: Sequence[Message], columns: Sequence[int]
+) -> tuple[tuple[Message, ...], tuple[int, ...]]:
     """The same texts in the same order, as turns of user and assistant that alternate.
 
-    Instructions open the user's turn after them, or end the one before them where none follows. Neighbours of one role
-    become one turn. columns: the control token of each assistant turn; a joined turn keeps its first one's.
+    Instructions open the user's turn after them, or end the one before them where none follows.
+    Neighbours of one role become one turn. columns: the control token of each assistant turn; a
+    joined turn keeps its first one's.
     """
     folded: list[tuple[Role, str]] = []
     kept: list[int] = []

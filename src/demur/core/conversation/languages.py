@@ -11,10 +11,12 @@ QUALITY = re.compile(r"[qQ]\s*=\s*(0(\.\d{0,3})?|1(\.0{0,3})?)")  # RFC 9110 sec
 
 
 def refusal_text(category: CategoryPolicy, languages: Sequence[str] = ()) -> str | None:
-    """The text to refuse with, in the first of the caller's languages that there is; None: the model writes its own.
+    """The text to refuse with, in the first of the caller's languages that there is; None: the
+    model writes its own.
 
-    languages: ranges such as "de-AT", most wanted first (see preferred_languages). Lookup as in RFC 4647 section 3.4:
-    "de-AT" falls back to "de", then the next language is tried; if none fits, the category's default text it is.
+    languages: ranges such as "de-AT", most wanted first (see preferred_languages). Lookup as in RFC
+    4647 section 3.4: "de-AT" falls back to "de", then the next language is tried; if none fits, the
+    category's default text it is.
     """
     if category.own_text is None:
         return None
@@ -27,7 +29,8 @@ def refusal_text(category: CategoryPolicy, languages: Sequence[str] = ()) -> str
 
 
 def preferred_languages(header: str) -> tuple[str, ...]:
-    """The language ranges of an Accept-Language header (RFC 9110 section 12.5.4), most wanted first.
+    """The language ranges of an Accept-Language header (RFC 9110 section 12.5.4), most wanted
+    first.
 
     Leaves out "*", what has q=0 and what cannot be read: no such header makes a request fail.
     """
@@ -37,7 +40,8 @@ def preferred_languages(header: str) -> tuple[str, ...]:
         quality = QUALITY.fullmatch(parameter) if parameter else QUALITY.fullmatch("q=1")
         if LANGUAGE_TAG.fullmatch(tag) and quality and float(quality[1]) > 0:
             wanted.append((float(quality[1]), tag))
-    return tuple(tag for _, tag in sorted(wanted, key=lambda pair: -pair[0]))  # sorted() keeps the order of equals
+    # sorted() keeps the order of equals
+    return tuple(tag for _, tag in sorted(wanted, key=lambda pair: -pair[0]))
 
 
 def _ever_shorter(language: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """What a reasoning model writes for itself before it answers, told from the answer.
 
-Models mark thoughts by tags (<think> and its kin), by channels (analysis, final), or only close a tag that their chat
-template opened. A thought is no answer: it weighs declining and answering alike, so a judge that reads it errs.
+Models mark thoughts by tags (<think> and its kin), by channels (analysis, final), or only close a
+tag that their chat template opened. A thought is no answer: it weighs declining and answering
+alike, so a judge that reads it errs.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ _SOLVED = re.compile(r"(?:</answer>|<\|end_of_solution\|>|<\|return\|>|<\|end\|>
 
 
 def parted(text: str) -> tuple[str, str]:
-    """(thought, answer). Without a thought the answer is the text itself; of a thought without an end nothing is left.
+    """(thought, answer). Without a thought the answer is the text itself; of a thought without an
+    end nothing is left.
 
-    Thoughts are looked for at the head only, so that an answer may speak of such tags. A closing tag that nothing
-    opened ends a thought that began with the text.
+    Thoughts are looked for at the head only, so that an answer may speak of such tags. A closing
+    tag that nothing opened ends a thought that began with the text.
     """
     if final := list(_FINAL.finditer(text)):
         return text[: final[-1].start()].strip(), _solved(text[final[-1].end() :])

@@ -1,4 +1,5 @@
-"""Rows, and numbers of rows, by what ought to happen to them and what is decided: all that a goal counts on.
+"""Rows, and numbers of rows, by what ought to happen to them and what is decided: all that a goal
+counts on.
 
 Shapes: N rows, C columns (0 = respond, then one per category).
 """
@@ -19,7 +20,8 @@ class Rows:
 
     label_N: Ints  # 0 = to be answered, k = to be refused with the k-th category
     heaviest_N: Ints  # column of the category that each would be refused with
-    names: tuple[str, ...]  # of the categories, in order; empty where only "refused" and "answered" are told apart
+    # of the categories, in order; empty where only "refused" and "answered" are told apart
+    names: tuple[str, ...]
 
     def columns(self, categories: Sequence[str]) -> list[int]:
         """Columns of these categories, all known."""
@@ -31,7 +33,8 @@ class Counts:
     """Numbers of rows under a policy."""
 
     rows_LC: Ints  # by label (what ought to happen) and by decision, shape (C, C)
-    names: tuple[str, ...] = ()  # of the categories, in order; empty where only "refused" and "answered" are told apart
+    # of the categories, in order; empty where only "refused" and "answered" are told apart
+    names: tuple[str, ...] = ()
     active: tuple[str, ...] = ()  # categories that the policy may refuse with
 
     def columns(self, names: Sequence[str]) -> list[int] | None:

@@ -1,7 +1,9 @@
-"""Kinds of goals that promise nothing, and what all kinds share. Each kind owns its name, its worth and its figure.
+"""Kinds of goals that promise nothing, and what all kinds share. Each kind owns its name, its worth
+and its figure.
 
-Promised kinds, which also own what they count, among whom and in which direction: demur.core.goals.promised. How goals
-are written: demur.core.goals.parse. Shapes: N rows, K categories, C = 1 + K columns (0 = respond).
+Promised kinds, which also own what they count, among whom and in which direction:
+demur.core.goals.promised. How goals are written: demur.core.goals.parse. Shapes: N rows, K
+categories, C = 1 + K columns (0 = respond).
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _SPECIAL = re.compile(r'[\]\[+,=;"]')  # a name with one of these is written in 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Goal(ABC):
-    """What a caller wants of a policy. Two goals are equal if they want the same, however it was written."""
+    """What a caller wants of a policy. Two goals are equal if they want the same, however it was
+    written.
+    """
 
     text: str = field(compare=False)  # as the caller wrote it, white space runs to one space
     level: float | None = None  # rates: a share in [0, 1]; None where the goal is no rate
@@ -47,7 +51,9 @@ class Goal(ABC):
 
     @property
     def part(self) -> str:
-        """The part of rows or categories that it speaks of, as brackets hold it: "safety". Empty: all."""
+        """The part of rows or categories that it speaks of, as brackets hold it: "safety". Empty:
+        all.
+        """
         return "+".join(map(quoted, self.categories))
 
     @property
@@ -74,14 +80,17 @@ class Goal(ABC):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Named(Goal):
-    """A goal of which only the name is known: a policy file does not hold the costs of "cost", for one."""
+    """A goal of which only the name is known: a policy file does not hold the costs of "cost", for
+    one.
+    """
 
     @property
     def measure(self) -> str:
         """The name as the file has it."""
         return self.text
 
-    def figure(self, counts: Counts) -> Rate | float | None:  # noqa: ARG002 - a name says nothing of what to count
+    # a name says nothing of what to count
+    def figure(self, counts: Counts) -> Rate | float | None:  # noqa: ARG002
         """None."""
         return None
 
@@ -99,7 +108,9 @@ class Natural(Goal):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetRate(Goal):
-    """Refuse this share of traffic, of all categories together or of one. Met on the rows at hand, not promised."""
+    """Refuse this share of traffic, of all categories together or of one. Met on the rows at hand,
+    not promised.
+    """
 
     level: float  # a share in [0, 1]
 
@@ -122,10 +133,13 @@ class Optimum(Goal):
 
     @property
     def beta2(self) -> float | None:
-        """Beta squared where the best is an F-beta, which is no sum over rows; None where `worth` adds up to it."""
+        """Beta squared where the best is an F-beta, which is no sum over rows; None where `worth`
+        adds up to it.
+        """
         return None
 
-    def worth(self, rows: Rows) -> Doubles:  # noqa: ARG002 - kinds that are a worth of rows override it
+    # kinds that are a worth of rows override it
+    def worth(self, rows: Rows) -> Doubles:  # noqa: ARG002
         """The worth of refusing each row with its heaviest category.
 
         Raises GoalError where it cannot be weighed beside promises, or names an unknown category.
@@ -134,7 +148,9 @@ class Optimum(Goal):
 
     def unweighable(self) -> GoalError:
         """The error of an optimum that is no worth of single rows."""
-        return GoalError(f"goal {self.text!r} cannot be weighed beside promises", "ask for f1, youden or cost")
+        return GoalError(
+            f"goal {self.text!r} cannot be weighed beside promises", "ask for f1, youden or cost"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +167,9 @@ class AnyFBeta(Optimum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FBeta(AnyFBeta):
-    """F-beta of refusing what ought to be refused; or of one category's token, which moves that threshold only."""
+    """F-beta of refusing what ought to be refused; or of one category's token, which moves that
+    threshold only.
+    """
 
     name: ClassVar[str] = "f"
 
@@ -229,14 +247,21 @@ class Cost(Optimum):
 
     @property
     def stated(self) -> Goal:
-        """Its name: no policy file holds the costs, and a policy equals what is read back from its file."""
+        """Its name: no policy file holds the costs, and a policy equals what is read back from its
+        file.
+        """
         return Named(text=self.name)
 
     def missed_by(self, names: Sequence[str]) -> Doubles:
-        """The cost of a missed refusal of each category, (K,). Raises GoalError on a category that is unknown."""
+        """The cost of a missed refusal of each category, (K,). Raises GoalError on a category that
+        is unknown.
+        """
         known = dict(self.missed_of)
         if unknown := sorted(set(known) - set(names)):
-            raise GoalError(f"goal {self.text!r} names unknown category {unknown[0]!r}", f"known: {', '.join(names)}")
+            raise GoalError(
+                f"goal {self.text!r} names unknown category {unknown[0]!r}",
+                f"known: {', '.join(names)}",
+            )
         return np.array([known.get(name, self.missed) for name in names], dtype=np.float64)
 
     def worth(self, rows: Rows) -> Doubles:
@@ -247,12 +272,17 @@ class Cost(Optimum):
         return np.where(label_N == 0, -self.false, missed_C[label_N] - self.wrong * wrong_N)
 
     def thresholds(self, names: Sequence[str]) -> dict[str, float]:
-        """Per category c the probability F / (F + M_c) from which on refusing costs less than answering (Elkan 2001).
+        """Per category c the probability F / (F + M_c) from which on refusing costs less than
+        answering (Elkan 2001).
 
-        Exact where all probability lies on the answer and one category. Raises GoalError on an unknown category.
+        Exact where all probability lies on the answer and one category. Raises GoalError on an
+        unknown category.
         """
         missed_K = self.missed_by(names)
-        return {name: float(self.false / (self.false + m)) for name, m in zip(names, missed_K, strict=True)}
+        return {
+            name: float(self.false / (self.false + m))
+            for name, m in zip(names, missed_K, strict=True)
+        }
 
     def figure(self, counts: Counts) -> Rate | float | None:
         """Cost per row."""
@@ -261,7 +291,9 @@ class Cost(Optimum):
             return None
         total = self.false * counts.false
         for c, missed in enumerate(self.missed_by(counts.names), start=1):
-            total += missed * int(rows_LC[c, 0]) + self.wrong * int(rows_LC[c, 1:].sum() - rows_LC[c, c])
+            total += missed * int(rows_LC[c, 0]) + self.wrong * int(
+                rows_LC[c, 1:].sum() - rows_LC[c, c]
+            )
         return _share(float(total), int(rows_LC.sum()))
 
     def shown(self, figure: float) -> str:
@@ -270,7 +302,9 @@ class Cost(Optimum):
 
 
 def quoted(name: str) -> str:
-    """A name as goals write it: in double quotes where it holds a character that means something there."""
+    """A name as goals write it: in double quotes where it holds a character that means something
+    there.
+    """
     return f'"{name}"' if _SPECIAL.search(name) else name
 
 
@@ -286,5 +320,7 @@ def _of_tokens(counts: Counts, beta: float, names: Sequence[str]) -> float | Non
 
 def _share(hits: float, of: float) -> float:
     if not of:
-        raise Undefined("nothing was counted that the figure is a share of", "report it as undefined")
+        raise Undefined(
+            "nothing was counted that the figure is a share of", "report it as undefined"
+        )
     return hits / of

@@ -2,32 +2,35 @@
 
 natural                            the model's most probable token
 f1 max / f0.5 max                  the best F-beta for "should be refused"
-f1[safety] max                     the best F-beta of one category's token; moves that threshold only
-macro_f1 max / micro_f1 max        the best mean over the categories; the best F-beta of all tokens counted together
+f1[safety] max                     the best F-beta of one category's token; no other moves
+macro_f1 max / micro_f1 max        the best mean over categories; the best F-beta of all tokens
 youden max                         the best true-positive minus false-positive rate
 cost: false=1 missed=5             the least cost, per error
-cost: false=1 missed[safety]=20    a cost per category; what is not named costs `missed`, else as much as `false`
+cost: false=1 missed[safety]=20    per category; what is not named costs `missed`, or `false`
 cost: false=1 missed=5 wrong=0.5   refusing with the wrong category costs too; 0 unless given
 refusal_rate = 0.10                refuse this share of traffic, all categories together
 refusal_rate[humanizing] = 10%     the same for one category
 
 Promises, each kept with one confidence for all of them together:
 false_refusal <= 0.05              refused, among requests to be answered
-false_refusal[safety] <= 1%        refused with this category's token, among all requests to be answered
+false_refusal[safety] <= 1%        refused with this category's token, of all to be answered
 missed_refusal <= 0.05             answered, among requests to be refused
 missed_refusal[safety] <= 0.02     answered, among requests to be refused with safety
 missed_refusal[a + b] <= 0.02      the same over two small categories pooled
-wrong_category <= 0.1              refused with another category's token, among requests to be refused
+wrong_category <= 0.1              refused with another category's token, of those to be refused
 refusal_rate <= 0.10               refused, among all traffic; also per category
 
-Slices: a promise about a part of the rows, by their kind or source. Parts in brackets are divided by ",".
-false_refusal[contrast] <= 0.1     among contrast rows. `kind=contrast` says the same; a category of that name is
+Slices: a promise about a part of the rows, by kind or source. "," divides parts in brackets.
+false_refusal[contrast] <= 0.1     among contrast rows, as `kind=contrast`; a category so named is
                                    written `category=contrast`
-missed_refusal[safety, source=mine + theirs] <= 0.1    among rows of these sources; names may stand in double quotes
-false_refusal <= 0.05 in every source    one promise for each source (kind, category) that the rows have
+missed_refusal[safety, source=mine + theirs] <= 0.1
+                                   among rows of these sources; names may stand in quotes
+false_refusal <= 0.05 in every source
+                                   one promise for each source (kind, category) of the rows
 
-A promise is hard. "... <= 0.05 soft" or "... soft 2" says that it may be given up, the largest number first, where the
-caller chose so on failure. Promised kinds read alike; another form is a reader function and a line in _FORMS.
+A promise is hard. "... <= 0.05 soft" or "... soft 2" says that it may be given up, the largest
+number first, where the caller chose so on failure. Promised kinds read alike; another form is a
+reader function and a line in _FORMS.
 """
 
 from __future__ import annotations
@@ -61,13 +64,16 @@ from demur.core.goals.promised import (
 from demur.core.goals.reader import GoalReader, lines_of
 from demur.core.slices import FACETS, Facet
 
-LEAST_LEVEL = 1e-9  # of a promise: a lower one takes billions of rows, and floats no longer tell 1 - level from 1
+# of a promise: a lower one takes billions of rows, and floats no longer tell 1 - level from 1
+LEAST_LEVEL = 1e-9
 
 _FBETA = re.compile(r"((?:macro_|micro_)?)f(\d+(?:\.\d+)?)")
 
 
 def parse_goal(text: str) -> Goal:
-    """Read one goal. Raises GoalError that shows the character at which the text stops making sense."""
+    """Read one goal. Raises GoalError that shows the character at which the text stops making
+    sense.
+    """
     reader = GoalReader(text, f"goals read like: {'; '.join(form.example for form in _FORMS)}")
     match = _FBETA.fullmatch(reader.token.text)
     head = f"{match[1]}f1" if match else reader.token.text
@@ -75,14 +81,17 @@ def parse_goal(text: str) -> Goal:
     if form is None:
         reader.fail("a goal", known=tuple(f.head for f in _FORMS))
     goal = form.read(reader, " ".join(text.split()))
-    reader.end("'in every ...', 'soft', 'hard' or nothing more" if goal.promised else "nothing more")
+    reader.end(
+        "'in every ...', 'soft', 'hard' or nothing more" if goal.promised else "nothing more"
+    )
     return goal
 
 
 def parse_goals(texts: str | Sequence[str]) -> tuple[Goal, ...]:
     """Read several goals: a sequence of lines, or one line with ";" between them.
 
-    Raises GoalError where one cannot be read, where none is given, or where two contradict each other.
+    Raises GoalError where one cannot be read, where none is given, or where two contradict each
+    other.
     """
     lines = lines_of(texts) if isinstance(texts, str) else list(texts)
     if not lines:
@@ -98,15 +107,19 @@ def check_together(goals: Sequence[Goal]) -> None:
         for earlier in goals[:n]:
             why = _contradiction(earlier, later)
             if why:
-                raise GoalError(f"goals {earlier.text!r} and {later.text!r} contradict each other: {why}", "keep one")
+                raise GoalError(
+                    f"goals {earlier.text!r} and {later.text!r} contradict each other: {why}",
+                    "keep one",
+                )
     _check_parts([g for g in goals if isinstance(g, TargetRate) and len(g.categories) == 1], goals)
 
 
 def stated_goal(risk: str, level: float | None, *, measured: bool = False) -> Goal:
-    """The goal of a promise, from its risk and level as files hold them. Reads whatever a version of demur has written.
+    """The goal of a promise, from its risk and level as files hold them. Reads whatever a version
+    of demur has written.
 
-    measured: the promise was only measured: "refusal_rate" at a level was then to be met, not kept below. A risk that
-    this version cannot read stays a name.
+    measured: the promise was only measured: "refusal_rate" at a level was then to be met, not kept
+    below. A risk that this version cannot read stays a name.
     """
     if level is None:
         texts = ["natural"] if risk == Natural.name else [f"{risk} max"]
@@ -117,24 +130,33 @@ def stated_goal(risk: str, level: float | None, *, measured: bool = False) -> Go
             goal = parse_goal(text).stated
         except GoalError:  # of another kind: tried in turn
             continue
-        if (goal.risk, goal.level) == (risk, level):  # else a file that is written again would say something else
+        # else a file that is written again would say something else
+        if (goal.risk, goal.level) == (risk, level):
             return goal
     return Named(text=risk, level=level)
 
 
 def _check_parts(parts: Sequence[TargetRate], goals: Sequence[Goal]) -> None:
-    """Raise GoalError, naming all, where parts of the traffic sum to more than 1, or than what bounds them together."""
-    caps = [g for g in goals if isinstance(g, RefusalRate) and len(g.categories) != 1 and not g.where]
+    """Raise GoalError, naming all, where parts of the traffic sum to more than 1, or than what
+    bounds them together.
+    """
+    caps = [
+        g for g in goals if isinstance(g, RefusalRate) and len(g.categories) != 1 and not g.where
+    ]
     for whole in (None, *caps):
-        inside = [p for p in parts if whole is None or not whole.categories or p.category in whole.categories]
+        inside = [
+            p
+            for p in parts
+            if whole is None or not whole.categories or p.category in whole.categories
+        ]
         total = sum((Fraction(str(p.level)) for p in inside), Fraction(0))
         most = Fraction(1) if whole is None else Fraction(str(whole.level))
         if total > most:
             named = " + ".join(repr(p.text) for p in inside)
             above = "all traffic" if whole is None else repr(whole.text)
             raise GoalError(
-                f"goals {named} contradict each other: parts of the traffic that sum to {float(total):g}, "
-                f"above the {float(most):g} of {above}",
+                f"goals {named} contradict each other: parts of the traffic that sum to "
+                f"{float(total):g}, above the {float(most):g} of {above}",
                 "ask for less of one",
             )
 
@@ -196,7 +218,9 @@ def _read_refusal_rate(reader: GoalReader, text: str) -> Goal:
     if reader.word("=", "<=") == "<=":
         return _promise(reader, text, RefusalRate, rows)
     if any(key in ("kind", "source") for key, _ in parts):
-        reader.fail("a category: a rate to be met is one of all traffic; bound a slice with '<='", at=at)
+        reader.fail(
+            "a category: a rate to be met is one of all traffic; bound a slice with '<='", at=at
+        )
     level = reader.number("a rate from 0 to 1, as in 0.10 or 10%", lambda rate: 0.0 <= rate <= 1.0)
     category = "+".join(name for _, names in parts for name in names) or None
     return TargetRate(text=text, level=level, category=category)
@@ -221,7 +245,9 @@ def _read_cost(reader: GoalReader, text: str) -> Goal:
         text=text,
         false=costs["false", None],
         missed=costs.get(("missed", None), costs["false", None]),
-        missed_of=tuple((c, cost) for (error, c), cost in costs.items() if error == "missed" and c is not None),
+        missed_of=tuple(
+            (c, cost) for (error, c), cost in costs.items() if error == "missed" and c is not None
+        ),
         wrong=costs.get(("wrong", None), 0.0),
     )
 
@@ -247,7 +273,9 @@ class _Rows:
 
 
 def _rows_of(
-    reader: GoalReader, kind: type[PromisedGoal], parts: Sequence[tuple[str | None, tuple[str, ...]]]
+    reader: GoalReader,
+    kind: type[PromisedGoal],
+    parts: Sequence[tuple[str | None, tuple[str, ...]]],
 ) -> _Rows:
     """The category and the slice that these brackets name. Fails at the bracket."""
     where: list[tuple[Facet, tuple[str, ...]]] = []
@@ -256,7 +284,10 @@ def _rows_of(
         kinds = [name for name in names if name in ANSWERED_KINDS]
         if key is None and kind.whom != "refuse" and kinds:
             if len(kinds) < len(names):
-                reader.fail("kinds or categories: they do not pool. Write 'kind=' or 'category=' before the names")
+                reader.fail(
+                    "kinds or categories: they do not pool. Write 'kind=' or 'category=' before "
+                    "the names"
+                )
             where.append(("kind", names))
             bare = True
         elif key in (None, "category"):
@@ -268,19 +299,27 @@ def _rows_of(
     return _Rows(category=category, where=tuple(sorted(where)), bare=bare)
 
 
-def _known_kinds(reader: GoalReader, kind: type[PromisedGoal], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of kinds that have rows which the goal speaks of. Fails, with a suggestion, on another one."""
+def _known_kinds(
+    reader: GoalReader, kind: type[PromisedGoal], names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Names of kinds that have rows which the goal speaks of. Fails, with a suggestion, on another
+    one.
+    """
     known = KINDS if kind.whom == "any" else ANSWERED_KINDS
     if kind.whom == "refuse":
         reader.fail("no kind: all rows to be refused are of one kind. Name a category or a source")
     for name in names:
         if name not in known:
-            reader.fail(f"one of the kinds {', '.join(known)} instead of {name!r}", known=known, word=name)
+            reader.fail(
+                f"one of the kinds {', '.join(known)} instead of {name!r}", known=known, word=name
+            )
     return names
 
 
 def _promise(reader: GoalReader, text: str, kind: type[PromisedGoal], rows: _Rows) -> Goal:
-    """The goal, after its level and, if given, "in every source", then "hard", "soft" or "soft 2"."""
+    """The goal, after its level and, if given, "in every source", then "hard", "soft" or "soft
+    2".
+    """
     wanted = f"a rate strictly between 0 and 1, {LEAST_LEVEL:g} at least, as in 0.05 or 5%"
     level = reader.number(wanted, lambda rate: LEAST_LEVEL <= rate < 1.0)
     every: Facet | None = None
@@ -294,12 +333,20 @@ def _promise(reader: GoalReader, text: str, kind: type[PromisedGoal], rows: _Row
         if reader.token.kind == "number":
             soft = int(reader.number("a priority: 1, 2, 3, ...", lambda p: p >= 1 and p == int(p)))
     return kind(
-        text=text, level=level, category=rows.category, where=rows.where, bare=rows.bare, every=every, soft=soft
+        text=text,
+        level=level,
+        category=rows.category,
+        where=rows.where,
+        bare=rows.bare,
+        every=every,
+        soft=soft,
     )
 
 
 def _every(reader: GoalReader, kind: type[PromisedGoal], rows: _Rows) -> Facet:
-    """Pass the facet after "in every". Fails where the brackets have fixed it already, or where it has one value."""
+    """Pass the facet after "in every". Fails where the brackets have fixed it already, or where it
+    has one value.
+    """
     fixed = {facet for facet, _ in rows.where} | ({"category"} if rows.category else set())
     fixed |= {"kind"} if kind.whom == "refuse" else set()
     open_facets = tuple(f for f in FACETS if f not in fixed)
@@ -322,5 +369,9 @@ _FORMS = (
     _Form("youden", "youden max", _read_youden),
     _Form("refusal_rate", "refusal_rate[safety] = 10%", _read_refusal_rate),
     _Form("cost", "cost: false=1 missed=5", _read_cost),
-    *(_Form(kind.name, kind.example, _read_promise) for kind in PROMISED if kind is not RefusalRate),
+    *(
+        _Form(kind.name, kind.example, _read_promise)
+        for kind in PROMISED
+        if kind is not RefusalRate
+    ),
 )

@@ -1,7 +1,9 @@
-"""Goals that bound a rate, so that they can be certified: among which rows, which of them err, and in which direction.
+"""Goals that bound a rate, so that they can be certified: among which rows, which of them err, and
+in which direction.
 
-A new kind is a class here, in PROMISED. Readers, thresholds, promises, audits, plans of labels and reports take all
-that a kind means from its class. Shapes: N rows, C columns (0 = respond, then one per category).
+A new kind is a class here, in PROMISED. Readers, thresholds, promises, audits, plans of labels and
+reports take all that a kind means from its class. Shapes: N rows, C columns (0 = respond, then one
+per category).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from demur.core.rates import Rate
 from demur.core.slices import Facet
 from demur.core.taxonomy import RESPOND
 
-ANSWERED_KINDS = ("contrast", "benign")  # rows to be answered; as a bare word in brackets they name a slice
+# rows to be answered; as a bare word in brackets they name a slice
+ANSWERED_KINDS = ("contrast", "benign")
 KINDS = ("refusal", *ANSWERED_KINDS)
 
 Whom = Literal["answer", "refuse", "any"]
@@ -32,21 +35,26 @@ class PromisedGoal(Goal):
     """A rate that shall not exceed a level."""
 
     level: float  # in (0, 1)
-    where: tuple[tuple[Facet, tuple[str, ...]], ...] = ()  # the slice: rows whose kind and source are among these
-    bare: bool = False  # the kind was written without "kind=": ambiguous beside a category of that name
-    every: Facet | None = None  # one promise for each kind, category or source; see demur.stats.slices
+    # the slice: rows whose kind and source are among these
+    where: tuple[tuple[Facet, tuple[str, ...]], ...] = ()
+    # the kind was written without "kind=": ambiguous beside a category of that name
+    bare: bool = False
+    # one promise for each kind, category or source; see demur.stats.slices
+    every: Facet | None = None
     soft: int | None = None  # None: hard. Else its priority: the largest is given up first
 
     promised: ClassVar[bool] = True
     example: ClassVar[str]  # as people write it
     whom: ClassVar[Whom]  # the rows that it speaks of: to be answered, to be refused, or any
     errs_when: ClassVar[Literal["refused", "answered"]]  # what makes a row that could err an error
-    beside_locks: ClassVar[bool] = True  # whether it can be counted where a locked category refuses over the heaviest
+    # whether it can be counted where a locked category refuses over the heaviest
+    beside_locks: ClassVar[bool] = True
     by_hand: ClassVar[bool] = False  # whether labels by hand can correct a judge's in it
 
     @abstractmethod
     def could_err(self, rows: Rows) -> Bools:
-        """Which rows are errors if they are refused with their heaviest category; or, where answers err, if answered.
+        """Which rows are errors if they are refused with their heaviest category; or, where answers
+        err, if answered.
 
         Rows that it does not speak of may be among them: see `among`.
         """
@@ -57,7 +65,9 @@ class PromisedGoal(Goal):
 
     @property
     def of_tokens(self) -> bool:
-        """Whether its categories are those that rows are refused with, not those that they ought to be refused with."""
+        """Whether its categories are those that rows are refused with, not those that they ought to
+        be refused with.
+        """
         return self.whom != "refuse"
 
     @property
@@ -66,7 +76,9 @@ class PromisedGoal(Goal):
         parts = ["+".join(map(quoted, self.categories))] if self.category else []
         if self.category in ANSWERED_KINDS:
             parts = [f"category={self.category}"]
-        return ", ".join([*parts, *(f"{facet}={'+'.join(map(quoted, names))}" for facet, names in self.where)])
+        return ", ".join(
+            [*parts, *(f"{facet}={'+'.join(map(quoted, names))}" for facet, names in self.where)]
+        )
 
     @property
     def stated(self) -> Self:
@@ -74,7 +86,9 @@ class PromisedGoal(Goal):
         return replace(self, soft=None, bare=False, text=f"{self.risk} <= {self.level!r}")
 
     def among(self, label_N: Ints, columns: Sequence[int]) -> Bools:
-        """The denominator: rows that it speaks of, of whatever slice. columns: of its categories."""
+        """The denominator: rows that it speaks of, of whatever slice. columns: of its
+        categories.
+        """
         if self.whom == "any":
             return np.ones(len(label_N), dtype=bool)
         if self.whom == "answer":
@@ -82,11 +96,14 @@ class PromisedGoal(Goal):
         return np.asarray(np.isin(label_N, columns) if columns else label_N != 0, dtype=bool)
 
     def figure(self, counts: Counts) -> Rate | float | None:
-        """The rate on rows that were counted. None for a slice: counts know no kind and no source."""
+        """The rate on rows that were counted. None for a slice: counts know no kind and no
+        source.
+        """
         columns = counts.columns(self.categories)
         if columns is None or self.where:
             return None
-        # Each cell of the table as a row of its own, refused with the cell's decision, that counts so many times.
+        # Each cell of the table as a row of its own, refused with the cell's decision, that counts
+        # so many times.
         label_M, decided_M = (grid.ravel() for grid in np.indices(counts.rows_LC.shape))
         cells = Rows(label_N=label_M, heaviest_N=decided_M, names=counts.names)
         wrong_M = self.could_err(cells) & ((decided_M > 0) == (self.errs_when == "refused"))
@@ -106,37 +123,57 @@ class PromisedGoal(Goal):
     @property
     def labels(self) -> str:
         """The labels that it needs, for plans: "to be refused with safety"."""
-        own = f"to be refused with {' or '.join(self.categories)}" if self.category else "to be refused"
-        whom = {"answer": "to be answered", "any": "any" if self.where else "any, unlabelled too", "refuse": own}
+        own = (
+            f"to be refused with {' or '.join(self.categories)}"
+            if self.category
+            else "to be refused"
+        )
+        whom = {
+            "answer": "to be answered",
+            "any": "any" if self.where else "any, unlabelled too",
+            "refuse": own,
+        }
         each = f", in each {self.every}" if self.every else ""
         return ", ".join([whom[self.whom], *self._slice_words]) + each
 
     def rows_told(self, have: Mapping[str, int]) -> int | None:
-        """Labelled rows that it speaks of, from counts by kind of label or by slice; None if they were not told.
+        """Labelled rows that it speaks of, from counts by kind of label or by slice; None if they
+        were not told.
 
-        A slice is told by what stands in its brackets ("kind=contrast", "source=mine"; "contrast" alone will do) or by
-        the whole ("false_refusal[source=mine]"). "in every ..." has as many as its smallest slice. Raises GoalError on
-        a category that counts were not given for.
+        A slice is told by what stands in its brackets ("kind=contrast", "source=mine"; "contrast"
+        alone will do) or by the whole ("false_refusal[source=mine]"). "in every ..." has as many as
+        its smallest slice. Raises GoalError on a category that counts were not given for.
         """
         if self.every == "category":
-            told = [n for key, n in have.items() if key != RESPOND and "=" not in key and "[" not in key]
+            told = [
+                n for key, n in have.items() if key != RESPOND and "=" not in key and "[" not in key
+            ]
             return have.get(RESPOND) if self.of_tokens else min(told, default=None)
         if self.every is not None:
             words = ANSWERED_KINDS if self.every == "kind" else ()
-            return min((n for key, n in have.items() if key in words or f"{self.every}=" in key), default=None)
+            return min(
+                (n for key, n in have.items() if key in words or f"{self.every}=" in key),
+                default=None,
+            )
         if self.where:
             keys = (self.risk, self.part, self.part.removeprefix("kind="))
             return next((have[key] for key in keys if key in have), None)
-        whole = {key: n for key, n in have.items() if "=" not in key and key not in ANSWERED_KINDS}  # slices are parts
+        # slices are parts
+        whole = {key: n for key, n in have.items() if "=" not in key and key not in ANSWERED_KINDS}
         if self.whom == "answer":
             return whole.get(RESPOND)
         if self.whom == "any":
             return sum(whole.values())
         if unknown := [c for c in self.categories if c not in whole]:
             raise GoalError(
-                f"goal {self.text!r}: no label count of {unknown[0]!r}", f"counts given: {', '.join(whole)}"
+                f"goal {self.text!r}: no label count of {unknown[0]!r}",
+                f"counts given: {', '.join(whole)}",
             )
-        return sum(n for c, n in whole.items() if c in self.categories or (not self.categories and c != RESPOND))
+        return sum(
+            n
+            for c, n in whole.items()
+            if c in self.categories or (not self.categories and c != RESPOND)
+        )
 
     @property
     def _slice_words(self) -> list[str]:
@@ -145,7 +182,9 @@ class PromisedGoal(Goal):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OfRefusals(PromisedGoal):
-    """Errors are refusals with the categories that it names, whatever the rows ought to be refused with."""
+    """Errors are refusals with the categories that it names, whatever the rows ought to be refused
+    with.
+    """
 
     errs_when: ClassVar[Literal["refused", "answered"]] = "refused"
 
@@ -162,7 +201,9 @@ class OfRefusals(PromisedGoal):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FalseRefusal(OfRefusals):
-    """Refused, with these categories' tokens if it names some, among all requests to be answered."""
+    """Refused, with these categories' tokens if it names some, among all requests to be
+    answered.
+    """
 
     name: ClassVar[str] = "false_refusal"
     example: ClassVar[str] = "false_refusal <= 0.05"
@@ -201,13 +242,17 @@ class WrongCategory(PromisedGoal):
         return np.asarray(rows.heaviest_N != rows.label_N, dtype=bool)
 
     def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
-        """All categories; of one category all others, because its own token is never wrong there."""
+        """All categories; of one category all others, because its own token is never wrong
+        there.
+        """
         return tuple(name for name in names if self.categories != (name,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusalRate(OfRefusals):
-    """Refused, with these categories' tokens if it names some, among all traffic. Needs no labels."""
+    """Refused, with these categories' tokens if it names some, among all traffic. Needs no
+    labels.
+    """
 
     name: ClassVar[str] = "refusal_rate"
     example: ClassVar[str] = "refusal_rate <= 0.1"
@@ -220,5 +265,7 @@ PROMISED: tuple[type[PromisedGoal], ...] = (FalseRefusal, MissedRefusal, WrongCa
 def promised(goal: Goal) -> PromisedGoal:
     """The goal as one that bounds a rate. Raises GoalError on any other kind."""
     if not isinstance(goal, PromisedGoal):
-        raise GoalError(f"goal {goal.text!r} promises nothing", f"promises read like {FalseRefusal.example!r}")
+        raise GoalError(
+            f"goal {goal.text!r} promises nothing", f"promises read like {FalseRefusal.example!r}"
+        )
     return goal

@@ -35,13 +35,16 @@ class Token:
 
 
 class GoalReader:
-    """A cursor over the tokens of one goal. Each method takes one token or raises GoalError at it."""
+    """A cursor over the tokens of one goal. Each method takes one token or raises GoalError at
+    it.
+    """
 
     def __init__(self, text: str, hint: str) -> None:
         self.text = text
         self._hint = hint
         self._tokens = [
-            Token(str(m.lastgroup), m[str(m.lastgroup)], m.start(str(m.lastgroup))) for m in _TOKEN.finditer(text)
+            Token(str(m.lastgroup), m[str(m.lastgroup)], m.start(str(m.lastgroup)))
+            for m in _TOKEN.finditer(text)
         ]
 
     @property
@@ -83,10 +86,11 @@ class GoalReader:
         return "+".join(names) if names else None
 
     def parts(self) -> list[tuple[str | None, tuple[str, ...]]]:
-        """The parts of "[safety + other, source=mine]" as (key, names), key None where none is written.
+        """The parts of "[safety + other, source=mine]" as (key, names), key None where none is
+        written.
 
-        Takes nothing: what the parts mean may make the caller fail at this token. A name in double quotes may hold
-        any other character. Empty where there is no bracket.
+        Takes nothing: what the parts mean may make the caller fail at this token. A name in double
+        quotes may hold any other character. Empty where there is no bracket.
         """
         if self.token.text == "[":
             self.fail("a category name closed by ']'")
@@ -98,7 +102,11 @@ class GoalReader:
             match = _NAME.match(inside, at)
             if match is None or (not match["after"] and match.end() < len(inside)):
                 self.fail("names with '+' or ',' between them, or in double quotes")
-            name, after, at = " ".join((match["quoted"] or match["plain"] or "").split()), match["after"], match.end()
+            name, after, at = (
+                " ".join((match["quoted"] or match["plain"] or "").split()),
+                match["after"],
+                match.end(),
+            )
             if after == "=":
                 if key is not None or names or name not in KEYS:
                     self.fail("category=, kind= or source= before names", known=KEYS, word=name)
@@ -129,18 +137,25 @@ class GoalReader:
             self.fail(expected)
 
     def fail(
-        self, expected: str, known: tuple[str, ...] = (), word: str | None = None, at: Token | None = None
+        self,
+        expected: str,
+        known: tuple[str, ...] = (),
+        word: str | None = None,
+        at: Token | None = None,
     ) -> NoReturn:
-        """Raise GoalError with a caret under the current token and, if one of `known` is close, a suggestion.
+        """Raise GoalError with a caret under the current token and, if one of `known` is close, a
+        suggestion.
 
-        word: what should have been one of `known`, where it is a part of the token. at: an earlier token instead.
+        word: what should have been one of `known`, where it is a part of the token. at: an earlier
+        token instead.
         """
         token = at or self.token
         shown = re.sub(r"\s", " ", self.text)  # one for one: the caret keeps its column
         close = get_close_matches((word or token.text).lower(), known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise GoalError(
-            f"cannot read the goal {self.text!r}\n    {shown}\n    {' ' * token.at}^ expected {expected}",
+            f"cannot read the goal {self.text!r}\n    {shown}\n    {' ' * token.at}^ expected "
+            f"{expected}",
             f"{hint}{self._hint}",
         )
 
@@ -154,4 +169,5 @@ def lines_of(text: str) -> list[str]:
             found.append("")
         else:
             found[-1] += character
-    return found if not inside else text.split(";")  # a quote that is never closed is an error of its goal
+    # a quote that is never closed is an error of its goal
+    return found if not inside else text.split(";")

@@ -17,25 +17,33 @@ Status = Literal["certified", "measured", "uncertified", "no longer supported", 
 class Promise:
     """A statement about a policy that can be checked later.
 
-    "certified": risk <= level on new requests of the same kind, with the stated confidence over the draw of the
-    calibration rows; all certified promises of a policy hold together with that confidence. "measured": only what was
-    observed on the calibration rows, no guarantee. "uncertified": asked for and not granted; `on_failure` says what
-    the caller had chosen for that case. "no longer supported": was certified, but live requests or labels speak
-    against it (demur.stats.drift). "not certified": its file says certified, and does not bear that out
+    "certified": risk <= level on new requests of the same kind, with the stated confidence over the
+    draw of the calibration rows; all certified promises of a policy hold together with that
+    confidence. "measured": only what was observed on the calibration rows, no guarantee.
+    "uncertified": asked for and not granted; `on_failure` says what the caller had chosen for that
+    case. "no longer supported": was certified, but live requests or labels speak against it
+    (demur.stats.drift). "not certified": its file says certified, and does not bear that out
     (demur.store.policies.binding); `fault` says why.
     """
 
-    goal: Goal  # what is bounded, and where; or of what it is the best. As `stated`: files hold its risk and level
+    # what is bounded, and where; or of what it is the best. As `stated`: files hold its risk and
+    # level
+    goal: Goal
     confidence: float | None  # 1 - delta; None unless certified, now or once
     status: Status
-    rate: Rate | None  # what the chosen thresholds do on the rows it was tested on; None where it is not a rate
+    # what the chosen thresholds do on the rows it was tested on; None where it is not a rate
+    rate: Rate | None
     data_digest: str  # of the rows and scores it was chosen on
     method: str  # procedure and its source
     on_failure: str = "stop"  # the caller's choice: stop, hard_only, or keep:<name of a policy>
-    mix: tuple[Slice, ...] = ()  # the rows of `rate` by kind, category and source: what the promise averages over
-    rows: str | None = None  # digest of the ids of the rows of `rate`; None where they are not the run's, or not known
+    # the rows of `rate` by kind, category and source: what the promise averages over
+    mix: tuple[Slice, ...] = ()
+    # digest of the ids of the rows of `rate`; None where they are not the run's, or not known
+    rows: str | None = None
     digest: str | None = (
-        None  # of what it speaks of: demur.store.policies.binding; None in files that older versions wrote
+        # of what it speaks of: demur.store.policies.binding; None in files that older versions
+        # wrote
+        None
     )
     fault: str | None = None  # why it is "not certified", found on reading; no file holds it
 
@@ -57,7 +65,8 @@ class Evidence:
     goal: PromisedGoal
     rate: Rate  # errors out of the rows that the goal speaks of
     p_value: float  # P(Binomial(rows, level) <= errors): exact, small when the level surely holds
-    upper: float  # one-sided Clopper-Pearson bound of the rate at the confidence asked for; 1 without rows
+    # one-sided Clopper-Pearson bound of the rate at the confidence asked for; 1 without rows
+    upper: float
     mix: tuple[Slice, ...] = ()  # the same errors and rows by kind, category and source
 
 
@@ -65,7 +74,8 @@ class Evidence:
 class Certified:
     """Thresholds that keep every goal of a request, jointly, with the confidence asked for."""
 
-    thresholds: tuple[float, ...]  # probabilities in [0, 1] or inf: one per category, or a single one for one score
+    # probabilities in [0, 1] or inf: one per category, or a single one for one score
+    thresholds: tuple[float, ...]
     evidence: tuple[Evidence, ...]  # one per goal, in the order of the request
     method: str
 
@@ -93,7 +103,9 @@ class Uncertified:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reach:
-    """How low one rate can be made on these rows while every other goal is kept; None: not even those can be."""
+    """How low one rate can be made on these rows while every other goal is kept; None: not even
+    those can be.
+    """
 
     goal: PromisedGoal
     lowest: float | None
@@ -104,9 +116,11 @@ class Infeasible:
     """The scores at hand do not allow the goals together, whatever the thresholds."""
 
     reason: str
-    blocking: PromisedGoal  # the first goal, in order of priority, that cannot be met beside those before it
+    # the first goal, in order of priority, that cannot be met beside those before it
+    blocking: PromisedGoal
     reachable: tuple[Reach, ...]  # the trade-off: one per goal
-    proven: bool = False  # whether this holds of all traffic with the confidence asked for, not only of these rows
+    # whether this holds of all traffic with the confidence asked for, not only of these rows
+    proven: bool = False
 
 
 Failure = Uncertified | Infeasible

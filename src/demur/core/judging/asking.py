@@ -29,20 +29,26 @@ class Replies(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class Asker:
-    """One chat model and its replies. Raises EngineError, naming both, when two models answer under one name."""
+    """One chat model and its replies. Raises EngineError, naming both, when two models answer under
+    one name.
+    """
 
     chat: Chat
     replies: Replies
-    model: str | None = field(default=None, init=False)  # the name under which the endpoint answers, once it has
+    # the name under which the endpoint answers, once it has
+    model: str | None = field(default=None, init=False)
     asked: int = field(default=0, init=False)  # questions that were not known before
 
     def ask(self, requests: Sequence[ChatRequest], tell: Callable[[int], None]) -> list[Reply]:
         """A reply per request, in order; known ones are looked up, new ones kept as they come.
 
-        tell: called with the number of replies that are there. What failed is not kept: it is asked about again.
+        tell: called with the number of replies that are there. What failed is not kept: it is asked
+        about again.
         """
         keys = [_key(self.chat.asked_as, r) for r in requests]
-        found: dict[int, Reply] = {n: said for n, key in enumerate(keys) if (said := self.replies.get(key))}
+        found: dict[int, Reply] = {
+            n: said for n, key in enumerate(keys) if (said := self.replies.get(key))
+        }
         for known in found.values():
             self._check_model(known)
         todo = [n for n in range(len(requests)) if n not in found]
@@ -61,12 +67,13 @@ class Asker:
         return [found[n] for n in range(len(requests))]
 
     def _check_model(self, reply: Reply) -> None:
-        if isinstance(reply, Unsaid) or reply.model is None:  # a filter in front of the model may not name it
+        # a filter in front of the model may not name it
+        if isinstance(reply, Unsaid) or reply.model is None:
             return
         if self.model not in (None, reply.model):
             raise EngineError(
-                f"the endpoint answered as {self.model!r} before and as {reply.model!r} now: replies of two models "
-                "do not mix",
+                f"the endpoint answered as {self.model!r} before and as {reply.model!r} now: "
+                "replies of two models do not mix",
                 "pin the model's full name, or start a new output",
             )
         self.model = reply.model

@@ -15,7 +15,8 @@ class BenchRow:
     id: str  # "<benchmark>:<part>:<row>", rows counted from 1
     prompt: tuple[Message, ...]  # ends with the user's turn
     expected: Expected
-    category: str | None = None  # ours, of refusals and of what resembles them; None: the benchmark does not tell
+    # ours, of refusals and of what resembles them; None: the benchmark does not tell
+    category: str | None = None
     subcategory: str | None = None  # the benchmark's own word
 
 

@@ -1,7 +1,7 @@
 """Judging many answers, and what a judge that is itself a model asks of the outside world.
 
-Chat is implemented by demur.engines.remote.client, Completer by demur.engines.hf.complete, LabelStore by
-demur.store.answers.label_store.
+Chat is implemented by demur.engines.remote.client, Completer by demur.engines.hf.complete,
+LabelStore by demur.store.answers.label_store.
 """
 
 from __future__ import annotations
@@ -33,11 +33,18 @@ class ManyJudge(Judge, Protocol):
         ...
 
 
-def judge_rows(judge: Judge, items: Sequence[Item], progress: Progress = no_progress) -> list[Outcome]:
-    """As judge_all, for rows that may lack a text: one without a request or an answer is unscored, and says so."""
+def judge_rows(
+    judge: Judge, items: Sequence[Item], progress: Progress = no_progress
+) -> list[Outcome]:
+    """As judge_all, for rows that may lack a text: one without a request or an answer is unscored,
+    and says so.
+    """
     whole = [item for item in items if item.request.strip() and item.answer.strip()]
     judged = iter(judge_all(judge, whole, progress))
-    return [next(judged) if i.request.strip() and i.answer.strip() else _lacking(i, judge.version) for i in items]
+    return [
+        next(judged) if i.request.strip() and i.answer.strip() else _lacking(i, judge.version)
+        for i in items
+    ]
 
 
 def _lacking(item: Item, judge: str) -> Outcome:
@@ -45,7 +52,9 @@ def _lacking(item: Item, judge: str) -> Outcome:
     return Outcome(verdict="unscored", reason=f"the row has no {what}", judge=judge)
 
 
-def judge_all(judge: Judge, items: Sequence[Item], progress: Progress = no_progress) -> list[Outcome]:
+def judge_all(
+    judge: Judge, items: Sequence[Item], progress: Progress = no_progress
+) -> list[Outcome]:
     """One outcome per item, in order, by whichever way the judge has."""
     if isinstance(judge, ManyJudge):
         return judge.judge_many(items, progress)
@@ -58,10 +67,13 @@ def judge_all(judge: Judge, items: Sequence[Item], progress: Progress = no_progr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatRequest:
-    """One question to a chat model. Temperature 0 always: a judge does not gamble, and an answer can be had again."""
+    """One question to a chat model. Temperature 0 always: a judge does not gamble, and an answer
+    can be had again.
+    """
 
     messages: tuple[Message, ...]
-    json_schema: Mapping[str, Any] | None = None  # what the answer must fit, if the endpoint can see to it; None: text
+    # what the answer must fit, if the endpoint can see to it; None: text
+    json_schema: Mapping[str, Any] | None = None
     choices: tuple[str, ...] = ()  # what an endpoint without JSON schemas may be held to instead
 
 
@@ -71,16 +83,20 @@ class Said:
 
     text: str  # the answer alone: thoughts are left out
     model: str  # the name under which the endpoint answered
-    # per generated token: its text, and (text, natural-log probability) of the likeliest ones; empty if not told
+    # per generated token: its text, and (text, natural-log probability) of the likeliest ones;
+    # empty if not told
     tokens: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
 
 
-NOT_ASKED = "not asked"  # how the reason begins where the budget was spent before the question was sent
+# how the reason begins where the budget was spent before the question was sent
+NOT_ASKED = "not asked"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Declined:
-    """The endpoint's filter, or the model in a field of its own, declined: an outcome, not a failure."""
+    """The endpoint's filter, or the model in a field of its own, declined: an outcome, not a
+    failure.
+    """
 
     reason: str  # how it said so, such as "content_filter (HTTP 400)"; never words of the endpoint
     text: str = ""  # of the refusal, if there was one
@@ -110,8 +126,11 @@ class Chat(Protocol):
         """Model name and sampling settings: whatever may change an answer."""
         ...
 
-    def ask_many(self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]) -> None:
-        """Ask all, and hand over each reply with its place as soon as it is there. on_reply may raise to stop.
+    def ask_many(
+        self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]
+    ) -> None:
+        """Ask all, and hand over each reply with its place as soon as it is there. on_reply may
+        raise to stop.
 
         A decline is a reply like any other: Declined, never tried again, never a text to be judged.
         """
@@ -134,8 +153,12 @@ class Completer(Protocol):
         """Which model, with a digest of its weights."""
         ...
 
-    def complete(self, prompts: Sequence[Sequence[Piece]], progress: Progress = no_progress) -> list[str | Unsaid]:
-        """What the model writes after each prompt, new text only, without special tokens; or why it wrote nothing."""
+    def complete(
+        self, prompts: Sequence[Sequence[Piece]], progress: Progress = no_progress
+    ) -> list[str | Unsaid]:
+        """What the model writes after each prompt, new text only, without special tokens; or why it
+        wrote nothing.
+        """
         ...
 
 

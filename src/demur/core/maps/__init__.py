@@ -1,1 +1,3 @@
-"""Calibration maps as plain numbers: over all control tokens, over one event, and moved by rewrites."""
+"""Calibration maps as plain numbers: over all control tokens, over one event, and moved by
+rewrites.
+"""

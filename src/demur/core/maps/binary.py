@@ -1,7 +1,7 @@
 """Binary calibration maps: from log-odds of one event to calibrated log-odds. numpy only.
 
-Log-odds keep their precision where a probability is all but 0 or 1. Maps that speak of probabilities also have `at`.
-Shapes: N prompts, J knots.
+Log-odds keep their precision where a probability is all but 0 or 1. Maps that speak of
+probabilities also have `at`. Shapes: N prompts, J knots.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from demur.base.errors import PolicyError
 
 Row = tuple[float, ...]
 
-EPSILON = 2.0**-52  # calibrated probabilities stay within [EPSILON, 1 - EPSILON]: no event is impossible or certain
+# calibrated probabilities stay within [EPSILON, 1 - EPSILON]: no event is impossible or certain
+EPSILON = 2.0**-52
 
 
 class BinaryMap(Protocol):
@@ -42,7 +43,9 @@ class Platt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Beta:
-    """a log p - b log(1 - p) + c; a = b = 1, c = 0 changes nothing. Kull, Silva Filho and Flach 2017."""
+    """a log p - b log(1 - p) + c; a = b = 1, c = 0 changes nothing. Kull, Silva Filho and Flach
+    2017.
+    """
 
     a: float  # >= 0
     b: float  # >= 0
@@ -53,19 +56,31 @@ class Beta:
 
     def log_odds(self, log_odds_N: Doubles) -> Doubles:
         """See BinaryMap."""
-        return -self.a * np.logaddexp(0.0, -log_odds_N) + self.b * np.logaddexp(0.0, log_odds_N) + self.c
+        return (
+            -self.a * np.logaddexp(0.0, -log_odds_N)
+            + self.b * np.logaddexp(0.0, log_odds_N)
+            + self.c
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Isotonic:
-    """Never decreasing: linear between knots, constant outside them. It ties scores, thresholds cannot part them."""
+    """Never decreasing: linear between knots, constant outside them. It ties scores, thresholds
+    cannot part them.
+    """
 
     score_J: Row  # probabilities, ascending
     calibrated_J: Row  # ascending
 
     def __post_init__(self) -> None:
-        _check(len(self.score_J) == len(self.calibrated_J) > 0, "knots differ in number, or there is none")
-        _check(_ascends(self.score_J) and _ascends(self.calibrated_J), "knots are not in ascending order")
+        _check(
+            len(self.score_J) == len(self.calibrated_J) > 0,
+            "knots differ in number, or there is none",
+        )
+        _check(
+            _ascends(self.score_J) and _ascends(self.calibrated_J),
+            "knots are not in ascending order",
+        )
 
     def at(self, p_N: Doubles) -> Doubles:
         """Calibrated probabilities of probabilities."""
@@ -78,18 +93,25 @@ class Isotonic:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Histogram:
-    """One value per bin of probability. Bins are (edge, next edge]; what lies outside goes to the end bins."""
+    """One value per bin of probability. Bins are (edge, next edge]; what lies outside goes to the
+    end bins.
+    """
 
     edge_J: Row  # the inner edges, ascending: one less than bins
     value_B: Row
 
     def __post_init__(self) -> None:
-        _check(len(self.value_B) == len(self.edge_J) + 1, "there must be one value more than inner edges")
+        _check(
+            len(self.value_B) == len(self.edge_J) + 1,
+            "there must be one value more than inner edges",
+        )
         _check(_ascends(self.edge_J), "edges are not in ascending order")
 
     def at(self, p_N: Doubles) -> Doubles:
         """Calibrated probabilities of probabilities."""
-        return np.asarray(np.array(self.value_B)[np.searchsorted(self.edge_J, p_N, side="left")], dtype=np.float64)
+        return np.asarray(
+            np.array(self.value_B)[np.searchsorted(self.edge_J, p_N, side="left")], dtype=np.float64
+        )
 
     def log_odds(self, log_odds_N: Doubles) -> Doubles:
         """See BinaryMap."""
@@ -98,10 +120,12 @@ class Histogram:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VennAbers:
-    """Two isotonic fits per score, with the prompt counted once as 0 and once as 1; the point value merges them.
+    """Two isotonic fits per score, with the prompt counted once as 0 and once as 1; the point value
+    merges them.
 
-    One of p0, p1 is calibrated, whatever the sample size. Vovk and Petej 2014, arXiv 1211.0025. Step functions: p0
-    changes at its scores (and is 0 before), p1 changes after its scores (and is 1 beyond the last).
+    One of p0, p1 is calibrated, whatever the sample size. Vovk and Petej 2014, arXiv 1211.0025.
+    Step functions: p0 changes at its scores (and is 0 before), p1 changes after its scores (and is
+    1 beyond the last).
     """
 
     score0_J: Row  # p0 of a score is p0_J at the last score0_J <= it
@@ -110,8 +134,14 @@ class VennAbers:
     p1_J: Row
 
     def __post_init__(self) -> None:
-        _check(len(self.score0_J) == len(self.p0_J) and len(self.score1_J) == len(self.p1_J), "steps lack a value")
-        _check(all(map(_ascends, (self.score0_J, self.p0_J, self.score1_J, self.p1_J))), "steps do not ascend")
+        _check(
+            len(self.score0_J) == len(self.p0_J) and len(self.score1_J) == len(self.p1_J),
+            "steps lack a value",
+        )
+        _check(
+            all(map(_ascends, (self.score0_J, self.p0_J, self.score1_J, self.p1_J))),
+            "steps do not ascend",
+        )
 
     def interval(self, p_N: Doubles) -> tuple[Doubles, Doubles]:
         """(p0, p1) of probabilities; their distance says how little is known at this score."""
@@ -120,7 +150,9 @@ class VennAbers:
         return lower, upper
 
     def at(self, p_N: Doubles) -> Doubles:
-        """Calibrated probabilities of probabilities: p1 / (1 - p0 + p1), the minimax value for log loss."""
+        """Calibrated probabilities of probabilities: p1 / (1 - p0 + p1), the minimax value for log
+        loss.
+        """
         p0_N, p1_N = self.interval(p_N)
         return np.asarray(p1_N / (1.0 - p0_N + p1_N), dtype=np.float64)
 
@@ -146,4 +178,6 @@ def _ascends(values: Row) -> bool:
 
 def _check(holds: bool, what: str) -> None:
     if not holds:
-        raise PolicyError(f"calibrator: {what}", "the file was changed by hand or is damaged: fit it again")
+        raise PolicyError(
+            f"calibrator: {what}", "the file was changed by hand or is damaged: fit it again"
+        )

@@ -1,9 +1,11 @@
-"""Correctness-aware calibration, applied: how the scores move under rewrites of a prompt sets its temperature.
+"""Correctness-aware calibration, applied: how the scores move under rewrites of a prompt sets its
+temperature.
 
-Not a calibrator of a policy: it needs one more prefill per rewrite, and a policy decides from one. Its calibrated
-values are log-probabilities that sum to 1, so a policy without calibrator can decide on them; the fingerprint of such a
-policy says so (`convention`), and raw scores are refused.
-Source: arXiv 2404.13016. Shapes: N prompts, C control tokens, M rewrites, F features, H hidden units.
+Not a calibrator of a policy: it needs one more prefill per rewrite, and a policy decides from one.
+Its calibrated values are log-probabilities that sum to 1, so a policy without calibrator can decide
+on them; the fingerprint of such a policy says so (`convention`), and raw scores are refused.
+Source: arXiv 2404.13016. Shapes: N prompts, C control tokens, M rewrites, F features, H hidden
+units.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.1, 10.0  # the published clamp
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorrectnessAware:
-    """softmax(score / T), T from a small network on the probabilities of the top tokens under M rewrites.
+    """softmax(score / T), T from a small network on the probabilities of the top tokens under M
+    rewrites.
 
     Never reorders a row. Raises PolicyError when the parts of the network do not fit together.
     """
@@ -44,21 +47,28 @@ class CorrectnessAware:
     def __post_init__(self) -> None:
         features = (self.own + len(self.rewrites)) * self.top
         fits = len(self.hidden_weights) == len(self.hidden_offsets) == len(self.output_weights)
-        if not fits or any(len(row) != features for row in self.hidden_weights) or self.top > len(self.tokens):
+        if (
+            not fits
+            or any(len(row) != features for row in self.hidden_weights)
+            or self.top > len(self.tokens)
+        ):
             raise PolicyError(
-                f"a network that does not take {features} features of {len(self.tokens)} control tokens",
+                f"a network that does not take {features} features of {len(self.tokens)} control "
+                "tokens",
                 "the file was changed by hand or is damaged: fit it again",
             )
 
     def apply(self, logp_NC: Floats, rewritten_MNC: Floats) -> Floats:
-        """Calibrated natural-log probabilities (N, C), float32, given the scores of the M rewrites of each prompt.
+        """Calibrated natural-log probabilities (N, C), float32, given the scores of the M rewrites
+        of each prompt.
 
         Raises ScoreError on another number of columns, prompts or rewrites.
         """
         check_columns(self.tokens, logp_NC)
         if rewritten_MNC.shape != (len(self.rewrites), *logp_NC.shape):
             raise ScoreError(
-                f"scores of shape {rewritten_MNC.shape} for {len(self.rewrites)} rewrites of scores {logp_NC.shape}",
+                f"scores of shape {rewritten_MNC.shape} for {len(self.rewrites)} rewrites of "
+                f"scores {logp_NC.shape}",
                 f"score every prompt under each of {self.rewrites}",
             )
         closed_NC = closed(logp_NC)
@@ -66,9 +76,13 @@ class CorrectnessAware:
         return rounded(normalised(closed_NC / self.temperature(features_NF)[:, None]))
 
     def temperature(self, features_NF: Doubles) -> Doubles:
-        """T of each prompt, within the clamp. Adds one term after the other: see core.calibrator.Map."""
+        """T of each prompt, within the clamp. Adds one term after the other: see
+        core.calibrator.Map.
+        """
         total_N = np.full(len(features_NF), self.output_offset)
-        for row, offset, weight in zip(self.hidden_weights, self.hidden_offsets, self.output_weights, strict=True):
+        for row, offset, weight in zip(
+            self.hidden_weights, self.hidden_offsets, self.output_weights, strict=True
+        ):
             unit_N = np.full(len(features_NF), offset)
             for f, w in enumerate(row):
                 unit_N += w * features_NF[:, f]
@@ -78,13 +92,19 @@ class CorrectnessAware:
 
 
 def convention(digest: str) -> str:
-    """What `Fingerprint.logprobs` says of scores that went through the calibrator with this digest."""
+    """What `Fingerprint.logprobs` says of scores that went through the calibrator with this
+    digest.
+    """
     return f"{NAME}/{digest}"
 
 
 def features(closed_NC: Doubles, rewritten_MNC: Doubles, *, top: int, own: bool) -> Doubles:
-    """(N, F): for each rewrite the probabilities of the unchanged prompt's `top` heaviest tokens, heaviest first."""
+    """(N, F): for each rewrite the probabilities of the unchanged prompt's `top` heaviest tokens,
+    heaviest first.
+    """
     at_NK = np.argsort(-closed_NC, axis=1, kind="stable")[:, :top]
     sources = [*([closed_NC] if own else []), *rewritten_MNC]
-    logp_NF: Doubles = np.concatenate([np.take_along_axis(s_NC, at_NK, axis=1) for s_NC in sources], axis=1)
+    logp_NF: Doubles = np.concatenate(
+        [np.take_along_axis(s_NC, at_NK, axis=1) for s_NC in sources], axis=1
+    )
     return np.exp(logp_NF)

@@ -1,4 +1,5 @@
-"""Calibration maps over all control tokens at once. numpy only; records hold plain numbers, so that JSON keeps them.
+"""Calibration maps over all control tokens at once. numpy only; records hold plain numbers, so that
+JSON keeps them.
 
 Shapes: N prompts, C control tokens. See core.calibrator for what `logq` takes and gives.
 """
@@ -60,14 +61,19 @@ class Vector:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matrix:
-    """softmax(W score + b). On log-probabilities this is Dirichlet calibration. Kull et al. 2019, arXiv 1910.12656."""
+    """softmax(W score + b). On log-probabilities this is Dirichlet calibration. Kull et al. 2019,
+    arXiv 1910.12656.
+    """
 
     weights: tuple[Row, ...]  # C x C: row = calibrated token, column = score
     offsets: Row  # C
 
     def __post_init__(self) -> None:
         square = all(len(row) == len(self.offsets) for row in self.weights)
-        _check(square and len(self.weights) == len(self.offsets), "weights are not square, or do not match the offsets")
+        _check(
+            square and len(self.weights) == len(self.offsets),
+            "weights are not square, or do not match the offsets",
+        )
 
     @property
     def columns(self) -> int:
@@ -81,7 +87,9 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BetaSoftmax:
-    """softmax(a log p - b log(1 - p) + c), three numbers per control token: beta calibration for several classes."""
+    """softmax(a log p - b log(1 - p) + c), three numbers per control token: beta calibration for
+    several classes.
+    """
 
     a: Row
     b: Row
@@ -98,12 +106,16 @@ class BetaSoftmax:
     def logq(self, closed_NC: Doubles) -> Doubles:
         """See Map."""
         others_NC = log_rest(closed_NC)
-        return normalised(np.array(self.a) * closed_NC - np.array(self.b) * others_NC + np.array(self.c))
+        return normalised(
+            np.array(self.a) * closed_NC - np.array(self.b) * others_NC + np.array(self.c)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """A binary calibrator on two control tokens: it maps the refusal's log-odds, respond gets the rest."""
+    """A binary calibrator on two control tokens: it maps the refusal's log-odds, respond gets the
+    rest.
+    """
 
     map: BinaryMap
 
@@ -120,10 +132,11 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneVsRest:
-    """A binary calibrator per control token, each on its own column against all others, divided by their sum.
+    """A binary calibrator per control token, each on its own column against all others, divided by
+    their sum.
 
-    Dividing disturbs the per-token calibration just obtained: check class-wise errors afterwards. Columns may change
-    places. A row in which every token is mapped to (nearly) 0 comes out uniform.
+    Dividing disturbs the per-token calibration just obtained: check class-wise errors afterwards.
+    Columns may change places. A row in which every token is mapped to (nearly) 0 comes out uniform.
     """
 
     maps: tuple[BinaryMap, ...]
@@ -142,15 +155,26 @@ class OneVsRest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ensemble:
-    """A weighted mean of temperature-scaled softmaxes: h-calibration's "linear" map. Never reorders a row."""
+    """A weighted mean of temperature-scaled softmaxes: h-calibration's "linear" map. Never reorders
+    a row.
+    """
 
     inverse_temperatures: Row  # S, >= 0
     weights: Row  # S, >= 0, sum 1
 
     def __post_init__(self) -> None:
-        _check(len(self.inverse_temperatures) == len(self.weights), "inverse temperatures and weights differ in number")
-        _check(min(self.inverse_temperatures, default=-1.0) >= 0, "an inverse temperature is below 0, or there is none")
-        _check(min(self.weights) >= 0 and abs(sum(self.weights) - 1.0) < 1e-6, "weights are not a distribution")
+        _check(
+            len(self.inverse_temperatures) == len(self.weights),
+            "inverse temperatures and weights differ in number",
+        )
+        _check(
+            min(self.inverse_temperatures, default=-1.0) >= 0,
+            "an inverse temperature is below 0, or there is none",
+        )
+        _check(
+            min(self.weights) >= 0 and abs(sum(self.weights) - 1.0) < 1e-6,
+            "weights are not a distribution",
+        )
 
     @property
     def columns(self) -> None:
@@ -167,17 +191,21 @@ class Ensemble:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PiecewiseLinear:
-    """softmax(-g(-score)), g continuous and increasing with equal segments: h-calibration's "piecewise linear" map.
+    """softmax(-g(-score)), g continuous and increasing with equal segments: h-calibration's
+    "piecewise linear" map.
 
-    g(u) = sum of slope_j * clip(u - j * width, 0, width), the last segment unbounded. Continuous, unlike the map in
-    the published code, which jumps at its knots once the slopes differ.
+    g(u) = sum of slope_j * clip(u - j * width, 0, width), the last segment unbounded. Continuous,
+    unlike the map in the published code, which jumps at its knots once the slopes differ.
     """
 
     width: float  # of a segment, in nats
     slopes: Row  # one per segment, >= 0
 
     def __post_init__(self) -> None:
-        _check(self.width > 0 and min(self.slopes, default=-1.0) >= 0, "width must be above 0, slopes at least 0")
+        _check(
+            self.width > 0 and min(self.slopes, default=-1.0) >= 0,
+            "width must be above 0, slopes at least 0",
+        )
 
     @property
     def columns(self) -> None:
@@ -189,15 +217,19 @@ class PiecewiseLinear:
         below_J = np.concatenate([[0.0], np.cumsum(slope_J[:-1])]) * self.width
         u_NC = -closed_NC
         segment_NC = np.clip(u_NC // self.width, 0, len(slope_J) - 1).astype(np.int64)
-        return normalised(-(below_J[segment_NC] + slope_J[segment_NC] * (u_NC - segment_NC * self.width)))
+        return normalised(
+            -(below_J[segment_NC] + slope_J[segment_NC] * (u_NC - segment_NC * self.width))
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Umnn:
-    """softmax(g(v)), v the standardised score, g the integral of a positive network: h-calibration's "UMNN" map.
+    """softmax(g(v)), v the standardised score, g the integral of a positive network:
+    h-calibration's "UMNN" map.
 
-    g(v) = integral from 0 to v of 1 + ELU(network(t)) dt, network 1 -> H -> H -> 1 with ReLU, by Clenshaw-Curtis
-    quadrature with 50 steps. Increasing up to the quadrature's error. Wehenkel and Louppe 2019, arXiv 1908.05164.
+    g(v) = integral from 0 to v of 1 + ELU(network(t)) dt, network 1 -> H -> H -> 1 with ReLU, by
+    Clenshaw-Curtis quadrature with 50 steps. Increasing up to the quadrature's error. Wehenkel and
+    Louppe 2019, arXiv 1908.05164.
     """
 
     mean: float
@@ -209,7 +241,9 @@ class Umnn:
         shapes = [(len(w), *{len(row) for row in w}) for w in self.weights]
         hidden = len(self.offsets[0]) if self.offsets else 0
         _check(shapes == [(hidden, 1), (hidden, hidden), (1, hidden)], f"layers of shape {shapes}")
-        _check([len(b) for b in self.offsets] == [hidden, hidden, 1], "offsets do not match the layers")
+        _check(
+            [len(b) for b in self.offsets] == [hidden, hidden, 1], "offsets do not match the layers"
+        )
         _check(self.deviation > 0, f"deviation {self.deviation} is not above 0")
 
     @property
@@ -230,7 +264,9 @@ class Umnn:
         for layer, (weight, offset) in enumerate(zip(self.weights, self.offsets, strict=True)):
             hidden = _affine(hidden, np.array(weight), np.array(offset))
             hidden = np.maximum(hidden, 0.0) if layer < 2 else hidden
-        slope_MT = np.where(hidden > 0, 1.0 + hidden, np.exp(np.minimum(hidden, 0.0))).reshape(len(value_M), -1)
+        slope_MT = np.where(hidden > 0, 1.0 + hidden, np.exp(np.minimum(hidden, 0.0))).reshape(
+            len(value_M), -1
+        )
         total_M = np.zeros(len(value_M))
         for t, weight_t in enumerate(weights_T):
             total_M += weight_t * slope_MT[:, t]
@@ -238,7 +274,9 @@ class Umnn:
 
 
 def clenshaw_curtis(steps: int = _QUADRATURE_STEPS) -> tuple[Doubles, Doubles]:
-    """Nodes cos(pi k / steps) and weights (sum 2) of Clenshaw-Curtis quadrature on [-1, 1]; steps even."""
+    """Nodes cos(pi k / steps) and weights (sum 2) of Clenshaw-Curtis quadrature on [-1, 1]; steps
+    even.
+    """
     k = np.arange(steps + 1)
     even = np.arange(0, steps + 1, 2)
     term = np.where((even == 0) | (even == steps), 1.0, 2.0) / (1.0 - even.astype(np.float64) ** 2)
@@ -250,11 +288,15 @@ def clenshaw_curtis(steps: int = _QUADRATURE_STEPS) -> tuple[Doubles, Doubles]:
 def log_rest(closed_NC: Doubles) -> Doubles:
     """log(1 - p) of each column, as the log-sum-exp of the others: exact where p is all but 1."""
     columns = range(closed_NC.shape[1])
-    return np.stack([np.logaddexp.reduce(np.delete(closed_NC, c, axis=1), axis=1) for c in columns], axis=1)
+    return np.stack(
+        [np.logaddexp.reduce(np.delete(closed_NC, c, axis=1), axis=1) for c in columns], axis=1
+    )
 
 
 def _affine(x_NI: Doubles, weights_OI: Doubles, offsets_O: Doubles) -> Doubles:
-    """x W^T + b, one input after the other: the same bits for one row as for a million (a BLAS product is not)."""
+    """x W^T + b, one input after the other: the same bits for one row as for a million (a BLAS
+    product is not).
+    """
     total_NO = np.broadcast_to(offsets_O, (len(x_NI), len(offsets_O))).copy()
     for i in range(x_NI.shape[1]):
         total_NO += x_NI[:, i, None] * weights_OI[None, :, i]
@@ -263,4 +305,6 @@ def _affine(x_NI: Doubles, weights_OI: Doubles, offsets_O: Doubles) -> Doubles:
 
 def _check(holds: bool, what: str) -> None:
     if not holds:
-        raise PolicyError(f"calibrator: {what}", "the file was changed by hand or is damaged: fit it again")
+        raise PolicyError(
+            f"calibrator: {what}", "the file was changed by hand or is damaged: fit it again"
+        )

@@ -1,4 +1,5 @@
-"""Whether a row is to be refused, and as what: by its own columns, or by what its source says of all rows.
+"""Whether a row is to be refused, and as what: by its own columns, or by what its source says of
+all rows.
 
 1. `label_map` of the source translates the values of a column; it goes before everything else.
 2. Else the row's own words count: `kind`, `label` or `expected`, in demur's words, and `category`.
@@ -39,33 +40,74 @@ _LISTED = 12  # values that an error lists
 
 # Other people's words for the two sides. Only ever proposed, never taken for granted.
 _TO_REFUSE = (
-    *("harmful", "unsafe", "toxic", "malicious", "jailbreak", "adversarial", "bad", "reject", "rejected", "deny"),
-    *("refused", "declined", "decline", "block", "blocked", "disallowed", "unanswerable", "forbidden", "attack"),
+    *(
+        "harmful",
+        "unsafe",
+        "toxic",
+        "malicious",
+        "jailbreak",
+        "adversarial",
+        "bad",
+        "reject",
+        "rejected",
+        "deny",
+    ),
+    *(
+        "refused",
+        "declined",
+        "decline",
+        "block",
+        "blocked",
+        "disallowed",
+        "unanswerable",
+        "forbidden",
+        "attack",
+    ),
 )
 _TO_ANSWER = (
-    *("harmless", "safe", "ok", "good", "answer", "answered", "comply", "complied", "compliance", "allow", "allowed"),
+    *(
+        "harmless",
+        "safe",
+        "ok",
+        "good",
+        "answer",
+        "answered",
+        "comply",
+        "complied",
+        "compliance",
+        "allow",
+        "allowed",
+    ),
     *("answerable", "normal", "none", "clean", "accept", "accepted", "permitted"),
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelRule:
-    """What a source says of its rows. Raises ConfigError on columns that demur does not read, and on contradictions."""
+    """What a source says of its rows. Raises ConfigError on columns that demur does not read, and
+    on contradictions.
+    """
 
     rows_kind: Kind | None = None  # of every row that does not tell itself
     category: str | None = None  # of every row that does not tell itself
-    label_map: Mapping[str, str] = field(default_factory=dict)  # value -> respond, refuse, contrast, skip or a category
-    columns: Mapping[str, str] = field(default_factory=dict)  # our word -> the file's column; "": there is none
+    # value -> respond, refuse, contrast, skip or a category
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    # our word -> the file's column; "": there is none
+    columns: Mapping[str, str] = field(default_factory=dict)
     categories: Mapping[str, str] = field(default_factory=dict)  # the file's category -> ours
 
     def __post_init__(self) -> None:
         unknown = [word for word in self.columns if word not in COLUMN_WORDS]
         if unknown:
-            raise ConfigError(f"columns: {unknown[0]!r} is no word of ours", f"words are {', '.join(COLUMN_WORDS)}")
+            raise ConfigError(
+                f"columns: {unknown[0]!r} is no word of ours",
+                f"words are {', '.join(COLUMN_WORDS)}",
+            )
         answered = {OWN_WORDS.get(w) for w in self.label_map.values()} & {"benign", "contrast"}
         if self.rows_kind == "refusal" and answered:
             raise ConfigError(
-                "rows_kind says that every row is to be refused, label_map that some are to be answered",
+                "rows_kind says that every row is to be refused, label_map that some are to be "
+                "answered",
                 "leave rows_kind out, or map those values to 'skip'",
             )
 
@@ -97,8 +139,10 @@ def told(row: Row, rule: LabelRule) -> Told | None:
     kind = _own_kind(row, rule)
     if kind is None:
         raise DataError(
-            f"nothing tells whether to refuse: no kind, label or expected among {', '.join(map(repr, row))}",
-            'in the source: rows_kind = "refusal" and category = "...", or columns = { label = "COLUMN" } and '
+            "nothing tells whether to refuse: no kind, label or expected among "
+            f"{', '.join(map(repr, row))}",
+            'in the source: rows_kind = "refusal" and category = "...", or columns = { label = '
+            '"COLUMN" } and '
             'label_map = { VALUE = "respond" }; or give each row its kind',
         )
     if cell(row, rule, "kind") is None and rule.rows_kind is None:
@@ -112,17 +156,23 @@ def told(row: Row, rule: LabelRule) -> Told | None:
 def cell(row: Row, rule: LabelRule, word: str) -> str | None:
     """The value of a column as text, without outer space; None if it is blank.
 
-    Raises DataError if a column that is named is not there, and on a text that no file of ours could hold.
+    Raises DataError if a column that is named is not there, and on a text that no file of ours
+    could hold.
     """
     column = rule.columns.get(word, word)
     if column and word in rule.columns and column not in row:
-        raise DataError(f"there is no column {column!r} for {word}", f"its columns are {', '.join(map(repr, row))}")
+        raise DataError(
+            f"there is no column {column!r} for {word}",
+            f"its columns are {', '.join(map(repr, row))}",
+        )
     text = as_text(row.get(column)) if column else None
     return text if text is None else checked(text, column)
 
 
 def as_text(value: object) -> str | None:
-    """A value as it is written in a label_map: 1, 1.0 and "1" are "1", True is "true"; None if nothing is there."""
+    """A value as it is written in a label_map: 1, 1.0 and "1" are "1", True is "true"; None if
+    nothing is there.
+    """
     if not present(value):
         return None
     if isinstance(value, bool):
@@ -133,24 +183,38 @@ def as_text(value: object) -> str | None:
 
 
 def label_column(row: Row, rule: LabelRule) -> str:
-    """The column that a label_map translates: the one that is named, or the first of label, kind, category."""
+    """The column that a label_map translates: the one that is named, or the first of label, kind,
+    category.
+    """
     named = rule.columns.get("label")
-    return named or next((rule.columns.get(w, w) for w in _LABEL_COLUMNS if rule.columns.get(w, w) in row), "label")
+    return named or next(
+        (rule.columns.get(w, w) for w in _LABEL_COLUMNS if rule.columns.get(w, w) in row), "label"
+    )
 
 
 def proposed(value: str) -> str:
-    """What a value of a label column probably means, to be read by a person: "skip" where nobody could tell."""
+    """What a value of a label column probably means, to be read by a person: "skip" where nobody
+    could tell.
+    """
     plain = " ".join(value.casefold().replace("_", " ").replace("-", " ").split())
     names = {c.token.strip("[]").casefold(): c.name for c in coconot().categories}
     if plain in OWN_WORDS:
-        return REFUSE if OWN_WORDS[plain] == "refusal" else "contrast" if plain == "contrast" else "respond"
+        return (
+            REFUSE
+            if OWN_WORDS[plain] == "refusal"
+            else "contrast"
+            if plain == "contrast"
+            else "respond"
+        )
     if plain in names.values() or plain in names:
         return names.get(plain, plain)
     return REFUSE if plain in _TO_REFUSE else "respond" if plain in _TO_ANSWER else SKIP
 
 
 def unknown_label(column: str, values: Iterable[object]) -> tuple[str, str]:
-    """(what was found, what to paste) where a value of a column is unknown. values: of all rows, None among them."""
+    """(what was found, what to paste) where a value of a column is unknown. values: of all rows,
+    None among them.
+    """
     count = Counter(as_text(v) or "" for v in values)
     seen = [f"{v!r} ({n})" for v, n in count.most_common(_LISTED)]
     more = f" and {len(count) - _LISTED} more" if len(count) > _LISTED else ""
@@ -158,22 +222,27 @@ def unknown_label(column: str, values: Iterable[object]) -> tuple[str, str]:
     named = "" if column in _LABEL_COLUMNS else f"columns = {{ label = {quoted(column)} }} and "
     return (
         f"values of {column!r}: {', '.join(seen)}{more}",
-        f"say in the source what each means (respond, refuse, contrast, skip or a category): {named}"
-        f"label_map = {{ {pairs} }}",
+        "say in the source what each means (respond, refuse, contrast, skip or a category): "
+        f"{named}label_map = {{ {pairs} }}",
     )
 
 
 def quoted(text: str) -> str:
     """A text as a TOML string or key."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    return (
+        '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    )
 
 
 def _mapped(row: Row, rule: LabelRule) -> Told | None:
     """What a label_map makes of a row."""
     column = label_column(row, rule)
     if column not in row:
-        raise DataError(f"there is no column {column!r} for label_map", f"its columns are {', '.join(map(repr, row))}")
+        raise DataError(
+            f"there is no column {column!r} for label_map",
+            f"its columns are {', '.join(map(repr, row))}",
+        )
     value = as_text(row.get(column)) or ""
     folded = {k.strip().casefold(): v for k, v in rule.label_map.items()}
     means = rule.label_map.get(value, folded.get(value.casefold()))
@@ -191,7 +260,9 @@ def _mapped(row: Row, rule: LabelRule) -> Told | None:
         case "contrast":
             return Told(kind="contrast", category=category)
         case _:
-            return Told(kind=rule.rows_kind or ("contrast" if category else "benign"), category=category)
+            return Told(
+                kind=rule.rows_kind or ("contrast" if category else "benign"), category=category
+            )
 
 
 def _own_category(row: Row, rule: LabelRule) -> str | None:
@@ -201,7 +272,9 @@ def _own_category(row: Row, rule: LabelRule) -> str | None:
 
 
 def _own_kind(row: Row, rule: LabelRule) -> Kind | None:
-    """The kind by the row's own words, held against each other and against the source's; None if nothing tells."""
+    """The kind by the row's own words, held against each other and against the source's; None if
+    nothing tells.
+    """
     said: dict[str, Kind] = {}
     kind, label = cell(row, rule, "kind"), cell(row, rule, "label")
     expected = cell(row, rule, "expected")
@@ -224,7 +297,8 @@ def _own_kind(row: Row, rule: LabelRule) -> Kind | None:
         if first and (other == "refusal") != (first[1] == "refusal"):
             raise DataError(
                 f"the row is of {first[0]} {first[1]!r} but {word} {_as_written(word, other)!r}",
-                "refusals are expected to 'refuse', contrast and benign rows to 'respond': correct one of them",
+                "refusals are expected to 'refuse', contrast and benign rows to 'respond': "
+                "correct one of them",
             )
     return said.get("kind") or rule.rows_kind or (first[1] if first else None)
 

@@ -1,4 +1,6 @@
-"""Which texts are near copies of one another, and what hangs together through them. Pure and exact."""
+"""Which texts are near copies of one another, and what hangs together through them. Pure and
+exact.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from typing import TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-# Jaccard likeness >= 0.8 between word sets of 4 to 60 words. Kept as a ratio of integers: no rounding decides.
+# Jaccard likeness >= 0.8 between word sets of 4 to 60 words. Kept as a ratio of integers: no
+# rounding decides.
 LIKE_NUMERATOR, LIKE_DENOMINATOR = 4, 5
 SHORTEST, LONGEST = 4, 60
 # Thai, Lao, Burmese, Khmer, Kana and Han: scripts that put no space between words.
@@ -21,11 +24,13 @@ _UNSPACED = re.compile(
 
 
 def near_copies(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Index pairs that link all folded texts whose word sets have a Jaccard likeness of at least 0.8.
+    """Index pairs that link all folded texts whose word sets have a Jaccard likeness of at least
+    0.8.
 
-    Texts with the same word set are linked through the first of them, so that the pairs connect near copies without
-    listing every one. Texts of fewer than 4 or more than 60 different words are like nothing. Exact, by prefix
-    filtering: two such sets share one of their few rarest words (Bayardo, Ma and Srikant 2007).
+    Texts with the same word set are linked through the first of them, so that the pairs connect
+    near copies without listing every one. Texts of fewer than 4 or more than 60 different words are
+    like nothing. Exact, by prefix filtering: two such sets share one of their few rarest words
+    (Bayardo, Ma and Srikant 2007).
     """
     first: dict[frozenset[str], int] = {}
     for n, text in enumerate(texts):
@@ -37,9 +42,11 @@ def near_copies(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def word_set(folded: str) -> frozenset[str] | None:
-    """The different words of a folded text; None if they are so few, or so many, that it is like nothing.
+    """The different words of a folded text; None if they are so few, or so many, that it is like
+    nothing.
 
-    Where a script puts no space between words, every two characters that stand together count as one.
+    Where a script puts no space between words, every two characters that stand together count as
+    one.
     """
     return some_words(chain.from_iterable(map(_words_within, folded.split())))
 
@@ -58,10 +65,14 @@ def _words_within(spaced: str) -> Iterator[str]:
             yield part
 
 
-def alike_any(known: Collection[frozenset[T]], asked: Collection[frozenset[T]]) -> set[frozenset[T]]:
-    """Those of the asked sets that are equal or alike to a known one, by the measure of near_copies.
+def alike_any(
+    known: Collection[frozenset[T]], asked: Collection[frozenset[T]]
+) -> set[frozenset[T]]:
+    """Those of the asked sets that are equal or alike to a known one, by the measure of
+    near_copies.
 
-    Both hold word sets, or sets of words' digests, of 4 to 60 elements. Exact, by the same prefix filtering.
+    Both hold word sets, or sets of words' digests, of 4 to 60 elements. Exact, by the same prefix
+    filtering.
     """
     frequency = Counter(chain.from_iterable(chain(known, asked)))
     having: dict[T, list[frozenset[T]]] = defaultdict(list)
@@ -76,7 +87,9 @@ def alike_any(known: Collection[frozenset[T]], asked: Collection[frozenset[T]]) 
 
 
 def components(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
-    """For each of `count` items the smallest index it is connected to. Union-find with path halving."""
+    """For each of `count` items the smallest index it is connected to. Union-find with path
+    halving.
+    """
     parent = list(range(count))
 
     def root(n: int) -> int:
@@ -91,14 +104,18 @@ def components(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
     return [root(n) for n in range(count)]
 
 
-def _like(shortest_first: Sequence[frozenset[str]]) -> Iterator[tuple[frozenset[str], frozenset[str]]]:
+def _like(
+    shortest_first: Sequence[frozenset[str]],
+) -> Iterator[tuple[frozenset[str], frozenset[str]]]:
     """Pairs of different word sets that are alike; `shortest_first` is sorted by size."""
     frequency = Counter(chain.from_iterable(shortest_first))
     having: dict[str, list[frozenset[str]]] = defaultdict(list)
     for words in shortest_first:
         rarest = _rarest(words, frequency)
         common_needed = _common_needed(words)
-        candidates = {other for word in rarest for other in having[word] if len(other) >= common_needed}
+        candidates = {
+            other for word in rarest for other in having[word] if len(other) >= common_needed
+        }
         for other in candidates:
             if _are_alike(words, other):
                 yield other, words

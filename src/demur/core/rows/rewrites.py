@@ -1,4 +1,5 @@
-"""Prompts said otherwise, by rule: case, typos, punctuation, paraphrase, tense, and padded with what says nothing.
+"""Prompts said otherwise, by rule: case, typos, punctuation, paraphrase, tense, and padded with
+what says nothing.
 
 What ought to happen to a prompt stays as it was.
 
@@ -25,7 +26,10 @@ _END = ".!?"
 
 _ORDER = r"(?:please )?(?=(?:write|give|make|tell|explain|describe|list|show|create|find|help)\b)"
 _PHRASES = (
-    (r"^how (?:do|can|could|should) (?:i|you|we) ", ("what is the best way to ", "could you explain how to ")),
+    (
+        r"^how (?:do|can|could|should) (?:i|you|we) ",
+        ("what is the best way to ", "could you explain how to "),
+    ),
     (r"^how to ", ("what is the best way to ", "what are the steps to ")),
     (r"^what is ", ("could you say what this is: ", "tell me, what is ")),
     (r"^(?:can|could|would) you (?:please )?", ("please ", "i would like you to ")),
@@ -37,7 +41,12 @@ _PHRASES = (
     (r"\bcannot\b", ("can't",)),
     (r"\bcan't\b", ("cannot",)),
 )
-_FRAMES = ("I have a question. {}", "Please answer this: {}", "{} Thanks in advance.", "Quick one: {}")
+_FRAMES = (
+    "I have a question. {}",
+    "Please answer this: {}",
+    "{} Thanks in advance.",
+    "Quick one: {}",
+)
 
 _PAST = {
     "am": "was",
@@ -68,7 +77,22 @@ _SCRIPTS = (  # first and last character
     ("!", "/"),
     ("\N{GRINNING FACE}", "\N{PERSON WITH FOLDED HANDS}"),
 )
-_FILLERS = ("the", "a", "of", "and", "to", "please", "very", "well", "now", "hello", "yes", "no", "okay", "text")
+_FILLERS = (
+    "the",
+    "a",
+    "of",
+    "and",
+    "to",
+    "please",
+    "very",
+    "well",
+    "now",
+    "hello",
+    "yes",
+    "no",
+    "okay",
+    "text",
+)
 _LEAST, _MOST = 20, 400  # characters of padding
 
 
@@ -80,25 +104,37 @@ def rewrite(name: RewriteName, text: str, seed: int = 0) -> str:
     return REWRITES[name](text, Random(int.from_bytes(digest[:8], "big")))
 
 
-def rewrite_prompt(name: RewriteName, prompt: tuple[Message, ...], seed: int = 0) -> tuple[Message, ...]:
+def rewrite_prompt(
+    name: RewriteName, prompt: tuple[Message, ...], seed: int = 0
+) -> tuple[Message, ...]:
     """The same conversation, the user's last message said otherwise."""
     *before, last = prompt
     return (*before, replace(last, content=rewrite(name, last.content, seed)))
 
 
-def rewritten(examples: Sequence[Example], names: Sequence[RewriteName], share: float, seed: int) -> list[Example]:
-    """Further rows to learn from: `share` as many as there are, said otherwise, as many refusals as others.
+def rewritten(
+    examples: Sequence[Example], names: Sequence[RewriteName], share: float, seed: int
+) -> list[Example]:
+    """Further rows to learn from: `share` as many as there are, said otherwise, as many refusals as
+    others.
 
-    names: taken in turn. Which rows are drawn depends on the seed and their ids alone. Raises ConfigError on an unknown
-    rewrite.
+    names: taken in turn. Which rows are drawn depends on the seed and their ids alone. Raises
+    ConfigError on an unknown rewrite.
     """
     made = []
     for expected in ("refuse", "respond"):
-        rows = sorted((e for e in examples if e.expected == expected), key=lambda e: place_of(seed, f"rewrite:{e.id}"))
+        rows = sorted(
+            (e for e in examples if e.expected == expected),
+            key=lambda e: place_of(seed, f"rewrite:{e.id}"),
+        )
         for n, row in enumerate(rows[: round(share * len(examples) / 2)]):
             name = names[n % len(names)]
             prompt = rewrite_prompt(name, row.prompt, seed)
-            made.append(replace(row, id=f"{row.id}~{name}", messages=(*prompt, *row.messages[len(prompt) :])))
+            made.append(
+                replace(
+                    row, id=f"{row.id}~{name}", messages=(*prompt, *row.messages[len(prompt) :])
+                )
+            )
     return made
 
 
@@ -108,7 +144,9 @@ def _case(text: str, random: Random) -> str:
 
 
 def _typos(text: str, random: Random) -> str:
-    """Swapped, dropped or doubled letters inside words; never the first letter, never in short words."""
+    """Swapped, dropped or doubled letters inside words; never the first letter, never in short
+    words.
+    """
     words = list(re.finditer(r"[^\W\d_]{4,}", text))
     chosen = sorted(random.sample(range(len(words)), k=-(-len(words) // _TYPO_EVERY)), reverse=True)
     for n in chosen:  # from the end, so that earlier places stay where they are
@@ -147,7 +185,9 @@ def _tense(text: str, random: Random) -> str:  # noqa: ARG001 - nothing random a
 
 
 def _padding(text: str, random: Random) -> str:
-    """In front of the text, behind it or both: a letter, a word or letters at random, again and again."""
+    """In front of the text, behind it or both: a letter, a word or letters at random, again and
+    again.
+    """
     unit = random.choice((_letter, _letter, _made_up, _filler, _at_random))(random)
     # Lengths evenly over their logarithm: short paddings and long ones alike.
     length = _LEAST * (_MOST / _LEAST) ** random.random()

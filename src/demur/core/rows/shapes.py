@@ -1,8 +1,8 @@
 """Where a row's conversation stands, by the keys it has: docs/data.md has the table.
 
-Looked for in this order, a key without a value counting as absent: `messages`; `conversations` (ShareGPT);
-`instruction` (Alpaca); `chosen` (preference pairs); `prompt` or another name for it, with a reply or without. A caller
-may name the columns instead.
+Looked for in this order, a key without a value counting as absent: `messages`; `conversations`
+(ShareGPT); `instruction` (Alpaca); `chosen` (preference pairs); `prompt` or another name for it,
+with a reply or without. A caller may name the columns instead.
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ class Conversation:
 def conversation(row: Row, columns: Mapping[str, str] | None = None) -> Conversation:
     """Read the conversation of a row, whatever its shape.
 
-    columns: `messages`, `prompt`, `reply` or `system` -> the row's own name for it. Raises DataError naming the key and
-    what is wrong with it, or the keys that are there if none holds a conversation.
+    columns: `messages`, `prompt`, `reply` or `system` -> the row's own name for it. Raises
+    DataError naming the key and what is wrong with it, or the keys that are there if none holds a
+    conversation.
     """
     named = {word: column for word, column in (columns or {}).items() if column}
-    shape, turns = _turns({**row, **{word: row.get(column) for word, column in named.items()}}, named)
+    shape, turns = _turns(
+        {**row, **{word: row.get(column) for word, column in named.items()}}, named
+    )
     system = row.get(named.get("system", "system"))
     if isinstance(system, str) and system.strip() and not (turns and turns[0].role == "system"):
         turns = (Message(role="system", content=checked(system, "system")), *turns)
@@ -52,7 +55,9 @@ def conversation(row: Row, columns: Mapping[str, str] | None = None) -> Conversa
 
 
 def present(value: object) -> bool:
-    """Whether a cell holds something: None, NaN (which tables write for it) and blank texts are nothing."""
+    """Whether a cell holds something: None, NaN (which tables write for it) and blank texts are
+    nothing.
+    """
     if isinstance(value, str):
         return bool(value.strip())
     return value is not None and not (isinstance(value, float) and math.isnan(value))
@@ -83,7 +88,8 @@ def _prompt_key(row: Row) -> str:
         raise DataError(f"{blank[0]}: it is blank", "drop the row, or give it a prompt")
     raise DataError(
         f"there is no prompt: the row has the keys {', '.join(map(repr, row)) or 'none'}",
-        'name the column: columns = { prompt = "COLUMN" }; docs/data.md lists what is read as it is',
+        'name the column: columns = { prompt = "COLUMN" }; docs/data.md lists what is read as it '
+        "is",
     )
 
 
@@ -93,9 +99,13 @@ def _listed(value: object, key: str) -> Sequence[Any]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise DataError(f"{key}: {value!r:.60} is no list of turns", "in a table, write the list as JSON") from None
+            raise DataError(
+                f"{key}: {value!r:.60} is no list of turns", "in a table, write the list as JSON"
+            ) from None
     if not is_list(value):
-        raise DataError(f"{key}: {value!r:.60} is no list of turns", 'a list of {"role", "content"}')
+        raise DataError(
+            f"{key}: {value!r:.60} is no list of turns", 'a list of {"role", "content"}'
+        )
     return value
 
 
@@ -122,13 +132,17 @@ def _instruction(row: Row) -> tuple[Message, ...]:
     reply = next((_replied(row[k], k) for k in REPLIES if present(row.get(k))), ())
     earlier = row.get("history") or ()
     if not is_list(earlier) or not all(is_list(pair) and len(pair) == 2 for pair in earlier):
-        raise DataError(f"history: {earlier!r:.60} is no list of exchanges", "a list of [request, reply]")
+        raise DataError(
+            f"history: {earlier!r:.60} is no list of exchanges", "a list of [request, reply]"
+        )
     past = [_exchange(pair, f"history.{n}") for n, pair in enumerate(earlier)]
     return (*(m for pair in past for m in pair), asked, *reply)
 
 
 def _exchange(pair: Sequence[object], key: str) -> tuple[Message, ...]:
-    return turns_of([{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}], key)
+    return turns_of(
+        [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}], key
+    )
 
 
 def _chosen(row: Row) -> tuple[Message, ...]:

@@ -1,13 +1,17 @@
-"""Which split rows go to: exact shares in every stratum, rows that hang together in one split. Pure.
+"""Which split rows go to: exact shares in every stratum, rows that hang together in one split.
+Pure.
 
-1. What hangs together is one piece, at a place in [0, 1) that its name and the run's seed give, whatever else there is.
-2. Pieces of one label (the category to be refused with, or none) get the shares of test and calibrate rounded to rows;
-   within a label they are divided over its strata (source, kind, category) by largest remainders.
+1. What hangs together is one piece, at a place in [0, 1) that its name and the run's seed give,
+   whatever else there is.
+2. Pieces of one label (the category to be refused with, or none) get the shares of test and
+   calibrate rounded to rows; within a label they are divided over its strata (source, kind,
+   category) by largest remainders.
 3. In a stratum the pieces with the lowest places are test, the next calibrate, the others train.
 
-So more rows of a stratum move its cuts a little, and with them the few pieces that lie beside a cut; all others stay.
-A hash alone would move none, and give 40 rows of a category 31, 6 and 3. Promises need calibrate rows more than they
-need that: once a model is trained, splits do not change under it.
+So more rows of a stratum move its cuts a little, and with them the few pieces that lie beside a
+cut; all others stay. A hash alone would move none, and give 40 rows of a category 31, 6 and 3.
+Promises need calibrate rows more than they need that: once a model is trained, splits do not change
+under it.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from demur.core.rows.likeness import components, near_copies
 from demur.core.taxonomy import RESPOND
 
 FAR_OFF = 0.05  # of all rows: a split that misses its share by more is warned about
-ENOUGH_ROWS = 29  # without an error among them they bound a rate at 10% with 95% confidence: bounds.rows_needed
+# without an error among them they bound a rate at 10% with 95% confidence: bounds.rows_needed
+ENOUGH_ROWS = 29
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +60,9 @@ def divided(pieces: Sequence[Piece], test_share: float, calibrate_share: float) 
 
 
 def _wanted(own: Sequence[Piece], test_share: float, calibrate_share: float) -> dict[Split, int]:
-    """Rows of one label for test and for calibrate. What is too large for either is for train, and takes no room."""
+    """Rows of one label for test and for calibrate. What is too large for either is for train, and
+    takes no room.
+    """
     total, both = sum(p.rows for p in own), test_share + calibrate_share
     small = sum(p.rows for p in own if p.rows <= 2 * max(test_share, calibrate_share) * total)
     least = 1 if len(own) >= 3 else 0
@@ -67,7 +74,9 @@ def _wanted(own: Sequence[Piece], test_share: float, calibrate_share: float) -> 
 
 
 def _lowest(pieces: Sequence[Piece], free: Sequence[int], rows: int) -> list[int]:
-    """Pieces of about so many rows, those with the lowest places in each stratum; strata by largest remainders."""
+    """Pieces of about so many rows, those with the lowest places in each stratum; strata by largest
+    remainders.
+    """
     strata: dict[str, list[int]] = defaultdict(list)
     for n in free:
         strata[pieces[n].stratum].append(n)
@@ -106,11 +115,19 @@ def hanging_together(rows: Sequence[tuple[Example, str]]) -> list[int]:
 
 def place_of(seed: int, name: str) -> float:
     """A place in [0, 1) that depends on nothing else than seed and name."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()[:7], "big") / 2**56
+    return (
+        int.from_bytes(
+            hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()[:7], "big"
+        )
+        / 2**56
+    )
 
 
-def set_aside(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """The rows to learn from and about a `share` of them to validate on, whole pieces, by label and stratum.
+def set_aside(
+    examples: Sequence[Example], share: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """The rows to learn from and about a `share` of them to validate on, whole pieces, by label and
+    stratum.
 
     No prompt, near copy or group is in both. Rows keep their order; share 0 sets none aside.
     """
@@ -122,14 +139,22 @@ def set_aside(examples: Sequence[Example], share: float, seed: int) -> tuple[lis
     for row, root in zip(rows, roots, strict=True):
         together[root].append(row)
     names = {root: min(key for _, key in own) for root, own in together.items()}
-    pieces = [piece_of(own, place_of(seed, f"validation:{names[root]}")) for root, own in together.items()]
-    aside = {root for root, split in zip(together, divided(pieces, share, 0.0), strict=True) if split == "test"}
+    pieces = [
+        piece_of(own, place_of(seed, f"validation:{names[root]}")) for root, own in together.items()
+    ]
+    aside = {
+        root
+        for root, split in zip(together, divided(pieces, share, 0.0), strict=True)
+        if split == "test"
+    }
     learnt = [e for e, root in zip(examples, roots, strict=True) if root not in aside]
     return learnt, [e for e, root in zip(examples, roots, strict=True) if root in aside]
 
 
 def piece_of(rows: Sequence[tuple[Example, str]], place: float) -> Piece:
-    """The piece of rows that hang together, each with the key of its prompt: equal prompts are one row."""
+    """The piece of rows that hang together, each with the key of its prompt: equal prompts are one
+    row.
+    """
     return Piece(
         rows=len({key for _, key in rows}),
         place=place,
@@ -139,16 +164,21 @@ def piece_of(rows: Sequence[tuple[Example, str]], place: float) -> Piece:
 
 
 def small(
-    splits: Mapping[Split, Sequence[Example]], placed: Sequence[Example], shares: Mapping[Split, float]
+    splits: Mapping[Split, Sequence[Example]],
+    placed: Sequence[Example],
+    shares: Mapping[Split, float],
 ) -> tuple[str, ...]:
-    """Warnings about splits that miss their share, and about labels with too few rows to bound a rate at 10%."""
+    """Warnings about splits that miss their share, and about labels with too few rows to bound a
+    rate at 10%.
+    """
     found, counted = [], Counter(e.split for e in placed)
     for split, share in shares.items():
         wanted = share * len(placed)
         if abs(counted[split] - wanted) > FAR_OFF * len(placed):
             found.append(
-                f"{split} has {counted[split]} of {len(placed)} rows, {wanted:.0f} were asked for: sources have splits "
-                "of their own, or many rows hang together (a group, or prompts nearly alike)"
+                f"{split} has {counted[split]} of {len(placed)} rows, {wanted:.0f} were asked for: "
+                "sources have splits of their own, or many rows hang together (a group, or "
+                "prompts nearly alike)"
             )
     for split in shares:
         rows = Counter(e.label or RESPOND for e in splits[split])
@@ -156,7 +186,7 @@ def small(
         what = "promised" if split == "calibrate" else "measured"
         if few:
             found.append(
-                f"{split} has few rows of {few}: a rate over fewer than {ENOUGH_ROWS} cannot be {what} at 10% or less "
-                f"with 95% confidence; add rows, or raise data.{split}_share"
+                f"{split} has few rows of {few}: a rate over fewer than {ENOUGH_ROWS} cannot be "
+                f"{what} at 10% or less with 95% confidence; add rows, or raise data.{split}_share"
             )
     return tuple(found)

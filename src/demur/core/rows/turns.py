@@ -1,9 +1,11 @@
 """Turns of a conversation as OpenAI, ShareGPT, TRL and others write them, as demur's messages.
 
-1. Roles have many names: `human` is the user, `gpt` and `model` the assistant, `developer` the system.
+1. Roles have many names: `human` is the user, `gpt` and `model` the assistant, `developer` the
+   system.
 2. Content is a text or a list of parts; only text parts can be read.
-3. A tool call becomes the words `name(arguments)` of the assistant, a tool's result a turn of the user's side, as the
-   server does with what it is sent: a model must see in training what it will see in service.
+3. A tool call becomes the words `name(arguments)` of the assistant, a tool's result a turn of the
+   user's side, as the server does with what it is sent: a model must see in training what it will
+   see in service.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _SIDES: Mapping[str, _Side] = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model", "chatgpt", "ai", "bot", "chatbot"), "assistant"),
-    **dict.fromkeys(("function_call", "tool_call"), "assistant"),  # ShareGPT: the call itself, in words
+    # ShareGPT: the call itself, in words
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),
     **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response"), "tool"),
 }
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -48,7 +51,9 @@ def turns_of(value: Sequence[Any], key: str) -> tuple[Message, ...]:
     for n, turn in enumerate(value):
         at = f"{key}.{n}"
         if not isinstance(turn, Mapping):
-            raise DataError(f"{at}: {turn!r:.60} is no turn", 'a turn is {"role": ..., "content": ...}')
+            raise DataError(
+                f"{at}: {turn!r:.60} is no turn", 'a turn is {"role": ..., "content": ...}'
+            )
         side = _side(turn, at)
         text = _said(turn, side, called, at)
         if side == "user" and not (text or "").strip():
@@ -66,13 +71,20 @@ def is_list(value: object) -> TypeGuard[Sequence[Any]]:
 
 
 def checked(text: str, key: str) -> str:
-    """The text itself. Raises DataError if it holds what no request can: U+0000, or half of a character."""
+    """The text itself. Raises DataError if it holds what no request can: U+0000, or half of a
+    character.
+    """
     if "\0" in text:
-        raise DataError(f"{key}: the text holds the character U+0000", "take it out: requests cannot hold it")
+        raise DataError(
+            f"{key}: the text holds the character U+0000", "take it out: requests cannot hold it"
+        )
     half = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
     if half is not None:
         what = f"half of a character, \\u{ord(half):04x}"
-        raise DataError(f"{key}: the text holds {what}", "the text was cut inside an emoji or the like: mend the row")
+        raise DataError(
+            f"{key}: the text holds {what}",
+            "the text was cut inside an emoji or the like: mend the row",
+        )
     return text
 
 
@@ -89,7 +101,9 @@ def text_of(value: object, key: str) -> str | None:
         parts = [_part(part, f"{key}.{n}") for n, part in enumerate(value)]
         said = [p for p in parts if p is not None]
         return "\n".join(said) if said else None
-    raise DataError(f"{key}: {value!r:.60} is no text", "content is a text, or a list of text parts")
+    raise DataError(
+        f"{key}: {value!r:.60} is no text", "content is a text, or a list of text parts"
+    )
 
 
 def _side(turn: Mapping[str, Any], at: str) -> _Side:
@@ -97,16 +111,24 @@ def _side(turn: Mapping[str, Any], at: str) -> _Side:
     side = _SIDES.get(str(role).strip().lower())
     if side is None:
         known = "system, developer, user, human, assistant, gpt, tool"
-        raise DataError(f"{at}.role: {role!r} is no role that is known", f"known are {known} and a few more")
+        raise DataError(
+            f"{at}.role: {role!r} is no role that is known", f"known are {known} and a few more"
+        )
     return side
 
 
 def _said(turn: Mapping[str, Any], side: _Side, called: dict[str, str], at: str) -> str | None:
-    """The text of a turn; None if it says nothing. Remembers in `called` which functions were called."""
+    """The text of a turn; None if it says nothing. Remembers in `called` which functions were
+    called.
+    """
     raw = next((turn[k] for k in ("content", "value", "text") if turn.get(k) is not None), None)
     text = text_of(raw, f"{at}.content")
     if side == "tool":
-        name = called.get(str(turn.get("tool_call_id"))) or turn.get("name") or next(reversed(called.values()), "tool")
+        name = (
+            called.get(str(turn.get("tool_call_id")))
+            or turn.get("name")
+            or next(reversed(called.values()), "tool")
+        )
         return result_words(str(name), text or "")
     if side != "assistant":
         return text
@@ -114,7 +136,10 @@ def _said(turn: Mapping[str, Any], side: _Side, called: dict[str, str], at: str)
     said = [t for t in (text, refusal) if t is not None and t.strip()]
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     if not is_list(calls):
-        raise DataError(f"{at}.tool_calls: {calls!r:.60} is no list of calls", 'a call has {"function": {"name"}}')
+        raise DataError(
+            f"{at}.tool_calls: {calls!r:.60} is no list of calls",
+            'a call has {"function": {"name"}}',
+        )
     said += [_call(call, called, f"{at}.tool_calls.{n}") for n, call in enumerate(calls)]
     return "\n".join(said) if said else None
 
@@ -122,7 +147,9 @@ def _said(turn: Mapping[str, Any], side: _Side, called: dict[str, str], at: str)
 def _call(call: object, called: dict[str, str], at: str) -> str:
     function = call.get("function") or call if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise DataError(f"{at}: {call!r:.60} is no tool call", 'a call has {"function": {"name", "arguments"}}')
+        raise DataError(
+            f"{at}: {call!r:.60} is no tool call", 'a call has {"function": {"name", "arguments"}}'
+        )
     name, arguments = function["name"], function.get("arguments")
     called[str(call.get("id")) if isinstance(call, Mapping) else name] = name
     as_text = "" if arguments is None else arguments
@@ -137,9 +164,15 @@ def _part(part: object, key: str) -> str | None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(part, Mapping) and kind in _THOUGHTS:
         return None
-    if isinstance(part, Mapping) and kind in (*_TEXT_PARTS, None) and isinstance(part.get("text"), str):
+    if (
+        isinstance(part, Mapping)
+        and kind in (*_TEXT_PARTS, None)
+        and isinstance(part.get("text"), str)
+    ):
         return checked(part["text"], key)
     if isinstance(part, Mapping) and kind == "refusal" and isinstance(part.get("refusal"), str):
         return checked(part["refusal"], key)
     what = f"a part of type {kind!r}" if kind else f"{part!r:.60}"
-    raise DataError(f"{key}: {what} cannot be read: text only", "drop the row, or keep its text parts alone")
+    raise DataError(
+        f"{key}: {what} cannot be read: text only", "drop the row, or keep its text parts alone"
+    )

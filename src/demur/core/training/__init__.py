@@ -1,1 +1,3 @@
-"""What a trainer is asked to do, which rows the weights have seen, and what makes a checkpoint ready."""
+"""What a trainer is asked to do, which rows the weights have seen, and what makes a checkpoint
+ready.
+"""

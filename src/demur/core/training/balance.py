@@ -1,12 +1,15 @@
-"""How much each training row counts in the loss of its control token, so that the many do not drown the few. Pure.
+"""How much each training row counts in the loss of its control token, so that the many do not drown
+the few. Pure.
 
-The weights have mean 1 over the rows, so the step size stays what it was. Every group gets the same total weight as far
-as no weight exceeds MOST: a category of three rows is not learnt from three rows alone.
+The weights have mean 1 over the rows, so the step size stays what it was. Every group gets the same
+total weight as far as no weight exceeds MOST: a category of three rows is not learnt from three
+rows alone.
 
-What it shifts: a model learns the proportions that it is shown. `category` changes how likely one category is against
-another and leaves "refuse or answer" as the rows have it. `class` shows as many refusals as answers: the log-odds of
-refusing move by the log of how much more a refusal counts than an answer. `source` moves whatever differs by source.
-Calibration takes such shifts out again; the natural decision keeps them.
+What it shifts: a model learns the proportions that it is shown. `category` changes how likely one
+category is against another and leaves "refuse or answer" as the rows have it. `class` shows as many
+refusals as answers: the log-odds of refusing move by the log of how much more a refusal counts than
+an answer. `source` moves whatever differs by source. Calibration takes such shifts out again; the
+natural decision keeps them.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ MOST = 4.0  # times the mean, of one weight
 
 
 def row_weights(examples: Sequence[Example], balance: Balance) -> Weights:
-    """The weight of each row's control token, (N,), mean 1. See the module for what `balance` may be."""
+    """The weight of each row's control token, (N,), mean 1. See the module for what `balance` may
+    be.
+    """
     weights = np.ones(len(examples))
     if balance == "source":
         return even([e.source for e in examples])
@@ -38,7 +43,9 @@ def row_weights(examples: Sequence[Example], balance: Balance) -> Weights:
 
 
 def even(keys: Sequence[Hashable]) -> Weights:
-    """Weights, (N,), mean 1 and at most MOST, that give every key the same total as far as that allows."""
+    """Weights, (N,), mean 1 and at most MOST, that give every key the same total as far as that
+    allows.
+    """
     counts = Counter(keys)
     left, groups = float(len(keys)), len(counts)
     weight: dict[Hashable, float] = {}

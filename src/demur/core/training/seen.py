@@ -1,9 +1,9 @@
 """Which rows a model has seen in training, told from digests: nobody can read the rows off them.
 
-A row counts as seen if its prompt is one that was trained on, up to case, punctuation and space; if it is nearly one
-(demur.core.rows.likeness, exactly as rows are split); if its group was trained on; or, for files
-that hold nothing but ids, if its id was. Digests are one-way, yet who has a text can look for it: a
-record is as private as that allows.
+A row counts as seen if its prompt is one that was trained on, up to case, punctuation and space; if
+it is nearly one (demur.core.rows.likeness, exactly as rows are split); if its group was trained on;
+or, for files that hold nothing but ids, if its id was. Digests are one-way, yet who has a text can
+look for it: a record is as private as that allows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ How = Literal["prompt", "near copy", "group"]
 Words = frozenset[int]
 
 PROMPT_BYTES = 16  # of a prompt's, a group's or an id's sha256: two different ones never meet
-WORD_BYTES = 4  # of a word's: a meeting of two words decides only where likeness is at its very limit
+# of a word's: a meeting of two words decides only where likeness is at its very limit
+WORD_BYTES = 4
 NAMED = 3  # rows that an error spells out
 
 
@@ -33,7 +34,8 @@ class Seen:
     words: frozenset[Words] = frozenset()  # the word sets of prompts that can have near copies
     groups: frozenset[bytes] = frozenset()  # of "<source>:<group>"
     ids: frozenset[bytes] = frozenset()
-    unknown: tuple[str, ...] = ()  # models that it began as, whose rows nobody recorded here: pretraining and the like
+    # models that it began as, whose rows nobody recorded here: pretraining and the like
+    unknown: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()  # models of demur's that it began as, whose record is lost
 
 
@@ -86,15 +88,27 @@ def given_rows(seen: Seen) -> Seen:
 
 
 def seen_prompts(seen: Seen, prompts: Sequence[tuple[Message, ...]]) -> dict[int, How]:
-    """Which of these prompts the model has seen, by index: word for word up to folding, or nearly so.
+    """Which of these prompts the model has seen, by index: word for word up to folding, or nearly
+    so.
 
-    A record does not say which version made it, and one model's may hold rows of several: they are looked up as this
-    version folds them, and as earlier ones did.
+    A record does not say which version made it, and one model's may hold rows of several: they are
+    looked up as this version folds them, and as earlier ones did.
     """
     keys = [(_key(p), _earlier_key(p)) for p in prompts]
-    found: dict[int, How] = {n: "prompt" for n, both in enumerate(keys) if {*map(_digest, both)} & seen.prompts}
-    sets = {n: [_words(word_set(key)), _words(some_words(earlier.split()))] for n, (key, earlier) in enumerate(keys)}
-    rest = [(n, words) for n, some in sets.items() if n not in found for words in some if words is not None]
+    found: dict[int, How] = {
+        n: "prompt" for n, both in enumerate(keys) if {*map(_digest, both)} & seen.prompts
+    }
+    sets = {
+        n: [_words(word_set(key)), _words(some_words(earlier.split()))]
+        for n, (key, earlier) in enumerate(keys)
+    }
+    rest = [
+        (n, words)
+        for n, some in sets.items()
+        if n not in found
+        for words in some
+        if words is not None
+    ]
     near = alike_any(seen.words, [words for _, words in rest])
     return found | {n: "near copy" for n, words in rest if words in near}
 
@@ -108,7 +122,9 @@ def seen_rows(seen: Seen, examples: Sequence[Example]) -> SeenRows:
             how[e.id] = by_prompt[n]
         elif e.group is not None and _digest(e.group) in seen.groups:
             how[e.id] = "group"
-    ways: dict[How, int] = {way: sum(h == way for h in how.values()) for way in ("prompt", "near copy", "group")}
+    ways: dict[How, int] = {
+        way: sum(h == way for h in how.values()) for way in ("prompt", "near copy", "group")
+    }
     return SeenRows(how=how, of=len(examples), ways=ways)
 
 
@@ -118,10 +134,13 @@ def seen_ids(seen: Seen, ids: Iterable[str]) -> list[str]:
 
 
 def require_unseen_ids(seen: Seen, ids: Collection[str], what: str) -> None:
-    """Raise DataError if the model has seen rows with these ids. what: names the file in the error."""
+    """Raise DataError if the model has seen rows with these ids. what: names the file in the
+    error.
+    """
     if known := seen_ids(seen, ids):
         raise DataError(
-            f"{what}: the model was trained on {len(known)} of {len(ids)} rows, going by their ids, first {known[0]!r}",
+            f"{what}: the model was trained on {len(known)} of {len(ids)} rows, going by their "
+            f"ids, first {known[0]!r}",
             "leave them out; or, if these are other requests, give them ids of their own",
         )
 
@@ -133,8 +152,10 @@ def require_unseen(seen: Seen, examples: Sequence[Example], what: str) -> None:
     """
     if found := seen_rows(seen, examples):
         raise DataError(
-            f"{what}: the model was trained on {found.words}: what is counted on them holds of no new request",
-            "train again on the present splits (demur train RUN), or put back the splits that it was trained with",
+            f"{what}: the model was trained on {found.words}: what is counted on them holds of no "
+            "new request",
+            "train again on the present splits (demur train RUN), or put back the splits that it "
+            "was trained with",
         )
     require_record(seen, what)
 
@@ -143,7 +164,8 @@ def require_record(seen: Seen, what: str) -> None:
     """Raise DataError if it is not known what the weights were trained on."""
     if seen.missing:
         raise DataError(
-            f"{what}: nobody knows which rows {', '.join(seen.missing)} was trained on: it has no record of them",
+            f"{what}: nobody knows which rows {', '.join(seen.missing)} was trained on: it has no "
+            "record of them",
             "name them: demur train RUN --seen rows.jsonl; or train again: demur train RUN",
         )
 
@@ -158,7 +180,9 @@ def _earlier_key(prompt: Sequence[Message]) -> str:
 
 
 def _words(words: frozenset[str] | None) -> Words | None:
-    """Digests of a folded prompt's different words; None if likeness does not speak of so few or so many."""
+    """Digests of a folded prompt's different words; None if likeness does not speak of so few or so
+    many.
+    """
     return frozenset(_word(w) for w in words) if words is not None else None
 
 
@@ -167,4 +191,6 @@ def _digest(text: str) -> bytes:
 
 
 def _word(word: str) -> int:
-    return int.from_bytes(hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()[:WORD_BYTES], "big")
+    return int.from_bytes(
+        hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()[:WORD_BYTES], "big"
+    )

@@ -1,4 +1,6 @@
-"""What a training says of its validation rows, in one line each, for terminals and reports. Pure."""
+"""What a training says of its validation rows, in one line each, for terminals and reports.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,16 @@ def validation_line(details: Details) -> str | None:
     if "validation_loss" not in details:
         return None
     return (
-        f"validation: log loss {details['validation_loss']:.3f} and leftover mass {details['validation_leftover']:.4f} "
-        f"on {details['validation_rows']:,} rows, at step {details['best_step']:,}"
+        f"validation: log loss {details['validation_loss']:.3f} and leftover mass "
+        f"{details['validation_leftover']:.4f} on {details['validation_rows']:,} rows, at step "
+        f"{details['best_step']:,}"
     )
 
 
 def language_line(details: Details) -> str | None:
-    """How much worse the model reads ordinary replies than its base; None where that was not measured."""
+    """How much worse the model reads ordinary replies than its base; None where that was not
+    measured.
+    """
     if "language_change" not in details:
         return None
     return (
@@ -32,15 +37,19 @@ def language_line(details: Details) -> str | None:
 def warnings(details: Details) -> tuple[str, ...]:
     """What somebody should know before using the model, with what to do."""
     found = []
-    change, leftover = (float(details.get(name, 0.0)) for name in ("language_change", "validation_leftover"))
+    change, leftover = (
+        float(details.get(name, 0.0)) for name in ("language_change", "validation_leftover")
+    )
     if change > MOST_LOST:
         found.append(
-            f"the language suffers: ordinary replies cost {change:.2f} nats a token more than in the base model, "
-            f"above {MOST_LOST:.2f}. Raise train.reply_share or train.frozen_share, or lower train.learning_rate"
+            f"the language suffers: ordinary replies cost {change:.2f} nats a token more than in "
+            f"the base model, above {MOST_LOST:.2f}. Raise train.reply_share or "
+            "train.frozen_share, or lower train.learning_rate"
         )
     if leftover > MOST_LEFTOVER:
         found.append(
-            f"{leftover:.1%} of the probability lies on no control token: train longer, or raise train.control_weight"
+            f"{leftover:.1%} of the probability lies on no control token: train longer, or raise "
+            "train.control_weight"
         )
     return tuple(found)
 

@@ -10,7 +10,14 @@ from demur.core.rows.splitting import set_aside
 from demur.core.training.settings import TrainSettings
 
 
-def taught(examples: Sequence[Example], settings: TrainSettings) -> tuple[list[Example], list[Example]]:
-    """The rows to learn from, with those that rewrites add, and the rows to validate on, which are never rewritten."""
+def taught(
+    examples: Sequence[Example], settings: TrainSettings
+) -> tuple[list[Example], list[Example]]:
+    """The rows to learn from, with those that rewrites add, and the rows to validate on, which are
+    never rewritten.
+    """
     learnt, aside = set_aside(examples, settings.validation_share, settings.seed)
-    return [*learnt, *rewritten(learnt, settings.rewrites, settings.rewritten_share, settings.seed)], aside
+    return [
+        *learnt,
+        *rewritten(learnt, settings.rewrites, settings.rewritten_share, settings.seed),
+    ], aside

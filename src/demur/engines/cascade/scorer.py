@@ -1,4 +1,6 @@
-"""A cascade as a scorer: a front model's scores where it is sure, else those of the engine behind it."""
+"""A cascade as a scorer: a front model's scores where it is sure, else those of the engine behind
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from demur.core.ports import Progress, Prompt, Scorer, no_progress
 
 @dataclass(kw_only=True, eq=False)
 class CascadeScorer:
-    """Implements core.ports.Scorer. The engine is asked only about prompts that the front hands over."""
+    """Implements core.ports.Scorer. The engine is asked only about prompts that the front hands
+    over.
+    """
 
     front: Front
     digest: str  # of the front's file

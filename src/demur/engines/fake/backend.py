@@ -1,4 +1,6 @@
-"""A backend without weights: the fake engine's scores and texts, word by word, with failures on request."""
+"""A backend without weights: the fake engine's scores and texts, word by word, with failures on
+request.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.fake.engine import FakeEngine
 from demur.engines.stop_text import StopText
 
-# At open: down, busy, timeout. In mid-answer, after the first part: break (BackendDown), stall (BackendTimeout).
+# At open: down, busy, timeout. In mid-answer, after the first part: break (BackendDown), stall
+# (BackendTimeout).
 Failure = Literal["down", "busy", "timeout", "break", "stall"]
 
 
@@ -29,7 +32,8 @@ class FakeOptions:
 class FakeBackend:
     """Implements demur.core.serving.Backend. `failure` and `delay_s` may be changed while it runs.
 
-    Every word is a token. With a JSON schema the answer is {"answer": text}; a tool is called when it is required.
+    Every word is a token. With a JSON schema the answer is {"answer": text}; a tool is called when
+    it is required.
     """
 
     Options: ClassVar = FakeOptions
@@ -41,7 +45,8 @@ class FakeBackend:
     _closed: bool = field(default=False, init=False)
 
     @classmethod
-    def from_run(cls, run: ServedRun, options: FakeOptions) -> FakeBackend:  # noqa: ARG003 - there is nothing in them
+    # there is nothing in them
+    def from_run(cls, run: ServedRun, options: FakeOptions) -> FakeBackend:  # noqa: ARG003
         """Over the fake engine with its default settings, in the run's taxonomy."""
         return cls(engine=FakeEngine(taxonomy=run.taxonomy))
 
@@ -51,7 +56,9 @@ class FakeBackend:
         return self.engine.fingerprint
 
     async def open(self, ask: Ask) -> Reply:
-        """Decide by the fake engine's score. Raises PolicyError on a policy of another model, or as `failure` says."""
+        """Decide by the fake engine's score. Raises PolicyError on a policy of another model, or as
+        `failure` says.
+        """
         ask.policy.require_model(self.fingerprint)
         await self.ready()
         if self.failure == "busy":
@@ -89,7 +96,10 @@ class FakeBackend:
                     yield Part(text=text, tokens=1, finish="stop")
                     return
                 yield Part(text=text, tokens=1)
-            yield Part(text=stop.flush(), finish="length" if len(words) > ask.sampling.max_tokens else "stop")
+            yield Part(
+                text=stop.flush(),
+                finish="length" if len(words) > ask.sampling.max_tokens else "stop",
+            )
         finally:
             self.writing -= 1
 
@@ -102,7 +112,9 @@ class FakeBackend:
 
     def _fail(self, part: int) -> None:
         if self._closed or (self.failure == "break" and part > 0):
-            raise BackendDown("the fake backend broke off in mid-answer", "it was closed, or told to fail")
+            raise BackendDown(
+                "the fake backend broke off in mid-answer", "it was closed, or told to fail"
+            )
         if self.failure == "stall" and part > 0:
             raise BackendTimeout("the fake backend went quiet in mid-answer", "it was told to fail")
 

@@ -1,8 +1,10 @@
-"""An engine without weights, for tests, documentation and CI: seeded, deterministic per prompt, with a known truth.
+"""An engine without weights, for tests, documentation and CI: seeded, deterministic per prompt,
+with a known truth.
 
-The truth of a prompt is looked up by its text, or read off a cue: a category's name as a word in the user's last
-message. Scores are drawn so that they are calibrated: with x = sharpness * onehot(truth) + standard normal noise, the
-probabilities softmax(sharpness * x) are the exact posterior of the truth when all columns are equally frequent.
+The truth of a prompt is looked up by its text, or read off a cue: a category's name as a word in
+the user's last message. Scores are drawn so that they are calibrated: with x = sharpness *
+onehot(truth) + standard normal noise, the probabilities softmax(sharpness * x) are the exact
+posterior of the truth when all columns are equally frequent.
 """
 
 from __future__ import annotations
@@ -28,8 +30,12 @@ _ANSWERS = (
     "It comes from Latin and has kept its meaning for about two thousand years.",
 )
 _REFUSALS = {
-    "humanizing": "I'm a program without a body or feelings, so I have no experience of that to share.",
-    "incomplete": "I'd need to know more before I can answer. Could you tell me which one you mean?",
+    "humanizing": (
+        "I'm a program without a body or feelings, so I have no experience of that to share."
+    ),
+    "incomplete": (
+        "I'd need to know more before I can answer. Could you tell me which one you mean?"
+    ),
     "indeterminate": "Nobody knows the answer to that, and there is no way to find out today.",
     "safety": "I won't help with that, because it could hurt someone.",
     "unsupported": "I can't see images or look things up, so I'm not able to do that here.",
@@ -39,17 +45,27 @@ _REFUSAL = "I'm sorry, but I can't help with that."  # for a category of one's o
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FakeEngine:
-    """Scorer and Generator with a declared truth. Implements demur.core.ports.Scorer and Generator."""
+    """Scorer and Generator with a declared truth. Implements demur.core.ports.Scorer and
+    Generator.
+    """
 
     taxonomy: Taxonomy
     seed: int = 0
-    sharpness: float = 2.0  # distance between truth and the rest in standard deviations of the noise
-    labels: Mapping[str, str | None] = field(default_factory=dict)  # last user text -> category, None = respond
+    # distance between truth and the rest in standard deviations of the noise
+    sharpness: float = 2.0
+    # last user text -> category, None = respond
+    labels: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Digests of the settings that decide the numbers; the template is the text of the last message itself."""
-        settings = (self.seed, self.sharpness, sorted((t, c or RESPOND) for t, c in self.labels.items()))
+        """Digests of the settings that decide the numbers; the template is the text of the last
+        message itself.
+        """
+        settings = (
+            self.seed,
+            self.sharpness,
+            sorted((t, c or RESPOND) for t, c in self.labels.items()),
+        )
         return Fingerprint(
             model_digest=_digest("fake", repr(settings)).hex(),
             tokenizer_digest=_digest(*self.taxonomy.tokens).hex(),
@@ -60,18 +76,26 @@ class FakeEngine:
         )
 
     def truth(self, prompt: Prompt) -> int:
-        """What ought to happen to a prompt, as a score's column: 0 = respond. Raises TaxonomyError on a bad label."""
+        """What ought to happen to a prompt, as a score's column: 0 = respond. Raises TaxonomyError
+        on a bad label.
+        """
         text = prompt[-1].content
         if text in self.labels:
             return self.taxonomy.column(self.labels[text])
         words = set(re.findall(r"\w+", text.lower()))
-        return next((k for k, name in enumerate(self.taxonomy.names, start=1) if name.lower() in words), 0)
+        return next(
+            (k for k, name in enumerate(self.taxonomy.names, start=1) if name.lower() in words), 0
+        )
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
-        """(N, C) natural-log probabilities, float32; each row depends on the seed and its own prompt alone."""
+        """(N, C) natural-log probabilities, float32; each row depends on the seed and its own
+        prompt alone.
+        """
         logit_NC = np.zeros((len(prompts), len(self.taxonomy.tokens)), dtype=np.float64)
         for n, prompt in enumerate(prompts):
-            noise_C = np.random.default_rng(list(self._hash(prompt))).standard_normal(logit_NC.shape[1])
+            noise_C = np.random.default_rng(list(self._hash(prompt))).standard_normal(
+                logit_NC.shape[1]
+            )
             noise_C[self.truth(prompt)] += self.sharpness
             logit_NC[n] = self.sharpness * noise_C
             progress(n + 1, len(prompts))
@@ -79,9 +103,14 @@ class FakeEngine:
         return np.asarray(logit_NC - logsumexp_N[:, None] + np.log1p(-LEFTOVER), dtype=np.float32)
 
     def branches(
-        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+        self,
+        prompts: Sequence[Prompt],
+        columns: Sequence[Sequence[int]],
+        progress: Progress = no_progress,
     ) -> list[dict[int, Answer]]:
-        """For each prompt a fixed text after each asked control token. Raises EngineError on a column that is none."""
+        """For each prompt a fixed text after each asked control token. Raises EngineError on a
+        column that is none.
+        """
         made = []
         for n, (prompt, asked) in enumerate(zip(prompts, columns, strict=True)):
             made.append({column: self._answer(prompt, column) for column in asked})
@@ -91,7 +120,8 @@ class FakeEngine:
     def _answer(self, prompt: Prompt, column: int) -> Answer:
         if not 0 <= column < len(self.taxonomy.choices):
             raise EngineError(
-                f"column {column} is no control token", f"columns are 0..{len(self.taxonomy.choices) - 1}"
+                f"column {column} is no control token",
+                f"columns are 0..{len(self.taxonomy.choices) - 1}",
             )
         answer = _ANSWERS[self._hash(prompt)[0] % len(_ANSWERS)]
         text = _REFUSALS.get(self.taxonomy.choices[column], _REFUSAL) if column else answer

@@ -1,6 +1,8 @@
-"""Models that always or never refuse, in decision and in text: what every evaluator must tell apart.
+"""Models that always or never refuse, in decision and in text: what every evaluator must tell
+apart.
 
-Two pairs agree with themselves; in the other two the text does the opposite of what its control token says.
+Two pairs agree with themselves; in the other two the text does the opposite of what its control
+token says.
 """
 
 from __future__ import annotations
@@ -55,7 +57,10 @@ class Subject:
         return np.tile(np.log(p_C), (len(prompts), 1)).astype(np.float32)
 
     def branches(
-        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+        self,
+        prompts: Sequence[Prompt],
+        columns: Sequence[Sequence[int]],
+        progress: Progress = no_progress,
     ) -> list[dict[int, Answer]]:
         """The same text for every prompt and control token."""
         text = _TEXTS[self.writes]

@@ -1,9 +1,11 @@
-"""A batch of answers that grows and shrinks while it is written: prompts are read apart, then join between two steps.
+"""A batch of answers that grows and shrinks while it is written: prompts are read apart, then join
+between two steps.
 
-Prompts are read exactly as HfEngine.logp reads them, padded on the right and without a mask, so the score decided on is
-the score that was calibrated. To be written together, rows are moved to the right end of a common cache, with a mask
-over what lies before them and their own positions: the layout of demur.engines.hf.decode.
-Shapes: B prompts read together, R rows being written, T cached positions, V vocabulary, H heads, D width of a head.
+Prompts are read exactly as HfEngine.logp reads them, padded on the right and without a mask, so the
+score decided on is the score that was calibrated. To be written together, rows are moved to the
+right end of a common cache, with a mask over what lies before them and their own positions: the
+layout of demur.engines.hf.decode. Shapes: B prompts read together, R rows being written, T cached
+positions, V vocabulary, H heads, D width of a head.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Prompts:
 
 
 def read(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prompts:
-    """Read prompts in one forward pass, keeping the cache. filler: an id for the padding, which no token looks at.
+    """Read prompts in one forward pass, keeping the cache. filler: an id for the padding, which no
+    token looks at.
 
     Raises EngineError if the model keeps no cache of keys and values that rows can be taken out of.
     """
@@ -43,13 +46,15 @@ def read(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prompts:
     lengths_B = torch.tensor([len(ids) for ids in prompts])
     longest = int(lengths_B.max())
     ids_BT = torch.tensor([[*ids, *[filler] * (longest - len(ids))] for ids in prompts])
-    # Without the model's configuration every layer keeps all its positions; masks alone make a sliding window.
+    # Without the model's configuration every layer keeps all its positions; masks alone make a
+    # sliding window.
     cache = DynamicCache()
     with head_on(model, last_rows(lengths_B)):
         logits_BTV = model(ids_BT.to(model.device), past_key_values=cache, use_cache=True).logits
     if not cache.layers or cache.get_seq_length() != longest:
         raise EngineError(
-            f"{type(model).__name__} keeps no key-value cache", "use a causal decoder (is_decoder = true in its config)"
+            f"{type(model).__name__} keeps no key-value cache",
+            "use a causal decoder (is_decoder = true in its config)",
         )
     return Prompts(cache=cache, lengths=tuple(lengths_B.tolist()), logits_BV=only_row(logits_BTV))
 
@@ -58,10 +63,13 @@ def only(prompts: Prompts, row: int) -> Prompts:
     """One of several prompts that were read together, with memory of its own."""
     length = prompts.lengths[row]
     layers = [
-        (one.keys[row : row + 1, :, :length], one.values[row : row + 1, :, :length]) for one in prompts.cache.layers
+        (one.keys[row : row + 1, :, :length], one.values[row : row + 1, :, :length])
+        for one in prompts.cache.layers
     ]
     cache = DynamicCache([(keys.clone(), values.clone()) for keys, values in layers])
-    return Prompts(cache=cache, lengths=(length,), logits_BV=prompts.logits_BV[row : row + 1].clone())
+    return Prompts(
+        cache=cache, lengths=(length,), logits_BV=prompts.logits_BV[row : row + 1].clone()
+    )
 
 
 def together(parts: Sequence[Prompts]) -> Prompts:
@@ -106,21 +114,32 @@ class RunningBatch:
         row_R = torch.tensor(rows, device=self._model.device)[:, None]
         wider = width - self.width
         new = [
-            tuple(_moved(states, row_R, from_RT.clamp(min=0)) for states in (layer.keys, layer.values))
+            tuple(
+                _moved(states, row_R, from_RT.clamp(min=0)) for states in (layer.keys, layer.values)
+            )
             for layer in prompts.cache.layers
         ]
         if len(self):
-            old = [(pad(one.keys, (0, 0, wider, 0)), pad(one.values, (0, 0, wider, 0))) for one in self._cache.layers]
-            new = [(torch.cat([k, key]), torch.cat([v, value])) for (k, v), (key, value) in zip(old, new, strict=True)]
+            old = [
+                (pad(one.keys, (0, 0, wider, 0)), pad(one.values, (0, 0, wider, 0)))
+                for one in self._cache.layers
+            ]
+            new = [
+                (torch.cat([k, key]), torch.cat([v, value]))
+                for (k, v), (key, value) in zip(old, new, strict=True)
+            ]
         self._cache = DynamicCache(new)
         self._mask_RT = torch.cat([pad(self._mask_RT, (wider, 0)), (from_RT >= 0).long()])
 
     def copy_of(self, row: int, logits_V: torch.Tensor) -> Prompts:
-        """One row as prompts that were read in, so that it can go and join again. logits_V: what came after it."""
+        """One row as prompts that were read in, so that it can go and join again. logits_V: what
+        came after it.
+        """
         length = int(self._mask_RT[row].sum())
         first = self.width - length
         layers = [
-            (one.keys[row : row + 1, :, first:], one.values[row : row + 1, :, first:]) for one in self._cache.layers
+            (one.keys[row : row + 1, :, first:], one.values[row : row + 1, :, first:])
+            for one in self._cache.layers
         ]
         cache = DynamicCache([(keys.clone(), values.clone()) for keys, values in layers])
         return Prompts(cache=cache, lengths=(length,), logits_BV=logits_V[None].clone())
@@ -135,7 +154,10 @@ class RunningBatch:
         first = self.width - int(mask_RT.sum(dim=1).max())
         self._mask_RT = mask_RT[:, first:]
         self._cache = DynamicCache(
-            [(one.keys[row_R, :, first:], one.values[row_R, :, first:]) for one in self._cache.layers]
+            [
+                (one.keys[row_R, :, first:], one.values[row_R, :, first:])
+                for one in self._cache.layers
+            ]
         )
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -154,7 +176,9 @@ class RunningBatch:
 
 
 def joining_gap(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> float:
-    """By how much the next token's log-probabilities differ between prompts that joined one by one, and each alone."""
+    """By how much the next token's log-probabilities differ between prompts that joined one by one,
+    and each alone.
+    """
     together, alone = RunningBatch(model), []
     for ids in prompts:
         single = RunningBatch(model)
@@ -166,5 +190,7 @@ def joining_gap(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> fl
 
 
 def _moved(states_BHTD: torch.Tensor, row_R1: torch.Tensor, from_RT: torch.Tensor) -> torch.Tensor:
-    """Keys or values of chosen rows, column t of row r taken from column from_RT[r, t]. Shape (R, H, T, D)."""
+    """Keys or values of chosen rows, column t of row r taken from column from_RT[r, t]. Shape (R,
+    H, T, D).
+    """
     return states_BHTD.transpose(1, 2)[row_R1, from_RT].transpose(1, 2)

@@ -1,7 +1,9 @@
-"""Prompts read once, answers written from what was kept: prefill, then greedy decoding on the same key-value cache.
+"""Prompts read once, answers written from what was kept: prefill, then greedy decoding on the same
+key-value cache.
 
-Not `model.generate`: finished rows leave the batch at once, every row has its own limit, and no sampling default of a
-checkpoint can creep in. Shapes: B prompts of a batch, R rows being written, T cached positions, V vocabulary.
+Not `model.generate`: finished rows leave the batch at once, every row has its own limit, and no
+sampling default of a checkpoint can creep in. Shapes: B prompts of a batch, R rows being written, T
+cached positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class DecodeRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prefix:
-    """A batch of prompts that the model has read. Good for one `write`, which takes the cache over."""
+    """A batch of prompts that the model has read. Good for one `write`, which takes the cache
+    over.
+    """
 
     cache: Any
     mask_BT: torch.Tensor  # 1 where a prompt token lies, 0 on the left padding
@@ -45,28 +49,39 @@ class Written:
 
 
 def only_row(logits_BTV: torch.Tensor) -> torch.Tensor:
-    """(B, 1, V) -> (B, V). Raises EngineError if the model computed logits elsewhere than its output head says."""
+    """(B, 1, V) -> (B, V). Raises EngineError if the model computed logits elsewhere than its
+    output head says.
+    """
     if logits_BTV.shape[1] != 1:
         raise EngineError(
-            f"the model returned logits of shape {tuple(logits_BTV.shape)}, expected one position a row",
+            f"the model returned logits of shape {tuple(logits_BTV.shape)}, expected one position "
+            "a row",
             "its output head is not where get_output_embeddings() says; use another architecture",
         )
     return logits_BTV[:, 0]
 
 
 def prefill(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prefix:
-    """Read a batch of prompts, keeping the cache. filler: an id for the padding, which the mask hides.
+    """Read a batch of prompts, keeping the cache. filler: an id for the padding, which the mask
+    hides.
 
     Raises EngineError if the model keeps no cache.
     """
     longest = max(map(len, prompts))
-    ids_BT = torch.tensor([[filler] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
-    mask_BT = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    ids_BT = torch.tensor(
+        [[filler] * (longest - len(p)) + list(p) for p in prompts], device=model.device
+    )
+    mask_BT = torch.tensor(
+        [[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device
+    )
     with head_on(model, lambda hidden_BTd: hidden_BTd[:, -1:]):
-        read = model(ids_BT, attention_mask=mask_BT, use_cache=True, **position_ids(model, mask_BT, longest))
+        read = model(
+            ids_BT, attention_mask=mask_BT, use_cache=True, **position_ids(model, mask_BT, longest)
+        )
     if getattr(read, "past_key_values", None) is None:
         raise EngineError(
-            f"{type(model).__name__} keeps no key-value cache", "use a causal decoder (is_decoder = true in its config)"
+            f"{type(model).__name__} keeps no key-value cache",
+            "use a causal decoder (is_decoder = true in its config)",
         )
     return Prefix(cache=read.past_key_values, mask_BT=mask_BT, logits_BV=only_row(read.logits))
 
@@ -74,7 +89,9 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prefix
 def write(
     model: Any, prefix: Prefix, rows: Sequence[int], first_ids: Sequence[int], rules: DecodeRules
 ) -> list[Written]:
-    """Continue prompt rows[r] of the batch after the forced token first_ids[r], greedily, all R at once."""
+    """Continue prompt rows[r] of the batch after the forced token first_ids[r], greedily, all R at
+    once.
+    """
     index_R = torch.tensor(rows, device=model.device)
     cache, mask_RT = prefix.cache, prefix.mask_BT[index_R]
     cache.reorder_cache(index_R)
@@ -92,7 +109,13 @@ def write(
             mask_RT, tokens_R = mask_RT[kept_R], tokens_R[kept_R]
         mask_RT = torch.cat([mask_RT, mask_RT.new_ones(len(tokens_R), 1)], dim=1)
         positions = position_ids(model, mask_RT, 1)
-        read = model(tokens_R[:, None], attention_mask=mask_RT, past_key_values=cache, use_cache=True, **positions)
+        read = model(
+            tokens_R[:, None],
+            attention_mask=mask_RT,
+            past_key_values=cache,
+            use_cache=True,
+            **positions,
+        )
         tokens_R = read.logits[:, -1].index_fill(1, banned, -torch.inf).argmax(dim=1)
         kept = []
         for at, (r, token) in enumerate(zip(alive, tokens_R.tolist(), strict=True)):
@@ -102,7 +125,9 @@ def write(
                 if len(written[r]) < limits[r]:
                     kept.append(at)
         alive = [alive[at] for at in kept]
-    return [Written(ids=tuple(ids), finished=done) for ids, done in zip(written, finished, strict=True)]
+    return [
+        Written(ids=tuple(ids), finished=done) for ids, done in zip(written, finished, strict=True)
+    ]
 
 
 def _limit(rules: DecodeRules, prompt_length: int) -> int:
@@ -112,7 +137,9 @@ def _limit(rules: DecodeRules, prompt_length: int) -> int:
 
 
 def position_ids(model: Any, mask_RT: torch.Tensor, last: int) -> dict[str, torch.Tensor]:
-    """Position ids of the last columns, for models that take them: left padding must not shift learnt positions."""
+    """Position ids of the last columns, for models that take them: left padding must not shift
+    learnt positions.
+    """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return {}
     return {"position_ids": (mask_RT.cumsum(dim=1) - 1).clamp(min=0)[:, -last:]}

@@ -1,8 +1,10 @@
-"""Is this checkpoint ready to decide? Looks at everything that a decision rests on, and says what is wrong in words.
+"""Is this checkpoint ready to decide? Looks at everything that a decision rests on, and says what
+is wrong in words.
 
-In order: tokenizer and chat template; each control token; where a rendered prompt ends; what people can spell; the
-control tokens' weights; the probability at the first answer position; whether the files are those that were trained;
-what another dtype would change. Shapes: N built-in prompts, C control tokens, A weight tables, d width.
+In order: tokenizer and chat template; each control token; where a rendered prompt ends; what people
+can spell; the control tokens' weights; the probability at the first answer position; whether the
+files are those that were trained; what another dtype would change. Shapes: N built-in prompts, C
+control tokens, A weight tables, d width.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ _QUESTIONS = (
 )
 PROMPTS = tuple((Message(role="user", content=text),) for text in _QUESTIONS)
 MOST_LEFTOVER = 0.02  # mean probability outside the control tokens; a trained model is far below
-MOST_DTYPE_GAP = 0.02  # |probability| between float32 and bfloat16; 8 bits of mantissa alone make about 0.01
+# |probability| between float32 and bfloat16; 8 bits of mantissa alone make about 0.01
+MOST_DTYPE_GAP = 0.02
 LEAST_ANGLE = 1e-3  # 1 - cosine of two control rows; rows that resizing made differ by about 1e-6
 
 
@@ -51,9 +54,11 @@ class Examination:
 
 
 def examine(case: Examination) -> Readiness:
-    """All findings about one checkpoint; an untouched base model gets failing ones, never an exception.
+    """All findings about one checkpoint; an untouched base model gets failing ones, never an
+    exception.
 
-    A check that needs what an earlier one found missing fails as "not checked": what was not looked at is not ready.
+    A check that needs what an earlier one found missing fails as "not checked": what was not looked
+    at is not ready.
     """
     findings, tokenizer = _tokenizer(case)
     if tokenizer is None:
@@ -67,7 +72,12 @@ def examine(case: Examination) -> Readiness:
             findings.append(_failed("chat template", e))
     if not all(f.ok for f in findings):
         findings += [
-            Finding(check=check, ok=False, detail="not checked", hint="repair what is listed above first")
+            Finding(
+                check=check,
+                ok=False,
+                detail="not checked",
+                hint="repair what is listed above first",
+            )
             for check in ("rows trained", "mass at the first position")
         ]
         return Readiness(model=str(case.model), findings=tuple(findings))
@@ -102,7 +112,8 @@ def _control_token(tokenizer: PreTrainedTokenizerFast, token: str) -> Finding:
 def _header(encoder: ChatEncoder) -> Finding:
     """Whether a prompt ends exactly where the same conversation, answered, has its control token.
 
-    If not, training put the token behind other tokens than serving does, and every score is read at a wrong place.
+    If not, training put the token behind other tokens than serving does, and every score is read at
+    a wrong place.
     """
     asked = Message(role="user", content="What is two and two?")
     prompt = encoder.prompt([asked])
@@ -114,7 +125,9 @@ def _header(encoder: ChatEncoder) -> Finding:
         ok=same,
         detail=f"a prompt of {len(prompt)} tokens, its answer's control token at position {at}"
         + (", after the same header" if same else ", after other tokens than the prompt ends with"),
-        hint="" if same else "add_generation_prompt must render what the template puts before an answer",
+        hint=""
+        if same
+        else "add_generation_prompt must render what the template puts before an answer",
     )
 
 
@@ -125,7 +138,12 @@ def _spelled_by_users(encoder: ChatEncoder) -> Finding:
         ids = encoder.prompt([Message(role="user", content=f"Say {token}{token}now")])
         leaked = set(ids) & set(encoder.token_ids)
         if leaked:
-            return Finding(check=check, ok=False, detail=f"{token!r} became id {leaked}", hint="report this as a bug")
+            return Finding(
+                check=check,
+                ok=False,
+                detail=f"{token!r} became id {leaked}",
+                hint="report this as a bug",
+            )
     return Finding(check=check, ok=True, detail="stay plain text, whichever is spelled")
 
 
@@ -147,13 +165,17 @@ def _weights(case: Examination) -> list[Finding]:
 
 
 def _trained(model: Any, encoder: ChatEncoder) -> Finding:
-    """Rows of the embedding and the head: of some length beside a typical row, and none a copy of another.
+    """Rows of the embedding and the head: of some length beside a typical row, and none a copy of
+    another.
 
-    Reserved rows that were never trained are zero or all alike; rows added by resizing are copies of the mean row.
+    Reserved rows that were never trained are zero or all alike; rows added by resizing are copies
+    of the mean row.
     """
     rows_ACd = control_rows(model, encoder.token_ids)  # A = 1 table if the head is tied, else 2
     typical_A = [table.detach().float().norm(dim=1).median().item() for table in tables(model)]
-    length_C = np.min([r.norm(dim=1).numpy() / t for r, t in zip(rows_ACd, typical_A, strict=True)], axis=0)
+    length_C = np.min(
+        [r.norm(dim=1).numpy() / t for r, t in zip(rows_ACd, typical_A, strict=True)], axis=0
+    )
     unit_ACd = (rows_ACd / rows_ACd.norm(dim=2, keepdim=True).clamp(min=1e-12)).double().numpy()
     alike_CC = np.max([u @ u.T - 2 * np.eye(len(u)) for u in unit_ACd], axis=0)
     first, second = (int(c) for c in np.unravel_index(alike_CC.argmax(), alike_CC.shape))
@@ -161,29 +183,44 @@ def _trained(model: Any, encoder: ChatEncoder) -> Finding:
     return Finding(
         check="rows trained",
         ok=trained,
-        detail=f"shortest: {encoder.tokens[int(length_C.argmin())]}, {length_C.min():.3g} of a typical row; "
-        f"most alike: {encoder.tokens[first]} and {encoder.tokens[second]}, cosine {alike_CC.max():.4f}",
-        hint="" if trained else "zero or equal rows were never trained: demur train, with rows of every category",
+        detail=f"shortest: {encoder.tokens[int(length_C.argmin())]}, {length_C.min():.3g} of a "
+        f"typical row; most alike: {encoder.tokens[first]} and {encoder.tokens[second]}, cosine "
+        f"{alike_CC.max():.4f}",
+        hint=""
+        if trained
+        else "zero or equal rows were never trained: demur train, with rows of every category",
     )
 
 
 def _mass(logp_NC: Floats) -> Finding:
-    """Whether the first answer position belongs to the control tokens on prompts that nobody trained for."""
+    """Whether the first answer position belongs to the control tokens on prompts that nobody
+    trained for.
+    """
     leftover = float(1.0 - np.exp(logp_NC.astype(np.float64)).sum(axis=1).mean())
     small = leftover <= MOST_LEFTOVER
     return Finding(
         check="mass at the first position",
         ok=small,
-        detail=f"{leftover:.3g} of the probability is outside the control tokens, mean of {len(logp_NC)} prompts",
-        hint="" if small else f"expected <= {MOST_LEFTOVER}: not trained, or trained with another chat template",
+        detail=(
+            f"{leftover:.3g} of the probability is outside the control tokens, mean of "
+            f"{len(logp_NC)} prompts"
+        ),
+        hint=""
+        if small
+        else f"expected <= {MOST_LEFTOVER}: not trained, or trained with another chat template",
     )
 
 
 def _same_model(found: Fingerprint, expected: Fingerprint) -> Finding:
-    """Whether weights, tokenizer, template, ids and dtype are those that demur.json or a policy was made with."""
+    """Whether weights, tokenizer, template, ids and dtype are those that demur.json or a policy was
+    made with.
+    """
     old = expected.config_digest is None
     differences = (replace(found, config_digest=None) if old else found).differences(expected)
-    same = f"the model that its record speaks of{', which names no settings: an older one' if old else ''}"
+    same = (
+        "the model that its record speaks "
+        f"of{', which names no settings: an older one' if old else ''}"
+    )
     return Finding(
         check="fingerprint",
         ok=not differences,
@@ -195,17 +232,22 @@ def _same_model(found: Fingerprint, expected: Fingerprint) -> Finding:
 def _dtype_effect(case: Examination, stored: str, logp_NC: Floats) -> Finding:
     """What the other of float32 and bfloat16 makes of the same prompts.
 
-    Judged by probabilities: a log-probability of -20 may move by whole units without changing any decision.
+    Judged by probabilities: a log-probability of -20 may move by whole units without changing any
+    decision.
     """
     other = "bfloat16" if stored == "float32" else "float32"
-    engine = HfEngine(model=case.model, tokens=case.tokens, keep_history=case.keep_history, dtype=other)
+    engine = HfEngine(
+        model=case.model, tokens=case.tokens, keep_history=case.keep_history, dtype=other
+    )
     other_NC = engine.logp(PROMPTS)
     gap = float(np.abs(np.exp(other_NC) - np.exp(logp_NC)).max())
     small = gap <= MOST_DTYPE_GAP
     return Finding(
         check="dtype effect",
         ok=small,
-        detail=f"{stored} against {other}: largest |delta logp| {np.abs(other_NC - logp_NC).max():.3g}, "
-        f"largest |delta p| {gap:.3g}",
-        hint="" if small else "thresholds do not carry over: score, calibrate and serve in one dtype",
+        detail=f"{stored} against {other}: largest |delta logp| "
+        f"{np.abs(other_NC - logp_NC).max():.3g}, largest |delta p| {gap:.3g}",
+        hint=""
+        if small
+        else "thresholds do not carry over: score, calibrate and serve in one dtype",
     )

@@ -1,4 +1,6 @@
-"""Rows of the embedding and of the head that belong to control tokens: made, initialised, proven trained, merged."""
+"""Rows of the embedding and of the head that belong to control tokens: made, initialised, proven
+trained, merged.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,30 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from demur.base.errors import EngineError
 from demur.core.taxonomy import Taxonomy
 
-# A trained row moves by whole percents of a typical row; float32 rounding and weight decay alone move it far less.
+# A trained row moves by whole percents of a typical row; float32 rounding and weight decay alone
+# move it far less.
 LEAST_CHANGE = 1e-3
-MERGE_TOLERANCE = 1e-3  # largest |logit| difference between the merged model and its reload, float32; bf16 gets 0.05
+# largest |logit| difference between the merged model and its reload, float32; bf16 gets 0.05
+MERGE_TOLERANCE = 1e-3
 
 
 def tables(model: Any) -> list[torch.Tensor]:
-    """The weight matrices (V, d) with one row per token: the embedding, and the head where it is not tied to it."""
+    """The weight matrices (V, d) with one row per token: the embedding, and the head where it is
+    not tied to it.
+    """
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    return [embedding] if head is embedding or head.data_ptr() == embedding.data_ptr() else [embedding, head]
+    return (
+        [embedding]
+        if head is embedding or head.data_ptr() == embedding.data_ptr()
+        else [embedding, head]
+    )
 
 
-def make_rows(model: Any, tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy, ids: Sequence[int]) -> None:
-    """Give the model a row for every token and start each control token's row at the mean row of its description.
+def make_rows(
+    model: Any, tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy, ids: Sequence[int]
+) -> None:
+    """Give the model a row for every token and start each control token's row at the mean row of
+    its description.
 
     Distinct descriptions give distinct rows, so categories do not begin as copies of each other.
     """
@@ -50,18 +63,21 @@ def _make_room(model: Any, rows: int) -> None:
         why = f": {str(e).strip().partition('. ')[0]}"
     if why or min(table.shape[0] for table in tables(model)) < rows:
         raise EngineError(
-            f"{type(model).__name__} has no room for {rows - before} more tokens: {before:,} rows that cannot "
-            f"grow{why}",
-            "take a base that is not quantised, or one whose tokenizer has reserved tokens or spare rows",
+            f"{type(model).__name__} has no room for {rows - before} more tokens: {before:,} rows "
+            f"that cannot grow{why}",
+            "take a base that is not quantised, or one whose tokenizer has reserved tokens or "
+            "spare rows",
         )
 
 
 def start_respond_at_header(model: Any, respond_id: int, header_id: int) -> None:
-    """Give [respond] the input row of the token before it, in a model whose embedding and head are apart.
+    """Give [respond] the input row of the token before it, in a model whose embedding and head are
+    apart.
 
-    header_id: the last token of a rendered prompt. What follows is then read as the base model reads its own answers:
-    behind the mean row of a description ordinary replies cost SmolLM2-135M .122 nats a token more than without a
-    control token, behind this one .005. A frozen embedding keeps it; the head's row, which decides, is another.
+    header_id: the last token of a rendered prompt. What follows is then read as the base model
+    reads its own answers: behind the mean row of a description ordinary replies cost SmolLM2-135M
+    .122 nats a token more than without a control token, behind this one .005. A frozen embedding
+    keeps it; the head's row, which decides, is another.
     """
     if len(tables(model)) == 2:
         with torch.no_grad():
@@ -80,8 +96,11 @@ def table_names(model: Any) -> list[str]:
     return [named[table.data_ptr()] for table in tables(model)]
 
 
-def row_change(after_tables: Sequence[torch.Tensor], ids: Sequence[int], before: torch.Tensor) -> tuple[float, ...]:
-    """How far each control token's row moved, relative to the median row norm; the least over embedding and head.
+def row_change(
+    after_tables: Sequence[torch.Tensor], ids: Sequence[int], before: torch.Tensor
+) -> tuple[float, ...]:
+    """How far each control token's row moved, relative to the median row norm; the least over
+    embedding and head.
 
     after_tables: the trained matrices of `tables`. before: control_rows as they were initialised.
 
@@ -94,23 +113,31 @@ def row_change(after_tables: Sequence[torch.Tensor], ids: Sequence[int], before:
     for token_id, change, norm in zip(ids, change_C.tolist(), norm_C.tolist(), strict=True):
         if change < LEAST_CHANGE or norm < LEAST_CHANGE:
             raise EngineError(
-                f"the row of control token id {token_id} was not trained: moved {change:.2g}, norm {norm:.2g}",
-                "every category of the taxonomy needs training rows; with LoRA, its rows must be trainable",
+                f"the row of control token id {token_id} was not trained: moved {change:.2g}, "
+                f"norm {norm:.2g}",
+                "every category of the taxonomy needs training rows; with LoRA, its rows must be "
+                "trainable",
             )
     return tuple(change_C.tolist())
 
 
 def lora(model: Any, ids: Sequence[int], *, rank: int, alpha: int, dropout: float) -> Any:
-    """A PEFT model: adapters on all linear layers, and the control tokens' rows trainable wherever they are stored."""
+    """A PEFT model: adapters on all linear layers, and the control tokens' rows trainable wherever
+    they are stored.
+    """
     from peft import LoraConfig, get_peft_model  # 5 s of imports that full training never needs
     from peft.utils import other
 
-    # trl's fused head reads `.bias` of a wrapped lm_head; peft 0.21's wrapper has none. Drop when it does.
+    # trl's fused head reads `.bias` of a wrapped lm_head; peft 0.21's wrapper has none. Drop when
+    # it does.
     if not hasattr(other.TrainableTokensWrapper, "bias"):
         other.TrainableTokensWrapper.bias = None  # type: ignore[attr-defined]
     rows: Any = list(ids)
     if len(tables(model)) == 2:  # untied: a bare list would train the embedding's rows only
-        rows = {_name(model, model.get_input_embeddings()): rows, _name(model, model.get_output_embeddings()): rows}
+        rows = {
+            _name(model, model.get_input_embeddings()): rows,
+            _name(model, model.get_output_embeddings()): rows,
+        }
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -123,10 +150,11 @@ def lora(model: Any, ids: Sequence[int], *, rank: int, alpha: int, dropout: floa
 
 
 def merge(adapted: Any, folder: Path, probe_ids: Sequence[int]) -> Any:
-    """Merge adapters, save to `folder`, reload, and compare logits on `probe_ids`. Returns the merged model.
+    """Merge adapters, save to `folder`, reload, and compare logits on `probe_ids`. Returns the
+    merged model.
 
-    Raises EngineError if the reloaded checkpoint computes something else: with tied embeddings or new rows a merge
-    can silently drop what was learnt.
+    Raises EngineError if the reloaded checkpoint computes something else: with tied embeddings or
+    new rows a merge can silently drop what was learnt.
     """
     probe = torch.tensor([list(probe_ids)], device=adapted.device)
     adapted.eval()
@@ -134,12 +162,17 @@ def merge(adapted: Any, folder: Path, probe_ids: Sequence[int]) -> Any:
         wanted = adapted(input_ids=probe).logits[0, -1].float().cpu()
     merged = adapted.merge_and_unload()
     merged.save_pretrained(folder)
-    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=merged.dtype, trust_remote_code=False)
+    reloaded = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=merged.dtype, trust_remote_code=False
+    )
     with torch.no_grad():
         found = reloaded(input_ids=probe.cpu()).logits[0, -1].float()
     gap = float((wanted - found).abs().max())
     if gap > (MERGE_TOLERANCE if merged.dtype == torch.float32 else 0.05):
-        raise EngineError(f"the merged checkpoint's logits differ by {gap:.3g} after a reload", "train in full instead")
+        raise EngineError(
+            f"the merged checkpoint's logits differ by {gap:.3g} after a reload",
+            "train in full instead",
+        )
     return merged
 
 

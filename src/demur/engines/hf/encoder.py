@@ -1,4 +1,6 @@
-"""Any transformers encoder as text vectors: the mean of its last hidden states. Implements core's Encoder."""
+"""Any transformers encoder as text vectors: the mean of its last hidden states. Implements core's
+Encoder.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from demur.engines.hf.load import checkpoint_folder, load_model, no_progress_bar
 
 @dataclass(kw_only=True)
 class HfEncoder:
-    """A checkpoint from a folder, or by name from the local cache. Raises EngineError if it cannot be loaded.
+    """A checkpoint from a folder, or by name from the local cache. Raises EngineError if it cannot
+    be loaded.
 
     Texts are cut to most_tokens, or to the model's own limit: refusals are told by how they begin.
     """
@@ -40,13 +43,20 @@ class HfEncoder:
                 )
         except (OSError, ValueError) as e:
             reason = str(e).splitlines()[0]
-            raise EngineError(f"cannot load {str(self.model)!r}: {reason}", "check the path or name") from None
+            raise EngineError(
+                f"cannot load {str(self.model)!r}: {reason}", "check the path or name"
+            ) from None
         self._model = load_model(self.model, "float32", self.device, AutoModel)
 
     @property
     def name(self) -> str:
-        """The last part of the path or name, the digests of weights and settings, and how much of a text is read."""
-        return f"{Path(str(self.model)).name} {checkpoint_digest(checkpoint_folder(self.model))} {self._room}"
+        """The last part of the path or name, the digests of weights and settings, and how much of a
+        text is read.
+        """
+        return (
+            f"{Path(str(self.model)).name} {checkpoint_digest(checkpoint_folder(self.model))} "
+            f"{self._room}"
+        )
 
     @property
     def _room(self) -> int:
@@ -56,7 +66,9 @@ class HfEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Floats:
-        """See core.encoded_classifier.Encoder. Special tokens that a text spells out are read letter by letter."""
+        """See core.encoded_classifier.Encoder. Special tokens that a text spells out are read
+        letter by letter.
+        """
         rows: list[Floats] = []
         for at in range(0, len(texts), self.batch):
             batch = self._tokenizer(
@@ -72,4 +84,8 @@ class HfEncoder:
             mask_NT1 = batch["attention_mask"][..., None].float()
             mean_ND = (state_NTD * mask_NT1).sum(dim=1) / mask_NT1.sum(dim=1).clamp(min=1.0)
             rows.append(mean_ND.cpu().numpy())
-        return np.concatenate(rows) if rows else np.zeros((0, self._model.config.hidden_size), dtype=np.float32)
+        return (
+            np.concatenate(rows)
+            if rows
+            else np.zeros((0, self._model.config.hidden_size), dtype=np.float32)
+        )

@@ -1,9 +1,10 @@
 """Any causal language model of transformers as Scorer and Generator: every prompt is read once.
 
-Scoring pads on the right and needs no attention mask, since under causal attention no token sees what follows it; a
-self-check on first use falls back to rows of equal length where that does not hold. Writing pads on the left, with a
-mask and explicit positions, so that all rows of a batch go on from the same column of the cache.
-Shapes: N prompts, B rows of a batch, T positions, V vocabulary, C control tokens (column 0 = respond).
+Scoring pads on the right and needs no attention mask, since under causal attention no token sees
+what follows it; a self-check on first use falls back to rows of equal length where that does not
+hold. Writing pads on the left, with a mask and explicit positions, so that all rows of a batch go
+on from the same column of the cache. Shapes: N prompts, B rows of a batch, T positions, V
+vocabulary, C control tokens (column 0 = respond).
 """
 
 from __future__ import annotations
@@ -27,21 +28,29 @@ from demur.core.ports import Answer, Progress, Prompt, no_progress
 from demur.engines.fingerprint import fingerprint
 from demur.engines.heads import control_scores, head_on, last_rows
 from demur.engines.hf.decode import DecodeRules, Prefix, only_row, prefill, write
-from demur.engines.hf.load import checkpoint_folder, context_of, find_preset, load_model, preset_encoder, stop_ids
+from demur.engines.hf.load import (
+    checkpoint_folder,
+    context_of,
+    find_preset,
+    load_model,
+    preset_encoder,
+    stop_ids,
+)
 from demur.engines.tokens import ChatEncoder, load_tokenizer
 
 LOGITS_PER_BATCH = 2**23  # at most so many float32 logits at once: 32 MB, whatever the vocabulary
-# |logp| by which a row may differ alone and in a padded batch; half precision rounds a logit of 16 to 1/8.
+# |logp| by which a row may differ alone and in a batch; half precision rounds a logit of 16 to 1/8.
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
-SHARED_TOKENS = 128  # that reading a shared start once must save in a batch, to be worth a forward pass of its own
+# that reading a shared start once must save in a batch, to be worth a forward pass of its own
+SHARED_TOKENS = 128
 
 
 @dataclass(kw_only=True, eq=False)
 class HfEngine:
     """A checkpoint in evaluation mode, loaded on construction. Implements Scorer and Generator.
 
-    `network`, `tokenizer`, `encoder`, `rules` (of writing) and `filler` (an id for padding) are the engine's own, for
-    those who look inside: nobody may change them.
+    `network`, `tokenizer`, `encoder`, `rules` (of writing) and `filler` (an id for padding) are the
+    engine's own, for those who look inside: nobody may change them.
 
     Raises EngineError when the checkpoint, its tokenizer or its control tokens cannot be used.
     """
@@ -53,7 +62,8 @@ class HfEngine:
     dtype: str | None = None  # of the weights; None: as stored
     device: str | None = None  # None: the first GPU if there is one
     batch_tokens: int = 2048  # positions scored at once, padding counted
-    write_tokens: int = 4096  # positions kept at once while answers are written, room for them counted
+    # positions kept at once while answers are written, room for them counted
+    write_tokens: int = 4096
     max_new_tokens: int = 48  # of an answer, after its control token
     threads: int | None = None  # CPU threads of this whole process; None: leave them
 
@@ -69,11 +79,14 @@ class HfEngine:
         if self.preset is None:
             self.encoder = ChatEncoder(self.tokenizer, self.tokens, keep_history=self.keep_history)
         else:
-            self.encoder = preset_encoder(self.tokenizer, find_preset(self.preset), keep_history=self.keep_history)
+            self.encoder = preset_encoder(
+                self.tokenizer, find_preset(self.preset), keep_history=self.keep_history
+            )
         self.network: Any = load_model(self.model, self.dtype, self.device)
         stops = stop_ids(self.network, self.tokenizer, self.encoder)
         pad_id = self.tokenizer.pad_token_id
-        self.filler = self.encoder.token_ids[0]  # no token looks at it; a real pad id makes transformers warn
+        # no token looks at it; a real pad id makes transformers warn
+        self.filler = self.encoder.token_ids[0]
         self.rules = DecodeRules(
             stops=stops,
             banned=tuple({*self.encoder.token_ids, *([] if pad_id is None else [pad_id])} - stops),
@@ -89,7 +102,8 @@ class HfEngine:
 
     @torch.inference_mode()
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
-        """Scores, (N, C), float32: one prefill per different prompt, logits at its last position only.
+        """Scores, (N, C), float32: one prefill per different prompt, logits at its last position
+        only.
 
         Raises EngineError naming the first prompt that is longer than the model's context.
         """
@@ -108,9 +122,13 @@ class HfEngine:
 
     @torch.inference_mode()
     def branches(
-        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+        self,
+        prompts: Sequence[Prompt],
+        columns: Sequence[Sequence[int]],
+        progress: Progress = no_progress,
     ) -> list[dict[int, Answer]]:
-        """For each prompt the greedy answer after each asked control token (a score column), from one prefill.
+        """For each prompt the greedy answer after each asked control token (a score column), from
+        one prefill.
 
         Raises EngineError naming the first prompt that leaves no room for its control token.
         """
@@ -133,14 +151,18 @@ class HfEngine:
     def answer(
         self, prompts: Sequence[Prompt], policy: Policy, progress: Progress = no_progress
     ) -> list[tuple[Floats, Decision, Answer]]:
-        """Each prompt's score (C,), what the policy decides of it, and the answer that follows, from one prefill.
+        """Each prompt's score (C,), what the policy decides of it, and the answer that follows,
+        from one prefill.
 
-        Raises PolicyError if the policy was made with another model, ScoreDoubt where a score decides nothing.
+        Raises PolicyError if the policy was made with another model, ScoreDoubt where a score
+        decides nothing.
         """
         policy.require_model(self.fingerprint)
         encoded = self._encode(prompts, room=1)
         answered: dict[int, tuple[Floats, Decision, Answer]] = {}
-        for batch in self._batches([len(ids) + self.max_new_tokens for ids in encoded], self.write_tokens):
+        for batch in self._batches(
+            [len(ids) + self.max_new_tokens for ids in encoded], self.write_tokens
+        ):
             prefix = prefill(self.network, [encoded[n] for n in batch], self.filler)
             logp_BC = control_scores(prefix.logits_BV, self.encoder.token_ids)
             decisions = [decide_or_doubt(policy, logp_C) for logp_C in logp_BC]
@@ -151,14 +173,17 @@ class HfEngine:
 
     @cached_property
     def padding_is_harmless(self) -> bool:
-        """Whether a row padded on the right, without a mask, scores as it does alone: true under causal attention."""
+        """Whether a row padded on the right, without a mask, scores as it does alone: true under
+        causal attention.
+        """
         (short,) = self._encode([(Message(role="user", content="Hello."),)], room=0)
         longer = (short * 8)[: self.rules.context]
         gap = np.abs(self._score([short]) - self._score([short, longer])[:1]).max()
         return bool(gap <= self._tolerance)
 
     def _encode(self, prompts: Sequence[Prompt], *, room: int) -> list[tuple[int, ...]]:
-        """Ids of each prompt up to where its control token belongs. room: positions that must be left after it.
+        """Ids of each prompt up to where its control token belongs. room: positions that must be
+        left after it.
 
         Raises PromptTooLong naming the first prompt that is.
         """
@@ -167,23 +192,34 @@ class HfEngine:
         for n, ids in enumerate(encoded):
             if context is not None and len(ids) + room > context:
                 raise PromptTooLong(
-                    f"prompt {n} has {len(ids)} tokens and needs {room} more; the model reads {context}",
+                    f"prompt {n} has {len(ids)} tokens and needs {room} more; the model reads "
+                    f"{context}",
                     "shorten it or leave it out",
                 )
         return encoded
 
     def _score_batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices of prompts to score together; of one length where padding would change their scores."""
+        """Indices of prompts to score together; of one length where padding would change their
+        scores.
+        """
         equal = len(set(lengths)) > 1 and not self.padding_is_harmless
         return self._batches(lengths, self.batch_tokens, equal_lengths=equal)
 
-    def _batches(self, costs: Sequence[int], budget: int, *, equal_lengths: bool = False) -> list[list[int]]:
-        """Indices of rows of like cost (positions a row takes), dearest first: memory runs out at once or never."""
+    def _batches(
+        self, costs: Sequence[int], budget: int, *, equal_lengths: bool = False
+    ) -> list[list[int]]:
+        """Indices of rows of like cost (positions a row takes), dearest first: memory runs out at
+        once or never.
+        """
         most_rows = max(1, LOGITS_PER_BATCH // self.network.get_output_embeddings().weight.shape[0])
         batches: list[list[int]] = []
         for n in sorted(range(len(costs)), key=lambda n: -costs[n]):
             widest = costs[batches[-1][0]] if batches else 0
-            fits = batches and len(batches[-1]) < most_rows and (len(batches[-1]) + 1) * widest <= budget
+            fits = (
+                batches
+                and len(batches[-1]) < most_rows
+                and (len(batches[-1]) + 1) * widest <= budget
+            )
             if fits and not (equal_lengths and costs[n] != widest):
                 batches[-1].append(n)
             else:
@@ -192,8 +228,12 @@ class HfEngine:
 
     @cached_property
     def sharing_is_harmless(self) -> bool:
-        """Whether a row scores as it does alone where its start was read once for several: true of causal decoders."""
-        (one,), (other,) = (self._encode([(Message(role="user", content=c),)], room=0) for c in ("Hello.", "No!"))
+        """Whether a row scores as it does alone where its start was read once for several: true of
+        causal decoders.
+        """
+        (one,), (other,) = (
+            self._encode([(Message(role="user", content=c),)], room=0) for c in ("Hello.", "No!")
+        )
         shared = shared_start([one, other])
         cache = self._read_start(one[:shared], rows=2) if shared else None
         if cache is None:
@@ -206,7 +246,9 @@ class HfEngine:
         return TOLERANCE if self.network.dtype == torch.float32 else HALF_TOLERANCE
 
     def _score_batch(self, rows: Sequence[Sequence[int]]) -> Floats:
-        """Scores of one batch, (B, C). What all rows begin with, a system prompt for instance, is read once."""
+        """Scores of one batch, (B, C). What all rows begin with, a system prompt for instance, is
+        read once.
+        """
         shared = shared_start(rows)
         if shared * (len(rows) - 1) < SHARED_TOKENS or not self.sharing_is_harmless:
             return self._score(rows)
@@ -214,9 +256,13 @@ class HfEngine:
 
     @torch.inference_mode()
     def _read_start(self, ids: Sequence[int], rows: int) -> Any:
-        """The key-value cache after these ids, for so many rows; None where the model keeps none that can be copied."""
+        """The key-value cache after these ids, for so many rows; None where the model keeps none
+        that can be copied.
+        """
         with head_on(self.network, lambda hidden_BTd: hidden_BTd[:, -1:]):
-            read = self.network(torch.tensor([list(ids)], device=self.network.device), use_cache=True)
+            read = self.network(
+                torch.tensor([list(ids)], device=self.network.device), use_cache=True
+            )
         cache: Any = getattr(read, "past_key_values", None)
         if not hasattr(cache, "batch_repeat_interleave"):
             return None
@@ -231,9 +277,14 @@ class HfEngine:
         """
         lengths_B = torch.tensor([len(ids) - start for ids in rows])
         longest = int(lengths_B.max())
-        ids_BT = torch.tensor([[*ids[start:], *[self.filler] * (longest - len(ids) + start)] for ids in rows])
-        # Not every architecture takes a cache of keys and values, and such a one is never given any.
-        kept = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+        ids_BT = torch.tensor(
+            [[*ids[start:], *[self.filler] * (longest - len(ids) + start)] for ids in rows]
+        )
+        # Not every architecture takes a cache of keys and values, and such a one is never given
+        # any.
+        kept = (
+            {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+        )
         with head_on(self.network, last_rows(lengths_B)):
             logits_BTV = self.network(ids_BT.to(self.network.device), **kept).logits
         return control_scores(only_row(logits_BTV), self.encoder.token_ids)
@@ -242,7 +293,9 @@ class HfEngine:
         """The answers after (row of the batch, column) pairs: one answer a pair, in their order."""
         first_ids = [self.encoder.token_ids[column] for _, column in rows]
         written = write(self.network, prefix, [row for row, _ in rows], first_ids, self.rules)
-        texts = self.tokenizer.batch_decode([list(w.ids) for w in written], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(
+            [list(w.ids) for w in written], skip_special_tokens=True
+        )
         return [
             Answer(text=text.strip(), finished=w.finished, tokens=len(w.ids))
             for text, w in zip(texts, written, strict=True)
@@ -253,5 +306,7 @@ def shared_start(rows: Sequence[Sequence[int]]) -> int:
     """How many ids all rows begin with, at least one left over in each."""
     # All others lie between the first and the last of them, and so begin as these do.
     first, last = min(map(tuple, rows)), max(map(tuple, rows))
-    alike = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    alike = next(
+        (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
     return min(alike, min(map(len, rows)) - 1)

@@ -1,12 +1,13 @@
-"""demur inside transformers' own `model.generate`: a policy per row, for people who have no need of a server.
+"""demur inside transformers' own `model.generate`: a policy per row, for people who have no need of
+a server.
 
     gate = RefusalGate(model, policies, control_ids, prompt_length=batch.input_ids.shape[1])
     with gate:
         model.generate(**batch, logits_processor=LogitsProcessorList([gate]))
 
-Greedy decoding, sampling and num_return_sequences work, batches are padded on the left. What would decide on other
-numbers than the model's own is refused: beam search, assisted decoding, a penalty or another processor before the gate.
-Shapes: R rows that are written, V vocabulary, T columns.
+Greedy decoding, sampling and num_return_sequences work, batches are padded on the left. What would
+decide on other numbers than the model's own is refused: beam search, assisted decoding, a penalty
+or another processor before the gate. Shapes: R rows that are written, V vocabulary, T columns.
 """
 
 from __future__ import annotations
@@ -27,23 +28,32 @@ from demur.engines.heads import control_scores
 
 
 class RefusalGate(LogitsProcessor):
-    """Forces each row's first token to the control token that its policy decides on; bans control tokens after it.
+    """Forces each row's first token to the control token that its policy decides on; bans control
+    tokens after it.
 
-    policies: one for all rows, or one per prompt; a prompt returned n times has its policy n times. control_ids: C ids
-    in the order of a score's columns. prompt_length: columns of the padded batch given to `generate`.
+    policies: one for all rows, or one per prompt; a prompt returned n times has its policy n times.
+    control_ids: C ids in the order of a score's columns. prompt_length: columns of the padded batch
+    given to `generate`.
 
-    Every call raises EngineError, naming what is wrong, when the decision cannot be made or the ban cannot hold.
+    Every call raises EngineError, naming what is wrong, when the decision cannot be made or the ban
+    cannot hold.
     """
 
     def __init__(
-        self, model: Any, policies: Policy | Sequence[Policy], control_ids: Sequence[int], *, prompt_length: int
+        self,
+        model: Any,
+        policies: Policy | Sequence[Policy],
+        control_ids: Sequence[int],
+        *,
+        prompt_length: int,
     ) -> None:
         self._model = model
         self._policies = [policies] if isinstance(policies, Policy) else list(policies)
         self._control_ids = banned_ids(control_ids)
         self._prompt_length = prompt_length
         self._raw_RV: torch.Tensor | None = None  # what the model said last, before any processor
-        self._opening_RT: torch.Tensor | None = None  # prompts and forced ids of the generation that is under way
+        # prompts and forced ids of the generation that is under way
+        self._opening_RT: torch.Tensor | None = None
         self._hook: Any = None
 
     def __enter__(self) -> RefusalGate:
@@ -51,13 +61,20 @@ class RefusalGate(LogitsProcessor):
         self._hook = self._model.register_forward_hook(self._watch, with_kwargs=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         """Stop watching."""
         self._hook.remove()
         self._raw_RV = self._opening_RT = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The processed scores, (R, V): one finite entry a row at the first position, no control token later."""
+        """The processed scores, (R, V): one finite entry a row at the first position, no control
+        token later.
+        """
         width = self._prompt_length
         if input_ids.shape[1] == width:
             ids_R = torch.as_tensor(self._decide(scores), device=scores.device)
@@ -65,28 +82,35 @@ class RefusalGate(LogitsProcessor):
             return torch.full_like(scores, -torch.inf).scatter(1, ids_R[:, None], 0.0)
         if self._opening_RT is None or not torch.equal(input_ids[:, : width + 1], self._opening_RT):
             raise EngineError(
-                f"{len(scores)} rows of {input_ids.shape[1]} tokens were not decided after {width} tokens",
+                f"{len(scores)} rows of {input_ids.shape[1]} tokens were not decided after "
+                f"{width} tokens",
                 "prompt_length is the width of the padded batch: batch.input_ids.shape[1]",
             )
         banned_C = torch.as_tensor(self._control_ids, device=scores.device)
         return scores.index_fill(1, banned_C, -torch.inf)
 
     def _decide(self, scores: torch.Tensor) -> Ints:
-        """The control id of each row, (R,): from float32 log-softmax of raw logits, rows grouped by policy."""
+        """The control id of each row, (R,): from float32 log-softmax of raw logits, rows grouped by
+        policy.
+        """
         raw_RV = self._raw_RV
         if raw_RV is None:
             raise EngineError(
-                "the gate has seen no logits of the model", "call generate inside `with gate:`, unassisted"
+                "the gate has seen no logits of the model",
+                "call generate inside `with gate:`, unassisted",
             )
         if raw_RV.shape != scores.shape or not torch.equal(raw_RV.float(), scores.float()):
             raise EngineError(
-                f"scores {tuple(scores.shape)} are not the model's logits {tuple(raw_RV.shape)}: something came before",
-                "no beam search, assisted decoding, penalties or min_new_tokens; no logits processor before the gate",
+                f"scores {tuple(scores.shape)} are not the model's logits {tuple(raw_RV.shape)}: "
+                "something came before",
+                "no beam search, assisted decoding, penalties or min_new_tokens; no logits "
+                "processor before the gate",
             )
         copies, rest = divmod(len(scores), len(self._policies))
         if rest or not copies:
             raise EngineError(
-                f"{len(self._policies)} policies for {len(scores)} rows", "give one policy, or one per prompt"
+                f"{len(self._policies)} policies for {len(scores)} rows",
+                "give one policy, or one per prompt",
             )
         logp_RC = control_scores(raw_RV, self._control_ids.tolist())
         ids_R = np.empty(len(scores), dtype=np.int64)
@@ -96,8 +120,13 @@ class RefusalGate(LogitsProcessor):
             ids_R[rows] = settled_ids(policy, self._control_ids.tolist(), logp_RC[rows])
         return ids_R
 
-    def _watch(self, _model: Any, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _watch(
+        self, _model: Any, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         mask = kwargs.get("attention_mask")
         if isinstance(mask, torch.Tensor) and mask.ndim == 2 and not bool(mask[:, -1].all()):
-            raise EngineError("a row of the batch ends in padding", "pad on the left: tokenizer.padding_side = 'left'")
+            raise EngineError(
+                "a row of the batch ends in padding",
+                "pad on the left: tokenizer.padding_side = 'left'",
+            )
         self._raw_RV = output.logits[:, -1]

@@ -1,4 +1,5 @@
-"""A guard model in this process as Scorer: a transformers sequence classifier's probability of the labels to refuse.
+"""A guard model in this process as Scorer: a transformers sequence classifier's probability of the
+labels to refuse.
 
 Shapes: N prompts, W windows of a batch, L labels.
 """
@@ -31,9 +32,10 @@ LONGEST = 4096  # tokens of a window, where a model has no limit of its own
 class HfGuard:
     """Implements demur.core.ports.Scorer; loaded on construction.
 
-    It reads what the user said in all turns. What is longer than the model reads is read in windows that overlap by
-    half, and the window with the highest probability counts: nothing is cut off. Special tokens in people's text are
-    encoded as letters. Raises EngineError when the checkpoint or its labels cannot be used.
+    It reads what the user said in all turns. What is longer than the model reads is read in windows
+    that overlap by half, and the window with the highest probability counts: nothing is cut off.
+    Special tokens in people's text are encoded as letters. Raises EngineError when the checkpoint
+    or its labels cannot be used.
     """
 
     model: str  # a folder, or a Hugging Face name
@@ -46,13 +48,22 @@ class HfGuard:
 
     def __post_init__(self) -> None:
         require_one_category(self.tokens)
-        self._network: Any = load_model(self.model, self.dtype, self.device, AutoModelForSequenceClassification)
+        self._network: Any = load_model(
+            self.model, self.dtype, self.device, AutoModelForSequenceClassification
+        )
         self._tokenizer = _tokenizer(self.model)
         self._columns = _columns(self._network.config, self.refuse)
-        limits = (self.longest, context_of(self._network), self._tokenizer.model_max_length, LONGEST)
+        limits = (
+            self.longest,
+            context_of(self._network),
+            self._tokenizer.model_max_length,
+            LONGEST,
+        )
         self._length = min(limit for limit in limits if limit)
         if self._length <= self._tokenizer.num_special_tokens_to_add():
-            raise EngineError(f"windows of {self._length} tokens hold no text", "raise longest, or leave it out")
+            raise EngineError(
+                f"windows of {self._length} tokens hold no text", "raise longest, or leave it out"
+            )
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -61,7 +72,9 @@ class HfGuard:
         weights = model_digest(folder)
         how = (*sorted(self.refuse), str(self._length), str(self._network.dtype))
         parts = (weights, str(settings_digest(folder)), tokenizer_digest(self._tokenizer), *how)
-        return predictor_fingerprint(sha256("\0".join(parts).encode()).hexdigest(), self.tokens, "guard-hf")
+        return predictor_fingerprint(
+            sha256("\0".join(parts).encode()).hexdigest(), self.tokens, "guard-hf"
+        )
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """(N, 2) natural-log probabilities that a prompt is answered and that it is refused."""
@@ -79,7 +92,9 @@ class HfGuard:
         return self.batch if self._tokenizer.pad_token is not None else 1
 
     def _windows(self, prompts: Sequence[Prompt]) -> tuple[list[list[int]], list[int]]:
-        """Ids of each window, and which prompt it belongs to. A prompt without text has one window."""
+        """Ids of each window, and which prompt it belongs to. A prompt without text has one
+        window.
+        """
         if not prompts:
             return [], []
         encoded = self._tokenizer(
@@ -97,7 +112,10 @@ class HfGuard:
         """(W,) probabilities that a window is to be refused."""
         batch = self._tokenizer.pad({"input_ids": ids}, padding=len(ids) > 1, return_tensors="pt")
         logits_WL = self._network(**batch.to(self._network.device)).logits.double()
-        independent = logits_WL.shape[1] == 1 or self._network.config.problem_type == "multi_label_classification"
+        independent = (
+            logits_WL.shape[1] == 1
+            or self._network.config.problem_type == "multi_label_classification"
+        )
         if independent:  # labels that do not exclude each other: the likeliest of them counts
             p_W = logits_WL.sigmoid()[:, self._columns].amax(dim=1)
         else:
@@ -109,9 +127,13 @@ def _tokenizer(name: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as e:
-        raise EngineError(f"no tokenizer at {name!r}: {str(e).splitlines()[0]}", "check the path or name") from None
+        raise EngineError(
+            f"no tokenizer at {name!r}: {str(e).splitlines()[0]}", "check the path or name"
+        ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise EngineError(f"the tokenizer of {name!r} is not a fast one", "convert it to tokenizer.json first")
+        raise EngineError(
+            f"the tokenizer of {name!r} is not a fast one", "convert it to tokenizer.json first"
+        )
     return tokenizer
 
 
@@ -121,8 +143,12 @@ def _columns(config: Any, refuse: Sequence[str]) -> list[int]:
     for name in refuse:
         if name.casefold() not in known:
             labels = [str(label) for label in config.id2label.values()]
-            raise EngineError(f"the guard has no label {name!r}", suggest(name, labels, f"labels: {labels}"))
+            raise EngineError(
+                f"the guard has no label {name!r}", suggest(name, labels, f"labels: {labels}")
+            )
     columns = sorted({known[name.casefold()] for name in refuse})
     if not columns or len(columns) == len(known) > 1:
-        raise EngineError(f"{len(columns)} of {len(known)} labels are to be refused", "name some of them, not all")
+        raise EngineError(
+            f"{len(columns)} of {len(known)} labels are to be refused", "name some of them, not all"
+        )
     return columns

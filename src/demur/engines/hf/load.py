@@ -39,9 +39,13 @@ class Preset:
 _SOURCE = "Llama-3-8B checkpoints published with arXiv 2412.06748"
 PRESETS = {
     "released": Preset(
-        tokens=coconot().tokens, ids=(128261, 128256, 128257, 128258, 128259, 128260), source=f"{_SOURCE}, categories"
+        tokens=coconot().tokens,
+        ids=(128261, 128256, 128257, 128258, 128259, 128260),
+        source=f"{_SOURCE}, categories",
     ),
-    "released-single": Preset(tokens=single().tokens, ids=(128256, 128257), source=f"{_SOURCE}, one refusal token"),
+    "released-single": Preset(
+        tokens=single().tokens, ids=(128256, 128257), source=f"{_SOURCE}, one refusal token"
+    ),
 }
 
 
@@ -52,11 +56,15 @@ def find_preset(name: str) -> Preset:
     raise EngineError(f"unknown preset {name!r}", suggest(name, PRESETS))
 
 
-def preset_encoder(tokenizer: PreTrainedTokenizerFast, preset: Preset, *, keep_history: bool) -> ChatEncoder:
-    """An encoder that takes the preset's ids as they are, whatever spelling the tokenizer gives them.
+def preset_encoder(
+    tokenizer: PreTrainedTokenizerFast, preset: Preset, *, keep_history: bool
+) -> ChatEncoder:
+    """An encoder that takes the preset's ids as they are, whatever spelling the tokenizer gives
+    them.
 
-    The published tokens may be ordinary added tokens; in `tokenizer`, which must be the engine's own copy, they become
-    special, so that people's text cannot spell them. Raises EngineError if an id is not an added token.
+    The published tokens may be ordinary added tokens; in `tokenizer`, which must be the engine's
+    own copy, they become special, so that people's text cannot spell them. Raises EngineError if an
+    id is not an added token.
     """
     added = tokenizer.added_tokens_decoder
     missing = [i for i in preset.ids if i not in added]
@@ -66,7 +74,9 @@ def preset_encoder(tokenizer: PreTrainedTokenizerFast, preset: Preset, *, keep_h
             f"the preset is for: {preset.source}; give the control tokens instead",
         )
     literals = [added[i].content for i in preset.ids]
-    tokenizer.add_special_tokens({"extra_special_tokens": literals}, replace_extra_special_tokens=False)
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": literals}, replace_extra_special_tokens=False
+    )
     return ChatEncoder(tokenizer, preset.tokens, keep_history=keep_history, ids=preset.ids)
 
 
@@ -82,12 +92,15 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_model(name: str | Path, dtype: str | None, device: str | None, loader: Any = AutoModelForCausalLM) -> Any:
+def load_model(
+    name: str | Path, dtype: str | None, device: str | None, loader: Any = AutoModelForCausalLM
+) -> Any:
     """A model in evaluation mode; a folder is read without touching the network or itself.
 
-    dtype: of the weights; None: as stored. device: None: the first GPU if there is one. loader: transformers' class
-    for this kind of model. No code that comes with a checkpoint is run. Raises EngineError when the checkpoint cannot
-    be read, lacks weights that would then be random, or holds weights that this model has no place for.
+    dtype: of the weights; None: as stored. device: None: the first GPU if there is one. loader:
+    transformers' class for this kind of model. No code that comes with a checkpoint is run. Raises
+    EngineError when the checkpoint cannot be read, lacks weights that would then be random, or
+    holds weights that this model has no place for.
     """
     model = _loaded(name, dtype, loader)
     model.to(device or ("cuda" if on_gpu() else "cpu"))
@@ -95,7 +108,9 @@ def load_model(name: str | Path, dtype: str | None, device: str | None, loader: 
 
 
 def load_base(name: str, dtype: str) -> Any:
-    """A causal language model to train on, where it is loaded: the trainer places it. Raises EngineError as above."""
+    """A causal language model to train on, where it is loaded: the trainer places it. Raises
+    EngineError as above.
+    """
     return _loaded(name, dtype, AutoModelForCausalLM)
 
 
@@ -116,25 +131,34 @@ def _loaded(name: str | Path, dtype: str | None, loader: Any) -> Any:
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         reason = str(e).strip().partition("\n")[0]
-        raise EngineError(f"cannot load {str(name)!r}: {reason}", f"expected a {what}'s folder") from None
+        raise EngineError(
+            f"cannot load {str(name)!r}: {reason}", f"expected a {what}'s folder"
+        ) from None
     check_keys(model, found, str(name), what)
     return model
 
 
-_KINDS = {AutoModelForSequenceClassification: "sequence classifier", AutoModelForCausalLM: "causal language model"}
+_KINDS = {
+    AutoModelForSequenceClassification: "sequence classifier",
+    AutoModelForCausalLM: "causal language model",
+}
 
 
 def check_keys(model: Any, found: Mapping[str, Any], name: str, what: str) -> None:
-    """Raise EngineError on weights that are missing, or that the model has no place for: it is not what was saved.
+    """Raise EngineError on weights that are missing, or that the model has no place for: it is not
+    what was saved.
 
-    A bare encoder may do without its pooler, which nothing of ours reads, and leave a head of another task behind.
+    A bare encoder may do without its pooler, which nothing of ours reads, and leave a head of
+    another task behind.
     """
     lacking, left = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if what == "model":
         parts = {part for part, _ in model.named_children()}
         bare = model.base_model_prefix
         lacking = [key for key in lacking if "pooler" not in key.split(".")]
-        left = [key for key in left if key.removeprefix(f"{bare}.").split(".")[0] in parts - {"pooler"}]
+        left = [
+            key for key in left if key.removeprefix(f"{bare}.").split(".")[0] in parts - {"pooler"}
+        ]
     if lacking:
         raise EngineError(
             f"{name!r} lacks {len(lacking)} weights, first {lacking[0]!r}",
@@ -142,13 +166,15 @@ def check_keys(model: Any, found: Mapping[str, Any], name: str, what: str) -> No
         )
     if left:
         raise EngineError(
-            f"{name!r} holds {len(left)} weights that its config.json has no place for, first {left[0]!r}",
+            f"{name!r} holds {len(left)} weights that its config.json has no place for, first "
+            f"{left[0]!r}",
             "config and weights are not of one model: restore the checkpoint",
         )
 
 
 def checkpoint_folder(name: str | Path) -> Path:
-    """The folder that a loaded checkpoint's files lie in: itself, or its snapshot in the local cache.
+    """The folder that a loaded checkpoint's files lie in: itself, or its snapshot in the local
+    cache.
 
     Raises EngineError if a named model is not in the cache.
     """
@@ -156,7 +182,9 @@ def checkpoint_folder(name: str | Path) -> Path:
         return Path(name)
     config = cached_file(str(name), "config.json", local_files_only=True)
     if config is None:
-        raise EngineError(f"no files of {str(name)!r} in the local cache", "load it once with a network")
+        raise EngineError(
+            f"no files of {str(name)!r} in the local cache", "load it once with a network"
+        )
     return Path(config).parent
 
 
@@ -166,10 +194,14 @@ def context_of(model: Any) -> int | None:
     return int(limit) if limit else None
 
 
-def stop_ids(model: Any, tokenizer: PreTrainedTokenizerFast, encoder: ChatEncoder) -> frozenset[int]:
-    """Ids that end an answer: what the checkpoint lists, and the special token its template puts after one.
+def stop_ids(
+    model: Any, tokenizer: PreTrainedTokenizerFast, encoder: ChatEncoder
+) -> frozenset[int]:
+    """Ids that end an answer: what the checkpoint lists, and the special token its template puts
+    after one.
 
-    The latter matters for base models trained with a chat template: their configuration still names another token.
+    The latter matters for base models trained with a chat template: their configuration still names
+    another token.
     """
     stops: set[int | None] = {encoder.end_of_turn}
     listed: tuple[Any, ...] = (

@@ -1,4 +1,6 @@
-"""The next token of every row of a batch, each drawn in its own way. Shapes: R rows, V vocabulary."""
+"""The next token of every row of a batch, each drawn in its own way. Shapes: R rows, V
+vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +10,27 @@ import torch
 
 from demur.core.serving import Sampling
 
-GREEDY = 1e-5  # at or below this temperature the most probable token is taken: logits divided by less overflow
+# at or below this temperature the most probable token is taken: logits divided by less overflow
+GREEDY = 1e-5
 
 
-def next_tokens(logits_RV: torch.Tensor, samplings: Sequence[Sampling], draws_R: Sequence[float]) -> list[int]:
-    """One id per row. logits_RV: float32, banned ids at -inf. draws_R: uniform in [0, 1), unused by greedy rows.
+def next_tokens(
+    logits_RV: torch.Tensor, samplings: Sequence[Sampling], draws_R: Sequence[float]
+) -> list[int]:
+    """One id per row. logits_RV: float32, banned ids at -inf. draws_R: uniform in [0, 1), unused by
+    greedy rows.
 
-    Temperature comes first, then top_p: the fewest tokens, most probable first, that hold at least top_p together.
-    A row's token depends on its own logits, sampling and draw alone.
+    Temperature comes first, then top_p: the fewest tokens, most probable first, that hold at least
+    top_p together. A row's token depends on its own logits, sampling and draw alone.
     """
     tokens = logits_RV.argmax(dim=1).tolist()
     drawn = [r for r, s in enumerate(samplings) if s.temperature > GREEDY]
     for nucleus in (False, True):
         rows = [r for r in drawn if (samplings[r].top_p < 1.0) == nucleus]
         if rows:
-            heat_R = logits_RV.new_tensor([samplings[r].temperature for r in rows], dtype=torch.float64)
+            heat_R = logits_RV.new_tensor(
+                [samplings[r].temperature for r in rows], dtype=torch.float64
+            )
             p_RV = torch.softmax(logits_RV[rows].double() / heat_R[:, None], dim=1)
             top_p_R = heat_R.new_tensor([samplings[r].top_p for r in rows])
             draw_R = heat_R.new_tensor([draws_R[r] for r in rows])
@@ -45,4 +53,5 @@ def _inverse(weight_RV: torch.Tensor, draw_R: torch.Tensor) -> torch.Tensor:
     sum_RV = weight_RV.cumsum(dim=1)
     at_R = torch.searchsorted(sum_RV, draw_R[:, None] * sum_RV[:, -1:], right=True)[:, 0]
     heaviest_R = weight_RV.argmax(dim=1)
-    return torch.where(at_R < weight_RV.shape[1], at_R, heaviest_R)  # rounding may leave the draw at the very end
+    # rounding may leave the draw at the very end
+    return torch.where(at_R < weight_RV.shape[1], at_R, heaviest_R)

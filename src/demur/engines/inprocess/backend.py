@@ -1,7 +1,9 @@
-"""A model in this very process behind a server: many requests at once, each decided and answered from one prefill.
+"""A model in this very process behind a server: many requests at once, each decided and answered
+from one prefill.
 
-The event loop encodes nothing and computes nothing: prompts are encoded in one thread, the model runs in another
-(demur.engines.inprocess.worker). Backend of `demur serve` when no other software is named.
+The event loop encodes nothing and computes nothing: prompts are encoded in one thread, the model
+runs in another (demur.engines.inprocess.worker). Backend of `demur serve` when no other software is
+named.
 """
 
 from __future__ import annotations
@@ -25,26 +27,30 @@ from demur.engines.hf.batch import joining_gap
 from demur.engines.hf.engine import HALF_TOLERANCE, TOLERANCE, HfEngine
 from demur.engines.inprocess.grammars import GrammarLimits, Grammars
 from demur.engines.inprocess.job import Job
+from demur.engines.inprocess.limits import Limits
 from demur.engines.inprocess.watched import WatchedWorker
-from demur.engines.inprocess.worker import Limits
 from demur.engines.tool_calls import Schema, mode_of, text_or_call, with_tools
 
-PROOF_S = 5.0  # for the model to show that it computes: a load balancer is to look elsewhere meanwhile
+# for the model to show that it computes: a load balancer is to look elsewhere meanwhile
+PROOF_S = 5.0
 
 
 class HfBackend:
     """An HfEngine in service. Implements demur.core.serving.Backend.
 
-    The engine belongs to the backend from now on: nobody else may run its network. Construction reads the weight files
-    for the fingerprint and tries out that rows which join a batch are read as they are alone; it raises EngineError if
-    they are not. Greedy answers are those of HfEngine.branches; a seed fixes the draws of a sampled one.
+    The engine belongs to the backend from now on: nobody else may run its network. Construction
+    reads the weight files for the fingerprint and tries out that rows which join a batch are read
+    as they are alone; it raises EngineError if they are not. Greedy answers are those of
+    HfEngine.branches; a seed fixes the draws of a sampled one.
     """
 
     Options = Limits
 
     @classmethod
     def from_run(cls, run: ServedRun, options: Limits) -> HfBackend:
-        """Around the run's checkpoint, loaded here. Whatever scored the run: the same fingerprint is the same model."""
+        """Around the run's checkpoint, loaded here. Whatever scored the run: the same fingerprint
+        is the same model.
+        """
         return cls(run.load(), options)
 
     def __init__(self, engine: HfEngine, limits: Limits | None = None) -> None:
@@ -71,8 +77,9 @@ class HfBackend:
     async def open(self, ask: Ask) -> Reply:
         """Wait for a place, read the prompt, decide.
 
-        Raises BackendBusy when too many requests wait, BackendDown when the model has stopped, PolicyError on a policy
-        of another model, PromptTooLong, and EngineError on a schema or a tool choice that cannot be honoured.
+        Raises BackendBusy when too many requests wait, BackendDown when the model has stopped,
+        PolicyError on a policy of another model, PromptTooLong, and EngineError on a schema or a
+        tool choice that cannot be honoured.
         """
         ask.policy.require_model(self._fingerprint)
         mode = mode_of(ask)
@@ -82,13 +89,17 @@ class HfBackend:
         parts: AsyncIterator[Part] = nothing()
         if mode != "none" and not decision.refuses:
             self._worker.cancel(job)  # decided without the functions; the answer is to know of them
-            parts = await text_or_call(ask, mode, partial(self._go_on, replace(ask, messages=with_tools(ask))))
+            parts = await text_or_call(
+                ask, mode, partial(self._go_on, replace(ask, messages=with_tools(ask)))
+            )
         elif not is_silent(ask, decision):
             parts = await self._begun(job, decision)
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
 
     async def _require_callable(self, ask: Ask) -> None:
-        """Raise PromptTooLong for functions that leave no room for an answer, whatever will be decided."""
+        """Raise PromptTooLong for functions that leave no room for an answer, whatever will be
+        decided.
+        """
         described = replace(ask, messages=with_tools(ask))
         await asyncio.get_running_loop().run_in_executor(self._encoding, self._prepare, described)
 
@@ -96,11 +107,15 @@ class HfBackend:
         """Write an answer to a request that was decided under another prompt."""
         answered = tuple(replace(c, override="suppress") for c in ask.policy.categories)
         policy = replace(ask.policy, categories=answered)
-        job, decision, _ = await self._decide(replace(ask, policy=policy, json_schema=schema, tools=()))
+        job, decision, _ = await self._decide(
+            replace(ask, policy=policy, json_schema=schema, tools=())
+        )
         return await self._begun(job, decision)
 
     async def _begun(self, job: Job, decision: Decision) -> Parts:
-        """The answer of a decided request, under way once its schema is prepared, if it has one to follow."""
+        """The answer of a decided request, under way once its schema is prepared, if it has one to
+        follow.
+        """
         schema = job.ask.json_schema
         if schema is not None and not decision.refuses:
             try:
@@ -115,7 +130,9 @@ class HfBackend:
         """Have the model read a prompt; what is to be written after it is under way."""
         self._worker.check()
         if self._undecided >= self._limits.waiting:
-            raise BackendBusy(f"{self._undecided} requests wait already", "try again later, or allow more to wait")
+            raise BackendBusy(
+                f"{self._undecided} requests wait already", "try again later, or allow more to wait"
+            )
         self._undecided += 1
         try:
             loop = asyncio.get_running_loop()
@@ -132,15 +149,19 @@ class HfBackend:
         return job, decision, logp_C
 
     async def ready(self) -> None:
-        """Return once the model has computed something: a step of the answers under way, or one token for this.
+        """Return once the model has computed something: a step of the answers under way, or one
+        token for this.
 
-        Raises BackendDown when its thread has ended or is stuck, and why, and when nothing came within PROOF_S.
+        Raises BackendDown when its thread has ended or is stuck, and why, and when nothing came
+        within PROOF_S.
         """
         try:
             async with asyncio.timeout(PROOF_S):
                 await asyncio.wrap_future(self._worker.prove())
         except TimeoutError:
-            raise BackendDown(f"the model has computed nothing for {PROOF_S:g} s", "try again later") from None
+            raise BackendDown(
+                f"the model has computed nothing for {PROOF_S:g} s", "try again later"
+            ) from None
 
     async def close(self) -> None:
         """Stop the model; open replies end with BackendDown."""
@@ -155,13 +176,15 @@ class HfBackend:
         # Encoding a text takes as long as it is: nobody waits here for one that cannot fit.
         if context is not None and (fewest := engine.encoder.fewest_tokens(ask.messages)) > context:
             raise PromptTooLong(
-                f"the prompt has {fewest} tokens or more; the model reads {context}", "shorten the messages"
+                f"the prompt has {fewest} tokens or more; the model reads {context}",
+                "shorten the messages",
             )
         ids = tuple(engine.encoder.prompt(ask.messages))
         room = sampling.max_tokens if context is None else context - len(ids) - 1
         if room < 0:
             raise PromptTooLong(
-                f"the prompt has {len(ids)} tokens and needs 1 more for its control token; the model reads {context}",
+                f"the prompt has {len(ids)} tokens and needs 1 more for its control token; the "
+                f"model reads {context}",
                 "shorten the messages",
             )
         return partial(
@@ -205,7 +228,9 @@ class Parts:
 
 
 def _require_batching(engine: HfEngine) -> None:
-    """Raise EngineError unless neither padding nor joining a running batch changes what the model says."""
+    """Raise EngineError unless neither padding nor joining a running batch changes what the model
+    says.
+    """
     with torch.inference_mode():
         if not engine.padding_is_harmless:
             raise EngineError(
@@ -217,7 +242,7 @@ def _require_batching(engine: HfEngine) -> None:
     allowed = TOLERANCE if engine.network.dtype == torch.float32 else HALF_TOLERANCE
     if not gap <= allowed:
         raise EngineError(
-            f"rows that join a batch of {type(engine.network).__name__} are read otherwise than alone: their "
-            f"log-probabilities differ by {gap:.2g}, rounding makes at most {allowed}",
+            f"rows that join a batch of {type(engine.network).__name__} are read otherwise than "
+            f"alone: their log-probabilities differ by {gap:.2g}, rounding makes at most {allowed}",
             "serve the model with another back end",
         )

@@ -1,4 +1,6 @@
-"""Work for a few threads, shared out between tenants in turn: who has much work waits for it, and nobody else."""
+"""Work for a few threads, shared out between tenants in turn: who has much work waits for it, and
+nobody else.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,22 @@ Work = Callable[[], None]
 class FairQueue:
     """Threads that take up work of one tenant after the other. Safe to use from any thread.
 
-    A tenant never has all threads, if there are several. Raises BackendBusy, on `put`, when a tenant has `waiting`
-    pieces of work already.
+    A tenant never has all threads, if there are several. Raises BackendBusy, on `put`, when a
+    tenant has `waiting` pieces of work already.
     """
 
     def __init__(self, threads: int, waiting: int, name: str) -> None:
         self._most_waiting = waiting
         self._most_at_once = max(1, threads - 1)
         self._change = threading.Condition()  # guards everything below
-        self._waiting: OrderedDict[str, deque[Work]] = OrderedDict()  # by tenant; the first is served next
+        # by tenant; the first is served next
+        self._waiting: OrderedDict[str, deque[Work]] = OrderedDict()
         self._under_way: Counter[str] = Counter()
         self._closed = False
-        self._threads = [threading.Thread(target=self._run, name=f"{name}-{n}", daemon=True) for n in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{n}", daemon=True)
+            for n in range(threads)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -34,7 +40,9 @@ class FairQueue:
         with self._change:
             mine = self._waiting.setdefault(tenant, deque())
             if len(mine) >= self._most_waiting:
-                raise BackendBusy(f"{len(mine)} schemas of this tenant wait to be prepared", "try again later")
+                raise BackendBusy(
+                    f"{len(mine)} schemas of this tenant wait to be prepared", "try again later"
+                )
             mine.append(work)
             self._change.notify_all()
 
@@ -58,7 +66,9 @@ class FairQueue:
     def _take(self) -> tuple[str, Work] | None:
         with self._change:
             while not self._closed:
-                tenant = next((t for t in self._waiting if self._under_way[t] < self._most_at_once), None)
+                tenant = next(
+                    (t for t in self._waiting if self._under_way[t] < self._most_at_once), None
+                )
                 if tenant is None:
                     self._change.wait()
                     continue

@@ -31,7 +31,9 @@ class Grammar:
         self.state: State = "waiting"  # ready: the mask is there. finished: nothing may follow
 
     def mask(self, logits_V: torch.Tensor) -> None:
-        """Set the logits of ids that may not come next to -inf, in place. The state must be ready."""
+        """Set the logits of ids that may not come next to -inf, in place. The state must be
+        ready.
+        """
         bits = np.frombuffer(self._mask, dtype=np.uint8)
         allowed_V = np.unpackbits(bits, bitorder="little", count=len(logits_V)).astype(bool)
         logits_V[torch.from_numpy(~allowed_V).to(logits_V.device)] = -torch.inf
@@ -48,11 +50,15 @@ class Grammar:
     def reply(self, state: int, mask: bytes) -> None:
         """What the process says."""
         self._mask = mask
-        self.state = "ready" if state == host.MASK else "finished" if state == host.FINISHED else "failed"
+        self.state = (
+            "ready" if state == host.MASK else "finished" if state == host.FINISHED else "failed"
+        )
 
 
 class SchemaProcess:
-    """The other end of one schema's process. Orders come from any thread; replies are read by the decoding thread."""
+    """The other end of one schema's process. Orders come from any thread; replies are read by the
+    decoding thread.
+    """
 
     def __init__(self, line: socket.socket, mask_bytes: int, tenant: str) -> None:
         self.tenant = tenant  # whose schema it was first
@@ -79,7 +85,9 @@ class SchemaProcess:
         return grammar
 
     def order(self, letter: bytes, answer: int, token: int) -> None:
-        """Tell the process something. What it does not take any more it never will: its answers fail."""
+        """Tell the process something. What it does not take any more it never will: its answers
+        fail.
+        """
         with self._lock:
             if self.alive:
                 try:
@@ -139,7 +147,9 @@ class SchemaProcess:
 
 
 def wait(grammars: Iterable[Grammar], seconds: float) -> None:
-    """Take in what their processes say, until none of them is waited for any more or the time is over."""
+    """Take in what their processes say, until none of them is waited for any more or the time is
+    over.
+    """
     end_s = monotonic() + seconds
     waiting = list(grammars)
     while waiting := [g for g in waiting if g.state == "waiting"]:

@@ -1,15 +1,20 @@
-"""A program of its own: forks one small process per schema, which compiles it and says which token may come next.
+"""A program of its own: forks one small process per schema, which compiles it and says which token
+may come next.
 
-Started by demur.engines.inprocess.grammars; imports nothing of demur, so that it stays small and starts fast.
+Started by demur.engines.inprocess.grammars; imports nothing of demur, so that it stays small and
+starts fast.
 
-1. The tokenizer comes on standard input, once; the host builds llguidance's view of it and waits on a control socket.
-2. For each schema the host gets one end of a socket pair and forks: the child shares the tokenizer, reads the schema
-   from its socket, and answers there until the other end is closed.
-3. A child has a limit on memory, and on processor time a timer that the kernel ends it by, whatever the grammar library
-   is doing: it need not cooperate. Its parent and all other schemas go on.
-4. All of them run only where the server's threads leave time: its process waits for no schema, and others are answered.
+1. The tokenizer comes on standard input, once; the host builds llguidance's view of it and waits on
+   a control socket.
+2. For each schema the host gets one end of a socket pair and forks: the child shares the tokenizer,
+   reads the schema from its socket, and answers there until the other end is closed.
+3. A child has a limit on memory, and on processor time a timer that the kernel ends it by, whatever
+   the grammar library is doing: it need not cooperate. Its parent and all other schemas go on.
+4. All of them run only where the server's threads leave time: its process waits for no schema, and
+   others are answered.
 
-Nothing that a schema says is written anywhere: standard error is closed, and answers carry codes, no texts.
+Nothing that a schema says is written anywhere: standard error is closed, and answers carry codes,
+no texts.
 """
 
 from __future__ import annotations
@@ -26,16 +31,19 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-START, KILL = b"S", b"K"  # on the control socket: a letter and the number of a schema; START carries a socket
+# on the control socket: a letter and the number of a schema; START carries a socket
+START, KILL = b"S", b"K"
 CONTROL = struct.Struct("<cQ")
-NEW, TOKEN, END = b"N", b"T", b"E"  # on a schema's socket: a letter, the number of an answer, a token
+# on a schema's socket: a letter, the number of an answer, a token
+NEW, TOKEN, END = b"N", b"T", b"E"
 STEP = struct.Struct("<cII")
 LENGTH = struct.Struct("<I")
 REPLY = struct.Struct("<IB")  # number of an answer, state; a mask follows MASK
 MASK, FINISHED, FAILED = 0, 1, 2
 COMPILED, UNFIT = b"\x00", b"\x01"
 
-# One space at most between two parts: a model that may write any amount of white space may never come to an end.
+# One space at most between two parts: a model that may write any amount of white space may never
+# come to an end.
 SPACE: Any = {"whitespace_pattern": "[ ]?"}
 _NICE = 10  # a ninth of the time that a thread of the server gets, where both want it
 _LOOK_S = 0.5  # between two looks for children that have ended
@@ -51,14 +59,17 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     _give_way()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    tokenizer = LLTokenizer(settings["tokenizer"], n_vocab=settings["vocabulary"], eos_token=settings["stops"])
+    tokenizer = LLTokenizer(
+        settings["tokenizer"], n_vocab=settings["vocabulary"], eos_token=settings["stops"]
+    )
     control.sendall(COMPILED)
     children: dict[int, int] = {}  # number of a schema -> process
     try:
         while (order := _next_order(control, children)) is not None:
             letter, number, descriptors = order
             if letter == KILL and number in children:
-                os.kill(children[number], signal.SIGKILL)  # ours, and not yet waited for: nobody else has its number
+                # ours, and not yet waited for: nobody else has its number
+                os.kill(children[number], signal.SIGKILL)
             if letter == START:
                 children[number] = _fork(control, descriptors[0], settings, tokenizer)
                 os.close(descriptors[0])
@@ -70,15 +81,21 @@ def main() -> None:
 def _give_way() -> None:
     """Let the server's threads go first.
 
-    Linux groups processes by session, and niceness counts within a group only: the group has one of its own.
+    Linux groups processes by session, and niceness counts within a group only: the group has one of
+    its own.
     """
     os.nice(_NICE)
-    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as group:  # not on every one
+    # not on every one
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as group:
         group.write(str(_NICE))
 
 
-def _next_order(control: socket.socket, children: dict[int, int]) -> tuple[bytes, int, list[int]] | None:
-    """Wait for an order, taking leave of children that ended. None: the control socket was closed."""
+def _next_order(
+    control: socket.socket, children: dict[int, int]
+) -> tuple[bytes, int, list[int]] | None:
+    """Wait for an order, taking leave of children that ended. None: the control socket was
+    closed.
+    """
     there = False
     while not there:
         for number, pid in list(children.items()):
@@ -113,7 +130,9 @@ def _fork(control: socket.socket, descriptor: int, settings: dict[str, Any], tok
 
 
 def _pages_in_use() -> int:
-    """Pages of address space; 0 where the system does not say: then memory is bounded by time alone."""
+    """Pages of address space; 0 where the system does not say: then memory is bounded by time
+    alone.
+    """
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[0])
@@ -170,16 +189,20 @@ class _Schema:
         return REPLY.pack(answer, MASK) + mask if any(mask) else REPLY.pack(answer, FAILED)
 
     def _is_over(self, answer: int, step_s: float) -> bool:
-        """Whether an answer has had its time. The kernel's timer, and its count of a short step, may be coarse."""
+        """Whether an answer has had its time. The kernel's timer, and its count of a short step,
+        may be coarse.
+        """
         limits = self._settings
         return bool(step_s >= limits["step_s"] or self._spent_s[answer] >= limits["answer_s"])
 
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Have the kernel end this process if the block takes more processor time: by SIGPROF, which nobody handles.
+    """Have the kernel end this process if the block takes more processor time: by SIGPROF, which
+    nobody handles.
 
-    Time in which others went first does not count. Whoever waits has limits of their own: SLACK_S, LATE_S.
+    Time in which others went first does not count. Whoever waits has limits of their own: SLACK_S,
+    LATE_S.
     """
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:

@@ -1,15 +1,21 @@
-"""JSON answers: which tokens may come next under a JSON schema, found out by other processes than this one.
+"""JSON answers: which tokens may come next under a JSON schema, found out by other processes than
+this one.
 
-A schema is a program that a client sends, and llguidance (an optional package, extra "json") runs it. So it runs in a
-process per schema, forked by demur.engines.inprocess.grammar_host, with limits on its time and memory. The decoding
-thread reads finished masks from sockets, and waits for none of them longer than it says.
+A schema is a program that a client sends, and llguidance (an optional package, extra "json") runs
+it. So it runs in a process per schema, forked by demur.engines.inprocess.grammar_host, with limits
+on its time and memory. The decoding thread reads finished masks from sockets, and waits for none of
+them longer than it says.
 
-1. `Grammars.begin`, after the decision: an answer under a schema. The process of a schema is kept while answers use it,
-   and a few idle ones afterwards, by the digest of the schema. Schemas that were too much are remembered too.
-2. `Grammar.take` tells the process which token was written; the next mask is computed while the model runs.
-3. `wait` lets the decoding thread wait a moment for masks that are late. It must never wait without a limit.
+1. `Grammars.begin`, after the decision: an answer under a schema. The process of a schema is kept
+   while answers use it, and a few idle ones afterwards, by the digest of the schema. Schemas that
+   were too much are remembered too.
+2. `Grammar.take` tells the process which token was written; the next mask is computed while the
+   model runs.
+3. `wait` lets the decoding thread wait a moment for masks that are late. It must never wait without
+   a limit.
 
-A grammar binds answers only. It begins after the control token, so a refusal is never forced into a schema.
+A grammar binds answers only. It begins after the control token, so a refusal is never forced into a
+schema.
 """
 
 from __future__ import annotations
@@ -30,7 +36,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from demur.base.errors import BackendBusy, BackendDown, DemurError, EngineError, MissingDependency, SchemaTooCostly
+from demur.base.errors import (
+    BackendBusy,
+    BackendDown,
+    DemurError,
+    EngineError,
+    MissingDependency,
+    SchemaTooCostly,
+)
 from demur.base.schemas.limits import TOGETHER, SchemaBounds, too_much
 from demur.engines.inprocess import grammar_host as host
 from demur.engines.inprocess.fair_queue import FairQueue
@@ -57,14 +70,20 @@ class GrammarLimits:
 
 
 class Grammars:
-    """Grammars for one tokenizer. Safe to use from any thread; nothing is started before the first use.
+    """Grammars for one tokenizer. Safe to use from any thread; nothing is started before the first
+    use.
 
-    stops: ids that end an answer; they are allowed where the JSON may end. vocabulary: logits that the model has.
-    Raises MissingDependency, on use, when llguidance is not installed or the system cannot fork.
+    stops: ids that end an answer; they are allowed where the JSON may end. vocabulary: logits that
+    the model has. Raises MissingDependency, on use, when llguidance is not installed or the system
+    cannot fork.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, stops: frozenset[int], vocabulary: int, limits: GrammarLimits
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        stops: frozenset[int],
+        vocabulary: int,
+        limits: GrammarLimits,
     ) -> None:
         self._limits = limits
         self._stops = sorted(stops)
@@ -74,16 +93,18 @@ class Grammars:
         self._host: Host | None = None
         self._starting = threading.Lock()
         self._lock = threading.Lock()  # guards everything below
-        self._held: OrderedDict[str, SchemaProcess] = OrderedDict()  # by digest; the one used last comes last
+        # by digest; the one used last comes last
+        self._held: OrderedDict[str, SchemaProcess] = OrderedDict()
         self._coming: dict[str, _Coming] = {}
         self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()  # why, and until when
         self._closed = False
 
     async def begin(self, schema: Mapping[str, Any], tenant: str = "") -> Grammar:
-        """An answer under a JSON schema; {}: any JSON object. Cancelling lets go of it, and of what is under way.
+        """An answer under a JSON schema; {}: any JSON object. Cancelling lets go of it, and of what
+        is under way.
 
-        Raises EngineError if the schema cannot be followed, SchemaTooCostly if it takes more than its limits, and
-        BackendBusy if the tenant has many waiting or in use.
+        Raises EngineError if the schema cannot be followed, SchemaTooCostly if it takes more than
+        its limits, and BackendBusy if the tenant has many waiting or in use.
         """
         _require_parts()
         if found := too_much(schema, self._limits.bounds):
@@ -118,7 +139,9 @@ class Grammars:
             self._host.close()
 
     def _awaited(self, digest: str, text: str, tenant: str) -> _Coming:
-        """The process under way for a schema, begun if there is none, with one more who waits. The lock is held."""
+        """The process under way for a schema, begun if there is none, with one more who waits. The
+        lock is held.
+        """
         if self._closed:
             raise BackendDown("the model is shutting down", "start the server again")
         why, until_s = self._refused.get(digest, ("", 0.0))
@@ -136,11 +159,18 @@ class Grammars:
         return coming
 
     def _require_place(self, tenant: str) -> None:
-        """Raise BackendBusy if all places, or a tenant's half of them, are taken by schemas in use."""
-        used = [p.tenant for p in self._held.values() if p.in_use] + [c.tenant for c in self._coming.values()]
+        """Raise BackendBusy if all places, or a tenant's half of them, are taken by schemas in
+        use.
+        """
+        used = [p.tenant for p in self._held.values() if p.in_use] + [
+            c.tenant for c in self._coming.values()
+        ]
         most = self._limits.processes
         if len(used) >= most or used.count(tenant) >= max(1, most // 2):
-            raise BackendBusy(f"{len(used)} JSON schemas are in use, {used.count(tenant)} of this tenant", "try later")
+            raise BackendBusy(
+                f"{len(used)} JSON schemas are in use, {used.count(tenant)} of this tenant",
+                "try later",
+            )
 
     def _leave(self, coming: _Coming) -> None:
         """One fewer waits; if nobody does, the work is dropped."""
@@ -170,7 +200,10 @@ class Grammars:
         except DemurError as e:
             error = e
         except OSError as e:
-            error = BackendDown(f"no process for a JSON schema can be had: {e.strerror}", "look at the system's limits")
+            error = BackendDown(
+                f"no process for a JSON schema can be had: {e.strerror}",
+                "look at the system's limits",
+            )
         with self._lock:
             self._forget(coming)
             if process is not None:
@@ -187,7 +220,9 @@ class Grammars:
             self._refused.popitem(last=False)
 
     def _hold(self, digest: str, process: SchemaProcess) -> None:
-        """Keep a process, and let the idle ones go that were used least lately. The lock is held."""
+        """Keep a process, and let the idle ones go that were used least lately. The lock is
+        held.
+        """
         if self._closed:
             process.close()
             return
@@ -209,7 +244,9 @@ class Grammars:
         }
 
     def _compiled(self, coming: _Coming) -> SchemaProcess:
-        """A process that holds the schema. Raises _Refused, and BackendDown where none can be had."""
+        """A process that holds the schema. Raises _Refused, and BackendDown where none can be
+        had.
+        """
         with self._starting:
             if self._host is None or not self._host.alive:
                 self._host = Host(self._settings())
@@ -246,7 +283,9 @@ class _Coming:
 
 
 class _Refused(Exception):
-    """A schema that got no process: "unfit" (llguidance does not follow it) or "costly" (it took more than it may)."""
+    """A schema that got no process: "unfit" (llguidance does not follow it) or "costly" (it took
+    more than it may).
+    """
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -255,10 +294,13 @@ class _Refused(Exception):
 
 def _refusal(why: str) -> EngineError:
     if why == "costly":
-        return SchemaTooCostly("the JSON schema takes more time or memory than one may", "make it simpler")
+        return SchemaTooCostly(
+            "the JSON schema takes more time or memory than one may", "make it simpler"
+        )
     return EngineError(
         "the JSON schema cannot be followed: it contradicts itself, or uses what is not supported",
-        "leave out keywords beyond types, properties, items, enum, const, anyOf, allOf, $ref, pattern and bounds",
+        "leave out keywords beyond types, properties, items, enum, const, anyOf, allOf, $ref, "
+        "pattern and bounds",
     )
 
 
@@ -266,4 +308,6 @@ def _require_parts() -> None:
     if find_spec("llguidance") is None:
         raise MissingDependency("JSON answers need llguidance", "pip install 'demur[json]'")
     if not hasattr(os, "fork"):
-        raise MissingDependency("JSON answers need a system that can fork processes", "serve with another back end")
+        raise MissingDependency(
+            "JSON answers need a system that can fork processes", "serve with another back end"
+        )

@@ -1,4 +1,6 @@
-"""The host process of demur.engines.inprocess.grammar_host, seen from here: start it, have it fork, end children."""
+"""The host process of demur.engines.inprocess.grammar_host, seen from here: start it, have it fork,
+end children.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,15 @@ from transformers import PreTrainedTokenizerFast
 from demur.base.errors import BackendDown
 from demur.engines.inprocess import grammar_host as host
 
-START_S = 60.0  # for the host to read the tokenizer: seconds where there are a quarter of a million tokens
+# for the host to read the tokenizer: seconds where there are a quarter of a million tokens
+START_S = 60.0
 _END_S = 2.0  # for the host to end by itself
 
 
 class Host:
-    """The host process. settings: what grammar_host reads on its standard input. Raises BackendDown if it fails."""
+    """The host process. settings: what grammar_host reads on its standard input. Raises BackendDown
+    if it fails.
+    """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         ours, theirs = socket.socketpair()
@@ -49,7 +54,9 @@ class Host:
             ready = b""
         if ready != host.COMPILED:
             self.close()
-            raise BackendDown("the process that prepares JSON schemas does not start", "is llguidance whole?")
+            raise BackendDown(
+                "the process that prepares JSON schemas does not start", "is llguidance whole?"
+            )
         ours.settimeout(None)
 
     @property
@@ -63,10 +70,14 @@ class Host:
         with self._lock, theirs:
             number = next(self._numbers)
             try:
-                socket.send_fds(self._control, [host.CONTROL.pack(host.START, number)], [theirs.fileno()])
+                socket.send_fds(
+                    self._control, [host.CONTROL.pack(host.START, number)], [theirs.fileno()]
+                )
             except OSError:
                 ours.close()
-                raise BackendDown("the process that prepares JSON schemas has ended", "ask again") from None
+                raise BackendDown(
+                    "the process that prepares JSON schemas has ended", "ask again"
+                ) from None
         return ours, number
 
     def kill(self, number: int) -> None:

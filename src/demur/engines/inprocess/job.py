@@ -18,7 +18,9 @@ from demur.engines.inprocess.grammar import Grammar
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Job:
-    """One request on its way. `left` is set by the event loop, `last` to `unsent` belong to the worker."""
+    """One request on its way. `left` is set by the event loop, `last` to `unsent` belong to the
+    worker.
+    """
 
     ask: Ask
     ids: tuple[int, ...]  # of the prompt
@@ -40,7 +42,9 @@ class Job:
         return len(self.ids) + 1 + self.limit
 
     def take(self, token: int, stops: frozenset[int]) -> Part | None:
-        """Note the next token; the part that may be sent now, if any. The last one has a `finish`."""
+        """Note the next token; the part that may be sent now, if any. The last one has a
+        `finish`.
+        """
         if token in stops:
             return self._part(self.text.end(), "stop")
         self.last, self.written, self.unsent = token, self.written + 1, self.unsent + 1
@@ -54,11 +58,15 @@ class Job:
         return self._part(shown, None) if shown else None
 
     def settle(self) -> Part | None:
-        """The end of an answer under a schema, if it is over. Raises SchemaTooCostly if its grammar gave up."""
+        """The end of an answer under a schema, if it is over. Raises SchemaTooCostly if its grammar
+        gave up.
+        """
         if self.grammar is None:
             return None
         if self.grammar.state == "failed":
-            raise SchemaTooCostly("the JSON schema takes more time or memory to follow than it may", "make it simpler")
+            raise SchemaTooCostly(
+                "the JSON schema takes more time or memory to follow than it may", "make it simpler"
+            )
         if self.grammar.state == "finished":
             return self._part(self.text.end(), "stop")
         return self._cut("") if self.written >= self.limit else None
@@ -91,5 +99,6 @@ class Parked:
 
     job: Job
     prompts: Prompts  # what the model has read of it, and what it said last
-    late: bool = False  # its mask is awaited; else it awaits its grammar, and has not read its control token
+    # its mask is awaited; else it awaits its grammar, and has not read its control token
+    late: bool = False
     since_s: float = field(default_factory=monotonic)

@@ -1,7 +1,8 @@
-"""When a long prompt may be read beside other tenants' answers: when they were written for longer than the last took.
+"""When a long prompt may be read beside other tenants' answers: when they were written for longer
+than the last took.
 
-A prompt is read in one piece, and nobody's answer goes on meanwhile. Short prompts are no trouble; long ones of one
-tenant, one after the other, would leave the others hardly any time.
+A prompt is read in one piece, and nobody's answer goes on meanwhile. Short prompts are no trouble;
+long ones of one tenant, one after the other, would leave the others hardly any time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ WRITING_PER_READING = 2.0  # seconds of writing after each second in which long 
 
 
 class Turns:
-    """Seconds of reading long prompts that writing has not made up for. Belongs to the decoding thread."""
+    """Seconds of reading long prompts that writing has not made up for. Belongs to the decoding
+    thread.
+    """
 
     def __init__(self) -> None:
         self._owed_s = 0.0

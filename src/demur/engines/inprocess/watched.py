@@ -1,9 +1,10 @@
-"""A worker that is watched: one whose step does not end, or whose thread failed, is given up and replaced.
+"""A worker that is watched: one whose step does not end, or whose thread failed, is given up and
+replaced.
 
-A thread in native code cannot be ended. It is left behind instead: its callers get an error at once, and what it may
-still say is not heard. The new worker runs another tree of modules over the same weights, so that nothing that the lost
-thread holds or does (hooks on the output head, a lock in a module) is in its way; the weights are only read.
-See docs/decisions/0011.
+A thread in native code cannot be ended. It is left behind instead: its callers get an error at
+once, and what it may still say is not heard. The new worker runs another tree of modules over the
+same weights, so that nothing that the lost thread holds or does (hooks on the output head, a lock
+in a module) is in its way; the weights are only read. See docs/decisions/0011.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from demur.base.errors import BackendDown
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.grammar import Grammar
 from demur.engines.inprocess.job import Job
-from demur.engines.inprocess.worker import Limits, Worker
+from demur.engines.inprocess.limits import Limits
+from demur.engines.inprocess.worker import Worker
 
 LOG = logging.getLogger(__name__)
 LOOK_S = 1.0  # between two looks at the worker, at most
@@ -84,7 +86,9 @@ class WatchedWorker:
             self._restarted_s.popleft()
         if len(self._restarted_s) >= self._limits.restarts:
             LOG.critical(
-                "%s; it was started again %d times within an hour: given up", why.message, len(self._restarted_s)
+                "%s; it was started again %d times within an hour: given up",
+                why.message,
+                len(self._restarted_s),
             )
             return False
         self._restarted_s.append(monotonic())
@@ -95,7 +99,9 @@ class WatchedWorker:
 
 
 def twin(engine: HfEngine) -> HfEngine:
-    """The same engine with another tree of modules over the very same tensors. Nothing may be running in it."""
+    """The same engine with another tree of modules over the very same tensors. Nothing may be
+    running in it.
+    """
     network: Any = engine.network
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     other = copy.copy(engine)

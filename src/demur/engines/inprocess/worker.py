@@ -1,11 +1,14 @@
-"""The thread that owns a model in service: reads prompts, decides, writes, for all requests at once.
+"""The thread that owns a model in service: reads prompts, decides, writes, for all requests at
+once.
 
-Between two steps of the answers under way it drops those that nobody waits for, reads prompts that fit, hands out their
-decisions, and lets those that are answered join the batch. A prompt is read once, decision included; a refusal whose
-text the operator holds never joins. Everything that callers see is posted to their event loop, once a step.
+Between two steps of the answers under way it drops those that nobody waits for, reads prompts that
+fit, hands out their decisions, and lets those that are answered join the batch. A prompt is read
+once, decision included; a refusal whose text the operator holds never joins. Everything that
+callers see is posted to their event loop, once a step.
 
-An answer under a JSON schema is parked, with its cache, while other processes prepare its grammar, and again whenever
-its next mask is late: nobody's schema holds up the step of all (demur.engines.inprocess.grammars).
+An answer under a JSON schema is parked, with its cache, while other processes prepare its grammar,
+and again whenever its next mask is late: nobody's schema holds up the step of all
+(demur.engines.inprocess.grammars).
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
@@ -30,31 +32,24 @@ from demur.engines.hf.engine import LOGITS_PER_BATCH, HfEngine
 from demur.engines.hf.sample import next_tokens
 from demur.engines.inprocess.grammar import Grammar, wait
 from demur.engines.inprocess.job import Job, Parked
+from demur.engines.inprocess.limits import Limits
 from demur.engines.inprocess.turns import Turns
 
 GRACE_S = 0.002  # for which a step of all answers waits for masks that are late
-LATE_S = 15.0  # for which an answer is parked until its mask is there; the grammar's own limits end it before that
-TOKEN_S = 0.02  # that reading one token of a prompt may take: far more than any machine in service needs
-SHARED = 4  # by which less is read between two steps where several tenants are served: none is held up for long
+# for which an answer is parked until its mask is there; the grammar's own limits end it before that
+LATE_S = 15.0
+# that reading one token of a prompt may take: far more than any machine in service needs
+TOKEN_S = 0.02
+# by which less is read between two steps where several tenants are served: none is held up for long
+SHARED = 4
 STOP_S = 15.0  # for a step to end when the server does
 LOOK_S = 0.005  # between two looks for masks where every answer is parked
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """How much a backend takes on at once."""
-
-    waiting: int = 256  # requests that may await their decision; one more is BackendBusy
-    rows: int = 64  # answers written at once
-    cache_tokens: int = 2**16  # positions kept at once, room for whole answers counted; one long request may exceed it
-    prefill_tokens: int = 2048  # of prompts read between two steps: how long the answers under way may be held up
-    threads: int | None = None  # CPU threads of the model; None: leave them
-    step_s: float = 30.0  # for one step of the model, and TOKEN_S for each token read in it: longer is stuck
-    restarts: int = 3  # of a model that was stuck or failed, within an hour; then the server is not ready for good
-
-
 def alike(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Requests to read together: none has less than half as many tokens as the longest beside it, shortest first."""
+    """Requests to read together: none has less than half as many tokens as the longest beside it,
+    shortest first.
+    """
     batches: list[list[Job]] = []
     for job in sorted(jobs, key=lambda job: len(job.ids)):
         if batches and len(job.ids) <= 2 * len(batches[-1][0].ids):
@@ -70,7 +65,9 @@ class Worker:
     def __init__(self, engine: HfEngine, limits: Limits) -> None:
         self._engine = engine
         self._limits = limits
-        self._most_read = max(1, LOGITS_PER_BATCH // engine.network.get_output_embeddings().weight.shape[0])
+        self._most_read = max(
+            1, LOGITS_PER_BATCH // engine.network.get_output_embeddings().weight.shape[0]
+        )
         self._wake = threading.Condition()  # guards _waiting, _open, _closing and _down
         self._waiting: deque[Job] = deque()
         self._open: set[Job] = set()  # added, and not yet told their end
@@ -82,7 +79,8 @@ class Worker:
         self._turns = Turns()
         self._outbox: list[tuple[Job, Callable[[], object]]] = []
         self._due_s: float | None = None  # when the step under way should be over; None: none is
-        self._asked: list[Future[None]] = []  # by those who want to know whether the model still computes
+        # by those who want to know whether the model still computes
+        self._asked: list[Future[None]] = []
         self._thread = threading.Thread(target=self._run, name="demur-model", daemon=True)
         self._thread.start()
 
@@ -106,12 +104,16 @@ class Worker:
         """Raise BackendDown if the thread has ended, is told to, or is stuck."""
         with self._wake:
             if self._down is not None or self._closing:
-                raise self._down or BackendDown("the model is shutting down", "start the server again")
+                raise self._down or BackendDown(
+                    "the model is shutting down", "start the server again"
+                )
         if self.stuck:
             raise BackendDown("a step of the model does not end", "it is started again")
 
     def prove(self) -> Future[None]:
-        """Done as soon as the model has computed something from now on: a step of answers, or one token for this."""
+        """Done as soon as the model has computed something from now on: a step of answers, or one
+        token for this.
+        """
         asked: Future[None] = Future()
         with self._wake:
             self.check()
@@ -120,7 +122,9 @@ class Worker:
         return asked
 
     def abandon(self, why: str) -> None:
-        """Give up a thread that may never come back: every open request gets BackendDown, and it is heard no more."""
+        """Give up a thread that may never come back: every open request gets BackendDown, and it is
+        heard no more.
+        """
         jobs, asked = self._closed(BackendDown(why, "it is started again"))
         _tell([(job, partial(job.fail, BackendDown(why, "ask again"))) for job in jobs])
         for one in asked:
@@ -152,7 +156,9 @@ class Worker:
             self._wake.notify()
 
     def stop(self) -> None:
-        """End the thread; every open request gets BackendDown. A thread that is stuck is left behind."""
+        """End the thread; every open request gets BackendDown. A thread that is stuck is left
+        behind.
+        """
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -172,14 +178,20 @@ class Worker:
             self._due_s = None
             cause = sys.exception()
             if self._down is None:  # else it was abandoned, and everybody has been told
-                self._end("the model was shut down" if cause is None else f"the model's thread ended: {cause!r}")
+                self._end(
+                    "the model was shut down"
+                    if cause is None
+                    else f"the model's thread ended: {cause!r}"
+                )
 
     def _await_work(self) -> bool:
         with self._wake:
             if self._parked and not self._rows:
                 self._wake.wait(LOOK_S)
             else:
-                self._wake.wait_for(lambda: self._waiting or self._rows or self._closing or self._asked)
+                self._wake.wait_for(
+                    lambda: self._waiting or self._rows or self._closing or self._asked
+                )
             return not self._closing and self._down is None
 
     def _begin(self, tokens: int = 0) -> None:
@@ -187,10 +199,14 @@ class Worker:
         self._due_s = monotonic() + self._limits.step_s + TOKEN_S * tokens
 
     def _end(self, why: str) -> None:
-        jobs, asked = self._closed(BackendDown(why, "start the server again; the log has the reason"))
+        jobs, asked = self._closed(
+            BackendDown(why, "start the server again; the log has the reason")
+        )
         self._rows.clear()
         self._parked.clear()
-        self._outbox += [(job, partial(job.fail, BackendDown(why, "try again later"))) for job in jobs]
+        self._outbox += [
+            (job, partial(job.fail, BackendDown(why, "try again later"))) for job in jobs
+        ]
         outbox, self._outbox = self._outbox, []
         _tell(outbox)
         for one in asked:
@@ -239,14 +255,18 @@ class Worker:
         self._answer_asked()
 
     def _admit(self) -> list[Job]:
-        """The next requests in line that fit in beside those under way. A long prompt may have to wait for its turn."""
+        """The next requests in line that fit in beside those under way. A long prompt may have to
+        wait for its turn.
+        """
         jobs: list[Job] = []
         with self._wake:
             written = {job.ask.tenant for job in self._rows}
             active = written | {job.ask.tenant for job in self._waiting}
             most = self._limits.prefill_tokens // (SHARED if len(active) > 1 else 1)
             for job in tuple(self._waiting):
-                if not self._turns.may_read(len(job.ids), beside_others=bool(written - {job.ask.tenant})):
+                if not self._turns.may_read(
+                    len(job.ids), beside_others=bool(written - {job.ask.tenant})
+                ):
                     continue
                 if not self._fits(jobs, job, most):
                     break
@@ -265,13 +285,17 @@ class Worker:
         return read_ok and rows <= limits.rows and rows * room <= limits.cache_tokens
 
     def _read(self, jobs: list[Job]) -> None:
-        """Read prompts, decide each on its own score, and let those that are written join the batch."""
+        """Read prompts, decide each on its own score, and let those that are written join the
+        batch.
+        """
         start_s = monotonic()
         self._begin(sum(len(job.ids) for job in jobs))
         prompts = read(self._engine.network, [job.ids for job in jobs], self._engine.filler)
         control_ids = self._engine.encoder.token_ids
         joining = []
-        for b, (job, logp_C) in enumerate(zip(jobs, control_scores(prompts.logits_BV, control_ids), strict=True)):
+        for b, (job, logp_C) in enumerate(
+            zip(jobs, control_scores(prompts.logits_BV, control_ids), strict=True)
+        ):
             try:
                 decision = decide_or_doubt(job.ask.policy, logp_C)
             except DemurError as e:  # of this request's own policy and score: the others go on
@@ -310,7 +334,10 @@ class Worker:
             elif not one.late and one.job.grammar is not None:
                 joining.append(one)  # the mask is computed while the model reads the control token
             elif one.late and monotonic() > one.since_s + LATE_S:
-                self._fail(one.job, SchemaTooCostly("the JSON schema takes too long to follow", "make it simpler"))
+                self._fail(
+                    one.job,
+                    SchemaTooCostly("the JSON schema takes too long to follow", "make it simpler"),
+                )
             else:
                 self._parked.append(one)
         if joining:  # all at once: each time, the cache of the whole batch is copied
@@ -319,24 +346,34 @@ class Worker:
         self._post()
 
     def _write(self) -> None:
-        """One more token for every answer under way but those whose mask is late: they are parked."""
+        """One more token for every answer under way but those whose mask is late: they are
+        parked.
+        """
         self._begin()
         logits_RV = self._batch.step([job.last for job in self._rows])
         logits_RV[:, list(self._engine.rules.banned)] = -torch.inf
         wait((job.grammar for job in self._rows if job.grammar is not None), GRACE_S)
-        late = {r for r, job in enumerate(self._rows) if job.grammar is not None and job.grammar.state == "waiting"}
+        late = {
+            r
+            for r, job in enumerate(self._rows)
+            if job.grammar is not None and job.grammar.state == "waiting"
+        }
         for r in late:
             prompts = self._batch.copy_of(r, logits_RV[r])
             self._parked.append(Parked(job=self._rows[r], prompts=prompts, late=True))
         here = [r for r in range(len(self._rows)) if r not in late]
         if here:
-            kept = self._choose(logits_RV if not late else logits_RV[here], [self._rows[r] for r in here])
+            kept = self._choose(
+                logits_RV if not late else logits_RV[here], [self._rows[r] for r in here]
+            )
             self._keep([here[k] for k in kept], parked=late)
         else:
             self._keep([], parked=late)
 
     def _choose(self, logits_RV: torch.Tensor, jobs: Sequence[Job]) -> list[int]:
-        """Choose and hand out a token for every answer; the places of those that go on. logits_RV: its rows."""
+        """Choose and hand out a token for every answer; the places of those that go on. logits_RV:
+        its rows.
+        """
         going = []
         for r, job in enumerate(jobs):
             try:
@@ -354,7 +391,9 @@ class Worker:
             return []
         writing = [jobs[r] for r in going]
         rows_RV = logits_RV if len(going) == len(jobs) else logits_RV[going]
-        tokens = next_tokens(rows_RV, [j.ask.sampling for j in writing], [j.random.random() for j in writing])
+        tokens = next_tokens(
+            rows_RV, [j.ask.sampling for j in writing], [j.random.random() for j in writing]
+        )
         kept = []
         for r, job, token in zip(going, writing, tokens, strict=True):
             part = job.take(token, self._engine.rules.stops)
@@ -384,7 +423,9 @@ class Worker:
             self._open.discard(job)
 
     def _post(self) -> None:
-        """Hand everything out, unless somebody else has told all callers that this thread is given up."""
+        """Hand everything out, unless somebody else has told all callers that this thread is given
+        up.
+        """
         outbox, self._outbox = self._outbox, []
         if self._down is None:
             _tell(outbox)

@@ -1,1 +1,3 @@
-"""Endpoints that speak OpenAI's chat protocol: how their replies, declines and errors are read, in one place."""
+"""Endpoints that speak OpenAI's chat protocol: how their replies, declines and errors are read, in
+one place.
+"""

@@ -27,7 +27,11 @@ async def require_served(wire: Wire, model: str) -> None:
     """Raise BackendDown unless the server says that it serves a model of this name."""
     served = await wire.get("models", _Models)
     if all(m.id != model for m in served.data):
-        LOG.error("upstream serves %s, not %r", ", ".join(shown_name(m.id) for m in served.data[:20]), model)
+        LOG.error(
+            "upstream serves %s, not %r",
+            ", ".join(shown_name(m.id) for m in served.data[:20]),
+            model,
+        )
         raise BackendDown(f"the backend does not serve {model!r}", "check the model's name")
 
 
@@ -42,16 +46,24 @@ def chat_event(data: bytes) -> ChatPiece:
 
 
 def require_model(piece: ChatPiece, answers_as: str) -> None:
-    """Raise BackendDown on an error or another model's answer, FilteredDecline on an error that is a decline."""
+    """Raise BackendDown on an error or another model's answer, FilteredDecline on an error that is
+    a decline.
+    """
     if piece.error is not None:
         raise broken_off(piece.error)
-    if piece.model != answers_as and not (piece.declined and not piece.chosen):  # a bare decline may name none
-        LOG.error("upstream answers as %s, at start-up it was %r", shown_name(piece.model), answers_as)
-        raise BackendDown("the backend serves another model than at start-up", "restart once it is back")
+    # a bare decline may name none
+    if piece.model != answers_as and not (piece.declined and not piece.chosen):
+        LOG.error(
+            "upstream answers as %s, at start-up it was %r", shown_name(piece.model), answers_as
+        )
+        raise BackendDown(
+            "the backend serves another model than at start-up", "restart once it is back"
+        )
 
 
 def listed_first(piece: ChatPiece) -> dict[str, float]:
-    """Log-probability of the most probable first tokens. Raises ScoreDoubt unless there are some, all of them numbers.
+    """Log-probability of the most probable first tokens. Raises ScoreDoubt unless there are some,
+    all of them numbers.
 
     Raises FilteredDecline where the server declined instead.
     """
@@ -59,11 +71,15 @@ def listed_first(piece: ChatPiece) -> dict[str, float]:
         listed = likeliest(piece, 0)
     except Malformed as e:
         LOG.error("upstream: %s", e)
-        raise ScoreDoubt("the backend's log-probabilities are no numbers", "look at its numerics") from None
+        raise ScoreDoubt(
+            "the backend's log-probabilities are no numbers", "look at its numerics"
+        ) from None
     if not listed and piece.declined:
         raise FilteredDecline(piece.declined)
     if not listed:
-        raise ScoreDoubt("the backend reports no log-probabilities", "it needs logprobs and top_logprobs")
+        raise ScoreDoubt(
+            "the backend reports no log-probabilities", "it needs logprobs and top_logprobs"
+        )
     return dict(reversed(listed))
 
 
@@ -89,4 +105,6 @@ def _read(data: bytes, *, whole: bool) -> ChatPiece:
         return read_chat(loaded(data), whole=whole)
     except Malformed as e:
         LOG.error("malformed answer from upstream: %d bytes, %s", len(data), e)
-        raise BackendDown("the backend sent what cannot be read", "the log of this server says more") from None
+        raise BackendDown(
+            "the backend sent what cannot be read", "the log of this server says more"
+        ) from None

@@ -1,8 +1,10 @@
-"""The gateway to a server that speaks OpenAI's protocol and nothing more: chat, with the 20 most probable tokens.
+"""The gateway to a server that speaks OpenAI's protocol and nothing more: chat, with the 20 most
+probable tokens.
 
-What is lost against gateway.py: prompts are rendered over there, so control tokens in people's text are broken by a
-word joiner instead of being encoded apart; a control token outside the 20 is known by a bound only (ScoreDoubt where
-that settles nothing). The server must be able to continue an assistant message: that is tried before it is ready.
+What is lost against gateway.py: prompts are rendered over there, so control tokens in people's text
+are broken by a word joiner instead of being encoded apart; a control token outside the 20 is known
+by a bound only (ScoreDoubt where that settles nothing). The server must be able to continue an
+assistant message: that is tried before it is ready.
 """
 
 from __future__ import annotations
@@ -42,14 +44,17 @@ _BAN = -100.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatOptions(Link):
-    """[backend] of a chat endpoint that serves the run's model: the way to it, and what it calls the model."""
+    """[backend] of a chat endpoint that serves the run's model: the way to it, and what it calls
+    the model.
+    """
 
     model: str | None = None  # None: the run's name
 
 
 @dataclass(kw_only=True, eq=False)
 class OpenAiBackend:
-    """Implements demur.core.serving.Backend in front of any chat endpoint with log-probabilities and prefill.
+    """Implements demur.core.serving.Backend in front of any chat endpoint with log-probabilities
+    and prefill.
 
     declared: the fingerprint that the operator vouches for; nothing of it can be checked from here.
     Raises EngineError for a literal that cannot be broken.
@@ -61,7 +66,8 @@ class OpenAiBackend:
     model: str  # the served model's name
     declared: Fingerprint
     keep_history: bool = True  # past assistant turns carry their control token, as in training
-    literals: Sequence[str] = ()  # further special tokens of the served model, broken in people's text like ours
+    # further special tokens of the served model, broken in people's text like ours
+    literals: Sequence[str] = ()
 
     _wire: Wire = field(init=False, repr=False)
     _answers_as: str | None = field(default=None, init=False, repr=False)
@@ -70,13 +76,18 @@ class OpenAiBackend:
         self._wire = Wire(self.link)
         longest_first = sorted({*self.declared.tokens, *self.literals}, key=len, reverse=True)
         if whole := [t for t in longest_first if len(t) < 2 or WORD_JOINER in t]:
-            raise EngineError(f"{whole} cannot be broken by a word joiner", "name literals of two characters or more")
+            raise EngineError(
+                f"{whole} cannot be broken by a word joiner",
+                "name literals of two characters or more",
+            )
         self._literal = re.compile("|".join(map(re.escape, longest_first)))
         self._looking = asyncio.Lock()
 
     @classmethod
     def from_run(cls, run: ServedRun, options: ChatOptions) -> OpenAiBackend:
-        """In front of an endpoint that serves the run's model. Nobody may type its tokenizer's special tokens."""
+        """In front of an endpoint that serves the run's model. Nobody may type its tokenizer's
+        special tokens.
+        """
         added = read_json(run.model / "tokenizer.json").get("added_tokens", [])
         return cls(
             link=options,
@@ -84,7 +95,9 @@ class OpenAiBackend:
             declared=run.declared,
             keep_history=run.keep_history,
             # One of a single character could not be broken.
-            literals=tuple(t["content"] for t in added if t.get("special") and len(t["content"]) > 1),
+            literals=tuple(
+                t["content"] for t in added if t.get("special") and len(t["content"]) > 1
+            ),
         )
 
     @property
@@ -95,14 +108,16 @@ class OpenAiBackend:
     async def open(self, ask: Ask) -> Reply:
         """Decide, then begin the answer. See demur.core.serving.Backend.
 
-        Raises PolicyError on a policy of another model, ScoreDoubt when 20 tokens do not settle the decision,
-        EngineError for a schema or a tool choice that cannot be honoured, and BackendDown, -Timeout or -Busy.
+        Raises PolicyError on a policy of another model, ScoreDoubt when 20 tokens do not settle the
+        decision, EngineError for a schema or a tool choice that cannot be honoured, and
+        BackendDown, -Timeout or -Busy.
         """
         ask.policy.require_model(self.declared)
         mode = mode_of(ask)
         if self._answers_as is None:
             async with self._looking:
-                if self._answers_as is None:  # still: all first requests waited here, and one look is enough
+                # still: all first requests waited here, and one look is enough
+                if self._answers_as is None:
                     await self._look()
         listed, prompt_tokens = await self._listed(self._rendered(ask.messages))
         decision, logp_C = settle(ask.policy, listed, self.declared.tokens)
@@ -112,9 +127,11 @@ class OpenAiBackend:
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts)
 
     async def ready(self) -> None:
-        """Ask what is served; the first time, whether an assistant message can be continued after one token.
+        """Ask what is served; the first time, whether an assistant message can be continued after
+        one token.
 
-        Raises BackendDown when the model is not there or changed its name, EngineError when it cannot continue.
+        Raises BackendDown when the model is not there or changed its name, EngineError when it
+        cannot continue.
         """
         async with self._looking:
             await self._look()
@@ -132,12 +149,17 @@ class OpenAiBackend:
         """Messages in which nobody but us spells a control token."""
         answered = self.declared.tokens[0] if self.keep_history else ""
         return [
-            {"role": m.role, "content": (answered if m.role == "assistant" else "") + self._broken(m.content)}
+            {
+                "role": m.role,
+                "content": (answered if m.role == "assistant" else "") + self._broken(m.content),
+            }
             for m in messages
         ]
 
     def _broken(self, text: str) -> str:
-        """The text without literals: a word joiner behind the first character of each, until none is left."""
+        """The text without literals: a word joiner behind the first character of each, until none
+        is left.
+        """
         while self._literal.search(text):
             text = self._literal.sub(lambda m: m.group()[0] + WORD_JOINER + m.group()[1:], text)
         return text
@@ -168,7 +190,9 @@ class OpenAiBackend:
         read = partial(self._part, answers_as=self._answers_as or "")
         rules = Rules(most_tokens=ask.sampling.max_tokens)
         # Some accept any schema at first and say what is wrong with it in the stream.
-        return await begun(self._wire.stream("chat/completions", body), read, rules, wait=wanted is not None)
+        return await begun(
+            self._wire.stream("chat/completions", body), read, rules, wait=wanted is not None
+        )
 
     def _after(self, messages: list[dict[str, Any]], column: int) -> dict[str, Any]:
         """A request to go on after a control token, never to write another."""
@@ -177,20 +201,26 @@ class OpenAiBackend:
         return {"model": self.model, "messages": opened, "logit_bias": banned, **_PREFILL}
 
     async def _try_prefill(self) -> str:
-        """The name that the server answers as. Raises EngineError unless a control token prefilled is one token more.
+        """The name that the server answers as. Raises EngineError unless a control token prefilled
+        is one token more.
 
-        A server that ignores the request to continue closes the turn and opens another: several tokens more.
+        A server that ignores the request to continue closes the turn and opens another: several
+        tokens more.
         """
         messages = [{"role": "user", "content": "Hello."}]
         asked = {"model": self.model, "messages": messages, "max_tokens": 1}
         plain = await self._wire.ask("chat/completions", asked, whole_chat)
-        opened = await self._wire.ask("chat/completions", {**self._after(messages, 0), "max_tokens": 1}, whole_chat)
+        opened = await self._wire.ask(
+            "chat/completions", {**self._after(messages, 0), "max_tokens": 1}, whole_chat
+        )
         counted = [c.prompt_tokens for c in (plain, opened)]
         if None in counted or counted[1] != counted[0] + 1:  # type: ignore[operator]
             raise EngineError(
-                f"the backend cannot continue an assistant message after {self.declared.tokens[0]!r}: prompts of "
-                f"{counted[0]} and {counted[1]} tokens, expected one more",
-                "it must know continue_final_message, keep the control token one id, and report usage",
+                "the backend cannot continue an assistant message after "
+                f"{self.declared.tokens[0]!r}: prompts of {counted[0]} and {counted[1]} tokens, "
+                "expected one more",
+                "it must know continue_final_message, keep the control token one id, and report "
+                "usage",
             )
         return plain.model
 

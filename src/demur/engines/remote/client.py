@@ -1,4 +1,5 @@
-"""Any OpenAI-compatible chat endpoint, asked many things at once: retries, a budget, and a record of what was spent.
+"""Any OpenAI-compatible chat endpoint, asked many things at once: retries, a budget, and a record
+of what was spent.
 
 Implements demur.core.judging.judge.Chat.
 """
@@ -18,10 +19,24 @@ import httpx
 from demur.base.errors import ConfigError, DemurError, EngineError
 from demur.core.conversation.thoughts import parted
 from demur.core.judging.judge import NOT_ASKED, ChatRequest, Declined, Reply, Said, Unsaid
-from demur.engines.remote.completion import ChatPiece, Malformed, likeliest, loaded, read_chat, token_at
+from demur.engines.remote.completion import (
+    ChatPiece,
+    Malformed,
+    likeliest,
+    loaded,
+    read_chat,
+    token_at,
+)
 from demur.engines.remote.declines import declined_error, described
 from demur.engines.remote.dialect import LIMIT, Dialect
-from demur.engines.remote.exchange import CHAT, LONGEST_WAIT_S, Request, TurnedDown, open_client, sent
+from demur.engines.remote.exchange import (
+    CHAT,
+    LONGEST_WAIT_S,
+    Request,
+    TurnedDown,
+    open_client,
+    sent,
+)
 from demur.engines.remote.transfer import MOST_BYTES, Bounds, TooMuch, read_bounded
 
 Format = Literal["json_schema", "choice", "text"]
@@ -41,11 +56,13 @@ class Endpoint:
     key_variable: str = "OPENAI_API_KEY"  # environment variable of the key; unset: no key is sent
     format: Format = "json_schema"  # falls back to the next one where the endpoint refuses it
     max_tokens: int = 300  # of an answer, thoughts among them
-    token_limit: str = LIMIT  # or "max_completion_tokens"; the other one is tried where the endpoint asks for it
+    # or "max_completion_tokens"; the other one is tried where the endpoint asks for it
+    token_limit: str = LIMIT
     leave_out: tuple[str, ...] = ()  # of temperature, seed: never sent
     most_bytes: int = MOST_BYTES  # of one answer
     seed: int | None = 0
-    logprobs: bool = False  # asks for the likeliest tokens, from which a label's probability is read
+    # asks for the likeliest tokens, from which a label's probability is read
+    logprobs: bool = False
     likeliest: int = 5  # how many of them
     in_flight: int = 64  # requests at a time
     timeout_s: float = 60.0  # of one request, from sending to the last byte
@@ -61,11 +78,17 @@ class Endpoint:
         Dialect(limit=self.token_limit, leave_out=tuple(self.leave_out))  # raises ConfigError
         for name in ("max_tokens", "in_flight", "timeout_s", "tries", "most_bytes"):
             if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} = {getattr(self, name)} must be above 0", "correct it, or leave it out")
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)} must be above 0", "correct it, or leave it out"
+                )
         if self.most_price is not None and not self.price_in + self.price_out > 0:
-            raise ConfigError(f"most_price = {self.most_price:g} without a price", "set price_in and price_out")
+            raise ConfigError(
+                f"most_price = {self.most_price:g} without a price", "set price_in and price_out"
+            )
         if not self.url.startswith(("http://", "https://")):
-            raise ConfigError(f"url {self.url!r} is no HTTP address", "such as http://localhost:8000/v1")
+            raise ConfigError(
+                f"url {self.url!r} is no HTTP address", "such as http://localhost:8000/v1"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,7 +106,9 @@ class Spent:
 
     def price(self, endpoint: Endpoint) -> float:
         """In the caller's currency."""
-        return (self.prompt_tokens * endpoint.price_in + self.completion_tokens * endpoint.price_out) / 1e6
+        return (
+            self.prompt_tokens * endpoint.price_in + self.completion_tokens * endpoint.price_out
+        ) / 1e6
 
 
 class _Refused(Exception):
@@ -121,16 +146,24 @@ class ChatClient:
 
     @property
     def asked_as(self) -> str:
-        """Model and sampling settings, and whether probabilities come with the answers. Not the form it is held to."""
+        """Model and sampling settings, and whether probabilities come with the answers. Not the
+        form it is held to.
+        """
         e = self.endpoint
         told = f" logprobs={e.likeliest}" if e.logprobs else ""
         return f"{e.model} temperature=0 seed={e.seed} max_tokens={e.max_tokens}{told}"
 
-    def ask_many(self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]) -> None:
-        """See core.judging.Chat. Raises EngineError when the endpoint refuses the key, or has no such model."""
+    def ask_many(
+        self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]
+    ) -> None:
+        """See core.judging.Chat. Raises EngineError when the endpoint refuses the key, or has no
+        such model.
+        """
         asyncio.run(self._ask_many(requests, on_reply))
 
-    async def _ask_many(self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]) -> None:
+    async def _ask_many(
+        self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]
+    ) -> None:
         e, places = self.endpoint, iter(range(len(requests)))
         self._trusted = trusted = self._trusted or ssl.create_default_context()
         try:
@@ -147,10 +180,14 @@ class ChatClient:
         places: Iterator[int],
         on_reply: Callable[[int, Reply], None],
     ) -> None:
-        """One request after another, on a connection of its own: httpx looks through a shared pool at each request."""
+        """One request after another, on a connection of its own: httpx looks through a shared pool
+        at each request.
+        """
         key = os.environ.get(self.endpoint.key_variable)
         limits = httpx.Limits(max_connections=1)
-        async with open_client(self.endpoint.url, key, httpx.Timeout(None), limits, trusted) as http:
+        async with open_client(
+            self.endpoint.url, key, httpx.Timeout(None), limits, trusted
+        ) as http:
             for place in places:
                 reply = await self._ask(http, requests[place])
                 self.spent.failed += isinstance(reply, Unsaid)
@@ -171,13 +208,19 @@ class ChatClient:
             await asyncio.sleep(max(pause_s, self._pause_s(attempt)))
         return Unsaid(reason=f"no answer in {self.endpoint.tries} tries: {fault}")
 
-    async def _try(self, http: httpx.AsyncClient, request: ChatRequest) -> tuple[Reply | None, tuple[str, float]]:
+    async def _try(
+        self, http: httpx.AsyncClient, request: ChatRequest
+    ) -> tuple[Reply | None, tuple[str, float]]:
         """(reply, ...) or (None, (what went wrong, seconds that the endpoint asks to wait)).
 
-        A format or a field that is refused may be the request's own fault: what was sent in its place becomes the
-        client's once it has worked.
+        A format or a field that is refused may be the request's own fault: what was sent in its
+        place becomes the client's once it has worked.
         """
-        sent_as = first = (self._format or self.endpoint.format) if request.json_schema is not None else FORMATS[-1]
+        sent_as = first = (
+            (self._format or self.endpoint.format)
+            if request.json_schema is not None
+            else FORMATS[-1]
+        )
         dialect = self.dialect
         while True:
             try:
@@ -223,7 +266,9 @@ class ChatClient:
             spent.in_flight -= 1
         return self._answer(data)
 
-    def _refusal(self, turned: TurnedDown, sent_as: Format) -> tuple[Reply | None, tuple[str, float]]:
+    def _refusal(
+        self, turned: TurnedDown, sent_as: Format
+    ) -> tuple[Reply | None, tuple[str, float]]:
         """What an answer other than 200 means. Of its body only known words are ever shown."""
         status, error = turned.status, turned.error or turned.text
         told = f"HTTP {status}{described(error)}"
@@ -237,7 +282,9 @@ class ChatClient:
             raise _Refused(told)
         if status in REFUSED_KEY or status == httpx.codes.NOT_FOUND:
             hint = f"check url and model, and the key in {self.endpoint.key_variable}"
-            raise EngineError(f"{self.endpoint.url} answers {told} for {self.endpoint.model!r}", hint)
+            raise EngineError(
+                f"{self.endpoint.url} answers {told} for {self.endpoint.model!r}", hint
+            )
         return Unsaid(reason=told), ("", 0.0)
 
     def _answer(self, data: bytes) -> tuple[Reply | None, tuple[str, float]]:
@@ -259,7 +306,11 @@ class ChatClient:
         if chat.declined is not None:
             return Declined(reason=chat.declined, text=chat.refusal or text, model=model)
         if not text.strip() and (thought or chat.thought):
-            cut = f", cut off after {self.endpoint.max_tokens} tokens" if chat.finish == "length" else ""
+            cut = (
+                f", cut off after {self.endpoint.max_tokens} tokens"
+                if chat.finish == "length"
+                else ""
+            )
             return Unsaid(reason=f"a thought and no answer{cut}")
         tokens = tuple((token_at(chat, n), likeliest(chat, n)) for n in range(len(chat.places)))
         return Said(text=text, model=model or self.endpoint.model, tokens=tokens)

@@ -1,7 +1,9 @@
-"""One chat completion, or one event of its stream, read: answer, thought, refusal, calls, and whether it declined.
+"""One chat completion, or one event of its stream, read: answer, thought, refusal, calls, and
+whether it declined.
 
-OpenAI's shape and what endpoints make of it: content as a list of parts, thoughts in fields or parts of their own, no
-choices at all, finish reasons of other services. Everything that asks an endpoint reads its replies here.
+OpenAI's shape and what endpoints make of it: content as a list of parts, thoughts in fields or
+parts of their own, no choices at all, finish reasons of other services. Everything that asks an
+endpoint reads its replies here.
 """
 
 from __future__ import annotations
@@ -15,8 +17,21 @@ from typing import Any
 from demur.engines.remote.declines import FILTER, NO_CHOICES, REFUSAL, decline_word, declined_error
 
 _TEXT_PARTS = ("text", "output_text", "input_text")
-_THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "reasoning.text", "reasoning_content", "thought")
-_SILENT_PARTS = ("redacted_thinking", "reasoning.encrypted", "reasoning.summary", "tool_use", "step-start")
+_THOUGHT_PARTS = (
+    "thinking",
+    "reasoning",
+    "reasoning_text",
+    "reasoning.text",
+    "reasoning_content",
+    "thought",
+)
+_SILENT_PARTS = (
+    "redacted_thinking",
+    "reasoning.encrypted",
+    "reasoning.summary",
+    "tool_use",
+    "step-start",
+)
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 _BLOCKS = ("prompt_feedback", "promptFeedback")
 _BLOCK_REASONS = ("block_reason", "blockReason")
@@ -31,7 +46,8 @@ _FINISHES = {
     "tool_use": "tool_calls",
 }
 _MESSAGES = ("message", "delta")
-_BODIES = ("object", "model", "id", "usage", "choices", *_BLOCKS)  # what tells a completion from any other object
+# what tells a completion from any other object
+_BODIES = ("object", "model", "id", "usage", "choices", *_BLOCKS)
 
 
 class Malformed(ValueError):
@@ -75,7 +91,8 @@ def loaded(data: bytes | str) -> Any:
 
 
 def read_chat(value: Any, *, whole: bool = True) -> ChatPiece:
-    """A parsed body as a piece. whole: a completion; else an event of a stream, which may well have no choices.
+    """A parsed body as a piece. whole: a completion; else an event of a stream, which may well have
+    no choices.
 
     Raises Malformed where it is neither a completion nor an error.
     """
@@ -83,7 +100,9 @@ def read_chat(value: Any, *, whole: bool = True) -> ChatPiece:
         raise Malformed(f"a {type(value).__name__} in the place of an object")
     if (error := value.get("error")) is not None:
         declined = declined_error(error)
-        return ChatPiece(model=_text(value.get("model")), error=None if declined else error, declined=declined)
+        return ChatPiece(
+            model=_text(value.get("model")), error=None if declined else error, declined=declined
+        )
     choices = value.get("choices")
     if choices is not None and not isinstance(choices, list):
         raise Malformed(f"choices is a {type(choices).__name__}")
@@ -94,14 +113,18 @@ def read_chat(value: Any, *, whole: bool = True) -> ChatPiece:
     if not choices:
         declined = blocked or (NO_CHOICES if whole else None)
         return ChatPiece(
-            model=model, declined=declined, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens
+            model=model,
+            declined=declined,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
         )
     piece = _choice(choices[0], model, blocked or decline_word(value.get("stop_reason")))
     return _counted(piece, prompt_tokens, completion_tokens)
 
 
 def likeliest(piece: ChatPiece, place: int) -> tuple[tuple[str, float], ...]:
-    """(token, natural-log probability) of the most probable tokens in a place, as listed; empty where none are.
+    """(token, natural-log probability) of the most probable tokens in a place, as listed; empty
+    where none are.
 
     Raises Malformed on what is no probability.
     """
@@ -119,8 +142,15 @@ def token_at(piece: ChatPiece, place: int) -> str:
 
 
 def _logprob(entry: Any) -> tuple[str, float]:
-    token, logp = (entry.get("token"), entry.get("logprob")) if isinstance(entry, Mapping) else (None, None)
-    if not isinstance(token, str) or not isinstance(logp, int | float) or math.isnan(logp) or logp == math.inf:
+    token, logp = (
+        (entry.get("token"), entry.get("logprob")) if isinstance(entry, Mapping) else (None, None)
+    )
+    if (
+        not isinstance(token, str)
+        or not isinstance(logp, int | float)
+        or math.isnan(logp)
+        or logp == math.inf
+    ):
         raise Malformed("a log-probability is no number")
     return token, float(logp)
 
@@ -135,7 +165,9 @@ def _constant(name: str) -> float:
 def _choice(choice: Any, model: str, declined: str | None) -> ChatPiece:
     if not isinstance(choice, Mapping):
         raise Malformed(f"a choice is a {type(choice).__name__}")
-    message = next((choice[name] for name in _MESSAGES if isinstance(choice.get(name), Mapping)), None)
+    message = next(
+        (choice[name] for name in _MESSAGES if isinstance(choice.get(name), Mapping)), None
+    )
     if message is None:
         if any(choice.get(name) is not None for name in _MESSAGES):
             raise Malformed("a message is no object")
@@ -159,16 +191,24 @@ def _choice(choice: Any, model: str, declined: str | None) -> ChatPiece:
     )
 
 
-def _counted(piece: ChatPiece, prompt_tokens: int | None, completion_tokens: int | None) -> ChatPiece:
+def _counted(
+    piece: ChatPiece, prompt_tokens: int | None, completion_tokens: int | None
+) -> ChatPiece:
     return ChatPiece(
-        **{name: getattr(piece, name) for name in ChatPiece.__slots__ if not name.endswith("_tokens")},
+        **{
+            name: getattr(piece, name)
+            for name in ChatPiece.__slots__
+            if not name.endswith("_tokens")
+        },
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
     )
 
 
 def _content(content: Any) -> tuple[str, str, str]:
-    """(text, refusal, thought) of a message's content. Raises Malformed if it holds something, and nothing of these."""
+    """(text, refusal, thought) of a message's content. Raises Malformed if it holds something, and
+    nothing of these.
+    """
     if content is None or isinstance(content, str):
         return content or "", "", ""
     parts = content if isinstance(content, list) else [content]
@@ -216,11 +256,17 @@ def _thought(value: Any, depth: int = 0) -> str:
 
 
 def _calls(message: Mapping[str, Any]) -> list[CallPiece]:
-    """Tool calls, and the one call of the older protocol. Raises Malformed on other things in their place."""
+    """Tool calls, and the one call of the older protocol. Raises Malformed on other things in their
+    place.
+    """
     given = message.get("tool_calls")
     if given is not None and not isinstance(given, list):
         raise Malformed("tool_calls is no list")
-    whole = [{"index": 0, "function": old}] if (old := message.get("function_call")) is not None else (given or [])
+    whole = (
+        [{"index": 0, "function": old}]
+        if (old := message.get("function_call")) is not None
+        else (given or [])
+    )
     return [_call(call) for call in whole]
 
 

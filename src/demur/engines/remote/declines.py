@@ -1,7 +1,9 @@
-"""How an endpoint says that its own filter, or its model, declined; and what may be said of its errors.
+"""How an endpoint says that its own filter, or its model, declined; and what may be said of its
+errors.
 
-Hosted services decline in many forms: an error with a code, a finish reason, a block reason instead of choices. Each
-becomes one short reason from this file. An endpoint's own words never do: they may repeat what people said.
+Hosted services decline in many forms: an error with a code, a finish reason, a block reason instead
+of choices. Each becomes one short reason from this file. An endpoint's own words never do: they may
+repeat what people said.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import Any, Final
 
 from demur.base.errors import ScoreDoubt
 
-FILTER: Final = "content_filter"  # OpenAI's word, and the reason of a decline that says nothing more
+# OpenAI's word, and the reason of a decline that says nothing more
+FILTER: Final = "content_filter"
 NO_CHOICES = "no choices"
 REFUSAL = "refusal"  # the model's own, in a field of its own
 _BLOCKED_STATUS = 451
@@ -20,16 +23,55 @@ MAY_DECLINE = (400, 403, 422, 451)
 MOST_NODES = 200  # of an error that are looked at
 _DEPTH = 6
 
-# Codes of errors, letters only: Azure, OpenAI, Alibaba, Zhipu, AWS, Google and proxies in front of them.
+# Codes of errors, letters only: Azure, OpenAI, Alibaba, Zhipu, AWS, Google and proxies in front of
+# them.
 _CODES = frozenset(
     (
-        *("contentfilter", "contentfiltered", "contentfiltering", "contentfiltererror", "responsibleaipolicyviolation"),
-        *("contentpolicyviolation", "contentpolicyviolationerror", "contentpolicy", "policyviolation"),
-        *("moderation", "moderationblocked", "inputmoderation", "outputmoderation", "moderationerror", "flagged"),
+        *(
+            "contentfilter",
+            "contentfiltered",
+            "contentfiltering",
+            "contentfiltererror",
+            "responsibleaipolicyviolation",
+        ),
+        *(
+            "contentpolicyviolation",
+            "contentpolicyviolationerror",
+            "contentpolicy",
+            "policyviolation",
+        ),
+        *(
+            "moderation",
+            "moderationblocked",
+            "inputmoderation",
+            "outputmoderation",
+            "moderationerror",
+            "flagged",
+        ),
         *("datainspectionfailed", "sensitivecontent", "inputtextsensitivecontentdetected"),
-        *("guardrailintervened", "guardrailviolation", "guardrailblocked", "contentblocked", "promptblocked"),
-        *("safetyerror", "safetyblocked", "safetyviolation", "unsafecontent", "usagepolicyviolation", "invalidprompt"),
-        *("jailbreak", "prohibitedcontent", "blockedbyfilter", "blocklist", "refusal", "cyberpolicyviolation"),
+        *(
+            "guardrailintervened",
+            "guardrailviolation",
+            "guardrailblocked",
+            "contentblocked",
+            "promptblocked",
+        ),
+        *(
+            "safetyerror",
+            "safetyblocked",
+            "safetyviolation",
+            "unsafecontent",
+            "usagepolicyviolation",
+            "invalidprompt",
+        ),
+        *(
+            "jailbreak",
+            "prohibitedcontent",
+            "blockedbyfilter",
+            "blocklist",
+            "refusal",
+            "cyberpolicyviolation",
+        ),
     )
 )
 # Finish and block reasons, letters only.
@@ -56,27 +98,80 @@ _REASONS = {
 }
 # What says so in prose, where an error has no code that is known for something else.
 _WORDS = re.compile(
-    r"content[ _-]?(?:management|filter\w*|policy|moderation)|flagged|moderation|safety (?:system|filter|polic)"
-    r"|usage polic|responsible ai|(?:blocked|rejected|filtered) (?:by|due|because|for)|policy violation"
+    r"content[ _-]?(?:management|filter\w*|policy|moderation)|flagged|moderation|safety "
+    r"(?:system|filter|polic)"
+    r"|usage polic|responsible ai|(?:blocked|rejected|filtered) (?:by|due|because|for)|policy "
+    r"violation"
     r"|prohibited content|sensitive (?:content|information)|violat\w+ (?:\w+ ){0,3}polic",
     re.I,
 )
 # Codes that mean something else; they may stand in a log as they are.
 _OTHER_CODES = frozenset(
     (
-        *("context_length_exceeded", "string_above_max_length", "invalid_request_error", "unsupported_parameter"),
-        *("unsupported_value", "unknown_parameter", "missing_required_parameter", "invalid_value", "invalid_type"),
-        *("model_not_found", "invalid_api_key", "insufficient_quota", "rate_limit_exceeded", "invalid_json"),
-        *("integer_above_max_value", "integer_below_min_value", "decimal_above_max_value", "server_error"),
-        *("BadRequestError", "NotFoundError", "InternalServerError", "DeploymentNotFound", "OperationNotSupported"),
-        *("unsupported_country_region_territory", "invalid_image_format", "json_validate_failed", "too_long"),
+        *(
+            "context_length_exceeded",
+            "string_above_max_length",
+            "invalid_request_error",
+            "unsupported_parameter",
+        ),
+        *(
+            "unsupported_value",
+            "unknown_parameter",
+            "missing_required_parameter",
+            "invalid_value",
+            "invalid_type",
+        ),
+        *(
+            "model_not_found",
+            "invalid_api_key",
+            "insufficient_quota",
+            "rate_limit_exceeded",
+            "invalid_json",
+        ),
+        *(
+            "integer_above_max_value",
+            "integer_below_min_value",
+            "decimal_above_max_value",
+            "server_error",
+        ),
+        *(
+            "BadRequestError",
+            "NotFoundError",
+            "InternalServerError",
+            "DeploymentNotFound",
+            "OperationNotSupported",
+        ),
+        *(
+            "unsupported_country_region_territory",
+            "invalid_image_format",
+            "json_validate_failed",
+            "too_long",
+        ),
     )
 )
 _SPECIFIC = _OTHER_CODES - {"invalid_request_error", "BadRequestError", "invalid_value"}
 _PARAMS = frozenset(
     (
-        *("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options"),
-        *("messages", "model", "response_format", "tools", "tool_choice", "logprobs", "top_logprobs", "logit_bias"),
+        *(
+            "max_tokens",
+            "max_completion_tokens",
+            "temperature",
+            "top_p",
+            "seed",
+            "stop",
+            "stream",
+            "stream_options",
+        ),
+        *(
+            "messages",
+            "model",
+            "response_format",
+            "tools",
+            "tool_choice",
+            "logprobs",
+            "top_logprobs",
+            "logit_bias",
+        ),
         *("structured_outputs", "prompt"),
     )
 )
@@ -87,7 +182,10 @@ class FilteredDecline(ScoreDoubt):
     """An endpoint's filter declined a request. `reason` is one of this file's words."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the endpoint declined the request: {reason}", "its own filter decided; ask something else")
+        super().__init__(
+            f"the endpoint declined the request: {reason}",
+            "its own filter decided; ask something else",
+        )
         self.reason = reason
 
 
@@ -99,7 +197,8 @@ def decline_word(value: Any) -> str | None:
 def declined_error(error: Any, status: int | None = None) -> str | None:
     """The reason if an error is a decline, else None.
 
-    error: the body's `error`, or the whole body. status: of HTTP; None for an error that came within a stream or a 200.
+    error: the body's `error`, or the whole body. status: of HTTP; None for an error that came
+    within a stream or a 200.
     """
     if status == _BLOCKED_STATUS:
         return "blocked (HTTP 451)"
@@ -112,14 +211,22 @@ def declined_error(error: Any, status: int | None = None) -> str | None:
         return None
     if any(v in _SPECIFIC for v in told):
         return None
-    prose = [v for k, v in _nodes(error) if k in ("message", "error", "detail", "") and isinstance(v, str)]
+    prose = [
+        v
+        for k, v in _nodes(error)
+        if k in ("message", "error", "detail", "") and isinstance(v, str)
+    ]
     return f"{FILTER}{where}" if any(_WORDS.search(v[:500]) for v in prose) else None
 
 
 def described(error: Any) -> str:
-    """An error's code and parameter in brackets where they are known words; empty if none is. Never its prose."""
+    """An error's code and parameter in brackets where they are known words; empty if none is. Never
+    its prose.
+    """
     found = list(_nodes(error))
-    codes = {v for k, v in found if k in ("code", "type") and isinstance(v, str) and v in _OTHER_CODES}
+    codes = {
+        v for k, v in found if k in ("code", "type") and isinstance(v, str) and v in _OTHER_CODES
+    }
     params = {v for k, v in found if k == "param" and isinstance(v, str) and v in _PARAMS}
     words = [*(f"code {c}" for c in sorted(codes)), *(f"parameter {p}" for p in sorted(params))]
     return f" ({', '.join(words)})" if words else ""
@@ -135,7 +242,9 @@ def _letters(value: str) -> str:
 
 
 def _nodes(value: Any) -> Iterator[tuple[str, Any]]:
-    """(key, value) of everything in a parsed error, breadth first, bounded; the key of a list's items is the list's."""
+    """(key, value) of everything in a parsed error, breadth first, bounded; the key of a list's
+    items is the list's.
+    """
     queue: list[tuple[str, Any, int]] = [("", value, 0)]
     for _ in range(MOST_NODES):
         if not queue:

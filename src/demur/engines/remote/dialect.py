@@ -1,7 +1,7 @@
 """What an endpoint calls the limit of tokens, and which sampling fields it does not take.
 
-Reasoning models turn `max_tokens` and temperature 0 down. A request that is turned down for such a field is sent once
-more without it; what worked is kept for the requests after.
+Reasoning models turn `max_tokens` and temperature 0 down. A request that is turned down for such a
+field is sent once more without it; what worked is kept for the requests after.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 OPTIONAL = ("temperature", "top_p", "seed", "stream_options")  # what an answer can be had without
 _SAYS_NO = (400, 422)
 _UNSUPPORTED = re.compile(
-    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra", re.I
+    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra",
+    re.I,
 )
 
 
@@ -33,7 +34,9 @@ class Dialect:
         if self.limit not in (LIMIT, NEW_LIMIT):
             raise ConfigError(f"token_limit = {self.limit!r}", f"known: {LIMIT}, {NEW_LIMIT}")
         if needed := sorted(set(self.leave_out) - set(OPTIONAL)):
-            raise ConfigError(f"leave_out names {needed[0]!r}", f"what can be left out: {', '.join(OPTIONAL)}")
+            raise ConfigError(
+                f"leave_out names {needed[0]!r}", f"what can be left out: {', '.join(OPTIONAL)}"
+            )
 
     def spoken(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A request in OpenAI's first words as this endpoint takes it."""
@@ -48,7 +51,8 @@ class Dialect:
 
 
 def adapted(dialect: Dialect, status: int, error: Any, sent: Mapping[str, Any]) -> Dialect | None:
-    """The dialect to try after a request was turned down; None where the error names no field that could be spared.
+    """The dialect to try after a request was turned down; None where the error names no field that
+    could be spared.
 
     error: the parsed body. sent: the request as it went out.
     """

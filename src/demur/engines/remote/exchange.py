@@ -1,11 +1,13 @@
 """One request to an OpenAI-compatible endpoint: what both clients of such endpoints share.
 
-`Wire` (link.py) is for a server: streams, typed errors, one attempt once something is decided. `ChatClient` (client.py)
-is for judges, guards and black boxes: many questions at a time, a budget, tries over minutes. Both send by `sent`:
+`Wire` (link.py) is for a server: streams, typed errors, one attempt once something is decided.
+`ChatClient` (client.py) is for judges, guards and black boxes: many questions at a time, a budget,
+tries over minutes. Both send by `sent`:
 
-1. The request is put into the endpoint's dialect: which of two token limits it knows, and what it does not take.
-2. An answer other than 200 becomes `TurnedDown`, with its bounded body, the wait that it asks for, and the dialect that
-   would be worth another request.
+1. The request is put into the endpoint's dialect: which of two token limits it knows, and what it
+   does not take.
+2. An answer other than 200 becomes `TurnedDown`, with its bounded body, the wait that it asks for,
+   and the dialect that would be worth another request.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class TurnedDown(Exception):
         self.status = response.status_code
         self.after_s = _retry_after_s(response)
         self.text = body.decode("utf-8", "replace")  # of which nothing is ever shown
-        self.error: Any = _parsed(body)  # the body as JSON; an empty text where it is none, or too long
+        # the body as JSON; an empty text where it is none, or too long
+        self.error: Any = _parsed(body)
         self.other: Dialect | None = None  # in which the request is worth another try
 
 
@@ -46,16 +49,23 @@ class Request:
 
     def spoken(self, dialect: Dialect) -> Mapping[str, Any] | None:
         """The body as the endpoint takes it."""
-        return dialect.spoken(self.body) if self.body is not None and self.path == CHAT else self.body
+        return (
+            dialect.spoken(self.body) if self.body is not None and self.path == CHAT else self.body
+        )
 
 
 def open_client(
-    url: str, api_key: str | None, timeout: httpx.Timeout, limits: httpx.Limits, trusted: ssl.SSLContext | None = None
+    url: str,
+    api_key: str | None,
+    timeout: httpx.Timeout,
+    limits: httpx.Limits,
+    trusted: ssl.SSLContext | None = None,
 ) -> httpx.AsyncClient:
-    """Connections to one endpoint. Prompts never take the way of an ambient proxy, and nothing comes compressed.
+    """Connections to one endpoint. Prompts never take the way of an ambient proxy, and nothing
+    comes compressed.
 
-    url: up to and with /v1. timeout, limits: httpx's. trusted: made beforehand where many clients are opened, since
-    reading the system's certificates takes longer than a request.
+    url: up to and with /v1. timeout, limits: httpx's. trusted: made beforehand where many clients
+    are opened, since reading the system's certificates takes longer than a request.
     """
     return httpx.AsyncClient(
         base_url=url.rstrip("/") + "/",
@@ -67,7 +77,9 @@ def open_client(
     )
 
 
-async def sent(http: httpx.AsyncClient, request: Request, dialect: Dialect, bounds: Bounds) -> httpx.Response:
+async def sent(
+    http: httpx.AsyncClient, request: Request, dialect: Dialect, bounds: Bounds
+) -> httpx.Response:
     """The open answer to a request that the endpoint has accepted; its reader closes it.
 
     Raises TurnedDown, and httpx's errors where the endpoint cannot be reached or breaks off.

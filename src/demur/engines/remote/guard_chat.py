@@ -1,7 +1,9 @@
-"""A guard model behind an OpenAI-compatible endpoint as Scorer: how probably it says its word for refusing.
+"""A guard model behind an OpenAI-compatible endpoint as Scorer: how probably it says its word for
+refusing.
 
-Read off the log-probabilities of its first word, so that the score is a number and not a label. Llama Guard's kind of
-model takes the conversation as it is and answers "safe" or "unsafe"; any chat model can be given a template instead.
+Read off the log-probabilities of its first word, so that the score is a number and not a label.
+Llama Guard's kind of model takes the conversation as it is and answers "safe" or "unsafe"; any chat
+model can be given a template instead.
 """
 
 from __future__ import annotations
@@ -25,19 +27,23 @@ CONVERSATION = "{conversation}"
 TOP = 20  # the most that the protocol allows
 _TOKENS = 4  # some guards begin with line breaks
 
-Listed = tuple[tuple[str, float], ...]  # (text, natural-log probability) of the likeliest tokens in a place
+# (text, natural-log probability) of the likeliest tokens in a place
+Listed = tuple[tuple[str, float], ...]
 
 
 @dataclass(kw_only=True)
 class ChatGuard:
-    """Implements demur.core.ports.Scorer. Raises ConfigError on settings that cannot be, EngineError on the words."""
+    """Implements demur.core.ports.Scorer. Raises ConfigError on settings that cannot be,
+    EngineError on the words.
+    """
 
     url: str  # up to and with /v1
     model: str
     tokens: tuple[str, ...]  # of the run's taxonomy, respond first
     refuse: str = "unsafe"  # the guard's word for what is to be refused
     answer: str = "safe"
-    template: str | None = None  # one user message with {conversation} in it; None: the messages as they are
+    # one user message with {conversation} in it; None: the messages as they are
+    template: str | None = None
     key_variable: str = "DEMUR_GUARD_KEY"  # environment variable of the key; unset: no key is sent
     in_flight: int = 64  # requests at a time
     timeout_s: float = 10.0  # of one request
@@ -52,10 +58,13 @@ class ChatGuard:
             or self._words[1].startswith(self._words[0])
         ):
             raise EngineError(
-                f"words {self.refuse!r} and {self.answer!r} begin alike", "name the guard's two first words"
+                f"words {self.refuse!r} and {self.answer!r} begin alike",
+                "name the guard's two first words",
             )
         if self.template is not None and CONVERSATION not in self.template:
-            raise EngineError(f"the template lacks {CONVERSATION}", "it stands for what was said, a turn a line")
+            raise EngineError(
+                f"the template lacks {CONVERSATION}", "it stands for what was said, a turn a line"
+            )
         self._client = ChatClient(
             endpoint=Endpoint(
                 url=self.url,
@@ -73,16 +82,21 @@ class ChatGuard:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The guard's name, its words and the template, as a predictor of kind "guard-chat". Weights are on trust."""
+        """The guard's name, its words and the template, as a predictor of kind "guard-chat".
+        Weights are on trust.
+        """
         parts = (self.model, *self._words, self.template or "")
-        return predictor_fingerprint(sha256("\0".join(parts).encode()).hexdigest(), self.tokens, "guard-chat")
+        return predictor_fingerprint(
+            sha256("\0".join(parts).encode()).hexdigest(), self.tokens, "guard-chat"
+        )
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """(N, 2) natural-log probabilities that a prompt is answered and that it is refused.
 
-        A guard whose endpoint declines the prompt by a filter of its own has refused it: probability 1. Raises
-        BackendDown where the guard does not answer or changes its name, ScoreDoubt, saying what was listed, where
-        neither of its words is among the likeliest, EngineError where it refuses the key or reports no probabilities.
+        A guard whose endpoint declines the prompt by a filter of its own has refused it:
+        probability 1. Raises BackendDown where the guard does not answer or changes its name,
+        ScoreDoubt, saying what was listed, where neither of its words is among the likeliest,
+        EngineError where it refuses the key or reports no probabilities.
         """
         probability_N, done = [math.nan] * len(prompts), 0
 
@@ -105,25 +119,32 @@ class ChatGuard:
         if isinstance(reply, Declined):
             return 1.0
         if not isinstance(reply, Said):
-            raise BackendDown(f"the guard {self.model!r} did not answer: {reply.reason}", f"look at {self.url}")
+            raise BackendDown(
+                f"the guard {self.model!r} did not answer: {reply.reason}", f"look at {self.url}"
+            )
         self._answers_as = self._answers_as or reply.model
         if reply.model != self._answers_as:
             raise BackendDown(
-                f"the guard answers as {reply.model!r}, before that as {self._answers_as!r}", "score with one model"
+                f"the guard answers as {reply.model!r}, before that as {self._answers_as!r}",
+                "score with one model",
             )
         if not reply.tokens:
             raise EngineError(
-                f"the guard {self.model!r} reports no log-probabilities", "it needs logprobs and top_logprobs"
+                f"the guard {self.model!r} reports no log-probabilities",
+                "it needs logprobs and top_logprobs",
             )
-        return refusal_probability(next((likely for text, likely in reply.tokens if text.strip()), ()), self._words)
+        return refusal_probability(
+            next((likely for text, likely in reply.tokens if text.strip()), ()), self._words
+        )
 
 
 def refusal_probability(listed: Listed, words: tuple[str, str]) -> float:
-    """P(word for refusing) / P(either word), from the likeliest tokens in the place of the first word.
+    """P(word for refusing) / P(either word), from the likeliest tokens in the place of the first
+    word.
 
-    A token counts for the word that it begins. An unlisted word for refusing counts with as much as it can have: the
-    least listed probability, or what the listed ones leave. Raises ScoreDoubt if neither word is listed, and on what is
-    no log-probability.
+    A token counts for the word that it begins. An unlisted word for refusing counts with as much as
+    it can have: the least listed probability, or what the listed ones leave. Raises ScoreDoubt if
+    neither word is listed, and on what is no log-probability.
     """
     if bad := [p for _, p in listed if not (math.isfinite(p) and p <= TOLERANCE)]:
         raise ScoreDoubt(f"the guard lists {bad[0]} as a log-probability", "look at its numerics")
@@ -131,7 +152,8 @@ def refusal_probability(listed: Listed, words: tuple[str, str]) -> float:
     if not any(found):
         seen = ", ".join(repr(text) for text, _ in listed) or "nothing"
         raise ScoreDoubt(
-            f"the guard says neither {words[0]!r} nor {words[1]!r}: {seen}", "name its words, or its template"
+            f"the guard says neither {words[0]!r} nor {words[1]!r}: {seen}",
+            "name its words, or its template",
         )
     if not found[0]:
         left = 1.0 - sum(math.exp(p) for _, p in listed)

@@ -1,7 +1,8 @@
-"""The wire to a server that speaks OpenAI's protocol: an answer or a stream at a time, every failure a typed one.
+"""The wire to a server that speaks OpenAI's protocol: an answer or a stream at a time, every
+failure a typed one.
 
-What a caller may learn stands in the error; the operator learns more from the log. The other side's own words reach
-neither: an error over there may repeat what somebody said over here.
+What a caller may learn stands in the error; the operator learns more from the log. The other side's
+own words reach neither: an error over there may repeat what somebody said over here.
 """
 
 from __future__ import annotations
@@ -21,14 +22,25 @@ from demur.base.errors import BackendBusy, BackendDown, BackendTimeout, ConfigEr
 from demur.engines.remote.declines import FilteredDecline, declined_error, described
 from demur.engines.remote.dialect import LIMIT, Dialect
 from demur.engines.remote.exchange import Request, TurnedDown, open_client, sent
-from demur.engines.remote.transfer import MOST_BYTES, Bounds, TooMuch, Unended, event_data, read_bounded
+from demur.engines.remote.transfer import (
+    MOST_BYTES,
+    Bounds,
+    TooMuch,
+    Unended,
+    event_data,
+    read_bounded,
+)
 
 LOG = logging.getLogger(__name__)
 _SEE_LOG = "the log of this server says more"
 _MOST_TRIED = 6  # forms of one request, until the endpoint takes its fields
-_IDLE_S = 2.0  # for which a connection is kept: servers hang up after five, perhaps just as we use it again
+# for which a connection is kept: servers hang up after five, perhaps just as we use it again
+_IDLE_S = 2.0
 _REFUSED = (400, 413, 422)
-_REFUSES, _WHY = "the backend refuses the request", "it is too long, or asks for a schema that cannot be followed"
+_REFUSES, _WHY = (
+    "the backend refuses the request",
+    "it is too long, or asks for a schema that cannot be followed",
+)
 
 Row = TypeVar("Row", bound=BaseModel)
 T = TypeVar("T")
@@ -56,19 +68,23 @@ class Link:
     tries: int = 3  # of a call before the decision; nothing is tried again once it is made
     backoff_s: float = 0.1  # before the second try; twice that before the third, and so on
     most_bytes: int = MOST_BYTES  # of one answer, beside 4 KiB for each token that was asked for
-    token_limit: str = LIMIT  # or "max_completion_tokens"; the other one is tried where the endpoint asks for it
+    # or "max_completion_tokens"; the other one is tried where the endpoint asks for it
+    token_limit: str = LIMIT
     leave_out: tuple[str, ...] = ()  # of temperature, top_p, seed, stream_options: never sent
 
     def __post_init__(self) -> None:
         Dialect(limit=self.token_limit, leave_out=tuple(self.leave_out))  # raises ConfigError
         if self.most_bytes < 1:
-            raise ConfigError(f"most_bytes = {self.most_bytes} must be above 0", "leave it out for 4 MiB")
+            raise ConfigError(
+                f"most_bytes = {self.most_bytes} must be above 0", "leave it out for 4 MiB"
+            )
 
 
 class Wire:
     """Connections to one server.
 
-    Raises BackendDown, BackendTimeout and BackendBusy; EngineError where the server refuses the request itself.
+    Raises BackendDown, BackendTimeout and BackendBusy; EngineError where the server refuses the
+    request itself.
     """
 
     def __init__(self, link: Link) -> None:
@@ -95,9 +111,11 @@ class Wire:
                 return parsed(await self._whole(Request(path=path)), kind)
 
     async def ask(self, path: str, body: dict[str, Any], read: Callable[[bytes], T]) -> T:
-        """The answer to a request that changes nothing over there: tried again when it fails in passing.
+        """The answer to a request that changes nothing over there: tried again when it fails in
+        passing.
 
-        read: makes something of the body. Raises FilteredDecline where the server's filter declines the request.
+        read: makes something of the body. Raises FilteredDecline where the server's filter declines
+        the request.
         """
         with _typed(self._link.decide_s):
             async with asyncio.timeout(self._link.decide_s):
@@ -106,8 +124,8 @@ class Wire:
     async def stream(self, path: str, body: dict[str, Any], *, undecided: bool = False) -> Events:
         """The events of an answer, once the server has accepted the request.
 
-        undecided: nothing was decided yet, so what fails in passing is tried again; else it never is. Raises
-        FilteredDecline where the server's filter declines the request.
+        undecided: nothing was decided yet, so what fails in passing is tried again; else it never
+        is. Raises FilteredDecline where the server's filter declines the request.
         """
         begin = partial(self._sent, Request(path=path, body=body))
         with _typed(self._link.first_token_s):
@@ -147,7 +165,9 @@ class Wire:
             await response.aclose()
 
     async def _sent(self, request: Request) -> httpx.Response:
-        """The open answer to a request, in the first form that the server takes. Raises what `_refusal` says."""
+        """The open answer to a request, in the first form that the server takes. Raises what
+        `_refusal` says.
+        """
         self._require_open()
         dialect = self._dialect
         for left in reversed(range(_MOST_TRIED)):
@@ -165,13 +185,19 @@ class Wire:
 
 
 class Events:
-    """The data of a stream of server-sent events, up to [DONE]. Closing it early ends the work over there.
+    """The data of a stream of server-sent events, up to [DONE]. Closing it early ends the work over
+    there.
 
-    Raises BackendTimeout when nothing comes for too long, BackendDown when the stream ends without [DONE].
+    Raises BackendTimeout when nothing comes for too long, BackendDown when the stream ends without
+    [DONE].
     """
 
     def __init__(
-        self, response: httpx.Response, data: AsyncIterator[bytes], link: Link, open_streams: set[Events]
+        self,
+        response: httpx.Response,
+        data: AsyncIterator[bytes],
+        link: Link,
+        open_streams: set[Events],
     ) -> None:
         self._response = response
         self._data = data
@@ -212,7 +238,9 @@ def parsed(data: bytes, kind: type[Row]) -> Row:
 
 
 def broken_off(error: Any) -> EngineError:
-    """What an error in mid-stream means: a decline, a request that the server refuses after all, or a failure."""
+    """What an error in mid-stream means: a decline, a request that the server refuses after all, or
+    a failure.
+    """
     if (reason := declined_error(error)) is not None:
         return FilteredDecline(reason)
     LOG.error("upstream broke off%s", described(error))
@@ -235,7 +263,9 @@ def _refusal(turned: TurnedDown) -> EngineError:
         return BackendTimeout(f"the backend gave up (HTTP {status})", _SEE_LOG)
     if status >= 500:
         return _Passing(f"the backend failed (HTTP {status})", _SEE_LOG, after_s=turned.after_s)
-    return BackendDown(f"the backend turns us away (HTTP {status})", "check its address, key and model name")
+    return BackendDown(
+        f"the backend turns us away (HTTP {status})", "check its address, key and model name"
+    )
 
 
 @contextmanager
@@ -244,7 +274,9 @@ def _typed(limit_s: float) -> Iterator[None]:
     try:
         yield
     except (TimeoutError, httpx.ConnectTimeout):
-        raise BackendTimeout(f"the backend sent nothing for {limit_s:g} s", "try again later") from None
+        raise BackendTimeout(
+            f"the backend sent nothing for {limit_s:g} s", "try again later"
+        ) from None
     except httpx.PoolTimeout:
         raise BackendBusy("all connections to the backend are in use", "try again later") from None
     except TooMuch as e:

@@ -1,7 +1,9 @@
-"""Decisions on scores of which some are known by an upper bound only. C control tokens, column 0 = respond.
+"""Decisions on scores of which some are known by an upper bound only. C control tokens, column 0 =
+respond.
 
-A list of the most probable tokens bounds what is not in it: by the least probable listed one, and by the probability
-that the listed ones leave. A decision stands when every score within the bounds leads to it.
+A list of the most probable tokens bounds what is not in it: by the least probable listed one, and
+by the probability that the listed ones leave. A decision stands when every score within the bounds
+leads to it.
 """
 
 from __future__ import annotations
@@ -23,15 +25,21 @@ _LOWEST = -1e4  # log of a probability that is none, yet finite
 _MOST_MISSING = 8  # 2**8 corners
 
 
-def settle(policy: Policy, listed: Mapping[str, float], tokens: tuple[str, ...]) -> tuple[Decision, Floats]:
-    """The decision that stands whatever the unlisted scores are, and the score with those at their upper bound, (C,).
+def settle(
+    policy: Policy, listed: Mapping[str, float], tokens: tuple[str, ...]
+) -> tuple[Decision, Floats]:
+    """The decision that stands whatever the unlisted scores are, and the score with those at their
+    upper bound, (C,).
 
-    listed: natural log-probability by token, the most probable of the vocabulary; tokens: the control tokens.
-    Raises ScoreDoubt when the bounds leave several decisions open, when what is listed is no list of
-    log-probabilities, and when the leftover mass may be above the policy's bound and the policy says "error".
+    listed: natural log-probability by token, the most probable of the vocabulary; tokens: the
+    control tokens. Raises ScoreDoubt when the bounds leave several decisions open, when what is
+    listed is no list of log-probabilities, and when the leftover mass may be above the policy's
+    bound and the policy says "error".
     """
     _check_listed(listed)
-    known_C = np.minimum(np.array([listed.get(token, np.nan) for token in tokens], dtype=np.float64), 0.0)
+    known_C = np.minimum(
+        np.array([listed.get(token, np.nan) for token in tokens], dtype=np.float64), 0.0
+    )
     missing = [c for c, token in enumerate(tokens) if token not in listed]
     if not missing:
         logp_C = np.asarray(known_C, dtype=np.float32)
@@ -43,11 +51,13 @@ def settle(policy: Policy, listed: Mapping[str, float], tokens: tuple[str, ...])
     if len(set(decisions.choice_N.tolist())) > 1:
         open_choices = sorted({policy.taxonomy.choices[c] for c in decisions.choice_N})
         raise ScoreDoubt(
-            f"the backend lists no score for {[tokens[c] for c in missing]}: at most {min(least, left):.3g}, which "
-            f"leaves {open_choices} open",
-            "a backend that reports log-probabilities by token id leaves nothing open: docs/gateway.md",
+            f"the backend lists no score for {[tokens[c] for c in missing]}: at most "
+            f"{min(least, left):.3g}, which leaves {open_choices} open",
+            "a backend that reports log-probabilities by token id leaves nothing open: "
+            "docs/gateway.md",
         )
-    # The first corner leaves the most mass outside: if that is not doubtful, no score within the bounds is.
+    # The first corner leaves the most mass outside: if that is not doubtful, no score within the
+    # bounds is.
     logp_C = corners_SC[0 if decisions.doubt_N.any() else -1]
     return decide_or_doubt(policy, logp_C), logp_C
 
@@ -55,35 +65,49 @@ def settle(policy: Policy, listed: Mapping[str, float], tokens: tuple[str, ...])
 def _check_listed(listed: Mapping[str, float]) -> None:
     """Raise ScoreDoubt on NaN, infinities, positive values and lists that sum above 1."""
     values = np.array(list(listed.values()), dtype=np.float64)
-    if not np.isfinite(values).all() or (values > TOLERANCE).any() or np.exp(values).sum() > 1.0 + 1e-3:
+    if (
+        not np.isfinite(values).all()
+        or (values > TOLERANCE).any()
+        or np.exp(values).sum() > 1.0 + 1e-3
+    ):
         raise ScoreDoubt(
             f"the backend lists {dict(listed)}, no log-probabilities",
             "NaN, infinite, positive or summing above 1: look at the backend's log",
         )
 
 
-def _corners(policy: Policy, known_C: np.ndarray, missing: list[int], most: tuple[float, float]) -> Floats:
+def _corners(
+    policy: Policy, known_C: np.ndarray, missing: list[int], most: tuple[float, float]
+) -> Floats:
     """Scores at the ends of the bounds, the last with every missing one at its upper end.
 
-    Rules compare scores with each other, with thresholds and in sums, all monotone in each score; so the ends decide
-    for what lies between. A calibrator keeps that only if it is monotone in each score too.
+    Rules compare scores with each other, with thresholds and in sums, all monotone in each score;
+    so the ends decide for what lies between. A calibrator keeps that only if it is monotone in each
+    score too.
     """
     calibrator = policy.calibrator
     shared = isinstance(calibrator, Identity)
-    if not shared and not (isinstance(calibrator, Fitted) and isinstance(calibrator.map, Temperature | Pair)):
+    if not shared and not (
+        isinstance(calibrator, Fitted) and isinstance(calibrator.map, Temperature | Pair)
+    ):
         raise ScoreDoubt(
-            f"the backend lists no score for {len(missing)} control tokens, and the calibrator mixes the scores",
-            "use calibrator none or temperature, or a backend that reports log-probabilities by token id",
+            f"the backend lists no score for {len(missing)} control tokens, and the calibrator "
+            "mixes the scores",
+            "use calibrator none or temperature, or a backend that reports log-probabilities by "
+            "token id",
         )
     if len(missing) > _MOST_MISSING:
-        raise ScoreDoubt(f"the backend lists no score for {len(missing)} control tokens", "too many to bound")
+        raise ScoreDoubt(
+            f"the backend lists no score for {len(missing)} control tokens", "too many to bound"
+        )
     rows = []
     for ends in product((False, True), repeat=len(missing)):
         row_C = known_C.copy()
         row_C[missing] = _LOWEST
         up = [c for c, end in zip(missing, ends, strict=True) if end]
         if up:
-            # Uncalibrated scores share what is left; a fitted map sees ratios only, so each may claim it whole.
+            # Uncalibrated scores share what is left; a fitted map sees ratios only, so each may
+            # claim it whole.
             each = min(most[0], most[1] / len(up) if shared else most[1])
             row_C[up] = max(np.log(each), _LOWEST) if each > 0 else _LOWEST
         total = float(np.logaddexp.reduce(row_C))

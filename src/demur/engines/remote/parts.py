@@ -26,16 +26,18 @@ class Rules:
 
 
 class Parts:
-    """The parts of one streamed answer. The last is handed out only when the stream has ended as it should.
+    """The parts of one streamed answer. The last is handed out only when the stream has ended as it
+    should.
 
-    A decline in mid-stream, or a stream without a choice, ends it with finish "content_filter". One that goes on beyond
-    the tokens that were asked for is cut, and the server behind hung up on.
+    A decline in mid-stream, or a stream without a choice, ends it with finish "content_filter". One
+    that goes on beyond the tokens that were asked for is cut, and the server behind hung up on.
     """
 
     def __init__(
         self,
         events: Events | None,  # None: there is `first` and no more
-        read: Callable[[bytes], Part | None],  # one event's part; None for an event without a choice
+        # one event's part; None for an event without a choice
+        read: Callable[[bytes], Part | None],
         rules: Rules,
         first: Part | None = None,  # read ahead
     ) -> None:
@@ -49,7 +51,9 @@ class Parts:
         self._written, self._bytes = 0, 0
 
     async def begin(self) -> None:
-        """Wait for the first part, so that what is wrong with the request is known before the answer begins."""
+        """Wait for the first part, so that what is wrong with the request is known before the
+        answer begins.
+        """
         try:
             self._first = await self._next()
         except BaseException:
@@ -102,9 +106,13 @@ class Parts:
         self._written += max(part.tokens if part.finish is None else 0, bool(size))
         left, self._bytes = rules.most_tokens * _TOKEN_BYTES - self._bytes, self._bytes + size
         if self._written > rules.most_tokens or size > left:
-            LOG.error("upstream wrote beyond the %d tokens that were asked for: cut", rules.most_tokens)
+            LOG.error(
+                "upstream wrote beyond the %d tokens that were asked for: cut", rules.most_tokens
+            )
             self._over = True
-            kept = "" if self._written > rules.most_tokens else _first_bytes(part.text, max(left, 0))
+            kept = (
+                "" if self._written > rules.most_tokens else _first_bytes(part.text, max(left, 0))
+            )
             return Part(text=kept, tokens=int(bool(kept)), finish="length")
         self._said = self._said or bool(part.text or part.refusal)
         if part.finish == FILTER and not self._said:
@@ -112,7 +120,9 @@ class Parts:
         return part
 
     async def _drained(self, part: Part) -> Part:
-        """The last part with what some servers count only after it; the rest of a cut answer is not waited for."""
+        """The last part with what some servers count only after it; the rest of a cut answer is not
+        waited for.
+        """
         if self._over:
             await self.aclose()
             return part
@@ -128,11 +138,16 @@ class Parts:
 
 
 async def begun(
-    opening: Awaitable[Events], read: Callable[[bytes], Part | None], rules: Rules, *, wait: bool = False
+    opening: Awaitable[Events],
+    read: Callable[[bytes], Part | None],
+    rules: Rules,
+    *,
+    wait: bool = False,
 ) -> Parts:
     """The parts of an answer that is being opened; a decline in its place is an answer too.
 
-    wait: for the first part, where a server accepts anything at first and says what is wrong with it in the stream.
+    wait: for the first part, where a server accepts anything at first and says what is wrong with
+    it in the stream.
     """
     try:
         parts = Parts(await opening, read, rules)
@@ -154,22 +169,36 @@ def _first_bytes(text: str, most: int) -> str:
 def _with_count(last: Part, after: Part | None) -> Part:
     if after is None:
         return last
-    return replace(last, tokens=last.tokens + after.tokens, prompt_tokens=after.prompt_tokens or last.prompt_tokens)
+    return replace(
+        last,
+        tokens=last.tokens + after.tokens,
+        prompt_tokens=after.prompt_tokens or last.prompt_tokens,
+    )
 
 
 def finish_of(reason: str | None) -> Finish | None:
-    """Why an answer ended. Raises BackendDown for a reason that is no end of an answer, such as an abort."""
+    """Why an answer ended. Raises BackendDown for a reason that is no end of an answer, such as an
+    abort.
+    """
     if reason is None:
         return None
     known = FILTER if decline_word(reason) else reason
     if known not in _FINISHES:
-        LOG.error("upstream ended an answer with %s", reason if reason in _NO_ENDS else "a reason that is unknown")
+        LOG.error(
+            "upstream ended an answer with %s",
+            reason if reason in _NO_ENDS else "a reason that is unknown",
+        )
         raise BackendDown("the backend broke off the answer", "ask again")
     return _FINISHES[known]
 
 
 def response_format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the answer must look like, in the words of OpenAI's protocol; {}: any JSON object, None: anything."""
+    """What the answer must look like, in the words of OpenAI's protocol; {}: any JSON object, None:
+    anything.
+    """
     if not schema:
         return None if schema is None else {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": schema, "strict": True},
+    }

@@ -1,7 +1,9 @@
-"""The pre-answer gate: a predictor decides on the prompt alone, and only what it lets through reaches the model behind.
+"""The pre-answer gate: a predictor decides on the prompt alone, and only what it lets through
+reaches the model behind.
 
-For models without control tokens, behind any OpenAI-compatible chat endpoint. A refusal costs no call. An answer is the
-model's own, unmodified: tools, the choice whether to call one, and JSON formats are passed on as they are.
+For models without control tokens, behind any OpenAI-compatible chat endpoint. A refusal costs no
+call. An answer is the model's own, unmodified: tools, the choice whether to call one, and JSON
+formats are passed on as they are.
 """
 
 from __future__ import annotations
@@ -45,9 +47,11 @@ class GateSettings:
 
     model: str  # the served model's name
     answers_as: str | None = None  # the name in its answers; None: whichever it first answers as
-    refusal: str = REFUSAL  # where a policy leaves the words to the model: there is none that could write them
-    # Whose words are scored: the users', as the predictor was fitted, or those of all messages. A client that writes
-    # system messages or invents past answers can say there what the predictor would not let through.
+    # where a policy leaves the words to the model: there is none that could write them
+    refusal: str = REFUSAL
+    # Whose words are scored: the users', as the predictor was fitted, or those of all messages. A
+    # client that writes system messages or invents past answers can say there what the predictor
+    # would not let through.
     reads: Literal["user", "all"] = "user"
 
 
@@ -55,7 +59,8 @@ class GateSettings:
 class GateOptions(Link):
     """[backend] of a gate: the way to the model behind, and the fields of GateSettings."""
 
-    model: str | None = None  # None: the model that the run's predictor was fitted on, else the run's name
+    # None: the model that the run's predictor was fitted on, else the run's name
+    model: str | None = None
     answers_as: str | None = None
     refusal: str = REFUSAL
     reads: Literal["user", "all"] = "user"
@@ -63,7 +68,9 @@ class GateOptions(Link):
 
 @dataclass(kw_only=True, eq=False)
 class PreAnswerBackend:
-    """Implements demur.core.serving.Backend. Policies are for the scorer; the endpoint's model is looked up by name."""
+    """Implements demur.core.serving.Backend. Policies are for the scorer; the endpoint's model is
+    looked up by name.
+    """
 
     Options: ClassVar = GateOptions
 
@@ -85,7 +92,9 @@ class PreAnswerBackend:
 
     @classmethod
     def from_run(cls, run: ServedRun, options: GateOptions) -> PreAnswerBackend:
-        """In front of any chat endpoint: the run's predictor decides, the model behind only answers."""
+        """In front of any chat endpoint: the run's predictor decides, the model behind only
+        answers.
+        """
         settings = GateSettings(
             model=options.model or run.name,
             answers_as=options.answers_as or run.behind,
@@ -100,10 +109,12 @@ class PreAnswerBackend:
         return self._fingerprint
 
     async def open(self, ask: Ask) -> Reply:
-        """Score and decide; begin the answer only if there is to be one. See demur.core.serving.Backend.
+        """Score and decide; begin the answer only if there is to be one. See
+        demur.core.serving.Backend.
 
-        Raises PolicyError on a policy of another scorer, what the scorer raises (ScoreDoubt, PromptTooLong,
-        BackendError), EngineError where the endpoint refuses the request, and BackendDown, -Timeout or -Busy.
+        Raises PolicyError on a policy of another scorer, what the scorer raises (ScoreDoubt,
+        PromptTooLong, BackendError), EngineError where the endpoint refuses the request, and
+        BackendDown, -Timeout or -Busy.
         """
         ask.policy.require_model(self._fingerprint)
         logp_C = await self._scored(ask.messages)
@@ -114,7 +125,9 @@ class PreAnswerBackend:
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=0, parts=parts)
 
     async def ready(self) -> None:
-        """Score a prompt, and ask the endpoint whether it serves the model. Raises BackendDown saying why not."""
+        """Score a prompt, and ask the endpoint whether it serves the model. Raises BackendDown
+        saying why not.
+        """
         await self._scored(_PROBE)
         async with self._looking:
             await self._look()
@@ -125,12 +138,18 @@ class PreAnswerBackend:
         await self._wire.close()
 
     async def _scored(self, messages: Prompt) -> Floats:
-        read = messages if self.settings.reads == "user" else tuple(replace(m, role="user") for m in messages)
+        read = (
+            messages
+            if self.settings.reads == "user"
+            else tuple(replace(m, role="user") for m in messages)
+        )
         try:
             async with asyncio.timeout(self.link.decide_s):
                 return await self._batches.logp(read)
         except TimeoutError:
-            raise BackendTimeout(f"no score within {self.link.decide_s:g} s", "try again later") from None
+            raise BackendTimeout(
+                f"no score within {self.link.decide_s:g} s", "try again later"
+            ) from None
         except (BackendError, PromptTooLong, ScoreDoubt):
             raise
         except ScoreError as e:
@@ -175,7 +194,9 @@ class PreAnswerBackend:
 
 
 class _Reader:
-    """Reads one answer's events: text goes on at once, tool calls when they are whole, as core.serving.Part has it."""
+    """Reads one answer's events: text goes on at once, tool calls when they are whole, as
+    core.serving.Part has it.
+    """
 
     def __init__(self, check: Callable[[ChatPiece], None]) -> None:
         self._check = check
@@ -183,7 +204,9 @@ class _Reader:
         self._counted = 0  # tokens
 
     def __call__(self, data: bytes) -> Part | None:
-        """One event's part; None where it has no choice. Raises BackendDown on what cannot be read."""
+        """One event's part; None where it has no choice. Raises BackendDown on what cannot be
+        read.
+        """
         chat = chat_event(data)
         self._check(chat)
         for call in chat.calls:
@@ -192,7 +215,8 @@ class _Reader:
         said = bool(chat.text or chat.refusal or chat.thought or chat.calls)
         if not (chat.chosen or chat.declined) and chat.completion_tokens is None:
             return None
-        # The protocol sends about a token an event, and the exact number at the end, if it is asked.
+        # The protocol sends about a token an event, and the exact number at the end, if it is
+        # asked.
         counted = chat.completion_tokens
         tokens = int(said) if counted is None else max(0, counted - self._counted)
         self._counted += tokens
@@ -217,7 +241,9 @@ class _Reader:
         )
 
     def _finish(self, chat: ChatPiece) -> Finish | None:
-        """A forced call ends with "stop" in OpenAI's protocol. One that was cut short is no call."""
+        """A forced call ends with "stop" in OpenAI's protocol. One that was cut short is no
+        call.
+        """
         if self._calls and chat.finish in ("stop", "tool_calls"):
             return "tool_calls"
         return finish_in(chat)
@@ -228,7 +254,11 @@ def _whole(call: CallPiece) -> dict[str, Any]:
     if not call.name:
         raise BackendDown("the backend calls a function without a name", "ask again")
     function = {"name": call.name, "arguments": call.arguments or "{}"}
-    return {"id": call.id or f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+    return {
+        "id": call.id or f"call_{secrets.token_hex(12)}",
+        "type": "function",
+        "function": function,
+    }
 
 
 def _tool_choice(choice: str | None) -> str | dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Bytes from an endpoint, bounded: a body is read up to a limit, a stream line by line, and no line without an end.
+"""Bytes from an endpoint, bounded: a body is read up to a limit, a stream line by line, and no line
+without an end.
 
-Nothing is asked for compressed, and what comes compressed all the same is refused: a few bytes could become any number.
+Nothing is asked for compressed, and what comes compressed all the same is refused: a few bytes
+could become any number.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ MOST_BYTES = 4 * 2**20
 IDENTITY = {"accept-encoding": "identity"}
 _ANSWERS = (b'"choices"', b'"error"')  # one of them is in any answer that says something
 _DONE = b"[DONE]"
-_AFTER_DONE = 65_536  # bytes that may follow the end: read, so that the connection can be used again
+# bytes that may follow the end: read, so that the connection can be used again
+_AFTER_DONE = 65_536
 
 
 class TooMuch(Exception):
@@ -29,11 +32,13 @@ class Unended(Exception):
 class Bounds:
     """The most that an endpoint may send; in bytes, but for events."""
 
-    body: int = MOST_BYTES  # one JSON answer; also the most of a stream beyond what its tokens may take
+    # one JSON answer; also the most of a stream beyond what its tokens may take
+    body: int = MOST_BYTES
     error: int = 64 * 2**10
     line: int = 2**20  # one event of a stream
     token: int = 4 * 2**10  # a streamed token with everything around it
-    events: int = 2048  # of a stream beyond four a token: each takes time to read, however little it says
+    # of a stream beyond four a token: each takes time to read, however little it says
+    events: int = 2048
 
 
 async def read_bounded(response: httpx.Response, most: int) -> bytes:
@@ -50,11 +55,15 @@ async def read_bounded(response: httpx.Response, most: int) -> bytes:
     return bytes(held)
 
 
-async def event_data(response: httpx.Response, bounds: Bounds, most_tokens: int) -> AsyncIterator[bytes]:
-    """The payload of each event up to [DONE]. Lines end at line feeds only: JSON strings may hold any other separator.
+async def event_data(
+    response: httpx.Response, bounds: Bounds, most_tokens: int
+) -> AsyncIterator[bytes]:
+    """The payload of each event up to [DONE]. Lines end at line feeds only: JSON strings may hold
+    any other separator.
 
-    A server that answers with one JSON body instead, as some do where a filter declines, has sent one event. Raises
-    TooMuch on a line or a stream that is too long, Unended where the end is missing.
+    A server that answers with one JSON body instead, as some do where a filter declines, has sent
+    one event. Raises TooMuch on a line or a stream that is too long, Unended where the end is
+    missing.
     """
     _require_plain(response)
     if response.headers.get("content-type", "").lower().startswith("application/json"):

@@ -18,14 +18,17 @@ TOKENS_PER_BATCH = 2048  # of rows that are read, not learnt from
 
 
 class TokenBudgetBatches(Sampler[list[int]]):
-    """Batches of rows of like length, about `budget` tokens each, padding counted; this process's share of each.
+    """Batches of rows of like length, about `budget` tokens each, padding counted; this process's
+    share of each.
 
-    The batches of an epoch depend on the rows, the seed and the epoch alone, never on the number of processes:
-    two processes see the two halves of what one would see. Rows of equal length trade places every epoch. An index is
-    row + epoch x rows, for NoisyRows.
+    The batches of an epoch depend on the rows, the seed and the epoch alone, never on the number of
+    processes: two processes see the two halves of what one would see. Rows of equal length trade
+    places every epoch. An index is row + epoch x rows, for NoisyRows.
     """
 
-    def __init__(self, rows: Sequence[TrainingRow], *, budget: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, rows: Sequence[TrainingRow], *, budget: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
         lengths = [len(r.input_ids) for r in rows]
         self._lengths = torch.tensor(lengths)
         self._seed, self._rank, self._world = seed, rank, world
@@ -49,13 +52,21 @@ class TokenBudgetBatches(Sampler[list[int]]):
 
 
 def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of rows in batches of like length, rows x longest row <= budget, the shortest first."""
+    """Indices of rows in batches of like length, rows x longest row <= budget, the shortest
+    first.
+    """
     order = sorted(range(len(lengths)), key=lambda n: lengths[n])
-    return [order[start:end] for start, end in _cut(sorted(lengths), budget, at_least=1)] if order else []
+    return (
+        [order[start:end] for start, end in _cut(sorted(lengths), budget, at_least=1)]
+        if order
+        else []
+    )
 
 
 def _cut(lengths: Sequence[int], budget: int, *, at_least: int) -> list[tuple[int, int]]:
-    """Slices of an ascending list of lengths: rows x longest row <= budget, but never under `at_least` rows."""
+    """Slices of an ascending list of lengths: rows x longest row <= budget, but never under
+    `at_least` rows.
+    """
     cuts, start = [], 0
     for end in range(1, len(lengths) + 1):
         grown = (end - start) * lengths[end - 1]
@@ -73,12 +84,16 @@ def as_read(row: TrainingRow) -> dict[str, Any]:
 
 
 class NoisyRows(Dataset[dict[str, Any]]):
-    """Training rows, a share of their prompts' tokens replaced by random ordinary ones (word dropout).
+    """Training rows, a share of their prompts' tokens replaced by random ordinary ones (word
+    dropout).
 
-    The noise depends on seed, epoch and row alone, so a resumed training and any number of processes see the same.
+    The noise depends on seed, epoch and row alone, so a resumed training and any number of
+    processes see the same.
     """
 
-    def __init__(self, rows: Sequence[TrainingRow], *, share: float, seed: int, ordinary_ids: Sequence[int]) -> None:
+    def __init__(
+        self, rows: Sequence[TrainingRow], *, share: float, seed: int, ordinary_ids: Sequence[int]
+    ) -> None:
         self._rows, self._share, self._seed = rows, share, seed
         self._ordinary = torch.tensor(ordinary_ids)
 
@@ -94,7 +109,9 @@ class NoisyRows(Dataset[dict[str, Any]]):
         hit_T = torch.rand(len(ids_T), generator=generator) < self._share
         hit_T &= (torch.tensor(row.labels) == IGNORE) & torch.isin(ids_T, self._ordinary)
         at_T = torch.randint(len(self._ordinary), ids_T.shape, generator=generator)
-        return as_read(row) | {"input_ids": torch.where(hit_T, self._ordinary[at_T], ids_T).tolist()}
+        return as_read(row) | {
+            "input_ids": torch.where(hit_T, self._ordinary[at_T], ids_T).tolist()
+        }
 
 
 class EpochLoader(DataLoader[Any]):
@@ -108,7 +125,9 @@ class EpochLoader(DataLoader[Any]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PadRight:
-    """Collate rows by padding on the right. No attention mask: under causal attention no real token sees a pad."""
+    """Collate rows by padding on the right. No attention mask: under causal attention no real token
+    sees a pad.
+    """
 
     pad_id: int
 
@@ -120,7 +139,11 @@ class PadRight:
             return torch.tensor([r[key] + [filler] * (longest - len(r[key])) for r in rows])
 
         weights_B = torch.tensor([r["weights"] for r in rows])
-        return {"input_ids": padded("input_ids", self.pad_id), "labels": padded("labels", IGNORE), "weights": weights_B}
+        return {
+            "input_ids": padded("input_ids", self.pad_id),
+            "labels": padded("labels", IGNORE),
+            "weights": weights_B,
+        }
 
 
 @dataclass(frozen=True, slots=True)

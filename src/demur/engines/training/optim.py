@@ -1,4 +1,6 @@
-"""Muon on the matrices, AdamW on everything else, behind one optimizer as transformers' Trainer wants it."""
+"""Muon on the matrices, AdamW on everything else, behind one optimizer as transformers' Trainer
+wants it.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +9,42 @@ from typing import Any
 import torch
 from torch import nn
 
-# Newton-Schulz iterations: on matrices this small five (the usual number) cost as much as the model's own arithmetic.
+# Newton-Schulz iterations: on matrices this small five (the usual number) cost as much as the
+# model's own arithmetic.
 ORTHOGONAL_STEPS = 3
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """torch.optim.Muon for two-dimensional weights inside the layers, AdamW for embeddings, head and norms.
+    """torch.optim.Muon for two-dimensional weights inside the layers, AdamW for embeddings, head
+    and norms.
 
-    The recipe that trains the tiny model best in minutes of CPU time (docs/benchmarks.md). Both parts keep their own
-    state; the learning-rate schedule scales both alike.
+    The recipe that trains the tiny model best in minutes of CPU time (docs/benchmarks.md). Both
+    parts keep their own state; the learning-rate schedule scales both alike.
     """
 
-    def __init__(self, model: nn.Module, *, lr_matrices: float, lr_rest: float, weight_decay: float) -> None:
-        ends = {id(p) for e in (model.get_input_embeddings(), model.get_output_embeddings()) for p in e.parameters()}  # type: ignore[operator]
+    def __init__(
+        self, model: nn.Module, *, lr_matrices: float, lr_rest: float, weight_decay: float
+    ) -> None:
+        tables: Any = model
+        embeddings = (tables.get_input_embeddings(), tables.get_output_embeddings())
+        ends = {id(p) for e in embeddings for p in e.parameters()}
         trainable = [p for p in model.parameters() if p.requires_grad]
         matrices = [p for p in trainable if p.ndim == 2 and id(p) not in ends]
         chosen = {id(p) for p in matrices}
         rest = [p for p in trainable if id(p) not in chosen]
         self._parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=lr_matrices, weight_decay=weight_decay, ns_steps=ORTHOGONAL_STEPS),
+            torch.optim.Muon(
+                matrices, lr=lr_matrices, weight_decay=weight_decay, ns_steps=ORTHOGONAL_STEPS
+            ),
             torch.optim.AdamW(rest, lr=lr_rest, betas=(0.9, 0.95), weight_decay=0.0),
         ]
         super().__init__([{"params": matrices}, {"params": rest}], {})
         self._share_groups()
 
     def _share_groups(self) -> None:
-        """Show the parts' own parameter groups, so that whoever sets a learning rate here sets it there."""
+        """Show the parts' own parameter groups, so that whoever sets a learning rate here sets it
+        there.
+        """
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
     @torch.no_grad()

@@ -14,22 +14,27 @@ TOLERANCE = 1e-2  # |logit|, float32; a leak moves logits by whole units, bf16 k
 def check_packing(model: Any) -> None:
     """Compare a document's logits alone and behind another one in the same packed sequence.
 
-    Raises EngineError if they differ: the model's attention then ignores document borders, and the decision would be
-    learnt in the presence of strangers' conversations.
+    Raises EngineError if they differ: the model's attention then ignores document borders, and the
+    decision would be learnt in the presence of strangers' conversations.
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
-    first, second = (torch.randint(0, vocabulary, (1, n), generator=generator).to(model.device) for n in (7, 5))
+    first, second = (
+        torch.randint(0, vocabulary, (1, n), generator=generator).to(model.device) for n in (7, 5)
+    )
     positions = torch.cat([torch.arange(7), torch.arange(5)])[None].to(model.device)
     was_training = model.training
     model.eval()
     with torch.no_grad():
         alone = model(input_ids=second, use_cache=False).logits[0].float()
-        packed = model(input_ids=torch.cat([first, second], dim=1), position_ids=positions, use_cache=False).logits
+        packed = model(
+            input_ids=torch.cat([first, second], dim=1), position_ids=positions, use_cache=False
+        ).logits
     model.train(was_training)
     gap = float((packed[0, 7:].float() - alone).abs().max())
     if gap > TOLERANCE:
         raise EngineError(
             f"packed rows read each other: logits differ by {gap:.3g}",
-            "use an attention that keeps documents apart (flash attention 2), or set train.packing = false",
+            "use an attention that keeps documents apart (flash attention 2), or set "
+            "train.packing = false",
         )

@@ -1,4 +1,6 @@
-"""A base model made ready to learn: control tokens in place, rows encoded, frozen layers read and cut away."""
+"""A base model made ready to learn: control tokens in place, rows encoded, frozen layers read and
+cut away.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,8 @@ class Prepared:
     reused: int  # control tokens that took over a reserved row of the vocabulary
     scale: OneScale  # of progress
     origin: Origin | None = None  # of the base; None: made here, or this process is not the first
-    language: language.Language | None = None  # None: no held-out replies, or this process is not the first
+    # None: no held-out replies, or this process is not the first
+    language: language.Language | None = None
     cut: trunk.CutModel | None = None  # with frozen layers: the model is then what lies above them
     states: States | None = None  # with frozen layers: what the rows are read as
     aside_states: States | None = None
@@ -80,13 +83,17 @@ class Prepared:
 
 
 def prepare(task: Task) -> Prepared:
-    """The model, its tokenizer and its rows. Raises EngineError where the base or the rows will not do."""
+    """The model, its tokenizer and its rows. Raises EngineError where the base or the rows will not
+    do.
+    """
     s, state = task.settings, task.state
     with state.main_process_first():
         base = task.base or _tiny(task)
         plain = load_tokenizer(base.name, s.chat_template)
         plain.chat_template = with_thought(str(plain.chat_template), s.thought)
-        tokenizer, reused = install(plain, task.taxonomy, task.work / f"tokenizer-{state.process_index}")
+        tokenizer, reused = install(
+            plain, task.taxonomy, task.work / f"tokenizer-{state.process_index}"
+        )
     encoder = ChatEncoder(tokenizer, task.taxonomy.tokens, keep_history=s.keep_history)
     require_one_place(tokenizer, encoder)
     rows = training_rows(task.learnt_from, task.taxonomy, encoder, s)
@@ -109,7 +116,8 @@ def prepare(task: Task) -> Prepared:
         table_names=embed.table_names(model),
         reused=len(reused),
         scale=_scale(task, rows),
-        origin=origin_of(task.base) if task.base and state.is_main_process else None,  # its files are here by now
+        # its files are here by now
+        origin=origin_of(task.base) if task.base and state.is_main_process else None,
     )
     return _teachable(task, replace(prepared, language=_language(task, prepared)))
 
@@ -118,7 +126,12 @@ def _tiny(task: Task) -> Base:
     """The base model from nothing, with a tokenizer learnt on the rows."""
     s, folder = task.settings, task.work / "base"
     if task.state.is_main_process and not (folder / "tokenizer.json").exists():
-        sizes = TinyConfig(width=s.tiny_width, layers=s.tiny_layers, heads=s.tiny_heads, vocabulary=s.tiny_vocabulary)
+        sizes = TinyConfig(
+            width=s.tiny_width,
+            layers=s.tiny_layers,
+            heads=s.tiny_heads,
+            vocabulary=s.tiny_vocabulary,
+        )
         make_tiny(task.learnt_from, sizes, folder, seed=s.seed)
     return Base(name=str(folder))
 
@@ -134,7 +147,8 @@ def _scale(task: Task, rows: Sequence[TrainingRow]) -> OneScale:
 
 
 def _language(task: Task, prepared: Prepared) -> language.Language | None:
-    """How the base reads held-out replies. None on all processes but the first, and where no process has all weights.
+    """How the base reads held-out replies. None on all processes but the first, and where no
+    process has all weights.
 
     A model from nothing has no language that could be lost.
     """
@@ -156,13 +170,17 @@ def _teachable(task: Task, prepared: Prepared) -> Prepared:
         check_packing(prepared.model)
     if s.lora_rank:
         ids = prepared.encoder.token_ids
-        adapted = embed.lora(prepared.model, ids, rank=s.lora_rank, alpha=s.lora_alpha, dropout=s.lora_dropout)
+        adapted = embed.lora(
+            prepared.model, ids, rank=s.lora_rank, alpha=s.lora_alpha, dropout=s.lora_dropout
+        )
         return replace(prepared, model=adapted)
     return _cut(task, prepared) if s.frozen_share else prepared
 
 
 def _cut(task: Task, prepared: Prepared) -> Prepared:
-    """The model above its frozen layers, and the rows as these layers leave them. Only the head's rows learn."""
+    """The model above its frozen layers, and the rows as these layers leave them. Only the head's
+    rows learn.
+    """
     model, learnt = prepared.model, len(prepared.rows)
     if not shards_weights():
         model.to(task.state.device)

@@ -1,14 +1,16 @@
-"""Where control tokens start: at a linear probe on what the base model already knows of its prompts.
+"""Where control tokens start: at a linear probe on what the base model already knows of its
+prompts.
 
-A row of the output head that starts anywhere else first has to learn what a logistic regression finds in a minute, and
-until then pushes gradients through layers that were right (linear probing before fine-tuning distorts pretrained
-features least: Kumar et al. 2022, arXiv 2202.10054). Here
+A row of the output head that starts anywhere else first has to learn what a logistic regression
+finds in a minute, and until then pushes gradients through layers that were right (linear probing
+before fine-tuning distorts pretrained features least: Kumar et al. 2022, arXiv 2202.10054). Here
 
 1. h, the last hidden state of each prompt, is read once;
-2. a logistic regression on h, scaled to unit variance, gives a weight and an intercept for each control token;
+2. a logistic regression on h, scaled to unit variance, gives a weight and an intercept for each
+   control token;
 3. an output head has no intercepts: u, the ridge solution of u . h = 1, carries them;
-4. v, the ridge solution of v . h = logsumexp of all other tokens' logits + MARGIN, lifts all control tokens above the
-   rest of the vocabulary, so that next to no mass is left over.
+4. v, the ridge solution of v . h = logsumexp of all other tokens' logits + MARGIN, lifts all
+   control tokens above the rest of the vocabulary, so that next to no mass is left over.
 
 Shapes: N prompts, T tokens, d width, C control tokens, V vocabulary.
 """
@@ -27,18 +29,25 @@ from demur.engines.training.rows import IGNORE, TrainingRow
 from demur.engines.training.trunk import stacked
 
 MOST_ROWS = 4000  # a probe of a few hundred numbers a token learns little from more
-STRENGTH = 0.003  # C of the regression: of .003 and .03 the better one on rows of the calibrate split
+# C of the regression: of .003 and .03 the better one on rows of the calibrate split
+STRENGTH = 0.003
 MARGIN = 5.0  # nats between all control tokens together and the rest: e^-5 is left over
 RIDGE = 1e-3
 
 
 def probe_rows(
-    model: Any, states: Sequence[torch.Tensor], rows: Sequence[TrainingRow], control_ids: Sequence[int], *, seed: int
+    model: Any,
+    states: Sequence[torch.Tensor],
+    rows: Sequence[TrainingRow],
+    control_ids: Sequence[int],
+    *,
+    seed: int,
 ) -> torch.Tensor:
     """Rows of the output head for the control tokens, (C, d), float32.
 
-    model: a cut model (engines.training.trunk) that reads states[n] (T, d) for rows[n]. At most MOST_ROWS rows are
-    looked at, drawn by `seed`. Raises EngineError when a control token answers none of the rows.
+    model: a cut model (engines.training.trunk) that reads states[n] (T, d) for rows[n]. At most
+    MOST_ROWS rows are looked at, drawn by `seed`. Raises EngineError when a control token answers
+    none of the rows.
     """
     at = [_answer_starts(row, control_ids) for row in rows]
     drawn = _drawn([row.labels[end] for row, end in zip(rows, at, strict=True)], seed)
@@ -46,7 +55,8 @@ def probe_rows(
     column = {token: c for c, token in enumerate(control_ids)}
     if missing := set(control_ids) - {rows[n].labels[at[n]] for n in drawn}:
         raise EngineError(
-            f"no training row of at most train.max_length tokens for control token ids {sorted(missing)}",
+            "no training row of at most train.max_length tokens for control token ids "
+            f"{sorted(missing)}",
             "raise train.max_length, or set train.control_start = 'words'",
         )
     column_N = torch.tensor([column[rows[n].labels[at[n]]] for n in drawn])
@@ -55,7 +65,9 @@ def probe_rows(
 
 
 def fitted(hidden_Nd: torch.Tensor, column_N: torch.Tensor, others_N: torch.Tensor) -> torch.Tensor:
-    """The rows (C, d) whose logits on hidden_Nd decide as a probe of column_N does, MARGIN above others_N."""
+    """The rows (C, d) whose logits on hidden_Nd decide as a probe of column_N does, MARGIN above
+    others_N.
+    """
     mean_d, spread_d = hidden_Nd.mean(dim=0), hidden_Nd.std(dim=0).clamp_min(1e-6)
     scaled_Nd = ((hidden_Nd - mean_d) / spread_d).numpy()
     probe = LogisticRegression(C=STRENGTH, max_iter=300).fit(scaled_Nd, column_N.numpy())
@@ -111,7 +123,9 @@ def _others(model: Any, hidden_Nd: torch.Tensor, control_ids: Sequence[int]) -> 
 
 
 def _ridge(hidden_Nd: torch.Tensor, wanted_N: torch.Tensor) -> torch.Tensor:
-    """w (d,) with hidden_Nd @ w about wanted_N. The penalty on each weight goes with its input's size."""
+    """w (d,) with hidden_Nd @ w about wanted_N. The penalty on each weight goes with its input's
+    size.
+    """
     h = hidden_Nd.double()
     gram_dd = h.T @ h
     penalty_dd = torch.diag(RIDGE * gram_dd.diagonal() + 1e-12)

@@ -1,4 +1,6 @@
-"""Examples to pre-tokenised training rows, so that we, not the trainer, decide how people's text is encoded."""
+"""Examples to pre-tokenised training rows, so that we, not the trainer, decide how people's text is
+encoded.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,13 @@ class TrainingRow:
 def training_rows(
     examples: Sequence[Example], taxonomy: Taxonomy, encoder: ChatEncoder, settings: TrainSettings
 ) -> list[TrainingRow]:
-    """One row per example: the loss counts on control tokens and on the first `answer_tokens` tokens of each answer.
+    """One row per example: the loss counts on control tokens and on the first `answer_tokens`
+    tokens of each answer.
 
-    A row without a reply, or one that is not drawn for it (`reply_share`), ends at its control token. Past assistant
-    turns of a conversation are answers that were given, so they open with [respond]; the last one with the example's
-    own token. Raises EngineError if every row is longer than max_length (in tokens); a single longer row is left out.
+    A row without a reply, or one that is not drawn for it (`reply_share`), ends at its control
+    token. Past assistant turns of a conversation are answers that were given, so they open with
+    [respond]; the last one with the example's own token. Raises EngineError if every row is longer
+    than max_length (in tokens); a single longer row is left out.
     """
     replying = [e.reply is not None and learns_reply(e.id, settings) for e in examples]
     rows = [
@@ -45,29 +49,36 @@ def training_rows(
     fitting = [n for n, row in enumerate(rows) if len(row.input_ids) <= settings.max_length]
     if not fitting:
         raise EngineError(
-            f"none of {len(rows)} training rows fits {settings.max_length} tokens", "raise train.max_length"
+            f"none of {len(rows)} training rows fits {settings.max_length} tokens",
+            "raise train.max_length",
         )
     weights = row_weights([examples[n] for n in fitting], settings.balance)
-    return [replace(rows[n], weight=float(weight)) for n, weight in zip(fitting, weights, strict=True)]
+    return [
+        replace(rows[n], weight=float(weight)) for n, weight in zip(fitting, weights, strict=True)
+    ]
 
 
 def validation_rows(
     examples: Sequence[Example], taxonomy: Taxonomy, encoder: ChatEncoder, settings: TrainSettings
 ) -> list[TrainingRow]:
-    """One row per example that fits, up to its control token. Raises EngineError if none of them fits."""
+    """One row per example that fits, up to its control token. Raises EngineError if none of them
+    fits.
+    """
     rows = [decision_row(e, taxonomy.column(e.label), encoder) for e in examples]
     fitting = [r for r in rows if len(r.input_ids) <= settings.max_length]
     if settings.validation_share and not fitting:
         raise EngineError(
-            f"train.validation_share = {settings.validation_share} sets {len(rows)} rows aside, of which none fits "
-            f"{settings.max_length} tokens",
+            f"train.validation_share = {settings.validation_share} sets {len(rows)} rows aside, "
+            f"of which none fits {settings.max_length} tokens",
             "raise validation_share or max_length, or set validation_share = 0",
         )
     return fitting
 
 
 def learns_reply(row_id: str, settings: TrainSettings) -> bool:
-    """Whether a row with a reply is among those that learn it: drawn by its id and the seed alone."""
+    """Whether a row with a reply is among those that learn it: drawn by its id and the seed
+    alone.
+    """
     return place_of(settings.seed, f"reply:{row_id}") < settings.reply_share
 
 
@@ -78,13 +89,16 @@ def decision_row(example: Example, column: int, encoder: ChatEncoder) -> Trainin
     return TrainingRow(input_ids=ids, labels=[IGNORE] * (len(ids) - 1) + ids[-1:])
 
 
-def reply_row(example: Example, column: int, encoder: ChatEncoder, answer_tokens: int) -> TrainingRow:
+def reply_row(
+    example: Example, column: int, encoder: ChatEncoder, answer_tokens: int
+) -> TrainingRow:
     """The conversation up to the last reply token that is learnt."""
     past = [0] * sum(m.role == "assistant" for m in example.prompt)
     ids, turns = encoder.conversation(example.messages, [*past, column])
     labels = [IGNORE] * len(ids)
     for turn in turns:
-        last = min(turn.text_end + 1, turn.control_at + 1 + answer_tokens)  # + 1: the end-of-turn token is learnt too
+        # + 1: the end-of-turn token is learnt too
+        last = min(turn.text_end + 1, turn.control_at + 1 + answer_tokens)
         labels[turn.control_at : last] = ids[turn.control_at : last]
     learnt = last if turns else 0  # what follows the last supervised token teaches nothing
     return TrainingRow(input_ids=ids[:learnt], labels=labels[:learnt], has_reply=True)

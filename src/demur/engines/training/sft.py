@@ -1,4 +1,6 @@
-"""Training with TRL: base model in, plain Hugging Face checkpoint with trained control tokens out."""
+"""Training with TRL: base model in, plain Hugging Face checkpoint with trained control tokens
+out.
+"""
 
 from __future__ import annotations
 
@@ -45,23 +47,32 @@ from demur.engines.training.validation import Measured, Validated, Validation
 
 @dataclass(frozen=True, slots=True)
 class SftTrainer:
-    """The Trainer port on TRL's SFTTrainer: full or LoRA, one process or many under torchrun or accelerate."""
+    """The Trainer port on TRL's SFTTrainer: full or LoRA, one process or many under torchrun or
+    accelerate.
+    """
 
     settings: TrainSettings
 
     def train(
-        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
+        self,
+        examples: Sequence[Example],
+        taxonomy: Taxonomy,
+        folder: Path,
+        progress: Progress = no_progress,
     ) -> TrainedModel | None:
-        """Train into `folder`/model, resuming from `folder`/checkpoints. None on every process but the first.
+        """Train into `folder`/model, resuming from `folder`/checkpoints. None on every process but
+        the first.
 
-        Raises EngineError when a category has no training row, when the processes asked for did not come, or when a
-        control token did not train, ArtifactError when the disk is full. Memory is given back. Validation rows, if
-        any are asked for, are among `examples`.
+        Raises EngineError when a category has no training row, when the processes asked for did not
+        come, or when a control token did not train, ArtifactError when the disk is full. Memory is
+        given back. Validation rows, if any are asked for, are among `examples`.
         """
         state = check_processes(self.settings.processes)
         try:
             with named_disk_errors(folder), no_progress_bars():
-                return self._trained(self._task(examples, taxonomy, folder, (state, progress)), folder)
+                return self._trained(
+                    self._task(examples, taxonomy, folder, (state, progress)), folder
+                )
         finally:
             release_memory()
 
@@ -70,11 +81,14 @@ class SftTrainer:
         trainer = self._trainer(prepared, task)
         best = None
         with attention():
-            validation = self._validation(trainer, prepared, task.work / f"best-{task.state.process_index}.pt")
+            validation = self._validation(
+                trainer, prepared, task.work / f"best-{task.state.process_index}.pt"
+            )
             trainer.train(resume_from_checkpoint=_last_whole_checkpoint(task.work))
             if validation is not None:
                 best = validation.finish()
-            weights = trainer.accelerator.get_state_dict(trainer.model)  # sharded or not, all processes take part
+            # sharded or not, all processes take part
+            weights = trainer.accelerator.get_state_dict(trainer.model)
             trained = None
             if task.state.is_main_process:
                 trained = self._finish(trainer, prepared, weights, folder)
@@ -84,7 +98,11 @@ class SftTrainer:
         return trained
 
     def _task(
-        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, how: tuple[PartialState, Progress]
+        self,
+        examples: Sequence[Example],
+        taxonomy: Taxonomy,
+        folder: Path,
+        how: tuple[PartialState, Progress],
     ) -> Task:
         s, (state, progress) = self.settings, how
         learnt_from, aside = taught(examples, s)
@@ -110,7 +128,10 @@ class SftTrainer:
         optimizer = None
         if s.optimizer == "muon":
             optimizer = MuonWithAdamW(
-                prepared.model, lr_matrices=s.matrix_learning_rate, lr_rest=s.learning_rate, weight_decay=s.weight_decay
+                prepared.model,
+                lr_matrices=s.matrix_learning_rate,
+                lr_rest=s.learning_rate,
+                weight_decay=s.weight_decay,
             )
         weights = LossWeights(
             control_ids=prepared.encoder.token_ids,
@@ -130,10 +151,13 @@ class SftTrainer:
             weights=weights,
             own=self._own_batches(prepared, task.state, weights),
         )
-        trainer.remove_callback(PrinterCallback)  # the library is silent; the log history keeps every figure
+        # the library is silent; the log history keeps every figure
+        trainer.remove_callback(PrinterCallback)
         return trainer
 
-    def _validation(self, trainer: ControlTokenTrainer, prepared: Prepared, file: Path) -> Validation | None:
+    def _validation(
+        self, trainer: ControlTokenTrainer, prepared: Prepared, file: Path
+    ) -> Validation | None:
         if not prepared.aside:
             return None
         what = Validated(
@@ -149,7 +173,9 @@ class SftTrainer:
         trainer.add_callback(validation)
         return validation
 
-    def _own_batches(self, prepared: Prepared, state: PartialState, weights: LossWeights) -> OwnBatches | None:
+    def _own_batches(
+        self, prepared: Prepared, state: PartialState, weights: LossWeights
+    ) -> OwnBatches | None:
         s = self.settings
         if s.batch_tokens is None:
             return None
@@ -161,14 +187,23 @@ class SftTrainer:
         if prepared.states is not None:
             rows = trunk.StateRows(prepared.states, prepared.rows)
         batches = TokenBudgetBatches(
-            prepared.rows, budget=s.batch_tokens, seed=s.seed, rank=state.process_index, world=state.num_processes
+            prepared.rows,
+            budget=s.batch_tokens,
+            seed=s.seed,
+            rank=state.process_index,
+            world=state.num_processes,
         )
         return OwnBatches(rows, batches, weights.total(prepared.rows) / len(batches))
 
     def _finish(
-        self, trainer: ControlTokenTrainer, prepared: Prepared, weights: dict[str, Any], folder: Path
+        self,
+        trainer: ControlTokenTrainer,
+        prepared: Prepared,
+        weights: dict[str, Any],
+        folder: Path,
     ) -> TrainedModel:
-        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without autocast
+        # without autocast
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         partial, final = folder / "model.partial", folder / "model"
         shutil.rmtree(partial, ignore_errors=True)
         if self.settings.lora_rank:
@@ -179,9 +214,12 @@ class SftTrainer:
             weights = model.state_dict()
         dtype = saved_dtype(self.settings)
         if not self.settings.lora_rank:
-            # The model names its dtype in its config, so it is cast itself. Tied weights stay one tensor.
+            # The model names its dtype in its config, so it is cast itself. Tied weights stay one
+            # tensor.
             cast: dict[int, torch.Tensor] = {}
-            saved = {n: cast.setdefault(t.data_ptr(), t.to(DTYPES[dtype])) for n, t in weights.items()}
+            saved = {
+                n: cast.setdefault(t.data_ptr(), t.to(DTYPES[dtype])) for n, t in weights.items()
+            }
             model.to(DTYPES[dtype]).save_pretrained(partial, state_dict=saved)
         prepared.tokenizer.save_pretrained(partial)
         tables = [weights[name] for name in prepared.table_names]
@@ -281,18 +319,28 @@ def _check_categories(examples: Sequence[Example], taxonomy: Taxonomy) -> None:
         )
 
 
-def _work_name(settings: TrainSettings, examples: Sequence[Example], taxonomy: Taxonomy, base: Base | None) -> str:
-    """A folder name that changes with anything that changes training, so that a resume never mixes two trainings.
+def _work_name(
+    settings: TrainSettings, examples: Sequence[Example], taxonomy: Taxonomy, base: Base | None
+) -> str:
+    """A folder name that changes with anything that changes training, so that a resume never mixes
+    two trainings.
 
     Of a base that lies in a folder its weights and settings files count, not its name.
     """
     here = base is not None and Path(base.name).is_dir()
     began = checkpoint_digest(Path(base.name)) if base and here else settings.base
-    what = [learnt(settings), taxonomy.tokens, began, [(e.id, e.text, e.reply, e.label) for e in examples]]
+    what = [
+        learnt(settings),
+        taxonomy.tokens,
+        began,
+        [(e.id, e.text, e.reply, e.label) for e in examples],
+    ]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def _last_whole_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that was written to its end: Trainer writes trainer_state.json after everything else."""
+    """The newest checkpoint that was written to its end: Trainer writes trainer_state.json after
+    everything else.
+    """
     whole = [p for p in work.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
     return str(max(whole, key=lambda p: int(p.name.rpartition("-")[2]))) if whole else None

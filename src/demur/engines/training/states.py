@@ -1,7 +1,9 @@
-"""What leaves the frozen layers for every row: read once, kept in one file, read on where a killed training stopped.
+"""What leaves the frozen layers for every row: read once, kept in one file, read on where a killed
+training stopped.
 
-The file is written in batches of like length, so its size says which of them are whole. Its name holds a digest of the
-rows' ids and of the weights that read them: other rows, or another base, never find it.
+The file is written in batches of like length, so its size says which of them are whole. Its name
+holds a digest of the rows' ids and of the weights that read them: other rows, or another base,
+never find it.
 
 Shapes: B rows, T tokens, d width.
 """
@@ -29,7 +31,9 @@ Read = Callable[[torch.Tensor], torch.Tensor]  # ids (B, T) -> states (B, T, d)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneScale:
-    """Reading and steps in one count, so that a bar moves evenly: reading takes about as long as so many steps."""
+    """Reading and steps in one count, so that a bar moves evenly: reading takes about as long as so
+    many steps.
+    """
 
     progress: Progress
     reading: int  # steps
@@ -76,20 +80,27 @@ class _Work:
         return [states_Td[: len(ids)] for ids, states_Td in zip(some, states_BTd, strict=True)]
 
 
-def kept_states(read: Read, rows: Sequence[Sequence[int]], width: int, file: Path, progress: Progress) -> States:
+def kept_states(
+    read: Read, rows: Sequence[Sequence[int]], width: int, file: Path, progress: Progress
+) -> States:
     """The states (T, d) of each row of ids, in bfloat16. A file that is whole is not made again.
 
-    Rows of a batch are padded on the right: under causal attention no real token sees a pad. Raises ArtifactError
-    before reading if the disk has no room for the file.
+    Rows of a batch are padded on the right: under causal attention no real token sees a pad. Raises
+    ArtifactError before reading if the disk has no room for the file.
     """
     lengths = [len(ids) for ids in rows]
     work = _Work(rows=rows, batches=by_length(lengths, TOKENS_PER_BATCH), width=width)
     if not file.exists():
         part = file.with_name(f"{file.name}.part")
-        _check_room(file.parent, sum(lengths) * width * _BYTES - (part.stat().st_size if part.exists() else 0))
+        _check_room(
+            file.parent,
+            sum(lengths) * width * _BYTES - (part.stat().st_size if part.exists() else 0),
+        )
         _append(read, work, part, progress)
         part.replace(file)
-    whole = torch.from_file(str(file), shared=False, size=sum(lengths) * width, dtype=torch.bfloat16).view(-1, width)
+    whole = torch.from_file(
+        str(file), shared=False, size=sum(lengths) * width, dtype=torch.bfloat16
+    ).view(-1, width)
     order = [n for batch in work.batches for n in batch]
     by_row = dict(zip(order, whole.split([lengths[n] for n in order]), strict=True))
     return [by_row[n] for n in range(len(rows))]
@@ -118,6 +129,7 @@ def _check_room(folder: Path, octets: int) -> None:
     free = free_disk(folder)
     if octets > free:
         raise ArtifactError(
-            f"the states of the frozen layers take {octets / 1e9:.2g} GB while training, {folder} has {free / 1e9:.2g}",
+            f"the states of the frozen layers take {octets / 1e9:.2g} GB while training, {folder} "
+            f"has {free / 1e9:.2g}",
             "free some space, lower train.max_length, or set train.frozen_share = 0",
         )

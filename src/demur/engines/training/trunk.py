@@ -1,11 +1,14 @@
-"""A frozen trunk: the lower layers of a base model are read once, and only the layers above them learn.
+"""A frozen trunk: the lower layers of a base model are read once, and only the layers above them
+learn.
 
 A small machine spends most of a fine-tuning on layers that hardly move. Here
 
 1. every row runs through the lower layers once; the states that leave them are kept in one file;
-2. the model is cut: it reads these states in place of token embeddings, so that a step costs the upper layers only;
-3. of the output head only the control tokens' rows learn. The head is untied from the embedding first: the frozen
-   layers have read the embedding as it was, and would read another one in service;
+2. the model is cut: it reads these states in place of token embeddings, so that a step costs the
+   upper layers only;
+3. of the output head only the control tokens' rows learn. The head is untied from the embedding
+   first: the frozen layers have read the embedding as it was, and would read another one in
+   service;
 4. afterwards the layers are joined again and saved as a plain checkpoint.
 
 Shapes: B rows, T tokens, d width, V vocabulary.
@@ -29,7 +32,8 @@ from demur.engines.training.resources.machine import has_bfloat16
 from demur.engines.training.rows import IGNORE, TrainingRow
 from demur.engines.training.states import States, digest_of, kept_states
 
-PROBE_TOLERANCE = 0.05  # largest |logit| difference between the whole model and the cut one, bfloat16 states between
+# largest |logit| difference between the whole model and the cut one, bfloat16 states between
+PROBE_TOLERANCE = 0.05
 
 
 class RowsHead(nn.Module):
@@ -78,9 +82,15 @@ def untie(model: Any) -> None:
 
 
 def trunk_states(
-    model: Any, rows: Sequence[TrainingRow], frozen: int, folder: Path, progress: Progress = no_progress
+    model: Any,
+    rows: Sequence[TrainingRow],
+    frozen: int,
+    folder: Path,
+    progress: Progress = no_progress,
 ) -> States:
-    """What leaves the lower `frozen` layers for each row, (T, d) in bfloat16, kept in a file in `folder`."""
+    """What leaves the lower `frozen` layers for each row, (T, d) in bfloat16, kept in a file in
+    `folder`.
+    """
     body, layers = _body(model)
     embedding = model.get_input_embeddings()
     ids = [r.input_ids for r in rows]
@@ -89,8 +99,13 @@ def trunk_states(
     device = embedding.weight.device
 
     def read(ids_BT: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16()):
-            states: torch.Tensor = body(input_ids=ids_BT.to(device), use_cache=False).last_hidden_state
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16()),
+        ):
+            states: torch.Tensor = body(
+                input_ids=ids_BT.to(device), use_cache=False
+            ).last_hidden_state
         return states
 
     norm = body.norm
@@ -102,10 +117,11 @@ def trunk_states(
 
 
 def cut(model: Any, frozen: int, control_ids: Sequence[int], probe: TrainingRow) -> CutModel:
-    """The model above its lower `frozen` layers; only these, the last norm and the control tokens' rows learn.
+    """The model above its lower `frozen` layers; only these, the last norm and the control tokens'
+    rows learn.
 
-    Raises EngineError if the cut model computes something else from the kept states than the whole one: then its
-    architecture scales embeddings or counts its layers in a way that a cut breaks.
+    Raises EngineError if the cut model computes something else from the kept states than the whole
+    one: then its architecture scales embeddings or counts its layers in a way that a cut breaks.
     """
     ids = torch.tensor([probe.input_ids], device=model.get_input_embeddings().weight.device)
     body, layers = _body(model)
@@ -118,14 +134,17 @@ def cut(model: Any, frozen: int, control_ids: Sequence[int], probe: TrainingRow)
         found = model(inputs_embeds=states, use_cache=False).logits[0, -1].float()
     if (gap := float((wanted - found).abs().max())) > PROBE_TOLERANCE:
         raise EngineError(
-            f"{type(model).__name__} cannot be cut below layer {frozen}: logits differ by {gap:.3g}",
+            f"{type(model).__name__} cannot be cut below layer {frozen}: logits differ by "
+            f"{gap:.3g}",
             "set train.frozen_share = 0, or use LoRA",
         )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in (*body.layers.parameters(), *norm.parameters()):
         parameter.requires_grad_(True)
-    model.set_output_embeddings(RowsHead(model.get_output_embeddings().weight.detach(), control_ids))
+    model.set_output_embeddings(
+        RowsHead(model.get_output_embeddings().weight.detach(), control_ids)
+    )
     return CutModel(model, tuple(layers[:frozen]))
 
 
@@ -135,7 +154,9 @@ def join(cut_model: CutModel) -> Any:
     body = model.get_decoder()
     body.layers = nn.ModuleList([*cut_model.lower, *body.layers])
     head = model.get_output_embeddings()
-    plain = nn.Linear(head.weight.shape[1], head.weight.shape[0], bias=False, dtype=head.weight.dtype)
+    plain = nn.Linear(
+        head.weight.shape[1], head.weight.shape[0], bias=False, dtype=head.weight.dtype
+    )
     plain.weight = nn.Parameter(head.whole())
     model.set_output_embeddings(plain)
     return model
@@ -147,7 +168,9 @@ def frozen_of(layers: int, share: float) -> int:
 
 
 def layers_below(model: Any, share: float) -> int:
-    """How many of the model's layers a share of them is. Raises EngineError where that is none or all of them."""
+    """How many of the model's layers a share of them is. Raises EngineError where that is none or
+    all of them.
+    """
     layers = _body(model)[1]
     frozen = frozen_of(len(layers), share)
     if not 0 < frozen < len(layers):
@@ -162,12 +185,16 @@ def _body(model: Any) -> tuple[Any, nn.ModuleList]:
     body = model.get_decoder()
     layers = getattr(body, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not hasattr(body, "norm"):
-        raise EngineError(f"{type(model).__name__} keeps its layers elsewhere", "set train.frozen_share = 0")
+        raise EngineError(
+            f"{type(model).__name__} keeps its layers elsewhere", "set train.frozen_share = 0"
+        )
     return body, layers
 
 
 class StateRows(Dataset[dict[str, torch.Tensor]]):
-    """Training rows as the cut model reads them. An index is row + epoch x rows, as for NoisyRows."""
+    """Training rows as the cut model reads them. An index is row + epoch x rows, as for
+    NoisyRows.
+    """
 
     def __init__(self, states: Sequence[torch.Tensor], rows: Sequence[TrainingRow]) -> None:
         self._states, self._labels = states, [torch.tensor(r.labels) for r in rows]
@@ -178,19 +205,29 @@ class StateRows(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         n = index % len(self._states)
-        return {"inputs_embeds": self._states[n], "labels": self._labels[n], "weights": self._weights[n]}
+        return {
+            "inputs_embeds": self._states[n],
+            "labels": self._labels[n],
+            "weights": self._weights[n],
+        }
 
 
 def stacked(states: Sequence[torch.Tensor]) -> torch.Tensor:
     """States (T, d) of several rows, padded on the right: (B, T, d), float32."""
     longest = max(map(len, states))
-    return torch.stack([functional.pad(states_Td, (0, 0, 0, longest - len(states_Td))) for states_Td in states]).float()
+    return torch.stack(
+        [functional.pad(states_Td, (0, 0, 0, longest - len(states_Td))) for states_Td in states]
+    ).float()
 
 
 def pad_states(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Collate by padding on the right: {"inputs_embeds" (B, T, d) float32, "labels" (B, T), "weights" (B,)}."""
+    """Collate by padding on the right: {"inputs_embeds" (B, T, d) float32, "labels" (B, T),
+    "weights" (B,)}.
+    """
     states_BTd = stacked([r["inputs_embeds"] for r in rows])
     longest = states_BTd.shape[1]
-    labels = [functional.pad(r["labels"], (0, longest - len(r["labels"])), value=IGNORE) for r in rows]
+    labels = [
+        functional.pad(r["labels"], (0, longest - len(r["labels"])), value=IGNORE) for r in rows
+    ]
     weights_B = torch.stack([r["weights"] for r in rows])
     return {"inputs_embeds": states_BTd, "labels": torch.stack(labels), "weights": weights_B}

@@ -1,12 +1,17 @@
-"""Validation: how a training decides rows that it never learns from, and which of its weights decide them best.
+"""Validation: how a training decides rows that it never learns from, and which of its weights
+decide them best.
 
-1. Whole groups of the training rows are set aside (core.splitting.set_aside); each ends at its control token.
-2. Every so many steps the log loss of the decision is measured on them, over the whole vocabulary, so that mass which
-   lies on no control token counts against it; and that mass itself.
-3. The best weights so far lie in a file beside the checkpoints, so that a killed training finds them again.
-4. After `patience` measurements without gain training stops. The best weights are put back either way.
+1. Whole groups of the training rows are set aside (core.splitting.set_aside); each ends at its
+   control token.
+2. Every so many steps the log loss of the decision is measured on them, over the whole vocabulary,
+   so that mass which lies on no control token counts against it; and that mass itself.
+3. The best weights so far lie in a file beside the checkpoints, so that a killed training finds
+   them again.
+4. After `patience` measurements without gain training stops. The best weights are put back either
+   way.
 
-Every process measures all rows: sharded weights need all processes in every forward pass, and all decide alike.
+Every process measures all rows: sharded weights need all processes in every forward pass, and all
+decide alike.
 """
 
 from __future__ import annotations
@@ -56,7 +61,9 @@ class Validation(TrainerCallback):
 
     def __init__(self, trainer: ControlTokenTrainer, what: Validated) -> None:
         if trainer.is_deepspeed_enabled:
-            raise EngineError("validation rows with DeepSpeed", "set train.validation_share = 0, or use FSDP")
+            raise EngineError(
+                "validation rows with DeepSpeed", "set train.validation_share = 0, or use FSDP"
+            )
         self._trainer, self._what = trainer, what
         self._batches = by_length(what.lengths, TOKENS_PER_BATCH)
         self._last: Measured | None = None
@@ -72,7 +79,8 @@ class Validation(TrainerCallback):
             control.should_training_stop = True
 
     def finish(self) -> Measured:
-        """Measure the last step if that is due, and put the best weights back. Returns what they decide.
+        """Measure the last step if that is due, and put the best weights back. Returns what they
+        decide.
 
         Raises EngineError if no measurement gave a number.
         """
@@ -81,7 +89,8 @@ class Validation(TrainerCallback):
             self._measure(step)
         if self.best is None:
             raise EngineError(
-                f"the log loss on the validation rows is no number after {step} steps: training diverged",
+                f"the log loss on the validation rows is no number after {step} steps: training "
+                "diverged",
                 f"lower train.learning_rate, now {self._trainer.args.learning_rate:g}",
             )
         if self.best.step != step:
@@ -104,7 +113,11 @@ class Validation(TrainerCallback):
 
     def _learnt(self) -> dict[str, torch.Tensor]:
         """The weights that learn, by name; of sharded ones this process's part."""
-        learnt = {n: p.detach() for n, p in self._trainer.model_wrapped.named_parameters() if p.requires_grad}
+        learnt = {
+            n: p.detach()
+            for n, p in self._trainer.model_wrapped.named_parameters()
+            if p.requires_grad
+        }
         return {n: p.to_local() if isinstance(p, DTensor) else p for n, p in learnt.items()}
 
     @torch.no_grad()
@@ -114,7 +127,9 @@ class Validation(TrainerCallback):
         model.eval()
         sums = torch.zeros(2)
         for batch in self._batches:
-            inputs = trainer._prepare_inputs(self._what.collate([self._what.rows[n] for n in batch]))
+            inputs = trainer._prepare_inputs(
+                self._what.collate([self._what.rows[n] for n in batch])
+            )
             logits_BV, targets_BT, _ = trainer.at_targets(model, inputs)
             logp_BV = functional.log_softmax(logits_BV, dim=1).cpu()
             targets_B = targets_BT[targets_BT != IGNORE].cpu()
@@ -122,8 +137,11 @@ class Validation(TrainerCallback):
             leftover_B = 1 - logp_BV[:, control_C].exp().sum(dim=1)
             sums += torch.stack([loss_B.sum(), leftover_B.sum()])
         model.train()
-        # The mean over processes, which differ by rounding at most, so that all of them stop at one step.
-        means = trainer.accelerator.reduce(sums.to(trainer.accelerator.device), "mean") / len(self._what.lengths)
+        # The mean over processes, which differ by rounding at most, so that all of them stop at one
+        # step.
+        means = trainer.accelerator.reduce(sums.to(trainer.accelerator.device), "mean") / len(
+            self._what.lengths
+        )
         return Measured(step=step, loss=float(means[0]), leftover=float(means[1]))
 
 
@@ -131,4 +149,7 @@ def _read(file: Path) -> dict[str, Any]:
     """The best weights so far by name, and what they decided."""
     kept = torch.load(file, weights_only=True)
     step, loss, leftover = kept["measured"]
-    return {"measured": Measured(step=step, loss=loss, leftover=leftover), "weights": kept["weights"]}
+    return {
+        "measured": Measured(step=step, loss=loss, leftover=leftover),
+        "weights": kept["weights"],
+    }

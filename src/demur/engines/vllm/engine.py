@@ -1,8 +1,8 @@
 """vLLM's offline engine as Scorer and Generator, for the stages score and evaluate.
 
-Scores are vLLM's raw log-probabilities of the control tokens, read before any processor; prompts are encoded here, by
-the same ChatEncoder as for transformers. Every branch of a prompt goes on from the cached prefix of that prompt.
-Shapes: N prompts, C control tokens (column 0 = respond).
+Scores are vLLM's raw log-probabilities of the control tokens, read before any processor; prompts
+are encoded here, by the same ChatEncoder as for transformers. Every branch of a prompt goes on from
+the cached prefix of that prompt. Shapes: N prompts, C control tokens (column 0 = respond).
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from demur.engines.hf.load import DTYPES, checkpoint_folder, find_preset, preset
 from demur.engines.tokens import ChatEncoder, load_tokenizer
 from demur.engines.vllm.model import require_plain
 
-BLOCK_TOKENS = 32  # of the prefix cache: vLLM's default on the CPU, 128, never matches a short prompt
+# of the prefix cache: vLLM's default on the CPU, 128, never matches a short prompt
+BLOCK_TOKENS = 32
 
 
 @dataclass(kw_only=True, eq=False)
 class VllmEngine:
     """A checkpoint in vLLM, loaded on construction. Implements Scorer and Generator.
 
-    On a CPU set VLLM_CPU_KVCACHE_SPACE (GB) before Python starts. Raises EngineError when the checkpoint, its tokenizer
-    or its control tokens cannot be used.
+    On a CPU set VLLM_CPU_KVCACHE_SPACE (GB) before Python starts. Raises EngineError when the
+    checkpoint, its tokenizer or its control tokens cannot be used.
     """
 
     model: str | Path  # a folder, or a Hugging Face name
@@ -45,7 +46,8 @@ class VllmEngine:
     preset: str | None = None  # a published token convention, instead of `tokens`
     dtype: str | None = None  # of the weights; None: as stored (vLLM's own default halves float32)
     max_new_tokens: int = 48  # of an answer, after its control token
-    prompts_at_once: int = 512  # handed to vLLM, which makes its own batches, between two calls of `progress`
+    # handed to vLLM, which makes its own batches, between two calls of `progress`
+    prompts_at_once: int = 512
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of vllm.LLM
 
     def __post_init__(self) -> None:
@@ -58,7 +60,9 @@ class VllmEngine:
         if self.preset is None:
             self.encoder = ChatEncoder(self.tokenizer, self.tokens, keep_history=self.keep_history)
         else:
-            self.encoder = preset_encoder(self.tokenizer, find_preset(self.preset), keep_history=self.keep_history)
+            self.encoder = preset_encoder(
+                self.tokenizer, find_preset(self.preset), keep_history=self.keep_history
+            )
         config: Any = AutoConfig.from_pretrained(
             str(self.model), local_files_only=Path(self.model).is_dir(), trust_remote_code=False
         )
@@ -66,7 +70,11 @@ class VllmEngine:
         self._dtype = self.dtype or stored
         if self._dtype not in DTYPES:
             raise EngineError(f"unknown dtype {self._dtype!r}", f"known: {', '.join(DTYPES)}")
-        defaults = {"enable_prefix_caching": True, "block_size": BLOCK_TOKENS, "disable_log_stats": True}
+        defaults = {
+            "enable_prefix_caching": True,
+            "block_size": BLOCK_TOKENS,
+            "disable_log_stats": True,
+        }
         defaults["trust_remote_code"] = False
         self._llm: Any = LLM(
             model=str(self.model),
@@ -79,12 +87,16 @@ class VllmEngine:
         self._context = int(served.max_model_len)
         generation = SimpleNamespace(**{"eos_token_id": None, **served.try_get_generation_config()})
         self._stops = stop_ids(
-            SimpleNamespace(config=served.hf_config, generation_config=generation), self.tokenizer, self.encoder
+            SimpleNamespace(config=served.hf_config, generation_config=generation),
+            self.tokenizer,
+            self.encoder,
         )
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """Digests of weights, tokenizer and template, equal to HfEngine's. Reads every weight file once."""
+        """Digests of weights, tokenizer and template, equal to HfEngine's. Reads every weight file
+        once.
+        """
         return fingerprint(checkpoint_folder(self.model), self.tokenizer, self.encoder, self._dtype)
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
@@ -95,21 +107,31 @@ class VllmEngine:
         encoded = self._encode(prompts)
         copies = Counter(encoded)
         ids = list(self.encoder.token_ids)
-        params = SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=ids, detokenize=False)
+        params = SamplingParams(
+            max_tokens=1, temperature=0.0, logprob_token_ids=ids, detokenize=False
+        )
         scored: dict[tuple[int, ...], list[float]] = {}
         done = 0
         for part in _parts(list(copies), self.prompts_at_once):
-            for prompt, output in zip(part, self._generate(part, [params] * len(part)), strict=True):
+            for prompt, output in zip(
+                part, self._generate(part, [params] * len(part)), strict=True
+            ):
                 scored[prompt] = [output.logprobs[0][i].logprob for i in ids]
             done += sum(copies[prompt] for prompt in part)
             progress(done, len(prompts))
         shape = (len(prompts), len(ids))
-        return np.minimum(np.array([scored[p] for p in encoded], dtype=np.float32).reshape(shape), np.float32(0.0))
+        return np.minimum(
+            np.array([scored[p] for p in encoded], dtype=np.float32).reshape(shape), np.float32(0.0)
+        )
 
     def branches(
-        self, prompts: Sequence[Prompt], columns: Sequence[Sequence[int]], progress: Progress = no_progress
+        self,
+        prompts: Sequence[Prompt],
+        columns: Sequence[Sequence[int]],
+        progress: Progress = no_progress,
     ) -> list[dict[int, Answer]]:
-        """For each prompt the greedy answer after each asked control token (a score column), from one prefill.
+        """For each prompt the greedy answer after each asked control token (a score column), from
+        one prefill.
 
         Raises EngineError naming the first prompt that leaves no room for its control token.
         """
@@ -124,13 +146,17 @@ class VllmEngine:
             progress(done, len(prompts))
         return answers
 
-    def _answers(self, encoded: Sequence[tuple[int, ...]], asked: Sequence[tuple[int, int]]) -> list[Answer]:
+    def _answers(
+        self, encoded: Sequence[tuple[int, ...]], asked: Sequence[tuple[int, int]]
+    ) -> list[Answer]:
         """The answers after (prompt, column) pairs, in their order."""
         starts = [(*encoded[n], self.encoder.token_ids[column]) for n, column in asked]
         limits = [min(self.max_new_tokens, self._context - len(start)) for start in starts]
         fitting = [at for at, limit in enumerate(limits) if limit > 0]
         answers = [Answer(text="", finished=False, tokens=0)] * len(asked)
-        outputs = self._generate([starts[at] for at in fitting], [self._writing(limits[at]) for at in fitting])
+        outputs = self._generate(
+            [starts[at] for at in fitting], [self._writing(limits[at]) for at in fitting]
+        )
         for at, output in zip(fitting, outputs, strict=True):
             finished = output.token_ids[-1] in self._stops
             ids = list(output.token_ids[: len(output.token_ids) - finished])
@@ -139,7 +165,9 @@ class VllmEngine:
         return answers
 
     def _writing(self, limit: int) -> Any:
-        """Greedy, ended by our own stops only, without control tokens or padding, as every engine of ours writes."""
+        """Greedy, ended by our own stops only, without control tokens or padding, as every engine
+        of ours writes.
+        """
         pad_id = self.tokenizer.pad_token_id
         banned = {*self.encoder.token_ids, *([] if pad_id is None else [pad_id])} - self._stops
         return SamplingParams(
@@ -155,7 +183,10 @@ class VllmEngine:
         requests = [{"prompt_token_ids": list(ids)} for ids in prompts]
         if not requests:
             return []
-        return [output.outputs[0] for output in self._llm.generate(requests, list(params), use_tqdm=False)]
+        return [
+            output.outputs[0]
+            for output in self._llm.generate(requests, list(params), use_tqdm=False)
+        ]
 
     def _encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         """Ids of each prompt up to where its control token belongs, which vLLM wants room for."""
@@ -163,7 +194,8 @@ class VllmEngine:
         for n, ids in enumerate(encoded):
             if len(ids) + 1 > self._context:
                 raise EngineError(
-                    f"prompt {n} has {len(ids)} tokens and needs 1 more; the model reads {self._context}",
+                    f"prompt {n} has {len(ids)} tokens and needs 1 more; the model reads "
+                    f"{self._context}",
                     "shorten it or leave it out",
                 )
         return encoded

@@ -14,7 +14,9 @@ from demur.engines.tokens import ChatEncoder, load_tokenizer
 
 
 def require_plain(vllm_config: Any) -> None:
-    """Raise EngineError if vLLM changes the model that it loads: no policy's numbers were made with that."""
+    """Raise EngineError if vLLM changes the model that it loads: no policy's numbers were made with
+    that.
+    """
     model = vllm_config.model_config
     changes = {
         "adapters (--enable-lora)": vllm_config.lora_config is not None,
@@ -22,7 +24,9 @@ def require_plain(vllm_config: Any) -> None:
         and getattr(model.hf_config, "quantization_config", None) is None,
         "random weights (--load-format dummy)": vllm_config.load_config.load_format == "dummy",
         "another configuration (--hf-overrides)": bool(getattr(model, "hf_overrides", None)),
-        "code of the checkpoint (--trust-remote-code)": bool(getattr(model, "trust_remote_code", False)),
+        "code of the checkpoint (--trust-remote-code)": bool(
+            getattr(model, "trust_remote_code", False)
+        ),
     }
     if found := [what for what, there in changes.items() if there]:
         raise EngineError(
@@ -32,10 +36,12 @@ def require_plain(vllm_config: Any) -> None:
 
 
 def served_fingerprint(vllm_config: Any, expected: Fingerprint) -> Fingerprint:
-    """The fingerprint of the served checkpoint; reads every weight file once. expected: whose control tokens to take.
+    """The fingerprint of the served checkpoint; reads every weight file once. expected: whose
+    control tokens to take.
 
-    vLLM does not know whether past turns carried control tokens in training: that setting is taken as expected where
-    either fits. Raises EngineError when the checkpoint or its control tokens cannot be used.
+    vLLM does not know whether past turns carried control tokens in training: that setting is taken
+    as expected where either fits. Raises EngineError when the checkpoint or its control tokens
+    cannot be used.
     """
     model = vllm_config.model_config
     dtype = str(model.dtype).removeprefix("torch.")
@@ -44,7 +50,9 @@ def served_fingerprint(vllm_config: Any, expected: Fingerprint) -> Fingerprint:
         tokenizer = load_tokenizer(model.tokenizer)
         encoder = _encoder(tokenizer, expected, keep_history=keep_history)
         served.append((tokenizer, encoder))
-    tokenizer, encoder = next((s for s in served if s[1].template_digest == expected.template_digest), served[0])
+    tokenizer, encoder = next(
+        (s for s in served if s[1].template_digest == expected.template_digest), served[0]
+    )
     folder, other = checkpoint_folder(model.model), Path(model.tokenizer)
     check_files(folder)
     made = fingerprint(folder, tokenizer, encoder, dtype)

@@ -1,7 +1,9 @@
-"""In front of a vLLM server that runs demur's plug-in: one call, decided over there and checked here.
+"""In front of a vLLM server that runs demur's plug-in: one call, decided over there and checked
+here.
 
-The stream opens with the control token that the plug-in forced and the scores that it decided on; the same scores
-must lead to the same token here, under the policy that the caller was promised, or the answer is not passed on.
+The stream opens with the control token that the plug-in forced and the scores that it decided on;
+the same scores must lead to the same token here, under the policy that the caller was promised, or
+the answer is not passed on.
 """
 
 from __future__ import annotations
@@ -20,7 +22,15 @@ from demur.core.serving import Ask, Part, Reply, is_silent, nothing
 from demur.engines.remote.link import LOG, Events, parsed
 from demur.engines.remote.parts import Parts, Rules, finish_of
 from demur.engines.vllm.request import DIGEST, NEVER_WORD, POLICY, THRESHOLD
-from demur.engines.vllm.token_ids import Choice, Completion, choice_of, decision_body, part_of, readout, writing
+from demur.engines.vllm.token_ids import (
+    Choice,
+    Completion,
+    choice_of,
+    decision_body,
+    part_of,
+    readout,
+    writing,
+)
 from demur.engines.vllm.two_calls import Seen, TwoCallBackend
 
 _NOBODYS = "\x00"  # no policy has this name: a server that knows policies refuses it
@@ -28,15 +38,19 @@ _NOBODYS = "\x00"  # no policy has this name: a server that knows policies refus
 
 @dataclass(kw_only=True, eq=False)
 class PluginBackend(TwoCallBackend):
-    """Implements demur.core.serving.Backend in front of vLLM with `demur.engines.vllm_gate:RefusalGate`.
+    """Implements demur.core.serving.Backend in front of vLLM with
+    `demur.engines.vllm_gate:RefusalGate`.
 
-    The server there reads the same policy files; each request names its policy, that policy's digest and the
-    thresholds in force. A grammar hides the control tokens: JSON answers and tool calls take the gateway's two calls,
-    and so do requests under a version of a policy that the plug-in does not hold.
+    The server there reads the same policy files; each request names its policy, that policy's
+    digest and the thresholds in force. A grammar hides the control tokens: JSON answers and tool
+    calls take the gateway's two calls, and so do requests under a version of a policy that the
+    plug-in does not hold.
     """
 
     async def open(self, ask: Ask) -> Reply:
-        """See TwoCallBackend.open. BackendDown also when the server's decision is not the policy's."""
+        """See TwoCallBackend.open. BackendDown also when the server's decision is not the
+        policy's.
+        """
         if ask.json_schema is not None or ask.tools:
             return await TwoCallBackend.open(self, ask)
         ask.policy.require_model(self.declared)
@@ -62,9 +76,16 @@ class PluginBackend(TwoCallBackend):
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 
     async def _decide_here(self, ask: Ask) -> Reply:
-        """Two calls under a policy that the plug-in refuses. Whatever the caller could do wrong was checked before."""
-        # The plug-in never saw this version if the file was replaced twice before the first request under it came.
-        LOG.warning("the plug-in does not hold policy %r as %s: decided here", ask.policy.name, ask.policy_digest)
+        """Two calls under a policy that the plug-in refuses. Whatever the caller could do wrong was
+        checked before.
+        """
+        # The plug-in never saw this version if the file was replaced twice before the first request
+        # under it came.
+        LOG.warning(
+            "the plug-in does not hold policy %r as %s: decided here",
+            ask.policy.name,
+            ask.policy_digest,
+        )
         return await TwoCallBackend.open(self, ask)
 
     def _body(self, ask: Ask, ids: list[int], seen: Seen) -> dict[str, Any]:
@@ -77,11 +98,16 @@ class PluginBackend(TwoCallBackend):
             "prompt": ids,
             **writing(ask.sampling, wanted if room is None else min(wanted, room + 1)),
             **readout(self._encoder),
-            "stop_token_ids": [*silent, *([] if self._end_of_turn is None else [self._end_of_turn])],
+            "stop_token_ids": [
+                *silent,
+                *([] if self._end_of_turn is None else [self._end_of_turn]),
+            ],
             "vllm_xargs": policy_args(ask),
         }
 
-    async def _decided(self, events: Events, policy: Policy, seen: Seen) -> tuple[Floats, Decision, Part]:
+    async def _decided(
+        self, events: Events, policy: Policy, seen: Seen
+    ) -> tuple[Floats, Decision, Part]:
         """Score, decision and first part of a stream, from the event with its first token."""
         choice: Choice | None = None
         async for data in events:
@@ -93,12 +119,25 @@ class PluginBackend(TwoCallBackend):
         emitted, *rest = (choice.token_ids if choice else None) or [-1]
         expected = self._encoder.token_ids[decision.column]
         if choice is None or emitted != expected or set(rest) & set(self._encoder.token_ids):
-            LOG.error("the plug-in emitted %d, the policy decides on %d: scores %s", emitted, expected, logp_C)
-            raise BackendDown("the backend decided otherwise than the policy", "does it run demur's plug-in?")
-        return logp_C, decision, Part(text=choice.text, tokens=len(rest), finish=finish_of(choice.finish_reason))
+            LOG.error(
+                "the plug-in emitted %d, the policy decides on %d: scores %s",
+                emitted,
+                expected,
+                logp_C,
+            )
+            raise BackendDown(
+                "the backend decided otherwise than the policy", "does it run demur's plug-in?"
+            )
+        return (
+            logp_C,
+            decision,
+            Part(text=choice.text, tokens=len(rest), finish=finish_of(choice.finish_reason)),
+        )
 
     async def _look(self, before: Seen | None) -> Seen:
-        """The first time, also whether the plug-in is there: it refuses a policy that nobody has."""
+        """The first time, also whether the plug-in is there: it refuses a policy that nobody
+        has.
+        """
         now = await TwoCallBackend._look(self, before)
         if before is not None:
             return now
@@ -117,7 +156,9 @@ class PluginBackend(TwoCallBackend):
 
 
 def policy_args(ask: Ask) -> dict[str, Any]:
-    """What the plug-in is told: the stored policy and every threshold that a caller may have moved."""
+    """What the plug-in is told: the stored policy and every threshold that a caller may have
+    moved.
+    """
     policy = ask.policy
     args: dict[str, Any] = {POLICY: policy.name, DIGEST: ask.policy_digest}
     forced = any(c.override == "force" for c in policy.categories)
@@ -126,5 +167,7 @@ def policy_args(ask: Ask) -> dict[str, Any]:
         return args  # nothing of it can have been moved
     for name, category in zip(policy.taxonomy.names, policy.categories, strict=True):
         if category.may_emit and not category.locked:
-            args[THRESHOLD + name] = NEVER_WORD if math.isinf(category.threshold) else category.threshold
+            args[THRESHOLD + name] = (
+                NEVER_WORD if math.isinf(category.threshold) else category.threshold
+            )
     return args

@@ -1,7 +1,9 @@
-"""The policies of a vLLM server: read from a folder, chosen by a request, sent to the worker as JSON.
+"""The policies of a vLLM server: read from a folder, chosen by a request, sent to the worker as
+JSON.
 
-The process that takes requests in resolves each one to its effective policy and sends that along. The worker, which
-may meet the request seconds later, looks nothing up: no reload in between can change, or lose, what was asked for.
+The process that takes requests in resolves each one to its effective policy and sends that along.
+The worker, which may meet the request seconds later, looks nothing up: no reload in between can
+change, or lose, what was asked for.
 """
 
 from __future__ import annotations
@@ -31,20 +33,23 @@ LOG = logging.getLogger(__name__)
 FOLDER_VARIABLE = "DEMUR_POLICIES"  # a folder of policies, or one policy file
 DEFAULT_VARIABLE = "DEMUR_POLICY"  # the policy of requests that name none
 REQUIRE_VARIABLE = "DEMUR_REQUIRE_POLICY"  # "1": requests that name none are refused
-TRUSTED_VARIABLE = "DEMUR_TRUSTED_KEYS"  # public keys with commas between them: the server's trusted_keys
+# public keys with commas between them: the server's trusted_keys
+TRUSTED_VARIABLE = "DEMUR_TRUSTED_KEYS"
 UNPROVEN_VARIABLE = "DEMUR_UNPROVEN"  # "not certified" or "error": the server's unproven
 
-REFRESH_S = 1.0  # a changed file is noticed after so long, or at once by a request that names its digest
-# A caller that resolved a policy just before it changed may still have that version: the newest so many are kept.
+# a changed file is noticed after so long, or at once by a request that names its digest
+REFRESH_S = 1.0
+# A caller that resolved a policy just before it changed may still have that version: the newest so
+# many are kept.
 VERSIONS = 256
 
 
 class PolicyShelf:
     """The policies that a server offers, kept up to date. Safe to use from several threads.
 
-    default: the policy of requests that name none. `model` is the fingerprint that all policies share, now and after
-    every reload. Raises PolicyError or ConfigError when the settings cannot be followed; a file that goes bad later
-    leaves what it last held in force.
+    default: the policy of requests that name none. `model` is the fingerprint that all policies
+    share, now and after every reload. Raises PolicyError or ConfigError when the settings cannot be
+    followed; a file that goes bad later leaves what it last held in force.
     """
 
     def __init__(
@@ -58,35 +63,47 @@ class PolicyShelf:
     ) -> None:
         self._default, self._required, self._clock = default, required, clock
         self._lock = threading.Lock()
-        self._versions: OrderedDict[tuple[str, str], Live] = OrderedDict()  # (name, digest), oldest first
+        # (name, digest), oldest first
+        self._versions: OrderedDict[tuple[str, str], Live] = OrderedDict()
         self.model = _model_of(read_folder(folder, trust=trust))
         self._take(read_folder(folder, self.model, trust))
         self._set.require_sound()
         if default is not None and default not in self._set.policies:
-            raise ConfigError(f"{DEFAULT_VARIABLE} = {default!r} is not in {folder}", self._known(default))
+            raise ConfigError(
+                f"{DEFAULT_VARIABLE} = {default!r} is not in {folder}", self._known(default)
+            )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> PolicyShelf:
         """The shelf that the environment variables describe. Raises ConfigError if they do not."""
         folder = environment.get(FOLDER_VARIABLE)
         if not folder:
-            raise ConfigError(f"{FOLDER_VARIABLE} is not set", "name the folder of policies before starting vLLM")
+            raise ConfigError(
+                f"{FOLDER_VARIABLE} is not set", "name the folder of policies before starting vLLM"
+            )
         required = environment.get(REQUIRE_VARIABLE, "0")
         if required not in ("0", "1"):
             raise ConfigError(f"{REQUIRE_VARIABLE} = {required!r}", 'set it to "1" or "0"')
         default = environment.get(DEFAULT_VARIABLE) or None
-        return cls(Path(folder), default=default, required=required == "1", trust=_trust(environment))
+        return cls(
+            Path(folder), default=default, required=required == "1", trust=_trust(environment)
+        )
 
     def effective(self, request: PolicyRequest) -> str | None:
-        """The policy that decides a request, as JSON for `decoded`; None for a request without one, where allowed.
+        """The policy that decides a request, as JSON for `decoded`; None for a request without one,
+        where allowed.
 
-        Raises AccessError: no policy where one is required, an unknown one, another version, a forbidden override.
+        Raises AccessError: no policy where one is required, an unknown one, another version, a
+        forbidden override.
         """
         name = self._default if request.policy is None else request.policy
         if name is None:
             if self._required or request != PolicyRequest():
                 raise AccessError(
-                    "the request names no policy", f"set {POLICY} in vllm_xargs", code="policy_required", param=POLICY
+                    "the request names no policy",
+                    f"set {POLICY} in vllm_xargs",
+                    code="policy_required",
+                    param=POLICY,
                 )
             return None
         live = self._find(name, request.digest)
@@ -102,7 +119,12 @@ class PolicyShelf:
         if found is not None:
             return found
         if known is None:
-            raise AccessError(f"there is no policy {name!r}", self._known(name), code="policy_not_found", param=POLICY)
+            raise AccessError(
+                f"there is no policy {name!r}",
+                self._known(name),
+                code="policy_not_found",
+                param=POLICY,
+            )
         raise AccessError(
             f"policy {name!r} is {known.digest}, not {digest}",
             "ask for the version in force, or put yours into the folder",
@@ -112,7 +134,9 @@ class PolicyShelf:
 
     def _reloaded(self) -> PolicySet:
         """The folder as it is now. What is wrong with it is logged once."""
-        policies, changes = reload(self._set, needed=[self._default] if self._default is not None else [])
+        policies, changes = reload(
+            self._set, needed=[self._default] if self._default is not None else []
+        )
         for change in changes:
             LOG.log(
                 logging.WARNING if change.kind == "rejected" else logging.INFO,
@@ -124,7 +148,9 @@ class PolicyShelf:
         return policies
 
     def _version(self, name: str, digest: str | None) -> Live | None:
-        return self._set.policies.get(name) if digest is None else self._versions.get((name, digest))
+        return (
+            self._set.policies.get(name) if digest is None else self._versions.get((name, digest))
+        )
 
     def _take(self, policies: PolicySet) -> None:
         """Put a state of the folder in force, remembering its versions."""
@@ -141,26 +167,36 @@ class PolicyShelf:
 
 def _trust(environment: Mapping[str, str]) -> Trust:
     """What the variables ask of policies. Raises ConfigError on a key or a word that is none."""
-    keys = tuple(key.strip() for key in environment.get(TRUSTED_VARIABLE, "").split(",") if key.strip())
+    keys = tuple(
+        key.strip() for key in environment.get(TRUSTED_VARIABLE, "").split(",") if key.strip()
+    )
     otherwise: Any = environment.get(UNPROVEN_VARIABLE) or DIGESTS_ONLY.otherwise
     return Trust(keys=keys, otherwise=otherwise)
 
 
 def _model_of(policies: PolicySet) -> Fingerprint:
-    """The model that the first policy was made for. Raises PolicyError if it names none, or if there is no policy."""
+    """The model that the first policy was made for. Raises PolicyError if it names none, or if
+    there is no policy.
+    """
     policies.require_sound()
     first = next(iter(policies.policies.values()))
     if first.policy.fingerprint is None:
-        raise PolicyError(f"{first.file} names no model", "calibrate on the scores of the model that vLLM serves")
+        raise PolicyError(
+            f"{first.file} names no model", "calibrate on the scores of the model that vLLM serves"
+        )
     return first.policy.fingerprint
 
 
 @lru_cache(maxsize=1024)
 def _encoded(live: Live, thresholds: tuple[tuple[str, float], ...]) -> str:
-    """A policy under these thresholds, as JSON, without what does not decide. Raises AccessError."""
+    """A policy under these thresholds, as JSON, without what does not decide. Raises
+    AccessError.
+    """
     policy = effective(live.policy, PolicyAsk(thresholds=dict(thresholds))).policy
     categories = tuple(replace(c, curve=(), translations=()) for c in policy.categories)
-    return json.dumps(policy_to_json(replace(policy, categories=categories, promises=(), sensitivities=())))
+    return json.dumps(
+        policy_to_json(replace(policy, categories=categories, promises=(), sensitivities=()))
+    )
 
 
 @lru_cache(maxsize=1024)

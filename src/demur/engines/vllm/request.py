@@ -1,7 +1,9 @@
-"""What a vLLM request says about its policy, and what it may not ask for beside one. Pure: vLLM is not imported.
+"""What a vLLM request says about its policy, and what it may not ask for beside one. Pure: vLLM is
+not imported.
 
-A request carries flat values in `vllm_xargs`: the name of a policy, the digest of the version that it expects, and one
-threshold per category that it moves. Nothing in them is ignored: what cannot be honoured is refused.
+A request carries flat values in `vllm_xargs`: the name of a policy, the digest of the version that
+it expects, and one threshold per category that it moves. Nothing in them is ignored: what cannot be
+honoured is refused.
 """
 
 from __future__ import annotations
@@ -16,19 +18,26 @@ from demur.core.policy import NEVER
 
 PREFIX = "demur_"
 POLICY, DIGEST, THRESHOLD = f"{PREFIX}policy", f"{PREFIX}digest", f"{PREFIX}threshold_"
-# Written by validate_params, over whatever a client put there: the effective policy on its way to the worker.
+# Written by validate_params, over whatever a client put there: the effective policy on its way to
+# the worker.
 EFFECTIVE = f"{PREFIX}effective"
 NEVER_WORD = "never"  # JSON has no infinity
 
-# Sampling parameters that hide control tokens, or shift the score before we see it in one of vLLM's two model runners:
-# name -> (its neutral values, why not).
+# Sampling parameters that hide control tokens, or shift the score before we see it in one of vLLM's
+# two model runners: name -> (its neutral values, why not).
 _CONFLICTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "structured_outputs": ((None,), "a grammar hides the control tokens: decide first, with max_tokens=1"),
+    "structured_outputs": (
+        (None,),
+        "a grammar hides the control tokens: decide first, with max_tokens=1",
+    ),
     "logit_bias": ((None, {}), "it shifts the score that the policy reads"),
     "allowed_token_ids": ((None,), "it hides tokens from the score that the policy reads"),
     "bad_words": ((None, []), "they are hidden from the score that the policy reads"),
     "min_tokens": ((None, 0), "it hides the end token from the score that the policy reads"),
-    "repetition_penalty": ((None, 1.0), "it shifts the score; if you sent none, start with --generation-config vllm"),
+    "repetition_penalty": (
+        (None, 1.0),
+        "it shifts the score; if you sent none, start with --generation-config vllm",
+    ),
     "thinking_token_budget": ((None,), "it forces tokens over the policy's"),
     "trace_decode_token_ids": ((None, []), "it forces tokens over the policy's"),
 }
@@ -49,31 +58,51 @@ def read_request(extra_args: Mapping[str, Any] | None) -> PolicyRequest:
     Raises AccessError on a key of ours that is unknown and on a value of the wrong kind.
     """
     ours = {k: v for k, v in (extra_args or {}).items() if k.startswith(PREFIX) and k != EFFECTIVE}
-    thresholds = {k.removeprefix(THRESHOLD): _threshold(k, v) for k, v in ours.items() if k.startswith(THRESHOLD)}
+    thresholds = {
+        k.removeprefix(THRESHOLD): _threshold(k, v)
+        for k, v in ours.items()
+        if k.startswith(THRESHOLD)
+    }
     for key in ours:
         if key not in (POLICY, DIGEST) and not key.startswith(THRESHOLD):
             known = f"known: {POLICY}, {DIGEST}, {THRESHOLD}CATEGORY"
             hint = suggest(key, (POLICY, DIGEST, THRESHOLD), known)
-            raise AccessError(f"unknown parameter {key!r}", hint, code="unknown_parameter", param=key)
-    return PolicyRequest(policy=_text(ours, POLICY), digest=_text(ours, DIGEST), thresholds=thresholds)
+            raise AccessError(
+                f"unknown parameter {key!r}", hint, code="unknown_parameter", param=key
+            )
+    return PolicyRequest(
+        policy=_text(ours, POLICY), digest=_text(ours, DIGEST), thresholds=thresholds
+    )
 
 
 def check_sampling(params: Any) -> None:
-    """Raise AccessError if these SamplingParams ask for something that cannot be honoured beside a policy."""
+    """Raise AccessError if these SamplingParams ask for something that cannot be honoured beside a
+    policy.
+    """
     for name, (neutral, reason) in _CONFLICTS.items():
         value = getattr(params, name, None)
         if value not in neutral:
             raise AccessError(
-                f"{name} cannot be combined with a policy", reason, code="unsupported_combination", param=name
+                f"{name} cannot be combined with a policy",
+                reason,
+                code="unsupported_combination",
+                param=name,
             )
 
 
 def is_beam_search(params: Any) -> bool:
-    """Whether these SamplingParams are one step of vLLM's beam search, told by a setting that no route offers.
+    """Whether these SamplingParams are one step of vLLM's beam search, told by a setting that no
+    route offers.
 
-    It drops the request's extra arguments and chooses tokens by raw log-probabilities, so no policy would be heard.
+    It drops the request's extra arguments and chooses tokens by raw log-probabilities, so no policy
+    would be heard.
     """
-    return not params.detokenize and params.max_tokens == 1 and (params.logprobs or 0) > 1 and not params.extra_args
+    return (
+        not params.detokenize
+        and params.max_tokens == 1
+        and (params.logprobs or 0) > 1
+        and not params.extra_args
+    )
 
 
 def _threshold(key: str, value: Any) -> float:
@@ -92,5 +121,7 @@ def _threshold(key: str, value: Any) -> float:
 def _text(values: Mapping[str, Any], key: str) -> str | None:
     value = values.get(key)
     if value is not None and not isinstance(value, str):
-        raise AccessError(f"{key} = {value!r} is no text", "give a name", code="invalid_value", param=key)
+        raise AccessError(
+            f"{key} = {value!r} is no text", "give a name", code="invalid_value", param=key
+        )
     return value

@@ -1,6 +1,8 @@
-"""Which rows of a vLLM batch have a policy, which of them are due for their first token, and what is done to both.
+"""Which rows of a vLLM batch have a policy, which of them are due for their first token, and what
+is done to both.
 
-Shapes: R rows of a step's logits, F of them due, V vocabulary, C control tokens (column 0 = respond), S request slots.
+Shapes: R rows of a step's logits, F of them due, V vocabulary, C control tokens (column 0 =
+respond), S request slots.
 """
 
 from __future__ import annotations
@@ -21,23 +23,33 @@ from demur.engines.heads import control_scores
 
 LOG = logging.getLogger(__name__)
 
-Due = Sequence[tuple[int, Policy]]  # rows whose first token is chosen in this step, with the policy that chooses
+# rows whose first token is chosen in this step, with the policy that chooses
+Due = Sequence[tuple[int, Policy]]
 
 
-def edit(logits_RV: torch.Tensor, due: Due, mask_R: torch.Tensor | None, control_ids: torch.Tensor) -> None:
-    """Leave each due row the one control id that its policy decides on, and every other row of the mask none at all.
+def edit(
+    logits_RV: torch.Tensor, due: Due, mask_R: torch.Tensor | None, control_ids: torch.Tensor
+) -> None:
+    """Leave each due row the one control id that its policy decides on, and every other row of the
+    mask none at all.
 
-    mask_R: the rows with a policy, the due ones among them; None: all rows. Runs at every step, so it does little.
+    mask_R: the rows with a policy, the due ones among them; None: all rows. Runs at every step, so
+    it does little.
     """
     rows = [row for row, _ in due]
-    if rows:  # read before anything is written; rows are copied only where some are not due, since V is large
+    # read before anything is written; rows are copied only where some are not due, since V is large
+    if rows:
         index_F = torch.tensor(rows, device=logits_RV.device)
         read_FV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[index_F]
-        chosen_F = torch.as_tensor(_chosen(read_FV, due, control_ids.tolist()), device=logits_RV.device)
+        chosen_F = torch.as_tensor(
+            _chosen(read_FV, due, control_ids.tolist()), device=logits_RV.device
+        )
     if mask_R is None:
         logits_RV.index_fill_(1, control_ids, -torch.inf)
     else:
-        logits_RV[:, control_ids] = logits_RV[:, control_ids].masked_fill(mask_R[:, None], -torch.inf)
+        logits_RV[:, control_ids] = logits_RV[:, control_ids].masked_fill(
+            mask_R[:, None], -torch.inf
+        )
     if rows:
         logits_RV.index_fill_(0, index_F, -torch.inf)
         logits_RV[index_F, chosen_F] = 0.0
@@ -58,7 +70,8 @@ def _chosen(logits_FV: torch.Tensor, due: Due, control_ids: Sequence[int]) -> In
 def _closed(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
     """forced_ids, with a refusal for each row that has no valid score (a model that computes NaN).
 
-    An error would stop the server for everyone, and letting the row pass would be an answer that nobody decided on.
+    An error would stop the server for everyone, and letting the row pass would be an answer that
+    nobody decided on.
     """
     try:
         return forced_ids(policy, control_ids, logp_NC)
@@ -66,12 +79,19 @@ def _closed(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints
         if len(logp_NC) > 1:
             return np.concatenate([_closed(policy, control_ids, row_C[None]) for row_C in logp_NC])
         column = _refusing_column(policy)
-        LOG.error("policy %r: a prompt that cannot be scored gets column %d: %s", policy.name, column, e.message)
+        LOG.error(
+            "policy %r: a prompt that cannot be scored gets column %d: %s",
+            policy.name,
+            column,
+            e.message,
+        )
         return np.array([control_ids[column]])
 
 
 def _refusing_column(policy: Policy) -> int:
-    """The refusal for a row without a score: the first category that may be emitted, else not suppressed, else any."""
+    """The refusal for a row without a score: the first category that may be emitted, else not
+    suppressed, else any.
+    """
     columns = range(1, len(policy.categories) + 1)
     allowed = [k for k in columns if policy.categories[k - 1].may_emit]
     unsuppressed = [k for k in columns if policy.categories[k - 1].override != "suppress"]
@@ -81,10 +101,13 @@ def _refusing_column(policy: Policy) -> int:
 
 
 class Rows:
-    """Model runner V1: requests by row of the batch. `entries` is kept up to date by vLLM's own bookkeeping."""
+    """Model runner V1: requests by row of the batch. `entries` is kept up to date by vLLM's own
+    bookkeeping.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.entries: dict[int, tuple[Policy, Sequence[int]]] = {}  # row -> its policy, its output ids so far (live)
+        # row -> its policy, its output ids so far (live)
+        self.entries: dict[int, tuple[Policy, Sequence[int]]] = {}
         self._device = device
         self._mask_R = torch.empty(0, dtype=torch.bool)
 
@@ -95,7 +118,8 @@ class Rows:
     def due(self) -> Due:
         """The rows without output."""
         return sorted(
-            ((row, policy) for row, (policy, written) in self.entries.items() if not written), key=itemgetter(0)
+            ((row, policy) for row, (policy, written) in self.entries.items() if not written),
+            key=itemgetter(0),
         )
 
     def mask(self, rows: int) -> torch.Tensor | None:
@@ -112,9 +136,10 @@ class Rows:
 class Slots:
     """Model runner V2: requests by slot, rows mapped to slots on the device.
 
-    states: vLLM's per-slot state. exact: whether the host knows how long each sequence is (no speculative decoding).
-    The host's view only tells steps in which no row can be due, which then wait for nothing; rows are found on the
-    device, so that a step may order, shard or repeat them as it likes.
+    states: vLLM's per-slot state. exact: whether the host knows how long each sequence is (no
+    speculative decoding). The host's view only tells steps in which no row can be due, which then
+    wait for nothing; rows are found on the device, so that a step may order, shard or repeat them
+    as it likes.
     """
 
     def __init__(self, states: Any, *, exact: bool) -> None:
@@ -142,7 +167,10 @@ class Slots:
     def due(self, ctx: Any) -> Due:
         """The rows that read the last token of their prompt."""
         slots = ctx.idx_mapping_np
-        length, prompt = ctx.seq_lens_upper_bound_np[: len(slots)], self._states.prompt_len.np[slots]
+        length, prompt = (
+            ctx.seq_lens_upper_bound_np[: len(slots)],
+            self._states.prompt_len.np[slots],
+        )
         maybe = self._taken_S[slots] & (length >= prompt)
         if self._exact:
             maybe &= length == prompt

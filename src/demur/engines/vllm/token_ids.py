@@ -1,4 +1,6 @@
-"""What is said to a vLLM server in token ids, and what its answers mean. C control tokens, column 0 = respond."""
+"""What is said to a vLLM server in token ids, and what its answers mean. C control tokens, column 0
+= respond.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from demur.engines.remote.link import LOG, broken_off, parsed
 from demur.engines.remote.parts import finish_of
 from demur.engines.tokens import ChatEncoder, load_tokenizer, tokenizer_digest
 
-# Sent with every request: what is left out would be filled in from the checkpoint's own sampling defaults.
+# Sent with every request: what is left out would be filled in from the checkpoint's own sampling
+# defaults.
 NEUTRAL = {
     "top_k": 0,
     "min_p": 0.0,
@@ -65,8 +68,11 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-def encoder_of(tokenizer_name: str, declared: Fingerprint, *, keep_history: bool) -> tuple[ChatEncoder, int | None]:
-    """The encoder behind a declared fingerprint, and the id that ends a turn if the template puts a special one there.
+def encoder_of(
+    tokenizer_name: str, declared: Fingerprint, *, keep_history: bool
+) -> tuple[ChatEncoder, int | None]:
+    """The encoder behind a declared fingerprint, and the id that ends a turn if the template puts a
+    special one there.
 
     Raises EngineError, naming what differs, when the tokenizer at hand is not the declared one.
     """
@@ -79,8 +85,10 @@ def encoder_of(tokenizer_name: str, declared: Fingerprint, *, keep_history: bool
     }
     if differing := [name for name, value in found.items() if getattr(declared, name) != value]:
         raise EngineError(
-            f"the tokenizer of {tokenizer_name!r} is not the one of the policies: {', '.join(differing)} differ",
-            "give the tokenizer and chat template of the model that the policies were made with, and its keep_history",
+            f"the tokenizer of {tokenizer_name!r} is not the one of the policies: "
+            f"{', '.join(differing)} differ",
+            "give the tokenizer and chat template of the model that the policies were made with, "
+            "and its keep_history",
         )
     return encoder, encoder.end_of_turn
 
@@ -88,7 +96,8 @@ def encoder_of(tokenizer_name: str, declared: Fingerprint, *, keep_history: bool
 def decision_body(encoder: ChatEncoder, ids: Sequence[int]) -> dict[str, Any]:
     """One token, whichever it is, and the log-probabilities of the control tokens in its place.
 
-    Temperature 1 and no penalty: even a server that reports what is left after processing then reports the raw ones.
+    Temperature 1 and no penalty: even a server that reports what is left after processing then
+    reports the raw ones.
     """
     return {
         **NEUTRAL,
@@ -125,7 +134,9 @@ def writing(sampling: Sampling, max_tokens: int) -> dict[str, Any]:
 
 
 def ban(token_ids: Sequence[int]) -> dict[str, float]:
-    """logit_bias that keeps the control tokens out of what follows the first one. `part_of` sees that it worked."""
+    """logit_bias that keeps the control tokens out of what follows the first one. `part_of` sees
+    that it worked.
+    """
     return {str(i): _BAN for i in token_ids}
 
 
@@ -136,17 +147,27 @@ def score_of(choice: Choice, token_ids: Sequence[int]) -> Floats:
     if by_token is None or any(name not in by_token for name in names):
         missing = [name for name in names if name not in (by_token or {})]
         LOG.error("upstream sent no log-probability for %s", missing)
-        raise ScoreDoubt("the backend reports no control-token scores", "it must be vLLM 0.32 or later, unmodified")
+        raise ScoreDoubt(
+            "the backend reports no control-token scores",
+            "it must be vLLM 0.32 or later, unmodified",
+        )
     return np.array([by_token[name] for name in names], dtype=np.float32)
 
 
 def choice_of(completion: Completion, model: str) -> Choice | None:
-    """The one choice of an event; None where it has none. Raises BackendDown on an error or another model's answer."""
+    """The one choice of an event; None where it has none. Raises BackendDown on an error or another
+    model's answer.
+    """
     if completion.error is not None:
         raise broken_off(completion.error)
     if completion.model != model:
-        LOG.error("upstream answers as %s, at start-up it was %r", shown_name(completion.model), model)
-        raise BackendDown("the backend serves another model than at start-up", "restart once the right model is back")
+        LOG.error(
+            "upstream answers as %s, at start-up it was %r", shown_name(completion.model), model
+        )
+        raise BackendDown(
+            "the backend serves another model than at start-up",
+            "restart once the right model is back",
+        )
     return completion.choices[0] if completion.choices else None
 
 

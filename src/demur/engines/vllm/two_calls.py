@@ -1,8 +1,9 @@
 """The gateway: an unmodified vLLM server decides and answers in two calls.
 
-The first call asks for one token and reads the control tokens' log-probabilities in its place; demur decides; the
-second call goes on after the chosen control token, from the server's prefix cache. Prompts are rendered and encoded
-here and sent as ids, so that nobody but us writes a control token. See docs/gateway.md for what is taken on trust.
+The first call asks for one token and reads the control tokens' log-probabilities in its place;
+demur decides; the second call goes on after the chosen control token, from the server's prefix
+cache. Prompts are rendered and encoded here and sent as ids, so that nobody but us writes a control
+token. See docs/gateway.md for what is taken on trust.
 """
 
 from __future__ import annotations
@@ -57,10 +58,13 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedOptions(Link):
-    """[backend] of a server that holds the run's model: the way to it, and what it calls the model."""
+    """[backend] of a server that holds the run's model: the way to it, and what it calls the
+    model.
+    """
 
     model: str | None = None  # None: the run's name
-    references: int = 4  # test prompts whose scores the server must reproduce; 0: its weights are taken on trust
+    # test prompts whose scores the server must reproduce; 0: its weights are taken on trust
+    references: int = 4
 
     def __post_init__(self) -> None:
         Link.__post_init__(self)
@@ -70,11 +74,12 @@ class ServedOptions(Link):
 
 @dataclass(kw_only=True, eq=False)
 class TwoCallBackend:
-    """Implements demur.core.serving.Backend in front of a vLLM server that knows nothing of refusal tokens.
+    """Implements demur.core.serving.Backend in front of a vLLM server that knows nothing of refusal
+    tokens.
 
-    declared: the fingerprint that the operator vouches for, from the policies or demur.json. Its tokenizer, template
-    and control ids are compared with the tokenizer at hand; its weights and dtype only by `reference` scores.
-    Raises EngineError when the tokenizer is another one.
+    declared: the fingerprint that the operator vouches for, from the policies or demur.json. Its
+    tokenizer, template and control ids are compared with the tokenizer at hand; its weights and
+    dtype only by `reference` scores. Raises EngineError when the tokenizer is another one.
     """
 
     Options: ClassVar = ServedOptions
@@ -91,14 +96,18 @@ class TwoCallBackend:
     _seen: Seen | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._encoder, self._end_of_turn = encoder_of(self.tokenizer, self.declared, keep_history=self.keep_history)
+        self._encoder, self._end_of_turn = encoder_of(
+            self.tokenizer, self.declared, keep_history=self.keep_history
+        )
         self._wire = Wire(self.link)
         self._encoding = asyncio.Lock()  # Hugging Face tokenizers must not be entered twice at once
         self._looking = asyncio.Lock()
 
     @classmethod
     def from_run(cls, run: ServedRun, options: ServedOptions) -> Self:
-        """In front of a server that holds the run's model; here are its fingerprint and its tokenizer."""
+        """In front of a server that holds the run's model; here are its fingerprint and its
+        tokenizer.
+        """
         return cls(
             link=options,
             model=options.model or run.name,
@@ -116,8 +125,9 @@ class TwoCallBackend:
     async def open(self, ask: Ask) -> Reply:
         """Decide, then begin the answer. See demur.core.serving.Backend.
 
-        Raises PolicyError on a policy of another model, PromptTooLong, ScoreDoubt where no score decides, EngineError
-        for a schema or a tool choice that cannot be honoured, and BackendDown, BackendTimeout or BackendBusy.
+        Raises PolicyError on a policy of another model, PromptTooLong, ScoreDoubt where no score
+        decides, EngineError for a schema or a tool choice that cannot be honoured, and BackendDown,
+        BackendTimeout or BackendBusy.
         """
         ask.policy.require_model(self.declared)
         mode = mode_of(ask)
@@ -147,7 +157,8 @@ class TwoCallBackend:
         """No request is answered by a server that was never looked at."""
         if self._seen is None:
             async with self._looking:
-                if self._seen is None:  # still: all first requests waited here, and one look is enough
+                # still: all first requests waited here, and one look is enough
+                if self._seen is None:
                     self._seen = await self._look(None)
         return self._seen
 
@@ -156,11 +167,14 @@ class TwoCallBackend:
             return await asyncio.to_thread(self._encoder.prompt, messages)
 
     def _room(self, ids: Sequence[int], seen: Seen) -> int | None:
-        """Tokens left for an answer after its control token; None: no limit is known. Raises PromptTooLong."""
+        """Tokens left for an answer after its control token; None: no limit is known. Raises
+        PromptTooLong.
+        """
         room = None if seen.context is None else seen.context - len(ids) - 1
         if room is not None and room < 1:
             raise PromptTooLong(
-                f"the prompt has {len(ids)} tokens, the model reads {seen.context}", "shorten the conversation"
+                f"the prompt has {len(ids)} tokens, the model reads {seen.context}",
+                "shorten the conversation",
             )
         return room
 
@@ -200,7 +214,10 @@ class TwoCallBackend:
         body = {
             "model": self.model,
             "prompt": [*ids, token_ids[column]],
-            **writing(ask.sampling, ask.sampling.max_tokens if room is None else min(ask.sampling.max_tokens, room)),
+            **writing(
+                ask.sampling,
+                ask.sampling.max_tokens if room is None else min(ask.sampling.max_tokens, room),
+            ),
             "logit_bias": ban(token_ids),
             "stop_token_ids": [] if self._end_of_turn is None else [self._end_of_turn],
         }
@@ -209,10 +226,14 @@ class TwoCallBackend:
         read = partial(part_of, model=seen.answers_as, banned=token_ids)
         rules = Rules(most_tokens=ask.sampling.max_tokens)
         # vLLM accepts any schema at first and says what is wrong with it in the stream.
-        return await begun(self._wire.stream("completions", body), read, rules, wait=wanted is not None)
+        return await begun(
+            self._wire.stream("completions", body), read, rules, wait=wanted is not None
+        )
 
     async def _look(self, before: Seen | None) -> Seen:
-        """What is served, and whether it scores as it should. A server that gives no scores is down, not in doubt."""
+        """What is served, and whether it scores as it should. A server that gives no scores is
+        down, not in doubt.
+        """
         try:
             return await self._looked(before)
         except ScoreDoubt as e:
@@ -222,8 +243,14 @@ class TwoCallBackend:
         served = await self._wire.get("models", ModelList)
         card = next((m for m in served.data if m.id == self.model), None)
         if card is None:
-            LOG.error("upstream serves %s, not %r", ", ".join(shown_name(m.id) for m in served.data[:20]), self.model)
-            raise BackendDown(f"the backend does not serve {self.model!r}", "check its --served-model-name")
+            LOG.error(
+                "upstream serves %s, not %r",
+                ", ".join(shown_name(m.id) for m in served.data[:20]),
+                self.model,
+            )
+            raise BackendDown(
+                f"the backend does not serve {self.model!r}", "check its --served-model-name"
+            )
         probe_C, name = await self._score(await self._encode(_PROBE), before)
         now = Seen(answers_as=name, context=card.max_model_len, probe_C=probe_C)
         if before is None:
@@ -235,12 +262,19 @@ class TwoCallBackend:
 
     def _same(self, prompt: Prompt, expected_C: Floats, found_C: Floats) -> None:
         """Raise BackendDown unless two scores are the same but for rounding."""
-        # Shares of the control tokens too: where those are improbable, their probabilities never differ by much.
+        # Shares of the control tokens too: where those are improbable, their probabilities never
+        # differ by much.
         pairs = ((expected_C, found_C), (closed(expected_C), closed(found_C)))
         apart = max(float(np.abs(np.exp(a_C) - np.exp(b_C)).max()) for a_C, b_C in pairs)
         if apart > self.tolerance:
-            LOG.error("upstream scores a prompt of %d turns as %s, expected %s", len(prompt), found_C, expected_C)
+            LOG.error(
+                "upstream scores a prompt of %d turns as %s, expected %s",
+                len(prompt),
+                found_C,
+                expected_C,
+            )
             raise BackendDown(
-                f"the backend's model is not the one of the policies: probabilities are {apart:.3f} apart",
+                "the backend's model is not the one of the policies: probabilities are "
+                f"{apart:.3f} apart",
                 "serve the checkpoint, template and dtype that the policies were made with",
             )

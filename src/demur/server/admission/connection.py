@@ -2,17 +2,18 @@
 
 uvicorn's connection (h11), with what it lacks against a hostile client:
 
-1. A body is not parsed before the route asks for it (a small one of stated size excepted): who has no key, or sends a
-   body to a route that takes none, is answered at its headers.
-2. A body may come in so many pieces only: chunks of a byte each cost as much to parse as chunks of kilobytes. Heads are
-   bounded in bytes and in headers.
-3. After work that took long the connection rests for twice as long, unread, and a request that was sent before the
-   answer to the last one waits PIPELINED_S. So one connection takes a third of the loop's time at most.
-4. What comes after an answer to a request whose body was not read is thrown away unparsed, for LINGER_S, so that the
-   answer is not lost to a reset; then the connection is closed.
+1. A body is not parsed before the route asks for it (a small one of stated size excepted): who has
+   no key, or sends a body to a route that takes none, is answered at its headers.
+2. A body may come in so many pieces only: chunks of a byte each cost as much to parse as chunks of
+   kilobytes. Heads are bounded in bytes and in headers.
+3. After work that took long the connection rests for twice as long, unread, and a request that was
+   sent before the answer to the last one waits PIPELINED_S. So one connection takes a third of the
+   loop's time at most.
+4. What comes after an answer to a request whose body was not read is thrown away unparsed, for
+   LINGER_S, so that the answer is not lost to a reset; then the connection is closed.
 5. Without a request the connection is closed after IDLE_S, whatever bytes trickle in.
-6. Before a request of it was let in with a key, it shares a fifth of the loop's time with all such connections of its
-   address: demur.server.admission.sources.
+6. Before a request of it was let in with a key, it shares a fifth of the loop's time with all such
+   connections of its address: demur.server.admission.sources.
 """
 
 from __future__ import annotations
@@ -28,17 +29,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from demur.server.admission.sources import RESTS, Guest, Sources
 
-# For a request's line and headers, and after an answer for the next request. Clients keep a connection for five seconds
-# as a rule: hanging up then, too, would meet requests that are on their way.
+# For a request's line and headers, and after an answer for the next request. Clients keep a
+# connection for five seconds as a rule: hanging up then, too, would meet requests that are on their
+# way.
 IDLE_S = 15.0
 MOST_HEADERS = 100  # of a request
 TURN_PIECES = 128  # of a body, parsed at a time
 LONG_S = 0.001  # of parsing: what takes longer is followed by a rest
 PIPELINED_S = 0.005  # until a request is looked at that was sent before the answer to the last one
-LINGER_S = 2.0  # for which a client may go on sending a body that nobody reads, to be sure that it sees the answer
+# for which a client may go on sending a body that nobody reads, to be sure that it sees the answer
+LINGER_S = 2.0
 LINGER_BYTES = 4 << 20  # of that body; more ends the connection at once
 FREE_PIECES = 1024  # of a body, of any size
-MOST_DIGITS = 4  # of a body's stated size: one below 10,000 bytes is skipped faster than a connection is made anew
+# of a body's stated size: one below 10,000 bytes is skipped faster than a connection is made anew
+MOST_DIGITS = 4
 PIECE_BYTES = 512  # which pieces beyond them have on average: less than any network's packet
 
 
@@ -67,7 +71,9 @@ class _Parser(h11.Connection):
             self.turn += 1
             self._pieces += 1
             self._bytes += len(event.data)
-            if self._pieces > FREE_PIECES and self._bytes < PIECE_BYTES * (self._pieces - FREE_PIECES):
+            if self._pieces > FREE_PIECES and self._bytes < PIECE_BYTES * (
+                self._pieces - FREE_PIECES
+            ):
                 raise h11.RemoteProtocolError("the body comes in crumbs", error_status_hint=400)
         return event
 
@@ -135,7 +141,8 @@ class Connection(H11Protocol):
         super().__init__(*args, **kwargs)
         self._sources = sources
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is here."""
         self.conn = _Parser(h11.SERVER, self.config.h11_max_incomplete_event_size or 0)
         super().connection_made(_Line(transport, self))  # type: ignore[arg-type]
@@ -162,7 +169,9 @@ class Connection(H11Protocol):
         self._wind()
 
     def eof_received(self) -> None:
-        """It says nothing more. Half-open, uvicorn would keep it until it is closed on its side too."""
+        """It says nothing more. Half-open, uvicorn would keep it until it is closed on its side
+        too.
+        """
         if self._is_deaf:
             self.transport.abort()
 
@@ -248,7 +257,8 @@ class Connection(H11Protocol):
         """Throw away what comes, and close soon."""
         self._is_deaf = True
         self._stop()
-        if self.cycle is not None and not self.cycle.response_complete:  # nobody waits for it any more
+        # nobody waits for it any more
+        if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         FlowControl.resume_reading(self.flow)
@@ -270,7 +280,9 @@ class Connection(H11Protocol):
 
 
 def is_costly(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether the body that these headers announce is held until it is wanted. names: in lower case."""
+    """Whether the body that these headers announce is held until it is wanted. names: in lower
+    case.
+    """
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and len(value) > MOST_DIGITS)
         for name, value in headers

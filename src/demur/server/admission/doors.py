@@ -48,7 +48,8 @@ class Meter:
     )  # when its requests of the last minute came, or what was read beside them
     inside: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of work that holds up all callers
-    in_use: Counter[str] = field(default_factory=Counter)  # by digest: requests that have this schema
+    # by digest: requests that have this schema
+    in_use: Counter[str] = field(default_factory=Counter)
     places: asyncio.Semaphore = field(init=False)  # one for each digest in use
 
     def __post_init__(self) -> None:
@@ -58,7 +59,9 @@ class Meter:
 class Doors:
     """Lets callers in and counts them."""
 
-    def __init__(self, book: Book, settings: Settings, clock_s: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, book: Book, settings: Settings, clock_s: Callable[[], float] = monotonic
+    ) -> None:
         self._book = book
         self._settings = settings
         self._clock_s = clock_s
@@ -67,7 +70,9 @@ class Doors:
 
     @contextmanager
     def admitted(self, headers: Headers, access: Access) -> Iterator[Caller]:
-        """Let a caller in for as long as the context lasts. Raises ApiError 401, 403, 429 or 503."""
+        """Let a caller in for as long as the context lasts. Raises ApiError 401, 403, 429 or
+        503.
+        """
         caller = self._caller(headers, access)
         who = (caller.tenant.name, caller.key)
         meter = self._meters.setdefault(who, Meter(schemas=self._settings.limits.schemas))
@@ -81,16 +86,19 @@ class Doors:
             self._inside -= 1
 
     def charge(self, caller: Caller, prompts: int) -> None:
-        """Count what a request that is in has scored beside its conversation: each prompt as a request of the minute.
+        """Count what a request that is in has scored beside its conversation: each prompt as a
+        request of the minute.
 
-        It may take more than is left, or whoever declares much could never ask; the next request waits for that.
+        It may take more than is left, or whoever declares much could never ask; the next request
+        waits for that.
         """
         self._meters[caller.tenant.name, caller.key].recent_s.extend([self._clock_s()] * prompts)
 
     async def in_turn(self, caller: Caller, work: Callable[[], T]) -> T:
         """The result of work that holds up all callers, one at a time for each key.
 
-        The key's next such work waits for twice as long as this took, so that it takes a third of the time at most.
+        The key's next such work waits for twice as long as this took, so that it takes a third of
+        the time at most.
         """
         turn = self._meters[caller.tenant.name, caller.key].turn
         await turn.acquire()
@@ -103,10 +111,11 @@ class Doors:
 
     @asynccontextmanager
     async def schema_place(self, caller: Caller, digest: str) -> AsyncIterator[None]:
-        """Hold a place for a schema (or a set of tools): requests of a key with the same one share it.
+        """Hold a place for a schema (or a set of tools): requests of a key with the same one share
+        it.
 
-        What a schema costs, scoring what it says and compiling it, so waits for the key's other schemas and not beside
-        other callers. Raises ApiError 429 after SCHEMA_WAIT_S.
+        What a schema costs, scoring what it says and compiling it, so waits for the key's other
+        schemas and not beside other callers. Raises ApiError 429 after SCHEMA_WAIT_S.
         """
         meter = self._meters[caller.tenant.name, caller.key]
         if not meter.in_use[digest]:
@@ -114,8 +123,12 @@ class Doors:
                 async with asyncio.timeout(SCHEMA_WAIT_S):
                     await meter.places.acquire()
             except TimeoutError:
-                message = f"Rate limit: {meter.schemas} different schemas or sets of tools at a time."
-                raise ApiError(429, message, code="concurrency_limit_exceeded", retry_s=RETRY_S) from None
+                message = (
+                    f"Rate limit: {meter.schemas} different schemas or sets of tools at a time."
+                )
+                raise ApiError(
+                    429, message, code="concurrency_limit_exceeded", retry_s=RETRY_S
+                ) from None
             if meter.in_use[digest]:  # another request has got a place for the same one meanwhile
                 meter.places.release()
         meter.in_use[digest] += 1
@@ -143,7 +156,9 @@ class Doors:
         return Caller(tenant=tenant, key=None)
 
     def _count(self, meter: Meter, tenant: Tenant) -> None:
-        """Raise ApiError if the key, or all callers together, have all they may. A refused request is not counted."""
+        """Raise ApiError if the key, or all callers together, have all they may. A refused request
+        is not counted.
+        """
         now_s = self._clock_s()
         while meter.recent_s and meter.recent_s[0] <= now_s - MINUTE_S:
             meter.recent_s.popleft()
@@ -160,11 +175,17 @@ class Doors:
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body, counted while it comes in. Raises ApiError 408, 413 or 415, Gone if the client hangs up."""
+    """The whole body, counted while it comes in. Raises ApiError 408, 413 or 415, Gone if the
+    client hangs up.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # Also keeps web pages out: a browser sends this type to another site only after asking it.
-        raise ApiError(415, "The body must be JSON: content-type application/json.", code="unsupported_media_type")
+        raise ApiError(
+            415,
+            "The body must be JSON: content-type application/json.",
+            code="unsupported_media_type",
+        )
     size, pieces = 0, []
     try:
         async with asyncio.timeout(limits.body_s):
@@ -182,17 +203,23 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 def require_local_host(headers: Headers) -> None:
-    """Raise ApiError 403 unless a keyless request calls this machine by its loopback name or address."""
+    """Raise ApiError 403 unless a keyless request calls this machine by its loopback name or
+    address.
+    """
     if not _is_local_host(headers.get("host", "")):
         # A web page can point a name of its own at this machine; its requests then carry that name.
-        raise ApiError(403, "Without keys this server answers to localhost only.", code="wrong_host")
+        raise ApiError(
+            403, "Without keys this server answers to localhost only.", code="wrong_host"
+        )
 
 
 def _with_key(headers: Headers, tenants: Tenants) -> Caller:
     stated = headers.getlist("authorization")
     # Of several a proxy may have checked another one than we would.
     scheme, _, presented = (stated[0] if len(stated) == 1 else "").partition(" ")
-    key = authenticate(tenants.keys, presented.strip() if scheme.lower() == "bearer" else None, datetime.now(UTC))
+    key = authenticate(
+        tenants.keys, presented.strip() if scheme.lower() == "bearer" else None, datetime.now(UTC)
+    )
     if not isinstance(key, KeyProblem):
         return Caller(tenant=key.tenant, key=key.label)
     messages = {

@@ -1,11 +1,14 @@
-"""Time that connections without a key get: a fifth of the event loop's for each address that they come from.
+"""Time that connections without a key get: a fifth of the event loop's for each address that they
+come from.
 
 1. A connection is a stranger until one of its requests has been let in with a key.
-2. What strangers cost is charged to their address: being accepted, heads and bodies that are parsed, answers.
-3. After each piece of work the address rests for four times as long. Its strangers wait in line meanwhile, unread, in
-   the order in which they spoke; where too many wait, further ones are hung up on. Other addresses, and connections
-   that have shown a key, are served as if nobody waited.
-4. Who shows a key has cost the address nothing: clients that make a connection for each request do not slow each other.
+2. What strangers cost is charged to their address: being accepted, heads and bodies that are
+   parsed, answers.
+3. After each piece of work the address rests for four times as long. Its strangers wait in line
+   meanwhile, unread, in the order in which they spoke; where too many wait, further ones are hung
+   up on. Other addresses, and connections that have shown a key, are served as if nobody waited.
+4. Who shows a key has cost the address nothing: clients that make a connection for each request do
+   not slow each other.
 """
 
 from __future__ import annotations
@@ -76,7 +79,8 @@ class Guest:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._cost_s = 0.0  # charged to its address
-        self._unpaid_s = ACCEPT_S  # with its first words, which are not to wait for it, or when it leaves without any
+        # with its first words, which are not to wait for it, or when it leaves without any
+        self._unpaid_s = ACCEPT_S
         self.is_known = False
 
     @property

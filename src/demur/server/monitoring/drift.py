@@ -1,8 +1,10 @@
-"""Whether live scores still support the promises: monitors for each policy in force, fed beside the requests.
+"""Whether live scores still support the promises: monitors for each policy in force, fed beside the
+requests.
 
-What an answer says of its promises is what the monitor can vouch for at that moment. A score waits here until it is
-counted, at the latest a second later; meanwhile a journal holds it, so that a kill loses only what was decided in the
-last instant (demur.store.locked). Where the state cannot be written, as on a full disk, nothing is vouched for.
+What an answer says of its promises is what the monitor can vouch for at that moment. A score waits
+here until it is counted, at the latest a second later; meanwhile a journal holds it, so that a kill
+loses only what was decided in the last instant (demur.store.locked). Where the state cannot be
+written, as on a full disk, nothing is vouched for.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ NO_SCORES = "no watched run has calibration scores of its model"
 COUNTED_S = 1.0  # after which a score is counted, if no full batch came before
 AGAIN_S = 5.0  # between two attempts to count where the state cannot be written
 HANGS_S = 30.0  # for which a score may wait before nothing is vouched for
-MOST_WAITING = 4096  # scores of one policy; further ones are lost to the monitor, and counted as lost
+# scores of one policy; further ones are lost to the monitor, and counted as lost
+MOST_WAITING = 4096
 
 
 @dataclass(slots=True)
@@ -52,22 +55,27 @@ class _Waiting:
 class Drift:
     """The monitors of the policies in force, by digest.
 
-    runs: folders whose calibration scores policies are watched from. A policy with certified promises that none of
-    them has scores for is not watched, and answers say so. Raises, when made, ArtifactError on damaged files.
+    runs: folders whose calibration scores policies are watched from. A policy with certified
+    promises that none of them has scores for is not watched, and answers say so. Raises, when made,
+    ArtifactError on damaged files.
     """
 
-    def __init__(self, runs: Sequence[RunFolder], policies: PolicySet, metrics: Metrics, rows: int) -> None:
+    def __init__(
+        self, runs: Sequence[RunFolder], policies: PolicySet, metrics: Metrics, rows: int
+    ) -> None:
         self._runs = tuple(runs)
         self._standings: dict[str, Standing] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._begun: dict[str, _Waiting] = {}  # of policies that are about to be watched
-        self._said: dict[tuple[str, str], Promises] = {}  # what answers say, by policy and tenant; also of a lost one
+        # what answers say, by policy and tenant; also of a lost one
+        self._said: dict[tuple[str, str], Promises] = {}
         self._unwatched: dict[str, str] = {}  # policies that cannot be watched, and why
         self._metrics = metrics
         self._rows = rows
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        # One thread, so that journals are written in order, and a disk that hangs holds up no request.
+        # One thread, so that journals are written in order, and a disk that hangs holds up no
+        # request.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="demur-journal")
         found = self._look(_in_force(policies))
         for outcome in found.values():
@@ -76,7 +84,9 @@ class Drift:
         self._settle(_in_force(policies), found)
 
     async def follow(self, policies: PolicySet) -> None:
-        """Watch what is in force now, hear what others have seen of it, and let go of what is not."""
+        """Watch what is in force now, hear what others have seen of it, and let go of what is
+        not.
+        """
         now = _in_force(policies)
         async with self._lock:
             for digest, waiting in self._waiting.items():
@@ -119,18 +129,19 @@ class Drift:
     def promises(self, policy: Policy, digest: str, tenant: str, *, outside: bool) -> Promises:
         """What an answer to a tenant says of its policy's promises.
 
-        "certified"; "certified, drift seen" where the tenant's scores no longer look like the calibration scores;
-        "certified, not watched" where nothing would be noticed of one: the policy is not watched, or the promise is
-        about a slice that no label was given for yet; "no longer supported" after an alarm; "not certified"
-        where the file says certified of one and does not bear it out
-        (demur.store.policies.trust); "void" for a request that is outside what was
-        promised: under thresholds of the caller's own, refused for declared text, or
-        synthetic; "none" where nothing was certified in the first place.
+        "certified"; "certified, drift seen" where the tenant's scores no longer look like the
+        calibration scores; "certified, not watched" where nothing would be noticed of one: the
+        policy is not watched, or the promise is about a slice that no label was given for yet; "no
+        longer supported" after an alarm; "not certified" where the file says certified of one and
+        does not bear it out (demur.store.policies.trust); "void" for a request that is outside what
+        was promised: under thresholds of the caller's own, refused for declared text, or synthetic;
+        "none" where nothing was certified in the first place.
         """
         if outside:
             return "void"
         read = {p.status for p in policy.promises}
-        if UNPROVEN in read:  # whatever was said of a file with the same digest: a signature is no part of it
+        # whatever was said of a file with the same digest: a signature is no part of it
+        if UNPROVEN in read:
             return UNPROVEN
         if CERTIFIED not in read:
             return LOST if LOST in read else "none"
@@ -153,7 +164,9 @@ class Drift:
             return row
         value = {"tenant": row.tenant, "logp": [float(v) for v in row.logp_C]}
         future = self._writer.submit(journal.append, value)
-        future.add_done_callback(lambda done: self._lose_journal(digest, journal) if done.exception() else None)
+        future.add_done_callback(
+            lambda done: self._lose_journal(digest, journal) if done.exception() else None
+        )
         return replace(row, journal=journal.name)
 
     def _lose_journal(self, digest: str, journal: Journal) -> None:
@@ -164,41 +177,56 @@ class Drift:
             event(logging.ERROR, "journal lost", policy_hash=digest, journal=str(journal.path))
 
     def _end_journal(self, waiting: _Waiting) -> None:
-        """Close a journal: it is removed if all its rows are counted, and else left for whoever begins next."""
+        """Close a journal: it is removed if all its rows are counted, and else left for whoever
+        begins next.
+        """
         journal, waiting.journal = waiting.journal, None
         if journal is not None:
             all_counted = not waiting.rows
             self._writer.submit(lambda: journal.end(remove=all_counted))
 
     def _look(self, policies: Mapping[str, Policy]) -> dict[str, Standing | DemurError | None]:
-        """How each policy stands by now; None: it cannot be watched. Files only: off the event loop."""
+        """How each policy stands by now; None: it cannot be watched. Files only: off the event
+        loop.
+        """
         found: dict[str, Standing | DemurError | None] = {}
         for digest, policy in policies.items():
             before = self._standings.get(digest)
             if self._unwatched.get(digest) == NO_SCORES:
-                continue  # looked for once; files that cannot be read may be half-way to another calibration
+                # looked for once; files that cannot be read may be half-way to another calibration
+                continue
             try:
-                found[digest] = standing = listen(before) if before else begin_watching(self._runs, policy)
+                found[digest] = standing = (
+                    listen(before) if before else begin_watching(self._runs, policy)
+                )
                 if standing is not None and digest not in self._waiting:
                     self._begun[digest] = _begun(standing)
             except DemurError as e:
                 found[digest] = e
         return found
 
-    def _settle(self, policies: Mapping[str, Policy], found: Mapping[str, Standing | DemurError | None]) -> None:
-        """Put what was found in force. A state that cannot be read leaves a standing as it was, and nothing vouched."""
+    def _settle(
+        self, policies: Mapping[str, Policy], found: Mapping[str, Standing | DemurError | None]
+    ) -> None:
+        """Put what was found in force. A state that cannot be read leaves a standing as it was, and
+        nothing vouched.
+        """
         old, self._standings = self._standings, {}
         for digest, outcome in found.items():
             standing = outcome if isinstance(outcome, Standing) else old.get(digest)
             if standing is not None:
                 self._standings[digest] = standing
-        self._waiting = {d: self._waiting.get(d) or self._begun.pop(d, _Waiting()) for d in self._standings}
+        self._waiting = {
+            d: self._waiting.get(d) or self._begun.pop(d, _Waiting()) for d in self._standings
+        }
         for digest, waiting in self._waiting.items():
             if isinstance(outcome := found.get(digest), DemurError):
                 waiting.blind = outcome.message
         self._tell_of_unwatched(policies, found)
         if gone := old.keys() - self._standings.keys():
-            self._said = {key: said for key, said in self._said.items() if key[0] not in gone or said == LOST}
+            self._said = {
+                key: said for key, said in self._said.items() if key[0] not in gone or said == LOST
+            }
             self._metrics.unwatch()
         for digest, standing in self._standings.items():
             before = old.get(digest)
@@ -210,7 +238,11 @@ class Drift:
     def _tell_of_unwatched(
         self, policies: Mapping[str, Policy], found: Mapping[str, Standing | DemurError | None]
     ) -> None:
-        before = {digest: why for digest, why in self._unwatched.items() if digest in policies and digest not in found}
+        before = {
+            digest: why
+            for digest, why in self._unwatched.items()
+            if digest in policies and digest not in found
+        }
         reasons = {}
         for digest, outcome in found.items():
             if isinstance(outcome, DemurError):
@@ -220,7 +252,13 @@ class Drift:
         for digest, why in reasons.items():
             if self._unwatched.get(digest) != why:
                 name = policies[digest].name
-                event(logging.WARNING, "promises not watched", policy=name, policy_hash=digest, reason=why)
+                event(
+                    logging.WARNING,
+                    "promises not watched",
+                    policy=name,
+                    policy_hash=digest,
+                    reason=why,
+                )
         self._unwatched = before | reasons
 
     def _begin(self, digest: str) -> None:
@@ -233,9 +271,12 @@ class Drift:
             await self._count(digest)
 
     async def _count(self, digest: str) -> None:
-        """Take in the scores that wait; those that cannot be counted now wait on. The caller holds the lock."""
+        """Take in the scores that wait; those that cannot be counted now wait on. The caller holds
+        the lock.
+        """
         waiting = self._waiting.get(digest)
-        if waiting is None or not (waiting.rows or waiting.blind):  # a blind one is tried without rows, too
+        # a blind one is tried without rows, too
+        if waiting is None or not (waiting.rows or waiting.blind):
             return
         if waiting.timer is not None:
             waiting.timer.cancel()
@@ -247,11 +288,18 @@ class Drift:
             if waiting.journal is None:
                 waiting.journal = (await asyncio.to_thread(_begun, after)).journal
         except ScoreError as e:  # no later attempt could count them
-            event(logging.ERROR, "scores not watched", policy_hash=digest, reason=e.message, hint=e.hint)
+            event(
+                logging.ERROR,
+                "scores not watched",
+                policy_hash=digest,
+                reason=e.message,
+                hint=e.hint,
+            )
             self._metrics.scores_lost(len(batch))
             del waiting.rows[: len(batch)]
             return
-        except Exception as e:  # noqa: BLE001  # answers must not go on saying that somebody watches
+        # answers must not go on saying that somebody watches
+        except Exception as e:  # noqa: BLE001
             self._go_blind(digest, waiting, e)
             return
         finally:
@@ -270,7 +318,13 @@ class Drift:
         if not isinstance(error, DemurError):
             crash(error, task="watch")
         if waiting.blind != reason:
-            event(logging.ERROR, "scores not watched", policy_hash=digest, reason=reason, waiting=len(waiting.rows))
+            event(
+                logging.ERROR,
+                "scores not watched",
+                policy_hash=digest,
+                reason=reason,
+                waiting=len(waiting.rows),
+            )
         waiting.blind = reason
         self._metrics.watch_blind(self._standings[digest].policy.name, digest, blind=True)
         self._see_to(digest, waiting)
@@ -285,22 +339,34 @@ class Drift:
         for watched in views.values():
             for w in watched:
                 if w.promise.status in (CERTIFIED, LOST):
-                    supported[w.promise.risk] = supported.get(w.promise.risk, True) and w.promise.status == CERTIFIED
+                    supported[w.promise.risk] = (
+                        supported.get(w.promise.risk, True) and w.promise.status == CERTIFIED
+                    )
         self._metrics.watched(standing.policy.name, digest, supported, standing.steps)
         for tenant, watched in views.items():
-            lost = {w.promise.risk: bool(w.alarms) for w in watched if w.promise.status in (CERTIFIED, LOST)}
+            lost = {
+                w.promise.risk: bool(w.alarms)
+                for w in watched
+                if w.promise.status in (CERTIFIED, LOST)
+            }
             self._metrics.seen_of_tenant(
                 (standing.policy.name, digest, tenant), lost, drifted=any(w.drift for w in watched)
             )
-        self._metrics.watch_blind(standing.policy.name, digest, blind=self._is_blind(self._waiting[digest]))
+        self._metrics.watch_blind(
+            standing.policy.name, digest, blind=self._is_blind(self._waiting[digest])
+        )
 
 
 def _begun(standing: Standing) -> _Waiting:
-    """The queue of a policy that begins to be watched, with its journal where one can be written."""
+    """The queue of a policy that begins to be watched, with its journal where one can be
+    written.
+    """
     try:
         return _Waiting(journal=Journal(live_path(standing.folder, standing.policy)))
     except DemurError as e:
-        event(logging.ERROR, "no journal", policy=standing.policy.name, reason=e.message, hint=e.hint)
+        event(
+            logging.ERROR, "no journal", policy=standing.policy.name, reason=e.message, hint=e.hint
+        )
         return _Waiting(blind=e.message)
 
 
@@ -317,7 +383,9 @@ def _said(standing: Standing, tenant: str) -> Promises:
 def _in_force(policies: PolicySet) -> dict[str, Policy]:
     """The policies with something to watch, by digest."""
     live = policies.policies.values()
-    return {n.digest: n.policy for n in live if any(p.status == CERTIFIED for p in n.policy.promises)}
+    return {
+        n.digest: n.policy for n in live if any(p.status == CERTIFIED for p in n.policy.promises)
+    }
 
 
 def _tell_of_alarms(before: Standing | None, after: Standing) -> None:

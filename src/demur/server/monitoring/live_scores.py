@@ -1,7 +1,8 @@
-"""Scores of served requests, written for `demur watch` where the operator wants them: ids and numbers, never a text.
+"""Scores of served requests, written for `demur watch` where the operator wants them: ids and
+numbers, never a text.
 
-A thread of its own gathers rows and writes a file of them now and then, the oldest files going when there are many. No
-request waits for it: what it cannot take or write is lost, and counted.
+A thread of its own gathers rows and writes a file of them now and then, the oldest files going when
+there are many. No request waits for it: what it cannot take or write is lost, and counted.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ END_S = 5.0  # for which the end of the server waits for the last file
 
 
 class LiveScores:
-    """Writes the scores of one model's requests into a folder. lost: called with the number of rows given up."""
+    """Writes the scores of one model's requests into a folder. lost: called with the number of rows
+    given up.
+    """
 
     def __init__(self, folder: Path, fingerprint: Fingerprint, lost: Callable[[int], None]) -> None:
         self._folder, self._fingerprint, self._lost = folder, fingerprint, lost
@@ -60,7 +63,9 @@ class LiveScores:
         ended = False
         while not ended:
             try:
-                row = self._queue.get(timeout=max(0.01, since_s + OPEN_S - monotonic()) if rows else None)
+                row = self._queue.get(
+                    timeout=max(0.01, since_s + OPEN_S - monotonic()) if rows else None
+                )
                 ended = row is None
                 if row is not None:
                     since_s = since_s if rows else monotonic()
@@ -75,7 +80,9 @@ class LiveScores:
         """Write one file, and remove the oldest beyond the limit. Names sort in time."""
         now = datetime.now(UTC)
         path = self._folder / f"live-{now:%Y%m%dT%H%M%S}-{now.microsecond:06d}.parquet"
-        table = ScoreTable(ids=tuple(i for i, _ in rows), logp_NC=np.stack([logp_C for _, logp_C in rows]))
+        table = ScoreTable(
+            ids=tuple(i for i, _ in rows), logp_NC=np.stack([logp_C for _, logp_C in rows])
+        )
         try:
             write_scores(path, table, self._fingerprint, in_time=True)
             for old in sorted(self._folder.glob("live-*.parquet"))[:-MOST_FILES]:

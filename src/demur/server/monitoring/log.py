@@ -56,9 +56,10 @@ class JsonLines(logging.Formatter):
 class LogWriter(logging.Handler):
     """Writes lines to a file descriptor from a thread; no caller ever waits for it.
 
-    descriptor: written to directly, past Python's buffers, which would be flushed (and waited for) at exit.
-    dropped: called with the number of lines that were lost, from any thread. A line that could not be written is lost;
-    the next one is tried again, so that a disk with room again, or a pipe with a new reader, has a log again.
+    descriptor: written to directly, past Python's buffers, which would be flushed (and waited for)
+    at exit. dropped: called with the number of lines that were lost, from any thread. A line that
+    could not be written is lost; the next one is tried again, so that a disk with room again, or a
+    pipe with a new reader, has a log again.
     """
 
     def __init__(self, descriptor: int, dropped: Callable[[int], None]) -> None:
@@ -105,14 +106,18 @@ class LogWriter(logging.Handler):
                 self._drop()
 
     def _is_written(self, line: bytes) -> bool:
-        """Whether a line was written. Waits as long as the reader does; only this thread does so."""
-        rest = line if self._is_whole else b"\n" + line  # what a failure cut off is not glued to the next line
+        """Whether a line was written. Waits as long as the reader does; only this thread does
+        so.
+        """
+        # what a failure cut off is not glued to the next line
+        rest = line if self._is_whole else b"\n" + line
         try:
             while rest:
                 try:
                     rest = rest[os.write(self._descriptor, rest) :]
                     self._is_whole = not rest
-                except BlockingIOError:  # the descriptor was made non-blocking by whoever holds its other end
+                # the descriptor was made non-blocking by whoever holds its other end
+                except BlockingIOError:
                     select.select([], [self._descriptor], [], _POLL_S)
         except OSError:  # closed, full, or the reader has gone
             return False
@@ -122,5 +127,11 @@ class LogWriter(logging.Handler):
 def _lines_lost(lines: int) -> bytes:
     """A line that says how many are missing before it."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    told = {"time": now, "level": "warning", "logger": LOG.name, "event": "log lines dropped", "lines": lines}
+    told = {
+        "time": now,
+        "level": "warning",
+        "logger": LOG.name,
+        "event": "log lines dropped",
+        "lines": lines,
+    }
     return json.dumps(told).encode() + b"\n"

@@ -13,21 +13,46 @@ from demur.core.policy import Policy
 from demur.server.requests.visit import Visit
 from demur.store.policies.folder import Change, PolicySet
 
-PROBABILITIES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
+PROBABILITIES = (
+    0.001,
+    0.01,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    0.99,
+    0.999,
+    1.0,
+)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 UNDECIDED = "undecided"
 
 
 class Metrics:
-    """Everything that is counted. Labels hold only names that the operator chose, so their number is bounded."""
+    """Everything that is counted. Labels hold only names that the operator chose, so their number
+    is bounded.
+    """
 
     def __init__(self) -> None:
         self.registry = here = CollectorRegistry()
-        self._requests = Counter("demur_requests", "Requests answered.", ["route", "status"], registry=here)
-        self._errors = Counter("demur_errors", "Requests that failed, by error code.", ["code"], registry=here)
+        self._requests = Counter(
+            "demur_requests", "Requests answered.", ["route", "status"], registry=here
+        )
+        self._errors = Counter(
+            "demur_errors", "Requests that failed, by error code.", ["code"], registry=here
+        )
         self._in_flight = Gauge("demur_requests_in_flight", "Requests being served.", registry=here)
         by_decision = ["tenant", "policy", "decision"]
-        self._decisions = Counter("demur_decisions", "Decisions: respond, or a category.", by_decision, registry=here)
+        self._decisions = Counter(
+            "demur_decisions", "Decisions: respond, or a category.", by_decision, registry=here
+        )
         self._overridden = Counter(
             "demur_overridden_decisions",
             "Decisions under thresholds of the caller's.",
@@ -53,18 +78,43 @@ class Metrics:
             buckets=PROBABILITIES,
             registry=here,
         )
+        self._count_work(here)
+        self._count_policies(here)
+        self._count_monitors(here)
+
+    def _count_work(self, here: CollectorRegistry) -> None:
+        """How long requests take, and how many tokens."""
         self._decision_s = Histogram(
-            "demur_decision_seconds", "From a request's arrival to its decision.", buckets=SECONDS, registry=here
+            "demur_decision_seconds",
+            "From a request's arrival to its decision.",
+            buckets=SECONDS,
+            registry=here,
         )
         self._request_s = Histogram(
-            "demur_request_seconds", "From a request's arrival to its end.", ["stream"], buckets=SECONDS, registry=here
+            "demur_request_seconds",
+            "From a request's arrival to its end.",
+            ["stream"],
+            buckets=SECONDS,
+            registry=here,
         )
         self._tokens = Counter("demur_tokens", "Tokens read and written.", ["kind"], registry=here)
-        self._reloads = Counter("demur_policy_changes", "What reloads did to policies.", ["kind"], registry=here)
-        self._policy = Gauge(
-            "demur_policy_info", "1 for each policy in force.", ["policy", "policy_hash"], registry=here
+
+    def _count_policies(self, here: CollectorRegistry) -> None:
+        """Which policies are in force, and what could not be reloaded or logged."""
+        self._reloads = Counter(
+            "demur_policy_changes", "What reloads did to policies.", ["kind"], registry=here
         )
-        self._faults = Gauge("demur_policy_faults", "Policy files that are not in force as they stand.", registry=here)
+        self._policy = Gauge(
+            "demur_policy_info",
+            "1 for each policy in force.",
+            ["policy", "policy_hash"],
+            registry=here,
+        )
+        self._faults = Gauge(
+            "demur_policy_faults",
+            "Policy files that are not in force as they stand.",
+            registry=here,
+        )
         self._unproven = Gauge(
             "demur_promises_not_certified",
             "Promises of a policy in force that its file says are certified and does not bear out.",
@@ -72,22 +122,33 @@ class Metrics:
             registry=here,
         )
         self._reload_failing = Gauge(
-            "demur_reload_failing", "1 while policies and tenants cannot be looked at again.", registry=here
+            "demur_reload_failing",
+            "1 while policies and tenants cannot be looked at again.",
+            registry=here,
         )
-        self._tenants = Gauge("demur_tenants_rejected", "1 while the tenants file cannot be used.", registry=here)
+        self._tenants = Gauge(
+            "demur_tenants_rejected", "1 while the tenants file cannot be used.", registry=here
+        )
         self._log_dropped = Counter(
-            "demur_log_lines_dropped", "Log lines that could not be written, or had no place.", registry=here
+            "demur_log_lines_dropped",
+            "Log lines that could not be written, or had no place.",
+            registry=here,
         )
-        self._of_monitors(here)
 
-    def _of_monitors(self, here: CollectorRegistry) -> None:
+    def _count_monitors(self, here: CollectorRegistry) -> None:
+        """What live scores say of promises."""
         self._supported = Gauge(
             "demur_promise_supported",
             "1 while no live score speaks against a certified promise, 0 from the first alarm on.",
             ["policy", "policy_hash", "risk"],
             registry=here,
         )
-        self._watched = Gauge("demur_watched_scores", "Live scores taken in.", ["policy", "policy_hash"], registry=here)
+        self._watched = Gauge(
+            "demur_watched_scores",
+            "Live scores taken in.",
+            ["policy", "policy_hash"],
+            registry=here,
+        )
         self._lost = Gauge(
             "demur_promise_lost",
             "1 where a tenant's scores, or labels, speak against a promise.",
@@ -101,9 +162,14 @@ class Metrics:
             registry=here,
         )
         self._blind = Gauge(
-            "demur_watch_blind", "1 while live scores cannot be counted.", ["policy", "policy_hash"], registry=here
+            "demur_watch_blind",
+            "1 while live scores cannot be counted.",
+            ["policy", "policy_hash"],
+            registry=here,
         )
-        self._scores_lost = Counter("demur_watched_scores_lost", "Scores that no monitor will ever see.", registry=here)
+        self._scores_lost = Counter(
+            "demur_watched_scores_lost", "Scores that no monitor will ever see.", registry=here
+        )
 
     def text(self) -> bytes:
         """In Prometheus' text format."""
@@ -129,7 +195,9 @@ class Metrics:
             self._tokens.labels("prompt").inc(visit.prompt_tokens or 0)
             self._tokens.labels("completion").inc(visit.completion_tokens)
 
-    def decided(self, visit: Visit, policy: Policy, decision: Decision | None, logp_C: Floats | None) -> None:
+    def decided(
+        self, visit: Visit, policy: Policy, decision: Decision | None, logp_C: Floats | None
+    ) -> None:
         """A decision has been made; None: it could not be."""
         tenant, name = visit.tenant or "", visit.policy or ""
         self._decisions.labels(tenant, name, decision.choice if decision else UNDECIDED).inc()
@@ -156,7 +224,9 @@ class Metrics:
             self._unproven.labels(name, live.digest).set(unproven)
         self._faults.set(len(policies.faults))
 
-    def reloaded(self, policies: PolicySet, changes: Sequence[Change], complaint: str | None) -> None:
+    def reloaded(
+        self, policies: PolicySet, changes: Sequence[Change], complaint: str | None
+    ) -> None:
         """What a reload did. complaint: about the tenants file."""
         for change in changes:
             self._reloads.labels(change.kind).inc()
@@ -179,7 +249,9 @@ class Metrics:
             self._supported.labels(policy, digest, risk).set(holds)
         self._watched.labels(policy, digest).set(scores)
 
-    def seen_of_tenant(self, key: tuple[str, str, str], lost: Mapping[str, bool], *, drifted: bool) -> None:
+    def seen_of_tenant(
+        self, key: tuple[str, str, str], lost: Mapping[str, bool], *, drifted: bool
+    ) -> None:
         """What one tenant's requests say. key: policy, its digest, tenant. lost: by risk."""
         self._drift.labels(*key).set(drifted)
         for risk, is_lost in lost.items():

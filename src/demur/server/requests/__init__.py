@@ -1,1 +1,3 @@
-"""A request: what it may say, what a backend is asked of it, and what stands around every answer."""
+"""A request: what it may say, what a backend is asked of it, and what stands around every
+answer.
+"""

@@ -1,4 +1,6 @@
-"""From a request to what a backend is asked: the conversation in core's terms, the effective policy, the sampling."""
+"""From a request to what a backend is asked: the conversation in core's terms, the effective
+policy, the sampling.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,18 @@ class Case:
     include_usage: bool
 
 
-def case_of(chat: wire.ChatRequest, tenant: Tenant, policies: PolicySet, settings: Settings) -> Case:
-    """What a request comes to. Raises ApiError on what this server does not allow, AccessError on what the tenant may
-    not have."""
+def case_of(
+    chat: wire.ChatRequest, tenant: Tenant, policies: PolicySet, settings: Settings
+) -> Case:
+    """What a request comes to. Raises ApiError on what this server does not allow, AccessError on
+    what the tenant may not have."""
     if chat.model != settings.model:
-        raise ApiError(404, f"The model {chat.model!r} does not exist here.", code="model_not_found", param="model")
+        raise ApiError(
+            404,
+            f"The model {chat.model!r} does not exist here.",
+            code="model_not_found",
+            param="model",
+        )
     ask = (chat.demur or wire.DemurAsk()).to_core()
     live = policies.policies[permitted(tenant, ask, policies.policies)]
     found = effective(live.policy, ask)
@@ -69,11 +78,16 @@ def schema_digest(ask: Ask) -> str | None:
 
 
 def _prompt(messages: Sequence[wire.Message], most: int) -> Prompt:
-    """The conversation. Raises ApiError if it is too long, or does not end with somebody who awaits an answer."""
+    """The conversation. Raises ApiError if it is too long, or does not end with somebody who awaits
+    an answer.
+    """
     if len(messages) > most:
         raise _invalid("messages", f"{len(messages)} messages, at most {most} are taken")
     if not isinstance(messages[-1], wire.UserMessage | wire.ToolMessage):
-        raise _invalid("messages", "the last message must be the user's, or a tool's; an answer cannot be begun for us")
+        raise _invalid(
+            "messages",
+            "the last message must be the user's, or a tool's; an answer cannot be begun for us",
+        )
     called: dict[str, str] = {}  # tool call id -> function
     prompt = []
     for at, message in enumerate(messages):
@@ -92,7 +106,9 @@ def _prompt(messages: Sequence[wire.Message], most: int) -> Prompt:
     return tuple(prompt)
 
 
-def _text(content: str | Sequence[wire.TextPart | wire.RefusalPart | wire.ThoughtPart] | None) -> str:
+def _text(
+    content: str | Sequence[wire.TextPart | wire.RefusalPart | wire.ThoughtPart] | None,
+) -> str:
     """The text of a message. Thoughts of past answers are left out: the model did not say them."""
     if content is None or isinstance(content, str):
         return content or ""
@@ -101,15 +117,21 @@ def _text(content: str | Sequence[wire.TextPart | wire.RefusalPart | wire.Though
 
 
 def _past_answer(message: wire.AssistantMessage) -> str:
-    """What was answered: text, a refusal, or calls in words, for core knows text only. It may be empty."""
+    """What was answered: text, a refusal, or calls in words, for core knows text only. It may be
+    empty.
+    """
     said = [_text(message.content)] if message.content else []
     said += [message.refusal] if message.refusal else []
-    said += [call_words(c.function.name, c.function.arguments or "") for c in message.tool_calls or ()]
+    said += [
+        call_words(c.function.name, c.function.arguments or "") for c in message.tool_calls or ()
+    ]
     return "\n".join(said)
 
 
 def _tool_result(message: wire.ToolMessage, called: dict[str, str], at: int) -> str:
-    """A result is a turn of the user's side: it is scored and decided about like what the user types."""
+    """A result is a turn of the user's side: it is scored and decided about like what the user
+    types.
+    """
     if message.tool_call_id not in called:
         raise _invalid(f"messages[{at}].tool_call_id", "no earlier tool call has this id")
     return result_words(called[message.tool_call_id], _text(message.content))
@@ -117,12 +139,17 @@ def _tool_result(message: wire.ToolMessage, called: dict[str, str], at: int) -> 
 
 def _sampling(chat: wire.ChatRequest, settings: Settings) -> Sampling:
     limits = settings.limits
-    if None not in (chat.max_tokens, chat.max_completion_tokens) and chat.max_tokens != chat.max_completion_tokens:
+    if (
+        None not in (chat.max_tokens, chat.max_completion_tokens)
+        and chat.max_tokens != chat.max_completion_tokens
+    ):
         raise _invalid("max_tokens", "it contradicts max_completion_tokens")
     tokens = chat.max_completion_tokens or chat.max_tokens or limits.answer_tokens
     if tokens > limits.most_answer_tokens:
         name = "max_tokens" if chat.max_tokens else "max_completion_tokens"
-        raise _invalid(name, f"{tokens} is more than the {limits.most_answer_tokens} that an answer may have")
+        raise _invalid(
+            name, f"{tokens} is more than the {limits.most_answer_tokens} that an answer may have"
+        )
     stop = (chat.stop,) if isinstance(chat.stop, str) else chat.stop or ()
     return Sampling(
         max_tokens=tokens,
@@ -155,14 +182,18 @@ def _tools(chat: wire.ChatRequest) -> tuple[dict[str, Any], ...]:
 
 
 def _require_bounded_tools(parameters: Sequence[dict[str, Any]]) -> None:
-    """Raise ApiError unless all functions' parameters together, and each of them, are within core's bounds."""
+    """Raise ApiError unless all functions' parameters together, and each of them, are within core's
+    bounds.
+    """
     _require_bounded(too_much_together(parameters), "tools")
     for at, schema in enumerate(parameters):
         _require_bounded(too_much(schema), f"tools[{at}].function.parameters")
 
 
 def _require_bounded(fault: str | None, param: str) -> None:
-    """Raise ApiError if there is a fault. It holds numbers and words of JSON Schema, and nothing of the client's."""
+    """Raise ApiError if there is a fault. It holds numbers and words of JSON Schema, and nothing of
+    the client's.
+    """
     if fault is not None:
         raise _invalid(param, f"the schema is not taken: {fault}")
 
@@ -193,7 +224,9 @@ def _choices(first: Ask, n: int, most: int) -> tuple[Ask, ...]:
     seed = first.sampling.seed
     if seed is None:
         return (first,) * n
-    return tuple(replace(first, sampling=replace(first.sampling, seed=seed + at)) for at in range(n))
+    return tuple(
+        replace(first, sampling=replace(first.sampling, seed=seed + at)) for at in range(n)
+    )
 
 
 def _include_usage(chat: wire.ChatRequest) -> bool:

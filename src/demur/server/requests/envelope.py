@@ -1,4 +1,6 @@
-"""Around every request: its id, the headers that every answer carries, one line in the log, and no bug left open."""
+"""Around every request: its id, the headers that every answer carries, one line in the log, and no
+bug left open.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ HEADERS = [
 class Envelope:
     """ASGI middleware, outermost. Opens the Visit that the routes find with visit_of."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], limits: Limits) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], limits: Limits
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._routes = routes
@@ -58,7 +62,8 @@ class Envelope:
             if visit.status is None:
                 told = f"The request took more than {self._limits.request_s:g} s."
                 await outlet.answer(ApiError(504, told, code="timeout"))
-        except Exception as e:  # noqa: BLE001 - the outermost boundary: a bug is logged without what was said, and closed
+        # the outermost boundary: a bug is logged without what was said, and closed
+        except Exception as e:  # noqa: BLE001
             visit.code = "server_error"
             crash(e, request_id=visit.request_id)
             if visit.status is None:
@@ -88,7 +93,9 @@ class _Inlet:
 
 
 class _Outlet:
-    """Sends an answer's messages, for a limited time each: who does not read does not keep a place."""
+    """Sends an answer's messages, for a limited time each: who does not read does not keep a
+    place.
+    """
 
     def __init__(self, send: Send, visit: Visit, write_s: float, inlet: _Inlet) -> None:
         self._send = send
@@ -101,9 +108,14 @@ class _Outlet:
         """Pass one message on."""
         if message["type"] == "http.response.start":
             self._visit.status = message["status"]
-            headers = [*message.get("headers", ()), *HEADERS, (b"x-request-id", self._visit.request_id.encode())]
+            headers = [
+                *message.get("headers", ()),
+                *HEADERS,
+                (b"x-request-id", self._visit.request_id.encode()),
+            ]
             if not self._inlet.is_read and CLOSE not in headers:
-                headers.append(CLOSE)  # demur.server.admission.connection does not read on to find the next request
+                # demur.server.admission.connection does not read on to find the next request
+                headers.append(CLOSE)
             message = {**message, "headers": headers}
         async with asyncio.timeout(self._write_s):
             await self._send(message)
@@ -119,6 +131,8 @@ class _Outlet:
 
 
 def _is_two_sizes(scope: Scope) -> bool:
-    """Whether a body is sized twice: a proxy that goes by the other size would take its end for another request."""
+    """Whether a body is sized twice: a proxy that goes by the other size would take its end for
+    another request.
+    """
     names = [name for name, _ in scope["headers"]]
     return b"transfer-encoding" in names and b"content-length" in names

@@ -1,9 +1,10 @@
 """Fields of a request that are accepted and ignored, because none of them can move the decision.
 
-Nothing listed here reaches the model, the policy or the sampling. Three kinds: notes for somebody's books or caches
-(NOTES), fields whose stated value asks for what happens anyway (SAME), and null, which stands for "left out" whatever
-the field's name. Every other unlisted field is a 400: it could move the decision, look behind it, or ask for something
-that the caller would wrongly believe to be in force. docs/serve.md shows these tables to users.
+Nothing listed here reaches the model, the policy or the sampling. Three kinds: notes for somebody's
+books or caches (NOTES), fields whose stated value asks for what happens anyway (SAME), and null,
+which stands for "left out" whatever the field's name. Every other unlisted field is a 400: it could
+move the decision, look behind it, or ask for something that the caller would wrongly believe to be
+in force. docs/serve.md shows these tables to users.
 """
 
 from __future__ import annotations
@@ -51,8 +52,20 @@ NOTES: Mapping[str, Collection[str]] = {
         "thought_signature",
     ),
     "part": ("annotations", "cache_control", "citations", "id", "index", "prompt_cache_breakpoint"),
-    "tool call": ("cache_control", "extra_content", "index", "provider_specific_fields", "thought_signature"),
-    "tool": ("allowed_callers", "cache_control", "defer_loading", "eager_input_streaming", "metadata"),
+    "tool call": (
+        "cache_control",
+        "extra_content",
+        "index",
+        "provider_specific_fields",
+        "thought_signature",
+    ),
+    "tool": (
+        "allowed_callers",
+        "cache_control",
+        "defer_loading",
+        "eager_input_streaming",
+        "metadata",
+    ),
     "stream_options": ("include_obfuscation",),
 }
 SAME: Mapping[str, Mapping[str, Collection[Any]]] = {
@@ -96,7 +109,9 @@ def is_ignored(places: Collection[str], name: str, value: Any) -> bool:
         return True
     harmless = (same for place in places for same in SAME.get(place, {}).get(name, ()))
     # True is 1 to Python and not to JSON.
-    return any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in harmless)
+    return any(
+        value == same and isinstance(value, bool) == isinstance(same, bool) for same in harmless
+    )
 
 
 def is_known(places: Collection[str], name: str) -> bool:

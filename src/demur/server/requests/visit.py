@@ -1,4 +1,6 @@
-"""What is known of one request while it is served: what it holds, and what the log will say of it. Never its text."""
+"""What is known of one request while it is served: what it holds, and what the log will say of it.
+Never its text.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,16 @@ class Visit:
     synthetic: bool | None = None  # whether no monitor counts it
     decision: str | None = None
     category: str | None = None
-    doubt: bool | None = None  # the score decides nothing: refused by the policy's rule, or undecided
-    by_front: bool | None = None  # whether a cascade's front model decided; None where there is none
+    # the score decides nothing: refused by the policy's rule, or undecided
+    doubt: bool | None = None
+    # whether a cascade's front model decided; None where there is none
+    by_front: bool | None = None
     stream: bool | None = None
     finish: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    beside_tokens: int = 0  # of prompts that were read to decide and not answered; prompt_tokens has them, too
+    # of prompts that were read to decide and not answered; prompt_tokens has them, too
+    beside_tokens: int = 0
     decision_s: float | None = None  # from the request's arrival to the decision
 
     def elapsed_s(self) -> float:
@@ -56,7 +61,9 @@ class Visit:
         """What the log says."""
         left_out = ("started_s", "held", "beside_tokens")
         pairs = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in left_out)
-        return {name: value for name, value in pairs if value is not None} | {"total_s": round(self.elapsed_s(), 6)}
+        return {name: value for name, value in pairs if value is not None} | {
+            "total_s": round(self.elapsed_s(), 6)
+        }
 
 
 def visit_of(request: Request) -> Visit:
@@ -67,7 +74,9 @@ def visit_of(request: Request) -> Visit:
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work. Cancels it and raises Gone when the client hangs up first. The body has been read."""
+    """The result of the work. Cancels it and raises Gone when the client hangs up first. The body
+    has been read.
+    """
     task, gone = asyncio.create_task(work), asyncio.create_task(_hung_up(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)

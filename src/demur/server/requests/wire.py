@@ -1,7 +1,8 @@
-"""What a request may say. A field that is neither here nor in demur.server.requests.ignored is refused.
+"""What a request may say. A field that is neither here nor in demur.server.requests.ignored is
+refused.
 
-Strict: a number in quotes is no number. Null stands for a field that was left out, whatever its name, as OpenAI's
-clients send it.
+Strict: a number in quotes is no number. Null stands for a field that was left out, whatever its
+name, as OpenAI's clients send it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from demur.server.requests.ignored import NOTES, SAME, is_ignored, is_known
 
 SIGNED_64 = 2**63
 SMALL_BODY = 2**15  # bytes that may hold whatever they like: reading them takes milliseconds
-MOST_STRINGS = 16_384  # names and texts in a larger one; 256 messages and 128 tools of 40 fields have fewer
+# names and texts in a larger one; 256 messages and 128 tools of 40 fields have fewer
+MOST_STRINGS = 16_384
 # A string of JSON; cut off, it goes on to the end, so that no place is looked at twice.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.?[^"\\]*)*+(?:"|\Z)', re.DOTALL)
-MOST_FAULTS = 1000  # to look through for the one to name: a small body can hold half a million of them
+# to look through for the one to name: a small body can hold half a million of them
+MOST_FAULTS = 1000
 
 
 def _describe_ignored(schema: dict[str, Any], record: type[BaseModel]) -> None:
@@ -44,14 +47,20 @@ class Wire(BaseModel):
 
     # Others are kept by pydantic and looked at by `_stray`, which knows which of them say nothing.
     model_config = ConfigDict(
-        extra="allow", frozen=True, strict=True, allow_inf_nan=False, json_schema_extra=_describe_ignored
+        extra="allow",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        json_schema_extra=_describe_ignored,
     )
     places: ClassVar[tuple[str, ...]] = ()
     is_open: ClassVar[bool] = False  # whether any field at all may stand beside the listed ones
 
 
 def plain(value: Any) -> Any:
-    """The value itself. Raises ValueError on text with NUL, which some back ends end a string at, and odd numbers."""
+    """The value itself. Raises ValueError on text with NUL, which some back ends end a string at,
+    and odd numbers.
+    """
     match value:
         case str():
             if "\0" in value:
@@ -101,7 +110,9 @@ class ThoughtPart(Wire):
 
 Parts = Annotated[tuple[TextPart, ...], Field(fail_fast=True)]
 Content = Text | Annotated[tuple[TextPart, ...], Field(min_length=1, fail_fast=True)]
-PastContent = Text | Annotated[tuple[TextPart | RefusalPart | ThoughtPart, ...], Field(fail_fast=True)]
+PastContent = (
+    Text | Annotated[tuple[TextPart | RefusalPart | ThoughtPart, ...], Field(fail_fast=True)]
+)
 
 
 class SystemMessage(Wire):
@@ -155,7 +166,9 @@ class ToolMessage(Wire):
     content: Text | Parts | None
 
 
-Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+Message = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
+]
 
 
 class StreamOptions(Wire):
@@ -219,7 +232,9 @@ class ToolChoice(Wire):
 
 
 class DemurAsk(Wire):
-    """The "demur" object: which policy, and what of it to change. See demur.core.access for what wins."""
+    """The "demur" object: which policy, and what of it to change. See demur.core.access for what
+    wins.
+    """
 
     policy: Text | None = None
     sensitivity: Text | None = None
@@ -231,7 +246,9 @@ class DemurAsk(Wire):
         named = self.thresholds or {}
         thresholds = {c: NEVER if isinstance(t, str) else t for c, t in named.items()}
         rates = self.rates or {}
-        return PolicyAsk(policy=self.policy, sensitivity=self.sensitivity, rates=rates, thresholds=thresholds)
+        return PolicyAsk(
+            policy=self.policy, sensitivity=self.sensitivity, rates=rates, thresholds=thresholds
+        )
 
 
 StopText = Annotated[Text, Field(min_length=1, max_length=256)]
@@ -248,11 +265,15 @@ class ChatRequest(Wire):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-SIGNED_64, lt=SIGNED_64)] | None = None
-    stop: StopText | Annotated[tuple[StopText, ...], Field(max_length=4, fail_fast=True)] | None = None
+    stop: StopText | Annotated[tuple[StopText, ...], Field(max_length=4, fail_fast=True)] | None = (
+        None
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = (
+        None
+    )
     tools: Annotated[tuple[Tool, ...], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     demur: DemurAsk | None = None
@@ -262,26 +283,33 @@ TEXT_ONLY = "Messages are text only: images, sound and files are not read."
 
 
 def parse_chat(body: bytes) -> ChatRequest:
-    """The request in a body. Raises ApiError 400 naming the first field at fault; its value is never repeated."""
+    """The request in a body. Raises ApiError 400 naming the first field at fault; its value is
+    never repeated.
+    """
     if len(body) > SMALL_BODY:
         _require_few(body)
     try:
         chat = ChatRequest.model_validate_json(body)
     except ValidationError as e:
         if e.error_count() > MOST_FAULTS:
-            raise ApiError(400, f"The request has {e.error_count()} faults.", code="invalid_value") from None
+            raise ApiError(
+                400, f"The request has {e.error_count()} faults.", code="invalid_value"
+            ) from None
         faults = e.errors(include_url=False, include_context=False, include_input=False)
     else:
         if (found := _stray(chat)) is not None:
             raise _unsupported(*found)
         return chat
-    # Of a union every member complains: the one that got furthest into the value is the one that was meant.
+    # Of a union every member complains: the one that got furthest into the value is the one that
+    # was meant.
     same_field = [f for f in faults if f["loc"][:1] == faults[0]["loc"][:1]]
     raise _refusal(max(same_field, key=lambda f: len(f["loc"])))
 
 
 def _require_few(body: bytes) -> None:
-    """Raise ApiError for a body of countless small values: what it takes to read is not bounded by its bytes."""
+    """Raise ApiError for a body of countless small values: what it takes to read is not bounded by
+    its bytes.
+    """
     strings = sum(1 for _ in islice(_STRING.finditer(body), MOST_STRINGS + 1))
     others = _STRING.sub(b"", body).count(b",") if strings <= MOST_STRINGS else 0
     if max(strings, others) > MOST_STRINGS:
@@ -292,7 +320,8 @@ def _require_few(body: bytes) -> None:
 def _stray(record: Wire) -> tuple[str, Wire] | None:
     """The path of the first field that is neither listed nor ignored, and the record that holds it.
 
-    Looks through records inside records as well. Paths are made only where there is something to tell.
+    Looks through records inside records as well. Paths are made only where there is something to
+    tell.
     """
     if record.is_open:
         return None
@@ -332,16 +361,27 @@ def _refusal(fault: ErrorDetails) -> ApiError:
 def _is_foreign_part(fault: ErrorDetails) -> bool:
     """Whether a piece of a message is of a kind that is no text."""
     loc = fault["loc"]
-    return loc[0] == "messages" and "content" in loc and loc[-1] == "type" and fault["type"] == "literal_error"
+    return (
+        loc[0] == "messages"
+        and "content" in loc
+        and loc[-1] == "type"
+        and fault["type"] == "literal_error"
+    )
 
 
 def _param(loc: tuple[int | str, ...]) -> str:
-    """A place in the request as OpenAI writes it, "messages[0].content", without pydantic's names of union members."""
+    """A place in the request as OpenAI writes it, "messages[0].content", without pydantic's names
+    of union members.
+    """
     path = ""
     for at, part in enumerate(loc):
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not (_is_member(part) or (loc[0] == "messages" and at == 2) or (loc[0] == "response_format" and at == 1)):
+        elif not (
+            _is_member(part)
+            or (loc[0] == "messages" and at == 2)
+            or (loc[0] == "response_format" and at == 1)
+        ):
             path += f".{part}" if path else part
     return path[:200]
 

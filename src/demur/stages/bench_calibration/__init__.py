@@ -1,4 +1,6 @@
-"""bench-calibration: scored runs -> study.json, study.md and study.html: which calibrator, and which measurement."""
+"""bench-calibration: scored runs -> study.json, study.md and study.html: which calibrator, and
+which measurement.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +28,23 @@ class Config:
     """What to compare. Raises ConfigError on an unknown calibrator."""
 
     calibrators: tuple[str, ...] = AUTO  # families; "none" is always among them, and first
-    by: By = "category"  # what parts the test rows, to see whether calibration carries over from part to part
+    # what parts the test rows, to see whether calibration carries over from part to part
+    by: By = "category"
 
     def __post_init__(self) -> None:
         for family in self.calibrators:
             check_family(family)
 
 
-def run(config: Config, models: Sequence[Scored], out: Path, progress: Progress = no_progress) -> StudyFile:
-    """Fit every calibrator on each model's calibrate split and measure it on the test split; write <out>/study.*.
+def run(
+    config: Config, models: Sequence[Scored], out: Path, progress: Progress = no_progress
+) -> StudyFile:
+    """Fit every calibrator on each model's calibrate split and measure it on the test split; write
+    <out>/study.*.
 
-    Progress counts pairs of model and calibrator. A calibrator that cannot be fitted on a model is recorded with the
-    reason. Raises DataError without a model or with fewer than 150 test rows, ArtifactError on a run that is not
-    scored.
+    Progress counts pairs of model and calibrator. A calibrator that cannot be fitted on a model is
+    recorded with the reason. Raises DataError without a model or with fewer than 150 test rows,
+    ArtifactError on a run that is not scored.
     """
     if not models:
         raise DataError("there is no scored run to study", "score some: demur score RUN")

@@ -11,9 +11,10 @@ from demur.store.results.study_file import AnswerRow, StudyFile
 
 FEW_MODELS = 10  # fewer orders than this are often equal by chance
 _NAMES = (
-    "ece and mce: mean and largest gap between probability and frequency, bins of equal width; ece_em: of equal mass; "
-    "cwce, cwce_em: the same, mean over control tokens; the number is that of the bins. ks, kde, mmce: without bins. "
-    "nll, brier: log loss and Brier score, which count sharpness too"
+    "ece and mce: mean and largest gap between probability and frequency, bins of equal width; "
+    "ece_em: of equal mass; cwce, cwce_em: the same, mean over control tokens; the number is that "
+    "of the bins. ks, kde, mmce: without bins. nll, brier: log loss and Brier score, which count "
+    "sharpness too"
 )
 
 
@@ -30,9 +31,18 @@ def page_of(study: StudyFile) -> Page:
                 parts=(_questions(study),),
                 text=(*(sentence(a) for a in study.answers), *_caution(study)),
             ),
-            Section(key="calibrators", title="Which calibrator", parts=(_rankings(study), _errors(study))),
+            Section(
+                key="calibrators",
+                title="Which calibrator",
+                parts=(_rankings(study), _errors(study)),
+            ),
             Section(key="measurements", title="Which measurement", parts=(_correlations(study),)),
-            Section(key="models", title="What was compared", parts=(_models(study),), text=_left_out(study)),
+            Section(
+                key="models",
+                title="What was compared",
+                parts=(_models(study),),
+                text=_left_out(study),
+            ),
         ),
     )
 
@@ -46,26 +56,33 @@ def sentence(answer: AnswerRow) -> str:
     if len(known) > 1:
         (low, lowest), (high, highest) = known[0], known[-1]
         spread = f" From {low:.2f} ({lowest}) to {high:.2f} ({highest})."
-    return f"{answer.question} {answer.verdict.capitalize()}: {answer.figure:.2f}, {answer.meaning}.{spread}"
+    return (
+        f"{answer.question} {answer.verdict.capitalize()}: {answer.figure:.2f}, "
+        f"{answer.meaning}.{spread}"
+    )
 
 
 def _caution(study: StudyFile) -> tuple[str, ...]:
     if len(study.models) >= FEW_MODELS:
         return ()
     return (
-        f"All of this rests on {_counted(len(study.models), 'model')}: read it as a description of them, not as a rule "
-        "about others.",
+        f"All of this rests on {_counted(len(study.models), 'model')}: read it as a description "
+        "of them, not as a rule about others.",
     )
 
 
 def _headline(study: StudyFile) -> str:
     ranking = study.rankings[0]
     first = [s.calibrator for s in ranking.standings if s.place == 1]
-    best = f"{', '.join(first)} cannot be told apart at the top" if len(first) > 1 else f"{first[0]} stands first"
+    best = (
+        f"{', '.join(first)} cannot be told apart at the top"
+        if len(first) > 1
+        else f"{first[0]} stands first"
+    )
     return (
-        f"{_counted(len(study.models), 'model')} under {_counted(len(study.calibrators), 'calibrator')}, "
-        f"{len(study.columns)} measurements each, on test rows that no calibrator was fitted on. "
-        f"By {ranking.measurement}, {best}."
+        f"{_counted(len(study.models), 'model')} under "
+        f"{_counted(len(study.calibrators), 'calibrator')}, {len(study.columns)} measurements "
+        f"each, on test rows that no calibrator was fitted on. By {ranking.measurement}, {best}."
     )
 
 
@@ -75,8 +92,8 @@ def _questions(study: StudyFile) -> Table:
         header=("question", "answer", "what the figure is", "figure"),
         rows=tuple((a.question, a.verdict, a.meaning, _number(a.figure)) for a in study.answers),
         text_columns=3,
-        caption="yes from 0.7 on, partly from 0.3 on. The questions are those of A Benchmark Study on Calibration "
-        "(arXiv 2308.11838), asked of refusal scores.",
+        caption="yes from 0.7 on, partly from 0.3 on. The questions are those of A Benchmark "
+        "Study on Calibration (arXiv 2308.11838), asked of refusal scores.",
     )
 
 
@@ -86,15 +103,21 @@ def _rankings(study: StudyFile) -> Table:
         p, difference = _number(r.p_value), _number(r.critical_difference)
         cases = _counted(r.cases, "model")
         rows += [
-            (f"by {r.measurement}: {cases}, Friedman p-value {p}, critical difference of mean ranks {difference}",)
+            (
+                f"by {r.measurement}: {cases}, Friedman p-value {p}, critical difference of mean "
+                f"ranks {difference}",
+            )
         ]
-        rows += [(s.calibrator, str(s.place), f"{s.mean_rank:.2f}", str(s.best_in)) for s in r.standings]
+        rows += [
+            (s.calibrator, str(s.place), f"{s.mean_rank:.2f}", str(s.best_in)) for s in r.standings
+        ]
     return Table(
         title="Ranking of the calibrators",
         header=("calibrator", "place", "mean rank", "none better, in models"),
         rows=tuple(rows),
-        caption="Those that could be fitted on every model. An equal place means that these models do not tell them "
-        "apart: their mean ranks are within the critical difference (Nemenyi, 5%).",
+        caption="Those that could be fitted on every model. An equal place means that these "
+        "models do not tell them apart: their mean ranks are within the critical difference "
+        "(Nemenyi, 5%).",
     )
 
 
@@ -112,7 +135,9 @@ def _errors(study: StudyFile) -> Figure:
         numbers=Table(
             title=measurement,
             header=("model", *calibrators),
-            rows=tuple((m, *map(_number, error_L)) for m, error_L in zip(models, error_ML, strict=True)),
+            rows=tuple(
+                (m, *map(_number, error_L)) for m, error_L in zip(models, error_ML, strict=True)
+            ),
         ),
     )
 
@@ -127,17 +152,27 @@ def _correlations(study: StudyFile) -> Figure:
         rows += [(name, *map(_number, tau)) for name, tau in zip(c.columns, c.tau, strict=True)]
     return Figure(
         title="Correlation of the measurements",
-        caption="Kendall's tau: 1 where two measurements put the cases in the same order, 0 where one says nothing of "
-        f"the other, empty where there are too few cases. {_NAMES}.",
+        caption="Kendall's tau: 1 where two measurements put the cases in the same order, 0 where "
+        f"one says nothing of the other, empty where there are too few cases. {_NAMES}.",
         panels=tuple(panels),
-        numbers=Table(title="Kendall's tau", header=("measurement", *study.correlations[0].columns), rows=tuple(rows)),
+        numbers=Table(
+            title="Kendall's tau",
+            header=("measurement", *study.correlations[0].columns),
+            rows=tuple(rows),
+        ),
     )
 
 
 def _heat(
-    x: Sequence[str], y: Sequence[str], z: Sequence[Sequence[float | None]], colours: list[list[object]], digits: str
+    x: Sequence[str],
+    y: Sequence[str],
+    z: Sequence[Sequence[float | None]],
+    colours: list[list[object]],
+    digits: str,
 ) -> Spec:
-    """A heat map with its numbers in it. Names are escaped because plotly reads some markup in labels."""
+    """A heat map with its numbers in it. Names are escaped because plotly reads some markup in
+    labels.
+    """
     heat = {
         "type": "heatmap",
         "x": [html.escape(name) for name in x],
@@ -163,11 +198,17 @@ def _models(study: StudyFile) -> Table:
         title="Models",
         header=("run", "calibrate rows", "test rows", "accuracy", "AUROC"),
         rows=tuple(
-            (m.name, f"{m.calibrate_rows:,}", f"{m.test_rows:,}", f"{m.accuracy:.1%}", _number(m.auroc))
+            (
+                m.name,
+                f"{m.calibrate_rows:,}",
+                f"{m.test_rows:,}",
+                f"{m.accuracy:.1%}",
+                _number(m.auroc),
+            )
             for m in study.models
         ),
-        caption="Accuracy is that of the most probable control token, AUROC that of refusing at all, both before "
-        "calibration.",
+        caption="Accuracy is that of the most probable control token, AUROC that of refusing at "
+        "all, both before calibration.",
     )
 
 
@@ -182,4 +223,6 @@ def _counted(count: int, word: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:.2e}"
+    return (
+        "not defined" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:.2e}"
+    )

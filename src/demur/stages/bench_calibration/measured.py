@@ -24,7 +24,9 @@ from demur.store.scores.tables import read_scores
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreFiles:
-    """Scored rows without a run: <name>-calibrate and <name>-test in one folder, .jsonl and .parquet each."""
+    """Scored rows without a run: <name>-calibrate and <name>-test in one folder, .jsonl and
+    .parquet each.
+    """
 
     root: Path
     name: str
@@ -73,8 +75,9 @@ class Measured:
 def read_case(model: Scored) -> Case:
     """Read a model's calibrate and test rows with their scores.
 
-    Raises ArtifactError if a run was not scored, DataError if files of two models, or with common prompts, are paired,
-    or if a run's model was trained on such rows. What the model behind files was trained on is the caller's to know.
+    Raises ArtifactError if a run was not scored, DataError if files of two models, or with common
+    prompts, are paired, or if a run's model was trained on such rows. What the model behind files
+    was trained on is the caller's to know.
     """
     if isinstance(model.folder, RunFolder):
         for stage in ("data", "score"):
@@ -86,8 +89,10 @@ def read_case(model: Scored) -> Case:
     )
     if fit_model != test_model or any(shared_prompts(fit, test)):
         raise DataError(
-            f"{model.name}: the calibrate and test files share prompts, or another model scored them",
-            "pair files of one model and of rows that were split by whole groups, as demur data does",
+            f"{model.name}: the calibrate and test files share prompts, or another model scored "
+            "them",
+            "pair files of one model and of rows that were split by whole groups, as demur data "
+            "does",
         )
     labelled = label_scores(test, model.taxonomy, test_table)
     return Case(
@@ -101,7 +106,9 @@ def read_case(model: Scored) -> Case:
     )
 
 
-def measure_all(cases: Sequence[Case], families: Sequence[str], progress: Progress) -> list[Measured]:
+def measure_all(
+    cases: Sequence[Case], families: Sequence[str], progress: Progress
+) -> list[Measured]:
     """Model by model, every family. A family that cannot be fitted has no figures and says why."""
     found: list[Measured] = []
     for case in cases:
@@ -117,4 +124,6 @@ def _measured(case: Case, family: str) -> Measured:
     except DataError as e:
         return Measured(model=case.name, calibrator=family, figures={}, failure=e.message)
     logq_NC = closed(fitted.calibrator.apply(case.test.table.logp_NC))
-    return Measured(model=case.name, calibrator=family, figures=measure(forecast(logq_NC, case.test.label_N)))
+    return Measured(
+        model=case.name, calibrator=family, figures=measure(forecast(logq_NC, case.test.label_N))
+    )

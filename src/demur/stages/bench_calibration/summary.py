@@ -1,7 +1,7 @@
 """From measurements to the study: correlations, rankings, and the six questions.
 
-Questions are answered over the models. Only the fifth, whether calibration carries over, looks at parts of the rows.
-Shapes: M models, L calibrators, T measurements, D parts.
+Questions are answered over the models. Only the fifth, whether calibration carries over, looks at
+parts of the rows. Shapes: M models, L calibrators, T measurements, D parts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from demur.stats.calibration.binned import cells
 from demur.stats.calibration.metrics import COLUMNS, Column
 from demur.stats.calibration.proper import auroc
 from demur.stats.calibration.ranking import correlations, rank
-from demur.stats.calibration.study import HEADLINE, USUAL_BINS, Answer, Study, answers, carries_over, table_row
+from demur.stats.calibration.study import (
+    HEADLINE,
+    USUAL_BINS,
+    Answer,
+    Study,
+    answers,
+    carries_over,
+    table_row,
+)
 from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
 from demur.stats.measure import Figure
 from demur.store.results.study_file import (
@@ -35,7 +43,8 @@ from demur.store.results.study_file import (
 By = Parted
 
 RANKED_BY = (HEADLINE, Column(family="nll"), Column(family="brier"))
-FEWEST_TEST_ROWS = 10 * USUAL_BINS  # fewer cannot fill the bins of the headline error: see Column.noisy
+# fewer cannot fill the bins of the headline error: see Column.noisy
+FEWEST_TEST_ROWS = 10 * USUAL_BINS
 
 
 def summarise(cases: Sequence[Case], measured: Sequence[Measured], by: By) -> StudyFile:
@@ -56,14 +65,16 @@ def summarise(cases: Sequence[Case], measured: Sequence[Measured], by: By) -> St
 
 
 def _study(cases: Sequence[Case], measured: Sequence[Measured]) -> Study:
-    """All rows as one part; NaN where a calibrator could not be fitted. Measurements that would be noise are left out.
+    """All rows as one part; NaN where a calibrator could not be fitted. Measurements that would be
+    noise are left out.
 
     A calibrator that fitted no model is no part of it.
     """
     smallest = min(cases, key=lambda c: len(c.examples))
     if len(smallest.examples) < FEWEST_TEST_ROWS:
         raise DataError(
-            f"{smallest.name} has {len(smallest.examples)} test rows, {USUAL_BINS} bins need {FEWEST_TEST_ROWS}",
+            f"{smallest.name} has {len(smallest.examples)} test rows, {USUAL_BINS} bins need "
+            f"{FEWEST_TEST_ROWS}",
             "give more test rows, or keep this run out of the folder",
         )
     columns = tuple(c for c in COLUMNS if not c.noisy(len(smallest.examples)))
@@ -86,10 +97,18 @@ def _study(cases: Sequence[Case], measured: Sequence[Measured]) -> Study:
 
 
 def _parts(cases: Sequence[Case], by: By) -> dict[str, list[float]]:
-    """The headline error of each model before calibration, shape (D, M); NaN where a part has too few rows for it."""
-    names_MN = [[e.source if by == "source" else e.category or "ordinary" for e in c.examples] for c in cases]
+    """The headline error of each model before calibration, shape (D, M); NaN where a part has too
+    few rows for it.
+    """
+    names_MN = [
+        [e.source if by == "source" else e.category or "ordinary" for e in c.examples]
+        for c in cases
+    ]
     errors = {
-        part: [_headline(c, np.array(names_N) == part) for c, names_N in zip(cases, names_MN, strict=True)]
+        part: [
+            _headline(c, np.array(names_N) == part)
+            for c, names_N in zip(cases, names_MN, strict=True)
+        ]
         for part in sorted({name for names_N in names_MN for name in names_N})
     }
     return {part: error_M for part, error_M in errors.items() if np.isfinite(error_M).any()}
@@ -111,7 +130,9 @@ def _answers(study: Study, parts: Mapping[str, list[float]], by: By) -> tuple[An
 
 def _carries_over(study: Study, parts: Mapping[str, list[float]], by: By) -> Answer:
     if len(parts) < 2:
-        why = f"parts by {by} with at least {FEWEST_TEST_ROWS} test rows: {len(parts)}, 2 are needed"
+        why = (
+            f"parts by {by} with at least {FEWEST_TEST_ROWS} test rows: {len(parts)}, 2 are needed"
+        )
         return replace(carries_over(study), figure=Figure(number=None, why=why))
     unknown_DM = np.full((len(parts), len(study.models)), np.nan)
     apart = replace(
@@ -130,13 +151,17 @@ def _correlations(study: Study) -> tuple[CorrelationRow, ...]:
     """Over models before calibration, and over models and calibrators after it."""
     columns = tuple(c for c in study.columns if c.bins in (None, USUAL_BINS))
     value_XLT = study.value_DMLT[0][:, :, [study.columns.index(c) for c in columns]]
-    cases = {"models, before calibration": value_XLT[:, 0], "models and calibrators, after": value_XLT[:, 1:]}
+    cases = {
+        "models, before calibration": value_XLT[:, 0],
+        "models and calibrators, after": value_XLT[:, 1:],
+    }
     return tuple(
         CorrelationRow(
             over=over,
             columns=tuple(map(str, columns)),
             tau=tuple(
-                tuple(figure.number for figure in row) for row in correlations(list(value.reshape(-1, len(columns)).T))
+                tuple(figure.number for figure in row)
+                for row in correlations(list(value.reshape(-1, len(columns)).T))
             ),
         )
         for over, value in cases.items()
@@ -144,12 +169,18 @@ def _correlations(study: Study) -> tuple[CorrelationRow, ...]:
 
 
 def _ranking(study: Study, column: Column) -> CalibratorRanking:
-    """Of the calibrators that were fitted on every model: a missing one would drop the model for all."""
-    everywhere = [k for k in range(len(study.calibrators)) if np.isfinite(study.values(HEADLINE, k)).all()]
+    """Of the calibrators that were fitted on every model: a missing one would drop the model for
+    all.
+    """
+    everywhere = [
+        k for k in range(len(study.calibrators)) if np.isfinite(study.values(HEADLINE, k)).all()
+    ]
     errors_ML = np.stack([study.values(column, k).ravel() for k in everywhere], axis=1)
     found = rank([study.calibrators[k] for k in everywhere], errors_ML)
     standings = (
-        StandingRow(place=s.place, calibrator=s.calibrator, mean_rank=s.mean_rank, best_in=s.best_in)
+        StandingRow(
+            place=s.place, calibrator=s.calibrator, mean_rank=s.mean_rank, best_in=s.best_in
+        )
         for s in found.standings
     )
     return CalibratorRanking(

@@ -1,7 +1,8 @@
-"""bench-refusals: a model under a policy, benchmarks -> bench.json, bench.md: both error directions, never one alone.
+"""bench-refusals: a model under a policy, benchmarks -> bench.json, bench.md: both error
+directions, never one alone.
 
-With a judge also branches.parquet: each needed text is written once, and found again by a killed run, another policy
-or another judge. A model behind an endpoint is measured by what it says alone.
+With a judge also branches.parquet: each needed text is written once, and found again by a killed
+run, another policy or another judge. A model behind an endpoint is measured by what it says alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from demur.stages.bench_refusals.scored import scores_of
 from demur.stages.bench_refusals.texts import Texts, item_of
 from demur.stats.sample import evenly
 from demur.store.policies.policy_file import FingerprintRow, policy_digest
-from demur.store.results.bench_file import BenchFile, BenchLevel, BenchmarkRow, BenchText, UnseenRow, write_bench
+from demur.store.results.bench_file import (
+    BenchFile,
+    BenchLevel,
+    BenchmarkRow,
+    BenchText,
+    UnseenRow,
+    write_bench,
+)
 
 __all__ = ["HEADER", "Candidate", "Config", "Endpoint", "run", "run_endpoint", "table_rows"]
 
@@ -44,16 +52,24 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit = {self.limit} must be at least 1", "correct it, or leave it out")
+            raise ConfigError(
+                f"limit = {self.limit} must be at least 1", "correct it, or leave it out"
+            )
 
 
 def run(
-    config: Config, candidate: Candidate, sets: Sequence[BenchSet], out: Path, progress: Progress = no_progress
+    config: Config,
+    candidate: Candidate,
+    sets: Sequence[BenchSet],
+    out: Path,
+    progress: Progress = no_progress,
 ) -> BenchFile:
-    """Measure a policy on benchmarks; write <out>/bench.json and bench.md. Progress counts prompts, texts apart.
+    """Measure a policy on benchmarks; write <out>/bench.json and bench.md. Progress counts prompts,
+    texts apart.
 
-    A benchmark none of whose rows can be measured stays in the result, without figures. Raises DataError if that is so
-    for all of them or if one is given twice, PolicyError if the policy was made for another model.
+    A benchmark none of whose rows can be measured stays in the result, without figures. Raises
+    DataError if that is so for all of them or if one is given twice, PolicyError if the policy was
+    made for another model.
     """
     candidate.policy.require_model(candidate.scorer.fingerprint)
     sampled = _sampled(config, sets)
@@ -64,12 +80,16 @@ def run(
     choice_N = decide_many(candidate.policy, logp_NC).choice_N
     outcomes = None
     if candidate.judge is not None:
-        texts = Texts(candidate=candidate, judge=candidate.judge, rows=rows, path=out / "branches.parquet")
+        texts = Texts(
+            candidate=candidate, judge=candidate.judge, rows=rows, path=out / "branches.parquet"
+        )
         outcomes = texts.outcomes(choice_N, progress)
     measured, start = [], 0
     for s in chosen:
         part = slice(start, start + len(s.rows))
-        measured.append(_measured(s, candidate, choice_N[part], None if outcomes is None else outcomes[part]))
+        measured.append(
+            _measured(s, candidate, choice_N[part], None if outcomes is None else outcomes[part])
+        )
         start = part.stop
     bench = BenchFile(
         model=FingerprintRow.from_core(candidate.scorer.fingerprint),
@@ -83,23 +103,40 @@ def run(
 
 
 def run_endpoint(
-    config: Config, endpoint: Endpoint, sets: Sequence[BenchSet], out: Path, progress: Progress = no_progress
+    config: Config,
+    endpoint: Endpoint,
+    sets: Sequence[BenchSet],
+    out: Path,
+    progress: Progress = no_progress,
 ) -> BenchFile:
-    """Measure what a model behind an endpoint says. Progress counts answers; known ones are not asked for again.
+    """Measure what a model behind an endpoint says. Progress counts answers; known ones are not
+    asked for again.
 
-    What the endpoint says that it declined is a refusal, whatever the judge. A prompt that got no answer is left out
-    and counted by reason. Raises DataError as `run`, EngineError when the
+    What the endpoint says that it declined is a refusal, whatever the judge. A prompt that got no
+    answer is left out and counted by reason. Raises DataError as `run`, EngineError when the
     endpoint answers under two names.
     """
     sampled = _sampled(config, sets)
     rows = [row for s in sampled for row in s.rows]
-    replies = endpoint.asker.ask([ChatRequest(messages=r.prompt) for r in rows], lambda n: progress(n, len(rows)))
-    silent = {n: f"no answer: {reply.reason}" for n, reply in enumerate(replies) if isinstance(reply, Unsaid)}
+    replies = endpoint.asker.ask(
+        [ChatRequest(messages=r.prompt) for r in rows], lambda n: progress(n, len(rows))
+    )
+    silent = {
+        n: f"no answer: {reply.reason}"
+        for n, reply in enumerate(replies)
+        if isinstance(reply, Unsaid)
+    }
     chosen = _without(sampled, silent)
-    items = [item_of(row, None, r.text) for row, r in zip(rows, replies, strict=True) if isinstance(r, Said)]
+    items = [
+        item_of(row, None, r.text)
+        for row, r in zip(rows, replies, strict=True)
+        if isinstance(r, Said)
+    ]
     judged = iter(judge_rows(endpoint.judge, items, progress))
     outcomes = [
-        Outcome(verdict="refusal", reason=r.reason, judge=ENDPOINT) if isinstance(r, Declined) else next(judged)
+        Outcome(verdict="refusal", reason=r.reason, judge=ENDPOINT)
+        if isinstance(r, Declined)
+        else next(judged)
         for r in replies
         if not isinstance(r, Unsaid)
     ]
@@ -137,14 +174,23 @@ def _sampled(config: Config, sets: Sequence[BenchSet]) -> list[BenchSet]:
 def _check(sets: Sequence[BenchSet]) -> None:
     ids = Counter(row.id for s in sets for row in s.rows)
     if ids and (twice := ids.most_common(1)[0])[1] > 1:
-        raise DataError(f"row {twice[0]!r} is there twice", "name each benchmark, or each part of it, once")
+        raise DataError(
+            f"row {twice[0]!r} is there twice", "name each benchmark, or each part of it, once"
+        )
     if not ids:
-        reasons = "; ".join(f"{s.name}: {n} rows with {why}" for s in sets for why, n in s.left_out.items())
-        raise DataError(f"no row can be measured ({reasons or 'no benchmark is given'})", "is it the right file?")
+        reasons = "; ".join(
+            f"{s.name}: {n} rows with {why}" for s in sets for why, n in s.left_out.items()
+        )
+        raise DataError(
+            f"no row can be measured ({reasons or 'no benchmark is given'})",
+            "is it the right file?",
+        )
 
 
 def _without(sets: Sequence[BenchSet], why: Mapping[int, str]) -> list[BenchSet]:
-    """The sets without some rows, these counted by reason. why: reasons by index of the row, over all sets."""
+    """The sets without some rows, these counted by reason. why: reasons by index of the row, over
+    all sets.
+    """
     start, found = 0, []
     for s in sets:
         rows = tuple(row for n, row in enumerate(s.rows, start) if n not in why)
@@ -154,7 +200,9 @@ def _without(sets: Sequence[BenchSet], why: Mapping[int, str]) -> list[BenchSet]
     return found
 
 
-def _measured(s: BenchSet, candidate: Candidate, choice_N: Ints, outcomes: Sequence[Outcome] | None) -> BenchmarkRow:
+def _measured(
+    s: BenchSet, candidate: Candidate, choice_N: Ints, outcomes: Sequence[Outcome] | None
+) -> BenchmarkRow:
     decision, text = _figures(s.rows, choice_N, outcomes)
     row = _row(s, None, decision, text)
     if candidate.seen is None:
@@ -180,7 +228,9 @@ def _figures(
     return level_of(rows, choice_N > 0), text
 
 
-def _row(s: BenchSet, seen: int | None, decision: BenchLevel | None, text: BenchText | None) -> BenchmarkRow:
+def _row(
+    s: BenchSet, seen: int | None, decision: BenchLevel | None, text: BenchText | None
+) -> BenchmarkRow:
     return BenchmarkRow(
         name=s.name,
         source=s.source,

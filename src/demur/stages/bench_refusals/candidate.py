@@ -25,6 +25,7 @@ class Candidate:
     policy: Policy
     scorer: Scorer
     generator: Generator
-    judge: Judge | None = None  # of its texts; None: decisions only, one prefill a prompt and no text
+    # of its texts; None: decisions only, one prefill a prompt and no text
+    judge: Judge | None = None
     settings: str = ""  # of the generator: texts written with others are written again
     seen: Seen | None = None  # what was trained and calibrated on; None: not known

@@ -7,15 +7,25 @@ from collections.abc import Iterator, Mapping
 from demur.store.results.bench_file import BenchFile, BenchmarkRow
 from demur.store.results.item_results import CardEntry
 
-MEANING = {"false_refusal": "refused, of what should be answered", "missed_refusal": "not refused, of what should be"}
+MEANING = {
+    "false_refusal": "refused, of what should be answered",
+    "missed_refusal": "not refused, of what should be",
+}
 
 
 def card_of(bench: BenchFile, datasets: Mapping[str, str]) -> list[CardEntry]:
-    """An entry per benchmark and direction that was measured: of the texts where they were judged, else of decisions.
+    """An entry per benchmark and direction that was measured: of the texts where they were judged,
+    else of decisions.
 
-    datasets: names on the Hugging Face hub by the benchmark's name; one without such a name has no entry.
+    datasets: names on the Hugging Face hub by the benchmark's name; one without such a name has no
+    entry.
     """
-    return [e for row in bench.benchmarks if row.name in datasets for e in _entries(bench, row, datasets[row.name])]
+    return [
+        e
+        for row in bench.benchmarks
+        if row.name in datasets
+        for e in _entries(bench, row, datasets[row.name])
+    ]
 
 
 def _entries(bench: BenchFile, row: BenchmarkRow, dataset: str) -> Iterator[CardEntry]:
@@ -31,4 +41,6 @@ def _entries(bench: BenchFile, row: BenchmarkRow, dataset: str) -> Iterator[Card
         rate = getattr(level.overall, direction)
         if rate.value is not None:
             notes = f"{rate.hits} of {rate.of} {meaning}; lower is better; {how}{some}"
-            yield CardEntry(dataset=dataset, task=f"{part}{direction}", value=rate.value, notes=notes)
+            yield CardEntry(
+                dataset=dataset, task=f"{part}{direction}", value=rate.value, notes=notes
+            )

@@ -1,4 +1,6 @@
-"""What the Markdown and the terminal show: a line per benchmark and part of it, both directions on every line."""
+"""What the Markdown and the terminal show: a line per benchmark and part of it, both directions on
+every line.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,17 @@ HEADER = ("requests", "rows", "false refusals", "missed refusals")
 def table_rows(benchmark: BenchmarkRow) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:
     """(title, rows under HEADER) of the decisions and, where they were judged, of the texts."""
     texts = benchmark.text.level if benchmark.text else None
-    named: list[tuple[str, BenchLevel | None]] = [("decisions", benchmark.decision), ("texts", texts)]
+    named: list[tuple[str, BenchLevel | None]] = [
+        ("decisions", benchmark.decision),
+        ("texts", texts),
+    ]
     if (unseen := benchmark.unseen) is not None:
         apart = f"on the {unseen.rows} rows that the model has not seen"
         named.append((f"decisions, {apart}", unseen.decision))
         named.append((f"texts, {apart}", unseen.text.level if unseen.text else None))
-    return tuple((f"{benchmark.name}: {title}", tuple(_lines(level))) for title, level in named if level)
+    return tuple(
+        (f"{benchmark.name}: {title}", tuple(_lines(level))) for title, level in named if level
+    )
 
 
 def page_of(bench: BenchFile) -> Page:
@@ -31,59 +38,82 @@ def page_of(bench: BenchFile) -> Page:
         title=f"Refusals of policy {bench.policy}"
         if bench.policy
         else f"Refusals of {bench.endpoint or 'an endpoint'}",
-        headline="Refused what should be answered, and answered what should be refused: always read both. "
-        "In brackets: exact 95% intervals (Clopper and Pearson).",
+        headline="Refused what should be answered, and answered what should be refused: always "
+        "read both. In brackets: exact 95% intervals (Clopper and Pearson).",
         sections=tuple(_section(b) for b in bench.benchmarks),
     )
 
 
 def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
-    """What must be known to read the figures: rows that were left out, seen before, or could not be judged."""
+    """What must be known to read the figures: rows that were left out, seen before, or could not be
+    judged.
+    """
     found = [f"{benchmark.rows} rows of {benchmark.source}. Licence: {benchmark.licence}."]
     found += [f"Left out: {n} rows ({why})." for why, n in benchmark.left_out.items()]
-    found += [f"Declined by the endpoint itself: {n} rows ({why})." for why, n in benchmark.declined.items()]
+    found += [
+        f"Declined by the endpoint itself: {n} rows ({why})."
+        for why, n in benchmark.declined.items()
+    ]
     missing = dict.fromkeys(why for level in _levels(benchmark) for why in level.overall.unmeasured)
     found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in missing]
     if benchmark.seen:
         first = ", ".join(benchmark.seen_rows[:SHOWN])
         more = "" if benchmark.seen <= SHOWN else ", ... (bench.json names all)"
         found.append(
-            f"{benchmark.seen} of the prompts, or nearly they, also occur in training or calibration, and flatter the "
-            f"figures of all rows; those of unseen rows stand beside them. Seen: {first}{more}."
+            f"{benchmark.seen} of the prompts, or nearly they, also occur in training or "
+            "calibration, and flatter the figures of all rows; those of unseen rows stand beside "
+            f"them. Seen: {first}{more}."
         )
     elif benchmark.seen == 0:
         found.append("None of the prompts, nor nearly one, occurs in training or calibration.")
     if benchmark.unrecorded:
-        found.append(f"Not known: which of them {', '.join(benchmark.unrecorded)} was trained on before.")
+        found.append(
+            f"Not known: which of them {', '.join(benchmark.unrecorded)} was trained on before."
+        )
     if (text := benchmark.text) is not None:
         if benchmark.decision:
             found.append(
-                f"After a refusal token {text.texts_refuse.words} of the texts decline; after the respond token "
-                f"{text.texts_answer.words} answer."
+                f"After a refusal token {text.texts_refuse.words} of the texts decline; after the "
+                f"respond token {text.texts_answer.words} answer."
             )
         reasons = "; ".join(f"{n} x {why}" for why, n in text.unscored_reasons.items())
         found.append(
-            f"{text.unscored} of {benchmark.rows} texts could not be scored and are in no rate of the texts"
-            f"{f' ({reasons})' if reasons else ''}; {text.partial} decline in part and count as answers."
+            f"{text.unscored} of {benchmark.rows} texts could not be scored and are in no rate of "
+            f"the texts{f' ({reasons})' if reasons else ''}; {text.partial} decline in part and "
+            "count as answers."
         )
     return tuple(found)
 
 
 def _section(benchmark: BenchmarkRow) -> Section:
     tables = [
-        Table(title=title, header=HEADER, rows=_cells(rows)) for title, rows in table_rows(benchmark) if benchmark.rows
+        Table(title=title, header=HEADER, rows=_cells(rows))
+        for title, rows in table_rows(benchmark)
+        if benchmark.rows
     ]
     own = _levels(benchmark)[0].by_subcategory
     if own:
         rows = _cells(tuple(_line(name, s) for name, s in own.items()))
         what = "decisions" if benchmark.decision else "texts"
-        tables.append(Table(title=f"{benchmark.name}: {what}, by its own categories", header=HEADER, rows=rows))
-    return Section(key=benchmark.name, title=benchmark.name, parts=tuple(tables), text=facts(benchmark))
+        tables.append(
+            Table(
+                title=f"{benchmark.name}: {what}, by its own categories", header=HEADER, rows=rows
+            )
+        )
+    return Section(
+        key=benchmark.name, title=benchmark.name, parts=tuple(tables), text=facts(benchmark)
+    )
 
 
 def _levels(benchmark: BenchmarkRow) -> list[BenchLevel]:
-    """The decisions, which an endpoint does not show, then the texts where they were judged: one of them at least."""
-    return [level for level in (benchmark.decision, benchmark.text.level if benchmark.text else None) if level]
+    """The decisions, which an endpoint does not show, then the texts where they were judged: one of
+    them at least.
+    """
+    return [
+        level
+        for level in (benchmark.decision, benchmark.text.level if benchmark.text else None)
+        if level
+    ]
 
 
 def _cells(rows: tuple[tuple[str, ...], ...]) -> tuple[tuple[Cell, ...], ...]:
@@ -104,4 +134,8 @@ def _words(s: SliceRow, rate: MeasuredRate, lacking: str) -> str:
     """The rate, or why there is none."""
     if rate.of:
         return f"{rate.hits} of {rate.of}: {rate.words}"
-    return "; ".join(f"unmeasured: {why.removesuffix(f': {lacking}')}" for why in s.unmeasured if why.endswith(lacking))
+    return "; ".join(
+        f"unmeasured: {why.removesuffix(f': {lacking}')}"
+        for why in s.unmeasured
+        if why.endswith(lacking)
+    )

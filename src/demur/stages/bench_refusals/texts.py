@@ -1,4 +1,6 @@
-"""The texts that a policy sends, each written and judged once for a prompt and a control token (a branch)."""
+"""The texts that a policy sends, each written and judged once for a prompt and a control token (a
+branch).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Texts:
     path: Path
 
     def outcomes(self, choice_N: Ints, progress: Progress) -> list[Outcome]:
-        """What the judge says of the text that each row gets. Progress counts rows whose text is missing."""
+        """What the judge says of the text that each row gets. Progress counts rows whose text is
+        missing.
+        """
         columns = choice_N.tolist()
         known = self._read(columns)
         own = [self.candidate.policy.own_text(c) for c in columns]
@@ -45,31 +49,45 @@ class Texts:
             progress,
         )
         fixed = {n: text for n, text in enumerate(own) if text is not None}
-        said = judge_all(self.judge, [self._item(self.rows[n], columns[n], text) for n, text in fixed.items()])
+        said = judge_all(
+            self.judge, [self._item(self.rows[n], columns[n], text) for n, text in fixed.items()]
+        )
         by_row = dict(zip(fixed, said, strict=True))
         return [
             by_row[n] if n in by_row else known[row.id, c].outcome
             for n, (row, c) in enumerate(zip(self.rows, columns, strict=True))
         ]
 
-    def _make(self, todo: Sequence[tuple[BenchRow, int]], known: _Known, progress: Progress) -> None:
+    def _make(
+        self, todo: Sequence[tuple[BenchRow, int]], known: _Known, progress: Progress
+    ) -> None:
         """Write and judge the missing texts, saved part by part."""
         for start in range(0, len(todo), PART_PROMPTS):
             part = todo[start : start + PART_PROMPTS]
-            answers = self.candidate.generator.branches([row.prompt for row, _ in part], [[c] for _, c in part])
+            answers = self.candidate.generator.branches(
+                [row.prompt for row, _ in part], [[c] for _, c in part]
+            )
             texts = [by_column[c] for (_, c), by_column in zip(part, answers, strict=True)]
             items = [self._item(row, c, a.text) for (row, c), a in zip(part, texts, strict=True)]
-            for (row, c), answer, outcome in zip(part, texts, judge_all(self.judge, items), strict=True):
+            for (row, c), answer, outcome in zip(
+                part, texts, judge_all(self.judge, items), strict=True
+            ):
                 known[row.id, c] = Branch(id=row.id, column=c, answer=answer, outcome=outcome)
             ordered = [known[key] for key in sorted(known)]
-            write_branches(self.path, ordered, self.candidate.policy.taxonomy.tokens, self._origin())
+            write_branches(
+                self.path, ordered, self.candidate.policy.taxonomy.tokens, self._origin()
+            )
             progress(start + len(part), len(todo))
 
     def _item(self, row: BenchRow, column: int, text: str) -> Item:
-        return item_of(row, self.candidate.policy.taxonomy.choices[column] if column else None, text)
+        return item_of(
+            row, self.candidate.policy.taxonomy.choices[column] if column else None, text
+        )
 
     def _read(self, columns: Sequence[int]) -> _Known:
-        """What lies in the file. Needed texts of another judge, or that could not be scored, are judged again."""
+        """What lies in the file. Needed texts of another judge, or that could not be scored, are
+        judged again.
+        """
         if not self.path.exists() or branches_origin(self.path) != self._origin():
             return {}
         stored = read_branches(self.path, self.candidate.policy.taxonomy.tokens)
@@ -80,21 +98,35 @@ class Texts:
             if (b := known.get((row.id, c)))
             and (b.outcome.verdict == "unscored" or b.outcome.judge != self.judge.version)
         ]
-        outcomes = judge_all(self.judge, [self._item(row, b.column, b.answer.text) for row, b in again])
-        known.update({(b.id, b.column): replace(b, outcome=o) for (_, b), o in zip(again, outcomes, strict=True)})
+        outcomes = judge_all(
+            self.judge, [self._item(row, b.column, b.answer.text) for row, b in again]
+        )
+        known.update(
+            {
+                (b.id, b.column): replace(b, outcome=o)
+                for (_, b), o in zip(again, outcomes, strict=True)
+            }
+        )
         return known
 
     def _origin(self) -> str:
         return digest_json(
             {
-                "model": FingerprintRow.from_core(self.candidate.generator.fingerprint).model_dump(mode="json"),
+                "model": FingerprintRow.from_core(self.candidate.generator.fingerprint).model_dump(
+                    mode="json"
+                ),
                 "settings": self.candidate.settings,
-                "prompts": [[r.id, r.expected, *(f"{m.role}:{m.content}" for m in r.prompt)] for r in self.rows],
+                "prompts": [
+                    [r.id, r.expected, *(f"{m.role}:{m.content}" for m in r.prompt)]
+                    for r in self.rows
+                ],
             }
         )
 
 
 def item_of(row: BenchRow, refused_as: str | None, text: str) -> Item:
-    """After a refusal token the text is held to that token's category, else to what the request asks for."""
+    """After a refusal token the text is held to that token's category, else to what the request
+    asks for.
+    """
     wanted = row.category if row.expected == "refuse" else None
     return Item(request=row.prompt[-1].content, answer=text, category=refused_as or wanted)

@@ -29,17 +29,23 @@ class Collected:
     failed: dict[str, int]  # reason -> prompts, the most frequent first
 
 
-def run(prompts: Prompts, chat: Chat, folder: BlackboxFolder, progress: Progress = no_progress) -> Collected:
-    """Ask what has not been answered yet. Progress counts prompts. The same call goes on where it was stopped.
+def run(
+    prompts: Prompts, chat: Chat, folder: BlackboxFolder, progress: Progress = no_progress
+) -> Collected:
+    """Ask what has not been answered yet. Progress counts prompts. The same call goes on where it
+    was stopped.
 
-    A prompt that got no answer is in unanswered.jsonl with the reason; it is asked again by the next call. Raises
-    EngineError, naming both, if the endpoint answers under two names, and DataError if there is no answer at all. What
-    a filter in front of the model declines is a decline, and no prompt without an answer.
+    A prompt that got no answer is in unanswered.jsonl with the reason; it is asked again by the
+    next call. Raises EngineError, naming both, if the endpoint answers under two names, and
+    DataError if there is no answer at all. What a filter in front of the model declines is a
+    decline, and no prompt without an answer.
     """
     rows, replies = prompts.rows, ReplyFile(folder.replies)
     asker = Asker(chat=chat, replies=replies)
     try:
-        found = asker.ask([ChatRequest(messages=p.messages) for p in rows], lambda n: progress(n, len(rows)))
+        found = asker.ask(
+            [ChatRequest(messages=p.messages) for p in rows], lambda n: progress(n, len(rows))
+        )
     finally:
         replies.close()
     pairs = list(zip(rows, found, strict=True))
@@ -50,7 +56,10 @@ def run(prompts: Prompts, chat: Chat, folder: BlackboxFolder, progress: Progress
     if asker.model is None:
         declined = f"a filter declined {len(said)} of them" if said else None
         why = declined or (failed.most_common(1)[0][0] if failed else unsaid[0][1].reason)
-        raise DataError(f"none of {len(rows)} prompts was answered: {why}", f"the reasons are in {folder.unanswered}")
+        raise DataError(
+            f"none of {len(rows)} prompts was answered: {why}",
+            f"the reasons are in {folder.unanswered}",
+        )
     return Collected(
         prompts=prompts,
         asked=tuple(p for p, _ in said),

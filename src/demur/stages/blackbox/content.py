@@ -22,13 +22,14 @@ MOST_TERMS = 15  # each way
 MOST_TRIALS = 5
 LONGEST_TERM = 44  # characters
 MEANING = (
-    "In this run “to be refused” means: the model that was asked declined, in full or in part, as the judge read its "
-    "answer. A false refusal turns away a prompt that the model would have answered; a missed refusal lets one through "
-    "that it would have declined."
+    "In this run “to be refused” means: the model that was asked declined, in full or in part, as "
+    "the judge read its answer. A false refusal turns away a prompt that the model would have "
+    "answered; a missed refusal lets one through that it would have declined."
 )
 LIMITS = (
-    "All of this speaks of the model as it was when it was asked, of prompts like these, and of the judge's labels. A "
-    "predictor made of word n-grams can be evaded by other words: it saves calls and sets a rate, it is no barrier."
+    "All of this speaks of the model as it was when it was asked, of prompts like these, and of "
+    "the judge's labels. A predictor made of word n-grams can be evaded by other words: it saves "
+    "calls and sets a rate, it is no barrier."
 )
 
 
@@ -39,23 +40,39 @@ def page_of(m: Material, run_name: str) -> Page:
         title=f"What {m.summary.model} declines",
         headline=_headline(m),
         sections=(
-            Section(key="asked", title="What was asked", parts=(_counts(m), *_hand(m)), text=(MEANING, LIMITS)),
-            Section(key="predictor", title="How well prompts tell", parts=(_quality(m), _reliability(m))),
+            Section(
+                key="asked",
+                title="What was asked",
+                parts=(_counts(m), *_hand(m)),
+                text=(MEANING, LIMITS),
+            ),
+            Section(
+                key="predictor", title="How well prompts tell", parts=(_quality(m), _reliability(m))
+            ),
             Section(key="words", title="What it goes by", parts=(_words(m),)),
             _promise(m, run_name),
-            Section(key="made", title="How it was made", parts=(_trials(m), _commands(run_name)), text=_recipe(m)),
+            Section(
+                key="made",
+                title="How it was made",
+                parts=(_trials(m), _commands(run_name)),
+                text=_recipe(m),
+            ),
         ),
     )
 
 
 def _headline(m: Material) -> str:
     s = m.summary
-    declined, scored = s.verdicts["refusal"] + s.verdicts["partial"], s.answered - s.verdicts["unscored"]
+    declined, scored = (
+        s.verdicts["refusal"] + s.verdicts["partial"],
+        s.answered - s.verdicts["unscored"],
+    )
     area, low, high = m.before.auroc
     return (
-        f"{s.model} declined {_rate(declined, scored).words} of {scored:,} prompts whose answer could be scored. Of a "
-        f"declined and an answered prompt, neither seen before, the predictor ranks the declined one first in "
-        f"{area:.1%} of cases ({100 * low:.1f} to {100 * high:.1f}). In brackets: 95% intervals."
+        f"{s.model} declined {_rate(declined, scored).words} of {scored:,} prompts whose answer "
+        "could be scored. Of a declined and an answered prompt, neither seen before, the "
+        f"predictor ranks the declined one first in {area:.1%} of cases ({100 * low:.1f} to "
+        f"{100 * high:.1f}). In brackets: 95% intervals."
     )
 
 
@@ -93,14 +110,26 @@ def _hand(m: Material) -> tuple[Table, ...]:
         ("right, of those scored", MeasuredRate.from_core(hand.accuracy.to_core())),
     )
     caption = (
-        "Each hand-labelled answer was held out once, with all others to its prompt; the judge then learnt from all."
+        "Each hand-labelled answer was held out once, with all others to its prompt; the "
+        "judge then learnt from all."
     )
-    return (Table(title="The judge on hand labels", header=("what", "figure"), rows=rows, caption=caption),)
+    return (
+        Table(
+            title="The judge on hand labels", header=("what", "figure"), rows=rows, caption=caption
+        ),
+    )
 
 
 def _quality(m: Material) -> Table:
-    columns = [("before calibration", m.before), *([("after calibration", m.after)] if m.after else [])]
-    header = ("on the test prompts", *(name for name, _ in columns)) if m.after else ("on the test prompts", "figure")
+    columns = [
+        ("before calibration", m.before),
+        *([("after calibration", m.after)] if m.after else []),
+    ]
+    header = (
+        ("on the test prompts", *(name for name, _ in columns))
+        if m.after
+        else ("on the test prompts", "figure")
+    )
     figures = [_figures(q) for _, q in columns]
     rows = tuple((name, *(f[name] for f in figures)) for name in figures[0])
     declined, of = m.splits["test"]
@@ -108,9 +137,9 @@ def _quality(m: Material) -> Table:
         title="Figures",
         header=header,
         rows=rows,
-        caption=f"{of:,} test prompts, {declined:,} of them declined. To know only that share gives a Brier score of "
-        f"{m.base_brier:.3f}. The calibration error is the mean gap over {BINS} bins of equal mass, less what chance "
-        "makes of it.",
+        caption=f"{of:,} test prompts, {declined:,} of them declined. To know only that share "
+        f"gives a Brier score of {m.base_brier:.3f}. The calibration error is the mean gap over "
+        f"{BINS} bins of equal mass, less what chance makes of it.",
     )
 
 
@@ -130,16 +159,23 @@ def _reliability(m: Material) -> Figure:
     if m.after:
         seen = {"before calibration": m.before, "after calibration": m.after}
     marks = {
-        name: [Mark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed)) for b in quality.bins]
+        name: [
+            Mark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed))
+            for b in quality.bins
+        ]
         for name, quality in seen.items()
     }
     panels, rows = reliability(marks, "probability of declining", "declined")
     return Figure(
         title="Reliability",
-        caption="On the dotted line a probability means what it says; every mark holds about as many test prompts as "
-        "the next, and its bar is a 95% interval.",
+        caption="On the dotted line a probability means what it says; every mark holds about as "
+        "many test prompts as the next, and its bar is a 95% interval.",
         panels=panels,
-        numbers=Table(title="Bins", header=("probability", "prompts", "mean probability", "declined"), rows=rows),
+        numbers=Table(
+            title="Bins",
+            header=("probability", "prompts", "mean probability", "declined"),
+            rows=rows,
+        ),
     )
 
 
@@ -149,20 +185,30 @@ def _words(m: Material) -> Figure:
     sides = (("speak for declining", declining, REFUSE), ("speak for answering", answering, ANSWER))
     rows: list[tuple[Cell, ...]] = []
     for name, terms, _ in sides:
-        rows += [(name,), *((t.words, f"{t.weight:+.2f}", f"{t.declined} of {t.prompts}") for t in terms)]
+        rows += [
+            (name,),
+            *((t.words, f"{t.weight:+.2f}", f"{t.declined} of {t.prompts}") for t in terms),
+        ]
     return Figure(
         title="The most predictive n-grams",
-        caption=f"Bars are coefficients of the classifier, for n-grams that stand in {OFTEN} or more train prompts; "
-        "the numbers say how many of these prompts were declined. They show what goes together, not why.",
-        panels=tuple(Panel(label=name, spec=_bars(terms, colour)) for name, terms, colour in sides if terms),
+        caption=f"Bars are coefficients of the classifier, for n-grams that stand in {OFTEN} or "
+        "more train prompts; the numbers say how many of these prompts were declined. They show "
+        "what goes together, not why.",
+        panels=tuple(
+            Panel(label=name, spec=_bars(terms, colour)) for name, terms, colour in sides if terms
+        ),
         numbers=Table(
-            title="Coefficients", header=("n-gram", "coefficient", "declined, of prompts with it"), rows=tuple(rows)
+            title="Coefficients",
+            header=("n-gram", "coefficient", "declined, of prompts with it"),
+            rows=tuple(rows),
         ),
     )
 
 
 def _bars(terms: Sequence[Term], colour: str) -> Spec:
-    """Horizontal bars. N-grams are a stranger's and escaped, because plotly reads some markup in labels."""
+    """Horizontal bars. N-grams are a stranger's and escaped, because plotly reads some markup in
+    labels.
+    """
     labels = [html.escape(_cut(t.words)) for t in terms]
     bars = {
         "type": "bar",
@@ -174,7 +220,12 @@ def _bars(terms: Sequence[Term], colour: str) -> Spec:
         "marker": {"color": colour},
         "hoverinfo": "none",
     }
-    place = {"tickvals": list(range(len(terms))), "ticktext": labels, "autorange": "reversed", "showgrid": False}
+    place = {
+        "tickvals": list(range(len(terms))),
+        "ticktext": labels,
+        "autorange": "reversed",
+        "showgrid": False,
+    }
     spec = small([bars], {"title": {"text": "coefficient"}}, {**place, "automargin": True})
     spec["layout"] |= {"height": 90 + 22 * len(terms), "bargap": 0.25}
     return spec
@@ -187,9 +238,18 @@ def _cut(words: str) -> str:
 def _promise(m: Material, run_name: str) -> Section:
     key, title = "promise", "Promise and measurement"
     if m.policy is None or m.errors is None:
-        why = "The policy there was made for an earlier predictor." if m.stale else "There is no policy yet."
-        lines = (f'demur calibrate {run_name} --goal "missed_refusal <= 0.1"', f"demur report {run_name}")
-        code = Code(title="To set one", caption="The second command writes this page again.", lines=lines)
+        why = (
+            "The policy there was made for an earlier predictor."
+            if m.stale
+            else "There is no policy yet."
+        )
+        lines = (
+            f'demur calibrate {run_name} --goal "missed_refusal <= 0.1"',
+            f"demur report {run_name}",
+        )
+        code = Code(
+            title="To set one", caption="The second command writes this page again.", lines=lines
+        )
         return Section(key=key, title=title, parts=(code,), text=(why,))
     shown = {
         "prompts refused": m.errors.refusal_rate,
@@ -217,17 +277,25 @@ def _promises(promises: Sequence[Promise], errors: Errors) -> Table:
     )
     return Table(
         title="Promises",
-        header=("what", "promised", "how surely", "on the calibrate prompts", "on the test prompts"),
+        header=(
+            "what",
+            "promised",
+            "how surely",
+            "on the calibrate prompts",
+            "on the test prompts",
+        ),
         rows=rows,
         text_columns=3,
-        caption="A promise holds for new prompts of the same kind while the model declines what it declined. Its "
-        "labels are the judge's: human labels of a random sample (calibrate --set human_labels=FILE) make it speak of "
-        "what people say.",
+        caption="A promise holds for new prompts of the same kind while the model declines what "
+        "it declined. Its labels are the judge's: human labels of a random sample (calibrate "
+        "--set human_labels=FILE) make it speak of what people say.",
     )
 
 
 def _measured(goal: Goal, errors: Errors) -> Cell:
-    """A promised figure on the test prompts; the run has one category, so that its rates are those of all."""
+    """A promised figure on the test prompts; the run has one category, so that its rates are those
+    of all.
+    """
     counts = two_way(
         answered=errors.false_refusal.of - errors.false_refusal.hits,
         false=errors.false_refusal.hits,
@@ -245,11 +313,13 @@ def _measured(goal: Goal, errors: Errors) -> Cell:
 
 def _recipe(m: Material) -> tuple[str, ...]:
     splits = ", ".join(
-        f"{of:,} to {_purpose(name)} ({declined:,} declined)" for name, (declined, of) in m.splits.items()
+        f"{of:,} to {_purpose(name)} ({declined:,} declined)"
+        for name, (declined, of) in m.splits.items()
     )
     return (
         f"Prompts: {splits}. Prompts that are nearly alike share a split.",
-        f"The predictor: {m.details.get('recipe')}; {m.details.get('why')}. It sees what the user wrote, nothing else.",
+        f"The predictor: {m.details.get('recipe')}; {m.details.get('why')}. It sees what the user "
+        "wrote, nothing else.",
     )
 
 
@@ -264,9 +334,12 @@ def _trials(m: Material) -> Table:
     return Table(
         title=f"The best of {len(found)} recipes",
         header=("recipe", "log loss"),
-        rows=(*rows, ("the base rate alone", f"{base:.4f}" if isinstance(base, float) else "unknown")),
-        caption="TF-IDF and logistic regression, cross-validated on the train prompts: the smallest log loss is taken, "
-        "because the predictor is wanted for its probabilities.",
+        rows=(
+            *rows,
+            ("the base rate alone", f"{base:.4f}" if isinstance(base, float) else "unknown"),
+        ),
+        caption="TF-IDF and logistic regression, cross-validated on the train prompts: the "
+        "smallest log loss is taken, because the predictor is wanted for its probabilities.",
     )
 
 

@@ -1,6 +1,8 @@
-"""Labelling the answers: what a judge says becomes the run's rows; what it does not score is counted against promises.
+"""Labelling the answers: what a judge says becomes the run's rows; what it does not score is
+counted against promises.
 
-What the endpoint's filter declined, or the model in a field of its own, is declined: no judge is asked about it.
+What the endpoint's filter declined, or the model in a field of its own, is declined: no judge is
+asked about it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from demur.store.answers.blackbox_file import (
 )
 from demur.store.prompts_file import PromptRow
 
-FEWEST = 30  # of either kind: about 15 to learn from, 9 to choose a threshold on and 6 to measure it on
+# of either kind: about 15 to learn from, 9 to choose a threshold on and 6 to measure it on
+FEWEST = 30
 ENDPOINT = "endpoint"  # the judge of what the endpoint itself says that it declined
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
@@ -40,11 +43,14 @@ class Config:
     hand: HandRow | None = None  # how the judge was trained and measured, if that was done here
 
 
-def run(config: Config, collected: Collected, folder: BlackboxFolder, progress: Progress = no_progress) -> BlackboxFile:
-    """Judge all answers; write answers.jsonl, rows.jsonl, summary.json and a receipt. Progress counts answers.
+def run(
+    config: Config, collected: Collected, folder: BlackboxFolder, progress: Progress = no_progress
+) -> BlackboxFile:
+    """Judge all answers; write answers.jsonl, rows.jsonl, summary.json and a receipt. Progress
+    counts answers.
 
-    A partial answer counts as declined. Raises DataError, with both counts, if too few were declined or answered: what
-    was collected stays, and more prompts may be added.
+    A partial answer counts as declined. Raises DataError, with both counts, if too few were
+    declined or answered: what was collected stays, and more prompts may be added.
     """
     outcomes = _outcomes(config.judge, collected, progress)
     write_answers(folder.answers, collected.asked, [r.text for r in collected.replies], outcomes)
@@ -57,19 +63,30 @@ def run(config: Config, collected: Collected, folder: BlackboxFolder, progress: 
     write_rows(folder.rows, rows)
     file = _summary(config, collected, outcomes)
     write_summary(folder.summary, file)
-    settings: dict[str, object] = {"judge": config.judge.version, "taxonomy": list(config.taxonomy.names)}
-    folder.run.finish("blackbox", settings, {"asked_as": collected.asked_as}, [folder.rows, folder.summary])
+    settings: dict[str, object] = {
+        "judge": config.judge.version,
+        "taxonomy": list(config.taxonomy.names),
+    }
+    folder.run.finish(
+        "blackbox", settings, {"asked_as": collected.asked_as}, [folder.rows, folder.summary]
+    )
     _check(sum(e.kind == "refusal" for e in rows), len(rows))
     return file
 
 
 def _outcomes(judge: Judge, collected: Collected, progress: Progress) -> list[Outcome]:
-    """One outcome per reply, in order: the endpoint's own declines as they are, the judge's word on all others."""
+    """One outcome per reply, in order: the endpoint's own declines as they are, the judge's word on
+    all others.
+    """
     pairs = list(zip(collected.asked, collected.replies, strict=True))
-    items = [Item(request=p.messages[-1].content, answer=r.text) for p, r in pairs if isinstance(r, Said)]
+    items = [
+        Item(request=p.messages[-1].content, answer=r.text) for p, r in pairs if isinstance(r, Said)
+    ]
     judged = iter(judge_rows(judge, items, progress))
     return [
-        Outcome(verdict="refusal", reason=r.reason, judge=ENDPOINT) if isinstance(r, Declined) else next(judged)
+        Outcome(verdict="refusal", reason=r.reason, judge=ENDPOINT)
+        if isinstance(r, Declined)
+        else next(judged)
         for _, r in pairs
     ]
 
@@ -97,7 +114,9 @@ def _summary(config: Config, collected: Collected, outcomes: Sequence[Outcome]) 
         asked_model=collected.asked_model,
         answered=len(collected.replies),
         empty=sum(isinstance(r, Said) and not r.text.strip() for r in collected.replies),
-        declined=dict(Counter(r.reason for r in collected.replies if isinstance(r, Declined)).most_common()),
+        declined=dict(
+            Counter(r.reason for r in collected.replies if isinstance(r, Declined)).most_common()
+        ),
         not_asked=collected.not_asked,
         failed=collected.failed,
         judge=config.judge.version,
@@ -112,8 +131,11 @@ def _check(declined: int, scored: int) -> None:
     answered = scored - declined
     if min(declined, answered) >= FEWEST:
         return
-    kind, lacking = ("declined", FEWEST - declined) if declined < answered else ("answered", FEWEST - answered)
+    kind, lacking = (
+        ("declined", FEWEST - declined) if declined < answered else ("answered", FEWEST - answered)
+    )
     raise DataError(
-        f"of {scored} scored answers {declined} decline and {answered} do not; at least {FEWEST} of each are needed",
+        f"of {scored} scored answers {declined} decline and {answered} do not; at least {FEWEST} "
+        "of each are needed",
         f"add prompts until at least {lacking} more are {kind}; what was collected is kept",
     )

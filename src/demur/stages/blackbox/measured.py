@@ -44,7 +44,8 @@ class Quality:
     auroc: tuple[float, float, float]  # with its 95 % interval
     brier: float
     log_loss: float
-    error: tuple[float, float, float]  # calibration error over BINS bins of equal mass, debiased; interval
+    # calibration error over BINS bins of equal mass, debiased; interval
+    error: tuple[float, float, float]
     bins: tuple[Bin, ...]
 
 
@@ -77,8 +78,8 @@ class Material:
 def read_material(folder: RunFolder, taxonomy: Taxonomy) -> Material:
     """Read a run up to score.
 
-    Raises ArtifactError if a stage has not finished or was changed since, DataError, naming rows, if the predictor was
-    fitted on rows that it is measured on.
+    Raises ArtifactError if a stage has not finished or was changed since, DataError, naming rows,
+    if the predictor was fitted on rows that it is measured on.
     """
     for stage in ("data", "train", "score"):
         folder.require(stage)
@@ -96,10 +97,14 @@ def read_material(folder: RunFolder, taxonomy: Taxonomy) -> Material:
     return Material(
         summary=read_summary(BlackboxFolder(folder).summary),
         details=read_model_file(folder.model).details,
-        splits={s: (sum(e.label is not None for e in found), len(found)) for s, found in splits.items()},
+        splits={
+            s: (sum(e.label is not None for e in found), len(found)) for s, found in splits.items()
+        },
         base_brier=float(should_N.mean() * (1.0 - should_N.mean())),
         before=_quality(should_N, plain, groups),
-        after=_quality(should_N, refusal_log_odds(policy, rows), groups) if policy and calibrated else None,
+        after=_quality(should_N, refusal_log_odds(policy, rows), groups)
+        if policy and calibrated
+        else None,
         policy=policy,
         stale=stale,
         errors=_errors(policy, rows) if policy else None,
@@ -129,12 +134,19 @@ def _quality(should_N: Bools, log_odds_N: Doubles, groups: Sequence[str | None])
 
 
 def terms_of(classifier: TextClassifier, train: Sequence[Example]) -> tuple[Term, ...]:
-    """The n-grams of OFTEN or more train prompts with their coefficients, those that speak for declining first."""
+    """The n-grams of OFTEN or more train prompts with their coefficients, those that speak for
+    declining first.
+    """
     found: list[Term] = []
     for fitted in classifier.views:
         held, declined = _counts(fitted, train)
         found += [
-            Term(words=_shown(fitted, term), weight=float(fitted.weight_V[at]), declined=declined[term], prompts=n)
+            Term(
+                words=_shown(fitted, term),
+                weight=float(fitted.weight_V[at]),
+                declined=declined[term],
+                prompts=n,
+            )
             for term, n in held.items()
             if n >= OFTEN and (at := fitted.place.get(term)) is not None
         ]

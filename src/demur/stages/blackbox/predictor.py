@@ -1,4 +1,6 @@
-"""The prompt classifier: it tells from the prompt alone, before anything is asked, how probably the model declines."""
+"""The prompt classifier: it tells from the prompt alone, before anything is asked, how probably the
+model declines.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,17 @@ class PromptTrainer:
     """Implements demur.core.ports.Trainer: `demur train` of a black-box run."""
 
     def train(
-        self, examples: Sequence[Example], taxonomy: Taxonomy, folder: Path, progress: Progress = no_progress
+        self,
+        examples: Sequence[Example],
+        taxonomy: Taxonomy,
+        folder: Path,
+        progress: Progress = no_progress,
     ) -> TrainedModel:
-        """Choose a recipe by cross-validation on the train rows, fit it on all of them, write model/predictor.npz.
+        """Choose a recipe by cross-validation on the train rows, fit it on all of them, write
+        model/predictor.npz.
 
-        Raises DataError where the rows are too few or too much alike, TaxonomyError unless there is one category.
+        Raises DataError where the rows are too few or too much alike, TaxonomyError unless there is
+        one category.
         """
         texts = [prompt_text(e.prompt) for e in examples]
         declined_N = np.array([e.label is not None for e in examples])
@@ -40,7 +48,12 @@ class PromptTrainer:
             steps=0,
             history=(),
             row_change=(),
-            details={"base": PROMPTS, "rows": len(texts), "declined": int(declined_N.sum()), **_details(choice)},
+            details={
+                "base": PROMPTS,
+                "rows": len(texts),
+                "declined": int(declined_N.sum()),
+                **_details(choice),
+            },
         )
 
 
@@ -48,8 +61,8 @@ def _details(choice: RecipeChoice) -> dict[str, str | float]:
     best = choice.best
     return {
         "recipe": words(best),
-        "why": f"the lowest of {len(choice.trials)} cross-validated log losses, {best.log_loss:.4f}; the base rate has "
-        f"{choice.base_loss:.4f}",
+        "why": f"the lowest of {len(choice.trials)} cross-validated log losses, "
+        f"{best.log_loss:.4f}; the base rate has {choice.base_loss:.4f}",
         "base_loss": choice.base_loss,
         **{f"{TRIAL}{words(t)}": t.log_loss for t in choice.trials},
     }
@@ -58,6 +71,10 @@ def _details(choice: RecipeChoice) -> dict[str, str | float]:
 def words(trial: Trial) -> str:
     """A recipe as people read it."""
     view = trial.recipe.views[0]
-    kind = {"long": "words of 2 letters or more", "all": "all words", "placed": "words by sentence"}[view.words]
+    kind = {
+        "long": "words of 2 letters or more",
+        "all": "all words",
+        "placed": "words by sentence",
+    }[view.words]
     runs = "one by one" if view.most_words == 1 else f"1 to {view.most_words} in a row"
     return f"{kind}, {runs}, C = {trial.recipe.c:g}"

@@ -1,4 +1,6 @@
-"""The policy that stands where goals cannot be certified: `on_failure = "keep:natural"` or `"keep:<policy file>"`."""
+"""The policy that stands where goals cannot be certified: `on_failure = "keep:natural"` or
+`"keep:<policy file>"`.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +15,35 @@ from demur.store.run import RunFolder
 
 
 def kept_file(on_failure: str, folder: RunFolder) -> Path | None:
-    """The file of on_failure = "keep:<file>", relative to the run folder. Raises ConfigError on our own output."""
+    """The file of on_failure = "keep:<file>", relative to the run folder. Raises ConfigError on our
+    own output.
+    """
     name = on_failure.removeprefix("keep:")
     if name in (on_failure, "natural"):
         return None
     path = folder.root / name
     if path.resolve() == folder.policy.resolve():
-        raise ConfigError(f"on_failure keeps {path}, which this stage writes", "copy it elsewhere, and keep the copy")
+        raise ConfigError(
+            f"on_failure keeps {path}, which this stage writes",
+            "copy it elsewhere, and keep the copy",
+        )
     return path
 
 
-def kept_policy(path: Path | None, on_failure: str, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Policy | None:
+def kept_policy(
+    path: Path | None, on_failure: str, taxonomy: Taxonomy, fingerprint: Fingerprint
+) -> Policy | None:
     """The policy to use if the goals cannot be certified; None if the caller named none.
 
-    It must be of the same model and without a calibrator: which rows that was fitted on could not be told.
+    It must be of the same model and without a calibrator: which rows that was fitted on could not
+    be told.
     """
     if path is None:
         return natural(taxonomy, fingerprint) if on_failure == "keep:natural" else None
     policy = read_policy(path)
     policy.require_model(fingerprint)
     if policy.calibrator != IDENTITY:
-        raise ConfigError(f"on_failure keeps {path}, which carries a calibrator", "keep a policy without one")
+        raise ConfigError(
+            f"on_failure keeps {path}, which carries a calibrator", "keep a policy without one"
+        )
     return policy

@@ -1,7 +1,8 @@
-"""evaluate: policy, model, test split -> texts generated and judged once, and what each policy makes of them.
+"""evaluate: policy, model, test split -> texts generated and judged once, and what each policy
+makes of them.
 
-Every threshold is a look-up: a policy decides which control token a prompt gets, and the text that follows each token
-(a branch) lies in evaluate/branches.parquet.
+Every threshold is a look-up: a policy decides which control token a prompt gets, and the text that
+follows each token (a branch) lies in evaluate/branches.parquet.
 """
 
 from __future__ import annotations
@@ -47,27 +48,39 @@ Config = EvaluateSettings
 
 
 def run(
-    config: Config, generator: Generator, judge: Judge, folder: RunFolder, progress: Progress = no_progress
+    config: Config,
+    generator: Generator,
+    judge: Judge,
+    folder: RunFolder,
+    progress: Progress = no_progress,
 ) -> Evaluation:
-    """Measure the policies on the test split. Progress counts prompts for which texts are generated.
+    """Measure the policies on the test split. Progress counts prompts for which texts are
+    generated.
 
-    Writes evaluate/branches.parquet, evaluate/policies/*.json and evaluate/metrics.json. Texts made before by this
-    model for these prompts are not generated again; another judge reads them again, and what could not be scored is
-    judged again even where nothing else changed. Raises PolicyError if the policy was made for another model,
-    ArtifactError if the scores were, or if an earlier stage has not finished or is out of date, DataError, naming
-    rows, if the model was trained on rows that it would be measured on.
+    Writes evaluate/branches.parquet, evaluate/policies/*.json and evaluate/metrics.json. Texts made
+    before by this model for these prompts are not generated again; another judge reads them again,
+    and what could not be scored is judged again even where nothing else changed. Raises PolicyError
+    if the policy was made for another model, ArtifactError if the scores were, or if an earlier
+    stage has not finished or is out of date, DataError, naming rows, if the model was trained on
+    rows that it would be measured on.
     """
     made_from = _inputs(folder, generator.fingerprint)
     require_unseen_splits(folder, ("calibrate", "test"))
     if config.labels:
         made_from["labels"] = labels_digest(config.labels)
-    settings: dict[str, object] = {**asdict(config), "also": list(config.also), "judge": judge.version}
+    settings: dict[str, object] = {
+        **asdict(config),
+        "also": list(config.also),
+        "judge": judge.version,
+    }
     del settings["judge_settings"]  # the judge's version says what of it matters
     del settings["everyday"]  # asked beside the evaluation: see everyday.ask
     if config.texts is None:  # left out where there are all: runs evaluated before stay finished
         del settings["texts"]
     settings["labels"] = str(config.labels) if config.labels else None
-    found = read_metrics(folder.metrics) if folder.is_current("evaluate", settings, made_from) else None
+    found = (
+        read_metrics(folder.metrics) if folder.is_current("evaluate", settings, made_from) else None
+    )
     if found and not any(texts.unscored for texts in found.branches.values()):
         return found
     case = read_case(folder, generator.fingerprint, config.also, config.limit)
@@ -117,12 +130,18 @@ def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:
     folder.require("data")
     folder.require("score")
     sources = folder.require("calibrate").settings.get("sources", [])
-    splits = [path(split) for path in (folder.split, folder.scores) for split in ("calibrate", "test")]
+    splits = [
+        path(split) for path in (folder.split, folder.scores) for split in ("calibrate", "test")
+    ]
     calibrated = (folder.policy, *([folder.calibrator] if folder.calibrator.exists() else []))
     made_from = {str(f.relative_to(folder.root)): digest_file(f) for f in (*splits, *calibrated)}
-    if sources:  # left out where there are none: runs evaluated before there were sources stay finished
+    # left out where there are none: runs evaluated before there were sources stay finished
+    if sources:
         made_from["sources"] = digest_json(sources)
-    return {**made_from, "model": digest_json(FingerprintRow.from_core(model).model_dump(mode="json"))}
+    return {
+        **made_from,
+        "model": digest_json(FingerprintRow.from_core(model).model_dump(mode="json")),
+    }
 
 
 def _cache(config: Config, folder: RunFolder, model: Fingerprint) -> BranchCache:
@@ -137,7 +156,9 @@ def _cache(config: Config, folder: RunFolder, model: Fingerprint) -> BranchCache
 
 
 def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) -> Evaluation:
-    labels = read_labels(config.labels, case.policy.taxonomy.choices) if config.labels else NO_LABELS
+    labels = (
+        read_labels(config.labels, case.policy.taxonomy.choices) if config.labels else NO_LABELS
+    )
     read = judged.case
     return Evaluation(
         model=FingerprintRow.from_core(model),
@@ -148,7 +169,9 @@ def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) 
         test_rows=len(case.examples),
         text_rows=len(read.examples) if read is not case else None,
         calibrate_rows=len(case.calibrate.label_N),
-        policies=tuple(measures.policy_metrics(case, n, judged, labels) for n in range(len(case.compared))),
+        policies=tuple(
+            measures.policy_metrics(case, n, judged, labels) for n in range(len(case.compared))
+        ),
         unmet=case.unmet,
         always_refuse=measures.always_refuse(case.rows),
         ranking=measures.rankings(case),

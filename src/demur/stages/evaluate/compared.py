@@ -1,6 +1,7 @@
 """Which policies are compared, on which rows.
 
-Thresholds for comparison are chosen on the calibrate split and measured on the test split, never the other way round.
+Thresholds for comparison are chosen on the calibrate split and measured on the test split, never
+the other way round.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Case:
     examples: tuple[Example, ...]  # N test rows
     rows: LabelledScores  # the same rows, with the scores that the policy decides on
     raw: LabelledScores  # the same rows as the model scored them
-    calibrate: LabelledScores  # rows that thresholds are chosen on: none that the calibrator was fitted on
+    # rows that thresholds are chosen on: none that the calibrator was fitted on
+    calibrate: LabelledScores
     policy: Policy  # the calibrated one
     choice: CalibratorChoice | None  # None if no calibrator was asked for
     compared: tuple[Compared, ...]  # natural, calibrated, then the goals for comparison
@@ -65,16 +67,20 @@ class Case:
         if len(at) == len(self.examples):
             return self
         examples = tuple(self.examples[n] for n in at)
-        rows, raw = (label_scores(examples, self.policy.taxonomy, r.table) for r in (self.rows, self.raw))
+        rows, raw = (
+            label_scores(examples, self.policy.taxonomy, r.table) for r in (self.rows, self.raw)
+        )
         compared = tuple(replace(c, choice_N=c.choice_N[at]) for c in self.compared)
         return replace(self, examples=examples, rows=rows, raw=raw, compared=compared)
 
 
-def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit: int | None) -> Case:
+def read_case(
+    folder: RunFolder, model: Fingerprint, also: Sequence[str], limit: int | None
+) -> Case:
     """Read rows, scores and policy, and choose the other policies on the calibrate split.
 
-    Raises PolicyError if the policy was made for another model than `model`, ArtifactError if the scores were, or if
-    it cannot be told which rows the calibrator has seen.
+    Raises PolicyError if the policy was made for another model than `model`, ArtifactError if the
+    scores were, or if it cannot be told which rows the calibrator has seen.
     """
     policy = read_policy(folder.policy)
     seen = replace(model, logprobs=policy.fingerprint.logprobs) if policy.fingerprint else model
@@ -84,21 +90,26 @@ def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit:
     choice = read_choice(folder.calibrator)
     if choice is None and policy.calibrator != IDENTITY:
         raise ArtifactError(
-            f"{folder.policy} carries a calibrator, and no {folder.calibrator.name} says which rows it was fitted on",
+            f"{folder.policy} carries a calibrator, and no {folder.calibrator.name} says which "
+            "rows it was fitted on",
             f"calibrate again: demur calibrate {folder.root}",
         )
     calibrate = _scored(folder, "calibrate", _unseen(folder, choice), policy, seen)
     goal = str(folder.require("calibrate").settings.get("goal", policy.name))
     calibrated = (goal, str(folder.policy.relative_to(folder.root)), policy)
     others, unmet = _others(folder, policy, calibrate, ("natural", *also))
-    in_order = [others[0], calibrated, *others[1:]]  # the natural policy needs no data and is always there
+    # the natural policy needs no data and is always there
+    in_order = [others[0], calibrated, *others[1:]]
     compared = [
-        Compared(goal=g, file=f, policy=p, choice_N=decide_many(p, rows.table.logp_NC).choice_N) for g, f, p in in_order
+        Compared(goal=g, file=f, policy=p, choice_N=decide_many(p, rows.table.logp_NC).choice_N)
+        for g, f, p in in_order
     ]
     return Case(
         examples=tuple(examples),
         rows=rows,
-        raw=rows if seen == model else label_scores(examples, policy.taxonomy, read_scores(folder.scores("test"))[0]),
+        raw=rows
+        if seen == model
+        else label_scores(examples, policy.taxonomy, read_scores(folder.scores("test"))[0]),
         calibrate=calibrate,
         policy=policy,
         choice=choice,
@@ -108,7 +119,9 @@ def read_case(folder: RunFolder, model: Fingerprint, also: Sequence[str], limit:
 
 
 def _unseen(folder: RunFolder, choice: CalibratorChoice | None) -> list[Example]:
-    """The calibrate rows that the calibrator has not seen: what is promised of thresholds holds on these only."""
+    """The calibrate rows that the calibrator has not seen: what is promised of thresholds holds on
+    these only.
+    """
     examples = read_policy_rows(folder, "calibrate")
     return apart(examples, choice.share, choice.seed)[1] if choice else examples
 
@@ -133,11 +146,15 @@ def _scored(
 def _others(
     folder: RunFolder, policy: Policy, calibrate: LabelledScores, goals: Sequence[str]
 ) -> tuple[list[tuple[str, str, Policy]], tuple[UnmetGoal, ...]]:
-    """(goal, file, policy) of each goal, and the goals that no threshold meets on the calibrate split.
+    """(goal, file, policy) of each goal, and the goals that no threshold meets on the calibrate
+    split.
 
-    A goal that cannot be read, or that does not fit the rule, is the caller's mistake and raises GoalError.
+    A goal that cannot be read, or that does not fit the rule, is the caller's mistake and raises
+    GoalError.
     """
-    digest = digest_json([digest_file(folder.split("calibrate")), digest_file(folder.scores("calibrate"))])
+    digest = digest_json(
+        [digest_file(folder.split("calibrate")), digest_file(folder.scores("calibrate"))]
+    )
     judged = bool(folder.require("calibrate").settings.get("human_labels"))
     found, unmet = [], []
     for asked in map(parse_goals, goals):
@@ -165,5 +182,9 @@ def _template(policy: Policy, goal: Goal, name: str) -> Policy:
     """
     calibrator = IDENTITY if isinstance(goal, Natural) else policy.calibrator
     rule = policy.rule if policy.rule in STEERABLE else "heaviest"
-    free = tuple(replace(c, threshold=NEVER, override=None, limits=None, curve=()) for c in policy.categories)
-    return replace(policy, name=name, rule=rule, categories=free, calibrator=calibrator, promises=())
+    free = tuple(
+        replace(c, threshold=NEVER, override=None, limits=None, curve=()) for c in policy.categories
+    )
+    return replace(
+        policy, name=name, rule=rule, categories=free, calibrator=calibrator, promises=()
+    )

@@ -1,7 +1,9 @@
-"""What hand labels of some of the texts say of the judged rates: rows of metrics.json. Shapes: N texts.
+"""What hand labels of some of the texts say of the judged rates: rows of metrics.json. Shapes: N
+texts.
 
-Every rate that reads texts has its corrected one here, and a share that nothing can be said of says why. Corrected
-rates are about all texts, also those that the judge could not score: the labels speak for them.
+Every rate that reads texts has its corrected one here, and a share that nothing can be said of says
+why. Corrected rates are about all texts, also those that the judge could not score: the labels
+speak for them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from demur.stats.judging.judged import Corrected
 from demur.store.answers.labels import HandLabels
 from demur.store.results.metrics_file import CorrectedRate
 
-UNSURE = 0.5  # what a judge that could not score says of anything: neither; the labels then weigh more
+# what a judge that could not score says of anything: neither; the labels then weigh more
+UNSURE = 0.5
 DECLINES: frozenset[Verdict] = frozenset({"refusal"})  # strict view: a partial answer is an answer
 DECLINES_IN_PART: frozenset[Verdict] = frozenset({"refusal", "partial"})
 ANSWERS: frozenset[Verdict] = frozenset({"partial", "compliance"})
@@ -81,12 +84,16 @@ class Texts:
         strata = None
         if self.labels.sizes:
             strata = Strata(
-                of_N=np.array([self.labels.stratum.get(key, 0) for key in self.keys], dtype=np.int64),
+                of_N=np.array(
+                    [self.labels.stratum.get(key, 0) for key in self.keys], dtype=np.int64
+                ),
                 checked_S=np.array(self.labels.checked, dtype=np.int64),
                 size_S=np.array(self.labels.sizes, dtype=np.int64),
             )
         return Sample(
-            judge_N=np.array([UNSURE if v == "unscored" else float(v in means) for v in self.verdicts]),
+            judge_N=np.array(
+                [UNSURE if v == "unscored" else float(v in means) for v in self.verdicts]
+            ),
             hand_N=np.array([float(label in means) for label in hand]),
             known_N=np.array([label is not None for label in hand], dtype=bool),
             strata=strata,
@@ -104,9 +111,11 @@ def kept_rates(texts: Texts, of_N: Bools, *, refuses: bool) -> dict[str, Correct
 def twin_rates(
     pairs: Sequence[tuple[Key, Key]], judged: Sequence[tuple[Verdict, Verdict]], labels: HandLabels
 ) -> dict[str, CorrectedRate]:
-    """The four cells of prompts with two texts, by name of the rate in TwinsRow; labelled are those with two labels.
+    """The four cells of prompts with two texts, by name of the rate in TwinsRow; labelled are those
+    with two labels.
 
-    A draw in strata takes texts, not pairs, so that nothing is known of how likely a pair was: no cell is corrected.
+    A draw in strata takes texts, not pairs, so that nothing is known of how likely a pair was: no
+    cell is corrected.
     """
     if not labels.verdicts:
         return {}
@@ -119,7 +128,9 @@ def twin_rates(
             raise Undefined(why, "label both texts of prompts at random")
         sample = Sample(
             judge_N=np.array([_chance(both, cell) for both in judged]),
-            hand_N=np.array([float(tuple(label in DECLINES for label in both) == cell) for both in hand]),
+            hand_N=np.array(
+                [float(tuple(label in DECLINES for label in both) == cell) for both in hand]
+            ),
             known_N=known_N,
         )
         return regression_rate(sample)
@@ -133,12 +144,15 @@ def _told(known_N: Bools, estimate: Callable[[], Corrected]) -> CorrectedRate:
         found = estimate()
     except Undefined as e:
         return CorrectedRate(value=None, low=None, high=None, labels=labels, method=e.message)
-    return CorrectedRate(value=found.value, low=found.low, high=found.high, labels=labels, method=found.method)
+    return CorrectedRate(
+        value=found.value, low=found.low, high=found.high, labels=labels, method=found.method
+    )
 
 
 def _chance(judged: tuple[Verdict, Verdict], cell: tuple[bool, bool]) -> float:
     """How sure the judge is that the two texts of a prompt do this."""
     first, second = (
-        UNSURE if v == "unscored" else float((v in DECLINES) == wanted) for v, wanted in zip(judged, cell, strict=True)
+        UNSURE if v == "unscored" else float((v in DECLINES) == wanted)
+        for v, wanted in zip(judged, cell, strict=True)
     )
     return first * second

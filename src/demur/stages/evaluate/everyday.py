@@ -1,4 +1,5 @@
-"""Everyday prompts under the calibrated policy: what a newcomer would type first, scored, decided and answered.
+"""Everyday prompts under the calibrated policy: what a newcomer would type first, scored, decided
+and answered.
 
 They stand beside the evaluation and not in it: see demur.store.results.everyday_file.
 """
@@ -19,7 +20,13 @@ from demur.core.taxonomy import RESPOND, Taxonomy
 from demur.core.training.seen import seen_prompts
 from demur.store.models.seen_file import seen_by_run
 from demur.store.policies.policy_file import FingerprintRow, read_policy
-from demur.store.results.everyday_file import REFUSE, Everyday, EverydayRow, read_everyday, write_everyday
+from demur.store.results.everyday_file import (
+    REFUSE,
+    Everyday,
+    EverydayRow,
+    read_everyday,
+    write_everyday,
+)
 from demur.store.run import RunFolder
 
 
@@ -30,10 +37,11 @@ class Asked(Scorer, Generator, Protocol):
 def ask(
     examples: Sequence[Example], model: Asked, folder: RunFolder, progress: Progress = no_progress
 ) -> Everyday | None:
-    """Write evaluate/everyday.json, or return what is there if it was made from the same. Progress counts prompts.
+    """Write evaluate/everyday.json, or return what is there if it was made from the same. Progress
+    counts prompts.
 
-    None for a policy that decides on other scores than the model's own. Raises PolicyError if the policy was made for
-    another model.
+    None for a policy that decides on other scores than the model's own. Raises PolicyError if the
+    policy was made for another model.
     """
     policy = read_policy(folder.policy)
     if policy.fingerprint is not None and policy.fingerprint != policy.fingerprint.as_scored:
@@ -60,7 +68,8 @@ def _rows(
     columns = decided.choice_N.tolist()
     asked = [[c] if policy.writes(c) else [] for c in columns]
     written = model.branches(prompts, asked, progress)
-    p_NC = np.exp(np.minimum(policy.calibrator.apply(logp_NC), 0.0))  # rounding may leave a log above 0
+    # rounding may leave a log above 0
+    p_NC = np.exp(np.minimum(policy.calibrator.apply(logp_NC), 0.0))
     seen = seen_prompts(seen_by_run(folder), prompts)
     choices = policy.taxonomy.choices
     own = [policy.own_text(c) for c in columns]

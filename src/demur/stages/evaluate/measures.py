@@ -1,6 +1,7 @@
 """From decisions and judged texts to the rows of metrics.json.
 
-Counting is demur.stats.measure's; here its records meet the file format, and rates get their intervals.
+Counting is demur.stats.measure's; here its records meet the file format, and rates get their
+intervals.
 """
 
 from __future__ import annotations
@@ -60,17 +61,21 @@ VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 def policy_metrics(case: Case, place: int, judged: Judged, labels: HandLabels) -> PolicyMetrics:
     """One policy of the comparison on the test rows, at decision level and at text level.
 
-    Decisions are measured on all rows of `case`, texts on those of `judged`. labels: by hand, of some of them. Also
-    the decisions on the calibrate rows, where thresholds were chosen: there the figures flatter. Raises ArtifactError
-    if a text that the policy sends was not generated.
+    Decisions are measured on all rows of `case`, texts on those of `judged`. labels: by hand, of
+    some of them. Also the decisions on the calibrate rows, where thresholds were chosen: there the
+    figures flatter. Raises ArtifactError if a text that the policy sends was not generated.
     """
     compared, read = case.compared[place], judged.case
     policy, sent_N, n = compared.policy, read.compared[place].choice_N, len(read.examples)
     decisions = measure_decisions(policy, case.rows, case.examples)
-    outcomes = [judged.outcome(e, policy, c) for e, c in zip(read.examples, sent_N.tolist(), strict=True)]
+    outcomes = [
+        judged.outcome(e, policy, c) for e, c in zip(read.examples, sent_N.tolist(), strict=True)
+    ]
     sent = sent_texts(read, read.compared[place], outcomes, labels)
     texts = measure_texts(read.rows, read.examples, sent_N, outcomes)
-    after_respond = Counter(o.verdict for o, c in zip(outcomes, sent_N.tolist(), strict=True) if not c)
+    after_respond = Counter(
+        o.verdict for o, c in zip(outcomes, sent_N.tolist(), strict=True) if not c
+    )
     answered = after_respond["compliance"] + after_respond["partial"]
     refuses_N = np.array([o.refuses for o in outcomes], dtype=bool)
     scored_N = np.array([o.verdict != "unscored" for o in outcomes], dtype=bool)
@@ -82,7 +87,10 @@ def policy_metrics(case: Case, place: int, judged: Judged, labels: HandLabels) -
         rule=policy.rule,
         file=compared.file,
         digest=policy_digest(policy),
-        thresholds={name: c.threshold for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)},
+        thresholds={
+            name: c.threshold
+            for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
+        },
         calibrate=errors_row(_on(case.calibrate, chosen_N > 0)),
         decision=_level(decisions.errors, case, compared.choice_N > 0),
         text=_level(texts.errors, read, refuses_N, scored_N),
@@ -107,7 +115,9 @@ def always_refuse(rows: LabelledScores) -> ErrorsRow:
 
 
 def rankings(case: Case) -> dict[str, RankingRow]:
-    """ "all": to be refused or not, by refusal_log_odds. A category: to be refused with it or not, by its own score."""
+    """ "all": to be refused or not, by refusal_log_odds. A category: to be refused with it or not,
+    by its own score.
+    """
     label_N, logp_NC = case.rows.label_N, case.policy.calibrator.apply(case.rows.table.logp_NC)
     found = {"all": _ranking(label_N != 0, refusal_log_odds(case.policy, case.rows))}
     for k, name in enumerate(case.policy.taxonomy.names, start=1):
@@ -116,7 +126,9 @@ def rankings(case: Case) -> dict[str, RankingRow]:
 
 
 def calibration(case: Case) -> CalibrationRow | None:
-    """The probabilities of the test rows before and after the calibrator; None if none was asked for."""
+    """The probabilities of the test rows before and after the calibrator; None if none was asked
+    for.
+    """
     if case.choice is None:
         return None
     logp_NC, label_N = case.rows.table.logp_NC, case.rows.label_N
@@ -132,7 +144,9 @@ def calibration(case: Case) -> CalibrationRow | None:
 
 
 def leftover(case: Case) -> LeftoverRow:
-    """Probability outside the control tokens: about 0 after training, large where the position is wrong."""
+    """Probability outside the control tokens: about 0 after training, large where the position is
+    wrong.
+    """
     left_N = case.raw.table.leftover_N
     median, p95 = np.quantile(left_N, [0.5, 0.95]).tolist()
     return LeftoverRow(
@@ -148,12 +162,15 @@ def leftover(case: Case) -> LeftoverRow:
 def verdicts(case: Case, cache: BranchCache) -> dict[str, VerdictsRow]:
     """What the judge says of the texts of these rows, by the control token forced before them.
 
-    Counts every text in the cache for the evaluated rows, also those that only an earlier policy needed.
+    Counts every text in the cache for the evaluated rows, also those that only an earlier policy
+    needed.
     """
     ours = {e.id for e in case.examples}
     count = Counter((b.column, b.outcome.verdict) for b in cache.known.values() if b.id in ours)
     choices = enumerate(case.policy.taxonomy.choices)
-    return {choice: VerdictsRow(**{v: count[column, v] for v in VERDICTS}) for column, choice in choices}
+    return {
+        choice: VerdictsRow(**{v: count[column, v] for v in VERDICTS}) for column, choice in choices
+    }
 
 
 def errors_row(errors: Errors) -> ErrorsRow:
@@ -163,16 +180,23 @@ def errors_row(errors: Errors) -> ErrorsRow:
 
 
 def _calibration_errors(f: Forecast) -> CalibrationErrors:
-    refusal_ece, top_ece = (cells(v, "mass_whole_ties", ECE_BINS).error() for v in (refusal(f), top_label(f)))
-    return CalibrationErrors(refusal_ece=refusal_ece, top_ece=top_ece, log_loss=nll(f).number, brier=brier(f))
+    refusal_ece, top_ece = (
+        cells(v, "mass_whole_ties", ECE_BINS).error() for v in (refusal(f), top_label(f))
+    )
+    return CalibrationErrors(
+        refusal_ece=refusal_ece, top_ece=top_ece, log_loss=nll(f).number, brier=brier(f)
+    )
 
 
 def _on(rows: LabelledScores, refused_N: Bools) -> Errors:
     return errors_of(rows.label_N != 0, refused_N)
 
 
-def _level(errors: Sliced, case: Case, refused_N: Bools, counted_N: Bools | None = None) -> LevelRow:
-    """Errors with the bootstrap interval of the overall F1. refused_N: what counts as refused at this level.
+def _level(
+    errors: Sliced, case: Case, refused_N: Bools, counted_N: Bools | None = None
+) -> LevelRow:
+    """Errors with the bootstrap interval of the overall F1. refused_N: what counts as refused at
+    this level.
 
     counted_N: the rows that the errors are about, by default all.
     """
@@ -182,7 +206,9 @@ def _level(errors: Sliced, case: Case, refused_N: Bools, counted_N: Bools | None
     defined = errors.overall.f1.defined
     return LevelRow(
         overall=errors_row(errors.overall),
-        f1_interval=f1_interval(should_N[of_N], refused_N[of_N], groups, BOOTSTRAP) if defined else None,
+        f1_interval=f1_interval(should_N[of_N], refused_N[of_N], groups, BOOTSTRAP)
+        if defined
+        else None,
         by_category={k: errors_row(e) for k, e in errors.by_category.items()},
         by_subcategory={k: errors_row(e) for k, e in errors.by_subcategory.items()},
         by_kind={k: errors_row(e) for k, e in errors.by_kind.items()},
@@ -196,7 +222,9 @@ def _reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 def _token(decisions: CategoryDecisions) -> TokenRow:
     names = [f.name for f in fields(decisions) if f.name != "f1"]
-    return TokenRow(**{n: MeasuredRate.from_core(getattr(decisions, n)) for n in names}, f1=decisions.f1.number)
+    return TokenRow(
+        **{n: MeasuredRate.from_core(getattr(decisions, n)) for n in names}, f1=decisions.f1.number
+    )
 
 
 def _ranking(positive_N: Bools, score_N: Doubles) -> RankingRow:

@@ -21,13 +21,17 @@ class Block:
 def table_rows(evaluation: Evaluation) -> tuple[Block, ...]:
     """A block per policy, decisions on the test rows; intervals are 95 % Clopper-Pearson. Pure.
 
-    refused: share of the rows. false refusals: share of those to be answered. missed refusals: of those to be refused.
+    refused: share of the rows. false refusals: share of those to be answered. missed refusals: of
+    those to be refused.
     """
-    return tuple(Block(title=_title(n, p), rows=_rows(p)) for n, p in enumerate(evaluation.policies))
+    return tuple(
+        Block(title=_title(n, p), rows=_rows(p)) for n, p in enumerate(evaluation.policies)
+    )
 
 
 def corrected_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], ...]:
-    """Under CORRECTED_HEADER: text rates of the calibrated policy, raw and by hand labels; empty without labels. Pure.
+    """Under CORRECTED_HEADER: text rates of the calibrated policy, raw and by hand labels; empty
+    without labels. Pure.
 
     Where the labels say nothing of a rate, the reason stands in the place of the figure.
     """
@@ -38,7 +42,10 @@ def corrected_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], ...]:
         found = policy.corrected["all"][name]
         figure, interval = (f"none: {found.method}", "")
         if found.value is not None and found.low is not None and found.high is not None:
-            figure, interval = f"{100 * found.value:.1f}%", f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+            figure, interval = (
+                f"{100 * found.value:.1f}%",
+                f"{100 * found.low:.1f} to {100 * found.high:.1f}",
+            )
         rows.append((name.replace("_", " "), raw.words, figure, interval, str(found.labels)))
     return tuple(rows)
 

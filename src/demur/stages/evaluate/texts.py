@@ -1,7 +1,8 @@
 """The texts that the compared policies send: each generated once, judged once, then looked up.
 
-For given decoding the text depends on the prompt and the forced control token only (a branch), so the texts of every
-threshold, policy and cost are among the branches. Columns: 0 = respond, k = the k-th category.
+For given decoding the text depends on the prompt and the forced control token only (a branch), so
+the texts of every threshold, policy and cost are among the branches. Columns: 0 = respond, k = the
+k-th category.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ PART_TEXTS = 2048  # the same where texts are only judged again
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Judged texts: looked up where they were generated, judged here where a policy sends a fixed refusal."""
+    """Judged texts: looked up where they were generated, judged here where a policy sends a fixed
+    refusal.
+    """
 
     judge: Judge
     cache: BranchCache
@@ -50,7 +53,8 @@ def judge_fixed(judged: Judged) -> None:
 
 
 def judge_again(judged: Judged, progress: Progress) -> None:
-    """Judge the texts that another judge read, or that could not be scored, say for want of budget. None is rewritten.
+    """Judge the texts that another judge read, or that could not be scored, say for want of budget.
+    None is rewritten.
 
     A text that this judge still cannot score stays as it was. Progress counts texts.
     """
@@ -64,22 +68,35 @@ def judge_again(judged: Judged, progress: Progress) -> None:
     for start in range(0, len(todo), PART_TEXTS):
         part = todo[start : start + PART_TEXTS]
         items = [_item(case, ours[b.id], b.column, b.answer.text) for b in part]
-        outcomes = judge_all(judge, items, lambda done, _, start=start: progress(start + done, len(todo)))  # type: ignore[misc]
+
+        def from_here(done: int, _: int, start: int = start) -> None:
+            progress(start + done, len(todo))
+
+        outcomes = judge_all(judge, items, from_here)
         pairs = zip(part, outcomes, strict=True)
-        told = [replace(b, outcome=o) for b, o in pairs if (o.judge, o.verdict) != (b.outcome.judge, b.outcome.verdict)]
+        told = [
+            replace(b, outcome=o)
+            for b, o in pairs
+            if (o.judge, o.verdict) != (b.outcome.judge, b.outcome.verdict)
+        ]
         if told:
             judged.cache.add(told)
 
 
-def generate_missing(which: Which, generator: Generator, judged: Judged, progress: Progress) -> None:
+def generate_missing(
+    which: Which, generator: Generator, judged: Judged, progress: Progress
+) -> None:
     """Generate and judge what the cache lacks, saved part by part. Progress counts prompts.
 
-    which: "reachable" are the texts after respond, after each prompt's heaviest refusal token and after whatever a
-    compared policy emits; "all" are those after every control token. One prefill per prompt, whatever the number.
+    which: "reachable" are the texts after respond, after each prompt's heaviest refusal token and
+    after whatever a compared policy emits; "all" are those after every control token. One prefill
+    per prompt, whatever the number.
     """
     case = judged.case
     wanted = zip(case.examples, _needed(case, which), strict=True)
-    todo = [(e, missing) for e, columns in wanted if (missing := judged.cache.missing(e.id, columns))]
+    todo = [
+        (e, missing) for e, columns in wanted if (missing := judged.cache.missing(e.id, columns))
+    ]
     for start in range(0, len(todo), PART_PROMPTS):
         part = todo[start : start + PART_PROMPTS]
         answers = generator.branches(
@@ -88,22 +105,31 @@ def generate_missing(which: Which, generator: Generator, judged: Judged, progres
             lambda done, _, start=start: progress(start + done, len(todo)),  # type: ignore[misc]
         )
         made = [
-            (e, c, answer) for (e, _), by_column in zip(part, answers, strict=True) for c, answer in by_column.items()
+            (e, c, answer)
+            for (e, _), by_column in zip(part, answers, strict=True)
+            for c, answer in by_column.items()
         ]
         outcomes = judge_all(judged.judge, [_item(case, e, c, a.text) for e, c, a in made])
         judged.cache.add(
-            [Branch(id=e.id, column=c, answer=a, outcome=o) for (e, c, a), o in zip(made, outcomes, strict=True)]
+            [
+                Branch(id=e.id, column=c, answer=a, outcome=o)
+                for (e, c, a), o in zip(made, outcomes, strict=True)
+            ]
         )
 
 
 def _item(case: Case, example: Example, column: int, text: str) -> Item:
-    """After a refusal token the text is held to that token's category, else to what the request asks for."""
+    """After a refusal token the text is held to that token's category, else to what the request
+    asks for.
+    """
     category = case.policy.taxonomy.choices[column] if column else example.label
     return Item(request=example.text, answer=text, category=category)
 
 
 def _fixed_item(example: Example, policy: Policy, column: int) -> Item | None:
-    """The fixed text that a policy sends in place of a generated one; None if it sends what the model writes."""
+    """The fixed text that a policy sends in place of a generated one; None if it sends what the
+    model writes.
+    """
     sent = policy.own_text(column)
     if sent is None:
         return None

@@ -1,4 +1,6 @@
-"""Do the texts keep their token's word, and what do hand labels say of the judged rates? Rows of metrics.json."""
+"""Do the texts keep their token's word, and what do hand labels say of the judged rates? Rows of
+metrics.json.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from demur.store.results.metrics_file import CorrectedRate, KeptRow, MeasuredRat
 Pair = tuple[Example, int]  # an example and the column of its likeliest refusal token
 
 
-def sent_texts(case: Case, compared: Compared, outcomes: Sequence[Outcome], labels: HandLabels) -> Texts:
+def sent_texts(
+    case: Case, compared: Compared, outcomes: Sequence[Outcome], labels: HandLabels
+) -> Texts:
     """The texts that a policy sends, one for each test row."""
     columns = compared.choice_N.tolist()
     return Texts(
@@ -32,13 +36,20 @@ def sent_texts(case: Case, compared: Compared, outcomes: Sequence[Outcome], labe
 
 
 def kept_by_token(choices: Sequence[str], texts: Texts) -> dict[str, KeptRow]:
-    """Per control token, whether these texts keep its word. Tokens that were not emitted have a rate of 0 rows."""
+    """Per control token, whether these texts keep its word. Tokens that were not emitted have a
+    rate of 0 rows.
+    """
     column_N = np.array([column for _, column in texts.keys], dtype=np.int64)
-    return {choice: _kept_row(texts, column_N == column, column > 0) for column, choice in enumerate(choices)}
+    return {
+        choice: _kept_row(texts, column_N == column, column > 0)
+        for column, choice in enumerate(choices)
+    }
 
 
 def forced(case: Case, cache: BranchCache, labels: HandLabels) -> dict[str, KeptRow]:
-    """Per forced control token, whether the texts after it keep its word; of the evaluated rows, all that there are."""
+    """Per forced control token, whether the texts after it keep its word; of the evaluated rows,
+    all that there are.
+    """
     ours = {e.id for e in case.examples}
     known = [b for b in cache.known.values() if b.id in ours]
     texts = Texts(
@@ -51,7 +62,9 @@ def forced(case: Case, cache: BranchCache, labels: HandLabels) -> dict[str, Kept
 
 
 def twin_rows(case: Case, cache: BranchCache, labels: HandLabels) -> dict[str, TwinsRow]:
-    """What the token does to the text: every prompt after its likeliest refusal token and after respond."""
+    """What the token does to the text: every prompt after its likeliest refusal token and after
+    respond.
+    """
     heaviest = (case.rows.table.logp_NC[:, 1:].argmax(axis=1) + 1).tolist()
     rows = [
         (e, column)
@@ -64,11 +77,16 @@ def twin_rows(case: Case, cache: BranchCache, labels: HandLabels) -> dict[str, T
         "to be refused": lambda e: e.label is not None,
     }
     groups |= {name: _of(name) for name in case.policy.taxonomy.names}
-    return {name: _twins_row([r for r in rows if belongs(r[0])], cache, labels) for name, belongs in groups.items()}
+    return {
+        name: _twins_row([r for r in rows if belongs(r[0])], cache, labels)
+        for name, belongs in groups.items()
+    }
 
 
 def corrected(case: Case, compared: Compared, texts: Texts) -> dict[str, dict[str, CorrectedRate]]:
-    """The rates of a policy's texts by the hand's labels; strict view: a partial answer is an answer."""
+    """The rates of a policy's texts by the hand's labels; strict view: a partial answer is an
+    answer.
+    """
     if not texts.labels.verdicts:
         return {}
     groups = {"all": np.ones(len(texts.keys), dtype=bool)}
@@ -98,7 +116,9 @@ def _of(name: str) -> Callable[[Example], bool]:
 
 
 def _kept_row(texts: Texts, of_N: Bools, refuses: bool) -> KeptRow:
-    kept = kept_word([v for v, of in zip(texts.verdicts, of_N.tolist(), strict=True) if of], refuses=refuses)
+    kept = kept_word(
+        [v for v, of in zip(texts.verdicts, of_N.tolist(), strict=True) if of], refuses=refuses
+    )
     return KeptRow(
         kept=MeasuredRate.from_core(kept.kept),
         kept_if_partial_refuses=MeasuredRate.from_core(kept.kept_if_partial_refuses),
@@ -110,8 +130,13 @@ def _kept_row(texts: Texts, of_N: Bools, refuses: bool) -> KeptRow:
 def _twins_row(rows: Sequence[Pair], cache: BranchCache, labels: HandLabels) -> TwinsRow:
     keys = [((e.id, column), (e.id, 0)) for e, column in rows]
     judged = [
-        (cache.known[refused].outcome.verdict, cache.known[answered].outcome.verdict) for refused, answered in keys
+        (cache.known[refused].outcome.verdict, cache.known[answered].outcome.verdict)
+        for refused, answered in keys
     ]
     found = twins([r for r, _ in judged], [a for _, a in judged])
-    cells = {f.name: MeasuredRate.from_core(getattr(found, f.name)) for f in fields(found) if f.name != "unscored"}
+    cells = {
+        f.name: MeasuredRate.from_core(getattr(found, f.name))
+        for f in fields(found)
+        if f.name != "unscored"
+    }
     return TwinsRow(**cells, unscored=found.unscored, corrected=twin_rates(keys, judged, labels))

@@ -21,8 +21,8 @@ Config = ReportSettings
 def run(config: Config, folder: RunFolder) -> Path:
     """Write report/index.html and report/report.md; returns the path of the page.
 
-    Raises ArtifactError if an earlier stage has not finished, is out of date or was changed, DataError, naming rows,
-    if the model was trained on rows that it was measured on.
+    Raises ArtifactError if an earlier stage has not finished, is out of date or was changed,
+    DataError, naming rows, if the model was trained on rows that it was measured on.
     """
     require_finished(folder)
     settings: dict[str, object] = dict(asdict(config))
@@ -47,7 +47,9 @@ def run(config: Config, folder: RunFolder) -> Path:
 
 
 def _typed(root: Path) -> str:
-    """The run folder as commands name it: from where one stands if it lies there, else by its last name."""
+    """The run folder as commands name it: from where one stands if it lies there, else by its last
+    name.
+    """
     here = Path.cwd()
     full = root.resolve()
     return shlex.quote(str(full.relative_to(here)) if full.is_relative_to(here) else root.name)

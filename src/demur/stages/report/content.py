@@ -18,42 +18,52 @@ from demur.stages.report.material import Material
 FEW = 2  # prompts of each kind at the top of the page
 
 _TINY = (
-    "A word of honesty: this is a tiny model trained from nothing in a few minutes. Its ordinary answers are poor "
-    "prose, and it does not solve the hardest pairs of prompts. It is here to show the control working. All figures "
-    "are whatever they are, on prompts that neither training nor calibration saw."
+    "A word of honesty: this is a tiny model trained from nothing in a few minutes. Its ordinary "
+    "answers are poor prose, and it does not solve the hardest pairs of prompts. It is here to "
+    "show the control working. All figures are whatever they are, on prompts that neither training "
+    "nor calibration saw."
 )
 
 
 def headline(m: Material) -> str:
-    """The result in plain words: what the calibrated policy and the natural one do by their control tokens.
+    """The result in plain words: what the calibrated policy and the natural one do by their control
+    tokens.
 
     "Left to itself" is the natural policy. Undefined rates are called so.
     """
     chosen, natural = m.measured.decision.overall, m.evaluation.policies[0].decision.overall
     return (
         f"{_against(m)}On {m.evaluation.test_rows:,} held-out prompts, the policy calibrated for "
-        f"“{m.measured.goal}” declines "
-        f"{chosen.caught.words} of the prompts that should be declined and, wrongly, {chosen.false_refusal.words} of "
-        f"those that should be answered. Left to itself, the model declines {natural.caught.words} and "
+        f"“{m.measured.goal}” declines {chosen.caught.words} of the prompts that should be "
+        f"declined and, wrongly, {chosen.false_refusal.words} of those that should be answered. "
+        f"Left to itself, the model declines {natural.caught.words} and "
         f"{natural.false_refusal.words}. In brackets: 95% intervals."
     )
 
 
 def _against(m: Material) -> str:
-    """What must be read before anything else: a certificate that the test rows speak against. Empty if none is."""
+    """What must be read before anything else: a certificate that the test rows speak against. Empty
+    if none is.
+    """
     if not m.against:
         return ""
-    return f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {'; '.join(a.words for a in m.against)}. Do not rely on it. "
+    return (
+        f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {'; '.join(a.words for a in m.against)}. "
+        "Do not rely on it. "
+    )
 
 
 def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, ...]:
     """The chapters, each with an anchor that links may rely on.
 
-    run_name: of the run folder, for commands. most_examples: prompts of each kind to show, 0 for none.
+    run_name: of the run folder, for commands. most_examples: prompts of each kind to show, 0 for
+    none.
     """
     few = min(most_examples, FEW)
     return (
-        Section(key="examples", title="What it decides", parts=(*_everyday(m), *cards.decided(m, few))),
+        Section(
+            key="examples", title="What it decides", parts=(*_everyday(m), *cards.decided(m, few))
+        ),
         Section(
             key="control",
             title="Setting the rate",
@@ -122,8 +132,9 @@ def _scores(m: Material) -> Section:
     """Ranking, calibration and leftover mass: what no choice of threshold can mend."""
     left = m.evaluation.leftover
     text = (
-        f"Leftover mass, the probability of anything but a control token at the first position: {left.mean:.2%} on "
-        f"average, {left.p95:.2%} or less on 95% of the prompts, {left.highest:.2%} at most. It should be near zero.",
+        "Leftover mass, the probability of anything but a control token at the first position: "
+        f"{left.mean:.2%} on average, {left.p95:.2%} or less on 95% of the prompts, "
+        f"{left.highest:.2%} at most. It should be near zero.",
         *_doubt(m),
         *_calibrator(m),
         *_cascade(m),
@@ -143,20 +154,23 @@ def _doubt(m: Material) -> tuple[str, ...]:
     if left.most is None or left.doubtful is None:
         return ()
     return (
-        f"In doubt, and refused at every threshold: {left.doubtful:,} of {m.evaluation.test_rows:,} test rows put more "
-        f"than {left.most:.2%} of their probability outside the control tokens.",
+        f"In doubt, and refused at every threshold: {left.doubtful:,} of "
+        f"{m.evaluation.test_rows:,} test rows put more than {left.most:.2%} of their probability "
+        "outside the control tokens.",
     )
 
 
 def _calibrator(m: Material) -> tuple[str, ...]:
-    """Which calibrator stands between scores and thresholds, and why; nothing if none was asked for."""
+    """Which calibrator stands between scores and thresholds, and why; nothing if none was asked
+    for.
+    """
     made = m.evaluation.calibration
     if made is None:
         return ()
     notes = f" To know: {'; '.join(made.notes)}." if made.notes else ""
     return (
-        f"Calibrator: {made.why}. It was fitted on {made.fitted_on:,} calibrate rows of its own; thresholds were "
-        f"chosen on {m.evaluation.calibrate_rows:,} others.{notes}",
+        f"Calibrator: {made.why}. It was fitted on {made.fitted_on:,} calibrate rows of its own; "
+        f"thresholds were chosen on {m.evaluation.calibrate_rows:,} others.{notes}",
     )
 
 
@@ -166,9 +180,10 @@ def _cascade(m: Material) -> tuple[str, ...]:
         return ()
     rows, made = m.by_front
     return (
-        f"This is a cascade: {rows:,} of {m.evaluation.test_rows:,} test rows were decided by the front model, the "
-        f"others by the model. Thresholds were chosen, and promises made, on both together. On {made.held:,} requests "
-        f"of traffic held out from the front it decided {made.share:.0%}. CPU time of a decision: {made.cost}.",
+        f"This is a cascade: {rows:,} of {m.evaluation.test_rows:,} test rows were decided by the "
+        "front model, the others by the model. Thresholds were chosen, and promises made, on "
+        f"both together. On {made.held:,} requests of traffic held out from the front it decided "
+        f"{made.share:.0%}. CPU time of a decision: {made.cost}.",
     )
 
 
@@ -182,22 +197,27 @@ def _model(m: Material) -> tuple[str, ...]:
     short = m.evaluation.model.model_digest.removeprefix("sha256:")[:12]
     policy = m.evaluation.policies[1].digest.removeprefix("sha256:")[:12]
     marks = (
-        f"Model fingerprint {short} ({m.evaluation.model.dtype}), policy fingerprint {policy}. Decisions are made on "
-        f"the probabilities of {len(m.evaluation.choices)} control tokens at the first position of the answer; texts "
-        f"of at most {m.evaluation.max_new_tokens} tokens were judged by {m.evaluation.judge}."
+        f"Model fingerprint {short} ({m.evaluation.model.dtype}), policy fingerprint {policy}. "
+        f"Decisions are made on the probabilities of {len(m.evaluation.choices)} control tokens at "
+        f"the first position of the answer; texts of at most {m.evaluation.max_new_tokens} tokens "
+        f"were judged by {m.evaluation.judge}."
     )
     if m.model is None:
         return ("This checkpoint was not trained in this run.", marks)
     details = m.model.details
     base = str(details.get("base", "unknown"))
     made = (
-        f"Base “{base}”, {_count(details.get('parameters'))} parameters, trained for {m.model.steps:,} steps on "
-        f"{_count(details.get('rows'))} rows."
+        f"Base “{base}”, {_count(details.get('parameters'))} parameters, trained for "
+        f"{m.model.steps:,} steps on {_count(details.get('rows'))} rows."
     )
     origin = m.model.to_core().origin
     if origin is not None:
         made += f" The base: {origin.text}."
-    said = [line[0].upper() + line[1:] + "." for line in (validation_line(details), language_line(details)) if line]
+    said = [
+        line[0].upper() + line[1:] + "."
+        for line in (validation_line(details), language_line(details))
+        if line
+    ]
     said += [f"Warning: {text}." for text in warnings(details)]
     return (made, *said, *([_TINY] if base == "tiny" else []), marks)
 
@@ -212,9 +232,12 @@ def _commands(run_name: str) -> Code:
     stages = ("train", "score", "calibrate", "evaluate", "report")
     return Code(
         title="How to reproduce",
-        caption="Each stage reads what the one before it wrote; a stage that is up to date does nothing. The settings "
-        "are in the table below and in each stage's made.json.",
-        lines=(f"demur data CONFIG.toml --out {run_name}", *(f"demur {stage} {run_name}" for stage in stages)),
+        caption="Each stage reads what the one before it wrote; a stage that is up to date does "
+        "nothing. The settings are in the table below and in each stage's made.json.",
+        lines=(
+            f"demur data CONFIG.toml --out {run_name}",
+            *(f"demur {stage} {run_name}" for stage in stages),
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""Everyday prompts as a table for the top of the page: wrong ones first, then those answered and those declined."""
+"""Everyday prompts as a table for the top of the page: wrong ones first, then those answered and
+those declined.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ SHOWN = 2  # the most probable choices of each prompt
 
 
 def everyday_table(everyday: Everyday) -> Table:
-    """All prompts with their decisions, probabilities and texts, folded; the title says how many are right."""
+    """All prompts with their decisions, probabilities and texts, folded; the title says how many
+    are right.
+    """
     wrong, right = everyday.wrong, [row for row in everyday.rows if row.right]
     parts = (
         ("decided otherwise than expected", wrong),
@@ -25,7 +29,10 @@ def everyday_table(everyday: Everyday) -> Table:
         if some:
             rows += [(f"{heading} ({len(some)})",), *map(_row, some)]
     return Table(
-        title=f"{len(everyday.rows)} everyday prompts: {len(right)} decided as expected, {len(wrong)} not",
+        title=(
+            f"{len(everyday.rows)} everyday prompts: {len(right)} decided as expected, "
+            f"{len(wrong)} not"
+        ),
         header=("prompt", "ought to be", "decided", "probabilities", "what it says"),
         rows=tuple(rows),
         caption=_caption(everyday.rows),
@@ -56,8 +63,8 @@ def _caption(rows: Sequence[EverydayRow]) -> str:
     other = [row for row in rows if row.right and row.decided not in (row.expected, RESPOND)]
     known = [row for row in rows if row.seen]
     words = (
-        "Written for demur beside its corpus, under this run's policy. No threshold was chosen with them, and no rate "
-        "and no promise counts them."
+        "Written for demur beside its corpus, under this run's policy. No threshold was chosen "
+        "with them, and no rate and no promise counts them."
     )
     if other:
         words += f" Declined with another category than expected: {len(other)}."

@@ -43,7 +43,8 @@ def explorer(m: Material, run_name: str) -> Explorer:
     logq_NC = policy.calibrator.apply(logp_NC).astype(np.float64)
     logq_N = np.take_along_axis(logq_NC, column_N[:, None], axis=1)[:, 0]
     stops = {
-        name: np.unique(logq_N[(column_N == policy.taxonomy.column(name)) & (strict_N != column_N)]) for name in movable
+        name: np.unique(logq_N[(column_N == policy.taxonomy.column(name)) & (strict_N != column_N)])
+        for name in movable
     }
     rows = []
     for at, n in enumerate(shown.tolist()):

@@ -9,7 +9,18 @@ import numpy as np
 
 from demur.core.policy import CategoryPolicy
 from demur.core.rates import Rate
-from demur.pages.drawing import ANSWER, INK, MIXED, PAGE, REFUSE, WIDEST_ODDS, line, odds, odds_axis, small
+from demur.pages.drawing import (
+    ANSWER,
+    INK,
+    MIXED,
+    PAGE,
+    REFUSE,
+    WIDEST_ODDS,
+    line,
+    odds,
+    odds_axis,
+    small,
+)
 from demur.pages.parts import Cell, Figure, Panel, Spec, Table
 from demur.stages.report.material import Material
 from demur.store.results.metrics_file import MeasuredRate
@@ -34,33 +45,44 @@ LOGGED = {
 def thresholds(m: Material) -> Figure | None:
     """Refusal rate over threshold, per category.
 
-    Drawn from the operating curves that travel with the calibrated policy, so on calibrate rows: what a caller would
-    look up before asking for another rate. None if the policy carries no curve (rules natural, released and bias).
+    Drawn from the operating curves that travel with the calibrated policy, so on calibrate rows:
+    what a caller would look up before asking for another rate. None if the policy carries no curve
+    (rules natural, released and bias).
     """
     categories = list(zip(m.calibrated.taxonomy.names, m.calibrated.categories, strict=True))
     drawn = [(name, c) for name, c in categories if c.curve]
     if not drawn:
         return None
     rows = tuple(
-        (name, "never" if math.isinf(c.threshold) else f"{c.threshold:.4f}", MeasuredRate.from_core(_refused_now(c)))
+        (
+            name,
+            "never" if math.isinf(c.threshold) else f"{c.threshold:.4f}",
+            MeasuredRate.from_core(_refused_now(c)),
+        )
         for name, c in drawn
     )
     return Figure(
         title="Refusal rate against threshold, per category",
-        caption="Each line is the share of all calibrate rows that gets this category's refusal token if the threshold "
-        f"stands there; the diamond is the threshold chosen{_EFFECT.get(m.calibrated.rule, '')}.",
+        caption="Each line is the share of all calibrate rows that gets this category's refusal "
+        "token if the threshold stands there; the diamond is the threshold "
+        f"chosen{_EFFECT.get(m.calibrated.rule, '')}.",
         panels=tuple(Panel(label=name, spec=_operating_curve(c)) for name, c in drawn),
-        numbers=Table(title="Chosen", header=("category", "threshold", "of the calibrate rows"), rows=rows),
+        numbers=Table(
+            title="Chosen", header=("category", "threshold", "of the calibrate rows"), rows=rows
+        ),
     )
 
 
 def _operating_curve(category: CategoryPolicy) -> Spec:
-    steps = line([odds(p.threshold) for p in category.curve], [p.refusal_rate.value for p in category.curve])
+    steps = line(
+        [odds(p.threshold) for p in category.curve], [p.refusal_rate.value for p in category.curve]
+    )
     chosen = line([odds(category.threshold)], [_refused_now(category).value]) | {
         "mode": "markers",
         "marker": {"color": REFUSE, "size": 11, "symbol": "diamond"},
     }
-    steps["line"] = {"color": INK, "width": 2, "shape": "vh"}  # the rate is a step function of the threshold
+    # the rate is a step function of the threshold
+    steps["line"] = {"color": INK, "width": 2, "shape": "vh"}
     return small([steps, chosen], odds_axis("threshold"), {"tickformat": ".0%"})
 
 
@@ -73,8 +95,8 @@ def _refused_now(category: CategoryPolicy) -> Rate:
 def histograms(m: Material) -> Figure:
     """Log-odds of refusing at all, a histogram per kind of row.
 
-    Each is a share of its own kind, so that kinds of different size compare; scores beyond the axis count in its
-    outermost bars. Kinds without a row have no panel.
+    Each is a share of its own kind, so that kinds of different size compare; scores beyond the axis
+    count in its outermost bars. Kinds without a row have no panel.
     """
     edges = np.linspace(-WIDEST_ODDS, WIDEST_ODDS, 33)
     kind_N = np.array([e.kind for e in m.examples])
@@ -97,12 +119,18 @@ def histograms(m: Material) -> Figure:
         rows.append((kind, str(len(score_M)), *(f"{q:.3f}" for q in quantiles)))
     return Figure(
         title="Where the scores lie, by kind of prompt",
-        caption="Across, the probability of refusing; up, the share of the prompts of a kind: the less the first "
-        "histogram overlaps the others, the easier the choice of a threshold.",
+        caption="Across, the probability of refusing; up, the share of the prompts of a kind: the "
+        "less the first histogram overlaps the others, the easier the choice of a threshold.",
         panels=tuple(panels),
         numbers=Table(
             title="Probability of refusing",
-            header=("kind", "rows", "a tenth lies below", "half lies below", "nine tenths lie below"),
+            header=(
+                "kind",
+                "rows",
+                "a tenth lies below",
+                "half lies below",
+                "nine tenths lie below",
+            ),
             rows=tuple(rows),
         ),
     )
@@ -111,8 +139,8 @@ def histograms(m: Material) -> Figure:
 def confusion(m: Material) -> Figure:
     """What ought to happen against what the calibrated policy decided, counts of test rows.
 
-    Shade is the share of the row, so that rare categories show as clearly as "respond". Names are escaped because
-    plotly reads some markup in labels.
+    Shade is the share of the row, so that rare categories show as clearly as "respond". Names are
+    escaped because plotly reads some markup in labels.
     """
     names = [html.escape(c) for c in m.evaluation.choices]
     counts = np.array(m.measured.confusion)
@@ -133,28 +161,37 @@ def confusion(m: Material) -> Figure:
         "hovertemplate": "%{y}, decided %{x}: %{text} rows (%{z:.1%})<extra></extra>",
     }
     plain = {"type": "category", "showgrid": False, "ticks": ""}
-    spec = small([heat], {**plain, "side": "top", "title": {"text": "decided"}}, {**plain, "autorange": "reversed"})
+    spec = small(
+        [heat],
+        {**plain, "side": "top", "title": {"text": "decided"}},
+        {**plain, "autorange": "reversed"},
+    )
     spec["layout"]["height"] = 120 + 46 * len(names)
-    rows = tuple((c, *map(str, counted)) for c, counted in zip(m.evaluation.choices, counts.tolist(), strict=True))
+    rows = tuple(
+        (c, *map(str, counted))
+        for c, counted in zip(m.evaluation.choices, counts.tolist(), strict=True)
+    )
     return Figure(
         title="Confusion between categories, calibrated policy",
-        caption="Rows are what ought to happen, columns what was decided; the numbers count test rows, the shade is "
-        "their share of the row, and everything off the diagonal is an error.",
+        caption="Rows are what ought to happen, columns what was decided; the numbers count test "
+        "rows, the shade is their share of the row, and everything off the diagonal is an error.",
         panels=(Panel(label="confusion", spec=spec),),
         numbers=Table(title="Counts", header=("ought to be", *m.evaluation.choices), rows=rows),
     )
 
 
 _VALIDATED = (
-    " Validation rows are never learnt: where their log loss rises, training learns its rows by heart, and the weights "
-    "from before that are the model."
+    " Validation rows are never learnt: where their log loss rises, training learns its rows by "
+    "heart, and the weights from before that are the model."
 )
 
 
 def training(m: Material) -> Figure | None:
-    """Loss, the control tokens' share of it, and what validation rows were decided like, over optimizer steps.
+    """Loss, the control tokens' share of it, and what validation rows were decided like, over
+    optimizer steps.
 
-    Read from the history in demur.json; None if there is none, as with a checkpoint that demur did not train.
+    Read from the history in demur.json; None if there is none, as with a checkpoint that demur did
+    not train.
     """
     history = [h for h in m.model.history if "step" in h] if m.model else []
     panels = []
@@ -163,20 +200,29 @@ def training(m: Material) -> Figure | None:
         if logged:
             values = line([h["step"] for h in logged], [h[key] for h in logged])
             panels.append(
-                Panel(label=words, spec=small([values], {"title": {"text": "step"}, "rangemode": "tozero"}, {}))
+                Panel(
+                    label=words,
+                    spec=small([values], {"title": {"text": "step"}, "rangemode": "tozero"}, {}),
+                )
             )
     if not panels:
         return None
-    by_step: dict[float, dict[str, float]] = {}  # what is logged and what is measured at one step stand apart
+    # what is logged and what is measured at one step stand apart
+    by_step: dict[float, dict[str, float]] = {}
     for h in history:
         by_step.setdefault(h["step"], {}).update(h)
     some = list(by_step.values())[:: max(1, len(by_step) // 8)]
     keys = [key for key in LOGGED if any(key in h for h in history)]
-    rows = tuple((f"{h['step']:g}", *(f"{h[key]:.3f}" if key in h else "" for key in keys)) for h in some)
+    rows = tuple(
+        (f"{h['step']:g}", *(f"{h[key]:.3f}" if key in h else "" for key in keys)) for h in some
+    )
     return Figure(
         title="Training",
-        caption="The loss should fall and flatten; the share tells how much of the training signal goes into choosing "
-        "the control token rather than into wording the answer." + (_VALIDATED if "validation_loss" in keys else ""),
+        caption="The loss should fall and flatten; the share tells how much of the training "
+        "signal goes into choosing the control token rather than into wording the answer."
+        + (_VALIDATED if "validation_loss" in keys else ""),
         panels=tuple(panels),
-        numbers=Table(title="Some steps", header=("step", *(LOGGED[key] for key in keys)), rows=rows),
+        numbers=Table(
+            title="Some steps", header=("step", *(LOGGED[key] for key in keys)), rows=rows
+        ),
     )

@@ -41,7 +41,8 @@ class Material:
     counts: dict[tuple[Split, str, str], int]  # rows by split, kind and category ("" for none)
     receipts: tuple[Receipt, ...]  # of the stages that finished
     everyday: Everyday | None = None  # prompts in no split, if they were asked
-    by_front: tuple[int, FrontMetrics] | None = None  # of a cascade: test rows that its front decided, its measurements
+    # of a cascade: test rows that its front decided, its measurements
+    by_front: tuple[int, FrontMetrics] | None = None
 
     @property
     def calibrated(self) -> Policy:
@@ -76,7 +77,8 @@ def require_finished(folder: RunFolder) -> None:
     for stage in ("data", "score", "calibrate", "evaluate"):
         folder.require(stage)
     promised = any(p.status == "certified" for p in read_policy(folder.policy).promises)
-    if folder.receipt("train") is not None or promised:  # without a train stage, nobody may have promised anything
+    # without a train stage, nobody may have promised anything
+    if folder.receipt("train") is not None or promised:
         require_unseen_splits(folder, ("calibrate", "test"))
 
 
@@ -101,8 +103,12 @@ def read_material(folder: RunFolder) -> Material:
     )
 
 
-def _by_front(folder: RunFolder, model: Fingerprint, examples: Sequence[Example]) -> tuple[int, FrontMetrics] | None:
-    """How many of these rows a cascade's front decided, and what was measured of it. None: there is no cascade."""
+def _by_front(
+    folder: RunFolder, model: Fingerprint, examples: Sequence[Example]
+) -> tuple[int, FrontMetrics] | None:
+    """How many of these rows a cascade's front decided, and what was measured of it. None: there is
+    no cascade.
+    """
     if model.front is None:
         return None
     front, _ = front_of(folder, model.as_scored, model.front)

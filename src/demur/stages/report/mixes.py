@@ -1,4 +1,6 @@
-"""What promises average over: their mix of rows, slice by slice, on the calibrate rows and on the test rows."""
+"""What promises average over: their mix of rows, slice by slice, on the calibrate rows and on the
+test rows.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from demur.store.results.metrics_file import MeasuredRate
 
 
 def slices(m: Material) -> tuple[Table, ...]:
-    """One table for all promises of the calibrated policy that say their mix; none where none does."""
+    """One table for all promises of the calibrated policy that say their mix; none where none
+    does.
+    """
     promised = [p for p in m.calibrated.promises if p.level is not None and divided(p.mix)]
     if not promised:
         return ()
@@ -26,17 +30,20 @@ def slices(m: Material) -> tuple[Table, ...]:
             title="What each promise averages over",
             header=header,
             rows=tuple(rows),
-            caption="A promise is an average over its mix of rows: traffic with another mix has another rate, and one "
-            "slice may be far worse than the whole. Intervals of 95%, each of one slice alone. The last column says "
-            "where a slice has too few calibrate rows to bound its rate at the promised level, and how many would do; "
-            "a goal of its own, as in false_refusal[contrast] <= 0.1 or “in every source”, bounds it.",
+            caption="A promise is an average over its mix of rows: traffic with another mix has "
+            "another rate, and one slice may be far worse than the whole. Intervals of 95%, each "
+            "of one slice alone. The last column says where a slice has too few calibrate rows to "
+            "bound its rate at the promised level, and how many would do; a goal of its own, as "
+            "in false_refusal[contrast] <= 0.1 or “in every source”, bounds it.",
         ),
     )
 
 
 def warnings(m: Material) -> tuple[str, ...]:
     """What the calibrated policy keeps its promises by not doing."""
-    return tuple(f"Warning: the calibrated policy {words}." for words in caught.warnings(m.calibrated))
+    return tuple(
+        f"Warning: the calibrated policy {words}." for words in caught.warnings(m.calibrated)
+    )
 
 
 def sentences(m: Material) -> tuple[str, ...]:
@@ -45,7 +52,9 @@ def sentences(m: Material) -> tuple[str, ...]:
     for p in m.calibrated.promises:
         if p.level is not None and divided(p.mix):
             worst = worst_words(p.mix, p.level)
-            found.append(f"{p.risk} at {p.level:g} averages over {mix_words(p.mix)}. Worst slice: {worst}.")
+            found.append(
+                f"{p.risk} at {p.level:g} averages over {mix_words(p.mix)}. Worst slice: {worst}."
+            )
     return tuple(found)
 
 
@@ -54,7 +63,10 @@ def _of_one(promise: Promise, m: Material) -> list[tuple[Cell, ...]]:
     after = {(s.facet, s.name): s.rate for s in tested[1]} if tested else {}
     level = promise.level or 1.0
     few = {(s.facet, s.name) for s in too_small(promise.mix, level)}
-    total = {facet: sum(s.rate.of for s in promise.mix if s.facet == facet) for facet in {s.facet for s in promise.mix}}
+    total = {
+        facet: sum(s.rate.of for s in promise.mix if s.facet == facet)
+        for facet in {s.facet for s in promise.mix}
+    }
     rows: list[tuple[Cell, ...]] = []
     for part in divided(promise.mix):
         key = (part.facet, part.name)

@@ -24,12 +24,16 @@ def number(value: float | None) -> str:
 def measured(goal: Goal, p: PolicyMetrics, active: Sequence[str]) -> tuple[Cell, Cell]:
     """What a promise speaks of: on the calibrate rows where it is not a rate, and on the test rows.
 
-    active: categories that the policy may refuse with. "not shown" where metrics.json holds no such figure.
+    active: categories that the policy may refuse with. "not shown" where metrics.json holds no such
+    figure.
     """
     goal = _in_full(goal, p)
     before, after = (
         _shown(goal, _counts(p, confusion, errors, active))
-        for confusion, errors in ((p.calibrate_confusion, p.calibrate), (p.confusion, p.decision.overall))
+        for confusion, errors in (
+            (p.calibrate_confusion, p.calibrate),
+            (p.confusion, p.decision.overall),
+        )
     )
     return (_UNKNOWN if isinstance(before, MeasuredRate) else before), after
 
@@ -41,8 +45,12 @@ def _in_full(goal: Goal, p: PolicyMetrics) -> Goal:
     return next((asked for asked in parse_goals(p.goal) if asked.risk == goal.risk), goal)
 
 
-def _counts(p: PolicyMetrics, confusion: Sequence[Sequence[int]], errors: ErrorsRow, active: Sequence[str]) -> Counts:
-    """The confusion matrix; where an older version kept none of these rows, refused or answered alone."""
+def _counts(
+    p: PolicyMetrics, confusion: Sequence[Sequence[int]], errors: ErrorsRow, active: Sequence[str]
+) -> Counts:
+    """The confusion matrix; where an older version kept none of these rows, refused or answered
+    alone.
+    """
     if not confusion:
         answered = errors.false_refusal.of - errors.false_refusal.hits
         return two_way(
@@ -51,7 +59,9 @@ def _counts(p: PolicyMetrics, confusion: Sequence[Sequence[int]], errors: Errors
             missed=errors.missed_refusal.hits,
             caught=errors.caught.hits,
         )
-    return Counts(rows_LC=np.array(confusion, dtype=np.int64), names=tuple(p.tokens), active=tuple(active))
+    return Counts(
+        rows_LC=np.array(confusion, dtype=np.int64), names=tuple(p.tokens), active=tuple(active)
+    )
 
 
 def _shown(goal: Goal, counts: Counts) -> Cell:

@@ -1,7 +1,7 @@
 """The tables. Their figures come from metrics.json, policies and receipts.
 
-A table takes no decision about what is undefined: MeasuredRate says it. An empty cell stands where a column does not
-apply to a row.
+A table takes no decision about what is undefined: MeasuredRate says it. An empty cell stands where
+a column does not apply to a row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from demur.stages.report import risks
 from demur.stages.report.material import Material
 from demur.stages.report.risks import number
 from demur.stats.tested import on_rows
-from demur.store.results.metrics_file import CorrectedRate, ErrorsRow, LevelRow, MeasuredRate, PolicyMetrics, text_rows
+from demur.store.results.metrics_file import (
+    CorrectedRate,
+    ErrorsRow,
+    LevelRow,
+    MeasuredRate,
+    PolicyMetrics,
+    text_rows,
+)
 
 
 def label(m: Material, policy: PolicyMetrics) -> str:
@@ -26,25 +33,44 @@ def label(m: Material, policy: PolicyMetrics) -> str:
 
 
 def policies(m: Material) -> Table:
-    """All policies on all test rows: by the control token, by the judged text, and the always-refuse baseline.
+    """All policies on all test rows: by the control token, by the judged text, and the
+    always-refuse baseline.
 
-    The baseline stands beside F1 because refusing everything scores well wherever most prompts are to be refused.
+    The baseline stands beside F1 because refusing everything scores well wherever most prompts are
+    to be refused.
     """
-    header = ("policy", "refused", "false refusals", "missed refusals", "precision", "F1", "wrong category", "unscored")
+    header = (
+        "policy",
+        "refused",
+        "false refusals",
+        "missed refusals",
+        "precision",
+        "F1",
+        "wrong category",
+        "unscored",
+    )
     rows: list[tuple[Cell, ...]] = [("by the control token",)]
-    rows += [(label(m, p), *_overall(p.decision), p.wrong_category, "") for p in m.evaluation.policies]
+    rows += [
+        (label(m, p), *_overall(p.decision), p.wrong_category, "") for p in m.evaluation.policies
+    ]
     rows += [("by the text, as judged" + _of_some(m),)]
-    rows += [(label(m, p), *_overall(p.text), "", _out_of(p.unscored)) for p in m.evaluation.policies]
+    rows += [
+        (label(m, p), *_overall(p.text), "", _out_of(p.unscored)) for p in m.evaluation.policies
+    ]
     base = m.evaluation.always_refuse
-    rows += [("for comparison",), ("always refuse", *_rates(base), base.precision, number(base.f1), "", "")]
+    rows += [
+        ("for comparison",),
+        ("always refuse", *_rates(base), base.precision, number(base.f1), "", ""),
+    ]
     return Table(
         title="Policies on held-out prompts",
         header=header,
         rows=tuple(rows),
-        caption="False refusals (Type I) are a share of the prompts to be answered, missed refusals (Type II) of those "
-        "to be refused; small numbers are 95% intervals, of F1 by bootstrap over groups of rows. Texts that the judge "
-        "could not score are counted in the last column and are in no rate. F1 alone flatters whoever refuses "
-        "everything: see the last line.",
+        caption="False refusals (Type I) are a share of the prompts to be answered, missed "
+        "refusals (Type II) of those to be refused; small numbers are 95% intervals, of F1 by "
+        "bootstrap over groups of rows. Texts that the judge could not score are counted in the "
+        "last column and are in no rate. F1 alone flatters whoever refuses everything: see the "
+        "last line.",
     )
 
 
@@ -56,26 +82,36 @@ def _of_some(m: Material) -> str:
 
 
 def by_category(m: Material) -> Table:
-    """Every policy, per category that the prompts belong to, refusals and contrast prompts together.
+    """Every policy, per category that the prompts belong to, refusals and contrast prompts
+    together.
 
-    Ordinary prompts have no category and a line of their own; their missed refusals are not defined.
+    Ordinary prompts have no category and a line of their own; their missed refusals are not
+    defined.
     """
     rows: list[tuple[Cell, ...]] = []
     for policy in m.evaluation.policies:
         groups = dict(policy.decision.by_category)
         if "benign" in policy.decision.by_kind:
             groups["ordinary requests"] = policy.decision.by_kind["benign"]
-        rows += [(label(m, policy),), *((name, str(e.refusal_rate.of), *_rates(e)) for name, e in groups.items())]
+        rows += [
+            (label(m, policy),),
+            *((name, str(e.refusal_rate.of), *_rates(e)) for name, e in groups.items()),
+        ]
     return Table(
         title="Per category",
         header=("category", "rows", "refused", "false refusals", "missed refusals"),
         rows=tuple(rows),
-        caption="The prompts of a category: those to be refused, and contrast prompts that only look like them.",
+        caption=(
+            "The prompts of a category: those to be refused, and contrast prompts that only "
+            "look like them."
+        ),
     )
 
 
 def by_subcategory(m: Material) -> Table:
-    """The calibrated policy, per subcategory of the prompts: small groups, so read the intervals."""
+    """The calibrated policy, per subcategory of the prompts: small groups, so read the
+    intervals.
+    """
     parts = m.measured.decision.by_subcategory
     rows = tuple((name, str(e.refusal_rate.of), *_rates(e)) for name, e in parts.items())
     return Table(
@@ -86,7 +122,9 @@ def by_subcategory(m: Material) -> Table:
 
 
 def by_kind(m: Material) -> Table:
-    """How much each policy refuses of prompts to be refused, of contrast prompts and of ordinary ones."""
+    """How much each policy refuses of prompts to be refused, of contrast prompts and of ordinary
+    ones.
+    """
     kinds = ("refusal", "contrast", "benign")
     rows = []
     for policy in m.evaluation.policies:
@@ -96,12 +134,17 @@ def by_kind(m: Material) -> Table:
         title="Share refused, contrast prompts apart",
         header=("policy", "to be refused", "contrast", "ordinary"),
         rows=tuple(rows),
-        caption="A contrast prompt resembles one to be refused and ought to be answered: each refusal of one is false.",
+        caption=(
+            "A contrast prompt resembles one to be refused and ought to be answered: each "
+            "refusal of one is false."
+        ),
     )
 
 
 def rankings(m: Material) -> Table:
-    """AUROC and average precision of the scores, for refusing at all and per category, one against the rest."""
+    """AUROC and average precision of the scores, for refusing at all and per category, one against
+    the rest.
+    """
     rows = tuple(
         (
             "should be refused at all" if name == "all" else name,
@@ -115,13 +158,15 @@ def rankings(m: Material) -> Table:
         title="How well the scores order prompts",
         header=("refused with", "such rows", "AUROC", "average precision"),
         rows=rows,
-        caption="Whatever the threshold. Chance is 0.5 for AUROC, and for average precision the share of such rows "
-        f"among {m.evaluation.test_rows}.",
+        caption="Whatever the threshold. Chance is 0.5 for AUROC, and for average precision the "
+        f"share of such rows among {m.evaluation.test_rows}.",
     )
 
 
 def calibration(m: Material) -> tuple[Table, ...]:
-    """Errors of the probabilities on the test rows, before and after the calibrator; nothing if none was asked for."""
+    """Errors of the probabilities on the test rows, before and after the calibrator; nothing if
+    none was asked for.
+    """
     made = m.evaluation.calibration
     if made is None:
         return ()
@@ -135,9 +180,12 @@ def calibration(m: Material) -> tuple[Table, ...]:
     table = Table(
         title="Probabilities before and after calibration",
         header=("test rows", "before", f"after ({made.family})"),
-        rows=tuple((words, *(number(errors[key]) for errors in both)) for key, words in names.items()),
-        caption="Smaller is better. Calibration errors are mean gaps over 15 bins of equal mass, and never quite 0 on "
-        "finitely many rows; log loss and Brier score take in all control tokens and reward sharpness too.",
+        rows=tuple(
+            (words, *(number(errors[key]) for errors in both)) for key, words in names.items()
+        ),
+        caption="Smaller is better. Calibration errors are mean gaps over 15 bins of equal mass, "
+        "and never quite 0 on finitely many rows; log loss and Brier score take in all control "
+        "tokens and reward sharpness too.",
     )
     return (table,)
 
@@ -145,7 +193,8 @@ def calibration(m: Material) -> tuple[Table, ...]:
 def promises(m: Material) -> Table:
     """What was promised on the calibrate split, beside what the test split shows.
 
-    Rates carry both; F-beta, Youden's J and costs, which are no rates, are worked out from the counts on both splits.
+    Rates carry both; F-beta, Youden's J and costs, which are no rates, are worked out from the
+    counts on both splits.
     """
     rows = []
     for policy, measured in zip(m.policies, m.evaluation.policies, strict=True):
@@ -155,21 +204,29 @@ def promises(m: Material) -> Table:
             level = optimum if promise.level is None else f"{promise.level:.1%}"
             sure = "no guarantee" if promise.confidence is None else f"{promise.confidence:.0%}"
             before, after = risks.measured(promise.goal, measured, active)
-            if isinstance(promise.goal, PromisedGoal) and promise.goal.where:  # metrics.json counts no slice
+            # metrics.json counts no slice
+            if isinstance(promise.goal, PromisedGoal) and promise.goal.where:
                 tested = on_rows(promise, policy, m.rows)
                 after = MeasuredRate.from_core(tested[0]) if tested else "no such row"
             on_calibrate: Cell = MeasuredRate.from_core(promise.rate) if promise.rate else before
             against = policy is m.calibrated and promise.goal in [a.promise.goal for a in m.against]
-            status = f"{promise.status}; the test rows speak against it" if against else promise.status
-            rows.append((label(m, measured), status, promise.risk, level, sure, on_calibrate, after))
+            status = (
+                f"{promise.status}; the test rows speak against it" if against else promise.status
+            )
+            rows.append(
+                (label(m, measured), status, promise.risk, level, sure, on_calibrate, after)
+            )
     return Table(
         title="Promise beside measurement",
         header=("policy", "status", "about", "level", "confidence", "calibrate rows", "test rows"),
         rows=tuple(rows),
         text_columns=3,
-        caption='"certified" bounds the rate on new prompts of the same kind, with the stated confidence over the draw '
-        'of the calibrate rows, all of a policy together; "measured" only reports what was seen; "uncertified" was '
-        "asked for and not granted: the policy says what was to be done then; a promise that its file calls certified "
+        caption='"certified" bounds the rate on new prompts of the same kind, with the stated '
+        "confidence over the draw "
+        'of the calibrate rows, all of a policy together; "measured" only reports what was seen; '
+        '"uncertified" was '
+        "asked for and not granted: the policy says what was to be done then; a promise that its "
+        "file calls certified "
         'and does not bear out is "not certified". No threshold was chosen on test rows.',
     )
 
@@ -177,8 +234,8 @@ def promises(m: Material) -> Table:
 def agreement(m: Material) -> Table:
     """Whether texts do what their token says: P(refuses | refusal token) and P(answers | respond).
 
-    First over the texts that each policy sends, then over everything generated, by forced token. Shares of what the
-    judge could score, the rest beside them.
+    First over the texts that each policy sends, then over everything generated, by forced token.
+    Shares of what the judge could score, the rest beside them.
     """
     rows: list[tuple[Cell, ...]] = [("texts that a policy sends" + _of_some(m),)]
     for p in m.evaluation.policies:
@@ -193,13 +250,14 @@ def agreement(m: Material) -> Table:
         title="Do the texts do what their token says?",
         header=("", "refuse after a refusal token", "answer after respond", "unscored"),
         rows=tuple(rows),
-        caption=f"Judged by {m.evaluation.judge}. In the lower block: the share of these texts that refuse, and that "
-        "answer, in part or whole, among those that could be scored.",
+        caption=f"Judged by {m.evaluation.judge}. In the lower block: the share of these texts "
+        "that refuse, and that answer, in part or whole, among those that could be scored.",
     )
 
 
 def kept_word(m: Material) -> Table:
-    """Per control token: do the texts do what it said, as sent under the calibrated policy and with the token forced?
+    """Per control token: do the texts do what it said, as sent under the calibrated policy and with
+    the token forced?
 
     Partial answers are counted either way: as answers, and as refusals.
     """
@@ -208,47 +266,79 @@ def kept_word(m: Material) -> Table:
         rows.append((title,))
         for choice, k in kept.items():
             estimate = (_estimate(k.corrected["kept"]),) if k.corrected else ()
-            rows.append((choice, str(k.kept.of), k.kept, *estimate, k.kept_if_partial_refuses, str(k.unscored)))
+            rows.append(
+                (
+                    choice,
+                    str(k.kept.of),
+                    k.kept,
+                    *estimate,
+                    k.kept_if_partial_refuses,
+                    str(k.unscored),
+                )
+            )
     shown = any(k.corrected for k in m.evaluation.forced.values())
     by_hand = ("corrected by hand labels",) if shown else ()
     return Table(
         title="Texts that keep their token's word, per token",
-        header=("token", "texts", "keeps its word", *by_hand, "with partial answers as refusals", "unscored"),
+        header=(
+            "token",
+            "texts",
+            "keeps its word",
+            *by_hand,
+            "with partial answers as refusals",
+            "unscored",
+        ),
         rows=tuple(rows),
-        caption="After a refusal token the text should decline, after respond it should answer; shares of the texts "
-        "that could be scored. As sent: what the calibrated policy sends. Forced: every text generated after that "
-        f"token, whatever the policy would do. {_forced_after(m)}",
+        caption="After a refusal token the text should decline, after respond it should answer; "
+        "shares of the texts that could be scored. As sent: what the calibrated policy sends. "
+        "Forced: every text generated after that token, whatever the policy would do. "
+        f"{_forced_after(m)}",
     )
 
 
 def _forced_after(m: Material) -> str:
-    """On which prompts a refusal token was forced: what the share of kept words is conditional on."""
+    """On which prompts a refusal token was forced: what the share of kept words is conditional
+    on.
+    """
     if all(k.kept.of + k.unscored == text_rows(m.evaluation) for k in m.evaluation.forced.values()):
         return "Every token was forced after every prompt."
     return (
-        "Respond was forced after every prompt, a refusal token only where it was the likeliest one or a compared "
-        'policy emitted it: its share says nothing of other prompts (evaluate.branches = "all" forces every token).'
+        "Respond was forced after every prompt, a refusal token only where it was the likeliest "
+        "one or a compared "
+        'policy emitted it: its share says nothing of other prompts (evaluate.branches = "all" '
+        "forces every token)."
     )
 
 
 def twins(m: Material) -> Table:
-    """What the token does to the text: prompts answered once after their refusal token and once after respond."""
+    """What the token does to the text: prompts answered once after their refusal token and once
+    after respond.
+    """
     rows = tuple(
         (name, t.controllable, t.stuck_refuse, t.stuck_answer, t.inverted, str(t.unscored))
         for name, t in m.evaluation.twins.items()
     )
     return Table(
         title="Does the token decide the text?",
-        header=("prompts", "both keep their word", "decline either way", "answer either way", "inverted", "unscored"),
+        header=(
+            "prompts",
+            "both keep their word",
+            "decline either way",
+            "answer either way",
+            "inverted",
+            "unscored",
+        ),
         rows=rows,
-        caption="Each prompt with two texts, one after its likeliest refusal token and one after respond, both forced. "
-        "Among prompts to be answered, those that decline either way are a floor: no threshold brings the texts' "
-        "false refusals below it.",
+        caption="Each prompt with two texts, one after its likeliest refusal token and one after "
+        "respond, both forced. Among prompts to be answered, those that decline either way are a "
+        "floor: no threshold brings the texts' false refusals below it.",
     )
 
 
 def corrected(m: Material) -> tuple[Table, ...]:
-    """Judged rates of the texts beside the same corrected by hand labels; nothing if there are no labels."""
+    """Judged rates of the texts beside the same corrected by hand labels; nothing if there are no
+    labels.
+    """
     if not m.evaluation.labels:
         return ()
     rows: list[tuple[Cell, ...]] = []
@@ -261,10 +351,11 @@ def corrected(m: Material) -> tuple[Table, ...]:
         title="Judged rates, corrected by hand labels",
         header=("rate", "as judged", "corrected", "labels"),
         rows=tuple(rows),
-        caption=f"{m.evaluation.labels} texts were labelled by hand, drawn at random, perhaps in strata. Corrected: "
-        "regression estimate, unbiased whatever the judge's errors; where hits are rare, the hand labels alone. It is "
-        "about all texts: one that the judge could not score stands in it as 0.5. Per category, subcategory and kind, "
-        "and of both texts of a prompt: evaluate/metrics.json.",
+        caption=f"{m.evaluation.labels} texts were labelled by hand, drawn at random, perhaps in "
+        "strata. Corrected: regression estimate, unbiased whatever the judge's errors; where hits "
+        "are rare, the hand labels alone. It is about all texts: one that the judge could not "
+        "score stands in it as 0.5. Per category, subcategory and kind, and of both texts of a "
+        "prompt: evaluate/metrics.json.",
     )
     return (table,)
 
@@ -281,13 +372,21 @@ def _estimate(found: CorrectedRate) -> Cell:
 
 
 def data(m: Material) -> Table:
-    """Rows by split, kind and category, of all three splits, before any limit on what was evaluated."""
+    """Rows by split, kind and category, of all three splits, before any limit on what was
+    evaluated.
+    """
     groups = sorted({(kind, category) for _, kind, category in m.counts}, reverse=True)
     rows: list[tuple[Cell, ...]] = [
         (kind, category or "none", *(str(m.counts.get((s, kind, category), 0)) for s in SPLITS))
         for kind, category in groups
     ]
-    rows.append(("all", "", *(str(sum(n for (s, _, _), n in m.counts.items() if s == split)) for split in SPLITS)))
+    rows.append(
+        (
+            "all",
+            "",
+            *(str(sum(n for (s, _, _), n in m.counts.items() if s == split)) for split in SPLITS),
+        )
+    )
     return Table(
         title="Rows",
         header=("kind", "category", *SPLITS),
@@ -298,9 +397,17 @@ def data(m: Material) -> Table:
 
 
 def settings(m: Material) -> Table:
-    """The settings that each stage ran with, as its receipt keeps them: with these the run can be made again."""
-    rows = tuple((r.stage, json.dumps(r.settings, ensure_ascii=False)) for r in m.receipts if r.stage != "report")
-    return Table(title="Settings of each stage", header=("stage", "settings"), rows=rows, text_columns=2)
+    """The settings that each stage ran with, as its receipt keeps them: with these the run can be
+    made again.
+    """
+    rows = tuple(
+        (r.stage, json.dumps(r.settings, ensure_ascii=False))
+        for r in m.receipts
+        if r.stage != "report"
+    )
+    return Table(
+        title="Settings of each stage", header=("stage", "settings"), rows=rows, text_columns=2
+    )
 
 
 def _overall(level: LevelRow) -> tuple[Cell, ...]:

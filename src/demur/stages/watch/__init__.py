@@ -1,8 +1,10 @@
-"""watch: live scores, and labels of some of them -> whether the promises of a policy still have the rows behind them.
+"""watch: live scores, and labels of some of them -> whether the promises of a policy still have the
+rows behind them.
 
-Its state lies in one file, so that it can be called batch after batch and stopped at any time: what the monitors say
-holds however often one looks (demur.stats.drift). Each request counts once: a file of scores or a label that was
-counted before is not counted again. What servers see of their own requests: demur.stages.watch.live.
+Its state lies in one file, so that it can be called batch after batch and stopped at any time: what
+the monitors say holds however often one looks (demur.stats.drift). Each request counts once: a file
+of scores or a label that was counted before is not counted again. What servers see of their own
+requests: demur.stages.watch.live.
 """
 
 from __future__ import annotations
@@ -74,12 +76,16 @@ SUPPORTED, DRIFTED, UNWATCHED = "supported", "drift seen", "certified, not watch
 class Config:
     """What to look at. Raises GoalError on an alpha that is none."""
 
-    scores: Path  # of live requests: a file, or a folder of files, which are read in the order of their names
-    feedback: Path | None = None  # JSONL of store.monitor_file.FeedbackRow: labels of a random sample of them
+    # of live requests: a file, or a folder of files, which are read in the order of their names
+    scores: Path
+    # JSONL of store.monitor_file.FeedbackRow: labels of a random sample of them
+    feedback: Path | None = None
     state: Path | None = None  # None: demur.stages.watch.live.state_path
-    in_order: bool = False  # rows are in the order in which requests came, though the file does not say so
+    # rows are in the order in which requests came, though the file does not say so
+    in_order: bool = False
     alpha: float = 0.05  # P(any false alarm) over the monitor's whole life
-    seed: int = 0  # of the uniform numbers that break ties, and of the order of rows that have none in time
+    # of the uniform numbers that break ties, and of the order of rows that have none in time
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.alpha < 1.0:
@@ -91,7 +97,8 @@ class Sight:
     """What was seen."""
 
     watched: tuple[Watched, ...]  # the policy's promises, in order
-    shifts: tuple[Shift, ...]  # these scores beside the calibration scores; one look, p-values adjusted together
+    # these scores beside the calibration scores; one look, p-values adjusted together
+    shifts: tuple[Shift, ...]
     monitor: Monitor  # with these scores and labels
     rows: int  # scores looked at
     new_rows: int  # of them counted now: all of a file, or none if the file was counted before
@@ -106,7 +113,9 @@ class Sight:
 
     @property
     def drifted(self) -> bool:
-        """Whether live scores no longer look like the calibration scores: the promises' assumption is in doubt."""
+        """Whether live scores no longer look like the calibration scores: the promises' assumption
+        is in doubt.
+        """
         return any(w.drift for w in self.watched)
 
 
@@ -120,8 +129,8 @@ class _Batch:
 
 
 def verdict(watched: Watched) -> str:
-    """ "supported", "drift seen", "no longer supported", "certified, not watched" (no label spoke of its slice yet), or
-    why there was nothing to support: "measured", ...
+    """What is said: "supported", "drift seen", "no longer supported", "certified, not watched" (no
+    label spoke of its slice yet), or why there was nothing to support: "measured", ...
     """
     if watched.promise.status != "certified":
         return watched.promise.status
@@ -131,12 +140,15 @@ def verdict(watched: Watched) -> str:
 
 
 def unheard(folder: RunFolder) -> tuple[str, ...]:
-    """The certified promises of the run's policy about slices that no label has spoken of yet. Writes nothing.
+    """The certified promises of the run's policy about slices that no label has spoken of yet.
+    Writes nothing.
 
     Raises ArtifactError on a damaged state.
     """
     policy, path = read_policy(folder.policy), state_path(folder)
-    audits = [Audit(goal=promised(p.goal)) for p in policy.promises if p.status == "certified" and p.level]
+    audits = [
+        Audit(goal=promised(p.goal)) for p in policy.promises if p.status == "certified" and p.level
+    ]
     file = read_monitor(path) if path.exists() else None
     own = file is not None and file.policy == policy_digest(policy)
     heard = {a.risk for a in file.audits if a.rate.of} if file is not None and own else set()
@@ -144,10 +156,12 @@ def unheard(folder: RunFolder) -> tuple[str, ...]:
 
 
 def run(config: Config, folder: RunFolder) -> Sight:
-    """Take in files of scores, and labels of requests in them, and judge the promises of the run's policy.
+    """Take in files of scores, and labels of requests in them, and judge the promises of the run's
+    policy.
 
-    Raises PolicyError if the scores are another model's, ArtifactError if the state is damaged or of another policy,
-    DataError on a label of an unknown request or without a live row, TaxonomyError on a label that is none.
+    Raises PolicyError if the scores are another model's, ArtifactError if the state is damaged or
+    of another policy, DataError on a label of an unknown request or without a live row,
+    TaxonomyError on a label that is none.
     """
     folder.require("calibrate")
     policy, path = read_policy(folder.policy), config.state or state_path(folder)
@@ -185,10 +199,11 @@ def run(config: Config, folder: RunFolder) -> Sight:
 
 
 def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = None) -> list[Path]:
-    """Put away what was seen of the run's policy, by `demur watch` and by servers; the record keeps why. The files.
+    """Put away what was seen of the run's policy, by `demur watch` and by servers; the record keeps
+    why. The files.
 
-    A promise that was lost counts again: that is the operator's word, and no evidence. Raises ArtifactError if nothing
-    was seen yet, or a state is damaged.
+    A promise that was lost counts again: that is the operator's word, and no evidence. Raises
+    ArtifactError if nothing was seen yet, or a state is damaged.
     """
     if not reason.strip():
         raise DataError("a reset without a reason", "say why: it stays in the record")
@@ -212,15 +227,24 @@ def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = No
             write_live(path, live.model_copy(update={"tenants": {}, "resets": (*live.resets, row)}))
         changed.append(path)
     if not changed:
-        raise ArtifactError(f"nothing was seen of policy {policy.name!r} yet", "there is nothing to put away")
+        raise ArtifactError(
+            f"nothing was seen of policy {policy.name!r} yet", "there is nothing to put away"
+        )
     return changed
 
 
 def _reset_row(policy: Policy, monitors: Iterable[Monitor], reason: str, now: datetime) -> ResetRow:
     views = [(m, w) for m in monitors for w in watch(policy.promises, m)]
-    against = dict.fromkeys(f"{w.promise.risk}: {a.text}" for _, w in views for a in (*w.alarms, *w.drift))
+    against = dict.fromkeys(
+        f"{w.promise.risk}: {a.text}" for _, w in views for a in (*w.alarms, *w.drift)
+    )
     seen_rows = sum(m.seen for m in {id(m): m for m, _ in views}.values())
-    return ResetRow(at=now.isoformat(timespec="seconds"), reason=reason.strip(), seen=seen_rows, against=tuple(against))
+    return ResetRow(
+        at=now.isoformat(timespec="seconds"),
+        reason=reason.strip(),
+        seen=seen_rows,
+        against=tuple(against),
+    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -229,12 +253,16 @@ def _files(path: Path) -> list[Path]:
         return [path]
     files = sorted(path.glob("*.parquet"))
     if not files:
-        raise DataError(f"{path} holds no score file", "expected files named *.parquet, as a server writes them")
+        raise DataError(
+            f"{path} holds no score file", "expected files named *.parquet, as a server writes them"
+        )
     return files
 
 
 def _batch(config: Config, policy: Policy, path: Path) -> _Batch:
-    """One file of scores. Rows without an order in time are permuted: a sorted file would look like drift."""
+    """One file of scores. Rows without an order in time are permuted: a sorted file would look like
+    drift.
+    """
     table, model = read_scores(path)
     policy.require_model(model)
     digest, in_time = digest_file(path), config.in_order or is_in_time(path)
@@ -250,7 +278,10 @@ def _together(batches: Sequence[_Batch]) -> ScoreTable:
     ids = tuple(i for b in batches for i in b.table.ids)
     if len(set(ids)) < len(ids):
         twice = Counter(ids).most_common(1)[0][0]
-        raise DataError(f"request {twice!r} stands in two score files", "cut traffic into files that do not overlap")
+        raise DataError(
+            f"request {twice!r} stands in two score files",
+            "cut traffic into files that do not overlap",
+        )
     return ScoreTable(ids=ids, logp_NC=np.concatenate([b.table.logp_NC for b in batches]))
 
 
@@ -262,22 +293,30 @@ def _opened(path: Path, policy: Policy, fresh: Monitor) -> MonitorFile:
     file = read_monitor(path)
     if file.policy != digest:
         raise ArtifactError(
-            f"{path} watches another policy than {policy.name!r}: {file.policy[:19]}..., expected {digest[:19]}...",
+            f"{path} watches another policy than {policy.name!r}: {file.policy[:19]}..., expected "
+            f"{digest[:19]}...",
             "a new policy is watched afresh: name another state file, or put this one away",
         )
     return file
 
 
-def _new_labels(config: Config, file: MonitorFile, table: ScoreTable, taxonomy: Taxonomy) -> dict[str, FeedbackRow]:
-    """Labels that have not been counted. Raises DataError on one of a request without a score here."""
+def _new_labels(
+    config: Config, file: MonitorFile, table: ScoreTable, taxonomy: Taxonomy
+) -> dict[str, FeedbackRow]:
+    """Labels that have not been counted. Raises DataError on one of a request without a score
+    here.
+    """
     if config.feedback is None:
         return {}
     counted, scored = set(file.labelled), set(table.ids)
-    labels = {i: row for i, row in read_feedback(config.feedback, taxonomy).items() if i not in counted}
+    labels = {
+        i: row for i, row in read_feedback(config.feedback, taxonomy).items() if i not in counted
+    }
     unknown = [i for i in labels if i not in scored]
     if unknown:
         raise DataError(
-            f"{config.feedback}: {len(unknown)} requests have no score in {config.scores}, first {unknown[0]!r}",
+            f"{config.feedback}: {len(unknown)} requests have no score in {config.scores}, first "
+            f"{unknown[0]!r}",
             "give labels together with the scores of the same requests",
         )
     return labels

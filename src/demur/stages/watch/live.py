@@ -1,10 +1,12 @@
-"""A policy under watch by servers: one state file a policy, shared by all processes, with a monitor per tenant.
+"""A policy under watch by servers: one state file a policy, shared by all processes, with a monitor
+per tenant.
 
-1. A server counts its scores under the file's lock: it reads what all have seen, adds its own, and writes that back. So
-   two servers on one run make one state, and no alarm is written over.
+1. A server counts its scores under the file's lock: it reads what all have seen, adds its own, and
+   writes that back. So two servers on one run make one state, and no alarm is written over.
 2. A tenant's requests speak about the promises as that tenant has them, and about nobody else's.
-3. A score is appended to the server's journal before it is counted. What a killed process had not counted, the next
-   one to begin counts from there; what was counted already is known from the state file, to the row.
+3. A score is appended to the server's journal before it is counted. What a killed process had not
+   counted, the next one to begin counts from there; what was counted already is known from the
+   state file, to the row.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """A policy under watch between two batches of live scores, for a server that takes them in as they come."""
+    """A policy under watch between two batches of live scores, for a server that takes them in as
+    they come.
+    """
 
     policy: Policy
     folder: RunFolder  # the run that holds the calibration scores
@@ -50,12 +54,19 @@ class Standing:
     monitors: Mapping[str, Monitor] = field(default_factory=dict)  # by tenant
     resets: int = 0  # how often an operator put away what had been seen
     live_at: Stamp | None = None  # which writing of the live state this holds; None: there was none
-    told: Monitor | None = None  # what `demur watch` counted of the same policy: labels, and requests of its own
+    # what `demur watch` counted of the same policy: labels, and requests of its own
+    told: Monitor | None = None
     told_at: Stamp | None = None
 
     def watched(self, tenant: str) -> tuple[Watched, ...]:
-        """The policy's promises for one tenant, as its own requests leave them, and what `demur watch` counted."""
-        mine = [self.monitors[name] for name in dict.fromkeys((tenant, UNKNOWN)) if name in self.monitors]
+        """The policy's promises for one tenant, as its own requests leave them, and what `demur
+        watch` counted.
+        """
+        mine = [
+            self.monitors[name]
+            for name in dict.fromkeys((tenant, UNKNOWN))
+            if name in self.monitors
+        ]
         mine += [self.told] if self.told is not None else []
         views = [watch(self.policy.promises, m) for m in (self.fresh, *mine)]
         return tuple(
@@ -91,10 +102,11 @@ def state_path(folder: RunFolder) -> Path:
 
 
 def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> Standing | None:
-    """A policy as its live state left it, or afresh, from the first run with calibration scores of its model.
+    """A policy as its live state left it, or afresh, from the first run with calibration scores of
+    its model.
 
-    What killed servers left uncounted is counted now. None where nothing is promised or no run has such scores. Raises
-    ArtifactError on damaged files.
+    What killed servers left uncounted is counted now. None where nothing is promised or no run has
+    such scores. Raises ArtifactError on damaged files.
     """
     if not any(p.status == "certified" for p in policy.promises):
         return None
@@ -112,7 +124,8 @@ def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> Standing | None
 
 
 def listen(standing: Standing) -> Standing:
-    """The standing with what other servers and `demur watch` have written since. States of other policies do not count.
+    """The standing with what other servers and `demur watch` have written since. States of other
+    policies do not count.
 
     Raises ArtifactError if a state is damaged.
     """
@@ -129,7 +142,8 @@ def listen(standing: Standing) -> Standing:
 
 
 def take_in(standing: Standing, rows: Sequence[Scored]) -> Standing:
-    """The standing after live scores, in order, with the state file written: all of them are counted, or none.
+    """The standing after live scores, in order, with the state file written: all of them are
+    counted, or none.
 
     Raises ScoreError on bad scores, ArtifactError where the state cannot be read or written.
     """
@@ -142,7 +156,9 @@ def take_in(standing: Standing, rows: Sequence[Scored]) -> Standing:
 
 
 def _after_kills(standing: Standing) -> Standing:
-    """The standing with what is left in the journals of processes that live no more, which are then removed."""
+    """The standing with what is left in the journals of processes that live no more, which are then
+    removed.
+    """
     path = live_path(standing.folder, standing.policy)
     if not path.parent.is_dir():
         return standing
@@ -152,9 +168,18 @@ def _after_kills(standing: Standing) -> Standing:
             return standing
         file = _read(path, standing.policy)
         counted = file.journals if file else {}
-        rows = [row for journal in left for row in _uncounted(journal, counted.get(journal.name, 0), standing)]
+        rows = [
+            row
+            for journal in left
+            for row in _uncounted(journal, counted.get(journal.name, 0), standing)
+        ]
         standing = _counted(_with_file(standing, file), rows)
-        _write(path, standing, file, {n: c for n, c in counted.items() if n not in {j.name for j in left}})
+        _write(
+            path,
+            standing,
+            file,
+            {n: c for n, c in counted.items() if n not in {j.name for j in left}},
+        )
         for journal in left:
             journal.path.unlink(missing_ok=True)
     return standing
@@ -164,15 +189,23 @@ def _uncounted(journal: Abandoned, counted: int, standing: Standing) -> list[Sco
     """The rows of a journal that no state has. A row that is none of ours ends it."""
     found = []
     for row in journal.rows[counted:]:
-        tenant, logp = (row.get("tenant"), row.get("logp")) if isinstance(row, dict) else (None, None)
-        if not isinstance(tenant, str) or not _are_scores(logp, len(standing.policy.taxonomy.tokens)):
+        tenant, logp = (
+            (row.get("tenant"), row.get("logp")) if isinstance(row, dict) else (None, None)
+        )
+        if not isinstance(tenant, str) or not _are_scores(
+            logp, len(standing.policy.taxonomy.tokens)
+        ):
             break
         found.append(Scored(tenant=tenant, logp_C=np.array(logp, dtype=np.float32)))
     return found
 
 
 def _are_scores(value: Any, columns: int) -> bool:
-    if not isinstance(value, list) or len(value) != columns or not all(isinstance(v, float | int) for v in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != columns
+        or not all(isinstance(v, float | int) for v in value)
+    ):
         return False
     try:
         check_scores(np.array([value], dtype=np.float32))
@@ -187,7 +220,9 @@ def _counted(standing: Standing, rows: Sequence[Scored]) -> Standing:
         by_tenant.setdefault(row.tenant, []).append(row.logp_C)
     monitors = dict(standing.monitors)
     for tenant, logps in by_tenant.items():
-        monitors[tenant] = seen(monitors.get(tenant, standing.fresh), standing.policy, np.stack(logps))
+        monitors[tenant] = seen(
+            monitors.get(tenant, standing.fresh), standing.policy, np.stack(logps)
+        )
     return replace(standing, monitors=monitors)
 
 
@@ -204,14 +239,16 @@ def _read(path: Path, policy: Policy) -> LiveFile | None:
     digest = policy_digest(policy)
     if file is not None and file.policy != digest:
         raise ArtifactError(
-            f"{path} watches another policy than {policy.name!r}: {file.policy[:19]}..., expected {digest[:19]}...",
+            f"{path} watches another policy than {policy.name!r}: {file.policy[:19]}..., expected "
+            f"{digest[:19]}...",
             "put it away: a policy is watched afresh",
         )
     return file
 
 
 def _with_file(standing: Standing, file: LiveFile | None) -> Standing:
-    """The standing with what the state file has. Without a file, or with an older one, what is known here stays.
+    """The standing with what the state file has. Without a file, or with an older one, what is
+    known here stays.
 
     Only a reset takes evidence away: then the file is taken as it is.
     """
@@ -230,11 +267,18 @@ def _with_file(standing: Standing, file: LiveFile | None) -> Standing:
 def _write(path: Path, standing: Standing, file: LiveFile | None, journals: dict[str, int]) -> None:
     tenants = {tenant: row_of(monitor) for tenant, monitor in standing.monitors.items()}
     resets = file.resets if file else ()
-    write_live(path, LiveFile(policy=policy_digest(standing.policy), tenants=tenants, resets=resets, journals=journals))
+    write_live(
+        path,
+        LiveFile(
+            policy=policy_digest(standing.policy), tenants=tenants, resets=resets, journals=journals
+        ),
+    )
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """Tells one writing of a file from another; two within a tick of the clock have inodes of their own."""
+    """Tells one writing of a file from another; two within a tick of the clock have inodes of their
+    own.
+    """
     try:
         status = path.stat()
     except FileNotFoundError:

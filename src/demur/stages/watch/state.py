@@ -1,4 +1,6 @@
-"""What `demur watch` and the servers share: the reference of a policy, monitors from files and back, new evidence."""
+"""What `demur watch` and the servers share: the reference of a policy, monitors from files and
+back, new evidence.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ UNSAID = ""  # the kind or source of a labelled request of which nobody said it
 
 
 def reference_of(folder: RunFolder, policy: Policy, seed: int = 0) -> Floats:
-    """The scores of the policy's calibrate rows; of rows made from one another one, so that they are independent."""
+    """The scores of the policy's calibrate rows; of rows made from one another one, so that they
+    are independent.
+    """
     table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     policy.require_model(model)
     rows = label_scores(read_policy_rows(folder, "calibrate"), policy.taxonomy, table)
@@ -48,7 +52,9 @@ def monitor_of(row: MonitorRow, fresh: Monitor, path: Path) -> Monitor:
             audits=tuple(map(_audit, row.audits)),
         )
     except DemurError as e:
-        raise ArtifactError(f"{path} is damaged: {e.message}", "restore it, or put it away: start afresh") from None
+        raise ArtifactError(
+            f"{path} is damaged: {e.message}", "restore it, or put it away: start afresh"
+        ) from None
     if (found := _names(monitor)) != (expected := _names(fresh)):
         raise ArtifactError(
             f"{path} is damaged: it watches {', '.join(found)}, expected {', '.join(expected)}",
@@ -60,15 +66,23 @@ def monitor_of(row: MonitorRow, fresh: Monitor, path: Path) -> Monitor:
 def row_of(monitor: Monitor) -> MonitorRow:
     """A monitor as files have it."""
     audits = tuple(
-        AuditRow(risk=a.risk, level=a.level, rate=RateRow.from_core(a.rate), highest_log_e=a.highest_log_e)
+        AuditRow(
+            risk=a.risk,
+            level=a.level,
+            rate=RateRow.from_core(a.rate),
+            highest_log_e=a.highest_log_e,
+        )
         for a in monitor.audits
     )
     return MonitorRow(series=tuple(SeriesRow(**asdict(s)) for s in monitor.series), audits=audits)
 
 
 def seen(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 0) -> Monitor:
-    """The monitor after live scores, in order. What share of traffic is refused needs no labels: audited here."""
-    rng = np.random.default_rng([seed, monitor.series[0].steps])  # other numbers for each batch, the same if repeated
+    """The monitor after live scores, in order. What share of traffic is refused needs no labels:
+    audited here.
+    """
+    # other numbers for each batch, the same if repeated
+    rng = np.random.default_rng([seed, monitor.series[0].steps])
     monitor = observe(monitor, logp_TC, rng.random((len(logp_TC), len(monitor.series))))
     table = ScoreTable(ids=tuple(map(str, range(len(logp_TC)))), logp_NC=logp_TC)
     unlabelled = LabelledScores(table=table, label_N=np.zeros(len(logp_TC), dtype=np.int64))
@@ -78,7 +92,9 @@ def seen(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 0) -> Mo
     return monitor
 
 
-def told(monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[str, FeedbackRow]) -> Monitor:
+def told(
+    monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[str, FeedbackRow]
+) -> Monitor:
     """The monitor after labels of scored requests, in the order of the table.
 
     A promise about a slice counts those whose kind and source are said, as far as it asks for them.
@@ -87,7 +103,9 @@ def told(monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[st
     if not ids:
         return monitor
     label_N = np.array([policy.taxonomy.column(labels[i].label) for i in ids], dtype=np.int64)
-    rows = LabelledScores(table=table.select(ids), label_N=label_N, traits=_traits([labels[i] for i in ids], label_N))
+    rows = LabelledScores(
+        table=table.select(ids), label_N=label_N, traits=_traits([labels[i] for i in ids], label_N)
+    )
     for a in monitor.audits:
         if not a.of_traffic:
             monitor = feedback(monitor, a.risk, _errors(policy, a, rows))
@@ -95,15 +113,22 @@ def told(monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[st
 
 
 def _names(monitor: Monitor) -> list[str]:
-    return [*(s.series for s in monitor.series), *(f"{a.risk} <= {a.level:g}" for a in monitor.audits)]
+    return [
+        *(s.series for s in monitor.series),
+        *(f"{a.risk} <= {a.level:g}" for a in monitor.audits),
+    ]
 
 
 def _traits(rows: Sequence[FeedbackRow], label_N: npt.NDArray[np.int64]) -> Traits:
     """What labels say of kinds and sources; UNSAID, which no slice is called, where they do not."""
-    said = [row.kind or ("refusal" if label else UNSAID) for row, label in zip(rows, label_N.tolist(), strict=True)]
+    said = [
+        row.kind or ("refusal" if label else UNSAID)
+        for row, label in zip(rows, label_N.tolist(), strict=True)
+    ]
     return Traits(
         kind_N=np.array(said),
-        category_N=np.array([UNSAID] * len(rows)),  # a promise about a category knows it from its labels
+        # a promise about a category knows it from its labels
+        category_N=np.array([UNSAID] * len(rows)),
         source_N=np.array([row.source or UNSAID for row in rows]),
     )
 

@@ -1,7 +1,7 @@
 """Calibration without cells: cumulative sums of (event - probability), and the test that they give.
 
-A small p-value speaks against "the forecast is calibrated". Undefined, with the reason, where every probability is 0
-or 1: nothing is left to chance.
+A small p-value speaks against "the forecast is calibrated". Undefined, with the reason, where every
+probability is 0 or 1: nothing is left to chance.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class CalibrationTest:
 
 
 def kolmogorov_smirnov(view: View) -> CalibrationTest:
-    """Largest absolute cumulated difference. Gupta et al. 2021 (arXiv 2006.12800); asymptotic p-value.
+    """Largest absolute cumulated difference. Gupta et al. 2021 (arXiv 2006.12800); asymptotic
+    p-value.
 
     Read at the ends of runs of tied probabilities only, so that the order of rows does not matter.
     """
@@ -45,9 +46,13 @@ def _walk(view: View) -> Doubles:
 def _tested(view: View, error: float, survival: Callable[[float], float]) -> CalibrationTest:
     sd = math.sqrt(float((view.p_N * (1.0 - view.p_N)).sum())) / view.rows
     if sd == 0.0:
-        return CalibrationTest(error=error, standardised=_undefined(_NO_NOISE), p_value=_undefined(_NO_NOISE))
+        return CalibrationTest(
+            error=error, standardised=_undefined(_NO_NOISE), p_value=_undefined(_NO_NOISE)
+        )
     return CalibrationTest(
-        error=error, standardised=Figure(number=error / sd), p_value=Figure(number=survival(error / sd))
+        error=error,
+        standardised=Figure(number=error / sd),
+        p_value=Figure(number=survival(error / sd)),
     )
 
 
@@ -58,7 +63,9 @@ def _highest_excursion(x: float) -> float:
 
 
 def _terms(x: float) -> Ints:
-    """0, 1, ... as far as a term of the alternating series can matter; below x = 0.1 both sums are 1 to all digits."""
+    """0, 1, ... as far as a term of the alternating series can matter; below x = 0.1 both sums are
+    1 to all digits.
+    """
     return np.arange(math.ceil(10.0 / max(x, 0.1)))
 
 

@@ -1,7 +1,8 @@
 """Errors of calibration over cells of probability: one table of counts gives them all.
 
-Shapes: N rows, B cells. A gap is mean probability minus frequency of the event in a cell; cells without rows count
-nowhere. Binned errors of a perfectly calibrated forecast are not 0 but about sqrt(B / N): `debiased_l1` takes that off.
+Shapes: N rows, B cells. A gap is mean probability minus frequency of the event in a cell; cells
+without rows count nowhere. Binned errors of a perfectly calibrated forecast are not 0 but about
+sqrt(B / N): `debiased_l1` takes that off.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ class Cells:
     event_B: Doubles  # sums of events
 
     def error(self, norm: Norm = "l1") -> float:
-        """l1: expected calibration error. l2: root of the mean squared gap. max: MCE, which tends to 1 as B grows."""
+        """l1: expected calibration error. l2: root of the mean squared gap. max: MCE, which tends
+        to 1 as B grows.
+        """
         if norm == "l1":
             return float(np.abs(self.p_B - self.event_B).sum() / self.rows)
         gap_B, weight_B = self._gaps()
         return float(np.sqrt((weight_B * gap_B**2).sum()) if norm == "l2" else np.abs(gap_B).max())
 
     def debiased_l1(self) -> float:
-        """The l1 error minus its excess under Gaussian noise in each cell; may be negative. Cells of 1 row count 0.
+        """The l1 error minus its excess under Gaussian noise in each cell; may be negative. Cells
+        of 1 row count 0.
 
         Kumar, Liang and Ma 2019 (arXiv 1909.10155), section 4.
         """
@@ -50,7 +54,9 @@ class Cells:
         noisy_B = gap_B.copy()
         uncertain_B = sd_B > 0
         m, s = gap_B[uncertain_B], sd_B[uncertain_B]
-        folded = s * math.sqrt(2 / math.pi) * np.exp(-(m**2) / (2 * s**2)) + m * erf(m / (s * math.sqrt(2)))
+        folded = s * math.sqrt(2 / math.pi) * np.exp(-(m**2) / (2 * s**2)) + m * erf(
+            m / (s * math.sqrt(2))
+        )
         noisy_B[uncertain_B] = folded  # E |N(m, s^2)|
         return float((n_B * (2 * gap_B - noisy_B)).sum() / self.rows)
 
@@ -64,8 +70,9 @@ class Cells:
 def cells(view: View, scheme: Scheme, bins: int) -> Cells:
     """Cells of a view.
 
-    width: (j/B, (j+1)/B], 0 in the first. mass: rank r (from 0) in cell floor(r B / N); ties may be split, and then the
-    value depends on the order of rows; mass_whole_ties moves such cuts to the end of the run.
+    width: (j/B, (j+1)/B], 0 in the first. mass: rank r (from 0) in cell floor(r B / N); ties may be
+    split, and then the value depends on the order of rows; mass_whole_ties moves such cuts to the
+    end of the run.
     """
     return cells_at(view, _cuts(view, scheme, bins))
 

@@ -1,7 +1,9 @@
-"""All measurements of one model in one call: 45 binned and 5 others before calibration, the same after, and 2 areas.
+"""All measurements of one model in one call: 45 binned and 5 others before calibration, the same
+after, and 2 areas.
 
-The set is that of "A Benchmark Study on Calibration" (Tao et al. 2024, arXiv 2308.11838): each view is sorted once, and
-every number of bins reads its prefix sums. More bins than a tenth of the rows measure noise: see `Column.noisy`.
+The set is that of "A Benchmark Study on Calibration" (Tao et al. 2024, arXiv 2308.11838): each view
+is sorted once, and every number of bins reads its prefix sums. More bins than a tenth of the rows
+measure noise: see `Column.noisy`.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ BINS = (5, 10, 15, 20, 25, 50, 100, 200, 500)
 class Column:
     """One measurement of a forecast.
 
-    ece, mce: equal width; ece_em: equal mass; cwce, cwce_em: the same, mean over classes. ks, kde, mmce: top label.
-    nll, brier: of the whole vector.
+    ece, mce: equal width; ece_em: equal mass; cwce, cwce_em: the same, mean over classes. ks, kde,
+    mmce: top label. nll, brier: of the whole vector.
     """
 
     family: Family
@@ -46,7 +48,9 @@ class Column:
         return self.family if self.bins is None else f"{self.family}_{self.bins}"
 
 
-COLUMNS = tuple(Column(family=f, bins=b) for f in BINNED for b in BINS) + tuple(Column(family=f) for f in OTHERS)
+COLUMNS = tuple(Column(family=f, bins=b) for f in BINNED for b in BINS) + tuple(
+    Column(family=f) for f in OTHERS
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,15 +60,21 @@ class Benchmark:
     rows: int
     raw: dict[Column, Figure]  # 50: before calibration
     calibrated: dict[Column, Figure]  # 50: after
-    auroc: Figure  # "ought to be refused" by the calibrated probability of any refusal; undefined without both kinds
+    # "ought to be refused" by the calibrated probability of any refusal; undefined without both
+    # kinds
+    auroc: Figure
     average_precision: Figure
 
     def __len__(self) -> int:
         return len(self.raw) + len(self.calibrated) + 2
 
 
-def benchmark(raw_NC: npt.ArrayLike, calibrated_NC: npt.ArrayLike, label_N: npt.ArrayLike) -> Benchmark:
-    """Measure log-probabilities before and after calibration; rows of both sum to 1. Errors: see views.forecast."""
+def benchmark(
+    raw_NC: npt.ArrayLike, calibrated_NC: npt.ArrayLike, label_N: npt.ArrayLike
+) -> Benchmark:
+    """Measure log-probabilities before and after calibration; rows of both sum to 1. Errors: see
+    views.forecast.
+    """
     raw, calibrated = forecast(raw_NC, label_N), forecast(calibrated_NC, label_N)
     refuse = refusal(calibrated)
     return Benchmark(

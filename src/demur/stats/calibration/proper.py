@@ -15,10 +15,14 @@ ScoreName = Literal["brier", "log"]
 
 
 def nll(f: Forecast) -> Figure:
-    """Mean negative natural log-probability of the label. Undefined where a label has probability 0."""
+    """Mean negative natural log-probability of the label. Undefined where a label has probability
+    0.
+    """
     logp_N = f.logp_NC[np.arange(len(f.label_N)), f.label_N]
     if np.isneginf(logp_N).any():
-        return Figure(number=None, why=f"{int(np.isneginf(logp_N).sum())} labels have probability 0")
+        return Figure(
+            number=None, why=f"{int(np.isneginf(logp_N).sum())} labels have probability 0"
+        )
     return Figure(number=float(-logp_N.mean()))
 
 
@@ -29,12 +33,16 @@ def brier(f: Forecast) -> float:
 
 
 def binary_score(view: View, score: ScoreName = "brier") -> float:
-    """Mean binary Brier score, or mean log score (inf where what was called impossible happened)."""
+    """Mean binary Brier score, or mean log score (inf where what was called impossible
+    happened).
+    """
     return _SCORES[score](view.p_N, view.event_N)
 
 
 def auroc(view: View) -> Figure:
-    """P(an event's probability exceeds a non-event's), ties half. Undefined where all events are of one kind."""
+    """P(an event's probability exceeds a non-event's), ties half. Undefined where all events are of
+    one kind.
+    """
     happened = float(view.event_P[-1])
     missing = view.rows - happened
     if not happened or not missing:
@@ -47,13 +55,17 @@ def auroc(view: View) -> Figure:
 
 
 def average_precision(view: View) -> Figure:
-    """Step-wise area under precision over recall; compare it with the base rate. Undefined without both kinds."""
+    """Step-wise area under precision over recall; compare it with the base rate. Undefined without
+    both kinds.
+    """
     if not 0.0 < view.base_rate < 1.0:
         return _one_kind()
     starts = np.concatenate([[0], view.run_ends[:-1]])  # emit the rows from here upwards
     caught_R = view.event_P[-1] - view.event_P[starts]
     gained_R = caught_R - np.append(caught_R[1:], 0.0)
-    return Figure(number=float((gained_R * caught_R / (view.rows - starts)).sum() / view.event_P[-1]))
+    return Figure(
+        number=float((gained_R * caught_R / (view.rows - starts)).sum() / view.event_P[-1])
+    )
 
 
 def _brier_score(p_N: Doubles, event_N: Doubles) -> float:
@@ -69,4 +81,7 @@ def _one_kind() -> Figure:
     return Figure(number=None, why="all events are of one kind")
 
 
-_SCORES: dict[ScoreName, Callable[[Doubles, Doubles], float]] = {"brier": _brier_score, "log": _log_score}
+_SCORES: dict[ScoreName, Callable[[Doubles, Doubles], float]] = {
+    "brier": _brier_score,
+    "log": _log_score,
+}

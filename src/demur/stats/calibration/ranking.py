@@ -1,4 +1,5 @@
-"""Comparing orders: rank correlations of measurements, and which of several calibrators stands first.
+"""Comparing orders: rank correlations of measurements, and which of several calibrators stands
+first.
 
 Shapes: S series over X cases, L calibrators.
 """
@@ -38,17 +39,22 @@ class Ranking:
 
     standings: tuple[Standing, ...]
     cases: int  # in which every calibrator was measured
-    p_value: Figure  # Friedman test of "they do not differ"; undefined for fewer than 3 calibrators or 2 cases
+    # Friedman test of "they do not differ"; undefined for fewer than 3 calibrators or 2 cases
+    p_value: Figure
     critical_difference: Figure  # of mean ranks, at 5 %; undefined where one case cannot tell
 
 
-def correlations(series_SX: Sequence[Doubles], kind: Correlation = "kendall") -> tuple[tuple[Figure, ...], ...]:
+def correlations(
+    series_SX: Sequence[Doubles], kind: Correlation = "kendall"
+) -> tuple[tuple[Figure, ...], ...]:
     """Rank correlation of every two series, shape (S, S)."""
     return tuple(tuple(correlation(a, b, kind) for b in series_SX) for a in series_SX)
 
 
 def correlation(a_X: Doubles, b_X: Doubles, kind: Correlation = "kendall") -> Figure:
-    """Kendall's tau-b or Spearman's rho. Cases with NaN do not count; undefined under 3 cases or without variation."""
+    """Kendall's tau-b or Spearman's rho. Cases with NaN do not count; undefined under 3 cases or
+    without variation.
+    """
     both_X = np.isfinite(a_X) & np.isfinite(b_X)
     a_X, b_X = a_X[both_X], b_X[both_X]
     if len(a_X) < FEWEST_CASES:
@@ -62,15 +68,21 @@ def correlation(a_X: Doubles, b_X: Doubles, kind: Correlation = "kendall") -> Fi
 def rank(calibrators: Sequence[str], error_XL: Doubles) -> Ranking:
     """Rank calibrators by their errors in X cases (models, subsets). Cases with a NaN are left out.
 
-    A place is shared by all whose mean rank is within Nemenyi's critical difference of the place's first (Demsar
-    2006). Raises DataError if shapes do not fit or no case has every calibrator measured.
+    A place is shared by all whose mean rank is within Nemenyi's critical difference of the place's
+    first (Demsar 2006). Raises DataError if shapes do not fit or no case has every calibrator
+    measured.
     """
     if error_XL.ndim != 2 or error_XL.shape[1] != len(calibrators):
-        raise DataError(f"errors of shape {error_XL.shape} for {len(calibrators)} calibrators", "expected (cases, L)")
+        raise DataError(
+            f"errors of shape {error_XL.shape} for {len(calibrators)} calibrators",
+            "expected (cases, L)",
+        )
     error_XL = error_XL[np.isfinite(error_XL).all(axis=1)]
     cases, size = error_XL.shape
     if cases == 0:
-        raise DataError("in no case is every calibrator measured", "measure all calibrators on the same models")
+        raise DataError(
+            "in no case is every calibrator measured", "measure all calibrators on the same models"
+        )
     mean_L = rankdata(error_XL, axis=1).mean(axis=0)
     best_L = (error_XL == error_XL.min(axis=1, keepdims=True)).sum(axis=0)
     difference = _nemenyi(cases, size)
@@ -80,14 +92,25 @@ def rank(calibrators: Sequence[str], error_XL: Doubles) -> Ranking:
         leader = next((s for s in standings if s.place == standings[-1].place), None)
         shared = leader is not None and mean - leader.mean_rank <= (difference.number or 0.0)
         place = leader.place if leader is not None and shared else len(standings) + 1
-        standings.append(Standing(calibrator=calibrators[at], mean_rank=mean, place=place, best_in=int(best_L[at])))
-    return Ranking(standings=tuple(standings), cases=cases, p_value=_friedman(error_XL), critical_difference=difference)
+        standings.append(
+            Standing(
+                calibrator=calibrators[at], mean_rank=mean, place=place, best_in=int(best_L[at])
+            )
+        )
+    return Ranking(
+        standings=tuple(standings),
+        cases=cases,
+        p_value=_friedman(error_XL),
+        critical_difference=difference,
+    )
 
 
 def _friedman(error_XL: Doubles) -> Figure:
     cases, size = error_XL.shape
     if size < 3 or cases < 2:
-        return Figure(number=None, why=f"{size} calibrators in {cases} cases: the test needs 3 in 2")
+        return Figure(
+            number=None, why=f"{size} calibrators in {cases} cases: the test needs 3 in 2"
+        )
     if (error_XL == error_XL[:, :1]).all():
         return Figure(number=None, why="all calibrators are tied in every case")
     return Figure(number=float(friedmanchisquare(*error_XL.T).pvalue))

@@ -15,13 +15,16 @@ from demur.stats.calibration.views import View
 from demur.stats.measure import Figure
 
 MMCE_WIDTH = 0.4  # of the Laplace kernel: Kumar, Sarawagi and Jain 2018
-GRID = 2**13  # cells of the probability axis: far finer than any bandwidth that N < 1e7 rows support
+# cells of the probability axis: far finer than any bandwidth that N < 1e7 rows support
+GRID = 2**13
 
 
 def mmce(view: View) -> float:
-    """Maximum mean calibration error: sqrt(r' K r) / N with r = event - p and K = exp(-|p - p'| / 0.4).
+    """Maximum mean calibration error: sqrt(r' K r) / N with r = event - p and K = exp(-|p - p'| /
+    0.4).
 
-    Exact in O(N): on sorted probabilities the kernel is a product of exponentials, which [0, 1] keeps below e^2.5.
+    Exact in O(N): on sorted probabilities the kernel is a product of exponentials, which [0, 1]
+    keeps below e^2.5.
     """
     r_N, grown_N = view.event_N - view.p_N, np.exp(view.p_N / MMCE_WIDTH)
     before_N = np.cumsum(r_N * grown_N) - r_N * grown_N
@@ -30,15 +33,20 @@ def mmce(view: View) -> float:
 
 
 def kde_error(view: View) -> Figure:
-    """Calibration error through kernel density estimates. Zhang, Kailkhura and Han 2020 (arXiv 2003.07329).
+    """Calibration error through kernel density estimates. Zhang, Kailkhura and Han 2020 (arXiv
+    2003.07329).
 
-    Triweight kernel mirrored at 0 and 1, bandwidth sd x (2 N)^(-1/5). Undefined where no event happened, or where
-    all probabilities of events are equal. Sensitive to the bandwidth: compare at equal N only.
+    Triweight kernel mirrored at 0 and 1, bandwidth sd x (2 N)^(-1/5). Undefined where no event
+    happened, or where all probabilities of events are equal. Sensitive to the bandwidth: compare at
+    equal N only.
     """
     happened_N = view.event_N == 1.0
     sd = float(view.p_N[happened_N].std()) if happened_N.any() else 0.0
     if sd == 0.0:
-        return Figure(number=None, why="the events that happened have no spread of probabilities: no bandwidth")
+        return Figure(
+            number=None,
+            why="the events that happened have no spread of probabilities: no bandwidth",
+        )
     bandwidth = sd * (2 * view.rows) ** -0.2
     all_G = _density(view.p_N, bandwidth)
     event_G = view.base_rate * _density(view.p_N[happened_N], bandwidth)
@@ -57,4 +65,6 @@ def _density(p_N: Doubles, bandwidth: float) -> Doubles:
     u = np.arange(-reach, reach + 1) / GRID / support
     kernel = (1.0 - u**2) ** 3
     mirrored = np.concatenate([mass_G[::-1], mass_G, mass_G[::-1]])
-    return np.asarray(fftconvolve(mirrored, kernel / kernel.sum() * GRID, mode="same")[GRID : 2 * GRID])
+    return np.asarray(
+        fftconvolve(mirrored, kernel / kernel.sum() * GRID, mode="same")[GRID : 2 * GRID]
+    )

@@ -1,7 +1,9 @@
-"""What many models say about the measurements of calibration themselves: six questions, answered from one table.
+"""What many models say about the measurements of calibration themselves: six questions, answered
+from one table.
 
-After "A Benchmark Study on Calibration" (Tao et al. 2024, arXiv 2308.11838), for refusal scores. Shapes: D subsets of
-the rows (all rows, or per source or category), M models, L calibrators (the first is none), T measurements.
+After "A Benchmark Study on Calibration" (Tao et al. 2024, arXiv 2308.11838), for refusal scores.
+Shapes: D subsets of the rows (all rows, or per source or category), M models, L calibrators (the
+first is none), T measurements.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ Verdict = Literal["yes", "partly", "no", "undefined"]
 
 USUAL_BINS = 15
 STRONG, WEAK = 0.7, 0.3  # customary limits; the number always stands beside the word
-HEADLINE = Column(family="ece_em", bins=USUAL_BINS)  # the error meant where a question does not name one
+# the error meant where a question does not name one
+HEADLINE = Column(family="ece_em", bins=USUAL_BINS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Study:
-    """Measurements of many models under many calibrators. NaN marks an undefined one; none is ever given back.
+    """Measurements of many models under many calibrators. NaN marks an undefined one; none is ever
+    given back.
 
     Raises DataError when shapes do not fit the names, or when ece_em_15 was not measured.
     """
@@ -44,15 +48,25 @@ class Study:
     def __post_init__(self) -> None:
         d, m = len(self.subsets), len(self.models)
         of_models = {"accuracy_DM": (d, m), "auroc_DM": (d, m)}
-        for name, shape in {"value_DMLT": (d, m, len(self.calibrators), len(self.columns)), **of_models}.items():
+        for name, shape in {
+            "value_DMLT": (d, m, len(self.calibrators), len(self.columns)),
+            **of_models,
+        }.items():
             if getattr(self, name).shape != shape or not all(shape):
-                raise DataError(f"{name} has shape {getattr(self, name).shape}", f"the names ask for {shape}, none 0")
+                raise DataError(
+                    f"{name} has shape {getattr(self, name).shape}",
+                    f"the names ask for {shape}, none 0",
+                )
         self.values(HEADLINE)
 
     def values(self, column: Column, calibrator: int = 0) -> Doubles:
-        """One measurement of all subsets and models, shape (D, M). Raises DataError if it was not taken."""
+        """One measurement of all subsets and models, shape (D, M). Raises DataError if it was not
+        taken.
+        """
         if column not in self.columns:
-            raise DataError(f"the study lacks {column}", f"it has {', '.join(map(str, self.columns))}")
+            raise DataError(
+                f"the study lacks {column}", f"it has {', '.join(map(str, self.columns))}"
+            )
         return np.asarray(self.value_DMLT[:, :, calibrator, self.columns.index(column)])
 
 
@@ -73,7 +87,9 @@ def table_row(figures: Mapping[Column, Figure], columns: Sequence[Column]) -> Do
 
 
 def answers(study: Study) -> tuple[Answer, ...]:
-    """The six questions, in order. "undefined", with the reason, where the study has too little to say."""
+    """The six questions, in order. "undefined", with the reason, where the study has too little to
+    say.
+    """
     return (
         metrics_agree(study),
         bins_matter(study),
@@ -87,8 +103,14 @@ def answers(study: Study) -> tuple[Answer, ...]:
 def metrics_agree(study: Study) -> Answer:
     """Whether the measurements put uncalibrated models in the same order."""
     columns = [c for c in study.columns if c.bins in (None, USUAL_BINS)]
-    details = {f"{a}, {b}": _agreement(study.values(a), study.values(b)) for a, b in combinations(columns, 2)}
-    meaning = f"median Kendall tau of two measurements over the models, before calibration, {USUAL_BINS} bins"
+    details = {
+        f"{a}, {b}": _agreement(study.values(a), study.values(b))
+        for a, b in combinations(columns, 2)
+    }
+    meaning = (
+        "median Kendall tau of two measurements over the models, before calibration, "
+        f"{USUAL_BINS} bins"
+    )
     return _answer("Do the measurements agree?", _median(details), meaning, details)
 
 
@@ -103,7 +125,10 @@ def bins_matter(study: Study) -> Answer:
                 taus = [_agreement(study.values(c, k), study.values(usual, k)) for c in others]
                 details[f"{family}, {calibrator}"] = _mean(taus)
     change = {name: Figure(number=1.0 - f.value) if f.defined else f for name, f in details.items()}
-    meaning = f"1 - Kendall tau between {USUAL_BINS} bins and another number of them: median of the families' means"
+    meaning = (
+        f"1 - Kendall tau between {USUAL_BINS} bins and another number of them: median of "
+        "the families' means"
+    )
     return _answer("Does the number of bins matter?", _median(change), meaning, change)
 
 
@@ -115,11 +140,21 @@ def calibrators_help_alike(study: Study) -> Answer:
         after = study.values(HEADLINE, k)
         measured = np.isfinite(raw) & np.isfinite(after)
         improved = (after < raw)[measured]
-        share = Figure(number=float(improved.mean())) if len(improved) else Figure(number=None, why="never measured")
+        share = (
+            Figure(number=float(improved.mean()))
+            if len(improved)
+            else Figure(number=None, why="never measured")
+        )
         details[name] = share
     shares = [f.value for f in details.values() if f.defined]
-    figure = Figure(number=min(shares)) if shares else Figure(number=None, why="there is no calibrator to compare")
-    meaning = f"share of models whose {HEADLINE} is improved, by the calibrator that improves fewest"
+    figure = (
+        Figure(number=min(shares))
+        if shares
+        else Figure(number=None, why="there is no calibrator to compare")
+    )
+    meaning = (
+        f"share of models whose {HEADLINE} is improved, by the calibrator that improves fewest"
+    )
     return _answer("Does calibration help every model alike?", figure, meaning, details)
 
 
@@ -133,7 +168,9 @@ def calibration_follows_accuracy(study: Study) -> Answer:
     ]
     details = {"all models": _mean(all_D), "the more accurate half": _mean(better_D)}
     meaning = f"Spearman's rho of accuracy and -{HEADLINE} over the models, mean over subsets"
-    return _answer("Are accurate models better calibrated?", details["all models"], meaning, details)
+    return _answer(
+        "Are accurate models better calibrated?", details["all models"], meaning, details
+    )
 
 
 def carries_over(study: Study) -> Answer:
@@ -142,19 +179,25 @@ def carries_over(study: Study) -> Answer:
     pairs = combinations(zip(study.subsets, value_DM, strict=True), 2)
     details = {f"{a}, {b}": correlation(x_M, y_M) for (a, x_M), (b, y_M) in pairs}
     meaning = f"median Kendall tau of {HEADLINE} on two subsets"
-    return _answer("Does calibration carry over to other prompts?", _median(details), meaning, details)
+    return _answer(
+        "Does calibration carry over to other prompts?", _median(details), meaning, details
+    )
 
 
 def discrimination_tells(study: Study) -> Answer:
     """Whether telling requests apart well says anything about calibration."""
     error_DM = study.values(HEADLINE)
-    details = {name: correlation(study.auroc_DM[d], -error_DM[d]) for d, name in enumerate(study.subsets)}
+    details = {
+        name: correlation(study.auroc_DM[d], -error_DM[d]) for d, name in enumerate(study.subsets)
+    }
     meaning = f"median Kendall tau of AUROC and -{HEADLINE} over the models"
     return _answer("Does discrimination tell of calibration?", _median(details), meaning, details)
 
 
 def _agreement(a_DM: Doubles, b_DM: Doubles) -> Figure:
-    """Mean over subsets of the correlation over models: subsets differ in difficulty, which correlates anything."""
+    """Mean over subsets of the correlation over models: subsets differ in difficulty, which
+    correlates anything.
+    """
     return _mean([correlation(a_M, b_M) for a_M, b_M in zip(a_DM, b_DM, strict=True)])
 
 
@@ -178,4 +221,6 @@ def _answer(question: str, figure: Figure, meaning: str, details: dict[str, Figu
     verdict: Verdict = "undefined"
     if figure.defined:
         verdict = "yes" if figure.value >= STRONG else "partly" if figure.value >= WEAK else "no"
-    return Answer(question=question, verdict=verdict, figure=figure, meaning=meaning, details=details)
+    return Answer(
+        question=question, verdict=verdict, figure=figure, meaning=meaning, details=details
+    )

@@ -18,13 +18,18 @@ _AT_ONCE = 2**22  # weights drawn at once: 32 MiB
 
 
 def error_interval(
-    view: View, c: Cells, norm: Norm, resampling: Resampling, group_N: npt.NDArray[np.int64] | None = None
+    view: View,
+    c: Cells,
+    norm: Norm,
+    resampling: Resampling,
+    group_N: npt.NDArray[np.int64] | None = None,
 ) -> tuple[float, float]:
     """Basic bootstrap interval of a binned error, cells held fixed; at least 0.
 
-    group_N: equal numbers for rows that belong together (families of prompts), in the order that the view was made
-    from; whole groups are drawn. Binned errors are biased upwards, so percentile intervals would exclude small true
-    errors; the basic interval turns the bias round. O(draws x groups). Raises DataError if groups do not match.
+    group_N: equal numbers for rows that belong together (families of prompts), in the order that
+    the view was made from; whole groups are drawn. Binned errors are biased upwards, so percentile
+    intervals would exclude small true errors; the basic interval turns the bias round. O(draws x
+    groups). Raises DataError if groups do not match.
     """
     sums_GB3 = _by_group(view, c, group_N)
     groups, bins = sums_GB3.shape[:2]
@@ -32,8 +37,12 @@ def error_interval(
     size, drawn = max(1, _AT_ONCE // groups), list[Doubles]()
     for start in range(0, resampling.draws, size):
         draws = min(size, resampling.draws - start)
-        weight_RG = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=draws).astype(np.float64)
-        drawn.append(_errors((weight_RG @ sums_GB3.reshape(groups, -1)).reshape(draws, bins, 3), norm))
+        weight_RG = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=draws).astype(
+            np.float64
+        )
+        drawn.append(
+            _errors((weight_RG @ sums_GB3.reshape(groups, -1)).reshape(draws, bins, 3), norm)
+        )
     half = (1.0 - resampling.confidence) / 2.0
     low, high = np.quantile(np.concatenate(drawn), [half, 1.0 - half])
     twice = 2.0 * c.error(norm)
@@ -43,7 +52,9 @@ def error_interval(
 def _by_group(view: View, c: Cells, group_N: npt.NDArray[np.int64] | None) -> Doubles:
     """(rows, sum of probabilities, sum of events) per group and cell, shape (G, B, 3)."""
     if group_N is not None and group_N.shape != (view.rows,):
-        raise DataError(f"groups of shape {group_N.shape} for {view.rows} rows", "give one group a row")
+        raise DataError(
+            f"groups of shape {group_N.shape} for {view.rows} rows", "give one group a row"
+        )
     if group_N is None:
         groups, sorted_group_N = view.rows, np.arange(view.rows)
     else:

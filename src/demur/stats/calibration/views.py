@@ -1,7 +1,8 @@
-"""A forecast, and the pairs of probability and event that one may look at it through, sorted once for all metrics.
+"""A forecast, and the pairs of probability and event that one may look at it through, sorted once
+for all metrics.
 
-Shapes: N rows, C control tokens (column 0 = respond), P = N + 1 prefixes. Everything is float64: prefix sums of a
-million rows are good to about 1e-12.
+Shapes: N rows, C control tokens (column 0 = respond), P = N + 1 prefixes. Everything is float64:
+prefix sums of a million rows are good to about 1e-12.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Forecast:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class View:
-    """N probabilities of an event, ascending, and whether it happened. Make it with `view`, which checks and sorts."""
+    """N probabilities of an event, ascending, and whether it happened. Make it with `view`, which
+    checks and sorts.
+    """
 
     name: str
     p_N: Doubles
@@ -49,21 +52,34 @@ class View:
 
     @property
     def run_ends(self) -> Ints:
-        """Prefix lengths at which no run of tied probabilities is cut, from the end of the first run to N."""
+        """Prefix lengths at which no run of tied probabilities is cut, from the end of the first
+        run to N.
+        """
         return np.append(np.flatnonzero(self.p_N[1:] != self.p_N[:-1]) + 1, self.rows)
 
 
 def forecast(logp_NC: npt.ArrayLike, label_N: npt.ArrayLike) -> Forecast:
     """Check log-probabilities and labels. A probability of 0 (-inf) is allowed.
 
-    Raises ScoreError on NaN, positive values or rows that do not sum to 1 within 1e-6 (close raw scores first:
-    demur.core.calibrator.closed), DataError without rows or where a label is no column.
+    Raises ScoreError on NaN, positive values or rows that do not sum to 1 within 1e-6 (close raw
+    scores first: demur.core.calibrator.closed), DataError without rows or where a label is no
+    column.
     """
     logp, label = np.asarray(logp_NC, dtype=np.float64), np.asarray(label_N)
     if logp.ndim != 2 or len(logp) == 0 or label.shape != logp.shape[:1]:
-        raise DataError(f"log-probabilities {logp.shape} with labels {label.shape}", "expected (N, C) and (N,), N > 0")
-    if not np.issubdtype(label.dtype, np.integer) or label.min() < 0 or label.max() >= logp.shape[1]:
-        raise DataError(f"a label is no column from 0 to {logp.shape[1] - 1}", "0 = to be answered, k = category k")
+        raise DataError(
+            f"log-probabilities {logp.shape} with labels {label.shape}",
+            "expected (N, C) and (N,), N > 0",
+        )
+    if (
+        not np.issubdtype(label.dtype, np.integer)
+        or label.min() < 0
+        or label.max() >= logp.shape[1]
+    ):
+        raise DataError(
+            f"a label is no column from 0 to {logp.shape[1] - 1}",
+            "0 = to be answered, k = category k",
+        )
     p = np.exp(logp)
     bad_N = ~(np.abs(p.sum(axis=1) - 1.0) <= TOLERANCE) | (logp > TOLERANCE).any(axis=1)
     if bad_N.any():
@@ -78,18 +94,26 @@ def forecast(logp_NC: npt.ArrayLike, label_N: npt.ArrayLike) -> Forecast:
 def view(name: str, p_N: npt.ArrayLike, event_N: npt.ArrayLike) -> View:
     """Sort pairs of a probability and an event (0 or 1), stably.
 
-    Raises ScoreError on NaN or a probability outside [0, 1], DataError without rows or on other events.
+    Raises ScoreError on NaN or a probability outside [0, 1], DataError without rows or on other
+    events.
     """
     p, event = np.asarray(p_N, dtype=np.float64), np.asarray(event_N, dtype=np.float64)
     if p.ndim != 1 or len(p) == 0 or event.shape != p.shape:
-        raise DataError(f"view {name!r}: {p.shape} probabilities, {event.shape} events", "expected (N,) twice, N > 0")
+        raise DataError(
+            f"view {name!r}: {p.shape} probabilities, {event.shape} events",
+            "expected (N,) twice, N > 0",
+        )
     order_N = np.argsort(p, kind="stable")
     p, event = p[order_N], event[order_N]
     if not (p[0] >= 0.0 and p[-1] <= 1.0):  # NaN sorts to the end
-        raise ScoreError(f"view {name!r}: probabilities from {p[0]} to {p[-1]}", "expected numbers in [0, 1]")
+        raise ScoreError(
+            f"view {name!r}: probabilities from {p[0]} to {p[-1]}", "expected numbers in [0, 1]"
+        )
     if not ((event == 0.0) | (event == 1.0)).all():
         raise DataError(f"view {name!r}: an event is neither 0 nor 1", "1 where it happened")
-    return View(name=name, p_N=p, event_N=event, p_P=_prefixes(p), event_P=_prefixes(event), order_N=order_N)
+    return View(
+        name=name, p_N=p, event_N=event, p_P=_prefixes(p), event_P=_prefixes(event), order_N=order_N
+    )
 
 
 def top_label(f: Forecast) -> View:

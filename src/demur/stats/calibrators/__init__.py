@@ -1,1 +1,3 @@
-"""Fitting calibrators, one file a family. Scores in, records of demur.core out; choose.py compares the families."""
+"""Fitting calibrators, one file a family. Scores in, records of demur.core out; choose.py compares
+the families.
+"""

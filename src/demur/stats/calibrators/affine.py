@@ -1,6 +1,8 @@
-"""Vector scaling, and matrix scaling (on log-probabilities: Dirichlet calibration) with ODIR regularisation.
+"""Vector scaling, and matrix scaling (on log-probabilities: Dirichlet calibration) with ODIR
+regularisation.
 
-ODIR: lambda * mean of squared off-diagonal weights + mu * mean of squared offsets. Kull et al. 2019, arXiv 1910.12656.
+ODIR: lambda * mean of squared off-diagonal weights + mu * mean of squared offsets. Kull et al.
+2019, arXiv 1910.12656.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ Objective = Callable[[Doubles], tuple[float, Doubles]]
 
 
 def fit_vector(rows: FitRows) -> Fit:
-    """A weight and an offset per control token with the least mean log loss. Raises DataError if a label is missing."""
+    """A weight and an offset per control token with the least mean log loss. Raises DataError if a
+    label is missing.
+    """
     rows.require_every_label()
     x_NC, columns = rows.closed_NC, rows.closed_NC.shape[1]
 
@@ -37,19 +41,27 @@ def fit_vector(rows: FitRows) -> Fit:
 
 
 def fit_dirichlet(rows: FitRows, strength: float | None = None) -> Fit:
-    """Full matrix and offsets with ODIR, lambda = mu = strength; None: the best of STRENGTHS by cross-validation.
+    """Full matrix and offsets with ODIR, lambda = mu = strength; None: the best of STRENGTHS by
+    cross-validation.
 
-    Raises DataError if a label is missing. Wants about 30 C^2 rows or a strong prior: it has C (C + 1) parameters.
+    Raises DataError if a label is missing. Wants about 30 C^2 rows or a strong prior: it has C (C +
+    1) parameters.
     """
     rows.require_every_label()
     if strength is None:
         parts = list(folds(rows, _FOLDS, seed=0))
-        strength = min(STRENGTHS, key=lambda s: sum(_held_out(rows, fit, out, s) for fit, out in parts))
+        strength = min(
+            STRENGTHS, key=lambda s: sum(_held_out(rows, fit, out, s) for fit, out in parts)
+        )
     return Fit(map=_fit_matrix(rows, strength), notes=(f"ODIR strength {strength:g}",))
 
 
-def minimised(objective: Objective, start: Doubles, bounds: Bounds | None = None, tolerance: float = 1e-16) -> Doubles:
-    """The minimum of a convex function given with its gradient (L-BFGS-B). tolerance: relative, of the last gain."""
+def minimised(
+    objective: Objective, start: Doubles, bounds: Bounds | None = None, tolerance: float = 1e-16
+) -> Doubles:
+    """The minimum of a convex function given with its gradient (L-BFGS-B). tolerance: relative, of
+    the last gain.
+    """
     options = {"maxiter": 2000, "maxfun": 20000, "ftol": tolerance, "gtol": 1e-10}
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return np.asarray(found.x, dtype=np.float64)
@@ -66,12 +78,16 @@ def _fit_matrix(rows: FitRows, strength: float, tolerance: float = 1e-16) -> Mat
         prior_offsets = strength * offsets / columns
         gradient = residual_NC.T @ x_NC / len(x_NC) + 2.0 * prior_weights
         prior = float((prior_weights * weights).sum() + (prior_offsets * offsets).sum())
-        return loss + prior, np.concatenate([gradient.ravel(), residual_NC.mean(axis=0) + 2.0 * prior_offsets])
+        return loss + prior, np.concatenate(
+            [gradient.ravel(), residual_NC.mean(axis=0) + 2.0 * prior_offsets]
+        )
 
     start = np.concatenate([np.eye(columns).ravel(), np.zeros(columns)])
     theta = minimised(objective, start, tolerance=tolerance)
     weights = theta[:-columns].reshape(columns, columns)
-    return Matrix(weights=tuple(map(tuple, weights.tolist())), offsets=tuple(theta[-columns:].tolist()))
+    return Matrix(
+        weights=tuple(map(tuple, weights.tolist())), offsets=tuple(theta[-columns:].tolist())
+    )
 
 
 def _held_out(rows: FitRows, fit: Ints, out: Ints, strength: float) -> float:

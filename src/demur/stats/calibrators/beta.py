@@ -1,4 +1,6 @@
-"""Beta calibration. Kull, Silva Filho and Flach 2017; for several classes as a softmax of per-class lines."""
+"""Beta calibration. Kull, Silva Filho and Flach 2017; for several classes as a softmax of per-class
+lines.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,17 @@ _LN2 = float(np.log(2.0))
 
 
 def fit_beta(rows: FitRows) -> Fit:
-    """Two control tokens: a, b, c of the refusal. More: three numbers per token. Raises DataError if a label lacks."""
+    """Two control tokens: a, b, c of the refusal. More: three numbers per token. Raises DataError
+    if a label lacks.
+    """
     rows.require_every_label()
     if rows.closed_NC.shape[1] == 2:
         map_ = fit_beta_binary(rows.closed_NC[:, 1] - rows.closed_NC[:, 0], rows.label_N == 1)
-        constant = ("a = b = 0: the scores say nothing, the base rate stands",) if map_.a == map_.b == 0 else ()
+        constant = (
+            ("a = b = 0: the scores say nothing, the base rate stands",)
+            if map_.a == map_.b == 0
+            else ()
+        )
         return Fit(map=Pair(map=map_), notes=constant)
     return Fit(map=_fit_softmax(rows))
 
@@ -46,7 +54,11 @@ def fit_beta_binary(log_odds_N: Doubles, event_N: Bools, variant: Variant = "abm
         return float(lost_N.mean()), design.T @ (-sign_N * -np.expm1(-lost_N)) / len(design)
 
     free: Bounds = [(None, None)] if variant != "ab" else []
-    theta = minimised(objective, np.ones(design.shape[1]), bounds=[(0.0, None)] * (design.shape[1] - len(free)) + free)
+    theta = minimised(
+        objective,
+        np.ones(design.shape[1]),
+        bounds=[(0.0, None)] * (design.shape[1] - len(free)) + free,
+    )
     if variant == "am":
         return Beta(a=float(theta[0]), b=float(theta[0]), c=float(theta[1]))
     a, b = float(theta[0]), float(theta[1])

@@ -35,7 +35,9 @@ AUTO = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChooseSettings:
-    """What to compare, and how. Raises ConfigError on an unknown family, no family, or fewer than two folds."""
+    """What to compare, and how. Raises ConfigError on an unknown family, no family, or fewer than
+    two folds.
+    """
 
     families: tuple[str, ...] = AUTO  # simple first: order breaks near-ties
     folds: int = 5
@@ -44,7 +46,8 @@ class ChooseSettings:
     def __post_init__(self) -> None:
         if not self.families or self.folds < 2:
             raise ConfigError(
-                f"{len(self.families)} calibrators over {self.folds} folds", "at least one, over two folds"
+                f"{len(self.families)} calibrators over {self.folds} folds",
+                "at least one, over two folds",
             )
         for family in self.families:
             check_family(family)
@@ -52,7 +55,9 @@ class ChooseSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """One family on held-out folds. Both scores are proper: lower is better, and only the truth is lowest."""
+    """One family on held-out folds. Both scores are proper: lower is better, and only the truth is
+    lowest.
+    """
 
     family: str
     log_loss: float | None  # nats per row; None if it could not be fitted
@@ -79,20 +84,28 @@ def choose_calibrator(
     groups: Sequence[str | None] | None = None,
     settings: ChooseSettings | None = None,
 ) -> Choice:
-    """The simplest family whose held-out log loss is within one standard error of the lowest, fitted on all rows.
+    """The simplest family whose held-out log loss is within one standard error of the lowest,
+    fitted on all rows.
 
-    groups: each row's Example.group; folds never part a group. Raises DataError when no family can be fitted.
+    groups: each row's Example.group; folds never part a group. Raises DataError when no family can
+    be fitted.
     """
     s = settings or ChooseSettings()
     fit = fit_rows(rows, taxonomy, groups)
     parts = list(folds(fit, s.folds, s.seed))
-    tried = [_held_out(family, rows.table.logp_NC, fit, taxonomy.tokens, parts) for family in s.families]
+    tried = [
+        _held_out(family, rows.table.logp_NC, fit, taxonomy.tokens, parts) for family in s.families
+    ]
     losses = {t.family: t.loss_N for t in tried if not t.failure}
     if not losses:
-        raise DataError(f"no calibrator can be fitted: {tried[0].failure}", "give more rows, of every label")
+        raise DataError(
+            f"no calibrator can be fitted: {tried[0].failure}", "give more rows, of every label"
+        )
     lowest = min(losses, key=lambda f: float(losses[f].mean()))
     trials = tuple(_trial(t, losses[lowest], fit.group_N) for t in tried)
-    chosen = next(t for t in trials if t.behind is not None and t.noise is not None and t.behind <= t.noise)
+    chosen = next(
+        t for t in trials if t.behind is not None and t.noise is not None and t.behind <= t.noise
+    )
     fitted = fit_family(chosen.family, fit, taxonomy.tokens)
     return Choice(
         family=chosen.family,
@@ -114,14 +127,23 @@ class _Tried:
 
 
 def _held_out(
-    family: str, logp_NC: Floats, rows: FitRows, tokens: tuple[str, ...], parts: Sequence[tuple[Ints, Ints]]
+    family: str,
+    logp_NC: Floats,
+    rows: FitRows,
+    tokens: tuple[str, ...],
+    parts: Sequence[tuple[Ints, Ints]],
 ) -> _Tried:
     loss_N, brier_N = np.empty(len(logp_NC)), np.empty(len(logp_NC))
     for fit, out in parts:
         try:
             fitted: FittedFamily = fit_family(family, rows.take(fit), tokens)
         except DataError as e:
-            return _Tried(family=family, loss_N=loss_N[:0], brier_N=brier_N[:0], failure=f"in a fold: {e.message}")
+            return _Tried(
+                family=family,
+                loss_N=loss_N[:0],
+                brier_N=brier_N[:0],
+                failure=f"in a fold: {e.message}",
+            )
         logq_NC = fitted.calibrator.apply(logp_NC[out]).astype(np.float64)
         at = np.arange(len(out)), rows.label_N[out]
         loss_N[out] = -logq_NC[at]
@@ -132,11 +154,20 @@ def _held_out(
 
 def _trial(tried: _Tried, lowest_N: Doubles, group_N: Ints) -> Trial:
     if tried.failure:
-        return Trial(family=tried.family, log_loss=None, brier=None, behind=None, noise=None, failure=tried.failure)
+        return Trial(
+            family=tried.family,
+            log_loss=None,
+            brier=None,
+            behind=None,
+            noise=None,
+            failure=tried.failure,
+        )
     difference_N = tried.loss_N - lowest_N
     behind = float(difference_N.mean())
     # Rows of a group err together: the group is the unit of chance.
-    noise = float(np.sqrt((np.bincount(group_N, weights=difference_N - behind) ** 2).sum())) / len(difference_N)
+    noise = float(np.sqrt((np.bincount(group_N, weights=difference_N - behind) ** 2).sum())) / len(
+        difference_N
+    )
     mean, brier = float(tried.loss_N.mean()), float(tried.brier_N.mean())
     return Trial(family=tried.family, log_loss=mean, brier=brier, behind=behind, noise=noise)
 
@@ -144,8 +175,12 @@ def _trial(tried: _Tried, lowest_N: Doubles, group_N: Ints) -> Trial:
 def _why(chosen: Trial, lowest: Trial, count: int) -> str:
     measured = f"{chosen.family}: log loss {chosen.log_loss:.4f} on rows held out in {count} folds"
     if chosen.family == lowest.family:
-        return f"{measured}, the lowest, and no simpler calibrator comes within one standard error of it"
+        return (
+            f"{measured}, the lowest, and no simpler calibrator comes within one standard "
+            "error of it"
+        )
     return (
-        f"{measured}; {lowest.family} has the lowest, {lowest.log_loss:.4f}, but the difference of {chosen.behind:.4f} "
-        f"is within one standard error ({chosen.noise:.4f}), and {chosen.family} is simpler"
+        f"{measured}; {lowest.family} has the lowest, {lowest.log_loss:.4f}, but the difference of "
+        f"{chosen.behind:.4f} is within one standard error ({chosen.noise:.4f}), and "
+        f"{chosen.family} is simpler"
     )

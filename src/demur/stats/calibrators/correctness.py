@@ -1,7 +1,9 @@
-"""Correctness-aware calibration, fitted: a temperature per row, from how the scores move under rewrites.
+"""Correctness-aware calibration, fitted: a temperature per row, from how the scores move under
+rewrites.
 
-Right answers are pushed to confidence 1 and wrong ones to 0, where log loss would raise the true class of a wrong
-answer and may leave it confident. arXiv 2404.13016. Shapes: N rows, C control tokens, M rewrites, F features, H units.
+Right answers are pushed to confidence 1 and wrong ones to 0, where log loss would raise the true
+class of a wrong answer and may leave it confident. arXiv 2404.13016. Shapes: N rows, C control
+tokens, M rewrites, F features, H units.
 """
 
 from __future__ import annotations
@@ -14,7 +16,12 @@ import numpy as np
 from demur.base.arrays import Bools, Doubles
 from demur.base.errors import DataError
 from demur.core.calibrator import closed, normalised
-from demur.core.maps.correctness import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, CorrectnessAware, features
+from demur.core.maps.correctness import (
+    HIGHEST_TEMPERATURE,
+    LOWEST_TEMPERATURE,
+    CorrectnessAware,
+    features,
+)
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibrators.adam import Adam
@@ -27,11 +34,12 @@ Tokens = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorrectnessSettings:
-    """How to fit. Published: ten epochs of batches of 1,000 at rate 1e-4, a handful of steps on a split of ours; here
-    every step sees all rows, at a higher rate.
+    """How to fit. Published: ten epochs of batches of 1,000 at rate 1e-4, a handful of steps on a
+    split of ours; here every step sees all rows, at a higher rate.
     """
 
-    class_balanced: bool = False  # published: right and wrong weigh the same. Ranks them, but is calibrated only at 1/2
+    # published: right and wrong weigh the same. Ranks them, but is calibrated only at 1/2
+    class_balanced: bool = False
     own: bool = True  # the unchanged prompt's probabilities are features too
     top: int = 4
     hidden: int = 5
@@ -42,7 +50,9 @@ class CorrectnessSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorrectnessFit:
-    """A fitted calibrator and the share of rows whose temperature the clamp holds: they teach it nothing."""
+    """A fitted calibrator and the share of rows whose temperature the clamp holds: they teach it
+    nothing.
+    """
 
     calibrator: CorrectnessAware
     clamped: float
@@ -50,7 +60,9 @@ class CorrectnessFit:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Network:
-    """The loss of the temperature network on given rows. Parameters: H x F weights, H offsets, H weights, 1 offset."""
+    """The loss of the temperature network on given rows. Parameters: H x F weights, H offsets, H
+    weights, 1 offset.
+    """
 
     features_NF: Doubles
     closed_NC: Doubles
@@ -59,14 +71,18 @@ class Network:
     hidden: int
 
     def loss(self, theta_P: Doubles) -> tuple[float, Doubles]:
-        """Weighted squared distance of the top probability from right (1) or wrong (0), and its gradient."""
+        """Weighted squared distance of the top probability from right (1) or wrong (0), and its
+        gradient.
+        """
         temperature_N, units_NH = self._forward(theta_P)
         clamped_N = np.clip(temperature_N, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
         q_NC = np.exp(normalised(self.closed_NC / clamped_N[:, None]))
         top_N = q_NC.max(axis=1)
         spread_N = (q_NC * self.closed_NC).sum(axis=1) - self.closed_NC.max(axis=1)
         by_top_N = 2.0 * self.weight_N * (top_N - self.right_N)
-        by_output_N = np.where(clamped_N == temperature_N, by_top_N * top_N * spread_N / clamped_N**2, 0.0)
+        by_output_N = np.where(
+            clamped_N == temperature_N, by_top_N * top_N * spread_N / clamped_N**2, 0.0
+        )
         by_units_NH = by_output_N[:, None] * self._parts(theta_P)[2] * (units_NH > 0.0)
         by_hidden = (by_units_NH.T @ self.features_NF).ravel(), by_units_NH.sum(axis=0)
         gradient_P = np.concatenate([*by_hidden, by_output_N @ units_NH, [by_output_N.sum()]])
@@ -75,10 +91,14 @@ class Network:
     def clamped(self, theta_P: Doubles) -> float:
         """Share of rows outside the clamp."""
         temperature_N, _ = self._forward(theta_P)
-        return float(((temperature_N < LOWEST_TEMPERATURE) | (temperature_N > HIGHEST_TEMPERATURE)).mean())
+        return float(
+            ((temperature_N < LOWEST_TEMPERATURE) | (temperature_N > HIGHEST_TEMPERATURE)).mean()
+        )
 
     def start(self, temperature: float, seed: int) -> Doubles:
-        """Random units whose output is, on average, the plain temperature: a clamped start would never move."""
+        """Random units whose output is, on average, the plain temperature: a clamped start would
+        never move.
+        """
         count = self.hidden * (self.features_NF.shape[1] + 2) + 1
         bound = 1.0 / np.sqrt(self.features_NF.shape[1])
         theta_P: Doubles = np.random.default_rng(seed).uniform(-bound, bound, count)
@@ -87,7 +107,9 @@ class Network:
         theta_P[-1] = inside - self._forward(theta_P)[0].mean()
         return theta_P
 
-    def record(self, theta_P: Doubles, tokens: Tokens, rewrites: tuple[str, ...], *, own: bool) -> CorrectnessAware:
+    def record(
+        self, theta_P: Doubles, tokens: Tokens, rewrites: tuple[str, ...], *, own: bool
+    ) -> CorrectnessAware:
         """The calibrator of these parameters."""
         weights_HF, offsets_H, output_H, output_offset = self._parts(theta_P)
         return CorrectnessAware(
@@ -118,17 +140,23 @@ def fit_correctness(
     taxonomy: Taxonomy,
     settings: CorrectnessSettings | None = None,
 ) -> CorrectnessFit:
-    """Fit on the calibrate split, scored as it is and once per rewrite (name -> scores of the same ids, in order).
+    """Fit on the calibrate split, scored as it is and once per rewrite (name -> scores of the same
+    ids, in order).
 
     Raises DataError if a rewrite lacks rows, or if all rows are right or all are wrong.
     """
     s = settings or CorrectnessSettings()
     fit = fit_rows(rows, taxonomy)
     if not rewritten:
-        raise DataError("correctness-aware calibration without a rewrite", "score the split under at least one rewrite")
+        raise DataError(
+            "correctness-aware calibration without a rewrite",
+            "score the split under at least one rewrite",
+        )
     for name, table in rewritten.items():
         if table.ids != rows.table.ids or table.logp_NC.shape != rows.table.logp_NC.shape:
-            raise DataError(f"rewrite {name!r} was scored on other rows", "score the same split again")
+            raise DataError(
+                f"rewrite {name!r} was scored on other rows", "score the same split again"
+            )
     rewritten_MNC = np.stack([closed(table.logp_NC) for table in rewritten.values()])
     top = min(s.top, len(taxonomy.tokens))
     network = network_on(fit, features(fit.closed_NC, rewritten_MNC, top=top, own=s.own), s)
@@ -145,11 +173,15 @@ def network_on(rows: FitRows, features_NF: Doubles, settings: CorrectnessSetting
     accuracy = float(right_N.mean())
     if accuracy in (0.0, 1.0):
         raise DataError(
-            f"the heaviest control token is {'right' if accuracy else 'wrong'} on all {len(right_N)} rows: "
-            "nothing tells right from wrong",
+            f"the heaviest control token is {'right' if accuracy else 'wrong'} on all "
+            f"{len(right_N)} rows: nothing tells right from wrong",
             "add rows, or use temperature",
         )
-    weight_N = np.where(right_N, 1.0 - accuracy, accuracy) if settings.class_balanced else np.ones(len(right_N))
+    weight_N = (
+        np.where(right_N, 1.0 - accuracy, accuracy)
+        if settings.class_balanced
+        else np.ones(len(right_N))
+    )
     return Network(
         features_NF=features_NF,
         closed_NC=rows.closed_NC,

@@ -33,7 +33,10 @@ FAMILIES: dict[str, Callable[[FitRows], Fit]] = {
     "isotonic": partial(fit_one_vs_rest, fit=fit_isotonic),
     "venn-abers": partial(fit_one_vs_rest, fit=fit_venn_abers),
     "dirichlet": fit_dirichlet,
-    **{f"h-{form}-{size}": partial(fit_h, settings=HSettings(form=form, size=size)) for form, size in FORMS},
+    **{
+        f"h-{form}-{size}": partial(fit_h, settings=HSettings(form=form, size=size))
+        for form, size in FORMS
+    },
 }
 
 
@@ -47,11 +50,15 @@ class FittedFamily:
 
 
 def fit_calibrator(
-    family: str, rows: LabelledScores, taxonomy: Taxonomy, groups: Sequence[str | None] | None = None
+    family: str,
+    rows: LabelledScores,
+    taxonomy: Taxonomy,
+    groups: Sequence[str | None] | None = None,
 ) -> FittedFamily:
     """Fit one family on its own split of rows. groups: each row's Example.group.
 
-    Raises ConfigError on an unknown family; DataError, ScoreError on rows that cannot be fitted (see FitRows).
+    Raises ConfigError on an unknown family; DataError, ScoreError on rows that cannot be fitted
+    (see FitRows).
     """
     check_family(family)
     return fit_family(family, fit_rows(rows, taxonomy, groups), taxonomy.tokens)
@@ -62,7 +69,9 @@ def fit_family(family: str, rows: FitRows, tokens: tuple[str, ...]) -> FittedFam
     if family == NONE:
         return FittedFamily(family=family, calibrator=IDENTITY)
     fit = FAMILIES[family](rows)
-    return FittedFamily(family=family, calibrator=Fitted(tokens=tokens, map=fit.map), notes=fit.notes)
+    return FittedFamily(
+        family=family, calibrator=Fitted(tokens=tokens, map=fit.map), notes=fit.notes
+    )
 
 
 def check_family(family: str) -> None:

@@ -14,8 +14,12 @@ Edges = Literal["width", "mass"]
 BINS = 10
 
 
-def fit_histogram(log_odds_N: Doubles, event_N: Bools, edges: Edges = "mass", shrink: float = 1.0) -> Histogram:
-    """Ten bins of equal width or mass. Refusal scores crowd at 0 and 1, where equal widths see one bin: hence mass."""
+def fit_histogram(
+    log_odds_N: Doubles, event_N: Bools, edges: Edges = "mass", shrink: float = 1.0
+) -> Histogram:
+    """Ten bins of equal width or mass. Refusal scores crowd at 0 and 1, where equal widths see one
+    bin: hence mass.
+    """
     return histogram_of(expit(log_odds_N), event_N, edges, shrink)
 
 
@@ -28,7 +32,9 @@ def histogram_of(p_N: Doubles, event_N: Bools, edges: Edges, shrink: float) -> H
     all_edges = np.concatenate([[0.0], edge_J, [1.0]])
     middle_B = (all_edges[1:] + all_edges[:-1]) / 2.0
     mean_B = np.divide(hits_B, rows_B, out=middle_B.copy(), where=rows_B > 0)
-    value_B = np.where(rows_B > 0, shrunk(mean_B, np.maximum(rows_B, 1.0), float(event_N.mean()), shrink), middle_B)
+    value_B = np.where(
+        rows_B > 0, shrunk(mean_B, np.maximum(rows_B, 1.0), float(event_N.mean()), shrink), middle_B
+    )
     return Histogram(edge_J=tuple(edge_J.tolist()), value_B=tuple(value_B.tolist()))
 
 

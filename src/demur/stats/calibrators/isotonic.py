@@ -19,13 +19,19 @@ def fit_isotonic(log_odds_N: Doubles, event_N: Bools, shrink: float = 1.0) -> Is
 
 
 def isotonic_of(p_N: Doubles, event_N: Bools, shrink: float) -> Isotonic:
-    """The same, from probabilities. Tied scores are one point; of each plateau only the ends are kept."""
+    """The same, from probabilities. Tied scores are one point; of each plateau only the ends are
+    kept.
+    """
     score_G, group_N = np.unique(p_N, return_inverse=True)
     rows_G = np.bincount(group_N).astype(np.float64)
     pooled = isotonic_regression(np.bincount(group_N, weights=event_N) / rows_G, weights=rows_G)
     first_B, last_B = pooled.blocks[:-1], pooled.blocks[1:] - 1
     value_B = shrunk(pooled.x[first_B], pooled.weights, float(event_N.mean()), shrink)
-    value_B = np.maximum.accumulate(value_B)  # small blocks shrink further, and may pass a neighbour
+    # small blocks shrink further, and may pass a neighbour
+    value_B = np.maximum.accumulate(value_B)
     score_J = np.stack([score_G[first_B], score_G[last_B]], axis=1).ravel()
     kept_J = np.append(True, score_J[1:] != score_J[:-1])
-    return Isotonic(score_J=tuple(score_J[kept_J].tolist()), calibrated_J=tuple(value_B.repeat(2)[kept_J].tolist()))
+    return Isotonic(
+        score_J=tuple(score_J[kept_J].tolist()),
+        calibrated_J=tuple(value_B.repeat(2)[kept_J].tolist()),
+    )

@@ -1,4 +1,6 @@
-"""From a binary family to all control tokens: one map for a pair, else one per token against all others."""
+"""From a binary family to all control tokens: one map for a pair, else one per token against all
+others.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,13 @@ from demur.core.maps.binary import BinaryMap, Platt
 from demur.core.maps.multiclass import OneVsRest, Pair, log_rest
 from demur.stats.calibrators.rows import Fit, FitRows
 
-FitBinary = Callable[[Doubles, Bools], BinaryMap]  # (log-odds of the event, whether it occurred) -> map
+# (log-odds of the event, whether it occurred) -> map
+FitBinary = Callable[[Doubles, Bools], BinaryMap]
 
 
 def fit_one_vs_rest(rows: FitRows, fit: FitBinary) -> Fit:
-    """Two control tokens: one map of the refusal's log-odds. More: a map per token. Raises DataError if a label lacks.
+    """Two control tokens: one map of the refusal's log-odds. More: a map per token. Raises
+    DataError if a label lacks.
 
     Notes each reversed Platt slope: the token's own score then lowers its calibrated probability.
     """
@@ -31,11 +35,17 @@ def fit_one_vs_rest(rows: FitRows, fit: FitBinary) -> Fit:
 def shrunk(mean: Doubles, weight: Doubles, base_rate: float, strength: float) -> Doubles:
     """Means of groups drawn towards the base rate as if `strength` more rows had been seen there.
 
-    With strength 0 a group without a hit says 0, and one such row among new ones costs an infinite log loss.
+    With strength 0 a group without a hit says 0, and one such row among new ones costs an infinite
+    log loss.
     """
-    return np.asarray((mean * weight + strength * base_rate) / (weight + strength), dtype=np.float64)
+    return np.asarray(
+        (mean * weight + strength * base_rate) / (weight + strength), dtype=np.float64
+    )
 
 
 def _notes(maps: tuple[BinaryMap, ...]) -> tuple[str, ...]:
     inverted = [c for c, m in enumerate(maps) if isinstance(m, Platt) and m.slope <= 0.0]
-    return tuple(f"map {c}: its slope is not positive, the scores are inverted or say nothing" for c in inverted)
+    return tuple(
+        f"map {c}: its slope is not positive, the scores are inverted or say nothing"
+        for c in inverted
+    )

@@ -1,4 +1,6 @@
-"""Platt scaling: a line in log-odds, fitted to targets that never quite reach 0 and 1. Platt 1999."""
+"""Platt scaling: a line in log-odds, fitted to targets that never quite reach 0 and 1. Platt
+1999.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ _MOST_STEPS = 100
 def fit_platt(log_odds_N: Doubles, event_N: Bools, *, smooth: bool = True) -> Platt:
     """Slope and offset with the least log loss, by Newton's method with step halving.
 
-    smooth: Platt's targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2), which keep separable rows finite. Not scikit-learn's
-    logistic regression: that one asks for a penalty, or gives up Newton with a warning, where all scores are equal.
+    smooth: Platt's targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2), which keep separable rows finite.
+    Not scikit-learn's logistic regression: that one asks for a penalty, or gives up Newton with a
+    warning, where all scores are equal.
     """
     events, others = int(event_N.sum()), int((~event_N).sum())
     high, low = ((events + 1.0) / (events + 2.0), 1.0 / (others + 2.0)) if smooth else (1.0, 0.0)

@@ -40,16 +40,21 @@ class FitRows:
             )
         if (self.label_N == self.label_N[0]).all():
             raise DataError(
-                f"all {rows} rows have label {self.choices[self.label_N[0]]!r}: a calibrator needs at least two labels",
+                f"all {rows} rows have label {self.choices[self.label_N[0]]!r}: a calibrator "
+                "needs at least two labels",
                 "add rows to be answered and rows to be refused",
             )
 
     def take(self, at: Ints) -> FitRows:
         """Some of the rows. Raises DataError as above."""
-        return replace(self, closed_NC=self.closed_NC[at], label_N=self.label_N[at], group_N=self.group_N[at])
+        return replace(
+            self, closed_NC=self.closed_NC[at], label_N=self.label_N[at], group_N=self.group_N[at]
+        )
 
     def require_every_label(self) -> None:
-        """Raise DataError, naming the missing ones, unless every column is the label of some row."""
+        """Raise DataError, naming the missing ones, unless every column is the label of some
+        row.
+        """
         counts = np.bincount(self.label_N, minlength=len(self.choices))
         missing = [name for name, count in zip(self.choices, counts, strict=True) if count == 0]
         if missing:
@@ -68,16 +73,24 @@ class Fit:
     notes: tuple[str, ...] = ()  # a parameter at its bound, a reversed slope, ...
 
 
-def fit_rows(rows: LabelledScores, taxonomy: Taxonomy, groups: Sequence[str | None] | None = None) -> FitRows:
+def fit_rows(
+    rows: LabelledScores, taxonomy: Taxonomy, groups: Sequence[str | None] | None = None
+) -> FitRows:
     """Rows as fits take them. groups: for each row its Example.group; None: a group of its own.
 
-    Raises ScoreError if the scores are of another taxonomy, DataError as FitRows does or on another number of groups.
+    Raises ScoreError if the scores are of another taxonomy, DataError as FitRows does or on another
+    number of groups.
     """
     check_columns(taxonomy.tokens, rows.table.logp_NC)
     ids = rows.table.ids
     if groups is not None and len(groups) != len(ids):
-        raise DataError(f"{len(groups)} groups for {len(ids)} rows", "give one group (or None) a row")
-    keys = [("row", i) if g is None else ("group", g) for g, i in zip(groups or [None] * len(ids), ids, strict=True)]
+        raise DataError(
+            f"{len(groups)} groups for {len(ids)} rows", "give one group (or None) a row"
+        )
+    keys = [
+        ("row", i) if g is None else ("group", g)
+        for g, i in zip(groups or [None] * len(ids), ids, strict=True)
+    ]
     number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
     return FitRows(
         closed_NC=closed(rows.table.logp_NC),
@@ -94,7 +107,10 @@ def folds(rows: FitRows, count: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
     """
     group_G, first_G, at_N = np.unique(rows.group_N, return_index=True, return_inverse=True)
     if len(group_G) < count:
-        raise DataError(f"{len(group_G)} groups cannot fill {count} folds", "give more rows that are independent")
+        raise DataError(
+            f"{len(group_G)} groups cannot fill {count} folds",
+            "give more rows that are independent",
+        )
     shuffled_G = np.random.default_rng(seed).permutation(len(group_G))
     by_label_G = shuffled_G[np.argsort(rows.label_N[first_G][shuffled_G], kind="stable")]
     fold_G = np.empty(len(group_G), dtype=np.int64)

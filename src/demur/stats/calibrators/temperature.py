@@ -16,16 +16,20 @@ BOUND = 10.0  # of |log T|
 
 
 def fit_temperature(rows: FitRows) -> Fit:
-    """The temperature with the least mean log loss. Notes when it is at its bound: see best_temperature."""
+    """The temperature with the least mean log loss. Notes when it is at its bound: see
+    best_temperature.
+    """
     temperature, why = best_temperature(rows)
     notes = (f"temperature {temperature:.3g} is at its bound: {why}",) if why else ()
     return Fit(map=Temperature(temperature=temperature), notes=notes)
 
 
 def best_temperature(rows: FitRows) -> tuple[float, str]:
-    """The root of a monotone derivative, so exact; and why there is none, in which case it is at its bound.
+    """The root of a monotone derivative, so exact; and why there is none, in which case it is at
+    its bound.
 
-    Every row right and separated asks for T -> 0, scores that say nothing about the labels for T -> inf.
+    Every row right and separated asks for T -> 0, scores that say nothing about the labels for T ->
+    inf.
     """
 
     def slope(log_scale: float) -> float:
@@ -41,4 +45,6 @@ def best_temperature(rows: FitRows) -> tuple[float, str]:
 def _slope(scale: float, logits_NC: Doubles, label_N: Ints) -> float:
     """Derivative of the mean log loss by the inverse temperature: increasing."""
     q_NC = softmax(scale * logits_NC, axis=1)
-    return float(((q_NC * logits_NC).sum(axis=1) - logits_NC[np.arange(len(label_N)), label_N]).mean())
+    return float(
+        ((q_NC * logits_NC).sum(axis=1) - logits_NC[np.arange(len(label_N)), label_N]).mean()
+    )

@@ -1,6 +1,8 @@
-"""Venn-Abers predictors. Vovk and Petej 2014 (arXiv 1211.0025); in O(n log n) as in Vovk, Petej and Fedorova 2015.
+"""Venn-Abers predictors. Vovk and Petej 2014 (arXiv 1211.0025); in O(n log n) as in Vovk, Petej and
+Fedorova 2015.
 
-Written here, not taken from a package: what service needs is the two step functions, and those are one short loop.
+Written here, not taken from a package: what service needs is the two step functions, and those are
+one short loop.
 """
 
 from __future__ import annotations
@@ -38,9 +40,10 @@ def venn_abers_of(p_N: Doubles, event_N: Bools) -> VennAbers:
 def _upper(rows_G: Doubles, hits_G: Doubles) -> Doubles:
     """Isotonic value of each group once a row with label 1 has joined it.
 
-    Isotonic values are slopes of the greatest convex minorant of the cumulative (rows, hits) diagram. The extra row is
-    a step of (1, 1), at first left of all groups; letting it pass group g moves the diagram's point g by (-1, -1).
-    `corners` holds the minorant from the last corner left of the extra row on, leftmost on top.
+    Isotonic values are slopes of the greatest convex minorant of the cumulative (rows, hits)
+    diagram. The extra row is a step of (1, 1), at first left of all groups; letting it pass group g
+    moves the diagram's point g by (-1, -1). `corners` holds the minorant from the last corner left
+    of the extra row on, leftmost on top.
     """
     sums = zip(np.cumsum(rows_G).tolist(), np.cumsum(hits_G).tolist(), strict=True)
     points: list[Point] = [(-1.0, -1.0), (0.0, 0.0), *sums]

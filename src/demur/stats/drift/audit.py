@@ -1,7 +1,9 @@
-"""Labelled answers against the level of a promise, sequentially: an e-process for "the rate is at most so much".
+"""Labelled answers against the level of a promise, sequentially: an e-process for "the rate is at
+most so much".
 
-It may be looked at after every label: P(E ever reaches 1 / alpha) <= alpha while the promise holds. It needs a random
-sample: of requests that ought to be answered for false refusals, of those that ought to be refused for missed ones.
+It may be looked at after every label: P(E ever reaches 1 / alpha) <= alpha while the promise holds.
+It needs a random sample: of requests that ought to be answered for false refusals, of those that
+ought to be refused for missed ones.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ PRIOR = 0.5  # Beta(1/2, 1/2), cut off below the level: how likely which broken 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Audit:
-    """The state of one audited promise; plain numbers, to be stored and read back. Raises DataError on a bad level."""
+    """The state of one audited promise; plain numbers, to be stored and read back. Raises DataError
+    on a bad level.
+    """
 
     goal: PromisedGoal  # of the promise
     rate: Rate = NOTHING_SEEN  # errors among audited requests
@@ -31,7 +35,10 @@ class Audit:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.level < 1.0:
-            raise DataError(f"audit of {self.risk!r}: level {self.level}", "expected a rate strictly between 0 and 1")
+            raise DataError(
+                f"audit of {self.risk!r}: level {self.level}",
+                "expected a rate strictly between 0 and 1",
+            )
 
     @property
     def risk(self) -> str:
@@ -56,11 +63,15 @@ class Audit:
     @property
     def log_e(self) -> float:
         """Natural log of the evidence now."""
-        return float(log_evidence(np.array([self.rate.hits]), np.array([self.rate.of]), self.level)[0])
+        return float(
+            log_evidence(np.array([self.rate.hits]), np.array([self.rate.of]), self.level)[0]
+        )
 
 
 def update(state: Audit, error_T: npt.NDArray[np.bool_]) -> Audit:
-    """The state after new labels, in the order in which they came; True is an error (a false or a missed refusal)."""
+    """The state after new labels, in the order in which they came; True is an error (a false or a
+    missed refusal).
+    """
     if len(error_T) == 0:
         return state
     hits_T = state.rate.hits + np.cumsum(error_T, dtype=np.int64)
@@ -72,11 +83,14 @@ def update(state: Audit, error_T: npt.NDArray[np.bool_]) -> Audit:
 def log_evidence(hits: Ints, of: Ints, level: float) -> Doubles:
     """Natural log of the mean likelihood ratio over rates above the level against the level itself.
 
-    -inf where errors are so rare that it underflows: no evidence. Robbins 1970; Ramdas et al. 2023 (arXiv 2210.01948).
+    -inf where errors are so rare that it underflows: no evidence. Robbins 1970; Ramdas et al. 2023
+    (arXiv 2210.01948).
     """
     misses = of - hits
     a, b = PRIOR + hits, PRIOR + misses
     with np.errstate(divide="ignore"):
         mixed = np.log(betaincc(a, b, level)) + betaln(a, b)
     prior = np.log(betaincc(PRIOR, PRIOR, level)) + betaln(PRIOR, PRIOR)
-    return np.asarray(mixed - prior - xlogy(hits, level) - xlog1py(misses, -level), dtype=np.float64)
+    return np.asarray(
+        mixed - prior - xlogy(hits, level) - xlog1py(misses, -level), dtype=np.float64
+    )

@@ -1,4 +1,5 @@
-"""One look at a window of live scores beside the calibration scores. Look twice and the error rates are not kept.
+"""One look at a window of live scores beside the calibration scores. Look twice and the error rates
+are not kept.
 
 Shapes: N reference rows, M live rows, B cells, S series.
 """
@@ -34,9 +35,11 @@ class Shift:
 
     series: str
     test: TestName
-    statistic: float  # ks: distance. psi: index. js: divergence, base 2. refusal_rate: live minus reference
+    # ks: distance. psi: index. js: divergence, base 2. refusal_rate: live minus reference
+    statistic: float
     p_value: Figure
-    adjusted: Figure  # the p-value after Benjamini and Hochberg 1995 over all that were computed together
+    # the p-value after Benjamini and Hochberg 1995 over all that were computed together
+    adjusted: Figure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +54,8 @@ class Stability:
 
 
 def compare(policy: Policy, reference_NC: Floats, live_MC: Floats) -> tuple[Shift, ...]:
-    """Scores and refusals of live rows against reference rows, in total and per category; every p-value adjusted.
+    """Scores and refusals of live rows against reference rows, in total and per category; every
+    p-value adjusted.
 
     Raises ScoreError on bad scores, DataError without rows on either side.
     """
@@ -68,7 +72,9 @@ def compare(policy: Policy, reference_NC: Floats, live_MC: Floats) -> tuple[Shif
 
 
 def compare_scores(series: str, reference_N: Doubles, live_M: Doubles) -> list[Shift]:
-    """Kolmogorov-Smirnov, stability index and Jensen-Shannon divergence of one series, not yet adjusted."""
+    """Kolmogorov-Smirnov, stability index and Jensen-Shannon divergence of one series, not yet
+    adjusted.
+    """
     ks, stable = ks_2samp(reference_N, live_M), stability(reference_N, live_M)
     found: tuple[tuple[TestName, float, Figure], ...] = (
         ("ks", float(ks.statistic), Figure(number=float(ks.pvalue))),
@@ -79,21 +85,32 @@ def compare_scores(series: str, reference_N: Doubles, live_M: Doubles) -> list[S
 
 
 def compare_rates(series: str, reference: Rate, live: Rate) -> Shift:
-    """Difference of two refusal rates, Fisher's exact test: the reference is counted too, hence uncertain."""
+    """Difference of two refusal rates, Fisher's exact test: the reference is counted too, hence
+    uncertain.
+    """
     table = [[live.hits, live.of - live.hits], [reference.hits, reference.of - reference.hits]]
     p = Figure(number=float(fisher_exact(table).pvalue))
-    return Shift(series=series, test="refusal_rate", statistic=live.value - reference.value, p_value=p, adjusted=p)
+    return Shift(
+        series=series,
+        test="refusal_rate",
+        statistic=live.value - reference.value,
+        p_value=p,
+        adjusted=p,
+    )
 
 
 def stability(reference_N: Doubles, live_M: Doubles, bins: int = CELLS) -> Stability:
-    """PSI with half a row added to every count, and its p-value: without drift PSI / (1/N + 1/M) is about chi-squared.
+    """PSI with half a row added to every count, and its p-value: without drift PSI / (1/N + 1/M) is
+    about chi-squared.
 
-    The customary limits 0.1 and 0.25 ignore the number of rows: PSI is (B - 1)(1/N + 1/M) on average without drift.
-    Equal edges, as ties make them, become one, and cells without any row are left out. Yurdakul and Naranjo 2020.
+    The customary limits 0.1 and 0.25 ignore the number of rows: PSI is (B - 1)(1/N + 1/M) on
+    average without drift. Equal edges, as ties make them, become one, and cells without any row are
+    left out. Yurdakul and Naranjo 2020.
     """
     edge_J = np.unique(np.quantile(reference_N, np.arange(1, bins) / bins))
     counts = [
-        np.bincount(np.searchsorted(edge_J, x, side="right"), minlength=len(edge_J) + 1) for x in (reference_N, live_M)
+        np.bincount(np.searchsorted(edge_J, x, side="right"), minlength=len(edge_J) + 1)
+        for x in (reference_N, live_M)
     ]
     counts = [c[counts[0] + counts[1] > 0] for c in counts]
     p_B, q_B = ((c + 0.5) / (c + 0.5).sum() for c in counts)
@@ -114,7 +131,10 @@ def adjust(shifts: Sequence[Shift]) -> tuple[Shift, ...]:
     """The shifts with their p-values adjusted together. Those without one stay without."""
     p_values = [s.p_value.number for s in shifts if s.p_value.number is not None]
     adjusted = iter(false_discovery_control(p_values).tolist() if p_values else [])
-    return tuple(replace(s, adjusted=Figure(number=next(adjusted)) if s.p_value.defined else s.p_value) for s in shifts)
+    return tuple(
+        replace(s, adjusted=Figure(number=next(adjusted)) if s.p_value.defined else s.p_value)
+        for s in shifts
+    )
 
 
 def _refused(policy: Policy, logp_NC: Floats, at: int) -> Rate:

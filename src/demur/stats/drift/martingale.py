@@ -1,8 +1,9 @@
 """A conformal test martingale: evidence that scores have stopped coming from where they came from.
 
-It may be looked at after every request: P(E ever reaches 1 / alpha) <= alpha while nothing changes (Ville 1939), for
-any length of traffic. Scores are counted on a fixed grid, so a state has one size however long the server runs, and
-since a count is a function of the score, the guarantee is untouched. Shapes: T new scores, B cells of the grid.
+It may be looked at after every request: P(E ever reaches 1 / alpha) <= alpha while nothing changes
+(Ville 1939), for any length of traffic. Scores are counted on a fixed grid, so a state has one size
+however long the server runs, and since a count is a function of the score, the guarantee is
+untouched. Shapes: T new scores, B cells of the grid.
 """
 
 from __future__ import annotations
@@ -40,15 +41,19 @@ class Martingale:
 
     def __post_init__(self) -> None:
         if len(self.count_B) != CELLS or len(self.shares) != len(BETS):
-            raise DataError(f"series {self.series!r}: {len(self.count_B)} cells", f"expected {CELLS}: start afresh")
+            raise DataError(
+                f"series {self.series!r}: {len(self.count_B)} cells",
+                f"expected {CELLS}: start afresh",
+            )
 
 
 def begin(series: str, reference_N: Doubles, *, learns: bool = True) -> Martingale:
     """Start from reference scores (log-odds).
 
-    learns=True tests, exactly, that live and reference scores are exchangeable; a slow drift is absorbed as the live
-    scores outnumber the reference. learns=False keeps the reference as it is: it sees slow drift, but is exact only in
-    the limit of a large reference; let it have ten times as many rows as will be tested. Raises ScoreError on NaN.
+    learns=True tests, exactly, that live and reference scores are exchangeable; a slow drift is
+    absorbed as the live scores outnumber the reference. learns=False keeps the reference as it is:
+    it sees slow drift, but is exact only in the limit of a large reference; let it have ten times
+    as many rows as will be tested. Raises ScoreError on NaN.
     """
     count_B = np.bincount(cells(reference_N), minlength=CELLS)
     return Martingale(series=series, count_B=tuple(count_B.tolist()), learns=learns)
@@ -57,11 +62,13 @@ def begin(series: str, reference_N: Doubles, *, learns: bool = True) -> Martinga
 def update(state: Martingale, score_T: Doubles, u_T: Doubles) -> Martingale:
     """The state after new scores, in the order in which they came.
 
-    u_T: independent uniform numbers in [0, 1), which break ties; they must not depend on scores. Raises ScoreError on
-    NaN, DataError where the numbers of scores and uniforms differ.
+    u_T: independent uniform numbers in [0, 1), which break ties; they must not depend on scores.
+    Raises ScoreError on NaN, DataError where the numbers of scores and uniforms differ.
     """
     if score_T.shape != u_T.shape:
-        raise DataError(f"{score_T.shape} scores with {u_T.shape} uniform numbers", "one of them per score")
+        raise DataError(
+            f"{score_T.shape} scores with {u_T.shape} uniform numbers", "one of them per score"
+        )
     count_B, seen = list(state.count_B), sum(state.count_B)
     shares, log_e, highest = state.shares, state.log_e, state.highest_log_e
     for cell, u in zip(cells(score_T).tolist(), u_T.tolist(), strict=True):
@@ -83,14 +90,19 @@ def update(state: Martingale, score_T: Doubles, u_T: Doubles) -> Martingale:
 
 
 def smoothed_rank(above: int, equal: int, seen: int, u: float) -> float:
-    """Conformal p-value of a new score: `above` of the `seen` are larger, `equal` are equal. Exactly uniform."""
+    """Conformal p-value of a new score: `above` of the `seen` are larger, `equal` are equal.
+    Exactly uniform.
+    """
     return (above + u * (equal + 1)) / (seen + 1)
 
 
 def bet(shares: tuple[float, ...], p: float) -> tuple[tuple[float, ...], float]:
-    """One step of the simple jumper: the new shares of wealth, and the factor by which all of it grew."""
+    """One step of the simple jumper: the new shares of wealth, and the factor by which all of it
+    grew.
+    """
     stakes = [
-        ((1.0 - JUMP) * share + JUMP / len(BETS)) * (1.0 + e * (p - 0.5)) for e, share in zip(BETS, shares, strict=True)
+        ((1.0 - JUMP) * share + JUMP / len(BETS)) * (1.0 + e * (p - 0.5))
+        for e, share in zip(BETS, shares, strict=True)
     ]
     growth = sum(stakes)
     return tuple(stake / growth for stake in stakes), growth

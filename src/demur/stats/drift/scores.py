@@ -1,4 +1,6 @@
-"""What drift is looked for in: log-odds of refusing at all, and of each category. Shapes: N rows, S = 1 + K series."""
+"""What drift is looked for in: log-odds of refusing at all, and of each category. Shapes: N rows, S
+= 1 + K series.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,11 @@ def series_names(taxonomy: Taxonomy) -> tuple[str, ...]:
 
 
 def log_odds(logp_NC: Floats) -> Doubles:
-    """Scores as series, shape (N, S), within [-20, 20]: any refusal token against the answer, each against the rest.
+    """Scores as series, shape (N, S), within [-20, 20]: any refusal token against the answer, each
+    against the rest.
 
-    Before calibration: drift is a matter of traffic, and a calibrator may tie scores. Raises ScoreError on scores that
-    are not log-probabilities.
+    Before calibration: drift is a matter of traffic, and a calibrator may tie scores. Raises
+    ScoreError on scores that are not log-probabilities.
     """
     check_scores(logp_NC)
     logp = np.minimum(logp_NC.astype(np.float64), 0.0)

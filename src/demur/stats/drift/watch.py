@@ -1,11 +1,12 @@
 """What drift means for promises: a state that a server keeps, and the verdict it gives.
 
-1. A certified promise bounds a rate. Only that rate speaks against it: an audit that finds it above its level takes the
-   support from that promise, and from no other. Labelled requests show false and missed refusals; every request shows
-   whether it was refused.
-2. It speaks of "new requests of the same kind". A martingale that rejects "the same kind" puts that assumption in
-   doubt: drift is seen. The support stays. Requests of another kind, or a mere change in how many of each kind arrive,
-   can leave every promised rate as it was: scores alone cannot tell, an audit can.
+1. A certified promise bounds a rate. Only that rate speaks against it: an audit that finds it above
+   its level takes the support from that promise, and from no other. Labelled requests show false
+   and missed refusals; every request shows whether it was refused.
+2. It speaks of "new requests of the same kind". A martingale that rejects "the same kind" puts that
+   assumption in doubt: drift is seen. The support stays. Requests of another kind, or a mere change
+   in how many of each kind arrive, can leave every promised rate as it was: scores alone cannot
+   tell, an audit can.
 """
 
 from __future__ import annotations
@@ -59,18 +60,23 @@ class Alarm:
 
     @property
     def p_value(self) -> float:
-        """Valid at any time: 1 / the highest evidence; alpha is shared among all tests of the monitor."""
+        """Valid at any time: 1 / the highest evidence; alpha is shared among all tests of the
+        monitor.
+        """
         return math.exp(-self.log_e)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watched:
-    """A promise as it stands now. Status "no longer supported" if it was certified and there is an alarm."""
+    """A promise as it stands now. Status "no longer supported" if it was certified and there is an
+    alarm.
+    """
 
     promise: Promise
     alarms: tuple[Alarm, ...]  # against this promise: its rate is above its level
     drift: tuple[Alarm, ...] = ()  # against its assumption: live scores come from elsewhere
-    unheard: bool = False  # about a slice that no label has spoken of yet: a rate above its level would go unnoticed
+    # about a slice that no label has spoken of yet: a rate above its level would go unnoticed
+    unheard: bool = False
 
 
 def begin(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monitor:
@@ -81,9 +87,13 @@ def begin(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monit
     if len(reference_NC) == 0:
         raise DataError("there is no reference score", "give the scores of the calibrate split")
     names, score_NS = series_names(policy.taxonomy), log_odds(reference_NC)
-    goals = [promised(p.goal) for p in policy.promises if p.status == "certified" and p.level is not None]
+    goals = [
+        promised(p.goal) for p in policy.promises if p.status == "certified" and p.level is not None
+    ]
     return Monitor(
-        series=tuple(martingale.begin(n, score_NS[:, s], learns=learns) for s, n in enumerate(names)),
+        series=tuple(
+            martingale.begin(n, score_NS[:, s], learns=learns) for s, n in enumerate(names)
+        ),
         audits=tuple(Audit(goal=goal) for goal in {goal.risk: goal for goal in goals}.values()),
     )
 
@@ -91,12 +101,14 @@ def begin(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monit
 def observe(monitor: Monitor, logp_TC: Floats, u_TS: Doubles) -> Monitor:
     """The monitor after live scores, in order. u_TS: uniform numbers, one per score and series.
 
-    Raises ScoreError on bad scores, DataError where scores or uniforms are for another number of series.
+    Raises ScoreError on bad scores, DataError where scores or uniforms are for another number of
+    series.
     """
     score_TS = log_odds(logp_TC)
     if score_TS.shape[1] != len(monitor.series) or u_TS.shape != score_TS.shape:
         raise DataError(
-            f"scores for {score_TS.shape[1]} series and uniforms {u_TS.shape}, {len(monitor.series)} are watched",
+            f"scores for {score_TS.shape[1]} series and uniforms {u_TS.shape}, "
+            f"{len(monitor.series)} are watched",
             "one uniform number per score and series, scores of the policy's own taxonomy",
         )
     moved = (martingale.update(m, score_TS[:, s], u_TS[:, s]) for s, m in enumerate(monitor.series))
@@ -104,7 +116,9 @@ def observe(monitor: Monitor, logp_TC: Floats, u_TS: Doubles) -> Monitor:
 
 
 def feedback(monitor: Monitor, risk: str, error_T: npt.NDArray[np.bool_]) -> Monitor:
-    """The monitor after labels for one promise, in order. Raises DataError if that risk is not promised."""
+    """The monitor after labels for one promise, in order. Raises DataError if that risk is not
+    promised.
+    """
     if risk not in [a.risk for a in monitor.audits]:
         known = ", ".join(a.risk for a in monitor.audits) or "none"
         raise DataError(f"no promise about {risk!r} is watched", f"watched: {known}")
@@ -112,10 +126,13 @@ def feedback(monitor: Monitor, risk: str, error_T: npt.NDArray[np.bool_]) -> Mon
     return replace(monitor, audits=tuple(moved))
 
 
-def watch(promises: Sequence[Promise], monitor: Monitor, alpha: float = 0.05) -> tuple[Watched, ...]:
+def watch(
+    promises: Sequence[Promise], monitor: Monitor, alpha: float = 0.05
+) -> tuple[Watched, ...]:
     """The promises as they stand. Over the whole life of the monitor, P(any false alarm) <= alpha.
 
-    Alpha is shared evenly among series and audits (Bonferroni). Alarms stay: after one, certify again on new rows.
+    Alpha is shared evenly among series and audits (Bonferroni). Alarms stay: after one, certify
+    again on new rows.
     """
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha {alpha} must lie in (0, 1)")
@@ -124,7 +141,11 @@ def watch(promises: Sequence[Promise], monitor: Monitor, alpha: float = 0.05) ->
     broken = {a.risk: (_of_labels(a),) for a in monitor.audits if a.highest_log_e >= bar}
     unheard = {a.risk for a in monitor.audits if a.sliced and a.rate.of == 0}
     return tuple(
-        judged(Watched(promise=p, alarms=broken.get(p.risk, ()), drift=drifted, unheard=p.risk in unheard))
+        judged(
+            Watched(
+                promise=p, alarms=broken.get(p.risk, ()), drift=drifted, unheard=p.risk in unheard
+            )
+        )
         for p in promises
     )
 
@@ -137,7 +158,8 @@ def judged(watched: Watched) -> Watched:
 
 
 def joined(one: Monitor, other: Monitor) -> Monitor:
-    """Two states of one monitor, of which one was seen later: the later, with the highest evidence of both.
+    """Two states of one monitor, of which one was seen later: the later, with the highest evidence
+    of both.
 
     So an alarm that either has raised stays, whichever was written last.
     """
@@ -169,5 +191,7 @@ def _of_labels(a: Audit) -> Alarm:
         about=a.risk,
         log_e=a.highest_log_e,
         after=a.rate.of,
-        text=f"{a.rate.hits} errors among {a.rate.of} audited requests, promised at most {a.level:g}",
+        text=(
+            f"{a.rate.hits} errors among {a.rate.of} audited requests, promised at most {a.level:g}"
+        ),
     )

@@ -1,7 +1,8 @@
 """How far a judge agrees with people. Shapes: N answers, G prompts.
 
-Figures are over the answers that the judge scored; what it could not score is a rate of its own. A judge's figures hold
-for the model and the prompts they were measured on: no judge carries its error rates to another set.
+Figures are over the answers that the judge scored; what it could not score is a rate of its own. A
+judge's figures hold for the model and the prompts they were measured on: no judge carries its error
+rates to another set.
 """
 
 from __future__ import annotations
@@ -34,21 +35,29 @@ class Agreement:
     human_rate: Rate  # answers that decline, by people
     judge_rate: Rate  # the same by the judge
     kappa: Figure  # Cohen's; undefined where both always say the same one thing
-    kappa_interval: tuple[float, float] | None  # 95 % percentile bootstrap over prompts; None where kappa is undefined
-    confusion: dict[Verdict, dict[Verdict, int]]  # [by people][by the judge], with what was not scored
+    # 95 % percentile bootstrap over prompts; None where kappa is undefined
+    kappa_interval: tuple[float, float] | None
+    # [by people][by the judge], with what was not scored
+    confusion: dict[Verdict, dict[Verdict, int]]
 
 
 def agreement(
-    human: Sequence[Verdict], judge: Sequence[Verdict], groups: Sequence[str], view: View, how: Resampling
+    human: Sequence[Verdict],
+    judge: Sequence[Verdict],
+    groups: Sequence[str],
+    view: View,
+    how: Resampling,
 ) -> Agreement:
-    """Measure one judge. groups: the prompt of each answer; answers to one prompt are drawn together.
+    """Measure one judge. groups: the prompt of each answer; answers to one prompt are drawn
+    together.
 
-    Raises DataError on unequal lengths, no rows, or a human label "unscored": leave such rows out and count them.
+    Raises DataError on unequal lengths, no rows, or a human label "unscored": leave such rows out
+    and count them.
     """
     if not len(human) == len(judge) == len(groups) or not human or "unscored" in human:
         raise DataError(
-            f"{len(human)} human labels, {len(judge)} verdicts, {len(groups)} prompts, {human.count('unscored')} of "
-            "the labels unscored",
+            f"{len(human)} human labels, {len(judge)} verdicts, {len(groups)} prompts, "
+            f"{human.count('unscored')} of the labels unscored",
             "one of each a row, at least one row, and a person's label on each",
         )
     scored = [n for n, verdict in enumerate(judge) if verdict != "unscored"]
@@ -73,17 +82,23 @@ def agreement(
 
 
 def kappa_of(both: int, only_first: int, only_second: int, neither: int) -> Figure:
-    """Cohen's kappa of two raters with two answers (Cohen 1960), from the four counts. Undefined at 0 / 0."""
+    """Cohen's kappa of two raters with two answers (Cohen 1960), from the four counts. Undefined at
+    0 / 0.
+    """
     n = both + only_first + only_second + neither
     first, second = both + only_first, both + only_second
-    by_chance = first * second + (n - first) * (n - second)  # times n^2: integers decide what is undefined
+    # times n^2: integers decide what is undefined
+    by_chance = first * second + (n - first) * (n - second)
     if n * n == by_chance:
         return Figure(number=None, why="both always say the same" if n else "no row")
     return Figure(number=(n * (both + neither) - by_chance) / (n * n - by_chance))
 
 
-def mcnemar(human: Sequence[bool], first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
-    """(right only by the first judge, right only by the second, exact two-sided p-value); p is 1 without a difference.
+def mcnemar(
+    human: Sequence[bool], first: Sequence[bool], second: Sequence[bool]
+) -> tuple[int, int, float]:
+    """(right only by the first judge, right only by the second, exact two-sided p-value); p is 1
+    without a difference.
 
     McNemar (1947) with the binomial distribution instead of the approximation.
     """
@@ -104,7 +119,11 @@ def _interval(count_G4: Doubles, how: Resampling) -> tuple[float, float]:
     rng, size = np.random.default_rng(how.seed), len(count_G4)
     times_DG = rng.multinomial(size, np.full(size, 1 / size), size=how.draws)
     both_D, human_D, judge_D, neither_D = (times_DG @ count_G4).T
-    n_D, first_D, second_D = both_D + human_D + judge_D + neither_D, both_D + human_D, both_D + judge_D
+    n_D, first_D, second_D = (
+        both_D + human_D + judge_D + neither_D,
+        both_D + human_D,
+        both_D + judge_D,
+    )
     chance_D = first_D * second_D + (n_D - first_D) * (n_D - second_D)
     defined_D = n_D * n_D != chance_D
     kappa_D = (n_D * (both_D + neither_D) - chance_D)[defined_D] / (n_D * n_D - chance_D)[defined_D]

@@ -11,10 +11,12 @@ _BOLDNESS = 0.9  # of the largest bet that cannot ruin the gambler
 
 
 def upper_mean(value_M: Doubles, low: float, high: float, delta: float) -> float:
-    """One-sided upper bound: P(mean > bound) <= delta, for independent values in [low, high], in any order.
+    """One-sided upper bound: P(mean > bound) <= delta, for independent values in [low, high], in
+    any order.
 
-    A gambler bets against "the mean is m" before each value; wealth above 1 / delta, at any time, refutes m (Ville).
-    Bets follow the spread seen so far. Wealth grows with m, so the bound is found by bisection. `high` without values.
+    A gambler bets against "the mean is m" before each value; wealth above 1 / delta, at any time,
+    refutes m (Ville). Bets follow the spread seen so far. Wealth grows with m, so the bound is
+    found by bisection. `high` without values.
 
     Source: Waudby-Smith and Ramdas (2020, arXiv 2010.09686), one side only.
     """

@@ -1,7 +1,8 @@
 """Whether a text keeps the word of its control token. Shapes: N texts or prompts.
 
-The token is the first token only: a policy controls it, and what people read is the text. So both are measured, as
-served and with the token forced. Of an unscored text nobody knows: it is counted apart, and in no rate.
+The token is the first token only: a policy controls it, and what people read is the text. So both
+are measured, as served and with the token forced. Of an unscored text nobody knows: it is counted
+apart, and in no rate.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Twins:
-    """Prompts with two texts, one after a forced refusal token and one after forced respond. The four add up to all.
+    """Prompts with two texts, one after a forced refusal token and one after forced respond. The
+    four add up to all.
 
-    Among prompts to be answered, stuck_refuse is a floor: no threshold brings the texts' false refusals below it.
+    Among prompts to be answered, stuck_refuse is a floor: no threshold brings the texts' false
+    refusals below it.
     """
 
     controllable: Rate  # each text keeps its token's word
@@ -36,7 +39,9 @@ class Twins:
 
     @property
     def effect(self) -> float:
-        """Effect of the token on declining: E[declines | refusal token] - E[declines | respond]. Raises Undefined."""
+        """Effect of the token on declining: E[declines | refusal token] - E[declines | respond].
+        Raises Undefined.
+        """
         return self.controllable.value - self.inverted.value
 
 

@@ -1,8 +1,9 @@
-"""A judged rate, corrected by hand labels of a random few of the same answers. Shapes: N judged answers, M checked.
+"""A judged rate, corrected by hand labels of a random few of the same answers. Shapes: N judged
+answers, M checked.
 
-Unbiased whatever the judge does, because nothing is assumed of its errors: they are measured on the very answers that
-the rate is about. The N answers are the whole of what is asked about; M of them were drawn at random, perhaps within
-strata, and labelled.
+Unbiased whatever the judge does, because nothing is assumed of its errors: they are measured on the
+very answers that the rate is about. The N answers are the whole of what is asked about; M of them
+were drawn at random, perhaps within strata, and labelled.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from demur.stats.judging.judged import Corrected
 
 LEAST = 10  # checked rows below which nothing is corrected
 ROUNDING = 1e-12  # a judge whose values vary by less says always the same
-RARE = 10  # checked hits, or misses, below which the exact interval of the hand labels is the honest one
+# checked hits, or misses, below which the exact interval of the hand labels is the honest one
+RARE = 10
 TOO_RARE = "hand labels alone, exact: too rare to correct"
 OWN = "the hand labels' own rate, exact: nothing to correct"
-UNSEEN = 2  # errors of the judge that the draw may have missed, one each way: they count in the variance
+# errors of the judge that the draw may have missed, one each way: they count in the variance
+UNSEEN = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,7 +56,8 @@ class Sample:
         lengths = (len(self.judge_N), len(self.hand_N), len(self.known_N))
         if len(set(lengths)) > 1 or not lengths[0]:
             raise DataError(
-                f"{lengths[0]} judged values, {lengths[1]} by hand, {lengths[2]} marks", "one of each a row"
+                f"{lengths[0]} judged values, {lengths[1]} by hand, {lengths[2]} marks",
+                "one of each a row",
             )
         if not np.isin(self.hand_N[self.known_N], (0.0, 1.0)).all():
             raise DataError("a hand label is neither 0 nor 1", "1 = the answer declines")
@@ -62,7 +66,10 @@ class Sample:
         """Some of the rows."""
         strata = self.strata.among(rows_N) if self.strata else None
         return Sample(
-            judge_N=self.judge_N[rows_N], hand_N=self.hand_N[rows_N], known_N=self.known_N[rows_N], strata=strata
+            judge_N=self.judge_N[rows_N],
+            hand_N=self.hand_N[rows_N],
+            known_N=self.known_N[rows_N],
+            strata=strata,
         )
 
 
@@ -79,15 +86,18 @@ class _Mean:
 
 
 def regression_rate(sample: Sample, confidence: float = 0.95) -> Corrected:
-    """The mean of the hand's values over all N rows, from the judge's on all and the hand's where known.
+    """The mean of the hand's values over all N rows, from the judge's on all and the hand's where
+    known.
 
-    Regression estimator of a finite set (Cochran 1977, chapter 7), the finite form of PPI++: mean_N(w J) +
-    mean_M(H - w J) with w of least variance, variance with factor 1 - M/N; Student's t. In strata each checked row
-    stands for as many as its stratum has to one checked (Horvitz and Thompson 1952; Hajek's ratio form, linearised).
-    The variance counts two errors of the judge more than were seen, one each way, or one in every stratum: none in 60
-    rows does not mean none in 600. Fewer than 10 hits or misses by hand: the exact binomial interval of the hand labels
-    alone, in strata at their effective number (Kish 1965). So too where every row is known, because nothing is left to
-    correct: that interval is about further rows like these. Raises Undefined on fewer than 10 known rows.
+    Regression estimator of a finite set (Cochran 1977, chapter 7), the finite form of PPI++:
+    mean_N(w J) + mean_M(H - w J) with w of least variance, variance with factor 1 - M/N; Student's
+    t. In strata each checked row stands for as many as its stratum has to one checked (Horvitz and
+    Thompson 1952; Hajek's ratio form, linearised). The variance counts two errors of the judge more
+    than were seen, one each way, or one in every stratum: none in 60 rows does not mean none in
+    600. Fewer than 10 hits or misses by hand: the exact binomial interval of the hand labels alone,
+    in strata at their effective number (Kish 1965). So too where every row is known, because
+    nothing is left to correct: that interval is about further rows like these. Raises Undefined on
+    fewer than 10 known rows.
     """
     hand_M = sample.hand_N[sample.known_N]
     n, m, hits = len(sample.judge_N), len(hand_M), int(hand_M.sum())
@@ -101,10 +111,12 @@ def regression_rate(sample: Sample, confidence: float = 0.95) -> Corrected:
 
 
 def labels_rate(sample: Sample, confidence: float = 0.95) -> Corrected:
-    """The mean of the hand's values by the hand labels alone, each weighing as much as its stratum makes it.
+    """The mean of the hand's values by the hand labels alone, each weighing as much as its stratum
+    makes it.
 
-    For a draw whose other rows nobody judged. The exact binomial interval, in strata at the effective number of labels
-    (Kish 1965), which gives away what strata gain. Raises Undefined on fewer than 10 known rows.
+    For a draw whose other rows nobody judged. The exact binomial interval, in strata at the
+    effective number of labels (Kish 1965), which gives away what strata gain. Raises Undefined on
+    fewer than 10 known rows.
     """
     _enough(sample)
     return _alone(sample.hand_N[sample.known_N], _weights(sample), confidence, OWN)
@@ -115,9 +127,10 @@ def regression_share(
 ) -> Corrected:
     """Among rows with a 1 by hand, the share of those in should_N: the precision of what declines.
 
-    fixed: further rows that are 1 beyond doubt, as (in the share, all of them). A ratio of two regression estimates,
-    linearised. Fewer than 10 checked rows in the share, of 1 out of it, or of 0, or every row known: the exact interval
-    of the hand labels alone. Raises Undefined as regression_rate, and where no checked row is 1.
+    fixed: further rows that are 1 beyond doubt, as (in the share, all of them). A ratio of two
+    regression estimates, linearised. Fewer than 10 checked rows in the share, of 1 out of it, or of
+    0, or every row known: the exact interval of the hand labels alone. Raises Undefined as
+    regression_rate, and where no checked row is 1.
     """
     _enough(sample)
     one_N = sample.known_N & (sample.hand_N == 1.0)
@@ -131,7 +144,9 @@ def regression_share(
     rarest = min(hits, len(inside_M) - hits, int(sample.known_N.sum()) - len(inside_M))
     if rarest < RARE and not fixed[1]:
         weight_M = _weights(sample)
-        return _alone(inside_M, None if weight_M is None else weight_M[one_N[sample.known_N]], confidence)
+        return _alone(
+            inside_M, None if weight_M is None else weight_M[one_N[sample.known_N]], confidence
+        )
     ones = fixed[1] + n * _mean(sample, np.ones(n)).value
     within = fixed[0] + n * _mean(sample, should_N.astype(np.float64)).value
     if ones <= 0:
@@ -139,14 +154,17 @@ def regression_share(
     value = within / ones
     around = _mean(sample, should_N.astype(np.float64) - value)
     scaled = _Mean(value=value, variance=around.variance * (n / ones) ** 2, freedom=around.freedom)
-    return _clipped(scaled, confidence, f"ratio of regressions on {int(sample.known_N.sum())} hand labels")
+    return _clipped(
+        scaled, confidence, f"ratio of regressions on {int(sample.known_N.sum())} hand labels"
+    )
 
 
 def _enough(sample: Sample) -> None:
     m = int(sample.known_N.sum())
     if m < LEAST:
         raise Undefined(
-            f"{m} of {len(sample.judge_N)} rows are labelled by hand", f"label at least {LEAST} drawn at random"
+            f"{m} of {len(sample.judge_N)} rows are labelled by hand",
+            f"label at least {LEAST} drawn at random",
         )
 
 
@@ -172,34 +190,48 @@ def _mean(sample: Sample, factor_N: Doubles) -> _Mean:
     freedom = m - 2 if varies else m - 1
     residual_M = hand_off_M - slope * judge_off_M
     if sample.strata is None:
-        variance = (1 - m / len(judge_N)) * (float((residual_M**2).sum()) + UNSEEN * error) / freedom / m
+        variance = (
+            (1 - m / len(judge_N)) * (float((residual_M**2).sum()) + UNSEEN * error) / freedom / m
+        )
     else:
         of_M = sample.strata.of_N[known_N]
-        variance = _variance(sample.strata, of_M, part_M * residual_M) + error * _unseen(sample.strata, of_M, part_M)
+        variance = _variance(sample.strata, of_M, part_M * residual_M) + error * _unseen(
+            sample.strata, of_M, part_M
+        )
     value = slope * judge_N.mean() + part_M @ (hand_M - slope * judge_M)
     return _Mean(value=float(value), variance=variance, freedom=freedom)
 
 
 def _variance(strata: Strata, of_M: Ints, share_M: Doubles) -> float:
-    """Variance of a sum of shares over a stratified draw; checked rows that are not asked about have a share of 0."""
+    """Variance of a sum of shares over a stratified draw; checked rows that are not asked about
+    have a share of 0.
+    """
     size = len(strata.size_S)
     sum_S = np.bincount(of_M, weights=share_M, minlength=size)
     square_S = np.bincount(of_M, weights=share_M**2, minlength=size)
     n_S = strata.checked_S
     several_S = n_S > 1  # one row alone shows no spread: its whole share counts as such
-    centred_S = np.where(several_S, (square_S - sum_S**2 / np.maximum(n_S, 1)) * n_S / np.maximum(n_S - 1, 1), square_S)
+    centred_S = np.where(
+        several_S,
+        (square_S - sum_S**2 / np.maximum(n_S, 1)) * n_S / np.maximum(n_S - 1, 1),
+        square_S,
+    )
     return float(((1 - n_S / strata.size_S) * centred_S).sum())
 
 
 def _unseen(strata: Strata, of_M: Ints, part_M: Doubles) -> float:
-    """What an unseen error in every stratum adds to the variance, with the part of a row of its stratum."""
+    """What an unseen error in every stratum adds to the variance, with the part of a row of its
+    stratum.
+    """
     size = len(strata.size_S)
     rows_S = np.maximum(np.bincount(of_M, minlength=size), 1)
     part_S = np.bincount(of_M, weights=part_M, minlength=size) / rows_S
     return float(((1 - strata.checked_S / strata.size_S) * part_S**2).sum())
 
 
-def _alone(hit_M: Doubles, weight_M: Doubles | None, confidence: float, method: str = TOO_RARE) -> Corrected:
+def _alone(
+    hit_M: Doubles, weight_M: Doubles | None, confidence: float, method: str = TOO_RARE
+) -> Corrected:
     """The exact interval of the hand labels alone."""
     if weight_M is None:
         low, high = bounds.interval(int(hit_M.sum()), len(hit_M), confidence)

@@ -1,6 +1,7 @@
 """How far several raters agree, people or judges. Shapes: N items, R raters, C values, G prompts.
 
-Nominal values; a rater who has not rated an item is None there. Cohen's kappa of two is demur.stats.judging.agreement.
+Nominal values; a rater who has not rated an item is None there. Cohen's kappa of two is
+demur.stats.judging.agreement.
 """
 
 from __future__ import annotations
@@ -27,17 +28,21 @@ class Together:
     complete: int  # items that all have rated: Fleiss' kappa is over these
     fleiss: Figure
     alpha: Figure  # Krippendorff's
-    alpha_interval: tuple[float, float] | None  # percentile bootstrap over prompts; None where alpha is undefined
+    # percentile bootstrap over prompts; None where alpha is undefined
+    alpha_interval: tuple[float, float] | None
 
 
-def together(raters: Sequence[str], ratings: Ratings, groups: Sequence[str], how: Resampling) -> Together:
+def together(
+    raters: Sequence[str], ratings: Ratings, groups: Sequence[str], how: Resampling
+) -> Together:
     """Measure raters. groups: the prompt of each item; items of one prompt are drawn together.
 
     Raises DataError on unequal lengths.
     """
     if len(ratings) != len(groups) or any(len(row) != len(raters) for row in ratings):
         raise DataError(
-            f"{len(ratings)} items, {len(groups)} prompts, {len(raters)} raters", "a prompt an item, a value a rater"
+            f"{len(ratings)} items, {len(groups)} prompts, {len(raters)} raters",
+            "a prompt an item, a value a rater",
         )
     count_NC = _counts(ratings)
     per_item_N = count_NC.sum(axis=1)
@@ -54,7 +59,8 @@ def together(raters: Sequence[str], ratings: Ratings, groups: Sequence[str], how
 
 
 def fleiss_of(count_NC: Doubles) -> Figure:
-    """Fleiss' kappa (1971) of items that equally many raters, two at least, have rated; from the counts per value.
+    """Fleiss' kappa (1971) of items that equally many raters, two at least, have rated; from the
+    counts per value.
 
     Undefined without items, and where all ratings are the same value.
     """
@@ -70,7 +76,8 @@ def fleiss_of(count_NC: Doubles) -> Figure:
 
 
 def alpha_of(ratings: Ratings) -> Figure:
-    """Krippendorff's alpha for nominal values with missing ratings (Content Analysis, 4th ed. 2018, chapter 12).
+    """Krippendorff's alpha for nominal values with missing ratings (Content Analysis, 4th ed. 2018,
+    chapter 12).
 
     Undefined where no item has two ratings, and where all of those are the same value.
     """
@@ -78,31 +85,41 @@ def alpha_of(ratings: Ratings) -> Figure:
     number = float(_alpha(same_N.sum(keepdims=True), value_NC.sum(axis=0, keepdims=True))[0])
     if np.isfinite(number):
         return Figure(number=number)
-    return Figure(number=None, why="all ratings are the same" if value_NC.any() else "no item has two ratings")
+    return Figure(
+        number=None, why="all ratings are the same" if value_NC.any() else "no item has two ratings"
+    )
 
 
 def _counts(ratings: Ratings) -> Doubles:
     """How often each value was given to each item, shape (N, C)."""
     values = sorted({value for row in ratings for value in row if value is not None})
-    return np.array([[row.count(value) for value in values] for row in map(list, ratings)], dtype=np.float64).reshape(
-        len(ratings), len(values)
-    )
+    return np.array(
+        [[row.count(value) for value in values] for row in map(list, ratings)], dtype=np.float64
+    ).reshape(len(ratings), len(values))
 
 
 def _pairs(count_NC: Doubles) -> tuple[Doubles, Doubles]:
-    """Per item: the weight of agreeing pairs, shape (N,), and the ratings that have a partner, by value, (N, C)."""
+    """Per item: the weight of agreeing pairs, shape (N,), and the ratings that have a partner, by
+    value, (N, C).
+    """
     rated_N = count_NC.sum(axis=1)
     paired_N = rated_N >= 2
-    same_N = np.where(paired_N, (count_NC * (count_NC - 1)).sum(axis=1) / np.maximum(rated_N - 1, 1), 0.0)
+    same_N = np.where(
+        paired_N, (count_NC * (count_NC - 1)).sum(axis=1) / np.maximum(rated_N - 1, 1), 0.0
+    )
     return same_N, np.where(paired_N[:, None], count_NC, 0.0)
 
 
 def _alpha(same_D: Doubles, value_DC: Doubles) -> Doubles:
-    """Alpha from sums over items, one for each of D draws; NaN where it is undefined: for use in here only."""
+    """Alpha from sums over items, one for each of D draws; NaN where it is undefined: for use in
+    here only.
+    """
     n_D = value_DC.sum(axis=1)
     by_chance_D = n_D**2 - (value_DC**2).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        alpha_D: Doubles = np.where(by_chance_D > 0, 1 - (n_D - 1) * (n_D - same_D) / by_chance_D, np.nan)
+        alpha_D: Doubles = np.where(
+            by_chance_D > 0, 1 - (n_D - 1) * (n_D - same_D) / by_chance_D, np.nan
+        )
     return alpha_D
 
 

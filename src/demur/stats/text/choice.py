@@ -1,4 +1,5 @@
-"""Choosing the recipe of a text classifier by cross-validated log loss: what a probability is for, unlike accuracy.
+"""Choosing the recipe of a text classifier by cross-validated log loss: what a probability is for,
+unlike accuracy.
 
 Shapes: N texts, L strengths of the penalty.
 """
@@ -19,7 +20,8 @@ from demur.core.rows.likeness import components, near_copies
 from demur.stats.text.fit import PLACED, PUBLISHED, LearntView, Recipe, regression
 
 FOLDS = 5
-# N-grams as published (arXiv 2306.03423), ours by sentence, and shorter ones, for texts that share no phrases.
+# N-grams as published (arXiv 2306.03423), ours by sentence, and shorter ones, for texts that share
+# no phrases.
 VIEWS = (
     PUBLISHED.views[0],
     PLACED.views[0],
@@ -60,12 +62,16 @@ def choose_recipe(texts: Sequence[str], yes_N: Bools, groups: Sequence[str | Non
     loss_VL, base_loss = np.zeros((len(VIEWS), len(STRENGTHS))), 0.0
     for train_M, held_M in _folds(texts, yes_N, groups):
         base = yes_N[train_M].mean()
-        base_loss -= float(np.where(yes_N[held_M], np.log(base), np.log1p(-base)).sum()) / len(texts)
+        base_loss -= float(np.where(yes_N[held_M], np.log(base), np.log1p(-base)).sum()) / len(
+            texts
+        )
         for v, view in enumerate(VIEWS):
             learnt = LearntView(view, [texts[n] for n in train_M])
             held_MV = learnt.matrix([texts[n] for n in held_M])
             for c, strength in enumerate(STRENGTHS):
-                log_odds_M = regression(strength).fit(learnt.x_NV, yes_N[train_M]).decision_function(held_MV)
+                log_odds_M = (
+                    regression(strength).fit(learnt.x_NV, yes_N[train_M]).decision_function(held_MV)
+                )
                 sign_M = np.where(yes_N[held_M], -1.0, 1.0)
                 loss_VL[v, c] += float(np.logaddexp(0.0, sign_M * log_odds_M).sum()) / len(texts)
     trials = [
@@ -76,21 +82,25 @@ def choose_recipe(texts: Sequence[str], yes_N: Bools, groups: Sequence[str | Non
     return RecipeChoice(trials=tuple(sorted(trials, key=lambda t: t.log_loss)), base_loss=base_loss)
 
 
-def _folds(texts: Sequence[str], yes_N: Bools, groups: Sequence[str | None]) -> list[tuple[Ints, Ints]]:
+def _folds(
+    texts: Sequence[str], yes_N: Bools, groups: Sequence[str | None]
+) -> list[tuple[Ints, Ints]]:
     """(train, held out) row numbers of each fold."""
     first: dict[str, int] = {}
     named = [(first.setdefault(g, n), n) for n, g in enumerate(groups) if g is not None]
     units = components(len(texts), [*named, *near_copies([fold(t) for t in texts])])
     if len(set(units)) < FOLDS or min(yes_N.sum(), (~yes_N).sum()) < FOLDS:
         raise DataError(
-            f"{len(texts)} texts, {int(yes_N.sum())} of them yes, in {len(set(units))} groups: too few for folds",
+            f"{len(texts)} texts, {int(yes_N.sum())} of them yes, in {len(set(units))} groups: "
+            "too few for folds",
             f"at least {FOLDS} of each kind and {FOLDS} groups",
         )
     split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(texts, yes_N, units)
     folds = [(np.asarray(train), np.asarray(held)) for train, held in split if len(held)]
     if any(yes_N[train].all() or not yes_N[train].any() for train, _ in folds):
         raise DataError(
-            "all texts of one kind are near copies of one another, or of one group: nothing can be held out",
+            "all texts of one kind are near copies of one another, or of one group: nothing can "
+            "be held out",
             "add texts of that kind that differ",
         )
     return folds

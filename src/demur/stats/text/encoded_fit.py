@@ -1,4 +1,6 @@
-"""Fitting the classifier of demur.core.classifiers.encoded: logistic regression on an encoder's vectors."""
+"""Fitting the classifier of demur.core.classifiers.encoded: logistic regression on an encoder's
+vectors.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,16 @@ from demur.core.classifiers.text import all_words
 C = 1.0  # inverse strength of the L2 penalty, on vectors of unit variance
 
 
-def fit_encoded(encoder: Encoder, texts: Sequence[str], yes_N: npt.NDArray[np.bool_]) -> EncodedClassifier:
-    """Fit on vectors of unit variance; the weights undo the scaling. Raises DataError unless both labels occur."""
+def fit_encoded(
+    encoder: Encoder, texts: Sequence[str], yes_N: npt.NDArray[np.bool_]
+) -> EncodedClassifier:
+    """Fit on vectors of unit variance; the weights undo the scaling. Raises DataError unless both
+    labels occur.
+    """
     if len(texts) != len(yes_N) or not yes_N.any() or yes_N.all():
         raise DataError(
-            f"{len(texts)} texts, {len(yes_N)} labels, {int(yes_N.sum())} of them yes", "a label each, both kinds"
+            f"{len(texts)} texts, {len(yes_N)} labels, {int(yes_N.sum())} of them yes",
+            "a label each, both kinds",
         )
     x_ND = encoder.encode(texts).astype(np.float64)
     mean_D, spread_D = x_ND.mean(axis=0), x_ND.std(axis=0)

@@ -1,4 +1,5 @@
-"""Fitting the text classifiers of demur.core.classifiers.text: TF-IDF and logistic regression, in seconds.
+"""Fitting the text classifiers of demur.core.classifiers.text: TF-IDF and logistic regression, in
+seconds.
 
 Shapes: N texts, V n-grams of a view.
 """
@@ -38,7 +39,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.views or self.c <= 0:
             raise DataError(
-                f"a recipe with {len(self.views)} views and c = {self.c}", "at least one view, and c above 0"
+                f"a recipe with {len(self.views)} views and c = {self.c}",
+                "at least one view, and c above 0",
             )
 
 
@@ -48,11 +50,16 @@ PUBLISHED = Recipe(views=(View(),), c=10.0)
 PLACED = Recipe(views=(View(words="placed", damped=True),), c=30.0)
 
 
-def fit_text_classifier(texts: Sequence[str], yes_N: Bools, recipe: Recipe = PLACED) -> TextClassifier:
-    """Fit by logistic regression (scikit-learn's liblinear, seed 0). Raises DataError unless both labels occur."""
+def fit_text_classifier(
+    texts: Sequence[str], yes_N: Bools, recipe: Recipe = PLACED
+) -> TextClassifier:
+    """Fit by logistic regression (scikit-learn's liblinear, seed 0). Raises DataError unless both
+    labels occur.
+    """
     if len(texts) != len(yes_N) or not yes_N.any() or yes_N.all():
         raise DataError(
-            f"{len(texts)} texts, {len(yes_N)} labels, {int(yes_N.sum())} of them yes", "a label each, both kinds"
+            f"{len(texts)} texts, {len(yes_N)} labels, {int(yes_N.sum())} of them yes",
+            "a label each, both kinds",
         )
     learnt = [LearntView(view, texts) for view in recipe.views]
     x_NF = sparse.hstack([part.x_NV for part in learnt]).tocsr()
@@ -61,7 +68,9 @@ def fit_text_classifier(texts: Sequence[str], yes_N: Bools, recipe: Recipe = PLA
     for part in learnt:
         end = at + len(part.place)
         weight_V = weight_F[at:end].astype(np.float32)
-        views.append(FittedView(view=part.view, place=part.place, idf_V=part.idf_V, weight_V=weight_V))
+        views.append(
+            FittedView(view=part.view, place=part.place, idf_V=part.idf_V, weight_V=weight_V)
+        )
         at = end
     lengths, vocabulary, known = _range(texts)
     return TextClassifier(
@@ -80,7 +89,9 @@ def regression(c: float) -> LogisticRegression:
 
 
 class LearntView:
-    """One view's vocabulary, inverse document frequencies and training matrix, as TfidfVectorizer has them."""
+    """One view's vocabulary, inverse document frequencies and training matrix, as TfidfVectorizer
+    has them.
+    """
 
     def __init__(self, view: View, texts: Sequence[str]) -> None:
         self.view = view
@@ -109,16 +120,28 @@ class LearntView:
             values.append(value_V / length)
             starts.append(starts[-1] + len(at))
         shape = (len(counts), len(place))
-        return sparse.csr_matrix((np.concatenate(values), np.concatenate(indices), starts), shape=shape)
+        return sparse.csr_matrix(
+            (np.concatenate(values), np.concatenate(indices), starts), shape=shape
+        )
 
 
 def _range(texts: Sequence[str]) -> tuple[tuple[int, int], frozenset[str], float]:
-    """(fewest, most) words, the vocabulary, and the share of words known: measured on texts held out in turn."""
+    """(fewest, most) words, the vocabulary, and the share of words known: measured on texts held
+    out in turn.
+    """
     words = [all_words(t) for t in texts]
     lengths = np.quantile([len(w) for w in words], [_EDGE, 1 - _EDGE])
     shares = []
     for fold in range(_FOLDS):
         others = frozenset(w for n, ws in enumerate(words) if n % _FOLDS != fold for w in ws)
-        shares += [known_share(ws, others) for n, ws in enumerate(words) if n % _FOLDS == fold and len(ws) >= FEW_WORDS]
+        shares += [
+            known_share(ws, others)
+            for n, ws in enumerate(words)
+            if n % _FOLDS == fold and len(ws) >= FEW_WORDS
+        ]
     least = float(np.quantile(shares, _EDGE)) if shares else 0.0
-    return (int(lengths[0]), int(np.ceil(lengths[1]))), frozenset(w for ws in words for w in ws), least
+    return (
+        (int(lengths[0]), int(np.ceil(lengths[1]))),
+        frozenset(w for ws in words for w in ws),
+        least,
+    )

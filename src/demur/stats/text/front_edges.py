@@ -1,11 +1,13 @@
-"""Where a cascade's front model may speak for the real one: edges chosen on traffic that it was not fitted on.
+"""Where a cascade's front model may speak for the real one: edges chosen on traffic that it was not
+fitted on.
 
 On each side two things must hold, with b the bound on disagreement:
-1. At the edge the estimated probability that the model decides otherwise, a Platt curve over the front's log-odds, is
-   at most b. Beyond the edge it is smaller.
-2. Of all held-out rows beyond the edge at most b are decided otherwise, with 90 % confidence (Clopper and Pearson).
-Neither is a promise: the edge is the best of many. What is promised is certified on the whole cascade, later, on rows
-that neither front nor edges have seen. Shapes: N held-out prompts.
+1. At the edge the estimated probability that the model decides otherwise, a Platt curve over the
+   front's log-odds, is at most b. Beyond the edge it is smaller.
+2. Of all held-out rows beyond the edge at most b are decided otherwise, with 90 % confidence
+   (Clopper and Pearson).
+Neither is a promise: the edge is the best of many. What is promised is certified on the whole
+cascade, later, on rows that neither front nor edges have seen. Shapes: N held-out prompts.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
-    """The edges, and how often the model decided otherwise beyond them, on the rows that they were chosen on."""
+    """The edges, and how often the model decided otherwise beyond them, on the rows that they were
+    chosen on.
+    """
 
     edges: Edges
     answered: Rate  # of rows beyond the answering edge: the model decided otherwise
@@ -59,7 +63,8 @@ def _edge(danger_N: Doubles, differs_N: Bools, bound: float) -> float | None:
     if not len(danger_N):
         return None
     curve = fit_platt(danger_N, differs_N)
-    if curve.slope <= 0.0:  # more danger does not mean more disagreement: the front has learnt nothing
+    # more danger does not mean more disagreement: the front has learnt nothing
+    if curve.slope <= 0.0:
         return None
     order = np.argsort(danger_N, kind="stable")
     sorted_N, errors_N = danger_N[order], np.cumsum(differs_N[order])

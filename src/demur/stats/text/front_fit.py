@@ -1,9 +1,12 @@
-"""Fitting a cascade's front model: the real model's scores on unlabelled traffic are what it learns.
+"""Fitting a cascade's front model: the real model's scores on unlabelled traffic are what it
+learns.
 
 1. About 30 % of the traffic is held out, by whole groups; the front is fitted on the others.
-2. It learns the whole distribution (control tokens and leftover mass) by multinomial logistic regression on soft
-   targets: each row counts once per column, with that column's probability as its weight.
-3. Held-out rows alone choose the range within which it speaks, and the edges beyond which it is sure.
+2. It learns the whole distribution (control tokens and leftover mass) by multinomial logistic
+   regression on soft targets: each row counts once per column, with that column's probability as
+   its weight.
+3. Held-out rows alone choose the range within which it speaks, and the edges beyond which it is
+   sure.
 Shapes: N prompts, C control tokens, F n-grams.
 """
 
@@ -26,9 +29,11 @@ from demur.core.score import leftover_of
 
 FEWEST = 200  # texts to fit on; fewer teach no front
 MOST_GRAMS = 100_000  # the commonest are kept: 3 MB with six columns
-_SEVERAL = 2  # texts that hold an n-gram, a word or a character: of one text alone it is not traffic
+# texts that hold an n-gram, a word or a character: of one text alone it is not traffic
+_SEVERAL = 2
 _LEAST_WEIGHT = 1e-3  # of a column in a row's target; what is less teaches nothing and costs a row
-_STRENGTHS = (1.0, 10.0, 100.0)  # inverse of the L2 penalty; the best on a tenth of the rows is taken
+# inverse of the L2 penalty; the best on a tenth of the rows is taken
+_STRENGTHS = (1.0, 10.0, 100.0)
 _STEPS = 200
 _TAIL = 0.01  # share of traffic beyond each bound of the range
 
@@ -39,17 +44,25 @@ class Fit:
 
     linear: Linear
     strength: float
-    losses: tuple[float, ...]  # mean cross entropy in nats with the model's distribution, of each strength
+    # mean cross entropy in nats with the model's distribution, of each strength
+    losses: tuple[float, ...]
 
 
 def fit_linear(texts: Sequence[str], logp_NC: Floats) -> Fit:
-    """Fit the front's linear model to the model's scores of these texts. Raises DataError on fewer than FEWEST."""
+    """Fit the front's linear model to the model's scores of these texts. Raises DataError on fewer
+    than FEWEST.
+    """
     if len(texts) < FEWEST:
-        raise DataError(f"{len(texts)} rows of traffic to fit on, expected {FEWEST} or more", "give more traffic")
+        raise DataError(
+            f"{len(texts)} rows of traffic to fit on, expected {FEWEST} or more",
+            "give more traffic",
+        )
     counts = [counts_of(words_of(text)) for text in texts]
     place, idf_F = _vocabulary(counts)
     x_NF = _matrix(counts, place, idf_F)
-    target_NC = np.concatenate([np.exp(logp_NC.astype(np.float64)), leftover_of(logp_NC)[:, None]], axis=1)
+    target_NC = np.concatenate(
+        [np.exp(logp_NC.astype(np.float64)), leftover_of(logp_NC)[:, None]], axis=1
+    )
     tried = slice(0, None, 10)  # every tenth row measures the strengths
     others_N = np.ones(len(texts), dtype=bool)
     others_N[tried] = False
@@ -71,9 +84,11 @@ def fit_linear(texts: Sequence[str], logp_NC: Floats) -> Fit:
 
 
 def fit_range(fitted: Sequence[Prompt], held: Sequence[Prompt]) -> Range:
-    """What nearly all traffic looks like: words and characters of the fitted prompts, bounds from held-out ones.
+    """What nearly all traffic looks like: words and characters of the fitted prompts, bounds from
+    held-out ones.
 
-    Bounds that the fitted prompts set themselves would be too tight: they hold no word that they do not hold.
+    Bounds that the fitted prompts set themselves would be too tight: they hold no word that they do
+    not hold.
     """
     texts = [prompt[-1].content for prompt in fitted]
     words = Counter(word_key(w) for text in texts for w in set(words_of(text)))
@@ -119,8 +134,11 @@ def _matrix(counts: Sequence[Counts], place: dict[int, int], idf_F: Doubles) -> 
     return sparse.csr_matrix((value, at, start_N), shape=(len(rows), len(place)))
 
 
-def _regress(x_NF: sparse.csr_matrix, target_NC: Doubles, strength: float) -> tuple[Doubles, Doubles]:
-    """Weights (F, C) and intercepts (C) of softmax regression on soft targets: scikit-learn's, with lbfgs.
+def _regress(
+    x_NF: sparse.csr_matrix, target_NC: Doubles, strength: float
+) -> tuple[Doubles, Doubles]:
+    """Weights (F, C) and intercepts (C) of softmax regression on soft targets: scikit-learn's, with
+    lbfgs.
 
     Each column keeps its heaviest row, so that none is absent; an absent one would have no logit.
     """

@@ -1,7 +1,9 @@
-"""One goal alone, in closed form: its optimum over all thresholds, not over a grid; ties go to the stricter one.
+"""One goal alone, in closed form: its optimum over all thresholds, not over a grid; ties go to the
+stricter one.
 
-Which rules a goal can steer: `heaviest` (a threshold per category), `sum` and `any` (one threshold shared by all active
-categories). A refusal rate or a promise over all categories uses one shared threshold under every rule.
+Which rules a goal can steer: `heaviest` (a threshold per category), `sum` and `any` (one threshold
+shared by all active categories). A refusal rate or a promise over all categories uses one shared
+threshold under every rule.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.closed_form import METHOD
 from demur.stats.thresholds.exact import best_fbeta, best_linear, exact, totals
 from demur.stats.thresholds.losses import board_of, evidence_of, losses_of
-from demur.stats.thresholds.procedures import Request, shared_limits
+from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.procedures.shared import shared_limits
 from demur.stats.thresholds.rates import cut_at_rate
 from demur.stats.thresholds.sweep import Sweep, category_sweeps, pooled_sweep
 from demur.stats.thresholds.worth import aim_of, best_within
@@ -51,12 +54,18 @@ class _Case:
     @property
     def emittable(self) -> tuple[str, ...]:
         """Categories that may be refused with."""
-        return tuple(name for name in self.template.taxonomy.names if self.template.category(name).may_emit)
+        return tuple(
+            name for name in self.template.taxonomy.names if self.template.category(name).may_emit
+        )
 
     @property
     def locks(self) -> tuple[str, ...]:
         """Locked ones among them, where each has a threshold of its own."""
-        return tuple(n for n in self.emittable if self.template.rule == "heaviest" and self.template.category(n).locked)
+        return tuple(
+            n
+            for n in self.emittable
+            if self.template.rule == "heaviest" and self.template.category(n).locked
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,12 +80,13 @@ class Alone:
 def best_alone(goal: Goal, template: Policy, rows: LabelledScores, confidence: float) -> Alone:
     """The thresholds that meet one goal on these rows. confidence: of a promised rate, in (0, 1).
 
-    fbeta, youden, cost: the global optimum for "refused or answered". fbeta of a category, macro_fbeta, micro_fbeta: of
-    the tokens, under rule `heaviest` only. A rate to be met: the most lenient threshold that refuses at most this share
-    of the rows; of one category under rule `heaviest` only. Promises: one shared threshold.
+    fbeta, youden, cost: the global optimum for "refused or answered". fbeta of a category,
+    macro_fbeta, micro_fbeta: of the tokens, under rule `heaviest` only. A rate to be met: the most
+    lenient threshold that refuses at most this share of the rows; of one category under rule
+    `heaviest` only. Promises: one shared threshold.
 
-    Raises GoalError (the goal does not fit the template), DataError (rows that cannot tell), GoalInfeasible (no
-    threshold meets the goal).
+    Raises GoalError (the goal does not fit the template), DataError (rows that cannot tell),
+    GoalInfeasible (no threshold meets the goal).
     """
     case = _Case(goal=goal, template=template, rows=rows, confidence=confidence)
     match goal:
@@ -110,7 +120,8 @@ def _need_both_kinds(case: _Case) -> None:
     for count, kind in ((rows.to_answer, "answered"), (rows.to_refuse, "refused")):
         if count == 0:
             raise DataError(
-                f"goal {text!r}: none of the {len(rows.label_N)} rows is to be {kind}, all labels are of one kind",
+                f"goal {text!r}: none of the {len(rows.label_N)} rows is to be {kind}, all labels "
+                "are of one kind",
                 "calibrate on rows of both kinds, or ask for a refusal rate",
             )
     if case.template.rule == "heaviest":
@@ -121,7 +132,8 @@ def _need_both_kinds(case: _Case) -> None:
 def _need_own(case: _Case, name: str) -> None:
     if not (case.rows.label_N == case.template.taxonomy.column(name)).any():
         raise DataError(
-            f"goal {case.goal.text!r}: no row is to be refused with {name!r}, so its threshold cannot be chosen",
+            f"goal {case.goal.text!r}: no row is to be refused with {name!r}, so its threshold "
+            "cannot be chosen",
             f"add such rows to the calibrate split, or make {name!r} inactive",
         )
 
@@ -141,19 +153,24 @@ def _of_tokens(case: _Case, goal: AnyFBeta) -> Alone:
         return _own_fbeta(case, goal, [goal.category])
     if case.locks:
         raise GoalError(
-            f"goal {goal.text!r} beside locked categories {', '.join(case.locks)}: they refuse over the others",
+            f"goal {goal.text!r} beside locked categories {', '.join(case.locks)}: they refuse "
+            "over the others",
             "ask for 'f1 max', which counts refused or answered, or unlock them",
         )
     if isinstance(goal, MacroFBeta):
         return _own_fbeta(case, goal, case.emittable)
-    sweeps: dict[tuple[str, ...], Sweep] = {(name,): _own_sweep(case, name) for name in case.emittable}
+    sweeps: dict[tuple[str, ...], Sweep] = {
+        (name,): _own_sweep(case, name) for name in case.emittable
+    }
     _need_both_kinds(case)
     cuts, f = best_fbeta(list(sweeps.values()), case.rows.to_refuse, goal.beta, "own")
     return _best_fbeta(goal, _set(sweeps, cuts), f)
 
 
 def _own_fbeta(case: _Case, goal: AnyFBeta, names: Sequence[str]) -> Alone:
-    """The best F-beta of each of these tokens, every one by itself: their mean is the best mean, too."""
+    """The best F-beta of each of these tokens, every one by itself: their mean is the best mean,
+    too.
+    """
     thresholds: dict[str, float] = {}
     f = []
     for name in names:
@@ -167,10 +184,12 @@ def _own_fbeta(case: _Case, goal: AnyFBeta, names: Sequence[str]) -> Alone:
 
 
 def _beside_locks(case: _Case, goal: Optimum) -> Alone:
-    """A locked category reaches over the others' rows: no sum over thresholds is right, so they are moved in turn."""
+    """A locked category reaches over the others' rows: no sum over thresholds is right, so they are
+    moved in turn.
+    """
     method = (
-        f"{goal.risk} on these {len(case.rows.label_N)} rows: no move of one threshold betters it; locked categories "
-        "refuse over the others, so the best of all vectors is not known"
+        f"{goal.risk} on these {len(case.rows.label_N)} rows: no move of one threshold betters it; "
+        "locked categories refuse over the others, so the best of all vectors is not known"
     )
     return Alone(thresholds=_best_anywhere(case, goal, shared=False), method=method)
 
@@ -185,15 +204,20 @@ def _best_anywhere(case: _Case, goal: Optimum, *, shared: bool) -> dict[str, flo
 
 
 def _best_fbeta(goal: AnyFBeta, thresholds: dict[str, float], f: Fraction) -> Alone:
-    method = f"{goal.risk} = {float(f):.4f} on these rows: the maximum over all cuts (Dinkelbach 1967)"
+    method = (
+        f"{goal.risk} = {float(f):.4f} on these rows: the maximum over all cuts (Dinkelbach 1967)"
+    )
     return Alone(thresholds=thresholds, method=method)
 
 
 def _linear(case: _Case, goal: Youden | Cost) -> Alone:
-    """A gain per row caught, less a cost per false refusal: in exact fractions, where all rows weigh the same."""
+    """A gain per row caught, less a cost per false refusal: in exact fractions, where all rows
+    weigh the same.
+    """
     rows, of = case.rows, f"these {len(case.rows.label_N)} rows"
     if isinstance(goal, Cost) and (goal.missed_of or goal.wrong):
-        # Costs that differ by category, or of a wrong category: rows weigh differently, cuts still separate.
+        # Costs that differ by category, or of a wrong category: rows weigh differently, cuts still
+        # separate.
         thresholds = _best_anywhere(case, goal, shared=case.template.rule != "heaviest")
         method = f"the least cost on {of} over all cuts (Elkan 2001)"
         return Alone(thresholds=thresholds, method=method)
@@ -214,7 +238,9 @@ def _linear(case: _Case, goal: Youden | Cost) -> Alone:
 
 def _target_rate(case: _Case, goal: TargetRate) -> Alone:
     names = (goal.category,) if goal.category else case.emittable
-    sweep = _own_sweep(case, goal.category) if goal.category else pooled_sweep(case.template, case.rows)
+    sweep = (
+        _own_sweep(case, goal.category) if goal.category else pooled_sweep(case.template, case.rows)
+    )
     return Alone(
         thresholds=_set({names: sweep}, [cut_at_rate(sweep, len(case.rows.label_N), goal)]),
         method="order statistic of the calibration scores",
@@ -225,7 +251,8 @@ def _own_sweep(case: _Case, category: str) -> Sweep:
     text = case.goal.text
     if case.template.rule != "heaviest":
         raise GoalError(
-            f"goal {text!r} needs rule 'heaviest': under {case.template.rule!r} categories share prompts",
+            f"goal {text!r} needs rule 'heaviest': under {case.template.rule!r} categories share "
+            "prompts",
             'set rule = "heaviest", or ask for the refusal rate of all categories together',
         )
     try:
@@ -233,19 +260,24 @@ def _own_sweep(case: _Case, category: str) -> Sweep:
     except TaxonomyError as e:
         raise GoalError(f"goal {text!r}: {e.message}", e.hint) from e
     if category not in case.emittable:
-        raise GoalError(f"goal {text!r}: category {category!r} is not active", "activate it, or name another")
+        raise GoalError(
+            f"goal {text!r}: category {category!r} is not active", "activate it, or name another"
+        )
     return category_sweeps(case.template, case.rows)[category]
 
 
 def _promised(case: _Case, goal: PromisedGoal) -> Alone:
-    """One shared threshold in closed form: the most lenient for goals that refusals break, else the strictest.
+    """One shared threshold in closed form: the most lenient for goals that refusals break, else the
+    strictest.
 
-    A goal about one category's token, or about a slice, leaves other refusals free: then the threshold that catches
-    the most.
+    A goal about one category's token, or about a slice, leaves other refusals free: then the
+    threshold that catches the most.
     """
     board = board_of(case.template, case.rows, shared=True)
     losses = losses_of([goal], board, seed=0)
-    request = Request(board=board, losses=losses, aim=aim_of(None, board, losses), delta=case.delta, fixed={})
+    request = Request(
+        board=board, losses=losses, aim=aim_of(None, board, losses), delta=case.delta, fixed={}
+    )
     limits = shared_limits(request)
     if not isinstance(limits, tuple):
         raise GoalInfeasible(
@@ -266,4 +298,7 @@ def _what_would_do(case: _Case, no: Failure) -> str:
     if not isinstance(no, Uncertified) or no.rows_needed is None or no.rows >= no.rows_needed:
         return "the scores do not tell these rows apart: train longer, or promise a higher rate"
     lowest = bounds.upper_bound(0, no.rows, case.delta)
-    return f"calibrate on at least {no.rows_needed} rows of this kind, or promise no less than {lowest:.4f}"
+    return (
+        f"calibrate on at least {no.rows_needed} rows of this kind, or promise no less than "
+        f"{lowest:.4f}"
+    )

@@ -1,6 +1,7 @@
 """Which procedure certifies several promises, and what is given up where it cannot.
 
-Nothing is given up unless the caller said so beforehand, and what the caller said is written into every promise.
+Nothing is given up unless the caller said so beforehand, and what the caller said is written into
+every promise.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
 from demur.stats.thresholds.exact import exact
 from demur.stats.thresholds.losses import Board, Loss, board_of, losses_of, require_steerable
-from demur.stats.thresholds.procedures import (
-    Request,
+from demur.stats.thresholds.procedures.budgets import (
     certify_budgets,
-    certify_even,
     certify_graphical,
-    certify_path,
-    certify_shared,
-    certify_vectors,
     check_shares,
 )
+from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.procedures.sequences import certify_even, certify_path, certify_vectors
+from demur.stats.thresholds.procedures.shared import certify_shared
 from demur.stats.thresholds.rates import rates_of_categories
 from demur.stats.thresholds.search import split_rows, uneven
 from demur.stats.thresholds.worth import aim_of
 
-# A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one shared threshold,
-# tested on all rows, catches more (bench/certify.py). Counts of labels decide, never scores: that keeps it valid.
+# A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one
+# shared threshold, tested on all rows, catches more (bench/certify.py). Counts of labels decide,
+# never scores: that keeps it valid.
 ENOUGH_ERRORS = 20
-WORTH_DIVIDING = 0.75  # delta is divided over procedures where each may still err so often, as a share of the whole
+# delta is divided over procedures where each may still err so often, as a share of the whole
+WORTH_DIVIDING = 0.75
 
 _METHODS: Mapping[str, Callable[[Request], Certified | Failure]] = {
     "shared": certify_shared,
@@ -64,10 +65,13 @@ class How:
     method: Method = "auto"  # what fits the goals and the counts of labels: see _fitting_methods
     seed: int = 0
     learn_share: float = 0.4  # of the rows, to learn an order on; path and vectors
-    shares: Mapping[str, float] | None = None  # per category, sum 1; budgets and graphical. None: equal
-    on_failure: str = "stop"  # stop; hard_only: give up soft goals, the largest number first; keep:<name of a policy>
+    # per category, sum 1; budgets and graphical. None: equal
+    shares: Mapping[str, float] | None = None
+    # stop; hard_only: give up soft goals, the largest number first; keep:<name of a policy>
+    on_failure: str = "stop"
     kept: Policy | None = None  # the policy of keep:<name>
-    explained: bool = True  # whether a failure should say what blocks and what would do: a few linear programs
+    # whether a failure should say what blocks and what would do: a few linear programs
+    explained: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 < self.confidence < 1.0:
@@ -75,15 +79,27 @@ class How:
         if not 0.0 < self.learn_share < 1.0:
             raise GoalError(f"learn_share {self.learn_share} is not in (0, 1)", "0.4 is usual")
         if self.method != "auto" and self.method not in _METHODS:
-            raise GoalError(f"unknown method {self.method!r}", f"known: auto, {', '.join(_METHODS)}")
+            raise GoalError(
+                f"unknown method {self.method!r}", f"known: auto, {', '.join(_METHODS)}"
+            )
         if self.shares is not None:
             if self.method not in ("budgets", "graphical"):
-                raise GoalError(f"method {self.method!r} divides nothing by shares", "use 'budgets' or 'graphical'")
+                raise GoalError(
+                    f"method {self.method!r} divides nothing by shares",
+                    "use 'budgets' or 'graphical'",
+                )
             check_shares(self.shares)
         if self.on_failure not in ("stop", "hard_only") and not self.on_failure.startswith("keep:"):
-            raise GoalError(f"unknown on_failure {self.on_failure!r}", "known: stop, hard_only, keep:<policy>")
-        if self.on_failure.removeprefix("keep:") != (self.kept.name if self.kept else self.on_failure):
-            raise GoalError(f"on_failure {self.on_failure!r} and a kept policy of that name go together", "give both")
+            raise GoalError(
+                f"unknown on_failure {self.on_failure!r}", "known: stop, hard_only, keep:<policy>"
+            )
+        if self.on_failure.removeprefix("keep:") != (
+            self.kept.name if self.kept else self.on_failure
+        ):
+            raise GoalError(
+                f"on_failure {self.on_failure!r} and a kept policy of that name go together",
+                "give both",
+            )
 
     @property
     def delta(self) -> float:
@@ -108,18 +124,23 @@ class Granted:
     given_up: tuple[Goal, ...]
 
 
-def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How) -> Granted | Failure:
+def certify(
+    goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How
+) -> Granted | Failure:
     """Thresholds that keep all promised goals together, as far as on_failure lets soft ones go.
 
-    Beside promises the goals may hold one optimum (f1, youden, cost), preferred among certified thresholds, and target
-    rates of single categories, set first. Soft goals are given up only under "hard_only"; delta is then split evenly
-    over the sets that are tried, so the promise holds whichever is granted. Raises GoalError, DataError.
+    Beside promises the goals may hold one optimum (f1, youden, cost), preferred among certified
+    thresholds, and target rates of single categories, set first. Soft goals are given up only under
+    "hard_only"; delta is then split evenly over the sets that are tried, so the promise holds
+    whichever is granted. Raises GoalError, DataError.
     """
     goals = settled(goals, template, rows)
     case = _Case(goals=goals, template=template, rows=rows, how=how)
     ladder = sets_to_try([g for g in goals if isinstance(g, PromisedGoal)], how)
     if not ladder:
-        raise GoalError("no goal is a promise, nothing can be certified", "such as 'false_refusal <= 0.05'")
+        raise GoalError(
+            "no goal is a promise, nothing can be certified", "such as 'false_refusal <= 0.05'"
+        )
     failure: Failure | None = None
     for asked in ladder:
         explained = how.explained and asked is ladder[-1]
@@ -132,11 +153,13 @@ def certify(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: 
     return failure
 
 
-def _best(case: _Case, asked: Sequence[Goal], delta: float, *, explained: bool) -> Certified | Failure:
+def _best(
+    case: _Case, asked: Sequence[Goal], delta: float, *, explained: bool
+) -> Certified | Failure:
     """The best of what one or several procedures certify, each at an even share of delta.
 
-    All of them hold together with 1 - delta (union bound), so that it may be chosen by whatever the rows show: by what
-    is caught on all of them, also on those that certify.
+    All of them hold together with 1 - delta (union bound), so that it may be chosen by whatever the
+    rows show: by what is caught on all of them, also on those that certify.
     """
     tried = _requests(case, asked, delta)
     best: tuple[float, Certified] | None = None
@@ -146,14 +169,18 @@ def _best(case: _Case, asked: Sequence[Goal], delta: float, *, explained: bool) 
         if not isinstance(found, Certified):
             failure = found if failure is None else failure
             continue
-        names = [request.board.template.taxonomy.names.index(group[0]) for group in request.board.groups]
+        names = [
+            request.board.template.taxonomy.names.index(group[0]) for group in request.board.groups
+        ]
         value = request.aim.value(request.board.refused([found.thresholds[at] for at in names]))
         if best is None or value > best[0]:
             best = (value, found)
     if best is None:
         assert failure is not None  # something is always tried
         return failure
-    others = f"; the best of {', '.join(m for m, _ in tried)}, each at delta {delta / len(tried):.3g}"
+    others = (
+        f"; the best of {', '.join(m for m, _ in tried)}, each at delta {delta / len(tried):.3g}"
+    )
     return replace(best[1], method=best[1].method + (others if len(tried) > 1 else ""))
 
 
@@ -161,17 +188,25 @@ def what_would_do(failure: Failure) -> str:
     """The hint that goes with a failure."""
     blocking = failure.blocking
     if isinstance(failure, Infeasible):
-        return f"{blocking.text!r} blocks: loosen it or another goal, or train a model whose scores tell more apart"
+        return (
+            f"{blocking.text!r} blocks: loosen it or another goal, or train a model whose "
+            "scores tell more apart"
+        )
     if failure.rows_needed is None or failure.rows_needed <= failure.rows:
         return f"{blocking.text!r} blocks: loosen it or another goal, or collect more labelled rows"
     pool = ", or pool its category with another: [a + b]" if blocking.category else ""
     pool = pool or (", or ask for a wider slice" if blocking.where else "")
     have, needed = failure.rows, failure.rows_needed
-    return f"{blocking.text!r} blocks: about {needed} rows of its kind would do, {have} are there{pool}"
+    return (
+        f"{blocking.text!r} blocks: about {needed} rows of its kind would do, {have} are "
+        f"there{pool}"
+    )
 
 
 def sets_to_try(promised: Sequence[PromisedGoal], how: How) -> list[list[PromisedGoal]]:
-    """Goal sets, all of them first; under hard_only softer ones leave step by step. Delta is split over the sets."""
+    """Goal sets, all of them first; under hard_only softer ones leave step by step. Delta is split
+    over the sets.
+    """
     sets = [list(promised)]
     if how.on_failure == "hard_only":
         for priority in sorted({g.soft for g in promised if g.soft is not None}, reverse=True):
@@ -186,11 +221,14 @@ def _board(case: _Case, *, shared: bool) -> Board:
 
 
 def _requests(case: _Case, asked: Sequence[Goal], delta: float) -> list[tuple[str, Request]]:
-    """The methods to try, and what each is to certify. Counts of labels choose them, never scores: that is valid."""
+    """The methods to try, and what each is to certify. Counts of labels choose them, never scores:
+    that is valid.
+    """
     how, alone = case.how, case.template.rule != "heaviest"
     if not case.rows.to_refuse:
         raise DataError(
-            f"none of the {len(case.rows.label_N)} rows is to be refused: nothing says what thresholds should catch",
+            f"none of the {len(case.rows.label_N)} rows is to be refused: nothing says what "
+            "thresholds should catch",
             "add rows to be refused to the calibrate split",
         )
     board = _board(case, shared=alone)
@@ -215,20 +253,30 @@ def _chosen(case: _Case, board: Board, losses: Sequence[Loss], delta: float) -> 
         methods = _fitting_methods(case, board, losses, delta)
     for method in methods:
         if alone and method != "shared":
-            raise GoalError(f"method {method!r} needs a threshold per category", "use rule 'heaviest', or 'auto'")
+            raise GoalError(
+                f"method {method!r} needs a threshold per category",
+                "use rule 'heaviest', or 'auto'",
+            )
         if wants_rate and method not in ("path", "vectors"):
-            raise GoalError("a target rate of one category beside promises needs 'path' or 'vectors'", "use 'auto'")
+            raise GoalError(
+                "a target rate of one category beside promises needs 'path' or 'vectors'",
+                "use 'auto'",
+            )
         if judged and method not in ("shared", "vectors"):
-            raise GoalError(f"method {method!r} takes labels at their word", "use 'auto', 'shared' or 'vectors'")
+            raise GoalError(
+                f"method {method!r} takes labels at their word", "use 'auto', 'shared' or 'vectors'"
+            )
     return methods
 
 
 def _fitting_methods(case: _Case, board: Board, losses: Sequence[Loss], delta: float) -> list[str]:
-    """What "auto" tries. One threshold for all may never refuse a category whose probabilities are lower than others'.
+    """What "auto" tries. One threshold for all may never refuse a category whose probabilities are
+    lower than others'.
 
-    So where only false refusals are promised, a path that catches evenly is tried beside it, and one that is learnt
-    where labels are many. Where rows are so few that a share of delta allows far fewer errors, one of them gets all of
-    delta: scores of rows that the goals do not speak of, and that are not tested, say which.
+    So where only false refusals are promised, a path that catches evenly is tried beside it, and
+    one that is learnt where labels are many. Where rows are so few that a share of delta allows far
+    fewer errors, one of them gets all of delta: scores of rows that the goals do not speak of, and
+    that are not tested, say which.
     """
     how, judged = case.how, case.rows.hand_N is not None
     if case.template.rule != "heaviest" or len(board.groups) == 1:
@@ -236,12 +284,18 @@ def _fitting_methods(case: _Case, board: Board, losses: Sequence[Loss], delta: f
     wants_rate = any(isinstance(goal, TargetRate) for goal in case.goals)
     few = not judged and _fewest_errors(losses, how) < ENOUGH_ERRORS and not wants_rate
     if judged or wants_rate or any(not loss.goal.of_answerable for loss in losses):
-        return ["shared"] if few or (judged and len(case.goals) == 1) else ["vectors" if judged else "path"]
+        return (
+            ["shared"]
+            if few or (judged and len(case.goals) == 1)
+            else ["vectors" if judged else "path"]
+        )
     methods = ["shared", "even"] if few else ["shared", "even", "path"]
     everyone_N = np.ones(len(board.logq_N), dtype=bool)
     for loss in losses:
         of = loss.of(everyone_N)
-        whole, share = (bounds.most_errors(of, loss.level, d) or 0 for d in (delta, delta / len(methods)))
+        whole, share = (
+            bounds.most_errors(of, loss.level, d) or 0 for d in (delta, delta / len(methods))
+        )
         if share < WORTH_DIVIDING * whole or not share:
             free_N = split_rows(board, 0.0, how.seed, losses).learn_N
             return ["even" if uneven(board, free_N) else "shared"]
@@ -255,7 +309,9 @@ def _asked(case: _Case, board: Board, losses: Sequence[Loss]) -> Request:
         losses=tuple(losses),
         aim=aim_of(next((g for g in case.goals if isinstance(g, Optimum)), None), board, losses),
         delta=how.delta,
-        fixed=rates_of_categories(case.goals, board, split_rows(board, how.learn_share, how.seed).learn_N),
+        fixed=rates_of_categories(
+            case.goals, board, split_rows(board, how.learn_share, how.seed).learn_N
+        ),
         seed=how.seed,
         learn_share=how.learn_share,
         shares=how.shares,
@@ -265,4 +321,7 @@ def _asked(case: _Case, board: Board, losses: Sequence[Loss]) -> Request:
 def _fewest_errors(losses: Sequence[Loss], how: How) -> int:
     """The fewest errors that a goal allows on the rows that a path would be tested on."""
     tested = [int((1.0 - how.learn_share) * loss.among_N.sum()) for loss in losses]
-    return min(bounds.most_errors(of, loss.level, how.delta) or 0 for of, loss in zip(tested, losses, strict=True))
+    return min(
+        bounds.most_errors(of, loss.level, how.delta) or 0
+        for of, loss in zip(tested, losses, strict=True)
+    )

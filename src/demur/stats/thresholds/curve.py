@@ -19,31 +19,48 @@ MOST_POINTS = 101
 def with_curves(policy: Policy, rows: LabelledScores) -> Policy:
     """The policy with an operating curve for every category that may be emitted.
 
-    At most 102 points, strict to lenient, at real cuts, in even steps of the refusal rate and at the policy's own.
-    Under `heaviest` and `any` the other thresholds stay as in the policy; under `sum` the one shared threshold moves.
-    Under the other rules no single threshold tells what happens: no curve.
+    At most 102 points, strict to lenient, at real cuts, in even steps of the refusal rate and at
+    the policy's own. Under `heaviest` and `any` the other thresholds stay as in the policy; under
+    `sum` the one shared threshold moves. Under the other rules no single threshold tells what
+    happens: no curve.
     """
     locks = policy.rule == "heaviest" and any(c.locked and c.may_emit for c in policy.categories)
     if policy.rule in ("heaviest", "sum") and not locks:
         sweeps = category_sweeps(policy, rows)
         points = {name: _by_sweep(policy, rows, name, sweep) for name, sweep in sweeps.items()}
     elif policy.rule == "any" or locks:
-        points = {n: _by_decisions(policy, rows, n) for n in policy.taxonomy.names if policy.category(n).may_emit}
+        points = {
+            n: _by_decisions(policy, rows, n)
+            for n in policy.taxonomy.names
+            if policy.category(n).may_emit
+        }
     else:
         points = {}
     categories = zip(policy.taxonomy.names, policy.categories, strict=True)
-    return replace(policy, categories=tuple(replace(c, curve=points.get(name, ())) for name, c in categories))
+    return replace(
+        policy, categories=tuple(replace(c, curve=points.get(name, ())) for name, c in categories)
+    )
 
 
-def _by_sweep(policy: Policy, rows: LabelledScores, name: str, sweep: Sweep) -> tuple[CurvePoint, ...]:
-    # The cut of the policy's own threshold is always among them: what it does now can be read off the curve.
+def _by_sweep(
+    policy: Policy, rows: LabelledScores, name: str, sweep: Sweep
+) -> tuple[CurvePoint, ...]:
+    # The cut of the policy's own threshold is always among them: what it does now can be read off
+    # the curve.
     own = int((sweep.threshold_J >= policy.category(name).threshold).sum()) - 1
     at = np.union1d(_even(sweep), [max(own, 0)])
-    return _points(sweep.threshold_J[at].tolist(), sweep.counts(sweep.cut_J[at]), rows, policy.taxonomy.column(name))
+    return _points(
+        sweep.threshold_J[at].tolist(),
+        sweep.counts(sweep.cut_J[at]),
+        rows,
+        policy.taxonomy.column(name),
+    )
 
 
 def _by_decisions(policy: Policy, rows: LabelledScores, name: str) -> tuple[CurvePoint, ...]:
-    """Rule `any` and locks let categories hand prompts to one another: ask decide_many at every point."""
+    """Rule `any` and locks let categories hand prompts to one another: ask decide_many at every
+    point.
+    """
     column = policy.taxonomy.column(name)
     logq_N = np.minimum(policy.calibrator.apply(rows.table.logp_NC)[:, column], np.float32(0.0))
     finite_N = np.isfinite(logq_N)
@@ -51,22 +68,36 @@ def _by_decisions(policy: Policy, rows: LabelledScores, name: str) -> tuple[Curv
     thresholds = sweep.threshold_J[_even(sweep)].tolist()
     free = replace(policy, categories=tuple(replace(c, limits=None) for c in policy.categories))
     emitted_TN = np.array(
-        [decide_many(free.with_thresholds({name: t}), rows.table.logp_NC).choice_N == column for t in thresholds]
+        [
+            decide_many(free.with_thresholds({name: t}), rows.table.logp_NC).choice_N == column
+            for t in thresholds
+        ]
     )
     refused, false = emitted_TN.sum(axis=1), emitted_TN[:, rows.label_N == 0].sum(axis=1)
     own = emitted_TN[:, rows.label_N == column].sum(axis=1)
-    return _points(thresholds, Counts(refused=refused, false=false, caught=refused - false, own=own), rows, column)
+    return _points(
+        thresholds,
+        Counts(refused=refused, false=false, caught=refused - false, own=own),
+        rows,
+        column,
+    )
 
 
 def _even(sweep: Sweep) -> Ints:
-    """Indices of at most MOST_POINTS cuts, in even steps of rows refused, the first and the last among them."""
+    """Indices of at most MOST_POINTS cuts, in even steps of rows refused, the first and the last
+    among them.
+    """
     wanted = np.linspace(sweep.cut_J[0], sweep.cut_J[-1], MOST_POINTS)
     return np.unique(np.searchsorted(sweep.cut_J, wanted, side="right") - 1)
 
 
-def _points(thresholds: list[float], counts: Counts, rows: LabelledScores, column: int) -> tuple[CurvePoint, ...]:
+def _points(
+    thresholds: list[float], counts: Counts, rows: LabelledScores, column: int
+) -> tuple[CurvePoint, ...]:
     n, comply, own = len(rows.label_N), rows.to_answer, int((rows.label_N == column).sum())
-    table = zip(thresholds, counts.refused.tolist(), counts.false.tolist(), counts.own.tolist(), strict=True)
+    table = zip(
+        thresholds, counts.refused.tolist(), counts.false.tolist(), counts.own.tolist(), strict=True
+    )
     return tuple(
         CurvePoint(
             threshold=threshold,

@@ -1,6 +1,8 @@
-"""Exact optima over cuts. All arithmetic is on integers, so a tie is a tie; ties go to the stricter cut.
+"""Exact optima over cuts. All arithmetic is on integers, so a tie is a tie; ties go to the stricter
+cut.
 
-Several sweeps stand for several thresholds that decide disjoint sets of rows: every count is a sum over the sweeps.
+Several sweeps stand for several thresholds that decide disjoint sets of rows: every count is a sum
+over the sweeps.
 """
 
 from __future__ import annotations
@@ -24,23 +26,30 @@ def exact(number: float) -> Fraction:
     return Fraction(str(number))
 
 
-def best_linear(sweeps: Sequence[Sweep], gain: Fraction, cost: Fraction, hit: Hit = "caught") -> list[int]:
-    """Per sweep the index of the strictest cut that maximises gain * hits - cost * other refusals. gain, cost >= 0.
+def best_linear(
+    sweeps: Sequence[Sweep], gain: Fraction, cost: Fraction, hit: Hit = "caught"
+) -> list[int]:
+    """Per sweep the index of the strictest cut that maximises gain * hits - cost * other refusals.
+    gain, cost >= 0.
 
-    hit: what counts as a hit. "caught": to be refused, with whatever category. "own": with the sweep's own.
+    hit: what counts as a hit. "caught": to be refused, with whatever category. "own": with the
+    sweep's own.
     """
     per_hit, per_other = gain.numerator * cost.denominator, cost.numerator * gain.denominator
     return [_first_best(sweep, per_hit, per_other, hit) for sweep in sweeps]
 
 
-def best_fbeta(sweeps: Sequence[Sweep], positives: int, beta: float, hit: Hit = "caught") -> tuple[list[int], Fraction]:
+def best_fbeta(
+    sweeps: Sequence[Sweep], positives: int, beta: float, hit: Hit = "caught"
+) -> tuple[list[int], Fraction]:
     """The cuts, one per sweep, with the greatest F-beta; and that F-beta.
 
-    F = (1 + b2) TP / (b2 positives + TP + FP), b2 = beta squared, over the rows of all sweeps together; TP as `hit`
-    says. "caught" and all rows to be refused: F of refusing what ought to be refused. "own" and all sweeps: micro F of
-    the categories; one sweep and its category's rows: F of that category. Dinkelbach's iteration (1967): F's maximum F*
-    is where max of (1 + b2 - F*) TP - F* FP equals F* b2 positives, and that maximum separates into one per sweep. The
-    global optimum, in exact fractions. Needs positives > 0.
+    F = (1 + b2) TP / (b2 positives + TP + FP), b2 = beta squared, over the rows of all sweeps
+    together; TP as `hit` says. "caught" and all rows to be refused: F of refusing what ought to be
+    refused. "own" and all sweeps: micro F of the categories; one sweep and its category's rows: F
+    of that category. Dinkelbach's iteration (1967): F's maximum F* is where max of (1 + b2 - F*) TP
+    - F* FP equals F* b2 positives, and that maximum separates into one per sweep. The global
+    optimum, in exact fractions. Needs positives > 0.
     """
     b2 = exact(beta) ** 2
     f = Fraction(0)
@@ -54,10 +63,12 @@ def best_fbeta(sweeps: Sequence[Sweep], positives: int, beta: float, hit: Hit = 
 
 
 def most_caught(sweeps: Sequence[Sweep], budget: int) -> tuple[list[int], int]:
-    """The cuts with the most rows caught at no more than `budget` false refusals in total; and how many.
+    """The cuts with the most rows caught at no more than `budget` false refusals in total; and how
+    many.
 
-    A multiple-choice knapsack, by dynamic programming over the budget: exact, O(sweeps * budget^2). No promise: what
-    the best policy on these rows could do, an upper bound for those that promise. Ties go to fewer false refusals.
+    A multiple-choice knapsack, by dynamic programming over the budget: exact, O(sweeps * budget^2).
+    No promise: what the best policy on these rows could do, an upper bound for those that promise.
+    Ties go to fewer false refusals.
     """
     best_B, taken = np.zeros(budget + 1, dtype=np.int64), []
     for sweep in sweeps:
@@ -92,11 +103,17 @@ def _first_best(sweep: Sweep, per_hit: int, per_other: int, hit: Hit) -> int:
     hits_J = _hits(sweep, hit)
     fits = max(per_hit, per_other) * len(sweep.caught_P) < _INT64_SAFE
     number = np.int64 if fits else object  # Python integers where int64 would overflow
-    return int(np.argmax(hits_J.astype(number) * per_hit - (sweep.cut_J - hits_J).astype(number) * per_other))
+    return int(
+        np.argmax(
+            hits_J.astype(number) * per_hit - (sweep.cut_J - hits_J).astype(number) * per_other
+        )
+    )
 
 
 def _best_cuts(sweep: Sweep, budget: int) -> Ints:
-    """Per number of false refusals 0..budget the strictest cut that catches the most with no more of them."""
+    """Per number of false refusals 0..budget the strictest cut that catches the most with no more
+    of them.
+    """
     last_B = np.searchsorted(sweep.at_cuts.false, np.arange(budget + 1), side="right") - 1
     caught_J = sweep.at_cuts.caught
     return np.searchsorted(caught_J, caught_J[last_B], side="left")

@@ -1,4 +1,6 @@
-"""Why a request was not certified: too few rows, or scores that do not allow it; and what would do."""
+"""Why a request was not certified: too few rows, or scores that do not allow it; and what would
+do.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,30 @@ from demur.stats.thresholds.search import Menu, Split, candidates, menu_of
 _SLACK = 1e-9  # of a rate, for the rounding of the linear program
 
 
-def explain(board: Board, losses: Sequence[Loss], delta: float, split: Split, fixed: Mapping[int, float]) -> Failure:
-    """Infeasible if no thresholds meet all levels on all rows, else Uncertified with the rows that would do.
+def explain(
+    board: Board, losses: Sequence[Loss], delta: float, split: Split, fixed: Mapping[int, float]
+) -> Failure:
+    """Infeasible if no thresholds meet all levels on all rows, else Uncertified with the rows that
+    would do.
 
-    A linear program over mixtures of cuts bounds from below what any threshold vector can reach (of at most 200 cuts
-    per category): what it cannot reach, none of them can.
+    A linear program over mixtures of cuts bounds from below what any threshold vector can reach (of
+    at most 200 cuts per category): what it cannot reach, none of them can.
     """
     everyone_N = np.ones(len(board.logq_N), dtype=bool)
     worth_N = (board.rows.label_N != 0).astype(np.float64)
     menu = menu_of(board, losses, worth_N, Split(learn_N=everyone_N, test_N=everyone_N), fixed)
     lone = _reach_alone(menu, losses)
-    # Beside locked categories the menu counts rows twice: its bounds are none, and nothing is called infeasible.
-    order = () if board.locked else sorted(range(len(losses)), key=lambda at: losses[at].goal.soft or 0)
+    # Beside locked categories the menu counts rows twice: its bounds are none, and nothing is
+    # called infeasible.
+    order = (
+        () if board.locked else sorted(range(len(losses)), key=lambda at: losses[at].goal.soft or 0)
+    )
     for at in order:
-        before = [o for o in range(len(losses)) if (losses[o].goal.soft or 0, o) < (losses[at].goal.soft or 0, at)]
+        before = [
+            o
+            for o in range(len(losses))
+            if (losses[o].goal.soft or 0, o) < (losses[at].goal.soft or 0, at)
+        ]
         lowest = lowest_rate(menu, at, before)
         if lowest is None or lowest > losses[at].level + _SLACK:
             return Infeasible(reason=_costs(losses, lone), blocking=losses[at].goal, reachable=lone)
@@ -41,13 +53,14 @@ def explain(board: Board, losses: Sequence[Loss], delta: float, split: Split, fi
     seen, loss = evidence[worst], losses[worst]
     whole = loss.rate(refused_N, everyone_N)
     words = (
-        f"{loss.goal.text!r}: {seen.rate.hits} of {seen.rate.of} tested rows err at the thresholds that come closest"
+        f"{loss.goal.text!r}: {seen.rate.hits} of {seen.rate.of} tested rows err at the "
+        "thresholds that come closest"
     )
     kept = seen.p_value <= delta
     if kept:  # they were found with all rows in view, and the procedure must not choose so
         words += (
-            f", which would do (at delta {delta:.3g} the rate may be {seen.upper:.4f}); the thresholds that are tested "
-            "in an order learnt on other rows stop short of them"
+            f", which would do (at delta {delta:.3g} the rate may be {seen.upper:.4f}); the "
+            "thresholds that are tested in an order learnt on other rows stop short of them"
         )
     else:
         words += f"; at delta {delta:.3g} the rate may be {seen.upper:.4f}, above {loss.level:g}"
@@ -61,26 +74,39 @@ def explain(board: Board, losses: Sequence[Loss], delta: float, split: Split, fi
 
 
 def in_vain(board: Board, losses: Sequence[Loss], delta: float, split: Split) -> Uncertified:
-    """The goals can be kept by refusing nothing that ought to be refused: certified, that would be useless.
+    """The goals can be kept by refusing nothing that ought to be refused: certified, that would be
+    useless.
 
-    What would do is worked out at the thresholds that catch the first row at the least cost, on all rows.
+    What would do is worked out at the thresholds that catch the first row at the least cost, on all
+    rows.
     """
     everyone_N = np.ones(len(board.logq_N), dtype=bool)
     cheapest = min(
-        (_worst_rate(losses, board, first) for first in _first_caught(board)), key=lambda t: t[0], default=None
+        (_worst_rate(losses, board, first) for first in _first_caught(board)),
+        key=lambda t: t[0],
+        default=None,
     )
-    loss, rate = (losses[0], losses[0].rate(everyone_N & False, everyone_N)) if cheapest is None else cheapest[1:]
+    loss, rate = (
+        (losses[0], losses[0].rate(everyone_N & False, everyone_N))
+        if cheapest is None
+        else cheapest[1:]
+    )
     caught = int((board.rows.label_N != 0).sum())
     words = (
-        f"the thresholds that {loss.goal.text!r} certifies at delta {delta:.3g} refuse none of the {caught} rows to be "
-        f"refused: a promise kept by doing nothing. To catch the first of them, {rate.hits} of {rate.of} rows err"
+        f"the thresholds that {loss.goal.text!r} certifies at delta {delta:.3g} refuse none of the "
+        f"{caught} rows to be refused: a promise kept by doing nothing. To catch the first of "
+        f"them, {rate.hits} of {rate.of} rows err"
     )
     needed = _needed(rate, loss, delta, split) if rate.value < loss.level else None
-    return Uncertified(reason=words, blocking=loss.goal, rows=rate.of, rows_needed=needed, evidence=())
+    return Uncertified(
+        reason=words, blocking=loss.goal, rows=rate.of, rows_needed=needed, evidence=()
+    )
 
 
 def _first_caught(board: Board) -> list[tuple[float, ...]]:
-    """Per group the vector that refuses its likeliest row to be refused, and nothing in other groups."""
+    """Per group the vector that refuses its likeliest row to be refused, and nothing in other
+    groups.
+    """
     found = []
     for g in range(len(board.groups)):
         logq_N = board.compared_with(g)
@@ -91,8 +117,12 @@ def _first_caught(board: Board) -> list[tuple[float, ...]]:
     return found
 
 
-def _worst_rate(losses: Sequence[Loss], board: Board, by_group: Sequence[float]) -> tuple[float, Loss, Rate]:
-    """The goal that these thresholds keep least, with its rate on all rows, first by how far it is used up."""
+def _worst_rate(
+    losses: Sequence[Loss], board: Board, by_group: Sequence[float]
+) -> tuple[float, Loss, Rate]:
+    """The goal that these thresholds keep least, with its rate on all rows, first by how far it is
+    used up.
+    """
     refused_N = board.refused(by_group)
     rates = [(loss, loss.rate(refused_N, np.ones(len(refused_N), dtype=bool))) for loss in losses]
     used = [rate.value / loss.level for loss, rate in rates]
@@ -101,17 +131,21 @@ def _worst_rate(losses: Sequence[Loss], board: Board, by_group: Sequence[float])
 
 
 def _needed(whole: Rate, loss: Loss, delta: float, split: Split) -> int | None:
-    """Rows of the goal's kind that would probably certify it, if so many err among all; None if that is no help."""
+    """Rows of the goal's kind that would probably certify it, if so many err among all; None if
+    that is no help.
+    """
     needed = rows_likely(whole.value, loss.level, delta)
     tested = loss.of(split.test_N) / max(whole.of, 1)
     if needed is None or not tested:
         return None
     rows = int(np.ceil(needed / tested))
-    return rows if rows > whole.of else None  # "so many would do" where as many are there contradicts itself
+    # "so many would do" where as many are there contradicts itself
+    return rows if rows > whole.of else None
 
 
 def lowest_rate(menu: Menu, at: int, keeping: Sequence[int]) -> float | None:
-    """The lowest rate of one goal over mixtures of cuts that keep the others' levels; None if nothing keeps them.
+    """The lowest rate of one goal over mixtures of cuts that keep the others' levels; None if
+    nothing keeps them.
 
     Variables: the share of each cut, per group; shares of a group sum to 1.
     """

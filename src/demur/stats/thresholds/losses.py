@@ -2,10 +2,11 @@
 
 Shapes: N rows, G groups. A group is one threshold and the categories that share it.
 
-1. A row belongs to the group of its heaviest category and to no other, so counts are sums over the groups
-   (risk_control: separability).
-2. A locked category refuses whenever its own threshold is met: under rule `heaviest` its threshold reaches every row.
-   Counts are then no sums; `refused` is right for any thresholds, and solvers add up no more than an upper bound.
+1. A row belongs to the group of its heaviest category and to no other, so counts are sums over the
+   groups (risk_control: separability).
+2. A locked category refuses whenever its own threshold is met: under rule `heaviest` its threshold
+   reaches every row. Counts are then no sums; `refused` is right for any thresholds, and solvers
+   add up no more than an upper bound.
 3. A doubtful row is refused by no threshold and answered by none: its score is +inf.
 """
 
@@ -44,9 +45,11 @@ class Board:
     rows: LabelledScores
     groups: tuple[tuple[str, ...], ...]  # the categories of each threshold
     group_N: Ints  # NO_GROUP where no category may be emitted
-    logq_N: Doubles  # float32 values: refused iff logq >= log threshold of its group; +inf where doubtful
+    # float32 values: refused iff logq >= log threshold of its group; +inf where doubtful
+    logq_N: Doubles
     heaviest_N: Ints  # column of the category it is refused with, if not by a lock
-    locked: Mapping[int, Doubles] = field(default_factory=dict)  # group of a locked category -> its log q of all rows
+    # group of a locked category -> its log q of all rows
+    locked: Mapping[int, Doubles] = field(default_factory=dict)
 
     @property
     def always_N(self) -> Bools:
@@ -57,11 +60,15 @@ class Board:
         """What a group's threshold is compared with, (N,): -inf in rows that it does not reach."""
         if g in self.locked:
             # A doubtful row is counted once, with the group of its heaviest category.
-            return np.where(self.always_N, np.where(self.group_N == g, np.inf, -np.inf), self.locked[g])
+            return np.where(
+                self.always_N, np.where(self.group_N == g, np.inf, -np.inf), self.locked[g]
+            )
         return np.where(self.group_N == g, self.logq_N, -np.inf)
 
     def thresholds(self, by_group: Sequence[float]) -> tuple[float, ...]:
-        """One threshold per category, in the taxonomy's order: those of the template where no group has one."""
+        """One threshold per category, in the taxonomy's order: those of the template where no group
+        has one.
+        """
         found = {name: t for names, t in zip(self.groups, by_group, strict=True) for name in names}
         pairs = zip(self.template.taxonomy.names, self.template.categories, strict=True)
         return tuple(found.get(name, category.threshold) for name, category in pairs)
@@ -69,7 +76,8 @@ class Board:
     def refused(self, by_group: Sequence[float]) -> Bools:
         """Which rows these thresholds refuse."""
         with np.errstate(divide="ignore"):
-            log_threshold_G = np.append(np.log(np.array(by_group, dtype=np.float64)), np.inf)  # the last: NO_GROUP
+            # the last: NO_GROUP
+            log_threshold_G = np.append(np.log(np.array(by_group, dtype=np.float64)), np.inf)
         refused_N = self.logq_N >= log_threshold_G[self.group_N]
         for g, logq_N in self.locked.items():
             refused_N |= logq_N >= log_threshold_G[g]
@@ -83,7 +91,8 @@ class Loss:
     goal: PromisedGoal
     among_N: Bools  # the denominator
     could_err_N: Bools  # a part of it
-    deciders: tuple[str, ...]  # categories whose thresholds it depends on, whatever the rows at hand
+    # categories whose thresholds it depends on, whatever the rows at hand
+    deciders: tuple[str, ...]
     traits: Traits | None = None  # of all rows
 
     @property
@@ -120,7 +129,9 @@ class Loss:
 
 
 def board_of(template: Policy, rows: LabelledScores, *, shared: bool) -> Board:
-    """The board of a policy with a threshold per category, or with one shared by all active ones."""
+    """The board of a policy with a threshold per category, or with one shared by all active
+    ones.
+    """
     heaviest_N = decide_many(template, rows.table.logp_NC).heaviest_N
     active = [name for name in template.taxonomy.names if template.category(name).may_emit]
     columns = np.array([template.taxonomy.column(name) for name in active], dtype=np.int64)
@@ -139,8 +150,9 @@ def board_of(template: Policy, rows: LabelledScores, *, shared: bool) -> Board:
 
 
 def board_as_it_is(policy: Policy, rows: LabelledScores) -> Board:
-    """The board of a policy whose thresholds stand. Where they are all one they are shared, and no lock refuses first:
-    each refusal then counts for its heaviest category alone, as it was certified.
+    """The board of a policy whose thresholds stand. Where they are all one they are shared, and no
+    lock refuses first: each refusal then counts for its heaviest category alone, as it was
+    certified.
     """
     found = {category.threshold for category in policy.categories if category.may_emit}
     return board_of(policy, rows, shared=len(found) == 1)
@@ -156,10 +168,11 @@ def _locks(template: Policy, rows: LabelledScores, active: Sequence[str]) -> dic
 
 
 def losses_of(goals: Sequence[Goal], board: Board, seed: int) -> tuple[Loss, ...]:
-    """The promised goals as losses. Of rows made from one another one per goal counts, drawn with the seed.
+    """The promised goals as losses. Of rows made from one another one per goal counts, drawn with
+    the seed.
 
-    Raises GoalError on a goal that promises nothing and on a category that is unknown or not active, DataError where no
-    row can show the goal's errors.
+    Raises GoalError on a goal that promises nothing and on a category that is unknown or not
+    active, DataError where no row can show the goal's errors.
     """
     return tuple(_loss(promised(goal), board, seed) for goal in goals)
 
@@ -169,8 +182,11 @@ def _loss(goal: PromisedGoal, board: Board, seed: int) -> Loss:
     check_categories(goal, board.template)
     could_err_N = goal.could_err(Rows(label_N=label_N, heaviest_N=board.heaviest_N, names=names))
     if board.locked:
-        # A locked category may be emitted for any row. Counting each refusal as its own errs on the careful side.
-        could_err_N = could_err_N | any(name in goal.categories for g in board.locked for name in board.groups[g])
+        # A locked category may be emitted for any row. Counting each refusal as its own errs on the
+        # careful side.
+        could_err_N = could_err_N | any(
+            name in goal.categories for g in board.locked for name in board.groups[g]
+        )
         if not goal.beside_locks:
             raise GoalError(
                 f"goal {goal.text!r} beside a locked category, which refuses over the heaviest one",
@@ -179,7 +195,8 @@ def _loss(goal: PromisedGoal, board: Board, seed: int) -> Loss:
     among_N = rows_of(goal, board.rows, board.template.taxonomy)
     if not among_N.any():
         raise DataError(
-            f"goal {goal.text!r}: none of the {len(label_N)} rows is {goal.rows_words}, nothing can be said of it",
+            f"goal {goal.text!r}: none of the {len(label_N)} rows is {goal.rows_words}, nothing "
+            "can be said of it",
             "add such rows to the calibrate split, or drop the goal",
         )
     among_N = among_N & one_per_group(board.rows.group_N, among_N, seed)
@@ -193,7 +210,9 @@ def _loss(goal: PromisedGoal, board: Board, seed: int) -> Loss:
 
 
 def check_categories(goal: PromisedGoal | TargetRate, template: Policy) -> None:
-    """Raise GoalError on a category that is unknown; or not active, where the goal is about its token."""
+    """Raise GoalError on a category that is unknown; or not active, where the goal is about its
+    token.
+    """
     about_tokens = isinstance(goal, TargetRate) or goal.of_tokens
     for name in goal.categories:
         try:
@@ -201,21 +220,31 @@ def check_categories(goal: PromisedGoal | TargetRate, template: Policy) -> None:
         except TaxonomyError as e:
             raise GoalError(f"goal {goal.text!r}: {e.message}", e.hint) from e
         if not category.may_emit and about_tokens:
-            raise GoalError(f"goal {goal.text!r}: category {name!r} is not active", "activate it, or name another")
+            raise GoalError(
+                f"goal {goal.text!r}: category {name!r} is not active",
+                "activate it, or name another",
+            )
 
 
 def require_steerable(goal: Goal, template: Policy) -> None:
     """Raise GoalError where no threshold of this template could serve the goal."""
     if template.rule not in STEERABLE:
         raise GoalError(
-            f"goal {goal.text!r} cannot steer rule {template.rule!r}: it needs {', '.join(STEERABLE)}",
+            f"goal {goal.text!r} cannot steer rule {template.rule!r}: it needs "
+            f"{', '.join(STEERABLE)}",
             'set rule = "heaviest", or ask for the goal "natural"',
         )
     forced = [n for n in template.taxonomy.names if template.category(n).override == "force"]
     if forced:
-        raise GoalError(f"goal {goal.text!r}: category {forced[0]!r} is forced, no threshold changes it", "unforce it")
+        raise GoalError(
+            f"goal {goal.text!r}: category {forced[0]!r} is forced, no threshold changes it",
+            "unforce it",
+        )
     if not any(category.may_emit for category in template.categories):
-        raise GoalError(f"goal {goal.text!r}: no category is active, nothing can be refused", "activate a category")
+        raise GoalError(
+            f"goal {goal.text!r}: no category is active, nothing can be refused",
+            "activate a category",
+        )
 
 
 def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
@@ -231,7 +260,9 @@ def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
     return marked_N
 
 
-def evidence_of(losses: Sequence[Loss], refused_N: Bools, part_N: Bools, delta: float) -> tuple[Evidence, ...]:
+def evidence_of(
+    losses: Sequence[Loss], refused_N: Bools, part_N: Bools, delta: float
+) -> tuple[Evidence, ...]:
     """Counts, exact p-values and upper bounds of every goal on a part of the rows."""
     found = []
     for loss in losses:
@@ -241,7 +272,9 @@ def evidence_of(losses: Sequence[Loss], refused_N: Bools, part_N: Bools, delta: 
 
 
 def evidence(goal: PromisedGoal, rate: Rate, delta: float) -> Evidence:
-    """Evidence from counts. Without rows the p-value is 1: nothing is known, nothing is promised."""
+    """Evidence from counts. Without rows the p-value is 1: nothing is known, nothing is
+    promised.
+    """
     known = rate.of > 0
     return Evidence(
         goal=goal,

@@ -22,34 +22,51 @@ class PlanRow:
     goal: str
     labels: str  # what is counted: "to be answered", "to be refused with safety", ...
     have: int | None  # labelled rows of that kind; None if not told
-    allowed: int | None  # errors among them (the tested part) that would still certify it; None: not even 0 would
-    lowest: float | None  # the lowest level that rows without an error could certify; None without rows
+    # errors among them (the tested part) that would still certify it; None: not even 0 would
+    allowed: int | None
+    # the lowest level that rows without an error could certify; None without rows
+    lowest: float | None
     needed: int  # rows with which it is certified if none errs
-    likely: int  # rows with which it is certified in 4 of 5 cases if the true rate is half the level
+    # rows with which it is certified in 4 of 5 cases if the true rate is half the level
+    likely: int
 
 
 def plan_labels(
-    goals: Sequence[Goal], have: Mapping[str, int] | None = None, *, confidence: float = 0.95, tested: float = 1.0
+    goals: Sequence[Goal],
+    have: Mapping[str, int] | None = None,
+    *,
+    confidence: float = 0.95,
+    tested: float = 1.0,
 ) -> tuple[PlanRow, ...]:
     """One row per promised goal.
 
-    have: labelled rows per kind, "respond" for those to be answered, else the category; of rows made from one another
-    one. tested: the share of them that a procedure tests on (1 for one shared threshold and budgets; 0.6 for paths and
-    vectors at their default). Raises GoalError on a goal that is no promise, an unknown category, or a bad confidence.
+    have: labelled rows per kind, "respond" for those to be answered, else the category; of rows
+    made from one another one. tested: the share of them that a procedure tests on (1 for one shared
+    threshold and budgets; 0.6 for paths and vectors at their default). Raises GoalError on a goal
+    that is no promise, an unknown category, or a bad confidence.
     """
     if not 0.0 < confidence < 1.0 or not 0.0 < tested <= 1.0:
-        raise GoalError(f"confidence {confidence} and tested {tested} must be shares", "0.95 and 1 are usual")
+        raise GoalError(
+            f"confidence {confidence} and tested {tested} must be shares", "0.95 and 1 are usual"
+        )
     if have is not None and any(n < 0 for n in have.values()):
-        raise GoalError(f"label counts {dict(have)} must not be negative", "count the labelled rows of each kind")
+        raise GoalError(
+            f"label counts {dict(have)} must not be negative",
+            "count the labelled rows of each kind",
+        )
     delta = 1.0 - confidence
     asked = tuple(map(promised, goals))
-    return tuple(plan_row(g, None if have is None else g.rows_told(have), delta, tested) for g in asked)
+    return tuple(
+        plan_row(g, None if have is None else g.rows_told(have), delta, tested) for g in asked
+    )
 
 
 def rows_likely(rate: float, level: float, delta: float, power: float = POWER) -> int | None:
-    """The fewest rows that certify "rate <= level" with probability >= power when the rate is as given.
+    """The fewest rows that certify "rate <= level" with probability >= power when the rate is as
+    given.
 
-    Exact for up to 64 errors, to within a thousandth above. None if the rate is not below the level, or too close.
+    Exact for up to 64 errors, to within a thousandth above. None if the rate is not below the
+    level, or too close.
     """
     if rate >= level:
         return None
@@ -72,20 +89,29 @@ def rows_likely(rate: float, level: float, delta: float, power: float = POWER) -
 
 
 def rows_for_errors(k: int, level: float, delta: float) -> int:
-    """The fewest rows that certify rate <= level with k errors: the smallest n with BinCDF(k; n, level) <= delta."""
+    """The fewest rows that certify rate <= level with k errors: the smallest n with BinCDF(k; n,
+    level) <= delta.
+    """
     low, high = k, max(2 * k, 1)
     while bounds.binomial_cdf(k, high, level) > delta:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if bounds.binomial_cdf(k, middle, level) <= delta else (middle, high)
+        low, high = (
+            (low, middle) if bounds.binomial_cdf(k, middle, level) <= delta else (middle, high)
+        )
     return high
 
 
 def plan_row(goal: PromisedGoal, have: int | None, delta: float, tested: float = 1.0) -> PlanRow:
-    """The row of one goal. have: labelled rows that it speaks of, of rows made from one another one."""
+    """The row of one goal. have: labelled rows that it speaks of, of rows made from one another
+    one.
+    """
     rows = None if have is None else math.floor(have * tested)
-    needed, likely = bounds.rows_needed(goal.level, delta), rows_likely(goal.level / 2, goal.level, delta)
+    needed, likely = (
+        bounds.rows_needed(goal.level, delta),
+        rows_likely(goal.level / 2, goal.level, delta),
+    )
     return PlanRow(
         goal=goal.text,
         labels=goal.labels,

@@ -28,27 +28,37 @@ TrafficGoal = TargetRate | RefusalRate  # what can be met on traffic without lab
 def cut_at_rate(sweep: Sweep, n: int, goal: TargetRate) -> int:
     """Index of the most lenient cut that refuses at most the asked share of n rows, rounded down.
 
-    Raises GoalInfeasible where ties or too few rows leave only "never", or where fewer rows than asked can be refused
-    at all: under rule `heaviest` a category refuses only rows that it is the heaviest of.
+    Raises GoalInfeasible where ties or too few rows leave only "never", or where fewer rows than
+    asked can be refused at all: under rule `heaviest` a category refuses only rows that it is the
+    heaviest of.
     """
     level = exact(goal.level)
     allowed = math.floor(level * n)
     if (reach := int(sweep.cut_J[-1])) < allowed:
         raise GoalInfeasible(
-            f"goal {goal.text!r}: it asks for {allowed} of {n} rows, and even without a threshold {reach} are refused",
-            f"ask for at most {math.floor(1000 * reach / n) / 10:g}%, the highest rate in reach on these rows",
+            f"goal {goal.text!r}: it asks for {allowed} of {n} rows, and even without a threshold "
+            f"{reach} are refused",
+            f"ask for at most {math.floor(1000 * reach / n) / 10:g}%, the highest rate in reach "
+            "on these rows",
         )
     if (always := int(sweep.cut_J[0])) > allowed:
         raise GoalInfeasible(
-            f"goal {goal.text!r}: {allowed} of {n} rows may be refused, and {always} are in doubt at every threshold",
-            "ask for a higher rate, or train a model that puts its probability on the control tokens",
+            f"goal {goal.text!r}: {allowed} of {n} rows may be refused, and {always} are in doubt "
+            "at every threshold",
+            "ask for a higher rate, or train a model that puts its probability on the control "
+            "tokens",
         )
     cut = int((sweep.cut_J <= allowed).sum()) - 1
     if cut == 0 and level > 0:
-        what = f"the strictest threshold refuses {sweep.cut_J[1]}" if len(sweep.cut_J) > 1 else "none can be"
+        what = (
+            f"the strictest threshold refuses {sweep.cut_J[1]}"
+            if len(sweep.cut_J) > 1
+            else "none can be"
+        )
         raise GoalInfeasible(
             f"goal {goal.text!r}: {allowed} of {n} rows may be refused, {what}",
-            f"calibrate on at least {math.ceil(1 / level)} rows without tied scores, or ask for a higher rate",
+            f"calibrate on at least {math.ceil(1 / level)} rows without tied scores, or ask for a "
+            "higher rate",
         )
     return cut
 
@@ -62,7 +72,8 @@ def rates_of_categories(goals: Sequence[Goal], board: Board, part_N: Bools) -> d
         if goal.category is None or (goal.category,) not in board.groups:
             raise GoalError(
                 f"goal {goal.text!r} cannot be met beside others",
-                "ask for the rate of single categories under rule 'heaviest', or for 'refusal_rate <= ...'",
+                "ask for the rate of single categories under rule 'heaviest', or for "
+                "'refusal_rate <= ...'",
             )
         g = board.groups.index((goal.category,))
         compared_N = board.compared_with(g)
@@ -82,13 +93,15 @@ class Met:
     rate: Rate  # refused at it, among all rows
 
 
-def meet_rates(goals: Sequence[Goal], template: Policy, unlabelled: LabelledScores, confidence: float) -> list[Met]:
+def meet_rates(
+    goals: Sequence[Goal], template: Policy, unlabelled: LabelledScores, confidence: float
+) -> list[Met]:
     """The thresholds that meet refusal rates on traffic, whose labels are not looked at.
 
-    "refusal_rate = x": the most lenient threshold that refuses at most this share of the traffic at hand.
-    "refusal_rate <= x": of all such traffic, with the confidence, for all these goals together. Of all categories (one
-    shared threshold) or, under rule `heaviest`, per category; not both. Raises GoalError on other goals,
-    GoalInfeasible where a rate cannot be met.
+    "refusal_rate = x": the most lenient threshold that refuses at most this share of the traffic at
+    hand. "refusal_rate <= x": of all such traffic, with the confidence, for all these goals
+    together. Of all categories (one shared threshold) or, under rule `heaviest`, per category; not
+    both. Raises GoalError on other goals, GoalInfeasible where a rate cannot be met.
     """
     _check(goals, template)
     asked = [g for g in settled(goals, template, unlabelled) if isinstance(g, TrafficGoal)]
@@ -108,16 +121,23 @@ def _check(goals: Sequence[Goal], template: Policy) -> None:
         raise GoalError("no goal is given", "such as 'refusal_rate = 10%'")
     for goal in goals:
         if not isinstance(goal, TrafficGoal) or len(goal.categories) > 1:
-            raise GoalError(f"goal {goal.text!r} needs labels", "unlabelled traffic can meet refusal rates only")
+            raise GoalError(
+                f"goal {goal.text!r} needs labels", "unlabelled traffic can meet refusal rates only"
+            )
         if isinstance(goal, RefusalRate) and (goal.where or goal.every in ("kind", "source")):
             raise GoalError(
-                f"goal {goal.text!r} speaks of a slice, and unlabelled traffic says no kind and no source",
+                f"goal {goal.text!r} speaks of a slice, and unlabelled traffic says no kind and "
+                "no source",
                 "ask for rates of all traffic, or of single categories",
             )
     if len(goals) > 1 and any(goal.category is None and not _each(goal) for goal in goals):
-        raise GoalError("a total rate beside rates of categories", "ask for the total, or for each category")
+        raise GoalError(
+            "a total rate beside rates of categories", "ask for the total, or for each category"
+        )
     if template.rule not in STEERABLE or (template.rule != "heaviest" and goals[0].category):
-        raise GoalError(f"rule {template.rule!r} has no threshold for {goals[0].text!r}", "use rule 'heaviest'")
+        raise GoalError(
+            f"rule {template.rule!r} has no threshold for {goals[0].text!r}", "use rule 'heaviest'"
+        )
 
 
 def _each(goal: Goal) -> bool:
@@ -153,7 +173,8 @@ def _threshold(goal: TargetRate | RefusalRate, board: Board, delta: float) -> fl
         )
     if threshold == NEVER:
         raise GoalInfeasible(
-            f"goal {goal.text!r}: too many of {n} rows score q = 1, no threshold but 'never' excludes them",
+            f"goal {goal.text!r}: too many of {n} rows score q = 1, no threshold but 'never' "
+            "excludes them",
             "ask for a higher rate, or train a model whose scores tell more apart",
         )
     return threshold

@@ -1,7 +1,8 @@
-"""Where to look for thresholds: a path and single vectors, learnt on rows that the promise is not tested on.
+"""Where to look for thresholds: a path and single vectors, learnt on rows that the promise is not
+tested on.
 
-Whatever is learnt here, the test on the other rows is valid; only how much is caught depends on it. Shapes: G groups,
-S steps of a path, J cuts of a group.
+Whatever is learnt here, the test on the other rows is valid; only how much is caught depends on it.
+Shapes: G groups, S steps of a path, J cuts of a group.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from demur.core.policy import NEVER
 from demur.stats.thresholds.cuts import cut_below, cut_between
 from demur.stats.thresholds.losses import Board, Loss
 
-# A stream of its own: rows that the caller drew with the same seed must not decide which part they fall into.
+# A stream of its own: rows that the caller drew with the same seed must not decide which part they
+# fall into.
 _OF_SPLITS = 0x5B117
 MOST_CUTS = 200  # per group, where every combination is looked at
-FEW_ROWS, LEFT_OUT = 5, 0.1  # rows of a group that say something; the share of pairs below which it is left out
+# rows of a group that say something; the share of pairs below which it is left out
+FEW_ROWS, LEFT_OUT = 5, 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Split:
-    """Rows to learn an order on, and rows to test promises on. Rows made from one another stay together."""
+    """Rows to learn an order on, and rows to test promises on. Rows made from one another stay
+    together.
+    """
 
     learn_N: Bools
     test_N: Bools
@@ -49,7 +54,9 @@ class Path:
         return tuple(found)
 
     def first_step(self, board: Board) -> Ints:
-        """Per row the number of steps after which it is refused; one more than there are if it never is."""
+        """Per row the number of steps after which it is refused; one more than there are if it
+        never is.
+        """
         step_N = np.full(len(board.logq_N), len(self.group_S) + 1, dtype=np.int64)
         for g in range(len(board.groups)):
             logq_N = board.compared_with(g)
@@ -60,17 +67,21 @@ class Path:
             own = np.flatnonzero(self.group_S == g)
             after = np.append(own + 1, len(self.group_S) + 1)
             found = after[np.searchsorted(-_log(self.threshold_S[own]), -logq_N[rows], side="left")]
-            step_N[rows] = np.minimum(step_N[rows], found)  # the first of the thresholds that reach it
+            # the first of the thresholds that reach it
+            step_N[rows] = np.minimum(step_N[rows], found)
         step_N[board.always_N] = 0
         return step_N
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Menu:
-    """A few cuts of every group, strict to lenient, and what each does: the arithmetic of whole vectors."""
+    """A few cuts of every group, strict to lenient, and what each does: the arithmetic of whole
+    vectors.
+    """
 
     threshold_GJ: tuple[Doubles, ...]
-    errors_GLJ: tuple[Doubles, ...]  # per group, goal and cut: the goal's rate contributed by the group
+    # per group, goal and cut: the goal's rate contributed by the group
+    errors_GLJ: tuple[Doubles, ...]
     base_L: Doubles  # rates that no threshold changes
     level_L: Doubles
     spread_L: Doubles  # standard error of each rate on the rows it will be tested on, at its level
@@ -80,8 +91,9 @@ class Menu:
 def split_rows(board: Board, learn_share: float, seed: int, losses: Sequence[Loss] = ()) -> Split:
     """A seeded split of the rows. Groups of rows never cross it.
 
-    losses: rows of groups in which none of these goals has a row are all learnt from. A test of the goals never looks
-    at them, so nothing is used twice: with promises about false refusals only, these are the rows to be refused.
+    losses: rows of groups in which none of these goals has a row are all learnt from. A test of the
+    goals never looks at them, so nothing is used twice: with promises about false refusals only,
+    these are the rows to be refused.
     """
     unit_N = np.arange(len(board.logq_N))
     if board.rows.group_N is not None:
@@ -97,9 +109,11 @@ def split_rows(board: Board, learn_share: float, seed: int, losses: Sequence[Los
 
 
 def even_path(board: Board, learn_N: Bools, fixed: Mapping[int, float]) -> Path:
-    """The vectors that refuse the same share of each group's rows to be refused, by these rows, strict to lenient.
+    """The vectors that refuse the same share of each group's rows to be refused, by these rows,
+    strict to lenient.
 
-    Where labels are few it needs none of those that the test is about: no row to be answered says what is cheap.
+    Where labels are few it needs none of those that the test is about: no row to be answered says
+    what is cheap.
     """
     moving = [g for g in range(len(board.groups)) if g not in fixed]
     group, threshold, share = [], [], []
@@ -115,40 +129,50 @@ def even_path(board: Board, learn_N: Bools, fixed: Mapping[int, float]) -> Path:
         group.append(np.full(len(ends), g, dtype=np.int64))
     order = np.argsort(np.concatenate([np.empty(0), *share]), kind="stable")
     group_S = np.concatenate([np.empty(0, dtype=np.int64), *group])[order]
-    return Path(group_S=group_S, threshold_S=np.concatenate([np.empty(0), *threshold])[order], fixed=fixed)
+    return Path(
+        group_S=group_S, threshold_S=np.concatenate([np.empty(0), *threshold])[order], fixed=fixed
+    )
 
 
-def lenient_path(board: Board, cost_N: Doubles, worth_N: Doubles, fixed: Mapping[int, float]) -> Path:
+def lenient_path(
+    board: Board, cost_N: Doubles, worth_N: Doubles, fixed: Mapping[int, float]
+) -> Path:
     """The vectors that gain the most worth per cost, for every price of cost, strict to lenient.
 
-    cost_N: what refusing a row costs, 0 for rows that do not count. worth_N: what it gains. Per group the cuts' worth
-    over cost is made concave (its least concave majorant is an antitonic regression of the slopes); merged by slope,
-    the groups' pieces are the solutions of max worth - price * cost for a falling price, refined to single rows.
-    O(n log n).
+    cost_N: what refusing a row costs, 0 for rows that do not count. worth_N: what it gains. Per
+    group the cuts' worth over cost is made concave (its least concave majorant is an antitonic
+    regression of the slopes); merged by slope, the groups' pieces are the solutions of max worth -
+    price * cost for a falling price, refined to single rows. O(n log n).
     """
     moving = [g for g in range(len(board.groups)) if g not in fixed]
     parts = [_slopes(board, g, cost_N, worth_N) for g in moving]
     group_S = np.repeat(np.array(moving, dtype=np.int64), [len(slope) for slope, _ in parts])
     slope_S = np.concatenate([np.empty(0), *(slope for slope, _ in parts)])
     threshold_S = np.concatenate([np.empty(0), *(threshold for _, threshold in parts)])
-    order = np.argsort(-slope_S, kind="stable")  # stable: within a group the order stays strict to lenient
+    # stable: within a group the order stays strict to lenient
+    order = np.argsort(-slope_S, kind="stable")
     return Path(group_S=group_S[order], threshold_S=threshold_S[order], fixed=fixed)
 
 
 def uneven(board: Board, learn_N: Bools) -> bool:
     """Whether one threshold for all groups would leave one out, by these rows to be refused alone.
 
-    Of some two groups with FEW_ROWS rows or more, one scores above the other in fewer than LEFT_OUT of all pairs.
+    Of some two groups with FEW_ROWS rows or more, one scores above the other in fewer than LEFT_OUT
+    of all pairs.
     """
     own_N = learn_N & (board.rows.label_N != 0) & ~board.always_N
     groups = [np.sort(board.logq_N[own_N & (board.group_N == g)]) for g in range(len(board.groups))]
     known = [logq_M for logq_M in groups if len(logq_M) >= FEW_ROWS]
-    above = [np.searchsorted(low, high, side="left").mean() / len(low) for high in known for low in known]
+    above = [
+        np.searchsorted(low, high, side="left").mean() / len(low) for high in known for low in known
+    ]
     return min(above, default=1.0) < LEFT_OUT
 
 
 def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Doubles, Doubles]:
-    """Per piece of a group's rows, strict to lenient: its (concave) worth per cost, and the threshold that ends it."""
+    """Per piece of a group's rows, strict to lenient: its (concave) worth per cost, and the
+    threshold that ends it.
+    """
     logq_N = board.compared_with(g)
     rows = np.flatnonzero(((cost_N > 0) | (worth_N != 0)) & (logq_N >= _LEAST) & ~board.always_N)
     rows = rows[np.argsort(-logq_N[rows], kind="stable")]
@@ -158,7 +182,8 @@ def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Do
     ends = np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True))
     cost_J = np.diff(np.cumsum(cost_N[rows])[ends], prepend=0.0)
     worth_J = np.diff(np.cumsum(worth_N[rows])[ends], prepend=0.0)
-    # A piece: the free cuts after a costly one belong to it. Free cuts before the first costly one have no price.
+    # A piece: the free cuts after a costly one belong to it. Free cuts before the first costly one
+    # have no price.
     piece_J = np.cumsum(cost_J > 0)
     last = np.flatnonzero(np.append(np.diff(piece_J), 1))
     cost_P, worth_P = (np.bincount(piece_J, weights=value) for value in (cost_J, worth_J))
@@ -173,8 +198,12 @@ def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Do
     return slope, threshold
 
 
-def menu_of(board: Board, losses: Sequence[Loss], worth_N: Doubles, split: Split, fixed: Mapping[int, float]) -> Menu:
-    """At most MOST_CUTS cuts per group, in even steps of the learning rows, with their rates on these rows."""
+def menu_of(
+    board: Board, losses: Sequence[Loss], worth_N: Doubles, split: Split, fixed: Mapping[int, float]
+) -> Menu:
+    """At most MOST_CUTS cuts per group, in even steps of the learning rows, with their rates on
+    these rows.
+    """
     learn_N = split.learn_N
     of_L = np.array([max(loss.of(learn_N), 1) for loss in losses], dtype=np.float64)
     threshold_GJ, errors_GLJ, worth_GJ = [], [], []
@@ -185,12 +214,18 @@ def menu_of(board: Board, losses: Sequence[Loss], worth_N: Doubles, split: Split
         threshold_J = np.array([fixed[g]]) if g in fixed else _few_cuts(logq_N[rows])
         refused_J = np.searchsorted(-logq_N[rows], -_log(threshold_J), side="right")
         errors = [_prefix(loss.could_err_N[rows])[refused_J] for loss in losses]
-        signed = [e if loss.when == "refused" else -e for e, loss in zip(errors, losses, strict=True)]
+        signed = [
+            e if loss.when == "refused" else -e for e, loss in zip(errors, losses, strict=True)
+        ]
         threshold_GJ.append(threshold_J)
         errors_GLJ.append(np.array(signed) / of_L[:, None])
         worth_GJ.append(_prefix(worth_N[rows])[refused_J])
     base = [
-        (loss.could_err_N & learn_N & (~board.always_N if loss.when == "answered" else board.always_N)).sum()
+        (
+            loss.could_err_N
+            & learn_N
+            & (~board.always_N if loss.when == "answered" else board.always_N)
+        ).sum()
         for loss in losses
     ]
     level_L = np.array([loss.level for loss in losses])
@@ -206,12 +241,15 @@ def menu_of(board: Board, losses: Sequence[Loss], worth_N: Doubles, split: Split
 
 
 def candidates(menu: Menu, count: int = 16) -> list[tuple[float, ...]]:
-    """Vectors to test in this order: the safest first, then the most worthwhile at ever smaller margins.
+    """Vectors to test in this order: the safest first, then the most worthwhile at ever smaller
+    margins.
 
-    The margin of a vector: the smallest distance of a rate below its level, in standard errors. Found by moving one
-    threshold at a time over all its cuts, from several starts.
+    The margin of a vector: the smallest distance of a rate below its level, in standard errors.
+    Found by moving one threshold at a time over all its cuts, from several starts.
     """
-    starts = [np.array([round(f * (len(t) - 1)) for t in menu.threshold_GJ]) for f in np.linspace(0, 1, 9)]
+    starts = [
+        np.array([round(f * (len(t) - 1)) for t in menu.threshold_GJ]) for f in np.linspace(0, 1, 9)
+    ]
     safest = max((_climb(menu, s, None) for s in starts), key=lambda cut_G: _margin(menu, cut_G))
     found, cut_G = [safest], safest
     for least in np.linspace(_margin(menu, safest), 0.0, count)[1:]:
@@ -222,14 +260,17 @@ def candidates(menu: Menu, count: int = 16) -> list[tuple[float, ...]]:
 
 
 def _climb(menu: Menu, cut_G: Ints, least: float | None) -> Ints:
-    """Move one threshold at a time while it helps: to a larger margin, or to more worth at a margin >= least."""
+    """Move one threshold at a time while it helps: to a larger margin, or to more worth at a margin
+    >= least.
+    """
     cut_G, rate_L = cut_G.copy(), _rates(menu, cut_G)
     for _ in range(20):
         before = cut_G.copy()
         for g, errors_LJ in enumerate(menu.errors_GLJ):
             rates_LJ = (rate_L - errors_LJ[:, cut_G[g]])[:, None] + errors_LJ
             margin_LJ = (menu.level_L[:, None] - rates_LJ) / menu.spread_L[:, None]
-            if least is None:  # a smooth minimum: one goal may have to give way before another gains
+            # a smooth minimum: one goal may have to give way before another gains
+            if least is None:
                 value_J = -np.logaddexp.reduce(-margin_LJ, axis=0)
             else:
                 value_J = np.where(margin_LJ.min(axis=0) >= least - 1e-9, menu.worth_GJ[g], -np.inf)
@@ -258,11 +299,15 @@ def _few_cuts(logq_M: Doubles) -> Doubles:
     if not len(logq_M):
         return np.array([NEVER])
     values = np.unique(logq_M[np.linspace(0, len(logq_M) - 1, MOST_CUTS).astype(int)])[::-1]
-    return np.concatenate([[NEVER], _cuts_after(logq_M, np.searchsorted(-logq_M, -values, side="right") - 1)])
+    return np.concatenate(
+        [[NEVER], _cuts_after(logq_M, np.searchsorted(-logq_M, -values, side="right") - 1)]
+    )
 
 
 def _cuts_after(logq_M: Doubles, last_J: Ints) -> Doubles:
-    """Thresholds that include these rows of descending scores and not the next: halfway to it, if there is one."""
+    """Thresholds that include these rows of descending scores and not the next: halfway to it, if
+    there is one.
+    """
     above = logq_M[last_J].astype(np.float32)
     below = logq_M[np.minimum(last_J + 1, len(logq_M) - 1)].astype(np.float32)
     return np.where(above > below, cut_between(above, below), cut_below(above))

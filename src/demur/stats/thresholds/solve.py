@@ -1,4 +1,6 @@
-"""From goals and scores to a policy with its promises: by labels, by probabilities alone, or on unlabelled traffic."""
+"""From goals and scores to a policy with its promises: by labels, by probabilities alone, or on
+unlabelled traffic.
+"""
 
 from __future__ import annotations
 
@@ -35,19 +37,23 @@ class _Case:
     data_digest: str
 
 
-def solve(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, *, data_digest: str) -> Policy:
+def solve(
+    goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, *, data_digest: str
+) -> Policy:
     """The template with thresholds that meet the goals, one promise per goal, and operating curves.
 
-    template: taxonomy, rule, calibrator, fingerprint, and per category whether it is active, locked, limited; its
-    thresholds stay where no goal sets one. data_digest: of rows and scores.
+    template: taxonomy, rule, calibrator, fingerprint, and per category whether it is active,
+    locked, limited; its thresholds stay where no goal sets one. data_digest: of rows and scores.
 
-    natural: the rule becomes `natural`, without thresholds and curves. One goal alone has a closed form, where the
-    method that is asked for allows it: on_failure then moves no threshold. Several goals, or one that is about false
-    refusals under a threshold per category, are certified together; goals that promise nothing are met beside them.
+    natural: the rule becomes `natural`, without thresholds and curves. One goal alone has a closed
+    form, where the method that is asked for allows it: on_failure then moves no threshold. Several
+    goals, or one that is about false refusals under a threshold per category, are certified
+    together; goals that promise nothing are met beside them.
 
-    Raises GoalError (goals that do not fit the template, or each other), DataError (rows that cannot tell),
-    GoalInfeasible where a promise cannot be certified and on_failure says stop (or also the hard goals alone fail),
-    PolicyError (a threshold falls outside the limits of its category).
+    Raises GoalError (goals that do not fit the template, or each other), DataError (rows that
+    cannot tell), GoalInfeasible where a promise cannot be certified and on_failure says stop (or
+    also the hard goals alone fail), PolicyError (a threshold falls outside the limits of its
+    category).
     """
     if not goals:
         raise GoalError("no goal is given", "the simplest are 'natural' and 'f1 max'")
@@ -67,11 +73,13 @@ def solve(goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: Ho
 def solve_by_probabilities(
     goals: Sequence[Goal], template: Policy, rows: LabelledScores, *, data_digest: str
 ) -> Policy:
-    """The template with the thresholds of least expected cost, its promise, and operating curves on these rows.
+    """The template with the thresholds of least expected cost, its promise, and operating curves on
+    these rows.
 
     No label is looked at: the calibrator answers for the thresholds.
 
-    Raises GoalError unless the one goal gives costs that thresholds can weigh, under rule `heaviest`.
+    Raises GoalError unless the one goal gives costs that thresholds can weigh, under rule
+    `heaviest`.
     """
     goal = goals[0]
     if len(goals) != 1 or not isinstance(goal, Cost):
@@ -81,8 +89,8 @@ def solve_by_probabilities(
         )
     if template.rule != "heaviest" or goal.wrong:
         raise GoalError(
-            f"goal {goal.text!r} under rule {template.rule!r}: thresholds weigh a false against a missed refusal, each "
-            "category by itself",
+            f"goal {goal.text!r} under rule {template.rule!r}: thresholds weigh a false against a "
+            "missed refusal, each category by itself",
             "use rule 'heaviest' and no cost of 'wrong', or cost_from = \"labels\"",
         )
     require_steerable(goal, template)
@@ -93,18 +101,25 @@ def solve_by_probabilities(
         status="measured",
         rate=None,
         data_digest=data_digest,
-        method="by calibrated probabilities, no label counted; holds as far as they do (Elkan 2001)",
+        method=(
+            "by calibrated probabilities, no label counted; holds as far as they do (Elkan 2001)"
+        ),
     )
     return replace(policy, promises=(promise,))
 
 
 def solve_on_traffic(
-    goals: Sequence[Goal], template: Policy, traffic: ScoreTable, *, confidence: float, data_digest: str
+    goals: Sequence[Goal],
+    template: Policy,
+    traffic: ScoreTable,
+    *,
+    confidence: float,
+    data_digest: str,
 ) -> Policy:
     """The template with thresholds that meet refusal rates on unlabelled traffic: see `meet_rates`.
 
-    The rate that each has there is in its promise. Raises GoalError on other goals, GoalInfeasible where a rate cannot
-    be met.
+    The rate that each has there is in its promise. Raises GoalError on other goals, GoalInfeasible
+    where a rate cannot be met.
     """
     unlabelled = LabelledScores(table=traffic, label_N=np.zeros(len(traffic.ids), dtype=np.int64))
     met = meet_rates(goals, template, unlabelled, confidence)
@@ -115,7 +130,9 @@ def solve_on_traffic(
             status="certified" if one.goal.promised else "measured",
             rate=one.rate,
             data_digest=data_digest,
-            method=f"{METHOD}, unlabelled traffic" if one.goal.promised else "order statistic of the traffic's scores",
+            method=f"{METHOD}, unlabelled traffic"
+            if one.goal.promised
+            else "order statistic of the traffic's scores",
         )
         for one in met
     )
@@ -126,12 +143,18 @@ def solve_on_traffic(
 def _closed_form(case: _Case) -> bool:
     """Whether one goal alone is met by one shared threshold or its own optimum.
 
-    A promise about false refusals is not, where several categories have a threshold each: a threshold for all may never
-    refuse a category whose probabilities are lower than others'.
+    A promise about false refusals is not, where several categories have a threshold each: a
+    threshold for all may never refuse a category whose probabilities are lower than others'.
     """
-    if len(case.goals) != 1 or case.how.method not in ("auto", "shared") or case.rows.hand_N is not None:
+    if (
+        len(case.goals) != 1
+        or case.how.method not in ("auto", "shared")
+        or case.rows.hand_N is not None
+    ):
         return False
-    several = case.template.rule == "heaviest" and sum(c.may_emit for c in case.template.categories) > 1
+    several = (
+        case.template.rule == "heaviest" and sum(c.may_emit for c in case.template.categories) > 1
+    )
     return case.how.method == "shared" or not case.goals[0].of_answerable or not several
 
 
@@ -147,24 +170,35 @@ def _alone(case: _Case) -> Policy:
     policy = with_curves(template.with_thresholds(found.thresholds), rows)
     promise = _measured(case, goal, policy, found.method)
     if (sure := found.certified) is not None:
-        promise = replace(promise, confidence=case.how.confidence, status="certified", rate=sure.rate, mix=sure.mix)
+        promise = replace(
+            promise,
+            confidence=case.how.confidence,
+            status="certified",
+            rate=sure.rate,
+            mix=sure.mix,
+        )
     return replace(policy, promises=(promise,))
 
 
 def _certified(case: _Case) -> Policy:
-    """Promises, together with whatever else is asked for; or what the caller chose for the case that they fail."""
+    """Promises, together with whatever else is asked for; or what the caller chose for the case
+    that they fail.
+    """
     template, how = case.template, case.how
     asked = [g for g in case.goals if isinstance(g, PromisedGoal)]
     found = certify(case.goals, template, case.rows, how)
     if isinstance(found, Granted):
-        policy = template.with_thresholds(dict(zip(template.taxonomy.names, found.certified.thresholds, strict=True)))
+        policy = template.with_thresholds(
+            dict(zip(template.taxonomy.names, found.certified.thresholds, strict=True))
+        )
         policy = with_curves(policy, case.rows)
         return replace(policy, promises=_promises(case, policy, found))
     if how.kept is not None:
         promises = tuple(_uncertified(case, goal, how.kept) for goal in asked)
         return replace(how.kept, promises=how.kept.promises + promises)
     raise GoalInfeasible(
-        f"{', '.join(repr(g.text) for g in asked)} at {how.confidence:.0%} confidence: {found.reason}",
+        f"{', '.join(repr(g.text) for g in asked)} at {how.confidence:.0%} confidence: "
+        f"{found.reason}",
         what_would_do(found),
     )
 
@@ -179,11 +213,15 @@ def _measured_together(case: _Case) -> Policy:
     groups = range(len(board.groups))
     best = next((g for g in goals if isinstance(g, Optimum)), None)
     if best is None:
-        by_group = tuple(fixed.get(g, template.category(board.groups[g][0]).threshold) for g in groups)
+        by_group = tuple(
+            fixed.get(g, template.category(board.groups[g][0]).threshold) for g in groups
+        )
     else:
         low, high = ([fixed.get(g, end) for g in groups] for end in (ALWAYS, NEVER))
         by_group = best_within(board, aim_of(best, board, ()), low, high)
-    policy = template.with_thresholds(dict(zip(template.taxonomy.names, board.thresholds(by_group), strict=True)))
+    policy = template.with_thresholds(
+        dict(zip(template.taxonomy.names, board.thresholds(by_group), strict=True))
+    )
     policy = with_curves(policy, rows)
     return replace(policy, promises=tuple(_beside(case, g, policy) for g in goals))
 
@@ -198,7 +236,9 @@ def _promises(case: _Case, policy: Policy, granted: Granted) -> tuple[Promise, .
         elif goal in granted.kept:
             made, own = _measured(case, goal, policy, method), seen[goal]
             sure = case.how.confidence
-            found.append(replace(made, status="certified", confidence=sure, rate=own.rate, mix=own.mix))
+            found.append(
+                replace(made, status="certified", confidence=sure, rate=own.rate, mix=own.mix)
+            )
         else:
             found.append(_uncertified(case, goal, policy))
     return tuple(found)
@@ -222,7 +262,9 @@ def _beside(case: _Case, goal: Goal, policy: Policy) -> Promise:
 
 
 def _measured(case: _Case, goal: Goal, policy: Policy, method: str) -> Promise:
-    """What was observed of a goal on these rows, without a guarantee: its rate, where it is one of decisions alone."""
+    """What was observed of a goal on these rows, without a guarantee: its rate, where it is one of
+    decisions alone.
+    """
     rate = None
     if isinstance(goal, Natural | TargetRate):
         decisions = decide_many(policy, case.rows.table.logp_NC)

@@ -1,8 +1,9 @@
-"""Every threshold at once: sort the scores, count prefixes, look thresholds up (risk_control: separability).
+"""Every threshold at once: sort the scores, count prefixes, look thresholds up (risk_control:
+separability).
 
-Under rule `heaviest` the heaviest category of a row does not depend on any threshold, so a row's decision depends on
-one threshold only, and every count is a sum over groups of functions of one threshold. Shapes: M rows of a sweep,
-P = M + 1 prefixes, J cuts, T thresholds.
+Under rule `heaviest` the heaviest category of a row does not depend on any threshold, so a row's
+decision depends on one threshold only, and every count is a sum over groups of functions of one
+threshold. Shapes: M rows of a sweep, P = M + 1 prefixes, J cuts, T thresholds.
 """
 
 from __future__ import annotations
@@ -35,15 +36,16 @@ class Counts:
 class Sweep:
     """M rows that one threshold decides, sorted once.
 
-    A cut is a prefix length that some threshold refuses: that of NEVER, then the end of each run of tied scores. NEVER
-    refuses doubtful rows only.
+    A cut is a prefix length that some threshold refuses: that of NEVER, then the end of each run of
+    tied scores. NEVER refuses doubtful rows only.
     """
 
     logq_M: Doubles  # float32 values, descending; +inf where doubtful
     caught_P: Ints  # rows to be refused among the first 0, 1, ..., M
     own_P: Ints  # rows of the sweep's own category among them
     cut_J: Ints  # cuts, ascending: strict to lenient
-    threshold_J: Doubles  # the threshold of each cut: NEVER, then just below the last score that it includes
+    # the threshold of each cut: NEVER, then just below the last score that it includes
+    threshold_J: Doubles
 
     def counts(self, prefix: Ints) -> Counts:
         """What refusing the first so many rows does."""
@@ -56,7 +58,9 @@ class Sweep:
         return self.counts(self.cut_J)
 
     def at_thresholds(self, threshold_T: Doubles) -> Counts:
-        """What arbitrary thresholds (probabilities in [0, 1], or NEVER) do: one binary search each."""
+        """What arbitrary thresholds (probabilities in [0, 1], or NEVER) do: one binary search
+        each.
+        """
         with np.errstate(divide="ignore"):
             log_threshold_T = np.log(threshold_T)
         return self.counts(np.searchsorted(-self.logq_M, -log_threshold_T, side="right"))
@@ -84,22 +88,29 @@ def sweep_of(logq_M: Floats, label_M: Ints, own: int = NO_CATEGORY) -> Sweep:
 
 
 def pooled_sweep(policy: Policy, rows: LabelledScores) -> Sweep:
-    """The sweep of one threshold shared by all active categories, on the score that the policy's rule compares."""
+    """The sweep of one threshold shared by all active categories, on the score that the policy's
+    rule compares.
+    """
     may_refuse_N = decide_many(policy, rows.table.logp_NC).heaviest_N > 0
-    return sweep_of(compared_scores(policy, rows.table.logp_NC)[may_refuse_N], rows.label_N[may_refuse_N])
+    return sweep_of(
+        compared_scores(policy, rows.table.logp_NC)[may_refuse_N], rows.label_N[may_refuse_N]
+    )
 
 
 def category_sweeps(policy: Policy, rows: LabelledScores) -> dict[str, Sweep]:
-    """One sweep per category that may be emitted, over the rows whose heaviest active category it is.
+    """One sweep per category that may be emitted, over the rows whose heaviest active category it
+    is.
 
-    Under rule `heaviest` that of a locked category is over all rows, on its own score: it refuses over the heaviest.
-    Sweeps then overlap, and what several of them refuse is at most the sum.
+    Under rule `heaviest` that of a locked category is over all rows, on its own score: it refuses
+    over the heaviest. Sweeps then overlap, and what several of them refuse is at most the sum.
     """
     heaviest_N = decide_many(policy, rows.table.logp_NC).heaviest_N
     compared_N = compared_scores(policy, rows.table.logp_NC)
     logq_NC = np.minimum(policy.calibrator.apply(rows.table.logp_NC), np.float32(0.0))
     found = {}
-    for column, (name, category) in enumerate(zip(policy.taxonomy.names, policy.categories, strict=True), start=1):
+    for column, (name, category) in enumerate(
+        zip(policy.taxonomy.names, policy.categories, strict=True), start=1
+    ):
         if not category.may_emit:
             continue
         own_N, value_N = heaviest_N == column, compared_N

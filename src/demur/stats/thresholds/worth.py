@@ -27,10 +27,14 @@ class Aim:
         """How good it is to refuse these rows."""
         if self.beta2 is None:
             return float(self.worth_N[refused_N].sum())
-        return float(self._f(np.array((refused_N & self.should_N).sum()), np.array(refused_N.sum())))
+        return float(
+            self._f(np.array((refused_N & self.should_N).sum()), np.array(refused_N.sum()))
+        )
 
     def best_step(self, first_N: Ints, first: int, last: int) -> int:
-        """The best number of steps from `first` to `last`, when each row is refused after `first_N`. The fewest win."""
+        """The best number of steps from `first` to `last`, when each row is refused after
+        `first_N`. The fewest win.
+        """
         if self.beta2 is None:
             value_S = _cumulative(first_N, last, self.worth_N)
         else:
@@ -40,7 +44,9 @@ class Aim:
         return first + int(np.argmax(value_S > value_S.max() - 1e-9 * max(1.0, abs(value_S.max()))))
 
     def in_vain(self, refused_N: Bools) -> bool:
-        """Whether nothing worthwhile is refused though there is something: a promise kept by doing nothing."""
+        """Whether nothing worthwhile is refused though there is something: a promise kept by doing
+        nothing.
+        """
         worthwhile_N = self.worth_N > 0
         return bool(worthwhile_N.any() and not (worthwhile_N & refused_N).any())
 
@@ -53,11 +59,12 @@ class Aim:
 def aim_of(goal: Optimum | None, board: Board, losses: Sequence[Loss]) -> Aim:
     """The aim of an optimum goal, or without one: catch the most, then refuse the fewest falsely.
 
-    Where only missed refusals are promised it is the other way round: the fewest false refusals, then the most caught.
-    Raises GoalError on an optimum that cannot be weighed beside promises.
+    Where only missed refusals are promised it is the other way round: the fewest false refusals,
+    then the most caught. Raises GoalError on an optimum that cannot be weighed beside promises.
     """
     aim = _aim_of(goal, board, losses)
-    return replace(aim, worth_N=np.where(board.always_N, 0.0, aim.worth_N))  # no threshold earns what doubt refuses
+    # no threshold earns what doubt refuses
+    return replace(aim, worth_N=np.where(board.always_N, 0.0, aim.worth_N))
 
 
 def _aim_of(goal: Optimum | None, board: Board, losses: Sequence[Loss]) -> Aim:
@@ -72,11 +79,15 @@ def _aim_of(goal: Optimum | None, board: Board, losses: Sequence[Loss]) -> Aim:
     return Aim(worth_N=goal.worth(rows), should_N=should_N, beta2=goal.beta2)
 
 
-def best_within(board: Board, aim: Aim, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:
-    """The best threshold of each group between its limits, on all rows; ties go to the stricter one.
+def best_within(
+    board: Board, aim: Aim, low: Sequence[float], high: Sequence[float]
+) -> tuple[float, ...]:
+    """The best threshold of each group between its limits, on all rows; ties go to the stricter
+    one.
 
-    A linear aim separates over the groups. F-beta does at its own maximum (Dinkelbach 1967): iterate. Beside locked
-    categories neither does: the best vector that moving one threshold at a time arrives at.
+    A linear aim separates over the groups. F-beta does at its own maximum (Dinkelbach 1967):
+    iterate. Beside locked categories neither does: the best vector that moving one threshold at a
+    time arrives at.
     """
     if aim.beta2 is None:
         return _best_linear(board, aim.worth_N, low, high)
@@ -89,7 +100,9 @@ def best_within(board: Board, aim: Aim, low: Sequence[float], high: Sequence[flo
         f, best = better, found
 
 
-def _best_linear(board: Board, worth_N: Doubles, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:
+def _best_linear(
+    board: Board, worth_N: Doubles, low: Sequence[float], high: Sequence[float]
+) -> tuple[float, ...]:
     limits = list(zip(low, high, strict=True))
     alone = [_best_cut(board.compared_with(g), worth_N, own) for g, own in enumerate(limits)]
     if not board.locked:
@@ -110,22 +123,29 @@ def _by_turns(
         before = list(by_group)
         for g, own in enumerate(limits):
             others_N = board.refused([*by_group[:g], NEVER, *by_group[g + 1 :]])
-            by_group[g] = _best_cut(np.where(others_N, -np.inf, board.compared_with(g)), worth_N, own)
+            by_group[g] = _best_cut(
+                np.where(others_N, -np.inf, board.compared_with(g)), worth_N, own
+            )
         if by_group == before:
             break
     return tuple(by_group)
 
 
 def _best_cut(logq_N: Doubles, worth_N: Doubles, limits: tuple[float, float]) -> float:
-    """The threshold between limits that refuses the most worth among rows with these scores; the strictest of those."""
+    """The threshold between limits that refuses the most worth among rows with these scores; the
+    strictest of those.
+    """
     least, most = limits
     with np.errstate(divide="ignore"):
         log_low, log_high = np.log(least), np.log(most)
-    rows = np.flatnonzero((logq_N >= log_low) & np.isfinite(logq_N))  # +inf: refused at any threshold
+    # +inf: refused at any threshold
+    rows = np.flatnonzero((logq_N >= log_low) & np.isfinite(logq_N))
     rows = rows[np.argsort(-logq_N[rows], kind="stable")]
     logq_M, value_P = logq_N[rows], np.concatenate([[0.0], np.cumsum(worth_N[rows])])
     must = int((logq_M >= log_high).sum())
-    cuts = np.append(np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True)[: len(logq_M)]) + 1, must)
+    cuts = np.append(
+        np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True)[: len(logq_M)]) + 1, must
+    )
     cuts = np.unique(cuts[cuts >= must])
     value_J = value_P[cuts]
     cut = int(cuts[np.argmax(value_J > value_J.max() - 1e-9 * max(1.0, abs(value_J.max())))])

@@ -1,9 +1,9 @@
 """Answers to judge, and what judges said of them.
 
-In: {"id", "request" or "prompt", "answer" or "response", "category", "label", "labels"}, or a conversation of any shape
-of docs/data.md whose last turn is the answer; other keys are left alone. An id, and either text, may be missing.
-"label" is what people decided, "labels" what each said: {"ann": "refusal", "bo": null}.
-Out: {"id", "verdict", "score", "reason", "judge"}.
+In: {"id", "request" or "prompt", "answer" or "response", "category", "label", "labels"}, or a
+conversation of any shape of docs/data.md whose last turn is the answer; other keys are left alone.
+An id, and either text, may be missing. "label" is what people decided, "labels" what each said:
+{"ann": "refusal", "bo": null}. Out: {"id", "verdict", "score", "reason", "judge"}.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from demur.core.rows.turns import checked
 from demur.store.rows import RowId
 
 # Keys that say that a row is no plain request and answer.
-_SHAPES = {key for key, _ in LISTS} | {"instruction", "chosen"} | set(REPLIES) - {"answer", "response"}
+_SHAPES = (
+    {key for key, _ in LISTS} | {"instruction", "chosen"} | set(REPLIES) - {"answer", "response"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +73,8 @@ class VerdictRow(Strict):
 def read_answers(path: Path, by: str | None = None, category: str | None = None) -> list[AnswerRow]:
     """All lines. Raises DataError naming file and line.
 
-    by: a key of the lines whose value is the stratum. category: what answers without one are held to.
+    by: a key of the lines whose value is the stratum. category: what answers without one are held
+    to.
     """
     rows: list[AnswerRow] = []
     seen: set[str] = set()
@@ -80,10 +83,14 @@ def read_answers(path: Path, by: str | None = None, category: str | None = None)
         line = validated(_Line, value, where, DataError)
         name = line.id if line.id is not None else str(raw.number)
         if name in seen:
-            raise DataError(f"{where}: id {name!r} occurs twice", "give each answer an id of its own")
+            raise DataError(
+                f"{where}: id {name!r} occurs twice", "give each answer an id of its own"
+            )
         seen.add(name)
         if by is not None and by not in value:
-            raise DataError(f"{where}: no key {by!r} to sort answers by", f"keys: {', '.join(sorted(value))}")
+            raise DataError(
+                f"{where}: no key {by!r} to sort answers by", f"keys: {', '.join(sorted(value))}"
+            )
         request, answer = _texts(line, value, where)
         item = Item(request=request, answer=answer, category=line.category or category)
         stratum = str(value[by]) if by is not None else ""
@@ -91,7 +98,12 @@ def read_answers(path: Path, by: str | None = None, category: str | None = None)
         labels = {who: said for who, said in line.labels.items() if said not in (None, "unscored")}
         rows.append(
             AnswerRow(
-                id=name, item=item, label=decided(line.label, labels), group=group, stratum=stratum, labels=labels
+                id=name,
+                item=item,
+                label=decided(line.label, labels),
+                group=group,
+                stratum=stratum,
+                labels=labels,
             )
         )
     if not rows:
@@ -102,7 +114,9 @@ def read_answers(path: Path, by: str | None = None, category: str | None = None)
 def _texts(line: _Line, value: Mapping[str, Any], where: str) -> tuple[str, str]:
     """(request, answer) of a row, empty where it has none. Raises DataError on what is no text."""
     given = {"request": line.request, "answer": line.answer}
-    odd = next((k for k, t in given.items() if t is not None and not isinstance(t, str | list)), None)
+    odd = next(
+        (k for k, t in given.items() if t is not None and not isinstance(t, str | list)), None
+    )
     if odd:
         raise DataError(f"{where}: {odd}: {given[odd]!r:.60} is no text", "correct the value")
     if (
@@ -117,7 +131,9 @@ def _texts(line: _Line, value: Mapping[str, Any], where: str) -> tuple[str, str]
     try:
         turns = conversation(value).turns
     except DataError as e:
-        raise DataError(f"{where}: {e.message}", f'a row is {{"id", "request", "answer"}}; {e.hint}') from None
+        raise DataError(
+            f"{where}: {e.message}", f'a row is {{"id", "request", "answer"}}; {e.hint}'
+        ) from None
     answer = turns[-1].content if turns and turns[-1].role == "assistant" else ""
     return next((m.content for m in reversed(turns) if m.role == "user"), ""), answer
 
@@ -138,16 +154,21 @@ def write_verdicts(path: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) 
 
 
 def read_verdicts(path: Path, ids: Sequence[str]) -> list[Outcome]:
-    """The verdicts of these answers, in this order. Raises DataError if one is missing or stands there twice."""
+    """The verdicts of these answers, in this order. Raises DataError if one is missing or stands
+    there twice.
+    """
     found: dict[str, Outcome] = {}
     for raw in read_rows(path):
         row = validated(VerdictRow, raw.value, raw.where, DataError)
         if row.id in found:
             raise DataError(f"{raw.where}: answer {row.id!r} is judged twice", "keep one verdict")
-        found[row.id] = Outcome(verdict=row.verdict, reason=row.reason, judge=row.judge, score=row.score)
+        found[row.id] = Outcome(
+            verdict=row.verdict, reason=row.reason, judge=row.judge, score=row.score
+        )
     missing = [i for i in ids if i not in found]
     if missing:
         raise DataError(
-            f"{path} has no verdict on {len(missing)} answers, first {missing[0]!r}", "judge them: demur judge read"
+            f"{path} has no verdict on {len(missing)} answers, first {missing[0]!r}",
+            "judge them: demur judge read",
         )
     return [found[i] for i in ids]

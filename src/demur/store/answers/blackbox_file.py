@@ -1,4 +1,6 @@
-"""What `demur blackbox` keeps in <run>/blackbox: answers with a judge's verdicts, rows for the run, and the counts."""
+"""What `demur blackbox` keeps in <run>/blackbox: answers with a judge's verdicts, rows for the run,
+and the counts.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,8 @@ class BlackboxFile(Strict):
     empty: int
     not_asked: int  # the budget was spent
     failed: dict[str, int]  # reason -> prompts
-    declined: dict[str, int] = Field(default_factory=dict)  # reason -> answers that no judge was asked about
+    # reason -> answers that no judge was asked about
+    declined: dict[str, int] = Field(default_factory=dict)
     judge: str
     verdicts: dict[Verdict, int]
     unscored: dict[str, int]  # reason -> answers
@@ -118,9 +121,11 @@ def read_summary(path: Path) -> BlackboxFile:
 
 
 def prompts_without_outcome(run: RunFolder) -> int:
-    """Prompts of a black-box run that got no answer, or one that no judge could score; 0 for any other run.
+    """Prompts of a black-box run that got no answer, or one that no judge could score; 0 for any
+    other run.
 
-    Raises ArtifactError if the counts are damaged or not as they were made, or gone where the answers are there.
+    Raises ArtifactError if the counts are damaged or not as they were made, or gone where the
+    answers are there.
     """
     folder = BlackboxFolder(run)
     if run.receipt("blackbox") is not None:  # older runs have none
@@ -129,8 +134,11 @@ def prompts_without_outcome(run: RunFolder) -> int:
     return read_summary(folder.summary).without_outcome if ours else 0
 
 
-def write_answers(path: Path, asked: Sequence[PromptRow], texts: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-    """Write answers atomically. `verdict` is the judge's; `label` is a person's, kept where the answer is the same.
+def write_answers(
+    path: Path, asked: Sequence[PromptRow], texts: Sequence[str], outcomes: Sequence[Outcome]
+) -> None:
+    """Write answers atomically. `verdict` is the judge's; `label` is a person's, kept where the
+    answer is the same.
 
     Raises DataError, naming the line, if a person has left a file there that cannot be read.
     """
@@ -153,7 +161,12 @@ def write_answers(path: Path, asked: Sequence[PromptRow], texts: Sequence[str], 
 
 def write_unanswered(path: Path, reasons: Sequence[tuple[PromptRow, str]]) -> None:
     """Write the prompts without an answer atomically."""
-    write_text(path, _jsonl({"id": p.id, "request": p.messages[-1].content, "reason": why} for p, why in reasons))
+    write_text(
+        path,
+        _jsonl(
+            {"id": p.id, "request": p.messages[-1].content, "reason": why} for p, why in reasons
+        ),
+    )
 
 
 def write_rows(path: Path, examples: Iterable[Example]) -> None:

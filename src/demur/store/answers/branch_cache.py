@@ -14,10 +14,11 @@ from demur.store.scores.tables import Branch, branches_origin, read_branches, wr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BranchCache:
-    """The branches of one origin (model, length of answers, prompts), by prompt id and control token.
+    """The branches of one origin (model, length of answers, prompts), by prompt id and control
+    token.
 
-    Their outcomes may be of several judges: each names its own. Parts are saved as they come, so a killed run loses at
-    most one; `merge` makes them evaluate/branches.parquet.
+    Their outcomes may be of several judges: each names its own. Parts are saved as they come, so a
+    killed run loses at most one; `merge` makes them evaluate/branches.parquet.
     """
 
     folder: RunFolder
@@ -31,7 +32,8 @@ class BranchCache:
 
     def load(self) -> None:
         """Read what is on disk. Raises ArtifactError naming a damaged file."""
-        shared = RunFolder(self.folder.root).branches  # what another policy of the run had written is not written again
+        # what another policy of the run had written is not written again
+        shared = RunFolder(self.folder.root).branches
         for path in (shared, self.folder.branches, *sorted(self._parts.glob("*.parquet"))):
             if path.exists() and branches_origin(path) == self.origin:
                 self._know(read_branches(path, self.tokens))

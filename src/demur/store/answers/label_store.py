@@ -1,4 +1,6 @@
-"""Labels of a judge that costs money, in one sqlite file: written as they come, so that a killed run pays once."""
+"""Labels of a judge that costs money, in one sqlite file: written as they come, so that a killed
+run pays once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from demur.store.answers.sqlite_file import SqliteFile
 FORMAT = 1  # PRAGMA user_version
 
 _TABLE = """CREATE TABLE IF NOT EXISTS labels (
-  key TEXT PRIMARY KEY, judge TEXT NOT NULL, verdict TEXT NOT NULL, reason TEXT NOT NULL, score REAL,
+  key TEXT PRIMARY KEY, judge TEXT NOT NULL, verdict TEXT NOT NULL, reason TEXT NOT NULL, score \
+REAL,
   served_by TEXT NOT NULL
 ) WITHOUT ROWID"""
 _BY_JUDGE = "CREATE INDEX IF NOT EXISTS by_judge ON labels (judge)"
@@ -28,10 +31,16 @@ class LabelFile:
     def get(self, key: str) -> Outcome | None:
         """See core.judging.LabelStore."""
         row = self._file.row("SELECT verdict, reason, judge, score FROM labels WHERE key = ?", key)
-        return None if row is None else Outcome(verdict=row[0], reason=row[1], judge=row[2], score=row[3])
+        return (
+            None
+            if row is None
+            else Outcome(verdict=row[0], reason=row[1], judge=row[2], score=row[3])
+        )
 
     def put(self, key: str, outcome: Outcome, served_by: str) -> None:
-        """See core.judging.LabelStore. Unscored outcomes do not belong here: they are asked about again."""
+        """See core.judging.LabelStore. Unscored outcomes do not belong here: they are asked about
+        again.
+        """
         values = (key, outcome.judge, outcome.verdict, outcome.reason, outcome.score, served_by)
         self._file.write("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?, ?)", *values)
 

@@ -1,8 +1,9 @@
 """What people say of texts, as JSONL, and the key to texts that were drawn for them.
 
-A labelled text is {"id": prompt, "token": ..., "label": ...}, one line each. What `demur judge draw` hands out says
-less, so that nobody is led: {"id": "text-7", "request", "answer", "label"}. Which text that was stands in the key
-beside it (FILE with .key.jsonl): {"id": "text-7", "prompt", "token", "stratum", "of"}.
+A labelled text is {"id": prompt, "token": ..., "label": ...}, one line each. What `demur judge
+draw` hands out says less, so that nobody is led: {"id": "text-7", "request", "answer", "label"}.
+Which text that was stands in the key beside it (FILE with .key.jsonl): {"id": "text-7", "prompt",
+"token", "stratum", "of"}.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class HandLabels:
     """Labels by prompt id and score column."""
 
     verdicts: dict[tuple[str, int], Verdict]
-    # of texts drawn in strata: the stratum of each labelled text, and the texts of each stratum; empty: all alike
+    # of texts drawn in strata: the stratum of each labelled text, and the texts of each stratum;
+    # empty: all alike
     stratum: dict[tuple[str, int], int]
     sizes: tuple[int, ...]
 
@@ -78,7 +80,9 @@ def key_path(labels: Path) -> Path:
 
 
 def read_key(labels: Path) -> dict[str, DrawnRow]:
-    """The key beside a file of labels, by id of the drawn text; empty if there is none. Raises DataError."""
+    """The key beside a file of labels, by id of the drawn text; empty if there is none. Raises
+    DataError.
+    """
     path = key_path(labels)
     return _key(path) if path.exists() else {}
 
@@ -95,38 +99,51 @@ def labels_digest(path: Path) -> str:
 
 
 def write_drawn(path: Path, drawn: Sequence[tuple[DrawnRow, str, str]]) -> None:
-    """Write texts to label, (key, request, answer) each, and their key beside them. Raises DataError if there are any.
+    """Write texts to label, (key, request, answer) each, and their key beside them. Raises
+    DataError if there are any.
 
     Texts that were labelled are worth more than a new draw: nothing is overwritten.
     """
     if path.exists():
         raise DataError(f"{path} is there already", "finish labelling it, or draw to another file")
-    asked = [{"id": row.id, "request": request, "answer": answer, "label": None} for row, request, answer in drawn]
+    asked = [
+        {"id": row.id, "request": request, "answer": answer, "label": None}
+        for row, request, answer in drawn
+    ]
     write_text(key_path(path), "".join(row.model_dump_json() + "\n" for row, _, _ in drawn))
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in asked))
 
 
 def read_labels(path: Path, choices: Sequence[str]) -> HandLabels:
-    """Labels, of texts that were drawn or not. Raises DataError naming file and line of a bad or repeated one.
+    """Labels, of texts that were drawn or not. Raises DataError naming file and line of a bad or
+    repeated one.
 
-    Drawn texts without a label are left out: those of their stratum that have one stand for it. A stratum without any
-    stands for nothing, which is a DataError.
+    Drawn texts without a label are left out: those of their stratum that have one stand for it. A
+    stratum without any stands for nothing, which is a DataError.
     """
     verdicts: dict[tuple[str, int], Verdict] = {}
     stratum: dict[tuple[str, int], str] = {}
     drawn = read_key(path)
     for where, text, label in _drawn(path, drawn) if drawn else _told(path):
         if text.token not in choices:
-            raise DataError(f"{where}: {text.token!r} is no control token", f"known: {', '.join(choices)}")
+            raise DataError(
+                f"{where}: {text.token!r} is no control token", f"known: {', '.join(choices)}"
+            )
         key = (text.prompt, list(choices).index(text.token))
         if key in verdicts:
-            raise DataError(f"{where}: prompt {text.prompt!r} after {text.token!r} is labelled twice", "keep one")
+            raise DataError(
+                f"{where}: prompt {text.prompt!r} after {text.token!r} is labelled twice",
+                "keep one",
+            )
         verdicts[key], stratum[key] = label, text.stratum
     if not verdicts:
         raise DataError(f"{path} holds no label", "one JSON object per line: id, token, label")
     sizes = stratum_sizes(drawn)
     if bare := sorted(sizes.keys() - set(stratum.values())):
-        raise DataError(f"{path}: no text of the stratum {bare[0]!r} is labelled", "label on, in the order of the file")
+        raise DataError(
+            f"{path}: no text of the stratum {bare[0]!r} is labelled",
+            "label on, in the order of the file",
+        )
     place = {name: n for n, name in enumerate(sizes)}
     return HandLabels(
         verdicts=verdicts,
@@ -139,7 +156,11 @@ def _told(path: Path) -> Iterator[tuple[str, DrawnRow, Verdict]]:
     """(where, text, label) of lines that say which text they mean."""
     for raw in read_rows(path):
         row = validated(LabelRow, raw.value, raw.where, DataError)
-        yield raw.where, DrawnRow(id=row.id, prompt=row.id, token=row.token, stratum="", of=1), row.label
+        yield (
+            raw.where,
+            DrawnRow(id=row.id, prompt=row.id, token=row.token, stratum="", of=1),
+            row.label,
+        )
 
 
 def _drawn(path: Path, drawn: Mapping[str, DrawnRow]) -> Iterator[tuple[str, DrawnRow, Verdict]]:
@@ -147,8 +168,12 @@ def _drawn(path: Path, drawn: Mapping[str, DrawnRow]) -> Iterator[tuple[str, Dra
     for raw in read_rows(path):
         row = validated(_Answered, raw.value, raw.where, DataError)
         if row.id not in drawn:
-            raise DataError(f"{raw.where}: {row.id!r} is not in {key_path(path)}", "leave the ids as they were")
-        said: dict[str, Verdict] = {who: label for who, label in row.labels.items() if label is not None}
+            raise DataError(
+                f"{raw.where}: {row.id!r} is not in {key_path(path)}", "leave the ids as they were"
+            )
+        said: dict[str, Verdict] = {
+            who: label for who, label in row.labels.items() if label is not None
+        }
         label = decided(row.label, said)
         if label is None and said:
             raise DataError(f"{raw.where}: people differ on {row.id!r}", 'decide: set "label"')

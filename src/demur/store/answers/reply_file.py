@@ -1,4 +1,6 @@
-"""Replies of a chat model, in one sqlite file: written as they come, so that a killed run pays once."""
+"""Replies of a chat model, in one sqlite file: written as they come, so that a killed run pays
+once.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,29 @@ from demur.store.answers.sqlite_file import SqliteFile
 
 FORMAT = 1  # PRAGMA user_version
 
-# Files from before declines were told apart have the first table only; the second is made when they are opened.
+# Files from before declines were told apart have the first table only; the second is made when they
+# are opened.
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL, model TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS declines (key TEXT PRIMARY KEY, reason TEXT NOT NULL, text TEXT NOT NULL, model TEXT)",
+    "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL, model TEXT NOT "
+    "NULL)",
+    "CREATE TABLE IF NOT EXISTS declines (key TEXT PRIMARY KEY, reason TEXT NOT NULL, text TEXT "
+    "NOT NULL, model TEXT)",
 )
 _PRINTED_PARTS = "[{'type':"  # a list of parts as older versions kept it: thought and answer in one
 
 
 class ReplyFile:
-    """Texts and declines by key. Raises ArtifactError if the file is damaged or of another format."""
+    """Texts and declines by key. Raises ArtifactError if the file is damaged or of another
+    format.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = SqliteFile(path, what="file of replies", version=FORMAT, tables=_TABLES)
 
     def get(self, key: str) -> Said | Declined | None:
-        """The reply under a key, if there is one; without its tokens. What an older version misread is none."""
+        """The reply under a key, if there is one; without its tokens. What an older version misread
+        is none.
+        """
         row = self._file.row("SELECT text, model FROM replies WHERE key = ?", key)
         if row is not None:
             misread = row[0].startswith(_PRINTED_PARTS)
@@ -38,10 +47,16 @@ class ReplyFile:
         if isinstance(reply, Declined):
             self._file.write("DELETE FROM replies WHERE key = ?", key)
             self._file.write(
-                "INSERT OR REPLACE INTO declines VALUES (?, ?, ?, ?)", key, reply.reason, reply.text, reply.model
+                "INSERT OR REPLACE INTO declines VALUES (?, ?, ?, ?)",
+                key,
+                reply.reason,
+                reply.text,
+                reply.model,
             )
         else:
-            self._file.write("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", key, reply.text, reply.model)
+            self._file.write(
+                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", key, reply.text, reply.model
+            )
 
     def close(self) -> None:
         """Let go of the file."""

@@ -1,4 +1,6 @@
-"""What was paid for, kept in one sqlite file and written as it comes, so that a killed run pays once."""
+"""What was paid for, kept in one sqlite file and written as it comes, so that a killed run pays
+once.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ from demur.base.errors import ArtifactError
 
 
 class SqliteFile:
-    """One sqlite file of a stated format. Raises ArtifactError if it is damaged or of another format.
+    """One sqlite file of a stated format. Raises ArtifactError if it is damaged or of another
+    format.
 
-    what: what such a file is called in errors ("label file"). tables: statements that make what is missing.
+    what: what such a file is called in errors ("label file"). tables: statements that make what is
+    missing.
     """
 
     def __init__(self, path: Path, *, what: str, version: int, tables: Sequence[str]) -> None:
@@ -23,16 +27,21 @@ class SqliteFile:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
             if found in (0, version):
-                self._db.execute("PRAGMA journal_mode=WAL")  # each row is safe at once, and a reader never waits
+                # each row is safe at once, and a reader never waits
+                self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
                 for table in tables:
                     self._db.execute(table)
                 self._db.execute(f"PRAGMA user_version={version}")
         except (sqlite3.Error, OSError) as e:
-            raise ArtifactError(f"{path} is no {what}: {e}", "delete it to ask again, or name another") from None
+            raise ArtifactError(
+                f"{path} is no {what}: {e}", "delete it to ask again, or name another"
+            ) from None
         if found not in (0, version):
             self._db.close()
-            raise ArtifactError(f"{path} is a {what} of format {found}, expected {version}", "name another file")
+            raise ArtifactError(
+                f"{path} is a {what} of format {found}, expected {version}", "name another file"
+            )
 
     def row(self, query: str, *values: Any) -> tuple[Any, ...] | None:
         """The first row of a query."""
@@ -44,7 +53,9 @@ class SqliteFile:
         try:
             self._db.execute(statement, values)
         except sqlite3.Error as e:
-            raise ArtifactError(f"cannot write {self._path}: {e}", "check space and permissions") from None
+            raise ArtifactError(
+                f"cannot write {self._path}: {e}", "check space and permissions"
+            ) from None
 
     def close(self) -> None:
         """Let go of the file."""

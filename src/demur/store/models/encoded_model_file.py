@@ -1,4 +1,6 @@
-"""A classifier over an encoder's vectors in one .npz file: the linear layer, and which encoder it belongs to."""
+"""A classifier over an encoder's vectors in one .npz file: the linear layer, and which encoder it
+belongs to.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class _Head(Strict):
 
 
 def write_encoded(path: Path, classifier: EncodedClassifier, model: str) -> str:
-    """Write the linear layer atomically; returns the file's digest. model: where the encoder is loaded from."""
+    """Write the linear layer atomically; returns the file's digest. model: where the encoder is
+    loaded from.
+    """
     head = _Head(
         format="demur.encoded-classifier/1",
         model=model,
@@ -56,14 +60,16 @@ def is_encoded(path: Path) -> bool:
 def read_encoded(path: Path, load: Callable[[str], Encoder]) -> tuple[EncodedClassifier, str]:
     """A classifier and its file's digest. load: makes the encoder of a folder or name.
 
-    Raises ArtifactError if the file cannot be read, or if the encoder is not the one that it was fitted on.
+    Raises ArtifactError if the file cannot be read, or if the encoder is not the one that it was
+    fitted on.
     """
     raw, weight_D = _arrays(path)
     head = validated(_Head, json.loads(raw), str(path))
     encoder = load(head.model)
     if encoder.name != head.encoder:
         raise ArtifactError(
-            f"{path} was fitted on encoder {head.encoder!r}, and {head.model} is {encoder.name!r} now",
+            f"{path} was fitted on encoder {head.encoder!r}, and {head.model} is {encoder.name!r} "
+            "now",
             "restore that checkpoint, or train again: demur judge train --recipe encoder",
         )
     classifier = EncodedClassifier(
@@ -79,6 +85,10 @@ def read_encoded(path: Path, load: Callable[[str], Encoder]) -> tuple[EncodedCla
 def _arrays(path: Path) -> tuple[bytes, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["head"].tobytes(), arrays["weight"] if "weight" in arrays else np.zeros(0, dtype=np.float32)
+            return arrays["head"].tobytes(), arrays["weight"] if "weight" in arrays else np.zeros(
+                0, dtype=np.float32
+            )
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise ArtifactError(f"{path} is no classifier: {e}", "train one: demur judge train") from None
+        raise ArtifactError(
+            f"{path} is no classifier: {e}", "train one: demur judge train"
+        ) from None

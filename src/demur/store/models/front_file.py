@@ -1,6 +1,8 @@
-"""distil/front.npz: a cascade's front model, as numbers and digests. Nothing in it runs when it is read (no pickle).
+"""distil/front.npz: a cascade's front model, as numbers and digests. Nothing in it runs when it is
+read (no pickle).
 
-It holds no text of the traffic: n-grams, words and system messages are digests. Who has a text can still look for it.
+It holds no text of the traffic: n-grams, words and system messages are digests. Who has a text can
+still look for it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ _REMEDY = "make it again: demur distil RUN --traffic FILE"
 
 
 class FrontMetrics(Strict):
-    """distil/metrics.json: how a front was made, and what it did on the rows held out from its fit."""
+    """distil/metrics.json: how a front was made, and what it did on the rows held out from its
+    fit.
+    """
 
     format: Literal["demur.front-metrics/1"] = "demur.front-metrics/1"
     bound: float  # on disagreement, that the edges were chosen for
@@ -44,7 +48,8 @@ class FrontMetrics(Strict):
     answered: RateRow  # of them answered by the front: decided otherwise by the model
     refused: RateRow  # refused by the front: decided otherwise by the model
     front_ms: float  # CPU milliseconds of the front for one prompt
-    model_ms: float | None  # of the model, in the batches that it scored the traffic in; None: not measured
+    # of the model, in the batches that it scored the traffic in; None: not measured
+    model_ms: float | None
 
     @property
     def share(self) -> float:
@@ -53,7 +58,9 @@ class FrontMetrics(Strict):
 
     @property
     def cascade_ms(self) -> float | None:
-        """CPU milliseconds for one decision of the cascade: the front always, the model for the rest."""
+        """CPU milliseconds for one decision of the cascade: the front always, the model for the
+        rest.
+        """
         return None if self.model_ms is None else self.front_ms + (1.0 - self.share) * self.model_ms
 
     @property
@@ -63,8 +70,8 @@ class FrontMetrics(Strict):
             return f"front {self.front_ms:.2f} ms; the model's was not measured"
         saved = 1.0 - self.cascade_ms / self.model_ms
         return (
-            f"model alone {self.model_ms:.2f} ms, front {self.front_ms:.2f} ms, cascade {self.cascade_ms:.2f} ms "
-            f"({saved:.0%} saved)"
+            f"model alone {self.model_ms:.2f} ms, front {self.front_ms:.2f} ms, cascade "
+            f"{self.cascade_ms:.2f} ms ({saved:.0%} saved)"
         )
 
 
@@ -151,10 +158,12 @@ def read_front(path: Path) -> Front:
 
 
 def front_of(folder: RunFolder, model: Fingerprint, digest: str | None = None) -> tuple[Front, str]:
-    """The front of a run, for this model alone, and its digest. digest: what a policy says it must be.
+    """The front of a run, for this model alone, and its digest. digest: what a policy says it must
+    be.
 
-    Raises ArtifactError if there is none, if it changed since it was made, or if it is another one or another model's:
-    neither the model alone nor another front keeps what was promised of a cascade.
+    Raises ArtifactError if there is none, if it changed since it was made, or if it is another one
+    or another model's: neither the model alone nor another front keeps what was promised of a
+    cascade.
     """
     path = front_file(folder)
     folder.require("distil")
@@ -166,7 +175,9 @@ def front_of(folder: RunFolder, model: Fingerprint, digest: str | None = None) -
         )
     front = read_front(path)
     if differing := front.taught_by.differences(model):
-        raise ArtifactError(f"{path} was taught by another model: {', '.join(differing)} differ", _REMEDY)
+        raise ArtifactError(
+            f"{path} was taught by another model: {', '.join(differing)} differ", _REMEDY
+        )
     return front, found
 
 

@@ -55,8 +55,12 @@ class ModelFile(Strict):
         )
 
 
-def write_model_file(folder: Path, taxonomy: Taxonomy, trained: TrainedModel, data_digest: str) -> None:
-    """Write demur.json beside the checkpoint in `folder`, last: it holds the digests of all other files there."""
+def write_model_file(
+    folder: Path, taxonomy: Taxonomy, trained: TrainedModel, data_digest: str
+) -> None:
+    """Write demur.json beside the checkpoint in `folder`, last: it holds the digests of all other
+    files there.
+    """
     file = ModelFile(
         taxonomy=TaxonomyRow.from_core(taxonomy),
         fingerprint=FingerprintRow.from_core(trained.fingerprint),
@@ -71,7 +75,8 @@ def write_model_file(folder: Path, taxonomy: Taxonomy, trained: TrainedModel, da
 
 
 def seal_model_file(folder: Path, file: ModelFile | None = None) -> None:
-    """Write demur.json again after something has changed on purpose; file: what it says, if not as before.
+    """Write demur.json again after something has changed on purpose; file: what it says, if not as
+    before.
 
     Raises ArtifactError if it is damaged.
     """
@@ -79,7 +84,8 @@ def seal_model_file(folder: Path, file: ModelFile | None = None) -> None:
 
 
 def require_whole(folder: Path) -> ModelFile:
-    """demur.json of a folder whose other files are as it says. Raises ArtifactError naming one that is not.
+    """demur.json of a folder whose other files are as it says. Raises ArtifactError naming one that
+    is not.
 
     A file that it does not name is no fault here: engines say which weights they would not read.
     """
@@ -94,7 +100,9 @@ def require_whole(folder: Path) -> ModelFile:
 
 def _write(folder: Path, file: ModelFile) -> None:
     others = (
-        sorted(p for p in folder.rglob("*") if p.is_file() and p.name != FILE_NAME and not is_part(p))
+        sorted(
+            p for p in folder.rglob("*") if p.is_file() and p.name != FILE_NAME and not is_part(p)
+        )
         if folder.is_dir()
         else []
     )

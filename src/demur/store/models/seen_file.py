@@ -1,8 +1,11 @@
-"""seen.npz: the digests of what a model was trained on, beside demur.json. No text, and nothing that runs when read.
+"""seen.npz: the digests of what a model was trained on, beside demur.json. No text, and nothing
+that runs when read.
 
-1. Training writes it: its own rows, what its base had seen, and what the settings name (`[train] seen`).
-2. Where a model has none (an earlier demur trained it), it is made again from the train split, if that is still the
-   one whose digest demur.json names. Otherwise the record is missing, and nothing is certified.
+1. Training writes it: its own rows, what its base had seen, and what the settings name (`[train]
+   seen`).
+2. Where a model has none (an earlier demur trained it), it is made again from the train split, if
+   that is still the one whose digest demur.json names. Otherwise the record is missing, and nothing
+   is certified.
 3. `seen_by_run` is what every stage asks.
 """
 
@@ -40,7 +43,9 @@ class _Head(Strict):
 
 
 def write_seen(path: Path, seen: Seen, model_digest: str) -> None:
-    """Write the record of the weights with this digest, atomically. The same record gives the same bytes."""
+    """Write the record of the weights with this digest, atomically. The same record gives the same
+    bytes.
+    """
     head = _Head(model=model_digest, unknown=seen.unknown, missing=seen.missing)
     words = sorted(tuple(sorted(w)) for w in seen.words)
     arrays: dict[str, Any] = {
@@ -69,10 +74,13 @@ def read_seen(path: Path, model_digest: str | None = None) -> Seen:
                 raise ValueError(f"{len(flat)} words for sets of {sum(sizes)} in all")
             packed = {name: _unpacked(arrays[name]) for name in ("prompts", "groups", "ids")}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise ArtifactError(f"{path} is no record of training rows: {e}", "restore it, or train again") from None
+        raise ArtifactError(
+            f"{path} is no record of training rows: {e}", "restore it, or train again"
+        ) from None
     if model_digest is not None and head.model != model_digest:
         raise ArtifactError(
-            f"{path} speaks of weights {head.model[:19]}..., and beside it lie {model_digest[:19]}...",
+            f"{path} speaks of weights {head.model[:19]}..., and beside it lie "
+            f"{model_digest[:19]}...",
             "restore the model folder as it was trained, or train again",
         )
     words = _sets(flat, sizes)
@@ -82,20 +90,27 @@ def read_seen(path: Path, model_digest: str | None = None) -> Seen:
 def seen_by_run(folder: RunFolder) -> Seen:
     """What the model of a run was trained on. Weights are not read: its record names theirs.
 
-    Raises ArtifactError if the train stage is unfinished, or if demur.json or the record is not as training left it.
+    Raises ArtifactError if the train stage is unfinished, or if demur.json or the record is not as
+    training left it.
     """
     receipt = folder.receipt("train")
     names = [str((folder.model / name).relative_to(folder.root)) for name in (FILE_NAME, SEEN)]
-    left = [name for name in names if (folder.root / name).exists() or (receipt and name in receipt.made)]
+    left = [
+        name
+        for name in names
+        if (folder.root / name).exists() or (receipt and name in receipt.made)
+    ]
     folder.require("train", *left)
     return seen_by_model(folder.model, folder.split("train"))
 
 
 def seen_by_model(folder: Path, train_split: Path | None = None) -> Seen:
-    """What the model in a folder was trained on, by its record or by the rows of which demur.json has the digest.
+    """What the model in a folder was trained on, by its record or by the rows of which demur.json
+    has the digest.
 
-    train_split: where these rows may still lie; None: in the run that the folder is part of, if it is in one. Raises
-    ArtifactError if demur.json or the record is damaged, or if the record is gone that demur.json names.
+    train_split: where these rows may still lie; None: in the run that the folder is part of, if it
+    is in one. Raises ArtifactError if demur.json or the record is damaged, or if the record is gone
+    that demur.json names.
     """
     file, path = read_model_file(folder), folder / SEEN
     if path.exists():
@@ -104,7 +119,9 @@ def seen_by_model(folder: Path, train_split: Path | None = None) -> Seen:
         raise ArtifactError(f"{path} is missing", "restore the model folder, or train again")
     split = train_split or RunFolder(folder.parent.parent).split("train")
     if split.exists() and digest_file(split) == file.data_digest:
-        return together([seen_of(read_examples(split)), seen_by_base(str(file.details.get("base", "tiny")))])
+        return together(
+            [seen_of(read_examples(split)), seen_by_base(str(file.details.get("base", "tiny")))]
+        )
     return Seen(missing=(str(folder),))
 
 
@@ -122,21 +139,26 @@ def front_seen(folder: RunFolder) -> Path:
 
 
 def require_unseen_splits(folder: RunFolder, splits: Iterable[Split]) -> Seen:
-    """Raise DataError, naming rows, if the run's model was trained on rows of these splits, or if nobody knows.
+    """Raise DataError, naming rows, if the run's model was trained on rows of these splits, or if
+    nobody knows.
 
     The train split is left out: it is there to be learnt. Returns what the model has seen.
     """
     seen = seen_by_run(folder)
     for split in splits:
         if split != "train":
-            require_unseen(seen, read_examples(folder.split(split)), f"the {split} split of {folder.root}")
+            require_unseen(
+                seen, read_examples(folder.split(split)), f"the {split} split of {folder.root}"
+            )
     return seen
 
 
 def seen_by_files(paths: Iterable[Path]) -> Seen:
-    """What somebody says a model was trained on: rows as JSONL, a seen.npz, a model folder or a run folder.
+    """What somebody says a model was trained on: rows as JSONL, a seen.npz, a model folder or a run
+    folder.
 
-    Raises ConfigError on a path that is none of these, DataError or ArtifactError on a file that cannot be read.
+    Raises ConfigError on a path that is none of these, DataError or ArtifactError on a file that
+    cannot be read.
     """
     return together([_given(path) for path in paths])
 
@@ -150,10 +172,14 @@ def _given(path: Path) -> Seen:
         return seen_by_run(RunFolder(path))
     if not path.is_file():
         raise ConfigError(
-            f"train.seen: {path} does not exist", "name rows (JSONL), a seen.npz, a model or a run folder"
+            f"train.seen: {path} does not exist",
+            "name rows (JSONL), a seen.npz, a model or a run folder",
         )
     rows = read_prompts([path]).rows
-    return seen_of(Example(id=r.id, source=str(path), messages=r.messages, kind="benign", group=r.group) for r in rows)
+    return seen_of(
+        Example(id=r.id, source=str(path), messages=r.messages, kind="benign", group=r.group)
+        for r in rows
+    )
 
 
 def _packed(digests: Collection[bytes]) -> Any:

@@ -1,4 +1,6 @@
-"""A text classifier in one .npz file: numbers and n-grams, nothing that runs when it is read (no pickle)."""
+"""A text classifier in one .npz file: numbers and n-grams, nothing that runs when it is read (no
+pickle).
+"""
 
 from __future__ import annotations
 
@@ -48,9 +50,16 @@ def write_text_classifier(path: Path, classifier: TextClassifier) -> str:
         most_words=classifier.most_words,
         least_known=classifier.least_known,
     )
-    arrays: dict[str, Any] = {"head": _lines([head.model_dump_json()]), "words": _lines(sorted(classifier.words))}
+    arrays: dict[str, Any] = {
+        "head": _lines([head.model_dump_json()]),
+        "words": _lines(sorted(classifier.words)),
+    }
     for n, view in enumerate(classifier.views):
-        arrays |= {f"terms{n}": _lines(list(view.place)), f"idf{n}": view.idf_V, f"weight{n}": view.weight_V}
+        arrays |= {
+            f"terms{n}": _lines(list(view.place)),
+            f"idf{n}": view.idf_V,
+            f"weight{n}": view.weight_V,
+        }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
@@ -58,16 +67,22 @@ def write_text_classifier(path: Path, classifier: TextClassifier) -> str:
 
 
 def read_text_classifier(path: Path) -> tuple[TextClassifier, str]:
-    """A classifier and its file's digest. Raises ArtifactError if the file is missing, damaged or of another format."""
+    """A classifier and its file's digest. Raises ArtifactError if the file is missing, damaged or
+    of another format.
+    """
     digest = digest_file(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             raw = _texts(arrays["head"])[0]
             head = validated(HeadRow, json.loads(raw), str(path))
-            views = tuple(_view(View(**row.model_dump()), n, arrays) for n, row in enumerate(head.views))
+            views = tuple(
+                _view(View(**row.model_dump()), n, arrays) for n, row in enumerate(head.views)
+            )
             words = frozenset(_texts(arrays["words"]))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise ArtifactError(f"{path} is no text classifier: {e}", "train one: demur judge train") from None
+        raise ArtifactError(
+            f"{path} is no text classifier: {e}", "train one: demur judge train"
+        ) from None
     return (
         TextClassifier(
             views=views,
@@ -85,12 +100,18 @@ def _view(view: View, n: int, arrays: Any) -> FittedView:
     terms = _texts(arrays[f"terms{n}"])
     idf_V, weight_V = arrays[f"idf{n}"], arrays[f"weight{n}"]
     if not len(terms) == len(idf_V) == len(weight_V):
-        raise ValueError(f"{len(terms)} n-grams, {len(idf_V)} frequencies, {len(weight_V)} coefficients")
-    return FittedView(view=view, place={term: at for at, term in enumerate(terms)}, idf_V=idf_V, weight_V=weight_V)
+        raise ValueError(
+            f"{len(terms)} n-grams, {len(idf_V)} frequencies, {len(weight_V)} coefficients"
+        )
+    return FittedView(
+        view=view, place={term: at for at, term in enumerate(terms)}, idf_V=idf_V, weight_V=weight_V
+    )
 
 
 def _lines(texts: list[str]) -> Any:
-    """Texts without line breaks as bytes: numpy would otherwise pad each to the longest, or pickle them."""
+    """Texts without line breaks as bytes: numpy would otherwise pad each to the longest, or pickle
+    them.
+    """
     return np.frombuffer("\n".join(texts).encode("utf-8"), dtype=np.uint8)
 
 

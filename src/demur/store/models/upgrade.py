@@ -1,8 +1,10 @@
-"""What an earlier demur left out beside a run's model is added, where the run's receipts vouch for it.
+"""What an earlier demur left out beside a run's model is added, where the run's receipts vouch for
+it.
 
-1. The digest of the model's settings files: the receipt of the train stage names each of them, so they are as training
-   left them.
-2. The record of the rows that it was trained on: if the train split is still the one that demur.json names.
+1. The digest of the model's settings files: the receipt of the train stage names each of them, so
+   they are as training left them.
+2. The record of the rows that it was trained on: if the train split is still the one that
+   demur.json names.
 Scores and policies of before name no settings; they are made again by score and calibrate.
 """
 
@@ -19,7 +21,8 @@ from demur.store.run import RunFolder
 
 
 def brought_up_to_date(folder: RunFolder) -> ModelFile:
-    """demur.json of a run's finished train stage, with what newer versions ask for; written where it can be.
+    """demur.json of a run's finished train stage, with what newer versions ask for; written where
+    it can be.
 
     Raises ArtifactError if the stage is unfinished or a file of its model has changed.
     """
@@ -27,8 +30,14 @@ def brought_up_to_date(folder: RunFolder) -> ModelFile:
     file = read_model_file(folder.model)
     fingerprint = file.fingerprint
     if fingerprint.config_digest is None and not fingerprint.to_core().predicted:
-        fingerprint = fingerprint.model_copy(update={"config_digest": _settings_of(folder, receipt.made)})
-    record = None if (folder.model / SEEN).exists() else seen_by_model(folder.model, folder.split("train"))
+        fingerprint = fingerprint.model_copy(
+            update={"config_digest": _settings_of(folder, receipt.made)}
+        )
+    record = (
+        None
+        if (folder.model / SEEN).exists()
+        else seen_by_model(folder.model, folder.split("train"))
+    )
     if record is not None and record.missing:
         record = None  # nothing is known, and nothing is written that would say otherwise
     if fingerprint == file.fingerprint and record is None:
@@ -39,14 +48,24 @@ def brought_up_to_date(folder: RunFolder) -> ModelFile:
             write_seen(folder.model / SEEN, record, fingerprint.model_digest)
         seal_model_file(folder.model, file)
         made = {folder.root / name for name in receipt.made} | {folder.model / SEEN}
-        folder.finish("train", receipt.settings, receipt.made_from, sorted(path for path in made if path.exists()))
+        folder.finish(
+            "train",
+            receipt.settings,
+            receipt.made_from,
+            sorted(path for path in made if path.exists()),
+        )
     return file
 
 
 def _settings_of(folder: RunFolder, made: dict[str, str]) -> str | None:
-    """The digest of the settings files; None where there are none. Raises ArtifactError on one without a receipt."""
+    """The digest of the settings files; None where there are none. Raises ArtifactError on one
+    without a receipt.
+    """
     paths = {name: folder.model / name for name in NOISE if (folder.model / name).exists()}
     for path in paths.values():
         if str(path.relative_to(folder.root)) not in made:
-            raise ArtifactError(f"{path} is not of this run's training", f"take it away, or: demur train {folder.root}")
+            raise ArtifactError(
+                f"{path} is not of this run's training",
+                f"take it away, or: demur train {folder.root}",
+            )
     return config_digest({name: read_json(path) for name, path in paths.items()})

@@ -1,1 +1,3 @@
-"""Policies and what surrounds them on disk: folders, signatures, trust, tenants and their keys, calibrators."""
+"""Policies and what surrounds them on disk: folders, signatures, trust, tenants and their keys,
+calibrators.
+"""

@@ -66,7 +66,9 @@ class VennAbersRow(Strict):
     p1_J: Numbers
 
 
-BinaryRow = Annotated[PlattRow | BetaRow | IsotonicRow | HistogramRow | VennAbersRow, Field(discriminator="kind")]
+BinaryRow = Annotated[
+    PlattRow | BetaRow | IsotonicRow | HistogramRow | VennAbersRow, Field(discriminator="kind")
+]
 
 
 class TemperatureRow(Strict):
@@ -206,22 +208,34 @@ _ROWS = {record: row for row, record in _PLAIN}
 
 def calibrator_from_row(row: IdentityRow | FittedRow) -> Calibrator:
     """The core record. Raises PolicyError if its parts contradict each other."""
-    return IDENTITY if isinstance(row, IdentityRow) else Fitted(tokens=row.tokens, map=_record(row.map))
+    return (
+        IDENTITY
+        if isinstance(row, IdentityRow)
+        else Fitted(tokens=row.tokens, map=_record(row.map))
+    )
 
 
 def row_of_calibrator(calibrator: Calibrator) -> IdentityRow | FittedRow:
-    """The row of a core record. Raises PolicyError on a calibrator of somebody's own making: it has no format."""
+    """The row of a core record. Raises PolicyError on a calibrator of somebody's own making: it has
+    no format.
+    """
     if calibrator == IDENTITY:
         return IdentityRow()
     if not isinstance(calibrator, Fitted):
-        raise PolicyError(f"a {type(calibrator).__name__} cannot be written to a policy", "fit one of demur's families")
+        raise PolicyError(
+            f"a {type(calibrator).__name__} cannot be written to a policy",
+            "fit one of demur's families",
+        )
     return FittedRow.model_validate({"tokens": calibrator.tokens, "map": _row(calibrator.map)})
 
 
 def write_correctness_aware(path: Path, calibrator: CorrectnessAware) -> None:
     """Write a correctness-aware calibrator atomically."""
     fields = {f: getattr(calibrator, f) for f in CorrectnessAwareFile.model_fields if f != "format"}
-    write_json(path, CorrectnessAwareFile(format="demur.correctness-aware/1", **fields).model_dump(mode="json"))
+    write_json(
+        path,
+        CorrectnessAwareFile(format="demur.correctness-aware/1", **fields).model_dump(mode="json"),
+    )
 
 
 def read_correctness_aware(path: Path) -> CorrectnessAware:
@@ -244,6 +258,9 @@ def _row(record: Map | BinaryMap) -> Strict:
     if isinstance(record, maps.OneVsRest):
         return OneVsRestRow.model_validate({"maps": [_row(m) for m in record.maps]})
     if type(record) not in _ROWS:
-        raise PolicyError(f"a {type(record).__name__} cannot be written to a policy", "fit one of demur's families")
+        raise PolicyError(
+            f"a {type(record).__name__} cannot be written to a policy",
+            "fit one of demur's families",
+        )
     row = _ROWS[type(record)]
     return row(**{f: getattr(record, f) for f in row.model_fields if f != "kind"})

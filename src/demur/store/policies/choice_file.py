@@ -1,4 +1,6 @@
-"""calibrate/calibrator.json: which calibrator was chosen, why, and on which rows. The map itself is in policy.json."""
+"""calibrate/calibrator.json: which calibrator was chosen, why, and on which rows. The map itself is
+in policy.json.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,13 @@ class CalibratorChoice(Strict):
     family: str
     why: str
     notes: tuple[str, ...]  # what the reader of its probabilities should know
-    share: float  # of the calibrate rows, about: with the seed it tells which rows, see demur.stats.sample.apart
+    # of the calibrate rows, about: with the seed it tells which rows, see demur.stats.sample.apart
+    share: float
     seed: int
     fitted_on: int  # calibrate rows that the calibrator was fitted on
     left: int  # calibrate rows that thresholds were chosen on
-    trials: tuple[TrialRow, ...]  # simple families first; none where the family was asked for by name
+    # simple families first; none where the family was asked for by name
+    trials: tuple[TrialRow, ...]
 
 
 def write_choice(path: Path, choice: CalibratorChoice) -> None:
@@ -41,5 +45,7 @@ def write_choice(path: Path, choice: CalibratorChoice) -> None:
 
 
 def read_choice(path: Path) -> CalibratorChoice | None:
-    """Read calibrator.json; None if no calibrator was asked for. Raises ArtifactError naming the file and the fault."""
+    """Read calibrator.json; None if no calibrator was asked for. Raises ArtifactError naming the
+    file and the fault.
+    """
     return validated(CalibratorChoice, read_json(path), str(path)) if path.exists() else None

@@ -1,7 +1,7 @@
 """A folder of policies that may change while a server reads it.
 
-Every `*.json` in it is one policy, known by the `name` inside. The server calls `reload` now and then and swaps one
-frozen PolicySet for the next; a request keeps the policy that it started with.
+Every `*.json` in it is one policy, known by the `name` inside. The server calls `reload` now and
+then and swaps one frozen PolicySet for the next; a request keeps the policy that it started with.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from demur.core.policy import Fingerprint, Policy
 from demur.store.policies.policy_file import policy_digest, policy_from_json
 from demur.store.policies.trust import DIGESTS_ONLY, Trust
 
-SETTLED_NS = 2_000_000_000  # two writes within one tick of a file system's clock look alike: younger files are reread
+# two writes within one tick of a file system's clock look alike: younger files are reread
+SETTLED_NS = 2_000_000_000
 MOST_BYTES = 64 << 20  # a policy has kilobytes; what is larger is not read into memory
 
 
@@ -35,7 +36,9 @@ class Live:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """Why a file is not in force as it stands. What it said before still is, if it ever was sound."""
+    """Why a file is not in force as it stands. What it said before still is, if it ever was
+    sound.
+    """
 
     file: str  # file name; "" for the folder itself
     message: str
@@ -79,26 +82,41 @@ class PolicySet:
         for fault in self.faults:
             raise PolicyError(fault.message, fault.hint)
         if not self.policies:
-            raise PolicyError(f"{self.path} holds no policy", "put a policy.json there, as `demur calibrate` writes it")
+            raise PolicyError(
+                f"{self.path} holds no policy",
+                "put a policy.json there, as `demur calibrate` writes it",
+            )
 
 
-def read_folder(path: Path, fingerprint: Fingerprint | None = None, trust: Trust = DIGESTS_ONLY) -> PolicySet:
-    """Read a folder of policies, or one policy file, for the first time. What is bad becomes a fault of the set."""
+def read_folder(
+    path: Path, fingerprint: Fingerprint | None = None, trust: Trust = DIGESTS_ONLY
+) -> PolicySet:
+    """Read a folder of policies, or one policy file, for the first time. What is bad becomes a
+    fault of the set.
+    """
     return reload(PolicySet(path=path, fingerprint=fingerprint, trust=trust))[0]
 
 
-def reload(previous: PolicySet, needed: Collection[str] = ()) -> tuple[PolicySet, tuple[Change, ...]]:
-    """The policies as they are now, and what is different. Reads only files that have changed; raises nothing.
+def reload(
+    previous: PolicySet, needed: Collection[str] = ()
+) -> tuple[PolicySet, tuple[Change, ...]]:
+    """The policies as they are now, and what is different. Reads only files that have changed;
+    raises nothing.
 
-    All or nothing per file: one that is bad, half-written, for another model or of a name already taken is a fault, and
-    what it last held stays in force. So does what a removed or renamed one held if it is `needed` (some tenant's
-    default). Of several new files with one name none is taken.
+    All or nothing per file: one that is bad, half-written, for another model or of a name already
+    taken is a fault, and what it last held stays in force. So does what a removed or renamed one
+    held if it is `needed` (some tenant's default). Of several new files with one name none is
+    taken.
     """
     try:
         files = _listed(previous.path)
     except OSError as e:
         kept = tuple(f for f in previous.faults if f.file)
-        fault = Fault(file="", message=f"cannot read {previous.path}: {e.strerror or e}", hint="check path and rights")
+        fault = Fault(
+            file="",
+            message=f"cannot read {previous.path}: {e.strerror or e}",
+            hint="check path and rights",
+        )
         return _with_changes(previous, replace(previous, faults=(fault, *kept)))
     seen = {p.name: _look(p, previous.seen.get(p.name), previous) for p in files}
     policies, faults = _settle(previous.policies, {f: s.outcome for f, s in seen.items()}, needed)
@@ -109,16 +127,22 @@ def _listed(path: Path) -> list[Path]:
     if not path.is_dir():
         path.stat()  # raises if it is not there
         return [path]
-    return sorted(p for p in path.iterdir() if p.suffix == ".json" and p.name[0] != "." and _is_meant(p))
+    return sorted(
+        p for p in path.iterdir() if p.suffix == ".json" and p.name[0] != "." and _is_meant(p)
+    )
 
 
 def _is_meant(path: Path) -> bool:
-    """Whether this is a file, or a link that ought to lead to one. Folders and pipes are not read."""
+    """Whether this is a file, or a link that ought to lead to one. Folders and pipes are not
+    read.
+    """
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _look(path: Path, before: _Seen | None, terms: PolicySet) -> _Seen:
-    """Read one file, unless it is as it was. A file replaced meanwhile is read whole, as it was when it was opened."""
+    """Read one file, unless it is as it was. A file replaced meanwhile is read whole, as it was
+    when it was opened.
+    """
     try:
         with open_regular(path) as file:
             stamp = _stamp(file.fileno())
@@ -127,13 +151,25 @@ def _look(path: Path, before: _Seen | None, terms: PolicySet) -> _Seen:
             data = file.read(MOST_BYTES + 1)
             torn = _stamp(file.fileno()) != stamp
     except OSError as e:
-        fault = Fault(file=path.name, message=f"cannot read {path}: {e.strerror or e}", hint="check its rights")
+        fault = Fault(
+            file=path.name,
+            message=f"cannot read {path}: {e.strerror or e}",
+            hint="check its rights",
+        )
         return _Seen(stamp=(), settled=False, digest="", outcome=fault)
     if torn:
-        fault = Fault(file=path.name, message=f"{path} is being written", hint="write beside it, then rename over it")
+        fault = Fault(
+            file=path.name,
+            message=f"{path} is being written",
+            hint="write beside it, then rename over it",
+        )
         return _Seen(stamp=stamp, settled=False, digest="", outcome=fault)
     if len(data) > MOST_BYTES:
-        fault = Fault(file=path.name, message=f"{path} has more than {MOST_BYTES} bytes", hint="it is no policy")
+        fault = Fault(
+            file=path.name,
+            message=f"{path} has more than {MOST_BYTES} bytes",
+            hint="it is no policy",
+        )
         return _Seen(stamp=stamp, settled=False, digest="", outcome=fault)
     settled, digest = time.time_ns() - max(stamp[:2]) > SETTLED_NS, digest_bytes(data)
     if before is not None and before.digest == digest:
@@ -155,7 +191,8 @@ def _parsed(path: Path, data: bytes, terms: PolicySet) -> Live | Fault:
     except DemurError as e:
         message = e.message if e.message.startswith(str(path)) else f"{path}: {e.message}"
         return Fault(file=path.name, message=message, hint=e.hint)
-    except (ValueError, OverflowError, RecursionError) as e:  # not JSON, not UTF-8, or with numbers that JSON has not
+    # not JSON, not UTF-8, or with numbers that JSON has not
+    except (ValueError, OverflowError, RecursionError) as e:
         return Fault(file=path.name, message=f"{path} is damaged: {e}", hint="restore it")
 
 
@@ -164,7 +201,8 @@ def _settle(
 ) -> tuple[dict[str, Live], tuple[Fault, ...]]:
     """Which policies are in force now, given those in force before and what each file holds.
 
-    Files are held back, to what they held before, until no two of the rest want one name and nothing needed is gone.
+    Files are held back, to what they held before, until no two of the rest want one name and
+    nothing needed is gone.
     """
     held = {live.file: live for live in before.values()}
     faults = {file: outcome for file, outcome in found.items() if isinstance(outcome, Fault)}
@@ -173,7 +211,9 @@ def _settle(
         names: dict[str, list[str]] = {}
         for file, live in claims.items():
             names.setdefault(live.policy.name, []).append(file)
-        rejected = {f.file: f for f in (*_twins(names, before), *_lost(names, before, found, needed))}
+        rejected = {
+            f.file: f for f in (*_twins(names, before), *_lost(names, before, found, needed))
+        }
         if not rejected:
             break
         faults |= rejected
@@ -183,7 +223,10 @@ def _settle(
             policies[name] = live
             faults[live.file] = Fault(
                 file=live.file,
-                message=f"{live.file} is gone, but its policy {name!r} is a tenant's default and stays in force",
+                message=(
+                    f"{live.file} is gone, but its policy {name!r} is a tenant's default and "
+                    "stays in force"
+                ),
                 hint="put it back, or give that tenant another default first",
             )
     return policies, tuple(faults[file] for file in sorted(faults))
@@ -214,15 +257,24 @@ def _twins(names: Mapping[str, list[str]], before: Mapping[str, Live]) -> Iterat
 
 
 def _lost(
-    names: Collection[str], before: Mapping[str, Live], found: Collection[str], needed: Collection[str]
+    names: Collection[str],
+    before: Mapping[str, Live],
+    found: Collection[str],
+    needed: Collection[str],
 ) -> Iterator[Fault]:
     """The files that held a needed policy and now hold one of another name."""
     for name, live in before.items():
         if name in needed and name not in names and live.file in found:
             yield Fault(
                 file=live.file,
-                message=f"{live.file} no longer holds policy {name!r}, which is a tenant's default and stays in force",
-                hint="give that tenant another default first, or put the new policy into a file of its own",
+                message=(
+                    f"{live.file} no longer holds policy {name!r}, which is a tenant's "
+                    "default and stays in force"
+                ),
+                hint=(
+                    "give that tenant another default first, or put the new policy into a file "
+                    "of its own"
+                ),
             )
 
 
@@ -232,18 +284,24 @@ def _with_changes(old: PolicySet, new: PolicySet) -> tuple[PolicySet, tuple[Chan
         was, now = old.policies.get(name), new.policies.get(name)
         if now is None and was is not None:
             changes.append(Change(kind="removed", file=was.file, name=name, digest=None))
-        elif now is not None and (was is None or was.policy != now.policy or was.digest != now.digest):
+        elif now is not None and (
+            was is None or was.policy != now.policy or was.digest != now.digest
+        ):
             kind: Literal["added", "changed"] = "changed" if was else "added"
             changes.append(Change(kind=kind, file=now.file, name=name, digest=now.digest))
     held = {live.file: live for live in new.policies.values()}
     faulty = {f.file for f in new.faults}
     for fault in (f for f in new.faults if f not in old.faults):
         changes.append(_of_file("rejected", fault.file, held.get(fault.file), fault.message))
-    for fault in (f for f in old.faults if f.file not in faulty and (f.file in new.seen or not f.file)):
+    for fault in (
+        f for f in old.faults if f.file not in faulty and (f.file in new.seen or not f.file)
+    ):
         changes.append(_of_file("recovered", fault.file, held.get(fault.file)))
     return new, tuple(changes)
 
 
-def _of_file(kind: Literal["rejected", "recovered"], file: str, live: Live | None, message: str = "") -> Change:
+def _of_file(
+    kind: Literal["rejected", "recovered"], file: str, live: Live | None, message: str = ""
+) -> Change:
     name, digest = (live.policy.name, live.digest) if live else (None, None)
     return Change(kind=kind, file=file, name=name, digest=digest, message=message)

@@ -1,4 +1,6 @@
-"""API keys: only their hashes are ever stored, and a check takes the same time whatever is presented."""
+"""API keys: only their hashes are ever stored, and a check takes the same time whatever is
+presented.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class ApiKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyProblem:
-    """Why a key opens nothing. Only who holds a right key may learn that it has expired; the rest is for the log."""
+    """Why a key opens nothing. Only who holds a right key may learn that it has expired; the rest
+    is for the log.
+    """
 
     reason: Literal["missing", "unknown", "expired"]
     key: ApiKey | None = None  # the expired one
@@ -40,11 +44,15 @@ class Tenants:
 
     @property
     def defaults(self) -> frozenset[str]:
-        """The policies that some tenant falls back on: a server must not lose them while it runs."""
+        """The policies that some tenant falls back on: a server must not lose them while it
+        runs.
+        """
         return frozenset(t.policies[0] for t in self.tenants)
 
     def require_policies(self, names: Collection[str]) -> None:
-        """Raise ConfigError, naming tenant and policy, if a tenant names a policy that there is not. For start-up."""
+        """Raise ConfigError, naming tenant and policy, if a tenant names a policy that there is
+        not. For start-up.
+        """
         for tenant in self.tenants:
             for policy in tenant.policies:
                 if policy not in names:
@@ -55,14 +63,19 @@ class Tenants:
 
 
 def digest_of_key(presented: str) -> str:
-    """sha256 of a key, 64 hex digits: all that a tenants file holds of it. Keys are random, so no salt is needed."""
+    """sha256 of a key, 64 hex digits: all that a tenants file holds of it. Keys are random, so no
+    salt is needed.
+    """
     return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def authenticate(keys: Sequence[ApiKey], presented: str | None, now: datetime) -> ApiKey | KeyProblem:
+def authenticate(
+    keys: Sequence[ApiKey], presented: str | None, now: datetime
+) -> ApiKey | KeyProblem:
     """The key that was presented, with its tenant, or why it opens nothing. `now` has a time zone.
 
-    Every stored hash is compared, in constant time each: how long it takes tells nothing about any key.
+    Every stored hash is compared, in constant time each: how long it takes tells nothing about any
+    key.
     """
     if not presented:
         return KeyProblem(reason="missing")

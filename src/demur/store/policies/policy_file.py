@@ -36,14 +36,19 @@ from demur.core.rates import Rate
 from demur.core.slices import Facet, Slice
 from demur.core.taxonomy import Category, Taxonomy
 from demur.store.policies.binding import promise_digest
-from demur.store.policies.calibrator_file import CalibratorRow, calibrator_from_row, row_of_calibrator
+from demur.store.policies.calibrator_file import (
+    CalibratorRow,
+    calibrator_from_row,
+    row_of_calibrator,
+)
 from demur.store.policies.signature import Signature, sign
 from demur.store.policies.trust import DIGESTS_ONLY, Trust, judged
 
 FileStatus = Literal["certified", "measured", "uncertified", "no longer supported"]
 
 NEVER_WORD = "never"  # JSON has no infinity
-_PLAIN = ("threshold", "active", "bias", "override", "on_refuse", "locked", "limits")  # the same in file and record
+# the same in file and record
+_PLAIN = ("threshold", "active", "bias", "override", "on_refuse", "locked", "limits")
 
 
 def _read_threshold(value: object) -> object:
@@ -74,13 +79,18 @@ class TaxonomyRow(Strict):
 
     def to_core(self) -> Taxonomy:
         """The core record. Raises TaxonomyError."""
-        categories = tuple(Category(name=c.name, token=c.token, description=c.description) for c in self.categories)
+        categories = tuple(
+            Category(name=c.name, token=c.token, description=c.description) for c in self.categories
+        )
         return Taxonomy(name=self.name, respond_token=self.respond_token, categories=categories)
 
     @classmethod
     def from_core(cls, taxonomy: Taxonomy) -> TaxonomyRow:
         """The row of a core record."""
-        rows = tuple(CategoryRow(name=c.name, token=c.token, description=c.description) for c in taxonomy.categories)
+        rows = tuple(
+            CategoryRow(name=c.name, token=c.token, description=c.description)
+            for c in taxonomy.categories
+        )
         return cls(name=taxonomy.name, respond_token=taxonomy.respond_token, categories=rows)
 
 
@@ -98,7 +108,9 @@ class FingerprintRow(Strict):
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a digest that is not there: what was written before there was one keeps its own digest."""
+        """Without a digest that is not there: what was written before there was one keeps its own
+        digest.
+        """
         row: dict[str, Any] = serialise(self)
         if row["config_digest"] is None:
             del row["config_digest"]
@@ -189,10 +201,19 @@ class PromiseRow(Strict):
 
     def to_core(self) -> Promise:
         """The core record."""
-        fields = {name: value for name, value in dict(self).items() if name not in ("risk", "level")}
+        fields = {
+            name: value for name, value in dict(self).items() if name not in ("risk", "level")
+        }
         goal = stated_goal(self.risk, self.level, measured=self.status == "measured")
         mix = tuple(row.to_core() for row in self.mix)
-        return Promise(**{**fields, "goal": goal, "rate": self.rate.to_core() if self.rate else None, "mix": mix})
+        return Promise(
+            **{
+                **fields,
+                "goal": goal,
+                "rate": self.rate.to_core() if self.rate else None,
+                "mix": mix,
+            }
+        )
 
 
 class DoubtRow(Strict):
@@ -216,17 +237,24 @@ class PolicyFile(Strict):
     calibrator: CalibratorRow
     categories: tuple[CategoryPolicyRow, ...]
     promises: tuple[PromiseRow, ...] = ()
-    sensitivities: dict[str, dict[str, Threshold]] = Field(default_factory=dict)  # name -> category -> threshold
-    doubt: DoubtRow | None = None  # None: the default rule, and that of files written before there was one
+    # name -> category -> threshold
+    sensitivities: dict[str, dict[str, Threshold]] = Field(default_factory=dict)
+    # None: the default rule, and that of files written before there was one
+    doubt: DoubtRow | None = None
     fingerprint: FingerprintRow | None
     signature: Signature | None = None  # of all the rest; no part of the policy's digest
 
     def to_core(self) -> Policy:
-        """The core record. Raises PolicyError or TaxonomyError if the parts contradict each other."""
+        """The core record. Raises PolicyError or TaxonomyError if the parts contradict each
+        other.
+        """
         named = tuple(c.category for c in self.categories)
         taxonomy = self.taxonomy.to_core()
         if named != taxonomy.names:
-            raise PolicyError(f"categories {named} are not the taxonomy's {taxonomy.names}", "same names, same order")
+            raise PolicyError(
+                f"categories {named} are not the taxonomy's {taxonomy.names}",
+                "same names, same order",
+            )
         return Policy(
             name=self.name,
             taxonomy=taxonomy,
@@ -249,7 +277,9 @@ def write_policy(path: Path, policy: Policy) -> None:
 
 
 def write_signed(path: Path, policy: Policy, key_file: Path) -> Signature:
-    """Write a policy atomically, with its signature by a private key. Raises ConfigError on a file without one."""
+    """Write a policy atomically, with its signature by a private key. Raises ConfigError on a file
+    without one.
+    """
     value = policy_to_json(policy)
     signature = sign(value, key_file)
     write_json(path, value | {"signature": signature.model_dump(mode="json")})
@@ -262,27 +292,34 @@ def read_policy(path: Path, trust: Trust = DIGESTS_ONLY) -> Policy:
 
 
 def policy_from_json(value: object, where: str, trust: Trust = DIGESTS_ONLY) -> Policy:
-    """A policy from its JSON value, its promises as far as they may be believed: see demur.store.policies.trust.judged.
+    """A policy from its JSON value, its promises as far as they may be believed: see
+    demur.store.policies.trust.judged.
 
     Raises PolicyError naming `where`.
     """
     file = validated(PolicyFile, value, where, PolicyError)
     try:
         policy = file.to_core()
-        return replace(policy, promises=judged(policy.promises, policy_to_json(policy), file.signature, trust))
+        return replace(
+            policy, promises=judged(policy.promises, policy_to_json(policy), file.signature, trust)
+        )
     except DemurError as e:
         raise PolicyError(f"{where}: {e.message}", e.hint) from None
 
 
 def bound(policy: Policy) -> Policy:
-    """The policy as certified, each certified promise tied to what it speaks of. For stages, once all is final.
+    """The policy as certified, each certified promise tied to what it speaks of. For stages, once
+    all is final.
 
-    A promise that has a digest keeps it: a policy that was kept, and changed, does not become certified again.
+    A promise that has a digest keeps it: a policy that was kept, and changed, does not become
+    certified again.
     """
     value = policy_to_json(policy)
     pairs = zip(policy.promises, value["promises"], strict=True)
     made = (
-        replace(p, digest=promise_digest(value, row)) if p.status == "certified" and p.digest is None else p
+        replace(p, digest=promise_digest(value, row))
+        if p.status == "certified" and p.digest is None
+        else p
         for p, row in pairs
     )
     return replace(policy, promises=tuple(made))
@@ -304,7 +341,8 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         fingerprint=fingerprint,
     )
     value = file.model_dump(mode="json")
-    # Keys that came later are left out where there is nothing to say, so that a policy without them keeps its digest.
+    # Keys that came later are left out where there is nothing to say, so that a policy without them
+    # keeps its digest.
     late_keys = [
         (value, "sensitivities"),
         (value, "doubt"),
@@ -350,12 +388,27 @@ def _category_row(name: str, category: CategoryPolicy) -> CategoryPolicyRow:
         for p in category.curve
     )
     plain = {f: getattr(category, f) for f in _PLAIN}
-    return CategoryPolicyRow(category=name, translations=dict(category.translations), curve=curve, **plain)
+    return CategoryPolicyRow(
+        category=name, translations=dict(category.translations), curve=curve, **plain
+    )
 
 
 def _promise_row(promise: Promise) -> PromiseRow:
-    """The row as its file has it: that a promise is "not certified" is found on reading, and not written down."""
-    fields = {f: getattr(promise, f) for f in PromiseRow.model_fields if f not in ("rate", "status", "mix")}
+    """The row as its file has it: that a promise is "not certified" is found on reading, and not
+    written down.
+    """
+    fields = {
+        f: getattr(promise, f)
+        for f in PromiseRow.model_fields
+        if f not in ("rate", "status", "mix")
+    }
     status: FileStatus = "certified" if promise.status == "not certified" else promise.status
-    mix = tuple(SliceRow(facet=s.facet, name=s.name, rate=RateRow.from_core(s.rate)) for s in promise.mix)
-    return PromiseRow(**fields, status=status, rate=RateRow.from_core(promise.rate) if promise.rate else None, mix=mix)
+    mix = tuple(
+        SliceRow(facet=s.facet, name=s.name, rate=RateRow.from_core(s.rate)) for s in promise.mix
+    )
+    return PromiseRow(
+        **fields,
+        status=status,
+        rate=RateRow.from_core(promise.rate) if promise.rate else None,
+        mix=mix,
+    )

@@ -1,7 +1,9 @@
-"""Signatures of policies: Ed25519 (RFC 8032) over the digest of the policy's JSON value, kept inside the file.
+"""Signatures of policies: Ed25519 (RFC 8032) over the digest of the policy's JSON value, kept
+inside the file.
 
-A signed policy is one file still, so that a reload never meets a policy without the signature that goes with it. The
-signature is no part of the policy's digest: signing changes nothing that answers and logs carry.
+A signed policy is one file still, so that a reload never meets a policy without the signature that
+goes with it. The signature is no part of the policy's digest: signing changes nothing that answers
+and logs carry.
 """
 
 from __future__ import annotations
@@ -43,27 +45,37 @@ def new_private_key(path: Path) -> str:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as e:
-        raise ArtifactError(f"cannot write {path}: {e.strerror or e}", "name a new file in a folder of yours") from None
+        raise ArtifactError(
+            f"cannot write {path}: {e.strerror or e}", "name a new file in a folder of yours"
+        ) from None
     with os.fdopen(handle, "wb") as file:
         file.write(pem)
     return _named(private.public_key())
 
 
 def sign(value: Mapping[str, Any], key_file: Path) -> Signature:
-    """The signature of a policy's JSON value. Raises ConfigError on a file without an Ed25519 private key."""
+    """The signature of a policy's JSON value. Raises ConfigError on a file without an Ed25519
+    private key.
+    """
     ed25519, serialization = _ed25519()
     try:
         private = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
     except OSError as e:
-        raise ConfigError(f"cannot read {key_file}: {e.strerror or e}", "make one: demur sign --new-key FILE") from None
+        raise ConfigError(
+            f"cannot read {key_file}: {e.strerror or e}", "make one: demur sign --new-key FILE"
+        ) from None
     except (ValueError, TypeError):  # not PEM, of another kind, or encrypted
         private = None
     if not isinstance(private, ed25519.Ed25519PrivateKey):
-        raise ConfigError(f"{key_file} holds no Ed25519 private key", "make one: demur sign --new-key FILE")
+        raise ConfigError(
+            f"{key_file} holds no Ed25519 private key", "make one: demur sign --new-key FILE"
+        )
     return Signature(key=_named(private.public_key()), value=private.sign(_message(value)).hex())
 
 
-def fault_of_signature(value: Mapping[str, Any], signature: Signature | None, keys: Sequence[str]) -> str | None:
+def fault_of_signature(
+    value: Mapping[str, Any], signature: Signature | None, keys: Sequence[str]
+) -> str | None:
     """Why nobody trusted vouches for this policy; None if one of `keys` signed it."""
     if signature is None:
         return "it is not signed"
@@ -89,7 +101,8 @@ def public_key_of(text: str) -> Any:
     ed25519, _ = _ed25519()
     if not _KEY.fullmatch(text):
         raise ConfigError(
-            f"{text[:80]!r} is no public key", 'expected "ed25519:" and 64 hex digits, as demur sign prints'
+            f"{text[:80]!r} is no public key",
+            'expected "ed25519:" and 64 hex digits, as demur sign prints',
         )
     return ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(text.removeprefix(PREFIX)))
 
@@ -105,12 +118,16 @@ def _named(public: Any) -> str:
 
 
 def _ed25519() -> tuple[Any, Any]:
-    """The modules of `cryptography` that are needed. Raises MissingDependency where it is not installed."""
+    """The modules of `cryptography` that are needed. Raises MissingDependency where it is not
+    installed.
+    """
     try:
         from cryptography.hazmat.primitives import serialization  # optional, as above
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError as e:
         if (e.name or "").partition(".")[0] != "cryptography":
             raise
-        raise MissingDependency("signatures of policies need cryptography", "pip install 'demur[sign]'") from None
+        raise MissingDependency(
+            "signatures of policies need cryptography", "pip install 'demur[sign]'"
+        ) from None
     return ed25519, serialization

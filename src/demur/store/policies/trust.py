@@ -16,17 +16,22 @@ Otherwise = Literal["not certified", "error"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trust:
-    """Whose policies are believed, and what becomes of the others. Raises ConfigError on a key that is none.
+    """Whose policies are believed, and what becomes of the others. Raises ConfigError on a key that
+    is none.
 
-    Without keys a promise counts if its digest fits; with keys the whole file must be signed by one of them as well.
+    Without keys a promise counts if its digest fits; with keys the whole file must be signed by one
+    of them as well.
     """
 
     keys: tuple[str, ...] = ()  # Ed25519 public keys, as `demur sign --new-key` prints them
-    otherwise: Otherwise = "not certified"  # the policy decides, and nothing is promised; error: it is not used at all
+    # the policy decides, and nothing is promised; error: it is not used at all
+    otherwise: Otherwise = "not certified"
 
     def __post_init__(self) -> None:
         if self.otherwise not in ("not certified", "error"):
-            raise ConfigError(f"unproven promises: {self.otherwise!r}", 'known: "not certified", "error"')
+            raise ConfigError(
+                f"unproven promises: {self.otherwise!r}", 'known: "not certified", "error"'
+            )
         for key in self.keys:
             public_key_of(key)
 
@@ -37,14 +42,18 @@ DIGESTS_ONLY = Trust()  # what the command line asks: whoever runs it can change
 def judged(
     promises: Sequence[Promise], value: Mapping[str, Any], signature: Signature | None, trust: Trust
 ) -> tuple[Promise, ...]:
-    """The promises of a policy file as they may be believed: "certified" becomes "not certified" where it may not.
+    """The promises of a policy file as they may be believed: "certified" becomes "not certified"
+    where it may not.
 
-    value: the policy's JSON value without its signature. Raises PolicyError instead where `trust` says so; with keys
-    also for a policy that promises nothing: its thresholds are somebody's word as well.
+    value: the policy's JSON value without its signature. Raises PolicyError instead where `trust`
+    says so; with keys also for a policy that promises nothing: its thresholds are somebody's word
+    as well.
     """
     unsigned = fault_of_signature(value, signature, trust.keys) if trust.keys else None
     if unsigned and trust.otherwise == "error":
-        raise PolicyError(f"policy {value['name']!r}: {unsigned}", "sign it: demur sign POLICY --key FILE")
+        raise PolicyError(
+            f"policy {value['name']!r}: {unsigned}", "sign it: demur sign POLICY --key FILE"
+        )
     found = []
     for promise, row in zip(promises, value["promises"], strict=True):
         fault = (unsigned or fault_of(value, row)) if promise.status == "certified" else None

@@ -1,4 +1,6 @@
-"""bench.json: what one policy, or an endpoint, does on public benchmarks, both error directions side by side."""
+"""bench.json: what one policy, or an endpoint, does on public benchmarks, both error directions
+side by side.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from demur.store.results.metrics_file import MeasuredRate
 
 
 class SliceRow(Strict):
-    """Both errors on some rows. A direction without rows, or without a scored text, is named and has no figure."""
+    """Both errors on some rows. A direction without rows, or without a scored text, is named and
+    has no figure.
+    """
 
     rows: int
     unscored: int = 0  # of them: their text could not be scored, and counts in neither figure
@@ -32,11 +36,14 @@ class BenchLevel(Strict):
 
 
 class BenchText(Strict):
-    """What the texts do. Every rate is over the texts that the judge could score; the others are counted beside."""
+    """What the texts do. Every rate is over the texts that the judge could score; the others are
+    counted beside.
+    """
 
     level: BenchLevel
     unscored: int
-    unscored_reasons: dict[str, int] = Field(default_factory=dict)  # the most frequent reasons, with their texts
+    # the most frequent reasons, with their texts
+    unscored_reasons: dict[str, int] = Field(default_factory=dict)
     partial: int  # counted as answers
     texts_refuse: MeasuredRate  # the text declines, among rows that got a refusal token
     texts_answer: MeasuredRate  # the text answers, among rows that got the respond token
@@ -60,7 +67,8 @@ class BenchmarkRow(Strict):
     left_out: dict[str, int]  # reason -> rows that were not
     # Reason -> texts that an endpoint declined itself; refusals, of which no judge was asked.
     declined: dict[str, int] = Field(default_factory=dict)
-    # Measured rows whose prompt, or nearly it, also occurs in training or calibration; null if that is not known.
+    # Measured rows whose prompt, or nearly it, also occurs in training or calibration; null if that
+    # is not known.
     seen: int | None
     seen_rows: tuple[str, ...] = ()  # their ids
     unseen: UnseenRow | None = None  # null where none was seen

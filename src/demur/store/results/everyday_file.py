@@ -26,7 +26,8 @@ class EverydayRow(Strict):
     expected: str  # "respond", a category, or "refuse"
     decided: str  # "respond" or a category
     doubt: bool  # too much probability off the control tokens: refused at every threshold
-    probability: dict[str, float]  # by choice, as thresholds are compared with: after the calibrator
+    # by choice, as thresholds are compared with: after the calibrator
+    probability: dict[str, float]
     text: str  # that follows the control token of the decision
     seen: How | None  # how the model knows the prompt from its training; None: it does not
 

@@ -1,7 +1,9 @@
-"""Which samples of an Inspect AI log were answered right. The log is read as it lies on disk, without the package.
+"""Which samples of an Inspect AI log were answered right. The log is read as it lies on disk,
+without the package.
 
-Two formats (inspect.aisi.org.uk/eval-logs.html): .json, one object, and .eval, a zip archive with header.json and a
-file per sample under samples/, in newer versions compressed by zstandard, which Python's zipfile does not know yet.
+Two formats (inspect.aisi.org.uk/eval-logs.html): .json, one object, and .eval, a zip archive with
+header.json and a file per sample under samples/, in newer versions compressed by zstandard, which
+Python's zipfile does not know yet.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from demur.base.errors import ArtifactError, DataError
 from demur.base.text import read_text
 
 ZSTANDARD = 93  # APPNOTE 4.4.5
-RIGHT: Mapping[object, bool] = {"C": True, "I": False, 1: True, 0: False}  # what a score of right or wrong looks like
+# what a score of right or wrong looks like
+RIGHT: Mapping[object, bool] = {"C": True, "I": False, 1: True, 0: False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,18 +32,23 @@ class Sample:
 
     id: str
     correct: bool
-    group: str  # "group" of its metadata, else the sample's id: epochs of a sample are not independent
+    # "group" of its metadata, else the sample's id: epochs of a sample are not independent
+    group: str
 
 
 def read_log(path: Path, scorer: str) -> tuple[str, list[Sample]]:
-    """(task, samples) of a finished log. scorer: whose scores count, where several scored; one alone always does.
+    """(task, samples) of a finished log. scorer: whose scores count, where several scored; one
+    alone always does.
 
-    Raises ArtifactError if the file cannot be read, DataError if the evaluation did not finish or a sample has no score
-    of right or wrong: neither is a wrong answer.
+    Raises ArtifactError if the file cannot be read, DataError if the evaluation did not finish or a
+    sample has no score of right or wrong: neither is a wrong answer.
     """
     header, samples = _archive(path) if path.suffix == ".eval" else _object(path)
     if header.get("status") != "success":
-        raise DataError(f"{path}: the evaluation's status is {header.get('status')!r}", "give one that succeeded")
+        raise DataError(
+            f"{path}: the evaluation's status is {header.get('status')!r}",
+            "give one that succeeded",
+        )
     task = header.get("eval", {}).get("task")
     if not isinstance(task, str):
         raise DataError(f"{path} names no task", "is it a log of Inspect AI?")
@@ -55,14 +63,25 @@ def _object(path: Path) -> tuple[dict[str, Any], list[Any]]:
 def _archive(path: Path) -> tuple[dict[str, Any], list[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [n for n in sorted(archive.namelist()) if n.startswith("samples/") and n.endswith(".json")]
+            names = [
+                n
+                for n in sorted(archive.namelist())
+                if n.startswith("samples/") and n.endswith(".json")
+            ]
             if "header.json" not in archive.namelist():
-                raise DataError(f"{path} has no header.json: the evaluation did not finish", "give one that did")
-            texts = {name: _read(archive, archive.getinfo(name)).decode() for name in ("header.json", *names)}
+                raise DataError(
+                    f"{path} has no header.json: the evaluation did not finish", "give one that did"
+                )
+            texts = {
+                name: _read(archive, archive.getinfo(name)).decode()
+                for name in ("header.json", *names)
+            }
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist", "give a log of Inspect AI") from None
     except (zipfile.BadZipFile, NotImplementedError, OSError, UnicodeDecodeError) as e:
-        raise ArtifactError(f"{path} cannot be read: {e}", "inspect log convert --to json, then give that") from None
+        raise ArtifactError(
+            f"{path} cannot be read: {e}", "inspect log convert --to json, then give that"
+        ) from None
     header, *samples = (_json(text, f"{path}: {name}") for name, text in texts.items())
     return header, samples
 
@@ -73,10 +92,13 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     file = archive.fp
     assert file is not None  # the archive is open
     file.seek(info.header_offset)
-    name_bytes, extra_bytes = struct.unpack("<26x2H", file.read(30))  # APPNOTE 4.3.7: ends a local file header
+    # APPNOTE 4.3.7: ends a local file header
+    name_bytes, extra_bytes = struct.unpack("<26x2H", file.read(30))
     file.seek(name_bytes + extra_bytes, 1)
     packed = file.read(info.compress_size)
-    plain: bytes = pa.Codec("zstd").decompress(packed, decompressed_size=info.file_size, asbytes=True)
+    plain: bytes = pa.Codec("zstd").decompress(
+        packed, decompressed_size=info.file_size, asbytes=True
+    )
     return plain
 
 
@@ -97,7 +119,10 @@ def _sample(sample: Mapping[str, Any], scorer: str, where: str) -> Sample:
     value = score.get("value") if isinstance(score, dict) else None
     if not isinstance(value, str | int | float) or value not in RIGHT:
         what = f"a score of {value!r}" if score else f"scores by {', '.join(scores) or 'nobody'}"
-        raise DataError(f"{where} {name!r} has {what}, not right or wrong", "--metric NAME says whose scores count")
+        raise DataError(
+            f"{where} {name!r} has {what}, not right or wrong",
+            "--metric NAME says whose scores count",
+        )
     group = (sample.get("metadata") or {}).get("group")
     own = name if epoch == 1 else f"{name} in epoch {epoch}"
     return Sample(id=own, correct=RIGHT[value], group=group if isinstance(group, str) else name)

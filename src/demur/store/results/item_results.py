@@ -1,4 +1,6 @@
-"""Which items of a benchmark a model got right, as harnesses write it down, and results as model cards carry them."""
+"""Which items of a benchmark a model got right, as harnesses write it down, and results as model
+cards carry them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from demur.base.files import write_text
 from demur.base.text import read_text
 from demur.store.results.inspect_log import read_log
 
-_SAMPLES = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+$")  # the stem of lm-evaluation-harness's --log_samples
+# the stem of lm-evaluation-harness's --log_samples
+_SAMPLES = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,31 +43,41 @@ class CardEntry:
 def read_items(path: Path, metric: str = "acc") -> list[Item]:
     """Items of a file, or of all samples_*.jsonl in a folder, or else of all *.eval in it.
 
-    A line of JSONL is {"task", "id", "correct", "group"?}, or what lm-evaluation-harness writes with --log_samples:
-    then `metric` names the key that is 1 for a right answer, and an item is known by its place and the digest of its
-    text. Logs of Inspect AI, .eval or .json: see demur.store.results.inspect_log. Raises
-    DataError naming file and line of what cannot be read, ArtifactError if there is no file.
+    A line of JSONL is {"task", "id", "correct", "group"?}, or what lm-evaluation-harness writes
+    with --log_samples: then `metric` names the key that is 1 for a right answer, and an item is
+    known by its place and the digest of its text. Logs of Inspect AI, .eval or .json: see
+    demur.store.results.inspect_log. Raises DataError naming file and line of what cannot be read,
+    ArtifactError if there is no file.
     """
     files = [path]
     if path.is_dir():
         files = sorted(path.rglob("samples_*.jsonl")) or sorted(path.rglob("*.eval"))
     items = [item for file in files for item in _items(file, metric)]
     if not items:
-        raise DataError(f"{path} holds no results", "give a JSONL file, or a folder with samples_*.jsonl or *.eval")
+        raise DataError(
+            f"{path} holds no results",
+            "give a JSONL file, or a folder with samples_*.jsonl or *.eval",
+        )
     keys = [(item.task, item.id) for item in items]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise DataError(f"{path}: item {twice[1]!r} of {twice[0]!r} occurs twice", "give one run, of one filter")
+        raise DataError(
+            f"{path}: item {twice[1]!r} of {twice[0]!r} occurs twice", "give one run, of one filter"
+        )
     return items
 
 
 def write_card(path: Path, entries: Sequence[CardEntry]) -> None:
-    """`.eval_results/*.yaml` of a model repository: a list of {dataset: {id, task_id}, value, notes}.
+    """`.eval_results/*.yaml` of a model repository: a list of {dataset: {id, task_id}, value,
+    notes}.
 
-    Format: huggingface.co/docs/hub/eval-results and huggingface_hub 2.4 (EvalResultEntry). Written as JSON, which
-    every reader of YAML reads.
+    Format: huggingface.co/docs/hub/eval-results and huggingface_hub 2.4 (EvalResultEntry). Written
+    as JSON, which every reader of YAML reads.
     """
-    rows = [{"dataset": {"id": e.dataset, "task_id": e.task}, "value": e.value, "notes": e.notes} for e in entries]
+    rows = [
+        {"dataset": {"id": e.dataset, "task_id": e.task}, "value": e.value, "notes": e.notes}
+        for e in entries
+    ]
     write_text(path, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -80,7 +93,9 @@ def _item(line: str, file: Path, metric: str, where: str) -> Item:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as e:
-        raise DataError(f"{where} is not JSON: {e.msg}", "one JSON object per line; is it cut off?") from None
+        raise DataError(
+            f"{where} is not JSON: {e.msg}", "one JSON object per line; is it cut off?"
+        ) from None
     if not isinstance(row, dict):
         raise DataError(f"{where} is no object", "one JSON object per line")
     if "doc_id" in row:
@@ -100,7 +115,9 @@ def _right(row: Mapping[str, Any], metric: str, where: str) -> bool:
     value = row.get(metric)
     if value not in (0, 1):
         known = ", ".join(str(m) for m in row.get("metrics", []))
-        raise DataError(f"{where}: metric {metric!r} is {value!r}, not 0 or 1", f"name another; it has: {known}")
+        raise DataError(
+            f"{where}: metric {metric!r} is {value!r}, not 0 or 1", f"name another; it has: {known}"
+        )
     return bool(value)
 
 
@@ -108,7 +125,10 @@ def _checked(row: Mapping[str, Any], where: str) -> Item:
     task, name, correct = row.get("task"), row.get("id"), row.get("correct")
     if not (isinstance(task, str) and isinstance(name, str) and isinstance(correct, bool)):
         raise DataError(
-            f"{where}: task {task!r}, id {name!r}, correct {correct!r}", "two texts and true or false, on every line"
+            f"{where}: task {task!r}, id {name!r}, correct {correct!r}",
+            "two texts and true or false, on every line",
         )
     group = row.get("group")
-    return Item(task=task, id=name, correct=correct, group=group if isinstance(group, str) else name)
+    return Item(
+        task=task, id=name, correct=correct, group=group if isinstance(group, str) else name
+    )

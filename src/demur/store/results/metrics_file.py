@@ -54,7 +54,8 @@ class LevelRow(Strict):
     """Errors of a policy, counted either on its decisions or on the judged texts."""
 
     overall: ErrorsRow
-    f1_interval: tuple[float, float] | None  # of the overall F1, 95 %, bootstrap over groups of rows
+    # of the overall F1, 95 %, bootstrap over groups of rows
+    f1_interval: tuple[float, float] | None
     by_category: dict[str, ErrorsRow]  # the category that the rows belong to, contrast rows too
     by_subcategory: dict[str, ErrorsRow]
     by_kind: dict[str, ErrorsRow]
@@ -92,12 +93,15 @@ class CorrectedRate(Strict):
 
 
 class KeptRow(Strict):
-    """Whether texts after one control token do what it said: demur.stats.judging.consistency.Kept."""
+    """Whether texts after one control token do what it said:
+    demur.stats.judging.consistency.Kept.
+    """
 
     kept: MeasuredRate  # after a refusal token: declines. After respond: answers, in part or whole
     kept_if_partial_refuses: MeasuredRate
     unscored: int  # texts beside those of the rates
-    corrected: dict[str, CorrectedRate] = Field(default_factory=dict)  # by name of the rates above; empty: no labels
+    # by name of the rates above; empty: no labels
+    corrected: dict[str, CorrectedRate] = Field(default_factory=dict)
 
 
 class TwinsRow(Strict):
@@ -111,7 +115,8 @@ class TwinsRow(Strict):
     stuck_answer: MeasuredRate
     inverted: MeasuredRate
     unscored: int  # prompts left out
-    corrected: dict[str, CorrectedRate] = Field(default_factory=dict)  # by name of the rates above; empty: no labels
+    # by name of the rates above; empty: no labels
+    corrected: dict[str, CorrectedRate] = Field(default_factory=dict)
 
 
 class PolicyMetrics(Strict):
@@ -125,22 +130,28 @@ class PolicyMetrics(Strict):
     thresholds: dict[str, Threshold]
     calibrate: ErrorsRow  # its decisions on the rows that its thresholds were chosen on
     decision: LevelRow
-    text: LevelRow  # over the texts that the judge could score: the others are in no rate but the next
+    # over the texts that the judge could score: the others are in no rate but the next
+    text: LevelRow
     unscored: MeasuredRate  # texts that the judge could not score, among all rows
-    unscored_reasons: dict[str, int] = Field(default_factory=dict)  # the most frequent reasons, with their texts
+    # the most frequent reasons, with their texts
+    unscored_reasons: dict[str, int] = Field(default_factory=dict)
     partial: MeasuredRate  # texts that answer in part, counted as answers
     tokens: dict[str, TokenRow]
     macro_f1: float | None  # over respond and the categories
-    wrong_category: MeasuredRate  # refused with another category's token, among refused rows to be refused
-    confusion: tuple[tuple[int, ...], ...]  # rows by (what ought to happen, what was decided), in order of `choices`
-    calibrate_confusion: tuple[tuple[int, ...], ...] = ()  # the same on the rows that its thresholds were chosen on
+    # refused with another category's token, among refused rows to be refused
+    wrong_category: MeasuredRate
+    # rows by (what ought to happen, what was decided), in order of `choices`
+    confusion: tuple[tuple[int, ...], ...]
+    # the same on the rows that its thresholds were chosen on
+    calibrate_confusion: tuple[tuple[int, ...], ...] = ()
     texts_refuse: MeasuredRate  # the text declines, among rows that got a refusal token
-    texts_answer: MeasuredRate  # the text answers, in part or whole, among rows that got the respond token
+    # the text answers, in part or whole, among rows that got the respond token
+    texts_answer: MeasuredRate
     kept: dict[str, KeptRow] = Field(
         default_factory=dict
     )  # texts that the policy sends, by the control token that it emitted
-    # "all", "category safety", "subcategory ...", "kind contrast" -> a rate of ErrorsRow, partial, texts_refuse or
-    # texts_answer; empty: no labels
+    # "all", "category safety", "subcategory ...", "kind contrast" -> a rate of ErrorsRow, partial,
+    # texts_refuse or texts_answer; empty: no labels
     corrected: dict[str, dict[str, CorrectedRate]] = Field(default_factory=dict)
 
     @property
@@ -148,7 +159,12 @@ class PolicyMetrics(Strict):
         """The rates of all texts as the judge has them, by their name in `corrected`."""
         names = ("refusal_rate", "false_refusal", "missed_refusal", "precision")
         found: dict[str, MeasuredRate] = {name: getattr(self.text.overall, name) for name in names}
-        return {**found, "partial": self.partial, "texts_refuse": self.texts_refuse, "texts_answer": self.texts_answer}
+        return {
+            **found,
+            "partial": self.partial,
+            "texts_refuse": self.texts_refuse,
+            "texts_answer": self.texts_answer,
+        }
 
 
 class UnmetGoal(Strict):
@@ -159,7 +175,9 @@ class UnmetGoal(Strict):
 
 
 class RankingRow(Strict):
-    """How well scores order prompts, whatever the threshold; null where the rows are all of one kind."""
+    """How well scores order prompts, whatever the threshold; null where the rows are all of one
+    kind.
+    """
 
     positives: int
     negatives: int
@@ -174,21 +192,25 @@ class LeftoverRow(Strict):
     median: float
     p95: float
     highest: float
-    most: float | None = None  # the calibrated policy's bound: rows above it are in doubt; None in older files
+    # the calibrated policy's bound: rows above it are in doubt; None in older files
+    most: float | None = None
     doubtful: int | None = None  # test rows in doubt
 
 
 class CalibrationErrors(Strict):
     """How far probabilities are from what happens, over all control tokens; smaller is better."""
 
-    refusal_ece: float  # of "refused or not": mean gap over 15 bins of equal mass, tied rows kept together
+    # of "refused or not": mean gap over 15 bins of equal mass, tied rows kept together
+    refusal_ece: float
     top_ece: float  # the same for the most probable token being right
     log_loss: float | None  # nats per row; null where a label has probability 0
     brier: float  # squared error summed over the control tokens, per row
 
 
 class CalibrationRow(Strict):
-    """What the calibrator of the calibrated policy does on the test rows; leftover mass is shared out in both."""
+    """What the calibrator of the calibrated policy does on the test rows; leftover mass is shared
+    out in both.
+    """
 
     family: str
     why: str
@@ -217,16 +239,19 @@ class Evaluation(Strict):
     choices: tuple[str, ...]  # "respond", then the categories: the order of every confusion matrix
     limit: int | None  # at most so many test rows were asked for
     test_rows: int
-    text_rows: int | None = None  # so many of them have texts, in even steps; left out where all have
+    # so many of them have texts, in even steps; left out where all have
+    text_rows: int | None = None
     calibrate_rows: int  # on which thresholds were chosen
     policies: tuple[PolicyMetrics, ...]  # natural, calibrated, then the goals for comparison
     unmet: tuple[UnmetGoal, ...]
     always_refuse: ErrorsRow  # the baseline that refuses everything: read F1 beside it
-    ranking: dict[str, RankingRow]  # "all": to be refused or not. A category: to be refused with it or not
+    # "all": to be refused or not. A category: to be refused with it or not
+    ranking: dict[str, RankingRow]
     calibration: CalibrationRow | None = None  # null if no calibrator was asked for
     leftover: LeftoverRow
     branches: dict[str, VerdictsRow]  # every generated text, by the control token forced before it
-    forced: dict[str, KeptRow] = Field(default_factory=dict)  # the same texts: do they keep the forced token's word?
+    # the same texts: do they keep the forced token's word?
+    forced: dict[str, KeptRow] = Field(default_factory=dict)
     # "all", "to be answered", "to be refused", then the prompts of each category
     twins: dict[str, TwinsRow] = Field(default_factory=dict)
     labels: int = 0  # texts labelled by hand among the generated ones

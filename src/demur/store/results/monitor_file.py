@@ -1,4 +1,6 @@
-"""What monitors have seen: the state of `demur watch`, the live state that servers share, and the labels they take."""
+"""What monitors have seen: the state of `demur watch`, the live state that servers share, and the
+labels they take.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class AuditRow(Strict):
 
 
 class ResetRow(Strict):
-    """An operator put away what had been seen, and said why. No reset is ever taken out of the record."""
+    """An operator put away what had been seen, and said why. No reset is ever taken out of the
+    record.
+    """
 
     at: str  # ISO 8601, with a time zone
     reason: str
@@ -57,13 +61,16 @@ class MonitorRow(Strict):
 
 
 class MonitorFile(MonitorRow):
-    """What has been seen so far. It grows with the labels and the number of score files, not with the traffic."""
+    """What has been seen so far. It grows with the labels and the number of score files, not with
+    the traffic.
+    """
 
     format: Literal["demur.monitor/1"] = "demur.monitor/1"
     policy: str  # digest of the policy that is watched
     batches: tuple[str, ...] = ()  # digests of the score files that were counted
     labelled: tuple[str, ...] = ()  # ids of the requests whose labels were counted
-    permuted: dict[str, int] = Field(default_factory=dict)  # score files without an order in time -> seed of theirs
+    # score files without an order in time -> seed of theirs
+    permuted: dict[str, int] = Field(default_factory=dict)
     resets: tuple[ResetRow, ...] = ()
 
 
@@ -74,7 +81,8 @@ class LiveFile(Strict):
     policy: str  # digest of the policy that is watched
     tenants: dict[str, MonitorRow]
     resets: tuple[ResetRow, ...] = ()
-    journals: dict[str, NonNegativeInt] = Field(default_factory=dict)  # name -> rows of it that are counted here
+    # name -> rows of it that are counted here
+    journals: dict[str, NonNegativeInt] = Field(default_factory=dict)
 
 
 class FeedbackRow(Strict):
@@ -82,8 +90,10 @@ class FeedbackRow(Strict):
 
     id: RowId  # of a scored request
     label: str  # what ought to have happened: "respond", or a category
-    kind: Kind | None = None  # for promises about a slice; None: not said, though a category means "refusal"
-    source: str | None = Field(default=None, min_length=1)  # where such requests come from, as the data stage calls it
+    # for promises about a slice; None: not said, though a category means "refusal"
+    kind: Kind | None = None
+    # where such requests come from, as the data stage calls it
+    source: str | None = Field(default=None, min_length=1)
 
 
 def write_monitor(path: Path, monitor: MonitorFile) -> None:
@@ -102,41 +112,53 @@ def write_live(path: Path, live: LiveFile) -> None:
 
 
 def read_live(path: Path) -> LiveFile | None:
-    """Read what servers have seen of a policy; None if there is no file. Raises ArtifactError if it is damaged."""
+    """Read what servers have seen of a policy; None if there is no file. Raises ArtifactError if it
+    is damaged.
+    """
     if not path.exists():
         return None
     value = read_json(path)
-    if isinstance(value, dict) and value.get("format") == "demur.monitor/1":  # before monitors told tenants apart
+    # before monitors told tenants apart
+    if isinstance(value, dict) and value.get("format") == "demur.monitor/1":
         old = validated(MonitorFile, value, str(path))
-        return LiveFile(policy=old.policy, tenants={UNKNOWN: MonitorRow(series=old.series, audits=old.audits)})
+        return LiveFile(
+            policy=old.policy, tenants={UNKNOWN: MonitorRow(series=old.series, audits=old.audits)}
+        )
     if not isinstance(value, dict):
-        raise ArtifactError(f"{path} is damaged: it holds no object", "restore it, or put it away: start afresh")
+        raise ArtifactError(
+            f"{path} is damaged: it holds no object", "restore it, or put it away: start afresh"
+        )
     return validated(LiveFile, value, str(path))
 
 
 def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, FeedbackRow]:
     """Labels by request id, in the order of the file.
 
-    Raises DataError naming file and line, also if an id repeats, kind and label contradict each other or no line is
-    there, TaxonomyError on another label.
+    Raises DataError naming file and line, also if an id repeats, kind and label contradict each
+    other or no line is there, TaxonomyError on another label.
     """
     found: dict[str, FeedbackRow] = {}
     for raw in read_rows(path):
         row = validated(FeedbackRow, raw.value, raw.where, DataError)
         if row.id in found:
-            raise DataError(f"{raw.where}: request {row.id!r} is labelled a second time", "one label a request")
+            raise DataError(
+                f"{raw.where}: request {row.id!r} is labelled a second time", "one label a request"
+            )
         try:
             taxonomy.column(row.label)
         except TaxonomyError as e:
             raise TaxonomyError(f"{raw.where}, request {row.id!r}: {e.message}", e.hint) from None
         if row.kind is not None and (row.kind == "refusal") != (taxonomy.column(row.label) != 0):
             raise DataError(
-                f"{raw.where}, request {row.id!r}: label {row.label!r} and kind {row.kind!r} contradict each other",
+                f"{raw.where}, request {row.id!r}: label {row.label!r} and kind {row.kind!r} "
+                "contradict each other",
                 "a category is of kind refusal, respond is of kind contrast or benign",
             )
         found[row.id] = row
     if not found:
-        raise DataError(f"{path} has no label", 'a line each: {"id": "...", "label": "respond"}, or a category')
+        raise DataError(
+            f"{path} has no label", 'a line each: {"id": "...", "label": "respond"}, or a category'
+        )
     return found
 
 

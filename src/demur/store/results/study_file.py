@@ -1,4 +1,6 @@
-"""study.json: how many models are calibrated under many calibrators, and what that says of the measurements."""
+"""study.json: how many models are calibrated under many calibrators, and what that says of the
+measurements.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class ModelRow(Strict):
     calibrate_rows: int  # calibrators were fitted on these
     test_rows: int  # everything was measured on these
     accuracy: float  # of the most probable control token, before calibration
-    auroc: float | None  # of "ought to be refused", before calibration; null where the rows are all of one kind
+    # of "ought to be refused", before calibration; null where the rows are all of one kind
+    auroc: float | None
 
 
 class MeasuredRow(Strict):
@@ -24,12 +27,15 @@ class MeasuredRow(Strict):
 
     model: str
     calibrator: str
-    errors: dict[str, float | None]  # by measurement; null where undefined; empty if it could not be fitted
+    # by measurement; null where undefined; empty if it could not be fitted
+    errors: dict[str, float | None]
     failure: str  # why it could not be fitted
 
 
 class CorrelationRow(Strict):
-    """Kendall's tau of every two measurements, 15 bins where there are bins; null where undefined."""
+    """Kendall's tau of every two measurements, 15 bins where there are bins; null where
+    undefined.
+    """
 
     over: str  # the cases
     columns: tuple[str, ...]

@@ -1,4 +1,6 @@
-"""The scores of a run's splits as a cascade gives them: the front's where it is sure, else the model's stored ones."""
+"""The scores of a run's splits as a cascade gives them: the front's where it is sure, else the
+model's stored ones.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def cascaded(folder: RunFolder, split: Split) -> tuple[ScoreTable, Fingerprint]:
     prompts = {e.id: e.prompt for e in read_examples(folder.split(split))}
     if missing := [i for i in table.ids if i not in prompts]:
         raise ArtifactError(
-            f"{folder.scores(split)} scores {missing[0]!r}, which is not in the split", "score again: demur score"
+            f"{folder.scores(split)} scores {missing[0]!r}, which is not in the split",
+            "score again: demur score",
         )
     asked = [prompts[i] for i in table.ids]
     logp_NC, _ = cascade_scores(front, asked, lambda at_M: table.logp_NC[at_M])
@@ -34,12 +37,14 @@ def cascaded(folder: RunFolder, split: Split) -> tuple[ScoreTable, Fingerprint]:
 
 
 def require_unseen_by_front(folder: RunFolder, split: Split) -> None:
-    """Raise DataError if a run's front was made from rows of a split, ArtifactError if there is no front."""
+    """Raise DataError if a run's front was made from rows of a split, ArtifactError if there is no
+    front.
+    """
     folder.require("distil")
     seen = read_seen(front_seen(folder), digest_file(front_file(folder)))
     if found := seen_rows(seen, read_examples(folder.split(split))):
         raise DataError(
-            f"the {split} split: the front of the cascade was made from {found.words}: what is counted on them holds "
-            "of no new request",
+            f"the {split} split: the front of the cascade was made from {found.words}: what is "
+            "counted on them holds of no new request",
             "make the front again, which leaves them out: demur distil RUN --traffic FILE",
         )

@@ -1,4 +1,6 @@
-"""Scores of rewritten prompts, and the scores that a policy decides on: where they lie in a run folder."""
+"""Scores of rewritten prompts, and the scores that a policy decides on: where they lie in a run
+folder.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,18 @@ from demur.store.scores.tables import read_scores
 
 
 def rewritten_scores(folder: RunFolder, split: Split, name: RewriteName) -> Path:
-    """score/<split>-<rewrite>.parquet: the prompts of a split said otherwise, under their own ids"""
+    """score/<split>-<rewrite>.parquet: the prompts of a split said otherwise, under their own
+    ids
+    """
     return folder.stage("score") / f"{split}-{name}.parquet"
 
 
-def read_rewritten(folder: RunFolder, split: Split, names: Sequence[RewriteName]) -> dict[str, ScoreTable]:
-    """The scores of each rewrite. Raises ArtifactError naming the file that is missing or damaged."""
+def read_rewritten(
+    folder: RunFolder, split: Split, names: Sequence[RewriteName]
+) -> dict[str, ScoreTable]:
+    """The scores of each rewrite. Raises ArtifactError naming the file that is missing or
+    damaged.
+    """
     return {name: read_scores(rewritten_scores(folder, split, name))[0] for name in names}
 
 
@@ -32,12 +40,16 @@ def correctness_file(folder: RunFolder) -> Path:
 
 
 def calibrated_scores(folder: RunFolder, split: Split) -> Path:
-    """calibrate/<split>.parquet: a cascade's scores, or those after a calibrator that looked at a row's rewrites too"""
+    """calibrate/<split>.parquet: a cascade's scores, or those after a calibrator that looked at a
+    row's rewrites too
+    """
     return folder.stage("calibrate") / f"{split}.parquet"
 
 
 def decided_scores(folder: RunFolder, split: Split, policy: Fingerprint | None) -> Path:
-    """The scores that a policy of this run decides on: the model's own, unless its fingerprint names others."""
+    """The scores that a policy of this run decides on: the model's own, unless its fingerprint
+    names others.
+    """
     own = policy is None or policy == policy.as_scored
     return folder.scores(split) if own else calibrated_scores(folder, split)
 
@@ -49,6 +61,9 @@ def seen_through(
     table = read_scores(folder.scores(split))[0]
     rewritten = read_rewritten(folder, split, rewrites)
     rewritten_MNC = np.stack([rewritten[name].select(table.ids).logp_NC for name in rewrites])
-    # The calibrator shares the leftover mass out. It is put back, or padded prompts would look like any other.
+    # The calibrator shares the leftover mass out. It is put back, or padded prompts would look like
+    # any other.
     kept_N = np.log(np.maximum(1.0 - table.leftover_N, np.float32(1e-6)))
-    return ScoreTable(ids=table.ids, logp_NC=aware.apply(table.logp_NC, rewritten_MNC) + kept_N[:, None])
+    return ScoreTable(
+        ids=table.ids, logp_NC=aware.apply(table.logp_NC, rewritten_MNC) + kept_N[:, None]
+    )

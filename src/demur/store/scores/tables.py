@@ -47,28 +47,38 @@ class Branch:
     outcome: Outcome
 
 
-def write_scores(path: Path, table: ScoreTable, fingerprint: Fingerprint, *, in_time: bool = False) -> None:
-    """Write scores atomically: id, a column per control token (its literal), leftover; fingerprint as metadata.
+def write_scores(
+    path: Path, table: ScoreTable, fingerprint: Fingerprint, *, in_time: bool = False
+) -> None:
+    """Write scores atomically: id, a column per control token (its literal), leftover; fingerprint
+    as metadata.
 
     in_time: the rows are in the order in which requests came, and the file says so.
     """
     columns: dict[str, object] = {"id": list(table.ids)}
     columns |= {token: table.logp_NC[:, c] for c, token in enumerate(fingerprint.tokens)}
     columns["leftover"] = table.leftover_N
-    meta = {"format": SCORES_FORMAT, "fingerprint": FingerprintRow.from_core(fingerprint).model_dump_json().encode()}
+    meta = {
+        "format": SCORES_FORMAT,
+        "fingerprint": FingerprintRow.from_core(fingerprint).model_dump_json().encode(),
+    }
     if in_time:
         meta["order"] = IN_TIME
     _write(path, pa.table(columns).replace_schema_metadata(meta))
 
 
 def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
-    """Read scores and the fingerprint of the model that made them. Raises ArtifactError naming the file."""
+    """Read scores and the fingerprint of the model that made them. Raises ArtifactError naming the
+    file.
+    """
     table = _read(path, SCORES_FORMAT)
     raw = (table.schema.metadata or {}).get(b"fingerprint", b"")
     try:
         fingerprint = FingerprintRow.model_validate_json(raw).to_core()
         columns = [np.asarray(table[token], dtype=np.float32) for token in fingerprint.tokens]
-        return ScoreTable(ids=tuple(table["id"].to_pylist()), logp_NC=np.stack(columns, axis=1)), fingerprint
+        return ScoreTable(
+            ids=tuple(table["id"].to_pylist()), logp_NC=np.stack(columns, axis=1)
+        ), fingerprint
     except (KeyError, ValueError) as e:
         raise ArtifactError(f"{path} is damaged: {e}", "score again: demur score") from None
     except DemurError as e:
@@ -81,8 +91,12 @@ def is_in_time(path: Path) -> bool:
     return metadata.get(b"order") == IN_TIME
 
 
-def write_branches(path: Path, branches: Sequence[Branch], tokens: Sequence[str], origin: str = "") -> None:
-    """Write branches atomically; control tokens as their literals, by score column. origin: see branches_origin."""
+def write_branches(
+    path: Path, branches: Sequence[Branch], tokens: Sequence[str], origin: str = ""
+) -> None:
+    """Write branches atomically; control tokens as their literals, by score column. origin: see
+    branches_origin.
+    """
     rows = [
         {
             "id": b.id,
@@ -101,18 +115,25 @@ def write_branches(path: Path, branches: Sequence[Branch], tokens: Sequence[str]
 
 
 def branches_origin(path: Path) -> str:
-    """Digest of the model and prompts that a file of branches was made with. Raises ArtifactError if damaged."""
+    """Digest of the model and prompts that a file of branches was made with. Raises ArtifactError
+    if damaged.
+    """
     metadata: dict[bytes, bytes] = _read(path, BRANCHES_FORMAT).schema.metadata
     return metadata.get(b"origin", b"").decode()
 
 
 def read_branches(path: Path, tokens: Sequence[str]) -> list[Branch]:
-    """Read branches. Raises ArtifactError naming the file if it is damaged or speaks of other control tokens."""
+    """Read branches. Raises ArtifactError naming the file if it is damaged or speaks of other
+    control tokens.
+    """
     rows = _read(path, BRANCHES_FORMAT).to_pylist()
     column = {token: c for c, token in enumerate(tokens)}
     unknown = {r["token"] for r in rows} - set(column)
     if unknown:
-        raise ArtifactError(f"{path} has control tokens {sorted(unknown)}, expected {list(tokens)}", "evaluate again")
+        raise ArtifactError(
+            f"{path} has control tokens {sorted(unknown)}, expected {list(tokens)}",
+            "evaluate again",
+        )
     return [
         Branch(
             id=r["id"],
@@ -137,8 +158,13 @@ def _read(path: Path, expected: bytes) -> pa.Table:
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist", "run the stage that makes it") from None
     except (OSError, pa.ArrowException) as e:
-        raise ArtifactError(f"{path} is damaged: {str(e).splitlines()[0]}", "run its stage again") from None
+        raise ArtifactError(
+            f"{path} is damaged: {str(e).splitlines()[0]}", "run its stage again"
+        ) from None
     found = (table.schema.metadata or {}).get(b"format", b"none")
     if found != expected:
-        raise ArtifactError(f"{path} has format {found.decode()}, expected {expected.decode()}", "run its stage again")
+        raise ArtifactError(
+            f"{path} has format {found.decode()}, expected {expected.decode()}",
+            "run its stage again",
+        )
     return table

@@ -14,13 +14,20 @@ from demur.engines.training.base_model.doctor import BaseCase, examine_base, is_
 from tests.engines.checkpoints import TEMPLATES, make_checkpoint, make_tokenizer
 from tests.engines.test_bare_template import DEFAULT
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
 
 
 def base(folder, *, tokenizer=None, rows=0, tied=True):
     """An untrained model without control tokens. rows: of its vocabulary beyond its tokenizer's."""
     tokenizer = tokenizer or make_tokenizer()
-    config = transformers.LlamaConfig(vocab_size=len(tokenizer) + rows, tie_word_embeddings=tied, **SIZES)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer) + rows, tie_word_embeddings=tied, **SIZES
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -54,11 +61,20 @@ def test_a_sound_base_is_ready_and_every_finding_says_something(tmp_path):
 
 
 def test_rows_that_are_spare_or_reserved_are_named(tmp_path):
-    assert "6 of 6 use spare rows" in found(base(tmp_path / "a", rows=64))[1]["rows of the control tokens"].detail
+    assert (
+        "6 of 6 use spare rows"
+        in found(base(tmp_path / "a", rows=64))[1]["rows of the control tokens"].detail
+    )
     tokenizer = make_tokenizer()
-    tokenizer.add_tokens([AddedToken(f"<|reserved_special_token_{n}|>", special=True) for n in range(8)])
-    detail = found(base(tmp_path / "b", tokenizer=tokenizer))[1]["rows of the control tokens"].detail
-    assert "6 of 6 take over reserved rows: [respond] that of <|reserved_special_token_0|>" in detail
+    tokenizer.add_tokens(
+        [AddedToken(f"<|reserved_special_token_{n}|>", special=True) for n in range(8)]
+    )
+    detail = found(base(tmp_path / "b", tokenizer=tokenizer))[1][
+        "rows of the control tokens"
+    ].detail
+    assert (
+        "6 of 6 take over reserved rows: [respond] that of <|reserved_special_token_0|>" in detail
+    )
 
 
 def test_a_head_of_its_own_and_frozen_layers_are_said(tmp_path):
@@ -67,7 +83,9 @@ def test_a_head_of_its_own_and_frozen_layers_are_said(tmp_path):
     assert "the head becomes one of its own" in by["head"].detail
     assert "layers 1 to 2 read every row once, 3 to 4 learn" in by["layers"].detail
     assert "not tied" in found(base(tmp_path / "b", tied=False))[1]["head"].detail
-    readiness, by = found(base(tmp_path / "a"), TrainSettings(base="x", batch_tokens=512, frozen_share=0.05))
+    readiness, by = found(
+        base(tmp_path / "a"), TrainSettings(base="x", batch_tokens=512, frozen_share=0.05)
+    )
     assert not readiness.ready
     assert not by["layers"].ok
 
@@ -76,19 +94,25 @@ def test_a_default_system_prompt_is_counted_and_said_to_go_or_stay(tmp_path):
     tokenizer = make_tokenizer("chatml-like")
     tokenizer.chat_template = DEFAULT["chatml-like"] + TEMPLATES["chatml-like"]
     name = base(tmp_path, tokenizer=tokenizer)
-    cost = len(tokenizer("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")["input_ids"])
+    cost = len(
+        tokenizer("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")["input_ids"]
+    )
     detail = found(name)[1]["default system prompt"].detail
     assert detail.startswith(f"{cost} of the ")
     assert 'chat_template = "bare" takes it away' in detail
     assert (
         "is taken away"
-        in found(name, TrainSettings(base=name, chat_template="bare"))[1]["default system prompt"].detail
+        in found(name, TrainSettings(base=name, chat_template="bare"))[1][
+            "default system prompt"
+        ].detail
     )
 
 
 def test_a_template_with_two_places_for_the_answer_is_not_ready(tmp_path):
     tokenizer = make_tokenizer("qwen3-like")
-    tokenizer.chat_template = TEMPLATES["qwen3-like"].replace("and loop.last ", "and not loop.last ")
+    tokenizer.chat_template = TEMPLATES["qwen3-like"].replace(
+        "and loop.last ", "and not loop.last "
+    )
     readiness, by = found(base(tmp_path, tokenizer=tokenizer))
     assert not by["where the answer starts"].ok
     assert "train.thought" in by["where the answer starts"].hint
@@ -114,7 +138,9 @@ def test_too_little_memory_is_not_ready_and_says_what_would_do(tmp_path, monkeyp
 @pytest.mark.parametrize("how", ["another kind of embedding", "it stays as it is"])
 def test_a_base_whose_rows_cannot_grow_is_named_with_how_many_are_missing(how, monkeypatch):
     tokenizer = make_tokenizer()
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=len(tokenizer), **SIZES))
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(vocab_size=len(tokenizer), **SIZES)
+    )
     if how == "it stays as it is":
         monkeypatch.setattr(model, "resize_token_embeddings", lambda *_, **__: None)
     else:
@@ -122,7 +148,12 @@ def test_a_base_whose_rows_cannot_grow_is_named_with_how_many_are_missing(how, m
         held.weight = model.get_input_embeddings().weight
         model.set_input_embeddings(held)
     missing = [f"[t{n}]" for n in range(6)]
-    tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": missing}, replace_extra_special_tokens=False
+    )
     ids = tokenizer.convert_tokens_to_ids(missing)
-    with pytest.raises(EngineError, match=r"LlamaForCausalLM has no room for 6 more tokens: \d+ rows that cannot grow"):
+    with pytest.raises(
+        EngineError,
+        match=r"LlamaForCausalLM has no room for 6 more tokens: \d+ rows that cannot grow",
+    ):
         make_rows(model, tokenizer, coconot(), ids)

@@ -42,7 +42,9 @@ def test_folders_and_hub_names_are_left_as_they_are(tmp_path):
 
 
 def test_a_package_that_is_missing_is_named_with_the_one_command_that_installs_it(monkeypatch):
-    missing = bases.Packaged(package="no-such-package", version="1", file="a.gguf", model="m", licence="MIT")
+    missing = bases.Packaged(
+        package="no-such-package", version="1", file="a.gguf", model="m", licence="MIT"
+    )
     with pytest.raises(MissingDependency) as e:
         bases.file_of("mine", missing)
     assert "no-such-package" in e.value.message
@@ -84,7 +86,12 @@ def test_a_file_computes_what_its_model_computed_and_can_be_taught(tmp_path, cap
     assert gap < 0.02  # of logits up to 18: norms are rounded once more
     capfd.readouterr()
     settings = TrainSettings(
-        base=str(tmp_path / "m.gguf"), epochs=2, batch_tokens=512, learning_rate=1e-2, max_length=192, answer_tokens=4
+        base=str(tmp_path / "m.gguf"),
+        epochs=2,
+        batch_tokens=512,
+        learning_rate=1e-2,
+        max_length=192,
+        answer_tokens=4,
     )
     trained = SftTrainer(settings).train(rows(), TAXONOMY, tmp_path / "run")
     assert trained.origin == base.origin
@@ -129,9 +136,15 @@ def test_a_file_that_was_cut_short_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value", "refused"),
-    [("llama.rope.scaling.type", "linear", True), ("llama.rope.scaling.type", "none", False), (None, None, True)],
+    [
+        ("llama.rope.scaling.type", "linear", True),
+        ("llama.rope.scaling.type", "none", False),
+        (None, None, True),
+    ],
 )
-def test_scaled_positions_are_refused_because_the_reader_would_drop_them(tmp_path, key, value, refused):
+def test_scaled_positions_are_refused_because_the_reader_would_drop_them(
+    tmp_path, key, value, refused
+):
     writer = GGUF.GGUFWriter(str(tmp_path / "s.gguf"), "llama")
     if key is None:
         writer.add_tensor("rope_freqs.weight", np.ones(4, dtype=np.float32))
@@ -143,7 +156,9 @@ def test_scaled_positions_are_refused_because_the_reader_would_drop_them(tmp_pat
     writer.write_tensors_to_file()
     writer.close()
     if refused:
-        with pytest.raises(EngineError, match=r"scales its positions \((llama\.rope\.scaling\.type|rope_freqs)"):
+        with pytest.raises(
+            EngineError, match=r"scales its positions \((llama\.rope\.scaling\.type|rope_freqs)"
+        ):
             checked_reader(tmp_path / "s.gguf")
     else:
         assert checked_reader(tmp_path / "s.gguf") is not None
@@ -152,7 +167,11 @@ def test_scaled_positions_are_refused_because_the_reader_would_drop_them(tmp_pat
 def test_another_architecture_is_named_with_those_that_work(tmp_path):
     writer = GGUF.GGUFWriter(str(tmp_path / "rwkv.gguf"), "rwkv7")
     writer.add_tensor("token_embd.weight", np.zeros((4, 4), dtype=np.float32))
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+    for write in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+    ):
         write()
     writer.close()
     with pytest.raises(EngineError, match=r"cannot read rwkv\.gguf: .*rwkv7") as e:
@@ -164,7 +183,9 @@ def test_a_folder_says_its_digest_and_the_licence_of_its_card(tmp_path):
     folder = str(make_checkpoint(tmp_path / "base", "llama"))
     origin = bases.origin_of(bases.find_base(folder))
     assert (origin.model, origin.licence) == (folder, NOT_STATED)
-    (tmp_path / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\nlicense: no, this is text\n")
+    (tmp_path / "base" / "README.md").write_text(
+        "---\nlicense: apache-2.0\n---\nlicense: no, this is text\n"
+    )
     assert bases.origin_of(bases.find_base(folder)).licence == "apache-2.0"
 
 
@@ -179,6 +200,8 @@ def test_the_preset_is_unpacked_once_and_speaks(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(base.name)
     model = AutoModelForCausalLM.from_pretrained(base.name)
     asked = [{"role": "user", "content": "What is the capital of France?"}]
-    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+    ids = tokenizer.apply_chat_template(
+        asked, add_generation_prompt=True, return_tensors="pt", return_dict=False
+    )
     said = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
     assert "Paris" in tokenizer.decode(said)

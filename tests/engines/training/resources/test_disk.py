@@ -41,7 +41,11 @@ for name, write in writers.items():
 
 def test_every_writer_of_a_training_names_a_disk_that_takes_no_more(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert sorted(lines) == ["file", "safetensors", "tokenizers", "torch"]
@@ -50,7 +54,9 @@ def test_every_writer_of_a_training_names_a_disk_that_takes_no_more(tmp_path: Pa
         assert "free some space" in text
 
 
-@pytest.mark.parametrize("other", [RuntimeError("size mismatch"), ValueError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "other", [RuntimeError("size mismatch"), ValueError("no"), KeyboardInterrupt()]
+)
 def test_other_errors_pass_through(tmp_path: Path, other: BaseException) -> None:
     with pytest.raises(type(other)), named_disk_errors(tmp_path):
         raise other

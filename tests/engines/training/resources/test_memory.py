@@ -1,4 +1,6 @@
-"""What training is estimated to take: laws of the estimate, what is free, and the error that names both."""
+"""What training is estimated to take: laws of the estimate, what is free, and the error that names
+both.
+"""
 
 from dataclasses import replace
 
@@ -30,7 +32,9 @@ FULL = replace(cpu(), recipe="none", frozen_share=0.0, control_start="words", an
 
 
 def row(length, supervised):
-    return TrainingRow(input_ids=[1] * length, labels=[IGNORE] * (length - supervised) + [1] * supervised)
+    return TrainingRow(
+        input_ids=[1] * length, labels=[IGNORE] * (length - supervised) + [1] * supervised
+    )
 
 
 def case(settings=FULL, lengths=(40,) * 200, supervised=8):
@@ -48,7 +52,9 @@ def test_parameters_are_counted_without_being_made():
 
 
 def test_the_estimate_is_near_what_was_measured():
-    """bench/training_memory.py: 3.71 GB in full (200 rows), 2.57 with the recipe for small machines (600)."""
+    """bench/training_memory.py: 3.71 GB in full (200 rows), 2.57 with the recipe for small machines
+    (600).
+    """
     lengths = [24 + n % 90 for n in range(200)]
     assert memory.memory_needed(case(FULL, lengths, 16)).total == pytest.approx(3.71e9, rel=0.3)
     assert memory.memory_needed(case(cpu(), lengths, 32)).total == pytest.approx(2.57e9, rel=0.3)
@@ -70,17 +76,25 @@ def test_more_to_hold_is_never_estimated_as_less(lengths, budget, share):
 
 
 def test_rows_of_one_batch_are_those_the_trainer_puts_in_one():
-    batches = memory.batches_of([row(10, 2)] * 30 + [row(300, 200)], replace(FULL, batch_tokens=100))
+    batches = memory.batches_of(
+        [row(10, 2)] * 30 + [row(300, 200)], replace(FULL, batch_tokens=100)
+    )
     assert (batches.longest, batches.positions, batches.supervised) == (300, 300, 200)
     fixed = replace(FULL, batch_tokens=None, rows_per_device=4, accumulate=2)
     batches = memory.batches_of([row(10, 2)] * 30, fixed)
     assert (batches.positions, batches.supervised, batches.steps) == (40, 8, 6)
 
 
-def test_too_little_memory_is_said_before_anything_is_loaded_with_what_would_do(tmp_path, monkeypatch):
+def test_too_little_memory_is_said_before_anything_is_loaded_with_what_would_do(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(memory, "free_memory", lambda: 1e6)
-    monkeypatch.setattr("demur.engines.training.prepared.load_base", lambda *_: pytest.fail("it was loaded"))
-    with pytest.raises(EngineError, match=r"training needs about .* GB \(.*\) of memory, and 0.001 GB are free") as e:
+    monkeypatch.setattr(
+        "demur.engines.training.prepared.load_base", lambda *_: pytest.fail("it was loaded")
+    )
+    with pytest.raises(
+        EngineError, match=r"training needs about .* GB \(.*\) of memory, and 0.001 GB are free"
+    ) as e:
         SftTrainer(settings()).train(rows(), TAXONOMY, tmp_path)
     assert "nothing was loaded yet" in e.value.hint
 
@@ -88,7 +102,9 @@ def test_too_little_memory_is_said_before_anything_is_loaded_with_what_would_do(
 def test_too_little_disk_is_said_with_the_kept_states(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "free_disk", lambda _: 1e6)
     SMOL.save_pretrained(tmp_path)
-    with pytest.raises(EngineError, match=r"GB of disk below .*kept states 0.058.*and 0.001 GB are free"):
+    with pytest.raises(
+        EngineError, match=r"GB of disk below .*kept states 0.058.*and 0.001 GB are free"
+    ):
         memory.require_room(str(tmp_path), [row(50, 2)] * 1000, cpu(), tmp_path / "work")
 
 
@@ -96,11 +112,16 @@ def test_the_mildest_change_that_fits_is_named():
     asked = replace(FULL, batch_tokens=1024)
     now = case(asked, lengths=(400,) * 50)
     mildest = [{"batch_tokens": 512}, {"gradient_checkpointing": True}, {"frozen_share": 0.75}]
-    needs = [memory.memory_needed(case(replace(asked, **change), (400,) * 50)).total for change in mildest]
+    needs = [
+        memory.memory_needed(case(replace(asked, **change), (400,) * 50)).total
+        for change in mildest
+    ]
     assert memory.memory_needed(now).total > needs[0] > needs[1] > needs[2]
     for change, need in zip(mildest, needs, strict=True):
         ((name, value),) = change.items()
-        assert f"train.{name} = {str(value).lower()} would need about" in memory.remedy(now, need + 1)
+        assert f"train.{name} = {str(value).lower()} would need about" in memory.remedy(
+            now, need + 1
+        )
     assert "a smaller base model" in memory.remedy(now, 1e8)
 
 
@@ -111,11 +132,20 @@ def test_the_least_of_the_limits_around_a_process_counts(tmp_path, version, path
     (proc / "self").mkdir(parents=True)
     (proc / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
     assert free_memory(proc, groups) == 8000000 * 1024
-    (proc / "self" / "cgroup").write_text(f"0::/{path}\n" if version == 2 else f"9:memory:/{path}\n")
+    (proc / "self" / "cgroup").write_text(
+        f"0::/{path}\n" if version == 2 else f"9:memory:/{path}\n"
+    )
     root = groups if version == 2 else groups / "memory"
     (root / path).mkdir(parents=True)
-    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    for folder, limit, used in (("a", "5000", "3000"), ("a/b", "max" if version == 2 else str(2**63 - 1), "1000")):
+    names = (
+        ("memory.max", "memory.current")
+        if version == 2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    )
+    for folder, limit, used in (
+        ("a", "5000", "3000"),
+        ("a/b", "max" if version == 2 else str(2**63 - 1), "1000"),
+    ):
         (root / folder / names[0]).write_text(limit)
         (root / folder / names[1]).write_text(used)
         (root / folder / "memory.stat").write_text("inactive_file 500\n")
@@ -124,7 +154,9 @@ def test_the_least_of_the_limits_around_a_process_counts(tmp_path, version, path
 
 
 def test_the_from_scratch_recipe_fits_anywhere():
-    config = LlamaConfig(vocab_size=4096, hidden_size=192, intermediate_size=512, num_hidden_layers=3)
+    config = LlamaConfig(
+        vocab_size=4096, hidden_size=192, intermediate_size=512, num_hidden_layers=3
+    )
     batches = memory.batches_of([row(60, 9)] * 100, tiny())
     need = memory.memory_needed(
         memory.Reckoned(sizes=memory.sizes_of(config), settings=tiny(), batches=batches, half=False)

@@ -1,1 +1,3 @@
-"""Base models before training: where they lie, what training would do with them, one from nothing."""
+"""Base models before training: where they lie, what training would do with them, one from
+nothing.
+"""

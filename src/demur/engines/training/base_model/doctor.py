@@ -1,8 +1,9 @@
-"""What training would do with a base model. Looks at tokenizer, template and configuration, and loads no weights.
+"""What training would do with a base model. Looks at tokenizer, template and configuration, and
+loads no weights.
 
-In order: where it comes from; its shape; which rows of the vocabulary the control tokens get; the head; where the
-answer starts in its template; the system prompt that the template writes by itself; thoughts; which layers learn;
-memory, disk and time for so many rows.
+In order: where it comes from; its shape; which rows of the vocabulary the control tokens get; the
+head; where the answer starts in its template; the system prompt that the template writes by itself;
+thoughts; which layers learn; memory, disk and time for so many rows.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ from demur.engines.training.resources.memory import (
 )
 
 _QUESTION = (Message(role="user", content="What is the capital of Portugal?"),)
-ROW_TOKENS = 40  # of a typical prompt with the beginning of its answer, without what the template adds
-SLOWER = 2.0  # a step beside its matrix products alone, by measurement: norms, attention, optimizer, memory
+# of a typical prompt with the beginning of its answer, without what the template adds
+ROW_TOKENS = 40
+# a step beside its matrix products alone, by measurement: norms, attention, optimizer, memory
+SLOWER = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +72,9 @@ class _Looked:
 
 
 def is_base(model: str, tokens: tuple[str, ...]) -> bool:
-    """Whether a model is one to train from: none of these control tokens is in its tokenizer, or it cannot be read."""
+    """Whether a model is one to train from: none of these control tokens is in its tokenizer, or it
+    cannot be read.
+    """
     if model in PACKAGED or Path(model).suffix == ".gguf":
         return True
     try:
@@ -79,7 +84,9 @@ def is_base(model: str, tokens: tuple[str, ...]) -> bool:
 
 
 def examine_base(case: BaseCase) -> Readiness:
-    """What training will do, one finding each; a base that cannot be trained gets failing ones, never an exception."""
+    """What training will do, one finding each; a base that cannot be trained gets failing ones,
+    never an exception.
+    """
     try:
         with tempfile.TemporaryDirectory() as scratch:
             looked = _look(case, Path(scratch))
@@ -120,7 +127,9 @@ def _findings(case: BaseCase, looked: _Looked) -> Iterator[Finding]:
     yield _thought(looked)
     yield _layers(case, looked)
     half = uses_bfloat16(case.settings)
-    reckoned = Reckoned(sizes=looked.sizes, settings=case.settings, batches=_typical(case, looked), half=half)
+    reckoned = Reckoned(
+        sizes=looked.sizes, settings=case.settings, batches=_typical(case, looked), half=half
+    )
     yield _memory(reckoned)
     yield _disk(reckoned)
     yield _time(reckoned, case.rows)
@@ -129,9 +138,9 @@ def _findings(case: BaseCase, looked: _Looked) -> Iterator[Finding]:
 def _shape(looked: _Looked) -> Finding:
     s, text = looked.sizes, looked.config.get_text_config(decoder=True)
     detail = (
-        f"{type(looked.config).__name__.removesuffix('Config')}, {s.all / 1e6:,.1f} million parameters, "
-        f"{s.layers} layers of width {s.width}, "
-        f"context {getattr(text, 'max_position_embeddings', None) or 'without limit'}"
+        f"{type(looked.config).__name__.removesuffix('Config')}, {s.all / 1e6:,.1f} million "
+        f"parameters, {s.layers} layers of width {s.width}, context "
+        f"{getattr(text, 'max_position_embeddings', None) or 'without limit'}"
     )
     return Finding(check="shape", ok=True, detail=detail)
 
@@ -143,13 +152,22 @@ def _rows(looked: _Looked) -> Finding:
     old = [t for t in tokens if t in looked.plain.get_vocab()]
     if looked.reused:
         first, taken = next(iter(looked.reused.items()))
-        detail = f"{len(looked.reused)} of {len(tokens)} take over reserved rows: {first} that of {taken}, and so on"
+        detail = (
+            f"{len(looked.reused)} of {len(tokens)} take over reserved rows: {first} that of "
+            f"{taken}, and so on"
+        )
     elif len(old) == len(tokens):
         detail = f"all {len(tokens)} are in its vocabulary"
     elif after <= rows:
-        detail = f"{after - before} of {len(tokens)} use spare rows: {before:,} tokens, {rows:,} rows in the model"
+        detail = (
+            f"{after - before} of {len(tokens)} use spare rows: {before:,} tokens, {rows:,} "
+            "rows in the model"
+        )
     else:
-        detail = f"{after - before} of {len(tokens)} are added: the model grows from {rows:,} to {after:,} rows"
+        detail = (
+            f"{after - before} of {len(tokens)} are added: the model grows from {rows:,} to "
+            f"{after:,} rows"
+        )
     return Finding(check="rows of the control tokens", ok=True, detail=detail)
 
 
@@ -157,7 +175,10 @@ def _head(case: BaseCase, looked: _Looked) -> Finding:
     if not looked.sizes.tied:
         detail = "not tied to the embedding: the control tokens' rows learn in both"
     elif case.settings.frozen_share:
-        detail = "tied to the embedding; frozen layers need it as it is, so the head becomes one of its own"
+        detail = (
+            "tied to the embedding; frozen layers need it as it is, so the head becomes one "
+            "of its own"
+        )
     else:
         detail = "tied to the embedding, and stays so"
     return Finding(check="head", ok=True, detail=detail)
@@ -173,7 +194,9 @@ def _answer(looked: _Looked) -> Finding:
     except EngineError as e:
         return Finding(check="where the answer starts", ok=False, detail=e.message, hint=e.hint)
     return Finding(
-        check="where the answer starts", ok=True, detail=f"behind {tail!r}, at position {len(ids)} of a short question"
+        check="where the answer starts",
+        ok=True,
+        detail=f"behind {tail!r}, at position {len(ids)} of a short question",
     )
 
 
@@ -182,18 +205,30 @@ def _default_prompt(case: BaseCase, looked: _Looked) -> Finding:
     try:
         bare = load_tokenizer(looked.found.name, "bare")
     except EngineError:  # only a template of the caller's
-        return Finding(check="default system prompt", ok=True, detail="the template is the caller's")
+        return Finding(
+            check="default system prompt", ok=True, detail="the template is the caller's"
+        )
     own = load_tokenizer(looked.found.name)
     asked = [{"role": m.role, "content": m.content} for m in _QUESTION]
     lengths = [
-        len(t.apply_chat_template(asked, add_generation_prompt=True, return_dict=False, enable_thinking=False))
+        len(
+            t.apply_chat_template(
+                asked, add_generation_prompt=True, return_dict=False, enable_thinking=False
+            )
+        )
         for t in (own, bare)
     ]
     cost = lengths[0] - lengths[1]
     if not cost:
-        return Finding(check="default system prompt", ok=True, detail="none, or one that cannot be taken away")
+        return Finding(
+            check="default system prompt", ok=True, detail="none, or one that cannot be taken away"
+        )
     kept = case.settings.chat_template in (None, "own")
-    what = 'stays: train.chat_template = "bare" takes it away' if kept else "is taken away in training and in service"
+    what = (
+        'stays: train.chat_template = "bare" takes it away'
+        if kept
+        else "is taken away in training and in service"
+    )
     return Finding(
         check="default system prompt",
         ok=True,
@@ -203,22 +238,35 @@ def _default_prompt(case: BaseCase, looked: _Looked) -> Finding:
 
 def _thought(looked: _Looked) -> Finding:
     reasons = "<think>" in str(looked.plain.chat_template)
-    detail = "its template opens a thought: see train.thought" if reasons else "its template knows none"
+    detail = (
+        "its template opens a thought: see train.thought" if reasons else "its template knows none"
+    )
     return Finding(check="thoughts", ok=True, detail=detail)
 
 
 def _layers(case: BaseCase, looked: _Looked) -> Finding:
-    s, frozen, learnt = looked.sizes, frozen_layers(looked.sizes, case.settings), learning(looked.sizes, case.settings)
+    s, frozen, learnt = (
+        looked.sizes,
+        frozen_layers(looked.sizes, case.settings),
+        learning(looked.sizes, case.settings),
+    )
     if case.settings.frozen_share and not 0 < frozen < s.layers:
         hint = "leave one to freeze and one to learn, or set train.frozen_share = 0"
-        return Finding(check="layers", ok=False, detail=f"{frozen} of {s.layers} layers would be frozen", hint=hint)
+        return Finding(
+            check="layers",
+            ok=False,
+            detail=f"{frozen} of {s.layers} layers would be frozen",
+            hint=hint,
+        )
     if case.settings.lora_rank:
         what = f"adapters of rank {case.settings.lora_rank} on all {s.layers} layers"
     elif frozen:
         what = f"layers 1 to {frozen} read every row once, {frozen + 1} to {s.layers} learn"
     else:
         what = f"all {s.layers} learn"
-    return Finding(check="layers", ok=True, detail=f"{what}: {learnt / 1e6:,.1f} million parameters")
+    return Finding(
+        check="layers", ok=True, detail=f"{what}: {learnt / 1e6:,.1f} million parameters"
+    )
 
 
 def _typical(case: BaseCase, looked: _Looked) -> Batches:
@@ -252,22 +300,31 @@ def _disk(case: Reckoned) -> Finding:
     fits = sum(parts.values()) <= free
     named = ", ".join(f"{name} {size / GB:.2g}" for name, size in parts.items() if size)
     detail = f"about {sum(parts.values()) / GB:.2g} GB ({named}); {free / GB:.2g} GB are free here"
-    return Finding(check="disk", ok=fits, detail=detail, hint="" if fits else "put the run on a larger disk")
+    return Finding(
+        check="disk", ok=fits, detail=detail, hint="" if fits else "put the run on a larger disk"
+    )
 
 
 def _time(case: Reckoned, rows: int) -> Finding:
-    """Processor time by the speed of this machine's matrix products: forward 2, backward 4 operations a weight."""
+    """Processor time by the speed of this machine's matrix products: forward 2, backward 4
+    operations a weight.
+    """
     share = frozen_layers(case.sizes, case.settings) / case.sizes.layers
     passes = 2 * share + 6 * (1 - share) * case.settings.epochs  # what is frozen is read once
     operations = case.batches.tokens * case.sizes.layer * case.sizes.layers * passes
     minutes = SLOWER * operations / _speed(case.sizes, case.half) / 60
     where = "on its GPU" if torch.cuda.is_available() else "of one core"
-    detail = f"about {max(minutes, 0.1):.1f} minutes {where} for {rows:,} rows, {case.batches.steps:,} steps"
+    detail = (
+        f"about {max(minutes, 0.1):.1f} minutes {where} for {rows:,} rows, {case.batches.steps:,} "
+        "steps"
+    )
     return Finding(check="time", ok=True, detail=detail)
 
 
 def _speed(sizes: Sizes, half: bool) -> float:
-    """Operations a second of this machine's matrix products of the model's shape, one thread's share."""
+    """Operations a second of this machine's matrix products of the model's shape, one thread's
+    share.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if half else torch.float32
     rows = torch.ones((1024, sizes.width), dtype=dtype, device=device)

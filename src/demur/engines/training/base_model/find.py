@@ -1,10 +1,13 @@
-"""Where a base model lies: a folder, a Hub name, a GGUF file, or a model that an installed package carries.
+"""Where a base model lies: a folder, a Hub name, a GGUF file, or a model that an installed package
+carries.
 
 1. A folder or a Hub name is given to transformers as it is.
-2. A GGUF file is unpacked once into a plain checkpoint (bfloat16), in a cache, under the digest of the file: the same
-   file is never unpacked twice, another file never found in its place.
-3. A preset names a package of the registry that carries such a file, with its licence and where its weights come from.
-4. `origin_of` says of each what it is: name, licence, what carried it, and the digest of its weights.
+2. A GGUF file is unpacked once into a plain checkpoint (bfloat16), in a cache, under the digest of
+   the file: the same file is never unpacked twice, another file never found in its place.
+3. A preset names a package of the registry that carries such a file, with its licence and where its
+   weights come from.
+4. `origin_of` says of each what it is: name, licence, what carried it, and the digest of its
+   weights.
 """
 
 from __future__ import annotations
@@ -25,11 +28,17 @@ from demur.core.ports import NOT_STATED, Origin
 from demur.engines.fingerprint import check_files, file_digest, model_digest
 from demur.engines.hf.load import checkpoint_folder
 from demur.engines.tokens import load_tokenizer
-from demur.engines.training.base_model.gguf_file import GGUF_PACKAGE, checked_reader, text_of, unpack
+from demur.engines.training.base_model.gguf_file import (
+    GGUF_PACKAGE,
+    checked_reader,
+    text_of,
+    unpack,
+)
 
 UNPACKED_AS = 2  # raised whenever unpacking changes, so that older caches are not read
 CACHE_VARIABLE = "DEMUR_CACHE"
-_LICENCE = re.compile(r"^license(?:_name)?:\s*[\"']?([^\"'\n]+)", re.MULTILINE)  # in the head of a README.md
+# in the head of a README.md
+_LICENCE = re.compile(r"^license(?:_name)?:\s*[\"']?([^\"'\n]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +79,10 @@ class Base:
 def find_base(name: str, *, cache: Path | None = None, template: str | None = None) -> Base:
     """The base model of this name.
 
-    cache: where unpacked GGUF files are kept; None: `DEMUR_CACHE`, else ~/.cache/demur. template: a chat template of
-    the caller's (`train.chat_template`); without one the file must have its own. Raises MissingDependency naming the
-    command that installs a preset's package, EngineError on a GGUF file that cannot be read, is quantised below four
-    bits or has no chat template.
+    cache: where unpacked GGUF files are kept; None: `DEMUR_CACHE`, else ~/.cache/demur. template: a
+    chat template of the caller's (`train.chat_template`); without one the file must have its own.
+    Raises MissingDependency naming the command that installs a preset's package, EngineError on a
+    GGUF file that cannot be read, is quantised below four bits or has no chat template.
     """
     if name in PACKAGED:
         packaged = PACKAGED[name]
@@ -82,7 +91,10 @@ def find_base(name: str, *, cache: Path | None = None, template: str | None = No
     path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise EngineError(f"{name} does not exist", "give the path of a GGUF file, a folder or a name on the Hub")
+            raise EngineError(
+                f"{name} does not exist",
+                "give the path of a GGUF file, a folder or a name on the Hub",
+            )
         base = _unpacked(path, cache, None)
         _check_template(path, base, template)
         return base
@@ -90,35 +102,49 @@ def find_base(name: str, *, cache: Path | None = None, template: str | None = No
 
 
 def file_of(name: str, packaged: Packaged) -> Path:
-    """The file that an installed package carries. Raises MissingDependency, or EngineError if the file is gone."""
+    """The file that an installed package carries. Raises MissingDependency, or EngineError if the
+    file is gone.
+    """
     try:
         path = Path(str(distribution(packaged.package).locate_file(packaged.file)))
     except PackageNotFoundError:
-        raise MissingDependency(f"base {name!r} needs the package {packaged.package}", packaged.install) from None
+        raise MissingDependency(
+            f"base {name!r} needs the package {packaged.package}", packaged.install
+        ) from None
     if not path.is_file():
-        raise EngineError(f"{packaged.package} has no {packaged.file}", f"install again: {packaged.install}")
+        raise EngineError(
+            f"{packaged.package} has no {packaged.file}", f"install again: {packaged.install}"
+        )
     return path
 
 
 def origin_of(base: Base) -> Origin:
-    """What a base is, of one that can be loaded. Reads its weight files once, unless a GGUF file carried them.
+    """What a base is, of one that can be loaded. Reads its weight files once, unless a GGUF file
+    carried them.
 
-    A licence is what a README.md beside the weights names. Raises EngineError if there are no weights.
+    A licence is what a README.md beside the weights names. Raises EngineError if there are no
+    weights.
     """
     if base.origin is not None:
         return base.origin
     folder = checkpoint_folder(base.name)
     card = folder / "README.md"
-    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0] if card.is_file() else ""
+    head = (
+        card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+        if card.is_file()
+        else ""
+    )
     licence = found[1].strip() if (found := _LICENCE.search(head)) else NOT_STATED
     source = "a folder" if Path(base.name).is_dir() else "the Hugging Face Hub"
     return Origin(model=base.name, licence=licence, source=source, digest=model_digest(folder))
 
 
 def check_base(name: str, template: str | None) -> None:
-    """Raise EngineError unless a base model can be had: its tokenizer with a chat template, its config, its weights.
+    """Raise EngineError unless a base model can be had: its tokenizer with a chat template, its
+    config, its weights.
 
-    Reads no weights, but unpacks a GGUF file if that has not been done. A name is looked up as training would.
+    Reads no weights, but unpacks a GGUF file if that has not been done. A name is looked up as
+    training would.
     """
     name = find_base(name, template=template).name
     load_tokenizer(name, template)
@@ -127,15 +153,21 @@ def check_base(name: str, template: str | None) -> None:
         AutoConfig.from_pretrained(name, local_files_only=here, trust_remote_code=False)
     except (OSError, ValueError) as e:
         reason = str(e).strip().partition("\n")[0]
-        raise EngineError(f"cannot load {name!r}: {reason}", "expected a causal language model's folder") from None
+        raise EngineError(
+            f"cannot load {name!r}: {reason}", "expected a causal language model's folder"
+        ) from None
     if here:
         check_files(Path(name))
         if not any(any(Path(name).glob(kind)) for kind in ("*.safetensors", "pytorch_model*.bin")):
-            raise EngineError(f"{name} holds no weights", "expected *.safetensors; is it a checkpoint folder?")
+            raise EngineError(
+                f"{name} holds no weights", "expected *.safetensors; is it a checkpoint folder?"
+            )
 
 
 def _unpacked(file: Path, cache: Path | None, known: tuple[str, str, str] | None) -> Base:
-    """The checkpoint of a GGUF file, from the cache or made now. known: model, licence and source of a preset."""
+    """The checkpoint of a GGUF file, from the cache or made now. known: model, licence and source
+    of a preset.
+    """
     folder = _cache(cache) / "bases"
     digest = file_digest(file)
     place = folder / f"{digest.removeprefix('sha256:')[:16]}-{UNPACKED_AS}"
@@ -153,7 +185,9 @@ def _unpacked(file: Path, cache: Path | None, known: tuple[str, str, str] | None
         part.mkdir()
         try:
             unpack(file, part)
-            (part / "origin.json").write_text(json.dumps(asdict(origin), indent=2), encoding="utf-8")
+            (part / "origin.json").write_text(
+                json.dumps(asdict(origin), indent=2), encoding="utf-8"
+            )
             _put(part, place)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -162,7 +196,9 @@ def _unpacked(file: Path, cache: Path | None, known: tuple[str, str, str] | None
 
 
 def _put(part: Path, place: Path) -> None:
-    """Move a whole checkpoint to its place, unless another process was first: its readers may be at it."""
+    """Move a whole checkpoint to its place, unless another process was first: its readers may be at
+    it.
+    """
     try:
         part.replace(place)
     except OSError:
@@ -177,7 +213,8 @@ def _check_template(file: Path, base: Base, template: str | None) -> None:
     if template in (None, "own", "bare") and not its_own:
         raise EngineError(
             f"{file.name} has no chat template",
-            "take an instruction-tuned model, or set train.chat_template: 'turns', or a Jinja template of yours",
+            "take an instruction-tuned model, or set train.chat_template: 'turns', or a Jinja "
+            "template of yours",
         )
 
 

@@ -1,11 +1,14 @@
 """A GGUF file, checked and unpacked into a plain checkpoint in bfloat16.
 
-1. The file must be whole, hold no weight matrix below four bits a weight, and be of an architecture that transformers
-   knows.
-2. transformers reads tokenizer and weights; a weight that the file lacks would be random, and is an error.
-3. What was read is saved as a checkpoint that says nothing of GGUF, so that it can be trained and saved again.
+1. The file must be whole, hold no weight matrix below four bits a weight, and be of an architecture
+   that transformers knows.
+2. transformers reads tokenizer and weights; a weight that the file lacks would be random, and is an
+   error.
+3. What was read is saved as a checkpoint that says nothing of GGUF, so that it can be trained and
+   saved again.
 
-GGUF weights are mostly quantised; unpacked they are a starting point for training, not the published model.
+GGUF weights are mostly quantised; unpacked they are a starting point for training, not the
+published model.
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ GGUF_PACKAGE = "pip install --no-deps gguf"
 def checked_reader(file: Path) -> Any:
     """gguf's reader of a file whose weights can be taught.
 
-    Raises MissingDependency without the package gguf, EngineError on a file that is no GGUF file, is cut short, has a
-    weight matrix below four bits a weight, or scales its positions.
+    Raises MissingDependency without the package gguf, EngineError on a file that is no GGUF file,
+    is cut short, has a weight matrix below four bits a weight, or scales its positions.
     """
     reader = _reader(file)
     _check_bits(file, reader)
@@ -47,11 +50,15 @@ def text_of(reader: Any, field: str) -> str:
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Write the file's model and tokenizer as a plain checkpoint. Raises EngineError if transformers cannot read it."""
+    """Write the file's model and tokenizer as a plain checkpoint. Raises EngineError if
+    transformers cannot read it.
+    """
     of_models: Any = AutoModelForCausalLM
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                file.parent, gguf_file=file.name, trust_remote_code=False
+            )
             read, found = of_models.from_pretrained(
                 file.parent,
                 gguf_file=file.name,
@@ -63,7 +70,8 @@ def unpack(file: Path, folder: Path) -> None:
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError) as e:
         reason = str(e).strip().partition("\n")[0]
         raise EngineError(
-            f"transformers cannot read {file.name}: {reason}", "use a Llama-, Qwen-, Gemma- or Mistral-shaped model"
+            f"transformers cannot read {file.name}: {reason}",
+            "use a Llama-, Qwen-, Gemma- or Mistral-shaped model",
         ) from None
     check_keys(read, found, file.name, "causal language model")
     config = read.config.__class__.from_dict(_without_quantization(read.config.to_dict()))
@@ -85,7 +93,9 @@ def _reader(file: Path) -> Any:
     try:
         return GGUFReader(file)
     except (ValueError, KeyError, IndexError, OSError) as e:
-        raise EngineError(f"{file} is no GGUF file that can be read: {e}", "download it again") from None
+        raise EngineError(
+            f"{file} is no GGUF file that can be read: {e}", "download it again"
+        ) from None
 
 
 def _check_bits(file: Path, reader: Any) -> None:
@@ -103,19 +113,29 @@ def _check_bits(file: Path, reader: Any) -> None:
 
 
 def _check_positions(file: Path, reader: Any) -> None:
-    """Raise EngineError if rotary positions are scaled: transformers' reader drops that without a word."""
-    said = [name for name in reader.fields if ".rope.scaling." in name and text_of(reader, name) not in UNSCALED]
+    """Raise EngineError if rotary positions are scaled: transformers' reader drops that without a
+    word.
+    """
+    said = [
+        name
+        for name in reader.fields
+        if ".rope.scaling." in name and text_of(reader, name) not in UNSCALED
+    ]
     said += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_freqs")]
     if said:
         raise EngineError(
-            f"{file.name} scales its positions ({', '.join(sorted(said))}), which transformers' GGUF reader leaves out",
-            "take the model's own checkpoint folder or Hub name: read from this file it would compute something else",
+            f"{file.name} scales its positions ({', '.join(sorted(said))}), which transformers' "
+            "GGUF reader leaves out",
+            "take the model's own checkpoint folder or Hub name: read from this file it would "
+            "compute something else",
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the block neither transformers' own bars are drawn nor those that its GGUF loader takes from tqdm."""
+    """Within the block neither transformers' own bars are drawn nor those that its GGUF loader
+    takes from tqdm.
+    """
     loader: Any = modeling_gguf_pytorch_utils
     tqdm = loader.tqdm
     silent = type("Silent", (tqdm,), {"__init__": partialmethod(tqdm.__init__, disable=True)})

@@ -1,7 +1,8 @@
 """A small Llama-architecture model from nothing: the demo's base model, and a base for tests.
 
-Recipe (measured on the project's own machine, see docs/benchmarks.md): byte-level BPE learnt on the training rows,
-3 layers of width 192, tied embeddings. About two million parameters, minutes on a laptop CPU.
+Recipe (measured on the project's own machine, see docs/benchmarks.md): byte-level BPE learnt on the
+training rows, 3 layers of width 192, tied embeddings. About two million parameters, minutes on a
+laptop CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ END = "<|end|>"
 PAD = "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 
-# One line per turn: role token, text, end token. The answer's control token follows <|assistant|> directly.
+# One line per turn: role token, text, end token. The answer's control token follows <|assistant|>
+# directly.
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -67,7 +69,10 @@ def make_tiny(examples: Sequence[Example], config: TinyConfig, folder: Path, *, 
 def _learn_tokenizer(examples: Sequence[Example], vocabulary: int) -> PreTrainedTokenizerFast:
     texts = [m.content for e in examples for m in e.messages]
     if sum(map(len, texts)) < 1000:
-        raise EngineError(f"{len(texts)} messages are too little text to learn a tokenizer from", "add training rows")
+        raise EngineError(
+            f"{len(texts)} messages are too little text to learn a tokenizer from",
+            "add training rows",
+        )
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

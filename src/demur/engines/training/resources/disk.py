@@ -1,4 +1,6 @@
-"""A full disk has four faces in the libraries that write checkpoints; here they become one error."""
+"""A full disk has four faces in the libraries that write checkpoints; here they become one
+error.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,17 @@ from safetensors import SafetensorError
 
 from demur.base.errors import ArtifactError
 
-# safetensors passes the system's words on as text; torch names the writer that gave up, and not why.
+# safetensors passes the system's words on as text; torch names the writer that gave up, and not
+# why.
 _SYSTEM = "os error "
 _TORCH = ("PytorchStreamWriter", "inline_container")
 
 
 @contextmanager
 def named_disk_errors(folder: Path) -> Iterator[None]:
-    """Within the block, what the disk refuses is an ArtifactError that names the folder and what to do."""
+    """Within the block, what the disk refuses is an ArtifactError that names the folder and what to
+    do.
+    """
     try:
         yield
     except OSError as e:
@@ -31,7 +36,8 @@ def named_disk_errors(folder: Path) -> Iterator[None]:
             raise
         raise _refused(folder, "the disk is full, or the file too large") from None
     except Exception as e:
-        if type(e) is not Exception or _SYSTEM not in str(e):  # tokenizers raises nothing more special than that
+        # tokenizers raises nothing more special than that
+        if type(e) is not Exception or _SYSTEM not in str(e):
             raise
         raise _refused(folder, str(e)) from None
 

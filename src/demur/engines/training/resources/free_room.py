@@ -12,7 +12,8 @@ _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 
 
 def free_memory(proc: Path = Path("/proc"), cgroups: Path = _CGROUPS) -> float | None:
-    """Bytes that a training may still take; of the GPU where there is one. None where the system does not tell.
+    """Bytes that a training may still take; of the GPU where there is one. None where the system
+    does not tell.
 
     The least of what the system has available and what each enclosing control group may still take.
     """
@@ -33,7 +34,9 @@ def free_disk(folder: Path) -> float:
 
 
 def _left_in_groups(proc: Path, cgroups: Path) -> list[float]:
-    """What this process's control group, and those around it, may still take (version 2, then version 1)."""
+    """What this process's control group, and those around it, may still take (version 2, then
+    version 1).
+    """
     try:
         named = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -60,7 +63,10 @@ def _left(group: Path, limit: str, used: str) -> float | None:
     try:
         most = (group / limit).read_text(encoding="ascii").strip()
         now = int((group / used).read_text(encoding="ascii"))
-        facts = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        facts = dict(
+            line.split()
+            for line in (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        )
     except (OSError, ValueError):
         return None
     if most == "max":

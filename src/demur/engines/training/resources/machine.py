@@ -19,8 +19,9 @@ from demur.core.training.settings import TrainSettings
 def check_processes(asked: int | None) -> PartialState:
     """The distributed state, after making sure that as many processes take part as were asked for.
 
-    asked: from the settings; None means what the launcher announced (WORLD_SIZE). Raises EngineError otherwise: some
-    launchers silently start one process, and an unnoticed smaller batch trains another model.
+    asked: from the settings; None means what the launcher announced (WORLD_SIZE). Raises
+    EngineError otherwise: some launchers silently start one process, and an unnoticed smaller batch
+    trains another model.
     """
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -34,7 +35,8 @@ def check_processes(asked: int | None) -> PartialState:
 
 
 def release_memory() -> None:
-    """Give back what a finished training held: its objects refer to each other, and the C library keeps pages.
+    """Give back what a finished training held: its objects refer to each other, and the C library
+    keeps pages.
 
     Weights, gradients and optimizer state would otherwise stay beside the model that scores.
     """
@@ -47,7 +49,9 @@ def release_memory() -> None:
 
 
 def attention() -> AbstractContextManager[None]:
-    """On a CPU the plain attention kernel: a quarter faster than the fused one on rows of a few dozen tokens."""
+    """On a CPU the plain attention kernel: a quarter faster than the fused one on rows of a few
+    dozen tokens.
+    """
     if torch.cuda.is_available():
         return nullcontext()
     kernel: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
@@ -79,4 +83,5 @@ def shards_weights() -> bool:
     return any(os.environ.get(name, "").lower() == "true" for name in _SHARDING)
 
 
-_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # as accelerate's launcher sets them
+# as accelerate's launcher sets them
+_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")

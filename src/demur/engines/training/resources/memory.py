@@ -1,14 +1,16 @@
-"""What a training will hold in memory and on disk, reckoned from settings, configuration and rows before it starts.
+"""What a training will hold in memory and on disk, reckoned from settings, configuration and rows
+before it starts.
 
 1. `sizes_of` counts the parameters of a configuration without making them (torch's meta device).
-2. `memory_needed` adds up weights, gradients, optimizer state, what a batch keeps for its backward pass, and logits.
+2. `memory_needed` adds up weights, gradients, optimizer state, what a batch keeps for its backward
+   pass, and logits.
 3. `disk_needed` adds up kept states, checkpoints and the finished model.
 4. `require_room` compares both with what there is, and says what to lower.
 
-What a layer keeps per token was counted on Llama-shaped layers with torch's saved-tensor hooks (torch 2.13, plain
-attention, eager): 40 bytes for each of its width, 4 for each head and each token of the row, and per element of its
-feed-forward width 16 bytes, or 8 in bfloat16 arithmetic, which also keeps a copy of the weights.
-`bench/training_memory.py` holds the sum to measured peaks.
+What a layer keeps per token was counted on Llama-shaped layers with torch's saved-tensor hooks
+(torch 2.13, plain attention, eager): 40 bytes for each of its width, 4 for each head and each token
+of the row, and per element of its feed-forward width 16 bytes, or 8 in bfloat16 arithmetic, which
+also keeps a copy of the weights. `bench/training_memory.py` holds the sum to measured peaks.
 
 Units: bytes. 1 GB is 10^9 of them.
 """
@@ -55,7 +57,8 @@ class Sizes:
     inner: int  # of the feed-forward part
     heads: int
     vocabulary: int
-    adapted: int = 0  # sum of inputs and outputs of all linear maps within the layers: LoRA's parameters per rank
+    # sum of inputs and outputs of all linear maps within the layers: LoRA's parameters per rank
+    adapted: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +92,11 @@ class Need:
     def text(self) -> str:
         """The sum and its parts, in words."""
         parts = [(getattr(self, f.name), f.name) for f in fields(self)]
-        named = ", ".join(f"{name} {size / GB:.2g}" for size, name in sorted(parts, reverse=True) if size >= GB / 100)
+        named = ", ".join(
+            f"{name} {size / GB:.2g}"
+            for size, name in sorted(parts, reverse=True)
+            if size >= GB / 100
+        )
         return f"{self.total / GB:.2g} GB ({named})"
 
 
@@ -111,7 +118,9 @@ def sizes_of(config: Any) -> Sizes:
     text = config.get_text_config(decoder=True)
     layers = getattr(model.get_decoder(), "layers", None)
     if not isinstance(layers, nn.ModuleList) or not len(layers):
-        raise EngineError(f"{type(model).__name__} keeps its layers elsewhere", "its memory cannot be reckoned")
+        raise EngineError(
+            f"{type(model).__name__} keeps its layers elsewhere", "its memory cannot be reckoned"
+        )
     linear = [m for m in layers.modules() if isinstance(m, nn.Linear)]
     return Sizes(
         all=sum(p.numel() for p in model.parameters()),
@@ -128,13 +137,16 @@ def sizes_of(config: Any) -> Sizes:
 
 
 def batches_of(rows: Sequence[TrainingRow], settings: TrainSettings, processes: int = 1) -> Batches:
-    """How the trainer will read these rows: cut by length to a budget of tokens, or so many rows at a time."""
+    """How the trainer will read these rows: cut by length to a budget of tokens, or so many rows at
+    a time.
+    """
     marked = sorted((len(r.input_ids), sum(label != IGNORE for label in r.labels)) for r in rows)
     lengths, supervised = [m[0] for m in marked], [m[1] for m in marked]
     tokens, longest = sum(lengths), lengths[-1]
     if settings.batch_tokens is not None:
         positions = max(settings.batch_tokens, longest)
-        per_batch = [max(1, settings.batch_tokens // length) for length in lengths]  # rows like this one in a batch
+        # rows like this one in a batch
+        per_batch = [max(1, settings.batch_tokens // length) for length in lengths]
         sums = [0, *accumulate(supervised)]
         most = max(sums[n + 1] - sums[max(0, n + 1 - count)] for n, count in enumerate(per_batch))
         steps = -(-tokens // settings.batch_tokens)
@@ -144,7 +156,11 @@ def batches_of(rows: Sequence[TrainingRow], settings: TrainSettings, processes: 
         positions, most = in_batch * longest, in_batch * max(supervised)
         steps = -(-len(rows) // (settings.rows_per_device * settings.accumulate * processes))
     return Batches(
-        tokens=tokens, longest=longest, positions=positions, supervised=most, steps=round(steps * settings.epochs)
+        tokens=tokens,
+        longest=longest,
+        positions=positions,
+        supervised=most,
+        steps=round(steps * settings.epochs),
     )
 
 
@@ -187,7 +203,9 @@ def memory_needed(case: Reckoned) -> Need:
 
 
 def disk_needed(case: Reckoned) -> dict[str, float]:
-    """Bytes on disk by what they are for: kept states, checkpoints of the training, the finished model."""
+    """Bytes on disk by what they are for: kept states, checkpoints of the training, the finished
+    model.
+    """
     sizes, settings, batches = case.sizes, case.settings, case.batches
     octets = 2 if settings.dtype == "bfloat16" else 4
     weights = octets * (sizes.all + (sizes.table if sizes.tied and settings.frozen_share else 0))
@@ -196,17 +214,23 @@ def disk_needed(case: Reckoned) -> dict[str, float]:
     best = learning(sizes, settings) if settings.validation_share else 0
     return {
         "kept states": states,
-        "checkpoints": octets * best + written * (weights + 2.0 * octets * learning(sizes, settings)),
+        "checkpoints": octets * best
+        + written * (weights + 2.0 * octets * learning(sizes, settings)),
         "model": float(weights),
     }
 
 
-def require_room(base: str, rows: Sequence[TrainingRow], settings: TrainSettings, folder: Path) -> None:
-    """Raise EngineError, with the estimate and what to lower, if memory or the disk of `folder` will not do.
+def require_room(
+    base: str, rows: Sequence[TrainingRow], settings: TrainSettings, folder: Path
+) -> None:
+    """Raise EngineError, with the estimate and what to lower, if memory or the disk of `folder`
+    will not do.
 
     Loads no weights. Nothing is said where the system does not tell what is free.
     """
-    config = AutoConfig.from_pretrained(base, local_files_only=Path(base).is_dir(), trust_remote_code=False)
+    config = AutoConfig.from_pretrained(
+        base, local_files_only=Path(base).is_dir(), trust_remote_code=False
+    )
     case = Reckoned(
         sizes=sizes_of(config),
         settings=settings,
@@ -224,16 +248,21 @@ def require_room(base: str, rows: Sequence[TrainingRow], settings: TrainSettings
     folder.mkdir(parents=True, exist_ok=True)
     disk, left = disk_needed(case), free_disk(folder)
     if sum(disk.values()) > left:
-        parts = ", ".join(f"{name} {size / GB:.2g}" for name, size in disk.items() if size >= GB / 100)
+        parts = ", ".join(
+            f"{name} {size / GB:.2g}" for name, size in disk.items() if size >= GB / 100
+        )
         raise EngineError(
-            f"training needs about {sum(disk.values()) / GB:.2g} GB of disk below {folder} ({parts}), "
-            f"and {left / GB:.2g} GB are free",
-            "free some space or put the run elsewhere; states of frozen layers grow with every token of every row",
+            f"training needs about {sum(disk.values()) / GB:.2g} GB of disk below {folder} "
+            f"({parts}), and {left / GB:.2g} GB are free",
+            "free some space or put the run elsewhere; states of frozen layers grow with every "
+            "token of every row",
         )
 
 
 def remedy(case: Reckoned, room: float) -> str:
-    """The first change of settings, the mildest tried first, with which training needs no more than `room`."""
+    """The first change of settings, the mildest tried first, with which training needs no more than
+    `room`.
+    """
     settings, batches = case.settings, case.batches
     tokens = settings.batch_tokens
     while tokens is not None and tokens // 2 >= batches.longest:
@@ -249,8 +278,11 @@ def remedy(case: Reckoned, room: float) -> str:
         changes.append({"lora_rank": 16})
     for change in changes:
         ((name, value),) = change.items()
-        if (need := memory_needed(replace(case, settings=replace(settings, **change)))).total <= room:
+        if (
+            need := memory_needed(replace(case, settings=replace(settings, **change)))
+        ).total <= room:
             return f"train.{name} = {str(value).lower()} would need about {need.total / GB:.2g} GB"
     return (
-        f"take a smaller base model, or shorter rows: train.max_length (the longest row has {batches.longest} tokens)"
+        "take a smaller base model, or shorter rows: train.max_length (the longest row has "
+        f"{batches.longest} tokens)"
     )

@@ -1,7 +1,8 @@
-"""h-calibration, fitted: Adam on the objective of loss.py over a map family of maps.py, without torch.
+"""h-calibration, fitted: Adam on the objective of loss.py over a map family of maps.py, without
+torch.
 
-Defaults as published (Huang et al.), but pooled and selected by log loss: refusal classes are unequal, and a policy
-needs all of its probabilities, not the largest. Deterministic given the seed.
+Defaults as published (Huang et al.), but pooled and selected by log loss: refusal classes are
+unequal, and a policy needs all of its probabilities, not the largest. Deterministic given the seed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from demur.stats.calibrators.rows import Fit, FitRows
 
 Selector = Literal["log loss", "class-wise", "top-label"]
 
-# The twelve published settings; choose.py compares them by cross-validation, not on the rows they were fitted on.
+# The twelve published settings; choose.py compares them by cross-validation, not on the rows they
+# were fitted on.
 FORMS: tuple[tuple[Form, int], ...] = (
     *(("linear", s) for s in (16, 32, 64, 128)),
     *(("piecewise", s) for s in (1, 10, 100, 500)),
@@ -45,7 +47,9 @@ class HSettings:
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.steps < 1:
-            raise ConfigError(f"h-calibration with size {self.size} and {self.steps} steps", "both are at least 1")
+            raise ConfigError(
+                f"h-calibration with size {self.size} and {self.steps} steps", "both are at least 1"
+            )
 
 
 def fit_h(rows: FitRows, settings: HSettings | None = None) -> Fit:
@@ -64,7 +68,10 @@ def fit_h(rows: FitRows, settings: HSettings | None = None) -> Fit:
         _, by_q_NC = h_loss(q_NC, rows.label_N, s.loss)
         adam.step(_PENALTY * back(by_q_NC))
         steps += 1
-    return Fit(map=family.map(best_P), notes=(f"{steps} steps, {s.selector} {best:.4f} on the rows fitted",))
+    return Fit(
+        map=family.map(best_P),
+        notes=(f"{steps} steps, {s.selector} {best:.4f} on the rows fitted",),
+    )
 
 
 def _selected(selector: Selector, q_NC: Doubles, label_N: Ints) -> float:
@@ -88,7 +95,9 @@ def _binned_error(p_N: Doubles, hit_N: Bools) -> float:
 
 
 def _debiased_error(p_N: Doubles, hit_N: Bools) -> float:
-    """Squared calibration error over 15 equal-mass bins, less what noise alone contributes. Kumar et al. 2019."""
+    """Squared calibration error over 15 equal-mass bins, less what noise alone contributes. Kumar
+    et al. 2019.
+    """
     order = np.argsort(p_N, kind="stable")
     total = 0.0
     for part in np.array_split(order, _BINS):

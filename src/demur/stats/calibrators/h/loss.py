@@ -1,9 +1,11 @@
-"""The h-calibration objective and its gradient: how far each local window of events is from its predicted mean.
+"""The h-calibration objective and its gradient: how far each local window of events is from its
+predicted mean.
 
-All N x C class events are sorted by predicted probability; in every window of neighbours the mean of (predicted -
-occurred) must stay within a tolerance. The loss is a weighted mean of the excess; order, clusters and weights are
-constants to the gradient. Source: the definition in code of h-Calibration (Huang et al.), reproduced to 2e-6.
-Shapes: E = N x C events, j positions in sorted order, M window (even), B = 15 bins or clusters.
+All N x C class events are sorted by predicted probability; in every window of neighbours the mean
+of (predicted - occurred) must stay within a tolerance. The loss is a weighted mean of the excess;
+order, clusters and weights are constants to the gradient. Source: the definition in code of
+h-Calibration (Huang et al.), reproduced to 2e-6. Shapes: E = N x C events, j positions in sorted
+order, M window (even), B = 15 bins or clusters.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ _SMALL = 1e-5  # added to a cluster's size, as published
 class HLoss:
     """Settings of the objective, with the published defaults; pooled, unlike most published runs.
 
-    Leaving each class out in turn is not minimised by a calibrated model when classes are unequal (specs, measured).
-    Raises ConfigError on an odd window or a negative tolerance.
+    Leaving each class out in turn is not minimised by a calibrated model when classes are unequal
+    (specs, measured). Raises ConfigError on an odd window or a negative tolerance.
     """
 
     window: int = 200  # M: a window holds M + 1 events
@@ -39,9 +41,14 @@ class HLoss:
 
     def __post_init__(self) -> None:
         if self.window < 2 or self.window % 2:
-            raise ConfigError(f"h-calibration window {self.window} is not an even number above 0", "the default is 200")
+            raise ConfigError(
+                f"h-calibration window {self.window} is not an even number above 0",
+                "the default is 200",
+            )
         if not self.tolerance >= 0:
-            raise ConfigError(f"h-calibration tolerance {self.tolerance} is below 0", "the default is 1e-20")
+            raise ConfigError(
+                f"h-calibration tolerance {self.tolerance} is below 0", "the default is 1e-20"
+            )
 
 
 def h_loss(q_NC: Doubles, label_N: Ints, settings: HLoss) -> tuple[float, Doubles]:
@@ -59,7 +66,8 @@ def h_loss(q_NC: Doubles, label_N: Ints, settings: HLoss) -> tuple[float, Double
 
 
 def gaps(q_NC: Doubles, label_N: Ints, window: int) -> tuple[Doubles, Ints]:
-    """T_j, the mean of predicted minus occurred over the window around each sorted event, and the sorting order.
+    """T_j, the mean of predicted minus occurred over the window around each sorted event, and the
+    sorting order.
 
     Windows that reach over an end keep their divisor, so gaps there shrink.
     """
@@ -80,14 +88,18 @@ def _pooled(q_NC: Doubles, label_N: Ints, settings: HLoss) -> tuple[float, Doubl
 
 
 def event_weights(p_E: Doubles, top_N: Doubles, settings: HLoss) -> Doubles:
-    """What each sorted event's excess counts. p_E: probabilities, ascending. top_N: each row's largest."""
+    """What each sorted event's excess counts. p_E: probabilities, ascending. top_N: each row's
+    largest.
+    """
     match settings.weighting:
         case "unweighted":
             return np.full(len(p_E), 1.0 / len(p_E))
         case "cluACE" | "cluECE":
             edge_B = _cluster_edges(p_E)
             size_B = np.diff(np.searchsorted(p_E, edge_B, side="left"), prepend=0, append=len(p_E))
-            share_B = np.bincount(np.searchsorted(edge_B, top_N, side="right"), minlength=BINS) / len(top_N)
+            share_B = np.bincount(
+                np.searchsorted(edge_B, top_N, side="right"), minlength=BINS
+            ) / len(top_N)
             each_B = share_B if settings.weighting == "cluECE" else np.full(BINS, 1.0 / BINS)
             return cluster_weights(size_B, each_B)
         case "ACE" | "ECE":
@@ -101,7 +113,9 @@ def event_weights(p_E: Doubles, top_N: Doubles, settings: HLoss) -> Doubles:
 
 
 def cluster_weights(size_B: Ints, each_B: Doubles) -> Doubles:
-    """Weights of sorted events that make the excess a sum over clusters of `each` times the cluster's mean."""
+    """Weights of sorted events that make the excess a sum over clusters of `each` times the
+    cluster's mean.
+    """
     return np.repeat(each_B / (size_B + _SMALL), size_B)
 
 
@@ -115,14 +129,17 @@ def _window_sums(value_E: Doubles, window: int) -> Doubles:
 
 
 def _cluster_edges(p_E: Doubles) -> Doubles:
-    """Borders between 15 clusters of sorted probabilities: Lloyd's algorithm from the mid-quantiles, deterministic."""
+    """Borders between 15 clusters of sorted probabilities: Lloyd's algorithm from the
+    mid-quantiles, deterministic.
+    """
     total = np.concatenate([[0.0], np.cumsum(p_E)])
     centre_B = p_E[((np.arange(BINS) + 0.5) / BINS * len(p_E)).astype(np.int64)]
     for _ in range(_LLOYD_STEPS):
         border = np.searchsorted(p_E, (centre_B[1:] + centre_B[:-1]) / 2.0, side="left")
         size_B = np.diff(border, prepend=0, append=len(p_E))
         sum_B = np.diff(total[border], prepend=0.0, append=total[-1])
-        # An empty cluster stays where it is. Sorted: rounding may reverse the centres of tied probabilities.
+        # An empty cluster stays where it is. Sorted: rounding may reverse the centres of tied
+        # probabilities.
         moved_B = np.sort(np.where(size_B > 0, sum_B / np.maximum(size_B, 1), centre_B))
         if np.array_equal(moved_B, centre_B):
             break
@@ -132,10 +149,15 @@ def _cluster_edges(p_E: Doubles) -> Doubles:
 
 
 def _bin_weights(p_E: Doubles, top_N: Doubles | None) -> Doubles:
-    """Mean over 15 equal-width bins, both edges inclusive, empty ones 0; with top_N each times its share of them."""
+    """Mean over 15 equal-width bins, both edges inclusive, empty ones 0; with top_N each times its
+    share of them.
+    """
     weight_E = np.zeros(len(p_E))
     for low, high in pairwise(np.linspace(0.0, 1.0, BINS + 1)):
-        first, last = np.searchsorted(p_E, low, side="left"), np.searchsorted(p_E, high, side="right")
+        first, last = (
+            np.searchsorted(p_E, low, side="left"),
+            np.searchsorted(p_E, high, side="right"),
+        )
         share = 1.0 if top_N is None else float(((top_N >= low) & (top_N <= high)).mean())
         if last > first:
             weight_E[first:last] += share / BINS / (last - first)
@@ -143,7 +165,9 @@ def _bin_weights(p_E: Doubles, top_N: Doubles | None) -> Doubles:
 
 
 def _distances(p_E: Doubles, window: int) -> Doubles:
-    """Mean absolute distance of each sorted probability to the others in its window, which stops at the ends."""
+    """Mean absolute distance of each sorted probability to the others in its window, which stops at
+    the ends.
+    """
     at = np.arange(len(p_E))
     first, last = np.maximum(at - window // 2, 0), np.minimum(at + window // 2 + 1, len(p_E))
     total = np.concatenate([[0.0], np.cumsum(p_E)])

@@ -1,7 +1,9 @@
-"""Trainable forms of the h-calibration map families: value, gradient by hand, and the record that core applies.
+"""Trainable forms of the h-calibration map families: value, gradient by hand, and the record that
+core applies.
 
-All act on closed log-probabilities, elementwise and increasing, then softmax: the order within a row never changes.
-Shapes: N rows, C control tokens, P parameters, S temperatures, J segments, H hidden units, G grid points, T nodes.
+All act on closed log-probabilities, elementwise and increasing, then softmax: the order within a
+row never changes. Shapes: N rows, C control tokens, P parameters, S temperatures, J segments, H
+hidden units, G grid points, T nodes.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class Trainable(Protocol):
         ...
 
     def value(self, theta_P: Doubles) -> tuple[Doubles, Backward]:
-        """Calibrated probabilities (N, C) at these parameters, and the way back to their gradient."""
+        """Calibrated probabilities (N, C) at these parameters, and the way back to their
+        gradient.
+        """
         ...
 
     def map(self, theta_P: Doubles) -> Map:
@@ -54,7 +58,9 @@ def trainable(form: Form, size: int, closed_NC: Doubles) -> Trainable:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainEnsemble:
-    """q = sum of w_s softmax(|theta_s| score), w = |omega| / sum |omega|. Parameters: theta, then omega."""
+    """q = sum of w_s softmax(|theta_s| score), w = |omega| / sum |omega|. Parameters: theta, then
+    omega.
+    """
 
     closed_CN: Doubles
     size: int
@@ -71,7 +77,9 @@ class TrainEnsemble:
         part_SCN = np.empty((self.size, *self.closed_CN.shape))
         q_CN = np.zeros_like(self.closed_CN)
         for s in range(self.size):
-            part_CN = np.exp(np.multiply(self.closed_CN, scale_S[s], out=part_SCN[s]), out=part_SCN[s])
+            part_CN = np.exp(
+                np.multiply(self.closed_CN, scale_S[s], out=part_SCN[s]), out=part_SCN[s]
+            )
             part_CN /= part_CN.sum(axis=0)
             q_CN += weight_S[s] / total * part_CN
 
@@ -118,7 +126,9 @@ class TrainPiecewise:
         def back(by_q_NC: Doubles) -> Doubles:
             by_g_NC = -_softmax_back(q_NC, by_q_NC)
             flat = segment_NC.ravel()
-            inside_J = np.bincount(flat, weights=(by_g_NC * self.within_NC).ravel(), minlength=self.size)
+            inside_J = np.bincount(
+                flat, weights=(by_g_NC * self.within_NC).ravel(), minlength=self.size
+            )
             whole_J = np.bincount(flat, weights=by_g_NC.ravel(), minlength=self.size)
             beyond_J = whole_J.sum() - np.cumsum(whole_J)
             by_slope_J: Doubles = (inside_J + width * beyond_J) * np.sign(theta_P)
@@ -135,14 +145,18 @@ def train_piecewise(closed_NC: Doubles, size: int) -> TrainPiecewise:
     """The family with `size` segments over 100 nats, the last unbounded."""
     width = RANGE / size
     segment_NC = np.clip(-closed_NC // width, 0, size - 1)
-    return TrainPiecewise(segment_NC=segment_NC, within_NC=-closed_NC - segment_NC * width, size=size)
+    return TrainPiecewise(
+        segment_NC=segment_NC, within_NC=-closed_NC - segment_NC * width, size=size
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainUmnn:
-    """softmax(g(v)), g the integral of 1 + ELU(network). Parameters: layer by layer, weights then offsets.
+    """softmax(g(v)), g the integral of 1 + ELU(network). Parameters: layer by layer, weights then
+    offsets.
 
-    g is integrated on a grid and interpolated between its points, whose places among the rows never change.
+    g is integrated on a grid and interpolated between its points, whose places among the rows never
+    change.
     """
 
     mean: float
@@ -176,8 +190,12 @@ class TrainUmnn:
 
         def back(by_q_NC: Doubles) -> Doubles:
             by_g_NC = _softmax_back(q_NC, by_q_NC)
-            left = np.bincount(left_NC.ravel(), ((1.0 - self.share_NC) * by_g_NC).ravel(), len(self.grid_G))
-            right = np.bincount(left_NC.ravel() + 1, (self.share_NC * by_g_NC).ravel(), len(self.grid_G))
+            left = np.bincount(
+                left_NC.ravel(), ((1.0 - self.share_NC) * by_g_NC).ravel(), len(self.grid_G)
+            )
+            right = np.bincount(
+                left_NC.ravel() + 1, (self.share_NC * by_g_NC).ravel(), len(self.grid_G)
+            )
             by_output = ((left + right)[:, None] * factor_GT).reshape(-1, 1) * derivative
             found: list[Doubles] = []
             for layer in reversed(range(_LAYERS)):
@@ -211,16 +229,26 @@ class TrainUmnn:
 
 
 def train_umnn(closed_NC: Doubles, size: int) -> TrainUmnn:
-    """The family with `size` hidden units, standardised by these rows. Raises DataError if all scores are equal."""
+    """The family with `size` hidden units, standardised by these rows. Raises DataError if all
+    scores are equal.
+    """
     mean, deviation = float(closed_NC.mean()), float(closed_NC.std(ddof=1))
     if closed_NC.min() == closed_NC.max():
-        raise DataError("all scores are equal: there is nothing to map", "check the scores, or use no calibrator")
+        raise DataError(
+            "all scores are equal: there is nothing to map",
+            "check the scores, or use no calibrator",
+        )
     value_NC = (closed_NC - mean) / deviation
     grid_G = np.linspace(value_NC.min(), value_NC.max(), _GRID)
     place_NC = (value_NC - grid_G[0]) / (grid_G[1] - grid_G[0])
     left_NC = np.clip(np.floor(place_NC), 0, _GRID - 2)
     return TrainUmnn(
-        mean=mean, deviation=deviation, grid_G=grid_G, left_NC=left_NC, share_NC=place_NC - left_NC, hidden=size
+        mean=mean,
+        deviation=deviation,
+        grid_G=grid_G,
+        left_NC=left_NC,
+        share_NC=place_NC - left_NC,
+        hidden=size,
     )
 
 

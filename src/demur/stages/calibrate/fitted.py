@@ -1,0 +1,225 @@
+"""The calibrator: fitted on rows of its own, so that promises about the others hold for it as it
+stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from demur.base.errors import DataError
+from demur.base.files import digest_json
+from demur.core.calibrator import IDENTITY, Calibrator
+from demur.core.example import SPLITS, Example
+from demur.core.maps import correctness
+from demur.core.maps.correctness import CorrectnessAware
+from demur.core.policy import Fingerprint, Policy
+from demur.core.rows.rewrites import RewriteName
+from demur.core.score import ScoreTable
+from demur.core.settings import AUTO, NONE, CalibrateSettings
+from demur.core.taxonomy import Taxonomy
+from demur.stages.calibrate.inputs import Inputs, ids_in
+from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
+from demur.stats.calibrators.correctness import fit_correctness
+from demur.stats.calibrators.families import fit_calibrator
+from demur.stats.doubt import require_trained
+from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.sample import apart
+from demur.store.policies.calibrator_file import write_correctness_aware
+from demur.store.policies.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
+from demur.store.rows import read_policy_rows
+from demur.store.run import RunFolder
+from demur.store.scores.cascade_scores import cascaded
+from demur.store.scores.rewritten import (
+    calibrated_scores,
+    correctness_file,
+    read_rewritten,
+    rewritten_scores,
+    seen_through,
+)
+from demur.store.scores.tables import read_scores, write_scores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Fitted:
+    """A calibrator, its record, the rows that it has not seen, and the scores to choose thresholds
+    on.
+    """
+
+    left: Sequence[Example]
+    table: ScoreTable
+    fingerprint: Fingerprint  # of these scores
+    calibrator: Calibrator = IDENTITY
+    record: CalibratorChoice | None = None  # None if no calibrator was asked for
+    # then the scores went through it, and the policy has no calibrator
+    aware: CorrectnessAware | None = None
+    rewrites: tuple[RewriteName, ...] = ()
+
+
+def fit(
+    config: CalibrateSettings, taxonomy: Taxonomy, examples: Sequence[Example], inputs: Inputs
+) -> Fitted:
+    """Fit the calibrator that the settings ask for on its share of the rows, and see all scores
+    through it.
+
+    Raises DataError on scores of an untrained model, and where the rows do not suffice.
+    """
+    folder = inputs.folder
+    table, fingerprint = (
+        cascaded(folder, "calibrate") if config.cascade else read_scores(folder.scores("calibrate"))
+    )
+    require_trained(table.select(tuple(e.id for e in examples)))
+    if config.calibrator == NONE:
+        return Fitted(left=examples, table=table, fingerprint=fingerprint)
+    own, left = apart(examples, config.calibrator_share, config.seed)
+    _require_enough(config, own, left)
+    _require_not_fitted_on(config, own, taxonomy)
+    aware = None
+    try:
+        if inputs.rewrites:
+            rewritten = read_rewritten(folder, "calibrate", inputs.rewrites)
+            choice, aware = _correctness(label_scores(own, taxonomy, table), rewritten, taxonomy)
+        else:
+            choice = _chosen(config, taxonomy, own, table)
+    except DataError as e:
+        raise DataError(
+            f"calibrator {config.calibrator!r}, {len(own)} of the {len(examples)} calibrate rows "
+            f"are its own (calibrator_share = {config.calibrator_share:g}): {e.message}",
+            e.hint,
+        ) from None
+    made = Fitted(
+        left=left,
+        table=table,
+        fingerprint=fingerprint,
+        calibrator=choice.calibrator,
+        record=_record(config, choice, len(own), len(left)),
+        rewrites=inputs.rewrites,
+    )
+    if aware is None:
+        return made
+    # Scores seen through the rewrites are other scores: the fingerprint says so.
+    logprobs = correctness.convention(digest_json(asdict(aware)))
+    table = seen_through(aware, folder, "calibrate", inputs.rewrites)
+    return replace(
+        made, table=table, fingerprint=replace(fingerprint, logprobs=logprobs), aware=aware
+    )
+
+
+def _require_enough(
+    config: CalibrateSettings, own: Sequence[Example], left: Sequence[Example]
+) -> None:
+    """Raise DataError where the calibrator or the thresholds would have no row."""
+    if not own or not left:
+        raise DataError(
+            f"calibrator {config.calibrator!r}: of {len(own) + len(left)} calibrate rows "
+            f"{len(own)} are its own and {len(left)} are left for the thresholds",
+            "give more rows, move calibrate.calibrator_share, or do without a calibrator",
+        )
+
+
+def _record(config: CalibrateSettings, choice: Choice, own: int, left: int) -> CalibratorChoice:
+    """The record of what was compared, and on how many rows."""
+    return CalibratorChoice(
+        asked=config.calibrator,
+        family=choice.family,
+        why=choice.why,
+        notes=choice.notes,
+        share=config.calibrator_share,
+        seed=config.seed,
+        fitted_on=own,
+        left=left,
+        trials=tuple(TrialRow(**asdict(t)) for t in choice.trials),
+    )
+
+
+def _correctness(
+    rows: LabelledScores, rewritten: Mapping[str, ScoreTable], taxonomy: Taxonomy
+) -> tuple[Choice, CorrectnessAware]:
+    """The correctness-aware calibrator, fitted on these rows."""
+    fit = fit_correctness(
+        rows, {name: t.select(rows.table.ids) for name, t in rewritten.items()}, taxonomy
+    )
+    notes = (
+        (f"the clamp holds the temperature of {fit.clamped:.0%} of these rows",)
+        if fit.clamped
+        else ()
+    )
+    why = f"{correctness.NAME}: asked for by name, compared with nothing"
+    return Choice(
+        family=correctness.NAME, calibrator=IDENTITY, why=why, trials=(), notes=notes
+    ), fit.calibrator
+
+
+def _chosen(
+    config: CalibrateSettings, taxonomy: Taxonomy, own: Sequence[Example], table: ScoreTable
+) -> Choice:
+    """The calibrator that was asked for, or the one that cross-validation picks, fitted on these
+    rows.
+    """
+    rows, groups = label_scores(own, taxonomy, table), [e.group for e in own]
+    if config.calibrator == AUTO:
+        return choose_calibrator(rows, taxonomy, groups, ChooseSettings(seed=config.seed))
+    fitted = fit_calibrator(config.calibrator, rows, taxonomy, groups)
+    why = f"{fitted.family}: asked for by name, compared with nothing"
+    return Choice(
+        family=fitted.family, calibrator=fitted.calibrator, why=why, trials=(), notes=fitted.notes
+    )
+
+
+def _require_not_fitted_on(
+    config: CalibrateSettings, own: Sequence[Example], taxonomy: Taxonomy
+) -> None:
+    """Raise DataError if traffic holds rows that the calibrator is fitted on: rates there hold of
+    no new request.
+    """
+    if config.traffic is not None and (
+        twice := {e.id for e in own} & set(ids_in(config.traffic, taxonomy))
+    ):
+        raise DataError(
+            f"{config.traffic}: calibrator {config.calibrator!r} is fitted on {len(twice)} of its "
+            "rows",
+            "give other requests, or do without a calibrator",
+        )
+
+
+def write_calibrator(folder: RunFolder, fitted: Fitted, policy: Policy) -> list[Path]:
+    """Write what the calibrator leaves beside the policy; what an earlier one left goes. A kept
+    policy has none.
+    """
+    for old in (
+        folder.calibrator,
+        correctness_file(folder),
+        *(calibrated_scores(folder, s) for s in SPLITS),
+    ):
+        old.unlink(missing_ok=True)
+    ours = policy.calibrator is fitted.calibrator and policy.fingerprint == fitted.fingerprint
+    made: list[Path] = []
+    if ours and fitted.fingerprint.front is not None:
+        for split in SPLITS:
+            if folder.scores(split).exists():
+                made.append(calibrated_scores(folder, split))
+                write_scores(made[-1], *cascaded(folder, split))
+    if fitted.record is None or not ours:
+        return made
+    write_choice(folder.calibrator, fitted.record)
+    made.append(folder.calibrator)
+    if fitted.aware is None:
+        return made
+    write_correctness_aware(correctness_file(folder), fitted.aware)
+    made.append(correctness_file(folder))
+    for split in SPLITS:
+        if rewritten_scores(folder, split, fitted.rewrites[0]).exists():
+            made.append(calibrated_scores(folder, split))
+            write_scores(
+                made[-1],
+                seen_through(fitted.aware, folder, split, fitted.rewrites),
+                fitted.fingerprint,
+            )
+    return made
+
+
+def threshold_rows(folder: RunFolder) -> list[Example]:
+    """The calibrate rows that thresholds were chosen on: all but the calibrator's own."""
+    examples, choice = read_policy_rows(folder, "calibrate"), read_choice(folder.calibrator)
+    return apart(examples, choice.share, choice.seed)[1] if choice else examples

@@ -1,0 +1,197 @@
+"""What `calibrate` works from: the goals, the files and their digests, all checked before a row is
+read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from demur.base.errors import ConfigError
+from demur.base.files import digest_file, digest_json
+from demur.core.goals.kinds import Goal, Natural
+from demur.core.goals.parse import parse_goals
+from demur.core.maps import correctness
+from demur.core.policy import Policy
+from demur.core.rows.rewrites import RewriteName
+from demur.core.settings import NONE, CalibrateSettings
+from demur.core.taxonomy import Taxonomy
+from demur.core.training.seen import require_unseen_ids
+from demur.stages.calibrate.kept import kept_file
+from demur.store.answers.blackbox_file import prompts_without_outcome
+from demur.store.models.front_file import FRONT, front_file
+from demur.store.models.seen_file import SEEN, require_unseen_splits
+from demur.store.policies.policy_file import read_policy
+from demur.store.results.monitor_file import read_feedback
+from demur.store.run import RunFolder
+from demur.store.scores.cascade_scores import require_unseen_by_front
+from demur.store.scores.rewritten import rewritten_scores
+from demur.store.scores.tables import read_scores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Inputs:
+    """The checked settings of one calibration, and the digests that its receipt names."""
+
+    folder: RunFolder
+    goals: tuple[Goal, ...]
+    rewrites: tuple[RewriteName, ...]  # those that the calibrator looks at
+    kept: Path | None  # the file of on_failure = "keep:<file>"
+    missing: int  # prompts of a black box without an outcome; a promise counts them as errors
+    settings: dict[str, object]  # of the receipt
+    made_from: dict[str, str]  # digests of all that is read, by name
+
+    @property
+    def digest(self) -> str:
+        """Of all calibrate rows: those that a calibrator is fitted on, and those left."""
+        return digest_json(self.made_from)
+
+    def finished(self) -> Policy | None:
+        """The policy that an earlier call wrote from these inputs."""
+        if not self.folder.is_current("calibrate", self.settings, self.made_from):
+            return None
+        done = read_policy(self.folder.policy)
+        # A policy of an older version holds promises without digests: it is made again.
+        return None if any(p.status == "not certified" for p in done.promises) else done
+
+
+def collect(config: CalibrateSettings, taxonomy: Taxonomy, folder: RunFolder) -> Inputs:
+    """Check the settings, and that training saw no row that is used here; digest the files.
+
+    Raises ConfigError on settings that exclude each other, and DataError, naming rows, if the model
+    has seen rows of the calibrate split, of the hand labels or of the traffic.
+    """
+    goals = _goals(config)
+    folder.require("data")
+    rewrites = _rewrites(config, folder)
+    seen = require_unseen_splits(folder, ["calibrate"])
+    for path in (config.human_labels, config.traffic):
+        if path is not None:
+            require_unseen_ids(seen, ids_in(path, taxonomy), str(path))
+    if config.cascade:
+        require_unseen_by_front(folder, "calibrate")
+    missing = prompts_without_outcome(folder) if any(goal.promised for goal in goals) else 0
+    kept = kept_file(config.on_failure, folder)
+    return Inputs(
+        folder=folder,
+        goals=goals,
+        rewrites=rewrites,
+        kept=kept,
+        missing=missing,
+        settings=_plain(config),
+        made_from=_digests(config, folder, rewrites, kept)
+        | ({"blackbox": digest_json(missing)} if missing else {}),
+    )
+
+
+def _digests(
+    config: CalibrateSettings,
+    folder: RunFolder,
+    rewrites: Sequence[RewriteName],
+    kept: Path | None,
+) -> dict[str, str]:
+    """The digest of every file that a calibration reads, by the name in its receipt."""
+    files = {
+        "data/calibrate": folder.split("calibrate"),
+        "score/calibrate": folder.scores("calibrate"),
+        **{f"score/{name}": rewritten_scores(folder, "calibrate", name) for name in rewrites},
+        f"train/model/{SEEN}": folder.model / SEEN if (folder.model / SEEN).exists() else None,
+        f"distil/{FRONT}": front_file(folder) if config.cascade else None,
+        "kept": kept,
+        "human_labels": config.human_labels,
+        "traffic": config.traffic,
+    }
+    return {name: digest_file(path) for name, path in files.items() if path is not None}
+
+
+def _goals(config: CalibrateSettings) -> tuple[Goal, ...]:
+    """The goals. Raises ConfigError on settings that mean nothing beside them, or beside each
+    other.
+    """
+    goals = parse_goals(config.goal)
+    if isinstance(goals[0], Natural) and config.calibrator != NONE:
+        raise ConfigError(
+            f"calibrator {config.calibrator!r} beside the goal 'natural', which is the model left "
+            "to itself",
+            "do without a calibrator, or choose another goal",
+        )
+    if isinstance(goals[0], Natural) and config.sensitivities:
+        raise ConfigError(
+            "sensitivities beside the goal 'natural', which has no thresholds",
+            "choose another goal",
+        )
+    if config.human_labels is not None and not any(goal.promised for goal in goals):
+        raise ConfigError(
+            f"human labels beside {config.goal!r}, which promises nothing",
+            "leave them out, or add a promise",
+        )
+    if config.cost_from == "probabilities" and config.calibrator == NONE:
+        raise ConfigError(
+            'calibrate.cost_from = "probabilities" without a calibrator: raw scores are no '
+            "probabilities",
+            'name a calibrator, such as "auto"',
+        )
+    if config.traffic is not None:
+        _check_traffic(config)
+    return goals
+
+
+def _check_traffic(config: CalibrateSettings) -> None:
+    """Raise ConfigError on settings that are for labelled rows, or for other scores than a file can
+    hold.
+    """
+    plain = {"method": "auto", "on_failure": "stop", "cost_from": "labels", "human_labels": None}
+    if beside := [name for name, value in plain.items() if getattr(config, name) != value]:
+        raise ConfigError(
+            f"calibrate.traffic beside {', '.join(beside)}: it has no labels", "leave one out"
+        )
+    if config.calibrator == correctness.NAME:
+        raise ConfigError(
+            f"calibrate.traffic beside calibrator {config.calibrator!r}: other scores",
+            "leave one out",
+        )
+
+
+def _rewrites(config: CalibrateSettings, folder: RunFolder) -> tuple[RewriteName, ...]:
+    """The rewrites that were scored, where the calibrator needs them. Raises ConfigError if it does
+    and has none.
+    """
+    scored: Any = folder.require("score").settings.get("rewrites", ())
+    if config.calibrator != correctness.NAME:
+        return ()
+    if not scored:
+        raise ConfigError(
+            f"calibrator {correctness.NAME!r} looks at rewritten prompts, and none is scored",
+            "score them: demur score RUN --rewrite case --rewrite typos --rewrite paraphrase",
+        )
+    if config.on_failure not in ("stop", "hard_only", "keep:natural"):
+        raise ConfigError(
+            f"on_failure = {config.on_failure!r} beside calibrator {correctness.NAME!r}: other "
+            "scores",
+            "stop instead",
+        )
+    return tuple(scored)
+
+
+def _plain(config: CalibrateSettings) -> dict[str, object]:
+    """The settings as JSON has them: no infinity, no path. What a file says is an input."""
+    limits = {k: list(map(str, v)) for k, v in config.limits.items()}
+    plain = asdict(config)
+    if not config.override:
+        # as receipts had it before there were overrides: such runs stay finished
+        del plain["override"]
+    if not config.cascade:
+        del plain["cascade"]  # likewise
+    files = {"human_labels": config.human_labels is not None, "traffic": config.traffic is not None}
+    return {**plain, "limits": limits, "sources": list(config.sources), **files}
+
+
+def ids_in(path: Path, taxonomy: Taxonomy) -> Sequence[str]:
+    """The ids of a file of scores or of labels."""
+    return (
+        tuple(read_feedback(path, taxonomy))
+        if path.suffix != ".parquet"
+        else read_scores(path)[0].ids
+    )

@@ -1,0 +1,126 @@
+"""The thresholds: the rows that decide them, and the solver that the settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from demur.base.errors import DataError
+from demur.core.example import Example
+from demur.core.goals.kinds import Goal
+from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy
+from demur.core.settings import CalibrateSettings, Method
+from demur.core.taxonomy import Taxonomy
+from demur.stages.calibrate.fitted import Fitted
+from demur.stages.calibrate.inputs import Inputs
+from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
+from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.curve import with_curves
+from demur.stats.thresholds.solve import solve, solve_by_probabilities, solve_on_traffic
+from demur.store.results.monitor_file import read_feedback
+from demur.store.scores.tables import read_scores
+
+
+def template(config: CalibrateSettings, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Policy:
+    """The policy before its thresholds are chosen: nothing is refused. Raises TaxonomyError on an
+    unknown category.
+    """
+    named = (
+        config.inactive,
+        config.override,
+        config.locked,
+        config.limits,
+        config.on_refuse,
+        config.translations,
+    )
+    for name in chain.from_iterable(named):
+        taxonomy.index(name)
+    categories = tuple(
+        CategoryPolicy(
+            active=name not in config.inactive,
+            locked=name in config.locked,
+            limits=config.limits.get(name),
+            threshold=config.limits[name][1] if name in config.limits else NEVER,
+            on_refuse=config.on_refuse.get(name, GENERATE),
+            translations=tuple(config.translations.get(name, {}).items()),
+        )
+        for name in taxonomy.names
+    )
+    return Policy(
+        name=config.name,
+        taxonomy=taxonomy,
+        rule=config.rule,
+        categories=categories,
+        fingerprint=fingerprint,
+    )
+
+
+def labelled(
+    path: Path | None, examples: Sequence[Example], fitted: Fitted, taxonomy: Taxonomy
+) -> LabelledScores:
+    """The rows left by the calibrator, with the hand labels of a file.
+
+    Where hands labelled every row, nothing needs a correction. Raises DataError on a label of a row
+    that is not in the calibrate split, TaxonomyError on an unknown label.
+    """
+    rows = label_scores(fitted.left, taxonomy, fitted.table)
+    if path is None:
+        return rows
+    labels, known = read_feedback(path, taxonomy), {e.id for e in examples}
+    if unknown := [i for i in labels if i not in known]:
+        raise DataError(
+            f"{path}: {len(unknown)} labelled rows are not in the calibrate split, first "
+            f"{unknown[0]!r}",
+            "label a random sample of data/calibrate.jsonl, by its ids",
+        )
+    hand_N = np.array(
+        [taxonomy.column(labels[i].label) if i in labels else UNCHECKED for i in rows.table.ids]
+    )
+    if (hand_N != UNCHECKED).all():
+        return replace(rows, label_N=hand_N)
+    return replace(rows, hand_N=hand_N)
+
+
+def choose(
+    config: CalibrateSettings,
+    before: Policy,
+    rows: LabelledScores,
+    kept: Policy | None,
+    inputs: Inputs,
+) -> Policy:
+    """The policy whose thresholds meet the goals on what the settings name: labels, probabilities
+    or traffic.
+    """
+    goals, how, digest = inputs.goals, _how(config, inputs.goals, kept), inputs.digest
+    if config.cost_from == "probabilities":
+        return solve_by_probabilities(goals, before, rows, data_digest=digest)
+    if config.traffic is not None:
+        table, fingerprint = read_scores(config.traffic)
+        before.require_model(fingerprint)
+        policy = solve_on_traffic(
+            goals, before, table, confidence=how.confidence, data_digest=digest
+        )
+        return with_curves(policy, rows)
+    return solve(goals, before, rows, how, data_digest=digest)
+
+
+def _how(config: CalibrateSettings, goals: Sequence[Goal], kept: Policy | None) -> How:
+    """One goal alone, unless about false refusals, has one shared threshold, whatever is to be done
+    if that fails.
+    """
+    alone = config.method == "auto" and len(goals) == 1 and not goals[0].of_answerable
+    method: Method = "shared" if alone else config.method
+    on_failure = f"keep:{kept.name}" if kept else config.on_failure
+    shares = config.shares or None
+    return How(
+        confidence=config.confidence,
+        method=method,
+        seed=config.seed,
+        shares=shares,
+        on_failure=on_failure,
+        kept=kept,
+    )

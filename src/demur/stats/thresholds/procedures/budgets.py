@@ -1,0 +1,198 @@
+"""P2 and P5: level and delta divided over the categories, the closed form for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from demur.base.arrays import Doubles
+from demur.base.errors import GoalError
+from demur.core import bounds
+from demur.core.goals.results import Certified, Failure
+from demur.core.policy import ALWAYS, NEVER
+from demur.stats.thresholds.closed_form import lowest_keeping, too_few
+from demur.stats.thresholds.losses import Loss
+from demur.stats.thresholds.procedures.request import Request, Shares, explained, within
+from demur.stats.thresholds.search import (
+    Split,
+)
+
+
+def certify_budgets(request: Request) -> Certified | Failure:
+    """P2: level and delta split over the categories, the closed form for each, on all rows.
+
+    For goals that only refusals can break. Also promises each category its share. Conservative.
+    """
+    return _chains(request, _weights, "budgets per category, closed form (arXiv 2110.01052)")
+
+
+def certify_graphical(request: Request) -> Certified | Failure:
+    """P5: budgets, where a category certified down to its last row hands its delta on to the
+    others.
+
+    One chain of hypotheses per goal and category, strict to lenient; each passes all its weight to
+    the next, the last to the heads of the unfinished chains. Errors grow along a chain, so a chain
+    ends where the closed form says, and the graph needs no learning split.
+    """
+    return _chains(request, _funded, "graphical procedure over chains (Bretz et al. 2009)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    group: int
+    logq_M: Doubles  # scores of the rows that can err in this group
+    of: int
+    level: float
+    share: float  # of the request's delta
+    # False: too few rows for its share; it stays at NEVER, another chain counts its doubtful rows
+    counts: bool = True
+
+    def allowed(self, delta: float) -> int:
+        """The most errors certified at this share of delta; -1 if none."""
+        most = bounds.most_errors(self.of, self.level, delta) if delta > 0.0 else None
+        return -1 if most is None else most
+
+
+def _chains(
+    request: Request, delta_of: Callable[[list[_Chain]], list[float]], method: str
+) -> Certified | Failure:
+    if request.fixed:
+        raise GoalError(
+            "a target rate of one category cannot be set beside budgets", "use the method 'path'"
+        )
+    by_loss = [_chains_of(request, loss) for loss in request.losses]
+    total = sum(chain.share for own in by_loss for chain in own)
+    chains = [chain for own in by_loss for chain in _with_idle(own, request.delta / total)]
+    low, deltas = [ALWAYS] * len(request.board.groups), delta_of(_scaled(chains, request.delta))
+    # A chain begins at NEVER, which refuses doubtful rows still: if that is not certified, nothing
+    # is.
+    if any(
+        chain.counts and chain.allowed(weight) < 0
+        for chain, weight in zip(chains, deltas, strict=True)
+    ):
+        return _divided_too_far(request, chains, deltas)
+    for chain, weight in zip(chains, deltas, strict=True):
+        if int((chain.logq_M == np.inf).sum()) > max(chain.allowed(weight), 0):
+            return explained(
+                request, Split(learn_N=request.everyone, test_N=request.everyone), weight
+            )
+        limit = lowest_keeping(chain.logq_M.astype(np.float32), chain.of, chain.level, weight)
+        low[chain.group] = max(low[chain.group], NEVER if limit is None else limit)
+    return within(request, low, [NEVER] * len(low), method)
+
+
+def _with_idle(chains: list[_Chain], delta: float) -> list[_Chain]:
+    """One goal's chains. Those that too few rows can certify hand their doubtful rows to the one
+    with most to spend.
+
+    Which ones these are follows from counts of rows, never from scores. delta: of the request, per
+    unit of share.
+    """
+    able = [chain.allowed(delta * chain.share) >= 0 for chain in chains]
+    if all(able) or not any(able):
+        return chains
+    heir = max((h for h, can in enumerate(able) if can), key=lambda h: chains[h].share)
+    handed = sum(
+        int((c.logq_M == np.inf).sum()) for c, can in zip(chains, able, strict=True) if not can
+    )
+    found = []
+    for h, (chain, can) in enumerate(zip(chains, able, strict=True)):
+        own_M = chain.logq_M if can else chain.logq_M[chain.logq_M < np.inf]
+        logq_M = np.concatenate([own_M, np.full(handed, np.inf)]) if h == heir else own_M
+        found.append(_Chain(chain.group, logq_M, chain.of, chain.level, chain.share, counts=can))
+    return found
+
+
+def _chains_of(request: Request, loss: Loss) -> list[_Chain]:
+    if loss.when == "answered":
+        raise GoalError(
+            f"goal {loss.goal.text!r} cannot be split over categories", "use the method 'vectors'"
+        )
+    board, of = request.board, loss.of(request.everyone)
+    touched = loss.groups(board)
+    share_G = _shares(request, touched)
+    return [
+        _Chain(g, logq_M[logq_M > -np.inf], of, loss.level * share, share)
+        for g, share in zip(touched, share_G, strict=True)
+        for logq_M in (board.compared_with(g)[loss.could_err_N],)
+    ]
+
+
+def _divided_too_far(
+    request: Request, chains: Sequence[_Chain], deltas: Sequence[float]
+) -> Failure:
+    """No category's share of level and delta can be promised on so many rows, even without an error
+    among them.
+    """
+    needed, chain, delta = max(
+        (
+            (bounds.rows_needed(c.level, d), c, d)
+            for c, d in zip(chains, deltas, strict=True)
+            if c.counts
+        ),
+        key=lambda t: t[0],
+    )
+    goal = next(loss.goal for loss in request.losses if chain.group in loss.groups(request.board))
+    name = request.board.groups[chain.group][0]
+    divided = (
+        f"level and delta are divided over the categories: {chain.level:.3g} of {name} at "
+        f"delta {delta:.3g}"
+    )
+    return too_few(goal, chain.of, needed, divided)
+
+
+def _shares(request: Request, touched: Sequence[int]) -> list[float]:
+    """The shares of these groups of what one goal may spend: equal, or the caller's, scaled to
+    those touched.
+    """
+    names = [request.board.groups[g][0] for g in range(len(request.board.groups))]
+    given = request.shares
+    if given is None:
+        return [1.0 / len(touched)] * len(touched)
+    if set(given) != set(names):
+        raise GoalError(
+            f"shares name {sorted(given)}, the active categories are {sorted(names)}",
+            "one share each",
+        )
+    check_shares(given)
+    own = [given[names[g]] for g in touched]
+    return [share / sum(own) for share in own]
+
+
+def check_shares(shares: Shares) -> None:
+    """Raise GoalError unless the shares are positive and sum to 1."""
+    total = sum(shares.values())
+    if not all(share > 0.0 for share in shares.values()) or not abs(total - 1.0) <= 1e-9:
+        raise GoalError(
+            f"shares {dict(shares)} sum to {total:g}, expected positive shares of 1", "scale them"
+        )
+
+
+def _scaled(chains: Sequence[_Chain], delta: float) -> list[_Chain]:
+    """The chains with their shares of delta; several goals split it evenly."""
+    total = sum(chain.share for chain in chains)
+    return [
+        _Chain(c.group, c.logq_M, c.of, c.level, delta * c.share / total, counts=c.counts)
+        for c in chains
+    ]
+
+
+def _weights(chains: list[_Chain]) -> list[float]:
+    return [chain.share for chain in chains]
+
+
+def _funded(chains: list[_Chain]) -> list[float]:
+    """Delta per chain once every finished one has handed its own on."""
+    delta_H, open_H = [chain.share for chain in chains], set(range(len(chains)))
+    while True:
+        done = next(
+            (h for h in sorted(open_H) if len(chains[h].logq_M) <= chains[h].allowed(delta_H[h])),
+            None,
+        )
+        if done is None or len(open_H) == 1:
+            return delta_H
+        open_H.remove(done)
+        for h in open_H:
+            delta_H[h] += delta_H[done] / len(open_H)
