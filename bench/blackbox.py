@@ -45,7 +45,7 @@ from demur.core.predictor import scores_of
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import single
 from demur.sources.files import FileSource
-from demur.stages.blackbox.measured import Material, Quality, read_material
+from demur.stages.blackbox.results import BlackboxRun, Quality, read_blackbox_run
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.text.choice import choose_recipe
 from demur.stats.text.fit import PUBLISHED, fit_text_classifier
@@ -160,7 +160,7 @@ def demur(*arguments: object) -> float:
     return time.perf_counter() - start
 
 
-def show(name: str, q: Quality, m: Material) -> None:
+def show(name: str, q: Quality, m: BlackboxRun) -> None:
     """One line of figures."""
     (area, low, high), (error, *ends) = q.auroc, q.error
     print(
@@ -230,7 +230,7 @@ def stub(folder: Path) -> None:
         seconds = demur("blackbox", file, "--url", url, "--model", "stub", "--out", run)
         again = demur("blackbox", file, "--url", url, "--model", "stub", "--out", run)
     demur("calibrate", run, "--goal", GOALS[0], "--calibrator", "auto")
-    m = read_material(RunFolder(run), single())
+    m = read_blackbox_run(RunFolder(run), single())
     declined = sum(map(model.declines, asked))
     judged = m.summary.verdicts["refusal"] + m.summary.verdicts["partial"]
     print(
@@ -387,7 +387,7 @@ def trained(run: Path, folder: Path) -> None:
         ]
         name = httpx.get(f"{url}/models", trust_env=False).json()["data"][0]["id"]
         seconds = demur("blackbox", file, "--url", url, "--model", name, "--out", out, *more)
-    m = read_material(RunFolder(out), single())
+    m = read_blackbox_run(RunFolder(out), single())
     declined = m.summary.verdicts["refusal"] + m.summary.verdicts["partial"]
     print(f"3. a trained model behind demur serve: {m.summary.answered} prompts in {seconds:.0f} s")
     print(f"  judged to decline {declined}, unscored {m.summary.verdicts['unscored']}")

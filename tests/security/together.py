@@ -18,7 +18,7 @@ import numpy as np
 from demur.base.errors import DemurError
 from demur.core.policy import Policy
 from demur.engines.fake.backend import FakeBackend
-from demur.stages.watch import Scored, Standing, begin_watching, live_path, take_in
+from demur.stages.watch import LiveWatch, ScoredRequest, begin_watching, count_scores, live_path
 from demur.store.locked import Journal
 from demur.store.policies.folder import read_folder, reload
 from demur.store.policies.keys import KeyProblem, authenticate
@@ -77,7 +77,7 @@ def certified_run() -> tuple[RunFolder, tuple[Policy, Policy]]:
     return folder, (first, bound(replace(first.with_thresholds(moved), promises=(PROMISE,))))
 
 
-def standing_in(folder: Path) -> Standing:
+def standing_in(folder: Path) -> LiveWatch:
     """A policy that is watched from a run of its own: this folder, its finished stages shared with
     the others'.
     """
@@ -103,14 +103,14 @@ def watched(seed: int) -> Run:
             here = standing
             for at, size in enumerate(sizes[who]):
                 rows = [
-                    Scored(tenant=f"t{(who + at) % 3}", logp_C=logp_NC[n % len(logp_NC)])
+                    ScoredRequest(tenant=f"t{(who + at) % 3}", logp_C=logp_NC[n % len(logp_NC)])
                     for n in range(size)
                 ]
-                here = take_in(here, rows)
+                here = count_scores(here, rows)
 
         if what := both([lambda: serve(0), lambda: serve(1)]):
             return what
-        steps = take_in(standing, []).steps
+        steps = count_scores(standing, []).steps
         return None if steps == sizes.sum() else f"{steps} of {sizes.sum()} scores were counted"
 
     return run
@@ -135,7 +135,7 @@ def killed(seed: int) -> Run:
         def counts() -> None:
             here = standing
             for _ in range(6):
-                here = take_in(here, [Scored(tenant="b", logp_C=row)])
+                here = count_scores(here, [ScoredRequest(tenant="b", logp_C=row)])
 
         if what := both([dies, counts]):
             return what

@@ -15,7 +15,7 @@ from demur.core.calibrator import closed
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate
-from demur.stages.bench_calibration import Config, Scored, run
+from demur.stages.bench_calibration import Config, ScoredModel, run
 from demur.stages.bench_calibration.content import page_of, sentence
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import nll
@@ -35,7 +35,7 @@ MEASUREMENTS = 10  # with 15 bins, or without
 
 def scored(root, name, sharpness, rows):
     folder = prepare(root / name, rows, engine_for(rows, FakeEngine, sharpness))
-    return Scored(name=name, folder=folder, taxonomy=coconot())
+    return ScoredModel(name=name, folder=folder, taxonomy=coconot())
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_a_calibrator_that_cannot_be_fitted_everywhere_is_told_and_not_ranked(mo
     )
     study = run(
         QUICK,
-        [*models, Scored(name="lacking", folder=lacking, taxonomy=coconot())],
+        [*models, ScoredModel(name="lacking", folder=lacking, taxonomy=coconot())],
         tmp_path / "out",
     )
     failed = {(m.model, m.calibrator) for m in study.measured if m.failure}

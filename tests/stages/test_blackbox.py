@@ -18,9 +18,9 @@ from demur.engines.remote.client import ChatClient, Endpoint
 from demur.judges.phrases import PhraseJudge
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric
 from demur.judges.trained import TrainedJudge
-from demur.stages.blackbox import bootstrap, collect, label, page
-from demur.stages.blackbox.measured import terms_of
+from demur.stages.blackbox import collect, label, page, train_judge
 from demur.stages.blackbox.predictor import PromptTrainer
+from demur.stages.blackbox.results import terms_of
 from demur.stats.text.fit import Recipe, fit_text_classifier
 from demur.store.answers.blackbox_file import BlackboxFolder, prompts_without_outcome, read_summary
 from demur.store.answers.label_store import LabelFile
@@ -336,8 +336,10 @@ def make_judge(classifier, digest):
 
 
 def test_a_judge_from_hand_labels_is_measured_on_answers_held_out(tmp_path):
-    good = bootstrap.run(write(tmp_path / "a.jsonl", remarks(200)), tmp_path / "j.npz", make_judge)
-    bad = bootstrap.run(
+    good = train_judge.run(
+        write(tmp_path / "a.jsonl", remarks(200)), tmp_path / "j.npz", make_judge
+    )
+    bad = train_judge.run(
         write(tmp_path / "b.jsonl", remarks(200, flipped=20)), tmp_path / "k.npz", make_judge
     )
     assert (good.answers, good.declining) == (200, 100)
@@ -369,7 +371,7 @@ def test_answers_to_one_prompt_are_held_out_together(tmp_path):
     def forced(classifier, digest):
         return TrainedJudge(classifier=classifier, digest=digest, force=True)
 
-    found = bootstrap.run(write(tmp_path / "a.jsonl", rows), tmp_path / "j.npz", forced)
+    found = train_judge.run(write(tmp_path / "a.jsonl", rows), tmp_path / "j.npz", forced)
     assert found.accuracy.hits < 0.75 * found.accuracy.of
 
 
@@ -377,7 +379,7 @@ def test_too_few_hand_labels_are_refused(tmp_path):
     with pytest.raises(
         DataError, match="15 labelled answers decline and 15 do not, to 30 prompts; at least 20"
     ):
-        bootstrap.run(write(tmp_path / "a.jsonl", remarks(30)), tmp_path / "j.npz", make_judge)
+        train_judge.run(write(tmp_path / "a.jsonl", remarks(30)), tmp_path / "j.npz", make_judge)
 
 
 def examples(count):

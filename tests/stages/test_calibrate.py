@@ -235,7 +235,7 @@ def test_operating_curves_count_the_threshold_rows_only_however_many_the_calibra
     test = read_examples(other.split("test"))
     kept = [*read_examples(other.split("train")), *own[: len(own) // 2], *left, *test]
     bare = [replace(e, group=e.group.removeprefix("rows:") if e.group else None) for e in kept]
-    data.again(data.Config(), coconot(), {"rows": Rows(bare)}, other)
+    data.resplit(data.Config(), coconot(), {"rows": Rows(bare)}, other)
     score.run(score.Config(), engine_for(rows), other)
     after = run(other, goal="f1 max", calibrator="temperature")
     assert before.promises[0].data_digest != after.promises[0].data_digest

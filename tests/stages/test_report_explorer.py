@@ -13,7 +13,7 @@ from demur.core.decision import decide_many
 from demur.core.policy import NEVER
 from demur.stages import report
 from demur.stages.report.explorer import explorer
-from demur.stages.report.material import read_material
+from demur.stages.report.finished_run import read_material
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from demur.core.goals.parse import parse_goal, stated_goal
 from demur.pages.drawing import probit
 from demur.stages import calibrate, evaluate, report
 from demur.stages.report import curves, risks, tables
-from demur.stages.report.material import read_material
+from demur.stages.report.finished_run import read_material
 from demur.stats.labelled import label_scores
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.store.policies.policy_file import read_policy

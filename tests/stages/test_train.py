@@ -69,7 +69,7 @@ def test_whatever_changes_the_model_trains_it_again(folder, changed):
     if changed == "taxonomy":
         taxonomy = single()
     if changed == "rows":
-        data.again(data.Config(), coconot(), {"rows": Rows(examples(every=5))}, folder)
+        data.resplit(data.Config(), coconot(), {"rows": Rows(examples(every=5))}, folder)
     if changed == "weights":
         (folder.model / "model.safetensors").write_bytes(b"other")
     train.run(settings, taxonomy, apprentice, folder)
@@ -131,7 +131,7 @@ def test_rows_that_a_model_had_elsewhere_are_recorded_without_training(folder, t
         '{"prompt": "An unheard-of question about nothing in particular"}\n'
     )
     before = seen_by_run(folder)
-    record = train.tell([tmp_path / "more.jsonl"], folder)
+    record = train.add_seen([tmp_path / "more.jsonl"], folder)
     assert len(record.prompts) == len(before.prompts) + 1
     assert seen_by_run(folder) == record
     train.run(tiny(), coconot(), apprentice, folder)

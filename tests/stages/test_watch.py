@@ -12,7 +12,7 @@ from demur.core.decision import decide_many
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
-from demur.stages.watch import Config, run, state_path, verdict
+from demur.stages.watch import Config, promise_status, run, state_path
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.monitor_file import read_monitor, write_monitor
 from demur.store.rows import read_examples
@@ -61,7 +61,7 @@ def labels_of(folder, path, to):
 def test_traffic_like_the_calibration_rows_leaves_the_promise_supported(folder, live, state):
     sight = run(Config(scores=live, state=state), folder)
     assert sight.supported
-    assert [verdict(w) for w in sight.watched] == ["supported"]
+    assert [promise_status(w) for w in sight.watched] == ["supported"]
     assert sight.new_rows == sight.rows == sight.monitor.series[0].steps > 100
     assert {s.test for s in sight.shifts} == {"ks", "js", "psi", "refusal_rate"}
 
@@ -73,7 +73,7 @@ def test_shifted_traffic_is_drift_with_the_evidence_and_no_promise_is_lost_by_it
     sight = run(Config(scores=shifted, state=state), folder)
     assert (sight.supported, sight.drifted) == (True, True)
     (watched,) = sight.watched
-    assert verdict(watched) == "drift seen"
+    assert promise_status(watched) == "drift seen"
     assert "safety" in {a.about for a in watched.drift}
     assert all(a.p_value <= 0.05 for a in watched.drift)
     # the policy itself is not touched
@@ -233,7 +233,7 @@ def test_a_policy_that_promised_nothing_cannot_lose_it_but_drift_is_told(
     other = prepare(tmp_path_factory.mktemp("measured"), rows, engine_for(rows))
     live = moved(other.scores("test"), 4, 4.0, tmp_path / "shifted.parquet")
     sight = run(Config(scores=live), other)
-    assert [verdict(w) for w in sight.watched] == ["measured"]
+    assert [promise_status(w) for w in sight.watched] == ["measured"]
     assert sight.drifted
 
 

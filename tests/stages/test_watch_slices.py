@@ -7,7 +7,14 @@ from tests.fake_run import engine_for, examples, like_traffic, prepare
 
 from demur.base.errors import DataError
 from demur.stages import calibrate
-from demur.stages.watch import Config, begin_watching, run, state_path, unheard, verdict
+from demur.stages.watch import (
+    Config,
+    begin_watching,
+    promise_status,
+    run,
+    state_path,
+    unlabelled_promises,
+)
 from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
 from demur.store.scores.tables import read_scores
@@ -48,7 +55,7 @@ def labels_file(folder, scores, to, *keys, wrong=False):
 
 
 def said(sight):
-    return {w.promise.risk: verdict(w) for w in sight.watched}
+    return {w.promise.risk: promise_status(w) for w in sight.watched}
 
 
 def test_the_run_promises_something_of_a_slice(folder):
@@ -93,7 +100,7 @@ def test_labels_of_the_slice_can_take_its_promise_away(folder, live, tmp_path):
 def test_servers_and_explain_learn_of_the_labels_from_the_state(folder, live, tmp_path):
     policy, state = read_policy(folder.policy), state_path(folder)
     try:
-        assert unheard(folder) == (SLICE, SHARE)
+        assert unlabelled_promises(folder) == (SLICE, SHARE)
         assert [w.unheard for w in begin_watching([folder], policy).watched("acme")] == [
             False,
             True,
@@ -105,7 +112,7 @@ def test_servers_and_explain_learn_of_the_labels_from_the_state(folder, live, tm
             ),
             folder,
         )
-        assert unheard(folder) == ()
+        assert unlabelled_promises(folder) == ()
         assert not any(w.unheard for w in begin_watching([folder], policy).watched("acme"))
     finally:
         state.unlink(missing_ok=True)

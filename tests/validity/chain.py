@@ -121,7 +121,7 @@ class World:
     ) -> RunFolder:
         """The data stage of a run."""
         folder = RunFolder(self.root / name)
-        made = data.again if again else data.run
+        made = data.resplit if again else data.run
         shares = {"calibrate_share": 0.3, "test_share": 0.2, "seed": self.seed, **settings}
         made(data.Config(**shares), TAXONOMY, {"rows": Rows(tuple(some))}, folder)
         return folder

@@ -136,7 +136,7 @@ class Steps:
             find("demur.engines.training.base_model.find:check_base", {}, "check")(
                 config.train.base, config.train.chat_template
             )
-        train.brought_along(config.train)
+        train.base_seen(config.train)
 
     def check_goals(self) -> None:
         """Raise GoalError, TaxonomyError or ConfigError for what calibrate and evaluate would
@@ -183,7 +183,7 @@ class Steps:
         from demur.stages import data
 
         sources = build_sources(self._config, lambda kind: find(kind, SOURCES, "source"))
-        made = data.again if self._again else data.run
+        made = data.resplit if self._again else data.run
         summary = made(self._config.data, self._config.taxonomy, sources, self._folder, progress)
         self._tell_plan()
         return summary

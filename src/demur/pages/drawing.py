@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 
 from demur.core.decision import log_odds
-from demur.pages.parts import Cell, MeasuredOf, Panel, Spec
+from demur.pages.parts import Cell, Panel, RateWithInterval, Spec
 
 INK, SOFT, PAGE, REFUSE, ANSWER, MIXED = (
     "--ink",
@@ -27,7 +27,7 @@ LEAST_RATE, MOST_RATE = 0.0015, 0.93  # what lies beyond is drawn there, on norm
 MOST_POINTS = 400  # of one curve: more cannot be seen
 
 
-def spec_of(data: list[Spec], x: str, y: str) -> Spec:
+def rate_plot(data: list[Spec], x: str, y: str) -> Spec:
     """A plot of rates from 0 to 1 on both axes, with their titles."""
     axis = {
         "automargin": True,
@@ -47,7 +47,7 @@ def spec_of(data: list[Spec], x: str, y: str) -> Spec:
     return {"data": data, "layout": layout}
 
 
-def small(data: list[Spec], x_axis: Spec, y_axis: Spec) -> Spec:
+def small_plot(data: list[Spec], x_axis: Spec, y_axis: Spec) -> Spec:
     """One of several plots side by side, without a legend. x_axis, y_axis: what differs from a
     plain axis.
     """
@@ -84,17 +84,17 @@ def diagonal() -> Spec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mark:
+class BinMark:
     """One bin of a reliability diagram."""
 
     low: float  # probabilities in it
     high: float
     mean: float
-    rate: MeasuredOf  # what was observed
+    rate: RateWithInterval  # what was observed
 
 
 def reliability(
-    seen: Mapping[str, Sequence[Mark]], says: str, happens: str
+    seen: Mapping[str, Sequence[BinMark]], says: str, happens: str
 ) -> tuple[tuple[Panel, ...], tuple[tuple[Cell, ...], ...]]:
     """Diagrams by name, and the rows of their table: probability, rows in the bin, mean
     probability, what was observed.
@@ -104,7 +104,7 @@ def reliability(
     panels: list[Panel] = []
     rows: list[tuple[Cell, ...]] = []
     for name, marks in seen.items():
-        panels.append(Panel(label=name, spec=spec_of([diagonal(), _marks(marks)], says, happens)))
+        panels.append(Panel(label=name, spec=rate_plot([diagonal(), _marks(marks)], says, happens)))
         rows += [(name,)] if len(seen) > 1 else []
         rows += [
             (f"{m.low:.3f} to {m.high:.3f}", str(m.rate.of), f"{m.mean:.1%}", m.rate) for m in marks
@@ -112,7 +112,7 @@ def reliability(
     return tuple(panels), tuple(rows)
 
 
-def _marks(marks: Sequence[Mark]) -> Spec:
+def _marks(marks: Sequence[BinMark]) -> Spec:
     """What was observed over the mean probability, each with its interval."""
     rates = [m.rate for m in marks]
     value = [r.value or 0.0 for r in rates]
@@ -134,21 +134,21 @@ def _marks(marks: Sequence[Mark]) -> Spec:
     }
 
 
-def odds(probability: float) -> float:
+def axis_log_odds(probability: float) -> float:
     """Log-odds of a probability or threshold in [0, inf], cut off where the axis ends."""
     if probability <= 0.0 or probability >= 1.0:
         return math.copysign(WIDEST_ODDS, probability - 0.5)
     return float(np.clip(log_odds(np.array(math.log(probability))), -WIDEST_ODDS, WIDEST_ODDS))
 
 
-def odds_axis(title: str) -> Spec:
+def log_odds_axis(title: str) -> Spec:
     """An axis of probabilities, spread out near 0 and 1 where scores pile up. Values are log-odds:
     see odds.
     """
     ticks = (0.001, 0.03, 0.5, 0.97, 0.999)
     return {
         "title": {"text": title},
-        "tickvals": [odds(p) for p in ticks],
+        "tickvals": [axis_log_odds(p) for p in ticks],
         "ticktext": [f"{p:g}" for p in ticks],
         "tickangle": 0,
         "range": [-WIDEST_ODDS - 0.3, WIDEST_ODDS + 0.3],

@@ -54,7 +54,7 @@ def render_markdown(page: Page) -> str:
     """
     environment = _environment(autoescape=False)
     environment.filters["md"] = escape_markdown
-    environment.filters["words"] = cell_words
+    environment.filters["words"] = cell_text
     text = environment.get_template("page.md.jinja").render(page=page)
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -67,7 +67,7 @@ def escape_markdown(text: str) -> str:
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
-def cell_words(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str:
     """A cell as text."""
     return cell if isinstance(cell, str) else cell.words
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 Spec = dict[str, Any]
 
 
-class Measured(Protocol):
+class WithInterval(Protocol):
     """A rate or another figure with its 95 % interval; None where it is not defined. A rate has
     hits and of as well.
     """
@@ -35,7 +35,7 @@ class Measured(Protocol):
         ...
 
 
-class MeasuredOf(Measured, Protocol):
+class RateWithInterval(WithInterval, Protocol):
     """A rate that knows its rows."""
 
     @property
@@ -58,7 +58,7 @@ class Estimate:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-Cell = str | Measured
+Cell = str | WithInterval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from demur.stats.paired import Paired, holm, paired
 from demur.stats.points import Resampling
 from demur.store.results.item_results import Item, read_items
 
-__all__ = ["Comparison", "Config", "Paired", "run"]
+__all__ = ["Config", "Paired", "TaskComparison", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,7 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class TaskComparison:
     """One task, before and after."""
 
     task: str
@@ -43,7 +43,7 @@ class Comparison:
         return None if self.paired.interval is None else -self.paired.interval[0]
 
 
-def run(before: Path, after: Path, config: Config) -> tuple[Comparison, ...]:
+def run(before: Path, after: Path, config: Config) -> tuple[TaskComparison, ...]:
     """One comparison per task, by name. All bounds hold together with the confidence (Bonferroni).
 
     Raises DataError if the two do not hold the same items: what is missing on one side is no zero
@@ -65,7 +65,7 @@ def run(before: Path, after: Path, config: Config) -> tuple[Comparison, ...]:
     found = [_compare(olds[task], news[task], how) for task in sorted(olds)]
     adjusted = holm([f.p for f in found])
     return tuple(
-        Comparison(task=task, paired=f, p_holm=p)
+        TaskComparison(task=task, paired=f, p_holm=p)
         for task, f, p in zip(sorted(olds), found, adjusted, strict=True)
     )
 

@@ -81,13 +81,13 @@ def run(
     sources: by a name that tells their groups apart. The receipt is written last, so a killed run
     starts over. Progress counts steps: one per source, then splitting, then writing. Raises
     DataError on rows that cannot be used and when a split ends up empty or one-sided, and, naming
-    rows, when the run holds a model and its splits would change: see `again`. Then nothing was
+    rows, when the run holds a model and its splits would change: see resplit. Then nothing was
     written.
     """
-    return _run(_Asked(config, taxonomy, sources), folder, progress)
+    return _run(_Inputs(config, taxonomy, sources), folder, progress)
 
 
-def again(
+def resplit(
     config: Config,
     taxonomy: Taxonomy,
     sources: Mapping[str, Source],
@@ -97,11 +97,11 @@ def again(
     """As run, under a trained model too: its scores, policies and figures are then out of date, and
     say so.
     """
-    return _run(_Asked(config, taxonomy, sources, under_a_model=True), folder, progress)
+    return _run(_Inputs(config, taxonomy, sources, under_a_model=True), folder, progress)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Inputs:
     """Which splits are wanted, from what."""
 
     config: Config
@@ -110,7 +110,7 @@ class _Asked:
     under_a_model: bool = False  # whether those of a trained model may change
 
 
-def _run(asked: _Asked, folder: RunFolder, progress: Progress) -> DataSummary:
+def _run(asked: _Inputs, folder: RunFolder, progress: Progress) -> DataSummary:
     config, taxonomy, sources = asked.config, asked.taxonomy, asked.sources
     steps = len(sources) + 2
     read: dict[str, list[Example]] = {}

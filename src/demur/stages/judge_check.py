@@ -24,7 +24,7 @@ from demur.stats.points import Resampling
 from demur.store.answers.answers_file import AnswerRow, read_answers, read_verdicts
 from demur.store.answers.labels import DrawnRow, key_path, read_key, stratum_sizes
 
-__all__ = ["Agreement", "Check", "Checked", "Config", "Corrected", "Figure", "Together", "run"]
+__all__ = ["Agreement", "Check", "CheckedJudge", "Config", "Corrected", "Figure", "Together", "run"]
 
 RARE_LABELS = 100  # hand labels below which the intervals are wide enough to say so
 
@@ -43,7 +43,7 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Beside:
+class JudgeComparison:
     """Two judges on the same labelled answers: McNemar's exact test."""
 
     other: str
@@ -53,7 +53,7 @@ class Beside:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Checked:
+class CheckedJudge:
     """One judge."""
 
     judge: str
@@ -63,7 +63,7 @@ class Checked:
     # of all answers, or of all that they were drawn from; or why there is none
     corrected: Corrected | str
     rogan_gladen: Corrected | str  # from the sensitivity and specificity seen here; see WARNING
-    beside: tuple[Beside, ...]  # against the judges before it
+    beside: tuple[JudgeComparison, ...]  # against the judges before it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ class Check:
     answers: int
     labelled: int
     view: View
-    checked: tuple[Checked, ...]
+    checked: tuple[CheckedJudge, ...]
     # "people" and "judges", where there are several: how far they agree
     together: dict[str, Together]
     notes: tuple[str, ...]
@@ -110,7 +110,7 @@ def run(config: Config, judges: Mapping[str, Judge], progress: Progress = no_pro
     said |= {path.name: read_verdicts(path, [row.id for row in rows]) for path in config.judged}
     if not said:
         raise DataError("no judge is given", "name one: --judge phrases, or --judged FILE")
-    checked: list[Checked] = []
+    checked: list[CheckedJudge] = []
     for name, outcomes in said.items():
         before = [(c.judge, said[c.judge]) for c in checked]
         checked.append(_checked(name, config, rows, outcomes, before))
@@ -133,7 +133,7 @@ def _checked(
     rows: Sequence[AnswerRow],
     outcomes: Sequence[Outcome],
     before: Sequence[tuple[str, Sequence[Outcome]]],
-) -> Checked:
+) -> CheckedJudge:
     known = [n for n, row in enumerate(rows) if row.label is not None]
     whole = _agreement(config, rows, outcomes, known)
     strata = {
@@ -142,7 +142,7 @@ def _checked(
     }
     scored = [declines(o.verdict, config.view) for o in outcomes if o.verdict != "unscored"]
     raw = Rate(hits=sum(scored), of=len(scored))
-    return Checked(
+    return CheckedJudge(
         judge=name,
         agreement=whole,
         strata=strata,
@@ -231,7 +231,7 @@ def _beside(
     rows: Sequence[AnswerRow],
     ours: Sequence[Outcome],
     other: tuple[str, Sequence[Outcome]],
-) -> Beside:
+) -> JudgeComparison:
     name, theirs = other
     both = [
         (
@@ -245,7 +245,7 @@ def _beside(
     here, there, p = mcnemar(
         [h for h, _, _ in both], [a for _, a, _ in both], [b for _, _, b in both]
     )
-    return Beside(other=name, right_only_here=here, right_only_there=there, p_value=p)
+    return JudgeComparison(other=name, right_only_here=here, right_only_there=there, p_value=p)
 
 
 def _together(

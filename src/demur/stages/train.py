@@ -55,7 +55,7 @@ def run(
     if folder.is_current("train", plain, made_from):
         return read_model_file(folder.model).to_core()
     examples = read_examples(folder.split("train"))
-    before = brought_along(settings)  # a damaged record comes to light before the training
+    before = base_seen(settings)  # a damaged record comes to light before the training
     work = folder.stage("train") / "work"
     trained = trainer.train(examples, taxonomy, work, progress)
     if trained is None:
@@ -103,7 +103,7 @@ def adopt(
     return read_model_file(folder.model).to_core()
 
 
-def tell(paths: Sequence[Path], folder: RunFolder) -> Seen:
+def add_seen(paths: Sequence[Path], folder: RunFolder) -> Seen:
     """Add rows to the record of what the run's model has seen, without training; returns the
     record.
 
@@ -126,7 +126,7 @@ def is_trained(settings: Config, taxonomy: Taxonomy, folder: RunFolder) -> bool:
     )
 
 
-def brought_along(settings: Config) -> Seen:
+def base_seen(settings: Config) -> Seen:
     """What the base model saw before. Raises ArtifactError if its folder or record is damaged."""
     if (Path(settings.base) / FILE_NAME).exists():
         require_whole(Path(settings.base))

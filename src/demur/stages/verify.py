@@ -31,7 +31,7 @@ from demur.store.scores.tables import read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verified:
+class VerifiedPromise:
     """One promise, looked into."""
 
     promise: Promise
@@ -39,7 +39,7 @@ class Verified:
     faults: tuple[str, ...]  # what does not follow from the run; empty: all does
 
 
-def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[Verified, ...]]:
+def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[VerifiedPromise, ...]]:
     """The policy, and each promise that its file calls certified.
 
     Raises PolicyError on a policy that cannot be read or is another model's, ArtifactError on a run
@@ -79,7 +79,9 @@ def _rows(policy: Policy, folder: RunFolder, settings: Mapping[str, Any]) -> Lab
     return with_missing(label_scores(left, policy.taxonomy, table), prompts_without_outcome(folder))
 
 
-def _verified(policy: Policy, promise: Promise, rows: LabelledScores, receipt: Receipt) -> Verified:
+def _verified(
+    policy: Policy, promise: Promise, rows: LabelledScores, receipt: Receipt
+) -> VerifiedPromise:
     digest, faults = digest_json(receipt.made_from), list[str]()
     if promise.fault is not None:
         faults.append(promise.fault)
@@ -94,16 +96,16 @@ def _verified(policy: Policy, promise: Promise, rows: LabelledScores, receipt: R
         faults.append(
             f"it cannot be counted again: it rests on {elsewhere[0]}, which the run does not keep"
         )
-        return Verified(promise=promise, counted=None, faults=tuple(faults))
+        return VerifiedPromise(promise=promise, counted=None, faults=tuple(faults))
     try:
         counted = count_again(policy, promise, rows, (int(settings.get("seed", 0)), 0))
     except (DataError, GoalError) as e:
-        return Verified(
+        return VerifiedPromise(
             promise=promise,
             counted=None,
             faults=(*faults, f"it cannot be counted again: {e.message}"),
         )
-    return Verified(
+    return VerifiedPromise(
         promise=promise, counted=counted, faults=(*faults, *_differences(promise, counted))
     )
 

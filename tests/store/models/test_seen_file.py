@@ -14,7 +14,7 @@ from demur.core.taxonomy import coconot
 from demur.core.training.seen import Seen, seen_of, seen_rows
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate
-from demur.stages.train import tell
+from demur.stages.train import add_seen
 from demur.store.models.model_file import seal_model_file, write_model_file
 from demur.store.models.seen_file import (
     SEEN,
@@ -114,7 +114,7 @@ def test_a_record_that_training_left_and_that_is_gone_is_missed_by_every_stage_a
     some = examples(every=8)
     folder = prepare(tmp_path, some, engine_for(some))
     calibrate.run(calibrate.Config(goal="false_refusal <= 0.3"), engine_for(some).taxonomy, folder)
-    tell([folder.split("calibrate")], folder)  # rows that no split of the training names
+    add_seen([folder.split("calibrate")], folder)  # rows that no split of the training names
     with pytest.raises(ArtifactError, match="out of date"):
         folder.require_fresh("calibrate")
     (folder.model / SEEN).unlink()

@@ -14,7 +14,7 @@ from demur.cli import options
 from demur.cli.show import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from demur.stages.ability import Comparison
+    from demur.stages.ability import TaskComparison
     from demur.store.results.item_results import CardEntry
 
 NOT_SHOWN = 3  # a result, not a fault
@@ -88,7 +88,7 @@ def command(
         raise typer.Exit(NOT_SHOWN)
 
 
-def _show(found: tuple[Comparison, ...]) -> None:
+def _show(found: tuple[TaskComparison, ...]) -> None:
     rows = [
         (
             "task",
@@ -140,7 +140,7 @@ def _statement(most: float | None, tasks: int, confidence: float) -> str:
     )
 
 
-def _json(c: Comparison) -> dict[str, object]:
+def _json(c: TaskComparison) -> dict[str, object]:
     p = c.paired
     return {
         "task": c.task,
@@ -158,7 +158,7 @@ def _json(c: Comparison) -> dict[str, object]:
     }
 
 
-def _entry(found: tuple[Comparison, ...], text: str) -> CardEntry:
+def _entry(found: tuple[TaskComparison, ...], text: str) -> CardEntry:
     """The entry of one --card-dataset. Raises ConfigError if it cannot be read or names no task at
     hand.
     """

@@ -18,7 +18,7 @@ from demur.core.taxonomy import PRESETS, Taxonomy
 from demur.store.run import RunFolder
 
 if TYPE_CHECKING:
-    from demur.stages.bench_calibration import Scored
+    from demur.stages.bench_calibration import ScoredModel
 
 _TEST = "-test.parquet"
 
@@ -70,12 +70,12 @@ def command(
     note(f"study: {target / 'study.html'}")
 
 
-def _scored(folder: Path) -> Iterator[Scored]:
+def _scored(folder: Path) -> Iterator[ScoredModel]:
     """The runs and pairs of score files at or below a folder, by name. Raises ArtifactError if
     there is none.
     """
     from demur.assembly.run import reopen
-    from demur.stages.bench_calibration import Scored, ScoreFiles
+    from demur.stages.bench_calibration import ScoredModel, ScoreFiles
 
     roots = sorted(
         p.parent for p in folder.rglob("config.json") if RunFolder(p.parent).scores("test").exists()
@@ -97,10 +97,10 @@ def _scored(folder: Path) -> Iterator[Scored]:
         except ConfigError as e:
             raise ConfigError(f"{root}: {e.message}", e.hint) from None
         name = str(root.relative_to(folder)) if root != folder else root.resolve().name
-        yield Scored(name=name, folder=workspace.folder, taxonomy=workspace.config.taxonomy)
+        yield ScoredModel(name=name, folder=workspace.folder, taxonomy=workspace.config.taxonomy)
     for path in pairs:
         name = str(path.relative_to(folder)).removesuffix(_TEST)
-        yield Scored(
+        yield ScoredModel(
             name=name,
             folder=ScoreFiles(root=path.parent, name=_stem(path)),
             taxonomy=_taxonomy(path),

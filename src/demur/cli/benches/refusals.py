@@ -177,10 +177,10 @@ def _sets(wanted: Sequence[sources.Wanted]) -> list[BenchSet]:
 
 
 def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> None:
-    from demur.stages.bench_refusals.card import card_of
+    from demur.stages.bench_refusals.model_card import card_entries
     from demur.store.results.item_results import write_card
 
-    entries = card_of(bench, datasets)
+    entries = card_entries(bench, datasets)
     for row in bench.benchmarks:
         if row.name not in datasets:
             note(f"{row.name} has no dataset on the hub and is not in {file}")

@@ -125,7 +125,7 @@ class _Judging:
         """The judge, trained first if there are hand labels, and its costs in words. Raises
         ConfigError.
         """
-        from demur.stages.blackbox import bootstrap, label
+        from demur.stages.blackbox import label, train_judge
 
         settings = read_settings(None, self.overrides, self.folder.root / "labels.sqlite")
         if self.hand is not None and self.name is not None:
@@ -143,7 +143,7 @@ class _Judging:
             )
             return judge
 
-        measured = bootstrap.run(self.hand, self.folder.judge, make)
+        measured = train_judge.run(self.hand, self.folder.judge, make)
         judge = make(*read_text_classifier(self.folder.judge))
         return label.Config(judge=judge, taxonomy=single(), hand=measured), list
 

@@ -127,7 +127,7 @@ def _unwatched(path: Path, name: str | None) -> str | None:
     folder = RunFolder(path)
     if not folder.policy.exists():
         return None
-    risks = watch.unheard(folder.named(name) if name in folder.policy_names else folder)
+    risks = watch.unlabelled_promises(folder.named(name) if name in folder.policy_names else folder)
     if not risks:
         return None
     return (

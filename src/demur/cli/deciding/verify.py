@@ -15,7 +15,7 @@ from demur.store.policies.trust import Trust
 from demur.store.run import RunFolder, run_of
 
 if TYPE_CHECKING:
-    from demur.stages.verify import Verified
+    from demur.stages.verify import VerifiedPromise
 
 NOT_VERIFIED = 3  # a result, not a fault
 NOT_LOOKED_INTO = (
@@ -74,7 +74,7 @@ def _folder(run: Path, file: Path) -> RunFolder:
     return folder.named(name) if name in folder.policy_names else folder
 
 
-def _row(v: Verified) -> tuple[str, ...]:
+def _row(v: VerifiedPromise) -> tuple[str, ...]:
     counts, bound = (
         ("-", "-") if v.counted is None else (f"{v.counted.rate.hits} of {v.counted.rate.of}", "")
     )
@@ -84,7 +84,7 @@ def _row(v: Verified) -> tuple[str, ...]:
     return (v.promise.risk, level, counts, bound, "not verified" if v.faults else "verified")
 
 
-def _json(v: Verified) -> dict[str, object]:
+def _json(v: VerifiedPromise) -> dict[str, object]:
     counted = v.counted
     return {
         "risk": v.promise.risk,

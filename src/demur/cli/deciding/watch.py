@@ -18,7 +18,7 @@ from demur.cli.policies import of_run
 from demur.cli.show import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from demur.stages.watch import Shift, Sight, Watched
+    from demur.stages.watch import Shift, Watched, WatchResult
 
 NOT_SUPPORTED = 3  # a result, not a fault
 
@@ -83,23 +83,23 @@ def command(
                 "there is nothing to look at", "give --scores PATH, or --reset REASON"
             )
         return
-    sight = watch.run(
+    found = watch.run(
         Config(scores=scores, feedback=feedback, state=state, in_order=in_order), folder
     )
     if as_json:
-        print_json(_json(sight))
+        print_json(_json(found))
     else:
         header = ("promise", "level", "verdict", "evidence against it, or its assumption")
-        print_table([header, *map(_promise, sight.watched)], words=4)
+        print_table([header, *map(_promise, found.watched)], words=4)
         print_table(
             [
                 ("series", "KS", "JS", "PSI", "refusals, live minus calibration"),
-                *_drift(sight.shifts),
+                *_drift(found.shifts),
             ],
             title="these scores beside the calibration scores, with p-values adjusted together",
         )
-        _notes(sight)
-    if not sight.supported:
+        _notes(found)
+    if not found.supported:
         raise typer.Exit(NOT_SUPPORTED)
 
 
@@ -111,7 +111,7 @@ def _promise(watched: Watched) -> tuple[str, ...]:
     alarms = "; ".join(f"{a.text} (p = {a.p_value:.2g} after {a.after})" for a in found)
     if watched.promise.fault is not None:
         alarms = watched.promise.fault
-    return (watched.promise.risk, level, watch.verdict(watched), alarms or "none")
+    return (watched.promise.risk, level, watch.promise_status(watched), alarms or "none")
 
 
 def _drift(shifts: Sequence[Shift]) -> list[tuple[str, ...]]:
@@ -123,66 +123,66 @@ def _drift(shifts: Sequence[Shift]) -> list[tuple[str, ...]]:
     return [(name, by["ks"], by["js"], by["psi"], by["refusal_rate"]) for name, by in cells.items()]
 
 
-def _notes(sight: Sight) -> None:
-    if not sight.new_rows:
+def _notes(found: WatchResult) -> None:
+    if not found.new_rows:
         note("these scores were counted before, and are not counted again")
-    if sight.permuted:
+    if found.permuted:
         note(
-            f"{sight.permuted} score files have no order in time: their rows were put into a "
+            f"{found.permuted} score files have no order in time: their rows were put into a "
             "random one (seed 0), and a change within a file is not seen; --in-order if they are "
             "in the order in which requests came"
         )
-    if sight.drifted:
+    if found.drifted:
         note(
             "drift seen: requests no longer look like those that were calibrated on. No promise is "
             "lost by that; label a random sample (--feedback) to see whether one is, and calibrate "
             "again on new rows"
         )
-    if unheard := [w.promise.risk for w in sight.watched if w.unheard]:
+    if unheard := [w.promise.risk for w in found.watched if w.unheard]:
         note(
             f"no label has spoken of the slice of {', '.join(unheard)}: --feedback with kind and "
             "source, as far as the promise asks for them, is what would show a rate above its "
             "level"
         )
     note(
-        f"{sight.rows} scores here, {sight.monitor.series[0].steps} in all; {sight.new_labels} "
+        f"{found.rows} scores here, {found.monitor.series[0].steps} in all; {found.new_labels} "
         "new labels"
     )
-    for a in sight.monitor.audits:
+    for a in found.monitor.audits:
         note(
             f"audit of {a.risk} <= {a.level:g}: {a.rate.hits} errors among {a.rate.of} requests "
             "of its kind"
         )
-    if not any(w.promise.status in ("certified", "no longer supported") for w in sight.watched):
+    if not any(w.promise.status in ("certified", "no longer supported") for w in found.watched):
         note("this policy has no certified promise: there is nothing that evidence could take away")
-    note(f"state: {sight.state}")
+    note(f"state: {found.state}")
 
 
-def _json(sight: Sight) -> dict[str, object]:
+def _json(found: WatchResult) -> dict[str, object]:
     from demur.stages import watch
 
     return {
-        "supported": sight.supported,
-        "drift_seen": sight.drifted,
-        "permuted_files": sight.permuted,
+        "supported": found.supported,
+        "drift_seen": found.drifted,
+        "permuted_files": found.permuted,
         "promises": [
             {
                 "risk": w.promise.risk,
                 "level": w.promise.level,
-                "verdict": watch.verdict(w),
+                "verdict": watch.promise_status(w),
                 "alarms": [asdict(a) | {"p_value": a.p_value} for a in w.alarms],
                 "drift": [asdict(a) | {"p_value": a.p_value} for a in w.drift],
             }
-            for w in sight.watched
+            for w in found.watched
         ],
         "shifts": [
             asdict(s) | {"p_value": s.p_value.number, "adjusted": s.adjusted.number}
-            for s in sight.shifts
+            for s in found.shifts
         ],
         "audits": [
-            {"risk": a.risk, "level": a.level, **asdict(a.rate)} for a in sight.monitor.audits
+            {"risk": a.risk, "level": a.level, **asdict(a.rate)} for a in found.monitor.audits
         ],
-        "scores": {"file": sight.rows, "new": sight.new_rows, "all": sight.monitor.series[0].steps},
-        "new_labels": sight.new_labels,
-        "state": str(sight.state),
+        "scores": {"file": found.rows, "new": found.new_rows, "all": found.monitor.series[0].steps},
+        "new_labels": found.new_labels,
+        "state": str(found.state),
     }

@@ -13,7 +13,7 @@ from demur.cli.show import bar, note, notes, print_json, print_table
 from demur.core.rates import Rate, View
 
 if TYPE_CHECKING:
-    from demur.stages.judge_check import Agreement, Check, Checked, Corrected, Figure, Together
+    from demur.stages.judge_check import Agreement, Check, CheckedJudge, Corrected, Figure, Together
 
 Line = tuple[str, ...]
 
@@ -123,7 +123,7 @@ def _print_together(check: Check) -> None:
         print_table([header, *several], title="agreement with each other")
 
 
-def _lines(checked: Checked) -> list[Line]:
+def _lines(checked: CheckedJudge) -> list[Line]:
     whole = [_line(checked.judge, checked.agreement)]
     return whole + [_line(f"  {name}", part) for name, part in checked.strata.items()]
 

@@ -41,7 +41,7 @@ def command(
 
     workspace = reopen(run)
     if seen:
-        record = train.tell(seen, workspace.folder)
+        record = train.add_seen(seen, workspace.folder)
         note(
             f"recorded: the model has seen {len(record.prompts):,} prompts in "
             f"{len(record.groups):,} groups"

@@ -22,7 +22,14 @@ from demur.core.policy import Policy
 from demur.server.answers import Promises
 from demur.server.monitoring.log import crash, event
 from demur.server.monitoring.metrics import Metrics
-from demur.stages.watch import Scored, Standing, begin_watching, listen, live_path, take_in
+from demur.stages.watch import (
+    LiveWatch,
+    ScoredRequest,
+    begin_watching,
+    count_scores,
+    live_path,
+    refreshed,
+)
 from demur.store.locked import Journal
 from demur.store.policies.folder import PolicySet
 from demur.store.run import RunFolder
@@ -44,7 +51,7 @@ MOST_WAITING = 4096
 class _Waiting:
     """Scores of one policy that are not counted yet."""
 
-    rows: list[Scored] = field(default_factory=list)
+    rows: list[ScoredRequest] = field(default_factory=list)
     since_s: float | None = None  # when the first of them came
     timer: asyncio.TimerHandle | None = None
     journal: Journal | None = None
@@ -64,7 +71,7 @@ class Drift:
         self, runs: Sequence[RunFolder], policies: PolicySet, metrics: Metrics, rows: int
     ) -> None:
         self._runs = tuple(runs)
-        self._standings: dict[str, Standing] = {}
+        self._standings: dict[str, LiveWatch] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._begun: dict[str, _Waiting] = {}  # of policies that are about to be watched
         # what answers say, by policy and tenant; also of a lost one
@@ -104,7 +111,9 @@ class Drift:
         if len(waiting.rows) >= MOST_WAITING:
             self._metrics.scores_lost(1)
             return
-        waiting.rows.append(self._journaled(digest, waiting, Scored(tenant=tenant, logp_C=logp_C)))
+        waiting.rows.append(
+            self._journaled(digest, waiting, ScoredRequest(tenant=tenant, logp_C=logp_C))
+        )
         waiting.since_s = waiting.since_s or monotonic()
         self._see_to(digest, waiting)
 
@@ -157,7 +166,7 @@ class Drift:
         late = waiting.since_s is not None and monotonic() - waiting.since_s > HANGS_S
         return waiting.blind is not None or late
 
-    def _journaled(self, digest: str, waiting: _Waiting, row: Scored) -> Scored:
+    def _journaled(self, digest: str, waiting: _Waiting, row: ScoredRequest) -> ScoredRequest:
         """The row, on its way into the journal. Without a journal a kill loses what waits."""
         journal = waiting.journal
         if journal is None:
@@ -185,11 +194,11 @@ class Drift:
             all_counted = not waiting.rows
             self._writer.submit(lambda: journal.end(remove=all_counted))
 
-    def _look(self, policies: Mapping[str, Policy]) -> dict[str, Standing | DemurError | None]:
+    def _look(self, policies: Mapping[str, Policy]) -> dict[str, LiveWatch | DemurError | None]:
         """How each policy stands by now; None: it cannot be watched. Files only: off the event
         loop.
         """
-        found: dict[str, Standing | DemurError | None] = {}
+        found: dict[str, LiveWatch | DemurError | None] = {}
         for digest, policy in policies.items():
             before = self._standings.get(digest)
             if self._unwatched.get(digest) == NO_SCORES:
@@ -197,7 +206,7 @@ class Drift:
                 continue
             try:
                 found[digest] = standing = (
-                    listen(before) if before else begin_watching(self._runs, policy)
+                    refreshed(before) if before else begin_watching(self._runs, policy)
                 )
                 if standing is not None and digest not in self._waiting:
                     self._begun[digest] = _begun(standing)
@@ -206,14 +215,14 @@ class Drift:
         return found
 
     def _settle(
-        self, policies: Mapping[str, Policy], found: Mapping[str, Standing | DemurError | None]
+        self, policies: Mapping[str, Policy], found: Mapping[str, LiveWatch | DemurError | None]
     ) -> None:
         """Put what was found in force. A state that cannot be read leaves a standing as it was, and
         nothing vouched.
         """
         old, self._standings = self._standings, {}
         for digest, outcome in found.items():
-            standing = outcome if isinstance(outcome, Standing) else old.get(digest)
+            standing = outcome if isinstance(outcome, LiveWatch) else old.get(digest)
             if standing is not None:
                 self._standings[digest] = standing
         self._waiting = {
@@ -236,7 +245,7 @@ class Drift:
                 self._show(digest)
 
     def _tell_of_unwatched(
-        self, policies: Mapping[str, Policy], found: Mapping[str, Standing | DemurError | None]
+        self, policies: Mapping[str, Policy], found: Mapping[str, LiveWatch | DemurError | None]
     ) -> None:
         before = {
             digest: why
@@ -284,7 +293,7 @@ class Drift:
         before, batch = self._standings[digest], list(waiting.rows)
         waiting.counting = True
         try:
-            after = await asyncio.to_thread(take_in, before, batch)
+            after = await asyncio.to_thread(count_scores, before, batch)
             if waiting.journal is None:
                 waiting.journal = (await asyncio.to_thread(_begun, after)).journal
         except ScoreError as e:  # no later attempt could count them
@@ -357,7 +366,7 @@ class Drift:
         )
 
 
-def _begun(standing: Standing) -> _Waiting:
+def _begun(standing: LiveWatch) -> _Waiting:
     """The queue of a policy that begins to be watched, with its journal where one can be
     written.
     """
@@ -370,7 +379,7 @@ def _begun(standing: Standing) -> _Waiting:
         return _Waiting(blind=e.message)
 
 
-def _said(standing: Standing, tenant: str) -> Promises:
+def _said(standing: LiveWatch, tenant: str) -> Promises:
     watched = standing.watched(tenant)
     if any(w.promise.status == LOST for w in watched):
         return LOST
@@ -388,7 +397,7 @@ def _in_force(policies: PolicySet) -> dict[str, Policy]:
     }
 
 
-def _tell_of_alarms(before: Standing | None, after: Standing) -> None:
+def _tell_of_alarms(before: LiveWatch | None, after: LiveWatch) -> None:
     """Log the alarms, and the drift, that were not there before."""
     known = _alarms(before) if before else {}
     for key, fields in _alarms(after).items():
@@ -396,7 +405,7 @@ def _tell_of_alarms(before: Standing | None, after: Standing) -> None:
             event(logging.WARNING, key[0], policy=after.policy.name, **fields)
 
 
-def _alarms(standing: Standing) -> dict[tuple[str, str, str], dict[str, str]]:
+def _alarms(standing: LiveWatch) -> dict[tuple[str, str, str], dict[str, str]]:
     """What is to be logged of a standing, by event, tenant and subject."""
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for tenant in sorted({*standing.monitors, ""}):

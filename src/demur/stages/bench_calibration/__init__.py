@@ -14,13 +14,18 @@ from demur.core.ports import Progress, no_progress
 from demur.core.settings import NONE
 from demur.pages.page import render_html, render_markdown
 from demur.stages.bench_calibration.content import page_of
-from demur.stages.bench_calibration.measured import Scored, ScoreFiles, measure_all, read_case
+from demur.stages.bench_calibration.measurements import (
+    ScoredModel,
+    ScoreFiles,
+    measure_all,
+    read_model_rows,
+)
 from demur.stages.bench_calibration.summary import By, summarise
 from demur.stats.calibrators.choose import AUTO
 from demur.stats.calibrators.families import check_family
 from demur.store.results.study_file import StudyFile, write_study
 
-__all__ = ["Config", "ScoreFiles", "Scored", "run"]
+__all__ = ["Config", "ScoreFiles", "ScoredModel", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +42,7 @@ class Config:
 
 
 def run(
-    config: Config, models: Sequence[Scored], out: Path, progress: Progress = no_progress
+    config: Config, models: Sequence[ScoredModel], out: Path, progress: Progress = no_progress
 ) -> StudyFile:
     """Fit every calibrator on each model's calibrate split and measure it on the test split; write
     <out>/study.*.
@@ -48,7 +53,7 @@ def run(
     """
     if not models:
         raise DataError("there is no scored run to study", "score some: demur score RUN")
-    cases = [read_case(model) for model in models]
+    cases = [read_model_rows(model) for model in models]
     families = tuple(dict.fromkeys((NONE, *config.calibrators)))
     study = summarise(cases, measure_all(cases, families, progress), config.by)
     page = page_of(study)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from demur.pages.drawing import ANSWER, PAGE, REFUSE, small
+from demur.pages.drawing import ANSWER, PAGE, REFUSE, small_plot
 from demur.pages.parts import Cell, Figure, Page, Panel, Section, Spec, Table
 from demur.store.results.study_file import AnswerRow, StudyFile
 
@@ -188,7 +188,7 @@ def _heat(
         "hovertemplate": f"%{{y}}, %{{x}}: %{{z:.{digits}}}<extra></extra>",
     }
     plain = {"type": "category", "showgrid": False, "ticks": ""}
-    spec = small([heat], {**plain, "tickangle": -45}, {**plain, "autorange": "reversed"})
+    spec = small_plot([heat], {**plain, "tickangle": -45}, {**plain, "autorange": "reversed"})
     spec["layout"]["height"] = 130 + 30 * len(y)
     return spec
 

@@ -14,7 +14,7 @@ import numpy as np
 from demur.base.arrays import Bools
 from demur.base.errors import DataError
 from demur.core.settings import NONE, Parted
-from demur.stages.bench_calibration.measured import Case, Measured
+from demur.stages.bench_calibration.measurements import CalibratorResult, ModelRows
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.metrics import COLUMNS, Column
 from demur.stats.calibration.proper import auroc
@@ -47,7 +47,9 @@ RANKED_BY = (HEADLINE, Column(family="nll"), Column(family="brier"))
 FEWEST_TEST_ROWS = 10 * USUAL_BINS
 
 
-def summarise(cases: Sequence[Case], measured: Sequence[Measured], by: By) -> StudyFile:
+def summarise(
+    cases: Sequence[ModelRows], measured: Sequence[CalibratorResult], by: By
+) -> StudyFile:
     """The whole study. Raises DataError if a test split has fewer than 150 rows."""
     study = _study(cases, measured)
     parts = _parts(cases, by)
@@ -64,7 +66,7 @@ def summarise(cases: Sequence[Case], measured: Sequence[Measured], by: By) -> St
     )
 
 
-def _study(cases: Sequence[Case], measured: Sequence[Measured]) -> Study:
+def _study(cases: Sequence[ModelRows], measured: Sequence[CalibratorResult]) -> Study:
     """All rows as one part; NaN where a calibrator could not be fitted. Measurements that would be
     noise are left out.
 
@@ -96,7 +98,7 @@ def _study(cases: Sequence[Case], measured: Sequence[Measured]) -> Study:
     )
 
 
-def _parts(cases: Sequence[Case], by: By) -> dict[str, list[float]]:
+def _parts(cases: Sequence[ModelRows], by: By) -> dict[str, list[float]]:
     """The headline error of each model before calibration, shape (D, M); NaN where a part has too
     few rows for it.
     """
@@ -114,7 +116,7 @@ def _parts(cases: Sequence[Case], by: By) -> dict[str, list[float]]:
     return {part: error_M for part, error_M in errors.items() if np.isfinite(error_M).any()}
 
 
-def _headline(case: Case, at_N: Bools) -> float:
+def _headline(case: ModelRows, at_N: Bools) -> float:
     if HEADLINE.noisy(int(at_N.sum())):
         return float("nan")
     part = forecast(case.raw.logp_NC[at_N], case.raw.label_N[at_N])
@@ -192,7 +194,7 @@ def _ranking(study: Study, column: Column) -> CalibratorRanking:
     )
 
 
-def _model(case: Case) -> ModelRow:
+def _model(case: ModelRows) -> ModelRow:
     return ModelRow(
         name=case.name,
         calibrate_rows=len(case.groups),
@@ -202,7 +204,7 @@ def _model(case: Case) -> ModelRow:
     )
 
 
-def _measured_row(m: Measured, columns: Sequence[Column]) -> MeasuredRow:
+def _measured_row(m: CalibratorResult, columns: Sequence[Column]) -> MeasuredRow:
     errors = {str(c): m.figures[c].number for c in columns} if m.figures else {}
     return MeasuredRow(model=m.model, calibrator=m.calibrator, errors=errors, failure=m.failure)
 

@@ -24,8 +24,8 @@ from demur.core.training.seen import seen_prompts
 from demur.pages.page import render_markdown
 from demur.stages.bench_refusals.candidate import Candidate, Endpoint
 from demur.stages.bench_refusals.content import HEADER, page_of, table_rows
-from demur.stages.bench_refusals.counted import level_of, text_of
-from demur.stages.bench_refusals.scored import scores_of
+from demur.stages.bench_refusals.counts import level_errors, text_errors
+from demur.stages.bench_refusals.scores import scores_of
 from demur.stages.bench_refusals.texts import Texts, item_of
 from demur.stats.sample import evenly
 from demur.store.policies.policy_file import FingerprintRow, policy_digest
@@ -145,7 +145,7 @@ def run_endpoint(
         part = outcomes[start : start + len(s.rows)]
         start += len(s.rows)
         declined = Counter(o.reason for o in part if o.judge == ENDPOINT)
-        row = _row(s, None, None, text_of(s.rows, None, part))
+        row = _row(s, None, None, text_errors(s.rows, None, part))
         measured.append(row.model_copy(update={"declined": dict(declined.most_common())}))
     bench = BenchFile(
         model=None,
@@ -224,8 +224,8 @@ def _measured(
 def _figures(
     rows: Sequence[BenchRow], choice_N: Ints, outcomes: Sequence[Outcome] | None
 ) -> tuple[BenchLevel, BenchText | None]:
-    text = None if outcomes is None else text_of(rows, choice_N > 0, outcomes)
-    return level_of(rows, choice_N > 0), text
+    text = None if outcomes is None else text_errors(rows, choice_N > 0, outcomes)
+    return level_errors(rows, choice_N > 0), text
 
 
 def _row(

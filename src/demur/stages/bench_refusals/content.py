@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from demur.pages.parts import Cell, Page, Section, Table
-from demur.stages.bench_refusals.counted import FALSE, MISSED
+from demur.stages.bench_refusals.counts import FALSE, MISSED
 from demur.store.results.bench_file import BenchFile, BenchLevel, BenchmarkRow, SliceRow
 from demur.store.results.metrics_file import MeasuredRate
 

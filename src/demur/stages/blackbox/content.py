@@ -11,10 +11,10 @@ from demur.core.goals.counts import two_way
 from demur.core.goals.kinds import Goal
 from demur.core.goals.results import Promise
 from demur.core.rates import Rate
-from demur.pages.drawing import ANSWER, REFUSE, Mark, reliability, small
+from demur.pages.drawing import ANSWER, REFUSE, BinMark, reliability, small_plot
 from demur.pages.parts import Cell, Code, Estimate, Figure, Page, Panel, Section, Spec, Table
-from demur.stages.blackbox.measured import BINS, OFTEN, Material, Quality, Term
 from demur.stages.blackbox.predictor import TRIAL
+from demur.stages.blackbox.results import BINS, OFTEN, BlackboxRun, Quality, Term
 from demur.stats.measure import Errors
 from demur.store.results.metrics_file import MeasuredRate
 
@@ -33,7 +33,7 @@ LIMITS = (
 )
 
 
-def page_of(m: Material, run_name: str) -> Page:
+def page_of(m: BlackboxRun, run_name: str) -> Page:
     """The run as a page. run_name: of the run folder, for commands."""
     return Page(
         made_by="demur blackbox",
@@ -61,7 +61,7 @@ def page_of(m: Material, run_name: str) -> Page:
     )
 
 
-def _headline(m: Material) -> str:
+def _headline(m: BlackboxRun) -> str:
     s = m.summary
     declined, scored = (
         s.verdicts["refusal"] + s.verdicts["partial"],
@@ -76,7 +76,7 @@ def _headline(m: Material) -> str:
     )
 
 
-def _counts(m: Material) -> Table:
+def _counts(m: BlackboxRun) -> Table:
     s = m.summary
     lines = [
         ("prompts", s.prompts),
@@ -99,7 +99,7 @@ def _counts(m: Material) -> Table:
     )
 
 
-def _hand(m: Material) -> tuple[Table, ...]:
+def _hand(m: BlackboxRun) -> tuple[Table, ...]:
     """How good the judge is, where it was trained here."""
     if (hand := m.summary.hand) is None:
         return ()
@@ -120,7 +120,7 @@ def _hand(m: Material) -> tuple[Table, ...]:
     )
 
 
-def _quality(m: Material) -> Table:
+def _quality(m: BlackboxRun) -> Table:
     columns = [
         ("before calibration", m.before),
         *([("after calibration", m.after)] if m.after else []),
@@ -153,14 +153,14 @@ def _figures(q: Quality) -> dict[str, Cell]:
     }
 
 
-def _reliability(m: Material) -> Figure:
+def _reliability(m: BlackboxRun) -> Figure:
     """How often prompts were declined, over the probability that they are."""
     seen = {"as it is": m.before}
     if m.after:
         seen = {"before calibration": m.before, "after calibration": m.after}
     marks = {
         name: [
-            Mark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed))
+            BinMark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed))
             for b in quality.bins
         ]
         for name, quality in seen.items()
@@ -179,7 +179,7 @@ def _reliability(m: Material) -> Figure:
     )
 
 
-def _words(m: Material) -> Figure:
+def _words(m: BlackboxRun) -> Figure:
     declining = [t for t in m.terms[:MOST_TERMS] if t.weight > 0]
     answering = [t for t in m.terms[::-1][:MOST_TERMS] if t.weight < 0]
     sides = (("speak for declining", declining, REFUSE), ("speak for answering", answering, ANSWER))
@@ -226,7 +226,7 @@ def _bars(terms: Sequence[Term], colour: str) -> Spec:
         "autorange": "reversed",
         "showgrid": False,
     }
-    spec = small([bars], {"title": {"text": "coefficient"}}, {**place, "automargin": True})
+    spec = small_plot([bars], {"title": {"text": "coefficient"}}, {**place, "automargin": True})
     spec["layout"] |= {"height": 90 + 22 * len(terms), "bargap": 0.25}
     return spec
 
@@ -235,7 +235,7 @@ def _cut(words: str) -> str:
     return words if len(words) <= LONGEST_TERM else f"{words[:LONGEST_TERM]}…"
 
 
-def _promise(m: Material, run_name: str) -> Section:
+def _promise(m: BlackboxRun, run_name: str) -> Section:
     key, title = "promise", "Promise and measurement"
     if m.policy is None or m.errors is None:
         why = (
@@ -311,7 +311,7 @@ def _measured(goal: Goal, errors: Errors) -> Cell:
     return "not shown" if figure is None else goal.shown(figure)
 
 
-def _recipe(m: Material) -> tuple[str, ...]:
+def _recipe(m: BlackboxRun) -> tuple[str, ...]:
     splits = ", ".join(
         f"{of:,} to {_purpose(name)} ({declined:,} declined)"
         for name, (declined, of) in m.splits.items()
@@ -327,7 +327,7 @@ def _purpose(split: str) -> str:
     return {"train": "learn from", "calibrate": "choose thresholds on", "test": "measure on"}[split]
 
 
-def _trials(m: Material) -> Table:
+def _trials(m: BlackboxRun) -> Table:
     found = {k.removeprefix(TRIAL): v for k, v in m.details.items() if k.startswith(TRIAL)}
     rows = tuple((name, f"{value:.4f}") for name, value in list(found.items())[:MOST_TRIALS])
     base = m.details.get("base_loss")

@@ -8,7 +8,7 @@ from demur.base.files import write_text
 from demur.core.taxonomy import Taxonomy
 from demur.pages.page import render_html, render_markdown
 from demur.stages.blackbox.content import page_of
-from demur.stages.blackbox.measured import read_material
+from demur.stages.blackbox.results import read_blackbox_run
 from demur.store.answers.blackbox_file import BlackboxFolder
 from demur.store.run import RunFolder
 
@@ -18,7 +18,7 @@ def run(folder: RunFolder, taxonomy: Taxonomy) -> Path:
 
     Raises ArtifactError if an earlier stage has not finished or its files were changed.
     """
-    page = page_of(read_material(folder, taxonomy), folder.root.name)
+    page = page_of(read_blackbox_run(folder, taxonomy), folder.root.name)
     path = BlackboxFolder(folder).page
     write_text(path, render_html(page))
     write_text(path.with_name("blackbox.md"), render_markdown(page))

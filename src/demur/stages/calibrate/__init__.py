@@ -14,9 +14,9 @@ from dataclasses import replace
 from demur.core.policy import Policy
 from demur.core.settings import NONE, CalibrateSettings
 from demur.core.taxonomy import Taxonomy
-from demur.stages.calibrate.fitted import fit, threshold_rows, write_calibrator
+from demur.stages.calibrate.calibrator import fit, threshold_rows, write_calibrator
+from demur.stages.calibrate.fallback import fallback_policy
 from demur.stages.calibrate.inputs import collect
-from demur.stages.calibrate.kept import kept_policy
 from demur.stages.calibrate.thresholds import choose, labelled, template
 from demur.stats.doubt import measured_rule
 from demur.stats.evidence import with_rows
@@ -51,15 +51,17 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     fitted = fit(config, taxonomy, examples, inputs)
     scored = fitted.table.select(tuple(e.id for e in examples))
     doubt = measured_rule(scored, fitted.fingerprint, config.on_doubt)
-    kept = kept_policy(inputs.kept, config.on_failure, taxonomy, fitted.fingerprint.as_scored)
-    if kept is not None and inputs.kept is None:
-        kept = replace(kept, doubt=doubt)
+    fallback = fallback_policy(
+        inputs.fallback, config.on_failure, taxonomy, fitted.fingerprint.as_scored
+    )
+    if fallback is not None and inputs.fallback is None:
+        fallback = replace(fallback, doubt=doubt)
     before = template(config, taxonomy, fitted.fingerprint)
     before = replace(before, calibrator=fitted.calibrator, doubt=doubt)
     rows = with_missing(
         labelled(config.human_labels, examples, fitted, taxonomy), inputs.missing, inputs.goals
     )
-    policy = choose(config, before, rows, kept, inputs)
+    policy = choose(config, before, rows, fallback, inputs)
     policy = with_overrides(policy, config.override, rows)
     policy = with_sensitivities(told(policy, inputs.missing), config.sensitivities)
     # Traffic has no labels, so no row of it can be counted for or against a promise.

@@ -19,7 +19,7 @@ from demur.core.rows.rewrites import RewriteName
 from demur.core.settings import NONE, CalibrateSettings
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.seen import require_unseen_ids
-from demur.stages.calibrate.kept import kept_file
+from demur.stages.calibrate.fallback import fallback_file
 from demur.store.answers.blackbox_file import prompts_without_outcome
 from demur.store.models.front_file import FRONT, front_file
 from demur.store.models.seen_file import SEEN, require_unseen_splits
@@ -38,7 +38,7 @@ class Inputs:
     folder: RunFolder
     goals: tuple[Goal, ...]
     rewrites: tuple[RewriteName, ...]  # those that the calibrator looks at
-    kept: Path | None  # the file of on_failure = "keep:<file>"
+    fallback: Path | None  # the file of on_failure = "keep:<file>"
     missing: int  # prompts of a black box without an outcome; a promise counts them as errors
     settings: dict[str, object]  # of the receipt
     made_from: dict[str, str]  # digests of all that is read, by name
@@ -73,15 +73,15 @@ def collect(config: CalibrateSettings, taxonomy: Taxonomy, folder: RunFolder) ->
     if config.cascade:
         require_unseen_by_front(folder, "calibrate")
     missing = prompts_without_outcome(folder) if any(goal.promised for goal in goals) else 0
-    kept = kept_file(config.on_failure, folder)
+    fallback = fallback_file(config.on_failure, folder)
     return Inputs(
         folder=folder,
         goals=goals,
         rewrites=rewrites,
-        kept=kept,
+        fallback=fallback,
         missing=missing,
         settings=_plain(config),
-        made_from=_digests(config, folder, rewrites, kept)
+        made_from=_digests(config, folder, rewrites, fallback)
         | ({"blackbox": digest_json(missing)} if missing else {}),
     )
 
@@ -90,7 +90,7 @@ def _digests(
     config: CalibrateSettings,
     folder: RunFolder,
     rewrites: Sequence[RewriteName],
-    kept: Path | None,
+    fallback: Path | None,
 ) -> dict[str, str]:
     """The digest of every file that a calibration reads, by the name in its receipt."""
     files = {
@@ -99,7 +99,7 @@ def _digests(
         **{f"score/{name}": rewritten_scores(folder, "calibrate", name) for name in rewrites},
         f"train/model/{SEEN}": folder.model / SEEN if (folder.model / SEEN).exists() else None,
         f"distil/{FRONT}": front_file(folder) if config.cascade else None,
-        "kept": kept,
+        "kept": fallback,
         "human_labels": config.human_labels,
         "traffic": config.traffic,
     }

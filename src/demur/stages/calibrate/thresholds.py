@@ -15,7 +15,7 @@ from demur.core.goals.kinds import Goal
 from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy
 from demur.core.settings import CalibrateSettings, Method
 from demur.core.taxonomy import Taxonomy
-from demur.stages.calibrate.fitted import Fitted
+from demur.stages.calibrate.calibrator import FittedCalibrator
 from demur.stages.calibrate.inputs import Inputs
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
 from demur.stats.thresholds.certify import How
@@ -60,7 +60,7 @@ def template(config: CalibrateSettings, taxonomy: Taxonomy, fingerprint: Fingerp
 
 
 def labelled(
-    path: Path | None, examples: Sequence[Example], fitted: Fitted, taxonomy: Taxonomy
+    path: Path | None, examples: Sequence[Example], fitted: FittedCalibrator, taxonomy: Taxonomy
 ) -> LabelledScores:
     """The rows left by the calibrator, with the hand labels of a file.
 
@@ -89,13 +89,13 @@ def choose(
     config: CalibrateSettings,
     before: Policy,
     rows: LabelledScores,
-    kept: Policy | None,
+    fallback: Policy | None,
     inputs: Inputs,
 ) -> Policy:
     """The policy whose thresholds meet the goals on what the settings name: labels, probabilities
     or traffic.
     """
-    goals, how, digest = inputs.goals, _how(config, inputs.goals, kept), inputs.digest
+    goals, how, digest = inputs.goals, _how(config, inputs.goals, fallback), inputs.digest
     if config.cost_from == "probabilities":
         return solve_by_probabilities(goals, before, rows, data_digest=digest)
     if config.traffic is not None:
@@ -108,13 +108,13 @@ def choose(
     return solve(goals, before, rows, how, data_digest=digest)
 
 
-def _how(config: CalibrateSettings, goals: Sequence[Goal], kept: Policy | None) -> How:
+def _how(config: CalibrateSettings, goals: Sequence[Goal], fallback: Policy | None) -> How:
     """One goal alone, unless about false refusals, has one shared threshold, whatever is to be done
     if that fails.
     """
     alone = config.method == "auto" and len(goals) == 1 and not goals[0].of_answerable
     method: Method = "shared" if alone else config.method
-    on_failure = f"keep:{kept.name}" if kept else config.on_failure
+    on_failure = f"keep:{fallback.name}" if fallback else config.on_failure
     shares = config.shares or None
     return How(
         confidence=config.confidence,
@@ -122,5 +122,5 @@ def _how(config: CalibrateSettings, goals: Sequence[Goal], kept: Policy | None) 
         seed=config.seed,
         shares=shares,
         on_failure=on_failure,
-        kept=kept,
+        kept=fallback,
     )

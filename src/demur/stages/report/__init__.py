@@ -11,7 +11,7 @@ from demur.core.settings import ReportSettings
 from demur.pages.page import render_html, render_markdown
 from demur.pages.parts import Page
 from demur.stages.report.content import headline, sections
-from demur.stages.report.material import read_material, require_finished
+from demur.stages.report.finished_run import read_finished_run, require_finished
 from demur.store.results.everyday_file import everyday_path, read_everyday
 from demur.store.run import RunFolder
 
@@ -32,7 +32,7 @@ def run(config: Config, folder: RunFolder) -> Path:
     made_from = {str(path.relative_to(folder.root)): digest_file(path) for path in files}
     if folder.is_current("report", settings, made_from):
         return folder.report
-    material = read_material(folder)
+    material = read_finished_run(folder)
     page = Page(
         made_by="demur report",
         title=config.title,

@@ -10,7 +10,7 @@ import numpy as np
 from demur.core.decision import Decisions, decide_many
 from demur.core.example import Example
 from demur.pages.parts import Card, Cards
-from demur.stages.report.material import Material
+from demur.stages.report.finished_run import FinishedRun
 from demur.store.results.metrics_file import text_rows
 from demur.store.scores.tables import Branch
 
@@ -18,7 +18,7 @@ SHOWN_TOKENS = 3  # the most probable ones, with every prompt
 LETTERS_BEFORE = 120  # of each earlier turn
 
 
-def decided(m: Material, most: int) -> tuple[Cards, ...]:
+def decided(m: FinishedRun, most: int) -> tuple[Cards, ...]:
     """Prompts that the calibrated policy decides wrongly and rightly, four sets, the surest
     decisions first.
 
@@ -48,7 +48,7 @@ def decided(m: Material, most: int) -> tuple[Cards, ...]:
     )
 
 
-def _in_turn(m: Material, rows: list[int]) -> list[int]:
+def _in_turn(m: FinishedRun, rows: list[int]) -> list[int]:
     """The rows, one of each category after the other, each category in the order given."""
     turn: Counter[str | None] = Counter()
     placed = []
@@ -59,7 +59,7 @@ def _in_turn(m: Material, rows: list[int]) -> list[int]:
     return [n for _, _, n in sorted(placed)]
 
 
-def nearest(m: Material, most: int) -> Cards:
+def nearest(m: FinishedRun, most: int) -> Cards:
     """Prompts nearest to the threshold of the calibrated policy, by log-odds, on either side."""
     decisions = decide_many(m.calibrated, m.rows.table.logp_NC)
     order = np.argsort(np.abs(decisions.margin_N), kind="stable")[:most].tolist()
@@ -73,7 +73,7 @@ def nearest(m: Material, most: int) -> Cards:
     )
 
 
-def disagreements(m: Material, most: int) -> Cards:
+def disagreements(m: FinishedRun, most: int) -> Cards:
     """Prompts whose text contradicts the token of the calibrated policy, the surest decisions
     first.
 
@@ -94,7 +94,7 @@ def disagreements(m: Material, most: int) -> Cards:
     )
 
 
-def stuck(m: Material, most: int) -> Cards:
+def stuck(m: FinishedRun, most: int) -> Cards:
     """Prompts whose forced text breaks its token's word, those first where the model itself wanted
     that token most.
 
@@ -117,7 +117,7 @@ def stuck(m: Material, most: int) -> Cards:
     )
 
 
-def _forced_card(m: Material, n: int, column: int, logq: float) -> Card:
+def _forced_card(m: FinishedRun, n: int, column: int, logq: float) -> Card:
     example, branch = m.examples[n], m.branches[m.examples[n].id, column]
     facts = (
         (
@@ -130,7 +130,7 @@ def _forced_card(m: Material, n: int, column: int, logq: float) -> Card:
     return Card(prompt=example.text, facts=(*_before(example), *facts), answer=branch.answer.shown)
 
 
-def _card(m: Material, n: int, decisions: Decisions) -> Card:
+def _card(m: FinishedRun, n: int, decisions: Decisions) -> Card:
     """One test row under the calibrated policy: label, decision, probabilities, verdict, and the
     text that is sent.
     """
@@ -177,7 +177,7 @@ def _before(example: Example) -> tuple[tuple[str, str], ...]:
     return (("before it", " | ".join(short)),) if short else ()
 
 
-def _compared_with(m: Material, heaviest: int) -> str:
+def _compared_with(m: FinishedRun, heaviest: int) -> str:
     """The threshold that decided, under the rule that compares the heaviest category with its
     own.
     """
@@ -190,14 +190,14 @@ def _compared_with(m: Material, heaviest: int) -> str:
     return f" (threshold of {name}: {'never' if math.isinf(threshold) else f'{threshold:.3f}'})"
 
 
-def _branch(m: Material, n: int, column: int) -> Branch | None:
+def _branch(m: FinishedRun, n: int, column: int) -> Branch | None:
     """The text of a test row after a control token; None where a fixed refusal is sent, or no text
     was written.
     """
     return m.branches.get((m.examples[n].id, column)) if m.calibrated.writes(column) else None
 
 
-def _has_text(m: Material, n: int, column: int) -> bool:
+def _has_text(m: FinishedRun, n: int, column: int) -> bool:
     return not m.calibrated.writes(column) or _branch(m, n, column) is not None
 
 

@@ -13,7 +13,7 @@ from demur.pages.parts import Code, Figure, Part, Section, Table
 from demur.stages.report import cards, curves, figures, mixes, tables
 from demur.stages.report.everyday import everyday_table
 from demur.stages.report.explorer import explorer
-from demur.stages.report.material import Material
+from demur.stages.report.finished_run import FinishedRun
 
 FEW = 2  # prompts of each kind at the top of the page
 
@@ -25,7 +25,7 @@ _TINY = (
 )
 
 
-def headline(m: Material) -> str:
+def headline(m: FinishedRun) -> str:
     """The result in plain words: what the calibrated policy and the natural one do by their control
     tokens.
 
@@ -41,7 +41,7 @@ def headline(m: Material) -> str:
     )
 
 
-def _against(m: Material) -> str:
+def _against(m: FinishedRun) -> str:
     """What must be read before anything else: a certificate that the test rows speak against. Empty
     if none is.
     """
@@ -53,7 +53,7 @@ def _against(m: Material) -> str:
     )
 
 
-def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, ...]:
+def sections(m: FinishedRun, run_name: str, most_examples: int) -> tuple[Section, ...]:
     """The chapters, each with an anchor that links may rely on.
 
     run_name: of the run folder, for commands. most_examples: prompts of each kind to show, 0 for
@@ -118,7 +118,7 @@ def sections(m: Material, run_name: str, most_examples: int) -> tuple[Section, .
     )
 
 
-def _everyday(m: Material) -> tuple[Table, ...]:
+def _everyday(m: FinishedRun) -> tuple[Table, ...]:
     """The everyday prompts, if they were asked."""
     return (everyday_table(m.everyday),) if m.everyday else ()
 
@@ -128,7 +128,7 @@ def _folded(table: Table) -> Table:
     return replace(table, folded=True)
 
 
-def _scores(m: Material) -> Section:
+def _scores(m: FinishedRun) -> Section:
     """Ranking, calibration and leftover mass: what no choice of threshold can mend."""
     left = m.evaluation.leftover
     text = (
@@ -148,7 +148,7 @@ def _scores(m: Material) -> Section:
     return Section(key="scores", title="How good the scores are", parts=parts, text=text)
 
 
-def _doubt(m: Material) -> tuple[str, ...]:
+def _doubt(m: FinishedRun) -> tuple[str, ...]:
     """How many rows no threshold decides; nothing in evaluations from before there was a bound."""
     left = m.evaluation.leftover
     if left.most is None or left.doubtful is None:
@@ -160,7 +160,7 @@ def _doubt(m: Material) -> tuple[str, ...]:
     )
 
 
-def _calibrator(m: Material) -> tuple[str, ...]:
+def _calibrator(m: FinishedRun) -> tuple[str, ...]:
     """Which calibrator stands between scores and thresholds, and why; nothing if none was asked
     for.
     """
@@ -174,7 +174,7 @@ def _calibrator(m: Material) -> tuple[str, ...]:
     )
 
 
-def _cascade(m: Material) -> tuple[str, ...]:
+def _cascade(m: FinishedRun) -> tuple[str, ...]:
     """Who decided, and what a decision costs; nothing if the model scores every prompt."""
     if m.by_front is None:
         return ()
@@ -187,12 +187,12 @@ def _cascade(m: Material) -> tuple[str, ...]:
     )
 
 
-def _drawn(m: Material, *draw: Callable[[Material], Figure | None]) -> tuple[Figure, ...]:
+def _drawn(m: FinishedRun, *draw: Callable[[FinishedRun], Figure | None]) -> tuple[Figure, ...]:
     """The figures that can be drawn from these rows."""
     return tuple(figure for f in draw if (figure := f(m)) is not None)
 
 
-def _model(m: Material) -> tuple[str, ...]:
+def _model(m: FinishedRun) -> tuple[str, ...]:
     """Base, size and fingerprints; for the tiny recipe, what not to expect of it."""
     short = m.evaluation.model.model_digest.removeprefix("sha256:")[:12]
     policy = m.evaluation.policies[1].digest.removeprefix("sha256:")[:12]
@@ -222,7 +222,7 @@ def _model(m: Material) -> tuple[str, ...]:
     return (made, *said, *([_TINY] if base == "tiny" else []), marks)
 
 
-def _unmet(m: Material) -> tuple[str, ...]:
+def _unmet(m: FinishedRun) -> tuple[str, ...]:
     """Goals for comparison that have no policy, with the reason."""
     return tuple(f"The goal “{u.goal}” has no line: {u.reason}." for u in m.evaluation.unmet)
 

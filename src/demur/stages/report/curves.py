@@ -19,16 +19,16 @@ from demur.pages.drawing import (
     ANSWER,
     PAGE,
     REFUSE,
-    Mark,
+    BinMark,
     diagonal,
     line,
     probit,
     probit_axis,
-    spec_of,
+    rate_plot,
 )
 from demur.pages.drawing import reliability as reliability_of
 from demur.pages.parts import Figure, Panel, Spec, Table
-from demur.stages.report.material import Material
+from demur.stages.report.finished_run import FinishedRun
 from demur.stats.measure import refusal_log_odds
 from demur.stats.points import precision_recall_points, reliability_bins, roc_points
 from demur.store.results.metrics_file import MeasuredRate, PolicyMetrics
@@ -37,7 +37,7 @@ EVERY = "every shared threshold"
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 
 
-def roc(m: Material) -> Figure | None:
+def roc(m: FinishedRun) -> Figure | None:
     """True-positive over false-positive rate, with a mark per policy.
 
     The line sweeps demur.stats.measure.refusal_log_odds, as the area does. Policies with a
@@ -62,7 +62,7 @@ def roc(m: Material) -> Figure | None:
         "line is chance.",
         panels=(
             Panel(
-                label="ROC", spec=spec_of([diagonal(), curve, *marks], "false refusals", "caught")
+                label="ROC", spec=rate_plot([diagonal(), curve, *marks], "false refusals", "caught")
             ),
         ),
         numbers=Table(
@@ -75,7 +75,7 @@ def roc(m: Material) -> Figure | None:
     )
 
 
-def precision_recall(m: Material) -> Figure | None:
+def precision_recall(m: FinishedRun) -> Figure | None:
     """Precision over recall, with a mark per policy.
 
     A policy that refuses nothing has no precision and no mark. The table gives the best precision
@@ -99,7 +99,7 @@ def precision_recall(m: Material) -> Figure | None:
         panels=(
             Panel(
                 label="precision and recall",
-                spec=spec_of([curve, *marks], "caught (recall)", "precision"),
+                spec=rate_plot([curve, *marks], "caught (recall)", "precision"),
             ),
         ),
         numbers=Table(
@@ -110,7 +110,7 @@ def precision_recall(m: Material) -> Figure | None:
     )
 
 
-def trade_off(m: Material) -> Figure | None:
+def trade_off(m: FinishedRun) -> Figure | None:
     """False against missed refusals: a detection error trade-off plot (Martin et al. 1997).
 
     Both axes are normal deviates of the rates, which spreads out the small ones that matter; rates
@@ -130,7 +130,7 @@ def trade_off(m: Material) -> Figure | None:
         for e in overall
     ]
     region = _promised_region(m.calibrated)
-    spec = spec_of([*region, curve, *_policy_marks(m.evaluation.policies, chosen)], "", "")
+    spec = rate_plot([*region, curve, *_policy_marks(m.evaluation.policies, chosen)], "", "")
     spec["layout"] |= {
         "xaxis": probit_axis("false refusals"),
         "yaxis": probit_axis("missed refusals"),
@@ -178,7 +178,7 @@ def _promised_region(policy: Policy) -> list[Spec]:
     return [edge | look | {"hoverinfo": "skip"}]
 
 
-def reliability(m: Material) -> Figure:
+def reliability(m: FinishedRun) -> Figure:
     """How often prompts should be refused, over the probability of refusing them.
 
     Bins of nearly equal mass (demur.stats.points.reliability_bins), each with its Clopper-Pearson
@@ -193,7 +193,7 @@ def reliability(m: Material) -> Figure:
     for label, score_N in seen.items():
         bins = reliability_bins(m.should_N, 1.0 / (1.0 + np.exp(-np.clip(score_N, -50.0, 50.0))))
         marks[label] = [
-            Mark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed))
+            BinMark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed))
             for b in bins
         ]
     panels, rows = reliability_of(marks, "probability of refusing", "should be refused")

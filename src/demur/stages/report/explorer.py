@@ -21,14 +21,14 @@ from demur.base.arrays import Doubles, Floats, Ints
 from demur.core.decision import decide_many
 from demur.core.policy import ALWAYS, NEVER, Policy
 from demur.pages.parts import Explorer, ExplorerRow, Slider
-from demur.stages.report.material import Material
+from demur.stages.report.finished_run import FinishedRun
 from demur.stats.sample import evenly
 
 MOST_ROWS = 2000  # in the page: about 1 MB of prompts
 MOST_LETTERS = 600  # of a prompt
 
 
-def explorer(m: Material, run_name: str) -> Explorer:
+def explorer(m: FinishedRun, run_name: str) -> Explorer:
     """The test rows with what decides them, and a slider for each category that moves alone.
 
     run_name: of the run folder, for the command. Policies of other rules than `heaviest` get no

@@ -16,13 +16,13 @@ from demur.pages.drawing import (
     PAGE,
     REFUSE,
     WIDEST_ODDS,
+    axis_log_odds,
     line,
-    odds,
-    odds_axis,
-    small,
+    log_odds_axis,
+    small_plot,
 )
 from demur.pages.parts import Cell, Figure, Panel, Spec, Table
-from demur.stages.report.material import Material
+from demur.stages.report.finished_run import FinishedRun
 from demur.store.results.metrics_file import MeasuredRate
 
 KINDS = (
@@ -42,7 +42,7 @@ LOGGED = {
 }
 
 
-def thresholds(m: Material) -> Figure | None:
+def thresholds(m: FinishedRun) -> Figure | None:
     """Refusal rate over threshold, per category.
 
     Drawn from the operating curves that travel with the calibrated policy, so on calibrate rows:
@@ -75,15 +75,16 @@ def thresholds(m: Material) -> Figure | None:
 
 def _operating_curve(category: CategoryPolicy) -> Spec:
     steps = line(
-        [odds(p.threshold) for p in category.curve], [p.refusal_rate.value for p in category.curve]
+        [axis_log_odds(p.threshold) for p in category.curve],
+        [p.refusal_rate.value for p in category.curve],
     )
-    chosen = line([odds(category.threshold)], [_refused_now(category).value]) | {
+    chosen = line([axis_log_odds(category.threshold)], [_refused_now(category).value]) | {
         "mode": "markers",
         "marker": {"color": REFUSE, "size": 11, "symbol": "diamond"},
     }
     # the rate is a step function of the threshold
     steps["line"] = {"color": INK, "width": 2, "shape": "vh"}
-    return small([steps, chosen], odds_axis("threshold"), {"tickformat": ".0%"})
+    return small_plot([steps, chosen], log_odds_axis("threshold"), {"tickformat": ".0%"})
 
 
 def _refused_now(category: CategoryPolicy) -> Rate:
@@ -92,7 +93,7 @@ def _refused_now(category: CategoryPolicy) -> Rate:
     return stricter[-1] if stricter else category.curve[0].refusal_rate
 
 
-def histograms(m: Material) -> Figure:
+def histograms(m: FinishedRun) -> Figure:
     """Log-odds of refusing at all, a histogram per kind of row.
 
     Each is a share of its own kind, so that kinds of different size compare; scores beyond the axis
@@ -113,7 +114,7 @@ def histograms(m: Material) -> Figure:
             "marker": {"color": colour},
             "hovertemplate": "%{y:.1%}<extra></extra>",
         }
-        spec = small([bars], odds_axis("probability of refusing"), {"tickformat": ".0%"})
+        spec = small_plot([bars], log_odds_axis("probability of refusing"), {"tickformat": ".0%"})
         panels.append(Panel(label=f"{kind} ({words})", spec=spec))
         quantiles = (1.0 / (1.0 + np.exp(-np.quantile(score_M, [0.1, 0.5, 0.9])))).tolist()
         rows.append((kind, str(len(score_M)), *(f"{q:.3f}" for q in quantiles)))
@@ -136,7 +137,7 @@ def histograms(m: Material) -> Figure:
     )
 
 
-def confusion(m: Material) -> Figure:
+def confusion(m: FinishedRun) -> Figure:
     """What ought to happen against what the calibrated policy decided, counts of test rows.
 
     Shade is the share of the row, so that rare categories show as clearly as "respond". Names are
@@ -161,7 +162,7 @@ def confusion(m: Material) -> Figure:
         "hovertemplate": "%{y}, decided %{x}: %{text} rows (%{z:.1%})<extra></extra>",
     }
     plain = {"type": "category", "showgrid": False, "ticks": ""}
-    spec = small(
+    spec = small_plot(
         [heat],
         {**plain, "side": "top", "title": {"text": "decided"}},
         {**plain, "autorange": "reversed"},
@@ -186,7 +187,7 @@ _VALIDATED = (
 )
 
 
-def training(m: Material) -> Figure | None:
+def training(m: FinishedRun) -> Figure | None:
     """Loss, the control tokens' share of it, and what validation rows were decided like, over
     optimizer steps.
 
@@ -202,7 +203,9 @@ def training(m: Material) -> Figure | None:
             panels.append(
                 Panel(
                     label=words,
-                    spec=small([values], {"title": {"text": "step"}, "rangemode": "tozero"}, {}),
+                    spec=small_plot(
+                        [values], {"title": {"text": "step"}, "rangemode": "tozero"}, {}
+                    ),
                 )
             )
     if not panels:

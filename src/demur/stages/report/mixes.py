@@ -8,12 +8,12 @@ from demur.core import caught
 from demur.core.goals.results import Promise
 from demur.core.slices import divided, mix_words, rows_to_bound, too_small, worst_words
 from demur.pages.parts import Cell, Table
-from demur.stages.report.material import Material
+from demur.stages.report.finished_run import FinishedRun
 from demur.stats.tested import on_rows
 from demur.store.results.metrics_file import MeasuredRate
 
 
-def slices(m: Material) -> tuple[Table, ...]:
+def slices(m: FinishedRun) -> tuple[Table, ...]:
     """One table for all promises of the calibrated policy that say their mix; none where none
     does.
     """
@@ -39,14 +39,14 @@ def slices(m: Material) -> tuple[Table, ...]:
     )
 
 
-def warnings(m: Material) -> tuple[str, ...]:
+def warnings(m: FinishedRun) -> tuple[str, ...]:
     """What the calibrated policy keeps its promises by not doing."""
     return tuple(
         f"Warning: the calibrated policy {words}." for words in caught.warnings(m.calibrated)
     )
 
 
-def sentences(m: Material) -> tuple[str, ...]:
+def sentences(m: FinishedRun) -> tuple[str, ...]:
     """Per promise of the calibrated policy: its mix, and its worst slice."""
     found = []
     for p in m.calibrated.promises:
@@ -58,7 +58,7 @@ def sentences(m: Material) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _of_one(promise: Promise, m: Material) -> list[tuple[Cell, ...]]:
+def _of_one(promise: Promise, m: FinishedRun) -> list[tuple[Cell, ...]]:
     tested = on_rows(promise, m.calibrated, m.rows)
     after = {(s.facet, s.name): s.rate for s in tested[1]} if tested else {}
     level = promise.level or 1.0

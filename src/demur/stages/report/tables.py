@@ -13,7 +13,7 @@ from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate
 from demur.pages.parts import Cell, Estimate, Table
 from demur.stages.report import risks
-from demur.stages.report.material import Material
+from demur.stages.report.finished_run import FinishedRun
 from demur.stages.report.risks import number
 from demur.stats.tested import on_rows
 from demur.store.results.metrics_file import (
@@ -26,13 +26,13 @@ from demur.store.results.metrics_file import (
 )
 
 
-def label(m: Material, policy: PolicyMetrics) -> str:
+def label(m: FinishedRun, policy: PolicyMetrics) -> str:
     """How a policy is called in tables."""
     place = m.evaluation.policies.index(policy)
     return "natural" if place == 0 else f"calibrated ({policy.goal})" if place == 1 else policy.goal
 
 
-def policies(m: Material) -> Table:
+def policies(m: FinishedRun) -> Table:
     """All policies on all test rows: by the control token, by the judged text, and the
     always-refuse baseline.
 
@@ -74,14 +74,14 @@ def policies(m: Material) -> Table:
     )
 
 
-def _of_some(m: Material) -> str:
+def _of_some(m: FinishedRun) -> str:
     """On how many rows texts were written, for headings; empty where on all."""
     if m.evaluation.text_rows is None:
         return ""
     return f", on {m.evaluation.text_rows:,} of {m.evaluation.test_rows:,} prompts"
 
 
-def by_category(m: Material) -> Table:
+def by_category(m: FinishedRun) -> Table:
     """Every policy, per category that the prompts belong to, refusals and contrast prompts
     together.
 
@@ -108,7 +108,7 @@ def by_category(m: Material) -> Table:
     )
 
 
-def by_subcategory(m: Material) -> Table:
+def by_subcategory(m: FinishedRun) -> Table:
     """The calibrated policy, per subcategory of the prompts: small groups, so read the
     intervals.
     """
@@ -121,7 +121,7 @@ def by_subcategory(m: Material) -> Table:
     )
 
 
-def by_kind(m: Material) -> Table:
+def by_kind(m: FinishedRun) -> Table:
     """How much each policy refuses of prompts to be refused, of contrast prompts and of ordinary
     ones.
     """
@@ -141,7 +141,7 @@ def by_kind(m: Material) -> Table:
     )
 
 
-def rankings(m: Material) -> Table:
+def rankings(m: FinishedRun) -> Table:
     """AUROC and average precision of the scores, for refusing at all and per category, one against
     the rest.
     """
@@ -163,7 +163,7 @@ def rankings(m: Material) -> Table:
     )
 
 
-def calibration(m: Material) -> tuple[Table, ...]:
+def calibration(m: FinishedRun) -> tuple[Table, ...]:
     """Errors of the probabilities on the test rows, before and after the calibrator; nothing if
     none was asked for.
     """
@@ -190,7 +190,7 @@ def calibration(m: Material) -> tuple[Table, ...]:
     return (table,)
 
 
-def promises(m: Material) -> Table:
+def promises(m: FinishedRun) -> Table:
     """What was promised on the calibrate split, beside what the test split shows.
 
     Rates carry both; F-beta, Youden's J and costs, which are no rates, are worked out from the
@@ -231,7 +231,7 @@ def promises(m: Material) -> Table:
     )
 
 
-def agreement(m: Material) -> Table:
+def agreement(m: FinishedRun) -> Table:
     """Whether texts do what their token says: P(refuses | refusal token) and P(answers | respond).
 
     First over the texts that each policy sends, then over everything generated, by forced token.
@@ -255,7 +255,7 @@ def agreement(m: Material) -> Table:
     )
 
 
-def kept_word(m: Material) -> Table:
+def kept_word(m: FinishedRun) -> Table:
     """Per control token: do the texts do what it said, as sent under the calibrated policy and with
     the token forced?
 
@@ -296,7 +296,7 @@ def kept_word(m: Material) -> Table:
     )
 
 
-def _forced_after(m: Material) -> str:
+def _forced_after(m: FinishedRun) -> str:
     """On which prompts a refusal token was forced: what the share of kept words is conditional
     on.
     """
@@ -310,7 +310,7 @@ def _forced_after(m: Material) -> str:
     )
 
 
-def twins(m: Material) -> Table:
+def twins(m: FinishedRun) -> Table:
     """What the token does to the text: prompts answered once after their refusal token and once
     after respond.
     """
@@ -335,7 +335,7 @@ def twins(m: Material) -> Table:
     )
 
 
-def corrected(m: Material) -> tuple[Table, ...]:
+def corrected(m: FinishedRun) -> tuple[Table, ...]:
     """Judged rates of the texts beside the same corrected by hand labels; nothing if there are no
     labels.
     """
@@ -371,7 +371,7 @@ def _estimate(found: CorrectedRate) -> Cell:
     return found.words
 
 
-def data(m: Material) -> Table:
+def data(m: FinishedRun) -> Table:
     """Rows by split, kind and category, of all three splits, before any limit on what was
     evaluated.
     """
@@ -396,7 +396,7 @@ def data(m: Material) -> Table:
     )
 
 
-def settings(m: Material) -> Table:
+def settings(m: FinishedRun) -> Table:
     """The settings that each stage ran with, as its receipt keeps them: with these the run can be
     made again.
     """

@@ -24,15 +24,15 @@ from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 from demur.stages.watch.live import (
-    Scored,
-    Standing,
+    LiveWatch,
+    ScoredRequest,
     begin_watching,
-    listen,
+    count_scores,
     live_path,
+    refreshed,
     state_path,
-    take_in,
 )
-from demur.stages.watch.state import monitor_of, reference_of, row_of, seen, told
+from demur.stages.watch.state import after_labels, after_scores, monitor_of, reference_of, row_of
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import Shift, compare
 from demur.stats.drift.watch import Alarm, Monitor, Watched, begin, watch
@@ -54,19 +54,19 @@ from demur.store.scores.tables import is_in_time, read_scores
 __all__ = [
     "Alarm",
     "Config",
-    "Scored",
+    "LiveWatch",
+    "ScoredRequest",
     "Shift",
-    "Sight",
-    "Standing",
+    "WatchResult",
     "Watched",
     "begin_watching",
-    "listen",
+    "count_scores",
     "live_path",
+    "refreshed",
     "reset",
     "run",
     "state_path",
-    "take_in",
-    "unheard",
+    "unlabelled_promises",
 ]
 
 SUPPORTED, DRIFTED, UNWATCHED = "supported", "drift seen", "certified, not watched"
@@ -93,7 +93,7 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sight:
+class WatchResult:
     """What was seen."""
 
     watched: tuple[Watched, ...]  # the policy's promises, in order
@@ -128,7 +128,7 @@ class _Batch:
     in_time: bool  # else the order is random
 
 
-def verdict(watched: Watched) -> str:
+def promise_status(watched: Watched) -> str:
     """What is said: "supported", "drift seen", "no longer supported", "certified, not watched" (no
     label spoke of its slice yet), or why there was nothing to support: "measured", ...
     """
@@ -139,7 +139,7 @@ def verdict(watched: Watched) -> str:
     return UNWATCHED if watched.unheard else SUPPORTED
 
 
-def unheard(folder: RunFolder) -> tuple[str, ...]:
+def unlabelled_promises(folder: RunFolder) -> tuple[str, ...]:
     """The certified promises of the run's policy about slices that no label has spoken of yet.
     Writes nothing.
 
@@ -155,7 +155,7 @@ def unheard(folder: RunFolder) -> tuple[str, ...]:
     return tuple(a.risk for a in audits if a.sliced and a.risk not in heard)
 
 
-def run(config: Config, folder: RunFolder) -> Sight:
+def run(config: Config, folder: RunFolder) -> WatchResult:
     """Take in files of scores, and labels of requests in them, and judge the promises of the run's
     policy.
 
@@ -175,9 +175,9 @@ def run(config: Config, folder: RunFolder) -> Sight:
         monitor = monitor_of(file, fresh, path)
         new = [b for b in batches if b.digest not in file.batches]
         for b in new:
-            monitor = seen(monitor, policy, b.table.logp_NC, config.seed)
+            monitor = after_scores(monitor, policy, b.table.logp_NC, config.seed)
         labels = _new_labels(config, file, table, policy.taxonomy)
-        monitor = told(monitor, policy, table, labels)
+        monitor = after_labels(monitor, policy, table, labels)
         permuted = {b.digest: config.seed for b in new if not b.in_time}
         changed = {
             **dict(row_of(monitor)),
@@ -186,7 +186,7 @@ def run(config: Config, folder: RunFolder) -> Sight:
             "permuted": {**file.permuted, **permuted},
         }
         write_monitor(path, file.model_copy(update=changed))
-    return Sight(
+    return WatchResult(
         watched=watch(policy.promises, monitor, config.alpha),
         shifts=shifts,
         monitor=monitor,

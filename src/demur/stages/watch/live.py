@@ -22,7 +22,7 @@ from demur.base.arrays import Floats
 from demur.base.errors import ArtifactError, PolicyError, ScoreError
 from demur.core.policy import Policy
 from demur.core.score import check_scores
-from demur.stages.watch.state import monitor_of, reference_of, row_of, seen
+from demur.stages.watch.state import after_scores, monitor_of, reference_of, row_of
 from demur.stats.drift.watch import Monitor, Watched, begin, joined, judged, watch
 from demur.store.locked import Abandoned, abandoned_journals, locked
 from demur.store.policies.policy_file import policy_digest
@@ -34,7 +34,7 @@ Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Scored:
+class ScoredRequest:
     """One decided request, for the monitor."""
 
     tenant: str
@@ -43,7 +43,7 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class LiveWatch:
     """A policy under watch between two batches of live scores, for a server that takes them in as
     they come.
     """
@@ -55,8 +55,8 @@ class Standing:
     resets: int = 0  # how often an operator put away what had been seen
     live_at: Stamp | None = None  # which writing of the live state this holds; None: there was none
     # what `demur watch` counted of the same policy: labels, and requests of its own
-    told: Monitor | None = None
-    told_at: Stamp | None = None
+    command_monitor: Monitor | None = None
+    command_at: Stamp | None = None
 
     def watched(self, tenant: str) -> tuple[Watched, ...]:
         """The policy's promises for one tenant, as its own requests leave them, and what `demur
@@ -67,7 +67,7 @@ class Standing:
             for name in dict.fromkeys((tenant, UNKNOWN))
             if name in self.monitors
         ]
-        mine += [self.told] if self.told is not None else []
+        mine += [self.command_monitor] if self.command_monitor is not None else []
         views = [watch(self.policy.promises, m) for m in (self.fresh, *mine)]
         return tuple(
             judged(
@@ -101,7 +101,7 @@ def state_path(folder: RunFolder) -> Path:
     return folder.root / "watch" / f"state{own}.json"
 
 
-def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> Standing | None:
+def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> LiveWatch | None:
     """A policy as its live state left it, or afresh, from the first run with calibration scores of
     its model.
 
@@ -118,85 +118,83 @@ def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> Standing | None
             reference_NC = reference_of(folder, policy)
         except PolicyError:  # scores of another model
             continue
-        standing = Standing(policy=policy, folder=folder, fresh=begin(policy, reference_NC))
-        return listen(_after_kills(standing))
+        live = LiveWatch(policy=policy, folder=folder, fresh=begin(policy, reference_NC))
+        return refreshed(_with_journals(live))
     return None
 
 
-def listen(standing: Standing) -> Standing:
+def refreshed(live: LiveWatch) -> LiveWatch:
     """The standing with what other servers and `demur watch` have written since. States of other
     policies do not count.
 
     Raises ArtifactError if a state is damaged.
     """
-    path = live_path(standing.folder, standing.policy)
-    if (written := _stamp(path)) != standing.live_at:
-        standing = replace(_with_file(standing, _read(path, standing.policy)), live_at=written)
-    path = state_path(standing.folder)
-    if (written := _stamp(path)) == standing.told_at:
-        return standing
+    path = live_path(live.folder, live.policy)
+    if (written := _stamp(path)) != live.live_at:
+        live = replace(_with_file(live, _read(path, live.policy)), live_at=written)
+    path = state_path(live.folder)
+    if (written := _stamp(path)) == live.command_at:
+        return live
     file = read_monitor(path) if written else None
-    if file is None or file.policy != policy_digest(standing.policy):
-        return replace(standing, told_at=written)
-    return replace(standing, told=monitor_of(file, standing.fresh, path), told_at=written)
+    if file is None or file.policy != policy_digest(live.policy):
+        return replace(live, command_at=written)
+    return replace(live, command_monitor=monitor_of(file, live.fresh, path), command_at=written)
 
 
-def take_in(standing: Standing, rows: Sequence[Scored]) -> Standing:
+def count_scores(live: LiveWatch, rows: Sequence[ScoredRequest]) -> LiveWatch:
     """The standing after live scores, in order, with the state file written: all of them are
     counted, or none.
 
     Raises ScoreError on bad scores, ArtifactError where the state cannot be read or written.
     """
-    path = live_path(standing.folder, standing.policy)
+    path = live_path(live.folder, live.policy)
     with locked(path):
-        file = _read(path, standing.policy)
-        standing = _counted(_with_file(standing, file), rows)
-        _write(path, standing, file, _journals(file, rows))
-        return replace(standing, live_at=_stamp(path))
+        file = _read(path, live.policy)
+        live = _counted(_with_file(live, file), rows)
+        _write(path, live, file, _journals(file, rows))
+        return replace(live, live_at=_stamp(path))
 
 
-def _after_kills(standing: Standing) -> Standing:
+def _with_journals(live: LiveWatch) -> LiveWatch:
     """The standing with what is left in the journals of processes that live no more, which are then
     removed.
     """
-    path = live_path(standing.folder, standing.policy)
+    path = live_path(live.folder, live.policy)
     if not path.parent.is_dir():
-        return standing
+        return live
     with locked(path):
         left = abandoned_journals(path)
         if not left:
-            return standing
-        file = _read(path, standing.policy)
+            return live
+        file = _read(path, live.policy)
         counted = file.journals if file else {}
         rows = [
             row
             for journal in left
-            for row in _uncounted(journal, counted.get(journal.name, 0), standing)
+            for row in _uncounted(journal, counted.get(journal.name, 0), live)
         ]
-        standing = _counted(_with_file(standing, file), rows)
+        live = _counted(_with_file(live, file), rows)
         _write(
             path,
-            standing,
+            live,
             file,
             {n: c for n, c in counted.items() if n not in {j.name for j in left}},
         )
         for journal in left:
             journal.path.unlink(missing_ok=True)
-    return standing
+    return live
 
 
-def _uncounted(journal: Abandoned, counted: int, standing: Standing) -> list[Scored]:
+def _uncounted(journal: Abandoned, counted: int, live: LiveWatch) -> list[ScoredRequest]:
     """The rows of a journal that no state has. A row that is none of ours ends it."""
     found = []
     for row in journal.rows[counted:]:
         tenant, logp = (
             (row.get("tenant"), row.get("logp")) if isinstance(row, dict) else (None, None)
         )
-        if not isinstance(tenant, str) or not _are_scores(
-            logp, len(standing.policy.taxonomy.tokens)
-        ):
+        if not isinstance(tenant, str) or not _are_scores(logp, len(live.policy.taxonomy.tokens)):
             break
-        found.append(Scored(tenant=tenant, logp_C=np.array(logp, dtype=np.float32)))
+        found.append(ScoredRequest(tenant=tenant, logp_C=np.array(logp, dtype=np.float32)))
     return found
 
 
@@ -214,19 +212,19 @@ def _are_scores(value: Any, columns: int) -> bool:
     return True
 
 
-def _counted(standing: Standing, rows: Sequence[Scored]) -> Standing:
+def _counted(live: LiveWatch, rows: Sequence[ScoredRequest]) -> LiveWatch:
     by_tenant: dict[str, list[Floats]] = {}
     for row in rows:
         by_tenant.setdefault(row.tenant, []).append(row.logp_C)
-    monitors = dict(standing.monitors)
+    monitors = dict(live.monitors)
     for tenant, logps in by_tenant.items():
-        monitors[tenant] = seen(
-            monitors.get(tenant, standing.fresh), standing.policy, np.stack(logps)
+        monitors[tenant] = after_scores(
+            monitors.get(tenant, live.fresh), live.policy, np.stack(logps)
         )
-    return replace(standing, monitors=monitors)
+    return replace(live, monitors=monitors)
 
 
-def _journals(file: LiveFile | None, rows: Sequence[Scored]) -> dict[str, int]:
+def _journals(file: LiveFile | None, rows: Sequence[ScoredRequest]) -> dict[str, int]:
     counted = dict(file.journals) if file else {}
     for row in rows:
         if row.journal is not None:
@@ -246,31 +244,31 @@ def _read(path: Path, policy: Policy) -> LiveFile | None:
     return file
 
 
-def _with_file(standing: Standing, file: LiveFile | None) -> Standing:
+def _with_file(live: LiveWatch, file: LiveFile | None) -> LiveWatch:
     """The standing with what the state file has. Without a file, or with an older one, what is
     known here stays.
 
     Only a reset takes evidence away: then the file is taken as it is.
     """
     if file is None:
-        return standing
-    path = live_path(standing.folder, standing.policy)
-    theirs = {tenant: monitor_of(row, standing.fresh, path) for tenant, row in file.tenants.items()}
-    if len(file.resets) > standing.resets:
-        return replace(standing, monitors=theirs, resets=len(file.resets))
+        return live
+    path = live_path(live.folder, live.policy)
+    theirs = {tenant: monitor_of(row, live.fresh, path) for tenant, row in file.tenants.items()}
+    if len(file.resets) > live.resets:
+        return replace(live, monitors=theirs, resets=len(file.resets))
     both = dict(theirs)
-    for tenant, monitor in standing.monitors.items():
+    for tenant, monitor in live.monitors.items():
         both[tenant] = joined(theirs[tenant], monitor) if tenant in theirs else monitor
-    return replace(standing, monitors=both)
+    return replace(live, monitors=both)
 
 
-def _write(path: Path, standing: Standing, file: LiveFile | None, journals: dict[str, int]) -> None:
-    tenants = {tenant: row_of(monitor) for tenant, monitor in standing.monitors.items()}
+def _write(path: Path, live: LiveWatch, file: LiveFile | None, journals: dict[str, int]) -> None:
+    tenants = {tenant: row_of(monitor) for tenant, monitor in live.monitors.items()}
     resets = file.resets if file else ()
     write_live(
         path,
         LiveFile(
-            policy=policy_digest(standing.policy), tenants=tenants, resets=resets, journals=journals
+            policy=policy_digest(live.policy), tenants=tenants, resets=resets, journals=journals
         ),
     )
 

@@ -77,7 +77,7 @@ def row_of(monitor: Monitor) -> MonitorRow:
     return MonitorRow(series=tuple(SeriesRow(**asdict(s)) for s in monitor.series), audits=audits)
 
 
-def seen(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 0) -> Monitor:
+def after_scores(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 0) -> Monitor:
     """The monitor after live scores, in order. What share of traffic is refused needs no labels:
     audited here.
     """
@@ -92,7 +92,7 @@ def seen(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 0) -> Mo
     return monitor
 
 
-def told(
+def after_labels(
     monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[str, FeedbackRow]
 ) -> Monitor:
     """The monitor after labels of scored requests, in the order of the table.

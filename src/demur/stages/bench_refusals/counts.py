@@ -18,7 +18,7 @@ FALSE, MISSED = "false refusals unmeasured", "missed refusals unmeasured"
 REASONS = 5  # most reasons to keep of texts that could not be scored
 
 
-def level_of(
+def level_errors(
     rows: Sequence[BenchRow], refused_N: Bools, unscored_N: Bools | None = None
 ) -> BenchLevel:
     """The errors of refusing `refused_N`, on the rows that are not unscored; those are counted in
@@ -42,7 +42,7 @@ def level_of(
     )
 
 
-def text_of(
+def text_errors(
     rows: Sequence[BenchRow], refused_N: Bools | None, outcomes: Sequence[Outcome]
 ) -> BenchText:
     """The errors of the judged texts, and whether they do what their control token said, if there
@@ -54,7 +54,7 @@ def text_of(
     answers = [not o.refuses for token, o in told if not token and o.verdict != "unscored"]
     refuses_N = np.array([o.refuses for o in outcomes], dtype=bool)
     return BenchText(
-        level=level_of(rows, refuses_N, np.array(unscored, dtype=bool)),
+        level=level_errors(rows, refuses_N, np.array(unscored, dtype=bool)),
         unscored=sum(unscored),
         unscored_reasons=dict(
             Counter(o.reason for o in outcomes if o.verdict == "unscored").most_common(REASONS)

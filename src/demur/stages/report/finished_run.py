@@ -29,7 +29,7 @@ from demur.store.scores.tables import Branch, read_branches, read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Material:
+class FinishedRun:
     """A finished run."""
 
     evaluation: Evaluation
@@ -82,14 +82,14 @@ def require_finished(folder: RunFolder) -> None:
         require_unseen_splits(folder, ("calibrate", "test"))
 
 
-def read_material(folder: RunFolder) -> Material:
+def read_finished_run(folder: RunFolder) -> FinishedRun:
     """Read a run that passes require_finished. Raises ArtifactError on a damaged file."""
     evaluation = read_metrics(folder.metrics)
     policies = tuple(read_policy(folder.root / p.file) for p in evaluation.policies)
     splits = {s: read_examples(folder.split(s)) for s in SPLITS}
     examples = tuple(evenly(read_policy_rows(folder, "test"), evaluation.limit))
     table, model = read_scores(decided_scores(folder, "test", policies[1].fingerprint))
-    return Material(
+    return FinishedRun(
         evaluation=evaluation,
         policies=policies,
         examples=examples,

@@ -14,7 +14,7 @@ from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder
 
 
-def kept_file(on_failure: str, folder: RunFolder) -> Path | None:
+def fallback_file(on_failure: str, folder: RunFolder) -> Path | None:
     """The file of on_failure = "keep:<file>", relative to the run folder. Raises ConfigError on our
     own output.
     """
@@ -30,7 +30,7 @@ def kept_file(on_failure: str, folder: RunFolder) -> Path | None:
     return path
 
 
-def kept_policy(
+def fallback_policy(
     path: Path | None, on_failure: str, taxonomy: Taxonomy, fingerprint: Fingerprint
 ) -> Policy | None:
     """The policy to use if the goals cannot be certified; None if the caller named none.

@@ -60,7 +60,7 @@ class Term:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Material:
+class BlackboxRun:
     """A black-box run."""
 
     summary: BlackboxFile
@@ -75,7 +75,7 @@ class Material:
     terms: tuple[Term, ...]  # OFTEN prompts or more hold them; from "declined" to "answered"
 
 
-def read_material(folder: RunFolder, taxonomy: Taxonomy) -> Material:
+def read_blackbox_run(folder: RunFolder, taxonomy: Taxonomy) -> BlackboxRun:
     """Read a run up to score.
 
     Raises ArtifactError if a stage has not finished or was changed since, DataError, naming rows,
@@ -94,7 +94,7 @@ def read_material(folder: RunFolder, taxonomy: Taxonomy) -> Material:
     plain = refusal_log_odds(natural(taxonomy), rows)
     calibrated = policy is not None and policy.calibrator != IDENTITY
     classifier, _ = read_text_classifier(folder.model / PREDICTOR)
-    return Material(
+    return BlackboxRun(
         summary=read_summary(BlackboxFolder(folder).summary),
         details=read_model_file(folder.model).details,
         splits={

@@ -42,7 +42,7 @@ from demur.store.scores.tables import read_scores, write_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Fitted:
+class FittedCalibrator:
     """A calibrator, its record, the rows that it has not seen, and the scores to choose thresholds
     on.
     """
@@ -59,7 +59,7 @@ class Fitted:
 
 def fit(
     config: CalibrateSettings, taxonomy: Taxonomy, examples: Sequence[Example], inputs: Inputs
-) -> Fitted:
+) -> FittedCalibrator:
     """Fit the calibrator that the settings ask for on its share of the rows, and see all scores
     through it.
 
@@ -71,7 +71,7 @@ def fit(
     )
     require_trained(table.select(tuple(e.id for e in examples)))
     if config.calibrator == NONE:
-        return Fitted(left=examples, table=table, fingerprint=fingerprint)
+        return FittedCalibrator(left=examples, table=table, fingerprint=fingerprint)
     own, left = apart(examples, config.calibrator_share, config.seed)
     _require_enough(config, own, left)
     _require_not_fitted_on(config, own, taxonomy)
@@ -88,7 +88,7 @@ def fit(
             f"are its own (calibrator_share = {config.calibrator_share:g}): {e.message}",
             e.hint,
         ) from None
-    made = Fitted(
+    made = FittedCalibrator(
         left=left,
         table=table,
         fingerprint=fingerprint,
@@ -183,7 +183,7 @@ def _require_not_fitted_on(
         )
 
 
-def write_calibrator(folder: RunFolder, fitted: Fitted, policy: Policy) -> list[Path]:
+def write_calibrator(folder: RunFolder, fitted: FittedCalibrator, policy: Policy) -> list[Path]:
     """Write what the calibrator leaves beside the policy; what an earlier one left goes. A kept
     policy has none.
     """

@@ -41,7 +41,7 @@ class ScoreFiles:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
+class ScoredModel:
     """A run up to score, or files of scores, as a model of the study."""
 
     name: str
@@ -50,7 +50,7 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Case:
+class ModelRows:
     """The same, read."""
 
     name: str
@@ -63,7 +63,7 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class CalibratorResult:
     """One calibrator on one model."""
 
     model: str
@@ -72,7 +72,7 @@ class Measured:
     failure: str = ""
 
 
-def read_case(model: Scored) -> Case:
+def read_model_rows(model: ScoredModel) -> ModelRows:
     """Read a model's calibrate and test rows with their scores.
 
     Raises ArtifactError if a run was not scored, DataError if files of two models, or with common
@@ -95,7 +95,7 @@ def read_case(model: Scored) -> Case:
             "does",
         )
     labelled = label_scores(test, model.taxonomy, test_table)
-    return Case(
+    return ModelRows(
         name=model.name,
         taxonomy=model.taxonomy,
         fit=label_scores(fit, model.taxonomy, fit_table),
@@ -107,10 +107,10 @@ def read_case(model: Scored) -> Case:
 
 
 def measure_all(
-    cases: Sequence[Case], families: Sequence[str], progress: Progress
-) -> list[Measured]:
+    cases: Sequence[ModelRows], families: Sequence[str], progress: Progress
+) -> list[CalibratorResult]:
     """Model by model, every family. A family that cannot be fitted has no figures and says why."""
-    found: list[Measured] = []
+    found: list[CalibratorResult] = []
     for case in cases:
         for family in families:
             found.append(_measured(case, family))
@@ -118,12 +118,12 @@ def measure_all(
     return found
 
 
-def _measured(case: Case, family: str) -> Measured:
+def _measured(case: ModelRows, family: str) -> CalibratorResult:
     try:
         fitted = fit_calibrator(family, case.fit, case.taxonomy, case.groups)
     except DataError as e:
-        return Measured(model=case.name, calibrator=family, figures={}, failure=e.message)
+        return CalibratorResult(model=case.name, calibrator=family, figures={}, failure=e.message)
     logq_NC = closed(fitted.calibrator.apply(case.test.table.logp_NC))
-    return Measured(
+    return CalibratorResult(
         model=case.name, calibrator=family, figures=measure(forecast(logq_NC, case.test.label_N))
     )

@@ -13,7 +13,7 @@ MEANING = {
 }
 
 
-def card_of(bench: BenchFile, datasets: Mapping[str, str]) -> list[CardEntry]:
+def card_entries(bench: BenchFile, datasets: Mapping[str, str]) -> list[CardEntry]:
     """An entry per benchmark and direction that was measured: of the texts where they were judged,
     else of decisions.
 
