@@ -13,13 +13,13 @@ from demur.core.decision import decide_many
 from demur.core.policy import NEVER
 from demur.stages import report
 from demur.stages.report.explorer import explorer
-from demur.stages.report.finished_run import read_material
+from demur.stages.report.finished_run import read_finished_run
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder, _ = finished(tmp_path_factory.mktemp("explorer") / "run", every=4)
-    return read_material(folder), report.run(report.Config(examples=3), folder)
+    return read_finished_run(folder), report.run(report.Config(examples=3), folder)
 
 
 def chosen(page, position):

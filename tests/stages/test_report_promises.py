@@ -9,7 +9,7 @@ from demur.core.goals.parse import parse_goal, stated_goal
 from demur.pages.drawing import probit
 from demur.stages import calibrate, evaluate, report
 from demur.stages.report import curves, risks, tables
-from demur.stages.report.finished_run import read_material
+from demur.stages.report.finished_run import read_finished_run
 from demur.stats.labelled import label_scores
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.store.policies.policy_file import read_policy
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def material(folder):
-    return read_material(folder)
+    return read_finished_run(folder)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,6 @@ def test_without_a_certified_promise_nothing_is_shaded(tmp_path):
     engine = engine_for(rows)
     folder = prepare(tmp_path / "run", rows, engine)
     evaluate.run(evaluate.Config(), engine, JUDGE, folder)
-    figure = curves.trade_off(read_material(folder))
+    figure = curves.trade_off(read_finished_run(folder))
     assert "certified levels" not in [trace["name"] for trace in figure.panels[0].spec["data"]]
     assert "The shade" not in figure.caption
