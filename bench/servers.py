@@ -1,5 +1,5 @@
-"""Servers in processes of their own, for the benches that ask them: vLLM, and `demur serve` in
-front of it.
+"""Servers in processes of their own, for the benches that ask them: vLLM, llama-server, `demur
+serve`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,48 +30,54 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def vllm(python: Path, model: Path, policies: Path | None = None) -> Iterator[str]:
+def vllm(
+    python: Path, model: Path, policies: Path | None = None, dtype: str = "float32"
+) -> Iterator[str]:
     """A vLLM server; yields its address with /v1. python: of an environment with vLLM. policies:
     for the plug-in, which is left out without them."""
+    port = free_port()
+    words = ["--model", str(model), "--served-model-name", MODEL, "--dtype", dtype]
+    words += ["--enforce-eager", "--block-size", "32", "--max-model-len", "1024"]
+    words += ["--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]
+    words += ["--logits-processors", GATE] if policies else []
+    more = {"DEMUR_POLICIES": str(policies)} if policies else {}
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", *words]
+    with _started(command, port, ENVIRONMENT | more):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def llama(program: Path, gguf: Path, streams: int, threads: int) -> Iterator[str]:
+    """A llama-server with a slot for each stream; yields its address with /v1."""
+    port = free_port()
+    words = ["--model", str(gguf), "--host", "127.0.0.1", "--port", str(port)]
+    words += ["--parallel", str(streams), "--ctx-size", str(1024 * streams)]
+    words += ["--threads", str(threads), "--threads-batch", str(threads)]
+    with _started([str(program), *words], port, {}):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [
-        "--model",
-        str(model),
-        "--served-model-name",
-        MODEL,
-        "--dtype",
-        "float32",
-        "--enforce-eager",
-    ]
-    words += [
-        "--block-size",
-        "32",
-        "--max-model-len",
-        "1024",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    words += ["--generation-config", "vllm", *(["--logits-processors", GATE] if policies else [])]
-    environment = {
-        **os.environ,
-        **ENVIRONMENT,
-        **({"DEMUR_POLICIES": str(policies)} if policies else {}),
-    }
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def _started(command: Sequence[str], port: int, environment: Mapping[str, str]) -> Iterator[None]:
+    """A server that has answered /health; it ends with its children."""
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         server = subprocess.Popen(
-            [str(python), "-m", "vllm.entrypoints.openai.api_server", *words],
-            env=environment,
+            command,
+            env={**os.environ, **environment},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
             _await(f"http://127.0.0.1:{port}/health", server, Path(log.name))
-            yield f"http://127.0.0.1:{port}/v1"
+            yield
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(60)
@@ -93,10 +99,11 @@ def demur(
     ):
         try:
             assert server.stderr is not None
-            said = ""
+            said, all_said = "", ""
             while " on http" not in said:
                 said = server.stderr.readline()
-                assert said, "the server did not start"
+                all_said += said
+                assert said, f"the server did not start: {all_said}"
             yield said.partition(" on ")[2].partition("/v1")[0], server
         finally:
             server.terminate()
@@ -107,7 +114,7 @@ def _await(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
     while True:
         assert server.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < end, (
-            f"vLLM did not start within {START_S:g} s: {log.read_text()[-3000:]}"
+            f"the server did not start within {START_S:g} s: {log.read_text()[-3000:]}"
         )
         try:
             with urllib.request.urlopen(address, timeout=2):

@@ -83,7 +83,28 @@ def test_an_emptied_batch_starts_anew(engine):
 
 @torch.inference_mode()
 def test_joining_makes_no_difference_beyond_rounding(engine):
-    assert joining_gap(engine.network, encoded(engine), engine.filler) < 1e-4
+    gap, allowed = joining_gap(engine.network, encoded(engine), engine.filler)
+    assert gap < 1e-4 < allowed
+
+
+@pytest.mark.parametrize("larger", [1, 4, 16])
+def test_half_precision_may_round_large_logits_by_more(checkpoints, larger):
+    """Trained models have logits beyond 30, where one step of bfloat16 is 1/4."""
+    half = HfEngine(model=checkpoints["llama"], tokens=coconot().tokens, dtype="bfloat16")
+    with torch.inference_mode():
+        half.network.get_output_embeddings().weight.mul_(larger)
+        gap, allowed = joining_gap(half.network, encoded(half), half.filler)
+    assert gap <= allowed
+    assert half.padding_is_harmless
+
+
+@torch.inference_mode()
+def test_a_batch_that_mixes_rows_up_is_not_taken_for_rounding(checkpoints, monkeypatch):
+    half = HfEngine(model=checkpoints["llama"], tokens=coconot().tokens, dtype="bfloat16")
+    step = RunningBatch.step
+    monkeypatch.setattr(RunningBatch, "step", lambda batch, ids: step(batch, ids).flip(0))
+    gap, allowed = joining_gap(half.network, encoded(half), half.filler)
+    assert gap > allowed
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Answer, Progress, Prompt, no_progress
 from demur.engines.fingerprint import fingerprint
 from demur.engines.heads import control_scores, head_on, last_rows
+from demur.engines.hf.batch import rounding
 from demur.engines.hf.decode import DecodeRules, Prefix, only_row, prefill, write
 from demur.engines.hf.load import (
     checkpoint_folder,
@@ -39,8 +40,6 @@ from demur.engines.hf.load import (
 from demur.engines.tokens import ChatEncoder, load_tokenizer
 
 LOGITS_PER_BATCH = 2**23  # at most so many float32 logits at once: 32 MB, whatever the vocabulary
-# |logp| by which a row may differ alone and in a batch; half precision rounds a logit of 16 to 1/8.
-TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
 # that reading a shared start once must save in a batch, to be worth a forward pass of its own
 SHARED_TOKENS = 128
 
@@ -178,8 +177,7 @@ class HfEngine:
         """
         (short,) = self._encode([(Message(role="user", content="Hello."),)], room=0)
         longer = (short * 8)[: self.rules.context]
-        gap = np.abs(self._score([short]) - self._score([short, longer])[:1]).max()
-        return bool(gap <= self._tolerance)
+        return self._alike(self._score([short]), self._score([short, longer])[:1])
 
     def _encode(self, prompts: Sequence[Prompt], *, room: int) -> list[tuple[int, ...]]:
         """Ids of each prompt up to where its control token belongs. room: positions that must be
@@ -238,12 +236,12 @@ class HfEngine:
         cache = self._read_start(one[:shared], rows=2) if shared else None
         if cache is None:
             return False
-        gap = np.abs(self._score([one]) - self._score([one, other], cache, shared)[:1]).max()
-        return bool(gap <= self._tolerance)
+        return self._alike(self._score([one]), self._score([one, other], cache, shared)[:1])
 
-    @property
-    def _tolerance(self) -> float:
-        return TOLERANCE if self.network.dtype == torch.float32 else HALF_TOLERANCE
+    def _alike(self, alone_BC: Floats, together_BC: Floats) -> bool:
+        """Whether rounding explains the difference between scores of the same row."""
+        allowed = rounding(self.network.dtype, float(np.abs(alone_BC).max()))
+        return bool(np.abs(alone_BC - together_BC).max() <= allowed)
 
     def _score_batch(self, rows: Sequence[Sequence[int]]) -> Floats:
         """Scores of one batch, (B, C). What all rows begin with, a system prompt for instance, is

@@ -24,7 +24,7 @@ from demur.core.policy import Fingerprint
 from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.batch import joining_gap
-from demur.engines.hf.engine import HALF_TOLERANCE, TOLERANCE, HfEngine
+from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.grammars import GrammarLimits, Grammars
 from demur.engines.inprocess.job import Job
 from demur.engines.inprocess.limits import Limits
@@ -238,11 +238,10 @@ def _require_batching(engine: HfEngine) -> None:
                 "in-process serving needs a causal decoder; serve the model with another back end",
             )
         short = [engine.encoder.token_ids[0], *sorted(engine.rules.stops)]
-        gap = joining_gap(engine.network, [short, short * 3, short * 2], engine.filler)
-    allowed = TOLERANCE if engine.network.dtype == torch.float32 else HALF_TOLERANCE
+        gap, allowed = joining_gap(engine.network, [short, short * 3, short * 2], engine.filler)
     if not gap <= allowed:
         raise EngineError(
             f"rows that join a batch of {type(engine.network).__name__} are read otherwise than "
-            f"alone: their log-probabilities differ by {gap:.2g}, rounding makes at most {allowed}",
+            f"alone: their log-probabilities differ by {gap:.2g}, rounding explains {allowed:.2g}",
             "serve the model with another back end",
         )
