@@ -37,7 +37,7 @@ from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import Category, Taxonomy, single
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
-from demur.engines.inprocess.limits import Limits
+from demur.engines.inprocess.limits import BackendLimits
 from demur.store.policies.policy_file import write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
@@ -142,7 +142,7 @@ def measured(cost: Cost, engine: HfEngine, work: Callable[[], int]) -> None:
 def run(folder: Path, prompts: list[Prompt], given: argparse.Namespace) -> dict[str, Cost]:
     """All ways in turn, `rounds` times."""
     engine, taxonomy = load(folder)
-    backend = HfBackend(engine, Limits(threads=1))
+    backend = HfBackend(engine, BackendLimits(threads=1))
     sampling = Sampling(temperature=0.0, max_tokens=given.tokens)
     policies = {kind: always_refuse(taxonomy, engine, text) for kind, text in KINDS.items()}
     asks = {

@@ -56,7 +56,7 @@ def measure(way: str, count: int) -> None:
 
     reckon = memory.memory_needed
 
-    def note(case: memory.Reckoned) -> memory.Need:
+    def note(case: memory.PlannedTraining) -> memory.MemoryNeed:
         need = reckon(case)
         said.update(estimate=need.total, parts=need.text, before=own_memory())
         return need

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from demur.core.example import Message
 from demur.core.taxonomy import coconot
-from demur.engines.hf.embed import make_rows
+from demur.engines.hf.token_rows import add_token_rows
 from demur.engines.tokens import control_ids, install
 
 TEXT = (
@@ -145,7 +145,7 @@ def make_checkpoint(folder: Path, architecture: str, *, spread: float = 0.3) -> 
         vocab_size=len(tokenizer), initializer_range=spread, **ids, **sizes
     )
     model = transformers.AutoModelForCausalLM.from_config(config)
-    make_rows(model, tokenizer, coconot(), control_ids(tokenizer, coconot().tokens))
+    add_token_rows(model, tokenizer, coconot(), control_ids(tokenizer, coconot().tokens))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from demur.engines.answer_text import AnswerText, WholeText
+from demur.engines.answer_text import AnswerText, Detokenizer
 from tests.engines.checkpoints import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -41,7 +41,7 @@ def byte_fallback():
 
 @given(st.text(max_size=30))
 def test_whole_texts_come_out_unchanged_and_never_with_half_a_character(text):
-    whole = WholeText(decode)
+    whole = Detokenizer(decode)
     pieces = [whole.push(i) for i in ids_of(text)]
     assert all(text.startswith("".join(pieces[:n])) for n in range(len(pieces) + 1))
     assert "".join(pieces) + whole.end() == decode(ids_of(text)).rstrip("\ufffd")
@@ -49,19 +49,19 @@ def test_whole_texts_come_out_unchanged_and_never_with_half_a_character(text):
 
 @given(st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=40))
 def test_any_ids_whatever_come_out_as_they_decode_together(ids):
-    whole = WholeText(decode)
+    whole = Detokenizer(decode)
     shown = "".join(whole.push(i) for i in ids)
     assert decode(ids).startswith(shown)
     assert (shown + whole.end()).rstrip("\ufffd") == decode(ids).rstrip("\ufffd")
 
 
 def test_a_character_of_four_bytes_is_shown_with_its_last_byte():
-    whole = WholeText(decode)
+    whole = Detokenizer(decode)
     assert [whole.push(i) for i in ids_of("a😀b")] == ["a", "", "", "", "😀", "b"]
 
 
 def test_an_answer_cut_within_a_character_ends_before_it():
-    whole = WholeText(decode)
+    whole = Detokenizer(decode)
     assert [whole.push(i) for i in ids_of("a😀")[:-1]] == ["a", "", "", ""]
     assert whole.end() == ""
 
@@ -70,7 +70,7 @@ def test_an_answer_cut_within_a_character_ends_before_it():
 def test_byte_fallback_and_leading_spaces_are_handled(text):
     tokenizer, words = byte_fallback()
     ids = [0, 1, *(words.index(f"<0x{b:02X}>") for b in text.encode()), 0]
-    whole = WholeText(tokenizer.decode)
+    whole = Detokenizer(tokenizer.decode)
     assert (
         "".join(whole.push(i) for i in ids) + whole.end()
         == f"Hello sea{text} Hello"
@@ -79,7 +79,7 @@ def test_byte_fallback_and_leading_spaces_are_handled(text):
 
 
 def test_special_tokens_are_never_shown():
-    whole = WholeText(decode)
+    whole = Detokenizer(decode)
     special = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
     assert [whole.push(i) for i in [special, *ids_of("a"), special, *ids_of("b")]] == [
         "",

@@ -13,14 +13,14 @@ from demur.core.policy import natural
 from demur.core.rates import Outcome
 from demur.core.taxonomy import coconot
 from demur.core.training.seen import Seen, seen_of
-from demur.engines.fake.engine import FakeEngine
-from demur.engines.fake.subjects import (
+from demur.engines.fake.constant import (
     Subject,
     always_refuse,
     answer_then_refuse,
     never_refuse,
     refuse_then_answer,
 )
+from demur.engines.fake.engine import FakeEngine
 from demur.stages import bench_refusals, evaluate
 from demur.stages.bench_refusals import Candidate, Config
 from demur.stages.bench_refusals.texts import PART_PROMPTS

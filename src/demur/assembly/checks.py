@@ -11,7 +11,7 @@ from demur.assembly.wiring import needed
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.readiness import Readiness
 from demur.core.training.settings import TrainSettings
-from demur.engines.fake.subjects import (
+from demur.engines.fake.constant import (
     always_refuse,
     answer_then_refuse,
     never_refuse,
@@ -19,12 +19,12 @@ from demur.engines.fake.subjects import (
 )
 
 if TYPE_CHECKING:
-    from demur.engines.fake.subjects import Subject
+    from demur.engines.fake.constant import ConstantModel
 
 _WHAT = "looking at a model"
 
 # Models that do the same whatever they are asked: what every evaluator of refusals must tell apart.
-SUBJECTS: dict[str, Callable[[Taxonomy], Subject]] = {
+SUBJECTS: dict[str, Callable[[Taxonomy], ConstantModel]] = {
     "always-refuse": always_refuse,
     "never-refuse": never_refuse,
     "refuse-then-answer": refuse_then_answer,

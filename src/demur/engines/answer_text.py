@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from demur.engines.stop_text import StopText
+from demur.engines.stop_strings import StopStrings
 
 HALF = "\ufffd"  # what decoders show in place of bytes that are no character, or not yet
 LONGEST = 4  # bytes of a character in UTF-8, so tokens that it may take
 
 
-class WholeText:
+class Detokenizer:
     """Ids in, the text that they add out; a character that is not complete yet waits for its last
     token.
 
@@ -54,8 +54,8 @@ class AnswerText:
     """The text of one answer, up to the first stop string."""
 
     def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str]) -> None:
-        self._whole = WholeText(decode)
-        self._stop = StopText(stops)
+        self._whole = Detokenizer(decode)
+        self._stop = StopStrings(stops)
 
     @property
     def stopped(self) -> bool:

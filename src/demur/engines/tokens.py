@@ -3,7 +3,7 @@
 Every control token is proved to be exactly one special id that survives a round trip. Conversations
 are rendered with the model's own chat template, but text that came from people never meets the
 tokenizer's special-token matching: each added token spelled out in it is replaced by a random
-marker before rendering and encoded letter by letter afterwards (demur.engines.turn_guard: also
+marker before rendering and encoded letter by letter afterwards (demur.engines.turn_tokens: also
 where the tokenizer would make such a token of other letters). Where a template knows no system
 role, or wants turns to alternate, the conversation is folded first
 (demur.core.conversation.folding).
@@ -29,7 +29,7 @@ from demur.core.conversation.folding import fold
 from demur.core.example import Message
 from demur.core.taxonomy import Taxonomy
 from demur.engines.bare_template import bare
-from demur.engines.turn_guard import Piece, TurnGuard
+from demur.engines.turn_tokens import Piece, TurnTokens
 
 # one pattern for every nonce: compiling one each would double the work
 MARK = re.compile(r"([0-9a-f]{16})x(\d+)x")
@@ -211,7 +211,7 @@ class ChatEncoder:
             (t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True
         )
         self._literal = re.compile("|".join(map(re.escape, literals)))
-        self._guard = TurnGuard(tokenizer, self._ids)
+        self._guard = TurnTokens(tokenizer, self._ids)
         normaliser = tokenizer.backend_tokenizer.normalizer
         keeps = normaliser is None or isinstance(normaliser, NFC | NFKC)
         # characters of a token

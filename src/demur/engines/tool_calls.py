@@ -31,10 +31,10 @@ _WORDS = (
 )
 
 
-class Written(Protocol):
+class PartStream(Protocol):
     """The parts of an answer, which can be closed early."""
 
-    def __aiter__(self) -> Written: ...
+    def __aiter__(self) -> PartStream: ...
 
     async def __anext__(self) -> Part: ...
 
@@ -81,8 +81,8 @@ def call_schema(ask: Ask) -> Schema:
 
 
 async def text_or_call(
-    ask: Ask, mode: Mode, write: Callable[[Schema | None], Awaitable[Written]]
-) -> Written:
+    ask: Ask, mode: Mode, write: Callable[[Schema | None], Awaitable[PartStream]]
+) -> PartStream:
     """The answer to a conversation `with_tools`. write: begins an answer, under a schema or
     freely.
     """
@@ -96,17 +96,17 @@ async def text_or_call(
         if not first.text.lstrip().startswith(_BRACE):
             return _Resumed(first, text)
         await text.aclose()
-    return CallParts(await write(call_schema(ask)))
+    return ToolCallStream(await write(call_schema(ask)))
 
 
-class CallParts:
+class ToolCallStream:
     """One part with the call; without it when the answer was cut short, for then it is no JSON."""
 
-    def __init__(self, parts: Written) -> None:
+    def __init__(self, parts: PartStream) -> None:
         self._parts = parts
         self._ended = False
 
-    def __aiter__(self) -> CallParts:
+    def __aiter__(self) -> ToolCallStream:
         return self
 
     async def __anext__(self) -> Part:
@@ -129,7 +129,7 @@ class CallParts:
 class _Resumed:
     """Parts whose first one was looked at already."""
 
-    def __init__(self, first: Part, parts: Written) -> None:
+    def __init__(self, first: Part, parts: PartStream) -> None:
         self._first: Part | None = first
         self._parts = parts
 
@@ -147,7 +147,7 @@ class _Resumed:
         await self._parts.aclose()
 
 
-async def _begun(parts: Written) -> Part:
+async def _begun(parts: PartStream) -> Part:
     """What comes up to the first visible character, as one part."""
     first = await anext(parts)
     while not first.text.strip() and not first.refusal and first.finish is None:

@@ -21,7 +21,7 @@ from demur.core.serving import Ask, Backend, Sampling
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
-from demur.engines.inprocess.limits import Limits
+from demur.engines.inprocess.limits import BackendLimits
 from tests.engines.checkpoints import user
 from tests.engines.hf.test_engine import Passes
 from tests.waiting import settled
@@ -59,7 +59,7 @@ def llama(checkpoints):
 
 @asynccontextmanager
 async def serving(engine, **limits):
-    backend = HfBackend(engine, Limits(**limits))
+    backend = HfBackend(engine, BackendLimits(**limits))
     try:
         yield backend
     finally:
@@ -384,7 +384,7 @@ def test_a_score_that_is_none_fails_its_own_request_only(checkpoints):
 
 def test_closing_ends_open_replies_and_later_requests(llama):
     async def scenario():
-        backend: Backend = HfBackend(llama, Limits(rows=1))
+        backend: Backend = HfBackend(llama, BackendLimits(rows=1))
         await backend.ready()
         reply = await backend.open(ask(TEXTS[0], always(llama, 0), LONG))
         waiting = asyncio.create_task(backend.open(ask(TEXTS[1], always(llama, 0))))

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from demur.core.rows.splitting import set_aside
-from demur.engines.hf.embed import make_rows, start_respond_at_header
+from demur.engines.hf.token_rows import add_token_rows, start_respond_row
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 from demur.engines.training.language import TOKENS, held_out_replies, measured_base, reply_loss
 from demur.engines.training.sft import SftTrainer
@@ -24,7 +24,7 @@ def prepared(folder: Path, *, tied: bool = True):
     tokenizer, _ = install(load_tokenizer(name), TAXONOMY, folder / "scratch")
     encoder = ChatEncoder(tokenizer, TAXONOMY.tokens)
     model = AutoModelForCausalLM.from_pretrained(name)
-    make_rows(model, tokenizer, TAXONOMY, encoder.token_ids)
+    add_token_rows(model, tokenizer, TAXONOMY, encoder.token_ids)
     return encoder, model
 
 
@@ -91,7 +91,7 @@ def test_a_model_with_an_embedding_of_its_own_reads_respond_as_the_header_before
     encoder, model = prepared(tmp_path, tied=tied)
     header = encoder.prompt(rows()[0].prompt)[-1]
     before = model.get_output_embeddings().weight[encoder.token_ids[0]].clone()
-    start_respond_at_header(model, encoder.token_ids[0], header)
+    start_respond_row(model, encoder.token_ids[0], header)
     embedding = model.get_input_embeddings().weight
     assert torch.equal(embedding[encoder.token_ids[0]], embedding[header]) == (not tied)
     # what decides stays

@@ -16,8 +16,8 @@ from demur.engines.hf.engine import HfEngine
 from demur.engines.training.probe_start import MARGIN, fitted, probe_rows
 from demur.engines.training.rows import TrainingRow
 from demur.engines.training.sft import SftTrainer
+from tests.engines.training.test_frozen_layers import frozen
 from tests.engines.training.test_sft import TAXONOMY, rows
-from tests.engines.training.test_trunk import frozen
 
 
 @given(seed=st.integers(0, 2**16), classes=st.integers(2, 6), rest=st.floats(-30, 60))

@@ -17,7 +17,7 @@ from demur.core.training.settings import TrainSettings
 from demur.engines.hf.engine import HfEngine
 from demur.engines.training import sft
 from demur.engines.training.sft import SftTrainer
-from demur.engines.training.validation import Measured, Validation
+from demur.engines.training.validation import Validation, ValidationLoss
 from tests.engines.training.test_sft import TAXONOMY, base, rows, settings
 
 WAYS = {
@@ -113,13 +113,13 @@ def test_the_best_weights_are_put_back_and_training_stops(
 ) -> None:
     kept: dict[int, dict[str, torch.Tensor]] = {}
 
-    def worse_after_eight(self: Validation, step: int) -> Measured:
+    def worse_after_eight(self: Validation, step: int) -> ValidationLoss:
         kept[step] = {name: p.clone() for name, p in self._learnt().items()}
-        return Measured(step=step, loss=abs(step - 8) + 1.0, leftover=0.0)
+        return ValidationLoss(step=step, loss=abs(step - 8) + 1.0, leftover=0.0)
 
     real = Validation.finish
 
-    def finish(self: Validation) -> Measured:
+    def finish(self: Validation) -> ValidationLoss:
         best = real(self)
         assert all(torch.equal(p, kept[8][name]) for name, p in self._learnt().items())
         assert any(not torch.equal(p, kept[20][name]) for name, p in self._learnt().items())
@@ -160,7 +160,7 @@ def test_a_killed_training_still_knows_its_best_weights(tmp_path: Path) -> None:
 def test_a_training_that_diverges_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nan = float("nan")
     monkeypatch.setattr(
-        Validation, "_decided", lambda _, step: Measured(step=step, loss=nan, leftover=nan)
+        Validation, "_decided", lambda _, step: ValidationLoss(step=step, loss=nan, leftover=nan)
     )
     with pytest.raises(EngineError, match="diverged"):
         SftTrainer(chosen(tmp_path, "from scratch", epochs=2.0)).train(rows(), TAXONOMY, tmp_path)

@@ -16,7 +16,7 @@ from demur.core.decision import decide_or_doubt
 from demur.core.policy import Fingerprint
 from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.fake.engine import FakeEngine
-from demur.engines.stop_text import StopText
+from demur.engines.stop_strings import StopStrings
 
 # At open: down, busy, timeout. In mid-answer, after the first part: break (BackendDown), stall
 # (BackendTimeout).
@@ -87,7 +87,7 @@ class FakeBackend:
                 yield Part(tokens=1, finish="tool_calls", tool_calls=(_tool_call(ask),))
                 return
             words = self._words(ask, column)
-            stop = StopText(ask.sampling.stop)
+            stop = StopStrings(ask.sampling.stop)
             for n, word in enumerate(words[: ask.sampling.max_tokens]):
                 await asyncio.sleep(self.delay_s)
                 self._fail(n)

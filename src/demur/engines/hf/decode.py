@@ -31,8 +31,8 @@ class DecodeRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prefix:
-    """A batch of prompts that the model has read. Good for one `write`, which takes the cache
-    over.
+    """A batch of prompts that the model has read. Good for one `decode_greedily`, which uses up the
+    cache.
     """
 
     cache: Any
@@ -41,14 +41,14 @@ class Prefix:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Written:
+class DecodedAnswer:
     """The ids of one answer after its control token."""
 
     ids: tuple[int, ...]
     finished: bool  # met a stop id before its limit
 
 
-def only_row(logits_BTV: torch.Tensor) -> torch.Tensor:
+def single_position(logits_BTV: torch.Tensor) -> torch.Tensor:
     """(B, 1, V) -> (B, V). Raises EngineError if the model computed logits elsewhere than its
     output head says.
     """
@@ -83,12 +83,14 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prefix
             f"{type(model).__name__} keeps no key-value cache",
             "use a causal decoder (is_decoder = true in its config)",
         )
-    return Prefix(cache=read.past_key_values, mask_BT=mask_BT, logits_BV=only_row(read.logits))
+    return Prefix(
+        cache=read.past_key_values, mask_BT=mask_BT, logits_BV=single_position(read.logits)
+    )
 
 
-def write(
+def decode_greedily(
     model: Any, prefix: Prefix, rows: Sequence[int], first_ids: Sequence[int], rules: DecodeRules
-) -> list[Written]:
+) -> list[DecodedAnswer]:
     """Continue prompt rows[r] of the batch after the forced token first_ids[r], greedily, all R at
     once.
     """
@@ -126,7 +128,8 @@ def write(
                     kept.append(at)
         alive = [alive[at] for at in kept]
     return [
-        Written(ids=tuple(ids), finished=done) for ids, done in zip(written, finished, strict=True)
+        DecodedAnswer(ids=tuple(ids), finished=done)
+        for ids, done in zip(written, finished, strict=True)
     ]
 
 

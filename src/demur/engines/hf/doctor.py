@@ -4,7 +4,7 @@ is wrong in words.
 In order: tokenizer and chat template; each control token; where a rendered prompt ends; what people
 can spell; the control tokens' weights; the probability at the first answer position; whether the
 files are those that were trained; what another dtype would change. Shapes: N built-in prompts, C
-control tokens, A weight tables, d width.
+control tokens, A weight token_tables, d width.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from demur.base.errors import DemurError, EngineError
 from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.training.readiness import Finding, Readiness
-from demur.engines.hf.embed import LEAST_CHANGE, control_rows, tables
 from demur.engines.hf.engine import HfEngine
+from demur.engines.hf.token_rows import LEAST_CHANGE, control_rows, token_tables
 from demur.engines.tokens import ChatEncoder, control_ids, load_tokenizer
 
 _QUESTIONS = (
@@ -172,7 +172,9 @@ def _trained(model: Any, encoder: ChatEncoder) -> Finding:
     of the mean row.
     """
     rows_ACd = control_rows(model, encoder.token_ids)  # A = 1 table if the head is tied, else 2
-    typical_A = [table.detach().float().norm(dim=1).median().item() for table in tables(model)]
+    typical_A = [
+        table.detach().float().norm(dim=1).median().item() for table in token_tables(model)
+    ]
     length_C = np.min(
         [r.norm(dim=1).numpy() / t for r, t in zip(rows_ACd, typical_A, strict=True)], axis=0
     )

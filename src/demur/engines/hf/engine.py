@@ -27,8 +27,7 @@ from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Answer, Progress, Prompt, no_progress
 from demur.engines.fingerprint import fingerprint
 from demur.engines.heads import control_scores, head_on, last_rows
-from demur.engines.hf.batch import rounding
-from demur.engines.hf.decode import DecodeRules, Prefix, only_row, prefill, write
+from demur.engines.hf.decode import DecodeRules, Prefix, decode_greedily, prefill, single_position
 from demur.engines.hf.load import (
     checkpoint_folder,
     context_of,
@@ -37,6 +36,7 @@ from demur.engines.hf.load import (
     preset_encoder,
     stop_ids,
 )
+from demur.engines.hf.running_batch import rounding
 from demur.engines.tokens import ChatEncoder, load_tokenizer
 
 LOGITS_PER_BATCH = 2**23  # at most so many float32 logits at once: 32 MB, whatever the vocabulary
@@ -285,12 +285,14 @@ class HfEngine:
         )
         with head_on(self.network, last_rows(lengths_B)):
             logits_BTV = self.network(ids_BT.to(self.network.device), **kept).logits
-        return control_scores(only_row(logits_BTV), self.encoder.token_ids)
+        return control_scores(single_position(logits_BTV), self.encoder.token_ids)
 
     def _answers(self, prefix: Prefix, rows: Sequence[tuple[int, int]]) -> list[Answer]:
         """The answers after (row of the batch, column) pairs: one answer a pair, in their order."""
         first_ids = [self.encoder.token_ids[column] for _, column in rows]
-        written = write(self.network, prefix, [row for row, _ in rows], first_ids, self.rules)
+        written = decode_greedily(
+            self.network, prefix, [row for row, _ in rows], first_ids, self.rules
+        )
         texts = self.tokenizer.batch_decode(
             [list(w.ids) for w in written], skip_special_tokens=True
         )

@@ -23,16 +23,16 @@ from demur.core.decision import Decision
 from demur.core.policy import Fingerprint
 from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.answer_text import AnswerText
-from demur.engines.hf.batch import joining_gap
 from demur.engines.hf.engine import HfEngine
-from demur.engines.inprocess.grammars import GrammarLimits, Grammars
+from demur.engines.hf.running_batch import batching_gap
+from demur.engines.inprocess.grammar.pool import GrammarLimits, GrammarPool
 from demur.engines.inprocess.job import Job
-from demur.engines.inprocess.limits import Limits
-from demur.engines.inprocess.watched import WatchedWorker
+from demur.engines.inprocess.limits import BackendLimits
+from demur.engines.inprocess.supervised import SupervisedWorker
 from demur.engines.tool_calls import Schema, mode_of, text_or_call, with_tools
 
 # for the model to show that it computes: a load balancer is to look elsewhere meanwhile
-PROOF_S = 5.0
+PROBE_S = 5.0
 
 
 class HfBackend:
@@ -44,25 +44,27 @@ class HfBackend:
     HfEngine.branches; a seed fixes the draws of a sampled one.
     """
 
-    Options = Limits
+    Options = BackendLimits
 
     @classmethod
-    def from_run(cls, run: ServedRun, options: Limits) -> HfBackend:
+    def from_run(cls, run: ServedRun, options: BackendLimits) -> HfBackend:
         """Around the run's checkpoint, loaded here. Whatever scored the run: the same fingerprint
         is the same model.
         """
         return cls(run.load(), options)
 
-    def __init__(self, engine: HfEngine, limits: Limits | None = None) -> None:
+    def __init__(self, engine: HfEngine, limits: BackendLimits | None = None) -> None:
         self._engine = engine
-        self._limits = limits or Limits()
+        self._limits = limits or BackendLimits()
         self._fingerprint = engine.fingerprint
         _require_batching(engine)
         vocabulary = engine.network.get_output_embeddings().weight.shape[0]
-        self._grammars = Grammars(engine.tokenizer, engine.rules.stops, vocabulary, GrammarLimits())
+        self._grammars = GrammarPool(
+            engine.tokenizer, engine.rules.stops, vocabulary, GrammarLimits()
+        )
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="demur-encode")
         self._undecided = 0
-        self._worker = WatchedWorker(engine, self._limits)
+        self._worker = SupervisedWorker(engine, self._limits)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -103,7 +105,7 @@ class HfBackend:
         described = replace(ask, messages=with_tools(ask))
         await asyncio.get_running_loop().run_in_executor(self._encoding, self._prepare, described)
 
-    async def _go_on(self, ask: Ask, schema: Schema | None) -> Parts:
+    async def _go_on(self, ask: Ask, schema: Schema | None) -> JobParts:
         """Write an answer to a request that was decided under another prompt."""
         answered = tuple(replace(c, override="suppress") for c in ask.policy.categories)
         policy = replace(ask.policy, categories=answered)
@@ -112,7 +114,7 @@ class HfBackend:
         )
         return await self._begun(job, decision)
 
-    async def _begun(self, job: Job, decision: Decision) -> Parts:
+    async def _begun(self, job: Job, decision: Decision) -> JobParts:
         """The answer of a decided request, under way once its schema is prepared, if it has one to
         follow.
         """
@@ -124,7 +126,7 @@ class HfBackend:
                 self._worker.cancel(job)
                 raise
             self._worker.bind(job, grammar)
-        return Parts(job, self._worker)
+        return JobParts(job, self._worker)
 
     async def _decide(self, ask: Ask) -> tuple[Job, Decision, Floats]:
         """Have the model read a prompt; what is to be written after it is under way."""
@@ -153,14 +155,14 @@ class HfBackend:
         token for this.
 
         Raises BackendDown when its thread has ended or is stuck, and why, and when nothing came
-        within PROOF_S.
+        within PROBE_S.
         """
         try:
-            async with asyncio.timeout(PROOF_S):
-                await asyncio.wrap_future(self._worker.prove())
+            async with asyncio.timeout(PROBE_S):
+                await asyncio.wrap_future(self._worker.probe())
         except TimeoutError:
             raise BackendDown(
-                f"the model has computed nothing for {PROOF_S:g} s", "try again later"
+                f"the model has computed nothing for {PROBE_S:g} s", "try again later"
             ) from None
 
     async def close(self) -> None:
@@ -200,15 +202,15 @@ class HfBackend:
         return str(self._engine.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-class Parts:
+class JobParts:
     """The answer of one request, as it is written. Closing it, read or unread, frees its place."""
 
-    def __init__(self, job: Job, worker: WatchedWorker) -> None:
+    def __init__(self, job: Job, worker: SupervisedWorker) -> None:
         self._job = job
         self._worker = worker
         self._ended = False
 
-    def __aiter__(self) -> Parts:
+    def __aiter__(self) -> JobParts:
         return self
 
     async def __anext__(self) -> Part:
@@ -238,7 +240,7 @@ def _require_batching(engine: HfEngine) -> None:
                 "in-process serving needs a causal decoder; serve the model with another back end",
             )
         short = [engine.encoder.token_ids[0], *sorted(engine.rules.stops)]
-        gap, allowed = joining_gap(engine.network, [short, short * 3, short * 2], engine.filler)
+        gap, allowed = batching_gap(engine.network, [short, short * 3, short * 2], engine.filler)
     if not gap <= allowed:
         raise EngineError(
             f"rows that join a batch of {type(engine.network).__name__} are read otherwise than "

@@ -12,14 +12,14 @@ from demur.base.errors import DemurError, SchemaTooCostly
 from demur.core.decision import Decision
 from demur.core.serving import Ask, Finish, Part
 from demur.engines.answer_text import AnswerText
-from demur.engines.hf.batch import Prompts
-from demur.engines.inprocess.grammar import Grammar
+from demur.engines.hf.running_batch import PrefilledPrompts
+from demur.engines.inprocess.grammar.process import Grammar
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Job:
-    """One request on its way. `left` is set by the event loop, `last` to `unsent` belong to the
-    worker.
+    """One request on its way. `cancelled` is set by the event loop, `last` to `unsent` belong to
+    the worker.
     """
 
     ask: Ask
@@ -31,7 +31,7 @@ class Job:
     decided: asyncio.Future[tuple[Decision, Floats]]
     parts: asyncio.Queue[Part | DemurError] = field(default_factory=asyncio.Queue)
     grammar: Grammar | None = None  # of an answer under a schema, once it is prepared
-    left: bool = False  # nobody waits for it any more
+    cancelled: bool = False  # nobody waits for it any more
     last: int = -1  # the token that the model has yet to read
     written: int = 0  # tokens after the control token
     unsent: int = 0  # of them, not yet in a part
@@ -98,7 +98,7 @@ class Parked:
     """An answer that is not in the batch for now."""
 
     job: Job
-    prompts: Prompts  # what the model has read of it, and what it said last
+    prompts: PrefilledPrompts  # what the model has read of it, and what it said last
     # its mask is awaited; else it awaits its grammar, and has not read its control token
     late: bool = False
     since_s: float = field(default_factory=monotonic)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class BackendLimits:
     """How much a backend takes on at once."""
 
     waiting: int = 256  # requests that may await their decision; one more is BackendBusy

@@ -8,7 +8,7 @@ callers see is posted to their event loop, once a step.
 
 An answer under a JSON schema is parked, with its cache, while other processes prepare its grammar,
 and again whenever its next mask is late: nobody's schema holds up the step of all
-(demur.engines.inprocess.grammars).
+(demur.engines.inprocess.grammar.pool).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from demur.base.errors import BackendDown, DemurError, SchemaTooCostly
 from demur.core.decision import decide_or_doubt
 from demur.core.serving import Part, is_silent
 from demur.engines.heads import control_scores
-from demur.engines.hf.batch import RunningBatch, only, read, together
 from demur.engines.hf.engine import LOGITS_PER_BATCH, HfEngine
+from demur.engines.hf.running_batch import RunningBatch, concatenated, one_of, prefill_unmasked
 from demur.engines.hf.sample import next_tokens
-from demur.engines.inprocess.grammar import Grammar, wait
+from demur.engines.inprocess.grammar.process import Grammar, wait
 from demur.engines.inprocess.job import Job, Parked
-from demur.engines.inprocess.limits import Limits
-from demur.engines.inprocess.turns import Turns
+from demur.engines.inprocess.limits import BackendLimits
+from demur.engines.inprocess.prefill_debt import PrefillDebt
 
 GRACE_S = 0.002  # for which a step of all answers waits for masks that are late
 # for which an answer is parked until its mask is there; the grammar's own limits end it before that
@@ -46,7 +46,7 @@ STOP_S = 15.0  # for a step to end when the server does
 LOOK_S = 0.005  # between two looks for masks where every answer is parked
 
 
-def alike(jobs: Sequence[Job]) -> list[list[Job]]:
+def by_like_length(jobs: Sequence[Job]) -> list[list[Job]]:
     """Requests to read together: none has less than half as many tokens as the longest beside it,
     shortest first.
     """
@@ -62,7 +62,7 @@ def alike(jobs: Sequence[Job]) -> list[list[Job]]:
 class Worker:
     """A thread and its queue. `add`, `cancel` and `stop` may be called from any thread."""
 
-    def __init__(self, engine: HfEngine, limits: Limits) -> None:
+    def __init__(self, engine: HfEngine, limits: BackendLimits) -> None:
         self._engine = engine
         self._limits = limits
         self._most_read = max(
@@ -76,11 +76,11 @@ class Worker:
         self._batch = RunningBatch(engine.network)
         self._rows: list[Job] = []  # by row of the batch
         self._parked: list[Parked] = []
-        self._turns = Turns()
+        self._debt = PrefillDebt()
         self._outbox: list[tuple[Job, Callable[[], object]]] = []
         self._due_s: float | None = None  # when the step under way should be over; None: none is
         # by those who want to know whether the model still computes
-        self._asked: list[Future[None]] = []
+        self._probes: list[Future[None]] = []
         self._thread = threading.Thread(target=self._run, name="demur-model", daemon=True)
         self._thread.start()
 
@@ -110,14 +110,14 @@ class Worker:
         if self.stuck:
             raise BackendDown("a step of the model does not end", "it is started again")
 
-    def prove(self) -> Future[None]:
+    def probe(self) -> Future[None]:
         """Done as soon as the model has computed something from now on: a step of answers, or one
         token for this.
         """
         asked: Future[None] = Future()
         with self._wake:
             self.check()
-            self._asked.append(asked)
+            self._probes.append(asked)
             self._wake.notify()
         return asked
 
@@ -126,7 +126,7 @@ class Worker:
         heard no more.
         """
         jobs, asked = self._closed(BackendDown(why, "it is started again"))
-        _tell([(job, partial(job.fail, BackendDown(why, "ask again"))) for job in jobs])
+        _deliver([(job, partial(job.fail, BackendDown(why, "ask again"))) for job in jobs])
         for one in asked:
             if one.set_running_or_notify_cancel():
                 one.set_exception(BackendDown(why, "try again later"))
@@ -141,7 +141,7 @@ class Worker:
 
     def cancel(self, job: Job) -> None:
         """Free a request's place: in the queue at once, in the batch before its next step."""
-        job.left = True
+        job.cancelled = True
         with self._wake:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -151,7 +151,7 @@ class Worker:
         """Let an answer under a schema begin: its grammar is there."""
         with self._wake:
             job.grammar = grammar
-            if job.left or job not in self._open:
+            if job.cancelled or job not in self._open:
                 grammar.close()
             self._wake.notify()
 
@@ -190,7 +190,7 @@ class Worker:
                 self._wake.wait(LOOK_S)
             else:
                 self._wake.wait_for(
-                    lambda: self._waiting or self._rows or self._closing or self._asked
+                    lambda: self._waiting or self._rows or self._closing or self._probes
                 )
             return not self._closing and self._down is None
 
@@ -208,7 +208,7 @@ class Worker:
             (job, partial(job.fail, BackendDown(why, "try again later"))) for job in jobs
         ]
         outbox, self._outbox = self._outbox, []
-        _tell(outbox)
+        _deliver(outbox)
         for one in asked:
             if one.set_running_or_notify_cancel():
                 one.set_exception(BackendDown(why, "try again later"))
@@ -218,7 +218,7 @@ class Worker:
         with self._wake:
             self._down = why
             jobs, self._open = self._open, set()
-            asked, self._asked = self._asked, []
+            asked, self._probes = self._probes, []
             self._waiting.clear()
             self._wake.notify()
         for job in jobs:
@@ -226,33 +226,35 @@ class Worker:
                 job.grammar.close()
         return jobs, asked
 
-    def _answer_asked(self) -> None:
+    def _answer_probes(self) -> None:
         """Tell those who ask whether the model computes; let it, where no answer is under way."""
         with self._wake:
-            asked = list(self._asked)
+            asked = list(self._probes)
         if asked and not self._rows:
             self._begin()
-            read(self._engine.network, [self._engine.encoder.token_ids[:1]], self._engine.filler)
+            prefill_unmasked(
+                self._engine.network, [self._engine.encoder.token_ids[:1]], self._engine.filler
+            )
         with self._wake:
             if self._down is not None:  # abandoned: they have been told
                 return
-            self._asked = self._asked[len(asked) :]
+            self._probes = self._probes[len(asked) :]
         for one in asked:
             if one.set_running_or_notify_cancel():  # else its time was over
                 one.set_result(None)
 
     def _step(self) -> None:
-        self._keep([r for r, job in enumerate(self._rows) if not job.left])
+        self._keep([r for r, job in enumerate(self._rows) if not job.cancelled])
         self._unpark()
-        for batch in alike(self._admit()):
+        for batch in by_like_length(self._admit()):
             self._read(batch)
             self._post()
         if self._rows:
             start_s = monotonic()
             self._write()
-            self._turns.wrote(monotonic() - start_s)
+            self._debt.decoded(monotonic() - start_s)
             self._post()
-        self._answer_asked()
+        self._answer_probes()
 
     def _admit(self) -> list[Job]:
         """The next requests in line that fit in beside those under way. A long prompt may have to
@@ -264,7 +266,7 @@ class Worker:
             active = written | {job.ask.tenant for job in self._waiting}
             most = self._limits.prefill_tokens // (SHARED if len(active) > 1 else 1)
             for job in tuple(self._waiting):
-                if not self._turns.may_read(
+                if not self._debt.may_prefill(
                     len(job.ids), beside_others=bool(written - {job.ask.tenant})
                 ):
                     continue
@@ -290,7 +292,9 @@ class Worker:
         """
         start_s = monotonic()
         self._begin(sum(len(job.ids) for job in jobs))
-        prompts = read(self._engine.network, [job.ids for job in jobs], self._engine.filler)
+        prompts = prefill_unmasked(
+            self._engine.network, [job.ids for job in jobs], self._engine.filler
+        )
         control_ids = self._engine.encoder.token_ids
         joining = []
         for b, (job, logp_C) in enumerate(
@@ -311,11 +315,11 @@ class Worker:
             else:
                 job.last = control_ids[decision.column]
                 if job.ask.json_schema is not None and not decision.refuses:
-                    self._parked.append(Parked(job=job, prompts=only(prompts, b)))
+                    self._parked.append(Parked(job=job, prompts=one_of(prompts, b)))
                 else:
                     joining.append(b)
         self._batch.join(prompts, joining)
-        self._turns.read(max(prompts.lengths), monotonic() - start_s)
+        self._debt.prefilled(max(prompts.lengths), monotonic() - start_s)
         self._rows += [jobs[b] for b in joining]
 
     def _unpark(self) -> None:
@@ -324,7 +328,7 @@ class Worker:
         parked, self._parked = self._parked, []
         joining = []
         for one in parked:
-            if one.job.left:
+            if one.job.cancelled:
                 self._forget(one.job)
             elif one.late and one.job.grammar is not None and one.job.grammar.state != "waiting":
                 if self._choose(one.prompts.logits_BV, [one.job]):
@@ -341,7 +345,7 @@ class Worker:
             else:
                 self._parked.append(one)
         if joining:  # all at once: each time, the cache of the whole batch is copied
-            self._batch.join(together([one.prompts for one in joining]), range(len(joining)))
+            self._batch.join(concatenated([one.prompts for one in joining]), range(len(joining)))
             self._rows += [one.job for one in joining]
         self._post()
 
@@ -428,10 +432,10 @@ class Worker:
         """
         outbox, self._outbox = self._outbox, []
         if self._down is None:
-            _tell(outbox)
+            _deliver(outbox)
 
 
-def _tell(outbox: Sequence[tuple[Job, Callable[[], object]]]) -> None:
+def _deliver(outbox: Sequence[tuple[Job, Callable[[], object]]]) -> None:
     """Make calls on the event loops of their jobs, with one message per loop."""
     for loop in {job.loop for job, _ in outbox}:
         mine = [(job, call) for job, call in outbox if job.loop is loop]
@@ -439,7 +443,7 @@ def _tell(outbox: Sequence[tuple[Job, Callable[[], object]]]) -> None:
             loop.call_soon_threadsafe(_call_all, [call for _, call in mine])
         except RuntimeError:  # the event loop is closed, and everybody who waited is gone with it
             for job, _ in mine:
-                job.left = True
+                job.cancelled = True
 
 
 def _call_all(calls: Sequence[Callable[[], object]]) -> None:

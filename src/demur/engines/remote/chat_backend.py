@@ -34,7 +34,7 @@ from demur.engines.remote.chat import (
 from demur.engines.remote.link import Link, Wire
 from demur.engines.remote.partial_scores import settle
 from demur.engines.remote.parts import Parts, Rules, begun, response_format
-from demur.engines.tool_calls import Mode, Schema, Written, mode_of, text_or_call, with_tools
+from demur.engines.tool_calls import Mode, PartStream, Schema, mode_of, text_or_call, with_tools
 
 TOP = 20  # the most that the protocol allows
 WORD_JOINER = "\u2060"  # invisible, and no break for a reader
@@ -173,7 +173,7 @@ class OpenAiBackend:
         require_model(chat, self._answers_as or chat.model)
         return listed_first(chat), chat.prompt_tokens or 0
 
-    async def _answer(self, ask: Ask, decision: Decision, mode: Mode) -> Written:
+    async def _answer(self, ask: Ask, decision: Decision, mode: Mode) -> PartStream:
         """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
         write = partial(self._go_on, ask, decision.column)
         if decision.refuses:

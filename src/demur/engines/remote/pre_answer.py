@@ -29,12 +29,12 @@ from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt, Scorer
 from demur.core.serving import Ask, Finish, Part, Reply, ServedRun, is_silent, nothing
+from demur.engines.batched_scorer import BatchedScorer
 from demur.engines.remote.chat import chat_event, finish_in, require_model, require_served, writing
 from demur.engines.remote.completion import CallPiece, ChatPiece
 from demur.engines.remote.exchange import CHAT
 from demur.engines.remote.link import LOG, Link, Wire
 from demur.engines.remote.parts import Parts, Rules, begun, response_format
-from demur.engines.score_batches import ScoreBatches
 
 _PROBE: Prompt = (Message(role="user", content="Hello."),)
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -79,14 +79,14 @@ class PreAnswerBackend:
     scorer: Scorer  # decides; belongs to the backend from now on
 
     _wire: Wire = field(init=False, repr=False)
-    _batches: ScoreBatches = field(init=False, repr=False)
+    _batches: BatchedScorer = field(init=False, repr=False)
     _answers_as: str | None = field(init=False, repr=False)
     _served: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._wire = Wire(self.link)
         self._answers_as = self.settings.answers_as
-        self._batches = ScoreBatches(self.scorer)
+        self._batches = BatchedScorer(self.scorer)
         self._fingerprint = self.scorer.fingerprint
         self._looking = asyncio.Lock()
 

@@ -18,20 +18,20 @@ from demur.core.example import Example, Message
 from demur.core.ports import Origin, Progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.settings import TrainSettings
-from demur.engines.hf import embed
+from demur.engines.hf import token_rows
 from demur.engines.hf.load import load_base
-from demur.engines.thought_place import require_one_place, with_thought
+from demur.engines.thought_position import require_same_position, with_thought
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
-from demur.engines.training import language, trunk
+from demur.engines.training import frozen_layers, language
 from demur.engines.training.base_model.find import Base, origin_of
 from demur.engines.training.base_model.tiny import TinyConfig, make_tiny
 from demur.engines.training.batches import NoisyRows, PadRight
+from demur.engines.training.hidden_states import CombinedProgress, States
 from demur.engines.training.packing import check_packing
 from demur.engines.training.probe_start import probe_rows
 from demur.engines.training.resources.machine import shards_weights, uses_bfloat16
 from demur.engines.training.resources.memory import require_room
 from demur.engines.training.rows import TrainingRow, training_rows, validation_rows
-from demur.engines.training.states import OneScale, States
 
 BACKWARD = 2.0  # a backward pass costs about two forward passes
 
@@ -62,24 +62,26 @@ class Prepared:
     before: torch.Tensor  # the control tokens' rows as initialised
     table_names: list[str]  # of the matrices they are rows of
     reused: int  # control tokens that took over a reserved row of the vocabulary
-    scale: OneScale  # of progress
+    scale: CombinedProgress  # of progress
     origin: Origin | None = None  # of the base; None: made here, or this process is not the first
     # None: no held-out replies, or this process is not the first
     language: language.Language | None = None
-    cut: trunk.CutModel | None = None  # with frozen layers: the model is then what lies above them
+    cut: frozen_layers.CutModel | None = (
+        None  # with frozen layers: the model is then what lies above them
+    )
     states: States | None = None  # with frozen layers: what the rows are read as
     aside_states: States | None = None
 
     def validation_rows(self) -> torch.utils.data.Dataset[Any]:
         """The rows to validate on, as the model reads them."""
         if self.aside_states is not None:
-            return trunk.StateRows(self.aside_states, self.aside)
+            return frozen_layers.StateRows(self.aside_states, self.aside)
         return NoisyRows(self.aside, share=0.0, seed=0, ordinary_ids=())
 
     def collate(self, rows: Any) -> dict[str, torch.Tensor]:
         """A batch of rows, padded."""
         padded = PadRight(pad_id=self.tokenizer.pad_token_id or 0)
-        return trunk.pad_states(rows) if self.cut is not None else padded(rows)
+        return frozen_layers.pad_states(rows) if self.cut is not None else padded(rows)
 
 
 def prepare(task: Task) -> Prepared:
@@ -95,25 +97,25 @@ def prepare(task: Task) -> Prepared:
             plain, task.taxonomy, task.work / f"tokenizer-{state.process_index}"
         )
     encoder = ChatEncoder(tokenizer, task.taxonomy.tokens, keep_history=s.keep_history)
-    require_one_place(tokenizer, encoder)
+    require_same_position(tokenizer, encoder)
     rows = training_rows(task.learnt_from, task.taxonomy, encoder, s)
     aside = validation_rows(task.aside, task.taxonomy, encoder, s)
     require_room(base.name, [*rows, *aside], s, task.work)  # before anything is loaded
     set_seed(s.seed)
     model = load_base(base.name, s.dtype)
     if s.frozen_share:
-        trunk.untie(model)  # the frozen layers keep reading the embedding that they know
-    embed.make_rows(model, tokenizer, task.taxonomy, encoder.token_ids)
+        frozen_layers.untie(model)  # the frozen layers keep reading the embedding that they know
+    token_rows.add_token_rows(model, tokenizer, task.taxonomy, encoder.token_ids)
     header = encoder.prompt([Message(role="user", content="Hello")])[-1]
-    embed.start_respond_at_header(model, encoder.token_ids[0], header)
+    token_rows.start_respond_row(model, encoder.token_ids[0], header)
     prepared = Prepared(
         model=model,
         tokenizer=tokenizer,
         encoder=encoder,
         rows=rows,
         aside=aside,
-        before=embed.control_rows(model, encoder.token_ids),
-        table_names=embed.table_names(model),
+        before=token_rows.control_rows(model, encoder.token_ids),
+        table_names=token_rows.table_names(model),
         reused=len(reused),
         scale=_scale(task, rows),
         # its files are here by now
@@ -136,14 +138,16 @@ def _tiny(task: Task) -> Base:
     return Base(name=str(folder))
 
 
-def _scale(task: Task, rows: Sequence[TrainingRow]) -> OneScale:
+def _scale(task: Task, rows: Sequence[TrainingRow]) -> CombinedProgress:
     """How long reading the frozen layers takes beside the steps."""
     s = task.settings
     if not s.frozen_share or s.batch_tokens is None:
-        return OneScale(progress=task.progress, reading=0, steps=0)
+        return CombinedProgress(progress=task.progress, reading=0, steps=0)
     epoch = math.ceil(sum(len(r.input_ids) for r in rows) / s.batch_tokens)
     reading = round(epoch * s.frozen_share / ((1 - s.frozen_share) * (1 + BACKWARD)))
-    return OneScale(progress=task.progress, reading=reading, steps=math.ceil(epoch * s.epochs))
+    return CombinedProgress(
+        progress=task.progress, reading=reading, steps=math.ceil(epoch * s.epochs)
+    )
 
 
 def _language(task: Task, prepared: Prepared) -> language.Language | None:
@@ -170,7 +174,7 @@ def _teachable(task: Task, prepared: Prepared) -> Prepared:
         check_packing(prepared.model)
     if s.lora_rank:
         ids = prepared.encoder.token_ids
-        adapted = embed.lora(
+        adapted = token_rows.with_lora(
             prepared.model, ids, rank=s.lora_rank, alpha=s.lora_alpha, dropout=s.lora_dropout
         )
         return replace(prepared, model=adapted)
@@ -184,11 +188,11 @@ def _cut(task: Task, prepared: Prepared) -> Prepared:
     model, learnt = prepared.model, len(prepared.rows)
     if not shards_weights():
         model.to(task.state.device)
-    frozen = trunk.layers_below(model, task.settings.frozen_share)
+    frozen = frozen_layers.layers_below(model, task.settings.frozen_share)
     with task.state.main_process_first():
         every = [*prepared.rows, *prepared.aside]
-        states = trunk.trunk_states(model, every, frozen, task.work, prepared.scale.read)
-    cut = trunk.cut(model, frozen, prepared.encoder.token_ids, prepared.rows[0])
+        states = frozen_layers.frozen_states(model, every, frozen, task.work, prepared.scale.read)
+    cut = frozen_layers.cut(model, frozen, prepared.encoder.token_ids, prepared.rows[0])
     if task.settings.control_start == "probe":
         ids, seed = prepared.encoder.token_ids, task.settings.seed
         cut.model.get_output_embeddings().start_at(

@@ -25,15 +25,15 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.training.settings import TrainSettings, learnt
 from demur.core.training.taught import taught
 from demur.engines.fingerprint import checkpoint_digest, fingerprint
-from demur.engines.hf import embed
+from demur.engines.hf import token_rows
 from demur.engines.hf.load import DTYPES, no_progress_bars
-from demur.engines.training import trunk
+from demur.engines.training import frozen_layers
 from demur.engines.training.base_model.find import Base, find_base
 from demur.engines.training.batches import NoisyRows, OwnBatches, TokenBudgetBatches, as_read
 from demur.engines.training.language import reply_loss
 from demur.engines.training.optim import MuonWithAdamW
 from demur.engines.training.prepared import Prepared, Task, prepare
-from demur.engines.training.resources.disk import named_disk_errors
+from demur.engines.training.resources.disk import disk_errors_named
 from demur.engines.training.resources.machine import (
     attention,
     check_processes,
@@ -42,7 +42,7 @@ from demur.engines.training.resources.machine import (
     uses_bfloat16,
 )
 from demur.engines.training.trainer import ControlTokenTrainer, LossWeights, StepProgress
-from demur.engines.training.validation import Measured, Validated, Validation
+from demur.engines.training.validation import Validation, ValidationLoss, ValidationSetup
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class SftTrainer:
         """
         state = check_processes(self.settings.processes)
         try:
-            with named_disk_errors(folder), no_progress_bars():
+            with disk_errors_named(folder), no_progress_bars():
                 return self._trained(
                     self._task(examples, taxonomy, folder, (state, progress)), folder
                 )
@@ -160,7 +160,7 @@ class SftTrainer:
     ) -> Validation | None:
         if not prepared.aside:
             return None
-        what = Validated(
+        what = ValidationSetup(
             rows=prepared.validation_rows(),
             collate=prepared.collate,
             lengths=[len(r.input_ids) for r in prepared.aside],
@@ -185,7 +185,7 @@ class SftTrainer:
             prepared.rows, share=s.prompt_noise, seed=s.seed, ordinary_ids=ordinary
         )
         if prepared.states is not None:
-            rows = trunk.StateRows(prepared.states, prepared.rows)
+            rows = frozen_layers.StateRows(prepared.states, prepared.rows)
         batches = TokenBudgetBatches(
             prepared.rows,
             budget=s.batch_tokens,
@@ -207,10 +207,10 @@ class SftTrainer:
         partial, final = folder / "model.partial", folder / "model"
         shutil.rmtree(partial, ignore_errors=True)
         if self.settings.lora_rank:
-            model = embed.merge(model, partial, prepared.rows[0].input_ids)
+            model = token_rows.merge_lora(model, partial, prepared.rows[0].input_ids)
             weights = model.state_dict()
         elif prepared.cut is not None:
-            model = trunk.join(prepared.cut)
+            model = frozen_layers.join(prepared.cut)
             weights = model.state_dict()
         dtype = saved_dtype(self.settings)
         if not self.settings.lora_rank:
@@ -223,7 +223,7 @@ class SftTrainer:
             model.to(DTYPES[dtype]).save_pretrained(partial, state_dict=saved)
         prepared.tokenizer.save_pretrained(partial)
         tables = [weights[name] for name in prepared.table_names]
-        change = embed.row_change(tables, prepared.encoder.token_ids, prepared.before)
+        change = token_rows.row_change(tables, prepared.encoder.token_ids, prepared.before)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)  # whole or not there: the rename is the moment the model exists
         return TrainedModel(
@@ -266,7 +266,9 @@ def _spoken(model: Any, prepared: Prepared, settings: TrainSettings) -> dict[str
     }
 
 
-def _validated(prepared: Prepared, best: Measured | None) -> dict[str, str | int | float | bool]:
+def _validated(
+    prepared: Prepared, best: ValidationLoss | None
+) -> dict[str, str | int | float | bool]:
     """What validation says of a model, for its details."""
     if best is None:
         return {}

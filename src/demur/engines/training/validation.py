@@ -35,7 +35,7 @@ from demur.engines.training.trainer import ControlTokenTrainer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class ValidationLoss:
     """The decisions on the validation rows after so many steps."""
 
     step: int
@@ -44,7 +44,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Validated:
+class ValidationSetup:
     """Rows to validate on and when to."""
 
     rows: Dataset[Any]  # each ends at its control token
@@ -59,15 +59,17 @@ class Validated:
 class Validation(TrainerCallback):
     """Measures while a trainer trains, stops it, and puts the best weights back."""
 
-    def __init__(self, trainer: ControlTokenTrainer, what: Validated) -> None:
+    def __init__(self, trainer: ControlTokenTrainer, what: ValidationSetup) -> None:
         if trainer.is_deepspeed_enabled:
             raise EngineError(
                 "validation rows with DeepSpeed", "set train.validation_share = 0, or use FSDP"
             )
         self._trainer, self._what = trainer, what
         self._batches = by_length(what.lengths, TOKENS_PER_BATCH)
-        self._last: Measured | None = None
-        self.best: Measured | None = _read(what.file)["measured"] if what.file.exists() else None
+        self._last: ValidationLoss | None = None
+        self.best: ValidationLoss | None = (
+            _read(what.file)["measured"] if what.file.exists() else None
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Called by Trainer after every optimizer step."""
@@ -78,7 +80,7 @@ class Validation(TrainerCallback):
         if state.global_step - best >= self._what.patience * self._what.every:
             control.should_training_stop = True
 
-    def finish(self) -> Measured:
+    def finish(self) -> ValidationLoss:
         """Measure the last step if that is due, and put the best weights back. Returns what they
         decide.
 
@@ -121,7 +123,7 @@ class Validation(TrainerCallback):
         return {n: p.to_local() if isinstance(p, DTensor) else p for n, p in learnt.items()}
 
     @torch.no_grad()
-    def _decided(self, step: int) -> Measured:
+    def _decided(self, step: int) -> ValidationLoss:
         trainer, model = self._trainer, self._trainer.model_wrapped
         control_C = torch.tensor(self._what.control_ids)
         model.eval()
@@ -142,7 +144,7 @@ class Validation(TrainerCallback):
         means = trainer.accelerator.reduce(sums.to(trainer.accelerator.device), "mean") / len(
             self._what.lengths
         )
-        return Measured(step=step, loss=float(means[0]), leftover=float(means[1]))
+        return ValidationLoss(step=step, loss=float(means[0]), leftover=float(means[1]))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -150,6 +152,6 @@ def _read(file: Path) -> dict[str, Any]:
     kept = torch.load(file, weights_only=True)
     step, loss, leftover = kept["measured"]
     return {
-        "measured": Measured(step=step, loss=loss, leftover=leftover),
+        "measured": ValidationLoss(step=step, loss=loss, leftover=leftover),
         "weights": kept["weights"],
     }

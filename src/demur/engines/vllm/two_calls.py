@@ -28,7 +28,7 @@ from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.remote.declines import shown_name
 from demur.engines.remote.link import LOG, Link, Wire, parsed
 from demur.engines.remote.parts import Parts, Rules, begun, response_format
-from demur.engines.tool_calls import Mode, Schema, Written, mode_of, text_or_call, with_tools
+from demur.engines.tool_calls import Mode, PartStream, Schema, mode_of, text_or_call, with_tools
 from demur.engines.vllm.token_ids import (
     Choice,
     Completion,
@@ -197,7 +197,7 @@ class TwoCallBackend:
             ) from None
         return logp_C
 
-    async def _answer(self, ask: Ask, ids: list[int], decision: Decision, mode: Mode) -> Written:
+    async def _answer(self, ask: Ask, ids: list[int], decision: Decision, mode: Mode) -> PartStream:
         """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
         if decision.refuses:
             return await self._go_on(ask, ids, decision.column, None)

@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 from demur.base.errors import EngineError
 from demur.core.taxonomy import coconot
 from demur.core.training.settings import TrainSettings, cpu
-from demur.engines.hf.embed import make_rows
+from demur.engines.hf.token_rows import add_token_rows
 from demur.engines.training.base_model import doctor as base_doctor
 from demur.engines.training.base_model.doctor import BaseCase, examine_base, is_base
 from tests.engines.checkpoints import TEMPLATES, make_checkpoint, make_tokenizer
@@ -156,4 +156,4 @@ def test_a_base_whose_rows_cannot_grow_is_named_with_how_many_are_missing(how, m
         EngineError,
         match=r"LlamaForCausalLM has no room for 6 more tokens: \d+ rows that cannot grow",
     ):
-        make_rows(model, tokenizer, coconot(), ids)
+        add_token_rows(model, tokenizer, coconot(), ids)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from demur.base.errors import ArtifactError
-from demur.engines.training.resources.disk import named_disk_errors
+from demur.engines.training.resources.disk import disk_errors_named
 
 FULL = """
 import json, resource, signal, sys
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from demur.base.errors import ArtifactError
-from demur.engines.training.resources.disk import named_disk_errors
+from demur.engines.training.resources.disk import disk_errors_named
 
 folder, tensor = Path(sys.argv[1]), torch.zeros(5000)
 words = Tokenizer(models.WordLevel({f"word{n}": n for n in range(2000)}, unk_token="word0"))
@@ -32,7 +32,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 for name, write in writers.items():
     try:
-        with named_disk_errors(folder):
+        with disk_errors_named(folder):
             write(folder / name)
     except ArtifactError as e:
         print(name, str(e).replace("\\n", " "))
@@ -58,7 +58,7 @@ def test_every_writer_of_a_training_names_a_disk_that_takes_no_more(tmp_path: Pa
     "other", [RuntimeError("size mismatch"), ValueError("no"), KeyboardInterrupt()]
 )
 def test_other_errors_pass_through(tmp_path: Path, other: BaseException) -> None:
-    with pytest.raises(type(other)), named_disk_errors(tmp_path):
+    with pytest.raises(type(other)), disk_errors_named(tmp_path):
         raise other
-    with pytest.raises(ArtifactError), named_disk_errors(tmp_path):
+    with pytest.raises(ArtifactError), disk_errors_named(tmp_path):
         raise OSError(28, "No space left on device")

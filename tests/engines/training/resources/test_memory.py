@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from demur.base.errors import EngineError
 from demur.core.training.settings import TrainSettings, cpu, tiny
 from demur.engines.training.resources import memory
-from demur.engines.training.resources.free_room import free_memory
+from demur.engines.training.resources.available import free_memory
 from demur.engines.training.rows import IGNORE, TrainingRow
 from demur.engines.training.sft import SftTrainer
 from tests.engines.training.test_sft import TAXONOMY, rows, settings
@@ -27,7 +27,7 @@ SMOL = LlamaConfig(
     num_key_value_heads=3,
     tie_word_embeddings=True,
 )
-SIZES = memory.sizes_of(SMOL)
+SIZES = memory.model_sizes(SMOL)
 FULL = replace(cpu(), recipe="none", frozen_share=0.0, control_start="words", answer_tokens=16)
 
 
@@ -38,12 +38,12 @@ def row(length, supervised):
 
 
 def case(settings=FULL, lengths=(40,) * 200, supervised=8):
-    batches = memory.batches_of([row(n, min(supervised, n)) for n in lengths], settings)
-    return memory.Reckoned(sizes=SIZES, settings=settings, batches=batches, half=True)
+    batches = memory.batch_sizes([row(n, min(supervised, n)) for n in lengths], settings)
+    return memory.PlannedTraining(sizes=SIZES, settings=settings, batches=batches, half=True)
 
 
 def test_parameters_are_counted_without_being_made():
-    sizes = memory.sizes_of(SMOL)
+    sizes = memory.model_sizes(SMOL)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(SMOL)
     assert sizes.all == model.num_parameters() == 134_515_008
@@ -76,12 +76,12 @@ def test_more_to_hold_is_never_estimated_as_less(lengths, budget, share):
 
 
 def test_rows_of_one_batch_are_those_the_trainer_puts_in_one():
-    batches = memory.batches_of(
+    batches = memory.batch_sizes(
         [row(10, 2)] * 30 + [row(300, 200)], replace(FULL, batch_tokens=100)
     )
     assert (batches.longest, batches.positions, batches.supervised) == (300, 300, 200)
     fixed = replace(FULL, batch_tokens=None, rows_per_device=4, accumulate=2)
-    batches = memory.batches_of([row(10, 2)] * 30, fixed)
+    batches = memory.batch_sizes([row(10, 2)] * 30, fixed)
     assert (batches.positions, batches.supervised, batches.steps) == (40, 8, 6)
 
 
@@ -119,10 +119,10 @@ def test_the_mildest_change_that_fits_is_named():
     assert memory.memory_needed(now).total > needs[0] > needs[1] > needs[2]
     for change, need in zip(mildest, needs, strict=True):
         ((name, value),) = change.items()
-        assert f"train.{name} = {str(value).lower()} would need about" in memory.remedy(
+        assert f"train.{name} = {str(value).lower()} would need about" in memory.cheaper_setting(
             now, need + 1
         )
-    assert "a smaller base model" in memory.remedy(now, 1e8)
+    assert "a smaller base model" in memory.cheaper_setting(now, 1e8)
 
 
 @pytest.mark.parametrize(("version", "path"), [(2, "a/b"), (1, "a/b")])
@@ -157,9 +157,11 @@ def test_the_from_scratch_recipe_fits_anywhere():
     config = LlamaConfig(
         vocab_size=4096, hidden_size=192, intermediate_size=512, num_hidden_layers=3
     )
-    batches = memory.batches_of([row(60, 9)] * 100, tiny())
+    batches = memory.batch_sizes([row(60, 9)] * 100, tiny())
     need = memory.memory_needed(
-        memory.Reckoned(sizes=memory.sizes_of(config), settings=tiny(), batches=batches, half=False)
+        memory.PlannedTraining(
+            sizes=memory.model_sizes(config), settings=tiny(), batches=batches, half=False
+        )
     )
     assert need.total < 0.5e9
     assert isinstance(tiny(), TrainSettings)

@@ -23,22 +23,22 @@ from demur.core.example import Message
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.readiness import Finding, Readiness
 from demur.core.training.settings import TrainSettings
-from demur.engines.thought_place import require_one_place, with_thought
+from demur.engines.thought_position import require_same_position, with_thought
 from demur.engines.tokens import ChatEncoder, install, load_tokenizer
 from demur.engines.training.base_model.find import PACKAGED, Base, check_base, find_base, origin_of
-from demur.engines.training.resources.free_room import free_disk, free_memory
+from demur.engines.training.resources.available import free_disk, free_memory
 from demur.engines.training.resources.machine import uses_bfloat16
 from demur.engines.training.resources.memory import (
     GB,
-    Batches,
-    Reckoned,
-    Sizes,
+    BatchSizes,
+    ModelSizes,
+    PlannedTraining,
+    cheaper_setting,
     disk_needed,
-    frozen_layers,
-    learning,
+    frozen_layer_count,
+    learnt_parameters,
     memory_needed,
-    remedy,
-    sizes_of,
+    model_sizes,
 )
 
 _QUESTION = (Message(role="user", content="What is the capital of Portugal?"),)
@@ -59,7 +59,7 @@ class BaseCase:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Looked:
+class _Loaded:
     """A base model without its weights."""
 
     found: Base
@@ -67,7 +67,7 @@ class _Looked:
     tokenizer: Any  # with the control tokens
     encoder: ChatEncoder
     reused: dict[str, str]
-    sizes: Sizes
+    sizes: ModelSizes
     config: Any
 
 
@@ -89,14 +89,14 @@ def examine_base(case: BaseCase) -> Readiness:
     """
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            looked = _look(case, Path(scratch))
+            loaded = _load(case, Path(scratch))
     except DemurError as e:
         failed = Finding(check="base", ok=False, detail=e.message, hint=e.hint)
         return Readiness(model=case.base, findings=(failed,))
-    return Readiness(model=case.base, findings=tuple(_findings(case, looked)))
+    return Readiness(model=case.base, findings=tuple(_findings(case, loaded)))
 
 
-def _look(case: BaseCase, scratch: Path) -> _Looked:
+def _load(case: BaseCase, scratch: Path) -> _Loaded:
     check_base(case.base, case.settings.chat_template)
     found = find_base(case.base, template=case.settings.chat_template)
     plain = load_tokenizer(found.name, case.settings.chat_template)
@@ -105,55 +105,55 @@ def _look(case: BaseCase, scratch: Path) -> _Looked:
     encoder = ChatEncoder(tokenizer, case.taxonomy.tokens, keep_history=case.settings.keep_history)
     here = Path(found.name).is_dir()
     config = AutoConfig.from_pretrained(found.name, local_files_only=here, trust_remote_code=False)
-    return _Looked(
+    return _Loaded(
         found=found,
         plain=plain,
         tokenizer=tokenizer,
         encoder=encoder,
         reused=reused,
-        sizes=sizes_of(config),
+        sizes=model_sizes(config),
         config=config,
     )
 
 
-def _findings(case: BaseCase, looked: _Looked) -> Iterator[Finding]:
-    if Path(looked.found.name).is_dir():  # a name's weights may not be here yet
-        yield Finding(check="base", ok=True, detail=origin_of(looked.found).text)
-    yield _shape(looked)
-    yield _rows(looked)
-    yield _head(case, looked)
-    yield _answer(looked)
-    yield _default_prompt(case, looked)
-    yield _thought(looked)
-    yield _layers(case, looked)
+def _findings(case: BaseCase, loaded: _Loaded) -> Iterator[Finding]:
+    if Path(loaded.found.name).is_dir():  # a name's weights may not be here yet
+        yield Finding(check="base", ok=True, detail=origin_of(loaded.found).text)
+    yield _shape(loaded)
+    yield _rows(loaded)
+    yield _head(case, loaded)
+    yield _answer(loaded)
+    yield _default_prompt(case, loaded)
+    yield _thought(loaded)
+    yield _layers(case, loaded)
     half = uses_bfloat16(case.settings)
-    reckoned = Reckoned(
-        sizes=looked.sizes, settings=case.settings, batches=_typical(case, looked), half=half
+    reckoned = PlannedTraining(
+        sizes=loaded.sizes, settings=case.settings, batches=_typical(case, loaded), half=half
     )
     yield _memory(reckoned)
     yield _disk(reckoned)
     yield _time(reckoned, case.rows)
 
 
-def _shape(looked: _Looked) -> Finding:
-    s, text = looked.sizes, looked.config.get_text_config(decoder=True)
+def _shape(loaded: _Loaded) -> Finding:
+    s, text = loaded.sizes, loaded.config.get_text_config(decoder=True)
     detail = (
-        f"{type(looked.config).__name__.removesuffix('Config')}, {s.all / 1e6:,.1f} million "
+        f"{type(loaded.config).__name__.removesuffix('Config')}, {s.all / 1e6:,.1f} million "
         f"parameters, {s.layers} layers of width {s.width}, context "
         f"{getattr(text, 'max_position_embeddings', None) or 'without limit'}"
     )
     return Finding(check="shape", ok=True, detail=detail)
 
 
-def _rows(looked: _Looked) -> Finding:
+def _rows(loaded: _Loaded) -> Finding:
     """Which rows of the embedding the control tokens get."""
-    before, after, rows = len(looked.plain), len(looked.tokenizer), looked.sizes.vocabulary
-    tokens = looked.encoder.tokens
-    old = [t for t in tokens if t in looked.plain.get_vocab()]
-    if looked.reused:
-        first, taken = next(iter(looked.reused.items()))
+    before, after, rows = len(loaded.plain), len(loaded.tokenizer), loaded.sizes.vocabulary
+    tokens = loaded.encoder.tokens
+    old = [t for t in tokens if t in loaded.plain.get_vocab()]
+    if loaded.reused:
+        first, taken = next(iter(loaded.reused.items()))
         detail = (
-            f"{len(looked.reused)} of {len(tokens)} take over reserved rows: {first} that of "
+            f"{len(loaded.reused)} of {len(tokens)} take over reserved rows: {first} that of "
             f"{taken}, and so on"
         )
     elif len(old) == len(tokens):
@@ -171,8 +171,8 @@ def _rows(looked: _Looked) -> Finding:
     return Finding(check="rows of the control tokens", ok=True, detail=detail)
 
 
-def _head(case: BaseCase, looked: _Looked) -> Finding:
-    if not looked.sizes.tied:
+def _head(case: BaseCase, loaded: _Loaded) -> Finding:
+    if not loaded.sizes.tied:
         detail = "not tied to the embedding: the control tokens' rows learn in both"
     elif case.settings.frozen_share:
         detail = (
@@ -184,13 +184,13 @@ def _head(case: BaseCase, looked: _Looked) -> Finding:
     return Finding(check="head", ok=True, detail=detail)
 
 
-def _answer(looked: _Looked) -> Finding:
+def _answer(loaded: _Loaded) -> Finding:
     """Where the control token stands in the template."""
-    ids = looked.encoder.prompt(_QUESTION)
-    opens = [n for n, token_id in enumerate(ids) if token_id in looked.tokenizer.all_special_ids]
-    tail = looked.tokenizer.decode(ids[opens[-1] if opens else -4 :])
+    ids = loaded.encoder.prompt(_QUESTION)
+    opens = [n for n, token_id in enumerate(ids) if token_id in loaded.tokenizer.all_special_ids]
+    tail = loaded.tokenizer.decode(ids[opens[-1] if opens else -4 :])
     try:
-        require_one_place(looked.tokenizer, looked.encoder)
+        require_same_position(loaded.tokenizer, loaded.encoder)
     except EngineError as e:
         return Finding(check="where the answer starts", ok=False, detail=e.message, hint=e.hint)
     return Finding(
@@ -200,15 +200,15 @@ def _answer(looked: _Looked) -> Finding:
     )
 
 
-def _default_prompt(case: BaseCase, looked: _Looked) -> Finding:
+def _default_prompt(case: BaseCase, loaded: _Loaded) -> Finding:
     """What the template writes where nobody wrote a system message, in tokens."""
     try:
-        bare = load_tokenizer(looked.found.name, "bare")
+        bare = load_tokenizer(loaded.found.name, "bare")
     except EngineError:  # only a template of the caller's
         return Finding(
             check="default system prompt", ok=True, detail="the template is the caller's"
         )
-    own = load_tokenizer(looked.found.name)
+    own = load_tokenizer(loaded.found.name)
     asked = [{"role": m.role, "content": m.content} for m in _QUESTION]
     lengths = [
         len(
@@ -236,19 +236,19 @@ def _default_prompt(case: BaseCase, looked: _Looked) -> Finding:
     )
 
 
-def _thought(looked: _Looked) -> Finding:
-    reasons = "<think>" in str(looked.plain.chat_template)
+def _thought(loaded: _Loaded) -> Finding:
+    reasons = "<think>" in str(loaded.plain.chat_template)
     detail = (
         "its template opens a thought: see train.thought" if reasons else "its template knows none"
     )
     return Finding(check="thoughts", ok=True, detail=detail)
 
 
-def _layers(case: BaseCase, looked: _Looked) -> Finding:
+def _layers(case: BaseCase, loaded: _Loaded) -> Finding:
     s, frozen, learnt = (
-        looked.sizes,
-        frozen_layers(looked.sizes, case.settings),
-        learning(looked.sizes, case.settings),
+        loaded.sizes,
+        frozen_layer_count(loaded.sizes, case.settings),
+        learnt_parameters(loaded.sizes, case.settings),
     )
     if case.settings.frozen_share and not 0 < frozen < s.layers:
         hint = "leave one to freeze and one to learn, or set train.frozen_share = 0"
@@ -269,16 +269,16 @@ def _layers(case: BaseCase, looked: _Looked) -> Finding:
     )
 
 
-def _typical(case: BaseCase, looked: _Looked) -> Batches:
+def _typical(case: BaseCase, loaded: _Loaded) -> BatchSizes:
     """Batches of rows of a typical length; nobody has the rows yet."""
-    added = len(looked.encoder.prompt((Message(role="user", content=""),)))
+    added = len(loaded.encoder.prompt((Message(role="user", content=""),)))
     length = ROW_TOKENS + added
     s = case.settings
     positions = s.batch_tokens or s.rows_per_device * length
     supervised = positions // length * min(s.answer_tokens + 1, ROW_TOKENS // 2)
     per_step = positions if s.batch_tokens else positions * s.accumulate
     steps = -(-case.rows * length // per_step)
-    return Batches(
+    return BatchSizes(
         tokens=case.rows * length,
         longest=min(s.max_length, 8 * length, positions),
         positions=positions,
@@ -287,15 +287,15 @@ def _typical(case: BaseCase, looked: _Looked) -> Batches:
     )
 
 
-def _memory(case: Reckoned) -> Finding:
+def _memory(case: PlannedTraining) -> Finding:
     need, free = memory_needed(case), free_memory()
     fits = free is None or need.total <= free
     known = "" if free is None else f"; {free / GB:.2g} GB are free"
-    hint = "" if fits else remedy(case, free or 0.0)
+    hint = "" if fits else cheaper_setting(case, free or 0.0)
     return Finding(check="memory", ok=fits, detail=f"about {need.text}{known}", hint=hint)
 
 
-def _disk(case: Reckoned) -> Finding:
+def _disk(case: PlannedTraining) -> Finding:
     parts, free = disk_needed(case), free_disk(Path.cwd())
     fits = sum(parts.values()) <= free
     named = ", ".join(f"{name} {size / GB:.2g}" for name, size in parts.items() if size)
@@ -305,11 +305,11 @@ def _disk(case: Reckoned) -> Finding:
     )
 
 
-def _time(case: Reckoned, rows: int) -> Finding:
+def _time(case: PlannedTraining, rows: int) -> Finding:
     """Processor time by the speed of this machine's matrix products: forward 2, backward 4
     operations a weight.
     """
-    share = frozen_layers(case.sizes, case.settings) / case.sizes.layers
+    share = frozen_layer_count(case.sizes, case.settings) / case.sizes.layers
     passes = 2 * share + 6 * (1 - share) * case.settings.epochs  # what is frozen is read once
     operations = case.batches.tokens * case.sizes.layer * case.sizes.layers * passes
     minutes = SLOWER * operations / _speed(case.sizes, case.half) / 60
@@ -321,7 +321,7 @@ def _time(case: Reckoned, rows: int) -> Finding:
     return Finding(check="time", ok=True, detail=detail)
 
 
-def _speed(sizes: Sizes, half: bool) -> float:
+def _speed(sizes: ModelSizes, half: bool) -> float:
     """Operations a second of this machine's matrix products of the model's shape, one thread's
     share.
     """

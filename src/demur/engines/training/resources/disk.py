@@ -19,7 +19,7 @@ _TORCH = ("PytorchStreamWriter", "inline_container")
 
 
 @contextmanager
-def named_disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors_named(folder: Path) -> Iterator[None]:
     """Within the block, what the disk refuses is an ArtifactError that names the folder and what to
     do.
     """

@@ -1,7 +1,7 @@
 """What a training will hold in memory and on disk, reckoned from settings, configuration and rows
 before it starts.
 
-1. `sizes_of` counts the parameters of a configuration without making them (torch's meta device).
+1. `model_sizes` counts the parameters of a configuration without making them (torch's meta device).
 2. `memory_needed` adds up weights, gradients, optimizer state, what a batch keeps for its backward
    pass, and logits.
 3. `disk_needed` adds up kept states, checkpoints and the finished model.
@@ -30,10 +30,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from demur.base.errors import EngineError
 from demur.core.training.settings import TrainSettings
-from demur.engines.training.resources.free_room import free_disk, free_memory
+from demur.engines.training.frozen_layers import frozen_count
+from demur.engines.training.resources.available import free_disk, free_memory
 from demur.engines.training.resources.machine import uses_bfloat16
 from demur.engines.training.rows import IGNORE, TrainingRow
-from demur.engines.training.trunk import frozen_of
 
 PER_WIDTH, PER_HEAD, PER_INNER, PER_INNER_HALF = 40, 4, 16, 8  # see the module's head
 PER_LOGIT = 14  # float32 logits, their softmax and its gradient, and a half-precision copy
@@ -45,7 +45,7 @@ MOSTLY_FROZEN = 0.75  # of the layers: what is proposed where memory is short
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sizes:
+class ModelSizes:
     """A model's sizes."""
 
     all: int  # parameters
@@ -62,7 +62,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batches:
+class BatchSizes:
     """How rows are read."""
 
     tokens: int  # of all rows, an epoch
@@ -73,7 +73,7 @@ class Batches:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Need:
+class MemoryNeed:
     """Bytes of memory by what they are for."""
 
     weights: float
@@ -101,16 +101,16 @@ class Need:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reckoned:
+class PlannedTraining:
     """A training to reckon with."""
 
-    sizes: Sizes
+    sizes: ModelSizes
     settings: TrainSettings
-    batches: Batches
+    batches: BatchSizes
     half: bool  # whether its arithmetic is bfloat16
 
 
-def sizes_of(config: Any) -> Sizes:
+def model_sizes(config: Any) -> ModelSizes:
     """The sizes of a configuration. Raises EngineError where a model keeps its layers elsewhere."""
     of_models: Any = AutoModelForCausalLM
     with torch.device("meta"):
@@ -122,7 +122,7 @@ def sizes_of(config: Any) -> Sizes:
             f"{type(model).__name__} keeps its layers elsewhere", "its memory cannot be reckoned"
         )
     linear = [m for m in layers.modules() if isinstance(m, nn.Linear)]
-    return Sizes(
+    return ModelSizes(
         all=sum(p.numel() for p in model.parameters()),
         layers=len(layers),
         layer=sum(p.numel() for p in layers.parameters()) // len(layers),
@@ -136,7 +136,9 @@ def sizes_of(config: Any) -> Sizes:
     )
 
 
-def batches_of(rows: Sequence[TrainingRow], settings: TrainSettings, processes: int = 1) -> Batches:
+def batch_sizes(
+    rows: Sequence[TrainingRow], settings: TrainSettings, processes: int = 1
+) -> BatchSizes:
     """How the trainer will read these rows: cut by length to a budget of tokens, or so many rows at
     a time.
     """
@@ -155,7 +157,7 @@ def batches_of(rows: Sequence[TrainingRow], settings: TrainSettings, processes: 
         in_batch = min(settings.rows_per_device, len(rows))
         positions, most = in_batch * longest, in_batch * max(supervised)
         steps = -(-len(rows) // (settings.rows_per_device * settings.accumulate * processes))
-    return Batches(
+    return BatchSizes(
         tokens=tokens,
         longest=longest,
         positions=positions,
@@ -164,28 +166,28 @@ def batches_of(rows: Sequence[TrainingRow], settings: TrainSettings, processes: 
     )
 
 
-def learning(sizes: Sizes, settings: TrainSettings) -> int:
+def learnt_parameters(sizes: ModelSizes, settings: TrainSettings) -> int:
     """How many parameters learn."""
     if settings.lora_rank:
         return settings.lora_rank * sizes.adapted
     if settings.frozen_share:
-        return (sizes.layers - frozen_layers(sizes, settings)) * sizes.layer + sizes.width
+        return (sizes.layers - frozen_layer_count(sizes, settings)) * sizes.layer + sizes.width
     return sizes.all
 
 
-def frozen_layers(sizes: Sizes, settings: TrainSettings) -> int:
+def frozen_layer_count(sizes: ModelSizes, settings: TrainSettings) -> int:
     """How many layers are read once, from below."""
-    return frozen_of(sizes.layers, settings.frozen_share)
+    return frozen_count(sizes.layers, settings.frozen_share)
 
 
-def memory_needed(case: Reckoned) -> Need:
+def memory_needed(case: PlannedTraining) -> MemoryNeed:
     """Bytes that one process holds at its peak."""
     sizes, settings, batches, half = case.sizes, case.settings, case.batches, case.half
     octets = 2 if settings.dtype == "bfloat16" else 4
     own_head = sizes.tied and bool(settings.frozen_share)  # a frozen trunk gets a head of its own
-    learnt = learning(sizes, settings)
+    learnt = learnt_parameters(sizes, settings)
     states = 1 if settings.optimizer == "muon" else 2
-    upper = sizes.layers - frozen_layers(sizes, settings)
+    upper = sizes.layers - frozen_layer_count(sizes, settings)
     inner = PER_INNER_HALF if half else PER_INNER
     token = PER_WIDTH * sizes.width + inner * sizes.inner + PER_HEAD * sizes.heads * batches.longest
     copies = 2 * sizes.layer if half and settings.dtype != "bfloat16" else 0
@@ -193,7 +195,7 @@ def memory_needed(case: Reckoned) -> Need:
     if settings.gradient_checkpointing:
         kept = (4 * sizes.width * upper + token) * batches.positions + copies
     head = (octets if own_head else 0) + (2 if half and octets == 4 else 0)
-    return Need(
+    return MemoryNeed(
         weights=octets * sizes.all + head * sizes.table,
         gradients=octets * learnt,
         optimizer=states * octets * learnt,
@@ -202,7 +204,7 @@ def memory_needed(case: Reckoned) -> Need:
     )
 
 
-def disk_needed(case: Reckoned) -> dict[str, float]:
+def disk_needed(case: PlannedTraining) -> dict[str, float]:
     """Bytes on disk by what they are for: kept states, checkpoints of the training, the finished
     model.
     """
@@ -211,11 +213,11 @@ def disk_needed(case: Reckoned) -> dict[str, float]:
     weights = octets * (sizes.all + (sizes.table if sizes.tied and settings.frozen_share else 0))
     states = 2.0 * batches.tokens * sizes.width if settings.frozen_share else 0.0
     written = min(CHECKPOINTS, -(-batches.steps // settings.save_every))
-    best = learning(sizes, settings) if settings.validation_share else 0
+    best = learnt_parameters(sizes, settings) if settings.validation_share else 0
     return {
         "kept states": states,
         "checkpoints": octets * best
-        + written * (weights + 2.0 * octets * learning(sizes, settings)),
+        + written * (weights + 2.0 * octets * learnt_parameters(sizes, settings)),
         "model": float(weights),
     }
 
@@ -231,10 +233,10 @@ def require_room(
     config = AutoConfig.from_pretrained(
         base, local_files_only=Path(base).is_dir(), trust_remote_code=False
     )
-    case = Reckoned(
-        sizes=sizes_of(config),
+    case = PlannedTraining(
+        sizes=model_sizes(config),
         settings=settings,
-        batches=batches_of(rows, settings, int(os.environ.get("WORLD_SIZE", "1"))),
+        batches=batch_sizes(rows, settings, int(os.environ.get("WORLD_SIZE", "1"))),
         half=uses_bfloat16(settings),
     )
     local = 1 if torch.cuda.is_available() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -243,7 +245,7 @@ def require_room(
         each = f" in each of {local} processes" if local > 1 else ""
         raise EngineError(
             f"training needs about {need.text} of memory{each}, and {free / GB:.2g} GB are free",
-            f"{remedy(case, room)}; nothing was loaded yet",
+            f"{cheaper_setting(case, room)}; nothing was loaded yet",
         )
     folder.mkdir(parents=True, exist_ok=True)
     disk, left = disk_needed(case), free_disk(folder)
@@ -259,7 +261,7 @@ def require_room(
         )
 
 
-def remedy(case: Reckoned, room: float) -> str:
+def cheaper_setting(case: PlannedTraining, room: float) -> str:
     """The first change of settings, the mildest tried first, with which training needs no more than
     `room`.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class StopText:
+class StopStrings:
     """Lets text through up to the first stop string; holds back what may yet turn out to be the
     start of one.
 

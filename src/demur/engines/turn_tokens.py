@@ -31,7 +31,7 @@ _PROBES = (
 )
 
 
-class TurnGuard:
+class TurnTokens:
     """The tokens that nobody may write in text: special ones, control tokens, and those that the
     template writes.
 

@@ -21,7 +21,7 @@ LEAST_CHANGE = 1e-3
 MERGE_TOLERANCE = 1e-3
 
 
-def tables(model: Any) -> list[torch.Tensor]:
+def token_tables(model: Any) -> list[torch.Tensor]:
     """The weight matrices (V, d) with one row per token: the embedding, and the head where it is
     not tied to it.
     """
@@ -33,7 +33,7 @@ def tables(model: Any) -> list[torch.Tensor]:
     )
 
 
-def make_rows(
+def add_token_rows(
     model: Any, tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy, ids: Sequence[int]
 ) -> None:
     """Give the model a row for every token and start each control token's row at the mean row of
@@ -41,27 +41,27 @@ def make_rows(
 
     Distinct descriptions give distinct rows, so categories do not begin as copies of each other.
     """
-    if len(tokenizer) > min(table.shape[0] for table in tables(model)):
-        _make_room(model, len(tokenizer))
+    if len(tokenizer) > min(table.shape[0] for table in token_tables(model)):
+        _grow_tables(model, len(tokenizer))
     texts = ["Answer the request.", *(c.description for c in taxonomy.categories)]
     with torch.no_grad():
-        for table in tables(model):
+        for table in token_tables(model):
             for token_id, text in zip(ids, texts, strict=True):
                 words = tokenizer(text, add_special_tokens=False)["input_ids"]
                 table[token_id] = table[words].mean(dim=0)
 
 
-def _make_room(model: Any, rows: int) -> None:
+def _grow_tables(model: Any, rows: int) -> None:
     """Let the embedding and the head grow to `rows`. Raises EngineError where they cannot.
 
     They are no plain matrices then: quantised, or shared out over several tables.
     """
-    before, why = min(table.shape[0] for table in tables(model)), ""
+    before, why = min(table.shape[0] for table in token_tables(model)), ""
     try:
         model.resize_token_embeddings(rows, mean_resizing=False)  # the caller sets the new rows
     except (TypeError, ValueError, AttributeError, NotImplementedError) as e:
         why = f": {str(e).strip().partition('. ')[0]}"
-    if why or min(table.shape[0] for table in tables(model)) < rows:
+    if why or min(table.shape[0] for table in token_tables(model)) < rows:
         raise EngineError(
             f"{type(model).__name__} has no room for {rows - before} more tokens: {before:,} rows "
             f"that cannot grow{why}",
@@ -70,7 +70,7 @@ def _make_room(model: Any, rows: int) -> None:
         )
 
 
-def start_respond_at_header(model: Any, respond_id: int, header_id: int) -> None:
+def start_respond_row(model: Any, respond_id: int, header_id: int) -> None:
     """Give [respond] the input row of the token before it, in a model whose embedding and head are
     apart.
 
@@ -79,21 +79,21 @@ def start_respond_at_header(model: Any, respond_id: int, header_id: int) -> None
     .122 nats a token more than without a control token, behind this one .005. A frozen embedding
     keeps it; the head's row, which decides, is another.
     """
-    if len(tables(model)) == 2:
+    if len(token_tables(model)) == 2:
         with torch.no_grad():
             embedding = model.get_input_embeddings().weight
             embedding[respond_id] = embedding[header_id]
 
 
 def control_rows(model: Any, ids: Sequence[int]) -> torch.Tensor:
-    """A float32 copy of the control tokens' rows, (tables, C, d)."""
-    return torch.stack([table.detach()[list(ids)].float().cpu() for table in tables(model)])
+    """A float32 copy of the control tokens' rows, (token_tables, C, d)."""
+    return torch.stack([table.detach()[list(ids)].float().cpu() for table in token_tables(model)])
 
 
 def table_names(model: Any) -> list[str]:
-    """What the state dict calls the matrices of `tables`, in the same order."""
+    """What the state dict calls the matrices of `token_tables`, in the same order."""
     named = {p.data_ptr(): name for name, p in model.named_parameters()}
-    return [named[table.data_ptr()] for table in tables(model)]
+    return [named[table.data_ptr()] for table in token_tables(model)]
 
 
 def row_change(
@@ -102,7 +102,8 @@ def row_change(
     """How far each control token's row moved, relative to the median row norm; the least over
     embedding and head.
 
-    after_tables: the trained matrices of `tables`. before: control_rows as they were initialised.
+    after_tables: the trained matrices of `token_tables`. before: control_rows as they were
+    initialised.
 
     Raises EngineError if a row did not move or is about zero: then the token was never trained.
     """
@@ -121,7 +122,7 @@ def row_change(
     return tuple(change_C.tolist())
 
 
-def lora(model: Any, ids: Sequence[int], *, rank: int, alpha: int, dropout: float) -> Any:
+def with_lora(model: Any, ids: Sequence[int], *, rank: int, alpha: int, dropout: float) -> Any:
     """A PEFT model: adapters on all linear layers, and the control tokens' rows trainable wherever
     they are stored.
     """
@@ -133,7 +134,7 @@ def lora(model: Any, ids: Sequence[int], *, rank: int, alpha: int, dropout: floa
     if not hasattr(other.TrainableTokensWrapper, "bias"):
         other.TrainableTokensWrapper.bias = None  # type: ignore[attr-defined]
     rows: Any = list(ids)
-    if len(tables(model)) == 2:  # untied: a bare list would train the embedding's rows only
+    if len(token_tables(model)) == 2:  # untied: a bare list would train the embedding's rows only
         rows = {
             _name(model, model.get_input_embeddings()): rows,
             _name(model, model.get_output_embeddings()): rows,
@@ -149,7 +150,7 @@ def lora(model: Any, ids: Sequence[int], *, rank: int, alpha: int, dropout: floa
     return get_peft_model(model, config)
 
 
-def merge(adapted: Any, folder: Path, probe_ids: Sequence[int]) -> Any:
+def merge_lora(adapted: Any, folder: Path, probe_ids: Sequence[int]) -> Any:
     """Merge adapters, save to `folder`, reload, and compare logits on `probe_ids`. Returns the
     merged model.
 

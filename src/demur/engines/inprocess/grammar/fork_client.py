@@ -1,5 +1,5 @@
-"""The host process of demur.engines.inprocess.grammar_host, seen from here: start it, have it fork,
-end children.
+"""Client of the fork server of demur.engines.inprocess.grammar.fork_server: starts it, has it fork,
+ends children.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from demur.base.errors import BackendDown
-from demur.engines.inprocess import grammar_host as host
+from demur.engines.inprocess.grammar import fork_server
 
 # for the host to read the tokenizer: seconds where there are a quarter of a million tokens
 START_S = 60.0
 _END_S = 2.0  # for the host to end by itself
 
 
-class Host:
-    """The host process. settings: what grammar_host reads on its standard input. Raises BackendDown
+class ForkServer:
+    """The host process. settings: what fork_server reads on its standard input. Raises BackendDown
     if it fails.
     """
 
@@ -34,7 +34,7 @@ class Host:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(Path(host.__file__)), str(theirs.fileno())],
+                [sys.executable, "-P", str(Path(fork_server.__file__)), str(theirs.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # a panic in there would say what is in a schema
@@ -52,7 +52,7 @@ class Host:
             ready = ours.recv(1)
         except OSError:
             ready = b""
-        if ready != host.COMPILED:
+        if ready != fork_server.COMPILED:
             self.close()
             raise BackendDown(
                 "the process that prepares JSON schemas does not start", "is llguidance whole?"
@@ -71,7 +71,9 @@ class Host:
             number = next(self._numbers)
             try:
                 socket.send_fds(
-                    self._control, [host.CONTROL.pack(host.START, number)], [theirs.fileno()]
+                    self._control,
+                    [fork_server.CONTROL.pack(fork_server.START, number)],
+                    [theirs.fileno()],
                 )
             except OSError:
                 ours.close()
@@ -84,7 +86,7 @@ class Host:
         """End a child now."""
         with self._lock:
             try:
-                self._control.sendall(host.CONTROL.pack(host.KILL, number))
+                self._control.sendall(fork_server.CONTROL.pack(fork_server.KILL, number))
             except OSError:
                 return  # the host has ended, and its children with it
 

@@ -14,8 +14,8 @@ from demur.base.errors import BackendBusy, BackendDown, EngineError, SchemaTooCo
 from demur.base.schemas.limits import SchemaBounds, too_much
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess import backend, worker
-from demur.engines.inprocess.grammar import wait
-from demur.engines.inprocess.grammars import GrammarLimits, Grammars
+from demur.engines.inprocess.grammar.pool import GrammarLimits, GrammarPool
+from demur.engines.inprocess.grammar.process import wait
 from tests.base.schemas.test_limits import chain
 from tests.engines.checkpoints import make_tokenizer
 from tests.engines.inprocess.test_backend import GREEDY, TOKENS, always, ask, serving, whole
@@ -58,7 +58,7 @@ WATCHDOG_S = 60.0
 def grammars(**limits):
     tokenizer = make_tokenizer()
     limits = PATIENT | limits
-    made = Grammars(
+    made = GrammarPool(
         tokenizer, frozenset({tokenizer.eos_token_id}), len(tokenizer), GrammarLimits(**limits)
     )
     try:

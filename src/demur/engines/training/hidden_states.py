@@ -21,7 +21,7 @@ import torch
 from demur.base.errors import ArtifactError
 from demur.core.ports import Progress
 from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
-from demur.engines.training.resources.free_room import free_disk
+from demur.engines.training.resources.available import free_disk
 
 BATCHES_PER_SYNC = 16  # a machine that loses power reads so many again
 _BYTES = torch.bfloat16.itemsize
@@ -30,7 +30,7 @@ Read = Callable[[torch.Tensor], torch.Tensor]  # ids (B, T) -> states (B, T, d)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OneScale:
+class CombinedProgress:
     """Reading and steps in one count, so that a bar moves evenly: reading takes about as long as so
     many steps.
     """
@@ -80,7 +80,7 @@ class _Work:
         return [states_Td[: len(ids)] for ids, states_Td in zip(some, states_BTd, strict=True)]
 
 
-def kept_states(
+def stored_states(
     read: Read, rows: Sequence[Sequence[int]], width: int, file: Path, progress: Progress
 ) -> States:
     """The states (T, d) of each row of ids, in bfloat16. A file that is whole is not made again.

@@ -11,7 +11,7 @@ from demur.core.example import Message
 from demur.core.policy import NEVER, CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import coconot, single
 from demur.engines.hf.engine import HfEngine
-from demur.engines.thought_place import EMPTY, require_one_place, with_thought
+from demur.engines.thought_position import EMPTY, require_same_position, with_thought
 from demur.engines.tokens import ChatEncoder, install
 from tests.engines.checkpoints import TEMPLATES, make_tokenizer, user
 from tests.engines.inprocess.test_backend import ask, serving, whole
@@ -51,7 +51,7 @@ def encoder_of(shape, thought, tmp_path):
 @pytest.mark.parametrize("thought", ["none", "before"])
 def test_the_place_is_one_and_the_asked_for(shape, thought, tmp_path):
     tokenizer, encoder = encoder_of(shape, thought, tmp_path)
-    require_one_place(tokenizer, encoder)
+    require_same_position(tokenizer, encoder)
     turns = [*user("hi"), Message(role="assistant", content="Good."), *user("<think>go on")]
     for asked in (user("hi"), turns):
         shown = tokenizer.decode(encoder.prompt(asked))
@@ -68,7 +68,7 @@ def test_the_place_is_one_and_the_asked_for(shape, thought, tmp_path):
 def test_a_template_with_two_places_is_refused_with_the_setting_to_use(tmp_path):
     tokenizer, encoder = encoder_of("closes it in a prompt only", "template", tmp_path)
     with pytest.raises(EngineError, match="control token behind") as e:
-        require_one_place(tokenizer, encoder)
+        require_same_position(tokenizer, encoder)
     assert 'train.thought: "none"' in e.value.hint
 
 
@@ -85,7 +85,7 @@ def test_a_template_that_opens_a_thought_in_a_prompt_encodes_nothing(shape, tmp_
 @pytest.mark.parametrize("shape", ["closes it in both", "none"])
 def test_a_template_with_one_place_is_left_alone(shape, tmp_path):
     assert with_thought(SHAPES[shape], "template") == SHAPES[shape]
-    require_one_place(*encoder_of(shape, "template", tmp_path))
+    require_same_position(*encoder_of(shape, "template", tmp_path))
 
 
 def test_a_thought_that_stays_open_in_both_is_no_place(tmp_path):

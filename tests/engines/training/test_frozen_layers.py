@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from demur.base.errors import ArtifactError, ConfigError, EngineError
 from demur.engines.hf.engine import HfEngine
-from demur.engines.training import states, trunk
+from demur.engines.training import frozen_layers, hidden_states
 from demur.engines.training.rows import TrainingRow
 from demur.engines.training.sft import SftTrainer
 from tests.engines.training.test_sft import TAXONOMY, base, rows, settings
@@ -40,9 +40,9 @@ def test_states_and_the_cut_model_give_the_whole_models_logits(tmp_path):
     some = [probe(n, seed=n) for n in (3, 17, 9, 30)]
     with torch.inference_mode():
         wanted = [model(input_ids=torch.tensor([r.input_ids])).logits[0, -1] for r in some]
-    trunk.untie(model)
-    kept = trunk.trunk_states(model, some, 1, tmp_path)
-    cut = trunk.cut(model, 1, (5, 6), some[0])
+    frozen_layers.untie(model)
+    kept = frozen_layers.frozen_states(model, some, 1, tmp_path)
+    cut = frozen_layers.cut(model, 1, (5, 6), some[0])
     with torch.inference_mode():
         found = [cut.model(inputs_embeds=s[None].float()).logits[0, -1] for s in kept]
     assert max(float((w - f).abs().max()) for w, f in zip(wanted, found, strict=True)) < 0.02
@@ -61,7 +61,7 @@ def read_states(model, some, folder, kill_at=None):
         if done == kill_at:
             raise KeyboardInterrupt
 
-    kept = trunk.trunk_states(model, some, 1, folder, progress)
+    kept = frozen_layers.frozen_states(model, some, 1, folder, progress)
     return [s.clone() for s in kept], read
 
 
@@ -75,7 +75,7 @@ def test_states_that_are_whole_are_not_read_again(tmp_path):
 
 @pytest.mark.parametrize("torn", [0, 7])
 def test_a_killed_reading_goes_on_where_it_stopped(tmp_path, torn, monkeypatch):
-    monkeypatch.setattr(states, "TOKENS_PER_BATCH", 12)  # a batch a row
+    monkeypatch.setattr(hidden_states, "TOKENS_PER_BATCH", 12)  # a batch a row
     model, some = model_of(tmp_path), [probe(n, seed=n) for n in (11, 3, 7, 9)]
     wanted, _ = read_states(model, some, tmp_path / "base")
     (tmp_path / "killed").mkdir()

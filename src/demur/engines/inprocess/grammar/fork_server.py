@@ -1,8 +1,8 @@
 """A program of its own: forks one small process per schema, which compiles it and says which token
 may come next.
 
-Started by demur.engines.inprocess.grammars; imports nothing of demur, so that it stays small and
-starts fast.
+Started by demur.engines.inprocess.grammar.pool; imports nothing of demur, so that it stays small
+and starts fast.
 
 1. The tokenizer comes on standard input, once; the host builds llguidance's view of it and waits on
    a control socket.

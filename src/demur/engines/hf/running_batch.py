@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from demur.base.errors import EngineError
 from demur.engines.heads import head_on, last_rows
-from demur.engines.hf.decode import only_row, position_ids
+from demur.engines.hf.decode import position_ids, single_position
 
 # log-probabilities: of float32, whose own steps are far smaller than what kernels differ by
 LEAST_ROUNDING = 1e-3
@@ -31,7 +31,7 @@ USUAL_LOGIT = 16.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Prompts:
+class PrefilledPrompts:
     """A batch of prompts that the model has read, each row beginning at column 0 of the cache."""
 
     cache: Any
@@ -39,7 +39,7 @@ class Prompts:
     logits_BV: torch.Tensor  # at the first answer position, as the model computes them
 
 
-def read(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prompts:
+def prefill_unmasked(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> PrefilledPrompts:
     """Read prompts in one forward pass, keeping the cache. filler: an id for the padding, which no
     token looks at.
 
@@ -63,10 +63,12 @@ def read(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prompts:
             f"{type(model).__name__} keeps no key-value cache",
             "use a causal decoder (is_decoder = true in its config)",
         )
-    return Prompts(cache=cache, lengths=tuple(lengths_B.tolist()), logits_BV=only_row(logits_BTV))
+    return PrefilledPrompts(
+        cache=cache, lengths=tuple(lengths_B.tolist()), logits_BV=single_position(logits_BTV)
+    )
 
 
-def only(prompts: Prompts, row: int) -> Prompts:
+def one_of(prompts: PrefilledPrompts, row: int) -> PrefilledPrompts:
     """One of several prompts that were read together, with memory of its own."""
     length = prompts.lengths[row]
     layers = [
@@ -74,12 +76,12 @@ def only(prompts: Prompts, row: int) -> Prompts:
         for one in prompts.cache.layers
     ]
     cache = DynamicCache([(keys.clone(), values.clone()) for keys, values in layers])
-    return Prompts(
+    return PrefilledPrompts(
         cache=cache, lengths=(length,), logits_BV=prompts.logits_BV[row : row + 1].clone()
     )
 
 
-def together(parts: Sequence[Prompts]) -> Prompts:
+def concatenated(parts: Sequence[PrefilledPrompts]) -> PrefilledPrompts:
     """Several prompts as one batch, each row beginning at column 0."""
     if len(parts) == 1:
         return parts[0]
@@ -91,7 +93,7 @@ def together(parts: Sequence[Prompts]) -> Prompts:
         layers.append((torch.cat(keys), torch.cat(values)))
     lengths = tuple(length for part in parts for length in part.lengths)
     logits_BV = torch.cat([part.logits_BV for part in parts])
-    return Prompts(cache=DynamicCache(layers), lengths=lengths, logits_BV=logits_BV)
+    return PrefilledPrompts(cache=DynamicCache(layers), lengths=lengths, logits_BV=logits_BV)
 
 
 class RunningBatch:
@@ -110,7 +112,7 @@ class RunningBatch:
         """Columns of the cache: positions kept for every row."""
         return self._mask_RT.shape[1]
 
-    def join(self, prompts: Prompts, rows: Sequence[int]) -> None:
+    def join(self, prompts: PrefilledPrompts, rows: Sequence[int]) -> None:
         """Take these rows of prompts that were read in, behind those that are there."""
         if not rows:
             return
@@ -138,7 +140,7 @@ class RunningBatch:
         self._cache = DynamicCache(new)
         self._mask_RT = torch.cat([pad(self._mask_RT, (wider, 0)), (from_RT >= 0).long()])
 
-    def copy_of(self, row: int, logits_V: torch.Tensor) -> Prompts:
+    def copy_of(self, row: int, logits_V: torch.Tensor) -> PrefilledPrompts:
         """One row as prompts that were read in, so that it can go and join again. logits_V: what
         came after it.
         """
@@ -149,7 +151,7 @@ class RunningBatch:
             for one in self._cache.layers
         ]
         cache = DynamicCache([(keys.clone(), values.clone()) for keys, values in layers])
-        return Prompts(cache=cache, lengths=(length,), logits_BV=logits_V[None].clone())
+        return PrefilledPrompts(cache=cache, lengths=(length,), logits_BV=logits_V[None].clone())
 
     def keep(self, rows: Sequence[int]) -> None:
         """Let all other rows go, and the columns that only they needed."""
@@ -191,16 +193,16 @@ def rounding(dtype: torch.dtype, largest: float) -> float:
     return max(LEAST_ROUNDING, ROUNDING_STEPS * step)
 
 
-def joining_gap(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> tuple[float, float]:
+def batching_gap(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> tuple[float, float]:
     """By how much the next token's log-probabilities differ between prompts that joined one by one,
     and each alone; and the most that rounding explains.
     """
     together, alone = RunningBatch(model), []
     for ids in prompts:
         single = RunningBatch(model)
-        single.join(read(model, [ids], filler), [0])
+        single.join(prefill_unmasked(model, [ids], filler), [0])
         alone.append(single.step([ids[0]]))
-        together.join(read(model, [ids], filler), [0])
+        together.join(prefill_unmasked(model, [ids], filler), [0])
     said_RV, alone_RV = together.step([ids[0] for ids in prompts]), torch.cat(alone)
     gap_RV = said_RV.log_softmax(dim=1) - alone_RV.log_softmax(dim=1)
     return float(gap_RV.abs().max()), rounding(model.dtype, float(alone_RV.abs().max()))

@@ -4,7 +4,7 @@ A reasoning model's template opens a thought in front of each answer; whether it
 whether training and service open the same one, differs from template to template. A control token
 that is trained in one place and scored in another is not scored at all. The setting `train.thought`
 wraps the template, so that whatever reads the checkpoint later (scoring, serving, vLLM) renders the
-same place; `require_one_place` proves by rendering that it is one.
+same place; `require_same_position` proves by rendering that it is one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def with_thought(template: str, thought: str) -> str:
     )
 
 
-def require_one_place(tokenizer: Any, encoder: ChatEncoder) -> None:
+def require_same_position(tokenizer: Any, encoder: ChatEncoder) -> None:
     """Raise EngineError unless an answer's control token stands in the same place in training and
     in service.
     """

@@ -28,9 +28,9 @@ from torch.utils.data import Dataset
 
 from demur.base.errors import EngineError
 from demur.core.ports import Progress, no_progress
+from demur.engines.training.hidden_states import States, digest_of, stored_states
 from demur.engines.training.resources.machine import has_bfloat16
 from demur.engines.training.rows import IGNORE, TrainingRow
-from demur.engines.training.states import States, digest_of, kept_states
 
 # largest |logit| difference between the whole model and the cut one, bfloat16 states between
 PROBE_TOLERANCE = 0.05
@@ -81,7 +81,7 @@ def untie(model: Any) -> None:
         model.config.tie_word_embeddings = False
 
 
-def trunk_states(
+def frozen_states(
     model: Any,
     rows: Sequence[TrainingRow],
     frozen: int,
@@ -111,7 +111,7 @@ def trunk_states(
     norm = body.norm
     body.layers, body.norm = layers[:frozen], nn.Identity()
     try:
-        return kept_states(read, ids, embedding.weight.shape[1], file, progress)
+        return stored_states(read, ids, embedding.weight.shape[1], file, progress)
     finally:
         body.layers, body.norm = layers, norm
 
@@ -162,7 +162,7 @@ def join(cut_model: CutModel) -> Any:
     return model
 
 
-def frozen_of(layers: int, share: float) -> int:
+def frozen_count(layers: int, share: float) -> int:
     """How many of so many layers a share of them is."""
     return round(share * layers)
 
@@ -172,7 +172,7 @@ def layers_below(model: Any, share: float) -> int:
     all of them.
     """
     layers = _body(model)[1]
-    frozen = frozen_of(len(layers), share)
+    frozen = frozen_count(len(layers), share)
     if not 0 < frozen < len(layers):
         raise EngineError(
             f"train.frozen_share = {share} freezes {frozen} of {len(layers)} layers",

@@ -3,29 +3,29 @@
 import asyncio
 
 from demur.engines.hf.engine import HfEngine
-from demur.engines.inprocess import turns as module
-from demur.engines.inprocess.turns import LONG_TOKENS, WRITING_PER_READING, Turns
+from demur.engines.inprocess import prefill_debt as module
+from demur.engines.inprocess.prefill_debt import DECODE_PER_PREFILL, LONG_TOKENS, PrefillDebt
 from tests.engines.inprocess.test_backend import TEXTS, TOKENS, always, ask, serving, whole
 
 
 def test_after_a_long_prompt_the_next_one_waits_for_writing():
-    turns = Turns()
-    assert turns.may_read(LONG_TOKENS, beside_others=True)
-    turns.read(LONG_TOKENS, 1.0)
-    assert not turns.may_read(LONG_TOKENS, beside_others=True)
-    turns.wrote(0.9 * WRITING_PER_READING)
-    assert not turns.may_read(LONG_TOKENS, beside_others=True)
-    turns.wrote(0.2 * WRITING_PER_READING)
-    assert turns.may_read(LONG_TOKENS, beside_others=True)
+    debt = PrefillDebt()
+    assert debt.may_prefill(LONG_TOKENS, beside_others=True)
+    debt.prefilled(LONG_TOKENS, 1.0)
+    assert not debt.may_prefill(LONG_TOKENS, beside_others=True)
+    debt.decoded(0.9 * DECODE_PER_PREFILL)
+    assert not debt.may_prefill(LONG_TOKENS, beside_others=True)
+    debt.decoded(0.2 * DECODE_PER_PREFILL)
+    assert debt.may_prefill(LONG_TOKENS, beside_others=True)
 
 
 def test_short_prompts_and_a_tenant_alone_never_wait():
-    turns = Turns()
-    turns.read(LONG_TOKENS - 1, 9.0)
-    assert turns.may_read(LONG_TOKENS, beside_others=True)
-    turns.read(4 * LONG_TOKENS, 9.0)
-    assert turns.may_read(LONG_TOKENS - 1, beside_others=True)
-    assert turns.may_read(9 * LONG_TOKENS, beside_others=False)
+    debt = PrefillDebt()
+    debt.prefilled(LONG_TOKENS - 1, 9.0)
+    assert debt.may_prefill(LONG_TOKENS, beside_others=True)
+    debt.prefilled(4 * LONG_TOKENS, 9.0)
+    assert debt.may_prefill(LONG_TOKENS - 1, beside_others=True)
+    assert debt.may_prefill(9 * LONG_TOKENS, beside_others=False)
 
 
 def test_long_prompts_of_several_tenants_are_all_answered(checkpoints, monkeypatch):

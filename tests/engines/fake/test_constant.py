@@ -6,7 +6,7 @@ from demur.core.example import Message
 from demur.core.policy import natural
 from demur.core.score import check_scores
 from demur.core.taxonomy import coconot, single
-from demur.engines.fake.subjects import (
+from demur.engines.fake.constant import (
     always_refuse,
     answer_then_refuse,
     never_refuse,

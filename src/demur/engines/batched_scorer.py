@@ -15,7 +15,7 @@ from demur.core.ports import Prompt, Scorer
 _Scored = Floats | DemurError
 
 
-class ScoreBatches:
+class BatchedScorer:
     """A scorer in an event loop. waiting: prompts that may await their score; rows: scored in one
     call.
     """

@@ -1,6 +1,6 @@
 """An answer under a schema, seen from the decoding thread: masks that another process finds out.
 
-See demur.engines.inprocess.grammars for the whole.
+See demur.engines.inprocess.grammar.pool for the whole.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from demur.engines.inprocess import grammar_host as host
+from demur.engines.inprocess.grammar import fork_server
 
 State = Literal["waiting", "ready", "finished", "failed"]
 
@@ -41,7 +41,7 @@ class Grammar:
     def take(self, token_id: int) -> None:
         """Note that this id was written: the next mask is awaited from now on."""
         self.state = "waiting"
-        self.process.order(host.TOKEN, self._number, token_id)
+        self.process.order(fork_server.TOKEN, self._number, token_id)
 
     def close(self) -> None:
         """Let go of it, at any time and more than once."""
@@ -51,7 +51,11 @@ class Grammar:
         """What the process says."""
         self._mask = mask
         self.state = (
-            "ready" if state == host.MASK else "finished" if state == host.FINISHED else "failed"
+            "ready"
+            if state == fork_server.MASK
+            else "finished"
+            if state == fork_server.FINISHED
+            else "failed"
         )
 
 
@@ -81,7 +85,7 @@ class SchemaProcess:
         with self._lock:
             number = next(self._numbers) % 2**32
             grammar = self._answers[number] = Grammar(self, number)
-        self.order(host.NEW, number, 0)
+        self.order(fork_server.NEW, number, 0)
         return grammar
 
     def order(self, letter: bytes, answer: int, token: int) -> None:
@@ -91,18 +95,20 @@ class SchemaProcess:
         with self._lock:
             if self.alive:
                 try:
-                    self._line.sendall(host.STEP.pack(letter, answer, token), socket.MSG_DONTWAIT)
+                    self._line.sendall(
+                        fork_server.STEP.pack(letter, answer, token), socket.MSG_DONTWAIT
+                    )
                 except OSError:
                     self._fail()
             elif answer in self._answers:
-                self._answers[answer].reply(host.FAILED, b"")
+                self._answers[answer].reply(fork_server.FAILED, b"")
 
     def end(self, answer: int) -> None:
         """Forget an answer."""
         with self._lock:
             known = self._answers.pop(answer, None)
         if known is not None:
-            self.order(host.END, answer, 0)
+            self.order(fork_server.END, answer, 0)
 
     def fileno(self) -> int:
         """For select; -1 once it is closed."""
@@ -129,10 +135,10 @@ class SchemaProcess:
             self._fail()
 
     def _hand_out(self) -> None:
-        size = host.REPLY.size
+        size = fork_server.REPLY.size
         while len(self._rest) >= size:
-            number, state = host.REPLY.unpack_from(self._rest)
-            whole = size + (self._mask_bytes if state == host.MASK else 0)
+            number, state = fork_server.REPLY.unpack_from(self._rest)
+            whole = size + (self._mask_bytes if state == fork_server.MASK else 0)
             if len(self._rest) < whole:
                 return
             if number in self._answers:
@@ -143,7 +149,7 @@ class SchemaProcess:
         self.alive = False
         self._line.close()
         for grammar in self._answers.values():
-            grammar.reply(host.FAILED, b"")
+            grammar.reply(fork_server.FAILED, b"")
 
 
 def wait(grammars: Iterable[Grammar], seconds: float) -> None:

@@ -9,8 +9,8 @@ import transformers
 from demur.base.errors import EngineError
 from demur.core.taxonomy import coconot
 from demur.engines.heads import control_scores
-from demur.engines.hf.batch import RunningBatch, joining_gap, read
 from demur.engines.hf.engine import HfEngine
+from demur.engines.hf.running_batch import RunningBatch, batching_gap, prefill_unmasked
 from tests.engines.checkpoints import user
 
 PROMPTS = [
@@ -32,7 +32,7 @@ def encoded(engine):
 
 @torch.inference_mode()
 def test_prompts_are_scored_as_the_engine_scores_them(engine):
-    prompts = read(engine.network, encoded(engine), engine.filler)
+    prompts = prefill_unmasked(engine.network, encoded(engine), engine.filler)
     gap = abs(
         control_scores(prompts.logits_BV, engine.encoder.token_ids) - engine.logp(PROMPTS)
     ).max()
@@ -55,7 +55,8 @@ def test_whatever_joins_or_leaves_a_row_goes_on_as_by_the_book(engine):
     for event, value in events:
         if event == "join":
             batch.join(
-                read(engine.network, [rows[n] for n in value], engine.filler), range(len(value))
+                prefill_unmasked(engine.network, [rows[n] for n in value], engine.filler),
+                range(len(value)),
             )
             written += [list(rows[n]) for n in value]
         elif event == "keep":
@@ -74,16 +75,16 @@ def test_whatever_joins_or_leaves_a_row_goes_on_as_by_the_book(engine):
 @torch.inference_mode()
 def test_an_emptied_batch_starts_anew(engine):
     batch = RunningBatch(engine.network)
-    batch.join(read(engine.network, encoded(engine)[1:2], engine.filler), [0])
+    batch.join(prefill_unmasked(engine.network, encoded(engine)[1:2], engine.filler), [0])
     batch.keep([])
     assert (len(batch), batch.width) == (0, 0)
-    batch.join(read(engine.network, encoded(engine)[2:3], engine.filler), [0])
+    batch.join(prefill_unmasked(engine.network, encoded(engine)[2:3], engine.filler), [0])
     assert batch.width == len(encoded(engine)[2])
 
 
 @torch.inference_mode()
 def test_joining_makes_no_difference_beyond_rounding(engine):
-    gap, allowed = joining_gap(engine.network, encoded(engine), engine.filler)
+    gap, allowed = batching_gap(engine.network, encoded(engine), engine.filler)
     assert gap < 1e-4 < allowed
 
 
@@ -93,7 +94,7 @@ def test_half_precision_may_round_large_logits_by_more(checkpoints, larger):
     half = HfEngine(model=checkpoints["llama"], tokens=coconot().tokens, dtype="bfloat16")
     with torch.inference_mode():
         half.network.get_output_embeddings().weight.mul_(larger)
-        gap, allowed = joining_gap(half.network, encoded(half), half.filler)
+        gap, allowed = batching_gap(half.network, encoded(half), half.filler)
     assert gap <= allowed
     assert half.padding_is_harmless
 
@@ -103,7 +104,7 @@ def test_a_batch_that_mixes_rows_up_is_not_taken_for_rounding(checkpoints, monke
     half = HfEngine(model=checkpoints["llama"], tokens=coconot().tokens, dtype="bfloat16")
     step = RunningBatch.step
     monkeypatch.setattr(RunningBatch, "step", lambda batch, ids: step(batch, ids).flip(0))
-    gap, allowed = joining_gap(half.network, encoded(half), half.filler)
+    gap, allowed = batching_gap(half.network, encoded(half), half.filler)
     assert gap > allowed
 
 
@@ -118,4 +119,4 @@ def test_a_model_whose_rows_cannot_be_taken_out_of_a_cache_is_refused(kind, size
     config = getattr(transformers, f"{kind}Config")(vocab_size=20, **sizes)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with pytest.raises(EngineError, match=message):
-        read(model, [[1, 2, 3]], 0)
+        prefill_unmasked(model, [[1, 2, 3]], 0)

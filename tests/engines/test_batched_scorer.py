@@ -12,7 +12,7 @@ from demur.base.errors import BackendBusy, BackendDown
 from demur.core.example import Message
 from demur.core.ports import no_progress
 from demur.core.predictor import scores_of
-from demur.engines.score_batches import ScoreBatches
+from demur.engines.batched_scorer import BatchedScorer
 
 
 class Counting:
@@ -37,7 +37,7 @@ def test_each_request_gets_its_own_score_and_waiting_ones_share_a_call():
     scorer = Counting(held=True)
 
     async def run():
-        batches = ScoreBatches(scorer, rows=16)
+        batches = BatchedScorer(scorer, rows=16)
         asked = [asyncio.create_task(batches.logp(prompt(n))) for n in range(50)]
         await asyncio.sleep(0.05)
         scorer.go.set()
@@ -52,7 +52,7 @@ def test_no_more_wait_than_may():
     scorer = Counting(held=True)
 
     async def run():
-        batches = ScoreBatches(scorer, waiting=2, rows=1)
+        batches = BatchedScorer(scorer, waiting=2, rows=1)
         asked = [asyncio.create_task(batches.logp(prompt(n))) for n in range(5)]
         await asyncio.sleep(0.05)
         scorer.go.set()
@@ -67,7 +67,7 @@ def test_who_has_left_is_not_scored():
     scorer = Counting(held=True)
 
     async def run():
-        batches = ScoreBatches(scorer, rows=1)
+        batches = BatchedScorer(scorer, rows=1)
         first, second, third = (asyncio.create_task(batches.logp(prompt(n))) for n in range(3))
         await asyncio.sleep(0.05)
         second.cancel()
@@ -83,7 +83,7 @@ def test_closing_leaves_nobody_waiting():
     scorer = Counting(held=True)
 
     async def run():
-        batches = ScoreBatches(scorer, rows=1)
+        batches = BatchedScorer(scorer, rows=1)
         asked = [asyncio.create_task(batches.logp(prompt(n))) for n in range(3)]
         await asyncio.sleep(0.05)
         batches.close()

@@ -29,7 +29,7 @@ _TEXTS: dict[Does, str] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class ConstantModel:
     """Does one thing whatever it is asked. Implements demur.core.ports.Scorer and Generator."""
 
     taxonomy: Taxonomy
@@ -69,21 +69,21 @@ class Subject:
         return [dict.fromkeys(asked, answer) for asked in columns]
 
 
-def always_refuse(taxonomy: Taxonomy) -> Subject:
+def always_refuse(taxonomy: Taxonomy) -> ConstantModel:
     """Refuses everything, and says so."""
-    return Subject(taxonomy=taxonomy, decides="refuse", writes="refuse")
+    return ConstantModel(taxonomy=taxonomy, decides="refuse", writes="refuse")
 
 
-def never_refuse(taxonomy: Taxonomy) -> Subject:
+def never_refuse(taxonomy: Taxonomy) -> ConstantModel:
     """Answers everything."""
-    return Subject(taxonomy=taxonomy, decides="answer", writes="answer")
+    return ConstantModel(taxonomy=taxonomy, decides="answer", writes="answer")
 
 
-def refuse_then_answer(taxonomy: Taxonomy) -> Subject:
+def refuse_then_answer(taxonomy: Taxonomy) -> ConstantModel:
     """Its token refuses and its text answers: a decision-level figure alone would call it safe."""
-    return Subject(taxonomy=taxonomy, decides="refuse", writes="answer")
+    return ConstantModel(taxonomy=taxonomy, decides="refuse", writes="answer")
 
 
-def answer_then_refuse(taxonomy: Taxonomy) -> Subject:
+def answer_then_refuse(taxonomy: Taxonomy) -> ConstantModel:
     """Its token answers and its text refuses."""
-    return Subject(taxonomy=taxonomy, decides="answer", writes="refuse")
+    return ConstantModel(taxonomy=taxonomy, decides="answer", writes="refuse")

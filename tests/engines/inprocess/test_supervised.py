@@ -12,8 +12,8 @@ from demur.base.errors import BackendDown
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess import worker
 from demur.engines.inprocess.backend import HfBackend
-from demur.engines.inprocess.limits import Limits
-from demur.engines.inprocess.watched import twin
+from demur.engines.inprocess.limits import BackendLimits
+from demur.engines.inprocess.supervised import replica
 from tests.engines.inprocess.test_backend import LONG, TEXTS, TOKENS, always, ask, whole
 from tests.server.house import folder_of
 from tests.server.house import serving as served
@@ -51,7 +51,7 @@ def stuck(engine):
 
 @asynccontextmanager
 async def serving(engine, **limits):
-    backend = HfBackend(engine, Limits(**{"step_s": STEP_S, **limits}))
+    backend = HfBackend(engine, BackendLimits(**{"step_s": STEP_S, **limits}))
     try:
         yield backend
     finally:
@@ -71,7 +71,7 @@ async def until_ready(backend):
 
 
 def test_a_twin_runs_on_the_same_weights_and_knows_nothing_of_the_others_hooks(engine):
-    other = twin(engine)
+    other = replica(engine)
     pairs = list(zip(engine.network.parameters(), other.network.parameters(), strict=True))
     assert all(a is b for a, b in pairs)
     modules = zip(engine.network.modules(), other.network.modules(), strict=True)
@@ -141,7 +141,7 @@ def test_after_so_many_tries_it_stays_down_and_says_why(engine, caplog):
     async def scenario():
         with pytest.MonkeyPatch.context() as patch:
             # the fault is in all
-            patch.setattr("demur.engines.inprocess.watched.twin", lambda engine: engine)
+            patch.setattr("demur.engines.inprocess.supervised.replica", lambda engine: engine)
             async with serving(engine, restarts=2) as backend:
                 with broken(engine):
                     async with asyncio.timeout(60):
@@ -163,7 +163,7 @@ def test_the_server_ends_though_the_model_does_not(engine, monkeypatch):
     monkeypatch.setattr(worker, "STOP_S", 0.2)
 
     async def scenario():
-        backend = HfBackend(engine, Limits())
+        backend = HfBackend(engine, BackendLimits())
         with stuck(engine) as entered:
             waiting = asyncio.create_task(backend.open(ask(TEXTS[0], always(engine, 0))))
             await settled(entered.is_set)
@@ -179,7 +179,7 @@ def test_streams_end_with_an_error_event_and_readiness_says_so_until_it_is_true_
     engine, tmp_path
 ):
     policy = always(engine, 0)
-    backend = HfBackend(engine, Limits(step_s=STEP_S))
+    backend = HfBackend(engine, BackendLimits(step_s=STEP_S))
     body = {
         "model": "demur",
         "messages": [{"role": "user", "content": TEXTS[0]}],

@@ -19,9 +19,9 @@ from typing import Any
 
 from demur.base.errors import BackendDown
 from demur.engines.hf.engine import HfEngine
-from demur.engines.inprocess.grammar import Grammar
+from demur.engines.inprocess.grammar.process import Grammar
 from demur.engines.inprocess.job import Job
-from demur.engines.inprocess.limits import Limits
+from demur.engines.inprocess.limits import BackendLimits
 from demur.engines.inprocess.worker import Worker
 
 LOG = logging.getLogger(__name__)
@@ -29,12 +29,12 @@ LOOK_S = 1.0  # between two looks at the worker, at most
 WINDOW_S = 3600.0  # in which `restarts` are counted
 
 
-class WatchedWorker:
+class SupervisedWorker:
     """A Worker as long as one can be had. Safe to use from any thread, like it."""
 
-    def __init__(self, engine: HfEngine, limits: Limits) -> None:
+    def __init__(self, engine: HfEngine, limits: BackendLimits) -> None:
         self._limits = limits
-        self._spare = twin(engine)  # before anything runs: a tree that is in use may hold hooks
+        self._spare = replica(engine)  # before anything runs: a tree that is in use may hold hooks
         self._restarted_s: deque[float] = deque()
         self._worker = Worker(engine, limits)
         self._over = threading.Event()
@@ -50,9 +50,9 @@ class WatchedWorker:
         """Raise BackendDown if no answer would be written now."""
         self._worker.check()
 
-    def prove(self) -> Future[None]:
-        """See Worker.prove."""
-        return self._worker.prove()
+    def probe(self) -> Future[None]:
+        """See Worker.probe."""
+        return self._worker.probe()
 
     def add(self, job: Job) -> None:
         """Queue a request. Raises BackendDown if nobody will take it up."""
@@ -93,12 +93,12 @@ class WatchedWorker:
             return False
         self._restarted_s.append(monotonic())
         LOG.error("%s: started again on the same weights", why.message)
-        engine, self._spare = self._spare, twin(self._spare)
+        engine, self._spare = self._spare, replica(self._spare)
         self._worker = Worker(engine, self._limits)
         return True
 
 
-def twin(engine: HfEngine) -> HfEngine:
+def replica(engine: HfEngine) -> HfEngine:
     """The same engine with another tree of modules over the very same tensors. Nothing may be
     running in it.
     """

@@ -2,13 +2,13 @@
 this one.
 
 A schema is a program that a client sends, and llguidance (an optional package, extra "json") runs
-it. So it runs in a process per schema, forked by demur.engines.inprocess.grammar_host, with limits
-on its time and memory. The decoding thread reads finished masks from sockets, and waits for none of
-them longer than it says.
+it. So it runs in a process per schema, forked by demur.engines.inprocess.grammar.fork_server, with
+limits on its time and memory. The decoding thread reads finished masks from sockets, and waits for
+none of them longer than it says.
 
-1. `Grammars.begin`, after the decision: an answer under a schema. The process of a schema is kept
-   while answers use it, and a few idle ones afterwards, by the digest of the schema. Schemas that
-   were too much are remembered too.
+1. `GrammarPool.begin`, after the decision: an answer under a schema. The process of a schema is
+   kept while answers use it, and a few idle ones afterwards, by the digest of the schema. Schemas
+   that were too much are remembered too.
 2. `Grammar.take` tells the process which token was written; the next mask is computed while the
    model runs.
 3. `wait` lets the decoding thread wait a moment for masks that are late. It must never wait without
@@ -45,10 +45,10 @@ from demur.base.errors import (
     SchemaTooCostly,
 )
 from demur.base.schemas.limits import TOGETHER, SchemaBounds, too_much
-from demur.engines.inprocess import grammar_host as host
-from demur.engines.inprocess.fair_queue import FairQueue
-from demur.engines.inprocess.grammar import Grammar, SchemaProcess
-from demur.engines.inprocess.host_link import Host, tokenizer_text
+from demur.engines.inprocess.grammar import fork_server
+from demur.engines.inprocess.grammar.fair_queue import FairQueue
+from demur.engines.inprocess.grammar.fork_client import ForkServer, tokenizer_text
+from demur.engines.inprocess.grammar.process import Grammar, SchemaProcess
 
 SLACK_S = 5.0  # for a child to be scheduled, beyond its own limit, on a busy machine
 _REMEMBERED = 1024  # digests of schemas that were too much
@@ -69,7 +69,7 @@ class GrammarLimits:
     waiting: int = 8  # of one tenant, for a place
 
 
-class Grammars:
+class GrammarPool:
     """Grammars for one tokenizer. Safe to use from any thread; nothing is started before the first
     use.
 
@@ -90,12 +90,12 @@ class Grammars:
         self._vocabulary = vocabulary
         self._tokenizer = tokenizer
         self._queue: FairQueue | None = None
-        self._host: Host | None = None
+        self._host: ForkServer | None = None
         self._starting = threading.Lock()
         self._lock = threading.Lock()  # guards everything below
         # by digest; the one used last comes last
         self._held: OrderedDict[str, SchemaProcess] = OrderedDict()
-        self._coming: dict[str, _Coming] = {}
+        self._preparing: dict[str, _Preparation] = {}
         self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()  # why, and until when
         self._closed = False
 
@@ -120,11 +120,11 @@ class Grammars:
                 if process is not None and process.died:
                     self._refuse(digest, "costly")
                     del self._held[digest]
-                coming = self._awaited(digest, text, tenant)
+                preparation = self._awaited(digest, text, tenant)
             try:
-                await asyncio.shield(asyncio.wrap_future(coming.done))
+                await asyncio.shield(asyncio.wrap_future(preparation.done))
             finally:
-                self._leave(coming)
+                self._leave(preparation)
 
     def close(self) -> None:
         """End all processes."""
@@ -138,7 +138,7 @@ class Grammars:
         if self._host is not None:
             self._host.close()
 
-    def _awaited(self, digest: str, text: str, tenant: str) -> _Coming:
+    def _awaited(self, digest: str, text: str, tenant: str) -> _Preparation:
         """The process under way for a schema, begun if there is none, with one more who waits. The
         lock is held.
         """
@@ -147,23 +147,23 @@ class Grammars:
         why, until_s = self._refused.get(digest, ("", 0.0))
         if monotonic() < until_s:
             raise _refusal(why)
-        coming = self._coming.get(digest)
-        if coming is None:
+        preparation = self._preparing.get(digest)
+        if preparation is None:
             self._require_place(tenant)
-            coming = _Coming(digest=digest, text=text, tenant=tenant)
+            preparation = _Preparation(digest=digest, text=text, tenant=tenant)
             if self._queue is None:
                 self._queue = FairQueue(self._limits.at_once, self._limits.waiting, "demur-grammar")
-            self._queue.put(tenant, partial(self._prepare, coming))
-            self._coming[digest] = coming
-        coming.waiting += 1
-        return coming
+            self._queue.put(tenant, partial(self._prepare, preparation))
+            self._preparing[digest] = preparation
+        preparation.waiting += 1
+        return preparation
 
     def _require_place(self, tenant: str) -> None:
         """Raise BackendBusy if all places, or a tenant's half of them, are taken by schemas in
         use.
         """
         used = [p.tenant for p in self._held.values() if p.in_use] + [
-            c.tenant for c in self._coming.values()
+            c.tenant for c in self._preparing.values()
         ]
         most = self._limits.processes
         if len(used) >= most or used.count(tenant) >= max(1, most // 2):
@@ -172,31 +172,31 @@ class Grammars:
                 "try later",
             )
 
-    def _leave(self, coming: _Coming) -> None:
+    def _leave(self, preparation: _Preparation) -> None:
         """One fewer waits; if nobody does, the work is dropped."""
         with self._lock:
-            coming.waiting -= 1
-            if coming.waiting or coming.done.done():
+            preparation.waiting -= 1
+            if preparation.waiting or preparation.done.done():
                 return
-            self._forget(coming)  # who asks for the same schema now has it begun anew
-            if self._host is not None and coming.number is not None:
-                self._host.kill(coming.number)
+            self._forget(preparation)  # who asks for the same schema now has it begun anew
+            if self._host is not None and preparation.number is not None:
+                self._host.kill(preparation.number)
 
-    def _forget(self, coming: _Coming) -> None:
-        if self._coming.get(coming.digest) is coming:
-            del self._coming[coming.digest]
+    def _forget(self, preparation: _Preparation) -> None:
+        if self._preparing.get(preparation.digest) is preparation:
+            del self._preparing[preparation.digest]
 
-    def _prepare(self, coming: _Coming) -> None:
+    def _prepare(self, preparation: _Preparation) -> None:
         """In a thread of the queue: have a process made that holds the schema."""
         process: SchemaProcess | None = None
         error: DemurError | None = None
         try:
-            process = self._compiled(coming) if coming.waiting else None
+            process = self._compiled(preparation) if preparation.waiting else None
         except _Refused as e:
             error = _refusal(e.why)
             with self._lock:
-                if coming.waiting:  # one that was dropped was perhaps not too much
-                    self._refuse(coming.digest, e.why)
+                if preparation.waiting:  # one that was dropped was perhaps not too much
+                    self._refuse(preparation.digest, e.why)
         except DemurError as e:
             error = e
         except OSError as e:
@@ -205,13 +205,13 @@ class Grammars:
                 "look at the system's limits",
             )
         with self._lock:
-            self._forget(coming)
+            self._forget(preparation)
             if process is not None:
-                self._hold(coming.digest, process)
-        if error is not None and coming.waiting:
-            coming.done.set_exception(error)
+                self._hold(preparation.digest, process)
+        if error is not None and preparation.waiting:
+            preparation.done.set_exception(error)
         else:
-            coming.done.set_result(None)
+            preparation.done.set_result(None)
 
     def _refuse(self, digest: str, why: str) -> None:
         """Remember a schema that was too much, for a while. The lock is held."""
@@ -243,35 +243,35 @@ class Grammars:
             "memory_bytes": limits.memory_bytes,
         }
 
-    def _compiled(self, coming: _Coming) -> SchemaProcess:
+    def _compiled(self, preparation: _Preparation) -> SchemaProcess:
         """A process that holds the schema. Raises _Refused, and BackendDown where none can be
         had.
         """
         with self._starting:
             if self._host is None or not self._host.alive:
-                self._host = Host(self._settings())
-        line, coming.number = self._host.start()
+                self._host = ForkServer(self._settings())
+        line, preparation.number = self._host.start()
         line.settimeout(self._limits.compile_s + SLACK_S)
-        data = coming.text.encode()
+        data = preparation.text.encode()
         try:
-            line.sendall(host.LENGTH.pack(len(data)) + data)
+            line.sendall(fork_server.LENGTH.pack(len(data)) + data)
             said = line.recv(1)
         except TimeoutError:
-            self._host.kill(coming.number)
+            self._host.kill(preparation.number)
             said = b""
         except OSError:
             said = b""
-        if said != host.COMPILED:
+        if said != fork_server.COMPILED:
             line.close()
             if not self._host.alive:  # the schema may be blameless
                 raise BackendDown("the process that prepares JSON schemas has ended", "ask again")
-            raise _Refused("unfit" if said == host.UNFIT else "costly")
+            raise _Refused("unfit" if said == fork_server.UNFIT else "costly")
         line.settimeout(None)
-        return SchemaProcess(line, 4 * -(-self._vocabulary // 32), coming.tenant)
+        return SchemaProcess(line, 4 * -(-self._vocabulary // 32), preparation.tenant)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class _Coming:
+class _Preparation:
     """A process that is being made, and how many wait for it."""
 
     digest: str

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from demur.base.errors import BackendBusy
-from demur.engines.inprocess.fair_queue import FairQueue
+from demur.engines.inprocess.grammar.fair_queue import FairQueue
 
 
 def test_a_tenant_with_little_work_does_not_wait_for_one_with_much():

@@ -3,13 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.engines.stop_text import StopText
+from demur.engines.stop_strings import StopStrings
 
 WORDS = st.text(alphabet="ab.", min_size=1, max_size=4)
 
 
 def run(stops, pieces):
-    stop = StopText(stops)
+    stop = StopStrings(stops)
     shown = [stop.feed(piece) for piece in pieces]
     return shown, stop
 
@@ -39,7 +39,7 @@ def test_one_stop_string_cuts_at_its_first_place(text, stop):
 
 @given(text=st.text(alphabet="ab.", max_size=30), stop=WORDS)
 def test_no_prefix_of_a_stop_string_is_shown_before_it_is_told_apart(text, stop):
-    watcher, shown = StopText([stop]), ""
+    watcher, shown = StopStrings([stop]), ""
     for letter in text + stop:
         shown += watcher.feed(letter)
     assert shown == (text + stop).partition(stop)[0]

@@ -1,0 +1,1 @@
+"""Answers under a JSON schema: processes that compute which tokens may come next."""
