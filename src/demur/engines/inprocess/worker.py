@@ -16,9 +16,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
-from functools import partial
 from time import monotonic
 
 import torch
@@ -33,6 +32,7 @@ from demur.engines.hf.sample import next_tokens
 from demur.engines.inprocess.grammar.process import Grammar, wait
 from demur.engines.inprocess.job import Job, Parked
 from demur.engines.inprocess.limits import BackendLimits
+from demur.engines.inprocess.outbox import Outbox
 from demur.engines.inprocess.prefill_debt import PrefillDebt
 
 GRACE_S = 0.002  # for which a step of all answers waits for masks that are late
@@ -77,7 +77,7 @@ class Worker:
         self._rows: list[Job] = []  # by row of the batch
         self._parked: list[Parked] = []
         self._debt = PrefillDebt()
-        self._outbox: list[tuple[Job, Callable[[], object]]] = []
+        self._outbox = Outbox()
         self._due_s: float | None = None  # when the step under way should be over; None: none is
         # by those who want to know whether the model still computes
         self._probes: list[Future[None]] = []
@@ -126,7 +126,10 @@ class Worker:
         heard no more.
         """
         jobs, asked = self._closed(BackendDown(why, "it is started again"))
-        _deliver([(job, partial(job.fail, BackendDown(why, "ask again"))) for job in jobs])
+        outbox = Outbox()  # not the thread's own: it may be writing to that
+        for job in jobs:
+            outbox.add(job, job.fail, BackendDown(why, "ask again"))
+        outbox.deliver()
         for one in asked:
             if one.set_running_or_notify_cancel():
                 one.set_exception(BackendDown(why, "try again later"))
@@ -204,11 +207,9 @@ class Worker:
         )
         self._rows.clear()
         self._parked.clear()
-        self._outbox += [
-            (job, partial(job.fail, BackendDown(why, "try again later"))) for job in jobs
-        ]
-        outbox, self._outbox = self._outbox, []
-        _deliver(outbox)
+        for job in jobs:
+            self._outbox.add(job, job.fail, BackendDown(why, "try again later"))
+        self._outbox.deliver()
         for one in asked:
             if one.set_running_or_notify_cancel():
                 one.set_exception(BackendDown(why, "try again later"))
@@ -303,14 +304,14 @@ class Worker:
             try:
                 decision = decide_or_doubt(job.ask.policy, logp_C)
             except DemurError as e:  # of this request's own policy and score: the others go on
-                self._outbox.append((job, partial(job.fail, e)))
+                self._outbox.add(job, job.fail, e)
                 self._forget(job)
                 continue
-            self._outbox.append((job, partial(job.resolve, decision, logp_C)))
+            self._outbox.add(job, job.resolve, decision, logp_C)
             if is_silent(job.ask, decision):
                 self._forget(job)
             elif job.limit < 1:
-                self._outbox.append((job, partial(job.parts.put_nowait, Part(finish="length"))))
+                self._outbox.add(job, job.parts.put_nowait, Part(finish="length"))
                 self._forget(job)
             else:
                 job.last = control_ids[decision.column]
@@ -386,7 +387,7 @@ class Worker:
                 self._fail(job, e)
                 continue
             if part is not None:
-                self._outbox.append((job, partial(job.parts.put_nowait, part)))
+                self._outbox.add(job, job.parts.put_nowait, part)
                 continue
             going.append(r)
             if job.grammar is not None:
@@ -402,14 +403,14 @@ class Worker:
         for r, job, token in zip(going, writing, tokens, strict=True):
             part = job.take(token, self._engine.rules.stops)
             if part is not None:
-                self._outbox.append((job, partial(job.parts.put_nowait, part)))
+                self._outbox.add(job, job.parts.put_nowait, part)
             if part is None or part.finish is None:
                 kept.append(r)
         return kept
 
     def _fail(self, job: Job, error: DemurError) -> None:
         """End one answer; the others go on."""
-        self._outbox.append((job, partial(job.fail, error)))
+        self._outbox.add(job, job.fail, error)
         self._forget(job)
 
     def _keep(self, rows: list[int], parked: Collection[int] = ()) -> None:
@@ -430,22 +431,7 @@ class Worker:
         """Hand everything out, unless somebody else has told all callers that this thread is given
         up.
         """
-        outbox, self._outbox = self._outbox, []
         if self._down is None:
-            _deliver(outbox)
-
-
-def _deliver(outbox: Sequence[tuple[Job, Callable[[], object]]]) -> None:
-    """Make calls on the event loops of their jobs, with one message per loop."""
-    for loop in {job.loop for job, _ in outbox}:
-        mine = [(job, call) for job, call in outbox if job.loop is loop]
-        try:
-            loop.call_soon_threadsafe(_call_all, [call for _, call in mine])
-        except RuntimeError:  # the event loop is closed, and everybody who waited is gone with it
-            for job, _ in mine:
-                job.cancelled = True
-
-
-def _call_all(calls: Sequence[Callable[[], object]]) -> None:
-    for call in calls:
-        call()
+            self._outbox.deliver()
+        else:
+            self._outbox.clear()
