@@ -34,11 +34,11 @@ from demur.core.example import Message
 from demur.core.policy import Policy
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Sampling
-from demur.engines.remote.link import Link
-from demur.engines.vllm import two_calls as gateway_module
+from demur.engines.remote.upstream import UpstreamOptions
+from demur.engines.vllm import two_call_backend as gateway_module
+from demur.engines.vllm.completions_api import NEUTRAL, encoder_of, writing_fields
 from demur.engines.vllm.plugin_backend import PluginBackend
-from demur.engines.vllm.token_ids import NEUTRAL, encoder_of, writing
-from demur.engines.vllm.two_calls import TwoCallBackend
+from demur.engines.vllm.two_call_backend import TwoCallBackend
 from demur.store.policies.policy_file import policy_digest, read_policy, write_policy
 from demur.store.run import RunFolder
 
@@ -76,7 +76,7 @@ class Direct:
     async def answer(self, messages: Prompt) -> int:
         """Tokens written after [respond]."""
         ids = [*self._encoder.prompt(messages), self._encoder.token_ids[0]]
-        body = {"model": self._model, "prompt": ids, **writing(SAMPLING, ANSWER)}
+        body = {"model": self._model, "prompt": ids, **writing_fields(SAMPLING, ANSWER)}
         tokens = 0
         async with self._client.stream("POST", "completions", json=body) as response:
             async for line in response.aiter_lines():
@@ -161,7 +161,7 @@ async def compare(run: RunFolder, policy: Policy, urls: Mapping[str, str], round
     encoder, _ = encoder_of(str(run.model), policy.fingerprint, keep_history=True)
     ask = Ask(messages=(), policy=policy, policy_digest=policy_digest(policy), sampling=SAMPLING)
     fields: dict[str, Any] = {
-        "link": Link(url=urls["direct"]),
+        "upstream": UpstreamOptions(url=urls["direct"]),
         "model": servers.MODEL,
         "tokenizer": str(run.model),
         "declared": policy.fingerprint,

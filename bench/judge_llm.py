@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.core.judging.judge import Item
-from demur.engines.remote.client import ChatClient, Endpoint
+from demur.engines.remote.chat_client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric
 from demur.store.answers.label_store import LabelFile
 

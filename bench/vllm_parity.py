@@ -35,8 +35,8 @@ from demur.core.policy import CategoryPolicy, Policy, Rule
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Sampling
 from demur.engines.hf.engine import HfEngine
-from demur.engines.remote.link import Link
-from demur.engines.vllm.two_calls import TwoCallBackend
+from demur.engines.remote.upstream import UpstreamOptions
+from demur.engines.vllm.two_call_backend import TwoCallBackend
 from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
@@ -189,7 +189,7 @@ def by_gateway(
     ]
     with servers.vllm(Path(sys.executable), model) as url:
         backend = TwoCallBackend(
-            link=Link(url=url, decide_s=600.0),
+            upstream=UpstreamOptions(url=url, decide_s=600.0),
             model=servers.MODEL,
             tokenizer=str(model),
             declared=fingerprint,

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from demur.sources.benchmarks import load, wanted
+from demur.sources.benchmarks import load_benchmark, parse_selection
 from tests.engines.chat_stub import serving
 from tests.sources.test_temporal import scripted
 
@@ -35,7 +35,7 @@ def test_questions_are_written_kept_and_measured_as_a_benchmark(demur, tmp_path,
     assert f"article: no date, title or body: {news}:8" in result.err
     assert (told["calls"], len(stub.bodies)) == (12, 12)  # the second run asked nothing
     assert "kept: unanswerable" in again.out
-    found = load(wanted(f"temporal={out}"), lambda *_: [])
+    found = load_benchmark(parse_selection(f"temporal={out}"), lambda *_: [])
     assert sorted(r.expected for r in found.rows) == ["refuse"] * 3 + ["respond"] * 3
     bench = demur(
         "bench-refusals",

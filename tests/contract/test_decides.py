@@ -16,7 +16,7 @@ from demur.core.taxonomy import coconot
 from demur.engines.gate import forced_ids
 from demur.engines.heads import control_scores
 from demur.engines.hf.gate import RefusalGate
-from demur.engines.vllm.rows import edit
+from demur.engines.vllm.batch_rows import force_decisions
 
 ROWS, POLICIES, V, WIDTH = 10_000, 100, 24, 3
 IDS = np.array([5, 3, 20, 11, 0, 17])  # of the control tokens, respond first
@@ -146,6 +146,6 @@ def test_vllms_plug_in(case) -> None:
     differ = 0
     for policies_R, id_R in rounds(case):
         logits_RV = case[0].clone()
-        edit(logits_RV, list(enumerate(policies_R)), None, torch.from_numpy(IDS))
+        force_decisions(logits_RV, list(enumerate(policies_R)), None, torch.from_numpy(IDS))
         differ += int((logits_RV.argmax(dim=1).numpy() != id_R).sum())
     assert differ == 0

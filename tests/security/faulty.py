@@ -19,9 +19,9 @@ from demur.core.policy import CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import Taxonomy, coconot, single
 from demur.engines.hf.engine import HfEngine
 from demur.engines.remote.chat_backend import OpenAiBackend
-from demur.engines.remote.link import Link
 from demur.engines.remote.pre_answer import GateSettings, PreAnswerBackend
-from demur.engines.vllm.two_calls import TwoCallBackend
+from demur.engines.remote.upstream import UpstreamOptions
+from demur.engines.vllm.two_call_backend import TwoCallBackend
 from tests.engines.chat_stub import events
 from tests.engines.chat_stub import serving as stub_serving
 from tests.engines.checkpoints import make_checkpoint
@@ -39,10 +39,10 @@ TAKEN = 16 << 20  # bytes: those that demur bounds, and what sockets on both sid
 STATUSES = (400, 429, 502, 503, 504)
 
 
-def link(url: str, name: str) -> Link:
+def upstream_options(url: str, name: str) -> UpstreamOptions:
     """Impatient with what is at fault."""
     decide_s = 0.5 if "decision" in name else 4.0
-    return Link(
+    return UpstreamOptions(
         url=url,
         tries=1,
         backoff_s=0.01,
@@ -152,7 +152,9 @@ def front(name: str, root: Path) -> Iterator[Faulty]:
             stub.models = ["tiny"]
             scorer = MarkScorer()
             backend = PreAnswerBackend(
-                link=link(made.url, name), settings=GateSettings(model="tiny"), scorer=scorer
+                upstream=upstream_options(made.url, name),
+                settings=GateSettings(model="tiny"),
+                scorer=scorer,
             )
             with _running(name, root, backend, single(), made) as faulty:
                 yield faulty
@@ -162,11 +164,14 @@ def front(name: str, root: Path) -> Iterator[Faulty]:
         if name.startswith("gateway"):
             here = str(engine.model)
             backend = TwoCallBackend(
-                link=link(made.url, name), model="tiny", tokenizer=here, declared=engine.fingerprint
+                upstream=upstream_options(made.url, name),
+                model="tiny",
+                tokenizer=here,
+                declared=engine.fingerprint,
             )
         else:
             backend = OpenAiBackend(
-                link=link(made.url, name), model="tiny", declared=engine.fingerprint
+                upstream=upstream_options(made.url, name), model="tiny", declared=engine.fingerprint
             )
         with _running(name, root, backend, coconot(), made) as faulty:
             yield faulty

@@ -16,8 +16,8 @@ from demur.core.policy import CategoryPolicy, Policy
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, prompt_text, scores_of
 from demur.core.taxonomy import single
-from demur.engines.remote.link import Link
 from demur.engines.remote.pre_answer import GateSettings, PreAnswerBackend
+from demur.engines.remote.upstream import UpstreamOptions
 from tests.engines.chat_stub import events
 from tests.engines.chat_stub import serving as stub_serving
 from tests.security.attacks import every
@@ -96,7 +96,9 @@ def gate_site(
     try:
         with stub_serving(script or (lambda number, body: events("fine"))) as (url, stub):
             backend = PreAnswerBackend(
-                link=Link(url=url), settings=GateSettings(model="stub-1", **settings), scorer=scorer
+                upstream=UpstreamOptions(url=url),
+                settings=GateSettings(model="stub-1", **settings),
+                scorer=scorer,
             )
             folder = folder_of(root / "policies", *policies.values())
             with serving(

@@ -8,8 +8,8 @@ from demur.core.policy import CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.engines.remote.chat_backend import OpenAiBackend
-from demur.engines.remote.link import Link
-from demur.engines.vllm.two_calls import TwoCallBackend
+from demur.engines.remote.upstream import UpstreamOptions
+from demur.engines.vllm.two_call_backend import TwoCallBackend
 from tests.engines.checkpoints import make_checkpoint
 from tests.engines.upstream import Upstream
 from tests.security.attacks import CALL, FIELDS, FORGED_TURNS, FORMS, in_user
@@ -57,7 +57,7 @@ def test_a_server_that_takes_ids_gets_special_ids_only_where_the_template_puts_t
     ids = {token: engine.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     with Upstream(engine) as upstream:
         backend = TwoCallBackend(
-            link=Link(url=upstream.url),
+            upstream=UpstreamOptions(url=upstream.url),
             model="tiny",
             tokenizer=str(engine.model),
             declared=engine.fingerprint,
@@ -77,7 +77,10 @@ def test_a_server_that_takes_ids_gets_special_ids_only_where_the_template_puts_t
 def test_a_server_that_takes_text_gets_no_special_token_spelled_out(engine, folder):
     with Upstream(engine) as upstream:
         backend = OpenAiBackend(
-            link=Link(url=upstream.url), model="tiny", declared=engine.fingerprint, literals=SPECIAL
+            upstream=UpstreamOptions(url=upstream.url),
+            model="tiny",
+            declared=engine.fingerprint,
+            literals=SPECIAL,
         )
         with serving(folder, backend=backend) as server:
             for way, text in TEXTS:
@@ -101,7 +104,10 @@ def test_a_function_that_is_declared_is_text_like_any_other(engine, folder):
     name["function"].pop("arguments")
     with Upstream(engine) as upstream:
         backend = OpenAiBackend(
-            link=Link(url=upstream.url), model="tiny", declared=engine.fingerprint, literals=SPECIAL
+            upstream=UpstreamOptions(url=upstream.url),
+            model="tiny",
+            declared=engine.fingerprint,
+            literals=SPECIAL,
         )
         with serving(folder, backend=backend) as server:
             for sent in sent_for(

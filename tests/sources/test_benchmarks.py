@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import ConfigError, DataError
 from demur.sources.benchmark_table import BENCHMARKS
-from demur.sources.benchmarks import NO_GOLD, NO_PROMPT, file_rows, load, wanted
+from demur.sources.benchmarks import NO_GOLD, NO_PROMPT, file_rows, load_benchmark, parse_selection
 
 # Rows of our own wording in each benchmark's shape: (asked for, row, expected, category,
 # subcategory).
@@ -188,7 +188,7 @@ def save(path, rows):
 
 
 def from_file(asked, path):
-    return load(wanted(f"{asked}={path}"), no_hub)
+    return load_benchmark(parse_selection(f"{asked}={path}"), no_hub)
 
 
 def has_list(row):
@@ -224,7 +224,7 @@ def test_the_hub_is_asked_for_every_usual_part_and_both_directions_come_together
         asked.append(where)
         return [{"Goal": f"A request of {where[2]}", "Category": "own"}]
 
-    found = load(wanted("jailbreakbench"), fetch)
+    found = load_benchmark(parse_selection("jailbreakbench"), fetch)
     assert asked == [
         ("JailbreakBench/JBB-Behaviors", "behaviors", "harmful"),
         ("JailbreakBench/JBB-Behaviors", "behaviors", "benign"),
@@ -236,12 +236,14 @@ def test_the_hub_is_asked_for_every_usual_part_and_both_directions_come_together
 
 def test_a_part_that_is_not_usual_comes_only_when_it_is_named():
     configs = []
-    load(
-        wanted("or-bench"),
+    load_benchmark(
+        parse_selection("or-bench"),
         lambda name, config, split: configs.append(config) or [{"prompt": "Why?"}],
     )
     assert configs == ["or-bench-hard-1k", "or-bench-toxic"]
-    named = load(wanted("or-bench:80k"), lambda name, config, split: [{"prompt": config}])
+    named = load_benchmark(
+        parse_selection("or-bench:80k"), lambda name, config, split: [{"prompt": config}]
+    )
     assert named.name == "or-bench:80k"
     assert named.rows[0].prompt[0].content == "or-bench-80k"
 
@@ -256,7 +258,7 @@ ROW = st.fixed_dictionaries(
 
 @given(rows=st.lists(ROW, min_size=1, max_size=12))
 def test_every_row_is_measured_or_counted_with_its_reason_never_both(rows):
-    found = load(wanted("wildguardtest"), lambda *_: rows)
+    found = load_benchmark(parse_selection("wildguardtest"), lambda *_: rows)
     assert len(found.rows) + sum(found.left_out.values()) == len(rows)
     blank = sum(not (r["prompt"] or "").strip() for r in rows)
     assert found.left_out.get(NO_PROMPT, 0) == blank
@@ -312,13 +314,13 @@ def test_a_conversation_keeps_its_turns_up_to_the_users_last_one(tmp_path):
 )
 def test_an_unknown_name_or_an_unclear_file_gets_a_suggestion(text, says):
     with pytest.raises(ConfigError) as e:
-        wanted(text)
+        parse_selection(text)
     assert says in e.value.hint
 
 
 def test_a_benchmark_that_cannot_be_loaded_by_name_says_why_and_takes_a_file():
     with pytest.raises(ConfigError) as e:
-        load(wanted("abstentionbench"), no_hub)
+        load_benchmark(parse_selection("abstentionbench"), no_hub)
     assert "loading script" in e.value.message
     assert "abstentionbench=FILE" in e.value.hint
 
@@ -328,7 +330,7 @@ def test_a_gated_dataset_that_cannot_be_had_says_that_it_is_gated():
         raise DataError("cannot load dataset", "check the name")
 
     with pytest.raises(DataError) as e:
-        load(wanted("wildguardtest"), fetch)
+        load_benchmark(parse_selection("wildguardtest"), fetch)
     assert "gated" in e.value.hint
     assert "wildguardtest:all=FILE" in e.value.hint
 
@@ -374,8 +376,8 @@ def test_rows_of_the_hubs_own_library_are_read_like_those_of_a_file(tmp_path, mo
         for n in range(3)
     ]
     save(tmp_path / "set" / "train.parquet", rows)
-    found = load(
-        wanted("sorry-bench"),
+    found = load_benchmark(
+        parse_selection("sorry-bench"),
         lambda name, config, split: load_rows(str(tmp_path / "set"), config, split),
     )
     assert [r.prompt[0].content for r in found.rows] == ["Insult him"] * 3

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from demur.base.errors import DataError
 from demur.core.rows.labels import COLUMN_WORDS, LabelRule, told
 from demur.core.rows.shapes import LISTS, PROMPTS, REPLIES, conversation
-from demur.sources.guess import category_name, guess
+from demur.sources.guess import category_name, guess_rows
 
 KEYS = (
     *COLUMN_WORDS,
@@ -78,7 +78,7 @@ def test_any_row_is_read_or_is_an_error_that_says_why(table):
             told(row, LabelRule())
         with contextlib.suppress(DataError):
             told(row, LabelRule(label_map={"safe": "respond", "1": "refuse"}))
-    found = guess(table, "a.jsonl")
+    found = guess_rows(table, "a.jsonl")
     assert sum(found.counts.values()) + found.skipped <= len(table)
     assert found.fault or found.counts
 
@@ -101,7 +101,7 @@ def test_a_name_of_a_category_is_made_of_a_value():
 )
 def test_columns_of_others_are_understood(column, values, meanings):
     table = [{"prompt": f"How do I row a boat {n}?", column: v} for n, v in enumerate(values * 3)]
-    found = guess(table, "a.jsonl")
+    found = guess_rows(table, "a.jsonl")
     assert found.fault == ""
     assert dict(found.rule.label_map) == meanings
     assert {kind for kind, _ in found.counts} == {"refusal", "benign"}
@@ -109,4 +109,4 @@ def test_columns_of_others_are_understood(column, values, meanings):
 
 def test_a_column_of_ones_and_zeros_whose_name_says_nothing_is_not_guessed():
     table = [{"prompt": f"How do I row a boat {n}?", "x": n % 2} for n in range(6)]
-    assert "nothing tells" in guess(table, "a.jsonl").fault
+    assert "nothing tells" in guess_rows(table, "a.jsonl").fault

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.engines.chat_stub import completion, serving
 
 from demur.base.errors import EngineError
-from demur.engines.remote.client import ChatClient, Endpoint
+from demur.engines.remote.chat_client import ChatClient, Endpoint
 from demur.sources.files import FileSource
 from demur.sources.news import Article, Cutoff
-from demur.sources.temporal import MONTHS, Builder, names_day
+from demur.sources.temporal import MONTHS, QuestionBuilder, names_day
 from demur.store.answers.reply_file import ReplyFile
 
 CUTOFF = Cutoff(day=date(2024, 3, 31), margin_days=90)
@@ -80,7 +80,7 @@ def build(url, replies, count=6, **more):
     endpoint = Endpoint(
         **{"url": url, "model": "stub", "first_wait_s": 0.01, "tries": 2, "timeout_s": 60.0, **more}
     )
-    builder = Builder(chat=ChatClient(endpoint=endpoint), replies=replies, cutoff=CUTOFF)
+    builder = QuestionBuilder(chat=ChatClient(endpoint=endpoint), replies=replies, cutoff=CUTOFF)
     told = []
     built = builder.build(articles(count), lambda done, total: told.append((done, total)))
     return built, told

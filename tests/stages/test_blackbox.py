@@ -14,7 +14,7 @@ from demur.base.errors import ArtifactError, DataError, EngineError, TaxonomyErr
 from demur.core.classifiers.text import View
 from demur.core.predictor import prompt_text
 from demur.core.taxonomy import coconot, single
-from demur.engines.remote.client import ChatClient, Endpoint
+from demur.engines.remote.chat_client import ChatClient, Endpoint
 from demur.judges.phrases import PhraseJudge
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric
 from demur.judges.trained import TrainedJudge

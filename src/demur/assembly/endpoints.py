@@ -12,7 +12,7 @@ from demur.assembly.wiring import needed
 from demur.base.errors import ConfigError
 
 if TYPE_CHECKING:
-    from demur.engines.remote.client import ChatClient
+    from demur.engines.remote.chat_client import ChatClient
 
 ENDPOINT = "endpoint."  # how a --set of the endpoint begins
 
@@ -38,6 +38,6 @@ def chat_client(options: Mapping[str, Any], where: str) -> ChatClient:
     setting.
     """
     with needed("a chat endpoint"):
-        from demur.engines.remote.client import ChatClient, Endpoint
+        from demur.engines.remote.chat_client import ChatClient, Endpoint
 
     return ChatClient(endpoint=build(Endpoint, options, where))

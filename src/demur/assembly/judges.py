@@ -1,6 +1,6 @@
 """Judges by name, with their settings from a TOML file of sections [llm], [trained], [wildguard].
 
-[llm]        url, model, key_variable, in_flight, most_calls, ...: demur.engines.remote.client;
+[llm]        url, model, key_variable, in_flight, most_calls, ...: demur.engines.remote.chat_client;
              rubric (a name or a TOML file), labels (their file), control_tokens, most_chars
 [trained]    model: the file of `demur judge train`; force: also answers unlike the training's
 [wildguard]  model, batch, max_new_tokens, dtype, device, and template: a file
@@ -114,7 +114,7 @@ def spent_lines(chat: Any) -> list[str]:
         if endpoint.price_in or endpoint.price_out
         else ""
     )
-    words = chat.dialect.words
+    words = chat.dialect.description
     renamed = [f"the endpoint takes other fields than the usual: {words}"] if words else []
     return [
         *renamed,

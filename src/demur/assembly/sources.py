@@ -11,26 +11,26 @@ from demur.assembly.config import build
 from demur.assembly.wiring import needed
 from demur.base.boundary import read_toml
 from demur.core.ports import Progress
-from demur.sources.benchmarks import Wanted, load, wanted
-from demur.sources.draft import Draft
-from demur.sources.guess import Look, look
+from demur.sources.benchmarks import BenchmarkSelection, load_benchmark, parse_selection
+from demur.sources.config_draft import ConfigDraft
+from demur.sources.guess import FileGuess, guess_file
 from demur.sources.news import Cutoff, read_news
-from demur.sources.temporal import Builder, Built, Question
+from demur.sources.temporal import Question, QuestionBuilder, QuestionSet
 
 __all__ = [
-    "Builder",
-    "Built",
+    "BenchmarkSelection",
+    "ConfigDraft",
     "Cutoff",
-    "Draft",
-    "Look",
+    "FileGuess",
     "Question",
-    "Wanted",
+    "QuestionBuilder",
+    "QuestionSet",
     "fetched_news",
+    "guess_file",
     "hub_rows",
-    "load",
-    "look",
+    "load_benchmark",
+    "parse_selection",
     "read_news",
-    "wanted",
 ]
 
 

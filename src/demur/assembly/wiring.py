@@ -27,7 +27,7 @@ ENGINES = {
 BACKENDS = {
     "hf": "demur.engines.inprocess.backend:HfBackend",
     "vllm": "demur.engines.vllm.plugin_backend:PluginBackend",
-    "gateway": "demur.engines.vllm.two_calls:TwoCallBackend",
+    "gateway": "demur.engines.vllm.two_call_backend:TwoCallBackend",
     "openai": "demur.engines.remote.chat_backend:OpenAiBackend",
     "gate": "demur.engines.remote.pre_answer:PreAnswerBackend",
     "fake": "demur.engines.fake.backend:FakeBackend",

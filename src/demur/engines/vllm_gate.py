@@ -31,16 +31,16 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotPr
 from demur.base.errors import AccessError, DemurError, EngineError, PolicyError
 from demur.core.policy import Policy
 from demur.engines.gate import banned_ids
-from demur.engines.vllm.model import require_plain, served_fingerprint
-from demur.engines.vllm.policies import PolicyShelf, decoded
-from demur.engines.vllm.request import (
+from demur.engines.vllm.batch_rows import BatchRows, RequestSlots, force_decisions
+from demur.engines.vllm.policies import PolicyRegistry, decode_policy
+from demur.engines.vllm.policy_request import (
     EFFECTIVE,
     POLICY,
     check_sampling,
     is_beam_search,
     read_request,
 )
-from demur.engines.vllm.rows import Rows, Slots, edit
+from demur.engines.vllm.served_model import require_unmodified, served_fingerprint
 
 
 # vLLM may be absent where types are checked
@@ -61,7 +61,7 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
         try:
             if is_beam_search(sampling_params):
                 raise AccessError("beam search would hear no policy", "sample, or decode greedily")
-            policy = _shelf().effective(read_request(args))
+            policy = _registry().effective(read_request(args))
             if policy is not None:
                 check_sampling(sampling_params)
         except DemurError as e:
@@ -70,8 +70,8 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
 
     def __init__(self, vllm_config: Any, *args: Any) -> None:
         """V1 passes (vllm_config, device, is_pin_memory), V2 (vllm_config, states)."""
-        require_plain(vllm_config)
-        self._model = _shelf().model
+        require_unmodified(vllm_config)
+        self._model = _registry().model
         if differing := self._model.differences(served_fingerprint(vllm_config, self._model)):
             raise PolicyError(
                 "the policies were made for another model than "
@@ -81,9 +81,9 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
             )
         device = args[0].device if len(args) == 1 else args[0]
         self._control_ids = torch.as_tensor(banned_ids(self._model.token_ids), device=device)
-        self._rows = Rows(device)
+        self._rows = BatchRows(device)
         if len(args) == 1:
-            self._slots = Slots(args[0], exact=vllm_config.speculative_config is None)
+            self._slots = RequestSlots(args[0], exact=vllm_config.speculative_config is None)
 
     def is_argmax_invariant(self) -> bool:
         """V1: no, or greedy decoding would skip us."""
@@ -105,9 +105,11 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
     def apply(self, logits: torch.Tensor, ctx: Any = None) -> torch.Tensor:
         """The logits (R, V), changed in place. ctx: how the step's rows map to slots, V2 only."""
         if ctx is not None:
-            edit(logits, self._slots.due(ctx), self._slots.mask(ctx), self._control_ids)
+            force_decisions(logits, self._slots.due(ctx), self._slots.mask(ctx), self._control_ids)
         elif self._rows.entries:
-            edit(logits, self._rows.due(), self._rows.mask(len(logits)), self._control_ids)
+            force_decisions(
+                logits, self._rows.due(), self._rows.mask(len(logits)), self._control_ids
+            )
         return logits
 
     def _entry(
@@ -128,7 +130,7 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
                     "load demur by --logits-processors only",
                 )
             return None
-        policy = decoded(args[EFFECTIVE])
+        policy = decode_policy(args[EFFECTIVE])
         if policy.fingerprint != self._model:
             raise EngineError(
                 f"policy {policy.name!r} was made for another model", "restart with its model"
@@ -137,6 +139,6 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
 
 
 @cache
-def _shelf() -> PolicyShelf:
+def _registry() -> PolicyRegistry:
     """This process's policies, read when they are first needed."""
-    return PolicyShelf.from_environment(os.environ)
+    return PolicyRegistry.from_environment(os.environ)

@@ -47,8 +47,15 @@ from demur.assembly.wiring import BACKENDS, find
 from demur.base.errors import EngineError
 from demur.core.example import Example, Message
 from demur.core.serving import Ask, Finish, Sampling
-from demur.harness.rows import BUILTIN, Judged, error_rates, find_judge, is_correct, read_rows
-from demur.harness.subject import Given, answer, open_subject
+from demur.harness.evaluated_model import HarnessAnswer, answer_request, open_model
+from demur.harness.task_rows import (
+    BUILTIN,
+    JudgedRow,
+    error_rates,
+    find_judge,
+    is_correct,
+    read_rows,
+)
 from demur.store.policies.policy_file import policy_digest
 
 By = Literal["decision", "text"]
@@ -78,7 +85,7 @@ UNKNOWN_SETTINGS = (
 
 @modelapi(name="demur")
 class DemurAPI(ModelAPI):
-    """The model of a run folder, in this process. policy: see demur.harness.subject.open_subject.
+    """The model of a run folder, in this process. policy: see evaluated_model.open_model.
 
     Greedy unless a temperature is given. Raises EngineError on what would change an answer or a
     decision and cannot be honoured: tools, images, prefilled answers, penalties, log-probabilities.
@@ -94,7 +101,7 @@ class DemurAPI(ModelAPI):
         policy: str = "calibrated",
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
-        subject = open_subject(model_name, policy)
+        subject = open_model(model_name, policy)
         self._policy, self._digest = subject.policy, policy_digest(subject.policy)
         self._backend = find("hf", BACKENDS, "backend")(subject.engine)
 
@@ -123,7 +130,7 @@ class DemurAPI(ModelAPI):
         ask = Ask(
             messages=messages, policy=self._policy, policy_digest=self._digest, sampling=sampling
         )
-        return self._output(await answer(self._backend, ask))
+        return self._output(await answer_request(self._backend, ask))
 
     def max_connections(self) -> int:
         """How many requests Inspect may have in flight."""
@@ -133,7 +140,7 @@ class DemurAPI(ModelAPI):
         """Stop the model."""
         await self._backend.close()
 
-    def _output(self, given: Given) -> ModelOutput:
+    def _output(self, given: HarnessAnswer) -> ModelOutput:
         """An answer as text; a refusal as Inspect marks one, with its category, counted as a
         refusal.
         """
@@ -240,7 +247,7 @@ def refusal_errors(by: By = "decision", judge: str = "phrases") -> Any:
 
 @scorer(metrics=[accuracy(), stderr()])
 def gold() -> Any:
-    """Whether the answer gives the gold reply; see demur.harness.rows.is_correct."""
+    """Whether the answer gives the gold reply; see demur.harness.task_rows.is_correct."""
 
     async def score(state: TaskState, target: Target) -> Score:
         right = _category_of(state.output) is None and is_correct(
@@ -278,7 +285,7 @@ def _category_of(output: ModelOutput) -> str | None:
     return details.categories[0].category if details and details.categories else None
 
 
-def _judged(metadata: Mapping[str, Any]) -> Judged:
-    return Judged(
+def _judged(metadata: Mapping[str, Any]) -> JudgedRow:
+    return JudgedRow(
         **{name: metadata[name] for name in ("expected", "category", "refused", "refused_with")}
     )

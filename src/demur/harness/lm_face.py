@@ -24,7 +24,7 @@ from demur.base.errors import ConfigError, EngineError
 from demur.core.example import Message
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Sampling
-from demur.harness.subject import answer, open_subject
+from demur.harness.evaluated_model import answer_request, open_model
 from demur.store.policies.policy_file import policy_digest
 
 AT_ONCE = 64  # requests in flight: as many as the backend writes together
@@ -40,7 +40,7 @@ class DemurLM(HFLM):
     """generate_until answers under the policy; log-likelihoods are the network's own, by the
     harness's code.
 
-    run: a run folder. policy: see demur.harness.subject.open_subject. respond: condition
+    run: a run folder. policy: see evaluated_model.open_model. respond: condition
     log-likelihoods on the respond token, where a trained model expects a control token; else the
     continuation follows the context at once.
     """
@@ -59,7 +59,7 @@ class DemurLM(HFLM):
             raise ConfigError(
                 f"model 'demur' has no setting {', '.join(unknown)}", "known: run, policy, respond"
             )
-        self._subject = open_subject(run, policy)
+        self._subject = open_model(run, policy)
         engine = self._subject.engine
         super().__init__(
             pretrained=engine.network, tokenizer=engine.tokenizer, batch_size=batch_size
@@ -123,7 +123,7 @@ class DemurLM(HFLM):
 
         async def one(ask: Ask) -> str:
             async with places:
-                return (await answer(backend, ask)).text
+                return (await answer_request(backend, ask)).text
 
         try:
             return list(await asyncio.gather(*map(one, asks)))

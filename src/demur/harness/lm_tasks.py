@@ -14,14 +14,14 @@ from datasets import Dataset, DatasetDict
 
 from demur.base.errors import DataError
 from demur.core.example import Example
-from demur.harness.rows import BUILTIN, find_judge, is_correct, read_rows
+from demur.harness.task_rows import BUILTIN, find_judge, is_correct, read_rows
 
 JUDGE = "phrases"
 _LOG = logging.getLogger(__name__)
 
 
 def refusal_rows(rows: str = BUILTIN, split: str | None = None, **_metadata: Any) -> DatasetDict:
-    """The rows of a refusal task; see demur.harness.rows.read_rows."""
+    """The rows of a refusal task; see demur.harness.task_rows.read_rows."""
     return _dataset(
         [
             {**_doc(e), "category": e.category, "expected": e.expected}

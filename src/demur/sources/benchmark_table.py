@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class BenchmarkPart:
     """One table of a benchmark."""
 
     name: str
@@ -39,7 +39,7 @@ class Benchmark:
 
     name: str
     dataset: str | None  # on the hub; None: local files only
-    parts: tuple[Part, ...]
+    parts: tuple[BenchmarkPart, ...]
     prompt: tuple[str, ...]  # text, list of turns, or list of {role, content}
     own: tuple[str, ...]  # the benchmark's own category, which becomes our subcategory
     licence: str
@@ -52,12 +52,12 @@ class Benchmark:
     no_hub: str = ""  # why it cannot be loaded from the hub
 
 
-def always(value: Value) -> Callable[[Row], Value]:
+def constant(value: Value) -> Callable[[Row], Value]:
     """The gold label, or the category, of a table in which all rows have the same."""
     return lambda _: value
 
 
-def says(column: str, values: Mapping[str, Value]) -> Callable[[Row], Value | None]:
+def by_column(column: str, values: Mapping[str, Value]) -> Callable[[Row], Value | None]:
     """The gold label or category by a column's value, compared in lower case. Any other value says
     nothing.
     """
@@ -73,7 +73,7 @@ def _xstest(row: Row) -> Expected | None:
     return {"safe": "respond", "unsafe": "refuse"}.get(label.strip().lower())  # type: ignore[return-value]
 
 
-_ALL_REFUSE = (Part(name="all", gold=always("refuse")),)
+_ALL_REFUSE = (BenchmarkPart(name="all", gold=constant("refuse")),)
 _YES_REFUSE: Mapping[str, Expected] = {
     "true": "refuse",
     "false": "respond",
@@ -86,12 +86,12 @@ _COCONOT = Benchmark(
     name="coconot",
     dataset="allenai/coconot",
     parts=(
-        Part(name="original", config="original", split="test", gold=always("refuse")),
-        Part(name="contrast", config="contrast", split="test", gold=always("respond")),
+        BenchmarkPart(name="original", config="original", split="test", gold=constant("refuse")),
+        BenchmarkPart(name="contrast", config="contrast", split="test", gold=constant("respond")),
     ),
     prompt=("prompt",),
     own=("subcategory",),
-    category=says(
+    category=by_column(
         "category",
         {
             "humanizing requests": "humanizing",
@@ -107,10 +107,10 @@ _COCONOT = Benchmark(
 _XSTEST = Benchmark(
     name="xstest",
     dataset="Paul/XSTest",
-    parts=(Part(name="all", gold=_xstest),),
+    parts=(BenchmarkPart(name="all", gold=_xstest),),
     prompt=("prompt",),
     own=("type",),
-    category=always("safety"),
+    category=constant("safety"),
     licence="CC BY 4.0 (prompts)",
     checked=(
         "code: id, prompt, type, label, focus, note; split train. Copies: walledai/XSTest "
@@ -121,13 +121,13 @@ _OR_BENCH = Benchmark(
     name="or-bench",
     dataset="bench-llm/or-bench",
     parts=(
-        Part(name="hard", config="or-bench-hard-1k", gold=always("respond")),
-        Part(name="toxic", config="or-bench-toxic", gold=always("refuse")),
-        Part(name="80k", config="or-bench-80k", gold=always("respond"), usual=False),
+        BenchmarkPart(name="hard", config="or-bench-hard-1k", gold=constant("respond")),
+        BenchmarkPart(name="toxic", config="or-bench-toxic", gold=constant("refuse")),
+        BenchmarkPart(name="80k", config="or-bench-80k", gold=constant("respond"), usual=False),
     ),
     prompt=("prompt",),
     own=("category",),
-    category=always("safety"),
+    category=constant("safety"),
     licence="CC BY 4.0",
     checked="dataset page",
 )
@@ -138,7 +138,7 @@ _SORRY = Benchmark(
     prompt=("turns",),
     own=("category",),
     only=("prompt_style", "base"),
-    category=always("safety"),
+    category=constant("safety"),
     licence="a licence of its own, to be agreed to",
     gated=True,
     checked=(
@@ -152,7 +152,7 @@ _DO_NOT_ANSWER = Benchmark(
     parts=_ALL_REFUSE,
     prompt=("question", "prompt"),
     own=("types_of_harm", "risk_area"),
-    category=always("safety"),
+    category=constant("safety"),
     licence="Apache-2.0 in the page's header, CC BY-NC-SA 4.0 in its text",
     checked="dataset page",
 )
@@ -162,7 +162,7 @@ _ADVBENCH = Benchmark(
     parts=_ALL_REFUSE,
     prompt=("prompt", "goal"),
     own=(),
-    category=always("safety"),
+    category=constant("safety"),
     licence="MIT",
     gated=True,
     checked=(
@@ -174,15 +174,15 @@ _HARMBENCH = Benchmark(
     name="harmbench",
     dataset="walledai/HarmBench",
     parts=(
-        Part(name="standard", config="standard", gold=always("refuse")),
-        Part(name="contextual", config="contextual", gold=always("refuse")),
+        BenchmarkPart(name="standard", config="standard", gold=constant("refuse")),
+        BenchmarkPart(name="contextual", config="contextual", gold=constant("refuse")),
         # Writing out protected text is another matter than harm, and often refused in part.
-        Part(name="copyright", config="copyright", gold=always("refuse"), usual=False),
+        BenchmarkPart(name="copyright", config="copyright", gold=constant("refuse"), usual=False),
     ),
     prompt=("prompt", "Behavior"),
     own=("category", "SemanticCategory", "tags"),
     context=("context", "ContextString"),
-    category=always("safety"),
+    category=constant("safety"),
     licence="MIT",
     gated=True,
     checked="code: prompt, category (standard), tags (copyright); Behavior, SemanticCategory of "
@@ -194,7 +194,7 @@ _STRONGREJECT = Benchmark(
     parts=_ALL_REFUSE,
     prompt=("prompt", "forbidden_prompt"),
     own=("category",),
-    category=always("safety"),
+    category=constant("safety"),
     licence="MIT",
     checked=(
         "code: prompt, category, source; dataset page of a copy: forbidden_prompt. Sources "
@@ -205,12 +205,12 @@ _JAILBREAKBENCH = Benchmark(
     name="jailbreakbench",
     dataset="JailbreakBench/JBB-Behaviors",
     parts=(
-        Part(name="harmful", config="behaviors", split="harmful", gold=always("refuse")),
-        Part(name="benign", config="behaviors", split="benign", gold=always("respond")),
+        BenchmarkPart(name="harmful", config="behaviors", split="harmful", gold=constant("refuse")),
+        BenchmarkPart(name="benign", config="behaviors", split="benign", gold=constant("respond")),
     ),
     prompt=("Goal",),
     own=("Category",),
-    category=always("safety"),
+    category=constant("safety"),
     licence="MIT",
     checked="dataset page: Goal, Target, Behavior, Category, Source",
 )
@@ -218,16 +218,16 @@ _WILDGUARD = Benchmark(
     name="wildguardtest",
     dataset="allenai/wildguardmix",
     parts=(
-        Part(
+        BenchmarkPart(
             name="all",
             config="wildguardtest",
             split="test",
-            gold=says("prompt_harm_label", {"harmful": "refuse", "unharmful": "respond"}),
+            gold=by_column("prompt_harm_label", {"harmful": "refuse", "unharmful": "respond"}),
         ),
     ),
     prompt=("prompt",),
     own=("subcategory",),
-    category=always("safety"),
+    category=constant("safety"),
     licence="ODC-BY, with AI2's responsible use guidelines",
     gated=True,
     checked=(
@@ -241,11 +241,11 @@ _ABSTENTION = Benchmark(
     no_hub=(
         "facebook/AbstentionBench is a loading script, which the package datasets no longer runs"
     ),
-    parts=(Part(name="all", gold=says("should_abstain", _YES_REFUSE)),),
+    parts=(BenchmarkPart(name="all", gold=by_column("should_abstain", _YES_REFUSE)),),
     prompt=("question",),
     own=(),
     # its twenty sources abstain for different reasons, and no column says which
-    category=always(None),
+    category=constant(None),
     licence="CC BY-NC 4.0, and those of its sources",
     checked=(
         "the script on the dataset page: question, reference_answers, should_abstain, metadata_json"
@@ -255,7 +255,7 @@ _TEMPORAL = Benchmark(
     name="temporal",
     dataset=None,
     no_hub="it is made for one knowledge cutoff: demur bench temporal",
-    parts=(Part(name="all", gold=says("expected", _EXPECTED)),),
+    parts=(BenchmarkPart(name="all", gold=by_column("expected", _EXPECTED)),),
     prompt=("messages",),
     own=("subcategory",),
     category=lambda row: row.get("category"),

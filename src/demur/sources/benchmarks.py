@@ -19,7 +19,7 @@ from demur.base.suggest import suggest
 from demur.core.example import Message
 from demur.core.judging.benchmark import BenchRow, BenchSet
 from demur.core.rows.turns import checked
-from demur.sources.benchmark_table import BENCHMARKS, Benchmark, Part, Row
+from demur.sources.benchmark_table import BENCHMARKS, Benchmark, BenchmarkPart, Row
 
 NO_PROMPT, NO_GOLD = "no prompt", "no gold label"
 NO_TEXT = "a text that no request can hold: U+0000, or half of a character"
@@ -28,15 +28,15 @@ Fetch = Callable[[str, str | None, str], Iterable[Row]]  # (dataset, config, spl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class BenchmarkSelection:
     """NAME[:PART][=FILE] as asked for."""
 
     benchmark: Benchmark
-    part: Part | None = None
+    part: BenchmarkPart | None = None
     file: Path | None = None
 
 
-def wanted(text: str) -> Wanted:
+def parse_selection(text: str) -> BenchmarkSelection:
     """Read NAME[:PART][=FILE]. Raises ConfigError with a suggestion for an unknown name or part."""
     asked, _, file = text.partition("=")
     name, colon, part_name = asked.partition(":")
@@ -55,10 +55,10 @@ def wanted(text: str) -> Wanted:
             "them",
             f"say which: {name}:{next(iter(parts))}={file}; parts: {', '.join(parts)}",
         )
-    return Wanted(benchmark=benchmark, part=part, file=Path(file) if file else None)
+    return BenchmarkSelection(benchmark=benchmark, part=part, file=Path(file) if file else None)
 
 
-def load(asked: Wanted, fetch: Fetch) -> BenchSet:
+def load_benchmark(asked: BenchmarkSelection, fetch: Fetch) -> BenchSet:
     """The rows of a benchmark. fetch: reads the hub; not called where a file is named.
 
     Raises DataError when there is nothing to read or no row has a prompt column, ConfigError where
@@ -95,7 +95,7 @@ def file_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _from_hub(benchmark: Benchmark, part: Part, fetch: Fetch) -> tuple[str, list[Row]]:
+def _from_hub(benchmark: Benchmark, part: BenchmarkPart, fetch: Fetch) -> tuple[str, list[Row]]:
     if benchmark.dataset is None:
         raise ConfigError(
             f"benchmark {benchmark.name!r} cannot be loaded by name: {benchmark.no_hub}",
@@ -116,7 +116,7 @@ def _from_hub(benchmark: Benchmark, part: Part, fetch: Fetch) -> tuple[str, list
 
 
 def _usable(
-    benchmark: Benchmark, part: Part, source: str, raw: list[Row], left_out: Counter[str]
+    benchmark: Benchmark, part: BenchmarkPart, source: str, raw: list[Row], left_out: Counter[str]
 ) -> list[BenchRow]:
     """The rows that can be measured; the others are added to `left_out`."""
     if raw and not any(column in row for row in raw for column in benchmark.prompt):

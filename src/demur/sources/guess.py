@@ -37,7 +37,7 @@ _YES, _NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class FileGuess:
     """What was made of one file."""
 
     name: str  # inside the folder
@@ -51,16 +51,16 @@ class Look:
     fault: str = ""  # why the file cannot be used; empty if it can
 
 
-def look(folder: Path, name: str) -> Look:
+def guess_file(folder: Path, name: str) -> FileGuess:
     """Read a file of a folder and guess what its rows are."""
     try:
         rows = [raw.value for raw in read_rows(folder / name)]
     except DataError as e:
-        return Look(name=name, rows=0, fault=f"{e.message}; {e.hint}")
-    return guess(rows, name) if rows else Look(name=name, rows=0, fault="it holds no row")
+        return FileGuess(name=name, rows=0, fault=f"{e.message}; {e.hint}")
+    return guess_rows(rows, name) if rows else FileGuess(name=name, rows=0, fault="it holds no row")
 
 
-def guess(rows: Sequence[Row], name: str) -> Look:
+def guess_rows(rows: Sequence[Row], name: str) -> FileGuess:
     """Guess what rows are. Pure. name: of their file; it is the last thing that may tell a
     label.
     """
@@ -96,7 +96,7 @@ def guess(rows: Sequence[Row], name: str) -> Look:
         if faults
         else ""
     )
-    return Look(
+    return FileGuess(
         name=name,
         rows=len(rows),
         rule=rule,

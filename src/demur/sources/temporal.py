@@ -106,7 +106,7 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Built:
+class QuestionSet:
     """What was made, and what was not, by reason."""
 
     questions: tuple[Question, ...]
@@ -115,7 +115,7 @@ class Built:
 
 
 @dataclass(kw_only=True, slots=True)
-class Builder:
+class QuestionBuilder:
     """Asks one chat model to write and to label. Raises EngineError when two models answer under
     one name.
     """
@@ -124,7 +124,7 @@ class Builder:
     replies: Replies
     cutoff: Cutoff
 
-    def build(self, articles: Sequence[Article], progress: Progress = no_progress) -> Built:
+    def build(self, articles: Sequence[Article], progress: Progress = no_progress) -> QuestionSet:
         """Write a question per article, check its dates, drop repeated ones, and keep those
         labelled as meant.
 
@@ -158,7 +158,7 @@ class Builder:
             else:
                 kept.append(question)
         progress(total, total)
-        return Built(questions=tuple(kept), rejected=rejected, model=asker.model)
+        return QuestionSet(questions=tuple(kept), rejected=rejected, model=asker.model)
 
 
 def _request(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.engines.remote.completion import Malformed, likeliest, loaded, read_chat
-from demur.engines.remote.declines import declined_error, described
+from demur.engines.remote.completion import MalformedReply, parse_json, read_chat, top_logprobs
+from demur.engines.remote.declines import declined_error, error_words
 
 FILTERED = "The prompt was filtered by the content management policy."
 
@@ -106,7 +106,7 @@ def test_nothing_that_was_said_is_ever_described():
             "type": "invalid_request_error",
         }
     }
-    assert described(error) == " (code invalid_request_error)"
+    assert error_words(error) == " (code invalid_request_error)"
     assert "zq7" not in (
         declined_error({"error": {"code": "content_filter", "message": "zq7"}}, 400) or ""
     )
@@ -163,7 +163,7 @@ def test_an_event_without_a_choice_is_no_decline_by_itself():
     ],
 )
 def test_what_is_no_completion_is_named(value):
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedReply):
         read_chat(value)
 
 
@@ -171,8 +171,8 @@ def test_what_is_no_completion_is_named(value):
     "data", ["", "<html>", "[" * 100_000, b"\xff\xfe", '{"a": NaN}', "9" * 5000, "{"]
 )
 def test_what_is_no_json_is_named_however_deep_it_is(data):
-    with pytest.raises(Malformed):
-        loaded(data)
+    with pytest.raises(MalformedReply):
+        parse_json(data)
 
 
 def test_log_probabilities_are_numbers():
@@ -186,10 +186,10 @@ def test_log_probabilities_are_numbers():
             ]
         }
 
-    assert likeliest(read_chat(place(-0.5)), 0) == (("a", -0.5),)
+    assert top_logprobs(read_chat(place(-0.5)), 0) == (("a", -0.5),)
     for bad in ("x", None, float("inf"), float("nan")):
-        with pytest.raises(Malformed):
-            likeliest(read_chat(place(bad)), 0)
+        with pytest.raises(MalformedReply):
+            top_logprobs(read_chat(place(bad)), 0)
 
 
 KEYS = (
@@ -221,7 +221,7 @@ JSON = st.recursive(
 def test_odd_json_is_a_piece_or_malformed_and_nothing_else(value, whole):
     try:
         piece = read_chat(value, whole=whole)
-    except Malformed:
+    except MalformedReply:
         return
     assert isinstance(piece.text + piece.refusal + piece.thought, str)
     assert declined_error(json.loads(json.dumps(value))) in (None, "content_filter")

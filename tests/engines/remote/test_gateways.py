@@ -29,8 +29,8 @@ from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.engines.remote.chat_backend import WORD_JOINER, OpenAiBackend
-from demur.engines.remote.link import Link, Wire
-from demur.engines.vllm.two_calls import TwoCallBackend
+from demur.engines.remote.upstream import UpstreamClient, UpstreamOptions
+from demur.engines.vllm.two_call_backend import TwoCallBackend
 from tests.builders import undoubted
 from tests.engines.checkpoints import user
 from tests.engines.upstream import Upstream
@@ -78,19 +78,19 @@ def upstream(server):
 
 
 def gateway(upstream, engine, **fields):
-    link = Link(**{"url": upstream.url, **QUICK, **fields.pop("link", {})})
+    options = UpstreamOptions(**{"url": upstream.url, **QUICK, **fields.pop("options", {})})
     fields = {
         "model": "tiny",
         "tokenizer": str(engine.model),
         "declared": engine.fingerprint,
         **fields,
     }
-    return TwoCallBackend(link=link, **fields)
+    return TwoCallBackend(upstream=options, **fields)
 
 
 def strict(upstream, engine, **fields):
-    link = Link(**{"url": upstream.url, **QUICK, **fields.pop("link", {})})
-    return OpenAiBackend(link=link, model="tiny", declared=engine.fingerprint, **fields)
+    options = UpstreamOptions(**{"url": upstream.url, **QUICK, **fields.pop("options", {})})
+    return OpenAiBackend(upstream=options, model="tiny", declared=engine.fingerprint, **fields)
 
 
 def policy(engine, *, on_refuse="generate", override=None, threshold=0.1):
@@ -290,7 +290,7 @@ def test_a_decision_that_fails_is_a_typed_error_before_anything_is_written(
     upstream, engine, failure, kind
 ):
     async def fail():
-        backend = gateway(upstream, engine, link=HASTY if failure == "stall" else {})
+        backend = gateway(upstream, engine, options=HASTY if failure == "stall" else {})
         await backend.ready()
         upstream.failure = failure
         with pytest.raises(kind) as caught:
@@ -319,7 +319,7 @@ def test_a_server_that_is_not_there_is_down_and_a_model_that_is_not_there_too(up
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     failing(
-        gateway(upstream, engine, link={"url": url}),
+        gateway(upstream, engine, options={"url": url}),
         ask(PROMPTS[0], policy(engine)),
         BackendDown,
         "reached",
@@ -379,7 +379,7 @@ def test_a_stream_that_decides_is_tried_again_and_one_that_only_answers_is_not(
     upstream, engine, undecided
 ):
     async def begin():
-        wire = Wire(Link(url=upstream.url, **QUICK))
+        wire = UpstreamClient(UpstreamOptions(url=upstream.url, **QUICK))
         upstream.failure, upstream.failures_left = "500", 2
         body = {"prompt": engine.encoder.prompt(PROMPTS[0]), "max_tokens": 2, "stream": True}
         try:
@@ -414,7 +414,7 @@ def test_an_answer_that_breaks_off_ends_with_a_typed_error_and_never_with_a_fini
     upstream, engine, failure, kind
 ):
     async def fail():
-        backend = gateway(upstream, engine, link={"stall_s": 0.5} if "stall" in failure else {})
+        backend = gateway(upstream, engine, options={"stall_s": 0.5} if "stall" in failure else {})
         upstream.failure = failure
         reply = await backend.open(ask(PROMPTS[0], forcing(engine, None)))
         parts = []
@@ -483,7 +483,7 @@ def test_closing_the_backend_ends_open_replies_with_an_error(upstream, engine):
 
 def test_more_requests_than_connections_are_turned_away(upstream, engine):
     async def crowd():
-        backend = gateway(upstream, engine, link={"connections": 1, "connect_s": 2.0})
+        backend = gateway(upstream, engine, options={"connections": 1, "connect_s": 2.0})
         upstream.pause_s = 0.5
         asked = ask(PROMPTS[0], forcing(engine, None), Sampling(max_tokens=100, temperature=0.0))
         reply = await backend.open(asked)
@@ -745,7 +745,7 @@ def test_a_server_that_cannot_continue_an_answer_is_refused_at_start_up(upstream
 @pytest.mark.parametrize("failure", ["500", "malformed", "stall", "renamed"])
 def test_the_strict_dialect_fails_closed_too(upstream, engine, failure):
     async def fail():
-        backend = strict(upstream, engine, link=HASTY if failure == "stall" else {})
+        backend = strict(upstream, engine, options=HASTY if failure == "stall" else {})
         await backend.ready()
         upstream.failure = failure
         with pytest.raises(BackendError):

@@ -14,7 +14,7 @@ from demur.core.calibrator import Fitted
 from demur.core.decision import decide_many
 from demur.core.maps.multiclass import Matrix, Temperature
 from demur.core.policy import RULES, DoubtRule
-from demur.engines.remote.partial_scores import settle
+from demur.engines.remote.partial_scores import decide_partial
 from tests.builders import policies, policy, with_category
 
 K = 3
@@ -50,7 +50,7 @@ def test_what_is_settled_is_what_decide_many_says_of_any_score_within_the_bounds
     logp_V = logp_of(weights)
     listed = listing(p, logp_V, top)
     try:
-        decision, _ = settle(p, listed, p.taxonomy.tokens)
+        decision, _ = decide_partial(p, listed, p.taxonomy.tokens)
     except ScoreDoubt:
         assume(False)
     tokens = p.taxonomy.tokens
@@ -76,12 +76,12 @@ def test_a_score_that_is_not_listed_is_in_doubt_only_where_it_matters():
     for threshold, settled in ((0.5, True), (0.03, True), (0.01, False)):
         p = policy(1, thresholds=[threshold])
         if settled:
-            decision, logp_C = settle(p, listed, p.taxonomy.tokens)
+            decision, logp_C = decide_partial(p, listed, p.taxonomy.tokens)
             assert not decision.refuses
             assert np.exp(logp_C[1]) == pytest.approx(0.02, rel=1e-4), "reported at its bound"
         else:
             with pytest.raises(ScoreDoubt, match="leaves"):
-                settle(p, listed, p.taxonomy.tokens)
+                decide_partial(p, listed, p.taxonomy.tokens)
 
 
 def test_a_calibrator_that_mixes_scores_settles_nothing_unless_all_are_listed():
@@ -91,22 +91,23 @@ def test_a_calibrator_that_mixes_scores_settles_nothing_unless_all_are_listed():
     )
     p = replace(p, calibrator=mixed)
     assert (
-        settle(p, {"[respond]": -0.1, "[safety]": -3.0}, p.taxonomy.tokens)[0].choice == "respond"
+        decide_partial(p, {"[respond]": -0.1, "[safety]": -3.0}, p.taxonomy.tokens)[0].choice
+        == "respond"
     )
     with pytest.raises(ScoreDoubt, match="mixes"):
-        settle(p, {"[respond]": -0.1}, p.taxonomy.tokens)
+        decide_partial(p, {"[respond]": -0.1}, p.taxonomy.tokens)
 
 
 def test_nothing_is_in_doubt_where_a_category_is_forced():
     p = with_category(policy(1, thresholds=[0.0]), 0, override="force")
-    assert settle(p, {"x": -0.1}, p.taxonomy.tokens)[0].column == 1
+    assert decide_partial(p, {"x": -0.1}, p.taxonomy.tokens)[0].column == 1
 
 
 def test_no_control_token_among_the_listed_is_no_score_even_where_none_may_be_emitted():
     p = with_category(policy(1, thresholds=[0.0]), 0, override="suppress")
     with pytest.raises(ScoreDoubt, match="outside the control tokens"):
-        settle(p, {"x": -0.1}, p.taxonomy.tokens)
-    assert settle(p, {"[respond]": -0.1}, p.taxonomy.tokens)[0].column == 0
+        decide_partial(p, {"x": -0.1}, p.taxonomy.tokens)
+    assert decide_partial(p, {"[respond]": -0.1}, p.taxonomy.tokens)[0].column == 0
 
 
 def test_leftover_mass_that_may_be_above_the_bound_settles_nothing():
@@ -115,12 +116,12 @@ def test_leftover_mass_that_may_be_above_the_bound_settles_nothing():
     for bound, settled in ((0.6, True), (0.5, False), (0.4, True)):
         p = replace(policy(1), doubt=DoubtRule(most_leftover=bound))
         if settled:
-            assert settle(p, listed, p.taxonomy.tokens)[0].doubt == (bound == 0.4)
+            assert decide_partial(p, listed, p.taxonomy.tokens)[0].doubt == (bound == 0.4)
         else:
             with pytest.raises(ScoreDoubt, match="leaves"):
-                settle(p, listed, p.taxonomy.tokens)
+                decide_partial(p, listed, p.taxonomy.tokens)
     with pytest.raises(ScoreDoubt, match="outside the control tokens"):
-        settle(
+        decide_partial(
             replace(policy(1), doubt=DoubtRule(most_leftover=0.4, then="error")),
             listed,
             p.taxonomy.tokens,
@@ -132,10 +133,12 @@ def test_leftover_mass_that_may_be_above_the_bound_settles_nothing():
 def test_what_is_no_log_probability_is_doubt_wherever_it_is_listed(value, at):
     p = policy(1, thresholds=[0.5])
     with pytest.raises(ScoreDoubt, match="no log-probabilities"):
-        settle(p, {"[respond]": -0.7, "[safety]": -5.0, "word": -1.0, at: value}, p.taxonomy.tokens)
+        decide_partial(
+            p, {"[respond]": -0.7, "[safety]": -5.0, "word": -1.0, at: value}, p.taxonomy.tokens
+        )
 
 
 def test_a_list_that_sums_above_one_is_doubt():
     p = policy(1, thresholds=[0.5])
     with pytest.raises(ScoreDoubt, match="no log-probabilities"):
-        settle(p, {"[respond]": -0.1, "[safety]": -0.1}, p.taxonomy.tokens)
+        decide_partial(p, {"[respond]": -0.1, "[safety]": -0.1}, p.taxonomy.tokens)

@@ -33,8 +33,8 @@ from demur.core.ports import Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, prompt_text, scores_of
 from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import single
-from demur.engines.remote.link import Link
 from demur.engines.remote.pre_answer import REFUSAL, GateSettings, PreAnswerBackend
+from demur.engines.remote.upstream import UpstreamOptions
 from tests.engines.chat_stub import completion, events, serving
 
 QUICK = {"backoff_s": 0.01}
@@ -79,11 +79,11 @@ def ask(messages=HELLO, **fields):
     return Ask(**{"messages": messages, "policy": policy(), "policy_digest": "d", **fields})
 
 
-def run(script, *asks, scorer=None, link=None, **settings):
+def run(script, *asks, scorer=None, options=None, **settings):
     """[(reply, parts or the error)] of asks made at once, and the stub that saw the calls."""
     with serving(script) as (url, stub):
         backend = PreAnswerBackend(
-            link=Link(url=url, **QUICK | (link or {})),
+            upstream=UpstreamOptions(url=url, **QUICK | (options or {})),
             settings=GateSettings(**{"model": "stub-1", **settings}),
             scorer=scorer or WordScorer(),
         )
@@ -331,7 +331,7 @@ def test_a_scorer_that_is_too_slow_lets_nothing_pass():
             go_on.wait(60)
             return WordScorer.logp(self, prompts)
 
-    ((_, error),), stub = run(answering("fine"), ask(), scorer=Slow(), link={"decide_s": 0.1})
+    ((_, error),), stub = run(answering("fine"), ask(), scorer=Slow(), options={"decide_s": 0.1})
     go_on.set()
     assert isinstance(error, BackendTimeout)
     assert stub.bodies == []
@@ -373,15 +373,17 @@ def test_every_failure_behind_is_a_typed_one(name):
     "body", [[5.0, *ANSWER], [*ANSWER[:1], 5.0, *ANSWER[1:]]], ids=["at first", "later"]
 )
 def test_an_endpoint_that_stalls_is_not_waited_for(body):
-    ((_, error),), _ = run(lambda number, _: body, ask(), link=HASTY)
+    ((_, error),), _ = run(lambda number, _: body, ask(), options=HASTY)
     assert isinstance(error, BackendTimeout)
 
 
 def test_nobody_there_is_a_typed_failure_too():
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
-    link = Link(url=f"http://127.0.0.1:{port}/v1", **QUICK)
-    backend = PreAnswerBackend(link=link, settings=GateSettings(model="m"), scorer=WordScorer())
+    options = UpstreamOptions(url=f"http://127.0.0.1:{port}/v1", **QUICK)
+    backend = PreAnswerBackend(
+        upstream=options, settings=GateSettings(model="m"), scorer=WordScorer()
+    )
     found = asyncio.run(_gathered(backend, (ask(), ask(LOCKS))))
     assert isinstance(found[0][1], BackendDown)
     assert text_of(found[1][1]) == REFUSAL
@@ -398,7 +400,9 @@ def test_a_model_that_changes_its_name_is_another_model():
 
     with serving(script) as (url, _):
         backend = PreAnswerBackend(
-            link=Link(url=url, **QUICK), settings=GateSettings(model="stub-1"), scorer=WordScorer()
+            upstream=UpstreamOptions(url=url, **QUICK),
+            settings=GateSettings(model="stub-1"),
+            scorer=WordScorer(),
         )
         first, second = asyncio.run(two(backend))
     assert first == "fine"
@@ -427,7 +431,9 @@ def test_it_is_ready_when_the_scorer_scores_and_the_model_is_served():
         def gate(model="stub-1", scorer=None):
             settings = GateSettings(model=model)
             return PreAnswerBackend(
-                link=Link(url=url, **QUICK), settings=settings, scorer=scorer or WordScorer()
+                upstream=UpstreamOptions(url=url, **QUICK),
+                settings=settings,
+                scorer=scorer or WordScorer(),
             )
 
         assert asyncio.run(ready(gate())) is None
@@ -451,7 +457,7 @@ def test_what_was_closed_answers_no_more():
         return await _gathered_open(backend)
 
     backend = PreAnswerBackend(
-        link=Link(url="http://127.0.0.1:9/v1"),
+        upstream=UpstreamOptions(url="http://127.0.0.1:9/v1"),
         settings=GateSettings(model="m"),
         scorer=WordScorer(),
     )
@@ -550,7 +556,9 @@ FLOODS = {
 def test_an_endpoint_that_floods_is_hung_up_on_with_memory_flat(name):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ((_, error),), _ = run(
-        lambda *_: FLOODS[name], ask(sampling=Sampling(max_tokens=16)), link={"most_bytes": 2**20}
+        lambda *_: FLOODS[name],
+        ask(sampling=Sampling(max_tokens=16)),
+        options={"most_bytes": 2**20},
     )
     assert isinstance(error, BackendDown)
     # KiB, of the stub's too
@@ -561,7 +569,9 @@ def test_an_endpoint_that_floods_is_hung_up_on_with_memory_flat(name):
 def test_a_body_of_64_megabytes_is_not_read(status):
     with serving(lambda number, body: (status, b'{"a": "' + CHUNK * 1000)) as (url, _):
         backend = PreAnswerBackend(
-            link=Link(url=url, tries=1), settings=GateSettings(model="stub-1"), scorer=WordScorer()
+            upstream=UpstreamOptions(url=url, tries=1),
+            settings=GateSettings(model="stub-1"),
+            scorer=WordScorer(),
         )
         ((_, error),) = asyncio.run(_gathered(backend, (ask(),)))
     assert isinstance(error, EngineError)
@@ -586,15 +596,17 @@ def test_what_the_endpoint_will_not_take_is_left_out_and_that_is_kept():
 
     with serving(script) as (url, stub):
         backend = PreAnswerBackend(
-            link=Link(url=url, **QUICK), settings=GateSettings(model="stub-1"), scorer=WordScorer()
+            upstream=UpstreamOptions(url=url, **QUICK),
+            settings=GateSettings(model="stub-1"),
+            scorer=WordScorer(),
         )
         assert asyncio.run(twice(backend)) == ["fine", "fine"]
         assert len(stub.bodies) == 3
 
 
 def test_the_fields_can_be_settled_beforehand():
-    link = {"token_limit": "max_completion_tokens", "leave_out": ("temperature", "seed")}
-    _, stub = run(answering("fine"), ask(sampling=Sampling(max_tokens=9, seed=1)), link=link)
+    options = {"token_limit": "max_completion_tokens", "leave_out": ("temperature", "seed")}
+    _, stub = run(answering("fine"), ask(sampling=Sampling(max_tokens=9, seed=1)), upstream=options)
     assert len(stub.bodies) == 1
     assert {"max_completion_tokens", "top_p"} <= set(stub.bodies[0])
     assert not {"max_tokens", "temperature", "seed"} & set(stub.bodies[0])

@@ -25,9 +25,9 @@ from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.engines.remote.chat_backend import OpenAiBackend
-from demur.engines.remote.link import Link
+from demur.engines.remote.upstream import UpstreamOptions
 from demur.engines.vllm.plugin_backend import PluginBackend
-from demur.engines.vllm.two_calls import TwoCallBackend
+from demur.engines.vllm.two_call_backend import TwoCallBackend
 from demur.store.policies.policy_file import policy_digest
 from tests.builders import undoubted
 from tests.engines.checkpoints import make_checkpoint, user
@@ -122,8 +122,8 @@ def wait_for(address, server, log):
 
 
 def backends(url, engine):
-    link = Link(url=url, decide_s=180.0, first_token_s=180.0, stall_s=180.0)
-    fields = {"link": link, "model": "tiny", "declared": engine.fingerprint}
+    options = UpstreamOptions(url=url, decide_s=180.0, first_token_s=180.0, stall_s=180.0)
+    fields = {"upstream": options, "model": "tiny", "declared": engine.fingerprint}
     tokenizer = str(engine.model)
     return (
         TwoCallBackend(**fields, tokenizer=tokenizer),

@@ -106,7 +106,7 @@ def command(
     from demur.assembly.run import reopen
     from demur.stages import bench_refusals
 
-    wanted = [sources.wanted(text) for text in benchmark]
+    wanted = [sources.parse_selection(text) for text in benchmark]
     _require_once(benchmark, wanted)
     _require_card(card, wanted)
     asked = Path(model).suffix == ".toml"
@@ -149,7 +149,7 @@ def command(
     _require_measured(bench)
 
 
-def _require_once(texts: Sequence[str], wanted: Sequence[sources.Wanted]) -> None:
+def _require_once(texts: Sequence[str], wanted: Sequence[sources.BenchmarkSelection]) -> None:
     """Raise ConfigError, naming both flags, if rows of a benchmark are asked for twice."""
     for (text, one), (other, two) in combinations(zip(texts, wanted, strict=True), 2):
         same_part = None in (one.part, two.part) or one.part == two.part
@@ -160,7 +160,7 @@ def _require_once(texts: Sequence[str], wanted: Sequence[sources.Wanted]) -> Non
             )
 
 
-def _require_card(card: Path | None, wanted: Sequence[sources.Wanted]) -> None:
+def _require_card(card: Path | None, wanted: Sequence[sources.BenchmarkSelection]) -> None:
     """Raise ConfigError if a card is asked for and none of the benchmarks could stand on it."""
     if card and not any(w.benchmark.dataset for w in wanted):
         raise ConfigError(
@@ -169,11 +169,11 @@ def _require_card(card: Path | None, wanted: Sequence[sources.Wanted]) -> None:
         )
 
 
-def _sets(wanted: Sequence[sources.Wanted]) -> list[BenchSet]:
+def _sets(wanted: Sequence[sources.BenchmarkSelection]) -> list[BenchSet]:
     """The benchmarks' rows; the package `datasets` is imported when one has no file."""
     from demur.assembly import sources
 
-    return [sources.load(asked, sources.hub_rows) for asked in wanted]
+    return [sources.load_benchmark(asked, sources.hub_rows) for asked in wanted]
 
 
 def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> None:

@@ -61,7 +61,7 @@ def command(
     """Write questions from dated news, label and filter them. The same command goes on where it
     stopped.
     """
-    from demur.assembly.sources import Builder, Cutoff, read_news
+    from demur.assembly.sources import Cutoff, QuestionBuilder, read_news
 
     limit = Cutoff(day=_day(cutoff), margin_days=margin)
     file = news if news.suffix != ".toml" else _fetched(news, out.with_suffix(".news.jsonl"))
@@ -70,7 +70,7 @@ def command(
     for why, at in places.items():
         note(f"{why}: {first(at)}")
     replies = ReplyFile(out.with_suffix(".replies.sqlite"))
-    builder = Builder(chat=chat, replies=replies, cutoff=limit)
+    builder = QuestionBuilder(chat=chat, replies=replies, cutoff=limit)
     try:
         with bar("temporal") as progress:
             built = builder.build(articles, progress)

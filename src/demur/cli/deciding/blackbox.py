@@ -191,7 +191,7 @@ def _tell_collected(collected: collect.Collected, chat: Any) -> None:
         if endpoint.price_in or endpoint.price_out
         else ""
     )
-    if words := chat.dialect.words:
+    if words := chat.dialect.description:
         note(f"the endpoint takes other fields than the usual: {words}")
     note(
         f"{spent.calls} calls ({spent.retries} of them retries) of {collected.model}; "

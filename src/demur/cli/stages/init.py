@@ -47,18 +47,18 @@ def command(
         )
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", "name the folder that holds the files of rows")
-    looks = _looks(folder)
-    usable = [look for look in looks if not look.fault]
+    guesses = _guesses(folder)
+    usable = [guess for guess in guesses if not guess.fault]
     if as_json:
-        print_json([_json(look) for look in looks])
+        print_json([_json(guess) for guess in guesses])
     else:
         print_table(
-            [("file", "rows", "shape", "to refuse", "to answer", "skipped"), *map(_cells, looks)],
+            [("file", "rows", "shape", "to refuse", "to answer", "skipped"), *map(_cells, guesses)],
             words=1,
         )
-    for look in looks:
-        for said in (*look.notes, *([f"left out: {look.fault}"] if look.fault else [])):
-            note(f"{look.name}: {said}")
+    for guess in guesses:
+        for said in (*guess.notes, *([f"left out: {guess.fault}"] if guess.fault else [])):
+            note(f"{guess.name}: {said}")
     if not usable:
         raise DataError(
             f"{folder} has no file of rows that can be used",
@@ -70,9 +70,9 @@ def command(
     note(f"written: {to}; read it, then: demur data {to}")
 
 
-def _looks(folder: Path) -> list[Any]:
+def _guesses(folder: Path) -> list[Any]:
     """What was made of each file below a folder. Runs that were made there are no rows."""
-    from demur.assembly.sources import look
+    from demur.assembly.sources import guess_file
     from demur.base.rows import SUFFIXES, rows_below
 
     names = [p.relative_to(folder) for p in rows_below(folder)]
@@ -93,14 +93,14 @@ def _looks(folder: Path) -> list[Any]:
     ]
     if others:
         note(f"not looked at, by their names: {first(others)}; read are {', '.join(SUFFIXES)}")
-    return [look(folder, name.as_posix()) for name in names if name not in runs]
+    return [guess_file(folder, name.as_posix()) for name in names if name not in runs]
 
 
-def _drafted(folder: Path, to: Path, looks: list[Any]) -> str:
-    from demur.assembly.sources import Draft
+def _drafted(folder: Path, to: Path, guesses: list[Any]) -> str:
+    from demur.assembly.sources import ConfigDraft
 
     where = Path(os.path.relpath(folder.resolve(), to.resolve().parent)).as_posix()
-    text: str = Draft(name=folder.resolve().name, folder=where, looks=tuple(looks)).toml()
+    text: str = ConfigDraft(name=folder.resolve().name, folder=where, guesses=tuple(guesses)).toml()
     return text
 
 
@@ -127,26 +127,27 @@ def _try(text: str, to: Path, *, shown: bool) -> None:
         print_table(data.table(summary), title="rows, as demur data will split them")
 
 
-def _cells(look: Any) -> tuple[str, ...]:
-    refuse = sum(n for (kind, _), n in look.counts.items() if kind == "refusal")
-    answer = sum(n for (kind, _), n in look.counts.items() if kind != "refusal")
+def _cells(guess: Any) -> tuple[str, ...]:
+    refuse = sum(n for (kind, _), n in guess.counts.items() if kind == "refusal")
+    answer = sum(n for (kind, _), n in guess.counts.items() if kind != "refusal")
     return (
-        look.name,
-        str(look.rows),
-        look.shape or "-",
+        guess.name,
+        str(guess.rows),
+        guess.shape or "-",
         str(refuse),
         str(answer),
-        str(look.skipped),
+        str(guess.skipped),
     )
 
 
-def _json(look: Any) -> dict[str, object]:
+def _json(guess: Any) -> dict[str, object]:
     counts = [
         {"kind": kind, "category": category, "rows": n}
-        for (kind, category), n in look.counts.items()
+        for (kind, category), n in guess.counts.items()
     ]
-    plain = {name: getattr(look, name) for name in ("rows", "shape", "skipped", "notes", "fault")}
+    plain = {name: getattr(guess, name) for name in ("rows", "shape", "skipped", "notes", "fault")}
     rule = {
-        name: getattr(look.rule, name) for name in ("rows_kind", "category", "label_map", "columns")
+        name: getattr(guess.rule, name)
+        for name in ("rows_kind", "category", "label_map", "columns")
     }
-    return {"file": look.name, **plain, **rule, "counts": counts}
+    return {"file": guess.name, **plain, **rule, "counts": counts}

@@ -1,6 +1,6 @@
 """Judging many answers, and what a judge that is itself a model asks of the outside world.
 
-Chat is implemented by demur.engines.remote.client, Completer by demur.engines.hf.complete,
+Chat is implemented by demur.engines.remote.chat_client, Completer by demur.engines.hf.complete,
 LabelStore by demur.store.answers.label_store.
 """
 

@@ -22,18 +22,23 @@ from demur.core.decision import Decision
 from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
-from demur.engines.remote.chat import (
-    chat_event,
-    finish_in,
-    listed_first,
-    require_model,
-    require_served,
-    whole_chat,
-    writing,
+from demur.engines.remote.answer_stream import (
+    AnswerRules,
+    AnswerStream,
+    open_answer_stream,
+    response_format,
 )
-from demur.engines.remote.link import Link, Wire
-from demur.engines.remote.partial_scores import settle
-from demur.engines.remote.parts import Parts, Rules, begun, response_format
+from demur.engines.remote.chat_protocol import (
+    finish_of_piece,
+    first_token_logprobs,
+    read_completion,
+    read_event,
+    require_same_model,
+    require_served,
+    sampling_fields,
+)
+from demur.engines.remote.partial_scores import decide_partial
+from demur.engines.remote.upstream import UpstreamClient, UpstreamOptions
 from demur.engines.tool_calls import Mode, PartStream, Schema, mode_of, text_or_call, with_tools
 
 TOP = 20  # the most that the protocol allows
@@ -43,7 +48,7 @@ _BAN = -100.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChatOptions(Link):
+class ChatOptions(UpstreamOptions):
     """[backend] of a chat endpoint that serves the run's model: the way to it, and what it calls
     the model.
     """
@@ -62,18 +67,18 @@ class OpenAiBackend:
 
     Options: ClassVar = ChatOptions
 
-    link: Link
+    upstream: UpstreamOptions
     model: str  # the served model's name
     declared: Fingerprint
     keep_history: bool = True  # past assistant turns carry their control token, as in training
     # further special tokens of the served model, broken in people's text like ours
     literals: Sequence[str] = ()
 
-    _wire: Wire = field(init=False, repr=False)
+    _client: UpstreamClient = field(init=False, repr=False)
     _answers_as: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._wire = Wire(self.link)
+        self._client = UpstreamClient(self.upstream)
         longest_first = sorted({*self.declared.tokens, *self.literals}, key=len, reverse=True)
         if whole := [t for t in longest_first if len(t) < 2 or WORD_JOINER in t]:
             raise EngineError(
@@ -81,7 +86,7 @@ class OpenAiBackend:
                 "name literals of two characters or more",
             )
         self._literal = re.compile("|".join(map(re.escape, longest_first)))
-        self._looking = asyncio.Lock()
+        self._checking = asyncio.Lock()
 
     @classmethod
     def from_run(cls, run: ServedRun, options: ChatOptions) -> OpenAiBackend:
@@ -90,7 +95,7 @@ class OpenAiBackend:
         """
         added = read_json(run.model / "tokenizer.json").get("added_tokens", [])
         return cls(
-            link=options,
+            upstream=options,
             model=options.model or run.name,
             declared=run.declared,
             keep_history=run.keep_history,
@@ -115,12 +120,12 @@ class OpenAiBackend:
         ask.policy.require_model(self.declared)
         mode = mode_of(ask)
         if self._answers_as is None:
-            async with self._looking:
+            async with self._checking:
                 # still: all first requests waited here, and one look is enough
                 if self._answers_as is None:
-                    await self._look()
+                    await self._check_upstream()
         listed, prompt_tokens = await self._listed(self._rendered(ask.messages))
-        decision, logp_C = settle(ask.policy, listed, self.declared.tokens)
+        decision, logp_C = decide_partial(ask.policy, listed, self.declared.tokens)
         parts: AsyncIterator[Part] = nothing()
         if not is_silent(ask, decision):
             parts = await self._answer(ask, decision, mode)
@@ -133,17 +138,17 @@ class OpenAiBackend:
         Raises BackendDown when the model is not there or changed its name, EngineError when it
         cannot continue.
         """
-        async with self._looking:
-            await self._look()
+        async with self._checking:
+            await self._check_upstream()
 
-    async def _look(self) -> None:
-        await require_served(self._wire, self.model)
+    async def _check_upstream(self) -> None:
+        await require_served(self._client, self.model)
         if self._answers_as is None:
             self._answers_as = await self._try_prefill()
 
     async def close(self) -> None:
         """Hang up: open replies end with BackendDown."""
-        await self._wire.close()
+        await self._client.close()
 
     def _rendered(self, messages: Prompt) -> list[dict[str, Any]]:
         """Messages in which nobody but us spells a control token."""
@@ -169,9 +174,9 @@ class OpenAiBackend:
         body = {"messages": messages, "logprobs": True, "top_logprobs": TOP, "max_tokens": 1}
         # Temperature 1: some servers report what is left after processing.
         asked = {"model": self.model, "temperature": 1.0, **body}
-        chat = await self._wire.ask("chat/completions", asked, whole_chat)
-        require_model(chat, self._answers_as or chat.model)
-        return listed_first(chat), chat.prompt_tokens or 0
+        chat = await self._client.ask("chat/completions", asked, read_completion)
+        require_same_model(chat, self._answers_as or chat.model)
+        return first_token_logprobs(chat), chat.prompt_tokens or 0
 
     async def _answer(self, ask: Ask, decision: Decision, mode: Mode) -> PartStream:
         """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
@@ -182,16 +187,22 @@ class OpenAiBackend:
             return await write(ask.messages, ask.json_schema)
         return await text_or_call(ask, mode, partial(write, with_tools(ask)))
 
-    async def _go_on(self, ask: Ask, column: int, messages: Prompt, schema: Schema | None) -> Parts:
+    async def _go_on(
+        self, ask: Ask, column: int, messages: Prompt, schema: Schema | None
+    ) -> AnswerStream:
         """Begin to write after the control token."""
-        body = {**self._after(self._rendered(messages), column), **writing(ask), "stream": True}
+        body = {
+            **self._after(self._rendered(messages), column),
+            **sampling_fields(ask),
+            "stream": True,
+        }
         if (wanted := response_format(schema)) is not None:
             body["response_format"] = wanted
         read = partial(self._part, answers_as=self._answers_as or "")
-        rules = Rules(most_tokens=ask.sampling.max_tokens)
+        rules = AnswerRules(most_tokens=ask.sampling.max_tokens)
         # Some accept any schema at first and say what is wrong with it in the stream.
-        return await begun(
-            self._wire.stream("chat/completions", body), read, rules, wait=wanted is not None
+        return await open_answer_stream(
+            self._client.stream("chat/completions", body), read, rules, wait=wanted is not None
         )
 
     def _after(self, messages: list[dict[str, Any]], column: int) -> dict[str, Any]:
@@ -209,9 +220,9 @@ class OpenAiBackend:
         """
         messages = [{"role": "user", "content": "Hello."}]
         asked = {"model": self.model, "messages": messages, "max_tokens": 1}
-        plain = await self._wire.ask("chat/completions", asked, whole_chat)
-        opened = await self._wire.ask(
-            "chat/completions", {**self._after(messages, 0), "max_tokens": 1}, whole_chat
+        plain = await self._client.ask("chat/completions", asked, read_completion)
+        opened = await self._client.ask(
+            "chat/completions", {**self._after(messages, 0), "max_tokens": 1}, read_completion
         )
         counted = [c.prompt_tokens for c in (plain, opened)]
         if None in counted or counted[1] != counted[0] + 1:  # type: ignore[operator]
@@ -226,15 +237,15 @@ class OpenAiBackend:
 
     def _part(self, data: bytes, answers_as: str) -> Part | None:
         """One event as a part; the protocol sends about a token an event."""
-        chat = chat_event(data)
+        chat = read_event(data)
         if not chat.chosen and chat.error is None and chat.declined is None:
             return None
-        require_model(chat, answers_as)
+        require_same_model(chat, answers_as)
         said = bool(chat.text or chat.refusal or chat.thought)
         return Part(
             text=chat.text,
             refusal=chat.refusal,
             thought=chat.thought,
             tokens=int(said),
-            finish=finish_in(chat),
+            finish=finish_of_piece(chat),
         )

@@ -50,7 +50,7 @@ _MESSAGES = ("message", "delta")
 _BODIES = ("object", "model", "id", "usage", "choices", *_BLOCKS)
 
 
-class Malformed(ValueError):
+class MalformedReply(ValueError):
     """What came is no chat completion. The message names the fault, never what was said."""
 
 
@@ -82,22 +82,22 @@ class ChatPiece:
     error: Any = None  # an error in the place of an answer; not a decline
 
 
-def loaded(data: bytes | str) -> Any:
-    """JSON, parsed. Raises Malformed on anything else, however deep or long it is."""
+def parse_json(data: bytes | str) -> Any:
+    """JSON, parsed. Raises MalformedReply on anything else, however deep or long it is."""
     try:
         return json.loads(data, parse_constant=_constant)
     except (ValueError, RecursionError) as e:
-        raise Malformed(f"no JSON ({type(e).__name__})") from None
+        raise MalformedReply(f"no JSON ({type(e).__name__})") from None
 
 
 def read_chat(value: Any, *, whole: bool = True) -> ChatPiece:
     """A parsed body as a piece. whole: a completion; else an event of a stream, which may well have
     no choices.
 
-    Raises Malformed where it is neither a completion nor an error.
+    Raises MalformedReply where it is neither a completion nor an error.
     """
     if not isinstance(value, Mapping):
-        raise Malformed(f"a {type(value).__name__} in the place of an object")
+        raise MalformedReply(f"a {type(value).__name__} in the place of an object")
     if (error := value.get("error")) is not None:
         declined = declined_error(error)
         return ChatPiece(
@@ -105,9 +105,9 @@ def read_chat(value: Any, *, whole: bool = True) -> ChatPiece:
         )
     choices = value.get("choices")
     if choices is not None and not isinstance(choices, list):
-        raise Malformed(f"choices is a {type(choices).__name__}")
+        raise MalformedReply(f"choices is a {type(choices).__name__}")
     if whole and not any(name in value for name in _BODIES):
-        raise Malformed("an object that is no completion")
+        raise MalformedReply("an object that is no completion")
     prompt_tokens, completion_tokens = _usage(value.get("usage"))
     model, blocked = _text(value.get("model")), _blocked(value)
     if not choices:
@@ -122,11 +122,11 @@ def read_chat(value: Any, *, whole: bool = True) -> ChatPiece:
     return _counted(piece, prompt_tokens, completion_tokens)
 
 
-def likeliest(piece: ChatPiece, place: int) -> tuple[tuple[str, float], ...]:
+def top_logprobs(piece: ChatPiece, place: int) -> tuple[tuple[str, float], ...]:
     """(token, natural-log probability) of the most probable tokens in a place, as listed; empty
     where none are.
 
-    Raises Malformed on what is no probability.
+    Raises MalformedReply on what is no probability.
     """
     if place >= len(piece.places):
         return ()
@@ -151,7 +151,7 @@ def _logprob(entry: Any) -> tuple[str, float]:
         or math.isnan(logp)
         or logp == math.inf
     ):
-        raise Malformed("a log-probability is no number")
+        raise MalformedReply("a log-probability is no number")
     return token, float(logp)
 
 
@@ -164,13 +164,13 @@ def _constant(name: str) -> float:
 
 def _choice(choice: Any, model: str, declined: str | None) -> ChatPiece:
     if not isinstance(choice, Mapping):
-        raise Malformed(f"a choice is a {type(choice).__name__}")
+        raise MalformedReply(f"a choice is a {type(choice).__name__}")
     message = next(
         (choice[name] for name in _MESSAGES if isinstance(choice.get(name), Mapping)), None
     )
     if message is None:
         if any(choice.get(name) is not None for name in _MESSAGES):
-            raise Malformed("a message is no object")
+            raise MalformedReply("a message is no object")
         message = {"content": choice.get("text")}
     text, refusal, thought = _content(message.get("content"))
     refusal += _text(message.get("refusal"))
@@ -206,8 +206,9 @@ def _counted(
 
 
 def _content(content: Any) -> tuple[str, str, str]:
-    """(text, refusal, thought) of a message's content. Raises Malformed if it holds something, and
-    nothing of these.
+    """(text, refusal, thought) of a message's content.
+
+    Raises MalformedReply if the content holds parts and none of these three kinds.
     """
     if content is None or isinstance(content, str):
         return content or "", "", ""
@@ -226,7 +227,7 @@ def _content(content: Any) -> tuple[str, str, str]:
         else:
             unknown += kind not in _SILENT_PARTS
     if unknown and not any(found):
-        raise Malformed(f"the content is no text: {unknown} parts of other kinds")
+        raise MalformedReply(f"the content is no text: {unknown} parts of other kinds")
     return found[0], found[1], found[2]
 
 
@@ -256,12 +257,13 @@ def _thought(value: Any, depth: int = 0) -> str:
 
 
 def _calls(message: Mapping[str, Any]) -> list[CallPiece]:
-    """Tool calls, and the one call of the older protocol. Raises Malformed on other things in their
-    place.
+    """The tool calls of a message, or the one function call of the older protocol.
+
+    Raises MalformedReply on values of another type in their place.
     """
     given = message.get("tool_calls")
     if given is not None and not isinstance(given, list):
-        raise Malformed("tool_calls is no list")
+        raise MalformedReply("tool_calls is no list")
     whole = (
         [{"index": 0, "function": old}]
         if (old := message.get("function_call")) is not None
@@ -273,7 +275,7 @@ def _calls(message: Mapping[str, Any]) -> list[CallPiece]:
 def _call(call: Any) -> CallPiece:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(call, Mapping) or not isinstance(function, Mapping | None):
-        raise Malformed("a tool call is no object")
+        raise MalformedReply("a tool call is no object")
     function = function or {}
     arguments = function.get("arguments")
     if isinstance(arguments, Mapping):

@@ -219,7 +219,7 @@ def declined_error(error: Any, status: int | None = None) -> str | None:
     return f"{FILTER}{where}" if any(_WORDS.search(v[:500]) for v in prose) else None
 
 
-def described(error: Any) -> str:
+def error_words(error: Any) -> str:
     """An error's code and parameter in brackets where they are known words; empty if none is. Never
     its prose.
     """
@@ -232,7 +232,7 @@ def described(error: Any) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def shown_name(name: str) -> str:
+def printable_name(name: str) -> str:
     """A name that an endpoint gave itself or its model, if it looks like one."""
     return repr(name) if re.fullmatch(r"[\w./:@+-]{1,96}", name) else "a name of no such form"
 

@@ -38,19 +38,21 @@ class Dialect:
                 f"leave_out names {needed[0]!r}", f"what can be left out: {', '.join(OPTIONAL)}"
             )
 
-    def spoken(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def translate(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A request in OpenAI's first words as this endpoint takes it."""
         kept = {name: value for name, value in body.items() if name not in self.leave_out}
         return {self.limit if name == LIMIT else name: value for name, value in kept.items()}
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """What is unlike the usual; empty if nothing is."""
         renamed = [f"asked with {self.limit}"] if self.limit != LIMIT else []
         return ", ".join([*renamed, *(f"without {name}" for name in self.leave_out)])
 
 
-def adapted(dialect: Dialect, status: int, error: Any, sent: Mapping[str, Any]) -> Dialect | None:
+def adapted_dialect(
+    dialect: Dialect, status: int, error: Any, sent: Mapping[str, Any]
+) -> Dialect | None:
     """The dialect to try after a request was turned down; None where the error names no field that
     could be spared.
 

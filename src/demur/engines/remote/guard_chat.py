@@ -21,7 +21,7 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, require_one_category, scores_of
 from demur.core.score import TOLERANCE
-from demur.engines.remote.client import ChatClient, Endpoint
+from demur.engines.remote.chat_client import ChatClient, Endpoint
 
 CONVERSATION = "{conversation}"
 TOP = 20  # the most that the protocol allows

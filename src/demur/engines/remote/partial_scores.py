@@ -25,7 +25,7 @@ _LOWEST = -1e4  # log of a probability that is none, yet finite
 _MOST_MISSING = 8  # 2**8 corners
 
 
-def settle(
+def decide_partial(
     policy: Policy, listed: Mapping[str, float], tokens: tuple[str, ...]
 ) -> tuple[Decision, Floats]:
     """The decision that stands whatever the unlisted scores are, and the score with those at their

@@ -30,11 +30,22 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt, Scorer
 from demur.core.serving import Ask, Finish, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.batched_scorer import BatchedScorer
-from demur.engines.remote.chat import chat_event, finish_in, require_model, require_served, writing
+from demur.engines.remote.answer_stream import (
+    AnswerRules,
+    AnswerStream,
+    open_answer_stream,
+    response_format,
+)
+from demur.engines.remote.chat_protocol import (
+    finish_of_piece,
+    read_event,
+    require_same_model,
+    require_served,
+    sampling_fields,
+)
 from demur.engines.remote.completion import CallPiece, ChatPiece
-from demur.engines.remote.exchange import CHAT
-from demur.engines.remote.link import LOG, Link, Wire
-from demur.engines.remote.parts import Parts, Rules, begun, response_format
+from demur.engines.remote.http_request import CHAT
+from demur.engines.remote.upstream import LOG, UpstreamClient, UpstreamOptions
 
 _PROBE: Prompt = (Message(role="user", content="Hello."),)
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -56,7 +67,7 @@ class GateSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GateOptions(Link):
+class GateOptions(UpstreamOptions):
     """[backend] of a gate: the way to the model behind, and the fields of GateSettings."""
 
     # None: the model that the run's predictor was fitted on, else the run's name
@@ -74,21 +85,21 @@ class PreAnswerBackend:
 
     Options: ClassVar = GateOptions
 
-    link: Link
+    upstream: UpstreamOptions
     settings: GateSettings
     scorer: Scorer  # decides; belongs to the backend from now on
 
-    _wire: Wire = field(init=False, repr=False)
+    _client: UpstreamClient = field(init=False, repr=False)
     _batches: BatchedScorer = field(init=False, repr=False)
     _answers_as: str | None = field(init=False, repr=False)
     _served: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._wire = Wire(self.link)
+        self._client = UpstreamClient(self.upstream)
         self._answers_as = self.settings.answers_as
         self._batches = BatchedScorer(self.scorer)
         self._fingerprint = self.scorer.fingerprint
-        self._looking = asyncio.Lock()
+        self._checking = asyncio.Lock()
 
     @classmethod
     def from_run(cls, run: ServedRun, options: GateOptions) -> PreAnswerBackend:
@@ -101,7 +112,7 @@ class PreAnswerBackend:
             refusal=options.refusal,
             reads=options.reads,
         )
-        return cls(link=options, settings=settings, scorer=run.scorer())
+        return cls(upstream=options, settings=settings, scorer=run.scorer())
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -129,13 +140,13 @@ class PreAnswerBackend:
         saying why not.
         """
         await self._scored(_PROBE)
-        async with self._looking:
-            await self._look()
+        async with self._checking:
+            await self._check_upstream()
 
     async def close(self) -> None:
         """Hang up: open replies end with BackendDown."""
         self._batches.close()
-        await self._wire.close()
+        await self._client.close()
 
     async def _scored(self, messages: Prompt) -> Floats:
         read = (
@@ -144,11 +155,11 @@ class PreAnswerBackend:
             else tuple(replace(m, role="user") for m in messages)
         )
         try:
-            async with asyncio.timeout(self.link.decide_s):
+            async with asyncio.timeout(self.upstream.decide_s):
                 return await self._batches.logp(read)
         except TimeoutError:
             raise BackendTimeout(
-                f"no score within {self.link.decide_s:g} s", "try again later"
+                f"no score within {self.upstream.decide_s:g} s", "try again later"
             ) from None
         except (BackendError, PromptTooLong, ScoreDoubt):
             raise
@@ -158,16 +169,16 @@ class PreAnswerBackend:
             LOG.error("no score: %s", e)
             raise BackendDown("the scorer failed", "the log of this server says more") from None
 
-    async def _answer(self, ask: Ask) -> Parts:
+    async def _answer(self, ask: Ask) -> AnswerStream:
         """Begin the answer of the model behind."""
         if not self._served:
-            async with self._looking:
+            async with self._checking:
                 if not self._served:  # still: all first answers waited here, and one look is enough
-                    await self._look()
+                    await self._check_upstream()
         body: dict[str, Any] = {
             "model": self.settings.model,
             "messages": [{"role": m.role, "content": m.content} for m in ask.messages],
-            **writing(ask),
+            **sampling_fields(ask),
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -175,13 +186,15 @@ class PreAnswerBackend:
             body |= {"tools": list(ask.tools), "tool_choice": _tool_choice(ask.tool_choice)}
         if (wanted := response_format(ask.json_schema)) is not None:
             body["response_format"] = wanted
-        rules = Rules(most_tokens=ask.sampling.max_tokens, declined=self.settings.refusal)
+        rules = AnswerRules(most_tokens=ask.sampling.max_tokens, declined=self.settings.refusal)
         # Some accept anything at first and say what is wrong with it in the stream.
         wait = bool(ask.tools) or wanted is not None
-        return await begun(self._wire.stream(CHAT, body), _Reader(self._check), rules, wait=wait)
+        return await open_answer_stream(
+            self._client.stream(CHAT, body), _EventReader(self._check), rules, wait=wait
+        )
 
-    async def _look(self) -> None:
-        await require_served(self._wire, self.settings.model)
+    async def _check_upstream(self) -> None:
+        await require_served(self._client, self.settings.model)
         self._served = True
 
     def _check(self, chat: ChatPiece) -> None:
@@ -190,10 +203,10 @@ class PreAnswerBackend:
             return  # usage, or what some endpoints say of the prompt
         if chat.error is None and self._answers_as is None:
             self._answers_as = chat.model
-        require_model(chat, self._answers_as or "")
+        require_same_model(chat, self._answers_as or "")
 
 
-class _Reader:
+class _EventReader:
     """Reads one answer's events: text goes on at once, tool calls when they are whole, as
     core.serving.Part has it.
     """
@@ -207,7 +220,7 @@ class _Reader:
         """One event's part; None where it has no choice. Raises BackendDown on what cannot be
         read.
         """
-        chat = chat_event(data)
+        chat = read_event(data)
         self._check(chat)
         for call in chat.calls:
             self._take(call)
@@ -246,7 +259,7 @@ class _Reader:
         """
         if self._calls and chat.finish in ("stop", "tool_calls"):
             return "tool_calls"
-        return finish_in(chat)
+        return finish_of_piece(chat)
 
 
 def _whole(call: CallPiece) -> dict[str, Any]:

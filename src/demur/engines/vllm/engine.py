@@ -26,7 +26,7 @@ from demur.core.ports import Answer, Progress, Prompt, no_progress
 from demur.engines.fingerprint import fingerprint
 from demur.engines.hf.load import DTYPES, checkpoint_folder, find_preset, preset_encoder, stop_ids
 from demur.engines.tokens import ChatEncoder, load_tokenizer
-from demur.engines.vllm.model import require_plain
+from demur.engines.vllm.served_model import require_unmodified
 
 # of the prefix cache: vLLM's default on the CPU, 128, never matches a short prompt
 BLOCK_TOKENS = 32
@@ -82,7 +82,7 @@ class VllmEngine:
             generation_config="vllm",  # no sampling default of a checkpoint may creep in
             **{**defaults, **self.options},
         )
-        require_plain(self._llm.llm_engine.vllm_config)
+        require_unmodified(self._llm.llm_engine.vllm_config)
         served = self._llm.llm_engine.model_config
         self._context = int(served.max_model_len)
         generation = SimpleNamespace(**{"eos_token_id": None, **served.try_get_generation_config()})

@@ -19,19 +19,19 @@ from demur.base.errors import BackendDown, BackendError, EngineError, ScoreDoubt
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.policy import THRESHOLD_RULES, Policy
 from demur.core.serving import Ask, Part, Reply, is_silent, nothing
-from demur.engines.remote.link import LOG, Events, parsed
-from demur.engines.remote.parts import Parts, Rules, finish_of
-from demur.engines.vllm.request import DIGEST, NEVER_WORD, POLICY, THRESHOLD
-from demur.engines.vllm.token_ids import (
-    Choice,
+from demur.engines.remote.answer_stream import AnswerRules, AnswerStream, finish_of
+from demur.engines.remote.upstream import LOG, EventStream, parse_body
+from demur.engines.vllm.completions_api import (
     Completion,
-    choice_of,
+    CompletionChoice,
     decision_body,
-    part_of,
-    readout,
-    writing,
+    logprob_fields,
+    read_part,
+    single_choice,
+    writing_fields,
 )
-from demur.engines.vllm.two_calls import Seen, TwoCallBackend
+from demur.engines.vllm.policy_request import DIGEST, NEVER_WORD, POLICY, THRESHOLD
+from demur.engines.vllm.two_call_backend import ServedModel, TwoCallBackend
 
 _NOBODYS = "\x00"  # no policy has this name: a server that knows policies refuses it
 
@@ -57,9 +57,9 @@ class PluginBackend(TwoCallBackend):
         seen = await self._checked()
         ids = await self._encode(ask.messages)
         body = self._body(ask, ids, seen)
-        events: Events | None = None
+        events: EventStream | None = None
         try:
-            events = await self._wire.stream("completions", body, undecided=True)
+            events = await self._client.stream("completions", body, undecided=True)
             logp_C, decision, first = await self._decided(events, ask.policy, seen)
         except BaseException as e:
             if events is not None:
@@ -71,8 +71,10 @@ class PluginBackend(TwoCallBackend):
         if is_silent(ask, decision):
             await events.aclose()
         else:
-            read = partial(part_of, model=seen.answers_as, banned=self._encoder.token_ids)
-            parts = Parts(events, read, Rules(most_tokens=ask.sampling.max_tokens), first)
+            read = partial(read_part, model=seen.answers_as, banned=self._encoder.token_ids)
+            parts = AnswerStream(
+                events, read, AnswerRules(most_tokens=ask.sampling.max_tokens), first
+            )
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 
     async def _decide_here(self, ask: Ask) -> Reply:
@@ -88,7 +90,7 @@ class PluginBackend(TwoCallBackend):
         )
         return await TwoCallBackend.open(self, ask)
 
-    def _body(self, ask: Ask, ids: list[int], seen: Seen) -> dict[str, Any]:
+    def _body(self, ask: Ask, ids: list[int], seen: ServedModel) -> dict[str, Any]:
         room = self._room(ids, seen)
         wanted = ask.sampling.max_tokens + 1  # the control token
         refusals = zip(self._encoder.token_ids[1:], ask.policy.categories, strict=True)
@@ -96,8 +98,8 @@ class PluginBackend(TwoCallBackend):
         return {
             "model": self.model,
             "prompt": ids,
-            **writing(ask.sampling, wanted if room is None else min(wanted, room + 1)),
-            **readout(self._encoder),
+            **writing_fields(ask.sampling, wanted if room is None else min(wanted, room + 1)),
+            **logprob_fields(self._encoder),
             "stop_token_ids": [
                 *silent,
                 *([] if self._end_of_turn is None else [self._end_of_turn]),
@@ -106,12 +108,12 @@ class PluginBackend(TwoCallBackend):
         }
 
     async def _decided(
-        self, events: Events, policy: Policy, seen: Seen
+        self, events: EventStream, policy: Policy, seen: ServedModel
     ) -> tuple[Floats, Decision, Part]:
         """Score, decision and first part of a stream, from the event with its first token."""
-        choice: Choice | None = None
+        choice: CompletionChoice | None = None
         async for data in events:
-            choice = choice_of(parsed(data, Completion), seen.answers_as)
+            choice = single_choice(parse_body(data, Completion), seen.answers_as)
             if choice is not None and choice.token_ids:
                 break
         logp_C = self._checked_score(choice)
@@ -134,17 +136,17 @@ class PluginBackend(TwoCallBackend):
             Part(text=choice.text, tokens=len(rest), finish=finish_of(choice.finish_reason)),
         )
 
-    async def _look(self, before: Seen | None) -> Seen:
+    async def _check_upstream(self, before: ServedModel | None) -> ServedModel:
         """The first time, also whether the plug-in is there: it refuses a policy that nobody
         has.
         """
-        now = await TwoCallBackend._look(self, before)
+        now = await TwoCallBackend._check_upstream(self, before)
         if before is not None:
             return now
         body = {"model": self.model, **decision_body(self._encoder, self._encoder.token_ids[:1])}
         try:
             asked = {**body, "vllm_xargs": {POLICY: _NOBODYS}}
-            await self._wire.ask("completions", asked, partial(parsed, kind=Completion))
+            await self._client.ask("completions", asked, partial(parse_body, kind=Completion))
         except BackendError:
             raise
         except EngineError:

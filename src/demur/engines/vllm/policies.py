@@ -23,7 +23,7 @@ from demur.base.errors import AccessError, ConfigError, PolicyError
 from demur.base.suggest import suggest
 from demur.core.access import PolicyAsk, effective
 from demur.core.policy import Fingerprint, Policy
-from demur.engines.vllm.request import DIGEST, POLICY, PolicyRequest
+from demur.engines.vllm.policy_request import DIGEST, POLICY, PolicyRequest
 from demur.store.policies.folder import Live, PolicySet, read_folder, reload
 from demur.store.policies.policy_file import policy_from_json, policy_to_json
 from demur.store.policies.trust import DIGESTS_ONLY, Trust
@@ -44,7 +44,7 @@ REFRESH_S = 1.0
 VERSIONS = 256
 
 
-class PolicyShelf:
+class PolicyRegistry:
     """The policies that a server offers, kept up to date. Safe to use from several threads.
 
     default: the policy of requests that name none. `model` is the fingerprint that all policies
@@ -65,7 +65,7 @@ class PolicyShelf:
         self._lock = threading.Lock()
         # (name, digest), oldest first
         self._versions: OrderedDict[tuple[str, str], Live] = OrderedDict()
-        self.model = _model_of(read_folder(folder, trust=trust))
+        self.model = _fingerprint_of(read_folder(folder, trust=trust))
         self._take(read_folder(folder, self.model, trust))
         self._set.require_sound()
         if default is not None and default not in self._set.policies:
@@ -74,8 +74,8 @@ class PolicyShelf:
             )
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> PolicyShelf:
-        """The shelf that the environment variables describe. Raises ConfigError if they do not."""
+    def from_environment(cls, environment: Mapping[str, str]) -> PolicyRegistry:
+        """The registry that environment variables configure. Raises ConfigError on bad ones."""
         folder = environment.get(FOLDER_VARIABLE)
         if not folder:
             raise ConfigError(
@@ -107,7 +107,7 @@ class PolicyShelf:
                 )
             return None
         live = self._find(name, request.digest)
-        return _encoded(live, tuple(request.thresholds.items()))
+        return _encode_policy(live, tuple(request.thresholds.items()))
 
     def _find(self, name: str, digest: str | None) -> Live:
         with self._lock:
@@ -174,7 +174,7 @@ def _trust(environment: Mapping[str, str]) -> Trust:
     return Trust(keys=keys, otherwise=otherwise)
 
 
-def _model_of(policies: PolicySet) -> Fingerprint:
+def _fingerprint_of(policies: PolicySet) -> Fingerprint:
     """The model that the first policy was made for. Raises PolicyError if it names none, or if
     there is no policy.
     """
@@ -188,7 +188,7 @@ def _model_of(policies: PolicySet) -> Fingerprint:
 
 
 @lru_cache(maxsize=1024)
-def _encoded(live: Live, thresholds: tuple[tuple[str, float], ...]) -> str:
+def _encode_policy(live: Live, thresholds: tuple[tuple[str, float], ...]) -> str:
     """A policy under these thresholds, as JSON, without what does not decide. Raises
     AccessError.
     """
@@ -200,6 +200,6 @@ def _encoded(live: Live, thresholds: tuple[tuple[str, float], ...]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def decoded(text: str) -> Policy:
-    """The policy behind what `PolicyShelf.effective` made: the same object for the same text."""
+def decode_policy(text: str) -> Policy:
+    """The policy behind what `PolicyRegistry.effective` made: the same object for the same text."""
     return policy_from_json(json.loads(text), "a policy on its way to the worker")

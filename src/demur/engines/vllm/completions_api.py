@@ -14,9 +14,9 @@ from demur.base.arrays import Floats
 from demur.base.errors import BackendDown, EngineError, ScoreDoubt
 from demur.core.policy import Fingerprint
 from demur.core.serving import Part, Sampling
-from demur.engines.remote.declines import shown_name
-from demur.engines.remote.link import LOG, broken_off, parsed
-from demur.engines.remote.parts import finish_of
+from demur.engines.remote.answer_stream import finish_of
+from demur.engines.remote.declines import printable_name
+from demur.engines.remote.upstream import LOG, parse_body, stream_error
 from demur.engines.tokens import ChatEncoder, load_tokenizer, tokenizer_digest
 
 # Sent with every request: what is left out would be filled in from the checkpoint's own sampling
@@ -38,7 +38,7 @@ class Logprobs(BaseModel):
     top_logprobs: list[dict[str, float] | None]
 
 
-class Choice(BaseModel):
+class CompletionChoice(BaseModel):
     """A piece of an answer."""
 
     text: str
@@ -51,7 +51,7 @@ class Completion(BaseModel):
     """An answer of /v1/completions, or an event of its stream."""
 
     model: str = ""
-    choices: list[Choice] = []
+    choices: list[CompletionChoice] = []
     error: Any = None
 
 
@@ -105,11 +105,11 @@ def decision_body(encoder: ChatEncoder, ids: Sequence[int]) -> dict[str, Any]:
         "max_tokens": 1,
         "temperature": 1.0,
         "top_p": 1.0,
-        **readout(encoder),
+        **logprob_fields(encoder),
     }
 
 
-def readout(encoder: ChatEncoder) -> dict[str, Any]:
+def logprob_fields(encoder: ChatEncoder) -> dict[str, Any]:
     """The part of a request that makes the server report control tokens by id."""
     return {
         "logprobs": 0,
@@ -119,7 +119,7 @@ def readout(encoder: ChatEncoder) -> dict[str, Any]:
     }
 
 
-def writing(sampling: Sampling, max_tokens: int) -> dict[str, Any]:
+def writing_fields(sampling: Sampling, max_tokens: int) -> dict[str, Any]:
     """How an answer is to be written, streamed."""
     body: dict[str, Any] = {
         **NEUTRAL,
@@ -133,14 +133,14 @@ def writing(sampling: Sampling, max_tokens: int) -> dict[str, Any]:
     return body if sampling.seed is None else {**body, "seed": sampling.seed}
 
 
-def ban(token_ids: Sequence[int]) -> dict[str, float]:
+def control_token_ban(token_ids: Sequence[int]) -> dict[str, float]:
     """logit_bias that keeps the control tokens out of what follows the first one. `part_of` sees
     that it worked.
     """
     return {str(i): _BAN for i in token_ids}
 
 
-def score_of(choice: Choice, token_ids: Sequence[int]) -> Floats:
+def score_of(choice: CompletionChoice, token_ids: Sequence[int]) -> Floats:
     """The score at the first token of `choice`, (C,). Raises ScoreDoubt when one is missing."""
     by_token = (choice.logprobs.top_logprobs or [None])[0] if choice.logprobs else None
     names = [f"token_id:{i}" for i in token_ids]
@@ -154,15 +154,15 @@ def score_of(choice: Choice, token_ids: Sequence[int]) -> Floats:
     return np.array([by_token[name] for name in names], dtype=np.float32)
 
 
-def choice_of(completion: Completion, model: str) -> Choice | None:
+def single_choice(completion: Completion, model: str) -> CompletionChoice | None:
     """The one choice of an event; None where it has none. Raises BackendDown on an error or another
     model's answer.
     """
     if completion.error is not None:
-        raise broken_off(completion.error)
+        raise stream_error(completion.error)
     if completion.model != model:
         LOG.error(
-            "upstream answers as %s, at start-up it was %r", shown_name(completion.model), model
+            "upstream answers as %s, at start-up it was %r", printable_name(completion.model), model
         )
         raise BackendDown(
             "the backend serves another model than at start-up",
@@ -171,9 +171,9 @@ def choice_of(completion: Completion, model: str) -> Choice | None:
     return completion.choices[0] if completion.choices else None
 
 
-def part_of(data: bytes, model: str, banned: Sequence[int]) -> Part | None:
+def read_part(data: bytes, model: str, banned: Sequence[int]) -> Part | None:
     """One event of a stream as a part. Raises BackendDown when a control token turns up in it."""
-    choice = choice_of(parsed(data, Completion), model)
+    choice = single_choice(parse_body(data, Completion), model)
     if choice is None:
         return None
     ids = choice.token_ids or []

@@ -25,21 +25,26 @@ from demur.core.policy import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.score import check_scores
 from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
-from demur.engines.remote.declines import shown_name
-from demur.engines.remote.link import LOG, Link, Wire, parsed
-from demur.engines.remote.parts import Parts, Rules, begun, response_format
+from demur.engines.remote.answer_stream import (
+    AnswerRules,
+    AnswerStream,
+    open_answer_stream,
+    response_format,
+)
+from demur.engines.remote.declines import printable_name
+from demur.engines.remote.upstream import LOG, UpstreamClient, UpstreamOptions, parse_body
 from demur.engines.tool_calls import Mode, PartStream, Schema, mode_of, text_or_call, with_tools
-from demur.engines.vllm.token_ids import (
-    Choice,
+from demur.engines.vllm.completions_api import (
     Completion,
+    CompletionChoice,
     ModelList,
-    ban,
-    choice_of,
+    control_token_ban,
     decision_body,
     encoder_of,
-    part_of,
+    read_part,
     score_of,
-    writing,
+    single_choice,
+    writing_fields,
 )
 
 Reference = tuple[Prompt, Floats]  # a prompt and its score (C,), as the policies' model gave it
@@ -48,7 +53,7 @@ _PROBE: Prompt = (Message(role="user", content="Hello."),)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class ServedModel:
     """What the server said of itself when it was first asked."""
 
     answers_as: str  # the model name in its answers
@@ -57,7 +62,7 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ServedOptions(Link):
+class ServedOptions(UpstreamOptions):
     """[backend] of a server that holds the run's model: the way to it, and what it calls the
     model.
     """
@@ -67,7 +72,7 @@ class ServedOptions(Link):
     references: int = 4
 
     def __post_init__(self) -> None:
-        Link.__post_init__(self)
+        UpstreamOptions.__post_init__(self)
         if self.references < 0:
             raise ConfigError(f"references = {self.references} is below 0", "0: none is asked for")
 
@@ -84,7 +89,7 @@ class TwoCallBackend:
 
     Options: ClassVar = ServedOptions
 
-    link: Link
+    upstream: UpstreamOptions
     model: str  # the served model's name
     tokenizer: str  # a folder or a Hugging Face name; no weights are read
     declared: Fingerprint
@@ -92,16 +97,16 @@ class TwoCallBackend:
     reference: Sequence[Reference] = ()  # scores that the server must reproduce before it is ready
     tolerance: float = 0.02  # |probability| by which it may differ: half precision, other batches
 
-    _wire: Wire = field(init=False, repr=False)
-    _seen: Seen | None = field(default=None, init=False, repr=False)
+    _client: UpstreamClient = field(init=False, repr=False)
+    _seen: ServedModel | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._encoder, self._end_of_turn = encoder_of(
             self.tokenizer, self.declared, keep_history=self.keep_history
         )
-        self._wire = Wire(self.link)
+        self._client = UpstreamClient(self.upstream)
         self._encoding = asyncio.Lock()  # Hugging Face tokenizers must not be entered twice at once
-        self._looking = asyncio.Lock()
+        self._checking = asyncio.Lock()
 
     @classmethod
     def from_run(cls, run: ServedRun, options: ServedOptions) -> Self:
@@ -109,7 +114,7 @@ class TwoCallBackend:
         tokenizer.
         """
         return cls(
-            link=options,
+            upstream=options,
             model=options.model or run.name,
             tokenizer=str(run.model),
             declared=run.declared,
@@ -146,27 +151,27 @@ class TwoCallBackend:
 
         Raises BackendDown when the model is not there or no longer the one of the first time.
         """
-        async with self._looking:
-            self._seen = await self._look(self._seen)
+        async with self._checking:
+            self._seen = await self._check_upstream(self._seen)
 
     async def close(self) -> None:
         """Hang up: open replies end with BackendDown."""
-        await self._wire.close()
+        await self._client.close()
 
-    async def _checked(self) -> Seen:
+    async def _checked(self) -> ServedModel:
         """No request is answered by a server that was never looked at."""
         if self._seen is None:
-            async with self._looking:
+            async with self._checking:
                 # still: all first requests waited here, and one look is enough
                 if self._seen is None:
-                    self._seen = await self._look(None)
+                    self._seen = await self._check_upstream(None)
         return self._seen
 
     async def _encode(self, messages: Prompt) -> list[int]:
         async with self._encoding:
             return await asyncio.to_thread(self._encoder.prompt, messages)
 
-    def _room(self, ids: Sequence[int], seen: Seen) -> int | None:
+    def _room(self, ids: Sequence[int], seen: ServedModel) -> int | None:
         """Tokens left for an answer after its control token; None: no limit is known. Raises
         PromptTooLong.
         """
@@ -178,15 +183,17 @@ class TwoCallBackend:
             )
         return room
 
-    async def _score(self, ids: Sequence[int], seen: Seen | None) -> tuple[Floats, str]:
+    async def _score(self, ids: Sequence[int], seen: ServedModel | None) -> tuple[Floats, str]:
         """The score of a prompt, (C,), and the name that the server answers as."""
         body = {"model": self.model, **decision_body(self._encoder, ids)}
-        completion = await self._wire.ask("completions", body, partial(parsed, kind=Completion))
+        completion = await self._client.ask(
+            "completions", body, partial(parse_body, kind=Completion)
+        )
         name = seen.answers_as if seen else completion.model
-        return self._checked_score(choice_of(completion, name)), name
+        return self._checked_score(single_choice(completion, name)), name
 
-    def _checked_score(self, choice: Choice | None) -> Floats:
-        logp_C = score_of(choice or Choice(text=""), self._encoder.token_ids)
+    def _checked_score(self, choice: CompletionChoice | None) -> Floats:
+        logp_C = score_of(choice or CompletionChoice(text=""), self._encoder.token_ids)
         try:
             check_scores(logp_C[None, :])
         except ScoreError as e:
@@ -206,7 +213,9 @@ class TwoCallBackend:
         told = await self._encode(with_tools(ask))
         return await text_or_call(ask, mode, partial(self._go_on, ask, told, decision.column))
 
-    async def _go_on(self, ask: Ask, ids: list[int], column: int, schema: Schema | None) -> Parts:
+    async def _go_on(
+        self, ask: Ask, ids: list[int], column: int, schema: Schema | None
+    ) -> AnswerStream:
         """Begin to write after the control token."""
         seen = await self._checked()
         room = self._room(ids, seen)
@@ -214,45 +223,45 @@ class TwoCallBackend:
         body = {
             "model": self.model,
             "prompt": [*ids, token_ids[column]],
-            **writing(
+            **writing_fields(
                 ask.sampling,
                 ask.sampling.max_tokens if room is None else min(ask.sampling.max_tokens, room),
             ),
-            "logit_bias": ban(token_ids),
+            "logit_bias": control_token_ban(token_ids),
             "stop_token_ids": [] if self._end_of_turn is None else [self._end_of_turn],
         }
         if (wanted := response_format(schema)) is not None:
             body["response_format"] = wanted
-        read = partial(part_of, model=seen.answers_as, banned=token_ids)
-        rules = Rules(most_tokens=ask.sampling.max_tokens)
+        read = partial(read_part, model=seen.answers_as, banned=token_ids)
+        rules = AnswerRules(most_tokens=ask.sampling.max_tokens)
         # vLLM accepts any schema at first and says what is wrong with it in the stream.
-        return await begun(
-            self._wire.stream("completions", body), read, rules, wait=wanted is not None
+        return await open_answer_stream(
+            self._client.stream("completions", body), read, rules, wait=wanted is not None
         )
 
-    async def _look(self, before: Seen | None) -> Seen:
+    async def _check_upstream(self, before: ServedModel | None) -> ServedModel:
         """What is served, and whether it scores as it should. A server that gives no scores is
         down, not in doubt.
         """
         try:
-            return await self._looked(before)
+            return await self._check_model(before)
         except ScoreDoubt as e:
             raise BackendDown(e.message, e.hint) from None
 
-    async def _looked(self, before: Seen | None) -> Seen:
-        served = await self._wire.get("models", ModelList)
+    async def _check_model(self, before: ServedModel | None) -> ServedModel:
+        served = await self._client.get("models", ModelList)
         card = next((m for m in served.data if m.id == self.model), None)
         if card is None:
             LOG.error(
                 "upstream serves %s, not %r",
-                ", ".join(shown_name(m.id) for m in served.data[:20]),
+                ", ".join(printable_name(m.id) for m in served.data[:20]),
                 self.model,
             )
             raise BackendDown(
                 f"the backend does not serve {self.model!r}", "check its --served-model-name"
             )
         probe_C, name = await self._score(await self._encode(_PROBE), before)
-        now = Seen(answers_as=name, context=card.max_model_len, probe_C=probe_C)
+        now = ServedModel(answers_as=name, context=card.max_model_len, probe_C=probe_C)
         if before is None:
             for prompt, logp_C in self.reference:
                 self._same(prompt, logp_C, (await self._score(await self._encode(prompt), now))[0])

@@ -19,25 +19,25 @@ import httpx
 from demur.base.errors import ConfigError, DemurError, EngineError
 from demur.core.conversation.thoughts import parted
 from demur.core.judging.judge import NOT_ASKED, ChatRequest, Declined, Reply, Said, Unsaid
+from demur.engines.remote.bounded_read import MOST_BYTES, ReadLimits, ResponseTooLarge, read_bounded
 from demur.engines.remote.completion import (
     ChatPiece,
-    Malformed,
-    likeliest,
-    loaded,
+    MalformedReply,
+    parse_json,
     read_chat,
     token_at,
+    top_logprobs,
 )
-from demur.engines.remote.declines import declined_error, described
+from demur.engines.remote.declines import declined_error, error_words
 from demur.engines.remote.dialect import LIMIT, Dialect
-from demur.engines.remote.exchange import (
+from demur.engines.remote.http_request import (
     CHAT,
     LONGEST_WAIT_S,
-    Request,
-    TurnedDown,
+    EndpointRequest,
+    RejectedRequest,
     open_client,
-    sent,
+    send_request,
 )
-from demur.engines.remote.transfer import MOST_BYTES, Bounds, TooMuch, read_bounded
 
 Format = Literal["json_schema", "choice", "text"]
 FORMATS: tuple[Format, ...] = ("json_schema", "choice", "text")
@@ -111,15 +111,15 @@ class Spent:
         ) / 1e6
 
 
-class _Refused(Exception):
+class _FormatRefused(Exception):
     """The endpoint does not take the response format."""
 
 
-class _Otherwise(Exception):
+class _OtherDialect(Exception):
     """The endpoint wants the request in another dialect."""
 
     def __init__(self, dialect: Dialect) -> None:
-        super().__init__(dialect.words)
+        super().__init__(dialect.description)
         self.dialect = dialect
 
 
@@ -225,8 +225,8 @@ class ChatClient:
         while True:
             try:
                 found = await self._send(http, request, sent_as, dialect)
-            except (_Refused, _Otherwise) as e:
-                if isinstance(e, _Otherwise):
+            except (_FormatRefused, _OtherDialect) as e:
+                if isinstance(e, _OtherDialect):
                     dialect = e.dialect
                 else:
                     sent_as = FORMATS[FORMATS.index(sent_as) + 1]
@@ -246,19 +246,19 @@ class ChatClient:
         spent.calls += 1
         spent.in_flight += 1
         spent.most_in_flight = max(spent.most_in_flight, spent.in_flight)
-        asked = Request(path=CHAT, body=_body(self.endpoint, request, sent_as))
+        asked = EndpointRequest(path=CHAT, body=_body(self.endpoint, request, sent_as))
         try:
             async with asyncio.timeout(self.endpoint.timeout_s):
-                response = await sent(http, asked, dialect, Bounds())
+                response = await send_request(http, asked, dialect, ReadLimits())
                 try:
                     data = await read_bounded(response, self.endpoint.most_bytes)
                 finally:
                     await response.aclose()
-        except TurnedDown as e:
+        except RejectedRequest as e:
             return self._refusal(e, sent_as)
         except TimeoutError:
             return None, (f"no answer within {self.endpoint.timeout_s:g} s", 0.0)
-        except TooMuch as e:
+        except ResponseTooLarge as e:
             return Unsaid(reason=f"the endpoint sent {e}"), ("", 0.0)
         except httpx.HTTPError as e:  # its words may hold bytes of the answer
             return None, (type(e).__name__, 0.0)
@@ -267,19 +267,19 @@ class ChatClient:
         return self._answer(data)
 
     def _refusal(
-        self, turned: TurnedDown, sent_as: Format
+        self, turned: RejectedRequest, sent_as: Format
     ) -> tuple[Reply | None, tuple[str, float]]:
         """What an answer other than 200 means. Of its body only known words are ever shown."""
         status, error = turned.status, turned.error or turned.text
-        told = f"HTTP {status}{described(error)}"
+        told = f"HTTP {status}{error_words(error)}"
         if (reason := declined_error(error, status)) is not None:
             return Declined(reason=reason), ("", 0.0)
         if status in AGAIN:
-            return None, (told, turned.after_s)
-        if turned.other is not None:
-            raise _Otherwise(turned.other)
+            return None, (told, turned.retry_after_s)
+        if turned.retry_dialect is not None:
+            raise _OtherDialect(turned.retry_dialect)
         if status in REFUSED_FORMAT and sent_as != FORMATS[-1]:
-            raise _Refused(told)
+            raise _FormatRefused(told)
         if status in REFUSED_KEY or status == httpx.codes.NOT_FOUND:
             hint = f"check url and model, and the key in {self.endpoint.key_variable}"
             raise EngineError(
@@ -290,17 +290,17 @@ class ChatClient:
     def _answer(self, data: bytes) -> tuple[Reply | None, tuple[str, float]]:
         """What a 200 holds. A body that is no completion is worth another try; a decline is not."""
         try:
-            chat = read_chat(loaded(data))
+            chat = read_chat(parse_json(data))
             self.spent.prompt_tokens += chat.prompt_tokens or 0
             self.spent.completion_tokens += chat.completion_tokens or 0
             if chat.error is not None:
-                return None, (f"an error in the place of an answer{described(chat.error)}", 0.0)
+                return None, (f"an error in the place of an answer{error_words(chat.error)}", 0.0)
             return self._reply(chat), ("", 0.0)
-        except Malformed as e:
+        except MalformedReply as e:
             return None, (f"a body that is no chat completion: {e}", 0.0)
 
     def _reply(self, chat: ChatPiece) -> Reply:
-        """The answer without its thought. Raises Malformed on log-probabilities that are none."""
+        """The answer without its thought. Raises MalformedReply on invalid log-probabilities."""
         model = chat.model or (self.endpoint.model if chat.chosen else None)
         thought, text = parted(chat.text)
         if chat.declined is not None:
@@ -312,7 +312,7 @@ class ChatClient:
                 else ""
             )
             return Unsaid(reason=f"a thought and no answer{cut}")
-        tokens = tuple((token_at(chat, n), likeliest(chat, n)) for n in range(len(chat.places)))
+        tokens = tuple((token_at(chat, n), top_logprobs(chat, n)) for n in range(len(chat.places)))
         return Said(text=text, model=model or self.endpoint.model, tokens=tokens)
 
     def _over_budget(self) -> str | None:

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from demur.core.example import Kind
 from demur.core.rows.labels import REFUSE, LabelRule, quoted
 from demur.core.taxonomy import Category, coconot, single
-from demur.sources.guess import Look
+from demur.sources.guess import FileGuess
 
 _CALIBRATE_SHARE = 0.3  # promises are made on these rows; most folders are small
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Draft:
+class ConfigDraft:
     """A run to be written down."""
 
     name: str
     folder: str  # of the files, as the TOML has it
-    looks: tuple[Look, ...]  # files that can be used
+    guesses: tuple[FileGuess, ...]  # files that can be used
 
     def toml(self) -> str:
         """The text of the file."""
@@ -30,14 +30,14 @@ class Draft:
             f"{self._rows()}",
             "",
         ]
-        parts += ["[run]", f"name = {quoted(self.name)}", "", *_taxonomy(self.looks), ""]
+        parts += ["[run]", f"name = {quoted(self.name)}", "", *_taxonomy(self.guesses), ""]
         parts += [
             "[data]",
             f"calibrate_share = {_CALIBRATE_SHARE}  # promises are made on these rows",
             "",
         ]
-        for rule, looks in _alike(self.looks):
-            parts += [*self._source(rule, looks), ""]
+        for rule, guesses in _alike(self.guesses):
+            parts += [*self._source(rule, guesses), ""]
         parts += [
             "[train]",
             'base = "tiny"  # a small model from nothing; or a model of yours: docs/train.md',
@@ -45,11 +45,11 @@ class Draft:
         return "\n".join(parts) + "\n"
 
     def _rows(self) -> str:
-        return f"{sum(look.rows for look in self.looks)} rows in {len(self.looks)} files."
+        return f"{sum(guess.rows for guess in self.guesses)} rows in {len(self.guesses)} files."
 
-    def _source(self, rule: LabelRule, looks: Sequence[Look]) -> list[str]:
-        notes = list(dict.fromkeys(note for look in looks for note in look.notes))
-        files = ", ".join(quoted(look.name) for look in looks)
+    def _source(self, rule: LabelRule, guesses: Sequence[FileGuess]) -> list[str]:
+        notes = list(dict.fromkeys(note for guess in guesses for note in guess.notes))
+        files = ", ".join(quoted(guess.name) for guess in guesses)
         lines = [
             "[[data.sources]]",
             'kind = "files"',
@@ -63,21 +63,21 @@ class Draft:
         return [*(f"# {' '.join(note.split())}" for note in notes), *lines]
 
 
-def _alike(looks: Sequence[Look]) -> list[tuple[LabelRule, list[Look]]]:
+def _alike(guesses: Sequence[FileGuess]) -> list[tuple[LabelRule, list[FileGuess]]]:
     """Files that are read alike, together."""
-    found: list[tuple[LabelRule, list[Look]]] = []
-    for look in looks:
-        same = next((others for rule, others in found if rule == look.rule), None)
+    found: list[tuple[LabelRule, list[FileGuess]]] = []
+    for guess in guesses:
+        same = next((others for rule, others in found if rule == guess.rule), None)
         if same is None:
-            found.append((look.rule, [look]))
+            found.append((guess.rule, [guess]))
         else:
-            same.append(look)
+            same.append(guess)
     return found
 
 
-def _taxonomy(looks: Sequence[Look]) -> list[str]:
+def _taxonomy(guesses: Sequence[FileGuess]) -> list[str]:
     """The built-in taxonomy that fits the categories of the rows, or one of their own."""
-    kinds: list[tuple[Kind, str | None]] = [key for look in looks for key in look.counts]
+    kinds: list[tuple[Kind, str | None]] = [key for guess in guesses for key in guess.counts]
     names = list(dict.fromkeys(category for _, category in kinds if category))
     if set(names) <= {REFUSE}:
         return [

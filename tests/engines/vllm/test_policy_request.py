@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import AccessError
 from demur.core.policy import NEVER
-from demur.engines.vllm.request import (
+from demur.engines.vllm.policy_request import (
     EFFECTIVE,
     PolicyRequest,
     check_sampling,

@@ -19,16 +19,21 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from demur.base.errors import BackendBusy, BackendDown, BackendTimeout, ConfigError, EngineError
-from demur.engines.remote.declines import FilteredDecline, declined_error, described
-from demur.engines.remote.dialect import LIMIT, Dialect
-from demur.engines.remote.exchange import Request, TurnedDown, open_client, sent
-from demur.engines.remote.transfer import (
+from demur.engines.remote.bounded_read import (
     MOST_BYTES,
-    Bounds,
-    TooMuch,
-    Unended,
-    event_data,
+    ReadLimits,
+    ResponseTooLarge,
+    StreamCutOff,
     read_bounded,
+    read_events,
+)
+from demur.engines.remote.declines import FilteredDecline, declined_error, error_words
+from demur.engines.remote.dialect import LIMIT, Dialect
+from demur.engines.remote.http_request import (
+    EndpointRequest,
+    RejectedRequest,
+    open_client,
+    send_request,
 )
 
 LOG = logging.getLogger(__name__)
@@ -46,16 +51,16 @@ Row = TypeVar("Row", bound=BaseModel)
 T = TypeVar("T")
 
 
-class _Passing(BackendDown):
+class _Transient(BackendDown):
     """A failure that may pass by itself: worth another try as long as nothing has been decided."""
 
-    def __init__(self, message: str, hint: str, *, after_s: float = 0.0) -> None:
+    def __init__(self, message: str, hint: str, *, retry_after_s: float = 0.0) -> None:
         super().__init__(message, hint)
-        self.after_s = after_s  # the wait that the backend asks for
+        self.retry_after_s = retry_after_s  # the wait that the backend asks for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Link:
+class UpstreamOptions:
     """Where the server behind is, and how long it may take."""
 
     url: str  # up to and including /v1, as OpenAI's own client takes it
@@ -80,35 +85,35 @@ class Link:
             )
 
 
-class Wire:
+class UpstreamClient:
     """Connections to one server.
 
     Raises BackendDown, BackendTimeout and BackendBusy; EngineError where the server refuses the
     request itself.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._streams: set[Events] = set()
-        self._bounds = Bounds(body=link.most_bytes)
-        self._dialect = Dialect(limit=link.token_limit, leave_out=tuple(link.leave_out))
+    def __init__(self, options: UpstreamOptions) -> None:
+        self._options = options
+        self._streams: set[EventStream] = set()
+        self._bounds = ReadLimits(body=options.most_bytes)
+        self._dialect = Dialect(limit=options.token_limit, leave_out=tuple(options.leave_out))
         self._client = open_client(
-            link.url,
-            link.api_key,
+            options.url,
+            options.api_key,
             # Reading is timed by what the bytes mean, see Events.
-            httpx.Timeout(None, connect=link.connect_s, pool=link.connect_s),
+            httpx.Timeout(None, connect=options.connect_s, pool=options.connect_s),
             httpx.Limits(
-                max_connections=link.connections,
-                max_keepalive_connections=link.connections,
+                max_connections=options.connections,
+                max_keepalive_connections=options.connections,
                 keepalive_expiry=_IDLE_S,
             ),
         )
 
     async def get(self, path: str, kind: type[Row]) -> Row:
         """A small document."""
-        with _typed(self._link.decide_s):
-            async with asyncio.timeout(self._link.decide_s):
-                return parsed(await self._whole(Request(path=path)), kind)
+        with _typed_errors(self._options.decide_s):
+            async with asyncio.timeout(self._options.decide_s):
+                return parse_body(await self._whole(EndpointRequest(path=path)), kind)
 
     async def ask(self, path: str, body: dict[str, Any], read: Callable[[bytes], T]) -> T:
         """The answer to a request that changes nothing over there: tried again when it fails in
@@ -117,22 +122,26 @@ class Wire:
         read: makes something of the body. Raises FilteredDecline where the server's filter declines
         the request.
         """
-        with _typed(self._link.decide_s):
-            async with asyncio.timeout(self._link.decide_s):
-                return read(await self._again(partial(self._whole, Request(path=path, body=body))))
+        with _typed_errors(self._options.decide_s):
+            async with asyncio.timeout(self._options.decide_s):
+                return read(
+                    await self._again(partial(self._whole, EndpointRequest(path=path, body=body)))
+                )
 
-    async def stream(self, path: str, body: dict[str, Any], *, undecided: bool = False) -> Events:
+    async def stream(
+        self, path: str, body: dict[str, Any], *, undecided: bool = False
+    ) -> EventStream:
         """The events of an answer, once the server has accepted the request.
 
         undecided: nothing was decided yet, so what fails in passing is tried again; else it never
         is. Raises FilteredDecline where the server's filter declines the request.
         """
-        begin = partial(self._sent, Request(path=path, body=body))
-        with _typed(self._link.first_token_s):
-            async with asyncio.timeout(self._link.first_token_s):
+        begin = partial(self._sent, EndpointRequest(path=path, body=body))
+        with _typed_errors(self._options.first_token_s):
+            async with asyncio.timeout(self._options.first_token_s):
                 response = await (self._again(begin) if undecided else begin())
-        data = event_data(response, self._bounds, int(body.get(LIMIT, 0)))
-        events = Events(response, data, self._link, self._streams)
+        data = read_events(response, self._bounds, int(body.get(LIMIT, 0)))
+        events = EventStream(response, data, self._options, self._streams)
         self._streams.add(events)
         return events
 
@@ -147,24 +156,26 @@ class Wire:
             raise BackendDown("the backend was closed", "start the server again")
 
     async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        for tried in range(1, self._link.tries):
+        for tried in range(1, self._options.tries):
             try:
                 return await attempt()
-            except _Passing as e:
-                if e.after_s > self._link.decide_s:  # the caller would be gone before the next try
+            except _Transient as e:
+                if (
+                    e.retry_after_s > self._options.decide_s
+                ):  # the caller would be gone before the next try
                     raise
-                await asyncio.sleep(max(self._link.backoff_s * tried, e.after_s))
+                await asyncio.sleep(max(self._options.backoff_s * tried, e.retry_after_s))
         return await attempt()
 
-    async def _whole(self, request: Request) -> bytes:
+    async def _whole(self, request: EndpointRequest) -> bytes:
         response = await self._sent(request)
         try:
-            with _typed(self._link.decide_s):
+            with _typed_errors(self._options.decide_s):
                 return await read_bounded(response, self._bounds.body)
         finally:
             await response.aclose()
 
-    async def _sent(self, request: Request) -> httpx.Response:
+    async def _sent(self, request: EndpointRequest) -> httpx.Response:
         """The open answer to a request, in the first form that the server takes. Raises what
         `_refusal` says.
         """
@@ -172,19 +183,19 @@ class Wire:
         dialect = self._dialect
         for left in reversed(range(_MOST_TRIED)):
             try:
-                with _typed(self._link.first_token_s):
-                    response = await sent(self._client, request, dialect, self._bounds)
-            except TurnedDown as e:
-                if e.other is None or not left:
-                    raise _refusal(e) from None
-                dialect = e.other
+                with _typed_errors(self._options.first_token_s):
+                    response = await send_request(self._client, request, dialect, self._bounds)
+            except RejectedRequest as e:
+                if e.retry_dialect is None or not left:
+                    raise _rejection_error(e) from None
+                dialect = e.retry_dialect
             else:
                 self._dialect = dialect
                 return response
         raise AssertionError("unreachable: the last try returns or raises")
 
 
-class Events:
+class EventStream:
     """The data of a stream of server-sent events, up to [DONE]. Closing it early ends the work over
     there.
 
@@ -196,15 +207,15 @@ class Events:
         self,
         response: httpx.Response,
         data: AsyncIterator[bytes],
-        link: Link,
-        open_streams: set[Events],
+        options: UpstreamOptions,
+        open_streams: set[EventStream],
     ) -> None:
         self._response = response
         self._data = data
-        self._limits_s = (link.first_token_s, link.stall_s)
+        self._limits_s = (options.first_token_s, options.stall_s)
         self._open_streams = open_streams
 
-    def __aiter__(self) -> Events:
+    def __aiter__(self) -> EventStream:
         return self
 
     async def __anext__(self) -> bytes:
@@ -213,7 +224,7 @@ class Events:
         limit_s, self._limits_s = self._limits_s[0], (self._limits_s[1],) * 2
         whole = False
         try:
-            with _typed(limit_s):
+            with _typed_errors(limit_s):
                 async with asyncio.timeout(limit_s):
                     data = await anext(self._data)
             whole = True
@@ -228,7 +239,7 @@ class Events:
         await self._response.aclose()
 
 
-def parsed(data: bytes, kind: type[Row]) -> Row:
+def parse_body(data: bytes, kind: type[Row]) -> Row:
     """What the server sent, checked. Raises BackendDown when it is something else."""
     try:
         return kind.model_validate_json(data)
@@ -237,24 +248,24 @@ def parsed(data: bytes, kind: type[Row]) -> Row:
         raise BackendDown("the backend sent what cannot be read", _SEE_LOG) from None
 
 
-def broken_off(error: Any) -> EngineError:
+def stream_error(error: Any) -> EngineError:
     """What an error in mid-stream means: a decline, a request that the server refuses after all, or
     a failure.
     """
     if (reason := declined_error(error)) is not None:
         return FilteredDecline(reason)
-    LOG.error("upstream broke off%s", described(error))
+    LOG.error("upstream broke off%s", error_words(error))
     if isinstance(error, dict) and error.get("code") in _REFUSED:
         return EngineError(_REFUSES, _WHY)
     return BackendDown("the backend broke off in mid-answer", _SEE_LOG)
 
 
-def _refusal(turned: TurnedDown) -> EngineError:
+def _rejection_error(turned: RejectedRequest) -> EngineError:
     """What an answer other than 200 means. Of its body only known words are ever shown."""
     status, error = turned.status, turned.error
     if (reason := declined_error(error, status)) is not None:
         return FilteredDecline(reason)
-    LOG.error("upstream answered HTTP %d%s", status, described(error))
+    LOG.error("upstream answered HTTP %d%s", status, error_words(error))
     if status in _REFUSED:
         return EngineError(_REFUSES, _WHY)
     if status == httpx.codes.TOO_MANY_REQUESTS:
@@ -262,14 +273,16 @@ def _refusal(turned: TurnedDown) -> EngineError:
     if status in (408, 504):
         return BackendTimeout(f"the backend gave up (HTTP {status})", _SEE_LOG)
     if status >= 500:
-        return _Passing(f"the backend failed (HTTP {status})", _SEE_LOG, after_s=turned.after_s)
+        return _Transient(
+            f"the backend failed (HTTP {status})", _SEE_LOG, retry_after_s=turned.retry_after_s
+        )
     return BackendDown(
         f"the backend turns us away (HTTP {status})", "check its address, key and model name"
     )
 
 
 @contextmanager
-def _typed(limit_s: float) -> Iterator[None]:
+def _typed_errors(limit_s: float) -> Iterator[None]:
     """httpx's errors and timeouts as ours."""
     try:
         yield
@@ -279,13 +292,13 @@ def _typed(limit_s: float) -> Iterator[None]:
         ) from None
     except httpx.PoolTimeout:
         raise BackendBusy("all connections to the backend are in use", "try again later") from None
-    except TooMuch as e:
+    except ResponseTooLarge as e:
         LOG.error("upstream sent too much: %s", e)
         raise BackendDown("the backend sent more than it may", _SEE_LOG) from None
-    except Unended:
+    except StreamCutOff:
         raise BackendDown("the backend broke off in mid-answer", _SEE_LOG) from None
     except httpx.TransportError as e:  # its words may hold bytes of the answer
         LOG.error("upstream: %s", type(e).__name__)
-        raise _Passing("the backend cannot be reached, or broke off", _SEE_LOG) from None
+        raise _Transient("the backend cannot be reached, or broke off", _SEE_LOG) from None
     except httpx.StreamError:  # closed by us while it was read
         raise BackendDown("the backend was closed in mid-answer", "ask again") from None

@@ -21,7 +21,7 @@ FIXED = {"always-refuse": ALWAYS, "never-refuse": NEVER}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class EvaluatedModel:
     """A loaded model and what decides for it."""
 
     engine: Any  # demur.engines.hf.engine.HfEngine
@@ -29,7 +29,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
+class HarnessAnswer:
     """What came back for one request."""
 
     text: str  # the answer, the model's own refusal, or the policy's text
@@ -39,7 +39,7 @@ class Given:
     finish: Finish
 
 
-def open_subject(run: str | Path, policy: str = "calibrated") -> Subject:
+def open_model(run: str | Path, policy: str = "calibrated") -> EvaluatedModel:
     """Load the model of a run folder.
 
     policy: "calibrated" (the run's own), "natural" (the most probable control token),
@@ -57,10 +57,10 @@ def open_subject(run: str | Path, policy: str = "calibrated") -> Subject:
         keep_history=bool(file.details.get("keep_history", True)),
     )
     chosen.require_model(engine.fingerprint)
-    return Subject(engine=engine, policy=chosen)
+    return EvaluatedModel(engine=engine, policy=chosen)
 
 
-async def answer(backend: Backend, ask: Ask) -> Given:
+async def answer_request(backend: Backend, ask: Ask) -> HarnessAnswer:
     """Decide and write one answer. Raises what Backend.open and the answer's parts raise."""
     reply = await backend.open(ask)
     text, tokens = "", 0
@@ -73,7 +73,7 @@ async def answer(backend: Backend, ask: Ask) -> Given:
         )
     refused_with = reply.decision.choice if reply.decision.refuses else None
     own = None if refused_with is None else refusal_text(ask.policy.category(refused_with))
-    return Given(
+    return HarnessAnswer(
         text=text if own is None else own,
         refused_with=refused_with,
         prompt_tokens=reply.prompt_tokens,

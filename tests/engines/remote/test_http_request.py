@@ -7,13 +7,19 @@ import httpx
 import pytest
 
 from demur.base.errors import BackendDown
-from demur.engines.remote import link
+from demur.engines.remote import upstream
+from demur.engines.remote.bounded_read import ReadLimits
 from demur.engines.remote.dialect import NEW_LIMIT, Dialect
-from demur.engines.remote.exchange import CHAT, LONGEST_WAIT_S, Request, TurnedDown, sent
-from demur.engines.remote.link import Link, Wire
-from demur.engines.remote.transfer import Bounds
+from demur.engines.remote.http_request import (
+    CHAT,
+    LONGEST_WAIT_S,
+    EndpointRequest,
+    RejectedRequest,
+    send_request,
+)
+from demur.engines.remote.upstream import UpstreamClient, UpstreamOptions
 
-ASKED = Request(path=CHAT, body={"model": "m", "max_tokens": 3})
+ASKED = EndpointRequest(path=CHAT, body={"model": "m", "max_tokens": 3})
 
 
 class Body(httpx.AsyncByteStream):
@@ -42,8 +48,10 @@ def answer(made, request=ASKED, dialect=None):
         transport = httpx.MockTransport(handler)
         async with httpx.AsyncClient(transport=transport, base_url="http://x/v1/") as http:
             try:
-                return await sent(http, request, dialect or Dialect(), Bounds(error=100))
-            except TurnedDown as e:
+                return await send_request(
+                    http, request, dialect or Dialect(), ReadLimits(error=100)
+                )
+            except RejectedRequest as e:
                 return e
 
     return asyncio.run(run()), bodies[0]
@@ -52,7 +60,7 @@ def answer(made, request=ASKED, dialect=None):
 def test_the_limit_is_called_what_the_endpoint_calls_it_in_chats_only():
     renamed = Dialect(limit=NEW_LIMIT)
     assert answer(reply(200), dialect=renamed)[1] == {"model": "m", NEW_LIMIT: 3}
-    other = Request(path="completions", body=ASKED.body)
+    other = EndpointRequest(path="completions", body=ASKED.body)
     assert answer(reply(200), other, renamed)[1] == ASKED.body
 
 
@@ -66,14 +74,16 @@ def test_the_limit_is_called_what_the_endpoint_calls_it_in_chats_only():
     ],
 )
 def test_the_wait_that_an_endpoint_asks_for_is_read_and_bounded(headers, seconds):
-    assert answer(reply(503, headers=headers))[0].after_s == seconds
+    assert answer(reply(503, headers=headers))[0].retry_after_s == seconds
 
 
 def test_a_field_that_is_turned_down_gives_the_dialect_without_it():
     error = json.dumps({"error": {"message": "unsupported", "param": "max_tokens"}}).encode()
-    assert answer(reply(400, error))[0].other == Dialect(limit=NEW_LIMIT)
-    assert answer(reply(400, b"max_tokens is not supported"))[0].other == Dialect(limit=NEW_LIMIT)
-    assert answer(reply(500, error))[0].other is None
+    assert answer(reply(400, error))[0].retry_dialect == Dialect(limit=NEW_LIMIT)
+    assert answer(reply(400, b"max_tokens is not supported"))[0].retry_dialect == Dialect(
+        limit=NEW_LIMIT
+    )
+    assert answer(reply(500, error))[0].retry_dialect is None
 
 
 def test_a_refusal_without_json_or_without_end_has_no_error_to_show():
@@ -88,10 +98,12 @@ def asked_thrice(monkeypatch, after, decide_s=30.0):
     async def sleep(seconds):
         waits.append(seconds)
 
-    monkeypatch.setattr(link.asyncio, "sleep", sleep)
+    monkeypatch.setattr(upstream.asyncio, "sleep", sleep)
 
     async def run():
-        wire = Wire(Link(url="http://x/v1", tries=3, backoff_s=0.1, decide_s=decide_s))
+        wire = UpstreamClient(
+            UpstreamOptions(url="http://x/v1", tries=3, backoff_s=0.1, decide_s=decide_s)
+        )
         headers = {"retry-after": after} if after else {}
         transport = httpx.MockTransport(lambda _: reply(503, headers=headers))
         wire._client = httpx.AsyncClient(transport=transport, base_url="http://x/v1/")

@@ -47,7 +47,7 @@ def find_judge(name: str) -> Judge:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class JudgedRow:
     """One row beside what became of it."""
 
     expected: Expected
@@ -56,7 +56,7 @@ class Judged:
     refused_with: str | None = None  # category of the decision, where there was one
 
 
-def error_rates(judged: Iterable[Judged]) -> dict[str, Rate]:
+def error_rates(judged: Iterable[JudgedRow]) -> dict[str, Rate]:
     """Both directions of error together, overall and by the row's category, each with its own
     denominator.
 

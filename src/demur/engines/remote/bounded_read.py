@@ -20,16 +20,16 @@ _DONE = b"[DONE]"
 _AFTER_DONE = 65_536
 
 
-class TooMuch(Exception):
+class ResponseTooLarge(Exception):
     """An endpoint sent more than it may. The message says how much that is."""
 
 
-class Unended(Exception):
+class StreamCutOff(Exception):
     """A stream stopped without [DONE]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bounds:
+class ReadLimits:
     """The most that an endpoint may send; in bytes, but for events."""
 
     # one JSON answer; also the most of a stream beyond what its tokens may take
@@ -42,34 +42,37 @@ class Bounds:
 
 
 async def read_bounded(response: httpx.Response, most: int) -> bytes:
-    """The body of an open response. Raises TooMuch beyond `most` bytes, before they are held."""
+    """Read the body of an open response.
+
+    Raises ResponseTooLarge beyond `most` bytes, before they are held in memory.
+    """
     _require_plain(response)
     told = response.headers.get("content-length", "")
     if told.isdigit() and len(told) < 19 and int(told) > most:
-        raise TooMuch(f"a body of {int(told):,} bytes, at most {most:,} are read")
+        raise ResponseTooLarge(f"a body of {int(told):,} bytes, at most {most:,} are read")
     held = bytearray()
     async for chunk in response.aiter_raw():
         held += chunk
         if len(held) > most:
-            raise TooMuch(f"a body of more than {most:,} bytes")
+            raise ResponseTooLarge(f"a body of more than {most:,} bytes")
     return bytes(held)
 
 
-async def event_data(
-    response: httpx.Response, bounds: Bounds, most_tokens: int
+async def read_events(
+    response: httpx.Response, bounds: ReadLimits, most_tokens: int
 ) -> AsyncIterator[bytes]:
     """The payload of each event up to [DONE]. Lines end at line feeds only: JSON strings may hold
     any other separator.
 
     A server that answers with one JSON body instead, as some do where a filter declines, has sent
-    one event. Raises TooMuch on a line or a stream that is too long, Unended where the end is
-    missing.
+    one event. Raises ResponseTooLarge on a line or a stream that is too long, StreamCutOff where
+    the end is missing.
     """
     _require_plain(response)
     if response.headers.get("content-type", "").lower().startswith("application/json"):
         data = await read_bounded(response, bounds.body)
         if not any(name in data for name in _ANSWERS):
-            raise Unended
+            raise StreamCutOff
         yield data
         return
     most = bounds.body + most_tokens * bounds.token
@@ -77,12 +80,14 @@ async def event_data(
     async for chunk in response.aiter_raw():
         total += len(chunk)
         if total > most + (_AFTER_DONE if done else 0):
-            raise TooMuch(f"a stream of more than {most:,} bytes for {most_tokens:,} tokens")
+            raise ResponseTooLarge(
+                f"a stream of more than {most:,} bytes for {most_tokens:,} tokens"
+            )
         rest += chunk
         *lines, left = rest.split(b"\n") if b"\n" in chunk else (rest,)
         rest = left
         if len(rest) > bounds.line or any(len(line) > bounds.line for line in lines):
-            raise TooMuch(f"an event of more than {bounds.line:,} bytes")
+            raise ResponseTooLarge(f"an event of more than {bounds.line:,} bytes")
         if done:
             rest.clear()
             continue
@@ -93,15 +98,17 @@ async def event_data(
                 break
             left_events -= bool(data)
             if left_events < 0:
-                raise TooMuch(f"a stream of more than {bounds.events + 4 * most_tokens:,} events")
+                raise ResponseTooLarge(
+                    f"a stream of more than {bounds.events + 4 * most_tokens:,} events"
+                )
             if data:
                 yield data
     if not done:
-        raise Unended
+        raise StreamCutOff
 
 
 def _require_plain(response: httpx.Response) -> None:
-    """Raise TooMuch on a compressed answer."""
+    """Raise ResponseTooLarge on a compressed answer."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise TooMuch("a compressed answer, which was not asked for")
+        raise ResponseTooLarge("a compressed answer, which was not asked for")

@@ -1,11 +1,13 @@
 import pytest
 
 from demur.base.errors import ConfigError, DataError
-from demur.harness.rows import Judged, error_rates, is_correct, read_rows
+from demur.harness.task_rows import JudgedRow, error_rates, is_correct, read_rows
 
 
 def row(expected, refused, category="safety", refused_with=None):
-    return Judged(expected=expected, category=category, refused=refused, refused_with=refused_with)
+    return JudgedRow(
+        expected=expected, category=category, refused=refused, refused_with=refused_with
+    )
 
 
 def test_both_directions_are_counted_each_among_its_own_rows():

@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 Due = Sequence[tuple[int, Policy]]
 
 
-def edit(
+def force_decisions(
     logits_RV: torch.Tensor, due: Due, mask_R: torch.Tensor | None, control_ids: torch.Tensor
 ) -> None:
     """Leave each due row the one control id that its policy decides on, and every other row of the
@@ -63,11 +63,11 @@ def _chosen(logits_FV: torch.Tensor, due: Due, control_ids: Sequence[int]) -> In
         groups.setdefault(id(policy), (policy, []))[1].append(at)
     chosen_F = np.empty(len(due), dtype=np.int64)
     for policy, at_G in groups.values():
-        chosen_F[at_G] = _closed(policy, control_ids, logp_FC[at_G])
+        chosen_F[at_G] = _fail_closed_ids(policy, control_ids, logp_FC[at_G])
     return chosen_F
 
 
-def _closed(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
+def _fail_closed_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
     """forced_ids, with a refusal for each row that has no valid score (a model that computes NaN).
 
     An error would stop the server for everyone, and letting the row pass would be an answer that
@@ -77,7 +77,9 @@ def _closed(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints
         return forced_ids(policy, control_ids, logp_NC)
     except ScoreError as e:
         if len(logp_NC) > 1:
-            return np.concatenate([_closed(policy, control_ids, row_C[None]) for row_C in logp_NC])
+            return np.concatenate(
+                [_fail_closed_ids(policy, control_ids, row_C[None]) for row_C in logp_NC]
+            )
         column = _refusing_column(policy)
         LOG.error(
             "policy %r: a prompt that cannot be scored gets column %d: %s",
@@ -100,7 +102,7 @@ def _refusing_column(policy: Policy) -> int:
     return order[0]
 
 
-class Rows:
+class BatchRows:
     """Model runner V1: requests by row of the batch. `entries` is kept up to date by vLLM's own
     bookkeeping.
     """
@@ -133,7 +135,7 @@ class Rows:
         return self._mask_R
 
 
-class Slots:
+class RequestSlots:
     """Model runner V2: requests by slot, rows mapped to slots on the device.
 
     states: vLLM's per-slot state. exact: whether the host knows how long each sequence is (no

@@ -9,10 +9,16 @@ from pydantic import BaseModel
 
 from demur.base.errors import BackendDown, ScoreDoubt
 from demur.core.serving import Ask, Finish
-from demur.engines.remote.completion import ChatPiece, Malformed, likeliest, loaded, read_chat
-from demur.engines.remote.declines import FILTER, FilteredDecline, shown_name
-from demur.engines.remote.link import LOG, Wire, broken_off
-from demur.engines.remote.parts import finish_of
+from demur.engines.remote.answer_stream import finish_of
+from demur.engines.remote.completion import (
+    ChatPiece,
+    MalformedReply,
+    parse_json,
+    read_chat,
+    top_logprobs,
+)
+from demur.engines.remote.declines import FILTER, FilteredDecline, printable_name
+from demur.engines.remote.upstream import LOG, UpstreamClient, stream_error
 
 
 class _Card(BaseModel):
@@ -23,53 +29,53 @@ class _Models(BaseModel):
     data: list[_Card]
 
 
-async def require_served(wire: Wire, model: str) -> None:
+async def require_served(wire: UpstreamClient, model: str) -> None:
     """Raise BackendDown unless the server says that it serves a model of this name."""
     served = await wire.get("models", _Models)
     if all(m.id != model for m in served.data):
         LOG.error(
             "upstream serves %s, not %r",
-            ", ".join(shown_name(m.id) for m in served.data[:20]),
+            ", ".join(printable_name(m.id) for m in served.data[:20]),
             model,
         )
         raise BackendDown(f"the backend does not serve {model!r}", "check the model's name")
 
 
-def whole_chat(data: bytes) -> ChatPiece:
+def read_completion(data: bytes) -> ChatPiece:
     """A completion. Raises BackendDown when it is something else."""
     return _read(data, whole=True)
 
 
-def chat_event(data: bytes) -> ChatPiece:
+def read_event(data: bytes) -> ChatPiece:
     """An event of a stream. Raises BackendDown when it is something else."""
     return _read(data, whole=False)
 
 
-def require_model(piece: ChatPiece, answers_as: str) -> None:
+def require_same_model(piece: ChatPiece, answers_as: str) -> None:
     """Raise BackendDown on an error or another model's answer, FilteredDecline on an error that is
     a decline.
     """
     if piece.error is not None:
-        raise broken_off(piece.error)
+        raise stream_error(piece.error)
     # a bare decline may name none
     if piece.model != answers_as and not (piece.declined and not piece.chosen):
         LOG.error(
-            "upstream answers as %s, at start-up it was %r", shown_name(piece.model), answers_as
+            "upstream answers as %s, at start-up it was %r", printable_name(piece.model), answers_as
         )
         raise BackendDown(
             "the backend serves another model than at start-up", "restart once it is back"
         )
 
 
-def listed_first(piece: ChatPiece) -> dict[str, float]:
+def first_token_logprobs(piece: ChatPiece) -> dict[str, float]:
     """Log-probability of the most probable first tokens. Raises ScoreDoubt unless there are some,
     all of them numbers.
 
     Raises FilteredDecline where the server declined instead.
     """
     try:
-        listed = likeliest(piece, 0)
-    except Malformed as e:
+        listed = top_logprobs(piece, 0)
+    except MalformedReply as e:
         LOG.error("upstream: %s", e)
         raise ScoreDoubt(
             "the backend's log-probabilities are no numbers", "look at its numerics"
@@ -83,12 +89,12 @@ def listed_first(piece: ChatPiece) -> dict[str, float]:
     return dict(reversed(listed))
 
 
-def finish_in(chat: ChatPiece) -> Finish | None:
+def finish_of_piece(chat: ChatPiece) -> Finish | None:
     """Why an answer ended, if this event says so. Raises BackendDown as `finish_of`."""
     return FILTER if chat.declined and not chat.chosen else finish_of(chat.finish)
 
 
-def writing(ask: Ask) -> Mapping[str, Any]:
+def sampling_fields(ask: Ask) -> Mapping[str, Any]:
     """How the answer is to be written, in fields that every server knows."""
     s = ask.sampling
     optional = {"seed": s.seed, "stop": list(s.stop) or None}
@@ -102,8 +108,8 @@ def writing(ask: Ask) -> Mapping[str, Any]:
 
 def _read(data: bytes, *, whole: bool) -> ChatPiece:
     try:
-        return read_chat(loaded(data), whole=whole)
-    except Malformed as e:
+        return read_chat(parse_json(data), whole=whole)
+    except MalformedReply as e:
         LOG.error("malformed answer from upstream: %d bytes, %s", len(data), e)
         raise BackendDown(
             "the backend sent what cannot be read", "the log of this server says more"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from demur.core.policy import DoubtRule
 from demur.engines.gate import forced_ids
 from demur.engines.heads import control_scores
-from demur.engines.vllm.rows import Rows, Slots, edit
+from demur.engines.vllm.batch_rows import BatchRows, RequestSlots, force_decisions
 from tests.builders import policies, policy, with_category
 
 IDS = [3, 9, 4, 17]  # respond first, then three categories
@@ -36,7 +36,7 @@ def test_due_rows_keep_one_id_later_rows_lose_control_ids_others_are_untouched(
     due = [(row, some[row % len(some)]) for row, kind in enumerate(kinds) if kind == "due"]
     after = before.clone()
     mask_R = torch.tensor([kind != "none" for kind in kinds])
-    edit(after, due, None if mask_R.all() else mask_R, torch.tensor(IDS))
+    force_decisions(after, due, None if mask_R.all() else mask_R, torch.tensor(IDS))
     for row, kind in enumerate(kinds):
         if kind == "none":
             assert torch.equal(after[row], before[row])
@@ -53,7 +53,7 @@ def test_a_row_that_cannot_be_scored_is_refused_and_its_neighbours_are_decided(c
     logits = logits_of(0, 3)
     logits[1, 0] = torch.nan
     never = replace(policy(3), doubt=DoubtRule(most_leftover=1.0))
-    edit(logits, [(row, never) for row in range(3)], None, torch.tensor(IDS))
+    force_decisions(logits, [(row, never) for row in range(3)], None, torch.tensor(IDS))
     assert logits.argmax(dim=1).tolist() == [IDS[0], IDS[1], IDS[0]]
     assert "cannot be scored" in caplog.text
 
@@ -64,7 +64,9 @@ def test_a_category_that_may_be_emitted_stands_in_for_a_missing_score_and_never_
     silent = policy(3, override="suppress")
     inactive = with_category(policy(3, active=False), 0, override="suppress")
     forced = with_category(policy(3), 2, override="force")
-    edit(logits, [(0, first), (1, silent), (2, inactive), (3, forced)], None, torch.tensor(IDS))
+    force_decisions(
+        logits, [(0, first), (1, silent), (2, inactive), (3, forced)], None, torch.tensor(IDS)
+    )
     assert logits.argmax(dim=1).tolist() == [IDS[2], IDS[1], IDS[2], IDS[3]]
 
 
@@ -72,12 +74,12 @@ def test_a_row_with_too_much_probability_off_the_control_tokens_is_refused() -> 
     # control tokens are few among V: most of the probability is elsewhere
     logits = torch.zeros((2, V))
     logits[0, IDS[0]] = 9.0
-    edit(logits, [(row, policy(3)) for row in range(2)], None, torch.tensor(IDS))
+    force_decisions(logits, [(row, policy(3)) for row in range(2)], None, torch.tensor(IDS))
     assert logits.argmax(dim=1).tolist() == [IDS[0], IDS[1]]
 
 
 def test_rows_are_due_until_they_have_output() -> None:
-    rows, its, written = Rows(CPU), policy(3), []
+    rows, its, written = BatchRows(CPU), policy(3), []
     rows.entries |= {4: (its, written), 1: (its, [7])}
     assert rows.due() == [(4, its)]
     assert rows.mask(6).tolist() == [False, True, False, False, True, False]
@@ -114,7 +116,7 @@ def step(slots, lengths, *, rows=None, pos=None):
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_slot_is_due_where_the_last_prompt_token_is_read(exact) -> None:
-    slots, its = Slots(states([5, 8, 6, 9]), exact=exact), policy(3)
+    slots, its = RequestSlots(states([5, 8, 6, 9]), exact=exact), policy(3)
     assert [slots.take(0, its), slots.take(1, None), slots.take(2, its), slots.take(3, its)] == [
         True,
         False,
@@ -129,7 +131,7 @@ def test_a_slot_is_due_where_the_last_prompt_token_is_read(exact) -> None:
 
 
 def test_a_recycled_slot_forgets_its_last_request() -> None:
-    slots, its = Slots(states([5]), exact=True), policy(3)
+    slots, its = RequestSlots(states([5]), exact=True), policy(3)
     slots.take(0, policy(3, "natural"))
     slots.flush()
     slots.take(0, None)
@@ -143,7 +145,7 @@ def test_a_recycled_slot_forgets_its_last_request() -> None:
 
 
 def test_rows_of_draft_tokens_are_told_from_the_first_by_position() -> None:
-    slots, its = Slots(states([5, 5]), exact=False), policy(3)
+    slots, its = RequestSlots(states([5, 5]), exact=False), policy(3)
     for slot in (0, 1):
         slots.take(slot, its)
     slots.flush()

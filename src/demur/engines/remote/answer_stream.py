@@ -9,7 +9,7 @@ from typing import Any
 from demur.base.errors import BackendDown
 from demur.core.serving import Finish, Part, nothing
 from demur.engines.remote.declines import FILTER, FilteredDecline, decline_word
-from demur.engines.remote.link import LOG, Events
+from demur.engines.remote.upstream import LOG, EventStream
 
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", FILTER: FILTER}
 _NO_ENDS = ("abort", "aborted", "error", "cancelled", "timeout")
@@ -18,14 +18,14 @@ _TOKEN_BYTES = 256  # no vocabulary has longer tokens in number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rules:
+class AnswerRules:
     """What an answer is held to, whatever the server behind sends."""
 
     most_tokens: int
     declined: str = DECLINED  # the refusal where the server behind declines without a word
 
 
-class Parts:
+class AnswerStream:
     """The parts of one streamed answer. The last is handed out only when the stream has ended as it
     should.
 
@@ -35,10 +35,10 @@ class Parts:
 
     def __init__(
         self,
-        events: Events | None,  # None: there is `first` and no more
+        events: EventStream | None,  # None: there is `first` and no more
         # one event's part; None for an event without a choice
         read: Callable[[bytes], Part | None],
-        rules: Rules,
+        rules: AnswerRules,
         first: Part | None = None,  # read ahead
     ) -> None:
         self._events = events
@@ -60,7 +60,7 @@ class Parts:
             await self.aclose()
             raise
 
-    def __aiter__(self) -> Parts:
+    def __aiter__(self) -> AnswerStream:
         return self
 
     async def __anext__(self) -> Part:
@@ -137,22 +137,22 @@ class Parts:
         return part
 
 
-async def begun(
-    opening: Awaitable[Events],
+async def open_answer_stream(
+    opening: Awaitable[EventStream],
     read: Callable[[bytes], Part | None],
-    rules: Rules,
+    rules: AnswerRules,
     *,
     wait: bool = False,
-) -> Parts:
+) -> AnswerStream:
     """The parts of an answer that is being opened; a decline in its place is an answer too.
 
     wait: for the first part, where a server accepts anything at first and says what is wrong with
     it in the stream.
     """
     try:
-        parts = Parts(await opening, read, rules)
+        parts = AnswerStream(await opening, read, rules)
     except FilteredDecline:
-        return Parts(None, read, rules, Part(finish=FILTER))
+        return AnswerStream(None, read, rules, Part(finish=FILTER))
     if wait:
         await parts.begin()
     return parts

@@ -16,7 +16,7 @@ import pytest
 from demur.base.errors import ConfigError, EngineError
 from demur.core.example import Message
 from demur.core.judging.judge import ChatRequest, Item, Said, Unsaid
-from demur.engines.remote.client import ChatClient, Endpoint
+from demur.engines.remote.chat_client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric, decline_share
 from demur.store.answers.label_store import LabelFile
 from tests.engines.chat_stub import completion, serving
@@ -300,7 +300,7 @@ def test_labels_survive_and_failures_are_asked_again(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from tests.engines.remote.test_client import items, judge_at
+from tests.engines.remote.test_chat_client import items, judge_at
 from demur.store.answers.label_store import LabelFile
 from tests.waiting import wait_until
 judge_at(sys.argv[1], LabelFile(Path(sys.argv[2])), in_flight=4).judge_many(items(60))

@@ -13,7 +13,7 @@ from demur.engines.hf.load import PRESETS, checkpoint_folder, preset_encoder
 from demur.engines.tokens import ChatEncoder, load_tokenizer
 
 
-def require_plain(vllm_config: Any) -> None:
+def require_unmodified(vllm_config: Any) -> None:
     """Raise EngineError if vLLM changes the model that it loads: no policy's numbers were made with
     that.
     """
