@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from demur.core.example import Message
 from demur.core.taxonomy import coconot
 from demur.engines.hf.token_rows import add_token_rows
-from demur.engines.tokens import control_ids, install
+from demur.engines.tokenizer import add_control_tokens, control_ids
 
 TEXT = (
     "You are a helpful assistant. What is the capital of France? Please write a poem about the "
@@ -134,7 +134,7 @@ def make_checkpoint(folder: Path, architecture: str, *, spread: float = 0.3) -> 
     torch.manual_seed(0)
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
-    tokenizer, _ = install(make_tokenizer(), coconot(), scratch)
+    tokenizer, _ = add_control_tokens(make_tokenizer(), coconot(), scratch)
     kind, sizes = CONFIGS[architecture]
     ids = {
         "bos_token_id": None,

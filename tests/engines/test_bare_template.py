@@ -5,7 +5,8 @@ import pytest
 from demur.core.example import Message
 from demur.core.taxonomy import coconot
 from demur.engines.bare_template import bare
-from demur.engines.tokens import ChatEncoder, install, load_tokenizer
+from demur.engines.chat_encoder import ChatEncoder
+from demur.engines.tokenizer import add_control_tokens, load_tokenizer
 from tests.engines.checkpoints import SPECIALS, TEMPLATES, make_tokenizer
 
 BEFORE = "{% if messages[0]['role'] != 'system' %}"
@@ -77,7 +78,7 @@ def test_the_encoder_reads_it_and_the_template_is_saved(tmp_path):
     tokenizer.save_pretrained(tmp_path / "base")
     own, short = (load_tokenizer(tmp_path / "base", name) for name in ("own", "bare"))
     assert own.chat_template == tokenizer.chat_template
-    installed, _ = install(short, coconot(), tmp_path / "scratch")
+    installed, _ = add_control_tokens(short, coconot(), tmp_path / "scratch")
     prompt = [Message(role="user", content="Tea?")]
     encoder = ChatEncoder(installed, coconot().tokens)
     assert (

@@ -10,9 +10,10 @@ from demur.base.errors import EngineError, ScoreDoubt
 from demur.core.example import Message
 from demur.core.policy import NEVER, CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import coconot, single
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf.engine import HfEngine
 from demur.engines.thought_position import EMPTY, require_same_position, with_thought
-from demur.engines.tokens import ChatEncoder, install
+from demur.engines.tokenizer import add_control_tokens
 from tests.engines.checkpoints import TEMPLATES, make_tokenizer, user
 from tests.engines.inprocess.test_backend import ask, serving, whole
 
@@ -43,7 +44,7 @@ SHAPES = {
 def encoder_of(shape, thought, tmp_path):
     tokenizer = make_tokenizer("qwen3-like")
     tokenizer.chat_template = with_thought(SHAPES[shape], thought)
-    tokenizer, _ = install(tokenizer, single(), tmp_path)
+    tokenizer, _ = add_control_tokens(tokenizer, single(), tmp_path)
     return tokenizer, ChatEncoder(tokenizer, single().tokens)
 
 
@@ -96,7 +97,7 @@ def test_a_thought_that_stays_open_in_both_is_no_place(tmp_path):
         "endif %}",
     )
     tokenizer.chat_template = opened
-    tokenizer, _ = install(tokenizer, single(), tmp_path)
+    tokenizer, _ = add_control_tokens(tokenizer, single(), tmp_path)
     with pytest.raises(EngineError, match="leaves open"):
         ChatEncoder(tokenizer, single().tokens)
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from demur.base.errors import EngineError
 from demur.core.example import Message
 from demur.core.taxonomy import single
-from demur.engines.tokens import ChatEncoder
+from demur.engines.chat_encoder import ChatEncoder
 from tests.engines.checkpoints import TEMPLATES, TEXT, user
 
 NORMALISERS = {

@@ -307,7 +307,7 @@ REFUSED = [
     ({"repetition_penalty": 1.3}, "repetition_penalty cannot be combined"),
     ({"structured_outputs": {"choice": ["yes", "no"]}}, "structured_outputs cannot be combined"),
     ({"response_format": {"type": "json_object"}}, "structured_outputs cannot be combined"),
-    ({"use_beam_search": True, "n": 2, "max_tokens": 4}, "beam search would hear no policy"),
+    ({"use_beam_search": True, "n": 2, "max_tokens": 4}, "beam search drops a policy"),
 ]
 
 

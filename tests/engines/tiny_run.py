@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from demur.base.files import write_json
 from demur.core.example import Example
 from demur.core.taxonomy import coconot
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf.engine import HfEngine
-from demur.engines.tokens import ChatEncoder
 from demur.store.run import RunFolder
 from tests.engines.checkpoints import TEXT, make_checkpoint, user
 from tests.fake_run import prepare

@@ -9,7 +9,7 @@ from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
 from tests.engines.checkpoints import make_checkpoint
-from tests.engines.test_tokens import STRICT
+from tests.engines.test_chat_encoder import STRICT
 from tests.server.house import folder_of, serving
 
 CALLS = [

@@ -1,5 +1,6 @@
-"""One scorer for many requests at once: what comes while it scores is scored together next, in a
-thread of its own.
+"""Dynamic batching: prompts that arrive while a scorer is busy are scored in its next call.
+
+The scorer runs in a thread of its own, so the event loop waits for nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ _Scored = Floats | DemurError
 
 
 class BatchedScorer:
-    """A scorer in an event loop. waiting: prompts that may await their score; rows: scored in one
-    call.
+    """Scores prompts of many requests in batches. Belongs to one event loop.
+
+    waiting: prompts that may await their score; rows: prompts scored in one call.
     """
 
     def __init__(self, scorer: Scorer, *, waiting: int = 1024, rows: int = 64) -> None:
@@ -29,8 +31,9 @@ class BatchedScorer:
         self._closed = False
 
     async def logp(self, prompt: Prompt) -> Floats:
-        """The score of one prompt, (C,). Raises what the scorer raises, BackendBusy, and
-        BackendDown once closed.
+        """Score of one prompt, (C,) natural-log probabilities.
+
+        Raises the scorer's errors, BackendBusy if too many prompts wait, BackendDown once closed.
         """
         if self._closed:
             raise BackendDown("the scorer was closed", "start the server again")
@@ -40,12 +43,13 @@ class BatchedScorer:
             )
         future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
         self._waiting.append((prompt, future))
+        # One task works the queue off; it ends with the queue, so that an idle scorer holds none.
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
         return await future
 
     def close(self) -> None:
-        """Let go: whoever waits gets BackendDown."""
+        """Stop scoring; prompts that wait get BackendDown."""
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         while self._waiting:
@@ -55,9 +59,10 @@ class BatchedScorer:
             )
 
     async def _work(self) -> None:
+        """Score batches of waiting prompts until none waits."""
         while self._waiting:
             some = [self._waiting.popleft() for _ in range(min(self._rows, len(self._waiting)))]
-            # nobody waits for the others
+            # A future is done where its request was cancelled: nobody waits for that score.
             some = [(prompt, future) for prompt, future in some if not future.done()]
             try:
                 prompts = [prompt for prompt, _ in some]
@@ -67,25 +72,25 @@ class BatchedScorer:
                 for (_, future), scored in zip(some, found, strict=True):
                     _settle(future, scored)
             finally:
-                # there are any left only where the scorer has a bug, or is closed meanwhile
+                # Futures without a score: the scorer raised an unexpected error, or was closed.
                 for _, future in some:
                     _settle(
                         future, BackendDown("the scorer failed", "the log of this server says more")
                     )
 
     def _score(self, prompts: list[Prompt]) -> list[_Scored]:
-        """A score each, or why there is none: what one prompt does to the scorer is not the others'
-        fault.
-        """
+        """Score or error of each prompt. One prompt's error does not reach the others."""
         try:
             return list(self._scorer.logp(prompts)) if prompts else []
-        except BackendError as e:
+        except BackendError as e:  # the scorer itself is at fault: scoring again would not help
             return [e] * len(prompts)
         except DemurError as e:
+            # Some prompt is at fault; scored one by one, only that prompt gets the error.
             return [e] if len(prompts) == 1 else [self._score([prompt])[0] for prompt in prompts]
 
 
 def _settle(future: asyncio.Future[Floats], scored: _Scored) -> None:
+    """Set a future's score or error, unless its request was cancelled."""
     if future.done():
         return
     if isinstance(scored, DemurError):

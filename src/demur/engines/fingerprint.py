@@ -1,6 +1,4 @@
-"""Digests that tell one checkpoint from another: of its weights, and of the settings files beside
-them.
-"""
+"""Digests of a checkpoint's weights and settings files, and the fingerprint made of them."""
 
 from __future__ import annotations
 
@@ -12,9 +10,10 @@ from typing import Any
 from demur.base.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.core.training.checkpoint import NOISE, config_digest
-from demur.engines.tokens import ChatEncoder, tokenizer_digest
+from demur.engines.chat_encoder import ChatEncoder
+from demur.engines.tokenizer import tokenizer_digest
 
-# weights in one file, in the order in which they are looked for
+# file names of weights in one file, in the order in which transformers looks for them
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 ADAPTER = "adapter_config.json"
 
@@ -26,14 +25,16 @@ def file_digest(path: Path) -> str:
 
 
 def model_digest(folder: Path) -> str:
-    """sha256 over the weight files of a checkpoint folder, in name order. Raises EngineError if
-    there are none.
+    """sha256 over the weight files of a checkpoint folder, in name order.
+
+    Raises EngineError without weight files.
     """
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
     if not files:
         raise EngineError(
             f"{folder} holds no weights", "expected *.safetensors; is it a checkpoint folder?"
         )
+    # The digest of names and of each file's digest: a file renamed or cut in two changes it.
     state = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -44,11 +45,10 @@ def model_digest(folder: Path) -> str:
 
 
 def settings_digest(folder: Path, tokenizer_folder: Path | None = None) -> str | None:
-    """sha256 of what the settings files say that moves a score; see core.checkpoint. None without a
-    config.json.
+    """sha256 of the settings that change a score; see demur.core.training.checkpoint.
 
-    tokenizer_folder: where the tokenizer's files lie, if elsewhere. Raises EngineError on a file
-    that is no JSON.
+    None without a config.json. tokenizer_folder: folder of the tokenizer's files, if another one.
+    Raises EngineError on a file that is not JSON.
     """
     files: dict[str, Any] = {}
     for name in NOISE:
@@ -63,19 +63,16 @@ def settings_digest(folder: Path, tokenizer_folder: Path | None = None) -> str |
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """A short name for weights and settings files together, for models that stand in somebody's
-    version.
-    """
+    """12 hex digits of weights and settings files, for a model that is part of a judge."""
     both = f"{model_digest(folder)} {settings_digest(folder)}"
     return hashlib.sha256(both.encode()).hexdigest()[:12]
 
 
 def check_files(folder: Path) -> None:
-    """Raise EngineError unless a checkpoint folder holds one set of weights, all of it, and no
-    adapter beside it.
+    """Raise EngineError unless a folder holds one complete set of weights and no adapter.
 
-    A loader would pass over weights that its index does not name, and put an adapter on without a
-    word: neither is what a policy was made for.
+    transformers skips weights that its index does not name, and applies an adapter silently:
+    either way it would compute something else than the files suggest.
     """
     if (folder / ADAPTER).exists():
         raise EngineError(
@@ -96,7 +93,7 @@ def check_files(folder: Path) -> None:
 
 
 def _named(folder: Path, there: set[str]) -> set[str]:
-    """The weight files that a loader would read: the one file, or all that the index names."""
+    """Names of the weight files that transformers would read: one file, or those of the index."""
     for whole in WHOLE:
         if whole in there:
             return {whole}
@@ -106,12 +103,13 @@ def _named(folder: Path, there: set[str]) -> set[str]:
                 return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
                 raise EngineError(f"cannot read {index}: {e}", "restore the checkpoint") from None
-    return there  # names of its own: what is wrong with them the loader says
+    return there  # file names of another kind: the loader reports them
 
 
 def fingerprint(folder: Path, tokenizer: Any, encoder: ChatEncoder, dtype: str) -> Fingerprint:
-    """The fingerprint of a checkpoint as it will be scored. Raises EngineError if its files are not
-    as they should.
+    """Fingerprint of a checkpoint as it will be scored, for policies to name.
+
+    Raises EngineError if weights are missing or a settings file is not JSON.
     """
     return Fingerprint(
         model_digest=model_digest(folder),

@@ -1,9 +1,9 @@
-"""From decisions to token ids: what an engine does to the logits of an answer. Arrays in, arrays
-out, no engine named.
+"""Token ids that a policy forces or bans, for engines to set the other logits to -inf.
 
-At the first answer position a row may emit one id only, the one that its policy chose; at every
-later position no control id at all. Hosts (a LogitsProcessor, a vLLM plug-in) set every other
-logit, or every banned one, to -inf.
+1. At the first answer position a row may emit one id only: the control token of its decision.
+2. At every later position it may emit no control id.
+
+Arrays in, arrays out; shared by every engine that changes logits (transformers, vLLM).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from demur.core.policy import Policy
 
 
 def forced_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
-    """The control id that each of N rows must emit first, shape (N,).
+    """Control id that each of N rows must emit first, shape (N,); doubtful rows refuse.
 
-    A doubtful row must emit its refusal, whatever the policy says of doubt: for hosts in which an
-    error would end everybody's answers. Others call settled_ids.
+    The policy's rule for doubt is not applied: an error inside vLLM would end all answers. Others
+    call settled_ids.
 
     control_ids: C token ids, respond first, in the order of the score's columns. logp_NC: see
     demur.core.score. Raises EngineError on ids that do not fit the taxonomy, ScoreError on anything
@@ -32,8 +32,10 @@ def forced_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> I
 
 
 def settled_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
-    """forced_ids. Raises ScoreDoubt on rows without a score, and on doubtful ones where the policy
-    says "error".
+    """Control id that each of N rows must emit first, with the policy's rule for doubt applied.
+
+    Arguments and shapes as in forced_ids. Raises ScoreDoubt on rows without a score, and on
+    doubtful ones if the rule is "error".
     """
     ids_C = _ids_of(policy, control_ids)
     require_settled(policy, logp_NC)
@@ -41,6 +43,7 @@ def settled_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> 
 
 
 def _ids_of(policy: Policy, control_ids: Sequence[int]) -> Ints:
+    """The control ids as an array, (C,). Raises EngineError unless there is one per choice."""
     ids_C = banned_ids(control_ids)
     if len(ids_C) != len(policy.taxonomy.tokens):
         raise EngineError(
@@ -52,8 +55,9 @@ def _ids_of(policy: Policy, control_ids: Sequence[int]) -> Ints:
 
 
 def banned_ids(control_ids: Sequence[int]) -> Ints:
-    """The ids that no later position may emit: all control ids, shape (C,). Raises EngineError if
-    one is repeated.
+    """Ids that no later position may emit: all control ids, shape (C,).
+
+    Raises EngineError if one is repeated.
     """
     ids_C = np.asarray(control_ids, dtype=np.int64)
     if len(np.unique(ids_C)) != len(ids_C):

@@ -1,5 +1,8 @@
-"""The output head on chosen rows only: logits where they are needed, whatever the architecture does
-around its head.
+"""The output head on chosen positions only, so that logits exist only where they are needed.
+
+Logits of all positions are the largest tensor of a forward pass (positions x vocabulary). A hook in
+front of the head drops the hidden states of other positions; the architecture's own code then
+applies its scales, soft caps and biases to the rest.
 """
 
 from __future__ import annotations
@@ -19,13 +22,11 @@ Select = Callable[[torch.Tensor], torch.Tensor]  # (B, T, d) hidden states -> (B
 
 @contextmanager
 def head_on(model: nn.Module, select: Select) -> Iterator[None]:
-    """Within the block, the model's output head sees only `select(hidden)`, so logits exist only
-    for those rows.
+    """Within the block, apply the model's output head to `select(hidden)` only.
 
-    Soft caps, scales and biases that the architecture applies to its logits still apply, because
-    its own code runs. Raises EngineError if the model has no output head.
+    Raises EngineError if the model has no output head.
     """
-    # every transformers model has it
+    # Every transformers model has the method; nn.Module does not declare it.
     head = model.get_output_embeddings()  # type: ignore[operator]
     if head is None:
         raise EngineError(
@@ -60,9 +61,7 @@ def marked_rows(mask_BT: torch.Tensor) -> Select:
 
 
 def control_scores(logits_BV: torch.Tensor, control_ids: Sequence[int]) -> Floats:
-    """Scores, (B, C), of raw logits: float32 from here on, whatever they are; the whole vocabulary
-    below the line.
-    """
-    logits_BV = logits_BV.float()
+    """Scores (B, C) of raw logits (B, V): natural-log probabilities over the whole vocabulary."""
+    logits_BV = logits_BV.float()  # the score's convention: logsumexp in half precision loses mass
     logsumexp_B = torch.logsumexp(logits_BV, dim=1)
     return from_logits(logits_BV[:, list(control_ids)].cpu().numpy(), logsumexp_B.cpu().numpy())

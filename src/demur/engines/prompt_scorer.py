@@ -1,6 +1,4 @@
-"""A prompt classifier as Scorer: it was fitted on what a model declined, and sees no answer. No
-weights, no torch.
-"""
+"""A prompt classifier as Scorer: fitted on the prompts that a model declined; needs no torch."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ from demur.core.predictor import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptScorer:
-    """Implements demur.core.ports.Scorer. Raises TaxonomyError unless there is exactly one
-    category.
+    """Scores prompts by a text classifier. Implements demur.core.ports.Scorer.
+
+    Raises TaxonomyError unless there is exactly one category.
     """
 
     classifier: TextClassifier
@@ -35,7 +34,7 @@ class PromptScorer:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The classifier's file, as a predictor of kind "prompts"."""
+        """Fingerprint of the classifier's file, as a predictor of kind "prompts"."""
         return predictor_fingerprint(self.digest, self.tokens, PROMPTS)
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:

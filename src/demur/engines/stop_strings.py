@@ -1,6 +1,4 @@
-"""Stop strings in text that arrives in pieces: nothing of a stop string is ever let through,
-however it is cut.
-"""
+"""Stop strings in streamed text: no part of a stop string is released, however the text is cut."""
 
 from __future__ import annotations
 
@@ -8,23 +6,24 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Lets text through up to the first stop string; holds back what may yet turn out to be the
-    start of one.
+    """Releases streamed text up to the first stop string; holds back a possible start of one.
 
-    The first is the one that ends first, so what comes out does not depend on how the text was cut
-    into pieces.
+    The first stop string is the one that ends first, so the released text does not depend on how
+    the stream was cut into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(s for s in stops if s)
         self._held = ""
-        self.met = False  # whether a stop string was found; nothing comes out after it
+        self.met = False  # whether a stop string was found; nothing is released after it
 
     def feed(self, text: str) -> str:
-        """What may be shown now that `text` has arrived."""
+        """Append text; returns the part of the held text that belongs to no stop string."""
         if self.met:
             return ""
         self._held += text
+        # (end, start) of each stop string's first occurrence: min() is the one that ends first, and
+        # of several with one end the longest.
         found = [(at + len(s), at) for s in self._stops if (at := self._held.find(s)) >= 0]
         if found:
             self.met = True
@@ -32,11 +31,11 @@ class StopStrings:
         return self._release(len(self._held) - self._undecided(), keep=self._undecided())
 
     def flush(self) -> str:
-        """The text that was held back, now that no more will come."""
+        """Return the held text at the end of the stream."""
         return self._release(len(self._held), keep=0)
 
     def _undecided(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
+        """Length of the longest suffix of the held text that is a prefix of a stop string."""
         longest = max((len(s) for s in self._stops), default=1) - 1
         lengths = range(min(longest, len(self._held)), 0, -1)
         return next(
@@ -44,5 +43,6 @@ class StopStrings:
         )
 
     def _release(self, shown: int, *, keep: int) -> str:
+        """Return the first `shown` held characters; go on holding the last `keep`."""
         text, self._held = self._held[:shown], self._held[len(self._held) - keep :]
         return text

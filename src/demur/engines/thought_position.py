@@ -1,10 +1,11 @@
-"""Where the control token of a reasoning model stands: after an empty thought, or before any.
+"""Position of a reasoning model's control token: after an empty thought, or before any thought.
 
-A reasoning model's template opens a thought in front of each answer; whether it closes it, and
-whether training and service open the same one, differs from template to template. A control token
-that is trained in one place and scored in another is not scored at all. The setting `train.thought`
-wraps the template, so that whatever reads the checkpoint later (scoring, serving, vLLM) renders the
-same place; `require_same_position` proves by rendering that it is one.
+1. A reasoning model's chat template opens a thought in front of each answer. Whether it closes the
+   thought, and whether a finished conversation and a prompt have the same one, differs from
+   template to template. A control token trained at one position and scored at another is useless.
+2. The setting `train.thought` wraps the template (`with_thought`), so that training, scoring,
+   serving and vLLM all render the same position.
+3. `require_same_position` proves by rendering that they do.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 
 from demur.base.errors import EngineError
 from demur.core.example import Message
-from demur.engines.tokens import PLACE_HINT, ChatEncoder
+from demur.engines.chat_encoder import PLACE_HINT, ChatEncoder
 
 EMPTY = "<think>\n\n</think>\n\n"
-# What a template may put between the header of an answer and the answer, the longest first.
+# Thoughts that templates put between the header of an answer and its text. The longest first: some
+# begin with others.
 _OPENED = (
     EMPTY,
     "<think>\n\n</think>\n",
@@ -26,9 +28,10 @@ _OPENED = (
     "<think>",
 )
 
-# Jinja, on one line behind the template: `text` is what that renders. Thoughts in front of answers
-# and at the end of a prompt are taken away; with a prefix, that is then put in front of the last
-# answer, or at the end of the prompt.
+# Jinja, on one line behind the template, whose rendering is `demur.text`:
+# 1. remove the thoughts in front of past answers;
+# 2. of a prompt, remove the thought at its end and append the prefix;
+# 3. of a finished conversation, insert the prefix before its last answer.
 _WRAPPED = (
     "{{% set demur_rendered %}}\n{template}{{% endset %}}{{% set demur = "
     "namespace(text=demur_rendered, last='') %}}{{% for m in messages if m['role'] == 'assistant' "
@@ -52,10 +55,10 @@ _PROBES = (
 
 
 def with_thought(template: str, thought: str) -> str:
-    """The chat template whose answers open with a control token in one place.
+    """Wrap a chat template so that the control token of every answer has the same position.
 
-    thought: "template" leaves it alone, "none" closes an empty thought before the control token,
-    "before" opens none.
+    thought: "template" returns the template unchanged, "none" puts an empty, closed thought before
+    the control token, "before" renders no thought, so that the model's own follows the token.
     """
     if thought == "template":
         return template
@@ -66,10 +69,9 @@ def with_thought(template: str, thought: str) -> str:
 
 
 def require_same_position(tokenizer: Any, encoder: ChatEncoder) -> None:
-    """Raise EngineError unless an answer's control token stands in the same place in training and
-    in service.
-    """
+    """Raise EngineError unless training and service put control tokens at the same position."""
     for probe in _PROBES:
+        # The ids before the control token, of a prompt and of the same conversation answered.
         served = encoder.prompt(probe)
         ids, turns = encoder.conversation(
             (*probe, Message(role="assistant", content="Good.")), [0] * len(probe)

@@ -1,10 +1,11 @@
-"""Tool calls by any engine that can hold an answer to a JSON schema, decided first and called
-afterwards.
+"""Tool calls by any engine that can hold an answer to a JSON schema.
 
-The functions are described in the system message, as text like any other, and a call is one object
-that we read: {"name": a function's name, "arguments": what its own schema allows}. OpenAI's shape
-is made of that. Where the choice is the model's it writes freely at first: an answer that begins
-with a brace is a call, and is written again under the schema; anything else is text.
+1. The policy decides on the conversation without the functions.
+2. The functions are described in the system message, as text like any other.
+3. A call is one JSON object, {"name": a function's name, "arguments": what its schema allows},
+   written under a schema and translated to OpenAI's form.
+4. With tool_choice "auto" the model writes freely at first. An answer that begins with a brace is a
+   call, and is written again under the schema; any other answer is text.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from demur.core.serving import Ask, Part
 Schema = Mapping[str, Any]
 Mode = Literal["none", "auto", "call"]  # no call; text or a call; a call
 
-_BRACE = "{"  # what a call begins with, and text is not taken to
+_BRACE = "{"  # the first character of a call; an answer that begins otherwise is text
 _WORDS = (
     "You can call one of these functions. To call it, answer with one JSON object and nothing "
     "else: "
@@ -32,20 +33,22 @@ _WORDS = (
 
 
 class PartStream(Protocol):
-    """The parts of an answer, which can be closed early."""
+    """Parts of an answer in order; an async iterator that can be closed early."""
 
     def __aiter__(self) -> PartStream: ...
 
     async def __anext__(self) -> Part: ...
 
     async def aclose(self) -> None:
-        """Stop writing."""
+        """Stop writing the answer."""
         ...
 
 
 def mode_of(ask: Ask) -> Mode:
-    """What may be called. Raises EngineError for an unknown function, or a schema that a call could
-    be taken for.
+    """Mode of a request: no call, text or a call, or a call.
+
+    Raises EngineError for an unknown function, and for a response schema where the model may
+    choose: its JSON could not be told from a call.
     """
     if not ask.tools or ask.tool_choice == "none":
         return "none"
@@ -62,7 +65,7 @@ def mode_of(ask: Ask) -> Mode:
 
 
 def with_tools(ask: Ask) -> Prompt:
-    """The conversation with the functions described in its system message."""
+    """Describe a request's functions in the system message of its conversation."""
     text = "\n".join([_WORDS, *(json.dumps(f, ensure_ascii=False) for f in _chosen(ask))])
     first, *rest = ask.messages
     if first.role == "system":
@@ -71,7 +74,7 @@ def with_tools(ask: Ask) -> Prompt:
 
 
 def call_schema(ask: Ask) -> Schema:
-    """What a call of one of the functions is written under."""
+    """JSON schema of a call of one of the request's functions."""
     return {
         "anyOf": [
             _call_schema(f, f"#/anyOf/{at}/properties/arguments")
@@ -83,13 +86,17 @@ def call_schema(ask: Ask) -> Schema:
 async def text_or_call(
     ask: Ask, mode: Mode, write: Callable[[Schema | None], Awaitable[PartStream]]
 ) -> PartStream:
-    """The answer to a conversation `with_tools`. write: begins an answer, under a schema or
-    freely.
+    """Answer a conversation `with_tools` by text or by a call.
+
+    write: begins an answer, under a schema or freely.
     """
     if mode == "auto":
         text = await write(None)
         try:
-            first = await _begun(text)
+            # Collect parts up to the first visible character: white space may precede the brace.
+            first = await anext(text)
+            while not first.text.strip() and not first.refusal and first.finish is None:
+                first = _joined(first, await anext(text))
         except BaseException:
             await text.aclose()
             raise
@@ -100,7 +107,7 @@ async def text_or_call(
 
 
 class ToolCallStream:
-    """One part with the call; without it when the answer was cut short, for then it is no JSON."""
+    """One part with the tool call; an answer that was cut short is no JSON and gives no call."""
 
     def __init__(self, parts: PartStream) -> None:
         self._parts = parts
@@ -121,13 +128,13 @@ class ToolCallStream:
         return Part(tokens=whole.tokens, finish="tool_calls", tool_calls=(_call(whole.text),))
 
     async def aclose(self) -> None:
-        """Stop writing."""
+        """Stop writing the answer."""
         self._ended = True
         await self._parts.aclose()
 
 
 class _Resumed:
-    """Parts whose first one was looked at already."""
+    """A first part that was read already, then the rest of its stream."""
 
     def __init__(self, first: Part, parts: PartStream) -> None:
         self._first: Part | None = first
@@ -143,19 +150,12 @@ class _Resumed:
         return await anext(self._parts)
 
     async def aclose(self) -> None:
-        """Stop writing."""
+        """Stop writing the answer."""
         await self._parts.aclose()
 
 
-async def _begun(parts: PartStream) -> Part:
-    """What comes up to the first visible character, as one part."""
-    first = await anext(parts)
-    while not first.text.strip() and not first.refusal and first.finish is None:
-        first = _joined(first, await anext(parts))
-    return first
-
-
 def _joined(left: Part, right: Part) -> Part:
+    """Concatenate two successive parts; everything but texts and tokens is the later one's."""
     return replace(
         right,
         text=left.text + right.text,
@@ -166,19 +166,22 @@ def _joined(left: Part, right: Part) -> Part:
 
 
 def _chosen(ask: Ask) -> list[Mapping[str, Any]]:
+    """Functions that tool_choice allows. Raises EngineError if it names an unknown one."""
     functions = [tool["function"] for tool in ask.tools]
     chosen = [f for f in functions if ask.tool_choice in (None, "auto", "required", f["name"])]
     if not chosen:
         names = ", ".join(str(f["name"]) for f in functions)
         raise EngineError(
-            f"tool_choice names {ask.tool_choice!r}, which is no function here", f"known: {names}"
+            f"tool_choice names {ask.tool_choice!r}, which is not among the tools",
+            f"known: {names}",
         )
     return chosen
 
 
 def _call_schema(function: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """A call of one function. place: where its parameters stand in the whole, so that their
-    references lead there.
+    """JSON schema of a call of one function.
+
+    place: JSON pointer to its parameters in the whole schema, for their own references.
     """
     arguments = function.get("parameters") or {
         "type": "object",
@@ -193,22 +196,19 @@ def _call_schema(function: Mapping[str, Any], place: str) -> dict[str, Any]:
     }
 
 
-def _is_local(name: str, item: Any) -> bool:
-    """Whether this refers to a place in the same schema."""
-    return name == "$ref" and isinstance(item, str) and item.startswith("#")
-
-
 def _moved(schema: Any, place: str) -> Any:
-    """A schema that became a part of another: what referred to its root refers to its new place."""
+    """Copy a schema for another one's `place`: references to its root ("#...") point there."""
     if isinstance(schema, Mapping):
-        return {
-            name: place + item[1:] if _is_local(name, item) else _moved(item, place)
-            for name, item in schema.items()
-        }
+        moved = {}
+        for name, item in schema.items():
+            local = name == "$ref" and isinstance(item, str) and item.startswith("#")
+            moved[name] = place + item[1:] if local else _moved(item, place)
+        return moved
     return [_moved(item, place) for item in schema] if isinstance(schema, list | tuple) else schema
 
 
 def _call(text: str) -> dict[str, Any]:
+    """OpenAI's form of a call. Raises BackendDown if the backend ignored the schema."""
     try:
         value = json.loads(text)
         function = {
@@ -217,7 +217,7 @@ def _call(text: str) -> dict[str, Any]:
         }
     except (ValueError, KeyError, TypeError):
         raise BackendDown(
-            "the backend did not keep to the grammar of a tool call",
+            "the backend wrote a tool call that does not follow its schema",
             "does it support JSON schemas?",
         ) from None
     return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}

@@ -1,10 +1,9 @@
-"""Keeps text from being read as a token that begins or ends a turn, whatever the tokenizer makes of
-it first.
+"""Finds text that a tokenizer would read as a token of turns, and encodes it letter by letter.
 
-A tokenizer may rewrite text before it looks for its added tokens: in small letters, composed, with
+A tokenizer may normalise text before it searches for added tokens: to small letters, composed, with
 characters replaced or stripped. An added token that is `normalized` is then found in spellings that
-nobody can list. So none are listed: the tokenizer itself is asked where it would find such a token
-in a text, and these places are spelled out.
+nobody can list. So the tokenizer itself encodes each text, and the character offsets of the guarded
+tokens that it returns are the places to spell out.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from demur.base.errors import EngineError
 
-Piece = tuple[str, bool]  # of a text, and whether it must be spelled out
+Piece = tuple[str, bool]  # text, and whether it must be encoded letter by letter
+# Conversations that make a template write all its tokens of turns.
 _PROBES = (
     [
         {"role": "system", "content": "x"},
@@ -32,8 +32,7 @@ _PROBES = (
 
 
 class TurnTokens:
-    """The tokens that nobody may write in text: special ones, control tokens, and those that the
-    template writes.
+    """Guarded tokens: special ones, control tokens, and those that the chat template writes.
 
     Other added tokens, such as runs of spaces, are text like any other.
     """
@@ -47,34 +46,39 @@ class TurnTokens:
         }
         self.ids = frozenset(special | set(control_ids) | written)
         rewrites = tokenizer.backend_tokenizer.normalizer is not None
-        # Others are found where their own letters stand, and nowhere else: the encoder looks for
-        # these itself.
+        # A token that is not `normalized` is found by its own letters only, and the encoder itself
+        # searches for these.
         self.is_needed = rewrites and any(added[i].normalized for i in self.ids if i in added)
 
     def found(self, text: str) -> list[int]:
-        """The guarded tokens that the tokenizer finds in a text, in order."""
+        """Ids of the guarded tokens that the tokenizer finds in a text, in order."""
         return [
             i for i in self._tokenizer(text, add_special_tokens=False)["input_ids"] if i in self.ids
         ]
 
     def pieces(self, text: str) -> list[Piece]:
-        """The text in pieces, those apart in which the tokenizer finds a guarded token."""
-        spans = self._spans(text) if self.is_needed and text else []
+        """Cut a text where the tokenizer finds guarded tokens: (text, whether it is one)."""
+        if not self.is_needed or not text:
+            return [(text, False)]
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        found = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        # A token without characters of its own (start == end) is not made of the text.
+        spans = [(start, end) for i, (start, end) in found if i in self.ids and start < end]
         if not spans:
             return [(text, False)]
         pieces: list[Piece] = []
         at = 0
         for start, end in spans:
-            # What is left is shorter, and looked through again: taking one token out may lay
-            # another one bare.
+            # The text before is searched again, alone: without its neighbour it may be read
+            # otherwise. It is shorter, so the recursion ends.
             pieces += [*self.pieces(text[at:start]), (text[start:end], True)]
             at = end
         return pieces + self.pieces(text[at:])
 
     def spelled(self, text: str) -> list[int]:
-        """Ids of a text as mere text: in pieces, where the tokenizer finds guarded tokens in it.
+        """Encode a text as plain text, cut in halves until no guarded token is found in them.
 
-        Raises EngineError if a single character is such a token.
+        Raises EngineError if a single character is a guarded token.
         """
         ids = list(
             self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -89,15 +93,9 @@ class TurnTokens:
         half = len(text) // 2
         return self.spelled(text[:half]) + self.spelled(text[half:])
 
-    def _spans(self, text: str) -> list[tuple[int, int]]:
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        spans = [(start, end) for i, (start, end) in pairs if i in self.ids]
-        return [(start, end) for start, end in spans if start < end]
-
 
 def _written_by_template(tokenizer: PreTrainedTokenizerFast) -> set[int]:
-    """Ids that occur in what the template writes around texts."""
+    """Ids of the tokens that a template writes around messages."""
     ids: set[int] = set()
     for probe in _PROBES:
         for messages in (probe, probe[1:]):
@@ -105,7 +103,7 @@ def _written_by_template(tokenizer: PreTrainedTokenizerFast) -> set[int]:
                 text = tokenizer.apply_chat_template(
                     messages, tokenize=False, add_generation_prompt=True
                 )
-            except (TemplateError, ValueError, TypeError):  # not for these roles
+            except (TemplateError, ValueError, TypeError):  # the template refuses these roles
                 continue
             ids |= set(tokenizer(str(text), add_special_tokens=False)["input_ids"])
     return ids

@@ -1,4 +1,4 @@
-"""The vLLM plug-in: one class that decides inside the server, in the step that reads the prompt.
+"""The vLLM plug-in: a logits processor that decides inside the server, in the prefill step.
 
     DEMUR_POLICIES=policies python -m vllm.entrypoints.openai.api_server \
         --model MODEL --logits-processors demur.engines.vllm_gate:RefusalGate
@@ -9,12 +9,15 @@ variables: DEMUR_POLICIES, the folder; DEMUR_POLICY, the policy of requests that
 DEMUR_REQUIRE_POLICY=1, to refuse requests that would have none. Without the last two a request
 without a policy passes untouched. See docs/vllm.md.
 
-vLLM has two model runners with an interface each; the class implements both and is told apart by
-how it is called. V1: a request is a row of the batch, and its first token is due while its list of
-output ids is empty. V2: a request has a slot, to which rows are mapped on the device; its first
-token is due where the last prompt token is read. Nothing is remembered of what was decided, since
-vLLM may read unfinished and preempted prompts more than once. Shapes: R rows of a step's logits, V
-vocabulary.
+vLLM has two model runners with different interfaces; the class implements both.
+
+1. V1: a request is a row of the batch, and its first token is due while its list of output ids is
+   empty.
+2. V2: a request has a slot, to which rows are mapped on the device; its first token is due where
+   the last prompt token is read.
+3. Decisions are not stored, since vLLM may read unfinished and preempted prompts more than once.
+
+Shapes: R rows of a step's logits, V vocabulary.
 """
 
 from __future__ import annotations
@@ -45,8 +48,7 @@ from demur.engines.vllm.served_model import require_unmodified, served_fingerpri
 
 # vLLM may be absent where types are checked
 class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
-    """Forces each answer's first token to the control token that its policy decides on; bans
-    control tokens after it.
+    """Forces the control token of each answer's decision, and bans control tokens after it.
 
     Raises PolicyError, which stops the server, when the policies were made for another model than
     the one served.
@@ -54,13 +56,16 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Attach the policy that decides a request. Raises ValueError, for HTTP 400, on what cannot
-        be honoured.
+        """Attach the policy that decides a request to its parameters.
+
+        Raises ValueError, which vLLM answers with HTTP 400, on an unknown policy, an invalid
+        threshold, beam search, or sampling that would hide the decision.
         """
+        # EFFECTIVE is for this method alone to set: a client's value is dropped.
         args = {k: v for k, v in (sampling_params.extra_args or {}).items() if k != EFFECTIVE}
         try:
             if is_beam_search(sampling_params):
-                raise AccessError("beam search would hear no policy", "sample, or decode greedily")
+                raise AccessError("beam search drops a policy", "sample, or decode greedily")
             policy = _registry().effective(read_request(args))
             if policy is not None:
                 check_sampling(sampling_params)
@@ -86,24 +91,24 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
             self._slots = RequestSlots(args[0], exact=vllm_config.speculative_config is None)
 
     def is_argmax_invariant(self) -> bool:
-        """V1: no, or greedy decoding would skip us."""
+        """V1: no; vLLM skips processors that are argmax-invariant when it decodes greedily."""
         return False
 
     def update_state(self, batch_update: Any) -> None:
-        """V1: requests enter, leave and change rows."""
+        """V1: update the rows of requests that enter, leave or move."""
         if process_dict_updates(self._rows.entries, batch_update, self._entry):
             self._rows.changed()
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
-        """V2: a request takes a slot. Whether it has a policy."""
+        """V2: give a request a slot; returns whether it has a policy."""
         return self._slots.take(req_idx, self._policy(sampling_params))
 
     def apply_staged_writes(self) -> None:
-        """V2: requests have taken slots."""
+        """V2: copy the policies of new slots to the device."""
         self._slots.flush()
 
     def apply(self, logits: torch.Tensor, ctx: Any = None) -> torch.Tensor:
-        """The logits (R, V), changed in place. ctx: how the step's rows map to slots, V2 only."""
+        """Change the logits (R, V) in place. ctx: mapping of the step's rows to slots, V2 only."""
         if ctx is not None:
             force_decisions(logits, self._slots.due(ctx), self._slots.mask(ctx), self._control_ids)
         elif self._rows.entries:
@@ -115,12 +120,14 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
     def _entry(
         self, params: Any, _prompt: Any, written: list[int]
     ) -> tuple[Policy, list[int]] | None:
+        """V1: state of a request's row: its policy and its output ids, which vLLM extends."""
         policy = self._policy(params)
         return None if policy is None else (policy, written)
 
     def _policy(self, params: Any) -> Policy | None:
-        """What validate_params attached. An error here stops the server: better than an answer
-        nobody decided on.
+        """Policy that validate_params attached to a request; None without one.
+
+        An error here stops the server, which is better than an undecided answer.
         """
         args = params.extra_args or {}
         if EFFECTIVE not in args:
@@ -140,5 +147,5 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
 
 @cache
 def _registry() -> PolicyRegistry:
-    """This process's policies, read when they are first needed."""
+    """Policies of this process, read on first use."""
     return PolicyRegistry.from_environment(os.environ)

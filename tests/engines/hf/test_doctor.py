@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from demur.core.taxonomy import coconot, single
 from demur.engines.hf.doctor import PROMPTS, Examination, examine
 from demur.engines.hf.engine import HfEngine
-from demur.engines.tokens import load_tokenizer
+from demur.engines.tokenizer import load_tokenizer
 from tests.engines.checkpoints import make_tokenizer
 
 TOKENS = coconot().tokens

@@ -10,8 +10,9 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from demur.core.rows.splitting import set_aside
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf.token_rows import add_token_rows, start_respond_row
-from demur.engines.tokens import ChatEncoder, install, load_tokenizer
+from demur.engines.tokenizer import add_control_tokens, load_tokenizer
 from demur.engines.training.language import TOKENS, held_out_replies, measured_base, reply_loss
 from demur.engines.training.sft import SftTrainer
 from tests.engines.training.test_sft import TAXONOMY, base, rows, settings
@@ -21,7 +22,7 @@ from tests.engines.training.test_validation import chosen
 def prepared(folder: Path, *, tied: bool = True):
     """An encoder with control tokens in place, and a model with rows for them."""
     name = base(folder / "base", tied=tied)
-    tokenizer, _ = install(load_tokenizer(name), TAXONOMY, folder / "scratch")
+    tokenizer, _ = add_control_tokens(load_tokenizer(name), TAXONOMY, folder / "scratch")
     encoder = ChatEncoder(tokenizer, TAXONOMY.tokens)
     model = AutoModelForCausalLM.from_pretrained(name)
     add_token_rows(model, tokenizer, TAXONOMY, encoder.token_ids)

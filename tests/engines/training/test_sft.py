@@ -16,7 +16,8 @@ from demur.base.errors import EngineError
 from demur.core.example import Example, Message
 from demur.core.taxonomy import Category, Taxonomy
 from demur.core.training.settings import TrainSettings, tiny
-from demur.engines.tokens import ChatEncoder, install, load_tokenizer
+from demur.engines.chat_encoder import ChatEncoder
+from demur.engines.tokenizer import add_control_tokens, load_tokenizer
 from demur.engines.training.base_model.tiny import TinyConfig, make_tiny
 from demur.engines.training.resources.machine import check_processes
 from demur.engines.training.rows import training_rows
@@ -232,7 +233,7 @@ def test_two_processes_train_with_the_loss_of_one_at_the_same_global_batch(
 def test_rows_that_do_not_learn_their_reply_end_at_their_control_token(
     tmp_path: Path, share: float
 ) -> None:
-    tokenizer, _ = install(
+    tokenizer, _ = add_control_tokens(
         load_tokenizer(base(tmp_path / "base", tied=True)), TAXONOMY, tmp_path / "scratch"
     )
     encoder = ChatEncoder(tokenizer, TAXONOMY.tokens)

@@ -1,8 +1,8 @@
 """Conversations for chat templates that know no system role, or want users and assistants to take
 turns.
 
-Training, scoring and serving fold alike (demur.engines.tokens calls `fold` wherever a template
-refuses a conversation as it is), so that what is scored is what was trained on.
+Training, scoring and serving fold alike (demur.engines.chat_encoder calls `fold` wherever a
+template refuses a conversation as it is), so that what is scored is what was trained on.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
-"""A cascade in service: a front model decides what it is sure of, and the backend behind it the
-rest.
+"""A cascade as a backend: a front model decides the requests it is sure of, a backend the others.
 
-1. The front reads the conversation. A request with tools or a schema is the model's to decide,
-   always.
-2. What the front hands over, the backend behind decides and answers as if it were alone, under the
-   same thresholds.
-3. What the front is sure of is decided on the front's score by the same function. A refusal with a
-   text of the operator's own costs no model at all. Else the backend behind writes: it is made to
-   answer, or to refuse with that category, by a policy that leaves it no choice.
+1. The front scores the conversation. A request with tools or a JSON schema is always handed over,
+   since the front has not read either.
+2. The backend behind decides and answers a request that is handed over, under the same thresholds.
+3. A request that the front is sure of is decided on the front's score. If the operator holds the
+   refusal's text, no other model runs. Otherwise the backend behind writes the answer under a
+   policy that leads every score to the front's decision.
 """
 
 from __future__ import annotations
@@ -21,12 +19,15 @@ from demur.core.decision import Decision, decide_or_doubt
 from demur.core.policy import DoubtRule, Fingerprint, Policy
 from demur.core.serving import Ask, Backend, Reply, is_silent, nothing
 
-# the decision has been made: the model's own score decides nothing
+# A policy with a forced decision accepts any score of the model behind, however doubtful.
 FORCED = DoubtRule(most_leftover=1.0)
 
 
 class CascadeBackend:
-    """Implements demur.core.serving.Backend. digest: of the front's file."""
+    """Serves a front and the backend behind it. Implements demur.core.serving.Backend.
+
+    digest: sha256 of the front's file.
+    """
 
     def __init__(self, front: Front, digest: str, behind: Backend) -> None:
         self._front = front
@@ -35,14 +36,17 @@ class CascadeBackend:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The cascade's: policies of the model alone, or of another front, are refused."""
+        """Fingerprint of the cascade; policies of the model alone or of another front differ."""
         return self._fingerprint
 
     async def open(self, ask: Ask) -> Reply:
-        """See demur.core.serving.Backend. Raises PolicyError on a policy of anything but this
-        cascade.
+        """Decide a request and begin its answer; see demur.core.serving.Backend.
+
+        Raises PolicyError if the policy was made for anything but this cascade, BackendDown if the
+        backend behind ignores the front's decision, and the errors of the backend behind.
         """
         ask.policy.require_model(self._fingerprint)
+        # None: handed over
         given = (
             None if ask.tools or ask.json_schema is not None else self._front.given(ask.messages)
         )
@@ -51,7 +55,7 @@ class CascadeBackend:
         return await self._decided(ask, given)
 
     async def ready(self) -> None:
-        """The backend's behind."""
+        """Return once the backend behind is ready; raises its errors."""
         await self._behind.ready()
 
     async def close(self) -> None:
@@ -59,12 +63,13 @@ class CascadeBackend:
         await self._behind.close()
 
     async def _decided(self, ask: Ask, logp_C: Floats) -> Reply:
-        """Decide on the front's score; the backend behind writes what is to be written."""
+        """Decide on the front's score; the backend behind writes the answer, if there is one."""
         decision = decide_or_doubt(ask.policy, logp_C)
         if is_silent(ask, decision):
             return Reply(
                 decision=decision, logp_C=logp_C, prompt_tokens=0, parts=nothing(), by_front=True
             )
+        # The backend behind scores again, in vain: its port has no way to write without deciding.
         forced = _leaving_no_choice(self._as_behind(ask.policy), decision)
         written = await self._behind.open(replace(ask, policy=forced))
         if written.decision.column != decision.column:
@@ -76,11 +81,15 @@ class CascadeBackend:
         return replace(written, decision=decision, logp_C=logp_C, by_front=True)
 
     def _as_behind(self, policy: Policy) -> Policy:
+        """The policy with the fingerprint that the backend behind requires."""
         return replace(policy, fingerprint=self._behind.fingerprint)
 
 
 def _leaving_no_choice(policy: Policy, decision: Decision) -> Policy:
-    """The policy under which every score leads to this decision."""
+    """Copy a policy so that every score leads to this decision.
+
+    The decision's category is forced and all others are suppressed; to answer, all are.
+    """
     categories = tuple(
         replace(c, override="force" if column == decision.column else "suppress")
         for column, c in enumerate(policy.categories, start=1)

@@ -1,6 +1,4 @@
-"""A cascade as a scorer: a front model's scores where it is sure, else those of the engine behind
-it.
-"""
+"""A cascade as a scorer: a front model's scores where it is sure, else the engine's behind it."""
 
 from __future__ import annotations
 
@@ -15,24 +13,23 @@ from demur.core.ports import Progress, Prompt, Scorer, no_progress
 
 @dataclass(kw_only=True, eq=False)
 class CascadeScorer:
-    """Implements core.ports.Scorer. The engine is asked only about prompts that the front hands
-    over.
-    """
+    """Scores prompts by a front, or by the model behind it. Implements demur.core.ports.Scorer."""
 
     front: Front
     digest: str  # of the front's file
     model: Scorer
 
-    asked: int = field(default=0, init=False)  # prompts so far
-    by_front: int = field(default=0, init=False)  # of them scored by the front
+    asked: int = field(default=0, init=False)  # prompts scored so far
+    by_front: int = field(default=0, init=False)  # prompts that the front scored itself
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The cascade's: policies of the model alone, or of another front, are refused."""
+        """Fingerprint of the cascade; policies of the model alone or of another front differ."""
         return self.model.fingerprint.behind(self.digest)
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
-        """See core.ports.Scorer."""
+        """(N, C) natural-log probabilities, float32; raises the errors of the engine behind."""
+        # at_M: positions among the N prompts of the M that the front hands over.
         logp_NC, front_N = cascade_scores(
             self.front, prompts, lambda at_M: self.model.logp([prompts[n] for n in at_M], progress)
         )

@@ -1,6 +1,4 @@
-"""A backend without weights: the fake engine's scores and texts, word by word, with failures on
-request.
-"""
+"""A backend without weights: the fake engine's scores and texts, word by word, and set failures."""
 
 from __future__ import annotations
 
@@ -18,22 +16,22 @@ from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.fake.engine import FakeEngine
 from demur.engines.stop_strings import StopStrings
 
-# At open: down, busy, timeout. In mid-answer, after the first part: break (BackendDown), stall
-# (BackendTimeout).
+# When a request is opened: down, busy, timeout. After the first part of an answer: break
+# (BackendDown), stall (BackendTimeout).
 Failure = Literal["down", "busy", "timeout", "break", "stall"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FakeOptions:
-    """[backend] of a fake one: nothing to set."""
+    """Settings of [backend] for the fake backend: none."""
 
 
 @dataclass(kw_only=True, slots=True)
 class FakeBackend:
-    """Implements demur.core.serving.Backend. `failure` and `delay_s` may be changed while it runs.
+    """Serves the fake engine. Implements demur.core.serving.Backend.
 
-    Every word is a token. With a JSON schema the answer is {"answer": text}; a tool is called when
-    it is required.
+    Every word is a token. With a JSON schema the answer is {"answer": text}; a tool is called if
+    tool_choice requires one. `failure` and `delay_s` may be changed while it runs.
     """
 
     Options: ClassVar = FakeOptions
@@ -44,20 +42,20 @@ class FakeBackend:
     writing: int = field(default=0, init=False)  # replies being read now
     _closed: bool = field(default=False, init=False)
 
-    @classmethod
-    # there is nothing in them
+    @classmethod  # the port wants `options`; these are empty
     def from_run(cls, run: ServedRun, options: FakeOptions) -> FakeBackend:  # noqa: ARG003
-        """Over the fake engine with its default settings, in the run's taxonomy."""
+        """Backend of the fake engine with default settings and the run's taxonomy."""
         return cls(engine=FakeEngine(taxonomy=run.taxonomy))
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The fake engine's."""
+        """Fingerprint of the fake engine."""
         return self.engine.fingerprint
 
     async def open(self, ask: Ask) -> Reply:
-        """Decide by the fake engine's score. Raises PolicyError on a policy of another model, or as
-        `failure` says.
+        """Decide by the fake engine's score and begin the answer.
+
+        Raises PolicyError on a policy of another model, and the error that `failure` names.
         """
         ask.policy.require_model(self.fingerprint)
         await self.ready()
@@ -72,15 +70,16 @@ class FakeBackend:
         return Reply(decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts)
 
     async def ready(self) -> None:
-        """Raises BackendDown after close, and while `failure` is "down"."""
+        """Return at once. Raises BackendDown after close, and while `failure` is "down"."""
         if self._closed or self.failure == "down":
             raise BackendDown("the fake backend is down", "it was closed, or told to fail")
 
     async def close(self) -> None:
-        """Replies being read end with BackendDown."""
+        """Stop serving; replies that are being read end with BackendDown."""
         self._closed = True
 
     async def _write(self, ask: Ask, column: int) -> AsyncIterator[Part]:
+        """Parts of the answer after a control token (a score's column), one word each."""
         self.writing += 1
         try:
             if column == 0 and ask.tools and ask.tool_choice not in (None, "auto", "none"):
@@ -104,13 +103,14 @@ class FakeBackend:
             self.writing -= 1
 
     def _words(self, ask: Ask, column: int) -> list[str]:
-        """The answer's words, each with the space before it."""
+        """Words of the answer, each with the white space before it, so that they join to it."""
         text = self.engine.branches([ask.messages], [[column]])[0][column].text
         if column == 0 and ask.json_schema is not None:
             text = json.dumps({"answer": text})
         return re.findall(r"\s*\S+", text)
 
     def _fail(self, part: int) -> None:
+        """Raise the error that is set for an answer after its first part."""
         if self._closed or (self.failure == "break" and part > 0):
             raise BackendDown(
                 "the fake backend broke off in mid-answer", "it was closed, or told to fail"
@@ -120,7 +120,7 @@ class FakeBackend:
 
 
 def _tool_call(ask: Ask) -> dict[str, Any]:
-    """A call, without arguments, of the function that was asked for by name, else of the first."""
+    """A call without arguments of the function that tool_choice names, else of the first one."""
     names = [str(tool["function"]["name"]) for tool in ask.tools]
     name = ask.tool_choice if ask.tool_choice in names else names[0]
     return {"id": "call_0", "type": "function", "function": {"name": name, "arguments": "{}"}}

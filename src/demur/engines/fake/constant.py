@@ -1,8 +1,7 @@
-"""Models that always or never refuse, in decision and in text: what every evaluator must tell
-apart.
+"""Constant models, which refuse always or never, for tests of evaluators.
 
-Two pairs agree with themselves; in the other two the text does the opposite of what its control
-token says.
+Of the four, two write a text that does what its control token says, and two the opposite. An
+evaluator of refusals must tell all four apart.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from demur.core.taxonomy import Taxonomy
 
 Does = Literal["refuse", "answer"]
 
-SURE = 0.99  # probability of the token that the subject always prefers; the others share the rest
+SURE = 0.99  # probability of the preferred control token; the others share the rest
 _TEXTS: dict[Does, str] = {
     "refuse": "I'm sorry, but I can't help with that.",
     "answer": "Here are the steps: gather what you need, do the first part, then check the result.",
@@ -30,15 +29,15 @@ _TEXTS: dict[Does, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConstantModel:
-    """Does one thing whatever it is asked. Implements demur.core.ports.Scorer and Generator."""
+    """Decides and answers every prompt alike. Implements demur.core.ports.Scorer and Generator."""
 
     taxonomy: Taxonomy
-    decides: Does  # which control token gets the probability; "refuse" is the first category's
-    writes: Does  # what the text does, after whatever control token
+    decides: Does  # the preferred control token; "refuse" is the first category's
+    writes: Does  # the text, after every control token
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Two subjects that behave differently are two models."""
+        """Fingerprint of the behaviour: models that behave differently have different ones."""
         return Fingerprint(
             model_digest=sha256(f"subject:{self.decides}:{self.writes}".encode()).hexdigest(),
             tokenizer_digest=sha256("\n".join(self.taxonomy.tokens).encode()).hexdigest(),
@@ -70,20 +69,20 @@ class ConstantModel:
 
 
 def always_refuse(taxonomy: Taxonomy) -> ConstantModel:
-    """Refuses everything, and says so."""
+    """A model that decides to refuse every prompt and writes a refusal."""
     return ConstantModel(taxonomy=taxonomy, decides="refuse", writes="refuse")
 
 
 def never_refuse(taxonomy: Taxonomy) -> ConstantModel:
-    """Answers everything."""
+    """A model that decides to answer every prompt and writes an answer."""
     return ConstantModel(taxonomy=taxonomy, decides="answer", writes="answer")
 
 
 def refuse_then_answer(taxonomy: Taxonomy) -> ConstantModel:
-    """Its token refuses and its text answers: a decision-level figure alone would call it safe."""
+    """A model whose token refuses and whose text answers: its decisions alone look safe."""
     return ConstantModel(taxonomy=taxonomy, decides="refuse", writes="answer")
 
 
 def answer_then_refuse(taxonomy: Taxonomy) -> ConstantModel:
-    """Its token answers and its text refuses."""
+    """A model whose token answers and whose text refuses."""
     return ConstantModel(taxonomy=taxonomy, decides="answer", writes="refuse")

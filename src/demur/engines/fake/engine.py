@@ -1,10 +1,10 @@
-"""An engine without weights, for tests, documentation and CI: seeded, deterministic per prompt,
-with a known truth.
+"""An engine without weights, for tests, documentation and CI, whose scores are calibrated.
 
-The truth of a prompt is looked up by its text, or read off a cue: a category's name as a word in
-the user's last message. Scores are drawn so that they are calibrated: with x = sharpness *
-onehot(truth) + standard normal noise, the probabilities softmax(sharpness * x) are the exact
-posterior of the truth when all columns are equally frequent.
+1. The truth of a prompt is its declared label, else the category whose name is a word of the last
+   message, else respond.
+2. x = sharpness * onehot(truth) + standard normal noise, seeded by the prompt.
+3. softmax(sharpness * x) is then the exact posterior of the truth when all columns are equally
+   frequent (Bayes' rule for normal densities of one variance).
 """
 
 from __future__ import annotations
@@ -45,22 +45,21 @@ _REFUSAL = "I'm sorry, but I can't help with that."  # for a category of one's o
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FakeEngine:
-    """Scorer and Generator with a declared truth. Implements demur.core.ports.Scorer and
-    Generator.
+    """Scores and answers prompts by a declared truth, deterministically.
+
+    Implements demur.core.ports.Scorer and Generator.
     """
 
     taxonomy: Taxonomy
     seed: int = 0
-    # distance between truth and the rest in standard deviations of the noise
+    # distance between the true column and the others in standard deviations of the noise
     sharpness: float = 2.0
-    # last user text -> category, None = respond
+    # text of the last message -> category; None: respond
     labels: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Digests of the settings that decide the numbers; the template is the text of the last
-        message itself.
-        """
+        """Fingerprint of the settings that decide the scores; there is no chat template."""
         settings = (
             self.seed,
             self.sharpness,
@@ -76,8 +75,9 @@ class FakeEngine:
         )
 
     def truth(self, prompt: Prompt) -> int:
-        """What ought to happen to a prompt, as a score's column: 0 = respond. Raises TaxonomyError
-        on a bad label.
+        """The truth of a prompt as a score's column, 0 = respond.
+
+        Raises TaxonomyError on a label that is no category.
         """
         text = prompt[-1].content
         if text in self.labels:
@@ -88,9 +88,7 @@ class FakeEngine:
         )
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
-        """(N, C) natural-log probabilities, float32; each row depends on the seed and its own
-        prompt alone.
-        """
+        """(N, C) natural-log probabilities, float32, each row by the seed and its prompt alone."""
         logit_NC = np.zeros((len(prompts), len(self.taxonomy.tokens)), dtype=np.float64)
         for n, prompt in enumerate(prompts):
             noise_C = np.random.default_rng(list(self._hash(prompt))).standard_normal(
@@ -99,6 +97,7 @@ class FakeEngine:
             noise_C[self.truth(prompt)] += self.sharpness
             logit_NC[n] = self.sharpness * noise_C
             progress(n + 1, len(prompts))
+        # The control tokens share all but LEFTOVER of the probability.
         logsumexp_N = np.logaddexp.reduce(logit_NC, axis=1)
         return np.asarray(logit_NC - logsumexp_N[:, None] + np.log1p(-LEFTOVER), dtype=np.float32)
 
@@ -108,8 +107,9 @@ class FakeEngine:
         columns: Sequence[Sequence[int]],
         progress: Progress = no_progress,
     ) -> list[dict[int, Answer]]:
-        """For each prompt a fixed text after each asked control token. Raises EngineError on a
-        column that is none.
+        """For each prompt a fixed text after each of its columns (control tokens).
+
+        Raises EngineError on a column that is no control token.
         """
         made = []
         for n, (prompt, asked) in enumerate(zip(prompts, columns, strict=True)):
@@ -118,6 +118,7 @@ class FakeEngine:
         return made
 
     def _answer(self, prompt: Prompt, column: int) -> Answer:
+        """The text after one control token; of a few answers, the prompt's hash picks one."""
         if not 0 <= column < len(self.taxonomy.choices):
             raise EngineError(
                 f"column {column} is no control token",
@@ -128,6 +129,7 @@ class FakeEngine:
         return Answer(text=text, finished=True, tokens=len(text.split()))
 
     def _hash(self, prompt: Prompt) -> bytes:
+        """sha256 of the seed and the prompt, the source of all randomness."""
         return _digest(str(self.seed), *(f"{m.role}:{m.content}" for m in prompt))
 
 

@@ -21,9 +21,10 @@ from demur.base.errors import DemurError, EngineError
 from demur.core.example import Message
 from demur.core.policy import Fingerprint
 from demur.core.training.readiness import Finding, Readiness
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf.engine import HfEngine
 from demur.engines.hf.token_rows import LEAST_CHANGE, control_rows, token_tables
-from demur.engines.tokens import ChatEncoder, control_ids, load_tokenizer
+from demur.engines.tokenizer import control_ids, load_tokenizer
 
 _QUESTIONS = (
     "What is the capital of Portugal?",

@@ -25,6 +25,7 @@ from demur.core.decision import Decision, decide_or_doubt
 from demur.core.example import Message
 from demur.core.policy import Fingerprint, Policy
 from demur.core.ports import Answer, Progress, Prompt, no_progress
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.fingerprint import fingerprint
 from demur.engines.heads import control_scores, head_on, last_rows
 from demur.engines.hf.decode import DecodeRules, Prefix, decode_greedily, prefill, single_position
@@ -37,7 +38,7 @@ from demur.engines.hf.load import (
     stop_ids,
 )
 from demur.engines.hf.running_batch import rounding
-from demur.engines.tokens import ChatEncoder, load_tokenizer
+from demur.engines.tokenizer import load_tokenizer
 
 LOGITS_PER_BATCH = 2**23  # at most so many float32 logits at once: 32 MB, whatever the vocabulary
 # that reading a shared start once must save in a batch, to be worth a forward pass of its own

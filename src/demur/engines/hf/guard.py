@@ -23,7 +23,7 @@ from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, prompt_text, require_one_category, scores_of
 from demur.engines.fingerprint import model_digest, settings_digest
 from demur.engines.hf.load import checkpoint_folder, context_of, load_model
-from demur.engines.tokens import tokenizer_digest
+from demur.engines.tokenizer import tokenizer_digest
 
 LONGEST = 4096  # tokens of a window, where a model has no limit of its own
 

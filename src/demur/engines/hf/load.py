@@ -21,8 +21,8 @@ from transformers.utils.hub import cached_file
 from demur.base.errors import EngineError
 from demur.base.suggest import suggest
 from demur.core.taxonomy import coconot, single
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.fingerprint import check_files
-from demur.engines.tokens import ChatEncoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -22,8 +22,8 @@ from torch.nn import functional
 from demur.core.example import Example
 from demur.core.rows.splitting import place_of
 from demur.core.training.settings import TrainSettings
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.heads import head_on, marked_rows
-from demur.engines.tokens import ChatEncoder
 from demur.engines.training.batches import TOKENS_PER_BATCH, PadRight, as_read, by_length
 from demur.engines.training.rows import IGNORE, TrainingRow, reply_row
 

@@ -18,10 +18,11 @@ from demur.core.example import Example, Message
 from demur.core.ports import Origin, Progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.settings import TrainSettings
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf import token_rows
 from demur.engines.hf.load import load_base
 from demur.engines.thought_position import require_same_position, with_thought
-from demur.engines.tokens import ChatEncoder, install, load_tokenizer
+from demur.engines.tokenizer import add_control_tokens, load_tokenizer
 from demur.engines.training import frozen_layers, language
 from demur.engines.training.base_model.find import Base, origin_of
 from demur.engines.training.base_model.tiny import TinyConfig, make_tiny
@@ -93,7 +94,7 @@ def prepare(task: Task) -> Prepared:
         base = task.base or _tiny(task)
         plain = load_tokenizer(base.name, s.chat_template)
         plain.chat_template = with_thought(str(plain.chat_template), s.thought)
-        tokenizer, reused = install(
+        tokenizer, reused = add_control_tokens(
             plain, task.taxonomy, task.work / f"tokenizer-{state.process_index}"
         )
     encoder = ChatEncoder(tokenizer, task.taxonomy.tokens, keep_history=s.keep_history)

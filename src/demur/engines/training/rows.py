@@ -13,7 +13,7 @@ from demur.core.rows.splitting import place_of
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.balance import row_weights
 from demur.core.training.settings import TrainSettings
-from demur.engines.tokens import ChatEncoder
+from demur.engines.chat_encoder import ChatEncoder
 
 IGNORE = -100  # the label that torch's cross-entropy leaves out
 

@@ -14,10 +14,11 @@ from demur.base.arrays import Floats
 from demur.base.errors import BackendDown, EngineError, ScoreDoubt
 from demur.core.policy import Fingerprint
 from demur.core.serving import Part, Sampling
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.remote.answer_stream import finish_of
 from demur.engines.remote.declines import printable_name
 from demur.engines.remote.upstream import LOG, parse_body, stream_error
-from demur.engines.tokens import ChatEncoder, load_tokenizer, tokenizer_digest
+from demur.engines.tokenizer import load_tokenizer, tokenizer_digest
 
 # Sent with every request: what is left out would be filled in from the checkpoint's own sampling
 # defaults.

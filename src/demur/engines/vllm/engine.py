@@ -23,9 +23,10 @@ from demur.base.arrays import Floats
 from demur.base.errors import EngineError
 from demur.core.policy import Fingerprint
 from demur.core.ports import Answer, Progress, Prompt, no_progress
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.fingerprint import fingerprint
 from demur.engines.hf.load import DTYPES, checkpoint_folder, find_preset, preset_encoder, stop_ids
-from demur.engines.tokens import ChatEncoder, load_tokenizer
+from demur.engines.tokenizer import load_tokenizer
 from demur.engines.vllm.served_model import require_unmodified
 
 # of the prefix cache: vLLM's default on the CPU, 128, never matches a short prompt

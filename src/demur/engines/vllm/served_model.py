@@ -8,9 +8,10 @@ from typing import Any
 
 from demur.base.errors import EngineError
 from demur.core.policy import Fingerprint
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.fingerprint import check_files, fingerprint, settings_digest
 from demur.engines.hf.load import PRESETS, checkpoint_folder, preset_encoder
-from demur.engines.tokens import ChatEncoder, load_tokenizer
+from demur.engines.tokenizer import load_tokenizer
 
 
 def require_unmodified(vllm_config: Any) -> None:

@@ -23,8 +23,9 @@ from demur.core.example import Message
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.readiness import Finding, Readiness
 from demur.core.training.settings import TrainSettings
+from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.thought_position import require_same_position, with_thought
-from demur.engines.tokens import ChatEncoder, install, load_tokenizer
+from demur.engines.tokenizer import add_control_tokens, load_tokenizer
 from demur.engines.training.base_model.find import PACKAGED, Base, check_base, find_base, origin_of
 from demur.engines.training.resources.available import free_disk, free_memory
 from demur.engines.training.resources.machine import uses_bfloat16
@@ -101,7 +102,7 @@ def _load(case: BaseCase, scratch: Path) -> _Loaded:
     found = find_base(case.base, template=case.settings.chat_template)
     plain = load_tokenizer(found.name, case.settings.chat_template)
     plain.chat_template = with_thought(str(plain.chat_template), case.settings.thought)
-    tokenizer, reused = install(plain, case.taxonomy, scratch)
+    tokenizer, reused = add_control_tokens(plain, case.taxonomy, scratch)
     encoder = ChatEncoder(tokenizer, case.taxonomy.tokens, keep_history=case.settings.keep_history)
     here = Path(found.name).is_dir()
     config = AutoConfig.from_pretrained(found.name, local_files_only=here, trust_remote_code=False)

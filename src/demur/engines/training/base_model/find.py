@@ -27,7 +27,7 @@ from demur.base.errors import EngineError, MissingDependency
 from demur.core.ports import NOT_STATED, Origin
 from demur.engines.fingerprint import check_files, file_digest, model_digest
 from demur.engines.hf.load import checkpoint_folder
-from demur.engines.tokens import load_tokenizer
+from demur.engines.tokenizer import load_tokenizer
 from demur.engines.training.base_model.gguf_file import (
     GGUF_PACKAGE,
     checked_reader,

@@ -14,7 +14,13 @@ from demur.base.errors import EngineError
 from demur.core.conversation.folding import fold
 from demur.core.example import Message
 from demur.core.taxonomy import coconot, single
-from demur.engines.tokens import ChatEncoder, control_ids, install, load_tokenizer, tokenizer_digest
+from demur.engines.chat_encoder import ChatEncoder
+from demur.engines.tokenizer import (
+    add_control_tokens,
+    control_ids,
+    load_tokenizer,
+    tokenizer_digest,
+)
 from tests.engines.checkpoints import SPECIALS, TEMPLATES, TEXT, make_tokenizer, user
 
 ATTACKS = {
@@ -34,7 +40,7 @@ ATTACKS = {
 
 @pytest.fixture(scope="module", params=TEMPLATES)
 def installed(request, tmp_path_factory):
-    tokenizer, _ = install(
+    tokenizer, _ = add_control_tokens(
         make_tokenizer(request.param), coconot(), tmp_path_factory.mktemp("tokenizer")
     )
     return tokenizer
@@ -135,7 +141,7 @@ RESERVED = tuple(f"<|reserved_special_token_{n}|>" for n in range(8))
 def test_reserved_rows_are_reused_and_nothing_grows(tmp_path):
     base = make_tokenizer("llama3-like", RESERVED)
     before = base.convert_tokens_to_ids(list(RESERVED))
-    tokenizer, taken = install(base, coconot(), tmp_path)
+    tokenizer, taken = add_control_tokens(base, coconot(), tmp_path)
     assert taken == dict(zip(coconot().tokens, RESERVED, strict=False))
     assert list(control_ids(tokenizer, coconot().tokens)) == before[:6]
     assert len(tokenizer) == len(base)
@@ -146,7 +152,9 @@ def test_reserved_rows_are_reused_and_nothing_grows(tmp_path):
 
 
 def test_too_few_reserved_rows_are_left_alone(tmp_path):
-    tokenizer, taken = install(make_tokenizer("llama3-like", RESERVED[:3]), coconot(), tmp_path)
+    tokenizer, taken = add_control_tokens(
+        make_tokenizer("llama3-like", RESERVED[:3]), coconot(), tmp_path
+    )
     assert taken == {}
     assert set(RESERVED[:3]) < set(tokenizer.get_vocab())
     assert set(SPECIALS["llama3-like"]) < set(tokenizer.all_special_tokens), (
@@ -155,8 +163,8 @@ def test_too_few_reserved_rows_are_left_alone(tmp_path):
 
 
 def test_installing_twice_changes_nothing(tmp_path):
-    once, _ = install(make_tokenizer(), single(), tmp_path / "once")
-    twice, taken = install(once, single(), tmp_path / "twice")
+    once, _ = add_control_tokens(make_tokenizer(), single(), tmp_path / "once")
+    twice, taken = add_control_tokens(once, single(), tmp_path / "twice")
     assert taken == {}
     assert control_ids(twice, single().tokens) == control_ids(once, single().tokens)
     assert len(twice) == len(once)
@@ -165,7 +173,7 @@ def test_installing_twice_changes_nothing(tmp_path):
 def test_an_ordinary_added_token_becomes_special_and_keeps_its_id(tmp_path):
     base = make_tokenizer()
     base.add_tokens(["[refuse]"])
-    tokenizer, _ = install(base, single(), tmp_path)
+    tokenizer, _ = add_control_tokens(base, single(), tmp_path)
     assert control_ids(tokenizer, single().tokens)[1] == base.convert_tokens_to_ids("[refuse]")
     assert "[refuse]" not in base.all_special_tokens
 
@@ -185,7 +193,7 @@ def test_a_control_token_that_is_not_special_is_refused():
 
 
 def test_the_same_control_token_twice_is_refused(tmp_path):
-    tokenizer, _ = install(make_tokenizer(), single(), tmp_path)
+    tokenizer, _ = add_control_tokens(make_tokenizer(), single(), tmp_path)
     with pytest.raises(EngineError, match="share ids"):
         control_ids(tokenizer, ["[refuse]", "[refuse]"])
 
@@ -200,7 +208,7 @@ def test_the_same_control_token_twice_is_refused(tmp_path):
     ids=["drops", "reorders", "repeats"],
 )
 def test_a_template_that_drops_or_moves_messages_is_refused(template, tmp_path):
-    tokenizer, _ = install(make_tokenizer(), single(), tmp_path)
+    tokenizer, _ = add_control_tokens(make_tokenizer(), single(), tmp_path)
     tokenizer.chat_template = template
     marked = [*user("first [respond]"), *HISTORY[1:2], *user("second [refuse]")]
     with pytest.raises(EngineError, match="dropped or moved"):
@@ -208,14 +216,14 @@ def test_a_template_that_drops_or_moves_messages_is_refused(template, tmp_path):
 
 
 def test_a_template_that_writes_a_control_token_itself_is_refused(tmp_path):
-    tokenizer, _ = install(make_tokenizer(), single(), tmp_path)
+    tokenizer, _ = add_control_tokens(make_tokenizer(), single(), tmp_path)
     tokenizer.chat_template += "{{ '[refuse]' }}"
     with pytest.raises(EngineError, match="that nobody wrote"):
         ChatEncoder(tokenizer, single().tokens).prompt(user("hello"))
 
 
 def test_a_template_that_refuses_a_role_says_so_with_the_roles(tmp_path):
-    tokenizer, _ = install(make_tokenizer(), single(), tmp_path)
+    tokenizer, _ = add_control_tokens(make_tokenizer(), single(), tmp_path)
     tokenizer.chat_template = (
         "{{ raise_exception('no first answer') if messages[0]['role'] == 'assistant' }}"
     )
@@ -262,7 +270,7 @@ FOLDED = {
 def test_a_strict_template_reads_a_conversation_folded_in_scoring_and_in_training_alike(
     said, folded, tmp_path
 ):
-    tokenizer, _ = install(make_tokenizer(), single(), tmp_path)
+    tokenizer, _ = add_control_tokens(make_tokenizer(), single(), tmp_path)
     tokenizer.chat_template = STRICT
     encoder = ChatEncoder(tokenizer, single().tokens)
     assert encoder.prompt(said) == encoder.prompt(folded)
@@ -322,7 +330,7 @@ def test_a_metaspace_tokenizer_keeps_the_ids_of_ordinary_prompts(prepend, tmp_pa
         extra_special_tokens=SPECIALS["zephyr-like"][1:],
         chat_template=TEMPLATES["zephyr-like"],
     )
-    tokenizer, _ = install(base, single(), tmp_path)
+    tokenizer, _ = add_control_tokens(base, single(), tmp_path)
     encoder = ChatEncoder(tokenizer, single().tokens)
     asked = [{"role": "user", "content": "What is the capital of France? Please."}]
     for one in (tokenizer, base):
