@@ -1,3 +1,3 @@
-"""Self-contained pages: what a report and a study are drawn with. Knows nothing of refusals, runs
-or policies.
+"""Self-contained HTML and Markdown pages, made from records of tables, figures and cards. Nothing
+here depends on runs or policies.
 """

@@ -1,5 +1,5 @@
-"""What all plots share. Specs are plain plotly.js dictionaries; colours name CSS variables, for
-dark mode and print.
+"""Axes, curves and layouts that all plots share. Specs are plain plotly.js dictionaries; colours
+name CSS variables, for dark mode and print (plots.js puts their values in).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_POINTS = 400  # of one curve: more cannot be seen
 
 
 def rate_plot(data: list[Spec], x: str, y: str) -> Spec:
-    """A plot of rates from 0 to 1 on both axes, with their titles."""
+    """Plot rates from 0 to 1 on both axes. x, y: the titles of the axes."""
     axis = {
         "automargin": True,
         "tickformat": ".0%",
@@ -48,8 +48,8 @@ def rate_plot(data: list[Spec], x: str, y: str) -> Spec:
 
 
 def small_plot(data: list[Spec], x_axis: Spec, y_axis: Spec) -> Spec:
-    """One of several plots side by side, without a legend. x_axis, y_axis: what differs from a
-    plain axis.
+    """Plot one of several panels side by side, without a legend. x_axis, y_axis: settings that
+    differ from a plain axis.
     """
     layout = {
         "height": 230,
@@ -63,11 +63,12 @@ def small_plot(data: list[Spec], x_axis: Spec, y_axis: Spec) -> Spec:
 
 
 def line(x: Sequence[float], y: Sequence[float], name: str = "") -> Spec:
-    """A curve; thinned, and to five digits, because the page carries every number.
+    """Plot a curve, thinned to MOST_POINTS and five digits, because the page carries every number.
 
     name: as in the legend; without one the curve is not listed there. Keys may be overridden with
     `|`.
     """
+    # Every step-th point, and always the last: a thinned curve must still reach its end.
     step = max(1, math.ceil(len(x) / MOST_POINTS))
     at = sorted({*range(0, len(x), step), *([len(x) - 1] if len(x) else [])})
     values = {"x": [_short(x[n]) for n in at], "y": [_short(y[n]) for n in at]}
@@ -76,7 +77,7 @@ def line(x: Sequence[float], y: Sequence[float], name: str = "") -> Spec:
 
 
 def diagonal() -> Spec:
-    """Chance, or perfect calibration."""
+    """Plot the dotted diagonal: chance on an ROC plot, perfect calibration on a reliability one."""
     return line([0.0, 1.0], [0.0, 1.0]) | {
         "line": {"color": SOFT, "width": 1, "dash": "dot"},
         "hoverinfo": "skip",
@@ -87,24 +88,25 @@ def diagonal() -> Spec:
 class BinMark:
     """One bin of a reliability diagram."""
 
-    low: float  # probabilities in it
-    high: float
-    mean: float
-    rate: RateWithInterval  # what was observed
+    low: float  # the bin's smallest probability
+    high: float  # the largest
+    mean: float  # mean probability of its rows
+    rate: RateWithInterval  # the observed rate among its rows
 
 
 def reliability(
     seen: Mapping[str, Sequence[BinMark]], says: str, happens: str
 ) -> tuple[tuple[Panel, ...], tuple[tuple[Cell, ...], ...]]:
-    """Diagrams by name, and the rows of their table: probability, rows in the bin, mean
-    probability, what was observed.
+    """Plot reliability diagrams by name, and make the rows of their table: range of probabilities,
+    rows in the bin, mean probability, observed rate.
 
-    says, happens: the axes' titles. The table names diagrams where there are several.
+    says, happens: the axes' titles. The table has a heading per diagram where there are several.
     """
     panels: list[Panel] = []
     rows: list[tuple[Cell, ...]] = []
     for name, marks in seen.items():
         panels.append(Panel(label=name, spec=rate_plot([diagonal(), _marks(marks)], says, happens)))
+        # A row of one cell is a heading.
         rows += [(name,)] if len(seen) > 1 else []
         rows += [
             (f"{m.low:.3f} to {m.high:.3f}", str(m.rate.of), f"{m.mean:.1%}", m.rate) for m in marks
@@ -113,8 +115,9 @@ def reliability(
 
 
 def _marks(marks: Sequence[BinMark]) -> Spec:
-    """What was observed over the mean probability, each with its interval."""
+    """Plot the observed rate over the mean probability, each with its interval."""
     rates = [m.rate for m in marks]
+    # Plotly draws error bars by their lengths up and down from the mark, not by their ends.
     value = [r.value or 0.0 for r in rates]
     bars: Spec = {
         "type": "data",
@@ -136,14 +139,15 @@ def _marks(marks: Sequence[BinMark]) -> Spec:
 
 def axis_log_odds(probability: float) -> float:
     """Log-odds of a probability or threshold in [0, inf], cut off where the axis ends."""
+    # 0 and everything from 1 on (thresholds may be "never": inf) have no finite log-odds.
     if probability <= 0.0 or probability >= 1.0:
         return math.copysign(WIDEST_ODDS, probability - 0.5)
     return float(np.clip(log_odds(np.array(math.log(probability))), -WIDEST_ODDS, WIDEST_ODDS))
 
 
 def log_odds_axis(title: str) -> Spec:
-    """An axis of probabilities, spread out near 0 and 1 where scores pile up. Values are log-odds:
-    see odds.
+    """An axis of probabilities, spread out near 0 and 1 where scores pile up. Values are those of
+    axis_log_odds.
     """
     ticks = (0.001, 0.03, 0.5, 0.97, 0.999)
     return {
@@ -156,12 +160,12 @@ def log_odds_axis(title: str) -> Spec:
 
 
 def probit(rate: float) -> float:
-    """The normal deviate of a rate."""
+    """The normal deviate of a rate, cut off where the axis ends: 0 and 1 have none."""
     return NormalDist().inv_cdf(min(max(rate, LEAST_RATE), MOST_RATE))
 
 
 def probit_axis(title: str) -> Spec:
-    """An axis of rates, spread out near 0. Values are normal deviates: see probit."""
+    """An axis of rates, spread out near 0. Values are those of probit."""
     ticks = (0.002, 0.01, 0.05, 0.2, 0.5, 0.8)
     return {
         "title": {"text": title},

@@ -8,7 +8,7 @@
 
   function element(tag, text, className) {
     const made = document.createElement(tag);
-    if (text !== undefined) made.textContent = text; // prompts are a stranger's: never parsed as markup
+    if (text !== undefined) made.textContent = text; // prompts are untrusted: never parsed as markup
     if (className) made.className = className;
     return made;
   }

@@ -1,9 +1,12 @@
 """A page -> HTML and Markdown.
 
-Prompts, answers, names and goals are a stranger's: Jinja escapes them in HTML, escape_markdown in
-Markdown, and plots get them as JSON in which no tag can end. Should one slip through all the same,
-the page's content security policy names the hashes of the scripts that may run, and lets nothing be
-fetched.
+Prompts, answers, names and goals are untrusted text:
+
+1. In HTML, Jinja escapes them.
+2. In Markdown, escape_markdown does.
+3. Plots get them as JSON in which no tag can end (_json_in_html).
+4. Should one slip through all the same, the page's content security policy names the hashes of the
+   scripts that may run, and forbids every download.
 """
 
 from __future__ import annotations
@@ -21,19 +24,22 @@ from plotly.offline import get_plotlyjs
 
 from demur.pages.parts import Cell, Page, Panel, Spec
 
+# Every character that starts markup in GitHub's Markdown, also inside a table cell.
 _MARKUP = re.compile(r"([\\`*_\[\]<>#|&~])")
 
 
 def render_html(page: Page) -> str:
-    """One self-contained file: style, plotly.js (once), plots and our script are in it."""
+    """Render a page as one self-contained HTML file with style, plotly.js (once), plots and our
+    scripts.
+    """
     specs: list[Spec] = []
 
+    # The template calls this for each panel, in order: the plot's place in `plots_json`.
     def plot_number(panel: Panel) -> int:
         specs.append(panel.spec)
         return len(specs) - 1
 
     environment = _environment(autoescape=True)
-    # The numbers are given out while the body is rendered, so the specs are filled in afterwards.
     scripts = {"plotly_js": _script(get_plotlyjs())}
     scripts |= {f"{name}_js": _script(_file(f"{name}.js")) for name in ("plots", "explorer")}
     return environment.get_template("page.html.jinja").render(
@@ -41,6 +47,7 @@ def render_html(page: Page) -> str:
         style=Markup(_file("style.css")),
         script_hashes=Markup(" ".join(map(_hash, scripts.values()))),
         plot_number=plot_number,
+        # Called at the end of the body: only then has plot_number seen every panel.
         plots_json=lambda: Markup(_json_in_html(specs)),
         explorer_json=lambda part: Markup(_json_in_html(asdict(part))),
         **scripts,
@@ -48,7 +55,7 @@ def render_html(page: Page) -> str:
 
 
 def render_markdown(page: Page) -> str:
-    """The same as text (GitHub's Markdown), figures as tables of their numbers.
+    """Render a page as GitHub's Markdown, each figure as the table of its numbers.
 
     For terminals, diffs and readers of braille; every chapter, table and card of the page is there.
     """
@@ -56,19 +63,19 @@ def render_markdown(page: Page) -> str:
     environment.filters["md"] = escape_markdown
     environment.filters["words"] = cell_text
     text = environment.get_template("page.md.jinja").render(page=page)
+    # Parts that are absent leave blank lines behind.
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def escape_markdown(text: str) -> str:
-    """One line of Markdown that shows exactly this text, white space runs to one space.
-
-    Fit for table cells: pipes are escaped, line ends gone.
+    """Escape text as one line of Markdown, for a table cell too: runs of white space, line ends
+    among them, become one space.
     """
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
 def cell_text(cell: Cell) -> str:
-    """A cell as text."""
+    """The text of a table cell: a rate with its interval in words."""
     return cell if isinstance(cell, str) else cell.words
 
 
@@ -88,11 +95,12 @@ def _file(name: str) -> str:
 
 
 def _script(text: str) -> Markup:
-    """Code as a browser will read it: the hash is taken after line ends are made one kind."""
+    """A script with the line ends that a browser will hash: the HTML parser turns CR LF into LF."""
     return Markup(text.replace("\r\n", "\n"))
 
 
 def _hash(script: str) -> str:
+    """The source expression of a script in a content security policy (CSP level 2)."""
     return (
         "'sha256-"
         + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode()
@@ -101,5 +109,7 @@ def _hash(script: str) -> str:
 
 
 def _json_in_html(value: object) -> str:
-    """JSON that no HTML parser can leave early."""
+    """JSON for a script element, without "<": no "</script>" or "<!--" in it can end the
+    element.
+    """
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""What a page is made of. Records only; page.py turns them into HTML and Markdown."""
+"""Records of a page's tables, figures and cards; page.py renders them as HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Spec = dict[str, Any]
 
 
 class WithInterval(Protocol):
-    """A rate or another figure with its 95 % interval; None where it is not defined. A rate has
-    hits and of as well.
+    """A figure with its 95 % interval; None where it is not defined. What templates read of a rate:
+    they find `hits` and `of` on one, too.
     """
 
     @property
@@ -31,22 +31,22 @@ class WithInterval(Protocol):
 
     @property
     def words(self) -> str:
-        """All of it, for text."""
+        """The figure and its interval as text."""
         ...
 
 
 class RateWithInterval(WithInterval, Protocol):
-    """A rate that knows its rows."""
+    """A rate with the number of its rows."""
 
     @property
     def of(self) -> int:
-        """How many rows."""
+        """The number of rows that the rate is a share of."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A figure that is no rate, with its 95 % interval."""
+    """A figure other than a rate, such as F1 or AUROC, with its 95 % interval."""
 
     value: float
     low: float
@@ -54,7 +54,7 @@ class Estimate:
 
     @property
     def words(self) -> str:
-        """For text."""
+        """The figure and its interval as text."""
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
@@ -95,7 +95,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """One prompt and what became of it. All text is a stranger's."""
+    """One prompt with facts about its decision, and its answer. All text is untrusted."""
 
     prompt: str
     facts: tuple[tuple[str, str], ...]
@@ -104,7 +104,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cards:
-    """Prompts worth reading."""
+    """A set of prompts to read, under one caption."""
 
     title: str
     caption: str
@@ -137,9 +137,11 @@ class Slider:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExplorerRow:
-    """A prompt that the page decides again whenever a slider moves."""
+    """A prompt that the page decides again whenever a slider moves: refused with `column` where the
+    slider's position is at least `rank` (and `rank` is not 0), else decided as `below`.
+    """
 
-    prompt: str  # a stranger's text
+    prompt: str  # untrusted text
     kind: str
     label: int  # column that ought to be chosen; 0 = answer
     # column chosen while the row's slider stands below its rank; wherever it stands where rank is 0
@@ -179,7 +181,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """Everything that page.py renders."""
+    """A whole page, as page.py renders it."""
 
     made_by: str  # the command, above the title
     title: str  # as heading and in the browser's tab

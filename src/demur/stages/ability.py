@@ -1,5 +1,5 @@
-"""ability: two runs over the same items -> what was gained, lost, and may have been lost at most.
-No model is asked.
+"""ability: two runs over the same items -> items gained and lost, and a bound on the loss. No model
+is asked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Config", "Paired", "TaskComparison", "run"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What is compared, and how surely."""
+    """The metric to compare, and the confidence of the bounds."""
 
     metric: str = "acc"  # of lm-evaluation-harness's samples
     confidence: float = 0.95  # that all bounds hold together
@@ -35,8 +35,8 @@ class TaskComparison:
 
     @property
     def bound(self) -> float | None:
-        """The most that may have been lost: exact, or the bootstrap's where items share groups;
-        None if unknown.
+        """Upper bound on the share of items lost: exact, or the bootstrap's where items share
+        groups; None if unknown.
         """
         if self.paired.most_lost is not None:
             return self.paired.most_lost
@@ -44,10 +44,11 @@ class TaskComparison:
 
 
 def run(before: Path, after: Path, config: Config) -> tuple[TaskComparison, ...]:
-    """One comparison per task, by name. All bounds hold together with the confidence (Bonferroni).
+    """Compare each task before and after, in the order of the names. All bounds hold together with
+    the confidence (Bonferroni).
 
-    Raises DataError if the two do not hold the same items: what is missing on one side is no zero
-    and is not dropped.
+    Raises DataError if the two do not hold the same items: an item missing on one side counts
+    neither as wrong nor as absent. Raises ConfigError on a confidence outside (0, 1).
     """
     if not 0.0 < config.confidence < 1.0:
         raise ConfigError(f"confidence {config.confidence} is not between 0 and 1", "such as 0.95")
@@ -60,9 +61,11 @@ def run(before: Path, after: Path, config: Config) -> tuple[TaskComparison, ...]
             f"tasks {sorted(olds)} before, {sorted(news)} after",
             "give the same tasks on both sides",
         )
+    # Bonferroni: each of the tasks may fail with its share of the error probability.
     confidence = 1.0 - (1.0 - config.confidence) / len(olds)
     how = Resampling(seed=config.seed, confidence=confidence)
     found = [_compare(olds[task], news[task], how) for task in sorted(olds)]
+    # Holm's adjustment is sharper than Bonferroni's, but gives p-values only, no intervals.
     adjusted = holm([f.p for f in found])
     return tuple(
         TaskComparison(task=task, paired=f, p_holm=p)
@@ -78,6 +81,7 @@ def _by_task(items: Sequence[Item]) -> dict[str, dict[str, Item]]:
 
 
 def _compare(olds: dict[str, Item], news: dict[str, Item], how: Resampling) -> Paired:
+    """Compare one task's items, paired by id."""
     if alone := sorted(olds.keys() ^ news.keys()):
         task = next(iter(olds.values())).task
         raise DataError(

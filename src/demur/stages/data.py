@@ -1,16 +1,19 @@
 """data: sources -> data/{train,calibrate,test}.jsonl.
 
-Rows that share a group, a prompt or nearly a prompt (demur.core.rows.likeness) hang together and go
-to one split. Every label, and within it every source, kind and category, gets the shares exactly,
-as far as what hangs together allows; which rows go where depends on a hash, so that more rows move
-few of the others (demur.core.rows.splitting). Sources with splits of their own keep them; where
-they contradict each other, the row of the split that is closer to training goes, never a test row.
-The mix of kinds (limits, contrast ratio, refusal share) is set on the training rows only: calibrate
-and test stay as the sources gave them.
+1. Rows are read from all sources. Groups are written as "<source>:<group>", so that equal names of
+   two sources stay two groups.
+2. Rows whose prompt occurs with different labels are dropped.
+3. Rows that share a group, a prompt or nearly a prompt (demur.core.rows.likeness) hang together and
+   go to one split. Every label, and within it every source, kind and category, gets the shares
+   exactly, as far as what hangs together allows; which rows go where depends on a hash, so that
+   more rows move few of the others (demur.core.rows.splitting). Sources with splits of their own
+   keep them; where they contradict each other, the row of the split that is closer to training is
+   dropped, never a test row.
+4. Duplicates are dropped.
+5. The mix of kinds (limits, contrast ratio, refusal share) is set on the training rows only:
+   calibrate and test stay as the sources gave them.
 
-What was dropped is counted and named: duplicates, rows whose prompt has different labels, rows that
-would leak, rows beyond the mix. Groups are written as "<source>:<group>", so that equal names of
-two sources stay two groups.
+Everything that was dropped is counted and named in data/summary.json.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSummary:
-    """data/summary.json: what became of the rows."""
+    """The content of data/summary.json: the rows of each split, and the rows that were dropped."""
 
     counts: tuple[Count, ...]
     read: int  # rows that the sources gave
@@ -81,8 +84,8 @@ def run(
     sources: by a name that tells their groups apart. The receipt is written last, so a killed run
     starts over. Progress counts steps: one per source, then splitting, then writing. Raises
     DataError on rows that cannot be used and when a split ends up empty or one-sided, and, naming
-    rows, when the run holds a model and its splits would change: see resplit. Then nothing was
-    written.
+    rows, when the run holds a model and its splits would change (resplit does it all the same).
+    Then nothing was written.
     """
     return _run(_Inputs(config, taxonomy, sources), folder, progress)
 
@@ -94,30 +97,34 @@ def resplit(
     folder: RunFolder,
     progress: Progress = no_progress,
 ) -> DataSummary:
-    """As run, under a trained model too: its scores, policies and figures are then out of date, and
-    say so.
+    """Do the same as run, even if the splits of a trained model change: its scores, policies and
+    figures are then out of date, and refused as such.
     """
     return _run(_Inputs(config, taxonomy, sources, under_a_model=True), folder, progress)
 
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """Which splits are wanted, from what."""
+    """The sources and settings of one call."""
 
     config: Config
     taxonomy: Taxonomy
     sources: Mapping[str, Source]
-    under_a_model: bool = False  # whether those of a trained model may change
+    under_a_model: bool = False  # whether the splits of a trained model may change
 
 
-def _run(asked: _Inputs, folder: RunFolder, progress: Progress) -> DataSummary:
-    config, taxonomy, sources = asked.config, asked.taxonomy, asked.sources
+def _run(inputs: _Inputs, folder: RunFolder, progress: Progress) -> DataSummary:
+    config, taxonomy, sources = inputs.config, inputs.taxonomy, inputs.sources
     steps = len(sources) + 2
     read: dict[str, list[Example]] = {}
     made_from: dict[str, str] = {}
     for done, (name, source) in enumerate(sources.items(), start=1):
         read[name] = [_fitted(e, name, taxonomy) for e in source.read()]
-        made_from[name] = _digest(read[name])
+        # Row by row, so that a large source is never held as one text.
+        state = hashlib.sha256()
+        for e in read[name]:
+            state.update(f"{e!r}\n".encode())
+        made_from[name] = f"sha256:{state.hexdigest()}"
         progress(done, steps)
     settings: dict[str, object] = {"config": asdict(config), "taxonomy": list(taxonomy.names)}
     if folder.is_current("data", settings, made_from):
@@ -126,7 +133,8 @@ def _run(asked: _Inputs, folder: RunFolder, progress: Progress) -> DataSummary:
     splits, summary = prepare(config, taxonomy, _with_own_ids(read))
     progress(steps - 1, steps)
     files = {folder.split(split): examples_text(splits[split]).encode() for split in SPLITS}
-    if asked.under_a_model:
+    if inputs.under_a_model:
+        # Models of older versions have no seen.npz: it is made from the train split that goes now.
         keep_record(folder)
     else:
         require_free(
@@ -143,12 +151,13 @@ def _run(asked: _Inputs, folder: RunFolder, progress: Progress) -> DataSummary:
 def prepare(
     config: Config, taxonomy: Taxonomy, rows: Sequence[Example]
 ) -> tuple[Splits, DataSummary]:
-    """The rows of each split, and what was dropped why.
+    """Assign rows to splits, and summarise the rows that were dropped, by reason.
 
     Pure. Order: contradictions out, splits and leaks, duplicates out, mix. Within a split rows keep
     their order. Raises DataError as run does, and on leaks if config.on_leak says so.
     """
     _check_ids(rows)
+    # All labels that occur with a prompt: a prompt with two of them can teach nothing.
     labels: dict[str, set[str | None]] = defaultdict(set)
     keys = [prompt_key(e) for e in rows]
     for e, key in zip(rows, keys, strict=True):
@@ -163,7 +172,7 @@ def prepare(
         )
     single = _without_duplicates(placed)
     splits: dict[Split, list[Example]] = {s: [e for e in single if e.split == s] for s in SPLITS}
-    before = len(splits["train"])
+    before = len(splits["train"])  # rows ahead of the mix
     splits["train"] = _mixed(config, splits["train"])
     _check_sides(splits)
     contradictory = tuple(e.id for e, key in zip(rows, keys, strict=True) if len(labels[key]) > 1)
@@ -181,7 +190,9 @@ def prepare(
         warnings=(
             *_dropped(contradictory, leaked),
             *_empty(splits, taxonomy),
-            *small(splits, placed, _shares(config)),
+            *small(
+                splits, placed, {"calibrate": config.calibrate_share, "test": config.test_share}
+            ),
         ),
     )
 
@@ -200,25 +211,22 @@ def read_summary(folder: RunFolder) -> DataSummary:
 def table(summary: DataSummary) -> list[tuple[str, ...]]:
     """The counts as rows of text, the header first: kind, category, then rows per split."""
     rows = {(c.kind, c.category or "-") for c in summary.counts}
+    # Refusals first, then contrast, then benign rows; within a kind, categories by name.
+    place = {"refusal": 0, "contrast": 1, "benign": 2}
     count = {(c.kind, c.category or "-", c.split): c.rows for c in summary.counts}
     body = [
         (k, name, *(str(count.get((k, name, s), 0)) for s in SPLITS))
-        for k, name in sorted(rows, key=_order)
+        for k, name in sorted(rows, key=lambda row: (place[row[0]], row[1]))
     ]
     total = [str(sum(c.rows for c in summary.counts if c.split == s)) for s in SPLITS]
     pairs = [str(summary.pairs[s]) for s in SPLITS]
     return [("kind", "category", *SPLITS), *body, ("all", "", *total), ("pairs", "", *pairs)]
 
 
-def _order(row: tuple[Kind, str]) -> tuple[int, str]:
-    """Refusals first, then contrast, then benign; categories by name."""
-    return ("refusal", "contrast", "benign").index(row[0]), row[1]
-
-
 def _fitted(e: Example, source: str, taxonomy: Taxonomy) -> Example:
-    """The row with a category of the taxonomy and a group that is its source's own.
+    """The row with a category of the taxonomy, and a group that no other source shares.
 
-    A taxonomy with one category takes every refusal; what the row called it becomes its
+    A taxonomy with one category takes every refusal; the row's own category becomes its
     subcategory.
     """
     group = f"{source}:{e.group}" if e.group is not None else None
@@ -228,6 +236,7 @@ def _fitted(e: Example, source: str, taxonomy: Taxonomy) -> Example:
         return replace(
             e, group=group, category=taxonomy.names[0], subcategory=e.subcategory or e.category
         )
+    # The taxonomy's own error suggests the nearest category; source and row are added to it.
     try:
         taxonomy.index(e.category)
     except TaxonomyError as unknown:
@@ -243,20 +252,13 @@ def _with_own_ids(read: Mapping[str, Sequence[Example]]) -> list[Example]:
     Many files number their rows from 1. An id that one source has twice stays so, and is an error
     later.
     """
+    # In how many sources each id occurs: the inner set counts an id once a source.
     sources_with = Counter(i for rows in read.values() for i in {e.id for e in rows})
     return [
         replace(e, id=f"{name}:{e.id}") if sources_with[e.id] > 1 else e
         for name, rows in read.items()
         for e in rows
     ]
-
-
-def _digest(rows: Sequence[Example]) -> str:
-    """sha256 of what a source gave, row by row: a large source is never held as one text."""
-    state = hashlib.sha256()
-    for e in rows:
-        state.update(f"{e!r}\n".encode())
-    return f"sha256:{state.hexdigest()}"
 
 
 def _check_ids(rows: Sequence[Example]) -> None:
@@ -273,18 +275,22 @@ def _check_ids(rows: Sequence[Example]) -> None:
 
 def _placed(config: Config, rows: Sequence[tuple[Example, str]]) -> tuple[list[Example], list[str]]:
     """Every row with its split, and the ids of rows that would leak."""
+    # One root per row; rows that hang together have the same. Per root: the splits that its rows
+    # bring along, and its smallest prompt key, a name that does not depend on the order of rows.
     roots = hanging_together(rows)
     own: dict[int, set[Split]] = defaultdict(set)
     name: dict[int, str] = {}
     for (e, key), root in zip(rows, roots, strict=True):
         own[root] |= {e.split} if e.split else set()
         name[root] = min(name.get(root, key), key)
-    # The split furthest from training wins: test rows are never dropped, and rows without a split
-    # follow.
+    # Roots without a split are divided by the shares. Where rows of one root bring different splits
+    # along, the split furthest from training wins, so that test rows are never dropped; its rows
+    # without a split follow.
     free = _divided(config, rows, [None if own[root] else name[root] for root in roots])
     split = {
         root: max(own[root], key=SPLITS.index) if own[root] else free[name[root]] for root in name
     }
+    # A row that brought another split than its root got is a leak: dropped, not moved.
     kept = [
         replace(e, split=split[root])
         for (e, _), root in zip(rows, roots, strict=True)
@@ -299,8 +305,9 @@ def _placed(config: Config, rows: Sequence[tuple[Example, str]]) -> tuple[list[E
 def _divided(
     config: Config, rows: Sequence[tuple[Example, str]], names: Sequence[str | None]
 ) -> dict[str, Split]:
-    """The split of everything that hangs together, by its name. names: per row; None has a split of
-    its own.
+    """Divide pieces of rows that hang together among the splits: split by name of the piece.
+
+    names: of the piece of each row; None where the row's piece has a split already.
     """
     together: dict[str, list[tuple[Example, str]]] = defaultdict(list)
     for row, name in zip(rows, names, strict=True):
@@ -311,12 +318,8 @@ def _divided(
     return dict(zip(together, found, strict=True))
 
 
-def _shares(config: Config) -> dict[Split, float]:
-    return {"calibrate": config.calibrate_share, "test": config.test_share}
-
-
 def _without_duplicates(rows: Sequence[Example]) -> list[Example]:
-    """One row per prompt: the first, or the first with a reply."""
+    """One row per prompt: the first with a reply, else the first."""
     best: dict[str, Example] = {}
     for e in rows:
         key = prompt_key(e)
@@ -330,9 +333,10 @@ def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
     """The train rows after limits, contrast ratio and refusal share; those with the smallest hashes
     stay.
 
-    Raises DataError if the share cannot be met: refusals and contrast rows alone are too many for
-    it.
+    Raises DataError if the share cannot be met because refusals and contrast rows alone are too
+    many for it.
     """
+    # How many rows of each kind to keep; which ones is decided last.
     count = Counter(e.kind for e in rows)
     for kind, limit in config.limits.items():
         count[kind] = min(count[kind], limit)
@@ -340,7 +344,8 @@ def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
     count["contrast"] = _contrast(config, count["refusal"], contrast)
     if config.refusal_share is not None:
         s, benign = config.refusal_share, count["benign"]
-        # Too many refusals: fewer of them (and of their contrast rows). Too few: fewer benign rows.
+        # Too many refusals: drop refusals one by one, and with each the contrast rows that the
+        # ratio no longer allows. Too few: drop benign rows, down to `room`.
         while count["refusal"] > s * (count["refusal"] + count["contrast"] + benign):
             count["refusal"] -= 1
             count["contrast"] = _contrast(config, count["refusal"], contrast)
@@ -352,13 +357,14 @@ def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
                 "lower contrast_ratio or refusal_share",
             )
         count["benign"] = min(benign, room)
+    # By hash of the id, so that a row stays whatever other rows a source gains.
     by_hash = sorted(rows, key=lambda e: place_of(config.seed, e.id))
     kept = {e.id for kind in count for e in [e for e in by_hash if e.kind == kind][: count[kind]]}
     return [e for e in rows if e.id in kept]
 
 
 def _contrast(config: Config, refusals: int, there: int) -> int:
-    """How many of the contrast rows stay beside so many refusals."""
+    """The number of contrast rows to keep beside `refusals` refusals, of `there` at hand."""
     return (
         there
         if config.contrast_ratio is None
@@ -390,18 +396,19 @@ def _counts(splits: Splits) -> tuple[Count, ...]:
     return tuple(Count(split=s, kind=k, category=c, rows=rows) for (s, k, c), rows in count.items())
 
 
+def _median_reply(rows: Sequence[Example]) -> float | None:
+    """The median number of words of the replies; None where no row has one."""
+    words = [len(e.reply.split()) for e in rows if e.reply is not None]
+    return statistics.median(words) if words else None
+
+
 def _pairs(rows: Sequence[Example]) -> int:
-    """Groups that hold a refusal and its contrast."""
+    """The number of groups that hold a refusal and its contrast."""
     kinds: dict[str, set[Kind]] = defaultdict(set)
     for e in rows:
         if e.group is not None:
             kinds[e.group].add(e.kind)
     return sum({"refusal", "contrast"} <= k for k in kinds.values())
-
-
-def _median_reply(rows: Sequence[Example]) -> float | None:
-    words = [len(e.reply.split()) for e in rows if e.reply is not None]
-    return statistics.median(words) if words else None
 
 
 def _dropped(contradictory: Sequence[str], leaked: Sequence[str]) -> list[str]:

@@ -1,5 +1,5 @@
-"""distil: unlabelled traffic and the model's scores of it -> a cheap front model, and when it may
-speak for the model.
+"""distil: unlabelled traffic and the model's scores of it -> a cheap front model, and the edges
+beyond which it decides in the model's place.
 
 1. Rows that promises or measurements need (calibrate, test) and rows that the model was trained on
    are left out.
@@ -58,7 +58,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Traffic:
-    """Requests as they came, with the model's scores of them."""
+    """Unlabelled requests with the model's scores of them."""
 
     file: Path
     prompts: Prompts
@@ -68,10 +68,10 @@ class Traffic:
 
 
 def run(config: Config, traffic: Traffic, policy: Policy, folder: RunFolder) -> FrontMetrics:
-    """Fit a front on traffic and write distil/front.npz, its record of rows, and what was measured.
+    """Fit a front on traffic; write distil/front.npz, its record of rows, and its metrics.
 
-    policy: whose decisions the front is to agree with; of the model alone. Raises DataError on too
-    little traffic, PolicyError if the policy is of another model.
+    policy: its decisions on the model's scores are those that the front is to agree with. Raises
+    DataError on too little traffic, PolicyError if the policy is of another model.
     """
     policy.require_model(traffic.model)
     rows, left_out = _usable(traffic.prompts.rows, folder)
@@ -82,6 +82,8 @@ def run(config: Config, traffic: Traffic, policy: Policy, folder: RunFolder) -> 
     held, fitted = apart(examples, HELD_SHARE, config.seed)
     if not held:
         raise DataError(f"{len(rows)} usable rows of traffic", "give more traffic")
+    # First a front without edges, which is sure of nothing: the edges are chosen on its readings of
+    # held-out rows within its range, and a row outside it always goes to the model.
     fit = fit_linear([e.text for e in fitted], _scores(traffic, fitted))
     own = fit_range([e.prompt for e in fitted], [e.prompt for e in held])
     front = Front(
@@ -93,7 +95,10 @@ def run(config: Config, traffic: Traffic, policy: Policy, folder: RunFolder) -> 
     inside = [e for e in held if front.outside(e.prompt) is None]
     chosen = choose_edges(_held(front, inside, _scores(traffic, inside), policy), config.bound)
     front = replace(front, edges=chosen.edges)
-    decided, front_ms = _timed(front, held)
+    # CPU time, so that other work on the machine does not count.
+    start = time.process_time()
+    decided = sum(front.given(e.prompt) is not None for e in held)
+    front_ms = 1000.0 * (time.process_time() - start) / len(held)
     metrics = FrontMetrics(
         bound=config.bound,
         policy=policy.name,
@@ -124,6 +129,7 @@ def _usable(rows: Sequence[PromptRow], folder: RunFolder) -> tuple[list[PromptRo
             [n for n, p in enumerate(prompts) if frame_of(p) is None],
         ),
     )
+    # A row with several reasons counts under the first: later assignments win, hence reversed.
     why = {n: reason for reason, found in reversed(reasons) for n in found}
     left_out = {reason: list(why.values()).count(reason) for reason, _ in reasons}
     return [row for n, row in enumerate(rows) if n not in why], left_out
@@ -134,10 +140,14 @@ def _scores(traffic: Traffic, examples: Sequence[Example]) -> Floats:
 
 
 def _held(front: Front, inside: Sequence[Example], logp_NC: Floats, policy: Policy) -> Held:
-    """Held-out rows within the range, decided on the front's scores and on the model's."""
+    """Decide held-out rows within the range twice: on the front's scores, and on the model's.
+
+    logp_NC: the model's scores of `inside`.
+    """
     readings = [front.read(e.text) for e in inside]
     fronts_NC = np.array([r.logp_C for r in readings], dtype=np.float32).reshape(logp_NC.shape)
     theirs, ours = decide_many(policy, logp_NC), decide_many(policy, fronts_NC)
+    # Rows in doubt on either side agree with nothing: such a row is the model's.
     settled_N = ~theirs.doubt_N & ~ours.doubt_N
     return Held(
         odds_N=np.array([r.odds for r in readings]),
@@ -145,13 +155,6 @@ def _held(front: Front, inside: Sequence[Example], logp_NC: Floats, policy: Poli
         both_answer_N=settled_N & ~theirs.refuses_N & ~ours.refuses_N,
         both_refuse_N=settled_N & theirs.refuses_N & (theirs.choice_N == ours.choice_N),
     )
-
-
-def _timed(front: Front, held: Sequence[Example]) -> tuple[int, float]:
-    """How many of these rows the front is sure of, and its CPU milliseconds a row."""
-    start = time.process_time()
-    decided = sum(front.given(e.prompt) is not None for e in held)
-    return decided, 1000.0 * (time.process_time() - start) / len(held)
 
 
 def _write(
@@ -162,6 +165,8 @@ def _write(
     folder: RunFolder,
 ) -> None:
     """Write all files, the receipt last."""
+    # The record holds every row of the traffic that was used: also those held out, because the
+    # edges were chosen on them.
     traffic, policy, examples = made_with
     digest = write_front(front_file(folder), front)
     write_seen(front_seen(folder), together([seen_of(examples)]), digest)

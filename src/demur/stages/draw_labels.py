@@ -1,9 +1,9 @@
-"""draw-labels: an evaluated run -> texts for people to label, drawn where labels tell most, with
-their weights.
+"""draw-labels: an evaluated run -> texts for people to label, drawn where labels reduce the
+intervals most, and a key with their weights.
 
-Strata: what the calibrated policy sends or not, what the judge says, and how near the request was
-to its threshold (specs: judges, human labels). The file for people says none of that, nor the
-control token.
+Strata: whether the calibrated policy sends the text, whether the judge says that it declines, and
+whether the request was near its threshold. The file for people has none of that, nor the control
+token: labellers must not know what they are expected to find.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SENT_WEIGHT = 4.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """How many texts, and where to. Raises ConfigError below 2."""
+    """The number of texts, and the file to write. Raises ConfigError below 2."""
 
     out: Path
     labels: int = 120
@@ -49,7 +49,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stratum:
-    """One stratum of the draw."""
+    """One stratum: the number of texts in it, and of those drawn."""
 
     name: str
     texts: int
@@ -68,6 +68,7 @@ def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
         for b in read_branches(folder.branches, tokens)
         if b.id in examples and b.answer.text.strip()
     ]
+    # Texts of each stratum by its name; in the order of names, so that a seed means one draw.
     names = _strata(folder, list(examples.values()), branches)
     by_name = {
         name: [b for b, n in zip(branches, names, strict=True) if n == name]
@@ -78,12 +79,14 @@ def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
         for name, texts in by_name.items()
     ]
     drawn = allocate([len(texts) for texts in by_name.values()], weights, config.labels)
+    # (text, stratum, texts in the stratum) of each drawn text; a weight is 1 / P(drawn).
     rng = np.random.default_rng(config.seed)
     chosen = [
         (texts[n], name, len(texts))
         for (name, texts), count in zip(by_name.items(), drawn, strict=True)
         for n in rng.choice(len(texts), count, replace=False).tolist()
     ]
+    # Shuffled and numbered anew: neither order nor id gives the stratum away.
     rows = []
     for place, n in enumerate(rng.permutation(len(chosen)).tolist(), start=1):
         b, name, size = chosen[n]
@@ -100,12 +103,13 @@ def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
 def _strata(
     folder: RunFolder, examples: Sequence[Example], branches: Sequence[Branch]
 ) -> list[str]:
-    """The stratum of each branch, by name."""
+    """The name of each branch's stratum."""
     policy = read_policy(folder.policy)
     ids = tuple(e.id for e in examples)
     table = read_scores(decided_scores(folder, "test", policy.fingerprint))[0].select(ids)
     decided = decide_many(policy, table.logp_NC)
     sent = {(i, c) for i, c in zip(ids, decided.choice_N.tolist(), strict=True) if policy.writes(c)}
+    # method="lower" takes a distance that occurs, so that at least one request is near.
     far_N: npt.NDArray[np.float64] = np.abs(decided.margin_N)
     near = dict(zip(ids, (far_N <= np.quantile(far_N, NEAR, method="lower")).tolist(), strict=True))
     return [

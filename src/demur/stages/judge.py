@@ -14,7 +14,7 @@ from demur.store.answers.answers_file import read_answers, write_verdicts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What to judge, and where the verdicts go."""
+    """The answers to judge, and the file for the verdicts."""
 
     file: Path
     out: Path
@@ -23,21 +23,20 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """What the judge said, counted."""
+    """Counts of the verdicts."""
 
     judge: str
     answers: int
-    without_category: int  # nobody said what these are held to
+    without_category: int  # answers that no category's rubric is applied to
     verdicts: dict[Verdict, int]
     unscored: tuple[tuple[str, int], ...]  # reasons of unscored answers, the most frequent first
 
 
 def run(config: Config, judge: Judge, progress: Progress = no_progress) -> Summary:
-    """Judge a file. Progress counts answers. Raises DataError naming file and line of a row that
-    cannot be read.
+    """Judge a file of answers and write the verdicts. Progress counts answers. Raises DataError
+    naming file and line of a row that cannot be read.
 
-    An answer that is missing or empty, and one whose request is, are unscored with that reason:
-    nothing is made up.
+    An answer that is missing or empty, and one whose request is, are unscored with that reason.
     """
     rows = read_answers(config.file, category=config.category)
     outcomes = judge_rows(judge, [row.item for row in rows], progress)

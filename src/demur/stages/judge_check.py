@@ -1,5 +1,11 @@
 """judge-check: hand-labelled answers -> how far judges agree with people, and the rate corrected
 for their errors.
+
+1. Every judge reads all answers, or its verdicts come from a file.
+2. On the labelled answers each judge is compared with the labels, and with the judges before it
+   (McNemar); people who labelled the same answers, and judges, among each other (kappa, alpha).
+3. Its rate on all answers is corrected by what the labels show of its errors. Answers drawn in
+   strata (`demur judge draw`) are weighted instead, by the hand labels alone.
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ RARE_LABELS = 100  # hand labels below which the intervals are wide enough to sa
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """The answers, and how to count."""
+    """The answers, and the view in which they are counted."""
 
     file: Path
     # files of verdicts by `demur judge read`, beside the judges that are run here
@@ -54,21 +60,22 @@ class JudgeComparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedJudge:
-    """One judge."""
+    """One judge against the hand labels."""
 
     judge: str
     agreement: Agreement  # on the labelled answers
     strata: dict[str, Agreement]
     raw: Rate  # answers that decline by the judge, among all it scored, labelled or not
-    # of all answers, or of all that they were drawn from; or why there is none
+    # of all answers, or of all that they were drawn from; or the reason why it is undefined
     corrected: Corrected | str
-    rogan_gladen: Corrected | str  # from the sensitivity and specificity seen here; see WARNING
+    # likewise, from the sensitivity and specificity on these labels; see WARNING
+    rogan_gladen: Corrected | str
     beside: tuple[JudgeComparison, ...]  # against the judges before it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """What judge-check found."""
+    """The result of judge-check."""
 
     answers: int
     labelled: int
@@ -101,7 +108,7 @@ def run(config: Config, judges: Mapping[str, Judge], progress: Progress = no_pro
             f"{config.file} has no label", 'rows need "label": refusal, partial or compliance'
         )
     drawn = read_key(config.file)
-    # before any judge is paid: it may refuse the file
+    # Before any judge is paid, because it may raise.
     strata = _strata(config, rows, drawn) if drawn else None
     said = {
         name: judge_rows(judge, [row.item for row in rows], progress)
@@ -112,9 +119,11 @@ def run(config: Config, judges: Mapping[str, Judge], progress: Progress = no_pro
         raise DataError("no judge is given", "name one: --judge phrases, or --judged FILE")
     checked: list[CheckedJudge] = []
     for name, outcomes in said.items():
+        # Each pair of judges is tested once, beside the later of the two.
         before = [(c.judge, said[c.judge]) for c in checked]
         checked.append(_checked(name, config, rows, outcomes, before))
     if strata:
+        # The judged share is that of the draw, not of the texts: no judge's rate can be corrected.
         weighted = _weighted(config, rows, strata)
         checked = [replace(c, corrected=weighted, rogan_gladen=DRAWN) for c in checked]
     return Check(
@@ -134,12 +143,14 @@ def _checked(
     outcomes: Sequence[Outcome],
     before: Sequence[tuple[str, Sequence[Outcome]]],
 ) -> CheckedJudge:
+    """Compare one judge with the labels, and with the judges `before` it (name and outcomes)."""
     known = [n for n, row in enumerate(rows) if row.label is not None]
     whole = _agreement(config, rows, outcomes, known)
     strata = {
         value: _agreement(config, rows, outcomes, [n for n in known if rows[n].stratum == value])
         for value in sorted({rows[n].stratum for n in known if config.by is not None})
     }
+    # The raw rate is over all scored answers, labelled or not: it is the one that gets corrected.
     scored = [declines(o.verdict, config.view) for o in outcomes if o.verdict != "unscored"]
     raw = Rate(hits=sum(scored), of=len(scored))
     return CheckedJudge(
@@ -156,6 +167,7 @@ def _checked(
 def _agreement(
     config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Outcome], at: Sequence[int]
 ) -> Agreement:
+    """Agreement of a judge with the labels on the rows `at`, all of which are labelled."""
     return agreement(
         [label for n in at if (label := rows[n].label) is not None],
         [outcomes[n].verdict for n in at],
@@ -168,6 +180,8 @@ def _agreement(
 def _corrected(
     config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Outcome]
 ) -> Corrected | str:
+    """The regression estimate of the declining share of all answers, or why it is undefined."""
+    # An unscored answer counts as half declined: the labels then weigh more.
     judge_N = [
         0.5 if o.verdict == "unscored" else float(declines(o.verdict, config.view))
         for o in outcomes
@@ -182,7 +196,9 @@ def _corrected(
 
 
 def _strata(config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, DrawnRow]) -> Strata:
-    """How the rows were drawn. Raises DataError on a row that the key does not know."""
+    """The strata that the rows were drawn from. Raises DataError on a row that is not in the
+    key.
+    """
     if strangers := [row.id for row in rows if row.id not in drawn]:
         raise DataError(
             f"{config.file}: {strangers[0]!r} is not in {key_path(config.file)}",
@@ -200,11 +216,14 @@ def _strata(config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, Drawn
 
 
 def _weighted(config: Config, rows: Sequence[AnswerRow], strata: Strata) -> Corrected | str:
-    """The rate of all texts that the rows were drawn from, by the hand's labels alone."""
+    """The rate of all texts that the rows were drawn from, by the hand labels alone, or why it is
+    undefined.
+    """
     if not strata.checked_S.all():
         return "a stratum of the draw has no label yet: label on, in the order of the file"
     hand_N = _by_hand(config, rows)
     known_N = np.array([row.label is not None for row in rows])
+    # The zeros stand for the judge's verdicts, which labels_rate does not read.
     try:
         return labels_rate(
             Sample(judge_N=np.zeros(len(rows)), hand_N=hand_N, known_N=known_N, strata=strata)
@@ -214,12 +233,14 @@ def _weighted(config: Config, rows: Sequence[AnswerRow], strata: Strata) -> Corr
 
 
 def _by_hand(config: Config, rows: Sequence[AnswerRow]) -> npt.NDArray[np.float64]:
+    """1 where the hand label declines, 0 where it does not or is missing."""
     return np.array(
         [float(row.label is not None and declines(row.label, config.view)) for row in rows]
     )
 
 
 def _rogan_gladen(raw: Rate, seen: Agreement) -> Corrected | str:
+    """Rogan and Gladen's correction (1978), or why it is undefined."""
     try:
         return rogan_gladen(raw, seen.sensitivity, seen.specificity)
     except Undefined as e:
@@ -232,7 +253,9 @@ def _beside(
     ours: Sequence[Outcome],
     other: tuple[str, Sequence[Outcome]],
 ) -> JudgeComparison:
+    """McNemar's test of two judges on the labelled answers that both could score."""
     name, theirs = other
+    # (label declines, our verdict declines, theirs declines) per such answer
     both = [
         (
             declines(row.label, config.view),
@@ -258,11 +281,13 @@ def _together(
     def view(verdict: Verdict | None) -> str | None:
         return None if verdict in (None, "unscored") else str(declines(verdict, config.view))
 
+    # Rows are answers, columns are raters; None where a rater did not rate the answer.
     people = sorted({who for row in rows for who in row.labels})
     by_people = [[view(row.labels.get(who)) for who in people] for row in rows]
     by_judges = [[view(said[judge][n].verdict) for judge in said] for n in range(len(rows))]
     groups, how = [row.group for row in rows], Resampling(seed=config.seed)
     found = {"people": (people, by_people), "judges": (list(said), by_judges)}
+    # One rater alone agrees with nobody.
     return {
         who: together(names, rated, groups, how)
         for who, (names, rated) in found.items()
@@ -273,6 +298,7 @@ def _together(
 def _notes(
     config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, DrawnRow]
 ) -> tuple[str, ...]:
+    """Sentences on what the figures hold for, and what would improve them."""
     labelled, answers = sum(row.label is not None for row in rows), len(rows)
     undecided = sum(row.undecided for row in rows)
     notes = [

@@ -23,7 +23,9 @@ ENCODER = "encoder"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What to learn from. Raises DataError on an unknown recipe."""
+    """The labelled answers, and the recipe of the classifier. Raises DataError on an unknown
+    recipe, and where recipe and model do not fit together.
+    """
 
     files: tuple[Path, ...]  # JSONL with "label"
     out: Path  # .npz
@@ -42,7 +44,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """What was learnt from."""
+    """The digest of the classifier, and counts of the answers that it was fitted on."""
 
     digest: str
     answers: int
@@ -55,7 +57,7 @@ def run(config: Config, encoder: Encoder | None = None) -> Trained:
     """Fit and write the classifier; a partial answer counts as declining. Raises DataError unless
     both labels occur.
 
-    encoder: of recipe "encoder", made of config.model.
+    encoder: of recipe "encoder", made from config.model.
     """
     texts, yes, left_out = [], [], 0
     for path in config.files:
@@ -65,6 +67,7 @@ def run(config: Config, encoder: Encoder | None = None) -> Trained:
                 continue
             texts.append(row.item.answer)
             yes.append(declines(row.label, "lenient"))
+    # yes: whether the text declines
     yes_N = np.array(yes, dtype=bool)
     made: TextClassifier | EncodedClassifier
     if encoder is not None and config.model is not None:

@@ -1,5 +1,13 @@
 """plan-labels: goals -> how many labels could certify them, before anything is fitted. Reads and
 writes no file.
+
+A promise that a goal at level a holds with error probability delta needs a number of labels that
+depends on a and delta alone. What the procedures take off beforehand (demur.stats.thresholds):
+
+1. hard_only tries several sets of goals, and divides delta by their number (_planned).
+2. Goals that err on either side share delta (_tests).
+3. Budgets and graphical procedures divide level and delta over categories (_parts).
+4. path and vectors learn an order on part of the rows, and test on the rest (_planned).
 """
 
 from __future__ import annotations
@@ -32,7 +40,7 @@ OnFailure = PlanFailure
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What is to be promised together, and the labels at hand."""
+    """Goals to promise together, and the labels at hand."""
 
     goals: tuple[str, ...]
     # labelled rows: "respond" for those to be answered, or a category
@@ -48,20 +56,19 @@ class Config:
 
 
 def run(config: Config) -> tuple[PlanRow, ...]:
-    """One row per goal, with what the method takes off: delta for goals of both sides, rows to
-    learn an order on.
+    """Plan the labels of each goal, with the delta and the rows that the method takes off.
 
-    Budgets divide level and delta over the categories, so their rows speak of one category's share
+    Budgets divide level and delta over the categories, so their rows hold for one category's share
     of the level, the smallest where shares are given; the graphical procedure begins there and may
-    end with less. A goal counts as told nothing about if it speaks of rows to be answered and no
-    number of them is given. Raises GoalError on a goal that is no promise or contradicts another, a
+    need less. The labels at hand count as unknown for a goal about rows to be answered if no number
+    of them is given. Raises GoalError on a goal that is not a promise or contradicts another, a
     category without a count, a goal that budgets cannot divide, shares that do not sum to 1, or a
     bad confidence.
     """
     goals = tuple(map(promised, parse_goals(config.goals)))
-    told = dict(config.have) if config.have else None
+    counts = dict(config.have) if config.have else None
     return tuple(
-        _planned(config, goals, goal, None if told is None else goal.rows_told(told))
+        _planned(config, goals, goal, None if counts is None else goal.rows_told(counts))
         for goal in goals
     )
 
@@ -69,15 +76,17 @@ def run(config: Config) -> tuple[PlanRow, ...]:
 def for_rows(
     config: Config, examples: Sequence[Example], taxonomy: Taxonomy, share: float = 1.0
 ) -> tuple[PlanRow, ...]:
-    """The plan of a config's promises on rows that are there, with one line for each slice of "in
-    every ...".
+    """Plan the promises among a config's goals on rows at hand; each slice of "in every ..." is a
+    goal of its own.
 
-    share: of the rows that thresholds are chosen on, the others being a calibrator's. Goals that
-    promise nothing have no line. Raises GoalError as run does, and on slices that no row is in.
+    share: part of the rows that thresholds are chosen on, the others being a calibrator's. Raises
+    GoalError as run does, and on slices that no row is in.
     """
     asked = [goal for goal in parse_goals(config.goals) if goal.promised]
     if not asked or not examples:
         return ()
+    # Which rows a goal is about is read from labelled scores and a policy. Nothing is scored yet,
+    # so both are stand-ins: equal scores, and a policy without thresholds.
     nothing_NC = np.full(
         (len(examples), len(taxonomy.tokens)), -np.log(len(taxonomy.tokens)), dtype=np.float32
     )
@@ -93,6 +102,7 @@ def for_rows(
     goals = tuple(map(promised, settled(asked, template, rows)))
     found = []
     for goal in goals:
+        # One row of each group at most: rows made from one another are one observation.
         among_N = rows_of(goal, rows, taxonomy)
         have = int(one_per_group(rows.group_N, among_N, seed=0)[among_N].sum())
         found.append(_planned(config, goals, goal, math.floor(have * share)))
@@ -102,7 +112,7 @@ def for_rows(
 def _planned(
     config: Config, goals: Sequence[PromisedGoal], goal: PromisedGoal, have: int | None
 ) -> PlanRow:
-    """The plan of one goal beside the others."""
+    """The plan of one goal beside the others. have: labels of rows that it is about, if known."""
     how = How(
         confidence=config.confidence,
         method=config.method,
@@ -110,6 +120,8 @@ def _planned(
         on_failure=config.on_failure,
     )
     parts = _parts(config, goal)
+    # The plan for one share of level and delta; the lowest level in reach is that of the whole
+    # goal.
     row = plan_row(
         replace(goal, level=goal.level / parts),
         have,
@@ -120,17 +132,21 @@ def _planned(
 
 
 def _tests(config: Config, goals: Sequence[PromisedGoal]) -> int:
-    """Into how many parts goals divide delta."""
+    """The number of parts into which the goals divide delta."""
+    # vectors tests all goals on one threshold vector at once, an intersection-union test: each of
+    # them has the whole delta.
     if config.method == "vectors":
         return 1
     if config.method in ("budgets", "graphical"):
         return len(goals)
+    # shared and path: goals on one side share its whole delta, because fixed-sequence testing ends
+    # at the most careful of their thresholds. Only the two sides divide it.
     return len({goal.errs_when for goal in goals})
 
 
 def _parts(config: Config, goal: PromisedGoal) -> float:
-    """Into how many shares a goal's level, and its part of delta, are divided; the inverse of the
-    smallest share.
+    """The number of shares into which a goal's level and its part of delta are divided; with
+    unequal shares, the inverse of the smallest.
     """
     if config.method not in ("budgets", "graphical"):
         return 1
@@ -144,19 +160,21 @@ def _parts(config: Config, goal: PromisedGoal) -> float:
             raise GoalError(f"goal {goal.text!r}: no share of {unknown[0]!r}", known)
         own_K = [config.shares[name] for name in goal.deciders(tuple(config.shares))]
         return sum(own_K) / min(own_K)
-    if named := goal.deciders(()):  # whatever the other categories are
+    # A goal that names its categories is divided over these, however many others there are.
+    if named := goal.deciders(()):
         return len(named)
     if config.categories is None:
         raise GoalError(
             f"method {config.method!r} divides levels over the categories",
             "say how many: --categories 5",
         )
+    # Only the number of categories is known: the unnamed ones get made-up names.
     others = config.categories - len(goal.categories)
     return len(goal.deciders((*goal.categories, *(f"another {n}" for n in range(others)))))
 
 
 def sentence(row: PlanRow) -> str:
-    """What the labels at hand can say of one goal."""
+    """One goal's plan in words: whether the labels at hand can certify it, else how many would."""
     wanted = (
         f"{row.needed} labels of requests {row.labels} could certify it without an error, "
         f"{row.likely} probably"

@@ -1,7 +1,10 @@
-"""score: model and held-out prompts -> one row of scores per prompt, one prefill each, never again.
+"""score: model and held-out prompts -> one row of scores per prompt, from one prefill each.
 
-With rewrites also score/<split>-<rewrite>.parquet: each prompt said otherwise, for
-correctness-aware calibration.
+1. Each split is scored in parts of `part_rows` prompts; a part is written as soon as it is scored.
+2. A killed run starts again, and reads the parts that this model scored for these prompts.
+3. The parts become score/<split>.parquet. With rewrites, which correctness-aware calibration looks
+   at, each rewritten split is scored likewise into score/<split>-<rewrite>.parquet.
+4. The receipt is written last, then the parts are deleted.
 """
 
 from __future__ import annotations
@@ -41,27 +44,27 @@ def run(
     rows.
     """
     folder.require("data")
-    if folder.receipt("train") is not None:  # else whose scores these are is the caller's to know
+    # Without a train stage, only the caller can know which rows the model was trained on.
+    if folder.receipt("train") is not None:
         require_unseen_splits(folder, config.splits)
     made_from = {f"data/{s}": digest_file(folder.split(s)) for s in config.splits}
     made_from["model"] = digest_json(
         FingerprintRow.from_core(scorer.fingerprint).model_dump(mode="json")
     )
     plain: dict[str, object] = {"splits": list(config.splits)}
-    # left out where there is none: runs scored before there were rewrites stay finished
+    # No key without rewrites: runs scored before there were rewrites stay finished.
     if config.rewrites:
         plain["rewrites"] = list(config.rewrites)
     if not folder.is_current("score", plain, made_from):
         examples = {s: read_examples(folder.split(s)) for s in config.splits}
         wanted = [(s, name) for s in config.splits for name in (None, *config.rewrites)]
-        total, done, good = (
-            sum(map(len, examples.values())) * (1 + len(config.rewrites)),
-            0,
-            _good(folder, made_from),
-        )
+        total = sum(map(len, examples.values())) * (1 + len(config.rewrites))
+        reusable = _reusable(folder, made_from)
+        done = 0
         for split, name in wanted:
             done += len(examples[split])
-            if _path(folder, split, name) in good:
+            # Whoever adds a rewrite to a scored run pays for that rewrite alone.
+            if _path(folder, split, name) in reusable:
                 continue
             prompts = {
                 e.id: rewrite_prompt(name, e.prompt) if name else e.prompt for e in examples[split]
@@ -74,10 +77,8 @@ def run(
     return {s: read_scores(folder.scores(s))[0] for s in config.splits}
 
 
-def _good(folder: RunFolder, made_from: Mapping[str, str]) -> set[Path]:
-    """Files of an earlier scoring of the same rows by the same model: only rewrites may be
-    missing.
-    """
+def _reusable(folder: RunFolder, made_from: Mapping[str, str]) -> set[Path]:
+    """The intact files of an earlier scoring of the same rows by the same model."""
     receipt = folder.receipt("score")
     if receipt is None or receipt.made_from != made_from:
         return set()
@@ -91,7 +92,7 @@ def _path(folder: RunFolder, split: Split, name: RewriteName | None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """Where a killed run left off, and how to tell the caller about it."""
+    """The part files of one split, and its progress within the whole stage."""
 
     folder: RunFolder
     rows: int  # per part
@@ -100,7 +101,7 @@ class _Parts:
     progress: Progress
 
     def from_row(self, start: int) -> Progress:
-        """Progress within a part, told as progress of the whole stage."""
+        """A callback for progress within a part that reports progress of the whole stage."""
         return lambda done, _: self.progress(self.done + start + done, self.total)
 
     def path(self, what: str, start: int) -> Path:
@@ -109,6 +110,10 @@ class _Parts:
 
 
 def _score(prompts: Mapping[str, Prompt], what: str, scorer: Scorer, parts: _Parts) -> ScoreTable:
+    """The scores of the prompts, by id; parts that are on disk already are read.
+
+    what: the name of the part files.
+    """
     ids, tables = tuple(prompts), []
     for start in range(0, len(ids), parts.rows):
         some = ids[start : start + parts.rows]
@@ -124,7 +129,7 @@ def _score(prompts: Mapping[str, Prompt], what: str, scorer: Scorer, parts: _Par
 
 
 def _stored(path: Path, ids: Sequence[str], fingerprint: Fingerprint) -> ScoreTable | None:
-    """The part at `path` if it is whole and was made for these prompts by this model."""
+    """The part at `path`; None unless it is whole and holds this model's scores of these ids."""
     if not path.exists():
         return None
     try:

@@ -1,8 +1,10 @@
 """train: the training split and a base model -> a checkpoint that says why before it declines.
 
-Beside the weights stand demur.json and seen.npz, the digests of all rows that they were trained on:
-its own, those of its base, and those that somebody names. The trainer works in train/work; what is
-there stays until the new is whole.
+1. The trainer writes into train/work; the model of an earlier training stays meanwhile.
+2. demur.json and seen.npz are written beside the weights. seen.npz holds the digests of all rows
+   that the weights were trained on: the run's own, those of its base, and those named in
+   `train.seen`. No promise may count such a row.
+3. The finished folder takes the place of train/model, and the receipt is written last.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ def run(
     folder: RunFolder,
     progress: Progress = no_progress,
 ) -> TrainedModel | None:
-    """Train into <run>/train/model, or return what is there if it was made with these settings from
-    these rows.
+    """Train into <run>/train/model, or return the model there if it was made with these settings
+    from these rows.
 
     None on a process that is not the first of several: that one alone writes. Raises ArtifactError
     if the data stage has not finished or a base's record is damaged, EngineError if a control token
@@ -55,14 +57,14 @@ def run(
     if folder.is_current("train", plain, made_from):
         return read_model_file(folder.model).to_core()
     examples = read_examples(folder.split("train"))
-    before = base_seen(settings)  # a damaged record comes to light before the training
+    # Read before training: a damaged record must not come to light after hours of it.
+    before = base_seen(settings)
     work = folder.stage("train") / "work"
     trained = trainer.train(examples, taxonomy, work, progress)
     if trained is None:
         return None
     trained = replace(trained, origin=_origin(settings, trained.origin))
-    # Rewrites are prompts that the weights have seen, too; without any, the rows are those that are
-    # there.
+    # Rewrites are prompts that the weights have seen, too.
     every = list(chain(*taught(examples, settings))) if settings.rewrites else examples
     write_seen(
         work / "model" / SEEN, together([seen_of(every), before]), trained.fingerprint.model_digest
@@ -81,11 +83,12 @@ def adopt(
     folder: RunFolder,
     seen: Sequence[Path] = (),
 ) -> TrainedModel:
-    """Take a model that others trained: write its demur.json and nothing else, or return what is
-    there.
+    """Register a model that others trained: write demur.json and seen.npz for it, or return the
+    model there.
 
-    options: what it was made with, for the receipt. seen: what it is said to have been trained on;
-    the rest nobody knows. Raises ArtifactError if the data stage has not finished.
+    options: the settings that its engine is made with, for the receipt. seen: files of rows that it
+    was trained on; its record says that there are unknown others. Raises ArtifactError if the data
+    stage has not finished.
     """
     folder.require("data")
     made_from = {
@@ -94,6 +97,7 @@ def adopt(
     }
     plain: dict[str, object] = {"adopted": dict(options), "taxonomy": _taxonomy_row(taxonomy)}
     if not folder.is_current("train", plain, made_from):
+        # No steps and no history: demur did not train it.
         trained = TrainedModel(fingerprint=scorer.fingerprint, steps=0, history=(), row_change=())
         name = " ".join(str(options[key]) for key in ("engine", "model") if key in options)
         record = together([Seen(unknown=(name or "the model",)), seen_by_files(seen)])
@@ -104,13 +108,14 @@ def adopt(
 
 
 def add_seen(paths: Sequence[Path], folder: RunFolder) -> Seen:
-    """Add rows to the record of what the run's model has seen, without training; returns the
+    """Add rows to the record of rows that the run's model has seen, without training; returns the
     record.
 
-    Who names the rows of a model without a record makes it good. Raises ArtifactError before
-    training has finished.
+    A record that was missing counts as given from then on. Raises ArtifactError before training has
+    finished.
     """
     receipt = folder.require("train")
+    # demur.json names the digest of seen.npz, and the receipt names both: all are made again.
     record = together([given_rows(seen_by_run(folder)), seen_by_files(paths)])
     write_seen(folder.model / SEEN, record, read_model_file(folder.model).fingerprint.model_digest)
     seal_model_file(folder.model)
@@ -127,7 +132,9 @@ def is_trained(settings: Config, taxonomy: Taxonomy, folder: RunFolder) -> bool:
 
 
 def base_seen(settings: Config) -> Seen:
-    """What the base model saw before. Raises ArtifactError if its folder or record is damaged."""
+    """The record of rows that the base model was trained on. Raises ArtifactError if its folder or
+    record is damaged.
+    """
     if (Path(settings.base) / FILE_NAME).exists():
         require_whole(Path(settings.base))
     base = seen_by_base(settings.base)
@@ -149,7 +156,7 @@ def _origin(settings: Config, found: Origin | None) -> Origin | None:
 
 
 def _plain(settings: Config, taxonomy: Taxonomy) -> dict[str, object]:
-    """The settings that change what is learnt."""
+    """The settings that change the weights, for the receipt."""
     return learnt(settings) | {"taxonomy": _taxonomy_row(taxonomy)}
 
 
@@ -168,8 +175,9 @@ def _inputs(settings: Config, folder: RunFolder) -> dict[str, str]:
 
 
 def _take_over(folder: RunFolder, made: Path) -> None:
-    """Put a finished model folder where the run has its model. The old one stays until then."""
+    """Move a finished model folder to where the run has its model. The old one stays until then."""
     readable(made)
+    # Two renames: a process killed between them loses no model, it lies in model.old.
     old = folder.stage("train") / "model.old"
     shutil.rmtree(old, ignore_errors=True)
     if folder.model.exists():

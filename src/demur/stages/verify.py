@@ -1,8 +1,11 @@
 """verify: a policy and the run that made it -> whether its promises follow from the rows of that
 run.
 
-Nothing that the policy says of itself is believed: decisions are made again from the run's scores,
-errors counted by the run's labels, the bound computed, and every digest.
+No figure of the policy's file is taken for true:
+
+1. The receipt of the calibration names the files and settings, and their digests are compared.
+2. Decisions are made again from the run's scores, and errors counted by the run's labels.
+3. The bound of each promise is computed from these counts, and compared with its level.
 """
 
 from __future__ import annotations
@@ -32,15 +35,15 @@ from demur.store.scores.tables import read_scores
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifiedPromise:
-    """One promise, looked into."""
+    """One promise, and its differences from a recount on the run."""
 
     promise: Promise
-    counted: Counted | None  # None where it could not be counted again
-    faults: tuple[str, ...]  # what does not follow from the run; empty: all does
+    counted: Counted | None  # the recount; None where it was impossible
+    faults: tuple[str, ...]  # claims that do not follow from the run; empty: all do
 
 
 def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[VerifiedPromise, ...]]:
-    """The policy, and each promise that its file calls certified.
+    """Recount each promise that the policy's file calls certified; returns the policy, too.
 
     Raises PolicyError on a policy that cannot be read or is another model's, ArtifactError on a run
     without a calibration, or whose files have changed since.
@@ -49,13 +52,15 @@ def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[Veri
     folder.require("score")
     policy = read_policy(path, trust)
     rows = _rows(policy, folder, receipt.settings)
+    # "not certified" is what reading makes of a claimed certificate that the file does not bear
+    # out.
     claimed = [p for p in policy.promises if p.status in ("certified", "not certified")]
     return policy, tuple(_verified(policy, p, rows, receipt) for p in claimed)
 
 
 def _calibration(folder: RunFolder) -> Receipt:
-    """The receipt of the calibration. Its policy may have been edited: that is what is to be found
-    out.
+    """The receipt of the calibration. Raises ArtifactError unless its files are intact; its policy
+    alone may have been edited, for run finds out whether it was.
     """
     receipt = folder.receipt("calibrate")
     others = (
@@ -82,6 +87,7 @@ def _rows(policy: Policy, folder: RunFolder, settings: Mapping[str, Any]) -> Lab
 def _verified(
     policy: Policy, promise: Promise, rows: LabelledScores, receipt: Receipt
 ) -> VerifiedPromise:
+    """Compare a promise with the digests of the receipt and with its recount on the rows."""
     digest, faults = digest_json(receipt.made_from), list[str]()
     if promise.fault is not None:
         faults.append(promise.fault)
@@ -90,6 +96,7 @@ def _verified(
             f"it was made from other rows: {promise.data_digest[:19]}..., the run has "
             f"{digest[:19]}..."
         )
+    # Hand labels and traffic are files outside the run: only their digests are in it.
     settings: Mapping[str, Any] = receipt.settings
     elsewhere = [name for name in ("human_labels", "traffic") if settings.get(name)]
     if elsewhere:
@@ -111,7 +118,7 @@ def _verified(
 
 
 def _differences(promise: Promise, counted: Counted) -> list[str]:
-    """What the promise says of its evidence and the run does not."""
+    """The claims of a promise about its evidence that the recount contradicts."""
     found, rate = [], promise.rate
     if rate != counted.rate:
         said = "nothing" if rate is None else f"{rate.hits} errors of {rate.of} rows"

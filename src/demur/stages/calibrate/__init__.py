@@ -4,7 +4,8 @@ is called.
 1. `inputs` checks the settings against each other and digests every file.
 2. `fitted` splits off the calibrator's own rows and fits it, if one is asked for.
 3. `thresholds` solves for the goals on the rows that are left.
-4. `run` adds what callers may override, counts its evidence, and writes the policy.
+4. `run` adds the ranges within which callers may override thresholds, counts the evidence of each
+   promise, and writes the policy.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from demur.store.run import RunFolder
 
 __all__ = ["NO_CALIBRATOR", "Config", "run", "threshold_rows"]
 
-NO_CALIBRATOR = NONE  # rows are then all for thresholds
+NO_CALIBRATOR = NONE  # all rows are then for thresholds
 
 
 Config = CalibrateSettings
@@ -49,11 +50,14 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         return done
     examples = read_policy_rows(folder, "calibrate", config.sources)
     fitted = fit(config, taxonomy, examples, inputs)
+    # The bound on leftover mass, and which rows are doubtful, come from the scores alone: no
+    # labels.
     scored = fitted.table.select(tuple(e.id for e in examples))
     doubt = measured_rule(scored, fitted.fingerprint, config.on_doubt)
     fallback = fallback_policy(
         inputs.fallback, config.on_failure, taxonomy, fitted.fingerprint.as_scored
     )
+    # A policy from a file has its own rule for doubt; keep:natural has none yet.
     if fallback is not None and inputs.fallback is None:
         fallback = replace(fallback, doubt=doubt)
     before = template(config, taxonomy, fitted.fingerprint)

@@ -1,5 +1,8 @@
-"""The calibrator: fitted on rows of its own, so that promises about the others hold for it as it
-stands.
+"""Fitting the calibrator on rows of its own, and the files that it leaves beside the policy.
+
+No threshold is chosen on these rows, so that promises about the others hold for the calibrator as
+it stands. A correctness-aware calibrator is not part of the policy: it maps the scores themselves,
+and the policy decides on the mapped scores, which have a fingerprint of their own.
 """
 
 from __future__ import annotations
@@ -43,16 +46,16 @@ from demur.store.scores.tables import read_scores, write_scores
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FittedCalibrator:
-    """A calibrator, its record, the rows that it has not seen, and the scores to choose thresholds
-    on.
+    """A calibrator, its record, the rows that it was not fitted on, and the scores to choose
+    thresholds on.
     """
 
-    left: Sequence[Example]
-    table: ScoreTable
+    left: Sequence[Example]  # the rows that it was not fitted on
+    table: ScoreTable  # scores of all rows, mapped by `aware` if that is given
     fingerprint: Fingerprint  # of these scores
     calibrator: Calibrator = IDENTITY
     record: CalibratorChoice | None = None  # None if no calibrator was asked for
-    # then the scores went through it, and the policy has no calibrator
+    # the map that the scores went through; `calibrator` is then the identity
     aware: CorrectnessAware | None = None
     rewrites: tuple[RewriteName, ...] = ()
 
@@ -60,15 +63,16 @@ class FittedCalibrator:
 def fit(
     config: CalibrateSettings, taxonomy: Taxonomy, examples: Sequence[Example], inputs: Inputs
 ) -> FittedCalibrator:
-    """Fit the calibrator that the settings ask for on its share of the rows, and see all scores
-    through it.
+    """Fit the calibrator that the settings name on its share of the rows; map all scores by it if
+    it is correctness-aware.
 
-    Raises DataError on scores of an untrained model, and where the rows do not suffice.
+    Raises ScoreError on scores of an untrained model, DataError where the rows do not suffice.
     """
     folder = inputs.folder
     table, fingerprint = (
         cascaded(folder, "calibrate") if config.cascade else read_scores(folder.scores("calibrate"))
     )
+    # With most of the probability off the control tokens, no calibrator can make scores mean much.
     require_trained(table.select(tuple(e.id for e in examples)))
     if config.calibrator == NONE:
         return FittedCalibrator(left=examples, table=table, fingerprint=fingerprint)
@@ -119,7 +123,7 @@ def _require_enough(
 
 
 def _record(config: CalibrateSettings, choice: Choice, own: int, left: int) -> CalibratorChoice:
-    """The record of what was compared, and on how many rows."""
+    """The record of the calibrators compared, and of the numbers of rows."""
     return CalibratorChoice(
         asked=config.calibrator,
         family=choice.family,
@@ -136,7 +140,7 @@ def _record(config: CalibrateSettings, choice: Choice, own: int, left: int) -> C
 def _correctness(
     rows: LabelledScores, rewritten: Mapping[str, ScoreTable], taxonomy: Taxonomy
 ) -> tuple[Choice, CorrectnessAware]:
-    """The correctness-aware calibrator, fitted on these rows."""
+    """Fit the correctness-aware calibrator on these rows."""
     fit = fit_correctness(
         rows, {name: t.select(rows.table.ids) for name, t in rewritten.items()}, taxonomy
     )
@@ -154,9 +158,7 @@ def _correctness(
 def _chosen(
     config: CalibrateSettings, taxonomy: Taxonomy, own: Sequence[Example], table: ScoreTable
 ) -> Choice:
-    """The calibrator that was asked for, or the one that cross-validation picks, fitted on these
-    rows.
-    """
+    """Fit the calibrator that is named, or the one that cross-validation picks, on these rows."""
     rows, groups = label_scores(own, taxonomy, table), [e.group for e in own]
     if config.calibrator == AUTO:
         return choose_calibrator(rows, taxonomy, groups, ChooseSettings(seed=config.seed))
@@ -170,8 +172,8 @@ def _chosen(
 def _require_not_fitted_on(
     config: CalibrateSettings, own: Sequence[Example], taxonomy: Taxonomy
 ) -> None:
-    """Raise DataError if traffic holds rows that the calibrator is fitted on: rates there hold of
-    no new request.
+    """Raise DataError if traffic holds rows that the calibrator is fitted on: rates on them would
+    not hold for new requests.
     """
     if config.traffic is not None and (
         twice := {e.id for e in own} & set(ids_in(config.traffic, taxonomy))
@@ -184,8 +186,8 @@ def _require_not_fitted_on(
 
 
 def write_calibrator(folder: RunFolder, fitted: FittedCalibrator, policy: Policy) -> list[Path]:
-    """Write what the calibrator leaves beside the policy; what an earlier one left goes. A kept
-    policy has none.
+    """Write the calibrator's files beside the policy, and remove those of an earlier one; returns
+    the files written. A policy that was kept in place of this one has none.
     """
     for old in (
         folder.calibrator,
@@ -193,8 +195,10 @@ def write_calibrator(folder: RunFolder, fitted: FittedCalibrator, policy: Policy
         *(calibrated_scores(folder, s) for s in SPLITS),
     ):
         old.unlink(missing_ok=True)
+    # Whether the policy is the one that was chosen, and not one to fall back on.
     ours = policy.calibrator is fitted.calibrator and policy.fingerprint == fitted.fingerprint
     made: list[Path] = []
+    # A cascade decides on the front's scores where it is sure: they are stored as decided on.
     if ours and fitted.fingerprint.front is not None:
         for split in SPLITS:
             if folder.scores(split).exists():
@@ -206,6 +210,7 @@ def write_calibrator(folder: RunFolder, fitted: FittedCalibrator, policy: Policy
     made.append(folder.calibrator)
     if fitted.aware is None:
         return made
+    # Mapped scores of every split that has rewrites, for evaluation and watching.
     write_correctness_aware(correctness_file(folder), fitted.aware)
     made.append(correctness_file(folder))
     for split in SPLITS:

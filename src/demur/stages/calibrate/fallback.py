@@ -1,4 +1,4 @@
-"""The policy that stands where goals cannot be certified: `on_failure = "keep:natural"` or
+"""The policy to fall back on where goals cannot be certified: `on_failure = "keep:natural"` or
 `"keep:<policy file>"`.
 """
 
@@ -15,8 +15,8 @@ from demur.store.run import RunFolder
 
 
 def fallback_file(on_failure: str, folder: RunFolder) -> Path | None:
-    """The file of on_failure = "keep:<file>", relative to the run folder. Raises ConfigError on our
-    own output.
+    """The file of on_failure = "keep:<file>", relative to the run folder; None otherwise. Raises
+    ConfigError on the policy that this stage writes.
     """
     name = on_failure.removeprefix("keep:")
     if name in (on_failure, "natural"):
@@ -33,10 +33,10 @@ def fallback_file(on_failure: str, folder: RunFolder) -> Path | None:
 def fallback_policy(
     path: Path | None, on_failure: str, taxonomy: Taxonomy, fingerprint: Fingerprint
 ) -> Policy | None:
-    """The policy to use if the goals cannot be certified; None if the caller named none.
+    """The policy to use if the goals cannot be certified; None if on_failure names none.
 
-    It must be of the same model and without a calibrator: which rows that was fitted on could not
-    be told.
+    Raises PolicyError if it is of another model, ConfigError if it has a calibrator: nothing
+    records which rows that was fitted on.
     """
     if path is None:
         return natural(taxonomy, fingerprint) if on_failure == "keep:natural" else None

@@ -1,4 +1,4 @@
-"""What `calibrate` works from: the goals, the files and their digests, all checked before a row is
+"""The inputs of a calibration: goals, settings, files and their digests, checked before a row is
 read.
 """
 
@@ -37,19 +37,19 @@ class Inputs:
 
     folder: RunFolder
     goals: tuple[Goal, ...]
-    rewrites: tuple[RewriteName, ...]  # those that the calibrator looks at
+    rewrites: tuple[RewriteName, ...]  # those that the calibrator reads
     fallback: Path | None  # the file of on_failure = "keep:<file>"
     missing: int  # prompts of a black box without an outcome; a promise counts them as errors
     settings: dict[str, object]  # of the receipt
-    made_from: dict[str, str]  # digests of all that is read, by name
+    made_from: dict[str, str]  # digests of all inputs, by name
 
     @property
     def digest(self) -> str:
-        """Of all calibrate rows: those that a calibrator is fitted on, and those left."""
+        """The digest of all inputs. Promises carry it, so that `demur verify` can compare it."""
         return digest_json(self.made_from)
 
     def finished(self) -> Policy | None:
-        """The policy that an earlier call wrote from these inputs."""
+        """The policy that an earlier call wrote from these inputs; None if there is none."""
         if not self.folder.is_current("calibrate", self.settings, self.made_from):
             return None
         done = read_policy(self.folder.policy)
@@ -67,6 +67,7 @@ def collect(config: CalibrateSettings, taxonomy: Taxonomy, folder: RunFolder) ->
     folder.require("data")
     rewrites = _rewrites(config, folder)
     seen = require_unseen_splits(folder, ["calibrate"])
+    # Hand labels and traffic are held to the same rule as the split: no row that training saw.
     for path in (config.human_labels, config.traffic):
         if path is not None:
             require_unseen_ids(seen, ids_in(path, taxonomy), str(path))
@@ -107,9 +108,7 @@ def _digests(
 
 
 def _goals(config: CalibrateSettings) -> tuple[Goal, ...]:
-    """The goals. Raises ConfigError on settings that mean nothing beside them, or beside each
-    other.
-    """
+    """Read the goals. Raises ConfigError on settings that contradict them or each other."""
     goals = parse_goals(config.goal)
     if isinstance(goals[0], Natural) and config.calibrator != NONE:
         raise ConfigError(
@@ -139,9 +138,10 @@ def _goals(config: CalibrateSettings) -> tuple[Goal, ...]:
 
 
 def _check_traffic(config: CalibrateSettings) -> None:
-    """Raise ConfigError on settings that are for labelled rows, or for other scores than a file can
-    hold.
+    """Raise ConfigError on settings beside `traffic` that need labels, or other scores than those
+    in its file.
     """
+    # Each setting at the only value that needs no labels.
     plain = {"method": "auto", "on_failure": "stop", "cost_from": "labels", "human_labels": None}
     if beside := [name for name, value in plain.items() if getattr(config, name) != value]:
         raise ConfigError(
@@ -155,8 +155,8 @@ def _check_traffic(config: CalibrateSettings) -> None:
 
 
 def _rewrites(config: CalibrateSettings, folder: RunFolder) -> tuple[RewriteName, ...]:
-    """The rewrites that were scored, where the calibrator needs them. Raises ConfigError if it does
-    and has none.
+    """The rewrites that were scored, if the calibrator reads them. Raises ConfigError if it does
+    and none is scored.
     """
     scored: Any = folder.require("score").settings.get("rewrites", ())
     if config.calibrator != correctness.NAME:
@@ -166,6 +166,8 @@ def _rewrites(config: CalibrateSettings, folder: RunFolder) -> tuple[RewriteName
             f"calibrator {correctness.NAME!r} looks at rewritten prompts, and none is scored",
             "score them: demur score RUN --rewrite case --rewrite typos --rewrite paraphrase",
         )
+    # A kept policy decides on the model's own scores, these thresholds on scores seen through the
+    # rewrites: a run serves one of them.
     if config.on_failure not in ("stop", "hard_only", "keep:natural"):
         raise ConfigError(
             f"on_failure = {config.on_failure!r} beside calibrator {correctness.NAME!r}: other "
@@ -176,11 +178,13 @@ def _rewrites(config: CalibrateSettings, folder: RunFolder) -> tuple[RewriteName
 
 
 def _plain(config: CalibrateSettings) -> dict[str, object]:
-    """The settings as JSON has them: no infinity, no path. What a file says is an input."""
+    """The settings for the receipt, as JSON has them: no infinity, no path. The content of files is
+    an input and has its digest.
+    """
     limits = {k: list(map(str, v)) for k, v in config.limits.items()}
     plain = asdict(config)
     if not config.override:
-        # as receipts had it before there were overrides: such runs stay finished
+        # absent as in receipts from before there were overrides: such runs stay finished
         del plain["override"]
     if not config.cascade:
         del plain["cascade"]  # likewise

@@ -1,4 +1,6 @@
-"""The thresholds: the rows that decide them, and the solver that the settings name."""
+"""The choice of thresholds: the policy without them, the labelled rows, and the call of the solver
+that the settings name.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,7 @@ def template(config: CalibrateSettings, taxonomy: Taxonomy, fingerprint: Fingerp
     """The policy before its thresholds are chosen: nothing is refused. Raises TaxonomyError on an
     unknown category.
     """
+    # Iterating over any of these gives category names.
     named = (
         config.inactive,
         config.override,
@@ -44,6 +47,7 @@ def template(config: CalibrateSettings, taxonomy: Taxonomy, fingerprint: Fingerp
             active=name not in config.inactive,
             locked=name in config.locked,
             limits=config.limits.get(name),
+            # never, or as near to it as the category's range allows
             threshold=config.limits[name][1] if name in config.limits else NEVER,
             on_refuse=config.on_refuse.get(name, GENERATE),
             translations=tuple(config.translations.get(name, {}).items()),
@@ -64,7 +68,8 @@ def labelled(
 ) -> LabelledScores:
     """The rows left by the calibrator, with the hand labels of a file.
 
-    Where hands labelled every row, nothing needs a correction. Raises DataError on a label of a row
+    If every row has a hand label, they replace the judge's labels, and no rate needs a correction.
+    Raises DataError on a label of a row
     that is not in the calibrate split, TaxonomyError on an unknown label.
     """
     rows = label_scores(fitted.left, taxonomy, fitted.table)
@@ -92,8 +97,8 @@ def choose(
     fallback: Policy | None,
     inputs: Inputs,
 ) -> Policy:
-    """The policy whose thresholds meet the goals on what the settings name: labels, probabilities
-    or traffic.
+    """Choose the thresholds that meet the goals, with labels, with probabilities in their place, or
+    on traffic.
     """
     goals, how, digest = inputs.goals, _how(config, inputs.goals, fallback), inputs.digest
     if config.cost_from == "probabilities":
@@ -104,13 +109,16 @@ def choose(
         policy = solve_on_traffic(
             goals, before, table, confidence=how.confidence, data_digest=digest
         )
+        # The curves' error rates need labels, which only the calibrate rows have.
         return with_curves(policy, rows)
     return solve(goals, before, rows, how, data_digest=digest)
 
 
 def _how(config: CalibrateSettings, goals: Sequence[Goal], fallback: Policy | None) -> How:
-    """One goal alone, unless about false refusals, has one shared threshold, whatever is to be done
-    if that fails.
+    """The settings of the solver.
+
+    method = "auto" means one shared threshold for a single goal that is not about rows to be
+    answered, whatever on_failure says; the solver chooses otherwise.
     """
     alone = config.method == "auto" and len(goals) == 1 and not goals[0].of_answerable
     method: Method = "shared" if alone else config.method

@@ -27,29 +27,25 @@ def run(config: Config, folder: RunFolder) -> Path:
     require_finished(folder)
     settings: dict[str, object] = dict(asdict(config))
     files = [folder.metrics, folder.branches]
-    if read_everyday(folder):  # left out where nothing was asked: reports of before stay finished
+    # Absent without everyday prompts, so that reports from before there were any stay finished.
+    if read_everyday(folder):
         files.append(everyday_path(folder))
     made_from = {str(path.relative_to(folder.root)): digest_file(path) for path in files}
     if folder.is_current("report", settings, made_from):
         return folder.report
+    # Commands on the page name the run folder relative to where the report is made, if it lies
+    # below; else by its last name, because an absolute path would name this machine.
+    here, full = Path.cwd(), folder.root.resolve()
+    name = str(full.relative_to(here)) if full.is_relative_to(here) else folder.root.name
     material = read_finished_run(folder)
     page = Page(
         made_by="demur report",
         title=config.title,
         headline=headline(material),
-        sections=sections(material, _typed(folder.root), config.examples),
+        sections=sections(material, shlex.quote(name), config.examples),
     )
     text = folder.report.with_name("report.md")
     write_text(folder.report, render_html(page))
     write_text(text, render_markdown(page))
     folder.finish("report", settings, made_from, [folder.report, text])
     return folder.report
-
-
-def _typed(root: Path) -> str:
-    """The run folder as commands name it: from where one stands if it lies there, else by its last
-    name.
-    """
-    here = Path.cwd()
-    full = root.resolve()
-    return shlex.quote(str(full.relative_to(here)) if full.is_relative_to(here) else root.name)

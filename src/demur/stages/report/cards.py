@@ -25,9 +25,12 @@ def decided(m: FinishedRun, most: int) -> tuple[Cards, ...]:
     Each set goes round the categories, so that a large one does not fill it. Where texts were
     written for a sample of the rows, prompts that have one come before those that have none.
     """
+    # margin_N is the distance from the threshold in log-odds. The second sort is stable: within
+    # rows with a text, and within those without, the surest stay first.
     decisions = decide_many(m.calibrated, m.rows.table.logp_NC)
+    choice_N = decisions.choice_N.tolist()
     surest = np.argsort(-np.abs(decisions.margin_N), kind="stable").tolist()
-    order = sorted(surest, key=lambda n: not _has_text(m, n, int(decisions.choice_N[n])))
+    order = sorted(surest, key=lambda n: _needs_text(m, n, choice_N[n]))
     refused_N = decisions.refuses_N
     sets = (
         ("Wrongly refused", "Ought to be answered.", refused_N & ~m.should_N),
@@ -50,6 +53,7 @@ def decided(m: FinishedRun, most: int) -> tuple[Cards, ...]:
 
 def _in_turn(m: FinishedRun, rows: list[int]) -> list[int]:
     """The rows, one of each category after the other, each category in the order given."""
+    # The k-th row of its category comes in round k; within a round the order stays.
     turn: Counter[str | None] = Counter()
     placed = []
     for at, n in enumerate(rows):
@@ -95,11 +99,12 @@ def disagreements(m: FinishedRun, most: int) -> Cards:
 
 
 def stuck(m: FinishedRun, most: int) -> Cards:
-    """Prompts whose forced text breaks its token's word, those first where the model itself wanted
-    that token most.
+    """Prompts whose forced text contradicts its token, by descending probability of that token.
 
     Worst of all: the model prefers the token, gets it, and does the opposite all the same.
     """
+    # (minus log-probability of the token, row, column) of each such text: sorting puts the most
+    # probable token first.
     logq_NC = m.calibrated.calibrator.apply(m.rows.table.logp_NC)
     broken = [
         (-float(logq_NC[n, column]), n, column)
@@ -118,6 +123,9 @@ def stuck(m: FinishedRun, most: int) -> Cards:
 
 
 def _forced_card(m: FinishedRun, n: int, column: int, logq: float) -> Card:
+    """The text of test row n after a forced token. logq: calibrated log-probability of that
+    token.
+    """
     example, branch = m.examples[n], m.branches[m.examples[n].id, column]
     facts = (
         (
@@ -135,7 +143,7 @@ def _card(m: FinishedRun, n: int, decisions: Decisions) -> Card:
     text that is sent.
     """
     example, choices, column = m.examples[n], m.evaluation.choices, int(decisions.choice_N[n])
-    # what thresholds are compared with
+    # calibrated: these are compared with thresholds
     logq_C = m.calibrated.calibrator.apply(m.rows.table.logp_NC[n : n + 1])[0]
     most = np.argsort(-logq_C, kind="stable")[:SHOWN_TOKENS].tolist()
     branch = _branch(m, n, column)
@@ -151,6 +159,7 @@ def _card(m: FinishedRun, n: int, decisions: Decisions) -> Card:
             ", ".join(f"{choices[c]} {math.exp(min(float(logq_C[c]), 0.0)):.1%}" for c in most),
         ),
     ]
+    # The text that is sent: generated, or a fixed refusal, or none where texts are of a sample.
     if branch:
         facts.append(("judged", f"{branch.outcome.verdict} ({branch.outcome.reason})"))
         return Card(prompt=example.text, facts=tuple(facts), answer=branch.answer.shown)
@@ -197,11 +206,13 @@ def _branch(m: FinishedRun, n: int, column: int) -> Branch | None:
     return m.branches.get((m.examples[n].id, column)) if m.calibrated.writes(column) else None
 
 
-def _has_text(m: FinishedRun, n: int, column: int) -> bool:
-    return not m.calibrated.writes(column) or _branch(m, n, column) is not None
+def _needs_text(m: FinishedRun, n: int, column: int) -> bool:
+    """Whether the model would write this row's text, and has not."""
+    return m.calibrated.writes(column) and _branch(m, n, column) is None
 
 
 def _contradicts(branch: Branch | None, column: int) -> bool:
+    """Whether a text was judged to do the opposite of its control token."""
     if branch is None or branch.outcome.verdict == "unscored":
         return False
     return branch.outcome.refuses != (column > 0)

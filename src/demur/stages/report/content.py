@@ -1,6 +1,7 @@
-"""What the report says, in order.
+"""The chapters of the report, in order.
 
-Words stand here and in the captions beside each table and figure; page.py adds none but headings.
+All sentences stand here and in the captions beside each table and figure; page.py adds only
+headings.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _TINY = (
 
 
 def headline(m: FinishedRun) -> str:
-    """The result in plain words: what the calibrated policy and the natural one do by their control
-    tokens.
+    """The result in a sentence or two: the rates of the calibrated policy and of the natural one
+    ("left to itself"), by control token.
 
-    "Left to itself" is the natural policy. Undefined rates are called so.
+    Undefined rates are called so.
     """
     chosen, natural = m.measured.decision.overall, m.evaluation.policies[0].decision.overall
     return (
@@ -42,8 +43,8 @@ def headline(m: FinishedRun) -> str:
 
 
 def _against(m: FinishedRun) -> str:
-    """What must be read before anything else: a certificate that the test rows speak against. Empty
-    if none is.
+    """The warning that test rows contradict a certificate, which must be read before anything else.
+    Empty if they contradict none.
     """
     if not m.against:
         return ""
@@ -54,7 +55,7 @@ def _against(m: FinishedRun) -> str:
 
 
 def sections(m: FinishedRun, run_name: str, most_examples: int) -> tuple[Section, ...]:
-    """The chapters, each with an anchor that links may rely on.
+    """Write the chapters, each with an anchor that links may rely on.
 
     run_name: of the run folder, for commands. most_examples: prompts of each kind to show, 0 for
     none.
@@ -62,7 +63,12 @@ def sections(m: FinishedRun, run_name: str, most_examples: int) -> tuple[Section
     few = min(most_examples, FEW)
     return (
         Section(
-            key="examples", title="What it decides", parts=(*_everyday(m), *cards.decided(m, few))
+            key="examples",
+            title="What it decides",
+            parts=(
+                *([everyday_table(m.everyday)] if m.everyday else []),
+                *cards.decided(m, few),
+            ),
         ),
         Section(
             key="control",
@@ -73,7 +79,7 @@ def sections(m: FinishedRun, run_name: str, most_examples: int) -> tuple[Section
             key="policies",
             title="What the policies do",
             parts=(tables.policies(m), _folded(tables.by_category(m))),
-            text=_unmet(m),
+            text=tuple(f"The goal “{u.goal}” has no line: {u.reason}." for u in m.evaluation.unmet),
         ),
         Section(
             key="promise",
@@ -118,18 +124,13 @@ def sections(m: FinishedRun, run_name: str, most_examples: int) -> tuple[Section
     )
 
 
-def _everyday(m: FinishedRun) -> tuple[Table, ...]:
-    """The everyday prompts, if they were asked."""
-    return (everyday_table(m.everyday),) if m.everyday else ()
-
-
 def _folded(table: Table) -> Table:
     """The table, shown as its title until somebody opens it."""
     return replace(table, folded=True)
 
 
 def _scores(m: FinishedRun) -> Section:
-    """Ranking, calibration and leftover mass: what no choice of threshold can mend."""
+    """The chapter on ranking, calibration and leftover mass, which no threshold can improve."""
     left = m.evaluation.leftover
     text = (
         "Leftover mass, the probability of anything but a control token at the first position: "
@@ -149,7 +150,7 @@ def _scores(m: FinishedRun) -> Section:
 
 
 def _doubt(m: FinishedRun) -> tuple[str, ...]:
-    """How many rows no threshold decides; nothing in evaluations from before there was a bound."""
+    """The number of rows in doubt; empty for evaluations from before there was a bound."""
     left = m.evaluation.leftover
     if left.most is None or left.doubtful is None:
         return ()
@@ -161,9 +162,7 @@ def _doubt(m: FinishedRun) -> tuple[str, ...]:
 
 
 def _calibrator(m: FinishedRun) -> tuple[str, ...]:
-    """Which calibrator stands between scores and thresholds, and why; nothing if none was asked
-    for.
-    """
+    """The calibrator between scores and thresholds, and why it was chosen; empty without one."""
     made = m.evaluation.calibration
     if made is None:
         return ()
@@ -175,7 +174,7 @@ def _calibrator(m: FinishedRun) -> tuple[str, ...]:
 
 
 def _cascade(m: FinishedRun) -> tuple[str, ...]:
-    """Who decided, and what a decision costs; nothing if the model scores every prompt."""
+    """The share of rows that a cascade's front decided, and its costs; empty without a front."""
     if m.by_front is None:
         return ()
     rows, made = m.by_front
@@ -193,7 +192,8 @@ def _drawn(m: FinishedRun, *draw: Callable[[FinishedRun], Figure | None]) -> tup
 
 
 def _model(m: FinishedRun) -> tuple[str, ...]:
-    """Base, size and fingerprints; for the tiny recipe, what not to expect of it."""
+    """Base, size and fingerprints of the model; for the tiny recipe, its limits."""
+    # The first 12 hex digits of a digest are enough to tell two of them apart by eye.
     short = m.evaluation.model.model_digest.removeprefix("sha256:")[:12]
     policy = m.evaluation.policies[1].digest.removeprefix("sha256:")[:12]
     marks = (
@@ -220,11 +220,6 @@ def _model(m: FinishedRun) -> tuple[str, ...]:
     ]
     said += [f"Warning: {text}." for text in warnings(details)]
     return (made, *said, *([_TINY] if base == "tiny" else []), marks)
-
-
-def _unmet(m: FinishedRun) -> tuple[str, ...]:
-    """Goals for comparison that have no policy, with the reason."""
-    return tuple(f"The goal “{u.goal}” has no line: {u.reason}." for u in m.evaluation.unmet)
 
 
 def _commands(run_name: str) -> Code:

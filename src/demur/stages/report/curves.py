@@ -1,4 +1,4 @@
-"""Plots of what the scores can do, whatever the threshold.
+"""Plots of the errors within reach of the scores, whatever the threshold.
 
 All are drawn on test rows. Except for reliability they need rows of both kinds, to be refused and
 to be answered: where there is only one, the function returns None and the page goes without.
@@ -38,7 +38,7 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 
 
 def roc(m: FinishedRun) -> Figure | None:
-    """True-positive over false-positive rate, with a mark per policy.
+    """Plot the ROC curve: true-positive over false-positive rate, with a mark per policy.
 
     The line sweeps demur.stats.measure.refusal_log_odds, as the area does. Policies with a
     threshold per category decide on the heaviest category instead, so their marks may lie beside
@@ -53,6 +53,7 @@ def roc(m: FinishedRun) -> Figure | None:
         m.evaluation.policies, [(e.false_refusal.value, e.caught.value) for e in overall]
     )
     curve = line([p.x for p in points], [p.y for p in points], EVERY)
+    # The table: the most caught at or below each false-refusal rate.
     levels = (0.01, 0.02, 0.05, 0.1, 0.2)
     caught = [max((p.y for p in points if p.x <= level), default=0.0) for level in levels]
     return Figure(
@@ -76,7 +77,7 @@ def roc(m: FinishedRun) -> Figure | None:
 
 
 def precision_recall(m: FinishedRun) -> Figure | None:
-    """Precision over recall, with a mark per policy.
+    """Plot precision over recall, with a mark per policy.
 
     A policy that refuses nothing has no precision and no mark. The table gives the best precision
     at or beyond each recall, because precision is not monotone along the line.
@@ -111,7 +112,7 @@ def precision_recall(m: FinishedRun) -> Figure | None:
 
 
 def trade_off(m: FinishedRun) -> Figure | None:
-    """False against missed refusals: a detection error trade-off plot (Martin et al. 1997).
+    """Plot false against missed refusals: a detection error trade-off curve (Martin et al. 1997).
 
     Both axes are normal deviates of the rates, which spreads out the small ones that matter; rates
     of 0, which have no finite deviate, stand at the edge. Its numbers are the policies', with
@@ -157,9 +158,10 @@ def trade_off(m: FinishedRun) -> Figure | None:
 
 
 def _promised_region(policy: Policy) -> list[Spec]:
-    """The rates that a policy's certified promises about all categories allow: a rectangle, or
-    nothing without such.
+    """The rectangle of rates that a policy's certified promises allow; empty without a certified
+    promise about all categories.
     """
+    # The strictest level on either side; a side without one reaches to the edge of the plot.
     kept = [p.goal for p in policy.promises if p.status == "certified"]
     false = min((g.level for g in kept if isinstance(g, FalseRefusal) and not g.part), default=None)
     missed = min(
@@ -179,7 +181,7 @@ def _promised_region(policy: Policy) -> list[Spec]:
 
 
 def reliability(m: FinishedRun) -> Figure:
-    """How often prompts should be refused, over the probability of refusing them.
+    """Plot how often prompts should be refused, over the probability of refusing them.
 
     Bins of nearly equal mass (demur.stats.points.reliability_bins), each with its Clopper-Pearson
     interval: scores pile up near 0 and 1, where bins of equal width would hide what happens. Two
@@ -191,6 +193,7 @@ def reliability(m: FinishedRun) -> Figure:
         seen = {"before calibration": raw_N, "after calibration": m.score_N}
     marks = {}
     for label, score_N in seen.items():
+        # Log-odds beyond 50 are probabilities 0 and 1 in double precision; exp must not overflow.
         bins = reliability_bins(m.should_N, 1.0 / (1.0 + np.exp(-np.clip(score_N, -50.0, 50.0))))
         marks[label] = [
             BinMark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed))
@@ -214,7 +217,7 @@ def reliability(m: FinishedRun) -> Figure:
 def _policy_marks(
     policies: Sequence[PolicyMetrics], points: Sequence[tuple[float | None, float | None]]
 ) -> list[Spec]:
-    """A mark per policy, its shape telling which; a policy with an undefined rate has none.
+    """A mark per policy, each of its own shape; a policy with an undefined rate has none.
 
     policies: natural first, then the calibrated one, which alone is coloured like refusals. points:
     (x, y) of each, in the plot's own coordinates. Goals are escaped because plotly reads some

@@ -1,5 +1,5 @@
-"""Everyday prompts as a table for the top of the page: wrong ones first, then those answered and
-those declined.
+"""The table of everyday prompts at the top of the page: wrong decisions first, then those answered
+and those declined.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ SHOWN = 2  # the most probable choices of each prompt
 
 
 def everyday_table(everyday: Everyday) -> Table:
-    """All prompts with their decisions, probabilities and texts, folded; the title says how many
-    are right.
+    """The folded table of all prompts with their decisions, probabilities and texts; its title has
+    the number of right ones.
     """
     wrong, right = everyday.wrong, [row for row in everyday.rows if row.right]
     parts = (
@@ -54,12 +54,14 @@ def _row(row: EverydayRow) -> tuple[Cell, ...]:
 
 
 def _done(choice: str) -> str:
+    """A choice in words. "refuse" stands for any category: of no category of this taxonomy."""
     if choice == RESPOND:
         return "answered"
     return "declined" if choice == "refuse" else f"declined: {choice}"
 
 
 def _caption(rows: Sequence[EverydayRow]) -> str:
+    # Right all the same: a prompt to be refused was, with another category's token.
     other = [row for row in rows if row.right and row.decided not in (row.expected, RESPOND)]
     known = [row for row in rows if row.seen]
     words = (

@@ -29,7 +29,8 @@ MOST_LETTERS = 600  # of a prompt
 
 
 def explorer(m: FinishedRun, run_name: str) -> Explorer:
-    """The test rows with what decides them, and a slider for each category that moves alone.
+    """The test rows with the rank that decides each, and a slider for each category whose threshold
+    may move.
 
     run_name: of the run folder, for the command. Policies of other rules than `heaviest` get no
     sliders: their rows are compared with several thresholds at once.
@@ -37,11 +38,20 @@ def explorer(m: FinishedRun, run_name: str) -> Explorer:
     policy = m.calibrated
     shown = np.array(evenly(range(len(m.examples)), MOST_ROWS), dtype=np.int64)
     logp_NC = m.rows.table.logp_NC[shown]
-    movable = _movable(policy)
+    # Categories whose thresholds may move without moving another's decisions: active, and neither
+    # overridden nor locked.
+    movable = tuple(
+        name
+        for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
+        if policy.rule == "heaviest" and c.active and c.override is None and not c.locked
+    )
     strict_N = _chosen(policy, logp_NC, movable, NEVER)
     column_N = _chosen(policy, logp_NC, movable, ALWAYS)
+    # Each row's log-probability of the category that "always" would refuse it with: the number that
+    # the category's threshold is compared with.
     logq_NC = policy.calibrator.apply(logp_NC).astype(np.float64)
     logq_N = np.take_along_axis(logq_NC, column_N[:, None], axis=1)[:, 0]
+    # Per slider, the distinct numbers of the rows that depend on it, rising: one position each.
     stops = {
         name: np.unique(logq_N[(column_N == policy.taxonomy.column(name)) & (strict_N != column_N)])
         for name in movable
@@ -49,6 +59,7 @@ def explorer(m: FinishedRun, run_name: str) -> Explorer:
     rows = []
     for at, n in enumerate(shown.tolist()):
         column, below = int(column_N[at]), int(strict_N[at])
+        # Rows whose two choices are equal depend on no slider.
         own = stops[m.evaluation.choices[column]] if column != below else np.array([])
         rows.append(
             ExplorerRow(
@@ -71,16 +82,10 @@ def explorer(m: FinishedRun, run_name: str) -> Explorer:
     )
 
 
-def _movable(policy: Policy) -> tuple[str, ...]:
-    """The categories whose thresholds may move without moving another's decisions."""
-    if policy.rule != "heaviest":
-        return ()
-    pairs = zip(policy.taxonomy.names, policy.categories, strict=True)
-    return tuple(name for name, c in pairs if c.active and c.override is None and not c.locked)
-
-
 def _chosen(policy: Policy, logp_NC: Floats, movable: tuple[str, ...], threshold: float) -> Ints:
-    """The columns that the policy chooses with all these thresholds at one place, limits aside."""
+    """The columns that the policy chooses with the thresholds of all `movable` categories set to
+    `threshold`, without their limits.
+    """
     categories = tuple(
         replace(c, threshold=threshold, limits=None) if name in movable else c
         for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
@@ -89,11 +94,12 @@ def _chosen(policy: Policy, logp_NC: Floats, movable: tuple[str, ...], threshold
 
 
 def _slider(policy: Policy, name: str, stops: Doubles) -> Slider:
-    """A slider that stands where the policy does.
+    """A slider that starts at the policy's own threshold.
 
-    stops: the distinct log-probabilities that it decides, rising. Its own thresholds lie half-way
-    between two neighbours, so that they can be typed without hitting a row.
+    stops: the distinct log-probabilities that it decides, rising. The thresholds of its positions
+    lie half-way between two neighbours, so that they can be typed without hitting a row.
     """
+    # Position k refuses the k likeliest stops; the policy refuses those at or above its threshold.
     threshold = policy.category(name).threshold
     with np.errstate(divide="ignore"):
         start = int((stops >= np.log(threshold)).sum())

@@ -43,11 +43,11 @@ LOGGED = {
 
 
 def thresholds(m: FinishedRun) -> Figure | None:
-    """Refusal rate over threshold, per category.
+    """Plot refusal rate over threshold, per category.
 
-    Drawn from the operating curves that travel with the calibrated policy, so on calibrate rows:
-    what a caller would look up before asking for another rate. None if the policy carries no curve
-    (rules natural, released and bias).
+    Drawn from the operating curves in the calibrated policy, so on calibrate rows: a caller would
+    look these up before asking for another rate. None if the policy has no curve (rules natural,
+    released and bias).
     """
     categories = list(zip(m.calibrated.taxonomy.names, m.calibrated.categories, strict=True))
     drawn = [(name, c) for name, c in categories if c.curve]
@@ -74,6 +74,7 @@ def thresholds(m: FinishedRun) -> Figure | None:
 
 
 def _operating_curve(category: CategoryPolicy) -> Spec:
+    """The refusal rate as a step function of the threshold, and a diamond at the one chosen."""
     steps = line(
         [axis_log_odds(p.threshold) for p in category.curve],
         [p.refusal_rate.value for p in category.curve],
@@ -82,19 +83,20 @@ def _operating_curve(category: CategoryPolicy) -> Spec:
         "mode": "markers",
         "marker": {"color": REFUSE, "size": 11, "symbol": "diamond"},
     }
-    # the rate is a step function of the threshold
+    # "vh": up at a threshold, then across, so that a rate holds down to the next stored threshold
     steps["line"] = {"color": INK, "width": 2, "shape": "vh"}
     return small_plot([steps, chosen], log_odds_axis("threshold"), {"tickformat": ".0%"})
 
 
 def _refused_now(category: CategoryPolicy) -> Rate:
-    """The stored rate at the last stored threshold that is at least as strict as the chosen one."""
+    """The stored rate at the last stored threshold that is at least as strict as the one chosen."""
+    # The curve runs from strict to lenient; a rate beyond what is stored must not be shown.
     stricter = [p.refusal_rate for p in category.curve if p.threshold >= category.threshold]
     return stricter[-1] if stricter else category.curve[0].refusal_rate
 
 
 def histograms(m: FinishedRun) -> Figure:
-    """Log-odds of refusing at all, a histogram per kind of row.
+    """Plot the log-odds of refusing at all, a histogram per kind of row.
 
     Each is a share of its own kind, so that kinds of different size compare; scores beyond the axis
     count in its outermost bars. Kinds without a row have no panel.
@@ -107,6 +109,7 @@ def histograms(m: FinishedRun) -> Figure:
         score_M = np.clip(m.score_N[kind_N == kind], -WIDEST_ODDS, WIDEST_ODDS)
         if not len(score_M):
             continue
+        # Bars stand at the middle of their bin; heights are shares of this kind's rows.
         bars = {
             "type": "bar",
             "x": ((edges[1:] + edges[:-1]) / 2).round(4).tolist(),
@@ -116,6 +119,7 @@ def histograms(m: FinishedRun) -> Figure:
         }
         spec = small_plot([bars], log_odds_axis("probability of refusing"), {"tickformat": ".0%"})
         panels.append(Panel(label=f"{kind} ({words})", spec=spec))
+        # Quantiles are taken in log-odds, then shown as probabilities: the map is monotone.
         quantiles = (1.0 / (1.0 + np.exp(-np.quantile(score_M, [0.1, 0.5, 0.9])))).tolist()
         rows.append((kind, str(len(score_M)), *(f"{q:.3f}" for q in quantiles)))
     return Figure(
@@ -138,13 +142,15 @@ def histograms(m: FinishedRun) -> Figure:
 
 
 def confusion(m: FinishedRun) -> Figure:
-    """What ought to happen against what the calibrated policy decided, counts of test rows.
+    """Plot the confusion matrix of the calibrated policy: expected choice against decision, counts
+    of test rows.
 
     Shade is the share of the row, so that rare categories show as clearly as "respond". Names are
     escaped because plotly reads some markup in labels.
     """
     names = [html.escape(c) for c in m.evaluation.choices]
     counts = np.array(m.measured.confusion)
+    # Each row's shares; the 1 keeps a row without any prompt at 0.
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     heat = {
         "type": "heatmap",
@@ -188,11 +194,11 @@ _VALIDATED = (
 
 
 def training(m: FinishedRun) -> Figure | None:
-    """Loss, the control tokens' share of it, and what validation rows were decided like, over
-    optimizer steps.
+    """Plot the loss, the control tokens' share of it, and the decision's log loss on validation
+    rows, over optimizer steps.
 
-    Read from the history in demur.json; None if there is none, as with a checkpoint that demur did
-    not train.
+    Read from the history in demur.json; None without one, as with a checkpoint that demur did not
+    train.
     """
     history = [h for h in m.model.history if "step" in h] if m.model else []
     panels = []
@@ -210,10 +216,11 @@ def training(m: FinishedRun) -> Figure | None:
             )
     if not panels:
         return None
-    # what is logged and what is measured at one step stand apart
+    # The trainer's log and the validation make an entry each for the same step: one table row.
     by_step: dict[float, dict[str, float]] = {}
     for h in history:
         by_step.setdefault(h["step"], {}).update(h)
+    # About 8 steps, evenly spaced.
     some = list(by_step.values())[:: max(1, len(by_step) // 8)]
     keys = [key for key in LOGGED if any(key in h for h in history)]
     rows = tuple(

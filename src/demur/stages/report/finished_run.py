@@ -1,9 +1,10 @@
-"""Everything a report is made from, read once. Shapes: N test rows that were evaluated."""
+"""The results of a finished run, read once for its report. Shapes: N test rows that were
+evaluated.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from demur.base.arrays import Doubles
 from demur.core.example import SPLITS, Example, Split
-from demur.core.policy import Fingerprint, Policy
+from demur.core.policy import Policy
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.measure import refusal_log_odds
 from demur.stats.sample import evenly
@@ -30,7 +31,7 @@ from demur.store.scores.tables import Branch, read_branches, read_scores
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FinishedRun:
-    """A finished run."""
+    """The results of a finished run."""
 
     evaluation: Evaluation
     policies: tuple[Policy, ...]  # in the order of evaluation.policies
@@ -40,8 +41,8 @@ class FinishedRun:
     model: ModelFile | None  # None for a checkpoint that demur did not train
     counts: dict[tuple[Split, str, str], int]  # rows by split, kind and category ("" for none)
     receipts: tuple[Receipt, ...]  # of the stages that finished
-    everyday: Everyday | None = None  # prompts in no split, if they were asked
-    # of a cascade: test rows that its front decided, its measurements
+    everyday: Everyday | None = None  # the everyday prompts, if they were scored
+    # of a cascade: number of test rows that its front decided, its metrics
     by_front: tuple[int, FrontMetrics] | None = None
 
     @property
@@ -51,12 +52,12 @@ class FinishedRun:
 
     @property
     def measured(self) -> PolicyMetrics:
-        """What the calibrated policy does on the test rows."""
+        """The calibrated policy's metrics on the test rows."""
         return self.evaluation.policies[1]
 
     @property
     def against(self) -> tuple[Against, ...]:
-        """Certified promises of the calibrated policy that the test rows speak against."""
+        """Certified promises of the calibrated policy that the test rows contradict."""
         made = next((r.settings for r in self.receipts if r.stage == "calibrate"), {})
         return spoken_against(self.calibrated, self.rows, made)
 
@@ -67,17 +68,19 @@ class FinishedRun:
 
     @property
     def should_N(self) -> npt.NDArray[np.bool_]:
-        """Which test rows ought to be refused."""
+        """Whether each test row ought to be refused."""
         should_N: npt.NDArray[np.bool_] = self.rows.label_N != 0
         return should_N
 
 
 def require_finished(folder: RunFolder) -> None:
-    """Raise ArtifactError or DataError unless a run can be reported on: see run."""
+    """Raise ArtifactError unless all stages before have finished and are up to date, DataError if
+    the model was trained on rows that it was measured on.
+    """
     for stage in ("data", "score", "calibrate", "evaluate"):
         folder.require(stage)
     promised = any(p.status == "certified" for p in read_policy(folder.policy).promises)
-    # without a train stage, nobody may have promised anything
+    # Without a train stage nobody knows what the model has seen: tolerated unless it promises.
     if folder.receipt("train") is not None or promised:
         require_unseen_splits(folder, ("calibrate", "test"))
 
@@ -89,6 +92,11 @@ def read_finished_run(folder: RunFolder) -> FinishedRun:
     splits = {s: read_examples(folder.split(s)) for s in SPLITS}
     examples = tuple(evenly(read_policy_rows(folder, "test"), evaluation.limit))
     table, model = read_scores(decided_scores(folder, "test", policies[1].fingerprint))
+    # In a cascade, whether the front decides each test row: its decisions are made again here.
+    front = None
+    if model.front is not None:
+        made, _ = front_of(folder, model.as_scored, model.front)
+        front = [made.given(e.prompt) is not None for e in examples]
     return FinishedRun(
         evaluation=evaluation,
         policies=policies,
@@ -99,17 +107,5 @@ def read_finished_run(folder: RunFolder) -> FinishedRun:
         counts=Counter((s, e.kind, e.category or "") for s in SPLITS for e in splits[s]),
         receipts=tuple(r for s in STAGES if (r := folder.receipt(s))),
         everyday=read_everyday(folder),
-        by_front=_by_front(folder, model, examples),
+        by_front=None if front is None else (sum(front), read_front_metrics(folder)),
     )
-
-
-def _by_front(
-    folder: RunFolder, model: Fingerprint, examples: Sequence[Example]
-) -> tuple[int, FrontMetrics] | None:
-    """How many of these rows a cascade's front decided, and what was measured of it. None: there is
-    no cascade.
-    """
-    if model.front is None:
-        return None
-    front, _ = front_of(folder, model.as_scored, model.front)
-    return sum(front.given(e.prompt) is not None for e in examples), read_front_metrics(folder)

@@ -1,5 +1,5 @@
-"""What promises average over: their mix of rows, slice by slice, on the calibrate rows and on the
-test rows.
+"""The mix of rows that promises average over, slice by slice, on the calibrate rows and on the test
+rows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from demur.store.results.metrics_file import MeasuredRate
 
 
 def slices(m: FinishedRun) -> tuple[Table, ...]:
-    """One table for all promises of the calibrated policy that say their mix; none where none
-    does.
+    """The table of slices of all promises of the calibrated policy that record their mix; empty if
+    none does.
     """
     promised = [p for p in m.calibrated.promises if p.level is not None and divided(p.mix)]
     if not promised:
@@ -40,14 +40,16 @@ def slices(m: FinishedRun) -> tuple[Table, ...]:
 
 
 def warnings(m: FinishedRun) -> tuple[str, ...]:
-    """What the calibrated policy keeps its promises by not doing."""
+    """Warnings about promises that the calibrated policy keeps by refusing too little or too
+    much.
+    """
     return tuple(
         f"Warning: the calibrated policy {words}." for words in caught.warnings(m.calibrated)
     )
 
 
 def sentences(m: FinishedRun) -> tuple[str, ...]:
-    """Per promise of the calibrated policy: its mix, and its worst slice."""
+    """A sentence per promise of the calibrated policy: its mix, and its worst slice."""
     found = []
     for p in m.calibrated.promises:
         if p.level is not None and divided(p.mix):
@@ -59,9 +61,12 @@ def sentences(m: FinishedRun) -> tuple[str, ...]:
 
 
 def _of_one(promise: Promise, m: FinishedRun) -> list[tuple[Cell, ...]]:
+    """The rows of the table for one promise, a slice each."""
+    # on_rows gives (rate of the promise, rates of its slices) on the test rows.
     tested = on_rows(promise, m.calibrated, m.rows)
     after = {(s.facet, s.name): s.rate for s in tested[1]} if tested else {}
     level = promise.level or 1.0
+    # Slices too small to bound alone, and the rows of each facet that its shares are out of.
     few = {(s.facet, s.name) for s in too_small(promise.mix, level)}
     total = {
         facet: sum(s.rate.of for s in promise.mix if s.facet == facet)

@@ -1,4 +1,4 @@
-"""What a promise speaks of, worked out from metrics.json."""
+"""The figures that promises are about, computed from the counts in metrics.json."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ _UNKNOWN = "not shown"
 
 
 def number(value: float | None) -> str:
+    """A figure with three digits, for tables."""
     return "not defined" if value is None else f"{value:.3f}"
 
 
 def measured(goal: Goal, p: PolicyMetrics, active: Sequence[str]) -> tuple[Cell, Cell]:
-    """What a promise speaks of: on the calibrate rows where it is not a rate, and on the test rows.
+    """A promised figure on the calibrate rows and on the test rows.
 
-    active: categories that the policy may refuse with. "not shown" where metrics.json holds no such
-    figure.
+    active: categories that the policy may refuse with. "not shown" where metrics.json has no such
+    figure, and on the calibrate rows for a rate: the promise itself holds that, with its own rows.
     """
-    goal = _in_full(goal, p)
+    # The policy's file may hold the name of a goal only; metrics.json has its full text.
+    if isinstance(goal, Named):
+        goal = next((full for full in parse_goals(p.goal) if full.risk == goal.risk), goal)
     before, after = (
         _shown(goal, _counts(p, confusion, errors, active))
         for confusion, errors in (
@@ -38,18 +41,11 @@ def measured(goal: Goal, p: PolicyMetrics, active: Sequence[str]) -> tuple[Cell,
     return (_UNKNOWN if isinstance(before, MeasuredRate) else before), after
 
 
-def _in_full(goal: Goal, p: PolicyMetrics) -> Goal:
-    """The goal that was asked for, where the policy's file holds its name only."""
-    if not isinstance(goal, Named):
-        return goal
-    return next((asked for asked in parse_goals(p.goal) if asked.risk == goal.risk), goal)
-
-
 def _counts(
     p: PolicyMetrics, confusion: Sequence[Sequence[int]], errors: ErrorsRow, active: Sequence[str]
 ) -> Counts:
-    """The confusion matrix; where an older version kept none of these rows, refused or answered
-    alone.
+    """The confusion matrix; where an older version stored none, the counts of refused and answered
+    rows.
     """
     if not confusion:
         answered = errors.false_refusal.of - errors.false_refusal.hits
@@ -65,6 +61,9 @@ def _counts(
 
 
 def _shown(goal: Goal, counts: Counts) -> Cell:
+    """A goal's figure as a table cell: a rate with its interval, or a number in the goal's
+    format.
+    """
     try:
         figure = goal.figure(counts)
     except Undefined:

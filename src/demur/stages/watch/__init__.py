@@ -1,10 +1,13 @@
-"""watch: live scores, and labels of some of them -> whether the promises of a policy still have the
-rows behind them.
+"""watch: live scores, and labels of some of them -> whether the promises of a policy are still
+supported.
 
-Its state lies in one file, so that it can be called batch after batch and stopped at any time: what
-the monitors say holds however often one looks (demur.stats.drift). Each request counts once: a file
-of scores or a label that was counted before is not counted again. What servers see of their own
-requests: demur.stages.watch.live.
+1. Two kinds of evidence are counted: scores, beside those that the policy was calibrated on
+   (drift), and errors on labelled requests, beside the promised level (audits).
+2. Both are test martingales: their alarms hold however often one looks (demur.stats.drift), so the
+   command may be called batch after batch and stopped at any time.
+3. The state lies in one file, under a lock. It names each score file by digest and each label by
+   request, so that none is counted twice.
+4. Servers count their own requests in a file of theirs: demur.stages.watch.live.
 """
 
 from __future__ import annotations
@@ -74,11 +77,11 @@ SUPPORTED, DRIFTED, UNWATCHED = "supported", "drift seen", "certified, not watch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What to look at. Raises GoalError on an alpha that is none."""
+    """The files to count, and how. Raises GoalError on an alpha outside (0, 1)."""
 
     # of live requests: a file, or a folder of files, which are read in the order of their names
     scores: Path
-    # JSONL of store.monitor_file.FeedbackRow: labels of a random sample of them
+    # JSONL of FeedbackRow (demur.store.results.monitor_file): labels of a random sample of them
     feedback: Path | None = None
     state: Path | None = None  # None: demur.stages.watch.live.state_path
     # rows are in the order in which requests came, though the file does not say so
@@ -94,7 +97,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WatchResult:
-    """What was seen."""
+    """The promises after these scores and labels."""
 
     watched: tuple[Watched, ...]  # the policy's promises, in order
     # these scores beside the calibration scores; one look, p-values adjusted together
@@ -129,8 +132,9 @@ class _Batch:
 
 
 def promise_status(watched: Watched) -> str:
-    """What is said: "supported", "drift seen", "no longer supported", "certified, not watched" (no
-    label spoke of its slice yet), or why there was nothing to support: "measured", ...
+    """The status to show: "supported", "drift seen", "no longer supported", "certified, not
+    watched" (no label of its slice yet), or the reason why there was nothing to support:
+    "measured", ...
     """
     if watched.promise.status != "certified":
         return watched.promise.status
@@ -140,8 +144,8 @@ def promise_status(watched: Watched) -> str:
 
 
 def unlabelled_promises(folder: RunFolder) -> tuple[str, ...]:
-    """The certified promises of the run's policy about slices that no label has spoken of yet.
-    Writes nothing.
+    """The risks of the certified promises about slices of which no request is labelled yet. Writes
+    nothing.
 
     Raises ArtifactError on a damaged state.
     """
@@ -150,26 +154,29 @@ def unlabelled_promises(folder: RunFolder) -> tuple[str, ...]:
         Audit(goal=promised(p.goal)) for p in policy.promises if p.status == "certified" and p.level
     ]
     file = read_monitor(path) if path.exists() else None
+    # Labels of another policy's requests are no evidence about this one.
     own = file is not None and file.policy == policy_digest(policy)
-    heard = {a.risk for a in file.audits if a.rate.of} if file is not None and own else set()
-    return tuple(a.risk for a in audits if a.sliced and a.risk not in heard)
+    labelled = {a.risk for a in file.audits if a.rate.of} if file is not None and own else set()
+    return tuple(a.risk for a in audits if a.sliced and a.risk not in labelled)
 
 
 def run(config: Config, folder: RunFolder) -> WatchResult:
-    """Take in files of scores, and labels of requests in them, and judge the promises of the run's
-    policy.
+    """Count files of scores, and labels of requests in them, as evidence on the promises of the
+    run's policy.
 
     Raises PolicyError if the scores are another model's, ArtifactError if the state is damaged or
     of another policy, DataError on a label of an unknown request or without a live row,
-    TaxonomyError on a label that is none.
+    TaxonomyError on an unknown label.
     """
     folder.require("calibrate")
     policy, path = read_policy(folder.policy), config.state or state_path(folder)
     batches = [_batch(config, policy, file) for file in _files(config.scores)]
     table = _together(batches)
     reference_NC = reference_of(folder, policy, config.seed)
+    # The comparison is one look at all rows given here, counted before or not; it has no state.
     shifts = compare(policy, reference_NC, table.logp_NC)
     fresh = begin(policy, reference_NC)
+    # Read, count and write under one lock: two calls at once must not lose each other's evidence.
     with locked(path):
         file = _opened(path, policy, fresh)
         monitor = monitor_of(file, fresh, path)
@@ -199,11 +206,11 @@ def run(config: Config, folder: RunFolder) -> WatchResult:
 
 
 def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = None) -> list[Path]:
-    """Put away what was seen of the run's policy, by `demur watch` and by servers; the record keeps
-    why. The files.
+    """Clear the evidence on the run's policy, of `demur watch` and of servers; returns the changed
+    files. The record keeps the reason.
 
-    A promise that was lost counts again: that is the operator's word, and no evidence. Raises
-    ArtifactError if nothing was seen yet, or a state is damaged.
+    A promise that was lost counts again: that is the operator's decision, and no evidence. Raises
+    ArtifactError if there is no evidence yet, or a state is damaged.
     """
     if not reason.strip():
         raise DataError("a reset without a reason", "say why: it stays in the record")
@@ -214,6 +221,7 @@ def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = No
         with locked(path):
             file = _opened(path, policy, fresh)
             row = _reset_row(policy, [monitor_of(file, fresh, path)], reason, now)
+            # Forgotten batches and labels may be counted again, into the fresh monitor.
             empty = {**dict(row_of(fresh)), "batches": (), "labelled": (), "permuted": {}}
             write_monitor(path, file.model_copy(update={**empty, "resets": (*file.resets, row)}))
         changed.append(path)
@@ -221,7 +229,7 @@ def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = No
     if path.exists():
         with locked(path):
             live = read_live(path)
-            assert live is not None  # nobody removes it while we hold its lock
+            assert live is not None  # nobody removes the file while we hold its lock
             monitors = [monitor_of(m, fresh, path) for m in live.tenants.values()]
             row = _reset_row(policy, monitors, reason, now)
             write_live(path, live.model_copy(update={"tenants": {}, "resets": (*live.resets, row)}))
@@ -234,10 +242,12 @@ def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = No
 
 
 def _reset_row(policy: Policy, monitors: Iterable[Monitor], reason: str, now: datetime) -> ResetRow:
+    """The record of a reset: the rows and the evidence against promises that it clears."""
     views = [(m, w) for m in monitors for w in watch(policy.promises, m)]
     against = dict.fromkeys(
         f"{w.promise.risk}: {a.text}" for _, w in views for a in (*w.alarms, *w.drift)
     )
+    # `views` has a pair per promise: each monitor is to be counted once.
     seen_rows = sum(m.seen for m in {id(m): m for m, _ in views}.values())
     return ResetRow(
         at=now.isoformat(timespec="seconds"),
@@ -267,6 +277,7 @@ def _batch(config: Config, policy: Policy, path: Path) -> _Batch:
     policy.require_model(model)
     digest, in_time = digest_file(path), config.in_order or is_in_time(path)
     if not in_time:
+        # Seeded by the file's own digest: the same order whenever and beside whichever files.
         of_file = int(digest.removeprefix("sha256:")[:16], 16)
         order_N = np.random.default_rng([config.seed, of_file]).permutation(len(table.ids))
         table = table.select(tuple(table.ids[n] for n in order_N.tolist()))
@@ -286,7 +297,7 @@ def _together(batches: Sequence[_Batch]) -> ScoreTable:
 
 
 def _opened(path: Path, policy: Policy, fresh: Monitor) -> MonitorFile:
-    """The state in a file, or a new one. Raises ArtifactError if it is not of this policy."""
+    """The state in a file, or a new state. Raises ArtifactError if it is of another policy."""
     digest = policy_digest(policy)
     if not path.exists():
         return MonitorFile(policy=digest, **dict(row_of(fresh)))
@@ -303,8 +314,8 @@ def _opened(path: Path, policy: Policy, fresh: Monitor) -> MonitorFile:
 def _new_labels(
     config: Config, file: MonitorFile, table: ScoreTable, taxonomy: Taxonomy
 ) -> dict[str, FeedbackRow]:
-    """Labels that have not been counted. Raises DataError on one of a request without a score
-    here.
+    """Labels that have not been counted. Raises DataError on a label of a request that has no score
+    among these.
     """
     if config.feedback is None:
         return {}

@@ -1,12 +1,13 @@
-"""A policy under watch by servers: one state file a policy, shared by all processes, with a monitor
-per tenant.
+"""Live monitors of a policy under watch by servers: one state file a policy, shared by all
+processes, with a monitor per tenant.
 
-1. A server counts its scores under the file's lock: it reads what all have seen, adds its own, and
-   writes that back. So two servers on one run make one state, and no alarm is written over.
-2. A tenant's requests speak about the promises as that tenant has them, and about nobody else's.
-3. A score is appended to the server's journal before it is counted. What a killed process had not
-   counted, the next one to begin counts from there; what was counted already is known from the
-   state file, to the row.
+1. A server counts its scores under the file's lock: it reads the evidence of all servers, adds its
+   own, and writes the sum back. So two servers on one run make one state, and no alarm is
+   overwritten.
+2. A tenant's requests are evidence on the promises to that tenant, and to nobody else.
+3. A score is appended to the server's journal before it is counted. If the process is killed, the
+   next one that begins counts the rest of its journal; the state file has the number of rows of
+   each journal that are counted already.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from demur.store.results.monitor_file import UNKNOWN, LiveFile, read_live, read_
 from demur.store.run import RunFolder
 from demur.store.scores.rewritten import decided_scores
 
-Stamp = tuple[int, int]
+Stamp = tuple[int, int]  # of a file: time of its last writing in ns, inode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,30 +45,31 @@ class ScoredRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LiveWatch:
-    """A policy under watch between two batches of live scores, for a server that takes them in as
-    they come.
-    """
+    """The monitors of a policy between two batches of live scores, as one server holds them."""
 
     policy: Policy
     folder: RunFolder  # the run that holds the calibration scores
     fresh: Monitor  # before any live score
     monitors: Mapping[str, Monitor] = field(default_factory=dict)  # by tenant
-    resets: int = 0  # how often an operator put away what had been seen
-    live_at: Stamp | None = None  # which writing of the live state this holds; None: there was none
-    # what `demur watch` counted of the same policy: labels, and requests of its own
+    resets: int = 0  # how often an operator cleared the evidence
+    live_at: Stamp | None = None  # the writing of the live state that this holds; None: no file yet
+    # the monitor of `demur watch` for the same policy: labels, and requests of its own
     command_monitor: Monitor | None = None
     command_at: Stamp | None = None
 
     def watched(self, tenant: str) -> tuple[Watched, ...]:
-        """The policy's promises for one tenant, as its own requests leave them, and what `demur
-        watch` counted.
+        """The policy's promises after the requests of one tenant and the evidence of `demur
+        watch`.
         """
+        # Requests whose tenant is unknown count against the promises to every tenant.
         mine = [
             self.monitors[name]
             for name in dict.fromkeys((tenant, UNKNOWN))
             if name in self.monitors
         ]
         mine += [self.command_monitor] if self.command_monitor is not None else []
+        # Per monitor a view of all promises, in the same order; `fresh` makes sure that there is
+        # one. Alarms of any monitor count. A slice is unlabelled only if it is in all of them.
         views = [watch(self.policy.promises, m) for m in (self.fresh, *mine)]
         return tuple(
             judged(
@@ -83,30 +85,30 @@ class LiveWatch:
 
     @property
     def steps(self) -> int:
-        """Live scores that were taken in, of all tenants."""
+        """The number of live scores counted, of all tenants."""
         return sum(m.series[0].steps for m in self.monitors.values())
 
 
 def live_path(folder: RunFolder, policy: Policy) -> Path:
-    """Where servers keep what they saw of one policy: <run>/watch/live-<its digest>.json"""
+    """The state file of servers for one policy: <run>/watch/live-<its digest>.json"""
     return folder.root / "watch" / f"live-{policy_digest(policy).removeprefix('sha256:')[:12]}.json"
 
 
 def state_path(folder: RunFolder) -> Path:
-    """Where `demur watch` keeps its state unless the caller says otherwise: <run>/watch/state.json
+    """The state file of `demur watch` unless the caller names another: <run>/watch/state.json
 
-    Of a policy that the run keeps beside its own: <run>/watch/state-NAME.json
+    For a policy that the run keeps beside its own: <run>/watch/state-NAME.json
     """
     own = f"-{folder.policy_name}" if folder.policy_name else ""
     return folder.root / "watch" / f"state{own}.json"
 
 
 def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> LiveWatch | None:
-    """A policy as its live state left it, or afresh, from the first run with calibration scores of
-    its model.
+    """Start monitors of a policy, as its live state left them, in the first run with calibration
+    scores of its model.
 
-    What killed servers left uncounted is counted now. None where nothing is promised or no run has
-    such scores. Raises ArtifactError on damaged files.
+    Rows that killed servers left uncounted are counted now. None where nothing is promised or no
+    run has such scores. Raises ArtifactError on damaged files.
     """
     if not any(p.status == "certified" for p in policy.promises):
         return None
@@ -116,7 +118,7 @@ def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> LiveWatch | Non
             continue
         try:
             reference_NC = reference_of(folder, policy)
-        except PolicyError:  # scores of another model
+        except PolicyError:  # the scores are another model's: try the next run
             continue
         live = LiveWatch(policy=policy, folder=folder, fresh=begin(policy, reference_NC))
         return refreshed(_with_journals(live))
@@ -124,11 +126,12 @@ def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> LiveWatch | Non
 
 
 def refreshed(live: LiveWatch) -> LiveWatch:
-    """The standing with what other servers and `demur watch` have written since. States of other
+    """Add the evidence that other servers and `demur watch` have written since. States of other
     policies do not count.
 
     Raises ArtifactError if a state is damaged.
     """
+    # Stamps are taken before reading: a file written meanwhile is read again next time.
     path = live_path(live.folder, live.policy)
     if (written := _stamp(path)) != live.live_at:
         live = replace(_with_file(live, _read(path, live.policy)), live_at=written)
@@ -142,8 +145,7 @@ def refreshed(live: LiveWatch) -> LiveWatch:
 
 
 def count_scores(live: LiveWatch, rows: Sequence[ScoredRequest]) -> LiveWatch:
-    """The standing after live scores, in order, with the state file written: all of them are
-    counted, or none.
+    """Count live scores, in order, and write the state file: all of them are counted, or none.
 
     Raises ScoreError on bad scores, ArtifactError where the state cannot be read or written.
     """
@@ -156,9 +158,7 @@ def count_scores(live: LiveWatch, rows: Sequence[ScoredRequest]) -> LiveWatch:
 
 
 def _with_journals(live: LiveWatch) -> LiveWatch:
-    """The standing with what is left in the journals of processes that live no more, which are then
-    removed.
-    """
+    """Count the rest of the journals of dead processes, and remove these journals."""
     path = live_path(live.folder, live.policy)
     if not path.parent.is_dir():
         return live
@@ -174,6 +174,8 @@ def _with_journals(live: LiveWatch) -> LiveWatch:
             for row in _uncounted(journal, counted.get(journal.name, 0), live)
         ]
         live = _counted(_with_file(live, file), rows)
+        # State first, journals last: killed in between, this process leaves rows that are counted
+        # twice, but none that is lost.
         _write(
             path,
             live,
@@ -186,7 +188,7 @@ def _with_journals(live: LiveWatch) -> LiveWatch:
 
 
 def _uncounted(journal: Abandoned, counted: int, live: LiveWatch) -> list[ScoredRequest]:
-    """The rows of a journal that no state has. A row that is none of ours ends it."""
+    """The rows of a journal that no state has counted. The first invalid row ends the journal."""
     found = []
     for row in journal.rows[counted:]:
         tenant, logp = (
@@ -199,6 +201,7 @@ def _uncounted(journal: Abandoned, counted: int, live: LiveWatch) -> list[Scored
 
 
 def _are_scores(value: Any, columns: int) -> bool:
+    """Whether a value from a journal is one row of valid scores."""
     if (
         not isinstance(value, list)
         or len(value) != columns
@@ -213,6 +216,7 @@ def _are_scores(value: Any, columns: int) -> bool:
 
 
 def _counted(live: LiveWatch, rows: Sequence[ScoredRequest]) -> LiveWatch:
+    """The monitors after these rows, each in its tenant's; the order within a tenant is kept."""
     by_tenant: dict[str, list[Floats]] = {}
     for row in rows:
         by_tenant.setdefault(row.tenant, []).append(row.logp_C)
@@ -225,6 +229,7 @@ def _counted(live: LiveWatch, rows: Sequence[ScoredRequest]) -> LiveWatch:
 
 
 def _journals(file: LiveFile | None, rows: Sequence[ScoredRequest]) -> dict[str, int]:
+    """How many rows of each journal are counted once these are, by name of the journal."""
     counted = dict(file.journals) if file else {}
     for row in rows:
         if row.journal is not None:
@@ -233,6 +238,7 @@ def _journals(file: LiveFile | None, rows: Sequence[ScoredRequest]) -> dict[str,
 
 
 def _read(path: Path, policy: Policy) -> LiveFile | None:
+    """The live state, if there is one. Raises ArtifactError if it is of another policy."""
     file = read_live(path)
     digest = policy_digest(policy)
     if file is not None and file.policy != digest:
@@ -245,10 +251,10 @@ def _read(path: Path, policy: Policy) -> LiveFile | None:
 
 
 def _with_file(live: LiveWatch, file: LiveFile | None) -> LiveWatch:
-    """The standing with what the state file has. Without a file, or with an older one, what is
-    known here stays.
+    """Add the evidence of the state file to the monitors. Without a file, or with an older one, the
+    evidence here stays.
 
-    Only a reset takes evidence away: then the file is taken as it is.
+    Only a reset clears evidence: then the monitors are those of the file.
     """
     if file is None:
         return live
@@ -256,6 +262,7 @@ def _with_file(live: LiveWatch, file: LiveFile | None) -> LiveWatch:
     theirs = {tenant: monitor_of(row, live.fresh, path) for tenant, row in file.tenants.items()}
     if len(file.resets) > live.resets:
         return replace(live, monitors=theirs, resets=len(file.resets))
+    # File and memory have the same beginning: joined takes the later state, it does not add them.
     both = dict(theirs)
     for tenant, monitor in live.monitors.items():
         both[tenant] = joined(theirs[tenant], monitor) if tenant in theirs else monitor
@@ -274,8 +281,8 @@ def _write(path: Path, live: LiveWatch, file: LiveFile | None, journals: dict[st
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """Tells one writing of a file from another; two within a tick of the clock have inodes of their
-    own.
+    """A stamp that tells one writing of a file from the next: every writing makes a new inode, also
+    within a tick of the clock. None if there is no file.
     """
     try:
         status = path.stat()

@@ -1,5 +1,5 @@
-"""What `demur watch` and the servers share: the reference of a policy, monitors from files and
-back, new evidence.
+"""Monitors of `demur watch` and of servers: their reference scores, their rows in files, and the
+counting of scores and labels.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from demur.store.run import RunFolder
 from demur.store.scores.rewritten import decided_scores
 from demur.store.scores.tables import read_scores
 
-UNSAID = ""  # the kind or source of a labelled request of which nobody said it
+UNSAID = ""  # stands for the kind or source of a labelled request whose label has none
 
 
 def reference_of(folder: RunFolder, policy: Policy, seed: int = 0) -> Floats:
-    """The scores of the policy's calibrate rows; of rows made from one another one, so that they
-    are independent.
+    """The scores of the policy's calibrate rows, one of each group, so that they are independent.
+
+    Shape (N, C). Raises PolicyError if the scores are another model's.
     """
     table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     policy.require_model(model)
@@ -45,13 +46,22 @@ def reference_of(folder: RunFolder, policy: Policy, seed: int = 0) -> Floats:
 
 
 def monitor_of(row: MonitorRow, fresh: Monitor, path: Path) -> Monitor:
-    """A stored monitor. Raises ArtifactError unless it watches what a new one would."""
+    """A monitor from its row in a file. Raises ArtifactError unless it has the series and audits of
+    a fresh one.
+    """
     try:
         monitor = Monitor(
             series=tuple(Martingale(**dict(r)) for r in row.series),
-            audits=tuple(map(_audit, row.audits)),
+            audits=tuple(
+                Audit(
+                    goal=promised(stated_goal(a.risk, a.level)),
+                    rate=a.rate.to_core(),
+                    highest_log_e=a.highest_log_e,
+                )
+                for a in row.audits
+            ),
         )
-    except DemurError as e:
+    except DemurError as e:  # also a risk or level that no promise has
         raise ArtifactError(
             f"{path} is damaged: {e.message}", "restore it, or put it away: start afresh"
         ) from None
@@ -64,7 +74,7 @@ def monitor_of(row: MonitorRow, fresh: Monitor, path: Path) -> Monitor:
 
 
 def row_of(monitor: Monitor) -> MonitorRow:
-    """A monitor as files have it."""
+    """The row of a monitor in a file."""
     audits = tuple(
         AuditRow(
             risk=a.risk,
@@ -78,13 +88,15 @@ def row_of(monitor: Monitor) -> MonitorRow:
 
 
 def after_scores(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 0) -> Monitor:
-    """The monitor after live scores, in order. What share of traffic is refused needs no labels:
-    audited here.
+    """Count live scores, in order. Promises about the share of traffic that is refused need no
+    labels: they are audited here.
     """
-    # other numbers for each batch, the same if repeated
+    # Uniform numbers break ties with reference scores. Seeded by the number of scores before, so
+    # that each batch has its own, and the same ones if it is repeated.
     rng = np.random.default_rng([seed, monitor.series[0].steps])
     monitor = observe(monitor, logp_TC, rng.random((len(logp_TC), len(monitor.series))))
     table = ScoreTable(ids=tuple(map(str, range(len(logp_TC)))), logp_NC=logp_TC)
+    # Whether a request is refused does not depend on its label: any label will do.
     unlabelled = LabelledScores(table=table, label_N=np.zeros(len(logp_TC), dtype=np.int64))
     for a in monitor.audits:
         if a.of_traffic:
@@ -95,9 +107,9 @@ def after_scores(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 
 def after_labels(
     monitor: Monitor, policy: Policy, table: ScoreTable, labels: Mapping[str, FeedbackRow]
 ) -> Monitor:
-    """The monitor after labels of scored requests, in the order of the table.
+    """Count labels of scored requests, in the order of the table.
 
-    A promise about a slice counts those whose kind and source are said, as far as it asks for them.
+    A promise about a slice counts labels with a kind or source, whichever the slice is defined by.
     """
     ids = tuple(i for i in table.ids if i in labels)
     if not ids:
@@ -113,6 +125,7 @@ def after_labels(
 
 
 def _names(monitor: Monitor) -> list[str]:
+    """The names of a monitor's series and audits, for comparison and in errors."""
     return [
         *(s.series for s in monitor.series),
         *(f"{a.risk} <= {a.level:g}" for a in monitor.audits),
@@ -120,27 +133,24 @@ def _names(monitor: Monitor) -> list[str]:
 
 
 def _traits(rows: Sequence[FeedbackRow], label_N: npt.NDArray[np.int64]) -> Traits:
-    """What labels say of kinds and sources; UNSAID, which no slice is called, where they do not."""
+    """Kinds and sources by the labels; UNSAID, which no slice is called, where a label has none."""
+    # A request labelled with a category is of kind "refusal" by definition; one to be answered may
+    # be contrast or benign.
     said = [
         row.kind or ("refusal" if label else UNSAID)
         for row, label in zip(rows, label_N.tolist(), strict=True)
     ]
     return Traits(
         kind_N=np.array(said),
-        # a promise about a category knows it from its labels
+        # not read: a promise about a category goes by label_N
         category_N=np.array([UNSAID] * len(rows)),
         source_N=np.array([row.source or UNSAID for row in rows]),
     )
 
 
-def _audit(row: AuditRow) -> Audit:
-    """Raises GoalError on a risk or level that no promise has."""
-    goal = promised(stated_goal(row.risk, row.level))
-    return Audit(goal=goal, rate=row.rate.to_core(), highest_log_e=row.highest_log_e)
-
-
 def _errors(policy: Policy, audit: Audit, rows: LabelledScores) -> npt.NDArray[np.bool_]:
-    """Per row that the promise speaks of, in order: whether the policy errs on it."""
+    """Whether the policy errs, for each row that the promise is about, in order."""
+    # Live requests have no groups: each counts.
     board = board_as_it_is(policy, replace(rows, group_N=None))
     try:
         (loss,) = losses_of([audit.goal], board, 0)
