@@ -1,5 +1,5 @@
-"""bench-calibration: scored runs -> study.json, study.md and study.html: which calibrator, and
-which measurement.
+"""bench-calibration: scored runs -> study.json, study.md and study.html, a comparison of
+calibrators and of measurements.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = ["Config", "ScoreFiles", "ScoredModel", "run"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What to compare. Raises ConfigError on an unknown calibrator."""
+    """The calibrators to compare. Raises ConfigError on an unknown one."""
 
     calibrators: tuple[str, ...] = AUTO  # families; "none" is always among them, and first
-    # what parts the test rows, to see whether calibration carries over from part to part
+    # how test rows are grouped, to see whether calibration carries over from group to group
     by: By = "category"
 
     def __post_init__(self) -> None:
@@ -53,7 +53,9 @@ def run(
     """
     if not models:
         raise DataError("there is no scored run to study", "score some: demur score RUN")
+    # All models are read before any calibrator is fitted: a bad file must not cost an hour.
     cases = [read_model_rows(model) for model in models]
+    # "none" first: the study compares every calibrator with the scores as they are.
     families = tuple(dict.fromkeys((NONE, *config.calibrators)))
     study = summarise(cases, measure_all(cases, families, progress), config.by)
     page = page_of(study)

@@ -1,4 +1,4 @@
-"""What the page of a study says, in order."""
+"""The chapters of a study's page, in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = (
 
 
 def page_of(study: StudyFile) -> Page:
-    """The study as a page."""
+    """Write the page of a study."""
     return Page(
         made_by="demur bench calibration",
         title="Calibration study",
@@ -41,16 +41,21 @@ def page_of(study: StudyFile) -> Page:
                 key="models",
                 title="What was compared",
                 parts=(_models(study),),
-                text=_left_out(study),
+                text=tuple(
+                    f"{m.calibrator} was not fitted on {m.model}: {m.failure}."
+                    for m in study.measured
+                    if m.failure
+                ),
             ),
         ),
     )
 
 
 def sentence(answer: AnswerRow) -> str:
-    """A question and its answer, with the number that it rests on and how far that spreads."""
+    """A question and its answer, with the figure behind it and the range of that figure's parts."""
     if answer.figure is None:
         return f"{answer.question} Not known: {answer.why}."
+    # The figure is a mean over parts, such as models: the lowest and the highest are named.
     spread = ""
     known = sorted((value, name) for name, value in answer.details.items() if value is not None)
     if len(known) > 1:
@@ -63,6 +68,7 @@ def sentence(answer: AnswerRow) -> str:
 
 
 def _caution(study: StudyFile) -> tuple[str, ...]:
+    """A warning that few models allow no rule about others; empty with FEW_MODELS or more."""
     if len(study.models) >= FEW_MODELS:
         return ()
     return (
@@ -72,6 +78,7 @@ def _caution(study: StudyFile) -> tuple[str, ...]:
 
 
 def _headline(study: StudyFile) -> str:
+    # Several calibrators may share place 1: they cannot be told apart.
     ranking = study.rankings[0]
     first = [s.calibrator for s in ranking.standings if s.place == 1]
     best = (
@@ -98,6 +105,7 @@ def _questions(study: StudyFile) -> Table:
 
 
 def _rankings(study: StudyFile) -> Table:
+    # Per ranking a row of one cell, its heading, then a row per calibrator.
     rows: list[tuple[Cell, ...]] = []
     for r in study.rankings:
         p, difference = _number(r.p_value), _number(r.critical_difference)
@@ -122,10 +130,11 @@ def _rankings(study: StudyFile) -> Table:
 
 
 def _errors(study: StudyFile) -> Figure:
-    """The headline error of every pair, as a heat map and as a table."""
+    """The headline error of every pair of model and calibrator, as a heat map and as a table."""
     measurement = study.rankings[0].measurement
     found = {(m.model, m.calibrator): m.errors.get(measurement) for m in study.measured}
     models, calibrators = [m.name for m in study.models], study.calibrators
+    # M models x L calibrators; None where a calibrator could not be fitted.
     error_ML = [[found[m, c] for c in calibrators] for m in models]
     spec = _heat(calibrators, models, error_ML, [[0, PAGE], [1, REFUSE]], "3f")
     return Figure(
@@ -143,9 +152,11 @@ def _errors(study: StudyFile) -> Figure:
 
 
 def _correlations(study: StudyFile) -> Figure:
+    """Kendall's tau between the measurements, a heat map per set of cases."""
     panels, rows = [], list[tuple[Cell, ...]]()
     for c in study.correlations:
         spec = _heat(c.columns, c.columns, c.tau, [[0, REFUSE], [0.5, PAGE], [1, ANSWER]], "2f")
+        # Fixed ends, so that the middle of the colour scale is tau = 0.
         spec["data"][0] |= {"zmin": -1, "zmax": 1}
         panels.append(Panel(label=f"over {c.over}", spec=spec))
         rows.append((f"over {c.over}",))
@@ -170,8 +181,8 @@ def _heat(
     colours: list[list[object]],
     digits: str,
 ) -> Spec:
-    """A heat map with its numbers in it. Names are escaped because plotly reads some markup in
-    labels.
+    """A heat map with its numbers in it. digits: d3's format of a number, such as "3f". Names are
+    escaped because plotly reads some markup in labels.
     """
     heat = {
         "type": "heatmap",
@@ -210,12 +221,6 @@ def _models(study: StudyFile) -> Table:
         caption="Accuracy is that of the most probable control token, AUROC that of refusing at "
         "all, both before calibration.",
     )
-
-
-def _left_out(study: StudyFile) -> tuple[str, ...]:
-    """What could not be fitted, and why."""
-    failed = [m for m in study.measured if m.failure]
-    return tuple(f"{m.calibrator} was not fitted on {m.model}: {m.failure}." for m in failed)
 
 
 def _counted(count: int, word: str) -> str:

@@ -1,4 +1,4 @@
-"""Every calibrator on every model: fitted on its calibrate split, measured on its test split."""
+"""Fit every calibrator on every model's calibrate split, and measure it on the test split."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ScoreFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredModel:
-    """A run up to score, or files of scores, as a model of the study."""
+    """A model of the study: a run up to score, or files of scores."""
 
     name: str
     folder: RunFolder | ScoreFiles
@@ -51,7 +51,7 @@ class ScoredModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ModelRows:
-    """The same, read."""
+    """The calibrate and test rows of a model, with scores and labels."""
 
     name: str
     taxonomy: Taxonomy
@@ -59,12 +59,13 @@ class ModelRows:
     groups: tuple[str | None, ...]  # of the rows to fit on
     test: LabelledScores
     examples: tuple[Example, ...]  # of the test rows
-    raw: Forecast  # of the test rows, before calibration, leftover mass shared out
+    # probabilities of the test rows before calibration, scaled so that control tokens sum to 1
+    raw: Forecast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibratorResult:
-    """One calibrator on one model."""
+    """The measurements of one calibrator on one model."""
 
     model: str
     calibrator: str
@@ -76,8 +77,8 @@ def read_model_rows(model: ScoredModel) -> ModelRows:
     """Read a model's calibrate and test rows with their scores.
 
     Raises ArtifactError if a run was not scored, DataError if files of two models, or with common
-    prompts, are paired, or if a run's model was trained on such rows. What the model behind files
-    was trained on is the caller's to know.
+    prompts, are paired, or if a run's model was trained on such rows. Files do not name the rows
+    that their model was trained on: that check is the caller's.
     """
     if isinstance(model.folder, RunFolder):
         for stage in ("data", "score"):
@@ -109,7 +110,9 @@ def read_model_rows(model: ScoredModel) -> ModelRows:
 def measure_all(
     cases: Sequence[ModelRows], families: Sequence[str], progress: Progress
 ) -> list[CalibratorResult]:
-    """Model by model, every family. A family that cannot be fitted has no figures and says why."""
+    """Fit and measure every family on each model, model by model. A family that cannot be fitted
+    has no figures, but a reason.
+    """
     found: list[CalibratorResult] = []
     for case in cases:
         for family in families:
@@ -123,6 +126,7 @@ def _measured(case: ModelRows, family: str) -> CalibratorResult:
         fitted = fit_calibrator(family, case.fit, case.taxonomy, case.groups)
     except DataError as e:
         return CalibratorResult(model=case.name, calibrator=family, figures={}, failure=e.message)
+    # Measured on the test rows, which no calibrator was fitted on.
     logq_NC = closed(fitted.calibrator.apply(case.test.table.logp_NC))
     return CalibratorResult(
         model=case.name, calibrator=family, figures=measure(forecast(logq_NC, case.test.label_N))

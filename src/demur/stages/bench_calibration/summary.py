@@ -1,6 +1,6 @@
-"""From measurements to the study: correlations, rankings, and the six questions.
+"""Summarise measurements as a study: correlations, rankings, and six questions.
 
-Questions are answered over the models. Only the fifth, whether calibration carries over, looks at
+Questions are answered over the models. Only the fifth, whether calibration carries over, compares
 parts of the rows. Shapes: M models, L calibrators, T measurements, D parts.
 """
 
@@ -50,28 +50,39 @@ FEWEST_TEST_ROWS = 10 * USUAL_BINS
 def summarise(
     cases: Sequence[ModelRows], measured: Sequence[CalibratorResult], by: By
 ) -> StudyFile:
-    """The whole study. Raises DataError if a test split has fewer than 150 rows."""
+    """Summarise the whole study. Raises DataError if a test split has fewer than 150 rows."""
     study = _study(cases, measured)
     parts = _parts(cases, by)
+    # The answer about parts of the rows takes the place of the one that `answers` gives without
+    # any.
+    answered = {a.question: a for a in answers(study)}
+    apart = _carries_over(study, parts, by)
+    answered[apart.question] = apart
+    rows = []
+    for m in measured:
+        errors = {str(c): m.figures[c].number for c in study.columns} if m.figures else {}
+        row = MeasuredRow(model=m.model, calibrator=m.calibrator, errors=errors, failure=m.failure)
+        rows.append(row)
     return StudyFile(
         models=tuple(_model(c) for c in cases),
         calibrators=study.calibrators,
         columns=tuple(map(str, study.columns)),
         by=by,
         parts=tuple(parts),
-        measured=tuple(_measured_row(m, study.columns) for m in measured),
+        measured=tuple(rows),
         correlations=_correlations(study),
         rankings=tuple(_ranking(study, column) for column in RANKED_BY),
-        answers=tuple(map(_answer, _answers(study, parts, by))),
+        answers=tuple(map(_answer, answered.values())),
     )
 
 
 def _study(cases: Sequence[ModelRows], measured: Sequence[CalibratorResult]) -> Study:
-    """All rows as one part; NaN where a calibrator could not be fitted. Measurements that would be
-    noise are left out.
+    """The figures of the study with all rows as one part (D = 1); NaN where a calibrator could not
+    be fitted. Measurements that would be noise are left out.
 
-    A calibrator that fitted no model is no part of it.
+    A calibrator that could be fitted on no model is left out, too.
     """
+    # The smallest test split decides: a study has the same measurements of every model.
     smallest = min(cases, key=lambda c: len(c.examples))
     if len(smallest.examples) < FEWEST_TEST_ROWS:
         raise DataError(
@@ -87,6 +98,7 @@ def _study(cases: Sequence[ModelRows], measured: Sequence[CalibratorResult]) -> 
         for k, calibrator in enumerate(calibrators):
             if figures := found.get((case.name, calibrator)):
                 value_MLT[i, k] = table_row(figures, columns)
+    auroc_M = [auroc(refusal(c.raw)).number for c in cases]
     return Study(
         subsets=("all",),
         models=tuple(c.name for c in cases),
@@ -94,49 +106,46 @@ def _study(cases: Sequence[ModelRows], measured: Sequence[CalibratorResult]) -> 
         columns=columns,
         value_DMLT=value_MLT[None],
         accuracy_DM=np.array([[_accuracy(c.raw) for c in cases]]),
-        auroc_DM=np.array([[_or_nan(auroc(refusal(c.raw))) for c in cases]]),
+        auroc_DM=np.array([auroc_M], dtype=np.float64),  # NaN for None
     )
 
 
 def _parts(cases: Sequence[ModelRows], by: By) -> dict[str, list[float]]:
-    """The headline error of each model before calibration, shape (D, M); NaN where a part has too
-    few rows for it.
+    """The headline error of each model before calibration, by part: D lists of M numbers.
+
+    NaN where a model has too few rows of a part; a part is left out if no model has enough.
     """
+    # Per model the part of each row.
     names_MN = [
-        [e.source if by == "source" else e.category or "ordinary" for e in c.examples]
+        np.array([e.source if by == "source" else e.category or "ordinary" for e in c.examples])
         for c in cases
     ]
-    errors = {
-        part: [
-            _headline(c, np.array(names_N) == part)
-            for c, names_N in zip(cases, names_MN, strict=True)
-        ]
-        for part in sorted({name for names_N in names_MN for name in names_N})
-    }
-    return {part: error_M for part, error_M in errors.items() if np.isfinite(error_M).any()}
+    errors: dict[str, list[float]] = {}
+    for part in sorted(set(np.concatenate(names_MN).tolist())):
+        error_M = [_error_at(c, n == part) for c, n in zip(cases, names_MN, strict=True)]
+        if np.isfinite(error_M).any():
+            errors[part] = error_M
+    return errors
 
 
-def _headline(case: ModelRows, at_N: Bools) -> float:
+def _error_at(case: ModelRows, at_N: Bools) -> float:
+    """The headline error before calibration on some of the rows; NaN if these are too few."""
     if HEADLINE.noisy(int(at_N.sum())):
         return float("nan")
     part = forecast(case.raw.logp_NC[at_N], case.raw.label_N[at_N])
     return cells(top_label(part), "mass", USUAL_BINS).error()
 
 
-def _answers(study: Study, parts: Mapping[str, list[float]], by: By) -> tuple[Answer, ...]:
-    """The six answers, the one about parts of the rows from those parts."""
-    found = {a.question: a for a in answers(study)}
-    apart = _carries_over(study, parts, by)
-    return tuple((found | {apart.question: apart}).values())
-
-
 def _carries_over(study: Study, parts: Mapping[str, list[float]], by: By) -> Answer:
+    """The answer to whether calibration carries over from part to part of the rows."""
     if len(parts) < 2:
         why = (
             f"parts by {by} with at least {FEWEST_TEST_ROWS} test rows: {len(parts)}, 2 are needed"
         )
         return replace(carries_over(study), figure=Figure(number=None, why=why))
     unknown_DM = np.full((len(parts), len(study.models)), np.nan)
+    # The same question over D parts: one calibrator (none) and one measurement (the headline
+    # error). Accuracy and AUROC per part are not needed for it.
     apart = replace(
         study,
         subsets=tuple(parts),
@@ -150,9 +159,13 @@ def _carries_over(study: Study, parts: Mapping[str, list[float]], by: By) -> Ans
 
 
 def _correlations(study: Study) -> tuple[CorrelationRow, ...]:
-    """Over models before calibration, and over models and calibrators after it."""
+    """Correlations of the measurements: over models before calibration, and over pairs of model and
+    calibrator after it.
+    """
+    # Of each measurement the one with the usual number of bins: the others would be near copies.
     columns = tuple(c for c in study.columns if c.bins in (None, USUAL_BINS))
     value_XLT = study.value_DMLT[0][:, :, [study.columns.index(c) for c in columns]]
+    # X is M: calibrator 0 is "none", so [:, 0] is before calibration.
     cases = {
         "models, before calibration": value_XLT[:, 0],
         "models and calibrators, after": value_XLT[:, 1:],
@@ -171,8 +184,8 @@ def _correlations(study: Study) -> tuple[CorrelationRow, ...]:
 
 
 def _ranking(study: Study, column: Column) -> CalibratorRanking:
-    """Of the calibrators that were fitted on every model: a missing one would drop the model for
-    all.
+    """Rank the calibrators that were fitted on every model: ranking one that was not would drop
+    that model for all.
     """
     everywhere = [
         k for k in range(len(study.calibrators)) if np.isfinite(study.values(HEADLINE, k)).all()
@@ -204,11 +217,6 @@ def _model(case: ModelRows) -> ModelRow:
     )
 
 
-def _measured_row(m: CalibratorResult, columns: Sequence[Column]) -> MeasuredRow:
-    errors = {str(c): m.figures[c].number for c in columns} if m.figures else {}
-    return MeasuredRow(model=m.model, calibrator=m.calibrator, errors=errors, failure=m.failure)
-
-
 def _answer(answer: Answer) -> AnswerRow:
     return AnswerRow(
         question=answer.question,
@@ -221,8 +229,5 @@ def _answer(answer: Answer) -> AnswerRow:
 
 
 def _accuracy(raw: Forecast) -> float:
+    """The share of rows whose most probable control token is the expected one."""
     return float((raw.p_NC.argmax(axis=1) == raw.label_N).mean())
-
-
-def _or_nan(figure: Figure) -> float:
-    return float("nan") if figure.number is None else figure.number

@@ -1,8 +1,11 @@
 """bench-refusals: a model under a policy, benchmarks -> bench.json, bench.md: both error
 directions, never one alone.
 
-With a judge also branches.parquet: each needed text is written once, and found again by a killed
-run, another policy or another judge. A model behind an endpoint is measured by what it says alone.
+1. All prompts are scored and decided (run). With a judge, the texts that the policy sends are
+   written and judged, and stored in branches.parquet for a later run, policy or judge.
+2. A model behind an endpoint has no decisions: its answers are judged (run_endpoint).
+3. Errors are counted per benchmark, category and subcategory (counts), also without the rows that
+   the model was trained on.
 """
 
 from __future__ import annotations
@@ -40,13 +43,13 @@ from demur.store.results.bench_file import (
 
 __all__ = ["HEADER", "Candidate", "Config", "Endpoint", "run", "run_endpoint", "table_rows"]
 
-ENDPOINT = "endpoint"  # the judge of what the endpoint itself says that it declined
+ENDPOINT = "endpoint"  # the judge's name in outcomes of prompts that the endpoint itself declined
 TOO_LONG = "longer than the model can read"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What to measure. Raises ConfigError on a limit below 1."""
+    """How much to measure. Raises ConfigError on a limit below 1."""
 
     limit: int | None = None  # at most so many rows of each benchmark, in even steps
 
@@ -65,7 +68,7 @@ def run(
     progress: Progress = no_progress,
 ) -> BenchFile:
     """Measure a policy on benchmarks; write <out>/bench.json and bench.md. Progress counts prompts,
-    texts apart.
+    then texts.
 
     A benchmark none of whose rows can be measured stays in the result, without figures. Raises
     DataError if that is so for all of them or if one is given twice, PolicyError if the policy was
@@ -74,6 +77,8 @@ def run(
     candidate.policy.require_model(candidate.scorer.fingerprint)
     sampled = _sampled(config, sets)
     prompts = [row.prompt for s in sampled for row in s.rows]
+    # `fit` has the indices of the prompts that the model can read; the others are left out, by
+    # reason.
     fit, logp_NC = scores_of(candidate.scorer, prompts, progress)
     chosen = _without(sampled, dict.fromkeys(set(range(len(prompts))) - set(fit), TOO_LONG))
     rows = [row for s in chosen for row in s.rows]
@@ -84,6 +89,7 @@ def run(
             candidate=candidate, judge=candidate.judge, rows=rows, path=out / "branches.parquet"
         )
         outcomes = texts.outcomes(choice_N, progress)
+    # Choices and outcomes are in one row over all benchmarks: `part` is where this one's lie.
     measured, start = [], 0
     for s in chosen:
         part = slice(start, start + len(s.rows))
@@ -109,10 +115,10 @@ def run_endpoint(
     out: Path,
     progress: Progress = no_progress,
 ) -> BenchFile:
-    """Measure what a model behind an endpoint says. Progress counts answers; known ones are not
-    asked for again.
+    """Measure the answers of a model behind an endpoint. Progress counts answers; stored ones are
+    not asked for again.
 
-    What the endpoint says that it declined is a refusal, whatever the judge. A prompt that got no
+    A prompt that the endpoint itself declined is a refusal, whatever the judge. A prompt without an
     answer is left out and counted by reason. Raises DataError as `run`, EngineError when the
     endpoint answers under two names.
     """
@@ -132,6 +138,8 @@ def run_endpoint(
         for row, r in zip(rows, replies, strict=True)
         if isinstance(r, Said)
     ]
+    # One outcome per reply that is not left out, in order: the endpoint's declines, else the
+    # judge's.
     judged = iter(judge_rows(endpoint.judge, items, progress))
     outcomes = [
         Outcome(verdict="refusal", reason=r.reason, judge=ENDPOINT)
@@ -160,36 +168,36 @@ def run_endpoint(
 
 
 def _written(bench: BenchFile, out: Path) -> BenchFile:
+    """Write a result and return it. bench.json comes last: where it is, the result is whole."""
     write_text(out / "bench.md", render_markdown(page_of(bench)))
     write_bench(out / "bench.json", bench)
     return bench
 
 
 def _sampled(config: Config, sets: Sequence[BenchSet]) -> list[BenchSet]:
+    """At most `config.limit` rows of each set. Raises DataError on an id that occurs twice, and
+    without any row.
+    """
     sampled = [replace(s, rows=tuple(evenly(s.rows, config.limit))) for s in sets]
-    _check(sampled)
-    return sampled
-
-
-def _check(sets: Sequence[BenchSet]) -> None:
-    ids = Counter(row.id for s in sets for row in s.rows)
+    ids = Counter(row.id for s in sampled for row in s.rows)
     if ids and (twice := ids.most_common(1)[0])[1] > 1:
         raise DataError(
             f"row {twice[0]!r} is there twice", "name each benchmark, or each part of it, once"
         )
     if not ids:
         reasons = "; ".join(
-            f"{s.name}: {n} rows with {why}" for s in sets for why, n in s.left_out.items()
+            f"{s.name}: {n} rows with {why}" for s in sampled for why, n in s.left_out.items()
         )
         raise DataError(
             f"no row can be measured ({reasons or 'no benchmark is given'})",
             "is it the right file?",
         )
+    return sampled
 
 
 def _without(sets: Sequence[BenchSet], why: Mapping[int, str]) -> list[BenchSet]:
-    """The sets without some rows, these counted by reason. why: reasons by index of the row, over
-    all sets.
+    """The sets without the rows in `why`, which are counted by reason. why: reason by index of the
+    row, over all sets.
     """
     start, found = 0, []
     for s in sets:
@@ -203,11 +211,13 @@ def _without(sets: Sequence[BenchSet], why: Mapping[int, str]) -> list[BenchSet]
 def _measured(
     s: BenchSet, candidate: Candidate, choice_N: Ints, outcomes: Sequence[Outcome] | None
 ) -> BenchmarkRow:
+    """The figures of one benchmark, on all of its rows and on those that the model has not seen."""
     decision, text = _figures(s.rows, choice_N, outcomes)
     row = _row(s, None, decision, text)
     if candidate.seen is None:
         return row
     row = row.model_copy(update={"unrecorded": (*candidate.seen.unknown, *candidate.seen.missing)})
+    # With a record missing, it is unknown which rows are unseen: no figures of such.
     if candidate.seen.missing:
         return row
     seen = set(seen_prompts(candidate.seen, [r.prompt for r in s.rows]))

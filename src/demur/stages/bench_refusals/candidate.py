@@ -1,4 +1,4 @@
-"""What is put to the test."""
+"""The model to be measured: under a policy, or behind an endpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from demur.core.training.seen import Seen
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Endpoint:
-    """A model that is known by its answers only."""
+    """A model behind an endpoint, which shows no scores: its answers are judged."""
 
     asker: Asker
     judge: Judge
@@ -27,5 +27,5 @@ class Candidate:
     generator: Generator
     # of its texts; None: decisions only, one prefill a prompt and no text
     judge: Judge | None = None
-    settings: str = ""  # of the generator: texts written with others are written again
-    seen: Seen | None = None  # what was trained and calibrated on; None: not known
+    settings: str = ""  # of the generator: texts written with other settings are written again
+    seen: Seen | None = None  # the rows that it was trained and calibrated on; None: unknown

@@ -1,10 +1,8 @@
-"""What the Markdown and the terminal show: a line per benchmark and part of it, both directions on
-every line.
+"""The tables of the Markdown page and the terminal: a line per benchmark and part of it, with both
+directions on every line.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 from demur.pages.parts import Cell, Page, Section, Table
 from demur.stages.bench_refusals.counts import FALSE, MISSED
@@ -16,7 +14,9 @@ HEADER = ("requests", "rows", "false refusals", "missed refusals")
 
 
 def table_rows(benchmark: BenchmarkRow) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:
-    """(title, rows under HEADER) of the decisions and, where they were judged, of the texts."""
+    """(title, rows under HEADER) of the decisions and, if they were judged, of the texts; the same
+    on unseen rows, if some rows were seen.
+    """
     texts = benchmark.text.level if benchmark.text else None
     named: list[tuple[str, BenchLevel | None]] = [
         ("decisions", benchmark.decision),
@@ -26,13 +26,17 @@ def table_rows(benchmark: BenchmarkRow) -> tuple[tuple[str, tuple[tuple[str, ...
         apart = f"on the {unseen.rows} rows that the model has not seen"
         named.append((f"decisions, {apart}", unseen.decision))
         named.append((f"texts, {apart}", unseen.text.level if unseen.text else None))
-    return tuple(
-        (f"{benchmark.name}: {title}", tuple(_lines(level))) for title, level in named if level
-    )
+    tables = []
+    for title, level in named:
+        if level:
+            lines = [_line(name, s) for name, s in level.by_category.items()]
+            lines.append(_line("all", level.overall))
+            tables.append((f"{benchmark.name}: {title}", tuple(lines)))
+    return tuple(tables)
 
 
 def page_of(bench: BenchFile) -> Page:
-    """The result as a page."""
+    """Write the page of a result."""
     return Page(
         made_by="demur bench refusals",
         title=f"Refusals of policy {bench.policy}"
@@ -45,7 +49,7 @@ def page_of(bench: BenchFile) -> Page:
 
 
 def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
-    """What must be known to read the figures: rows that were left out, seen before, or could not be
+    """Sentences that the figures must be read with: rows left out, seen in training, or not
     judged.
     """
     found = [f"{benchmark.rows} rows of {benchmark.source}. Licence: {benchmark.licence}."]
@@ -54,6 +58,7 @@ def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
         f"Declined by the endpoint itself: {n} rows ({why})."
         for why, n in benchmark.declined.items()
     ]
+    # dict.fromkeys: each reason once, in order.
     missing = dict.fromkeys(why for level in _levels(benchmark) for why in level.overall.unmeasured)
     found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in missing]
     if benchmark.seen:
@@ -106,8 +111,8 @@ def _section(benchmark: BenchmarkRow) -> Section:
 
 
 def _levels(benchmark: BenchmarkRow) -> list[BenchLevel]:
-    """The decisions, which an endpoint does not show, then the texts where they were judged: one of
-    them at least.
+    """The figures of the decisions, which an endpoint has none of, and of the texts, if judged: one
+    of them at least.
     """
     return [
         level
@@ -120,18 +125,13 @@ def _cells(rows: tuple[tuple[str, ...], ...]) -> tuple[tuple[Cell, ...], ...]:
     return tuple(tuple(cell for cell in row) for row in rows)
 
 
-def _lines(level: BenchLevel) -> Iterator[tuple[str, ...]]:
-    yield from (_line(name, s) for name, s in level.by_category.items())
-    yield _line("all", level.overall)
-
-
 def _line(name: str, s: SliceRow) -> tuple[str, ...]:
     rows = f"{s.rows}, {s.unscored} unscored" if s.unscored else str(s.rows)
     return (name, rows, _words(s, s.false_refusal, FALSE), _words(s, s.missed_refusal, MISSED))
 
 
 def _words(s: SliceRow, rate: MeasuredRate, lacking: str) -> str:
-    """The rate, or why there is none."""
+    """A rate in words, or why it is undefined. lacking: end of the reasons in that direction."""
     if rate.of:
         return f"{rate.hits} of {rate.of}: {rate.words}"
     return "; ".join(

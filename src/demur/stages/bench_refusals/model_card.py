@@ -14,11 +14,11 @@ MEANING = {
 
 
 def card_entries(bench: BenchFile, datasets: Mapping[str, str]) -> list[CardEntry]:
-    """An entry per benchmark and direction that was measured: of the texts where they were judged,
-    else of decisions.
+    """Make an entry per benchmark and error direction, for texts if they were judged, else for
+    decisions.
 
-    datasets: names on the Hugging Face hub by the benchmark's name; one without such a name has no
-    entry.
+    datasets: names on the Hugging Face hub by the benchmark's name; a benchmark without one has no
+    entry, nor has a direction without a rate.
     """
     return [
         e
@@ -36,6 +36,7 @@ def _entries(bench: BenchFile, row: BenchmarkRow, dataset: str) -> Iterator[Card
     if row.text:
         how = f"texts judged by {bench.judge}, {row.text.unscored} of them unscored"
     some = f"; at most {bench.limit} rows of it" if bench.limit else ""
+    # "name:part" of a benchmark: the part goes into the task, since the dataset has no name for it.
     part = "".join(f"{p}:" for p in row.name.split(":")[1:])
     for direction, meaning in MEANING.items():
         rate = getattr(level.overall, direction)

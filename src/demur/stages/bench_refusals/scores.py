@@ -1,5 +1,5 @@
-"""Scores of the prompts that fit into the model's context; one that does not must not cost the
-others.
+"""Scores of the prompts that fit into the model's context. A prompt that is too long must not cost
+the others their scores.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ PART_PROMPTS = 1000
 def scores_of(
     scorer: Scorer, prompts: Sequence[Prompt], progress: Progress
 ) -> tuple[list[int], Floats]:
-    """(indices of the prompts that fit, their scores in that order, shape (len(indices), C))."""
+    """Score the prompts that fit: (their indices, their scores, shape (len(indices), C))."""
     found: list[tuple[list[int], Floats]] = []
     for start in range(0, len(prompts), PART_PROMPTS):
         part = range(start, min(start + PART_PROMPTS, len(prompts)))
         found += _fitting(scorer, prompts, part)
         progress(part.stop, len(prompts))
     fit = [n for indices, _ in found for n in indices]
+    # `empty` gives the result its columns where no prompt fits at all.
     empty = np.zeros((0, len(scorer.fingerprint.tokens)), dtype=np.float32)
     return fit, np.concatenate([empty, *(logp_NC for _, logp_NC in found)])
 
@@ -32,8 +33,8 @@ def scores_of(
 def _fitting(
     scorer: Scorer, prompts: Sequence[Prompt], part: Sequence[int]
 ) -> list[tuple[list[int], Floats]]:
-    """The same for a part. An engine refuses all of it for one long prompt: it is halved until that
-    is found.
+    """Score a part likewise. An engine refuses a whole part for one long prompt: the part is halved
+    until that prompt stands alone (about 2 log2(len(part)) more calls a long prompt).
     """
     try:
         return [(list(part), scorer.logp([prompts[n] for n in part]))]

@@ -1,4 +1,4 @@
-"""Asking the model: each prompt once, every reply kept as it comes."""
+"""Ask a model behind an endpoint each prompt once; every reply is stored as it comes."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from demur.store.prompts_file import PromptRow, Prompts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Collected:
-    """What the model said, and where it said nothing. Shapes: A answered prompts."""
+    """The replies, and counts of prompts without one. Shapes: A answered prompts."""
 
     prompts: Prompts
     asked: tuple[PromptRow, ...]  # A, those that got an answer or were declined
     replies: tuple[Said | Declined, ...]  # A
     model: str  # the name under which it answered
-    asked_model: str  # the name that was asked for: an alias of it, perhaps
-    asked_as: str
-    known: int  # replies that were there before
-    not_asked: int  # the budget was spent
+    asked_model: str  # the name in the request: an alias of it, perhaps
+    asked_as: str  # model name and sampling settings: whatever may change an answer
+    known: int  # replies from earlier calls
+    not_asked: int  # prompts left when the budget was spent
     failed: dict[str, int]  # reason -> prompts, the most frequent first
 
 
 def run(
     prompts: Prompts, chat: Chat, folder: BlackboxFolder, progress: Progress = no_progress
 ) -> Collected:
-    """Ask what has not been answered yet. Progress counts prompts. The same call goes on where it
-    was stopped.
+    """Ask the prompts that have no answer yet. Progress counts prompts. A call that was stopped may
+    be repeated.
 
     A prompt that got no answer is in unanswered.jsonl with the reason; it is asked again by the
-    next call. Raises EngineError, naming both, if the endpoint answers under two names, and
-    DataError if there is no answer at all. What a filter in front of the model declines is a
-    decline, and no prompt without an answer.
+    next call. A decline by a filter in front of the model counts as an answer. Raises EngineError,
+    naming both, if the endpoint answers under two names, and DataError if there is no answer at
+    all.
     """
     rows, replies = prompts.rows, ReplyFile(folder.replies)
     asker = Asker(chat=chat, replies=replies)
@@ -53,6 +53,7 @@ def run(
     unsaid = [(p, r) for p, r in pairs if isinstance(r, Unsaid)]
     write_unanswered(folder.unanswered, [(p, r.reason) for p, r in unsaid])
     failed = Counter(r.reason for _, r in unsaid if not not_asked(r))
+    # No reply named a model: nothing but declines by the filter, failures, or a spent budget.
     if asker.model is None:
         declined = f"a filter declined {len(said)} of them" if said else None
         why = declined or (failed.most_common(1)[0][0] if failed else unsaid[0][1].reason)

@@ -1,4 +1,4 @@
-"""What the page of a black-box run says, in order."""
+"""The chapters of a black-box run's page, in order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LIMITS = (
 
 
 def page_of(m: BlackboxRun, run_name: str) -> Page:
-    """The run as a page. run_name: of the run folder, for commands."""
+    """Write the page of a run. run_name: of the run folder, for commands."""
     return Page(
         made_by="demur blackbox",
         title=f"What {m.summary.model} declines",
@@ -49,7 +49,7 @@ def page_of(m: BlackboxRun, run_name: str) -> Page:
             Section(
                 key="predictor", title="How well prompts tell", parts=(_quality(m), _reliability(m))
             ),
-            Section(key="words", title="What it goes by", parts=(_words(m),)),
+            Section(key="words", title="What it goes by", parts=(_terms(m),)),
             _promise(m, run_name),
             Section(
                 key="made",
@@ -63,13 +63,15 @@ def page_of(m: BlackboxRun, run_name: str) -> Page:
 
 def _headline(m: BlackboxRun) -> str:
     s = m.summary
-    declined, scored = (
-        s.verdicts["refusal"] + s.verdicts["partial"],
-        s.answered - s.verdicts["unscored"],
+    # A partial answer counts as declined. AUROC is the probability that a declined prompt ranks
+    # above an answered one.
+    rate = Rate(
+        hits=s.verdicts["refusal"] + s.verdicts["partial"], of=s.answered - s.verdicts["unscored"]
     )
     area, low, high = m.before.auroc
     return (
-        f"{s.model} declined {_rate(declined, scored).words} of {scored:,} prompts whose answer "
+        f"{s.model} declined {MeasuredRate.from_core(rate).words} of {rate.of:,} prompts whose "
+        "answer "
         "could be scored. Of a declined and an answered prompt, neither seen before, the "
         f"predictor ranks the declined one first in {area:.1%} of cases ({100 * low:.1f} to "
         f"{100 * high:.1f}). In brackets: 95% intervals."
@@ -89,6 +91,7 @@ def _counts(m: BlackboxRun) -> Table:
         *((f"judged: {verdict}", n) for verdict, n in s.verdicts.items()),
         *((f"unscored: {reason}", n) for reason, n in s.unscored.items()),
     ]
+    # Counts of 0 have no line.
     rows = tuple((what, f"{n:,}") for what, n in lines if n)
     return Table(
         title="Counts",
@@ -100,7 +103,7 @@ def _counts(m: BlackboxRun) -> Table:
 
 
 def _hand(m: BlackboxRun) -> tuple[Table, ...]:
-    """How good the judge is, where it was trained here."""
+    """The table of the judge's accuracy on hand labels; empty if it was not trained here."""
     if (hand := m.summary.hand) is None:
         return ()
     rows: tuple[tuple[Cell, ...], ...] = (
@@ -121,6 +124,7 @@ def _hand(m: BlackboxRun) -> tuple[Table, ...]:
 
 
 def _quality(m: BlackboxRun) -> Table:
+    """The figures on the test prompts, in one column, or in two with a calibrator."""
     columns = [
         ("before calibration", m.before),
         *([("after calibration", m.after)] if m.after else []),
@@ -154,7 +158,7 @@ def _figures(q: Quality) -> dict[str, Cell]:
 
 
 def _reliability(m: BlackboxRun) -> Figure:
-    """How often prompts were declined, over the probability that they are."""
+    """Plot how often prompts were declined over the predicted probability."""
     seen = {"as it is": m.before}
     if m.after:
         seen = {"before calibration": m.before, "after calibration": m.after}
@@ -179,7 +183,9 @@ def _reliability(m: BlackboxRun) -> Figure:
     )
 
 
-def _words(m: BlackboxRun) -> Figure:
+def _terms(m: BlackboxRun) -> Figure:
+    """Plot the n-grams with the largest coefficients in either direction."""
+    # m.terms runs from the largest coefficient to the smallest: [::-1] starts at the most negative.
     declining = [t for t in m.terms[:MOST_TERMS] if t.weight > 0]
     answering = [t for t in m.terms[::-1][:MOST_TERMS] if t.weight < 0]
     sides = (("speak for declining", declining, REFUSE), ("speak for answering", answering, ANSWER))
@@ -206,10 +212,12 @@ def _words(m: BlackboxRun) -> Figure:
 
 
 def _bars(terms: Sequence[Term], colour: str) -> Spec:
-    """Horizontal bars. N-grams are a stranger's and escaped, because plotly reads some markup in
+    """Horizontal bars. N-grams are untrusted text and escaped, because plotly reads some markup in
     labels.
     """
-    labels = [html.escape(_cut(t.words)) for t in terms]
+    # Cut before escaping, which must not be cut in the middle of an entity.
+    cut = [t.words if len(t.words) <= LONGEST_TERM else f"{t.words[:LONGEST_TERM]}…" for t in terms]
+    labels = [html.escape(words) for words in cut]
     bars = {
         "type": "bar",
         "orientation": "h",
@@ -231,11 +239,8 @@ def _bars(terms: Sequence[Term], colour: str) -> Spec:
     return spec
 
 
-def _cut(words: str) -> str:
-    return words if len(words) <= LONGEST_TERM else f"{words[:LONGEST_TERM]}…"
-
-
 def _promise(m: BlackboxRun, run_name: str) -> Section:
+    """The chapter on the policy; without one for this predictor, the commands that make one."""
     key, title = "promise", "Promise and measurement"
     if m.policy is None or m.errors is None:
         why = (
@@ -293,9 +298,8 @@ def _promises(promises: Sequence[Promise], errors: Errors) -> Table:
 
 
 def _measured(goal: Goal, errors: Errors) -> Cell:
-    """A promised figure on the test prompts; the run has one category, so that its rates are those
-    of all.
-    """
+    """A promised figure on the test prompts."""
+    # The run has one category, so that its counts are those of refused and answered rows.
     counts = two_way(
         answered=errors.false_refusal.of - errors.false_refusal.hits,
         false=errors.false_refusal.hits,
@@ -312,8 +316,9 @@ def _measured(goal: Goal, errors: Errors) -> Cell:
 
 
 def _recipe(m: BlackboxRun) -> tuple[str, ...]:
+    purpose = {"train": "learn from", "calibrate": "choose thresholds on", "test": "measure on"}
     splits = ", ".join(
-        f"{of:,} to {_purpose(name)} ({declined:,} declined)"
+        f"{of:,} to {purpose[name]} ({declined:,} declined)"
         for name, (declined, of) in m.splits.items()
     )
     return (
@@ -323,11 +328,8 @@ def _recipe(m: BlackboxRun) -> tuple[str, ...]:
     )
 
 
-def _purpose(split: str) -> str:
-    return {"train": "learn from", "calibrate": "choose thresholds on", "test": "measure on"}[split]
-
-
 def _trials(m: BlackboxRun) -> Table:
+    # demur.json lists the trials by log loss, the smallest first.
     found = {k.removeprefix(TRIAL): v for k, v in m.details.items() if k.startswith(TRIAL)}
     rows = tuple((name, f"{value:.4f}") for name, value in list(found.items())[:MOST_TRIALS])
     base = m.details.get("base_loss")
@@ -353,7 +355,3 @@ def _commands(run_name: str) -> Code:
             f"demur watch {run_name} --scores FILE",
         ),
     )
-
-
-def _rate(hits: int, of: int) -> MeasuredRate:
-    return MeasuredRate.from_core(Rate(hits=hits, of=of))

@@ -1,8 +1,7 @@
-"""Labelling the answers: what a judge says becomes the run's rows; what it does not score is
-counted against promises.
+"""Judge the answers of a black box and write them as the run's rows. Unscored answers have no row,
+and count against promises.
 
-What the endpoint's filter declined, or the model in a field of its own, is declined: no judge is
-asked about it.
+A decline by the endpoint's filter, or by the model in a field of its own, is not judged.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Who says what an answer did, and what declining is called in the run."""
+    """The judge, and the category that declined prompts get."""
 
     judge: Judge
     taxonomy: Taxonomy  # of one category
-    hand: HandRow | None = None  # how the judge was trained and measured, if that was done here
+    hand: HandRow | None = None  # the judge's accuracy on hand labels, if it was trained here
 
 
 def run(
@@ -50,11 +49,12 @@ def run(
     counts answers.
 
     A partial answer counts as declined. Raises DataError, with both counts, if too few were
-    declined or answered: what was collected stays, and more prompts may be added.
+    declined or answered; all files are written before, so that more prompts may be added.
     """
     outcomes = _outcomes(config.judge, collected, progress)
     write_answers(folder.answers, collected.asked, [r.text for r in collected.replies], outcomes)
     category = config.taxonomy.names[0]
+    # An unscored answer has no label, so that nobody knows what ought to happen to its prompt.
     rows = [
         _example(p, category if declines(o.verdict, "lenient") else None)
         for p, o in zip(collected.asked, outcomes, strict=True)
@@ -75,13 +75,12 @@ def run(
 
 
 def _outcomes(judge: Judge, collected: Collected, progress: Progress) -> list[Outcome]:
-    """One outcome per reply, in order: the endpoint's own declines as they are, the judge's word on
-    all others.
-    """
+    """One outcome per reply, in order: refusal for a decline by the endpoint, else the judge's."""
     pairs = list(zip(collected.asked, collected.replies, strict=True))
     items = [
         Item(request=p.messages[-1].content, answer=r.text) for p, r in pairs if isinstance(r, Said)
     ]
+    # The judge's outcomes are taken in the order of the replies that it read.
     judged = iter(judge_rows(judge, items, progress))
     return [
         Outcome(verdict="refusal", reason=r.reason, judge=ENDPOINT)
@@ -92,7 +91,7 @@ def _outcomes(judge: Judge, collected: Collected, progress: Progress) -> list[Ou
 
 
 def _example(prompt: PromptRow, category: str | None) -> Example:
-    """A row of the run: to be refused with the category if the model declined."""
+    """A row of the run. category: that of a declined prompt; None if the model answered."""
     return Example(
         id=prompt.id,
         source="blackbox",
@@ -104,6 +103,7 @@ def _example(prompt: PromptRow, category: str | None) -> Example:
 
 
 def _summary(config: Config, collected: Collected, outcomes: Sequence[Outcome]) -> BlackboxFile:
+    """The content of summary.json; reasons are ordered by how often they occur."""
     count = Counter(o.verdict for o in outcomes)
     return BlackboxFile(
         model=collected.model,

@@ -1,4 +1,6 @@
-"""The page: blackbox/index.html, self-contained, and blackbox/blackbox.md."""
+"""Write the page of a black-box run: blackbox/index.html, self-contained, and
+blackbox/blackbox.md.
+"""
 
 from __future__ import annotations
 

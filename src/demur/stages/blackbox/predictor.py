@@ -1,6 +1,4 @@
-"""The prompt classifier: it tells from the prompt alone, before anything is asked, how probably the
-model declines.
-"""
+"""The prompt classifier: the probability that the model declines, from the prompt alone."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ TRIAL = "log loss of "  # how a trial's key in the details of demur.json begins
 
 
 class PromptTrainer:
-    """Implements demur.core.ports.Trainer: `demur train` of a black-box run."""
+    """The trainer of a black-box run (implements demur.core.ports.Trainer)."""
 
     def train(
         self,
@@ -58,18 +56,19 @@ class PromptTrainer:
 
 
 def _details(choice: RecipeChoice) -> dict[str, str | float]:
+    """The recipe and the log losses of all trials, for demur.json."""
     best = choice.best
     return {
-        "recipe": words(best),
+        "recipe": recipe_text(best),
         "why": f"the lowest of {len(choice.trials)} cross-validated log losses, "
         f"{best.log_loss:.4f}; the base rate has {choice.base_loss:.4f}",
         "base_loss": choice.base_loss,
-        **{f"{TRIAL}{words(t)}": t.log_loss for t in choice.trials},
+        **{f"{TRIAL}{recipe_text(t)}": t.log_loss for t in choice.trials},
     }
 
 
-def words(trial: Trial) -> str:
-    """A recipe as people read it."""
+def recipe_text(trial: Trial) -> str:
+    """A recipe in words: which words, how many in a row, and the regularisation."""
     view = trial.recipe.views[0]
     kind = {
         "long": "words of 2 letters or more",

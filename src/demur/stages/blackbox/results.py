@@ -1,4 +1,6 @@
-"""What the page of a black-box run says, worked out. Shapes: N test rows."""
+"""The results of a black-box run, for its page: figures on the test rows, and the predictor's
+n-grams. Shapes: N test rows.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import binary_score
 from demur.stats.calibration.uncertainty import error_interval
 from demur.stats.calibration.views import view
-from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.labelled import label_scores
 from demur.stats.measure import Errors, auroc, errors_of, refusal_log_odds
 from demur.stats.points import Bin, Resampling, auroc_interval, reliability_bins
 from demur.store.answers.blackbox_file import BlackboxFile, BlackboxFolder, read_summary
@@ -39,7 +41,7 @@ OFTEN = 5  # train prompts: an n-gram in fewer says more about them than about t
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
-    """The probabilities on the test rows."""
+    """Measurements of the probabilities on the test rows."""
 
     auroc: tuple[float, float, float]  # with its 95 % interval
     brier: float
@@ -51,32 +53,32 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Term:
-    """An n-gram and what it says."""
+    """An n-gram of the predictor, and how often prompts with it were declined."""
 
     words: str
-    weight: float  # the coefficient: above 0, it speaks for declining
+    weight: float  # the coefficient: above 0, it raises the probability of declining
     declined: int  # train prompts with it that were declined
     prompts: int  # train prompts with it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BlackboxRun:
-    """A black-box run."""
+    """The results of a black-box run."""
 
     summary: BlackboxFile
     details: dict[str, str | int | float | bool]  # of demur.json: the recipe and its trials
     splits: dict[Split, tuple[int, int]]  # (declined, all) rows
-    base_brier: float  # of the test rows' own base rate
+    base_brier: float  # Brier score of predicting the test rows' own base rate
     before: Quality
     after: Quality | None  # through the policy's calibrator; None without one
     policy: Policy | None  # None before calibrate, and if it was made for another predictor
-    stale: bool  # there is such a policy
-    errors: Errors | None  # what the policy does on the test rows
+    stale: bool  # whether there is a policy for another predictor
+    errors: Errors | None  # of the policy on the test rows
     terms: tuple[Term, ...]  # OFTEN prompts or more hold them; from "declined" to "answered"
 
 
 def read_blackbox_run(folder: RunFolder, taxonomy: Taxonomy) -> BlackboxRun:
-    """Read a run up to score.
+    """Read a run that is scored, and measure its predictor.
 
     Raises ArtifactError if a stage has not finished or was changed since, DataError, naming rows,
     if the predictor was fitted on rows that it is measured on.
@@ -88,11 +90,15 @@ def read_blackbox_run(folder: RunFolder, taxonomy: Taxonomy) -> BlackboxRun:
     table, fingerprint = read_scores(folder.scores("test"))
     rows, groups = label_scores(splits["test"], taxonomy, table), [e.group for e in splits["test"]]
     policy = read_policy(folder.policy) if folder.receipt("calibrate") else None
+    # A policy for an earlier predictor is named on the page, but decides nothing there.
     stale = policy is not None and policy.fingerprint != fingerprint
     policy = None if stale else policy
     should_N = rows.label_N != 0
     plain = refusal_log_odds(natural(taxonomy), rows)
     calibrated = policy is not None and policy.calibrator != IDENTITY
+    errors = None
+    if policy is not None:
+        errors = errors_of(should_N, decide_many(policy, rows.table.logp_NC).refuses_N)
     classifier, _ = read_text_classifier(folder.model / PREDICTOR)
     return BlackboxRun(
         summary=read_summary(BlackboxFolder(folder).summary),
@@ -107,20 +113,19 @@ def read_blackbox_run(folder: RunFolder, taxonomy: Taxonomy) -> BlackboxRun:
         else None,
         policy=policy,
         stale=stale,
-        errors=_errors(policy, rows) if policy else None,
+        errors=errors,
         terms=terms_of(classifier, splits["train"]),
     )
 
 
-def _errors(policy: Policy, rows: LabelledScores) -> Errors:
-    return errors_of(rows.label_N != 0, decide_many(policy, rows.table.logp_NC).choice_N > 0)
-
-
 def _quality(should_N: Bools, log_odds_N: Doubles, groups: Sequence[str | None]) -> Quality:
+    """Measure log-odds of declining. groups: of the rows; bootstrap draws whole groups."""
+    # exp must not overflow; beyond 50 a probability is 0 or 1 in double precision.
     p_N = 1.0 / (1.0 + np.exp(-np.clip(log_odds_N, -50.0, 50.0)))
     seen = view("declined", p_N, should_N)
     binned = cells(seen, "mass", BINS)
     area = auroc(should_N, log_odds_N).value
+    # A row without a group is a group of its own.
     names = [f"group {g}" if g is not None else f"row {n}" for n, g in enumerate(groups)]
     group_N = np.unique(names, return_inverse=True)[1].astype(np.int64)
     low, high = error_interval(seen, binned, "l1", BOOTSTRAP, group_N)
@@ -128,36 +133,37 @@ def _quality(should_N: Bools, log_odds_N: Doubles, groups: Sequence[str | None])
         auroc=(area, *auroc_interval(should_N, log_odds_N, groups, BOOTSTRAP)),
         brier=binary_score(seen),
         log_loss=binary_score(seen, "log"),
+        # The debiased estimate may be negative, an error cannot.
         error=(max(binned.debiased_l1(), 0.0), low, high),
         bins=reliability_bins(should_N, p_N, BINS),
     )
 
 
 def terms_of(classifier: TextClassifier, train: Sequence[Example]) -> tuple[Term, ...]:
-    """The n-grams of OFTEN or more train prompts with their coefficients, those that speak for
-    declining first.
-    """
+    """The n-grams of OFTEN or more train prompts with their coefficients, the largest first."""
     found: list[Term] = []
     for fitted in classifier.views:
         held, declined = _counts(fitted, train)
         found += [
             Term(
-                words=_shown(fitted, term),
+                words=_term_text(fitted, term),
                 weight=float(fitted.weight_V[at]),
                 declined=declined[term],
                 prompts=n,
             )
             for term, n in held.items()
+            # an n-gram that occurs too rarely to be a feature has no place
             if n >= OFTEN and (at := fitted.place.get(term)) is not None
         ]
     return tuple(sorted(found, key=lambda t: (-t.weight, t.words)))
 
 
 def _counts(fitted: FittedView, train: Sequence[Example]) -> tuple[Counter[str], Counter[str]]:
-    """In how many train prompts each n-gram stands, and in how many declined ones."""
+    """The number of train prompts, and of declined ones, that each n-gram occurs in."""
     held: Counter[str] = Counter()
     declined: Counter[str] = Counter()
     for e in train:
+        # A set: an n-gram counts once a prompt.
         terms = set(fitted.view.terms(prompt_text(e.prompt)))
         held.update(terms)
         if e.label is not None:
@@ -165,8 +171,8 @@ def _counts(fitted: FittedView, train: Sequence[Example]) -> tuple[Counter[str],
     return held, declined
 
 
-def _shown(fitted: FittedView, term: str) -> str:
-    """An n-gram as people read it; a placed one says in which sentence it stands."""
+def _term_text(fitted: FittedView, term: str) -> str:
+    """An n-gram for the page; one of a "placed" view with the sentence that it stands in."""
     if fitted.view.words != "placed":
         return term
     place, _, words = term.partition(" ")

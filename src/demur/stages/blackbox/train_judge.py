@@ -1,5 +1,5 @@
-"""Hand-labelled answers -> a response classifier, and how often it is right on answers that it was
-not fitted on.
+"""Hand-labelled answers -> a response classifier, and its accuracy on answers that it was not
+fitted on.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ MakeJudge = Callable[[TextClassifier, str], Judge]  # (classifier, digest of its
 
 
 def run(hand: Path, out: Path, make_judge: MakeJudge) -> HandRow:
-    """Fit on all labelled answers and write the classifier to `out`; measure the judge on each
-    answer held out once.
+    """Fit a classifier on all labelled answers and write it to `out`; measure the judge made of it
+    on each answer, held out once.
 
-    make_judge: the judge that a classifier becomes; it is measured as it will be used. Answers to
-    one prompt are held out together. A partial answer counts as declined, rows without a label or
-    an answer are left out. Raises DataError with fewer than FEWEST labelled answers of either kind.
+    make_judge: makes the judge of a classifier, so that it is measured as it will be used. Answers
+    to one prompt are held out together. A partial answer counts as declined, rows without a label
+    or an answer are left out. Raises DataError with fewer than FEWEST labelled answers of either
+    kind.
     """
     rows = [r for r in read_answers(hand) if r.label is not None and r.item.answer.strip()]
     yes_N = np.array(
@@ -40,6 +41,7 @@ def run(hand: Path, out: Path, make_judge: MakeJudge) -> HandRow:
     )
     declining = int(yes_N.sum())
     prompts = len({r.group for r in rows})
+    # Each of the folds needs both labels, and prompts of its own.
     if min(declining, len(rows) - declining, prompts) < FEWEST:
         raise DataError(
             f"{hand}: {declining} labelled answers decline and {len(rows) - declining} do not, to "
@@ -59,7 +61,8 @@ def run(hand: Path, out: Path, make_judge: MakeJudge) -> HandRow:
 
 
 def _held_out(rows: Sequence[AnswerRow], yes_N: np.ndarray, make_judge: MakeJudge) -> list[Outcome]:
-    """What a judge that was fitted without an answer and its prompt says of it, for each answer."""
+    """The outcome of each answer by a judge that was fitted without that answer and its prompt."""
+    # Folds keep the share of declining answers and never split the answers to one prompt.
     answers, outcomes = [r.item.answer for r in rows], dict[int, Outcome]()
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for train_M, held_M in folds.split(answers, yes_N, [r.group for r in rows]):
@@ -67,6 +70,6 @@ def _held_out(rows: Sequence[AnswerRow], yes_N: np.ndarray, make_judge: MakeJudg
             fit_text_classifier([answers[n] for n in train_M], yes_N[train_M]), "held out"
         )
         for n in held_M.tolist():
-            # no category: as it will be asked
+            # No category: black-box answers are judged without one.
             outcomes[n] = judge.judge(rows[n].item.request, answers[n], None)
     return [outcomes[n] for n in range(len(rows))]

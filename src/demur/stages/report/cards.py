@@ -30,7 +30,10 @@ def decided(m: FinishedRun, most: int) -> tuple[Cards, ...]:
     decisions = decide_many(m.calibrated, m.rows.table.logp_NC)
     choice_N = decisions.choice_N.tolist()
     surest = np.argsort(-np.abs(decisions.margin_N), kind="stable").tolist()
-    order = sorted(surest, key=lambda n: _needs_text(m, n, choice_N[n]))
+    order = sorted(
+        surest,
+        key=lambda n: m.calibrated.writes(choice_N[n]) and _branch(m, n, choice_N[n]) is None,
+    )
     refused_N = decisions.refuses_N
     sets = (
         ("Wrongly refused", "Ought to be answered.", refused_N & ~m.should_N),
@@ -204,11 +207,6 @@ def _branch(m: FinishedRun, n: int, column: int) -> Branch | None:
     was written.
     """
     return m.branches.get((m.examples[n].id, column)) if m.calibrated.writes(column) else None
-
-
-def _needs_text(m: FinishedRun, n: int, column: int) -> bool:
-    """Whether the model would write this row's text, and has not."""
-    return m.calibrated.writes(column) and _branch(m, n, column) is None
 
 
 def _contradicts(branch: Branch | None, column: int) -> bool:

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from demur.core import caught
 from demur.core.policy import CategoryPolicy
 from demur.core.rates import Rate
 from demur.pages.drawing import (
@@ -90,9 +91,7 @@ def _operating_curve(category: CategoryPolicy) -> Spec:
 
 def _refused_now(category: CategoryPolicy) -> Rate:
     """The stored rate at the last stored threshold that is at least as strict as the one chosen."""
-    # The curve runs from strict to lenient; a rate beyond what is stored must not be shown.
-    stricter = [p.refusal_rate for p in category.curve if p.threshold >= category.threshold]
-    return stricter[-1] if stricter else category.curve[0].refusal_rate
+    return (caught.point_at(category) or category.curve[0]).refusal_rate
 
 
 def histograms(m: FinishedRun) -> Figure:

@@ -40,8 +40,8 @@ def slices(m: FinishedRun) -> tuple[Table, ...]:
 
 
 def warnings(m: FinishedRun) -> tuple[str, ...]:
-    """Warnings about promises that the calibrated policy keeps by refusing too little or too
-    much.
+    """Warnings about categories that the calibrated policy never refuses, which may be how it keeps
+    its promises.
     """
     return tuple(
         f"Warning: the calibrated policy {words}." for words in caught.warnings(m.calibrated)
