@@ -88,40 +88,56 @@ def sections(m: FinishedRun, run_name: str, most_examples: int) -> tuple[Section
             text=(*mixes.warnings(m), *mixes.sentences(m)),
         ),
         _scores(m),
-        Section(
-            key="errors",
-            title="Where it errs",
-            parts=(
-                figures.confusion(m),
-                _folded(tables.by_kind(m)),
-                _folded(tables.by_subcategory(m)),
-                cards.nearest(m, most_examples),
-            ),
-        ),
-        Section(
-            key="texts",
-            title="Token and text",
-            parts=(
-                tables.agreement(m),
-                _folded(tables.kept_word(m)),
-                _folded(tables.twins(m)),
-                *tables.corrected(m),
-                cards.disagreements(m, most_examples),
-                cards.stuck(m, most_examples),
-            ),
-        ),
+        _errors(m, most_examples),
+        _texts(m, most_examples),
         Section(key="model", title="What this model is", parts=(), text=_model(m)),
-        Section(
-            key="made",
-            title="How it was made",
-            parts=(
-                *_drawn(m, figures.training),
-                _folded(tables.data(m)),
-                _commands(run_name),
-                _folded(tables.settings(m)),
-            ),
+        _made(m, run_name),
+    )
+
+
+def _errors(m: FinishedRun, most_examples: int) -> Section:
+    """The chapter on the calibrated policy's errors, by category, kind and subcategory."""
+    parts = (
+        figures.confusion(m),
+        _folded(tables.by_kind(m)),
+        _folded(tables.by_subcategory(m)),
+        cards.nearest(m, most_examples),
+    )
+    return Section(key="errors", title="Where it errs", parts=parts)
+
+
+def _texts(m: FinishedRun, most_examples: int) -> Section:
+    """The chapter on texts that agree with their control token, and on those that do not."""
+    parts = (
+        tables.agreement(m),
+        _folded(tables.kept_word(m)),
+        _folded(tables.twins(m)),
+        *tables.corrected(m),
+        cards.disagreements(m, most_examples),
+        cards.stuck(m, most_examples),
+    )
+    return Section(key="texts", title="Token and text", parts=parts)
+
+
+def _made(m: FinishedRun, run_name: str) -> Section:
+    """The chapter on training, rows, commands and settings. run_name: of the run folder."""
+    stages = ("train", "score", "calibrate", "evaluate", "report")
+    commands = Code(
+        title="How to reproduce",
+        caption="Each stage reads what the one before it wrote; a stage that is up to date does "
+        "nothing. The settings are in the table below and in each stage's made.json.",
+        lines=(
+            f"demur data CONFIG.toml --out {run_name}",
+            *(f"demur {stage} {run_name}" for stage in stages),
         ),
     )
+    parts = (
+        *_drawn(m, figures.training),
+        _folded(tables.data(m)),
+        commands,
+        _folded(tables.settings(m)),
+    )
+    return Section(key="made", title="How it was made", parts=parts)
 
 
 def _folded(table: Table) -> Table:
@@ -220,20 +236,6 @@ def _model(m: FinishedRun) -> tuple[str, ...]:
     ]
     said += [f"Warning: {text}." for text in warnings(details)]
     return (made, *said, *([_TINY] if base == "tiny" else []), marks)
-
-
-def _commands(run_name: str) -> Code:
-    """The command of each stage, for this run."""
-    stages = ("train", "score", "calibrate", "evaluate", "report")
-    return Code(
-        title="How to reproduce",
-        caption="Each stage reads what the one before it wrote; a stage that is up to date does "
-        "nothing. The settings are in the table below and in each stage's made.json.",
-        lines=(
-            f"demur data CONFIG.toml --out {run_name}",
-            *(f"demur {stage} {run_name}" for stage in stages),
-        ),
-    )
 
 
 def _count(value: object) -> str:
