@@ -97,7 +97,7 @@ def sections(m: FinishedRun, run_name: str, most_examples: int) -> tuple[Section
 
 def _errors(m: FinishedRun, most_examples: int) -> Section:
     """The chapter on the calibrated policy's errors, by category, kind and subcategory."""
-    parts = (
+    parts: tuple[Part, ...] = (
         figures.confusion(m),
         _folded(tables.by_kind(m)),
         _folded(tables.by_subcategory(m)),
@@ -108,7 +108,7 @@ def _errors(m: FinishedRun, most_examples: int) -> Section:
 
 def _texts(m: FinishedRun, most_examples: int) -> Section:
     """The chapter on texts that agree with their control token, and on those that do not."""
-    parts = (
+    parts: tuple[Part, ...] = (
         tables.agreement(m),
         _folded(tables.kept_word(m)),
         _folded(tables.twins(m)),
@@ -131,7 +131,7 @@ def _made(m: FinishedRun, run_name: str) -> Section:
             *(f"demur {stage} {run_name}" for stage in stages),
         ),
     )
-    parts = (
+    parts: tuple[Part, ...] = (
         *_drawn(m, figures.training),
         _folded(tables.data(m)),
         commands,
