@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from demur.assembly.run import Engine, reopen
+from demur.assembly.run import RunEngine, reopen
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError
 from demur.base.files import digest_file
@@ -68,11 +68,11 @@ class System:
     front: Front | None
 
 
-def scored(name: str, examples: Sequence[Example], engine: Engine) -> Rows:
+def scored(name: str, examples: Sequence[Example], engine: RunEngine) -> Rows:
     return Rows(name=name, examples=examples, logp_NC=engine.logp([e.prompt for e in examples]))
 
 
-def model_cost(engine: Engine, examples: Sequence[Example]) -> float:
+def model_cost(engine: RunEngine, examples: Sequence[Example]) -> float:
     """CPU milliseconds of the model for one score: one prompt at a time, as requests come to a
     server.
     """
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--harmful", type=Path)
     parser.add_argument("--out", type=Path, default=Path("build/distil"))
     args = parser.parse_args()
-    engine, own = Engine(reopen(args.run)), read_policy(RunFolder(args.run).policy)
+    engine, own = RunEngine(reopen(args.run)), read_policy(RunFolder(args.run).policy)
     folder = copy_of(args.run, args.out)
     asked = read_prompts([args.traffic])
     table = (

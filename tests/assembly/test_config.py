@@ -27,7 +27,7 @@ def load(folder, text, **options) -> RunConfig:
 
 
 def find(kind):
-    return wiring.find(kind, wiring.SOURCES, "source")
+    return wiring.import_by_name(kind, wiring.SOURCES, "source")
 
 
 def test_a_source_is_enough(tmp_path):

@@ -9,39 +9,41 @@ from demur.sources.corpus import BuiltinSource
 
 
 def test_a_name_finds_its_class():
-    assert wiring.find("builtin", wiring.SOURCES, "source") is BuiltinSource
+    assert wiring.import_by_name("builtin", wiring.SOURCES, "source") is BuiltinSource
 
 
 def test_a_dotted_path_finds_anybodys_class():
-    assert wiring.find("collections:Counter", wiring.SOURCES, "source").__name__ == "Counter"
+    assert (
+        wiring.import_by_name("collections:Counter", wiring.SOURCES, "source").__name__ == "Counter"
+    )
 
 
 @pytest.mark.parametrize("name", wiring.SOURCES)
 def test_every_source_can_be_found(name):
-    assert hasattr(wiring.find(name, wiring.SOURCES, "source"), "read")
+    assert hasattr(wiring.import_by_name(name, wiring.SOURCES, "source"), "read")
 
 
 def test_an_unknown_name_gets_a_suggestion_or_the_list():
     with pytest.raises(ConfigError, match="unknown source 'bultin'") as e:
-        wiring.find("bultin", wiring.SOURCES, "source")
+        wiring.import_by_name("bultin", wiring.SOURCES, "source")
     assert "did you mean 'builtin'?" in e.value.hint
     with pytest.raises(ConfigError) as e:
-        wiring.find("zzz", wiring.SOURCES, "source")
+        wiring.import_by_name("zzz", wiring.SOURCES, "source")
     assert "known: builtin, files, jsonl, hub" in e.value.hint
 
 
 def test_a_module_or_class_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="no module 'acme'"):
-        wiring.find("acme.rows:Rows", wiring.SOURCES, "source")
+        wiring.import_by_name("acme.rows:Rows", wiring.SOURCES, "source")
     with pytest.raises(ConfigError, match="has no 'Rows'"):
-        wiring.find("demur.sources.files:Rows", wiring.SOURCES, "source")
+        wiring.import_by_name("demur.sources.files:Rows", wiring.SOURCES, "source")
 
 
 def test_a_missing_package_says_which_extra_brings_it(tmp_path):
     (tmp_path / "needy.py").write_text("import torch.nonexistent_part\n")
     child = (
-        "import sys; sys.modules['torch'] = None; from demur.assembly.wiring import find; "
-        "find('needy:X', {}, 'x')"
+        "import sys; sys.modules['torch'] = None; from demur.assembly import wiring; "
+        "wiring.import_by_name('needy:X', {}, 'x')"
     )
     run = subprocess.run(
         [sys.executable, "-c", child],
@@ -60,4 +62,4 @@ def test_a_part_that_is_installed_but_broken_raises_its_own_error(tmp_path, monk
     (tmp_path / "broken_part.py").write_text("import a_package_of_its_own\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="a_package_of_its_own"):
-        wiring.find("broken_part:X", {}, "engine")
+        wiring.import_by_name("broken_part:X", {}, "engine")

@@ -15,7 +15,7 @@ from demur.base.files import write_json
 from demur.cli.main import load
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
-from demur.server.start import read_start
+from demur.server.start import read_serve_config
 from tests.fake_run import examples, prepare
 
 
@@ -119,7 +119,7 @@ def test_a_settings_file_at_fault_is_named(run, tmp_path, text, message):
     path = tmp_path / "serve.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as e:
-        read_start(path, reopen(run), {})
+        read_serve_config(path, reopen(run), {})
     assert message in str(e.value)
 
 
@@ -129,7 +129,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(run, tmp_path):
         '[server]\nport = 9\nmodel = "m"\n[files]\npolicies = "p"\n[backend]\nkind = "vllm"\n'
     )
     given = {"server": {"port": 7}, "backend": {"url": "http://127.0.0.1:1/v1"}}
-    told = read_start(path, reopen(run), given)
+    told = read_serve_config(path, reopen(run), given)
     assert (told.settings.port, told.settings.model, told.settings.host) == (7, "m", "127.0.0.1")
     assert told.files.policies == tmp_path / "p"
     assert told.backend == {"kind": "vllm", "url": "http://127.0.0.1:1/v1"}

@@ -16,7 +16,7 @@ from demur.engines.hf.engine import HfEngine
 from demur.store.policies.policy_file import policy_digest, write_policy
 from tests.engines.checkpoints import make_checkpoint
 from tests.security.site import policies_for
-from tests.server.house import folder_of, policy
+from tests.server.live_server import folder_of, policy
 
 REPLACEMENTS = 500
 

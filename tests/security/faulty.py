@@ -30,7 +30,7 @@ from tests.security.attempt import CANARY
 from tests.security.faults import TRAP, Behind, behind, faults
 from tests.security.gate import MarkScorer
 from tests.security.site import Lines
-from tests.server.house import Running, folder_of, serving
+from tests.server.live_server import Running, folder_of, serving
 
 FRONTS = ("gate", "gateway, answer", "gateway, decision", "openai, answer", "openai, decision")
 SAID = f"{CANARY} Name a river."

@@ -24,7 +24,7 @@ from tests.security.attacks import every
 from tests.security.attempt import CALLER, Attempt
 from tests.security.judge import decided
 from tests.security.site import LIMITS, Lines, Site, tenants_toml
-from tests.server.house import folder_of, serving
+from tests.server.live_server import folder_of, serving
 
 # Kinds that name no category of another taxonomy, and no forward pass.
 KINDS = (

@@ -24,13 +24,13 @@ from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
 from demur.server.admission import connection
 from demur.server.monitoring.log import JsonLines
-from demur.server.settings import Limits
+from demur.server.settings import RequestLimits
 from tests.engines.checkpoints import make_checkpoint, user
 from tests.security.attempt import CALLER, EXPIRED, KEYS, NARROW, OPERATOR, OTHER, TUNER, Attempt
-from tests.server.house import Running, folder_of, serving
+from tests.server.live_server import Running, folder_of, serving
 
 GENTLE = "gentle"  # a sensitivity of the policy `tuned`
-LIMITS = Limits(
+LIMITS = RequestLimits(
     body_bytes=20_000,
     body_s=1.0,
     messages=20,

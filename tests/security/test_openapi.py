@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-from demur.server.describe import description
-from tests.server.house import OPERATOR_KEY, folder_of, policy, serving, tenants_file
+from demur.server.openapi import openapi_document
+from tests.server.live_server import OPERATOR_KEY, folder_of, policy, serving, tenants_file
 
-SCHEMA = schemathesis.openapi.from_dict(description())
+SCHEMA = schemathesis.openapi.from_dict(openapi_document())
 
 
 @pytest.fixture(scope="module")

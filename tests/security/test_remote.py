@@ -14,7 +14,7 @@ from tests.engines.checkpoints import make_checkpoint
 from tests.engines.upstream import Upstream
 from tests.security.attacks import CALL, FIELDS, FORGED_TURNS, FORMS, in_user
 from tests.security.attempt import chat, user
-from tests.server.house import folder_of, serving
+from tests.server.live_server import folder_of, serving
 
 SPECIAL = (*coconot().tokens, "<|im_start|>", "<|im_end|>", "<|end|>")
 TEXTS = [

@@ -29,7 +29,7 @@ from demur.store.scores.tables import read_scores
 from tests.builders import promise
 from tests.fake_run import engine_for, examples, prepare
 from tests.security.site import tenants_toml
-from tests.server.house import serving
+from tests.server.live_server import serving
 
 Run = Callable[[Path], str | None]
 PROMISE = promise(level=0.1, hits=1, of=100)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.server.house import folder_of, policy, serving, tenants_file
+from tests.server.live_server import folder_of, policy, serving, tenants_file
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from demur.base.errors import PromptTooLong, ScoreDoubt
 from demur.core.serving import Ask, Reply
 from demur.engines.fake.backend import FakeBackend
-from tests.server.house import (
+from tests.server.live_server import (
     ANSWERED,
     CANNED,
     REFUSED,
@@ -95,7 +95,7 @@ def test_a_refusal_is_no_content_and_names_its_category(local):
     assert (body["demur"]["decision"], body["demur"]["category"]) == ("refuse", "safety")
     assert (
         body["demur"]["policy_hash"]
-        == local.service.house.book.now.policies.policies["default"].digest
+        == local.service.state.registry.current.policies.policies["default"].digest
     )
 
 

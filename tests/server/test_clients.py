@@ -18,8 +18,8 @@ import pytest
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
-from demur.server.settings import Limits, Settings
-from tests.server.house import (
+from demur.server.settings import RequestLimits, ServerSettings
+from tests.server.live_server import (
     ANSWERED,
     CANNED,
     KEY,
@@ -315,6 +315,11 @@ def test_the_settings_in_the_docs_are_the_defaults():
     (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     table = tomllib.loads(text)
     server = {name: tuple(v) if isinstance(v, list) else v for name, v in table["server"].items()}
-    assert Settings(**{**server, "limits": Limits(**table["limits"])}) == Settings(model="a")
-    assert set(table["limits"]) == set(Limits.__dataclass_fields__)
-    assert set(table["server"]) == set(Settings.__dataclass_fields__) - {"limits", "default_policy"}
+    assert ServerSettings(
+        **{**server, "limits": RequestLimits(**table["limits"])}
+    ) == ServerSettings(model="a")
+    assert set(table["limits"]) == set(RequestLimits.__dataclass_fields__)
+    assert set(table["server"]) == set(ServerSettings.__dataclass_fields__) - {
+        "limits",
+        "default_policy",
+    }

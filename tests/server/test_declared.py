@@ -6,7 +6,7 @@ from demur.base.errors import ConfigError
 from demur.core.decision import decide
 from demur.core.example import Message
 from tests.base.schemas.test_limits import HOSTILE, ORDINARY
-from tests.server.house import (
+from tests.server.live_server import (
     ANSWERED,
     KEY,
     OPERATOR_KEY,

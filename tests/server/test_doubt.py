@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from demur.core.policy import DoubtRule
-from tests.server.house import ANSWERED, folder_of, policy, serving
+from tests.server.live_server import ANSWERED, folder_of, policy, serving
 
 # The fake engine leaves .002 outside its control tokens.
 DOUBTED = DoubtRule(most_leftover=0.001)

@@ -11,12 +11,12 @@ from demur.base.errors import ConfigError, PolicyError
 from demur.engines.fake.backend import FakeBackend
 from demur.engines.fake.engine import FakeEngine
 from demur.server.app import Service
-from demur.server.policies import Access
-from demur.server.settings import Settings
+from demur.server.registry import Access
+from demur.server.settings import ServerSettings
 from demur.store.policies.folder import read_folder
 from demur.store.policies.policy_file import policy_digest, write_policy
 from demur.store.policies.tenants_file import read_tenants
-from tests.server.house import (
+from tests.server.live_server import (
     KEY,
     OTHER_KEY,
     REFUSED,
@@ -107,7 +107,7 @@ def test_every_answer_carries_the_hash_of_a_policy_that_was_in_force_when_it_was
         for n, version in enumerate(versions[1:], start=1):
             written[0] = n
             write_policy(folder / "default.json", version)
-            server.service.house.book.reload()
+            server.service.state.registry.reload()
         stop.set()
         for thread in threads:
             thread.join()
@@ -193,16 +193,16 @@ def test_a_tenants_file_cut_off_opens_no_expired_key(folder, tmp_path, end):
     whole = path.read_bytes()
     with serving(folder, path) as server:
         assert server.chat(key=OTHER_KEY).json()["error"]["code"] == "expired_api_key"
-        book = server.service.house.book
+        registry = server.service.state.registry
         for size in (
             len(whole) - 1,
             *(at for at in range(len(whole)) if whole[at : at + 1] == b"\n"),
         ):
             path.write_bytes(whole[:size])
-            book.reload()
+            registry.reload()
             assert server.chat(key=OTHER_KEY).status_code == 401
             path.write_bytes(whole)
-            book.reload()
+            registry.reload()
             assert server.chat(key=KEY).status_code == 200
 
 
@@ -252,12 +252,12 @@ def test_an_error_that_nobody_foresaw_makes_the_server_not_ready_and_reloading_g
 ):
     with serving(folder) as server:
         assert ready(server)
-        book = server.service.house.book
-        book.reload = lambda: 1 / 0  # a bug of ours
+        registry = server.service.state.registry
+        registry.reload = lambda: 1 / 0  # a bug of ours
         wait_until(lambda: server.metric("demur_reload_failing") == 1)
         assert not ready(server)
         assert server.chat().status_code == 200
-        del book.reload
+        del registry.reload
         wait_until(lambda: ready(server))
         assert server.metric("demur_reload_failing") == 0
         new = policy(threshold=0.25)
@@ -277,10 +277,12 @@ def test_a_server_does_not_start_on_policies_of_another_model_or_on_bad_files(fo
     backend = FakeBackend(engine=FakeEngine(taxonomy=engine().taxonomy, seed=9))
     for given in (backend.fingerprint, None):
         with pytest.raises(PolicyError, match="another model"):
-            Service(Settings(), backend, Access(policies=read_folder(folder, given)))
+            Service(ServerSettings(), backend, Access(policies=read_folder(folder, given)))
     (folder / "default.json").write_text("{", encoding="utf-8")
     with pytest.raises(PolicyError, match="damaged"):
-        Service(Settings(), FakeBackend(engine=engine()), Access(policies=read_folder(folder)))
+        Service(
+            ServerSettings(), FakeBackend(engine=engine()), Access(policies=read_folder(folder))
+        )
 
 
 def test_a_server_does_not_start_with_tenants_or_a_default_without_their_policy(folder, tmp_path):
@@ -288,6 +290,6 @@ def test_a_server_does_not_start_with_tenants_or_a_default_without_their_policy(
     backend, policies = FakeBackend(engine=engine()), read_folder(folder)
     tenants = read_tenants(tenants_file(tmp_path / "tenants.toml"))
     with pytest.raises(ConfigError, match="names policy 'strict'"):
-        Service(Settings(), backend, Access(policies=policies, tenants=tenants))
+        Service(ServerSettings(), backend, Access(policies=policies, tenants=tenants))
     with pytest.raises(ConfigError, match="'strict'"):
-        Service(Settings(default_policy="strict"), backend, Access(policies=policies))
+        Service(ServerSettings(default_policy="strict"), backend, Access(policies=policies))

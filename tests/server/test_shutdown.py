@@ -13,12 +13,12 @@ import pytest
 
 from demur.engines.fake.backend import FakeBackend
 from demur.server.app import Service
-from demur.server.policies import Access
-from demur.server.run import run
-from demur.server.settings import Settings
+from demur.server.process import run_server
+from demur.server.registry import Access
+from demur.server.settings import ServerSettings
 from demur.store.policies.folder import read_folder
 from demur.store.policies.policy_file import policy_digest, write_policy
-from tests.server.house import ANSWERED, engine, folder_of, policy, request
+from tests.server.live_server import ANSWERED, engine, folder_of, policy, request
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -117,9 +117,9 @@ def test_a_hangup_signal_reloads_at_once_and_a_lingering_server_answers_but_is_n
 
 def test_an_address_that_is_taken_is_an_error_of_the_systems(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        settings = Settings(port=taken.getsockname()[1])
+        settings = ServerSettings(port=taken.getsockname()[1])
         service = Service(
             settings, FakeBackend(engine=engine()), Access(policies=read_folder(folder))
         )
         with pytest.raises(OSError, match="in use"):
-            run(service, lambda address: None)
+            run_server(service, lambda address: None)

@@ -10,7 +10,7 @@ from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
 from tests.engines.checkpoints import make_checkpoint
 from tests.engines.test_chat_encoder import STRICT
-from tests.server.house import folder_of, serving
+from tests.server.live_server import folder_of, serving
 
 CALLS = [
     {"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}}

@@ -20,7 +20,7 @@ import pytest
 
 from demur.server.monitoring import log
 from demur.server.monitoring.log import JsonLines, LogWriter
-from tests.server.house import ANSWERED, folder_of, policy, request
+from tests.server.live_server import ANSWERED, folder_of, policy, request
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import pytest
 
 from demur.core.conversation.folding import latest_turn
 from demur.core.example import Message
-from tests.server.house import ANSWERED, REFUSED, folder_of, policy, request, serving
+from tests.server.live_server import ANSWERED, REFUSED, folder_of, policy, request, serving
 
 S, U, A = (
     lambda text, role=role: Message(role=role, content=text)
@@ -71,7 +71,7 @@ def asked(server, messages, **fields):
 
 def test_a_harmless_turn_after_a_refused_one_is_decided_as_the_operator_says(server):
     body = asked(server, turns(REFUSED, "No.", ANSWERED), n=2, seed=1)
-    sticky = server.service.house.settings.decides_on == "conversation"
+    sticky = server.service.state.settings.decides_on == "conversation"
     assert body["demur"]["decision"] == ("refuse" if sticky else "respond")
     assert body["demur"].get("decided_on") == (None if sticky else "latest turn")
     assert all(bool(c["message"]["content"]) is not sticky for c in body["choices"])

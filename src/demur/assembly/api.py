@@ -24,7 +24,7 @@ from demur.core.policy import Policy
 from demur.core.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from demur.assembly.run import Engine, Workspace
+    from demur.assembly.run import RunEngine, Workspace
     from demur.assembly.steps import Observer
     from demur.core.example import Split
     from demur.store.results.metrics_file import Evaluation
@@ -49,7 +49,7 @@ class Run:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._engine: Engine | None = None
+        self._engine: RunEngine | None = None
 
     @property
     def path(self) -> Path:
@@ -70,12 +70,12 @@ class Run:
         return read_policy(self.workspace.folder.policy)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> RunEngine:
         """The trained model; its weights are loaded with the first prompt, once for this object."""
         if self._engine is None:
-            from demur.assembly.run import Engine
+            from demur.assembly.run import RunEngine
 
-            self._engine = Engine(self.workspace)
+            self._engine = RunEngine(self.workspace)
         return self._engine
 
     @property
@@ -125,7 +125,7 @@ def run(
     go; nobody by default. Raises what the stages raise: DataError, EngineError, GoalInfeasible, ...
     """
     from demur.assembly.config import config_from, load_config
-    from demur.assembly.run import planned
+    from demur.assembly.run import new_workspace
     from demur.assembly.steps import Steps, stages_of
 
     folder = Path(data) if data is not None else None
@@ -133,13 +133,13 @@ def run(
         loaded = config_from(config, "config", base=Path(), data_folder=folder)
     else:
         loaded = load_config(Path(config), data_folder=folder)
-    workspace = planned(loaded, Path(out) if out is not None else Path("runs") / loaded.name)
+    workspace = new_workspace(loaded, Path(out) if out is not None else Path("runs") / loaded.name)
     steps = Steps(workspace, observer)
     steps.check(stages_of(loaded))
     for stage in stages_of(loaded):
         steps.perform(stage)
         if stage == "data":  # from here on there is a run to come back to
-            workspace.keep()
+            workspace.write_config()
     return Run(workspace)
 
 
@@ -176,7 +176,7 @@ def score(
     from demur.core.score import ScoreTable
 
     asked = prompts_of(prompts)
-    engine = opened.engine if policy is None else opened.engine.under(policy)
+    engine = opened.engine if policy is None else opened.engine.scorer_for(policy)
     logp_NC = engine.logp(list(asked.values()))
     table = ScoreTable(ids=tuple(asked), logp_NC=logp_NC)
     return Scores(table=table, choices=opened.taxonomy.choices, fingerprint=engine.fingerprint)
@@ -257,4 +257,4 @@ def _changed(run: Run, stage: Stage, settings: Mapping[str, Any]) -> Workspace:
     for name in settings:
         if name not in known:
             raise ConfigError(f"[{stage}] has no setting {name!r}", f"settings: {', '.join(known)}")
-    return run.workspace.changed(stage, **settings)
+    return run.workspace.with_settings(stage, **settings)

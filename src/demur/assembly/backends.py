@@ -11,8 +11,8 @@ from typing import Any
 
 from demur.assembly.config import build
 from demur.assembly.predictors import PREDICTORS
-from demur.assembly.run import Engine, Workspace
-from demur.assembly.wiring import BACKENDS, find
+from demur.assembly.run import RunEngine, Workspace
+from demur.assembly.wiring import BACKENDS, import_by_name
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
 from demur.core.policy import Fingerprint
@@ -49,7 +49,7 @@ def make_backend(
     run.
     """
     _check_fits(kind, workspace, options, where)
-    maker: BackendKind = find(kind, BACKENDS, "backend")
+    maker: BackendKind = import_by_name(kind, BACKENDS, "backend")
     if not (hasattr(maker, "from_run") and hasattr(maker, "Options")):
         raise ConfigError(
             f"backend {kind!r} has no from_run and Options, so it cannot be made from a run",
@@ -75,10 +75,10 @@ def _served(workspace: Workspace) -> ServedRun:
     fitted_on = read_summary(summary) if summary.exists() else None
 
     def load() -> Any:
-        return Engine(Workspace(folder, replace(workspace.config, engine="hf"))).loaded
+        return RunEngine(Workspace(folder, replace(workspace.config, engine="hf"))).loaded
 
     def scorer() -> Scorer:
-        engine = Engine(workspace)
+        engine = RunEngine(workspace)
         loaded: Scorer = engine.loaded  # now: a scorer that cannot be loaded serves nothing
         return loaded if workspace.front is None else engine.cascade(workspace.front)
 

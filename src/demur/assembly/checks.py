@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from demur.assembly.wiring import needed
+from demur.assembly.wiring import explain_missing_extra
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.readiness import Readiness
 from demur.core.training.settings import TrainSettings
@@ -36,7 +36,7 @@ def model_readiness(model: str, *, dtypes: bool, **declared: Any) -> Readiness:
     """Every finding about a trained model. declared: what its demur.json says, see
     demur.engines.hf.doctor.
     """
-    with needed(_WHAT):
+    with explain_missing_extra(_WHAT):
         from demur.engines.hf.doctor import Examination, examine
 
     return examine(Examination(model=model, dtypes=dtypes, **declared))
@@ -44,7 +44,7 @@ def model_readiness(model: str, *, dtypes: bool, **declared: Any) -> Readiness:
 
 def base_readiness(taxonomy: Taxonomy, settings: TrainSettings, rows: int) -> Readiness:
     """What training of `settings.base` on so many rows will do and take."""
-    with needed(_WHAT):
+    with explain_missing_extra(_WHAT):
         from demur.engines.training.base_model.doctor import BaseCase, examine_base
 
     return examine_base(
@@ -54,7 +54,7 @@ def base_readiness(taxonomy: Taxonomy, settings: TrainSettings, rows: int) -> Re
 
 def is_base(model: str, tokens: tuple[str, ...]) -> bool:
     """Whether a model is one to train from: none of these control tokens is in its tokenizer."""
-    with needed(_WHAT):
+    with explain_missing_extra(_WHAT):
         from demur.engines.training.base_model import doctor
 
     return doctor.is_base(model, tokens)
@@ -62,7 +62,7 @@ def is_base(model: str, tokens: tuple[str, ...]) -> bool:
 
 def has_gpu() -> bool:
     """Whether torch finds a CUDA device."""
-    with needed(_WHAT):
+    with explain_missing_extra(_WHAT):
         from demur.engines.hf.load import on_gpu
 
     return on_gpu()

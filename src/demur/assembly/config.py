@@ -168,7 +168,7 @@ def config_from(
     )
 
 
-def changed(stage: T, overrides: Sequence[str], where: str) -> T:
+def with_overrides(stage: T, overrides: Sequence[str], where: str) -> T:
     """The Config of a stage with "key=value" overrides, value as in TOML; paths are relative to
     where one stands.
 

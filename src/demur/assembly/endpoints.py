@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from demur.assembly.config import build, override
-from demur.assembly.wiring import needed
+from demur.assembly.wiring import explain_missing_extra
 from demur.base.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def chat_client(options: Mapping[str, Any], where: str) -> ChatClient:
     """A client of an OpenAI-compatible endpoint. Raises ConfigError, naming `where`, on an unknown
     setting.
     """
-    with needed("a chat endpoint"):
+    with explain_missing_extra("a chat endpoint"):
         from demur.engines.remote.chat_client import ChatClient, Endpoint
 
     return ChatClient(endpoint=build(Endpoint, options, where))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from demur.assembly.config import override
 from demur.assembly.endpoints import chat_client
-from demur.assembly.wiring import JUDGES, find, needed
+from demur.assembly.wiring import JUDGES, explain_missing_extra, import_by_name
 from demur.base.boundary import read_toml
 from demur.base.errors import ConfigError
 from demur.base.text import read_text
@@ -32,7 +32,7 @@ SECTIONS = ("llm", "trained", "wildguard")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class JudgeSettings:
     """What a user wrote for judges."""
 
     table: Mapping[str, Any]
@@ -50,7 +50,7 @@ class Settings:
         return self.base / value
 
 
-def read_settings(file: Path | None, overrides: Sequence[str], labels: Path) -> Settings:
+def read_judge_settings(file: Path | None, overrides: Sequence[str], labels: Path) -> JudgeSettings:
     """The settings of a TOML file with overrides such as "llm.model=...". Raises ConfigError naming
     file and key.
     """
@@ -63,25 +63,27 @@ def read_settings(file: Path | None, overrides: Sequence[str], labels: Path) -> 
         raise ConfigError(
             f"{where}: unknown section {unknown[0]!r}", f"sections: {', '.join(SECTIONS)}"
         )
-    return Settings(table=table, base=file.parent if file else Path(), where=where, labels=labels)
+    return JudgeSettings(
+        table=table, base=file.parent if file else Path(), where=where, labels=labels
+    )
 
 
 # lines on what a judge has cost so far; none where it costs nothing
-Spent = Callable[[], list[str]]
+CostReport = Callable[[], list[str]]
 
 
-def build_judge(name: str, settings: Settings) -> tuple[Judge, Spent]:
+def build_judge(name: str, settings: JudgeSettings) -> tuple[Judge, CostReport]:
     """A judge, and its costs in words. Raises ConfigError for an unknown name or a wrong
     setting.
     """
-    kind = find(name, JUDGES, "judge")
+    kind = import_by_name(name, JUDGES, "judge")
     builders = {"llm": _llm, "trained": _trained, "wildguard": _wildguard}
     if name not in builders:
         return kind(), list
     return builders[name](kind, settings)
 
 
-def _llm(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
+def _llm(kind: Any, settings: JudgeSettings) -> tuple[Judge, CostReport]:
     from demur.judges.rubric import Wording, builtin_rubric, rubric_from
 
     section = settings.section("llm")
@@ -99,12 +101,12 @@ def _llm(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
         wording["most_chars"] = section.pop("most_chars")
     labels = settings.path(str(section.pop("labels"))) if "labels" in section else settings.labels
     chat = chat_client(section, f"{settings.where}: [llm]")
-    return kind(
-        chat=chat, store=LabelFile(labels), wording=Wording(**wording)
-    ), lambda: spent_lines(chat)
+    return kind(chat=chat, store=LabelFile(labels), wording=Wording(**wording)), lambda: cost_lines(
+        chat
+    )
 
 
-def spent_lines(chat: Any) -> list[str]:
+def cost_lines(chat: Any) -> list[str]:
     """What a chat client has cost, a line each: fields that its endpoint renames, then calls and
     tokens.
     """
@@ -124,7 +126,7 @@ def spent_lines(chat: Any) -> list[str]:
     ]
 
 
-def _trained(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
+def _trained(kind: Any, settings: JudgeSettings) -> tuple[Judge, CostReport]:
     section = settings.section("trained")
     _only(section, ("model", "force"), f"{settings.where}: [trained]")
     if "model" not in section:
@@ -145,16 +147,16 @@ def open_encoder(model: str) -> HfEncoder:
     """The encoder that a trained judge reads answers with. model: a checkpoint folder or a Hugging
     Face name.
     """
-    with needed("a judge's encoder"):
+    with explain_missing_extra("a judge's encoder"):
         from demur.engines.hf.encoder import HfEncoder
 
     return HfEncoder(model=model)
 
 
-def _wildguard(kind: Any, settings: Settings) -> tuple[Judge, Spent]:
+def _wildguard(kind: Any, settings: JudgeSettings) -> tuple[Judge, CostReport]:
     section = settings.section("wildguard")
     template = section.pop("template", None)
-    with needed("judge 'wildguard'"):
+    with explain_missing_extra("judge 'wildguard'"):
         from demur.engines.hf.complete import HfCompleter
 
     _only(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from demur.assembly.config import RunConfig, build
-from demur.assembly.wiring import ENGINES, find
+from demur.assembly.wiring import ENGINES, import_by_name
 from demur.base.errors import ConfigError
 from demur.core.ports import Scorer
 from demur.core.predictor import PROMPTS, require_one_category
@@ -33,7 +33,7 @@ def make_predictor(config: RunConfig, folder: Path, tokens: tuple[str, ...]) -> 
     """The predictor of a run. folder: its train/model. Raises ConfigError for options that the
     engine lacks.
     """
-    kind, made = find(config.engine, ENGINES, "engine"), None
+    kind, made = import_by_name(config.engine, ENGINES, "engine"), None
     if config.engine == PROMPTS:
         classifier, digest = read_text_classifier(folder / PREDICTOR)
         made = kind(classifier=classifier, digest=digest, tokens=tokens)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from demur.assembly.config import RunConfig, config_from
 from demur.assembly.predictors import PREDICTORS, check_engine, make_predictor, require_writer
-from demur.assembly.wiring import ENGINES, find
+from demur.assembly.wiring import ENGINES, import_by_name
 from demur.base.arrays import Floats
 from demur.base.boundary import read_json
 from demur.base.errors import ArtifactError
@@ -34,13 +34,13 @@ class Workspace:
     # of a cascade that is served, its front's digest; None: the model alone
     front: str | None = None
 
-    def keep(self) -> None:
+    def write_config(self) -> None:
         """Write the config beside what was made with it. Raises ArtifactError if it cannot be
         written.
         """
         write_json(self.folder.root / "config.json", self.config.resolved())
 
-    def changed(self, stage: Stage, **settings: Any) -> Workspace:
+    def with_settings(self, stage: Stage, **settings: Any) -> Workspace:
         """The same run with other settings of one stage; those that are None stay as they are."""
         given = {name: value for name, value in settings.items() if value is not None}
         return self.with_stage(stage, replace(getattr(self.config, stage), **given))
@@ -61,13 +61,13 @@ def create(config: RunConfig, root: Path) -> Workspace:
     """A run folder that keeps this config as config.json. Raises ArtifactError if it cannot be
     written.
     """
-    workspace = planned(config, root)
-    workspace.keep()
+    workspace = new_workspace(config, root)
+    workspace.write_config()
     return workspace
 
 
-def planned(config: RunConfig, root: Path) -> Workspace:
-    """A run folder for this config; nothing is written before `keep`."""
+def new_workspace(config: RunConfig, root: Path) -> Workspace:
+    """A run folder for this config; nothing is written before `write_config`."""
     return _workspace(config, root)
 
 
@@ -96,7 +96,7 @@ class CascadeScored(Scorer, Protocol):
     by_front: int
 
 
-class Engine:
+class RunEngine:
     """The trained model of a run as Scorer and Generator, loaded when a prompt needs it.
 
     What is finished can then be told from the fingerprint in demur.json without importing torch.
@@ -132,7 +132,7 @@ class Engine:
         if config.engine in PREDICTORS:
             return make_predictor(config, folder, self._fingerprint.tokens)
         own = {"threads": config.threads} if config.engine == "hf" else {}
-        return find(config.engine, ENGINES, "engine")(
+        return import_by_name(config.engine, ENGINES, "engine")(
             model=folder,
             tokens=self._fingerprint.tokens,
             keep_history=bool(self._file.details.get("keep_history", True)),
@@ -140,7 +140,7 @@ class Engine:
             **own,
         )
 
-    def under(self, policy: Policy) -> Engine | CascadeScored:
+    def scorer_for(self, policy: Policy) -> RunEngine | CascadeScored:
         """What scores for a policy: this engine, or the cascade that the policy was calibrated on.
 
         Raises ArtifactError if the run has not the front that the policy names.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.assembly.config import build
-from demur.assembly.wiring import needed
+from demur.assembly.wiring import explain_missing_extra
 from demur.base.boundary import read_toml
 from demur.core.ports import Progress
 from demur.sources.benchmarks import BenchmarkSelection, load_benchmark, parse_selection
@@ -36,7 +36,7 @@ __all__ = [
 
 def hub_rows(*where: Any) -> Any:
     """Rows of a dataset on the hub. Raises MissingDependency without the package `datasets`."""
-    with needed("a benchmark on the hub"):
+    with explain_missing_extra("a benchmark on the hub"):
         from demur.sources.hub import load_rows
 
     return load_rows(*where)
@@ -46,7 +46,7 @@ def fetched_news(settings: Path, progress: Progress) -> list[dict[str, object]]:
     """The articles of a news API that a TOML file names. Raises ConfigError naming the file and the
     key.
     """
-    with needed("a news API"):
+    with explain_missing_extra("a news API"):
         from demur.sources.news_api import NewsApi, fetch_news
 
     return fetch_news(build(NewsApi, read_toml(settings), str(settings)), progress)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from demur.assembly.config import RunConfig, build_sources
-from demur.assembly.judges import Settings, build_judge, read_settings
+from demur.assembly.judges import JudgeSettings, build_judge, read_judge_settings
 from demur.assembly.predictors import GUARDS, PREDICTORS, make_predictor, require_writer
-from demur.assembly.run import Engine, Workspace
-from demur.assembly.wiring import JUDGES, SOURCES, find, needed
+from demur.assembly.run import RunEngine, Workspace
+from demur.assembly.wiring import JUDGES, SOURCES, explain_missing_extra, import_by_name
 from demur.base.errors import ConfigError, DataError, GoalError, TaxonomyError
 from demur.base.files import sweep
 from demur.base.text import duration
@@ -50,7 +50,7 @@ class Observer(Protocol):
         """The progress of one stage; doing: what takes the time in it."""
 
 
-class Silent:
+class SilentObserver:
     """An observer that says nothing."""
 
     def note(self, text: str) -> None:
@@ -79,7 +79,7 @@ class Steps:
         processes: int | None = None,
         again: bool = False,
     ) -> None:
-        self._observer = observer or Silent()
+        self._observer = observer or SilentObserver()
         self._config = workspace.config
         self._folder = workspace.folder
         self._workspace = workspace
@@ -87,11 +87,11 @@ class Steps:
         self._again = again
 
     @cached_property
-    def engine(self) -> Engine:
+    def engine(self) -> RunEngine:
         """The trained model, shared by all steps that ask it. Raises ArtifactError before training
         has finished.
         """
-        return Engine(self._workspace)
+        return RunEngine(self._workspace)
 
     def check(self, stages: Sequence[Stage]) -> None:
         """Raise what these stages would stumble over later, before anything is written: see the
@@ -107,13 +107,13 @@ class Steps:
         if "evaluate" in stages:
             self.check_judge()
 
-    def check_judge(self) -> Settings:
+    def check_judge(self) -> JudgeSettings:
         """The settings of the run's judge. Raises ConfigError if they or its name cannot be read;
         loads no model.
         """
         config = self._config.evaluate
-        find(config.judge, JUDGES, "judge")
-        settings = read_settings(
+        import_by_name(config.judge, JUDGES, "judge")
+        settings = read_judge_settings(
             config.judge_settings, (), self._folder.stage("evaluate") / "labels.sqlite"
         )
         return replace(settings, tokens=self._config.taxonomy.tokens)
@@ -133,7 +133,7 @@ class Steps:
         ):
             return
         if config.train.base != "tiny":
-            find("demur.engines.training.base_model.find:check_base", {}, "check")(
+            import_by_name("demur.engines.training.base_model.find:check_base", {}, "check")(
                 config.train.base, config.train.chat_template
             )
         train.base_seen(config.train)
@@ -182,7 +182,7 @@ class Steps:
     def _data(self, progress: Progress) -> DataSummary:
         from demur.stages import data
 
-        sources = build_sources(self._config, lambda kind: find(kind, SOURCES, "source"))
+        sources = build_sources(self._config, lambda kind: import_by_name(kind, SOURCES, "source"))
         made = data.resplit if self._again else data.run
         summary = made(self._config.data, self._config.taxonomy, sources, self._folder, progress)
         self._tell_plan()
@@ -302,7 +302,7 @@ class _LazyTrainer:
         progress: Progress = no_progress,
     ) -> TrainedModel | None:
         """See core.ports.Trainer."""
-        with needed("training"):
+        with explain_missing_extra("training"):
             from demur.engines.training.sft import SftTrainer
 
         return SftTrainer(self._settings).train(examples, taxonomy, folder, progress)

@@ -57,7 +57,7 @@ _EXTRAS = {
 }
 
 
-def find(name: str, known: Mapping[str, str], what: str) -> Any:
+def import_by_name(name: str, known: Mapping[str, str], what: str) -> Any:
     """The class behind a name of `known`, or behind "package.module:Class".
 
     Raises ConfigError for an unknown name, with a suggestion, and MissingDependency when the
@@ -70,7 +70,7 @@ def find(name: str, known: Mapping[str, str], what: str) -> Any:
         hint = suggest(name, known, f"known: {', '.join(known)}; or 'package.module:Class'")
         raise ConfigError(f"unknown {what} {name!r}", hint)
     try:
-        with needed(f"{what} {name!r}"):
+        with explain_missing_extra(f"{what} {name!r}"):
             return getattr(import_module(module), attribute)
     except ModuleNotFoundError as e:
         if e.name and module.startswith(e.name):
@@ -85,7 +85,7 @@ def find(name: str, known: Mapping[str, str], what: str) -> Any:
 
 
 @contextmanager
-def needed(what: str) -> Iterator[None]:
+def explain_missing_extra(what: str) -> Iterator[None]:
     """Around imports of ours that may need an extra: one that is not installed is a
     MissingDependency that names it.
     """

@@ -54,7 +54,7 @@ def _performed(steps: Steps, stage: Stage, workspace: Workspace, start: Stage | 
     with _set_aside(workspace.folder, stage) if anew else nullcontext():
         result = steps.perform(stage)
     if stage == "data":
-        workspace.keep()
+        workspace.write_config()
     return result
 
 

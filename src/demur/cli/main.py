@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from demur.assembly.wiring import find
+from demur.assembly.wiring import import_by_name
 from demur.base.errors import DemurError
 from demur.base.suggest import suggest
 from demur.base.version import installed_version
@@ -289,7 +289,7 @@ def _write_rows(formatter: Any, title: str, rows: Sequence[tuple[str, str]]) -> 
 def load(verb: str) -> TyperCommand:
     """Import one verb. Raises MissingDependency if a package that it needs is not installed."""
     app = typer.Typer(add_completion=False)
-    function = find(f"{__package__}.{VERBS[verb].module}:command", {}, "command")
+    function = import_by_name(f"{__package__}.{VERBS[verb].module}:command", {}, "command")
     app.command(name=verb, epilog=f"Example: {VERBS[verb].example}")(function)
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)

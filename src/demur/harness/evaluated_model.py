@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demur.assembly.wiring import ENGINES, find
+from demur.assembly.wiring import ENGINES, import_by_name
 from demur.base.errors import ConfigError
 from demur.core.conversation.languages import refusal_text
 from demur.core.policy import ALWAYS, NEVER, CategoryPolicy, Policy, natural
@@ -51,7 +51,7 @@ def open_model(run: str | Path, policy: str = "calibrated") -> EvaluatedModel:
     file = read_model_file(folder.model)
     chosen = _policy(folder, policy)
     chosen.require_model(file.fingerprint.to_core())
-    engine = find("hf", ENGINES, "engine")(
+    engine = import_by_name("hf", ENGINES, "engine")(
         model=folder.model,
         tokens=chosen.taxonomy.tokens,
         keep_history=bool(file.details.get("keep_history", True)),

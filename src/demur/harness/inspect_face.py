@@ -43,7 +43,7 @@ from inspect_ai.scorer import (
 )
 from inspect_ai.solver import TaskState, generate
 
-from demur.assembly.wiring import BACKENDS, find
+from demur.assembly.wiring import BACKENDS, import_by_name
 from demur.base.errors import EngineError
 from demur.core.example import Example, Message
 from demur.core.serving import Ask, Finish, Sampling
@@ -103,7 +103,7 @@ class DemurAPI(ModelAPI):
         super().__init__(model_name, base_url, api_key, [], config)
         subject = open_model(model_name, policy)
         self._policy, self._digest = subject.policy, policy_digest(subject.policy)
-        self._backend = find("hf", BACKENDS, "backend")(subject.engine)
+        self._backend = import_by_name("hf", BACKENDS, "backend")(subject.engine)
 
     async def generate(
         self,

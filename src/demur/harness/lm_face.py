@@ -19,7 +19,7 @@ from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
-from demur.assembly.wiring import BACKENDS, find
+from demur.assembly.wiring import BACKENDS, import_by_name
 from demur.base.errors import ConfigError, EngineError
 from demur.core.example import Message
 from demur.core.ports import Prompt
@@ -118,7 +118,7 @@ class DemurLM(HFLM):
 
     async def _generate(self, asks: Sequence[Ask]) -> list[str]:
         """All answers, in order. The backend owns the network while it runs, and no longer."""
-        backend = find("hf", BACKENDS, "backend")(self._subject.engine)
+        backend = import_by_name("hf", BACKENDS, "backend")(self._subject.engine)
         places = asyncio.Semaphore(AT_ONCE)
 
         async def one(ask: Ask) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from demur.assembly.wiring import JUDGES, SOURCES, find
+from demur.assembly.wiring import JUDGES, SOURCES, import_by_name
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import SPLITS, Example, Expected
 from demur.core.ports import Judge
@@ -30,7 +30,7 @@ def read_rows(rows: str = BUILTIN, split: str | None = None) -> list[Example]:
     if split is not None and split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}", f"known: {', '.join(SPLITS)}")
     path = Path(rows)
-    source = find("builtin" if rows == BUILTIN else "jsonl", SOURCES, "source")
+    source = import_by_name("builtin" if rows == BUILTIN else "jsonl", SOURCES, "source")
     made = source() if rows == BUILTIN else source(folder=path.parent, files=(path.name,))
     found = [e for e in made.read() if split in (None, e.split)]
     if not found:
@@ -42,7 +42,7 @@ def read_rows(rows: str = BUILTIN, split: str | None = None) -> list[Example]:
 
 def find_judge(name: str) -> Judge:
     """A judge of texts by its name in demur.assembly.wiring. Raises ConfigError if unknown."""
-    judge: Judge = find(name, JUDGES, "judge")()
+    judge: Judge = import_by_name(name, JUDGES, "judge")()
     return judge
 
 

@@ -18,20 +18,20 @@ from starlette.exceptions import HTTPException
 
 from demur.base.errors import BackendError, ConfigError, DemurError
 from demur.core.serving import Backend
-from demur.server.admission.doors import Doors, require_local_host
+from demur.server.admission.control import AdmissionControl, require_local_host
 from demur.server.chat import answer_chat
-from demur.server.describe import CHAT, HEALTH, METRICS, MODELS, READY, description
 from demur.server.errors import ApiError, api_error
-from demur.server.house import House
-from demur.server.monitoring.drift import Drift
 from demur.server.monitoring.live_scores import LiveScores
-from demur.server.monitoring.log import event
+from demur.server.monitoring.log import log_event
 from demur.server.monitoring.metrics import Metrics
-from demur.server.policies import Access, Book
-from demur.server.reloading import Reloading
-from demur.server.requests.envelope import Envelope
-from demur.server.requests.visit import visit_of
-from demur.server.settings import Settings
+from demur.server.monitoring.promises import PromiseMonitors
+from demur.server.openapi import CHAT, HEALTH, METRICS, MODELS, READY, openapi_document
+from demur.server.registry import Access, AccessRegistry
+from demur.server.reloader import PolicyReloader
+from demur.server.requests.context import context_of
+from demur.server.requests.middleware import RequestMiddleware
+from demur.server.settings import ServerSettings
+from demur.server.state import ServerState
 from demur.store.run import RunFolder
 
 READY_S = 1.0  # for which an answer of /readyz is good: asking often does not reach the backend
@@ -40,7 +40,7 @@ READY_S = 1.0  # for which an answer of /readyz is good: asking often does not r
 class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Written by hand: the routes read their own bodies."""
-        return description()
+        return openapi_document()
 
 
 class Service:
@@ -50,7 +50,7 @@ class Service:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ServerSettings,
         backend: Backend,
         access: Access,
         watched_runs: Sequence[RunFolder] = (),
@@ -62,23 +62,23 @@ class Service:
                 "give --tenants FILE (keys: demur keys NAME), or bind to 127.0.0.1",
             )
         metrics = Metrics()
-        book = Book(access, metrics, default_policy=settings.default_policy)
+        registry = AccessRegistry(access, metrics, default_policy=settings.default_policy)
         for held in access.policies.policies.values():
             held.policy.require_model(backend.fingerprint)
         _require_known(settings.declared_categories, access)
         self.draining = False
-        self.house = House(
+        self.state = ServerState(
             settings=settings,
             backend=backend,
-            book=book,
-            doors=Doors(book, settings),
+            registry=registry,
+            admission=AdmissionControl(registry, settings),
             metrics=metrics,
-            drift=Drift(watched_runs, access.policies, metrics, settings.watch_rows),
-            live=None
+            monitors=PromiseMonitors(watched_runs, access.policies, metrics, settings.watch_rows),
+            live_scores=None
             if live is None
-            else LiveScores(live, backend.fingerprint, metrics.scores_lost),
+            else LiveScores(live, backend.fingerprint, metrics.count_lost_scores),
         )
-        self.reloading = Reloading(book, self.house.drift, metrics, settings.reload_s)
+        self.reloader = PolicyReloader(registry, self.state.monitors, metrics, settings.reload_s)
         self._started = int(time.time())
         self._readiness: tuple[float, bool] = (0.0, False)  # good until, and what it was
         self._asking = asyncio.Lock()
@@ -87,7 +87,7 @@ class Service:
     def _app(self) -> FastAPI:
         app = _App(
             title="demur",
-            openapi_url="/openapi.json" if self.house.settings.describe else None,
+            openapi_url="/openapi.json" if self.state.settings.describe else None,
             docs_url=None,
             redoc_url=None,
             redirect_slashes=False,
@@ -103,28 +103,28 @@ class Service:
         app.add_api_route(READY, self.ready, methods=["GET"], response_model=None)
         app.add_api_route(METRICS, self.metrics, methods=["GET"], response_model=None)
         app.add_middleware(
-            Envelope,
-            metrics=self.house.metrics,
+            RequestMiddleware,
+            metrics=self.state.metrics,
             routes=frozenset({CHAT, MODELS, HEALTH, READY, METRICS}),
-            limits=self.house.settings.limits,
+            limits=self.state.settings.limits,
         )
         return app
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        looking = asyncio.create_task(self.reloading.run())
+        looking = asyncio.create_task(self.reloader.run())
         try:
             yield
         finally:
             looking.cancel()
-            await self.house.drift.flush()
-            if self.house.live is not None:
-                await asyncio.to_thread(self.house.live.end)
-            await self.house.backend.close()
+            await self.state.monitors.flush()
+            if self.state.live_scores is not None:
+                await asyncio.to_thread(self.state.live_scores.close)
+            await self.state.backend.close()
 
     async def chat(self, request: Request) -> Response:
         """Decide, then answer or refuse."""
-        return await answer_chat(request, self.house)
+        return await answer_chat(request, self.state)
 
     async def models(self, request: Request) -> dict[str, Any]:
         """The one model, with the policies that this key may use."""
@@ -150,8 +150,8 @@ class Service:
         """Whether a request would be answered now."""
         if self.draining:
             return JSONResponse({"status": "shutting down"}, status_code=503)
-        if (fault := self.reloading.fault) is not None:
-            event(logging.ERROR, "not ready", reason=fault)
+        if (fault := self.reloader.fault) is not None:
+            log_event(logging.ERROR, "not ready", reason=fault)
             return JSONResponse({"status": "not ready"}, status_code=503)
         if await self._is_ready():
             return JSONResponse({"status": "ready"})
@@ -159,19 +159,19 @@ class Service:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus' metrics, for operators."""
-        if self.house.settings.open_metrics:
+        if self.state.settings.open_metrics:
             require_local_host(request.headers)
         else:
             self._require_operator(request)
-        return Response(self.house.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(self.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     def _model(self, request: Request) -> dict[str, Any]:
-        visit, access = visit_of(request), self.house.book.now
-        caller = visit.held.enter_context(self.house.doors.admitted(request.headers, access))
-        visit.tenant, visit.key = caller.tenant.name, caller.key
+        context, access = context_of(request), self.state.registry.current
+        caller = context.held.enter_context(self.state.admission.admitted(request.headers, access))
+        context.tenant, context.key = caller.tenant.name, caller.key
         policies = [p for p in caller.tenant.policies if p in access.policies.policies]
         return {
-            "id": self.house.settings.model,
+            "id": self.state.settings.model,
             "object": "model",
             "created": self._started,
             "owned_by": "demur",
@@ -179,8 +179,8 @@ class Service:
         }
 
     def _require_operator(self, request: Request) -> None:
-        visit, access = visit_of(request), self.house.book.now
-        caller = visit.held.enter_context(self.house.doors.admitted(request.headers, access))
+        context, access = context_of(request), self.state.registry.current
+        caller = context.held.enter_context(self.state.admission.admitted(request.headers, access))
         if not caller.tenant.sees_scores:
             raise ApiError(403, "This key is not an operator's.", code="operators_only")
 
@@ -190,11 +190,11 @@ class Service:
             if monotonic() < good_until:
                 return was
             try:
-                await self.house.backend.ready()
+                await self.state.backend.ready()
                 now = True
             except DemurError as e:
                 now = False
-                event(logging.WARNING, "not ready", reason=e.message, hint=e.hint)
+                log_event(logging.WARNING, "not ready", reason=e.message, hint=e.hint)
             self._readiness = (monotonic() + READY_S, now)
             return now
 
@@ -214,13 +214,13 @@ async def _refuse(request: Request, error: Exception) -> Response:
     """An error of ours as OpenAI's error object. What the caller is not told goes to the log."""
     assert isinstance(error, ApiError | DemurError)
     told = error if isinstance(error, ApiError) else api_error(error)
-    visit = visit_of(request)
-    visit.code = told.code
+    context = context_of(request)
+    context.code = told.code
     if isinstance(error, BackendError) or (isinstance(error, DemurError) and told.status >= 500):
-        event(
+        log_event(
             logging.ERROR,
             "no answer",
-            request_id=visit.request_id,
+            request_id=context.request_id,
             reason=error.message,
             hint=error.hint,
         )
@@ -231,5 +231,5 @@ async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
     told = ApiError(error.status_code, f"There is no {request.method} here.", code=code)
-    visit_of(request).code = code
+    context_of(request).code = code
     return JSONResponse(told.body(), status_code=error.status_code, headers=error.headers)

@@ -23,15 +23,15 @@ from demur.core.conversation.folding import latest_turn
 from demur.core.conversation.languages import preferred_languages, refusal_text
 from demur.core.decision import Decision, doubt_reason
 from demur.core.serving import Ask, Backend, Part, Reply
-from demur.server.admission.doors import Caller, read_body
-from demur.server.answers import Head, finish_reason, scores_of, tool_call_deltas, usage
+from demur.server.admission.control import Caller, read_body
 from demur.server.errors import api_error
-from demur.server.house import House
-from demur.server.monitoring.log import event
-from demur.server.requests.asks import Case, case_of, schema_digest
-from demur.server.requests.visit import Visit, visit_of, while_connected
-from demur.server.requests.wire import parse_chat
-from demur.server.settings import Settings
+from demur.server.monitoring.log import log_event
+from demur.server.requests.context import RequestContext, context_of, while_connected
+from demur.server.requests.prepare import PreparedRequest, prepare_request, schema_digest
+from demur.server.requests.schema import parse_chat
+from demur.server.responses import ResponseHead, finish_reason, scores_of, tool_call_deltas, usage
+from demur.server.settings import ServerSettings
+from demur.server.state import ServerState
 
 NO_SCORE = "there is no score that decides"
 OFF_THE_TOKENS = "the score puts too much probability outside the control tokens"
@@ -43,7 +43,7 @@ STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that gathers a stream wo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Verdict:
+class DecidedChoice:
     """One choice, decided. Without a reply there was none: the operator's setting refused."""
 
     reply: Reply | None
@@ -57,107 +57,115 @@ class Verdict:
         return self.reply is None or self.category is not None
 
 
-async def answer_chat(request: Request, house: House) -> Response:
+async def answer_chat(request: Request, state: ServerState) -> Response:
     """The answer to a chat request. Raises ApiError and DemurError for those that get none."""
-    visit, access = visit_of(request), house.book.now
-    caller = visit.held.enter_context(house.doors.admitted(request.headers, access))
-    visit.tenant, visit.key = caller.tenant.name, caller.key
-    body = await read_body(request, house.settings.limits)
+    context, access = context_of(request), state.registry.current
+    caller = context.held.enter_context(state.admission.admitted(request.headers, access))
+    context.tenant, context.key = caller.tenant.name, caller.key
+    body = await read_body(request, state.settings.limits)
 
-    def read() -> Case:
-        return case_of(parse_chat(body), caller.tenant, access.policies, house.settings)
+    def read() -> PreparedRequest:
+        return prepare_request(parse_chat(body), caller.tenant, access.policies, state.settings)
 
-    case = read() if len(body) <= READ_AT_ONCE else await house.doors.in_turn(caller, read)
-    visit.policy, visit.policy_hash = case.live.policy.name, case.live.digest
-    visit.overridden, visit.stream = case.effective.overridden, case.stream
-    visit.synthetic = _is_synthetic(request, caller.tenant)
-    house.doors.charge(caller, len(case.declared))
-    if (digest := schema_digest(case.asks[0])) is not None:
-        place = visit.held.enter_async_context(house.doors.schema_place(caller, digest))
+    prepared = read() if len(body) <= READ_AT_ONCE else await state.admission.in_turn(caller, read)
+    context.policy, context.policy_hash = prepared.live.policy.name, prepared.live.digest
+    context.overridden, context.stream = prepared.effective.overridden, prepared.stream
+    context.synthetic = _is_synthetic(request, caller.tenant)
+    state.admission.charge(caller, len(prepared.declared))
+    if (digest := schema_digest(prepared.asks[0])) is not None:
+        place = context.held.enter_async_context(state.admission.schema_place(caller, digest))
         await while_connected(request.receive, place)
     languages = preferred_languages(request.headers.get("accept-language", ""))
-    verdicts = await while_connected(request.receive, _decide(case, languages, house, visit))
-    writing = _Writing(house.settings, case, verdicts, visit)
-    head = _head(house, case, verdicts[0], caller, visit)
-    if case.stream:
+    choices = await while_connected(request.receive, _decide(prepared, languages, state, context))
+    writer = _ResponseWriter(state.settings, prepared, choices, context)
+    head = _head(state, prepared, choices[0], caller, context)
+    if prepared.stream:
         return StreamingResponse(
-            writing.events(head), media_type="text/event-stream", headers=STREAM_HEADERS
+            writer.events(head), media_type="text/event-stream", headers=STREAM_HEADERS
         )
-    return JSONResponse(await while_connected(request.receive, writing.whole(head)))
+    return JSONResponse(await while_connected(request.receive, writer.whole(head)))
 
 
 async def _decide(
-    case: Case, languages: Sequence[str], house: House, visit: Visit
-) -> list[Verdict]:
+    prepared: PreparedRequest, languages: Sequence[str], state: ServerState, context: RequestContext
+) -> list[DecidedChoice]:
     """A verdict per choice, its reply let go of with the visit. Without a decision the operator's
     setting rules.
     """
-    policy = case.effective.policy
+    policy = prepared.effective.policy
     try:
-        replies = await _refused_for_declared(house, case, visit)
+        replies = await _refused_for_declared(state, prepared, context)
         declared = bool(replies)
-        replies = replies or await _open_decided(house, case.asks, visit)
+        replies = replies or await _open_decided(state, prepared.asks, context)
     except (ScoreDoubt, ScoreError) as e:
-        event(
-            logging.ERROR, "undecided", request_id=visit.request_id, reason=e.message, hint=e.hint
+        log_event(
+            logging.ERROR, "undecided", request_id=context.request_id, reason=e.message, hint=e.hint
         )
-        house.metrics.decided(visit, policy, None, None)
-        visit.doubt = True
-        if house.settings.on_doubt == "error":
+        state.metrics.record_decision(context, policy, None, None)
+        context.doubt = True
+        if state.settings.on_doubt == "error":
             raise
-        visit.decision = "undecided"
+        context.decision = "undecided"
         return [
-            Verdict(reply=None, category=None, text=house.settings.doubt_text) for _ in case.asks
+            DecidedChoice(reply=None, category=None, text=state.settings.doubt_text)
+            for _ in prepared.asks
         ]
     first = replies[0]
-    visit.decision_s = round(visit.elapsed_s(), 6)
-    visit.decision = "refuse" if first.decision.refuses else "respond"
-    visit.category = _category(first.decision)
-    if house.backend.fingerprint.front is not None:
-        visit.by_front = first.by_front
+    context.decision_s = round(context.elapsed_s(), 6)
+    context.decision = "refuse" if first.decision.refuses else "respond"
+    context.category = _category(first.decision)
+    if state.backend.fingerprint.front is not None:
+        context.by_front = first.by_front
     if first.decision.doubt:
-        visit.doubt = True
+        context.doubt = True
         reason = doubt_reason(policy, first.logp_C)
-        event(logging.WARNING, "doubt", request_id=visit.request_id, reason=reason)
-    house.metrics.decided(visit, policy, first.decision, first.logp_C)
+        log_event(logging.WARNING, "doubt", request_id=context.request_id, reason=reason)
+    state.metrics.record_decision(context, policy, first.decision, first.logp_C)
     # promises speak of conversations
-    if not (case.effective.overridden or declared or visit.synthetic):
-        house.drift.saw(case.live.digest, visit.tenant or "", first.logp_C)
-        if house.live is not None:
-            house.live.saw(visit.request_id, first.logp_C)
-    verdicts = []
+    if not (prepared.effective.overridden or declared or context.synthetic):
+        state.monitors.record_score(prepared.live.digest, context.tenant or "", first.logp_C)
+        if state.live_scores is not None:
+            state.live_scores.record(context.request_id, first.logp_C)
+    choices = []
     for reply in replies:
         category = _category(reply.decision)
         text = refusal_text(policy.category(category), languages) if category else None
-        verdicts.append(Verdict(reply=reply, category=category, text=text, declared=declared))
-    return verdicts
+        choices.append(DecidedChoice(reply=reply, category=category, text=text, declared=declared))
+    return choices
 
 
-async def _refused_for_declared(house: House, case: Case, visit: Visit) -> list[Reply]:
+async def _refused_for_declared(
+    state: ServerState, prepared: PreparedRequest, context: RequestContext
+) -> list[Reply]:
     """Refusals of text that the request carries beside its conversation, a reply per choice; none:
     nothing is refused.
 
     Before the conversation itself, so that nothing is begun, or compiled, for a request that is
     refused.
     """
-    asks, policy = case.asks, for_declared(case.asks[0].policy, house.settings.declared_categories)
+    asks, policy = (
+        prepared.asks,
+        for_declared(prepared.asks[0].policy, state.settings.declared_categories),
+    )
     bare = [
         replace(a, policy=policy, json_schema=None, tools=(), tool_choice=None, answers=False)
         for a in asks
     ]
     opened = await _open_all(
-        house.backend, [replace(bare[0], messages=prompt) for prompt in case.declared], visit
+        state.backend, [replace(bare[0], messages=prompt) for prompt in prepared.declared], context
     )
-    visit.beside_tokens += sum(reply.prompt_tokens for reply in opened)
-    for prompt, reply in zip(case.declared, opened, strict=True):
+    context.beside_tokens += sum(reply.prompt_tokens for reply in opened)
+    for prompt, reply in zip(prepared.declared, opened, strict=True):
         if reply.decision.refuses:
-            visit.beside_tokens -= reply.prompt_tokens  # it is the prompt that is answered
+            context.beside_tokens -= reply.prompt_tokens  # it is the prompt that is answered
             others = [replace(ask, messages=prompt) for ask in bare[1:]]
-            return [reply, *await _open_all(house.backend, others, visit)]
+            return [reply, *await _open_all(state.backend, others, context)]
     return []
 
 
-async def _open_decided(house: House, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
+async def _open_decided(
+    state: ServerState, asks: Sequence[Ask], context: RequestContext
+) -> list[Reply]:
     """A reply per choice, decided on the conversation, or on its latest turn where the operator
     says so.
 
@@ -165,19 +173,19 @@ async def _open_decided(house: House, asks: Sequence[Ask], visit: Visit) -> list
     be refused there.
     """
     latest = latest_turn(asks[0].messages)
-    if house.settings.decides_on == "conversation" or latest == asks[0].messages:
-        return await _open_all(house.backend, asks, visit)
+    if state.settings.decides_on == "conversation" or latest == asks[0].messages:
+        return await _open_all(state.backend, asks, context)
     bare = [
         replace(a, messages=latest, json_schema=None, tools=(), tool_choice=None, answers=False)
         for a in asks
     ]
-    (decided,) = await _open_all(house.backend, bare[:1], visit)
+    (decided,) = await _open_all(state.backend, bare[:1], context)
     if decided.decision.refuses:
-        return [decided, *await _open_all(house.backend, bare[1:], visit)]
-    visit.beside_tokens += decided.prompt_tokens
+        return [decided, *await _open_all(state.backend, bare[1:], context)]
+    context.beside_tokens += decided.prompt_tokens
     passing = tuple(replace(c, override="suppress") for c in asks[0].policy.categories)
     answered = [replace(a, policy=replace(a.policy, categories=passing)) for a in asks]
-    replies = await _open_all(house.backend, answered, visit)
+    replies = await _open_all(state.backend, answered, context)
     # Doubt about the conversation still refuses it: nothing else can.
     return [
         r if r.decision.refuses else replace(r, decision=decided.decision, logp_C=decided.logp_C)
@@ -185,12 +193,12 @@ async def _open_decided(house: House, asks: Sequence[Ask], visit: Visit) -> list
     ]
 
 
-async def _open_all(backend: Backend, asks: Sequence[Ask], visit: Visit) -> list[Reply]:
+async def _open_all(backend: Backend, asks: Sequence[Ask], context: RequestContext) -> list[Reply]:
     """All replies, or none: those that were opened are closed with the visit."""
 
     async def one(ask: Ask) -> Reply:
         reply = await backend.open(ask)
-        visit.held.push_async_callback(_close, reply.parts)
+        context.held.push_async_callback(_close, reply.parts)
         return reply
 
     tasks = [asyncio.create_task(one(ask)) for ask in asks]
@@ -208,56 +216,60 @@ async def _close(parts: AsyncIterator[Part]) -> None:
         await aclose()
 
 
-class _Writing:
+class _ResponseWriter:
     """Reads the parts of a request's choices and makes the answer's body of them."""
 
     def __init__(
-        self, settings: Settings, case: Case, verdicts: Sequence[Verdict], visit: Visit
+        self,
+        settings: ServerSettings,
+        prepared: PreparedRequest,
+        choices: Sequence[DecidedChoice],
+        context: RequestContext,
     ) -> None:
         self._settings = settings
-        self._case = case
-        self._verdicts = verdicts
-        self._visit = visit
-        first = verdicts[0].reply
+        self._prepared = prepared
+        self._choices = choices
+        self._context = context
+        first = choices[0].reply
         self._prompt_tokens, self._tokens = first.prompt_tokens if first else 0, 0
 
-    async def whole(self, head: Head) -> dict[str, Any]:
+    async def whole(self, head: ResponseHead) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         choices = await asyncio.gather(
-            *(self._choice(head, at, v) for at, v in enumerate(self._verdicts))
+            *(self._choice(head, at, v) for at, v in enumerate(self._choices))
         )
         return head.completion(choices, self._usage())
 
-    async def events(self, head: Head) -> AsyncIterator[bytes]:
+    async def events(self, head: ResponseHead) -> AsyncIterator[bytes]:
         """The events of a stream, one choice after the other. A failure is its last event: no
         [DONE] follows.
         """
         try:
-            for at, verdict in enumerate(self._verdicts):
-                async for event_bytes in self._choice_events(head, at, verdict):
+            for at, decided in enumerate(self._choices):
+                async for event_bytes in self._choice_events(head, at, decided):
                     yield event_bytes
         except DemurError as e:
             error = api_error(e, decided=True)
-            self._visit.code = error.code
-            event(
+            self._context.code = error.code
+            log_event(
                 logging.ERROR,
                 "broken stream",
-                request_id=self._visit.request_id,
+                request_id=self._context.request_id,
                 reason=e.message,
                 hint=e.hint,
             )
             yield _event(error.body())
             return
-        if self._case.include_usage:
+        if self._prepared.include_usage:
             yield _event(head.usage_chunk(self._usage()))
         else:
             self._usage()
         yield DONE
 
-    async def _choice(self, head: Head, at: int, verdict: Verdict) -> dict[str, Any]:
+    async def _choice(self, head: ResponseHead, at: int, decided: DecidedChoice) -> dict[str, Any]:
         text, refusal, thought, finish = "", "", "", None
         calls: list[Mapping[str, Any]] = []
-        async for part in self._parts(verdict):
+        async for part in self._parts(decided):
             text, refusal, thought = (
                 text + part.text,
                 refusal + part.refusal,
@@ -266,7 +278,7 @@ class _Writing:
             finish = part.finish
             calls += part.tool_calls
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": refusal or None}
-        if verdict.refused:
+        if decided.refused:
             message["refusal"] = text + refusal
         elif text or not (calls or refusal):
             message["content"] = text
@@ -278,17 +290,19 @@ class _Writing:
             "index": at,
             "message": message,
             "logprobs": None,
-            "finish_reason": self._finish(finish, verdict),
-            "content_filter_results": head.filter_results(verdict.category),
+            "finish_reason": self._finish(finish, decided),
+            "content_filter_results": head.filter_results(decided.category),
         }
 
-    async def _choice_events(self, head: Head, at: int, verdict: Verdict) -> AsyncIterator[bytes]:
-        filters = {"content_filter_results": head.filter_results(verdict.category)}
-        voice = "refusal" if verdict.refused else "content"
-        opening = {"role": "assistant", "content": None if verdict.refused else "", "refusal": None}
+    async def _choice_events(
+        self, head: ResponseHead, at: int, decided: DecidedChoice
+    ) -> AsyncIterator[bytes]:
+        filters = {"content_filter_results": head.filter_results(decided.category)}
+        voice = "refusal" if decided.refused else "content"
+        opening = {"role": "assistant", "content": None if decided.refused else "", "refusal": None}
         yield _event(head.chunk(_delta(at, opening, **filters), with_note=at == 0))
         finish = None
-        async for part in self._parts(verdict):
+        async for part in self._parts(decided):
             delta: dict[str, Any] = {voice: part.text} if part.text else {}
             if part.refusal:
                 delta["refusal"] = part.refusal
@@ -300,18 +314,18 @@ class _Writing:
                 yield _event(head.chunk(_delta(at, delta)))
             finish = part.finish
         yield _event(
-            head.chunk(_delta(at, {}, finish_reason=self._finish(finish, verdict), **filters))
+            head.chunk(_delta(at, {}, finish_reason=self._finish(finish, decided), **filters))
         )
 
-    async def _parts(self, verdict: Verdict) -> AsyncIterator[Part]:
+    async def _parts(self, decided: DecidedChoice) -> AsyncIterator[Part]:
         """The parts of one choice; the operator's own text is one of them. Raises BackendDown if
         the end is missing.
         """
-        if verdict.text is not None or verdict.reply is None:
-            yield Part(text=verdict.text or "", finish="stop")
+        if decided.text is not None or decided.reply is None:
+            yield Part(text=decided.text or "", finish="stop")
             return
         ended = False
-        async for part in verdict.reply.parts:
+        async for part in decided.reply.parts:
             self._tokens += part.tokens
             if part.prompt_tokens is not None:
                 self._prompt_tokens = part.prompt_tokens
@@ -320,31 +334,37 @@ class _Writing:
         if not ended:
             raise BackendDown("the backend ended an answer without saying why", "look at its log")
 
-    def _finish(self, finish: Any, verdict: Verdict) -> str:
+    def _finish(self, finish: Any, decided: DecidedChoice) -> str:
         reason = finish_reason(
-            finish, refused=verdict.refused, of_refusals=self._settings.refusal_finish
+            finish, refused=decided.refused, of_refusals=self._settings.refusal_finish
         )
-        self._visit.finish = reason
+        self._context.finish = reason
         return reason
 
     def _usage(self) -> dict[str, int]:
-        read = self._prompt_tokens + self._visit.beside_tokens
-        self._visit.prompt_tokens, self._visit.completion_tokens = read, self._tokens
+        read = self._prompt_tokens + self._context.beside_tokens
+        self._context.prompt_tokens, self._context.completion_tokens = read, self._tokens
         return usage(read, self._tokens)
 
 
-def _head(house: House, case: Case, first: Verdict, caller: Caller, visit: Visit) -> Head:
-    live, overridden = case.live, case.effective.overridden
+def _head(
+    state: ServerState,
+    prepared: PreparedRequest,
+    first: DecidedChoice,
+    caller: Caller,
+    context: RequestContext,
+) -> ResponseHead:
+    live, overridden = prepared.live, prepared.effective.overridden
     decision = "refuse" if first.category else "respond" if first.reply else "undecided"
     # as what the monitor counts: see _decide
-    outside = overridden or first.declared or bool(visit.synthetic)
+    outside = overridden or first.declared or bool(context.synthetic)
     note: dict[str, Any] = {
         "decision": decision,
         "category": first.category,
         "policy": live.policy.name,
         "policy_hash": live.digest,
         "overridden": overridden,
-        "promises": house.drift.promises(
+        "promises": state.monitors.promise_status(
             live.policy, live.digest, caller.tenant.name, outside=outside
         ),
     }
@@ -352,17 +372,18 @@ def _head(house: House, case: Case, first: Verdict, caller: Caller, visit: Visit
         note["doubt"] = NO_SCORE if first.reply is None else OFF_THE_TOKENS
     if first.declared:
         note["decided_on"] = "declared"
-    elif house.settings.decides_on != "conversation" and len(
-        latest_turn(messages := case.asks[0].messages)
+    elif state.settings.decides_on != "conversation" and len(
+        latest_turn(messages := prepared.asks[0].messages)
     ) < len(messages):
-        note["decided_on"] = house.settings.decides_on
+        note["decided_on"] = state.settings.decides_on
     if caller.tenant.sees_scores and first.reply is not None:
-        note |= scores_of(case.effective.policy, first.reply.decision, first.reply.logp_C)
-    return Head(
+        note |= scores_of(prepared.effective.policy, first.reply.decision, first.reply.logp_C)
+    model_digest = state.backend.fingerprint.model_digest.removeprefix("sha256:")
+    return ResponseHead(
         id=f"chatcmpl-{secrets.token_hex(12)}",
         created=int(time.time()),
-        model=house.settings.model,
-        system_fingerprint=f"fp_{house.backend.fingerprint.model_digest.removeprefix('sha256:')[:12]}",
+        model=state.settings.model,
+        system_fingerprint=f"fp_{model_digest[:12]}",
         taxonomy=live.policy.taxonomy.names,
         note=note,
     )

@@ -84,10 +84,10 @@ def api_error(error: DemurError, *, decided: bool = False) -> ApiError:
                 "schema_too_costly" if isinstance(error, SchemaTooCostly) else "unsupported_request"
             )
             return ApiError(400, _plain(error), code=code)
-    return our_bug()
+    return internal_error()
 
 
-def our_bug() -> ApiError:
+def internal_error() -> ApiError:
     """What a caller is told when something went wrong that should not have."""
     return ApiError(500, _OURS, code="server_error")
 

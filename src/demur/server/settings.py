@@ -15,7 +15,7 @@ RefusalFinish = Literal["stop", "content_filter"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class RequestLimits:
     """What one request may take. Rates and concurrency are the tenant's:
     demur.core.access.Tenant.
     """
@@ -46,7 +46,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class ServerSettings:
     """How the server answers. Raises ConfigError on what contradicts itself."""
 
     host: str = "127.0.0.1"
@@ -75,7 +75,7 @@ class Settings:
     # a policy whose promises do not count decides; "error": it is not used
     unproven: Otherwise = "not certified"
     watch_rows: int = 64  # live scores that a promise's monitor takes in at a time
-    limits: Limits = field(default_factory=Limits)
+    limits: RequestLimits = field(default_factory=RequestLimits)
 
     def __post_init__(self) -> None:
         Trust(keys=self.trusted_keys, otherwise=self.unproven)  # raises on a key that is none

@@ -17,7 +17,7 @@ from demur.assembly.config import build
 from demur.assembly.run import Workspace, reopen
 from demur.base.boundary import read_toml
 from demur.base.errors import ConfigError
-from demur.server.settings import Limits, Settings
+from demur.server.settings import RequestLimits, ServerSettings
 from demur.store.policies.folder import read_folder
 from demur.store.policies.tenants_file import read_tenants
 from demur.store.run import RunFolder, run_of
@@ -30,7 +30,7 @@ TABLES = ("server", "limits", "files", "backend")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Files:
+class ServeFiles:
     """[files] of the settings; relative paths start at the settings file."""
 
     policies: Path | None = None  # None: the run's own policy
@@ -41,19 +41,19 @@ class Files:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
+class ServeConfig:
     """Everything that the settings file and the caller say."""
 
-    settings: Settings
-    files: Files
+    settings: ServerSettings
+    files: ServeFiles
     # kind, url, and the options of that kind
     backend: Mapping[str, Any] = field(default_factory=dict)
     where: str = "settings"  # names the file in errors
 
 
-def read_start(
+def read_serve_config(
     path: Path | None, workspace: Workspace, given: Mapping[str, Mapping[str, Any]]
-) -> Start:
+) -> ServeConfig:
     """What is given, over the settings file, over defaults. given: by table; a value of None is
     none.
 
@@ -67,26 +67,26 @@ def read_start(
             )
     own = {name: {k: v for k, v in given.get(name, {}).items() if v is not None} for name in TABLES}
     server = {"model": workspace.config.name, **table.get("server", {}), **own["server"]}
-    limits = build(Limits, {**table.get("limits", {}), **own["limits"]}, f"{path}: limits")
+    limits = build(RequestLimits, {**table.get("limits", {}), **own["limits"]}, f"{path}: limits")
     listed = _anchored(
-        build(Files, table.get("files", {}), f"{path}: files"), path.parent if path else Path()
+        build(ServeFiles, table.get("files", {}), f"{path}: files"), path.parent if path else Path()
     )
-    return Start(
-        settings=replace(build(Settings, server, f"{path}: server"), limits=limits),
+    return ServeConfig(
+        settings=replace(build(ServerSettings, server, f"{path}: server"), limits=limits),
         files=replace(listed, **own["files"]),
         backend={**table.get("backend", {}), **own["backend"]},
         where=str(path),
     )
 
 
-def open_service(workspace: Workspace, start: Start) -> Service:
+def open_service(workspace: Workspace, start: ServeConfig) -> Service:
     """The service of a run, ready to listen; its model is loaded, or the server behind is named.
 
     Raises ArtifactError on policies that are out of date, PolicyError on those of another model,
     ConfigError on settings that contradict each other or the run.
     """
     from demur.server.app import Service
-    from demur.server.policies import Access
+    from demur.server.registry import Access
 
     path = _policies(workspace.folder, start.files.policies)
     if (of := run_of(path)) is not None:  # of this run or of another
@@ -116,11 +116,11 @@ def serve(
     reached. tables: what counts more than the file, such as server={"port": 0}, backend={"kind":
     "fake"}. Raises what open_service raises, and OSError if the address cannot be had.
     """
-    from demur.server.run import run as run_until_told
+    from demur.server.process import run_server
 
     workspace = reopen(Path(run)) if isinstance(run, str | Path) else run.workspace
-    start = read_start(Path(settings) if settings is not None else None, workspace, tables)
-    run_until_told(open_service(workspace, start), started or (lambda _: None))
+    start = read_serve_config(Path(settings) if settings is not None else None, workspace, tables)
+    run_server(open_service(workspace, start), started or (lambda _: None))
 
 
 def _policies(folder: RunFolder, named: Path | None) -> Path:
@@ -132,8 +132,8 @@ def _policies(folder: RunFolder, named: Path | None) -> Path:
     return named or folder.policy
 
 
-def _anchored(files: Files, base: Path) -> Files:
-    return Files(
+def _anchored(files: ServeFiles, base: Path) -> ServeFiles:
+    return ServeFiles(
         policies=base / files.policies if files.policies else None,
         tenants=base / files.tenants if files.tenants else None,
         watch=None if files.watch is None else tuple(base / w for w in files.watch),

@@ -15,8 +15,8 @@ from demur.engines.inprocess.backend import HfBackend
 from demur.engines.inprocess.limits import BackendLimits
 from demur.engines.inprocess.supervised import replica
 from tests.engines.inprocess.test_backend import LONG, TEXTS, TOKENS, always, ask, whole
-from tests.server.house import folder_of
-from tests.server.house import serving as served
+from tests.server.live_server import folder_of
+from tests.server.live_server import serving as served
 from tests.waiting import settled, wait_until
 
 STEP_S = 2.0  # far more than a step of this model takes on a slow machine

@@ -17,10 +17,18 @@ import pytest
 
 from demur.server.admission import connection
 from demur.server.admission.connection import FREE_PIECES, MOST_HEADERS
-from demur.server.requests import wire
-from demur.server.requests.wire import MOST_STRINGS
-from demur.server.settings import Limits
-from tests.server.house import ANSWERED, KEY, folder_of, policy, request, serving, tenants_file
+from demur.server.requests import schema
+from demur.server.requests.schema import MOST_STRINGS
+from demur.server.settings import RequestLimits
+from tests.server.live_server import (
+    ANSWERED,
+    KEY,
+    folder_of,
+    policy,
+    request,
+    serving,
+    tenants_file,
+)
 from tests.waiting import wait_until
 
 CHAT = "/v1/chat/completions"
@@ -262,7 +270,7 @@ def test_a_body_without_an_end_is_not_looked_through_twice(server, body):
     assert got.status_code in (400, 413)
     # Every quote begins a match, closed or not: no attempt fails, after which the next quote would
     # look on to the end.
-    assert wire._STRING.sub(b"", body).strip(b"{:") == b""
+    assert schema._STRING.sub(b"", body).strip(b"{:") == b""
 
 
 ATTACKS = {
@@ -314,7 +322,7 @@ def test_one_client_at_full_speed_does_not_keep_others_from_being_answered(serve
 
 def test_a_request_may_last_so_long_in_all(tmp_path):
     folder = folder_of(tmp_path, policy())
-    with serving(folder, limits=Limits(request_s=0.3)) as slow:
+    with serving(folder, limits=RequestLimits(request_s=0.3)) as slow:
         slow.backend.delay_s = 5.0
         got = slow.chat(ANSWERED)
         assert (got.status_code, got.json()["error"]["code"]) == (504, "timeout")

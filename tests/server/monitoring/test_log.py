@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from demur.server.monitoring.log import JsonLines, crash
-from tests.server.house import CANNED, KEY, OPERATOR_KEY, REFUSED, TEMPLATE
+from demur.server.monitoring.log import JsonLines, log_crash
+from tests.server.live_server import CANNED, KEY, OPERATOR_KEY, REFUSED, TEMPLATE
 from tests.waiting import wait_until
 
 
@@ -44,7 +44,7 @@ def test_a_bug_is_logged_by_its_place_and_not_by_its_message(caplog):
     try:
         raise ValueError("the weather in Timbuktu")
     except ValueError as e:
-        crash(e, request_id="req_1")
+        log_crash(e, request_id="req_1")
     (line,) = lines(caplog)
     assert (line["event"], line["error"], line["request_id"]) == ("crash", "ValueError", "req_1")
     assert "test_log.py" in line["frames"][-1]

@@ -16,7 +16,7 @@ import typer
 
 from demur.assembly.checks import SUBJECTS
 from demur.assembly.endpoints import chat_client
-from demur.assembly.judges import Spent, build_judge, read_settings, spent_lines
+from demur.assembly.judges import CostReport, build_judge, cost_lines, read_judge_settings
 from demur.base.boundary import read_toml
 from demur.base.errors import ConfigError, DataError
 from demur.cli import options
@@ -112,11 +112,11 @@ def command(
     asked = Path(model).suffix == ".toml"
     target = out or (Path() if asked or model in SUBJECTS else Path(model)) / "bench"
     built, spent = (
-        build_judge(judge, read_settings(settings, (), target / "labels.sqlite"))
+        build_judge(judge, read_judge_settings(settings, (), target / "labels.sqlite"))
         if judge
         else (None, None)
     )
-    spent_asking: Spent | None = None
+    spent_asking: CostReport | None = None
     measure: Callable[..., BenchFile]
     if asked:
         endpoint, spent_asking = _endpoint(Path(model), policy, built, target)
@@ -212,7 +212,7 @@ def _require_measured(bench: BenchFile) -> None:
 
 def _endpoint(
     file: Path, policy: Path | None, judge: Judge | None, target: Path
-) -> tuple[Endpoint, Spent]:
+) -> tuple[Endpoint, CostReport]:
     from demur.stages.bench_refusals import Endpoint
 
     if policy or judge is None:
@@ -223,7 +223,7 @@ def _endpoint(
         )
     chat = chat_client(read_toml(file), str(file))
     asker = Asker(chat=chat, replies=ReplyFile(target / "replies.sqlite"))
-    return Endpoint(asker=asker, judge=judge), lambda: spent_lines(chat)
+    return Endpoint(asker=asker, judge=judge), lambda: cost_lines(chat)
 
 
 def _subject(name: str, policy: Path | None) -> Candidate:
@@ -240,13 +240,13 @@ def _subject(name: str, policy: Path | None) -> Candidate:
 
 
 def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
-    from demur.assembly.run import Engine
+    from demur.assembly.run import RunEngine
     from demur.core.training.seen import seen_of, together
     from demur.stages.bench_refusals import Candidate
     from demur.store.models.seen_file import seen_by_run
     from demur.store.rows import read_examples
 
-    folder, engine = workspace.folder, Engine(workspace)
+    folder, engine = workspace.folder, RunEngine(workspace)
     seen = together([seen_by_run(folder), seen_of(read_examples(folder.split("calibrate")))])
     return Candidate(
         policy=opened(policy or folder.policy),

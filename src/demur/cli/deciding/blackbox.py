@@ -13,8 +13,8 @@ import typer
 
 from demur.assembly.config import config_from
 from demur.assembly.endpoints import ENDPOINT, open_chat
-from demur.assembly.judges import Spent, build_judge, read_settings
-from demur.assembly.wiring import JUDGES, find
+from demur.assembly.judges import CostReport, build_judge, read_judge_settings
+from demur.assembly.wiring import JUDGES, import_by_name
 from demur.base.errors import ConfigError
 from demur.cli.show import NAMED, TERMINAL, bar, first, note, notes, print_table
 from demur.core.classifiers.text import TextClassifier
@@ -121,13 +121,13 @@ class _Judging:
     overrides: Sequence[str]
     folder: BlackboxFolder
 
-    def built(self) -> tuple[label.Config, Spent]:
+    def built(self) -> tuple[label.Config, CostReport]:
         """The judge, trained first if there are hand labels, and its costs in words. Raises
         ConfigError.
         """
         from demur.stages.blackbox import label, train_judge
 
-        settings = read_settings(None, self.overrides, self.folder.root / "labels.sqlite")
+        settings = read_judge_settings(None, self.overrides, self.folder.root / "labels.sqlite")
         if self.hand is not None and self.name is not None:
             raise ConfigError(
                 f"--judge {self.name} beside --hand, which trains a judge", "leave one of them out"
@@ -138,7 +138,7 @@ class _Judging:
         force = bool(settings.section("trained").get("force", False))
 
         def make(classifier: TextClassifier, digest: str) -> Judge:
-            judge: Judge = find("trained", JUDGES, "judge")(
+            judge: Judge = import_by_name("trained", JUDGES, "judge")(
                 classifier=classifier, digest=digest, force=force
             )
             return judge

@@ -25,7 +25,7 @@ from demur.core.ports import Answer, Answerer, Prompt, Scorer
 from demur.store.run import RunFolder
 
 if TYPE_CHECKING:
-    from demur.assembly.run import Engine
+    from demur.assembly.run import RunEngine
 
 with contextlib.suppress(ModuleNotFoundError):  # not everywhere, and chat does without
     import readline  # noqa: F401 - arrow keys edit a line and bring back earlier ones
@@ -47,12 +47,12 @@ def command(
     ] = False,
 ) -> None:
     """Talk to the trained model. Thresholds change without training again; /new begins anew."""
-    from demur.assembly.run import Engine, reopen
+    from demur.assembly.run import RunEngine, reopen
 
     workspace = reopen(run)
     speaks = workspace.config.engine not in PREDICTORS
     policy = overridden(opened(of_run(workspace.folder, named).policy), threshold, rate)
-    engine = Engine(workspace)
+    engine = RunEngine(workspace)
     note(HELP)
     if not speaks:
         engine_name = workspace.config.engine
@@ -94,13 +94,15 @@ def _said(role: Role, text: str) -> Message:
     return Message(role=role, content=text)
 
 
-def _turn(engine: Engine, policy: Policy, prompt: Prompt, *, speaks: bool) -> tuple[Message, ...]:
+def _turn(
+    engine: RunEngine, policy: Policy, prompt: Prompt, *, speaks: bool
+) -> tuple[Message, ...]:
     """Decide, answer and show one turn; the conversation with what was answered.
 
     A later turn is decided on the whole conversation. Where the same words alone would be decided
     otherwise, that is said: a refused turn may colour those after it.
     """
-    scorer = engine.under(policy)
+    scorer = engine.scorer_for(policy)
     logp_C, decision, answer = _asked(engine, scorer, prompt, policy, speaks=speaks)
     _show(policy, logp_C, decision, answer)
     if len(prompt) > 1:
@@ -131,7 +133,7 @@ def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
 
 
 def _asked(
-    engine: Engine, scorer: Scorer, prompt: Prompt, policy: Policy, *, speaks: bool
+    engine: RunEngine, scorer: Scorer, prompt: Prompt, policy: Policy, *, speaks: bool
 ) -> tuple[Floats, Decision, Answer | None]:
     """The score, the decision and the answer, from one prefill where the engine can. speaks: it
     writes at all.

@@ -132,16 +132,16 @@ def _from_model(
     """Score prompts as the policy has them scored. given: prompts as arguments, or a file of
     them.
     """
-    from demur.assembly.run import Engine, reopen
+    from demur.assembly.run import RunEngine, reopen
 
     if run is None:
         raise ConfigError(
             "scoring a prompt needs a model", "give the run folder first, then the prompts"
         )
     asked = _asked(*given, lines=lines)
-    engine = Engine(reopen(run)).under(policy)
+    engine = RunEngine(reopen(run)).scorer_for(policy)
     logp_NC = engine.logp([a.messages for a in asked])
-    if not isinstance(engine, Engine):
+    if not isinstance(engine, RunEngine):
         note(f"the front decided {engine.by_front} of {engine.asked}, without the model")
     return _Scored([a.name for a in asked], logp_NC, engine.fingerprint)
 

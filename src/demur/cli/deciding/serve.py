@@ -57,8 +57,8 @@ def command(
 ) -> None:
     """Serve until SIGTERM. Logs go to stdout, a JSON object a line."""
     from demur.assembly.run import reopen
-    from demur.server.run import run as run_until_told
-    from demur.server.start import open_service, read_start
+    from demur.server.process import run_server
+    from demur.server.start import open_service, read_serve_config
 
     workspace = reopen(run)
     given: dict[str, dict[str, Any]] = {
@@ -66,12 +66,12 @@ def command(
         "files": {"policies": policies, "tenants": tenants},
         "backend": {"kind": backend, "url": url},
     }
-    start = read_start(config, workspace, given)
+    start = read_serve_config(config, workspace, given)
     service = open_service(workspace, start)
     _log_to_stdout(service)
-    held = service.house.book.now.tenants
+    held = service.state.registry.current.tenants
     keys = "no key needed" if held is None else f"{len(held.keys)} keys"
-    run_until_told(
+    run_server(
         service, lambda address: _say(f"serving {start.settings.model!r} on {address}/v1, {keys}")
     )
 
@@ -83,7 +83,7 @@ def _say(text: str) -> None:
 
 
 def _log_to_stdout(service: Service) -> None:
-    handler = LogWriter(STDOUT, service.house.metrics.log_dropped)
+    handler = LogWriter(STDOUT, service.state.metrics.count_dropped_log_lines)
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("demur").setLevel(logging.INFO)

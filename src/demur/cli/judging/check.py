@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.assembly.judges import build_judge, read_settings
+from demur.assembly.judges import build_judge, read_judge_settings
 from demur.cli import options
 from demur.cli.show import bar, note, notes, print_json, print_table
 from demur.core.rates import Rate, View
@@ -49,7 +49,7 @@ def command(
     """
     from demur.stages import judge_check as stage
 
-    found = read_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
+    found = read_judge_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
     names = judge or ([] if judged else ["phrases"])
     built = {name: build_judge(name, found) for name in names}
     config = stage.Config(

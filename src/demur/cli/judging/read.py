@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from demur.assembly.judges import build_judge, read_settings
+from demur.assembly.judges import build_judge, read_judge_settings
 from demur.base.errors import DataError
 from demur.cli import options
 from demur.cli.show import bar, named, note, notes, print_json, print_table
@@ -53,7 +53,7 @@ def command(
     """
     from demur.stages import judge as stage
 
-    found = read_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
+    found = read_judge_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
     built, spent = build_judge(judge, found)
     to = out or file.with_suffix(".verdicts.jsonl")
     try:

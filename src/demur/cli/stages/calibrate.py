@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from demur.assembly.config import changed
+from demur.assembly.config import with_overrides
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
 from demur.cli import options
@@ -90,10 +90,10 @@ def command(
         "on_failure": on_failure,
     }
     workspace = reopen(run)
-    config = changed(
+    config = with_overrides(
         workspace.config.calibrate, [*(settings or ()), *_overrides(override)], "calibrate"
     )
-    workspace = workspace.with_stage("calibrate", config).changed("calibrate", **given)
+    workspace = workspace.with_stage("calibrate", config).with_settings("calibrate", **given)
     policy = Steps(workspace, TERMINAL).perform("calibrate")
     choice = read_choice(workspace.folder.calibrator)
     if as_json:

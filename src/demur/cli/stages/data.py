@@ -25,16 +25,16 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Make a run folder from a config and put its rows there."""
-    from demur.assembly.run import planned
+    from demur.assembly.run import new_workspace
     from demur.assembly.steps import Steps
     from demur.cli.all_stages import default_folder
     from demur.stages.data import table
 
     loaded = load_config(config, data_folder=data, overrides=settings or ())
     folder = out or default_folder(loaded)
-    workspace = planned(loaded, folder)
+    workspace = new_workspace(loaded, folder)
     summary = Steps(workspace, TERMINAL, again=again).perform("data")
-    workspace.keep()
+    workspace.write_config()
     for warning in summary.warnings:
         note(f"warning: {warning}")
     if as_json:

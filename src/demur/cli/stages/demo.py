@@ -22,12 +22,12 @@ from demur.store.run import RunFolder
 
 def command(out: options.Out = None, settings: options.Set = None) -> None:
     """Run the packaged demo config. Needs no network and no accelerator."""
-    from demur.assembly.run import planned
+    from demur.assembly.run import new_workspace
     from demur.cli.all_stages import default_folder, run_all
 
     with resources.as_file(resources.files("demur.cli") / "demo.toml") as path:
         config = load_config(Path(path), overrides=settings or ())
-    workspace = planned(config, out or default_folder(config))
+    workspace = new_workspace(config, out or default_folder(config))
     run_all(workspace)
     for line in invitation(workspace.folder):
         note(line)

@@ -19,7 +19,7 @@ from demur.core.settings import FRONT_BOUND
 from demur.store.models.front_file import FrontMetrics
 
 if TYPE_CHECKING:
-    from demur.assembly.run import Engine, Workspace
+    from demur.assembly.run import RunEngine, Workspace
     from demur.store.prompts_file import Prompts
 
 
@@ -57,7 +57,7 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Fit a front model that decides easy requests; the run's model decides the rest."""
-    from demur.assembly.run import Engine, reopen
+    from demur.assembly.run import RunEngine, reopen
     from demur.stages import distil
     from demur.store.prompts_file import read_prompts
 
@@ -65,7 +65,7 @@ def command(
     config = distil.Config(bound=bound)
     sweep(workspace.folder.root)
     asked = read_prompts([traffic])
-    engine = Engine(workspace)
+    engine = RunEngine(workspace)
     chosen = _policy(workspace, engine, policy)
     table, model_ms = _stored(scores, asked, engine) if scores else _scored(asked, engine)
     seen = distil.Traffic(
@@ -79,7 +79,7 @@ def command(
     note(f"next: demur calibrate {run} --name cascade --set cascade=true")
 
 
-def _policy(workspace: Workspace, engine: Engine, name: str | None) -> Policy:
+def _policy(workspace: Workspace, engine: RunEngine, name: str | None) -> Policy:
     """The policy to agree with, of the model alone. Raises ConfigError on a cascade's."""
     folder = of_run(workspace.folder, name)
     if name is None and folder.receipt("calibrate") is None:
@@ -93,7 +93,7 @@ def _policy(workspace: Workspace, engine: Engine, name: str | None) -> Policy:
     return policy
 
 
-def _scored(asked: Prompts, engine: Engine) -> tuple[ScoreTable, float]:
+def _scored(asked: Prompts, engine: RunEngine) -> tuple[ScoreTable, float]:
     """The model's scores of all traffic, and its CPU milliseconds for one, loading left out."""
     assert engine.loaded is not None
     start = time.process_time()
@@ -103,7 +103,7 @@ def _scored(asked: Prompts, engine: Engine) -> tuple[ScoreTable, float]:
     return ScoreTable(ids=tuple(row.id for row in asked.rows), logp_NC=logp_NC), spent
 
 
-def _stored(path: Path, asked: Prompts, engine: Engine) -> tuple[ScoreTable, None]:
+def _stored(path: Path, asked: Prompts, engine: RunEngine) -> tuple[ScoreTable, None]:
     """Scores from a file. Raises ConfigError unless they are this model's, ScoreError where a
     prompt has none.
     """

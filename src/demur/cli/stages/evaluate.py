@@ -80,7 +80,7 @@ def command(
         for name, value in {**texts, "also": goals, "labels": labels}.items()
         if value is not None
     }
-    workspace = reopen(run).changed("evaluate", **asked)
+    workspace = reopen(run).with_settings("evaluate", **asked)
     workspace = Workspace(of_run(workspace.folder, policy), workspace.config)
     evaluation = None if asked else _earlier(workspace)
     if evaluation is None:
@@ -109,11 +109,11 @@ def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
     Whoever names no flag wants to see what was measured, not to write a larger study over with a
     smaller one.
     """
-    from demur.assembly.run import Engine
+    from demur.assembly.run import RunEngine
     from demur.stages import evaluate
 
     config, folder = workspace.config.evaluate, workspace.folder
-    found = evaluate.measured(folder, Engine(workspace).fingerprint)
+    found = evaluate.measured(folder, RunEngine(workspace).fingerprint)
     if found is None:
         return None
     evaluation, settings = found

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from demur.assembly.config import build_sources, config_from
-from demur.assembly.wiring import SOURCES, find
+from demur.assembly.wiring import SOURCES, import_by_name
 from demur.base.errors import DataError, DemurError
 from demur.base.files import write_text
 from demur.cli import options
@@ -112,7 +112,7 @@ def _try(text: str, to: Path, *, shown: bool) -> None:
 
     try:
         config = config_from(tomllib.loads(text), str(to), base=to.resolve().parent)
-        sources = build_sources(config, lambda kind: find(kind, SOURCES, "source"))
+        sources = build_sources(config, lambda kind: import_by_name(kind, SOURCES, "source"))
         with tempfile.TemporaryDirectory() as scratch:
             summary = data.run(config.data, config.taxonomy, sources, RunFolder(Path(scratch)))
     except DemurError as e:

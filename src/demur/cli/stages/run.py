@@ -27,7 +27,7 @@ def command(
     settings: options.Set = None,
 ) -> None:
     """Prepare, train, score, calibrate, evaluate, report."""
-    from demur.assembly.run import planned
+    from demur.assembly.run import new_workspace
 
     loaded = load_config(config, data_folder=data, overrides=settings or ())
-    run_all(planned(loaded, out or default_folder(loaded)), start)
+    run_all(new_workspace(loaded, out or default_folder(loaded)), start)

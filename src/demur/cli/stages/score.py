@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.assembly.config import changed
+from demur.assembly.config import with_overrides
 from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import of_run, opened
@@ -58,8 +58,8 @@ def command(
         _score_file(workspace, prompts, out, policy)
         return
     if rewrite:
-        asked = changed(workspace.config.score, [f"rewrites={json.dumps(rewrite)}"], "score")
-        workspace = workspace.changed("score", rewrites=asked.rewrites)
+        asked = with_overrides(workspace.config.score, [f"rewrites={json.dumps(rewrite)}"], "score")
+        workspace = workspace.with_settings("score", rewrites=asked.rewrites)
     tables = Steps(workspace, TERMINAL).perform("score")
     rows = [
         (split, str(len(table.ids)), f"{float(table.leftover_N.mean()):.4f}")
@@ -75,7 +75,7 @@ def _score_file(
     """Score the prompts of any file as a policy has them scored. Raises ConfigError unless both
     files are named.
     """
-    from demur.assembly.run import Engine
+    from demur.assembly.run import RunEngine
     from demur.store.prompts_file import read_each_prompt
     from demur.store.scores.tables import write_scores
 
@@ -83,8 +83,10 @@ def _score_file(
         raise ConfigError(
             "--prompts and --out go together", "demur score RUN --prompts FILE --out scores.parquet"
         )
-    own = Engine(workspace)
-    engine = own if policy is None else own.under(opened(of_run(workspace.folder, policy).policy))
+    own = RunEngine(workspace)
+    engine = (
+        own if policy is None else own.scorer_for(opened(of_run(workspace.folder, policy).policy))
+    )
     rows = read_each_prompt(prompts)
     with bar("score") as progress:
         logp_NC = engine.logp([row.messages for row in rows], progress)

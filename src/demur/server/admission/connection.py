@@ -13,7 +13,7 @@ uvicorn's connection (h11), with what it lacks against a hostile client:
    LINGER_S, so that the answer is not lost to a reset; then the connection is closed.
 5. Without a request the connection is closed after IDLE_S, whatever bytes trickle in.
 6. Before a request of it was let in with a key, it shares a fifth of the loop's time with all such
-   connections of its address: demur.server.admission.sources.
+   connections of its address: demur.server.admission.budgets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from demur.server.admission.sources import RESTS, Guest, Sources
+from demur.server.admission.budgets import REST_FACTOR, AddressBudgets, ConnectionBudget
 
 # For a request's line and headers, and after an answer for the next request. Clients keep a
 # connection for five seconds as a rule: hanging up then, too, would meet requests that are on their
@@ -130,16 +130,16 @@ class Connection(H11Protocol):
     """uvicorn's connection within the limits above. sources: of all connections of its server."""
 
     conn: _Parser
-    guest: Guest
+    budget: ConnectionBudget
     is_resting = False  # nothing is parsed now
     _clock: asyncio.TimerHandle | None = None
     _has_turn = False  # it has waited for this moment
     _is_deaf = False  # what still comes is thrown away
     _unheard = 0  # bytes thrown away
 
-    def __init__(self, *args: Any, sources: Sources, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, budgets: AddressBudgets, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._sources = sources
+        self._budgets = budgets
 
     # as uvicorn has it
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -147,13 +147,13 @@ class Connection(H11Protocol):
         self.conn = _Parser(h11.SERVER, self.config.h11_max_incomplete_event_size or 0)
         super().connection_made(_Line(transport, self))  # type: ignore[arg-type]
         self.flow = _Flow(transport, self)
-        self.guest = self._sources.guest(self.client[0] if self.client else "")
+        self.budget = self._budgets.connection(self.client[0] if self.client else "")
         self._wind()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         super().connection_lost(exc)
-        self.guest.charge(0.0)
+        self.budget.charge(0.0)
         self._stop()
 
     def data_received(self, data: bytes) -> None:
@@ -191,7 +191,7 @@ class Connection(H11Protocol):
         if self.is_resting:
             return
         if (
-            not (self.guest.may_speak or self._has_turn) and self.conn.trailing_data[0]
+            not (self.budget.may_parse or self._has_turn) and self.conn.trailing_data[0]
         ):  # else nothing is there to parse
             self._await_turn()
             return
@@ -199,17 +199,17 @@ class Connection(H11Protocol):
         self.conn.turn = 0
         super().handle_events()
         if self.scope is not None:  # of a request whose answer begins when this is over
-            self.scope["state"]["demur.guest"] = self.guest
+            self.scope["state"]["demur.budget"] = self.budget
         used_s = thread_time() - began_s
-        self.guest.charge(used_s)
+        self.budget.charge(used_s)
         if used_s > LONG_S or self.conn.turn >= TURN_PIECES:
-            self._rest(RESTS * used_s)
+            self._rest(REST_FACTOR * used_s)
 
     def _await_turn(self) -> None:
         """Neither read nor parse before it is this stranger's turn."""
         if self._is_deaf or self.transport.is_closing():
             return
-        if not self.guest.wait(self._take_turn):
+        if not self.budget.wait(self._take_turn):
             self.transport.abort()
             return
         self.is_resting = True
@@ -250,7 +250,7 @@ class Connection(H11Protocol):
         """Parse the body that is held: its request asks for it."""
         if self.conn.is_held and not self.cycle.response_complete:
             self.conn.is_held = False
-            self.guest.let_in()  # nobody reads a body before the key
+            self.budget.authenticate()  # nobody reads a body before the key
             self.handle_events()
 
     def linger(self) -> None:

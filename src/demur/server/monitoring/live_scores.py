@@ -21,7 +21,7 @@ from demur.base.arrays import Floats
 from demur.base.errors import DemurError
 from demur.core.policy import Fingerprint
 from demur.core.score import ScoreTable
-from demur.server.monitoring.log import event
+from demur.server.monitoring.log import log_event
 from demur.store.scores.tables import write_scores
 
 ROWS = 256  # of a file
@@ -42,14 +42,14 @@ class LiveScores:
         self._thread = threading.Thread(target=self._work, name="demur-live-scores", daemon=True)
         self._thread.start()
 
-    def saw(self, request_id: str, logp_C: Floats) -> None:
+    def record(self, request_id: str, logp_C: Floats) -> None:
         """A request was decided on this score."""
         try:
             self._queue.put_nowait((request_id, logp_C))
         except queue.Full:
             self._lost(1)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Write what is left. Blocks for a while: use a thread."""
         try:
             self._queue.put(None, timeout=END_S)
@@ -90,4 +90,4 @@ class LiveScores:
         except (DemurError, OSError) as e:
             self._lost(len(rows))
             reason = e.message if isinstance(e, DemurError) else str(e.strerror or e)
-            event(logging.ERROR, "live scores not written", reason=reason, rows=len(rows))
+            log_event(logging.ERROR, "live scores not written", reason=reason, rows=len(rows))

@@ -25,15 +25,15 @@ LAST_LINES_S = 1.0  # for which the end of the process waits until the queue is 
 _POLL_S = 0.2  # between two looks at a descriptor that takes nothing now
 
 
-def event(level: int, name: str, **fields: Any) -> None:
+def log_event(level: int, name: str, **fields: Any) -> None:
     """Log that something happened."""
     LOG.log(level, name, extra={"fields": fields})
 
 
-def crash(error: BaseException, **fields: Any) -> None:
+def log_crash(error: BaseException, **fields: Any) -> None:
     """Log a bug by where it happened. Its message may quote what was said, so it is left out."""
     frames = [f"{f.filename}:{f.lineno} {f.name}" for f in extract_tb(error.__traceback__)]
-    event(logging.ERROR, "crash", error=type(error).__name__, frames=frames[-12:], **fields)
+    log_event(logging.ERROR, "crash", error=type(error).__name__, frames=frames[-12:], **fields)
 
 
 class JsonLines(logging.Formatter):

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from demur.base.arrays import Floats
 from demur.core.decision import Decision
 from demur.core.policy import Policy
-from demur.server.requests.visit import Visit
+from demur.server.requests.context import RequestContext
 from demur.store.policies.folder import Change, PolicySet
 
 PROBABILITIES = (
@@ -171,50 +171,54 @@ class Metrics:
             "demur_watched_scores_lost", "Scores that no monitor will ever see.", registry=here
         )
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """In Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def arrived(self) -> None:
+    def request_started(self) -> None:
         """A request has come."""
         self._in_flight.inc()
 
-    def log_dropped(self, lines: int) -> None:
+    def count_dropped_log_lines(self, lines: int) -> None:
         """Log lines were lost."""
         self._log_dropped.inc(lines)
 
-    def left(self, visit: Visit) -> None:
+    def request_finished(self, context: RequestContext) -> None:
         """A request has been answered, or its client has gone."""
         self._in_flight.dec()
-        self._requests.labels(visit.route, str(visit.status or "gone")).inc()
-        if visit.code is not None:
-            self._errors.labels(visit.code).inc()
-        if visit.decision is not None:
-            self._request_s.labels("yes" if visit.stream else "no").observe(visit.elapsed_s())
-        if visit.completion_tokens is not None:
-            self._tokens.labels("prompt").inc(visit.prompt_tokens or 0)
-            self._tokens.labels("completion").inc(visit.completion_tokens)
+        self._requests.labels(context.route, str(context.status or "gone")).inc()
+        if context.code is not None:
+            self._errors.labels(context.code).inc()
+        if context.decision is not None:
+            self._request_s.labels("yes" if context.stream else "no").observe(context.elapsed_s())
+        if context.completion_tokens is not None:
+            self._tokens.labels("prompt").inc(context.prompt_tokens or 0)
+            self._tokens.labels("completion").inc(context.completion_tokens)
 
-    def decided(
-        self, visit: Visit, policy: Policy, decision: Decision | None, logp_C: Floats | None
+    def record_decision(
+        self,
+        context: RequestContext,
+        policy: Policy,
+        decision: Decision | None,
+        logp_C: Floats | None,
     ) -> None:
         """A decision has been made; None: it could not be."""
-        tenant, name = visit.tenant or "", visit.policy or ""
+        tenant, name = context.tenant or "", context.policy or ""
         self._decisions.labels(tenant, name, decision.choice if decision else UNDECIDED).inc()
         if decision is None or decision.doubt:
             self._doubt.labels(tenant, name, "refused" if decision else UNDECIDED).inc()
-        if visit.overridden:
+        if context.overridden:
             self._overridden.labels(tenant, name).inc()
-        if visit.by_front is not None:
-            self._by_front.labels(name, "yes" if visit.by_front else "no").inc()
-        self._decision_s.observe(visit.elapsed_s())
+        if context.by_front is not None:
+            self._by_front.labels(name, "yes" if context.by_front else "no").inc()
+        self._decision_s.observe(context.elapsed_s())
         if logp_C is None:
             return
         p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0])
         for choice, p in zip(policy.taxonomy.choices, p_C.tolist(), strict=True):
             self._scores.labels(name, choice).observe(p)
 
-    def policies(self, policies: PolicySet) -> None:
+    def set_policies(self, policies: PolicySet) -> None:
         """Which policies are in force."""
         self._policy.clear()
         self._unproven.clear()
@@ -224,32 +228,34 @@ class Metrics:
             self._unproven.labels(name, live.digest).set(unproven)
         self._faults.set(len(policies.faults))
 
-    def reloaded(
+    def record_reload(
         self, policies: PolicySet, changes: Sequence[Change], complaint: str | None
     ) -> None:
         """What a reload did. complaint: about the tenants file."""
         for change in changes:
             self._reloads.labels(change.kind).inc()
         if changes:
-            self.policies(policies)
+            self.set_policies(policies)
         self._tenants.set(0 if complaint is None else 1)
 
-    def reload_failing(self, failing: bool) -> None:
+    def set_reload_failing(self, failing: bool) -> None:
         """Whether the last look at policies and tenants failed."""
         self._reload_failing.set(failing)
 
-    def unwatch(self) -> None:
+    def clear_promise_gauges(self) -> None:
         """Forget how promises stand: `watched` is told again of those that are watched still."""
         for gauge in (self._supported, self._watched, self._lost, self._drift, self._blind):
             gauge.clear()
 
-    def watched(self, policy: str, digest: str, supported: dict[str, bool], scores: int) -> None:
+    def set_promise_status(
+        self, policy: str, digest: str, supported: dict[str, bool], scores: int
+    ) -> None:
         """How the certified promises of a policy stand, by risk."""
         for risk, holds in supported.items():
             self._supported.labels(policy, digest, risk).set(holds)
         self._watched.labels(policy, digest).set(scores)
 
-    def seen_of_tenant(
+    def set_tenant_status(
         self, key: tuple[str, str, str], lost: Mapping[str, bool], *, drifted: bool
     ) -> None:
         """What one tenant's requests say. key: policy, its digest, tenant. lost: by risk."""
@@ -257,10 +263,10 @@ class Metrics:
         for risk, is_lost in lost.items():
             self._lost.labels(*key, risk).set(is_lost)
 
-    def watch_blind(self, policy: str, digest: str, *, blind: bool) -> None:
+    def set_watch_blind(self, policy: str, digest: str, *, blind: bool) -> None:
         """Whether live scores of a policy cannot be counted now."""
         self._blind.labels(policy, digest).set(blind)
 
-    def scores_lost(self, scores: int) -> None:
+    def count_lost_scores(self, scores: int) -> None:
         """Scores were given up."""
         self._scores_lost.inc(scores)

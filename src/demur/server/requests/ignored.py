@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# By place in the request. The records of demur.server.requests.wire name their place.
+# By place in the request. The records of demur.server.requests.schema name their place.
 NOTES: Mapping[str, Collection[str]] = {
     "request": (
         "metadata",

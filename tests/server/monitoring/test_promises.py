@@ -32,8 +32,8 @@ from demur.store.run import RunFolder
 from demur.store.scores.tables import is_in_time, read_scores
 from tests.builders import promise
 from tests.fake_run import engine_for, examples, like_traffic, prepare
-from tests.server.house import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file
-from tests.server.house import engine as house_engine
+from tests.server.live_server import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file
+from tests.server.live_server import engine as house_engine
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -91,15 +91,16 @@ def test_live_scores_that_drift_are_said_to_and_take_no_promise_away(made):
     ) as server:
         assert server.metric(supported(policy)) == 1
         assert said(server) == "certified"
-        drift, digest = server.service.house.drift, policy_digest(policy)
+        monitors, digest = server.service.state.monitors, policy_digest(policy)
         strange = np.full(len(policy.taxonomy.tokens), -12.0, dtype=np.float32)
         strange[3] = -1e-4
         loop = server.process.loop
         for _ in range(400):
-            loop.call_soon_threadsafe(drift.saw, digest, "local", strange)
+            loop.call_soon_threadsafe(monitors.record_score, digest, "local", strange)
         wait_until(
             lambda: (
-                drift.promises(policy, digest, "local", outside=False) == "certified, drift seen"
+                monitors.promise_status(policy, digest, "local", outside=False)
+                == "certified, drift seen"
             )
         )
         assert said(server) == "certified, drift seen"
@@ -173,7 +174,10 @@ def test_an_alarm_that_demur_watch_found_in_labels_reaches_the_server(made, tmp_
         assert said(server) == "no longer supported"
         state_path(folder).unlink()  # an alarm stays
         wait_until(
-            lambda: server.service.house.drift._standings[policy_digest(policy)].told_at is None
+            lambda: (
+                server.service.state.monitors._standing_by_digest[policy_digest(policy)].told_at
+                is None
+            )
         )
         assert said(server) == "no longer supported"
 
@@ -294,13 +298,15 @@ def refused(policy):
 
 
 def send(server, policy, tenant, scores, times):
-    drift, digest = server.service.house.drift, policy_digest(policy)
+    monitors, digest = server.service.state.monitors, policy_digest(policy)
     for _ in range(times):
-        server.process.loop.call_soon_threadsafe(drift.saw, digest, tenant, scores)
+        server.process.loop.call_soon_threadsafe(monitors.record_score, digest, tenant, scores)
 
 
 def says(server, policy, tenant):
-    return server.service.house.drift.promises(policy, policy_digest(policy), tenant, outside=False)
+    return server.service.state.monitors.promise_status(
+        policy, policy_digest(policy), tenant, outside=False
+    )
 
 
 def test_one_tenants_requests_take_nothing_from_another_and_a_reset_gives_it_back(made):
@@ -461,7 +467,7 @@ def test_live_scores_are_bounded(tmp_path, monkeypatch):
     lost = []
     writer = live_scores.LiveScores(tmp_path, model, lost.append)
     for n in range(9):
-        writer.saw(f"r-{n}", np.full(6, np.log(1 / 6), dtype=np.float32))
-    writer.end()
+        writer.record(f"r-{n}", np.full(6, np.log(1 / 6), dtype=np.float32))
+    writer.close()
     kept = [read_scores(path)[0].ids[0] for path in sorted(tmp_path.glob("*.parquet"))]
     assert (kept, lost) == (["r-6", "r-7", "r-8"], [])

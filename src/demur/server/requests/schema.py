@@ -38,7 +38,7 @@ def _describe_ignored(schema: dict[str, Any], record: type[BaseModel]) -> None:
     schema["additionalProperties"] = False
 
 
-class Wire(BaseModel):
+class RequestModel(BaseModel):
     """A part of a request.
 
     places: where demur.server.requests.ignored lists the fields that it may hold besides its
@@ -85,7 +85,7 @@ FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Threshold = Annotated[float, Field(ge=0)] | Literal["never"]
 
 
-class TextPart(Wire):
+class TextPart(RequestModel):
     """A piece of a message. There is no other kind: images, sound and files are refused."""
 
     places: ClassVar = ("part",)
@@ -93,7 +93,7 @@ class TextPart(Wire):
     text: Text
 
 
-class RefusalPart(Wire):
+class RefusalPart(RequestModel):
     """A piece of an earlier answer that was a refusal."""
 
     places: ClassVar = ("part",)
@@ -101,29 +101,29 @@ class RefusalPart(Wire):
     refusal: Text
 
 
-class ThoughtPart(Wire):
+class ThoughtPart(RequestModel):
     """A piece of an earlier answer that was thought and not said: dropped, whatever it holds."""
 
     is_open: ClassVar = True
     type: Literal["thinking", "redacted_thinking", "reasoning"]
 
 
-Parts = Annotated[tuple[TextPart, ...], Field(fail_fast=True)]
+TextParts = Annotated[tuple[TextPart, ...], Field(fail_fast=True)]
 Content = Text | Annotated[tuple[TextPart, ...], Field(min_length=1, fail_fast=True)]
 PastContent = (
     Text | Annotated[tuple[TextPart | RefusalPart | ThoughtPart, ...], Field(fail_fast=True)]
 )
 
 
-class SystemMessage(Wire):
+class SystemMessage(RequestModel):
     """The application's instructions. Null and an empty list stand for none."""
 
     places: ClassVar = ("message",)
     role: Literal["system", "developer"]
-    content: Text | Parts | None
+    content: Text | TextParts | None
 
 
-class UserMessage(Wire):
+class UserMessage(RequestModel):
     """What the user said."""
 
     places: ClassVar = ("message",)
@@ -131,14 +131,14 @@ class UserMessage(Wire):
     content: Content
 
 
-class CalledFunction(Wire):
+class CalledFunction(RequestModel):
     """Name and arguments of an earlier call."""
 
     name: FunctionName
     arguments: Text | None = None
 
 
-class ToolCall(Wire):
+class ToolCall(RequestModel):
     """An earlier call, as an answer of ours carried it."""
 
     places: ClassVar = ("tool call",)
@@ -147,7 +147,7 @@ class ToolCall(Wire):
     function: CalledFunction
 
 
-class AssistantMessage(Wire):
+class AssistantMessage(RequestModel):
     """An earlier answer, as clients send it back; one that says nothing is an empty turn."""
 
     places: ClassVar = ("message", "assistant message")
@@ -157,13 +157,13 @@ class AssistantMessage(Wire):
     tool_calls: Annotated[tuple[ToolCall, ...], Field(fail_fast=True)] | None = None
 
 
-class ToolMessage(Wire):
+class ToolMessage(RequestModel):
     """What a called function returned; null and an empty list: nothing."""
 
     places: ClassVar = ("message",)
     role: Literal["tool"]
     tool_call_id: Annotated[Text, Field(min_length=1, max_length=256)]
-    content: Text | Parts | None
+    content: Text | TextParts | None
 
 
 Message = Annotated[
@@ -171,20 +171,20 @@ Message = Annotated[
 ]
 
 
-class StreamOptions(Wire):
+class StreamOptions(RequestModel):
     """How to stream."""
 
     places: ClassVar = ("stream_options",)
     include_usage: bool | None = None
 
 
-class PlainFormat(Wire):
+class PlainFormat(RequestModel):
     """Any text, or any JSON object."""
 
     type: Literal["text", "json_object"]
 
 
-class NamedSchema(Wire):
+class NamedSchema(RequestModel):
     """A JSON schema that the answer must fit."""
 
     name: FunctionName
@@ -193,14 +193,14 @@ class NamedSchema(Wire):
     strict: bool | None = None
 
 
-class SchemaFormat(Wire):
+class SchemaFormat(RequestModel):
     """JSON that fits a schema."""
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
 
-class FunctionDeclaration(Wire):
+class FunctionDeclaration(RequestModel):
     """A function that the model may call."""
 
     places: ClassVar = ("tool",)
@@ -210,7 +210,7 @@ class FunctionDeclaration(Wire):
     strict: bool | None = None
 
 
-class Tool(Wire):
+class Tool(RequestModel):
     """A tool. There is no kind but functions."""
 
     places: ClassVar = ("tool",)
@@ -218,20 +218,20 @@ class Tool(Wire):
     function: FunctionDeclaration
 
 
-class ChosenFunction(Wire):
+class ChosenFunction(RequestModel):
     """The function that must be called."""
 
     name: FunctionName
 
 
-class ToolChoice(Wire):
+class ToolChoice(RequestModel):
     """A call that is asked for by name."""
 
     type: Literal["function"]
     function: ChosenFunction
 
 
-class DemurAsk(Wire):
+class DemurAsk(RequestModel):
     """The "demur" object: which policy, and what of it to change. See demur.core.access for what
     wins.
     """
@@ -254,7 +254,7 @@ class DemurAsk(Wire):
 StopText = Annotated[Text, Field(min_length=1, max_length=256)]
 
 
-class ChatRequest(Wire):
+class ChatRequest(RequestModel):
     """POST /v1/chat/completions."""
 
     places: ClassVar = ("request",)
@@ -317,7 +317,7 @@ def _require_few(body: bytes) -> None:
         raise ApiError(413, message, code="request_too_large")
 
 
-def _stray(record: Wire) -> tuple[str, Wire] | None:
+def _stray(record: RequestModel) -> tuple[str, RequestModel] | None:
     """The path of the first field that is neither listed nor ignored, and the record that holds it.
 
     Looks through records inside records as well. Paths are made only where there is something to
@@ -331,13 +331,13 @@ def _stray(record: Wire) -> tuple[str, Wire] | None:
     for name, value in record.__dict__.items():
         items = value if isinstance(value, tuple) else (value,)
         for n, item in enumerate(items):
-            if isinstance(item, Wire) and (found := _stray(item)) is not None:
+            if isinstance(item, RequestModel) and (found := _stray(item)) is not None:
                 at = f"{name}[{n}]" if items is value else name
                 return f"{at}.{found[0]}", found[1]
     return None
 
 
-def _unsupported(param: str, record: Wire) -> ApiError:
+def _unsupported(param: str, record: RequestModel) -> ApiError:
     name = param.rpartition(".")[2]
     if name == "audio":
         return ApiError(400, TEXT_ONLY, code="unsupported_value", param=param)

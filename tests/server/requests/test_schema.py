@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from demur.core.policy import NEVER
 from demur.server.errors import ApiError
 from demur.server.requests.ignored import NOTES, SAME
-from demur.server.requests.wire import TEXT_ONLY, ChatRequest, parse_chat
-from tests.server.house import request
+from demur.server.requests.schema import TEXT_ONLY, ChatRequest, parse_chat
+from tests.server.live_server import request
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

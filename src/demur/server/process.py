@@ -23,10 +23,10 @@ from types import FrameType
 
 import uvicorn
 
+from demur.server.admission.budgets import AddressBudgets
 from demur.server.admission.connection import IDLE_S, Connection
-from demur.server.admission.sources import Sources
 from demur.server.app import Service
-from demur.server.monitoring.log import event
+from demur.server.monitoring.log import log_event
 
 HEAD_BYTES = 16 * 1024  # of a request's line and headers
 BACKLOG = 2048  # connections that wait to be accepted
@@ -39,29 +39,29 @@ CUT_OFF_S = 5.0  # for streams that were cut off to say so
 OVERDUE_S = 10.0  # after the last limit of an orderly end, until the process ends anyhow
 
 
-def run(service: Service, started: Callable[[str], None]) -> None:
+def run_server(service: Service, started: Callable[[str], None]) -> None:
     """Serve until told to end. Raises OSError if the address cannot be had."""
-    settings = service.house.settings
+    settings = service.state.settings
     # What is loaded by now stays: else a request of many small values has all of it searched for
     # garbage, for a while.
     gc.collect()
     gc.freeze()
     family = AF_INET6 if ":" in settings.host else AF_INET
     with create_server((settings.host, settings.port), family=family) as door:
-        Process(service, started).run(sockets=[door])
+        ServerProcess(service, started).run(sockets=[door])
 
 
-class Process(uvicorn.Server):
+class ServerProcess(uvicorn.Server):
     """A service behind a socket. started: told its address once it can be reached."""
 
     def __init__(self, service: Service, started: Callable[[str], None]) -> None:
-        settings = service.house.settings
-        self.sources = Sources()
+        settings = service.state.settings
+        self.budgets = AddressBudgets()
         super().__init__(
             uvicorn.Config(
                 service.app,
                 # uvicorn only calls it
-                http=partial(Connection, sources=self.sources),  # type: ignore[arg-type]
+                http=partial(Connection, budgets=self.budgets),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -94,7 +94,7 @@ class Process(uvicorn.Server):
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            event(logging.INFO, "listening", address=address)
+            log_event(logging.INFO, "listening", address=address)
             self._started(address)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
@@ -104,7 +104,7 @@ class Process(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             cut_off.cancel()
-        event(logging.INFO, "stopped")
+        log_event(logging.INFO, "stopped")
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -130,22 +130,22 @@ class Process(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Begin to end, and see to it that the process does."""
         if self._nowhere is None:
-            limits = self._service.house.settings
+            limits = self._service.state.settings
             self._nowhere = os.open(os.devnull, os.O_WRONLY)
             # A thread of C's: neither a held lock nor a stuck loop keeps it from ending the
             # process.
             within_s = limits.linger_s + limits.shutdown_s + CUT_OFF_S + OVERDUE_S
             faulthandler.dump_traceback_later(within_s, exit=True, file=self._nowhere)
-        self.begin_to_end(hurry=sig == signal.SIGINT and self._service.draining)
+        self.start_shutdown(hurry=sig == signal.SIGINT and self._service.draining)
 
-    def begin_to_end(self, *, hurry: bool = False) -> None:
+    def start_shutdown(self, *, hurry: bool = False) -> None:
         """Not ready any more; the door closes when load balancers have had time to see that."""
         self._service.draining = True
         if hurry or self.loop is None:
             self.should_exit, self.force_exit = True, hurry
             return
         self.loop.call_soon_threadsafe(
-            self.loop.call_later, self._service.house.settings.linger_s, self._close_door
+            self.loop.call_later, self._service.state.settings.linger_s, self._close_door
         )
 
     def _close_door(self) -> None:
@@ -154,9 +154,11 @@ class Process(uvicorn.Server):
     # what a handler is given
     def _look_again(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.loop is not None:
-            asyncio.run_coroutine_threadsafe(self._service.reloading.look(), self.loop)
+            asyncio.run_coroutine_threadsafe(self._service.reloader.reload_once(), self.loop)
 
     async def _cut_off(self) -> None:
-        await asyncio.sleep(self._service.house.settings.shutdown_s)
-        event(logging.WARNING, "answers cut off", after_s=self._service.house.settings.shutdown_s)
-        await self._service.house.backend.close()
+        await asyncio.sleep(self._service.state.settings.shutdown_s)
+        log_event(
+            logging.WARNING, "answers cut off", after_s=self._service.state.settings.shutdown_s
+        )
+        await self._service.state.backend.close()

@@ -13,13 +13,13 @@ from starlette.datastructures import Headers
 from demur.base.errors import ConfigError
 from demur.core.access import Tenant
 from demur.engines.fake.backend import FakeBackend
-from demur.server.admission.doors import Doors, Meter
+from demur.server.admission.control import AdmissionControl, Meter
 from demur.server.app import Service
 from demur.server.errors import ApiError
-from demur.server.policies import Access
-from demur.server.settings import Limits, Settings
+from demur.server.registry import Access
+from demur.server.settings import RequestLimits, ServerSettings
 from demur.store.policies.folder import read_folder
-from tests.server.house import (
+from tests.server.live_server import (
     ANSWERED,
     KEY,
     OPERATOR_KEY,
@@ -43,7 +43,7 @@ OURS = (
 )
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-SMALL = Limits(body_bytes=2_000, body_s=0.5, in_flight=4)
+SMALL = RequestLimits(body_bytes=2_000, body_s=0.5, in_flight=4)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_metrics_are_for_operators_unless_opened_on_this_machine(keyed, folder, 
     ):
         assert client.get("/metrics").status_code == 200
     with pytest.raises(ConfigError, match="open_metrics"):
-        Settings(host="0.0.0.0", open_metrics=True)
+        ServerSettings(host="0.0.0.0", open_metrics=True)
 
 
 def test_opened_metrics_answer_to_the_loopback_name_only(folder, tmp_path):
@@ -315,8 +315,8 @@ def test_a_key_has_so_many_requests_a_minute(folder, tmp_path):
 def test_a_rate_is_counted_over_a_sliding_minute(folder):
     now = [0.0]
     access = Access(policies=read_folder(folder))
-    book = Service(Settings(), FakeBackend(engine=engine()), access).house.book
-    doors = Doors(book, Settings(), lambda: now[0])
+    registry = Service(ServerSettings(), FakeBackend(engine=engine()), access).state.registry
+    admission = AdmissionControl(registry, ServerSettings(), lambda: now[0])
     tenant = Tenant(name="t", policies=("default",), requests_per_minute=2)
     meter = Meter(schemas=1)
     for at, lets_in in (
@@ -329,26 +329,26 @@ def test_a_rate_is_counted_over_a_sliding_minute(folder):
     ):
         now[0] = at
         if lets_in:
-            doors._count(meter, tenant)
+            admission._count(meter, tenant)
         else:
             with pytest.raises(ApiError, match="2 requests per minute"):
-                doors._count(meter, tenant)
+                admission._count(meter, tenant)
 
 
 def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_others_wait(
     folder, monkeypatch
 ):
-    settings = Settings(limits=Limits(schemas=2))
+    settings = ServerSettings(limits=RequestLimits(schemas=2))
     service = Service(settings, FakeBackend(engine=engine()), Access(policies=read_folder(folder)))
-    doors, at_home = service.house.doors, Headers({"host": "localhost"})
+    admission, at_home = service.state.admission, Headers({"host": "localhost"})
 
     async def scenario():
-        with doors.admitted(at_home, service.house.book.now) as caller:
-            held = [doors.schema_place(caller, digest) for digest in ("one", "two", "one")]
+        with admission.admitted(at_home, service.state.registry.current) as caller:
+            held = [admission.schema_place(caller, digest) for digest in ("one", "two", "one")]
             for place in held:
                 await place.__aenter__()
             waiting = [
-                asyncio.create_task(doors.schema_place(caller, d).__aenter__())
+                asyncio.create_task(admission.schema_place(caller, d).__aenter__())
                 for d in ("three", "four")
             ]
             await asyncio.sleep(0)
@@ -359,9 +359,9 @@ def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_o
             assert not waiting[1].done()  # the other request with the same schema is still here
             await held[2].__aexit__(None, None, None)
             await waiting[1]
-            monkeypatch.setattr("demur.server.admission.doors.SCHEMA_WAIT_S", 0.0)
+            monkeypatch.setattr("demur.server.admission.control.SCHEMA_WAIT_S", 0.0)
             with pytest.raises(ApiError, match="2 different schemas") as told:
-                await doors.schema_place(caller, "five").__aenter__()
+                await admission.schema_place(caller, "five").__aenter__()
             return told.value.status
 
     assert asyncio.run(scenario()) == 429
@@ -371,9 +371,9 @@ def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_o
     "fields", [{"response_format": SCHEMA}, {"tools": [TOOL]}], ids=["schema", "tools"]
 )
 def test_a_schema_s_place_comes_free_with_its_answer(folder, fields):
-    with serving(folder, limits=Limits(schemas=1)) as server:
+    with serving(folder, limits=RequestLimits(schemas=1)) as server:
         assert [server.chat(ANSWERED, **fields).status_code for _ in range(3)] == [200, 200, 200]
-        ((meter,),) = [server.service.house.doors._meters.values()]
+        ((meter,),) = [server.service.state.admission._meters.values()]
         wait_until(lambda: not meter.in_use)  # its answer is sent just before
         assert not meter.places.locked()
 
@@ -412,4 +412,4 @@ def test_all_callers_together_have_so_many_requests_at_a_time(folder, tmp_path):
 def test_a_server_that_others_reach_needs_tenants(folder):
     access = Access(policies=read_folder(folder))
     with pytest.raises(ConfigError, match="without a tenants file"):
-        Service(Settings(host="0.0.0.0"), FakeBackend(engine=engine()), access)
+        Service(ServerSettings(host="0.0.0.0"), FakeBackend(engine=engine()), access)

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from demur.base.version import installed_version
-from demur.server.answers import ChatCompletion
-from demur.server.requests.wire import ChatRequest
+from demur.server.requests.schema import ChatRequest
+from demur.server.responses import ChatCompletion
 
 CHAT, MODELS, HEALTH, READY, METRICS = (
     "/v1/chat/completions",
@@ -80,7 +80,7 @@ class Status(BaseModel):
     status: str
 
 
-def description() -> dict[str, Any]:
+def openapi_document() -> dict[str, Any]:
     """The document."""
     models = (ChatRequest, ChatCompletion, ErrorBody, ModelList, ModelCard, Status)
     _, defined = models_json_schema(

@@ -11,20 +11,27 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
-from demur.server.monitoring.drift import Drift
-from demur.server.monitoring.log import crash
+from demur.server.monitoring.log import log_crash
 from demur.server.monitoring.metrics import Metrics
-from demur.server.policies import Book
+from demur.server.monitoring.promises import PromiseMonitors
+from demur.server.registry import AccessRegistry
 
 LATE = 10  # looks that may be missing before a file system that hangs counts as a failure
 LATE_S = 30.0  # and never earlier than this
 
 
-class Reloading:
+class PolicyReloader:
     """Looks again every so often."""
 
-    def __init__(self, book: Book, drift: Drift, metrics: Metrics, every_s: float) -> None:
-        self._book, self._drift, self._metrics, self._every_s = book, drift, metrics, every_s
+    def __init__(
+        self, registry: AccessRegistry, monitors: PromiseMonitors, metrics: Metrics, every_s: float
+    ) -> None:
+        self._registry, self._monitors, self._metrics, self._every_s = (
+            registry,
+            monitors,
+            metrics,
+            every_s,
+        )
         self._failing = False
         self._looked_s = monotonic()
 
@@ -38,7 +45,7 @@ class Reloading:
             return f"no look at policies and tenants has ended for {late_s:.0f} s"
         return (
             "the tenants file is bad or gone, and no key opens anything"
-            if self._book.shut
+            if self._registry.is_locked_out
             else None
         )
 
@@ -46,18 +53,18 @@ class Reloading:
         """Look, until cancelled."""
         while True:
             await asyncio.sleep(self._every_s)
-            await self.look()
+            await self.reload_once()
 
-    async def look(self) -> None:
+    async def reload_once(self) -> None:
         """Look once. An error is told, and remembered until a look succeeds."""
         try:
-            await asyncio.to_thread(self._book.reload)
-            await self._drift.follow(self._book.now.policies)
+            await asyncio.to_thread(self._registry.reload)
+            await self._monitors.update_policies(self._registry.current.policies)
         # whatever it is, the next look must come: see the module
         except Exception as e:  # noqa: BLE001
             self._failing = True
-            crash(e, task="reload")
+            log_crash(e, task="reload")
         else:
             self._failing = False
             self._looked_s = monotonic()
-        self._metrics.reload_failing(self._failing)
+        self._metrics.set_reload_failing(self._failing)

@@ -18,13 +18,13 @@ from demur.core.ports import Prompt
 from demur.core.rows.turns import call_words, result_words
 from demur.core.serving import Ask, Sampling
 from demur.server.errors import ApiError
-from demur.server.requests import wire
-from demur.server.settings import Settings
+from demur.server.requests import schema
+from demur.server.settings import ServerSettings
 from demur.store.policies.folder import Live, PolicySet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class PreparedRequest:
     """One request, decided about in every respect but the model's."""
 
     live: Live  # the stored policy
@@ -35,9 +35,9 @@ class Case:
     include_usage: bool
 
 
-def case_of(
-    chat: wire.ChatRequest, tenant: Tenant, policies: PolicySet, settings: Settings
-) -> Case:
+def prepare_request(
+    chat: schema.ChatRequest, tenant: Tenant, policies: PolicySet, settings: ServerSettings
+) -> PreparedRequest:
     """What a request comes to. Raises ApiError on what this server does not allow, AccessError on
     what the tenant may not have."""
     if chat.model != settings.model:
@@ -47,7 +47,7 @@ def case_of(
             code="model_not_found",
             param="model",
         )
-    ask = (chat.demur or wire.DemurAsk()).to_core()
+    ask = (chat.demur or schema.DemurAsk()).to_core()
     live = policies.policies[permitted(tenant, ask, policies.policies)]
     found = effective(live.policy, ask)
     first = Ask(
@@ -60,7 +60,7 @@ def case_of(
         tool_choice=_tool_choice(chat),
         tenant=tenant.name,
     )
-    return Case(
+    return PreparedRequest(
         live=live,
         effective=found,
         asks=_choices(first, chat.n or 1, settings.limits.choices),
@@ -77,13 +77,13 @@ def schema_digest(ask: Ask) -> str | None:
     return sha256(json.dumps([ask.json_schema, ask.tools]).encode()).hexdigest()
 
 
-def _prompt(messages: Sequence[wire.Message], most: int) -> Prompt:
+def _prompt(messages: Sequence[schema.Message], most: int) -> Prompt:
     """The conversation. Raises ApiError if it is too long, or does not end with somebody who awaits
     an answer.
     """
     if len(messages) > most:
         raise _invalid("messages", f"{len(messages)} messages, at most {most} are taken")
-    if not isinstance(messages[-1], wire.UserMessage | wire.ToolMessage):
+    if not isinstance(messages[-1], schema.UserMessage | schema.ToolMessage):
         raise _invalid(
             "messages",
             "the last message must be the user's, or a tool's; an answer cannot be begun for us",
@@ -92,31 +92,31 @@ def _prompt(messages: Sequence[wire.Message], most: int) -> Prompt:
     prompt = []
     for at, message in enumerate(messages):
         match message:
-            case wire.SystemMessage(content=None | ()):
+            case schema.SystemMessage(content=None | ()):
                 pass  # no instructions
-            case wire.SystemMessage():
+            case schema.SystemMessage():
                 prompt.append(Message(role="system", content=_text(message.content)))
-            case wire.UserMessage():
+            case schema.UserMessage():
                 prompt.append(Message(role="user", content=_text(message.content)))
-            case wire.AssistantMessage():
+            case schema.AssistantMessage():
                 called |= {c.id: c.function.name for c in message.tool_calls or ()}
                 prompt.append(Message(role="assistant", content=_past_answer(message)))
-            case wire.ToolMessage():
+            case schema.ToolMessage():
                 prompt.append(Message(role="user", content=_tool_result(message, called, at)))
     return tuple(prompt)
 
 
 def _text(
-    content: str | Sequence[wire.TextPart | wire.RefusalPart | wire.ThoughtPart] | None,
+    content: str | Sequence[schema.TextPart | schema.RefusalPart | schema.ThoughtPart] | None,
 ) -> str:
     """The text of a message. Thoughts of past answers are left out: the model did not say them."""
     if content is None or isinstance(content, str):
         return content or ""
-    said = (p for p in content if not isinstance(p, wire.ThoughtPart))
-    return "\n".join(p.text if isinstance(p, wire.TextPart) else p.refusal for p in said)
+    said = (p for p in content if not isinstance(p, schema.ThoughtPart))
+    return "\n".join(p.text if isinstance(p, schema.TextPart) else p.refusal for p in said)
 
 
-def _past_answer(message: wire.AssistantMessage) -> str:
+def _past_answer(message: schema.AssistantMessage) -> str:
     """What was answered: text, a refusal, or calls in words, for core knows text only. It may be
     empty.
     """
@@ -128,7 +128,7 @@ def _past_answer(message: wire.AssistantMessage) -> str:
     return "\n".join(said)
 
 
-def _tool_result(message: wire.ToolMessage, called: dict[str, str], at: int) -> str:
+def _tool_result(message: schema.ToolMessage, called: dict[str, str], at: int) -> str:
     """A result is a turn of the user's side: it is scored and decided about like what the user
     types.
     """
@@ -137,7 +137,7 @@ def _tool_result(message: wire.ToolMessage, called: dict[str, str], at: int) -> 
     return result_words(called[message.tool_call_id], _text(message.content))
 
 
-def _sampling(chat: wire.ChatRequest, settings: Settings) -> Sampling:
+def _sampling(chat: schema.ChatRequest, settings: ServerSettings) -> Sampling:
     limits = settings.limits
     if (
         None not in (chat.max_tokens, chat.max_completion_tokens)
@@ -160,17 +160,17 @@ def _sampling(chat: wire.ChatRequest, settings: Settings) -> Sampling:
     )
 
 
-def _schema(chat: wire.ChatRequest) -> dict[str, Any] | None:
+def _schema(chat: schema.ChatRequest) -> dict[str, Any] | None:
     match chat.response_format:
-        case wire.SchemaFormat(json_schema=named):
+        case schema.SchemaFormat(json_schema=named):
             _require_bounded(too_much(named.schema_), "response_format.json_schema.schema")
             return named.schema_
-        case wire.PlainFormat(type="json_object"):
+        case schema.PlainFormat(type="json_object"):
             return {}
     return None
 
 
-def _tools(chat: wire.ChatRequest) -> tuple[dict[str, Any], ...]:
+def _tools(chat: schema.ChatRequest) -> tuple[dict[str, Any], ...]:
     if chat.tool_choice == "none":
         return ()
     names = [t.function.name for t in chat.tools or ()]
@@ -186,8 +186,8 @@ def _require_bounded_tools(parameters: Sequence[dict[str, Any]]) -> None:
     bounds.
     """
     _require_bounded(too_much_together(parameters), "tools")
-    for at, schema in enumerate(parameters):
-        _require_bounded(too_much(schema), f"tools[{at}].function.parameters")
+    for at, declared in enumerate(parameters):
+        _require_bounded(too_much(declared), f"tools[{at}].function.parameters")
 
 
 def _require_bounded(fault: str | None, param: str) -> None:
@@ -198,14 +198,14 @@ def _require_bounded(fault: str | None, param: str) -> None:
         raise _invalid(param, f"the schema is not taken: {fault}")
 
 
-def _tool_choice(chat: wire.ChatRequest) -> str | None:
+def _tool_choice(chat: schema.ChatRequest) -> str | None:
     names = [t.function.name for t in chat.tools or ()]
     if not names and chat.tool_choice in ("none", "auto"):
         return None  # which call, of none at all: some clients always say
     if chat.tool_choice is not None and not names:
         raise _invalid("tool_choice", "it needs tools")
     match chat.tool_choice:
-        case wire.ToolChoice(function=chosen):
+        case schema.ToolChoice(function=chosen):
             if chosen.name not in names:
                 raise _invalid("tool_choice.function.name", "there is no tool of that name")
             return chosen.name
@@ -229,7 +229,7 @@ def _choices(first: Ask, n: int, most: int) -> tuple[Ask, ...]:
     )
 
 
-def _include_usage(chat: wire.ChatRequest) -> bool:
+def _include_usage(chat: schema.ChatRequest) -> bool:
     if chat.stream_options is None:
         return False
     if not chat.stream:

@@ -102,7 +102,7 @@ class ChatCompletion(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Head:
+class ResponseHead:
     """What all pieces of one answer share."""
 
     id: str

@@ -7,11 +7,11 @@ import pytest
 from demur.base.errors import AccessError
 from demur.core.access import Tenant
 from demur.server.errors import ApiError
-from demur.server.requests.asks import case_of
-from demur.server.requests.wire import parse_chat
-from demur.server.settings import Limits, Settings
+from demur.server.requests.prepare import prepare_request
+from demur.server.requests.schema import parse_chat
+from demur.server.settings import RequestLimits, ServerSettings
 from demur.store.policies.folder import read_folder
-from tests.server.house import folder_of, policy, request
+from tests.server.live_server import folder_of, policy, request
 
 TENANT = Tenant(name="t", policies=("default",))
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -35,10 +35,10 @@ def case(policies):
             if messages is None
             else {"model": "demur", "messages": messages, **fields}
         )
-        settings = Settings(
-            limits=Limits(messages=5, choices=3, most_answer_tokens=100, answer_tokens=20)
+        settings = ServerSettings(
+            limits=RequestLimits(messages=5, choices=3, most_answer_tokens=100, answer_tokens=20)
         )
-        return case_of(parse_chat(json.dumps(body).encode()), TENANT, policies, settings)
+        return prepare_request(parse_chat(json.dumps(body).encode()), TENANT, policies, settings)
 
     return make
 

@@ -17,11 +17,11 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from demur.core.access import Tenant
-from demur.server.admission.sources import RESTS
+from demur.server.admission.budgets import REST_FACTOR
 from demur.server.errors import RETRY_S, ApiError
-from demur.server.policies import Access, Book
-from demur.server.requests.visit import Gone
-from demur.server.settings import Limits, Settings
+from demur.server.registry import Access, AccessRegistry
+from demur.server.requests.context import ClientGone
+from demur.server.settings import RequestLimits, ServerSettings
 from demur.store.policies.keys import KeyProblem, Tenants, authenticate
 
 T = TypeVar("T")
@@ -56,13 +56,16 @@ class Meter:
         self.places = asyncio.Semaphore(self.schemas)
 
 
-class Doors:
+class AdmissionControl:
     """Lets callers in and counts them."""
 
     def __init__(
-        self, book: Book, settings: Settings, clock_s: Callable[[], float] = monotonic
+        self,
+        registry: AccessRegistry,
+        settings: ServerSettings,
+        clock_s: Callable[[], float] = monotonic,
     ) -> None:
-        self._book = book
+        self._registry = registry
         self._settings = settings
         self._clock_s = clock_s
         self._meters: dict[tuple[str, str | None], Meter] = {}
@@ -106,7 +109,7 @@ class Doors:
         try:
             return work()
         finally:
-            rest_s = RESTS * (perf_counter() - began_s)
+            rest_s = REST_FACTOR * (perf_counter() - began_s)
             asyncio.get_running_loop().call_later(rest_s, turn.release)
 
     @asynccontextmanager
@@ -144,10 +147,10 @@ class Doors:
         if access.tenants is not None:
             return _with_key(headers, access.tenants)
         require_local_host(headers)
-        others = sorted(set(access.policies.policies) - {self._book.default_policy})
+        others = sorted(set(access.policies.policies) - {self._registry.default_policy})
         tenant = Tenant(
             name=LOCAL,
-            policies=(self._book.default_policy, *others),
+            policies=(self._registry.default_policy, *others),
             may_override=True,
             sees_scores=True,
             requests_per_minute=1_000_000,
@@ -174,7 +177,7 @@ class Doors:
         meter.recent_s.append(now_s)
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, limits: RequestLimits) -> bytes:
     """The whole body, counted while it comes in. Raises ApiError 408, 413 or 415, Gone if the
     client hangs up.
     """
@@ -198,7 +201,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     except TimeoutError:
         raise ApiError(408, "The body did not arrive in time.", code="request_timeout") from None
     except ClientDisconnect:
-        raise Gone from None
+        raise ClientGone from None
     return b"".join(pieces)
 
 

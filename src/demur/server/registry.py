@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demur.base.errors import ConfigError
-from demur.server.monitoring.log import event
+from demur.server.monitoring.log import log_event
 from demur.server.monitoring.metrics import Metrics
 from demur.store.policies.folder import Change, PolicySet, reload
 from demur.store.policies.keys import Tenants
@@ -33,7 +33,7 @@ class Access:
     tenants_file: Path | None = None
 
 
-class Book:
+class AccessRegistry:
     """The Access in force. Raises, when made, PolicyError or ConfigError for files that cannot be
     served.
     """
@@ -62,13 +62,13 @@ class Book:
                     f"{access.tenants_file} has no last line '# end': one that was cut off "
                     "cannot be told from it"
                 )
-                event(logging.WARNING, "tenants without an end", reason=why)
+                log_event(logging.WARNING, "tenants without an end", reason=why)
         self._now = access
-        metrics.policies(access.policies)
+        metrics.set_policies(access.policies)
         _tell_of_unproven(access.policies, names)
 
     @property
-    def now(self) -> Access:
+    def current(self) -> Access:
         """What a request that comes now is served by."""
         return self._now
 
@@ -78,7 +78,7 @@ class Book:
         return self._default
 
     @property
-    def shut(self) -> bool:
+    def is_locked_out(self) -> bool:
         """Whether a bad or missing tenants file has left no key that opens anything."""
         tenants = self._now.tenants
         return self._complaint is not None and tenants is not None and not tenants.keys
@@ -103,7 +103,7 @@ class Book:
         _tell_of_unproven(
             policies, [c.name for c in changes if c.kind in ("added", "changed") and c.name]
         )
-        self._metrics.reloaded(policies, changes, self._complaint)
+        self._metrics.record_reload(policies, changes, self._complaint)
 
     def _reread(self) -> Reread | None:
         """The tenants file, looked at again; None without one. What would shut a key out is looked
@@ -119,14 +119,16 @@ class Book:
         self._whole = found.whole
         if found.tenants != before:
             now = found.tenants
-            event(logging.INFO, "tenants in force", tenants=len(now.tenants), keys=len(now.keys))
+            log_event(
+                logging.INFO, "tenants in force", tenants=len(now.tenants), keys=len(now.keys)
+            )
         return found
 
     def _complain(self, fault: ConfigError | None) -> None:
         """Log what is wrong with the tenants file, once."""
         message = None if fault is None else fault.message
         if fault is not None and message != self._complaint:
-            event(logging.ERROR, "tenants rejected", reason=message, hint=fault.hint)
+            log_event(logging.ERROR, "tenants rejected", reason=message, hint=fault.hint)
         self._complaint = message
 
 
@@ -146,7 +148,7 @@ def _tell_of_unproven(policies: PolicySet, names: Iterable[str]) -> None:
     for live in (policies.policies[name] for name in names):
         for promise in live.policy.promises:
             if promise.fault is not None:
-                event(
+                log_event(
                     logging.ERROR,
                     "promise not certified",
                     policy=live.policy.name,
@@ -164,4 +166,4 @@ def _tell(change: Change) -> None:
         "policy_hash": change.digest,
         "reason": change.message,
     }
-    event(level, f"policy {change.kind}", **{k: v for k, v in fields.items() if v})
+    log_event(level, f"policy {change.kind}", **{k: v for k, v in fields.items() if v})

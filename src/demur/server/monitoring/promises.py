@@ -19,9 +19,9 @@ from time import monotonic
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError, ScoreError
 from demur.core.policy import Policy
-from demur.server.answers import Promises
-from demur.server.monitoring.log import crash, event
+from demur.server.monitoring.log import log_crash, log_event
 from demur.server.monitoring.metrics import Metrics
+from demur.server.responses import Promises
 from demur.stages.watch import (
     LiveWatch,
     ScoredRequest,
@@ -48,7 +48,7 @@ MOST_WAITING = 4096
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _PendingScores:
     """Scores of one policy that are not counted yet."""
 
     rows: list[ScoredRequest] = field(default_factory=list)
@@ -59,7 +59,7 @@ class _Waiting:
     counting: bool = False  # a batch is being counted
 
 
-class Drift:
+class PromiseMonitors:
     """The monitors of the policies in force, by digest.
 
     runs: folders whose calibration scores policies are watched from. A policy with certified
@@ -71,11 +71,11 @@ class Drift:
         self, runs: Sequence[RunFolder], policies: PolicySet, metrics: Metrics, rows: int
     ) -> None:
         self._runs = tuple(runs)
-        self._standings: dict[str, LiveWatch] = {}
-        self._waiting: dict[str, _Waiting] = {}
-        self._begun: dict[str, _Waiting] = {}  # of policies that are about to be watched
+        self._standing_by_digest: dict[str, LiveWatch] = {}
+        self._pending: dict[str, _PendingScores] = {}
+        self._begun: dict[str, _PendingScores] = {}  # of policies that are about to be watched
         # what answers say, by policy and tenant; also of a lost one
-        self._said: dict[tuple[str, str], Promises] = {}
+        self._status_by_key: dict[tuple[str, str], Promises] = {}
         self._unwatched: dict[str, str] = {}  # policies that cannot be watched, and why
         self._metrics = metrics
         self._rows = rows
@@ -84,58 +84,60 @@ class Drift:
         # One thread, so that journals are written in order, and a disk that hangs holds up no
         # request.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="demur-journal")
-        found = self._look(_in_force(policies))
+        found = self._look(_policies_to_watch(policies))
         for outcome in found.values():
             if isinstance(outcome, DemurError):
                 raise outcome
-        self._settle(_in_force(policies), found)
+        self._settle(_policies_to_watch(policies), found)
 
-    async def follow(self, policies: PolicySet) -> None:
+    async def update_policies(self, policies: PolicySet) -> None:
         """Watch what is in force now, hear what others have seen of it, and let go of what is
         not.
         """
-        now = _in_force(policies)
+        now = _policies_to_watch(policies)
         async with self._lock:
-            for digest, waiting in self._waiting.items():
-                if digest not in now or waiting.blind is not None:
+            for digest, pending in self._pending.items():
+                if digest not in now or pending.blind is not None:
                     await self._count(digest)
                 if digest not in now:
-                    self._end_journal(waiting)
+                    self._end_journal(pending)
             self._settle(now, await asyncio.to_thread(self._look, now))
 
-    def saw(self, digest: str, tenant: str, logp_C: Floats) -> None:
+    def record_score(self, digest: str, tenant: str, logp_C: Floats) -> None:
         """A tenant's request was decided on this score, under that stored policy as it stands."""
-        waiting = self._waiting.get(digest)
-        if waiting is None:
+        pending = self._pending.get(digest)
+        if pending is None:
             return
-        if len(waiting.rows) >= MOST_WAITING:
-            self._metrics.scores_lost(1)
+        if len(pending.rows) >= MOST_WAITING:
+            self._metrics.count_lost_scores(1)
             return
-        waiting.rows.append(
-            self._journaled(digest, waiting, ScoredRequest(tenant=tenant, logp_C=logp_C))
+        pending.rows.append(
+            self._journaled(digest, pending, ScoredRequest(tenant=tenant, logp_C=logp_C))
         )
-        waiting.since_s = waiting.since_s or monotonic()
-        self._see_to(digest, waiting)
+        pending.since_s = pending.since_s or monotonic()
+        self._schedule_count(digest, pending)
 
-    def _see_to(self, digest: str, waiting: _Waiting) -> None:
+    def _schedule_count(self, digest: str, pending: _PendingScores) -> None:
         """Count what waits: now if it is a full batch, else soon."""
-        if len(waiting.rows) >= self._rows and waiting.blind is None and not waiting.counting:
+        if len(pending.rows) >= self._rows and pending.blind is None and not pending.counting:
             self._begin(digest)
-        elif waiting.rows and waiting.timer is None:
-            after_s = COUNTED_S if waiting.blind is None else AGAIN_S
-            waiting.timer = asyncio.get_running_loop().call_later(after_s, self._begin, digest)
+        elif pending.rows and pending.timer is None:
+            after_s = COUNTED_S if pending.blind is None else AGAIN_S
+            pending.timer = asyncio.get_running_loop().call_later(after_s, self._begin, digest)
 
     async def flush(self) -> None:
         """Take in what waits, before the server goes."""
         async with self._lock:
-            for digest, waiting in self._waiting.items():
-                if waiting.timer is not None:
-                    waiting.timer.cancel()
+            for digest, pending in self._pending.items():
+                if pending.timer is not None:
+                    pending.timer.cancel()
                 await self._count(digest)
-                self._end_journal(waiting)
+                self._end_journal(pending)
         self._writer.shutdown(wait=False)
 
-    def promises(self, policy: Policy, digest: str, tenant: str, *, outside: bool) -> Promises:
+    def promise_status(
+        self, policy: Policy, digest: str, tenant: str, *, outside: bool
+    ) -> Promises:
         """What an answer to a tenant says of its policy's promises.
 
         "certified"; "certified, drift seen" where the tenant's scores no longer look like the
@@ -154,44 +156,44 @@ class Drift:
             return UNPROVEN
         if CERTIFIED not in read:
             return LOST if LOST in read else "none"
-        standing = self._standings.get(digest)
+        standing = self._standing_by_digest.get(digest)
         if standing is None:
-            return LOST if self._said.get((digest, tenant)) == LOST else UNWATCHED
-        said = self._said.get((digest, tenant))
+            return LOST if self._status_by_key.get((digest, tenant)) == LOST else UNWATCHED
+        said = self._status_by_key.get((digest, tenant))
         if said is None:
-            said = self._said[digest, tenant] = _said(standing, tenant)
-        return UNWATCHED if said != LOST and self._is_blind(self._waiting[digest]) else said
+            said = self._status_by_key[digest, tenant] = _status_for(standing, tenant)
+        return UNWATCHED if said != LOST and self._is_blind(self._pending[digest]) else said
 
-    def _is_blind(self, waiting: _Waiting) -> bool:
-        late = waiting.since_s is not None and monotonic() - waiting.since_s > HANGS_S
-        return waiting.blind is not None or late
+    def _is_blind(self, pending: _PendingScores) -> bool:
+        late = pending.since_s is not None and monotonic() - pending.since_s > HANGS_S
+        return pending.blind is not None or late
 
-    def _journaled(self, digest: str, waiting: _Waiting, row: ScoredRequest) -> ScoredRequest:
+    def _journaled(self, digest: str, pending: _PendingScores, row: ScoredRequest) -> ScoredRequest:
         """The row, on its way into the journal. Without a journal a kill loses what waits."""
-        journal = waiting.journal
+        journal = pending.journal
         if journal is None:
             return row
         value = {"tenant": row.tenant, "logp": [float(v) for v in row.logp_C]}
         future = self._writer.submit(journal.append, value)
         future.add_done_callback(
-            lambda done: self._lose_journal(digest, journal) if done.exception() else None
+            lambda done: self._drop_journal(digest, journal) if done.exception() else None
         )
         return replace(row, journal=journal.name)
 
-    def _lose_journal(self, digest: str, journal: Journal) -> None:
+    def _drop_journal(self, digest: str, journal: Journal) -> None:
         """Stop writing to a journal that cannot be written. Called from the writer's thread."""
-        waiting = self._waiting.get(digest)
-        if waiting is not None and waiting.journal is journal:
-            waiting.journal = None
-            event(logging.ERROR, "journal lost", policy_hash=digest, journal=str(journal.path))
+        pending = self._pending.get(digest)
+        if pending is not None and pending.journal is journal:
+            pending.journal = None
+            log_event(logging.ERROR, "journal lost", policy_hash=digest, journal=str(journal.path))
 
-    def _end_journal(self, waiting: _Waiting) -> None:
+    def _end_journal(self, pending: _PendingScores) -> None:
         """Close a journal: it is removed if all its rows are counted, and else left for whoever
         begins next.
         """
-        journal, waiting.journal = waiting.journal, None
+        journal, pending.journal = pending.journal, None
         if journal is not None:
-            all_counted = not waiting.rows
+            all_counted = not pending.rows
             self._writer.submit(lambda: journal.end(remove=all_counted))
 
     def _look(self, policies: Mapping[str, Policy]) -> dict[str, LiveWatch | DemurError | None]:
@@ -200,7 +202,7 @@ class Drift:
         """
         found: dict[str, LiveWatch | DemurError | None] = {}
         for digest, policy in policies.items():
-            before = self._standings.get(digest)
+            before = self._standing_by_digest.get(digest)
             if self._unwatched.get(digest) == NO_SCORES:
                 # looked for once; files that cannot be read may be half-way to another calibration
                 continue
@@ -208,7 +210,7 @@ class Drift:
                 found[digest] = standing = (
                     refreshed(before) if before else begin_watching(self._runs, policy)
                 )
-                if standing is not None and digest not in self._waiting:
+                if standing is not None and digest not in self._pending:
                     self._begun[digest] = _begun(standing)
             except DemurError as e:
                 found[digest] = e
@@ -220,31 +222,34 @@ class Drift:
         """Put what was found in force. A state that cannot be read leaves a standing as it was, and
         nothing vouched.
         """
-        old, self._standings = self._standings, {}
+        old, self._standing_by_digest = self._standing_by_digest, {}
         for digest, outcome in found.items():
             standing = outcome if isinstance(outcome, LiveWatch) else old.get(digest)
             if standing is not None:
-                self._standings[digest] = standing
-        self._waiting = {
-            d: self._waiting.get(d) or self._begun.pop(d, _Waiting()) for d in self._standings
+                self._standing_by_digest[digest] = standing
+        self._pending = {
+            d: self._pending.get(d) or self._begun.pop(d, _PendingScores())
+            for d in self._standing_by_digest
         }
-        for digest, waiting in self._waiting.items():
+        for digest, pending in self._pending.items():
             if isinstance(outcome := found.get(digest), DemurError):
-                waiting.blind = outcome.message
-        self._tell_of_unwatched(policies, found)
-        if gone := old.keys() - self._standings.keys():
-            self._said = {
-                key: said for key, said in self._said.items() if key[0] not in gone or said == LOST
+                pending.blind = outcome.message
+        self._log_unwatched(policies, found)
+        if gone := old.keys() - self._standing_by_digest.keys():
+            self._status_by_key = {
+                key: said
+                for key, said in self._status_by_key.items()
+                if key[0] not in gone or said == LOST
             }
-            self._metrics.unwatch()
-        for digest, standing in self._standings.items():
+            self._metrics.clear_promise_gauges()
+        for digest, standing in self._standing_by_digest.items():
             before = old.get(digest)
             if standing is not before:
-                _tell_of_alarms(before, standing)
+                _log_new_alarms(before, standing)
             if gone or standing is not before:
-                self._show(digest)
+                self._publish(digest)
 
-    def _tell_of_unwatched(
+    def _log_unwatched(
         self, policies: Mapping[str, Policy], found: Mapping[str, LiveWatch | DemurError | None]
     ) -> None:
         before = {
@@ -261,7 +266,7 @@ class Drift:
         for digest, why in reasons.items():
             if self._unwatched.get(digest) != why:
                 name = policies[digest].name
-                event(
+                log_event(
                     logging.WARNING,
                     "promises not watched",
                     policy=name,
@@ -283,65 +288,69 @@ class Drift:
         """Take in the scores that wait; those that cannot be counted now wait on. The caller holds
         the lock.
         """
-        waiting = self._waiting.get(digest)
+        pending = self._pending.get(digest)
         # a blind one is tried without rows, too
-        if waiting is None or not (waiting.rows or waiting.blind):
+        if pending is None or not (pending.rows or pending.blind):
             return
-        if waiting.timer is not None:
-            waiting.timer.cancel()
-            waiting.timer = None
-        before, batch = self._standings[digest], list(waiting.rows)
-        waiting.counting = True
+        if pending.timer is not None:
+            pending.timer.cancel()
+            pending.timer = None
+        before, batch = self._standing_by_digest[digest], list(pending.rows)
+        pending.counting = True
         try:
             after = await asyncio.to_thread(count_scores, before, batch)
-            if waiting.journal is None:
-                waiting.journal = (await asyncio.to_thread(_begun, after)).journal
+            if pending.journal is None:
+                pending.journal = (await asyncio.to_thread(_begun, after)).journal
         except ScoreError as e:  # no later attempt could count them
-            event(
+            log_event(
                 logging.ERROR,
                 "scores not watched",
                 policy_hash=digest,
                 reason=e.message,
                 hint=e.hint,
             )
-            self._metrics.scores_lost(len(batch))
-            del waiting.rows[: len(batch)]
+            self._metrics.count_lost_scores(len(batch))
+            del pending.rows[: len(batch)]
             return
         # answers must not go on saying that somebody watches
         except Exception as e:  # noqa: BLE001
-            self._go_blind(digest, waiting, e)
+            self._mark_blind(digest, pending, e)
             return
         finally:
-            waiting.counting = False
-        waiting.blind = None
-        del waiting.rows[: len(batch)]
-        waiting.since_s = monotonic() if waiting.rows else None
-        self._see_to(digest, waiting)
-        _tell_of_alarms(before, after)
-        self._standings[digest] = after
-        self._show(digest)
+            pending.counting = False
+        pending.blind = None
+        del pending.rows[: len(batch)]
+        pending.since_s = monotonic() if pending.rows else None
+        self._schedule_count(digest, pending)
+        _log_new_alarms(before, after)
+        self._standing_by_digest[digest] = after
+        self._publish(digest)
 
-    def _go_blind(self, digest: str, waiting: _Waiting, error: Exception) -> None:
+    def _mark_blind(self, digest: str, pending: _PendingScores, error: Exception) -> None:
         """Vouch for nothing until the scores that wait can be counted, and try again later."""
         reason = error.message if isinstance(error, DemurError) else type(error).__name__
         if not isinstance(error, DemurError):
-            crash(error, task="watch")
-        if waiting.blind != reason:
-            event(
+            log_crash(error, task="watch")
+        if pending.blind != reason:
+            log_event(
                 logging.ERROR,
                 "scores not watched",
                 policy_hash=digest,
                 reason=reason,
-                waiting=len(waiting.rows),
+                waiting=len(pending.rows),
             )
-        waiting.blind = reason
-        self._metrics.watch_blind(self._standings[digest].policy.name, digest, blind=True)
-        self._see_to(digest, waiting)
+        pending.blind = reason
+        self._metrics.set_watch_blind(
+            self._standing_by_digest[digest].policy.name, digest, blind=True
+        )
+        self._schedule_count(digest, pending)
 
-    def _show(self, digest: str) -> None:
+    def _publish(self, digest: str) -> None:
         """Bring metrics and answers up to date about one policy."""
-        standing = self._standings[digest]
-        self._said = {key: said for key, said in self._said.items() if key[0] != digest}
+        standing = self._standing_by_digest[digest]
+        self._status_by_key = {
+            key: said for key, said in self._status_by_key.items() if key[0] != digest
+        }
         tenants = sorted({*standing.monitors, ""})
         views = {tenant: standing.watched(tenant) for tenant in tenants}
         supported: dict[str, bool] = {}
@@ -351,35 +360,35 @@ class Drift:
                     supported[w.promise.risk] = (
                         supported.get(w.promise.risk, True) and w.promise.status == CERTIFIED
                     )
-        self._metrics.watched(standing.policy.name, digest, supported, standing.steps)
+        self._metrics.set_promise_status(standing.policy.name, digest, supported, standing.steps)
         for tenant, watched in views.items():
             lost = {
                 w.promise.risk: bool(w.alarms)
                 for w in watched
                 if w.promise.status in (CERTIFIED, LOST)
             }
-            self._metrics.seen_of_tenant(
+            self._metrics.set_tenant_status(
                 (standing.policy.name, digest, tenant), lost, drifted=any(w.drift for w in watched)
             )
-        self._metrics.watch_blind(
-            standing.policy.name, digest, blind=self._is_blind(self._waiting[digest])
+        self._metrics.set_watch_blind(
+            standing.policy.name, digest, blind=self._is_blind(self._pending[digest])
         )
 
 
-def _begun(standing: LiveWatch) -> _Waiting:
+def _begun(standing: LiveWatch) -> _PendingScores:
     """The queue of a policy that begins to be watched, with its journal where one can be
     written.
     """
     try:
-        return _Waiting(journal=Journal(live_path(standing.folder, standing.policy)))
+        return _PendingScores(journal=Journal(live_path(standing.folder, standing.policy)))
     except DemurError as e:
-        event(
+        log_event(
             logging.ERROR, "no journal", policy=standing.policy.name, reason=e.message, hint=e.hint
         )
-        return _Waiting(blind=e.message)
+        return _PendingScores(blind=e.message)
 
 
-def _said(standing: LiveWatch, tenant: str) -> Promises:
+def _status_for(standing: LiveWatch, tenant: str) -> Promises:
     watched = standing.watched(tenant)
     if any(w.promise.status == LOST for w in watched):
         return LOST
@@ -389,7 +398,7 @@ def _said(standing: LiveWatch, tenant: str) -> Promises:
     return UNWATCHED if any(w.unheard for w in certified) else CERTIFIED
 
 
-def _in_force(policies: PolicySet) -> dict[str, Policy]:
+def _policies_to_watch(policies: PolicySet) -> dict[str, Policy]:
     """The policies with something to watch, by digest."""
     live = policies.policies.values()
     return {
@@ -397,12 +406,12 @@ def _in_force(policies: PolicySet) -> dict[str, Policy]:
     }
 
 
-def _tell_of_alarms(before: LiveWatch | None, after: LiveWatch) -> None:
+def _log_new_alarms(before: LiveWatch | None, after: LiveWatch) -> None:
     """Log the alarms, and the drift, that were not there before."""
     known = _alarms(before) if before else {}
     for key, fields in _alarms(after).items():
         if key not in known:
-            event(logging.WARNING, key[0], policy=after.policy.name, **fields)
+            log_event(logging.WARNING, key[0], policy=after.policy.name, **fields)
 
 
 def _alarms(standing: LiveWatch) -> dict[tuple[str, str, str], dict[str, str]]:

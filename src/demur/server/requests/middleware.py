@@ -11,11 +11,11 @@ import logging
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from demur.server.admission.connection import is_costly
-from demur.server.errors import ApiError, our_bug
-from demur.server.monitoring.log import crash, event
+from demur.server.errors import ApiError, internal_error
+from demur.server.monitoring.log import log_crash, log_event
 from demur.server.monitoring.metrics import Metrics
-from demur.server.requests.visit import Gone, Visit
-from demur.server.settings import Limits
+from demur.server.requests.context import ClientGone, RequestContext
+from demur.server.settings import RequestLimits
 
 ELSEWHERE = "other"  # route of what is none of ours; their paths are not labels
 CLOSE = (b"connection", b"close")
@@ -27,11 +27,11 @@ HEADERS = [
 ]
 
 
-class Envelope:
+class RequestMiddleware:
     """ASGI middleware, outermost. Opens the Visit that the routes find with visit_of."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], limits: Limits
+        self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], limits: RequestLimits
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -44,41 +44,43 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         route = scope["path"] if scope["path"] in self._routes else ELSEWHERE
-        visit = scope["demur.visit"] = Visit(method=scope["method"], route=route)
-        inlet = _Inlet(scope, receive)
-        outlet = _Outlet(send, visit, self._limits.write_s, inlet)
-        self._metrics.arrived()
+        context = scope["demur.context"] = RequestContext(method=scope["method"], route=route)
+        receiver = _Receiver(scope, receive)
+        sender = _Sender(send, context, self._limits.write_s, receiver)
+        self._metrics.request_started()
         try:
             if _is_two_sizes(scope):
-                visit.code = "invalid_framing"
-                await outlet.answer(ApiError(400, "The request states two sizes.", code=visit.code))
+                context.code = "invalid_framing"
+                await sender.answer(
+                    ApiError(400, "The request states two sizes.", code=context.code)
+                )
                 return
-            async with asyncio.timeout(self._limits.request_s) as whole, visit.held:
-                await self._app(scope, inlet.receive, outlet.send)
-        except Gone:
-            visit.code = "client_gone"
+            async with asyncio.timeout(self._limits.request_s) as whole, context.held:
+                await self._app(scope, receiver.receive, sender.send)
+        except ClientGone:
+            context.code = "client_gone"
         except TimeoutError:
-            visit.code = "timeout" if whole.expired() else "client_too_slow"
-            if visit.status is None:
+            context.code = "timeout" if whole.expired() else "client_too_slow"
+            if context.status is None:
                 told = f"The request took more than {self._limits.request_s:g} s."
-                await outlet.answer(ApiError(504, told, code="timeout"))
+                await sender.answer(ApiError(504, told, code="timeout"))
         # the outermost boundary: a bug is logged without what was said, and closed
         except Exception as e:  # noqa: BLE001
-            visit.code = "server_error"
-            crash(e, request_id=visit.request_id)
-            if visit.status is None:
-                await outlet.answer(our_bug())
+            context.code = "server_error"
+            log_crash(e, request_id=context.request_id)
+            if context.status is None:
+                await sender.answer(internal_error())
         finally:
-            if not outlet.ended and visit.code is None:
-                visit.code = "client_gone"
-            guest = scope.get("state", {}).get("demur.guest")
-            if guest is not None:  # there is none where the app is called without a socket
-                guest.answered(visit.elapsed_s(), let_in=visit.tenant is not None)
-            self._metrics.left(visit)
-            event(logging.INFO, "request", **visit.record())
+            if not sender.ended and context.code is None:
+                context.code = "client_gone"
+            budget = scope.get("state", {}).get("demur.budget")
+            if budget is not None:  # there is none where the app is called without a socket
+                budget.charge_request(context.elapsed_s(), authenticated=context.tenant is not None)
+            self._metrics.request_finished(context)
+            log_event(logging.INFO, "request", **context.record())
 
 
-class _Inlet:
+class _Receiver:
     """Knows whether a request's body has been read to its end, or will be skipped."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
@@ -92,28 +94,30 @@ class _Inlet:
         return message
 
 
-class _Outlet:
+class _Sender:
     """Sends an answer's messages, for a limited time each: who does not read does not keep a
     place.
     """
 
-    def __init__(self, send: Send, visit: Visit, write_s: float, inlet: _Inlet) -> None:
+    def __init__(
+        self, send: Send, context: RequestContext, write_s: float, receiver: _Receiver
+    ) -> None:
         self._send = send
-        self._visit = visit
+        self._context = context
         self._write_s = write_s
-        self._inlet = inlet
+        self._receiver = receiver
         self.ended = False
 
     async def send(self, message: Message) -> None:
         """Pass one message on."""
         if message["type"] == "http.response.start":
-            self._visit.status = message["status"]
+            self._context.status = message["status"]
             headers = [
                 *message.get("headers", ()),
                 *HEADERS,
-                (b"x-request-id", self._visit.request_id.encode()),
+                (b"x-request-id", self._context.request_id.encode()),
             ]
-            if not self._inlet.is_read and CLOSE not in headers:
+            if not self._receiver.is_read and CLOSE not in headers:
                 # demur.server.admission.connection does not read on to find the next request
                 headers.append(CLOSE)
             message = {**message, "headers": headers}

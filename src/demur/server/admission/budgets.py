@@ -18,15 +18,15 @@ from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 
-RESTS = 2.0  # times as long as the work before it, for one connection or one key
-STRANGERS_REST = 4.0  # the same for all strangers of one address
+REST_FACTOR = 2.0  # times as long as the work before it, for one connection or one key
+ADDRESS_REST_FACTOR = 4.0  # the same for all strangers of one address
 ACCEPT_S = 0.0003  # that making a connection takes
 REQUEST_S = 0.02  # that answering a request without a key takes at most; it may also have waited
 MOST_WAITING = 128  # strangers of one address
-FORGOTTEN = 4096  # addresses kept before those that rest no more are forgotten
+MOST_ADDRESSES = 4096  # addresses kept before those that rest no more are forgotten
 
 
-class Source:
+class AddressBudget:
     """One address. Belongs to the event loop."""
 
     def __init__(self) -> None:
@@ -46,11 +46,11 @@ class Source:
 
     def charge(self, used_s: float) -> None:
         """Work was done for it."""
-        self._free_s = max(self._free_s, perf_counter()) + STRANGERS_REST * used_s
+        self._free_s = max(self._free_s, perf_counter()) + ADDRESS_REST_FACTOR * used_s
 
-    def forgive(self, used_s: float) -> None:
+    def refund(self, used_s: float) -> None:
         """Work was done for somebody with a key."""
-        self._free_s -= STRANGERS_REST * used_s
+        self._free_s -= ADDRESS_REST_FACTOR * used_s
 
     def wait(self, go: Callable[[], None]) -> bool:
         """Call back when it is this stranger's turn. False: too many wait."""
@@ -73,54 +73,54 @@ class Source:
             self._set_timer()
 
 
-class Guest:
+class ConnectionBudget:
     """One connection's standing. is_known: a request of it was let in with a key."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: AddressBudget) -> None:
+        self._address = source
         self._cost_s = 0.0  # charged to its address
         # with its first words, which are not to wait for it, or when it leaves without any
         self._unpaid_s = ACCEPT_S
-        self.is_known = False
+        self.is_authenticated = False
 
     @property
-    def may_speak(self) -> bool:
+    def may_parse(self) -> bool:
         """Whether what it says is looked at now."""
-        return self.is_known or self._source.is_free
+        return self.is_authenticated or self._address.is_free
 
     def wait(self, go: Callable[[], None]) -> bool:
         """See Source.wait."""
-        return self._source.wait(go)
+        return self._address.wait(go)
 
     def charge(self, used_s: float) -> None:
         """Work was done for it: a stranger's address pays."""
-        if not self.is_known:
+        if not self.is_authenticated:
             cost_s, self._unpaid_s = used_s + self._unpaid_s, 0.0
             self._cost_s += cost_s
-            self._source.charge(cost_s)
+            self._address.charge(cost_s)
 
-    def let_in(self) -> None:
+    def authenticate(self) -> None:
         """A request of it came with a key."""
-        if not self.is_known:
-            self.is_known = True
-            self._source.forgive(self._cost_s)
+        if not self.is_authenticated:
+            self.is_authenticated = True
+            self._address.refund(self._cost_s)
 
-    def answered(self, used_s: float, *, let_in: bool) -> None:
+    def charge_request(self, used_s: float, *, authenticated: bool) -> None:
         """A request of it is over. used_s: with what it waited for."""
-        if let_in:
-            self.let_in()
+        if authenticated:
+            self.authenticate()
         self.charge(min(used_s, REQUEST_S))
 
 
-class Sources:
+class AddressBudgets:
     """The addresses that a server's connections come from. Belongs to the event loop."""
 
     def __init__(self) -> None:
-        self.by_address: dict[str, Source] = {}
+        self.by_address: dict[str, AddressBudget] = {}
 
-    def guest(self, address: str) -> Guest:
+    def connection(self, address: str) -> ConnectionBudget:
         """A new connection. address: of its other end, "" where it has none."""
-        if len(self.by_address) >= FORGOTTEN:
+        if len(self.by_address) >= MOST_ADDRESSES:
             for idle in [name for name, source in self.by_address.items() if source.is_idle]:
                 del self.by_address[idle]
-        return Guest(self.by_address.setdefault(address, Source()))
+        return ConnectionBudget(self.by_address.setdefault(address, AddressBudget()))

@@ -10,11 +10,25 @@ import threading
 import httpx
 import pytest
 
-from demur.server.admission import sources
+from demur.server.admission import budgets
+from demur.server.admission.budgets import (
+    ACCEPT_S,
+    ADDRESS_REST_FACTOR,
+    MOST_WAITING,
+    AddressBudget,
+    AddressBudgets,
+)
 from demur.server.admission.connection import Connection
-from demur.server.admission.sources import ACCEPT_S, MOST_WAITING, STRANGERS_REST, Source, Sources
 from tests.server.admission.test_connection import heard, line_to
-from tests.server.house import ANSWERED, KEY, folder_of, policy, request, serving, tenants_file
+from tests.server.live_server import (
+    ANSWERED,
+    KEY,
+    folder_of,
+    policy,
+    request,
+    serving,
+    tenants_file,
+)
 from tests.waiting import wait_until
 
 JSON = {"content-type": "application/json"}
@@ -23,42 +37,46 @@ JSON = {"content-type": "application/json"}
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(sources, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(budgets, "perf_counter", lambda: now[0])
     return now
 
 
 def test_an_address_rests_longer_than_it_was_served_and_others_do_not(clock):
-    one, same, other = (made := Sources()).guest("a"), made.guest("a"), made.guest("b")
+    one, same, other = (
+        (made := AddressBudgets()).connection("a"),
+        made.connection("a"),
+        made.connection("b"),
+    )
     clock[0] += 1.0
     one.charge(0.5)
-    assert (one.may_speak, same.may_speak, other.may_speak) == (False, False, True)
-    clock[0] += STRANGERS_REST * (0.5 + ACCEPT_S)
-    assert one.may_speak
-    assert same.may_speak
+    assert (one.may_parse, same.may_parse, other.may_parse) == (False, False, True)
+    clock[0] += ADDRESS_REST_FACTOR * (0.5 + ACCEPT_S)
+    assert one.may_parse
+    assert same.may_parse
 
 
 def test_who_shows_a_key_is_served_and_has_cost_its_address_nothing(clock):
-    one, same = (made := Sources()).guest("a"), made.guest("a")
+    one, same = (made := AddressBudgets()).connection("a"), made.connection("a")
     clock[0] += 1.0
     one.charge(0.5)
-    one.answered(0.001, let_in=True)
-    assert one.may_speak
-    assert same.may_speak
+    one.charge_request(0.001, authenticated=True)
+    assert one.may_parse
+    assert same.may_parse
     one.charge(5.0)
-    assert same.may_speak
+    assert same.may_parse
 
 
 def test_a_request_without_a_key_that_waited_is_charged_little(clock):
-    one = Sources().guest("a")
+    one = AddressBudgets().connection("a")
     clock[0] += 1.0
-    one.answered(3600.0, let_in=False)
+    one.charge_request(3600.0, authenticated=False)
     clock[0] += 0.2
-    assert one.may_speak
+    assert one.may_parse
 
 
 def test_strangers_come_in_turn_and_so_many_may_wait():
     async def scenario():
-        source, came = Source(), []
+        source, came = AddressBudget(), []
         source.charge(0.001)
         taken = [source.wait(lambda n=n: came.append(n)) for n in range(MOST_WAITING + 1)]
         assert not source.is_free
@@ -73,15 +91,15 @@ def test_strangers_come_in_turn_and_so_many_may_wait():
 
 
 def test_addresses_that_rest_no_more_are_forgotten(clock, monkeypatch):
-    monkeypatch.setattr(sources, "FORGOTTEN", 3)
-    made = Sources()
-    kept = made.guest("busy")
+    monkeypatch.setattr(budgets, "MOST_ADDRESSES", 3)
+    made = AddressBudgets()
+    kept = made.connection("busy")
     kept.charge(1000.0)
     for n in range(10):
-        made.guest(f"a{n}")
+        made.connection(f"a{n}")
         clock[0] += 1.0
     assert len(made.by_address) <= 4
-    assert not made.guest("busy").may_speak
+    assert not made.connection("busy").may_parse
 
 
 @pytest.fixture
@@ -95,7 +113,7 @@ def tired(tmp_path):
 
 
 def exhaust(server):
-    for source in server.process.sources.by_address.values():
+    for source in server.process.budgets.by_address.values():
         source.charge(1000.0)
 
 
@@ -123,7 +141,7 @@ def test_a_connection_that_shows_its_key_with_a_long_body_is_known_from_then_on(
 
 
 def test_of_too_many_strangers_the_last_ones_are_hung_up_on(tired, monkeypatch):
-    monkeypatch.setattr(sources, "MOST_WAITING", 1)
+    monkeypatch.setattr(budgets, "MOST_WAITING", 1)
     waits = threading.Event()
     original = Connection._await_turn
 

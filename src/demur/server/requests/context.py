@@ -18,12 +18,12 @@ from starlette.types import Receive
 T = TypeVar("T")
 
 
-class Gone(Exception):
+class ClientGone(Exception):
     """The client has hung up: nobody waits for the answer."""
 
 
 @dataclass(kw_only=True, slots=True)
-class Visit:
+class RequestContext:
     """One request. `held` is let go when its answer has been sent, or cannot be any more."""
 
     method: str
@@ -66,11 +66,11 @@ class Visit:
         }
 
 
-def visit_of(request: Request) -> Visit:
-    """The visit that demur.server.requests.envelope opened for a request."""
-    visit = request.scope["demur.visit"]
-    assert isinstance(visit, Visit)
-    return visit
+def context_of(request: Request) -> RequestContext:
+    """The visit that demur.server.requests.middleware opened for a request."""
+    context = request.scope["demur.context"]
+    assert isinstance(context, RequestContext)
+    return context
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -81,7 +81,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Gone
+            raise ClientGone
         return task.result()
     finally:
         task.cancel()

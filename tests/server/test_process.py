@@ -4,7 +4,7 @@ import socket
 from urllib.parse import urlsplit
 
 from demur.server.admission.connection import IDLE_S
-from tests.server.house import folder_of, policy, serving
+from tests.server.live_server import folder_of, policy, serving
 from tests.waiting import wait_until
 
 

@@ -18,9 +18,9 @@ from demur.core.taxonomy import coconot
 from demur.engines.fake.backend import FakeBackend
 from demur.engines.fake.engine import FakeEngine
 from demur.server.app import Service
-from demur.server.policies import Access
-from demur.server.run import Process
-from demur.server.settings import Settings
+from demur.server.process import ServerProcess
+from demur.server.registry import Access
+from demur.server.settings import ServerSettings
 from demur.store.policies.folder import read_folder
 from demur.store.policies.policy_file import write_policy
 from demur.store.policies.tenants_file import read_tenants
@@ -96,7 +96,7 @@ class Running:
     url: str
     service: Service
     backend: FakeBackend
-    process: Process
+    process: ServerProcess
 
     def client(self, key: str | None = None, **options) -> httpx.Client:
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -114,7 +114,7 @@ class Running:
 
     def metric(self, line: str) -> float | None:
         """A sample of /metrics by its name and labels."""
-        for row in self.service.house.metrics.text().decode().splitlines():
+        for row in self.service.state.metrics.render().decode().splitlines():
             if row.startswith(f"{line} "):
                 return float(row.rpartition(" ")[2])
         return None
@@ -130,7 +130,7 @@ def serving(
 ):
     """A running server over a folder of policies."""
     backend = backend or FakeBackend(engine=engine())
-    told = Settings(port=0, **{"reload_s": 0.05, **settings})
+    told = ServerSettings(port=0, **{"reload_s": 0.05, **settings})
     access = Access(
         policies=read_folder(folder, backend.fingerprint, told.trust),
         tenants=read_tenants(tenants) if tenants else None,
@@ -145,13 +145,13 @@ def serving(
 def in_thread(service: Service):
     """A service on a free loopback port; ended in an orderly way."""
     told: Queue[str] = Queue()
-    process = Process(service, told.put)
+    process = ServerProcess(service, told.put)
     with socket.create_server(("127.0.0.1", 0)) as door:
         thread = threading.Thread(target=lambda: asyncio.run(process.serve(sockets=[door])))
         thread.start()
         try:
             yield told.get(timeout=60), process
         finally:
-            process.begin_to_end()
+            process.start_shutdown()
             thread.join(timeout=60)
             assert not thread.is_alive()
