@@ -20,9 +20,10 @@ import numpy as np
 
 from demur.core.decision import compared_scores, decide_many
 from demur.core.goals.parse import parse_goals
-from demur.core.policy import NEVER, CategoryPolicy, Policy
+from demur.core.policy import CategoryPolicy, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.certify import Granted, How, certify
 from demur.stats.thresholds.exact import most_caught

@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from demur.base.rows import read_rows
-from demur.core.rates import Outcome, Verdict, View
+from demur.core.judging.outcome import Outcome, Verdict, View
 from demur.judges.phrases import PhraseJudge
 from demur.judges.trained import TrainedJudge
 from demur.stats.judging.agreement import Agreement, agreement, mcnemar

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
+from demur.core.fingerprint import Fingerprint
 from demur.core.goals.parse import stated_goal
-from demur.core.goals.results import Promise
-from demur.core.policy import NEVER, RULES, CategoryPolicy, DoubtRule, Fingerprint, Policy
+from demur.core.goals.promise import Promise
+from demur.core.policy import RULES, CategoryPolicy, DoubtRule, Policy
 from demur.core.rates import Rate
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Category, Taxonomy
+from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.store.policies.policy_file import bound
 

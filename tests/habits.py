@@ -15,7 +15,7 @@ import numpy as np
 
 from demur.base.arrays import Floats
 from demur.base.errors import EngineError
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Answer, Progress, Prompt, no_progress
 from demur.engines.fake.engine import FakeEngine
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from demur.assembly.api import calibrate, decide, evaluate, open_run, run, score
-    from demur.core.goals.kinds import Goal
+    from demur.core.goals.goal import Goal
     from demur.core.policy import Policy
     from demur.core.taxonomy import Taxonomy
     from demur.server.start import serve

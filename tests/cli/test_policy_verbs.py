@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from demur.core.policy import NEVER, Sensitivity
+from demur.core.policy import Sensitivity
+from demur.core.threshold import NEVER
 from demur.store.policies.keys import digest_of_key
 from demur.store.policies.policy_file import policy_digest, read_policy, write_policy
 from demur.store.policies.tenants_file import read_tenants

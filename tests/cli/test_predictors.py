@@ -14,7 +14,8 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from demur.core.policy import LOGPROB_CONVENTION, natural
+from demur.core.fingerprint import LOGPROB_CONVENTION
+from demur.core.policy import natural
 from demur.store.answers.blackbox_file import BlackboxFile, BlackboxFolder, write_summary
 from demur.store.models.model_file import read_model_file
 from demur.store.policies.policy_file import read_policy, write_policy

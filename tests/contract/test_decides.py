@@ -11,8 +11,9 @@ import torch
 from demur.core.calibrator import IDENTITY, Fitted
 from demur.core.decision import decide, decide_many
 from demur.core.maps.multiclass import Temperature
-from demur.core.policy import NEVER, RULES, CategoryPolicy, DoubtRule, Policy
+from demur.core.policy import RULES, CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
 from demur.engines.gate import forced_ids
 from demur.engines.heads import control_scores
 from demur.engines.hf.gate import RefusalGate

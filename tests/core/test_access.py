@@ -10,10 +10,8 @@ from demur.base.errors import AccessError, PolicyError
 from demur.core.access import PolicyAsk, Tenant, effective, permitted
 from demur.core.decision import decide_many
 from demur.core.goals.parse import stated_goal
-from demur.core.goals.results import Promise
+from demur.core.goals.promise import Promise
 from demur.core.policy import (
-    ALWAYS,
-    NEVER,
     RULES,
     THRESHOLD_RULES,
     CategoryPolicy,
@@ -22,6 +20,7 @@ from demur.core.policy import (
     Sensitivity,
 )
 from demur.core.rates import Rate
+from demur.core.threshold import ALWAYS, NEVER
 from tests.builders import THRESHOLDS, logp, policy, taxonomy, with_category
 
 NAMES = taxonomy(3).names

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 
 from demur.core.caught import never_refused, point_at, warnings
 from demur.core.decision import decide_many
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.curve import with_curves
 from tests.builders import policies, policy, rows, simulated_rows
 

@@ -4,8 +4,10 @@ from dataclasses import replace
 import pytest
 
 from demur.base.errors import PolicyError, TaxonomyError
-from demur.core.policy import NEVER, CurvePoint, Fingerprint, Policy, natural
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import CurvePoint, Policy, natural
 from demur.core.rates import Rate
+from demur.core.threshold import NEVER
 from tests.builders import policy, taxonomy, with_category
 
 

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from demur.base.errors import PolicyError, ScoreError, TaxonomyError
 from demur.core.example import Message
-from demur.core.policy import LOGPROB_CONVENTION, natural
+from demur.core.fingerprint import LOGPROB_CONVENTION
+from demur.core.policy import natural
 from demur.core.predictor import predictor_fingerprint, prompt_text, scores_of
 from demur.core.score import check_scores
 from demur.core.taxonomy import coconot, single

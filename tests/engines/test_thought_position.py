@@ -8,8 +8,9 @@ import pytest
 
 from demur.base.errors import EngineError, ScoreDoubt
 from demur.core.example import Message
-from demur.core.policy import NEVER, CategoryPolicy, DoubtRule, Policy
+from demur.core.policy import CategoryPolicy, DoubtRule, Policy
 from demur.core.taxonomy import coconot, single
+from demur.core.threshold import NEVER
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf.engine import HfEngine
 from demur.engines.thought_position import EMPTY, require_same_position, with_thought

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from demur.core.policy import NEVER, CategoryPolicy, Fingerprint, Policy
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
 from demur.store.policies.policy_file import write_policy
 
 needs_vllm = [

@@ -19,7 +19,8 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 
 from demur.base.errors import ConfigError, EngineError  # noqa: E402
 from demur.core.example import Message  # noqa: E402
-from demur.core.policy import ALWAYS, CategoryPolicy  # noqa: E402
+from demur.core.policy import CategoryPolicy  # noqa: E402
+from demur.core.threshold import ALWAYS  # noqa: E402
 from demur.harness import TASKS  # noqa: E402
 from demur.harness.lm_face import DemurLM  # noqa: E402
 from demur.store.policies.policy_file import read_policy, write_policy  # noqa: E402

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demur.core.judging.outcome import Outcome
 from demur.core.ports import Judge
-from demur.core.rates import Outcome
 from demur.judges.phrases import COUNTED, PhraseJudge, find_phrase, normalise
 
 CATEGORIES = ("humanizing", "incomplete", "indeterminate", "safety", "unsupported")

@@ -11,11 +11,11 @@ from mapie.metrics.calibration import (
 )
 from mapie.risk_control import BinaryClassificationController, recall
 
-from demur.core.goals.results import Certified
 from demur.stats.calibration.binless import kolmogorov_smirnov
 from demur.stats.calibration.views import view
 from demur.stats.calibrators.venn_abers import venn_abers_of
 from demur.stats.thresholds.closed_form import certify_false_refusal
+from demur.stats.thresholds.results import Certified
 
 DELTA = 0.1
 

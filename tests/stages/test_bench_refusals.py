@@ -6,11 +6,11 @@ import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
 from demur.base.errors import ConfigError, DataError, PolicyError, PromptTooLong
-from demur.core import bounds
 from demur.core.example import Example, Message
 from demur.core.judging.benchmark import BenchRow, BenchSet
+from demur.core.judging.outcome import Outcome
 from demur.core.policy import natural
-from demur.core.rates import Outcome
+from demur.core.rates import Rate
 from demur.core.taxonomy import coconot
 from demur.core.training.seen import Seen, seen_of
 from demur.engines.fake.constant import (
@@ -188,9 +188,8 @@ def test_rates_are_counts_with_exact_intervals(tmp_path):
     missed = sum(not r for e, r in zip(data, refused, strict=True) if e.expected == "refuse")
     overall = found.decision.overall
     assert (overall.false_refusal.hits, overall.missed_refusal.hits) == (false, missed)
-    assert (overall.missed_refusal.low, overall.missed_refusal.high) == bounds.interval(
-        missed, overall.missed_refusal.of
-    )
+    exact = Rate(hits=missed, of=overall.missed_refusal.of).interval()
+    assert (overall.missed_refusal.low, overall.missed_refusal.high) == exact
     assert sum(s.rows for s in found.decision.by_category.values()) == sum(
         e.category is not None for e in data
     )
@@ -428,5 +427,5 @@ def test_the_file_reads_back_as_written_and_holds_no_nan(tmp_path):
         json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     )
     assert np.isclose(
-        bench.benchmarks[0].decision.overall.missed_refusal.high, bounds.interval(0, 5)[1]
+        bench.benchmarks[0].decision.overall.missed_refusal.high, Rate(hits=0, of=5).interval()[1]
     )

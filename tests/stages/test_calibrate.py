@@ -17,8 +17,8 @@ from demur.base.errors import (
 )
 from demur.base.files import digest_json
 from demur.core.calibrator import IDENTITY
-from demur.core.policy import NEVER
 from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
 from demur.stages import calibrate, data, score
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.labelled import label_scores

@@ -7,7 +7,7 @@ import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
 from demur.base.errors import ConfigError, PolicyError
-from demur.core.policy import LOGPROB_CONVENTION
+from demur.core.fingerprint import LOGPROB_CONVENTION
 from demur.core.rows.rewrites import rewrite_prompt
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate, evaluate, report, score, watch

@@ -7,10 +7,10 @@ import pytest
 from tests.fake_run import JUDGE, engine_for, examples, prepare
 
 from demur.base.errors import ArtifactError, ConfigError, DataError, GoalError, PolicyError
-from demur.core import bounds
 from demur.core.calibrator import IDENTITY, closed
 from demur.core.decision import decide_many
-from demur.core.rates import Outcome
+from demur.core.judging.outcome import Outcome
+from demur.core.rates import Rate
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate, evaluate
@@ -125,7 +125,7 @@ def test_other_goals_are_met_on_the_calibrate_split_not_on_the_test_split(run):
     assert target.calibrate.refusal_rate.hits == int(0.10 * target.calibrate.refusal_rate.of)
     measured = target.decision.overall.refusal_rate
     # wide: the corpus may change, the law may not
-    low, high = bounds.interval(measured.hits, measured.of, 0.9999)
+    low, high = Rate(hits=measured.hits, of=measured.of).interval(0.9999)
     assert low <= 0.10 <= high
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from demur.base.errors import DataError
-from demur.core import bounds
+from demur.core.rates import Rate
 from demur.judges.phrases import PhraseJudge
 from demur.judges.trained import TrainedJudge
 from demur.stages import judge, judge_check, judge_train
@@ -143,7 +143,10 @@ def test_where_every_answer_is_labelled_the_rate_is_the_labels_own_with_its_exac
         judge_check.Config(file=write(tmp_path / "a.jsonl", rows(60))), {"phrases": PhraseJudge()}
     )
     corrected = found.checked[0].corrected
-    assert (corrected.value, corrected.low, corrected.high) == (0.5, *bounds.interval(30, 60, 0.95))
+    assert (corrected.value, corrected.low, corrected.high) == (
+        0.5,
+        *Rate(hits=30, of=60).interval(0.95),
+    )
     assert any("corrected is the labels' own rate" in note for note in found.notes)
 
 

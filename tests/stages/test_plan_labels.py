@@ -7,11 +7,11 @@ from tests.fake_run import examples
 
 from demur.base.errors import GoalError
 from demur.core.goals.parse import parse_goals
-from demur.core.goals.results import Uncertified
-from demur.core.policy import NEVER
 from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
 from demur.stages.plan_labels import Config, for_rows, run
 from demur.stats.thresholds.certify import Granted, How, certify
+from demur.stats.thresholds.results import Uncertified
 
 BOTH = ("false_refusal <= 0.1", "missed_refusal <= 0.2")
 

@@ -9,9 +9,9 @@ from tests.fake_run import HOSTILE, JUDGE, engine_for, examples, finished, prepa
 from tests.habits import deaf
 
 from demur.base.errors import ArtifactError, ConfigError
-from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.rates import Outcome
+from demur.core.judging.outcome import Outcome
+from demur.core.rates import Rate
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate, evaluate, report
@@ -265,7 +265,7 @@ def test_texts_that_ignore_their_token_are_shown_as_breaking_its_word_the_surest
         table_of(text, "Texts that keep their token's word, per token"),
         read_examples(folder.split("test")),
     )
-    low, high = (100 * end for end in bounds.interval(0, len(test_rows), 0.95))
+    low, high = (100 * end for end in Rate(hits=0, of=len(test_rows)).interval(0.95))
     assert kept["forced", "respond"]["keeps its word"] == f"0.0% ({low:.1f} to {high:.1f})"
     assert kept["forced", "respond"]["texts"] == str(len(test_rows))
     made = [b for b in read_branches(folder.branches, engine.fingerprint.tokens) if b.column]

@@ -10,7 +10,7 @@ from tests.browsing import opened
 from tests.fake_run import finished
 
 from demur.core.decision import decide_many
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.stages import report
 from demur.stages.report.explorer import explorer
 from demur.stages.report.finished_run import read_finished_run

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demur.base.errors import DemurError, GoalError, GoalInfeasible
-from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal, parse_goals
-from demur.core.goals.results import Certified
-from demur.core.policy import ALWAYS, NEVER, DoubtRule
+from demur.core.policy import DoubtRule
+from demur.core.rates import most_errors
+from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.losses import board_of, losses_of
@@ -21,6 +21,7 @@ from demur.stats.thresholds.procedures.budgets import certify_budgets, certify_g
 from demur.stats.thresholds.procedures.request import Request
 from demur.stats.thresholds.procedures.sequences import certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
+from demur.stats.thresholds.results import Certified
 from demur.stats.thresholds.search import lenient_path, split_rows
 from demur.stats.thresholds.solve import solve, solve_on_traffic
 from demur.stats.thresholds.sweep import category_sweeps, pooled_sweep
@@ -177,7 +178,7 @@ def test_what_is_certified_counts_no_fewer_errors_than_decide_many_makes(procedu
         assert evidence.rate.hits >= errors
         if not (loss.goal.category and lock):
             assert evidence.rate.hits == errors
-        most = bounds.most_errors(evidence.rate.of, loss.level, 0.1)
+        most = most_errors(evidence.rate.of, loss.level, 0.1)
         assert most is not None
         assert evidence.rate.hits <= most
 

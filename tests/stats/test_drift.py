@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError, ScoreError
 from demur.core.goals.parse import stated_goal
+from demur.core.goals.promise import Promise
 from demur.core.goals.promised import FalseRefusal
-from demur.core.goals.results import Promise
 from demur.core.rates import Rate
 from demur.stats.drift import audit, martingale, watch
 from demur.stats.drift.audit import Audit

@@ -9,7 +9,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from demur.base.errors import DataError, Undefined
 from demur.core.decision import decide_many
 from demur.core.example import Example, Message
-from demur.core.rates import Outcome, Rate
+from demur.core.judging.outcome import Outcome
+from demur.core.rates import Rate
 from demur.stats.measure import errors_of, f1_of, measure_decisions, measure_texts, refusal_log_odds
 from tests.builders import labelled, log_softmax, policy, rows, simulated_rows
 

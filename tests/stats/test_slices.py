@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError, GoalError
 from demur.core.goals.parse import parse_goal, parse_goals
-from demur.core.goals.results import Uncertified
+from demur.core.goals.slices import Slice, mix_words, too_small, worst, worst_words
 from demur.core.rates import Rate
-from demur.core.slices import Slice, mix_words, too_small, worst, worst_words
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.slices import settled
 from demur.stats.thresholds.certify import How, certify, what_would_do
 from demur.stats.thresholds.losses import board_of, losses_of
+from demur.stats.thresholds.results import Uncertified
 from demur.stats.thresholds.solve import solve
 from tests.builders import policy, simulated_rows
 

@@ -13,10 +13,10 @@ import numpy as np
 from scipy.stats import binom
 
 from demur.core.goals.parse import parse_goals
-from demur.core.goals.results import Certified
-from demur.core.policy import NEVER, Policy
+from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
 from demur.stats.thresholds.certify import Granted, How, certify
@@ -25,6 +25,7 @@ from demur.stats.thresholds.procedures.budgets import certify_budgets, certify_g
 from demur.stats.thresholds.procedures.request import Request
 from demur.stats.thresholds.procedures.sequences import certify_even, certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
+from demur.stats.thresholds.results import Certified
 from demur.stats.thresholds.search import split_rows
 from demur.stats.thresholds.worth import Aim
 from tests.builders import policy

@@ -13,9 +13,9 @@ import pytest
 from scipy.stats import binom
 
 from demur.core.decision import compared_scores, decide_many
-from demur.core.goals.results import Certified
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.thresholds.closed_form import certify_false_refusal
+from demur.stats.thresholds.results import Certified
 from tests.validity.population import DELTA, Tally, population
 
 DRAWS = 2000

@@ -14,10 +14,11 @@ from scipy.stats import binom
 
 from demur.core.cascade.front import Edges, cascade_scores
 from demur.core.decision import compared_scores, decide_many
-from demur.core.goals.results import Certified
-from demur.core.policy import NEVER, CategoryPolicy, Policy
+from demur.core.policy import CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.closed_form import certify_false_refusal
+from demur.stats.thresholds.results import Certified
 from tests.front_parts import examples, front, model
 
 DRAWS, ROWS, PEOPLE = 1000, 300, 5000

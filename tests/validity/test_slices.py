@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import binom
 
 from demur.core.goals.parse import parse_goals
-from demur.core.policy import NEVER
 from demur.core.score import ScoreTable
+from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.thresholds.certify import Granted, How, certify
 from tests.validity.population import DELTA, Case, at_the_edges, population

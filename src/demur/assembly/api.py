@@ -19,7 +19,7 @@ import numpy as np
 from demur.assembly.tables import DecisionTable, Scores
 from demur.base.errors import ConfigError
 from demur.core.decision import decide_many, on_doubt
-from demur.core.goals.kinds import Goal
+from demur.core.goals.goal import Goal
 from demur.core.policy import Policy
 from demur.core.taxonomy import Taxonomy
 

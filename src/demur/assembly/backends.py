@@ -15,7 +15,7 @@ from demur.assembly.run import RunEngine, Workspace
 from demur.assembly.wiring import BACKENDS, import_by_name
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Prompt, Scorer
 from demur.core.serving import Backend, BackendKind, ServedRun
 from demur.store.answers.blackbox_file import BlackboxFolder, read_summary

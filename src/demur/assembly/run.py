@@ -18,7 +18,8 @@ from demur.base.arrays import Floats
 from demur.base.boundary import read_json
 from demur.base.errors import ArtifactError
 from demur.base.files import write_json
-from demur.core.policy import Fingerprint, Policy
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import Policy
 from demur.core.ports import Answer, Progress, Prompt, Scorer, no_progress
 from demur.store.models.front_file import front_of
 from demur.store.models.upgrade import brought_up_to_date

@@ -17,7 +17,7 @@ import numpy as np
 from demur.base.errors import MissingDependency, ScoreError
 from demur.base.html import table_html
 from demur.core.decision import Decisions
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import RESPOND
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from demur.cli.show import note
 from demur.core import caught
-from demur.core.goals.results import Promise
+from demur.core.goals.promise import Promise
+from demur.core.goals.slices import mix_words, worst_words
 from demur.core.policy import Policy
-from demur.core.slices import mix_words, worst_words
 from demur.store.policies.policy_file import policy_to_json
 
 LONGEST = 30  # entries of a list that a summary shows

@@ -24,6 +24,7 @@ from demur.base.arrays import Bools, Doubles, Floats, Ints
 from demur.base.errors import ScoreDoubt, ScoreError
 from demur.core.policy import OnDoubt, Policy
 from demur.core.score import check_scores, leftover_of
+from demur.core.threshold import margin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,25 +176,6 @@ def _pick(value_NK: Doubles, index_N: Ints) -> Doubles:
     return np.take_along_axis(value_NK, index_N[:, None], axis=1)[:, 0]
 
 
-def log_odds(logq: Doubles) -> Doubles:
-    """log(q / (1 - q)) from log q, accurate near q = 1; +inf for q >= 1."""
-    with np.errstate(divide="ignore"):
-        return np.where(logq >= 0.0, np.inf, logq - np.log(-np.expm1(np.minimum(logq, 0.0))))
-
-
-def _margin(logq: Doubles, log_threshold: Doubles) -> Doubles:
-    """Log-odds of q minus log-odds of the threshold, >= 0 exactly when q >= threshold, whatever is
-    infinite.
-    """
-    with np.errstate(invalid="ignore"):
-        difference = log_odds(logq) - log_odds(log_threshold)
-    difference = np.where(np.isnan(difference), 0.0, difference)
-    met = logq >= log_threshold
-    return np.where(
-        met, np.maximum(difference, 0.0), np.minimum(difference, -np.finfo(np.float64).tiny)
-    )
-
-
 def _settle(value_NK: Doubles, choice_N: Ints, margin_N: Doubles) -> Decisions:
     """Decisions from the masked category values, with nobody refusing where no category may be
     emitted.
@@ -221,7 +203,7 @@ def _with_locks(policy: Policy, logq_NC: Doubles, decided: Decisions) -> Decisio
     log_threshold_K = _log_thresholds(policy)
     met_NK = locked_K[None, :] & (logq_NC[:, 1:] >= log_threshold_K[None, :])
     lock_N = np.where(met_NK, logq_NC[:, 1:], -np.inf).argmax(axis=1).astype(np.int64)
-    margin_N = _margin(_pick(logq_NC[:, 1:], lock_N), log_threshold_K[lock_N])
+    margin_N = margin(_pick(logq_NC[:, 1:], lock_N), log_threshold_K[lock_N])
     by_lock_N = met_NK.any(axis=1) & (decided.choice_N == 0)
     return replace(
         decided,
@@ -269,7 +251,7 @@ def _most_probable(value_NK: Doubles, respond_N: Doubles) -> Decisions:
 def _heaviest(policy: Policy, logq_NC: Doubles) -> Decisions:
     value_NK = _masked(policy, logq_NC)
     best_N = value_NK.argmax(axis=1).astype(np.int64)
-    margin_N = _margin(_pick(value_NK, best_N), _log_thresholds(policy)[best_N])
+    margin_N = margin(_pick(value_NK, best_N), _log_thresholds(policy)[best_N])
     return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
 
 
@@ -281,7 +263,7 @@ def _released(policy: Policy, logq_NC: Doubles) -> Decisions:
     best_N = value_NK.argmax(axis=1).astype(np.int64)
     own = _most_probable(value_NK, logq_NC[:, 0])
     active_N = np.array([c.active for c in policy.categories], dtype=bool)[best_N]
-    ours_N = _margin(_pick(value_NK, best_N), _log_thresholds(policy)[best_N])
+    ours_N = margin(_pick(value_NK, best_N), _log_thresholds(policy)[best_N])
     margin_N = np.where(active_N, ours_N, own.margin_N)
     return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
 
@@ -301,14 +283,14 @@ def _sum(policy: Policy, logq_NC: Doubles) -> Decisions:
         t for t, c in zip(_log_thresholds(policy), policy.categories, strict=True) if c.active
     ]
     threshold = np.float64(active[0] if active else np.inf)
-    margin_N = _margin(_total(value_NK), np.full(len(value_NK), threshold))
+    margin_N = margin(_total(value_NK), np.full(len(value_NK), threshold))
     return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
 
 
 def _any(policy: Policy, logq_NC: Doubles) -> Decisions:
     value_NK = _masked(policy, logq_NC)
     log_thresholds_NK = np.broadcast_to(_log_thresholds(policy), value_NK.shape)
-    margin_NK = np.where(np.isfinite(value_NK), _margin(value_NK, log_thresholds_NK), -np.inf)
+    margin_NK = np.where(np.isfinite(value_NK), margin(value_NK, log_thresholds_NK), -np.inf)
     widest_N = margin_NK.argmax(axis=1).astype(np.int64)
     margin_N = _pick(margin_NK, widest_N)
     return _settle(value_NK, np.where(margin_N >= 0.0, widest_N + 1, 0), margin_N)

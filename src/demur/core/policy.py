@@ -13,9 +13,11 @@ from typing import Literal
 from demur.base.errors import AccessError, PolicyError, TaxonomyError
 from demur.base.html import table_html
 from demur.core.calibrator import IDENTITY, Calibrator, check_fits
-from demur.core.goals.results import Promise
+from demur.core.fingerprint import Fingerprint
+from demur.core.goals.promise import Promise
 from demur.core.rates import Rate
 from demur.core.taxonomy import Taxonomy
+from demur.core.threshold import ALWAYS, NEVER
 
 Rule = Literal["natural", "heaviest", "released", "sum", "any", "bias"]
 Override = Literal["suppress", "force"]
@@ -24,67 +26,12 @@ OnDoubt = Literal["refuse", "error"]
 RULES: tuple[Rule, ...] = ("natural", "heaviest", "released", "sum", "any", "bias")
 # the others compare no thresholds
 THRESHOLD_RULES: tuple[Rule, ...] = ("heaviest", "released", "sum", "any")
-NEVER = math.inf  # a threshold above every probability
-ALWAYS = 0.0  # a threshold at or below every probability
 GENERATE = "generate"  # on_refuse: let the model write its own refusal
-LOGPROB_CONVENTION = "raw-logprobs/full-vocabulary/temperature-1/float32"
-# how the convention of scores begins that no language model gave: see core.predictor
-PREDICTED = "predicted/"
-# of a cascade's: its front's digest and the convention of the model behind it follow
-CASCADE = "cascade/"
 # Above this the model most probably begins its answer with no control token at all. What
 # calibration measures is far below; policies written before there was a rule for doubt get this
 # one. See docs/decisions/0010.
 MOST_LEFTOVER = 0.5
 LANGUAGE_TAG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647 section 2.1, without "*"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fingerprint:
-    """The model that a policy's numbers were made with. Serving refuses to start on another."""
-
-    model_digest: str  # of the weight files
-    tokenizer_digest: str
-    template_digest: str  # of the chat template
-    tokens: tuple[str, ...]  # control tokens, respond first
-    token_ids: tuple[int, ...]
-    dtype: str  # of the weights while scoring
-    logprobs: str = LOGPROB_CONVENTION
-    # of config.json and its like: core.checkpoint. None: written before it was named
-    config_digest: str | None = None
-
-    @property
-    def as_scored(self) -> Fingerprint:
-        """The same model behind raw scores, whatever this one's were made into. Predicted scores
-        are raw.
-        """
-        if self.front is not None:
-            return replace(self, logprobs=self.logprobs.removeprefix(f"{CASCADE}{self.front}/"))
-        return self if self.predicted else replace(self, logprobs=LOGPROB_CONVENTION)
-
-    @property
-    def front(self) -> str | None:
-        """The digest of the front model of a cascade: see core.cascade. None: the model scores
-        every prompt.
-        """
-        if not self.logprobs.startswith(CASCADE):
-            return None
-        return self.logprobs.removeprefix(CASCADE).partition("/")[0]
-
-    def behind(self, front: str) -> Fingerprint:
-        """The fingerprint of a cascade of a front model, by its digest, before this model."""
-        return replace(self, logprobs=f"{CASCADE}{front}/{self.logprobs}")
-
-    @property
-    def predicted(self) -> bool:
-        """Whether the scores come from a predictor beside the model that answers: see
-        core.predictor.
-        """
-        return self.logprobs.startswith(PREDICTED)
-
-    def differences(self, other: Fingerprint) -> tuple[str, ...]:
-        """Names of the fields in which two fingerprints differ."""
-        return tuple(f for f in self.__dataclass_fields__ if getattr(self, f) != getattr(other, f))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

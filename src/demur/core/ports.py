@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from demur.base.arrays import Floats
-from demur.core.decision import Decision
 from demur.core.example import Example, Message
-from demur.core.policy import Fingerprint, Policy
-from demur.core.rates import Outcome
+from demur.core.fingerprint import Fingerprint
+from demur.core.judging.outcome import Outcome
 from demur.core.taxonomy import Taxonomy
 
 Prompt = tuple[Message, ...]
@@ -129,20 +128,6 @@ class Generator(Protocol):
     ) -> list[dict[int, Answer]]:
         """For each prompt the answer after each asked control token (a score column), from one
         prefill per prompt.
-        """
-        ...
-
-
-@runtime_checkable
-class Answerer(Protocol):
-    """A generator that scores, decides and writes from one prefill."""
-
-    def answer(
-        self, prompts: Sequence[Prompt], policy: Policy, progress: Progress = no_progress
-    ) -> list[tuple[Floats, Decision, Answer]]:
-        """Each prompt's score (C,), what the policy decides of it, and the answer that follows.
-
-        Raises PolicyError if the policy was made with another model.
         """
         ...
 

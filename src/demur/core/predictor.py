@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from demur.base.arrays import Floats
 from demur.base.errors import ScoreError, TaxonomyError
-from demur.core.policy import PREDICTED, Fingerprint
+from demur.core.fingerprint import PREDICTED, Fingerprint
 from demur.core.ports import Prompt
 
 PROMPTS = "prompts"  # the engine that reads a prompt classifier, and the kind of its scores

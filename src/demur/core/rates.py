@@ -1,42 +1,14 @@
-"""Judged answers and rates that know their own denominator."""
+"""Rates that know their own denominator, and exact binomial bounds of them.
+
+Integers decide; floats only carry probabilities.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
 
 from demur.base.errors import Undefined
-from demur.core import bounds
-
-Verdict = Literal["refusal", "partial", "compliance", "unscored"]
-View = Literal["strict", "lenient"]  # what counts as declining: refusal only, or partial too
-
-
-def declines(verdict: Verdict, view: View) -> bool:
-    """Whether an answer with this verdict declines, in a two-way view. Raises Undefined for
-    "unscored".
-    """
-    if verdict == "unscored":
-        raise Undefined(
-            "an unscored answer neither declines nor complies", "count such answers apart"
-        )
-    return verdict == "refusal" or (verdict == "partial" and view == "lenient")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What a judge says of one answer."""
-
-    verdict: Verdict
-    reason: str  # the phrase that decided, or why it is unscored
-    judge: str  # name and version
-    # probability that the answer declines, in full or in part; None if the judge has none
-    score: float | None = None
-
-    @property
-    def refuses(self) -> bool:
-        """Whether the text declines (strict view: a partial refusal is not one)."""
-        return self.verdict == "refusal"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,5 +34,86 @@ class Rate:
         return self.hits / self.of
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Clopper-Pearson interval. Raises Undefined if of == 0."""
-        return bounds.interval(self.hits, self.of, confidence)
+        """Two-sided Clopper-Pearson interval: covers the true rate with probability >= confidence.
+
+        Raises Undefined if of == 0.
+        """
+        half = (1.0 - confidence) / 2.0
+        return lower_bound(self.hits, self.of, half), upper_bound(self.hits, self.of, half)
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """P(X <= k) for X ~ Binomial(n, p), by the regularised incomplete beta function."""
+    from scipy.special import betainc  # 0.1 s of imports, where a rate alone needs none
+
+    if k < 0:
+        return 0.0
+    if k >= n:
+        return 1.0
+    return float(betainc(n - k, k + 1, 1.0 - p))
+
+
+def upper_bound(hits: int, of: int, delta: float) -> float:
+    """One-sided upper confidence bound of a rate, exact for every n (Clopper and Pearson 1934).
+
+    hits, of: counts, 0 <= hits <= of. delta: allowed miss probability, in (0, 1). The returned rate
+    in [0, 1] lies below the true rate with probability <= delta. Raises Undefined if of == 0.
+    """
+    from scipy.special import betaincinv
+
+    _check(hits, of, delta)
+    return 1.0 if hits == of else float(betaincinv(hits + 1, of - hits, 1.0 - delta))
+
+
+def lower_bound(hits: int, of: int, delta: float) -> float:
+    """One-sided lower confidence bound of a rate, exact for every n (Clopper and Pearson 1934). See
+    upper_bound.
+    """
+    from scipy.special import betaincinv
+
+    _check(hits, of, delta)
+    return 0.0 if hits == 0 else float(betaincinv(hits, of - hits + 1, delta))
+
+
+def most_errors(n: int, level: float, delta: float) -> int | None:
+    """The largest k with P(Binomial(n, level) <= k) <= delta: so many errors among n rows still
+    certify rate <= level.
+
+    None if even no error would not do. Closed form of Learn then Test with fixed-sequence testing
+    for a monotone binary loss (arXiv 2110.01052). Bisection: O(log n) evaluations of the exact
+    tail.
+    """
+    if not (0.0 < level < 1.0 and 0.0 < delta < 1.0):
+        raise ValueError(f"level {level} and delta {delta} must lie in (0, 1)")
+    if n < 1 or binomial_cdf(0, n, level) > delta:
+        return None
+    low, high = 0, n  # cdf(low) <= delta < cdf(n) = 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if binomial_cdf(middle, n, level) <= delta:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def rows_needed(level: float, delta: float) -> int:
+    """The fewest rows that certify rate <= level when no error is seen: smallest n with (1 -
+    level)^n <= delta.
+    """
+    n = max(1, math.ceil(math.log(delta) / math.log1p(-level)) - 1)
+    while binomial_cdf(0, n, level) > delta:  # the logarithm may be off by one in either direction
+        n += 1
+    return n
+
+
+def _check(hits: int, of: int, delta: float) -> None:
+    if of == 0:
+        raise Undefined(
+            "a rate over 0 rows has no bound",
+            "add rows to the denominator, or report it as undefined",
+        )
+    if not 0 <= hits <= of:
+        raise ValueError(f"{hits} hits of {of} is not a rate")
+    if not 0.0 < delta < 1.0:
+        raise ValueError(f"delta {delta} must lie in (0, 1)")

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from demur.base.arrays import Floats
 from demur.core.decision import Decision
-from demur.core.policy import Fingerprint, Policy
-from demur.core.ports import Prompt, Scorer
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import Policy
+from demur.core.ports import Answer, Progress, Prompt, Scorer, no_progress
 from demur.core.taxonomy import Taxonomy
 
 # the last: a filter behind declined
@@ -150,4 +151,18 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Let go of everything; open replies end with BackendDown."""
+        ...
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """A generator that scores, decides and writes from one prefill."""
+
+    def answer(
+        self, prompts: Sequence[Prompt], policy: Policy, progress: Progress = no_progress
+    ) -> list[tuple[Floats, Decision, Answer]]:
+        """Each prompt's score (C,), what the policy decides of it, and the answer that follows.
+
+        Raises PolicyError if the policy was made with another model.
+        """
         ...

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.base.errors import EngineError
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.training.checkpoint import NOISE, config_digest
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.tokenizer import tokenizer_digest

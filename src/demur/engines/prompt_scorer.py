@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from demur.base.arrays import Floats
 from demur.core.classifiers.text import TextClassifier
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import (
     PROMPTS,

@@ -9,8 +9,9 @@ from typing import Any
 from demur.assembly.wiring import ENGINES, import_by_name
 from demur.base.errors import ConfigError
 from demur.core.conversation.languages import refusal_text
-from demur.core.policy import ALWAYS, NEVER, CategoryPolicy, Policy, natural
+from demur.core.policy import CategoryPolicy, Policy, natural
 from demur.core.serving import Ask, Backend, Finish
+from demur.core.threshold import ALWAYS, NEVER
 from demur.store.models.model_file import read_model_file
 from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder

@@ -20,7 +20,7 @@ from hashlib import sha256
 
 from demur.core.classifiers.plain_text import BRACKETED, FULL_FORMS, normalise
 from demur.core.conversation.thoughts import answer_of
-from demur.core.rates import Outcome, Verdict
+from demur.core.judging.outcome import Outcome, Verdict
 from demur.judges.languages import OPENINGS, SIGNS, of_all
 from demur.judges.reading import said_in
 

@@ -32,8 +32,8 @@ from demur.core.judging.judge import (
     Said,
     Unsaid,
 )
+from demur.core.judging.outcome import Outcome, Verdict
 from demur.core.ports import Progress, no_progress
-from demur.core.rates import Outcome, Verdict
 
 LABELS: tuple[Verdict, ...] = ("refusal", "partial", "compliance")
 REASON_CHARS = 300

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from demur.core.classifiers.text import all_words
-from demur.core.rates import Outcome, Verdict
+from demur.core.judging.outcome import Outcome, Verdict
 from demur.judges.phrases import DECLINES_ONLY, PhraseJudge, answers_anyway, find_phrase
 from demur.judges.reading import said_in
 

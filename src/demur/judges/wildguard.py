@@ -16,8 +16,8 @@ from hashlib import sha256
 from demur.base.errors import ConfigError
 from demur.core.conversation.thoughts import answer_of
 from demur.core.judging.judge import Completer, Item, Piece, Unsaid
+from demur.core.judging.outcome import Outcome, Verdict
 from demur.core.ports import Progress, no_progress
-from demur.core.rates import Outcome, Verdict
 from demur.judges.phrases import answers_anyway
 
 REQUEST, ANSWER = "{prompt}", "{response}"

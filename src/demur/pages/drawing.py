@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from demur.core.decision import log_odds
+from demur.core.threshold import log_odds
 from demur.pages.parts import Cell, Panel, RateWithInterval, Spec
 
 INK, SOFT, PAGE, REFUSE, ANSWER, MIXED = (

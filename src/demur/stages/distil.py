@@ -23,7 +23,8 @@ from demur.base.files import digest_file, digest_json, write_json
 from demur.core.cascade.front import Edges, Front, frame_of
 from demur.core.decision import decide_many
 from demur.core.example import Example
-from demur.core.policy import Fingerprint, Policy
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.core.settings import FRONT_BOUND
 from demur.core.training.seen import seen_of, seen_prompts, together

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demur.core.judging.judge import judge_rows
+from demur.core.judging.outcome import Verdict
 from demur.core.ports import Judge, Progress, no_progress
-from demur.core.rates import Verdict
 from demur.store.answers.answers_file import read_answers, write_verdicts
 
 

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from demur.base.errors import DataError, Undefined
 from demur.core.judging.judge import judge_rows
+from demur.core.judging.outcome import Outcome, Verdict, View, declines
 from demur.core.ports import Judge, Progress, no_progress
-from demur.core.rates import Outcome, Rate, Verdict, View, declines
+from demur.core.rates import Rate
 from demur.stats.judging.agreement import Agreement, agreement, mcnemar
 from demur.stats.judging.correction import Sample, Strata, labels_rate, regression_rate
 from demur.stats.judging.judged import Corrected, rogan_gladen

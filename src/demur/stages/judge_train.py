@@ -10,7 +10,7 @@ import numpy as np
 from demur.base.errors import DataError
 from demur.core.classifiers.encoded import EncodedClassifier, Encoder
 from demur.core.classifiers.text import TextClassifier
-from demur.core.rates import declines
+from demur.core.judging.outcome import declines
 from demur.stats.text.encoded_fit import fit_encoded
 from demur.stats.text.fit import PLACED, PUBLISHED, fit_text_classifier
 from demur.store.answers.answers_file import read_answers

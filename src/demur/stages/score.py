@@ -19,7 +19,7 @@ import numpy as np
 from demur.base.errors import ArtifactError
 from demur.base.files import digest_file, digest_json
 from demur.core.example import Split
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Progress, Prompt, Scorer, no_progress
 from demur.core.rows.rewrites import RewriteName, rewrite_prompt
 from demur.core.score import ScoreTable

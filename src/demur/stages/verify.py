@@ -17,7 +17,7 @@ from typing import Any
 
 from demur.base.errors import DataError, GoalError
 from demur.base.files import digest_json
-from demur.core.goals.results import Promise
+from demur.core.goals.promise import Promise
 from demur.core.policy import Policy
 from demur.stats.evidence import Counted, count_again, rows_digest
 from demur.stats.labelled import LabelledScores, label_scores

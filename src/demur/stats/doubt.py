@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from demur.base.errors import ScoreError
-from demur.core.policy import MOST_LEFTOVER, DoubtRule, Fingerprint, OnDoubt
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import MOST_LEFTOVER, DoubtRule, OnDoubt
 from demur.core.score import ScoreTable
 
 # of the calibration rows: that quantile of their leftover mass is what ordinary prompts have

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from demur.base.arrays import Bools
-from demur.core import bounds
 from demur.core.decision import decide_many
-from demur.core.goals.results import Promise
+from demur.core.goals.promise import Promise
 from demur.core.policy import Policy
-from demur.core.rates import Rate
+from demur.core.rates import Rate, upper_bound
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
 from demur.stats.thresholds.certify import How
@@ -55,7 +54,7 @@ def count_again(
     rate, ids = next((pair for pair in found if pair[0] == promise.rate), found[0])
     sure = promise.confidence is not None and 0.0 < promise.confidence < 1.0
     delta = float(1 - exact(promise.confidence or 0.0))
-    upper = bounds.upper_bound(rate.hits, rate.of, delta) if rate.of and sure else 1.0
+    upper = upper_bound(rate.hits, rate.of, delta) if rate.of and sure else 1.0
     return Counted(rate=rate, ids=ids, upper=upper)
 
 

@@ -16,8 +16,9 @@ from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, Undefined
 from demur.core.decision import decide_many
 from demur.core.example import Example
+from demur.core.judging.outcome import Outcome
 from demur.core.policy import Policy
-from demur.core.rates import Outcome, Rate
+from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
 
 

@@ -16,11 +16,11 @@ from dataclasses import replace
 import numpy as np
 
 from demur.base.errors import DataError
-from demur.core.goals.kinds import Goal
+from demur.core.goals.goal import Goal
 from demur.core.goals.promised import PromisedGoal
+from demur.core.goals.slices import NO_CATEGORY
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
-from demur.core.slices import NO_CATEGORY
 from demur.stats.labelled import LabelledScores, Traits
 
 _NAME = "without an outcome"

@@ -15,8 +15,8 @@ from dataclasses import replace
 import numpy as np
 
 from demur.core.decision import decide_many
+from demur.core.goals.promise import Promise
 from demur.core.goals.promised import promised
-from demur.core.goals.results import Promise
 from demur.core.policy import Override, Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores

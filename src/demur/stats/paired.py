@@ -14,8 +14,7 @@ import numpy as np
 
 from demur.base.arrays import Doubles
 from demur.base.errors import DataError
-from demur.core import bounds
-from demur.core.rates import Rate
+from demur.core.rates import Rate, binomial_cdf, lower_bound, upper_bound
 from demur.stats.points import Resampling
 
 
@@ -44,7 +43,7 @@ def mcnemar_p(gained: int, lost: int) -> float:
     """Exact two-sided p-value of "either direction is as likely" (McNemar 1947, binomial); 1 if
     nothing changed.
     """
-    return min(1.0, 2.0 * bounds.binomial_cdf(min(gained, lost), gained + lost, 0.5))
+    return min(1.0, 2.0 * binomial_cdf(min(gained, lost), gained + lost, 0.5))
 
 
 def most_lost(gained: int, lost: int, of: int, delta: float) -> float:
@@ -55,7 +54,7 @@ def most_lost(gained: int, lost: int, of: int, delta: float) -> float:
     delta / 2 each. Wider than a normal approximation, and right where that is not: with few items,
     or with none that changed. Raises Undefined if of == 0.
     """
-    return bounds.upper_bound(lost, of, delta / 2) - bounds.lower_bound(gained, of, delta / 2)
+    return upper_bound(lost, of, delta / 2) - lower_bound(gained, of, delta / 2)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from demur.base.arrays import Bools
 from demur.base.errors import DataError, GoalError
-from demur.core.goals.kinds import Goal
+from demur.core.goals.goal import Goal
 from demur.core.goals.parse import check_together
 from demur.core.goals.promised import KINDS, PromisedGoal
 from demur.core.policy import Policy

@@ -12,10 +12,10 @@ import numpy as np
 
 from demur.base.errors import DataError
 from demur.core.decision import decide_many
-from demur.core.goals.results import Promise
+from demur.core.goals.promise import Promise
+from demur.core.goals.slices import Slice
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.core.slices import Slice
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import board_as_it_is, losses_of
 

@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from demur.base.errors import EngineError, PolicyError
 from demur.core.decision import decide_many
-from demur.core.policy import CategoryPolicy, Fingerprint, Policy, natural
-from demur.core.ports import Answerer
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import CategoryPolicy, Policy, natural
+from demur.core.serving import Answerer
 from demur.core.taxonomy import coconot, single
 from demur.engines.hf.engine import HfEngine, shared_start
 from demur.engines.hf.load import PRESETS

@@ -24,9 +24,10 @@ from demur.base.errors import (
 )
 from demur.core.decision import decide_many
 from demur.core.example import Message
-from demur.core.policy import NEVER, CategoryPolicy, DoubtRule, Policy, natural
+from demur.core.policy import CategoryPolicy, DoubtRule, Policy, natural
 from demur.core.serving import Ask, Sampling
 from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
 from demur.engines.hf.engine import HfEngine
 from demur.engines.remote.chat_backend import WORD_JOINER, OpenAiBackend
 from demur.engines.remote.upstream import UpstreamClient, UpstreamOptions

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from demur.base.errors import AccessError, ConfigError, PolicyError
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.engines.vllm.policies import PolicyRegistry, decode_policy
 from demur.engines.vllm.policy_request import PolicyRequest
 from demur.store.policies.policy_file import policy_digest, read_policy, write_policy, write_signed

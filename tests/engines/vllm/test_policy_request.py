@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import AccessError
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.engines.vllm.policy_request import (
     EFFECTIVE,
     PolicyRequest,

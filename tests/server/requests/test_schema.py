@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.server.errors import ApiError
 from demur.server.requests.ignored import NOTES, SAME
 from demur.server.requests.schema import TEXT_ONLY, ChatRequest, parse_chat

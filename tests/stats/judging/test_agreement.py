@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from demur.base.errors import DataError, Undefined
-from demur.core.rates import declines
+from demur.core.judging.outcome import declines
 from demur.stats.judging.agreement import agreement, kappa_of, mcnemar
 from demur.stats.points import Resampling
 

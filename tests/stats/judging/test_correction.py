@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demur.base.errors import DataError, Undefined
-from demur.core import bounds
+from demur.core.rates import Rate
 from demur.stats.judging.correction import (
     Sample,
     Strata,
@@ -58,12 +58,12 @@ def test_with_every_row_labelled_the_rate_is_the_labels_own_with_its_exact_inter
     judge_N, hand_N = population(50, 0.4, 0.7, 0.7)
     found = corrected(judge_N, hand_N, np.ones(50, dtype=bool))
     assert found.value == hand_N.mean()
-    assert (found.low, found.high) == bounds.interval(int(hand_N.sum()), 50, 0.95)
+    assert (found.low, found.high) == Rate(hits=int(hand_N.sum()), of=50).interval(0.95)
     assert "labels' own rate" in found.method
     should_N = np.arange(50) % 2 == 0
     sample = Sample(judge_N=judge_N, hand_N=hand_N, known_N=np.ones(50, dtype=bool))
     precise, hits = regression_share(sample, should_N), int(hand_N[should_N].sum())
-    assert (precise.low, precise.high) == bounds.interval(hits, int(hand_N.sum()), 0.95)
+    assert (precise.low, precise.high) == Rate(hits=hits, of=int(hand_N.sum())).interval(0.95)
     with_fixed = regression_share(sample, should_N, fixed=(3, 4))
     assert with_fixed.value == pytest.approx((hits + 3) / (hand_N.sum() + 4))
 

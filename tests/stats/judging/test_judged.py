@@ -7,11 +7,11 @@ import pytest
 
 from demur.base.errors import DataError, GoalError, Undefined
 from demur.core.goals.parse import parse_goal, parse_goals
-from demur.core.goals.results import Uncertified
 from demur.core.rates import Rate
 from demur.stats.judging.judged import corrected_rate, prediction_powered, rogan_gladen
 from demur.stats.labelled import UNCHECKED
 from demur.stats.thresholds.certify import Granted, How, certify
+from demur.stats.thresholds.results import Uncertified
 from tests.builders import policy, simulated_rows
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "promises.json").read_text())["judge"]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import DataError
-from demur.core.bounds import upper_bound
+from demur.core.rates import upper_bound
 from demur.stats.text.front_edges import MISS, Held, choose_edges
 from demur.stats.text.front_fit import FEWEST, fit_linear, fit_range
 from tests.builders import log_softmax

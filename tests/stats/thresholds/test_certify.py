@@ -8,10 +8,10 @@ import pytest
 from demur.base.errors import DataError, GoalError, GoalInfeasible
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
-from demur.core.goals.results import Infeasible, Uncertified
-from demur.core.policy import NEVER
 from demur.core.rates import Rate
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.certify import Granted, How, certify, what_would_do
+from demur.stats.thresholds.results import Infeasible, Uncertified
 from demur.stats.thresholds.solve import solve
 from tests.builders import labelled, log_softmax, policy, simulated_rows, with_category
 

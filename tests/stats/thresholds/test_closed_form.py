@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core import bounds
-from demur.core.goals.results import Certified, CertifiedRange, Infeasible, Uncertified
-from demur.core.policy import NEVER
+from demur.core.rates import Rate, binomial_cdf, lower_bound, most_errors, upper_bound
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.closed_form import (
     Limits,
     certify_false_refusal,
@@ -17,6 +16,7 @@ from demur.stats.thresholds.closed_form import (
     certify_two_sided,
     mean_false_refusal_threshold,
 )
+from demur.stats.thresholds.results import Certified, CertifiedRange, Infeasible, Uncertified
 
 FOLDER = Path(__file__).parents[2] / "golden"
 GOLDEN = json.loads((FOLDER / "thresholds.json").read_text())["one_score"]
@@ -56,10 +56,7 @@ def test_the_closed_form_is_fixed_sequence_testing_over_every_observed_score(val
     lowest = NEVER
     # strict to lenient, stop at the first that cannot be certified
     for value in sorted(set(values), reverse=True):
-        if (
-            bounds.binomial_cdf(int((comply_N >= np.float32(value)).sum()), len(values), level)
-            > delta
-        ):
+        if binomial_cdf(int((comply_N >= np.float32(value)).sum()), len(values), level) > delta:
             break
         lowest = value
     done = certify_false_refusal(comply_N, level, delta)
@@ -127,8 +124,8 @@ def test_fixed_sequence_testing_over_every_score_ends_at_the_closed_form(expecte
 def test_missed_refusals_equal_the_golden_order_statistics(expected):
     done = certify_missed_refusal(REFUSE, expected["level"], expected["delta"])
     assert isinstance(done, Certified)
-    assert bounds.most_errors(len(REFUSE), expected["level"], expected["delta"]) == expected["k"]
-    assert bounds.binomial_cdf(expected["k"], len(REFUSE), expected["level"]) == pytest.approx(
+    assert most_errors(len(REFUSE), expected["level"], expected["delta"]) == expected["k"]
+    assert binomial_cdf(expected["k"], len(REFUSE), expected["level"]) == pytest.approx(
         expected["p_value"], rel=1e-9
     )
     assert done.evidence[0].rate.hits == expected["empirical_misses"]
@@ -182,16 +179,16 @@ def test_control_of_the_mean_equals_the_golden_thresholds(expected):
 @pytest.mark.parametrize("expected", MORE["p_values"])
 def test_exact_p_values_and_bounds_equal_the_golden_ones(expected):
     k, n = expected["k"], expected["n"]
-    assert bounds.binomial_cdf(k, n, expected["alpha"]) == pytest.approx(
+    assert binomial_cdf(k, n, expected["alpha"]) == pytest.approx(
         expected["exact_binomial"], rel=1e-9
     )
-    assert bounds.upper_bound(k, n, 0.1) == pytest.approx(
+    assert upper_bound(k, n, 0.1) == pytest.approx(
         expected["clopper_pearson_upper_one_sided_delta0_1"]
     )
-    assert bounds.lower_bound(k, n, 0.1) == pytest.approx(
+    assert lower_bound(k, n, 0.1) == pytest.approx(
         expected["clopper_pearson_lower_one_sided_delta0_1"]
     )
-    assert bounds.interval(k, n) == pytest.approx(expected["clopper_pearson_two_sided_95"])
+    assert Rate(hits=k, of=n).interval() == pytest.approx(expected["clopper_pearson_two_sided_95"])
 
 
 @pytest.mark.parametrize("expected", MORE["one_score"]["mapie_1_6_0_fixed_sequence_grid_of_100"])
@@ -208,10 +205,7 @@ def test_missed_refusals_mirror_false_ones(values, level, delta):
     highest = 0.0
     # lenient to strict, stop at the first that cannot be certified
     for value in sorted(set(values)):
-        if (
-            bounds.binomial_cdf(int((refuse_N < np.float32(value)).sum()), len(values), level)
-            > delta
-        ):
+        if binomial_cdf(int((refuse_N < np.float32(value)).sum()), len(values), level) > delta:
             break
         highest = value
     done = certify_missed_refusal(refuse_N, level, delta)
@@ -220,9 +214,7 @@ def test_missed_refusals_mirror_false_ones(values, level, delta):
             v for v in values if v >= highest
         }
     else:
-        assert isinstance(done, Uncertified) == (
-            bounds.most_errors(len(values), level, delta) is None
-        )
+        assert isinstance(done, Uncertified) == (most_errors(len(values), level, delta) is None)
 
 
 def test_rows_that_no_threshold_refuses_make_missed_refusals_infeasible():

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 
 from demur.core.decision import decide_many
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.curve import MOST_POINTS, with_curves
 from tests.builders import labelled, log_softmax, policy, simulated_rows, with_category
 

@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from demur.core.decision import decide_many
-from demur.core.policy import ALWAYS, NEVER
+from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.cuts import cut_above, cut_below, cut_between
 from tests.builders import policy, undoubted
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from demur.core.goals.parse import parse_goals
-from demur.core.goals.results import Infeasible, Uncertified
 from demur.stats.thresholds.explain import explain, lowest_rate
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.procedures.sequences import certify_path
+from demur.stats.thresholds.results import Infeasible, Uncertified
 from demur.stats.thresholds.search import Split, menu_of
 from tests.builders import policy, simulated_rows
 from tests.stats.thresholds.test_procedures import request

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from demur.base.errors import GoalError
-from demur.core import bounds
 from demur.core.goals.parse import parse_goals
+from demur.core.rates import most_errors
 from demur.stats.thresholds.plan import plan_labels, rows_for_errors, rows_likely
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "thresholds.json").read_text())
@@ -27,16 +27,14 @@ def test_rows_for_no_error_equal_the_golden_ones(expected):
 )
 def test_rows_for_errors_is_the_first_number_that_allows_them(k, level, delta):
     n = rows_for_errors(k, level, delta)
-    assert bounds.most_errors(n, level, delta) == k
-    assert (bounds.most_errors(n - 1, level, delta) or -1) < k or bounds.most_errors(
-        n - 1, level, delta
-    ) is None
+    assert most_errors(n, level, delta) == k
+    assert (most_errors(n - 1, level, delta) or -1) < k or most_errors(n - 1, level, delta) is None
 
 
 @pytest.mark.parametrize(("rate", "level"), [(0.0, 0.05), (0.01, 0.05), (0.04, 0.05), (0.09, 0.1)])
 def test_likely_rows_certify_in_four_of_five_cases(rate, level):
     n = rows_likely(rate, level, 0.05)
-    assert binom.cdf(bounds.most_errors(n, level, 0.05), n, rate) >= 0.8
+    assert binom.cdf(most_errors(n, level, 0.05), n, rate) >= 0.8
 
 
 def test_no_number_of_rows_certifies_a_rate_above_its_level():
@@ -50,7 +48,7 @@ def test_a_plan_says_before_fitting_what_the_labels_can_carry():
         "humanizing] <= 0.04; wrong_category <= 0.1; refusal_rate <= 0.3"
     )
     false, safety, pooled, wrong, rate = plan_labels(goals, HAVE, confidence=0.9)
-    assert (false.have, false.allowed) == (400, bounds.most_errors(400, 0.05, 0.1))
+    assert (false.have, false.allowed) == (400, most_errors(400, 0.05, 0.1))
     assert (safety.have, safety.allowed, safety.needed) == (60, None, 114)
     assert safety.lowest == pytest.approx(0.0377, abs=1e-3)
     assert (pooled.have, pooled.allowed) == (90, 0)  # pooled, what neither could carry alone

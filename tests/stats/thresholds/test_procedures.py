@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from demur.base.errors import GoalError
-from demur.core import bounds
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
-from demur.core.goals.results import Certified, Uncertified
+from demur.core.rates import binomial_cdf, most_errors
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.procedures.budgets import certify_budgets, certify_graphical
 from demur.stats.thresholds.procedures.request import Request
 from demur.stats.thresholds.procedures.sequences import certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
+from demur.stats.thresholds.results import Certified, Uncertified
 from demur.stats.thresholds.search import split_rows
 from demur.stats.thresholds.worth import aim_of
 from tests.builders import labelled, log_softmax, policy, simulated_rows
@@ -48,7 +48,7 @@ def test_what_is_certified_is_what_decide_many_then_does_and_its_count_allows_it
         int(refused(found, labelled_rows).refuses_N[comply_N].sum()),
         int(comply_N.sum()),
     )
-    assert bounds.binomial_cdf(rate.hits, rate.of, 0.06) == found.evidence[0].p_value <= 0.1
+    assert binomial_cdf(rate.hits, rate.of, 0.06) == found.evidence[0].p_value <= 0.1
 
 
 def test_every_goal_of_a_request_is_kept_at_once():
@@ -88,7 +88,7 @@ def test_the_graphical_procedure_over_chains_is_the_graph_with_a_node_per_cut():
         ]
         of, nodes = int((label_N == 0).sum()), [len(c) for c in chain]
         # k-th: refuse the top k
-        p = [bounds.binomial_cdf(k, of, 0.2) for n in nodes for k in range(1, n + 1)]
+        p = [binomial_cdf(k, of, 0.2) for n in nodes for k in range(1, n + 1)]
         transfer = np.zeros((sum(nodes), sum(nodes)))
         heads = [0, nodes[0]]
         for i in range(sum(nodes) - 1):
@@ -128,7 +128,7 @@ def test_a_category_without_an_error_among_the_rows_still_needs_its_share():
         found = procedure(asked)
         assert isinstance(found, Certified)
         of = found.evidence[0].rate.of
-        assert found.evidence[0].rate.hits <= bounds.most_errors(of, 0.05, 0.1)
+        assert found.evidence[0].rate.hits <= most_errors(of, 0.05, 0.1)
 
 
 def test_too_few_rows_say_how_many_would_do_whatever_the_procedure():

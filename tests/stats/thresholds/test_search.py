@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demur.core.goals.parse import parse_goals
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.search import Split, candidates, lenient_path, menu_of, split_rows
 from tests.builders import policy, rows, simulated_rows

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from demur.base.errors import DataError, GoalError, GoalInfeasible, PolicyError
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal, parse_goals
-from demur.core.policy import NEVER
 from demur.core.rates import Rate
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.losses import STEERABLE
 from demur.stats.thresholds.solve import solve

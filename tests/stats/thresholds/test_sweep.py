@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demur.core.decision import compared_scores, decide_many
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.sweep import category_sweeps, pooled_sweep, sweep_of
 from tests.builders import THRESHOLDS, policy, rows, simulated_rows, with_category
 

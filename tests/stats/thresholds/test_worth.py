@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demur.core.goals.parse import parse_goals
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.worth import aim_of, best_within
 from tests.builders import labelled, log_softmax, policy, rows

@@ -4,7 +4,7 @@ import pytest
 
 from demur.base.errors import ArtifactError, DataError
 from demur.core.example import Message
-from demur.core.rates import Outcome
+from demur.core.judging.outcome import Outcome
 from demur.store.answers.answers_file import read_answers
 from demur.store.answers.blackbox_file import (
     BlackboxFile,

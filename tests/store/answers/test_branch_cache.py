@@ -1,8 +1,8 @@
 import pytest
 
 from demur.base.errors import ArtifactError
+from demur.core.judging.outcome import Outcome
 from demur.core.ports import Answer
-from demur.core.rates import Outcome
 from demur.store.answers.branch_cache import BranchCache
 from demur.store.run import RunFolder
 from demur.store.scores.tables import Branch, read_branches

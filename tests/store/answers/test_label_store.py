@@ -1,7 +1,7 @@
 import pytest
 
 from demur.base.errors import ArtifactError
-from demur.core.rates import Outcome
+from demur.core.judging.outcome import Outcome
 from demur.store.answers.label_store import LabelFile
 
 OUTCOME = Outcome(verdict="partial", reason="some of it", judge="llm/x/1", score=0.25)

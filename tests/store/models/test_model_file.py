@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from demur.base.errors import ArtifactError
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import coconot
 from demur.store.models.model_file import FILE_NAME, read_model_file, write_model_file

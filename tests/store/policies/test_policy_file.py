@@ -7,22 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import PolicyError
+from demur.core.fingerprint import Fingerprint
 from demur.core.goals.parse import stated_goal
-from demur.core.goals.results import Promise
+from demur.core.goals.promise import Promise
+from demur.core.goals.slices import FACETS, Slice
 from demur.core.policy import (
-    NEVER,
     RULES,
     CategoryPolicy,
     CurvePoint,
     DoubtRule,
-    Fingerprint,
     Policy,
     Sensitivity,
     natural,
 )
 from demur.core.rates import Rate
-from demur.core.slices import FACETS, Slice
 from demur.core.taxonomy import coconot, single
+from demur.core.threshold import NEVER
 from demur.store.policies.policy_file import (
     bound,
     policy_digest,

@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from demur.base.errors import ArtifactError
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
+from demur.core.judging.outcome import Outcome
 from demur.core.ports import Answer
-from demur.core.rates import Outcome
 from demur.core.score import ScoreTable
 from demur.store.scores.tables import (
     Branch,

@@ -21,7 +21,8 @@ from demur.cli.show import note, result_console
 from demur.core.decision import Decision, decide_or_doubt, doubt_reason
 from demur.core.example import Message, Role
 from demur.core.policy import Policy
-from demur.core.ports import Answer, Answerer, Prompt, Scorer
+from demur.core.ports import Answer, Prompt, Scorer
+from demur.core.serving import Answerer
 from demur.store.run import RunFolder
 
 if TYPE_CHECKING:

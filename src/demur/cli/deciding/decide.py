@@ -17,7 +17,8 @@ from demur.cli.policies import decision_json, doubt_note, opened, overridden
 from demur.cli.show import note, print_json, print_table
 from demur.core.decision import decide
 from demur.core.example import Message
-from demur.core.policy import Fingerprint, Policy
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import Policy
 from demur.core.ports import Prompt
 from demur.core.rows.turns import checked
 from demur.store.run import RunFolder

@@ -20,7 +20,8 @@ from demur.cli.show import note, print_json, print_table
 from demur.core import caught
 from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, permitted
 from demur.core.decision import decide
-from demur.core.policy import ALWAYS, NEVER, THRESHOLD_RULES, Policy
+from demur.core.policy import THRESHOLD_RULES, Policy
+from demur.core.threshold import ALWAYS, NEVER
 from demur.core.training.summary import language_line, warnings
 from demur.store.models.model_file import FILE_NAME, read_model_file
 from demur.store.policies.folder import Live, PolicySet, read_folder

@@ -10,7 +10,8 @@ import typer
 from demur.assembly.judges import build_judge, read_judge_settings
 from demur.cli import options
 from demur.cli.show import bar, note, notes, print_json, print_table
-from demur.core.rates import Rate, View
+from demur.core.judging.outcome import View
+from demur.core.rates import Rate
 
 if TYPE_CHECKING:
     from demur.stages.judge_check import Agreement, Check, CheckedJudge, Corrected, Figure, Together

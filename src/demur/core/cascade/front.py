@@ -27,7 +27,7 @@ from demur.core.cascade.grams import (
     word_key,
     words_of,
 )
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Prompt
 
 

@@ -42,11 +42,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from demur.base.errors import GoalError
+from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import (
     AnyFBeta,
     Cost,
     FBeta,
-    Goal,
     MacroFBeta,
     MicroFBeta,
     Named,
@@ -62,7 +62,7 @@ from demur.core.goals.promised import (
     RefusalRate,
 )
 from demur.core.goals.reader import GoalReader, lines_of
-from demur.core.slices import FACETS, Facet
+from demur.core.goals.slices import FACETS, Facet
 
 # of a promise: a lower one takes billions of rows, and floats no longer tell 1 - level from 1
 LEAST_LEVEL = 1e-9

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from demur.core.example import Message
+from demur.core.judging.outcome import Outcome
 from demur.core.ports import Judge, Progress, no_progress
-from demur.core.rates import Outcome
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,7 +27,7 @@ from demur.core.rows.likeness import components, near_copies
 from demur.core.taxonomy import RESPOND
 
 FAR_OFF = 0.05  # of all rows: a split that misses its share by more is warned about
-# without an error among them they bound a rate at 10% with 95% confidence: bounds.rows_needed
+# without an error among them they bound a rate at 10% with 95% confidence: rates.rows_needed
 ENOUGH_ROWS = 29
 
 

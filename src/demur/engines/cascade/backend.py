@@ -16,7 +16,8 @@ from demur.base.arrays import Floats
 from demur.base.errors import BackendDown
 from demur.core.cascade.front import Front
 from demur.core.decision import Decision, decide_or_doubt
-from demur.core.policy import DoubtRule, Fingerprint, Policy
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import DoubtRule, Policy
 from demur.core.serving import Ask, Backend, Reply, is_silent, nothing
 
 # A policy with a forced decision accepts any score of the model behind, however doubtful.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from demur.base.arrays import Floats
 from demur.core.cascade.front import Front, cascade_scores
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Progress, Prompt, Scorer, no_progress
 
 

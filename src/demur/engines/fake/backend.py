@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from demur.base.errors import BackendBusy, BackendDown, BackendTimeout
 from demur.core.decision import decide_or_doubt
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.fake.engine import FakeEngine
 from demur.engines.stop_strings import StopStrings

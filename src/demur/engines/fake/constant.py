@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from demur.base.arrays import Floats
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Answer, Progress, Prompt, no_progress
 from demur.core.taxonomy import Taxonomy
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError, EngineError
 from demur.core.example import Message
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.training.readiness import Finding, Readiness
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf.engine import HfEngine

@@ -23,7 +23,8 @@ from demur.base.arrays import Floats
 from demur.base.errors import EngineError, PromptTooLong
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.example import Message
-from demur.core.policy import Fingerprint, Policy
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import Policy
 from demur.core.ports import Answer, Progress, Prompt, no_progress
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.fingerprint import fingerprint

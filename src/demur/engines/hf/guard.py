@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from demur.base.arrays import Floats
 from demur.base.errors import EngineError
 from demur.base.suggest import suggest
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, prompt_text, require_one_category, scores_of
 from demur.engines.fingerprint import model_digest, settings_digest

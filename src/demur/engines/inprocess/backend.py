@@ -20,7 +20,7 @@ import torch
 from demur.base.arrays import Floats
 from demur.base.errors import BackendBusy, BackendDown, DemurError, EngineError, PromptTooLong
 from demur.core.decision import Decision
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.engine import HfEngine

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from demur.base.boundary import read_json
 from demur.base.errors import EngineError
 from demur.core.decision import Decision
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.remote.answer_stream import (

@@ -16,8 +16,8 @@ from hashlib import sha256
 from demur.base.arrays import Floats
 from demur.base.errors import BackendDown, EngineError, ScoreDoubt
 from demur.core.example import Message
+from demur.core.fingerprint import Fingerprint
 from demur.core.judging.judge import ChatRequest, Declined, Reply, Said
-from demur.core.policy import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import predictor_fingerprint, require_one_category, scores_of
 from demur.core.score import TOLERANCE

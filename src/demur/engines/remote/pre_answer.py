@@ -26,7 +26,7 @@ from demur.base.errors import (
 )
 from demur.core.decision import decide_or_doubt
 from demur.core.example import Message
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Prompt, Scorer
 from demur.core.serving import Ask, Finish, Part, Reply, ServedRun, is_silent, nothing
 from demur.engines.batched_scorer import BatchedScorer

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from demur.base.arrays import Floats
 from demur.base.errors import BackendDown, EngineError, ScoreDoubt
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.serving import Part, Sampling
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.remote.answer_stream import finish_of

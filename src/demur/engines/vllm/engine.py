@@ -21,7 +21,7 @@ from vllm import LLM, SamplingParams
 
 from demur.base.arrays import Floats
 from demur.base.errors import EngineError
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Answer, Progress, Prompt, no_progress
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.fingerprint import fingerprint

@@ -22,7 +22,8 @@ from typing import Any
 from demur.base.errors import AccessError, ConfigError, PolicyError
 from demur.base.suggest import suggest
 from demur.core.access import PolicyAsk, effective
-from demur.core.policy import Fingerprint, Policy
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import Policy
 from demur.engines.vllm.policy_request import DIGEST, POLICY, PolicyRequest
 from demur.store.policies.folder import Live, PolicySet, read_folder, reload
 from demur.store.policies.policy_file import policy_from_json, policy_to_json

@@ -14,7 +14,7 @@ from typing import Any
 
 from demur.base.errors import AccessError
 from demur.base.suggest import suggest
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 
 PREFIX = "demur_"
 POLICY, DIGEST, THRESHOLD = f"{PREFIX}policy", f"{PREFIX}digest", f"{PREFIX}threshold_"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.base.errors import EngineError
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.fingerprint import check_files, fingerprint, settings_digest
 from demur.engines.hf.load import PRESETS, checkpoint_folder, preset_encoder

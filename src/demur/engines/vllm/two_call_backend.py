@@ -21,7 +21,7 @@ from demur.base.errors import BackendDown, ConfigError, PromptTooLong, ScoreDoub
 from demur.core.calibrator import closed
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.example import Message
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.score import check_scores
 from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing

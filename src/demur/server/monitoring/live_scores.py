@@ -19,7 +19,7 @@ import numpy as np
 
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.score import ScoreTable
 from demur.server.monitoring.log import log_event
 from demur.store.scores.tables import write_scores

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from demur.core.access import PolicyAsk
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.server.errors import ApiError
 from demur.server.requests.ignored import NOTES, SAME, is_ignored, is_known
 

@@ -21,8 +21,8 @@ from demur.base.files import write_text
 from demur.core.decision import decide_many
 from demur.core.judging.benchmark import BenchRow, BenchSet
 from demur.core.judging.judge import ChatRequest, Declined, Said, Unsaid, judge_rows
+from demur.core.judging.outcome import Outcome
 from demur.core.ports import Progress, no_progress
-from demur.core.rates import Outcome
 from demur.core.training.seen import seen_prompts
 from demur.pages.page import render_markdown
 from demur.stages.bench_refusals.candidate import Candidate, Endpoint

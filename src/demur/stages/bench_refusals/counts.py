@@ -9,7 +9,8 @@ import numpy as np
 
 from demur.base.arrays import Bools
 from demur.core.judging.benchmark import BenchRow
-from demur.core.rates import Outcome, Rate
+from demur.core.judging.outcome import Outcome
+from demur.core.rates import Rate
 from demur.stats.measure import errors_of
 from demur.store.results.bench_file import BenchLevel, BenchText, SliceRow
 from demur.store.results.metrics_file import MeasuredRate

@@ -12,8 +12,8 @@ from demur.base.arrays import Ints
 from demur.base.files import digest_json
 from demur.core.judging.benchmark import BenchRow
 from demur.core.judging.judge import Item, judge_all
+from demur.core.judging.outcome import Outcome
 from demur.core.ports import Judge, Progress
-from demur.core.rates import Outcome
 from demur.stages.bench_refusals.candidate import Candidate
 from demur.store.policies.policy_file import FingerprintRow
 from demur.store.scores.tables import Branch, branches_origin, read_branches, write_branches

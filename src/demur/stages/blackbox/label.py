@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from demur.base.errors import DataError
 from demur.core.example import Example
 from demur.core.judging.judge import Declined, Item, Said, judge_rows
+from demur.core.judging.outcome import Outcome, Verdict, declines
 from demur.core.ports import Judge, Progress, no_progress
-from demur.core.rates import Outcome, Verdict, declines
 from demur.core.taxonomy import Taxonomy
 from demur.stages.blackbox.collect import Collected
 from demur.store.answers.blackbox_file import (

@@ -12,8 +12,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from demur.base.errors import DataError
 from demur.core.classifiers.text import TextClassifier
+from demur.core.judging.outcome import Outcome, declines
 from demur.core.ports import Judge
-from demur.core.rates import Outcome, declines
 from demur.stats.text.fit import fit_text_classifier
 from demur.store.answers.answers_file import AnswerRow, read_answers
 from demur.store.answers.blackbox_file import HandRow

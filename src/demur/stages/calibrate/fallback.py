@@ -8,7 +8,8 @@ from pathlib import Path
 
 from demur.base.errors import ConfigError
 from demur.core.calibrator import IDENTITY
-from demur.core.policy import Fingerprint, Policy, natural
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import Policy, natural
 from demur.core.taxonomy import Taxonomy
 from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder

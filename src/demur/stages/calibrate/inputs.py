@@ -11,7 +11,8 @@ from typing import Any
 
 from demur.base.errors import ConfigError
 from demur.base.files import digest_file, digest_json
-from demur.core.goals.kinds import Goal, Natural
+from demur.core.goals.goal import Goal
+from demur.core.goals.kinds import Natural
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
 from demur.core.policy import Policy

@@ -13,10 +13,12 @@ import numpy as np
 
 from demur.base.errors import DataError
 from demur.core.example import Example
-from demur.core.goals.kinds import Goal
-from demur.core.policy import GENERATE, NEVER, CategoryPolicy, Fingerprint, Policy
+from demur.core.fingerprint import Fingerprint
+from demur.core.goals.goal import Goal
+from demur.core.policy import GENERATE, CategoryPolicy, Policy
 from demur.core.settings import CalibrateSettings, Method
 from demur.core.taxonomy import Taxonomy
+from demur.core.threshold import NEVER
 from demur.stages.calibrate.calibrator import FittedCalibrator
 from demur.stages.calibrate.inputs import Inputs
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from demur.base.files import digest_file, digest_json
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
 from demur.core.settings import EvaluateSettings
 from demur.stages.evaluate import measures, words

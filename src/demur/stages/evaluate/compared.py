@@ -17,9 +17,12 @@ from demur.base.files import digest_file, digest_json
 from demur.core.calibrator import IDENTITY
 from demur.core.decision import decide_many
 from demur.core.example import Example
-from demur.core.goals.kinds import Goal, Natural
+from demur.core.fingerprint import Fingerprint
+from demur.core.goals.goal import Goal
+from demur.core.goals.kinds import Natural
 from demur.core.goals.parse import parse_goals
-from demur.core.policy import NEVER, Fingerprint, Policy
+from demur.core.policy import Policy
+from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.sample import apart, evenly
 from demur.stats.thresholds.certify import How

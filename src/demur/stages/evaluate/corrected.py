@@ -16,7 +16,7 @@ import numpy as np
 
 from demur.base.arrays import Bools
 from demur.base.errors import Undefined
-from demur.core.rates import Verdict
+from demur.core.judging.outcome import Verdict
 from demur.stats.judging.correction import Sample, Strata, regression_rate, regression_share
 from demur.stats.judging.judged import Corrected
 from demur.store.answers.labels import HandLabels

@@ -15,7 +15,8 @@ import numpy as np
 from demur.base.arrays import Bools, Doubles
 from demur.core.calibrator import closed
 from demur.core.decision import decide_many
-from demur.core.rates import Outcome, Rate, Verdict
+from demur.core.judging.outcome import Outcome, Verdict
+from demur.core.rates import Rate
 from demur.stages.evaluate.compared import Case
 from demur.stages.evaluate.texts import Judged
 from demur.stages.evaluate.words import corrected, kept_by_token, sent_texts

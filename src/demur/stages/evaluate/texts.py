@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from demur.core.example import Example
 from demur.core.judging.judge import Item, judge_all
+from demur.core.judging.outcome import Outcome
 from demur.core.policy import Policy
 from demur.core.ports import Generator, Judge, Progress
-from demur.core.rates import Outcome
 from demur.core.settings import Which
 from demur.stages.evaluate.compared import Case
 from demur.store.answers.branch_cache import BranchCache

@@ -11,7 +11,7 @@ import numpy as np
 
 from demur.base.arrays import Bools
 from demur.core.example import Example
-from demur.core.rates import Outcome
+from demur.core.judging.outcome import Outcome
 from demur.stages.evaluate.compared import Case, Compared
 from demur.stages.evaluate.corrected import ANSWERS, DECLINES, Texts, kept_rates, twin_rates
 from demur.stats.judging.consistency import kept_word, twins

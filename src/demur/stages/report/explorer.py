@@ -19,7 +19,8 @@ import numpy as np
 
 from demur.base.arrays import Doubles, Floats, Ints
 from demur.core.decision import decide_many
-from demur.core.policy import ALWAYS, NEVER, Policy
+from demur.core.policy import Policy
+from demur.core.threshold import ALWAYS, NEVER
 from demur.pages.parts import Explorer, ExplorerRow, Slider
 from demur.stages.report.finished_run import FinishedRun
 from demur.stats.sample import evenly

@@ -5,8 +5,8 @@ rows.
 from __future__ import annotations
 
 from demur.core import caught
-from demur.core.goals.results import Promise
-from demur.core.slices import divided, mix_words, rows_to_bound, too_small, worst_words
+from demur.core.goals.promise import Promise
+from demur.core.goals.slices import divided, mix_words, rows_to_bound, too_small, worst_words
 from demur.pages.parts import Cell, Table
 from demur.stages.report.finished_run import FinishedRun
 from demur.stats.tested import on_rows

@@ -8,7 +8,8 @@ import numpy as np
 
 from demur.base.errors import Undefined
 from demur.core.goals.counts import Counts, two_way
-from demur.core.goals.kinds import Goal, Named
+from demur.core.goals.goal import Goal
+from demur.core.goals.kinds import Named
 from demur.core.goals.parse import parse_goals
 from demur.core.rates import Rate
 from demur.pages.parts import Cell

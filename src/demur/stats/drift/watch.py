@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from demur.base.arrays import Doubles, Floats
 from demur.base.errors import DataError
+from demur.core.goals.promise import Promise
 from demur.core.goals.promised import promised
-from demur.core.goals.results import Promise
 from demur.core.policy import Policy
 from demur.stats.drift import audit, martingale
 from demur.stats.drift.audit import Audit

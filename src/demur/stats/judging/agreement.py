@@ -15,7 +15,8 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles
 from demur.base.errors import DataError
-from demur.core.rates import Rate, Verdict, View, declines
+from demur.core.judging.outcome import Verdict, View, declines
+from demur.core.rates import Rate
 from demur.stats.measure import Figure
 from demur.stats.paired import mcnemar_p
 from demur.stats.points import Resampling

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demur.core.rates import Rate, Verdict
+from demur.core.judging.outcome import Verdict
+from demur.core.rates import Rate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from scipy.stats import t as student
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, Undefined
-from demur.core import bounds
+from demur.core.rates import Rate
 from demur.stats.judging.judged import Corrected
 
 LEAST = 10  # checked rows below which nothing is corrected
@@ -234,7 +234,7 @@ def _alone(
 ) -> Corrected:
     """The exact interval of the hand labels alone."""
     if weight_M is None:
-        low, high = bounds.interval(int(hit_M.sum()), len(hit_M), confidence)
+        low, high = Rate(hits=int(hit_M.sum()), of=len(hit_M)).interval(confidence)
         value = float(hit_M.mean())
     else:
         n = float(weight_M.sum() ** 2 / (weight_M**2).sum())  # Kish's effective number

@@ -17,15 +17,15 @@ from scipy.stats import norm
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, GoalError, Undefined
-from demur.core.goals.kinds import Goal
+from demur.core.goals.goal import Goal
 from demur.core.goals.promised import PROMISED, promised
-from demur.core.goals.results import Certified, Evidence, Failure, Uncertified
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.judging.betting import upper_mean
 from demur.stats.labelled import UNCHECKED, LabelledScores
 from demur.stats.thresholds.losses import Board, Loss, board_of, losses_of, one_per_group
 from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.results import Certified, Evidence, Failure, Uncertified
 from demur.stats.thresholds.search import Split, candidates, menu_of, split_rows
 
 _CANDIDATES = 12

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from demur.base.errors import DataError, GoalError, GoalInfeasible, TaxonomyError
-from demur.core import bounds
+from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import (
     AnyFBeta,
     Cost,
     FBeta,
-    Goal,
     MacroFBeta,
     MicroFBeta,
     Optimum,
@@ -26,8 +25,9 @@ from demur.core.goals.kinds import (
     Youden,
 )
 from demur.core.goals.promised import PromisedGoal
-from demur.core.goals.results import Evidence, Failure, Uncertified
-from demur.core.policy import ALWAYS, NEVER, Policy
+from demur.core.policy import Policy
+from demur.core.rates import upper_bound
+from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.closed_form import METHOD
 from demur.stats.thresholds.exact import best_fbeta, best_linear, exact, totals
@@ -35,6 +35,7 @@ from demur.stats.thresholds.losses import board_of, evidence_of, losses_of
 from demur.stats.thresholds.procedures.request import Request
 from demur.stats.thresholds.procedures.shared import shared_limits
 from demur.stats.thresholds.rates import cut_at_rate
+from demur.stats.thresholds.results import Evidence, Failure, Uncertified
 from demur.stats.thresholds.sweep import Sweep, category_sweeps, pooled_sweep
 from demur.stats.thresholds.worth import aim_of, best_within
 
@@ -297,7 +298,7 @@ def _promised(case: _Case, goal: PromisedGoal) -> Alone:
 def _what_would_do(case: _Case, no: Failure) -> str:
     if not isinstance(no, Uncertified) or no.rows_needed is None or no.rows >= no.rows_needed:
         return "the scores do not tell these rows apart: train longer, or promise a higher rate"
-    lowest = bounds.upper_bound(0, no.rows, case.delta)
+    lowest = upper_bound(0, no.rows, case.delta)
     return (
         f"calibrate on at least {no.rows_needed} rows of this kind, or promise no less than "
         f"{lowest:.4f}"

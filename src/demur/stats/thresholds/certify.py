@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from demur.base.errors import DataError, GoalError
-from demur.core import bounds
-from demur.core.goals.kinds import Goal, Optimum, TargetRate
+from demur.core.goals.goal import Goal
+from demur.core.goals.kinds import Optimum, TargetRate
 from demur.core.goals.promised import PromisedGoal
-from demur.core.goals.results import Certified, Failure, Infeasible
 from demur.core.policy import Policy
+from demur.core.rates import most_errors
 from demur.core.settings import Method
 from demur.stats.judging.judged import certify_judged
 from demur.stats.labelled import LabelledScores
@@ -32,6 +32,7 @@ from demur.stats.thresholds.procedures.request import Request
 from demur.stats.thresholds.procedures.sequences import certify_even, certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
 from demur.stats.thresholds.rates import rates_of_categories
+from demur.stats.thresholds.results import Certified, Failure, Infeasible
 from demur.stats.thresholds.search import split_rows, uneven
 from demur.stats.thresholds.worth import aim_of
 
@@ -293,9 +294,7 @@ def _fitting_methods(case: _Case, board: Board, losses: Sequence[Loss], delta: f
     everyone_N = np.ones(len(board.logq_N), dtype=bool)
     for loss in losses:
         of = loss.of(everyone_N)
-        whole, share = (
-            bounds.most_errors(of, loss.level, d) or 0 for d in (delta, delta / len(methods))
-        )
+        whole, share = (most_errors(of, loss.level, d) or 0 for d in (delta, delta / len(methods)))
         if share < WORTH_DIVIDING * whole or not share:
             free_N = split_rows(board, 0.0, how.seed, losses).learn_N
             return ["even" if uneven(board, free_N) else "shared"]
@@ -322,6 +321,5 @@ def _fewest_errors(losses: Sequence[Loss], how: How) -> int:
     """The fewest errors that a goal allows on the rows that a path would be tested on."""
     tested = [int((1.0 - how.learn_share) * loss.among_N.sum()) for loss in losses]
     return min(
-        bounds.most_errors(of, loss.level, how.delta) or 0
-        for of, loss in zip(tested, losses, strict=True)
+        most_errors(of, loss.level, how.delta) or 0 for of, loss in zip(tested, losses, strict=True)
     )

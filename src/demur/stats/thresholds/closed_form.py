@@ -19,9 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from demur.base.arrays import Floats
-from demur.core import bounds
 from demur.core.goals.promised import FalseRefusal, MissedRefusal, PromisedGoal, RefusalRate
-from demur.core.goals.results import (
+from demur.core.rates import Rate, most_errors, rows_needed
+from demur.core.threshold import ALWAYS, NEVER
+from demur.stats.thresholds.cuts import cut_above, cut_below
+from demur.stats.thresholds.exact import exact
+from demur.stats.thresholds.losses import evidence
+from demur.stats.thresholds.results import (
     Certified,
     CertifiedRange,
     Failure,
@@ -29,11 +33,6 @@ from demur.core.goals.results import (
     Reach,
     Uncertified,
 )
-from demur.core.policy import ALWAYS, NEVER
-from demur.core.rates import Rate
-from demur.stats.thresholds.cuts import cut_above, cut_below
-from demur.stats.thresholds.exact import exact
-from demur.stats.thresholds.losses import evidence
 
 METHOD = "Learn then Test, fixed sequence, exact binomial closed form (arXiv 2110.01052)"
 
@@ -55,7 +54,7 @@ def lowest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> f
     NEVER where ties at q = 1, or rows that every threshold refuses (+inf), leave no other: it
     promises nothing then. None where `of` rows cannot promise it even without an error.
     """
-    k = bounds.most_errors(of, level, delta)
+    k = most_errors(of, level, delta)
     if k is None:
         return None
     if len(compared_M) <= k:
@@ -72,7 +71,7 @@ def highest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> 
     None where `of` rows cannot promise it even without an error, or where more than so many are
     refused by no threshold (-inf).
     """
-    k = bounds.most_errors(of, level, delta)
+    k = most_errors(of, level, delta)
     if k is None:
         return None
     if int((compared_M < np.inf).sum()) <= k:
@@ -98,7 +97,7 @@ def certify_refusal_rate(compared_N: Floats, level: float, delta: float) -> Cert
 def certify_missed_refusal(compared_N: Floats, level: float, delta: float) -> Certified | Failure:
     """The strictest threshold that keeps the missed-refusal rate, from the rows to be refused."""
     goal = _goal(MissedRefusal, level)
-    rows, needed = len(compared_N), bounds.rows_needed(level, delta)
+    rows, needed = len(compared_N), rows_needed(level, delta)
     if rows < needed:
         return too_few(goal, rows, needed)
     threshold = highest_keeping(compared_N, rows, level, delta)
@@ -174,7 +173,7 @@ def _upward(goal: PromisedGoal, compared_N: Floats, delta: float) -> Certified |
     rows = len(compared_N)
     threshold = lowest_keeping(compared_N, rows, goal.level, delta)
     if threshold is None:
-        return too_few(goal, rows, bounds.rows_needed(goal.level, delta))
+        return too_few(goal, rows, rows_needed(goal.level, delta))
     if threshold == NEVER:
         lowest = float((compared_N == np.inf).mean())
         reason = (

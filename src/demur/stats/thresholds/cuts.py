@@ -11,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from demur.base.arrays import Doubles, Floats
-from demur.core.decision import log_odds
 from demur.core.maps.binary import expit
-from demur.core.policy import ALWAYS, NEVER
+from demur.core.threshold import ALWAYS, NEVER, log_odds
 
 # Near q = 1 float64 probabilities are 2**-53 apart: coarser than float32 log q above -7e-9. Keep
 # four steps away.

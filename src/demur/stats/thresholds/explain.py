@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.optimize import linprog
 
-from demur.core.goals.results import Failure, Infeasible, Reach, Uncertified
-from demur.core.policy import NEVER
 from demur.core.rates import Rate
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.cuts import cut_below
 from demur.stats.thresholds.losses import Board, Loss, evidence_of
 from demur.stats.thresholds.plan import rows_likely
+from demur.stats.thresholds.results import Failure, Infeasible, Reach, Uncertified
 from demur.stats.thresholds.search import Menu, Split, candidates, menu_of
 
 _SLACK = 1e-9  # of a rate, for the rounding of the linear program

@@ -20,17 +20,17 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, GoalError, TaxonomyError
-from demur.core import bounds
 from demur.core.decision import compared_scores, decide_many
 from demur.core.goals.counts import Rows
-from demur.core.goals.kinds import Goal, TargetRate
+from demur.core.goals.goal import Goal
+from demur.core.goals.kinds import TargetRate
 from demur.core.goals.promised import PromisedGoal, promised
-from demur.core.goals.results import Evidence
+from demur.core.goals.slices import Slice
 from demur.core.policy import Policy
-from demur.core.rates import Rate
-from demur.core.slices import Slice
+from demur.core.rates import Rate, binomial_cdf, upper_bound
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.slices import rows_of
+from demur.stats.thresholds.results import Evidence
 
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
 NO_GROUP = -1  # no threshold refuses this row
@@ -279,6 +279,6 @@ def evidence(goal: PromisedGoal, rate: Rate, delta: float) -> Evidence:
     return Evidence(
         goal=goal,
         rate=rate,
-        p_value=bounds.binomial_cdf(rate.hits, rate.of, goal.level) if known else 1.0,
-        upper=bounds.upper_bound(rate.hits, rate.of, delta) if known else 1.0,
+        p_value=binomial_cdf(rate.hits, rate.of, goal.level) if known else 1.0,
+        upper=upper_bound(rate.hits, rate.of, delta) if known else 1.0,
     )

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from demur.base.errors import GoalError
-from demur.core import bounds
-from demur.core.goals.kinds import Goal
+from demur.core.goals.goal import Goal
 from demur.core.goals.promised import PromisedGoal, promised
+from demur.core.rates import binomial_cdf, most_errors, rows_needed, upper_bound
 
 POWER = 0.8
 _MOST_ERRORS = 10**6  # where the search for a number of rows ends
@@ -72,7 +72,7 @@ def rows_likely(rate: float, level: float, delta: float, power: float = POWER) -
         return None
 
     def enough(k: int) -> bool:
-        return bounds.binomial_cdf(k, rows_for_errors(k, level, delta), rate) >= power
+        return binomial_cdf(k, rows_for_errors(k, level, delta), rate) >= power
 
     k = next((k for k in range(65) if enough(k)), None)
     if k is not None:
@@ -93,13 +93,11 @@ def rows_for_errors(k: int, level: float, delta: float) -> int:
     level) <= delta.
     """
     low, high = k, max(2 * k, 1)
-    while bounds.binomial_cdf(k, high, level) > delta:
+    while binomial_cdf(k, high, level) > delta:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (
-            (low, middle) if bounds.binomial_cdf(k, middle, level) <= delta else (middle, high)
-        )
+        low, high = (low, middle) if binomial_cdf(k, middle, level) <= delta else (middle, high)
     return high
 
 
@@ -109,15 +107,15 @@ def plan_row(goal: PromisedGoal, have: int | None, delta: float, tested: float =
     """
     rows = None if have is None else math.floor(have * tested)
     needed, likely = (
-        bounds.rows_needed(goal.level, delta),
+        rows_needed(goal.level, delta),
         rows_likely(goal.level / 2, goal.level, delta),
     )
     return PlanRow(
         goal=goal.text,
         labels=goal.labels,
         have=have,
-        allowed=None if not rows else bounds.most_errors(rows, goal.level, delta),
-        lowest=bounds.upper_bound(0, rows, delta) if rows else None,
+        allowed=None if not rows else most_errors(rows, goal.level, delta),
+        lowest=upper_bound(0, rows, delta) if rows else None,
         needed=math.ceil(needed / tested),
         likely=math.ceil((likely or needed) / tested),
     )

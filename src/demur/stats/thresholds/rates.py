@@ -10,11 +10,12 @@ import numpy as np
 
 from demur.base.arrays import Bools
 from demur.base.errors import GoalError, GoalInfeasible
-from demur.core import bounds
-from demur.core.goals.kinds import Goal, TargetRate
+from demur.core.goals.goal import Goal
+from demur.core.goals.kinds import TargetRate
 from demur.core.goals.promised import RefusalRate
-from demur.core.policy import NEVER, Policy
-from demur.core.rates import Rate
+from demur.core.policy import Policy
+from demur.core.rates import Rate, rows_needed
+from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
 from demur.stats.thresholds.closed_form import lowest_keeping
@@ -166,7 +167,7 @@ def _threshold(goal: TargetRate | RefusalRate, board: Board, delta: float) -> fl
         return float(sweep.threshold_J[cut_at_rate(sweep, n, goal)])
     threshold = lowest_keeping(logq_M, n, level, delta)
     if threshold is None:
-        needed = bounds.rows_needed(level, delta)
+        needed = rows_needed(level, delta)
         raise GoalInfeasible(
             f"goal {goal.text!r}: {n} rows allow no threshold but 'never' at delta {delta:.3g}",
             f"at least {needed} rows are needed",

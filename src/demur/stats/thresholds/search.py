@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from demur.base.arrays import Bools, Doubles, Ints
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.cuts import cut_below, cut_between
 from demur.stats.thresholds.losses import Board, Loss
 

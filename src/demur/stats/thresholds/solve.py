@@ -11,12 +11,14 @@ import numpy as np
 
 from demur.base.errors import GoalError, GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.goals.kinds import Cost, Goal, Natural, Optimum, TargetRate
+from demur.core.goals.goal import Goal
+from demur.core.goals.kinds import Cost, Natural, Optimum, TargetRate
+from demur.core.goals.promise import Promise
 from demur.core.goals.promised import PromisedGoal
-from demur.core.goals.results import Promise
-from demur.core.policy import ALWAYS, NEVER, Policy
+from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.core.score import ScoreTable
+from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import settled
 from demur.stats.thresholds.alone import best_alone

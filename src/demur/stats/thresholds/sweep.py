@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from demur.base.arrays import Doubles, Floats, Ints
 from demur.core.decision import compared_scores, decide_many
-from demur.core.policy import NEVER, Policy
+from demur.core.policy import Policy
+from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.cuts import cut_above, cut_below
 

@@ -10,7 +10,7 @@ import numpy as np
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.goals.counts import Rows
 from demur.core.goals.kinds import Optimum
-from demur.core.policy import NEVER
+from demur.core.threshold import NEVER
 from demur.stats.thresholds.cuts import cut_below
 from demur.stats.thresholds.losses import Board, Loss
 

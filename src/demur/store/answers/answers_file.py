@@ -21,7 +21,7 @@ from demur.base.errors import DataError
 from demur.base.files import write_text
 from demur.base.rows import read_rows
 from demur.core.judging.judge import Item
-from demur.core.rates import Outcome, Verdict
+from demur.core.judging.outcome import Outcome, Verdict
 from demur.core.rows.shapes import LISTS, REPLIES, conversation
 from demur.core.rows.turns import checked
 from demur.store.rows import RowId

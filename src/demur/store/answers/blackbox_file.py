@@ -15,7 +15,7 @@ from pydantic import Field
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.files import write_json, write_text
 from demur.core.example import Example
-from demur.core.rates import Outcome, Verdict
+from demur.core.judging.outcome import Outcome, Verdict
 from demur.store.answers.answers_file import read_answers
 from demur.store.policies.policy_file import RateRow
 from demur.store.prompts_file import PromptRow

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from demur.core.rates import Outcome
+from demur.core.judging.outcome import Outcome
 from demur.store.answers.sqlite_file import SqliteFile
 
 FORMAT = 1  # PRAGMA user_version

@@ -21,7 +21,7 @@ from demur.base.boundary import Strict, validated
 from demur.base.errors import DataError
 from demur.base.files import digest_file, digest_json, write_text
 from demur.base.rows import read_rows
-from demur.core.rates import Verdict
+from demur.core.judging.outcome import Verdict
 from demur.store.answers.answers_file import decided
 from demur.store.rows import RowId
 

@@ -21,7 +21,7 @@ from demur.base.boundary import Strict, read_json, validated
 from demur.base.errors import ArtifactError, DemurError
 from demur.base.files import digest_file, write_bytes
 from demur.core.cascade.front import Edges, Front, Linear, Range
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.store.policies.policy_file import FingerprintRow, RateRow
 from demur.store.run import RunFolder
 

@@ -16,7 +16,8 @@ from typing import Literal
 from demur.base.boundary import json_value
 from demur.base.errors import DemurError, PolicyError
 from demur.base.files import digest_bytes, open_regular
-from demur.core.policy import Fingerprint, Policy
+from demur.core.fingerprint import Fingerprint
+from demur.core.policy import Policy
 from demur.store.policies.policy_file import policy_digest, policy_from_json
 from demur.store.policies.trust import DIGESTS_ONLY, Trust
 

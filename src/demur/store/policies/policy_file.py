@@ -19,13 +19,14 @@ from pydantic import (
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.errors import DemurError, PolicyError
 from demur.base.files import digest_json, write_json
+from demur.core.fingerprint import Fingerprint
 from demur.core.goals.parse import stated_goal
-from demur.core.goals.results import Promise
+from demur.core.goals.promise import Promise
+from demur.core.goals.slices import Facet, Slice
 from demur.core.policy import (
     CategoryPolicy,
     CurvePoint,
     DoubtRule,
-    Fingerprint,
     OnDoubt,
     Override,
     Policy,
@@ -33,7 +34,6 @@ from demur.core.policy import (
     Sensitivity,
 )
 from demur.core.rates import Rate
-from demur.core.slices import Facet, Slice
 from demur.core.taxonomy import Category, Taxonomy
 from demur.store.policies.binding import promise_digest
 from demur.store.policies.calibrator_file import (

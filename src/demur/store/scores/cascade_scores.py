@@ -8,7 +8,7 @@ from demur.base.errors import ArtifactError, DataError
 from demur.base.files import digest_file
 from demur.core.cascade.front import cascade_scores
 from demur.core.example import Split
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
 from demur.core.score import ScoreTable
 from demur.core.training.seen import seen_rows
 from demur.store.models.front_file import front_file, front_of

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from demur.base.errors import ArtifactError, DemurError
 from demur.base.files import write_bytes
-from demur.core.policy import Fingerprint
+from demur.core.fingerprint import Fingerprint
+from demur.core.judging.outcome import Outcome
 from demur.core.ports import Answer
-from demur.core.rates import Outcome
 from demur.core.score import ScoreTable
 from demur.store.policies.policy_file import FingerprintRow
 

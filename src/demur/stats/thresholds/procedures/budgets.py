@@ -9,12 +9,12 @@ import numpy as np
 
 from demur.base.arrays import Doubles
 from demur.base.errors import GoalError
-from demur.core import bounds
-from demur.core.goals.results import Certified, Failure
-from demur.core.policy import ALWAYS, NEVER
+from demur.core.rates import most_errors, rows_needed
+from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.closed_form import lowest_keeping, too_few
 from demur.stats.thresholds.losses import Loss
 from demur.stats.thresholds.procedures.request import Request, Shares, explained, within
+from demur.stats.thresholds.results import Certified, Failure
 from demur.stats.thresholds.search import (
     Split,
 )
@@ -51,7 +51,7 @@ class _Chain:
 
     def allowed(self, delta: float) -> int:
         """The most errors certified at this share of delta; -1 if none."""
-        most = bounds.most_errors(self.of, self.level, delta) if delta > 0.0 else None
+        most = most_errors(self.of, self.level, delta) if delta > 0.0 else None
         return -1 if most is None else most
 
 
@@ -127,11 +127,7 @@ def _divided_too_far(
     among them.
     """
     needed, chain, delta = max(
-        (
-            (bounds.rows_needed(c.level, d), c, d)
-            for c, d in zip(chains, deltas, strict=True)
-            if c.counts
-        ),
+        ((rows_needed(c.level, d), c, d) for c, d in zip(chains, deltas, strict=True) if c.counts),
         key=lambda t: t[0],
     )
     goal = next(loss.goal for loss in request.losses if chain.group in loss.groups(request.board))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from demur.base.arrays import Bools
-from demur.core.goals.results import Certified, Failure, Uncertified
 from demur.stats.thresholds.explain import explain, in_vain
 from demur.stats.thresholds.losses import Board, Loss, evidence_of
+from demur.stats.thresholds.results import Certified, Failure, Uncertified
 from demur.stats.thresholds.search import (
     Split,
 )

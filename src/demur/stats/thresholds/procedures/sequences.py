@@ -8,11 +8,11 @@ import numpy as np
 
 from demur.base.arrays import Bools, Ints
 from demur.base.errors import GoalError
-from demur.core import bounds
-from demur.core.goals.results import Certified, Failure
+from demur.core.rates import most_errors, rows_needed
 from demur.stats.thresholds.closed_form import too_few
 from demur.stats.thresholds.explain import in_vain
 from demur.stats.thresholds.procedures.request import Request, certified, explained
+from demur.stats.thresholds.results import Certified, Failure
 from demur.stats.thresholds.search import (
     Path,
     Split,
@@ -119,9 +119,9 @@ def _allowed(request: Request, split: Split, delta: float) -> list[int] | Failur
     found = []
     for loss in request.losses:
         of = loss.of(split.test_N)
-        most = bounds.most_errors(of, loss.level, delta)
+        most = most_errors(of, loss.level, delta)
         if most is None:
-            whole, needed = loss.of(request.everyone), bounds.rows_needed(loss.level, delta)
+            whole, needed = loss.of(request.everyone), rows_needed(loss.level, delta)
             share = of / whole if of else 1.0 - request.learn_share
             divided = f"{of} of them tested, at delta {delta:.3g}"
             return too_few(loss.goal, whole, int(np.ceil(needed / share)), divided)

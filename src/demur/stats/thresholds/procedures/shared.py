@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from demur.core import bounds
-from demur.core.goals.results import Certified, Failure
-from demur.core.policy import ALWAYS, NEVER
+from demur.core.rates import most_errors, rows_needed
+from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.closed_form import highest_keeping, lowest_keeping, too_few
 from demur.stats.thresholds.procedures.request import Request, explained, within
+from demur.stats.thresholds.results import Certified, Failure
 from demur.stats.thresholds.search import (
     Split,
 )
@@ -41,9 +41,9 @@ def shared_limits(request: Request) -> tuple[float, float] | Failure:
     for loss in request.losses:
         compared_M = board.logq_N[loss.could_err_N & (board.group_N == 0)].astype(np.float32)
         of = loss.of(request.everyone)
-        if bounds.most_errors(of, loss.level, delta) is None:
+        if most_errors(of, loss.level, delta) is None:
             divided = f"tested at delta {delta:.3g}" if len(sides) > 1 else ""
-            return too_few(loss.goal, of, bounds.rows_needed(loss.level, delta), divided)
+            return too_few(loss.goal, of, rows_needed(loss.level, delta), divided)
         if loss.when == "refused":
             low = max(low, lowest_keeping(compared_M, of, loss.level, delta) or ALWAYS)
             continue

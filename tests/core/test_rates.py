@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
 from demur.base.errors import Undefined
-from demur.core import bounds
-from demur.core.rates import Outcome, Rate
+from demur.core.judging.outcome import Outcome
+from demur.core.rates import Rate, binomial_cdf, lower_bound, most_errors, rows_needed, upper_bound
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "thresholds.json").read_text())
 
@@ -32,27 +32,23 @@ def test_intervals_are_clopper_and_pearsons(hits_of, confidence):
 @given(hits_of=counts(), delta=st.floats(0.001, 0.5))
 def test_one_sided_bounds_are_where_the_tail_is_delta(hits_of, delta):
     hits, of = hits_of
-    upper, lower = bounds.upper_bound(hits, of, delta), bounds.lower_bound(hits, of, delta)
+    upper, lower = upper_bound(hits, of, delta), lower_bound(hits, of, delta)
     assert lower <= hits / of <= upper
-    assert hits == of or bounds.binomial_cdf(hits, of, upper) == pytest.approx(delta, rel=1e-6)
-    assert hits == 0 or 1 - bounds.binomial_cdf(hits - 1, of, lower) == pytest.approx(
-        delta, rel=1e-6
-    )
+    assert hits == of or binomial_cdf(hits, of, upper) == pytest.approx(delta, rel=1e-6)
+    assert hits == 0 or 1 - binomial_cdf(hits - 1, of, lower) == pytest.approx(delta, rel=1e-6)
 
 
 @given(k=st.integers(-1, 60), n=st.integers(1, 60), p=st.floats(0.001, 0.999))
 def test_the_binomial_tail_is_scipys(k, n, p):
-    assert bounds.binomial_cdf(k, n, p) == pytest.approx(
-        float(binom.cdf(k, n, p)), rel=1e-9, abs=1e-14
-    )
+    assert binomial_cdf(k, n, p) == pytest.approx(float(binom.cdf(k, n, p)), rel=1e-9, abs=1e-14)
 
 
 @given(n=st.integers(1, 500), level=st.floats(0.005, 0.5), delta=st.floats(0.005, 0.5))
 def test_most_errors_is_the_last_count_whose_tail_is_within_delta(n, level, delta):
-    k = bounds.most_errors(n, level, delta)
-    assert (k is None) == (n < bounds.rows_needed(level, delta))
+    k = most_errors(n, level, delta)
+    assert (k is None) == (n < rows_needed(level, delta))
     if k is not None:
-        assert bounds.binomial_cdf(k, n, level) <= delta < bounds.binomial_cdf(k + 1, n, level)
+        assert binomial_cdf(k, n, level) <= delta < binomial_cdf(k + 1, n, level)
 
 
 @pytest.mark.parametrize("key", GOLDEN["k_star"]["k_star"])
@@ -61,19 +57,19 @@ def test_most_errors_equals_the_published_table(key):
         float(part.removeprefix(name))
         for part, name in zip(key.split("_"), ("delta", "alpha"), strict=True)
     )
-    found = [bounds.most_errors(n, alpha, delta) for n in GOLDEN["k_star"]["n"]]
+    found = [most_errors(n, alpha, delta) for n in GOLDEN["k_star"]["n"]]
     assert [-1 if k is None else k for k in found] == GOLDEN["k_star"]["k_star"][key]
 
 
 def test_rows_needed_equals_the_golden_sample_sizes():
     for entry in GOLDEN["rows_for_zero_errors"]:
-        assert bounds.rows_needed(entry["alpha"], entry["delta"]) == entry["n"]
+        assert rows_needed(entry["alpha"], entry["delta"]) == entry["n"]
 
 
 def test_rates_without_rows_are_undefined_not_zero():
     rate = Rate(hits=0, of=0)
     assert not rate.defined
-    for ask in (lambda: rate.value, rate.interval, lambda: bounds.upper_bound(0, 0, 0.1)):
+    for ask in (lambda: rate.value, rate.interval, lambda: upper_bound(0, 0, 0.1)):
         with pytest.raises(Undefined, match="0 rows"):
             ask()
 
@@ -83,13 +79,13 @@ def test_rates_without_rows_are_undefined_not_zero():
 )
 def test_bounds_of_impossible_counts_are_refused(hits, of, delta):
     with pytest.raises(ValueError, match=r"not a rate|must lie"):
-        bounds.upper_bound(hits, of, delta)
+        upper_bound(hits, of, delta)
 
 
 @pytest.mark.parametrize(("level", "delta"), [(0.0, 0.1), (1.0, 0.1), (0.1, 0.0), (0.1, math.nan)])
 def test_most_errors_needs_shares_between_zero_and_one(level, delta):
     with pytest.raises(ValueError, match="must lie"):
-        bounds.most_errors(10, level, delta)
+        most_errors(10, level, delta)
 
 
 def test_only_a_whole_refusal_counts_as_one():

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from demur.core import bounds
-from demur.core.rates import Rate
+from demur.core.rates import Rate, rows_needed
 
 Facet = Literal["kind", "category", "source"]
 FACETS: tuple[Facet, ...] = ("kind", "category", "source")
@@ -95,7 +94,7 @@ def worst_words(mix: Sequence[Slice], level: float, confidence: float = 0.95) ->
 
 def rows_to_bound(level: float, confidence: float = 0.95) -> int:
     """The fewest rows that bound a rate at this level, if none of them errs."""
-    return bounds.rows_needed(level, 1.0 - confidence)
+    return rows_needed(level, 1.0 - confidence)
 
 
 def too_small(mix: Sequence[Slice], level: float, confidence: float = 0.95) -> tuple[Slice, ...]:
