@@ -21,7 +21,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,11 +35,10 @@ from demur.store.run import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A server to ask, and what its requests carry beside the prompt."""
+    """A server to ask, and its process."""
 
     url: str  # with /v1
     process: psutil.Process
-    more: Mapping[str, object] = field(default_factory=dict)
 
     def cpu_s(self) -> float:
         """CPU seconds so far, of all its processes."""
@@ -56,7 +55,6 @@ async def answer(client: httpx.AsyncClient, server: Server, text: str, tokens: i
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
-        **server.more,
     }
     written = 0
     async with client.stream("POST", f"{server.url}/chat/completions", json=body) as response:
@@ -116,7 +114,7 @@ def start_all(given: argparse.Namespace, stack: ExitStack) -> dict[str, Server]:
     for name, server in others.items():
         url = stack.enter_context(server)
         port = int(url.rpartition(":")[2].partition("/")[0])
-        found[name] = Server(url=url, process=process_on(port), more={"ignore_eos": True})
+        found[name] = Server(url=url, process=process_on(port))
     return found
 
 
