@@ -1,7 +1,7 @@
-"""How the house is built: the numbers of docs/benchmarks.md, "The house", of this tree and of any
-revision.
+"""The structure of the source: the numbers of docs/benchmarks.md, "Structure", of this tree and of
+any revision.
 
-python bench/house.py [--at REVISION] [--path]
+python bench/structure.py [--at REVISION] [--path]
 
 --at: a revision of this repository; default: the files as they stand. --path: also walk the main
 path, which trains a tiny model for a moment: `data`, `train`, `score`, `calibrate` and one answer
