@@ -41,7 +41,7 @@ from demur.core.classifiers.text import TextClassifier
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.core.policy import CategoryPolicy, Policy, natural
-from demur.core.predictor import scores_of
+from demur.core.predictor import predictor_scores
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import single
 from demur.sources.files import FileSource
@@ -263,7 +263,7 @@ def population(
     classifier: TextClassifier, prompts: Sequence[str], declined_N: Bools
 ) -> LabelledScores:
     """Prompts as the gate scores them, beside what the model does."""
-    logp_NC = scores_of([classifier.probability(p) for p in prompts])
+    logp_NC = predictor_scores([classifier.probability(p) for p in prompts])
     table = ScoreTable(ids=tuple(map(str, range(len(prompts)))), logp_NC=logp_NC)
     return LabelledScores(table=table, label_N=declined_N.astype(np.int64))
 

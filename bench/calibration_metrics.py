@@ -22,7 +22,7 @@ import numpy as np
 from demur.stats.calibration.metrics import BINS, COLUMNS, Column, benchmark
 from demur.stats.calibration.smooth import mmce
 from demur.stats.calibration.views import forecast, top_label
-from demur.stats.measure import Figure
+from demur.stats.measure import Statistic
 from timing import median_seconds
 
 COLUMNS_OF_SCORES = 6
@@ -121,7 +121,7 @@ def by_netcal(raw_NC: np.ndarray, true_NC: np.ndarray, label_N: np.ndarray) -> l
     return found
 
 
-def ours_of(figures: dict[Column, Figure]) -> list[float]:
+def ours_of(figures: dict[Column, Statistic]) -> list[float]:
     """The same 18 of one forecast."""
     return [
         figures[Column(family=family, bins=bins)].value

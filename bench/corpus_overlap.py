@@ -2,7 +2,7 @@
 
 usage: python bench/corpus_overlap.py FOLDER
 Two prompts overlap if they share eight words in a row or are near copies
-(demur.core.rows.likeness), as folded text. Every .jsonl file in FOLDER is read: its prompts are
+(demur.core.rows.similarity), as folded text. Every .jsonl file in FOLDER is read: its prompts are
 "prompt", or the turns in "messages" that are not the assistant's. Of those only ids are printed.
 Exits 1 if any prompt overlaps.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from demur.core.example import fold
-from demur.core.rows.likeness import alike_any, word_set
+from demur.core.rows.similarity import similar_to_any, word_set
 from demur.sources.corpus import BuiltinSource
 
 WORDS = 8
@@ -58,7 +58,7 @@ def main(folder: Path) -> int:
         for run in runs(text) & holders.keys():
             sharing.update(dict.fromkeys(holders[run], other))
 
-    alike = alike_any(
+    alike = similar_to_any(
         {words for _, text in known if (words := word_set(text))},
         {words for _, text in ours if (words := word_set(text))},
     )

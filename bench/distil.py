@@ -28,7 +28,7 @@ from demur.assembly.run import RunEngine, reopen
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError
 from demur.base.files import digest_file
-from demur.core.cascade.front import Edges, Front, Range, cascade_scores
+from demur.core.cascade.front import Front, FrontEdges, TrafficRange, cascade_scores
 from demur.core.decision import decide_many
 from demur.core.example import Example, Message
 from demur.core.policy import Policy
@@ -47,7 +47,7 @@ from demur.store.scores.tables import read_scores
 BOUNDS = (0.005, 0.01, 0.02, 0.05)
 PADDING = (0, 10, 20, 40)  # words
 MOST_HARMFUL, SHORT = 400, 120  # requests; characters of a harmless one
-EVERYWHERE = Edges(answer=1e9, refuse=None)  # a front that is sure of all it reads
+EVERYWHERE = FrontEdges(answer=1e9, refuse=None)  # a front that is sure of all it reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def everything(front: Front, rows: Sequence[Rows]) -> Front:
     """The front without bounds: sure of all that it reads, and of all characters in these rows."""
     letters = frozenset(letter for some in rows for e in some.examples for letter in e.text)
     wide = {"most_letters": 10**9, "most_words": 10**9, "most_unknown": 10**9, "least_known": 0.0}
-    own: Range = replace(front.range, letters=letters, **wide)
+    own: TrafficRange = replace(front.range, letters=letters, **wide)
     return replace(front, range=own, edges=EVERYWHERE)
 
 

@@ -33,7 +33,7 @@ from demur.cli.main import main as demur
 from demur.core.example import Message
 from demur.core.policy import Policy
 from demur.core.ports import Prompt
-from demur.core.serving import Ask, Sampling
+from demur.core.serving import Sampling, ServeRequest
 from demur.engines.remote.upstream import UpstreamOptions
 from demur.engines.vllm import two_call_backend as gateway_module
 from demur.engines.vllm.completions_api import NEUTRAL, encoder_of, writing_fields
@@ -88,7 +88,7 @@ class Direct:
 class Behind:
     """A backend of ours, that answers everything."""
 
-    def __init__(self, backend: TwoCallBackend, ask: Ask) -> None:
+    def __init__(self, backend: TwoCallBackend, ask: ServeRequest) -> None:
         self._backend, self._ask = backend, ask
 
     async def answer(self, messages: Prompt) -> int:
@@ -159,7 +159,9 @@ async def compare(run: RunFolder, policy: Policy, urls: Mapping[str, str], round
     """
     assert policy.fingerprint is not None
     encoder, _ = encoder_of(str(run.model), policy.fingerprint, keep_history=True)
-    ask = Ask(messages=(), policy=policy, policy_digest=policy_digest(policy), sampling=SAMPLING)
+    ask = ServeRequest(
+        messages=(), policy=policy, policy_digest=policy_digest(policy), sampling=SAMPLING
+    )
     fields: dict[str, Any] = {
         "upstream": UpstreamOptions(url=urls["direct"]),
         "model": servers.MODEL,

@@ -24,7 +24,7 @@ from demur.stats.calibrators.adam import Adam
 from demur.stats.calibrators.h.fit import HSettings, fit_h
 from demur.stats.calibrators.h.loss import HLoss, h_loss
 from demur.stats.calibrators.h.maps import Form, trainable
-from demur.stats.calibrators.rows import Fit, FitRows
+from demur.stats.calibrators.rows import FitRows, FittedMap
 from demur.stats.calibrators.temperature import fit_temperature
 
 FORMS: tuple[tuple[Form, int], ...] = (("linear", 16), ("piecewise", 10), ("umnn", 10))
@@ -113,7 +113,7 @@ def main() -> None:
         f"{log_loss(new.closed_NC, new.label_N):.4f}"
     )
     print(f"  {'truth':<22} {'':>8}     {truth:.4f}")
-    fits: dict[str, Callable[[], Fit]] = {"temperature": partial(fit_temperature, rows)}
+    fits: dict[str, Callable[[], FittedMap]] = {"temperature": partial(fit_temperature, rows)}
     for form, size in FORMS:
         fits[f"h-{form}-{size}"] = partial(fit_h, rows, HSettings(form=form, size=size))
     for name, run in fits.items():

@@ -16,7 +16,7 @@ import numpy as np
 from demur.base.arrays import Doubles
 from demur.base.rows import read_rows
 from demur.core.rates import Rate
-from demur.stats.judging.correction import Sample, regression_rate
+from demur.stats.judging.correction import CheckedSample, regression_rate
 from demur.stats.judging.judged import rogan_gladen
 
 DRAWS, LABELS = 1000, 100
@@ -85,7 +85,9 @@ def main() -> None:
         for _ in range(DRAWS):
             known_N = np.zeros(len(judge_N), dtype=bool)
             known_N[rng.choice(len(judge_N), LABELS, replace=False)] = True
-            found.append(regression_rate(Sample(judge_N=judge_N, hand_N=people_N, known_N=known_N)))
+            found.append(
+                regression_rate(CheckedSample(judge_N=judge_N, hand_N=people_N, known_N=known_N))
+            )
         covered = sum(f.low <= truth <= f.high for f in found)
         values_D = np.array([f.value for f in found])
         width = np.mean([f.high - f.low for f in found])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demur.core.judging.judge import Item
+from demur.core.judging.judge import JudgeInput
 from demur.engines.remote.chat_client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric
 from demur.store.answers.label_store import LabelFile
@@ -81,7 +81,7 @@ def _run(wait_s: float, seen: Any) -> None:
     asyncio.run(Waiting(wait_s=wait_s, seen=seen).serve())
 
 
-def measure(items: Sequence[Item], in_flight: int, wait_s: float, seen: Any) -> str:
+def measure(items: Sequence[JudgeInput], in_flight: int, wait_s: float, seen: Any) -> str:
     """One line: answers a second when all is new, and when all is known."""
     seen[1] = seen[2] = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +111,8 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     wait_s = float(sys.argv[2]) if len(sys.argv) > 2 else 0.5
     items = [
-        Item(request=f"How do I do {n}?", answer=f"I won't help with {n}.") for n in range(count)
+        JudgeInput(request=f"How do I do {n}?", answer=f"I won't help with {n}.")
+        for n in range(count)
     ]
     seen = multiprocessing.Array("i", 4, lock=False)
     server = multiprocessing.Process(target=_run, args=(wait_s, seen), daemon=True)

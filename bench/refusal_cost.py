@@ -33,7 +33,7 @@ import torch
 import servers
 from demur.core.policy import GENERATE, CategoryPolicy, Policy
 from demur.core.ports import Prompt
-from demur.core.serving import Ask, Sampling
+from demur.core.serving import Sampling, ServeRequest
 from demur.core.taxonomy import Category, Taxonomy, single
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
@@ -85,7 +85,7 @@ def always_refuse(taxonomy: Taxonomy, engine: HfEngine, on_refuse: str) -> Polic
     )
 
 
-async def serve(backend: HfBackend, asks: list[Ask], clients: int) -> int:
+async def serve(backend: HfBackend, asks: list[ServeRequest], clients: int) -> int:
     """Every ask by one of the clients; each sends its next when it has read its last. Returns
     tokens written.
     """
@@ -146,7 +146,10 @@ def run(folder: Path, prompts: list[Prompt], given: argparse.Namespace) -> dict[
     sampling = Sampling(temperature=0.0, max_tokens=given.tokens)
     policies = {kind: always_refuse(taxonomy, engine, text) for kind, text in KINDS.items()}
     asks = {
-        kind: [Ask(messages=p, policy=policy, policy_digest="", sampling=sampling) for p in prompts]
+        kind: [
+            ServeRequest(messages=p, policy=policy, policy_digest="", sampling=sampling)
+            for p in prompts
+        ]
         for kind, policy in policies.items()
     }
     _served(backend, asks["generated"][:2], 2)  # warm up
@@ -165,7 +168,7 @@ def run(folder: Path, prompts: list[Prompt], given: argparse.Namespace) -> dict[
     return costs
 
 
-def _served(backend: HfBackend, asks: list[Ask], clients: int) -> int:
+def _served(backend: HfBackend, asks: list[ServeRequest], clients: int) -> int:
     return asyncio.run(serve(backend, asks, clients))
 
 

@@ -33,7 +33,7 @@ from demur.core.calibrator import IDENTITY
 from demur.core.decision import decide_many
 from demur.core.policy import CategoryPolicy, Policy, Rule
 from demur.core.ports import Prompt
-from demur.core.serving import Ask, Sampling
+from demur.core.serving import Sampling, ServeRequest
 from demur.engines.hf.engine import HfEngine
 from demur.engines.remote.upstream import UpstreamOptions
 from demur.engines.vllm.two_call_backend import TwoCallBackend
@@ -157,7 +157,7 @@ async def asked(
 
     async def client() -> None:
         for p, n in pairs:
-            ask = Ask(
+            ask = ServeRequest(
                 messages=prompts[n],
                 policy=policies[p],
                 policy_digest="",

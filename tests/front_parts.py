@@ -10,13 +10,13 @@ from functools import cache
 
 import numpy as np
 
-from demur.core.cascade.front import Edges, Front, Range
+from demur.core.cascade.front import Front, FrontEdges, TrafficRange
 from demur.core.decision import decide_many
 from demur.core.example import Example, Message
 from demur.core.policy import natural
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
-from demur.stats.text.front_edges import Held, choose_edges
+from demur.stats.text.front_edges import HeldOutPrompts, choose_edges
 from demur.stats.text.front_fit import fit_linear, fit_range
 
 ENDS = ("ner", "lat", "dom", "vis")
@@ -84,13 +84,13 @@ def front(bound: float = 0.05, count: int = 2000, odd: float = 0.0) -> Front:
         taught_by=teacher.fingerprint,
         linear=fit_linear([p[-1].content for p in fitted], teacher.logp(fitted)).linear,
         range=fit_range(fitted, held),
-        edges=Edges(answer=None, refuse=None),
+        edges=FrontEdges(answer=None, refuse=None),
     )
     readings = [blank.read(p[-1].content) for p in held]
     policy = natural(coconot(), teacher.fingerprint)
     theirs = decide_many(policy, teacher.logp(held)).choice_N
     ours = decide_many(policy, np.array([r.logp_C for r in readings])).choice_N
-    found = Held(
+    found = HeldOutPrompts(
         odds_N=np.array([r.odds for r in readings]),
         risk_N=np.array([r.risk for r in readings]),
         both_answer_N=(theirs == 0) & (ours == 0),
@@ -99,16 +99,16 @@ def front(bound: float = 0.05, count: int = 2000, odd: float = 0.0) -> Front:
     return with_edges(blank, choose_edges(found, bound).edges)
 
 
-def with_edges(front: Front, edges: Edges, own: Range | None = None) -> Front:
+def with_edges(front: Front, edges: FrontEdges, own: TrafficRange | None = None) -> Front:
     return Front(
         taught_by=front.taught_by, linear=front.linear, range=own or front.range, edges=edges
     )
 
 
-def wide_range() -> Range:
+def wide_range() -> TrafficRange:
     """The front's range without its bounds on length and on unknown words."""
     own = front().range
-    return Range(
+    return TrafficRange(
         letters=own.letters,
         words=own.words,
         systems=own.systems,

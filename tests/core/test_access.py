@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from demur.base.errors import AccessError, PolicyError
-from demur.core.access import PolicyAsk, Tenant, effective, permitted
+from demur.core.access import PolicyChoice, Tenant, apply_overrides, choose_policy
 from demur.core.decision import decide_many
 from demur.core.goals.parse import stated_goal
 from demur.core.goals.promise import Promise
@@ -73,7 +73,7 @@ def within(threshold, category):
 @st.composite
 def asks(draw):
     names = st.sampled_from((*NAMES, *NAMES, *NAMES, "other"))
-    return PolicyAsk(
+    return PolicyChoice(
         sensitivity=draw(st.sampled_from((None, "strict", "loose"))),
         rates=draw(st.dictionaries(names, st.sampled_from((*RATES, 1.5)), max_size=1)),
         thresholds=draw(
@@ -111,7 +111,7 @@ def allowed(policy, sensitivity):
 def granted(policy, ask):
     """What comes of an ask, None if it is refused. Anything but an AccessError is a bug."""
     try:
-        return effective(policy, ask)
+        return apply_overrides(policy, ask)
     except AccessError as e:
         return None if e.code and e.hint else pytest.fail("an error without a code or a hint")
 
@@ -157,7 +157,7 @@ def test_asking_for_higher_thresholds_never_adds_a_refusal(data, policy):
     named = data.draw(
         st.lists(st.sampled_from(NAMES), unique=True, max_size=1 if policy.rule == "sum" else 3)
     )
-    found = granted(policy, PolicyAsk(thresholds={n: higher[n] for n in named}))
+    found = granted(policy, PolicyChoice(thresholds={n: higher[n] for n in named}))
     logp_NC = data.draw(logp(3))
     after = found.policy if found else policy
     assert not (
@@ -178,7 +178,7 @@ def test_promises_cover_a_request_exactly_if_no_threshold_moves(policy, ask):
 
 def test_asking_for_nothing_changes_nothing():
     before = policy(2, "natural")
-    found = effective(before, PolicyAsk())
+    found = apply_overrides(before, PolicyChoice())
     assert found.policy is before
     assert not found.overridden
     assert [s.origin for s in found.settings] == ["policy", "policy"]
@@ -193,91 +193,91 @@ def limited(**fields):
     [
         (
             policy(2, "natural"),
-            PolicyAsk(thresholds={"safety": 0.1}),
+            PolicyChoice(thresholds={"safety": 0.1}),
             "no_thresholds",
             "thresholds.safety",
             "natural",
         ),
         (
             policy(2, "bias"),
-            PolicyAsk(rates={"safety": 0.1}),
+            PolicyChoice(rates={"safety": 0.1}),
             "no_thresholds",
             "rates.safety",
             "bias",
         ),
         (
             policy(2),
-            PolicyAsk(thresholds={"safty": 0.1}),
+            PolicyChoice(thresholds={"safty": 0.1}),
             "unknown_category",
             "thresholds.safty",
             "'safty'",
         ),
         (
             policy(2),
-            PolicyAsk(sensitivity="strict"),
+            PolicyChoice(sensitivity="strict"),
             "unknown_sensitivity",
             "sensitivity",
             "'strict'",
         ),
         (
             policy(2),
-            PolicyAsk(rates={"safety": 0.1}),
+            PolicyChoice(rates={"safety": 0.1}),
             "no_curve",
             "rates.safety",
             "operating curve",
         ),
         (
             limited(curve=CURVE),
-            PolicyAsk(rates={"safety": 5}),
+            PolicyChoice(rates={"safety": 5}),
             "invalid_value",
             "rates.safety",
             "share of traffic",
         ),
         (
             policy(2),
-            PolicyAsk(thresholds={"safety": math.nan}),
+            PolicyChoice(thresholds={"safety": math.nan}),
             "invalid_value",
             "thresholds.safety",
             "nan",
         ),
         (
             policy(2),
-            PolicyAsk(thresholds={"safety": -0.1}),
+            PolicyChoice(thresholds={"safety": -0.1}),
             "invalid_value",
             "thresholds.safety",
             "-0.1",
         ),
         (
             limited(locked=True),
-            PolicyAsk(thresholds={"safety": 0.3}),
+            PolicyChoice(thresholds={"safety": 0.3}),
             "locked",
             "thresholds.safety",
             "locked",
         ),
         (
             limited(active=False),
-            PolicyAsk(thresholds={"safety": 0.3}),
+            PolicyChoice(thresholds={"safety": 0.3}),
             "no_effect",
             "thresholds.safety",
             "'safety'",
         ),
         (
             limited(override="force"),
-            PolicyAsk(thresholds={"humanizing": 0.3}),
+            PolicyChoice(thresholds={"humanizing": 0.3}),
             "no_effect",
             "thresholds.humanizing",
             "'humanizing'",
         ),
         (
             limited(limits=(0.2, 0.5)),
-            PolicyAsk(thresholds={"safety": 0.6}),
+            PolicyChoice(thresholds={"safety": 0.6}),
             "outside_limits",
             "thresholds.safety",
             "[0.2, 0.5]",
         ),
         (
             limited(limits=(0.2, 0.5), curve=CURVE),
-            PolicyAsk(rates={"safety": 0.05}),
+            PolicyChoice(rates={"safety": 0.05}),
             "outside_limits",
             "rates.safety",
             "0.8",
@@ -286,7 +286,7 @@ def limited(**fields):
 )
 def test_what_cannot_be_granted_says_why_and_where(policy, ask, code, param, says):
     with pytest.raises(AccessError) as e:
-        effective(policy, ask)
+        apply_overrides(policy, ask)
     assert (e.value.code, e.value.param) == (code, param)
     assert says in e.value.message
     assert e.value.hint
@@ -294,21 +294,24 @@ def test_what_cannot_be_granted_says_why_and_where(policy, ask, code, param, say
 
 def test_the_one_threshold_of_rule_sum_moves_for_all_and_is_held_by_any_lock_or_limit():
     before = policy(3, "sum", [0.3] * 3)
-    found = effective(before, PolicyAsk(thresholds={"humanizing": 0.4}))
+    found = apply_overrides(before, PolicyChoice(thresholds={"humanizing": 0.4}))
     assert [s.threshold for s in found.settings] == [0.4] * 3
     with pytest.raises(AccessError, match="'incomplete' is locked"):
-        effective(with_category(before, 2, locked=True), PolicyAsk(thresholds={"humanizing": 0.4}))
+        apply_overrides(
+            with_category(before, 2, locked=True), PolicyChoice(thresholds={"humanizing": 0.4})
+        )
     with pytest.raises(AccessError, match=r"'safety' is outside its limits \[0.1, 0.35\]"):
-        effective(
-            with_category(before, 0, limits=(0.1, 0.35)), PolicyAsk(thresholds={"humanizing": 0.4})
+        apply_overrides(
+            with_category(before, 0, limits=(0.1, 0.35)),
+            PolicyChoice(thresholds={"humanizing": 0.4}),
         )
     with pytest.raises(AccessError, match="one threshold"):
-        effective(before, PolicyAsk(thresholds={"humanizing": 0.4, "safety": 0.5}))
+        apply_overrides(before, PolicyChoice(thresholds={"humanizing": 0.4, "safety": 0.5}))
 
 
 def test_a_suppressed_category_under_rule_sum_shares_the_threshold_like_any_other():
     before = with_category(policy(2, "sum", [0.3] * 2), 1, override="suppress")
-    found = effective(before, PolicyAsk(thresholds={"safety": 0.4}))
+    found = apply_overrides(before, PolicyChoice(thresholds={"safety": 0.4}))
     assert [c.threshold for c in found.policy.categories] == [0.4, 0.4]
 
 
@@ -317,35 +320,40 @@ THERE = ("careful", "default", "secret")
 
 
 def test_a_tenant_gets_its_first_policy_unless_it_asks_for_another_of_its_own():
-    assert permitted(TENANT, PolicyAsk(), THERE) == "default"
-    assert permitted(TENANT, PolicyAsk(policy="careful", rates={"safety": 0.1}), THERE) == "careful"
+    assert choose_policy(TENANT, PolicyChoice(), THERE) == "default"
+    assert (
+        choose_policy(TENANT, PolicyChoice(policy="careful", rates={"safety": 0.1}), THERE)
+        == "careful"
+    )
 
 
 def test_anothers_policy_and_one_that_does_not_exist_cannot_be_told_apart():
     said = set()
     for name in ("secret", "absent"):
         with pytest.raises(AccessError) as e:
-            permitted(TENANT, PolicyAsk(policy=name), THERE)
+            choose_policy(TENANT, PolicyChoice(policy=name), THERE)
         said.add((e.value.message.replace(name, "NAME"), e.value.hint, e.value.code, e.value.param))
     assert len(said) == 1
     assert "secret" not in str(said)
     with pytest.raises(AccessError, match="'careful'"):
-        permitted(TENANT, PolicyAsk(policy="careful"), ["default"])  # its own, but its file is gone
+        choose_policy(
+            TENANT, PolicyChoice(policy="careful"), ["default"]
+        )  # its own, but its file is gone
 
 
 @pytest.mark.parametrize(
     "ask",
     [
-        PolicyAsk(sensitivity="strict"),
-        PolicyAsk(rates={"safety": 0.1}),
-        PolicyAsk(thresholds={"safety": 0.1}),
+        PolicyChoice(sensitivity="strict"),
+        PolicyChoice(rates={"safety": 0.1}),
+        PolicyChoice(thresholds={"safety": 0.1}),
     ],
 )
 def test_a_tenant_without_the_right_to_override_may_only_choose(ask):
     bound = replace(TENANT, may_override=False)
-    assert permitted(bound, PolicyAsk(policy="careful"), THERE) == "careful"
+    assert choose_policy(bound, PolicyChoice(policy="careful"), THERE) == "careful"
     with pytest.raises(AccessError) as e:
-        permitted(bound, ask, THERE)
+        choose_policy(bound, ask, THERE)
     assert (e.value.code, e.value.param) == (
         "no_overrides",
         next(f for f in ("sensitivity", "rates", "thresholds") if getattr(ask, f)),

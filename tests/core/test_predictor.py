@@ -7,7 +7,7 @@ from demur.base.errors import PolicyError, ScoreError, TaxonomyError
 from demur.core.example import Message
 from demur.core.fingerprint import LOGPROB_CONVENTION
 from demur.core.policy import natural
-from demur.core.predictor import predictor_fingerprint, prompt_text, scores_of
+from demur.core.predictor import predictor_fingerprint, predictor_scores, prompt_text
 from demur.core.score import check_scores
 from demur.core.taxonomy import coconot, single
 
@@ -19,7 +19,7 @@ TOKENS = single().tokens
 def test_every_probability_becomes_a_finite_score_that_sums_to_one(
     probabilities: list[float],
 ) -> None:
-    logp_NC = scores_of(probabilities)
+    logp_NC = predictor_scores(probabilities)
     check_scores(logp_NC)
     assert logp_NC.shape == (len(probabilities), 2)
     assert logp_NC.dtype == np.float32
@@ -29,18 +29,18 @@ def test_every_probability_becomes_a_finite_score_that_sums_to_one(
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_a_likelier_refusal_never_has_a_lower_score(one: float, other: float) -> None:
-    low, high = scores_of(sorted([one, other]))[:, 1]
+    low, high = predictor_scores(sorted([one, other]))[:, 1]
     assert low <= high
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.1, float("inf")])
 def test_what_is_no_probability_is_named(bad: float) -> None:
     with pytest.raises(ScoreError, match="row 1 has probability"):
-        scores_of([0.5, bad])
+        predictor_scores([0.5, bad])
 
 
 def test_no_prompts_have_no_scores() -> None:
-    assert scores_of([]).shape == (0, 2)
+    assert predictor_scores([]).shape == (0, 2)
 
 
 def test_the_text_is_what_the_user_said_in_all_turns() -> None:

@@ -11,7 +11,7 @@ import pytest
 from demur.base.errors import BackendBusy, BackendDown
 from demur.core.example import Message
 from demur.core.ports import no_progress
-from demur.core.predictor import scores_of
+from demur.core.predictor import predictor_scores
 from demur.engines.batched_scorer import BatchedScorer
 
 
@@ -26,7 +26,7 @@ class Counting:
     def logp(self, prompts, progress=no_progress):
         self.go.wait(timeout=20)
         self.sizes.append(len(prompts))
-        return scores_of([int(p[0].content) / 1000 for p in prompts])
+        return predictor_scores([int(p[0].content) / 1000 for p in prompts])
 
 
 def prompt(n):
@@ -44,7 +44,7 @@ def test_each_request_gets_its_own_score_and_waiting_ones_share_a_call():
         return await asyncio.gather(*asked)
 
     found = asyncio.run(run())
-    assert np.array_equal(np.stack(found), scores_of([n / 1000 for n in range(50)]))
+    assert np.array_equal(np.stack(found), predictor_scores([n / 1000 for n in range(50)]))
     assert scorer.sizes == [16, 16, 16, 2]
 
 
@@ -75,7 +75,7 @@ def test_who_has_left_is_not_scored():
         return await first, await third
 
     first, third = asyncio.run(run())
-    assert np.array_equal(np.stack([first, third]), scores_of([0.0, 0.002]))
+    assert np.array_equal(np.stack([first, third]), predictor_scores([0.0, 0.002]))
     assert sum(scorer.sizes) == 2
 
 

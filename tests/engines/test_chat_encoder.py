@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from demur.base.errors import EngineError
-from demur.core.conversation.folding import fold
+from demur.core.conversation.folding import alternate_turns
 from demur.core.example import Message
 from demur.core.taxonomy import coconot, single
 from demur.engines.chat_encoder import ChatEncoder
@@ -274,7 +274,7 @@ def test_a_strict_template_reads_a_conversation_folded_in_scoring_and_in_trainin
     tokenizer.chat_template = STRICT
     encoder = ChatEncoder(tokenizer, single().tokens)
     assert encoder.prompt(said) == encoder.prompt(folded)
-    assert list(fold(said, ())[0]) == folded
+    assert list(alternate_turns(said, ())[0]) == folded
     trained, turns = encoder.conversation([*said, A("Well.")], [1, 1, 1, 1])
     answered, _ = encoder.conversation([*folded, A("Well.")], [1, 1, 1])
     assert trained == answered
@@ -294,7 +294,7 @@ def test_a_lenient_template_reads_a_conversation_as_it_is(installed):
     )
 )
 def test_folding_keeps_every_text_in_order_and_alternates(messages):
-    folded, columns = fold(messages, range(len(messages)))
+    folded, columns = alternate_turns(messages, range(len(messages)))
     assert all(a.role != b.role for a, b in itertools.pairwise(folded))
     rest = "".join(m.content for m in folded)
     for message in messages:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import ConfigError, EngineError
-from demur.core.judging.judge import Declined, Item, ManyJudge, Said, Unsaid
+from demur.core.judging.judge import ChatAnswer, Declined, JudgeInput, ManyJudge, NoAnswer
 from demur.judges.rubric import (
     LABELS,
     Rubric,
@@ -38,7 +38,9 @@ class Scripted:
         for place, request in enumerate(requests):
             self.asked.append(request)
             found = self.script(len(self.asked), request.messages[1].content)
-            on_reply(place, Said(text=found, model="scripted") if isinstance(found, str) else found)
+            on_reply(
+                place, ChatAnswer(text=found, model="scripted") if isinstance(found, str) else found
+            )
 
 
 class Kept(dict):
@@ -68,7 +70,7 @@ def label(name, reason="because"):
     return json.dumps({"reason": reason, "label": name})
 
 
-ITEM = Item(request="How do I bake bread?", answer="Mix flour and water.")
+ITEM = JudgeInput(request="How do I bake bread?", answer="Mix flour and water.")
 
 
 def test_it_is_a_judge_of_many() -> None:
@@ -151,7 +153,7 @@ def test_a_judge_that_declines_twice_leaves_the_answer_unscored_and_is_asked_ane
 
 
 def test_an_endpoint_that_fails_leaves_the_answer_unscored_with_its_reason() -> None:
-    chat, store = Scripted(lambda n, t: Unsaid(reason="HTTP 500")), Kept()
+    chat, store = Scripted(lambda n, t: NoAnswer(reason="HTTP 500")), Kept()
     assert judge_of(chat, store).judge("How?", "No.", None).reason == "HTTP 500"
     assert len(chat.asked) == 1
     assert not store
@@ -179,7 +181,11 @@ def test_rows_without_a_prompt_or_an_answer_are_unscored_without_a_question(
 def test_what_the_chat_model_sees_never_holds_a_control_token(parts) -> None:
     text = "".join(parts)
     wording = Wording(rubric=builtin_rubric(), control_tokens=TOKENS)
-    shown = wording.request(Item(request=text, answer=text, category="safety")).messages[1].content
+    shown = (
+        wording.request(JudgeInput(request=text, answer=text, category="safety"))
+        .messages[1]
+        .content
+    )
     assert not [t for t in TOKENS if t in shown]
 
 
@@ -196,7 +202,7 @@ def test_texts_stand_between_marks_that_nobody_could_know() -> None:
     wording = Wording(rubric=builtin_rubric())
     marks = set()
     for _ in range(3):
-        shown = wording.request(Item(request="How?", answer=hostile)).messages[1].content
+        shown = wording.request(JudgeInput(request="How?", answer=hostile)).messages[1].content
         mark = shown.partition("two lines ")[2].partition("-request")[0]
         assert shown.split(f"\n{mark}-answer\n")[1] == hostile
         marks.add(mark)
@@ -206,7 +212,7 @@ def test_texts_stand_between_marks_that_nobody_could_know() -> None:
 def test_each_category_gets_its_own_rubric_and_strangers_the_general_one() -> None:
     wording = Wording(rubric=builtin_rubric())
     shown = {
-        c: wording.request(Item(request="a", answer="b", category=c)).messages[1].content
+        c: wording.request(JudgeInput(request="a", answer="b", category=c)).messages[1].content
         for c in TAXONOMY
     }
     # None, "finance"
@@ -221,7 +227,7 @@ TAXONOMY = (None, "finance", "humanizing", "incomplete", "indeterminate", "safet
 
 def test_a_label_is_paid_for_once() -> None:
     chat, store = Scripted(lambda n, t: label("partial")), Kept()
-    first = judge_of(chat, store).judge_many([ITEM, ITEM, Item(request="b", answer="c")])
+    first = judge_of(chat, store).judge_many([ITEM, ITEM, JudgeInput(request="b", answer="c")])
     assert len(chat.asked) == 2
     assert judge_of(chat, store).judge_many([ITEM])[0] == first[0]
     assert len(chat.asked) == 2
@@ -234,7 +240,7 @@ def test_another_rubric_wording_model_or_category_is_another_label() -> None:
     judge_of(chat, store, rubric=other).judge_many([ITEM])
     judge_of(chat, store, most_chars=50).judge_many([ITEM])
     judge_of(chat, store).judge_many(
-        [Item(request=ITEM.request, answer=ITEM.answer, category="safety")]
+        [JudgeInput(request=ITEM.request, answer=ITEM.answer, category="safety")]
     )
     chat.asked_as = "another model"
     judge_of(chat, store).judge_many([ITEM])
@@ -244,8 +250,11 @@ def test_another_rubric_wording_model_or_category_is_another_label() -> None:
 
 def test_a_model_that_changes_its_name_stops_the_run_and_keeps_what_was_labelled() -> None:
     names = iter(["m-1", "m-1", "m-2"])
-    chat, store = Scripted(lambda n, t: Said(text=label("refusal"), model=next(names))), Kept()
-    items = [Item(request="How?", answer=f"No {n}.") for n in range(3)]
+    chat, store = (
+        Scripted(lambda n, t: ChatAnswer(text=label("refusal"), model=next(names))),
+        Kept(),
+    )
+    items = [JudgeInput(request="How?", answer=f"No {n}.") for n in range(3)]
     with pytest.raises(EngineError, match="'m-1' before and as 'm-2'"):
         judge_of(chat, store).judge_many(items)
     assert len(store) == 2
@@ -253,16 +262,16 @@ def test_a_model_that_changes_its_name_stops_the_run_and_keeps_what_was_labelled
 
 def test_a_model_that_changed_its_name_since_the_last_run_is_noticed_too() -> None:
     store = Kept()
-    judge_of(lambda n, t: Said(text=label("refusal"), model="m-1"), store).judge_many([ITEM])
+    judge_of(lambda n, t: ChatAnswer(text=label("refusal"), model="m-1"), store).judge_many([ITEM])
     with pytest.raises(EngineError, match="two models"):
-        judge_of(lambda n, t: Said(text=label("refusal"), model="m-2"), store).judge(
+        judge_of(lambda n, t: ChatAnswer(text=label("refusal"), model="m-2"), store).judge(
             "How?", "No.", None
         )
 
 
 def test_progress_ends_at_all_items() -> None:
     seen = []
-    items = [ITEM, ITEM, Item(request="", answer="x"), Item(request="b", answer="c")]
+    items = [ITEM, ITEM, JudgeInput(request="", answer="x"), JudgeInput(request="b", answer="c")]
     judge_of(lambda n, t: label("refusal")).judge_many(
         items, lambda done, of: seen.append((done, of))
     )
@@ -278,8 +287,8 @@ def test_the_probability_of_a_label_is_read_off_its_first_token() -> None:
         ("usal", (("usal", -0.01),)),
         ('"}', (('"}', -0.01),)),
     )
-    assert decline_share(Said(text="", model="m", tokens=tokens)) == pytest.approx(0.8)
-    assert decline_share(Said(text="", model="m")) is None
+    assert decline_share(ChatAnswer(text="", model="m", tokens=tokens)) == pytest.approx(0.8)
+    assert decline_share(ChatAnswer(text="", model="m")) is None
 
 
 def test_a_rubric_of_ones_own_is_checked() -> None:
@@ -307,9 +316,9 @@ def test_a_judge_whose_endpoint_declines_leaves_the_answer_unscored_and_says_so(
 
 
 def test_thoughts_are_neither_shown_to_the_judge_nor_read_of_it():
-    item = Item(request="How?", answer="<think>I can't do that.</think>Mix them.")
+    item = JudgeInput(request="How?", answer="<think>I can't do that.</think>Mix them.")
     assert "I can't" not in Wording(rubric=builtin_rubric()).request(item).messages[-1].content
-    assert label_key("v", item) == label_key("v", Item(request="How?", answer="Mix them."))
+    assert label_key("v", item) == label_key("v", JudgeInput(request="How?", answer="Mix them."))
     said = '<think>At first {"label": "refusal"}.</think>\n{"reason": "r", "label": "compliance"}'
     assert (
         read_reply(said)[0]

@@ -10,7 +10,7 @@ import pytest
 from bench import load_hostile
 from bench.load import RELOAD_S, Reload, Report, crowd, variants
 
-from demur.base.schemas.limits import too_much
+from demur.base.schemas.limits import exceeded_bound
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.store.policies.policy_file import policy_digest, write_policy
@@ -124,4 +124,4 @@ def test_clients_that_leave_and_a_hostile_tenant_cost_no_place_and_no_error(tmp_
 
 @pytest.mark.parametrize("n", range(8))
 def test_the_worst_schemas_are_accepted(n):
-    assert too_much(load_hostile.worst(n)) is None
+    assert exceeded_bound(load_hostile.worst(n)) is None

@@ -12,7 +12,7 @@ from mapie.metrics.calibration import (
 from mapie.risk_control import BinaryClassificationController, recall
 
 from demur.stats.calibration.binless import kolmogorov_smirnov
-from demur.stats.calibration.views import view
+from demur.stats.calibration.views import binary_view
 from demur.stats.calibrators.venn_abers import venn_abers_of
 from demur.stats.thresholds.closed_form import certify_false_refusal
 from demur.stats.thresholds.results import Certified
@@ -87,7 +87,7 @@ def test_kolmogorov_smirnov_is_mapies(seed):
     rng = np.random.default_rng(seed)
     p_N = rng.random(800)
     event_N = rng.random(800) < p_N**1.1
-    ks = kolmogorov_smirnov(view("oracle", p_N, event_N))
+    ks = kolmogorov_smirnov(binary_view("oracle", p_N, event_N))
     assert ks.standardised.value == pytest.approx(
         kolmogorov_smirnov_statistic(event_N, p_N), abs=1e-6
     )

@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.smooth import mmce
-from demur.stats.calibration.views import forecast, top_label, view
+from demur.stats.calibration.views import binary_view, forecast, top_label
 from demur.stats.calibrators.beta import fit_beta_binary
 from demur.stats.calibrators.histogram import BINS, histogram_of
 from demur.stats.calibrators.isotonic import isotonic_of
@@ -43,7 +43,7 @@ def overconfident(seed, n=2000, *, tied=False):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_binned_errors_are_netcals(seed, bins, tied):
     score_N, event_N = overconfident(seed, tied=tied)
-    ours = cells(view("oracle", score_N, event_N), "width", bins)
+    ours = cells(binary_view("oracle", score_N, event_N), "width", bins)
     found = (ours.error(), ours.error("max"))
     expected = tuple(float(kind(bins).measure(score_N, event_N)) for kind in (ECE, MCE))
     assert found == pytest.approx(expected, abs=1e-12)

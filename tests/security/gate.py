@@ -14,7 +14,7 @@ from typing import Any
 from demur.base.arrays import Floats
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.ports import Progress, Prompt, no_progress
-from demur.core.predictor import predictor_fingerprint, prompt_text, scores_of
+from demur.core.predictor import predictor_fingerprint, predictor_scores, prompt_text
 from demur.core.taxonomy import single
 from demur.engines.remote.pre_answer import GateSettings, PreAnswerBackend
 from demur.engines.remote.upstream import UpstreamOptions
@@ -61,7 +61,7 @@ class HashScorer:
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """By the digest of what users said."""
-        return scores_of(
+        return predictor_scores(
             [hashlib.sha256(prompt_text(p).encode()).digest()[0] / 256 for p in prompts]
         )
 
@@ -71,7 +71,7 @@ class MarkScorer(HashScorer):
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
         """By whether the mark is in what users said, also across lines."""
-        return scores_of(
+        return predictor_scores(
             [0.99 if MARK in prompt_text(p).replace("\n", "").lower() else 0.01 for p in prompts]
         )
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from demur.base.errors import PromptTooLong, ScoreDoubt
-from demur.core.serving import Ask, Reply
+from demur.core.serving import ServeReply, ServeRequest
 from demur.engines.fake.backend import FakeBackend
 from tests.server.live_server import (
     ANSWERED,
@@ -35,7 +35,7 @@ class Raising(FakeBackend):
         default_factory=lambda: ScoreDoubt("two tokens of twenty are missing", "ask for more")
     )
 
-    async def open(self, ask: Ask) -> Reply:
+    async def open(self, ask: ServeRequest) -> ServeReply:
         raise self.error
 
 

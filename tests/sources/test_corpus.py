@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from demur.core.example import fold, prompt_key
-from demur.core.rows.likeness import near_copies
+from demur.core.rows.similarity import near_copies
 from demur.core.taxonomy import coconot
 from demur.core.training.seen import seen_of, seen_prompts
 from demur.sources.corpus import BuiltinSource, EverydayPrompts

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demur.base.errors import DataError
-from demur.core.rows.labels import COLUMN_WORDS, LabelRule, told
-from demur.core.rows.shapes import LISTS, PROMPTS, REPLIES, conversation
+from demur.core.rows.labels import COLUMN_NAMES, LabelRule, label_row
+from demur.core.rows.shapes import LISTS, PROMPTS, REPLIES, read_conversation
 from demur.sources.guess import category_name, guess_rows
 
 KEYS = (
-    *COLUMN_WORDS,
+    *COLUMN_NAMES,
     *PROMPTS,
     *REPLIES,
     *(k for k, _ in LISTS),
@@ -73,11 +73,11 @@ rows = st.dictionaries(st.sampled_from(KEYS), values, max_size=5)
 def test_any_row_is_read_or_is_an_error_that_says_why(table):
     for row in table:
         with contextlib.suppress(DataError):
-            assert all(m.content is not None for m in conversation(row).turns)
+            assert all(m.content is not None for m in read_conversation(row).turns)
         with contextlib.suppress(DataError):
-            told(row, LabelRule())
+            label_row(row, LabelRule())
         with contextlib.suppress(DataError):
-            told(row, LabelRule(label_map={"safe": "respond", "1": "refuse"}))
+            label_row(row, LabelRule(label_map={"safe": "respond", "1": "refuse"}))
     found = guess_rows(table, "a.jsonl")
     assert sum(found.counts.values()) + found.skipped <= len(table)
     assert found.fault or found.counts

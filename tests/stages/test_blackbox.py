@@ -11,7 +11,7 @@ from tests.engines.chat_stub import completion, serving
 from tests.stages.blackbox_parts import NO, YES, answers, declines, lines, prompts, write
 
 from demur.base.errors import ArtifactError, DataError, EngineError, TaxonomyError
-from demur.core.classifiers.text import View
+from demur.core.classifiers.text import NgramView
 from demur.core.predictor import prompt_text
 from demur.core.taxonomy import coconot, single
 from demur.engines.remote.chat_client import ChatClient, Endpoint
@@ -421,7 +421,7 @@ def test_terms_carry_their_coefficient_and_how_often_they_were_declined():
     rows = examples(200)
     yes_N = np.array([e.label is not None for e in rows])
     made = fit_text_classifier(
-        [e.text for e in rows], yes_N, Recipe(views=(View(most_words=1),), c=3.0)
+        [e.text for e in rows], yes_N, Recipe(views=(NgramView(most_words=1),), c=3.0)
     )
     terms = terms_of(made, rows)
     assert {"lock", "pick"} <= {t.words for t in terms[:4]}

@@ -22,7 +22,7 @@ from demur.core.threshold import NEVER
 from demur.stages import calibrate, data, score
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.labelled import label_scores
-from demur.stats.sample import apart
+from demur.stats.sample import split_by_group
 from demur.store.policies.choice_file import read_choice
 from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples, write_examples
@@ -134,7 +134,7 @@ def test_the_calibrator_is_fitted_on_rows_of_its_own_and_the_promise_speaks_of_t
         folder, goal="false_refusal <= 0.2", calibrator="platt", calibrator_share=0.3, seed=3
     )
     rows = read_examples(folder.split("calibrate"))
-    own, left = apart(rows, 0.3, 3)
+    own, left = split_by_group(rows, 0.3, 3)
     table, _ = read_scores(folder.scores("calibrate"))
     fitted = fit_calibrator(
         "platt", label_scores(own, coconot(), table), coconot(), [e.group for e in own]
@@ -230,7 +230,7 @@ def test_operating_curves_count_the_threshold_rows_only_however_many_the_calibra
     rows = examples(every=2)
     other = prepare(tmp_path, rows, engine_for(rows))
     before = run(other, goal="f1 max", calibrator="temperature")
-    own, left = apart(read_examples(other.split("calibrate")), 0.4, 0)
+    own, left = split_by_group(read_examples(other.split("calibrate")), 0.4, 0)
     assert own
     test = read_examples(other.split("test"))
     kept = [*read_examples(other.split("train")), *own[: len(own) // 2], *left, *test]

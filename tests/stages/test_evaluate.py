@@ -14,7 +14,7 @@ from demur.core.rates import Rate
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate, evaluate
-from demur.stats.sample import evenly
+from demur.stats.sample import evenly_spaced
 from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.results.metrics_file import read_metrics
 from demur.store.rows import read_examples
@@ -197,7 +197,7 @@ def test_texts_for_a_sample_leave_all_decisions_as_they_are(run):
     found = evaluate.run(replace(CONFIG, texts=25), counting, JUDGE, folder)
     assert (found.text_rows, found.test_rows) == (25, whole.test_rows)
     asked = [p[-1].content for p, _ in counting.asked]
-    assert set(asked) == {e.text for e in evenly(read_examples(folder.split("test")), 25)}
+    assert set(asked) == {e.text for e in evenly_spaced(read_examples(folder.split("test")), 25)}
     for some, all_ in zip(found.policies, whole.policies, strict=True):
         assert some.decision == all_.decision
         assert some.text.overall.refusal_rate.of + some.unscored.hits == 25
@@ -213,7 +213,7 @@ def test_no_text_is_read_twice_when_more_are_wanted(run):
     evaluate.run(replace(CONFIG, texts=25), engine, JUDGE, folder)
     counting = Counting(engine)
     evaluate.run(replace(CONFIG, texts=50), counting, JUDGE, folder)
-    few = {e.text for e in evenly(read_examples(folder.split("test")), 25)}
+    few = {e.text for e in evenly_spaced(read_examples(folder.split("test")), 25)}
     assert not {p[-1].content for p, _ in counting.asked} & few
 
 
@@ -479,7 +479,7 @@ def test_with_hand_labels_every_rate_of_the_texts_is_raw_and_corrected(run):
     corrected = natural.corrected["all"]["refusal_rate"]
     assert corrected.low < corrected.value < corrected.high
     table, _ = read_scores(folder.scores("test"))
-    ids = tuple(e.id for e in evenly(rows, 400))
+    ids = tuple(e.id for e in evenly_spaced(rows, 400))
     choices = decide_many(
         read_policy(folder.root / natural.file), table.select(ids).logp_NC
     ).choice_N.tolist()

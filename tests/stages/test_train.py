@@ -8,9 +8,9 @@ from tests.fake_run import Rows, examples
 from demur.base.errors import ArtifactError
 from demur.core.ports import Origin, TrainedModel, no_progress
 from demur.core.taxonomy import coconot, single
+from demur.core.training.learning_rows import learning_rows
 from demur.core.training.seen import seen_rows
 from demur.core.training.settings import TrainSettings, tiny
-from demur.core.training.taught import taught
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import data, train
 from demur.store.models.model_file import read_model_file, require_whole
@@ -118,7 +118,7 @@ def test_prompts_that_rewrites_made_are_seen_as_well(folder):
     settings = replace(tiny(), rewrites=("padding",), rewritten_share=0.2, validation_share=0.2)
     train.run(settings, coconot(), Apprentice(), folder)
     rows = read_examples(folder.split("train"))
-    learnt, aside = taught(rows, settings)
+    learnt, aside = learning_rows(rows, settings)
     assert {e.id for e in rows} < {e.id for e in (*learnt, *aside)}
     elsewhere = [replace(e, source="elsewhere", group=None) for e in (*learnt, *aside)]
     assert len(seen_rows(seen_by_run(folder), elsewhere).how) == len(elsewhere)

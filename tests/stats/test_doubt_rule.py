@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import ScoreError
 from demur.core.policy import MOST_LEFTOVER, DoubtRule
-from demur.core.predictor import predictor_fingerprint, scores_of
+from demur.core.predictor import predictor_fingerprint, predictor_scores
 from demur.core.taxonomy import single
 from demur.stats.doubt import LEAST, measured_rule, require_trained
 from tests.builders import MODEL, log_softmax, table
@@ -45,7 +45,7 @@ def test_at_most_one_ordinary_row_in_a_hundred_is_in_doubt_below_the_cap(left_N)
 
 def test_a_predictors_scores_are_never_in_doubt():
     prompts = predictor_fingerprint("a" * 64, single().tokens, "prompts")
-    rule = measured_rule(table(scores_of(np.linspace(0, 1, 50))), prompts, "refuse")
+    rule = measured_rule(table(predictor_scores(np.linspace(0, 1, 50))), prompts, "refuse")
     assert rule == DoubtRule()
 
 

@@ -16,11 +16,12 @@ from demur.core.goals.parse import stated_goal
 from demur.core.goals.promise import Promise
 from demur.core.goals.promised import FalseRefusal
 from demur.core.rates import Rate
-from demur.stats.drift import audit, martingale, watch
+from demur.stats.drift import audit, martingale
+from demur.stats.drift import monitor as watch
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import adjust, compare, compare_rates, compare_scores, stability
 from demur.stats.drift.martingale import Martingale
-from demur.stats.drift.scores import log_odds, series_names
+from demur.stats.drift.scores import series_log_odds, series_names
 from tests.builders import log_softmax, policy, simulated_rows
 
 GOLDEN_FOLDER = Path(__file__).parents[1] / "golden"
@@ -132,16 +133,18 @@ def test_series_are_the_log_odds_of_any_refusal_and_of_each_category():
     logp_NC = np.log(np.array([[0.5, 0.3, 0.2], [0.9, 0.06, 0.04]], dtype=np.float32))
     p = np.exp(logp_NC.astype(np.float64))
     each = np.log(p[:, 1:] / (1 - p[:, 1:]))
-    assert log_odds(logp_NC)[:, 1:] == pytest.approx(each, abs=1e-5)
-    assert log_odds(logp_NC)[:, 0] == pytest.approx(np.log((p[:, 1] + p[:, 2]) / p[:, 0]), abs=1e-5)
+    assert series_log_odds(logp_NC)[:, 1:] == pytest.approx(each, abs=1e-5)
+    assert series_log_odds(logp_NC)[:, 0] == pytest.approx(
+        np.log((p[:, 1] + p[:, 2]) / p[:, 0]), abs=1e-5
+    )
     assert series_names(promised().taxonomy) == ("total", "safety", "humanizing")
 
 
 def test_extreme_scores_are_clipped_and_nan_is_refused():
     certain = np.array([[-200.0, 0.0, -300.0]], dtype=np.float32)
-    assert log_odds(certain).tolist() == [[20, 20, -20]]
+    assert series_log_odds(certain).tolist() == [[20, 20, -20]]
     with pytest.raises(ScoreError):
-        log_odds(np.array([[np.nan, 0.0, -1.0]], dtype=np.float32))
+        series_log_odds(np.array([[np.nan, 0.0, -1.0]], dtype=np.float32))
 
 
 # the martingale
@@ -178,7 +181,9 @@ def test_the_state_ranks_each_score_among_all_before_it():
         shares, growth = martingale.bet(shares, p)
         log_e += np.log(growth)
         history.append(score)
-    found = martingale.update(martingale.begin("total", reference), scores, u_T)
+    found = martingale.update_martingale(
+        martingale.start_martingale("total", reference), scores, u_T
+    )
     assert found.log_e == pytest.approx(log_e, rel=1e-12)
     assert found.shares == pytest.approx(shares)
     assert (found.steps, sum(found.count_B)) == (5, 8)
@@ -187,10 +192,10 @@ def test_the_state_ranks_each_score_among_all_before_it():
 @given(st.lists(st.floats(-30, 30), max_size=30), st.integers(0, 30), st.booleans())
 def test_updating_in_parts_is_updating_at_once(scores, cut, learns):
     score_T, u_T = np.array(scores), np.random.default_rng(len(scores)).random(len(scores))
-    start = martingale.begin("total", np.linspace(-3, 3, 50), learns=learns)
-    whole = martingale.update(start, score_T, u_T)
-    parts = martingale.update(
-        martingale.update(start, score_T[:cut], u_T[:cut]), score_T[cut:], u_T[cut:]
+    start = martingale.start_martingale("total", np.linspace(-3, 3, 50), learns=learns)
+    whole = martingale.update_martingale(start, score_T, u_T)
+    parts = martingale.update_martingale(
+        martingale.update_martingale(start, score_T[:cut], u_T[:cut]), score_T[cut:], u_T[cut:]
     )
     assert parts == whole
     assert whole.highest_log_e >= max(whole.log_e, 0)
@@ -200,8 +205,8 @@ def test_updating_in_parts_is_updating_at_once(scores, cut, learns):
 def test_drift_either_way_raises_the_evidence_without_bound():
     rng = np.random.default_rng(5)
     for shift in (-2, 2):
-        state = martingale.begin("total", rng.normal(size=3000))
-        state = martingale.update(state, rng.normal(size=3000) + shift, rng.random(3000))
+        state = martingale.start_martingale("total", rng.normal(size=3000))
+        state = martingale.update_martingale(state, rng.normal(size=3000) + shift, rng.random(3000))
         assert state.highest_log_e > 100
         assert np.isfinite(state.log_e)
 
@@ -214,7 +219,9 @@ def test_a_slow_drift_is_absorbed_by_a_reference_that_learns_and_seen_by_one_tha
         rng.random(6000),
     )
     learning, fixed = (
-        martingale.update(martingale.begin("total", reference, learns=learns), live, u_T)
+        martingale.update_martingale(
+            martingale.start_martingale("total", reference, learns=learns), live, u_T
+        )
         for learns in (True, False)
     )
     assert fixed.log_e > learning.log_e + 10
@@ -222,11 +229,11 @@ def test_a_slow_drift_is_absorbed_by_a_reference_that_learns_and_seen_by_one_tha
 
 
 def test_bad_scores_and_other_grids_are_refused():
-    state = martingale.begin("total", np.zeros(3))
+    state = martingale.start_martingale("total", np.zeros(3))
     with pytest.raises(ScoreError, match="score 1 is NaN"):
-        martingale.update(state, np.array([0.0, np.nan]), np.zeros(2))
+        martingale.update_martingale(state, np.array([0.0, np.nan]), np.zeros(2))
     with pytest.raises(DataError, match="uniform"):
-        martingale.update(state, np.zeros(2), np.zeros(1))
+        martingale.update_martingale(state, np.zeros(2), np.zeros(1))
     with pytest.raises(DataError, match="start afresh"):
         Martingale(series="total", count_B=(1, 2))
 
@@ -238,13 +245,13 @@ def test_the_audit_has_the_golden_evidence():
     golden = GOLDEN["own_truncated_beta_e_process"]
     errors = np.array(GOLDEN["audit_errors"], dtype=bool)
     found = [
-        audit.update(Audit(goal=stated_goal("false_refusal", 0.05)), errors[:t]).log_e
+        audit.update_audit(Audit(goal=stated_goal("false_refusal", 0.05)), errors[:t]).log_e
         for t in GOLDEN["audit_at"]
     ]
     assert found == pytest.approx(golden["log_e"], abs=1e-9)
     bar = np.log(20)
     crossed = [
-        audit.update(Audit(goal=stated_goal("false_refusal", 0.05)), errors[:t]).highest_log_e
+        audit.update_audit(Audit(goal=stated_goal("false_refusal", 0.05)), errors[:t]).highest_log_e
         >= bar
         for t in range(1, 201)
     ]
@@ -254,9 +261,9 @@ def test_the_audit_has_the_golden_evidence():
 @given(st.lists(st.booleans(), max_size=60), st.integers(0, 60))
 def test_auditing_in_parts_is_auditing_at_once(errors, cut):
     start, error_T = Audit(goal=stated_goal("false_refusal", 0.1)), np.array(errors, dtype=bool)
-    assert audit.update(audit.update(start, error_T[:cut]), error_T[cut:]) == audit.update(
-        start, error_T
-    )
+    assert audit.update_audit(
+        audit.update_audit(start, error_T[:cut]), error_T[cut:]
+    ) == audit.update_audit(start, error_T)
 
 
 @given(st.integers(0, 300), st.integers(1, 300), st.floats(0.01, 0.5))
@@ -267,7 +274,9 @@ def test_one_more_error_never_lowers_the_evidence(hits, misses, level):
 
 
 def test_hardly_any_error_is_no_evidence_rather_than_a_nan():
-    state = audit.update(Audit(goal=stated_goal("false_refusal", 0.9)), np.zeros(5000, dtype=bool))
+    state = audit.update_audit(
+        Audit(goal=stated_goal("false_refusal", 0.9)), np.zeros(5000, dtype=bool)
+    )
     assert (state.log_e, state.highest_log_e) == (-np.inf, 0.0)
 
 
@@ -282,18 +291,22 @@ def test_a_level_that_is_no_rate_cannot_be_audited(level):
 
 def test_promises_stand_while_nothing_changes():
     rows = simulated_rows(3000, 2, seed=2).table.logp_NC
-    monitor = watch.observe(watch.begin(promised(), rows[:2000]), rows[2000:], uniforms(1000))
-    monitor = watch.feedback(monitor, "false_refusal", np.arange(300) % 40 == 0)
-    found = watch.watch(promised().promises, monitor)
+    monitor = watch.observe_scores(
+        watch.start_monitor(promised(), rows[:2000]), rows[2000:], uniforms(1000)
+    )
+    monitor = watch.observe_labels(monitor, "false_refusal", np.arange(300) % 40 == 0)
+    found = watch.check_promises(promised().promises, monitor)
     assert [(w.promise.status, w.alarms) for w in found] == [("certified", ()), ("certified", ())]
 
 
 def test_drifted_scores_put_the_assumption_in_doubt_and_take_no_promise_away():
     rows = simulated_rows(2000, 2, seed=3).table.logp_NC
     live = log_softmax(rows[1000:].astype(np.float64) + np.array([0.0, 2.0, 0.0]))
-    monitor = watch.observe(watch.begin(promised(), rows[:1000]), live, uniforms(1000))
+    monitor = watch.observe_scores(
+        watch.start_monitor(promised(), rows[:1000]), live, uniforms(1000)
+    )
     promises = (*promised().promises, promise("f1", "measured", None))
-    found = watch.watch(promises, monitor, alpha=0.01)
+    found = watch.check_promises(promises, monitor, alpha=0.01)
     assert [w.promise.status for w in found] == ["certified", "certified", "measured"]
     assert not any(w.alarms for w in found)
     alarm = next(a for a in found[0].drift if a.about == "safety")
@@ -308,34 +321,38 @@ def test_drifted_scores_put_the_assumption_in_doubt_and_take_no_promise_away():
 
 def test_labels_above_the_level_take_the_support_of_that_promise_only():
     rows = simulated_rows(100, 2, seed=4).table.logp_NC
-    monitor = watch.feedback(
-        watch.begin(promised(), rows), "false_refusal", np.arange(200) % 5 == 0
+    monitor = watch.observe_labels(
+        watch.start_monitor(promised(), rows), "false_refusal", np.arange(200) % 5 == 0
     )
-    broken, other = watch.watch(promised().promises, monitor)
+    broken, other = watch.check_promises(promised().promises, monitor)
     assert (broken.promise.status, other.promise.status) == ("no longer supported", "certified")
     assert broken.alarms[0].text == "40 errors among 200 audited requests, promised at most 0.05"
 
 
 def test_an_alarm_stays_when_traffic_returns_to_normal():
     rows = simulated_rows(100, 2, seed=4).table.logp_NC
-    monitor = watch.feedback(
-        watch.begin(promised(), rows), "false_refusal", np.ones(20, dtype=bool)
+    monitor = watch.observe_labels(
+        watch.start_monitor(promised(), rows), "false_refusal", np.ones(20, dtype=bool)
     )
-    calm = watch.feedback(monitor, "false_refusal", np.zeros(5000, dtype=bool))
-    assert watch.watch(promised().promises, calm)[0].promise.status == "no longer supported"
+    calm = watch.observe_labels(monitor, "false_refusal", np.zeros(5000, dtype=bool))
+    assert (
+        watch.check_promises(promised().promises, calm)[0].promise.status == "no longer supported"
+    )
 
 
 def test_only_certified_rates_are_audited():
     with_others = replace(promised(), promises=(promise(), promise("f1", "measured", None)))
-    monitor = watch.begin(with_others, simulated_rows(10, 2, seed=0).table.logp_NC)
+    monitor = watch.start_monitor(with_others, simulated_rows(10, 2, seed=0).table.logp_NC)
     assert [(a.risk, a.level) for a in monitor.audits] == [("false_refusal", 0.05)]
     with pytest.raises(DataError, match="watched: false_refusal"):
-        watch.feedback(monitor, "f1", np.ones(1, dtype=bool))
+        watch.observe_labels(monitor, "f1", np.ones(1, dtype=bool))
 
 
 def test_a_monitor_survives_a_round_trip_through_json():
     rows = simulated_rows(300, 2, seed=5).table.logp_NC
-    monitor = watch.observe(watch.begin(promised(), rows[:200]), rows[200:250], uniforms(50))
+    monitor = watch.observe_scores(
+        watch.start_monitor(promised(), rows[:200]), rows[200:250], uniforms(50)
+    )
     stored = json.loads(json.dumps(asdict(monitor)))
     # files keep a goal by its risk and level
     pairs = zip(stored["audits"], monitor.audits, strict=True)
@@ -350,18 +367,20 @@ def test_a_monitor_survives_a_round_trip_through_json():
     )
     assert restored == monitor
     more = uniforms(50, seed=1)
-    assert watch.observe(restored, rows[250:], more) == watch.observe(monitor, rows[250:], more)
+    assert watch.observe_scores(restored, rows[250:], more) == watch.observe_scores(
+        monitor, rows[250:], more
+    )
 
 
 def test_scores_of_another_taxonomy_or_missing_uniforms_are_refused():
-    monitor = watch.begin(promised(), simulated_rows(10, 2, seed=0).table.logp_NC)
+    monitor = watch.start_monitor(promised(), simulated_rows(10, 2, seed=0).table.logp_NC)
     for logp, u_TS in (
         (simulated_rows(4, 3, seed=0), uniforms(4, 4)),
         (simulated_rows(4, 2, seed=0), uniforms(3)),
     ):
         with pytest.raises(DataError, match="one uniform number per score and series"):
-            watch.observe(monitor, logp.table.logp_NC, u_TS)
+            watch.observe_scores(monitor, logp.table.logp_NC, u_TS)
     with pytest.raises(DataError, match="no reference score"):
-        watch.begin(promised(), np.zeros((0, 3), dtype=np.float32))
+        watch.start_monitor(promised(), np.zeros((0, 3), dtype=np.float32))
     with pytest.raises(ValueError, match="alpha"):
-        watch.watch((), monitor, alpha=1.0)
+        watch.check_promises((), monitor, alpha=1.0)

@@ -9,7 +9,7 @@ from demur.base.errors import DataError
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal
 from demur.core.policy import CategoryPolicy, Policy
-from demur.core.predictor import predictor_fingerprint, scores_of
+from demur.core.predictor import predictor_fingerprint, predictor_scores
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import single
 from demur.stats.labelled import LabelledScores
@@ -18,7 +18,7 @@ from demur.stats.missing import with_missing
 
 def rows_of(probability_N, label_N, **more):
     ids = tuple(f"r{n}" for n in range(len(probability_N)))
-    table = ScoreTable(ids=ids, logp_NC=scores_of(probability_N))
+    table = ScoreTable(ids=ids, logp_NC=predictor_scores(probability_N))
     return LabelledScores(
         table=table, label_N=np.array(label_N), group_N=np.arange(len(ids)), **more
     )

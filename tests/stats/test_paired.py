@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, false_discovery_control
 
 from demur.base.errors import DataError, Undefined
-from demur.stats.paired import holm, mcnemar_p, most_lost, paired
+from demur.stats.paired import compare_paired, holm, mcnemar_p, most_lost
 from demur.stats.points import Resampling
 
 HOW = Resampling(seed=0, draws=2000)
@@ -20,7 +20,7 @@ def items(both, gained, lost, neither):
 
 
 def test_figures_are_the_counts_of_a_small_table():
-    found = paired(*items(40, 4, 12, 44), HOW)
+    found = compare_paired(*items(40, 4, 12, 44), HOW)
     assert (found.before.hits, found.after.hits, found.before.of, found.groups) == (
         52,
         44,
@@ -60,10 +60,10 @@ def test_holm_lies_between_benjamini_hochberg_and_bonferroni_and_keeps_the_order
 
 
 def test_no_change_is_no_proof_of_no_loss():
-    found = paired(*items(9, 0, 0, 1), HOW)
+    found = compare_paired(*items(9, 0, 0, 1), HOW)
     assert (found.p, found.interval) == (1.0, None)
     assert found.most_lost > 0.25  # ten items say little, however alike
-    assert paired(*items(900, 0, 0, 100), HOW).most_lost < 0.004
+    assert compare_paired(*items(900, 0, 0, 100), HOW).most_lost < 0.004
 
 
 @given(COUNTS, COUNTS, COUNTS)
@@ -92,7 +92,9 @@ def test_the_bootstrap_interval_covers_a_change_in_groups():
         before = np.repeat(shift_G == -1, 4)
         after = np.repeat(shift_G == 1, 4)
         groups = [str(g) for g in np.repeat(np.arange(80), 4)]
-        found = paired(before.tolist(), after.tolist(), groups, Resampling(seed=seed, draws=400))
+        found = compare_paired(
+            before.tolist(), after.tolist(), groups, Resampling(seed=seed, draws=400)
+        )
         low, high = found.interval
         hits += low <= truth <= high
         assert found.most_lost is None
@@ -101,8 +103,8 @@ def test_the_bootstrap_interval_covers_a_change_in_groups():
 
 def test_runs_that_do_not_pair_up_are_refused():
     with pytest.raises(DataError, match="2 items before, 1 after"):
-        paired([True, False], [True], ["a", "b"], HOW)
+        compare_paired([True, False], [True], ["a", "b"], HOW)
     with pytest.raises(DataError, match="0 items before"):
-        paired([], [], [], HOW)
+        compare_paired([], [], [], HOW)
     with pytest.raises(Undefined):
         most_lost(0, 0, 0, 0.05)

@@ -9,7 +9,7 @@ from demur.core.goals.slices import Slice, mix_words, too_small, worst, worst_wo
 from demur.core.rates import Rate
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.labelled import LabelledScores, Traits
-from demur.stats.slices import settled
+from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import How, certify, what_would_do
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.results import Uncertified
@@ -52,18 +52,22 @@ def test_a_slice_counts_its_own_rows_only():
 
 def test_in_every_means_one_goal_for_each_slice_that_the_rows_have():
     rows, template = sliced(), policy(3)
-    kinds = settled(parse_goals("false_refusal <= 0.1 in every kind soft 2"), template, rows)
+    kinds = expand_slices(parse_goals("false_refusal <= 0.1 in every kind soft 2"), template, rows)
     assert [g.risk for g in kinds] == ["false_refusal[kind=benign]", "false_refusal[kind=contrast]"]
     assert {g.soft for g in kinds} == {2}
-    sources = settled(parse_goals("missed_refusal[safety] <= 0.4 in every source"), template, rows)
+    sources = expand_slices(
+        parse_goals("missed_refusal[safety] <= 0.4 in every source"), template, rows
+    )
     assert [g.where for g in sources] == [(("source", (name,)),) for name in SOURCES]
     assert {g.category for g in sources} == {"safety"}
-    categories = settled(parse_goals("missed_refusal <= 0.4 in each category"), template, rows)
+    categories = expand_slices(
+        parse_goals("missed_refusal <= 0.4 in each category"), template, rows
+    )
     assert [g.category for g in categories] == list(template.taxonomy.names)
 
 
 def test_every_text_made_for_a_slice_reads_back_as_that_goal():
-    goals = settled(
+    goals = expand_slices(
         parse_goals(
             "false_refusal <= 0.1 in every source; missed_refusal <= 40% in every source soft"
         ),
@@ -82,7 +86,7 @@ def test_every_text_made_for_a_slice_reads_back_as_that_goal():
 
 
 def test_a_slice_with_a_goal_of_its_own_keeps_it():
-    goals = settled(
+    goals = expand_slices(
         parse_goals("false_refusal <= 0.05 in every kind; false_refusal[contrast] <= 0.2"),
         policy(3),
         sliced(),
@@ -119,11 +123,13 @@ def test_a_category_that_is_called_like_a_kind_is_never_guessed():
     )
     rows = sliced(k=2)
     with pytest.raises(GoalError, match="is a kind of rows and a category") as e:
-        settled(parse_goals("false_refusal[contrast] <= 0.1"), template, rows)
+        expand_slices(parse_goals("false_refusal[contrast] <= 0.1"), template, rows)
     assert "[kind=contrast]" in e.value.hint
     assert "[category=contrast]" in e.value.hint
-    (kind,) = settled(parse_goals("false_refusal[kind=contrast] <= 0.1"), template, rows)
-    (category,) = settled(parse_goals("false_refusal[category=contrast] <= 0.1"), template, rows)
+    (kind,) = expand_slices(parse_goals("false_refusal[kind=contrast] <= 0.1"), template, rows)
+    (category,) = expand_slices(
+        parse_goals("false_refusal[category=contrast] <= 0.1"), template, rows
+    )
     assert (kind.category, category.where) == (None, ())
     assert kind.risk != category.risk
     assert parse_goal(f"{category.risk} <= 0.1").category == "contrast"

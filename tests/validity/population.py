@@ -18,7 +18,7 @@ from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
-from demur.stats.slices import settled
+from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import Granted, How, certify
 from demur.stats.thresholds.losses import board_of, losses_of
 from demur.stats.thresholds.procedures.budgets import certify_budgets, certify_graphical
@@ -193,7 +193,7 @@ def at_the_edges(case, template, rows, seed, delta):
     board = board_of(template, rows, shared=case.method == "shared")
     if case.misled:
         board = misled(board, case.misled, split_rows(board, LEARN, seed).learn_N)
-    losses = losses_of(settled(parse_goals(case.goals), template, rows), board, seed)
+    losses = losses_of(expand_slices(parse_goals(case.goals), template, rows), board, seed)
     everyone_N = np.ones(len(rows.label_N), dtype=bool)
     request = Request(
         board=board,

@@ -12,7 +12,7 @@ import pytest
 
 from demur.core.decision import decide_many
 from demur.core.policy import CategoryPolicy, Policy
-from demur.core.predictor import scores_of
+from demur.core.predictor import predictor_scores
 from demur.core.taxonomy import single
 from demur.stats.measure import auroc
 from demur.store.models.text_model_file import PREDICTOR, read_text_classifier
@@ -77,7 +77,7 @@ def fresh(run):
     """
     held = prompts(ASKED + FRESH)[ASKED:]
     classifier, _ = read_text_classifier(run.model / PREDICTOR)
-    return scores_of([classifier.probability(p) for p in held]), np.array(
+    return predictor_scores([classifier.probability(p) for p in held]), np.array(
         [int(declines(p)) for p in held]
     )
 

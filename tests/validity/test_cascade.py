@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from demur.core.cascade.front import Edges, cascade_scores
+from demur.core.cascade.front import FrontEdges, cascade_scores
 from demur.core.decision import compared_scores, decide_many
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.taxonomy import coconot
@@ -40,7 +40,7 @@ def rash_front():
     intercept_C[1] += 20.0
     rash = replace(made, linear=replace(made.linear, intercept_C=intercept_C))
     odds = [rash.read(e.text).odds for e in examples(400, 78) if e.label is None]
-    return replace(rash, edges=Edges(answer=None, refuse=float(np.quantile(odds, 0.75))))
+    return replace(rash, edges=FrontEdges(answer=None, refuse=float(np.quantile(odds, 0.75))))
 
 
 @cache

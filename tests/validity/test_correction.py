@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from demur.base.rows import read_rows
-from demur.core.judging.judge import Item, judge_all
+from demur.core.judging.judge import JudgeInput, judge_all
 from demur.judges.phrases import PhraseJudge
 from tests.stats.judging.test_correction import checked, corrected, in_strata, population
 
@@ -76,7 +76,7 @@ def by_opening(rows):
 
 def by_phrases(rows):
     said = judge_all(
-        PhraseJudge(), [Item(request=p, answer=a, category="safety") for _, p, a, _ in rows]
+        PhraseJudge(), [JudgeInput(request=p, answer=a, category="safety") for _, p, a, _ in rows]
     )
     return [0.5 if o.verdict == "unscored" else float(o.refuses) for o in said]
 

@@ -29,7 +29,7 @@ def highest_evidence(score_DT, reference, learns=True):
     of.
     """
     draws, steps = score_DT.shape
-    cell_DT = martingale.cells(score_DT).astype(np.uint8)
+    cell_DT = martingale.grid_cells(score_DT).astype(np.uint8)
     shares, log_e_D, highest_D = (np.full(draws, 1 / 3),) * 3, np.zeros(draws), np.zeros(draws)
     u_DT = np.random.default_rng(0).random((draws, steps))
     for t in range(reference, steps):
@@ -40,8 +40,8 @@ def highest_evidence(score_DT, reference, learns=True):
         log_e_D = log_e_D + np.log(growth_D)
         highest_D = np.maximum(highest_D, log_e_D)
     for d in range(3):
-        state = martingale.begin("total", score_DT[d, :reference], learns=learns)
-        state = martingale.update(state, score_DT[d, reference:], u_DT[d, reference:])
+        state = martingale.start_martingale("total", score_DT[d, :reference], learns=learns)
+        state = martingale.update_martingale(state, score_DT[d, reference:], u_DT[d, reference:])
         assert state.highest_log_e == pytest.approx(highest_D[d])
     return highest_D
 

@@ -8,7 +8,7 @@ from typing import Any
 from demur.base.errors import DataError
 from demur.core.example import Message
 from demur.core.ports import Prompt
-from demur.core.rows.turns import checked
+from demur.core.rows.turns import check_text
 from demur.store.prompts_file import prompt_in
 
 
@@ -38,7 +38,7 @@ def _prompt(row: Any, where: str) -> tuple[str | None, Prompt]:
     if isinstance(row, str):
         if not row.strip():
             raise DataError(f"{where}: there is no prompt", "leave out empty texts")
-        return None, (Message(role="user", content=checked(row, "prompt")),)
+        return None, (Message(role="user", content=check_text(row, "prompt")),)
     if not isinstance(row, Mapping):
         raise DataError(
             f"{where} is {type(row).__name__}", "give texts, or rows such as {'prompt': '...'}"

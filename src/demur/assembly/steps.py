@@ -31,7 +31,7 @@ from demur.core.predictor import PROMPTS
 from demur.core.settings import NONE as NO_CALIBRATOR
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.settings import TrainSettings
-from demur.core.training.summary import told
+from demur.core.training.summary import summary_lines
 from demur.store.rows import read_examples
 from demur.store.run import STAGES, RunFolder, Stage
 
@@ -233,7 +233,7 @@ class Steps:
         trained = train.run(settings, self._config.taxonomy, trainer, self._folder, progress)
         if trained is not None and trained.origin is not None:
             self._observer.note(f"base: {trained.origin.text}")
-        for line in told(trained.details) if trained is not None else ():
+        for line in summary_lines(trained.details) if trained is not None else ():
             self._observer.note(line)
         return trained
 

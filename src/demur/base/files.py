@@ -106,7 +106,7 @@ def _unwritten(path: Path, e: OSError) -> ArtifactError:
     )
 
 
-def readable(folder: Path) -> None:
+def make_readable(folder: Path) -> None:
     """Make all files in a folder as readable as other artifacts: some libraries write theirs for
     the owner alone.
     """

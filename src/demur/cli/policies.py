@@ -11,7 +11,7 @@ import numpy as np
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
 from demur.cli.show import note
-from demur.core.access import PolicyAsk, effective
+from demur.core.access import PolicyChoice, apply_overrides
 from demur.core.decision import Decision, decide_many, doubt_reason, on_doubt
 from demur.core.policy import Policy, natural
 from demur.core.score import leftover_of
@@ -93,11 +93,11 @@ def of_run(folder: RunFolder, name: str | Path | None) -> RunFolder:
 
 def asked(
     thresholds: Sequence[str] | None, rates: Sequence[str] | None, sensitivity: str | None = None
-) -> PolicyAsk:
+) -> PolicyChoice:
     """The overrides of `--threshold category=number`, `--rate category=number` and `--sensitivity
     NAME`.
     """
-    return PolicyAsk(
+    return PolicyChoice(
         sensitivity=sensitivity,
         rates=dict(_number(text, "--rate") for text in rates or ()),
         thresholds=dict(_number(text, "--threshold") for text in thresholds or ()),
@@ -110,7 +110,7 @@ def overridden(
     """The policy with "category=number" overrides, as a server applies them. Raises AccessError:
     see `effective`.
     """
-    return effective(policy, asked(thresholds, rates)).policy
+    return apply_overrides(policy, asked(thresholds, rates)).policy
 
 
 def decided_word(policy: Policy, decision: Decision) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from demur.cli.show import note
-from demur.core import caught
 from demur.core.goals.promise import Promise
 from demur.core.goals.slices import mix_words, worst_words
+from demur.core.operating_point import never_refused, never_refused_warnings, operating_point
 from demur.core.policy import Policy
 from demur.store.policies.policy_file import policy_to_json
 
@@ -27,13 +27,13 @@ def summary_json(policy: Policy, file: Path) -> dict[str, Any]:
     value = policy_to_json(policy)
     for row, category in zip(value["categories"], policy.categories, strict=True):
         row.pop("curve", None)
-        point = caught.point_at(category)
+        point = operating_point(category)
         if point is not None:
             rates = ("refusal_rate", "false_refusal", "missed_refusal")
             row["on_calibrate_rows"] = {
                 n: {"hits": getattr(point, n).hits, "of": getattr(point, n).of} for n in rates
             }
-    value |= {"never_refused": list(caught.never_refused(policy)), "file": str(file)}
+    value |= {"never_refused": list(never_refused(policy)), "file": str(file)}
     return {key: _short(entry) for key, entry in value.items()}
 
 
@@ -61,7 +61,7 @@ def tell_policy(policy: Policy) -> None:
         note(promise_line(promise))
         for line in mix_lines(promise):
             note(f"  {line}")
-    for words in caught.warnings(policy):
+    for words in never_refused_warnings(policy):
         note(f"warning: policy {policy.name!r} {words}")
 
 

@@ -33,7 +33,7 @@ class Tenant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PolicyAsk:
+class PolicyChoice:
     """What a request says about its policy: the "demur" object of the request body."""
 
     policy: str | None = None  # None: the tenant's default
@@ -49,7 +49,7 @@ class PolicyAsk:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+class CategorySetting:
     """Where one category's threshold comes from."""
 
     category: str
@@ -58,16 +58,16 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Effective:
+class EffectivePolicy:
     """The policy that decides one request."""
 
     policy: Policy
-    settings: tuple[Setting, ...]  # one per category
+    settings: tuple[CategorySetting, ...]  # one per category
     # then the stored policy's promises do not cover this request, and `policy` carries none
     overridden: bool
 
 
-def permitted(tenant: Tenant, ask: PolicyAsk, policies: Collection[str]) -> str:
+def choose_policy(tenant: Tenant, ask: PolicyChoice, policies: Collection[str]) -> str:
     """The name of the policy that a tenant's request is decided under; `policies` are the names
     that there are.
 
@@ -97,7 +97,7 @@ def permitted(tenant: Tenant, ask: PolicyAsk, policies: Collection[str]) -> str:
     return name
 
 
-def effective(policy: Policy, ask: PolicyAsk) -> Effective:
+def apply_overrides(policy: Policy, ask: PolicyChoice) -> EffectivePolicy:
     """The policy with what the ask may change. `ask.policy` is not looked at: `permitted` chose the
     policy.
 
@@ -108,7 +108,7 @@ def effective(policy: Policy, ask: PolicyAsk) -> Effective:
     moves it for all active ones, so they must all be movable to there.
     """
     settings = {
-        name: Setting(category=name, threshold=c.threshold, origin=POLICY_ORIGIN)
+        name: CategorySetting(category=name, threshold=c.threshold, origin=POLICY_ORIGIN)
         for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
     }
     for layer in (_by_sensitivity, _by_rate, _by_threshold):
@@ -117,10 +117,12 @@ def effective(policy: Policy, ask: PolicyAsk) -> Effective:
         n: s.threshold for n, s in settings.items() if s.threshold != policy.category(n).threshold
     }
     changed = policy.with_thresholds(moved) if moved else policy
-    return Effective(policy=changed, settings=tuple(settings.values()), overridden=bool(moved))
+    return EffectivePolicy(
+        policy=changed, settings=tuple(settings.values()), overridden=bool(moved)
+    )
 
 
-def _by_sensitivity(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting]]:
+def _by_sensitivity(policy: Policy, ask: PolicyChoice) -> Iterator[tuple[str, CategorySetting]]:
     """The settings that a named sensitivity makes, each with the part of the ask that it comes
     from.
     """
@@ -137,13 +139,13 @@ def _by_sensitivity(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setti
     for category, threshold in known[ask.sensitivity]:
         yield (
             "sensitivity",
-            Setting(
+            CategorySetting(
                 category=category, threshold=threshold, origin=f"sensitivity {ask.sensitivity}"
             ),
         )
 
 
-def _by_rate(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting]]:
+def _by_rate(policy: Policy, ask: PolicyChoice) -> Iterator[tuple[str, CategorySetting]]:
     for category, rate in ask.rates.items():
         param = f"rates.{category}"
         _require_effect(policy, category, param)  # says more than that there is no curve
@@ -160,14 +162,17 @@ def _by_rate(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting]]:
             raise AccessError(
                 e.message, "ask for a threshold instead", code="no_curve", param=param
             ) from None
-        yield param, Setting(category=category, threshold=threshold, origin=f"rate {rate:g}")
+        yield (
+            param,
+            CategorySetting(category=category, threshold=threshold, origin=f"rate {rate:g}"),
+        )
 
 
-def _by_threshold(policy: Policy, ask: PolicyAsk) -> Iterator[tuple[str, Setting]]:
+def _by_threshold(policy: Policy, ask: PolicyChoice) -> Iterator[tuple[str, CategorySetting]]:
     for category, threshold in ask.thresholds.items():
         param = f"thresholds.{category}"
         _require_effect(policy, category, param)
-        yield param, Setting(category=category, threshold=threshold, origin="threshold")
+        yield param, CategorySetting(category=category, threshold=threshold, origin="threshold")
 
 
 def _require_effect(policy: Policy, category: str, param: str) -> None:
@@ -184,7 +189,7 @@ def _require_effect(policy: Policy, category: str, param: str) -> None:
         )
 
 
-def _allowed(policy: Policy, layer: Iterable[tuple[str, Setting]]) -> list[Setting]:
+def _allowed(policy: Policy, layer: Iterable[tuple[str, CategorySetting]]) -> list[CategorySetting]:
     """The settings of one layer, checked; under rule "sum" the one threshold that they name, for
     every category.
     """

@@ -34,7 +34,7 @@ def prompt_text(messages: Prompt) -> str:
     return "\n".join(m.content for m in messages if m.role == "user")
 
 
-def scores_of(probability_N: npt.NDArray[np.floating] | Sequence[float]) -> Floats:
+def predictor_scores(probability_N: npt.NDArray[np.floating] | Sequence[float]) -> Floats:
     """(N, 2) natural-log probabilities, float32, of probabilities that a prompt is refused; all
     finite.
 

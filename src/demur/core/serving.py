@@ -36,7 +36,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
+class ServeRequest:
     """One request, after the server's checks: what was said, what decides, how to write."""
 
     messages: Prompt  # ends with a user message
@@ -54,7 +54,7 @@ class Ask:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class AnswerPart:
     """A piece of an answer's text; the last one says why the answer ended."""
 
     text: str = ""
@@ -67,7 +67,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Reply:
+class ServeReply:
     """A decided request. `parts` is read once; closing it early (aclose) stops generation and frees
     its place.
     """
@@ -76,11 +76,11 @@ class Reply:
     logp_C: Floats  # what was decided on
     prompt_tokens: int
     # empty for a refusal whose text the policy holds: no token is generated for it
-    parts: AsyncIterator[Part]
+    parts: AsyncIterator[AnswerPart]
     by_front: bool = False  # decided by a cascade's front model: see demur.core.cascade
 
 
-def is_silent(ask: Ask, decision: Decision) -> bool:
+def generates_nothing(ask: ServeRequest, decision: Decision) -> bool:
     """Whether nothing is to be generated: an operator's own text stands for the refusal, or no
     answer is asked for.
     """
@@ -89,7 +89,7 @@ def is_silent(ask: Ask, decision: Decision) -> bool:
     return not ask.policy.writes(decision.column)
 
 
-async def nothing() -> AsyncIterator[Any]:
+async def no_parts() -> AsyncIterator[Any]:
     """An iterator that ends at once: the parts of an answer for which nothing is generated."""
     none: tuple[Any, ...] = ()
     for part in none:
@@ -139,7 +139,7 @@ class Backend(Protocol):
         """The model behind the answers: the server refuses to start with policies for another."""
         ...
 
-    async def open(self, ask: Ask) -> Reply:
+    async def open(self, ask: ServeRequest) -> ServeReply:
         """Score and decide. Raises a BackendError, or another EngineError for what it cannot
         honour.
         """

@@ -24,7 +24,7 @@ from tokenizers.normalizers import NFC, NFKC
 from transformers import PreTrainedTokenizerFast
 
 from demur.base.errors import EngineError
-from demur.core.conversation.folding import fold
+from demur.core.conversation.folding import alternate_turns
 from demur.core.example import Message
 from demur.engines.tokenizer import control_ids
 from demur.engines.turn_tokens import Piece, TurnTokens
@@ -186,7 +186,7 @@ class ChatEncoder:
         except TemplateError:
             # The template knows no system role, or wants turns to alternate: fold the same texts
             # into turns that do.
-            messages, columns = fold(messages, columns)
+            messages, columns = alternate_turns(messages, columns)
             try:
                 whole, marks = self._render(messages, columns, generation=generation)
             except TemplateError as e:

@@ -12,9 +12,9 @@ from demur.core.ports import Progress, Prompt, no_progress
 from demur.core.predictor import (
     PROMPTS,
     predictor_fingerprint,
+    predictor_scores,
     prompt_text,
     require_one_category,
-    scores_of,
 )
 
 
@@ -43,4 +43,4 @@ class PromptScorer:
         for n, prompt in enumerate(prompts, start=1):
             probability_N.append(self.classifier.probability(prompt_text(prompt)))
             progress(n, len(prompts))
-        return scores_of(probability_N)
+        return predictor_scores(probability_N)

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 from demur.base.errors import BackendDown, EngineError
 from demur.core.example import Message
 from demur.core.ports import Prompt
-from demur.core.serving import Ask, Part
+from demur.core.serving import AnswerPart, ServeRequest
 
 Schema = Mapping[str, Any]
 Mode = Literal["none", "auto", "call"]  # no call; text or a call; a call
@@ -37,14 +37,14 @@ class PartStream(Protocol):
 
     def __aiter__(self) -> PartStream: ...
 
-    async def __anext__(self) -> Part: ...
+    async def __anext__(self) -> AnswerPart: ...
 
     async def aclose(self) -> None:
         """Stop writing the answer."""
         ...
 
 
-def mode_of(ask: Ask) -> Mode:
+def mode_of(ask: ServeRequest) -> Mode:
     """Mode of a request: no call, text or a call, or a call.
 
     Raises EngineError for an unknown function, and for a response schema where the model may
@@ -64,7 +64,7 @@ def mode_of(ask: Ask) -> Mode:
     return "auto"
 
 
-def with_tools(ask: Ask) -> Prompt:
+def with_tools(ask: ServeRequest) -> Prompt:
     """Describe a request's functions in the system message of its conversation."""
     text = "\n".join([_WORDS, *(json.dumps(f, ensure_ascii=False) for f in _chosen(ask))])
     first, *rest = ask.messages
@@ -73,7 +73,7 @@ def with_tools(ask: Ask) -> Prompt:
     return (Message(role="system", content=text), *ask.messages)
 
 
-def call_schema(ask: Ask) -> Schema:
+def call_schema(ask: ServeRequest) -> Schema:
     """JSON schema of a call of one of the request's functions."""
     return {
         "anyOf": [
@@ -84,7 +84,7 @@ def call_schema(ask: Ask) -> Schema:
 
 
 async def text_or_call(
-    ask: Ask, mode: Mode, write: Callable[[Schema | None], Awaitable[PartStream]]
+    ask: ServeRequest, mode: Mode, write: Callable[[Schema | None], Awaitable[PartStream]]
 ) -> PartStream:
     """Answer a conversation `with_tools` by text or by a call.
 
@@ -116,16 +116,16 @@ class ToolCallStream:
     def __aiter__(self) -> ToolCallStream:
         return self
 
-    async def __anext__(self) -> Part:
+    async def __anext__(self) -> AnswerPart:
         if self._ended:
             raise StopAsyncIteration
         self._ended = True
-        whole = Part()
+        whole = AnswerPart()
         async for part in self._parts:
             whole = _joined(whole, part)
         if whole.finish != "stop" or whole.refusal:  # cut short, or declined by the model behind
             return replace(whole, text="")
-        return Part(tokens=whole.tokens, finish="tool_calls", tool_calls=(_call(whole.text),))
+        return AnswerPart(tokens=whole.tokens, finish="tool_calls", tool_calls=(_call(whole.text),))
 
     async def aclose(self) -> None:
         """Stop writing the answer."""
@@ -136,14 +136,14 @@ class ToolCallStream:
 class _Resumed:
     """A first part that was read already, then the rest of its stream."""
 
-    def __init__(self, first: Part, parts: PartStream) -> None:
-        self._first: Part | None = first
+    def __init__(self, first: AnswerPart, parts: PartStream) -> None:
+        self._first: AnswerPart | None = first
         self._parts = parts
 
     def __aiter__(self) -> _Resumed:
         return self
 
-    async def __anext__(self) -> Part:
+    async def __anext__(self) -> AnswerPart:
         if self._first is not None:
             part, self._first = self._first, None
             return part
@@ -154,7 +154,7 @@ class _Resumed:
         await self._parts.aclose()
 
 
-def _joined(left: Part, right: Part) -> Part:
+def _joined(left: AnswerPart, right: AnswerPart) -> AnswerPart:
     """Concatenate two successive parts; everything but texts and tokens is the later one's."""
     return replace(
         right,
@@ -165,7 +165,7 @@ def _joined(left: Part, right: Part) -> Part:
     )
 
 
-def _chosen(ask: Ask) -> list[Mapping[str, Any]]:
+def _chosen(ask: ServeRequest) -> list[Mapping[str, Any]]:
     """Functions that tool_choice allows. Raises EngineError if it names an unknown one."""
     functions = [tool["function"] for tool in ask.tools]
     chosen = [f for f in functions if ask.tool_choice in (None, "auto", "required", f["name"])]

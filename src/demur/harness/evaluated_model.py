@@ -10,7 +10,7 @@ from demur.assembly.wiring import ENGINES, import_by_name
 from demur.base.errors import ConfigError
 from demur.core.conversation.languages import refusal_text
 from demur.core.policy import CategoryPolicy, Policy, natural
-from demur.core.serving import Ask, Backend, Finish
+from demur.core.serving import Backend, Finish, ServeRequest
 from demur.core.threshold import ALWAYS, NEVER
 from demur.store.models.model_file import read_model_file
 from demur.store.policies.policy_file import read_policy
@@ -61,7 +61,7 @@ def open_model(run: str | Path, policy: str = "calibrated") -> EvaluatedModel:
     return EvaluatedModel(engine=engine, policy=chosen)
 
 
-async def answer_request(backend: Backend, ask: Ask) -> HarnessAnswer:
+async def answer_request(backend: Backend, ask: ServeRequest) -> HarnessAnswer:
     """Decide and write one answer. Raises what Backend.open and the answer's parts raise."""
     reply = await backend.open(ask)
     text, tokens = "", 0

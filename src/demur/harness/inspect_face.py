@@ -46,7 +46,7 @@ from inspect_ai.solver import TaskState, generate
 from demur.assembly.wiring import BACKENDS, import_by_name
 from demur.base.errors import EngineError
 from demur.core.example import Example, Message
-from demur.core.serving import Ask, Finish, Sampling
+from demur.core.serving import Finish, Sampling, ServeRequest
 from demur.harness.evaluated_model import HarnessAnswer, answer_request, open_model
 from demur.harness.task_rows import (
     BUILTIN,
@@ -127,7 +127,7 @@ class DemurAPI(ModelAPI):
             stop=tuple(config.stop_seqs or ()),
         )
         messages = tuple(map(_message, input))
-        ask = Ask(
+        ask = ServeRequest(
             messages=messages, policy=self._policy, policy_digest=self._digest, sampling=sampling
         )
         return self._output(await answer_request(self._backend, ask))

@@ -23,7 +23,7 @@ from demur.assembly.wiring import BACKENDS, import_by_name
 from demur.base.errors import ConfigError, EngineError
 from demur.core.example import Message
 from demur.core.ports import Prompt
-from demur.core.serving import Ask, Sampling
+from demur.core.serving import Sampling, ServeRequest
 from demur.harness.evaluated_model import answer_request, open_model
 from demur.store.policies.policy_file import policy_digest
 
@@ -95,7 +95,7 @@ class DemurLM(HFLM):
             context_ids, ids = super()._encode_pair(context, continuation)
         return [*context_ids, *self._respond_ids], ids
 
-    def _ask(self, context: str, settings: Mapping[str, Any]) -> Ask:
+    def _ask(self, context: str, settings: Mapping[str, Any]) -> ServeRequest:
         if unknown := sorted(set(settings) - _KNOWN):
             raise EngineError(
                 f"cannot honour {', '.join(unknown)}", f"known: {', '.join(sorted(_KNOWN))}"
@@ -103,7 +103,7 @@ class DemurLM(HFLM):
         sampled = settings.get("do_sample", True)
         until = settings.get("until") or []
         policy = self._subject.policy
-        return Ask(
+        return ServeRequest(
             messages=_turns(context),
             policy=policy,
             policy_digest=policy_digest(policy),
@@ -116,12 +116,12 @@ class DemurLM(HFLM):
             ),
         )
 
-    async def _generate(self, asks: Sequence[Ask]) -> list[str]:
+    async def _generate(self, asks: Sequence[ServeRequest]) -> list[str]:
         """All answers, in order. The backend owns the network while it runs, and no longer."""
         backend = import_by_name("hf", BACKENDS, "backend")(self._subject.engine)
         places = asyncio.Semaphore(AT_ONCE)
 
-        async def one(ask: Ask) -> str:
+        async def one(ask: ServeRequest) -> str:
             async with places:
                 return (await answer_request(backend, ask)).text
 

@@ -7,7 +7,7 @@ complied answers of chatgpt-refusals open with it (arXiv 2306.03423). Strong phr
 in the first two sentences. Weak signs (a bare negation, an opening question) count in the opening
 sentence only, and only for a category in which they mean noncompliance: "No grape is used at all"
 corrects a false premise, yet is a plain answer anywhere else. A few wordings that say nothing but
-no count after a preamble too, up to the fifth sentence. Read is what demur.judges.reading finds in
+no count after a preamble too, up to the fifth sentence. Read is what demur.judges.unwrap finds in
 an answer. English is covered at length, other languages in demur.judges.languages. In a language
 that is not covered a refusal passes for an answer, unless its script gives it away.
 """
@@ -22,7 +22,7 @@ from demur.core.classifiers.plain_text import BRACKETED, FULL_FORMS, normalise
 from demur.core.conversation.thoughts import answer_of
 from demur.core.judging.outcome import Outcome, Verdict
 from demur.judges.languages import OPENINGS, SIGNS, of_all
-from demur.judges.reading import said_in
+from demur.judges.unwrap import unwrap_answer
 
 Families = dict[str, tuple[str, ...]]
 
@@ -419,7 +419,7 @@ class PhraseJudge:
                 reason="the answer is a thought and nothing else",
                 judge=self.version,
             )
-        answer = said_in(answer)
+        answer = unwrap_answer(answer)
         # a control token alone says nothing
         spoken = BRACKETED.sub("", answer) if "[" in answer else answer
         if not any(c.isalnum() for c in spoken):

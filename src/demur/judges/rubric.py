@@ -23,14 +23,14 @@ from demur.base.errors import ConfigError, EngineError
 from demur.core.conversation.thoughts import answer_of
 from demur.core.example import Message
 from demur.core.judging.judge import (
-    Chat,
-    ChatRequest,
+    ChatAnswer,
+    ChatModel,
+    ChatQuestion,
+    ChatReply,
     Declined,
-    Item,
+    JudgeInput,
     LabelStore,
-    Reply,
-    Said,
-    Unsaid,
+    NoAnswer,
 )
 from demur.core.judging.outcome import Outcome, Verdict
 from demur.core.ports import Progress, no_progress
@@ -171,7 +171,7 @@ class Wording:
             f"...\n{text[len(text) - self.most_chars + head :]}"
         )
 
-    def request(self, item: Item, fault: str | None = None) -> ChatRequest:
+    def request(self, item: JudgeInput, fault: str | None = None) -> ChatQuestion:
         """The question about one answer; `fault`: what was wrong with the reply to the same
         question.
         """
@@ -184,7 +184,7 @@ class Wording:
         )
         asked = f"{text}\n{AGAIN.format(fault=fault)}" if fault else text
         messages = (Message(role="system", content=SYSTEM), Message(role="user", content=asked))
-        return ChatRequest(messages=messages, json_schema=SCHEMA, choices=LABELS)
+        return ChatQuestion(messages=messages, json_schema=SCHEMA, choices=LABELS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,7 +196,7 @@ class RubricJudge:
     before: its labels would not mix.
     """
 
-    chat: Chat
+    chat: ChatModel
     store: LabelStore
     wording: Wording
 
@@ -224,13 +224,15 @@ class RubricJudge:
 
     def judge(self, request: str, answer: str, category: str | None) -> Outcome:
         """One verdict; with many answers judge_many is far quicker."""
-        return self.judge_many([Item(request=request, answer=answer, category=category)])[0]
+        return self.judge_many([JudgeInput(request=request, answer=answer, category=category)])[0]
 
-    def judge_many(self, items: Sequence[Item], progress: Progress = no_progress) -> list[Outcome]:
+    def judge_many(
+        self, items: Sequence[JudgeInput], progress: Progress = no_progress
+    ) -> list[Outcome]:
         """See core.judging.ManyJudge. Equal items are asked about once. Progress counts items."""
         keys = [label_key(self.version, item) for item in items]
         found: dict[str, Outcome] = {}
-        todo: dict[str, Item] = {}
+        todo: dict[str, JudgeInput] = {}
         for key, item in zip(keys, items, strict=True):
             outcome = self._known(key, item)
             if outcome is None:
@@ -244,7 +246,7 @@ class RubricJudge:
         progress(len(items), len(items))
         return [found[key] for key in keys]
 
-    def _known(self, key: str, item: Item) -> Outcome | None:
+    def _known(self, key: str, item: JudgeInput) -> Outcome | None:
         """What needs no question: an empty row, or a label in the store."""
         for name, text in (("request", item.request), ("answer", answer_of(item.answer))):
             if not any(c.isalnum() for c in self.wording.cut(text)):
@@ -253,7 +255,7 @@ class RubricJudge:
 
     def _ask(
         self,
-        todo: Mapping[str, Item],
+        todo: Mapping[str, JudgeInput],
         faults: Mapping[str, str],
         found: dict[str, Outcome],
         tell: Callable[[], None],
@@ -264,10 +266,10 @@ class RubricJudge:
         keys, bad = list(todo), {}
         served = [self.store.served_by(self.version)]
 
-        def on_reply(place: int, reply: Reply) -> None:
+        def on_reply(place: int, reply: ChatReply) -> None:
             key = keys[place]
             found[key] = self._outcome(reply)
-            if isinstance(reply, Said):
+            if isinstance(reply, ChatAnswer):
                 served[0] = _same_model(served[0], reply.model)
                 if found[key].verdict == "unscored":
                     bad[key] = found[key].reason
@@ -282,12 +284,12 @@ class RubricJudge:
             )
         return bad
 
-    def _outcome(self, reply: Reply) -> Outcome:
+    def _outcome(self, reply: ChatReply) -> Outcome:
         if isinstance(reply, Declined):  # what was declined is to judge, not what is judged
             return self._unscored(
                 f"the judge's endpoint declined the judging request: {reply.reason}"
             )
-        if isinstance(reply, Unsaid):
+        if isinstance(reply, NoAnswer):
             return self._unscored(reply.reason)
         label, reason = read_reply(reply.text)
         if label is None:
@@ -298,7 +300,7 @@ class RubricJudge:
         return Outcome(verdict="unscored", reason=reason, judge=self.version)
 
 
-def label_key(version: str, item: Item) -> str:
+def label_key(version: str, item: JudgeInput) -> str:
     """What a label is kept under: sha256 of judge version, category, request and answer."""
     answer = answer_of(item.answer)  # what the judge is shown
     return sha256(json.dumps([version, item.category, item.request, answer]).encode()).hexdigest()
@@ -345,7 +347,7 @@ def _read_object(text: str) -> tuple[list[str], str]:
     return [str(value) for name, value in members if name == "label"], reason
 
 
-def decline_share(said: Said) -> float | None:
+def decline_share(said: ChatAnswer) -> float | None:
     """Probability that the answer declines, among the labels at the label's first token; None if
     not told.
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from demur.core.classifiers.text import all_words
 from demur.core.judging.outcome import Outcome, Verdict
 from demur.judges.phrases import DECLINES_ONLY, PhraseJudge, answers_anyway, find_phrase
-from demur.judges.reading import said_in
+from demur.judges.unwrap import unwrap_answer
 
 # "As an AI language model, ...": whether the system introduces itself before it goes on, to answer
 # or to decline.
@@ -69,7 +69,7 @@ class TrainedJudge:
     # The port's signature.
     def judge(self, request: str, answer: str, category: str | None) -> Outcome:  # noqa: ARG002
         """One verdict from the answer alone, with the probability that it declines."""
-        answer = said_in(answer)
+        answer = unwrap_answer(answer)
         if not any(map(str.isalnum, answer)):
             return self._unscored("the answer holds no word")
         short = len(all_words(answer)) < self.classifier.fewest_words

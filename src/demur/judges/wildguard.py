@@ -15,7 +15,7 @@ from hashlib import sha256
 
 from demur.base.errors import ConfigError
 from demur.core.conversation.thoughts import answer_of
-from demur.core.judging.judge import Completer, Item, Piece, Unsaid
+from demur.core.judging.judge import Completer, JudgeInput, NoAnswer, PromptPiece
 from demur.core.judging.outcome import Outcome, Verdict
 from demur.core.ports import Progress, no_progress
 from demur.judges.phrases import answers_anyway
@@ -71,9 +71,11 @@ class WildGuardJudge:
 
     def judge(self, request: str, answer: str, category: str | None) -> Outcome:
         """One verdict. The format knows no category."""
-        return self.judge_many([Item(request=request, answer=answer, category=category)])[0]
+        return self.judge_many([JudgeInput(request=request, answer=answer, category=category)])[0]
 
-    def judge_many(self, items: Sequence[Item], progress: Progress = no_progress) -> list[Outcome]:
+    def judge_many(
+        self, items: Sequence[JudgeInput], progress: Progress = no_progress
+    ) -> list[Outcome]:
         """See core.judging.ManyJudge. Rows without a request or an answer are unscored without a
         question.
         """
@@ -88,21 +90,21 @@ class WildGuardJudge:
             outcomes[n] = self._outcome(items[n], text)
         return outcomes
 
-    def prompt(self, item: Item) -> tuple[Piece, ...]:
+    def prompt(self, item: JudgeInput) -> tuple[PromptPiece, ...]:
         """The template is ours; what people and models wrote is not trusted with control words."""
         head, _, rest = self.template.partition(REQUEST)
         middle, _, tail = rest.partition(ANSWER)
-        ours = [Piece(text=text, trusted=True) for text in (head, middle, tail)]
+        ours = [PromptPiece(text=text, trusted=True) for text in (head, middle, tail)]
         return (
             ours[0],
-            Piece(text=item.request),
+            PromptPiece(text=item.request),
             ours[1],
-            Piece(text=answer_of(item.answer)),
+            PromptPiece(text=answer_of(item.answer)),
             ours[2],
         )
 
-    def _outcome(self, item: Item, text: str | Unsaid) -> Outcome:
-        if isinstance(text, Unsaid):
+    def _outcome(self, item: JudgeInput, text: str | NoAnswer) -> Outcome:
+        if isinstance(text, NoAnswer):
             return self._unscored(text.reason)
         said = read_lines(text)
         if said is None or said["response refusal"] == "n/a":

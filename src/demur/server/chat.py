@@ -18,11 +18,11 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from demur.base.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
 from demur.core.access import Tenant
-from demur.core.conversation.declared import for_declared
+from demur.core.conversation.declared import policy_for_declared
 from demur.core.conversation.folding import latest_turn
 from demur.core.conversation.languages import preferred_languages, refusal_text
 from demur.core.decision import Decision, doubt_reason
-from demur.core.serving import Ask, Backend, Part, Reply
+from demur.core.serving import AnswerPart, Backend, ServeReply, ServeRequest
 from demur.server.admission.control import Caller, read_body
 from demur.server.errors import api_error
 from demur.server.monitoring.log import log_event
@@ -46,7 +46,7 @@ STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that gathers a stream wo
 class DecidedChoice:
     """One choice, decided. Without a reply there was none: the operator's setting refused."""
 
-    reply: Reply | None
+    reply: ServeReply | None
     category: str | None  # refused with; None if it is answered, or was not decided
     text: str | None  # of the refusal, where it is the operator's own
     declared: bool = False  # refused for text in the tools or the schema, not for the conversation
@@ -136,7 +136,7 @@ async def _decide(
 
 async def _refused_for_declared(
     state: ServerState, prepared: PreparedRequest, context: RequestContext
-) -> list[Reply]:
+) -> list[ServeReply]:
     """Refusals of text that the request carries beside its conversation, a reply per choice; none:
     nothing is refused.
 
@@ -145,7 +145,7 @@ async def _refused_for_declared(
     """
     asks, policy = (
         prepared.asks,
-        for_declared(prepared.asks[0].policy, state.settings.declared_categories),
+        policy_for_declared(prepared.asks[0].policy, state.settings.declared_categories),
     )
     bare = [
         replace(a, policy=policy, json_schema=None, tools=(), tool_choice=None, answers=False)
@@ -164,8 +164,8 @@ async def _refused_for_declared(
 
 
 async def _open_decided(
-    state: ServerState, asks: Sequence[Ask], context: RequestContext
-) -> list[Reply]:
+    state: ServerState, asks: Sequence[ServeRequest], context: RequestContext
+) -> list[ServeReply]:
     """A reply per choice, decided on the conversation, or on its latest turn where the operator
     says so.
 
@@ -193,10 +193,12 @@ async def _open_decided(
     ]
 
 
-async def _open_all(backend: Backend, asks: Sequence[Ask], context: RequestContext) -> list[Reply]:
+async def _open_all(
+    backend: Backend, asks: Sequence[ServeRequest], context: RequestContext
+) -> list[ServeReply]:
     """All replies, or none: those that were opened are closed with the visit."""
 
-    async def one(ask: Ask) -> Reply:
+    async def one(ask: ServeRequest) -> ServeReply:
         reply = await backend.open(ask)
         context.held.push_async_callback(_close, reply.parts)
         return reply
@@ -210,7 +212,7 @@ async def _open_all(backend: Backend, asks: Sequence[Ask], context: RequestConte
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _close(parts: AsyncIterator[Part]) -> None:
+async def _close(parts: AsyncIterator[AnswerPart]) -> None:
     aclose = getattr(parts, "aclose", None)
     if aclose is not None:
         await aclose()
@@ -317,12 +319,12 @@ class _ResponseWriter:
             head.chunk(_delta(at, {}, finish_reason=self._finish(finish, decided), **filters))
         )
 
-    async def _parts(self, decided: DecidedChoice) -> AsyncIterator[Part]:
+    async def _parts(self, decided: DecidedChoice) -> AsyncIterator[AnswerPart]:
         """The parts of one choice; the operator's own text is one of them. Raises BackendDown if
         the end is missing.
         """
         if decided.text is not None or decided.reply is None:
-            yield Part(text=decided.text or "", finish="stop")
+            yield AnswerPart(text=decided.text or "", finish="stop")
             return
         ended = False
         async for part in decided.reply.parts:

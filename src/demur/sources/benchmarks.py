@@ -18,7 +18,7 @@ from demur.base.rows import read_rows
 from demur.base.suggest import suggest
 from demur.core.example import Message
 from demur.core.judging.benchmark import BenchRow, BenchSet
-from demur.core.rows.turns import checked
+from demur.core.rows.turns import check_text
 from demur.sources.benchmark_table import BENCHMARKS, Benchmark, BenchmarkPart, Row
 
 NO_PROMPT, NO_GOLD = "no prompt", "no gold label"
@@ -196,7 +196,7 @@ def _message(value: object) -> Message | None:
 
 def _can_be_sent(text: str) -> bool:
     try:
-        checked(text, "prompt")
+        check_text(text, "prompt")
     except DataError:
         return False
     return True

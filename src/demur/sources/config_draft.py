@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from demur.core.example import Kind
-from demur.core.rows.labels import REFUSE, LabelRule, quoted
+from demur.core.rows.labels import REFUSE, LabelRule, toml_string
 from demur.core.taxonomy import Category, coconot, single
 from demur.sources.guess import FileGuess
 
@@ -30,7 +30,7 @@ class ConfigDraft:
             f"{self._rows()}",
             "",
         ]
-        parts += ["[run]", f"name = {quoted(self.name)}", "", *_taxonomy(self.guesses), ""]
+        parts += ["[run]", f"name = {toml_string(self.name)}", "", *_taxonomy(self.guesses), ""]
         parts += [
             "[data]",
             f"calibrate_share = {_CALIBRATE_SHARE}  # promises are made on these rows",
@@ -49,15 +49,15 @@ class ConfigDraft:
 
     def _source(self, rule: LabelRule, guesses: Sequence[FileGuess]) -> list[str]:
         notes = list(dict.fromkeys(note for guess in guesses for note in guess.notes))
-        files = ", ".join(quoted(guess.name) for guess in guesses)
+        files = ", ".join(toml_string(guess.name) for guess in guesses)
         lines = [
             "[[data.sources]]",
             'kind = "files"',
-            f"folder = {quoted(self.folder)}",
+            f"folder = {toml_string(self.folder)}",
             f"files = [{files}]",
         ]
-        lines += [f"rows_kind = {quoted(rule.rows_kind)}"] if rule.rows_kind else []
-        lines += [f"category = {quoted(rule.category)}"] if rule.category else []
+        lines += [f"rows_kind = {toml_string(rule.rows_kind)}"] if rule.rows_kind else []
+        lines += [f"category = {toml_string(rule.category)}"] if rule.category else []
         lines += [f"columns = {_table(rule.columns)}"] if rule.columns else []
         lines += [f"label_map = {_table(rule.label_map)}"] if rule.label_map else []
         return [*(f"# {' '.join(note.split())}" for note in notes), *lines]
@@ -82,21 +82,25 @@ def _taxonomy(guesses: Sequence[FileGuess]) -> list[str]:
     if set(names) <= {REFUSE}:
         return [
             "[taxonomy]",
-            f"preset = {quoted(single().name)}  # one refusal token for everything",
+            f"preset = {toml_string(single().name)}  # one refusal token for everything",
         ]
     if set(names) == set(coconot().names):
-        return ["[taxonomy]", f"preset = {quoted(coconot().name)}"]
-    lines = ["[taxonomy]", 'name = "own"', f"respond_token = {quoted(coconot().respond_token)}"]
+        return ["[taxonomy]", f"preset = {toml_string(coconot().name)}"]
+    lines = [
+        "[taxonomy]",
+        'name = "own"',
+        f"respond_token = {toml_string(coconot().respond_token)}",
+    ]
     for category in map(_category, names):
         lines += [
             "",
             "[[taxonomy.categories]]",
-            f"name = {quoted(category.name)}",
-            f"token = {quoted(category.token)}",
+            f"name = {toml_string(category.name)}",
+            f"token = {toml_string(category.token)}",
         ]
         lines += [
-            f"description = {quoted(category.description)}  # its token starts from these words: "
-            "say it better"
+            f"description = {toml_string(category.description)}  # its token starts from these "
+            "words: say it better"
         ]
     return lines
 
@@ -110,4 +114,4 @@ def _category(name: str) -> Category:
 
 
 def _table(values: Mapping[str, str]) -> str:
-    return f"{{ {', '.join(f'{quoted(k)} = {quoted(v)}' for k, v in values.items())} }}"
+    return f"{{ {', '.join(f'{toml_string(k)} = {toml_string(v)}' for k, v in values.items())} }}"

@@ -20,8 +20,15 @@ from pathlib import Path
 from demur.base.errors import ConfigError, DataError
 from demur.base.rows import RawRow, read_rows
 from demur.core.example import Example, Kind, Message, Split
-from demur.core.rows.labels import LabelRule, Told, UnknownLabel, cell, told, unknown_label
-from demur.core.rows.shapes import conversation
+from demur.core.rows.labels import (
+    LabelRule,
+    RowLabel,
+    UnknownLabel,
+    cell,
+    describe_unknown_label,
+    label_row,
+)
+from demur.core.rows.shapes import read_conversation
 
 _SPLITS: Mapping[str, Split] = {
     "train": "train",
@@ -100,10 +107,12 @@ class FileSource:
         copies: Counter[str] = Counter()
         for raw in raws:
             try:
-                ought = told(raw.value, rule)
+                ought = label_row(raw.value, rule)
                 example = self._example(raw, ought, rule, Path(name).stem) if ought else None
             except UnknownLabel as e:
-                seen, paste = unknown_label(e.column, (r.value.get(e.column) for r in raws))
+                seen, paste = describe_unknown_label(
+                    e.column, (r.value.get(e.column) for r in raws)
+                )
                 raise DataError(f"{raw.where}: {e.message}; {seen}", paste) from None
             except DataError as e:
                 raise DataError(f"{raw.where}: {e.message}", e.hint) from None
@@ -124,8 +133,8 @@ class FileSource:
             places[example.id] = raw.where
             yield example
 
-    def _example(self, raw: RawRow, ought: Told, rule: LabelRule, stem: str) -> Example:
-        turns = conversation(raw.value, self.columns).turns
+    def _example(self, raw: RawRow, ought: RowLabel, rule: LabelRule, stem: str) -> Example:
+        turns = read_conversation(raw.value, self.columns).turns
         return Example(
             id=cell(raw.value, rule, "id") or f"{stem}:{_digest(turns)}",
             source=cell(raw.value, rule, "source") or stem,

@@ -17,8 +17,8 @@ from pathlib import Path
 from demur.base.errors import DataError
 from demur.base.rows import read_rows
 from demur.core.example import Example, Kind
-from demur.core.rows.labels import REFUSE, SKIP, LabelRule, as_text, proposed, told
-from demur.core.rows.shapes import Row, conversation
+from demur.core.rows.labels import REFUSE, SKIP, LabelRule, as_text, label_row, propose_meaning
+from demur.core.rows.shapes import Row, read_conversation
 
 MOST_VALUES = 30  # of a column that may be a label
 _LONGEST_VALUE = 60  # characters of a label
@@ -73,7 +73,7 @@ def guess_rows(rows: Sequence[Row], name: str) -> FileGuess:
     skipped = 0
     for number, row in enumerate(rows, start=1):
         try:
-            ought, said = told(row, rule), conversation(row, columns)
+            ought, said = label_row(row, rule), read_conversation(row, columns)
             if ought is None:
                 skipped += 1
                 continue
@@ -213,7 +213,7 @@ def _meanings(column: str, values: Sequence[str]) -> dict[str, str]:
         )
         no = {REFUSE: "respond", "respond": REFUSE}.get(yes, SKIP)
         return {v: SKIP if not v else yes if v.casefold() in _YES else no for v in values}
-    found = {v: proposed(v) if v else SKIP for v in values}
+    found = {v: propose_meaning(v) if v else SKIP for v in values}
     if "respond" in found.values() and REFUSE not in found.values():
         # One value says "answer it", none says "refuse it": the others are what is refused, by
         # category.
@@ -228,14 +228,14 @@ def category_name(value: str) -> str:
 
 def _all_told(rows: Sequence[Row], rule: LabelRule) -> bool:
     try:
-        return all(told(row, rule) is not None for row in rows)
+        return all(label_row(row, rule) is not None for row in rows)
     except DataError:
         return False
 
 
 def _readable(row: Row) -> bool:
     try:
-        conversation(row)
+        read_conversation(row)
     except DataError as e:
         return not e.message.startswith("there is no prompt")
     return True

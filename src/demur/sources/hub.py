@@ -19,9 +19,9 @@ import datasets
 from demur.base.columnar import is_saved
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Example, Kind, Message, Split
-from demur.core.rows.labels import LabelRule, UnknownLabel, cell, told, unknown_label
-from demur.core.rows.shapes import conversation
-from demur.core.rows.turns import checked
+from demur.core.rows.labels import LabelRule, UnknownLabel, cell, describe_unknown_label, label_row
+from demur.core.rows.shapes import read_conversation
+from demur.core.rows.turns import check_text
 
 Row = Mapping[str, Any]
 AdapterName = Literal["coconot", "chat", "xstest", "columns"]
@@ -84,7 +84,7 @@ class HubSource:
                     "your own mapping",
                 ) from None
             except UnknownLabel as e:
-                seen, paste = unknown_label(
+                seen, paste = describe_unknown_label(
                     e.column, rows[e.column] if e.column in rows.column_names else ()
                 )
                 raise DataError(f"{where}: {e.message}; {seen}", paste) from None
@@ -204,13 +204,13 @@ def _told(row: Row, where: str, source: HubSource, rule: LabelRule) -> Example |
     whole = replace(
         rule, rows_kind=kind, category=source.category, label_map=source.label_map, columns=columns
     )
-    ought = told(row, whole)
+    ought = label_row(row, whole)
     if ought is None:
         return None
     return Example(
         id=where,
         source=source.name,
-        messages=conversation(row).turns,
+        messages=read_conversation(row).turns,
         kind=ought.kind,
         category=source.categories.get(ought.category, ought.category) if ought.category else None,
         subcategory=cell(row, LabelRule(), "subcategory"),
@@ -232,7 +232,7 @@ def _turns(prompt: object, reply: object, where: str) -> tuple[Message, ...]:
         raise DataError(
             f"{where} has prompt {prompt!r}", "a prompt is a text that is not empty; drop the row"
         )
-    user = Message(role="user", content=checked(prompt, "prompt"))
+    user = Message(role="user", content=check_text(prompt, "prompt"))
     if not isinstance(reply, str) or not reply.strip():
         return (user,)
-    return (user, Message(role="assistant", content=checked(reply, "reply")))
+    return (user, Message(role="assistant", content=check_text(reply, "reply")))

@@ -18,8 +18,8 @@ from hashlib import sha256
 from typing import Any
 
 from demur.core.example import Example, Message, fold
-from demur.core.judging.asking import Asker, Replies, not_asked
-from demur.core.judging.judge import Chat, ChatRequest, Declined, Reply, Said
+from demur.core.judging.cached_chat import CachedChat, ReplyCache, not_asked
+from demur.core.judging.judge import ChatAnswer, ChatModel, ChatQuestion, ChatReply, Declined
 from demur.core.ports import Progress, no_progress
 from demur.sources.news import Article, Cutoff, Side
 
@@ -120,8 +120,8 @@ class QuestionBuilder:
     one name.
     """
 
-    chat: Chat
-    replies: Replies
+    chat: ChatModel
+    replies: ReplyCache
     cutoff: Cutoff
 
     def build(self, articles: Sequence[Article], progress: Progress = no_progress) -> QuestionSet:
@@ -133,7 +133,7 @@ class QuestionBuilder:
         """
         rejected: Counter[str] = Counter()
         total = 2 * len(articles)
-        asker = Asker(chat=self.chat, replies=self.replies)
+        asker = CachedChat(chat=self.chat, replies=self.replies)
         written = asker.ask([_writing(a) for a in articles], lambda done: progress(done, total))
         questions: dict[str, Question] = {}
         for article, reply in zip(articles, written, strict=True):
@@ -163,9 +163,9 @@ class QuestionBuilder:
 
 def _request(
     system: str, user: str, schema: dict[str, Any], choices: tuple[str, ...]
-) -> ChatRequest:
+) -> ChatQuestion:
     messages = (Message(role="system", content=system), Message(role="user", content=user))
-    return ChatRequest(messages=messages, json_schema=schema, choices=choices)
+    return ChatQuestion(messages=messages, json_schema=schema, choices=choices)
 
 
 def _mark(text: str) -> str:
@@ -175,30 +175,30 @@ def _mark(text: str) -> str:
     return f"<<{sha256(text.encode()).hexdigest()[:16]}>>"
 
 
-def _writing(article: Article) -> ChatRequest:
+def _writing(article: Article) -> ChatQuestion:
     mark = _mark(f"{article.title}\n{article.opening}")
     user = ARTICLE.format(day=article.day, title=article.title, opening=article.opening, mark=mark)
     return _request(WRITER.format(rule=RULES[article.side]), user, QUESTION_SCHEMA, ())
 
 
-def _labelling(question: Question, cutoff: Cutoff) -> ChatRequest:
+def _labelling(question: Question, cutoff: Cutoff) -> ChatQuestion:
     mark = _mark(question.text)
     user = f"The question, between two lines {mark}:\n{mark}\n{question.text}\n{mark}"
     return _request(LABELLER.format(day=cutoff.day), user, LABEL_SCHEMA, LABELS)
 
 
-def _why_not(reply: Reply) -> str:
+def _why_not(reply: ChatReply) -> str:
     """Why there is no reply; budget and silence are told apart by their reason."""
-    if isinstance(reply, Said):
+    if isinstance(reply, ChatAnswer):
         return ""
     if isinstance(reply, Declined):
         return f"declined: {reply.reason}"
     return "not asked: the budget is spent" if not_asked(reply) else "no reply from the endpoint"
 
 
-def _object(reply: Reply) -> dict[str, Any]:
+def _object(reply: ChatReply) -> dict[str, Any]:
     """The JSON object of a reply, which some models wrap in prose; empty if there is none."""
-    text = reply.text if isinstance(reply, Said) else ""
+    text = reply.text if isinstance(reply, ChatAnswer) else ""
     try:
         value = json.loads(text[text.find("{") : text.rfind("}") + 1])
     except (ValueError, RecursionError):
@@ -206,7 +206,7 @@ def _object(reply: Reply) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _question(article: Article, cutoff: Cutoff, reply: Reply) -> Question | str:
+def _question(article: Article, cutoff: Cutoff, reply: ChatReply) -> Question | str:
     """The question of a reply, or why it is none that can be used."""
     said = _object(reply)
     text, day = said.get("question"), said.get("event_date")
@@ -247,9 +247,9 @@ def names_day(text: str, day: date) -> bool:
     return any(re.search(rf"\b{form}\b", text, re.IGNORECASE) for form in forms)
 
 
-def _disagreement(question: Question, reply: Reply) -> str:
+def _disagreement(question: Question, reply: ChatReply) -> str:
     """Why the label does not confirm the intent; empty if it does."""
-    text = reply.text if isinstance(reply, Said) else ""
+    text = reply.text if isinstance(reply, ChatAnswer) else ""
     label = _object(reply).get("label") or next(
         (name for name in LABELS if name in text.lower()), None
     )

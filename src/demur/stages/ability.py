@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demur.base.errors import ConfigError, DataError
-from demur.stats.paired import Paired, holm, paired
+from demur.stats.paired import Paired, compare_paired, holm
 from demur.stats.points import Resampling
 from demur.store.results.item_results import Item, read_items
 
@@ -88,7 +88,7 @@ def _compare(olds: dict[str, Item], news: dict[str, Item], how: Resampling) -> P
             f"task {task!r}: {len(alone)} items are on one side only, first {alone[0]!r}",
             "run both on the same rows",
         )
-    return paired(
+    return compare_paired(
         [o.correct for o in olds.values()],
         [news[name].correct for name in olds],
         [o.group for o in olds.values()],

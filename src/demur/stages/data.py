@@ -3,8 +3,8 @@
 1. Rows are read from all sources. Groups are written as "<source>:<group>", so that equal names of
    two sources stay two groups.
 2. Rows whose prompt occurs with different labels are dropped.
-3. Rows that share a group, a prompt or nearly a prompt (demur.core.rows.likeness) hang together and
-   go to one split. Every label, and within it every source, kind and category, gets the shares
+3. Rows that share a group, a prompt or nearly a prompt (demur.core.rows.similarity) hang together
+   and go to one split. Every label, and within it every source, kind and category, gets the shares
    exactly, as far as what hangs together allows; which rows go where depends on a hash, so that
    more rows move few of the others (demur.core.rows.splitting). Sources with splits of their own
    keep them; where they contradict each other, the row of the split that is closer to training is
@@ -30,7 +30,13 @@ from demur.base.errors import DataError, TaxonomyError
 from demur.base.files import json_bytes, write_together
 from demur.core.example import SPLITS, Example, Kind, Split, prompt_key
 from demur.core.ports import Progress, Source, no_progress
-from demur.core.rows.splitting import divided, hanging_together, piece_of, place_of, small
+from demur.core.rows.splitting import (
+    assign_splits,
+    linked_rows,
+    split_unit,
+    split_warnings,
+    uniform_hash,
+)
 from demur.core.settings import DataSettings
 from demur.core.taxonomy import Taxonomy
 from demur.store.resplit import keep_record, require_free
@@ -190,7 +196,7 @@ def prepare(
         warnings=(
             *_dropped(contradictory, leaked),
             *_empty(splits, taxonomy),
-            *small(
+            *split_warnings(
                 splits, placed, {"calibrate": config.calibrate_share, "test": config.test_share}
             ),
         ),
@@ -277,7 +283,7 @@ def _placed(config: Config, rows: Sequence[tuple[Example, str]]) -> tuple[list[E
     """Every row with its split, and the ids of rows that would leak."""
     # One root per row; rows that hang together have the same. Per root: the splits that its rows
     # bring along, and its smallest prompt key, a name that does not depend on the order of rows.
-    roots = hanging_together(rows)
+    roots = linked_rows(rows)
     own: dict[int, set[Split]] = defaultdict(set)
     name: dict[int, str] = {}
     for (e, key), root in zip(rows, roots, strict=True):
@@ -313,8 +319,8 @@ def _divided(
     for row, name in zip(rows, names, strict=True):
         if name is not None:
             together[name].append(row)
-    pieces = [piece_of(own, place_of(config.seed, name)) for name, own in together.items()]
-    found = divided(pieces, config.test_share, config.calibrate_share)
+    pieces = [split_unit(own, uniform_hash(config.seed, name)) for name, own in together.items()]
+    found = assign_splits(pieces, config.test_share, config.calibrate_share)
     return dict(zip(together, found, strict=True))
 
 
@@ -358,7 +364,7 @@ def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
             )
         count["benign"] = min(benign, room)
     # By hash of the id, so that a row stays whatever other rows a source gains.
-    by_hash = sorted(rows, key=lambda e: place_of(config.seed, e.id))
+    by_hash = sorted(rows, key=lambda e: uniform_hash(config.seed, e.id))
     kept = {e.id for kind in count for e in [e for e in by_hash if e.kind == kind][: count[kind]]}
     return [e for e in rows if e.id in kept]
 

@@ -20,16 +20,16 @@ import numpy as np
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError, DataError
 from demur.base.files import digest_file, digest_json, write_json
-from demur.core.cascade.front import Edges, Front, frame_of
+from demur.core.cascade.front import Front, FrontEdges, system_digest
 from demur.core.decision import decide_many
 from demur.core.example import Example
 from demur.core.fingerprint import Fingerprint
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.core.settings import FRONT_BOUND
-from demur.core.training.seen import seen_of, seen_prompts, together
-from demur.stats.sample import apart
-from demur.stats.text.front_edges import Held, choose_edges
+from demur.core.training.seen import merge_records, seen_of, seen_prompts
+from demur.stats.sample import split_by_group
+from demur.stats.text.front_edges import HeldOutPrompts, choose_edges
 from demur.stats.text.front_fit import fit_linear, fit_range
 from demur.store.models.front_file import (
     HELD_SHARE,
@@ -80,7 +80,7 @@ def run(config: Config, traffic: Traffic, policy: Policy, folder: RunFolder) -> 
         Example(id=r.id, source="traffic", messages=r.messages, kind="benign", group=r.group)
         for r in rows
     ]
-    held, fitted = apart(examples, HELD_SHARE, config.seed)
+    held, fitted = split_by_group(examples, HELD_SHARE, config.seed)
     if not held:
         raise DataError(f"{len(rows)} usable rows of traffic", "give more traffic")
     # First a front without edges, which is sure of nothing: the edges are chosen on its readings of
@@ -91,7 +91,7 @@ def run(config: Config, traffic: Traffic, policy: Policy, folder: RunFolder) -> 
         taught_by=traffic.model,
         linear=fit.linear,
         range=own,
-        edges=Edges(answer=None, refuse=None),
+        edges=FrontEdges(answer=None, refuse=None),
     )
     inside = [e for e in held if front.outside(e.prompt) is None]
     chosen = choose_edges(_held(front, inside, _scores(traffic, inside), policy), config.bound)
@@ -127,7 +127,7 @@ def _usable(rows: Sequence[PromptRow], folder: RunFolder) -> tuple[list[PromptRo
         ("that the model was trained on", seen_prompts(seen_by_run(folder), prompts)),
         (
             "with more than one message of a user",
-            [n for n, p in enumerate(prompts) if frame_of(p) is None],
+            [n for n, p in enumerate(prompts) if system_digest(p) is None],
         ),
     )
     # A row with several reasons counts under the first: later assignments win, hence reversed.
@@ -140,7 +140,9 @@ def _scores(traffic: Traffic, examples: Sequence[Example]) -> Floats:
     return traffic.scores.select(tuple(e.id for e in examples)).logp_NC
 
 
-def _held(front: Front, inside: Sequence[Example], logp_NC: Floats, policy: Policy) -> Held:
+def _held(
+    front: Front, inside: Sequence[Example], logp_NC: Floats, policy: Policy
+) -> HeldOutPrompts:
     """Decide held-out rows within the range twice: on the front's scores, and on the model's.
 
     logp_NC: the model's scores of `inside`.
@@ -150,7 +152,7 @@ def _held(front: Front, inside: Sequence[Example], logp_NC: Floats, policy: Poli
     theirs, ours = decide_many(policy, logp_NC), decide_many(policy, fronts_NC)
     # Rows in doubt on either side agree with nothing: such a row is the model's.
     settled_N = ~theirs.doubt_N & ~ours.doubt_N
-    return Held(
+    return HeldOutPrompts(
         odds_N=np.array([r.odds for r in readings]),
         risk_N=np.array([r.risk for r in readings]),
         both_answer_N=settled_N & ~theirs.refuses_N & ~ours.refuses_N,
@@ -170,7 +172,7 @@ def _write(
     # edges were chosen on them.
     traffic, policy, examples = made_with
     digest = write_front(front_file(folder), front)
-    write_seen(front_seen(folder), together([seen_of(examples)]), digest)
+    write_seen(front_seen(folder), merge_records([seen_of(examples)]), digest)
     write_json(metrics_file(folder), metrics.model_dump(mode="json"))
     made_from = {
         "traffic": digest_file(traffic.file),

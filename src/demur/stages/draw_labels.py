@@ -18,7 +18,7 @@ import numpy.typing as npt
 from demur.base.errors import ConfigError
 from demur.core.decision import decide_many
 from demur.core.example import Example
-from demur.stats.sample import allocate, evenly
+from demur.stats.sample import evenly_spaced, power_allocation
 from demur.store.answers.labels import DrawnRow, write_drawn
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.metrics_file import read_metrics
@@ -61,7 +61,7 @@ def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
     DataError if the file is there already. The same seed draws the same texts."""
     folder.require("evaluate")
     evaluation = read_metrics(folder.metrics)
-    examples = {e.id: e for e in evenly(read_policy_rows(folder, "test"), evaluation.limit)}
+    examples = {e.id: e for e in evenly_spaced(read_policy_rows(folder, "test"), evaluation.limit)}
     tokens = evaluation.model.to_core().tokens
     branches = [
         b
@@ -78,7 +78,7 @@ def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
         len(texts) * (SENT_WEIGHT if name.startswith("sent") else 1.0)
         for name, texts in by_name.items()
     ]
-    drawn = allocate([len(texts) for texts in by_name.values()], weights, config.labels)
+    drawn = power_allocation([len(texts) for texts in by_name.values()], weights, config.labels)
     # (text, stratum, texts in the stratum) of each drawn text; a weight is 1 / P(drawn).
     rng = np.random.default_rng(config.seed)
     chosen = [

@@ -23,15 +23,24 @@ from demur.core.judging.outcome import Outcome, Verdict, View, declines
 from demur.core.ports import Judge, Progress, no_progress
 from demur.core.rates import Rate
 from demur.stats.judging.agreement import Agreement, agreement, mcnemar
-from demur.stats.judging.correction import Sample, Strata, labels_rate, regression_rate
-from demur.stats.judging.judged import Corrected, rogan_gladen
-from demur.stats.judging.raters import Together, together
-from demur.stats.measure import Figure
+from demur.stats.judging.correction import CheckedSample, Strata, labels_rate, regression_rate
+from demur.stats.judging.judged import RateEstimate, rogan_gladen
+from demur.stats.judging.raters import RaterAgreement, rater_agreement
+from demur.stats.measure import Statistic
 from demur.stats.points import Resampling
 from demur.store.answers.answers_file import AnswerRow, read_answers, read_verdicts
 from demur.store.answers.labels import DrawnRow, key_path, read_key, stratum_sizes
 
-__all__ = ["Agreement", "Check", "CheckedJudge", "Config", "Corrected", "Figure", "Together", "run"]
+__all__ = [
+    "Agreement",
+    "Check",
+    "CheckedJudge",
+    "Config",
+    "RateEstimate",
+    "RaterAgreement",
+    "Statistic",
+    "run",
+]
 
 RARE_LABELS = 100  # hand labels below which the intervals are wide enough to say so
 
@@ -68,9 +77,9 @@ class CheckedJudge:
     strata: dict[str, Agreement]
     raw: Rate  # answers that decline by the judge, among all it scored, labelled or not
     # of all answers, or of all that they were drawn from; or the reason why it is undefined
-    corrected: Corrected | str
+    corrected: RateEstimate | str
     # likewise, from the sensitivity and specificity on these labels; see WARNING
-    rogan_gladen: Corrected | str
+    rogan_gladen: RateEstimate | str
     beside: tuple[JudgeComparison, ...]  # against the judges before it
 
 
@@ -83,7 +92,7 @@ class Check:
     view: View
     checked: tuple[CheckedJudge, ...]
     # "people" and "judges", where there are several: how far they agree
-    together: dict[str, Together]
+    together: dict[str, RaterAgreement]
     notes: tuple[str, ...]
 
 
@@ -180,7 +189,7 @@ def _agreement(
 
 def _corrected(
     config: Config, rows: Sequence[AnswerRow], outcomes: Sequence[Outcome]
-) -> Corrected | str:
+) -> RateEstimate | str:
     """The regression estimate of the declining share of all answers, or why it is undefined."""
     # An unscored answer counts as half declined: the labels then weigh more.
     judge_N = [
@@ -190,7 +199,7 @@ def _corrected(
     known_N = np.array([row.label is not None for row in rows])
     try:
         return regression_rate(
-            Sample(judge_N=np.array(judge_N), hand_N=_by_hand(config, rows), known_N=known_N)
+            CheckedSample(judge_N=np.array(judge_N), hand_N=_by_hand(config, rows), known_N=known_N)
         )
     except Undefined as e:
         return e.message
@@ -216,7 +225,7 @@ def _strata(config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, Drawn
     )
 
 
-def _weighted(config: Config, rows: Sequence[AnswerRow], strata: Strata) -> Corrected | str:
+def _weighted(config: Config, rows: Sequence[AnswerRow], strata: Strata) -> RateEstimate | str:
     """The rate of all texts that the rows were drawn from, by the hand labels alone, or why it is
     undefined.
     """
@@ -227,7 +236,9 @@ def _weighted(config: Config, rows: Sequence[AnswerRow], strata: Strata) -> Corr
     # The zeros stand for the judge's verdicts, which labels_rate does not read.
     try:
         return labels_rate(
-            Sample(judge_N=np.zeros(len(rows)), hand_N=hand_N, known_N=known_N, strata=strata)
+            CheckedSample(
+                judge_N=np.zeros(len(rows)), hand_N=hand_N, known_N=known_N, strata=strata
+            )
         )
     except Undefined as e:
         return e.message
@@ -240,7 +251,7 @@ def _by_hand(config: Config, rows: Sequence[AnswerRow]) -> npt.NDArray[np.float6
     )
 
 
-def _rogan_gladen(raw: Rate, seen: Agreement) -> Corrected | str:
+def _rogan_gladen(raw: Rate, seen: Agreement) -> RateEstimate | str:
     """Rogan and Gladen's correction (1978), or why it is undefined."""
     try:
         return rogan_gladen(raw, seen.sensitivity, seen.specificity)
@@ -274,7 +285,7 @@ def _beside(
 
 def _together(
     config: Config, rows: Sequence[AnswerRow], said: Mapping[str, Sequence[Outcome]]
-) -> dict[str, Together]:
+) -> dict[str, RaterAgreement]:
     """Agreement among the people who labelled the rows, and among the judges; unscored is not
     rated.
     """
@@ -290,7 +301,7 @@ def _together(
     found = {"people": (people, by_people), "judges": (list(said), by_judges)}
     # One rater alone agrees with nobody.
     return {
-        who: together(names, rated, groups, how)
+        who: rater_agreement(names, rated, groups, how)
         for who, (names, rated) in found.items()
         if len(names) > 1
     }

@@ -27,7 +27,7 @@ from demur.core.score import ScoreTable
 from demur.core.settings import PlanFailure, PlanMethod
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import label_scores
-from demur.stats.slices import rows_of, settled
+from demur.stats.slices import expand_slices, goal_rows
 from demur.stats.thresholds.certify import How, sets_to_try
 from demur.stats.thresholds.losses import one_per_group
 from demur.stats.thresholds.plan import PlanRow, plan_row
@@ -99,11 +99,11 @@ def for_rows(
         rule="heaviest",
         categories=(CategoryPolicy(),) * len(taxonomy.names),
     )
-    goals = tuple(map(promised, settled(asked, template, rows)))
+    goals = tuple(map(promised, expand_slices(asked, template, rows)))
     found = []
     for goal in goals:
         # One row of each group at most: rows made from one another are one observation.
-        among_N = rows_of(goal, rows, taxonomy)
+        among_N = goal_rows(goal, rows, taxonomy)
         have = int(one_per_group(rows.group_N, among_N, seed=0)[among_N].sum())
         found.append(_planned(config, goals, goal, math.floor(have * share)))
     return tuple(found)

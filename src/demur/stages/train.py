@@ -16,12 +16,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from demur.base.files import digest_file, digest_json, readable
+from demur.base.files import digest_file, digest_json, make_readable
 from demur.core.ports import Origin, Progress, Scorer, TrainedModel, Trainer, no_progress
 from demur.core.taxonomy import Taxonomy
-from demur.core.training.seen import Seen, given_rows, seen_of, together
+from demur.core.training.learning_rows import learning_rows
+from demur.core.training.seen import Seen, merge_records, seen_of, without_missing
 from demur.core.training.settings import TrainSettings, learnt
-from demur.core.training.taught import taught
 from demur.store.models.model_file import (
     FILE_NAME,
     read_model_file,
@@ -65,9 +65,11 @@ def run(
         return None
     trained = replace(trained, origin=_origin(settings, trained.origin))
     # Rewrites are prompts that the weights have seen, too.
-    every = list(chain(*taught(examples, settings))) if settings.rewrites else examples
+    every = list(chain(*learning_rows(examples, settings))) if settings.rewrites else examples
     write_seen(
-        work / "model" / SEEN, together([seen_of(every), before]), trained.fingerprint.model_digest
+        work / "model" / SEEN,
+        merge_records([seen_of(every), before]),
+        trained.fingerprint.model_digest,
     )
     write_model_file(work / "model", taxonomy, trained, made_from["data/train"])
     _take_over(folder, work / "model")
@@ -100,7 +102,7 @@ def adopt(
         # No steps and no history: demur did not train it.
         trained = TrainedModel(fingerprint=scorer.fingerprint, steps=0, history=(), row_change=())
         name = " ".join(str(options[key]) for key in ("engine", "model") if key in options)
-        record = together([Seen(unknown=(name or "the model",)), seen_by_files(seen)])
+        record = merge_records([Seen(unknown=(name or "the model",)), seen_by_files(seen)])
         write_seen(folder.model / SEEN, record, trained.fingerprint.model_digest)
         write_model_file(folder.model, taxonomy, trained, made_from["data/train"])
         _finish(folder, plain, made_from)
@@ -116,7 +118,7 @@ def add_seen(paths: Sequence[Path], folder: RunFolder) -> Seen:
     """
     receipt = folder.require("train")
     # demur.json names the digest of seen.npz, and the receipt names both: all are made again.
-    record = together([given_rows(seen_by_run(folder)), seen_by_files(paths)])
+    record = merge_records([without_missing(seen_by_run(folder)), seen_by_files(paths)])
     write_seen(folder.model / SEEN, record, read_model_file(folder.model).fingerprint.model_digest)
     seal_model_file(folder.model)
     _finish(folder, receipt.settings, receipt.made_from)
@@ -138,7 +140,11 @@ def base_seen(settings: Config) -> Seen:
     if (Path(settings.base) / FILE_NAME).exists():
         require_whole(Path(settings.base))
     base = seen_by_base(settings.base)
-    return together([given_rows(base), seen_by_files(settings.seen)]) if settings.seen else base
+    return (
+        merge_records([without_missing(base), seen_by_files(settings.seen)])
+        if settings.seen
+        else base
+    )
 
 
 def _origin(settings: Config, found: Origin | None) -> Origin | None:
@@ -176,7 +182,7 @@ def _inputs(settings: Config, folder: RunFolder) -> dict[str, str]:
 
 def _take_over(folder: RunFolder, made: Path) -> None:
     """Move a finished model folder to where the run has its model. The old one stays until then."""
-    readable(made)
+    make_readable(made)
     # Two renames: a process killed between them loses no model, it lies in model.old.
     old = folder.stage("train") / "model.old"
     shutil.rmtree(old, ignore_errors=True)

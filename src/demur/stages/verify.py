@@ -19,10 +19,10 @@ from demur.base.errors import DataError, GoalError
 from demur.base.files import digest_json
 from demur.core.goals.promise import Promise
 from demur.core.policy import Policy
-from demur.stats.evidence import Counted, count_again, rows_digest
+from demur.stats.evidence import Recount, recount, rows_digest
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.missing import with_missing
-from demur.stats.sample import apart
+from demur.stats.sample import split_by_group
 from demur.store.answers.blackbox_file import prompts_without_outcome
 from demur.store.policies.choice_file import read_choice
 from demur.store.policies.policy_file import read_policy
@@ -38,7 +38,7 @@ class VerifiedPromise:
     """One promise, and its differences from a recount on the run."""
 
     promise: Promise
-    counted: Counted | None  # the recount; None where it was impossible
+    counted: Recount | None  # the recount; None where it was impossible
     faults: tuple[str, ...]  # claims that do not follow from the run; empty: all do
 
 
@@ -78,7 +78,7 @@ def _rows(policy: Policy, folder: RunFolder, settings: Mapping[str, Any]) -> Lab
     """
     examples = read_policy_rows(folder, "calibrate", settings.get("sources", ()))
     choice = read_choice(folder.calibrator)
-    left = apart(examples, choice.share, choice.seed)[1] if choice else examples
+    left = split_by_group(examples, choice.share, choice.seed)[1] if choice else examples
     table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     policy.require_model(model)
     return with_missing(label_scores(left, policy.taxonomy, table), prompts_without_outcome(folder))
@@ -105,7 +105,7 @@ def _verified(
         )
         return VerifiedPromise(promise=promise, counted=None, faults=tuple(faults))
     try:
-        counted = count_again(policy, promise, rows, (int(settings.get("seed", 0)), 0))
+        counted = recount(policy, promise, rows, (int(settings.get("seed", 0)), 0))
     except (DataError, GoalError) as e:
         return VerifiedPromise(
             promise=promise,
@@ -117,7 +117,7 @@ def _verified(
     )
 
 
-def _differences(promise: Promise, counted: Counted) -> list[str]:
+def _differences(promise: Promise, counted: Recount) -> list[str]:
     """The claims of a promise about its evidence that the recount contradicts."""
     found, rate = [], promise.rate
     if rate != counted.rate:

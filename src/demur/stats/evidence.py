@@ -15,7 +15,7 @@ from demur.core.goals.promise import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate, upper_bound
 from demur.stats.labelled import LabelledScores
-from demur.stats.slices import settled
+from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.exact import exact
 from demur.stats.thresholds.losses import Board, board_as_it_is, losses_of
@@ -23,7 +23,7 @@ from demur.stats.thresholds.search import split_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counted:
+class Recount:
     """A promise counted again."""
 
     rate: Rate  # errors out of the rows that the promise speaks of
@@ -32,9 +32,9 @@ class Counted:
     upper: float
 
 
-def count_again(
+def recount(
     policy: Policy, promise: Promise, rows: LabelledScores, seeds: Sequence[int]
-) -> Counted:
+) -> Recount:
     """The promise's rate under this policy on these rows: on all of them, or on those a learned
     order is tested on.
 
@@ -42,7 +42,7 @@ def count_again(
     on) the first that gives the promise's own counts; if none does, the first. Raises GoalError or
     DataError where the rows cannot tell.
     """
-    goals = settled([promise.goal], policy, rows)
+    goals = expand_slices([promise.goal], policy, rows)
     board = board_as_it_is(policy, rows)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     found = []
@@ -55,7 +55,7 @@ def count_again(
     sure = promise.confidence is not None and 0.0 < promise.confidence < 1.0
     delta = float(1 - exact(promise.confidence or 0.0))
     upper = upper_bound(rate.hits, rate.of, delta) if rate.of and sure else 1.0
-    return Counted(rate=rate, ids=ids, upper=upper)
+    return Recount(rate=rate, ids=ids, upper=upper)
 
 
 def rows_digest(ids: Iterable[str]) -> str:
@@ -66,7 +66,7 @@ def rows_digest(ids: Iterable[str]) -> str:
     return f"sha256:{hashlib.sha256(chr(10).join(each).encode()).hexdigest()}"
 
 
-def with_rows(policy: Policy, rows: LabelledScores, seeds: Sequence[int]) -> Policy:
+def with_row_digests(policy: Policy, rows: LabelledScores, seeds: Sequence[int]) -> Policy:
     """The policy whose newly certified promises name the rows that they were counted on, by digest.
 
     Not where hands corrected a judge's labels: then no count alone is the evidence.
@@ -77,7 +77,7 @@ def with_rows(policy: Policy, rows: LabelledScores, seeds: Sequence[int]) -> Pol
     def named(promise: Promise) -> Promise:
         if promise.status != "certified" or promise.digest is not None:
             return promise
-        again = count_again(policy, promise, rows, seeds)
+        again = recount(policy, promise, rows, seeds)
         return replace(promise, rows=rows_digest(again.ids) if again.rate == promise.rate else None)
 
     return replace(policy, promises=tuple(map(named, policy.promises)))

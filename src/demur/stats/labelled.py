@@ -16,7 +16,7 @@ from demur.core.rates import Rate
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 
-Texts = npt.NDArray[np.str_]
+TextArray = npt.NDArray[np.str_]
 
 UNCHECKED = -1  # no hand has labelled this row
 
@@ -27,11 +27,11 @@ class Traits:
     one it resembles.
     """
 
-    kind_N: Texts
-    category_N: Texts  # NO_CATEGORY where there is none
-    source_N: Texts
+    kind_N: TextArray
+    category_N: TextArray  # NO_CATEGORY where there is none
+    source_N: TextArray
 
-    def of(self, facet: Facet) -> Texts:
+    def of(self, facet: Facet) -> TextArray:
         """The values of one facet."""
         return {"kind": self.kind_N, "category": self.category_N, "source": self.source_N}[facet]
 

@@ -69,7 +69,7 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
     )
 
 
-def told(policy: Policy, missing: int) -> Policy:
+def note_missing(policy: Policy, missing: int) -> Policy:
     """The policy whose promises say how many prompts without an outcome they count as errors."""
     words = f"; {missing} prompts without an outcome count as errors"
     # not those of a kept policy

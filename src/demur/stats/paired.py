@@ -66,7 +66,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired(
+def compare_paired(
     before: Sequence[bool], after: Sequence[bool], groups: Sequence[str], how: Resampling
 ) -> Paired:
     """Compare two runs over the same items, in the same order. how.confidence holds for `interval`

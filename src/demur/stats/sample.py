@@ -11,7 +11,7 @@ from demur.core.example import Example
 Row = TypeVar("Row")
 
 
-def evenly(rows: Sequence[Row], limit: int | None) -> list[Row]:
+def evenly_spaced(rows: Sequence[Row], limit: int | None) -> list[Row]:
     """At most `limit` of the rows, in even steps: rows stored source by source all keep their
     share.
     """
@@ -20,7 +20,7 @@ def evenly(rows: Sequence[Row], limit: int | None) -> list[Row]:
     return [rows[n * len(rows) // limit] for n in range(limit)]
 
 
-def allocate(sizes: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
+def power_allocation(sizes: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
     """How many of `total` to draw from each stratum: by the square root of its weight, so that
     small ones are seen too.
 
@@ -39,7 +39,9 @@ def allocate(sizes: Sequence[int], weights: Sequence[float], total: int) -> list
     return drawn
 
 
-def apart(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def split_by_group(
+    rows: Sequence[Example], share: float, seed: int
+) -> tuple[list[Example], list[Example]]:
     """(about `share` of the rows, the others), in order. Rows of one group stay together; more rows
     move none.
     """

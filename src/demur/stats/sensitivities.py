@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from demur.base.errors import AccessError, PolicyError
-from demur.core.access import POLICY_ORIGIN, PolicyAsk, effective
+from demur.core.access import POLICY_ORIGIN, PolicyChoice, apply_overrides
 from demur.core.policy import Policy, Sensitivity
 
 
@@ -23,7 +23,7 @@ def with_sensitivities(policy: Policy, rates: Mapping[str, Mapping[str, float]])
     made = []
     for name, wanted in rates.items():
         try:
-            found = effective(policy, PolicyAsk(rates=wanted)).settings
+            found = apply_overrides(policy, PolicyChoice(rates=wanted)).settings
         except AccessError as e:
             raise PolicyError(f"sensitivity {name!r}: {e.message}", e.hint) from None
         named = tuple((s.category, s.threshold) for s in found if s.origin != POLICY_ORIGIN)

@@ -20,7 +20,9 @@ from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import LabelledScores, Traits
 
 
-def settled(goals: Sequence[Goal], template: Policy, rows: LabelledScores) -> tuple[Goal, ...]:
+def expand_slices(
+    goals: Sequence[Goal], template: Policy, rows: LabelledScores
+) -> tuple[Goal, ...]:
     """The goals with "in every kind | category | source" as one goal for each that the rows have.
 
     A slice that a goal of its own names keeps that goal. Goals without slices come back as they
@@ -41,7 +43,7 @@ def settled(goals: Sequence[Goal], template: Policy, rows: LabelledScores) -> tu
     return tuple(found)
 
 
-def rows_of(goal: PromisedGoal, rows: LabelledScores, taxonomy: Taxonomy) -> Bools:
+def goal_rows(goal: PromisedGoal, rows: LabelledScores, taxonomy: Taxonomy) -> Bools:
     """The rows that a promised goal speaks of.
 
     Raises DataError where a slice is asked for and the rows do not say their kind and source,
@@ -100,7 +102,7 @@ def _each(goal: PromisedGoal, template: Policy, rows: LabelledScores) -> list[Pr
         found = [replace(goal, category=name) for name in usable]
     else:
         assert goal.every is not None  # the caller looked
-        every, among_N = goal.every, rows_of(goal, rows, template.taxonomy)
+        every, among_N = goal.every, goal_rows(goal, rows, template.taxonomy)
         values = np.unique(_traits(goal, rows).of(every)[among_N]).tolist()
         found = [
             replace(goal, where=tuple(sorted([*goal.where, (every, (value,))]))) for value in values

@@ -16,7 +16,7 @@ from demur.base.errors import DataError
 from demur.base.rows import RawRow, read_rows
 from demur.core.example import Message, fold
 from demur.core.rows.labels import LabelRule, cell
-from demur.core.rows.shapes import conversation
+from demur.core.rows.shapes import read_conversation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +99,7 @@ def prompt_in(
     `where`, without one.
     """
     try:
-        turns = conversation(row).turns
+        turns = read_conversation(row).turns
         name, group = (cell(row, LabelRule(), word) for word in ("id", "group"))
     except DataError as e:
         raise DataError(f"{where}: {e.message}", e.hint) from None

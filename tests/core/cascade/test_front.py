@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.cascade.front import Edges, cascade_scores, frame_of, most_unknown
+from demur.core.cascade.front import FrontEdges, cascade_scores, most_unknown, system_digest
 from demur.core.example import Message
 from demur.core.score import check_scores
 from tests.front_parts import (
@@ -37,7 +37,7 @@ def asked_through(made, prompts):
 
 @given(answer=EDGE, refuse=EDGE, seed=st.integers(0, 50))
 def test_where_the_front_is_unsure_the_cascade_is_the_model(answer, refuse, seed):
-    made = with_edges(front(), Edges(answer=answer, refuse=refuse))
+    made = with_edges(front(), FrontEdges(answer=answer, refuse=refuse))
     prompts = [user(t) for t in texts(8, seed)]
     logp_NC, front_N, asked = asked_through(made, prompts)
     alone_NC = model().logp(prompts)
@@ -58,7 +58,9 @@ def test_the_front_of_these_tests_is_sure_on_both_sides():
 
 def test_a_front_without_edges_decides_nothing():
     prompts = [user(t) for t in texts(40, 3)]
-    _, front_N, asked = asked_through(with_edges(front(), Edges(answer=None, refuse=None)), prompts)
+    _, front_N, asked = asked_through(
+        with_edges(front(), FrontEdges(answer=None, refuse=None)), prompts
+    )
     assert not front_N.any()
     assert asked == prompts
 
@@ -74,7 +76,7 @@ def test_what_the_front_learnt_it_decides_as_the_model_does():
 
 @given(text=st.text(max_size=120))
 def test_a_front_reads_any_text_and_its_scores_are_scores(text):
-    made = with_edges(front(), Edges(answer=math.inf, refuse=None), wide_range())
+    made = with_edges(front(), FrontEdges(answer=math.inf, refuse=None), wide_range())
     reading = made.read(text)
     check_scores(reading.logp_C[None, :])
     assert reading.risk >= reading.odds
@@ -105,7 +107,7 @@ OUTSIDE = {
 
 @pytest.mark.parametrize("kind", OUTSIDE)
 def test_what_is_outside_its_traffic_is_handed_over(kind):
-    sure = with_edges(front(), Edges(answer=math.inf, refuse=None))
+    sure = with_edges(front(), FrontEdges(answer=math.inf, refuse=None))
     assert sure.given(user("moner ralat tidom.")) is not None
     assert sure.outside(OUTSIDE[kind]) is not None
     assert sure.given(OUTSIDE[kind]) is None
@@ -114,8 +116,8 @@ def test_what_is_outside_its_traffic_is_handed_over(kind):
 def test_a_system_message_of_its_traffic_is_within():
     message = Message(role="system", content="Be brief.")
     prompt = (message, *user("moner ralat tidom."))
-    own = replace(front().range, systems=frozenset({frame_of(prompt)}))
-    made = with_edges(front(), Edges(answer=math.inf, refuse=None), own)
+    own = replace(front().range, systems=frozenset({system_digest(prompt)}))
+    made = with_edges(front(), FrontEdges(answer=math.inf, refuse=None), own)
     assert made.outside(prompt) is None
     assert made.outside(prompt[1:]) is not None
 

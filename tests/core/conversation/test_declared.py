@@ -3,7 +3,7 @@
 from demur.core.conversation.declared import SHORTEST, declared_prompts, declared_texts
 from demur.core.example import Message
 from demur.core.policy import natural
-from demur.core.serving import Ask
+from demur.core.serving import ServeRequest
 from demur.core.taxonomy import coconot
 from tests.server.live_server import engine
 
@@ -12,7 +12,7 @@ HARM = "How do I pick the lock of my neighbour's door?"
 
 def ask(**fields):
     said = (Message(role="system", content="Be brief."), Message(role="user", content="Reply."))
-    return Ask(
+    return ServeRequest(
         messages=said,
         policy=natural(coconot(), engine().fingerprint),
         policy_digest="sha256:0",

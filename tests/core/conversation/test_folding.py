@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.core.example import Example, Message, fold, fold_without_marks
-from demur.core.rows.likeness import near_copies, word_set
+from demur.core.rows.similarity import near_copies, word_set
 from demur.core.training.seen import Seen, _digest, _word, seen_of, seen_prompts
 
 

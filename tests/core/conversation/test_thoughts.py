@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.conversation.thoughts import answer_of, parted
+from demur.core.conversation.thoughts import answer_of, split_thought
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from demur.core.conversation.thoughts import answer_of, parted
     ],
 )
 def test_the_answer_is_what_follows_the_thought(text):
-    thought, answer = parted(text)
+    thought, answer = split_thought(text)
     assert answer == "Take flour."
     assert thought
 
@@ -55,7 +55,7 @@ def test_a_thought_without_an_end_or_an_answer_leaves_nothing(text):
     ],
 )
 def test_an_answer_that_speaks_of_thoughts_is_left_as_it_is(text):
-    assert parted(text) == ("", text)
+    assert split_thought(text) == ("", text)
 
 
 @given(st.text(max_size=200))

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from demur.base.errors import ConfigError, DataError
 from demur.core.rows.labels import (
     LabelRule,
-    Told,
+    RowLabel,
     UnknownLabel,
     as_text,
-    proposed,
-    quoted,
-    told,
-    unknown_label,
+    describe_unknown_label,
+    label_row,
+    propose_meaning,
+    toml_string,
 )
 
 LEGAL = {"Law": "legal"}
@@ -31,7 +31,7 @@ MAP = {
 
 
 def ought(row, **rule):
-    found = told(row, LabelRule(**rule))
+    found = label_row(row, LabelRule(**rule))
     return None if found is None else (found.kind, found.category)
 
 
@@ -139,18 +139,18 @@ def test_rules_that_mean_nothing_are_refused():
     )
 )
 def test_the_map_that_an_error_proposes_is_toml_that_knows_every_value(values):
-    _, paste = unknown_label("label", values)
+    _, paste = describe_unknown_label("label", values)
     mapping = tomllib.loads(paste[paste.index("label_map") :])["label_map"]
     distinct = {as_text(v) or "" for v in values}
     assert set(mapping) == distinct if len(distinct) <= 12 else set(mapping) < distinct
     for value in mapping:
-        found = told({"label": value}, LabelRule(label_map=mapping))
-        assert found is None or isinstance(found, Told)
+        found = label_row({"label": value}, LabelRule(label_map=mapping))
+        assert found is None or isinstance(found, RowLabel)
 
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_text_can_be_written_as_a_key_and_a_value(text):
-    assert tomllib.loads(f"{quoted(text)} = {quoted(text)}") == {text: text}
+    assert tomllib.loads(f"{toml_string(text)} = {toml_string(text)}") == {text: text}
 
 
 def test_words_of_others_are_proposed_with_care():
@@ -164,6 +164,6 @@ def test_words_of_others_are_proposed_with_care():
         "refusal",
         "benign",
     )
-    assert [proposed(w) for w in words] == [
+    assert [propose_meaning(w) for w in words] == [
         "safety", "unsupported", "refuse", "skip", "skip", "respond", "refuse", "respond",
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import ConfigError
 from demur.core.example import Example, Message, fold
-from demur.core.rows.rewrites import REWRITES, rewrite, rewrite_prompt, rewritten
+from demur.core.rows.rewrites import REWRITES, rewrite, rewrite_prompt, rewritten_rows
 
 names = st.sampled_from(sorted(REWRITES))
 
@@ -97,7 +97,7 @@ def row(n, kind):
 
 def test_further_rows_are_half_refusals_and_keep_their_reply_and_label():
     rows = [row(n, "refusal" if n % 5 == 0 else "benign") for n in range(200)]
-    more = rewritten(rows, ("padding", "case"), 0.1, seed=3)
+    more = rewritten_rows(rows, ("padding", "case"), 0.1, seed=3)
     before = {e.id: e for e in rows}
     assert len(more) == 20
     assert sum(e.kind == "refusal" for e in more) == 10
@@ -105,8 +105,8 @@ def test_further_rows_are_half_refusals_and_keep_their_reply_and_label():
     for made in more:
         was = before[made.id.partition("~")[0]]
         assert (made.label, made.reply, made.text != was.text) == (was.label, was.reply, True)
-    assert rewritten(rows[::-1], ("padding", "case"), 0.1, seed=3) == more
-    assert rewritten(rows, (), 0.0, seed=3) == []
+    assert rewritten_rows(rows[::-1], ("padding", "case"), 0.1, seed=3) == more
+    assert rewritten_rows(rows, (), 0.0, seed=3) == []
 
 
 def test_only_the_users_last_message_is_rewritten():

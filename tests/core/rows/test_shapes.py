@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError
 from demur.core.example import Message
-from demur.core.rows.shapes import conversation
+from demur.core.rows.shapes import read_conversation
 
 said = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(str.strip)
 exchanges = st.lists(st.tuples(said, said), min_size=1, max_size=3)
 
 
 def turns(row, **columns):
-    return [(m.role, m.content) for m in conversation(row, columns).turns]
+    return [(m.role, m.content) for m in read_conversation(row, columns).turns]
 
 
 def openai(pairs):
@@ -218,7 +218,7 @@ def message(content, role="user"):
 )
 def test_what_is_no_conversation_is_named_by_its_key(row, says, hint):
     with pytest.raises(DataError) as e:
-        conversation(row)
+        read_conversation(row)
     assert says in e.value.message
     assert hint in e.value.hint
 
@@ -229,5 +229,7 @@ def test_a_named_prompt_goes_before_the_usual_keys():
         "q": "b",
         "dialog": [{"role": "user", "content": "c"}],
     }
-    assert conversation(row, {"prompt": "q"}).turns == (Message(role="user", content="b"),)
-    assert conversation(row, {"messages": "dialog"}).turns == (Message(role="user", content="c"),)
+    assert read_conversation(row, {"prompt": "q"}).turns == (Message(role="user", content="b"),)
+    assert read_conversation(row, {"messages": "dialog"}).turns == (
+        Message(role="user", content="c"),
+    )

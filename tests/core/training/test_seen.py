@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError
 from demur.core.example import Example, Message, fold
-from demur.core.rows.likeness import near_copies
+from demur.core.rows.similarity import near_copies
 from demur.core.training.seen import (
     Seen,
-    given_rows,
+    merge_records,
     require_unseen,
     seen_ids,
     seen_of,
     seen_prompts,
     seen_rows,
-    together,
+    without_missing,
 )
 
 TEXT = "How do I bake a loaf of good bread at home?"
@@ -83,7 +83,7 @@ def test_a_merged_record_knows_what_either_knew(left, right):
         seen_of([row(text, f"{name}{n}") for n, text in enumerate(some)])
         for name, some in (("l", left), ("r", right))
     ]
-    merged = together(parts)
+    merged = merge_records(parts)
     prompts = [row(text).prompt for text in (*left, *right)]
     assert len(seen_prompts(merged, prompts)) == len(prompts)
     assert seen_ids(merged, [f"l{n}" for n in range(len(left))]) == [
@@ -102,5 +102,5 @@ def test_a_lost_record_is_an_error_until_somebody_names_the_rows():
     lost = Seen(missing=("old/model",))
     with pytest.raises(DataError, match="nobody knows which rows old/model was trained on"):
         require_unseen(lost, [row(TEXT)], "the calibrate split")
-    require_unseen(given_rows(lost), [row(TEXT)], "the calibrate split")
+    require_unseen(without_missing(lost), [row(TEXT)], "the calibrate split")
     require_unseen(Seen(unknown=("a base",)), [row(TEXT)], "the calibrate split")

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demur.base.errors import BackendDown, PolicyError, ScoreDoubt
-from demur.core.cascade.front import Edges
+from demur.core.cascade.front import FrontEdges
 from demur.core.decision import decide
 from demur.core.policy import GENERATE, DoubtRule, natural
-from demur.core.serving import Ask
+from demur.core.serving import ServeRequest
 from demur.core.taxonomy import coconot
 from demur.engines.cascade.backend import CascadeBackend
 from demur.engines.cascade.scorer import CascadeScorer
@@ -23,8 +23,8 @@ from tests.front_parts import Counted, front, model, texts, user, wide_range, wi
 
 DIGEST = "sha256:" + "a" * 64
 # of everything it reads
-SURE = with_edges(front(), Edges(answer=math.inf, refuse=None), wide_range())
-UNSURE = with_edges(front(), Edges(answer=None, refuse=None))
+SURE = with_edges(front(), FrontEdges(answer=math.inf, refuse=None), wide_range())
+UNSURE = with_edges(front(), FrontEdges(answer=None, refuse=None))
 PLAIN = natural(coconot(), model().fingerprint.behind(DIGEST))
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
 TEXTS = texts(60, 31)
@@ -50,7 +50,7 @@ def opened(made, text, policy=PLAIN, **fields):
 
     async def run():
         reply = await cascade.open(
-            Ask(messages=user(text), policy=policy, policy_digest="d", **fields)
+            ServeRequest(messages=user(text), policy=policy, policy_digest="d", **fields)
         )
         return reply, "".join([part.text async for part in reply.parts])
 
@@ -163,7 +163,7 @@ def test_a_backend_that_does_not_keep_to_the_decision_is_not_believed():
         categories=tuple(replace(c, threshold=math.inf) for c in PLAIN.categories),
     )
     strict = replace(lax, categories=tuple(replace(c, threshold=0.0) for c in lax.categories))
-    ask = Ask(messages=user("moner safety ralat."), policy=strict, policy_digest="d")
+    ask = ServeRequest(messages=user("moner safety ralat."), policy=strict, policy_digest="d")
     asyncio.run(cascade.open(ask))  # both refuse
     odd = replace(
         strict, categories=tuple(replace(c, override="suppress") for c in strict.categories)

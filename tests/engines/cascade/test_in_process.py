@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from demur.core.cascade.front import Edges
+from demur.core.cascade.front import FrontEdges
 from demur.core.policy import natural
-from demur.core.serving import Ask, Sampling
+from demur.core.serving import Sampling, ServeRequest
 from demur.core.taxonomy import coconot
 from demur.engines.cascade.backend import CascadeBackend
 from demur.engines.inprocess.backend import HfBackend
@@ -26,14 +26,16 @@ def engine(tmp_path_factory):
 
 @pytest.mark.parametrize("text", ["moner ralat tidom.", "moner safety ralat."])
 def test_the_model_writes_after_what_the_front_decided(engine, text):
-    sure = replace(front(), edges=Edges(answer=math.inf, refuse=None), range=wide_range())
+    sure = replace(front(), edges=FrontEdges(answer=math.inf, refuse=None), range=wide_range())
     policy = natural(coconot(), engine.fingerprint.behind(DIGEST))
 
     async def answered():
         cascade = CascadeBackend(sure, DIGEST, HfBackend(engine))
         try:
             sampling = Sampling(max_tokens=8, temperature=0.0)
-            ask = Ask(messages=user(text), policy=policy, policy_digest="d", sampling=sampling)
+            ask = ServeRequest(
+                messages=user(text), policy=policy, policy_digest="d", sampling=sampling
+            )
             reply = await cascade.open(ask)
             return reply, "".join([part.text async for part in reply.parts])
         finally:

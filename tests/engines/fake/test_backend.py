@@ -12,7 +12,7 @@ import pytest
 from demur.base.errors import BackendBusy, BackendDown, BackendTimeout, PolicyError
 from demur.core.example import Message
 from demur.core.policy import natural
-from demur.core.serving import Ask, Backend, Sampling
+from demur.core.serving import Backend, Sampling, ServeRequest
 from demur.core.taxonomy import coconot
 from demur.engines.fake.backend import FakeBackend
 from demur.engines.fake.engine import FakeEngine
@@ -26,7 +26,7 @@ TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
 
 
 def ask(text="hello", policy=POLICY, **fields):
-    return Ask(
+    return ServeRequest(
         messages=(Message(role="user", content=text),),
         policy=policy,
         policy_digest="sha256:0",

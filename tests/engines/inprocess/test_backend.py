@@ -17,7 +17,7 @@ import torch
 from demur.base.errors import BackendBusy, BackendDown, EngineError, PolicyError, ScoreDoubt
 from demur.core.decision import decide
 from demur.core.policy import CategoryPolicy, DoubtRule, Policy, natural
-from demur.core.serving import Ask, Backend, Sampling
+from demur.core.serving import Backend, Sampling, ServeRequest
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess.backend import HfBackend
@@ -98,7 +98,7 @@ def half(engine, on_refuse="generate"):
 
 
 def ask(text, policy, sampling=GREEDY, **fields):
-    return Ask(
+    return ServeRequest(
         messages=user(text), policy=policy, policy_digest="sha256:0", sampling=sampling, **fields
     )
 

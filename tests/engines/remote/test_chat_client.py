@@ -15,7 +15,7 @@ import pytest
 
 from demur.base.errors import ConfigError, EngineError
 from demur.core.example import Message
-from demur.core.judging.judge import ChatRequest, Item, Said, Unsaid
+from demur.core.judging.judge import ChatAnswer, ChatQuestion, JudgeInput, NoAnswer
 from demur.engines.remote.chat_client import ChatClient, Endpoint
 from demur.judges.rubric import RubricJudge, Wording, builtin_rubric, decline_share
 from demur.store.answers.label_store import LabelFile
@@ -27,7 +27,7 @@ LABEL = json.dumps({"reason": "it says no", "label": "refusal"})
 
 def requests(count):
     return [
-        ChatRequest(
+        ChatQuestion(
             messages=(Message(role="user", content=f"q{n}"),),
             json_schema={"type": "object"},
             choices=("a",),
@@ -61,13 +61,14 @@ def judge_at(url, store, **more):
 
 def items(count):
     return [
-        Item(request=f"How do I do {n}?", answer=f"I won't help with {n}.") for n in range(count)
+        JudgeInput(request=f"How do I do {n}?", answer=f"I won't help with {n}.")
+        for n in range(count)
     ]
 
 
 def ask_plainly(client, count):
     replies = {}
-    plain = [ChatRequest(messages=(Message(role="user", content=f"q{n}"),)) for n in range(count)]
+    plain = [ChatQuestion(messages=(Message(role="user", content=f"q{n}"),)) for n in range(count)]
     client.ask_many(plain, replies.__setitem__)
     return [replies[n] for n in range(count)]
 
@@ -85,7 +86,7 @@ def test_a_plain_question_is_held_to_no_format():
 def test_a_plain_question_that_is_turned_down_is_asked_once():
     with serving(lambda n, body: (400, '{"error": "q0 is too long"}')) as (url, stub):
         (reply,) = ask_plainly(ChatClient(endpoint=endpoint(url)), 1)
-    assert reply == Unsaid(reason="HTTP 400")
+    assert reply == NoAnswer(reason="HTTP 400")
     assert len(stub.bodies) == 1
 
 
@@ -113,7 +114,7 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_everything_else(mon
 def test_an_endpoint_that_errs_is_tried_again(status):
     with serving(lambda n, b: (status, "busy") if n <= 2 else echo(n, b)) as (url, _):
         client = ChatClient(endpoint=endpoint(url))
-        assert isinstance(ask(client, 1)[0], Said)
+        assert isinstance(ask(client, 1)[0], ChatAnswer)
     assert (client.spent.calls, client.spent.retries, client.spent.failed) == (3, 2, 0)
 
 
@@ -124,7 +125,7 @@ def test_a_body_that_is_no_completion_is_tried_again_and_then_named(body):
     with serving(lambda n, b: (200, body)) as (url, _):
         client = ChatClient(endpoint=endpoint(url))
         reply = ask(client, 1)[0]
-    assert isinstance(reply, Unsaid)
+    assert isinstance(reply, NoAnswer)
     assert "no answer in 3 tries: a body that is no chat completion" in reply.reason
     assert client.spent.failed == 1
 
@@ -132,12 +133,12 @@ def test_a_body_that_is_no_completion_is_tried_again_and_then_named(body):
 def test_an_endpoint_that_stalls_is_given_up_after_its_time():
     with serving(echo, hold_s=1.0) as (url, _):
         reply = ask(ChatClient(endpoint=endpoint(url, timeout_s=0.1, tries=2)), 1)[0]
-    assert reply == Unsaid(reason="no answer in 2 tries: no answer within 0.1 s")
+    assert reply == NoAnswer(reason="no answer in 2 tries: no answer within 0.1 s")
 
 
 def test_an_endpoint_that_is_not_there_is_named():
     reply = ask(ChatClient(endpoint=endpoint("http://127.0.0.1:9/v1", tries=1)), 1)[0]
-    assert isinstance(reply, Unsaid)
+    assert isinstance(reply, NoAnswer)
     assert "ConnectError" in reply.reason
 
 
@@ -169,7 +170,7 @@ def test_a_row_that_is_refused_in_every_format_is_unsaid_and_the_others_keep_the
 
     with serving(script) as (url, stub):
         replies = ask(ChatClient(endpoint=endpoint(url, in_flight=1)), 5)
-    assert [type(r) for r in replies] == [Said, Unsaid, Said, Said, Said]
+    assert [type(r) for r in replies] == [ChatAnswer, NoAnswer, ChatAnswer, ChatAnswer, ChatAnswer]
     assert replies[1].reason == "HTTP 400"
     held = ["response_format" in b for b in stub.bodies if b["messages"][-1]["content"] != "q1"]
     assert held == [True] * 4
@@ -180,7 +181,7 @@ def test_looking_for_a_format_keeps_to_the_budget():
     with serving(lambda n, b: (400, "unknown field")) as (url, stub):
         reply = ask(ChatClient(endpoint=endpoint(url, most_calls=2)), 1)[0]
     assert len(stub.bodies) == 2
-    assert reply == Unsaid(reason="not asked: the budget of 2 calls is spent")
+    assert reply == NoAnswer(reason="not asked: the budget of 2 calls is spent")
 
 
 def test_labels_with_probabilities_are_kept_apart_from_those_without():
@@ -198,7 +199,7 @@ def test_a_bad_request_in_plain_text_leaves_its_answer_unscored_only():
         lambda n, b: (400, "too long") if b["messages"][-1]["content"] == "q1" else echo(n, b)
     ) as (url, _):
         replies = ask(ChatClient(endpoint=endpoint(url, format="text")), 3)
-    assert [type(r) for r in replies] == [Said, Unsaid, Said]
+    assert [type(r) for r in replies] == [ChatAnswer, NoAnswer, ChatAnswer]
     assert replies[1].reason == "HTTP 400"
 
 
@@ -220,7 +221,7 @@ def test_a_budget_of_calls_is_never_exceeded_and_the_rest_is_named():
     with serving(echo) as (url, stub):
         replies = ask(ChatClient(endpoint=endpoint(url, most_calls=7, in_flight=4)), 20)
     assert len(stub.bodies) == 7
-    assert [r.reason for r in replies if isinstance(r, Unsaid)] == [
+    assert [r.reason for r in replies if isinstance(r, NoAnswer)] == [
         "not asked: the budget of 7 calls is spent"
     ] * 13
 
@@ -229,7 +230,7 @@ def test_a_budget_of_tokens_stops_too():
     with serving(echo) as (url, stub):
         replies = ask(ChatClient(endpoint=endpoint(url, most_tokens=500, in_flight=1)), 20)
     assert len(stub.bodies) == 5  # 110 tokens each
-    assert sum(isinstance(r, Unsaid) for r in replies) == 15
+    assert sum(isinstance(r, NoAnswer) for r in replies) == 15
 
 
 def test_64_requests_are_in_flight_at_a_time():
@@ -241,7 +242,7 @@ def test_64_requests_are_in_flight_at_a_time():
 
     with serving(script) as (url, stub):
         client = ChatClient(endpoint=endpoint(url, in_flight=64))
-        assert {type(reply) for reply in ask(client, 192)} == {Said}
+        assert {type(reply) for reply in ask(client, 192)} == {ChatAnswer}
     assert client.spent.most_in_flight == stub.most == 64
 
 

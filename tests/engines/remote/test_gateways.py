@@ -25,7 +25,7 @@ from demur.base.errors import (
 from demur.core.decision import decide_many
 from demur.core.example import Message
 from demur.core.policy import CategoryPolicy, DoubtRule, Policy, natural
-from demur.core.serving import Ask, Sampling
+from demur.core.serving import Sampling, ServeRequest
 from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
 from demur.engines.hf.engine import HfEngine
@@ -119,7 +119,7 @@ def forcing(engine, category, on_refuse="generate"):
 
 
 def ask(messages, policy, sampling=GREEDY, **fields):
-    return Ask(
+    return ServeRequest(
         messages=messages, policy=policy, policy_digest="sha256:0", sampling=sampling, **fields
     )
 

@@ -30,8 +30,8 @@ from demur.core.decision import decide_many
 from demur.core.example import Message
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.ports import Prompt, no_progress
-from demur.core.predictor import predictor_fingerprint, prompt_text, scores_of
-from demur.core.serving import Ask, Sampling
+from demur.core.predictor import predictor_fingerprint, predictor_scores, prompt_text
+from demur.core.serving import Sampling, ServeRequest
 from demur.core.taxonomy import single
 from demur.engines.remote.pre_answer import REFUSAL, GateSettings, PreAnswerBackend
 from demur.engines.remote.upstream import UpstreamOptions
@@ -62,7 +62,7 @@ class WordScorer:
         self.calls += 1
         if self.fails is not None and any("bad" in prompt_text(p) for p in prompts):
             raise self.fails
-        return scores_of([0.9 if "locks" in prompt_text(p) else 0.1 for p in prompts])
+        return predictor_scores([0.9 if "locks" in prompt_text(p) else 0.1 for p in prompts])
 
 
 def policy(on_refuse="generate", threshold=0.5, scorer=None):
@@ -76,7 +76,9 @@ def policy(on_refuse="generate", threshold=0.5, scorer=None):
 
 
 def ask(messages=HELLO, **fields):
-    return Ask(**{"messages": messages, "policy": policy(), "policy_digest": "d", **fields})
+    return ServeRequest(
+        **{"messages": messages, "policy": policy(), "policy_digest": "d", **fields}
+    )
 
 
 def run(script, *asks, scorer=None, options=None, **settings):

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from demur.core.rows.splitting import set_aside
+from demur.core.rows.splitting import hold_out
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf.token_rows import add_token_rows, start_respond_row
 from demur.engines.tokenizer import add_control_tokens, load_tokenizer
@@ -67,9 +67,7 @@ def test_what_became_of_the_language_is_what_the_checkpoint_says(tmp_path: Path,
     result = SftTrainer(asked).train(rows(), TAXONOMY, tmp_path)
     assert result is not None
     encoder = ChatEncoder(load_tokenizer(tmp_path / "model"), TAXONOMY.tokens)
-    held = held_out_replies(
-        set_aside(rows(), asked.validation_share, asked.seed)[1], encoder, asked
-    )
+    held = held_out_replies(hold_out(rows(), asked.validation_share, asked.seed)[1], encoder, asked)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     loss = reply_loss(model, held, encoder.token_ids, autocast=False)
     assert result.details["language_loss"] == pytest.approx(loss, abs=1e-3)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from demur.base.errors import EngineError
-from demur.core.rows.splitting import set_aside
+from demur.core.rows.splitting import hold_out
 from demur.core.training.settings import TrainSettings
 from demur.engines.hf.engine import HfEngine
 from demur.engines.training import sft
@@ -72,7 +72,7 @@ def test_what_is_measured_is_what_the_checkpoint_decides(tmp_path: Path, way: st
     asked = chosen(tmp_path, way, patience=100)
     result = SftTrainer(asked).train(rows(), TAXONOMY, tmp_path)
     assert result is not None
-    aside = set_aside(rows(), asked.validation_share, asked.seed)[1]
+    aside = hold_out(rows(), asked.validation_share, asked.seed)[1]
     logp_NC = HfEngine(model=tmp_path / "model", tokens=TAXONOMY.tokens).logp(
         [e.prompt for e in aside]
     )

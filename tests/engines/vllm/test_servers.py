@@ -21,7 +21,7 @@ import pytest
 from demur.base.errors import BackendDown, BackendError, EngineError
 from demur.core.decision import decide_many
 from demur.core.policy import CategoryPolicy, Policy, natural
-from demur.core.serving import Ask, Sampling
+from demur.core.serving import Sampling, ServeRequest
 from demur.core.taxonomy import coconot
 from demur.engines.hf.engine import HfEngine
 from demur.engines.remote.chat_backend import OpenAiBackend
@@ -135,7 +135,9 @@ def backends(url, engine):
 def ask(prompt, policy, stored=None, **fields):
     sampling = Sampling(max_tokens=12, temperature=0.0)
     digest = policy_digest(stored or policy)
-    return Ask(messages=prompt, policy=policy, policy_digest=digest, sampling=sampling, **fields)
+    return ServeRequest(
+        messages=prompt, policy=policy, policy_digest=digest, sampling=sampling, **fields
+    )
 
 
 async def answered(backend, asked):

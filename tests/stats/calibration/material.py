@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from demur.stats.calibration.views import forecast, top_label, view
+from demur.stats.calibration.views import binary_view, forecast, top_label
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "metrics.json").read_text(encoding="utf-8")
@@ -34,13 +34,15 @@ def golden_top(stage):
 
 
 def golden_binary():
-    return view("binary", GOLDEN["inputs"]["binary_scores"], GOLDEN["inputs"]["binary_labels"])
+    return binary_view(
+        "binary", GOLDEN["inputs"]["binary_scores"], GOLDEN["inputs"]["binary_labels"]
+    )
 
 
 def calibrated_view(n, seed):
     rng = np.random.default_rng(seed)
     p_N = rng.random(n)
-    return view("calibrated", p_N, rng.random(n) < p_N)
+    return binary_view("calibrated", p_N, rng.random(n) < p_N)
 
 
 def simulated(n, seed, columns=6):
@@ -59,4 +61,6 @@ def views(draw, min_rows=1, max_rows=40, ties=True):
     p_N = np.array(draw(st.lists(grid, min_size=n, max_size=n, unique=not ties))) / (
         8 if ties else 10**6
     )
-    return view("drawn", p_N, np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n))))
+    return binary_view(
+        "drawn", p_N, np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    )

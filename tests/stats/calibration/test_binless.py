@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from demur.stats.calibration.binless import kolmogorov_smirnov
-from demur.stats.calibration.views import view
+from demur.stats.calibration.views import binary_view
 from tests.stats.calibration.material import GOLDEN, STAGES, calibrated_view, golden_top, views
 
 
@@ -30,7 +30,7 @@ def test_p_values_are_uniform_for_calibrated_forecasts():
 def test_the_order_of_rows_never_matters_even_with_ties(v, random):
     order = list(range(v.rows))
     random.shuffle(order)
-    shuffled = view("shuffled", v.p_N[order], v.event_N[order])
+    shuffled = binary_view("shuffled", v.p_N[order], v.event_N[order])
     assert kolmogorov_smirnov(shuffled).error == pytest.approx(
         kolmogorov_smirnov(v).error, abs=1e-12
     )
@@ -38,11 +38,11 @@ def test_the_order_of_rows_never_matters_even_with_ties(v, random):
 
 @given(views())
 def test_duplicating_the_rows_leaves_the_error_unchanged(v):
-    twice = view("t", np.tile(v.p_N, 2), np.tile(v.event_N, 2))
+    twice = binary_view("t", np.tile(v.p_N, 2), np.tile(v.event_N, 2))
     assert kolmogorov_smirnov(twice).error == pytest.approx(kolmogorov_smirnov(v).error, abs=1e-12)
 
 
 def test_certain_forecasts_leave_nothing_to_test():
-    found = kolmogorov_smirnov(view("certain", [0, 1, 1], [0, 1, 1]))
+    found = kolmogorov_smirnov(binary_view("certain", [0, 1, 1], [0, 1, 1]))
     assert found.error == 0
     assert not found.p_value.defined

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from demur.stats.calibration.binned import cells, cells_at
 from demur.stats.calibration.metrics import BINS
-from demur.stats.calibration.views import view
+from demur.stats.calibration.views import binary_view
 from tests.stats.calibration.material import (
     GOLDEN,
     STAGES,
@@ -61,7 +61,7 @@ def test_splitting_every_cell_never_lowers_the_l1_error(v, bins, parts):
 def test_the_order_of_rows_is_irrelevant_without_ties(v, scheme, bins, random):
     order = list(range(v.rows))
     random.shuffle(order)
-    shuffled = view("shuffled", v.p_N[order], v.event_N[order])
+    shuffled = binary_view("shuffled", v.p_N[order], v.event_N[order])
     assert cells(shuffled, scheme, bins).error() == pytest.approx(
         cells(v, scheme, bins).error(), abs=1e-12
     )
@@ -71,7 +71,7 @@ def test_the_order_of_rows_is_irrelevant_without_ties(v, scheme, bins, random):
 def test_whole_ties_make_equal_mass_independent_of_the_order_of_rows(v, bins, random):
     order = list(range(v.rows))
     random.shuffle(order)
-    shuffled = view("shuffled", v.p_N[order], v.event_N[order])
+    shuffled = binary_view("shuffled", v.p_N[order], v.event_N[order])
     found, wanted = (cells(x, "mass_whole_ties", bins) for x in (shuffled, v))
     assert found.error() == pytest.approx(wanted.error(), abs=1e-12)
     assert (np.diff(v.p_N)[wanted.cut_J[1:-1][wanted.cut_J[1:-1] < v.rows] - 1] > 0).all()
@@ -81,7 +81,7 @@ def test_whole_ties_make_equal_mass_independent_of_the_order_of_rows(v, bins, ra
 def test_mirroring_probabilities_and_events_changes_no_norm(seed, bins, norm):
     # continuous scores, on no edge; cells of equal mass divide them
     v = calibrated_view(20 * bins, seed)
-    mirrored = view("mirrored", 1 - v.p_N, 1 - v.event_N)
+    mirrored = binary_view("mirrored", 1 - v.p_N, 1 - v.event_N)
     for scheme in SCHEMES:
         wanted = cells(v, scheme, bins).error(norm)
         assert cells(mirrored, scheme, bins).error(norm) == pytest.approx(wanted, abs=1e-12)
@@ -89,7 +89,7 @@ def test_mirroring_probabilities_and_events_changes_no_norm(seed, bins, norm):
 
 @given(views(), st.integers(1, 20))
 def test_duplicating_the_rows_changes_no_plug_in_error(v, bins):
-    twice = view("twice", np.tile(v.p_N, 2), np.tile(v.event_N, 2))
+    twice = binary_view("twice", np.tile(v.p_N, 2), np.tile(v.event_N, 2))
     for norm in ("l1", "l2", "max"):
         wanted = cells(v, "width", bins).error(norm)
         assert cells(twice, "width", bins).error(norm) == pytest.approx(wanted, abs=1e-12)
@@ -153,5 +153,5 @@ def test_the_binary_problem_has_the_golden_errors():
     st.lists(st.booleans(), min_size=1, max_size=20), st.sampled_from(SCHEMES), st.integers(1, 20)
 )
 def test_certain_and_right_has_no_error_at_all(events, scheme, bins):
-    c = cells(view("certain", np.array(events, dtype=float), events), scheme, bins)
+    c = cells(binary_view("certain", np.array(events, dtype=float), events), scheme, bins)
     assert (c.error(), c.error("l2"), c.error("max")) == (0, 0, 0)

@@ -4,7 +4,7 @@ from hypothesis import given
 from scipy.ndimage import gaussian_filter1d
 
 from demur.stats.calibration.smooth import kde_error, mmce
-from demur.stats.calibration.views import view
+from demur.stats.calibration.views import binary_view
 from tests.stats.calibration.material import (
     GOLDEN,
     STAGES,
@@ -59,15 +59,17 @@ def test_the_kernel_density_error_is_the_golden_one(stage):
 
 
 def test_without_any_event_there_is_no_kernel_density_error():
-    assert not kde_error(view("never", [0.1, 0.2], [0, 0])).defined
+    assert not kde_error(binary_view("never", [0.1, 0.2], [0, 0])).defined
 
 
 def test_mirroring_probabilities_and_events_leaves_mmce_unchanged():
     v = calibrated_view(500, 9)
-    assert mmce(view("mirrored", 1 - v.p_N, 1 - v.event_N)) == pytest.approx(mmce(v), abs=1e-12)
+    assert mmce(binary_view("mirrored", 1 - v.p_N, 1 - v.event_N)) == pytest.approx(
+        mmce(v), abs=1e-12
+    )
 
 
 def test_certain_and_right_has_no_error():
-    v = view("certain", [0, 1, 1, 0], [0, 1, 1, 0])
+    v = binary_view("certain", [0, 1, 1, 0], [0, 1, 1, 0])
     assert mmce(v) == 0
     assert not kde_error(v).defined

@@ -5,7 +5,7 @@ import pytest
 
 from demur.base.errors import DataError
 from demur.stats.calibration.metrics import COLUMNS, Column, measure
-from demur.stats.calibration.study import HEADLINE, Study, answers, table_row
+from demur.stats.calibration.study import HEADLINE, Study, answer_questions, table_row
 from demur.stats.calibration.views import forecast
 from tests.stats.calibration.material import log_softmax, simulated
 
@@ -47,11 +47,11 @@ def measured():
 
 
 def by_question(study):
-    return {a.question: a for a in answers(study)}
+    return {a.question: a for a in answer_questions(study)}
 
 
 def test_six_questions_are_answered_with_a_number_each():
-    found = answers(measured())
+    found = answer_questions(measured())
     assert len({a.question for a in found}) == 6
     assert all(a.figure.defined and a.meaning and a.details for a in found)
 
@@ -89,8 +89,8 @@ def test_the_better_half_can_answer_otherwise():
 
 def test_what_cannot_be_known_is_undefined_with_the_reason():
     alone = of(np.ones(8))  # every model alike
-    assert {a.verdict for a in answers(alone)} == {"undefined", "no"}
-    assert all(a.figure.why for a in answers(alone) if a.verdict == "undefined")
+    assert {a.verdict for a in answer_questions(alone)} == {"undefined", "no"}
+    assert all(a.figure.why for a in answer_questions(alone) if a.verdict == "undefined")
     one = replace(
         alone,
         subsets=("one",),
@@ -108,7 +108,7 @@ def test_no_answer_ever_holds_a_nan():
     broken = measured()
     broken.value_DMLT[:, :3] = np.nan
     broken.value_DMLT[..., COLUMNS.index(Column(family="kde"))] = np.nan
-    for answer in answers(broken):
+    for answer in answer_questions(broken):
         for figure in (answer.figure, *answer.details.values()):
             assert figure.number is None or np.isfinite(figure.number)
 

@@ -5,7 +5,7 @@ from scipy.stats import binom
 from demur.base.errors import DataError
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.uncertainty import error_interval
-from demur.stats.calibration.views import view
+from demur.stats.calibration.views import binary_view
 from demur.stats.points import Resampling
 from tests.stats.calibration.material import calibrated_view, golden_top
 
@@ -18,7 +18,7 @@ def overconfident(n, seed):
     """
     rng = np.random.default_rng(seed)
     p_N = rng.random(n)
-    return view("overconfident", p_N, rng.random(n) < 0.25 + p_N / 2)
+    return binary_view("overconfident", p_N, rng.random(n) < 0.25 + p_N / 2)
 
 
 def test_the_interval_covers_the_true_error_about_as_often_as_it_says():
@@ -41,7 +41,7 @@ def test_the_interval_is_ordered_not_negative_and_repeatable(norm):
 
 def test_whole_groups_are_drawn_so_copies_do_not_narrow_the_interval():
     v = overconfident(300, 4)
-    copies = view("copies", np.tile(v.p_N, 5), np.tile(v.event_N, 5))
+    copies = binary_view("copies", np.tile(v.p_N, 5), np.tile(v.event_N, 5))
     group_N = np.tile(np.arange(300), 5)
     alone = error_interval(v, cells(v, "width", 2), "l1", FEW)
     grouped = error_interval(copies, cells(copies, "width", 2), "l1", FEW, group_N)

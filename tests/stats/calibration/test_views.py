@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from demur.base.errors import DataError, ScoreError
-from demur.stats.calibration.views import all_classes, forecast, refusal, top_label, view
+from demur.stats.calibration.views import all_classes, binary_view, forecast, refusal, top_label
 from tests.stats.calibration.material import log_softmax, simulated
 
 P_NC = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.9, 0.05, 0.05]])
@@ -23,7 +23,7 @@ def test_the_views_of_a_forecast_pair_the_right_probability_with_the_right_event
 
 
 def test_equal_probabilities_form_one_run():
-    assert view("tied", [0.2, 0.1, 0.2, 0.3], [0, 1, 1, 0]).run_ends.tolist() == [1, 3, 4]
+    assert binary_view("tied", [0.2, 0.1, 0.2, 0.3], [0, 1, 1, 0]).run_ends.tolist() == [1, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -46,18 +46,18 @@ def test_no_row_is_refused():
     with pytest.raises(DataError, match="N > 0"):
         forecast(np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
     with pytest.raises(DataError, match="N > 0"):
-        view("empty", [], [])
+        binary_view("empty", [], [])
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, np.nan])
 def test_a_probability_outside_0_to_1_is_refused(p):
     with pytest.raises(ScoreError):
-        view("bad", [0.5, p], [0, 1])
+        binary_view("bad", [0.5, p], [0, 1])
 
 
 def test_an_event_is_0_or_1():
     with pytest.raises(DataError, match="neither 0 nor 1"):
-        view("bad", [0.5], [0.5])
+        binary_view("bad", [0.5], [0.5])
 
 
 def test_a_probability_of_zero_is_allowed():

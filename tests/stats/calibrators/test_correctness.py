@@ -3,14 +3,14 @@ import pytest
 
 from demur.base.errors import DataError, ScoreError
 from demur.core.calibrator import closed
-from demur.core.maps.correctness import features
+from demur.core.maps.correctness import rewrite_features
 from demur.core.score import ScoreTable
 from demur.stats.calibrators.adam import Adam
 from demur.stats.calibrators.correctness import CorrectnessSettings, fit_correctness, network_on
 from tests.builders import labelled, log_softmax, table, taxonomy
 from tests.stats.calibrators.golden import CLOSED_NC, CORRECTNESS, GOLDEN, ROWS, near
 
-FEATURES_NF = features(CLOSED_NC, closed(GOLDEN["logits_cal_transforms"]), top=4, own=False)
+FEATURES_NF = rewrite_features(CLOSED_NC, closed(GOLDEN["logits_cal_transforms"]), top=4, own=False)
 THETA_P = np.concatenate(
     [np.ravel(CORRECTNESS["W1"]), CORRECTNESS["b1"], CORRECTNESS["W2"], [CORRECTNESS["b2"]]]
 )

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from demur.base.errors import DataError, Undefined
 from demur.core.rates import Rate
 from demur.stats.judging.correction import (
-    Sample,
+    CheckedSample,
     Strata,
     labels_rate,
     regression_rate,
@@ -23,7 +23,9 @@ def population(n, rate, sensitivity, specificity, seed=0):
 
 
 def corrected(judge_N, hand_N, known_N, strata=None):
-    return regression_rate(Sample(judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata))
+    return regression_rate(
+        CheckedSample(judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata)
+    )
 
 
 def checked(n, count, rng):
@@ -61,7 +63,7 @@ def test_with_every_row_labelled_the_rate_is_the_labels_own_with_its_exact_inter
     assert (found.low, found.high) == Rate(hits=int(hand_N.sum()), of=50).interval(0.95)
     assert "labels' own rate" in found.method
     should_N = np.arange(50) % 2 == 0
-    sample = Sample(judge_N=judge_N, hand_N=hand_N, known_N=np.ones(50, dtype=bool))
+    sample = CheckedSample(judge_N=judge_N, hand_N=hand_N, known_N=np.ones(50, dtype=bool))
     precise, hits = regression_share(sample, should_N), int(hand_N[should_N].sum())
     assert (precise.low, precise.high) == Rate(hits=hits, of=int(hand_N.sum())).interval(0.95)
     with_fixed = regression_share(sample, should_N, fixed=(3, 4))
@@ -74,7 +76,7 @@ def test_a_draw_in_strata_without_its_other_rows_is_weighted_and_covers_the_rate
     hand_N = (rng.random(2000) < np.where(of_N == 1, 0.8, 0.1)).astype(float)
     for _ in range(200):
         known_N, strata = in_strata(of_N, (60, 60), rng)
-        drawn = Sample(
+        drawn = CheckedSample(
             judge_N=np.zeros(120),
             hand_N=hand_N[known_N],
             known_N=np.ones(120, dtype=bool),
@@ -148,9 +150,9 @@ def test_some_of_the_rows_keep_the_weights_of_the_whole_draw():
     asked_N = np.arange(1200) % 3 == 0
     for _ in range(200):
         known_N, strata = in_strata(of_N, (60, 90), rng)
-        sample = Sample(judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata).among(
-            asked_N
-        )
+        sample = CheckedSample(
+            judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata
+        ).among(asked_N)
         found = regression_rate(sample)
         misses += not found.low <= hand_N[asked_N].mean() <= found.high
     assert misses <= 14
@@ -178,7 +180,7 @@ def test_the_precision_of_what_declines_is_covered(draw, hits, sensitivity, spec
         if draw == "alike":
             known_N, strata = checked(1500, 110, rng), None
         found = regression_share(
-            Sample(judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata), should_N
+            CheckedSample(judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata), should_N
         )
         misses += not found.low <= truth <= found.high
     assert misses <= 17
@@ -188,8 +190,10 @@ def test_fixed_refusals_count_in_the_precision_without_a_label():
     judge_N, hand_N = population(600, 0.4, 0.9, 0.9)
     should_N = hand_N == 1
     known_N = checked(600, 100, np.random.default_rng(1))
-    sample = Sample(judge_N=judge_N, hand_N=hand_N, known_N=known_N)
+    sample = CheckedSample(judge_N=judge_N, hand_N=hand_N, known_N=known_N)
     many = regression_share(sample, should_N, fixed=(0, 100_000))
     assert many.high < 0.01
     with pytest.raises(Undefined, match="no checked row declines"):
-        regression_share(Sample(judge_N=judge_N, hand_N=0 * hand_N, known_N=known_N), should_N)
+        regression_share(
+            CheckedSample(judge_N=judge_N, hand_N=0 * hand_N, known_N=known_N), should_N
+        )

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import DataError
-from demur.stats.judging.raters import alpha_of, fleiss_of, together
+from demur.stats.judging.raters import alpha_of, fleiss_of, rater_agreement
 from demur.stats.points import Resampling
 
 HOW = Resampling(seed=0, draws=400)
@@ -43,7 +43,7 @@ def test_fleiss_kappa_equals_the_textbook_case():
 def test_what_has_no_value_says_why(ratings, why):
     assert not alpha_of(ratings).defined
     assert alpha_of(ratings).why == why
-    found = together(("a", "b", "c"), ratings, [str(n) for n in range(len(ratings))], HOW)
+    found = rater_agreement(("a", "b", "c"), ratings, [str(n) for n in range(len(ratings))], HOW)
     assert not found.fleiss.defined
     assert found.alpha_interval is None
 
@@ -62,7 +62,7 @@ def test_agreeing_wholly_is_1_and_the_order_of_raters_does_not_matter(rows):
 
 @given(st.lists(st.lists(VALUE, min_size=3, max_size=3), min_size=2, max_size=30))
 def test_alpha_and_fleiss_differ_by_the_correction_for_few_ratings_only(rows):
-    found = together(("a", "b", "c"), rows, [str(n) for n in range(len(rows))], HOW)
+    found = rater_agreement(("a", "b", "c"), rows, [str(n) for n in range(len(rows))], HOW)
     assert found.complete == found.pairable == len(rows)
     if found.alpha.defined:
         # alpha draws pairs without putting back: 1 - alpha = (1 - kappa) (n - 1) / n
@@ -73,7 +73,7 @@ def test_alpha_and_fleiss_differ_by_the_correction_for_few_ratings_only(rows):
 def test_raters_who_guess_agree_no_better_than_chance():
     rng = np.random.default_rng(0)
     rows = [rng.choice(["refusal", "compliance"], 4).tolist() for _ in range(600)]
-    found = together(tuple("abcd"), rows, [str(n) for n in range(600)], HOW)
+    found = rater_agreement(tuple("abcd"), rows, [str(n) for n in range(600)], HOW)
     low, high = found.alpha_interval
     assert low < 0 < high
     assert abs(found.fleiss.value) < 0.05
@@ -82,11 +82,11 @@ def test_raters_who_guess_agree_no_better_than_chance():
 def test_items_of_one_prompt_widen_the_interval():
     rng = np.random.default_rng(1)
     rows = [["r", "r", "r"] if rng.random() < 0.5 else ["r", "c", "c"] for _ in range(20)] * 20
-    alone = together(tuple("abc"), rows, [str(n) for n in range(len(rows))], HOW)
-    shared = together(tuple("abc"), rows, [str(n % 20) for n in range(len(rows))], HOW)
+    alone = rater_agreement(tuple("abc"), rows, [str(n) for n in range(len(rows))], HOW)
+    shared = rater_agreement(tuple("abc"), rows, [str(n % 20) for n in range(len(rows))], HOW)
     assert np.diff(shared.alpha_interval) > 2 * np.diff(alone.alpha_interval)
 
 
 def test_ratings_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match="1 items, 1 prompts, 3 raters"):
-        together(("a", "b", "c"), [["r", "c"]], ["x"], HOW)
+        rater_agreement(("a", "b", "c"), [["r", "c"]], ["x"], HOW)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from demur.base.errors import ArtifactError, DataError
-from demur.core.classifiers.text import View
+from demur.core.classifiers.text import NgramView
 from demur.stats.measure import auroc
 from demur.stats.text.fit import PLACED, PUBLISHED, Recipe, fit_text_classifier
 from demur.store.models.text_model_file import read_text_classifier, write_text_classifier
@@ -68,7 +68,7 @@ def declines(rows):
 
 @pytest.mark.parametrize("damped", [False, True])
 def test_log_odds_are_those_of_scikit_learns_vectorizer_and_regression(damped):
-    recipe = Recipe(views=(View(damped=damped),), c=10.0)
+    recipe = Recipe(views=(NgramView(damped=damped),), c=10.0)
     ours = fit_text_classifier(TEXTS, YES, recipe)
     vectorizer = TfidfVectorizer(ngram_range=(1, 3), sublinear_tf=damped)
     theirs = LogisticRegression(C=10, solver="liblinear", random_state=0).fit(
@@ -80,7 +80,7 @@ def test_log_odds_are_those_of_scikit_learns_vectorizer_and_regression(damped):
 
 
 def test_a_placed_n_gram_knows_its_sentence():
-    view = View(words="placed", most_words=2)
+    view = NgramView(words="placed", most_words=2)
     assert view.terms("I won't. I won't! I won't? I won't.") == [
         *(
             f"{at} {term}"

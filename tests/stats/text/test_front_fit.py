@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError
 from demur.core.rates import upper_bound
-from demur.stats.text.front_edges import MISS, Held, choose_edges
+from demur.stats.text.front_edges import MISS, HeldOutPrompts, choose_edges
 from demur.stats.text.front_fit import FEWEST, fit_linear, fit_range
 from tests.builders import log_softmax
 from tests.front_parts import front, model, texts, user
@@ -43,7 +43,7 @@ def test_beyond_an_edge_front_and_model_disagree_at_most_so_often(seed, bound, n
     rng = np.random.default_rng(seed)
     odds_N = rng.normal(scale=3.0, size=400)
     refuses_N = odds_N + noise * rng.normal(size=400) >= 0.0
-    held = Held(
+    held = HeldOutPrompts(
         odds_N=odds_N,
         risk_N=odds_N + rng.exponential(0.3, size=400),
         both_answer_N=~refuses_N & (odds_N < 0.0),
@@ -69,14 +69,18 @@ def test_a_front_that_learnt_nothing_is_sure_of_nothing():
     rng = np.random.default_rng(0)
     refuses_N = rng.random(500) < 0.5
     odds_N = rng.normal(size=500)
-    held = Held(odds_N=odds_N, risk_N=odds_N, both_answer_N=~refuses_N, both_refuse_N=refuses_N)
+    held = HeldOutPrompts(
+        odds_N=odds_N, risk_N=odds_N, both_answer_N=~refuses_N, both_refuse_N=refuses_N
+    )
     chosen = choose_edges(held, 0.05)
     assert (chosen.edges.answer, chosen.edges.refuse) == (None, None)
 
 
 def test_without_rows_there_is_no_edge():
     none_N = np.zeros(0)
-    held = Held(odds_N=none_N, risk_N=none_N, both_answer_N=none_N > 0, both_refuse_N=none_N > 0)
+    held = HeldOutPrompts(
+        odds_N=none_N, risk_N=none_N, both_answer_N=none_N > 0, both_refuse_N=none_N > 0
+    )
     assert choose_edges(held, 0.1).edges.answer is None
 
 

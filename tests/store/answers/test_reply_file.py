@@ -3,10 +3,10 @@ import sqlite3
 import pytest
 
 from demur.base.errors import ArtifactError
-from demur.core.judging.judge import Said
+from demur.core.judging.judge import ChatAnswer
 from demur.store.answers.reply_file import ReplyFile
 
-SAID = Said(text="Who opened the bridge?", model="m-1")
+SAID = ChatAnswer(text="Who opened the bridge?", model="m-1")
 
 
 def test_a_reply_is_there_for_the_next_process(tmp_path):

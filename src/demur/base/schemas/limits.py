@@ -84,7 +84,7 @@ class _Outline:
         return zip(self.values, self.keys, strict=True)
 
 
-def too_much(schema: Mapping[str, Json], bounds: SchemaBounds = STANDARD) -> str | None:
+def exceeded_bound(schema: Mapping[str, Json], bounds: SchemaBounds = STANDARD) -> str | None:
     """What a schema has too much of, with both numbers, or why it cannot be followed; None: it is
     within bounds.
 
@@ -99,7 +99,7 @@ def too_much(schema: Mapping[str, Json], bounds: SchemaBounds = STANDARD) -> str
     return next((found for check in checks if (found := check(outline, bounds))), None)
 
 
-def too_much_together(
+def exceeded_bound_together(
     schemas: Sequence[Mapping[str, Json]], bounds: SchemaBounds = STANDARD
 ) -> str | None:
     """What several schemas of one request have too much of together. Each is checked by `too_much`

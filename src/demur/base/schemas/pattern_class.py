@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Range = tuple[int, int]  # first and last code point
+CodeRange = tuple[int, int]  # first and last code point
 LAST_CHARACTER = 0x10FFFF
 DIGITS, SPACES = (ord("0"), ord("9")), ((9, 13), (32, 32))
 WORD = (DIGITS, (ord("A"), ord("Z")), (ord("_"), ord("_")), (ord("a"), ord("z")))
@@ -34,7 +34,7 @@ class ClassRead:
     choice: bool
 
 
-def read_class(ranges: Sequence[Range], *, negated: bool) -> ClassRead:
+def read_class(ranges: Sequence[CodeRange], *, negated: bool) -> ClassRead:
     """A class by the ranges of its members, in the order of the pattern; negated: of what it leaves
     out.
     """
@@ -62,7 +62,7 @@ def read_class(ranges: Sequence[Range], *, negated: bool) -> ClassRead:
     )
 
 
-def _other_letters(ranges: Sequence[Range]) -> int:
+def _other_letters(ranges: Sequence[CodeRange]) -> int:
     """How many letters beyond ASCII a class has, up to FEW. A range without one at its beginning
     counts as one.
     """
@@ -77,11 +77,11 @@ def _other_letters(ranges: Sequence[Range]) -> int:
     return min(found, FEW)
 
 
-def _holds(ranges: Sequence[Range], code: int) -> bool:
+def _holds(ranges: Sequence[CodeRange], code: int) -> bool:
     return any(low <= code <= high for low, high in ranges)
 
 
-def _complement(ranges: Sequence[Range]) -> list[Range]:
+def _complement(ranges: Sequence[CodeRange]) -> list[CodeRange]:
     found, start = [], 0
     for low, high in sorted(ranges):
         if low > start:

@@ -16,7 +16,7 @@ from demur.base.schemas.pattern_class import (
     LAST_CHARACTER,
     SPACES,
     WORD,
-    Range,
+    CodeRange,
     read_class,
 )
 
@@ -32,7 +32,7 @@ _SPACES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
 _SETS = "dDwWsS"  # classes such as \d: they spell no text
 _EDGES = "bBAzZ"  # places between characters
 # any other set: everything
-_OF_SET: dict[str, tuple[Range, ...]] = {"d": (DIGITS,), "s": SPACES, "w": WORD}
+_OF_SET: dict[str, tuple[CodeRange, ...]] = {"d": (DIGITS,), "s": SPACES, "w": WORD}
 
 
 class BadPattern(ValueError):
@@ -131,7 +131,7 @@ def _class(pattern: str, at: int, level: _Level) -> int:
     """A class such as [Hh] is one item. See pattern_class for what it spells."""
     negated = pattern[at + 1 : at + 2] == "^"
     at += 2 if negated else 1
-    first, ranges, to = at, list[Range](), False
+    first, ranges, to = at, list[CodeRange](), False
     while at < len(pattern) and (pattern[at] != "]" or at == first):
         found, at = _member(pattern, at)
         if to and len(found) == 1:
@@ -147,7 +147,7 @@ def _class(pattern: str, at: int, level: _Level) -> int:
     return at + 1
 
 
-def _member(pattern: str, at: int) -> tuple[tuple[Range, ...], int]:
+def _member(pattern: str, at: int) -> tuple[tuple[CodeRange, ...], int]:
     """One character or set within a class, and where the next begins."""
     if pattern[at] != "\\":
         return ((ord(pattern[at]), ord(pattern[at])),), at + 1

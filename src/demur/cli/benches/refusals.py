@@ -22,8 +22,8 @@ from demur.base.errors import ConfigError, DataError
 from demur.cli import options
 from demur.cli.policies import opened
 from demur.cli.show import bar, named, note, notes, print_json, print_table
-from demur.core.judging.asking import Asker
 from demur.core.judging.benchmark import BenchSet
+from demur.core.judging.cached_chat import CachedChat
 from demur.core.policy import natural
 from demur.core.ports import Judge
 from demur.core.taxonomy import coconot
@@ -222,7 +222,7 @@ def _endpoint(
             "leave --policy out, and name what reads the texts: --judge phrases",
         )
     chat = chat_client(read_toml(file), str(file))
-    asker = Asker(chat=chat, replies=ReplyFile(target / "replies.sqlite"))
+    asker = CachedChat(chat=chat, replies=ReplyFile(target / "replies.sqlite"))
     return Endpoint(asker=asker, judge=judge), lambda: cost_lines(chat)
 
 
@@ -241,13 +241,13 @@ def _subject(name: str, policy: Path | None) -> Candidate:
 
 def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
     from demur.assembly.run import RunEngine
-    from demur.core.training.seen import seen_of, together
+    from demur.core.training.seen import merge_records, seen_of
     from demur.stages.bench_refusals import Candidate
     from demur.store.models.seen_file import seen_by_run
     from demur.store.rows import read_examples
 
     folder, engine = workspace.folder, RunEngine(workspace)
-    seen = together([seen_by_run(folder), seen_of(read_examples(folder.split("calibrate")))])
+    seen = merge_records([seen_by_run(folder), seen_of(read_examples(folder.split("calibrate")))])
     return Candidate(
         policy=opened(policy or folder.policy),
         scorer=engine,

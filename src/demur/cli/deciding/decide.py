@@ -20,7 +20,7 @@ from demur.core.example import Message
 from demur.core.fingerprint import Fingerprint
 from demur.core.policy import Policy
 from demur.core.ports import Prompt
-from demur.core.rows.turns import checked
+from demur.core.rows.turns import check_text
 from demur.store.run import RunFolder
 
 SHOWN_CHARACTERS = 60
@@ -171,7 +171,8 @@ def _asked(prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> 
             "there is no prompt", "give prompts as arguments, one on stdin, or rows: --prompts FILE"
         )
     return [
-        _Asked({"prompt": checked(t, "prompt")}, (Message(role="user", content=t),)) for t in texts
+        _Asked({"prompt": check_text(t, "prompt")}, (Message(role="user", content=t),))
+        for t in texts
     ]
 
 

@@ -17,12 +17,19 @@ from demur.cli import options
 from demur.cli.policies import asked, decision_json, policy_file, tell_of_unproven
 from demur.cli.policy_text import tell_policy, threshold_text
 from demur.cli.show import note, print_json, print_table
-from demur.core import caught
-from demur.core.access import Effective, PolicyAsk, Setting, Tenant, effective, permitted
+from demur.core.access import (
+    CategorySetting,
+    EffectivePolicy,
+    PolicyChoice,
+    Tenant,
+    apply_overrides,
+    choose_policy,
+)
 from demur.core.decision import decide
+from demur.core.operating_point import never_refused
 from demur.core.policy import THRESHOLD_RULES, Policy
 from demur.core.threshold import ALWAYS, NEVER
-from demur.core.training.summary import language_line, warnings
+from demur.core.training.summary import language_line, training_warnings
 from demur.store.models.model_file import FILE_NAME, read_model_file
 from demur.store.policies.folder import Live, PolicySet, read_folder
 from demur.store.policies.policy_file import NEVER_WORD, policy_to_json
@@ -35,7 +42,7 @@ class _Explained:
     """A stored policy, and what a request makes of it."""
 
     live: Live
-    effective: Effective
+    effective: EffectivePolicy
     decision: dict[str, Any] | None  # of the row that was asked about
 
 
@@ -80,9 +87,9 @@ def command(
         note(f"not read: {fault.message}")
     who = _tenant(tenant) if tenant else _operator(there, policy)
     ask = replace(asked(threshold, rate, sensitivity), policy=policy)
-    live = there.policies[permitted(who, ask, there.policies)]
+    live = there.policies[choose_policy(who, ask, there.policies)]
     tell_of_unproven(live.policy)
-    found = effective(live.policy, ask)
+    found = apply_overrides(live.policy, ask)
     explained = _Explained(
         live=live, effective=found, decision=_decided(row, found.policy) if row else None
     )
@@ -150,7 +157,7 @@ def _of_the_model(path: Path) -> list[str]:
     return [
         *made_from,
         *([language] if language else []),
-        *(f"warning: {w}" for w in warnings(trained.details)),
+        *(f"warning: {w}" for w in training_warnings(trained.details)),
     ]
 
 
@@ -216,15 +223,15 @@ def _show(explained: _Explained) -> None:
         note("the promises of the policy do not cover these thresholds")
 
 
-def _threshold(policy: Policy, setting: Setting) -> str:
+def _threshold(policy: Policy, setting: CategorySetting) -> str:
     return threshold_text(setting.threshold) if policy.rule in THRESHOLD_RULES else "-"
 
 
-def _freedom(policy: Policy, setting: Setting) -> str:
+def _freedom(policy: Policy, setting: CategorySetting) -> str:
     """The thresholds of a category that callers may ask for, or why there is none."""
     category = policy.category(setting.category)
     try:
-        effective(policy, PolicyAsk(thresholds={setting.category: category.threshold}))
+        apply_overrides(policy, PolicyChoice(thresholds={setting.category: category.threshold}))
     except AccessError as e:
         return f"none: {e.code}"
     low, high = map(threshold_text, category.limits or (ALWAYS, NEVER))
@@ -240,7 +247,7 @@ def _json(explained: _Explained) -> dict[str, object]:
         "overridden": explained.effective.overridden,
         "sensitivities": [s.name for s in policy.sensitivities],
         "promises": _promises(policy),
-        "never_refused": list(caught.never_refused(policy)),
+        "never_refused": list(never_refused(policy)),
         "categories": [
             {
                 "category": s.category,

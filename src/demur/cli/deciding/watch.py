@@ -18,7 +18,7 @@ from demur.cli.policies import of_run
 from demur.cli.show import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from demur.stages.watch import Shift, Watched, WatchResult
+    from demur.stages.watch import PromiseState, Shift, WatchResult
 
 NOT_SUPPORTED = 3  # a result, not a fault
 
@@ -103,7 +103,7 @@ def command(
         raise typer.Exit(NOT_SUPPORTED)
 
 
-def _promise(watched: Watched) -> tuple[str, ...]:
+def _promise(watched: PromiseState) -> tuple[str, ...]:
     from demur.stages import watch
 
     level = "" if watched.promise.level is None else f"{watched.promise.level:g}"

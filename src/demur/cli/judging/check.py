@@ -14,7 +14,14 @@ from demur.core.judging.outcome import View
 from demur.core.rates import Rate
 
 if TYPE_CHECKING:
-    from demur.stages.judge_check import Agreement, Check, CheckedJudge, Corrected, Figure, Together
+    from demur.stages.judge_check import (
+        Agreement,
+        Check,
+        CheckedJudge,
+        RateEstimate,
+        RaterAgreement,
+        Statistic,
+    )
 
 Line = tuple[str, ...]
 
@@ -139,7 +146,7 @@ def _line(name: str, a: Agreement) -> Line:
     return (name, str(a.scored.of), str(a.scored.hits), *rates)
 
 
-def _figure(figure: Figure, interval: tuple[float, float] | None = None) -> str:
+def _figure(figure: Statistic, interval: tuple[float, float] | None = None) -> str:
     if not figure.defined:
         return f"not defined ({figure.why})"
     around = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
@@ -153,7 +160,7 @@ def _rate(rate: Rate) -> str:
     return f"{100 * rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def _corrected(found: Corrected | str) -> str:
+def _corrected(found: RateEstimate | str) -> str:
     if isinstance(found, str):
         return f"none: {found}"
     return f"{100 * found.value:.1f}% ({100 * found.low:.1f} to {100 * found.high:.1f})"
@@ -199,7 +206,7 @@ def _agreement_json(a: Agreement) -> dict[str, object]:
     }
 
 
-def _together_json(t: Together) -> dict[str, object]:
+def _together_json(t: RaterAgreement) -> dict[str, object]:
     return {
         "raters": list(t.raters),
         "pairable": t.pairable,
@@ -223,7 +230,7 @@ def _rate_json(rate: Rate) -> dict[str, object]:
     }
 
 
-def _corrected_json(found: Corrected | str) -> dict[str, object]:
+def _corrected_json(found: RateEstimate | str) -> dict[str, object]:
     if isinstance(found, str):
         return {"value": None, "why": found}
     return {"value": found.value, "interval": (found.low, found.high), "method": found.method}

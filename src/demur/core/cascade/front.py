@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Floats, Ints
-from demur.core.cascade.grams import (
+from demur.core.cascade.ngrams import (
     counts_of,
-    features,
-    stretches,
+    overlapping_stretches,
+    tfidf_features,
     word_key,
     words_of,
 )
@@ -32,7 +32,7 @@ from demur.core.ports import Prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Range:
+class TrafficRange:
     """What nearly all of a front's traffic looks like."""
 
     letters: frozenset[str]  # characters that several of its texts hold
@@ -76,13 +76,13 @@ class Linear:
 
     def logp(self, words: Sequence[str]) -> Doubles:
         """(C + 1,) natural-log probabilities, the leftover mass last."""
-        at_K, value_K = features(counts_of(words), self.place, self.idf_F)
+        at_K, value_K = tfidf_features(counts_of(words), self.place, self.idf_F)
         logit_C = value_K @ self.weight_FC[at_K].astype(np.float64) + self.intercept_C
         return np.asarray(logit_C - np.logaddexp.reduce(logit_C), dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Reading:
+class FrontReading:
     """What a front makes of a text."""
 
     logp_C: Floats  # (C,)
@@ -91,7 +91,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Edges:
+class FrontEdges:
     """Where a front is sure, in log-odds. None: nowhere on that side."""
 
     answer: float | None  # a risk up to this: the model answers
@@ -104,8 +104,8 @@ class Front:
 
     taught_by: Fingerprint  # the model whose scores it learnt
     linear: Linear
-    range: Range
-    edges: Edges
+    range: TrafficRange
+    edges: FrontEdges
 
     def given(self, prompt: Prompt) -> Floats | None:
         """The score of a prompt that the front is sure of, (C,); None: ask the model."""
@@ -119,17 +119,19 @@ class Front:
             return reading.logp_C
         return None
 
-    def read(self, text: str) -> Reading:
+    def read(self, text: str) -> FrontReading:
         """What the front makes of a text, whether or not it is sure."""
         words = words_of(text)
         whole_C = self.linear.logp(words)
         odds = _odds(whole_C)
-        risk = max([odds, *(_odds(self.linear.logp(some)) for some in stretches(words))])
-        return Reading(logp_C=np.asarray(whole_C[:-1], dtype=np.float32), odds=odds, risk=risk)
+        risk = max(
+            [odds, *(_odds(self.linear.logp(some)) for some in overlapping_stretches(words))]
+        )
+        return FrontReading(logp_C=np.asarray(whole_C[:-1], dtype=np.float32), odds=odds, risk=risk)
 
     def outside(self, prompt: Prompt) -> str | None:
         """Why a prompt is unlike the front's traffic, whatever it says; None if it is not."""
-        if frame_of(prompt) not in self.range.systems:
+        if system_digest(prompt) not in self.range.systems:
             return "another kind of conversation, or another system message"
         text = prompt[-1].content
         if any(token in text for token in self.taught_by.tokens):
@@ -137,7 +139,7 @@ class Front:
         return self.range.unlike(text)
 
 
-def frame_of(prompt: Prompt) -> str | None:
+def system_digest(prompt: Prompt) -> str | None:
     """The system message of a prompt that is otherwise one user message: its digest, "" if there is
     none.
 
@@ -154,7 +156,7 @@ def frame_of(prompt: Prompt) -> str | None:
 def most_unknown(known: Sequence[bool]) -> int:
     """The most unknown words in one stretch of a text, given which of its words are known."""
     marks = [str(int(k)) for k in known]
-    return max(some.count("0") for some in (stretches(marks) or [marks]))
+    return max(some.count("0") for some in (overlapping_stretches(marks) or [marks]))
 
 
 def cascade_scores(

@@ -28,7 +28,7 @@ _LAST_PLACE = 2  # first sentence, second sentence, all later ones
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class View:
+class NgramView:
     """One way to read a text as n-grams."""
 
     # of 2 letters or more; all; all, marked by their sentence
@@ -54,7 +54,7 @@ class View:
 class FittedView:
     """A view with what was learnt of its n-grams."""
 
-    view: View
+    view: NgramView
     place: dict[str, int]  # n-gram -> index
     idf_V: Floats
     weight_V: Floats

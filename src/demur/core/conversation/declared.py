@@ -17,7 +17,7 @@ from demur.base.schemas.pattern_text import BadPattern, read_pattern
 from demur.core.example import Message
 from demur.core.policy import Policy
 from demur.core.ports import Prompt
-from demur.core.serving import Ask
+from demur.core.serving import ServeRequest
 
 MOST_ALONE = 6  # texts that are prompts of their own
 SHORTEST = 24  # characters of such a text: names of fields say nothing alone
@@ -36,7 +36,7 @@ unevaluatedItems unevaluatedProperties uniqueItems uri uri-reference uuid writeO
 _WORDS = frozenset(_VOCABULARY.split())
 
 
-def declared_texts(ask: Ask) -> tuple[str, ...]:
+def declared_texts(ask: ServeRequest) -> tuple[str, ...]:
     """Every text of the tools and the schema, once each, in their order. Of a pattern: what it
     spells.
     """
@@ -47,7 +47,7 @@ def declared_texts(ask: Ask) -> tuple[str, ...]:
     )
 
 
-def declared_prompts(ask: Ask) -> tuple[Prompt, ...]:
+def declared_prompts(ask: ServeRequest) -> tuple[Prompt, ...]:
     """What is scored beside the conversation: none where nothing is declared.
 
     The conversation with all declared text behind what the user said last; then the longest texts,
@@ -64,7 +64,7 @@ def declared_prompts(ask: Ask) -> tuple[Prompt, ...]:
     )
 
 
-def for_declared(policy: Policy, categories: Sequence[str]) -> Policy:
+def policy_for_declared(policy: Policy, categories: Sequence[str]) -> Policy:
     """The policy as it decides text beside the conversation.
 
     categories: those that such text can be refused with; none of them the policy's own: all. A tool

@@ -15,7 +15,7 @@ from demur.core.example import Message, Role
 BETWEEN = "\n\n"  # texts that were messages of their own
 
 
-def fold(
+def alternate_turns(
     messages: Sequence[Message], columns: Sequence[int]
 ) -> tuple[tuple[Message, ...], tuple[int, ...]]:
     """The same texts in the same order, as turns of user and assistant that alternate.

@@ -26,7 +26,7 @@ _SOLUTION = re.compile(r"\A\s*(?:<answer>|<\|begin_of_solution\|>)(.*)\Z", re.S)
 _SOLVED = re.compile(r"(?:</answer>|<\|end_of_solution\|>|<\|return\|>|<\|end\|>)\s*\Z")
 
 
-def parted(text: str) -> tuple[str, str]:
+def split_thought(text: str) -> tuple[str, str]:
     """(thought, answer). Without a thought the answer is the text itself; of a thought without an
     end nothing is left.
 
@@ -50,7 +50,7 @@ def parted(text: str) -> tuple[str, str]:
 
 def answer_of(text: str) -> str:
     """The text without its thought."""
-    return parted(text)[1]
+    return split_thought(text)[1]
 
 
 def _headed(text: str) -> tuple[list[str], str]:

@@ -16,7 +16,7 @@ from demur.core.ports import Judge, Progress, no_progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
+class JudgeInput:
     """One answer to judge."""
 
     request: str
@@ -28,13 +28,15 @@ class Item:
 class ManyJudge(Judge, Protocol):
     """A judge that is faster with many answers at once, such as one behind a network."""
 
-    def judge_many(self, items: Sequence[Item], progress: Progress = no_progress) -> list[Outcome]:
+    def judge_many(
+        self, items: Sequence[JudgeInput], progress: Progress = no_progress
+    ) -> list[Outcome]:
         """One outcome per item, in order. What failed is unscored with the reason."""
         ...
 
 
 def judge_rows(
-    judge: Judge, items: Sequence[Item], progress: Progress = no_progress
+    judge: Judge, items: Sequence[JudgeInput], progress: Progress = no_progress
 ) -> list[Outcome]:
     """As judge_all, for rows that may lack a text: one without a request or an answer is unscored,
     and says so.
@@ -47,13 +49,13 @@ def judge_rows(
     ]
 
 
-def _lacking(item: Item, judge: str) -> Outcome:
+def _lacking(item: JudgeInput, judge: str) -> Outcome:
     what = "answer" if item.request.strip() else "request"
     return Outcome(verdict="unscored", reason=f"the row has no {what}", judge=judge)
 
 
 def judge_all(
-    judge: Judge, items: Sequence[Item], progress: Progress = no_progress
+    judge: Judge, items: Sequence[JudgeInput], progress: Progress = no_progress
 ) -> list[Outcome]:
     """One outcome per item, in order, by whichever way the judge has."""
     if isinstance(judge, ManyJudge):
@@ -66,7 +68,7 @@ def judge_all(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChatRequest:
+class ChatQuestion:
     """One question to a chat model. Temperature 0 always: a judge does not gamble, and an answer
     can be had again.
     """
@@ -78,7 +80,7 @@ class ChatRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Said:
+class ChatAnswer:
     """What a chat model answered."""
 
     text: str  # the answer alone: thoughts are left out
@@ -104,16 +106,16 @@ class Declined:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Unsaid:
+class NoAnswer:
     """Why there is no answer."""
 
     reason: str
 
 
-Reply = Said | Declined | Unsaid
+ChatReply = ChatAnswer | Declined | NoAnswer
 
 
-class Chat(Protocol):
+class ChatModel(Protocol):
     """A chat model that is asked many things at once."""
 
     @property
@@ -127,7 +129,7 @@ class Chat(Protocol):
         ...
 
     def ask_many(
-        self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]
+        self, requests: Sequence[ChatQuestion], on_reply: Callable[[int, ChatReply], None]
     ) -> None:
         """Ask all, and hand over each reply with its place as soon as it is there. on_reply may
         raise to stop.
@@ -138,7 +140,7 @@ class Chat(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
+class PromptPiece:
     """A part of a prompt. Control words of the model's own template work in trusted pieces only."""
 
     text: str
@@ -154,8 +156,8 @@ class Completer(Protocol):
         ...
 
     def complete(
-        self, prompts: Sequence[Sequence[Piece]], progress: Progress = no_progress
-    ) -> list[str | Unsaid]:
+        self, prompts: Sequence[Sequence[PromptPiece]], progress: Progress = no_progress
+    ) -> list[str | NoAnswer]:
         """What the model writes after each prompt, new text only, without special tokens; or why it
         wrote nothing.
         """

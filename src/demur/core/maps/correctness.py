@@ -72,7 +72,7 @@ class CorrectnessAware:
                 f"score every prompt under each of {self.rewrites}",
             )
         closed_NC = closed(logp_NC)
-        features_NF = features(closed_NC, closed(rewritten_MNC), top=self.top, own=self.own)
+        features_NF = rewrite_features(closed_NC, closed(rewritten_MNC), top=self.top, own=self.own)
         return rounded(normalised(closed_NC / self.temperature(features_NF)[:, None]))
 
     def temperature(self, features_NF: Doubles) -> Doubles:
@@ -98,7 +98,7 @@ def convention(digest: str) -> str:
     return f"{NAME}/{digest}"
 
 
-def features(closed_NC: Doubles, rewritten_MNC: Doubles, *, top: int, own: bool) -> Doubles:
+def rewrite_features(closed_NC: Doubles, rewritten_MNC: Doubles, *, top: int, own: bool) -> Doubles:
     """(N, F): for each rewrite the probabilities of the unchanged prompt's `top` heaviest tokens,
     heaviest first.
     """

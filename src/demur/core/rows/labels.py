@@ -17,21 +17,21 @@ from typing import Any
 
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Kind
-from demur.core.rows.shapes import Row, present
-from demur.core.rows.turns import checked
+from demur.core.rows.shapes import Row, has_value
+from demur.core.rows.turns import check_text
 from demur.core.taxonomy import coconot
 
 SKIP = "skip"
 REFUSE = "refuse"  # also the category of the built-in taxonomy `single`
 # demur's own words for what ought to happen, in a column or on the right side of a label_map.
-OWN_WORDS: Mapping[str, Kind] = {
+KIND_WORDS: Mapping[str, Kind] = {
     "refusal": "refusal",
     "refuse": "refusal",
     "contrast": "contrast",
     "benign": "benign",
     "respond": "benign",
 }
-COLUMN_WORDS = (
+COLUMN_NAMES = (
     *("messages", "prompt", "reply", "system", "kind", "category", "label", "expected"),
     *("subcategory", "group", "id", "source", "split"),
 )
@@ -97,13 +97,13 @@ class LabelRule:
     categories: Mapping[str, str] = field(default_factory=dict)  # the file's category -> ours
 
     def __post_init__(self) -> None:
-        unknown = [word for word in self.columns if word not in COLUMN_WORDS]
+        unknown = [word for word in self.columns if word not in COLUMN_NAMES]
         if unknown:
             raise ConfigError(
                 f"columns: {unknown[0]!r} is no word of ours",
-                f"words are {', '.join(COLUMN_WORDS)}",
+                f"words are {', '.join(COLUMN_NAMES)}",
             )
-        answered = {OWN_WORDS.get(w) for w in self.label_map.values()} & {"benign", "contrast"}
+        answered = {KIND_WORDS.get(w) for w in self.label_map.values()} & {"benign", "contrast"}
         if self.rows_kind == "refusal" and answered:
             raise ConfigError(
                 "rows_kind says that every row is to be refused, label_map that some are to be "
@@ -113,7 +113,7 @@ class LabelRule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
+class RowLabel:
     """What ought to happen to a row."""
 
     kind: Kind
@@ -128,7 +128,7 @@ class UnknownLabel(DataError):
         self.column = column
 
 
-def told(row: Row, rule: LabelRule) -> Told | None:
+def label_row(row: Row, rule: LabelRule) -> RowLabel | None:
     """What ought to happen to a row; None: its source leaves it out.
 
     Raises UnknownLabel, and DataError where nothing tells, or two columns contradict each other.
@@ -150,7 +150,7 @@ def told(row: Row, rule: LabelRule) -> Told | None:
             category = category or REFUSE
         elif category and cell(row, rule, "label") != "benign":
             kind = "contrast"  # to be answered, and of a category: it resembles a refusal
-    return Told(kind=kind, category=category)
+    return RowLabel(kind=kind, category=category)
 
 
 def cell(row: Row, rule: LabelRule, word: str) -> str | None:
@@ -166,14 +166,14 @@ def cell(row: Row, rule: LabelRule, word: str) -> str | None:
             f"its columns are {', '.join(map(repr, row))}",
         )
     text = as_text(row.get(column)) if column else None
-    return text if text is None else checked(text, column)
+    return text if text is None else check_text(text, column)
 
 
 def as_text(value: object) -> str | None:
     """A value as it is written in a label_map: 1, 1.0 and "1" are "1", True is "true"; None if
     nothing is there.
     """
-    if not present(value):
+    if not has_value(value):
         return None
     if isinstance(value, bool):
         return str(value).lower()
@@ -192,16 +192,16 @@ def label_column(row: Row, rule: LabelRule) -> str:
     )
 
 
-def proposed(value: str) -> str:
+def propose_meaning(value: str) -> str:
     """What a value of a label column probably means, to be read by a person: "skip" where nobody
     could tell.
     """
     plain = " ".join(value.casefold().replace("_", " ").replace("-", " ").split())
     names = {c.token.strip("[]").casefold(): c.name for c in coconot().categories}
-    if plain in OWN_WORDS:
+    if plain in KIND_WORDS:
         return (
             REFUSE
-            if OWN_WORDS[plain] == "refusal"
+            if KIND_WORDS[plain] == "refusal"
             else "contrast"
             if plain == "contrast"
             else "respond"
@@ -211,15 +211,19 @@ def proposed(value: str) -> str:
     return REFUSE if plain in _TO_REFUSE else "respond" if plain in _TO_ANSWER else SKIP
 
 
-def unknown_label(column: str, values: Iterable[object]) -> tuple[str, str]:
+def describe_unknown_label(column: str, values: Iterable[object]) -> tuple[str, str]:
     """(what was found, what to paste) where a value of a column is unknown. values: of all rows,
     None among them.
     """
     count = Counter(as_text(v) or "" for v in values)
     seen = [f"{v!r} ({n})" for v, n in count.most_common(_LISTED)]
     more = f" and {len(count) - _LISTED} more" if len(count) > _LISTED else ""
-    pairs = ", ".join(f'{quoted(v)} = "{proposed(v)}"' for v, _ in count.most_common(_LISTED))
-    named = "" if column in _LABEL_COLUMNS else f"columns = {{ label = {quoted(column)} }} and "
+    pairs = ", ".join(
+        f'{toml_string(v)} = "{propose_meaning(v)}"' for v, _ in count.most_common(_LISTED)
+    )
+    named = (
+        "" if column in _LABEL_COLUMNS else f"columns = {{ label = {toml_string(column)} }} and "
+    )
     return (
         f"values of {column!r}: {', '.join(seen)}{more}",
         "say in the source what each means (respond, refuse, contrast, skip or a category): "
@@ -227,7 +231,7 @@ def unknown_label(column: str, values: Iterable[object]) -> tuple[str, str]:
     )
 
 
-def quoted(text: str) -> str:
+def toml_string(text: str) -> str:
     """A text as a TOML string or key."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return (
@@ -235,7 +239,7 @@ def quoted(text: str) -> str:
     )
 
 
-def _mapped(row: Row, rule: LabelRule) -> Told | None:
+def _mapped(row: Row, rule: LabelRule) -> RowLabel | None:
     """What a label_map makes of a row."""
     column = label_column(row, rule)
     if column not in row:
@@ -252,15 +256,15 @@ def _mapped(row: Row, rule: LabelRule) -> Told | None:
         return None
     own = None if column == rule.columns.get("category", "category") else _own_category(row, rule)
     category = own or rule.category
-    match OWN_WORDS.get(means):
+    match KIND_WORDS.get(means):
         case None:  # the name of a category
-            return Told(kind=rule.rows_kind or "refusal", category=means)
+            return RowLabel(kind=rule.rows_kind or "refusal", category=means)
         case "refusal":
-            return Told(kind=rule.rows_kind or "refusal", category=category or REFUSE)
+            return RowLabel(kind=rule.rows_kind or "refusal", category=category or REFUSE)
         case "contrast":
-            return Told(kind="contrast", category=category)
+            return RowLabel(kind="contrast", category=category)
         case _:
-            return Told(
+            return RowLabel(
                 kind=rule.rows_kind or ("contrast" if category else "benign"), category=category
             )
 
@@ -281,15 +285,15 @@ def _own_kind(row: Row, rule: LabelRule) -> Kind | None:
     if kind is not None:
         if kind not in ("refusal", "contrast", "benign"):
             raise UnknownLabel(rule.columns.get("kind", "kind"), kind)
-        said["kind"] = OWN_WORDS[kind]
-    elif label is not None and label.casefold() in OWN_WORDS:
-        said["label"] = OWN_WORDS[label.casefold()]
+        said["kind"] = KIND_WORDS[kind]
+    elif label is not None and label.casefold() in KIND_WORDS:
+        said["label"] = KIND_WORDS[label.casefold()]
     elif label is not None and rule.rows_kind is None and expected is None:
         raise UnknownLabel(rule.columns.get("label", "label"), label)
     if expected is not None:
         if expected not in ("refuse", "respond"):
             raise UnknownLabel(rule.columns.get("expected", "expected"), expected)
-        said["expected"] = OWN_WORDS[expected]
+        said["expected"] = KIND_WORDS[expected]
     if rule.rows_kind is not None:
         said["rows_kind"] = rule.rows_kind
     first = next(iter(said.items()), None)

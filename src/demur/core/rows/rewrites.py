@@ -17,7 +17,7 @@ from typing import Literal
 
 from demur.base.errors import ConfigError
 from demur.core.example import Example, Message
-from demur.core.rows.splitting import place_of
+from demur.core.rows.splitting import uniform_hash
 
 RewriteName = Literal["case", "typos", "punctuation", "paraphrase", "tense", "padding"]
 
@@ -112,7 +112,7 @@ def rewrite_prompt(
     return (*before, replace(last, content=rewrite(name, last.content, seed)))
 
 
-def rewritten(
+def rewritten_rows(
     examples: Sequence[Example], names: Sequence[RewriteName], share: float, seed: int
 ) -> list[Example]:
     """Further rows to learn from: `share` as many as there are, said otherwise, as many refusals as
@@ -125,7 +125,7 @@ def rewritten(
     for expected in ("refuse", "respond"):
         rows = sorted(
             (e for e in examples if e.expected == expected),
-            key=lambda e: place_of(seed, f"rewrite:{e.id}"),
+            key=lambda e: uniform_hash(seed, f"rewrite:{e.id}"),
         )
         for n, row in enumerate(rows[: round(share * len(examples) / 2)]):
             name = names[n % len(names)]

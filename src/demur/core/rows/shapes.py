@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from demur.base.errors import DataError
 from demur.core.example import Message
-from demur.core.rows.turns import checked, is_list, text_of, turns_of
+from demur.core.rows.turns import check_text, is_list, read_content, read_turns
 
 Row = Mapping[str, Any]
 Shape = Literal["messages", "conversations", "instruction", "preference", "prompt"]
@@ -37,7 +37,7 @@ class Conversation:
     turns: tuple[Message, ...]  # ends with the user's turn, or with the reply
 
 
-def conversation(row: Row, columns: Mapping[str, str] | None = None) -> Conversation:
+def read_conversation(row: Row, columns: Mapping[str, str] | None = None) -> Conversation:
     """Read the conversation of a row, whatever its shape.
 
     columns: `messages`, `prompt`, `reply` or `system` -> the row's own name for it. Raises
@@ -50,11 +50,11 @@ def conversation(row: Row, columns: Mapping[str, str] | None = None) -> Conversa
     )
     system = row.get(named.get("system", "system"))
     if isinstance(system, str) and system.strip() and not (turns and turns[0].role == "system"):
-        turns = (Message(role="system", content=checked(system, "system")), *turns)
+        turns = (Message(role="system", content=check_text(system, "system")), *turns)
     return Conversation(shape=shape, turns=turns)
 
 
-def present(value: object) -> bool:
+def has_value(value: object) -> bool:
     """Whether a cell holds something: None, NaN (which tables write for it) and blank texts are
     nothing.
     """
@@ -66,21 +66,21 @@ def present(value: object) -> bool:
 def _turns(row: Row, named: Mapping[str, str]) -> tuple[Shape, tuple[Message, ...]]:
     if "prompt" not in named:  # a caller who names the prompt means that one
         for key, shape in LISTS:
-            if present(row.get(key)):
-                return shape, turns_of(_listed(row[key], key), key)
-        if present(row.get("instruction")):
+            if has_value(row.get(key)):
+                return shape, read_turns(_listed(row[key], key), key)
+        if has_value(row.get("instruction")):
             return "instruction", _instruction(row)
-    if present(row.get("chosen")):
+    if has_value(row.get("chosen")):
         return "preference", _chosen(row)
     key = _prompt_key(row)
-    reply_key = next((k for k in ("reply", *REPLIES) if k != key and present(row.get(k))), None)
+    reply_key = next((k for k in ("reply", *REPLIES) if k != key and has_value(row.get(k))), None)
     prompt = _asked(row[key], key)
     return "prompt", (*prompt, *(_replied(row[reply_key], reply_key) if reply_key else ()))
 
 
 def _prompt_key(row: Row) -> str:
     """The key that holds the prompt. Raises DataError if it is blank, or if there is none."""
-    key = next((k for k in PROMPTS if present(row.get(k))), None)
+    key = next((k for k in PROMPTS if has_value(row.get(k))), None)
     if key is not None:
         return key
     blank = [k for k in (*(k for k, _ in LISTS), "instruction", *PROMPTS) if k in row]
@@ -112,24 +112,24 @@ def _listed(value: object, key: str) -> Sequence[Any]:
 def _asked(value: object, key: str) -> tuple[Message, ...]:
     """A prompt: a text, or the turns up to it."""
     if is_list(value):
-        return turns_of(value, key)
-    text = text_of(value, key)
+        return read_turns(value, key)
+    text = read_content(value, key)
     return (Message(role="user", content=text or ""),)
 
 
 def _replied(value: object, key: str) -> tuple[Message, ...]:
     """A reply: a text, or the turns that follow the prompt."""
     if is_list(value):
-        return turns_of(value, key)
-    text = text_of(value, key)
+        return read_turns(value, key)
+    text = read_content(value, key)
     return (Message(role="assistant", content=text),) if text and text.strip() else ()
 
 
 def _instruction(row: Row) -> tuple[Message, ...]:
     """Alpaca: an instruction, perhaps with an input below it, earlier exchanges, and the output."""
-    told = [text_of(row[k], k) for k in ("instruction", "input") if present(row.get(k))]
+    told = [read_content(row[k], k) for k in ("instruction", "input") if has_value(row.get(k))]
     asked = Message(role="user", content="\n".join(t for t in told if t is not None))
-    reply = next((_replied(row[k], k) for k in REPLIES if present(row.get(k))), ())
+    reply = next((_replied(row[k], k) for k in REPLIES if has_value(row.get(k))), ())
     earlier = row.get("history") or ()
     if not is_list(earlier) or not all(is_list(pair) and len(pair) == 2 for pair in earlier):
         raise DataError(
@@ -140,7 +140,7 @@ def _instruction(row: Row) -> tuple[Message, ...]:
 
 
 def _exchange(pair: Sequence[object], key: str) -> tuple[Message, ...]:
-    return turns_of(
+    return read_turns(
         [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}], key
     )
 
@@ -148,7 +148,7 @@ def _exchange(pair: Sequence[object], key: str) -> tuple[Message, ...]:
 def _chosen(row: Row) -> tuple[Message, ...]:
     """A preference pair: the chosen answer is the reply. It may repeat the whole conversation."""
     chosen = row["chosen"]
-    prompt = next((k for k in PROMPTS if present(row.get(k))), None)
+    prompt = next((k for k in PROMPTS if has_value(row.get(k))), None)
     if isinstance(chosen, str):
         if prompt is None:
             raise DataError(
@@ -156,6 +156,6 @@ def _chosen(row: Row) -> tuple[Message, ...]:
                 "give the prompt a column of its own, or write the turns as a list",
             )
         return (*_asked(row[prompt], prompt), *_replied(chosen, "chosen"))
-    turns = turns_of(_listed(chosen, "chosen"), "chosen")
+    turns = read_turns(_listed(chosen, "chosen"), "chosen")
     whole = any(m.role == "user" for m in turns)
     return turns if whole or prompt is None else (*_asked(row[prompt], prompt), *turns)

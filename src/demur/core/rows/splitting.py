@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from demur.core.example import Example, Split, prompt_key
-from demur.core.rows.likeness import components, near_copies
+from demur.core.rows.similarity import components, near_copies
 from demur.core.taxonomy import RESPOND
 
 FAR_OFF = 0.05  # of all rows: a split that misses its share by more is warned about
@@ -32,7 +32,7 @@ ENOUGH_ROWS = 29
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
+class SplitUnit:
     """Rows that hang together."""
 
     rows: int
@@ -41,7 +41,9 @@ class Piece:
     stratum: str  # within the label
 
 
-def divided(pieces: Sequence[Piece], test_share: float, calibrate_share: float) -> list[Split]:
+def assign_splits(
+    pieces: Sequence[SplitUnit], test_share: float, calibrate_share: float
+) -> list[Split]:
     """The split of each piece. A label of three pieces or more has some of it in every split."""
     found: list[Split] = ["train"] * len(pieces)
     by_label: dict[str, list[int]] = defaultdict(list)
@@ -59,7 +61,9 @@ def divided(pieces: Sequence[Piece], test_share: float, calibrate_share: float) 
     return found
 
 
-def _wanted(own: Sequence[Piece], test_share: float, calibrate_share: float) -> dict[Split, int]:
+def _wanted(
+    own: Sequence[SplitUnit], test_share: float, calibrate_share: float
+) -> dict[Split, int]:
     """Rows of one label for test and for calibrate. What is too large for either is for train, and
     takes no room.
     """
@@ -73,7 +77,7 @@ def _wanted(own: Sequence[Piece], test_share: float, calibrate_share: float) -> 
     return wanted
 
 
-def _lowest(pieces: Sequence[Piece], free: Sequence[int], rows: int) -> list[int]:
+def _lowest(pieces: Sequence[SplitUnit], free: Sequence[int], rows: int) -> list[int]:
     """Pieces of about so many rows, those with the lowest places in each stratum; strata by largest
     remainders.
     """
@@ -99,7 +103,7 @@ def _lowest(pieces: Sequence[Piece], free: Sequence[int], rows: int) -> list[int
     return found
 
 
-def hanging_together(rows: Sequence[tuple[Example, str]]) -> list[int]:
+def linked_rows(rows: Sequence[tuple[Example, str]]) -> list[int]:
     """For each row, with the key of its prompt, the first row that it hangs together with.
 
     By the same prompt, nearly the same prompt, or a group.
@@ -113,7 +117,7 @@ def hanging_together(rows: Sequence[tuple[Example, str]]) -> list[int]:
     return components(len(rows), chain(links, near_copies([key for _, key in rows])))
 
 
-def place_of(seed: int, name: str) -> float:
+def uniform_hash(seed: int, name: str) -> float:
     """A place in [0, 1) that depends on nothing else than seed and name."""
     return (
         int.from_bytes(
@@ -123,7 +127,7 @@ def place_of(seed: int, name: str) -> float:
     )
 
 
-def set_aside(
+def hold_out(
     examples: Sequence[Example], share: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
     """The rows to learn from and about a `share` of them to validate on, whole pieces, by label and
@@ -134,28 +138,29 @@ def set_aside(
     if not share:
         return list(examples), []
     rows = [(e, prompt_key(e)) for e in examples]
-    roots = hanging_together(rows)
+    roots = linked_rows(rows)
     together: dict[int, list[tuple[Example, str]]] = defaultdict(list)
     for row, root in zip(rows, roots, strict=True):
         together[root].append(row)
     names = {root: min(key for _, key in own) for root, own in together.items()}
     pieces = [
-        piece_of(own, place_of(seed, f"validation:{names[root]}")) for root, own in together.items()
+        split_unit(own, uniform_hash(seed, f"validation:{names[root]}"))
+        for root, own in together.items()
     ]
     aside = {
         root
-        for root, split in zip(together, divided(pieces, share, 0.0), strict=True)
+        for root, split in zip(together, assign_splits(pieces, share, 0.0), strict=True)
         if split == "test"
     }
     learnt = [e for e, root in zip(examples, roots, strict=True) if root not in aside]
     return learnt, [e for e, root in zip(examples, roots, strict=True) if root in aside]
 
 
-def piece_of(rows: Sequence[tuple[Example, str]], place: float) -> Piece:
+def split_unit(rows: Sequence[tuple[Example, str]], place: float) -> SplitUnit:
     """The piece of rows that hang together, each with the key of its prompt: equal prompts are one
     row.
     """
-    return Piece(
+    return SplitUnit(
         rows=len({key for _, key in rows}),
         place=place,
         label=" + ".join(sorted({e.label for e, _ in rows if e.label})),
@@ -163,7 +168,7 @@ def piece_of(rows: Sequence[tuple[Example, str]], place: float) -> Piece:
     )
 
 
-def small(
+def split_warnings(
     splits: Mapping[Split, Sequence[Example]],
     placed: Sequence[Example],
     shares: Mapping[Split, float],

@@ -31,17 +31,17 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 _THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts that were never said to the user
 
 
-def call_words(name: str, arguments: str) -> str:
+def tool_call_text(name: str, arguments: str) -> str:
     """A tool call as the text that stands for it in a past turn of the assistant."""
     return f"{name}({arguments})"
 
 
-def result_words(name: str, result: str) -> str:
+def tool_result_text(name: str, result: str) -> str:
     """What a tool returned, as the text of the turn that stands for it."""
     return f"{name} returned:\n{result}"
 
 
-def turns_of(value: Sequence[Any], key: str) -> tuple[Message, ...]:
+def read_turns(value: Sequence[Any], key: str) -> tuple[Message, ...]:
     """Read a list of turns. An empty system turn, and an empty last answer, are none.
 
     key: names the list in errors. Raises DataError naming the turn and what is wrong with it.
@@ -70,7 +70,7 @@ def is_list(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def checked(text: str, key: str) -> str:
+def check_text(text: str, key: str) -> str:
     """The text itself. Raises DataError if it holds what no request can: U+0000, or half of a
     character.
     """
@@ -88,7 +88,7 @@ def checked(text: str, key: str) -> str:
     return text
 
 
-def text_of(value: object, key: str) -> str | None:
+def read_content(value: object, key: str) -> str | None:
     """Read content: a text, or a list of text parts, which become lines; None if nothing is there.
 
     Raises DataError on parts that are no text, and on other values.
@@ -96,7 +96,7 @@ def text_of(value: object, key: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, str):
-        return checked(value, key)
+        return check_text(value, key)
     if is_list(value):
         parts = [_part(part, f"{key}.{n}") for n, part in enumerate(value)]
         said = [p for p in parts if p is not None]
@@ -122,17 +122,17 @@ def _said(turn: Mapping[str, Any], side: _Side, called: dict[str, str], at: str)
     called.
     """
     raw = next((turn[k] for k in ("content", "value", "text") if turn.get(k) is not None), None)
-    text = text_of(raw, f"{at}.content")
+    text = read_content(raw, f"{at}.content")
     if side == "tool":
         name = (
             called.get(str(turn.get("tool_call_id")))
             or turn.get("name")
             or next(reversed(called.values()), "tool")
         )
-        return result_words(str(name), text or "")
+        return tool_result_text(str(name), text or "")
     if side != "assistant":
         return text
-    refusal = text_of(turn.get("refusal"), f"{at}.refusal")
+    refusal = read_content(turn.get("refusal"), f"{at}.refusal")
     said = [t for t in (text, refusal) if t is not None and t.strip()]
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     if not is_list(calls):
@@ -154,13 +154,13 @@ def _call(call: object, called: dict[str, str], at: str) -> str:
     called[str(call.get("id")) if isinstance(call, Mapping) else name] = name
     as_text = "" if arguments is None else arguments
     as_text = as_text if isinstance(as_text, str) else json.dumps(as_text, ensure_ascii=False)
-    return checked(call_words(name, as_text), at)
+    return check_text(tool_call_text(name, as_text), at)
 
 
 def _part(part: object, key: str) -> str | None:
     """The text of a part; None if it is a thought. Raises DataError if it is no text."""
     if isinstance(part, str):
-        return checked(part, key)
+        return check_text(part, key)
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(part, Mapping) and kind in _THOUGHTS:
         return None
@@ -169,9 +169,9 @@ def _part(part: object, key: str) -> str | None:
         and kind in (*_TEXT_PARTS, None)
         and isinstance(part.get("text"), str)
     ):
-        return checked(part["text"], key)
+        return check_text(part["text"], key)
     if isinstance(part, Mapping) and kind == "refusal" and isinstance(part.get("refusal"), str):
-        return checked(part["refusal"], key)
+        return check_text(part["refusal"], key)
     what = f"a part of type {kind!r}" if kind else f"{part!r:.60}"
     raise DataError(
         f"{key}: {what} cannot be read: text only", "drop the row, or keep its text parts alone"

@@ -1,9 +1,9 @@
 """Which rows a model has seen in training, told from digests: nobody can read the rows off them.
 
 A row counts as seen if its prompt is one that was trained on, up to case, punctuation and space; if
-it is nearly one (demur.core.rows.likeness, exactly as rows are split); if its group was trained on;
-or, for files that hold nothing but ids, if its id was. Digests are one-way, yet who has a text can
-look for it: a record is as private as that allows.
+it is nearly one (demur.core.rows.similarity, exactly as rows are split); if its group was trained
+on; or, for files that hold nothing but ids, if its id was. Digests are one-way, yet who has a text
+can look for it: a record is as private as that allows.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Literal
 
 from demur.base.errors import DataError
 from demur.core.example import Example, Message, fold, fold_without_marks
-from demur.core.rows.likeness import alike_any, some_words, word_set
+from demur.core.rows.similarity import bounded_word_set, similar_to_any, word_set
 
-How = Literal["prompt", "near copy", "group"]
-Words = frozenset[int]
+SeenBy = Literal["prompt", "near copy", "group"]
+WordDigests = frozenset[int]
 
 PROMPT_BYTES = 16  # of a prompt's, a group's or an id's sha256: two different ones never meet
 # of a word's: a meeting of two words decides only where likeness is at its very limit
@@ -31,7 +31,9 @@ class Seen:
     """Digests of everything that some weights were trained on."""
 
     prompts: frozenset[bytes] = frozenset()
-    words: frozenset[Words] = frozenset()  # the word sets of prompts that can have near copies
+    words: frozenset[WordDigests] = (
+        frozenset()
+    )  # the word sets of prompts that can have near copies
     groups: frozenset[bytes] = frozenset()  # of "<source>:<group>"
     ids: frozenset[bytes] = frozenset()
     # models that it began as, whose rows nobody recorded here: pretraining and the like
@@ -43,9 +45,9 @@ class Seen:
 class SeenRows:
     """The rows of a set that a model has seen, by id."""
 
-    how: Mapping[str, How]
+    how: Mapping[str, SeenBy]
     of: int  # rows looked at
-    ways: Mapping[How, int] = field(default_factory=dict)
+    ways: Mapping[SeenBy, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.how)
@@ -70,7 +72,7 @@ def seen_of(examples: Iterable[Example]) -> Seen:
     )
 
 
-def together(records: Sequence[Seen]) -> Seen:
+def merge_records(records: Sequence[Seen]) -> Seen:
     """The record of a model that was trained on all of these, one after the other."""
     return Seen(
         prompts=frozenset().union(*(r.prompts for r in records)),
@@ -82,12 +84,12 @@ def together(records: Sequence[Seen]) -> Seen:
     )
 
 
-def given_rows(seen: Seen) -> Seen:
+def without_missing(seen: Seen) -> Seen:
     """The record with a lost one made good: its user has named the rows."""
     return replace(seen, missing=())
 
 
-def seen_prompts(seen: Seen, prompts: Sequence[tuple[Message, ...]]) -> dict[int, How]:
+def seen_prompts(seen: Seen, prompts: Sequence[tuple[Message, ...]]) -> dict[int, SeenBy]:
     """Which of these prompts the model has seen, by index: word for word up to folding, or nearly
     so.
 
@@ -95,11 +97,11 @@ def seen_prompts(seen: Seen, prompts: Sequence[tuple[Message, ...]]) -> dict[int
     looked up as this version folds them, and as earlier ones did.
     """
     keys = [(_key(p), _earlier_key(p)) for p in prompts]
-    found: dict[int, How] = {
+    found: dict[int, SeenBy] = {
         n: "prompt" for n, both in enumerate(keys) if {*map(_digest, both)} & seen.prompts
     }
     sets = {
-        n: [_words(word_set(key)), _words(some_words(earlier.split()))]
+        n: [_words(word_set(key)), _words(bounded_word_set(earlier.split()))]
         for n, (key, earlier) in enumerate(keys)
     }
     rest = [
@@ -109,20 +111,20 @@ def seen_prompts(seen: Seen, prompts: Sequence[tuple[Message, ...]]) -> dict[int
         for words in some
         if words is not None
     ]
-    near = alike_any(seen.words, [words for _, words in rest])
+    near = similar_to_any(seen.words, [words for _, words in rest])
     return found | {n: "near copy" for n, words in rest if words in near}
 
 
 def seen_rows(seen: Seen, examples: Sequence[Example]) -> SeenRows:
     """Which of these rows the model has seen, in their order."""
     by_prompt = seen_prompts(seen, [e.prompt for e in examples])
-    how: dict[str, How] = {}
+    how: dict[str, SeenBy] = {}
     for n, e in enumerate(examples):
         if n in by_prompt:
             how[e.id] = by_prompt[n]
         elif e.group is not None and _digest(e.group) in seen.groups:
             how[e.id] = "group"
-    ways: dict[How, int] = {
+    ways: dict[SeenBy, int] = {
         way: sum(h == way for h in how.values()) for way in ("prompt", "near copy", "group")
     }
     return SeenRows(how=how, of=len(examples), ways=ways)
@@ -179,7 +181,7 @@ def _earlier_key(prompt: Sequence[Message]) -> str:
     return "\n".join(fold_without_marks(m.content) for m in prompt)
 
 
-def _words(words: frozenset[str] | None) -> Words | None:
+def _words(words: frozenset[str] | None) -> WordDigests | None:
     """Digests of a folded prompt's different words; None if likeness does not speak of so few or so
     many.
     """

@@ -34,7 +34,7 @@ def language_line(details: Details) -> str | None:
     )
 
 
-def warnings(details: Details) -> tuple[str, ...]:
+def training_warnings(details: Details) -> tuple[str, ...]:
     """What somebody should know before using the model, with what to do."""
     found = []
     change, leftover = (
@@ -54,7 +54,10 @@ def warnings(details: Details) -> tuple[str, ...]:
     return tuple(found)
 
 
-def told(details: Details) -> tuple[str, ...]:
+def summary_lines(details: Details) -> tuple[str, ...]:
     """All of it, for a terminal."""
     lines = (validation_line(details), language_line(details))
-    return (*(line for line in lines if line), *(f"warning: {text}" for text in warnings(details)))
+    return (
+        *(line for line in lines if line),
+        *(f"warning: {text}" for text in training_warnings(details)),
+    )

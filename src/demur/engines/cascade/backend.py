@@ -18,7 +18,7 @@ from demur.core.cascade.front import Front
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.fingerprint import Fingerprint
 from demur.core.policy import DoubtRule, Policy
-from demur.core.serving import Ask, Backend, Reply, is_silent, nothing
+from demur.core.serving import Backend, ServeReply, ServeRequest, generates_nothing, no_parts
 
 # A policy with a forced decision accepts any score of the model behind, however doubtful.
 FORCED = DoubtRule(most_leftover=1.0)
@@ -40,7 +40,7 @@ class CascadeBackend:
         """Fingerprint of the cascade; policies of the model alone or of another front differ."""
         return self._fingerprint
 
-    async def open(self, ask: Ask) -> Reply:
+    async def open(self, ask: ServeRequest) -> ServeReply:
         """Decide a request and begin its answer; see demur.core.serving.Backend.
 
         Raises PolicyError if the policy was made for anything but this cascade, BackendDown if the
@@ -63,12 +63,12 @@ class CascadeBackend:
         """Close the backend behind."""
         await self._behind.close()
 
-    async def _decided(self, ask: Ask, logp_C: Floats) -> Reply:
+    async def _decided(self, ask: ServeRequest, logp_C: Floats) -> ServeReply:
         """Decide on the front's score; the backend behind writes the answer, if there is one."""
         decision = decide_or_doubt(ask.policy, logp_C)
-        if is_silent(ask, decision):
-            return Reply(
-                decision=decision, logp_C=logp_C, prompt_tokens=0, parts=nothing(), by_front=True
+        if generates_nothing(ask, decision):
+            return ServeReply(
+                decision=decision, logp_C=logp_C, prompt_tokens=0, parts=no_parts(), by_front=True
             )
         # The backend behind scores again, in vain: its port has no way to write without deciding.
         forced = _leaving_no_choice(self._as_behind(ask.policy), decision)

@@ -12,7 +12,14 @@ from typing import Any, ClassVar, Literal
 from demur.base.errors import BackendBusy, BackendDown, BackendTimeout
 from demur.core.decision import decide_or_doubt
 from demur.core.fingerprint import Fingerprint
-from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
+from demur.core.serving import (
+    AnswerPart,
+    ServedRun,
+    ServeReply,
+    ServeRequest,
+    generates_nothing,
+    no_parts,
+)
 from demur.engines.fake.engine import FakeEngine
 from demur.engines.stop_strings import StopStrings
 
@@ -52,7 +59,7 @@ class FakeBackend:
         """Fingerprint of the fake engine."""
         return self.engine.fingerprint
 
-    async def open(self, ask: Ask) -> Reply:
+    async def open(self, ask: ServeRequest) -> ServeReply:
         """Decide by the fake engine's score and begin the answer.
 
         Raises PolicyError on a policy of another model, and the error that `failure` names.
@@ -65,9 +72,13 @@ class FakeBackend:
             raise BackendTimeout("the fake backend did not answer in time", "it was told to fail")
         logp_C = self.engine.logp([ask.messages])[0]
         decision = decide_or_doubt(ask.policy, logp_C)
-        parts = nothing() if is_silent(ask, decision) else self._write(ask, decision.column)
+        parts = (
+            no_parts() if generates_nothing(ask, decision) else self._write(ask, decision.column)
+        )
         prompt_tokens = sum(len(m.content.split()) for m in ask.messages)
-        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts)
+        return ServeReply(
+            decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts
+        )
 
     async def ready(self) -> None:
         """Return at once. Raises BackendDown after close, and while `failure` is "down"."""
@@ -78,12 +89,12 @@ class FakeBackend:
         """Stop serving; replies that are being read end with BackendDown."""
         self._closed = True
 
-    async def _write(self, ask: Ask, column: int) -> AsyncIterator[Part]:
+    async def _write(self, ask: ServeRequest, column: int) -> AsyncIterator[AnswerPart]:
         """Parts of the answer after a control token (a score's column), one word each."""
         self.writing += 1
         try:
             if column == 0 and ask.tools and ask.tool_choice not in (None, "auto", "none"):
-                yield Part(tokens=1, finish="tool_calls", tool_calls=(_tool_call(ask),))
+                yield AnswerPart(tokens=1, finish="tool_calls", tool_calls=(_tool_call(ask),))
                 return
             words = self._words(ask, column)
             stop = StopStrings(ask.sampling.stop)
@@ -92,17 +103,17 @@ class FakeBackend:
                 self._fail(n)
                 text = stop.feed(word)
                 if stop.met:
-                    yield Part(text=text, tokens=1, finish="stop")
+                    yield AnswerPart(text=text, tokens=1, finish="stop")
                     return
-                yield Part(text=text, tokens=1)
-            yield Part(
+                yield AnswerPart(text=text, tokens=1)
+            yield AnswerPart(
                 text=stop.flush(),
                 finish="length" if len(words) > ask.sampling.max_tokens else "stop",
             )
         finally:
             self.writing -= 1
 
-    def _words(self, ask: Ask, column: int) -> list[str]:
+    def _words(self, ask: ServeRequest, column: int) -> list[str]:
         """Words of the answer, each with the white space before it, so that they join to it."""
         text = self.engine.branches([ask.messages], [[column]])[0][column].text
         if column == 0 and ask.json_schema is not None:
@@ -119,7 +130,7 @@ class FakeBackend:
             raise BackendTimeout("the fake backend went quiet in mid-answer", "it was told to fail")
 
 
-def _tool_call(ask: Ask) -> dict[str, Any]:
+def _tool_call(ask: ServeRequest) -> dict[str, Any]:
     """A call without arguments of the function that tool_choice names, else of the first one."""
     names = [str(tool["function"]["name"]) for tool in ask.tools]
     name = ask.tool_choice if ask.tool_choice in names else names[0]

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from demur.base.errors import EngineError
-from demur.core.judging.judge import Piece, Unsaid
+from demur.core.judging.judge import NoAnswer, PromptPiece
 from demur.core.ports import Progress, no_progress
 from demur.engines.fingerprint import checkpoint_digest
 from demur.engines.hf.load import checkpoint_folder, load_model
@@ -47,8 +47,8 @@ class HfCompleter:
         return f"{Path(str(self.model)).name} {digest} {self.max_new_tokens}"
 
     def complete(
-        self, prompts: Sequence[Sequence[Piece]], progress: Progress = no_progress
-    ) -> list[str | Unsaid]:
+        self, prompts: Sequence[Sequence[PromptPiece]], progress: Progress = no_progress
+    ) -> list[str | NoAnswer]:
         """See core.judging.Completer. A prompt longer than the model's context is not cut: it gets
         no answer.
         """
@@ -58,8 +58,8 @@ class HfCompleter:
             or sum(map(len, encoded)) + 1
         )
         fits = [n for n, ids in enumerate(encoded) if len(ids) + self.max_new_tokens <= room]
-        written: list[str | Unsaid] = [
-            Unsaid(reason=f"{len(ids)} tokens do not fit a context of {room}") for ids in encoded
+        written: list[str | NoAnswer] = [
+            NoAnswer(reason=f"{len(ids)} tokens do not fit a context of {room}") for ids in encoded
         ]
         for at in range(0, len(fits), self.batch):
             part = fits[at : at + self.batch]
@@ -68,7 +68,7 @@ class HfCompleter:
             progress(at + len(part), len(fits))
         return written
 
-    def encode(self, pieces: Sequence[Piece]) -> list[int]:
+    def encode(self, pieces: Sequence[PromptPiece]) -> list[int]:
         """Token ids. Special tokens spelt out in pieces that are not trusted are read letter by
         letter.
         """

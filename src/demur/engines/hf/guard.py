@@ -20,7 +20,12 @@ from demur.base.errors import EngineError
 from demur.base.suggest import suggest
 from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Progress, Prompt, no_progress
-from demur.core.predictor import predictor_fingerprint, prompt_text, require_one_category, scores_of
+from demur.core.predictor import (
+    predictor_fingerprint,
+    predictor_scores,
+    prompt_text,
+    require_one_category,
+)
 from demur.engines.fingerprint import model_digest, settings_digest
 from demur.engines.hf.load import checkpoint_folder, context_of, load_model
 from demur.engines.tokenizer import tokenizer_digest
@@ -84,7 +89,7 @@ class HfGuard:
             some = slice(start, start + self._rows)
             np.maximum.at(probability_N, owners[some], self._probability(ids[some]))
             progress(min(start + self._rows, len(prompts)), len(prompts))
-        return scores_of(probability_N)
+        return predictor_scores(probability_N)
 
     @property
     def _rows(self) -> int:

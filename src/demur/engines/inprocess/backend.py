@@ -21,7 +21,14 @@ from demur.base.arrays import Floats
 from demur.base.errors import BackendBusy, BackendDown, DemurError, EngineError, PromptTooLong
 from demur.core.decision import Decision
 from demur.core.fingerprint import Fingerprint
-from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
+from demur.core.serving import (
+    AnswerPart,
+    ServedRun,
+    ServeReply,
+    ServeRequest,
+    generates_nothing,
+    no_parts,
+)
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.engine import HfEngine
 from demur.engines.hf.running_batch import batching_gap
@@ -76,7 +83,7 @@ class HfBackend:
         """Answers that are being written."""
         return self._worker.writing
 
-    async def open(self, ask: Ask) -> Reply:
+    async def open(self, ask: ServeRequest) -> ServeReply:
         """Wait for a place, read the prompt, decide.
 
         Raises BackendBusy when too many requests wait, BackendDown when the model has stopped,
@@ -88,24 +95,24 @@ class HfBackend:
         if mode != "none":
             await self._require_callable(ask)
         job, decision, logp_C = await self._decide(ask)
-        parts: AsyncIterator[Part] = nothing()
+        parts: AsyncIterator[AnswerPart] = no_parts()
         if mode != "none" and not decision.refuses:
             self._worker.cancel(job)  # decided without the functions; the answer is to know of them
             parts = await text_or_call(
                 ask, mode, partial(self._go_on, replace(ask, messages=with_tools(ask)))
             )
-        elif not is_silent(ask, decision):
+        elif not generates_nothing(ask, decision):
             parts = await self._begun(job, decision)
-        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
+        return ServeReply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
 
-    async def _require_callable(self, ask: Ask) -> None:
+    async def _require_callable(self, ask: ServeRequest) -> None:
         """Raise PromptTooLong for functions that leave no room for an answer, whatever will be
         decided.
         """
         described = replace(ask, messages=with_tools(ask))
         await asyncio.get_running_loop().run_in_executor(self._encoding, self._prepare, described)
 
-    async def _go_on(self, ask: Ask, schema: Schema | None) -> JobParts:
+    async def _go_on(self, ask: ServeRequest, schema: Schema | None) -> JobParts:
         """Write an answer to a request that was decided under another prompt."""
         answered = tuple(replace(c, override="suppress") for c in ask.policy.categories)
         policy = replace(ask.policy, categories=answered)
@@ -128,7 +135,7 @@ class HfBackend:
             self._worker.bind(job, grammar)
         return JobParts(job, self._worker)
 
-    async def _decide(self, ask: Ask) -> tuple[Job, Decision, Floats]:
+    async def _decide(self, ask: ServeRequest) -> tuple[Job, Decision, Floats]:
         """Have the model read a prompt; what is to be written after it is under way."""
         self._worker.check()
         if self._undecided >= self._limits.waiting:
@@ -171,7 +178,7 @@ class HfBackend:
         await asyncio.to_thread(self._grammars.close)
         self._encoding.shutdown(wait=False)
 
-    def _prepare(self, ask: Ask) -> partial[Job]:
+    def _prepare(self, ask: ServeRequest) -> partial[Job]:
         """What can be made of a request outside the event loop. Raises EngineError; see open."""
         engine, sampling = self._engine, ask.sampling
         context = engine.rules.context
@@ -213,7 +220,7 @@ class JobParts:
     def __aiter__(self) -> JobParts:
         return self
 
-    async def __anext__(self) -> Part:
+    async def __anext__(self) -> AnswerPart:
         if self._ended:
             raise StopAsyncIteration
         part = await self._job.parts.get()

@@ -10,7 +10,7 @@ from time import monotonic
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError, SchemaTooCostly
 from demur.core.decision import Decision
-from demur.core.serving import Ask, Finish, Part
+from demur.core.serving import AnswerPart, Finish, ServeRequest
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.running_batch import PrefilledPrompts
 from demur.engines.inprocess.grammar.process import Grammar
@@ -22,14 +22,14 @@ class Job:
     the worker.
     """
 
-    ask: Ask
+    ask: ServeRequest
     ids: tuple[int, ...]  # of the prompt
     limit: int  # tokens that may follow the control token
     text: AnswerText
     random: Random
     loop: asyncio.AbstractEventLoop
     decided: asyncio.Future[tuple[Decision, Floats]]
-    parts: asyncio.Queue[Part | DemurError] = field(default_factory=asyncio.Queue)
+    parts: asyncio.Queue[AnswerPart | DemurError] = field(default_factory=asyncio.Queue)
     grammar: Grammar | None = None  # of an answer under a schema, once it is prepared
     cancelled: bool = False  # nobody waits for it any more
     last: int = -1  # the token that the model has yet to read
@@ -41,7 +41,7 @@ class Job:
         """Positions that it may come to need."""
         return len(self.ids) + 1 + self.limit
 
-    def take(self, token: int, stops: frozenset[int]) -> Part | None:
+    def take(self, token: int, stops: frozenset[int]) -> AnswerPart | None:
         """Note the next token; the part that may be sent now, if any. The last one has a
         `finish`.
         """
@@ -57,7 +57,7 @@ class Job:
             return self._cut(shown)
         return self._part(shown, None) if shown else None
 
-    def settle(self) -> Part | None:
+    def settle(self) -> AnswerPart | None:
         """The end of an answer under a schema, if it is over. Raises SchemaTooCostly if its grammar
         gave up.
         """
@@ -83,12 +83,12 @@ class Job:
         if not self.decided.done():
             self.decided.set_result((decision, logp_C))
 
-    def _cut(self, shown: str) -> Part:
+    def _cut(self, shown: str) -> AnswerPart:
         shown += self.text.end()
         return self._part(shown, "stop" if self.text.stopped else "length")
 
-    def _part(self, text: str, finish: Finish | None) -> Part:
-        part = Part(text=text, tokens=self.unsent, finish=finish)
+    def _part(self, text: str, finish: Finish | None) -> AnswerPart:
+        part = AnswerPart(text=text, tokens=self.unsent, finish=finish)
         self.unsent = 0
         return part
 

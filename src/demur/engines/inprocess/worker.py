@@ -24,7 +24,7 @@ import torch
 
 from demur.base.errors import BackendDown, DemurError, SchemaTooCostly
 from demur.core.decision import decide_or_doubt
-from demur.core.serving import Part, is_silent
+from demur.core.serving import AnswerPart, generates_nothing
 from demur.engines.heads import control_scores
 from demur.engines.hf.engine import LOGITS_PER_BATCH, HfEngine
 from demur.engines.hf.running_batch import RunningBatch, concatenated, one_of, prefill_unmasked
@@ -308,10 +308,10 @@ class Worker:
                 self._forget(job)
                 continue
             self._outbox.add(job, job.resolve, decision, logp_C)
-            if is_silent(job.ask, decision):
+            if generates_nothing(job.ask, decision):
                 self._forget(job)
             elif job.limit < 1:
-                self._outbox.add(job, job.parts.put_nowait, Part(finish="length"))
+                self._outbox.add(job, job.parts.put_nowait, AnswerPart(finish="length"))
                 self._forget(job)
             else:
                 job.last = control_ids[decision.column]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from demur.base.errors import BackendDown
-from demur.core.serving import Finish, Part, nothing
+from demur.core.serving import AnswerPart, Finish, no_parts
 from demur.engines.remote.declines import FILTER, FilteredDecline, decline_word
 from demur.engines.remote.upstream import LOG, EventStream
 
@@ -37,9 +37,9 @@ class AnswerStream:
         self,
         events: EventStream | None,  # None: there is `first` and no more
         # one event's part; None for an event without a choice
-        read: Callable[[bytes], Part | None],
+        read: Callable[[bytes], AnswerPart | None],
         rules: AnswerRules,
-        first: Part | None = None,  # read ahead
+        first: AnswerPart | None = None,  # read ahead
     ) -> None:
         self._events = events
         self._read = read
@@ -63,7 +63,7 @@ class AnswerStream:
     def __aiter__(self) -> AnswerStream:
         return self
 
-    async def __anext__(self) -> Part:
+    async def __anext__(self) -> AnswerPart:
         if self._ended:
             raise StopAsyncIteration
         try:
@@ -82,25 +82,25 @@ class AnswerStream:
         if self._events is not None:
             await self._events.aclose()
 
-    async def _next(self) -> Part:
+    async def _next(self) -> AnswerPart:
         if self._first is not None:
             part, self._first = self._first, None
             return part
         try:
-            async for data in self._events or nothing():
+            async for data in self._events or no_parts():
                 read = self._read(data)
                 self._chosen = self._chosen or read is not None
-                if read is not None and read != Part():
+                if read is not None and read != AnswerPart():
                     return read
         except FilteredDecline:
             self._over = True
-            return Part(finish=FILTER)
+            return AnswerPart(finish=FILTER)
         if self._chosen:
             raise BackendDown("the backend ended the answer without saying why", "ask again")
         self._over = True
-        return Part(finish=FILTER)  # no choice at all: that is how some decline
+        return AnswerPart(finish=FILTER)  # no choice at all: that is how some decline
 
-    def _held(self, part: Part) -> Part:
+    def _held(self, part: AnswerPart) -> AnswerPart:
         """The part within what may be written; a decline without a word gets the operator's."""
         rules, size = self._rules, sum(len(t.encode("utf-8", "replace")) for t in _texts(part))
         self._written += max(part.tokens if part.finish is None else 0, bool(size))
@@ -113,13 +113,13 @@ class AnswerStream:
             kept = (
                 "" if self._written > rules.most_tokens else _first_bytes(part.text, max(left, 0))
             )
-            return Part(text=kept, tokens=int(bool(kept)), finish="length")
+            return AnswerPart(text=kept, tokens=int(bool(kept)), finish="length")
         self._said = self._said or bool(part.text or part.refusal)
         if part.finish == FILTER and not self._said:
             return replace(part, refusal=rules.declined)
         return part
 
-    async def _drained(self, part: Part) -> Part:
+    async def _drained(self, part: AnswerPart) -> AnswerPart:
         """The last part with what some servers count only after it; the rest of a cut answer is not
         waited for.
         """
@@ -127,7 +127,7 @@ class AnswerStream:
             await self.aclose()
             return part
         try:
-            async for data in self._events or nothing():
+            async for data in self._events or no_parts():
                 part = _with_count(part, self._read(data))
         except FilteredDecline:
             return replace(part, finish=FILTER)
@@ -139,7 +139,7 @@ class AnswerStream:
 
 async def open_answer_stream(
     opening: Awaitable[EventStream],
-    read: Callable[[bytes], Part | None],
+    read: Callable[[bytes], AnswerPart | None],
     rules: AnswerRules,
     *,
     wait: bool = False,
@@ -152,13 +152,13 @@ async def open_answer_stream(
     try:
         parts = AnswerStream(await opening, read, rules)
     except FilteredDecline:
-        return AnswerStream(None, read, rules, Part(finish=FILTER))
+        return AnswerStream(None, read, rules, AnswerPart(finish=FILTER))
     if wait:
         await parts.begin()
     return parts
 
 
-def _texts(part: Part) -> tuple[str, str, str]:
+def _texts(part: AnswerPart) -> tuple[str, str, str]:
     return part.text, part.refusal, part.thought
 
 
@@ -166,7 +166,7 @@ def _first_bytes(text: str, most: int) -> str:
     return text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
 
 
-def _with_count(last: Part, after: Part | None) -> Part:
+def _with_count(last: AnswerPart, after: AnswerPart | None) -> AnswerPart:
     if after is None:
         return last
     return replace(

@@ -21,7 +21,14 @@ from demur.base.errors import EngineError
 from demur.core.decision import Decision
 from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Prompt
-from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
+from demur.core.serving import (
+    AnswerPart,
+    ServedRun,
+    ServeReply,
+    ServeRequest,
+    generates_nothing,
+    no_parts,
+)
 from demur.engines.remote.answer_stream import (
     AnswerRules,
     AnswerStream,
@@ -110,7 +117,7 @@ class OpenAiBackend:
         """As declared: see the class."""
         return self.declared
 
-    async def open(self, ask: Ask) -> Reply:
+    async def open(self, ask: ServeRequest) -> ServeReply:
         """Decide, then begin the answer. See demur.core.serving.Backend.
 
         Raises PolicyError on a policy of another model, ScoreDoubt when 20 tokens do not settle the
@@ -126,10 +133,12 @@ class OpenAiBackend:
                     await self._check_upstream()
         listed, prompt_tokens = await self._listed(self._rendered(ask.messages))
         decision, logp_C = decide_partial(ask.policy, listed, self.declared.tokens)
-        parts: AsyncIterator[Part] = nothing()
-        if not is_silent(ask, decision):
+        parts: AsyncIterator[AnswerPart] = no_parts()
+        if not generates_nothing(ask, decision):
             parts = await self._answer(ask, decision, mode)
-        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts)
+        return ServeReply(
+            decision=decision, logp_C=logp_C, prompt_tokens=prompt_tokens, parts=parts
+        )
 
     async def ready(self) -> None:
         """Ask what is served; the first time, whether an assistant message can be continued after
@@ -178,7 +187,7 @@ class OpenAiBackend:
         require_same_model(chat, self._answers_as or chat.model)
         return first_token_logprobs(chat), chat.prompt_tokens or 0
 
-    async def _answer(self, ask: Ask, decision: Decision, mode: Mode) -> PartStream:
+    async def _answer(self, ask: ServeRequest, decision: Decision, mode: Mode) -> PartStream:
         """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
         write = partial(self._go_on, ask, decision.column)
         if decision.refuses:
@@ -188,7 +197,7 @@ class OpenAiBackend:
         return await text_or_call(ask, mode, partial(write, with_tools(ask)))
 
     async def _go_on(
-        self, ask: Ask, column: int, messages: Prompt, schema: Schema | None
+        self, ask: ServeRequest, column: int, messages: Prompt, schema: Schema | None
     ) -> AnswerStream:
         """Begin to write after the control token."""
         body = {
@@ -235,14 +244,14 @@ class OpenAiBackend:
             )
         return plain.model
 
-    def _part(self, data: bytes, answers_as: str) -> Part | None:
+    def _part(self, data: bytes, answers_as: str) -> AnswerPart | None:
         """One event as a part; the protocol sends about a token an event."""
         chat = read_event(data)
         if not chat.chosen and chat.error is None and chat.declined is None:
             return None
         require_same_model(chat, answers_as)
         said = bool(chat.text or chat.refusal or chat.thought)
-        return Part(
+        return AnswerPart(
             text=chat.text,
             refusal=chat.refusal,
             thought=chat.thought,

@@ -1,7 +1,7 @@
 """Any OpenAI-compatible chat endpoint, asked many things at once: retries, a budget, and a record
 of what was spent.
 
-Implements demur.core.judging.judge.Chat.
+Implements demur.core.judging.judge.ChatModel.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ from typing import Any, Literal
 import httpx
 
 from demur.base.errors import ConfigError, DemurError, EngineError
-from demur.core.conversation.thoughts import parted
-from demur.core.judging.judge import NOT_ASKED, ChatRequest, Declined, Reply, Said, Unsaid
+from demur.core.conversation.thoughts import split_thought
+from demur.core.judging.judge import (
+    NOT_ASKED,
+    ChatAnswer,
+    ChatQuestion,
+    ChatReply,
+    Declined,
+    NoAnswer,
+)
 from demur.engines.remote.bounded_read import MOST_BYTES, ReadLimits, ResponseTooLarge, read_bounded
 from demur.engines.remote.completion import (
     ChatPiece,
@@ -154,7 +161,7 @@ class ChatClient:
         return f"{e.model} temperature=0 seed={e.seed} max_tokens={e.max_tokens}{told}"
 
     def ask_many(
-        self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]
+        self, requests: Sequence[ChatQuestion], on_reply: Callable[[int, ChatReply], None]
     ) -> None:
         """See core.judging.Chat. Raises EngineError when the endpoint refuses the key, or has no
         such model.
@@ -162,7 +169,7 @@ class ChatClient:
         asyncio.run(self._ask_many(requests, on_reply))
 
     async def _ask_many(
-        self, requests: Sequence[ChatRequest], on_reply: Callable[[int, Reply], None]
+        self, requests: Sequence[ChatQuestion], on_reply: Callable[[int, ChatReply], None]
     ) -> None:
         e, places = self.endpoint, iter(range(len(requests)))
         self._trusted = trusted = self._trusted or ssl.create_default_context()
@@ -176,9 +183,9 @@ class ChatClient:
     async def _work(
         self,
         trusted: ssl.SSLContext,
-        requests: Sequence[ChatRequest],
+        requests: Sequence[ChatQuestion],
         places: Iterator[int],
-        on_reply: Callable[[int, Reply], None],
+        on_reply: Callable[[int, ChatReply], None],
     ) -> None:
         """One request after another, on a connection of its own: httpx looks through a shared pool
         at each request.
@@ -190,27 +197,27 @@ class ChatClient:
         ) as http:
             for place in places:
                 reply = await self._ask(http, requests[place])
-                self.spent.failed += isinstance(reply, Unsaid)
+                self.spent.failed += isinstance(reply, NoAnswer)
                 self.spent.declined += isinstance(reply, Declined)
                 on_reply(place, reply)
 
-    async def _ask(self, http: httpx.AsyncClient, request: ChatRequest) -> Reply:
+    async def _ask(self, http: httpx.AsyncClient, request: ChatQuestion) -> ChatReply:
         """One question, with all its tries."""
         fault = ""
         for attempt in range(self.endpoint.tries):
             if over := self._over_budget():
-                return Unsaid(reason=over)
+                return NoAnswer(reason=over)
             self.spent.retries += attempt > 0
             reply, wait_s = await self._try(http, request)
             if reply is not None:
                 return reply
             fault, pause_s = wait_s
             await asyncio.sleep(max(pause_s, self._pause_s(attempt)))
-        return Unsaid(reason=f"no answer in {self.endpoint.tries} tries: {fault}")
+        return NoAnswer(reason=f"no answer in {self.endpoint.tries} tries: {fault}")
 
     async def _try(
-        self, http: httpx.AsyncClient, request: ChatRequest
-    ) -> tuple[Reply | None, tuple[str, float]]:
+        self, http: httpx.AsyncClient, request: ChatQuestion
+    ) -> tuple[ChatReply | None, tuple[str, float]]:
         """(reply, ...) or (None, (what went wrong, seconds that the endpoint asks to wait)).
 
         A format or a field that is refused may be the request's own fault: what was sent in its
@@ -231,17 +238,17 @@ class ChatClient:
                 else:
                     sent_as = FORMATS[FORMATS.index(sent_as) + 1]
                 if over := self._over_budget():
-                    return Unsaid(reason=over), ("", 0.0)
+                    return NoAnswer(reason=over), ("", 0.0)
                 continue
-            if isinstance(found[0], Said):  # another request may have got further meanwhile
+            if isinstance(found[0], ChatAnswer):  # another request may have got further meanwhile
                 self._dialect = dialect
                 if sent_as != first:
                     self._format = max(sent_as, self._format or sent_as, key=FORMATS.index)
             return found
 
     async def _send(
-        self, http: httpx.AsyncClient, request: ChatRequest, sent_as: Format, dialect: Dialect
-    ) -> tuple[Reply | None, tuple[str, float]]:
+        self, http: httpx.AsyncClient, request: ChatQuestion, sent_as: Format, dialect: Dialect
+    ) -> tuple[ChatReply | None, tuple[str, float]]:
         spent = self.spent
         spent.calls += 1
         spent.in_flight += 1
@@ -259,7 +266,7 @@ class ChatClient:
         except TimeoutError:
             return None, (f"no answer within {self.endpoint.timeout_s:g} s", 0.0)
         except ResponseTooLarge as e:
-            return Unsaid(reason=f"the endpoint sent {e}"), ("", 0.0)
+            return NoAnswer(reason=f"the endpoint sent {e}"), ("", 0.0)
         except httpx.HTTPError as e:  # its words may hold bytes of the answer
             return None, (type(e).__name__, 0.0)
         finally:
@@ -268,7 +275,7 @@ class ChatClient:
 
     def _refusal(
         self, turned: RejectedRequest, sent_as: Format
-    ) -> tuple[Reply | None, tuple[str, float]]:
+    ) -> tuple[ChatReply | None, tuple[str, float]]:
         """What an answer other than 200 means. Of its body only known words are ever shown."""
         status, error = turned.status, turned.error or turned.text
         told = f"HTTP {status}{error_words(error)}"
@@ -285,9 +292,9 @@ class ChatClient:
             raise EngineError(
                 f"{self.endpoint.url} answers {told} for {self.endpoint.model!r}", hint
             )
-        return Unsaid(reason=told), ("", 0.0)
+        return NoAnswer(reason=told), ("", 0.0)
 
-    def _answer(self, data: bytes) -> tuple[Reply | None, tuple[str, float]]:
+    def _answer(self, data: bytes) -> tuple[ChatReply | None, tuple[str, float]]:
         """What a 200 holds. A body that is no completion is worth another try; a decline is not."""
         try:
             chat = read_chat(parse_json(data))
@@ -299,10 +306,10 @@ class ChatClient:
         except MalformedReply as e:
             return None, (f"a body that is no chat completion: {e}", 0.0)
 
-    def _reply(self, chat: ChatPiece) -> Reply:
+    def _reply(self, chat: ChatPiece) -> ChatReply:
         """The answer without its thought. Raises MalformedReply on invalid log-probabilities."""
         model = chat.model or (self.endpoint.model if chat.chosen else None)
-        thought, text = parted(chat.text)
+        thought, text = split_thought(chat.text)
         if chat.declined is not None:
             return Declined(reason=chat.declined, text=chat.refusal or text, model=model)
         if not text.strip() and (thought or chat.thought):
@@ -311,9 +318,9 @@ class ChatClient:
                 if chat.finish == "length"
                 else ""
             )
-            return Unsaid(reason=f"a thought and no answer{cut}")
+            return NoAnswer(reason=f"a thought and no answer{cut}")
         tokens = tuple((token_at(chat, n), top_logprobs(chat, n)) for n in range(len(chat.places)))
-        return Said(text=text, model=model or self.endpoint.model, tokens=tokens)
+        return ChatAnswer(text=text, model=model or self.endpoint.model, tokens=tokens)
 
     def _over_budget(self) -> str | None:
         e, s = self.endpoint, self.spent
@@ -330,7 +337,7 @@ class ChatClient:
         return random.uniform(0.0, min(LONGEST_WAIT_S, self.endpoint.first_wait_s * 2**attempt))
 
 
-def _body(endpoint: Endpoint, request: ChatRequest, sent_as: Format) -> dict[str, Any]:
+def _body(endpoint: Endpoint, request: ChatQuestion, sent_as: Format) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": endpoint.model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],

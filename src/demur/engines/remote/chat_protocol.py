@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from demur.base.errors import BackendDown, ScoreDoubt
-from demur.core.serving import Ask, Finish
+from demur.core.serving import Finish, ServeRequest
 from demur.engines.remote.answer_stream import finish_of
 from demur.engines.remote.completion import (
     ChatPiece,
@@ -94,7 +94,7 @@ def finish_of_piece(chat: ChatPiece) -> Finish | None:
     return FILTER if chat.declined and not chat.chosen else finish_of(chat.finish)
 
 
-def sampling_fields(ask: Ask) -> Mapping[str, Any]:
+def sampling_fields(ask: ServeRequest) -> Mapping[str, Any]:
     """How the answer is to be written, in fields that every server knows."""
     s = ask.sampling
     optional = {"seed": s.seed, "stop": list(s.stop) or None}

@@ -17,9 +17,9 @@ from demur.base.arrays import Floats
 from demur.base.errors import BackendDown, EngineError, ScoreDoubt
 from demur.core.example import Message
 from demur.core.fingerprint import Fingerprint
-from demur.core.judging.judge import ChatRequest, Declined, Reply, Said
+from demur.core.judging.judge import ChatAnswer, ChatQuestion, ChatReply, Declined
 from demur.core.ports import Progress, Prompt, no_progress
-from demur.core.predictor import predictor_fingerprint, require_one_category, scores_of
+from demur.core.predictor import predictor_fingerprint, predictor_scores, require_one_category
 from demur.core.score import TOLERANCE
 from demur.engines.remote.chat_client import ChatClient, Endpoint
 
@@ -100,14 +100,14 @@ class ChatGuard:
         """
         probability_N, done = [math.nan] * len(prompts), 0
 
-        def take(place: int, reply: Reply) -> None:
+        def take(place: int, reply: ChatReply) -> None:
             nonlocal done
             probability_N[place] = self._probability(reply)
             done += 1
             progress(done, len(prompts))
 
-        self._client.ask_many([ChatRequest(messages=self._messages(p)) for p in prompts], take)
-        return scores_of(probability_N)
+        self._client.ask_many([ChatQuestion(messages=self._messages(p)) for p in prompts], take)
+        return predictor_scores(probability_N)
 
     def _messages(self, prompt: Prompt) -> Prompt:
         if self.template is None:
@@ -115,10 +115,10 @@ class ChatGuard:
         conversation = "\n".join(f"{m.role}: {m.content}" for m in prompt)
         return (Message(role="user", content=self.template.replace(CONVERSATION, conversation)),)
 
-    def _probability(self, reply: Reply) -> float:
+    def _probability(self, reply: ChatReply) -> float:
         if isinstance(reply, Declined):
             return 1.0
-        if not isinstance(reply, Said):
+        if not isinstance(reply, ChatAnswer):
             raise BackendDown(
                 f"the guard {self.model!r} did not answer: {reply.reason}", f"look at {self.url}"
             )

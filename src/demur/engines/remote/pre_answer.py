@@ -28,7 +28,15 @@ from demur.core.decision import decide_or_doubt
 from demur.core.example import Message
 from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Prompt, Scorer
-from demur.core.serving import Ask, Finish, Part, Reply, ServedRun, is_silent, nothing
+from demur.core.serving import (
+    AnswerPart,
+    Finish,
+    ServedRun,
+    ServeReply,
+    ServeRequest,
+    generates_nothing,
+    no_parts,
+)
 from demur.engines.batched_scorer import BatchedScorer
 from demur.engines.remote.answer_stream import (
     AnswerRules,
@@ -119,7 +127,7 @@ class PreAnswerBackend:
         """The scorer's: policies are made for it."""
         return self._fingerprint
 
-    async def open(self, ask: Ask) -> Reply:
+    async def open(self, ask: ServeRequest) -> ServeReply:
         """Score and decide; begin the answer only if there is to be one. See
         demur.core.serving.Backend.
 
@@ -130,10 +138,10 @@ class PreAnswerBackend:
         ask.policy.require_model(self._fingerprint)
         logp_C = await self._scored(ask.messages)
         decision = decide_or_doubt(ask.policy, logp_C)
-        parts: AsyncIterator[Part] = nothing()
-        if not is_silent(ask, decision):
+        parts: AsyncIterator[AnswerPart] = no_parts()
+        if not generates_nothing(ask, decision):
             parts = _said(self.settings.refusal) if decision.refuses else await self._answer(ask)
-        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=0, parts=parts)
+        return ServeReply(decision=decision, logp_C=logp_C, prompt_tokens=0, parts=parts)
 
     async def ready(self) -> None:
         """Score a prompt, and ask the endpoint whether it serves the model. Raises BackendDown
@@ -169,7 +177,7 @@ class PreAnswerBackend:
             LOG.error("no score: %s", e)
             raise BackendDown("the scorer failed", "the log of this server says more") from None
 
-    async def _answer(self, ask: Ask) -> AnswerStream:
+    async def _answer(self, ask: ServeRequest) -> AnswerStream:
         """Begin the answer of the model behind."""
         if not self._served:
             async with self._checking:
@@ -216,7 +224,7 @@ class _EventReader:
         self._calls: dict[int, CallPiece] = {}
         self._counted = 0  # tokens
 
-    def __call__(self, data: bytes) -> Part | None:
+    def __call__(self, data: bytes) -> AnswerPart | None:
         """One event's part; None where it has no choice. Raises BackendDown on what cannot be
         read.
         """
@@ -233,7 +241,7 @@ class _EventReader:
         counted = chat.completion_tokens
         tokens = int(said) if counted is None else max(0, counted - self._counted)
         self._counted += tokens
-        return Part(
+        return AnswerPart(
             text=chat.text,
             refusal=chat.refusal,
             thought=chat.thought,
@@ -280,5 +288,5 @@ def _tool_choice(choice: str | None) -> str | dict[str, Any]:
     return {"type": "function", "function": {"name": choice}}
 
 
-async def _said(text: str) -> AsyncIterator[Part]:
-    yield Part(text=text, finish="stop")
+async def _said(text: str) -> AsyncIterator[AnswerPart]:
+    yield AnswerPart(text=text, finish="stop")

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 from demur.core.example import Example
-from demur.core.rows.splitting import place_of
+from demur.core.rows.splitting import uniform_hash
 from demur.core.training.settings import TrainSettings
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.heads import head_on, marked_rows
@@ -51,7 +51,7 @@ def held_out_replies(
     reply alone.
     """
     spoken = [e for e in examples if e.kind == "benign" and e.reply]
-    spoken.sort(key=lambda e: place_of(settings.seed, f"language:{e.id}"))
+    spoken.sort(key=lambda e: uniform_hash(settings.seed, f"language:{e.id}"))
     rows = [_last_reply(reply_row(e, 0, encoder, TOKENS), encoder.token_ids) for e in spoken]
     return [r for r in rows if len(r.input_ids) <= settings.max_length][:ROWS]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from demur.base.errors import EngineError
 from demur.core.example import Example
-from demur.core.rows.splitting import place_of
+from demur.core.rows.splitting import uniform_hash
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.balance import row_weights
 from demur.core.training.settings import TrainSettings
@@ -79,7 +79,7 @@ def learns_reply(row_id: str, settings: TrainSettings) -> bool:
     """Whether a row with a reply is among those that learn it: drawn by its id and the seed
     alone.
     """
-    return place_of(settings.seed, f"reply:{row_id}") < settings.reply_share
+    return uniform_hash(settings.seed, f"reply:{row_id}") < settings.reply_share
 
 
 def decision_row(example: Example, column: int, encoder: ChatEncoder) -> TrainingRow:

@@ -22,8 +22,8 @@ from demur.base.errors import EngineError
 from demur.core.example import Example
 from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.taxonomy import Taxonomy
+from demur.core.training.learning_rows import learning_rows
 from demur.core.training.settings import TrainSettings, learnt
-from demur.core.training.taught import taught
 from demur.engines.fingerprint import checkpoint_digest, fingerprint
 from demur.engines.hf import token_rows
 from demur.engines.hf.load import DTYPES, no_progress_bars
@@ -105,7 +105,7 @@ class SftTrainer:
         how: tuple[PartialState, Progress],
     ) -> Task:
         s, (state, progress) = self.settings, how
-        learnt_from, aside = taught(examples, s)
+        learnt_from, aside = learning_rows(examples, s)
         _check_categories(learnt_from, taxonomy)
         with state.main_process_first():  # a GGUF file is unpacked once
             base = find_base(s.base, template=s.chat_template) if s.base != "tiny" else None

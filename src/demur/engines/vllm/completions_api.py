@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from demur.base.arrays import Floats
 from demur.base.errors import BackendDown, EngineError, ScoreDoubt
 from demur.core.fingerprint import Fingerprint
-from demur.core.serving import Part, Sampling
+from demur.core.serving import AnswerPart, Sampling
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.remote.answer_stream import finish_of
 from demur.engines.remote.declines import printable_name
@@ -172,7 +172,7 @@ def single_choice(completion: Completion, model: str) -> CompletionChoice | None
     return completion.choices[0] if completion.choices else None
 
 
-def read_part(data: bytes, model: str, banned: Sequence[int]) -> Part | None:
+def read_part(data: bytes, model: str, banned: Sequence[int]) -> AnswerPart | None:
     """One event of a stream as a part. Raises BackendDown when a control token turns up in it."""
     choice = single_choice(parse_body(data, Completion), model)
     if choice is None:
@@ -181,4 +181,4 @@ def read_part(data: bytes, model: str, banned: Sequence[int]) -> Part | None:
     if set(ids) & set(banned):
         LOG.error("upstream wrote a control token in mid-answer: %s", ids)
         raise BackendDown("the backend wrote a control token in mid-answer", "ask again")
-    return Part(text=choice.text, tokens=len(ids), finish=finish_of(choice.finish_reason))
+    return AnswerPart(text=choice.text, tokens=len(ids), finish=finish_of(choice.finish_reason))

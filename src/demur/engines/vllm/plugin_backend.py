@@ -18,7 +18,7 @@ from demur.base.arrays import Floats
 from demur.base.errors import BackendDown, BackendError, EngineError, ScoreDoubt
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.policy import THRESHOLD_RULES, Policy
-from demur.core.serving import Ask, Part, Reply, is_silent, nothing
+from demur.core.serving import AnswerPart, ServeReply, ServeRequest, generates_nothing, no_parts
 from demur.engines.remote.answer_stream import AnswerRules, AnswerStream, finish_of
 from demur.engines.remote.upstream import LOG, EventStream, parse_body
 from demur.engines.vllm.completions_api import (
@@ -47,7 +47,7 @@ class PluginBackend(TwoCallBackend):
     plug-in does not hold.
     """
 
-    async def open(self, ask: Ask) -> Reply:
+    async def open(self, ask: ServeRequest) -> ServeReply:
         """See TwoCallBackend.open. BackendDown also when the server's decision is not the
         policy's.
         """
@@ -67,17 +67,17 @@ class PluginBackend(TwoCallBackend):
             if isinstance(e, EngineError) and not isinstance(e, BackendError | ScoreDoubt):
                 return await self._decide_here(ask)
             raise
-        parts: AsyncIterator[Part] = nothing()
-        if is_silent(ask, decision):
+        parts: AsyncIterator[AnswerPart] = no_parts()
+        if generates_nothing(ask, decision):
             await events.aclose()
         else:
             read = partial(read_part, model=seen.answers_as, banned=self._encoder.token_ids)
             parts = AnswerStream(
                 events, read, AnswerRules(most_tokens=ask.sampling.max_tokens), first
             )
-        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
+        return ServeReply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 
-    async def _decide_here(self, ask: Ask) -> Reply:
+    async def _decide_here(self, ask: ServeRequest) -> ServeReply:
         """Two calls under a policy that the plug-in refuses. Whatever the caller could do wrong was
         checked before.
         """
@@ -90,7 +90,7 @@ class PluginBackend(TwoCallBackend):
         )
         return await TwoCallBackend.open(self, ask)
 
-    def _body(self, ask: Ask, ids: list[int], seen: ServedModel) -> dict[str, Any]:
+    def _body(self, ask: ServeRequest, ids: list[int], seen: ServedModel) -> dict[str, Any]:
         room = self._room(ids, seen)
         wanted = ask.sampling.max_tokens + 1  # the control token
         refusals = zip(self._encoder.token_ids[1:], ask.policy.categories, strict=True)
@@ -109,7 +109,7 @@ class PluginBackend(TwoCallBackend):
 
     async def _decided(
         self, events: EventStream, policy: Policy, seen: ServedModel
-    ) -> tuple[Floats, Decision, Part]:
+    ) -> tuple[Floats, Decision, AnswerPart]:
         """Score, decision and first part of a stream, from the event with its first token."""
         choice: CompletionChoice | None = None
         async for data in events:
@@ -133,7 +133,7 @@ class PluginBackend(TwoCallBackend):
         return (
             logp_C,
             decision,
-            Part(text=choice.text, tokens=len(rest), finish=finish_of(choice.finish_reason)),
+            AnswerPart(text=choice.text, tokens=len(rest), finish=finish_of(choice.finish_reason)),
         )
 
     async def _check_upstream(self, before: ServedModel | None) -> ServedModel:
@@ -157,7 +157,7 @@ class PluginBackend(TwoCallBackend):
         )
 
 
-def policy_args(ask: Ask) -> dict[str, Any]:
+def policy_args(ask: ServeRequest) -> dict[str, Any]:
     """What the plug-in is told: the stored policy and every threshold that a caller may have
     moved.
     """

@@ -21,7 +21,7 @@ from typing import Any
 
 from demur.base.errors import AccessError, ConfigError, PolicyError
 from demur.base.suggest import suggest
-from demur.core.access import PolicyAsk, effective
+from demur.core.access import PolicyChoice, apply_overrides
 from demur.core.fingerprint import Fingerprint
 from demur.core.policy import Policy
 from demur.engines.vllm.policy_request import DIGEST, POLICY, PolicyRequest
@@ -193,7 +193,7 @@ def _encode_policy(live: Live, thresholds: tuple[tuple[str, float], ...]) -> str
     """A policy under these thresholds, as JSON, without what does not decide. Raises
     AccessError.
     """
-    policy = effective(live.policy, PolicyAsk(thresholds=dict(thresholds))).policy
+    policy = apply_overrides(live.policy, PolicyChoice(thresholds=dict(thresholds))).policy
     categories = tuple(replace(c, curve=(), translations=()) for c in policy.categories)
     return json.dumps(
         policy_to_json(replace(policy, categories=categories, promises=(), sensitivities=()))

@@ -24,7 +24,14 @@ from demur.core.example import Message
 from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Prompt
 from demur.core.score import check_scores
-from demur.core.serving import Ask, Part, Reply, ServedRun, is_silent, nothing
+from demur.core.serving import (
+    AnswerPart,
+    ServedRun,
+    ServeReply,
+    ServeRequest,
+    generates_nothing,
+    no_parts,
+)
 from demur.engines.remote.answer_stream import (
     AnswerRules,
     AnswerStream,
@@ -127,7 +134,7 @@ class TwoCallBackend:
         """As declared: see the class."""
         return self.declared
 
-    async def open(self, ask: Ask) -> Reply:
+    async def open(self, ask: ServeRequest) -> ServeReply:
         """Decide, then begin the answer. See demur.core.serving.Backend.
 
         Raises PolicyError on a policy of another model, PromptTooLong, ScoreDoubt where no score
@@ -141,10 +148,10 @@ class TwoCallBackend:
         self._room(ids, seen)
         logp_C, _ = await self._score(ids, seen)
         decision = decide_or_doubt(ask.policy, logp_C)
-        parts: AsyncIterator[Part] = nothing()
-        if not is_silent(ask, decision):
+        parts: AsyncIterator[AnswerPart] = no_parts()
+        if not generates_nothing(ask, decision):
             parts = await self._answer(ask, ids, decision, mode)
-        return Reply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
+        return ServeReply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 
     async def ready(self) -> None:
         """Ask what is served and score a fixed prompt; the first time, the reference prompts too.
@@ -204,7 +211,9 @@ class TwoCallBackend:
             ) from None
         return logp_C
 
-    async def _answer(self, ask: Ask, ids: list[int], decision: Decision, mode: Mode) -> PartStream:
+    async def _answer(
+        self, ask: ServeRequest, ids: list[int], decision: Decision, mode: Mode
+    ) -> PartStream:
         """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
         if decision.refuses:
             return await self._go_on(ask, ids, decision.column, None)
@@ -214,7 +223,7 @@ class TwoCallBackend:
         return await text_or_call(ask, mode, partial(self._go_on, ask, told, decision.column))
 
     async def _go_on(
-        self, ask: Ask, ids: list[int], column: int, schema: Schema | None
+        self, ask: ServeRequest, ids: list[int], column: int, schema: Schema | None
     ) -> AnswerStream:
         """Begin to write after the control token."""
         seen = await self._checked()

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from demur.base.schemas.limits import too_much, too_much_together
-from demur.core.access import Effective, Tenant, effective, permitted
+from demur.base.schemas.limits import exceeded_bound, exceeded_bound_together
+from demur.core.access import EffectivePolicy, Tenant, apply_overrides, choose_policy
 from demur.core.conversation.declared import declared_prompts
 from demur.core.example import Message
 from demur.core.ports import Prompt
-from demur.core.rows.turns import call_words, result_words
-from demur.core.serving import Ask, Sampling
+from demur.core.rows.turns import tool_call_text, tool_result_text
+from demur.core.serving import Sampling, ServeRequest
 from demur.server.errors import ApiError
 from demur.server.requests import schema
 from demur.server.settings import ServerSettings
@@ -28,8 +28,8 @@ class PreparedRequest:
     """One request, decided about in every respect but the model's."""
 
     live: Live  # the stored policy
-    effective: Effective
-    asks: tuple[Ask, ...]  # one per choice
+    effective: EffectivePolicy
+    asks: tuple[ServeRequest, ...]  # one per choice
     declared: tuple[Prompt, ...]  # scored beside the conversation: demur.core.conversation.declared
     stream: bool
     include_usage: bool
@@ -48,9 +48,9 @@ def prepare_request(
             param="model",
         )
     ask = (chat.demur or schema.DemurAsk()).to_core()
-    live = policies.policies[permitted(tenant, ask, policies.policies)]
-    found = effective(live.policy, ask)
-    first = Ask(
+    live = policies.policies[choose_policy(tenant, ask, policies.policies)]
+    found = apply_overrides(live.policy, ask)
+    first = ServeRequest(
         messages=_prompt(chat.messages, settings.limits.messages),
         policy=found.policy,
         policy_digest=live.digest,
@@ -70,7 +70,7 @@ def prepare_request(
     )
 
 
-def schema_digest(ask: Ask) -> str | None:
+def schema_digest(ask: ServeRequest) -> str | None:
     """Which schema and tools an ask has; None: it declares nothing."""
     if not (ask.json_schema or ask.tools):
         return None
@@ -123,7 +123,8 @@ def _past_answer(message: schema.AssistantMessage) -> str:
     said = [_text(message.content)] if message.content else []
     said += [message.refusal] if message.refusal else []
     said += [
-        call_words(c.function.name, c.function.arguments or "") for c in message.tool_calls or ()
+        tool_call_text(c.function.name, c.function.arguments or "")
+        for c in message.tool_calls or ()
     ]
     return "\n".join(said)
 
@@ -134,7 +135,7 @@ def _tool_result(message: schema.ToolMessage, called: dict[str, str], at: int) -
     """
     if message.tool_call_id not in called:
         raise _invalid(f"messages[{at}].tool_call_id", "no earlier tool call has this id")
-    return result_words(called[message.tool_call_id], _text(message.content))
+    return tool_result_text(called[message.tool_call_id], _text(message.content))
 
 
 def _sampling(chat: schema.ChatRequest, settings: ServerSettings) -> Sampling:
@@ -163,7 +164,7 @@ def _sampling(chat: schema.ChatRequest, settings: ServerSettings) -> Sampling:
 def _schema(chat: schema.ChatRequest) -> dict[str, Any] | None:
     match chat.response_format:
         case schema.SchemaFormat(json_schema=named):
-            _require_bounded(too_much(named.schema_), "response_format.json_schema.schema")
+            _require_bounded(exceeded_bound(named.schema_), "response_format.json_schema.schema")
             return named.schema_
         case schema.PlainFormat(type="json_object"):
             return {}
@@ -185,9 +186,9 @@ def _require_bounded_tools(parameters: Sequence[dict[str, Any]]) -> None:
     """Raise ApiError unless all functions' parameters together, and each of them, are within core's
     bounds.
     """
-    _require_bounded(too_much_together(parameters), "tools")
+    _require_bounded(exceeded_bound_together(parameters), "tools")
     for at, declared in enumerate(parameters):
-        _require_bounded(too_much(declared), f"tools[{at}].function.parameters")
+        _require_bounded(exceeded_bound(declared), f"tools[{at}].function.parameters")
 
 
 def _require_bounded(fault: str | None, param: str) -> None:
@@ -217,7 +218,7 @@ def _tool_choice(chat: schema.ChatRequest) -> str | None:
             return word
 
 
-def _choices(first: Ask, n: int, most: int) -> tuple[Ask, ...]:
+def _choices(first: ServeRequest, n: int, most: int) -> tuple[ServeRequest, ...]:
     """The same ask n times, each with a seed of its own if one was given."""
     if n > most:
         raise _invalid("n", f"{n} is more than the {most} choices that may be asked for")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from demur.core.access import PolicyAsk
+from demur.core.access import PolicyChoice
 from demur.core.threshold import NEVER
 from demur.server.errors import ApiError
 from demur.server.requests.ignored import NOTES, SAME, is_ignored, is_known
@@ -241,12 +241,12 @@ class DemurAsk(RequestModel):
     rates: dict[Text, Annotated[float, Field(ge=0, le=1)]] | None = None
     thresholds: dict[Text, Threshold] | None = None
 
-    def to_core(self) -> PolicyAsk:
+    def to_core(self) -> PolicyChoice:
         """The core record."""
         named = self.thresholds or {}
         thresholds = {c: NEVER if isinstance(t, str) else t for c, t in named.items()}
         rates = self.rates or {}
-        return PolicyAsk(
+        return PolicyChoice(
             policy=self.policy, sensitivity=self.sensitivity, rates=rates, thresholds=thresholds
         )
 

@@ -15,7 +15,7 @@ from demur.stats.calibration.metrics import Column, measure
 from demur.stats.calibration.views import Forecast, forecast
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.measure import Figure
+from demur.stats.measure import Statistic
 from demur.store.models.seen_file import require_unseen_splits
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
@@ -69,7 +69,7 @@ class CalibratorResult:
 
     model: str
     calibrator: str
-    figures: dict[Column, Figure]  # empty if it could not be fitted
+    figures: dict[Column, Statistic]  # empty if it could not be fitted
     failure: str = ""
 
 

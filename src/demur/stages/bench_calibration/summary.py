@@ -17,19 +17,19 @@ from demur.core.settings import NONE, Parted
 from demur.stages.bench_calibration.measurements import CalibratorResult, ModelRows
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.metrics import COLUMNS, Column
-from demur.stats.calibration.proper import auroc
+from demur.stats.calibration.proper import view_auroc
 from demur.stats.calibration.ranking import correlations, rank
 from demur.stats.calibration.study import (
     HEADLINE,
     USUAL_BINS,
-    Answer,
     Study,
-    answers,
+    StudyAnswer,
+    answer_questions,
     carries_over,
     table_row,
 )
 from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
-from demur.stats.measure import Figure
+from demur.stats.measure import Statistic
 from demur.store.results.study_file import (
     AnswerRow,
     CalibratorRanking,
@@ -55,7 +55,7 @@ def summarise(
     parts = _parts(cases, by)
     # The answer about parts of the rows takes the place of the one that `answers` gives without
     # any.
-    answered = {a.question: a for a in answers(study)}
+    answered = {a.question: a for a in answer_questions(study)}
     apart = _carries_over(study, parts, by)
     answered[apart.question] = apart
     rows = []
@@ -98,7 +98,7 @@ def _study(cases: Sequence[ModelRows], measured: Sequence[CalibratorResult]) -> 
         for k, calibrator in enumerate(calibrators):
             if figures := found.get((case.name, calibrator)):
                 value_MLT[i, k] = table_row(figures, columns)
-    auroc_M = [auroc(refusal(c.raw)).number for c in cases]
+    auroc_M = [view_auroc(refusal(c.raw)).number for c in cases]
     return Study(
         subsets=("all",),
         models=tuple(c.name for c in cases),
@@ -136,13 +136,13 @@ def _error_at(case: ModelRows, at_N: Bools) -> float:
     return cells(top_label(part), "mass", USUAL_BINS).error()
 
 
-def _carries_over(study: Study, parts: Mapping[str, list[float]], by: By) -> Answer:
+def _carries_over(study: Study, parts: Mapping[str, list[float]], by: By) -> StudyAnswer:
     """The answer to whether calibration carries over from part to part of the rows."""
     if len(parts) < 2:
         why = (
             f"parts by {by} with at least {FEWEST_TEST_ROWS} test rows: {len(parts)}, 2 are needed"
         )
-        return replace(carries_over(study), figure=Figure(number=None, why=why))
+        return replace(carries_over(study), figure=Statistic(number=None, why=why))
     unknown_DM = np.full((len(parts), len(study.models)), np.nan)
     # The same question over D parts: one calibrator (none) and one measurement (the headline
     # error). Accuracy and AUROC per part are not needed for it.
@@ -213,11 +213,11 @@ def _model(case: ModelRows) -> ModelRow:
         calibrate_rows=len(case.groups),
         test_rows=len(case.examples),
         accuracy=_accuracy(case.raw),
-        auroc=auroc(refusal(case.raw)).number,
+        auroc=view_auroc(refusal(case.raw)).number,
     )
 
 
-def _answer(answer: Answer) -> AnswerRow:
+def _answer(answer: StudyAnswer) -> AnswerRow:
     return AnswerRow(
         question=answer.question,
         verdict=answer.verdict,

@@ -20,7 +20,7 @@ from demur.base.errors import ConfigError, DataError
 from demur.base.files import write_text
 from demur.core.decision import decide_many
 from demur.core.judging.benchmark import BenchRow, BenchSet
-from demur.core.judging.judge import ChatRequest, Declined, Said, Unsaid, judge_rows
+from demur.core.judging.judge import ChatAnswer, ChatQuestion, Declined, NoAnswer, judge_rows
 from demur.core.judging.outcome import Outcome
 from demur.core.ports import Progress, no_progress
 from demur.core.training.seen import seen_prompts
@@ -30,7 +30,7 @@ from demur.stages.bench_refusals.content import HEADER, page_of, table_rows
 from demur.stages.bench_refusals.counts import level_errors, text_errors
 from demur.stages.bench_refusals.scores import scores_of
 from demur.stages.bench_refusals.texts import Texts, item_of
-from demur.stats.sample import evenly
+from demur.stats.sample import evenly_spaced
 from demur.store.policies.policy_file import FingerprintRow, policy_digest
 from demur.store.results.bench_file import (
     BenchFile,
@@ -125,18 +125,18 @@ def run_endpoint(
     sampled = _sampled(config, sets)
     rows = [row for s in sampled for row in s.rows]
     replies = endpoint.asker.ask(
-        [ChatRequest(messages=r.prompt) for r in rows], lambda n: progress(n, len(rows))
+        [ChatQuestion(messages=r.prompt) for r in rows], lambda n: progress(n, len(rows))
     )
     silent = {
         n: f"no answer: {reply.reason}"
         for n, reply in enumerate(replies)
-        if isinstance(reply, Unsaid)
+        if isinstance(reply, NoAnswer)
     }
     chosen = _without(sampled, silent)
     items = [
         item_of(row, None, r.text)
         for row, r in zip(rows, replies, strict=True)
-        if isinstance(r, Said)
+        if isinstance(r, ChatAnswer)
     ]
     # One outcome per reply that is not left out, in order: the endpoint's declines, else the
     # judge's.
@@ -146,7 +146,7 @@ def run_endpoint(
         if isinstance(r, Declined)
         else next(judged)
         for r in replies
-        if not isinstance(r, Unsaid)
+        if not isinstance(r, NoAnswer)
     ]
     start, measured = 0, []
     for s in chosen:
@@ -178,7 +178,7 @@ def _sampled(config: Config, sets: Sequence[BenchSet]) -> list[BenchSet]:
     """At most `config.limit` rows of each set. Raises DataError on an id that occurs twice, and
     without any row.
     """
-    sampled = [replace(s, rows=tuple(evenly(s.rows, config.limit))) for s in sets]
+    sampled = [replace(s, rows=tuple(evenly_spaced(s.rows, config.limit))) for s in sets]
     ids = Counter(row.id for s in sampled for row in s.rows)
     if ids and (twice := ids.most_common(1)[0])[1] > 1:
         raise DataError(

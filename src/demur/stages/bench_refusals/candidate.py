@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from demur.core.judging.asking import Asker
+from demur.core.judging.cached_chat import CachedChat
 from demur.core.policy import Policy
 from demur.core.ports import Generator, Judge, Scorer
 from demur.core.training.seen import Seen
@@ -14,7 +14,7 @@ from demur.core.training.seen import Seen
 class Endpoint:
     """A model behind an endpoint, which shows no scores: its answers are judged."""
 
-    asker: Asker
+    asker: CachedChat
     judge: Judge
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from demur.base.arrays import Ints
 from demur.base.files import digest_json
 from demur.core.judging.benchmark import BenchRow
-from demur.core.judging.judge import Item, judge_all
+from demur.core.judging.judge import JudgeInput, judge_all
 from demur.core.judging.outcome import Outcome
 from demur.core.ports import Judge, Progress
 from demur.stages.bench_refusals.candidate import Candidate
@@ -79,7 +79,7 @@ class Texts:
             )
             progress(start + len(part), len(todo))
 
-    def _item(self, row: BenchRow, column: int, text: str) -> Item:
+    def _item(self, row: BenchRow, column: int, text: str) -> JudgeInput:
         return item_of(
             row, self.candidate.policy.taxonomy.choices[column] if column else None, text
         )
@@ -124,9 +124,9 @@ class Texts:
         )
 
 
-def item_of(row: BenchRow, refused_as: str | None, text: str) -> Item:
+def item_of(row: BenchRow, refused_as: str | None, text: str) -> JudgeInput:
     """After a refusal token the text is held to that token's category, else to what the request
     asks for.
     """
     wanted = row.category if row.expected == "refuse" else None
-    return Item(request=row.prompt[-1].content, answer=text, category=refused_as or wanted)
+    return JudgeInput(request=row.prompt[-1].content, answer=text, category=refused_as or wanted)

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from demur.base.errors import DataError
-from demur.core.judging.asking import Asker, not_asked
-from demur.core.judging.judge import Chat, ChatRequest, Declined, Said, Unsaid
+from demur.core.judging.cached_chat import CachedChat, not_asked
+from demur.core.judging.judge import ChatAnswer, ChatModel, ChatQuestion, Declined, NoAnswer
 from demur.core.ports import Progress, no_progress
 from demur.store.answers.blackbox_file import BlackboxFolder, write_unanswered
 from demur.store.answers.reply_file import ReplyFile
@@ -20,7 +20,7 @@ class Collected:
 
     prompts: Prompts
     asked: tuple[PromptRow, ...]  # A, those that got an answer or were declined
-    replies: tuple[Said | Declined, ...]  # A
+    replies: tuple[ChatAnswer | Declined, ...]  # A
     model: str  # the name under which it answered
     asked_model: str  # the name in the request: an alias of it, perhaps
     asked_as: str  # model name and sampling settings: whatever may change an answer
@@ -30,7 +30,7 @@ class Collected:
 
 
 def run(
-    prompts: Prompts, chat: Chat, folder: BlackboxFolder, progress: Progress = no_progress
+    prompts: Prompts, chat: ChatModel, folder: BlackboxFolder, progress: Progress = no_progress
 ) -> Collected:
     """Ask the prompts that have no answer yet. Progress counts prompts. A call that was stopped may
     be repeated.
@@ -41,16 +41,16 @@ def run(
     all.
     """
     rows, replies = prompts.rows, ReplyFile(folder.replies)
-    asker = Asker(chat=chat, replies=replies)
+    asker = CachedChat(chat=chat, replies=replies)
     try:
         found = asker.ask(
-            [ChatRequest(messages=p.messages) for p in rows], lambda n: progress(n, len(rows))
+            [ChatQuestion(messages=p.messages) for p in rows], lambda n: progress(n, len(rows))
         )
     finally:
         replies.close()
     pairs = list(zip(rows, found, strict=True))
-    said = [(p, r) for p, r in pairs if not isinstance(r, Unsaid)]
-    unsaid = [(p, r) for p, r in pairs if isinstance(r, Unsaid)]
+    said = [(p, r) for p, r in pairs if not isinstance(r, NoAnswer)]
+    unsaid = [(p, r) for p, r in pairs if isinstance(r, NoAnswer)]
     write_unanswered(folder.unanswered, [(p, r.reason) for p, r in unsaid])
     failed = Counter(r.reason for _, r in unsaid if not not_asked(r))
     # No reply named a model: nothing but declines by the filter, failures, or a spent budget.

@@ -15,7 +15,7 @@ from demur.pages.drawing import ANSWER, REFUSE, BinMark, reliability, small_plot
 from demur.pages.parts import Cell, Code, Estimate, Figure, Page, Panel, Section, Spec, Table
 from demur.stages.blackbox.predictor import TRIAL
 from demur.stages.blackbox.results import BINS, OFTEN, BlackboxRun, Quality, Term
-from demur.stats.measure import Errors
+from demur.stats.measure import ErrorRates
 from demur.store.results.metrics_file import MeasuredRate
 
 MOST_TERMS = 15  # each way
@@ -269,7 +269,7 @@ def _promise(m: BlackboxRun, run_name: str) -> Section:
     return Section(key=key, title=title, parts=(_promises(m.policy.promises, m.errors), does))
 
 
-def _promises(promises: Sequence[Promise], errors: Errors) -> Table:
+def _promises(promises: Sequence[Promise], errors: ErrorRates) -> Table:
     rows = tuple(
         (
             p.risk,
@@ -297,7 +297,7 @@ def _promises(promises: Sequence[Promise], errors: Errors) -> Table:
     )
 
 
-def _measured(goal: Goal, errors: Errors) -> Cell:
+def _measured(goal: Goal, errors: ErrorRates) -> Cell:
     """A promised figure on the test prompts."""
     # The run has one category, so that its counts are those of refused and answered rows.
     counts = two_way(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from demur.base.errors import DataError
 from demur.core.example import Example
-from demur.core.judging.judge import Declined, Item, Said, judge_rows
+from demur.core.judging.judge import ChatAnswer, Declined, JudgeInput, judge_rows
 from demur.core.judging.outcome import Outcome, Verdict, declines
 from demur.core.ports import Judge, Progress, no_progress
 from demur.core.taxonomy import Taxonomy
@@ -78,7 +78,9 @@ def _outcomes(judge: Judge, collected: Collected, progress: Progress) -> list[Ou
     """One outcome per reply, in order: refusal for a decline by the endpoint, else the judge's."""
     pairs = list(zip(collected.asked, collected.replies, strict=True))
     items = [
-        Item(request=p.messages[-1].content, answer=r.text) for p, r in pairs if isinstance(r, Said)
+        JudgeInput(request=p.messages[-1].content, answer=r.text)
+        for p, r in pairs
+        if isinstance(r, ChatAnswer)
     ]
     # The judge's outcomes are taken in the order of the replies that it read.
     judged = iter(judge_rows(judge, items, progress))
@@ -113,7 +115,7 @@ def _summary(config: Config, collected: Collected, outcomes: Sequence[Outcome]) 
         without_prompt=len(collected.prompts.without),
         asked_model=collected.asked_model,
         answered=len(collected.replies),
-        empty=sum(isinstance(r, Said) and not r.text.strip() for r in collected.replies),
+        empty=sum(isinstance(r, ChatAnswer) and not r.text.strip() for r in collected.replies),
         declined=dict(
             Counter(r.reason for r in collected.replies if isinstance(r, Declined)).most_common()
         ),

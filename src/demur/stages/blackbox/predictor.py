@@ -11,7 +11,7 @@ from demur.core.example import Example
 from demur.core.ports import Progress, TrainedModel, no_progress
 from demur.core.predictor import PROMPTS, predictor_fingerprint, prompt_text
 from demur.core.taxonomy import Taxonomy
-from demur.stats.text.choice import RecipeChoice, Trial, choose_recipe
+from demur.stats.text.choice import RecipeChoice, RecipeTrial, choose_recipe
 from demur.stats.text.fit import fit_text_classifier
 from demur.store.models.text_model_file import PREDICTOR, write_text_classifier
 
@@ -67,7 +67,7 @@ def _details(choice: RecipeChoice) -> dict[str, str | float]:
     }
 
 
-def recipe_text(trial: Trial) -> str:
+def recipe_text(trial: RecipeTrial) -> str:
     """A recipe in words: which words, how many in a row, and the regularisation."""
     view = trial.recipe.views[0]
     kind = {

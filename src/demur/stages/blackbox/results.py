@@ -21,9 +21,9 @@ from demur.core.taxonomy import Taxonomy
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import binary_score
 from demur.stats.calibration.uncertainty import error_interval
-from demur.stats.calibration.views import view
+from demur.stats.calibration.views import binary_view
 from demur.stats.labelled import label_scores
-from demur.stats.measure import Errors, auroc, errors_of, refusal_log_odds
+from demur.stats.measure import ErrorRates, auroc, errors_of, refusal_log_odds
 from demur.stats.points import Bin, Resampling, auroc_interval, reliability_bins
 from demur.store.answers.blackbox_file import BlackboxFile, BlackboxFolder, read_summary
 from demur.store.models.model_file import read_model_file
@@ -73,7 +73,7 @@ class BlackboxRun:
     after: Quality | None  # through the policy's calibrator; None without one
     policy: Policy | None  # None before calibrate, and if it was made for another predictor
     stale: bool  # whether there is a policy for another predictor
-    errors: Errors | None  # of the policy on the test rows
+    errors: ErrorRates | None  # of the policy on the test rows
     terms: tuple[Term, ...]  # OFTEN prompts or more hold them; from "declined" to "answered"
 
 
@@ -122,7 +122,7 @@ def _quality(should_N: Bools, log_odds_N: Doubles, groups: Sequence[str | None])
     """Measure log-odds of declining. groups: of the rows; bootstrap draws whole groups."""
     # exp must not overflow; beyond 50 a probability is 0 or 1 in double precision.
     p_N = 1.0 / (1.0 + np.exp(-np.clip(log_odds_N, -50.0, 50.0)))
-    seen = view("declined", p_N, should_N)
+    seen = binary_view("declined", p_N, should_N)
     binned = cells(seen, "mass", BINS)
     area = auroc(should_N, log_odds_N).value
     # A row without a group is a group of its own.

@@ -20,8 +20,8 @@ from demur.stages.calibrate.fallback import fallback_policy
 from demur.stages.calibrate.inputs import collect
 from demur.stages.calibrate.thresholds import choose, labelled, template
 from demur.stats.doubt import measured_rule
-from demur.stats.evidence import with_rows
-from demur.stats.missing import told, with_missing
+from demur.stats.evidence import with_row_digests
+from demur.stats.missing import note_missing, with_missing
 from demur.stats.overrides import with_overrides
 from demur.stats.sensitivities import with_sensitivities
 from demur.store.policies.policy_file import bound, write_policy
@@ -67,9 +67,9 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     )
     policy = choose(config, before, rows, fallback, inputs)
     policy = with_overrides(policy, config.override, rows)
-    policy = with_sensitivities(told(policy, inputs.missing), config.sensitivities)
+    policy = with_sensitivities(note_missing(policy, inputs.missing), config.sensitivities)
     # Traffic has no labels, so no row of it can be counted for or against a promise.
-    policy = bound(policy if config.traffic else with_rows(policy, rows, (config.seed, 0)))
+    policy = bound(policy if config.traffic else with_row_digests(policy, rows, (config.seed, 0)))
     write_policy(folder.policy, policy)
     made = [folder.policy, *write_calibrator(folder, fitted, policy)]
     folder.finish("calibrate", inputs.settings, inputs.made_from, made)

@@ -24,12 +24,12 @@ from demur.core.score import ScoreTable
 from demur.core.settings import AUTO, NONE, CalibrateSettings
 from demur.core.taxonomy import Taxonomy
 from demur.stages.calibrate.inputs import Inputs, ids_in
-from demur.stats.calibrators.choose import Choice, ChooseSettings, choose_calibrator
+from demur.stats.calibrators.choose import ChooseSettings, FamilyChoice, choose_calibrator
 from demur.stats.calibrators.correctness import fit_correctness
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.doubt import require_trained
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.sample import apart
+from demur.stats.sample import split_by_group
 from demur.store.policies.calibrator_file import write_correctness_aware
 from demur.store.policies.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 from demur.store.rows import read_policy_rows
@@ -77,7 +77,7 @@ def fit(
     require_trained(table.select(tuple(e.id for e in examples)))
     if config.calibrator == NONE:
         return FittedCalibrator(left=examples, table=table, fingerprint=fingerprint)
-    own, left = apart(examples, config.calibrator_share, config.seed)
+    own, left = split_by_group(examples, config.calibrator_share, config.seed)
     _require_enough(config, own, left)
     _require_not_fitted_on(config, own, taxonomy)
     aware = None
@@ -123,7 +123,9 @@ def _require_enough(
         )
 
 
-def _record(config: CalibrateSettings, choice: Choice, own: int, left: int) -> CalibratorChoice:
+def _record(
+    config: CalibrateSettings, choice: FamilyChoice, own: int, left: int
+) -> CalibratorChoice:
     """The record of the calibrators compared, and of the numbers of rows."""
     return CalibratorChoice(
         asked=config.calibrator,
@@ -140,7 +142,7 @@ def _record(config: CalibrateSettings, choice: Choice, own: int, left: int) -> C
 
 def _correctness(
     rows: LabelledScores, rewritten: Mapping[str, ScoreTable], taxonomy: Taxonomy
-) -> tuple[Choice, CorrectnessAware]:
+) -> tuple[FamilyChoice, CorrectnessAware]:
     """Fit the correctness-aware calibrator on these rows."""
     fit = fit_correctness(
         rows, {name: t.select(rows.table.ids) for name, t in rewritten.items()}, taxonomy
@@ -151,21 +153,21 @@ def _correctness(
         else ()
     )
     why = f"{correctness.NAME}: asked for by name, compared with nothing"
-    return Choice(
+    return FamilyChoice(
         family=correctness.NAME, calibrator=IDENTITY, why=why, trials=(), notes=notes
     ), fit.calibrator
 
 
 def _chosen(
     config: CalibrateSettings, taxonomy: Taxonomy, own: Sequence[Example], table: ScoreTable
-) -> Choice:
+) -> FamilyChoice:
     """Fit the calibrator that is named, or the one that cross-validation picks, on these rows."""
     rows, groups = label_scores(own, taxonomy, table), [e.group for e in own]
     if config.calibrator == AUTO:
         return choose_calibrator(rows, taxonomy, groups, ChooseSettings(seed=config.seed))
     fitted = fit_calibrator(config.calibrator, rows, taxonomy, groups)
     why = f"{fitted.family}: asked for by name, compared with nothing"
-    return Choice(
+    return FamilyChoice(
         family=fitted.family, calibrator=fitted.calibrator, why=why, trials=(), notes=fitted.notes
     )
 
@@ -228,4 +230,4 @@ def write_calibrator(folder: RunFolder, fitted: FittedCalibrator, policy: Policy
 def threshold_rows(folder: RunFolder) -> list[Example]:
     """The calibrate rows that thresholds were chosen on: all but the calibrator's own."""
     examples, choice = read_policy_rows(folder, "calibrate"), read_choice(folder.calibrator)
-    return apart(examples, choice.share, choice.seed)[1] if choice else examples
+    return split_by_group(examples, choice.share, choice.seed)[1] if choice else examples

@@ -18,8 +18,8 @@ from demur.stages.evaluate.compared import Case, read_case
 from demur.stages.evaluate.everyday import ask as ask_everyday
 from demur.stages.evaluate.table import CORRECTED_HEADER, HEADER, Block, corrected_rows, table_rows
 from demur.stages.evaluate.texts import Judged, generate_missing, judge_again, judge_fixed
+from demur.stats.contradictions import Contradiction, contradicted_promises
 from demur.stats.labelled import label_scores
-from demur.stats.tested import Against, spoken_against
 from demur.store.answers.branch_cache import BranchCache
 from demur.store.answers.labels import NO_LABELS, labels_digest, read_labels
 from demur.store.models.seen_file import require_unseen_splits
@@ -100,13 +100,13 @@ def run(
     return evaluation
 
 
-def against(folder: RunFolder) -> tuple[Against, ...]:
+def against(folder: RunFolder) -> tuple[Contradiction, ...]:
     """The certified promises of the run's policy that its test rows speak against."""
     policy = read_policy(folder.policy)
     examples = read_policy_rows(folder, "test")
     table, _ = read_scores(decided_scores(folder, "test", policy.fingerprint))
     rows = label_scores(examples, policy.taxonomy, table)
-    return spoken_against(policy, rows, folder.require("calibrate").settings)
+    return contradicted_promises(policy, rows, folder.require("calibrate").settings)
 
 
 def measured(folder: RunFolder, model: Fingerprint) -> tuple[Evaluation, dict[str, object]] | None:

@@ -24,7 +24,7 @@ from demur.core.goals.parse import parse_goals
 from demur.core.policy import Policy
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.sample import apart, evenly
+from demur.stats.sample import evenly_spaced, split_by_group
 from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.losses import STEERABLE
 from demur.stats.thresholds.solve import solve
@@ -66,7 +66,7 @@ class Case:
 
     def sample(self, count: int | None) -> Case:
         """The same comparison on at most `count` of the test rows, in even steps; None: on all."""
-        at = evenly(range(len(self.examples)), count)
+        at = evenly_spaced(range(len(self.examples)), count)
         if len(at) == len(self.examples):
             return self
         examples = tuple(self.examples[n] for n in at)
@@ -88,7 +88,7 @@ def read_case(
     policy = read_policy(folder.policy)
     seen = replace(model, logprobs=policy.fingerprint.logprobs) if policy.fingerprint else model
     policy.require_model(seen)
-    examples = evenly(read_policy_rows(folder, "test"), limit)
+    examples = evenly_spaced(read_policy_rows(folder, "test"), limit)
     rows = _scored(folder, "test", examples, policy, seen)
     choice = read_choice(folder.calibrator)
     if choice is None and policy.calibrator != IDENTITY:
@@ -126,7 +126,7 @@ def _unseen(folder: RunFolder, choice: CalibratorChoice | None) -> list[Example]
     these only.
     """
     examples = read_policy_rows(folder, "calibrate")
-    return apart(examples, choice.share, choice.seed)[1] if choice else examples
+    return split_by_group(examples, choice.share, choice.seed)[1] if choice else examples
 
 
 def _scored(

@@ -17,8 +17,8 @@ import numpy as np
 from demur.base.arrays import Bools
 from demur.base.errors import Undefined
 from demur.core.judging.outcome import Verdict
-from demur.stats.judging.correction import Sample, Strata, regression_rate, regression_share
-from demur.stats.judging.judged import Corrected
+from demur.stats.judging.correction import CheckedSample, Strata, regression_rate, regression_share
+from demur.stats.judging.judged import RateEstimate
 from demur.store.answers.labels import HandLabels
 from demur.store.results.metrics_file import CorrectedRate
 
@@ -79,7 +79,7 @@ class Texts:
         sample = self._sample(DECLINES).among(written_N)
         return _told(sample.known_N, lambda: regression_share(sample, should_N[written_N], fixed))
 
-    def _sample(self, means: frozenset[Verdict]) -> Sample:
+    def _sample(self, means: frozenset[Verdict]) -> CheckedSample:
         hand = [self.labels.verdicts.get(key) for key in self.keys]
         strata = None
         if self.labels.sizes:
@@ -90,7 +90,7 @@ class Texts:
                 checked_S=np.array(self.labels.checked, dtype=np.int64),
                 size_S=np.array(self.labels.sizes, dtype=np.int64),
             )
-        return Sample(
+        return CheckedSample(
             judge_N=np.array(
                 [UNSURE if v == "unscored" else float(v in means) for v in self.verdicts]
             ),
@@ -122,11 +122,11 @@ def twin_rates(
     hand = [tuple(labels.verdicts.get(key) for key in pair) for pair in pairs]
     known_N = np.array([None not in both for both in hand], dtype=bool)
 
-    def estimate(cell: tuple[bool, bool]) -> Corrected:
+    def estimate(cell: tuple[bool, bool]) -> RateEstimate:
         if not pairs or labels.sizes:
             why = "the labels were drawn text by text" if pairs else "0 prompts"
             raise Undefined(why, "label both texts of prompts at random")
-        sample = Sample(
+        sample = CheckedSample(
             judge_N=np.array([_chance(both, cell) for both in judged]),
             hand_N=np.array(
                 [float(tuple(label in DECLINES for label in both) == cell) for both in hand]
@@ -138,7 +138,7 @@ def twin_rates(
     return {name: _told(known_N, partial(estimate, cell)) for name, cell in CELLS.items()}
 
 
-def _told(known_N: Bools, estimate: Callable[[], Corrected]) -> CorrectedRate:
+def _told(known_N: Bools, estimate: Callable[[], RateEstimate]) -> CorrectedRate:
     labels = int(known_N.sum())
     try:
         found = estimate()

@@ -26,8 +26,8 @@ from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
 from demur.stats.labelled import LabelledScores
 from demur.stats.measure import (
     CategoryDecisions,
-    Errors,
-    Sliced,
+    ErrorRates,
+    SlicedErrors,
     auroc,
     average_precision,
     confusion_of,
@@ -174,7 +174,7 @@ def verdicts(case: Case, cache: BranchCache) -> dict[str, VerdictsRow]:
     }
 
 
-def errors_row(errors: Errors) -> ErrorsRow:
+def errors_row(errors: ErrorRates) -> ErrorsRow:
     """The row of measured errors."""
     rates = {f.name: MeasuredRate.from_core(getattr(errors, f.name)) for f in fields(errors)}
     return ErrorsRow(**rates, f1=errors.f1.number)
@@ -189,12 +189,12 @@ def _calibration_errors(f: Forecast) -> CalibrationErrors:
     )
 
 
-def _on(rows: LabelledScores, refused_N: Bools) -> Errors:
+def _on(rows: LabelledScores, refused_N: Bools) -> ErrorRates:
     return errors_of(rows.label_N != 0, refused_N)
 
 
 def _level(
-    errors: Sliced, case: Case, refused_N: Bools, counted_N: Bools | None = None
+    errors: SlicedErrors, case: Case, refused_N: Bools, counted_N: Bools | None = None
 ) -> LevelRow:
     """Errors with the bootstrap interval of the overall F1. refused_N: what counts as refused at
     this level.

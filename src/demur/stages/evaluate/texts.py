@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from demur.core.example import Example
-from demur.core.judging.judge import Item, judge_all
+from demur.core.judging.judge import JudgeInput, judge_all
 from demur.core.judging.outcome import Outcome
 from demur.core.policy import Policy
 from demur.core.ports import Generator, Judge, Progress
@@ -32,7 +32,7 @@ class Judged:
     judge: Judge
     cache: BranchCache
     case: Case  # the rows whose texts are written
-    fixed: dict[Item, Outcome] = field(default_factory=dict)  # see judge_fixed
+    fixed: dict[JudgeInput, Outcome] = field(default_factory=dict)  # see judge_fixed
 
     def outcome(self, example: Example, policy: Policy, column: int) -> Outcome:
         """What the judge says of the text that a policy sends after emitting a control token."""
@@ -118,22 +118,22 @@ def generate_missing(
         )
 
 
-def _item(case: Case, example: Example, column: int, text: str) -> Item:
+def _item(case: Case, example: Example, column: int, text: str) -> JudgeInput:
     """After a refusal token the text is held to that token's category, else to what the request
     asks for.
     """
     category = case.policy.taxonomy.choices[column] if column else example.label
-    return Item(request=example.text, answer=text, category=category)
+    return JudgeInput(request=example.text, answer=text, category=category)
 
 
-def _fixed_item(example: Example, policy: Policy, column: int) -> Item | None:
+def _fixed_item(example: Example, policy: Policy, column: int) -> JudgeInput | None:
     """The fixed text that a policy sends in place of a generated one; None if it sends what the
     model writes.
     """
     sent = policy.own_text(column)
     if sent is None:
         return None
-    return Item(request=example.text, answer=sent, category=policy.taxonomy.choices[column])
+    return JudgeInput(request=example.text, answer=sent, category=policy.taxonomy.choices[column])
 
 
 def _needed(case: Case, which: Which) -> list[list[int]]:

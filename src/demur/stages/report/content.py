@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from demur.core.training.summary import language_line, validation_line, warnings
+from demur.core.training.summary import language_line, training_warnings, validation_line
 from demur.pages.parts import Code, Figure, Part, Section, Table
 from demur.stages.report import cards, curves, figures, mixes, tables
 from demur.stages.report.everyday import everyday_table
@@ -234,7 +234,7 @@ def _model(m: FinishedRun) -> tuple[str, ...]:
         for line in (validation_line(details), language_line(details))
         if line
     ]
-    said += [f"Warning: {text}." for text in warnings(details)]
+    said += [f"Warning: {text}." for text in training_warnings(details)]
     return (made, *said, *([_TINY] if base == "tiny" else []), marks)
 
 

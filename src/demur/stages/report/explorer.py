@@ -23,7 +23,7 @@ from demur.core.policy import Policy
 from demur.core.threshold import ALWAYS, NEVER
 from demur.pages.parts import Explorer, ExplorerRow, Slider
 from demur.stages.report.finished_run import FinishedRun
-from demur.stats.sample import evenly
+from demur.stats.sample import evenly_spaced
 
 MOST_ROWS = 2000  # in the page: about 1 MB of prompts
 MOST_LETTERS = 600  # of a prompt
@@ -37,7 +37,7 @@ def explorer(m: FinishedRun, run_name: str) -> Explorer:
     sliders: their rows are compared with several thresholds at once.
     """
     policy = m.calibrated
-    shown = np.array(evenly(range(len(m.examples)), MOST_ROWS), dtype=np.int64)
+    shown = np.array(evenly_spaced(range(len(m.examples)), MOST_ROWS), dtype=np.int64)
     logp_NC = m.rows.table.logp_NC[shown]
     # Categories whose thresholds may move without moving another's decisions: active, and neither
     # overridden nor locked.

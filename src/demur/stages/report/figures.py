@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from demur.core import caught
+from demur.core.operating_point import operating_point
 from demur.core.policy import CategoryPolicy
 from demur.core.rates import Rate
 from demur.pages.drawing import (
@@ -91,7 +91,7 @@ def _operating_curve(category: CategoryPolicy) -> Spec:
 
 def _refused_now(category: CategoryPolicy) -> Rate:
     """The stored rate at the last stored threshold that is at least as strict as the one chosen."""
-    return (caught.point_at(category) or category.curve[0]).refusal_rate
+    return (operating_point(category) or category.curve[0]).refusal_rate
 
 
 def histograms(m: FinishedRun) -> Figure:

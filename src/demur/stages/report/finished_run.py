@@ -13,10 +13,10 @@ import numpy.typing as npt
 from demur.base.arrays import Doubles
 from demur.core.example import SPLITS, Example, Split
 from demur.core.policy import Policy
+from demur.stats.contradictions import Contradiction, contradicted_promises
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.measure import refusal_log_odds
-from demur.stats.sample import evenly
-from demur.stats.tested import Against, spoken_against
+from demur.stats.sample import evenly_spaced
 from demur.store.models.front_file import FrontMetrics, front_of, read_front_metrics
 from demur.store.models.model_file import FILE_NAME, ModelFile, read_model_file
 from demur.store.models.seen_file import require_unseen_splits
@@ -56,10 +56,10 @@ class FinishedRun:
         return self.evaluation.policies[1]
 
     @property
-    def against(self) -> tuple[Against, ...]:
+    def against(self) -> tuple[Contradiction, ...]:
         """Certified promises of the calibrated policy that the test rows contradict."""
         made = next((r.settings for r in self.receipts if r.stage == "calibrate"), {})
-        return spoken_against(self.calibrated, self.rows, made)
+        return contradicted_promises(self.calibrated, self.rows, made)
 
     @property
     def score_N(self) -> Doubles:
@@ -90,7 +90,7 @@ def read_finished_run(folder: RunFolder) -> FinishedRun:
     evaluation = read_metrics(folder.metrics)
     policies = tuple(read_policy(folder.root / p.file) for p in evaluation.policies)
     splits = {s: read_examples(folder.split(s)) for s in SPLITS}
-    examples = tuple(evenly(read_policy_rows(folder, "test"), evaluation.limit))
+    examples = tuple(evenly_spaced(read_policy_rows(folder, "test"), evaluation.limit))
     table, model = read_scores(decided_scores(folder, "test", policies[1].fingerprint))
     # In a cascade, whether the front decides each test row: its decisions are made again here.
     front = None

@@ -4,12 +4,12 @@ rows.
 
 from __future__ import annotations
 
-from demur.core import caught
 from demur.core.goals.promise import Promise
 from demur.core.goals.slices import divided, mix_words, rows_to_bound, too_small, worst_words
+from demur.core.operating_point import never_refused_warnings
 from demur.pages.parts import Cell, Table
 from demur.stages.report.finished_run import FinishedRun
-from demur.stats.tested import on_rows
+from demur.stats.contradictions import promised_rate
 from demur.store.results.metrics_file import MeasuredRate
 
 
@@ -44,7 +44,7 @@ def warnings(m: FinishedRun) -> tuple[str, ...]:
     its promises.
     """
     return tuple(
-        f"Warning: the calibrated policy {words}." for words in caught.warnings(m.calibrated)
+        f"Warning: the calibrated policy {words}." for words in never_refused_warnings(m.calibrated)
     )
 
 
@@ -63,7 +63,7 @@ def sentences(m: FinishedRun) -> tuple[str, ...]:
 def _of_one(promise: Promise, m: FinishedRun) -> list[tuple[Cell, ...]]:
     """The rows of the table for one promise, a slice each."""
     # on_rows gives (rate of the promise, rates of its slices) on the test rows.
-    tested = on_rows(promise, m.calibrated, m.rows)
+    tested = promised_rate(promise, m.calibrated, m.rows)
     after = {(s.facet, s.name): s.rate for s in tested[1]} if tested else {}
     level = promise.level or 1.0
     # Slices too small to bound alone, and the rows of each facet that its shares are out of.

@@ -15,7 +15,7 @@ from demur.pages.parts import Cell, Estimate, Table
 from demur.stages.report import risks
 from demur.stages.report.finished_run import FinishedRun
 from demur.stages.report.risks import number
-from demur.stats.tested import on_rows
+from demur.stats.contradictions import promised_rate
 from demur.store.results.metrics_file import (
     CorrectedRate,
     ErrorsRow,
@@ -206,7 +206,7 @@ def promises(m: FinishedRun) -> Table:
             before, after = risks.measured(promise.goal, measured, active)
             # metrics.json counts no slice
             if isinstance(promise.goal, PromisedGoal) and promise.goal.where:
-                tested = on_rows(promise, policy, m.rows)
+                tested = promised_rate(promise, policy, m.rows)
                 after = MeasuredRate.from_core(tested[0]) if tested else "no such row"
             on_calibrate: Cell = MeasuredRate.from_core(promise.rate) if promise.rate else before
             against = policy is m.calibrated and promise.goal in [a.promise.goal for a in m.against]

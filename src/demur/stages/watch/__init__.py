@@ -38,7 +38,7 @@ from demur.stages.watch.live import (
 from demur.stages.watch.state import after_labels, after_scores, monitor_of, reference_of, row_of
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import Shift, compare
-from demur.stats.drift.watch import Alarm, Monitor, Watched, begin, watch
+from demur.stats.drift.monitor import Alarm, Monitor, PromiseState, check_promises, start_monitor
 from demur.store.locked import locked
 from demur.store.policies.policy_file import policy_digest, read_policy
 from demur.store.results.monitor_file import (
@@ -58,10 +58,10 @@ __all__ = [
     "Alarm",
     "Config",
     "LiveWatch",
+    "PromiseState",
     "ScoredRequest",
     "Shift",
     "WatchResult",
-    "Watched",
     "begin_watching",
     "count_scores",
     "live_path",
@@ -99,7 +99,7 @@ class Config:
 class WatchResult:
     """The promises after these scores and labels."""
 
-    watched: tuple[Watched, ...]  # the policy's promises, in order
+    watched: tuple[PromiseState, ...]  # the policy's promises, in order
     # these scores beside the calibration scores; one look, p-values adjusted together
     shifts: tuple[Shift, ...]
     monitor: Monitor  # with these scores and labels
@@ -131,7 +131,7 @@ class _Batch:
     in_time: bool  # else the order is random
 
 
-def promise_status(watched: Watched) -> str:
+def promise_status(watched: PromiseState) -> str:
     """The status to show: "supported", "drift seen", "no longer supported", "certified, not
     watched" (no label of its slice yet), or the reason why there was nothing to support:
     "measured", ...
@@ -175,7 +175,7 @@ def run(config: Config, folder: RunFolder) -> WatchResult:
     reference_NC = reference_of(folder, policy, config.seed)
     # The comparison is one look at all rows given here, counted before or not; it has no state.
     shifts = compare(policy, reference_NC, table.logp_NC)
-    fresh = begin(policy, reference_NC)
+    fresh = start_monitor(policy, reference_NC)
     # Read, count and write under one lock: two calls at once must not lose each other's evidence.
     with locked(path):
         file = _opened(path, policy, fresh)
@@ -194,7 +194,7 @@ def run(config: Config, folder: RunFolder) -> WatchResult:
         }
         write_monitor(path, file.model_copy(update=changed))
     return WatchResult(
-        watched=watch(policy.promises, monitor, config.alpha),
+        watched=check_promises(policy.promises, monitor, config.alpha),
         shifts=shifts,
         monitor=monitor,
         rows=len(table.ids),
@@ -215,7 +215,7 @@ def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = No
     if not reason.strip():
         raise DataError("a reset without a reason", "say why: it stays in the record")
     policy, path, live = read_policy(folder.policy), state or state_path(folder), None
-    fresh = begin(policy, reference_of(folder, policy))
+    fresh = start_monitor(policy, reference_of(folder, policy))
     changed = []
     if path.exists():
         with locked(path):
@@ -243,7 +243,7 @@ def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = No
 
 def _reset_row(policy: Policy, monitors: Iterable[Monitor], reason: str, now: datetime) -> ResetRow:
     """The record of a reset: the rows and the evidence against promises that it clears."""
-    views = [(m, w) for m in monitors for w in watch(policy.promises, m)]
+    views = [(m, w) for m in monitors for w in check_promises(policy.promises, m)]
     against = dict.fromkeys(
         f"{w.promise.risk}: {a.text}" for _, w in views for a in (*w.alarms, *w.drift)
     )

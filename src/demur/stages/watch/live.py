@@ -24,7 +24,14 @@ from demur.base.errors import ArtifactError, PolicyError, ScoreError
 from demur.core.policy import Policy
 from demur.core.score import check_scores
 from demur.stages.watch.state import after_scores, monitor_of, reference_of, row_of
-from demur.stats.drift.watch import Monitor, Watched, begin, joined, judged, watch
+from demur.stats.drift.monitor import (
+    Monitor,
+    PromiseState,
+    check_promises,
+    merge_monitors,
+    start_monitor,
+    with_status,
+)
 from demur.store.locked import Abandoned, abandoned_journals, locked
 from demur.store.policies.policy_file import policy_digest
 from demur.store.results.monitor_file import UNKNOWN, LiveFile, read_live, read_monitor, write_live
@@ -57,7 +64,7 @@ class LiveWatch:
     command_monitor: Monitor | None = None
     command_at: Stamp | None = None
 
-    def watched(self, tenant: str) -> tuple[Watched, ...]:
+    def watched(self, tenant: str) -> tuple[PromiseState, ...]:
         """The policy's promises after the requests of one tenant and the evidence of `demur
         watch`.
         """
@@ -70,10 +77,10 @@ class LiveWatch:
         mine += [self.command_monitor] if self.command_monitor is not None else []
         # Per monitor a view of all promises, in the same order; `fresh` makes sure that there is
         # one. Alarms of any monitor count. A slice is unlabelled only if it is in all of them.
-        views = [watch(self.policy.promises, m) for m in (self.fresh, *mine)]
+        views = [check_promises(self.policy.promises, m) for m in (self.fresh, *mine)]
         return tuple(
-            judged(
-                Watched(
+            with_status(
+                PromiseState(
                     promise=promise,
                     alarms=tuple(a for view in views for a in view[at].alarms),
                     drift=tuple(a for view in views for a in view[at].drift),
@@ -120,7 +127,7 @@ def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> LiveWatch | Non
             reference_NC = reference_of(folder, policy)
         except PolicyError:  # the scores are another model's: try the next run
             continue
-        live = LiveWatch(policy=policy, folder=folder, fresh=begin(policy, reference_NC))
+        live = LiveWatch(policy=policy, folder=folder, fresh=start_monitor(policy, reference_NC))
         return refreshed(_with_journals(live))
     return None
 
@@ -265,7 +272,7 @@ def _with_file(live: LiveWatch, file: LiveFile | None) -> LiveWatch:
     # File and memory have the same beginning: joined takes the later state, it does not add them.
     both = dict(theirs)
     for tenant, monitor in live.monitors.items():
-        both[tenant] = joined(theirs[tenant], monitor) if tenant in theirs else monitor
+        both[tenant] = merge_monitors(theirs[tenant], monitor) if tenant in theirs else monitor
     return replace(live, monitors=both)
 
 

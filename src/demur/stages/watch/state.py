@@ -20,7 +20,7 @@ from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.martingale import Martingale
-from demur.stats.drift.watch import Monitor, feedback, observe
+from demur.stats.drift.monitor import Monitor, observe_labels, observe_scores
 from demur.stats.labelled import LabelledScores, Traits, label_scores
 from demur.stats.thresholds.losses import board_as_it_is, losses_of, one_per_group
 from demur.store.policies.policy_file import RateRow
@@ -94,13 +94,13 @@ def after_scores(monitor: Monitor, policy: Policy, logp_TC: Floats, seed: int = 
     # Uniform numbers break ties with reference scores. Seeded by the number of scores before, so
     # that each batch has its own, and the same ones if it is repeated.
     rng = np.random.default_rng([seed, monitor.series[0].steps])
-    monitor = observe(monitor, logp_TC, rng.random((len(logp_TC), len(monitor.series))))
+    monitor = observe_scores(monitor, logp_TC, rng.random((len(logp_TC), len(monitor.series))))
     table = ScoreTable(ids=tuple(map(str, range(len(logp_TC)))), logp_NC=logp_TC)
     # Whether a request is refused does not depend on its label: any label will do.
     unlabelled = LabelledScores(table=table, label_N=np.zeros(len(logp_TC), dtype=np.int64))
     for a in monitor.audits:
         if a.of_traffic:
-            monitor = feedback(monitor, a.risk, _errors(policy, a, unlabelled))
+            monitor = observe_labels(monitor, a.risk, _errors(policy, a, unlabelled))
     return monitor
 
 
@@ -120,7 +120,7 @@ def after_labels(
     )
     for a in monitor.audits:
         if not a.of_traffic:
-            monitor = feedback(monitor, a.risk, _errors(policy, a, rows))
+            monitor = observe_labels(monitor, a.risk, _errors(policy, a, rows))
     return monitor
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.special import erfc
 
 from demur.base.arrays import Doubles, Ints
-from demur.stats.calibration.views import View
-from demur.stats.measure import Figure
+from demur.stats.calibration.views import BinaryView
+from demur.stats.measure import Statistic
 
 _NO_NOISE = "every probability is 0 or 1: nothing is left to chance"
 
@@ -25,11 +25,11 @@ class CalibrationTest:
     """A statistic and how rarely a calibrated forecast exceeds it."""
 
     error: float  # as a difference of probabilities
-    standardised: Figure  # in units of the standard deviation that calibration implies
-    p_value: Figure
+    standardised: Statistic  # in units of the standard deviation that calibration implies
+    p_value: Statistic
 
 
-def kolmogorov_smirnov(view: View) -> CalibrationTest:
+def kolmogorov_smirnov(view: BinaryView) -> CalibrationTest:
     """Largest absolute cumulated difference. Gupta et al. 2021 (arXiv 2006.12800); asymptotic
     p-value.
 
@@ -39,11 +39,11 @@ def kolmogorov_smirnov(view: View) -> CalibrationTest:
     return _tested(view, error, _highest_excursion)
 
 
-def _walk(view: View) -> Doubles:
+def _walk(view: BinaryView) -> Doubles:
     return (view.event_P - view.p_P)[view.run_ends] / view.rows
 
 
-def _tested(view: View, error: float, survival: Callable[[float], float]) -> CalibrationTest:
+def _tested(view: BinaryView, error: float, survival: Callable[[float], float]) -> CalibrationTest:
     sd = math.sqrt(float((view.p_N * (1.0 - view.p_N)).sum())) / view.rows
     if sd == 0.0:
         return CalibrationTest(
@@ -51,8 +51,8 @@ def _tested(view: View, error: float, survival: Callable[[float], float]) -> Cal
         )
     return CalibrationTest(
         error=error,
-        standardised=Figure(number=error / sd),
-        p_value=Figure(number=survival(error / sd)),
+        standardised=Statistic(number=error / sd),
+        p_value=Statistic(number=survival(error / sd)),
     )
 
 
@@ -73,5 +73,5 @@ def _probability(p: float) -> float:
     return float(min(max(p, 0.0), 1.0))
 
 
-def _undefined(why: str) -> Figure:
-    return Figure(number=None, why=why)
+def _undefined(why: str) -> Statistic:
+    return Statistic(number=None, why=why)

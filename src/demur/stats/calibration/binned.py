@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import erf
 
 from demur.base.arrays import Doubles, Ints
-from demur.stats.calibration.views import View
+from demur.stats.calibration.views import BinaryView
 
 Scheme = Literal["width", "mass", "mass_whole_ties"]
 Norm = Literal["l1", "l2", "max"]
@@ -67,7 +67,7 @@ class Cells:
         return (self.p_B[filled_B] - self.event_B[filled_B]) / count_B, count_B / self.rows
 
 
-def cells(view: View, scheme: Scheme, bins: int) -> Cells:
+def cells(view: BinaryView, scheme: Scheme, bins: int) -> Cells:
     """Cells of a view.
 
     width: (j/B, (j+1)/B], 0 in the first. mass: rank r (from 0) in cell floor(r B / N); ties may be
@@ -77,7 +77,7 @@ def cells(view: View, scheme: Scheme, bins: int) -> Cells:
     return cells_at(view, _cuts(view, scheme, bins))
 
 
-def cells_at(view: View, cut_J: Ints) -> Cells:
+def cells_at(view: BinaryView, cut_J: Ints) -> Cells:
     """Cells between ascending prefix lengths."""
     return Cells(
         rows=view.rows,
@@ -88,7 +88,7 @@ def cells_at(view: View, cut_J: Ints) -> Cells:
     )
 
 
-def _cuts(view: View, scheme: Scheme, bins: int) -> Ints:
+def _cuts(view: BinaryView, scheme: Scheme, bins: int) -> Ints:
     if bins < 1:
         raise ValueError(f"{bins} bins: expected at least 1")
     n = view.rows

@@ -17,10 +17,17 @@ import numpy.typing as npt
 
 from demur.stats.calibration.binless import kolmogorov_smirnov
 from demur.stats.calibration.binned import Cells, cells
-from demur.stats.calibration.proper import auroc, average_precision, brier, nll
+from demur.stats.calibration.proper import brier, nll, view_auroc, view_average_precision
 from demur.stats.calibration.smooth import kde_error, mmce
-from demur.stats.calibration.views import Forecast, View, all_classes, forecast, refusal, top_label
-from demur.stats.measure import Figure
+from demur.stats.calibration.views import (
+    BinaryView,
+    Forecast,
+    all_classes,
+    forecast,
+    refusal,
+    top_label,
+)
+from demur.stats.measure import Statistic
 
 Family = Literal["ece", "ece_em", "mce", "cwce", "cwce_em", "ks", "kde", "mmce", "nll", "brier"]
 
@@ -54,16 +61,16 @@ COLUMNS = tuple(Column(family=f, bins=b) for f in BINNED for b in BINS) + tuple(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Benchmark:
+class CalibrationBenchmark:
     """The 102 measurements of one model. All but the areas: smaller is better."""
 
     rows: int
-    raw: dict[Column, Figure]  # 50: before calibration
-    calibrated: dict[Column, Figure]  # 50: after
+    raw: dict[Column, Statistic]  # 50: before calibration
+    calibrated: dict[Column, Statistic]  # 50: after
     # "ought to be refused" by the calibrated probability of any refusal; undefined without both
     # kinds
-    auroc: Figure
-    average_precision: Figure
+    auroc: Statistic
+    average_precision: Statistic
 
     def __len__(self) -> int:
         return len(self.raw) + len(self.calibrated) + 2
@@ -71,34 +78,34 @@ class Benchmark:
 
 def benchmark(
     raw_NC: npt.ArrayLike, calibrated_NC: npt.ArrayLike, label_N: npt.ArrayLike
-) -> Benchmark:
+) -> CalibrationBenchmark:
     """Measure log-probabilities before and after calibration; rows of both sum to 1. Errors: see
     views.forecast.
     """
     raw, calibrated = forecast(raw_NC, label_N), forecast(calibrated_NC, label_N)
     refuse = refusal(calibrated)
-    return Benchmark(
+    return CalibrationBenchmark(
         rows=len(raw.label_N),
         raw=measure(raw),
         calibrated=measure(calibrated),
-        auroc=auroc(refuse),
-        average_precision=average_precision(refuse),
+        auroc=view_auroc(refuse),
+        average_precision=view_average_precision(refuse),
     )
 
 
-def measure(f: Forecast) -> dict[Column, Figure]:
+def measure(f: Forecast) -> dict[Column, Statistic]:
     """The 50 measurements of one forecast, in the order of COLUMNS."""
     top, classes = top_label(f), all_classes(f)
-    figures: dict[Column, Figure] = {}
+    figures: dict[Column, Statistic] = {}
     for family, (views, scheme, error) in _binned(top, classes).items():
         for bins in BINS:
             value = float(np.mean([error(cells(v, scheme, bins)) for v in views]))
-            figures[Column(family=family, bins=bins)] = Figure(number=value)
-    figures[Column(family="ks")] = Figure(number=kolmogorov_smirnov(top).error)
+            figures[Column(family=family, bins=bins)] = Statistic(number=value)
+    figures[Column(family="ks")] = Statistic(number=kolmogorov_smirnov(top).error)
     figures[Column(family="kde")] = kde_error(top)
-    figures[Column(family="mmce")] = Figure(number=mmce(top))
+    figures[Column(family="mmce")] = Statistic(number=mmce(top))
     figures[Column(family="nll")] = nll(f)
-    figures[Column(family="brier")] = Figure(number=brier(f))
+    figures[Column(family="brier")] = Statistic(number=brier(f))
     return figures
 
 
@@ -111,8 +118,8 @@ def _max(c: Cells) -> float:
 
 
 def _binned(
-    top: View, classes: Sequence[View]
-) -> dict[Family, tuple[Sequence[View], Literal["width", "mass"], Callable[[Cells], float]]]:
+    top: BinaryView, classes: Sequence[BinaryView]
+) -> dict[Family, tuple[Sequence[BinaryView], Literal["width", "mass"], Callable[[Cells], float]]]:
     return {
         "ece": ([top], "width", _l1),
         "ece_em": ([top], "mass", _l1),

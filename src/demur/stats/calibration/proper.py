@@ -8,22 +8,22 @@ from typing import Literal
 import numpy as np
 
 from demur.base.arrays import Doubles
-from demur.stats.calibration.views import Forecast, View
-from demur.stats.measure import Figure
+from demur.stats.calibration.views import BinaryView, Forecast
+from demur.stats.measure import Statistic
 
 ScoreName = Literal["brier", "log"]
 
 
-def nll(f: Forecast) -> Figure:
+def nll(f: Forecast) -> Statistic:
     """Mean negative natural log-probability of the label. Undefined where a label has probability
     0.
     """
     logp_N = f.logp_NC[np.arange(len(f.label_N)), f.label_N]
     if np.isneginf(logp_N).any():
-        return Figure(
+        return Statistic(
             number=None, why=f"{int(np.isneginf(logp_N).sum())} labels have probability 0"
         )
-    return Figure(number=float(-logp_N.mean()))
+    return Statistic(number=float(-logp_N.mean()))
 
 
 def brier(f: Forecast) -> float:
@@ -32,14 +32,14 @@ def brier(f: Forecast) -> float:
     return float(((f.p_NC**2).sum(axis=1) - 2.0 * own_N + 1.0).mean())
 
 
-def binary_score(view: View, score: ScoreName = "brier") -> float:
+def binary_score(view: BinaryView, score: ScoreName = "brier") -> float:
     """Mean binary Brier score, or mean log score (inf where what was called impossible
     happened).
     """
     return _SCORES[score](view.p_N, view.event_N)
 
 
-def auroc(view: View) -> Figure:
+def view_auroc(view: BinaryView) -> Statistic:
     """P(an event's probability exceeds a non-event's), ties half. Undefined where all events are of
     one kind.
     """
@@ -51,10 +51,12 @@ def auroc(view: View) -> Figure:
     event_R = np.diff(np.concatenate([[0.0], view.event_P[ends]]))
     other_R = np.diff(np.concatenate([[0], ends])) - event_R
     below_R = np.cumsum(other_R) - other_R
-    return Figure(number=float((event_R * (below_R + other_R / 2.0)).sum() / (happened * missing)))
+    return Statistic(
+        number=float((event_R * (below_R + other_R / 2.0)).sum() / (happened * missing))
+    )
 
 
-def average_precision(view: View) -> Figure:
+def view_average_precision(view: BinaryView) -> Statistic:
     """Step-wise area under precision over recall; compare it with the base rate. Undefined without
     both kinds.
     """
@@ -63,7 +65,7 @@ def average_precision(view: View) -> Figure:
     starts = np.concatenate([[0], view.run_ends[:-1]])  # emit the rows from here upwards
     caught_R = view.event_P[-1] - view.event_P[starts]
     gained_R = caught_R - np.append(caught_R[1:], 0.0)
-    return Figure(
+    return Statistic(
         number=float((gained_R * caught_R / (view.rows - starts)).sum() / view.event_P[-1])
     )
 
@@ -77,8 +79,8 @@ def _log_score(p_N: Doubles, event_N: Doubles) -> float:
         return float(-np.log(np.where(event_N == 1.0, p_N, 1.0 - p_N)).mean())
 
 
-def _one_kind() -> Figure:
-    return Figure(number=None, why="all events are of one kind")
+def _one_kind() -> Statistic:
+    return Statistic(number=None, why="all events are of one kind")
 
 
 _SCORES: dict[ScoreName, Callable[[Doubles, Doubles], float]] = {

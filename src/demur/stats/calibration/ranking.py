@@ -15,7 +15,7 @@ from scipy.stats import friedmanchisquare, kendalltau, rankdata, spearmanr, stud
 
 from demur.base.arrays import Doubles
 from demur.base.errors import DataError
-from demur.stats.measure import Figure
+from demur.stats.measure import Statistic
 
 Correlation = Literal["kendall", "spearman"]
 
@@ -24,7 +24,7 @@ RISK = 0.05  # of telling calibrators apart that do not differ
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class CalibratorRank:
     """A calibrator among the others."""
 
     calibrator: str
@@ -37,32 +37,32 @@ class Standing:
 class Ranking:
     """Calibrators, best first, and whether they differ at all."""
 
-    standings: tuple[Standing, ...]
+    standings: tuple[CalibratorRank, ...]
     cases: int  # in which every calibrator was measured
     # Friedman test of "they do not differ"; undefined for fewer than 3 calibrators or 2 cases
-    p_value: Figure
-    critical_difference: Figure  # of mean ranks, at 5 %; undefined where one case cannot tell
+    p_value: Statistic
+    critical_difference: Statistic  # of mean ranks, at 5 %; undefined where one case cannot tell
 
 
 def correlations(
     series_SX: Sequence[Doubles], kind: Correlation = "kendall"
-) -> tuple[tuple[Figure, ...], ...]:
+) -> tuple[tuple[Statistic, ...], ...]:
     """Rank correlation of every two series, shape (S, S)."""
     return tuple(tuple(correlation(a, b, kind) for b in series_SX) for a in series_SX)
 
 
-def correlation(a_X: Doubles, b_X: Doubles, kind: Correlation = "kendall") -> Figure:
+def correlation(a_X: Doubles, b_X: Doubles, kind: Correlation = "kendall") -> Statistic:
     """Kendall's tau-b or Spearman's rho. Cases with NaN do not count; undefined under 3 cases or
     without variation.
     """
     both_X = np.isfinite(a_X) & np.isfinite(b_X)
     a_X, b_X = a_X[both_X], b_X[both_X]
     if len(a_X) < FEWEST_CASES:
-        return Figure(number=None, why=f"{len(a_X)} cases, at least {FEWEST_CASES} needed")
+        return Statistic(number=None, why=f"{len(a_X)} cases, at least {FEWEST_CASES} needed")
     if (a_X == a_X[0]).all() or (b_X == b_X[0]).all():
-        return Figure(number=None, why="one of the two is the same in every case")
+        return Statistic(number=None, why="one of the two is the same in every case")
     found = kendalltau(a_X, b_X) if kind == "kendall" else spearmanr(a_X, b_X)
-    return Figure(number=float(found.statistic))
+    return Statistic(number=float(found.statistic))
 
 
 def rank(calibrators: Sequence[str], error_XL: Doubles) -> Ranking:
@@ -86,14 +86,14 @@ def rank(calibrators: Sequence[str], error_XL: Doubles) -> Ranking:
     mean_L = rankdata(error_XL, axis=1).mean(axis=0)
     best_L = (error_XL == error_XL.min(axis=1, keepdims=True)).sum(axis=0)
     difference = _nemenyi(cases, size)
-    standings: list[Standing] = []
+    standings: list[CalibratorRank] = []
     for at in np.argsort(mean_L, kind="stable").tolist():
         mean = float(mean_L[at])
         leader = next((s for s in standings if s.place == standings[-1].place), None)
         shared = leader is not None and mean - leader.mean_rank <= (difference.number or 0.0)
         place = leader.place if leader is not None and shared else len(standings) + 1
         standings.append(
-            Standing(
+            CalibratorRank(
                 calibrator=calibrators[at], mean_rank=mean, place=place, best_in=int(best_L[at])
             )
         )
@@ -105,19 +105,21 @@ def rank(calibrators: Sequence[str], error_XL: Doubles) -> Ranking:
     )
 
 
-def _friedman(error_XL: Doubles) -> Figure:
+def _friedman(error_XL: Doubles) -> Statistic:
     cases, size = error_XL.shape
     if size < 3 or cases < 2:
-        return Figure(
+        return Statistic(
             number=None, why=f"{size} calibrators in {cases} cases: the test needs 3 in 2"
         )
     if (error_XL == error_XL[:, :1]).all():
-        return Figure(number=None, why="all calibrators are tied in every case")
-    return Figure(number=float(friedmanchisquare(*error_XL.T).pvalue))
+        return Statistic(number=None, why="all calibrators are tied in every case")
+    return Statistic(number=float(friedmanchisquare(*error_XL.T).pvalue))
 
 
-def _nemenyi(cases: int, size: int) -> Figure:
+def _nemenyi(cases: int, size: int) -> Statistic:
     if size < 2 or cases < 2:
-        return Figure(number=None, why=f"{size} calibrators in {cases} cases cannot be told apart")
+        return Statistic(
+            number=None, why=f"{size} calibrators in {cases} cases cannot be told apart"
+        )
     q = float(studentized_range.ppf(1.0 - RISK, size, np.inf)) / np.sqrt(2.0)
-    return Figure(number=float(q * np.sqrt(size * (size + 1) / (6.0 * cases))))
+    return Statistic(number=float(q * np.sqrt(size * (size + 1) / (6.0 * cases))))

@@ -11,15 +11,15 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 from demur.base.arrays import Doubles
-from demur.stats.calibration.views import View
-from demur.stats.measure import Figure
+from demur.stats.calibration.views import BinaryView
+from demur.stats.measure import Statistic
 
 MMCE_WIDTH = 0.4  # of the Laplace kernel: Kumar, Sarawagi and Jain 2018
 # cells of the probability axis: far finer than any bandwidth that N < 1e7 rows support
 GRID = 2**13
 
 
-def mmce(view: View) -> float:
+def mmce(view: BinaryView) -> float:
     """Maximum mean calibration error: sqrt(r' K r) / N with r = event - p and K = exp(-|p - p'| /
     0.4).
 
@@ -32,7 +32,7 @@ def mmce(view: View) -> float:
     return float(math.sqrt(max(form, 0.0)) / view.rows)
 
 
-def kde_error(view: View) -> Figure:
+def kde_error(view: BinaryView) -> Statistic:
     """Calibration error through kernel density estimates. Zhang, Kailkhura and Han 2020 (arXiv
     2003.07329).
 
@@ -43,7 +43,7 @@ def kde_error(view: View) -> Figure:
     happened_N = view.event_N == 1.0
     sd = float(view.p_N[happened_N].std()) if happened_N.any() else 0.0
     if sd == 0.0:
-        return Figure(
+        return Statistic(
             number=None,
             why="the events that happened have no spread of probabilities: no bandwidth",
         )
@@ -53,7 +53,7 @@ def kde_error(view: View) -> Figure:
     t_G = (np.arange(GRID) + 0.5) / GRID
     with np.errstate(divide="ignore", invalid="ignore"):
         frequency_G = np.where(all_G > 0, np.minimum(event_G / all_G, 1.0), 0.0)
-    return Figure(number=float((np.abs(t_G - frequency_G) * all_G).mean()))
+    return Statistic(number=float((np.abs(t_G - frequency_G) * all_G).mean()))
 
 
 def _density(p_N: Doubles, bandwidth: float) -> Doubles:

@@ -19,9 +19,9 @@ from demur.base.arrays import Doubles
 from demur.base.errors import DataError
 from demur.stats.calibration.metrics import BINNED, Column
 from demur.stats.calibration.ranking import correlation
-from demur.stats.measure import Figure
+from demur.stats.measure import Statistic
 
-Verdict = Literal["yes", "partly", "no", "undefined"]
+StudyVerdict = Literal["yes", "partly", "no", "undefined"]
 
 USUAL_BINS = 15
 STRONG, WEAK = 0.7, 0.3  # customary limits; the number always stands beside the word
@@ -71,22 +71,22 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class StudyAnswer:
     """An answer to one question, with the number it rests on."""
 
     question: str
-    verdict: Verdict  # yes: figure >= 0.7, partly: >= 0.3
-    figure: Figure
+    verdict: StudyVerdict  # yes: figure >= 0.7, partly: >= 0.3
+    figure: Statistic
     meaning: str  # of the figure
-    details: dict[str, Figure]  # what the figure summarises
+    details: dict[str, Statistic]  # what the figure summarises
 
 
-def table_row(figures: Mapping[Column, Figure], columns: Sequence[Column]) -> Doubles:
+def table_row(figures: Mapping[Column, Statistic], columns: Sequence[Column]) -> Doubles:
     """Measurements of one forecast as a row of `value_DMLT`, shape (T,): NaN where undefined."""
     return np.array([np.nan if (number := figures[c].number) is None else number for c in columns])
 
 
-def answers(study: Study) -> tuple[Answer, ...]:
+def answer_questions(study: Study) -> tuple[StudyAnswer, ...]:
     """The six questions, in order. "undefined", with the reason, where the study has too little to
     say.
     """
@@ -100,7 +100,7 @@ def answers(study: Study) -> tuple[Answer, ...]:
     )
 
 
-def metrics_agree(study: Study) -> Answer:
+def metrics_agree(study: Study) -> StudyAnswer:
     """Whether the measurements put uncalibrated models in the same order."""
     columns = [c for c in study.columns if c.bins in (None, USUAL_BINS)]
     details = {
@@ -114,9 +114,9 @@ def metrics_agree(study: Study) -> Answer:
     return _answer("Do the measurements agree?", _median(details), meaning, details)
 
 
-def bins_matter(study: Study) -> Answer:
+def bins_matter(study: Study) -> StudyAnswer:
     """Whether the number of bins changes the order of models; raw and after each calibrator."""
-    details: dict[str, Figure] = {}
+    details: dict[str, Statistic] = {}
     for k, calibrator in enumerate(study.calibrators):
         for family in BINNED:
             usual = Column(family=family, bins=USUAL_BINS)
@@ -124,7 +124,9 @@ def bins_matter(study: Study) -> Answer:
             if usual in study.columns:
                 taus = [_agreement(study.values(c, k), study.values(usual, k)) for c in others]
                 details[f"{family}, {calibrator}"] = _mean(taus)
-    change = {name: Figure(number=1.0 - f.value) if f.defined else f for name, f in details.items()}
+    change = {
+        name: Statistic(number=1.0 - f.value) if f.defined else f for name, f in details.items()
+    }
     meaning = (
         f"1 - Kendall tau between {USUAL_BINS} bins and another number of them: median of "
         "the families' means"
@@ -132,25 +134,25 @@ def bins_matter(study: Study) -> Answer:
     return _answer("Does the number of bins matter?", _median(change), meaning, change)
 
 
-def calibrators_help_alike(study: Study) -> Answer:
+def calibrators_help_alike(study: Study) -> StudyAnswer:
     """Whether every calibrator improves every model."""
     raw = study.values(HEADLINE)
-    details: dict[str, Figure] = {}
+    details: dict[str, Statistic] = {}
     for k, name in enumerate(study.calibrators[1:], start=1):
         after = study.values(HEADLINE, k)
         measured = np.isfinite(raw) & np.isfinite(after)
         improved = (after < raw)[measured]
         share = (
-            Figure(number=float(improved.mean()))
+            Statistic(number=float(improved.mean()))
             if len(improved)
-            else Figure(number=None, why="never measured")
+            else Statistic(number=None, why="never measured")
         )
         details[name] = share
     shares = [f.value for f in details.values() if f.defined]
     figure = (
-        Figure(number=min(shares))
+        Statistic(number=min(shares))
         if shares
-        else Figure(number=None, why="there is no calibrator to compare")
+        else Statistic(number=None, why="there is no calibrator to compare")
     )
     meaning = (
         f"share of models whose {HEADLINE} is improved, by the calibrator that improves fewest"
@@ -158,7 +160,7 @@ def calibrators_help_alike(study: Study) -> Answer:
     return _answer("Does calibration help every model alike?", figure, meaning, details)
 
 
-def calibration_follows_accuracy(study: Study) -> Answer:
+def calibration_follows_accuracy(study: Study) -> StudyAnswer:
     """Whether accurate models are the calibrated ones; among all, and among the better half."""
     accuracy_DM, error_DM = study.accuracy_DM, study.values(HEADLINE)
     all_D = [correlation(a, -e, "spearman") for a, e in zip(accuracy_DM, error_DM, strict=True)]
@@ -173,7 +175,7 @@ def calibration_follows_accuracy(study: Study) -> Answer:
     )
 
 
-def carries_over(study: Study) -> Answer:
+def carries_over(study: Study) -> StudyAnswer:
     """Whether the models that are calibrated on one subset are so on another."""
     value_DM = study.values(HEADLINE)
     pairs = combinations(zip(study.subsets, value_DM, strict=True), 2)
@@ -184,7 +186,7 @@ def carries_over(study: Study) -> Answer:
     )
 
 
-def discrimination_tells(study: Study) -> Answer:
+def discrimination_tells(study: Study) -> StudyAnswer:
     """Whether telling requests apart well says anything about calibration."""
     error_DM = study.values(HEADLINE)
     details = {
@@ -194,33 +196,35 @@ def discrimination_tells(study: Study) -> Answer:
     return _answer("Does discrimination tell of calibration?", _median(details), meaning, details)
 
 
-def _agreement(a_DM: Doubles, b_DM: Doubles) -> Figure:
+def _agreement(a_DM: Doubles, b_DM: Doubles) -> Statistic:
     """Mean over subsets of the correlation over models: subsets differ in difficulty, which
     correlates anything.
     """
     return _mean([correlation(a_M, b_M) for a_M, b_M in zip(a_DM, b_DM, strict=True)])
 
 
-def _mean(figures: Sequence[Figure]) -> Figure:
+def _mean(figures: Sequence[Statistic]) -> Statistic:
     """Of those defined."""
     known = [f.value for f in figures if f.defined]
-    return Figure(number=float(np.mean(known))) if known else _nothing(figures)
+    return Statistic(number=float(np.mean(known))) if known else _nothing(figures)
 
 
-def _median(details: Mapping[str, Figure]) -> Figure:
+def _median(details: Mapping[str, Statistic]) -> Statistic:
     """Of those defined."""
     known = [f.value for f in details.values() if f.defined]
-    return Figure(number=float(np.median(known))) if known else _nothing(list(details.values()))
+    return Statistic(number=float(np.median(known))) if known else _nothing(list(details.values()))
 
 
-def _nothing(figures: Sequence[Figure]) -> Figure:
-    return Figure(number=None, why=figures[0].why if figures else "there is nothing to compare")
+def _nothing(figures: Sequence[Statistic]) -> Statistic:
+    return Statistic(number=None, why=figures[0].why if figures else "there is nothing to compare")
 
 
-def _answer(question: str, figure: Figure, meaning: str, details: dict[str, Figure]) -> Answer:
-    verdict: Verdict = "undefined"
+def _answer(
+    question: str, figure: Statistic, meaning: str, details: dict[str, Statistic]
+) -> StudyAnswer:
+    verdict: StudyVerdict = "undefined"
     if figure.defined:
         verdict = "yes" if figure.value >= STRONG else "partly" if figure.value >= WEAK else "no"
-    return Answer(
+    return StudyAnswer(
         question=question, verdict=verdict, figure=figure, meaning=meaning, details=details
     )

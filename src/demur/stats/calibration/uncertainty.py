@@ -11,14 +11,14 @@ import numpy.typing as npt
 from demur.base.arrays import Doubles
 from demur.base.errors import DataError
 from demur.stats.calibration.binned import Cells, Norm
-from demur.stats.calibration.views import View
+from demur.stats.calibration.views import BinaryView
 from demur.stats.points import Resampling
 
 _AT_ONCE = 2**22  # weights drawn at once: 32 MiB
 
 
 def error_interval(
-    view: View,
+    view: BinaryView,
     c: Cells,
     norm: Norm,
     resampling: Resampling,
@@ -49,7 +49,7 @@ def error_interval(
     return max(float(twice - high), 0.0), max(float(twice - low), 0.0)
 
 
-def _by_group(view: View, c: Cells, group_N: npt.NDArray[np.int64] | None) -> Doubles:
+def _by_group(view: BinaryView, c: Cells, group_N: npt.NDArray[np.int64] | None) -> Doubles:
     """(rows, sum of probabilities, sum of events) per group and cell, shape (G, B, 3)."""
     if group_N is not None and group_N.shape != (view.rows,):
         raise DataError(

@@ -28,7 +28,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class View:
+class BinaryView:
     """N probabilities of an event, ascending, and whether it happened. Make it with `view`, which
     checks and sorts.
     """
@@ -91,7 +91,7 @@ def forecast(logp_NC: npt.ArrayLike, label_N: npt.ArrayLike) -> Forecast:
     return Forecast(logp_NC=logp, p_NC=np.minimum(p, 1.0), label_N=label.astype(np.int64))
 
 
-def view(name: str, p_N: npt.ArrayLike, event_N: npt.ArrayLike) -> View:
+def binary_view(name: str, p_N: npt.ArrayLike, event_N: npt.ArrayLike) -> BinaryView:
     """Sort pairs of a probability and an event (0 or 1), stably.
 
     Raises ScoreError on NaN or a probability outside [0, 1], DataError without rows or on other
@@ -111,28 +111,28 @@ def view(name: str, p_N: npt.ArrayLike, event_N: npt.ArrayLike) -> View:
         )
     if not ((event == 0.0) | (event == 1.0)).all():
         raise DataError(f"view {name!r}: an event is neither 0 nor 1", "1 where it happened")
-    return View(
+    return BinaryView(
         name=name, p_N=p, event_N=event, p_P=_prefixes(p), event_P=_prefixes(event), order_N=order_N
     )
 
 
-def top_label(f: Forecast) -> View:
+def top_label(f: Forecast) -> BinaryView:
     """The most probable token against being right; the lowest column wins ties."""
     top_N = f.p_NC.argmax(axis=1)
-    return view("top_label", f.p_NC[np.arange(len(top_N)), top_N], top_N == f.label_N)
+    return binary_view("top_label", f.p_NC[np.arange(len(top_N)), top_N], top_N == f.label_N)
 
 
-def refusal(f: Forecast) -> View:
+def refusal(f: Forecast) -> BinaryView:
     """The probability of any refusal token against "ought to be refused": the headline view."""
-    return view("refusal", -np.expm1(np.minimum(f.logp_NC[:, 0], 0.0)), f.label_N != 0)
+    return binary_view("refusal", -np.expm1(np.minimum(f.logp_NC[:, 0], 0.0)), f.label_N != 0)
 
 
-def one_vs_rest(f: Forecast, column: int) -> View:
+def one_vs_rest(f: Forecast, column: int) -> BinaryView:
     """One token's probability against its own label."""
-    return view(f"column {column}", f.p_NC[:, column], f.label_N == column)
+    return binary_view(f"column {column}", f.p_NC[:, column], f.label_N == column)
 
 
-def all_classes(f: Forecast) -> tuple[View, ...]:
+def all_classes(f: Forecast) -> tuple[BinaryView, ...]:
     """One view per column, respond included: what class-wise metrics are made of."""
     return tuple(one_vs_rest(f, column) for column in range(f.p_NC.shape[1]))
 

@@ -15,16 +15,16 @@ from scipy.special import log_softmax
 
 from demur.base.arrays import Doubles, Ints
 from demur.core.maps.multiclass import Matrix, Vector
-from demur.stats.calibrators.rows import Fit, FitRows, folds
+from demur.stats.calibrators.rows import FitRows, FittedMap, folds
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried by cross-validation, lambda = mu
 _FOLDS = 5
 _ROUGHLY = 1e-7  # enough to tell strengths apart, which differ tenfold
-Bounds = list[tuple[float | None, float | None]]
+ParameterBounds = list[tuple[float | None, float | None]]
 Objective = Callable[[Doubles], tuple[float, Doubles]]
 
 
-def fit_vector(rows: FitRows) -> Fit:
+def fit_vector(rows: FitRows) -> FittedMap:
     """A weight and an offset per control token with the least mean log loss. Raises DataError if a
     label is missing.
     """
@@ -37,10 +37,12 @@ def fit_vector(rows: FitRows) -> Fit:
 
     theta = minimised(objective, np.concatenate([np.ones(columns), np.zeros(columns)]))
     offsets = theta[columns:] - theta[columns:].mean()  # softmax ignores a common offset
-    return Fit(map=Vector(weights=tuple(theta[:columns].tolist()), offsets=tuple(offsets.tolist())))
+    return FittedMap(
+        map=Vector(weights=tuple(theta[:columns].tolist()), offsets=tuple(offsets.tolist()))
+    )
 
 
-def fit_dirichlet(rows: FitRows, strength: float | None = None) -> Fit:
+def fit_dirichlet(rows: FitRows, strength: float | None = None) -> FittedMap:
     """Full matrix and offsets with ODIR, lambda = mu = strength; None: the best of STRENGTHS by
     cross-validation.
 
@@ -53,11 +55,14 @@ def fit_dirichlet(rows: FitRows, strength: float | None = None) -> Fit:
         strength = min(
             STRENGTHS, key=lambda s: sum(_held_out(rows, fit, out, s) for fit, out in parts)
         )
-    return Fit(map=_fit_matrix(rows, strength), notes=(f"ODIR strength {strength:g}",))
+    return FittedMap(map=_fit_matrix(rows, strength), notes=(f"ODIR strength {strength:g}",))
 
 
 def minimised(
-    objective: Objective, start: Doubles, bounds: Bounds | None = None, tolerance: float = 1e-16
+    objective: Objective,
+    start: Doubles,
+    bounds: ParameterBounds | None = None,
+    tolerance: float = 1e-16,
 ) -> Doubles:
     """The minimum of a convex function given with its gradient (L-BFGS-B). tolerance: relative, of
     the last gain.

@@ -12,14 +12,14 @@ from scipy.special import log_softmax
 from demur.base.arrays import Bools, Doubles
 from demur.core.maps.binary import Beta
 from demur.core.maps.multiclass import BetaSoftmax, Pair, log_rest
-from demur.stats.calibrators.affine import Bounds, minimised
-from demur.stats.calibrators.rows import Fit, FitRows
+from demur.stats.calibrators.affine import ParameterBounds, minimised
+from demur.stats.calibrators.rows import FitRows, FittedMap
 
 Variant = Literal["abm", "am", "ab"]
 _LN2 = float(np.log(2.0))
 
 
-def fit_beta(rows: FitRows) -> Fit:
+def fit_beta(rows: FitRows) -> FittedMap:
     """Two control tokens: a, b, c of the refusal. More: three numbers per token. Raises DataError
     if a label lacks.
     """
@@ -31,8 +31,8 @@ def fit_beta(rows: FitRows) -> Fit:
             if map_.a == map_.b == 0
             else ()
         )
-        return Fit(map=Pair(map=map_), notes=constant)
-    return Fit(map=_fit_softmax(rows))
+        return FittedMap(map=Pair(map=map_), notes=constant)
+    return FittedMap(map=_fit_softmax(rows))
 
 
 def fit_beta_binary(log_odds_N: Doubles, event_N: Bools, variant: Variant = "abm") -> Beta:
@@ -53,7 +53,7 @@ def fit_beta_binary(log_odds_N: Doubles, event_N: Bools, variant: Variant = "abm
         lost_N = np.logaddexp(0.0, -sign_N * (design @ theta))
         return float(lost_N.mean()), design.T @ (-sign_N * -np.expm1(-lost_N)) / len(design)
 
-    free: Bounds = [(None, None)] if variant != "ab" else []
+    free: ParameterBounds = [(None, None)] if variant != "ab" else []
     theta = minimised(
         objective,
         np.ones(design.shape[1]),
@@ -78,6 +78,6 @@ def _fit_softmax(rows: FitRows) -> BetaSoftmax:
         return -float(logq_NC[at].mean()), np.concatenate(parts)
 
     start = np.concatenate([np.ones(2 * columns), np.zeros(columns)])
-    bounds: Bounds = [(0.0, None)] * (2 * columns) + [(None, None)] * columns
+    bounds: ParameterBounds = [(0.0, None)] * (2 * columns) + [(None, None)] * columns
     a, b, c = minimised(objective, start, bounds).reshape(3, columns)
     return BetaSoftmax(a=tuple(a.tolist()), b=tuple(b.tolist()), c=tuple((c - c.mean()).tolist()))

@@ -54,7 +54,7 @@ class ChooseSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+class FamilyTrial:
     """One family on held-out folds. Both scores are proper: lower is better, and only the truth is
     lowest.
     """
@@ -68,13 +68,13 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class FamilyChoice:
     """The chosen family fitted on all rows, why it was chosen, and what it was compared with."""
 
     family: str
     calibrator: Calibrator
     why: str
-    trials: tuple[Trial, ...]
+    trials: tuple[FamilyTrial, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -83,7 +83,7 @@ def choose_calibrator(
     taxonomy: Taxonomy,
     groups: Sequence[str | None] | None = None,
     settings: ChooseSettings | None = None,
-) -> Choice:
+) -> FamilyChoice:
     """The simplest family whose held-out log loss is within one standard error of the lowest,
     fitted on all rows.
 
@@ -107,7 +107,7 @@ def choose_calibrator(
         t for t in trials if t.behind is not None and t.noise is not None and t.behind <= t.noise
     )
     fitted = fit_family(chosen.family, fit, taxonomy.tokens)
-    return Choice(
+    return FamilyChoice(
         family=chosen.family,
         calibrator=fitted.calibrator,
         why=_why(chosen, next(t for t in trials if t.family == lowest), s.folds),
@@ -152,9 +152,9 @@ def _held_out(
     return _Tried(family=family, loss_N=loss_N, brier_N=brier_N)
 
 
-def _trial(tried: _Tried, lowest_N: Doubles, group_N: Ints) -> Trial:
+def _trial(tried: _Tried, lowest_N: Doubles, group_N: Ints) -> FamilyTrial:
     if tried.failure:
-        return Trial(
+        return FamilyTrial(
             family=tried.family,
             log_loss=None,
             brier=None,
@@ -169,10 +169,10 @@ def _trial(tried: _Tried, lowest_N: Doubles, group_N: Ints) -> Trial:
         difference_N
     )
     mean, brier = float(tried.loss_N.mean()), float(tried.brier_N.mean())
-    return Trial(family=tried.family, log_loss=mean, brier=brier, behind=behind, noise=noise)
+    return FamilyTrial(family=tried.family, log_loss=mean, brier=brier, behind=behind, noise=noise)
 
 
-def _why(chosen: Trial, lowest: Trial, count: int) -> str:
+def _why(chosen: FamilyTrial, lowest: FamilyTrial, count: int) -> str:
     measured = f"{chosen.family}: log loss {chosen.log_loss:.4f} on rows held out in {count} folds"
     if chosen.family == lowest.family:
         return (

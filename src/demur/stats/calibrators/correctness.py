@@ -20,7 +20,7 @@ from demur.core.maps.correctness import (
     HIGHEST_TEMPERATURE,
     LOWEST_TEMPERATURE,
     CorrectnessAware,
-    features,
+    rewrite_features,
 )
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
@@ -159,7 +159,7 @@ def fit_correctness(
             )
     rewritten_MNC = np.stack([closed(table.logp_NC) for table in rewritten.values()])
     top = min(s.top, len(taxonomy.tokens))
-    network = network_on(fit, features(fit.closed_NC, rewritten_MNC, top=top, own=s.own), s)
+    network = network_on(fit, rewrite_features(fit.closed_NC, rewritten_MNC, top=top, own=s.own), s)
     adam = Adam(network.start(best_temperature(fit)[0], s.seed), s.learning_rate)
     for _ in range(s.steps):
         adam.step(network.loss(adam.theta_P)[1])

@@ -19,12 +19,12 @@ from demur.stats.calibrators.histogram import fit_histogram
 from demur.stats.calibrators.isotonic import fit_isotonic
 from demur.stats.calibrators.one_vs_rest import fit_one_vs_rest
 from demur.stats.calibrators.platt import fit_platt
-from demur.stats.calibrators.rows import Fit, FitRows, fit_rows
+from demur.stats.calibrators.rows import FitRows, FittedMap, fit_rows
 from demur.stats.calibrators.temperature import fit_temperature
 from demur.stats.calibrators.venn_abers import fit_venn_abers
 from demur.stats.labelled import LabelledScores
 
-FAMILIES: dict[str, Callable[[FitRows], Fit]] = {
+FAMILIES: dict[str, Callable[[FitRows], FittedMap]] = {
     "temperature": fit_temperature,
     "platt": partial(fit_one_vs_rest, fit=fit_platt),
     "vector": fit_vector,

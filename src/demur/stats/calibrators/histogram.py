@@ -10,12 +10,12 @@ from demur.base.arrays import Bools, Doubles
 from demur.core.maps.binary import Histogram, expit
 from demur.stats.calibrators.one_vs_rest import shrunk
 
-Edges = Literal["width", "mass"]
+BinEdges = Literal["width", "mass"]
 BINS = 10
 
 
 def fit_histogram(
-    log_odds_N: Doubles, event_N: Bools, edges: Edges = "mass", shrink: float = 1.0
+    log_odds_N: Doubles, event_N: Bools, edges: BinEdges = "mass", shrink: float = 1.0
 ) -> Histogram:
     """Ten bins of equal width or mass. Refusal scores crowd at 0 and 1, where equal widths see one
     bin: hence mass.
@@ -23,7 +23,7 @@ def fit_histogram(
     return histogram_of(expit(log_odds_N), event_N, edges, shrink)
 
 
-def histogram_of(p_N: Doubles, event_N: Bools, edges: Edges, shrink: float) -> Histogram:
+def histogram_of(p_N: Doubles, event_N: Bools, edges: BinEdges, shrink: float) -> Histogram:
     """The same, from probabilities. An empty bin gets its midpoint."""
     edge_J = np.linspace(0.0, 1.0, BINS + 1)[1:-1] if edges == "width" else _mass_edges(p_N)
     bin_N = np.searchsorted(edge_J, p_N, side="left")

@@ -11,13 +11,13 @@ import numpy as np
 from demur.base.arrays import Bools, Doubles
 from demur.core.maps.binary import BinaryMap, Platt
 from demur.core.maps.multiclass import OneVsRest, Pair, log_rest
-from demur.stats.calibrators.rows import Fit, FitRows
+from demur.stats.calibrators.rows import FitRows, FittedMap
 
 # (log-odds of the event, whether it occurred) -> map
 FitBinary = Callable[[Doubles, Bools], BinaryMap]
 
 
-def fit_one_vs_rest(rows: FitRows, fit: FitBinary) -> Fit:
+def fit_one_vs_rest(rows: FitRows, fit: FitBinary) -> FittedMap:
     """Two control tokens: one map of the refusal's log-odds. More: a map per token. Raises
     DataError if a label lacks.
 
@@ -27,9 +27,9 @@ def fit_one_vs_rest(rows: FitRows, fit: FitBinary) -> Fit:
     odds_NC = rows.closed_NC - log_rest(rows.closed_NC)
     if rows.closed_NC.shape[1] == 2:
         pair = Pair(map=fit(rows.closed_NC[:, 1] - rows.closed_NC[:, 0], rows.label_N == 1))
-        return Fit(map=pair, notes=_notes((pair.map,)))
+        return FittedMap(map=pair, notes=_notes((pair.map,)))
     maps = tuple(fit(odds_NC[:, c], rows.label_N == c) for c in range(odds_NC.shape[1]))
-    return Fit(map=OneVsRest(maps=maps), notes=_notes(maps))
+    return FittedMap(map=OneVsRest(maps=maps), notes=_notes(maps))
 
 
 def shrunk(mean: Doubles, weight: Doubles, base_rate: float, strength: float) -> Doubles:

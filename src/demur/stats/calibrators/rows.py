@@ -66,7 +66,7 @@ class FitRows:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fit:
+class FittedMap:
     """A fitted map, and what its reader should know."""
 
     map: Map

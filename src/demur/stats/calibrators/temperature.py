@@ -10,18 +10,18 @@ from scipy.special import softmax
 
 from demur.base.arrays import Doubles, Ints
 from demur.core.maps.multiclass import Temperature
-from demur.stats.calibrators.rows import Fit, FitRows
+from demur.stats.calibrators.rows import FitRows, FittedMap
 
 BOUND = 10.0  # of |log T|
 
 
-def fit_temperature(rows: FitRows) -> Fit:
+def fit_temperature(rows: FitRows) -> FittedMap:
     """The temperature with the least mean log loss. Notes when it is at its bound: see
     best_temperature.
     """
     temperature, why = best_temperature(rows)
     notes = (f"temperature {temperature:.3g} is at its bound: {why}",) if why else ()
-    return Fit(map=Temperature(temperature=temperature), notes=notes)
+    return FittedMap(map=Temperature(temperature=temperature), notes=notes)
 
 
 def best_temperature(rows: FitRows) -> tuple[float, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from demur.base.arrays import Bools, Doubles
 from demur.core.maps.binary import VennAbers, expit
 
-Point = tuple[float, float]
+Corner = tuple[float, float]
 
 
 def fit_venn_abers(log_odds_N: Doubles, event_N: Bools) -> VennAbers:
@@ -46,8 +46,8 @@ def _upper(rows_G: Doubles, hits_G: Doubles) -> Doubles:
     of the extra row on, leftmost on top.
     """
     sums = zip(np.cumsum(rows_G).tolist(), np.cumsum(hits_G).tolist(), strict=True)
-    points: list[Point] = [(-1.0, -1.0), (0.0, 0.0), *sums]
-    corners: list[Point] = []
+    points: list[Corner] = [(-1.0, -1.0), (0.0, 0.0), *sums]
+    corners: list[Corner] = []
     for point in reversed(points):
         _push(corners, point)
     value_G = np.empty(len(rows_G))
@@ -61,13 +61,13 @@ def _upper(rows_G: Doubles, hits_G: Doubles) -> Doubles:
     return value_G
 
 
-def _push(corners: list[Point], point: Point) -> None:
+def _push(corners: list[Corner], point: Corner) -> None:
     """Put a point left of all corners onto the minorant, dropping the corners that it hides."""
     while len(corners) > 1 and _turn(point, corners[-1], corners[-2]) <= 0.0:
         corners.pop()
     corners.append(point)
 
 
-def _turn(a: Point, b: Point, c: Point) -> float:
+def _turn(a: Corner, b: Corner, c: Corner) -> float:
     """Above 0 where the way a, b, c turns left; exact, the coordinates are counts."""
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

@@ -68,7 +68,7 @@ class Audit:
         )
 
 
-def update(state: Audit, error_T: npt.NDArray[np.bool_]) -> Audit:
+def update_audit(state: Audit, error_T: npt.NDArray[np.bool_]) -> Audit:
     """The state after new labels, in the order in which they came; True is an error (a false or a
     missed refusal).
     """

@@ -20,13 +20,13 @@ from demur.base.errors import DataError
 from demur.core.decision import decide_many
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.stats.drift.scores import log_odds, series_names
-from demur.stats.measure import Figure
+from demur.stats.drift.scores import series_log_odds, series_names
+from demur.stats.measure import Statistic
 
 TestName = Literal["ks", "psi", "js", "refusal_rate"]
 
 CELLS = 10  # of the stability index, by custom: the reference's deciles
-_DESCRIBES = Figure(number=None, why="a divergence describes, it does not test")
+_DESCRIBES = Statistic(number=None, why="a divergence describes, it does not test")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +37,9 @@ class Shift:
     test: TestName
     # ks: distance. psi: index. js: divergence, base 2. refusal_rate: live minus reference
     statistic: float
-    p_value: Figure
+    p_value: Statistic
     # the p-value after Benjamini and Hochberg 1995 over all that were computed together
-    adjusted: Figure
+    adjusted: Statistic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class Stability:
     """Population stability over quantile cells of the reference."""
 
     index: float  # PSI
-    p_value: Figure  # undefined where all reference scores are equal
+    p_value: Statistic  # undefined where all reference scores are equal
     js_divergence: float  # base 2, in [0, 1]
     reference_B: tuple[int, ...]  # rows per cell
     live_B: tuple[int, ...]
@@ -62,7 +62,7 @@ def compare(policy: Policy, reference_NC: Floats, live_MC: Floats) -> tuple[Shif
     for name, logp in (("reference", reference_NC), ("live", live_MC)):
         if len(logp) == 0:
             raise DataError(f"there is no {name} row", "drift needs rows on both sides")
-    reference_NS, live_MS = log_odds(reference_NC), log_odds(live_MC)
+    reference_NS, live_MS = series_log_odds(reference_NC), series_log_odds(live_MC)
     shifts: list[Shift] = []
     for at, name in enumerate(series_names(policy.taxonomy)):
         shifts += compare_scores(name, reference_NS[:, at], live_MS[:, at])
@@ -76,8 +76,8 @@ def compare_scores(series: str, reference_N: Doubles, live_M: Doubles) -> list[S
     adjusted.
     """
     ks, stable = ks_2samp(reference_N, live_M), stability(reference_N, live_M)
-    found: tuple[tuple[TestName, float, Figure], ...] = (
-        ("ks", float(ks.statistic), Figure(number=float(ks.pvalue))),
+    found: tuple[tuple[TestName, float, Statistic], ...] = (
+        ("ks", float(ks.statistic), Statistic(number=float(ks.pvalue))),
         ("psi", stable.index, stable.p_value),
         ("js", stable.js_divergence, _DESCRIBES),
     )
@@ -89,7 +89,7 @@ def compare_rates(series: str, reference: Rate, live: Rate) -> Shift:
     uncertain.
     """
     table = [[live.hits, live.of - live.hits], [reference.hits, reference.of - reference.hits]]
-    p = Figure(number=float(fisher_exact(table).pvalue))
+    p = Statistic(number=float(fisher_exact(table).pvalue))
     return Shift(
         series=series,
         test="refusal_rate",
@@ -117,10 +117,10 @@ def stability(reference_N: Doubles, live_M: Doubles, bins: int = CELLS) -> Stabi
     index = float(((q_B - p_B) * np.log(q_B / p_B)).sum())
     freedom = len(p_B) - 1
     scaled = index / (1.0 / len(reference_N) + 1.0 / len(live_M))
-    tested = Figure(number=float(chi2.sf(scaled, freedom))) if freedom else None
+    tested = Statistic(number=float(chi2.sf(scaled, freedom))) if freedom else None
     return Stability(
         index=index,
-        p_value=tested or Figure(number=None, why="all scores fall into one cell"),
+        p_value=tested or Statistic(number=None, why="all scores fall into one cell"),
         js_divergence=float(jensenshannon(p_B, q_B, base=2) ** 2),
         reference_B=tuple(counts[0].tolist()),
         live_B=tuple(counts[1].tolist()),
@@ -132,7 +132,7 @@ def adjust(shifts: Sequence[Shift]) -> tuple[Shift, ...]:
     p_values = [s.p_value.number for s in shifts if s.p_value.number is not None]
     adjusted = iter(false_discovery_control(p_values).tolist() if p_values else [])
     return tuple(
-        replace(s, adjusted=Figure(number=next(adjusted)) if s.p_value.defined else s.p_value)
+        replace(s, adjusted=Statistic(number=next(adjusted)) if s.p_value.defined else s.p_value)
         for s in shifts
     )
 

@@ -47,7 +47,7 @@ class Martingale:
             )
 
 
-def begin(series: str, reference_N: Doubles, *, learns: bool = True) -> Martingale:
+def start_martingale(series: str, reference_N: Doubles, *, learns: bool = True) -> Martingale:
     """Start from reference scores (log-odds).
 
     learns=True tests, exactly, that live and reference scores are exchangeable; a slow drift is
@@ -55,11 +55,11 @@ def begin(series: str, reference_N: Doubles, *, learns: bool = True) -> Martinga
     it sees slow drift, but is exact only in the limit of a large reference; let it have ten times
     as many rows as will be tested. Raises ScoreError on NaN.
     """
-    count_B = np.bincount(cells(reference_N), minlength=CELLS)
+    count_B = np.bincount(grid_cells(reference_N), minlength=CELLS)
     return Martingale(series=series, count_B=tuple(count_B.tolist()), learns=learns)
 
 
-def update(state: Martingale, score_T: Doubles, u_T: Doubles) -> Martingale:
+def update_martingale(state: Martingale, score_T: Doubles, u_T: Doubles) -> Martingale:
     """The state after new scores, in the order in which they came.
 
     u_T: independent uniform numbers in [0, 1), which break ties; they must not depend on scores.
@@ -71,7 +71,7 @@ def update(state: Martingale, score_T: Doubles, u_T: Doubles) -> Martingale:
         )
     count_B, seen = list(state.count_B), sum(state.count_B)
     shares, log_e, highest = state.shares, state.log_e, state.highest_log_e
-    for cell, u in zip(cells(score_T).tolist(), u_T.tolist(), strict=True):
+    for cell, u in zip(grid_cells(score_T).tolist(), u_T.tolist(), strict=True):
         p = smoothed_rank(sum(count_B[cell + 1 :]), count_B[cell], seen, u)
         shares, growth = bet(shares, p)
         log_e += math.log(growth)
@@ -108,7 +108,7 @@ def bet(shares: tuple[float, ...], p: float) -> tuple[tuple[float, ...], float]:
     return tuple(stake / growth for stake in stakes), growth
 
 
-def cells(score_N: Doubles) -> npt.NDArray[np.int64]:
+def grid_cells(score_N: Doubles) -> npt.NDArray[np.int64]:
     """The grid cell of each score. Raises ScoreError on NaN."""
     if np.isnan(score_N).any():
         raise ScoreError(f"score {int(np.argmax(np.isnan(score_N)))} is NaN", "score again")

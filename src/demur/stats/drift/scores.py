@@ -19,7 +19,7 @@ def series_names(taxonomy: Taxonomy) -> tuple[str, ...]:
     return (TOTAL, *taxonomy.names)
 
 
-def log_odds(logp_NC: Floats) -> Doubles:
+def series_log_odds(logp_NC: Floats) -> Doubles:
     """Scores as series, shape (N, S), within [-20, 20]: any refusal token against the answer, each
     against the rest.
 

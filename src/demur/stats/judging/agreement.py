@@ -17,7 +17,7 @@ from demur.base.arrays import Bools, Doubles
 from demur.base.errors import DataError
 from demur.core.judging.outcome import Verdict, View, declines
 from demur.core.rates import Rate
-from demur.stats.measure import Figure
+from demur.stats.measure import Statistic
 from demur.stats.paired import mcnemar_p
 from demur.stats.points import Resampling
 
@@ -35,7 +35,7 @@ class Agreement:
     specificity: Rate  # the judge says it does not, among answers that people say do not
     human_rate: Rate  # answers that decline, by people
     judge_rate: Rate  # the same by the judge
-    kappa: Figure  # Cohen's; undefined where both always say the same one thing
+    kappa: Statistic  # Cohen's; undefined where both always say the same one thing
     # 95 % percentile bootstrap over prompts; None where kappa is undefined
     kappa_interval: tuple[float, float] | None
     # [by people][by the judge], with what was not scored
@@ -82,7 +82,7 @@ def agreement(
     )
 
 
-def kappa_of(both: int, only_first: int, only_second: int, neither: int) -> Figure:
+def kappa_of(both: int, only_first: int, only_second: int, neither: int) -> Statistic:
     """Cohen's kappa of two raters with two answers (Cohen 1960), from the four counts. Undefined at
     0 / 0.
     """
@@ -91,8 +91,8 @@ def kappa_of(both: int, only_first: int, only_second: int, neither: int) -> Figu
     # times n^2: integers decide what is undefined
     by_chance = first * second + (n - first) * (n - second)
     if n * n == by_chance:
-        return Figure(number=None, why="both always say the same" if n else "no row")
-    return Figure(number=(n * (both + neither) - by_chance) / (n * n - by_chance))
+        return Statistic(number=None, why="both always say the same" if n else "no row")
+    return Statistic(number=(n * (both + neither) - by_chance) / (n * n - by_chance))
 
 
 def mcnemar(

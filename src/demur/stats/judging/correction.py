@@ -18,7 +18,7 @@ from scipy.stats import t as student
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, Undefined
 from demur.core.rates import Rate
-from demur.stats.judging.judged import Corrected
+from demur.stats.judging.judged import RateEstimate
 
 LEAST = 10  # checked rows below which nothing is corrected
 ROUNDING = 1e-12  # a judge whose values vary by less says always the same
@@ -44,7 +44,7 @@ class Strata:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Sample:
+class CheckedSample:
     """N answers, judged, of which some were checked. Raises DataError on unequal lengths."""
 
     judge_N: Doubles  # 0, 1 or anything between, such as 0.5 where the judge could not score
@@ -62,10 +62,10 @@ class Sample:
         if not np.isin(self.hand_N[self.known_N], (0.0, 1.0)).all():
             raise DataError("a hand label is neither 0 nor 1", "1 = the answer declines")
 
-    def among(self, rows_N: Bools) -> Sample:
+    def among(self, rows_N: Bools) -> CheckedSample:
         """Some of the rows."""
         strata = self.strata.among(rows_N) if self.strata else None
-        return Sample(
+        return CheckedSample(
             judge_N=self.judge_N[rows_N],
             hand_N=self.hand_N[rows_N],
             known_N=self.known_N[rows_N],
@@ -85,7 +85,7 @@ class _Mean:
         return float(student.ppf(0.5 + confidence / 2, self.freedom)) * math.sqrt(self.variance)
 
 
-def regression_rate(sample: Sample, confidence: float = 0.95) -> Corrected:
+def regression_rate(sample: CheckedSample, confidence: float = 0.95) -> RateEstimate:
     """The mean of the hand's values over all N rows, from the judge's on all and the hand's where
     known.
 
@@ -110,7 +110,7 @@ def regression_rate(sample: Sample, confidence: float = 0.95) -> Corrected:
     return _clipped(_mean(sample, np.ones(n)), confidence, f"regression on {m} {drawn}")
 
 
-def labels_rate(sample: Sample, confidence: float = 0.95) -> Corrected:
+def labels_rate(sample: CheckedSample, confidence: float = 0.95) -> RateEstimate:
     """The mean of the hand's values by the hand labels alone, each weighing as much as its stratum
     makes it.
 
@@ -123,8 +123,11 @@ def labels_rate(sample: Sample, confidence: float = 0.95) -> Corrected:
 
 
 def regression_share(
-    sample: Sample, should_N: Bools, fixed: tuple[int, int] = (0, 0), confidence: float = 0.95
-) -> Corrected:
+    sample: CheckedSample,
+    should_N: Bools,
+    fixed: tuple[int, int] = (0, 0),
+    confidence: float = 0.95,
+) -> RateEstimate:
     """Among rows with a 1 by hand, the share of those in should_N: the precision of what declines.
 
     fixed: further rows that are 1 beyond doubt, as (in the share, all of them). A ratio of two
@@ -159,7 +162,7 @@ def regression_share(
     )
 
 
-def _enough(sample: Sample) -> None:
+def _enough(sample: CheckedSample) -> None:
     m = int(sample.known_N.sum())
     if m < LEAST:
         raise Undefined(
@@ -168,7 +171,7 @@ def _enough(sample: Sample) -> None:
         )
 
 
-def _weights(sample: Sample) -> Doubles | None:
+def _weights(sample: CheckedSample) -> Doubles | None:
     """How many rows each checked row stands for, shape (M,); None if all stand for as many."""
     if sample.strata is None:
         return None
@@ -177,7 +180,7 @@ def _weights(sample: Sample) -> Doubles | None:
     return weight_M
 
 
-def _mean(sample: Sample, factor_N: Doubles) -> _Mean:
+def _mean(sample: CheckedSample, factor_N: Doubles) -> _Mean:
     """The regression estimate of the mean of factor * hand."""
     judge_N, known_N, m = factor_N * sample.judge_N, sample.known_N, int(sample.known_N.sum())
     judge_M, hand_M = judge_N[known_N], (factor_N * sample.hand_N)[known_N]
@@ -231,7 +234,7 @@ def _unseen(strata: Strata, of_M: Ints, part_M: Doubles) -> float:
 
 def _alone(
     hit_M: Doubles, weight_M: Doubles | None, confidence: float, method: str = TOO_RARE
-) -> Corrected:
+) -> RateEstimate:
     """The exact interval of the hand labels alone."""
     if weight_M is None:
         low, high = Rate(hits=int(hit_M.sum()), of=len(hit_M)).interval(confidence)
@@ -241,10 +244,10 @@ def _alone(
         value, tail = min(1.0, float(weight_M @ hit_M / weight_M.sum())), (1 - confidence) / 2
         low = 0.0 if value == 0 else float(betaincinv(n * value, n * (1 - value) + 1, tail))
         high = 1.0 if value == 1 else float(betaincinv(n * value + 1, n * (1 - value), 1 - tail))
-    return Corrected(value=value, low=low, high=high, method=method)
+    return RateEstimate(value=value, low=low, high=high, method=method)
 
 
-def _clipped(found: _Mean, confidence: float, method: str) -> Corrected:
+def _clipped(found: _Mean, confidence: float, method: str) -> RateEstimate:
     half = found.half(confidence)
     low, high = max(0.0, found.value - half), min(1.0, found.value + half)
-    return Corrected(value=min(max(found.value, 0.0), 1.0), low=low, high=high, method=method)
+    return RateEstimate(value=min(max(found.value, 0.0), 1.0), low=low, high=high, method=method)

@@ -32,7 +32,7 @@ _CANDIDATES = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Corrected:
+class RateEstimate:
     """A rate corrected for a judge's errors, with its interval."""
 
     value: float
@@ -43,7 +43,7 @@ class Corrected:
 
 def rogan_gladen(
     judged: Rate, sensitivity: Rate, specificity: Rate, confidence: float = 0.95
-) -> Corrected:
+) -> RateEstimate:
     """The true rate behind a judged one, from the judge's hits on known positives and known
     negatives.
 
@@ -63,7 +63,7 @@ def rogan_gladen(
     v_se, v_sp = se_ * (1 - se_) / n_se, sp_ * (1 - sp_) / n_sp
     middle = rate + 2 * z * z * (rate * v_se - (1 - rate) * v_sp)
     half = z * math.sqrt((q_ * (1 - q_) / n_q + rate**2 * v_se + (1 - rate) ** 2 * v_sp) / scale)
-    return Corrected(
+    return RateEstimate(
         value=_clip((q + sp - 1) / (se + sp - 1)),
         low=_clip(middle - half),
         high=_clip(middle + half),
@@ -73,7 +73,7 @@ def rogan_gladen(
 
 def prediction_powered(
     hand_M: Doubles, judge_M: Doubles, judge_N: Doubles, confidence: float = 0.95
-) -> tuple[Corrected, float]:
+) -> tuple[RateEstimate, float]:
     """The mean of the hand's values from M checked rows and N others that only the judge saw; and
     the weight of these.
 
@@ -96,14 +96,14 @@ def prediction_powered(
         weight**2 * np.var(judge_N, ddof=1) / n + np.var(hand_M - weight * judge_M, ddof=1) / m
     )
     half = float(norm.ppf(0.5 + confidence / 2)) * se
-    return Corrected(
+    return RateEstimate(
         value=float(value), low=float(value - half), high=float(value + half), method="PPI++"
     ), weight
 
 
 def corrected_rate(
     goal: Goal, policy: Policy, rows: LabelledScores, hand_N: Ints, confidence: float = 0.95
-) -> Corrected:
+) -> RateEstimate:
     """A policy's false- or missed-refusal rate by the hand's labels, from judged rows of which some
     were checked.
 
@@ -183,7 +183,7 @@ def _method(
 
 def _ratio(
     pair: tuple[Loss, Loss], refused_N: Bools, parts: tuple[Bools, Bools], confidence: float
-) -> Corrected:
+) -> RateEstimate:
     """errors / rows by the hand. pair: by the judge's labels, by the hand's. parts: rows checked,
     rows only judged.
     """
@@ -191,7 +191,7 @@ def _ratio(
     error = [loss.errors(refused_N).astype(np.float64) for loss in pair]
     among = [loss.among_N.astype(np.float64) for loss in pair]
 
-    def mean(values: Sequence[Doubles]) -> Corrected:
+    def mean(values: Sequence[Doubles]) -> RateEstimate:
         return prediction_powered(
             values[1][checked_N], values[0][checked_N], values[0][judged_N], confidence
         )[0]
@@ -205,7 +205,7 @@ def _ratio(
     rate = mean(error).value / whole
     around = mean([e - rate * a for e, a in zip(error, among, strict=True)])
     half = (around.high - around.value) / whole
-    return Corrected(
+    return RateEstimate(
         value=_clip(rate), low=_clip(rate - half), high=_clip(rate + half), method="PPI++ ratio"
     )
 

@@ -13,28 +13,28 @@ import numpy as np
 
 from demur.base.arrays import Doubles
 from demur.base.errors import DataError
-from demur.stats.measure import Figure
+from demur.stats.measure import Statistic
 from demur.stats.points import Resampling
 
 Ratings = Sequence[Sequence[str | None]]  # per item, one value a rater
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Together:
+class RaterAgreement:
     """Several raters on the same items."""
 
     raters: tuple[str, ...]
     pairable: int  # items with two ratings or more: alpha is over these
     complete: int  # items that all have rated: Fleiss' kappa is over these
-    fleiss: Figure
-    alpha: Figure  # Krippendorff's
+    fleiss: Statistic
+    alpha: Statistic  # Krippendorff's
     # percentile bootstrap over prompts; None where alpha is undefined
     alpha_interval: tuple[float, float] | None
 
 
-def together(
+def rater_agreement(
     raters: Sequence[str], ratings: Ratings, groups: Sequence[str], how: Resampling
-) -> Together:
+) -> RaterAgreement:
     """Measure raters. groups: the prompt of each item; items of one prompt are drawn together.
 
     Raises DataError on unequal lengths.
@@ -48,7 +48,7 @@ def together(
     per_item_N = count_NC.sum(axis=1)
     complete_NC = count_NC[per_item_N == len(raters)]
     alpha = alpha_of(ratings)
-    return Together(
+    return RaterAgreement(
         raters=tuple(raters),
         pairable=int((per_item_N >= 2).sum()),
         complete=len(complete_NC),
@@ -58,7 +58,7 @@ def together(
     )
 
 
-def fleiss_of(count_NC: Doubles) -> Figure:
+def fleiss_of(count_NC: Doubles) -> Statistic:
     """Fleiss' kappa (1971) of items that equally many raters, two at least, have rated; from the
     counts per value.
 
@@ -66,16 +66,16 @@ def fleiss_of(count_NC: Doubles) -> Figure:
     """
     n = float(count_NC[0].sum()) if len(count_NC) else 0.0
     if n < 2:
-        return Figure(number=None, why="no item is rated by all")
+        return Statistic(number=None, why="no item is rated by all")
     share_C = count_NC.sum(axis=0) / count_NC.sum()
     chance = float((share_C**2).sum())
     if (share_C == 1.0).any():
-        return Figure(number=None, why="all ratings are the same")
+        return Statistic(number=None, why="all ratings are the same")
     agreed = float(((count_NC**2).sum(axis=1) - n).mean() / (n * (n - 1)))
-    return Figure(number=(agreed - chance) / (1 - chance))
+    return Statistic(number=(agreed - chance) / (1 - chance))
 
 
-def alpha_of(ratings: Ratings) -> Figure:
+def alpha_of(ratings: Ratings) -> Statistic:
     """Krippendorff's alpha for nominal values with missing ratings (Content Analysis, 4th ed. 2018,
     chapter 12).
 
@@ -84,8 +84,8 @@ def alpha_of(ratings: Ratings) -> Figure:
     same_N, value_NC = _pairs(_counts(ratings))
     number = float(_alpha(same_N.sum(keepdims=True), value_NC.sum(axis=0, keepdims=True))[0])
     if np.isfinite(number):
-        return Figure(number=number)
-    return Figure(
+        return Statistic(number=number)
+    return Statistic(
         number=None, why="all ratings are the same" if value_NC.any() else "no item has two ratings"
     )
 

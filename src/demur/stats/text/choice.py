@@ -14,9 +14,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from demur.base.arrays import Bools, Ints
 from demur.base.errors import DataError
-from demur.core.classifiers.text import View
+from demur.core.classifiers.text import NgramView
 from demur.core.example import fold
-from demur.core.rows.likeness import components, near_copies
+from demur.core.rows.similarity import components, near_copies
 from demur.stats.text.fit import PLACED, PUBLISHED, LearntView, Recipe, regression
 
 FOLDS = 5
@@ -25,14 +25,14 @@ FOLDS = 5
 VIEWS = (
     PUBLISHED.views[0],
     PLACED.views[0],
-    View(words="all", most_words=2, damped=True),
-    View(words="all", most_words=1, damped=True),
+    NgramView(words="all", most_words=2, damped=True),
+    NgramView(words="all", most_words=1, damped=True),
 )
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # published: 10; PLACED: 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+class RecipeTrial:
     """One recipe, measured on texts held out in turn."""
 
     recipe: Recipe
@@ -43,11 +43,11 @@ class Trial:
 class RecipeChoice:
     """All recipes, the best first."""
 
-    trials: tuple[Trial, ...]
+    trials: tuple[RecipeTrial, ...]
     base_loss: float  # of the training folds' base rate: what a recipe that learns nothing has
 
     @property
-    def best(self) -> Trial:
+    def best(self) -> RecipeTrial:
         """The one with the smallest log loss."""
         return self.trials[0]
 
@@ -55,7 +55,7 @@ class RecipeChoice:
 def choose_recipe(texts: Sequence[str], yes_N: Bools, groups: Sequence[str | None]) -> RecipeChoice:
     """Compare the recipes of VIEWS and STRENGTHS over FOLDS stratified folds of whole groups.
 
-    Texts of one group, and near copies (demur.core.rows.likeness), stay in one fold: to
+    Texts of one group, and near copies (demur.core.rows.similarity), stay in one fold: to
     recognise them is no prediction. Raises DataError where a fold would be learnt from texts of
     one kind.
     """
@@ -75,7 +75,7 @@ def choose_recipe(texts: Sequence[str], yes_N: Bools, groups: Sequence[str | Non
                 sign_M = np.where(yes_N[held_M], -1.0, 1.0)
                 loss_VL[v, c] += float(np.logaddexp(0.0, sign_M * log_odds_M).sum()) / len(texts)
     trials = [
-        Trial(recipe=Recipe(views=(view,), c=strength), log_loss=float(loss_VL[v, c]))
+        RecipeTrial(recipe=Recipe(views=(view,), c=strength), log_loss=float(loss_VL[v, c]))
         for v, view in enumerate(VIEWS)
         for c, strength in enumerate(STRENGTHS)
     ]

@@ -19,8 +19,8 @@ from demur.base.errors import DataError
 from demur.core.classifiers.text import (
     FEW_WORDS,
     FittedView,
+    NgramView,
     TextClassifier,
-    View,
     all_words,
     known_share,
 )
@@ -33,7 +33,7 @@ _EDGE = 0.005  # share of the training texts beyond either end of the range
 class Recipe:
     """What is learnt from texts."""
 
-    views: tuple[View, ...]
+    views: tuple[NgramView, ...]
     c: float  # inverse strength of the L2 penalty
 
     def __post_init__(self) -> None:
@@ -45,9 +45,9 @@ class Recipe:
 
 
 # maxwellreuter/chatgpt-refusals (arXiv 2306.03423): word 1-3-grams, C = 10, liblinear, seed 0.
-PUBLISHED = Recipe(views=(View(),), c=10.0)
+PUBLISHED = Recipe(views=(NgramView(),), c=10.0)
 # Ours: n-grams know whether they stand in the first, the second or a later sentence.
-PLACED = Recipe(views=(View(words="placed", damped=True),), c=30.0)
+PLACED = Recipe(views=(NgramView(words="placed", damped=True),), c=30.0)
 
 
 def fit_text_classifier(
@@ -93,7 +93,7 @@ class LearntView:
     has them.
     """
 
-    def __init__(self, view: View, texts: Sequence[str]) -> None:
+    def __init__(self, view: NgramView, texts: Sequence[str]) -> None:
         self.view = view
         counts = [Counter(view.terms(t)) for t in texts]
         frequency = Counter(term for count in counts for term in count)

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import betaincinv, logit
 
 from demur.base.arrays import Bools, Doubles
-from demur.core.cascade.front import Edges
+from demur.core.cascade.front import FrontEdges
 from demur.core.rates import Rate
 from demur.stats.calibrators.platt import fit_platt
 
@@ -26,7 +26,7 @@ MISS = 0.1  # allowed, of the bound on the rows beyond an edge
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Held:
+class HeldOutPrompts:
     """Held-out prompts within the front's range, as both decide them under one policy."""
 
     odds_N: Doubles  # the front's, of the whole text
@@ -36,22 +36,22 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
+class ChosenEdges:
     """The edges, and how often the model decided otherwise beyond them, on the rows that they were
     chosen on.
     """
 
-    edges: Edges
+    edges: FrontEdges
     answered: Rate  # of rows beyond the answering edge: the model decided otherwise
     refused: Rate  # of rows beyond the refusing edge
 
 
-def choose_edges(held: Held, bound: float) -> Chosen:
+def choose_edges(held: HeldOutPrompts, bound: float) -> ChosenEdges:
     """The widest edges at which front and model disagree at most so often. bound: in (0, 1)."""
     answer = _edge(held.risk_N, ~held.both_answer_N, bound)
     refuse = _edge(-held.odds_N, ~held.both_refuse_N, bound)
-    edges = Edges(answer=answer, refuse=None if refuse is None else -refuse)
-    return Chosen(
+    edges = FrontEdges(answer=answer, refuse=None if refuse is None else -refuse)
+    return ChosenEdges(
         edges=edges,
         answered=_beyond(held.risk_N, ~held.both_answer_N, answer),
         refused=_beyond(-held.odds_N, ~held.both_refuse_N, refuse),

@@ -22,8 +22,8 @@ from sklearn.linear_model import LogisticRegression
 
 from demur.base.arrays import Doubles, Floats
 from demur.base.errors import DataError
-from demur.core.cascade.front import Linear, Range, frame_of, most_unknown
-from demur.core.cascade.grams import Counts, counts_of, features, word_key, words_of
+from demur.core.cascade.front import Linear, TrafficRange, most_unknown, system_digest
+from demur.core.cascade.ngrams import NgramCounts, counts_of, tfidf_features, word_key, words_of
 from demur.core.ports import Prompt
 from demur.core.score import leftover_of
 
@@ -39,7 +39,7 @@ _TAIL = 0.01  # share of traffic beyond each bound of the range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fit:
+class FrontFit:
     """A fitted linear model, and how its strength was chosen."""
 
     linear: Linear
@@ -48,7 +48,7 @@ class Fit:
     losses: tuple[float, ...]
 
 
-def fit_linear(texts: Sequence[str], logp_NC: Floats) -> Fit:
+def fit_linear(texts: Sequence[str], logp_NC: Floats) -> FrontFit:
     """Fit the front's linear model to the model's scores of these texts. Raises DataError on fewer
     than FEWEST.
     """
@@ -80,10 +80,10 @@ def fit_linear(texts: Sequence[str], logp_NC: Floats) -> Fit:
         weight_FC=weight_FC.astype(np.float32),
         intercept_C=intercept_C,
     )
-    return Fit(linear=linear, strength=strength, losses=tuple(losses))
+    return FrontFit(linear=linear, strength=strength, losses=tuple(losses))
 
 
-def fit_range(fitted: Sequence[Prompt], held: Sequence[Prompt]) -> Range:
+def fit_range(fitted: Sequence[Prompt], held: Sequence[Prompt]) -> TrafficRange:
     """What nearly all traffic looks like: words and characters of the fitted prompts, bounds from
     held-out ones.
 
@@ -102,10 +102,10 @@ def fit_range(fitted: Sequence[Prompt], held: Sequence[Prompt]) -> Range:
         sizes.append(len(prompt[-1].content))
         unknown.append(most_unknown(marks))
         known.append(sum(marks) / len(marks) if marks else 0.0)
-    return Range(
+    return TrafficRange(
         letters=frozenset(letter for letter, n in letters.items() if n >= _SEVERAL),
         words=several,
-        systems=frozenset(f for p in fitted if (f := frame_of(p)) is not None),
+        systems=frozenset(f for p in fitted if (f := system_digest(p)) is not None),
         most_letters=_upper(sizes),
         most_words=_upper(lengths),
         most_unknown=_upper(unknown),
@@ -117,7 +117,7 @@ def _upper(values: Sequence[int]) -> int:
     return int(np.quantile(values, 1.0 - _TAIL, method="lower"))
 
 
-def _vocabulary(counts: Sequence[Counts]) -> tuple[dict[int, int], Doubles]:
+def _vocabulary(counts: Sequence[NgramCounts]) -> tuple[dict[int, int], Doubles]:
     """The n-grams of several texts, the commonest first, and their inverse document frequencies."""
     frequency = Counter(key for kinds in counts for count in kinds for key in count)
     kept = sorted((-n, key) for key, n in frequency.items() if n >= _SEVERAL)[:MOST_GRAMS]
@@ -125,9 +125,11 @@ def _vocabulary(counts: Sequence[Counts]) -> tuple[dict[int, int], Doubles]:
     return {key: at for at, (_, key) in enumerate(kept)}, idf_F
 
 
-def _matrix(counts: Sequence[Counts], place: dict[int, int], idf_F: Doubles) -> sparse.csr_matrix:
+def _matrix(
+    counts: Sequence[NgramCounts], place: dict[int, int], idf_F: Doubles
+) -> sparse.csr_matrix:
     """The features of all texts, exactly as the front computes them for one."""
-    rows = [features(count, place, idf_F) for count in counts]
+    rows = [tfidf_features(count, place, idf_F) for count in counts]
     start_N = np.cumsum([0, *(len(at_K) for at_K, _ in rows)])
     at = np.concatenate([at_K for at_K, _ in rows])
     value = np.concatenate([value_K for _, value_K in rows])

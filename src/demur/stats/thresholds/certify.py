@@ -20,7 +20,7 @@ from demur.core.rates import most_errors
 from demur.core.settings import Method
 from demur.stats.judging.judged import certify_judged
 from demur.stats.labelled import LabelledScores
-from demur.stats.slices import settled
+from demur.stats.slices import expand_slices
 from demur.stats.thresholds.exact import exact
 from demur.stats.thresholds.losses import Board, Loss, board_of, losses_of, require_steerable
 from demur.stats.thresholds.procedures.budgets import (
@@ -135,7 +135,7 @@ def certify(
     "hard_only"; delta is then split evenly over the sets that are tried, so the promise holds
     whichever is granted. Raises GoalError, DataError.
     """
-    goals = settled(goals, template, rows)
+    goals = expand_slices(goals, template, rows)
     case = _Case(goals=goals, template=template, rows=rows, how=how)
     ladder = sets_to_try([g for g in goals if isinstance(g, PromisedGoal)], how)
     if not ladder:

@@ -29,7 +29,7 @@ from demur.core.goals.slices import Slice
 from demur.core.policy import Policy
 from demur.core.rates import Rate, binomial_cdf, upper_bound
 from demur.stats.labelled import LabelledScores, Traits
-from demur.stats.slices import rows_of
+from demur.stats.slices import goal_rows
 from demur.stats.thresholds.results import Evidence
 
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
@@ -192,7 +192,7 @@ def _loss(goal: PromisedGoal, board: Board, seed: int) -> Loss:
                 f"goal {goal.text!r} beside a locked category, which refuses over the heaviest one",
                 "unlock it, or promise false and missed refusals",
             )
-    among_N = rows_of(goal, board.rows, board.template.taxonomy)
+    among_N = goal_rows(goal, board.rows, board.template.taxonomy)
     if not among_N.any():
         raise DataError(
             f"goal {goal.text!r}: none of the {len(label_N)} rows is {goal.rows_words}, nothing "

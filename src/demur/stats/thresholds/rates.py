@@ -17,7 +17,7 @@ from demur.core.policy import Policy
 from demur.core.rates import Rate, rows_needed
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
-from demur.stats.slices import settled
+from demur.stats.slices import expand_slices
 from demur.stats.thresholds.closed_form import lowest_keeping
 from demur.stats.thresholds.exact import exact
 from demur.stats.thresholds.losses import STEERABLE, Board, board_of, check_categories
@@ -105,7 +105,7 @@ def meet_rates(
     both. Raises GoalError on other goals, GoalInfeasible where a rate cannot be met.
     """
     _check(goals, template)
-    asked = [g for g in settled(goals, template, unlabelled) if isinstance(g, TrafficGoal)]
+    asked = [g for g in expand_slices(goals, template, unlabelled) if isinstance(g, TrafficGoal)]
     whole = any(goal.category is None for goal in asked)
     board = board_of(template, unlabelled, shared=whole)
     delta = float(1 - exact(confidence)) / max(sum(goal.promised for goal in asked), 1)

@@ -20,7 +20,7 @@ from demur.core.rates import Rate
 from demur.core.score import ScoreTable
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.labelled import LabelledScores
-from demur.stats.slices import settled
+from demur.stats.slices import expand_slices
 from demur.stats.thresholds.alone import best_alone
 from demur.stats.thresholds.certify import Granted, How, certify, what_would_do
 from demur.stats.thresholds.closed_form import METHOD
@@ -59,7 +59,7 @@ def solve(
     """
     if not goals:
         raise GoalError("no goal is given", "the simplest are 'natural' and 'f1 max'")
-    goals = settled(goals, template, rows)
+    goals = expand_slices(goals, template, rows)
     case = _Case(goals=goals, template=template, rows=rows, how=how, data_digest=data_digest)
     if _closed_form(case):
         try:

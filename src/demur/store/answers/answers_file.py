@@ -20,10 +20,10 @@ from demur.base.boundary import Strict, validated
 from demur.base.errors import DataError
 from demur.base.files import write_text
 from demur.base.rows import read_rows
-from demur.core.judging.judge import Item
+from demur.core.judging.judge import JudgeInput
 from demur.core.judging.outcome import Outcome, Verdict
-from demur.core.rows.shapes import LISTS, REPLIES, conversation
-from demur.core.rows.turns import checked
+from demur.core.rows.shapes import LISTS, REPLIES, read_conversation
+from demur.core.rows.turns import check_text
 from demur.store.rows import RowId
 
 # Keys that say that a row is no plain request and answer.
@@ -37,7 +37,7 @@ class AnswerRow:
     """One line of a file of answers."""
 
     id: str
-    item: Item  # texts that the line lacks are empty
+    item: JudgeInput  # texts that the line lacks are empty
     label: Verdict | None  # by hand; None: nobody has looked, or people differ and none has decided
     group: str  # the prompt: answers to one prompt are not independent
     stratum: str  # value of the key that was asked for, "" without
@@ -92,7 +92,7 @@ def read_answers(path: Path, by: str | None = None, category: str | None = None)
                 f"{where}: no key {by!r} to sort answers by", f"keys: {', '.join(sorted(value))}"
             )
         request, answer = _texts(line, value, where)
-        item = Item(request=request, answer=answer, category=line.category or category)
+        item = JudgeInput(request=request, answer=answer, category=line.category or category)
         stratum = str(value[by]) if by is not None else ""
         group = item.request or name
         labels = {who: said for who, said in line.labels.items() if said not in (None, "unscored")}
@@ -125,11 +125,13 @@ def _texts(line: _Line, value: Mapping[str, Any], where: str) -> tuple[str, str]
         and not _SHAPES & value.keys()
     ):
         try:
-            return checked(line.request or "", "request"), checked(line.answer or "", "answer")
+            return check_text(line.request or "", "request"), check_text(
+                line.answer or "", "answer"
+            )
         except DataError as e:
             raise DataError(f"{where}: {e.message}", e.hint) from None
     try:
-        turns = conversation(value).turns
+        turns = read_conversation(value).turns
     except DataError as e:
         raise DataError(
             f"{where}: {e.message}", f'a row is {{"id", "request", "answer"}}; {e.hint}'

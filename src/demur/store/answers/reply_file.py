@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from demur.core.conversation.thoughts import answer_of
-from demur.core.judging.judge import Declined, Said
+from demur.core.judging.judge import ChatAnswer, Declined
 from demur.store.answers.sqlite_file import SqliteFile
 
 FORMAT = 1  # PRAGMA user_version
@@ -31,18 +31,18 @@ class ReplyFile:
     def __init__(self, path: Path) -> None:
         self._file = SqliteFile(path, what="file of replies", version=FORMAT, tables=_TABLES)
 
-    def get(self, key: str) -> Said | Declined | None:
+    def get(self, key: str) -> ChatAnswer | Declined | None:
         """The reply under a key, if there is one; without its tokens. What an older version misread
         is none.
         """
         row = self._file.row("SELECT text, model FROM replies WHERE key = ?", key)
         if row is not None:
             misread = row[0].startswith(_PRINTED_PARTS)
-            return None if misread else Said(text=answer_of(row[0]), model=row[1])
+            return None if misread else ChatAnswer(text=answer_of(row[0]), model=row[1])
         row = self._file.row("SELECT reason, text, model FROM declines WHERE key = ?", key)
         return None if row is None else Declined(reason=row[0], text=row[1], model=row[2])
 
-    def put(self, key: str, reply: Said | Declined) -> None:
+    def put(self, key: str, reply: ChatAnswer | Declined) -> None:
         """Keep a reply, at once."""
         if isinstance(reply, Declined):
             self._file.write("DELETE FROM replies WHERE key = ?", key)

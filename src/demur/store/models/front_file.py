@@ -20,7 +20,7 @@ from pydantic import FiniteFloat
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.errors import ArtifactError, DemurError
 from demur.base.files import digest_file, write_bytes
-from demur.core.cascade.front import Edges, Front, Linear, Range
+from demur.core.cascade.front import Front, FrontEdges, Linear, TrafficRange
 from demur.core.fingerprint import Fingerprint
 from demur.store.policies.policy_file import FingerprintRow, RateRow
 from demur.store.run import RunFolder
@@ -144,7 +144,7 @@ def read_front(path: Path) -> Front:
         raise ArtifactError(f"{path} is no front model: {e}", _REMEDY) from None
     except DemurError as e:
         raise ArtifactError(e.message, _REMEDY) from None
-    own = Range(
+    own = TrafficRange(
         letters=frozenset(head.letters),
         words=words,
         systems=frozenset(head.systems),
@@ -153,7 +153,7 @@ def read_front(path: Path) -> Front:
         most_unknown=head.most_unknown,
         least_known=head.least_known,
     )
-    edges = Edges(answer=head.edges.answer, refuse=head.edges.refuse)
+    edges = FrontEdges(answer=head.edges.answer, refuse=head.edges.refuse)
     return Front(taught_by=head.taught_by.to_core(), linear=linear, range=own, edges=edges)
 
 

@@ -25,7 +25,14 @@ from demur.base.errors import ArtifactError, ConfigError
 from demur.base.files import digest_file, write_bytes
 from demur.core.example import Example, Split
 from demur.core.predictor import PROMPTS
-from demur.core.training.seen import PROMPT_BYTES, Seen, Words, require_unseen, seen_of, together
+from demur.core.training.seen import (
+    PROMPT_BYTES,
+    Seen,
+    WordDigests,
+    merge_records,
+    require_unseen,
+    seen_of,
+)
 from demur.store.models.model_file import FILE_NAME, read_model_file
 from demur.store.prompts_file import read_prompts
 from demur.store.rows import read_examples
@@ -119,7 +126,7 @@ def seen_by_model(folder: Path, train_split: Path | None = None) -> Seen:
         raise ArtifactError(f"{path} is missing", "restore the model folder, or train again")
     split = train_split or RunFolder(folder.parent.parent).split("train")
     if split.exists() and digest_file(split) == file.data_digest:
-        return together(
+        return merge_records(
             [seen_of(read_examples(split)), seen_by_base(str(file.details.get("base", "tiny")))]
         )
     return Seen(missing=(str(folder),))
@@ -160,7 +167,7 @@ def seen_by_files(paths: Iterable[Path]) -> Seen:
     Raises ConfigError on a path that is none of these, DataError or ArtifactError on a file that
     cannot be read.
     """
-    return together([_given(path) for path in paths])
+    return merge_records([_given(path) for path in paths])
 
 
 def _given(path: Path) -> Seen:
@@ -191,7 +198,7 @@ def _unpacked(array: Any) -> frozenset[bytes]:
     return frozenset(raw[at : at + PROMPT_BYTES] for at in range(0, len(raw), PROMPT_BYTES))
 
 
-def _sets(flat: Sequence[int], sizes: Sequence[int]) -> frozenset[Words]:
+def _sets(flat: Sequence[int], sizes: Sequence[int]) -> frozenset[WordDigests]:
     found, at = set(), 0
     for size in sizes:
         found.add(frozenset(flat[at : at + size]))

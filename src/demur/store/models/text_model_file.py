@@ -16,13 +16,13 @@ import numpy as np
 from demur.base.boundary import Strict, validated
 from demur.base.errors import ArtifactError
 from demur.base.files import digest_file, write_bytes
-from demur.core.classifiers.text import FittedView, TextClassifier, View
+from demur.core.classifiers.text import FittedView, NgramView, TextClassifier
 
 PREDICTOR = "predictor.npz"  # in a run's train/model: what predicts a black-box model's refusals
 
 
 class ViewRow(Strict):
-    """demur.core.classifiers.text.View"""
+    """demur.core.classifiers.text.NgramView"""
 
     words: Literal["long", "all", "placed"]
     most_words: int
@@ -76,7 +76,7 @@ def read_text_classifier(path: Path) -> tuple[TextClassifier, str]:
             raw = _texts(arrays["head"])[0]
             head = validated(HeadRow, json.loads(raw), str(path))
             views = tuple(
-                _view(View(**row.model_dump()), n, arrays) for n, row in enumerate(head.views)
+                _view(NgramView(**row.model_dump()), n, arrays) for n, row in enumerate(head.views)
             )
             words = frozenset(_texts(arrays["words"]))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
@@ -96,7 +96,7 @@ def read_text_classifier(path: Path) -> tuple[TextClassifier, str]:
     )
 
 
-def _view(view: View, n: int, arrays: Any) -> FittedView:
+def _view(view: NgramView, n: int, arrays: Any) -> FittedView:
     terms = _texts(arrays[f"terms{n}"])
     idf_V, weight_V = arrays[f"idf{n}"], arrays[f"weight{n}"]
     if not len(terms) == len(idf_V) == len(weight_V):

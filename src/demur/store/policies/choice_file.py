@@ -12,7 +12,7 @@ from demur.base.files import write_json
 
 
 class TrialRow(Strict):
-    """One family on held-out folds: demur.stats.calibrators.choose.Trial."""
+    """One family on held-out folds: demur.stats.calibrators.choose.FamilyTrial."""
 
     family: str
     log_loss: float | None  # nats per row; null if it could not be fitted
@@ -30,7 +30,8 @@ class CalibratorChoice(Strict):
     family: str
     why: str
     notes: tuple[str, ...]  # what the reader of its probabilities should know
-    # of the calibrate rows, about: with the seed it tells which rows, see demur.stats.sample.apart
+    # of the calibrate rows, about: with the seed it tells which rows, see
+    # demur.stats.sample.split_by_group
     share: float
     seed: int
     fitted_on: int  # calibrate rows that the calibrator was fitted on

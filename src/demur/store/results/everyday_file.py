@@ -11,7 +11,7 @@ from typing import Literal
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.files import digest_file, write_json
 from demur.core.taxonomy import RESPOND
-from demur.core.training.seen import How
+from demur.core.training.seen import SeenBy
 from demur.store.run import RunFolder
 
 REFUSE = "refuse"  # expected of a prompt whose category the taxonomy does not have
@@ -29,7 +29,7 @@ class EverydayRow(Strict):
     # by choice, as thresholds are compared with: after the calibrator
     probability: dict[str, float]
     text: str  # that follows the control token of the decision
-    seen: How | None  # how the model knows the prompt from its training; None: it does not
+    seen: SeenBy | None  # how the model knows the prompt from its training; None: it does not
 
     @property
     def right(self) -> bool:

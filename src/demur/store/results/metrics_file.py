@@ -40,7 +40,7 @@ class MeasuredRate(Strict):
 
 
 class ErrorsRow(Strict):
-    """What happened to one group of rows: demur.stats.measure.Errors."""
+    """What happened to one group of rows: demur.stats.measure.ErrorRates."""
 
     refusal_rate: MeasuredRate  # refused, among all rows
     caught: MeasuredRate  # true-positive rate: refused, among rows to be refused

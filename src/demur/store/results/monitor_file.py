@@ -54,7 +54,7 @@ class ResetRow(Strict):
 
 
 class MonitorRow(Strict):
-    """A monitor: demur.stats.drift.watch.Monitor."""
+    """A monitor: demur.stats.drift.monitor.Monitor."""
 
     series: tuple[SeriesRow, ...]
     audits: tuple[AuditRow, ...]

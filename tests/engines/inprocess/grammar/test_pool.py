@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from demur.base.errors import BackendBusy, BackendDown, EngineError, SchemaTooCostly
-from demur.base.schemas.limits import SchemaBounds, too_much
+from demur.base.schemas.limits import SchemaBounds, exceeded_bound
 from demur.engines.hf.engine import HfEngine
 from demur.engines.inprocess import backend, worker
 from demur.engines.inprocess.grammar.pool import GrammarLimits, GrammarPool
@@ -99,7 +99,7 @@ def test_masks_lead_to_an_answer_that_fits_and_then_nothing_may_follow():
     "schema", [ENDS_A_PROCESS, NEVER_DONE], ids=["ends a process", "is never done"]
 )
 def test_a_schema_that_ends_or_holds_its_process_is_an_error_and_others_go_on(schema):
-    assert too_much(schema)
+    assert exceeded_bound(schema)
 
     async def scenario(made):
         with pytest.raises(SchemaTooCostly) as told:

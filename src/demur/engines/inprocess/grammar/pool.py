@@ -44,7 +44,7 @@ from demur.base.errors import (
     MissingDependency,
     SchemaTooCostly,
 )
-from demur.base.schemas.limits import TOGETHER, SchemaBounds, too_much
+from demur.base.schemas.limits import TOGETHER, SchemaBounds, exceeded_bound
 from demur.engines.inprocess.grammar import fork_server
 from demur.engines.inprocess.grammar.fair_queue import FairQueue
 from demur.engines.inprocess.grammar.fork_client import ForkServer, tokenizer_text
@@ -107,7 +107,7 @@ class GrammarPool:
         its limits, and BackendBusy if the tenant has many waiting or in use.
         """
         _require_parts()
-        if found := too_much(schema, self._limits.bounds):
+        if found := exceeded_bound(schema, self._limits.bounds):
             raise SchemaTooCostly(f"the JSON schema is not taken: {found}", "make it smaller")
         text = json.dumps(dict(schema) or {"type": "object"})
         digest = sha256(text.encode()).hexdigest()

@@ -17,7 +17,7 @@ from demur.base.errors import ConfigError
 from demur.stats.calibrators.adam import Adam, Plateau
 from demur.stats.calibrators.h.loss import HLoss, h_loss
 from demur.stats.calibrators.h.maps import Form, trainable
-from demur.stats.calibrators.rows import Fit, FitRows
+from demur.stats.calibrators.rows import FitRows, FittedMap
 
 Selector = Literal["log loss", "class-wise", "top-label"]
 
@@ -52,7 +52,7 @@ class HSettings:
             )
 
 
-def fit_h(rows: FitRows, settings: HSettings | None = None) -> Fit:
+def fit_h(rows: FitRows, settings: HSettings | None = None) -> FittedMap:
     """The map whose every local window of events is calibrated best."""
     s = settings or HSettings()
     family = trainable(s.form, s.size, rows.closed_NC)
@@ -68,7 +68,7 @@ def fit_h(rows: FitRows, settings: HSettings | None = None) -> Fit:
         _, by_q_NC = h_loss(q_NC, rows.label_N, s.loss)
         adam.step(_PENALTY * back(by_q_NC))
         steps += 1
-    return Fit(
+    return FittedMap(
         map=family.map(best_P),
         notes=(f"{steps} steps, {s.selector} {best:.4f} on the rows fitted",),
     )

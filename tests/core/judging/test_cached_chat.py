@@ -2,8 +2,8 @@ import pytest
 
 from demur.base.errors import EngineError
 from demur.core.example import Message
-from demur.core.judging.asking import Asker, not_asked
-from demur.core.judging.judge import ChatRequest, Said, Unsaid
+from demur.core.judging.cached_chat import CachedChat, not_asked
+from demur.core.judging.judge import ChatAnswer, ChatQuestion, NoAnswer
 
 
 class Kept(dict):
@@ -26,19 +26,19 @@ class Model:
             model = "m-2" if text in self.others else "m-1"
             on_reply(
                 place,
-                Unsaid(reason="gone")
+                NoAnswer(reason="gone")
                 if text in self.silent
-                else Said(text=f"to {text}", model=model),
+                else ChatAnswer(text=f"to {text}", model=model),
             )
 
 
 def plain(*texts):
-    return [ChatRequest(messages=(Message(role="user", content=t),)) for t in texts]
+    return [ChatQuestion(messages=(Message(role="user", content=t),)) for t in texts]
 
 
 def ask(model, kept, *texts):
     told = []
-    asker = Asker(chat=model, replies=kept)
+    asker = CachedChat(chat=model, replies=kept)
     return asker, asker.ask(plain(*texts), told.append), told
 
 
@@ -55,7 +55,7 @@ def test_silence_is_not_kept_and_asked_about_again():
     kept = Kept()
     _, first, _ = ask(Model(silent=("a",)), kept, "a", "b")
     _, second, _ = ask(model := Model(), kept, "a", "b")
-    assert first[0] == Unsaid(reason="gone")
+    assert first[0] == NoAnswer(reason="gone")
     assert second[0].text == "to a"
     assert model.asked == ["a"]
 
@@ -78,6 +78,6 @@ def test_two_models_under_one_name_are_both_named(at_once):
 
 
 def test_a_spent_budget_is_told_from_silence():
-    assert not_asked(Unsaid(reason="not asked: the budget of 3 calls is spent"))
-    assert not not_asked(Unsaid(reason="no answer in 3 tries"))
-    assert not not_asked(Said(text="not asked", model="m"))
+    assert not_asked(NoAnswer(reason="not asked: the budget of 3 calls is spent"))
+    assert not not_asked(NoAnswer(reason="no answer in 3 tries"))
+    assert not not_asked(ChatAnswer(text="not asked", model="m"))

@@ -24,7 +24,7 @@ ELSEWHERE = ("traffic", "human_labels")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Against:
+class Contradiction:
     """A certified promise that other rows speak against."""
 
     promise: Promise
@@ -43,7 +43,7 @@ class Against:
         )
 
 
-def on_rows(
+def promised_rate(
     promise: Promise, policy: Policy, rows: LabelledScores
 ) -> tuple[Rate, tuple[Slice, ...]] | None:
     """A promised rate on other rows, and its slices there. None where these hold no row that the
@@ -58,9 +58,9 @@ def on_rows(
     return loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
 
 
-def spoken_against(
+def contradicted_promises(
     policy: Policy, rows: LabelledScores, calibrated: Mapping[str, object] = MappingProxyType({})
-) -> tuple[Against, ...]:
+) -> tuple[Contradiction, ...]:
     """The certified promises whose exact 95 % interval on these rows lies wholly above the promised
     level.
 
@@ -68,12 +68,12 @@ def spoken_against(
     hand, is not one of these rows. A promise that is kept is spoken against by chance in at most
     2.5 % of all draws of these rows.
     """
-    found: list[Against] = []
+    found: list[Contradiction] = []
     if any(calibrated.get(other) for other in ELSEWHERE):
         return ()
     for promise in policy.promises:
         if promise.status == "certified" and promise.level is not None:
-            tested = on_rows(promise, policy, rows)
+            tested = promised_rate(promise, policy, rows)
             if tested is not None and tested[0].interval()[0] > promise.level:
-                found.append(Against(promise=promise, rate=tested[0]))
+                found.append(Contradiction(promise=promise, rate=tested[0]))
     return tuple(found)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from demur.core.example import Example
-from demur.core.rows.rewrites import rewritten
-from demur.core.rows.splitting import set_aside
+from demur.core.rows.rewrites import rewritten_rows
+from demur.core.rows.splitting import hold_out
 from demur.core.training.settings import TrainSettings
 
 
-def taught(
+def learning_rows(
     examples: Sequence[Example], settings: TrainSettings
 ) -> tuple[list[Example], list[Example]]:
     """The rows to learn from, with those that rewrites add, and the rows to validate on, which are
     never rewritten.
     """
-    learnt, aside = set_aside(examples, settings.validation_share, settings.seed)
+    learnt, aside = hold_out(examples, settings.validation_share, settings.seed)
     return [
         *learnt,
-        *rewritten(learnt, settings.rewrites, settings.rewritten_share, settings.seed),
+        *rewritten_rows(learnt, settings.rewrites, settings.rewritten_share, settings.seed),
     ], aside

@@ -12,51 +12,59 @@ from hashlib import sha256
 from typing import Protocol
 
 from demur.base.errors import EngineError
-from demur.core.judging.judge import NOT_ASKED, Chat, ChatRequest, Declined, Reply, Said, Unsaid
+from demur.core.judging.judge import (
+    NOT_ASKED,
+    ChatAnswer,
+    ChatModel,
+    ChatQuestion,
+    ChatReply,
+    Declined,
+    NoAnswer,
+)
 
 
-class Replies(Protocol):
+class ReplyCache(Protocol):
     """Replies that were paid for."""
 
-    def get(self, key: str) -> Said | Declined | None:
+    def get(self, key: str) -> ChatAnswer | Declined | None:
         """The reply under a key, if there is one."""
         ...
 
-    def put(self, key: str, reply: Said | Declined) -> None:
+    def put(self, key: str, reply: ChatAnswer | Declined) -> None:
         """Keep a reply, at once."""
         ...
 
 
 @dataclass(kw_only=True, slots=True)
-class Asker:
+class CachedChat:
     """One chat model and its replies. Raises EngineError, naming both, when two models answer under
     one name.
     """
 
-    chat: Chat
-    replies: Replies
+    chat: ChatModel
+    replies: ReplyCache
     # the name under which the endpoint answers, once it has
     model: str | None = field(default=None, init=False)
     asked: int = field(default=0, init=False)  # questions that were not known before
 
-    def ask(self, requests: Sequence[ChatRequest], tell: Callable[[int], None]) -> list[Reply]:
+    def ask(self, requests: Sequence[ChatQuestion], tell: Callable[[int], None]) -> list[ChatReply]:
         """A reply per request, in order; known ones are looked up, new ones kept as they come.
 
         tell: called with the number of replies that are there. What failed is not kept: it is asked
         about again.
         """
         keys = [_key(self.chat.asked_as, r) for r in requests]
-        found: dict[int, Reply] = {
+        found: dict[int, ChatReply] = {
             n: said for n, key in enumerate(keys) if (said := self.replies.get(key))
         }
         for known in found.values():
             self._check_model(known)
         todo = [n for n in range(len(requests)) if n not in found]
 
-        def on_reply(place: int, reply: Reply) -> None:
+        def on_reply(place: int, reply: ChatReply) -> None:
             n = todo[place]
             found[n] = reply
-            if not isinstance(reply, Unsaid):
+            if not isinstance(reply, NoAnswer):
                 self._check_model(reply)
                 self.replies.put(keys[n], reply)
             tell(len(found))
@@ -66,9 +74,9 @@ class Asker:
             self.chat.ask_many([requests[n] for n in todo], on_reply)
         return [found[n] for n in range(len(requests))]
 
-    def _check_model(self, reply: Reply) -> None:
+    def _check_model(self, reply: ChatReply) -> None:
         # a filter in front of the model may not name it
-        if isinstance(reply, Unsaid) or reply.model is None:
+        if isinstance(reply, NoAnswer) or reply.model is None:
             return
         if self.model not in (None, reply.model):
             raise EngineError(
@@ -79,11 +87,11 @@ class Asker:
         self.model = reply.model
 
 
-def not_asked(reply: Reply) -> bool:
+def not_asked(reply: ChatReply) -> bool:
     """Whether the budget ended before this question was sent."""
-    return isinstance(reply, Unsaid) and reply.reason.startswith(NOT_ASKED)
+    return isinstance(reply, NoAnswer) and reply.reason.startswith(NOT_ASKED)
 
 
-def _key(asked_as: str, request: ChatRequest) -> str:
+def _key(asked_as: str, request: ChatQuestion) -> str:
     messages = [[m.role, m.content] for m in request.messages]
     return sha256(json.dumps([asked_as, messages, request.json_schema]).encode()).hexdigest()

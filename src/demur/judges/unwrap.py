@@ -48,7 +48,7 @@ _TEXT_KEYS = (
 _NOTHING = ("", "no", "none", "false", "null", "n/a", "0")
 
 
-def said_in(answer: str) -> str:
+def unwrap_answer(answer: str) -> str:
     """The words of an answer without their wrapping; the answer itself where there is none."""
     text = answer_of(answer)
     for _ in range(_MOST_LAYERS):

@@ -3,7 +3,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.rows.likeness import components, near_copies
+from demur.core.rows.similarity import components, near_copies
 
 texts = st.lists(
     st.lists(st.sampled_from("abcdefghij"), min_size=0, max_size=9).map(" ".join), max_size=12

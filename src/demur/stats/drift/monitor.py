@@ -27,7 +27,7 @@ from demur.core.policy import Policy
 from demur.stats.drift import audit, martingale
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.martingale import Martingale
-from demur.stats.drift.scores import log_odds, series_names
+from demur.stats.drift.scores import series_log_odds, series_names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class Alarm:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Watched:
+class PromiseState:
     """A promise as it stands now. Status "no longer supported" if it was certified and there is an
     alarm.
     """
@@ -79,56 +79,60 @@ class Watched:
     unheard: bool = False
 
 
-def begin(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monitor:
+def start_monitor(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monitor:
     """Watch a policy from the scores that its promises were made on. learns: see martingale.begin.
 
     Raises ScoreError on bad scores, DataError without any.
     """
     if len(reference_NC) == 0:
         raise DataError("there is no reference score", "give the scores of the calibrate split")
-    names, score_NS = series_names(policy.taxonomy), log_odds(reference_NC)
+    names, score_NS = series_names(policy.taxonomy), series_log_odds(reference_NC)
     goals = [
         promised(p.goal) for p in policy.promises if p.status == "certified" and p.level is not None
     ]
     return Monitor(
         series=tuple(
-            martingale.begin(n, score_NS[:, s], learns=learns) for s, n in enumerate(names)
+            martingale.start_martingale(n, score_NS[:, s], learns=learns)
+            for s, n in enumerate(names)
         ),
         audits=tuple(Audit(goal=goal) for goal in {goal.risk: goal for goal in goals}.values()),
     )
 
 
-def observe(monitor: Monitor, logp_TC: Floats, u_TS: Doubles) -> Monitor:
+def observe_scores(monitor: Monitor, logp_TC: Floats, u_TS: Doubles) -> Monitor:
     """The monitor after live scores, in order. u_TS: uniform numbers, one per score and series.
 
     Raises ScoreError on bad scores, DataError where scores or uniforms are for another number of
     series.
     """
-    score_TS = log_odds(logp_TC)
+    score_TS = series_log_odds(logp_TC)
     if score_TS.shape[1] != len(monitor.series) or u_TS.shape != score_TS.shape:
         raise DataError(
             f"scores for {score_TS.shape[1]} series and uniforms {u_TS.shape}, "
             f"{len(monitor.series)} are watched",
             "one uniform number per score and series, scores of the policy's own taxonomy",
         )
-    moved = (martingale.update(m, score_TS[:, s], u_TS[:, s]) for s, m in enumerate(monitor.series))
+    moved = (
+        martingale.update_martingale(m, score_TS[:, s], u_TS[:, s])
+        for s, m in enumerate(monitor.series)
+    )
     return replace(monitor, series=tuple(moved))
 
 
-def feedback(monitor: Monitor, risk: str, error_T: npt.NDArray[np.bool_]) -> Monitor:
+def observe_labels(monitor: Monitor, risk: str, error_T: npt.NDArray[np.bool_]) -> Monitor:
     """The monitor after labels for one promise, in order. Raises DataError if that risk is not
     promised.
     """
     if risk not in [a.risk for a in monitor.audits]:
         known = ", ".join(a.risk for a in monitor.audits) or "none"
         raise DataError(f"no promise about {risk!r} is watched", f"watched: {known}")
-    moved = (audit.update(a, error_T) if a.risk == risk else a for a in monitor.audits)
+    moved = (audit.update_audit(a, error_T) if a.risk == risk else a for a in monitor.audits)
     return replace(monitor, audits=tuple(moved))
 
 
-def watch(
+def check_promises(
     promises: Sequence[Promise], monitor: Monitor, alpha: float = 0.05
-) -> tuple[Watched, ...]:
+) -> tuple[PromiseState, ...]:
     """The promises as they stand. Over the whole life of the monitor, P(any false alarm) <= alpha.
 
     Alpha is shared evenly among series and audits (Bonferroni). Alarms stay: after one, certify
@@ -141,8 +145,8 @@ def watch(
     broken = {a.risk: (_of_labels(a),) for a in monitor.audits if a.highest_log_e >= bar}
     unheard = {a.risk for a in monitor.audits if a.sliced and a.rate.of == 0}
     return tuple(
-        judged(
-            Watched(
+        with_status(
+            PromiseState(
                 promise=p, alarms=broken.get(p.risk, ()), drift=drifted, unheard=p.risk in unheard
             )
         )
@@ -150,14 +154,14 @@ def watch(
     )
 
 
-def judged(watched: Watched) -> Watched:
+def with_status(watched: PromiseState) -> PromiseState:
     """The promise with the status that its alarms leave it."""
     if watched.promise.status == "certified" and watched.alarms:
         return replace(watched, promise=replace(watched.promise, status="no longer supported"))
     return watched
 
 
-def joined(one: Monitor, other: Monitor) -> Monitor:
+def merge_monitors(one: Monitor, other: Monitor) -> Monitor:
     """Two states of one monitor, of which one was seen later: the later, with the highest evidence
     of both.
 

@@ -48,10 +48,10 @@ def word_set(folded: str) -> frozenset[str] | None:
     Where a script puts no space between words, every two characters that stand together count as
     one.
     """
-    return some_words(chain.from_iterable(map(_words_within, folded.split())))
+    return bounded_word_set(chain.from_iterable(map(_words_within, folded.split())))
 
 
-def some_words(words: Iterable[str]) -> frozenset[str] | None:
+def bounded_word_set(words: Iterable[str]) -> frozenset[str] | None:
     """The different words; None if they are so few, or so many, that their text is like nothing."""
     different = frozenset(words)
     return different if SHORTEST <= len(different) <= LONGEST else None
@@ -65,7 +65,7 @@ def _words_within(spaced: str) -> Iterator[str]:
             yield part
 
 
-def alike_any(
+def similar_to_any(
     known: Collection[frozenset[T]], asked: Collection[frozenset[T]]
 ) -> set[frozenset[T]]:
     """Those of the asked sets that are equal or alike to a known one, by the measure of

@@ -7,7 +7,7 @@ from __future__ import annotations
 from demur.core.policy import CategoryPolicy, CurvePoint, Policy
 
 
-def point_at(category: CategoryPolicy) -> CurvePoint | None:
+def operating_point(category: CategoryPolicy) -> CurvePoint | None:
     """The curve point of the category's own threshold: the last stored one that is at least as
     strict.
 
@@ -26,11 +26,11 @@ def never_refused(policy: Policy) -> tuple[str, ...]:
     return tuple(name for name, category in pairs if category.may_emit and _silent(category))
 
 
-def warnings(policy: Policy) -> tuple[str, ...]:
+def never_refused_warnings(policy: Policy) -> tuple[str, ...]:
     """One sentence for each category that the policy never refuses."""
     found = []
     for name in never_refused(policy):
-        point = point_at(policy.category(name))
+        point = operating_point(policy.category(name))
         words = f"never refuses {name}"
         if point is not None:
             missed, of = point.missed_refusal.hits, point.refusal_rate.of
@@ -43,5 +43,5 @@ def warnings(policy: Policy) -> tuple[str, ...]:
 
 
 def _silent(category: CategoryPolicy) -> bool:
-    point = point_at(category)
+    point = operating_point(category)
     return category.threshold > 1.0 if point is None else point.refusal_rate.hits == 0

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 
-from demur.core.caught import never_refused, point_at, warnings
 from demur.core.decision import decide_many
+from demur.core.operating_point import never_refused, never_refused_warnings, operating_point
 from demur.core.threshold import NEVER
 from demur.stats.thresholds.curve import with_curves
 from tests.builders import policies, policy, rows, simulated_rows
@@ -19,7 +19,7 @@ def test_what_a_category_does_now_can_be_read_off_its_curve(labelled_rows, made)
         zip(shown.taxonomy.names, shown.categories, strict=True), start=1
     ):
         if category.may_emit and category.curve:
-            assert point_at(category).refusal_rate.hits == (choice_N == column).sum()
+            assert operating_point(category).refusal_rate.hits == (choice_N == column).sum()
             assert (name in never_refused(shown)) == (not (choice_N == column).any())
 
 
@@ -31,7 +31,7 @@ def test_a_category_that_is_never_refused_is_named_with_what_it_misses():
         f"never refuses humanizing: 0 of 2000 calibrate rows; {own} of {own} to be refused "
         "with it are missed"
     )
-    assert warnings(made)[0] == first
+    assert never_refused_warnings(made)[0] == first
     assert never_refused(made) == ("humanizing", "incomplete")
     # without curves the threshold tells
     assert never_refused(policy(2, thresholds=[0.5, NEVER])) == ("humanizing",)

@@ -24,7 +24,7 @@ import numpy as np
 from demur.base.arrays import Doubles, Ints
 
 # of the digests of word n-grams and of character n-grams
-Counts = tuple[Counter[int], Counter[int]]
+NgramCounts = tuple[Counter[int], Counter[int]]
 
 STRETCH, STEP = 8, 4  # words of a stretch, and from one to the next
 CHARACTERS = (3, 4, 5)  # of a character n-gram
@@ -44,7 +44,7 @@ def word_key(word: str) -> int:
     return _key(word, _SINGLE)
 
 
-def stretches(words: Sequence[str]) -> list[Sequence[str]]:
+def overlapping_stretches(words: Sequence[str]) -> list[Sequence[str]]:
     """Overlapping stretches that hold every word; none where the text itself is no longer than
     one.
     """
@@ -54,7 +54,7 @@ def stretches(words: Sequence[str]) -> list[Sequence[str]]:
     return [words[at : at + STRETCH] for at in starts]
 
 
-def counts_of(words: Sequence[str]) -> Counts:
+def counts_of(words: Sequence[str]) -> NgramCounts:
     """How often each n-gram of these words occurs, by kind."""
     pairs = [f"{a} {b}" for a, b in pairwise(words)]
     of_words = Counter(_key(term, _WORDS) for term in (*words, *pairs))
@@ -64,7 +64,9 @@ def counts_of(words: Sequence[str]) -> Counts:
     return of_words, of_characters
 
 
-def features(counts: Counts, place: Mapping[int, int], idf_F: Doubles) -> tuple[Ints, Doubles]:
+def tfidf_features(
+    counts: NgramCounts, place: Mapping[int, int], idf_F: Doubles
+) -> tuple[Ints, Doubles]:
     """TF-IDF features of a text: their columns and values, of length 1 for each kind of n-gram.
 
     place: digest -> column, of the n-grams that were fitted. Others take no part.

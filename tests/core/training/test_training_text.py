@@ -1,6 +1,6 @@
 import pytest
 
-from demur.core.training.summary import language_line, validation_line, warnings
+from demur.core.training.summary import language_line, training_warnings, validation_line
 
 GOOD = {
     "validation_loss": 0.21,
@@ -21,11 +21,11 @@ def test_the_lines_hold_the_figures():
         "language: +0.040 nats a token against the base model, on 2,500 tokens of 64 ordinary "
         "replies"
     )
-    assert warnings(GOOD) == ()
+    assert training_warnings(GOOD) == ()
 
 
 def test_what_was_not_measured_is_not_said():
-    assert (validation_line({}), language_line({}), warnings({})) == (None, None, ())
+    assert (validation_line({}), language_line({}), training_warnings({})) == (None, None, ())
 
 
 @pytest.mark.parametrize(
@@ -33,5 +33,5 @@ def test_what_was_not_measured_is_not_said():
     [({"language_change": 0.11}, "reply_share"), ({"validation_leftover": 0.02}, "control_weight")],
 )
 def test_a_figure_above_its_bound_is_warned_of_with_what_to_do(figure, words):
-    (text,) = warnings(GOOD | figure)
+    (text,) = training_warnings(GOOD | figure)
     assert words in text
