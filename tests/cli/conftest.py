@@ -3,6 +3,7 @@ on.
 """
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from unittest import mock
@@ -45,3 +46,17 @@ def made_run(tmp_path_factory):
     finished(root, every=4)
     create(config_from(CONFIG, "made.toml", base=root), root)
     return root
+
+
+@pytest.fixture
+def run(made_run, tmp_path):
+    """A copy of the finished run, to be changed."""
+    return shutil.copytree(made_run, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A run of the tiny model; tests must not change it."""
+    from tests.engines.tiny_run import tiny_run  # torch, which few of these tests need
+
+    return tiny_run(tmp_path_factory.mktemp("runs") / "tiny")

@@ -3,20 +3,48 @@ report.
 """
 
 import json
-import shutil
 
 import pytest
 
+from demur.base.errors import AccessError
+from demur.cli.policies import overridden
 from demur.stages.watch import begin_watching
 from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder
-from demur.store.scores.tables import read_scores
+from demur.store.scores.tables import read_scores, write_scores
+from tests import builders
 from tests.fake_run import like_traffic
 
 
-@pytest.fixture
-def run(made_run, tmp_path):
-    return shutil.copytree(made_run, tmp_path / "run")
+def test_a_locked_category_cannot_be_overridden():
+    policy = builders.with_category(builders.policy(2), 0, locked=True)
+    assert overridden(policy, ["humanizing=0.3"], []).category("humanizing").threshold == 0.3
+    with pytest.raises(AccessError, match="locked"):
+        overridden(policy, ["safety=0.3"], [])
+
+
+def test_a_rule_without_thresholds_cannot_be_overridden():
+    with pytest.raises(AccessError, match="compares no thresholds"):
+        overridden(builders.policy(2, rule="natural"), ["safety=0.3"], [])
+
+
+def test_the_one_threshold_of_rule_sum_moves_for_all_categories():
+    changed = overridden(builders.policy(3, rule="sum"), ["safety=0.3"], [])
+    assert [c.threshold for c in changed.categories] == [0.3, 0.3, 0.3]
+
+
+def test_a_policy_of_other_scores_is_refused_wherever_it_is_used(demur, run):
+    folder = RunFolder(run)
+    table, fingerprint = read_scores(folder.scores("calibrate"))
+    write_scores(folder.scores("calibrate"), table.select(table.ids[:-1]), fingerprint)
+    for verb in (
+        ["decide", run, "Hello."],
+        ["explain", run],
+        ["diff", run, run, "--scores", folder.scores("test")],
+    ):
+        result = demur(*verb)
+        assert result.code == 2
+        assert "calibrate is out of date: it was made from another score/calibrate" in result.err
 
 
 def test_a_named_policy_stands_beside_the_runs_own_and_is_found_by_its_name(demur, run):

@@ -1,10 +1,5 @@
-"""The backends that `demur serve` makes of a run with a real model."""
-
 import asyncio
-import json
-import re
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,18 +7,15 @@ import pytest
 from demur.assembly.backends import default_backend, make_backend
 from demur.assembly.run import Workspace, reopen
 from demur.base.errors import BackendDown, ConfigError
-from demur.base.files import write_json
 from demur.core.score import ScoreTable
-from demur.engines.hf.engine import HfEngine
 from demur.store.rows import read_examples
 from demur.store.scores.tables import read_scores, write_scores
-from tests.engines.tiny_run import tiny_run
 from tests.engines.upstream import Upstream
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return tiny_run(tmp_path_factory.mktemp("runs") / "tiny")
+def run(tiny):
+    return tiny
 
 
 @pytest.fixture(scope="module")
@@ -107,89 +99,6 @@ def test_a_run_scored_by_another_engine_is_served_by_transformers(run):
         assert backend.fingerprint == run[0].fingerprint
     finally:
         asyncio.run(backend.close())
-
-
-def test_chat_asks_a_scorer_and_a_generator_and_no_more(demur, run, tmp_path, monkeypatch):
-    root = run[1].root
-    (tmp_path / "lines").write_text("What is the capital of France?\n/quit\n")
-    config = json.loads((root / "config.json").read_text())
-    engine = {"engine": f"{Bare.__module__}:Bare"}
-    monkeypatch.setattr(sys, "stdin", (tmp_path / "lines").open())
-    write_json(root / "config.json", {**config, "run": {**config["run"], **engine}})
-    try:
-        result = demur("chat", root)
-    finally:
-        write_json(root / "config.json", config)
-    assert result.code == 0, result.err
-    assert "decision: " in result.out
-
-
-def chatted(demur, run, tmp_path, monkeypatch, lines, *flags):
-    (tmp_path / "lines").write_text("".join(f"{line}\n" for line in lines))
-    monkeypatch.setattr(sys, "stdin", (tmp_path / "lines").open())
-    result = demur("chat", run[1].root, *flags)
-    assert result.code == 0, result.err
-    return result
-
-
-def shown(result):
-    """The lines about respond, one a turn, as printed."""
-    return re.findall(r"^respond .*$", result.out, re.M)
-
-
-def test_a_chat_has_several_turns_and_new_begins_anew(demur, run, tmp_path, monkeypatch):
-    prompt, other = "What is the capital of France?", "Name a river."
-    lines = (prompt, other, "/new", other)
-    _, second, again = shown(chatted(demur, run, tmp_path, monkeypatch, lines))
-    assert second != again  # the turn before it is read, until /new
-    alone = shown(chatted(demur, run, tmp_path, monkeypatch, (prompt, other), "--alone"))
-    assert alone[1] == again
-
-
-class Bare:
-    """An engine with what demur.core.ports asks for, as VllmEngine is one."""
-
-    def __init__(self, **options):
-        self._engine = HfEngine(**options)
-        self.fingerprint, self.logp, self.branches = (
-            self._engine.fingerprint,
-            self._engine.logp,
-            self._engine.branches,
-        )
-
-
-def test_any_file_of_prompts_is_scored_with_the_runs_model_by_its_own_ids(demur, run, tmp_path):
-    root, out = run[1].root, tmp_path / "scores.parquet"
-    rows = [{"id": "r-1", "prompt": "Name a river."}, {"prompt": "Name a river."}]
-    (tmp_path / "live.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = demur("score", root, "--prompts", tmp_path / "live.jsonl", "--out", out)
-    assert result.code == 0, result.err
-    table, fingerprint = read_scores(out)
-    assert table.ids == ("r-1", "live:2")
-    assert fingerprint == run[0].fingerprint
-    assert np.array_equal(table.logp_NC[0], table.logp_NC[1])
-    assert demur("score", root, "--prompts", tmp_path / "live.jsonl").code == 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnOptions:
-    """[backend] of somebody else's backend."""
-
-    speed: int = 1
-
-
-class OwnBackend:
-    """Somebody else's backend: it keeps what it was made from."""
-
-    Options = OwnOptions
-
-    def __init__(self, run, options):
-        self.run, self.options = run, options
-        self.fingerprint = run.declared
-
-    @classmethod
-    def from_run(cls, run, options):
-        return cls(run, options)
 
 
 def test_somebody_elses_backend_is_made_as_ours_are(run):

@@ -1,19 +1,17 @@
-"""explain, diff and keys: what operators ask about policies before and while a server uses them."""
+"""What `demur explain` says of the model behind a run's policy."""
 
 import json
-import shutil
-import tomllib
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from demur.cli.deciding.explain import _of_the_model
 from demur.core.policy import Sensitivity
-from demur.core.threshold import NEVER
-from demur.store.policies.keys import digest_of_key
+from demur.core.ports import Origin, TrainedModel
+from demur.core.taxonomy import single
+from demur.engines.fake.engine import FakeEngine
+from demur.store.models.model_file import write_model_file
 from demur.store.policies.policy_file import policy_digest, read_policy, write_policy
-from demur.store.policies.tenants_file import read_tenants
-from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 
 TENANTS = """
@@ -56,6 +54,11 @@ def origins(result):
     return {
         c["category"]: (c["threshold"], c["origin"]) for c in json.loads(result.out)["categories"]
     }
+
+
+ORIGIN = Origin(
+    model="some/model", licence="Apache-2.0", source="a folder", digest="sha256:" + "0" * 64
+)
 
 
 def test_explain_shows_where_each_threshold_of_a_request_comes_from(demur, place):
@@ -144,84 +147,28 @@ def test_explain_asks_the_operator_for_one_of_several_policies_and_names_a_bad_f
     assert "cannot read" in demur("explain", place / "absent").err
 
 
-def test_diff_counts_and_lists_exactly_the_decisions_that_change(demur, made_run, place):
-    folder = RunFolder(made_run)
-    policy = read_policy(folder.policy)
-    write_policy(place / "new.json", replace(policy.with_thresholds({"safety": NEVER}), name="new"))
-    scores, prompts = folder.scores("test"), folder.split("test")
-    arguments = ("diff", made_run, place / "new.json", "--scores", scores)
-    rows = json.loads(demur("decide", made_run, "--scores", scores, "--json").out)
-    expected = [r["prompt"] for r in rows if r["decision"] == "safety"]
-    result = demur(*arguments, "--prompts", prompts, "--json")
-    assert result.code == 3
-    value = json.loads(result.out)
-    texts = {e.id: e.text for e in read_examples(prompts)}
-    assert value["changes"] == [
-        {"id": i, "before": "safety", "after": "respond", "prompt": texts[i]} for i in expected
-    ]
-    assert {"before": "safety", "after": "respond", "rows": len(expected)} in value["counts"]
-    assert sum(c["rows"] for c in value["counts"]) == value["rows"] == len(rows)
-    assert value["before"]["digest"] == policy_digest(policy)
-    shown = demur(*arguments)
-    assert shown.code == 3
-    assert expected[0] in shown.out
-    assert f"{len(expected)} of {len(rows)} decisions change" in shown.err
-
-
-def test_diff_of_policies_that_decide_alike_is_quiet_and_leaves_with_zero(demur, made_run):
-    result = demur("diff", made_run, made_run, "--scores", RunFolder(made_run).scores("test"))
-    assert result.code == 0
-    assert "0 of" in result.err
-
-
-def test_diff_wants_scores_of_the_policies_model_and_the_prompts_that_were_scored(
-    demur, made_run, place
-):
-    folder = RunFolder(made_run)
-    policy = read_policy(folder.policy)
-    write_policy(
-        place / "other.json",
-        replace(policy, fingerprint=replace(policy.fingerprint, dtype="float16")),
+@pytest.mark.parametrize(("change", "warned"), [(0.04, False), (0.3, True)])
+def test_the_base_and_the_language_are_named_and_a_loss_is_warned_of(tmp_path, change, warned):
+    folder = RunFolder(tmp_path).model
+    folder.mkdir(parents=True)
+    details = {"language_change": change, "language_tokens": 2500, "language_rows": 64}
+    fingerprint = FakeEngine(taxonomy=single()).fingerprint
+    made = TrainedModel(
+        fingerprint=fingerprint,
+        steps=1,
+        history=(),
+        row_change=(1.0, 1.0),
+        details=details,
+        origin=ORIGIN,
     )
-    result = demur("diff", made_run, place / "other.json", "--scores", folder.scores("test"))
-    assert result.code == 2
-    assert "dtype differ" in result.err
-    write_policy(
-        place / "silent.json", policy.with_thresholds(dict.fromkeys(policy.taxonomy.names, NEVER))
-    )
-    missing = ("--scores", folder.scores("test"), "--prompts", folder.split("train"))
-    result = demur("diff", made_run, place / "silent.json", *missing)
-    assert result.code == 2
-    assert "that were scored" in result.err
+    write_model_file(folder, single(), made, "sha256:rows")
+    lines = _of_the_model(tmp_path)
+    assert lines[0] == f"the model was made from {ORIGIN.text}"
+    assert lines[1].startswith(f"language: {change:+.3f} nats a token")
+    assert [line.startswith("warning: the language suffers") for line in lines[2:]] == [
+        True
+    ] * warned
 
 
-def test_keys_prints_lines_that_open_the_tenants_file_to_the_key_shown(demur, place):
-    before = datetime.now(UTC)
-    result = demur("keys", "acme", "--label", "backend", "--days", "30")
-    assert result.code == 0
-    key = result.err.split()[-1]
-    assert key not in result.out
-    path = shutil.copy(place / "tenants.toml", place / "more.toml")
-    with path.open("a", encoding="utf-8") as file:
-        file.write(result.out)
-    (stored,) = read_tenants(path).keys
-    assert (stored.tenant.name, stored.label, stored.sha256) == (
-        "acme",
-        "backend",
-        digest_of_key(key),
-    )
-    assert timedelta(days=29, hours=23) < stored.expires - before < timedelta(days=30, hours=1)
-
-
-def test_keys_are_never_the_same_and_speak_json(demur):
-    made = [json.loads(demur("keys", "acme", "--json").out) for _ in range(2)]
-    assert len({m["key"] for m in made}) == 2
-    assert all(len(m["key"]) >= 40 for m in made)
-    (row,) = tomllib.loads(made[0]["toml"])["tenants"]["acme"]["keys"]
-    assert row["sha256"] == digest_of_key(made[0]["key"])
-
-
-def test_keys_refuses_a_name_that_no_tenant_can_have(demur):
-    result = demur("keys", "a b")
-    assert result.code == 2
-    assert "a b" in result.err
+def test_nothing_is_said_where_nothing_is_known(tmp_path):
+    assert _of_the_model(tmp_path) == []

@@ -167,7 +167,7 @@ def test_a_killed_run_asks_nothing_twice_that_was_answered(ask, tmp_path):
     file, answered, root = (
         write(tmp_path / "prompts.jsonl", prompts(120)),
         [],
-        Path(__file__).parents[2],
+        Path(__file__).parents[3],
     )
     killed = threading.Event()
 
